@@ -1,0 +1,244 @@
+"""Set up and run the project: ``python3 run.py demo | test | lint | bench``.
+
+Needs Python 3.11 or newer and its standard library. Everything it installs goes into the folder ``.venv`` beside this
+file; the exact versions are those of ``constraints.txt``.
+"""
+
+import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036  (the text below is for people whose Python is older)
+    sys.exit(
+        "napari-prosma needs Python 3.11 or newer; this is {}.{}.\n"
+        "Install one from https://www.python.org/downloads/ and call this file with it, "
+        "for example: python3.12 run.py test".format(*sys.version_info[:2])
+    )
+
+import ast
+import hashlib
+import importlib.util
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+EXTRAS = "dev,medical"
+
+# Debian and Ubuntu packages a verb cannot do without, beyond what Python's own packages bring.
+SYSTEM_PACKAGES: dict[str, list[str]] = {"demo": [], "test": [], "lint": [], "bench": []}
+
+
+def say(text: str) -> None:
+    """Print one line at once, so that it stands before what the next step prints."""
+    print(text, flush=True)
+
+
+def as_line(command: Sequence[str]) -> str:
+    """Return a command as the line a person can paste into a terminal."""
+    return subprocess.list2cmdline(command) if os.name == "nt" else shlex.join(command)
+
+
+def call(command: Sequence[str], cwd: Path | None = None, environment: dict[str, str] | None = None) -> int:
+    """Run a command, its output in this terminal, and return its exit code (127 where it cannot be started)."""
+    try:
+        return subprocess.run(command, cwd=cwd, env=environment, check=False).returncode
+    except OSError as error:
+        say(f"{command[0]}: {error}")
+        return 127
+
+
+def step(title: str, command: Sequence[str], advice: str, environment: dict[str, str] | None = None) -> None:
+    """Run one step of the set-up; where it fails, leave with its name, its command and how to go on."""
+    say(f"== {title}")
+    code = call(command, ROOT, environment)
+    if code != 0:
+        sys.exit(f"\nFailed: {title} (exit code {code}).\nThe command was:\n    {as_line(command)}\n{advice}")
+
+
+# --- The environment ------------------------------------------------------------------------------------------------
+
+
+def venv_program(name: str) -> str:
+    """Return the path of a program inside ``.venv``, on any system."""
+    folder, suffix = ("Scripts", ".exe") if os.name == "nt" else ("bin", "")
+    return str(ROOT / ".venv" / folder / (name + suffix))
+
+
+def stamp_text() -> str:
+    """Return what the environment depends on: both dependency files and the Python in it, as one hash."""
+    digest = hashlib.sha256(EXTRAS.encode())
+    for name in ("pyproject.toml", "constraints.txt", ".venv/pyvenv.cfg"):
+        path = ROOT / name
+        digest.update(path.read_bytes() if path.is_file() else b"")
+    return digest.hexdigest()
+
+
+def torch_pin() -> str:
+    """Return the torch requirement of ``constraints.txt``, such as ``torch==2.13.0``."""
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
+        if line.startswith("torch=="):
+            return line.split()[0]
+    sys.exit("constraints.txt names no torch version; it needs a line such as torch==2.13.0")
+
+
+def has_nvidia_gpu() -> bool:
+    """Return whether an NVIDIA driver is installed."""
+    return Path("/proc/driver/nvidia").exists() or shutil.which("nvidia-smi") is not None
+
+
+def python_works() -> bool:
+    """Return whether the environment's Python starts and has pip (not after an upgrade of the system's Python)."""
+    try:
+        command = [venv_program("python"), "-c", "import pip"]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+def set_up() -> None:
+    """Make ``.venv`` and install the project with its tools; do nothing where that is done already."""
+    stamp = ROOT / ".venv" / "set-up-stamp.txt"
+    works = python_works()
+    if works and stamp.is_file() and stamp.read_text(encoding="utf-8") == stamp_text():
+        return
+    stamp.unlink(missing_ok=True)
+    if not works:
+        if importlib.util.find_spec("ensurepip") is None:  # Debian ships it apart
+            add_system_packages([f"python3.{sys.version_info.minor}-venv"])
+        step(
+            "Make the environment .venv",
+            [sys.executable, "-m", "venv", "--clear", str(ROOT / ".venv")],
+            "Delete the folder .venv, check that the disk is not full, and call the same again.",
+        )
+    install_packages()
+    stamp.write_text(stamp_text(), encoding="utf-8")
+
+
+def install_packages() -> None:
+    """Install torch, alone and first (so that the build pip is pointed to is taken), then the project, editable."""
+    pip = [venv_program("python"), "-m", "pip", "install", "-c", "constraints.txt"]
+    again = "Check the network (HTTPS_PROXY behind a proxy) and the disk, and call the same again: it goes on there."
+    if platform.system() == "Linux" and not has_nvidia_gpu():
+        say(
+            "No NVIDIA GPU found: the CPU build of torch is enough. If a download of several GB starts, stop it\n"
+            "(Ctrl+C), set PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu and call the same again."
+        )
+    step("Install torch", [*pip, torch_pin()], again)
+    step("Install napari-prosma and its tools", [*pip, "-e", f".[{EXTRAS}]"], again)
+
+
+# --- System libraries (Debian, Ubuntu) ------------------------------------------------------------------------------
+
+
+def is_installed(package: str) -> bool:
+    """Return whether dpkg lists a package as fully installed."""
+    answer = subprocess.run(["dpkg", "-s", package], capture_output=True, text=True, check=False)
+    return answer.returncode == 0 and "Status: install ok installed" in answer.stdout
+
+
+def add_system_packages(packages: Sequence[str]) -> None:
+    """Install the missing ones of some system packages as root; without root, leave with the one line to run."""
+    if not packages or shutil.which("dpkg") is None:
+        return
+    missing = [package for package in packages if not is_installed(package)]
+    if not missing:
+        return
+    install = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
+    if os.name == "nt" or os.geteuid() != 0:
+        sys.exit(f"System libraries are missing. Run this line, then call the same again:\n    sudo {as_line(install)}")
+    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    again = f"Check the network, or install by hand: {' '.join(missing)}; then call the same again."
+    step("Read the list of system packages", ["apt-get", "update"], again, quiet)
+    step(f"Install system libraries: {', '.join(missing)}", install, again, quiet)
+
+
+# --- Verbs ----------------------------------------------------------------------------------------------------------
+
+
+def run_demo(arguments: list[str]) -> int:
+    """Make a scan, segment it, print the Dice and write a picture."""
+    return call([venv_program("python"), "-m", "prosma_core.cli.demo", *arguments], ROOT)
+
+
+def run_test(arguments: list[str]) -> int:
+    """Run the tests; what follows goes to pytest, e.g. ``-k tiles`` or ``-m "not slow"``."""
+    return call([venv_program("python"), "-m", "pytest", *arguments], ROOT)
+
+
+def run_lint(arguments: list[str]) -> int:
+    """Check style, format, types and the import rules."""
+    if arguments:
+        sys.exit(f"lint takes no arguments; given: {' '.join(arguments)}")
+    python = venv_program("python")
+    checks = {
+        "ruff check": [python, "-m", "ruff", "check", "."],
+        "ruff format": [python, "-m", "ruff", "format", "--check", "."],
+        "mypy": [python, "-m", "mypy"],
+        "import-linter": [venv_program("lint-imports")],
+    }
+    failed = []
+    for name, command in checks.items():
+        say(f"== {name}")
+        if call(command, ROOT) != 0:
+            failed.append(name)
+    if failed:
+        say(f"\nFailed: {', '.join(failed)}. The lines to change stand above; `ruff format .` formats all files.")
+    return 1 if failed else 0
+
+
+def run_bench(arguments: list[str]) -> int:
+    """Run one benchmark: ``bench NAME [arguments]``; without a name, list them."""
+    scripts = {path.stem: path for path in sorted((ROOT / "benchmarks").glob("*.py")) if path.stem[0] != "_"}
+    if not arguments:
+        for name, path in scripts.items():
+            text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            say(f"{name:<24}{text.partition(chr(10))[0]}")
+        return 0
+    if arguments[0] not in scripts:
+        sys.exit(f"There is no benchmark {arguments[0]!r}; there are: {', '.join(scripts) or 'none'}.")
+    prepare("bench")
+    return call([venv_program("python"), str(scripts[arguments[0]]), *arguments[1:]])
+
+
+VERBS: dict[str, Callable[[list[str]], int]] = {
+    "demo": run_demo,
+    "test": run_test,
+    "lint": run_lint,
+    "bench": run_bench,
+}
+
+
+def prepare(verb: str) -> None:
+    """Add the system libraries a verb needs, and set up the environment."""
+    add_system_packages(SYSTEM_PACKAGES[verb])
+    set_up()
+
+
+def usage() -> str:
+    """Return the help text: one line for each verb."""
+    lines = [f"  {verb:<7}{(run.__doc__ or '').strip()}" for verb, run in VERBS.items()]
+    return "\n".join(["python3 run.py VERB [arguments]", "", *lines])
+
+
+def main(arguments: list[str]) -> int:
+    """Run one verb and return the exit code."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        say(usage())
+        return 0 if arguments else 2
+    verb, rest = arguments[0], arguments[1:]
+    if verb not in VERBS:
+        say(f"There is no verb {verb!r}.\n\n{usage()}")
+        return 2
+    if verb != "bench":  # listing the benchmarks needs nothing installed
+        prepare(verb)
+    return VERBS[verb](rest)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit("\nStopped. Call the same again to go on.")

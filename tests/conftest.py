@@ -1,0 +1,58 @@
+"""Fixtures and settings that all tests share."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT.parent / "shared" / "data"
+
+# No deadline: the first call of a torch function is slow. In CI every run draws the same examples.
+settings.register_profile("local", deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("local"), derandomize=True, database=None)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as `data` every test that asks for the real scans."""
+    for item in items:
+        if "data_root" in getattr(item, "fixturenames", ()):
+            item.add_marker("data")
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """Return the folder of the repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Return the folder of real annotated scans; skip the test where it is absent."""
+    if not DATA.is_dir():
+        pytest.skip(f"needs the real scans, which are not part of the repository; no folder {DATA}")
+    return DATA
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Return random numbers, the same ones in every run."""
+    return np.random.default_rng(20260303)
+
+
+@pytest.fixture
+def run_py() -> ModuleType:
+    """Return a fresh module made from ``run.py``."""
+    spec = importlib.util.spec_from_file_location("run_py", ROOT / "run.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
