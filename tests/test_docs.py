@@ -1,0 +1,152 @@
+"""The documentation names only what exists: paths, links, verbs and flags."""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted(
+    page.relative_to(ROOT).as_posix()
+    for page in [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    if page.is_file()
+)
+LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)")
+REPOSITORY_NAME = re.compile(r"[\w.-]+(/[\w.-]+)*/?")
+FENCE = re.compile(r"^ *```[^\n]*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+SUFFIXES = (".py", ".toml", ".md", ".yml", ".yaml", ".cff", ".sh")
+MADE_BY_TOOLS = {".venv", ".git", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis", "__pycache__", "dist"}
+
+# What the pages say of the user's own folders, and names that are no paths.
+USER_SIDE = [
+    r"(OUT|DIR|RUN|MODEL|NAME|INPUT)\b.*",  # placeholders
+    r"(\.\./)?shared(/.*)?",  # the real scans beside the repository
+    r"(images|labels|imagesTr|labelsTr|imagesTs)/.*",  # a training folder
+    r"(config|train|run)\.ya?ml",  # a settings file of the user's, also in a run folder
+    r"\.venv(/.*)?",
+    r"\w{1,2}/\w{1,2}",  # units and ratios: mm/s, n/a
+    r"demo/.*",  # what the demo writes
+]
+
+
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def without_fences(text: str) -> str:
+    return FENCE.sub("", text)
+
+
+def code_spans(text: str) -> list[str]:
+    return re.findall(r"`([^`\n]+)`", without_fences(text))
+
+
+def commands(text: str) -> list[str]:
+    """Return the command lines of a page, one command each, without comments and prompts."""
+    fenced = [match[1] for match in FENCE.finditer(text)]
+    indented = "\n".join(re.findall(r"^ {4}(.*)$", without_fences(text), re.MULTILINE))
+    lines = "\n".join([*fenced, indented, *code_spans(text)]).replace("\\\n", " ").splitlines()
+    parts = [part for line in lines for part in re.split(r"&&|;|\|\s", re.sub(r"(^|\s)#.*", "", line))]
+    return [" ".join(part.split()).removeprefix("$ ") for part in parts if part.strip()]
+
+
+@cache
+def repository_paths() -> list[str]:
+    """Return the path of every file and folder of the repository, with a slash in front."""
+    found = []
+    for folder, folders, files in os.walk(ROOT):
+        folders[:] = [name for name in folders if name not in MADE_BY_TOOLS]
+        inside = Path(folder).relative_to(ROOT)
+        found += [f"/{(inside / name).as_posix()}" for name in [*folders, *files]]
+    return found
+
+
+def is_path(span: str) -> bool:
+    looks_so = REPOSITORY_NAME.fullmatch(span) is not None and ("/" in span or span.endswith(SUFFIXES))
+    return looks_so and not any(re.fullmatch(pattern, span) for pattern in USER_SIDE)
+
+
+def exists(span: str) -> bool:
+    return any(path.endswith("/" + span.rstrip("/")) for path in repository_paths())
+
+
+def flags(arguments: str) -> set[str]:
+    return set(re.findall(r"(?<!\S)\[?(--?[a-zA-Z][\w-]*)", arguments))
+
+
+@pytest.fixture(scope="module")
+def cli() -> dict[str, set[str]]:
+    """Return the flags of every verb of `prosma`, such as ``{"segment": {"--model", …}, "models list": {…}}``."""
+    if not (ROOT / "src" / "prosma_core" / "cli" / "main.py").is_file():
+        pytest.skip("the command line is not there yet")
+    typer = pytest.importorskip("typer")
+    from prosma_core.cli.main import app
+
+    found: dict[str, set[str]] = {}
+
+    def collect(command: object, name: str) -> None:
+        found[name] = {"--help"}.union(*(p.opts + p.secondary_opts for p in command.params))  # type: ignore[attr-defined]
+        for verb, inner in getattr(command, "commands", {}).items():
+            collect(inner, f"{name} {verb}".strip())
+
+    collect(typer.main.get_command(app), "")
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_paths_exist(page: str) -> None:
+    missing = [span for span in code_spans(text_of(page)) if is_path(span) and not exists(span)]
+    assert missing == [], "neither in the repository nor in USER_SIDE above"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files(page: str) -> None:
+    folder = (ROOT / page).parent
+    assert [link for link in LINK.findall(text_of(page)) if not (folder / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_verbs_and_benchmarks_of_run_py_exist(page: str, run_py: ModuleType) -> None:
+    found = [re.search(r"\brun\.py +([a-z]+)(?: +(\w+))?", command) for command in commands(text_of(page))]
+    for match in filter(None, found):
+        verb, name = match.groups()
+        assert verb in run_py.VERBS, match[0]
+        assert verb != "bench" or name is None or (ROOT / "benchmarks" / f"{name}.py").is_file(), match[0]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_verbs_and_flags_of_prosma_exist(page: str, cli: dict[str, set[str]]) -> None:
+    for command in commands(text_of(page)):
+        match = re.match(r"(?:\S*/)?prosma +([a-z]+)(?: +(list|info)\b)?(.*)", command)
+        if match is None:
+            continue
+        name = " ".join(filter(None, match.groups()[:2]))
+        assert name in cli, command
+        assert flags(match[3]) <= cli[name], command
+
+
+def test_reading_of_commands_sees_continued_lines_prompts_and_spans() -> None:
+    fenced = "```bash\n$ prosma train --data A \\\n    --out B  # why\ncd x && prosma segment y\n```\n"
+    expected = ["prosma train --data A --out B", "cd x", "prosma segment y", "prosma models list", "prosma doctor"]
+    assert commands(f"Call `prosma doctor`.\n\n{fenced}\n    prosma models list\n") == expected
+    assert flags(" --data A [--resume] -k x a--b") == {"--data", "--resume", "-k"}
+
+
+def test_reading_of_paths_leaves_out_what_is_the_users() -> None:
+    spans = [
+        "src/prosma_core/errors.py",
+        "errors.py",
+        "OUT/case.nii.gz",
+        "images/",
+        "../shared/data",
+        "x.png",
+        "--out A/B",
+    ]
+    assert [span for span in spans if is_path(span)] == ["src/prosma_core/errors.py", "errors.py"]
+    assert exists("prosma_core/errors.py")
+    assert not exists("prosma_core/mistakes.py")

@@ -1,0 +1,80 @@
+"""What must hold for the repository as a whole."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+import prosma_core
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = sorted((ROOT / "src").rglob("*.py"))
+LARGEST_FILE = 12_000_000
+MACHINE_PATHS = re.compile(rb"/wor[k]/|/tm[p]/bas[h]|/roo[t]/|/Users/\w+/|/home/\w+/|[A-Z]:\\Users", re.IGNORECASE)
+
+
+@pytest.fixture(scope="module")
+def tracked() -> list[Path]:
+    """Return the files git knows; skip in a copy without git."""
+    try:
+        answer = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git repository, or no git")
+    files = [ROOT / name for name in answer.stdout.split("\0") if name]
+    return [file for file in files if file.is_file()]
+
+
+def test_no_tracked_file_is_large(tracked: list[Path]) -> None:
+    assert [str(file) for file in tracked if file.stat().st_size > LARGEST_FILE] == []
+
+
+def test_no_tracked_file_names_a_folder_of_one_machine(tracked: list[Path]) -> None:
+    assert [str(file) for file in tracked if MACHINE_PATHS.search(file.read_bytes())] == []
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.relative_to(ROOT / "src").as_posix())
+def test_module_is_short_enough_to_read_at_once(module: Path) -> None:
+    assert len(module.read_text(encoding="utf-8").splitlines()) <= 300, "aim at 250; split it by what it is about"
+
+
+def test_citation_names_the_version_of_the_package() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == prosma_core.__version__
+
+
+def test_constraints_pin_one_version_of_every_dependency() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", pin) for pin in pins)
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    block = project.partition("\ndependencies = [")[2].partition("\n]")[0]
+    names = {name.lower() for name in re.findall(r'^\s*"([\w-]+)', block, re.MULTILINE)}
+    assert "torch" in names
+    assert names <= {pin.partition("==")[0].lower() for pin in pins}
+
+
+@pytest.mark.parametrize("module", ["prosma_core", "prosma_core.config", "prosma_core.io", "prosma_core.cli.main"])
+def test_import_loads_no_heavy_library(module: str) -> None:
+    if not list((ROOT / "src").glob(f"{module.replace('.', '/')}*")):
+        pytest.skip(f"{module} is not there yet")
+    code = f"import sys, {module}; print(*sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"torch", "monai", "nibabel", "tifffile", "zarr", "SimpleITK", "PIL", "scipy", "napari", "qtpy"}
+    assert heavy.intersection(answer.stdout.split()) == set()
+
+
+def test_wheel_carries_the_shipped_models_and_their_cards(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, capture_output=True, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    shipped = [file for file in (ROOT / "src" / "prosma_core" / "pretrained").glob("*.*") if file.suffix != ".py"]
+    assert {f"prosma_core/pretrained/{file.name}" for file in shipped} <= inside
+    assert {"prosma_core/py.typed", "prosma_core/errors.py", "napari_prosma/__init__.py"} <= inside
