@@ -1,0 +1,203 @@
+"""Where an array lies: axes, spacing, unit and affine of a scan, carried from reading to writing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prosma_core.errors import GeometryError
+
+AXIS_ORDER = "tczyx"
+"""Canonical order of axes: time, channel, then space. Every array of this project has a subset of it, in this order."""
+
+SPATIAL_AXES = "zyx"
+
+World = Literal["ras", "image"]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSpec:
+    """Geometry of one array, in the array's own axis order.
+
+    Attributes
+    ----------
+    axes : str
+        One letter per array axis, a subset of ``"tczyx"`` in that order; ``y`` and ``x`` are always there.
+    shape : tuple of int
+        Array shape, one entry per letter of `axes`.
+    spacing : tuple of float
+        Voxel size along each spatial axis, in array order (z, y, x) or (y, x), in `unit`; > 0.
+    unit : str
+        Unit of `spacing`: ``"mm"``, ``"um"``, ``"nm"``, … or ``"pixel"`` where the file says nothing.
+    affine : ndarray, float64, shape (n + 1, n + 1)
+        Maps a voxel index to the world, both in the order of the spatial axes (z, y, x): the NIfTI affine with
+        its rows and columns reversed, without any arithmetic on its numbers.
+    world : {"ras", "image"}
+        ``"ras"``: world axes are the patient's (x to the Right, y to the Anterior, z to the Superior, in mm).
+        ``"image"``: the affine only holds spacing and origin; there is no patient.
+    channel_names : tuple of str
+        Names of the channels, empty where the file has none.
+    format : str
+        Format the array came from: ``"nifti"``, ``"tiff"``, ``"ome-tiff"``, ``"png"``, ``"jpeg"``, ``"zarr"``,
+        ``"ome-zarr"``, ``"nrrd"``, ``"mha"``, ``"dicom"`` or ``"array"``.
+    header : object
+        What the format needs to write a result with the same header (a nibabel header, a zarr version); opaque.
+    """
+
+    axes: str
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    unit: str
+    affine: NDArray[np.float64]
+    world: World = "image"
+    channel_names: tuple[str, ...] = ()
+    format: str = "array"
+    header: Any = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        check_axes(self.axes, len(self.shape))
+        n = self.spatial_ndim
+        if any(size < 1 for size in self.shape):
+            msg = f"An axis has no voxels: axes {self.axes}, shape {self.shape}. Every axis needs at least one."
+            raise GeometryError(msg)
+        if len(self.spacing) != n or not all(np.isfinite(s) and s > 0 for s in self.spacing):
+            msg = f"Spacing {self.spacing} does not fit axes {self.axes}: {n} finite numbers above 0 are needed."
+            raise GeometryError(msg)
+        if self.affine.shape != (n + 1, n + 1) or not np.isfinite(self.affine).all():
+            msg = f"The affine has shape {self.affine.shape} or is not finite; a finite {(n + 1, n + 1)} is needed."
+            raise GeometryError(msg)
+        if abs(np.linalg.det(self.affine[:n, :n])) < 1e-12 * float(np.prod(self.spacing)):
+            msg = "The affine is not invertible: two voxel axes point the same way. Repair the file's orientation."
+            raise GeometryError(msg)
+
+    @property
+    def spatial_axes(self) -> str:
+        """Letters of the spatial axes in array order: ``"zyx"`` or ``"yx"``."""
+        return "".join(a for a in self.axes if a in SPATIAL_AXES)
+
+    @property
+    def spatial_ndim(self) -> int:
+        """2 or 3."""
+        return len(self.spatial_axes)
+
+    @property
+    def spatial_shape(self) -> tuple[int, ...]:
+        """Sizes of the spatial axes, in array order."""
+        return tuple(size for axis, size in zip(self.axes, self.shape, strict=True) if axis in SPATIAL_AXES)
+
+    @property
+    def num_channels(self) -> int:
+        """Size of the channel axis, 1 where there is none."""
+        return self.size("c")
+
+    @property
+    def num_frames(self) -> int:
+        """Size of the time axis, 1 where there is none."""
+        return self.size("t")
+
+    @property
+    def orientation(self) -> str | None:
+        """Closest patient axes in the order x, y, z of the file (nibabel's codes, e.g. ``"LPS"``); None if unknown."""
+        if self.world != "ras" or self.spatial_ndim != 3:
+            return None
+        from nibabel.orientations import aff2axcodes
+
+        return "".join(aff2axcodes(reverse_affine(self.affine)))  # type: ignore[no-untyped-call]
+
+    def size(self, axis: str) -> int:
+        """Size of the axis with this letter, 1 where the array has no such axis."""
+        return self.shape[self.axes.index(axis)] if axis in self.axes else 1
+
+    def labels_spec(self) -> ImageSpec:
+        """Geometry of a label map of this scan: the same grid and frames, without the channel axis."""
+        keep = [i for i, axis in enumerate(self.axes) if axis != "c"]
+        return replace(
+            self,
+            axes="".join(self.axes[i] for i in keep),
+            shape=tuple(self.shape[i] for i in keep),
+            channel_names=(),
+        )
+
+    def with_channels(self, names: tuple[str, ...]) -> ImageSpec:
+        """Geometry of a scan on this grid with the given channels (replaces a channel axis, or adds one)."""
+        base = self.labels_spec()
+        at = 1 if "t" in base.axes else 0
+        return replace(
+            base,
+            axes=base.axes[:at] + "c" + base.axes[at:],
+            shape=(*base.shape[:at], len(names), *base.shape[at:]),
+            channel_names=names,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """An array and where it lies.
+
+    Attributes
+    ----------
+    data : ndarray
+        Shape ``spec.shape``, axes ``spec.axes``; the file's own dtype, or float32 where it scales its integers.
+    spec : ImageSpec
+    """
+
+    data: NDArray[Any]
+    spec: ImageSpec
+
+
+def check_axes(axes: str, ndim: int) -> None:
+    """Raise `GeometryError` unless `axes` is `ndim` letters of ``"tczyx"`` in that order, y and x among them."""
+    if len(axes) != ndim or [a for a in AXIS_ORDER if a in axes] != list(axes) or "y" not in axes or "x" not in axes:
+        msg = f"Axes {axes!r} do not describe an array of {ndim} dimensions: "
+        raise GeometryError(msg + f"letters of {AXIS_ORDER!r} in that order, y and x among them.")
+
+
+def spacing_affine(spacing: tuple[float, ...], origin: tuple[float, ...] | None = None) -> NDArray[np.float64]:
+    """Affine of an axis-aligned grid.
+
+    Parameters
+    ----------
+    spacing, origin : tuple of float
+        Voxel size and position of voxel 0, per spatial axis in array order.
+
+    Returns
+    -------
+    ndarray, float64, shape (n + 1, n + 1)
+    """
+    affine = np.diag([*spacing, 1.0]).astype(np.float64)
+    if origin is not None:
+        affine[:-1, -1] = origin
+    return affine
+
+
+def reverse_affine(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The same map with its axes listed the other way round (x, y, z <-> z, y, x); exact, and its own inverse."""
+    n = affine.shape[0] - 1
+    order = [*range(n - 1, -1, -1), n]
+    return np.ascontiguousarray(affine[np.ix_(order, order)])
+
+
+def affine_spacing(affine: NDArray[np.float64]) -> tuple[float, ...]:
+    """Voxel size along each index axis: the column lengths of the affine, in its unit."""
+    n = affine.shape[0] - 1
+    return tuple(float(s) for s in np.sqrt((affine[:n, :n] ** 2).sum(axis=0)))
+
+
+def array_spec(
+    shape: tuple[int, ...], axes: str, spacing: tuple[float, ...] | None = None, unit: str = "pixel"
+) -> ImageSpec:
+    """Geometry of a plain array: spacing 1 pixel unless given.
+
+    Parameters
+    ----------
+    shape, axes
+        As in `ImageSpec`.
+    spacing : tuple of float, optional
+        Per spatial axis, in `unit`.
+    """
+    n = sum(a in SPATIAL_AXES for a in axes)
+    spacing = (1.0,) * n if spacing is None else spacing
+    return ImageSpec(axes, shape, spacing, unit, spacing_affine(spacing))

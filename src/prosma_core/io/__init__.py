@@ -1,0 +1,1 @@
+"""Reading and writing of files: images, label maps, models and runs."""

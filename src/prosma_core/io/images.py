@@ -1,0 +1,206 @@
+"""The one door to image files: read a scan or a label map, write a result on the grid it belongs to."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prosma_core.data.geometry import ImageSpec, Scan
+from prosma_core.errors import GeometryError, LabelError, OutputError
+from prosma_core.io.atomic import replace_dir, write_atomic
+from prosma_core.io.labels import as_labels, one_channel
+from prosma_core.io.layout import axis_aligned
+from prosma_core.io.medical import read_medical, write_medical
+from prosma_core.io.names import (
+    FORMATS,
+    IMAGE_SUFFIXES,
+    image_suffix,
+    is_image_path,
+    result_name,
+    stem,
+)
+from prosma_core.io.nifti import read_nifti
+from prosma_core.io.nifti_write import write_nifti
+from prosma_core.io.preflight import preflight, reader_of
+from prosma_core.io.raster import read_raster, write_raster
+from prosma_core.io.tiff import read_tiff
+from prosma_core.io.tiff_write import write_tiff
+from prosma_core.io.zarr_images import read_zarr
+from prosma_core.io.zarr_write import write_zarr
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "is_image_path",
+    "preflight",
+    "read_image",
+    "read_labels",
+    "result_name",
+    "stem",
+    "write_image",
+    "write_labels",
+]
+
+_LOG = logging.getLogger(__name__)
+
+
+def read_image(path: Path, *, axes: str | None = None) -> Scan:
+    """A scan in canonical axis order (a subset of ``"tczyx"``, in that order), with its geometry.
+
+    Parameters
+    ----------
+    path : Path
+        A NIfTI, TIFF, PNG, JPEG, zarr, NRRD or MHA file, or a folder with one DICOM series.
+    axes : str, optional
+        What each dimension of the file is, one letter each: for NIfTI in the order of its header (``"xyz…"``), for
+        all others in the order of the array (``"…yx"``). Replaces what the file says or the guess.
+
+    Returns
+    -------
+    Scan
+        The file's dtype in the machine's byte order; float32 where NIfTI scales its integers. Values are not checked.
+
+    Raises
+    ------
+    FileFormatError
+        The file is missing, empty, damaged, of an unknown format, or not what its header declares.
+    GeometryError
+        Axes cannot be told or do not fit, an axis has no voxels, or the affine is not invertible.
+    MissingExtraError
+        The format needs SimpleITK, which is not installed.
+    """
+    return _read(path, axes, labels=False)
+
+
+def read_labels(path: Path) -> Scan:
+    """A label map: class numbers in the smallest unsigned integer type that holds them, without a channel axis.
+
+    Raises
+    ------
+    LabelError
+        Values are negative or fractions, or the file is a picture in colour.
+    FileFormatError, GeometryError, MissingExtraError
+        As in `read_image`.
+    """
+    scan = _read(path, None, labels=True)
+    data = as_labels(one_channel(scan.data, scan.spec.axes, path), path)
+    return Scan(data, scan.spec.labels_spec())
+
+
+def write_labels(
+    path: Path,
+    labels: NDArray[Any],
+    spec: ImageSpec,
+    *,
+    overwrite: bool = False,
+    provenance: dict[str, str] | None = None,
+) -> None:
+    """Write a label map on the grid of a scan, in the format that the name of `path` says; whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        Any suffix of `IMAGE_SUFFIXES` but JPEG.
+    labels : ndarray, bool or integer, shape ``spec.labels_spec().shape``
+        Class numbers; stored in the smallest unsigned type that holds them.
+    spec : ImageSpec
+        Of the scan (a channel axis in it is left out).
+    overwrite : bool
+        Replace what is at `path`.
+    provenance : dict of str, optional
+        How the result was made; stored where the format has a place for notes.
+
+    Raises
+    ------
+    OutputError
+        `path` exists, cannot be written, or has a suffix that cannot hold labels.
+    LabelError
+        Labels are not whole numbers from 0.
+    GeometryError
+        The shape is not the one of `spec`.
+    """
+    spec = spec.labels_spec()
+    if image_suffix(path).lower() in {".jpg", ".jpeg"}:
+        msg = f"Labels cannot be written to {path}: JPEG changes values. Use {stem(path)}.png."
+        raise OutputError(msg)
+    if labels.dtype.kind not in "bui":
+        msg = f"Labels for {path} are of type {labels.dtype}; integers are needed."
+        raise LabelError(msg)
+    check_output(path, overwrite=overwrite)
+    _check_shape(labels, spec, path)
+    _write(path, as_labels(labels, path), spec, provenance)
+
+
+def write_image(
+    path: Path,
+    data: NDArray[Any],
+    spec: ImageSpec,
+    *,
+    overwrite: bool = False,
+    provenance: dict[str, str] | None = None,
+) -> None:
+    """Write an image or probabilities on the grid of a scan; whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        Any suffix of `IMAGE_SUFFIXES`. PNG and JPEG only hold 2D pictures of uint8 (PNG: or grey uint16).
+    data : ndarray, integer or float, shape ``spec.shape``
+        float64, float16 and bool are stored as float32, float32 and uint8.
+    spec, overwrite, provenance
+        As in `write_labels`; a channel axis in `spec` is kept.
+
+    Raises
+    ------
+    OutputError, GeometryError
+        As in `write_labels`.
+    """
+    check_output(path, overwrite=overwrite)
+    _check_shape(data, spec, path)
+    kinds: dict[str, Any] = {"float64": np.float32, "float16": np.float32, "bool": np.uint8}
+    _write(path, data.astype(kinds.get(data.dtype.name, data.dtype), copy=False), spec, provenance)
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Raise `OutputError` unless `path` has a known suffix and nothing is there, or `overwrite` is set."""
+    if not image_suffix(path):
+        msg = f"{path} names no format that can be written; let it end with one of {', '.join(IMAGE_SUFFIXES)}."
+        raise OutputError(msg)
+    if path.exists() and not overwrite:
+        msg = f"{path} exists and is not overwritten. Choose another name, or allow it with --overwrite."
+        raise OutputError(msg)
+
+
+def _check_shape(data: NDArray[Any], spec: ImageSpec, path: Path) -> None:
+    if data.shape != spec.shape:
+        msg = f"The array for {path} has shape {data.shape}; its grid has {spec.shape} (axes {spec.axes})."
+        raise GeometryError(msg)
+
+
+def _read(path: Path, axes: str | None, *, labels: bool) -> Scan:
+    """Check and read in one go: the readers check what they open, NIfTI in the same pass."""
+    kind = reader_of(path)
+    if kind == "nifti":
+        return read_nifti(path, axes)
+    if kind == "raster":
+        return read_raster(path, axes, labels=labels)
+    readers = {"tiff": read_tiff, "zarr": read_zarr, "medical": read_medical}
+    return readers[kind](path, axes)
+
+
+def _write(path: Path, data: NDArray[Any], spec: ImageSpec, provenance: dict[str, str] | None) -> None:
+    kind = FORMATS[image_suffix(path).lower()]
+    notes = dict(provenance or {})
+    if kind not in {"nifti", "medical"} and not axis_aligned(spec)[1] and spec.format != "array":
+        _LOG.warning("%s: this format keeps the voxel size, not the orientation of the scan.", path)
+    if kind == "zarr":
+        replace_dir(path, lambda temporary: write_zarr(temporary, data, spec, notes))
+        return
+    writers = {"nifti": write_nifti, "tiff": write_tiff, "raster": write_raster, "medical": write_medical}
+    write_atomic(path, lambda temporary: writers[kind](temporary, data, spec, notes))

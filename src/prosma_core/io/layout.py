@@ -1,0 +1,129 @@
+"""Axes and units of files brought to the one order and the unit names of `prosma_core.data.geometry`."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prosma_core.data.geometry import AXIS_ORDER, SPATIAL_AXES, ImageSpec, Scan, spacing_affine
+from prosma_core.errors import GeometryError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+_UNIT_NAMES = {
+    "m": ("m", "meter", "metre", "meters"),
+    "cm": ("cm", "centimeter", "centimetre"),
+    "mm": ("mm", "millimeter", "millimetre", "millimeters"),
+    "um": ("um", "µm", "μm", "micron", "microns", "micrometer", "micrometre", "\\u00b5m"),
+    "nm": ("nm", "nanometer", "nanometre", "nanometers"),
+    "pm": ("pm", "picometer", "picometre"),
+    "angstrom": ("angstrom", "å", "ångström"),
+    "inch": ("inch", "in", "inches"),
+}
+_UNITS = {name: unit for unit, names in _UNIT_NAMES.items() for name in names}
+
+METRES = {
+    "m": 1.0,
+    "cm": 1e-2,
+    "mm": 1e-3,
+    "um": 1e-6,
+    "nm": 1e-9,
+    "pm": 1e-12,
+    "angstrom": 1e-10,
+    "inch": 0.0254,
+}
+"""Length of each unit in metres."""
+
+
+def unit_name(text: object) -> str:
+    """Our name of a length unit (``"mm"``, ``"um"``, …) for any usual spelling; ``"pixel"`` for anything else."""
+    return _UNITS.get(str(text).strip().lower(), "pixel")
+
+
+def parse_axes(axes: str, ndim: int, path: Path) -> str:
+    """The axes a person named for the `ndim` dimensions of a file, checked.
+
+    Raises
+    ------
+    GeometryError
+        A letter is unknown or double, y or x is missing, or the number of letters is not `ndim`.
+    """
+    letters = axes.strip().lower()
+    legal = f"legal letters are {', '.join(AXIS_ORDER)}, each at most once, y and x among them"
+    if not set(letters) <= set(AXIS_ORDER) or len(set(letters)) != len(letters) or not {"y", "x"} <= set(letters):
+        msg = f"Axes {axes!r} given for {path} cannot be used: {legal}."
+        raise GeometryError(msg)
+    if len(letters) != ndim:
+        msg = f"Axes {axes!r} name {len(letters)} dimensions but {path} has {ndim}: one letter for each; {legal}."
+        raise GeometryError(msg)
+    return letters
+
+
+def ask_for_axes(path: Path, found: str, shape: tuple[int, ...]) -> GeometryError:
+    """The error for a file whose axes cannot be told; `found` says what the file has."""
+    return GeometryError(
+        f"The axes of {path} cannot be told: {found}, shape {shape}. Name them with axes=, one letter of "
+        f"{AXIS_ORDER!r} for each dimension, for example 'tyx' or 'zcyx'."
+    )
+
+
+def to_canonical(data: NDArray[Any], axes: str) -> tuple[NDArray[Any], str]:
+    """The array as a view with its axes in the order of ``"tczyx"``, and their letters in that order."""
+    ordered = "".join(letter for letter in AXIS_ORDER if letter in axes)
+    return data.transpose([axes.index(letter) for letter in ordered]), ordered
+
+
+def arrange(
+    data: NDArray[Any],
+    axes: str,
+    *,
+    scale: Sequence[float],
+    unit: str,
+    kind: str,
+    origin: Sequence[float] | None = None,
+    channel_names: tuple[str, ...] = (),
+    header: object = None,
+) -> Scan:
+    """A scan on an axis-aligned grid, in canonical axis order.
+
+    Parameters
+    ----------
+    data : ndarray
+        Axes `axes`, in the file's order.
+    axes : str
+        Letters of ``"tczyx"``, one for each dimension of `data`, in any order.
+    scale, origin : sequence of float
+        Voxel size and position of voxel 0 for each letter of `axes`; those of t and c are not used.
+    """
+    data, ordered = to_canonical(data, axes)
+    spatial = [letter for letter in ordered if letter in SPATIAL_AXES]
+    spacing = tuple(float(scale[axes.index(letter)]) for letter in spatial)
+    start = tuple(float(origin[axes.index(letter)]) for letter in spatial) if origin is not None else None
+    if len(channel_names) != (data.shape[ordered.index("c")] if "c" in ordered else 0):
+        channel_names = ()
+    affine = spacing_affine(spacing, start)
+    spec = ImageSpec(ordered, data.shape, spacing, unit, affine, "image", channel_names, kind, header)
+    return Scan(data, spec)
+
+
+def axis_aligned(spec: ImageSpec) -> tuple[tuple[float, ...], bool]:
+    """Position of voxel 0 per spatial axis, and whether spacing and that position say all the affine says."""
+    n = spec.spatial_ndim
+    origin = tuple(float(value) for value in spec.affine[:n, n])
+    exact = spec.world == "image" and np.array_equal(spec.affine, spacing_affine(spec.spacing, origin))
+    return origin, exact
+
+
+def usable_size(value: object) -> float | None:
+    """A voxel size as a float, None where the file gives nothing, zero, a negative or a non-finite number."""
+    try:
+        size = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return size if math.isfinite(size) and size > 0 else None

@@ -1,0 +1,237 @@
+"""NIfTI files, read in one pass that checks them against their own header to the last byte."""
+
+from __future__ import annotations
+
+import gzip
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prosma_core.data.geometry import ImageSpec, Scan, affine_spacing, reverse_affine
+from prosma_core.errors import GeometryError
+from prosma_core.io.failures import damaged, reading
+from prosma_core.io.layout import arrange, ask_for_axes, parse_axes, to_canonical, unit_name
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import BinaryIO
+
+    from numpy.typing import NDArray
+
+_AXES = "xyztc"
+_GZIP_RATIO = 1032  # what deflate packs into one byte at most
+_CHUNK = 1 << 20
+_HEADER_SIZES = {348: "Nifti1Header", 540: "Nifti2Header"}
+
+
+@dataclass(frozen=True)
+class _Declared:
+    """What the header says about the bytes after it."""
+
+    header: Any
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def check_nifti(path: Path) -> None:
+    """Read the file to its end without keeping its voxels.
+
+    Raises
+    ------
+    FileFormatError
+        The header is damaged, or the bytes are fewer than it declares or fail the gzip checksum.
+    GeometryError
+        An axis has no voxels, or the affine is not finite and invertible.
+    """
+    declared, _ = _read_file(path, keep=False)
+    _affine(declared.header, path)
+
+
+def read_nifti(path: Path, axes: str | None) -> Scan:
+    """The scan of a NIfTI file in axis order ``(t)(c)zyx``; ``(t)(c)yx`` for a file of two dimensions.
+
+    Parameters
+    ----------
+    path : Path
+    axes : str, optional
+        Letters of the file's dimensions in the order of its header; ``"xyztc"`` up to their number if not given.
+
+    Raises
+    ------
+    FileFormatError
+        As in `check_nifti`, or the voxels are complex numbers.
+    GeometryError
+        The affine cannot be used, or the axes cannot be told.
+    """
+    declared, raw = _read_file(path, keep=True)
+    if declared.dtype.names:  # RGB or RGBA: a record of bytes for each voxel
+        bytes_first = raw.reshape((len(declared.dtype.names), *declared.shape), order="F")
+        voxels = np.moveaxis(bytes_first[:3], 0, -1)
+    elif declared.dtype.kind == "c":
+        raise damaged(path, "its voxels are complex numbers, only real ones are read")
+    else:
+        voxels = _physical(raw.view(declared.dtype).reshape(declared.shape, order="F"), declared.header, path)
+    names = _axis_names(voxels.shape, path, axes, rgb=bool(declared.dtype.names))
+    kept = tuple(slice(None) if name else 0 for name in names)
+    return _scan(voxels[kept], "".join(names), declared.header, path)
+
+
+def _read_file(path: Path, *, keep: bool) -> tuple[_Declared, NDArray[np.uint8]]:
+    """The checked header and, where `keep`, the bytes of the voxels."""
+    from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
+
+    with reading(path, "a NIfTI file", HeaderDataError, WrapStructError), path.open("rb") as plain:
+        packed = plain.read(2) == b"\x1f\x8b"
+        plain.seek(0)
+        size = path.stat().st_size
+        if not packed:
+            return _read_stream(plain, path, size, keep=keep)
+        with gzip.GzipFile(fileobj=plain) as stream:
+            return _read_stream(stream, path, size * _GZIP_RATIO, keep=keep)  # type: ignore[arg-type]
+
+
+def _read_stream(stream: BinaryIO, path: Path, at_most: int, *, keep: bool) -> tuple[_Declared, NDArray[np.uint8]]:
+    """As `_read_file`; `at_most` is the largest number of bytes the stream can hold."""
+    declared = _read_header(stream, path)
+    if declared.offset + declared.nbytes > at_most:
+        raise damaged(path, f"its header declares {declared.nbytes} bytes of voxels but the file is far too short")
+    _skip(stream, declared.offset - stream.tell())
+    raw = np.empty(declared.nbytes if keep else _CHUNK, dtype=np.uint8)
+    got = 0
+    while got < declared.nbytes:  # pages of `raw` that are never read into cost no memory
+        want = min(_CHUNK, declared.nbytes - got)
+        start = got if keep else 0
+        count = stream.readinto(raw[start : start + want])  # type: ignore[attr-defined]
+        if not count:
+            raise damaged(path, f"its header declares {declared.nbytes} bytes of voxels but only {got} are there")
+        got += count
+    while stream.read(_CHUNK):  # the gzip checksum is only compared at the very end
+        pass
+    return declared, raw
+
+
+def _read_header(stream: BinaryIO, path: Path) -> _Declared:
+    import nibabel as nib
+
+    first = stream.read(4)
+    sizes = {int.from_bytes(first, "little"), int.from_bytes(first, "big")} & set(_HEADER_SIZES)
+    if len(first) < 4 or not sizes:
+        raise damaged(path, "it does not start with a NIfTI header")
+    size = sizes.pop()
+    cls = getattr(nib, _HEADER_SIZES[size])
+    block = first + stream.read(size - 4)
+    if len(block) < size:
+        raise damaged(path, "it ends inside its header")
+    header = cls(block)  # without the extensions: they may hold what belongs to a patient, and nothing here needs them
+    offset = float(header["vox_offset"])
+    if not 0 <= offset < 1 << 62:
+        raise damaged(path, f"its voxels are said to start at byte {offset}")
+    if bytes(header["magic"].item())[:3] not in {b"n+1", b"n+2"}:
+        raise damaged(path, "it is one half of a .hdr/.img pair; save it as one .nii or .nii.gz file")
+    shape = tuple(int(n) for n in header.get_data_shape())
+    if any(n < 0 for n in shape):
+        raise damaged(path, f"its header declares the shape {shape}")
+    if 0 in shape:
+        msg = f"{path} has an axis without voxels: shape {shape}. Every axis needs at least one; export the scan again."
+        raise GeometryError(msg)
+    return _Declared(header, header.get_data_dtype(), shape, max(int(offset), header.single_vox_offset))
+
+
+def _skip(stream: BinaryIO, count: int) -> None:
+    while count > 0:
+        block = stream.read(min(count, _CHUNK))
+        if not block:
+            return
+        count -= len(block)
+
+
+def _axis_names(shape: tuple[int, ...], path: Path, axes: str | None, *, rgb: bool) -> list[str]:
+    """A letter for each dimension of the voxels; an empty one for a dimension of size 1 that is left out."""
+    ndim = len(shape)
+    if axes is not None:
+        named = len(axes.strip())
+        trailing = [""] * (ndim - named) if not rgb and all(n == 1 for n in shape[named:]) else []
+        return [*parse_axes(axes, ndim - len(trailing), path), *trailing]
+    grid = ndim - 1 if rgb else ndim
+    names = [_AXES[i] if i < 3 or (i < len(_AXES) and shape[i] > 1) else "" for i in range(grid)]
+    unnamed = any(name == "" and n > 1 for name, n in zip(names, shape[:grid], strict=True))
+    if grid < 2 or unnamed or (rgb and "c" in names):
+        raise ask_for_axes(path, f"NIfTI with {ndim} dimensions", shape)
+    return [*names, "c"] if rgb else names
+
+
+def _physical(voxels: NDArray[Any], header: Any, path: Path) -> NDArray[Any]:
+    """Voxels in the machine's byte order; float32 with slope and intercept applied where the header has them."""
+    from nibabel.spatialimages import HeaderDataError
+
+    with reading(path, "a NIfTI file", HeaderDataError):
+        slope, intercept = header.get_slope_inter()
+    if not voxels.dtype.isnative:
+        voxels = voxels.byteswap(inplace=True).view(voxels.dtype.newbyteorder("="))
+    if voxels.dtype.itemsize > 8:  # 128-bit floats
+        voxels = voxels.astype(np.float64)
+    if slope is None or (slope, intercept) == (1.0, 0.0):
+        return voxels
+    scaled = np.empty(voxels.shape, dtype=np.float32, order="F")
+    for index in range(voxels.shape[-1]):  # by slices: the float64 in between stays small
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaled[..., index] = voxels[..., index].astype(np.float64) * slope + intercept
+    return scaled
+
+
+def _affine(header: Any, path: Path) -> NDArray[np.float64]:
+    """The header's best affine, x y z.
+
+    Raises
+    ------
+    GeometryError
+        It is not finite, or not invertible.
+    """
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        affine: NDArray[np.float64] = np.asarray(header.get_best_affine(), dtype=np.float64)
+    except (HeaderDataError, ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
+        msg = f"The orientation in the header of {path} cannot be used ({error}). Repair its qform or sform."
+        raise GeometryError(msg) from error
+    if not np.isfinite(affine).all():
+        msg = f"The affine of {path} has entries that are not finite. Repair its qform or sform."
+        raise GeometryError(msg)
+    spacing = affine_spacing(affine)
+    if abs(np.linalg.det(affine[:3, :3])) <= 1e-12 * math.prod(spacing):
+        msg = f"The affine of {path} is not invertible (two voxel axes point the same way). Repair its qform or sform."
+        raise GeometryError(msg)
+    return affine
+
+
+def _unit(header: Any) -> str:
+    try:
+        name = header.get_xyzt_units()[0]
+    except KeyError:
+        name = "unknown"
+    return "mm" if name == "unknown" else unit_name(name)
+
+
+def _scan(voxels: NDArray[Any], axes: str, header: Any, path: Path) -> Scan:
+    affine = _affine(header, path)
+    channels = ("red", "green", "blue") if header.get_data_dtype().names else ()
+    if "z" not in axes or not set(axes[:3]) <= set("xyz"):
+        zooms = [*affine_spacing(affine)[:3], *[1.0] * 5][: len(axes)]
+        return arrange(
+            voxels, axes, scale=zooms, unit=_unit(header), kind="nifti", channel_names=channels, header=header
+        )
+    order = [axes.index(letter) for letter in "xyz"]
+    spatial = reverse_affine(affine[:, [*order, 3]])
+    data, ordered = to_canonical(voxels, axes)
+    spec = ImageSpec(
+        ordered, data.shape, affine_spacing(spatial), _unit(header), spatial, "ras", channels, "nifti", header
+    )
+    return Scan(data, spec)

@@ -1,0 +1,69 @@
+"""A look at a file before any library opens it: is it there, and does it hold what it declares."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prosma_core.errors import FileFormatError
+from prosma_core.io.medical_checks import check_medical
+from prosma_core.io.names import FORMATS, IMAGE_SUFFIXES, image_suffix, is_dicom_folder
+from prosma_core.io.nifti import check_nifti
+from prosma_core.io.raster import check_raster
+from prosma_core.io.tiff import check_tiff
+from prosma_core.io.zarr_checks import check_zarr
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def preflight(path: Path) -> None:
+    """Check an image file or folder without keeping its voxels.
+
+    NIfTI and PNG are read to the end and compared with their checksums and declared sizes; for the other formats the
+    declared size is compared with the bytes that are there. `read_image` and `read_labels` do the same by themselves.
+
+    Raises
+    ------
+    FileFormatError
+        It is missing, empty, truncated, damaged, of an unknown format, or declares more than it holds.
+    GeometryError
+        An axis has no voxels, or the affine is not finite and invertible.
+    """
+    checks = {
+        "nifti": check_nifti,
+        "tiff": check_tiff,
+        "raster": check_raster,
+        "zarr": check_zarr,
+        "medical": check_medical,
+    }
+    checks[reader_of(path)](path)
+
+
+def reader_of(path: Path) -> str:
+    """Which reader opens `path`: a value of `FORMATS`, ``"medical"`` for a DICOM folder.
+
+    Raises
+    ------
+    FileFormatError
+        `path` does not exist, is empty, is of an unknown format, or is a folder where a file is needed.
+    """
+    if not path.exists():
+        msg = f"{path} does not exist. Check the name and the folder."
+        raise FileFormatError(msg)
+    if is_dicom_folder(path):
+        return "medical"
+    suffix = image_suffix(path).lower()
+    if not suffix:
+        more = " Save a .hdr/.img pair as one .nii.gz." if path.suffix.lower() in {".hdr", ".img"} else ""
+        more = " Give the folder of the DICOM series." if path.suffix.lower() == ".dcm" else more
+        msg = f"{path} is no image this reads: {', '.join(IMAGE_SUFFIXES)} or a folder with a DICOM series.{more}"
+        raise FileFormatError(msg)
+    kind = FORMATS[suffix]
+    if path.is_dir() != (kind == "zarr"):
+        found, wanted = ("folder", "file") if path.is_dir() else ("file", "folder")
+        msg = f"{path} is a {found}, but {suffix} names a {wanted}. Check the name."
+        raise FileFormatError(msg)
+    if path.is_file() and path.stat().st_size == 0:
+        msg = f"{path} is empty (0 bytes). Copy or export it again."
+        raise FileFormatError(msg)
+    return kind

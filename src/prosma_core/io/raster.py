@@ -1,0 +1,179 @@
+"""PNG and JPEG pictures."""
+
+from __future__ import annotations
+
+import logging
+import struct
+import warnings
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prosma_core.errors import GeometryError, OutputError
+from prosma_core.io.failures import damaged, reading
+from prosma_core.io.layout import arrange, parse_axes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import BinaryIO
+
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from prosma_core.data.geometry import ImageSpec, Scan
+
+_LOG = logging.getLogger(__name__)
+_PNG = b"\x89PNG\r\n\x1a\n"
+_BLOCK = 1 << 20
+_GREY_STEP = {2: 85, 4: 17}  # pillow spreads grey of 2 and 4 bits over 0..255
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What the first chunk of a PNG declares (for a JPEG: 8 bits)."""
+
+    width: int = 0
+    height: int = 0
+    depth: int = 8
+    colour: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        samples = {2: 3, 4: 2, 6: 4}.get(self.colour, 1)
+        return self.width * self.height * samples * self.depth // 8
+
+
+def check_raster(path: Path) -> None:
+    """Check every chunk of a PNG, and that a JPEG starts as one.
+
+    Raises
+    ------
+    FileFormatError
+        It is neither PNG nor JPEG, a chunk is cut or fails its checksum, or the declared size cannot be in the file.
+    GeometryError
+        Width or height is 0.
+    """
+    _read_header(path)
+
+
+def _read_header(path: Path) -> _Header:
+    """The header of a PNG whose chunks are whole."""
+    header, data = _Header(), 0
+    with path.open("rb") as file:
+        start = file.read(len(_PNG))
+        if start[:2] == b"\xff\xd8":
+            return header
+        if start != _PNG:
+            raise damaged(path, "it is neither a PNG nor a JPEG picture")
+        kind = b""
+        while kind != b"IEND":
+            head = file.read(8)
+            if len(head) < 8:
+                raise damaged(path, "it ends before its last chunk")
+            length, kind = struct.unpack(">I4s", head)
+            first = _check_chunk(file, path, length, kind)
+            if kind == b"IHDR" and len(first) >= 13:
+                header = _Header(*struct.unpack(">IIBB", first[:10]))
+            data += length if kind == b"IDAT" else 0
+    if not data:
+        raise damaged(path, "it holds no pixels")
+    if 0 in (header.width, header.height):
+        msg = f"{path} has an axis without pixels: {header.width} x {header.height}. Every axis needs at least one."
+        raise GeometryError(msg)
+    if header.nbytes > 1032 * data:  # what deflate packs into a byte at most
+        raise damaged(path, f"it declares {header.width} x {header.height} pixels but holds only {data} bytes")
+    return header
+
+
+def _check_chunk(file: BinaryIO, path: Path, length: int, kind: bytes) -> bytes:
+    """Compare a chunk with its checksum; return its first block."""
+    checksum, left, first = zlib.crc32(kind), length, b""
+    while left > 0:
+        block = file.read(min(left, _BLOCK))
+        if not block:
+            raise damaged(path, "it ends inside a chunk")
+        checksum, left, first = zlib.crc32(block, checksum), left - len(block), first or block
+    if file.read(4) != struct.pack(">I", checksum):
+        raise damaged(path, f"the checksum of its {kind.decode('latin-1')} chunk is wrong")
+    return first
+
+
+def read_raster(path: Path, axes: str | None, *, labels: bool = False) -> Scan:
+    """The pixels of a PNG or JPEG: axes ``yx``, or ``cyx`` for colour; the pixel grid as stored, EXIF not applied.
+
+    Parameters
+    ----------
+    path : Path
+    axes : str, optional
+        Letters of rows, columns and (colour) samples, in this order; ``"yx"`` or ``"yxc"`` if not given.
+    labels : bool
+        Give the indices of a palette, and grey of 2 or 4 bits as stored, not as colours.
+
+    Raises
+    ------
+    FileFormatError
+        As in `check_raster`, or the pixels cannot be decoded.
+    """
+    from PIL import Image
+
+    header = _read_header(path)
+    with reading(path, "a PNG or JPEG picture", Image.DecompressionBombError), warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, not a bomb; beyond that pillow raises
+        with Image.open(path, formats=("PNG", "JPEG")) as picture:
+            picture.load()
+            pixels = _pixels(picture, path, labels=labels)
+    if labels and header.colour == 0 and header.depth in _GREY_STEP:
+        pixels = pixels // np.uint8(_GREY_STEP[header.depth])
+    if header.depth == 16 and header.colour != 0:
+        _LOG.warning("%s: colour of 16 bits is read with 8 bits; save it as TIFF to keep all.", path)
+    guess = "yxc" if pixels.ndim == 3 else "yx"
+    names = guess if axes is None else parse_axes(axes, pixels.ndim, path)
+    channels = ("red", "green", "blue") if "c" in names else ()
+    kind = "png" if path.suffix.lower() == ".png" else "jpeg"
+    return arrange(pixels, names, scale=[1.0] * pixels.ndim, unit="pixel", kind=kind, channel_names=channels)
+
+
+def _pixels(picture: Image.Image, path: Path, *, labels: bool) -> NDArray[Any]:
+    """Grey of the stored depth, or colour as rows, columns, (red, green, blue)."""
+    mode = picture.mode
+    if mode == "P" and labels:
+        return np.asarray(picture)
+    if mode in {"LA", "PA", "RGBA", "La", "RGBa"}:
+        _LOG.info("%s: the alpha channel is left out.", path)
+    if mode == "1":
+        return np.asarray(picture).astype(np.uint8)
+    if mode in {"L", "F"} or mode.startswith("I"):
+        pixels = np.asarray(picture)
+        return pixels.astype(np.uint16) if mode == "I" else pixels.astype(pixels.dtype.newbyteorder("="))
+    return np.asarray(picture.convert("L" if mode in {"LA", "La"} else "RGB"))
+
+
+def write_raster(path: Path, data: NDArray[Any], spec: ImageSpec, provenance: dict[str, str]) -> None:
+    """Write a picture: uint8 or uint16 of axes ``yx``, or uint8 of axes ``cyx`` with 3 channels.
+
+    Raises
+    ------
+    OutputError
+        The array does not fit into a PNG (or JPEG).
+    """
+    from PIL import Image, PngImagePlugin
+
+    grey = spec.axes == "yx" and data.dtype in (np.uint8, np.uint16)
+    colour = spec.axes == "cyx" and data.shape[0] == 3 and data.dtype == np.uint8
+    png = path.suffix.lower() == ".png"
+    if not (grey or colour) or (not png and data.dtype != np.uint8):
+        msg = (
+            f"Axes {spec.axes}, shape {data.shape}, {data.dtype} cannot be written as {path.suffix}: it holds one 2D "
+            "picture, uint8 or (PNG, grey) uint16. Choose a name that ends with .tif, .zarr or .nii.gz."
+        )
+        raise OutputError(msg)
+    picture = Image.fromarray(np.ascontiguousarray(np.moveaxis(data, 0, -1) if colour else data))
+    if not png:
+        picture.save(path, format="JPEG", quality=95)
+        return
+    info = PngImagePlugin.PngInfo()
+    for key, value in provenance.items():
+        info.add_itxt(key[:79], value)
+    picture.save(path, format="PNG", pnginfo=info)
