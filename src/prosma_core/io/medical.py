@@ -107,7 +107,7 @@ def write_medical(path: Path, data: NDArray[Any], spec: ImageSpec, provenance: d
     MissingExtraError
         SimpleITK is not installed.
     OutputError
-        The array has time and channels both.
+        The array has time and channels both, or SimpleITK fails.
     """
     sitk = _simpleitk()
     if "t" in spec.axes and "c" in spec.axes:
@@ -121,7 +121,11 @@ def write_medical(path: Path, data: NDArray[Any], spec: ImageSpec, provenance: d
     image.SetDirection(header.direction)
     for key, value in provenance.items():
         image.SetMetaData(key, value)
-    sitk.WriteImage(image, str(path), useCompression=True, imageIO=_IO[path.suffix.lower()])
+    try:
+        sitk.WriteImage(image, str(path), useCompression=True, imageIO=_IO[path.suffix.lower()])
+    except RuntimeError as error:  # what SimpleITK makes of a full disk
+        msg = f"SimpleITK cannot write {path.suffix}: {error}. Check the free space, or write .nii.gz."
+        raise OutputError(msg) from error
 
 
 def _simpleitk() -> Any:

@@ -1,0 +1,77 @@
+"""`prosma evaluate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prosma_core.cli.options import Data, Device, Model, drain, log_to_stderr
+from prosma_core.events import CaseDone, Event, StageStarted
+
+
+def evaluate(  # noqa: PLR0913 - one parameter per flag
+    model: Model,
+    data: Data,
+    split: Annotated[
+        str | None, typer.Option("--split", help="Cases of this key of splits.json; val where there is one.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write every number to this file.")] = None,
+    device: Device = "auto",
+    overlap: Annotated[float, typer.Option("--overlap", help="Overlap of tiles, 0 to 0.9.")] = 0.5,
+    mirror: Annotated[bool, typer.Option("--mirror", help="Average over mirrored copies.")] = False,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", help="Tolerance of surface Dice, in the scan's unit.", min=0)
+    ] = 1.0,
+) -> None:
+    """Measure a model on annotated scans: Dice, IoU, HD95 and surface Dice per case and class."""
+    from prosma_core.config.inference import InferenceConfig
+    from prosma_core.inference.device import choose_device
+    from prosma_core.inference.evaluate import evaluate_cases
+    from prosma_core.inference.segment import Segmenter
+    from prosma_core.io.atomic import write_bytes_atomic
+    from prosma_core.io.models import find_model
+
+    log_to_stderr()
+    choice = choose_device(device)
+    typer.echo(f"Computing on {choice.reason}.", err=True)
+    segmenter = Segmenter.load(find_model(model), choice.device)
+    config = InferenceConfig.parse({"overlap": overlap, "mirror": mirror}, "The command line")
+    report = drain(evaluate_cases(segmenter, data, split, config, tolerance), _show)
+    if json_file:
+        write_bytes_atomic(json_file, json.dumps(report, indent=1).encode())
+    _print_table(report)
+
+
+def _show(event: Event) -> None:
+    if isinstance(event, CaseDone):
+        typer.echo(f"{event.name} ({event.seconds:.1f} s)", err=True)
+    elif isinstance(event, StageStarted) and event.message.startswith("Evaluating"):
+        typer.echo(event.message, err=True)
+
+
+def _print_table(report: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("case", "class", "Dice", "IoU", "HD95", "surface Dice")
+    for case, classes in report["cases"].items():
+        for name, m in classes.items():
+            table.add_row(case, name, *(_number(m[k]) for k in ("dice", "iou", "hd95", "surface_dice")))
+    summary = report["summary"]
+    table.add_section()
+    for name, m in {**summary["classes"], "all classes": summary["mean"]}.items():
+        table.add_row("mean", name, *(_number(m[k]) for k in ("dice", "iou", "hd95", "surface_dice")))
+    Console(width=110).print(table)
+    for name, m in summary["classes"].items():
+        if m["empty_reference"]:
+            typer.echo(
+                f"{name}: Dice of cases that have it {_number(m['dice_present'])}; "
+                f"{m['empty_reference_predicted_empty']} of {m['empty_reference']} cases without it answered with nothing."
+            )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

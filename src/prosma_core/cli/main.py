@@ -1,0 +1,62 @@
+"""Entry point of `prosma`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from prosma_core import __version__
+from prosma_core.cli.doctor import doctor
+from prosma_core.cli.evaluate import evaluate
+from prosma_core.cli.models import models_app
+from prosma_core.cli.segment import segment
+from prosma_core.cli.train import train
+from prosma_core.errors import ProsmaError
+
+ERROR_EXIT = 2
+
+app = typer.Typer(
+    name="prosma",
+    help="Train ProSMA-UNets on annotated scans and segment new scans with them, in 2D and 3D.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(train)
+app.command()(segment)
+app.command()(evaluate)
+app.add_typer(models_app, name="models")
+app.command()(doctor)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"prosma {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Segmentation that shows its work."""
+
+
+def main() -> None:
+    """Run the command line; our own errors become one message and exit code 2."""
+    try:
+        app()
+    except ProsmaError as error:
+        typer.echo(f"Error: {error}", err=True)
+        sys.exit(ERROR_EXIT)
+    except KeyboardInterrupt:
+        typer.echo("Stopped.", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

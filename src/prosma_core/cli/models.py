@@ -1,0 +1,50 @@
+"""`prosma models`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+models_app = typer.Typer(help="Shipped models, and what a model file says about itself.", no_args_is_help=True)
+
+
+@models_app.command("list")
+def list_models() -> None:
+    """List the shipped models."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from prosma_core.io.bundle import read_header
+    from prosma_core.io.models import shipped_models
+
+    table = Table("name", "dims", "channels", "classes", "val. Dice", "MB", "licence")
+    for name, path in shipped_models().items():
+        header = read_header(path)
+        dice = header.training.get("validation_mean_dice")
+        table.add_row(
+            name,
+            f"{header.model.dims}D",
+            ", ".join(header.preprocess.channels),
+            ", ".join(c.name for c in header.classes[1:]),
+            "-" if dice is None else f"{dice:.3f}",
+            f"{path.stat().st_size / 1e6:.1f}",
+            header.licence or "-",
+        )
+    Console(width=110).print(table)
+
+
+@models_app.command("info")
+def info(model: Annotated[str, typer.Argument(metavar="NAME_OR_FILE", help="A shipped model or a file.")]) -> None:
+    """Print everything a model file says about itself, as YAML; its hash is checked."""
+    import yaml
+
+    from prosma_core.io.bundle import load_bundle
+    from prosma_core.io.models import find_model
+
+    path = find_model(model)
+    header, weights = load_bundle(path)
+    values = header.model_dump(mode="json")
+    values["file"] = str(path)
+    values["parameters"] = sum(w.size for w in weights.values())
+    typer.echo(yaml.safe_dump(values, sort_keys=False, allow_unicode=True).rstrip())

@@ -1,0 +1,41 @@
+"""Options that several verbs share, and how progress is shown."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from prosma_core.events import Event
+
+R = TypeVar("R")
+
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.", show_default=True)]
+Model = Annotated[str, typer.Option("--model", help="A shipped model's name, or a .safetensors file.")]
+Data = Annotated[Path, typer.Option("--data", help="Folder with images/ and labels/, or an nnU-Net raw data set.")]
+
+
+def drain(run: Generator[Event, None, R], show: Callable[[Event], None]) -> R:
+    """Result of a generator, each of its events shown."""
+    while True:
+        try:
+            event = next(run)
+        except StopIteration as stop:
+            result: R = stop.value
+            return result
+        show(event)
+
+
+def log_to_stderr() -> None:
+    """Let warnings of the library reach the person."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+
+
+def clock(seconds: float) -> str:
+    """Duration as 1:02:03 or 2:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,106 @@
+"""`prosma segment`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prosma_core.cli.options import Device, Model, clock, drain, log_to_stderr
+from prosma_core.events import CaseDone, CaseFailed, Event, StageStarted, TileDone
+
+
+def segment(  # noqa: PLR0913 - one parameter per flag
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Scans, or folders of scans.")],
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the results; with one input also a file name.")],
+    device: Device = "auto",
+    overlap: Annotated[float, typer.Option("--overlap", help="Overlap of tiles, 0 to 0.9.")] = 0.5,
+    mirror: Annotated[bool, typer.Option("--mirror", help="Average over mirrored copies (4 or 8 times slower).")] = False,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Also write the probability of every class.")
+    ] = False,
+    entropy: Annotated[bool, typer.Option("--entropy", help="Also write the uncertainty, 0 to 1.")] = False,
+    keep_largest: Annotated[
+        bool, typer.Option("--keep-largest", help="Keep the largest piece of each class only.")
+    ] = False,
+    fill_holes: Annotated[bool, typer.Option("--fill-holes", help="Fill holes inside each class.")] = False,
+    axes: Annotated[
+        str | None, typer.Option("--axes", help="How the file's axes are read, such as zyx, czyx or tyx.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")] = False,
+) -> None:
+    """Segment scans; each result lies on its scan's own grid."""
+    from prosma_core.cli.main import ERROR_EXIT
+    from prosma_core.config.inference import InferenceConfig
+    from prosma_core.inference.device import choose_device
+    from prosma_core.inference.files import segment_files
+    from prosma_core.inference.segment import Segmenter
+    from prosma_core.io.models import find_model
+
+    log_to_stderr()
+    config = InferenceConfig.parse(
+        {
+            "overlap": overlap,
+            "mirror": mirror,
+            "probabilities": probabilities,
+            "entropy": entropy,
+            "keep_largest": keep_largest,
+            "fill_holes": fill_holes,
+        },
+        "The command line",
+    )
+    path = find_model(model)
+    choice = choose_device(device)
+    typer.echo(f"Computing on {choice.reason}.", err=True)
+    segmenter = Segmenter.load(path, choice.device)
+    with _Progress() as progress:
+        run = segment_files(inputs, out, segmenter, config, axes=axes, overwrite=overwrite)
+        failures = drain(run, progress.show)
+    if failures:
+        typer.echo(f"{len(failures)} of the scans could not be segmented:", err=True)
+        for failure in failures:
+            typer.echo(f"Error: {failure.name}: {failure.error}", err=True)
+        raise typer.Exit(ERROR_EXIT)
+
+
+class _Progress:
+    """A bar over the tiles of the present scan, and one line per finished scan."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.console = Console(stderr=True)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total} tiles"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
+        self.task = self.bar.add_task("Reading", total=None)
+
+    def __enter__(self) -> _Progress:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def show(self, event: Event) -> None:
+        """Show one event."""
+        if isinstance(event, TileDone):
+            self.bar.update(self.task, description="Segmenting", completed=event.done, total=event.total)
+        elif isinstance(event, StageStarted):
+            self.console.print(event.message, highlight=False, markup=False)
+        elif isinstance(event, CaseDone):
+            sizes = ", ".join(f"{name} {count}" for name, count in event.voxels.items())
+            line = f"{event.name} -> {event.output} ({clock(event.seconds)}; voxels: {sizes})"
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self.bar.reset(self.task, total=None, description="Reading")
+        elif isinstance(event, CaseFailed):
+            line = f"{event.name} failed: {event.error}"
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)

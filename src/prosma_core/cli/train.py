@@ -1,0 +1,121 @@
+"""`prosma train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prosma_core.cli.options import Device, clock, drain, log_to_stderr
+from prosma_core.errors import ConfigError
+from prosma_core.events import CheckpointSaved, EpochDone, Event, StageStarted, StepDone
+
+
+def train(  # noqa: PLR0913 - one parameter per flag
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder with images/ and labels/, or an nnU-Net raw data set.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Model file to write, MODEL.safetensors.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="YAML with any of the settings; a run folder's run.yaml repeats it.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option("--preset", help="quick, balanced (default) or best.")] = None,
+    gate: Annotated[
+        str | None, typer.Option("--gate", help="prosma (default), none (plain U-Net) or attention.")
+    ] = None,
+    init: Annotated[str | None, typer.Option("--init", help="Model to start from (fine-tuning).")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run beside --out stopped.")] = False,
+    device: Device = "auto",
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Epochs to train.", min=1)] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", help="Stop after this time.", min=0.01)] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of weights, patches and augmentation.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing model and its run.")] = False,
+) -> None:
+    """Train a model on a folder of annotated scans, or fine-tune one."""
+    from prosma_core.config.run import load_run_yaml, merge, resolve_run
+    from prosma_core.io.run_folder import RunFolder, check_new_run
+    from prosma_core.training.loop import train as run_training
+
+    log_to_stderr()
+    given: dict[str, Any] = {"data": data, "out": out, "preset": preset, "init": init}
+    given = {k: v for k, v in given.items() if v is not None}
+    given |= {"device": device} if device != "auto" else {}
+    training = {k: v for k, v in {"epochs": epochs, "minutes": minutes, "seed": seed}.items() if v is not None}
+    given |= {"training": training} if training else {}
+    given |= {"gate": {"kind": gate}} if gate else {}
+    values = load_run_yaml(config) if config else {}
+    target = given.get("out", values.get("out"))
+    if target is None:
+        msg = "No --out was given; name the model file to write, such as --out liver.safetensors."
+        raise ConfigError(msg)
+    folder = RunFolder.beside(Path(target))
+    if resume and config is None and folder.run_yaml.is_file():
+        values = load_run_yaml(folder.run_yaml)
+    given = merge(values, given)
+    if given.get("data") is None:
+        msg = "No --data was given; name the folder with images/ and labels/."
+        raise ConfigError(msg)
+    run = resolve_run(given, str(config or "The command line"))
+    if not resume:
+        check_new_run(run.out, folder, overwrite=overwrite)
+    with _Progress() as progress:
+        result = drain(run_training(run, resume=resume), progress.show)
+    typer.echo(f"Mean validation Dice {result.validation.mean:.4f}")
+    for name, dice in result.validation.dice.items():
+        typer.echo(f"  {name}: {dice:.4f}")
+    typer.echo(f"Model: {result.path}\nRun folder: {folder.root}")
+
+
+class _Progress:
+    """A bar per epoch, and one line for each that is finished."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self.console = Console(stderr=True)
+        self.bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), console=self.console
+        )
+        self.task = self.bar.add_task("Preparing", total=None, note="")
+        self.left = ""
+
+    def __enter__(self) -> _Progress:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def show(self, event: Event) -> None:
+        """Show one event."""
+        if isinstance(event, StageStarted):
+            if event.message.startswith(("Reading ", "Preparing ")):
+                self.bar.update(self.task, note=event.message)
+            else:
+                self.console.print(event.message, highlight=False, markup=False)
+        elif isinstance(event, StepDone):
+            note = f"loss {event.loss:.3f}{self.left}"
+            self.bar.update(
+                self.task, description=f"Epoch {event.epoch}", total=event.steps, completed=event.step, note=note
+            )
+        elif isinstance(event, EpochDone):
+            self.left = "" if event.seconds_left is None else f", {clock(event.seconds_left)} left"
+            self.console.print(epoch_line(event), highlight=False, markup=False)
+        elif isinstance(event, CheckpointSaved):
+            self.bar.update(self.task, note=f"saved{self.left}")
+
+
+def epoch_line(event: EpochDone) -> str:
+    """One epoch in a line: loss, Dice per class, and what each gate removes."""
+    parts = [f"epoch {event.epoch}/{event.epochs}", f"loss {event.loss:.4f}"]
+    if event.dice is not None and event.mean_dice is not None:
+        classes = ", ".join(f"{name} {dice:.3f}" for name, dice in event.dice.items()) if len(event.dice) > 1 else ""
+        parts.append(f"Dice {event.mean_dice:.4f}{f' ({classes})' if classes else ''}{' best' if event.best else ''}")
+    if any(level.threshold is not None for level in event.levels):
+        parts.append("removed " + " ".join(f"{100 * level.removed:.0f}%" for level in event.levels))
+        parts.append("threshold " + " ".join(f"{level.threshold:.2f}" for level in event.levels if level.threshold))
+    if event.seconds_left is not None:
+        parts.append(f"{clock(event.seconds_left)} left")
+    return "  ".join(parts)

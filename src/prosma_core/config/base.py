@@ -1,0 +1,48 @@
+"""Base of all settings."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from prosma_core.errors import ConfigError
+
+
+class Config(BaseModel):
+    """A frozen set of settings; unknown names and values out of bounds are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @classmethod
+    def parse(cls, values: Any, what: str) -> Self:
+        """Settings from plain values (a parsed YAML or JSON tree).
+
+        Parameters
+        ----------
+        values
+            Nested dictionaries, lists, numbers and strings.
+        what : str
+            Where the values come from, for the error text.
+
+        Raises
+        ------
+        ConfigError
+            A name is unknown or a value is out of its bounds; the text lists each.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            lines = [f"  {'.'.join(map(str, e['loc'])) or 'all'}: {e['msg']} (given: {e['input']!r:.60})" for e in error.errors()]
+            msg = f"{what} does not hold valid settings:\n" + "\n".join(lines)
+            raise ConfigError(msg) from error
+
+    def replace(self, **changes: Any) -> Self:
+        """The same settings with some changed, validated again.
+
+        Raises
+        ------
+        ConfigError
+            As in `parse`.
+        """
+        return self.parse({**self.model_dump(), **changes}, type(self).__name__)

@@ -1,0 +1,26 @@
+"""Settings of segmentation."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from prosma_core.config.base import Config
+
+
+class InferenceConfig(Config):
+    """How a scan is tiled and what is written."""
+
+    overlap: float = Field(default=0.5, ge=0, le=0.9)
+    """Overlap of neighbouring tiles, as a share of the tile."""
+    mirror: bool = False
+    """Average over all mirrored copies of each tile: 4 (2D) or 8 (3D) times the work."""
+    probabilities: bool = False
+    """Return the probability of every class as well."""
+    entropy: bool = False
+    """Return the entropy of the class probabilities as well, 0 (sure) to 1 (all classes equal)."""
+    keep_largest: bool = False
+    """Keep only the largest connected piece of each class."""
+    fill_holes: bool = False
+    """Fill holes inside each class."""
+    batch_size: int | None = Field(default=None, ge=1, le=256)
+    """Tiles per forward; None plans it from memory."""

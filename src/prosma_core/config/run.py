@@ -1,0 +1,154 @@
+"""One training run: everything `prosma train` can be told, as one YAML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field
+
+from prosma_core.config.base import Config
+from prosma_core.config.model import MAX_STAGES, MAX_WIDTH, Axes, GateConfig
+from prosma_core.config.preprocess import ChannelIntensity, Positive, Size
+from prosma_core.config.training import TrainingConfig
+from prosma_core.errors import ConfigError
+
+Preset = Literal["quick", "balanced", "best"]
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+
+
+class NetworkOptions(Config):
+    """The network as far as it is chosen by hand; None is planned from the data."""
+
+    width: int = Field(default=24, ge=1, le=MAX_WIDTH)
+    """Channels of the finest stage; doubled at each coarser one."""
+    max_width: int = Field(default=256, ge=1, le=MAX_WIDTH)
+    """Largest number of channels."""
+    max_stages: int = Field(default=6, ge=2, le=MAX_STAGES)
+    """Most resolutions, counting the finest."""
+    blocks: int = Field(default=1, ge=1, le=8)
+    """Residual blocks per encoder stage."""
+    strides: tuple[Axes, ...] | None = None
+    """Downsampling per stage and axis."""
+    kernels: tuple[Axes, ...] | None = None
+    """Kernel size per stage and axis."""
+
+
+class PlanOptions(Config):
+    """The preprocessing as far as it is chosen by hand; None is planned from the data."""
+
+    dims: Literal[2, 3] | None = None
+    """Spatial axes."""
+    orientation: Literal["RAS", "keep"] | None = None
+    """Turn scans to RAS, or keep each file's orientation."""
+    resample: Literal["spacing", "longest_side", "none"] | None = None
+    """How the network's grid is found."""
+    spacing: tuple[Positive, ...] | None = None
+    """Target voxel size (z, y, x)."""
+    longest_side: int | None = Field(default=None, ge=8, le=16384)
+    """Target of ``resample: longest_side``."""
+    intensities: tuple[ChannelIntensity, ...] | Literal["zscore", "ct"] | None = None
+    """Normalisation: of all channels, or channel by channel."""
+    tile: tuple[Size, ...] | None = None
+    """Training patch = tile."""
+    tile_voxels: int | None = Field(default=None, ge=64)
+    """Largest planned tile, in voxels; None is 128³ in 3D, 512² in 2D. Memory lowers it further."""
+
+
+class RunConfig(Config):
+    """What `prosma train` does."""
+
+    data: Path
+    """Folder with images/ and labels/, or an nnU-Net raw data set."""
+    out: Path
+    """Model file to write; its run folder lies beside it."""
+    preset: Preset = "balanced"
+    """Named set of defaults (see `PRESETS`); explicit values win."""
+    device: DeviceName = "auto"
+    """Where to compute."""
+    init: str | None = None
+    """Model to start from: a shipped model's name or a file."""
+    name: str | None = None
+    """Name in the model file; the stem of `out` unless given."""
+    description: str = ""
+    """One sentence for people who choose a model."""
+    licence: str = ""
+    """Licence of the model (SPDX or words)."""
+    attribution: str = ""
+    """Whom to credit for the training data."""
+    class_names: dict[int, str] = {}
+    """Names of label values; ``class N`` unless given here or by the data set."""
+    gate: GateConfig = GateConfig()
+    """The skip connections."""
+    network: NetworkOptions = NetworkOptions()
+    """The network."""
+    preprocess: PlanOptions = PlanOptions()
+    """The preprocessing."""
+    training: TrainingConfig = TrainingConfig()
+    """The loop."""
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "quick": {
+        "network": {"width": 12, "max_width": 96, "max_stages": 4},
+        "preprocess": {"tile_voxels": 48**3},
+        "training": {"epochs": 40, "steps": 40, "batch_size": 2, "ema_decay": 0.98, "validation_cases": 8},
+    },
+    "balanced": {},
+    "best": {
+        "network": {"width": 32, "max_width": 320},
+        "training": {"epochs": 400, "steps": 200, "batch_size": 8},
+    },
+}
+"""What each preset changes against the defaults of the config classes. `quick` is sized for a laptop's CPU."""
+
+
+def load_run_yaml(path: Path) -> dict[str, Any]:
+    """Values of a run YAML, unchecked.
+
+    Raises
+    ------
+    ConfigError
+        The file is missing or not a YAML mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        msg = f"Cannot read settings from {path}: {error}. Give a YAML file such as a run folder's run.yaml."
+        raise ConfigError(msg) from error
+    if not isinstance(values, dict):
+        msg = f"{path} holds no settings: a YAML mapping such as 'training: {{epochs: 50}}' is needed."
+        raise ConfigError(msg)
+    return values
+
+
+def resolve_run(explicit: dict[str, Any], what: str = "The run's settings") -> RunConfig:
+    """A full run from explicit values, with the preset's values underneath.
+
+    Parameters
+    ----------
+    explicit : dict
+        Nested values as in `RunConfig`; from a YAML and the command line, merged with `merge`.
+    what : str
+        Where they come from, for error texts.
+
+    Raises
+    ------
+    ConfigError
+        A name is unknown or a value out of bounds.
+    """
+    preset = explicit.get("preset", RunConfig.model_fields["preset"].default)
+    if preset not in PRESETS:
+        msg = f"Preset {preset!r} does not exist; use one of {', '.join(PRESETS)}."
+        raise ConfigError(msg)
+    return RunConfig.parse(merge(PRESETS[preset], explicit), what)
+
+
+def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Nested union of two trees of values; `over` wins."""
+    result = dict(under)
+    for key, value in over.items():
+        below = result.get(key)
+        result[key] = merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return result

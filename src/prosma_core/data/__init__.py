@@ -1,0 +1,1 @@
+"""Arrays and their geometry: nothing here opens a file or knows a network."""

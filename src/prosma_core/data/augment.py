@@ -1,0 +1,122 @@
+"""Random changes of a batch's intensities, on the device of the batch."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from prosma_core.config.training import AugmentConfig
+
+BLUR_RADIUS = 3
+
+
+def augment_intensities(images: Tensor, config: AugmentConfig, rng: torch.Generator) -> Tensor:
+    """A batch after random noise, blur, brightness, contrast, low resolution and gamma.
+
+    Parameters
+    ----------
+    images : Tensor, float32, shape (B, C, *patch)
+        Normalised to about zero mean and unit deviation.
+    config : AugmentConfig
+        Probabilities per patch.
+    rng : torch.Generator
+        On the CPU; the same state gives the same result on the same device.
+
+    Returns
+    -------
+    Tensor, float32, shape (B, C, *patch)
+    """
+    batch = images.shape[0]
+
+    def drawn(probability: float) -> Tensor:
+        return torch.rand(batch, generator=rng) < probability
+
+    def between(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(batch, generator=rng)
+
+    def each(values: Tensor) -> Tensor:
+        return values.view(-1, *(1,) * (images.ndim - 1)).to(images.device, non_blocking=True)
+
+    noise = drawn(config.p_noise) * between(0, 0.3)
+    seed = int(torch.randint(2**62, (), generator=rng))
+    if bool((noise > 0).any()):
+        device_rng = torch.Generator(images.device).manual_seed(seed)
+        images = images + each(noise) * torch.randn(
+            images.shape, generator=device_rng, device=images.device, dtype=images.dtype
+        )
+    blurred, sigma = drawn(config.p_blur), between(0.5, 1.0)
+    if bool(blurred.any()):
+        images = torch.where(each(blurred), blur(images, sigma), images)
+    changed = drawn(config.p_contrast)
+    brightness, contrast = between(0.75, 1.25), between(0.7, 1.35)
+    if bool(changed.any()):
+        mean = _mean(images)
+        shifted = (images - mean) * each(contrast) + mean + each(brightness - 1)
+        images = torch.where(each(changed), shifted, images)
+    coarse = drawn(config.p_low_resolution)
+    factor = float(0.5 + 0.5 * torch.rand((), generator=rng))
+    if bool(coarse.any()):
+        images = torch.where(each(coarse), low_resolution(images, factor), images)
+    curved, gamma = drawn(config.p_gamma), between(0.7, 1.5)
+    inverted = drawn(0.5)
+    if bool(curved.any()):
+        sign = each(1.0 - 2.0 * inverted)
+        images = torch.where(each(curved), sign * gamma_curve(sign * images, each(gamma)), images)
+    return images
+
+
+def _mean(images: Tensor) -> Tensor:
+    return images.mean(dim=tuple(range(2, images.ndim)), keepdim=True)
+
+
+def gamma_curve(images: Tensor, gamma: Tensor) -> Tensor:
+    """Values on [min, max] of each patch and channel raised to `gamma`, then brought back to its mean and deviation.
+
+    Parameters
+    ----------
+    images : Tensor, float32, shape (B, C, *patch)
+    gamma : Tensor, broadcastable, > 0
+    """
+    dims = tuple(range(2, images.ndim))
+    low, high = images.amin(dims, keepdim=True), images.amax(dims, keepdim=True)
+    span = (high - low).clamp_min(1e-6)
+    curved = ((images - low) / span).clamp_min(1e-7).pow(gamma) * span + low
+    std, mean = torch.std_mean(images, dims, keepdim=True)
+    new_std, new_mean = torch.std_mean(curved, dims, keepdim=True)
+    return (curved - new_mean) / new_std.clamp_min(1e-6) * std + mean
+
+
+def low_resolution(images: Tensor, factor: float) -> Tensor:
+    """Batch shrunk to `factor` of its size (nearest) and back (linear), shape unchanged."""
+    shape = images.shape[2:]
+    small = [max(1, round(n * factor)) for n in shape]
+    mode = "bilinear" if len(shape) == 2 else "trilinear"
+    return F.interpolate(F.interpolate(images, small, mode="nearest-exact"), shape, mode=mode, align_corners=False)
+
+
+def blur(images: Tensor, sigma: Tensor) -> Tensor:
+    """Batch smoothed by a Gaussian of its own width per patch.
+
+    Parameters
+    ----------
+    images : Tensor, float32, shape (B, C, *patch)
+    sigma : Tensor, shape (B,), voxels
+    """
+    batch, channels = images.shape[:2]
+    x = torch.arange(-BLUR_RADIUS, BLUR_RADIUS + 1, dtype=torch.float32)
+    kernel = torch.exp(-0.5 * (x / sigma[:, None]) ** 2)
+    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0).to(images.device)
+    dims = images.ndim - 2
+    conv = F.conv2d if dims == 2 else F.conv3d
+    flat = images.reshape(1, batch * channels, *images.shape[2:])
+    for axis in range(dims):
+        shape = [1] * dims
+        shape[axis] = 2 * BLUR_RADIUS + 1
+        pads = [0] * (2 * dims)
+        last = dims - 1 - axis
+        pads[2 * last] = pads[2 * last + 1] = BLUR_RADIUS
+        padded = F.pad(flat, pads, mode="replicate")
+        flat = conv(padded, kernel.view(-1, 1, *shape), groups=batch * channels)
+    return flat.reshape(images.shape)
+

@@ -1,0 +1,105 @@
+"""A scan as the frames a network takes one at a time: time points, and slices where the network is 2D."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from types import EllipsisType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prosma_core.data.geometry import SPATIAL_AXES, ImageSpec, Scan, spacing_affine
+from prosma_core.errors import GeometryError
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One image for the network.
+
+    Attributes
+    ----------
+    image : ndarray, float32, shape (C, *grid)
+        Values of the file.
+    index : tuple
+        Where its labels go in a label map of the whole scan (axes of ``spec.labels_spec()``).
+    spec : ImageSpec
+        Geometry of one frame, without time and channels.
+    name : str
+        ``"frame 3"``, ``"slice 12"``, or empty where there is only one.
+    """
+
+    image: NDArray[np.float32]
+    index: tuple[int | slice | EllipsisType, ...]
+    spec: ImageSpec
+    name: str
+
+
+def slice_axis(spec: ImageSpec) -> int:
+    """Spatial axis a 2D network walks along: the one with the thickest voxels, the first of equals."""
+    return int(np.argmax(spec.spacing))
+
+
+def frame_spec(spec: ImageSpec, dims: int) -> ImageSpec:
+    """Geometry of one frame of a scan for a network of `dims` spatial axes.
+
+    Raises
+    ------
+    GeometryError
+        A 3D network is asked to take a 2D image.
+    """
+    axes = spec.spatial_axes
+    if dims > len(axes):
+        msg = f"The model is 3D, the image 2D (axes {spec.axes}, shape {spec.shape}). Use a 2D model, or give the whole stack."
+        raise GeometryError(msg)
+    plain = replace(spec, axes=axes, shape=spec.spatial_shape, channel_names=(), header=None)
+    if dims == len(axes):
+        return plain
+    keep = [a for a in range(3) if a != slice_axis(spec)]
+    spacing = tuple(spec.spacing[a] for a in keep)
+    shape = tuple(plain.shape[a] for a in keep)
+    return replace(plain, axes="yx", shape=shape, spacing=spacing, affine=spacing_affine(spacing), world="image")
+
+
+def frames(scan: Scan, dims: int) -> Iterator[Frame]:
+    """Frames of a scan for a network of `dims` spatial axes, in order; each is converted to float32 when asked for.
+
+    Raises
+    ------
+    GeometryError
+        As in `frame_spec`.
+    """
+    spec = scan.spec
+    one = frame_spec(spec, dims)
+    walk = slice_axis(spec) if dims < spec.spatial_ndim else None
+    for t in range(spec.num_frames):
+        data = scan.data[t] if "t" in spec.axes else scan.data
+        data = data if "c" in spec.axes else data[None]
+        head: tuple[int | slice | EllipsisType, ...] = (t,) if "t" in spec.axes else ()
+        time = f"frame {t}" if spec.num_frames > 1 else ""
+        if walk is None:
+            yield Frame(np.asarray(data, np.float32), (*head, ...), one, time)
+            continue
+        for k in range(spec.spatial_shape[walk]):
+            at: list[int | slice] = [slice(None)] * 3
+            at[walk] = k
+            image = np.asarray(data[(slice(None), *at)], np.float32)
+            yield Frame(image, (*head, *at), one, f"{time} slice {k}".strip())
+
+
+def count_frames(spec: ImageSpec, dims: int) -> int:
+    """Number of frames `frames` gives."""
+    slices = spec.spatial_shape[slice_axis(spec)] if dims < spec.spatial_ndim else 1
+    return spec.num_frames * slices
+
+
+def time_as_channels(scan: Scan, channels: int) -> Scan:
+    """The scan with its fourth axis read as channels, where it has none and its length is the network's number.
+
+    NIfTI files of several contrasts keep them in the fourth dimension, which otherwise is time.
+    """
+    spec = scan.spec
+    if "c" in spec.axes or channels == 1 or spec.num_frames != channels:
+        return scan
+    axes = "c" + "".join(a for a in spec.axes if a in SPATIAL_AXES)
+    return Scan(scan.data, replace(spec, axes=axes))

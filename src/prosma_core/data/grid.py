@@ -1,0 +1,133 @@
+"""The network's grid for one scan, and the way back to the scan's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prosma_core.config.preprocess import PreprocessConfig
+from prosma_core.data.geometry import ImageSpec, reverse_affine
+from prosma_core.errors import GeometryError
+
+T = TypeVar("T", bound=np.generic)
+
+STRONG_ANISOTROPY = 3.0
+"""From this ratio of voxel sizes on, the thick axis is treated by itself (nnU-Net's rule)."""
+
+_LENGTH_MM = {"nm": 1e-6, "um": 1e-3, "mm": 1.0, "cm": 10.0, "m": 1000.0}
+
+
+@dataclass(frozen=True)
+class NetworkGrid:
+    """How a frame's spatial axes become the network's: turned, flipped, then resampled.
+
+    Attributes
+    ----------
+    order : tuple of int
+        Source axis that becomes each network axis.
+    flips : tuple of int
+        Network axes that run against the source.
+    oriented : tuple of int
+        Shape after turning, before resampling.
+    shape : tuple of int
+        Shape of the network's grid.
+    spacing : tuple of float
+        Voxel size after turning, before resampling, in the scan's unit.
+    """
+
+    order: tuple[int, ...]
+    flips: tuple[int, ...]
+    oriented: tuple[int, ...]
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+
+    @property
+    def thick(self) -> tuple[int, ...]:
+        """The axis of strongly anisotropic voxels along which values are not mixed; empty otherwise."""
+        return thick_axes(self.spacing)
+
+    def orient(self, array: NDArray[T]) -> NDArray[T]:
+        """Array of shape (..., *source grid) turned to (..., *oriented)."""
+        lead = array.ndim - len(self.order)
+        turned = array.transpose(*range(lead), *(lead + a for a in self.order))
+        return np.flip(turned, tuple(lead + a for a in self.flips))
+
+    def restore(self, array: NDArray[T]) -> NDArray[T]:
+        """Inverse of `orient`, contiguous."""
+        lead = array.ndim - len(self.order)
+        flipped = np.flip(array, tuple(lead + a for a in self.flips))
+        back = np.argsort(self.order)
+        return np.ascontiguousarray(flipped.transpose(*range(lead), *(lead + int(a) for a in back)))
+
+
+def plan_grid(spec: ImageSpec, config: PreprocessConfig) -> NetworkGrid:
+    """Network grid of a frame with this geometry; `spec` has exactly ``config.dims`` spatial axes.
+
+    Raises
+    ------
+    GeometryError
+        The unit of the scan cannot be converted to the model's, or the target grid would be absurdly large.
+    """
+    order, flips = orient_axes(spec) if config.orientation == "RAS" else (tuple(range(config.dims)), ())
+    oriented = tuple(spec.spatial_shape[a] for a in order)
+    spacing = tuple(spec.spacing[a] for a in order)
+    shape = oriented
+    if config.resample == "longest_side" and config.longest_side is not None:
+        factor = config.longest_side / max(oriented)
+        shape = tuple(max(1, round(n * factor)) for n in oriented)
+    elif config.resample == "spacing":
+        scale = unit_factor(spec.unit, config.unit)
+        shape = tuple(
+            max(1, round(n * s * scale / t)) for n, s, t in zip(oriented, spacing, config.spacing, strict=True)
+        )
+    if np.prod(shape, dtype=float) > 2**33:
+        msg = (
+            f"At the model's voxel size {config.spacing} {config.unit} this scan ({oriented} voxels of {spacing} {spec.unit}) "
+            f"would have {shape} voxels. Its spacing is most likely wrong; correct it in the file."
+        )
+        raise GeometryError(msg)
+    return NetworkGrid(order, flips, oriented, shape, spacing)
+
+
+def orient_axes(spec: ImageSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Axis order and flips that turn an array to RAS as nearly as whole axes can (array axes then S, A, R)."""
+    n = spec.spatial_ndim
+    if spec.world != "ras" or n != 3:
+        return tuple(range(n)), ()
+    from nibabel.orientations import io_orientation
+
+    codes = io_orientation(reverse_affine(spec.affine))  # per source axis x, y, z: (patient axis, direction)
+    order = [0, 0, 0]
+    flips = []
+    for axis_xyz, (patient, direction) in enumerate(codes):
+        target = 2 - int(patient)
+        order[target] = 2 - axis_xyz
+        if direction < 0:
+            flips.append(target)
+    return tuple(order), tuple(sorted(flips))
+
+
+def unit_factor(unit: str, target: str) -> float:
+    """Number of `target` units in one `unit`; a scan without a unit is taken to be in the model's.
+
+    Raises
+    ------
+    GeometryError
+        One of the two is a length and cannot be converted.
+    """
+    if unit == target or "pixel" in (unit, target):
+        return 1.0
+    if unit in _LENGTH_MM and target in _LENGTH_MM:
+        return _LENGTH_MM[unit] / _LENGTH_MM[target]
+    msg = f"The scan's unit {unit!r} cannot be converted to the model's {target!r}; set it to one of {', '.join(_LENGTH_MM)}."
+    raise GeometryError(msg)
+
+
+def thick_axes(spacing: tuple[float, ...]) -> tuple[int, ...]:
+    """The axis whose voxels are more than 3 times as long as the shortest side; empty where none is."""
+    if max(spacing) / min(spacing) <= STRONG_ANISOTROPY:
+        return ()
+    return (int(np.argmax(spacing)),)

@@ -1,0 +1,53 @@
+"""Errors meant for people: each message says what was given, what is allowed and what to do."""
+
+
+class ProsmaError(Exception):
+    """Base of every error this project raises on purpose; its text is shown to the user as it is."""
+
+
+class ConfigError(ProsmaError):
+    """A setting, or a combination of settings, that cannot work."""
+
+
+class FileFormatError(ProsmaError):
+    """A file that is missing, empty, truncated, of an unknown format, or not what its header declares."""
+
+
+class GeometryError(ProsmaError):
+    """Axes, shapes, spacings or affines that are unusable or do not agree."""
+
+
+class ChannelError(ProsmaError):
+    """A number of channels the model does not take."""
+
+
+class IntensityError(ProsmaError):
+    """Voxel values nothing can be computed from: NaN, infinity, or one constant value."""
+
+
+class LabelError(ProsmaError):
+    """Label values that are not classes: fractions, negatives, or numbers outside the model's classes."""
+
+
+class DatasetError(ProsmaError):
+    """A training folder that lacks images, labels, pairs or a usable split."""
+
+
+class ModelFileError(ProsmaError):
+    """A model file that is truncated, altered, of a newer schema, or not a model file at all."""
+
+
+class OutputError(ProsmaError):
+    """A result that cannot be written: it exists already, or its place or format is not usable."""
+
+
+class DeviceError(ProsmaError):
+    """A compute device that is not there, or that ran out of memory with nothing left to fall back to."""
+
+
+class TrainingError(ProsmaError):
+    """Training that cannot go on: NaN or infinity in the loss, a resume that does not fit the run."""
+
+
+class MissingExtraError(ProsmaError):
+    """An optional dependency that is not installed; the text names the extra to install."""

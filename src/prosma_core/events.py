@@ -1,0 +1,82 @@
+"""What a running job reports. Each is small, frozen and plain, so that it crosses a process as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class StageStarted:
+    """A named part of the job begins, or something worth saying happened."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class TileDone:
+    """`done` of `total` tiles of the scan are computed."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """One optimizer step: its loss."""
+
+    epoch: int
+    step: int
+    steps: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class LevelStats:
+    """What one skip's gate does: share of activations removed, and the median threshold (None without one)."""
+
+    removed: float
+    threshold: float | None
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """One epoch: mean loss, Dice per class name (None where it was not validated), gates per level (finest first)."""
+
+    epoch: int
+    epochs: int
+    loss: float
+    learning_rate: float
+    dice: dict[str, float] | None
+    mean_dice: float | None
+    levels: tuple[LevelStats, ...] = ()
+    best: bool = False
+    seconds: float = 0.0
+    seconds_left: float | None = None
+
+
+@dataclass(frozen=True)
+class CheckpointSaved:
+    """A file that the run can be resumed from, or the finished model."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class CaseDone:
+    """One scan of several is finished."""
+
+    name: str
+    output: str
+    seconds: float
+    voxels: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CaseFailed:
+    """One scan of several could not be segmented; the others go on."""
+
+    name: str
+    error: str
+
+
+Event = StageStarted | TileDone | StepDone | EpochDone | CheckpointSaved | CaseDone | CaseFailed

@@ -1,0 +1,72 @@
+"""Where to compute, why, and how much memory there is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from prosma_core.errors import DeviceError
+
+
+@dataclass(frozen=True)
+class DeviceChoice:
+    """A device and the reason for it, in words."""
+
+    device: torch.device
+    reason: str
+
+
+def choose_device(name: str) -> DeviceChoice:
+    """Device by name; ``"auto"`` takes the first of CUDA, MPS and CPU that works.
+
+    Raises
+    ------
+    DeviceError
+        The device named is not usable here; the text says why and what is.
+    """
+    if name == "auto":
+        missing = cuda_missing()
+        if missing is None:
+            return DeviceChoice(torch.device("cuda"), f"GPU {torch.cuda.get_device_name()}")
+        if torch.backends.mps.is_available():
+            return DeviceChoice(torch.device("mps"), "Apple GPU (mps)")
+        return DeviceChoice(torch.device("cpu"), f"CPU, {torch.get_num_threads()} threads ({missing})")
+    if name == "cpu":
+        return DeviceChoice(torch.device("cpu"), f"CPU, {torch.get_num_threads()} threads (chosen)")
+    if name == "cuda":
+        missing = cuda_missing()
+        if missing is None:
+            return DeviceChoice(torch.device("cuda"), f"GPU {torch.cuda.get_device_name()} (chosen)")
+        msg = f"Device 'cuda' cannot be used: {missing}. Use --device auto or cpu."
+        raise DeviceError(msg)
+    if name == "mps":
+        if torch.backends.mps.is_available():
+            return DeviceChoice(torch.device("mps"), "Apple GPU (chosen)")
+        msg = "Device 'mps' cannot be used: this is not a Mac with an Apple GPU, or torch was built without it. Use --device auto or cpu."
+        raise DeviceError(msg)
+    msg = f"Device {name!r} does not exist; use auto, cpu, cuda or mps."
+    raise DeviceError(msg)
+
+
+def cuda_missing() -> str | None:
+    """Why CUDA cannot be used, or None where it can."""
+    if torch.cuda.is_available():
+        return None
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is a build without CUDA"
+    return f"torch {torch.__version__} finds no NVIDIA GPU or driver"
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be taken on a device now."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(psutil.virtual_memory().available)
+
+
+def gib(size: float) -> str:
+    """Bytes in words, for messages."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 / 10 else f"{max(1, round(size / 2**20))} MiB"

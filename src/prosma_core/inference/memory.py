@@ -1,0 +1,102 @@
+"""What a segmentation will need, planned before it starts and said in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+
+from prosma_core.config.model import ModelConfig
+from prosma_core.errors import DeviceError
+from prosma_core.inference.device import free_memory, gib
+
+TENSORS_PER_TILE = 14
+"""Tensors of the finest level alive at the peak of a forward, gate temporaries and convolution workspace among them."""
+MAX_BATCH = {"cuda": 16, "mps": 4, "cpu": 1}
+"""More tiles at once gain nothing: a CPU is busy with one."""
+SHARE = 0.8
+"""Share of the free memory that is planned with."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """How one frame is computed.
+
+    Attributes
+    ----------
+    batch_size : int
+        Tiles per forward.
+    sums_on : torch.device
+        Where logits are added up and the argmax is taken.
+    words : str
+        The plan for people.
+    """
+
+    batch_size: int
+    sums_on: torch.device
+    words: str
+
+
+def tile_bytes(model: ModelConfig, tile: tuple[int, ...]) -> int:
+    """Bytes one tile takes at the peak of a float32 forward (an estimate from above)."""
+    return 4 * prod(tile) * (model.widths[0] * TENSORS_PER_TILE + model.num_classes + model.in_channels)
+
+
+def sum_bytes(num_classes: int, grid: tuple[int, ...], source: tuple[int, ...], all_classes: bool) -> int:
+    """Bytes of the summed logits, their weights, and what the way back to the source grid takes."""
+    back = num_classes * 2 if all_classes else 3
+    return 4 * (prod(grid) * (num_classes + 1) + prod(source) * back)
+
+
+def plan_memory(
+    model: ModelConfig,
+    tile: tuple[int, ...],
+    grid: tuple[int, ...],
+    source: tuple[int, ...],
+    device: torch.device,
+    *,
+    tiles: int,
+    all_classes: bool,
+    batch_size: int | None,
+) -> MemoryPlan:
+    """Plan for one frame: as many tiles at once as fit, sums on the device where they fit beside them.
+
+    Parameters
+    ----------
+    model : ModelConfig
+    tile, grid, source : tuple of int
+        Tile, the network's grid padded to it, and the scan's grid, in voxels.
+    device : torch.device
+        Where the network runs.
+    tiles : int
+        Tiles of the frame.
+    all_classes : bool
+        Whether the values of all classes are wanted on the scan's grid.
+    batch_size : int or None
+        Tiles per forward, where the person chose it.
+
+    Raises
+    ------
+    DeviceError
+        Not even one tile and the sums fit.
+    """
+    cpu = torch.device("cpu")
+    one, sums = tile_bytes(model, tile), sum_bytes(model.num_classes, grid, source, all_classes)
+    free = int(free_memory(device) * SHARE)
+    sums_on = device if one + sums <= free else cpu
+    needed_here = one + (sums if sums_on == device else 0)
+    if needed_here > free or (sums_on != device and sums > free_memory(cpu) * SHARE):
+        msg = (
+            f"This scan needs about {gib(one + sums)} ({gib(one)} for one tile, {gib(sums)} for the result); "
+            f"{gib(free_memory(device))} are free on {device.type}. Close other programs, crop the scan, or use a model with a larger voxel size."
+        )
+        raise DeviceError(msg)
+    room = (free - (sums if sums_on == device else 0)) // one
+    batch = batch_size or max(1, min(MAX_BATCH.get(device.type, 1), int(room), tiles))
+    where = "" if sums_on == device else "; the result is put together in main memory, the GPU has too little"
+    words = (
+        f"{tiles} tile{'s' * (tiles != 1)} of {'x'.join(map(str, tile))}, {batch} at a time, about "
+        f"{gib(batch * one + sums)} of {gib(free_memory(device))} free on {device.type}{where}"
+    )
+    return MemoryPlan(batch, sums_on, words)

@@ -1,0 +1,241 @@
+"""A scan in, a label map on the scan's own grid out."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from math import log
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from prosma_core.config.header import ModelHeader
+from prosma_core.config.inference import InferenceConfig
+from prosma_core.data.frames import Frame, count_frames, frame_spec, frames, time_as_channels
+from prosma_core.data.geometry import SPATIAL_AXES, Scan
+from prosma_core.data.grid import NetworkGrid, plan_grid
+from prosma_core.data.intensities import check_finite, check_varies, fit_channels, normalise
+from prosma_core.data.resample import resize
+from prosma_core.data.tiles import padding_to, plan_tiles
+from prosma_core.errors import DeviceError
+from prosma_core.events import Event, StageStarted, TileDone
+from prosma_core.inference.memory import plan_memory
+from prosma_core.inference.postprocess import fill_holes, keep_largest
+from prosma_core.inference.tiled import TiledPredictor
+from prosma_core.io.bundle import load_bundle
+from prosma_core.model.unet import UNet
+from prosma_core.model.weights import model_from
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """Result of one scan.
+
+    Attributes
+    ----------
+    labels : Scan
+        uint8 or uint16 class values on the scan's grid, axes (t)(z)yx.
+    probabilities : Scan or None
+        float32, axes (t)c(z)yx, one channel per class, summing to 1.
+    entropy : Scan or None
+        float32, axes (t)(z)yx, 0 (sure) to 1 (all classes equally likely).
+    """
+
+    labels: Scan
+    probabilities: Scan | None = None
+    entropy: Scan | None = None
+
+
+class Segmenter:
+    """A model, loaded once, for any number of scans.
+
+    Parameters
+    ----------
+    header : ModelHeader
+    model : UNet
+        With the header's network.
+    device : torch.device
+        Where to compute; when its memory ends, the CPU takes over for the rest.
+    """
+
+    def __init__(self, header: ModelHeader, model: UNet, device: torch.device) -> None:
+        self.header = header
+        self.model = model.to(device).eval()
+        self.device = device
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device) -> Segmenter:
+        """Segmenter from a model file; raises `ModelFileError` as `load_bundle` does."""
+        header, weights = load_bundle(path)
+        return cls(header, model_from(header.model, weights), device)
+
+    def segment(self, scan: Scan, config: InferenceConfig) -> Generator[Event, None, Segmentation]:
+        """Segment a scan; yields at least once per tile batch, and may be closed there.
+
+        Parameters
+        ----------
+        scan : Scan
+            Any grid, orientation and dtype; several frames and slices are done one by one.
+        config : InferenceConfig
+
+        Raises
+        ------
+        GeometryError, ChannelError, IntensityError
+            The scan does not fit the model or cannot be computed with.
+        DeviceError
+            Memory does not suffice, even on the CPU.
+        """
+        dims = self.header.model.dims
+        scan = time_as_channels(scan, self.header.model.in_channels)
+        spec = scan.spec.labels_spec()
+        total = count_frames(scan.spec, dims)
+        grid = plan_grid(frame_spec(scan.spec, dims), self.header.preprocess)
+        yield from self._say_plan(scan, grid, total)
+        values = np.array([c.value for c in self.header.classes], np.uint8 if self._max_value < 256 else np.uint16)
+        indices = np.zeros(spec.shape, values.dtype)
+        extras = _Extras(config, spec.shape, "t" in spec.axes, self.header.model.num_classes)
+        blank = 0
+        for number, frame in enumerate(frames(scan, dims)):
+            if total > 1 and _is_blank(frame):
+                blank += 1
+                extras.put_blank(frame)
+                continue
+            logits = yield from self._frame_logits(frame, grid, config, number, total)
+            indices[frame.index] = grid.restore(_argmax_on(logits, grid.oriented, grid.thick))
+            extras.put(frame, logits, grid)
+            del logits
+        if blank == total:
+            check_varies(np.asarray(scan.data))
+        if blank:
+            yield StageStarted(f"{blank} of {total} frames have one value everywhere and were left as background.")
+        for index in np.ndindex(spec.shape[: spec.axes.index(spec.spatial_axes[0])]):
+            indices[index] = self._clean(indices[index], config)
+        labels = Scan(values[indices], spec)
+        return Segmentation(labels, *extras.scans(spec, tuple(c.name for c in self.header.classes)))
+
+    @property
+    def _max_value(self) -> int:
+        return max(c.value for c in self.header.classes)
+
+    def _say_plan(self, scan: Scan, grid: NetworkGrid, total: int) -> Generator[Event, None, None]:
+        shape = "x".join(map(str, scan.spec.spatial_shape))
+        what = f"{total} frames of the scan" if total > 1 else "The scan"
+        if grid.shape != grid.oriented:
+            target = "x".join(map(str, grid.shape))
+            yield StageStarted(f"{what} ({shape}) will be resampled to the model's voxel size: {target}.")
+        if grid.order != tuple(sorted(grid.order)) or grid.flips:
+            yield StageStarted(f"{what} will be turned from {scan.spec.orientation} to {self.header.preprocess.orientation}.")
+
+    def _frame_logits(
+        self, frame: Frame, grid: NetworkGrid, config: InferenceConfig, number: int, total: int
+    ) -> Generator[Event, None, Tensor]:
+        pre = self.header.preprocess
+        check_finite(frame.image)
+        image, note = fit_channels(frame.image, len(pre.channels))
+        if note and number == 0:
+            yield StageStarted(f"For the model, {note}.")
+        image = normalise(grid.orient(image), pre.intensities)
+        tensor = resize(torch.from_numpy(np.ascontiguousarray(image)), grid.shape, grid.thick)
+        try:
+            return (yield from self._predict(tensor, grid, config, number, total))
+        except torch.OutOfMemoryError as error:
+            if self.device.type == "cpu":
+                msg = "Main memory ran out during segmentation. Close other programs or crop the scan."
+                raise DeviceError(msg) from error
+        yield StageStarted(f"Memory of {self.device.type} ran out: going on with the CPU, which takes longer.")
+        self.device = torch.device("cpu")
+        self.model = self.model.to(self.device)
+        torch.cuda.empty_cache()
+        return (yield from self._predict(tensor, grid, config, number, total))
+
+    def _predict(
+        self, image: Tensor, grid: NetworkGrid, config: InferenceConfig, number: int, total: int
+    ) -> Generator[Event, None, Tensor]:
+        tile = self.header.preprocess.tile
+        padded = tuple(n + sum(p) for n, p in zip(grid.shape, padding_to(grid.shape, tile), strict=True))
+        tiles = len(plan_tiles(padded, tile, config.overlap))
+        plan = plan_memory(
+            self.header.model,
+            tile,
+            padded,
+            grid.oriented,
+            self.device,
+            tiles=tiles,
+            all_classes=config.probabilities or config.entropy,
+            batch_size=config.batch_size,
+        )
+        if number == 0:
+            yield StageStarted(f"Segmenting: {plan.words}.")
+        axes = SPATIAL_AXES[-len(tile) :]
+        mirror = [axes.index(a) for a in self.header.mirror_axes] if config.mirror else []
+        predictor = TiledPredictor(
+            self.model, tile, self.device, overlap=config.overlap, mirror=mirror, batch_size=plan.batch_size
+        )
+        run = predictor.predict(image, plan.sums_on)
+        while True:
+            try:
+                event = next(run)
+            except StopIteration as stop:
+                logits: Tensor = stop.value
+                return logits
+            if isinstance(event, TileDone):
+                event = TileDone(number * tiles + event.done, total * tiles)
+            yield event
+
+    def _clean(self, indices: NDArray[Any], config: InferenceConfig) -> NDArray[Any]:
+        if config.keep_largest:
+            indices = keep_largest(indices, self.header.model.num_classes)
+        return fill_holes(indices) if config.fill_holes else indices
+
+
+class _Extras:
+    """Probabilities and entropy of all frames, where they are asked for."""
+
+    def __init__(self, config: InferenceConfig, shape: tuple[int, ...], timed: bool, classes: int) -> None:
+        self.classes, self.lead = classes, int(timed)
+        with_classes = (*shape[: self.lead], classes, *shape[self.lead :])
+        self.probabilities = np.zeros(with_classes, np.float32) if config.probabilities else None
+        self.entropy = np.zeros(shape, np.float32) if config.entropy else None
+
+    def put_blank(self, frame: Frame) -> None:
+        if self.probabilities is not None:
+            self.probabilities[(*frame.index[: self.lead], 0, *frame.index[self.lead :])] = 1
+
+    def put(self, frame: Frame, logits: Tensor, grid: NetworkGrid) -> None:
+        if self.probabilities is None and self.entropy is None:
+            return
+        p = torch.softmax(resize(logits, grid.oriented, grid.thick), dim=0)
+        if self.probabilities is not None:
+            at = (*frame.index[: self.lead], slice(None), *frame.index[self.lead :])
+            self.probabilities[at] = grid.restore(p.cpu().numpy())
+        if self.entropy is not None:
+            entropy = -torch.xlogy(p, p).sum(0) / log(self.classes)
+            self.entropy[frame.index] = grid.restore(entropy.clamp(0, 1).cpu().numpy())
+
+    def scans(self, spec: Any, names: tuple[str, ...]) -> tuple[Scan | None, Scan | None]:
+        p = None if self.probabilities is None else Scan(self.probabilities, spec.with_channels(names))
+        e = None if self.entropy is None else Scan(self.entropy, replace(spec))
+        return p, e
+
+
+def _argmax_on(logits: Tensor, shape: tuple[int, ...], nearest: tuple[int, ...]) -> NDArray[Any]:
+    """Strongest class at each voxel of another grid, shape `shape`; classes are resampled one at a time."""
+    dtype = torch.uint8 if logits.shape[0] <= 256 else torch.int32
+    if tuple(logits.shape[1:]) == shape:
+        return logits.argmax(0).to(dtype).cpu().numpy()
+    best = resize(logits[:1], shape, nearest)[0]
+    winner = torch.zeros(shape, dtype=dtype, device=logits.device)
+    for k in range(1, logits.shape[0]):
+        value = resize(logits[k : k + 1], shape, nearest)[0]
+        stronger = value > best
+        winner[stronger] = k
+        best = torch.where(stronger, value, best)
+    return winner.cpu().numpy()
+
+
+def _is_blank(frame: Frame) -> bool:
+    return bool(frame.image.min() == frame.image.max())

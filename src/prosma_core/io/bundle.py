@@ -1,0 +1,145 @@
+"""The model file: one safetensors with weights, and everything else as JSON in its header."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prosma_core.config.header import SCHEMA_VERSION, ModelHeader
+from prosma_core.errors import ConfigError, ModelFileError
+from prosma_core.io.atomic import write_bytes_atomic
+
+METADATA_KEY = "prosma"
+MAX_HEADER_BYTES = 1_000_000
+MAX_WEIGHTS = 500_000_000
+
+Weights = dict[str, NDArray[Any]]
+
+
+def weights_sha256(weights: Weights) -> str:
+    """Hash of names, dtypes, shapes and bytes of all weights, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        array = np.ascontiguousarray(weights[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def save_bundle(path: Path, header: ModelHeader, weights: Weights) -> ModelHeader:
+    """Write a model file and return its header with the hash filled in.
+
+    Parameters
+    ----------
+    path : Path
+        Replaced in one step; a failure leaves what was there.
+    header : ModelHeader
+    weights : dict of ndarray
+        Floating point; matrices and kernels are stored as float16, vectors (biases, thresholds) as float32.
+
+    Raises
+    ------
+    ModelFileError
+        A weight is not finite as float16.
+    """
+    from safetensors.numpy import save
+
+    stored = {k: np.asarray(v, np.float16 if v.ndim > 1 else np.float32) for k, v in weights.items()}
+    bad = [name for name, value in stored.items() if not np.isfinite(value).all()]
+    if bad:
+        msg = f"Weights {', '.join(bad[:3])} are not finite; the training has diverged. Use an earlier checkpoint."
+        raise ModelFileError(msg)
+    header = header.replace(sha256=weights_sha256(stored))
+    blob = save(stored, metadata={METADATA_KEY: header.model_dump_json()})
+    write_bytes_atomic(path, blob)
+    return header
+
+
+def read_header(path: Path) -> ModelHeader:
+    """Header of a model file, without reading its weights.
+
+    Raises
+    ------
+    ModelFileError
+        Not a model file, truncated, of a newer schema, or with an unusable header.
+    """
+    size = path.stat().st_size if path.is_file() else 0
+    if not path.is_file():
+        msg = f"There is no model file {path}. `prosma models list` shows the shipped ones; otherwise give a .safetensors file."
+        raise ModelFileError(msg)
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if size < 10 or start[:2] in (b"PK", b"\x80\x02", b"\x80\x04") or not 2 <= length <= size - 8:
+            raise ModelFileError(_not_a_model(path, start, size))
+        if length > MAX_HEADER_BYTES:
+            msg = f"{path} has a header of {length} bytes; at most {MAX_HEADER_BYTES} are allowed. It is not a model of this program."
+            raise ModelFileError(msg)
+        raw = file.read(length)
+    try:
+        values = json.loads(json.loads(raw)["__metadata__"][METADATA_KEY])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        msg = f"{path} is a safetensors file without a ProSMA header ({type(error).__name__}). Use one that `prosma train` wrote."
+        raise ModelFileError(msg) from error
+    return _parse_header(path, values)
+
+
+def _parse_header(path: Path, values: Any) -> ModelHeader:
+    version = values.get("schema_version") if isinstance(values, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        msg = f"{path} has schema {version}; this program reads up to {SCHEMA_VERSION}. Install a newer napari-prosma."
+        raise ModelFileError(msg)
+    try:
+        return ModelHeader.parse(values, f"The header of {path}")
+    except ConfigError as error:
+        raise ModelFileError(str(error)) from error
+
+
+def _not_a_model(path: Path, start: bytes, size: int) -> str:
+    if start[:2] in (b"PK", b"\x80\x02", b"\x80\x04"):
+        return f"{path} is a pickle or torch.save file, which can run code when opened and is never read. Use a .safetensors model of `prosma train`."
+    if size == 0:
+        return f"{path} is empty. Copy or train the model again."
+    return f"{path} ({size} bytes) is truncated or not a safetensors file. Copy or train the model again."
+
+
+def load_bundle(path: Path) -> tuple[ModelHeader, Weights]:
+    """Header and weights of a model file, checked against its hash.
+
+    Returns
+    -------
+    header : ModelHeader
+    weights : dict of ndarray, float32
+
+    Raises
+    ------
+    ModelFileError
+        As in `read_header`; or the weights are truncated, altered, or not finite.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    header = read_header(path)
+    try:
+        stored = load(path.read_bytes())
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        msg = f"{path} is truncated or damaged ({error}). Copy or train the model again."
+        raise ModelFileError(msg) from error
+    if sum(w.size for w in stored.values()) > MAX_WEIGHTS:
+        msg = f"{path} holds more than {MAX_WEIGHTS} weights; that is not a model of this program."
+        raise ModelFileError(msg)
+    if weights_sha256(stored) != header.sha256:
+        msg = f"{path} was altered: its weights do not match the hash in its header. Copy or train the model again."
+        raise ModelFileError(msg)
+    weights = {name: np.asarray(value, np.float32) for name, value in stored.items()}
+    bad = [name for name, value in weights.items() if not np.isfinite(value).all()]
+    if bad:
+        msg = f"{path} holds weights that are not finite ({bad[0]}). Train the model again."
+        raise ModelFileError(msg)
+    return header, weights

@@ -1,0 +1,226 @@
+"""A folder of annotated scans: images/ and labels/, or an nnU-Net raw data set."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prosma_core.data.geometry import Scan
+from prosma_core.errors import DatasetError, GeometryError
+from prosma_core.io.images import is_image_path, read_image, read_labels, stem
+
+_CHANNEL = re.compile(r"^(.+)_(\d{4})$")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan: its name, a file per channel (or one with all), and its label file."""
+
+    name: str
+    images: tuple[Path, ...]
+    label: Path
+
+
+@dataclass(frozen=True)
+class DatasetFolder:
+    """What a data folder holds.
+
+    Attributes
+    ----------
+    cases : dict of Case
+        By name, sorted.
+    splits : dict of tuple of str
+        Case names by split; empty where the folder has no splits.json.
+    class_names : dict of int to str
+        Names of label values, where the folder says them.
+    channel_names : tuple of str
+        Names of channels, where the folder says them.
+    """
+
+    root: Path
+    cases: dict[str, Case]
+    splits: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    class_names: dict[int, str] = field(default_factory=dict)
+    channel_names: tuple[str, ...] = ()
+
+
+def open_dataset(root: Path) -> DatasetFolder:
+    """Cases, splits and names of a data folder; no image is opened.
+
+    Raises
+    ------
+    DatasetError
+        No such folder, no pairs, an image without a label (or the reverse), or an unusable splits.json.
+    """
+    nnunet = (root / "imagesTr").is_dir()
+    image_dir, label_dir = (root / "imagesTr", root / "labelsTr") if nnunet else (root / "images", root / "labels")
+    if not image_dir.is_dir() or not label_dir.is_dir():
+        msg = f"{root} is not a data folder: it needs images/ and labels/ with equal names, or imagesTr/ and labelsTr/ with dataset.json."
+        raise DatasetError(msg)
+    labels = {stem(p): p for p in sorted(label_dir.iterdir()) if is_image_path(p)}
+    images = group_channels((p for p in image_dir.iterdir() if is_image_path(p)), set(labels))
+    if not labels or not images:
+        msg = f"{root} holds {len(images)} images and {len(labels)} labels of a known format; at least one pair is needed."
+        raise DatasetError(msg)
+    alone = sorted(images.keys() ^ labels.keys())
+    if alone:
+        which = "label" if alone[0] in images else "image"
+        msg = f"{len(alone)} cases of {root} are not pairs, for example {alone[0]!r} has no {which}. Give image and label the same name."
+        raise DatasetError(msg)
+    cases = {name: Case(name, images[name], labels[name]) for name in sorted(images)}
+    classes, channels = _read_dataset_json(root / "dataset.json") if nnunet else ({}, ())
+    return DatasetFolder(root, cases, _read_splits(root / "splits.json", cases), classes, channels)
+
+
+def group_channels(paths: Iterable[Path], labels: set[str] | None = None) -> dict[str, tuple[Path, ...]]:
+    """Files by case name: ``NAME_0000, NAME_0001, …`` are the channels of NAME, in that order.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+    labels : set of str, optional
+        Names of label files: a name with its own label is a case of its own, whatever its digits.
+
+    Raises
+    ------
+    DatasetError
+        Two files have the same name, or a channel is missing.
+    """
+    groups: dict[str, dict[int, Path]] = {}
+    for path in sorted(paths):
+        name, number = stem(path), 0
+        match = _CHANNEL.match(name)
+        if match and (labels is None or name not in labels):
+            name, number = match.group(1), int(match.group(2))
+        if number in groups.setdefault(name, {}):
+            msg = f"{groups[name][number].name} and {path.name} are both image {name!r}. Keep one of them."
+            raise DatasetError(msg)
+        groups[name][number] = path
+    for name, files in groups.items():
+        if sorted(files) != list(range(len(files))):
+            msg = f"Channels of {name!r} are not complete: found {', '.join(f'{n:04d}' for n in sorted(files))}; 0000 and on are needed."
+            raise DatasetError(msg)
+    return {name: tuple(files[n] for n in sorted(files)) for name, files in groups.items()}
+
+
+def read_channels(paths: tuple[Path, ...]) -> Scan:
+    """A scan from one file, or from one file per channel.
+
+    Raises
+    ------
+    GeometryError
+        The channels lie on different grids; the text names both.
+    FileFormatError
+        As in `read_image`.
+    """
+    first = read_image(paths[0])
+    if len(paths) == 1:
+        return first
+    arrays = [first.data]
+    for path in paths[1:]:
+        other = read_image(path)
+        check_same_grid(first, other, paths[0].name, path.name)
+        arrays.append(other.data)
+    if "c" in first.spec.axes:
+        msg = f"{paths[0].name} has a channel axis and is one of {len(paths)} channel files. Use one or the other."
+        raise GeometryError(msg)
+    names = tuple(stem(p) for p in paths)
+    return Scan(np.stack(arrays, axis=1 if "t" in first.spec.axes else 0), first.spec.with_channels(names))
+
+
+def read_case(case: Case) -> tuple[Scan, Scan]:
+    """Image and labels of a case, on the same grid.
+
+    Raises
+    ------
+    GeometryError
+        They lie on different grids; the text names the pair, both shapes and affines.
+    FileFormatError, LabelError
+        As in `read_image` and `read_labels`.
+    """
+    image, labels = read_channels(case.images), read_labels(case.label)
+    if image.spec.spatial_shape != labels.spec.spatial_shape:
+        image = _drop_thin(image, labels)
+    check_same_grid(image, labels, f"images/{case.images[0].name}", f"labels/{case.label.name}")
+    return image, labels
+
+
+def _drop_thin(image: Scan, labels: Scan) -> Scan:
+    """The image without a 1-voxel first axis that its 2D label does not have."""
+    spec = image.spec
+    if spec.spatial_ndim != 3 or labels.spec.spatial_ndim != 2 or spec.spatial_shape[0] != 1:
+        return image
+    at = spec.axes.index("z")
+    shape = spec.shape[:at] + spec.shape[at + 1 :]
+    new = replace(
+        spec,
+        axes=spec.axes.replace("z", ""),
+        shape=shape,
+        spacing=spec.spacing[1:],
+        affine=spec.affine[1:, 1:],
+        world="image",
+    )
+    return Scan(image.data.reshape(shape), new)
+
+
+def check_same_grid(a: Scan, b: Scan, name_a: str, name_b: str) -> None:
+    """Raise `GeometryError` unless two scans have the same spatial shape and, where both know it, the same affine."""
+    sa, sb = a.spec, b.spec
+    same = sa.spatial_shape == sb.spatial_shape and sa.num_frames == sb.num_frames
+    if same and sa.world == sb.world == "ras":
+        tolerance = 1e-2 * min(*sa.spacing, *sb.spacing)
+        same = bool(np.allclose(sa.affine, sb.affine, rtol=1e-3, atol=tolerance))
+    if not same:
+        msg = (
+            f"{name_a} and {name_b} lie on different grids: shapes {sa.spatial_shape} and {sb.spatial_shape}, affines "
+            f"{np.round(sa.affine, 3).tolist()} and {np.round(sb.affine, 3).tolist()}. Resample one onto the other."
+        )
+        raise GeometryError(msg)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        msg = f"{path} cannot be read as JSON: {error}. Correct or remove it."
+        raise DatasetError(msg) from error
+
+
+def _read_splits(path: Path, cases: dict[str, Case]) -> dict[str, tuple[str, ...]]:
+    if not path.is_file():
+        return {}
+    values = _read_json(path)
+    if not isinstance(values, dict) or not isinstance(values.get("train"), list):
+        msg = f'{path} has no list of training cases; {{"train": [...], "val": [...]}} is needed.'
+        raise DatasetError(msg)
+    splits = {
+        key: tuple(names)
+        for key, names in values.items()
+        if isinstance(names, list) and all(isinstance(n, str) for n in names)
+    }
+    unknown = sorted({n for names in splits.values() for n in names} - cases.keys())
+    if unknown:
+        msg = f"{path} names {len(unknown)} cases that are not there, for example {unknown[0]!r}."
+        raise DatasetError(msg)
+    return splits
+
+
+def _read_dataset_json(path: Path) -> tuple[dict[int, str], tuple[str, ...]]:
+    if not path.is_file():
+        return {}, ()
+    values = _read_json(path)
+    channels = values.get("channel_names") or values.get("modality") or {}
+    classes: dict[int, str] = {}
+    for key, value in (values.get("labels") or {}).items():
+        number, name = (key, value) if str(key).isdigit() else (value, key)
+        if isinstance(number, list) or name == "ignore":
+            msg = f"{path}: region-based classes and ignore labels are not supported; give each voxel one class number."
+            raise DatasetError(msg)
+        classes[int(number)] = str(name)
+    return classes, tuple(str(channels[k]) for k in sorted(channels, key=int))

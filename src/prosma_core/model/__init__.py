@@ -1,0 +1,1 @@
+"""The network: the prox operator, the gate, and the U-Net that uses it."""

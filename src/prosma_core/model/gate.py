@@ -1,0 +1,188 @@
+"""One skip in, one gated skip out."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from prosma_core.config.model import GateConfig
+from prosma_core.events import LevelStats
+from prosma_core.model.prox import THRESHOLDS
+
+CONV: dict[int, type[nn.Conv2d | nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+
+
+class SkipGate(nn.Module):
+    """A skip connection that may change what the decoder receives; forced open, it passes x on unchanged.
+
+    Attributes
+    ----------
+    forced_open : bool
+        Pass the skip unchanged, whatever was learned.
+    counting : bool
+        Add up how many activations are removed (see `stats`).
+    surrogate : Tensor or None
+        Differentiable estimate of the removed fraction of the last forward, where `target_sharpness` is set.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forced_open = False
+        self.counting = False
+        self.target_sharpness: float | None = None
+        self.surrogate: Tensor | None = None
+        self._removed = 0.0
+        self._total = 0
+
+    def forward(self, x: Tensor, g: Tensor) -> Tensor:
+        """Gated skip.
+
+        Parameters
+        ----------
+        x : Tensor, shape (B, C, *grid)
+            Encoder features.
+        g : Tensor, shape (B, C, *grid)
+            Decoder features of the coarser level, upsampled to the same grid.
+
+        Returns
+        -------
+        Tensor, shape (B, C, *grid)
+        """
+        if self.forced_open:
+            return x
+        a = self.activation(x, g)
+        if self.counting:
+            self._removed += float((a == 0).sum())
+            self._total += a.numel()
+        return self.apply_gate(a, x, g)
+
+    def activation(self, x: Tensor, g: Tensor) -> Tensor:
+        """The gate's value a, shape (B, C or 1, *grid); 0 exactly where x is removed."""
+        return torch.ones_like(x)
+
+    def apply_gate(self, a: Tensor, x: Tensor, g: Tensor) -> Tensor:
+        """Skip x after gate a, shape (B, C, *grid)."""
+        return a * x
+
+    def threshold(self) -> Tensor | None:
+        """Threshold tau per channel, shape (C,), or None for a gate without one."""
+        return None
+
+    def reset_stats(self) -> None:
+        """Forget what was counted."""
+        self._removed, self._total = 0.0, 0
+
+    def stats(self) -> LevelStats:
+        """Removed fraction since `reset_stats` while `counting`, and the median threshold."""
+        tau = self.threshold()
+        median = None if tau is None else float(tau.detach().float().median())
+        return LevelStats(self._removed / self._total if self._total else 0.0, median)
+
+
+class ProximalGate(SkipGate):
+    r"""Decoder-conditioned proximal-sparse gate (arXiv 2603.03187; our reading in docs/method.md).
+
+    .. math::
+        q &= \mathrm{GELU}(W_x x + W_g g + b) \\
+        z &= \textstyle\sum_d D_d * q + \beta \quad\text{(depthwise } 3^n \text{, dilation } d) \\
+        a &= \mathrm{prox}_{\tau\|\cdot\|_1}(z) \text{ in one of three forms}, \quad \tau = \mathrm{softplus}(t) > 0 \\
+        c &= \sigma(\mathrm{MLP}(\mathrm{GAP}(g))) \\
+        x' &= c \cdot a \cdot x
+
+    The sum over scales is linear, so the branches are one sparse kernel; the weight of each scale and channel is part
+    of its depthwise kernel.
+    """
+
+    def __init__(self, channels: int, kernel: tuple[int, ...], config: GateConfig) -> None:
+        super().__init__()
+        conv = CONV[len(kernel)]
+        self.form = config.form
+        self.project_skip = conv(channels, channels, 1)
+        self.project_decoder = conv(channels, channels, 1, bias=False)
+        self.scales = nn.ModuleList(
+            conv(channels, channels, kernel, 1, tuple(d * (k // 2) for k in kernel), d, groups=channels, bias=False)
+            for d in config.dilations
+        )
+        for scale in self.scales:
+            nn.init.normal_(scale.weight, std=2 / math.sqrt(math.prod(kernel)))
+        self.offset = nn.Parameter(torch.zeros(channels))
+        self.raw_threshold = nn.Parameter(torch.full((channels,), math.log(math.expm1(config.threshold))))
+        self.channel_gate = ChannelGate(channels, config.channel_reduction) if config.channel_gate else None
+
+    def threshold(self) -> Tensor:
+        """Threshold tau per channel, shape (C,), > 0."""
+        return F.softplus(self.raw_threshold)
+
+    def fields(self, x: Tensor, g: Tensor) -> list[Tensor]:
+        """Compatibility field z_d of each scale, each of shape (B, C, *grid)."""
+        q = F.gelu(self.project_skip(x) + self.project_decoder(g))
+        return [scale(q) for scale in self.scales]
+
+    def activation(self, x: Tensor, g: Tensor) -> Tensor:
+        """The gate's value a, shape (B, C, *grid)."""
+        per_channel = (-1,) + (1,) * (x.ndim - 2)
+        z = sum(self.fields(x, g), self.offset.view(per_channel))
+        tau = self.threshold().view(per_channel).to(z.dtype)
+        if self.target_sharpness is not None:
+            size = z.detach() if self.form == "nonnegative" else z.detach().abs()
+            self.surrogate = torch.sigmoid(self.target_sharpness * (tau - size).float()).mean()
+        return THRESHOLDS[self.form](z, tau)
+
+    def apply_gate(self, a: Tensor, x: Tensor, g: Tensor) -> Tensor:
+        """Skip x after gate a and channel gate c, shape (B, C, *grid)."""
+        if self.channel_gate is None:
+            return a * x
+        return self.channel_gate(g) * a * x
+
+
+class ChannelGate(nn.Module):
+    """Weight c in (0, 1) of each channel from the decoder's global context: sigmoid(MLP(GAP(g)))."""
+
+    def __init__(self, channels: int, reduction: int) -> None:
+        super().__init__()
+        hidden = max(4, channels // reduction)
+        self.squeeze = nn.Linear(channels, hidden)
+        self.excite = nn.Linear(hidden, channels)
+        nn.init.constant_(self.excite.bias, 2.0)  # sigmoid(2) = 0.88: open to begin with
+
+    def forward(self, g: Tensor) -> Tensor:
+        """Channel weights, shape (B, C, 1, ...), from decoder features g of shape (B, C, *grid)."""
+        context = g.mean(dim=tuple(range(2, g.ndim)))  # (B, C)
+        c = torch.sigmoid(self.excite(F.leaky_relu(self.squeeze(context), 0.01)))  # (B, C)
+        return c.view(*c.shape, *(1,) * (g.ndim - 2))
+
+
+class AttentionGate(SkipGate):
+    r"""Additive attention gate (Oktay et al. 2018, eq. 1-2): one dense weight per voxel, never exactly 0.
+
+    .. math:: x' = x \cdot \sigma(\psi^T \mathrm{ReLU}(W_x x + W_g g + b) + b_\psi)
+    """
+
+    def __init__(self, dims: int, channels: int) -> None:
+        super().__init__()
+        conv = CONV[dims]
+        hidden = max(1, channels // 2)
+        self.project_skip = conv(channels, hidden, 1)
+        self.project_decoder = conv(channels, hidden, 1, bias=False)
+        self.psi = conv(hidden, 1, 1)
+
+    def activation(self, x: Tensor, g: Tensor) -> Tensor:
+        """The gate's value, shape (B, 1, *grid), in (0, 1)."""
+        return torch.sigmoid(self.psi(F.relu(self.project_skip(x) + self.project_decoder(g))))
+
+
+def build_gate(channels: int, kernel: tuple[int, ...], config: GateConfig) -> SkipGate:
+    """The gate of a level with this convolution kernel; ``kind="none"`` gives one that is always open.
+
+    The depthwise kernels are 3 along each axis, and 1 along an axis the level itself does not convolve.
+    """
+    if config.kind == "prosma":
+        return ProximalGate(channels, tuple(min(k, 3) for k in kernel), config)
+    if config.kind == "attention":
+        return AttentionGate(len(kernel), channels)
+    gate = SkipGate()
+    gate.forced_open = True
+    return gate

@@ -1,0 +1,128 @@
+"""ProSMA-UNet, and through the same class the plain and the attention U-Net."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from prosma_core.config.model import ModelConfig
+from prosma_core.errors import GeometryError
+from prosma_core.events import LevelStats
+from prosma_core.model.blocks import TRANSPOSED, ResidualBlock
+from prosma_core.model.gate import CONV, SkipGate, build_gate
+
+
+class UNet(nn.Module):
+    """Residual encoder and decoder with gated skips and a segmentation head at every level.
+
+    Heads of all levels always exist, so that weights fit with and without deep supervision.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        dims, widths = config.dims, config.widths
+        inputs = (config.in_channels, *widths[:-1])
+        self.encoder = nn.ModuleList(
+            nn.Sequential(
+                ResidualBlock(dims, before, width, kernel, stride),
+                *(ResidualBlock(dims, width, width, kernel, (1,) * dims) for _ in range(config.blocks - 1)),
+            )
+            for before, width, kernel, stride in zip(inputs, widths, config.kernels, config.strides, strict=True)
+        )
+        levels = range(len(widths) - 1)  # 0 is the finest
+        self.upsample = nn.ModuleList(
+            TRANSPOSED[dims](widths[i + 1], widths[i], config.strides[i + 1], config.strides[i + 1]) for i in levels
+        )
+        self.gates = nn.ModuleList(build_gate(widths[i], config.kernels[i], config.gate) for i in levels)
+        self.decoder = nn.ModuleList(
+            ResidualBlock(dims, 2 * widths[i], widths[i], config.kernels[i], (1,) * dims) for i in levels
+        )
+        self.heads = nn.ModuleList(CONV[dims](widths[i], config.num_classes, 1) for i in levels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class logits at full resolution.
+
+        Parameters
+        ----------
+        x : Tensor, float, shape (B, in_channels, *grid)
+            Normalised scan; each grid axis a multiple of ``config.divisor``.
+
+        Returns
+        -------
+        Tensor, shape (B, num_classes, *grid)
+
+        Raises
+        ------
+        GeometryError
+            The number of channels or a grid axis does not fit; the text names the legal sizes.
+        """
+        return self.heads[0](self._decode(x)[0])
+
+    def forward_deep(self, x: Tensor) -> list[Tensor]:
+        """Logits of every level, finest first, for deep supervision; shapes (B, num_classes, *grid / stride)."""
+        return [head(f) for head, f in zip(self.heads, self._decode(x), strict=True)]
+
+    def _decode(self, x: Tensor) -> list[Tensor]:
+        check_input(x.shape, self.config)
+        skips: list[Tensor] = []
+        for stage in self.encoder:
+            x = stage(x)  # (B, widths[i], *grid / strides)
+            skips.append(x)
+        features: list[Tensor] = []
+        x = skips[-1]
+        for i in reversed(range(len(self.decoder))):
+            g = self.upsample[i](x)  # (B, widths[i], *grid of level i)
+            skip = self.gates[i](skips[i], g)  # (B, widths[i], *grid of level i)
+            x = self.decoder[i](torch.cat([skip, g], dim=1))  # (B, widths[i], *grid of level i)
+            features.append(x)
+        return features[::-1]
+
+    @property
+    def skip_gates(self) -> list[SkipGate]:
+        """Gate of each level, finest first."""
+        return [gate for gate in self.gates if isinstance(gate, SkipGate)]
+
+    @contextmanager
+    def counting(self) -> Iterator[list[LevelStats]]:
+        """Count removed activations inside the block; the list is filled, finest level first, when it ends."""
+        result: list[LevelStats] = []
+        for gate in self.skip_gates:
+            gate.reset_stats()
+            gate.counting = True
+        try:
+            yield result
+        finally:
+            for gate in self.skip_gates:
+                gate.counting = False
+                result.append(gate.stats())
+
+
+def check_input(shape: torch.Size | tuple[int, ...], config: ModelConfig) -> None:
+    """Raise `GeometryError` unless a tensor of this shape (B, C, *grid) can go through the network."""
+    if len(shape) != config.dims + 2 or shape[1] != config.in_channels:
+        msg = f"Input of shape {tuple(shape)}: this network takes (batch, {config.in_channels}, then {config.dims} spatial axes)."
+        raise GeometryError(msg)
+    for axis, (size, divisor) in enumerate(zip(shape[2:], config.divisor, strict=True)):
+        if size % divisor or size < divisor:
+            below, above = size // divisor * divisor, -(-size // divisor) * divisor
+            legal = f"{below} or {above}" if below else str(max(above, divisor))
+            msg = f"Spatial axis {axis} has {size} voxels, not a multiple of {divisor} (network stride); use {legal}."
+            raise GeometryError(msg)
+
+
+def build_model(config: ModelConfig, seed: int | None = None) -> UNet:
+    """Network with fresh weights; the same seed gives the same weights and leaves torch's own generator alone."""
+    if seed is None:
+        return UNet(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return UNet(config)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of learned values."""
+    return sum(p.numel() for p in model.parameters())

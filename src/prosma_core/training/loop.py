@@ -1,0 +1,244 @@
+"""The training loop, as a generator: each yield is a progress report and a place to stop."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prosma_core.config.header import ModelHeader
+from prosma_core.config.run import RunConfig
+from prosma_core.data.augment import augment_intensities
+from prosma_core.errors import TrainingError
+from prosma_core.events import CheckpointSaved, EpochDone, Event, StageStarted, StepDone
+from prosma_core.inference.device import choose_device, free_memory
+from prosma_core.io.bundle import load_bundle, save_bundle
+from prosma_core.io.run_folder import RunFolder, history_row
+from prosma_core.model.unet import build_model
+from prosma_core.model.weights import transfer, weights_of
+from prosma_core.training.cases import TrainingCase
+from prosma_core.training.checkpoint import Progress, load_state, save_state
+from prosma_core.training.losses import SHARPNESS, segmentation_loss, sparsity_loss
+from prosma_core.training.patches import PatchSampler
+from prosma_core.training.schedule import MovingAverage, build_optimizer, learning_rate
+from prosma_core.training.setup import Setup, prepare_run
+from prosma_core.training.validate import Validation, validate
+
+IN_FLIGHT = 3
+"""Steps whose loss is not read yet: reading at once would make a GPU wait for every step."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """The finished model: its file, header, and validation on all validation cases."""
+
+    path: Path
+    header: ModelHeader
+    validation: Validation
+
+
+def train(run: RunConfig, *, resume: bool = False) -> Generator[Event, None, TrainingResult]:
+    """Train a model and write it to ``run.out``; everything else goes to the run folder beside it.
+
+    Parameters
+    ----------
+    run : RunConfig
+    resume : bool
+        Go on from the run folder's state; on a CPU the result is the same to the bit as if it had never stopped.
+
+    Raises
+    ------
+    ProsmaError
+        The data, the settings or the device cannot be used, or the loss is not finite.
+    """
+    choice = choose_device(run.device)
+    yield StageStarted(f"Training on {choice.reason}.")
+    setup = yield from prepare_run(run, choice.device)
+    trainer = Trainer(setup, choice.device)
+    trainer.folder.write_settings(setup.run, setup.splits)
+    if resume:
+        yield StageStarted(trainer.resume())
+    elif setup.start is not None:
+        yield StageStarted(transfer(trainer.model, setup.start))
+        trainer.average = MovingAverage(trainer.model, run.training.ema_decay)
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+        while not trainer.finished:
+            yield from trainer.epoch()
+        return (yield from trainer.finish())
+
+
+class Trainer:
+    """State of one run: network, average, optimizer and progress."""
+
+    def __init__(self, setup: Setup, device: torch.device) -> None:
+        self.setup, self.device = setup, device
+        self.config = setup.run.training
+        self.folder = RunFolder.beside(setup.run.out)
+        self.model = build_model(setup.header.model, self.config.seed).to(device)
+        self.average = MovingAverage(self.model, self.config.ema_decay)
+        self.evaluated = build_model(setup.header.model).to(device)
+        self.optimizer = build_optimizer(self.model, self.config)
+        self.loss = segmentation_loss(self.config)
+        self.progress = Progress()
+        self.val = setup.val
+        train = setup.train
+        if device.type == "cuda" and _size(train) < free_memory(device) // 3:
+            train = [case.to(device) for case in train]
+        pre = setup.header.preprocess
+        spacing = pre.spacing or (1.0,) * pre.dims
+        self.sampler = PatchSampler(train, pre.tile, spacing, self.config.foreground, self.config.augment)
+        if self.config.removed_target is not None:
+            for gate in self.model.skip_gates:
+                gate.target_sharpness = SHARPNESS
+
+    def resume(self) -> str:
+        """Restore the run folder's state; what it continues, in words."""
+        self.progress = load_state(self.folder.state, self.model, self.average, self.optimizer)
+        return f"Resuming after epoch {self.progress.epoch} of {self.config.epochs}."
+
+    @property
+    def share(self) -> float:
+        """Share of the run that is done, by epochs or by time, whichever is further."""
+        by_time = self.progress.elapsed / (60 * self.config.minutes) if self.config.minutes else 0.0
+        return max(self.progress.epoch / self.config.epochs, by_time)
+
+    @property
+    def finished(self) -> bool:
+        """Whether epochs, time or patience are used up."""
+        p, patience = self.progress, self.config.patience
+        return self.share >= 1 or (patience is not None and p.best_epoch > 0 and p.epoch - p.best_epoch >= patience)
+
+    def epoch(self) -> Generator[Event, None, None]:
+        """One epoch, its validation, and the state on disk."""
+        began, number = time.monotonic(), self.progress.epoch + 1
+        rng = torch.Generator().manual_seed(self.config.seed * 1_000_003 + number)
+        share, rate, total = self.share, 0.0, 0.0
+        waiting: deque[tuple[int, torch.Tensor]] = deque()
+        self.model.train()
+        for step in range(self.config.steps):
+            rate = learning_rate(self.config, share + step / self.config.steps / self.config.epochs)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            waiting.append((step, self._step(rng)))
+            if len(waiting) > (IN_FLIGHT if self.device.type == "cuda" else 0):
+                total += (value := self._read(number, *waiting.popleft()))
+                yield StepDone(number, step + 1, self.config.steps, value)
+        total += sum(self._read(number, *late) for late in waiting)
+        self.progress.epoch = number
+        validation = None
+        if number % self.config.validation_every == 0 or number == self.config.epochs:
+            validation = yield from self._validate(self._validation_subset())
+        yield self._close_epoch(began, total / self.config.steps, rate, validation)
+        yield CheckpointSaved(str(self.folder.state))
+
+    def _step(self, rng: torch.Generator) -> torch.Tensor:
+        """One optimizer step; gives [loss, gradient norm] without waiting for them."""
+        assert self.config.batch_size is not None  # noqa: S101 - planned in prepare_run
+        images, labels = self.sampler.draw(self.config.batch_size, rng)
+        images, labels = images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        images = augment_intensities(images, self.config.augment, rng)
+        amp = self.config.amp and self.device.type == "cuda"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=amp):
+            logits = self.model.forward_deep(images)
+        loss = self.loss(logits, labels)
+        objective = loss
+        if self.config.removed_target is not None:
+            sparsity = sparsity_loss(self.model.skip_gates, self.config.removed_target)
+            objective = loss if sparsity is None else loss + self.config.removed_weight * sparsity
+        self.optimizer.zero_grad(set_to_none=True)
+        objective.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        self.optimizer.step()
+        self.average.update(self.model)
+        return torch.stack([loss.detach(), norm])
+
+    def _read(self, epoch: int, step: int, values: torch.Tensor) -> float:
+        loss, norm = values.tolist()
+        if loss - loss != 0 or norm - norm != 0:
+            msg = (
+                f"Loss {loss:g}, gradient norm {norm:g} in epoch {epoch}, step {step + 1}: training stopped. "
+                f"The state after epoch {epoch - 1} is kept in {self.folder.root}; lower the learning rate and --resume."
+            )
+            raise TrainingError(msg)
+        return float(loss)
+
+    def _validation_subset(self) -> Sequence[TrainingCase]:
+        count = self.config.validation_cases
+        if len(self.val) <= count:
+            return self.val
+        return [self.val[i * len(self.val) // count] for i in range(count)]
+
+    def _validate(self, cases: Sequence[TrainingCase]) -> Generator[Event, None, Validation]:
+        use = self.average.weights if self.config.ema_decay else self.model.state_dict()
+        self.evaluated.load_state_dict(use)
+        h = self.setup.header
+        run = validate(self.evaluated, cases, h.preprocess.tile, h.classes, self.device, amp=self.config.amp)
+        return (yield from run)
+
+    def _close_epoch(self, began: float, loss: float, rate: float, validation: Validation | None) -> EpochDone:
+        p = self.progress
+        best = validation is not None and validation.mean > p.best_dice
+        if validation is not None and best:
+            p.best_dice, p.best_epoch = validation.mean, p.epoch
+            self._save_model(self.folder.best, validation)
+        seconds = time.monotonic() - began
+        p.elapsed += seconds
+        event = EpochDone(
+            epoch=p.epoch,
+            epochs=self.config.epochs,
+            loss=loss,
+            learning_rate=rate,
+            dice=validation.dice if validation else None,
+            mean_dice=validation.mean if validation else None,
+            levels=validation.levels if validation else (),
+            best=best,
+            seconds=seconds,
+            seconds_left=p.elapsed / self.share * max(0.0, 1 - self.share),
+        )
+        p.history.append(history_row(event))
+        save_state(self.folder.state, self.model, self.average, self.optimizer, p)
+        self.folder.write_history(p.history)
+        return event
+
+    def _save_model(self, path: Path, validation: Validation) -> ModelHeader:
+        summary: dict[str, Any] = {
+            "data": self.setup.run.data.name,
+            "train_cases": len(self.setup.splits["train"]),
+            "validation_cases": len(self.setup.splits["val"]),
+            "epochs": self.progress.epoch,
+            "steps_per_epoch": self.config.steps,
+            "validation_dice": {k: round(v, 4) for k, v in validation.dice.items()},
+            "validation_mean_dice": round(validation.mean, 4),
+            "removed_fraction": [round(level.removed, 4) for level in validation.levels],
+            "median_threshold": [level.threshold and round(level.threshold, 4) for level in validation.levels],
+        }
+        header = self.setup.header.replace(training=summary)
+        return save_bundle(path, header, weights_of(self.evaluated.state_dict()))
+
+    def finish(self) -> Generator[Event, None, TrainingResult]:
+        """Validate the chosen weights on every validation case and write the model."""
+        yield StageStarted(f"Validating on all {len(self.val)} validation cases.")
+        if self.config.keep == "last" or not self.folder.best.is_file():
+            validation = yield from self._validate(self.val)
+        else:
+            _, weights = load_bundle(self.folder.best)
+            self.evaluated.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()})
+            h = self.setup.header
+            run = validate(self.evaluated, self.val, h.preprocess.tile, h.classes, self.device, amp=self.config.amp)
+            validation = yield from run
+        out = self.setup.run.out
+        out.parent.mkdir(parents=True, exist_ok=True)
+        header = self._save_model(out, validation)
+        yield CheckpointSaved(str(out))
+        return TrainingResult(out, header, validation)
+
+
+def _size(cases: Sequence[TrainingCase]) -> int:
+    return sum(c.image.nbytes + c.labels.nbytes for c in cases)
+
+

@@ -1,0 +1,137 @@
+"""Batches of patches: drawn, turned and zoomed in one interpolation each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from prosma_core.config.training import AugmentConfig
+from prosma_core.data.grid import thick_axes
+from prosma_core.training.cases import TrainingCase
+
+
+class PatchSampler:
+    """Draws patches from cases that are in memory; the same generator state gives the same patches.
+
+    Parameters
+    ----------
+    cases : sequence of TrainingCase
+        On the device the patches are wanted on.
+    patch : tuple of int
+        Patch size.
+    spacing : tuple of float
+        Voxel size of the grid: rotations are rotations of space, not of voxels.
+    foreground : float
+        Share of patches centred on a foreground voxel.
+    augment : AugmentConfig
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[TrainingCase],
+        patch: tuple[int, ...],
+        spacing: tuple[float, ...],
+        foreground: float,
+        augment: AugmentConfig,
+    ) -> None:
+        self.cases = cases
+        self.patch = patch
+        self.spacing = torch.tensor(spacing, dtype=torch.float64)
+        self.foreground = foreground
+        self.augment = augment
+        self.thick = thick_axes(spacing) if len(patch) == 3 else ()
+        self.mirror = [i for i, a in enumerate("zyx"[-len(patch) :]) if a in augment.mirror]
+
+    def draw(self, batch_size: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A batch.
+
+        Returns
+        -------
+        images : Tensor, float32, shape (B, C, *patch)
+        labels : Tensor, int64, shape (B, 1, *patch)
+        """
+        pairs = [self._draw_one(rng) for _ in range(batch_size)]
+        return torch.stack([p[0] for p in pairs]), torch.stack([p[1] for p in pairs]).long()[:, None]
+
+    def _draw_one(self, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        case = self.cases[_integer(len(self.cases), rng)]
+        centre = self._centre(case, rng)
+        matrix = self._matrix(rng)
+        if matrix is None:
+            image, labels = self._crop(case, centre)
+        else:
+            image, labels = self._interpolate(case, centre, matrix)
+        flips = [a for a in self.mirror if _uniform(0, 1, rng) < 0.5]
+        return image.flip([a + 1 for a in flips]), labels.flip(flips)
+
+    def _centre(self, case: TrainingCase, rng: torch.Generator) -> list[float]:
+        grid = case.labels.shape
+        if case.points and _uniform(0, 1, rng) < self.foreground:
+            points = case.points[_integer(len(case.points), rng)]
+            wanted = [float(v) for v in points[_integer(len(points), rng)]]
+        else:
+            wanted = [_uniform(0, n - 1, rng) for n in grid]
+        centre = []
+        for value, n, p in zip(wanted, grid, self.patch, strict=True):
+            # keep the patch inside the scan where it fits, and the scan inside the patch where it does not
+            low, high = sorted((p / 2 - 0.5, n - p / 2 - 0.5))
+            centre.append(min(max(value, low), high))
+        return centre
+
+    def _matrix(self, rng: torch.Generator) -> Tensor | None:
+        """Patch voxels to scan voxels, about the centre; None where the patch is neither turned nor zoomed."""
+        a, dims = self.augment, len(self.patch)
+        rotate, zoom = _uniform(0, 1, rng) < a.p_rotate, _uniform(0, 1, rng) < a.p_scale
+        if not rotate and not zoom:
+            return None
+        matrix = torch.eye(dims, dtype=torch.float64)
+        if rotate:
+            planes = [(i, j) for i in range(dims) for j in range(i + 1, dims) if not {i, j} & set(self.thick)]
+            for i, j in planes:
+                matrix = matrix @ _rotation(dims, i, j, math.radians(_uniform(-a.rotate_degrees, a.rotate_degrees, rng)))
+        if zoom:
+            factor = math.exp(_uniform(math.log(a.scale[0]), math.log(a.scale[1]), rng))
+            keep = torch.tensor([1.0 if i in self.thick else 1 / factor for i in range(dims)], dtype=torch.float64)
+            matrix = matrix @ torch.diag(keep)
+        return torch.diag(1 / self.spacing) @ matrix @ torch.diag(self.spacing)
+
+    def _crop(self, case: TrainingCase, centre: list[float]) -> tuple[Tensor, Tensor]:
+        starts = [round(c - (p - 1) / 2) for c, p in zip(centre, self.patch, strict=True)]
+        grid = case.labels.shape
+        inside = tuple(slice(max(0, s), min(n, s + p)) for s, p, n in zip(starts, self.patch, grid, strict=True))
+        pads = [
+            amount
+            for s, p, n in reversed(list(zip(starts, self.patch, grid, strict=True)))
+            for amount in (max(0, -s), max(0, s + p - n))
+        ]
+        return F.pad(case.image[(slice(None), *inside)], pads), F.pad(case.labels[inside], pads)
+
+    def _interpolate(self, case: TrainingCase, centre: list[float], matrix: Tensor) -> tuple[Tensor, Tensor]:
+        device, grid = case.image.device, case.labels.shape
+        axes = [torch.arange(p, device=device, dtype=torch.float32) - (p - 1) / 2 for p in self.patch]
+        offsets = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)  # (*patch, dims)
+        voxels = offsets @ matrix.T.to(device, torch.float32) + torch.tensor(centre, device=device, dtype=torch.float32)
+        size = torch.tensor(grid, device=device, dtype=torch.float32)
+        where = ((2 * voxels + 1) / size - 1).flip(-1)[None]  # grid_sample counts x first, from edge to edge
+        image = F.grid_sample(case.image[None], where, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
+        labels = F.grid_sample(case.labels[None, None].float(), where, mode="nearest", align_corners=False)[0, 0]
+        return image, labels.to(case.labels.dtype)
+
+
+def _rotation(dims: int, i: int, j: int, angle: float) -> Tensor:
+    matrix = torch.eye(dims, dtype=torch.float64)
+    matrix[i, i] = matrix[j, j] = math.cos(angle)
+    matrix[i, j], matrix[j, i] = -math.sin(angle), math.sin(angle)
+    return matrix
+
+
+def _uniform(low: float, high: float, rng: torch.Generator) -> float:
+    return low + (high - low) * float(torch.rand((), generator=rng, dtype=torch.float64))
+
+
+def _integer(count: int, rng: torch.Generator) -> int:
+    return int(torch.randint(count, (), generator=rng))

@@ -1,0 +1,276 @@
+"""From a training set to preprocessing and network, following nnU-Net's rules where they are good."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from math import ceil, prod
+
+import numpy as np
+
+from prosma_core.config.model import ModelConfig
+from prosma_core.config.preprocess import ChannelIntensity, PreprocessConfig
+from prosma_core.config.run import PlanOptions, RunConfig
+from prosma_core.data.fingerprint import Fingerprint
+from prosma_core.data.grid import STRONG_ANISOTROPY
+from prosma_core.errors import DatasetError
+
+MIN_EDGE = 4
+"""Smallest feature map edge: an axis is not halved below it."""
+AIR_HU = -500.0
+"""CT is recognised by whole numbers that reach below this in most scans."""
+TILE_VOXELS = {2: 512**2, 3: 128**3}
+TRAINING_TENSORS = 45
+"""Tensors of the finest level alive in a training step, per patch."""
+
+Stages = tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]
+
+
+def plan_preprocess(
+    prints: Sequence[Fingerprint], dims: int, options: PlanOptions, channel_names: tuple[str, ...]
+) -> PreprocessConfig:
+    """Preprocessing for a training set; the tile is only bounded by the data, see `plan_tile`.
+
+    Raises
+    ------
+    DatasetError
+        The cases differ in unit or in number of channels.
+    """
+    channels = _common_channels(prints)
+    unit = _common_unit(prints)
+    oriented = all(p.oriented for p in prints)
+    orientation = options.orientation or ("RAS" if oriented else "keep")
+    resample, longest = options.resample, options.longest_side
+    if resample is None:
+        resample = _choose_resample(prints, unit, dims)
+    if resample == "longest_side" and longest is None:
+        longest = int(np.median([max(p.shape) for p in prints]))
+    spacing = options.spacing or target_spacing([p.spacing for p in prints], [p.shape for p in prints])
+    names = channel_names if len(channel_names) == channels else _channel_names(prints, channels)
+    if options.intensities is None or isinstance(options.intensities, str):
+        intensities = plan_intensities(prints, channels, options.intensities, names)
+    else:
+        intensities = options.intensities
+    return PreprocessConfig(
+        dims=2 if dims == 2 else 3,
+        channels=names,
+        orientation="RAS" if orientation == "RAS" else None,
+        resample=resample,
+        spacing=spacing if resample == "spacing" else (),
+        unit=unit,
+        longest_side=longest if resample == "longest_side" else None,
+        intensities=intensities,
+        tile=options.tile or (1,) * dims,
+    )
+
+
+def _choose_resample(prints: Sequence[Fingerprint], unit: str, dims: int) -> str:
+    if unit != "pixel":
+        return "spacing"
+    sides = Counter(max(p.shape) for p in prints)
+    side, count = sides.most_common(1)[0]
+    varied = len({p.shape for p in prints}) > 1
+    return "longest_side" if dims == 2 and varied and side >= 8 and count >= 0.8 * len(prints) else "none"
+
+
+def _common_channels(prints: Sequence[Fingerprint]) -> int:
+    counts = Counter(p.channels for p in prints)
+    most = counts.most_common(1)[0][0]
+    if len(counts) > 1 and set(counts) != {1, 3}:
+        msg = f"The images have different numbers of channels ({sorted(counts)}); all need the same."
+        raise DatasetError(msg)
+    return most
+
+
+def _common_unit(prints: Sequence[Fingerprint]) -> str:
+    units = {p.unit for p in prints}
+    if len(units) > 1:
+        msg = f"The images have different units ({', '.join(sorted(units))}); bring them to one."
+        raise DatasetError(msg)
+    return units.pop()
+
+
+def _channel_names(prints: Sequence[Fingerprint], channels: int) -> tuple[str, ...]:
+    for p in prints:
+        if len(p.channel_names) == channels:
+            return p.channel_names
+    if channels == 3 and all(p.colour for p in prints if p.channels == 3):
+        return ("red", "green", "blue")
+    return tuple(f"channel {i}" for i in range(channels)) if channels > 1 else ("image",)
+
+
+def target_spacing(spacings: Sequence[tuple[float, ...]], shapes: Sequence[tuple[int, ...]]) -> tuple[float, ...]:
+    """Median spacing; along a strongly anisotropic axis the 10th percentile, so that thin-sliced scans keep detail.
+
+    Parameters
+    ----------
+    spacings, shapes : sequence of tuple
+        Per case, in the same axis order.
+    """
+    all_spacings = np.asarray(spacings)
+    target = np.median(all_spacings, axis=0)
+    size = np.median(np.asarray(shapes), axis=0)
+    thick = int(np.argmax(target))
+    others = [a for a in range(len(target)) if a != thick]
+    if target[thick] > STRONG_ANISOTROPY * max(target[others]) and size[thick] * STRONG_ANISOTROPY < min(size[others]):
+        fine = float(np.percentile(all_spacings[:, thick], 10))
+        target[thick] = max(fine, max(target[others]))
+    return tuple(float(t) for t in target)
+
+
+def plan_intensities(
+    prints: Sequence[Fingerprint], channels: int, kind: str | None, names: tuple[str, ...]
+) -> tuple[ChannelIntensity, ...]:
+    """Normalisation per channel: CT by its name or its values, z-score otherwise."""
+    looks_ct = sum(p.whole_numbers and p.low <= AIR_HU for p in prints) >= 0.8 * len(prints)
+    result = []
+    for c in range(channels):
+        ct = kind == "ct" or (kind is None and (names[c].lower() == "ct" or (channels == 1 and looks_ct)))
+        values = np.concatenate([p.foreground[c] for p in prints if p.channels == channels]) if ct else np.empty(0)
+        if not ct or values.size == 0:
+            result.append(ChannelIntensity())
+            continue
+        low, high = np.percentile(values, [0.5, 99.5])
+        clipped = np.clip(values, low, high)
+        std = float(clipped.std()) or 1.0
+        result.append(
+            ChannelIntensity(kind="ct", low=float(low), high=float(high), mean=float(clipped.mean()), std=std)
+        )
+    return tuple(result)
+
+
+def network_shape(p: Fingerprint, pre: PreprocessConfig) -> tuple[int, ...]:
+    """Shape of a case on the network's grid."""
+    if pre.resample == "longest_side" and pre.longest_side:
+        return tuple(max(1, round(n * pre.longest_side / max(p.shape))) for n in p.shape)
+    if pre.resample == "spacing":
+        return tuple(max(1, round(n * s / t)) for n, s, t in zip(p.shape, p.spacing, pre.spacing, strict=True))
+    return p.shape
+
+
+def plan_stages(tile: tuple[int, ...], spacing: tuple[float, ...], max_stages: int) -> Stages:
+    """Strides and kernels per stage.
+
+    An axis is halved while it is at least twice `MIN_EDGE` long and its voxels are less than twice as long as the
+    shortest; a kernel is 1 along an axis whose voxels are at least twice as long as the shortest.
+
+    Returns
+    -------
+    strides, kernels : tuple of tuple of int
+        One per stage, finest first.
+    """
+    size, voxel = list(tile), list(spacing)
+    strides, kernels = [(1,) * len(tile)], [_kernel(voxel)]
+    while len(strides) < max_stages:
+        long_enough = [a for a in range(len(tile)) if size[a] >= 2 * MIN_EDGE]
+        if not long_enough:
+            break
+        finest = min(voxel[a] for a in long_enough)
+        halved = [a for a in long_enough if voxel[a] < 2 * finest]
+        stride = tuple(2 if a in halved else 1 for a in range(len(tile)))
+        for a in halved:
+            size[a] //= 2
+            voxel[a] *= 2
+        strides.append(stride)
+        kernels.append(tuple(max(k, b) for k, b in zip(kernels[-1], _kernel(voxel), strict=True)))
+    return tuple(strides), tuple(kernels)
+
+
+def _kernel(spacing: Sequence[float]) -> tuple[int, ...]:
+    return tuple(1 if s >= 2 * min(spacing) else 3 for s in spacing)
+
+
+def plan_tile(
+    shapes: Sequence[tuple[int, ...]], spacing: tuple[float, ...], voxels: int, max_stages: int
+) -> tuple[tuple[int, ...], Stages]:
+    """Tile and stages: the median scan, cut along its relatively longest axis until it has few enough voxels.
+
+    Parameters
+    ----------
+    shapes : sequence of tuple
+        Scans on the network's grid.
+    spacing : tuple of float
+        Voxel size of that grid.
+    voxels : int
+        Most voxels of a tile.
+    max_stages : int
+        Most resolutions.
+    """
+    median = np.maximum(1, np.median(np.asarray(shapes), axis=0))
+    isotropic = 1 / np.asarray(spacing)
+    isotropic *= (prod(median.tolist()) / isotropic.prod()) ** (1 / len(spacing)) * 1.5
+    tile = tuple(max(1, int(n)) for n in np.minimum(median, np.maximum(isotropic, 8)))
+    while True:
+        stages = plan_stages(tile, spacing, max_stages)
+        divisor = tuple(prod(s[a] for s in stages[0]) for a in range(len(tile)))
+        padded = tuple(ceil(n / d) * d for n, d in zip(tile, divisor, strict=True))
+        if prod(padded) <= voxels:
+            return padded, stages
+        axis = int(np.argmax(np.asarray(padded) / median))
+        smaller = max(1, padded[axis] - divisor[axis])
+        if smaller == padded[axis]:
+            return padded, stages
+        tile = tuple(smaller if a == axis else n for a, n in enumerate(padded))
+
+
+def plan_batch(tile: tuple[int, ...]) -> int:
+    """Patches per step: many small ones, few large ones."""
+    whole, least, most = (16 * 256**2, 4, 32) if len(tile) == 2 else (2 * 128**3, 2, 8)
+    return max(least, min(most, whole // prod(tile)))
+
+
+def plan_run(
+    prints: Sequence[Fingerprint],
+    dims: int,
+    num_classes: int,
+    run: RunConfig,
+    channel_names: tuple[str, ...],
+    free_bytes: int,
+) -> tuple[PreprocessConfig, ModelConfig]:
+    """Preprocessing and network of a run.
+
+    Parameters
+    ----------
+    prints : sequence of Fingerprint
+        Of the training cases.
+    dims : int
+        Spatial axes of the network.
+    num_classes : int
+        Background included.
+    run : RunConfig
+        What was chosen by hand wins.
+    channel_names : tuple of str
+        From the data set, or empty.
+    free_bytes : int
+        Memory the training may take.
+
+    Raises
+    ------
+    DatasetError
+        As in `plan_preprocess`.
+    """
+    pre = plan_preprocess(prints, dims, run.preprocess, channel_names)
+    shapes = [network_shape(p, pre) for p in prints]
+    spacing = pre.spacing or (1.0,) * dims
+    net = run.network
+    per_voxel = 4 * net.width * TRAINING_TENSORS
+    voxels = min(run.preprocess.tile_voxels or TILE_VOXELS[dims], max(16**dims, int(free_bytes * 0.7 / per_voxel / 2)))
+    if run.preprocess.tile:
+        tile, stages = run.preprocess.tile, plan_stages(run.preprocess.tile, spacing, net.max_stages)
+    else:
+        tile, stages = plan_tile(shapes, spacing, voxels, net.max_stages)
+    strides, kernels = net.strides or stages[0], net.kernels or stages[1]
+    model = ModelConfig.parse(
+        {
+            "dims": dims,
+            "in_channels": len(pre.channels),
+            "num_classes": num_classes,
+            "widths": tuple(min(net.max_width, net.width * 2**i) for i in range(len(strides))),
+            "strides": strides,
+            "kernels": kernels,
+            "blocks": net.blocks,
+            "gate": run.gate,
+        },
+        "The planned network",
+    )
+    return pre.replace(tile=tile), model

@@ -1,0 +1,87 @@
+"""Validation while training: Dice per class on the network's grid, and what the gates remove."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prosma_core.config.model import ClassInfo
+from prosma_core.errors import TrainingError
+from prosma_core.events import Event, LevelStats
+from prosma_core.inference.tiled import TiledPredictor
+from prosma_core.model.unet import UNet
+from prosma_core.training.cases import TrainingCase
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Dice per foreground class (mean over cases), its mean, and the gates, finest level first."""
+
+    dice: dict[str, float]
+    mean: float
+    levels: tuple[LevelStats, ...]
+
+
+def validate(
+    model: UNet,
+    cases: Sequence[TrainingCase],
+    tile: tuple[int, ...],
+    classes: tuple[ClassInfo, ...],
+    device: torch.device,
+    *,
+    amp: bool,
+) -> Generator[Event, None, Validation]:
+    """Segment each case by the same tiles as `prosma segment` and compare; yields after each tile.
+
+    Parameters
+    ----------
+    model : UNet
+        On `device`; left in evaluation mode.
+    cases : sequence of TrainingCase
+        At least one.
+    tile : tuple of int
+    classes : tuple of ClassInfo
+        The first is the background.
+    device : torch.device
+    amp : bool
+        bf16 autocast on CUDA.
+
+    Raises
+    ------
+    TrainingError
+        The network gives NaN or infinity.
+    """
+    model.eval()
+    predictor = TiledPredictor(model, tile, device, batch_size=4 if device.type == "cuda" else 1, amp=amp)
+    scores = []
+    with model.counting() as levels:
+        for case in cases:
+            logits = yield from predictor.predict(case.image, device)
+            if not bool(torch.isfinite(logits).all()):
+                msg = f"The network gives NaN or infinity on validation case {case.name}. Lower the learning rate and resume."
+                raise TrainingError(msg)
+            scores.append(dice_per_class(logits.argmax(0), case.labels.to(logits.device), len(classes)))
+    mean = np.mean(scores, axis=0)
+    dice = {c.name: float(d) for c, d in zip(classes[1:], mean, strict=True)}
+    return Validation(dice, float(mean.mean()), tuple(levels))
+
+
+def dice_per_class(prediction: Tensor, reference: Tensor, num_classes: int) -> list[float]:
+    """Dice of each foreground class, 1 where a class is in neither.
+
+    Parameters
+    ----------
+    prediction, reference : Tensor, integer, shape (*grid)
+    num_classes : int
+        Background included.
+    """
+    result = []
+    for k in range(1, num_classes):
+        p, r = prediction == k, reference == k
+        total = int(p.sum()) + int(r.sum())
+        result.append(2 * int((p & r).sum()) / total if total else 1.0)
+    return result
