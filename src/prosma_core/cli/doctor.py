@@ -31,7 +31,9 @@ def doctor() -> None:
             rows[name] = "not installed"
     memory = psutil.virtual_memory()
     rows["memory"] = f"{gib(memory.available)} free of {gib(memory.total)}"
-    rows["threads"] = f"{torch.get_num_threads()} of {psutil.cpu_count()} logical, {psutil.cpu_count(logical=False)} physical cores"
+    rows["threads"] = (
+        f"{torch.get_num_threads()} of {psutil.cpu_count()} logical, {psutil.cpu_count(logical=False)} physical cores"
+    )
     rows["cuda"] = cuda_missing() or ""
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()

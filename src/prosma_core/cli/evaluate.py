@@ -12,7 +12,7 @@ from prosma_core.cli.options import Data, Device, Model, drain, log_to_stderr
 from prosma_core.events import CaseDone, Event, StageStarted
 
 
-def evaluate(  # noqa: PLR0913 - one parameter per flag
+def evaluate(
     model: Model,
     data: Data,
     split: Annotated[
@@ -69,7 +69,8 @@ def _print_table(report: dict[str, Any]) -> None:
         if m["empty_reference"]:
             typer.echo(
                 f"{name}: Dice of cases that have it {_number(m['dice_present'])}; "
-                f"{m['empty_reference_predicted_empty']} of {m['empty_reference']} cases without it answered with nothing."
+                f"{m['empty_reference_predicted_empty']} of "
+                f"{m['empty_reference']} cases without it answered with nothing."
             )
 
 

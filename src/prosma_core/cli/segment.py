@@ -11,13 +11,15 @@ from prosma_core.cli.options import Device, Model, clock, drain, log_to_stderr
 from prosma_core.events import CaseDone, CaseFailed, Event, StageStarted, TileDone
 
 
-def segment(  # noqa: PLR0913 - one parameter per flag
+def segment(
     inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Scans, or folders of scans.")],
     model: Model,
     out: Annotated[Path, typer.Option("--out", help="Folder for the results; with one input also a file name.")],
     device: Device = "auto",
     overlap: Annotated[float, typer.Option("--overlap", help="Overlap of tiles, 0 to 0.9.")] = 0.5,
-    mirror: Annotated[bool, typer.Option("--mirror", help="Average over mirrored copies (4 or 8 times slower).")] = False,
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="Average over mirrored copies (4 or 8 times slower).")
+    ] = False,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Also write the probability of every class.")
     ] = False,

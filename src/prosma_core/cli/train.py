@@ -12,7 +12,7 @@ from prosma_core.errors import ConfigError
 from prosma_core.events import CheckpointSaved, EpochDone, Event, StageStarted, StepDone
 
 
-def train(  # noqa: PLR0913 - one parameter per flag
+def train(
     data: Annotated[
         Path | None, typer.Option("--data", help="Folder with images/ and labels/, or an nnU-Net raw data set.")
     ] = None,

@@ -33,7 +33,10 @@ class Config(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            lines = [f"  {'.'.join(map(str, e['loc'])) or 'all'}: {e['msg']} (given: {e['input']!r:.60})" for e in error.errors()]
+            lines = [
+                f"  {'.'.join(map(str, e['loc'])) or 'all'}: {e['msg']} (given: {e['input']!r:.60})"
+                for e in error.errors()
+            ]
             msg = f"{what} does not hold valid settings:\n" + "\n".join(lines)
             raise ConfigError(msg) from error
 

@@ -39,7 +39,7 @@ class ModelHeader(Config):
     """Classes in the network's order; the first is the background."""
     mirror_axes: str = Field(default="", pattern="^z?y?x?$")
     """Axes the training mirrored, and segmentation may."""
-    training: dict[str, Any] = {}
+    training: dict[str, Any] = Field(default_factory=dict)
     """Summary of training: data, cases, epochs, validation Dice, gates per level."""
     sha256: str = Field(default="", pattern="^([0-9a-f]{64})?$")
     """Hash of the weights."""

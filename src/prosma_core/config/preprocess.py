@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from prosma_core.config.base import Config
 
 Positive = Annotated[float, Field(gt=0)]
+Resample = Literal["spacing", "longest_side", "none"]
 Size = Annotated[int, Field(ge=1, le=4096)]
 
 
@@ -16,7 +17,7 @@ class ChannelIntensity(Config):
     """How the values of one channel are normalised."""
 
     kind: Literal["zscore", "ct"] = "zscore"
-    """``zscore``: minus the scan's mean, over its deviation; ``ct``: clip, then the training set's mean and deviation."""
+    """``zscore``: by the scan's mean and deviation; ``ct``: clip, then by the training set's mean and deviation."""
     low: float = 0.0
     """Lower clip of ``ct``, in the scan's own values (Hounsfield units)."""
     high: float = 0.0
@@ -36,7 +37,7 @@ class PreprocessConfig(Config):
     """Channel names, in the network's order."""
     orientation: Literal["RAS"] | None = None
     """Patient axes the scan is turned to first (whole axes and flips, no interpolation); None keeps the file's."""
-    resample: Literal["spacing", "longest_side", "none"] = "none"
+    resample: Resample = "none"
     """To `spacing`; or so that the longest side has `longest_side` pixels (pictures without a scale); or not at all."""
     spacing: tuple[Positive, ...] = ()
     """Target voxel size per spatial axis (z, y, x), in `unit`."""

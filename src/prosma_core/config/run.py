@@ -10,7 +10,7 @@ from pydantic import Field
 
 from prosma_core.config.base import Config
 from prosma_core.config.model import MAX_STAGES, MAX_WIDTH, Axes, GateConfig
-from prosma_core.config.preprocess import ChannelIntensity, Positive, Size
+from prosma_core.config.preprocess import ChannelIntensity, Positive, Resample, Size
 from prosma_core.config.training import TrainingConfig
 from prosma_core.errors import ConfigError
 
@@ -42,7 +42,7 @@ class PlanOptions(Config):
     """Spatial axes."""
     orientation: Literal["RAS", "keep"] | None = None
     """Turn scans to RAS, or keep each file's orientation."""
-    resample: Literal["spacing", "longest_side", "none"] | None = None
+    resample: Resample | None = None
     """How the network's grid is found."""
     spacing: tuple[Positive, ...] | None = None
     """Target voxel size (z, y, x)."""
@@ -77,7 +77,7 @@ class RunConfig(Config):
     """Licence of the model (SPDX or words)."""
     attribution: str = ""
     """Whom to credit for the training data."""
-    class_names: dict[int, str] = {}
+    class_names: dict[int, str] = Field(default_factory=dict)
     """Names of label values; ``class N`` unless given here or by the data set."""
     gate: GateConfig = GateConfig()
     """The skip connections."""

@@ -78,7 +78,7 @@ class TrainingConfig(Config):
     validation_every: int = Field(default=1, ge=1)
     """Epochs between validations."""
     keep: Literal["best", "last"] = "best"
-    """Which weights become the model: those of the best validation, or the last (nothing is chosen on the validation)."""
+    """Which weights become the model: of the best validation, or the last (nothing is chosen on the validation)."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of weights, patches and augmentation."""
     amp: bool = True

@@ -119,4 +119,3 @@ def blur(images: Tensor, sigma: Tensor) -> Tensor:
         padded = F.pad(flat, pads, mode="replicate")
         flat = conv(padded, kernel.view(-1, 1, *shape), groups=batch * channels)
     return flat.reshape(images.shape)
-

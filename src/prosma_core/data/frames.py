@@ -50,7 +50,10 @@ def frame_spec(spec: ImageSpec, dims: int) -> ImageSpec:
     """
     axes = spec.spatial_axes
     if dims > len(axes):
-        msg = f"The model is 3D, the image 2D (axes {spec.axes}, shape {spec.shape}). Use a 2D model, or give the whole stack."
+        msg = (
+            f"The model is 3D, the image 2D (axes {spec.axes}, shape "
+            f"{spec.shape}). Use a 2D model, or give the whole stack."
+        )
         raise GeometryError(msg)
     plain = replace(spec, axes=axes, shape=spec.spatial_shape, channel_names=(), header=None)
     if dims == len(axes):

@@ -183,7 +183,8 @@ def reverse_affine(affine: NDArray[np.float64]) -> NDArray[np.float64]:
 def affine_spacing(affine: NDArray[np.float64]) -> tuple[float, ...]:
     """Voxel size along each index axis: the column lengths of the affine, in its unit."""
     n = affine.shape[0] - 1
-    return tuple(float(s) for s in np.sqrt((affine[:n, :n] ** 2).sum(axis=0)))
+    with np.errstate(over="ignore"):  # an infinite size is refused where the spacing is used
+        return tuple(float(s) for s in np.sqrt((affine[:n, :n] ** 2).sum(axis=0)))
 
 
 def array_spec(

@@ -85,7 +85,8 @@ def plan_grid(spec: ImageSpec, config: PreprocessConfig) -> NetworkGrid:
         )
     if np.prod(shape, dtype=float) > 2**33:
         msg = (
-            f"At the model's voxel size {config.spacing} {config.unit} this scan ({oriented} voxels of {spacing} {spec.unit}) "
+            f"At the model's voxel size {config.spacing} {config.unit} "
+            f"this scan ({oriented} voxels of {spacing} {spec.unit}) "
             f"would have {shape} voxels. Its spacing is most likely wrong; correct it in the file."
         )
         raise GeometryError(msg)
@@ -99,7 +100,7 @@ def orient_axes(spec: ImageSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return tuple(range(n)), ()
     from nibabel.orientations import io_orientation
 
-    codes = io_orientation(reverse_affine(spec.affine))  # per source axis x, y, z: (patient axis, direction)
+    codes = io_orientation(reverse_affine(spec.affine))  # type: ignore[no-untyped-call]  # per source axis x, y, z: (patient axis, direction)
     order = [0, 0, 0]
     flips = []
     for axis_xyz, (patient, direction) in enumerate(codes):
@@ -122,7 +123,10 @@ def unit_factor(unit: str, target: str) -> float:
         return 1.0
     if unit in _LENGTH_MM and target in _LENGTH_MM:
         return _LENGTH_MM[unit] / _LENGTH_MM[target]
-    msg = f"The scan's unit {unit!r} cannot be converted to the model's {target!r}; set it to one of {', '.join(_LENGTH_MM)}."
+    msg = (
+        f"The scan's unit {unit!r} cannot be converted to the model's "
+        f"{target!r}; set it to one of {', '.join(_LENGTH_MM)}."
+    )
     raise GeometryError(msg)
 
 

@@ -50,14 +50,20 @@ def check_finite(image: NDArray[np.floating]) -> None:
     """Raise `IntensityError` if any voxel is NaN or infinite."""
     bad = image.size - int(np.isfinite(image).sum())
     if bad:
-        msg = f"{bad} of {image.size} voxels are NaN or infinite; replace them (for example by the background value) and try again."
+        msg = (
+            f"{bad} of {image.size} voxels are NaN or infinite; replace "
+            "them (for example by the background value) and try again."
+        )
         raise IntensityError(msg)
 
 
 def check_varies(image: NDArray[np.floating]) -> None:
     """Raise `IntensityError` if all voxels have one value."""
     if float(image.max()) == float(image.min()):
-        msg = f"Every voxel has the value {float(image.flat[0]):g}: there is nothing to see in this image. Check that it is the right file."
+        msg = (
+            f"Every voxel has the value {float(image.flat[0]):g}: there is "
+            "nothing to see in this image. Check that it is the right file."
+        )
         raise IntensityError(msg)
 
 
@@ -85,7 +91,9 @@ def fit_channels(image: NDArray[np.float32], expected: int) -> tuple[NDArray[np.
     if given == expected:
         return image, None
     if given == 3 and expected == 1:
-        return np.tensordot(LUMINANCE, image, axes=1)[None].astype(np.float32), "the three colour channels were turned to grey"
+        return np.tensordot(LUMINANCE, image, axes=1)[None].astype(
+            np.float32
+        ), "the three colour channels were turned to grey"
     if given == 1 and expected == 3:
         return np.repeat(image, 3, axis=0), "the grey channel was used for red, green and blue"
     msg = (

@@ -37,8 +37,12 @@ def class_indices(labels: NDArray[Any], classes: tuple[ClassInfo, ...], name: st
         return (labels > 0).astype(np.uint8)
     unknown = sorted(set(present.tolist()) - set(values))
     if unknown:
-        msg = f"Labels of {name} hold {unknown[:5]}, which are none of the classes {values}. Correct them or add the class."
+        msg = (
+            f"Labels of {name} hold {unknown[:5]}, which are none of "
+            f"the classes {values}. Correct them or add the class."
+        )
         raise LabelError(msg)
     lookup = np.zeros(max(values) + 1, np.uint8 if len(values) <= 256 else np.int32)
     lookup[values] = np.arange(len(values))
-    return lookup[labels]
+    indices: NDArray[Any] = lookup[labels]
+    return indices

@@ -42,7 +42,9 @@ def _resize_axis(image: Tensor, axis: int, size: int, nearest: bool) -> Tensor:
     return flat.reshape(*image.shape[:axis], size, *image.shape[axis + 1 :])
 
 
-def resize_labels(labels: NDArray[np.integer], shape: Sequence[int], nearest: Sequence[int] = ()) -> NDArray[np.integer]:
+def resize_labels(
+    labels: NDArray[np.integer], shape: Sequence[int], nearest: Sequence[int] = ()
+) -> NDArray[np.integer]:
     """Label map on another grid: of the classes resized one by one, the strongest at each voxel.
 
     Parameters

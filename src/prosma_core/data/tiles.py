@@ -72,7 +72,8 @@ def gaussian_weight(tile: tuple[int, ...]) -> NDArray[np.float32]:
     for n in tile:
         x = (np.arange(n) - (n - 1) / 2) / (n / 8)
         weight = np.multiply.outer(weight, np.exp(-0.5 * x * x))
-    return np.maximum(weight / weight.max(), 1e-3).astype(np.float32)
+    clipped: NDArray[np.float32] = np.maximum(weight / weight.max(), 1e-3).astype(np.float32)
+    return clipped
 
 
 def padding_to(shape: tuple[int, ...], tile: tuple[int, ...]) -> tuple[tuple[int, int], ...]:

@@ -44,7 +44,10 @@ def choose_device(name: str) -> DeviceChoice:
     if name == "mps":
         if torch.backends.mps.is_available():
             return DeviceChoice(torch.device("mps"), "Apple GPU (chosen)")
-        msg = "Device 'mps' cannot be used: this is not a Mac with an Apple GPU, or torch was built without it. Use --device auto or cpu."
+        msg = (
+            "Device 'mps' cannot be used: this is not a Mac with an Apple "
+            "GPU, or torch was built without it. Use --device auto or cpu."
+        )
         raise DeviceError(msg)
     msg = f"Device {name!r} does not exist; use auto, cpu, cuda or mps."
     raise DeviceError(msg)

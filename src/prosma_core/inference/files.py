@@ -40,7 +40,10 @@ def collect_jobs(inputs: Sequence[Path], channels: int) -> list[Job]:
         if path.is_dir() and not is_image_path(path):
             found = sorted(p for p in path.iterdir() if is_image_path(p))
             if not found:
-                msg = f"{path} holds no scan of a known format. Give files, or a folder with .nii.gz, .tif, .png, .zarr, … in it."
+                msg = (
+                    f"{path} holds no scan of a known format. Give files, "
+                    "or a folder with .nii.gz, .tif, .png, .zarr, … in it."
+                )
                 raise DatasetError(msg)
             files += found
         else:
@@ -98,7 +101,10 @@ def segment_files(
             scan = _read(job, axes)
             target = out if single else folder / _target_name(job, scan)
             if target in taken:
-                msg = f"{job.name} and {taken[target]} would both be written to {target}. Segment them into different folders."
+                msg = (
+                    f"{job.name} and {taken[target]} would both be written "
+                    f"to {target}. Segment them into different folders."
+                )
                 raise OutputError(msg)
             taken[target] = job.name
             if target.exists() and not overwrite:

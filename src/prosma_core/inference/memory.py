@@ -89,7 +89,8 @@ def plan_memory(
     if needed_here > free or (sums_on != device and sums > free_memory(cpu) * SHARE):
         msg = (
             f"This scan needs about {gib(one + sums)} ({gib(one)} for one tile, {gib(sums)} for the result); "
-            f"{gib(free_memory(device))} are free on {device.type}. Close other programs, crop the scan, or use a model with a larger voxel size."
+            f"{gib(free_memory(device))} are free on {device.type}. Close other "
+            "programs, crop the scan, or use a model with a larger voxel size."
         )
         raise DeviceError(msg)
     room = (free - (sums if sums_on == device else 0)) // one

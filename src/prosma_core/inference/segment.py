@@ -128,7 +128,9 @@ class Segmenter:
             target = "x".join(map(str, grid.shape))
             yield StageStarted(f"{what} ({shape}) will be resampled to the model's voxel size: {target}.")
         if grid.order != tuple(sorted(grid.order)) or grid.flips:
-            yield StageStarted(f"{what} will be turned from {scan.spec.orientation} to {self.header.preprocess.orientation}.")
+            yield StageStarted(
+                f"{what} will be turned from {scan.spec.orientation} to {self.header.preprocess.orientation}."
+            )
 
     def _frame_logits(
         self, frame: Frame, grid: NetworkGrid, config: InferenceConfig, number: int, total: int

@@ -97,7 +97,7 @@ class TiledPredictor:
                 _add(total, weights, logits, weight, batch)
             done += len(batch)
             yield TileDone(done, len(tiles))
-        assert total is not None  # noqa: S101 - there is always at least one tile
+        assert total is not None
         if len(tiles) > 1:
             total /= weights
         inside = tuple(slice(p[0], p[0] + n) for p, n in zip(padding, grid, strict=True))
@@ -113,7 +113,7 @@ class TiledPredictor:
                 logits = self.model(batch.flip(dims) if dims else batch).float()
                 logits = logits.flip(dims) if dims else logits
                 total = logits if total is None else total + logits
-        assert total is not None  # noqa: S101 - the unmirrored copy is always there
+        assert total is not None
         return total / len(self.mirrors) if len(self.mirrors) > 1 else total
 
 

@@ -71,7 +71,10 @@ def read_header(path: Path) -> ModelHeader:
     """
     size = path.stat().st_size if path.is_file() else 0
     if not path.is_file():
-        msg = f"There is no model file {path}. `prosma models list` shows the shipped ones; otherwise give a .safetensors file."
+        msg = (
+            f"There is no model file {path}. `prosma models list` shows "
+            "the shipped ones; otherwise give a .safetensors file."
+        )
         raise ModelFileError(msg)
     with path.open("rb") as file:
         start = file.read(8)
@@ -79,13 +82,19 @@ def read_header(path: Path) -> ModelHeader:
         if size < 10 or start[:2] in (b"PK", b"\x80\x02", b"\x80\x04") or not 2 <= length <= size - 8:
             raise ModelFileError(_not_a_model(path, start, size))
         if length > MAX_HEADER_BYTES:
-            msg = f"{path} has a header of {length} bytes; at most {MAX_HEADER_BYTES} are allowed. It is not a model of this program."
+            msg = (
+                f"{path} has a header of {length} bytes; at most {MAX_HEADER_BYTES} "
+                "are allowed. It is not a model of this program."
+            )
             raise ModelFileError(msg)
         raw = file.read(length)
     try:
         values = json.loads(json.loads(raw)["__metadata__"][METADATA_KEY])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        msg = f"{path} is a safetensors file without a ProSMA header ({type(error).__name__}). Use one that `prosma train` wrote."
+        msg = (
+            f"{path} is a safetensors file without a ProSMA header "
+            f"({type(error).__name__}). Use one that `prosma train` wrote."
+        )
         raise ModelFileError(msg) from error
     return _parse_header(path, values)
 
@@ -103,7 +112,10 @@ def _parse_header(path: Path, values: Any) -> ModelHeader:
 
 def _not_a_model(path: Path, start: bytes, size: int) -> str:
     if start[:2] in (b"PK", b"\x80\x02", b"\x80\x04"):
-        return f"{path} is a pickle or torch.save file, which can run code when opened and is never read. Use a .safetensors model of `prosma train`."
+        return (
+            f"{path} is a pickle or torch.save file, which can run code when opened "
+            "and is never read. Use a .safetensors model of `prosma train`."
+        )
     if size == 0:
         return f"{path} is empty. Copy or train the model again."
     return f"{path} ({size} bytes) is truncated or not a safetensors file. Copy or train the model again."

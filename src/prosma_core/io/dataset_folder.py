@@ -61,17 +61,26 @@ def open_dataset(root: Path) -> DatasetFolder:
     nnunet = (root / "imagesTr").is_dir()
     image_dir, label_dir = (root / "imagesTr", root / "labelsTr") if nnunet else (root / "images", root / "labels")
     if not image_dir.is_dir() or not label_dir.is_dir():
-        msg = f"{root} is not a data folder: it needs images/ and labels/ with equal names, or imagesTr/ and labelsTr/ with dataset.json."
+        msg = (
+            f"{root} is not a data folder: it needs images/ and labels/ with "
+            "equal names, or imagesTr/ and labelsTr/ with dataset.json."
+        )
         raise DatasetError(msg)
     labels = {stem(p): p for p in sorted(label_dir.iterdir()) if is_image_path(p)}
     images = group_channels((p for p in image_dir.iterdir() if is_image_path(p)), set(labels))
     if not labels or not images:
-        msg = f"{root} holds {len(images)} images and {len(labels)} labels of a known format; at least one pair is needed."
+        msg = (
+            f"{root} holds {len(images)} images and {len(labels)} "
+            "labels of a known format; at least one pair is needed."
+        )
         raise DatasetError(msg)
     alone = sorted(images.keys() ^ labels.keys())
     if alone:
         which = "label" if alone[0] in images else "image"
-        msg = f"{len(alone)} cases of {root} are not pairs, for example {alone[0]!r} has no {which}. Give image and label the same name."
+        msg = (
+            f"{len(alone)} cases of {root} are not pairs, for example "
+            f"{alone[0]!r} has no {which}. Give image and label the same name."
+        )
         raise DatasetError(msg)
     cases = {name: Case(name, images[name], labels[name]) for name in sorted(images)}
     classes, channels = _read_dataset_json(root / "dataset.json") if nnunet else ({}, ())
@@ -104,7 +113,10 @@ def group_channels(paths: Iterable[Path], labels: set[str] | None = None) -> dic
         groups[name][number] = path
     for name, files in groups.items():
         if sorted(files) != list(range(len(files))):
-            msg = f"Channels of {name!r} are not complete: found {', '.join(f'{n:04d}' for n in sorted(files))}; 0000 and on are needed."
+            msg = (
+                f"Channels of {name!r} are not complete: found "
+                f"{', '.join(f'{n:04d}' for n in sorted(files))}; 0000 and on are needed."
+            )
             raise DatasetError(msg)
     return {name: tuple(files[n] for n in sorted(files)) for name, files in groups.items()}
 

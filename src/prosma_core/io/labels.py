@@ -45,7 +45,8 @@ def as_labels(values: NDArray[Any], source: Path | str) -> NDArray[Any]:
 
 def _whole(values: NDArray[Any], source: Path | str) -> NDArray[np.int64]:
     rounded = np.rint(values)
-    wrong = ~(np.abs(values - rounded) <= _ROUNDING) | (np.abs(rounded) > 2**53)
+    with np.errstate(invalid="ignore"):  # infinity minus infinity is NaN and so counts as wrong
+        wrong = ~(np.abs(values - rounded) <= _ROUNDING) | (np.abs(rounded) > 2**53)
     if wrong.any():
         msg = (
             f"Labels of {source} contain {values[wrong][0]:g}, which is not a class number: whole numbers from 0 are "

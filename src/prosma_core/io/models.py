@@ -29,5 +29,8 @@ def find_model(name_or_file: str) -> Path:
     path = Path(name_or_file).expanduser()
     if path.is_file():
         return path
-    msg = f"There is no model {name_or_file!r}: no such file, and the shipped models are {', '.join(shipped) or '(none)'}."
+    msg = (
+        f"There is no model {name_or_file!r}: no such file, and "
+        f"the shipped models are {', '.join(shipped) or '(none)'}."
+    )
     raise ModelFileError(msg)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,8 @@ from prosma_core.config.model import GateConfig
 from prosma_core.events import LevelStats
 from prosma_core.model.prox import THRESHOLDS
 
-CONV: dict[int, type[nn.Conv2d | nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
+"""Convolution by number of spatial axes."""
 
 
 class SkipGate(nn.Module):
@@ -107,7 +109,7 @@ class ProximalGate(SkipGate):
             for d in config.dilations
         )
         for scale in self.scales:
-            nn.init.normal_(scale.weight, std=2 / math.sqrt(math.prod(kernel)))
+            nn.init.normal_(scale.get_parameter("weight"), std=2 / math.sqrt(math.prod(kernel)))
         self.offset = nn.Parameter(torch.zeros(channels))
         self.raw_threshold = nn.Parameter(torch.full((channels,), math.log(math.expm1(config.threshold))))
         self.channel_gate = ChannelGate(channels, config.channel_reduction) if config.channel_gate else None
@@ -135,7 +137,8 @@ class ProximalGate(SkipGate):
         """Skip x after gate a and channel gate c, shape (B, C, *grid)."""
         if self.channel_gate is None:
             return a * x
-        return self.channel_gate(g) * a * x
+        gated: Tensor = self.channel_gate(g) * a * x
+        return gated
 
 
 class ChannelGate(nn.Module):

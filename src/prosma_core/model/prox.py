@@ -1,6 +1,8 @@
 r"""The mathematics of the gate: proximal operators of the l1 norm, as pure functions.
 
-.. math:: \mathrm{prox}_{\tau\|\cdot\|_1}(z) = \arg\min_p \tfrac12 (p - z)^2 + \tau |p| = \mathrm{sign}(z)\max(|z| - \tau, 0)
+.. math::
+    \mathrm{prox}_{\tau\|\cdot\|_1}(z) = \arg\min_p \tfrac12 (p - z)^2 + \tau |p|
+    = \mathrm{sign}(z)\max(|z| - \tau, 0)
 
 (arXiv 2603.03187; Parikh and Boyd, Proximal Algorithms, 2014, section 6.5.2). A value is removed exactly when it is 0.
 """

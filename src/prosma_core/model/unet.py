@@ -60,7 +60,8 @@ class UNet(nn.Module):
         GeometryError
             The number of channels or a grid axis does not fit; the text names the legal sizes.
         """
-        return self.heads[0](self._decode(x)[0])
+        logits: Tensor = self.heads[0](self._decode(x)[0])
+        return logits
 
     def forward_deep(self, x: Tensor) -> list[Tensor]:
         """Logits of every level, finest first, for deep supervision; shapes (B, num_classes, *grid / stride)."""
@@ -104,7 +105,10 @@ class UNet(nn.Module):
 def check_input(shape: torch.Size | tuple[int, ...], config: ModelConfig) -> None:
     """Raise `GeometryError` unless a tensor of this shape (B, C, *grid) can go through the network."""
     if len(shape) != config.dims + 2 or shape[1] != config.in_channels:
-        msg = f"Input of shape {tuple(shape)}: this network takes (batch, {config.in_channels}, then {config.dims} spatial axes)."
+        msg = (
+            f"Input of shape {tuple(shape)}: this network takes (batch, "
+            f"{config.in_channels}, then {config.dims} spatial axes)."
+        )
         raise GeometryError(msg)
     for axis, (size, divisor) in enumerate(zip(shape[2:], config.divisor, strict=True)):
         if size % divisor or size < divisor:

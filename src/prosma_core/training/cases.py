@@ -76,7 +76,9 @@ def prepare_case(
             resize_labels(np.ascontiguousarray(grid.orient(indices[frame.index])), grid.shape, grid.thick)
         )
         points = [_some_points(target == c, rng) for c in range(1, len(classes))]
-        yield TrainingCase(f"{name} {frame.name}".strip(), tensor, torch.from_numpy(target), [p for p in points if len(p)])
+        yield TrainingCase(
+            f"{name} {frame.name}".strip(), tensor, torch.from_numpy(target), [p for p in points if len(p)]
+        )
 
 
 def _some_points(mask: np.ndarray, rng: np.random.Generator) -> Tensor:

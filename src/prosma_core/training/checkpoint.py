@@ -77,7 +77,10 @@ def load_state(path: Path, model: nn.Module, average: MovingAverage, optimizer: 
         average.steps = int(metadata["average_steps"])
         _restore(tensors, model, average, optimizer)
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        msg = f"The training state {path} is damaged or belongs to other settings ({error}). Start again without --resume."
+        msg = (
+            f"The training state {path} is damaged or belongs to "
+            f"other settings ({error}). Start again without --resume."
+        )
         raise TrainingError(msg) from error
     return progress
 

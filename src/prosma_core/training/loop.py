@@ -138,7 +138,7 @@ class Trainer:
 
     def _step(self, rng: torch.Generator) -> torch.Tensor:
         """One optimizer step; gives [loss, gradient norm] without waiting for them."""
-        assert self.config.batch_size is not None  # noqa: S101 - planned in prepare_run
+        assert self.config.batch_size is not None
         images, labels = self.sampler.draw(self.config.batch_size, rng)
         images, labels = images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
         images = augment_intensities(images, self.config.augment, rng)
@@ -162,7 +162,8 @@ class Trainer:
         if loss - loss != 0 or norm - norm != 0:
             msg = (
                 f"Loss {loss:g}, gradient norm {norm:g} in epoch {epoch}, step {step + 1}: training stopped. "
-                f"The state after epoch {epoch - 1} is kept in {self.folder.root}; lower the learning rate and --resume."
+                f"The state after epoch {epoch - 1} is kept in "
+                f"{self.folder.root}; lower the learning rate and --resume."
             )
             raise TrainingError(msg)
         return float(loss)
@@ -240,5 +241,3 @@ class Trainer:
 
 def _size(cases: Sequence[TrainingCase]) -> int:
     return sum(c.image.nbytes + c.labels.nbytes for c in cases)
-
-

@@ -92,7 +92,9 @@ class PatchSampler:
         if rotate:
             planes = [(i, j) for i in range(dims) for j in range(i + 1, dims) if not {i, j} & set(self.thick)]
             for i, j in planes:
-                matrix = matrix @ _rotation(dims, i, j, math.radians(_uniform(-a.rotate_degrees, a.rotate_degrees, rng)))
+                matrix = matrix @ _rotation(
+                    dims, i, j, math.radians(_uniform(-a.rotate_degrees, a.rotate_degrees, rng))
+                )
         if zoom:
             factor = math.exp(_uniform(math.log(a.scale[0]), math.log(a.scale[1]), rng))
             keep = torch.tensor([1.0 if i in self.thick else 1 / factor for i in range(dims)], dtype=torch.float64)

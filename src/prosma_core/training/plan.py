@@ -9,7 +9,7 @@ from math import ceil, prod
 import numpy as np
 
 from prosma_core.config.model import ModelConfig
-from prosma_core.config.preprocess import ChannelIntensity, PreprocessConfig
+from prosma_core.config.preprocess import ChannelIntensity, PreprocessConfig, Resample
 from prosma_core.config.run import PlanOptions, RunConfig
 from prosma_core.data.fingerprint import Fingerprint
 from prosma_core.data.grid import STRONG_ANISOTROPY
@@ -40,9 +40,8 @@ def plan_preprocess(
     unit = _common_unit(prints)
     oriented = all(p.oriented for p in prints)
     orientation = options.orientation or ("RAS" if oriented else "keep")
-    resample, longest = options.resample, options.longest_side
-    if resample is None:
-        resample = _choose_resample(prints, unit, dims)
+    resample = options.resample or _choose_resample(prints, unit, dims)
+    longest = options.longest_side
     if resample == "longest_side" and longest is None:
         longest = int(np.median([max(p.shape) for p in prints]))
     spacing = options.spacing or target_spacing([p.spacing for p in prints], [p.shape for p in prints])
@@ -64,7 +63,7 @@ def plan_preprocess(
     )
 
 
-def _choose_resample(prints: Sequence[Fingerprint], unit: str, dims: int) -> str:
+def _choose_resample(prints: Sequence[Fingerprint], unit: str, dims: int) -> Resample:
     if unit != "pixel":
         return "spacing"
     sides = Counter(max(p.shape) for p in prints)

@@ -32,7 +32,7 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opt
 
 
 class MovingAverage:
-    """Exponential moving average of a network's weights; starts fast, so that early averages are not the start values."""
+    """Exponential moving average of a network's weights; quick at first, so that start values are forgotten."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay

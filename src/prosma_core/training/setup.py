@@ -148,7 +148,10 @@ def find_classes(prints: list[Fingerprint], names: dict[int, str]) -> tuple[Clas
         msg = "No training case has a labelled voxel; at least one foreground class is needed."
         raise DatasetError(msg)
     if len(values) > MAX_CLASSES:
-        msg = f"The labels hold {len(values)} values, more than {MAX_CLASSES}: they number objects, not classes. Set every object to 1."
+        msg = (
+            f"The labels hold {len(values)} values, more than {MAX_CLASSES}: "
+            "they number objects, not classes. Set every object to 1."
+        )
         raise DatasetError(msg)
     default = {0: "background"}
     return tuple(

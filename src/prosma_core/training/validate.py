@@ -62,7 +62,10 @@ def validate(
         for case in cases:
             logits = yield from predictor.predict(case.image, device)
             if not bool(torch.isfinite(logits).all()):
-                msg = f"The network gives NaN or infinity on validation case {case.name}. Lower the learning rate and resume."
+                msg = (
+                    "The network gives NaN or infinity on validation case "
+                    f"{case.name}. Lower the learning rate and resume."
+                )
                 raise TrainingError(msg)
             scores.append(dice_per_class(logits.argmax(0), case.labels.to(logits.device), len(classes)))
     mean = np.mean(scores, axis=0)
