@@ -65,8 +65,11 @@ def is_dicom_file(path: Path) -> bool:
         return True
     if path.suffix and not path.suffix[1:].isdigit():
         return False
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:  # no permission
+        return False
 
 
 def result_name(path: Path, spec: ImageSpec) -> str:

@@ -43,8 +43,9 @@ def write_nifti(path: Path, data: NDArray[Any], spec: ImageSpec, provenance: dic
     array = array.reshape([spec.size(letter) for letter in letters], order="A")
     header = _header(spec, wide=max(array.shape) > np.iinfo(np.int16).max)
     header.set_data_dtype(array.dtype)
-    note = "; ".join(f"{key}={value}" for key, value in provenance.items())
-    header["descrip"] = note.encode("ascii", "replace")[:79]
+    if provenance:
+        note = "; ".join(f"{key}={value}" for key, value in provenance.items())
+        header["descrip"] = note.encode("ascii", "replace")[:79]
     cls: Any = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     image = cls(array, None, header)
     if provenance:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _PNG = b"\x89PNG\r\n\x1a\n"
 _BLOCK = 1 << 20
+_ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
 _GREY_STEP = {2: 85, 4: 17}  # pillow spreads grey of 2 and 4 bits over 0..255
 
 
@@ -38,11 +39,18 @@ class _Header:
     height: int = 0
     depth: int = 8
     colour: int = 0
+    interlaced: int = 0
 
     @property
     def nbytes(self) -> int:
-        samples = {2: 3, 4: 2, 6: 4}.get(self.colour, 1)
-        return self.width * self.height * samples * self.depth // 8
+        """Bytes of all rows before packing: each has one byte for its filter."""
+        bits = self.depth * {2: 3, 4: 2, 6: 4}.get(self.colour, 1)
+        passes = _ADAM7 if self.interlaced else [(0, 0, 1, 1)]
+        total = 0
+        for x, y, step_x, step_y in passes:
+            width, height = -(-(self.width - x) // step_x), -(-(self.height - y) // step_y)
+            total += height * (1 + -(-width * bits // 8)) if width > 0 and height > 0 else 0
+        return total
 
 
 def check_raster(path: Path) -> None:
@@ -60,8 +68,8 @@ def check_raster(path: Path) -> None:
 
 def _read_header(path: Path) -> _Header:
     """The header of a PNG whose chunks are whole."""
-    header, data = _Header(), 0
-    with path.open("rb") as file:
+    header, rows = _Header(), _Rows()
+    with reading(path, "a PNG or JPEG picture"), path.open("rb") as file:
         start = file.read(len(_PNG))
         if start[:2] == b"\xff\xd8":
             return header
@@ -73,28 +81,43 @@ def _read_header(path: Path) -> _Header:
             if len(head) < 8:
                 raise damaged(path, "it ends before its last chunk")
             length, kind = struct.unpack(">I4s", head)
-            first = _check_chunk(file, path, length, kind)
+            first = _check_chunk(file, path, length, kind, rows)
             if kind == b"IHDR" and len(first) >= 13:
-                header = _Header(*struct.unpack(">IIBB", first[:10]))
-            data += length if kind == b"IDAT" else 0
-    if not data:
-        raise damaged(path, "it holds no pixels")
+                header = _Header(*struct.unpack(">IIBBxxB", first[:13]))
+                rows.limit = header.nbytes
     if 0 in (header.width, header.height):
         msg = f"{path} has an axis without pixels: {header.width} x {header.height}. Every axis needs at least one."
         raise GeometryError(msg)
-    if header.nbytes > 1032 * data:  # what deflate packs into a byte at most
-        raise damaged(path, f"it declares {header.width} x {header.height} pixels but holds only {data} bytes")
+    if rows.count < header.nbytes:
+        size = f"{header.width} x {header.height}"
+        raise damaged(path, f"it declares {size} pixels but holds {rows.count} bytes of {header.nbytes}")
     return header
 
 
-def _check_chunk(file: BinaryIO, path: Path, length: int, kind: bytes) -> bytes:
-    """Compare a chunk with its checksum; return its first block."""
+class _Rows:
+    """Counts the bytes of the packed rows without keeping them."""
+
+    def __init__(self) -> None:
+        self.limit = 0
+        self.count = 0
+        self._unpacker = zlib.decompressobj()
+
+    def add(self, block: bytes) -> None:
+        while block and self.count < self.limit:
+            self.count += len(self._unpacker.decompress(block, _BLOCK))
+            block = self._unpacker.unconsumed_tail
+
+
+def _check_chunk(file: BinaryIO, path: Path, length: int, kind: bytes, rows: _Rows) -> bytes:
+    """Compare a chunk with its checksum; add it to the rows if it is part of them; return its first block."""
     checksum, left, first = zlib.crc32(kind), length, b""
     while left > 0:
         block = file.read(min(left, _BLOCK))
         if not block:
             raise damaged(path, "it ends inside a chunk")
         checksum, left, first = zlib.crc32(block, checksum), left - len(block), first or block
+        if kind == b"IDAT":
+            rows.add(block)
     if file.read(4) != struct.pack(">I", checksum):
         raise damaged(path, f"the checksum of its {kind.decode('latin-1')} chunk is wrong")
     return first

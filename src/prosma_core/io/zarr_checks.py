@@ -72,10 +72,13 @@ def check_array(node: Node) -> None:
     if chunk_bytes > _MOST_CHUNK_BYTES or total > _MOST_CHUNKS:
         msg = f"{path} declares {total} chunks of {chunk_bytes} bytes; at most {_MOST_CHUNKS} of 2 GiB are read."
         raise FileFormatError(msg + " Write it again with other chunks.")
-    missing = total - _count_chunks(node, grid)
+    files = _chunk_files(node, grid)
+    missing = total - len(files)
     declared = math.prod(shape) * dtype.itemsize
     if declared > _BLANK_BYTES and missing > 0.99 * total:
         raise damaged(path, f"{missing} of its {total} chunks are missing, {declared} bytes are declared")
+    if _codecs(node)[-1:] == ["blosc"]:
+        _check_blosc(files)
     if missing:
         _LOG.warning("%s: %d of %d chunks are missing and read as the fill value.", path, missing, total)
 
@@ -104,10 +107,10 @@ def _dtype(node: Node) -> np.dtype[Any]:
 
 
 def _codecs(node: Node) -> list[str]:
-    """Names of all codecs, those inside of shards included."""
+    """Names of all codecs in the order they pack, those inside of shards included."""
     metadata = node.metadata
     if node.zarr_format == 2:
-        used = [metadata.get("compressor"), *(metadata.get("filters") or [])]
+        used = [*(metadata.get("filters") or []), metadata.get("compressor")]
         return [str(codec["id"]) for codec in used if codec]
     if metadata.get("storage_transformers"):
         return ["storage transformer"]
@@ -124,8 +127,18 @@ def _nested_codecs(codecs: list[Any]) -> list[str]:
     return names
 
 
-def _count_chunks(node: Node, grid: tuple[int, ...]) -> int:
-    """How many files in the folder are chunks of the grid."""
+def _check_blosc(files: list[Path]) -> None:
+    """Compare each chunk's size with the one in its Blosc header: the library would read past the end."""
+    for file in files:
+        with file.open("rb") as chunk:
+            header = chunk.read(16)
+        size = file.stat().st_size
+        if len(header) < 16 or int.from_bytes(header[12:], "little") != size:
+            raise damaged(file, f"this chunk has {size} bytes, not as many as its header says")
+
+
+def _chunk_files(node: Node, grid: tuple[int, ...]) -> list[Path]:
+    """The files in the folder that are chunks of the grid."""
     prefix, separator = "", str(node.metadata.get("dimension_separator", "."))
     if node.zarr_format == 3:
         encoding = node.metadata.get("chunk_key_encoding") or {}
@@ -134,8 +147,9 @@ def _count_chunks(node: Node, grid: tuple[int, ...]) -> int:
         separator = str((encoding.get("configuration") or {}).get("separator", "/" if named else "."))
     numbers = re.escape(separator).join([r"(\d+)"] * len(grid))
     pattern = re.compile(f"{prefix}{re.escape(separator) if prefix else ''}{numbers}")
-    names = (file.relative_to(node.path).as_posix() for file in node.path.rglob("*") if file.is_file())
-    matches = (pattern.fullmatch(name) for name in names)
-    return sum(
-        all(int(index) < size for index, size in zip(found.groups(), grid, strict=True)) for found in matches if found
-    )
+    files = []
+    for file in node.path.rglob("*"):
+        found = pattern.fullmatch(file.relative_to(node.path).as_posix())
+        if found and file.is_file() and all(int(i) < n for i, n in zip(found.groups(), grid, strict=True)):
+            files.append(file)
+    return files
