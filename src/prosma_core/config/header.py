@@ -17,7 +17,7 @@ SCHEMA_VERSION = 1
 class ModelHeader(Config):
     """Everything a model file holds beside its weights."""
 
-    schema_version: int = Field(default=SCHEMA_VERSION, ge=1)
+    schema_version: int = Field(default=SCHEMA_VERSION, ge=1, le=SCHEMA_VERSION)
     """Version of this layout."""
     name: str = Field(min_length=1, max_length=200)
     """Name people choose it by."""

@@ -16,6 +16,8 @@ from prosma_core.errors import ConfigError, ModelFileError
 from prosma_core.io.atomic import write_bytes_atomic
 
 METADATA_KEY = "prosma"
+HASH_KEY = "prosma_sha256"
+"""Hash of the header's text, which in turn holds the hash of the weights."""
 MAX_HEADER_BYTES = 1_000_000
 MAX_WEIGHTS = 500_000_000
 
@@ -46,17 +48,27 @@ def save_bundle(path: Path, header: ModelHeader, weights: Weights) -> ModelHeade
     Raises
     ------
     ModelFileError
-        A weight is not finite as float16.
+        A weight is not finite as float16, or the header is larger than 1 MB.
+    OutputError
+        The file cannot be written.
     """
     from safetensors.numpy import save
 
-    stored = {k: np.asarray(v, np.float16 if v.ndim > 1 else np.float32) for k, v in weights.items()}
+    with np.errstate(over="ignore"):  # what does not fit becomes infinity and is refused below
+        stored = {k: np.asarray(v, np.float16 if v.ndim > 1 else np.float32) for k, v in weights.items()}
     bad = [name for name, value in stored.items() if not np.isfinite(value).all()]
     if bad:
         msg = f"Weights {', '.join(bad[:3])} are not finite; the training has diverged. Use an earlier checkpoint."
         raise ModelFileError(msg)
     header = header.replace(sha256=weights_sha256(stored))
-    blob = save(stored, metadata={METADATA_KEY: header.model_dump_json()})
+    text = header.model_dump_json()
+    blob = save(stored, metadata={METADATA_KEY: text, HASH_KEY: _text_sha256(text)})
+    if struct.unpack("<Q", blob[:8])[0] > MAX_HEADER_BYTES:
+        msg = (
+            f"The header of {path} would be larger than the {MAX_HEADER_BYTES} bytes "
+            "that are read again; shorten its names and texts."
+        )
+        raise ModelFileError(msg)
     write_bytes_atomic(path, blob)
     return header
 
@@ -69,17 +81,17 @@ def read_header(path: Path) -> ModelHeader:
     ModelFileError
         Not a model file, truncated, of a newer schema, or with an unusable header.
     """
-    size = path.stat().st_size if path.is_file() else 0
     if not path.is_file():
         msg = (
             f"There is no model file {path}. `prosma models list` shows "
             "the shipped ones; otherwise give a .safetensors file."
         )
         raise ModelFileError(msg)
+    size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if size < 10 or start[:2] in (b"PK", b"\x80\x02", b"\x80\x04") or not 2 <= length <= size - 8:
+        if not 2 <= length <= size - 8:
             raise ModelFileError(_not_a_model(path, start, size))
         if length > MAX_HEADER_BYTES:
             msg = (
@@ -89,20 +101,18 @@ def read_header(path: Path) -> ModelHeader:
             raise ModelFileError(msg)
         raw = file.read(length)
     try:
-        values = json.loads(json.loads(raw)["__metadata__"][METADATA_KEY])
+        metadata = json.loads(raw)["__metadata__"]
+        text, digest = str(metadata[METADATA_KEY]), metadata[HASH_KEY]
+        values = json.loads(text)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        msg = (
-            f"{path} is a safetensors file without a ProSMA header "
-            f"({type(error).__name__}). Use one that `prosma train` wrote."
-        )
+        msg = f"{path} is damaged, or a safetensors file without a ProSMA header. Use one that `prosma train` wrote."
         raise ModelFileError(msg) from error
-    return _parse_header(path, values)
-
-
-def _parse_header(path: Path, values: Any) -> ModelHeader:
     version = values.get("schema_version") if isinstance(values, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
         msg = f"{path} has schema {version}; this program reads up to {SCHEMA_VERSION}. Install a newer napari-prosma."
+        raise ModelFileError(msg)
+    if digest != _text_sha256(text):
+        msg = f"{path} was altered: its header does not match the hash beside it. Copy or train the model again."
         raise ModelFileError(msg)
     try:
         return ModelHeader.parse(values, f"The header of {path}")
@@ -110,8 +120,12 @@ def _parse_header(path: Path, values: Any) -> ModelHeader:
         raise ModelFileError(str(error)) from error
 
 
+def _text_sha256(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
 def _not_a_model(path: Path, start: bytes, size: int) -> str:
-    if start[:2] in (b"PK", b"\x80\x02", b"\x80\x04"):
+    if start[:2] == b"PK" or (start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")):
         return (
             f"{path} is a pickle or torch.save file, which can run code when opened "
             "and is never read. Use a .safetensors model of `prosma train`."
