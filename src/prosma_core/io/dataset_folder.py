@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from prosma_core.data.frames import time_as_channels
 from prosma_core.data.geometry import Scan
 from prosma_core.errors import DatasetError, GeometryError
+from prosma_core.io.dataset_json import read_names, read_splits
 from prosma_core.io.images import is_image_path, read_image, read_labels, stem
 
 _CHANNEL = re.compile(r"^(.+)_(\d{4})$")
@@ -66,8 +66,13 @@ def open_dataset(root: Path) -> DatasetFolder:
             "equal names, or imagesTr/ and labelsTr/ with dataset.json."
         )
         raise DatasetError(msg)
-    labels = {stem(p): p for p in sorted(label_dir.iterdir()) if is_image_path(p)}
-    images = group_channels((p for p in image_dir.iterdir() if is_image_path(p)), set(labels))
+    labels: dict[str, Path] = {}
+    for path in image_files(label_dir):
+        if stem(path) in labels:
+            msg = f"{labels[stem(path)].name} and {path.name} are both the label of {stem(path)!r}. Keep one of them."
+            raise DatasetError(msg)
+        labels[stem(path)] = path
+    images = group_channels(image_files(image_dir), set(labels))
     if not labels or not images:
         msg = (
             f"{root} holds {len(images)} images and {len(labels)} "
@@ -83,8 +88,13 @@ def open_dataset(root: Path) -> DatasetFolder:
         )
         raise DatasetError(msg)
     cases = {name: Case(name, images[name], labels[name]) for name in sorted(images)}
-    classes, channels = _read_dataset_json(root / "dataset.json") if nnunet else ({}, ())
-    return DatasetFolder(root, cases, _read_splits(root / "splits.json", cases), classes, channels)
+    classes, channels = read_names(root / "dataset.json") if nnunet else ({}, ())
+    return DatasetFolder(root, cases, read_splits(root / "splits.json", cases), classes, channels)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Files of a folder with the name of an image, sorted; hidden ones (macOS leaves ``._NAME``) are left out."""
+    return sorted(p for p in folder.iterdir() if is_image_path(p) and not p.name.startswith("."))
 
 
 def group_channels(paths: Iterable[Path], labels: set[str] | None = None) -> dict[str, tuple[Path, ...]]:
@@ -147,7 +157,7 @@ def read_channels(paths: tuple[Path, ...]) -> Scan:
 
 
 def read_case(case: Case) -> tuple[Scan, Scan]:
-    """Image and labels of a case, on the same grid.
+    """Image and labels of a case, on the same grid; several frames with one label map are channels.
 
     Raises
     ------
@@ -157,6 +167,8 @@ def read_case(case: Case) -> tuple[Scan, Scan]:
         As in `read_image` and `read_labels`.
     """
     image, labels = read_channels(case.images), read_labels(case.label)
+    if labels.spec.num_frames == 1:
+        image = time_as_channels(image, image.spec.num_frames)
     if image.spec.spatial_shape != labels.spec.spatial_shape:
         image = _drop_thin(image, labels)
     check_same_grid(image, labels, f"images/{case.images[0].name}", f"labels/{case.label.name}")
@@ -194,45 +206,3 @@ def check_same_grid(a: Scan, b: Scan, name_a: str, name_b: str) -> None:
             f"{np.round(sa.affine, 3).tolist()} and {np.round(sb.affine, 3).tolist()}. Resample one onto the other."
         )
         raise GeometryError(msg)
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        msg = f"{path} cannot be read as JSON: {error}. Correct or remove it."
-        raise DatasetError(msg) from error
-
-
-def _read_splits(path: Path, cases: dict[str, Case]) -> dict[str, tuple[str, ...]]:
-    if not path.is_file():
-        return {}
-    values = _read_json(path)
-    if not isinstance(values, dict) or not isinstance(values.get("train"), list):
-        msg = f'{path} has no list of training cases; {{"train": [...], "val": [...]}} is needed.'
-        raise DatasetError(msg)
-    splits = {
-        key: tuple(names)
-        for key, names in values.items()
-        if isinstance(names, list) and all(isinstance(n, str) for n in names)
-    }
-    unknown = sorted({n for names in splits.values() for n in names} - cases.keys())
-    if unknown:
-        msg = f"{path} names {len(unknown)} cases that are not there, for example {unknown[0]!r}."
-        raise DatasetError(msg)
-    return splits
-
-
-def _read_dataset_json(path: Path) -> tuple[dict[int, str], tuple[str, ...]]:
-    if not path.is_file():
-        return {}, ()
-    values = _read_json(path)
-    channels = values.get("channel_names") or values.get("modality") or {}
-    classes: dict[int, str] = {}
-    for key, value in (values.get("labels") or {}).items():
-        number, name = (key, value) if str(key).isdigit() else (value, key)
-        if isinstance(number, list) or name == "ignore":
-            msg = f"{path}: region-based classes and ignore labels are not supported; give each voxel one class number."
-            raise DatasetError(msg)
-        classes[int(number)] = str(name)
-    return classes, tuple(str(channels[k]) for k in sorted(channels, key=int))
