@@ -18,7 +18,7 @@ Z_SAMPLES = 4
 """Thin slices that are averaged into one thick slice."""
 
 _LEVELS: dict[Modality, dict[str, float]] = {
-    "mr": {"air": 0.0, "fat": 0.95, "soft": 0.45, "organ": 0.57, "lesion": 0.75, "bone": 0.22, "vessel": 0.12},
+    "mr": {"air": 0.0, "fat": 0.95, "soft": 0.45, "organ": 0.59, "lesion": 0.8, "bone": 0.22, "vessel": 0.12},
     "ct": {"air": -1000.0, "fat": -95.0, "soft": 42.0, "organ": 72.0, "lesion": 108.0, "bone": 380.0, "vessel": 160.0},
 }
 """Brightness of each tissue: relative signal (MR), Hounsfield units (CT)."""
