@@ -1,0 +1,93 @@
+"""Patches come from where they should, turned as they should be."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from prosma_core.config.training import AugmentConfig
+from prosma_core.training.cases import TrainingCase
+from prosma_core.training.patches import PatchSampler
+
+STILL = AugmentConfig(p_rotate=0, p_scale=0, mirror="")
+
+
+def coordinates_case(grid=(20, 24), labelled=None) -> TrainingCase:
+    """Each voxel's value is its own position + 1 (channels = axes)."""
+    axes = torch.meshgrid(*(torch.arange(1.0, n + 1) for n in grid), indexing="ij")
+    labels = torch.zeros(grid, dtype=torch.uint8)
+    points = []
+    if labelled:
+        labels[labelled] = 1
+        points = [torch.tensor([labelled])]
+    return TrainingCase("case", torch.stack(axes), labels, points)
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_plain_patches_are_crops_of_the_scan() -> None:
+    sampler = PatchSampler([coordinates_case()], (8, 8), (1.0, 1.0), 0.0, STILL)
+    images, labels = sampler.draw(16, rng())
+    assert images.shape == (16, 2, 8, 8)
+    assert labels.shape == (16, 1, 8, 8)
+    assert labels.dtype == torch.int64
+    steps = images.diff(dim=2)[:, 0], images.diff(dim=3)[:, 1]
+    assert all(bool((s == 1).all()) for s in steps)
+    assert images.min() >= 1
+
+
+def test_a_scan_smaller_than_the_patch_is_padded_with_zeros_and_kept_whole() -> None:
+    sampler = PatchSampler([coordinates_case((5, 30))], (8, 8), (1.0, 1.0), 0.0, STILL)
+    images, _ = sampler.draw(8, rng())
+    assert bool(((images[:, 0] > 0).any(-1).sum(-1) == 5).all())
+
+
+def test_foreground_patches_contain_the_foreground() -> None:
+    case = coordinates_case((40, 40), labelled=(3, 36))
+    sampler = PatchSampler([case], (8, 8), (1.0, 1.0), 1.0, AugmentConfig(mirror="yx", p_rotate=0, p_scale=0))
+    _, labels = sampler.draw(32, rng())
+    assert bool((labels.sum(dim=(1, 2, 3)) == 1).all())
+
+
+def test_no_rotation_about_another_axis_than_the_thick_one() -> None:
+    augment = AugmentConfig(p_rotate=1, p_scale=0, mirror="")
+    middle = coordinates_case((12, 40, 40), labelled=(6, 20, 20))
+    sampler = PatchSampler([middle], (4, 8, 8), (10.0, 1.0, 1.0), 1.0, augment)
+    images, _ = sampler.draw(16, rng())
+    slices = images[:, 0]
+    torch.testing.assert_close(slices, slices.mean(dim=(2, 3), keepdim=True).expand_as(slices), rtol=0, atol=1e-3)
+
+
+def test_image_and_labels_are_turned_alike() -> None:
+    case = coordinates_case((30, 30))
+    case.labels[10:20, 10:20] = 1
+    image = case.labels[None].float() + 1
+    sampler = PatchSampler(
+        [TrainingCase("c", image, case.labels, [])], (24, 24), (1.0, 1.0), 0.0, AugmentConfig(p_rotate=1, p_scale=1)
+    )
+    images, labels = sampler.draw(16, rng())
+    inside = images[:, :1] > 1.9
+    assert bool((labels[inside] == 1).all())
+    outside = (images[:, :1] < 1.1) & (images[:, :1] > 0)
+    assert bool((labels[outside] == 0).all())
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (2.0, 1.0, 1.0)])
+def test_rotations_keep_distances_in_space(spacing) -> None:
+    augment = AugmentConfig(p_rotate=1, p_scale=0, mirror="")
+    middle = coordinates_case((60, 60, 60), labelled=(30, 30, 30))
+    sampler = PatchSampler([middle], (6, 6, 6), spacing, 1.0, augment)
+    images, _ = sampler.draw(8, rng(3))
+    step = images.diff(dim=-1)[..., 2, 2, 2] * torch.tensor(spacing)
+    torch.testing.assert_close(step.norm(dim=1), torch.full((8,), spacing[-1]), rtol=1e-3, atol=1e-3)
+
+
+def test_the_same_generator_gives_the_same_patches() -> None:
+    cases = [coordinates_case(), coordinates_case((32, 32), labelled=(4, 4))]
+    sampler = PatchSampler(cases, (8, 8), (1.0, 1.0), 0.5, AugmentConfig())
+    a, b = sampler.draw(6, rng(7)), sampler.draw(6, rng(7))
+    assert torch.equal(a[0], b[0])
+    assert torch.equal(a[1], b[1])
+    assert not torch.equal(a[0], sampler.draw(6, rng(8))[0])

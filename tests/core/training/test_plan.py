@@ -1,0 +1,135 @@
+"""Planning follows the data."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prosma_core.config.run import PlanOptions, resolve_run
+from prosma_core.data.fingerprint import Fingerprint
+from prosma_core.errors import DatasetError
+from prosma_core.training.plan import MIN_EDGE, plan_preprocess, plan_run, plan_stages, plan_tile, target_spacing
+
+GIB = 2**30
+
+
+def case(shape=(40, 50, 40), spacing=(1.0, 1.0, 1.0), unit="mm", **changes) -> Fingerprint:
+    values = {
+        "shape": shape,
+        "spacing": spacing,
+        "unit": unit,
+        "oriented": unit == "mm" and len(shape) == 3,
+        "channels": 1,
+        "channel_names": (),
+        "colour": False,
+        "low": 0.0,
+        "high": 255.0,
+        "whole_numbers": True,
+        "foreground": np.linspace(-50, 150, 200, dtype=np.float32)[None],
+        "label_values": (0, 1),
+    }
+    return Fingerprint(**{**values, **changes})
+
+
+def run_of(**explicit):
+    return resolve_run({"data": "d", "out": "o.safetensors", **explicit})
+
+
+def test_isotropic_volumes_get_isotropic_stages() -> None:
+    pre, model = plan_run([case()], 3, 3, run_of(), (), 64 * GIB)
+    assert pre.spacing == (1.0, 1.0, 1.0)
+    assert pre.orientation == "RAS"
+    assert set(model.strides[1:]) == {(2, 2, 2)}
+    assert pre.tile == (40, 56, 40)
+
+
+def test_thick_slices_are_not_halved_while_they_are_the_coarsest() -> None:
+    pre, model = plan_run([case((10, 256, 224), (10.0, 1.5, 1.5))], 3, 4, run_of(), (), 64 * GIB)
+    assert model.strides[1] == model.strides[2] == (1, 2, 2)
+    assert model.kernels[0] == model.kernels[1] == (1, 3, 3)
+    assert model.kernels[-1] == (3, 3, 3)
+    assert pre.spacing == (10.0, 1.5, 1.5)
+
+
+def test_a_strongly_anisotropic_axis_takes_the_tenth_percentile() -> None:
+    spacings = [(z, 1.0, 1.0) for z in (3.0, 4.0, 5.0, 6.0, 7.0)]
+    shapes = [(20, 200, 200)] * 5
+    assert target_spacing(spacings, shapes)[0] == pytest.approx(np.percentile([3, 4, 5, 6, 7], 10))
+    assert target_spacing([(1.0, 1.0, 2.0)] * 3, [(50, 50, 50)] * 3) == (1.0, 1.0, 2.0)
+
+
+def test_ct_is_recognised_and_clipped_to_its_foreground() -> None:
+    pre = plan_preprocess([case(low=-1024.0)], 3, PlanOptions(), ())
+    (rule,) = pre.intensities
+    assert rule.kind == "ct"
+    assert -50 <= rule.low < rule.high <= 150
+    assert plan_preprocess([case(low=0.0)], 3, PlanOptions(), ()).intensities[0].kind == "zscore"
+    assert plan_preprocess([case(low=0.0)], 3, PlanOptions(), ("CT",)).intensities[0].kind == "ct"
+
+
+def test_pictures_sized_to_one_longest_side_are_recognised() -> None:
+    pictures = [case(shape, (1.0, 1.0), "pixel") for shape in ((352, 280), (300, 352), (352, 352))]
+    pre = plan_preprocess(pictures, 2, PlanOptions(), ())
+    assert (pre.resample, pre.longest_side) == ("longest_side", 352)
+    alike = [case((512, 512), (1.0, 1.0), "pixel")] * 3
+    assert plan_preprocess(alike, 2, PlanOptions(), ()).resample == "none"
+
+
+def test_what_is_chosen_by_hand_wins() -> None:
+    run = run_of(preprocess={"tile": [16, 32, 32], "spacing": [2, 1, 1]}, network={"width": 8, "max_width": 16})
+    pre, model = plan_run([case()], 3, 2, run, (), 64 * GIB)
+    assert pre.tile == (16, 32, 32)
+    assert pre.spacing == (2.0, 1.0, 1.0)
+    assert max(model.widths) == 16
+
+
+def test_little_memory_gives_a_smaller_tile() -> None:
+    large, _ = plan_run([case((300, 300, 300))], 3, 2, run_of(), (), 256 * GIB)
+    small, _ = plan_run([case((300, 300, 300))], 3, 2, run_of(), (), 2 * GIB)
+    assert prod(small.tile) < prod(large.tile)
+
+
+def test_mixed_units_are_refused() -> None:
+    with pytest.raises(DatasetError, match="different units"):
+        plan_preprocess([case(), case(unit="um")], 3, PlanOptions(), ())
+
+
+def test_mixed_channels_are_refused_but_grey_and_colour_may_mix() -> None:
+    with pytest.raises(DatasetError, match="numbers of channels"):
+        plan_preprocess([case(), case(channels=2)], 3, PlanOptions(), ())
+    mixed = [case(), case(), case(channels=3)]
+    assert plan_preprocess(mixed, 3, PlanOptions(), ()).channels == ("image",)
+
+
+@given(
+    st.lists(st.integers(4, 300), min_size=2, max_size=3),
+    st.lists(st.floats(0.2, 12), min_size=3, max_size=3),
+    st.integers(2, 7),
+)
+def test_stages_keep_their_promises(tile: list[int], voxel: list[float], most: int) -> None:
+    spacing = tuple(voxel[: len(tile)])
+    strides, kernels = plan_stages(tuple(tile), spacing, most)
+    size, current = list(tile), list(spacing)
+    assert len(strides) == len(kernels) <= most
+    assert set(strides[0]) == {1}
+    for stride in strides[1:]:
+        assert max(stride) == 2
+        for axis, step in enumerate(stride):
+            assert step == 1 or size[axis] >= 2 * MIN_EDGE
+            size[axis] //= step
+            current[axis] *= step
+    assert all(k in (1, 3) for kernel in kernels for k in kernel)
+
+
+@given(st.lists(st.integers(3, 500), min_size=2, max_size=3), st.integers(12, 20))
+def test_tiles_are_legal_and_bounded(shape: list[int], log_voxels: int) -> None:
+    spacing = (1.0,) * len(shape)
+    tile, (strides, _) = plan_tile([tuple(shape)], spacing, 2**log_voxels, 6)
+    divisor = [prod(s[a] for s in strides) for a in range(len(shape))]
+    assert all(t % d == 0 for t, d in zip(tile, divisor, strict=True))
+    assert prod(tile) <= 2**log_voxels
+    assert all(t < n + d for t, n, d in zip(tile, shape, divisor, strict=True))

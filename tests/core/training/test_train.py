@@ -1,0 +1,242 @@
+"""Training from a folder: golden curve, exact resume, fine-tuning, and stopping when it diverges."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from prosma_core.config.run import load_run_yaml, resolve_run
+from prosma_core.data.geometry import Scan
+from prosma_core.data.phantom import phantom_2d
+from prosma_core.errors import DatasetError, TrainingError
+from prosma_core.events import EpochDone, StageStarted, StepDone
+from prosma_core.io.bundle import load_bundle
+from prosma_core.io.images import write_image, write_labels
+from prosma_core.io.run_folder import RunFolder
+from prosma_core.training import loop
+from prosma_core.training.loop import train
+
+GOLDEN = Path(__file__).parent / "golden_losses.json"
+
+TINY = {
+    "device": "cpu",
+    "network": {"width": 4, "max_width": 8, "max_stages": 3},
+    "preprocess": {"tile": [32, 32]},
+    "training": {"epochs": 3, "steps": 2, "batch_size": 2, "ema_decay": 0.9, "validation_cases": 2},
+}
+
+
+def small(scan: Scan) -> Scan:
+    """A scan cut to 48 x 48 about its middle."""
+    y, x = (n // 2 - 24 for n in scan.spec.shape)
+    data = np.ascontiguousarray(scan.data[y : y + 48, x : x + 48])
+    return Scan(data, type(scan.spec)("yx", data.shape, scan.spec.spacing, scan.spec.unit, scan.spec.affine))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "data"
+    for name in ("images", "labels"):
+        (root / name).mkdir(parents=True)
+    for seed in range(5):
+        image, labels = (small(s) for s in phantom_2d(seed))
+        write_image(root / "images" / f"case{seed}.png", image.data, image.spec)
+        write_labels(root / "labels" / f"case{seed}.png", labels.data, labels.spec)
+    return root
+
+
+def settings(folder: Path, out: Path, **changes):
+    values = {**TINY, "data": folder, "out": out, **changes}
+    values["training"] = {**TINY["training"], **changes.get("training", {})}
+    return resolve_run(values)
+
+
+def drain(run):
+    events = []
+    while True:
+        try:
+            events.append(next(run))
+        except StopIteration as stop:
+            return stop.value, events
+
+
+def test_the_first_twenty_losses_are_the_golden_ones(folder: Path, tmp_path: Path) -> None:
+    run = settings(folder, tmp_path / "m.safetensors", training={"epochs": 2, "steps": 10})
+    _, events = drain(train(run))
+    losses = [e.loss for e in events if isinstance(e, StepDone)]
+    if os.environ.get("PROSMA_WRITE_GOLDEN"):
+        GOLDEN.write_text(json.dumps([round(v, 5) for v in losses]))
+    assert len(losses) == 20
+    np.testing.assert_allclose(losses, json.loads(GOLDEN.read_text()), rtol=2e-3)
+
+
+def test_a_run_leaves_a_model_and_everything_that_repeats_it(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    result, events = drain(train(settings(folder, out)))
+    files = RunFolder.beside(out)
+    assert {p.name for p in files.root.iterdir()} == {
+        "run.yaml", "splits.json", "command.txt", "history.csv", "state.safetensors", "best.safetensors"
+    }
+    assert len(files.history.read_text().splitlines()) == 4
+    splits = json.loads(files.splits.read_text())
+    assert sorted(splits["train"] + splits["val"]) == [f"case{i}" for i in range(5)]
+    header, weights = load_bundle(out)
+    assert header == result.header
+    assert header.training["validation_mean_dice"] == pytest.approx(result.validation.mean, abs=1e-4)
+    again = resolve_run({**load_run_yaml(files.run_yaml), "out": tmp_path / "again.safetensors"})
+    drain(train(again))
+    repeated = load_bundle(tmp_path / "again.safetensors")[1]
+    assert all(np.array_equal(weights[k], repeated[k]) for k in weights)
+    epochs = [e for e in events if isinstance(e, EpochDone)]
+    assert [e.epoch for e in epochs] == [1, 2, 3]
+    assert all(e.mean_dice is not None and len(e.levels) == 2 for e in epochs)
+
+
+def equal_states(a: Path, b: Path) -> bool:
+    one, two = load_file(a), load_file(b)
+    return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+
+
+@pytest.mark.slow
+def test_kill_in_the_middle_then_resume_equals_a_run_that_was_never_stopped(folder: Path, tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
+    config = tmp_path / "run.yaml"
+    values = {**TINY, "training": {**TINY["training"], "epochs": 6, "steps": 8}}
+    config.write_text(json.dumps(values))
+    command = [sys.executable, "-m", "prosma_core.cli.main", "train", "--config", str(config), "--data", str(folder)]
+    subprocess.run([*command, "--out", str(whole)], check=True, capture_output=True)
+    process = subprocess.Popen([*command, "--out", str(cut)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    history, deadline = RunFolder.beside(cut).history, time.monotonic() + 120
+    while not history.exists() or len(history.read_text().splitlines()) < 3:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))
+    process.wait()
+    assert not cut.exists()
+    subprocess.run([*command, "--out", str(cut), "--resume"], check=True, capture_output=True)
+    assert equal_states(RunFolder.beside(whole).state, RunFolder.beside(cut).state)
+    first, second = load_bundle(whole)[1], load_bundle(cut)[1]
+    assert all(np.array_equal(first[k], second[k]) for k in first)
+
+
+def test_resume_can_go_on_for_more_epochs(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    drain(train(settings(folder, out)))
+    _, events = drain(train(settings(folder, out, training={"epochs": 5}), resume=True))
+    assert [e.epoch for e in events if isinstance(e, EpochDone)] == [4, 5]
+    assert any("Resuming after epoch 3 of 5" in e.message for e in events if isinstance(e, StageStarted))
+
+
+def test_resume_without_a_state_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="no training to resume"):
+        drain(train(settings(folder, tmp_path / "m.safetensors"), resume=True))
+
+
+def test_a_damaged_state_is_refused(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    drain(train(settings(folder, out, training={"epochs": 1})))
+    state = RunFolder.beside(out).state
+    state.write_bytes(state.read_bytes()[:-100])
+    with pytest.raises(TrainingError, match="damaged"):
+        drain(train(settings(folder, out), resume=True))
+
+
+def test_fine_tuning_takes_what_fits_and_says_what_does_not(folder: Path, tmp_path: Path) -> None:
+    first = tmp_path / "first.safetensors"
+    drain(train(settings(folder, first)))
+    for path in sorted((folder / "labels").iterdir())[:3]:
+        path.unlink()
+        labels = np.zeros((48, 48), np.uint8)
+        labels[10:20, 10:20], labels[30:40, 30:40] = 1, 2
+        image = small(phantom_2d(0)[0])
+        write_labels(path, labels, image.spec)
+    run = settings(folder, tmp_path / "second.safetensors", init=str(first))
+    result, events = drain(train(run))
+    said = [e.message for e in events if isinstance(e, StageStarted) and "start afresh" in e.message]
+    assert len(said) == 1
+    assert "heads.0" in said[0]
+    assert result.header.model.num_classes == 3
+    assert result.header.preprocess == load_bundle(first)[0].preprocess
+
+
+def test_fine_tuning_without_steps_starts_from_the_models_weights(folder: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    drain(train(settings(folder, first)))
+    run = settings(folder, second, init=str(first), training={"epochs": 1, "steps": 1, "learning_rate": 1e-12})
+    _, events = drain(train(run))
+    assert any("All" in e.message and "taken over" in e.message for e in events if isinstance(e, StageStarted))
+    a, b = load_bundle(first)[1], load_bundle(second)[1]
+    assert all(np.allclose(a[k], b[k], atol=1e-5) for k in a)
+
+
+def test_a_loss_that_is_not_finite_stops_at_its_step_and_keeps_the_last_good_epoch(folder, tmp_path, monkeypatch) -> None:
+    out = tmp_path / "m.safetensors"
+    real, calls = loop.augment_intensities, []
+
+    def poison(images, *rest):
+        calls.append(1)
+        return images * float("nan") if len(calls) == 4 else real(images, *rest)
+
+    monkeypatch.setattr(loop, "augment_intensities", poison)
+    with pytest.raises(TrainingError, match=r"epoch 2, step 2: training stopped.*epoch 1 is kept"):
+        drain(train(settings(folder, out)))
+    assert not out.exists()
+    monkeypatch.undo()
+    _, events = drain(train(settings(folder, out), resume=True))
+    assert [e.epoch for e in events if isinstance(e, EpochDone)] == [2, 3]
+
+
+def test_patience_stops_early(folder: Path, tmp_path: Path) -> None:
+    run = settings(
+        folder, tmp_path / "m.safetensors", training={"epochs": 50, "patience": 2, "learning_rate": 1e-12, "steps": 1}
+    )
+    _, events = drain(train(run))
+    assert len([e for e in events if isinstance(e, EpochDone)]) <= 6
+
+
+def test_minutes_bound_the_run(folder: Path, tmp_path: Path) -> None:
+    began = time.monotonic()
+    _, events = drain(train(settings(folder, tmp_path / "m.safetensors", training={"epochs": 10_000, "minutes": 0.03})))
+    assert time.monotonic() - began < 30
+    rates = [e.learning_rate for e in events if isinstance(e, EpochDone)]
+    assert rates[-1] < max(rates)
+
+
+def test_a_target_for_the_removed_fraction_moves_the_thresholds_there(folder: Path, tmp_path: Path) -> None:
+    removed = {}
+    for target in (0.2, 0.9):
+        change = {"removed_target": target, "removed_weight": 20.0, "learning_rate": 0.02, "epochs": 4, "steps": 25}
+        _, events = drain(train(settings(folder, tmp_path / f"{target}.safetensors", training=change)))
+        last = [e for e in events if isinstance(e, EpochDone)][-1]
+        removed[target] = [level.removed for level in last.levels]
+    assert all(abs(r - 0.2) < 0.15 for r in removed[0.2])
+    assert all(abs(r - 0.9) < 0.15 for r in removed[0.9])
+
+
+@pytest.mark.parametrize("gate", ["none", "attention"])
+def test_the_baselines_train_by_the_same_command(folder: Path, tmp_path: Path, gate: str) -> None:
+    out = tmp_path / "m.safetensors"
+    result, events = drain(train(settings(folder, out, gate={"kind": gate}, training={"epochs": 1})))
+    assert load_bundle(out)[0].model.gate.kind == gate
+    assert all(level.removed == 0 for level in result.validation.levels)
+    assert any(f"gate {gate}" in e.message for e in events if isinstance(e, StageStarted))
+
+
+def test_instance_labels_are_refused_with_what_to_do(folder: Path, tmp_path: Path) -> None:
+    spec = small(phantom_2d(0)[0]).spec
+    path = folder / "labels" / "case0.png"
+    path.unlink()
+    write_labels(path, np.arange(48 * 48).reshape(48, 48).astype(np.uint16), spec)
+    with pytest.raises(DatasetError, match="they number objects, not classes"):
+        drain(train(settings(folder, tmp_path / "m.safetensors")))
