@@ -26,16 +26,18 @@ class SkipGate(nn.Module):
         Pass the skip unchanged, whatever was learned.
     counting : bool
         Add up how many activations are removed (see `stats`).
-    surrogate : Tensor or None
-        Differentiable estimate of the removed fraction of the last forward, where `target_sharpness` is set.
+    estimating : bool
+        Keep `estimate` at every forward.
+    estimate : Tensor or None
+        Removed fraction of the last forward, differentiable.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.forced_open = False
         self.counting = False
-        self.target_sharpness: float | None = None
-        self.surrogate: Tensor | None = None
+        self.estimating = False
+        self.estimate: Tensor | None = None
         self._removed = 0.0
         self._total = 0
 
@@ -128,9 +130,8 @@ class ProximalGate(SkipGate):
         per_channel = (-1,) + (1,) * (x.ndim - 2)
         z = sum(self.fields(x, g), self.offset.view(per_channel))
         tau = self.threshold().view(per_channel).to(z.dtype)
-        if self.target_sharpness is not None:
-            size = z.detach() if self.form == "nonnegative" else z.detach().abs()
-            self.surrogate = torch.sigmoid(self.target_sharpness * (tau - size).float()).mean()
+        if self.estimating:
+            self.estimate = removed_estimate(z, tau, signed=self.form != "nonnegative")
         return THRESHOLDS[self.form](z, tau)
 
     def apply_gate(self, a: Tensor, x: Tensor, g: Tensor) -> Tensor:
@@ -139,6 +140,25 @@ class ProximalGate(SkipGate):
             return a * x
         gated: Tensor = self.channel_gate(g) * a * x
         return gated
+
+
+def removed_estimate(z: Tensor, tau: Tensor, *, signed: bool) -> Tensor:
+    """Removed fraction as a number with a gradient.
+
+    The value is exact; the gradient is that of the mean of ``1 / (1 + (|z| / tau)^4)``, which depends on the ratio
+    alone and does not vanish far from the threshold.
+
+    Parameters
+    ----------
+    z, tau : Tensor
+        Field, and threshold broadcastable to it.
+    signed : bool
+        Whether values at or below -tau are kept (all forms but the non-negative one).
+    """
+    size = z.float().abs() if signed else z.float().clamp_min(0)
+    soft = (1 / (1 + (size / tau.float()) ** 4)).mean()
+    exact = (size <= tau).float().mean()
+    return soft + (exact - soft).detach()
 
 
 class ChannelGate(nn.Module):

@@ -23,7 +23,7 @@ from prosma_core.model.unet import build_model
 from prosma_core.model.weights import transfer, weights_of
 from prosma_core.training.cases import TrainingCase
 from prosma_core.training.checkpoint import Progress, load_state, save_state
-from prosma_core.training.losses import SHARPNESS, segmentation_loss, sparsity_loss
+from prosma_core.training.losses import segmentation_loss, sparsity_loss
 from prosma_core.training.patches import PatchSampler
 from prosma_core.training.schedule import MovingAverage, build_optimizer, learning_rate
 from prosma_core.training.setup import Setup, prepare_run
@@ -94,7 +94,7 @@ class Trainer:
         self.sampler = PatchSampler(train, pre.tile, spacing, self.config.foreground, self.config.augment)
         if self.config.removed_target is not None:
             for gate in self.model.skip_gates:
-                gate.target_sharpness = SHARPNESS
+                gate.estimating = True
 
     def resume(self) -> str:
         """Restore the run folder's state; what it continues, in words."""

@@ -10,9 +10,6 @@ from torch import Tensor
 from prosma_core.config.training import TrainingConfig
 from prosma_core.model.gate import SkipGate
 
-SHARPNESS = 10.0
-"""Slope of the differentiable stand-in for 'removed': sigmoid(SHARPNESS (tau - |z|))."""
-
 
 def segmentation_loss(config: TrainingConfig) -> Callable[[Sequence[Tensor], Tensor], Tensor]:
     """Dice + cross-entropy over all levels (MONAI), weights 1, 1/2, 1/4, … with deep supervision.
@@ -44,11 +41,8 @@ def segmentation_loss(config: TrainingConfig) -> Callable[[Sequence[Tensor], Ten
 
 
 def sparsity_loss(gates: Sequence[SkipGate], target: float) -> Tensor | None:
-    """Mean squared distance of each gate's removed fraction to the target; moves the thresholds only.
-
-    The fraction is the differentiable stand-in of the last forward, where fields count as constants.
-    """
-    fractions = [gate.surrogate for gate in gates if gate.surrogate is not None]
+    """Mean squared distance of each gate's removed fraction, in its last forward, to the target; None without gates."""
+    fractions = [gate.estimate for gate in gates if gate.estimate is not None]
     if not fractions:
         return None
     return (torch.stack(fractions) - target).square().mean()

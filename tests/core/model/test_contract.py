@@ -12,7 +12,7 @@ from torch.autograd import gradcheck
 
 from prosma_core.config.model import GateConfig, ModelConfig
 from prosma_core.errors import GeometryError, ModelFileError
-from prosma_core.model.gate import ProximalGate, build_gate
+from prosma_core.model.gate import ProximalGate, build_gate, removed_estimate
 from prosma_core.model.unet import UNet, build_model
 from prosma_core.model.weights import model_from, transfer, weights_of
 
@@ -231,3 +231,18 @@ def test_a_thick_axis_is_not_convolved_where_its_kernel_is_one() -> None:
         a, b = gate.activation(x, g), gate.activation(changed, g)
     assert torch.equal(a[:, :, :4], b[:, :, :4])
     assert not torch.equal(a[:, :, 4], b[:, :, 4])
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@given(seed=st.integers(0, 2**31), scale=st.floats(0.01, 100))
+@settings(max_examples=10)
+def test_the_removed_estimate_is_exact_and_its_gradient_never_vanishes(signed: bool, seed: int, scale: float) -> None:
+    torch.manual_seed(seed)
+    z = scale * torch.randn(2, 3, 9)
+    tau = torch.full((3, 1), 0.5, requires_grad=True)
+    estimate = removed_estimate(z, tau, signed=signed)
+    size = z.abs() if signed else z
+    assert float(estimate) == pytest.approx(float((size <= 0.5).float().mean()), abs=1e-6)
+    estimate.backward()
+    assert tau.grad is not None
+    assert bool((tau.grad > 0).all())
