@@ -146,7 +146,7 @@ def removed_estimate(z: Tensor, tau: Tensor, *, signed: bool) -> Tensor:
     """Removed fraction as a number with a gradient.
 
     The value is exact; the gradient is that of the mean of ``1 / (1 + (|z| / tau)^4)``, which depends on the ratio
-    alone and does not vanish far from the threshold.
+    alone and reaches far from the threshold.
 
     Parameters
     ----------

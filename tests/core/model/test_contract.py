@@ -234,9 +234,9 @@ def test_a_thick_axis_is_not_convolved_where_its_kernel_is_one() -> None:
 
 
 @pytest.mark.parametrize("signed", [True, False])
-@given(seed=st.integers(0, 2**31), scale=st.floats(0.01, 100))
+@given(seed=st.integers(0, 2**31), scale=st.floats(0.1, 30))
 @settings(max_examples=10)
-def test_the_removed_estimate_is_exact_and_its_gradient_never_vanishes(signed: bool, seed: int, scale: float) -> None:
+def test_the_removed_estimate_is_exact_and_its_gradient_reaches_far(signed: bool, seed: int, scale: float) -> None:
     torch.manual_seed(seed)
     z = scale * torch.randn(2, 3, 9)
     tau = torch.full((3, 1), 0.5, requires_grad=True)
