@@ -242,7 +242,7 @@ def test_the_removed_estimate_is_exact_and_its_gradient_reaches_far(signed: bool
     tau = torch.full((3, 1), 0.5, requires_grad=True)
     estimate = removed_estimate(z, tau, signed=signed)
     size = z.abs() if signed else z
-    assert float(estimate) == pytest.approx(float((size <= 0.5).float().mean()), abs=1e-6)
+    assert estimate.item() == pytest.approx(float((size <= 0.5).float().mean()), abs=1e-6)
     estimate.backward()
     assert tau.grad is not None
     assert bool((tau.grad > 0).all())
