@@ -34,11 +34,16 @@ def resize(image: Tensor, shape: Sequence[int], nearest: Sequence[int] = ()) -> 
 
 def _resize_axis(image: Tensor, axis: int, size: int, nearest: bool) -> Tensor:
     before, after = image.shape[:axis].numel(), image.shape[axis + 1 :].numel()
-    flat = image.reshape(1, before, image.shape[axis], after)
+    # The last axis is resized as a width: torch's anti-aliased CPU kernel gives wrong values where the width is 1.
+    last = after == 1
+    flat = (
+        image.reshape(1, 1, before, image.shape[axis]) if last else image.reshape(1, before, image.shape[axis], after)
+    )
+    target = (before, size) if last else (size, after)
     if nearest:
-        flat = F.interpolate(flat, (size, after), mode="nearest-exact")
+        flat = F.interpolate(flat, target, mode="nearest-exact")
     else:
-        flat = F.interpolate(flat, (size, after), mode="bilinear", antialias=True)
+        flat = F.interpolate(flat, target, mode="bilinear", antialias=True)
     return flat.reshape(*image.shape[:axis], size, *image.shape[axis + 1 :])
 
 

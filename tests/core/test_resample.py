@@ -1,0 +1,73 @@
+"""Resampling: every axis alike, voxel edges where they were, whatever the shape."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prosma_core.data.resample import resize, resize_labels
+
+shapes = st.lists(st.integers(1, 14), min_size=2, max_size=3)
+
+
+@given(shapes, st.data())
+def test_every_axis_is_treated_alike(shape: list[int], data: st.DataObject) -> None:
+    """Resizing a transposed array is the transpose of the resized one."""
+    target = [data.draw(st.integers(1, 20)) for _ in shape]
+    nearest = data.draw(st.sampled_from([(), (0,)]))
+    order = data.draw(st.permutations(range(len(shape))))
+    image = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
+    straight = resize(image, target, nearest)
+    turned = resize(
+        image.permute(0, *(a + 1 for a in order)).contiguous(),
+        [target[a] for a in order],
+        [order.index(a) for a in nearest],
+    )
+    torch.testing.assert_close(turned, straight.permute(0, *(a + 1 for a in order)))
+
+
+@given(shapes, st.data())
+def test_a_constant_stays_and_a_flip_stays_a_flip(shape: list[int], data: st.DataObject) -> None:
+    target = [data.draw(st.integers(1, 20)) for _ in shape]
+    image = torch.rand(2, *shape, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(resize(torch.full_like(image, 3), target), torch.full((2, *target), 3.0))
+    torch.testing.assert_close(resize(image.flip(-1), target), resize(image, target).flip(-1))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize(("size", "target"), [(12, 24), (12, 6), (12, 7), (12, 37)])
+def test_a_ramp_stays_a_ramp(axis: int, size: int, target: int) -> None:
+    """Linear values at voxel centres stay linear, to a tenth of a voxel, away from the ends."""
+    shape, new = [5, 5, 5], [5, 5, 5]
+    shape[axis], new[axis] = size, target
+    centres = (torch.arange(size) + 0.5) / size
+    image = torch.empty(shape)
+    image.movedim(axis, -1)[...] = centres
+    found = resize(image[None], new)[0].movedim(axis, -1)
+    inside = slice(target // 4, target - target // 4)
+    expected = ((torch.arange(target) + 0.5) / target).expand(5, 5, -1)
+    torch.testing.assert_close(found[..., inside], expected[..., inside], atol=0.1 / size, rtol=0)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_thick_axis_takes_whole_slices(axis: int) -> None:
+    shape, new = [4, 4, 4], [4, 4, 4]
+    new[axis] = 8
+    image = torch.rand(1, *shape)
+    torch.testing.assert_close(resize(image, new, (axis,)), image.repeat_interleave(2, axis + 1), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_labels_go_there_and_back(axis: int) -> None:
+    labels = np.zeros((8, 8, 8), np.uint16)
+    labels[2:6, 2:6, 2:6] = 300
+    labels[6:, 2:6, 2:6] = 7
+    new = [8, 8, 8]
+    new[axis] = 24
+    fine = resize_labels(labels, new)
+    assert fine.dtype == np.uint16
+    np.testing.assert_array_equal(fine, labels.repeat(3, axis))
+    np.testing.assert_array_equal(resize_labels(fine, labels.shape), labels)
