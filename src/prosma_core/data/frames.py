@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from types import EllipsisType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,13 +82,17 @@ def frames(scan: Scan, dims: int) -> Iterator[Frame]:
         head: tuple[int | slice | EllipsisType, ...] = (t,) if "t" in spec.axes else ()
         time = f"frame {t}" if spec.num_frames > 1 else ""
         if walk is None:
-            yield Frame(np.asarray(data, np.float32), (*head, ...), one, time)
+            yield Frame(_float32(data), (*head, ...), one, time)
             continue
         for k in range(spec.spatial_shape[walk]):
             at: list[int | slice] = [slice(None)] * 3
             at[walk] = k
-            image = np.asarray(data[(slice(None), *at)], np.float32)
-            yield Frame(image, (*head, *at), one, f"{time} slice {k}".strip())
+            yield Frame(_float32(data[(slice(None), *at)]), (*head, *at), one, f"{time} slice {k}".strip())
+
+
+def _float32(data: NDArray[Any]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):  # a value too large becomes infinity, which is refused before it is used
+        return np.asarray(data, np.float32)
 
 
 def count_frames(spec: ImageSpec, dims: int) -> int:

@@ -6,10 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prosma_core.config.preprocess import ChannelIntensity
+from prosma_core.data.geometry import Scan
 from prosma_core.errors import ChannelError, IntensityError
 
 LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 """Weights of red, green and blue in a grey picture (ITU-R BT.601)."""
+_COLOUR = ("red", "green", "blue")
 
 
 def normalise(image: NDArray[np.float32], intensities: tuple[ChannelIntensity, ...]) -> NDArray[np.float32]:
@@ -65,6 +67,22 @@ def check_varies(image: NDArray[np.floating]) -> None:
             "nothing to see in this image. Check that it is the right file."
         )
         raise IntensityError(msg)
+
+
+def check_channels(scan: Scan, channels: tuple[str, ...]) -> None:
+    """Raise `ChannelError` unless a scan has the model's channels, or only grey stands against red, green and blue."""
+    given, names = scan.spec.num_channels, channels
+    if given == len(channels):
+        return
+    if given == 3:
+        names = scan.spec.channel_names or (_COLOUR if scan.data.dtype == np.uint8 else ())
+    if {given, len(channels)} != {1, 3} or tuple(name.lower() for name in names) != _COLOUR:
+        msg = (
+            f"The scan has {given} channel{'s' * (given != 1)}, the model takes {len(channels)} "
+            f"({', '.join(channels)}). Give the channels it was trained on, "
+            "as a channel axis or as files NAME_0000, NAME_0001, …"
+        )
+        raise ChannelError(msg)
 
 
 def fit_channels(image: NDArray[np.float32], expected: int) -> tuple[NDArray[np.float32], str | None]:

@@ -62,6 +62,12 @@ def cuda_missing() -> str | None:
     return f"torch {torch.__version__} finds no NVIDIA GPU or driver"
 
 
+def memory_ended(error: Exception) -> bool:
+    """Whether an error of torch or numpy says that memory ended; off CUDA, torch raises a plain RuntimeError."""
+    signs = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in str(error) for sign in signs)
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that can be taken on a device now."""
     if device.type == "cuda":

@@ -15,8 +15,9 @@ from prosma_core.data.geometry import Scan
 from prosma_core.errors import DatasetError, OutputError, ProsmaError
 from prosma_core.events import CaseDone, CaseFailed, Event, StageStarted
 from prosma_core.inference.segment import Segmentation, Segmenter
-from prosma_core.io.dataset_folder import group_channels, read_channels
+from prosma_core.io.dataset_folder import channel_name, image_files, read_channels
 from prosma_core.io.images import is_image_path, read_image, result_name, stem, write_image, write_labels
+from prosma_core.io.names import image_suffix
 
 
 @dataclass(frozen=True)
@@ -28,17 +29,17 @@ class Job:
 
 
 def collect_jobs(inputs: Sequence[Path], channels: int) -> list[Job]:
-    """Scans among files and folders; ``NAME_0000, NAME_0001, …`` are one scan where the model takes several channels.
+    """Scans among files and folders; ``NAME_0000, NAME_0001, …`` are one scan where a file is there for each channel.
 
     Raises
     ------
     DatasetError
-        A folder holds no scan, or channels are incomplete.
+        A folder holds no scan.
     """
     files: list[Path] = []
     for path in inputs:
         if path.is_dir() and not is_image_path(path):
-            found = sorted(p for p in path.iterdir() if is_image_path(p))
+            found = image_files(path)
             if not found:
                 msg = (
                     f"{path} holds no scan of a known format. Give files, "
@@ -48,9 +49,20 @@ def collect_jobs(inputs: Sequence[Path], channels: int) -> list[Job]:
             files += found
         else:
             files.append(path)
+    files = list(dict.fromkeys(files))
     if channels == 1:
         return [Job(stem(p), (p,)) for p in files]
-    return [Job(name, group) for name, group in group_channels(files).items()]
+    groups: dict[tuple[Path, str], list[Path]] = {}
+    for path in files:
+        groups.setdefault((path.parent, channel_name(path)), []).append(path)
+    jobs: list[Job] = []
+    for (_, name), group in groups.items():
+        numbered = sorted(group, key=stem)
+        if [stem(p) for p in numbered] == [f"{name}_{n:04d}" for n in range(channels)]:
+            jobs.append(Job(name, tuple(numbered)))
+        else:
+            jobs += [Job(stem(p), (p,)) for p in group]
+    return jobs
 
 
 def segment_files(
@@ -87,12 +99,12 @@ def segment_files(
         Nothing to segment, or `out` is a file name for several scans.
     """
     jobs = collect_jobs(inputs, segmenter.header.model.in_channels)
-    single = len(jobs) == 1 and is_image_path(out) and not out.is_dir()
-    if is_image_path(out) and not single and not out.is_dir():
+    single = names_file(out)
+    if single and len(jobs) > 1:
         msg = f"--out {out} is a file name, but there are {len(jobs)} scans. Give a folder."
         raise OutputError(msg)
     folder = out.parent if single else out
-    folder.mkdir(parents=True, exist_ok=True)
+    _make_folder(folder)
     taken: dict[Path, str] = {}
     failures: list[CaseFailed] = []
     for job in jobs:
@@ -107,9 +119,7 @@ def segment_files(
                 )
                 raise OutputError(msg)
             taken[target] = job.name
-            if target.exists() and not overwrite:
-                msg = f"{target} exists already; add --overwrite to replace it, or choose another --out."
-                raise OutputError(msg)
+            _check_target(target, job, scan, config, overwrite=overwrite)
             yield StageStarted(f"{job.name}: {scan.spec.axes} {'x'.join(map(str, scan.spec.shape))}")
             result = yield from segmenter.segment(scan, config)
             _write(target, result, provenance(segmenter, job, config), overwrite=overwrite)
@@ -129,14 +139,51 @@ def _target_name(job: Job, scan: Scan) -> str:
     return name if len(job.files) == 1 else job.name + name.removeprefix(stem(job.files[0]))
 
 
+def names_file(out: Path) -> bool:
+    """Whether a person who gave this ``--out`` means a file (or a zarr), not a folder for results."""
+    suffix = image_suffix(out).lower()
+    return bool(suffix) and (suffix.endswith(".zarr") or not out.is_dir())
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"The folder {folder} for results cannot be made ({error.strerror}). Choose another --out."
+        raise OutputError(msg) from error
+
+
+def _check_target(target: Path, job: Job, scan: Scan, config: InferenceConfig, *, overwrite: bool) -> None:
+    """Refuse what could only fail after the work is done, and never write over a scan."""
+    if any(target.resolve() == source.resolve() for source in job.files):
+        msg = f"The result would replace the scan {target} itself; choose another --out."
+        raise OutputError(msg)
+    wanted = [path for kind, path in _extra_targets(target).items() if getattr(config, kind)]
+    present = next((path for path in (target, *wanted) if path.exists()), None)
+    if present and not overwrite:
+        msg = f"{present} exists already; add --overwrite to replace it, or choose another --out."
+        raise OutputError(msg)
+    suffix = image_suffix(target).lower()
+    if suffix in {".jpg", ".jpeg"} or (suffix == ".png" and scan.spec.labels_spec().axes != "yx"):
+        msg = (
+            f"{target} cannot hold the classes of a scan with axes {scan.spec.axes}: a JPEG changes values, "
+            f"a PNG holds one 2D picture. Let --out end with .tif, .zarr or .nii.gz."
+        )
+        raise OutputError(msg)
+
+
+def _extra_targets(target: Path) -> dict[str, Path]:
+    suffix = image_suffix(target)
+    suffix = ".tif" if suffix.lower() == ".png" else suffix
+    return {kind: target.with_name(f"{stem(target)}_{kind}{suffix}") for kind in ("probabilities", "entropy")}
+
+
 def _write(target: Path, result: Segmentation, notes: dict[str, str], *, overwrite: bool) -> None:
     """Extra results first: where the label map exists, everything does."""
+    extras = _extra_targets(target)
     for kind, scan in (("probabilities", result.probabilities), ("entropy", result.entropy)):
         if scan is not None:
-            suffix = target.name.removeprefix(stem(target))
-            suffix = ".tif" if suffix == ".png" else suffix
-            path = target.with_name(f"{stem(target)}_{kind}{suffix}")
-            write_image(path, scan.data, scan.spec, overwrite=overwrite, provenance=notes)
+            write_image(extras[kind], scan.data, scan.spec, overwrite=overwrite, provenance=notes)
     write_labels(target, result.labels.data, result.labels.spec, overwrite=overwrite, provenance=notes)
 
 

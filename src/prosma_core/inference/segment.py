@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, replace
-from math import log
+from math import isfinite, log
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from prosma_core.config.inference import InferenceConfig
 from prosma_core.data.frames import Frame, count_frames, frame_spec, frames, time_as_channels
 from prosma_core.data.geometry import SPATIAL_AXES, Scan
 from prosma_core.data.grid import NetworkGrid, plan_grid
-from prosma_core.data.intensities import check_finite, check_varies, fit_channels, normalise
+from prosma_core.data.intensities import check_channels, check_finite, check_varies, fit_channels, normalise
 from prosma_core.data.resample import resize
 from prosma_core.data.tiles import padding_to, plan_tiles
 from prosma_core.errors import DeviceError
 from prosma_core.events import Event, StageStarted, TileDone
+from prosma_core.inference.device import memory_ended
 from prosma_core.inference.memory import plan_memory
 from prosma_core.inference.postprocess import fill_holes, keep_largest
 from prosma_core.inference.tiled import TiledPredictor
@@ -91,6 +92,7 @@ class Segmenter:
         """
         dims = self.header.model.dims
         scan = time_as_channels(scan, self.header.model.in_channels)
+        check_channels(scan, self.header.preprocess.channels)
         spec = scan.spec.labels_spec()
         total = count_frames(scan.spec, dims)
         grid = plan_grid(frame_spec(scan.spec, dims), self.header.preprocess)
@@ -126,7 +128,7 @@ class Segmenter:
         what = f"{total} frames of the scan" if total > 1 else "The scan"
         if grid.shape != grid.oriented:
             target = "x".join(map(str, grid.shape))
-            yield StageStarted(f"{what} ({shape}) will be resampled to the model's voxel size: {target}.")
+            yield StageStarted(f"{what} ({shape}) will be resampled for the model to {target}.")
         if grid.order != tuple(sorted(grid.order)) or grid.flips:
             yield StageStarted(
                 f"{what} will be turned from {scan.spec.orientation} to {self.header.preprocess.orientation}."
@@ -140,11 +142,13 @@ class Segmenter:
         image, note = fit_channels(frame.image, len(pre.channels))
         if note and number == 0:
             yield StageStarted(f"For the model, {note}.")
-        image = normalise(grid.orient(image), pre.intensities)
-        tensor = resize(torch.from_numpy(np.ascontiguousarray(image)), grid.shape, grid.thick)
+        image = normalise(np.ascontiguousarray(grid.orient(image)), pre.intensities)
+        tensor = resize(torch.from_numpy(image), grid.shape, grid.thick)
         try:
             return (yield from self._predict(tensor, grid, config, number, total))
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not memory_ended(error):
+                raise
             if self.device.type == "cpu":
                 msg = "Main memory ran out during segmentation. Close other programs or crop the scan."
                 raise DeviceError(msg) from error
@@ -240,4 +244,5 @@ def _argmax_on(logits: Tensor, shape: tuple[int, ...], nearest: tuple[int, ...])
 
 
 def _is_blank(frame: Frame) -> bool:
-    return bool(frame.image.min() == frame.image.max())
+    low = float(frame.image.min())
+    return isfinite(low) and low == float(frame.image.max())

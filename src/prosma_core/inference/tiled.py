@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from prosma_core.data.tiles import Tile, gaussian_weight, padding_to, plan_tiles
 from prosma_core.events import StageStarted, TileDone
+from prosma_core.inference.device import memory_ended
 
 log = logging.getLogger(__name__)
 
@@ -82,11 +83,11 @@ class TiledPredictor:
             batch = tiles[done : done + self.batch_size]
             try:
                 logits = self._forward(torch.stack([padded[(slice(None), *t.slices)] for t in batch]))
-            except torch.OutOfMemoryError:
-                if self.batch_size == 1:
+            except (RuntimeError, MemoryError) as error:
+                if self.batch_size == 1 or not memory_ended(error):
                     raise
                 self.batch_size = max(1, self.batch_size // 2)
-                yield StageStarted(f"Memory ran out: going on with {self.batch_size} tiles at a time.")
+                yield StageStarted(f"Memory ran out: going on with {_tiles(self.batch_size)} at a time.")
                 continue
             logits = logits.to(sums_on)
             if len(tiles) == 1:
@@ -115,6 +116,10 @@ class TiledPredictor:
                 total = logits if total is None else total + logits
         assert total is not None
         return total / len(self.mirrors) if len(self.mirrors) > 1 else total
+
+
+def _tiles(count: int) -> str:
+    return f"{count} tile{'s' * (count != 1)}"
 
 
 def _add(total: Tensor, weights: Tensor, logits: Tensor, weight: Tensor, tiles: Sequence[Tile]) -> None:

@@ -131,6 +131,12 @@ def group_channels(paths: Iterable[Path], labels: set[str] | None = None) -> dic
     return {name: tuple(files[n] for n in sorted(files)) for name, files in groups.items()}
 
 
+def channel_name(path: Path) -> str:
+    """NAME for a file ``NAME_0000.nii.gz``, which may be a channel of it; the stem of any other file."""
+    match = _CHANNEL.match(stem(path))
+    return match.group(1) if match else stem(path)
+
+
 def read_channels(paths: tuple[Path, ...]) -> Scan:
     """A scan from one file, or from one file per channel.
 
