@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from prosma_core.cli.main import main
 from prosma_core.config import ClassInfo, GateConfig, ModelConfig, ModelHeader, PreprocessConfig
@@ -60,6 +61,15 @@ def tiny_header(
         classes=tuple(ClassInfo(value=v, name=n) for v, n in zip(values, names, strict=True)),
         mirror_axes="zyx"[-dims:],
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Compute tiny networks with one thread: several wait for each other longer than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -337,7 +337,7 @@ def test_without_being_asked_for_there_are_no_extras(make_header: MakeHeader, no
 @pytest.mark.parametrize("dims", [2, 3])
 def test_mirror_averaging_does_not_know_left_from_right(dims: int, make_header: MakeHeader, noise: Noise) -> None:
     by = segmenter(make_header(dims))
-    scan = noise((20, 24, 17)[-dims:], "zyx"[-dims:])
+    scan = noise((14, 20, 16)[-dims:], "zyx"[-dims:])
     config = InferenceConfig(mirror=True, probabilities=True)
     straight = run(by, scan, config)[0].probabilities
     for axis in range(dims):
