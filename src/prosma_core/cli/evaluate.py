@@ -31,10 +31,12 @@ def evaluate(
     from prosma_core.inference.device import choose_device
     from prosma_core.inference.evaluate import evaluate_cases
     from prosma_core.inference.segment import Segmenter
-    from prosma_core.io.atomic import write_bytes_atomic
+    from prosma_core.io.atomic import check_target, write_bytes_atomic
     from prosma_core.io.models import find_model
 
     log_to_stderr()
+    if json_file:
+        check_target(json_file)
     choice = choose_device(device)
     typer.echo(f"Computing on {choice.reason}.", err=True)
     segmenter = Segmenter.load(find_model(model), choice.device)
@@ -54,23 +56,24 @@ def _show(event: Event) -> None:
 
 def _print_table(report: dict[str, Any]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("case", "class", "Dice", "IoU", "HD95", "surface Dice")
     for case, classes in report["cases"].items():
         for name, m in classes.items():
-            table.add_row(case, name, *(_number(m[k]) for k in ("dice", "iou", "hd95", "surface_dice")))
+            table.add_row(escape(case), escape(name), *(_number(m[k]) for k in ("dice", "iou", "hd95", "surface_dice")))
     summary = report["summary"]
     table.add_section()
     for name, m in {**summary["classes"], "all classes": summary["mean"]}.items():
-        table.add_row("mean", name, *(_number(m[k]) for k in ("dice", "iou", "hd95", "surface_dice")))
+        table.add_row("mean", escape(name), *(_number(m[k]) for k in ("dice", "iou", "hd95", "surface_dice")))
     Console(width=110).print(table)
     for name, m in summary["classes"].items():
-        if m["empty_reference"]:
+        if m["absent"]:
             typer.echo(
                 f"{name}: Dice of cases that have it {_number(m['dice_present'])}; "
-                f"{m['empty_reference_predicted_empty']} of "
-                f"{m['empty_reference']} cases without it answered with nothing."
+                f"{m['absent_predicted_empty']} of "
+                f"{m['absent']} cases without it answered with nothing."
             )
 
 

@@ -49,9 +49,13 @@ def _common(
 def main() -> None:
     """Run the command line; our own errors become one message and exit code 2."""
     try:
-        app()
+        app(prog_name="prosma")
     except ProsmaError as error:
         typer.echo(f"Error: {error}", err=True)
+        sys.exit(ERROR_EXIT)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        typer.echo(f"Error: {place}{error.strerror or error}. Check the name, the permissions and the disk.", err=True)
         sys.exit(ERROR_EXIT)
     except KeyboardInterrupt:
         typer.echo("Stopped.", err=True)

@@ -13,6 +13,7 @@ models_app = typer.Typer(help="Shipped models, and what a model file says about 
 def list_models() -> None:
     """List the shipped models."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from prosma_core.io.bundle import read_header
@@ -23,13 +24,13 @@ def list_models() -> None:
         header = read_header(path)
         dice = header.training.get("validation_mean_dice")
         table.add_row(
-            name,
+            escape(name),
             f"{header.model.dims}D",
-            ", ".join(header.preprocess.channels),
-            ", ".join(c.name for c in header.classes[1:]),
+            escape(", ".join(header.preprocess.channels)),
+            escape(", ".join(c.name for c in header.classes[1:])),
             "-" if dice is None else f"{dice:.3f}",
             f"{path.stat().st_size / 1e6:.1f}",
-            header.licence or "-",
+            escape(header.licence) or "-",
         )
     Console(width=110).print(table)
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from prosma_core.events import Event
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 R = TypeVar("R")
 
@@ -30,8 +33,18 @@ def drain(run: Generator[Event, None, R], show: Callable[[Event], None]) -> R:
 
 
 def log_to_stderr() -> None:
-    """Let warnings of the library reach the person."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    """Let warnings of this library reach the person; what other libraries log is not meant for them."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("Warning: %(message)s"))
+    handler.addFilter(logging.Filter("prosma_core"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+
+
+def stderr_console() -> Console:
+    """Where progress is shown; names from files are plain text there, and lines are not broken."""
+    from rich.console import Console
+
+    return Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
 
 def clock(seconds: float) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prosma_core.cli.options import Device, Model, clock, drain, log_to_stderr
+from prosma_core.cli.options import Device, Model, clock, drain, log_to_stderr, stderr_console
 from prosma_core.events import CaseDone, CaseFailed, Event, StageStarted, TileDone
 
 
@@ -61,9 +61,11 @@ def segment(
         run = segment_files(inputs, out, segmenter, config, axes=axes, overwrite=overwrite)
         failures = drain(run, progress.show)
     if failures:
-        typer.echo(f"{len(failures)} of the scans could not be segmented:", err=True)
-        for failure in failures:
-            typer.echo(f"Error: {failure.name}: {failure.error}", err=True)
+        total = progress.finished + len(failures)
+        reasons = [f"{failure.name}: {failure.error}" for failure in failures]
+        if total > 1:
+            reasons = [f"{len(failures)} of {total} scans could not be segmented:", *reasons]
+        typer.echo("Error: " + "\n  ".join(reasons), err=True)
         raise typer.Exit(ERROR_EXIT)
 
 
@@ -71,17 +73,18 @@ class _Progress:
     """A bar over the tiles of the present scan, and one line per finished scan."""
 
     def __init__(self) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self.console = Console(stderr=True)
+        self.console = stderr_console()
+        self.finished = self.failed = 0
         self.bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.completed}/{task.total} tiles"),
             TimeRemainingColumn(),
             console=self.console,
             transient=True,
+            disable=not self.console.is_terminal,
         )
         self.task = self.bar.add_task("Reading", total=None)
 
@@ -95,14 +98,14 @@ class _Progress:
     def show(self, event: Event) -> None:
         """Show one event."""
         if isinstance(event, TileDone):
-            self.bar.update(self.task, description="Segmenting", completed=event.done, total=event.total)
+            failed = f" ({self.failed} failed)" if self.failed else ""
+            self.bar.update(self.task, description=f"Segmenting{failed}", completed=event.done, total=event.total)
         elif isinstance(event, StageStarted):
-            self.console.print(event.message, highlight=False, markup=False)
+            self.console.print(event.message)
         elif isinstance(event, CaseDone):
             sizes = ", ".join(f"{name} {count}" for name, count in event.voxels.items())
-            line = f"{event.name} -> {event.output} ({clock(event.seconds)}; voxels: {sizes})"
-            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self.console.print(f"{event.name} -> {event.output} ({clock(event.seconds)}; voxels: {sizes})")
+            self.finished += 1
             self.bar.reset(self.task, total=None, description="Reading")
         elif isinstance(event, CaseFailed):
-            line = f"{event.name} failed: {event.error}"
-            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self.failed += 1  # the reasons are listed at the end

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from prosma_core.cli.options import Device, clock, drain, log_to_stderr
+from prosma_core.cli.options import Device, clock, drain, log_to_stderr, stderr_console
 from prosma_core.errors import ConfigError
 from prosma_core.events import CheckpointSaved, EpochDone, Event, StageStarted, StepDone
 
@@ -71,12 +71,16 @@ class _Progress:
     """A bar per epoch, and one line for each that is finished."""
 
     def __init__(self) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        self.console = Console(stderr=True)
+        self.console = stderr_console()
         self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), console=self.console
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
         )
         self.task = self.bar.add_task("Preparing", total=None, note="")
         self.left = ""
@@ -94,7 +98,7 @@ class _Progress:
             if event.message.startswith(("Reading ", "Preparing ")):
                 self.bar.update(self.task, note=event.message)
             else:
-                self.console.print(event.message, highlight=False, markup=False)
+                self.console.print(event.message)
         elif isinstance(event, StepDone):
             note = f"loss {event.loss:.3f}{self.left}"
             self.bar.update(
@@ -102,7 +106,7 @@ class _Progress:
             )
         elif isinstance(event, EpochDone):
             self.left = "" if event.seconds_left is None else f", {clock(event.seconds_left)} left"
-            self.console.print(epoch_line(event), highlight=False, markup=False)
+            self.console.print(epoch_line(event))
         elif isinstance(event, CheckpointSaved):
             self.bar.update(self.task, note=f"saved{self.left}")
 

@@ -32,9 +32,9 @@ def choose_device(name: str) -> DeviceChoice:
             return DeviceChoice(torch.device("cuda"), f"GPU {torch.cuda.get_device_name()}")
         if torch.backends.mps.is_available():
             return DeviceChoice(torch.device("mps"), "Apple GPU (mps)")
-        return DeviceChoice(torch.device("cpu"), f"CPU, {torch.get_num_threads()} threads ({missing})")
+        return DeviceChoice(torch.device("cpu"), f"CPU, {_threads()} ({missing})")
     if name == "cpu":
-        return DeviceChoice(torch.device("cpu"), f"CPU, {torch.get_num_threads()} threads (chosen)")
+        return DeviceChoice(torch.device("cpu"), f"CPU, {_threads()} (chosen)")
     if name == "cuda":
         missing = cuda_missing()
         if missing is None:
@@ -60,6 +60,11 @@ def cuda_missing() -> str | None:
     if torch.version.cuda is None:
         return f"torch {torch.__version__} is a build without CUDA"
     return f"torch {torch.__version__} finds no NVIDIA GPU or driver"
+
+
+def _threads() -> str:
+    count = torch.get_num_threads()
+    return f"{count} thread{'s' * (count != 1)}"
 
 
 def memory_ended(error: Exception) -> bool:

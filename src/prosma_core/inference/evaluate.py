@@ -10,7 +10,7 @@ from typing import Any
 
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.data.labels import class_indices
-from prosma_core.errors import DatasetError
+from prosma_core.errors import DatasetError, ProsmaError
 from prosma_core.events import CaseDone, Event, StageStarted
 from prosma_core.inference.measure import measure_case, summarise
 from prosma_core.inference.segment import Segmenter
@@ -44,6 +44,7 @@ def evaluate_cases(
         The folder, the split or a case cannot be used.
     """
     folder = open_dataset(data)
+    split = split or ("val" if folder.splits.get("val") else None)
     names = split_cases(folder, split)
     header = segmenter.header
     yield StageStarted(f"Evaluating {header.name} on {len(names)} cases of {folder.root.name}.")
@@ -53,7 +54,10 @@ def evaluate_cases(
         began = time.monotonic()
         image, labels = read_case(folder.cases[name])
         reference = class_indices(labels.data, header.classes, name)
-        result = yield from segmenter.segment(image, config)
+        try:
+            result = yield from segmenter.segment(image, config)
+        except ProsmaError as error:
+            raise type(error)(f"{name}: {error}") from error
         prediction = class_indices(result.labels.data, header.classes, name)
         cases[name] = measure_case(prediction, reference, image.spec.spacing, classes, tolerance)
         yield CaseDone(name, "", time.monotonic() - began)
@@ -70,7 +74,7 @@ def evaluate_cases(
 
 
 def split_cases(folder: DatasetFolder, split: str | None) -> list[str]:
-    """Names of the cases of a split.
+    """Names of the cases of a split, of all cases for None.
 
     Raises
     ------
@@ -78,7 +82,7 @@ def split_cases(folder: DatasetFolder, split: str | None) -> list[str]:
         The folder has no such split, or it is empty.
     """
     if split is None:
-        return list(folder.splits.get("val", tuple(folder.cases)))
+        return list(folder.cases)
     if not folder.splits.get(split):
         known = ", ".join(folder.splits) or "none; the folder has no splits.json"
         msg = f"{folder.root} has no split {split!r} with cases; it has: {known}."

@@ -68,7 +68,7 @@ def parse_axes(axes: str, ndim: int, path: Path) -> str:
 def ask_for_axes(path: Path, found: str, shape: tuple[int, ...]) -> GeometryError:
     """The error for a file whose axes cannot be told; `found` says what the file has."""
     return GeometryError(
-        f"The axes of {path} cannot be told: {found}, shape {shape}. Name them with axes=, one letter of "
+        f"The axes of {path} cannot be told: {found}, shape {shape}. Name them with axes= (--axes), one letter of "
         f"{AXIS_ORDER!r} for each dimension, for example 'tyx' or 'zcyx'."
     )
 

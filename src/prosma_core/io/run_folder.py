@@ -53,6 +53,11 @@ class RunFolder:
         """Loss, Dice and gates per epoch, as CSV."""
         return self.root / "history.csv"
 
+    def clear(self) -> None:
+        """Remove the state and the best model of an earlier run."""
+        for path in (self.state, self.best):
+            path.unlink(missing_ok=True)
+
     def write_settings(self, run: RunConfig, splits: dict[str, list[str]]) -> None:
         """Write run.yaml, splits.json and command.txt, each in one step."""
         self.root.mkdir(parents=True, exist_ok=True)
@@ -89,7 +94,7 @@ def history_row(event: EpochDone) -> dict[str, Any]:
 
 
 def check_new_run(model: Path, folder: RunFolder, *, overwrite: bool) -> None:
-    """Make room for a new run.
+    """Check that a new run may be written.
 
     Raises
     ------
@@ -103,5 +108,3 @@ def check_new_run(model: Path, folder: RunFolder, *, overwrite: bool) -> None:
     if existing and not overwrite:
         msg = f"{existing} exists already: use --resume to go on, --overwrite to start again, or another --out."
         raise OutputError(msg)
-    for path in (folder.state, folder.best):
-        path.unlink(missing_ok=True)

@@ -60,10 +60,12 @@ def train(run: RunConfig, *, resume: bool = False) -> Generator[Event, None, Tra
     yield StageStarted(f"Training on {choice.reason}.")
     setup = yield from prepare_run(run, choice.device)
     trainer = Trainer(setup, choice.device)
-    trainer.folder.write_settings(setup.run, setup.splits)
     if resume:
         yield StageStarted(trainer.resume())
-    elif setup.start is not None:
+    else:
+        trainer.folder.clear()
+    trainer.folder.write_settings(setup.run, setup.splits)
+    if setup.start is not None and not resume:
         yield StageStarted(transfer(trainer.model, setup.start))
         trainer.average = MovingAverage(trainer.model, run.training.ema_decay)
     with torch.backends.cudnn.flags(enabled=True, benchmark=True):

@@ -133,7 +133,9 @@ def choose_splits(folder: DatasetFolder, seed: int) -> dict[str, list[str]]:
 
 
 def find_classes(prints: list[Fingerprint], names: dict[int, str]) -> tuple[ClassInfo, ...]:
-    """Classes of a training set: the data set's own, else every label value that occurs; 0/255 masks are one class.
+    """Classes of a training set: the named ones where the background is named, too, else every label value that occurs.
+
+    A mask of 0 and 255 is one class.
 
     Raises
     ------
@@ -143,7 +145,7 @@ def find_classes(prints: list[Fingerprint], names: dict[int, str]) -> tuple[Clas
     found = sorted({v for p in prints for v in p.label_values} | {0})
     if len(found) == 2 and found[1] == 255 and 255 not in names:
         found = [0, 1]
-    values = sorted(set(found) | set(names))
+    values = sorted(names) if 0 in names else sorted(set(found) | set(names))
     if len(values) < 2:
         msg = "No training case has a labelled voxel; at least one foreground class is needed."
         raise DatasetError(msg)
