@@ -26,7 +26,7 @@ def segmentation_loss(config: TrainingConfig) -> Callable[[Sequence[Tensor], Ten
         include_background=False,
         to_onehot_y=True,
         softmax=True,
-        batch=True,
+        batch=config.batch_dice,
         lambda_dice=config.dice_weight,
         lambda_ce=config.ce_weight,
     )
