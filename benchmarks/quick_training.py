@@ -47,7 +47,8 @@ def main() -> None:
             if isinstance(event, EpochDone) and event.mean_dice is not None:
                 minutes = (time.monotonic() - began) / 60
                 curve.append((round(minutes, 2), round(event.mean_dice, 4)))
-                print(f"{minutes:5.2f} min  epoch {event.epoch}  loss {event.loss:.3f}  Dice {event.mean_dice:.4f}", flush=True)
+                line = f"{minutes:5.2f} min  epoch {event.epoch}  loss {event.loss:.3f}  Dice {event.mean_dice:.4f}"
+                print(line, flush=True)
                 if reached is None and event.mean_dice >= options.dice:
                     reached = minutes
     if options.json:

@@ -59,7 +59,8 @@ def main() -> None:
     a, b = median(times["whole"]), median(times["forwards"])
     ratios = [x / y for x, y in zip(times["whole"], times["forwards"], strict=True)]
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {count} tiles of {tile}, scan {shape}")
-    print(f"segmentation {a:.3f} s, forwards {b:.3f} s, ratio {a / b:.3f} (median of paired ratios {median(ratios):.3f})")
+    paired = median(ratios)
+    print(f"segmentation {a:.3f} s, forwards {b:.3f} s, ratio {a / b:.3f} (median of paired ratios {paired:.3f})")
 
 
 if __name__ == "__main__":

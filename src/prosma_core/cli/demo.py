@@ -45,7 +45,8 @@ def demo(
     classes = segmenter.header.classes
     names = {c.value: c.name for c in classes if c.value}
     measures = measure_case(result.labels.data, truth.data, image.spec.spacing, names, 1.0)
-    typer.echo(f"Segmented a phantom scan of {'x'.join(map(str, image.spec.shape))} voxels in {seconds:.1f} s on {choice.reason}.")
+    shape = "x".join(map(str, image.spec.shape))
+    typer.echo(f"Segmented a phantom scan of {shape} voxels in {seconds:.1f} s on {choice.reason}.")
     for name, m in measures.items():
         typer.echo(f"Dice {name}: {m.dice:.3f}")
     typer.echo(f"Mean Dice: {np.mean([m.dice for m in measures.values()]):.3f}")
@@ -53,10 +54,8 @@ def demo(
     tissue = np.flatnonzero((truth.data > 0).any(axis=(1, 2)))
     chosen = tissue[np.linspace(0, len(tissue) - 1, SLICES + 2).round().astype(int)[1:-1]]
     nothing = np.zeros_like(truth.data)
-    rows = [
-        [overlay(image.data[z], labels[z], classes) for z in chosen] for labels in (nothing, truth.data, result.labels.data)
-    ]
-    sheet = contact_sheet(rows, height=160)
+    maps = (nothing, truth.data, result.labels.data)
+    sheet = contact_sheet([[overlay(image.data[z], labels[z], classes) for z in chosen] for labels in maps], 160)
     picture = out / "demo.png"
     write_image(picture, np.moveaxis(sheet, 2, 0), array_spec((3, *sheet.shape[:2]), "cyx"), overwrite=True)
     typer.echo(f"Scan, truth and result (from top to bottom): {picture}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from prosma_core.config.model import ClassInfo
 OPACITY = 0.5
 
 
-def overlay(image: NDArray[np.generic], labels: NDArray[np.integer], classes: Sequence[ClassInfo]) -> NDArray[np.uint8]:
+def overlay(image: NDArray[Any], labels: NDArray[Any], classes: Sequence[ClassInfo]) -> NDArray[np.uint8]:
     """Grey picture of a slice, its classes tinted.
 
     Parameters
