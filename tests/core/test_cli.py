@@ -252,6 +252,19 @@ def test_fine_tuning_says_what_is_taken_over(
     assert "weights were taken over" in err
 
 
+def test_models_list_shows_name_classes_and_licence(
+    prosma: Prosma, make_model: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prosma_core.io.models.PRETRAINED", tmp_path)
+    code, out, _ = prosma("models", "list")
+    assert (code, "No models are shipped" in out) == (0, True)
+    make_model(tmp_path / "liver-ct.safetensors", 3, ("CT",), (0, 4))
+    code, out, _ = prosma("models", "list")
+    assert code == 0
+    for cell in ("liver-ct", "3D", "CT", "class 4", "licence"):
+        assert cell in out
+
+
 # ---------------------------------------------------------------- names of results
 
 

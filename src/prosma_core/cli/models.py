@@ -19,6 +19,9 @@ def list_models() -> None:
     from prosma_core.io.bundle import read_header
     from prosma_core.io.models import shipped_models
 
+    if not shipped_models():
+        typer.echo("No models are shipped with this installation; `prosma train` makes one.")
+        return
     table = Table("name", "dims", "channels", "classes", "val. Dice", "MB", "licence")
     for name, path in shipped_models().items():
         header = read_header(path)
