@@ -59,7 +59,11 @@ def evaluate_cases(
         except ProsmaError as error:
             raise type(error)(f"{name}: {error}") from error
         prediction = class_indices(result.labels.data, header.classes, name)
-        cases[name] = measure_case(prediction, reference, image.spec.spacing, classes, tolerance)
+        if prediction.ndim == image.spec.spatial_ndim:
+            cases[name] = measure_case(prediction, reference, image.spec.spacing, classes, tolerance)
+        else:
+            for t, (p, r) in enumerate(zip(prediction, reference, strict=True)):
+                cases[f"{name} frame {t}"] = measure_case(p, r, image.spec.spacing, classes, tolerance)
         yield CaseDone(name, "", time.monotonic() - began)
     return {
         "model": header.name,
