@@ -488,3 +488,31 @@ def test_a_scan_that_cannot_fit_is_refused_before_the_work(
 def test_the_plan_is_said_in_words(make_header: MakeHeader, noise: Noise) -> None:
     said = words(run(segmenter(make_header(2)), noise((20, 16), "yx"))[1])
     assert "Segmenting: 2 tiles of 16x16, 1 at a time, about" in said
+
+
+class TwoDevices(TiledPredictor):
+    """A GPU without memory beside a CPU that works."""
+
+    def predict(self, image: torch.Tensor, sums_on: torch.device) -> Generator[Any, None, torch.Tensor]:
+        if self.device.type == "cuda":
+            message = "CUDA out of memory."
+            raise torch.OutOfMemoryError(message)
+        return (yield from super().predict(image, sums_on))
+
+
+@pytest.mark.parametrize("free", [10**9, 1000], ids=["ends while computing", "too little by plan"])
+def test_the_cpu_takes_over_when_the_gpus_memory_does_not_suffice(
+    free: int, make_header: MakeHeader, noise: Noise, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = noise((20, 21), "yx")
+    expected = labels_of(segmenter(make_header(2)), scan)
+    monkeypatch.setattr("prosma_core.inference.segment.TiledPredictor", TwoDevices)
+    monkeypatch.setattr(
+        "prosma_core.inference.memory.free_memory", lambda device: free if device.type == "cuda" else 10**9
+    )
+    by = segmenter(make_header(2))
+    by.device = torch.device("cuda")
+    result, events = run(by, scan)
+    assert "Memory of cuda does not suffice: going on with the CPU" in words(events)
+    assert by.device == CPU
+    assert np.array_equal(result.labels.data, expected)

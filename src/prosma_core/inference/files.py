@@ -14,7 +14,8 @@ from prosma_core.config.inference import InferenceConfig
 from prosma_core.data.geometry import Scan
 from prosma_core.errors import DatasetError, OutputError, ProsmaError
 from prosma_core.events import CaseDone, CaseFailed, Event, StageStarted
-from prosma_core.inference.segment import Segmentation, Segmenter
+from prosma_core.inference.results import Segmentation
+from prosma_core.inference.segment import Segmenter
 from prosma_core.io.dataset_folder import channel_name, image_files, read_channels
 from prosma_core.io.images import is_image_path, read_image, result_name, stem, write_image, write_labels
 from prosma_core.io.names import image_suffix

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass, replace
-from math import isfinite, log
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -26,29 +25,11 @@ from prosma_core.events import Event, StageStarted, TileDone
 from prosma_core.inference.device import memory_ended
 from prosma_core.inference.memory import plan_memory
 from prosma_core.inference.postprocess import fill_holes, keep_largest
+from prosma_core.inference.results import Extras, Segmentation, argmax_on
 from prosma_core.inference.tiled import TiledPredictor
 from prosma_core.io.bundle import load_bundle
 from prosma_core.model.unet import UNet
 from prosma_core.model.weights import model_from
-
-
-@dataclass(frozen=True, eq=False)
-class Segmentation:
-    """Result of one scan.
-
-    Attributes
-    ----------
-    labels : Scan
-        uint8 or uint16 class values on the scan's grid, axes (t)(z)yx.
-    probabilities : Scan or None
-        float32, axes (t)c(z)yx, one channel per class, summing to 1.
-    entropy : Scan or None
-        float32, axes (t)(z)yx, 0 (sure) to 1 (all classes equally likely).
-    """
-
-    labels: Scan
-    probabilities: Scan | None = None
-    entropy: Scan | None = None
 
 
 class Segmenter:
@@ -99,7 +80,7 @@ class Segmenter:
         yield from self._say_plan(scan, grid, total)
         values = np.array([c.value for c in self.header.classes], np.uint8 if self._max_value < 256 else np.uint16)
         indices = np.zeros(spec.shape, values.dtype)
-        extras = _Extras(config, spec.shape, "t" in spec.axes, self.header.model.num_classes)
+        extras = Extras(config, spec.shape, "t" in spec.axes, self.header.model.num_classes)
         blank = 0
         for number, frame in enumerate(frames(scan, dims)):
             if total > 1 and _is_blank(frame):
@@ -107,8 +88,16 @@ class Segmenter:
                 extras.put_blank(frame)
                 continue
             logits = yield from self._frame_logits(frame, grid, config, number, total)
-            indices[frame.index] = grid.restore(_argmax_on(logits, grid.oriented, grid.thick))
-            extras.put(frame, logits, grid)
+            try:
+                indices[frame.index] = grid.restore(argmax_on(logits, grid.oriented, grid.thick))
+                extras.put(frame, logits, grid)
+            except RuntimeError as error:
+                if logits.device.type == "cpu" or not memory_ended(error):
+                    raise
+                yield StageStarted(f"Memory of {logits.device.type} does not suffice: finishing on the CPU.")
+                logits = logits.cpu()
+                indices[frame.index] = grid.restore(argmax_on(logits, grid.oriented, grid.thick))
+                extras.put(frame, logits, grid)
             del logits
         if blank == total:
             check_varies(np.asarray(scan.data))
@@ -146,13 +135,16 @@ class Segmenter:
         tensor = resize(torch.from_numpy(image), grid.shape, grid.thick)
         try:
             return (yield from self._predict(tensor, grid, config, number, total))
-        except (RuntimeError, MemoryError) as error:
-            if not memory_ended(error):
+        except (DeviceError, RuntimeError, MemoryError) as error:
+            planned = isinstance(error, DeviceError)
+            if not planned and not memory_ended(error):
                 raise
             if self.device.type == "cpu":
+                if planned:
+                    raise
                 msg = "Main memory ran out during segmentation. Close other programs or crop the scan."
                 raise DeviceError(msg) from error
-        yield StageStarted(f"Memory of {self.device.type} ran out: going on with the CPU, which takes longer.")
+        yield StageStarted(f"Memory of {self.device.type} does not suffice: going on with the CPU, which takes longer.")
         self.device = torch.device("cpu")
         self.model = self.model.to(self.device)
         torch.cuda.empty_cache()
@@ -196,51 +188,6 @@ class Segmenter:
         if config.keep_largest:
             indices = keep_largest(indices, self.header.model.num_classes)
         return fill_holes(indices) if config.fill_holes else indices
-
-
-class _Extras:
-    """Probabilities and entropy of all frames, where they are asked for."""
-
-    def __init__(self, config: InferenceConfig, shape: tuple[int, ...], timed: bool, classes: int) -> None:
-        self.classes, self.lead = classes, int(timed)
-        with_classes = (*shape[: self.lead], classes, *shape[self.lead :])
-        self.probabilities = np.zeros(with_classes, np.float32) if config.probabilities else None
-        self.entropy = np.zeros(shape, np.float32) if config.entropy else None
-
-    def put_blank(self, frame: Frame) -> None:
-        if self.probabilities is not None:
-            self.probabilities[(*frame.index[: self.lead], 0, *frame.index[self.lead :])] = 1
-
-    def put(self, frame: Frame, logits: Tensor, grid: NetworkGrid) -> None:
-        if self.probabilities is None and self.entropy is None:
-            return
-        p = torch.softmax(resize(logits, grid.oriented, grid.thick), dim=0)
-        if self.probabilities is not None:
-            at = (*frame.index[: self.lead], slice(None), *frame.index[self.lead :])
-            self.probabilities[at] = grid.restore(p.cpu().numpy())
-        if self.entropy is not None:
-            entropy = -torch.xlogy(p, p).sum(0) / log(self.classes)
-            self.entropy[frame.index] = grid.restore(entropy.clamp(0, 1).cpu().numpy())
-
-    def scans(self, spec: Any, names: tuple[str, ...]) -> tuple[Scan | None, Scan | None]:
-        p = None if self.probabilities is None else Scan(self.probabilities, spec.with_channels(names))
-        e = None if self.entropy is None else Scan(self.entropy, replace(spec))
-        return p, e
-
-
-def _argmax_on(logits: Tensor, shape: tuple[int, ...], nearest: tuple[int, ...]) -> NDArray[Any]:
-    """Strongest class at each voxel of another grid, shape `shape`; classes are resampled one at a time."""
-    dtype = torch.uint8 if logits.shape[0] <= 256 else torch.int32
-    if tuple(logits.shape[1:]) == shape:
-        return logits.argmax(0).to(dtype).cpu().numpy()
-    best = resize(logits[:1], shape, nearest)[0]
-    winner = torch.zeros(shape, dtype=dtype, device=logits.device)
-    for k in range(1, logits.shape[0]):
-        value = resize(logits[k : k + 1], shape, nearest)[0]
-        stronger = value > best
-        winner[stronger] = k
-        best = torch.where(stronger, value, best)
-    return winner.cpu().numpy()
 
 
 def _is_blank(frame: Frame) -> bool:
