@@ -65,8 +65,8 @@ class TrainingConfig(Config):
     """Weight of the Dice loss."""
     ce_weight: float = Field(default=1.0, ge=0)
     """Weight of the cross-entropy."""
-    batch_dice: bool = False
-    """Dice over all patches of a batch together, instead of patch by patch."""
+    batch_dice: bool = True
+    """Dice over all patches of a batch together, which also answers for patches without the class; else patch by patch."""
     foreground: float = Field(default=0.4, ge=0, le=1)
     """Share of patches centred on a foreground voxel."""
     removed_target: float | None = Field(default=None, ge=0, lt=1)
