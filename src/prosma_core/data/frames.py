@@ -37,8 +37,9 @@ class Frame:
 
 
 def slice_axis(spec: ImageSpec) -> int:
-    """Spatial axis a 2D network walks along: the one with the thickest voxels, the first of equals."""
-    return int(np.argmax(spec.spacing))
+    """Spatial axis a 2D network walks along: the only one of size 1, else the thickest voxels, the first of equals."""
+    flat = [axis for axis, size in enumerate(spec.spatial_shape) if size == 1]
+    return flat[0] if len(flat) == 1 else int(np.argmax(spec.spacing))
 
 
 def frame_spec(spec: ImageSpec, dims: int) -> ImageSpec:
