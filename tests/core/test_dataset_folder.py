@@ -263,3 +263,23 @@ def test_frames_that_share_one_label_map_are_channels(tmp_path: Path) -> None:
     write_case(tmp_path, replace(spec, axes="tzyx", shape=(4, *spec.shape)), spec)
     image, labels = read_case(open_dataset(tmp_path).cases["a"])
     assert (image.spec.axes, image.spec.num_channels, labels.spec.axes) == ("czyx", 4, "zyx")
+
+
+@pytest.mark.parametrize("coloured", [0, 1])
+def test_a_grey_and_a_colour_channel_file_are_named(tmp_path: Path, coloured: int) -> None:
+    write_case(tmp_path, array_spec((4, 5), "yx"), array_spec((4, 5), "yx"))
+    (tmp_path / "images/a.png").unlink()
+    for n in range(2):
+        axes, shape = ("cyx", (3, 4, 5)) if n == coloured else ("yx", (4, 5))
+        write_image(tmp_path / f"images/a_{n:04d}.png", np.zeros(shape, np.uint8), array_spec(shape, axes))
+    with pytest.raises(GeometryError, match=rf"a_000{coloured}\.png has a channel axis and is one of 2 channel files"):
+        read_case(open_dataset(tmp_path).cases["a"])
+
+
+def test_channel_files_with_other_axes_are_named(tmp_path: Path) -> None:
+    write_case(tmp_path, array_spec((4, 5), "yx"), array_spec((4, 5), "yx"))
+    (tmp_path / "images/a.png").unlink()
+    for n, (axes, shape) in enumerate([("yx", (4, 5)), ("tyx", (1, 4, 5))]):
+        write_image(tmp_path / f"images/a_{n:04d}.zarr", np.zeros(shape, np.uint8), array_spec(shape, axes))
+    with pytest.raises(GeometryError, match=r"a_0000\.zarr has axes yx, a_0001\.zarr tyx"):
+        read_case(open_dataset(tmp_path).cases["a"])

@@ -143,21 +143,27 @@ def read_channels(paths: tuple[Path, ...]) -> Scan:
     Raises
     ------
     GeometryError
-        The channels lie on different grids; the text names both.
+        A file has channels of its own, or two have different axes or grids; the text names them.
     FileFormatError
         As in `read_image`.
     """
     first = read_image(paths[0])
     if len(paths) == 1:
         return first
-    arrays = [first.data]
-    for path in paths[1:]:
-        other = read_image(path)
+    arrays = []
+    for path in paths:
+        other = read_image(path) if arrays else first
+        if "c" in other.spec.axes:
+            msg = f"{path.name} has a channel axis and is one of {len(paths)} channel files. Use one or the other."
+            raise GeometryError(msg)
+        if other.spec.axes != first.spec.axes:
+            msg = (
+                f"Channel files need the same axes: {paths[0].name} has axes {first.spec.axes}, "
+                f"{path.name} {other.spec.axes}. Save them alike."
+            )
+            raise GeometryError(msg)
         check_same_grid(first, other, paths[0].name, path.name)
         arrays.append(other.data)
-    if "c" in first.spec.axes:
-        msg = f"{paths[0].name} has a channel axis and is one of {len(paths)} channel files. Use one or the other."
-        raise GeometryError(msg)
     names = tuple(stem(p) for p in paths)
     return Scan(np.stack(arrays, axis=1 if "t" in first.spec.axes else 0), first.spec.with_channels(names))
 
