@@ -37,6 +37,7 @@ def headers(draw: st.DrawFn) -> ModelHeader:
     dims = draw(st.sampled_from([2, 3]))
     channels = tuple(draw(st.lists(name, min_size=1, max_size=3)))
     values = draw(st.lists(st.integers(0, 65535), min_size=2, max_size=4, unique=True))
+    names = draw(st.lists(name, min_size=len(values), max_size=len(values), unique=True))
     stages = draw(st.integers(2, 3))
     stride = st.lists(st.integers(1, 2), min_size=dims, max_size=dims)
     kernel = st.lists(st.sampled_from([1, 3]), min_size=dims, max_size=dims)
@@ -70,7 +71,7 @@ def headers(draw: st.DrawFn) -> ModelHeader:
         licence=draw(text),
         model=ModelConfig.parse(model, "model"),
         preprocess=PreprocessConfig.parse(preprocess, "preprocess"),
-        classes=tuple(ClassInfo(value=v, name=draw(name)) for v in values),
+        classes=tuple(ClassInfo(value=v, name=n) for v, n in zip(values, names, strict=True)),
         training=draw(st.dictionaries(text, st.floats(-1, 1) | text | st.integers(-5, 5), max_size=3)),
     )
 
@@ -197,6 +198,12 @@ def test_a_schema_that_is_no_version_is_refused(model: Path, version: object) ->
 def test_an_absurd_setting_is_named(model: Path, part: str, key: str, value: object) -> None:
     said = refused(rewritten(model, lambda values: values[part].update({key: value})))
     assert key in said.replace("channels", "in_channels").replace("classes", "num_classes")
+
+
+@pytest.mark.parametrize(("key", "value"), [("value", 0), ("name", "background")])
+def test_two_classes_that_cannot_be_told_apart_are_refused(model: Path, key: str, value: object) -> None:
+    said = refused(rewritten(model, lambda values: values["classes"][1].update({key: value})))
+    assert f"two classes have the same {key}" in said
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))

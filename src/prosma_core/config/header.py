@@ -49,9 +49,10 @@ class ModelHeader(Config):
         if len(self.classes) != self.model.num_classes:
             msg = f"{self.model.num_classes} network outputs need as many classes, got {len(self.classes)}"
             raise ValueError(msg)
-        if len({c.value for c in self.classes}) != len(self.classes):
-            msg = "two classes have the same value"
-            raise ValueError(msg)
+        for what in ("value", "name"):
+            if len({getattr(c, what) for c in self.classes}) != len(self.classes):
+                msg = f"two classes have the same {what}"
+                raise ValueError(msg)
         if self.preprocess.dims != self.model.dims or len(self.preprocess.channels) != self.model.in_channels:
             msg = "preprocessing and network disagree on dimensions or channels"
             raise ValueError(msg)
