@@ -60,6 +60,30 @@ def test_a_thick_axis_takes_whole_slices(axis: int) -> None:
     torch.testing.assert_close(resize(image, new, (axis,)), image.repeat_interleave(2, axis + 1), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("nearest", [(), (0, 1, 2)])
+@pytest.mark.parametrize("target", [(9, 3, 20), (5, 7, 4), (2, 7, 11)])
+def test_many_rows_are_resized_in_parts_and_give_the_same(
+    target: tuple[int, ...], nearest: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = torch.rand(4, 5, 7, 11, generator=torch.Generator().manual_seed(0))
+    whole = resize(image, target, nearest)
+    monkeypatch.setattr("prosma_core.data.resample.MAX_ROWS", 3)
+    torch.testing.assert_close(resize(image, target, nearest), whole, rtol=0, atol=0)
+
+
+def test_no_call_takes_more_rows_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, interpolate = [], torch.nn.functional.interpolate
+
+    def counted(part: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+        rows.append(part.shape[2])
+        return interpolate(part, *args, **kwargs)
+
+    monkeypatch.setattr("torch.nn.functional.interpolate", counted)
+    monkeypatch.setattr("prosma_core.data.resample.MAX_ROWS", 16)
+    resize(torch.rand(2, 3, 7, 11), (3, 7, 20))
+    assert rows == [16, 16, 10]
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_labels_go_there_and_back(axis: int) -> None:
     labels = np.zeros((8, 8, 8), np.uint16)

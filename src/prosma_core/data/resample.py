@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+MAX_ROWS = 32768
+"""Rows (or planes) resized in one call: the anti-aliasing kernels of GPUs have an end to their launch grid."""
+
 
 def resize(image: Tensor, shape: Sequence[int], nearest: Sequence[int] = ()) -> Tensor:
     """Image on a grid of another shape over the same extent (voxel edges stay where they are).
@@ -39,11 +42,15 @@ def _resize_axis(image: Tensor, axis: int, size: int, nearest: bool) -> Tensor:
     flat = (
         image.reshape(1, 1, before, image.shape[axis]) if last else image.reshape(1, before, image.shape[axis], after)
     )
-    target = (before, size) if last else (size, after)
-    if nearest:
-        flat = F.interpolate(flat, target, mode="nearest-exact")
-    else:
-        flat = F.interpolate(flat, target, mode="bilinear", antialias=True)
+    split = 2 if last else 1
+    parts = []
+    for part in flat.split(MAX_ROWS, split):
+        target = (part.shape[2], size) if last else (size, after)
+        if nearest:
+            parts.append(F.interpolate(part, target, mode="nearest-exact"))
+        else:
+            parts.append(F.interpolate(part, target, mode="bilinear", antialias=True))
+    flat = torch.cat(parts, split) if len(parts) > 1 else parts[0]
     return flat.reshape(*image.shape[:axis], size, *image.shape[axis + 1 :])
 
 
