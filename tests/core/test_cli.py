@@ -112,6 +112,13 @@ def test_every_verb_has_its_flags(verb: str) -> None:
     assert set(VERBS[verb].split()) <= flags
 
 
+@pytest.mark.parametrize("verb", ["segment", "evaluate"])
+def test_the_overlap_is_the_settings_own_unless_given(verb: str) -> None:
+    command = typer.main.get_command(app).commands[verb]  # type: ignore[attr-defined]
+    overlap = next(option for option in command.params if option.name == "overlap")
+    assert overlap.default is None
+
+
 def test_models_has_list_and_info() -> None:
     models = typer.main.get_command(app).commands["models"]  # type: ignore[attr-defined]
     assert {"list", "info"} <= set(models.commands)

@@ -450,8 +450,8 @@ def finish(work: Generator[Any, None, torch.Tensor]) -> tuple[torch.Tensor, list
 def test_batches_are_halved_until_they_fit(error: Exception) -> None:
     model = Hungry(2, error)
     image = torch.randn(1, 40, 40)
-    expected, _ = finish(TiledPredictor(Hungry(99, error), (8, 8), CPU, batch_size=8).predict(image, CPU))
-    found, events = finish(TiledPredictor(model, (8, 8), CPU, batch_size=8).predict(image, CPU))
+    expected, _ = finish(TiledPredictor(Hungry(99, error), (8, 8), CPU, overlap=0.5, batch_size=8).predict(image, CPU))
+    found, events = finish(TiledPredictor(model, (8, 8), CPU, overlap=0.5, batch_size=8).predict(image, CPU))
     assert model.batches[:3] == [8, 4, 2]
     assert set(model.batches[2:]) <= {1, 2}
     assert [e.message for e in events if isinstance(e, StageStarted)] == [

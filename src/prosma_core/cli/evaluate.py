@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from prosma_core.cli.options import Data, Device, Model, drain, log_to_stderr
+from prosma_core.cli.options import Data, Device, Model, Overlap, drain, log_to_stderr
 from prosma_core.events import CaseDone, Event, StageStarted
 
 
@@ -20,7 +20,7 @@ def evaluate(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write every number to this file.")] = None,
     device: Device = "auto",
-    overlap: Annotated[float, typer.Option("--overlap", help="Overlap of tiles, 0 to 0.9.")] = 0.5,
+    overlap: Overlap = None,
     mirror: Annotated[bool, typer.Option("--mirror", help="Average over mirrored copies.")] = False,
     tolerance: Annotated[
         float, typer.Option("--tolerance", help="Tolerance of surface Dice, in the scan's unit.", min=0)
@@ -40,7 +40,8 @@ def evaluate(
     choice = choose_device(device)
     typer.echo(f"Computing on {choice.reason}.", err=True)
     segmenter = Segmenter.load(find_model(model), choice.device)
-    config = InferenceConfig.parse({"overlap": overlap, "mirror": mirror}, "The command line")
+    given = {"mirror": mirror} if overlap is None else {"mirror": mirror, "overlap": overlap}
+    config = InferenceConfig.parse(given, "The command line")
     report = drain(evaluate_cases(segmenter, data, split, config, tolerance), _show)
     if json_file:
         write_bytes_atomic(json_file, json.dumps(report, indent=1).encode())

@@ -20,6 +20,10 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.",
 Model = Annotated[str, typer.Option("--model", help="A shipped model's name, or a .safetensors file.")]
 Data = Annotated[Path, typer.Option("--data", help="Folder with images/ and labels/, or an nnU-Net raw data set.")]
 
+Overlap = Annotated[
+    float | None, typer.Option("--overlap", help="Least overlap of tiles, 0 to 0.9; less is faster.", show_default=False)
+]
+
 
 def drain(run: Generator[Event, None, R], show: Callable[[Event], None]) -> R:
     """Result of a generator, each of its events shown."""

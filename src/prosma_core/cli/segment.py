@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prosma_core.cli.options import Device, Model, clock, drain, log_to_stderr, stderr_console
+from prosma_core.cli.options import Device, Model, Overlap, clock, drain, log_to_stderr, stderr_console
 from prosma_core.events import CaseDone, CaseFailed, Event, StageStarted, TileDone
 
 
@@ -16,7 +16,7 @@ def segment(
     model: Model,
     out: Annotated[Path, typer.Option("--out", help="Folder for the results; with one input also a file name.")],
     device: Device = "auto",
-    overlap: Annotated[float, typer.Option("--overlap", help="Overlap of tiles, 0 to 0.9.")] = 0.5,
+    overlap: Overlap = None,
     mirror: Annotated[
         bool, typer.Option("--mirror", help="Average over mirrored copies (4 or 8 times slower).")
     ] = False,
@@ -44,7 +44,7 @@ def segment(
     log_to_stderr()
     config = InferenceConfig.parse(
         {
-            "overlap": overlap,
+            **({} if overlap is None else {"overlap": overlap}),
             "mirror": mirror,
             "probabilities": probabilities,
             "entropy": entropy,

@@ -43,7 +43,7 @@ class TiledPredictor:
         tile: tuple[int, ...],
         device: torch.device,
         *,
-        overlap: float = 0.5,
+        overlap: float,
         mirror: Sequence[int] = (),
         batch_size: int = 1,
         amp: bool = True,

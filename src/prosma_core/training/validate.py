@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.model import ClassInfo
 from prosma_core.errors import TrainingError
 from prosma_core.events import Event, LevelStats
@@ -56,7 +57,8 @@ def validate(
         The network gives NaN or infinity.
     """
     model.eval()
-    predictor = TiledPredictor(model, tile, device, batch_size=4 if device.type == "cuda" else 1, amp=amp)
+    overlap, batch_size = InferenceConfig().overlap, 4 if device.type == "cuda" else 1
+    predictor = TiledPredictor(model, tile, device, overlap=overlap, batch_size=batch_size, amp=amp)
     scores = []
     with model.counting() as levels:
         for case in cases:
