@@ -208,13 +208,36 @@ def test_frames_are_segmented_one_by_one(make_header: MakeHeader, noise: Noise) 
     np.testing.assert_array_equal(found[1], labels_of(by, alone))
 
 
-def test_a_fourth_axis_of_the_models_length_is_read_as_channels(make_header: MakeHeader, noise: Noise) -> None:
+def fourth(scan: Scan, form: str) -> Scan:
+    return Scan(scan.data, replace(scan.spec, format=form))
+
+
+@pytest.mark.parametrize("form", ["nifti", "nrrd", "mha"])
+def test_a_fourth_axis_of_the_models_length_is_read_as_channels(
+    form: str, make_header: MakeHeader, noise: Noise
+) -> None:
     by = segmenter(make_header(3, ("T1", "T2")))
     scan = noise((2, 8, 17, 18), "tzyx")
-    found = run(by, scan)[0].labels
+    result, events = run(by, fourth(scan, form))
     channels = replace(array_spec(scan.data.shape, "czyx"), channel_names=("T1", "T2"))
-    assert found.spec.axes == "zyx"
-    np.testing.assert_array_equal(found.data, labels_of(by, Scan(scan.data, channels)))
+    assert result.labels.spec.axes == "zyx"
+    np.testing.assert_array_equal(result.labels.data, labels_of(by, Scan(scan.data, channels)))
+    assert "The fourth axis is read as the model's 2 channels." in words(events)
+
+
+@pytest.mark.parametrize(("form", "channels"), [("nifti", RGB), ("tiff", RGB), ("nifti", ("Red", "GREEN", "blue"))])
+def test_three_frames_are_no_colours(
+    form: str, channels: tuple[str, ...], make_header: MakeHeader, noise: Noise
+) -> None:
+    result, events = run(segmenter(make_header(2, channels)), fourth(noise((3, 20, 21), "tyx"), form))
+    assert result.labels.spec.axes == "tyx"
+    assert "fourth axis" not in words(events)
+
+
+@pytest.mark.parametrize("form", ["tiff", "zarr", "array"])
+def test_time_of_a_format_that_names_its_axes_stays_time(form: str, make_header: MakeHeader, noise: Noise) -> None:
+    with pytest.raises(ChannelError, match="The scan has 1 channel, the model takes 2"):
+        run(segmenter(make_header(2, ("T1", "T2"))), fourth(noise((2, 20, 21), "tyx"), form))
 
 
 def colour(shape: tuple[int, ...], rng: np.random.Generator) -> Scan:
@@ -298,6 +321,17 @@ def test_an_empty_slice_of_a_stack_is_background_and_said(make_header: MakeHeade
     assert "1 of 4 frames have one value" in words(events)
 
 
+def test_what_is_done_is_said_once_at_the_first_slice_that_is_computed(
+    make_header: MakeHeader, rng: np.random.Generator
+) -> None:
+    scan = colour((20, 21), rng)
+    data = np.stack([np.zeros_like(scan.data), *[scan.data] * 3])
+    stack = Scan(data, replace(array_spec(data.shape, "tcyx"), channel_names=RGB))
+    said = words(run(segmenter(make_header(2)), stack)[1])
+    assert said.count("turned to grey") == 1
+    assert said.count("Segmenting: ") == 1
+
+
 @pytest.mark.parametrize(("dims", "shape", "axes"), [(3, (9, 18, 20), "zyx"), (2, (2, 3, 18, 20), "tzyx")])
 @pytest.mark.parametrize("resampled", [False, True])
 def test_probabilities_sum_to_one_and_their_largest_is_the_label(
@@ -350,8 +384,11 @@ def test_mirror_averaging_does_not_know_left_from_right(dims: int, make_header: 
 def test_mirroring_keeps_to_the_axes_of_the_training(make_header: MakeHeader, noise: Noise) -> None:
     header = make_header(2).replace(mirror_axes="")
     scan = noise((20, 21), "yx")
-    plain, mirrored = (labels_of(segmenter(header), scan, InferenceConfig(mirror=m)) for m in (False, True))
-    np.testing.assert_array_equal(plain, mirrored)
+    plain, quiet = run(segmenter(header), scan)
+    mirrored, said = run(segmenter(header), scan, InferenceConfig(mirror=True))
+    np.testing.assert_array_equal(plain.labels.data, mirrored.labels.data)
+    assert "mirrored no axis: mirroring is left out" in words(said)
+    assert "mirror" not in words(quiet)
 
 
 def test_only_the_largest_piece_is_kept(make_header: MakeHeader, noise: Noise) -> None:
@@ -490,29 +527,86 @@ def test_the_plan_is_said_in_words(make_header: MakeHeader, noise: Noise) -> Non
     assert "Segmenting: 2 tiles of 16x16, 1 at a time, about" in said
 
 
+@pytest.mark.parametrize("place", ["normalise", "resize", "argmax_on", "fill_holes", "Extras", "plan_grid"])
+@pytest.mark.parametrize("error", [MemoryError(), ENDED[2]], ids=["numpy", "torch"])
+def test_main_memory_may_end_anywhere(
+    place: str, error: Exception, make_header: MakeHeader, noise: Noise, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(f"prosma_core.inference.segment.{place}", ends)
+    with pytest.raises(DeviceError, match="Main memory ran out"):
+        run(segmenter(make_header(2)), noise((20, 21), "yx"), InferenceConfig(fill_holes=True))
+
+
 class TwoDevices(TiledPredictor):
-    """A GPU without memory beside a CPU that works."""
+    """A GPU with memory for small scans beside a CPU that works."""
 
     def predict(self, image: torch.Tensor, sums_on: torch.device) -> Generator[Any, None, torch.Tensor]:
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" and image.shape[-1] > 20:
             message = "CUDA out of memory."
             raise torch.OutOfMemoryError(message)
-        return (yield from super().predict(image, sums_on))
+        self.device = CPU
+        return (yield from super().predict(image, CPU))
 
 
-@pytest.mark.parametrize("free", [10**9, 1000], ids=["ends while computing", "too little by plan"])
-def test_the_cpu_takes_over_when_the_gpus_memory_does_not_suffice(
-    free: int, make_header: MakeHeader, noise: Noise, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scan = noise((20, 21), "yx")
-    expected = labels_of(segmenter(make_header(2)), scan)
+class Movable(torch.nn.Module):
+    """A network that only notes where it was put."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model, self.place = model, ""
+
+    def to(self, device: torch.device) -> Movable:  # type: ignore[override]
+        self.place = device.type
+        return self
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.model(x)
+
+
+def on_gpu(header: ModelHeader) -> Segmenter:
+    return Segmenter(header, Movable(segmenter(header).model), torch.device("cuda"))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def small_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a GPU be there whose memory ends above a width of 20, in use or by plan (the parameter: free bytes)."""
     monkeypatch.setattr("prosma_core.inference.segment.TiledPredictor", TwoDevices)
     monkeypatch.setattr(
-        "prosma_core.inference.memory.free_memory", lambda device: free if device.type == "cuda" else 10**9
+        "prosma_core.inference.memory.free_memory", lambda device: request.param if device.type == "cuda" else 10**9
     )
-    by = segmenter(make_header(2))
-    by.device = torch.device("cuda")
+
+
+@pytest.mark.parametrize("small_gpu", [10**9, 1000], ids=["ends while computing", "too little by plan"], indirect=True)
+@pytest.mark.usefixtures("small_gpu")
+def test_the_cpu_takes_over_when_the_gpus_memory_does_not_suffice(make_header: MakeHeader, noise: Noise) -> None:
+    scan = noise((20, 21), "yx")
+    expected = labels_of(segmenter(make_header(2)), scan)
+    by = on_gpu(make_header(2))
     result, events = run(by, scan)
     assert "Memory of cuda does not suffice: going on with the CPU" in words(events)
-    assert by.device == CPU
+    assert "free on cpu" in words(events)
+    assert by.model.place == "cpu"
     assert np.array_equal(result.labels.data, expected)
+
+
+@pytest.mark.parametrize("small_gpu", [10**9], indirect=True)
+@pytest.mark.usefixtures("small_gpu")
+def test_one_scan_too_large_for_the_gpu_does_not_keep_the_others_from_it(
+    make_header: MakeHeader, noise: Noise
+) -> None:
+    by = on_gpu(make_header(2))
+    assert "going on with the CPU" in words(run(by, noise((20, 21), "yx"))[1])
+    said = words(run(by, noise((20, 20), "yx"))[1])
+    assert "free on cuda" in said
+    assert "CPU" not in said
+    assert by.model.place == "cuda"
+
+
+@pytest.mark.parametrize("small_gpu", [10**9], indirect=True)
+@pytest.mark.usefixtures("small_gpu")
+def test_the_other_frames_of_a_scan_too_large_stay_on_the_cpu(make_header: MakeHeader, noise: Noise) -> None:
+    said = words(run(on_gpu(make_header(2)), noise((3, 20, 21), "tyx"))[1])
+    assert said.count("going on with the CPU") == 1

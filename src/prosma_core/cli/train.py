@@ -34,7 +34,7 @@ def train(
 ) -> None:
     """Train a model on a folder of annotated scans, or fine-tune one."""
     from prosma_core.config.run import load_run_yaml, merge, resolve_run
-    from prosma_core.io.run_folder import RunFolder, check_new_run
+    from prosma_core.io.run_folder import RunFolder, check_new_run, resumed_settings
     from prosma_core.training.loop import train as run_training
 
     log_to_stderr()
@@ -45,14 +45,14 @@ def train(
     given |= {"training": training} if training else {}
     given |= {"gate": {"kind": gate}} if gate else {}
     values = load_run_yaml(config) if config else {}
-    target = given.get("out", values.get("out"))
-    if target is None:
+    given = merge(values, given)
+    target = given.get("out")
+    if not isinstance(target, str | Path) or not str(target):
         msg = "No --out was given; name the model file to write, such as --out liver.safetensors."
         raise ConfigError(msg)
     folder = RunFolder.beside(Path(target))
-    if resume and config is None and folder.run_yaml.is_file():
-        values = load_run_yaml(folder.run_yaml)
-    given = merge(values, given)
+    if resume:
+        given = resumed_settings(folder, given)
     if given.get("data") is None:
         msg = "No --data was given; name the folder with images/ and labels/."
         raise ConfigError(msg)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field
@@ -69,15 +69,17 @@ class RunConfig(Config):
     """Where to compute."""
     init: str | None = None
     """Model to start from: a shipped model's name or a file."""
-    name: str | None = None
+    name: str | None = Field(default=None, min_length=1, max_length=200)
     """Name in the model file; the stem of `out` unless given."""
-    description: str = ""
+    description: str = Field(default="", max_length=10_000)
     """One sentence for people who choose a model."""
-    licence: str = ""
+    licence: str = Field(default="", max_length=1000)
     """Licence of the model (SPDX or words)."""
-    attribution: str = ""
+    attribution: str = Field(default="", max_length=10_000)
     """Whom to credit for the training data."""
-    class_names: dict[int, str] = Field(default_factory=dict)
+    class_names: dict[Annotated[int, Field(ge=0, le=65535)], Annotated[str, Field(min_length=1, max_length=200)]] = (
+        Field(default_factory=dict)
+    )
     """Names of label values; ``class N`` unless given here or by the data set."""
     gate: GateConfig = GateConfig()
     """The skip connections."""
@@ -98,7 +100,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "balanced": {},
     "best": {
         "network": {"width": 32, "max_width": 320},
-        "training": {"epochs": 400, "steps": 200, "batch_size": 8},
+        "training": {"epochs": 400, "steps": 200},
     },
 }
 """What each preset changes against the defaults of the config classes. `quick` is sized for a laptop's CPU."""
@@ -139,7 +141,7 @@ def resolve_run(explicit: dict[str, Any], what: str = "The run's settings") -> R
         A name is unknown or a value out of bounds.
     """
     preset = explicit.get("preset", RunConfig.model_fields["preset"].default)
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         msg = f"Preset {preset!r} does not exist; use one of {', '.join(PRESETS)}."
         raise ConfigError(msg)
     return RunConfig.parse(merge(PRESETS[preset], explicit), what)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -18,7 +18,7 @@ class AugmentConfig(Config):
     """Largest rotation."""
     p_scale: float = Field(default=0.3, ge=0, le=1)
     """Zoom."""
-    scale: tuple[float, float] = (0.7, 1.4)
+    scale: tuple[Annotated[float, Field(ge=0.1, le=10)], Annotated[float, Field(ge=0.1, le=10)]] = (0.7, 1.4)
     """Smallest and largest zoom factor."""
     mirror: str = Field(default="zyx", pattern="^z?y?x?$")
     """Axes to mirror, each with probability 0.5; segmentation's mirroring uses the same."""
@@ -42,7 +42,7 @@ class TrainingConfig(Config):
     steps: int = Field(default=100, ge=1, le=100_000)
     """Steps per epoch."""
     minutes: float | None = Field(default=None, gt=0)
-    """Stop after this time; the learning rate falls over it."""
+    """Stop after this time, all sessions of the run together; the learning rate falls over it."""
     batch_size: int | None = Field(default=None, ge=1, le=4096)
     """Patches per step; None is planned from the tile."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -66,7 +66,7 @@ class TrainingConfig(Config):
     ce_weight: float = Field(default=1.0, ge=0)
     """Weight of the cross-entropy."""
     batch_dice: bool = True
-    """Dice over all patches of a batch together, which also answers for patches without the class; else patch by patch."""
+    """Dice over all patches of a batch together, so that empty patches count, too; else patch by patch."""
     foreground: float = Field(default=0.4, ge=0, le=1)
     """Share of patches centred on a foreground voxel."""
     removed_target: float | None = Field(default=None, ge=0, lt=1)
@@ -74,7 +74,7 @@ class TrainingConfig(Config):
     removed_weight: float = Field(default=1.0, ge=0)
     """Weight of the squared distance to `removed_target`."""
     patience: int | None = Field(default=None, ge=1)
-    """Stop after this many epochs without a better validation Dice."""
+    """Stop after this many epochs (at least `validation_every`) without a better validation Dice."""
     validation_cases: int = Field(default=16, ge=1)
     """Cases validated after each epoch (the whole validation set at the end)."""
     validation_every: int = Field(default=1, ge=1)

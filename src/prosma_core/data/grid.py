@@ -74,15 +74,8 @@ def plan_grid(spec: ImageSpec, config: PreprocessConfig) -> NetworkGrid:
     order, flips = orient_axes(spec) if config.orientation == "RAS" else (tuple(range(config.dims)), ())
     oriented = tuple(spec.spatial_shape[a] for a in order)
     spacing = tuple(spec.spacing[a] for a in order)
-    shape = oriented
-    if config.resample == "longest_side" and config.longest_side is not None:
-        factor = config.longest_side / max(oriented)
-        shape = tuple(max(1, round(n * factor)) for n in oriented)
-    elif config.resample == "spacing":
-        scale = unit_factor(spec.unit, config.unit)
-        shape = tuple(
-            max(1, round(n * s * scale / t)) for n, s, t in zip(oriented, spacing, config.spacing, strict=True)
-        )
+    scale = unit_factor(spec.unit, config.unit) if config.resample == "spacing" else 1.0
+    shape = resampled_shape(oriented, tuple(s * scale for s in spacing), config)
     if np.prod(shape, dtype=float) > 2**33:
         msg = (
             f"At the model's voxel size {config.spacing} {config.unit} "
@@ -91,6 +84,15 @@ def plan_grid(spec: ImageSpec, config: PreprocessConfig) -> NetworkGrid:
         )
         raise GeometryError(msg)
     return NetworkGrid(order, flips, oriented, shape, spacing)
+
+
+def resampled_shape(shape: tuple[int, ...], spacing: tuple[float, ...], config: PreprocessConfig) -> tuple[int, ...]:
+    """Shape on the network's grid of an oriented scan of this shape and spacing, the latter in ``config.unit``."""
+    if config.resample == "longest_side" and config.longest_side is not None:
+        return tuple(max(1, round(n * config.longest_side / max(shape))) for n in shape)
+    if config.resample == "spacing":
+        return tuple(max(1, round(n * s / t)) for n, s, t in zip(shape, spacing, config.spacing, strict=True))
+    return shape
 
 
 def orient_axes(spec: ImageSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:

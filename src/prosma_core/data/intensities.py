@@ -11,7 +11,8 @@ from prosma_core.errors import ChannelError, IntensityError
 
 LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 """Weights of red, green and blue in a grey picture (ITU-R BT.601)."""
-_COLOUR = ("red", "green", "blue")
+COLOUR = ("red", "green", "blue")
+"""Channel names of a colour picture."""
 
 
 def normalise(image: NDArray[np.float32], intensities: tuple[ChannelIntensity, ...]) -> NDArray[np.float32]:
@@ -75,8 +76,8 @@ def check_channels(scan: Scan, channels: tuple[str, ...]) -> None:
     if given == len(channels):
         return
     if given == 3:
-        names = scan.spec.channel_names or (_COLOUR if scan.data.dtype == np.uint8 else ())
-    if {given, len(channels)} != {1, 3} or tuple(name.lower() for name in names) != _COLOUR:
+        names = scan.spec.channel_names or (COLOUR if scan.data.dtype == np.uint8 else ())
+    if {given, len(channels)} != {1, 3} or tuple(name.lower() for name in names) != COLOUR:
         msg = (
             f"The scan has {given} channel{'s' * (given != 1)}, the model takes {len(channels)} "
             f"({', '.join(channels)}). Give the channels it was trained on, "
@@ -86,7 +87,7 @@ def check_channels(scan: Scan, channels: tuple[str, ...]) -> None:
 
 
 def fit_channels(image: NDArray[np.float32], expected: int) -> tuple[NDArray[np.float32], str | None]:
-    """Channels as the network takes them: colour to grey, or grey to three equal channels, where only that differs.
+    """Channels as the network takes them, after `check_channels`: colour to grey, or grey to three equal channels.
 
     Parameters
     ----------
@@ -99,23 +100,10 @@ def fit_channels(image: NDArray[np.float32], expected: int) -> tuple[NDArray[np.
     image : ndarray, float32, shape (expected, *grid)
     note : str or None
         What was done, in words.
-
-    Raises
-    ------
-    ChannelError
-        The number of channels differs in any other way.
     """
-    given = image.shape[0]
-    if given == expected:
+    if image.shape[0] == expected:
         return image, None
-    if given == 3 and expected == 1:
-        return np.tensordot(LUMINANCE, image, axes=1)[None].astype(
-            np.float32
-        ), "the three colour channels were turned to grey"
-    if given == 1 and expected == 3:
+    if image.shape[0] == 1:
         return np.repeat(image, 3, axis=0), "the grey channel was used for red, green and blue"
-    msg = (
-        f"The scan has {given} channel{'s' * (given != 1)}, the model takes {expected}. "
-        "Give the channels it was trained on, as a channel axis or as files NAME_0000, NAME_0001, …"
-    )
-    raise ChannelError(msg)
+    grey = np.tensordot(LUMINANCE, image, axes=1)[None].astype(np.float32)
+    return grey, "the three colour channels were turned to grey"

@@ -18,7 +18,7 @@ def class_indices(labels: NDArray[Any], classes: tuple[ClassInfo, ...], name: st
     ----------
     labels : ndarray, integer, any shape
     classes : tuple of ClassInfo
-        A 0/255 (or 0/anything) mask is taken where there is one foreground class.
+        A 0/255 mask is taken where there is one foreground class.
     name : str
         Whose labels they are, for the error text.
 

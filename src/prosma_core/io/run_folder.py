@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from prosma_core.config.run import RunConfig
-from prosma_core.errors import OutputError
+from prosma_core.config.run import RunConfig, load_run_yaml
+from prosma_core.errors import ConfigError, OutputError, TrainingError
 from prosma_core.events import EpochDone
 from prosma_core.io.atomic import write_bytes_atomic
 
@@ -44,6 +45,11 @@ class RunFolder:
         return self.root / "best.safetensors"
 
     @property
+    def last(self) -> Path:
+        """Model of the last validation."""
+        return self.root / "last.safetensors"
+
+    @property
     def splits(self) -> Path:
         """Cases trained and validated on."""
         return self.root / "splits.json"
@@ -54,8 +60,8 @@ class RunFolder:
         return self.root / "history.csv"
 
     def clear(self) -> None:
-        """Remove the state and the best model of an earlier run."""
-        for path in (self.state, self.best):
+        """Remove the state and the models of an earlier run."""
+        for path in (self.state, self.best, self.last):
             path.unlink(missing_ok=True)
 
     def write_settings(self, run: RunConfig, splits: dict[str, list[str]]) -> None:
@@ -64,7 +70,25 @@ class RunFolder:
         values = run.model_dump(mode="json")
         write_bytes_atomic(self.run_yaml, yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
         write_bytes_atomic(self.splits, json.dumps(splits, indent=1).encode())
-        write_bytes_atomic(self.root / "command.txt", f'prosma train --config "{self.run_yaml}"\n'.encode())
+        write_bytes_atomic(self.root / "command.txt", f'prosma train --config "{self.run_yaml}" --overwrite\n'.encode())
+
+    def read_splits(self) -> dict[str, list[str]]:
+        """Cases trained and validated on.
+
+        Raises
+        ------
+        TrainingError
+            There is no run to resume, or its splits cannot be read.
+        """
+        if not self.state.is_file() or not self.splits.is_file():
+            msg = f"There is no training to resume: {self.root} holds no state. Start without --resume."
+            raise TrainingError(msg)
+        try:
+            values = json.loads(self.splits.read_text(encoding="utf-8"))
+            return {key: [str(name) for name in values[key]] for key in ("train", "val")}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            msg = f"{self.splits} cannot be read ({error}). Start again without --resume."
+            raise TrainingError(msg) from error
 
     def write_history(self, epochs: list[dict[str, Any]]) -> None:
         """Write history.csv from rows of `history_row`."""
@@ -93,6 +117,62 @@ def history_row(event: EpochDone) -> dict[str, Any]:
     return row
 
 
+CHANGEABLE = {
+    ("data",),
+    ("out",),
+    ("device",),
+    ("init",),
+    *(("training", name) for name in ("epochs", "minutes", "learning_rate", "patience", "keep")),
+    *(("training", name) for name in ("validation_cases", "validation_every")),
+}
+"""Settings a resumed run may change (`init` is not read again); any other would make it another run."""
+
+
+def resumed_settings(folder: RunFolder, given: dict[str, Any]) -> dict[str, Any]:
+    """Settings of the run in a folder, with those changes that a resume may make.
+
+    Parameters
+    ----------
+    folder : RunFolder
+    given : dict
+        Nested values from a YAML and the command line.
+
+    Raises
+    ------
+    TrainingError
+        There is no run to resume.
+    ConfigError
+        A value differs that a resumed run cannot change; the text names it.
+    """
+    folder.read_splits()
+    values = load_run_yaml(folder.run_yaml)
+    for path, value in _leaves(given):
+        stored = _lookup(values, path)
+        if path in CHANGEABLE:
+            (values if len(path) == 1 else values[path[0]])[path[-1]] = value
+        elif stored != json.loads(json.dumps(value, default=str)):
+            msg = (
+                f"{'.'.join(path)} is {stored!r} in the run to resume, {value!r} was given; a resumed run cannot "
+                "change it. Leave it out, or start a new run with another --out (and --init to start from this one)."
+            )
+            raise ConfigError(msg)
+    return values
+
+
+def _leaves(values: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, (*path, str(key)))
+        else:
+            yield (*path, str(key)), value
+
+
+def _lookup(values: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        values = {str(k): v for k, v in values.items()}.get(key) if isinstance(values, dict) else None
+    return values
+
+
 def check_new_run(model: Path, folder: RunFolder, *, overwrite: bool) -> None:
     """Check that a new run may be written.
 
@@ -103,6 +183,9 @@ def check_new_run(model: Path, folder: RunFolder, *, overwrite: bool) -> None:
     """
     if model.suffix != ".safetensors":
         msg = f"--out {model} must be a file name that ends in .safetensors."
+        raise OutputError(msg)
+    if model.is_dir():
+        msg = f"--out {model} is a folder; name the model file to write."
         raise OutputError(msg)
     existing = next((p for p in (model, folder.state) if p.exists()), None)
     if existing and not overwrite:

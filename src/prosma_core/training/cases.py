@@ -14,10 +14,10 @@ from prosma_core.config.preprocess import PreprocessConfig
 from prosma_core.data.frames import frame_spec, frames, time_as_channels
 from prosma_core.data.geometry import Scan
 from prosma_core.data.grid import plan_grid
-from prosma_core.data.intensities import fit_channels, normalise
+from prosma_core.data.intensities import check_channels, fit_channels, normalise
 from prosma_core.data.labels import class_indices
 from prosma_core.data.resample import resize, resize_labels
-from prosma_core.errors import IntensityError
+from prosma_core.errors import ChannelError, IntensityError
 
 MAX_POINTS = 5000
 """Foreground voxels kept per class to centre patches on."""
@@ -59,6 +59,11 @@ def prepare_case(
         Of the kinds `segment` raises, with the case named, or `LabelError` for values outside the classes.
     """
     image = time_as_channels(image, len(pre.channels))
+    try:
+        check_channels(image, pre.channels)
+    except ChannelError as error:
+        msg = f"{name}: {error}"
+        raise ChannelError(msg) from error
     indices = class_indices(labels.data, classes, name)
     grid = plan_grid(frame_spec(image.spec, pre.dims), pre)
     rng = np.random.default_rng(seed)

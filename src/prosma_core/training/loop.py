@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ import torch
 from prosma_core.config.header import ModelHeader
 from prosma_core.config.run import RunConfig
 from prosma_core.data.augment import augment_intensities
-from prosma_core.errors import TrainingError
+from prosma_core.errors import DeviceError, TrainingError
 from prosma_core.events import CheckpointSaved, EpochDone, Event, StageStarted, StepDone
-from prosma_core.inference.device import choose_device, free_memory
+from prosma_core.inference.device import choose_device, free_memory, memory_ended
 from prosma_core.io.bundle import load_bundle, save_bundle
 from prosma_core.io.run_folder import RunFolder, history_row
 from prosma_core.model.unet import build_model
@@ -49,25 +49,39 @@ def train(run: RunConfig, *, resume: bool = False) -> Generator[Event, None, Tra
     ----------
     run : RunConfig
     resume : bool
-        Go on from the run folder's state; on a CPU the result is the same to the bit as if it had never stopped.
+        Go on from the run folder's state, with its cases; on a CPU, and without a limit of minutes, the result is the
+        same to the bit as if it had never stopped. `run` must be the folder's own (see `resumed_settings`).
 
     Raises
     ------
     ProsmaError
-        The data, the settings or the device cannot be used, or the loss is not finite.
+        The data, the settings or the device cannot be used, memory ended, or the loss is not finite.
     """
     choice = choose_device(run.device)
+    splits = RunFolder.beside(run.out).read_splits() if resume else None
     yield StageStarted(f"Training on {choice.reason}.")
-    setup = yield from prepare_run(run, choice.device)
-    trainer = Trainer(setup, choice.device)
+    try:
+        setup = yield from prepare_run(run, choice.device, splits)
+        return (yield from _run(Trainer(setup, choice.device), resume))
+    except (RuntimeError, MemoryError) as error:
+        if not memory_ended(error):
+            raise
+        msg = (
+            f"Memory of {choice.device.type} ran out. Set a smaller training.batch_size or preprocess.tile_voxels, or "
+            "close other programs; a run that has finished an epoch can be resumed where that is enough."
+        )
+        raise DeviceError(msg) from error
+
+
+def _run(trainer: Trainer, resume: bool) -> Generator[Event, None, TrainingResult]:
     if resume:
         yield StageStarted(trainer.resume())
     else:
         trainer.folder.clear()
-    trainer.folder.write_settings(setup.run, setup.splits)
-    if setup.start is not None and not resume:
-        yield StageStarted(transfer(trainer.model, setup.start))
-        trainer.average = MovingAverage(trainer.model, run.training.ema_decay)
+    trainer.folder.write_settings(trainer.setup.run, trainer.setup.splits)
+    if trainer.setup.start is not None:
+        yield StageStarted(transfer(trainer.model, trainer.setup.start))
+        trainer.average = MovingAverage(trainer.model, trainer.config.ema_decay)
     with torch.backends.cudnn.flags(enabled=True, benchmark=True):
         while not trainer.finished:
             yield from trainer.epoch()
@@ -101,41 +115,55 @@ class Trainer:
     def resume(self) -> str:
         """Restore the run folder's state; what it continues, in words."""
         self.progress = load_state(self.folder.state, self.model, self.average, self.optimizer)
-        return f"Resuming after epoch {self.progress.epoch} of {self.config.epochs}."
+        spent = f", {self.progress.elapsed / 60:.1f} of {self.config.minutes:g} minutes" if self.config.minutes else ""
+        done = "; nothing is left to train" if self.finished else ""
+        return f"Resuming after epoch {self.progress.epoch} of {self.config.epochs}{spent}{done}."
 
-    @property
-    def share(self) -> float:
-        """Share of the run that is done, by epochs or by time, whichever is further."""
-        by_time = self.progress.elapsed / (60 * self.config.minutes) if self.config.minutes else 0.0
-        return max(self.progress.epoch / self.config.epochs, by_time)
+    def share(self, step: int = 0, seconds: float = 0.0) -> float:
+        """Share of the run that is done, by epochs or by time, whichever is further.
+
+        Parameters
+        ----------
+        step : int
+            Steps of the running epoch.
+        seconds : float
+            Time since it began.
+        """
+        by_time = (self.progress.elapsed + seconds) / (60 * self.config.minutes) if self.config.minutes else 0.0
+        return max((self.progress.epoch + step / self.config.steps) / self.config.epochs, by_time)
 
     @property
     def finished(self) -> bool:
         """Whether epochs, time or patience are used up."""
         p, patience = self.progress, self.config.patience
-        return self.share >= 1 or (patience is not None and p.best_epoch > 0 and p.epoch - p.best_epoch >= patience)
+        if patience is None or p.best_epoch == 0:
+            return self.share() >= 1
+        return self.share() >= 1 or p.epoch - p.best_epoch >= max(patience, self.config.validation_every)
 
     def epoch(self) -> Generator[Event, None, None]:
         """One epoch, its validation, and the state on disk."""
         began, number = time.monotonic(), self.progress.epoch + 1
         rng = torch.Generator().manual_seed(self.config.seed * 1_000_003 + number)
-        share, rate, total = self.share, 0.0, 0.0
+        rate, losses = 0.0, []
         waiting: deque[tuple[int, torch.Tensor]] = deque()
         self.model.train()
         for step in range(self.config.steps):
-            rate = learning_rate(self.config, share + step / self.config.steps / self.config.epochs)
+            share = self.share(step, time.monotonic() - began)
+            if step and share >= 1:
+                break
+            rate = learning_rate(self.config, share)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             waiting.append((step, self._step(rng)))
             if len(waiting) > (IN_FLIGHT if self.device.type == "cuda" else 0):
-                total += (value := self._read(number, *waiting.popleft()))
-                yield StepDone(number, step + 1, self.config.steps, value)
-        total += sum(self._read(number, *late) for late in waiting)
+                losses.append(self._read(number, *waiting.popleft()))
+                yield StepDone(number, step + 1, self.config.steps, losses[-1])
+        losses += [self._read(number, *late) for late in waiting]
         self.progress.epoch = number
         validation = None
         if number % self.config.validation_every == 0 or number == self.config.epochs:
-            validation = yield from self._validate(self._validation_subset())
-        yield self._close_epoch(began, total / self.config.steps, rate, validation)
+            validation = yield from self._validate(self._last_weights(), self._validation_subset())
+        yield self._close_epoch(began, sum(losses) / len(losses), rate, validation)
         yield CheckpointSaved(str(self.folder.state))
 
     def _step(self, rng: torch.Generator) -> torch.Tensor:
@@ -162,10 +190,10 @@ class Trainer:
     def _read(self, epoch: int, step: int, values: torch.Tensor) -> float:
         loss, norm = values.tolist()
         if loss - loss != 0 or norm - norm != 0:
+            kept = f"The state after epoch {epoch - 1} is kept in {self.folder.root}; lower it and --resume."
             msg = (
-                f"Loss {loss:g}, gradient norm {norm:g} in epoch {epoch}, step {step + 1}: training stopped. "
-                f"The state after epoch {epoch - 1} is kept in "
-                f"{self.folder.root}; lower the learning rate and --resume."
+                f"Loss {loss:g}, gradient norm {norm:g} in epoch {epoch}, step {step + 1}: training stopped. The "
+                f"learning rate is most likely too high. {kept if epoch > 1 else 'Start again with a lower one.'}"
             )
             raise TrainingError(msg)
         return float(loss)
@@ -176,9 +204,13 @@ class Trainer:
             return self.val
         return [self.val[i * len(self.val) // count] for i in range(count)]
 
-    def _validate(self, cases: Sequence[TrainingCase]) -> Generator[Event, None, Validation]:
-        use = self.average.weights if self.config.ema_decay else self.model.state_dict()
-        self.evaluated.load_state_dict(use)
+    def _last_weights(self) -> Mapping[str, torch.Tensor]:
+        return self.average.weights if self.config.ema_decay else self.model.state_dict()
+
+    def _validate(
+        self, weights: Mapping[str, torch.Tensor], cases: Sequence[TrainingCase]
+    ) -> Generator[Event, None, Validation]:
+        self.evaluated.load_state_dict(weights)
         h = self.setup.header
         run = validate(self.evaluated, cases, h.preprocess.tile, h.classes, self.device, amp=self.config.amp)
         return (yield from run)
@@ -189,6 +221,8 @@ class Trainer:
         if validation is not None and best:
             p.best_dice, p.best_epoch = validation.mean, p.epoch
             self._save_model(self.folder.best, validation)
+        if validation is not None:
+            self._save_model(self.folder.last, validation)
         seconds = time.monotonic() - began
         p.elapsed += seconds
         event = EpochDone(
@@ -201,7 +235,7 @@ class Trainer:
             levels=validation.levels if validation else (),
             best=best,
             seconds=seconds,
-            seconds_left=p.elapsed / self.share * max(0.0, 1 - self.share),
+            seconds_left=p.elapsed / self.share() * max(0.0, 1 - self.share()),
         )
         p.history.append(history_row(event))
         save_state(self.folder.state, self.model, self.average, self.optimizer, p)
@@ -226,14 +260,10 @@ class Trainer:
     def finish(self) -> Generator[Event, None, TrainingResult]:
         """Validate the chosen weights on every validation case and write the model."""
         yield StageStarted(f"Validating on all {len(self.val)} validation cases.")
-        if self.config.keep == "last" or not self.folder.best.is_file():
-            validation = yield from self._validate(self.val)
-        else:
-            _, weights = load_bundle(self.folder.best)
-            self.evaluated.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()})
-            h = self.setup.header
-            run = validate(self.evaluated, self.val, h.preprocess.tile, h.classes, self.device, amp=self.config.amp)
-            validation = yield from run
+        weights = self._last_weights()
+        if self.config.keep == "best" and self.folder.best.is_file():
+            weights = {k: torch.from_numpy(v) for k, v in load_bundle(self.folder.best)[1].items()}
+        validation = yield from self._validate(weights, self.val)
         out = self.setup.run.out
         out.parent.mkdir(parents=True, exist_ok=True)
         header = self._save_model(out, validation)

@@ -1,157 +1,37 @@
-"""From a training set to preprocessing and network, following nnU-Net's rules where they are good."""
+"""Network, tile and batch from a training set and from memory, following nnU-Net's rules where they are good."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from math import ceil, prod
 
 import numpy as np
 
 from prosma_core.config.model import ModelConfig
-from prosma_core.config.preprocess import ChannelIntensity, PreprocessConfig, Resample
-from prosma_core.config.run import PlanOptions, RunConfig
+from prosma_core.config.preprocess import PreprocessConfig
+from prosma_core.config.run import RunConfig
 from prosma_core.data.fingerprint import Fingerprint
-from prosma_core.data.grid import STRONG_ANISOTROPY
-from prosma_core.errors import DatasetError
+from prosma_core.data.grid import resampled_shape
+from prosma_core.errors import ConfigError
+from prosma_core.training.plan_preprocess import plan_preprocess
 
 MIN_EDGE = 4
 """Smallest feature map edge: an axis is not halved below it."""
-AIR_HU = -500.0
-"""CT is recognised by whole numbers that reach below this in most scans."""
 TILE_VOXELS = {2: 512**2, 3: 128**3}
 TRAINING_TENSORS = 45
-"""Tensors of the finest level alive in a training step, per patch."""
+"""Float32 tensors of the finest level alive in a training step, per patch."""
+MEMORY_SHARE = 0.7
+"""Share of the free memory that is planned with."""
 
 Stages = tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]
 
 
-def plan_preprocess(
-    prints: Sequence[Fingerprint], dims: int, options: PlanOptions, channel_names: tuple[str, ...]
-) -> PreprocessConfig:
-    """Preprocessing for a training set; the tile is only bounded by the data, see `plan_tile`.
-
-    Raises
-    ------
-    DatasetError
-        The cases differ in unit or in number of channels.
-    """
-    channels = _common_channels(prints)
-    unit = _common_unit(prints)
-    oriented = all(p.oriented for p in prints)
-    orientation = options.orientation or ("RAS" if oriented else "keep")
-    resample = options.resample or _choose_resample(prints, unit, dims)
-    longest = options.longest_side
-    if resample == "longest_side" and longest is None:
-        longest = int(np.median([max(p.shape) for p in prints]))
-    spacing = options.spacing or target_spacing([p.spacing for p in prints], [p.shape for p in prints])
-    names = channel_names if len(channel_names) == channels else _channel_names(prints, channels)
-    if options.intensities is None or isinstance(options.intensities, str):
-        intensities = plan_intensities(prints, channels, options.intensities, names)
-    else:
-        intensities = options.intensities
-    return PreprocessConfig(
-        dims=2 if dims == 2 else 3,
-        channels=names,
-        orientation="RAS" if orientation == "RAS" else None,
-        resample=resample,
-        spacing=spacing if resample == "spacing" else (),
-        unit=unit,
-        longest_side=longest if resample == "longest_side" else None,
-        intensities=intensities,
-        tile=options.tile or (1,) * dims,
-    )
-
-
-def _choose_resample(prints: Sequence[Fingerprint], unit: str, dims: int) -> Resample:
-    if unit != "pixel":
-        return "spacing"
-    sides = Counter(max(p.shape) for p in prints)
-    side, count = sides.most_common(1)[0]
-    varied = len({p.shape for p in prints}) > 1
-    return "longest_side" if dims == 2 and varied and side >= 8 and count >= 0.8 * len(prints) else "none"
-
-
-def _common_channels(prints: Sequence[Fingerprint]) -> int:
-    counts = Counter(p.channels for p in prints)
-    most = counts.most_common(1)[0][0]
-    if len(counts) > 1 and set(counts) != {1, 3}:
-        msg = f"The images have different numbers of channels ({sorted(counts)}); all need the same."
-        raise DatasetError(msg)
-    return most
-
-
-def _common_unit(prints: Sequence[Fingerprint]) -> str:
-    units = {p.unit for p in prints}
-    if len(units) > 1:
-        msg = f"The images have different units ({', '.join(sorted(units))}); bring them to one."
-        raise DatasetError(msg)
-    return units.pop()
-
-
-def _channel_names(prints: Sequence[Fingerprint], channels: int) -> tuple[str, ...]:
-    for p in prints:
-        if len(p.channel_names) == channels:
-            return p.channel_names
-    if channels == 3 and all(p.colour for p in prints if p.channels == 3):
-        return ("red", "green", "blue")
-    return tuple(f"channel {i}" for i in range(channels)) if channels > 1 else ("image",)
-
-
-def target_spacing(spacings: Sequence[tuple[float, ...]], shapes: Sequence[tuple[int, ...]]) -> tuple[float, ...]:
-    """Median spacing; along a strongly anisotropic axis the 10th percentile, so that thin-sliced scans keep detail.
-
-    Parameters
-    ----------
-    spacings, shapes : sequence of tuple
-        Per case, in the same axis order.
-    """
-    all_spacings = np.asarray(spacings)
-    target = np.median(all_spacings, axis=0)
-    size = np.median(np.asarray(shapes), axis=0)
-    thick = int(np.argmax(target))
-    others = [a for a in range(len(target)) if a != thick]
-    if target[thick] > STRONG_ANISOTROPY * max(target[others]) and size[thick] * STRONG_ANISOTROPY < min(size[others]):
-        fine = float(np.percentile(all_spacings[:, thick], 10))
-        target[thick] = max(fine, max(target[others]))
-    return tuple(float(t) for t in target)
-
-
-def plan_intensities(
-    prints: Sequence[Fingerprint], channels: int, kind: str | None, names: tuple[str, ...]
-) -> tuple[ChannelIntensity, ...]:
-    """Normalisation per channel: CT by its name or its values, z-score otherwise."""
-    looks_ct = sum(p.whole_numbers and p.low <= AIR_HU for p in prints) >= 0.8 * len(prints)
-    result = []
-    for c in range(channels):
-        ct = kind == "ct" or (kind is None and (names[c].lower() == "ct" or (channels == 1 and looks_ct)))
-        values = np.concatenate([p.foreground[c] for p in prints if p.channels == channels]) if ct else np.empty(0)
-        if not ct or values.size == 0:
-            result.append(ChannelIntensity())
-            continue
-        low, high = np.percentile(values, [0.5, 99.5])
-        clipped = np.clip(values, low, high)
-        std = float(clipped.std()) or 1.0
-        result.append(
-            ChannelIntensity(kind="ct", low=float(low), high=float(high), mean=float(clipped.mean()), std=std)
-        )
-    return tuple(result)
-
-
-def network_shape(p: Fingerprint, pre: PreprocessConfig) -> tuple[int, ...]:
-    """Shape of a case on the network's grid."""
-    if pre.resample == "longest_side" and pre.longest_side:
-        return tuple(max(1, round(n * pre.longest_side / max(p.shape))) for n in p.shape)
-    if pre.resample == "spacing":
-        return tuple(max(1, round(n * s / t)) for n, s, t in zip(p.shape, p.spacing, pre.spacing, strict=True))
-    return p.shape
-
-
-def plan_stages(tile: tuple[int, ...], spacing: tuple[float, ...], max_stages: int) -> Stages:
+def plan_stages(tile: tuple[int, ...], spacing: tuple[float, ...], max_stages: int, *, exact: bool = False) -> Stages:
     """Strides and kernels per stage.
 
     An axis is halved while it is at least twice `MIN_EDGE` long and its voxels are less than twice as long as the
-    shortest; a kernel is 1 along an axis whose voxels are at least twice as long as the shortest.
+    shortest; a kernel is 1 along an axis whose voxels are at least twice as long as the shortest. With `exact`, an
+    odd number of voxels is not halved, so that the tile fits as it is.
 
     Returns
     -------
@@ -161,7 +41,7 @@ def plan_stages(tile: tuple[int, ...], spacing: tuple[float, ...], max_stages: i
     size, voxel = list(tile), list(spacing)
     strides, kernels = [(1,) * len(tile)], [_kernel(voxel)]
     while len(strides) < max_stages:
-        long_enough = [a for a in range(len(tile)) if size[a] >= 2 * MIN_EDGE]
+        long_enough = [a for a in range(len(tile)) if size[a] >= 2 * MIN_EDGE and not (exact and size[a] % 2)]
         if not long_enough:
             break
         finest = min(voxel[a] for a in long_enough)
@@ -180,7 +60,11 @@ def _kernel(spacing: Sequence[float]) -> tuple[int, ...]:
 
 
 def plan_tile(
-    shapes: Sequence[tuple[int, ...]], spacing: tuple[float, ...], voxels: int, max_stages: int
+    shapes: Sequence[tuple[int, ...]],
+    spacing: tuple[float, ...],
+    voxels: int,
+    max_stages: int,
+    strides: tuple[tuple[int, ...], ...] | None = None,
 ) -> tuple[tuple[int, ...], Stages]:
     """Tile and stages: the median scan, cut along its relatively longest axis until it has few enough voxels.
 
@@ -194,14 +78,18 @@ def plan_tile(
         Most voxels of a tile.
     max_stages : int
         Most resolutions.
+    strides : tuple, optional
+        Strides chosen by hand, which the tile must fit.
     """
     median = np.maximum(1, np.median(np.asarray(shapes), axis=0))
     isotropic = 1 / np.asarray(spacing)
     isotropic *= (prod(median.tolist()) / isotropic.prod()) ** (1 / len(spacing)) * 1.5
     tile = tuple(max(1, int(n)) for n in np.minimum(median, np.maximum(isotropic, 8)))
+    if max(tile) < 2 * MIN_EDGE:
+        tile = (2 * MIN_EDGE,) * len(tile)
     while True:
         stages = plan_stages(tile, spacing, max_stages)
-        divisor = tuple(prod(s[a] for s in stages[0]) for a in range(len(tile)))
+        divisor = tuple(prod(s[a] for s in strides or stages[0]) for a in range(len(tile)))
         padded = tuple(ceil(n / d) * d for n, d in zip(tile, divisor, strict=True))
         if prod(padded) <= voxels:
             return padded, stages
@@ -212,10 +100,22 @@ def plan_tile(
         tile = tuple(smaller if a == axis else n for a, n in enumerate(padded))
 
 
-def plan_batch(tile: tuple[int, ...]) -> int:
-    """Patches per step: many small ones, few large ones."""
-    whole, least, most = (16 * 256**2, 4, 32) if len(tile) == 2 else (2 * 128**3, 2, 8)
-    return max(least, min(most, whole // prod(tile)))
+def plan_batch(tile: tuple[int, ...], most_voxels: int) -> int:
+    """Patches per step: many small ones, few large ones, together at most `most_voxels` (but at least one)."""
+    wanted, least, most = (16 * 256**2, 4, 32) if len(tile) == 2 else (2 * 128**3, 2, 8)
+    batch = max(least, min(most, wanted // prod(tile)))
+    return max(1, min(batch, most_voxels // prod(tile)))
+
+
+def check_tile(tile: tuple[int, ...], strides: tuple[tuple[int, ...], ...]) -> None:
+    """Raise `ConfigError` unless each axis of a tile is a multiple of the network's stride along it."""
+    for axis, size in enumerate(tile):
+        divisor = prod(s[axis] for s in strides)
+        if size % divisor:
+            below, above = size // divisor * divisor, -(-size // divisor) * divisor
+            legal = f"{below} or {above}" if below else str(above)
+            msg = f"Tile {size} along axis {axis} is not a multiple of {divisor} (network stride); use {legal}."
+            raise ConfigError(msg)
 
 
 def plan_run(
@@ -225,8 +125,8 @@ def plan_run(
     run: RunConfig,
     channel_names: tuple[str, ...],
     free_bytes: int,
-) -> tuple[PreprocessConfig, ModelConfig]:
-    """Preprocessing and network of a run.
+) -> tuple[PreprocessConfig, ModelConfig, int]:
+    """Preprocessing, network and batch size of a run.
 
     Parameters
     ----------
@@ -241,24 +141,29 @@ def plan_run(
     channel_names : tuple of str
         From the data set, or empty.
     free_bytes : int
-        Memory the training may take.
+        Free memory of the device.
 
     Raises
     ------
     DatasetError
         As in `plan_preprocess`.
+    ConfigError
+        A tile chosen by hand does not fit the network's strides.
     """
     pre = plan_preprocess(prints, dims, run.preprocess, channel_names)
-    shapes = [network_shape(p, pre) for p in prints]
+    shapes = [resampled_shape(p.shape, p.spacing, pre) for p in prints]
     spacing = pre.spacing or (1.0,) * dims
     net = run.network
-    per_voxel = 4 * net.width * TRAINING_TENSORS
-    voxels = min(run.preprocess.tile_voxels or TILE_VOXELS[dims], max(16**dims, int(free_bytes * 0.7 / per_voxel / 2)))
+    room = training_voxels(free_bytes, sum(prod(s) for s in shapes) * (4 * len(pre.channels) + 1), net.width)
+    least_batch = run.training.batch_size or (4 if dims == 2 else 2)
+    voxels = min(run.preprocess.tile_voxels or TILE_VOXELS[dims], max(16**dims, room // least_batch))
     if run.preprocess.tile:
-        tile, stages = run.preprocess.tile, plan_stages(run.preprocess.tile, spacing, net.max_stages)
+        tile, stages = pre.tile, plan_stages(pre.tile, spacing, net.max_stages, exact=True)
     else:
-        tile, stages = plan_tile(shapes, spacing, voxels, net.max_stages)
-    strides, kernels = net.strides or stages[0], net.kernels or stages[1]
+        tile, stages = plan_tile(shapes, spacing, voxels, net.max_stages, net.strides)
+    strides = net.strides or stages[0]
+    kernels = net.kernels or (*stages[1], *(stages[1][-1:] * len(strides)))[: len(strides)]
+    check_tile(tile, strides)
     model = ModelConfig.parse(
         {
             "dims": dims,
@@ -272,4 +177,10 @@ def plan_run(
         },
         "The planned network",
     )
-    return pre.replace(tile=tile), model
+    return pre.replace(tile=tile), model, run.training.batch_size or plan_batch(tile, room)
+
+
+def training_voxels(free_bytes: int, case_bytes: int, width: int) -> int:
+    """Voxels of a batch that a training step has room for, beside the cases in memory."""
+    room = MEMORY_SHARE * free_bytes - min(case_bytes, free_bytes // 3)
+    return max(1, int(room / (4 * width * TRAINING_TENSORS)))

@@ -11,8 +11,16 @@ from hypothesis import strategies as st
 
 from prosma_core.config.run import PlanOptions, resolve_run
 from prosma_core.data.fingerprint import Fingerprint
-from prosma_core.errors import DatasetError
-from prosma_core.training.plan import MIN_EDGE, plan_preprocess, plan_run, plan_stages, plan_tile, target_spacing
+from prosma_core.errors import ConfigError, DatasetError
+from prosma_core.training.plan import (
+    MEMORY_SHARE,
+    MIN_EDGE,
+    TRAINING_TENSORS,
+    plan_run,
+    plan_stages,
+    plan_tile,
+)
+from prosma_core.training.plan_preprocess import plan_preprocess, target_spacing
 
 GIB = 2**30
 
@@ -40,7 +48,7 @@ def run_of(**explicit):
 
 
 def test_isotropic_volumes_get_isotropic_stages() -> None:
-    pre, model = plan_run([case()], 3, 3, run_of(), (), 64 * GIB)
+    pre, model, _ = plan_run([case()], 3, 3, run_of(), (), 64 * GIB)
     assert pre.spacing == (1.0, 1.0, 1.0)
     assert pre.orientation == "RAS"
     assert set(model.strides[1:]) == {(2, 2, 2)}
@@ -48,7 +56,7 @@ def test_isotropic_volumes_get_isotropic_stages() -> None:
 
 
 def test_thick_slices_are_not_halved_while_they_are_the_coarsest() -> None:
-    pre, model = plan_run([case((10, 256, 224), (10.0, 1.5, 1.5))], 3, 4, run_of(), (), 64 * GIB)
+    pre, model, _ = plan_run([case((10, 256, 224), (10.0, 1.5, 1.5))], 3, 4, run_of(), (), 64 * GIB)
     assert model.strides[1] == model.strides[2] == (1, 2, 2)
     assert model.kernels[0] == model.kernels[1] == (1, 3, 3)
     assert model.kernels[-1] == (3, 3, 3)
@@ -81,15 +89,15 @@ def test_pictures_sized_to_one_longest_side_are_recognised() -> None:
 
 def test_what_is_chosen_by_hand_wins() -> None:
     run = run_of(preprocess={"tile": [16, 32, 32], "spacing": [2, 1, 1]}, network={"width": 8, "max_width": 16})
-    pre, model = plan_run([case()], 3, 2, run, (), 64 * GIB)
+    pre, model, _ = plan_run([case()], 3, 2, run, (), 64 * GIB)
     assert pre.tile == (16, 32, 32)
     assert pre.spacing == (2.0, 1.0, 1.0)
     assert max(model.widths) == 16
 
 
 def test_little_memory_gives_a_smaller_tile() -> None:
-    large, _ = plan_run([case((300, 300, 300))], 3, 2, run_of(), (), 256 * GIB)
-    small, _ = plan_run([case((300, 300, 300))], 3, 2, run_of(), (), 2 * GIB)
+    large, _, _ = plan_run([case((300, 300, 300))], 3, 2, run_of(), (), 256 * GIB)
+    small, _, _ = plan_run([case((300, 300, 300))], 3, 2, run_of(), (), 2 * GIB)
     assert prod(small.tile) < prod(large.tile)
 
 
@@ -101,7 +109,7 @@ def test_mixed_units_are_refused() -> None:
 def test_mixed_channels_are_refused_but_grey_and_colour_may_mix() -> None:
     with pytest.raises(DatasetError, match="numbers of channels"):
         plan_preprocess([case(), case(channels=2)], 3, PlanOptions(), ())
-    mixed = [case(), case(), case(channels=3)]
+    mixed = [case(), case(), case(channels=3, colour=True)]
     assert plan_preprocess(mixed, 3, PlanOptions(), ()).channels == ("image",)
 
 
@@ -132,4 +140,48 @@ def test_tiles_are_legal_and_bounded(shape: list[int], log_voxels: int) -> None:
     divisor = [prod(s[a] for s in strides) for a in range(len(shape))]
     assert all(t % d == 0 for t, d in zip(tile, divisor, strict=True))
     assert prod(tile) <= 2**log_voxels
-    assert all(t < n + d for t, n, d in zip(tile, shape, divisor, strict=True))
+    assert all(t < max(n, 2 * MIN_EDGE) + d for t, n, d in zip(tile, shape, divisor, strict=True))
+
+
+@pytest.mark.parametrize("preset", ["quick", "balanced", "best"])
+@pytest.mark.parametrize("free", [4, 8, 24, 80])
+@pytest.mark.parametrize("shape", [(300, 300, 300), (900, 1200)])
+def test_tile_and_batch_together_fit_the_memory(preset: str, free: int, shape: tuple[int, ...]) -> None:
+    run = run_of(preset=preset)
+    unit, spacing = ("mm", (1.0,) * 3) if len(shape) == 3 else ("pixel", (1.0,) * 2)
+    pre, model, batch = plan_run([case(shape, spacing, unit)], len(shape), 2, run, (), free * GIB)
+    needed = 4 * model.widths[0] * TRAINING_TENSORS * prod(pre.tile) * batch
+    assert needed <= MEMORY_SHARE * free * GIB
+
+
+def test_three_contrasts_are_not_taken_for_colour() -> None:
+    with pytest.raises(DatasetError, match="numbers of channels"):
+        plan_preprocess([case(), case(channels=3)], 3, PlanOptions(), ())
+
+
+def test_a_tile_chosen_by_hand_gets_strides_that_fit_it() -> None:
+    pre, model, _ = plan_run([case()], 3, 2, run_of(preprocess={"tile": [60, 60, 60]}), (), 64 * GIB)
+    assert pre.tile == (60, 60, 60)
+    assert model.divisor == (4, 4, 4)
+
+
+def test_a_tile_that_does_not_fit_the_strides_is_refused_with_the_legal_ones() -> None:
+    strides = [[1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2], [2, 2, 2]]
+    run = run_of(preprocess={"tile": [60, 64, 64]}, network={"strides": strides, "kernels": [[3, 3, 3]] * 5})
+    with pytest.raises(
+        ConfigError, match=r"Tile 60 along axis 0 is not a multiple of 16 \(network stride\); use 48 or 64"
+    ):
+        plan_run([case()], 3, 2, run, (), 64 * GIB)
+
+
+def test_strides_chosen_by_hand_get_a_tile_that_fits() -> None:
+    strides = [[1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2], [2, 2, 2]]
+    pre, model, _ = plan_run([case()], 3, 2, run_of(network={"strides": strides}), (), 64 * GIB)
+    assert len(model.kernels) == 5
+    assert all(t % 16 == 0 for t in pre.tile)
+
+
+def test_very_small_pictures_get_a_network_all_the_same() -> None:
+    pre, model, _ = plan_run([case((6, 6), (1.0, 1.0), "pixel")], 2, 2, run_of(), (), 64 * GIB)
+    assert pre.tile == (8, 8)
+    assert len(model.widths) == 2

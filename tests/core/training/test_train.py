@@ -16,13 +16,13 @@ import torch
 from safetensors.torch import load_file
 
 from prosma_core.config.run import load_run_yaml, resolve_run
-from prosma_core.data.geometry import Scan
+from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.data.phantom import phantom_2d
-from prosma_core.errors import DatasetError, TrainingError
+from prosma_core.errors import ConfigError, DatasetError, DeviceError, IntensityError, TrainingError
 from prosma_core.events import EpochDone, StageStarted, StepDone
 from prosma_core.io.bundle import load_bundle
 from prosma_core.io.images import write_image, write_labels
-from prosma_core.io.run_folder import RunFolder
+from prosma_core.io.run_folder import RunFolder, resumed_settings
 from prosma_core.training import loop
 from prosma_core.training.loop import train
 
@@ -91,6 +91,7 @@ def test_a_run_leaves_a_model_and_everything_that_repeats_it(folder: Path, tmp_p
         "history.csv",
         "state.safetensors",
         "best.safetensors",
+        "last.safetensors",
     }
     assert len(files.history.read_text().splitlines()) == 4
     splits = json.loads(files.splits.read_text())
@@ -214,10 +215,12 @@ def test_patience_stops_early(folder: Path, tmp_path: Path) -> None:
 
 def test_minutes_bound_the_run(folder: Path, tmp_path: Path) -> None:
     began = time.monotonic()
-    _, events = drain(train(settings(folder, tmp_path / "m.safetensors", training={"epochs": 10_000, "minutes": 0.03})))
+    change = {"epochs": 10_000, "minutes": 0.03, "steps": 50_000}
+    _, events = drain(train(settings(folder, tmp_path / "m.safetensors", training=change)))
     assert time.monotonic() - began < 30
-    rates = [e.learning_rate for e in events if isinstance(e, EpochDone)]
-    assert rates[-1] < max(rates)
+    (epoch,) = [e for e in events if isinstance(e, EpochDone)]
+    assert epoch.learning_rate < 1e-4
+    assert 1 < len([e for e in events if isinstance(e, StepDone)]) < 50_000
 
 
 def test_a_target_for_the_removed_fraction_moves_the_thresholds_there(folder: Path, tmp_path: Path) -> None:
@@ -246,4 +249,81 @@ def test_instance_labels_are_refused_with_what_to_do(folder: Path, tmp_path: Pat
     path.unlink()
     write_labels(path, np.arange(48 * 48).reshape(48, 48).astype(np.uint16), spec)
     with pytest.raises(DatasetError, match="they number objects, not classes"):
+        drain(train(settings(folder, tmp_path / "m.safetensors")))
+
+
+def test_resume_keeps_the_cases_of_the_run_whatever_was_added_since(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    drain(train(settings(folder, out, training={"epochs": 1})))
+    before = RunFolder.beside(out).splits.read_text()
+    for part in ("images", "labels"):
+        (folder / part / "new.png").write_bytes((folder / part / "case0.png").read_bytes())
+    drain(train(settings(folder, out), resume=True))
+    assert RunFolder.beside(out).splits.read_text() == before
+
+
+def test_a_resumed_run_may_train_longer_but_not_become_another(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    drain(train(settings(folder, out, training={"epochs": 1})))
+    run_folder = RunFolder.beside(out)
+    stored = load_run_yaml(run_folder.run_yaml)
+    longer = resumed_settings(run_folder, {"training": {"epochs": 7}, "out": str(out)})
+    assert longer["training"] == {**stored["training"], "epochs": 7}
+    assert resumed_settings(run_folder, {"preprocess": {"tile": [32, 32]}, "gate": {"form": "bounded"}}) == stored
+    for other in ({"training": {"seed": 5}}, {"gate": {"form": "signed"}}, {"preset": "best"}):
+        with pytest.raises(ConfigError, match="a resumed run cannot change it"):
+            resumed_settings(run_folder, other)
+
+
+def test_fine_tuning_with_other_channels_starts_the_first_layer_afresh(folder: Path, tmp_path: Path) -> None:
+    first = tmp_path / "first.safetensors"
+    drain(train(settings(folder, first)))
+    for path in sorted((folder / "images").iterdir()):
+        data = small(phantom_2d(1)[0]).data
+        for channel in range(3):
+            write_image(path.with_name(f"{path.stem}_{channel:04d}.png"), data + channel, small(phantom_2d(1)[0]).spec)
+        path.unlink()
+    result, events = drain(train(settings(folder, tmp_path / "second.safetensors", init=str(first))))
+    assert result.header.model.in_channels == len(result.header.preprocess.channels) == 3
+    assert any("encoder.0.0.conv1" in e.message for e in events if isinstance(e, StageStarted))
+
+
+def test_masks_of_255_and_of_1_are_one_class(folder: Path, tmp_path: Path) -> None:
+    path = folder / "labels" / "case1.png"
+    spec = small(phantom_2d(1)[0]).spec
+    path.unlink()
+    mask = np.zeros((48, 48), np.uint8)
+    mask[8:20, 8:20] = 255
+    write_labels(path, mask, spec)
+    result, _ = drain(train(settings(folder, tmp_path / "m.safetensors")))
+    assert [c.value for c in result.header.classes] == [0, 1]
+
+
+def test_stacks_without_content_are_refused_by_name(tmp_path: Path) -> None:
+    spec = array_spec((3, 16, 16), "zyx", (5.0, 1.0, 1.0), "mm")
+    for part, write in (("images", write_image), ("labels", write_labels)):
+        (tmp_path / "data" / part).mkdir(parents=True)
+        for i in range(2):
+            array = (
+                np.ones(spec.shape, np.float32) if part == "images" else np.eye(16, dtype=np.uint8)[None].repeat(3, 0)
+            )
+            write(tmp_path / "data" / part / f"c{i}.nii.gz", array, spec)
+    run = settings(tmp_path / "data", tmp_path / "m.safetensors", preprocess={"tile": [16, 16], "dims": 2})
+    with pytest.raises(IntensityError, match="one value everywhere"):
+        drain(train(run))
+
+
+def test_memory_that_ends_in_training_is_said_in_words(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    def hungry(*_):
+        message = "CUDA out of memory. Tried to allocate 20.00 GiB"
+        raise torch.OutOfMemoryError(message)
+
+    monkeypatch.setattr(loop, "augment_intensities", hungry)
+    with pytest.raises(DeviceError, match=r"ran out. Set a smaller training\.batch_size"):
+        drain(train(settings(folder, tmp_path / "m.safetensors")))
+
+
+def test_a_case_in_both_splits_is_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / "splits.json").write_text(json.dumps({"train": ["case0", "case1"], "val": ["case1"]}))
+    with pytest.raises(DatasetError, match="'case1' is in both train and val"):
         drain(train(settings(folder, tmp_path / "m.safetensors")))
