@@ -19,10 +19,7 @@ R = TypeVar("R")
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.", show_default=True)]
 Model = Annotated[str, typer.Option("--model", help="A shipped model's name, or a .safetensors file.")]
 Data = Annotated[Path, typer.Option("--data", help="Folder with images/ and labels/, or an nnU-Net raw data set.")]
-
-Overlap = Annotated[
-    float | None, typer.Option("--overlap", help="Least overlap of tiles, 0 to 0.9; less is faster.", show_default=False)
-]
+Overlap = Annotated[float | None, typer.Option("--overlap", help="Least overlap of tiles, 0 to 0.9; less is faster.")]
 
 
 def drain(run: Generator[Event, None, R], show: Callable[[Event], None]) -> R:

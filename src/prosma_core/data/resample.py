@@ -44,7 +44,7 @@ def _resize_axis(image: Tensor, axis: int, size: int, nearest: bool) -> Tensor:
     )
     split = 2 if last else 1
     parts = []
-    for part in flat.split(MAX_ROWS, split):
+    for part in torch.split(flat, MAX_ROWS, split):
         target = (part.shape[2], size) if last else (size, after)
         if nearest:
             parts.append(F.interpolate(part, target, mode="nearest-exact"))

@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prosma_core.data.frames import time_as_channels
 from prosma_core.data.geometry import Scan
@@ -150,7 +152,7 @@ def read_channels(paths: tuple[Path, ...]) -> Scan:
     first = read_image(paths[0])
     if len(paths) == 1:
         return first
-    arrays = []
+    arrays: list[NDArray[Any]] = []
     for path in paths:
         other = read_image(path) if arrays else first
         if "c" in other.spec.axes:
