@@ -594,9 +594,7 @@ def test_the_cpu_takes_over_when_the_gpus_memory_does_not_suffice(make_header: M
 
 @pytest.mark.parametrize("small_gpu", [10**9], indirect=True)
 @pytest.mark.usefixtures("small_gpu")
-def test_one_scan_too_large_for_the_gpu_does_not_keep_the_others_from_it(
-    make_header: MakeHeader, noise: Noise
-) -> None:
+def test_one_scan_too_large_for_the_gpu_does_not_keep_the_others_from_it(make_header: MakeHeader, noise: Noise) -> None:
     by = on_gpu(make_header(2))
     assert "going on with the CPU" in words(run(by, noise((20, 21), "yx"))[1])
     said = words(run(by, noise((20, 20), "yx"))[1])

@@ -11,7 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prosma_core.data.geometry import SPATIAL_AXES, ImageSpec, Scan, spacing_affine
+from prosma_core.data.intensities import COLOUR
 from prosma_core.errors import GeometryError
+
+UNNAMED_AXES = ("nifti", "nrrd", "mha")
+"""Formats whose fourth axis may be time or channels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,11 +106,22 @@ def count_frames(spec: ImageSpec, dims: int) -> int:
     return spec.num_frames * slices
 
 
-def time_as_channels(scan: Scan, channels: int) -> Scan:
-    """The scan with its fourth axis read as channels, where it has none and its length is the network's number.
+def time_means_channels(spec: ImageSpec, channels: tuple[str, ...]) -> bool:
+    """Whether a scan's time axis is taken for the model's channels.
 
-    NIfTI files of several contrasts keep them in the fourth dimension, which otherwise is time.
+    Files of several contrasts keep them in the fourth axis, which otherwise is time: in formats that do not name
+    their axes, where its length is the model's number of channels. Frames are never taken for colours.
     """
+    return (
+        spec.format in UNNAMED_AXES
+        and "c" not in spec.axes
+        and spec.num_frames == len(channels) > 1
+        and tuple(name.lower() for name in channels) != COLOUR
+    )
+
+
+def time_as_channels(scan: Scan, channels: int) -> Scan:
+    """The scan with its time axis read as channels, where it has no channels and its length is this number."""
     spec = scan.spec
     if "c" in spec.axes or channels == 1 or spec.num_frames != channels:
         return scan

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psutil
@@ -71,6 +73,18 @@ def memory_ended(error: Exception) -> bool:
     """Whether an error of torch or numpy says that memory ended; off CUDA, torch raises a plain RuntimeError."""
     signs = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in str(error) for sign in signs)
+
+
+@contextmanager
+def name_memory_errors() -> Iterator[None]:
+    """Turn what torch or numpy raise within, when main memory ends, into `DeviceError`."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not memory_ended(error):
+            raise
+        msg = "Main memory ran out during segmentation. Close other programs or crop the scan."
+        raise DeviceError(msg) from error
 
 
 def free_memory(device: torch.device) -> int:

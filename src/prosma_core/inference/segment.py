@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from prosma_core.config.header import ModelHeader
 from prosma_core.config.inference import InferenceConfig
-from prosma_core.data.frames import Frame, count_frames, frame_spec, frames, time_as_channels
+from prosma_core.data.frames import Frame, count_frames, frame_spec, frames, time_as_channels, time_means_channels
 from prosma_core.data.geometry import SPATIAL_AXES, Scan
 from prosma_core.data.grid import NetworkGrid, plan_grid
 from prosma_core.data.intensities import check_channels, check_finite, check_varies, fit_channels, normalise
@@ -22,7 +23,7 @@ from prosma_core.data.resample import resize
 from prosma_core.data.tiles import padding_to, plan_tiles
 from prosma_core.errors import DeviceError
 from prosma_core.events import Event, StageStarted, TileDone
-from prosma_core.inference.device import memory_ended
+from prosma_core.inference.device import memory_ended, name_memory_errors
 from prosma_core.inference.memory import plan_memory
 from prosma_core.inference.postprocess import fill_holes, keep_largest
 from prosma_core.inference.results import Extras, Segmentation, argmax_on
@@ -30,6 +31,18 @@ from prosma_core.inference.tiled import TiledPredictor
 from prosma_core.io.bundle import load_bundle
 from prosma_core.model.unet import UNet
 from prosma_core.model.weights import model_from
+
+
+@dataclass
+class _Work:
+    """One scan under way."""
+
+    config: InferenceConfig
+    grid: NetworkGrid
+    device: torch.device
+    total: int
+    number: int = 0
+    said: bool = False
 
 
 class Segmenter:
@@ -41,7 +54,7 @@ class Segmenter:
     model : UNet
         With the header's network.
     device : torch.device
-        Where to compute; when its memory ends, the CPU takes over for the rest.
+        Where to compute; when its memory ends, the CPU takes over for the rest of that scan.
     """
 
     def __init__(self, header: ModelHeader, model: UNet, device: torch.device) -> None:
@@ -71,23 +84,29 @@ class Segmenter:
         DeviceError
             Memory does not suffice, even on the CPU.
         """
-        dims = self.header.model.dims
-        scan = time_as_channels(scan, self.header.model.in_channels)
-        check_channels(scan, self.header.preprocess.channels)
+        with name_memory_errors():
+            return (yield from self._segment(scan, config))
+
+    def _segment(self, scan: Scan, config: InferenceConfig) -> Generator[Event, None, Segmentation]:
+        dims, channels = self.header.model.dims, self.header.preprocess.channels
+        if time_means_channels(scan.spec, channels):
+            scan = time_as_channels(scan, len(channels))
+            yield StageStarted(f"The fourth axis is read as the model's {len(channels)} channels.")
+        check_channels(scan, channels)
         spec = scan.spec.labels_spec()
-        total = count_frames(scan.spec, dims)
         grid = plan_grid(frame_spec(scan.spec, dims), self.header.preprocess)
-        yield from self._say_plan(scan, grid, total)
+        work = _Work(config, grid, self.device, count_frames(scan.spec, dims))
+        yield from self._say_plan(scan, work)
         values = np.array([c.value for c in self.header.classes], np.uint8 if self._max_value < 256 else np.uint16)
         indices = np.zeros(spec.shape, values.dtype)
         extras = Extras(config, spec.shape, "t" in spec.axes, self.header.model.num_classes)
         blank = 0
-        for number, frame in enumerate(frames(scan, dims)):
-            if total > 1 and _is_blank(frame):
+        for work.number, frame in enumerate(frames(scan, dims)):
+            if work.total > 1 and _is_blank(frame):
                 blank += 1
                 extras.put_blank(frame)
                 continue
-            logits = yield from self._frame_logits(frame, grid, config, number, total)
+            logits = yield from self._frame_logits(frame, work)
             try:
                 indices[frame.index] = grid.restore(argmax_on(logits, grid.oriented, grid.thick))
                 extras.put(frame, logits, grid)
@@ -99,10 +118,10 @@ class Segmenter:
                 indices[frame.index] = grid.restore(argmax_on(logits, grid.oriented, grid.thick))
                 extras.put(frame, logits, grid)
             del logits
-        if blank == total:
+        if blank == work.total:
             check_varies(np.asarray(scan.data))
         if blank:
-            yield StageStarted(f"{blank} of {total} frames have one value everywhere and were left as background.")
+            yield StageStarted(f"{blank} of {work.total} frames have one value everywhere and were left as background.")
         for index in np.ndindex(spec.shape[: spec.axes.index(spec.spatial_axes[0])]):
             indices[index] = self._clean(indices[index], config)
         labels = Scan(values[indices], spec)
@@ -112,7 +131,8 @@ class Segmenter:
     def _max_value(self) -> int:
         return max(c.value for c in self.header.classes)
 
-    def _say_plan(self, scan: Scan, grid: NetworkGrid, total: int) -> Generator[Event, None, None]:
+    def _say_plan(self, scan: Scan, work: _Work) -> Generator[Event, None, None]:
+        grid, total = work.grid, work.total
         shape = "x".join(map(str, scan.spec.spatial_shape))
         what = f"{total} frames of the scan" if total > 1 else "The scan"
         if grid.shape != grid.oriented:
@@ -122,38 +142,30 @@ class Segmenter:
             yield StageStarted(
                 f"{what} will be turned from {scan.spec.orientation} to {self.header.preprocess.orientation}."
             )
+        if work.config.mirror and not self.header.mirror_axes:
+            yield StageStarted("The model's training mirrored no axis: mirroring is left out.")
 
-    def _frame_logits(
-        self, frame: Frame, grid: NetworkGrid, config: InferenceConfig, number: int, total: int
-    ) -> Generator[Event, None, Tensor]:
-        pre = self.header.preprocess
+    def _frame_logits(self, frame: Frame, work: _Work) -> Generator[Event, None, Tensor]:
+        pre, grid = self.header.preprocess, work.grid
         check_finite(frame.image)
         image, note = fit_channels(frame.image, len(pre.channels))
-        if note and number == 0:
+        if note and not work.said:
             yield StageStarted(f"For the model, {note}.")
         image = normalise(np.ascontiguousarray(grid.orient(image)), pre.intensities)
         tensor = resize(torch.from_numpy(image), grid.shape, grid.thick)
         try:
-            return (yield from self._predict(tensor, grid, config, number, total))
+            return (yield from self._predict(tensor, work))
         except (DeviceError, RuntimeError, MemoryError) as error:
-            planned = isinstance(error, DeviceError)
-            if not planned and not memory_ended(error):
+            if work.device.type == "cpu" or not (isinstance(error, DeviceError) or memory_ended(error)):
                 raise
-            if self.device.type == "cpu":
-                if planned:
-                    raise
-                msg = "Main memory ran out during segmentation. Close other programs or crop the scan."
-                raise DeviceError(msg) from error
-        yield StageStarted(f"Memory of {self.device.type} does not suffice: going on with the CPU, which takes longer.")
-        self.device = torch.device("cpu")
-        self.model = self.model.to(self.device)
+        yield StageStarted(f"Memory of {work.device.type} does not suffice: going on with the CPU, which takes longer.")
+        work.device, work.said = torch.device("cpu"), False
+        self.model.to(work.device)
         torch.cuda.empty_cache()
-        return (yield from self._predict(tensor, grid, config, number, total))
+        return (yield from self._predict(tensor, work))
 
-    def _predict(
-        self, image: Tensor, grid: NetworkGrid, config: InferenceConfig, number: int, total: int
-    ) -> Generator[Event, None, Tensor]:
-        tile = self.header.preprocess.tile
+    def _predict(self, image: Tensor, work: _Work) -> Generator[Event, None, Tensor]:
+        grid, config, tile = work.grid, work.config, self.header.preprocess.tile
         padded = tuple(n + sum(p) for n, p in zip(grid.shape, padding_to(grid.shape, tile), strict=True))
         tiles = len(plan_tiles(padded, tile, config.overlap))
         plan = plan_memory(
@@ -161,17 +173,19 @@ class Segmenter:
             tile,
             padded,
             grid.oriented,
-            self.device,
+            work.device,
             tiles=tiles,
             all_classes=config.probabilities or config.entropy,
             batch_size=config.batch_size,
         )
-        if number == 0:
+        if not work.said:
             yield StageStarted(f"Segmenting: {plan.words}.")
+            work.said = True
         axes = SPATIAL_AXES[-len(tile) :]
         mirror = [axes.index(a) for a in self.header.mirror_axes] if config.mirror else []
+        model = self.model.to(work.device)  # it is on the CPU where the scan before was too large
         predictor = TiledPredictor(
-            self.model, tile, self.device, overlap=config.overlap, mirror=mirror, batch_size=plan.batch_size
+            model, tile, work.device, overlap=config.overlap, mirror=mirror, batch_size=plan.batch_size
         )
         run = predictor.predict(image, plan.sums_on)
         while True:
@@ -181,7 +195,7 @@ class Segmenter:
                 logits: Tensor = stop.value
                 return logits
             if isinstance(event, TileDone):
-                event = TileDone(number * tiles + event.done, total * tiles)
+                event = TileDone(work.number * tiles + event.done, work.total * tiles)
             yield event
 
     def _clean(self, indices: NDArray[Any], config: InferenceConfig) -> NDArray[Any]:
