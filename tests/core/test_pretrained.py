@@ -1,0 +1,80 @@
+"""The shipped models: small, licensed, credited, and as good as their cards say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from prosma_core.config import InferenceConfig
+from prosma_core.data.labels import class_indices
+from prosma_core.data.phantom import phantom_3d
+from prosma_core.inference.measure import measure_case
+from prosma_core.inference.segment import Segmenter
+from prosma_core.io.bundle import load_bundle
+from prosma_core.io.dataset_folder import open_dataset, read_case
+from prosma_core.io.models import shipped_models
+
+MODELS = shipped_models()
+
+
+def dice(name: str, image, labels) -> dict[str, float]:
+    segmenter = Segmenter.load(MODELS[name], torch.device("cpu"))
+    classes = segmenter.header.classes
+    work = segmenter.segment(image, InferenceConfig())
+    while True:
+        try:
+            next(work)
+        except StopIteration as stop:
+            prediction = stop.value.labels.data
+            break
+    reference = class_indices(labels.data, classes, name)
+    names = {c.value: c.name for c in classes[1:]}
+    return {k: m.dice for k, m in measure_case(prediction, reference, image.spec.spacing, names, 1.0).items()}
+
+
+def test_the_promised_models_are_there() -> None:
+    assert list(MODELS) == ["breast-lesion-us", "hippocampus-mri", "phantom-3d"]
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_each_is_small_whole_licensed_and_has_a_card(name: str) -> None:
+    path = MODELS[name]
+    header, weights = load_bundle(path)
+    assert path.stat().st_size < 10_000_000
+    assert header.name == name
+    assert header.licence
+    assert header.attribution
+    assert header.model.gate.kind == "prosma"
+    assert sum(w.size for w in weights.values()) > 1_000_000
+    card = path.with_suffix(".md").read_text()
+    assert f"# {name}" in card
+    assert f"mean {header.training['validation_mean_dice']:.3f}" in card or "Validation" in card
+
+
+@pytest.mark.parametrize("modality", ["mr", "ct"])
+def test_the_phantom_model_finds_organ_and_lesion_of_new_phantoms(modality: str) -> None:
+    scores = [dice("phantom-3d", *phantom_3d(seed, modality=modality)) for seed in (7, 8)]
+    assert np.mean([s["organ"] for s in scores]) > 0.85
+    assert np.mean([s["lesion"] for s in scores]) > 0.75
+
+
+def val_cases(folder: Path, count: int, prefix: str = "") -> list[tuple]:
+    dataset = open_dataset(folder)
+    names = [n for n in json.loads((folder / "splits.json").read_text())["val"] if n.startswith(prefix)]
+    return [read_case(dataset.cases[n]) for n in names[:count]]
+
+
+@pytest.mark.slow
+def test_hippocampus_on_real_validation_scans(data_root: Path) -> None:
+    scores = [dice("hippocampus-mri", *case) for case in val_cases(data_root / "msd_hippocampus", 6)]
+    assert np.mean([list(s.values()) for s in scores]) > 0.87
+
+
+@pytest.mark.slow
+def test_breast_lesions_on_real_validation_images(data_root: Path) -> None:
+    scores = [dice("breast-lesion-us", *case)["lesion"] for case in val_cases(data_root / "busi", 10, "benign")]
+    assert np.mean(scores) > 0.6
