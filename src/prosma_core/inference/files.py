@@ -14,6 +14,7 @@ from prosma_core.config.inference import InferenceConfig
 from prosma_core.data.geometry import Scan
 from prosma_core.errors import DatasetError, OutputError, ProsmaError
 from prosma_core.events import CaseDone, CaseFailed, Event, StageStarted
+from prosma_core.inference.device import name_memory_errors
 from prosma_core.inference.results import Segmentation
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.dataset_folder import channel_name, image_files, read_channels
@@ -111,24 +112,27 @@ def segment_files(
     for job in jobs:
         began = time.monotonic()
         try:
-            scan = _read(job, axes)
-            target = out if single else folder / _target_name(job, scan)
-            if target in taken:
-                msg = (
-                    f"{job.name} and {taken[target]} would both be written "
-                    f"to {target}. Segment them into different folders."
-                )
-                raise OutputError(msg)
-            taken[target] = job.name
-            _check_target(target, job, scan, config, overwrite=overwrite)
-            yield StageStarted(f"{job.name}: {scan.spec.axes} {'x'.join(map(str, scan.spec.shape))}")
-            result = yield from segmenter.segment(scan, config)
-            _write(target, result, provenance(segmenter, job, config), overwrite=overwrite)
-            yield CaseDone(job.name, str(target), time.monotonic() - began, _count(result, segmenter))
+            with name_memory_errors():
+                scan = _read(job, axes)
+                target = out if single else folder / _target_name(job, scan)
+                _take(target, job, taken)
+                _check_target(target, job, scan, config, overwrite=overwrite)
+                yield StageStarted(f"{job.name}: {scan.spec.axes} {'x'.join(map(str, scan.spec.shape))}")
+                result = yield from segmenter.segment(scan, config)
+                _write(target, result, provenance(segmenter, job, config), overwrite=overwrite)
+                yield CaseDone(job.name, str(target), time.monotonic() - began, _count(result, segmenter))
         except ProsmaError as error:
             failures.append(CaseFailed(job.name, str(error)))
             yield failures[-1]
     return failures
+
+
+def _take(target: Path, job: Job, taken: dict[Path, str]) -> None:
+    """Note whose result a file is; refuse the second one."""
+    if target in taken:
+        msg = f"{job.name} and {taken[target]} would both be written to {target}. Segment them into different folders."
+        raise OutputError(msg)
+    taken[target] = job.name
 
 
 def _read(job: Job, axes: str | None) -> Scan:

@@ -1,0 +1,53 @@
+"""Many files in one go: what ends one of them leaves the others alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from prosma_core.config import InferenceConfig
+from prosma_core.data.geometry import array_spec
+from prosma_core.events import CaseDone, CaseFailed
+from prosma_core.inference import files
+from prosma_core.inference.segment import Segmenter
+from prosma_core.io.images import write_image
+
+ENDED = [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 TB")]
+
+
+@pytest.mark.parametrize("step", ["read_image", "write_labels", "Segmenter.segment"])
+@pytest.mark.parametrize("error", ENDED, ids=["numpy", "torch"])
+def test_a_scan_too_large_for_main_memory_does_not_stop_the_others(
+    step: str,
+    error: Exception,
+    tmp_path: Path,
+    make_model: Callable[..., Path],
+    rng: np.random.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in "ab":
+        write_image(tmp_path / f"{name}.tif", rng.normal(size=(20, 21)).astype(np.float32), array_spec((20, 21), "yx"))
+    segmenter = Segmenter.load(make_model(tmp_path / "m.safetensors"), torch.device("cpu"))
+    owner: Any = Segmenter if "." in step else files
+    name = step.rpartition(".")[2]
+    real, calls = getattr(owner, name), []
+
+    def first_ends(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 1:
+            raise error
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, first_ends)
+    inputs = [tmp_path / "a.tif", tmp_path / "b.tif"]
+    events = list(files.segment_files(inputs, tmp_path / "out", segmenter, InferenceConfig()))
+    failed = [e for e in events if isinstance(e, CaseFailed)]
+    assert [e.name for e in failed] == ["a"]
+    assert "Main memory ran out" in failed[0].error
+    assert [e.name for e in events if isinstance(e, CaseDone)] == ["b"]
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["b.tif"]
