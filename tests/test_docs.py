@@ -30,7 +30,7 @@ USER_SIDE = [
     r"(config|train|run)\.ya?ml",  # a settings file of the user's, also in a run folder
     r"\.venv(/.*)?",
     r"\w{1,2}/\w{1,2}",  # units and ratios: mm/s, n/a
-    r"demo/.*",  # what the demo writes
+    r"(demo|results)/.*",  # what the demo and the examples write
 ]
 
 
