@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class StageStarted:
-    """A named part of the job begins, or something worth saying happened."""
+    """A named part of the job begins, or something worth saying happened: a sentence that is said once."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Working:
+    """What is done at the moment, for the progress display only; the next one replaces it."""
 
     message: str
 
@@ -79,4 +86,4 @@ class CaseFailed:
     error: str
 
 
-Event = StageStarted | TileDone | StepDone | EpochDone | CheckpointSaved | CaseDone | CaseFailed
+Event = StageStarted | Working | TileDone | StepDone | EpochDone | CheckpointSaved | CaseDone | CaseFailed

@@ -207,6 +207,22 @@ def test_train_segment_evaluate_and_info_fit_together(
     assert described["sha256"] == values["sha256"]
 
 
+def test_evaluate_says_what_it_measures_and_takes_a_runs_splits(
+    prosma: Prosma, make_data: Make, model: Path, tmp_path: Path
+) -> None:
+    data, splits, report = make_data(tmp_path / "data"), tmp_path / "splits.json", tmp_path / "report.json"
+    code, _, err = prosma("evaluate", "--model", model, "--data", data)
+    assert code == 0
+    assert "training cases possibly among them" in err
+    assert err.count("Segmenting: ") == 1
+    assert "Reading case" not in err
+    splits.write_text('{"train": ["case_0"], "val": ["case_1"]}')
+    code, _, err = prosma("evaluate", "--model", model, "--data", data, "--split", splits, "--json", report)
+    assert code == 0
+    assert "on 1 cases" not in err
+    assert list(json.loads(report.read_text())["cases"]) == ["case_1"]
+
+
 def test_a_run_folder_repeats_its_run(prosma: Prosma, make_data: Make, settings: Path, tmp_path: Path) -> None:
     data = make_data(tmp_path / "data")
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"

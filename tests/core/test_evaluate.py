@@ -8,17 +8,21 @@ import torch
 
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.data.geometry import Scan, array_spec
+from prosma_core.errors import DatasetError
+from prosma_core.events import StageStarted, Working
 from prosma_core.inference.evaluate import evaluate_cases
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.images import write_image, write_labels
 
 
-def drain(run):
+def drain(run, events=None):
     while True:
         try:
-            next(run)
+            event = next(run)
         except StopIteration as stop:
             return stop.value
+        if events is not None:
+            events.append(event)
 
 
 @pytest.fixture
@@ -40,3 +44,59 @@ def test_a_model_is_perfect_on_its_own_answers_in_every_frame(segmenter, tmp_pat
     assert list(report["cases"]) == [f"movie frame {t}" for t in range(3)]
     assert all(m["dice"] == 1.0 for case in report["cases"].values() for m in case.values())
     assert report["summary"]["mean"]["dice"] == 1.0
+
+
+def sentences(events: list) -> list[str]:
+    return [e.message for e in events if isinstance(e, StageStarted)]
+
+
+def test_progress_is_no_sentence_and_a_sentence_is_said_once(segmenter, tmp_path, make_data) -> None:
+    events: list = []
+    drain(evaluate_cases(segmenter, make_data(tmp_path / "data"), None, InferenceConfig(mirror=True), 1.0), events)
+    said = sentences(events)
+    assert said[0] == "Evaluating tiny on 4 cases of data."
+    assert sum(message.startswith("Segmenting: ") for message in said) == 1
+    working = [e.message for e in events if isinstance(e, Working)]
+    assert [m for m in working if m.startswith("Reading")] == [f"Reading case_{n}" for n in range(4)]
+    assert sum(m.startswith("case_3: Segmenting: ") for m in working) == 1
+
+
+def test_without_a_split_all_cases_are_measured_and_it_is_said(segmenter, tmp_path, make_data) -> None:
+    events: list = []
+    report = drain(evaluate_cases(segmenter, make_data(tmp_path / "data"), None, InferenceConfig(), 1.0), events)
+    assert len(report["cases"]) == 4
+    assert report["split"] is None
+    expected = f"{tmp_path / 'data'} has no splits.json: all 4 cases are measured, training cases possibly among them."
+    assert expected in sentences(events)
+
+
+def test_a_split_may_be_a_runs_own_file(segmenter, tmp_path, make_data) -> None:
+    data, run = make_data(tmp_path / "data"), tmp_path / "splits.json"
+    run.write_text('{"train": ["case_0", "case_1", "case_2"], "val": ["case_3"]}')
+    events: list = []
+    report = drain(evaluate_cases(segmenter, data, str(run), InferenceConfig(), 1.0), events)
+    assert list(report["cases"]) == ["case_3"]
+    assert report["split"] == str(run)
+    assert not any("training cases possibly" in message for message in sentences(events))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"train": ["case_0"]}', "no split 'val' with cases"),
+        ('{"train": ["case_0"], "val": []}', "no split 'val' with cases"),
+        ('{"train": ["case_0"], "val": ["gone"]}', "'gone'"),
+        ("[]", "no list of training cases"),
+    ],
+)
+def test_a_file_of_splits_that_does_not_fit_is_named(segmenter, tmp_path, make_data, text: str, said: str) -> None:
+    data, run = make_data(tmp_path / "data"), tmp_path / "other.json"
+    run.write_text(text)
+    with pytest.raises(DatasetError, match=said) as caught:
+        drain(evaluate_cases(segmenter, data, str(run), InferenceConfig(), 1.0))
+    assert "other.json" in str(caught.value)
+
+
+def test_a_split_that_is_not_there_names_both_ways(segmenter, tmp_path, make_data) -> None:
+    with pytest.raises(DatasetError, match=r"no split 'test' with cases.*path of a splits\.json"):
+        drain(evaluate_cases(segmenter, make_data(tmp_path / "data"), "test", InferenceConfig(), 1.0))

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prosma_core.cli.options import Data, Device, Model, Overlap, drain, log_to_stderr
-from prosma_core.events import CaseDone, Event, StageStarted
+from prosma_core.cli.options import Data, Device, Model, Overlap, drain, log_to_stderr, stderr_console
+from prosma_core.events import CaseDone, Event, StageStarted, Working
+
+if TYPE_CHECKING:
+    from rich.status import Status
 
 
 def evaluate(
     model: Model,
     data: Data,
     split: Annotated[
-        str | None, typer.Option("--split", help="Cases of this key of splits.json; val where there is one.")
+        str | None,
+        typer.Option(
+            "--split", help="Cases of this key of splits.json, or a run folder's splits.json; val where there is one."
+        ),
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write every number to this file.")] = None,
     device: Device = "auto",
@@ -42,17 +49,22 @@ def evaluate(
     segmenter = Segmenter.load(find_model(model), choice.device)
     given = {"mirror": mirror} if overlap is None else {"mirror": mirror, "overlap": overlap}
     config = InferenceConfig.parse(given, "The command line")
-    report = drain(evaluate_cases(segmenter, data, split, config, tolerance), _show)
+    with stderr_console().status("Reading") as status:
+        report = drain(evaluate_cases(segmenter, data, split, config, tolerance), partial(_show, status))
     if json_file:
         write_bytes_atomic(json_file, json.dumps(report, indent=1).encode())
     _print_table(report)
 
 
-def _show(event: Event) -> None:
-    if isinstance(event, CaseDone):
-        typer.echo(f"{event.name} ({event.seconds:.1f} s)", err=True)
-    elif isinstance(event, StageStarted) and event.message.startswith("Evaluating"):
-        typer.echo(event.message, err=True)
+def _show(status: Status, event: Event) -> None:
+    from rich.text import Text
+
+    if isinstance(event, Working):
+        status.update(Text(event.message))
+    elif isinstance(event, StageStarted):
+        status.console.print(event.message)
+    elif isinstance(event, CaseDone):
+        status.console.print(f"{event.name} ({event.seconds:.1f} s)")
 
 
 def _print_table(report: dict[str, Any]) -> None:

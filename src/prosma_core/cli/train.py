@@ -9,7 +9,7 @@ import typer
 
 from prosma_core.cli.options import Device, clock, drain, log_to_stderr, stderr_console
 from prosma_core.errors import ConfigError
-from prosma_core.events import CheckpointSaved, EpochDone, Event, StageStarted, StepDone
+from prosma_core.events import CheckpointSaved, EpochDone, Event, StageStarted, StepDone, Working
 
 
 def train(
@@ -94,11 +94,10 @@ class _Progress:
 
     def show(self, event: Event) -> None:
         """Show one event."""
-        if isinstance(event, StageStarted):
-            if event.message.startswith(("Reading ", "Preparing ")):
-                self.bar.update(self.task, note=event.message)
-            else:
-                self.console.print(event.message)
+        if isinstance(event, Working):
+            self.bar.update(self.task, note=event.message)
+        elif isinstance(event, StageStarted):
+            self.console.print(event.message)
         elif isinstance(event, StepDone):
             note = f"loss {event.loss:.3f}{self.left}"
             self.bar.update(

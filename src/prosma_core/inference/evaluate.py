@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Generator
 from dataclasses import asdict
@@ -11,10 +12,12 @@ from typing import Any
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.data.labels import class_indices
 from prosma_core.errors import DatasetError, ProsmaError
-from prosma_core.events import CaseDone, Event, StageStarted
+from prosma_core.events import CaseDone, Event, StageStarted, Working
 from prosma_core.inference.measure import measure_case, summarise
+from prosma_core.inference.results import Segmentation
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.dataset_folder import DatasetFolder, open_dataset, read_case
+from prosma_core.io.dataset_json import read_splits
 
 
 def evaluate_cases(
@@ -28,7 +31,8 @@ def evaluate_cases(
     data : Path
         Data folder.
     split : str or None
-        Key of splits.json; None takes "val" where there is one, else all cases.
+        Key of the folder's splits.json, or the path of another one, whose "val" is taken; None takes "val" where
+        the folder has it, else all cases, and says so.
     config : InferenceConfig
     tolerance : float
         Of surface Dice, in each scan's unit (mm, or pixels where the file has no unit).
@@ -47,15 +51,23 @@ def evaluate_cases(
     split = split or ("val" if folder.splits.get("val") else None)
     names = split_cases(folder, split)
     header = segmenter.header
-    yield StageStarted(f"Evaluating {header.name} on {len(names)} cases of {folder.root.name}.")
+    cases_text = f"{len(names)} case{'s' * (len(names) != 1)}"
+    yield StageStarted(f"Evaluating {header.name} on {cases_text} of {folder.root.name}.")
+    if split is None:
+        lacking = (
+            f"{folder.root / 'splits.json'} has no 'val'" if folder.splits else f"{folder.root} has no splits.json"
+        )
+        yield StageStarted(f"{lacking}: all {cases_text} are measured, training cases possibly among them.")
     classes = {index: c.name for index, c in enumerate(header.classes) if index}
     cases = {}
+    said: set[str] = set()
     for name in names:
         began = time.monotonic()
+        yield Working(f"Reading {name}")
         image, labels = read_case(folder.cases[name])
         reference = class_indices(labels.data, header.classes, name)
         try:
-            result = yield from segmenter.segment(image, config)
+            result = yield from _say_once(segmenter.segment(image, config), name, said)
         except ProsmaError as error:
             raise type(error)(f"{name}: {error}") from error
         prediction = class_indices(result.labels.data, header.classes, name)
@@ -77,18 +89,43 @@ def evaluate_cases(
     }
 
 
+def _say_once(
+    run: Generator[Event, None, Segmentation], name: str, said: set[str]
+) -> Generator[Event, None, Segmentation]:
+    """Events of one case; a sentence that differs from one in `said` by numbers only becomes `Working`."""
+    while True:
+        try:
+            event = next(run)
+        except StopIteration as stop:
+            result: Segmentation = stop.value
+            return result
+        if isinstance(event, StageStarted):
+            kind = re.sub(r"[\d.]+", "0", event.message)
+            if kind in said:
+                event = Working(f"{name}: {event.message}")
+            said.add(kind)
+        yield event
+
+
 def split_cases(folder: DatasetFolder, split: str | None) -> list[str]:
-    """Names of the cases of a split, of all cases for None.
+    """Names of the cases of a split (a key, or the path of a splits.json), of all cases for None.
 
     Raises
     ------
     DatasetError
-        The folder has no such split, or it is empty.
+        There is no such split, it is empty, or the file is not usable for this folder.
     """
     if split is None:
         return list(folder.cases)
-    if not folder.splits.get(split):
-        known = ", ".join(folder.splits) or "none; the folder has no splits.json"
-        msg = f"{folder.root} has no split {split!r} with cases; it has: {known}."
+    source, key, splits = folder.root, split, folder.splits
+    path = Path(split)
+    if path.suffix == ".json" and path.is_file():
+        source, key, splits = path, "val", read_splits(path, folder.cases)
+    if not splits.get(key):
+        known = ", ".join(splits) or "none; the folder has no splits.json"
+        msg = (
+            f"{source} has no split {key!r} with cases; it has: {known}. "
+            "Give one of its keys, or the path of a splits.json with 'val'."
+        )
         raise DatasetError(msg)
-    return list(folder.splits[split])
+    return list(splits[key])

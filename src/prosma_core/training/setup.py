@@ -18,7 +18,7 @@ from prosma_core.config.run import PlanOptions, RunConfig
 from prosma_core.data.fingerprint import Fingerprint, fingerprint
 from prosma_core.data.intensities import COLOUR
 from prosma_core.errors import DatasetError, IntensityError
-from prosma_core.events import Event, StageStarted
+from prosma_core.events import Event, StageStarted, Working
 from prosma_core.inference.device import free_memory
 from prosma_core.io.bundle import Weights, load_bundle
 from prosma_core.io.dataset_folder import DatasetFolder, open_dataset, read_case
@@ -86,7 +86,7 @@ def prepare_run(
         image, labels = read_case(folder.cases[name])
         dims = dims or (2 if image.spec.spatial_ndim == 2 or min(image.spec.spatial_shape) == 1 else 3)
         prints[name] = fingerprint(image, labels, dims, np.random.default_rng([run.training.seed, i]))
-        yield StageStarted(f"Reading {name}")
+        yield Working(f"Reading {name}")
     if dims is None:
         msg = f"{folder.root} has no training cases."
         raise DatasetError(msg)
@@ -104,7 +104,7 @@ def prepare_run(
         for i, name in enumerate(splits[key]):
             image, labels = read_case(folder.cases[name])
             cases.extend(prepare_case(name, image, labels, pre, classes, seed=i))
-            yield StageStarted(f"Preparing {name}")
+            yield Working(f"Preparing {name}")
         if not cases:
             msg = f"No case of {key!r} can be used: every image has one value everywhere. Check {folder.root}."
             raise IntensityError(msg)
