@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prosma_core.config.model import ClassInfo
 from prosma_core.config.preprocess import PreprocessConfig
-from prosma_core.data.frames import frame_spec, frames, time_as_channels
+from prosma_core.data.frames import frame_spec, frames
 from prosma_core.data.geometry import Scan
 from prosma_core.data.grid import plan_grid
 from prosma_core.data.intensities import check_channels, fit_channels, normalise
@@ -58,7 +58,6 @@ def prepare_case(
     ProsmaError
         Of the kinds `segment` raises, with the case named, or `LabelError` for values outside the classes.
     """
-    image = time_as_channels(image, len(pre.channels))
     try:
         check_channels(image, pre.channels)
     except ChannelError as error:
