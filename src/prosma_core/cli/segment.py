@@ -57,7 +57,8 @@ def segment(
     choice = choose_device(device)
     typer.echo(f"Computing on {choice.reason}.", err=True)
     segmenter = Segmenter.load(path, choice.device)
-    with _Progress() as progress:
+    progress = _Progress()
+    with progress.bar:
         run = segment_files(inputs, out, segmenter, config, axes=axes, overwrite=overwrite)
         failures = drain(run, progress.show)
     if failures:
@@ -87,13 +88,6 @@ class _Progress:
             disable=not self.console.is_terminal,
         )
         self.task = self.bar.add_task("Reading", total=None)
-
-    def __enter__(self) -> _Progress:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
 
     def show(self, event: Event) -> None:
         """Show one event."""

@@ -59,7 +59,8 @@ def train(
     run = resolve_run(given, str(config or "The command line"))
     if not resume:
         check_new_run(run.out, folder, overwrite=overwrite)
-    with _Progress() as progress:
+    progress = _Progress()
+    with progress.bar:
         result = drain(run_training(run, resume=resume), progress.show)
     typer.echo(f"Mean validation Dice {result.validation.mean:.4f}")
     for name, dice in result.validation.dice.items():
@@ -84,13 +85,6 @@ class _Progress:
         )
         self.task = self.bar.add_task("Preparing", total=None, note="")
         self.left = ""
-
-    def __enter__(self) -> _Progress:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
 
     def show(self, event: Event) -> None:
         """Show one event."""
