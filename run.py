@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-EXTRAS = "dev,medical"
+EXTRAS = "dev,medical,qt"
 
 # Debian and Ubuntu packages a verb cannot do without, beyond what Python's own packages bring.
 SYSTEM_PACKAGES: dict[str, list[str]] = {"demo": [], "test": [], "lint": [], "bench": []}
