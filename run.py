@@ -1,4 +1,4 @@
-"""Set up and run the project: ``python3 run.py demo | test | lint | bench``.
+"""Set up and run the project: ``python3 run.py demo | test | lint | bench | screenshots``.
 
 Needs Python 3.11 or newer and its standard library. Everything it installs goes into the folder ``.venv`` beside this
 file; the exact versions are those of ``constraints.txt``.
@@ -27,8 +27,26 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 EXTRAS = "dev,medical,qt"
 
-# Debian and Ubuntu packages a verb cannot do without, beyond what Python's own packages bring.
-SYSTEM_PACKAGES: dict[str, list[str]] = {"demo": [], "test": [], "lint": [], "bench": []}
+# Debian and Ubuntu packages that Qt and OpenGL need, beyond what Python's own packages bring.
+WINDOW_PACKAGES = [
+    "libdbus-1-3",
+    "libegl1",
+    "libfontconfig1",
+    "libgl1",
+    "libgl1-mesa-dri",
+    "libxcb-cursor0",
+    "libxcb-icccm4",
+    "libxcb-image0",
+    "libxcb-keysyms1",
+    "libxcb-randr0",
+    "libxcb-render-util0",
+    "libxcb-shape0",
+    "libxcb-xinerama0",
+    "libxcb-xkb1",
+    "libxkbcommon-x11-0",
+]
+SCREEN_PACKAGES = ["xauth", "xvfb"]  # a virtual screen, where there is none
+VIRTUAL_SCREEN = ["xvfb-run", "--auto-servernum", "--server-args=-screen 0 1440x900x24"]
 
 
 def say(text: str) -> None:
@@ -155,17 +173,44 @@ def add_system_packages(packages: Sequence[str]) -> None:
     step(f"Install system libraries: {', '.join(missing)}", install, again, quiet)
 
 
+# --- The screen -----------------------------------------------------------------------------------------------------
+
+
+def has_screen() -> bool:
+    """Return whether windows can be shown: always, except on Linux without a display."""
+    return platform.system() != "Linux" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+
+
+def system_packages(verb: str) -> list[str]:
+    """Return the Debian and Ubuntu packages a verb cannot do without, beyond what Python's own packages bring."""
+    if verb == "lint":
+        return []
+    return WINDOW_PACKAGES if has_screen() else WINDOW_PACKAGES + SCREEN_PACKAGES
+
+
+def on_screen(command: Sequence[str]) -> list[str]:
+    """Return a command that may open windows: as it is, or under a virtual screen where there is none."""
+    if has_screen():
+        return list(command)
+    if shutil.which("xvfb-run") is None:
+        sys.exit(
+            "There is no display and no xvfb-run. Install Xvfb (package xvfb or xorg-x11-server-Xvfb), or log in on a screen."
+        )
+    return [*VIRTUAL_SCREEN, *command]
+
+
 # --- Verbs ----------------------------------------------------------------------------------------------------------
 
 
 def run_demo(arguments: list[str]) -> int:
-    """Make a scan, segment it, print the Dice and write a picture."""
-    return call([venv_program("python"), "-m", "prosma_core.cli.demo", *arguments], ROOT)
+    """Open napari with a sample scan and segment it; without a display, write demo.png and print the Dice."""
+    shown = [] if has_screen() else ["--screenshot", "demo.png"]
+    return call(on_screen([venv_program("python"), "-m", "napari_prosma.demo", *shown, *arguments]), ROOT)
 
 
 def run_test(arguments: list[str]) -> int:
     """Run the tests; what follows goes to pytest, e.g. ``-k tiles`` or ``-m "not slow"``."""
-    return call([venv_program("python"), "-m", "pytest", *arguments], ROOT)
+    return call(on_screen([venv_program("python"), "-m", "pytest", *arguments]), ROOT)
 
 
 def run_lint(arguments: list[str]) -> int:
@@ -200,7 +245,12 @@ def run_bench(arguments: list[str]) -> int:
     if arguments[0] not in scripts:
         sys.exit(f"There is no benchmark {arguments[0]!r}; there are: {', '.join(scripts) or 'none'}.")
     prepare("bench")
-    return call([venv_program("python"), str(scripts[arguments[0]]), *arguments[1:]])
+    return call(on_screen([venv_program("python"), str(scripts[arguments[0]]), *arguments[1:]]))
+
+
+def run_screenshots(arguments: list[str]) -> int:
+    """Make the pictures of the documentation anew, from the real program."""
+    return call(on_screen([venv_program("python"), "docs/screenshots.py", *arguments]), ROOT)
 
 
 VERBS: dict[str, Callable[[list[str]], int]] = {
@@ -208,18 +258,19 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "test": run_test,
     "lint": run_lint,
     "bench": run_bench,
+    "screenshots": run_screenshots,
 }
 
 
 def prepare(verb: str) -> None:
     """Add the system libraries a verb needs, and set up the environment."""
-    add_system_packages(SYSTEM_PACKAGES[verb])
+    add_system_packages(system_packages(verb))
     set_up()
 
 
 def usage() -> str:
     """Return the help text: one line for each verb."""
-    lines = [f"  {verb:<7}{(run.__doc__ or '').strip()}" for verb, run in VERBS.items()]
+    lines = [f"  {verb:<12}{(run.__doc__ or '').strip()}" for verb, run in VERBS.items()]
     return "\n".join(["python3 run.py VERB [arguments]", "", *lines])
 
 

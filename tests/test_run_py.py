@@ -47,6 +47,8 @@ def project(run_py: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (folder / "pyproject.toml").write_text("[project]\n")
     (folder / "constraints.txt").write_text(f"numpy==1.2.3\n{PIN}\n")
     monkeypatch.setattr(run_py, "ROOT", folder)
+    monkeypatch.setattr(run_py, "has_screen", lambda: True)
+    monkeypatch.setattr(run_py, "add_system_packages", lambda packages: None)
     return folder
 
 
@@ -150,7 +152,7 @@ def test_command_that_does_not_exist_is_a_failed_step(run_py: ModuleType, capfd:
 
 @posix_only
 def test_root_installs_only_the_missing_system_packages(
-    run_py: ModuleType, project: Path, fake_programs: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    run_py: ModuleType, fake_programs: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = fake_programs("libhere1")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
@@ -188,8 +190,34 @@ def test_systems_without_dpkg_are_left_alone(
     assert run_py.add_system_packages(["libmissing1"]) is None
 
 
-def test_every_verb_has_a_list_of_system_packages(run_py: ModuleType) -> None:
-    assert run_py.SYSTEM_PACKAGES.keys() == run_py.VERBS.keys()
+def test_without_a_display_windows_open_on_a_virtual_screen(
+    run_py: ModuleType, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_py, "has_screen", lambda: False)
+    monkeypatch.setattr(run_py.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert run_py.main(["demo"]) == 0
+    assert commands.seen[-1][0] == "xvfb-run"
+    assert commands.seen[-1][-2:] == ["--screenshot", "demo.png"]
+    assert "xvfb" in run_py.system_packages("test")
+
+
+def test_with_a_display_the_demo_stays_open(run_py: ModuleType, commands: Commands) -> None:
+    assert run_py.main(["demo", "--device", "cpu"]) == 0
+    assert commands.seen[-1][1:] == ["-m", "napari_prosma.demo", "--device", "cpu"]
+    assert "xvfb" not in run_py.system_packages("demo")
+
+
+def test_without_a_display_or_a_virtual_one_the_person_is_told(
+    run_py: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_py, "has_screen", lambda: False)
+    monkeypatch.setattr(run_py.shutil, "which", lambda name: None)
+    with pytest.raises(SystemExit, match="Install Xvfb"):
+        run_py.on_screen(["python"])
+
+
+def test_style_needs_no_system_packages(run_py: ModuleType) -> None:
+    assert run_py.system_packages("lint") == []
 
 
 def test_lint_runs_every_check_and_names_those_that_failed(
