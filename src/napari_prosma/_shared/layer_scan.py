@@ -1,0 +1,254 @@
+"""A layer read as a scan: which axis is what, where it lies, and its voxels slab by slab."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_prosma._shared.placement import Placement, same_grid
+from prosma_core.data.geometry import AXIS_ORDER, SPATIAL_AXES, ImageSpec, affine_spacing
+from prosma_core.errors import GeometryError
+
+METADATA = "prosma"
+"""Key of what this plugin keeps in a layer's metadata."""
+
+_SLAB_BYTES = 32 << 20
+_BY_NUMBER = {2: "yx", 3: "zyx", 4: "tzyx", 5: "tczyx"}
+_NAMES = {
+    "time": "t", "frame": "t",
+    "ch": "c", "channel": "c", "channels": "c",
+    "depth": "z", "plane": "z", "slice": "z",
+    "height": "y", "row": "y",
+    "width": "x", "column": "x", "col": "x",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class LayerScan:
+    """A layer as a scan.
+
+    Attributes
+    ----------
+    name : str
+        The layer's.
+    axes : str
+        One letter of ``"tczyx"`` for each array axis, in the layer's order; RGB(A) layers end with ``"c"``.
+    level : int
+        Resolution level, 0 for the finest.
+    spec : ImageSpec
+        Geometry in canonical axis order; with the file's own affine and header where the layer still lies as read.
+    data : array-like
+        The layer's own array (numpy, dask or zarr), any dtype, axes `axes`; not copied.
+    path : Path or None
+        File the layer came from.
+    placement : Placement
+        Where the layer was drawn when it was read, at this level.
+    rgb : bool
+        Whether the last axis of `data` holds colours (and perhaps alpha, which is left out).
+    metadata : dict
+        What this plugin keeps in the layer's metadata.
+    note : str
+        What is worth knowing about how the layer was read; empty if nothing.
+    """
+
+    name: str
+    axes: str
+    level: int
+    spec: ImageSpec
+    data: Any = field(repr=False)
+    path: Path | None
+    placement: Placement = field(repr=False)
+    rgb: bool = False
+    metadata: dict[str, Any] = field(default_factory=dict, repr=False)
+    note: str = ""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The array's dtype in the machine's byte order."""
+        return np.dtype(self.data.dtype).newbyteorder("=")
+
+    def fill(self, out: NDArray[Any]) -> Iterator[float]:
+        """Copy the voxels slab by slab; yields the share done (0..1) after each.
+
+        Parameters
+        ----------
+        out : ndarray, shape ``spec.shape``
+            Filled in canonical axis order.
+        """
+        target = out.transpose([self.spec.axes.index(letter) for letter in self.axes])
+        done, total = 0, math.prod(target.shape)
+        for slab in _slabs(target.shape, _chunks(self.data), np.dtype(self.data.dtype).itemsize):
+            part = target[slab]
+            part[...] = np.asarray(self.data[slab])
+            done += part.size
+            yield done / total
+
+    def reference(self) -> Path | None:
+        """Folder of the zarr array that the layer shows as it is, which another process can open; else None."""
+        store = getattr(self.data, "store", None)
+        root = getattr(store, "root", None)
+        if type(self.data).__module__.partition(".")[0] != "zarr" or root is None or self.rgb:
+            return None
+        folder = Path(str(root)) / str(getattr(self.data, "path", ""))
+        return folder if folder.is_dir() else None
+
+
+def guess_axes(layer: Any) -> str:
+    """Letters of a layer's array axes: its axis labels where they name them, else by their number.
+
+    Returns
+    -------
+    str
+        In the layer's order; RGB(A) layers end with ``"c"``.
+
+    Raises
+    ------
+    GeometryError
+        The layer has more than five axes.
+    """
+    return _guess(Placement.of(layer), rgb=bool(getattr(layer, "rgb", False)))
+
+
+def read(layer: Any, axes: str | None = None, level: int = 0) -> LayerScan:
+    """A layer as a scan.
+
+    Parameters
+    ----------
+    layer : napari.layers.Image or Labels
+    axes : str, optional
+        Letter of each array axis in the layer's order; `guess_axes` if not given.
+    level : int
+        Resolution level of a multiscale layer.
+
+    Raises
+    ------
+    GeometryError
+        The axes cannot be those of a scan, a level is asked for that is not there, or the voxels are no real numbers.
+    """
+    data = list(layer.data) if layer.multiscale else [layer.data]
+    state = {"name": layer.name, "rgb": bool(getattr(layer, "rgb", False)), "metadata": layer.metadata}
+    path = layer.source.path
+    return read_arrays(data, Placement.of(layer), state, axes=axes, level=level, path=Path(path) if path else None)
+
+
+def read_arrays(
+    data: list[Any],
+    placement: Placement,
+    state: dict[str, Any],
+    *,
+    axes: str | None = None,
+    level: int = 0,
+    path: Path | None = None,
+) -> LayerScan:
+    """As `read`, for the arrays and attributes that a layer consists of (finest level first)."""
+    rgb, kept = bool(state.get("rgb")), dict(state.get("metadata", {}).get(METADATA) or {})
+    if not 0 <= level < len(data):
+        msg = f"The layer has {len(data)} resolution levels; level {level} is none of them."
+        raise GeometryError(msg)
+    shape = tuple(int(n) for n in data[level].shape)
+    axes = _check_axes(axes or _guess(placement, rgb=rgb), shape, rgb=rgb)
+    for axis, letter in enumerate(axes[: placement.ndim]):
+        if letter in "tc":
+            placement.check_apart(axis, letter)
+    factors = [big / small for big, small in zip(data[0].shape, shape, strict=True)][: placement.ndim]
+    here = placement.at_level(factors)
+    if np.dtype(data[level].dtype).kind not in "buif":
+        msg = (
+            f"The layer holds values of type {data[level].dtype}; real numbers are needed. Convert it, e.g. to float32."
+        )
+        raise GeometryError(msg)
+    spec = _spec(here, axes, shape, kept.get("spec"), rgb=rgb)
+    source = kept.get("path")
+    return LayerScan(
+        str(state.get("name", "")), axes, level, spec, data[level], Path(source) if source else path, here, rgb, kept
+    )
+
+
+def levels(layer: Any) -> list[tuple[int, ...]]:
+    """Array shape of each resolution level, finest first; one for a plain layer."""
+    arrays = layer.data if layer.multiscale else [layer.data]
+    return [tuple(int(n) for n in array.shape) for array in arrays]
+
+
+def _guess(placement: Placement, *, rgb: bool) -> str:
+    colours = "c" if rgb else ""
+    labels = [str(label).strip().lower() for label in placement.physical.axis_labels]
+    letters = "".join(_NAMES.get(label, label) for label in labels) + colours
+    if len(letters) == placement.ndim + len(colours) and _usable(letters):
+        return letters
+    by_number = {2: "yx", 3: "zyx", 4: "tzyx"} if rgb else _BY_NUMBER
+    if placement.ndim not in by_number:
+        msg = f"The layer has {placement.ndim} axes; a scan has at most 5: time, channel, z, y, x. Take a part of it."
+        raise GeometryError(msg)
+    return by_number[placement.ndim] + colours
+
+
+def _usable(axes: str) -> bool:
+    return set(axes) <= set(AXIS_ORDER) and len(set(axes)) == len(axes) and {"y", "x"} <= set(axes)
+
+
+def _check_axes(axes: str, shape: tuple[int, ...], *, rgb: bool) -> str:
+    axes = axes.strip().lower()
+    if not _usable(axes):
+        msg = f"Axes {axes!r} cannot be used: letters are t, c, z, y, x, each at most once, y and x among them."
+        raise GeometryError(msg)
+    if len(axes) != len(shape):
+        msg = f"Axes {axes!r} name {len(axes)} axes, the layer has {len(shape)} (shape {shape}): one letter for each."
+        raise GeometryError(msg)
+    if rgb and axes[-1] != "c":
+        msg = f"Axes {axes!r}: the last axis of a colour layer is its channel; let the letters end with c."
+        raise GeometryError(msg)
+    return axes
+
+
+def _spec(placement: Placement, axes: str, shape: tuple[int, ...], source: ImageSpec | None, *, rgb: bool) -> ImageSpec:
+    """Geometry in canonical order from the layer's transform; the source's own numbers where they say the same."""
+    canonical = "".join(letter for letter in AXIS_ORDER if letter in axes)
+    size = dict(zip(axes, shape, strict=True))
+    if rgb:
+        size["c"] = min(size["c"], 3)
+    columns = [axes.index(letter) for letter in canonical if letter in SPATIAL_AXES]
+    patient = source is not None and source.world == "ras" and source.spatial_ndim == len(columns)
+    rows = sorted(columns) if patient else columns  # the patient's axes stay where they are, whatever the array's are
+    unit, factors = placement.unit(rows)
+    affine = np.diag([*factors, 1.0]) @ placement.matrix[np.ix_([*rows, -1], [*columns, -1])]
+    names = ("red", "green", "blue") if rgb else ()
+    if not names and source is not None and len(source.channel_names) == size.get("c", 0):
+        names = source.channel_names
+    spacing = affine_spacing(affine)
+    own = {"axes": canonical, "shape": tuple(size[letter] for letter in canonical), "channel_names": names}
+    if source is None:
+        return ImageSpec(**own, spacing=spacing, unit=unit, affine=affine)  # type: ignore[arg-type]
+    if unit == source.unit and same_grid(affine, source.affine, source.spacing):
+        return replace(source, **own)  # type: ignore[arg-type]
+    world = "ras" if patient else "image"
+    return replace(source, **own, spacing=spacing, unit=unit, affine=affine, world=world, header=None)  # type: ignore[arg-type]
+
+
+def _chunks(data: Any) -> tuple[int, ...]:
+    """Size of the blocks in which an array is stored or computed; 1 along each axis of a plain array."""
+    chunks = getattr(data, "chunks", None)
+    if not chunks:
+        return (1,) * len(data.shape)
+    return tuple(int(c if isinstance(c, int) else max(c)) for c in chunks)
+
+
+def _slabs(shape: tuple[int, ...], chunks: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]:
+    """Boxes that cover an array, of whole blocks and, as far as these allow, of at most `_SLAB_BYTES`."""
+    steps = list(shape)
+    for axis, size in enumerate(shape):
+        others = itemsize * math.prod(steps) // size
+        chunk = min(chunks[axis], size)
+        steps[axis] = min(size, max(chunk, _SLAB_BYTES // others // chunk * chunk))
+        if others * steps[axis] <= _SLAB_BYTES:
+            break
+    starts = [range(0, size, step) for size, step in zip(shape, steps, strict=True)]
+    for corner in itertools.product(*starts):
+        yield tuple(slice(a, min(a + s, n)) for a, s, n in zip(corner, steps, shape, strict=True))

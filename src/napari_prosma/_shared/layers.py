@@ -1,0 +1,21 @@
+"""The plugin's one way to layers: nothing else touches a layer's data, scale, affine or units."""
+
+from napari_prosma._shared.layer_scan import LayerScan, guess_axes, levels, read
+from napari_prosma._shared.layer_view import Region, current_slice, slab_in_view, view_box
+from napari_prosma._shared.result_layers import editable_copy, image_layer, is_result, labels_layer, refresh
+
+__all__ = [
+    "LayerScan",
+    "Region",
+    "current_slice",
+    "editable_copy",
+    "guess_axes",
+    "image_layer",
+    "is_result",
+    "labels_layer",
+    "levels",
+    "read",
+    "refresh",
+    "slab_in_view",
+    "view_box",
+]

@@ -1,0 +1,213 @@
+"""Where napari draws a layer: its transform, unit and axis labels, and those of a result that must lie on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from napari.utils.transforms import CompositeAffine
+from numpy.typing import NDArray
+
+from prosma_core.data.geometry import ImageSpec
+from prosma_core.errors import GeometryError
+from prosma_core.io.layout import METRES, unit_name
+
+_PART = 1e-6
+"""Two grids are the same where they differ by less than this part of a voxel."""
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """Transform of a layer, one entry per axis of the layer (colours of RGB are no axis).
+
+    Attributes
+    ----------
+    physical : CompositeAffine
+        napari's scale, translate, rotate and shear, with units and axis labels.
+    affine : ndarray, float64, shape (n + 1, n + 1)
+        napari's additional affine, applied after it.
+    """
+
+    physical: CompositeAffine
+    affine: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, layer: Any) -> Placement:
+        """Placement of a layer, as it is now."""
+        return cls.from_state({name: getattr(layer, name) for name in _STATE}, layer.ndim)
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], ndim: int) -> Placement:
+        """Placement from a layer's attributes, as writers get them; what is missing is napari's default."""
+        physical = CompositeAffine(
+            state.get("scale") if state.get("scale") is not None else [1.0] * ndim,
+            state.get("translate") if state.get("translate") is not None else [0.0] * ndim,
+            rotate=state.get("rotate"),
+            shear=state.get("shear"),
+            units=state.get("units"),
+            axis_labels=state.get("axis_labels"),
+            ndim=ndim,
+        )
+        affine = np.eye(ndim + 1)
+        given = state.get("affine")
+        if given is not None:
+            matrix = np.asarray(getattr(given, "affine_matrix", given), np.float64)
+            size = len(matrix) - 1
+            affine[ndim - size :, ndim - size :] = matrix
+        return cls(physical, affine)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.physical.scale)
+
+    @property
+    def matrix(self) -> NDArray[np.float64]:
+        """Voxel index to world, float64, shape (n + 1, n + 1)."""
+        product: NDArray[np.float64] = self.affine @ self.physical.affine_matrix
+        return product
+
+    def arguments(self) -> dict[str, Any]:
+        """What a layer's constructor needs to be drawn here."""
+        return {name: getattr(self.physical, name) for name in _STATE if name != "affine"} | {"affine": self.affine}
+
+    def at_level(self, factors: Sequence[float]) -> Placement:
+        """Placement of a coarser level whose voxels are `factors` as large; its first voxel covers the same corner."""
+        if all(factor == 1 for factor in factors):
+            return self
+        f = np.asarray(factors, np.float64)
+        return self._moved(scale=self.physical.scale * f, shift=(f - 1) / 2)
+
+    def without(self, axis: int) -> Placement:
+        """Placement on all axes but this one."""
+        keep = [i for i in range(self.ndim) if i != axis]
+        return Placement(self.physical.set_slice(keep), self.affine[np.ix_([*keep, -1], [*keep, -1])])
+
+    def with_channel(self) -> Placement:
+        """Placement on these axes and a channel axis in front of them."""
+        old, n = self.physical, self.ndim + 1
+        rotate, shear, affine = np.eye(n), np.eye(n), np.eye(n + 1)
+        rotate[1:, 1:], affine[1:, 1:] = old.rotate, self.affine
+        shear[1:, 1:] = CompositeAffine([1.0] * (n - 1), [0.0] * (n - 1), shear=old.shear, ndim=n - 1).linear_matrix
+        physical = CompositeAffine(
+            [1.0, *old.scale],
+            [0.0, *old.translate],
+            rotate=rotate,
+            shear=shear,
+            units=["pixel", *old.units],
+            axis_labels=["c", *old.axis_labels],
+            ndim=n,
+        )
+        return Placement(physical, affine)
+
+    def spread(self, axis: int, size: int) -> Placement:
+        """Placement of one voxel along `axis` that covers the `size` voxels there are."""
+        return self.at_level([float(size) if i == axis else 1.0 for i in range(self.ndim)])
+
+    def check_apart(self, axis: int, letter: str) -> None:
+        """Raise `GeometryError` where an axis (time or channel) is turned or sheared into others."""
+        linear = self.matrix[:-1, :-1].copy()
+        linear[axis, axis] = 0
+        if np.any(linear[axis]) or np.any(linear[:, axis]):
+            msg = (
+                f"Axis {letter} of the layer is rotated or sheared into others; only space may be. Reset its transform."
+            )
+            raise GeometryError(msg)
+
+    def unit(self, axes: Sequence[int]) -> tuple[str, NDArray[np.float64]]:
+        """Unit of these axes (that of the last), and what to multiply the numbers of each with to be in it."""
+        names = [unit_name(self.physical.units[axis]) for axis in axes]
+        if len(set(names)) == 1:
+            return names[0], np.ones(len(axes))
+        if set(names) <= set(METRES):
+            return names[-1], np.array([METRES[name] / METRES[names[-1]] for name in names])
+        return "pixel", np.ones(len(axes))
+
+    def _moved(self, *, scale: NDArray[np.float64], shift: NDArray[np.float64]) -> Placement:
+        """With another scale, and voxel 0 moved by `shift` voxels of the present size."""
+        old = self.physical
+        physical = CompositeAffine(
+            scale,
+            old.translate + old.linear_matrix @ shift,
+            rotate=old.rotate,
+            shear=old.shear,
+            units=old.units,
+            axis_labels=old.axis_labels,
+            ndim=self.ndim,
+        )
+        return Placement(physical, self.affine)
+
+
+_STATE = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
+
+
+def drawn_axes(spec: ImageSpec) -> str:
+    """Letters of an array's axes in the order in which it is drawn.
+
+    Each spatial axis comes where the patient's axis lies that it is closest to (superior, anterior, right), so that
+    napari's view of two axes shows them undistorted; time and channels stay in front.
+    """
+    if spec.world != "ras" or spec.spatial_ndim != 3:
+        return spec.axes
+    from nibabel.orientations import io_orientation
+
+    world = io_orientation(spec.affine)[:, 0].astype(int).tolist()  # type: ignore[no-untyped-call]
+    spatial = "".join(spec.spatial_axes[world.index(w)] for w in range(3))
+    return spec.axes[: -len(spatial)] + spatial
+
+
+def spec_arguments(spec: ImageSpec, axes: str) -> dict[str, Any]:
+    """Arguments that draw an array where its file says: in the file's world, with axis labels and units.
+
+    Parameters
+    ----------
+    spec : ImageSpec
+    axes : str
+        Letters of the layer's axes without the colours of RGB: `drawn_axes`.
+
+    Returns
+    -------
+    dict
+        ``scale`` and ``translate``; ``affine`` as well where axes are turned, flipped or sheared; ``units`` and
+        ``axis_labels``. Voxel (k, j, i) is drawn at ``spec.affine @ (k, j, i, 1)``.
+    """
+    n, lead = spec.spatial_ndim, len(axes) - spec.spatial_ndim
+    columns = [spec.spatial_axes.index(letter) for letter in axes[lead:]]
+    affine, spacing = spec.affine[:, [*columns, n]], [spec.spacing[c] for c in columns]
+    step, time_unit = _time(spec)
+    size, unit = {"t": step}, {"t": time_unit} | dict.fromkeys(spec.spatial_axes, spec.unit)
+    arguments: dict[str, Any] = {
+        "scale": [*(size.get(letter, 1.0) for letter in axes[:lead]), *spacing],
+        "translate": [0.0] * len(axes),
+        "units": [unit.get(letter, "pixel") for letter in axes],
+        "axis_labels": list(axes),
+    }
+    linear = affine[:n, :n]
+    if np.array_equal(linear, np.diag(np.diag(linear))) and np.all(np.diag(linear) > 0):
+        arguments["translate"] = [*[0.0] * lead, *affine[:n, n].tolist()]
+        return arguments
+    whole = np.eye(len(axes) + 1)
+    whole[lead:, lead:] = affine @ np.diag([*(1 / s for s in spacing), 1.0])
+    return arguments | {"affine": whole}
+
+
+def same_grid(a: NDArray[np.float64], b: NDArray[np.float64], spacing: Sequence[float]) -> bool:
+    """Whether two affines place voxels alike, up to the rounding of a composed transform."""
+    return a.shape == b.shape and bool(np.abs(a - b).max() <= _PART * min(spacing))
+
+
+def _time(spec: ImageSpec) -> tuple[float, str]:
+    """Time between frames and its unit where the NIfTI header says; else 1 pixel."""
+    if "t" not in spec.axes or spec.format != "nifti" or spec.header is None:
+        return 1.0, "pixel"
+    try:
+        unit = spec.header.get_xyzt_units()[1]
+    except KeyError:
+        return 1.0, "pixel"
+    step = float(spec.header["pixdim"][4])
+    names = {"sec": "second", "msec": "millisecond", "usec": "microsecond"}
+    if unit not in names or not np.isfinite(step) or step <= 0:
+        return 1.0, "pixel"
+    return step, names[unit]

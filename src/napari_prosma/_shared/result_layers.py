@@ -1,0 +1,159 @@
+"""Results as layers that lie exactly on the layer they were made from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from napari.layers import Image, Labels
+from napari.utils.colormaps import DirectLabelColormap
+from numpy.typing import NDArray
+
+from napari_prosma._shared.layer_scan import METADATA, LayerScan
+from napari_prosma._shared.placement import Placement
+from prosma_core.config.model import ClassInfo
+from prosma_core.data.geometry import ImageSpec
+
+
+def labels_layer(
+    scan: LayerScan,
+    labels: NDArray[Any],
+    classes: Sequence[ClassInfo],
+    name: str,
+    provenance: dict[str, str],
+) -> Labels:
+    """A Labels layer on a scan.
+
+    Parameters
+    ----------
+    scan : LayerScan
+    labels : ndarray, integer, shape ``scan.spec.labels_spec().shape``
+        Shown as it is, without a copy: what is written into it later shows after `refresh`.
+    classes : sequence of ClassInfo
+        Names and colours; the first is the background.
+    name : str
+    provenance : dict of str
+        How it was made; kept in the layer's metadata and written into files.
+
+    Returns
+    -------
+    Labels
+        Transform, units and axis labels are the scan's, without its channel axis. A channel axis that is not the
+        first stays, one voxel wide, so that the labels show at every channel.
+    """
+    placement, shown = _without_channel(scan, labels)
+    spec = scan.spec.labels_spec()
+    return Labels(
+        shown,
+        name=name,
+        **placement.arguments(),
+        **class_arguments(classes),
+        metadata={METADATA: _notes(scan, spec) | {"provenance": dict(provenance), "classes": tuple(classes)}},
+    )
+
+
+def image_layer(
+    scan: LayerScan,
+    data: NDArray[Any],
+    axes: str,
+    name: str,
+    provenance: dict[str, str],
+    *,
+    channel_names: tuple[str, ...] = (),
+    colormap: str = "gray",
+    contrast_limits: tuple[float, float] = (0.0, 1.0),
+    visible: bool = True,
+) -> Image:
+    """An Image layer on a scan: probabilities (a slider steps through the classes) or entropy.
+
+    Parameters
+    ----------
+    scan : LayerScan
+    data : ndarray
+        Shown as it is, without a copy.
+    axes : str
+        Canonical letters of `data`: those of the scan without channels, or with c for one channel per class.
+    channel_names : tuple of str
+        Of the channels in `data`.
+    """
+    if "c" not in axes:
+        placement, shown = _without_channel(scan, data)
+        spec = scan.spec.labels_spec()
+    else:
+        placement, layer_axes = _with_channel(scan)
+        shown = data.transpose([axes.index(letter) for letter in layer_axes])
+        spec = scan.spec.with_channels(
+            channel_names or tuple(f"channel {i}" for i in range(data.shape[axes.index("c")]))
+        )
+    return Image(
+        shown,
+        name=name,
+        rgb=False,
+        colormap=colormap,
+        contrast_limits=contrast_limits,
+        visible=visible,
+        **placement.arguments(),
+        metadata={METADATA: _notes(scan, spec) | {"provenance": dict(provenance), "result": True}},
+    )
+
+
+def editable_copy(layer: Labels, name: str | None = None) -> Labels:
+    """A Labels layer with a copy of the voxels, to be corrected by hand; it keeps geometry, colours and metadata."""
+    return Labels(
+        np.array(layer.data),
+        name=name or f"{layer.name} corrected",
+        **Placement.of(layer).arguments(),
+        colormap=layer.colormap,
+        features=layer.features.copy(),
+        metadata={key: dict(value) if key == METADATA else value for key, value in layer.metadata.items()},
+    )
+
+
+def class_arguments(classes: Sequence[ClassInfo]) -> dict[str, Any]:
+    """Colours and the features table (a row per label value) of a Labels layer."""
+    colors: dict[int | None, Any] = {c.value: c.color for c in classes[1:]}
+    names = {c.value: c.name for c in classes}
+    values = range(max(names) + 1)
+    features = {
+        "index": np.array(values),
+        "name": np.array([names.get(value, "") for value in values], dtype=object),
+    }
+    colors |= {classes[0].value: "transparent", None: "white"}
+    return {"colormap": DirectLabelColormap(color_dict=colors), "features": features}
+
+
+def is_result(layer: Any) -> bool:
+    """Whether a layer was made by this plugin from a scan."""
+    return bool((layer.metadata.get(METADATA) or {}).get("provenance"))
+
+
+def refresh(layer: Any) -> None:
+    """Show what was written into a layer's array since; draws the current slice only."""
+    layer.refresh(thumbnail=False, highlight=False, extent=False)
+
+
+def _notes(scan: LayerScan, spec: ImageSpec) -> dict[str, Any]:
+    return {"spec": spec, "path": str(scan.path) if scan.path else None}
+
+
+def _without_channel(scan: LayerScan, data: NDArray[Any]) -> tuple[Placement, NDArray[Any]]:
+    """Placement and array (a view) of a result without channels, for data in canonical order."""
+    axes, placement = scan.axes, scan.placement
+    kept = "".join(letter for letter in axes if letter != "c")
+    canonical = scan.spec.labels_spec().axes
+    shown = data if kept == canonical else data.transpose([canonical.index(letter) for letter in kept])
+    if "c" not in axes or scan.rgb:
+        return placement, shown
+    at = axes.index("c")
+    if at == 0:
+        return placement.without(0), shown
+    return placement.spread(at, scan.data.shape[at]), np.expand_dims(shown, at)
+
+
+def _with_channel(scan: LayerScan) -> tuple[Placement, str]:
+    """Placement and axes of a result with a channel axis of its own, where the scan's was or in front of space."""
+    if "c" in scan.axes and not scan.rgb:
+        return scan.placement, scan.axes
+    axes = scan.axes.replace("c", "")
+    return scan.placement.with_channel(), "c" + axes
