@@ -28,6 +28,14 @@ class TileDone:
 
 
 @dataclass(frozen=True)
+class SlabDone:
+    """Classes, perhaps provisional, are in this box of the label map: first voxel and the one after the last per axis."""
+
+    start: tuple[int, ...]
+    stop: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class StepDone:
     """One optimizer step: its loss."""
 
@@ -86,4 +94,4 @@ class CaseFailed:
     error: str
 
 
-Event = StageStarted | Working | TileDone | StepDone | EpochDone | CheckpointSaved | CaseDone | CaseFailed
+Event = StageStarted | Working | TileDone | SlabDone | StepDone | EpochDone | CheckpointSaved | CaseDone | CaseFailed

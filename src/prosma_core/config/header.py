@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -43,6 +43,11 @@ class ModelHeader(Config):
     """Summary of training: data, cases, epochs, validation Dice, gates per level."""
     sha256: str = Field(default="", pattern="^([0-9a-f]{64})?$")
     """Hash of the weights."""
+
+    @property
+    def label_dtype(self) -> Literal["uint8", "uint16"]:
+        """Smallest type that holds the value of every class: the dtype of a label map."""
+        return "uint8" if max(c.value for c in self.classes) < 256 else "uint16"
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from prosma_core.config.base import Config
@@ -24,3 +26,7 @@ class InferenceConfig(Config):
     """Fill holes inside each class."""
     batch_size: int | None = Field(default=None, ge=1, le=256)
     """Tiles per forward; None plans it from memory."""
+    region: tuple[tuple[int, int], ...] | None = None
+    """Box of the scan that gets classes, (start, stop) per spatial axis in the scan's order; None is the whole scan."""
+    slice_axis: Literal["z", "y", "x"] | None = None
+    """Axis along which a 2D model walks through a 3D scan; None takes the flat or the thickest one."""

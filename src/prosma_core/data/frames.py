@@ -40,21 +40,49 @@ class Frame:
     name: str
 
 
-def slice_axis(spec: ImageSpec) -> int:
-    """Spatial axis a 2D network walks along: the only one of size 1, else the thickest voxels, the first of equals."""
-    flat = [axis for axis, size in enumerate(spec.spatial_shape) if size == 1]
-    return flat[0] if len(flat) == 1 else int(np.argmax(spec.spacing))
+def slice_axis(spec: ImageSpec, chosen: str | None = None) -> int:
+    """Spatial axis a 2D network walks along: the only one of size 1, else the thickest voxels, the first of equals.
 
-
-def frame_spec(spec: ImageSpec, dims: int) -> ImageSpec:
-    """Geometry of one frame of a scan for a network of `dims` spatial axes.
+    Parameters
+    ----------
+    spec : ImageSpec
+    chosen : str, optional
+        Letter of the axis to walk along instead.
 
     Raises
     ------
     GeometryError
-        A 3D network is asked to take a 2D image.
+        The scan has no such spatial axis.
+    """
+    if chosen is not None:
+        if chosen not in spec.spatial_axes:
+            msg = (
+                f"The scan cannot be sliced along {chosen!r}: its spatial axes are {', '.join(spec.spatial_axes)} "
+                f"(axes {spec.axes}, shape {spec.shape}). Choose one of them, or none."
+            )
+            raise GeometryError(msg)
+        return spec.spatial_axes.index(chosen)
+    flat = [axis for axis, size in enumerate(spec.spatial_shape) if size == 1]
+    return flat[0] if len(flat) == 1 else int(np.argmax(spec.spacing))
+
+
+def frame_spec(spec: ImageSpec, dims: int, along: str | None = None) -> ImageSpec:
+    """Geometry of one frame of a scan for a network of `dims` spatial axes.
+
+    Parameters
+    ----------
+    spec : ImageSpec
+    dims : int
+    along : str, optional
+        Letter of the axis a 2D network walks along, where a person chose it (see `slice_axis`).
+
+    Raises
+    ------
+    GeometryError
+        A 3D network is asked to take a 2D image, or the scan has no axis `along`.
     """
     axes = spec.spatial_axes
+    walk = slice_axis(spec, along)
     if dims > len(axes):
         msg = (
             f"The model is 3D, the image 2D (axes {spec.axes}, shape "
@@ -64,7 +92,7 @@ def frame_spec(spec: ImageSpec, dims: int) -> ImageSpec:
     plain = replace(spec, axes=axes, shape=spec.spatial_shape, channel_names=(), header=None)
     if dims == len(axes):
         return plain
-    keep = [a for a in range(3) if a != slice_axis(spec)]
+    keep = [a for a in range(3) if a != walk]
     spacing = tuple(spec.spacing[a] for a in keep)
     shape = tuple(plain.shape[a] for a in keep)
     return replace(plain, axes="yx", shape=shape, spacing=spacing, affine=spacing_affine(spacing), world="image")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import log
 from typing import Any
@@ -16,6 +17,10 @@ from prosma_core.data.frames import Frame
 from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.grid import NetworkGrid
 from prosma_core.data.resample import resize
+
+
+Allocate = Callable[[str, tuple[int, ...], "np.dtype[Any]"], NDArray[Any]]
+"""Gives the zero-filled array for a result: its name ("labels", "probabilities" or "entropy"), shape and dtype."""
 
 
 @dataclass(frozen=True, eq=False)

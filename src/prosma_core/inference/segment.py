@@ -26,7 +26,7 @@ from prosma_core.events import Event, StageStarted, TileDone
 from prosma_core.inference.device import memory_ended, name_memory_errors
 from prosma_core.inference.memory import plan_memory
 from prosma_core.inference.postprocess import fill_holes, keep_largest
-from prosma_core.inference.results import Extras, Segmentation, argmax_on
+from prosma_core.inference.results import Allocate, Extras, Segmentation, argmax_on
 from prosma_core.inference.tiled import TiledPredictor
 from prosma_core.io.bundle import load_bundle
 from prosma_core.model.unet import UNet
@@ -68,7 +68,9 @@ class Segmenter:
         header, weights = load_bundle(path)
         return cls(header, model_from(header.model, weights), device)
 
-    def segment(self, scan: Scan, config: InferenceConfig) -> Generator[Event, None, Segmentation]:
+    def segment(
+        self, scan: Scan, config: InferenceConfig, *, allocate: Allocate | None = None, preview: bool = False
+    ) -> Generator[Event, None, Segmentation]:
         """Segment a scan; yields at least once per tile batch, and may be closed there.
 
         Parameters
@@ -76,6 +78,11 @@ class Segmenter:
         scan : Scan
             Any grid, orientation and dtype; several frames and slices are done one by one.
         config : InferenceConfig
+        allocate : callable, optional
+            Gives the arrays that the results are written into, see `Allocate`; new arrays otherwise.
+        preview : bool
+            Put classes into the label map while it is computed, and yield a `SlabDone` for each box that has some.
+            At the end the same array holds the final classes.
 
         Raises
         ------
