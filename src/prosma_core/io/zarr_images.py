@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.errors import GeometryError
 from prosma_core.io.failures import reading
-from prosma_core.io.layout import METRES, arrange, ask_for_axes, parse_axes, unit_name, usable_size
+from prosma_core.io.layout import METRES, arrange, ask_for_axes, parse_axes, to_canonical, unit_name, usable_size
 from prosma_core.io.zarr_checks import check_array
-from prosma_core.io.zarr_metadata import Located, locate_array
+from prosma_core.io.zarr_metadata import Located, coarser_levels, load_node, locate_array
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from prosma_core.data.geometry import Scan
 
 _LOG = logging.getLogger(__name__)
 
@@ -44,29 +46,70 @@ def read_zarr(path: Path, axes: str | None) -> Scan:
     GeometryError
         The axes cannot be told, or the voxel size cannot be used.
     """
-    import zarr
-
     with reading(path, "a zarr folder"):
-        found = locate_array(path)
-        check_array(found.array)
-        node = zarr.open_array(str(found.array.path), mode="r", zarr_format=found.header.zarr_format)  # type: ignore[arg-type]
-        shape = tuple(node.shape)
-        names = _axes(path, found, shape) if axes is None else parse_axes(axes, len(shape), path)
-        scale, origin, unit = _grid(path, found, names)
-        data: Any = node[...]
+        opened = _open(path, axes, coarser=False)
+        data: Any = opened.levels[0][...]
     if not data.dtype.isnative:
         data = data.astype(data.dtype.newbyteorder("="))
-    kind = "ome-zarr" if found.header.ome else "zarr"
-    return arrange(
-        data,
+    return Scan(to_canonical(data, opened.axes)[0], opened.spec)
+
+
+@dataclass(frozen=True, eq=False)
+class OpenZarr:
+    """A zarr folder whose voxels are still on disk.
+
+    Attributes
+    ----------
+    levels : list of zarr.Array
+        Resolution levels, finest first; axes `axes`.
+    axes : str
+        Letters of the arrays' dimensions, in their order.
+    spec : ImageSpec
+        Of the finest level, in canonical axis order.
+    notes : dict
+        What `write_zarr` was given as provenance; empty for other folders.
+    """
+
+    levels: list[Any]
+    axes: str
+    spec: ImageSpec
+    notes: dict[str, Any]
+
+
+def open_zarr(path: Path) -> OpenZarr:
+    """Open a zarr folder without reading its voxels; axes and errors as in `read_zarr`."""
+    with reading(path, "a zarr folder"):
+        return _open(path, None, coarser=True)
+
+
+def _open(path: Path, axes: str | None, *, coarser: bool) -> OpenZarr:
+    import zarr
+
+    found = locate_array(path)
+    nodes = [found.array, *(coarser_levels(found) if coarser else [])]
+    for node in nodes:
+        check_array(node)
+    arrays: list[Any] = [
+        zarr.open_array(str(node.path), mode="r", zarr_format=node.zarr_format)  # type: ignore[arg-type]
+        for node in nodes
+    ]
+    shape = tuple(arrays[0].shape)
+    names = _axes(path, found, shape) if axes is None else parse_axes(axes, len(shape), path)
+    scale, origin, unit = _grid(path, found, names)
+    placeholder = np.broadcast_to(np.zeros((), arrays[0].dtype), shape)  # costs no memory
+    spec = arrange(
+        placeholder,
         names,
         scale=scale,
         origin=origin,
         unit=unit,
-        kind=kind,
+        kind="ome-zarr" if found.header.ome else "zarr",
         channel_names=found.channel_names or tuple(found.array.attributes.get("channel_names", ())),
         header=found.header,
-    )
+    ).spec
+    group = load_node(path)
+    notes = (group.attributes if group else {}).get("prosma", {})
+    return OpenZarr(arrays, names, spec, notes if isinstance(notes, dict) else {})
 
 
 def _axes(path: Path, found: Located, shape: tuple[int, ...]) -> str:

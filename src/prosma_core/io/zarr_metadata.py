@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from prosma_core.errors import FileFormatError
 from prosma_core.io.failures import damaged
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _MOST_BYTES = 64 << 20  # of one metadata file
 
@@ -77,6 +75,24 @@ def locate_array(path: Path) -> Located:
     return locate_array(images[0].path)
 
 
+def coarser_levels(found: Located) -> list[Node]:
+    """The other resolution levels of an OME-Zarr image, as far as their arrays are there.
+
+    Raises
+    ------
+    FileFormatError
+        A level lies outside the folder.
+    """
+    datasets = found.multiscale.get("datasets") or []
+    if not datasets:
+        return []
+    group = found.array.path
+    for _ in Path(str(datasets[0]["path"])).parts:
+        group = group.parent
+    nodes = [load_node(_inside(group, entry)) for entry in datasets[1:]]
+    return [node for node in nodes if node is not None and node.is_array]
+
+
 def load_node(path: Path) -> Node | None:
     """The array or group at `path`, None where there is none.
 
@@ -111,9 +127,7 @@ def _load(file: Path) -> dict[str, Any] | None:
 
 def _finest_level(group: Node, ome: dict[str, Any]) -> Located:
     multiscale = ome["multiscales"][0]
-    place = (group.path / str(multiscale["datasets"][0]["path"])).resolve()
-    if not place.is_relative_to(group.path.resolve()):
-        raise damaged(group.path, "its first level lies outside the folder")
+    place = _inside(group.path, multiscale["datasets"][0])
     array = load_node(place)
     if array is None or not array.is_array:
         raise damaged(group.path, f"the array of its first level, {place.name}, is missing")
@@ -121,3 +135,10 @@ def _finest_level(group: Node, ome: dict[str, Any]) -> Located:
     labels = [str(channel.get("label", "")) for channel in (ome.get("omero") or {}).get("channels", [])]
     names = tuple(labels) if all(labels) else ()
     return Located(array, ZarrHeader(group.zarr_format, version), multiscale, names)
+
+
+def _inside(group: Path, dataset: dict[str, Any]) -> Path:
+    place = (group / str(dataset["path"])).resolve()
+    if not place.is_relative_to(group.resolve()):
+        raise damaged(group, "one of its levels lies outside the folder")
+    return place
