@@ -1,0 +1,175 @@
+"""The plugin's only boundary to the engine and to threads: work goes out, messages come back in the GUI thread."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from prosma_core.engine.client import Cancelled, Engine, Failed, Finished, Job, Message
+from prosma_core.engine.messages import Ready, ScanRef, SegmentRequest, spec_message
+from qtpy.QtCore import QObject, Qt, Signal
+
+from napari_prosma._shared.layers import LayerScan
+from prosma_core.errors import ProsmaError
+from prosma_core.events import Working
+
+T = TypeVar("T")
+Listener = Callable[[Message], None]
+
+_LOG = logging.getLogger(__name__)
+
+
+class Mailbox(QObject):
+    """Runs functions in the GUI thread, in the order in which other threads post them."""
+
+    _posted = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._posted.connect(self._deliver, Qt.ConnectionType.QueuedConnection)
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Run `call` in the GUI thread soon; from any thread."""
+        self._waiting.append(call)
+        self._posted.emit()
+
+    def _deliver(self) -> None:
+        if self._waiting:
+            self._waiting.popleft()()
+
+
+class Jobs:
+    """The engine and the threads of one napari process.
+
+    Attributes
+    ----------
+    on_ready : callable or None
+        Called in the GUI thread with the engine's `Ready` each time one has started.
+    """
+
+    def __init__(self) -> None:
+        self._mailbox = Mailbox()
+        self._engine = Engine(on_ready=self._ready)
+        self.on_ready: Callable[[Ready], None] | None = None
+        atexit.register(self.close)
+
+    def start(self) -> None:
+        """Start the engine where none lives; returns at once."""
+        self._engine.start()
+
+    @property
+    def ready(self) -> Ready | None:
+        """What the engine said of itself, None until it has started."""
+        return self._engine.ready
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the engine, None where none lives."""
+        return self._engine.pid
+
+    def log(self) -> str:
+        """End of the engine's log."""
+        return self._engine.log_tail()
+
+    def free(self) -> None:
+        """End the engine, and with it all the memory it holds; the next job starts a fresh one."""
+        self._engine.free()
+
+    def close(self) -> None:
+        """End the engine for good."""
+        atexit.unregister(self.close)
+        self._engine.close()
+
+    def segment(self, scan: LayerScan, request: SegmentRequest, listener: Listener) -> SegmentJob:
+        """Segment a layer's scan.
+
+        Parameters
+        ----------
+        scan : LayerScan
+            Handed over by reference where the engine can open it itself, else copied to shared memory in a thread.
+        request : SegmentRequest
+            Its `scan` is filled in here.
+        listener : callable
+            Called in the GUI thread with events, arrays and, exactly once and last, `Finished`, `Failed` or
+            `Cancelled`.
+        """
+        job = SegmentJob(self._engine, lambda message: self._mailbox.post(lambda: listener(message)))
+        threading.Thread(target=job.run, args=(scan, request), name="prosma-segment", daemon=True).start()
+        return job
+
+    def run(self, work: Callable[[], T], done: Callable[[T], None], failed: Callable[[Exception], None]) -> None:
+        """Run `work` in a thread, then `done` with its result or `failed` with its error in the GUI thread."""
+
+        def body() -> None:
+            try:
+                result = work()
+            except Exception as error:  # noqa: BLE001  (handed to the caller, whatever it is)
+                reason = error
+                self._mailbox.post(lambda: failed(reason))
+            else:
+                self._mailbox.post(lambda: done(result))
+
+        threading.Thread(target=body, name="prosma-work", daemon=True).start()
+
+    def _ready(self, ready: Ready) -> None:
+        def tell() -> None:
+            if self.on_ready is not None:
+                self.on_ready(ready)
+
+        self._mailbox.post(tell)
+
+
+class SegmentJob:
+    """One segmentation on its way: the scan is handed over, then the engine works."""
+
+    def __init__(self, engine: Engine, listener: Listener) -> None:
+        self._engine = engine
+        self._listener = listener
+        self._cancelled = threading.Event()
+        self._lock = threading.Lock()
+        self._job: Job | None = None
+
+    def cancel(self) -> None:
+        """Ask it to stop; `Cancelled` follows."""
+        self._cancelled.set()
+        with self._lock:
+            if self._job is not None:
+                self._job.cancel()
+
+    def run(self, scan: LayerScan, request: SegmentRequest) -> None:
+        """Hand over the scan and submit the request; in a thread of its own."""
+        try:
+            reference = self._hand_over(scan)
+            with self._lock:
+                if reference is None or self._cancelled.is_set():
+                    self._listener(Cancelled())
+                    return
+                self._job = self._engine.submit(request.replace(scan=reference), self._listener)
+        except ProsmaError as error:
+            self._listener(Failed(error, ""))
+        except Exception as error:  # noqa: BLE001  (a lazy array raises whatever its source does)
+            _LOG.exception("The scan could not be handed to the engine")
+            self._listener(Failed(ProsmaError(f"The layer cannot be read: {type(error).__name__}: {error}"), ""))
+
+    def _hand_over(self, scan: LayerScan) -> ScanRef | None:
+        """Reference to the scan for the engine; None where cancelled meanwhile."""
+        path = scan.reference()
+        if path is not None:
+            return ScanRef(file=str(path), spec=spec_message(scan.spec))
+        shared = self._engine.allocate(scan.spec.shape, scan.dtype)
+        for share in scan.fill(shared.array):
+            if self._cancelled.is_set():
+                shared.release()
+                return None
+            self._listener(Working(f"Reading the scan: {share:.0%}"))
+        return ScanRef(array=shared.ref, spec=spec_message(scan.spec))
+
+
+def is_last(message: Any) -> bool:
+    """Whether a message ends its job."""
+    return isinstance(message, Finished | Failed | Cancelled)

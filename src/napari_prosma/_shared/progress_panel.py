@@ -1,0 +1,82 @@
+"""How far a job is: a bar and a line in the widget, and the same in napari's activity dock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from napari.utils.progress import cancelable_progress
+from qtpy.QtWidgets import QLabel, QProgressBar, QVBoxLayout, QWidget
+
+
+class ProgressPanel(QWidget):
+    """Bar and line; hidden while nothing runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar = QProgressBar()
+        self._bar.setTextVisible(False)
+        self._line = QLabel()
+        self._line.setWordWrap(True)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._bar)
+        layout.addWidget(self._line)
+        self.setVisible(False)
+
+    def show_progress(self, done: int, total: int, text: str) -> None:
+        """Show `done` of `total` (0: unknown, the bar moves) and a line of text."""
+        self._bar.setRange(0, total)
+        self._bar.setValue(done)
+        self._line.setText(text)
+        self.setVisible(True)
+
+    def text(self) -> str:
+        """The line shown."""
+        return self._line.text()
+
+
+class ActivityProgress(cancelable_progress):
+    """A job in napari's activity dock; its Cancel button calls `on_cancel`."""
+
+    def __init__(self, description: str, on_cancel: Callable[[], None]) -> None:
+        self._on_cancel = on_cancel
+        super().__init__(desc=description, total=0)
+
+    def cancel(self) -> None:
+        """Called by the dock's Cancel button."""
+        super().cancel()
+        self._on_cancel()
+
+    def show_progress(self, done: int, total: int) -> None:
+        """Show `done` of `total`."""
+        if total != self.total:
+            self.total = total
+        if done > self.n:
+            self.update(done - self.n)
+
+
+class TimeLeft:
+    """Remaining time of tiles, from the pace since the first one."""
+
+    def __init__(self) -> None:
+        self._began: float | None = None
+        self._first = 0
+
+    def text(self, done: int, total: int) -> str:
+        """Words for the time left after `done` of `total`, empty while it cannot be told."""
+        now = time.monotonic()
+        if self._began is None:
+            self._began, self._first = now, done
+        if done <= self._first or done >= total:
+            return ""
+        seconds = (now - self._began) / (done - self._first) * (total - done)
+        return f"about {clock(seconds)} left"
+
+
+def clock(seconds: float) -> str:
+    """Duration in words, such as 40 s, 2 min or 1 h 5 min."""
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,122 @@
+"""What the widgets share: the engine, the models a person knows, and remembered settings."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_config_path
+from psygnal import Signal
+
+from napari_prosma._shared.jobs import Jobs
+from prosma_core.config.header import ModelHeader
+from prosma_core.errors import ProsmaError
+from prosma_core.io.atomic import write_bytes_atomic
+from prosma_core.io.bundle import read_header
+from prosma_core.io.models import shipped_models
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model a person can choose."""
+
+    path: Path
+    header: ModelHeader
+    shipped: bool
+
+    @property
+    def argument(self) -> str:
+        """How the command line names it."""
+        return self.header.name if self.shipped else str(self.path)
+
+    @property
+    def facts(self) -> str:
+        """Dimensions, channels, voxel size, classes and validation Dice, in one line."""
+        model, pre = self.header.model, self.header.preprocess
+        names = ", ".join(pre.channels)
+        parts = [f"{model.dims}D", "1 channel" if model.in_channels == 1 else f"{model.in_channels} channels ({names})"]
+        if pre.resample == "spacing":
+            parts.append(" × ".join(f"{s:g}" for s in pre.spacing) + f" {pre.unit}")
+        elif pre.resample == "longest_side":
+            parts.append(f"longest side {pre.longest_side} pixels")
+        parts.append(", ".join(c.name for c in self.header.classes[1:]))
+        dice = self.header.training.get("validation_mean_dice")
+        if isinstance(dice, float):
+            parts.append(f"validation Dice {dice:.3f}")
+        return " · ".join(parts)
+
+
+class Session:
+    """One per napari process.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Where settings are kept; the user's configuration folder unless given.
+    jobs : Jobs, optional
+        The engine's boundary; made unless given.
+    """
+
+    models_changed = Signal()
+
+    def __init__(self, folder: Path | None = None, jobs: Jobs | None = None) -> None:
+        self._file = (folder or user_config_path("napari-prosma")) / "settings.json"
+        self._settings = _read_settings(self._file)
+        self.jobs = jobs or Jobs()
+
+    def models(self) -> list[ModelEntry]:
+        """Shipped models, then the person's own, as far as their files are there and whole."""
+        entries = [ModelEntry(path, read_header(path), shipped=True) for path in shipped_models().values()]
+        for name in self._settings.get("models", []):
+            try:
+                entries.append(ModelEntry(Path(name), read_header(Path(name)), shipped=False))
+            except ProsmaError as error:
+                _LOG.info("A model is left out: %s", error)
+        return entries
+
+    def add_model(self, path: Path) -> ModelEntry:
+        """Remember a model file and return its entry; raises `ModelFileError` where it is none."""
+        entry = ModelEntry(path.resolve(), read_header(path), shipped=False)
+        known = next((e for e in self.models() if e.path == entry.path), None)
+        if known is None:
+            self.remember("models", [*self._settings.get("models", []), str(entry.path)])
+            self.models_changed.emit()
+        return known or entry
+
+    def recall(self, key: str, default: Any = None) -> Any:
+        """A remembered setting (plain JSON values)."""
+        return self._settings.get(key, default)
+
+    def remember(self, key: str, value: Any) -> None:
+        """Keep a setting for the next time."""
+        if self._settings.get(key) == value:
+            return
+        self._settings[key] = value
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes_atomic(self._file, json.dumps(self._settings, indent=1).encode())
+        except (OSError, ProsmaError) as error:
+            _LOG.warning("Settings could not be saved: %s", error)
+
+
+@cache
+def session() -> Session:
+    """The session of this napari process."""
+    return Session()
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        _LOG.warning("Settings in %s cannot be read and are left out: %s", path, error)
+        return {}
+    return values if isinstance(values, dict) else {}

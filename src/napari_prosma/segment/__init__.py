@@ -1,0 +1,5 @@
+"""The Segment widget."""
+
+from napari_prosma.segment.widget import SegmentWidget
+
+__all__ = ["SegmentWidget"]

@@ -1,0 +1,342 @@
+"""Between the choices, the view and the engine: what happens when. No Qt widgets, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from napari.layers import Image
+
+from prosma_core.config.inference import InferenceConfig
+from prosma_core.engine.messages import Ready
+from prosma_core.errors import ProsmaError
+
+from napari_prosma._shared import layers as layer_access
+from napari_prosma._shared.session import ModelEntry, Session
+from napari_prosma.segment.run import Run
+from napari_prosma.segment.state import Choices, Plan, Problem, Region, fits, resolve
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from napari.components import ViewerModel
+
+    from napari_prosma.segment.view import SegmentView
+
+SHORTCUT = "Shift-S"
+READINGS = {2: ("yx",), 3: ("zyx", "tyx", "cyx"), 4: ("tzyx", "czyx", "tcyx", "zcyx"), 5: ("tczyx", "tzcyx")}
+"""Readings of a layer's axes that are offered, by number of axes."""
+
+
+class SegmentController:
+    """Keeps the view true to the viewer and the person's choices, and runs segmentations.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+    view : SegmentView
+    session : Session
+
+    Attributes
+    ----------
+    run : Run or None
+        The running segmentation.
+    last : Run or None
+        The last one that finished.
+    """
+
+    def __init__(self, viewer: ViewerModel, view: SegmentView, session: Session) -> None:
+        self.viewer, self.view, self.session = viewer, view, session
+        self.run: Run | None = None
+        self.last: Run | None = None
+        self._details = ""
+        self._layer: Image | None = None
+        self._plan: Plan | Problem | None = None
+        self._choices = _recalled(session)
+        self._connect_view()
+        self._connect_viewer()
+        session.models_changed.connect(self.show_models)
+        session.jobs.on_ready = self._show_devices
+        session.jobs.start()
+        self.show_models()
+        self._show_devices(session.jobs.ready)
+        self.choose_image(self._active_image())
+
+    def close(self) -> None:
+        """Leave the viewer as it was found; a running job ends."""
+        events = self.viewer.layers.events
+        events.inserted.disconnect(self._layer_inserted)
+        events.removed.disconnect(self._layers_changed)
+        events.reordered.disconnect(self._layers_changed)
+        self.viewer.dims.events.disconnect(self._view_moved)
+        self.viewer.camera.events.disconnect(self._view_moved)
+        self.session.models_changed.disconnect(self.show_models)
+        self.viewer.bind_key(SHORTCUT, None)
+        if self.run is not None:
+            self.run.cancel()
+
+    # --- What the person does ---------------------------------------------------------------------------------------
+
+    def choose_image(self, layer: Image | None) -> None:
+        """Take another layer; its axes are guessed anew."""
+        if self._layer is not None:
+            self._layer.events.disconnect(self._layers_changed)
+        self._layer = layer
+        if layer is not None:
+            for event in (layer.events.name, layer.events.scale, layer.events.data, layer.events.affine):
+                event.connect(self._layers_changed)
+        self._read(None, 0)
+        scan = self._choices.scan
+        model = self._choices.model
+        if scan is not None and (model is None or not fits(scan, model)):
+            self._choices = replace(self._choices, model=self._fitting_model() or model)
+        self.show_models()
+        self._show_images()
+
+    def choose_axes(self, axes: str) -> None:
+        """Read the layer's axes in another way."""
+        if axes != self.view_axes:
+            self._read(axes.replace(" ", "").lower(), self._level)
+
+    def choose_level(self, level: int) -> None:
+        """Take another resolution of a multiscale layer."""
+        self._read(self._axes, level)
+
+    def choose_model(self, model: ModelEntry | None) -> None:
+        """Take another model."""
+        if model is not None:
+            self.session.remember("model", str(model.path))
+        self._set(model=model)
+        self.show_models()
+
+    def add_model(self, path: Path) -> None:
+        """Take a model from a file."""
+        try:
+            self.choose_model(self.session.add_model(path))
+        except ProsmaError as error:
+            self.view.show_error(str(error), details=False)
+
+    def choose_device(self, device: str) -> None:
+        """Compute elsewhere."""
+        self.session.remember("device", device)
+        self._set(device=device)
+        self._show_devices(self.session.jobs.ready)
+
+    def choose_options(self, options: InferenceConfig) -> None:
+        """Take other advanced settings; the slice axis stays."""
+        self._set(options=options.replace(slice_axis=self._choices.options.slice_axis))
+        self._remember_options()
+
+    def choose_slice_axis(self, axis: str) -> None:
+        """Let a 2D model walk along this axis; empty: the automatic one."""
+        self._set(options=self._choices.options.replace(slice_axis=axis or None))
+
+    def restore_defaults(self) -> None:
+        """All advanced settings as they were at first."""
+        self._set(options=InferenceConfig(), part="whole", name="")
+        self._remember_options()
+        self._show_options()
+
+    def start_or_cancel(self) -> None:
+        """What the main button does: start, or cancel the running job."""
+        if self.run is not None:
+            self.run.cancel()
+            return
+        self._show_plan()  # the view may have moved
+        if isinstance(self._plan, Plan):
+            self.view.show_error("", details=False)
+            self.run = Run(self._plan, self.viewer, self.view, self.session.jobs, self._run_over)
+
+    def free_memory(self) -> None:
+        """End the engine; it starts again with the next job."""
+        self.session.jobs.free()
+        self._show_devices(None)
+
+    def details(self) -> str:
+        """What the engine said about the last failure."""
+        return self._details or self.session.jobs.log()
+
+    # --- What the viewer does ---------------------------------------------------------------------------------------
+
+    def _layer_inserted(self, event: Any) -> None:
+        layer = event.value
+        layer.events.name.connect(self._layers_changed)
+        if _is_scan(layer) and self.run is None:
+            self.choose_image(layer)
+        else:
+            self._show_images()
+
+    def _layers_changed(self, _event: Any = None) -> None:
+        if self._layer is not None and self._layer not in self.viewer.layers:
+            self.choose_image(self._active_image())
+            return
+        self._read(self._axes, self._level)
+        self._show_images()
+
+    def _view_moved(self, _event: Any = None) -> None:
+        if self._choices.part != "whole":
+            self._show_plan()
+
+    def _active_image(self) -> Image | None:
+        active = self.viewer.layers.selection.active
+        if _is_scan(active):
+            return active
+        return next((layer for layer in reversed(self.viewer.layers) if _is_scan(layer)), None)
+
+    # --- Choices ----------------------------------------------------------------------------------------------------
+
+    def _set(self, **changes: Any) -> None:
+        self._choices = replace(self._choices, **changes)
+        self._show_plan()
+
+    def _read(self, axes: str | None, level: int) -> None:
+        """Read the layer's geometry (not its values) with these axes; None guesses them."""
+        self._axes, self._level = axes, level
+        if self._layer is None:
+            self._choices = replace(self._choices, scan=None, scan_error="")
+        else:
+            try:
+                scan = layer_access.read(self._layer, axes, level)
+                self._choices = replace(self._choices, scan=scan, scan_error="")
+            except ProsmaError as error:
+                self._choices = replace(self._choices, scan=None, scan_error=str(error))
+        self._show_axes()
+        self._show_options()
+        self._show_plan()
+
+    def _region(self) -> Region | None:
+        scan, part = self._choices.scan, self._choices.part
+        if scan is None or self._layer is None or part == "whole":
+            return None
+        find = layer_access.view_box if part == "view" else layer_access.current_slice
+        return find(self._layer, scan, self.viewer)
+
+    def _fitting_model(self) -> ModelEntry | None:
+        """First model that takes the chosen scan, those of its own dimensions before others."""
+        scan = self._choices.scan
+        if scan is None:
+            return None
+        usable = [m for m in self.session.models() if fits(scan, m)]
+        usable.sort(key=lambda m: m.header.model.dims != scan.spec.spatial_ndim)
+        return usable[0] if usable else None
+
+    def _remember_options(self) -> None:
+        self.session.remember(
+            "options", self._choices.options.model_dump(mode="json", exclude={"region", "slice_axis"})
+        )
+
+    # --- Showing ----------------------------------------------------------------------------------------------------
+
+    @property
+    def view_axes(self) -> str:
+        """Axes as the view shows them."""
+        return self._choices.scan.axes if self._choices.scan else (self._axes or "")
+
+    def _show_images(self) -> None:
+        layers = [(layer.name, layer) for layer in self.viewer.layers if _is_scan(layer)]
+        self.view.show_images(layers[::-1], self._layer)
+
+    def _show_axes(self) -> None:
+        layer, scan = self._layer, self._choices.scan
+        if layer is None:
+            self.view.show_axes("", (), "")
+            self.view.show_levels((), 0)
+            return
+        self.view.show_levels(layer_access.levels(layer), self._level)
+        axes = self.view_axes
+        readings = READINGS.get(layer.ndim, ()) if not layer.rgb else ()
+        self.view.show_axes(axes, list(dict.fromkeys([axes, *readings])), _facts(scan) if scan else "")
+
+    def show_models(self) -> None:
+        """Show the models there are, and the one chosen."""
+        models = self.session.models()
+        chosen = self._choices.model
+        current = next((m for m in models if chosen and m.path == chosen.path), None)
+        self.view.show_models([(m.header.name, m) for m in models], current, current.facts if current else "")
+        self._show_options()
+        self._set(model=current)
+
+    def _show_devices(self, ready: Ready | None) -> None:
+        devices = [("Auto", "auto")]
+        facts = "The engine is starting…" if self.session.jobs.pid else "The engine starts with the next run."
+        if ready is not None:
+            devices += [(name.upper(), name) for name in ready.devices if name != "auto"]
+            facts = ready.devices.get(self._choices.device, ready.devices["auto"])
+        self.view.show_devices(devices, self._choices.device, facts)
+
+    def _show_options(self) -> None:
+        scan, model = self._choices.scan, self._choices.model
+        walks = scan is not None and model is not None and model.header.model.dims < scan.spec.spatial_ndim
+        axes = [("automatic", ""), *((a, a) for a in scan.spec.spatial_axes)] if walks and scan else []
+        self.view.show_options(self._choices.options, self._choices.part, axes, self._choices.name)
+
+    def _show_plan(self) -> None:
+        self._plan = resolve(self._choices, self._region())
+        problem = self._plan if isinstance(self._plan, Problem) else None
+        self.view.show_problem(problem.field if problem else None, problem.text if problem else "")
+        if isinstance(self._plan, Plan):
+            self.view.show_name_hint(self._plan.result_name)
+            self.view.show_notes("\n".join(self._plan.notes))
+        else:
+            self.view.show_notes("")
+        if self.run is None:
+            tooltip = problem.text if problem else f"Segment the scan ({SHORTCUT.replace('-', '+')})"
+            self.view.show_run("Segment", enabled=problem is None, tooltip=tooltip)
+
+    def _run_over(self, run: Run, finished: bool) -> None:
+        self.run, self._details = None, run.details
+        if finished:
+            self.last = run
+        self.view.show_running(False)
+        self._layers_changed()
+        self._show_devices(self.session.jobs.ready)
+
+    # --- Wires ------------------------------------------------------------------------------------------------------
+
+    def _connect_view(self) -> None:
+        view = self.view
+        view.image_chosen.connect(self.choose_image)
+        view.axes_chosen.connect(self.choose_axes)
+        view.level_chosen.connect(self.choose_level)
+        view.model_chosen.connect(self.choose_model)
+        view.device_chosen.connect(self.choose_device)
+        view.options_changed.connect(self.choose_options)
+        view.part_chosen.connect(lambda part: self._set(part=part))
+        view.slice_axis_chosen.connect(self.choose_slice_axis)
+        view.name_chosen.connect(lambda name: self._set(name=name))
+        view.defaults_clicked.connect(self.restore_defaults)
+        view.run_clicked.connect(self.start_or_cancel)
+        view.free_clicked.connect(self.free_memory)
+
+    def _connect_viewer(self) -> None:
+        events = self.viewer.layers.events
+        events.inserted.connect(self._layer_inserted)
+        events.removed.connect(self._layers_changed)
+        events.reordered.connect(self._layers_changed)
+        self.viewer.dims.events.connect(self._view_moved)
+        self.viewer.camera.events.connect(self._view_moved)
+        self.viewer.bind_key(SHORTCUT, lambda _viewer: self.start_or_cancel(), overwrite=True)
+
+
+def _is_scan(layer: Any) -> bool:
+    """Whether a layer is an image to segment: not a probability or uncertainty map of ours."""
+    return isinstance(layer, Image) and not layer_access.is_result(layer)
+
+
+def _facts(scan: layer_access.LayerScan) -> str:
+    """Axes with their sizes and voxel size, in one line."""
+    spec = scan.spec
+    sizes = " · ".join(f"{axis} {spec.size(axis)}" for axis in scan.axes)
+    spacing = " × ".join(f"{s:.3g}" for s in spec.spacing)
+    return f"{sizes}; voxels {spacing} {spec.unit}" + (f". {scan.note}" if scan.note else "")
+
+
+def _recalled(session: Session) -> Choices:
+    """Choices of the last time, as far as they are still valid."""
+    wanted = session.recall("model")
+    model = next((m for m in session.models() if str(m.path) == wanted), None)
+    try:
+        options = InferenceConfig.parse(session.recall("options", {}), "the remembered settings")
+    except ProsmaError:
+        options = InferenceConfig()
+    return Choices(model=model, device=session.recall("device", "auto"), options=options)

@@ -1,0 +1,119 @@
+"""The result as a table of classes, and what can be done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtGui import QColor, QGuiApplication
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QGridLayout,
+    QHeaderView,
+    QLabel,
+    QPushButton,
+    QTableWidget,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One class of a result; `size` is its volume or area, None where the scan has no unit."""
+
+    value: int
+    name: str
+    color: str
+    voxels: int
+    size: float | None
+
+
+class ResultPanel(QWidget):
+    """Hidden until there is a result."""
+
+    save_clicked = Signal()
+    correct_clicked = Signal()
+    command_clicked = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rows: Sequence[ClassRow] = ()
+        self._size = ""
+        self._title = QLabel()
+        self._title.setTextFormat(Qt.TextFormat.PlainText)
+        self._title.setWordWrap(True)
+        self._table = QTableWidget(0, 3)
+        self._table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self._table.setSelectionMode(QAbstractItemView.SelectionMode.NoSelection)
+        self._table.verticalHeader().setVisible(False)
+        header = self._table.horizontalHeader()
+        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+        self._save = _button("Save next to the scan", "Write the labels with the scan's geometry.", self.save_clicked)
+        self._correct = _button(
+            "Correct && fine-tune", "Make an editable copy of the labels and pick the brush.", self.correct_clicked
+        )
+        self._command = _button(
+            "Show run command", "The command that repeats this without napari.", self.command_clicked
+        )
+        self._copy = QPushButton("Copy table as CSV")
+        self._copy.clicked.connect(lambda: QGuiApplication.clipboard().setText(self.csv()))
+        self._said = QLabel()
+        self._said.setTextFormat(Qt.TextFormat.PlainText)
+        self._said.setWordWrap(True)
+        buttons = QGridLayout()
+        buttons.addWidget(self._save, 0, 0)
+        buttons.addWidget(self._copy, 0, 1)
+        buttons.addWidget(self._correct, 1, 0)
+        buttons.addWidget(self._command, 1, 1)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 8, 0, 0)
+        layout.addWidget(self._title)
+        layout.addWidget(self._table)
+        layout.addLayout(buttons)
+        layout.addWidget(self._said)
+        self.setVisible(False)
+
+    def show_result(self, title: str, rows: Sequence[ClassRow], size: str) -> None:
+        """Show a result; `size` is the heading of its sizes, such as "Volume (mL)", empty where there are none."""
+        self._rows, self._size = rows, size
+        self._title.setText(title)
+        self._table.setHorizontalHeaderLabels(["Class", "Voxels", size])
+        self._table.setColumnHidden(2, not size)
+        self._table.setRowCount(len(rows))
+        for i, row in enumerate(rows):
+            name = QTableWidgetItem(f"{row.value}  {row.name}")
+            name.setData(Qt.ItemDataRole.DecorationRole, QColor(row.color))
+            self._table.setItem(i, 0, name)
+            for column, text in ((1, f"{row.voxels:,}"), (2, "" if row.size is None else f"{row.size:.3g}")):
+                item = QTableWidgetItem(text)
+                item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+                self._table.setItem(i, column, item)
+        shown = min(len(rows), 8)
+        height = self._table.horizontalHeader().sizeHint().height() + 4
+        self._table.setFixedHeight(height + shown * self._table.verticalHeader().defaultSectionSize())
+        self.say("")
+        self.setVisible(True)
+
+    def say(self, text: str) -> None:
+        """A line under the buttons, such as where the result was saved."""
+        self._said.setText(text)
+        self._said.setVisible(bool(text))
+
+    def csv(self) -> str:
+        """The table as comma-separated values."""
+        lines = ["value,name,voxels" + (f",{self._size}" if self._size else "")]
+        for row in self._rows:
+            name = '"' + row.name.replace('"', '""') + '"'
+            lines.append(f"{row.value},{name},{row.voxels}" + (f",{row.size:.9g}" if row.size is not None else ""))
+        return "\n".join(lines) + "\n"
+
+
+def _button(text: str, tooltip: str, signal: Signal) -> QPushButton:
+    button = QPushButton(text)
+    button.setToolTip(tooltip)
+    button.clicked.connect(signal)
+    return button

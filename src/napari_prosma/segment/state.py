@@ -1,0 +1,112 @@
+"""What the person chose, and the request that follows from it. No Qt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from prosma_core.config.inference import InferenceConfig
+from prosma_core.data.frames import frame_spec, slice_axis
+from prosma_core.data.geometry import Scan
+from prosma_core.data.grid import plan_grid
+from prosma_core.data.intensities import check_channels
+from prosma_core.engine.messages import SegmentRequest
+from prosma_core.errors import ProsmaError
+
+from napari_prosma._shared.layers import LayerScan
+from napari_prosma._shared.session import ModelEntry
+
+Part = Literal["whole", "view", "slice"]
+Region = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the person chose; `scan_error` says why the layer cannot be read as its axes say."""
+
+    scan: LayerScan | None = None
+    scan_error: str = ""
+    model: ModelEntry | None = None
+    device: str = "auto"
+    options: InferenceConfig = field(default_factory=InferenceConfig)
+    part: Part = "whole"
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why Segment is disabled: the field to look at, and what to do."""
+
+    field: Literal["image", "axes", "model", "part"]
+    text: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A valid choice: the request (without its scan), the result's name, and what is worth knowing before."""
+
+    scan: LayerScan
+    model: ModelEntry
+    request: SegmentRequest
+    result_name: str
+    notes: tuple[str, ...]
+
+
+def resolve(choices: Choices, region: Region | None) -> Plan | Problem:
+    """The plan, or the first problem.
+
+    Parameters
+    ----------
+    choices : Choices
+    region : tuple of (int, int), or None
+        Box of the scan for ``choices.part`` other than ``"whole"``, per spatial axis; None where it cannot be told.
+    """
+    if choices.scan_error:
+        return Problem("axes", choices.scan_error)
+    if choices.scan is None:
+        return Problem("image", "Open a scan: File > Open File(s), drag it into the window, or File > Open Sample.")
+    if choices.model is None:
+        return Problem("model", "Choose a model.")
+    problem = _misfit(choices.scan, choices.model, choices.options)
+    if problem:
+        return problem
+    if choices.part != "whole" and region is None:
+        return Problem("part", "Nothing of the scan is in view. Move the view to it, or choose the whole scan.")
+    options = choices.options.replace(region=None if choices.part == "whole" else region)
+    request = SegmentRequest(model=str(choices.model.path), device=choices.device, config=options)
+    name = choices.name or f"{choices.scan.name} {choices.model.header.name}"
+    return Plan(choices.scan, choices.model, request, name, _notes(choices.scan, choices.model, options))
+
+
+def fits(scan: LayerScan, model: ModelEntry) -> bool:
+    """Whether a model can segment a scan at all."""
+    return _misfit(scan, model, InferenceConfig()) is None
+
+
+def _misfit(scan: LayerScan, model: ModelEntry, options: InferenceConfig) -> Problem | None:
+    """Why this model cannot segment this scan; the checks are those the engine would fail with."""
+    header = model.header
+    try:
+        spec = frame_spec(scan.spec, header.model.dims, options.slice_axis)
+        check_channels(Scan(scan.data, scan.spec), header.preprocess.channels)
+        plan_grid(spec, header.preprocess)
+    except ProsmaError as error:
+        return Problem("model", str(error))
+    return None
+
+
+def _notes(scan: LayerScan, model: ModelEntry, options: InferenceConfig) -> tuple[str, ...]:
+    """What the person may want to know before the run, a sentence each."""
+    spec, dims = scan.spec, model.header.model.dims
+    notes = []
+    if dims < spec.spatial_ndim:
+        axis = options.slice_axis or spec.spatial_axes[slice_axis(spec)]
+        count = spec.size(axis)
+        notes.append(f"The model is 2D: the {count} slices along {axis} are segmented one by one.")
+    elif options.region and dims == 3 and min(stop - start for start, stop in options.region) == 1:
+        notes.append("The model is 3D: it looks at the neighbouring slices as well, and only this slice gets labels.")
+    if spec.num_frames > 1:
+        notes.append(f"{spec.num_frames} time points are segmented one by one.")
+    if options.mirror and model.header.mirror_axes:
+        notes.append(f"Mirrored copies take {2 ** len(model.header.mirror_axes)} times as long.")
+    return tuple(notes)

@@ -1,0 +1,104 @@
+"""The dock widget: view and controller together, and the dialogs they need."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QFontDatabase, QGuiApplication
+from qtpy.QtWidgets import QDialog, QDialogButtonBox, QFileDialog, QLabel, QPlainTextEdit, QVBoxLayout, QWidget
+
+from prosma_core.io.names import IMAGE_SUFFIXES
+
+from napari_prosma._shared.session import Session, session
+from napari_prosma.segment.controller import SegmentController
+from napari_prosma.segment.output import run_command, save, save_path
+from napari_prosma.segment.view import SegmentView
+
+if TYPE_CHECKING:
+    import napari
+
+
+class SegmentWidget(SegmentView):
+    """Plugins > ProSMA > Segment.
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+    shared : Session, optional
+        The process's session unless given.
+    """
+
+    def __init__(self, napari_viewer: napari.Viewer, shared: Session | None = None) -> None:
+        super().__init__()
+        self._session = shared or session()
+        self.controller = SegmentController(napari_viewer, self, self._session)
+        self.browse_clicked.connect(self._browse)
+        self.details_clicked.connect(self._show_details)
+        self.result.save_clicked.connect(self._save)
+        self.result.correct_clicked.connect(self._correct)
+        self.result.command_clicked.connect(self._show_command)
+        self.destroyed.connect(self.controller.close)
+
+    def _browse(self) -> None:
+        name, _ = QFileDialog.getOpenFileName(self, "Choose a model", "", "ProSMA models (*.safetensors)")
+        if name:
+            self.controller.add_model(Path(name))
+        self.controller.show_models()
+
+    def _show_details(self) -> None:
+        _show_text(self, "What the engine said", self.controller.details() or "The log is empty.")
+
+    def _show_command(self) -> None:
+        if self.controller.last is not None:
+            _show_text(self, "The command that repeats this without napari", run_command(self.controller.last.plan))
+
+    def _correct(self) -> None:
+        if self.controller.last is not None:
+            self.controller.last.correct()
+
+    def _save(self) -> None:
+        last = self.controller.last
+        if last is None or last.labels is None:
+            return
+        path = save_path(last.plan)
+        if path is None or path.exists():
+            proposed = str(path) if path else f"{last.labels.name}.nii.gz"
+            patterns = " ".join(f"*{suffix}" for suffix in IMAGE_SUFFIXES if suffix not in {".jpg", ".jpeg"})
+            name, _ = QFileDialog.getSaveFileName(self, "Save the labels", proposed, f"Label maps ({patterns})")
+            if not name:
+                return
+            path = Path(name)
+        target, labels = path, last.labels
+        self.result.say(f"Saving {target.name}…")
+        self._session.jobs.run(
+            lambda: save(labels, target),
+            lambda _: self.result.say(f"Saved {target}"),
+            self._not_saved,
+        )
+
+    def _not_saved(self, error: Exception) -> None:
+        self.result.say("")
+        self.show_error(f"The labels were not saved: {error}", details=False)
+
+
+def _show_text(parent: QWidget, title: str, text: str) -> None:
+    """A window with text to read and copy."""
+    dialog = QDialog(parent)
+    dialog.setWindowTitle(title)
+    dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+    label = QLabel(title)
+    box = QPlainTextEdit(text)
+    box.setReadOnly(True)
+    box.setFont(QFontDatabase.systemFont(QFontDatabase.SystemFont.FixedFont))
+    buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
+    copy = buttons.addButton("Copy", QDialogButtonBox.ButtonRole.ActionRole)
+    copy.clicked.connect(lambda: QGuiApplication.clipboard().setText(text))
+    buttons.rejected.connect(dialog.reject)
+    layout = QVBoxLayout(dialog)
+    layout.addWidget(label)
+    layout.addWidget(box)
+    layout.addWidget(buttons)
+    dialog.resize(640, 320)
+    dialog.show()

@@ -1,0 +1,18 @@
+"""What made a result, in notes that travel with it."""
+
+from __future__ import annotations
+
+import prosma_core
+from prosma_core.config.header import ModelHeader
+from prosma_core.config.inference import InferenceConfig
+
+
+def provenance(header: ModelHeader, config: InferenceConfig, source: str) -> dict[str, str]:
+    """Program, model and its hash, settings that differ from the defaults, and the source's name."""
+    return {
+        "program": f"prosma {prosma_core.__version__}",
+        "model": header.name,
+        "model_sha256": header.sha256,
+        "settings": config.model_dump_json(exclude_defaults=True),
+        "source": source,
+    }

@@ -1,0 +1,56 @@
+"""The table of a result: what it shows and what is copied."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+from pytestqt.qtbot import QtBot
+
+from napari_prosma.segment.measures import class_rows, size_heading
+from napari_prosma.segment.result_panel import ResultPanel
+from prosma_core.config.model import ClassInfo
+from prosma_core.data.geometry import array_spec
+
+CLASSES = (
+    ClassInfo(value=0, name="background"),
+    ClassInfo(value=3, name='liver, "left"', color="#ff0000"),
+    ClassInfo(value=7, name="spleen", color="#00ff00"),
+)
+
+
+def test_volumes_are_in_millilitres() -> None:
+    spec = array_spec((10, 20, 30), "zyx", (5.0, 2.0, 2.0), "mm")
+    rows = class_rows(CLASSES, {'liver, "left"': 100, "spleen": 0}, spec)
+    assert size_heading(spec) == "Volume (mL)"
+    assert [(r.value, r.voxels, r.size) for r in rows] == [(3, 100, pytest.approx(2.0)), (7, 0, 0.0)]
+
+
+def test_micrometres_are_converted() -> None:
+    spec = array_spec((10, 20, 30), "zyx", (1000.0, 1000.0, 1000.0), "um")
+    assert class_rows(CLASSES, {"spleen": 1000}, spec)[1].size == pytest.approx(1.0)
+
+
+def test_pictures_have_areas() -> None:
+    spec = array_spec((20, 30), "yx", (0.5, 0.5), "mm")
+    assert size_heading(spec) == "Area (mm²)"
+    assert class_rows(CLASSES, {"spleen": 8}, spec)[1].size == pytest.approx(2.0)
+
+
+def test_without_a_unit_there_are_only_voxels() -> None:
+    spec = array_spec((20, 30), "yx")
+    assert size_heading(spec) == ""
+    assert class_rows(CLASSES, {"spleen": 8}, spec)[1].size is None
+
+
+def test_the_csv_holds_the_table_whatever_the_names_are(qtbot: QtBot) -> None:
+    panel = ResultPanel()
+    qtbot.addWidget(panel)
+    spec = array_spec((10, 20, 30), "zyx", (5.0, 2.0, 2.0), "mm")
+    panel.show_result("result", class_rows(CLASSES, {'liver, "left"': 100, "spleen": 50}, spec), size_heading(spec))
+    rows = list(csv.DictReader(io.StringIO(panel.csv())))
+    assert rows == [
+        {"value": "3", "name": 'liver, "left"', "voxels": "100", "Volume (mL)": "2"},
+        {"value": "7", "name": "spleen", "voxels": "50", "Volume (mL)": "1"},
+    ]
