@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_prosma._shared.placement import Placement, same_grid
-from prosma_core.data.geometry import AXIS_ORDER, SPATIAL_AXES, ImageSpec, affine_spacing
+from napari_prosma._shared.placement import Placement, rows_and_columns, same_grid
+from prosma_core.data.geometry import AXIS_ORDER, ImageSpec, affine_spacing
 from prosma_core.errors import GeometryError
 
 METADATA = "prosma"
@@ -90,6 +90,16 @@ class LayerScan:
             done += part.size
             yield done / total
 
+    def load(self) -> NDArray[Any]:
+        """All voxels in canonical axis order: a view of a plain array, else a copy in memory."""
+        if isinstance(self.data, np.ndarray) and self.dtype == self.data.dtype:
+            view = self.data[..., : self.spec.num_channels] if self.rgb else self.data
+            return view.transpose([self.axes.index(letter) for letter in self.spec.axes])
+        out = np.empty(self.spec.shape, self.dtype)
+        for _ in self.fill(out):
+            pass
+        return out
+
     def reference(self) -> Path | None:
         """Folder of the zarr array that the layer shows as it is, which another process can open; else None."""
         store = getattr(self.data, "store", None)
@@ -101,7 +111,7 @@ class LayerScan:
 
 
 def guess_axes(layer: Any) -> str:
-    """Letters of a layer's array axes: its axis labels where they name them, else by their number.
+    """Letters of a layer's array axes: its axis labels where they name them, else as it was read, else by number.
 
     Returns
     -------
@@ -113,7 +123,8 @@ def guess_axes(layer: Any) -> str:
     GeometryError
         The layer has more than five axes.
     """
-    return _guess(Placement.of(layer), rgb=bool(getattr(layer, "rgb", False)))
+    kept = layer.metadata.get(METADATA) or {}
+    return _guess(Placement.of(layer), str(kept.get("axes", "")), rgb=bool(getattr(layer, "rgb", False)))
 
 
 def read(layer: Any, axes: str | None = None, level: int = 0) -> LayerScan:
@@ -153,7 +164,7 @@ def read_arrays(
         msg = f"The layer has {len(data)} resolution levels; level {level} is none of them."
         raise GeometryError(msg)
     shape = tuple(int(n) for n in data[level].shape)
-    axes = _check_axes(axes or _guess(placement, rgb=rgb), shape, rgb=rgb)
+    axes = _check_axes(axes or _guess(placement, str(kept.get("axes", "")), rgb=rgb), shape, rgb=rgb)
     for axis, letter in enumerate(axes[: placement.ndim]):
         if letter in "tc":
             placement.check_apart(axis, letter)
@@ -177,12 +188,14 @@ def levels(layer: Any) -> list[tuple[int, ...]]:
     return [tuple(int(n) for n in array.shape) for array in arrays]
 
 
-def _guess(placement: Placement, *, rgb: bool) -> str:
+def _guess(placement: Placement, known: str, *, rgb: bool) -> str:
     colours = "c" if rgb else ""
     labels = [str(label).strip().lower() for label in placement.physical.axis_labels]
     letters = "".join(_NAMES.get(label, label) for label in labels) + colours
     if len(letters) == placement.ndim + len(colours) and _usable(letters):
         return letters
+    if len(known) == placement.ndim + len(colours) and known.endswith(colours) and _usable(known):
+        return known
     by_number = {2: "yx", 3: "zyx", 4: "tzyx"} if rgb else _BY_NUMBER
     if placement.ndim not in by_number:
         msg = f"The layer has {placement.ndim} axes; a scan has at most 5: time, channel, z, y, x. Take a part of it."
@@ -214,9 +227,7 @@ def _spec(placement: Placement, axes: str, shape: tuple[int, ...], source: Image
     size = dict(zip(axes, shape, strict=True))
     if rgb:
         size["c"] = min(size["c"], 3)
-    columns = [axes.index(letter) for letter in canonical if letter in SPATIAL_AXES]
-    patient = source is not None and source.world == "ras" and source.spatial_ndim == len(columns)
-    rows = sorted(columns) if patient else columns  # the patient's axes stay where they are, whatever the array's are
+    rows, columns = rows_and_columns(axes, source)
     unit, factors = placement.unit(rows)
     affine = np.diag([*factors, 1.0]) @ placement.matrix[np.ix_([*rows, -1], [*columns, -1])]
     names = ("red", "green", "blue") if rgb else ()
@@ -228,7 +239,7 @@ def _spec(placement: Placement, axes: str, shape: tuple[int, ...], source: Image
         return ImageSpec(**own, spacing=spacing, unit=unit, affine=affine)  # type: ignore[arg-type]
     if unit == source.unit and same_grid(affine, source.affine, source.spacing):
         return replace(source, **own)  # type: ignore[arg-type]
-    world = "ras" if patient else "image"
+    world = source.world if source.spatial_ndim == len(columns) else "image"
     return replace(source, **own, spacing=spacing, unit=unit, affine=affine, world=world, header=None)  # type: ignore[arg-type]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from napari.utils.transforms import CompositeAffine
 from numpy.typing import NDArray
 
-from prosma_core.data.geometry import ImageSpec
+from prosma_core.data.geometry import SPATIAL_AXES, ImageSpec
 from prosma_core.errors import GeometryError
 from prosma_core.io.layout import METRES, unit_name
 
@@ -158,6 +158,17 @@ def drawn_axes(spec: ImageSpec) -> str:
     return spec.axes[: -len(spatial)] + spatial
 
 
+def rows_and_columns(axes: str, spec: ImageSpec | None) -> tuple[list[int], list[int]]:
+    """Where a layer's matrix keeps the spatial rows and columns of an affine, in canonical order.
+
+    The columns are the array's axes, in whatever order the layer has them. The rows are the world's: a patient's axes
+    keep their order, those of an image without a patient go along with the array's.
+    """
+    columns = [axes.index(letter) for letter in SPATIAL_AXES if letter in axes]
+    patient = spec is not None and spec.world == "ras" and spec.spatial_ndim == len(columns)
+    return sorted(columns) if patient else columns, columns
+
+
 def spec_arguments(spec: ImageSpec, axes: str) -> dict[str, Any]:
     """Arguments that draw an array where its file says: in the file's world, with axis labels and units.
 
@@ -165,32 +176,28 @@ def spec_arguments(spec: ImageSpec, axes: str) -> dict[str, Any]:
     ----------
     spec : ImageSpec
     axes : str
-        Letters of the layer's axes without the colours of RGB: `drawn_axes`.
+        Letters of the layer's axes, without the colours of RGB.
 
     Returns
     -------
     dict
-        ``scale`` and ``translate``; ``affine`` as well where axes are turned, flipped or sheared; ``units`` and
+        ``scale`` and ``translate``, and ``affine`` as well where axes are turned, flipped or sheared; ``units`` and
         ``axis_labels``. Voxel (k, j, i) is drawn at ``spec.affine @ (k, j, i, 1)``.
     """
-    n, lead = spec.spatial_ndim, len(axes) - spec.spatial_ndim
-    columns = [spec.spatial_axes.index(letter) for letter in axes[lead:]]
-    affine, spacing = spec.affine[:, [*columns, n]], [spec.spacing[c] for c in columns]
     step, time_unit = _time(spec)
-    size, unit = {"t": step}, {"t": time_unit} | dict.fromkeys(spec.spatial_axes, spec.unit)
-    arguments: dict[str, Any] = {
-        "scale": [*(size.get(letter, 1.0) for letter in axes[:lead]), *spacing],
-        "translate": [0.0] * len(axes),
-        "units": [unit.get(letter, "pixel") for letter in axes],
-        "axis_labels": list(axes),
-    }
-    linear = affine[:n, :n]
-    if np.array_equal(linear, np.diag(np.diag(linear))) and np.all(np.diag(linear) > 0):
-        arguments["translate"] = [*[0.0] * lead, *affine[:n, n].tolist()]
-        return arguments
-    whole = np.eye(len(axes) + 1)
-    whole[lead:, lead:] = affine @ np.diag([*(1 / s for s in spacing), 1.0])
-    return arguments | {"affine": whole}
+    size = dict(zip(spec.spatial_axes, spec.spacing, strict=True)) | {"t": step}
+    unit = dict.fromkeys(spec.spatial_axes, spec.unit) | {"t": time_unit}
+    scale = [size.get(letter, 1.0) for letter in axes]
+    rows, columns = rows_and_columns(axes, spec)
+    matrix = np.diag([*scale, 1.0])
+    matrix[np.ix_(rows, columns)] = 0
+    matrix[np.ix_([*rows, -1], [*columns, -1])] = spec.affine
+    drawn = {"units": [unit.get(letter, "pixel") for letter in axes], "axis_labels": list(axes)}
+    diagonal, linear = np.diag(matrix)[:-1], matrix[:-1, :-1]
+    if np.array_equal(linear, np.diag(diagonal)) and np.all(diagonal > 0):
+        return {"scale": diagonal.tolist(), "translate": matrix[:-1, -1].tolist(), **drawn}
+    affine = matrix @ np.diag([*(1 / s for s in scale), 1.0])
+    return {"scale": scale, "translate": [0.0] * len(axes), "affine": affine, **drawn}
 
 
 def same_grid(a: NDArray[np.float64], b: NDArray[np.float64], spacing: Sequence[float]) -> bool:

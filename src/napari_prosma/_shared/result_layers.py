@@ -42,14 +42,14 @@ def labels_layer(
         Transform, units and axis labels are the scan's, without its channel axis. A channel axis that is not the
         first stays, one voxel wide, so that the labels show at every channel.
     """
-    placement, shown = _without_channel(scan, labels)
+    placement, axes, shown = _without_channel(scan, labels)
     spec = scan.spec.labels_spec()
     return Labels(
         shown,
         name=name,
         **placement.arguments(),
         **class_arguments(classes),
-        metadata={METADATA: _notes(scan, spec) | {"provenance": dict(provenance), "classes": tuple(classes)}},
+        metadata={METADATA: _notes(scan, spec, axes) | {"provenance": dict(provenance), "classes": tuple(classes)}},
     )
 
 
@@ -78,7 +78,7 @@ def image_layer(
         Of the channels in `data`.
     """
     if "c" not in axes:
-        placement, shown = _without_channel(scan, data)
+        placement, layer_axes, shown = _without_channel(scan, data)
         spec = scan.spec.labels_spec()
     else:
         placement, layer_axes = _with_channel(scan)
@@ -94,7 +94,7 @@ def image_layer(
         contrast_limits=contrast_limits,
         visible=visible,
         **placement.arguments(),
-        metadata={METADATA: _notes(scan, spec) | {"provenance": dict(provenance), "result": True}},
+        metadata={METADATA: _notes(scan, spec, layer_axes) | {"provenance": dict(provenance)}},
     )
 
 
@@ -111,15 +111,10 @@ def editable_copy(layer: Labels, name: str | None = None) -> Labels:
 
 
 def class_arguments(classes: Sequence[ClassInfo]) -> dict[str, Any]:
-    """Colours and the features table (a row per label value) of a Labels layer."""
+    """Colours and the features table (a row per class) of a Labels layer."""
     colors: dict[int | None, Any] = {c.value: c.color for c in classes[1:]}
-    names = {c.value: c.name for c in classes}
-    values = range(max(names) + 1)
-    features = {
-        "index": np.array(values),
-        "name": np.array([names.get(value, "") for value in values], dtype=object),
-    }
     colors |= {classes[0].value: "transparent", None: "white"}
+    features = {"index": [c.value for c in classes], "name": [c.name for c in classes]}
     return {"colormap": DirectLabelColormap(color_dict=colors), "features": features}
 
 
@@ -133,22 +128,22 @@ def refresh(layer: Any) -> None:
     layer.refresh(thumbnail=False, highlight=False, extent=False)
 
 
-def _notes(scan: LayerScan, spec: ImageSpec) -> dict[str, Any]:
-    return {"spec": spec, "path": str(scan.path) if scan.path else None}
+def _notes(scan: LayerScan, spec: ImageSpec, axes: str) -> dict[str, Any]:
+    return {"spec": spec, "path": str(scan.path) if scan.path else None, "axes": axes}
 
 
-def _without_channel(scan: LayerScan, data: NDArray[Any]) -> tuple[Placement, NDArray[Any]]:
-    """Placement and array (a view) of a result without channels, for data in canonical order."""
+def _without_channel(scan: LayerScan, data: NDArray[Any]) -> tuple[Placement, str, NDArray[Any]]:
+    """Placement, axes and array (a view) of a result without channels, for data in canonical order."""
     axes, placement = scan.axes, scan.placement
     kept = "".join(letter for letter in axes if letter != "c")
     canonical = scan.spec.labels_spec().axes
     shown = data if kept == canonical else data.transpose([canonical.index(letter) for letter in kept])
     if "c" not in axes or scan.rgb:
-        return placement, shown
+        return placement, kept, shown
     at = axes.index("c")
     if at == 0:
-        return placement.without(0), shown
-    return placement.spread(at, scan.data.shape[at]), np.expand_dims(shown, at)
+        return placement.without(0), kept, shown
+    return placement.spread(at, scan.data.shape[at]), axes, np.expand_dims(shown, at)
 
 
 def _with_channel(scan: LayerScan) -> tuple[Placement, str]:

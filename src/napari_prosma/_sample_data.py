@@ -1,0 +1,65 @@
+"""Scans to try things with: phantoms with their true labels, and a case of MSD Hippocampus."""
+
+from __future__ import annotations
+
+from napari_prosma._reader import LayerData, as_labels_data, image_layer_data, read_paths
+from napari_prosma._shared.download import Archive, cache_folder, unpacked
+from napari_prosma._shared.download_shown import download_shown
+from napari_prosma._shared.result_notes import file_notes
+from prosma_core.config.model import ClassInfo
+from prosma_core.data.geometry import Scan
+from prosma_core.data.phantom import phantom_2d, phantom_3d
+from prosma_core.io.images import read_labels
+
+_SEED = 3
+_COLORS = ("#e6194b", "#3cb44b")
+
+HIPPOCAMPUS = Archive(
+    url="https://msd-for-monai.s3-us-west-2.amazonaws.com/Task04_Hippocampus.tar",
+    md5="9d24dba78a72977dbd1d2e110310f31b",
+    members=(
+        ("Task04_Hippocampus/imagesTr/hippocampus_003.nii.gz", "hippocampus_003.nii.gz"),
+        ("Task04_Hippocampus/labelsTr/hippocampus_003.nii.gz", "hippocampus_003_labels.nii.gz"),
+    ),
+)
+"""Medical Segmentation Decathlon, task 4 (Antonelli et al. 2022), CC BY-SA 4.0."""
+
+
+def phantom_2d_layers() -> list[LayerData]:
+    """An ultrasound-like picture and its true labels."""
+    return _pair(*phantom_2d(_SEED), "Phantom 2D", ("lesion",))
+
+
+def phantom_3d_layers() -> list[LayerData]:
+    """An MR-like volume and its true labels."""
+    return _pair(*phantom_3d(_SEED), "Phantom 3D", ("organ", "lesion"))
+
+
+def hippocampus_layers() -> list[LayerData]:
+    """A case of MSD Hippocampus and its true labels; downloaded the first time, while the viewer stays usable.
+
+    Raises
+    ------
+    DownloadError
+        As in `download.fetch`; or the download was cancelled, or is already under way.
+    """
+    folder = cache_folder()
+    files = unpacked(HIPPOCAMPUS, folder)
+    if files is None:
+        download_shown(HIPPOCAMPUS, folder)
+        files = unpacked(HIPPOCAMPUS, folder) or []
+    (image,) = read_paths(str(files[0]))
+    labels = read_labels(files[1])
+    return [image, _labels(labels, "hippocampus_003 labels", ("anterior", "posterior"))]
+
+
+def _pair(image: Scan, labels: Scan, name: str, classes: tuple[str, ...]) -> list[LayerData]:
+    layer = image_layer_data(image.data, image.spec, name, None)
+    return [layer, _labels(labels, f"{name} labels", classes)]
+
+
+def _labels(labels: Scan, name: str, classes: tuple[str, ...]) -> LayerData:
+    infos = [ClassInfo(value=0, name="background", color="#000000")]
+    infos += [ClassInfo(value=i, name=n, color=c) for i, (n, c) in enumerate(zip(classes, _COLORS, strict=False), 1)]
+    layer = image_layer_data(labels.data, labels.spec, name, None)
+    return as_labels_data(layer, file_notes({"program": "ground truth"}, infos, "labels"))

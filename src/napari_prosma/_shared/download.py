@@ -1,0 +1,146 @@
+"""An archive from the web: downloaded with progress, compared with its checksum, and only what is needed unpacked."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tarfile
+import urllib.request
+from collections.abc import Generator
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from prosma_core.errors import ProsmaError
+from prosma_core.io.atomic import write_bytes_atomic
+
+_BLOCK = 1 << 18
+_TIMEOUT = 30.0
+_MOST_BYTES = 1 << 30  # of one unpacked file
+
+
+class DownloadError(ProsmaError):
+    """A file that could not be downloaded, or that is not the one it should be."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A tar archive on the web.
+
+    Attributes
+    ----------
+    url : str
+    md5 : str
+        Hexadecimal checksum that its provider published.
+    members : tuple of (str, str)
+        Files in it that are needed: name in the archive, name in the folder they are unpacked to.
+    """
+
+    url: str
+    md5: str
+    members: tuple[tuple[str, str], ...]
+
+    @property
+    def name(self) -> str:
+        """File name of the archive."""
+        return self.url.rsplit("/", 1)[-1]
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: ``PROSMA_CACHE`` if it is set, else the user's cache folder."""
+    given = os.environ.get("PROSMA_CACHE")
+    return Path(given) if given else user_cache_path("napari-prosma")
+
+
+def unpacked(archive: Archive, folder: Path) -> list[Path] | None:
+    """The needed files where all of them are there already."""
+    files = [folder / name for _, name in archive.members]
+    return files if all(file.is_file() for file in files) else None
+
+
+def fetch(archive: Archive, folder: Path) -> Generator[tuple[int, int], None, None]:
+    """Download, check and unpack an archive; it may be closed at any time and leaves no part of a file.
+
+    Parameters
+    ----------
+    archive : Archive
+        Taken from `folder` where a person has put it.
+    folder : Path
+        Made where it is not there; receives the members, and keeps nothing of a download that was made here.
+
+    Yields
+    ------
+    done, total : int
+        Bytes so far, and of the whole (0 where the server does not say).
+
+    Raises
+    ------
+    DownloadError
+        There is no connection, the file is not the one its checksum names, or a member is missing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    own = folder / archive.name
+    if own.is_file():
+        _check(archive, own, _md5(own))
+        _unpack(archive, own, folder)
+        return
+    part = folder / f"{archive.name}.{os.getpid()}.part"
+    try:
+        digest = yield from _download(archive, part, own)
+        _check(archive, part, digest)
+        _unpack(archive, part, folder)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _download(archive: Archive, part: Path, own: Path) -> Generator[tuple[int, int], None, str]:
+    """Write the archive to `part`; returns its checksum."""
+    digest, done = hashlib.md5(usedforsecurity=False), 0
+    try:
+        with urllib.request.urlopen(archive.url, timeout=_TIMEOUT) as answer, part.open("wb") as file:
+            total = int(answer.headers.get("Content-Length") or 0)
+            while block := answer.read(_BLOCK):
+                file.write(block)
+                digest.update(block)
+                done += len(block)
+                yield done, total
+    except (OSError, HTTPException) as error:  # URLError, timeouts and a full disk among them
+        reason = getattr(error, "reason", None) or error
+        msg = (
+            f"{archive.name} could not be downloaded ({reason}). Check the connection and the free space, or download "
+            f"{archive.url} yourself and put it at {own}."
+        )
+        raise DownloadError(msg) from error
+    return digest.hexdigest()
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _check(archive: Archive, path: Path, digest: str) -> None:
+    if digest != archive.md5:
+        msg = (
+            f"{archive.name} is not the file it should be: its checksum is {digest}, not {archive.md5}. It was cut off "
+            f"or changed, and nothing of it was opened. Remove {path} if it is there, and try again."
+        )
+        raise DownloadError(msg)
+
+
+def _unpack(archive: Archive, path: Path, folder: Path) -> None:
+    """Copy the needed members, and nothing else, to the folder under names of our own."""
+    try:
+        with tarfile.open(path) as tar:
+            for member, name in archive.members:
+                entry = tar.getmember(member)
+                source = tar.extractfile(entry) if entry.isfile() and entry.size <= _MOST_BYTES else None
+                if source is None:
+                    raise KeyError(member)
+                write_bytes_atomic(folder / name, source.read())
+    except (tarfile.TarError, KeyError) as error:
+        names = ", ".join(member for member, _ in archive.members)
+        msg = f"{archive.name} does not hold {names} ({error}). Please report this."
+        raise DownloadError(msg) from error

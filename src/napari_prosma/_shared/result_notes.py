@@ -1,0 +1,73 @@
+"""Class names, colours and provenance of a label map, in the notes of its file: written along, found again."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+import prosma_core
+from prosma_core.config.model import ClassInfo
+
+_LOG = logging.getLogger(__name__)
+_CLASSES = "classes"
+
+
+def file_notes(provenance: Mapping[str, str], classes: Sequence[ClassInfo], kind: str) -> dict[str, str]:
+    """Notes for a file.
+
+    Parameters
+    ----------
+    provenance : mapping of str to str
+        How a result was made; empty for a layer drawn by hand.
+    classes : sequence of ClassInfo
+        Empty where they are not known.
+    kind : {"labels", "image"}
+    """
+    notes = dict(provenance) or {"program": f"napari-prosma {prosma_core.__version__}"}
+    notes["kind"] = kind
+    if classes:
+        notes[_CLASSES] = json.dumps([c.model_dump() for c in classes])
+    return notes
+
+
+def nifti_notes(path: Path) -> dict[str, Any]:
+    """Notes in the comment of a NIfTI file; empty where there are none of this project."""
+    import nibabel as nib
+
+    header: Any = nib.load(path).header
+    for extension in header.extensions:
+        if extension.get_code() != 6:  # a comment
+            continue
+        try:
+            notes = json.loads(bytes(extension.get_content()).rstrip(b"\0"))
+        except ValueError:
+            continue
+        if isinstance(notes, dict) and "program" in notes:
+            return notes
+    return {}
+
+
+def says_labels(notes: Mapping[str, Any], dtype: Any, axes: str) -> bool:
+    """Whether a file with these notes holds class numbers: it says so, or is a result of whole numbers."""
+    if "c" in axes or dtype.kind != "u" or not notes:
+        return False
+    return notes.get("kind", "labels") == "labels"
+
+
+def noted_classes(notes: Mapping[str, Any]) -> tuple[ClassInfo, ...]:
+    """Classes in the notes of a file, empty where there are none or they are damaged."""
+    try:
+        return tuple(ClassInfo.model_validate(entry) for entry in json.loads(notes.get(_CLASSES, "[]")))
+    except (TypeError, ValueError, ValidationError) as error:
+        _LOG.warning("The class names in a file's notes cannot be read (%s)", error)
+        return ()
+
+
+def noted_provenance(notes: Mapping[str, Any]) -> dict[str, str]:
+    """How a result was made, without what describes the file itself."""
+    return {str(key): str(value) for key, value in notes.items() if key not in {"kind", _CLASSES}}
