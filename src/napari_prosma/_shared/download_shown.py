@@ -54,7 +54,7 @@ def download_shown(archive: Archive, folder: Path) -> None:
         raise DownloadError(msg)
     _UNDER_WAY.add(archive.url)
     work = _Work(archive, folder)
-    bar: Any = cancelable_progress(total=0, desc=f"Downloading {archive.name}", cancel_callback=work.cancel)
+    bar: Any = cancelable_progress(total=0, desc=f"Downloading {archive.name}", leave=False)
     try:
         work.thread.start()
         _wait(work, bar)
@@ -81,8 +81,10 @@ def _wait(work: _Work, bar: Any) -> None:
     application.aboutToQuit.connect(work.cancel)
 
     def look() -> None:
+        if bar.is_canceled:
+            work.cancel()
         if work.total and bar.total != work.total:
-            bar.reset(total=work.total)
+            bar.total = work.total
         bar.update(work.done - bar.n)
         if not work.thread.is_alive():
             loop.quit()
