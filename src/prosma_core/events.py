@@ -29,7 +29,7 @@ class TileDone:
 
 @dataclass(frozen=True)
 class SlabDone:
-    """Classes, perhaps provisional, are in this box of the label map: first voxel and the one after the last per axis."""
+    """A box of the label map has classes now, perhaps provisional: first voxel and the one after the last, per axis."""
 
     start: tuple[int, ...]
     stop: tuple[int, ...]

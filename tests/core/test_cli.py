@@ -99,7 +99,7 @@ def leftovers(folder: Path) -> list[str]:
 
 VERBS = {
     "train": "--data --out --config --preset --gate --init --resume --device --epochs --minutes --seed --overwrite",
-    "segment": "--model --out --device --overlap --mirror --probabilities --overwrite",
+    "segment": "--model --out --device --overlap --mirror --probabilities --region --slice-axis --overwrite",
     "evaluate": "--model --data --split --json",
     "doctor": "",
 }

@@ -527,7 +527,17 @@ def test_the_plan_is_said_in_words(make_header: MakeHeader, noise: Noise) -> Non
     assert "Segmenting: 2 tiles of 16x16, 1 at a time, about" in said
 
 
-@pytest.mark.parametrize("place", ["normalise", "resize", "argmax_on", "fill_holes", "Extras", "plan_grid"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "segment.normalise",
+        "segment.resize",
+        "segment.Results",
+        "segment.plan_grid",
+        "results.argmax_part",
+        "results.fill_holes",
+    ],
+)
 @pytest.mark.parametrize("error", [MemoryError(), ENDED[2]], ids=["numpy", "torch"])
 def test_main_memory_may_end_anywhere(
     place: str, error: Exception, make_header: MakeHeader, noise: Noise, monkeypatch: pytest.MonkeyPatch
@@ -535,7 +545,7 @@ def test_main_memory_may_end_anywhere(
     def ends(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(f"prosma_core.inference.segment.{place}", ends)
+    monkeypatch.setattr(f"prosma_core.inference.{place}", ends)
     with pytest.raises(DeviceError, match="Main memory ran out"):
         run(segmenter(make_header(2)), noise((20, 21), "yx"), InferenceConfig(fill_holes=True))
 
@@ -543,12 +553,12 @@ def test_main_memory_may_end_anywhere(
 class TwoDevices(TiledPredictor):
     """A GPU with memory for small scans beside a CPU that works."""
 
-    def predict(self, image: torch.Tensor, sums_on: torch.device) -> Generator[Any, None, torch.Tensor]:
+    def predict(self, image: torch.Tensor, sums_on: torch.device, *more: Any) -> Generator[Any, None, torch.Tensor]:
         if self.device.type == "cuda" and image.shape[-1] > 20:
             message = "CUDA out of memory."
             raise torch.OutOfMemoryError(message)
         self.device = CPU
-        return (yield from super().predict(image, CPU))
+        return (yield from super().predict(image, CPU, *more))
 
 
 class Movable(torch.nn.Module):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from prosma_core.errors import ConfigError
 from prosma_core.events import Event
 
 if TYPE_CHECKING:
@@ -20,6 +21,23 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.",
 Model = Annotated[str, typer.Option("--model", help="A shipped model's name, or a .safetensors file.")]
 Data = Annotated[Path, typer.Option("--data", help="Folder with images/ and labels/, or an nnU-Net raw data set.")]
 Overlap = Annotated[float | None, typer.Option("--overlap", help="Least overlap of tiles, 0 to 0.9; less is faster.")]
+
+
+def parse_region(text: str | None) -> tuple[tuple[int, int], ...] | None:
+    """Box of voxels from ``z0:z1,y0:y1,x0:x1``; raises `ConfigError` where the text is not of this form."""
+    if text is None:
+        return None
+    box = []
+    for part in text.split(","):
+        start, colon, stop = (word.strip() for word in part.partition(":"))
+        if not (colon and start.isdecimal() and stop.isdecimal()):
+            msg = (
+                f"--region {text!r} is not a box of voxels: {part.strip()!r} is not START:STOP. Give z0:z1,y0:y1,x0:x1 "
+                "(y0:y1,x0:x1 for a 2D image), numbers from 0, STOP not included: 40:41,0:128,0:128 is one slice."
+            )
+            raise ConfigError(msg)
+        box.append((int(start), int(stop)))
+    return tuple(box)
 
 
 def drain(run: Generator[Event, None, R], show: Callable[[Event], None]) -> R:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prosma_core.cli.options import Device, Model, Overlap, clock, drain, log_to_stderr, stderr_console
+from prosma_core.cli.options import Device, Model, Overlap, clock, drain, log_to_stderr, parse_region, stderr_console
 from prosma_core.events import CaseDone, CaseFailed, Event, StageStarted, TileDone
 
 
@@ -28,6 +28,12 @@ def segment(
         bool, typer.Option("--keep-largest", help="Keep the largest piece of each class only.")
     ] = False,
     fill_holes: Annotated[bool, typer.Option("--fill-holes", help="Fill holes inside each class.")] = False,
+    region: Annotated[
+        str | None, typer.Option("--region", help="Only this box of voxels gets labels: z0:z1,y0:y1,x0:x1.")
+    ] = None,
+    slice_axis: Annotated[
+        str | None, typer.Option("--slice-axis", help="Axis a 2D model walks along in a 3D scan: z, y or x.")
+    ] = None,
     axes: Annotated[
         str | None, typer.Option("--axes", help="How the file's axes are read, such as zyx, czyx or tyx.")
     ] = None,
@@ -50,6 +56,8 @@ def segment(
             "entropy": entropy,
             "keep_largest": keep_largest,
             "fill_holes": fill_holes,
+            "region": parse_region(region),
+            "slice_axis": slice_axis,
         },
         "The command line",
     )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from prosma_core.data.geometry import SPATIAL_AXES, ImageSpec, Scan, spacing_affine
 from prosma_core.data.intensities import COLOUR
+from prosma_core.data.region import Box, check_region
 from prosma_core.errors import GeometryError
 
 UNNAMED_AXES = ("nifti", "nrrd", "mha")
@@ -32,12 +33,22 @@ class Frame:
         Geometry of one frame, without time and channels.
     name : str
         ``"frame 3"``, ``"slice 12"``, or empty where there is only one.
+    region : tuple of (int, int)
+        Box of the frame that is wanted.
     """
 
     image: NDArray[np.float32]
     index: tuple[int | slice | EllipsisType, ...]
     spec: ImageSpec
     name: str
+    region: Box
+
+    def place(self, box: Box) -> Box:
+        """Box of the whole label map where a box of this frame lies."""
+        axes = iter(box)
+        fixed = tuple(i for i in self.index if i is not Ellipsis)
+        placed = [(i, i + 1) if isinstance(i, int) else next(axes) for i in fixed]
+        return (*placed, *axes)
 
 
 def slice_axis(spec: ImageSpec, chosen: str | None = None) -> int:
@@ -98,29 +109,49 @@ def frame_spec(spec: ImageSpec, dims: int, along: str | None = None) -> ImageSpe
     return replace(plain, axes="yx", shape=shape, spacing=spacing, affine=spacing_affine(spacing), world="image")
 
 
-def frames(scan: Scan, dims: int) -> Iterator[Frame]:
+def frames(scan: Scan, dims: int, along: str | None = None, region: Box | None = None) -> Iterator[Frame]:
     """Frames of a scan for a network of `dims` spatial axes, in order; each is converted to float32 when asked for.
+
+    Parameters
+    ----------
+    scan : Scan
+    dims : int
+    along : str, optional
+        As in `frame_spec`.
+    region : tuple of (int, int), optional
+        Box of the scan that is wanted, per spatial axis: slices outside it are left out.
 
     Raises
     ------
     GeometryError
-        As in `frame_spec`.
+        As in `frame_spec` and `check_region`.
     """
     spec = scan.spec
-    one = frame_spec(spec, dims)
-    walk = slice_axis(spec) if dims < spec.spatial_ndim else None
+    one = frame_spec(spec, dims, along)
+    box = check_region(region, spec)
+    walk = slice_axis(spec, along) if dims < spec.spatial_ndim else None
     for t in range(spec.num_frames):
         data = scan.data[t] if "t" in spec.axes else scan.data
         data = data if "c" in spec.axes else data[None]
         head: tuple[int | slice | EllipsisType, ...] = (t,) if "t" in spec.axes else ()
         time = f"frame {t}" if spec.num_frames > 1 else ""
         if walk is None:
-            yield Frame(_float32(data), (*head, ...), one, time)
+            yield Frame(_float32(data), (*head, ...), one, time, box)
             continue
-        for k in range(spec.spatial_shape[walk]):
+        inside = frame_region(spec, dims, along, box)
+        for k in range(*box[walk]):
             at: list[int | slice] = [slice(None)] * 3
             at[walk] = k
-            yield Frame(_float32(data[(slice(None), *at)]), (*head, *at), one, f"{time} slice {k}".strip())
+            name = f"{time} slice {k}".strip()
+            yield Frame(_float32(data[(slice(None), *at)]), (*head, *at), one, name, inside)
+
+
+def frame_region(spec: ImageSpec, dims: int, along: str | None, region: Box) -> Box:
+    """Box of each frame that a box of the scan holds: without the axis a 2D network walks along."""
+    if dims == spec.spatial_ndim:
+        return region
+    walk = slice_axis(spec, along)
+    return tuple(box for axis, box in enumerate(region) if axis != walk)
 
 
 def _float32(data: NDArray[Any]) -> NDArray[np.float32]:
@@ -128,10 +159,11 @@ def _float32(data: NDArray[Any]) -> NDArray[np.float32]:
         return np.asarray(data, np.float32)
 
 
-def count_frames(spec: ImageSpec, dims: int) -> int:
-    """Number of frames `frames` gives."""
-    slices = spec.spatial_shape[slice_axis(spec)] if dims < spec.spatial_ndim else 1
-    return spec.num_frames * slices
+def count_frames(spec: ImageSpec, dims: int, along: str | None = None, region: Box | None = None) -> int:
+    """Number of frames `frames` gives; raises `GeometryError` as it does."""
+    box = check_region(region, spec)
+    start, stop = box[slice_axis(spec, along)] if dims < spec.spatial_ndim else (0, 1)
+    return spec.num_frames * (stop - start)
 
 
 def time_means_channels(spec: ImageSpec, channels: tuple[str, ...]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil, floor
 from typing import TypeVar
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from prosma_core.config.preprocess import PreprocessConfig
 from prosma_core.data.geometry import ImageSpec, reverse_affine
+from prosma_core.data.region import Box
 from prosma_core.errors import GeometryError
 
 T = TypeVar("T", bound=np.generic)
@@ -55,12 +57,28 @@ class NetworkGrid:
         turned = array.transpose(*range(lead), *(lead + a for a in self.order))
         return np.flip(turned, tuple(lead + a for a in self.flips))
 
-    def restore(self, array: NDArray[T]) -> NDArray[T]:
-        """Inverse of `orient`, contiguous."""
-        lead = array.ndim - len(self.order)
-        flipped = np.flip(array, tuple(lead + a for a in self.flips))
-        back = np.argsort(self.order)
-        return np.ascontiguousarray(flipped.transpose(*range(lead), *(lead + int(a) for a in back)))
+    def orient_box(self, box: Box) -> Box:
+        """Box of the source grid as a box of the turned one."""
+        return self._flip_box(tuple(box[a] for a in self.order))
+
+    def restore_box(self, box: Box) -> Box:
+        """Inverse of `orient_box`."""
+        flipped = self._flip_box(box)
+        return tuple(flipped[self.order.index(a)] for a in range(len(box)))
+
+    def _flip_box(self, box: Box) -> Box:
+        sizes = zip(box, self.oriented, strict=True)
+        return tuple((n - b, n - a) if axis in self.flips else (a, b) for axis, ((a, b), n) in enumerate(sizes))
+
+    def network_box(self, box: Box) -> Box:
+        """Box of the network's grid whose values a box of the turned grid is resampled from."""
+        reach = []
+        for (start, stop), size, target in zip(box, self.oriented, self.shape, strict=True):
+            ratio = target / size
+            width = max(ratio, 1.0) + 0.5  # half the resampling kernel, and what rounding may add
+            low, high = floor((start + 0.5) * ratio - width), ceil((stop - 0.5) * ratio + width)
+            reach.append((start, stop) if size == target else (max(0, low), min(target, high)))
+        return tuple(reach)
 
 
 def plan_grid(spec: ImageSpec, config: PreprocessConfig) -> NetworkGrid:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import log
 from typing import Any
 
@@ -12,12 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from prosma_core.config.header import ModelHeader
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.data.frames import Frame
 from prosma_core.data.geometry import ImageSpec, Scan
-from prosma_core.data.grid import NetworkGrid
-from prosma_core.data.resample import resize
-
+from prosma_core.data.region import Box, box_slices
+from prosma_core.events import SlabDone
+from prosma_core.inference.postprocess import fill_holes, keep_largest
+from prosma_core.inference.restore import Part, argmax_part, resize_part, strongest
 
 Allocate = Callable[[str, tuple[int, ...], "np.dtype[Any]"], NDArray[Any]]
 """Gives the zero-filled array for a result: its name ("labels", "probabilities" or "entropy"), shape and dtype."""
@@ -25,7 +27,7 @@ Allocate = Callable[[str, tuple[int, ...], "np.dtype[Any]"], NDArray[Any]]
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """Result of one scan.
+    """Result of one scan; outside the region, where one was asked for, all classes are background and numbers 0.
 
     Attributes
     ----------
@@ -42,62 +44,119 @@ class Segmentation:
     entropy: Scan | None = None
 
 
-class Extras:
-    """Probabilities and entropy of all frames, where they are asked for."""
-
-    def __init__(self, config: InferenceConfig, shape: tuple[int, ...], timed: bool, classes: int) -> None:
-        self.classes, self.lead = classes, int(timed)
-        with_classes = (*shape[: self.lead], classes, *shape[self.lead :])
-        self.probabilities = np.zeros(with_classes, np.float32) if config.probabilities else None
-        self.entropy = np.zeros(shape, np.float32) if config.entropy else None
-
-    def put_blank(self, frame: Frame) -> None:
-        """Take a frame without content: surely background."""
-        if self.probabilities is not None:
-            self.probabilities[(*frame.index[: self.lead], 0, *frame.index[self.lead :])] = 1
-
-    def put(self, frame: Frame, logits: Tensor, grid: NetworkGrid) -> None:
-        """Take a frame's logits, float32, shape (K, *grid.shape)."""
-        if self.probabilities is None and self.entropy is None:
-            return
-        p = torch.softmax(resize(logits, grid.oriented, grid.thick), dim=0)
-        if self.probabilities is not None:
-            at = (*frame.index[: self.lead], slice(None), *frame.index[self.lead :])
-            self.probabilities[at] = grid.restore(p.cpu().numpy())
-        if self.entropy is not None:
-            entropy = -torch.xlogy(p, p).sum(0) / log(self.classes)
-            self.entropy[frame.index] = grid.restore(entropy.clamp(0, 1).cpu().numpy())
-
-    def scans(self, spec: ImageSpec, names: tuple[str, ...]) -> tuple[Scan | None, Scan | None]:
-        """Probabilities and entropy of all frames; None where not asked for."""
-        p = None if self.probabilities is None else Scan(self.probabilities, spec.with_channels(names))
-        e = None if self.entropy is None else Scan(self.entropy, replace(spec))
-        return p, e
-
-
-def argmax_on(logits: Tensor, shape: tuple[int, ...], nearest: tuple[int, ...]) -> NDArray[Any]:
-    """Strongest class at each voxel of another grid; classes are resampled one at a time.
+class Results:
+    """The arrays of a segmentation, filled frame by frame.
 
     Parameters
     ----------
-    logits : Tensor, float32, shape (K, *grid)
-    shape : tuple of int
-        The other grid, over the same extent.
-    nearest : tuple of int
-        Axes to resample by nearest neighbour.
-
-    Returns
-    -------
-    ndarray, uint8 or int32, shape `shape`
+    header : ModelHeader
+    config : InferenceConfig
+    spec : ImageSpec
+        Of the label map.
+    part : Part
+        What is wanted of each frame.
+    allocate : callable, optional
+        Gives the arrays; see `Allocate`.
     """
-    dtype = torch.uint8 if logits.shape[0] <= 256 else torch.int32
-    if tuple(logits.shape[1:]) == shape:
-        return logits.argmax(0).to(dtype).cpu().numpy()
-    best = resize(logits[:1], shape, nearest)[0]
-    winner = torch.zeros(shape, dtype=dtype, device=logits.device)
-    for k in range(1, logits.shape[0]):
-        value = resize(logits[k : k + 1], shape, nearest)[0]
-        stronger = value > best
-        winner[stronger] = k
-        best = torch.where(stronger, value, best)
-    return winner.cpu().numpy()
+
+    def __init__(
+        self, header: ModelHeader, config: InferenceConfig, spec: ImageSpec, part: Part, allocate: Allocate | None
+    ) -> None:
+        self.spec, self.part, self.names = spec, part, tuple(c.name for c in header.classes)
+        self.lead = int("t" in spec.axes)
+        self.values = np.array([c.value for c in header.classes], header.label_dtype)
+        make = allocate or _zeros
+        with_classes = spec.with_channels(self.names)
+        self.labels = make("labels", spec.shape, self.values.dtype)
+        if self.values[0]:
+            self.labels[...] = self.values[0]
+        single = np.dtype(np.float32)
+        self.probabilities = make("probabilities", with_classes.shape, single) if config.probabilities else None
+        self.entropy = make("entropy", spec.shape, single) if config.entropy else None
+
+    def put_blank(self, frame: Frame) -> SlabDone:
+        """Take a frame without content: surely background."""
+        if self.probabilities is not None:
+            self._probabilities_of(frame)[0] = 1
+        return self._slab(frame, self.part.oriented)
+
+    def put(self, frame: Frame, logits: Tensor) -> SlabDone:
+        """Take a frame's logits, float32, shape (K, *network box)."""
+        self._write(frame, self.part.oriented, argmax_part(logits, self.part))
+        if self.probabilities is not None or self.entropy is not None:
+            p = torch.softmax(resize_part(logits, self.part), dim=0)
+            if self.probabilities is not None:
+                self._probabilities_of(frame)[...] = p.cpu().numpy()
+            if self.entropy is not None:
+                entropy = -torch.xlogy(p, p).sum(0) / log(len(self.names))
+                self.part.of(self.entropy[frame.index])[...] = entropy.clamp(0, 1).cpu().numpy()
+        return self._slab(frame, self.part.oriented)
+
+    def put_planes(self, frame: Frame, first: int, sums: Tensor) -> SlabDone | None:
+        """Take the sums of some planes of a frame, and give its voxels that lie there their class for the time being.
+
+        Parameters
+        ----------
+        frame : Frame
+        first : int
+            First plane along the first axis of the network box.
+        sums : Tensor, float32, shape (K, planes, *rest of the network box)
+
+        Returns
+        -------
+        SlabDone or None
+            None where no voxel of the scan lies in these planes.
+        """
+        planes, *rest = self.part.nearest()
+        here = np.flatnonzero((planes >= first) & (planes < first + sums.shape[1]))
+        if not len(here):
+            return None
+        classes = strongest(sums, len(sums))
+        start = self.part.oriented[0][0] + int(here[0])
+        box = ((start, start + len(here)), *self.part.oriented[1:])
+        self._write(frame, box, classes[np.ix_(planes[here] - first, *rest)])
+        return self._slab(frame, box)
+
+    def clean(self, region: Box, config: InferenceConfig) -> None:
+        """Tidy the label map of each time point within the region, as the settings ask for."""
+        if not (config.keep_largest or config.fill_holes):
+            return
+        numbers = np.zeros(int(self.values.max()) + 1, self.values.dtype)
+        numbers[self.values] = np.arange(len(self.values))
+        for index in np.ndindex(self.labels.shape[: self.lead]):
+            part = self.labels[index][box_slices(region)]
+            classes = numbers[part]
+            if config.keep_largest:
+                classes = keep_largest(classes, len(self.values))
+            if config.fill_holes:
+                classes = fill_holes(classes)
+            _put_values(part, classes, self.values)
+
+    def segmentation(self) -> Segmentation:
+        """The arrays and where they lie."""
+        p = None if self.probabilities is None else Scan(self.probabilities, self.spec.with_channels(self.names))
+        e = None if self.entropy is None else Scan(self.entropy, self.spec)
+        return Segmentation(Scan(self.labels, self.spec), p, e)
+
+    def _probabilities_of(self, frame: Frame) -> NDArray[Any]:
+        assert self.probabilities is not None
+        at = (*frame.index[: self.lead], slice(None), *frame.index[self.lead :])
+        return self.part.of(self.probabilities[at])
+
+    def _write(self, frame: Frame, box: Box, classes: NDArray[Any]) -> None:
+        turned = self.part.grid.orient(self.labels[frame.index])
+        _put_values(turned[box_slices(box)], classes, self.values)
+
+    def _slab(self, frame: Frame, box: Box) -> SlabDone:
+        placed = frame.place(self.part.grid.restore_box(box))
+        return SlabDone(tuple(start for start, _ in placed), tuple(stop for _, stop in placed))
+
+
+def _zeros(_: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    return np.zeros(shape, dtype)
+
+
+def _put_values(out: NDArray[Any], classes: NDArray[Any], values: NDArray[Any]) -> None:
+    """Write class values in place of class numbers, plane by plane: no second copy of all."""
+    for plane, numbers in zip(out, classes, strict=True):
+        plane[...] = values[numbers]

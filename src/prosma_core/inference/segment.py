@@ -6,28 +6,35 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from prosma_core.config.header import ModelHeader
 from prosma_core.config.inference import InferenceConfig
-from prosma_core.data.frames import Frame, count_frames, frame_spec, frames, time_as_channels, time_means_channels
+from prosma_core.data.frames import (
+    Frame,
+    count_frames,
+    frame_region,
+    frame_spec,
+    frames,
+    time_as_channels,
+    time_means_channels,
+)
 from prosma_core.data.geometry import SPATIAL_AXES, Scan
-from prosma_core.data.grid import NetworkGrid, plan_grid
+from prosma_core.data.grid import plan_grid
 from prosma_core.data.intensities import check_channels, check_finite, check_varies, fit_channels, normalise
+from prosma_core.data.region import box_shape, check_region
 from prosma_core.data.resample import resize
-from prosma_core.data.tiles import padding_to, plan_tiles
 from prosma_core.errors import DeviceError
-from prosma_core.events import Event, StageStarted, TileDone
+from prosma_core.events import Event, SlabDone, StageStarted, TileDone
 from prosma_core.inference.device import memory_ended, name_memory_errors
 from prosma_core.inference.memory import plan_memory
-from prosma_core.inference.postprocess import fill_holes, keep_largest
-from prosma_core.inference.results import Allocate, Extras, Segmentation, argmax_on
-from prosma_core.inference.tiled import TiledPredictor
+from prosma_core.inference.plan_words import plan_words
+from prosma_core.inference.restore import Part, plan_part
+from prosma_core.inference.results import Allocate, Results, Segmentation
+from prosma_core.inference.tiled import TiledPredictor, wanted_tiles
 from prosma_core.io.bundle import load_bundle
 from prosma_core.model.unet import UNet
 from prosma_core.model.weights import model_from
@@ -35,12 +42,15 @@ from prosma_core.model.weights import model_from
 
 @dataclass
 class _Work:
-    """One scan under way."""
+    """One scan under way: `total` frames of `tiles` tiles each, of which `number` is computed now."""
 
     config: InferenceConfig
-    grid: NetworkGrid
+    part: Part
+    results: Results
     device: torch.device
     total: int
+    tiles: int
+    preview: bool
     number: int = 0
     said: bool = False
 
@@ -87,73 +97,60 @@ class Segmenter:
         Raises
         ------
         GeometryError, ChannelError, IntensityError
-            The scan does not fit the model or cannot be computed with.
+            The scan does not fit the model or the region, or cannot be computed with.
         DeviceError
             Memory does not suffice, even on the CPU.
         """
         with name_memory_errors():
-            return (yield from self._segment(scan, config))
+            return (yield from self._segment(scan, config, allocate, preview))
 
-    def _segment(self, scan: Scan, config: InferenceConfig) -> Generator[Event, None, Segmentation]:
+    def _segment(
+        self, scan: Scan, config: InferenceConfig, allocate: Allocate | None, preview: bool
+    ) -> Generator[Event, None, Segmentation]:
         dims, channels = self.header.model.dims, self.header.preprocess.channels
         if time_means_channels(scan.spec, channels):
             scan = time_as_channels(scan, len(channels))
             yield StageStarted(f"The fourth axis is read as the model's {len(channels)} channels.")
         check_channels(scan, channels)
-        spec = scan.spec.labels_spec()
-        grid = plan_grid(frame_spec(scan.spec, dims), self.header.preprocess)
-        work = _Work(config, grid, self.device, count_frames(scan.spec, dims))
-        yield from self._say_plan(scan, work)
-        values = np.array([c.value for c in self.header.classes], np.uint8 if self._max_value < 256 else np.uint16)
-        indices = np.zeros(spec.shape, values.dtype)
-        extras = Extras(config, spec.shape, "t" in spec.axes, self.header.model.num_classes)
+        region, along = check_region(config.region, scan.spec), config.slice_axis
+        grid = plan_grid(frame_spec(scan.spec, dims, along), self.header.preprocess)
+        part = plan_part(grid, frame_region(scan.spec, dims, along, region))
+        tiles, every = wanted_tiles(grid.shape, self.header.preprocess.tile, config.overlap, part.network)
+        total, whole = (count_frames(scan.spec, dims, along, box) for box in (region, None))
+        for sentence in plan_words(
+            scan.spec, self.header, config, grid, frames=(total, whole), tiles=(len(tiles), every)
+        ):
+            yield StageStarted(sentence)
+        results = Results(self.header, config, scan.spec.labels_spec(), part, allocate)
+        work = _Work(config, part, results, self.device, total, len(tiles), preview)
         blank = 0
-        for work.number, frame in enumerate(frames(scan, dims)):
-            if work.total > 1 and _is_blank(frame):
+        for work.number, frame in enumerate(frames(scan, dims, along, region)):
+            if whole > 1 and _is_blank(frame):
                 blank += 1
-                extras.put_blank(frame)
-                continue
-            logits = yield from self._frame_logits(frame, work)
-            try:
-                indices[frame.index] = grid.restore(argmax_on(logits, grid.oriented, grid.thick))
-                extras.put(frame, logits, grid)
-            except RuntimeError as error:
-                if logits.device.type == "cpu" or not memory_ended(error):
-                    raise
-                yield StageStarted(f"Memory of {logits.device.type} does not suffice: finishing on the CPU.")
-                logits = logits.cpu()
-                indices[frame.index] = grid.restore(argmax_on(logits, grid.oriented, grid.thick))
-                extras.put(frame, logits, grid)
-            del logits
-        if blank == work.total:
+                done = results.put_blank(frame)
+            else:
+                done = yield from self._frame(frame, work)
+            if preview:
+                yield done
+        if blank == total:
             check_varies(np.asarray(scan.data))
         if blank:
-            yield StageStarted(f"{blank} of {work.total} frames have one value everywhere and were left as background.")
-        for index in np.ndindex(spec.shape[: spec.axes.index(spec.spatial_axes[0])]):
-            indices[index] = self._clean(indices[index], config)
-        labels = Scan(values[indices], spec)
-        return Segmentation(labels, *extras.scans(spec, tuple(c.name for c in self.header.classes)))
+            yield StageStarted(f"{blank} of {total} frames have one value everywhere and were left as background.")
+        results.clean(region, config)
+        return results.segmentation()
 
-    @property
-    def _max_value(self) -> int:
-        return max(c.value for c in self.header.classes)
-
-    def _say_plan(self, scan: Scan, work: _Work) -> Generator[Event, None, None]:
-        grid, total = work.grid, work.total
-        shape = "x".join(map(str, scan.spec.spatial_shape))
-        what = f"{total} frames of the scan" if total > 1 else "The scan"
-        if grid.shape != grid.oriented:
-            target = "x".join(map(str, grid.shape))
-            yield StageStarted(f"{what} ({shape}) will be resampled for the model to {target}.")
-        if grid.order != tuple(sorted(grid.order)) or grid.flips:
-            yield StageStarted(
-                f"{what} will be turned from {scan.spec.orientation} to {self.header.preprocess.orientation}."
-            )
-        if work.config.mirror and not self.header.mirror_axes:
-            yield StageStarted("The model's training mirrored no axis: mirroring is left out.")
+    def _frame(self, frame: Frame, work: _Work) -> Generator[Event, None, SlabDone]:
+        logits = yield from self._frame_logits(frame, work)
+        try:
+            return work.results.put(frame, logits)
+        except RuntimeError as error:
+            if logits.device.type == "cpu" or not memory_ended(error):
+                raise
+        yield StageStarted(f"Memory of {logits.device.type} does not suffice: finishing on the CPU.")
+        return work.results.put(frame, logits.cpu())
 
     def _frame_logits(self, frame: Frame, work: _Work) -> Generator[Event, None, Tensor]:
-        pre, grid = self.header.preprocess, work.grid
+        pre, grid = self.header.preprocess, work.part.grid
         check_finite(frame.image)
         image, note = fit_channels(frame.image, len(pre.channels))
         if note and not work.said:
@@ -161,7 +158,7 @@ class Segmenter:
         image = normalise(np.ascontiguousarray(grid.orient(image)), pre.intensities)
         tensor = resize(torch.from_numpy(image), grid.shape, grid.thick)
         try:
-            return (yield from self._predict(tensor, work))
+            return (yield from self._predict(tensor, frame, work))
         except (DeviceError, RuntimeError, MemoryError) as error:
             if work.device.type == "cpu" or not (isinstance(error, DeviceError) or memory_ended(error)):
                 raise
@@ -169,19 +166,17 @@ class Segmenter:
         work.device, work.said = torch.device("cpu"), False
         self.model.to(work.device)
         torch.cuda.empty_cache()
-        return (yield from self._predict(tensor, work))
+        return (yield from self._predict(tensor, frame, work))
 
-    def _predict(self, image: Tensor, work: _Work) -> Generator[Event, None, Tensor]:
-        grid, config, tile = work.grid, work.config, self.header.preprocess.tile
-        padded = tuple(n + sum(p) for n, p in zip(grid.shape, padding_to(grid.shape, tile), strict=True))
-        tiles = len(plan_tiles(padded, tile, config.overlap))
+    def _predict(self, image: Tensor, frame: Frame, work: _Work) -> Generator[Event, None, Tensor]:
+        config, tile, box = work.config, self.header.preprocess.tile, work.part.network
         plan = plan_memory(
             self.header.model,
             tile,
-            padded,
-            grid.oriented,
+            box_shape(box),
+            box_shape(work.part.oriented),
             work.device,
-            tiles=tiles,
+            tiles=work.tiles,
             all_classes=config.probabilities or config.entropy,
             batch_size=config.batch_size,
         )
@@ -194,7 +189,12 @@ class Segmenter:
         predictor = TiledPredictor(
             model, tile, work.device, overlap=config.overlap, mirror=mirror, batch_size=plan.batch_size
         )
-        run = predictor.predict(image, plan.sums_on)
+        shown: list[SlabDone | None] = []
+
+        def show(first: int, sums: Tensor) -> None:
+            shown.append(work.results.put_planes(frame, first, sums))
+
+        run = predictor.predict(image, plan.sums_on, box, show if work.preview else None)
         while True:
             try:
                 event = next(run)
@@ -202,13 +202,10 @@ class Segmenter:
                 logits: Tensor = stop.value
                 return logits
             if isinstance(event, TileDone):
-                event = TileDone(work.number * tiles + event.done, work.total * tiles)
+                event = TileDone(work.number * work.tiles + event.done, work.total * work.tiles)
             yield event
-
-    def _clean(self, indices: NDArray[Any], config: InferenceConfig) -> NDArray[Any]:
-        if config.keep_largest:
-            indices = keep_largest(indices, self.header.model.num_classes)
-        return fill_holes(indices) if config.fill_holes else indices
+            yield from (slab for slab in shown if slab is not None)
+            shown.clear()
 
 
 def _is_blank(frame: Frame) -> bool:

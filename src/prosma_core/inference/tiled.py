@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from itertools import chain, combinations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from prosma_core.data.region import Box, box_shape, whole
 from prosma_core.data.tiles import Tile, gaussian_weight, padding_to, plan_tiles
 from prosma_core.events import StageStarted, TileDone
 from prosma_core.inference.device import memory_ended
 
 log = logging.getLogger(__name__)
+
+Planes = Callable[[int, Tensor], None]
+"""Takes the sums of planes that no further tile reaches: the first's number along the first axis, and the sums."""
 
 
 class TiledPredictor:
@@ -56,8 +60,10 @@ class TiledPredictor:
         self.batch_size = batch_size
         self.amp = amp and device.type == "cuda"
 
-    def predict(self, image: Tensor, sums_on: torch.device) -> Generator[TileDone | StageStarted, None, Tensor]:
-        """Logits of the whole grid; yields after each batch of tiles.
+    def predict(
+        self, image: Tensor, sums_on: torch.device, box: Box | None = None, show: Planes | None = None
+    ) -> Generator[TileDone | StageStarted, None, Tensor]:
+        """Logits of the grid, or of a box of it; yields after each batch of tiles.
 
         Parameters
         ----------
@@ -65,20 +71,27 @@ class TiledPredictor:
             Normalised; padded with 0 (the mean) where it is smaller than the tile.
         sums_on : torch.device
             Where the logits are added up.
+        box : tuple of (int, int), optional
+            Box of the grid that is wanted: only the tiles that touch it are computed, out of those of the whole
+            grid, so that its logits are those it has there.
+        show : callable, optional
+            Called with the planes of the box that have just been finished, except for the last.
 
         Returns
         -------
-        Tensor, float32, shape (K, *grid), on `sums_on`
+        Tensor, float32, shape (K, *box), on `sums_on`
         """
         grid = tuple(image.shape[1:])
+        box = box or whole(grid)
         padding = padding_to(grid, self.tile)
         padded = F.pad(image, [p for before_after in reversed(padding) for p in before_after])
-        tiles = plan_tiles(tuple(padded.shape[1:]), self.tile, self.overlap)
+        tiles, count = wanted_tiles(grid, self.tile, self.overlap, box)
+        box = tuple((a + p, b + p) for (a, b), (p, _) in zip(box, padding, strict=True))
         total: Tensor | None = None
-        if len(tiles) > 1:
+        if count > 1:
             weight = torch.from_numpy(gaussian_weight(self.tile)).to(sums_on)
-            weights = torch.zeros(padded.shape[1:], device=sums_on)
-        done = 0
+            weights = torch.zeros(box_shape(box), device=sums_on)
+        done = shown = 0
         while done < len(tiles):
             batch = tiles[done : done + self.batch_size]
             try:
@@ -90,19 +103,22 @@ class TiledPredictor:
                 yield StageStarted(f"Memory ran out: going on with {_tiles(self.batch_size)} at a time.")
                 continue
             logits = logits.to(sums_on)
-            if len(tiles) == 1:
-                total = logits[0]
+            if count == 1:
+                total = logits[0][(slice(None), *_shared(batch[0], box)[0])]
             else:
                 if total is None:
-                    total = torch.zeros(logits.shape[1], *padded.shape[1:], device=sums_on)
-                _add(total, weights, logits, weight, batch)
+                    total = torch.zeros(logits.shape[1], *box_shape(box), device=sums_on)
+                _add(total, weights, logits, weight, batch, box)
             done += len(batch)
+            finished = tiles[done].start[0] - box[0][0] if done < len(tiles) else shown
+            if show is not None and finished > shown:
+                show(shown, total[:, shown:finished])
+                shown = finished
             yield TileDone(done, len(tiles))
         assert total is not None
-        if len(tiles) > 1:
+        if count > 1:
             total /= weights
-        inside = tuple(slice(p[0], p[0] + n) for p, n in zip(padding, grid, strict=True))
-        return total[(slice(None), *inside)]
+        return total
 
     @torch.no_grad()
     def _forward(self, batch: Tensor) -> Tensor:
@@ -122,7 +138,25 @@ def _tiles(count: int) -> str:
     return f"{count} tile{'s' * (count != 1)}"
 
 
-def _add(total: Tensor, weights: Tensor, logits: Tensor, weight: Tensor, tiles: Sequence[Tile]) -> None:
+def wanted_tiles(grid: tuple[int, ...], tile: tuple[int, ...], overlap: float, box: Box) -> tuple[list[Tile], int]:
+    """Tiles of a grid that touch a box of it, in coordinates of the padded grid, and how many the whole grid has."""
+    padding = padding_to(grid, tile)
+    tiles = plan_tiles(tuple(n + sum(p) for n, p in zip(grid, padding, strict=True)), tile, overlap)
+    ends = tuple((a + p, b + p) for (a, b), (p, _) in zip(box, padding, strict=True))
+    touching = [
+        t for t in tiles if all(s < b and a < s + n for s, n, (a, b) in zip(t.start, t.size, ends, strict=True))
+    ]
+    return touching, len(tiles)
+
+
+def _add(total: Tensor, weights: Tensor, logits: Tensor, weight: Tensor, tiles: Sequence[Tile], box: Box) -> None:
     for values, tile in zip(logits, tiles, strict=True):
-        total[(slice(None), *tile.slices)].addcmul_(values, weight)
-        weights[tile.slices] += weight
+        inside, at = _shared(tile, box)
+        total[(slice(None), *at)].addcmul_(values[(slice(None), *inside)], weight[inside])
+        weights[at] += weight[inside]
+
+
+def _shared(tile: Tile, box: Box) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Where a tile and a box share voxels: in the tile, and in the box."""
+    both = [(max(s, a), min(s + n, b), s, a) for s, n, (a, b) in zip(tile.start, tile.size, box, strict=True)]
+    return tuple(slice(a - s, b - s) for a, b, s, _ in both), tuple(slice(a - s, b - s) for a, b, _, s in both)

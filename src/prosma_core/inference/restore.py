@@ -1,0 +1,134 @@
+"""From the network's grid back to the scan's: the wanted part of a frame, resampled and decided."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from prosma_core.data.grid import NetworkGrid
+from prosma_core.data.region import Box, box_slices
+from prosma_core.data.resample import resize
+
+PIECE = 2**24
+"""Voxels taken at once where a part is resampled within the whole length of its grid."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The wanted part of a frame.
+
+    Attributes
+    ----------
+    grid : NetworkGrid
+    oriented : tuple of (int, int)
+        Its box on the turned scan's grid.
+    network : tuple of (int, int)
+        The box of the network's grid that it is resampled from.
+    """
+
+    grid: NetworkGrid
+    oriented: Box
+    network: Box
+
+    def of(self, frame: NDArray[Any]) -> NDArray[Any]:
+        """The part of an array on the frame's own grid (..., *grid), turned: a view to write into."""
+        index: tuple[Any, ...] = (..., *box_slices(self.oriented))
+        part: NDArray[Any] = self.grid.orient(frame)[index]
+        return part
+
+    def nearest(self) -> list[NDArray[np.intp]]:
+        """For each axis: the plane of the network box nearest to each plane of the oriented box."""
+        planes = []
+        sizes = zip(self.grid.shape, self.grid.oriented, self.oriented, self.network, strict=True)
+        for size, target, (start, stop), (low, high) in sizes:
+            centres = (np.arange(start, stop) + 0.5) * (size / target)
+            planes.append(np.clip(centres.astype(np.intp), low, high - 1) - low)
+        return planes
+
+
+def plan_part(grid: NetworkGrid, box: Box) -> Part:
+    """Part of a frame that a box of its own grid makes."""
+    oriented = grid.orient_box(box)
+    return Part(grid, oriented, grid.network_box(oriented))
+
+
+def resize_part(image: Tensor, part: Part) -> Tensor:
+    """Values on the turned scan's grid: those that `resize` gives there for the whole network grid.
+
+    Parameters
+    ----------
+    image : Tensor, float32, shape (K, *network box)
+    part : Part
+
+    Returns
+    -------
+    Tensor, float32, shape (K, *oriented box)
+    """
+    for axis, (size, target) in enumerate(zip(part.grid.shape, part.grid.oriented, strict=True)):
+        if size == target:
+            continue
+        if image.shape[axis + 1] == size:
+            image = _resize_axis(image, axis, part)
+        else:  # few voxels at a time: each is resampled within the whole length of the axis
+            other = 1 if axis else 2
+            row = size * image[0].numel() // (image.shape[axis + 1] * image.shape[other])
+            pieces = [torch.split(k, max(1, PIECE // row), other) for k in torch.split(image, 1)]
+            image = torch.cat([torch.cat([_resize_axis(p, axis, part) for p in k], other) for k in pieces])
+    return image
+
+
+def _resize_axis(image: Tensor, axis: int, part: Part) -> Tensor:
+    """One axis of the network box resampled to that of the oriented box."""
+    start, stop = part.network[axis]
+    size, target = part.grid.shape[axis], part.grid.oriented[axis]
+    if stop - start < size:
+        after = [0, 0] * (image.ndim - 2 - axis)
+        image = F.pad(image, [*after, start, size - stop])
+    shape = list(image.shape[1:])
+    shape[axis] = target
+    first, last = part.oriented[axis]
+    return resize(image, shape, part.grid.thick).narrow(axis + 1, first, last - first)
+
+
+def argmax_part(logits: Tensor, part: Part) -> NDArray[Any]:
+    """Strongest class at each voxel of a part; classes are resampled one at a time.
+
+    Parameters
+    ----------
+    logits : Tensor, float32, shape (K, *network box)
+    part : Part
+
+    Returns
+    -------
+    ndarray, uint8 or int32, shape (*oriented box)
+    """
+    return strongest((resize_part(logits[k : k + 1], part)[0] for k in range(len(logits))), len(logits))
+
+
+def strongest(classes: Iterable[Tensor], count: int) -> NDArray[Any]:
+    """Number of the largest of several arrays at each voxel, the first of equals; the arrays are taken one by one.
+
+    Parameters
+    ----------
+    classes : iterable of Tensor, float32, all of one shape
+    count : int
+        How many they are.
+
+    Returns
+    -------
+    ndarray, uint8 up to 256 arrays, else int32
+    """
+    numbered = enumerate(classes)
+    best = next(numbered)[1].clone()  # many times faster on a CPU than argmax along the first axis
+    winner = torch.zeros(best.shape, dtype=torch.uint8 if count <= 256 else torch.int32, device=best.device)
+    for number, values in numbered:
+        winner.masked_fill_(values > best, number)
+        torch.maximum(best, values, out=best)
+    return winner.cpu().numpy()
