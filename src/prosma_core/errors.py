@@ -51,3 +51,11 @@ class TrainingError(ProsmaError):
 
 class MissingExtraError(ProsmaError):
     """An optional dependency that is not installed; the text names the extra to install."""
+
+
+class EngineError(ProsmaError):
+    """The engine process could not be started, died, or could not be understood."""
+
+
+class EngineBusyError(EngineError):
+    """The engine has a job already; one at a time."""

@@ -1,0 +1,137 @@
+"""Arrays that two processes share: files in a private folder that both map into memory.
+
+The folder lies in ``/dev/shm`` where there is one, else among the temporary files. Room is reserved before anything is
+written, because writing to a full ``/dev/shm`` kills the writer. On POSIX a file is unlinked as soon as both sides have
+mapped it: its memory then lives as long as the arrays, and nothing is left behind whoever dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from numpy.typing import DTypeLike, NDArray
+
+from prosma_core.engine.messages import ArrayRef
+from prosma_core.errors import EngineError
+
+PREFIX = "prosma-engine-"
+_SHARED_MEMORY = Path("/dev/shm")
+
+
+class SharedArray:
+    """An array in a file, with the reference by which the other side finds it."""
+
+    def __init__(self, ref: ArrayRef, array: NDArray[Any]) -> None:
+        self.ref = ref
+        self.array = array
+
+    def release(self) -> None:
+        """Remove the file's name; mappings that exist stay valid (on Windows the file stays until they are gone)."""
+        with contextlib.suppress(OSError):
+            Path(self.ref.path).unlink(missing_ok=True)
+
+
+def private_folders() -> list[Path]:
+    """New folders of this process for arrays, the preferred one first; the last one is on disk."""
+    name = f"{PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
+    folders = []
+    for base in _bases():
+        with contextlib.suppress(OSError):
+            (base / name).mkdir(mode=0o700)
+            folders.append(base / name)
+    if not folders:
+        msg = f"No folder for shared arrays can be made in {', '.join(map(str, _bases()))}. Make one of them writable."
+        raise EngineError(msg)
+    return folders
+
+
+def remove_folders(folders: Sequence[Path]) -> None:
+    """Remove folders with all files in them."""
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep() -> None:
+    """Remove folders of processes that no longer live."""
+    for base in _bases():
+        for folder in base.glob(f"{PREFIX}*-*"):
+            pid = folder.name.removeprefix(PREFIX).partition("-")[0]
+            if pid.isdigit() and not psutil.pid_exists(int(pid)):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def create(folders: Sequence[Path], shape: tuple[int, ...], dtype: DTypeLike) -> SharedArray:
+    """A new array of zeros in the first folder that has room for it.
+
+    Raises
+    ------
+    EngineError
+        No folder has room, or the shape is empty.
+    """
+    dtype = np.dtype(dtype)
+    size = math.prod(shape) * dtype.itemsize
+    if size < 1:
+        msg = f"An array of shape {shape} has no voxels and cannot be shared."
+        raise EngineError(msg)
+    for folder in folders:
+        path = folder / f"{secrets.token_hex(8)}.array"
+        if _reserve(path, size):
+            ref = ArrayRef(path=str(path), shape=shape, dtype=dtype.str)
+            return SharedArray(ref, attach(ref))
+    places = ", ".join(f"{folder.parent} ({_free(folder)} MiB free)" for folder in folders)
+    msg = f"There is no room for an array of {size >> 20} MiB in {places}. Free memory or disk, or crop the scan."
+    raise EngineError(msg)
+
+
+def attach(ref: ArrayRef) -> NDArray[Any]:
+    """The array behind a reference, writable.
+
+    Raises
+    ------
+    EngineError
+        The file is not there or too small.
+    """
+    try:
+        mapped = np.memmap(ref.path, dtype=np.dtype(ref.dtype), mode="r+", shape=ref.shape)
+    except (OSError, ValueError, TypeError) as error:
+        msg = f"The shared array {ref.path} cannot be opened: {error}. Run again."
+        raise EngineError(msg) from error
+    return mapped.view(np.ndarray)
+
+
+def _bases() -> list[Path]:
+    disk = Path(tempfile.gettempdir())
+    return [_SHARED_MEMORY, disk] if _SHARED_MEMORY.is_dir() else [disk]
+
+
+def _reserve(path: Path, size: int) -> bool:
+    """Make a file of zeros with all its room taken; False where the disk or memory does not have it."""
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0), 0o600)
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, 0, size)
+        else:
+            os.truncate(descriptor, size)
+    except OSError as error:
+        os.close(descriptor)
+        path.unlink()
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM):
+            return False
+        raise
+    os.close(descriptor)
+    return True
+
+
+def _free(folder: Path) -> int:
+    return shutil.disk_usage(folder).free >> 20
