@@ -116,7 +116,7 @@ def preview_cost(viewer: napari.Viewer) -> None:
     labels = viewer.add_labels(np.zeros((8, 2048, 2048), np.uint8))
     rng = np.random.default_rng(0)
     times = []
-    for i in range(23):
+    for _ in range(23):
         labels.data[...] = rng.integers(0, 3, labels.data.shape, np.uint8)
         QApplication.processEvents()
         began = time.perf_counter()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import napari
 import numpy as np
+from numpy.typing import NDArray
 from qtpy.QtCore import QTimer
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     options = parser.parse_args(arguments)
     viewer = napari.Viewer(title="ProSMA demo")
-    viewer.open_sample("napari-prosma", "phantom-3d")
+    viewer.open_sample("napari-prosma", "phantom_3d")
     image, truth = viewer.layers[0], viewer.layers[1]
     truth.visible = False
     viewer.layers.selection.active = image
@@ -66,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if failures or controller.last is None else 0
 
 
-def report(widget: SegmentWidget, truth: np.ndarray) -> None:
+def report(widget: SegmentWidget, truth: NDArray[Any]) -> None:
     """Print the Dice of each class against the phantom's truth."""
     last = widget.controller.last
     if last is None or last.labels is None:
@@ -75,7 +76,8 @@ def report(widget: SegmentWidget, truth: np.ndarray) -> None:
     scores = []
     for c in last.plan.model.header.classes[1:]:
         found, wanted = result == c.value, truth == c.value
-        scores.append(2 * np.count_nonzero(found & wanted) / max(1, np.count_nonzero(found) + np.count_nonzero(wanted)))
+        total = int(found.sum()) + int(wanted.sum())
+        scores.append(2 * int((found & wanted).sum()) / max(1, total))
         say(f"Dice {c.name}: {scores[-1]:.3f}")
     say(f"Mean Dice: {np.mean(scores):.3f}")
 

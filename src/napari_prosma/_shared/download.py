@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import tarfile
 import urllib.request
 from collections.abc import Generator
@@ -86,7 +87,7 @@ def fetch(archive: Archive, folder: Path) -> Generator[tuple[int, int], None, No
         _check(archive, own, _md5(own))
         _unpack(archive, own, folder)
         return
-    part = folder / f"{archive.name}.{os.getpid()}.part"
+    part = folder / f".{archive.name}.{secrets.token_hex(6)}.part"
     try:
         digest = yield from _download(archive, part, own)
         _check(archive, part, digest)
@@ -101,7 +102,7 @@ def _download(archive: Archive, part: Path, own: Path) -> Generator[tuple[int, i
     try:
         with urllib.request.urlopen(archive.url, timeout=_TIMEOUT) as answer, part.open("wb") as file:
             total = int(answer.headers.get("Content-Length") or 0)
-            while block := answer.read(_BLOCK):
+            while block := answer.read1(_BLOCK):
                 file.write(block)
                 digest.update(block)
                 done += len(block)

@@ -32,11 +32,16 @@ class _Work:
         try:
             for self.done, self.total in steps:
                 if self._stop.is_set():
-                    raise DownloadError(f"The download of {self._archive.name} was cancelled.")
+                    break
         except Exception as error:  # noqa: BLE001  (raised again where the download was asked for)
             self.error = error
         finally:
             steps.close()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it was told to stop."""
+        return self._stop.is_set()
 
 
 def download_shown(archive: Archive, folder: Path) -> None:
@@ -61,6 +66,9 @@ def download_shown(archive: Archive, folder: Path) -> None:
     finally:
         bar.close()
         _UNDER_WAY.discard(archive.url)
+    if work.cancelled:
+        msg = f"The download of {archive.name} was cancelled; nothing of it is kept."
+        raise DownloadError(msg)
     if work.error is not None:
         raise work.error
 
@@ -69,7 +77,7 @@ _UNDER_WAY: set[str] = set()
 
 
 def _wait(work: _Work, bar: Any) -> None:
-    """Handle events until the thread ends; without an application, just wait."""
+    """Handle events until the thread ends or is told to; without an application, just wait."""
     from qtpy.QtCore import QEventLoop, QTimer
     from qtpy.QtWidgets import QApplication
 
@@ -82,11 +90,11 @@ def _wait(work: _Work, bar: Any) -> None:
 
     def look() -> None:
         if bar.is_canceled:
-            work.cancel()
+            work.cancel()  # a connection that hangs lets go later, in its thread
         if work.total and bar.total != work.total:
             bar.total = work.total
         bar.update(work.done - bar.n)
-        if not work.thread.is_alive():
+        if work.cancelled or not work.thread.is_alive():
             loop.quit()
 
     timer.timeout.connect(look)
@@ -94,5 +102,5 @@ def _wait(work: _Work, bar: Any) -> None:
     loop.exec()
     timer.stop()
     application.aboutToQuit.disconnect(work.cancel)
-    work.cancel()  # the loop also ends when the application does
-    work.thread.join()
+    if work.thread.is_alive():  # the loop also ends when the application does
+        work.cancel()

@@ -9,11 +9,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from prosma_core.engine.client import Cancelled, Engine, Failed, Finished, Job, Message
-from prosma_core.engine.messages import Ready, ScanRef, SegmentRequest, spec_message
 from qtpy.QtCore import QObject, Qt, Signal
 
 from napari_prosma._shared.layers import LayerScan
+from prosma_core.engine.arrays import SharedArray
+from prosma_core.engine.client import Cancelled, Engine, Failed, Finished, Job, Message
+from prosma_core.engine.messages import Ready, ScanRef, SegmentRequest, spec_message
 from prosma_core.errors import ProsmaError
 from prosma_core.events import Working
 
@@ -129,10 +130,11 @@ class SegmentJob:
 
     def __init__(self, engine: Engine, listener: Listener) -> None:
         self._engine = engine
-        self._listener = listener
+        self._tell = listener
         self._cancelled = threading.Event()
         self._lock = threading.Lock()
         self._job: Job | None = None
+        self._shared: SharedArray | None = None
 
     def cancel(self) -> None:
         """Ask it to stop; `Cancelled` follows."""
@@ -161,13 +163,18 @@ class SegmentJob:
         path = scan.reference()
         if path is not None:
             return ScanRef(file=str(path), spec=spec_message(scan.spec))
-        shared = self._engine.allocate(scan.spec.shape, scan.dtype)
-        for share in scan.fill(shared.array):
+        self._shared = self._engine.allocate(scan.spec.shape, scan.dtype)
+        for share in scan.fill(self._shared.array):
             if self._cancelled.is_set():
-                shared.release()
                 return None
             self._listener(Working(f"Reading the scan: {share:.0%}"))
-        return ScanRef(array=shared.ref, spec=spec_message(scan.spec))
+        return ScanRef(array=self._shared.ref, spec=spec_message(scan.spec))
+
+    def _listener(self, message: Message) -> None:
+        if is_last(message) and self._shared is not None:
+            self._shared.release()
+            self._shared = None
+        self._tell(message)
 
 
 def is_last(message: Any) -> bool:

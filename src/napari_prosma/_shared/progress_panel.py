@@ -50,10 +50,8 @@ class ActivityProgress(cancelable_progress):
 
     def show_progress(self, done: int, total: int) -> None:
         """Show `done` of `total`."""
-        if total != self.total:
-            self.total = total
-        if done > self.n:
-            self.update(done - self.n)
+        self.total = total
+        self.update(max(0, done - self.n))
 
 
 class TimeLeft:

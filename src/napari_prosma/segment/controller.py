@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image
 
-from prosma_core.config.inference import InferenceConfig
-from prosma_core.engine.messages import Ready
-from prosma_core.errors import ProsmaError
-
 from napari_prosma._shared import layers as layer_access
 from napari_prosma._shared.session import ModelEntry, Session
 from napari_prosma.segment.run import Run
 from napari_prosma.segment.state import Choices, Plan, Problem, Region, fits, resolve
+from prosma_core.config.inference import InferenceConfig
+from prosma_core.engine.messages import Ready
+from prosma_core.errors import ProsmaError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
+from napari_prosma.segment.result_panel import ClassRow
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import ImageSpec
 from prosma_core.data.grid import unit_factor
-
-from napari_prosma.segment.result_panel import ClassRow
 
 if TYPE_CHECKING:
     from pandas import DataFrame

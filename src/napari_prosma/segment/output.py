@@ -7,11 +7,10 @@ from pathlib import Path
 
 from napari.layers import Labels
 
-from prosma_core.config.inference import InferenceConfig
-from prosma_core.io.images import image_suffix, result_name, stem
-
-from napari_prosma._writer import write_layer
+from napari_prosma._writer import write_labels_layer
 from napari_prosma.segment.state import Plan
+from prosma_core.config.inference import InferenceConfig
+from prosma_core.io.names import image_suffix, result_name, stem
 
 
 def save_path(plan: Plan) -> Path | None:
@@ -25,7 +24,8 @@ def save_path(plan: Plan) -> Path | None:
 
 def save(labels: Labels, path: Path) -> None:
     """Write a result with the geometry and header of its scan; raises `OutputError` where it cannot be written."""
-    write_layer(labels, path)
+    data, meta, _ = labels.as_layer_data_tuple()
+    write_labels_layer(str(path), data, meta)
 
 
 def run_command(plan: Plan) -> str:

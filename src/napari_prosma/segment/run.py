@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from napari.layers import Labels, Layer
 from numpy.typing import NDArray
-
-from prosma_core.config.provenance import provenance
-from prosma_core.engine.client import ArrayReady, Cancelled, Failed, Finished, Message
-from prosma_core.engine.messages import SegmentResult
-from prosma_core.events import SlabDone, StageStarted, TileDone, Working
 
 from napari_prosma._shared import layers as layer_access
 from napari_prosma._shared.jobs import Jobs
 from napari_prosma._shared.progress_panel import ActivityProgress, TimeLeft, clock
 from napari_prosma.segment.measures import class_rows, size_heading, with_measures
 from napari_prosma.segment.state import Plan
+from prosma_core.config.provenance import provenance
+from prosma_core.engine.client import ArrayReady, Cancelled, Failed, Finished, Message
+from prosma_core.engine.messages import SegmentResult
+from prosma_core.events import SlabDone, StageStarted, TileDone, Working
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -46,7 +45,7 @@ class Run:
         self.labels: Labels | None = None
         self.details = ""
         self._viewer, self._view, self._over = viewer, view, over
-        self._arrays: dict[str, NDArray] = {}
+        self._arrays: dict[str, NDArray[Any]] = {}
         source = plan.scan.path.name if plan.scan.path else plan.scan.name
         self._notes = provenance(plan.model.header, plan.request.config, source)
         self._lines: list[str] = []
@@ -106,7 +105,7 @@ class Run:
             self._say("Cancelled.")
             self._over(self, False)
 
-    def _take(self, name: str, array: NDArray) -> None:
+    def _take(self, name: str, array: NDArray[Any]) -> None:
         self._arrays[name] = array
         if name == "labels" and not self._cancelling:
             self.labels = self._add_labels()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from napari_prosma._shared.layers import LayerScan
+from napari_prosma._shared.session import ModelEntry
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.data.frames import frame_spec, slice_axis
 from prosma_core.data.geometry import Scan
@@ -12,9 +14,6 @@ from prosma_core.data.grid import plan_grid
 from prosma_core.data.intensities import check_channels
 from prosma_core.engine.messages import SegmentRequest
 from prosma_core.errors import ProsmaError
-
-from napari_prosma._shared.layers import LayerScan
-from napari_prosma._shared.session import ModelEntry
 
 Part = Literal["whole", "view", "slice"]
 Region = tuple[tuple[int, int], ...]

@@ -20,11 +20,10 @@ from qtpy.QtWidgets import (
 )
 from superqt import QCollapsible
 
-from prosma_core.config.inference import InferenceConfig
-
 from napari_prosma._shared.config_form import ConfigForm
 from napari_prosma._shared.progress_panel import ProgressPanel
 from napari_prosma.segment.result_panel import ResultPanel
+from prosma_core.config.inference import InferenceConfig
 
 PARTS = {"whole": "Whole scan", "view": "What the view shows", "slice": "Current slice"}
 OPTIONS = {
@@ -78,6 +77,17 @@ class SegmentView(QWidget):
         outer.setContentsMargins(0, 0, 0, 0)
         outer.addWidget(area)
         self.setMinimumWidth(300)
+        self._name_parts()
+
+    def _name_parts(self) -> None:
+        """Give the parts object names, by which style sheets, screen readers and tests find them."""
+        parts = {"image": self._image, "axes": self._axes, "image_facts": self._image_facts, "level": self._level}
+        parts |= {"model": self._model, "model_facts": self._model_facts, "device": self._device}
+        parts |= {"device_facts": self._device_facts, "run": self._run, "notes": self._notes, "free": self._free}
+        parts |= {"messages": self._messages, "error": self._error, "part": self._part, "name": self._name}
+        parts |= {f"problem_{field}": label for field, label in self._problems.items()}
+        for name, part in parts.items():
+            part.setObjectName(name)
 
     # --- Building ---------------------------------------------------------------------------------------------------
 

@@ -9,12 +9,11 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QFontDatabase, QGuiApplication
 from qtpy.QtWidgets import QDialog, QDialogButtonBox, QFileDialog, QLabel, QPlainTextEdit, QVBoxLayout, QWidget
 
-from prosma_core.io.names import IMAGE_SUFFIXES
-
 from napari_prosma._shared.session import Session, session
 from napari_prosma.segment.controller import SegmentController
 from napari_prosma.segment.output import run_command, save, save_path
 from napari_prosma.segment.view import SegmentView
+from prosma_core.io.names import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
     import napari

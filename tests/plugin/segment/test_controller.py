@@ -1,0 +1,260 @@
+"""What the widget does when the person or the viewer does something; the engine is played by the test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from napari.layers import Image, Labels
+
+from prosma_core.config.inference import InferenceConfig
+from prosma_core.engine.client import ArrayReady, Failed
+from prosma_core.errors import DeviceError
+from prosma_core.events import SlabDone, StageStarted, TileDone
+
+if TYPE_CHECKING:
+    from tests.plugin.segment.conftest import Widget
+
+
+def labels_of(widget: Widget) -> list[Labels]:
+    return [layer for layer in widget.viewer.layers if isinstance(layer, Labels)]
+
+
+def test_without_a_scan_segment_is_disabled_and_says_why(widget: Widget) -> None:
+    assert not widget.can_run
+    assert "Open a scan" in widget.text("problem_image")
+
+
+def test_the_active_scan_is_preselected_with_a_model_that_fits(make_widget) -> None:
+    viewer = ViewerModel()
+    viewer.add_image(np.zeros((12, 40, 44)), name="first")
+    viewer.add_image(np.zeros((40, 44)), name="second")
+    viewer.add_labels(np.zeros((40, 44), int), name="labels")
+    viewer.layers.selection.active = viewer.layers["first"]
+    widget = make_widget(viewer)
+    assert widget.entries("image") == ["second", "first"]
+    assert widget.text("image") == "first"
+    assert widget.can_run
+
+
+def test_a_scan_that_is_opened_is_taken(widget: Widget, scan_data: np.ndarray) -> None:
+    widget.viewer.add_image(scan_data, name="mri", scale=(3, 1, 1))
+    assert widget.text("image") == "mri"
+    assert widget.text("axes") == "zyx"
+    assert "z 12 · y 40 · x 44" in widget.text("image_facts")
+    assert "3 × 1 × 1" in widget.text("image_facts")
+
+
+def test_the_list_follows_new_names_and_deletions(widget: Widget, scan_data: np.ndarray) -> None:
+    layer = widget.viewer.add_image(scan_data, name="mri")
+    other = widget.viewer.add_image(scan_data, name="other")
+    layer.name = "renamed"
+    assert widget.entries("image") == ["other", "renamed"]
+    widget.viewer.layers.remove(other)
+    assert widget.entries("image") == ["renamed"]
+    assert widget.text("image") == "renamed"
+    widget.viewer.layers.clear()
+    assert not widget.can_run
+
+
+def test_axes_that_cannot_be_are_refused_under_their_field(widget: Widget, scan_data: np.ndarray) -> None:
+    widget.viewer.add_image(scan_data, name="mri")
+    widget.controller.choose_axes("qyx")
+    assert not widget.can_run
+    assert "'qyx'" in widget.text("problem_axes")
+    widget.controller.choose_axes("z y x")
+    assert widget.can_run
+    assert widget.text("problem_axes") == ""
+
+
+def test_other_axes_change_what_is_segmented(widget: Widget, scan_data: np.ndarray) -> None:
+    widget.viewer.add_image(scan_data, name="movie")
+    widget.controller.choose_axes("tyx")
+    widget.choose("breast-lesion-us")
+    assert widget.start().scan.spec.axes == "tyx"
+
+
+def test_a_multiscale_layer_offers_its_levels(widget: Widget, scan_data: np.ndarray) -> None:
+    widget.viewer.add_image([scan_data, scan_data[:, ::2, ::2]], name="pyramid", multiscale=True)
+    widget.controller.choose_level(1)
+    assert widget.start().scan.spec.shape == (12, 20, 22)
+
+
+def test_segment_becomes_cancel_and_shows_how_far_it_is(widget: Widget, scan_data: np.ndarray) -> None:
+    widget.viewer.add_image(scan_data, name="mri")
+    job = widget.start()
+    assert widget.text("run") == "Cancel"
+    job.say(StageStarted("Segmenting: 36 tiles."))
+    job.say(TileDone(9, 36))
+    assert widget.view.progress_text().startswith("Tile 9 of 36")
+    assert "36 tiles" in widget.text("messages")
+    widget.controller.start_or_cancel()
+    assert job.cancelled
+    assert widget.text("run") == "Cancelling…"
+    job.end_cancelled()
+    assert widget.text("run") == "Segment"
+    assert widget.can_run
+
+
+def test_finished_slabs_appear_in_a_layer_that_lies_on_the_scan(widget: Widget, scan_data: np.ndarray) -> None:
+    scan = widget.viewer.add_image(
+        scan_data, name="mri", scale=(3, 1, 2), translate=(5, 6, 7), units=("mm",) * 3, axis_labels=("z", "y", "x")
+    )
+    job = widget.start()
+    labels = job.give_labels()
+    layer = labels_of(widget)[0]
+    assert layer.name == "mri phantom-3d"
+    assert np.array_equal(layer.scale, scan.scale)
+    assert np.array_equal(layer.translate, scan.translate)
+    assert layer.units == scan.units
+    assert layer.axis_labels == scan.axis_labels
+    drawn: list[object] = []
+    layer.events.set_data.connect(lambda _: drawn.append(layer))
+    widget.viewer.dims.set_current_step(0, 2)
+    drawn.clear()
+    labels[6:] = 1
+    job.say(SlabDone((6, 0, 0), (12, 40, 44)))
+    assert drawn == []  # not in view
+    labels[:6] = 1
+    job.say(SlabDone((0, 0, 0), (6, 40, 44)))
+    assert drawn == [layer]
+    assert np.asarray(layer.data).all()
+
+
+def test_the_selection_stays_with_what_the_person_works_on(widget: Widget, scan_data: np.ndarray) -> None:
+    scan = widget.viewer.add_image(scan_data, name="mri")
+    widget.start().give_labels()
+    assert widget.viewer.layers.selection.active is scan
+
+
+def test_a_finished_run_leaves_labels_a_table_and_measures(widget: Widget, scan_data: np.ndarray, finished) -> None:
+    widget.viewer.add_image(scan_data, name="mri", scale=(3, 1, 1), units=("mm",) * 3)
+    job = widget.start()
+    job.give_labels()[:2] = 1
+    job.say(finished({"organ": 2 * 40 * 44, "lesion": 0}))
+    layer = labels_of(widget)[0]
+    assert widget.text("run") == "Segment"
+    assert widget.view.result.csv().splitlines()[1] == "1,organ,3520,10.56".replace("1,organ", '1,"organ"')
+    row = layer.features.set_index("index").loc[1]
+    assert (row["name"], row["voxels"]) == ("organ", 3520)
+    notes = layer.metadata["prosma"]["provenance"]
+    assert notes["model"] == "phantom-3d"
+    assert len(notes["model_sha256"]) == 64
+    assert notes["source"] == "mri"
+
+
+def test_a_failure_is_said_in_words_and_takes_its_part_away(widget: Widget, scan_data: np.ndarray) -> None:
+    widget.viewer.add_image(scan_data, name="mri")
+    job = widget.start()
+    job.give_labels()
+    job.say(Failed(DeviceError("Main memory ran out."), "Traceback"))
+    assert labels_of(widget) == []
+    assert widget.text("error") == "Main memory ran out."
+    assert widget.controller.details() == "Traceback"
+    assert widget.can_run
+    widget.start()
+    assert widget.text("error") == ""
+
+
+def test_deleting_the_scan_while_it_runs_harms_nothing(widget: Widget, scan_data: np.ndarray, finished) -> None:
+    scan = widget.viewer.add_image(scan_data, name="mri", scale=(3, 1, 1))
+    job = widget.start()
+    widget.viewer.layers.remove(scan)
+    job.give_labels()
+    job.say(finished({"organ": 0, "lesion": 0}))
+    assert np.array_equal(labels_of(widget)[0].scale, (3, 1, 1))
+    assert not widget.can_run
+
+
+def test_deleting_the_result_while_it_runs_cancels(widget: Widget, scan_data: np.ndarray) -> None:
+    widget.viewer.add_image(scan_data, name="mri")
+    job = widget.start()
+    job.give_labels()
+    widget.viewer.layers.remove(labels_of(widget)[0])
+    assert job.cancelled
+    job.end_cancelled()
+    assert widget.text("run") == "Segment"
+
+
+def test_probabilities_and_uncertainty_come_as_hidden_layers(widget: Widget, scan_data: np.ndarray, finished) -> None:
+    widget.viewer.add_image(scan_data, name="mri", scale=(3, 1, 1))
+    widget.controller.choose_options(InferenceConfig(probabilities=True, entropy=True))
+    job = widget.start()
+    assert job.request.config.probabilities
+    job.give_labels()
+    job.say(ArrayReady("probabilities", np.zeros((3, *scan_data.shape), np.float32)))
+    job.say(ArrayReady("entropy", np.zeros(scan_data.shape, np.float32)))
+    job.say(finished({"organ": 0, "lesion": 0}))
+    maps = {layer.name: layer for layer in widget.viewer.layers if isinstance(layer, Image) and layer.name != "mri"}
+    assert set(maps) == {"mri phantom-3d probability", "mri phantom-3d uncertainty"}
+    assert not any(layer.visible for layer in maps.values())
+    assert widget.entries("image") == ["mri"]
+
+
+def test_a_correction_is_a_selected_copy_ready_to_paint(widget: Widget, scan_data: np.ndarray, finished) -> None:
+    widget.viewer.add_image(scan_data, name="mri")
+    job = widget.start()
+    job.give_labels()
+    job.say(finished({"organ": 0, "lesion": 0}))
+    assert widget.controller.last is not None
+    widget.controller.last.correct()
+    result, copy = labels_of(widget)
+    assert widget.viewer.layers.selection.active is copy
+    assert copy.mode == "paint"
+    assert not result.visible
+    copy.paint((3, 5, 5), 1)
+    assert not np.asarray(result.data).any()
+
+
+def test_what_was_chosen_is_remembered(widget: Widget, scan_data: np.ndarray, make_widget) -> None:
+    widget.viewer.add_image(scan_data, name="mri")
+    widget.choose("hippocampus-mri")
+    widget.controller.choose_options(InferenceConfig(overlap=0.25))
+    viewer = ViewerModel()
+    viewer.add_image(scan_data)
+    again = make_widget(viewer)
+    assert again.text("model") == "hippocampus-mri"
+    assert again.start().request.config.overlap == 0.25
+
+
+def test_own_models_join_the_list_and_bad_files_are_refused(widget: Widget, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(b"nothing")
+    widget.controller.add_model(bad)
+    assert "bad.safetensors" in widget.text("error")
+    own = tmp_path / "own.safetensors"
+    own.write_bytes(widget.model("phantom-3d").path.read_bytes())
+    widget.controller.add_model(own)
+    assert widget.entries("model") == ["breast-lesion-us", "hippocampus-mri", "phantom-3d", "phantom-3d"]
+    own.unlink()
+    assert len(widget.session.models()) == 3
+
+
+def test_free_memory_ends_the_engine(widget: Widget) -> None:
+    widget.controller.free_memory()
+    assert widget.jobs.freed
+    assert "next run" in widget.text("device_facts")
+
+
+def test_the_shortcut_runs_and_is_released_on_close(widget: Widget, scan_data: np.ndarray) -> None:
+    widget.viewer.add_image(scan_data, name="mri")
+    bound = {str(key): action for key, action in widget.viewer.keymap.items()}
+    bound["Shift+S"](widget.viewer)
+    assert len(widget.jobs.jobs) == 1
+    widget.controller.close()
+    assert "Shift+S" not in {str(key) for key in widget.viewer.keymap}
+    assert widget.jobs.jobs[0].cancelled
+
+
+@pytest.mark.parametrize("axes", ["yx", "zyx"])
+def test_a_slice_of_the_scan_is_the_one_in_view(widget: Widget, scan_data: np.ndarray, axes: str) -> None:
+    data = scan_data if axes == "zyx" else scan_data[0]
+    widget.viewer.add_image(data, name="mri")
+    widget.choose("breast-lesion-us")
+    widget.viewer.dims.set_current_step(0, 4)
+    widget.view.part_chosen.emit("slice")
+    region = widget.start().request.config.region
+    assert region == (((4, 5),) if axes == "zyx" else ()) + ((0, 40), (0, 44))

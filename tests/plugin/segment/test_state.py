@@ -1,0 +1,113 @@
+"""From choices to a request, without a window."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from napari.layers import Image
+
+from napari_prosma._shared.layers import read
+from napari_prosma._shared.session import ModelEntry
+from napari_prosma.segment.state import Choices, Plan, Problem, fits, resolve
+from prosma_core.config.inference import InferenceConfig
+from prosma_core.io.bundle import read_header
+from prosma_core.io.models import shipped_models
+
+
+def entry(name: str) -> ModelEntry:
+    path = shipped_models()[name]
+    return ModelEntry(path, read_header(path), shipped=True)
+
+
+def choices(shape: tuple[int, ...] = (12, 40, 44), model: str = "phantom-3d", **layer: object) -> Choices:
+    image = Image(np.zeros(shape, np.float32), name="scan", **layer)
+    return Choices(scan=read(image), model=entry(model))
+
+
+def test_a_valid_choice_gives_a_request_named_after_scan_and_model() -> None:
+    plan = resolve(choices(), None)
+    assert isinstance(plan, Plan)
+    assert plan.result_name == "scan phantom-3d"
+    assert Path(plan.request.model).name == "phantom-3d.safetensors"
+    assert plan.request.config == InferenceConfig()
+    assert plan.notes == ()
+
+
+def test_the_name_given_by_hand_wins() -> None:
+    plan = resolve(replace(choices(), name="mine"), None)
+    assert isinstance(plan, Plan)
+    assert plan.result_name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "words"),
+    [
+        (Choices(), "image", "Open a scan"),
+        (Choices(scan_error="Axes 'q' cannot be used"), "axes", "Axes 'q'"),
+        (replace(choices(), model=None), "model", "Choose a model"),
+        (choices((40, 44)), "model", "The model is 3D, the image 2D"),
+    ],
+)
+def test_what_is_missing_is_said_under_its_field(given: Choices, field: str, words: str) -> None:
+    problem = resolve(given, None)
+    assert isinstance(problem, Problem)
+    assert problem.field == field
+    assert words in problem.text
+
+
+def test_channels_that_do_not_fit_are_refused() -> None:
+    image = Image(np.zeros((4, 12, 40, 44), np.float32), name="scan")
+    problem = resolve(Choices(scan=read(image, "czyx"), model=entry("phantom-3d")), None)
+    assert isinstance(problem, Problem)
+    assert "4 channels" in problem.text
+
+
+def test_a_part_that_is_not_in_view_is_refused() -> None:
+    problem = resolve(replace(choices(), part="view"), None)
+    assert isinstance(problem, Problem)
+    assert problem.field == "part"
+
+
+def test_a_slice_for_a_3d_model_is_explained() -> None:
+    plan = resolve(replace(choices(), part="slice"), ((5, 6), (0, 40), (0, 44)))
+    assert isinstance(plan, Plan)
+    assert plan.request.config.region == ((5, 6), (0, 40), (0, 44))
+    assert "neighbouring slices" in " ".join(plan.notes)
+
+
+def test_a_2d_model_walks_through_a_3d_scan_along_the_chosen_axis() -> None:
+    given = choices(model="breast-lesion-us")
+    automatic = resolve(given, None)
+    along_x = resolve(replace(given, options=InferenceConfig(slice_axis="x")), None)
+    assert isinstance(automatic, Plan)
+    assert isinstance(along_x, Plan)
+    assert automatic.notes == ("The model is 2D: the 12 slices along z are segmented one by one.",)
+    assert along_x.notes == ("The model is 2D: the 44 slices along x are segmented one by one.",)
+
+
+def test_time_points_are_announced() -> None:
+    plan = resolve(choices((5, 12, 40, 44)), None)
+    assert isinstance(plan, Plan)
+    assert plan.notes == ("5 time points are segmented one by one.",)
+
+
+def test_the_region_is_left_out_for_the_whole_scan() -> None:
+    plan = resolve(choices(), ((5, 6), (0, 40), (0, 44)))
+    assert isinstance(plan, Plan)
+    assert plan.request.config.region is None
+
+
+def test_models_that_fit_are_told_from_others() -> None:
+    flat = choices((40, 44)).scan
+    assert flat is not None
+    assert fits(flat, entry("breast-lesion-us"))
+    assert not fits(flat, entry("hippocampus-mri"))
+
+
+def test_facts_of_a_model_are_one_line() -> None:
+    facts = entry("hippocampus-mri").facts
+    assert facts.startswith("3D · 1 channel · 1 × 1 × 1 mm · anterior hippocampus, posterior hippocampus")
+    assert "validation Dice 0.887" in facts

@@ -1,0 +1,57 @@
+"""Settings that last, and models a person knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from napari_prosma._shared.session import Session
+from prosma_core.errors import ModelFileError
+from prosma_core.io.models import shipped_models
+
+
+@pytest.fixture
+def open_session(tmp_path: Path) -> Any:
+    """Return what opens a session on one folder of settings, without an engine."""
+
+    class NoJobs:
+        pass
+
+    return lambda: Session(tmp_path, NoJobs())  # type: ignore[arg-type]
+
+
+def test_settings_last(open_session) -> None:
+    assert open_session().recall("device", "auto") == "auto"
+    open_session().remember("device", "cpu")
+    assert open_session().recall("device", "auto") == "cpu"
+
+
+def test_a_damaged_settings_file_is_left_out(open_session, tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_text("{")
+    session = open_session()
+    assert session.recall("device") is None
+    session.remember("device", "cpu")
+    assert open_session().recall("device") == "cpu"
+
+
+def test_an_own_model_is_known_from_then_on_and_once(open_session, tmp_path: Path) -> None:
+    own = tmp_path / "own.safetensors"
+    own.write_bytes(shipped_models()["phantom-3d"].read_bytes())
+    session = open_session()
+    changes: list[None] = []
+    session.models_changed.connect(lambda: changes.append(None))
+    entry = session.add_model(own)
+    session.add_model(own)
+    assert len(changes) == 1
+    assert not entry.shipped
+    assert entry.argument == str(own)
+    assert [m.path for m in open_session().models() if not m.shipped] == [own]
+
+
+def test_a_file_that_is_no_model_is_refused(open_session, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(b"nothing")
+    with pytest.raises(ModelFileError, match=r"bad\.safetensors"):
+        open_session().add_model(bad)
