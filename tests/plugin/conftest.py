@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 from napari.layers import Layer
+from napari.plugins.io import save_layers
+from npe2 import PluginManifest
 
+import napari_prosma
 from napari_prosma._reader import get_reader
 from prosma_core.config.model import ClassInfo
 
+MANIFEST = Path(napari_prosma.__file__).parent / "napari.yaml"
 CLASSES = (
     ClassInfo(value=0, name="background", color="#000000"),
     ClassInfo(value=1, name="organ", color="#ff0000"),
@@ -39,12 +43,17 @@ def open_layer() -> Callable[[Path], Any]:
 
 
 @pytest.fixture
-def save_layer() -> Callable[[Any, Path], list[str]]:
+def plugin(npe2pm: Any) -> Any:
+    """Return npe2's plugin manager with this plugin and nothing else in it."""
+    npe2pm.register(PluginManifest.from_file(MANIFEST))
+    return npe2pm
+
+
+@pytest.fixture
+def save_layer(plugin: Any) -> Callable[[Any, Path], list[str]]:
     """Return a function that saves a layer as napari does: with the writer that the name asks for."""
 
     def save(layer: Any, path: Path) -> list[str]:
-        from napari.plugins.io import save_layers
-
-        return save_layers(str(path), [layer], plugin="napari-prosma")
+        return save_layers(str(path), [layer])
 
     return save

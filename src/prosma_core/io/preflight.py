@@ -11,6 +11,7 @@ from prosma_core.io.nifti import check_nifti
 from prosma_core.io.raster import check_raster
 from prosma_core.io.tiff import check_tiff
 from prosma_core.io.zarr_checks import check_zarr
+from prosma_core.io.zarr_metadata import load_node
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,6 +54,8 @@ def reader_of(path: Path) -> str:
     if is_dicom_folder(path):
         return "medical"
     suffix = image_suffix(path).lower()
+    if not suffix and path.is_dir() and load_node(path) is not None:  # a member of a zarr folder
+        return "zarr"
     if not suffix:
         more = " Save a .hdr/.img pair as one .nii.gz." if path.suffix.lower() in {".hdr", ".img"} else ""
         more = " Give the folder of the DICOM series." if path.suffix.lower() == ".dcm" else more

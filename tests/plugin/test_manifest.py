@@ -1,0 +1,77 @@
+"""What the manifest promises napari is there, light, and takes nothing away from others."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import pytest
+from npe2 import PluginManifest
+
+import napari_prosma
+
+MANIFEST = Path(napari_prosma.__file__).parent / "napari.yaml"
+
+
+@pytest.fixture
+def manifest() -> PluginManifest:
+    return PluginManifest.from_file(MANIFEST)
+
+
+def test_the_manifest_is_valid_and_every_command_can_be_imported(manifest: PluginManifest) -> None:
+    manifest.validate_imports()
+    assert (manifest.name, manifest.display_name) == ("napari-prosma", "ProSMA")
+
+
+def test_the_package_announces_its_manifest(root: Path) -> None:
+    (found,) = entry_points(group="napari.manifest", name="napari-prosma")
+    assert found.value == "napari_prosma:napari.yaml"
+    assert (root / "napari.yaml").resolve() == MANIFEST.resolve()
+
+
+def test_segment_is_in_napari_menus(manifest: PluginManifest) -> None:
+    (item,) = manifest.contributions.menus["napari/layers/segment"]
+    (widget,) = [w for w in manifest.contributions.widgets or [] if w.display_name == "Segment"]
+    assert item.command == widget.command == "napari-prosma.segment"
+
+
+def test_reader_and_layers_bring_no_torch_into_the_viewers_process() -> None:
+    code = (
+        "import sys, napari_prosma; assert 'napari' not in sys.modules\n"
+        "import napari_prosma._reader, napari_prosma._writer, napari_prosma._shared.layers\n"
+        "from napari_prosma._sample_data import phantom_3d_layers; phantom_3d_layers()\n"
+        "bad = {'torch', 'monai'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {bad}' if bad else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_napari_picks_our_writer_where_only_ours_keeps_the_geometry(plugin: Any) -> None:
+    plugin.register(builtins())
+    for layer_type in ("labels", "image"):
+        for name in ("x.nii", "x.nii.gz", "x.ome.tif", "X.OME.TIFF"):
+            writer, path = plugin.get_writer(name, [layer_type])
+            assert writer is not None
+            assert (writer.plugin_name, path) == ("napari-prosma", name)
+        assert plugin.get_writer("x.tif", [layer_type], plugin_name="napari-prosma")[0] is not None
+
+
+def test_pictures_and_folders_of_others_stay_napari_own(npe2pm: Any, manifest: PluginManifest, tmp_path: Path) -> None:
+    npe2pm.register(builtins())
+    npe2pm.register(manifest)
+    for name in ("x.tif", "x.ome.tif", "x.png", "x.csv"):
+        assert {r.plugin_name for r in npe2pm.iter_compatible_readers(name)} == {"napari"}, name
+    assert "napari-prosma" in {r.plugin_name for r in npe2pm.iter_compatible_readers("x.nii.gz")}
+    writer, _ = npe2pm.get_writer("x.tif", ["labels"])
+    assert writer.plugin_name == "napari"
+    (tmp_path / "run.prosma").mkdir()
+    assert "napari-prosma" in {r.plugin_name for r in npe2pm.iter_compatible_readers(str(tmp_path / "run.prosma"))}
+
+
+def builtins() -> PluginManifest:
+    """Napari's own readers and writers."""
+    return PluginManifest.from_distribution("napari")

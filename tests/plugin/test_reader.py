@@ -1,0 +1,262 @@
+"""Files opened in napari: geometry, axes, units, and label maps that come back with their classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import zarr
+from napari.components import ViewerModel
+
+from napari_prosma._reader import get_reader
+from napari_prosma._shared import layers
+from napari_prosma._shared.result_notes import file_notes
+from prosma_core.config.model import ClassInfo
+from prosma_core.data.geometry import array_spec
+from prosma_core.errors import FileFormatError
+from prosma_core.io.images import read_image, write_image, write_labels
+from prosma_core.io.zarr_images import open_zarr
+
+OpenLayer = Callable[[Path], Any]
+
+TURNED = np.array([[0, 0, 2.5, -10], [-0.8, 0.1, 0, 20], [0.1, -0.9, 0, 5], [0, 0, 0, 1.0]])
+
+
+def save_nifti(path: Path, shape: tuple[int, ...], affine: np.ndarray) -> Path:
+    values = np.arange(np.prod(shape), dtype=np.int16).reshape(shape)
+    nib.save(nib.Nifti1Image(values, affine), path)
+    return path
+
+
+def voxel_at(layer: Any, affine: np.ndarray, index: tuple[int, int, int]) -> None:
+    """Compare world position and value of voxel (i, j, k) of the file with the layer's."""
+    world = (affine @ [*index, 1])[2::-1]
+    there = layer.world_to_data(world)
+    np.testing.assert_allclose(there, np.round(there), atol=1e-6)
+    np.testing.assert_allclose(layer.data_to_world(there), world, atol=1e-9)
+
+
+@pytest.mark.parametrize("affine", [np.diag([0.5, 0.7, 3, 1]), np.diag([-0.5, -0.7, 3, 1]), TURNED])
+def test_a_nifti_is_drawn_in_its_world_with_z_y_x_for_superior_anterior_right(
+    affine: np.ndarray, tmp_path: Path, open_layer: OpenLayer
+) -> None:
+    path = save_nifti(tmp_path / "scan.nii.gz", (4, 5, 6), affine)
+    layer = open_layer(path)
+    values = np.asarray(nib.load(path).dataobj)
+    for index in ((0, 0, 0), (3, 4, 5), (1, 2, 3)):
+        voxel_at(layer, affine, index)
+        there = tuple(np.round(layer.world_to_data((affine @ [*index, 1])[2::-1])).astype(int))
+        assert layer.data[there] == values[index]
+    assert [str(unit) for unit in layer.units] == ["millimeter"] * 3
+    assert sorted(layer.axis_labels) == ["x", "y", "z"]
+    assert layer.name == "scan"
+
+
+def test_each_axis_is_shown_along_the_patients_axis_it_is_closest_to(tmp_path: Path, open_layer: OpenLayer) -> None:
+    layer = open_layer(save_nifti(tmp_path / "scan.nii", (4, 5, 6), TURNED))
+    assert layer.axis_labels == ("y", "x", "z")  # superior, anterior, right of a file whose axes are A, S, R
+    assert layer.data.shape == (5, 4, 6)
+    viewer = ViewerModel()
+    viewer.add_layer(layer)
+    assert abs(np.linalg.det(layer.affine.affine_matrix[1:3, 1:3])) > 0.1  # the two displayed axes are not flat
+
+
+def test_an_axis_aligned_nifti_needs_no_affine(tmp_path: Path, open_layer: OpenLayer) -> None:
+    affine = np.diag([0.5, 0.75, 3, 1])
+    affine[:3, 3] = (10, 20, 30)
+    layer = open_layer(save_nifti(tmp_path / "scan.nii", (4, 5, 6), affine))
+    np.testing.assert_array_equal(layer.affine.affine_matrix, np.eye(4))
+    np.testing.assert_array_equal(layer.scale, (3, 0.75, 0.5))
+    np.testing.assert_array_equal(layer.translate, (30, 20, 10))
+
+
+def test_a_time_series_has_seconds_on_its_first_axis(tmp_path: Path, open_layer: OpenLayer) -> None:
+    path = tmp_path / "series.nii.gz"
+    image = nib.Nifti1Image(np.zeros((4, 5, 6, 3), np.int16), np.diag([2, 2, 4, 1]))
+    image.header.set_xyzt_units("mm", "msec")
+    image.header.set_zooms((2, 2, 4, 1500))
+    nib.save(image, path)
+    layer = open_layer(path)
+    assert layer.axis_labels == ("t", "z", "y", "x")
+    assert [str(unit) for unit in layer.units] == ["millisecond", *["millimeter"] * 3]
+    np.testing.assert_array_equal(layer.scale, (1500, 4, 2, 2))
+    assert layers.read(layer).spec.spacing == (4, 2, 2)
+
+
+def test_units_survive_beside_each_other(tmp_path: Path, open_layer: OpenLayer) -> None:
+    image = nib.Nifti1Image(np.zeros((4, 5, 6, 3), np.int16), np.diag([2, 2, 4, 1]))
+    image.header.set_xyzt_units("mm", "sec")
+    nib.save(image, tmp_path / "series.nii")
+    viewer = ViewerModel()
+    viewer.add_layer(open_layer(tmp_path / "series.nii"))
+    viewer.add_layer(open_layer(save_nifti(tmp_path / "a.nii", (4, 5, 6), np.diag([1, 1, 1, 1]))))
+    assert [str(unit) for unit in viewer.layers.units] == ["second", *["millimeter"] * 3]
+
+
+def test_channels_are_one_layer_with_a_slider(tmp_path: Path, open_layer: OpenLayer) -> None:
+    path = save_nifti(tmp_path / "c.nii", (4, 5, 6, 1, 2), np.eye(4))
+    layer = open_layer(path)
+    assert layer.axis_labels == ("c", "z", "y", "x")
+    assert layer.data.shape == (2, 6, 5, 4)
+
+
+def test_voxels_of_colour_are_shown_in_colour(tmp_path: Path, open_layer: OpenLayer) -> None:
+    voxels = np.zeros((4, 5, 6), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
+    voxels["G"][1, 2, 3] = 200
+    nib.save(nib.Nifti1Image(voxels, np.diag([1, 2, 3, 1])), tmp_path / "rgb.nii")
+    layer = open_layer(tmp_path / "rgb.nii")
+    assert layer.rgb
+    assert layer.data[3, 2, 1].tolist() == [0, 200, 0]
+    np.testing.assert_array_equal(layer.scale, (3, 2, 1))
+    scan = layers.read(layer)
+    assert scan.spec.header is not None
+    np.testing.assert_array_equal(scan.load(), read_image(tmp_path / "rgb.nii").data)
+
+
+def test_a_scan_of_small_integers_opens_as_an_image(tmp_path: Path, open_layer: OpenLayer) -> None:
+    path = tmp_path / "mask.nii.gz"
+    nib.save(nib.Nifti1Image(np.ones((4, 5, 6), np.uint8), TURNED), path)
+    viewer = ViewerModel()
+    image = viewer.add_layer(open_layer(path))
+    assert type(image).__name__ == "Image"
+    data, state, _ = image.as_layer_data_tuple()  # what "Convert to Labels" hands on
+    labels = viewer.add_labels(data, **{k: state[k] for k in ("scale", "translate", "affine", "units", "metadata")})
+    assert layers.read(labels).spec.affine is layers.read(image).spec.affine
+
+
+def test_a_label_map_of_ours_opens_with_names_and_colours(
+    tmp_path: Path, open_layer: OpenLayer, classes: tuple[ClassInfo, ...]
+) -> None:
+    source = read_image(save_nifti(tmp_path / "scan.nii", (4, 5, 6), TURNED))
+    labels = np.zeros(source.spec.shape, np.uint8)
+    labels[1, 2, 3] = 5
+    made = {"program": "prosma 1", "model": "m"}
+    for name in ("r.nii.gz", "r.zarr"):
+        write_labels(tmp_path / name, labels, source.spec, provenance=file_notes(made, classes, "labels"))
+        layer = open_layer(tmp_path / name)
+        assert type(layer).__name__ == "Labels", name
+        assert layer.features["name"].tolist() == ["background", "organ", "lesion"]
+        assert layer.metadata["prosma"]["provenance"] == made
+        assert layer.metadata["prosma"]["classes"] == classes
+        np.testing.assert_allclose(layer.get_color(5), (0, 1, 0, 1))
+        np.testing.assert_array_equal(layers.read(layer).load(), labels)
+
+
+def test_a_result_of_the_command_line_opens_as_labels_and_its_probabilities_as_an_image(
+    tmp_path: Path, open_layer: OpenLayer
+) -> None:
+    spec = array_spec((4, 5, 6), "zyx")
+    notes = {"program": "prosma 1", "model": "m"}
+    write_labels(tmp_path / "r.nii", np.ones(spec.shape, np.uint8), spec, provenance=notes)
+    write_image(tmp_path / "p.nii", np.ones(spec.shape, np.float32), spec, provenance=notes)
+    assert type(open_layer(tmp_path / "r.nii")).__name__ == "Labels"
+    assert type(open_layer(tmp_path / "p.nii")).__name__ == "Image"
+
+
+@pytest.mark.parametrize("content", [b"not json", b'{"program": "p", "kind": "labels", "classes": "[{}]"}', b"[1]"])
+def test_damaged_notes_do_no_harm(content: bytes, tmp_path: Path, open_layer: OpenLayer) -> None:
+    image = nib.Nifti1Image(np.ones((4, 5, 6), np.uint8), np.eye(4))
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", content))
+    nib.save(image, tmp_path / "r.nii.gz")
+    assert open_layer(tmp_path / "r.nii.gz").data.shape == (6, 5, 4)
+
+
+def test_a_zarr_is_opened_without_reading_it(tmp_path: Path, open_layer: OpenLayer) -> None:
+    spec = array_spec((4, 50, 60), "zyx", (3, 1, 2), "um")
+    write_image(tmp_path / "scan.zarr", np.zeros(spec.shape, np.uint16), spec)
+    layer = open_layer(tmp_path / "scan.zarr")
+    assert isinstance(layer.data, zarr.Array)
+    np.testing.assert_array_equal(layer.scale, (3, 1, 2))
+    assert [str(unit) for unit in layer.units] == ["micrometer"] * 3
+    scan = layers.read(layer)
+    reference = scan.reference()
+    assert reference is not None
+    assert read_image(reference, axes=scan.axes).data.shape == scan.spec.shape
+
+
+def test_a_zarr_of_several_levels_is_a_multiscale_layer(tmp_path: Path, open_layer: OpenLayer) -> None:
+    group = zarr.create_group(tmp_path / "scan.zarr", zarr_format=2)
+    paths = []
+    for level in range(3):
+        size = 64 >> level
+        group.create_array(str(level), shape=(2, size, size), dtype="u1", chunks=(1, 16, 16))[:] = level
+        scale = {"type": "scale", "scale": [1, 0.5 * 2**level, 0.5 * 2**level]}
+        paths.append({"path": str(level), "coordinateTransformations": [scale]})
+    axes = [{"name": name, "type": kind} for name, kind in (("c", "channel"), ("y", "space"), ("x", "space"))]
+    group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": paths}]
+    layer = open_layer(tmp_path / "scan.zarr")
+    assert layers.levels(layer) == [(2, 64, 64), (2, 32, 32), (2, 16, 16)]
+    coarse = layers.read(layer, level=2)
+    assert (coarse.spec.axes, coarse.spec.spacing) == ("cyx", (2, 2))
+    assert coarse.load().max() == 2
+    assert read_image(tmp_path / "scan.zarr").data.max() == 0  # the command line reads the finest
+    paths[1]["path"] = "../elsewhere"
+    group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": paths}]
+    with pytest.raises(FileFormatError, match="outside"):
+        open_zarr(tmp_path / "scan.zarr")
+
+
+def test_an_array_with_channels_last_on_disk_is_shown_as_it_is(tmp_path: Path, open_layer: OpenLayer) -> None:
+    array = zarr.create_array(tmp_path / "a.zarr", shape=(2, 40, 50, 3), dtype="u1", zarr_format=2)
+    array.attrs["axes"] = ["z", "y", "x", "c"]
+    layer = open_layer(tmp_path / "a.zarr")
+    assert layer.axis_labels == ("z", "y", "x", "c")
+    scan = layers.read(layer)
+    assert scan.spec.shape == (3, 2, 40, 50)
+    array.attrs["channel_names"] = ["red", "green", "blue"]
+    assert open_layer(tmp_path / "a.zarr").rgb
+
+
+def test_a_run_folder_says_what_it_is(tmp_path: Path) -> None:
+    run = tmp_path / "model.prosma"
+    run.mkdir()
+    reader = get_reader(str(run))
+    assert reader is not None
+    with pytest.raises(FileFormatError, match=r"training run.*model\.safetensors"):
+        reader(str(run))
+    spec = array_spec((4, 5), "yx")
+    write_image(run / "preview.png", np.zeros((4, 5), np.uint8), spec)
+    ((data, arguments, kind),) = reader(str(run))
+    assert (data.shape, arguments["name"], kind) == ((4, 5), "preview", "image")
+
+
+def test_what_is_not_ours_is_left_to_others(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    assert get_reader(str(tmp_path / "folder")) is None
+    assert get_reader(str(tmp_path / "a.tif")) is None
+    assert get_reader([str(tmp_path / "a.nii"), str(tmp_path / "a.png")]) is None
+    assert get_reader([]) is None
+
+
+def test_several_files_become_several_layers(tmp_path: Path) -> None:
+    paths = [str(save_nifti(tmp_path / f"{n}.nii", (4, 5, 6), np.eye(4))) for n in "ab"]
+    reader = get_reader(paths)
+    assert reader is not None
+    assert [arguments["name"] for _, arguments, _ in reader(paths)] == ["a", "b"]
+
+
+def test_a_damaged_file_is_refused_in_words(tmp_path: Path, open_layer: OpenLayer) -> None:
+    path = save_nifti(tmp_path / "scan.nii", (4, 5, 6), np.eye(4))
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(FileFormatError, match="bytes"):
+        open_layer(path)
+
+
+def test_real_scans_open_where_their_file_says(data_root: Path, open_layer: OpenLayer) -> None:
+    found = sorted((data_root / "ui_samples").rglob("*.nii*"))
+    assert len(found) > 20
+    for path in found:
+        layer, affine = open_layer(path), nib.load(path).affine
+        last = tuple(n - 1 for n in nib.load(path).shape[:3])
+        for index in ((0, 0, 0), last):
+            world = (affine @ [*index, 1])[2::-1]
+            there = layer.world_to_data([0] * (layer.ndim - 3) + world.tolist())[-3:]
+            np.testing.assert_allclose(there, np.round(there), atol=1e-6, err_msg=str(path))
+        source = layer.metadata["prosma"]["spec"]
+        assert layers.read(layer).spec.header is source.header, path
+        assert layers.read(layer).spec.affine is source.affine, path
+        np.testing.assert_array_equal(layers.read(layer).load(), read_image(path).data)

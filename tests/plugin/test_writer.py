@@ -1,0 +1,167 @@
+"""Layers saved: with the exact grid of their file where they still lie on it, else where they are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import nibabel as nib
+import numpy as np
+import pytest
+import tifffile
+from napari.layers import Image, Labels
+
+from napari_prosma._shared import layers
+from prosma_core.config.model import ClassInfo
+from prosma_core.data.geometry import reverse_affine
+from prosma_core.errors import LabelError, OutputError, ProsmaError
+from prosma_core.io.images import read_image, read_labels
+
+OpenLayer = Callable[[Path], Any]
+SaveLayer = Callable[[Any, Path], list[str]]
+Classes = tuple[ClassInfo, ...]
+
+TURNED = np.array([[0, 0, 2.5, -10], [-0.8, 0.1, 0, 20], [0.1, -0.9, 0, 5], [0, 0, 0, 1.0]])
+
+
+def result_of(layer: Any, classes: Classes) -> tuple[Labels, np.ndarray]:
+    """A result on a layer with every class in it, and its array in canonical order."""
+    scan = layers.read(layer)
+    labels = np.zeros(scan.spec.labels_spec().shape, np.uint8)
+    labels.flat[::7], labels.flat[1::5] = 5, 1
+    return layers.labels_layer(scan, labels, classes, "result", {"program": "prosma 1", "model": "m"}), labels
+
+
+def same_header(path: Path, source: Path) -> None:
+    """Compare place and units of two NIfTI files with nibabel alone."""
+    a, b = nib.load(source), nib.load(path)
+    assert type(a) is type(b)
+    assert np.array_equal(a.affine, b.affine), source
+    for field in ("qform_code", "sform_code", "xyzt_units", "pixdim", "quatern_b", "srow_x"):
+        assert np.array_equal(a.header[field], b.header[field]), (source, field)
+
+
+@pytest.mark.parametrize("name", ["labels.nii.gz", "labels.nii"])
+def test_labels_are_saved_with_the_exact_grid_of_their_file(
+    name: str, tmp_path: Path, open_layer: OpenLayer, save_layer: SaveLayer, classes: Classes
+) -> None:
+    source = tmp_path / "scan.nii.gz"
+    image = nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), TURNED)
+    image.set_qform(TURNED, "scanner", strip_shears=True)
+    image.set_sform(TURNED, "mni")
+    nib.save(image, source)
+    layer = open_layer(source)
+    result, labels = result_of(layer, classes)
+    assert save_layer(result, tmp_path / name) == [str(tmp_path / name)]
+    same_header(tmp_path / name, source)
+    assert np.array_equal(read_labels(tmp_path / name).data, labels)
+    again = open_layer(tmp_path / name)
+    assert again.features["name"].tolist() == ["background", "organ", "lesion"]
+    assert again.metadata["prosma"]["provenance"] == {"program": "prosma 1", "model": "m"}
+    assert save_layer(again, tmp_path / "again.nii.gz")
+    same_header(tmp_path / "again.nii.gz", source)
+
+
+def test_a_corrected_copy_is_saved_on_the_same_grid(
+    tmp_path: Path, open_layer: OpenLayer, save_layer: SaveLayer, classes: Classes
+) -> None:
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), TURNED), tmp_path / "scan.nii")
+    result, labels = result_of(open_layer(tmp_path / "scan.nii"), classes)
+    copy = layers.editable_copy(result)
+    copy.data_setitem((np.array([0]), np.array([0]), np.array([0])), 1)
+    save_layer(copy, tmp_path / "copy.nii")
+    same_header(tmp_path / "copy.nii", tmp_path / "scan.nii")
+    assert (read_labels(tmp_path / "copy.nii").data != labels).sum() == 1
+
+
+def test_a_moved_layer_is_saved_where_it_is_drawn(tmp_path: Path, open_layer: OpenLayer, save_layer: SaveLayer) -> None:
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), np.diag([1, 2, 3, 1])), tmp_path / "scan.nii")
+    layer = open_layer(tmp_path / "scan.nii")
+    layer.translate, layer.rotate = (10, 20, 30), (0, 0, 90)
+    save_layer(layer, tmp_path / "moved.nii.gz")
+    world = nib.load(tmp_path / "moved.nii.gz").affine @ (3, 4, 5, 1)
+    np.testing.assert_allclose(world[2::-1], layer.data_to_world((5, 4, 3)), atol=1e-5)
+
+
+def test_layers_that_came_from_no_file_are_saved_with_their_transform(tmp_path: Path, save_layer: SaveLayer) -> None:
+    layer = Labels(np.arange(60).reshape(3, 4, 5), scale=(3, 0.5, 0.7), translate=(1, 2, 3), units="um")
+    save_layer(layer, tmp_path / "l.nii.gz")
+    saved = nib.load(tmp_path / "l.nii.gz")
+    np.testing.assert_allclose(reverse_affine(saved.affine), layers.read(layer).spec.affine)
+    assert saved.header.get_xyzt_units()[0] == "micron"
+    save_layer(layer, tmp_path / "l.ome.tif")
+    spec = read_image(tmp_path / "l.ome.tif").spec
+    assert (spec.unit, spec.spacing, spec.axes) == ("um", (3, 0.5, 0.7), "zyx")
+    assert np.array_equal(tifffile.imread(tmp_path / "l.ome.tif"), layer.data)
+
+
+def test_labels_drawn_by_hand_open_as_labels_again(
+    tmp_path: Path, save_layer: SaveLayer, open_layer: OpenLayer
+) -> None:
+    save_layer(Labels(np.ones((3, 4, 5), np.int64)), tmp_path / "drawn.nii.gz")
+    layer = open_layer(tmp_path / "drawn.nii.gz")
+    assert type(layer).__name__ == "Labels"
+    assert layer.data.dtype == np.uint8
+
+
+def test_labels_of_a_stack_with_channels_are_saved_without_them(
+    tmp_path: Path, save_layer: SaveLayer, classes: Classes
+) -> None:
+    image = Image(np.zeros((4, 3, 5, 6)), scale=(3, 1, 0.5, 0.7), units=("mm", "pixel", "mm", "mm"))
+    scan = layers.read(image, "zcyx")
+    labels = np.random.default_rng(0).integers(0, 2, (4, 5, 6)).astype(np.uint8)
+    result = layers.labels_layer(scan, labels, classes, "result", {})
+    save_layer(result, tmp_path / "r.nii.gz")
+    saved = read_labels(tmp_path / "r.nii.gz")
+    assert (saved.spec.axes, saved.spec.spacing) == ("zyx", pytest.approx((3, 0.5, 0.7)))
+    assert np.array_equal(saved.data, labels)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", ">i2", "int64", "float16", "float64"])
+def test_images_of_any_type_are_saved(dtype: str, tmp_path: Path, save_layer: SaveLayer) -> None:
+    data = (np.random.default_rng(0).random((3, 4, 5)) * 50).astype(dtype)
+    save_layer(Image(data), tmp_path / "i.nii.gz")
+    np.testing.assert_allclose(read_image(tmp_path / "i.nii.gz").data, data.astype(float), rtol=1e-6)
+
+
+def test_colour_lazy_and_multiscale_images_are_saved(tmp_path: Path, save_layer: SaveLayer) -> None:
+    colour = np.random.default_rng(0).integers(0, 255, (4, 5, 3), np.uint8)
+    save_layer(Image(colour, rgb=True), tmp_path / "c.ome.tif")
+    again = read_image(tmp_path / "c.ome.tif")
+    assert again.spec.channel_names == ("red", "green", "blue")
+    assert np.array_equal(again.data, colour.transpose(2, 0, 1))
+    lazy = da.from_array(np.arange(60.0, dtype=np.float32).reshape(3, 4, 5), chunks=2)
+    save_layer(Image([lazy, lazy[:, ::2, ::2]], multiscale=True), tmp_path / "m.nii")
+    assert np.array_equal(read_image(tmp_path / "m.nii").data, lazy.compute())
+
+
+def test_what_is_there_is_replaced_because_napari_has_asked(tmp_path: Path, save_layer: SaveLayer) -> None:
+    for value in (1, 2):
+        save_layer(Labels(np.full((3, 4, 5), value)), tmp_path / "l.nii.gz")
+    assert read_labels(tmp_path / "l.nii.gz").data.max() == 2
+
+
+def test_what_cannot_be_saved_is_refused_in_words(tmp_path: Path, save_layer: SaveLayer) -> None:
+    with pytest.raises(LabelError, match="start at 0"):
+        save_layer(Labels(np.full((3, 4), -1)), tmp_path / "l.nii.gz")
+    with pytest.raises(OutputError, match="does not exist"):
+        save_layer(Labels(np.ones((3, 4), int)), tmp_path / "none" / "l.nii.gz")
+    with pytest.raises(OutputError, match="cannot hold int64"):
+        save_layer(Image(np.ones((3, 4), np.int64)), tmp_path / "i.ome.tif")
+    with pytest.raises(ProsmaError, match="6 axes"):
+        save_layer(Image(np.ones((1, 1, 1, 1, 2, 2))), tmp_path / "i.nii.gz")
+
+
+def test_results_on_real_scans_keep_the_exact_grid(
+    data_root: Path, tmp_path: Path, open_layer: OpenLayer, save_layer: SaveLayer, classes: Classes
+) -> None:
+    scans = sorted((data_root / "ui_samples").rglob("*.nii*"))
+    scans += sorted((data_root / "msd_hippocampus" / "images").iterdir())[:5]
+    assert len(scans) > 25
+    for path in scans:
+        result, labels = result_of(open_layer(path), classes)
+        save_layer(result, tmp_path / "r.nii.gz")
+        same_header(tmp_path / "r.nii.gz", path)
+        assert np.array_equal(read_labels(tmp_path / "r.nii.gz").data, labels), path
