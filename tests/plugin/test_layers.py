@@ -8,11 +8,13 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import pytest
+import tifffile
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
+from npe2 import PluginManifest
 
 from napari_prosma._shared import layers
 from napari_prosma._shared.layer_scan import read_arrays
@@ -124,6 +126,7 @@ def test_colour_layers_are_read_with_their_channels_first_and_without_alpha(clas
     assert (scan.axes, scan.spec.axes, scan.spec.shape) == ("yxc", "cyx", (3, 5, 6))
     assert scan.spec.channel_names == ("red", "green", "blue")
     np.testing.assert_array_equal(scan.load(), data[..., :3].transpose(2, 0, 1))
+    assert scan.note == "The alpha channel is left out."
     result = layers.labels_layer(scan, blank(scan), classes, "result", {})
     assert result.data.shape == (5, 6)
     lies_on(result, image)
@@ -374,3 +377,15 @@ def test_a_layer_keeps_what_its_file_said_until_it_is_moved() -> None:
 def test_labels_can_be_read_like_an_image() -> None:
     layer = Labels(np.ones((4, 5), np.int32), scale=(2, 3))
     assert layers.read(layer).spec.spacing == (2, 3)
+
+
+def test_a_tiff_without_a_voxel_size_in_napari_says_so(tmp_path: Path, npe2pm: Any) -> None:
+    npe2pm.register(PluginManifest.from_distribution("napari"))
+    tifffile.imwrite(tmp_path / "scan.tif", np.zeros((4, 5, 6), np.uint8), photometric="minisblack")
+    viewer = ViewerModel()
+    (layer,) = viewer.open(tmp_path / "scan.tif", plugin="napari")
+    scan = layers.read(layer)
+    assert scan.path == tmp_path / "scan.tif"
+    assert "voxel size" in scan.note
+    layer.scale, layer.units = (3, 1, 1), "um"
+    assert layers.read(layer).note == ""

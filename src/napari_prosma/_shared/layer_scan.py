@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_prosma._shared.axes import check_axes, guess
 from napari_prosma._shared.placement import Placement, rows_and_columns, same_grid
 from prosma_core.data.geometry import AXIS_ORDER, ImageSpec, affine_spacing
 from prosma_core.errors import GeometryError
@@ -20,14 +21,6 @@ METADATA = "prosma"
 """Key of what this plugin keeps in a layer's metadata."""
 
 _SLAB_BYTES = 32 << 20
-_BY_NUMBER = {2: "yx", 3: "zyx", 4: "tzyx", 5: "tczyx"}
-_NAMES = {
-    "time": "t", "frame": "t",
-    "ch": "c", "channel": "c", "channels": "c",
-    "depth": "z", "plane": "z", "slice": "z",
-    "height": "y", "row": "y",
-    "width": "x", "column": "x", "col": "x",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +117,9 @@ def guess_axes(layer: Any) -> str:
         The layer has more than five axes.
     """
     kept = layer.metadata.get(METADATA) or {}
-    return _guess(Placement.of(layer), str(kept.get("axes", "")), rgb=bool(getattr(layer, "rgb", False)))
+    return guess(
+        Placement.of(layer).physical.axis_labels, str(kept.get("axes", "")), rgb=bool(getattr(layer, "rgb", False))
+    )
 
 
 def read(layer: Any, axes: str | None = None, level: int = 0) -> LayerScan:
@@ -164,7 +159,8 @@ def read_arrays(
         msg = f"The layer has {len(data)} resolution levels; level {level} is none of them."
         raise GeometryError(msg)
     shape = tuple(int(n) for n in data[level].shape)
-    axes = _check_axes(axes or _guess(placement, str(kept.get("axes", "")), rgb=rgb), shape, rgb=rgb)
+    axes = axes or guess(placement.physical.axis_labels, str(kept.get("axes", "")), rgb=rgb)
+    axes = check_axes(axes, shape, rgb=rgb)
     for axis, letter in enumerate(axes[: placement.ndim]):
         if letter in "tc":
             placement.check_apart(axis, letter)
@@ -176,49 +172,15 @@ def read_arrays(
         )
         raise GeometryError(msg)
     spec = _spec(here, axes, shape, kept.get("spec"), rgb=rgb)
-    source = kept.get("path")
-    return LayerScan(
-        str(state.get("name", "")), axes, level, spec, data[level], Path(source) if source else path, here, rgb, kept
-    )
+    path = Path(kept["path"]) if kept.get("path") else path
+    name, note = str(state.get("name", "")), _note(spec, path, alpha=rgb and shape[-1] == 4)
+    return LayerScan(name, axes, level, spec, data[level], path, here, rgb, kept, note)
 
 
 def levels(layer: Any) -> list[tuple[int, ...]]:
     """Array shape of each resolution level, finest first; one for a plain layer."""
     arrays = layer.data if layer.multiscale else [layer.data]
     return [tuple(int(n) for n in array.shape) for array in arrays]
-
-
-def _guess(placement: Placement, known: str, *, rgb: bool) -> str:
-    colours = "c" if rgb else ""
-    labels = [str(label).strip().lower() for label in placement.physical.axis_labels]
-    letters = "".join(_NAMES.get(label, label) for label in labels) + colours
-    if len(letters) == placement.ndim + len(colours) and _usable(letters):
-        return letters
-    if len(known) == placement.ndim + len(colours) and known.endswith(colours) and _usable(known):
-        return known
-    by_number = {2: "yx", 3: "zyx", 4: "tzyx"} if rgb else _BY_NUMBER
-    if placement.ndim not in by_number:
-        msg = f"The layer has {placement.ndim} axes; a scan has at most 5: time, channel, z, y, x. Take a part of it."
-        raise GeometryError(msg)
-    return by_number[placement.ndim] + colours
-
-
-def _usable(axes: str) -> bool:
-    return set(axes) <= set(AXIS_ORDER) and len(set(axes)) == len(axes) and {"y", "x"} <= set(axes)
-
-
-def _check_axes(axes: str, shape: tuple[int, ...], *, rgb: bool) -> str:
-    axes = axes.strip().lower()
-    if not _usable(axes):
-        msg = f"Axes {axes!r} cannot be used: letters are t, c, z, y, x, each at most once, y and x among them."
-        raise GeometryError(msg)
-    if len(axes) != len(shape):
-        msg = f"Axes {axes!r} name {len(axes)} axes, the layer has {len(shape)} (shape {shape}): one letter for each."
-        raise GeometryError(msg)
-    if rgb and axes[-1] != "c":
-        msg = f"Axes {axes!r}: the last axis of a colour layer is its channel; let the letters end with c."
-        raise GeometryError(msg)
-    return axes
 
 
 def _spec(placement: Placement, axes: str, shape: tuple[int, ...], source: ImageSpec | None, *, rgb: bool) -> ImageSpec:
@@ -241,6 +203,13 @@ def _spec(placement: Placement, axes: str, shape: tuple[int, ...], source: Image
         return replace(source, **own)  # type: ignore[arg-type]
     world = source.world if source.spatial_ndim == len(columns) else "image"
     return replace(source, **own, spacing=spacing, unit=unit, affine=affine, world=world, header=None)  # type: ignore[arg-type]
+
+
+def _note(spec: ImageSpec, path: Path | None, *, alpha: bool) -> str:
+    notes = ["The alpha channel is left out."] if alpha else []
+    if spec.unit == "pixel" and set(spec.spacing) == {1.0} and path and path.suffix.lower() in {".tif", ".tiff"}:
+        notes.append("napari reads no voxel size from TIFF; set the layer's scale and units if the file has one.")
+    return " ".join(notes)
 
 
 def _chunks(data: Any) -> tuple[int, ...]:
