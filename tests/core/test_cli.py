@@ -344,6 +344,26 @@ def test_extras_lie_beside_the_labels(prosma: Prosma, model: Path, picture: Path
     assert tifffile.imread(out / "x_probabilities.tif").sum(0) == pytest.approx(1, abs=1e-5)
 
 
+def test_a_region_gets_the_labels_it_has_in_the_whole_scan(prosma: Prosma, make_model: Make, tmp_path: Path) -> None:
+    model, source = make_model(tmp_path / "m.safetensors", values=(0, 7)), tmp_path / "a.tif"
+    write_image(source, pixels(6, 30, 31), array_spec((6, 30, 31), "zyx"))
+    command = ("segment", source, "--model", model, "--slice-axis", "y")
+    assert prosma(*command, "--out", tmp_path / "whole.tif")[0] == 0
+    code, _, err = prosma(*command, "--out", tmp_path / "part.tif", "--region", "0:6, 4:5, 3:14")
+    assert code == 0
+    assert "Only y 4 of 0-29, x 3-13 of 0-30 gets labels; computed for it: 1 of 30 slices, 2 of 3 tiles of each." in err
+    expected = np.zeros((6, 30, 31), np.uint8)
+    expected[:, 4, 3:14] = tifffile.imread(tmp_path / "whole.tif")[:, 4, 3:14]
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "part.tif"), expected)
+    assert expected.any()
+
+
+def test_a_region_outside_the_scan_is_refused(prosma: Prosma, model: Path, picture: Path, tmp_path: Path) -> None:
+    result = prosma("segment", picture, "--model", model, "--out", tmp_path / "out", "--region", "0:20,0:23")
+    refused(result, "The region 0:20,0:23", "yx 20x22", "outside along x", "within 0:20,0:22")
+    assert leftovers(tmp_path / "out") == []
+
+
 def test_numbered_files_are_channels_only_for_a_model_with_as_many(
     prosma: Prosma, model: Path, make_model: Make, tmp_path: Path
 ) -> None:
@@ -600,6 +620,9 @@ def test_a_bad_case_is_named(
         (("segment", "a.png", "--model", "MODEL", "--out", "o", "--overlap", "2"), "overlap"),
         (("segment", "a.png", "--model", "MODEL", "--out", "o", "--overlap", "nan"), "overlap"),
         (("segment", "a.png", "--model", "MODEL", "--out", "o", "--device", "abacus"), "abacus"),
+        (("segment", "a.png", "--model", "MODEL", "--out", "o", "--region", "1:2,x"), "'x' is not START:STOP"),
+        (("segment", "a.png", "--model", "MODEL", "--out", "o", "--region", "-1:2,0:5"), "'-1:2' is not START:STOP"),
+        (("segment", "a.png", "--model", "MODEL", "--out", "o", "--slice-axis", "q"), "slice_axis"),
         (("segment", "a.png", "--model", "MODEL", "--out", "MODEL/o"), "cannot be made"),
         (("evaluate", "--model", "MODEL", "--data", "nowhere"), "nowhere is not a data folder"),
         (("evaluate", "--model", "MODEL", "--data", "DATA", "--split", "tset"), "no split 'tset'"),

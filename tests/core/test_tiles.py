@@ -12,13 +12,13 @@ from torch import nn
 from prosma_core.data.tiles import gaussian_weight, padding_to, plan_tiles, tile_starts
 from prosma_core.errors import GeometryError
 from prosma_core.events import StageStarted, TileDone
-from prosma_core.inference.tiled import TiledPredictor
+from prosma_core.inference.tiled import TiledPredictor, wanted_tiles
 
 CPU = torch.device("cpu")
 
 
-def run(predictor: TiledPredictor, image: torch.Tensor) -> tuple[torch.Tensor, list]:
-    events, generator = [], predictor.predict(image, CPU)
+def run(predictor: TiledPredictor, image: torch.Tensor, *args, **more) -> tuple[torch.Tensor, list]:
+    events, generator = [], predictor.predict(image, CPU, *args, **more)
     while True:
         try:
             events.append(next(generator))
@@ -76,6 +76,33 @@ def test_blending_the_identity_gives_the_image_back(case, batch: int) -> None:
     torch.testing.assert_close(result, image, rtol=1e-4, atol=1e-5)
     assert isinstance(events[-1], TileDone)
     assert events[-1].done == events[-1].total
+
+
+@given(grids(), st.data())
+def test_a_box_has_the_logits_it_has_in_the_whole_grid(case, data) -> None:
+    shape, tile, overlap = case
+    starts = [data.draw(st.integers(0, n - 1)) for n in shape]
+    box = tuple((a, data.draw(st.integers(a + 1, n))) for a, n in zip(starts, shape, strict=True))
+    image = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    whole, events = run(TiledPredictor(nn.Tanh(), tile, CPU, overlap=overlap), image)
+    part, fewer = run(TiledPredictor(nn.Tanh(), tile, CPU, overlap=overlap), image, box)
+    assert torch.equal(part, whole[(slice(None), *(slice(a, b) for a, b in box))])
+    assert len(fewer) == len(wanted_tiles(shape, tile, overlap, box)[0]) <= len(events)
+
+
+@given(grids(), st.integers(1, 4))
+def test_planes_are_shown_once_in_order_when_no_tile_can_change_them(case, batch: int) -> None:
+    shape, tile, overlap = case
+    shown: list[tuple[int, torch.Tensor]] = []
+    image = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    predictor = TiledPredictor(nn.Identity(), tile, CPU, overlap=overlap, batch_size=batch)
+    result, _ = run(predictor, image, show=lambda first, sums: shown.append((first, sums.clone())))
+    end = 0
+    for first, sums in shown:
+        assert first == end
+        end += sums.shape[1]
+        assert torch.equal(sums.argmax(0), result[:, first:end].argmax(0))
+    assert end < shape[0]
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.5, 0.8])
