@@ -44,7 +44,7 @@ def plan_words(
         yield f"The model takes the {spec.spatial_ndim}D scan as a whole: it is not sliced along {config.slice_axis}."
     part = region_words(check_region(config.region, spec), spec)
     if part:
-        count = f"{tiles[0]} of {tiles[1]} tiles"
+        count = f"{tiles[0]} of {tiles[1]} tile{'s' * (tiles[1] != 1)}"
         if frames[1] > 1:
             slices = "frames" if header.model.dims == spec.spatial_ndim else "slices"
             count = f"{frames[0]} of {frames[1]} {slices}, {count} of each"
