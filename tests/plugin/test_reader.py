@@ -260,3 +260,11 @@ def test_real_scans_open_where_their_file_says(data_root: Path, open_layer: Open
         assert layers.read(layer).spec.header is source.header, path
         assert layers.read(layer).spec.affine is source.affine, path
         np.testing.assert_array_equal(layers.read(layer).load(), read_image(path).data)
+
+
+def test_a_dicom_series_opens_from_its_folder(data_root: Path, open_layer: OpenLayer) -> None:
+    pytest.importorskip("SimpleITK", reason="DICOM needs the extra 'medical'")
+    layer = open_layer(data_root / "ui_samples" / "dicom_hippocrop")
+    spec = layers.read(layer).spec
+    assert (spec.format, spec.world, spec.unit) == ("dicom", "ras", "mm")
+    np.testing.assert_allclose((spec.affine @ (1, 2, 3, 1))[:3], layer.data_to_world((1, 2, 3)))

@@ -135,8 +135,9 @@ def _unpack(archive: Archive, path: Path, folder: Path) -> None:
     """Copy the needed members, and nothing else, to the folder under names of our own."""
     try:
         with tarfile.open(path) as tar:
+            entries = {entry.name.removeprefix("./"): entry for entry in tar}
             for member, name in archive.members:
-                entry = tar.getmember(member)
+                entry = entries[member]
                 source = tar.extractfile(entry) if entry.isfile() and entry.size <= _MOST_BYTES else None
                 if source is None:
                     raise KeyError(member)
