@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from napari_prosma._shared.axes import check_axes, guess
 from napari_prosma._shared.placement import Placement, rows_and_columns, same_grid
 from prosma_core.data.geometry import AXIS_ORDER, ImageSpec, affine_spacing
+from prosma_core.data.intensities import COLOUR
 from prosma_core.errors import GeometryError
 
 METADATA = "prosma"
@@ -65,7 +66,8 @@ class LayerScan:
     @property
     def dtype(self) -> np.dtype[Any]:
         """The array's dtype in the machine's byte order."""
-        return np.dtype(self.data.dtype).newbyteorder("=")
+        native: np.dtype[Any] = np.dtype(self.data.dtype).newbyteorder("=")
+        return native
 
     def fill(self, out: NDArray[Any]) -> Iterator[float]:
         """Copy the voxels slab by slab; yields the share done (0..1) after each.
@@ -192,7 +194,7 @@ def _spec(placement: Placement, axes: str, shape: tuple[int, ...], source: Image
     rows, columns = rows_and_columns(axes, source)
     unit, factors = placement.unit(rows)
     affine = np.diag([*factors, 1.0]) @ placement.matrix[np.ix_([*rows, -1], [*columns, -1])]
-    names = ("red", "green", "blue") if rgb else ()
+    names: tuple[str, ...] = COLOUR if rgb else ()
     if not names and source is not None and len(source.channel_names) == size.get("c", 0):
         names = source.channel_names
     spacing = affine_spacing(affine)

@@ -56,7 +56,7 @@ def says_labels(notes: Mapping[str, Any], dtype: Any, axes: str) -> bool:
     """Whether a file with these notes holds class numbers: it says so, or is a result of whole numbers."""
     if "c" in axes or dtype.kind != "u" or not notes:
         return False
-    return notes.get("kind", "labels") == "labels"
+    return bool(notes.get("kind", "labels") == "labels")
 
 
 def noted_classes(notes: Mapping[str, Any]) -> tuple[ClassInfo, ...]:
