@@ -1,8 +1,9 @@
 """Arrays that two processes share: files in a private folder that both map into memory.
 
-The folder lies in ``/dev/shm`` where there is one, else among the temporary files. Room is reserved before anything is
+The folder lies in ``/dev/shm`` where there is room, else among the temporary files. Room is reserved before anything is
 written, because writing to a full ``/dev/shm`` kills the writer. On POSIX a file is unlinked as soon as both sides have
-mapped it: its memory then lives as long as the arrays, and nothing is left behind whoever dies.
+mapped it: its memory then lives as long as the arrays, and nothing is left behind whoever dies. (The shared memory of
+`multiprocessing` is not used: a child's end removes it from its parent as well.)
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +29,10 @@ from prosma_core.errors import EngineError
 
 PREFIX = "prosma-engine-"
 _SHARED_MEMORY = Path("/dev/shm")
+_SHARE_OF_MEMORY = 0.5
+"""Share of the free memory that one array may take; a larger one goes to the disk, where the system can move it."""
+_BLOCK = 1 << 24
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM}
 
 
 class SharedArray:
@@ -57,22 +63,39 @@ def private_folders() -> list[Path]:
 
 
 def remove_folders(folders: Sequence[Path]) -> None:
-    """Remove folders with all files in them."""
+    """Remove private folders with all files in them; others are left alone."""
     for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.name.startswith(PREFIX):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_arrays(folders: Sequence[Path], pid: int) -> None:
+    """Remove the arrays that a process has made in these folders."""
+    for folder in folders:
+        for path in folder.glob(f"{pid}-*.array"):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def sweep() -> None:
-    """Remove folders of processes that no longer live."""
+    """Remove the private folders of this user's processes that no longer live."""
     for base in _bases():
         for folder in base.glob(f"{PREFIX}*-*"):
             pid = folder.name.removeprefix(PREFIX).partition("-")[0]
-            if pid.isdigit() and not psutil.pid_exists(int(pid)):
-                shutil.rmtree(folder, ignore_errors=True)
+            if pid.isdigit() and not psutil.pid_exists(int(pid)) and _is_ours(folder):
+                remove_folders([folder])
 
 
 def create(folders: Sequence[Path], shape: tuple[int, ...], dtype: DTypeLike) -> SharedArray:
     """A new array of zeros in the first folder that has room for it.
+
+    Parameters
+    ----------
+    folders : sequence of Path
+        As from `private_folders`.
+    shape : tuple of int
+    dtype : dtype
+        Integers, floats or bool.
 
     Raises
     ------
@@ -85,12 +108,15 @@ def create(folders: Sequence[Path], shape: tuple[int, ...], dtype: DTypeLike) ->
         msg = f"An array of shape {shape} has no voxels and cannot be shared."
         raise EngineError(msg)
     for folder in folders:
-        path = folder / f"{secrets.token_hex(8)}.array"
+        path = folder / f"{os.getpid()}-{secrets.token_hex(8)}.array"
         if _reserve(path, size):
             ref = ArrayRef(path=str(path), shape=shape, dtype=dtype.str)
             return SharedArray(ref, attach(ref))
-    places = ", ".join(f"{folder.parent} ({_free(folder)} MiB free)" for folder in folders)
-    msg = f"There is no room for an array of {size >> 20} MiB in {places}. Free memory or disk, or crop the scan."
+    places = " nor in ".join(f"{folder.parent} ({_free(folder)} MiB free)" for folder in folders)
+    msg = (
+        f"There is no room for an array of {size} bytes ({size >> 20} MiB) in {places}. "
+        "Free memory or disk, or crop the scan."
+    )
     raise EngineError(msg)
 
 
@@ -100,38 +126,65 @@ def attach(ref: ArrayRef) -> NDArray[Any]:
     Raises
     ------
     EngineError
-        The file is not there or too small.
+        The file is not there, too small, or there is no memory to map it.
     """
     try:
         mapped = np.memmap(ref.path, dtype=np.dtype(ref.dtype), mode="r+", shape=ref.shape)
-    except (OSError, ValueError, TypeError) as error:
-        msg = f"The shared array {ref.path} cannot be opened: {error}. Run again."
+    except (OSError, ValueError, OverflowError) as error:
+        msg = f"The shared array {ref.path} cannot be opened: {error}. Run again; if it stays, crop the scan."
         raise EngineError(msg) from error
     return mapped.view(np.ndarray)
 
 
 def _bases() -> list[Path]:
+    """Where private folders may lie; among temporary files last."""
     disk = Path(tempfile.gettempdir())
     return [_SHARED_MEMORY, disk] if _SHARED_MEMORY.is_dir() else [disk]
 
 
+def _is_ours(folder: Path) -> bool:
+    if sys.platform == "win32":
+        return True
+    with contextlib.suppress(OSError):
+        return folder.stat().st_uid == os.getuid()
+    return False
+
+
 def _reserve(path: Path, size: int) -> bool:
-    """Make a file of zeros with all its room taken; False where the disk or memory does not have it."""
+    """Make a file of zeros with all its room taken; False where memory or disk does not have it."""
+    if path.is_relative_to(_SHARED_MEMORY) and size > psutil.virtual_memory().available * _SHARE_OF_MEMORY:
+        return False
+    path.parent.mkdir(mode=0o700, exist_ok=True)  # the system may have tidied it away
     descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0), 0o600)
     try:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(descriptor, 0, size)
-        else:
-            os.truncate(descriptor, size)
+        _take_room(descriptor, size)
     except OSError as error:
         os.close(descriptor)
         path.unlink()
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM):
+        if error.errno in _NO_ROOM:
             return False
         raise
     os.close(descriptor)
     return True
 
 
+def _take_room(descriptor: int, size: int) -> None:
+    """Let an empty file be `size` zeros that have their place already."""
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except AttributeError:  # macOS and Windows
+        _write_zeros(descriptor, size)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS}:
+            raise
+        _write_zeros(descriptor, size)
+
+
+def _write_zeros(descriptor: int, size: int) -> None:
+    zeros = memoryview(bytes(_BLOCK))
+    while size > 0:
+        size -= os.write(descriptor, zeros[:size])
+
+
 def _free(folder: Path) -> int:
-    return shutil.disk_usage(folder).free >> 20
+    return shutil.disk_usage(folder.parent).free >> 20

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, Literal, Self, get_args
+from collections.abc import Iterator
+from typing import IO, Annotated, Any, Literal, Self, get_args
 
 import numpy as np
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
 from prosma_core.config.base import Config
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.data.geometry import ImageSpec, World
+from prosma_core.errors import EngineError
 from prosma_core.events import Event
 
 MAX_LINE = 64 << 20
@@ -20,14 +22,26 @@ _EVENTS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Event)
 
 
 class ArrayRef(Config):
-    """An array in a file that both sides map."""
+    """An array in a file that both sides map into memory."""
 
     path: str
     """The file."""
     shape: tuple[Annotated[int, Field(ge=1)], ...]
     """Its shape."""
     dtype: str
-    """Its dtype, such as ``<f4``."""
+    """Its dtype as numpy writes it, such as ``<f4``."""
+
+    @field_validator("dtype")
+    @classmethod
+    def _numbers(cls, dtype: str) -> str:
+        try:
+            kind = np.dtype(dtype).kind
+        except TypeError as error:
+            raise ValueError(str(error)) from error
+        if kind not in "buif":
+            msg = f"numbers or bool are needed, not {dtype}"
+            raise ValueError(msg)
+        return dtype
 
 
 class SpecMessage(Config):
@@ -58,7 +72,7 @@ class ScanRef(Config):
     """A scan: an array with its geometry, or a file that the child opens itself."""
 
     array: ArrayRef | None = None
-    """Voxels in canonical axis order."""
+    """Voxels in canonical axis order, from `Engine.allocate`."""
     file: str | None = None
     """A scan file, or a zarr folder."""
     axes: str | None = None
@@ -85,9 +99,9 @@ class SegmentRequest(Config):
     config: InferenceConfig = InferenceConfig()
     """How."""
     scan: ScanRef | None = None
-    """What; filled in when the scan has been handed over."""
+    """What; may be filled in late, but before the request is submitted."""
     preview: bool = True
-    """Whether labels appear in the result array while it works."""
+    """Whether classes appear in the labels while it works."""
 
 
 class SegmentResult(Config):
@@ -124,10 +138,14 @@ class Ready(Config):
     """Of torch."""
     devices: dict[str, str]
     """Usable devices by name, each with what it is and why, in words; ``auto`` and ``cpu`` are always there."""
+    why_not: dict[str, str] = Field(default_factory=dict)
+    """The other devices, each with why it cannot be used."""
 
 
 class Progress(Config):
     """Child to client: an event of the job."""
+
+    model_config = ConfigDict(ser_json_inf_nan="constants")  # a loss that is no number must arrive as what it is
 
     kind: Literal["progress"] = "progress"
     job: int
@@ -169,9 +187,10 @@ class Failure(Config):
     """Child to client: the job cannot go on; the child lives on."""
 
     kind: Literal["failed"] = "failed"
-    job: int
+    job: int | None
+    """None where the request could not even be read."""
     error: str
-    """Class of the error."""
+    """Class of the error in `prosma_core.errors`, ``internal`` or ``protocol``."""
     message: str
     """For people."""
     details: str = ""
@@ -185,9 +204,29 @@ class Stopped(Config):
     job: int
 
 
-Reply = Annotated[Ready | Progress | ArrayMade | Done | Failure | Stopped, Field(discriminator="kind")]
+Reply = Ready | Progress | ArrayMade | Done | Failure | Stopped
 
-REPLY: TypeAdapter[Ready | Progress | ArrayMade | Done | Failure | Stopped] = TypeAdapter(Reply)
+REPLY: TypeAdapter[Reply] = TypeAdapter(Annotated[Reply, Field(discriminator="kind")])
 """Reads a line of the child."""
 ASK: TypeAdapter[Ask | Cancel] = TypeAdapter(Ask | Cancel)
 """Reads a line of the client."""
+
+
+def encode(message: Config) -> bytes:
+    """The line of a message; raises `EngineError` where it is longer than `MAX_LINE`."""
+    line = message.model_dump_json().encode() + b"\n"
+    if len(line) > MAX_LINE:
+        msg = f"A message of {len(line) >> 20} MiB is too long for the engine; at most {MAX_LINE >> 20} are allowed."
+        raise EngineError(msg)
+    return line
+
+
+def read_lines(stream: IO[bytes]) -> Iterator[bytes]:
+    """Lines of a pipe until it is closed; one longer than `MAX_LINE` is cut off there, so that it cannot be parsed."""
+    while line := stream.readline(MAX_LINE):
+        end = line
+        while not end.endswith(b"\n"):
+            end = stream.readline(MAX_LINE)
+            if not end:
+                return
+        yield line

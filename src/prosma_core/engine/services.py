@@ -1,93 +1,97 @@
-"""What the engine does for a request: drains the core's generators, with results in shared arrays. Imports torch."""
+"""What the engine does for each kind of request: it drains the core's generators. Imports torch."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
 
 import prosma_core
+from prosma_core.config.header import ModelHeader
 from prosma_core.data.geometry import Scan
-from prosma_core.engine import arrays
-from prosma_core.engine.messages import ArrayRef, Ready, ScanRef, SegmentRequest, SegmentResult
+from prosma_core.engine.arrays import attach
+from prosma_core.engine.messages import Ready, ScanRef, SegmentRequest, SegmentResult
 from prosma_core.errors import DeviceError, EngineError, GeometryError
-from prosma_core.events import Event, StageStarted
-from prosma_core.inference.device import choose_device, name_memory_errors
+from prosma_core.events import Event, StageStarted, Working
+from prosma_core.inference.device import DeviceChoice, choose_device, name_memory_errors
+from prosma_core.inference.results import Allocate
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.images import read_image
 
-Tell = Callable[[str, ArrayRef], None]
+Service = Callable[[SegmentRequest, Allocate], Generator[Event, None, SegmentResult]]
 
 
 def ready() -> Ready:
-    """What is here."""
-    devices = {"auto": choose_device("auto").reason}
-    for name in ("cpu", "cuda", "mps"):
+    """What this process can compute with."""
+    cores = psutil.cpu_count(logical=False)
+    if cores and torch.get_num_threads() > cores:  # two threads on one core wait for each other
+        torch.set_num_threads(cores)
+    devices, why_not = {}, {}
+    for name in ("auto", "cpu", "cuda", "mps"):
         try:
             devices[name] = choose_device(name).reason
-        except DeviceError:
-            continue
-    return Ready(version=prosma_core.__version__, torch=torch.__version__, devices=devices)
+        except DeviceError as error:
+            why_not[name] = str(error)
+    return Ready(version=prosma_core.__version__, torch=torch.__version__, devices=devices, why_not=why_not)
 
 
 class Services:
-    """Serves requests; keeps the model of the last one.
+    """Serves requests; keeps the model of the last one."""
 
-    Parameters
-    ----------
-    folders : sequence of Path
-        Where result arrays are made.
-    """
+    def __init__(self) -> None:
+        self._kinds: dict[str, Service] = {"segment": self._segment}
+        self._loaded: tuple[tuple[object, ...], Segmenter] | None = None
 
-    def __init__(self, folders: Sequence[Path]) -> None:
-        self._folders = folders
-        self._loaded: tuple[tuple[Any, ...], Segmenter] | None = None
+    def run(self, request: SegmentRequest, allocate: Allocate) -> Generator[Event, None, SegmentResult]:
+        """Serve a request.
 
-    def run(self, request: SegmentRequest, tell: Tell) -> Generator[Event, None, SegmentResult]:
-        """Serve a request; `tell` hears the name and reference of each result array when it is made."""
+        Parameters
+        ----------
+        request : SegmentRequest
+        allocate : callable
+            Gives the arrays of the result.
+
+        Raises
+        ------
+        ProsmaError
+            As the core's own functions do.
+        """
         with name_memory_errors():
-            return (yield from self._segment(request, tell))
+            return (yield from self._kinds[request.kind](request, allocate))
 
-    def _segment(self, request: SegmentRequest, tell: Tell) -> Generator[Event, None, SegmentResult]:
+    def _segment(self, request: SegmentRequest, allocate: Allocate) -> Generator[Event, None, SegmentResult]:
         began = time.monotonic()
         choice = choose_device(request.device)
-        segmenter = yield from self._segmenter(Path(request.model), choice.device)
-        scan = read_scan(request.scan)
-
-        def allocate(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-            shared = arrays.create(self._folders, shape, dtype)
-            tell(name, shared.ref)
-            return shared.array
-
+        segmenter = yield from self._segmenter(Path(request.model), choice)
+        scan = yield from _read(request.scan)
         result = yield from segmenter.segment(scan, request.config, allocate=allocate, preview=request.preview)
-        labels = result.labels.data
-        voxels = {c.name: int(np.count_nonzero(labels == c.value)) for c in segmenter.header.classes[1:]}
+        voxels = _count(result.labels.data, segmenter.header)
         return SegmentResult(voxels=voxels, seconds=time.monotonic() - began, device=choice.reason)
 
-    def _segmenter(self, path: Path, device: torch.device) -> Generator[Event, None, Segmenter]:
+    def _segmenter(self, path: Path, choice: DeviceChoice) -> Generator[Event, None, Segmenter]:
         """The model, loaded unless the last request had the same file on the same device."""
-        key: tuple[Any, ...] = (path, str(device))
+        key: tuple[object, ...] = (path, choice.device)
         if path.is_file():  # otherwise loading says what is wrong
             key += (path.stat().st_mtime_ns, path.stat().st_size)
         if self._loaded is None or self._loaded[0] != key:
             yield StageStarted(f"Loading the model {path.stem}.")
             self._loaded = None  # two models at once may not fit
-            self._loaded = (key, Segmenter.load(path, device))
+            self._loaded = (key, Segmenter.load(path, choice.device))
         return self._loaded[1]
 
 
-def read_scan(ref: ScanRef | None) -> Scan:
+def _read(ref: ScanRef | None) -> Generator[Event, None, Scan]:
     """The scan behind a reference.
 
     Raises
     ------
     EngineError, GeometryError
-        The array is gone, or its geometry does not fit it.
+        There is none, the array is gone, or its geometry does not fit it.
     FileFormatError
         As in `prosma_core.io.images.read_image`.
     """
@@ -95,15 +99,25 @@ def read_scan(ref: ScanRef | None) -> Scan:
         msg = "The request names no scan. Choose one."
         raise EngineError(msg)
     if ref.file is not None:
-        scan = read_image(Path(ref.file), axes=ref.axes)
-        if ref.spec is None:
-            return scan
-        data, spec = scan.data, ref.spec.spec()
+        path = Path(ref.file)
+        yield Working(f"Reading {path.name}.")
+        scan = read_image(path, axes=ref.axes)
+        data, spec = scan.data, scan.spec if ref.spec is None else ref.spec.spec()
     else:
         assert ref.array is not None
         assert ref.spec is not None
-        data, spec = arrays.attach(ref.array), ref.spec.spec()
+        data, spec = attach(ref.array), ref.spec.spec()
     if data.shape != spec.shape:
-        msg = f"The scan has shape {data.shape}, its geometry {spec.shape}. Open it again."
+        msg = f"The scan has shape {data.shape}, its geometry {spec.shape} (axes {spec.axes}). Open it again."
         raise GeometryError(msg)
     return Scan(data, spec)
+
+
+def _count(labels: NDArray[np.integer], header: ModelHeader) -> dict[str, int]:
+    """Voxels of each class but the background, counted part by part: no second array of that size."""
+    classes = header.classes[1:]
+    counts = dict.fromkeys((c.name for c in classes), 0)
+    for part in labels:
+        for c in classes:
+            counts[c.name] += int(np.count_nonzero(part == c.value))
+    return counts

@@ -1,0 +1,142 @@
+"""Requests in, replies out: one job at a time, and a thread that hears of cancelling and of the client's end."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from prosma_core.engine.arrays import create
+from prosma_core.engine.messages import (
+    ASK,
+    ArrayMade,
+    Ask,
+    Done,
+    Failure,
+    Progress,
+    Reply,
+    Stopped,
+    encode,
+    read_lines,
+)
+from prosma_core.errors import DeviceError, ProsmaError
+
+if TYPE_CHECKING:
+    from prosma_core.engine.services import Services
+
+
+class Server:
+    """Answers the requests of one client.
+
+    Parameters
+    ----------
+    replies : binary file
+        Where replies go, a line each.
+    folders : sequence of Path
+        Where result arrays are made.
+    orphaned : callable
+        Called when the client is gone; does not return.
+    """
+
+    def __init__(self, replies: BinaryIO, folders: Sequence[Path], orphaned: Callable[[], None]) -> None:
+        self._replies, self._folders, self._orphaned = replies, folders, orphaned
+        self._writing, self._claiming = threading.Lock(), threading.Lock()
+        self._asked: queue.SimpleQueue[Ask] = queue.SimpleQueue()
+        self._waiting: set[int] = set()
+        self._cancelled: set[int] = set()
+
+    def listen(self, requests: BinaryIO) -> None:
+        """Take requests until the client is gone."""
+        for line in read_lines(requests):
+            try:
+                message = ASK.validate_json(line)
+            except ValidationError as error:
+                self._send(_not_understood(line, error))
+                continue
+            if isinstance(message, Ask):
+                self._waiting.add(message.job)
+                self._asked.put(message)
+            elif self._claim(message.cancel):  # answered here: the other thread may still import torch
+                self._send(Stopped(job=message.cancel))
+            else:
+                self._cancelled.add(message.cancel)
+        self._orphaned()
+
+    def serve(self) -> None:
+        """Load torch, say so, and answer for ever."""
+        from prosma_core.engine.services import Services, ready
+
+        self._send(ready())
+        services = Services()
+        while True:
+            ask = self._asked.get()
+            if self._claim(ask.job):
+                self._send(self._answer(ask, services))
+
+    def _claim(self, job: int) -> bool:
+        """Whether a job still waited; from now on it does not."""
+        with self._claiming:
+            waited = job in self._waiting
+            self._waiting.discard(job)
+            return waited
+
+    def _send(self, reply: Reply) -> None:
+        try:
+            with self._writing:
+                self._replies.write(encode(reply))
+                self._replies.flush()
+        except OSError:
+            self._orphaned()
+
+    def _answer(self, ask: Ask, services: Services) -> Done | Stopped | Failure:
+        """What a job ends with; nothing that it raises ends the process."""
+        try:
+            return self._work(ask, services)
+        except ProsmaError as error:
+            return _failure(ask.job, type(error).__name__, str(error))
+        except MemoryError:
+            words = "Main memory ran out. Close other programs, or crop the scan."
+            return _failure(ask.job, DeviceError.__name__, words)
+        except Exception as error:  # noqa: BLE001  (whatever it is, the person hears of it and the engine lives on)
+            reason = f"{type(error).__name__}: {error}"
+            words = f"The engine met an error it does not know: {reason}. The log has the details."
+            return _failure(ask.job, "internal", words)
+
+    def _work(self, ask: Ask, services: Services) -> Done | Stopped:
+        def allocate(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+            shared = create(self._folders, shape, dtype)
+            self._send(ArrayMade(job=ask.job, name=name, array=shared.ref))
+            return shared.array
+
+        work = services.run(ask.request, allocate)
+        while ask.job not in self._cancelled:
+            try:
+                event = next(work)
+            except StopIteration as stop:
+                return Done(job=ask.job, result=stop.value)
+            self._send(Progress.of(ask.job, event))
+        work.close()
+        return Stopped(job=ask.job)
+
+
+def _failure(job: int, error: str, message: str) -> Failure:
+    return Failure(job=job, error=error, message=message, details=traceback.format_exc())
+
+
+def _not_understood(line: bytes, error: ValidationError) -> Failure:
+    """Reply to a line that is no request, for its job where the number can be made out."""
+    try:
+        job = int(json.loads(line)["job"])
+    except (ValueError, TypeError, LookupError, RecursionError):
+        job = None
+    reason = error.errors()[0]["msg"]
+    text = f"The engine cannot read the request: {reason}. Restart napari; if it stays, install the plugin again."
+    return Failure(job=job, error="protocol", message=text, details=str(error)[:2000])
