@@ -16,8 +16,10 @@ import numpy as np
 from qtpy.QtWidgets import QApplication, QComboBox, QWidget
 from superqt import QCollapsible
 
+from napari_prosma._reader import image_layer_data
 from napari_prosma._shared.session import Session
 from napari_prosma.segment import SegmentWidget
+from prosma_core.data.phantom import phantom_3d
 
 IMAGES = Path(__file__).parent / "images"
 
@@ -59,11 +61,12 @@ def main() -> None:
 
         wait(lambda: session.jobs.ready is not None)
         picture("segment-empty", widget)
-        viewer.open_sample("napari-prosma", "phantom_3d")
-        truth = viewer.layers[-1]
+        image, truth = phantom_3d(3, (48, 192, 192))
+        data, options, _ = image_layer_data(image.data, image.spec, "Phantom 3D", None)
+        viewer.add_image(data, **options)
         viewer.dims.set_current_step(0, int(np.argmax((truth.data > 0).sum(axis=(1, 2)))))
-        viewer.layers.remove(truth)
         viewer.reset_view()
+        widget.controller.choose_model(next(m for m in session.models() if m.header.name == "phantom-3d"))
         picture("segment-ready", widget)
         run(widget, picture)
         advanced = widget.findChild(QCollapsible)

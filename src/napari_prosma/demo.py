@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     viewer.layers.selection.active = image
     _, widget = viewer.window.add_plugin_dock_widget("napari-prosma", "Segment")
     controller = widget.controller
+    controller.choose_model(next(m for m in controller.session.models() if m.header.name == "phantom-3d"))
     if options.device != "auto":
         controller.choose_device(options.device)
     failures: list[str] = []

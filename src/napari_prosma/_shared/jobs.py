@@ -162,7 +162,7 @@ class SegmentJob:
         """Reference to the scan for the engine; None where cancelled meanwhile."""
         path = scan.reference()
         if path is not None:
-            return ScanRef(file=str(path), spec=spec_message(scan.spec))
+            return ScanRef(file=str(path), axes=scan.axes, spec=spec_message(scan.spec))
         self._shared = self._engine.allocate(scan.spec.shape, scan.dtype)
         for share in scan.fill(self._shared.array):
             if self._cancelled.is_set():

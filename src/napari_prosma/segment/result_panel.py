@@ -9,7 +9,7 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QColor, QGuiApplication
 from qtpy.QtWidgets import (
     QAbstractItemView,
-    QGridLayout,
+    QHBoxLayout,
     QHeaderView,
     QLabel,
     QPushButton,
@@ -59,21 +59,21 @@ class ResultPanel(QWidget):
         self._command = _button(
             "Show run command", "The command that repeats this without napari.", self.command_clicked
         )
-        self._copy = QPushButton("Copy table as CSV")
+        self._copy = QPushButton("Copy CSV")
+        self._copy.setToolTip("Copy the table as comma-separated values.")
         self._copy.clicked.connect(lambda: QGuiApplication.clipboard().setText(self.csv()))
         self._said = QLabel()
         self._said.setTextFormat(Qt.TextFormat.PlainText)
         self._said.setWordWrap(True)
-        buttons = QGridLayout()
-        buttons.addWidget(self._save, 0, 0)
-        buttons.addWidget(self._copy, 0, 1)
-        buttons.addWidget(self._correct, 1, 0)
-        buttons.addWidget(self._command, 1, 1)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 8, 0, 0)
-        layout.addWidget(self._title)
+        head = QHBoxLayout()
+        head.addWidget(self._title, 1)
+        head.addWidget(self._copy)
+        layout.addLayout(head)
         layout.addWidget(self._table)
-        layout.addLayout(buttons)
+        for button in (self._save, self._correct, self._command):
+            layout.addWidget(button)
         layout.addWidget(self._said)
         self.setVisible(False)
 

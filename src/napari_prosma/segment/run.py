@@ -143,7 +143,7 @@ class Run:
         heading = size_heading(plan.scan.spec)
         labels.features = with_measures(labels.features, rows, heading)
         self._view.result.show_result(labels.name, rows, heading)
-        self._say(f"Done in {clock(result.seconds)} on {result.device}.")
+        self._say(f"Done in {clock(result.seconds)} on {result.device.partition(' (')[0]}.")
         self._over(self, True)
 
     def _add_maps(self, name: str) -> None:

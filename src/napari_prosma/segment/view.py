@@ -31,10 +31,12 @@ OPTIONS = {
     "mirror": "Average over mirrored copies",
     "probabilities": "Probability layer",
     "entropy": "Uncertainty layer (entropy)",
-    "keep_largest": "Keep the largest piece of each class",
+    "keep_largest": "Keep largest piece per class",
     "fill_holes": "Fill holes",
 }
 BROWSE = "Browse…"
+WIDTH = 320
+"""Least width: everything can be read, with a scroll bar, and a 13-inch screen has room for the canvas."""
 
 
 class SegmentView(QWidget):
@@ -60,7 +62,6 @@ class SegmentView(QWidget):
         self._problems = {field: _note_label("problem") for field in ("image", "axes", "model", "part")}
         inner = QWidget()
         self._layout = QVBoxLayout(inner)
-        self._layout.setAlignment(Qt.AlignmentFlag.AlignTop)
         self._add_image()
         self._add_model()
         self._add_device()
@@ -68,6 +69,7 @@ class SegmentView(QWidget):
         self._add_run()
         self.result = ResultPanel()
         self._layout.addWidget(self.result)
+        self._layout.addStretch(1)
         area = QScrollArea()
         area.setWidgetResizable(True)
         area.setFrameShape(QFrame.Shape.NoFrame)
@@ -76,7 +78,7 @@ class SegmentView(QWidget):
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
         outer.addWidget(area)
-        self.setMinimumWidth(300)
+        self.setMinimumWidth(WIDTH)
         self._name_parts()
 
     def _name_parts(self) -> None:
@@ -125,7 +127,12 @@ class SegmentView(QWidget):
         self._free = QPushButton("Free memory")
         self._free.setToolTip("End the engine process and with it all memory it holds. The next run starts it again.")
         self._free.clicked.connect(self.free_clicked)
-        self._add(_row("Device", self._device, self._free), self._device_facts)
+        facts = QWidget()
+        row = QHBoxLayout(facts)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self._device_facts, 1, Qt.AlignmentFlag.AlignTop)
+        row.addWidget(self._free, 0, Qt.AlignmentFlag.AlignTop)
+        self._add(_row("Device", self._device), facts)
 
     def _add_advanced(self) -> None:
         self._form = ConfigForm(InferenceConfig, OPTIONS)
@@ -173,13 +180,13 @@ class SegmentView(QWidget):
     def show_images(self, layers: Sequence[tuple[str, Any]], current: Any) -> None:
         """Layers to choose from, as (name, layer), and the one chosen."""
         _fill(self._image, layers, current)
-        self._image.setEnabled(bool(layers))
+        self._image.setEnabled(bool(layers) and self._progress.isHidden())
 
     def show_axes(self, axes: str, readings: Sequence[str], facts: str) -> None:
         """How the axes are read, other plausible readings, and what follows from it."""
         _fill(self._axes, [(reading, reading) for reading in readings], axes)
         self._axes.setEditText(axes)
-        self._axes.setEnabled(bool(axes))
+        self._axes.setEnabled(bool(axes) and self._progress.isHidden())
         _say(self._image_facts, facts)
 
     def show_levels(self, shapes: Sequence[tuple[int, ...]], level: int) -> None:
@@ -232,9 +239,9 @@ class SegmentView(QWidget):
 
     def show_running(self, running: bool) -> None:
         """Lock the choices while a job runs."""
+        self._progress.setVisible(running)
         for widget in (self._image, self._axes, self._level, self._model, self._device, self._advanced, self._free):
             widget.setEnabled(not running)
-        self._progress.setVisible(running)
 
     def show_progress(self, done: int, total: int, text: str) -> None:
         """How far the job is; `total` 0: not known yet."""
@@ -262,7 +269,7 @@ def _combo(tooltip: str) -> QComboBox:
     box = QComboBox()
     box.setToolTip(tooltip)
     box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    box.setMinimumContentsLength(12)
+    box.setMinimumContentsLength(8)
     box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
     return box
 
