@@ -9,6 +9,7 @@ from napari.layers import Image
 
 from napari_prosma._shared import layers as layer_access
 from napari_prosma._shared.session import ModelEntry, Session
+from napari_prosma.segment.present import SHORTCUT, Presenter
 from napari_prosma.segment.run import Run
 from napari_prosma.segment.state import Choices, Plan, Problem, Region, fits, resolve
 from prosma_core.config.inference import InferenceConfig
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
     from napari_prosma.segment.view import SegmentView
-
-SHORTCUT = "Shift-S"
-READINGS = {2: ("yx",), 3: ("zyx", "tyx", "cyx"), 4: ("tzyx", "czyx", "tcyx", "zcyx"), 5: ("tczyx", "tzcyx")}
-"""Readings of a layer's axes that are offered, by number of axes."""
 
 
 class SegmentController:
@@ -49,7 +46,10 @@ class SegmentController:
         self.run: Run | None = None
         self.last: Run | None = None
         self._details = ""
+        self._presenter = Presenter(view, session)
         self._layer: Image | None = None
+        self._axes: str | None = None
+        self._level = 0
         self._plan: Plan | Problem | None = None
         self._choices = _recalled(session)
         self._connect_view()
@@ -68,7 +68,7 @@ class SegmentController:
         events.removed.disconnect(self._layers_changed)
         events.reordered.disconnect(self._layers_changed)
         self.viewer.dims.events.disconnect(self._view_moved)
-        self.viewer.camera.events.disconnect(self._view_moved)
+        self.viewer.scene.camera.events.disconnect(self._view_moved)
         self.session.models_changed.disconnect(self.show_models)
         self.viewer.bind_key(SHORTCUT, None)
         if self.run is not None:
@@ -94,7 +94,7 @@ class SegmentController:
 
     def choose_axes(self, axes: str) -> None:
         """Read the layer's axes in another way."""
-        if axes != self.view_axes:
+        if axes != self.axes:
             self._read(axes.replace(" ", "").lower(), self._level)
 
     def choose_level(self, level: int) -> None:
@@ -134,7 +134,7 @@ class SegmentController:
         """All advanced settings as they were at first."""
         self._set(options=InferenceConfig(), part="whole", name="")
         self._remember_options()
-        self._show_options()
+        self._presenter.options(self._choices)
 
     def start_or_cancel(self) -> None:
         """What the main button does: start, or cancel the running job."""
@@ -199,8 +199,8 @@ class SegmentController:
                 self._choices = replace(self._choices, scan=scan, scan_error="")
             except ProsmaError as error:
                 self._choices = replace(self._choices, scan=None, scan_error=str(error))
-        self._show_axes()
-        self._show_options()
+        self._presenter.axes(self._layer, self._choices, self.axes, level)
+        self._presenter.options(self._choices)
         self._show_plan()
 
     def _region(self) -> Region | None:
@@ -227,60 +227,27 @@ class SegmentController:
     # --- Showing ----------------------------------------------------------------------------------------------------
 
     @property
-    def view_axes(self) -> str:
-        """Axes as the view shows them."""
+    def axes(self) -> str:
+        """Axes as they are read, or as the person typed them."""
         return self._choices.scan.axes if self._choices.scan else (self._axes or "")
-
-    def _show_images(self) -> None:
-        layers = [(layer.name, layer) for layer in self.viewer.layers if _is_scan(layer)]
-        self.view.show_images(layers[::-1], self._layer)
-
-    def _show_axes(self) -> None:
-        layer, scan = self._layer, self._choices.scan
-        if layer is None:
-            self.view.show_axes("", (), "")
-            self.view.show_levels((), 0)
-            return
-        self.view.show_levels(layer_access.levels(layer), self._level)
-        axes = self.view_axes
-        readings = READINGS.get(layer.ndim, ()) if not layer.rgb else ()
-        self.view.show_axes(axes, list(dict.fromkeys([axes, *readings])), _facts(scan) if scan else "")
 
     def show_models(self) -> None:
         """Show the models there are, and the one chosen."""
-        models = self.session.models()
-        chosen = self._choices.model
+        models, chosen = self.session.models(), self._choices.model
         current = next((m for m in models if chosen and m.path == chosen.path), None)
-        self.view.show_models([(m.header.name, m) for m in models], current, current.facts if current else "")
-        self._show_options()
+        self._presenter.models(models, current)
         self._set(model=current)
+        self._presenter.options(self._choices)
+
+    def _show_images(self) -> None:
+        self._presenter.images([layer for layer in self.viewer.layers if _is_scan(layer)], self._layer)
 
     def _show_devices(self, ready: Ready | None) -> None:
-        devices = [("Auto", "auto")]
-        facts = "The engine is starting…" if self.session.jobs.pid else "The engine starts with the next run."
-        if ready is not None:
-            devices += [(name.upper(), name) for name in ready.devices if name != "auto"]
-            facts = ready.devices.get(self._choices.device, ready.devices["auto"])
-        self.view.show_devices(devices, self._choices.device, facts)
-
-    def _show_options(self) -> None:
-        scan, model = self._choices.scan, self._choices.model
-        walks = scan is not None and model is not None and model.header.model.dims < scan.spec.spatial_ndim
-        axes = [("automatic", ""), *((a, a) for a in scan.spec.spatial_axes)] if walks and scan else []
-        self.view.show_options(self._choices.options, self._choices.part, axes, self._choices.name)
+        self._presenter.devices(self._choices.device, ready)
 
     def _show_plan(self) -> None:
         self._plan = resolve(self._choices, self._region())
-        problem = self._plan if isinstance(self._plan, Problem) else None
-        self.view.show_problem(problem.field if problem else None, problem.text if problem else "")
-        if isinstance(self._plan, Plan):
-            self.view.show_name_hint(self._plan.result_name)
-            self.view.show_notes("\n".join(self._plan.notes))
-        else:
-            self.view.show_notes("")
-        if self.run is None:
-            tooltip = problem.text if problem else f"Segment the scan ({SHORTCUT.replace('-', '+')})"
-            self.view.show_run("Segment", enabled=problem is None, tooltip=tooltip)
+        self._presenter.plan(self._plan, running=self.run is not None)
 
     def _run_over(self, run: Run, finished: bool) -> None:
         self.run, self._details = None, run.details
@@ -299,11 +266,11 @@ class SegmentController:
         view.level_chosen.connect(self.choose_level)
         view.model_chosen.connect(self.choose_model)
         view.device_chosen.connect(self.choose_device)
-        view.options_changed.connect(self.choose_options)
-        view.part_chosen.connect(lambda part: self._set(part=part))
-        view.slice_axis_chosen.connect(self.choose_slice_axis)
-        view.name_chosen.connect(lambda name: self._set(name=name))
-        view.defaults_clicked.connect(self.restore_defaults)
+        view.advanced.options_changed.connect(self.choose_options)
+        view.advanced.part_chosen.connect(lambda part: self._set(part=part))
+        view.advanced.slice_axis_chosen.connect(self.choose_slice_axis)
+        view.advanced.name_chosen.connect(lambda name: self._set(name=name))
+        view.advanced.defaults_clicked.connect(self.restore_defaults)
         view.run_clicked.connect(self.start_or_cancel)
         view.free_clicked.connect(self.free_memory)
 
@@ -313,21 +280,13 @@ class SegmentController:
         events.removed.connect(self._layers_changed)
         events.reordered.connect(self._layers_changed)
         self.viewer.dims.events.connect(self._view_moved)
-        self.viewer.camera.events.connect(self._view_moved)
+        self.viewer.scene.camera.events.connect(self._view_moved)
         self.viewer.bind_key(SHORTCUT, lambda _viewer: self.start_or_cancel(), overwrite=True)
 
 
 def _is_scan(layer: Any) -> bool:
     """Whether a layer is an image to segment: not a probability or uncertainty map of ours."""
     return isinstance(layer, Image) and not layer_access.is_result(layer)
-
-
-def _facts(scan: layer_access.LayerScan) -> str:
-    """Axes with their sizes and voxel size, in one line."""
-    spec = scan.spec
-    sizes = " · ".join(f"{axis} {spec.size(axis)}" for axis in scan.axes)
-    spacing = " × ".join(f"{s:.3g}" for s in spec.spacing)
-    return f"{sizes}; voxels {spacing} {spec.unit}" + (f". {scan.note}" if scan.note else "")
 
 
 def _recalled(session: Session) -> Choices:
