@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-import prosma_core
 from prosma_core.config.inference import InferenceConfig
+from prosma_core.config.provenance import provenance
 from prosma_core.data.geometry import Scan
 from prosma_core.errors import DatasetError, OutputError, ProsmaError
 from prosma_core.events import CaseDone, CaseFailed, Event, StageStarted
@@ -119,7 +119,8 @@ def segment_files(
                 _check_target(target, job, scan, config, overwrite=overwrite)
                 yield StageStarted(f"{job.name}: {scan.spec.axes} {'x'.join(map(str, scan.spec.shape))}")
                 result = yield from segmenter.segment(scan, config)
-                _write(target, result, provenance(segmenter, job, config), overwrite=overwrite)
+                notes = provenance(segmenter.header, config, ", ".join(p.name for p in job.files))
+                _write(target, result, notes, overwrite=overwrite)
                 yield CaseDone(job.name, str(target), time.monotonic() - began, _count(result, segmenter))
         except ProsmaError as error:
             failures.append(CaseFailed(job.name, str(error)))
@@ -190,17 +191,6 @@ def _write(target: Path, result: Segmentation, notes: dict[str, str], *, overwri
         if scan is not None:
             write_image(extras[kind], scan.data, scan.spec, overwrite=overwrite, provenance=notes)
     write_labels(target, result.labels.data, result.labels.spec, overwrite=overwrite, provenance=notes)
-
-
-def provenance(segmenter: Segmenter, job: Job, config: InferenceConfig) -> dict[str, str]:
-    """What made a result: program, model and its hash, settings, source."""
-    return {
-        "program": f"prosma {prosma_core.__version__}",
-        "model": segmenter.header.name,
-        "model_sha256": segmenter.header.sha256,
-        "settings": config.model_dump_json(exclude_defaults=True),
-        "source": ", ".join(p.name for p in job.files),
-    }
 
 
 def _count(result: Segmentation, segmenter: Segmenter) -> dict[str, int]:
