@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
+import mmap
 import os
 import secrets
 import shutil
@@ -128,12 +129,18 @@ def attach(ref: ArrayRef) -> NDArray[Any]:
     EngineError
         The file is not there, too small, or there is no memory to map it.
     """
+    dtype = np.dtype(ref.dtype)
+    size = math.prod(ref.shape) * dtype.itemsize
     try:
-        mapped = np.memmap(ref.path, dtype=np.dtype(ref.dtype), mode="r+", shape=ref.shape)
+        with Path(ref.path).open("r+b") as file:
+            if os.fstat(file.fileno()).st_size < size:
+                msg = f"it is shorter than {size} bytes"
+                raise ValueError(msg)
+            mapped = mmap.mmap(file.fileno(), size)
     except (OSError, ValueError, OverflowError) as error:
         msg = f"The shared array {ref.path} cannot be opened: {error}. Run again; if it stays, crop the scan."
         raise EngineError(msg) from error
-    return mapped.view(np.ndarray)
+    return np.frombuffer(mapped, dtype).reshape(ref.shape)
 
 
 def _bases() -> list[Path]:

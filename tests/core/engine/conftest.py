@@ -1,0 +1,149 @@
+"""Real engine processes for the tests, scans that take long enough to interrupt, and a listener that remembers."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from prosma_core.data.geometry import Scan, array_spec
+from prosma_core.engine.arrays import PREFIX
+from prosma_core.engine.client import Cancelled, Engine, Failed, Finished, Job
+from prosma_core.engine.messages import ScanRef, SegmentRequest, spec_message
+
+PATIENCE = 120
+"""Seconds after which a test gives up."""
+
+
+class Heard:
+    """What a listener was told, and by which thread."""
+
+    def __init__(self) -> None:
+        self.messages: list[Any] = []
+        self.threads: set[str] = set()
+        self.job: Job | None = None
+        self._changed = threading.Condition()
+
+    def __call__(self, message: Any) -> None:
+        with self._changed:
+            self.messages.append(message)
+            self.threads.add(threading.current_thread().name)
+            self._changed.notify_all()
+
+    def of(self, kind: type) -> list[Any]:
+        return [m for m in self.messages if isinstance(m, kind)]
+
+    def wait_for(self, *kinds: type) -> Any:
+        """First message of a kind."""
+
+        def found() -> list[Any]:
+            return [m for m in self.messages if isinstance(m, kinds)]
+
+        with self._changed:
+            assert self._changed.wait_for(found, PATIENCE), f"none of {kinds} among {self.messages[-3:]}"
+            return found()[0]
+
+    def end(self) -> Any:
+        """Last message, when the job is over."""
+        self.wait_for(Finished, Failed, Cancelled)
+        return self.messages[-1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _children_with_one_thread() -> Iterator[None]:
+    """Let engines compute with one thread: results are then those of this process to the last bit."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    """Return the module's engine, warm after the first test."""
+    made = Engine()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def own_engine() -> Iterator[Engine]:
+    """Return an engine of the test's own that waits only a moment for a cancelled job."""
+    made = Engine(grace=0.5)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def model_2d(tmp_path_factory: pytest.TempPathFactory, make_model: Callable[..., Path]) -> Path:
+    """Return a tiny 2D model."""
+    return make_model(tmp_path_factory.mktemp("models") / "flat.safetensors")
+
+
+@pytest.fixture(scope="session")
+def model_3d(tmp_path_factory: pytest.TempPathFactory, make_model: Callable[..., Path]) -> Path:
+    """Return a tiny 3D model."""
+    return make_model(tmp_path_factory.mktemp("models") / "deep.safetensors", 3)
+
+
+@pytest.fixture(scope="session")
+def long_scan() -> Scan:
+    """Return a scan that keeps a tiny 2D model busy for many seconds, a fraction of one per tile."""
+    shape = (200, 256, 256)
+    return Scan(np.random.default_rng(1).normal(size=shape).astype(np.float32), array_spec(shape, "zyx"))
+
+
+@pytest.fixture(scope="session")
+def hand_over() -> Callable[..., ScanRef]:
+    """Return what puts a scan into an array that the engine can map: engine, scan."""
+
+    def fill(engine: Engine, scan: Scan) -> ScanRef:
+        shared = engine.allocate(scan.data.shape, scan.data.dtype)
+        shared.array[...] = scan.data
+        return ScanRef(array=shared.ref, spec=spec_message(scan.spec))
+
+    return fill
+
+
+@pytest.fixture(scope="session")
+def submit(hand_over: Callable[..., ScanRef]) -> Callable[..., Heard]:
+    """Return what starts a job: engine, model file, scan, settings of the request. What it gives is the listener."""
+
+    def start(engine: Engine, model: Path, scan: Scan | ScanRef, **settings: Any) -> Heard:
+        ref = hand_over(engine, scan) if isinstance(scan, Scan) else scan
+        heard = Heard()
+        heard.job = engine.submit(SegmentRequest(model=str(model), device="cpu", scan=ref, **settings), heard)
+        return heard
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def shared_files() -> Callable[..., list[Path]]:
+    """Return what lists the private folders of a process (this one unless given), and the files in them."""
+
+    def find(pid: int | None = None) -> list[Path]:
+        bases = [Path("/dev/shm"), Path(tempfile.gettempdir())]
+        folders = [f for base in bases for f in base.glob(f"{PREFIX}{pid or os.getpid()}-*")]
+        return [*folders, *(file for folder in folders for file in folder.iterdir())]
+
+    return find
+
+
+@pytest.fixture
+def play_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Return what puts a Python script in the place of the engine's process."""
+
+    def play(code: str) -> None:
+        script = tmp_path / "played.py"
+        script.write_text(f"#!{sys.executable}\nimport sys, time\n{code}\n", encoding="utf-8")
+        script.chmod(0o700)
+        monkeypatch.setattr(sys, "executable", str(script))
+
+    return play

@@ -1,0 +1,127 @@
+"""What is sent arrives as it was."""
+
+from __future__ import annotations
+
+import io
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from prosma_core.config import InferenceConfig
+from prosma_core.data.geometry import ImageSpec
+from prosma_core.engine import messages
+from prosma_core.engine.messages import (
+    ASK,
+    REPLY,
+    ArrayRef,
+    Ask,
+    Cancel,
+    Failure,
+    Progress,
+    ScanRef,
+    SegmentRequest,
+    encode,
+    read_lines,
+    spec_message,
+)
+from prosma_core.errors import EngineError
+from prosma_core.events import EpochDone, Event
+
+SIZES = st.integers(1, 10**6)
+SPACINGS = st.floats(1e-6, 1e6)
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> ImageSpec:
+    axes = draw(st.sampled_from(["yx", "zyx", "tyx", "cyx", "czyx", "tczyx"]))
+    n = sum(a in "zyx" for a in axes)
+    spacing = draw(st.tuples(*[SPACINGS] * n))
+    affine = np.diag([*spacing, 1.0])
+    affine[:-1, -1] = draw(hnp.arrays(np.float64, n, elements=st.floats(-1e6, 1e6)))
+    world = draw(st.sampled_from(["ras", "image"]))
+    shape = draw(st.tuples(*[SIZES] * len(axes)))
+    names = tuple(draw(st.lists(st.text(), max_size=3)))
+    return ImageSpec(axes, shape, spacing, draw(st.text()), affine, world, names, draw(st.text()))
+
+
+def array_refs() -> st.SearchStrategy[ArrayRef]:
+    dtypes = st.sampled_from(["|u1", "<u2", ">i4", "<f4", "<f8", "|b1"])
+    return st.builds(ArrayRef, path=st.text(), shape=st.lists(SIZES, min_size=1, max_size=5).map(tuple), dtype=dtypes)
+
+
+def scans() -> st.SearchStrategy[ScanRef]:
+    geometry = specs().map(spec_message)
+    return st.builds(ScanRef, array=array_refs(), spec=geometry) | st.builds(
+        ScanRef, file=st.text(), axes=st.none() | st.text(), spec=st.none() | geometry
+    )
+
+
+def configs() -> st.SearchStrategy[InferenceConfig]:
+    spans = st.tuples(st.integers(0, 9), st.integers(10, 99))
+    return st.builds(
+        InferenceConfig,
+        overlap=st.floats(0, 0.9),
+        mirror=st.booleans(),
+        entropy=st.booleans(),
+        batch_size=st.none() | st.integers(1, 256),
+        region=st.none() | st.lists(spans, min_size=2, max_size=3).map(tuple),
+        slice_axis=st.sampled_from([None, "z", "y", "x"]),
+    )
+
+
+@given(st.one_of(*(st.from_type(kind) for kind in get_args(Event))), st.integers())
+def test_every_event_crosses_with_all_its_numbers_infinite_ones_too(event: Any, job: int) -> None:
+    reply = REPLY.validate_json(encode(Progress.of(job, event)))
+    assert isinstance(reply, Progress)
+    assert reply.job == job
+    assert repr(reply.event()) == repr(event)  # as text, since NaN is not equal to itself
+
+
+def test_a_loss_that_is_no_number_stays_one() -> None:
+    event = EpochDone(1, 2, float("nan"), float("inf"), {"organ": float("-inf")}, None)
+    reply = REPLY.validate_json(encode(Progress.of(1, event)))
+    assert isinstance(reply, Progress)
+    assert repr(reply.event()) == repr(event)
+
+
+@given(st.builds(SegmentRequest, model=st.text(), device=st.text(), config=configs(), scan=scans()), st.integers())
+def test_every_request_crosses(request: SegmentRequest, job: int) -> None:
+    assert ASK.validate_json(encode(Ask(job=job, request=request))) == Ask(job=job, request=request)
+
+
+@given(specs())
+def test_a_geometry_crosses_exactly(spec: ImageSpec) -> None:
+    found = spec_message(spec).spec()
+    np.testing.assert_array_equal(found.affine, spec.affine)
+    for name in ("axes", "shape", "spacing", "unit", "world", "channel_names", "format"):
+        assert getattr(found, name) == getattr(spec, name)
+
+
+@pytest.mark.parametrize("dtype", ["|O", "<M8[s]", "<c8", "<U4", "[('a', '<f4')]", "nonsense"])
+def test_an_array_of_anything_but_real_numbers_is_refused(dtype: str) -> None:
+    with pytest.raises(ValueError, match="dtype"):
+        ArrayRef(path="a", shape=(1,), dtype=dtype)
+
+
+@pytest.mark.parametrize("sources", [{}, {"file": "a.nii", "array": ArrayRef(path="a", shape=(1,), dtype="<f4")}])
+def test_a_scan_has_exactly_one_source(sources: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="either an array with its geometry or a file"):
+        ScanRef(**sources)
+
+
+def test_a_message_is_one_line() -> None:
+    line = encode(Failure(job=1, error="EngineError", message="two\nlines"))
+    assert line.count(b"\n") == 1
+    assert line.endswith(b"\n")
+
+
+def test_a_line_that_is_too_long_is_cut_and_the_next_one_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages, "MAX_LINE", 100)
+    lines = list(read_lines(io.BytesIO(b"x" * 250 + b"\n" + encode(Cancel(cancel=1)) + b"cut off at the e")))
+    assert lines == [b"x" * 100, encode(Cancel(cancel=1))]
+    with pytest.raises(EngineError, match="too long"):
+        encode(Failure(job=1, error="EngineError", message="x" * 100))
