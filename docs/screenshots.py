@@ -9,16 +9,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import napari
 import numpy as np
-from qtpy.QtWidgets import QApplication, QComboBox, QWidget
-from superqt import QCollapsible
+from qtpy.QtWidgets import QApplication, QWidget
 
 from napari_prosma._reader import image_layer_data
 from napari_prosma._shared.session import Session
 from napari_prosma.segment import SegmentWidget
+from prosma_core.data.geometry import Scan
 from prosma_core.data.phantom import phantom_3d
 
 IMAGES = Path(__file__).parent / "images"
@@ -60,40 +61,39 @@ def main() -> None:
                 viewer.screenshot(str(folder / f"{name}.png"), canvas_only=False, flash=False)
 
         wait(lambda: session.jobs.ready is not None)
-        picture("segment-empty", widget)
-        image, truth = phantom_3d(3, (48, 192, 192))
-        data, options, _ = image_layer_data(image.data, image.spec, "Phantom 3D", None)
-        viewer.add_image(data, **options)
-        viewer.dims.set_current_step(0, int(np.argmax((truth.data > 0).sum(axis=(1, 2)))))
-        viewer.reset_view()
+        show(viewer, *phantom_3d(3), "Phantom 3D")
         widget.controller.choose_model(next(m for m in session.models() if m.header.name == "phantom-3d"))
-        picture("segment-ready", widget)
-        run(widget, picture)
-        advanced = widget.findChild(QCollapsible)
-        advanced.expand(animate=False)
+        widget.controller.start_or_cancel()
+        wait(lambda: widget.controller.run is None)
+        picture("segment-widget")
+        widget.show_error("Main memory ran out. Close other programs, or crop the scan.", details=True)
+        picture("segment-error", widget)
+        widget.show_error("", details=False)
+        widget.advanced.expand(animate=False)
         picture("segment-advanced", widget)
-        part = widget.findChild(QComboBox, "part")
-        part.setCurrentIndex(part.findData("slice"))
-        part.activated.emit(part.currentIndex())
-        picture("segment-slice", widget)
-        advanced.collapse(animate=False)
+        widget.advanced.collapse(animate=False)
+        widget.controller.restore_defaults()
         widget.controller.choose_axes("zyq")
         picture("segment-axes-refused", widget)
+        viewer.layers.clear()
+        scans, truths = zip(*(phantom_3d(seed) for seed in range(3, 15)), strict=True)
+        spec = replace(scans[0].spec, axes="tzyx", shape=(len(scans), *scans[0].spec.shape))
+        series = Scan(np.stack([scan.data for scan in scans]), spec)
+        show(viewer, series, truths[0], "Phantom series")
+        viewer.dims.set_current_step(0, 0)
+        widget.controller.start_or_cancel()
+        wait(lambda: "left" in widget.progress_text() or widget.controller.run is None)
+        picture("segment-running")
         session.jobs.close()
     viewer.close()
 
 
-def run(widget: SegmentWidget, picture: Callable[..., None]) -> None:
-    """Segment, with a picture on the way and one at the end."""
-    controller = widget.controller
-    controller.start_or_cancel()
-    wait(lambda: "left" in widget.progress_text() or controller.run is None)
-    picture("segment-running")
-    wait(lambda: controller.run is None)
-    picture("segment-widget")
-    widget.show_error("Main memory ran out during segmentation. Close other programs or crop the scan.", details=True)
-    picture("segment-error", widget)
-    widget.show_error("", details=False)
+def show(viewer: napari.Viewer, image: Scan, truth: Scan, name: str) -> None:
+    """Open a scan at the slice with the most tissue."""
+    data, options, _ = image_layer_data(image.data, image.spec, name, None)
+    viewer.add_image(data, **options)
+    viewer.dims.set_current_step(data.ndim - 3, int(np.argmax((truth.data > 0).sum(axis=(1, 2)))))
+    viewer.reset_view()
 
 
 if __name__ == "__main__":

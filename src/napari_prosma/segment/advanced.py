@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qtpy.QtCore import Signal
+from qtpy.QtGui import QIcon
 from qtpy.QtWidgets import QLineEdit, QPushButton
 from superqt import QCollapsible
 
@@ -33,8 +34,9 @@ class AdvancedPanel(QCollapsible):
     defaults_clicked = Signal()
 
     def __init__(self) -> None:
-        super().__init__("Advanced")
+        super().__init__("▸ Advanced", expandedIcon=QIcon(), collapsedIcon=QIcon())
         self.setDuration(0)
+        self.toggled.connect(lambda opened: self.setText("▾ Advanced" if opened else "▸ Advanced"))
         self.problem = note_label("problem")
         self._form = ConfigForm(InferenceConfig, OPTIONS)
         self._form.changed.connect(self.options_changed.emit)
