@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qtpy.QtCore import Signal
-from qtpy.QtGui import QIcon
 from qtpy.QtWidgets import QLineEdit, QPushButton
 from superqt import QCollapsible
 
@@ -34,7 +33,7 @@ class AdvancedPanel(QCollapsible):
     defaults_clicked = Signal()
 
     def __init__(self) -> None:
-        super().__init__("▸ Advanced", expandedIcon=QIcon(), collapsedIcon=QIcon())
+        super().__init__("▸ Advanced", expandedIcon=" ", collapsedIcon=" ")
         self.setDuration(0)
         self.toggled.connect(lambda opened: self.setText("▾ Advanced" if opened else "▸ Advanced"))
         self.problem = note_label("problem")
