@@ -162,6 +162,8 @@ def _reserve(path: Path, size: int) -> bool:
     if path.is_relative_to(_SHARED_MEMORY) and size > psutil.virtual_memory().available * _SHARE_OF_MEMORY:
         return False
     path.parent.mkdir(mode=0o700, exist_ok=True)  # the system may have tidied it away
+    if size > shutil.disk_usage(path.parent).free:
+        return False
     descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0), 0o600)
     try:
         _take_room(descriptor, size)

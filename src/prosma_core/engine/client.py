@@ -204,6 +204,7 @@ class Engine:
                 job.timer.cancel()
         self._release(job.request)
         job.tell(Cancelled() if job.cancelled else message)
+        job.forget()
 
     # --- Inside -----------------------------------------------------------------------------------------------------
 

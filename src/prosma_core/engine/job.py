@@ -71,3 +71,11 @@ class Job:
             self._listener(message)
         except Exception:  # noqa: BLE001  (it is the caller's, and must not end the engine's thread)
             _LOG.exception("A listener of the engine failed")
+
+    def forget(self) -> None:
+        """Let go of the listener, and so of the arrays that it may hold."""
+        self._listener = _nobody
+
+
+def _nobody(_: Message) -> None:
+    """Listens to a job that is over."""

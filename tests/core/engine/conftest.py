@@ -95,7 +95,7 @@ def model_3d(tmp_path_factory: pytest.TempPathFactory, make_model: Callable[...,
 @pytest.fixture(scope="session")
 def long_scan() -> Scan:
     """Return a scan that keeps a tiny 2D model busy for many seconds, a fraction of one per tile."""
-    shape = (200, 256, 256)
+    shape = (60, 256, 256)
     return Scan(np.random.default_rng(1).normal(size=shape).astype(np.float32), array_spec(shape, "zyx"))
 
 

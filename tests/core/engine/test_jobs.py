@@ -93,14 +93,16 @@ def test_a_shipped_model_finds_the_phantoms_organ(engine: Engine, submit: Submit
 
 
 def test_classes_are_in_the_array_while_it_works(
-    own_engine: Engine, submit: Submit, long_scan: Scan, model_2d: Path
+    engine: Engine, submit: Submit, long_scan: Scan, model_2d: Path
 ) -> None:
-    heard = submit(own_engine, model_2d, long_scan)
+    heard = submit(engine, model_2d, long_scan)
     slab = heard.wait_for(SlabDone)
     labels = heard.wait_for(ArrayReady).array
     box = tuple(slice(a, b) for a, b in zip(slab.start, slab.stop, strict=True))
     assert labels[box].any()
     assert heard.of(Finished) == []
+    heard.job.cancel()
+    heard.end()
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".zarr", ".tif"])
@@ -145,32 +147,32 @@ def test_a_model_is_loaded_once_until_its_file_changes(
 
 
 def test_only_one_job_at_a_time(
-    own_engine: Engine, submit: Submit, noise: Noise, long_scan: Scan, model_2d: Path, shared_files: Callable[..., Any]
+    engine: Engine, submit: Submit, noise: Noise, long_scan: Scan, model_2d: Path, shared_files: Callable[..., Any]
 ) -> None:
-    first = submit(own_engine, model_2d, long_scan)
+    first = submit(engine, model_2d, long_scan)
     first.wait_for(TileDone)
     before = shared_files()
     with pytest.raises(errors.EngineBusyError, match="busy"):
-        submit(own_engine, model_2d, noise((20, 20), "yx"))
+        submit(engine, model_2d, noise((20, 20), "yx"))
     assert shared_files() == before
     first.job.cancel()
     first.end()
-    assert isinstance(submit(own_engine, model_2d, noise((20, 20), "yx")).end(), Finished)
+    assert isinstance(submit(engine, model_2d, noise((20, 20), "yx")).end(), Finished)
 
 
 def test_a_job_is_cancelled_in_the_middle_and_the_engine_stays_warm(
-    own_engine: Engine, submit: Submit, noise: Noise, long_scan: Scan, model_2d: Path
+    engine: Engine, submit: Submit, noise: Noise, long_scan: Scan, model_2d: Path
 ) -> None:
-    heard = submit(own_engine, model_2d, long_scan)
+    heard = submit(engine, model_2d, long_scan)
     heard.wait_for(TileDone)
-    pid = own_engine.pid
+    pid = engine.pid
     heard.job.cancel()
     heard.job.cancel()
     assert isinstance(heard.end(), Cancelled)
-    again = submit(own_engine, model_2d, noise((20, 20), "yx"))
+    again = submit(engine, model_2d, noise((20, 20), "yx"))
     assert isinstance(again.end(), Finished)
     heard.job.cancel()
-    assert (own_engine.pid, loads(again)) == (pid, 0)
+    assert (engine.pid, loads(again)) == (pid, 0)
     assert len(heard.of((Cancelled, Finished, Failed))) == 1
 
 

@@ -1,0 +1,173 @@
+"""The engine's process starts and ends with its parent, however that ends, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from prosma_core.data.geometry import Scan
+from prosma_core.engine.client import ArrayReady, Engine, Finished
+from prosma_core.engine.messages import SegmentRequest
+
+Submit = Callable[..., Any]
+Noise = Callable[..., Scan]
+SharedFiles = Callable[..., list[Path]]
+
+posix_only = pytest.mark.skipif(os.name == "nt", reason="counts and signals of POSIX")
+
+PARENT = """
+import os, sys, threading, time
+import numpy as np
+from prosma_core.data.geometry import array_spec
+from prosma_core.engine.client import Engine
+from prosma_core.engine.messages import ScanRef, SegmentRequest, spec_message
+from prosma_core.events import TileDone
+
+first = threading.Event()
+
+def tell_pid():
+    print(engine.pid, flush=True)
+
+def tell(message):
+    if isinstance(message, TileDone):
+        first.set()
+
+engine = Engine()
+shape = (200, 256, 256)
+shared = engine.allocate(shape, np.float32)
+shared.array[...] = np.random.default_rng(1).normal(size=shape)
+scan = ScanRef(array=shared.ref, spec=spec_message(array_spec(shape, "zyx")))
+engine.submit(SegmentRequest(model=sys.argv[1], device="cpu", scan=scan), tell)
+first.wait()
+"""
+
+STUCK = """
+import os, re, sys
+
+def hook(event, arguments):
+    if event == "open" and str(arguments[0]).endswith("model-that-hangs.safetensors"):
+        open(os.environ["STUCK"], "w").close()
+        re.match("(a+)+$", "a" * 60 + "b")
+
+sys.addaudithook(hook)
+"""
+
+
+def processes() -> set[int]:
+    return {process.pid for process in psutil.Process().children(recursive=True)}
+
+
+def wait_until(so: Callable[[], bool], seconds: float = 60) -> bool:
+    end = time.monotonic() + seconds
+    while not so() and time.monotonic() < end:
+        time.sleep(0.02)
+    return so()
+
+
+@posix_only
+def test_twenty_starts_and_ends_leave_nothing(
+    submit: Submit, noise: Noise, model_2d: Path, shared_files: SharedFiles
+) -> None:
+    def present() -> tuple[Any, ...]:
+        threads = {thread.name for thread in threading.enumerate() if "engine" in thread.name}
+        return processes(), set(shared_files()), psutil.Process().num_fds(), threads
+
+    one = Engine()
+    submit(one, model_2d, noise((20, 20), "yx")).end()
+    one.close()
+    before = present()
+    for cycle in range(20):
+        made = Engine()
+        made.start()
+        assert made.alive
+        assert made.pid in processes()
+        if cycle == 10:
+            heard = submit(made, model_2d, noise((20, 20), "yx"))
+            assert isinstance(heard.end(), Finished)
+            del heard
+        made.close()
+        assert not made.alive
+    assert present() == before
+
+
+def test_a_closed_engine_leaves_its_arrays_and_takes_jobs_again(
+    own_engine: Engine, submit: Submit, noise: Noise, model_2d: Path
+) -> None:
+    heard = submit(own_engine, model_2d, noise((20, 20), "yx"))
+    end = heard.end()
+    own_engine.close()
+    labels = heard.of(ArrayReady)[0].array
+    assert np.count_nonzero(labels) == end.result.voxels["class 1"]
+    labels[...] = 1
+    assert labels.all()
+    assert isinstance(submit(own_engine, model_2d, noise((20, 20), "yx")).end(), Finished)
+
+
+def test_an_engine_may_be_closed_by_its_listener(
+    own_engine: Engine, hand_over: Any, noise: Noise, model_2d: Path, shared_files: SharedFiles
+) -> None:
+    over = threading.Event()
+
+    def close(message: Any) -> None:
+        if isinstance(message, Finished):
+            own_engine.close()
+            over.set()
+
+    scan = hand_over(own_engine, noise((20, 20), "yx"))
+    own_engine.submit(SegmentRequest(model=str(model_2d), scan=scan), close)
+    assert over.wait(120)
+    assert not own_engine.alive
+
+
+@posix_only
+@pytest.mark.parametrize(
+    ("then", "killed"),
+    [
+        ("tell_pid(); time.sleep(600)", True),
+        ("tell_pid()", False),
+        ("other = os.fork()\nif other: tell_pid()\ntime.sleep(600)", True),
+    ],
+    ids=["killed", "ends without closing", "killed while another process holds the pipe"],
+)
+def test_a_busy_engine_does_not_outlive_its_parent(
+    then: str, killed: bool, model_2d: Path, shared_files: SharedFiles
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT + then, str(model_2d)], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        others = []
+        if killed:
+            assert shared_files(parent.pid)
+            others = [process for process in psutil.Process(parent.pid).children() if process != child]
+            parent.kill()
+        parent.wait()
+        assert psutil.wait_procs([child], timeout=20)[1] == []
+        assert wait_until(lambda: shared_files(parent.pid) == [])
+        for other in others:
+            other.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's end by a signal")
+def test_an_engine_stuck_in_native_code_does_not_outlive_its_parent(model_2d: Path, tmp_path: Path) -> None:
+    """The regular expression takes hours and lets no other thread run, so that none of ours sees the parent go."""
+    (tmp_path / "sitecustomize.py").write_text(STUCK)
+    model, stuck = tmp_path / "model-that-hangs.safetensors", tmp_path / "stuck"
+    model.write_bytes(model_2d.read_bytes())
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "STUCK": str(stuck)}
+    with subprocess.Popen([sys.executable, "-c", PARENT, str(model)], env=environment) as parent:
+        assert wait_until(stuck.exists)
+        (child,) = psutil.Process(parent.pid).children()
+        time.sleep(0.5)
+        parent.kill()
+        assert psutil.wait_procs([child], timeout=60)[1] == []

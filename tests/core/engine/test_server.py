@@ -1,0 +1,104 @@
+"""The engine's process by itself, at its pipes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prosma_core.data.geometry import array_spec
+from prosma_core.engine.arrays import create, private_folders, remove_folders
+from prosma_core.engine.messages import (
+    MAX_LINE,
+    REPLY,
+    Ask,
+    Cancel,
+    Done,
+    Failure,
+    Ready,
+    ScanRef,
+    SegmentRequest,
+    encode,
+    spec_message,
+)
+
+Process = subprocess.Popen[bytes]
+
+
+@pytest.fixture(scope="module")
+def folders() -> Iterator[list[Path]]:
+    """Return private folders, as a client makes them."""
+    made = private_folders()
+    yield made
+    remove_folders(made)
+
+
+@pytest.fixture(scope="module")
+def server(folders: list[Path]) -> Iterator[Process]:
+    """Return a process that is ready."""
+    command = [sys.executable, "-m", "prosma_core.engine.server", *map(str, folders)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert isinstance(answer(process), Ready)
+        yield process
+        process.kill()
+
+
+def answer(process: Process) -> object:
+    assert process.stdout is not None
+    return REPLY.validate_json(process.stdout.readline())
+
+
+def say(process: Process, line: bytes) -> None:
+    assert process.stdin is not None
+    process.stdin.write(line)
+    process.stdin.flush()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"\n",
+        b"\x00\xff\xfenonsense\n",
+        b'{"job": 7, "request": {"kind": "brew coffee"}}\n',
+        b'{"cancel": "all"}\n',
+        b"[" * 100_000 + b"\n",
+        b"x" * (MAX_LINE + 10) + b"\n",
+    ],
+    ids=["empty", "bytes", "unknown kind", "wrong type", "nested", "too long"],
+)
+def test_a_line_that_is_no_request_is_refused_and_the_process_lives_on(server: Process, line: bytes) -> None:
+    say(server, line)
+    refused = answer(server)
+    assert isinstance(refused, Failure)
+    assert (refused.error, refused.job) == ("protocol", 7 if b"coffee" in line else None)
+    assert "cannot read the request" in refused.message
+    say(server, encode(Ask(job=8, request=SegmentRequest(model="none", device="abacus"))))
+    failed = answer(server)
+    assert isinstance(failed, Failure)
+    assert (failed.error, failed.job) == ("DeviceError", 8)
+
+
+def test_a_request_is_served_after_all_that(server: Process, folders: list[Path], model_2d: Path) -> None:
+    say(server, encode(Cancel(cancel=99)))
+    shared = create(folders, (20, 20), np.float32)
+    shared.array[...] = np.random.default_rng(0).normal(size=(20, 20))
+    scan = ScanRef(array=shared.ref, spec=spec_message(array_spec((20, 20), "yx")))
+    say(server, encode(Ask(job=9, request=SegmentRequest(model=str(model_2d), device="cpu", scan=scan))))
+    replies = [answer(server)]
+    while not isinstance(replies[-1], Done | Failure):
+        replies.append(answer(server))
+    assert isinstance(replies[-1], Done)
+
+
+def test_a_process_whose_input_ends_goes_and_takes_only_private_folders_with_it(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_bytes(b"1")
+    folders = private_folders()
+    command = [sys.executable, "-m", "prosma_core.engine.server", *map(str, folders), str(tmp_path)]
+    done = subprocess.run(command, input=b"", capture_output=True, timeout=60, check=True)
+    assert done.stdout.count(b"\n") <= 1
+    assert (tmp_path / "kept").exists()
+    assert not any(folder.exists() for folder in folders)
