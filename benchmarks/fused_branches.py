@@ -220,7 +220,7 @@ def check() -> None:
                     (z, *torch.autograd.grad(z, exact, grad.double())),
                     strict=True,
                 )
-                worst = max(float((a.double() - b).norm() / b.norm()) for a, b in pairs)
+                worst = max(((a.double() - b).norm() / b.norm()).item() for a, b in pairs)
                 assert worst < tolerance, (shape, layout, dtype, worst)
 
 
