@@ -6,7 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from napari.utils.notifications import show_info
+
 from napari_prosma._shared.layer_scan import METADATA
+from napari_prosma._shared.oblique import oblique_note, straight_affine, turn_between
 from napari_prosma._shared.placement import drawn_axes, spec_arguments
 from napari_prosma._shared.result_layers import class_arguments
 from napari_prosma._shared.result_notes import nifti_notes, noted_classes, noted_provenance, says_labels
@@ -32,7 +35,7 @@ def get_reader(path: str | list[str]) -> Reader | None:
 
 
 def read_paths(path: str | list[str]) -> list[LayerData]:
-    """Layers of one or several files or folders.
+    """Layers of one or several files or folders; of an oblique scan it is said that it is drawn along its own axes.
 
     Raises
     ------
@@ -73,8 +76,11 @@ def _zarr_layer(opened: OpenZarr, path: Path) -> LayerData:
 
 
 def _layer(data: Any, spec: ImageSpec, axes: str, rgb: bool, name: str, path: Path | None) -> LayerData:
-    own = {"spec": spec, "path": str(path) if path else None, "axes": axes}
-    drawn = spec_arguments(spec, axes[:-1] if rgb else axes)
+    straight = straight_affine(spec)
+    own: dict[str, Any] = {"spec": spec, "path": str(path) if path else None, "axes": axes}
+    if straight is not None:
+        own["turn"] = turn_between(spec, straight)
+    drawn = spec_arguments(spec, axes[:-1] if rgb else axes, straight)
     return data, {**drawn, "name": name, "rgb": rgb, "metadata": {METADATA: own}}, "image"
 
 
@@ -111,6 +117,9 @@ def _read(path: Path) -> list[LayerData]:
         scan = read_image(path)
         layer = image_layer_data(scan.data, scan.spec, stem(path), path)
         notes, dtype = nifti_notes(path) if scan.spec.format == "nifti" else {}, scan.data.dtype
+    note = oblique_note(layer[1]["name"], layer[1]["metadata"][METADATA].get("turn"))
+    if note:
+        show_info(note)
     labels = says_labels(notes, dtype, layer[1]["metadata"][METADATA]["axes"])
     return [as_labels_data(layer, notes) if labels else layer]
 

@@ -23,6 +23,7 @@ from prosma_core.io.zarr_images import open_zarr
 
 OpenLayer = Callable[[Path], Any]
 
+STRAIGHT = np.array([[0, 0, 2.5, -10], [-0.8, 0, 0, 20], [0, -0.9, 0, 5], [0, 0, 0, 1.0]])
 TURNED = np.array([[0, 0, 2.5, -10], [-0.8, 0.1, 0, 20], [0.1, -0.9, 0, 5], [0, 0, 0, 1.0]])
 
 
@@ -40,7 +41,7 @@ def voxel_at(layer: Any, affine: np.ndarray, index: tuple[int, int, int]) -> Non
     np.testing.assert_allclose(layer.data_to_world(there), world, atol=1e-9)
 
 
-@pytest.mark.parametrize("affine", [np.diag([0.5, 0.7, 3, 1]), np.diag([-0.5, -0.7, 3, 1]), TURNED])
+@pytest.mark.parametrize("affine", [np.diag([0.5, 0.7, 3, 1]), np.diag([-0.5, -0.7, 3, 1]), STRAIGHT])
 def test_a_nifti_is_drawn_in_its_world_with_z_y_x_for_superior_anterior_right(
     affine: np.ndarray, tmp_path: Path, open_layer: OpenLayer
 ) -> None:
@@ -246,16 +247,17 @@ def test_a_damaged_file_is_refused_in_words(tmp_path: Path, open_layer: OpenLaye
         open_layer(path)
 
 
-def test_real_scans_open_where_their_file_says(data_root: Path, open_layer: OpenLayer) -> None:
+def test_real_scans_open_where_their_file_says_along_their_own_axes(data_root: Path, open_layer: OpenLayer) -> None:
     found = sorted((data_root / "ui_samples").rglob("*.nii*"))
     assert len(found) > 20
     for path in found:
         layer, affine = open_layer(path), nib.load(path).affine
+        turn = layer.metadata["prosma"].get("turn", np.eye(3))
         last = tuple(n - 1 for n in nib.load(path).shape[:3])
         for index in ((0, 0, 0), last):
-            world = (affine @ [*index, 1])[2::-1]
+            world = turn @ (affine @ [*index, 1])[2::-1]
             there = layer.world_to_data([0] * (layer.ndim - 3) + world.tolist())[-3:]
-            np.testing.assert_allclose(there, np.round(there), atol=1e-6, err_msg=str(path))
+            np.testing.assert_allclose(there, np.round(there), atol=1e-5, err_msg=str(path))
         source = layer.metadata["prosma"]["spec"]
         assert layers.read(layer).spec.header is source.header, path
         assert layers.read(layer).spec.affine is source.affine, path

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_prosma._shared.axes import check_axes, guess
+from napari_prosma._shared.oblique import oblique_note
 from napari_prosma._shared.placement import Placement, rows_and_columns, same_grid
 from prosma_core.data.geometry import AXIS_ORDER, ImageSpec, affine_spacing
 from prosma_core.data.intensities import COLOUR
@@ -173,9 +174,10 @@ def read_arrays(
             f"The layer holds values of type {data[level].dtype}; real numbers are needed. Convert it, e.g. to float32."
         )
         raise GeometryError(msg)
-    spec = _spec(here, axes, shape, kept.get("spec"), rgb=rgb)
+    spec = _spec(here, axes, shape, kept, rgb=rgb)
     path = Path(kept["path"]) if kept.get("path") else path
-    name, note = str(state.get("name", "")), _note(spec, path, alpha=rgb and shape[-1] == 4)
+    name = str(state.get("name", ""))
+    note = _note(spec, path, oblique_note(name, kept.get("turn")), alpha=rgb and shape[-1] == 4)
     return LayerScan(name, axes, level, spec, data[level], path, here, rgb, kept, note)
 
 
@@ -185,8 +187,9 @@ def levels(layer: Any) -> list[tuple[int, ...]]:
     return [tuple(int(n) for n in array.shape) for array in arrays]
 
 
-def _spec(placement: Placement, axes: str, shape: tuple[int, ...], source: ImageSpec | None, *, rgb: bool) -> ImageSpec:
+def _spec(placement: Placement, axes: str, shape: tuple[int, ...], kept: dict[str, Any], *, rgb: bool) -> ImageSpec:
     """Geometry in canonical order from the layer's transform; the source's own numbers where they say the same."""
+    source: ImageSpec | None = kept.get("spec")
     canonical = "".join(letter for letter in AXIS_ORDER if letter in axes)
     size = dict(zip(axes, shape, strict=True))
     if rgb:
@@ -194,6 +197,9 @@ def _spec(placement: Placement, axes: str, shape: tuple[int, ...], source: Image
     rows, columns = rows_and_columns(axes, source)
     unit, factors = placement.unit(rows)
     affine = np.diag([*factors, 1.0]) @ placement.matrix[np.ix_([*rows, -1], [*columns, -1])]
+    turn = kept.get("turn")
+    if turn is not None and len(columns) == 3:
+        affine[:3] = np.linalg.solve(turn, affine[:3])
     names: tuple[str, ...] = COLOUR if rgb else ()
     if not names and source is not None and len(source.channel_names) == size.get("c", 0):
         names = source.channel_names
@@ -207,8 +213,10 @@ def _spec(placement: Placement, axes: str, shape: tuple[int, ...], source: Image
     return replace(source, **own, spacing=spacing, unit=unit, affine=affine, world=world, header=None)  # type: ignore[arg-type]
 
 
-def _note(spec: ImageSpec, path: Path | None, *, alpha: bool) -> str:
-    notes = ["The alpha channel is left out."] if alpha else []
+def _note(spec: ImageSpec, path: Path | None, oblique: str, *, alpha: bool) -> str:
+    notes = [oblique] if oblique else []
+    if alpha:
+        notes.append("The alpha channel is left out.")
     if spec.unit == "pixel" and set(spec.spacing) == {1.0} and path and path.suffix.lower() in {".tif", ".tiff"}:
         notes.append("napari reads no voxel size from TIFF; set the layer's scale and units if the file has one.")
     return " ".join(notes)

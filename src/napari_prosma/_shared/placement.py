@@ -10,6 +10,7 @@ import numpy as np
 from napari.utils.transforms import CompositeAffine
 from numpy.typing import NDArray
 
+from napari_prosma._shared.oblique import patient_axes
 from prosma_core.data.geometry import SPATIAL_AXES, ImageSpec
 from prosma_core.errors import GeometryError
 from prosma_core.io.layout import METRES, unit_name
@@ -151,9 +152,7 @@ def drawn_axes(spec: ImageSpec) -> str:
     """
     if spec.world != "ras" or spec.spatial_ndim != 3:
         return spec.axes
-    from nibabel.orientations import io_orientation
-
-    world = io_orientation(spec.affine)[:, 0].astype(int).tolist()  # type: ignore[no-untyped-call]
+    world = patient_axes(spec)
     spatial = "".join(spec.spatial_axes[world.index(w)] for w in range(3))
     return spec.axes[: -len(spatial)] + spatial
 
@@ -169,7 +168,7 @@ def rows_and_columns(axes: str, spec: ImageSpec | None) -> tuple[list[int], list
     return sorted(columns) if patient else columns, columns
 
 
-def spec_arguments(spec: ImageSpec, axes: str) -> dict[str, Any]:
+def spec_arguments(spec: ImageSpec, axes: str, straight: NDArray[np.float64] | None = None) -> dict[str, Any]:
     """Arguments that draw an array where its file says: in the file's world, with axis labels and units.
 
     Parameters
@@ -177,6 +176,8 @@ def spec_arguments(spec: ImageSpec, axes: str) -> dict[str, Any]:
     spec : ImageSpec
     axes : str
         Letters of the layer's axes, without the colours of RGB.
+    straight : ndarray, shape (4, 4), optional
+        Of `oblique.straight_affine`; drawn in place of the scan's own affine.
 
     Returns
     -------
@@ -187,16 +188,18 @@ def spec_arguments(spec: ImageSpec, axes: str) -> dict[str, Any]:
     step, time_unit = _time(spec)
     size = dict(zip(spec.spatial_axes, spec.spacing, strict=True)) | {"t": step}
     unit = dict.fromkeys(spec.spatial_axes, spec.unit) | {"t": time_unit}
+    if straight is not None:
+        size |= dict(zip(spec.spatial_axes, np.abs(straight[:3, :3]).max(axis=0).tolist(), strict=True))
     scale = [size.get(letter, 1.0) for letter in axes]
     rows, columns = rows_and_columns(axes, spec)
     matrix = np.diag([*scale, 1.0])
     matrix[np.ix_(rows, columns)] = 0
-    matrix[np.ix_([*rows, -1], [*columns, -1])] = spec.affine
+    matrix[np.ix_([*rows, -1], [*columns, -1])] = spec.affine if straight is None else straight
     drawn = {"units": [unit.get(letter, "pixel") for letter in axes], "axis_labels": list(axes)}
     diagonal, linear = np.diag(matrix)[:-1], matrix[:-1, :-1]
     if np.array_equal(linear, np.diag(diagonal)) and np.all(diagonal > 0):
         return {"scale": diagonal.tolist(), "translate": matrix[:-1, -1].tolist(), **drawn}
-    affine = matrix @ np.diag([*(1 / s for s in scale), 1.0])
+    affine = matrix / [*scale, 1.0]
     return {"scale": scale, "translate": [0.0] * len(axes), "affine": affine, **drawn}
 
 

@@ -129,7 +129,8 @@ def refresh(layer: Any) -> None:
 
 
 def _notes(scan: LayerScan, spec: ImageSpec, axes: str) -> dict[str, Any]:
-    return {"spec": spec, "path": str(scan.path) if scan.path else None, "axes": axes}
+    turn = {"turn": scan.metadata["turn"]} if "turn" in scan.metadata else {}
+    return {"spec": spec, "path": str(scan.path) if scan.path else None, "axes": axes, **turn}
 
 
 def _without_channel(scan: LayerScan, data: NDArray[Any]) -> tuple[Placement, str, NDArray[Any]]:
