@@ -34,6 +34,9 @@ PLACED: list[dict[str, Any]] = [
     {"scale": (-2, 1, 1), "shear": np.array([[1, 0, 0], [0.3, 1, 0], [0.1, 0.2, 1]]), "affine": AFFINE},
 ]
 
+by_hand = pytest.mark.filterwarnings("ignore:Non-orthogonal slicing is being requested:UserWarning")
+"""Layers that a person turned out of the view's plane; napari says so each time it draws them."""
+
 
 def blank(scan: LayerScan) -> np.ndarray:
     return np.zeros(scan.spec.labels_spec().shape, np.uint8)
@@ -49,6 +52,7 @@ def lies_on(result: Any, source: Any, *, moved: tuple[int, ...] = ()) -> None:
         np.testing.assert_allclose(got[keep], expected[keep], atol=1e-9)
 
 
+@by_hand
 @pytest.mark.parametrize("placed", PLACED)
 def test_labels_lie_on_their_scan_and_are_not_copied(placed: dict[str, Any], classes: Classes) -> None:
     image = Image(np.zeros((4, 5, 6)), name="scan", **placed)
@@ -63,6 +67,7 @@ def test_labels_lie_on_their_scan_and_are_not_copied(placed: dict[str, Any], cla
     assert (result.units, result.axis_labels) == (image.units, image.axis_labels)
 
 
+@by_hand
 @given(
     scale=st.tuples(*[st.floats(0.1, 9)] * 3),
     rotate=st.tuples(*[st.floats(-180, 180)] * 3),
@@ -132,6 +137,7 @@ def test_colour_layers_are_read_with_their_channels_first_and_without_alpha(clas
     lies_on(result, image)
 
 
+@by_hand
 @pytest.mark.parametrize("placed", PLACED)
 def test_a_coarser_level_covers_what_the_finest_does(placed: dict[str, Any], classes: Classes) -> None:
     fine = np.zeros((4, 12, 20))
@@ -170,6 +176,7 @@ def test_axes_that_cannot_be_are_refused_in_words(axes: str, says: str) -> None:
         layers.read(Image(np.zeros((3, 4, 5))), axes)
 
 
+@by_hand
 def test_what_is_no_scan_is_refused_in_words() -> None:
     with pytest.raises(GeometryError, match="end with c"):
         layers.read(Image(np.zeros((4, 5, 3)), rgb=True), "cyx")
@@ -275,6 +282,7 @@ def test_labels_have_the_names_and_colours_of_their_classes(classes: Classes) ->
     assert layers.is_result(result)
 
 
+@by_hand
 def test_an_editable_copy_leaves_the_result_alone(classes: Classes) -> None:
     image = Image(np.zeros((4, 5, 6)), scale=(3, 1, 2), rotate=(10, 20, 30), units="mm")
     scan = layers.read(image)
