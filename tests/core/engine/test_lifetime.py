@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from prosma_core.data.geometry import Scan
+from prosma_core.engine.arrays import sweep
 from prosma_core.engine.client import ArrayReady, Engine, Finished
 from prosma_core.engine.messages import SegmentRequest
 
@@ -159,7 +160,9 @@ def test_a_busy_engine_does_not_outlive_its_parent(
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's end by a signal")
-def test_an_engine_stuck_in_native_code_does_not_outlive_its_parent(model_2d: Path, tmp_path: Path) -> None:
+def test_an_engine_stuck_in_native_code_does_not_outlive_its_parent(
+    model_2d: Path, tmp_path: Path, shared_files: SharedFiles
+) -> None:
     """The regular expression takes hours and lets no other thread run, so that none of ours sees the parent go."""
     (tmp_path / "sitecustomize.py").write_text(STUCK)
     model, stuck = tmp_path / "model-that-hangs.safetensors", tmp_path / "stuck"
@@ -171,3 +174,5 @@ def test_an_engine_stuck_in_native_code_does_not_outlive_its_parent(model_2d: Pa
         time.sleep(0.5)
         parent.kill()
         assert psutil.wait_procs([child], timeout=60)[1] == []
+    sweep()  # as the next start does: the process had no time to tidy up
+    assert shared_files(parent.pid) == []
