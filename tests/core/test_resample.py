@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prosma_core.data.labels import IGNORED
 from prosma_core.data.resample import resize, resize_labels
 
 shapes = st.lists(st.integers(1, 14), min_size=2, max_size=3)
@@ -95,3 +96,28 @@ def test_labels_go_there_and_back(axis: int) -> None:
     assert fine.dtype == np.uint16
     np.testing.assert_array_equal(fine, labels.repeat(3, axis))
     np.testing.assert_array_equal(resize_labels(fine, labels.shape), labels)
+
+
+@pytest.mark.parametrize("new", [3, 7, 19, 20, 33, 60])
+@given(slices=st.sets(st.integers(0, 19), min_size=1, max_size=6), thick=st.booleans())
+def test_annotated_slices_survive_resampling_and_do_not_spread(new: int, slices: set[int], thick: bool) -> None:
+    labels = np.full((20, 6, 6), IGNORED, np.int16)
+    chosen = sorted(slices)
+    labels[chosen], labels[chosen, 2:5, 2:5] = 0, 1
+    out = resize_labels(labels, (new, 6, 6), (0,) if thick else ())
+    known = (out != IGNORED).all(axis=(1, 2))
+    np.testing.assert_array_equal(known, (out != IGNORED).any(axis=(1, 2)))
+    nearest = {int((2 * i + 1) * new // 40) for i in chosen}
+    if new <= 20:
+        assert set(np.flatnonzero(known)) == nearest
+    else:
+        assert {int((2 * j + 1) * 20 // (2 * new)) for j in np.flatnonzero(known)} == slices
+    for found in out[known]:
+        np.testing.assert_array_equal(found, labels[chosen[0]])
+
+
+def test_a_scribble_of_one_voxel_survives_in_every_direction() -> None:
+    labels = np.full((11, 12, 13), IGNORED, np.int16)
+    labels[5, 6, 7], labels[1, 1, 1] = 2, 0
+    out = resize_labels(labels, (4, 5, 6))
+    assert sorted(out[out != IGNORED].tolist()) == [0, 2]

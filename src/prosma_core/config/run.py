@@ -9,6 +9,7 @@ import yaml
 from pydantic import Field
 
 from prosma_core.config.base import Config
+from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.model import MAX_STAGES, MAX_WIDTH, Axes, GateConfig
 from prosma_core.config.preprocess import ChannelIntensity, Positive, Resample, Size
 from prosma_core.config.training import TrainingConfig
@@ -87,6 +88,8 @@ class RunConfig(Config):
     """The network."""
     preprocess: PlanOptions = PlanOptions()
     """The preprocessing."""
+    labels: LabelsConfig = LabelsConfig()
+    """What label values mean."""
     training: TrainingConfig = TrainingConfig()
     """The loop."""
 

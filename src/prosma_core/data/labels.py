@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from prosma_core.config.model import ClassInfo
 from prosma_core.errors import LabelError
 
+IGNORED = -1
+"""Class index of a voxel that nothing is known of: no part of loss or measures, and no place for a patch."""
+
 
 def class_indices(labels: NDArray[Any], classes: tuple[ClassInfo, ...], name: str) -> NDArray[Any]:
     """Label values as class indices.

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from prosma_core.data.labels import IGNORED
+
 MAX_ROWS = 32768
 """Rows (or planes) resized in one call: the anti-aliasing kernels of GPUs have an end to their launch grid."""
 
@@ -59,6 +61,9 @@ def resize_labels(
 ) -> NDArray[np.integer]:
     """Label map on another grid: of the classes resized one by one, the strongest at each voxel.
 
+    Where some voxels are `IGNORED`, a new voxel is known if the nearest old one is, or one of those nearest to it: a
+    single annotated slice survives, and does not spread. Its class is the strongest of the known.
+
     Parameters
     ----------
     labels : ndarray, integer, shape (*grid)
@@ -71,11 +76,35 @@ def resize_labels(
     """
     if labels.shape == tuple(shape):
         return labels
+    known = labels != IGNORED
+    partly = not bool(known.all())
+    if partly:  # a slice that nearest sampling skips would have no class
+        nearest = [axis for axis in nearest if shape[axis] >= labels.shape[axis]]
     result = np.zeros(tuple(shape), dtype=labels.dtype)
     best = torch.zeros(tuple(shape))
-    for value in np.unique(labels):
+    for value in np.unique(labels[known]):
         share = resize(torch.from_numpy((labels == value).astype(np.float32))[None], shape, nearest)[0]
         stronger = share > best
         result[stronger.numpy()] = value
         best = torch.where(stronger, share, best)
+    if partly:
+        result[~resize_known(known, shape)] = IGNORED
     return result
+
+
+def resize_known(known: NDArray[np.bool_], shape: Sequence[int]) -> NDArray[np.bool_]:
+    """Mask of annotated voxels on another grid; none of them is lost where the grid becomes coarser.
+
+    Parameters
+    ----------
+    known : ndarray, bool, shape (*grid)
+    shape : sequence of int
+        New grid.
+    """
+    for axis, (old, new) in enumerate(zip(known.shape, shape, strict=True)):
+        if new >= old:
+            known = known.take((2 * np.arange(new) + 1) * old // (2 * new), axis=axis)
+        else:
+            bins = (2 * np.arange(old) + 1) * new // (2 * old)
+            known = np.logical_or.reduceat(known, np.searchsorted(bins, np.arange(new)), axis=axis)
+    return known

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,16 +11,17 @@ from torch import Tensor
 
 from prosma_core.config.model import ClassInfo
 from prosma_core.config.preprocess import PreprocessConfig
+from prosma_core.data.annotation import Annotation
 from prosma_core.data.frames import frame_spec, frames
 from prosma_core.data.geometry import Scan
 from prosma_core.data.grid import plan_grid
 from prosma_core.data.intensities import check_channels, fit_channels, normalise
-from prosma_core.data.labels import class_indices
+from prosma_core.data.labels import IGNORED, class_indices
 from prosma_core.data.resample import resize, resize_labels
 from prosma_core.errors import ChannelError, IntensityError
 
 MAX_POINTS = 5000
-"""Foreground voxels kept per class to centre patches on."""
+"""Voxels kept per class, and of all that are annotated, to centre patches on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,26 +33,35 @@ class TrainingCase:
     name : str
     image : Tensor, float32, shape (C, *grid)
         Normalised.
-    labels : Tensor, uint8 or int32, shape (*grid)
-        Class indices.
+    labels : Tensor, uint8, int16 or int32, shape (*grid)
+        Class indices, `IGNORED` where nothing is known.
     points : list of Tensor, int64, shape (n, dims)
         Voxels of each foreground class that is present.
+    annotated : Tensor or None, int64, shape (n, dims)
+        Of a sparsely annotated scan: voxels of any class, background too. Patches lie there, and nothing is known
+        outside the scan. None where patches may lie anywhere.
     """
 
     name: str
     image: Tensor
     labels: Tensor
     points: list[Tensor]
+    annotated: Tensor | None = None
+
+    @property
+    def masked(self) -> bool:
+        """Whether patches of it may hold ignored voxels."""
+        return self.annotated is not None or bool((self.labels.int() == IGNORED).any())
 
     def to(self, device: torch.device) -> TrainingCase:
         """The same case with its arrays on a device (points stay on the CPU)."""
-        return TrainingCase(self.name, self.image.to(device), self.labels.to(device), self.points)
+        return replace(self, image=self.image.to(device), labels=self.labels.to(device))
 
 
 def prepare_case(
-    name: str, image: Scan, labels: Scan, pre: PreprocessConfig, classes: tuple[ClassInfo, ...], seed: int
+    name: str, image: Scan, labels: Annotation, pre: PreprocessConfig, classes: tuple[ClassInfo, ...], seed: int
 ) -> Iterator[TrainingCase]:
-    """Training cases of a scan, one per frame; frames of one value are left out of stacks.
+    """Training cases of a scan, one per frame; frames without annotation, and of one value in stacks, are left out.
 
     Raises
     ------
@@ -63,12 +73,15 @@ def prepare_case(
     except ChannelError as error:
         msg = f"{name}: {error}"
         raise ChannelError(msg) from error
-    indices = class_indices(labels.data, classes, name)
+    indices = class_indices(labels.values, classes, name)
+    if labels.ignored is not None:
+        indices = np.where(labels.ignored, np.int16(IGNORED), indices.astype(np.int16))
     grid = plan_grid(frame_spec(image.spec, pre.dims), pre)
     rng = np.random.default_rng(seed)
     every = list(frames(image, pre.dims))
     for frame in every:
-        if len(every) > 1 and frame.image.min() == frame.image.max():
+        wanted = grid.orient(indices[frame.index])
+        if bool((wanted == IGNORED).all()) or (len(every) > 1 and frame.image.min() == frame.image.max()):
             continue
         try:
             values = normalise(grid.orient(fit_channels(frame.image, len(pre.channels))[0]), pre.intensities)
@@ -76,12 +89,14 @@ def prepare_case(
             msg = f"{name}: {error}"
             raise IntensityError(msg) from error
         tensor = resize(torch.from_numpy(np.ascontiguousarray(values)), grid.shape, grid.thick)
-        target = np.ascontiguousarray(
-            resize_labels(np.ascontiguousarray(grid.orient(indices[frame.index])), grid.shape, grid.thick)
-        )
+        target = np.ascontiguousarray(resize_labels(np.ascontiguousarray(wanted), grid.shape, grid.thick))
         points = [_some_points(target == c, rng) for c in range(1, len(classes))]
         yield TrainingCase(
-            f"{name} {frame.name}".strip(), tensor, torch.from_numpy(target), [p for p in points if len(p)]
+            f"{name} {frame.name}".strip(),
+            tensor,
+            torch.from_numpy(target),
+            [p for p in points if len(p)],
+            _some_points(target != IGNORED, rng) if labels.sparse else None,
         )
 
 

@@ -99,7 +99,7 @@ class Trainer:
         self.average = MovingAverage(self.model, self.config.ema_decay)
         self.evaluated = build_model(setup.header.model).to(device)
         self.optimizer = build_optimizer(self.model, self.config)
-        self.loss = segmentation_loss(self.config)
+        self.loss = segmentation_loss(self.config, masked=any(case.masked for case in setup.train))
         self.progress = Progress()
         self.val = setup.val
         train = setup.train

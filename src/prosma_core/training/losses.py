@@ -3,16 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from prosma_core.config.training import TrainingConfig
+from prosma_core.data.labels import IGNORED
 from prosma_core.model.gate import SkipGate
 
 
-def segmentation_loss(config: TrainingConfig) -> Callable[[Sequence[Tensor], Tensor], Tensor]:
+class MaskedDiceCE(nn.Module):
+    """Dice + cross-entropy of the voxels that are not ignored; 0 where all are."""
+
+    def __init__(self, config: TrainingConfig) -> None:
+        from monai.losses import DiceLoss
+
+        super().__init__()
+        self.weights = config.dice_weight, config.ce_weight
+        self.dice = DiceLoss(include_background=False, batch=config.batch_dice)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Scalar of logits, shape (B, K, *grid), and labels with `IGNORED`, shape (B, 1, *grid)."""
+        target = labels[:, 0].long()
+        known = target != IGNORED
+        wanted = F.one_hot(target.clamp_min(0), logits.shape[1]).movedim(-1, 1) * known[:, None]
+        dice: Tensor = self.dice(logits.softmax(1) * known[:, None], wanted.to(logits.dtype))
+        entropy = F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum") / known.sum().clamp_min(1)
+        return self.weights[0] * dice + self.weights[1] * entropy
+
+
+def segmentation_loss(config: TrainingConfig, *, masked: bool = False) -> Callable[[Sequence[Tensor], Tensor], Tensor]:
     """Dice + cross-entropy over all levels (MONAI), weights 1, 1/2, 1/4, … with deep supervision.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+    masked : bool
+        Whether labels may hold `IGNORED`.
 
     Returns
     -------
@@ -22,14 +51,16 @@ def segmentation_loss(config: TrainingConfig) -> Callable[[Sequence[Tensor], Ten
     """
     from monai.losses import DeepSupervisionLoss, DiceCELoss
 
-    one = DiceCELoss(
-        include_background=False,
-        to_onehot_y=True,
-        softmax=True,
-        batch=config.batch_dice,
-        lambda_dice=config.dice_weight,
-        lambda_ce=config.ce_weight,
-    )
+    one: Any = MaskedDiceCE(config)
+    if not masked:
+        one = DiceCELoss(
+            include_background=False,
+            to_onehot_y=True,
+            softmax=True,
+            batch=config.batch_dice,
+            lambda_dice=config.dice_weight,
+            lambda_ce=config.ce_weight,
+        )
     deep = DeepSupervisionLoss(one, weight_mode="exp")
 
     def loss(logits: Sequence[Tensor], labels: Tensor) -> Tensor:

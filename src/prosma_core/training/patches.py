@@ -11,6 +11,7 @@ from torch import Tensor
 
 from prosma_core.config.training import AugmentConfig
 from prosma_core.data.grid import thick_axes
+from prosma_core.data.labels import IGNORED
 from prosma_core.training.cases import TrainingCase
 
 
@@ -26,7 +27,8 @@ class PatchSampler:
     spacing : tuple of float
         Voxel size of the grid: rotations are rotations of space, not of voxels.
     foreground : float
-        Share of patches centred on a foreground voxel.
+        Share of patches centred on a foreground voxel; the others lie anywhere, or about an annotated voxel where
+        the case is sparsely annotated.
     augment : AugmentConfig
     """
 
@@ -73,6 +75,9 @@ class PatchSampler:
         if case.points and _uniform(0, 1, rng) < self.foreground:
             points = case.points[_integer(len(case.points), rng)]
             wanted = [float(v) for v in points[_integer(len(points), rng)]]
+        elif case.annotated is not None:  # anywhere in the middle half of the patch
+            point = case.annotated[_integer(len(case.annotated), rng)]
+            wanted = [float(v) + p * _uniform(-0.25, 0.25, rng) for v, p in zip(point, self.patch, strict=True)]
         else:
             wanted = [_uniform(0, n - 1, rng) for n in grid]
         centre = []
@@ -110,7 +115,8 @@ class PatchSampler:
             for s, p, n in reversed(list(zip(starts, self.patch, grid, strict=True)))
             for amount in (max(0, -s), max(0, s + p - n))
         ]
-        return F.pad(case.image[(slice(None), *inside)], pads), F.pad(case.labels[inside], pads)
+        outside = 0 if case.annotated is None else IGNORED
+        return F.pad(case.image[(slice(None), *inside)], pads), F.pad(case.labels[inside], pads, value=outside)
 
     def _interpolate(self, case: TrainingCase, centre: list[float], matrix: Tensor) -> tuple[Tensor, Tensor]:
         device, grid = case.image.device, case.labels.shape
@@ -120,7 +126,9 @@ class PatchSampler:
         size = torch.tensor(grid, device=device, dtype=torch.float32)
         where = ((2 * voxels + 1) / size - 1).flip(-1)[None]  # grid_sample counts x first, from edge to edge
         image = F.grid_sample(case.image[None], where, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
-        labels = F.grid_sample(case.labels[None, None].float(), where, mode="nearest", align_corners=False)[0, 0]
+        outside = 0 if case.annotated is None else IGNORED  # grid_sample fills with 0
+        shifted = case.labels[None, None].float() - outside
+        labels = F.grid_sample(shifted, where, mode="nearest", align_corners=False)[0, 0] + outside
         return image, labels.to(case.labels.dtype)
 
 

@@ -15,7 +15,9 @@ from prosma_core.config.header import ModelHeader
 from prosma_core.config.model import ClassInfo, ModelConfig
 from prosma_core.config.preprocess import PreprocessConfig
 from prosma_core.config.run import PlanOptions, RunConfig
+from prosma_core.data.annotation import read_annotation
 from prosma_core.data.fingerprint import Fingerprint, fingerprint
+from prosma_core.data.geometry import Scan
 from prosma_core.data.intensities import COLOUR
 from prosma_core.errors import DatasetError, IntensityError
 from prosma_core.events import Event, StageStarted, Working
@@ -85,7 +87,8 @@ def prepare_run(
     for i, name in enumerate(splits["train"]):
         image, labels = read_case(folder.cases[name])
         dims = dims or (2 if image.spec.spatial_ndim == 2 or min(image.spec.spatial_shape) == 1 else 3)
-        prints[name] = fingerprint(image, labels, dims, np.random.default_rng([run.training.seed, i]))
+        known = Scan(read_annotation(labels, run.labels).values, labels.spec)
+        prints[name] = fingerprint(image, known, dims, np.random.default_rng([run.training.seed, i]))
         yield Working(f"Reading {name}")
     if dims is None:
         msg = f"{folder.root} has no training cases."
@@ -103,7 +106,7 @@ def prepare_run(
     for key, cases in sets.items():
         for i, name in enumerate(splits[key]):
             image, labels = read_case(folder.cases[name])
-            cases.extend(prepare_case(name, image, labels, pre, classes, seed=i))
+            cases.extend(prepare_case(name, image, read_annotation(labels, run.labels), pre, classes, seed=i))
             yield Working(f"Preparing {name}")
         if not cases:
             msg = f"No case of {key!r} can be used: every image has one value everywhere. Check {folder.root}."

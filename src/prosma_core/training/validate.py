@@ -11,6 +11,7 @@ from torch import Tensor
 
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.model import ClassInfo
+from prosma_core.data.labels import IGNORED
 from prosma_core.errors import TrainingError
 from prosma_core.events import Event, LevelStats
 from prosma_core.inference.tiled import TiledPredictor
@@ -76,14 +77,17 @@ def validate(
 
 
 def dice_per_class(prediction: Tensor, reference: Tensor, num_classes: int) -> list[float]:
-    """Dice of each foreground class, 1 where a class is in neither.
+    """Dice of each foreground class over the voxels whose reference is known, 1 where a class is in neither.
 
     Parameters
     ----------
-    prediction, reference : Tensor, integer, shape (*grid)
+    prediction : Tensor, integer, shape (*grid)
+    reference : Tensor, integer, shape (*grid)
+        Class indices, `IGNORED` where nothing is known.
     num_classes : int
         Background included.
     """
+    prediction = torch.where(reference.int() == IGNORED, IGNORED, prediction.int())
     result = []
     for k in range(1, num_classes):
         p, r = prediction == k, reference == k

@@ -1,0 +1,109 @@
+"""What label values mean: background, nothing known, to be ignored, slices."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from prosma_core.config.labels import LabelsConfig
+from prosma_core.data.annotation import Annotation, read_annotation
+from prosma_core.data.geometry import Scan, array_spec
+from prosma_core.errors import ConfigError, GeometryError
+
+
+def volume(axis: int = 0, slices: tuple[int, ...] = (2, 5), shape: tuple[int, ...] = (9, 10, 11)) -> Scan:
+    """Labels of two classes on some slices along an axis."""
+    labels = np.zeros(shape, np.uint8)
+    turned = np.moveaxis(labels, axis, 0)
+    for i in slices:
+        turned[i, 1:9, 2:8], turned[i, 3:5, 3:5] = 1, 2
+    return Scan(labels, array_spec(shape, "zyx", (1.0, 1.0, 1.0), "mm"))
+
+
+def read(labels: Scan, **config) -> Annotation:
+    return read_annotation(labels, LabelsConfig.parse(config, "labels"))
+
+
+def test_zero_is_background_unless_said_otherwise() -> None:
+    labels = volume()
+    plain = read(labels)
+    assert plain.ignored is None
+    assert plain.values is labels.data
+    assert plain.slices == (2, 5)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_on_annotated_slices_zero_is_background_and_elsewhere_nothing_is_known(axis: int) -> None:
+    labels = volume(axis)
+    found = read(labels, zero="annotated_slices")
+    assert found.axis_name == "zyx"[axis]
+    assert found.slices == found.marked == (2, 5)
+    known = ~np.moveaxis(found.ignored, axis, 0)
+    assert known[[2, 5]].all()
+    assert known.sum() == found.known == 2 * known[0].size
+
+
+def test_the_axis_of_the_slices_can_be_named() -> None:
+    assert read(volume(0), zero="annotated_slices", slice_axis="y").axis == 1
+    with pytest.raises(GeometryError, match="no slices along 'z'"):
+        read(Scan(np.ones((4, 4), np.uint8), array_spec((4, 4), "yx")), slice_axis="z")
+
+
+def test_a_slice_painted_with_background_only_is_annotated() -> None:
+    labels = volume()
+    labels.data[7, 0, 0] = 9
+    found = read(labels, zero="annotated_slices", background=9)
+    assert found.marked == (2, 5, 7)
+    assert found.slices == (2, 5)
+    assert set(np.unique(found.values)) == {0, 1, 2}
+    assert not found.ignored[7].any()
+
+
+def test_scribbles_are_known_where_they_are_painted() -> None:
+    labels = volume()
+    labels.data[4, 0] = 3
+    found = read(labels, zero="unlabelled", background=3)
+    np.testing.assert_array_equal(found.ignored, labels.data == 0)
+    assert not found.values[4, 0].any()
+
+
+def test_the_ignored_value_is_no_class_and_annotates_nothing() -> None:
+    labels = volume()
+    labels.data[2, 0], labels.data[8] = 255, 255
+    plain = read(labels, ignore=255)
+    np.testing.assert_array_equal(plain.ignored, labels.data == 255)
+    assert plain.values.max() == 2
+    sparse = read(labels, ignore=255, zero="annotated_slices")
+    assert sparse.marked == (2, 5)
+    assert sparse.ignored[2, 0].all()
+
+
+def test_numbered_objects_become_one_class() -> None:
+    data = np.arange(100, dtype=np.uint16).reshape(10, 10)
+    found = read(Scan(data, array_spec((10, 10), "yx")), one_class=True, background=5, ignore=7)
+    assert set(np.unique(found.values)) == {0, 1}
+    assert (found.values == 0).sum() == 3
+
+
+def test_time_points_are_annotated_one_by_one() -> None:
+    data = np.zeros((3, 4, 6, 6), np.uint8)
+    data[1, 2, 1:3, 1:5] = 1
+    found = read(Scan(data, array_spec(data.shape, "tzyx")), zero="annotated_slices")
+    assert np.argwhere(~found.ignored.all(axis=(2, 3))).tolist() == [[1, 2]]
+
+
+def test_slices_can_be_kept_apart() -> None:
+    found = read(volume(1, (1, 4, 8)), zero="annotated_slices")
+    rest, held = found.without({4}), found.only({4})
+    assert (rest.slices, held.slices) == ((1, 8), (4,))
+    assert not (~rest.ignored & ~held.ignored).any()
+    np.testing.assert_array_equal(~rest.ignored | ~held.ignored, ~found.ignored)
+    dense = read(volume(0, tuple(range(9))))
+    assert dense.without({3}).known == dense.values.size - 110
+    assert dense.only({3}).known == 110
+
+
+@pytest.mark.parametrize("values", [{"ignore": 0}, {"ignore": 3, "background": 3}, {"zero": "nothing"}])
+def test_meanings_that_cannot_be_are_refused(values) -> None:
+    with pytest.raises(ConfigError):
+        LabelsConfig.parse(values, "labels")
