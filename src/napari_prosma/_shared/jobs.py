@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from psygnal import Signal as PlainSignal
 from qtpy.QtCore import QObject, Qt, Signal
 
 from napari_prosma._shared.layers import LayerScan
@@ -49,14 +50,15 @@ class Jobs:
 
     Attributes
     ----------
-    on_ready : callable or None
-        Called in the GUI thread with the engine's `Ready` each time one has started.
+    started : Signal
+        Emits, in the GUI thread, the engine's `Ready` each time one has started.
     """
+
+    started = PlainSignal(Ready)
 
     def __init__(self) -> None:
         self._mailbox = Mailbox()
         self._engine = Engine(on_ready=self._ready)
-        self.on_ready: Callable[[Ready], None] | None = None
         atexit.register(self.close)
 
     def start(self) -> None:
@@ -118,11 +120,7 @@ class Jobs:
         threading.Thread(target=body, name="prosma-work", daemon=True).start()
 
     def _ready(self, ready: Ready) -> None:
-        def tell() -> None:
-            if self.on_ready is not None:
-                self.on_ready(ready)
-
-        self._mailbox.post(tell)
+        self._mailbox.post(lambda: self.started.emit(ready))
 
 
 class SegmentJob:

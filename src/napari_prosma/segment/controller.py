@@ -12,6 +12,7 @@ from napari_prosma._shared.session import ModelEntry, Session
 from napari_prosma.segment.present import SHORTCUT, Presenter
 from napari_prosma.segment.run import Run
 from napari_prosma.segment.state import Choices, Plan, Problem, Region, fits, resolve
+from napari_prosma.segment.watch import ViewerWatch
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.engine.messages import Ready
 from prosma_core.errors import ProsmaError
@@ -53,37 +54,30 @@ class SegmentController:
         self._plan: Plan | Problem | None = None
         self._choices = _recalled(session)
         self._connect_view()
-        self._connect_viewer()
+        self._watch = ViewerWatch(viewer, self._layer_inserted, self._layers_changed, self._view_moved)
+        viewer.bind_key(SHORTCUT, lambda _viewer: self.start_or_cancel(), overwrite=True)
         session.models_changed.connect(self.show_models)
-        session.jobs.on_ready = self._show_devices
+        session.jobs.started.connect(self._show_devices)
         session.jobs.start()
         self.show_models()
         self._show_devices(session.jobs.ready)
         self.choose_image(self._active_image())
 
     def close(self) -> None:
-        """Leave the viewer as it was found; a running job ends."""
-        events = self.viewer.layers.events
-        events.inserted.disconnect(self._layer_inserted)
-        events.removed.disconnect(self._layers_changed)
-        events.reordered.disconnect(self._layers_changed)
-        self.viewer.dims.events.disconnect(self._view_moved)
-        self.viewer.scene.camera.events.disconnect(self._view_moved)
+        """Leave the viewer as it was found; a running job ends. The view may be gone already."""
+        self._watch.close()
         self.session.models_changed.disconnect(self.show_models)
+        self.session.jobs.started.disconnect(self._show_devices)
         self.viewer.bind_key(SHORTCUT, None)
         if self.run is not None:
-            self.run.cancel()
+            self.run.abandon()
 
     # --- What the person does ---------------------------------------------------------------------------------------
 
     def choose_image(self, layer: Image | None) -> None:
         """Take another layer; its axes are guessed anew."""
-        if self._layer is not None:
-            self._layer.events.disconnect(self._layers_changed)
         self._layer = layer
-        if layer is not None:
-            for event in (layer.events.name, layer.events.scale, layer.events.data, layer.events.affine):
-                event.connect(self._layers_changed)
+        self._watch.follow(layer)
         self._read(None, 0)
         scan = self._choices.scan
         model = self._choices.model
@@ -159,20 +153,19 @@ class SegmentController:
 
     def _layer_inserted(self, event: Any) -> None:
         layer = event.value
-        layer.events.name.connect(self._layers_changed)
         if _is_scan(layer) and self.run is None:
             self.choose_image(layer)
         else:
             self._show_images()
 
-    def _layers_changed(self, _event: Any = None) -> None:
+    def _layers_changed(self) -> None:
         if self._layer is not None and self._layer not in self.viewer.layers:
             self.choose_image(self._active_image())
             return
         self._read(self._axes, self._level)
         self._show_images()
 
-    def _view_moved(self, _event: Any = None) -> None:
+    def _view_moved(self) -> None:
         if self._choices.part != "whole":
             self._show_plan()
 
@@ -273,15 +266,6 @@ class SegmentController:
         view.advanced.defaults_clicked.connect(self.restore_defaults)
         view.run_clicked.connect(self.start_or_cancel)
         view.free_clicked.connect(self.free_memory)
-
-    def _connect_viewer(self) -> None:
-        events = self.viewer.layers.events
-        events.inserted.connect(self._layer_inserted)
-        events.removed.connect(self._layers_changed)
-        events.reordered.connect(self._layers_changed)
-        self.viewer.dims.events.connect(self._view_moved)
-        self.viewer.scene.camera.events.connect(self._view_moved)
-        self.viewer.bind_key(SHORTCUT, lambda _viewer: self.start_or_cancel(), overwrite=True)
 
 
 def _is_scan(layer: Any) -> bool:

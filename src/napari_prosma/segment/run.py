@@ -9,7 +9,7 @@ from napari.layers import Labels, Layer
 from numpy.typing import NDArray
 
 from napari_prosma._shared import layers as layer_access
-from napari_prosma._shared.jobs import Jobs
+from napari_prosma._shared.jobs import Jobs, is_last
 from napari_prosma._shared.progress_panel import ActivityProgress, TimeLeft, clock
 from napari_prosma.segment.measures import class_rows, size_heading, with_measures
 from napari_prosma.segment.state import Plan
@@ -50,7 +50,7 @@ class Run:
         self._notes = provenance(plan.model.header, plan.request.config, source)
         self._lines: list[str] = []
         self._time = TimeLeft()
-        self._cancelling = False
+        self._cancelling = self._abandoned = False
         view.show_running(True)
         view.show_run("Cancel", enabled=True, tooltip="Stop this segmentation.")
         view.show_progress(0, 0, "Starting…")
@@ -67,6 +67,11 @@ class Run:
         self._view.show_run("Cancelling…", enabled=False, tooltip="The engine finishes its current tile.")
         self._job.cancel()
 
+    def abandon(self) -> None:
+        """The widget is gone: stop, without a word to it."""
+        self._cancelling = self._abandoned = True
+        self._job.cancel()
+
     def correct(self) -> None:
         """Give the person a copy of the result to correct, selected, with the brush; the result itself is hidden."""
         if self.labels is None:
@@ -80,7 +85,10 @@ class Run:
     # --- Messages of the engine, in the GUI thread ------------------------------------------------------------------
 
     def _receive(self, message: Message) -> None:
-        if isinstance(message, TileDone):
+        if self._abandoned:
+            if is_last(message):
+                self._end()
+        elif isinstance(message, TileDone):
             left = self._time.text(message.done, message.total)
             text = f"Tile {message.done} of {message.total}" + (f", {left}" if left else "")
             self._view.show_progress(message.done, message.total, text)

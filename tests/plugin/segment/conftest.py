@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from psygnal import Signal
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QComboBox, QPushButton, QWidget
 
@@ -43,10 +44,11 @@ class FakeJob:
 class FakeJobs:
     """Stands in for the boundary to the engine."""
 
+    started = Signal(Ready)
+
     def __init__(self) -> None:
         self.jobs: list[FakeJob] = []
         self.ready: Ready | None = None
-        self.on_ready: Callable[[Ready], None] | None = None
         self.pid: int | None = None
         self.freed = False
 

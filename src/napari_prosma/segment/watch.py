@@ -1,0 +1,66 @@
+"""What happens in the viewer, told to the controller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Layer
+
+LAYER_EVENTS = ("data", "scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
+"""Events after which a layer is read again."""
+
+
+class ViewerWatch:
+    """Listens to a viewer and to one of its layers until it is closed.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+    inserted : callable
+        Called with the event of a new layer.
+    changed : callable
+        Called when layers were removed, reordered or renamed, or when the followed layer changed.
+    moved : callable
+        Called when the view was moved.
+    """
+
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        inserted: Callable[[Any], None],
+        changed: Callable[[], None],
+        moved: Callable[[], None],
+    ) -> None:
+        self._changed = changed
+        self._layer: Layer | None = None
+        events = viewer.layers.events
+        self._wires = [(events.inserted, inserted)]
+        self._wires += [(event, self._on_change) for event in (events.removed, events.reordered, events.renamed)]
+        self._moved = moved
+        self._wires += [(event, self._on_move) for event in (viewer.dims.events, viewer.scene.camera.events)]
+        for event, callback in self._wires:
+            event.connect(callback)
+
+    def follow(self, layer: Layer | None) -> None:
+        """Listen to this layer, and to no other."""
+        for name in LAYER_EVENTS:
+            if self._layer is not None:
+                self._layer.events[name].disconnect(self._on_change)
+            if layer is not None:
+                layer.events[name].connect(self._on_change)
+        self._layer = layer
+
+    def close(self) -> None:
+        """Listen no longer."""
+        self.follow(None)
+        for event, callback in self._wires:
+            event.disconnect(callback)
+
+    def _on_change(self, _event: Any) -> None:
+        self._changed()
+
+    def _on_move(self, _event: Any) -> None:
+        self._moved()
