@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -39,6 +40,13 @@ def data_root() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"needs the real scans, which are not part of the repository; no folder {DATA}")
     return DATA
+
+
+@pytest.fixture(scope="session")
+def display() -> None:
+    """Skip the test where there is no screen to open a window on."""
+    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        pytest.skip("needs a display: python3 run.py test")
 
 
 @pytest.fixture

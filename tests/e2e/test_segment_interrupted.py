@@ -1,0 +1,169 @@
+"""What ends a segmentation early, in a real window: the panel says so, and the next click works."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+pytestmark = pytest.mark.slow
+
+SMALL, LONG = (16, 32, 40), (64, 320, 320)
+
+
+@pytest.fixture
+def busy(desk: Any, rng: np.random.Generator) -> Any:
+    """Return a window that has begun with a scan of many seconds."""
+    desk.viewer.add_image(rng.normal(100, 20, LONG).astype(np.float32), name="long")
+    desk.choose("plain-3d")
+    desk.start()
+    return desk
+
+
+def still_works(desk: Any, rng: np.random.Generator) -> None:
+    desk.viewer.layers.clear()
+    desk.viewer.add_image(rng.normal(100, 20, SMALL).astype(np.float32), name="small")
+    desk.choose("plain-3d")
+    assert desk.segment().data.any()
+
+
+def test_cancel_by_a_click_on_the_same_button(busy: Any, rng: np.random.Generator) -> None:
+    engine = busy.session.jobs.pid
+    assert busy.button("run").text() == "Cancel"
+    busy.click("run")
+    busy.wait()
+    assert busy.text("messages").endswith("Cancelled.")
+    assert busy.text("error") == ""
+    assert [layer.name for layer in busy.viewer.layers] == ["long"]
+    assert busy.button("run").text() == "Segment"
+    assert busy.session.jobs.pid == engine
+    still_works(busy, rng)
+
+
+def test_the_scan_is_deleted_while_it_is_segmented(busy: Any) -> None:
+    result = busy.controller.run.labels
+    busy.viewer.layers.remove("long")
+    assert busy.controller.run is not None
+    busy.click("run")
+    busy.wait()
+    assert result not in busy.viewer.layers
+    assert busy.text("problem_image").startswith("Open a scan")
+    assert not busy.button("run").isEnabled()
+
+
+def test_the_result_is_deleted_while_it_grows(busy: Any, rng: np.random.Generator) -> None:
+    busy.viewer.layers.remove(busy.controller.run.labels)
+    busy.wait()
+    assert "The result layer was deleted" in busy.text("messages")
+    assert busy.text("error") == ""
+    still_works(busy, rng)
+
+
+def test_the_engine_is_killed_while_it_works(busy: Any, rng: np.random.Generator) -> None:
+    engine = busy.session.jobs.pid
+    os.kill(engine, signal.SIGKILL)
+    busy.wait()
+    assert "The engine ended" in busy.text("error")
+    assert "starts a new one" in busy.text("error")
+    assert [layer.name for layer in busy.viewer.layers] == ["long"]
+    still_works(busy, rng)
+    assert busy.text("error") == ""
+    assert busy.session.jobs.pid != engine
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a running process")
+def test_memory_runs_out_while_the_engine_works(busy: Any, rng: np.random.Generator) -> None:
+    process = psutil.Process(busy.session.jobs.pid)
+    process.rlimit(psutil.RLIMIT_AS, (process.memory_info().vms, process.rlimit(psutil.RLIMIT_AS)[1]))
+    busy.wait()
+    assert "memory" in busy.text("error")
+    assert [layer.name for layer in busy.viewer.layers] == ["long"]
+    busy.click("free")
+    still_works(busy, rng)
+
+
+def test_the_window_is_closed_while_a_scan_is_segmented(busy: Any) -> None:
+    run, layers = busy.controller.run, busy.viewer.layers
+    assert run.labels in layers
+    busy.viewer.close()
+    busy.until(lambda: run.labels is None)
+    assert not layers
+
+
+def test_the_widget_is_closed_while_a_scan_is_segmented(busy: Any) -> None:
+    run, layers = busy.controller.run, busy.viewer.layers
+    busy.viewer.window.remove_dock_widget(busy.widget)
+    busy.widget.deleteLater()
+    busy.until(lambda: run.labels is None)
+    assert [layer.name for layer in layers] == ["long"]
+    layers["long"].scale = (3, 1, 1)
+
+
+PROGRAM = """
+import sys
+import napari, numpy as np
+from qtpy.QtCore import QTimer
+
+viewer = napari.Viewer()
+_, widget = viewer.window.add_plugin_dock_widget("napari-prosma", "Segment")
+{body}
+assert "torch" not in sys.modules
+"""
+
+
+@pytest.fixture
+def program(display: None, tmp_path: Path) -> Callable[[str], str]:
+    """Return what runs a program of its own, with the widget opened from napari's menu, and gives what it printed."""
+
+    def run(body: str) -> str:
+        script = tmp_path / "program.py"
+        script.write_text(PROGRAM.replace("{body}", body), encoding="utf-8")
+        home = {"XDG_CONFIG_HOME": str(tmp_path), "NAPARI_CONFIG": str(tmp_path / "napari.yaml")}
+        done = subprocess.run(
+            [sys.executable, str(script)],
+            env={**os.environ, **home},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stdout
+
+    return run
+
+
+def test_the_window_s_process_has_no_torch_in_it(program: Callable[[str], str]) -> None:
+    program("""
+QTimer.singleShot(2000, viewer.close)
+napari.run()
+""")
+
+
+def test_the_engine_ends_with_the_window(program: Callable[[str], str]) -> None:
+    printed = program("""
+viewer.add_image(np.random.default_rng(1).normal(size=(64, 200, 200)).astype("float32"), scale=(3, 1, 1), units="mm")
+widget.controller.choose_model(next(m for m in widget.controller.session.models() if m.header.name == "phantom-3d"))
+widget.controller.start_or_cancel()
+
+def look():
+    if widget.progress_text().startswith("Tile"):
+        print(widget.controller.session.jobs.pid)
+        timer.stop()
+        viewer.close()
+
+timer = QTimer()
+timer.timeout.connect(look)
+timer.start(50)
+napari.run()
+""")
+    assert not psutil.pid_exists(int(printed))
