@@ -10,6 +10,7 @@ import typer
 from prosma_core import __version__
 from prosma_core.cli.doctor import doctor
 from prosma_core.cli.evaluate import evaluate
+from prosma_core.cli.label_options import PairsCommand
 from prosma_core.cli.models import models_app
 from prosma_core.cli.segment import segment
 from prosma_core.cli.train import train
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command()(train)
+app.command(cls=PairsCommand)(train)
 app.command()(segment)
 app.command()(evaluate)
 app.add_typer(models_app, name="models")

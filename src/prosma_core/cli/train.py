@@ -7,6 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
+from prosma_core.cli.label_options import (
+    AnnotatedSlices,
+    Background,
+    Ignore,
+    OneClass,
+    Pairs,
+    Sparse,
+    label_meaning,
+    split_pairs,
+)
 from prosma_core.cli.options import Device, clock, drain, log_to_stderr, stderr_console
 from prosma_core.errors import ConfigError
 from prosma_core.events import CheckpointSaved, EpochDone, Event, StageStarted, StepDone, Working
@@ -16,6 +26,7 @@ def train(
     data: Annotated[
         Path | None, typer.Option("--data", help="Folder with images/ and labels/, or an nnU-Net raw data set.")
     ] = None,
+    pair: Pairs = None,
     out: Annotated[Path | None, typer.Option("--out", help="Model file to write, MODEL.safetensors.")] = None,
     config: Annotated[
         Path | None, typer.Option("--config", help="YAML with any of the settings; a run folder's run.yaml repeats it.")
@@ -25,6 +36,11 @@ def train(
         str | None, typer.Option("--gate", help="prosma (default), none (plain U-Net) or attention.")
     ] = None,
     init: Annotated[str | None, typer.Option("--init", help="Model to start from (fine-tuning).")] = None,
+    sparse: Sparse = False,
+    annotated_slices: AnnotatedSlices = False,
+    ignore: Ignore = None,
+    background: Background = None,
+    one_class: OneClass = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run beside --out stopped.")] = False,
     device: Device = "auto",
     epochs: Annotated[int | None, typer.Option("--epochs", help="Epochs to train.", min=1)] = None,
@@ -44,6 +60,11 @@ def train(
     training = {k: v for k, v in {"epochs": epochs, "minutes": minutes, "seed": seed}.items() if v is not None}
     given |= {"training": training} if training else {}
     given |= {"gate": {"kind": gate}} if gate else {}
+    given |= {"pairs": split_pairs(pair)} if pair else {}
+    labels = label_meaning(
+        sparse=sparse, annotated_slices=annotated_slices, ignore=ignore, background=background, one_class=one_class
+    )
+    given |= {"labels": labels} if labels else {}
     values = load_run_yaml(config) if config else {}
     given = merge(values, given)
     target = given.get("out")
@@ -53,8 +74,8 @@ def train(
     folder = RunFolder.beside(Path(target))
     if resume:
         given = resumed_settings(folder, given)
-    if given.get("data") is None:
-        msg = "No --data was given; name the folder with images/ and labels/."
+    if given.get("data") is None and not given.get("pairs"):
+        msg = "No --data was given; name the folder with images/ and labels/, or give --pair IMAGE LABELS."
         raise ConfigError(msg)
     run = resolve_run(given, str(config or "The command line"))
     if not resume:

@@ -60,8 +60,10 @@ class PlanOptions(Config):
 class RunConfig(Config):
     """What `prosma train` does."""
 
-    data: Path
+    data: Path | None = None
     """Folder with images/ and labels/, or an nnU-Net raw data set."""
+    pairs: tuple[tuple[Path, Path], ...] = ()
+    """Scans and their labels, beside the folder or instead of it."""
     out: Path
     """Model file to write; its run folder lies beside it."""
     preset: Preset = "balanced"

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from prosma_core.data.frames import time_as_channels
 from prosma_core.data.geometry import Scan
+from prosma_core.data.pair_check import grid_problem
 from prosma_core.errors import DatasetError, GeometryError
 from prosma_core.io.dataset_json import read_names, read_splits
 from prosma_core.io.images import is_image_path, read_image, read_labels, stem
@@ -185,7 +186,7 @@ def read_case(case: Case) -> tuple[Scan, Scan]:
         image = time_as_channels(image, image.spec.num_frames)
     if image.spec.spatial_shape != labels.spec.spatial_shape:
         image = _drop_thin(image, labels)
-    check_same_grid(image, labels, f"images/{case.images[0].name}", f"labels/{case.label.name}")
+    check_same_grid(image, labels, *(f"{p.parent.name}/{p.name}" for p in (case.images[0], case.label)))
     return image, labels
 
 
@@ -209,14 +210,6 @@ def _drop_thin(image: Scan, labels: Scan) -> Scan:
 
 def check_same_grid(a: Scan, b: Scan, name_a: str, name_b: str) -> None:
     """Raise `GeometryError` unless two scans have the same spatial shape and, where both know it, the same affine."""
-    sa, sb = a.spec, b.spec
-    same = sa.spatial_shape == sb.spatial_shape and sa.num_frames == sb.num_frames
-    if same and sa.world == sb.world == "ras":
-        tolerance = 1e-2 * min(*sa.spacing, *sb.spacing)
-        same = bool(np.allclose(sa.affine, sb.affine, rtol=1e-3, atol=tolerance))
-    if not same:
-        msg = (
-            f"{name_a} and {name_b} lie on different grids: shapes {sa.spatial_shape} and {sb.spatial_shape}, affines "
-            f"{np.round(sa.affine, 3).tolist()} and {np.round(sb.affine, 3).tolist()}. Resample one onto the other."
-        )
-        raise GeometryError(msg)
+    problem = grid_problem(a.spec, b.spec, name_a, name_b)
+    if problem:
+        raise GeometryError(problem)

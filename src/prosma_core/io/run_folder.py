@@ -64,7 +64,7 @@ class RunFolder:
         for path in (self.state, self.best, self.last):
             path.unlink(missing_ok=True)
 
-    def write_settings(self, run: RunConfig, splits: dict[str, list[str]]) -> None:
+    def write_settings(self, run: RunConfig, splits: dict[str, Any]) -> None:
         """Write run.yaml, splits.json and command.txt, each in one step."""
         self.root.mkdir(parents=True, exist_ok=True)
         values = run.model_dump(mode="json")
@@ -72,8 +72,8 @@ class RunFolder:
         write_bytes_atomic(self.splits, json.dumps(splits, indent=1).encode())
         write_bytes_atomic(self.root / "command.txt", f'prosma train --config "{self.run_yaml}" --overwrite\n'.encode())
 
-    def read_splits(self) -> dict[str, list[str]]:
-        """Cases trained and validated on.
+    def read_splits(self) -> dict[str, Any]:
+        """Content of splits.json: cases trained and validated on, and what else `Split` holds.
 
         Raises
         ------
@@ -85,7 +85,8 @@ class RunFolder:
             raise TrainingError(msg)
         try:
             values = json.loads(self.splits.read_text(encoding="utf-8"))
-            return {key: [str(name) for name in values[key]] for key in ("train", "val")}
+            names = {key: [str(name) for name in values[key]] for key in ("train", "val")}
+            return {**values, **names}
         except (OSError, ValueError, KeyError, TypeError) as error:
             msg = f"{self.splits} cannot be read ({error}). Start again without --resume."
             raise TrainingError(msg) from error
@@ -119,6 +120,7 @@ def history_row(event: EpochDone) -> dict[str, Any]:
 
 CHANGEABLE = {
     ("data",),
+    ("pairs",),
     ("out",),
     ("device",),
     ("init",),

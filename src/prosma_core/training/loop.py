@@ -27,6 +27,7 @@ from prosma_core.training.losses import segmentation_loss, sparsity_loss
 from prosma_core.training.patches import PatchSampler
 from prosma_core.training.schedule import MovingAverage, build_optimizer, learning_rate
 from prosma_core.training.setup import Setup, prepare_run
+from prosma_core.training.split import Split
 from prosma_core.training.validate import Validation, validate
 
 IN_FLIGHT = 3
@@ -58,10 +59,10 @@ def train(run: RunConfig, *, resume: bool = False) -> Generator[Event, None, Tra
         The data, the settings or the device cannot be used, memory ended, or the loss is not finite.
     """
     choice = choose_device(run.device)
-    splits = RunFolder.beside(run.out).read_splits() if resume else None
+    split = Split.from_json(RunFolder.beside(run.out).read_splits()) if resume else None
     yield StageStarted(f"Training on {choice.reason}.")
     try:
-        setup = yield from prepare_run(run, choice.device, splits)
+        setup = yield from prepare_run(run, choice.device, split)
         return (yield from _run(Trainer(setup, choice.device), resume))
     except (RuntimeError, MemoryError) as error:
         if not memory_ended(error):
@@ -78,9 +79,9 @@ def _run(trainer: Trainer, resume: bool) -> Generator[Event, None, TrainingResul
         yield StageStarted(trainer.resume())
     else:
         trainer.folder.clear()
-    trainer.folder.write_settings(trainer.setup.run, trainer.setup.splits)
+    trainer.folder.write_settings(trainer.setup.run, trainer.setup.split.as_json())
     if trainer.setup.start is not None:
-        yield StageStarted(transfer(trainer.model, trainer.setup.start))
+        yield StageStarted(transfer(trainer.model, trainer.setup.start[1]))
         trainer.average = MovingAverage(trainer.model, trainer.config.ema_decay)
     with torch.backends.cudnn.flags(enabled=True, benchmark=True):
         while not trainer.finished:
@@ -244,9 +245,10 @@ class Trainer:
 
     def _save_model(self, path: Path, validation: Validation) -> ModelHeader:
         summary: dict[str, Any] = {
-            "data": self.setup.run.data.name,
-            "train_cases": len(self.setup.splits["train"]),
-            "validation_cases": len(self.setup.splits["val"]),
+            "data": self.setup.run.data.name if self.setup.run.data else f"{len(self.setup.run.pairs)} pairs",
+            "train_cases": len(self.setup.split.train),
+            "validation_cases": len(self.setup.split.val),
+            "validation": self.setup.split.kind,
             "epochs": self.progress.epoch,
             "steps_per_epoch": self.config.steps,
             "validation_dice": {k: round(v, 4) for k, v in validation.dice.items()},

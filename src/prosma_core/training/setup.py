@@ -6,6 +6,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from prosma_core.config.header import ModelHeader
 from prosma_core.config.model import ClassInfo, ModelConfig
 from prosma_core.config.preprocess import PreprocessConfig
 from prosma_core.config.run import PlanOptions, RunConfig
-from prosma_core.data.annotation import read_annotation
+from prosma_core.data.annotation import Annotation, read_annotation
 from prosma_core.data.fingerprint import Fingerprint, fingerprint
 from prosma_core.data.geometry import Scan
 from prosma_core.data.intensities import COLOUR
@@ -23,15 +24,14 @@ from prosma_core.errors import DatasetError, IntensityError
 from prosma_core.events import Event, StageStarted, Working
 from prosma_core.inference.device import free_memory
 from prosma_core.io.bundle import Weights, load_bundle
-from prosma_core.io.dataset_folder import DatasetFolder, open_dataset, read_case
+from prosma_core.io.dataset_folder import Case, DatasetFolder, read_case
 from prosma_core.io.models import find_model
+from prosma_core.io.pairs import open_cases
 from prosma_core.training.cases import TrainingCase, prepare_case
+from prosma_core.training.classes import check_background, find_classes
 from prosma_core.training.plan import plan_batch, plan_run, training_voxels
 from prosma_core.training.plan_preprocess import plan_preprocess
-
-COLORS = ("#000000", "#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#911eb4", "#46f0f0", "#f032e6", "#bcf60c")
-MAX_CLASSES = 256
-VALIDATION_SHARE = 0.2
+from prosma_core.training.split import Split, check_split, choose_cases, hold_out_slices
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,25 +44,31 @@ class Setup:
         With everything that was planned filled in: it repeats the run.
     header : ModelHeader
         Of the model to be.
-    splits : dict
-        Case names of "train" and "val".
+    split : Split
     train, val : list of TrainingCase
         On the CPU.
-    start : Weights or None
-        Weights to start from.
+    start : (ModelHeader, Weights) or None
+        Model to start from.
     """
 
     run: RunConfig
     header: ModelHeader
-    splits: dict[str, list[str]]
+    split: Split
     train: list[TrainingCase]
     val: list[TrainingCase]
-    start: Weights | None
+    start: tuple[ModelHeader, Weights] | None
 
 
-def prepare_run(
-    run: RunConfig, device: torch.device, splits: dict[str, list[str]] | None = None
-) -> Generator[Event, None, Setup]:
+@dataclass
+class _Facts:
+    """What reading the training cases told."""
+
+    prints: list[Fingerprint]
+    slices: dict[str, tuple[int, ...]]
+    background: bool = False
+
+
+def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None) -> Generator[Event, None, Setup]:
     """Read the data, plan, and put all cases on the network's grid; yields after each case.
 
     Parameters
@@ -70,48 +76,105 @@ def prepare_run(
     run : RunConfig
     device : torch.device
         Whose memory the tile must fit.
-    splits : dict, optional
-        Cases of a run that is resumed; its weights are not those of ``run.init`` any more, which is not read.
+    split : Split, optional
+        Of a run that is resumed; its weights are not those of ``run.init`` any more, which is not read.
 
     Raises
     ------
     ProsmaError
         The data set, a case or the settings cannot be used; the text says which and why.
     """
-    folder = open_dataset(run.data)
-    start = load_bundle(find_model(run.init)) if run.init and splits is None else None
-    splits = choose_splits(folder, run.training.seed) if splits is None else check_splits(folder, splits)
-    yield StageStarted(f"Reading {len(splits['train']) + len(splits['val'])} cases of {folder.root.name}.")
-    dims = start[0].model.dims if start else run.preprocess.dims
-    prints: dict[str, Fingerprint] = {}
-    for i, name in enumerate(splits["train"]):
-        image, labels = read_case(folder.cases[name])
-        dims = dims or (2 if image.spec.spatial_ndim == 2 or min(image.spec.spatial_shape) == 1 else 3)
-        known = Scan(read_annotation(labels, run.labels).values, labels.spec)
-        prints[name] = fingerprint(image, known, dims, np.random.default_rng([run.training.seed, i]))
-        yield Working(f"Reading {name}")
-    if dims is None:
-        msg = f"{folder.root} has no training cases."
-        raise DatasetError(msg)
-    classes = find_classes(list(prints.values()), {**folder.class_names, **run.class_names})
+    folder = open_cases(run.data, run.pairs)
+    start = load_bundle(find_model(run.init)) if run.init and split is None else None
+    fresh = split is None
+    split = choose_cases(folder, run.training.seed) if split is None else check_split(folder, split)
+    yield StageStarted(f"Reading {len({*split.train, *split.val})} cases of {folder.root.name}.")
+    dims, facts = yield from _read_cases(folder, split, run, start[0].model.dims if start else run.preprocess.dims)
+    classes = find_classes(facts.prints, {**folder.class_names, **run.class_names}, run.labels)
+    if warning := check_background(classes, run.labels, painted=facts.background):
+        yield StageStarted(warning)
+    if fresh and split.kind != "cases":
+        split = hold_out_slices(facts.slices, run.training.seed)
     if start:
         yield StageStarted(f"Preprocessing and network are those of {start[0].name}.")
-        pre, model, batch = _plan_from(start[0], run, len(classes), list(prints.values()), free_memory(device))
+        pre, model, batch = _plan_from(start[0], run, len(classes), facts.prints, free_memory(device))
     else:
         budget = free_memory(device)
-        pre, model, batch = plan_run(list(prints.values()), dims, len(classes), run, folder.channel_names, budget)
+        pre, model, batch = plan_run(facts.prints, dims, len(classes), run, folder.channel_names, budget)
     run = _resolved(run, pre, model, classes, batch)
-    yield StageStarted(describe_plan(pre, model, len(splits["train"]), len(splits["val"])))
-    sets: dict[str, list[TrainingCase]] = {"train": [], "val": []}
-    for key, cases in sets.items():
-        for i, name in enumerate(splits[key]):
-            image, labels = read_case(folder.cases[name])
-            cases.extend(prepare_case(name, image, read_annotation(labels, run.labels), pre, classes, seed=i))
-            yield Working(f"Preparing {name}")
-        if not cases:
-            msg = f"No case of {key!r} can be used: every image has one value everywhere. Check {folder.root}."
-            raise IntensityError(msg)
-    header = ModelHeader.parse(
+    yield StageStarted(describe_plan(pre, model, len(split.train), len(split.val)))
+    if split.words():
+        yield StageStarted(split.words())
+    train = yield from _prepare_cases(folder, split, "train", run, pre, classes)
+    val = yield from _prepare_cases(folder, split, "val", run, pre, classes)
+    return Setup(run, _header(run, model, pre, classes), split, train, val, start)
+
+
+def _read_cases(
+    folder: DatasetFolder, split: Split, run: RunConfig, dims: int | None
+) -> Generator[Event, None, tuple[int, _Facts]]:
+    """Look at every training case; those without any annotation are left out, and said."""
+    facts = _Facts([], {})
+    for i, name in enumerate(split.train):
+        image, labels = _read(folder.cases[name], run)
+        if not labels.known:
+            yield StageStarted(f"{name} holds no annotation and is left out.")
+            continue
+        dims = dims or (2 if image.spec.spatial_ndim == 2 or min(image.spec.spatial_shape) == 1 else 3)
+        known = Scan(labels.values, labels.spec)
+        facts.prints.append(fingerprint(image, known, dims, np.random.default_rng([run.training.seed, i])))
+        facts.slices[name] = labels.slices
+        background = labels.values == 0 if labels.ignored is None else (labels.values == 0) & ~labels.ignored
+        facts.background = facts.background or bool(background.any())
+        if hint := _gaps(name, labels):
+            yield StageStarted(hint)
+        yield Working(f"Reading {name}")
+    if dims is None:
+        msg = f"No case of {folder.root} holds an annotation. Paint at least one object in one slice, and save."
+        raise DatasetError(msg)
+    return dims, facts
+
+
+def _read(case: Case, run: RunConfig) -> tuple[Scan, Annotation]:
+    image, labels = read_case(case)
+    return image, read_annotation(labels, run.labels)
+
+
+def _gaps(name: str, labels: Annotation) -> str:
+    """A question to the person where labels that are taken to be complete have empty slices in between."""
+    slices = labels.slices
+    if labels.sparse or len(slices) < 2 or slices[-1] - slices[0] + 1 < 2 * len(slices):
+        return ""
+    return (
+        f"{name}: {len(slices)} slices between {labels.axis_name} {slices[0]} and {slices[-1]} hold labels; the others "
+        "count as background. If they are not annotated, stop and give --annotated-slices."
+    )
+
+
+def _prepare_cases(
+    folder: DatasetFolder,
+    split: Split,
+    key: Literal["train", "val"],
+    run: RunConfig,
+    pre: PreprocessConfig,
+    classes: tuple[ClassInfo, ...],
+) -> Generator[Event, None, list[TrainingCase]]:
+    cases: list[TrainingCase] = []
+    for i, name in enumerate(split.train if key == "train" else split.val):
+        image, labels = _read(folder.cases[name], run)
+        cases.extend(prepare_case(name, image, split.part(key, name, labels), pre, classes, seed=i))
+        yield Working(f"Preparing {name}")
+    if not cases:
+        msg = (
+            f"No case of {key!r} can be used: every image has one value everywhere, or no annotation. "
+            f"Check {folder.root}."
+        )
+        raise IntensityError(msg)
+    return cases
+
+
+def _header(run: RunConfig, model: ModelConfig, pre: PreprocessConfig, classes: tuple[ClassInfo, ...]) -> ModelHeader:
+    return ModelHeader.parse(
         {
             "name": run.name or run.out.stem,
             "description": run.description,
@@ -125,83 +188,6 @@ def prepare_run(
             "mirror_axes": "".join(a for a in "zyx"[-pre.dims :] if a in run.training.augment.mirror),
         },
         "The model's header",
-    )
-    return Setup(run, header, splits, sets["train"], sets["val"], start[1] if start else None)
-
-
-def choose_splits(folder: DatasetFolder, seed: int) -> dict[str, list[str]]:
-    """Training and validation cases: the folder's own, else a seeded draw of a fifth for validation.
-
-    Raises
-    ------
-    DatasetError
-        Fewer than two cases, or the folder's splits have no training or validation cases.
-    """
-    if folder.splits:
-        train, val = folder.splits["train"], folder.splits.get("val", ())
-        if not train or not val:
-            msg = f"{folder.root / 'splits.json'} needs at least one case in 'train' and one in 'val'."
-            raise DatasetError(msg)
-        return check_splits(folder, {"train": list(train), "val": list(val)})
-    names = sorted(folder.cases)
-    if len(names) < 2:
-        msg = f"{folder.root} has {len(names)} case; at least two are needed, one of them to validate on."
-        raise DatasetError(msg)
-    order = np.random.default_rng(seed).permutation(len(names))
-    count = max(1, round(VALIDATION_SHARE * len(names)))
-    return {
-        "train": sorted(names[i] for i in order[count:]),
-        "val": sorted(names[i] for i in order[:count]),
-    }
-
-
-def check_splits(folder: DatasetFolder, splits: dict[str, list[str]]) -> dict[str, list[str]]:
-    """The same splits.
-
-    Raises
-    ------
-    DatasetError
-        A case is not in the folder, or in both training and validation.
-    """
-    missing = sorted({n for names in splits.values() for n in names} - folder.cases.keys())
-    both = sorted(set(splits["train"]) & set(splits["val"]))
-    if missing or both:
-        problem = f"{missing[0]!r} is not there" if missing else f"{both[0]!r} is in both train and val"
-        msg = f"The splits of {folder.root} cannot be used: {problem}. Correct splits.json."
-        raise DatasetError(msg)
-    return splits
-
-
-def find_classes(prints: list[Fingerprint], names: dict[int, str]) -> tuple[ClassInfo, ...]:
-    """Classes of a training set: the named ones where the background is named, too, else every label value that occurs.
-
-    A mask of 0 and 255 is one class.
-
-    Raises
-    ------
-    DatasetError
-        No labelled voxel at all, or far too many values for classes.
-    """
-    found = sorted({v for p in prints for v in p.label_values} | {0})
-    if set(found) <= {0, 1, 255} and 255 not in names and not any({1, 255} <= set(p.label_values) for p in prints):
-        found = [0, 1] if len(found) > 1 else [0]
-    values = sorted(names) if 0 in names else sorted(set(found) | set(names))
-    if len(values) < 2:
-        msg = "No training case has a labelled voxel; at least one foreground class is needed."
-        raise DatasetError(msg)
-    if len(values) > MAX_CLASSES:
-        msg = (
-            f"The labels hold {len(values)} values, more than {MAX_CLASSES}: "
-            "they number objects, not classes. Set every object to 1."
-        )
-        raise DatasetError(msg)
-    default = {0: "background"}
-    return tuple(
-        ClassInfo.parse(
-            {"value": v, "name": names.get(v) or default.get(v, f"class {v}"), "color": COLORS[i % len(COLORS)]},
-            f"Class {v}",
-        )
-        for i, v in enumerate(values)
     )
 
 
@@ -236,7 +222,8 @@ def _resolved(
         "tile_voxels": run.preprocess.tile_voxels,
     }
     return run.replace(
-        data=run.data.absolute(),
+        data=run.data and run.data.absolute(),
+        pairs=tuple((image.absolute(), labels.absolute()) for image, labels in run.pairs),
         out=run.out.absolute(),
         init=str(Path(run.init).absolute()) if run.init and Path(run.init).is_file() else run.init,
         class_names={c.value: c.name for c in classes},

@@ -1,0 +1,120 @@
+"""Whether a scan and its labels can be trained on together, and what the labels hold; without opening torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from prosma_core.config.labels import LabelsConfig
+from prosma_core.data.annotation import read_annotation
+from prosma_core.data.geometry import ImageSpec, Scan
+
+MAX_CLASSES = 256
+"""Most classes of a training set, the background included."""
+
+
+@dataclass(frozen=True)
+class PairCheck:
+    """What is to be known of a pair before training.
+
+    Attributes
+    ----------
+    values : dict of int to int
+        Voxels of each class value that occurs, apart from the background.
+    annotated : float
+        Share of the voxels that is annotated, 0 to 1.
+    axis : str
+        Letter of the axis of the annotated slices; empty for a picture.
+    slices : tuple of int
+        Slices along it that hold anything painted.
+    problem : str
+        What is wrong, and what to do; empty where the pair can be used.
+    """
+
+    values: dict[int, int]
+    annotated: float
+    axis: str
+    slices: tuple[int, ...]
+    problem: str
+
+
+def check_pair(image: ImageSpec, labels: Scan, config: LabelsConfig) -> PairCheck:
+    """Check one pair; nothing is raised for what is wrong with it.
+
+    Parameters
+    ----------
+    image : ImageSpec
+        Geometry of the scan.
+    labels : Scan, integer, without channels
+    config : LabelsConfig
+        What the values mean.
+    """
+    problem = grid_problem(image, labels.spec, "The scan", "the labels")
+    if config.slice_axis is not None and config.slice_axis not in labels.spec.spatial_axes:
+        config = config.replace(slice_axis=None)
+        problem = problem or f"The labels have axes {labels.spec.spatial_axes}: no slices along that axis."
+    found = read_annotation(labels, config)
+    numbers, counts = np.unique(found.values[found.values > 0], return_counts=True)
+    values = {int(v): int(n) for v, n in zip(numbers, counts, strict=True)}
+    if not problem and not values:
+        problem = "No class is painted: paint at least one object, or leave this pair out."
+    if not problem and len(values) >= MAX_CLASSES:
+        problem = many_values(len(values))
+    return PairCheck(values, found.known / found.values.size, found.axis_name, found.marked, problem)
+
+
+def many_values(count: int) -> str:
+    """What to do about labels that number objects."""
+    return (
+        f"The labels hold {count} values, more than {MAX_CLASSES}: they number objects, not classes. "
+        "Give --one-class (labels: {one_class: true}) to take all objects as one class."
+    )
+
+
+def grid_problem(a: ImageSpec, b: ImageSpec, name_a: str, name_b: str) -> str:
+    """Why two scans do not lie on the same grid, and what to do; empty where they do.
+
+    Affines are compared where both know the patient.
+    """
+    same = a.spatial_shape == b.spatial_shape and a.num_frames == b.num_frames
+    if same and a.world == b.world == "ras":
+        tolerance = 1e-2 * min(*a.spacing, *b.spacing)
+        same = bool(np.allclose(a.affine, b.affine, rtol=1e-3, atol=tolerance))
+    if same:
+        return ""
+    if a.spatial_ndim == 3 and b.spatial_ndim == 2:
+        return (
+            f"{name_b} are one picture of {b.spatial_shape}, {name_a} is a volume of {a.spatial_shape}: which slice "
+            "was painted cannot be told. Paint in labels of the volume's shape (one slice is enough)."
+        )
+    return (
+        f"{name_a} and {name_b} lie on different grids: shapes {a.spatial_shape} and {b.spatial_shape}, affines "
+        f"{np.round(a.affine, 3).tolist()} and {np.round(b.affine, 3).tolist()}. {_overlap_words(a, b)}"
+    )
+
+
+def _overlap_words(a: ImageSpec, b: ImageSpec) -> str:
+    share = overlap(a, b)
+    if share is None:
+        return "Resample one onto the other."
+    if share == 0:
+        return "They lie in different places and belong to different scans. Choose the labels of this scan."
+    return f"{100 * share:.0f} % of the second lies within the first: resample it onto the first's grid."
+
+
+def overlap(a: ImageSpec, b: ImageSpec) -> float | None:
+    """Share of the box of `b` that lies within the box of `a`, 0 to 1; None where their places cannot be compared."""
+    if a.world != b.world or a.unit != b.unit or a.spatial_ndim != b.spatial_ndim or a.world == "image":
+        return None
+    (low_a, high_a), (low_b, high_b) = _world_box(a), _world_box(b)
+    common = np.clip(np.minimum(high_a, high_b) - np.maximum(low_a, low_b), 0, None)
+    return float(np.prod(common / (high_b - low_b)))
+
+
+def _world_box(spec: ImageSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest corner, from voxel edge to voxel edge, of the box around a scan along the world's axes."""
+    n = spec.spatial_ndim
+    corners = np.stack(np.meshgrid(*((-0.5, size - 0.5) for size in spec.spatial_shape), indexing="ij"), -1)
+    placed = corners.reshape(-1, n) @ spec.affine[:n, :n].T + spec.affine[:n, n]
+    return placed.min(0), placed.max(0)

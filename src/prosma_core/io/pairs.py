@@ -1,0 +1,54 @@
+"""Training cases from pairs of files, beside a data folder or without one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from prosma_core.errors import ConfigError, DatasetError
+from prosma_core.io.dataset_folder import Case, DatasetFolder, open_dataset
+from prosma_core.io.names import stem
+
+
+def open_cases(data: Path | None, pairs: Sequence[tuple[Path, Path]]) -> DatasetFolder:
+    """Cases of a data folder and of pairs of files together; no image is opened.
+
+    A pair's case has the name of its image, with ``-2``, ``-3``, … where another case has it. Where the folder has
+    splits, pairs are trained on.
+
+    Parameters
+    ----------
+    data : Path or None
+    pairs : sequence of (Path, Path)
+        Image and label file.
+
+    Raises
+    ------
+    ConfigError
+        Neither is given.
+    DatasetError
+        A file is not there, or as in `open_dataset`.
+    """
+    if data is None and not pairs:
+        msg = "No data was given: name a folder (--data) or pairs of files (--pair IMAGE LABELS)."
+        raise ConfigError(msg)
+    folder = open_dataset(data) if data is not None else DatasetFolder(Path("pairs"), {})
+    cases, added = dict(folder.cases), []
+    for image, labels in pairs:
+        for path in (image, labels):
+            if not path.exists():
+                msg = f"{path} of the pair {image.name} and {labels.name} does not exist. Correct the path."
+                raise DatasetError(msg)
+        name = _free_name(stem(image), cases)
+        cases[name] = Case(name, (image,), labels)
+        added.append(name)
+    splits = folder.splits and {**folder.splits, "train": (*folder.splits["train"], *added)}
+    return replace(folder, cases=cases, splits=splits)
+
+
+def _free_name(wanted: str, taken: dict[str, Case]) -> str:
+    name, number = wanted, 2
+    while name in taken:
+        name, number = f"{wanted}-{number}", number + 1
+    return name

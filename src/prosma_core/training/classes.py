@@ -1,0 +1,79 @@
+"""Classes of a training set, from what its labels hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prosma_core.config.labels import LabelsConfig
+from prosma_core.config.model import ClassInfo
+from prosma_core.data.fingerprint import Fingerprint
+from prosma_core.data.pair_check import MAX_CLASSES, many_values
+from prosma_core.errors import DatasetError
+
+COLORS = ("#000000", "#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#911eb4", "#46f0f0", "#f032e6", "#bcf60c")
+
+
+def find_classes(
+    prints: Sequence[Fingerprint], names: dict[int, str], config: LabelsConfig | None = None
+) -> tuple[ClassInfo, ...]:
+    """Classes of a training set: the named ones where the background is named, too, else every label value that occurs.
+
+    A mask of 0 and 255 is one class. Values that `config` gives another meaning are no classes.
+
+    Raises
+    ------
+    DatasetError
+        No labelled voxel at all, or far too many values for classes.
+    """
+    config = config or LabelsConfig()
+    other = {config.ignore, config.background} - {None, 0}
+    names = {value: name for value, name in names.items() if value not in other}
+    found = sorted({v for p in prints for v in p.label_values} | {0})
+    if set(found) <= {0, 1, 255} and 255 not in names and not any({1, 255} <= set(p.label_values) for p in prints):
+        found = [0, 1] if len(found) > 1 else [0]
+    values = sorted(names) if 0 in names else sorted(set(found) | set(names))
+    if len(found) < 2 or len(values) < 2:
+        msg = "No training case has a labelled voxel; at least one foreground class is needed. Paint some, and save."
+        raise DatasetError(msg)
+    if len(values) > MAX_CLASSES:
+        raise DatasetError(many_values(len(values)))
+    default = {0: "background"}
+    return tuple(
+        ClassInfo.parse(
+            {"value": v, "name": names.get(v) or default.get(v, f"class {v}"), "color": COLORS[i % len(COLORS)]},
+            f"Class {v}",
+        )
+        for i, v in enumerate(values)
+    )
+
+
+def check_background(classes: tuple[ClassInfo, ...], config: LabelsConfig, *, painted: bool) -> str:
+    """What follows where 0 means unlabelled and no background is painted, in words; empty where all is well.
+
+    Parameters
+    ----------
+    classes : tuple of ClassInfo
+    config : LabelsConfig
+    painted : bool
+        Whether a training case has an annotated background voxel.
+
+    Raises
+    ------
+    DatasetError
+        There is only one class, so that nothing could be learned.
+    """
+    if config.zero != "unlabelled" or painted:
+        return ""
+    given = f"no voxel is painted {config.background}" if config.background else "no background value was given"
+    names = ", ".join(c.name for c in classes[1:])
+    if len(classes) == 2:
+        msg = (
+            f"Only {names} is painted, 0 means unlabelled, and {given}: nothing says what is background. Paint some "
+            "background with a value of its own and give it as --background N (labels: {background: N}); or give "
+            "--annotated-slices where each annotated slice is painted completely."
+        )
+        raise DatasetError(msg)
+    return (
+        f"0 means unlabelled and {given}: the model will give every voxel one of the painted classes ({names}). "
+        "Where one of them is the background, give its value as --background N."
+    )

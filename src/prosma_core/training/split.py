@@ -1,0 +1,162 @@
+"""What is trained on and what is held out: whole cases, or slices where there are few cases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from prosma_core.data.annotation import Annotation
+from prosma_core.errors import DatasetError, TrainingError
+from prosma_core.io.dataset_folder import DatasetFolder
+
+VALIDATION_SHARE = 0.2
+FEW_CASES = 4
+"""With fewer cases, slices are held out instead of whole cases."""
+FEW_SLICES = 4
+"""With fewer annotated slices in all, nothing is held out."""
+
+Kind = Literal["cases", "slices", "none held out"]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Slices of one case: those validated on, and their neighbours, used for nothing because they look alike."""
+
+    slices: tuple[int, ...]
+    left_out: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Split:
+    """Cases trained and validated on.
+
+    Attributes
+    ----------
+    train, val : tuple of str
+        Case names; where slices are held out, and where nothing is, a case is in both.
+    kind : str
+        What is held out.
+    held : dict of HeldOut
+        By case, where slices are held out.
+    """
+
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    kind: Kind = "cases"
+    held: dict[str, HeldOut] = field(default_factory=dict)
+
+    def part(self, key: Literal["train", "val"], name: str, labels: Annotation) -> Annotation:
+        """The labels of a case that may be seen in training, or those that are validated on."""
+        if name not in self.held:
+            return labels
+        held = self.held[name]
+        return labels.only(held.slices) if key == "val" else labels.without({*held.slices, *held.left_out})
+
+    def as_json(self) -> dict[str, Any]:
+        """Content of splits.json."""
+        held = {n: {"slices": list(h.slices), "left_out": list(h.left_out)} for n, h in self.held.items()}
+        plain: dict[str, Any] = {"train": list(self.train), "val": list(self.val)}
+        return plain if self.kind == "cases" else {**plain, "validation": self.kind, "held_out": held}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Split:
+        """Split of a run folder's splits.json.
+
+        Raises
+        ------
+        TrainingError
+            It is not one.
+        """
+        try:
+            held = {n: HeldOut(tuple(h["slices"]), tuple(h["left_out"])) for n, h in values.get("held_out", {}).items()}
+            return cls(tuple(values["train"]), tuple(values["val"]), values.get("validation", "cases"), held)
+        except (KeyError, TypeError, AttributeError) as error:
+            msg = f"The run folder's splits.json cannot be read ({error!r}). Start again without --resume."
+            raise TrainingError(msg) from error
+
+    def words(self) -> str:
+        """What validation figures of this split mean; empty for whole cases."""
+        if self.kind == "cases":
+            return ""
+        if self.kind == "slices":
+            count = sum(len(h.slices) for h in self.held.values())
+            return (
+                f"Too few cases to hold one out: {count} annotated slice{'s' * (count != 1)} of the same scans "
+                "are held out for validation. Other scans may be harder."
+            )
+        return (
+            "Too little is annotated to hold anything out: validation is on what is trained on. Its Dice is not a "
+            f"fair figure; annotate {FEW_CASES} scans, or {FEW_SLICES} slices, for one."
+        )
+
+
+def choose_cases(folder: DatasetFolder, seed: int) -> Split:
+    """Training and validation cases: the folder's own, else a seeded draw of a fifth; all in both where there are few.
+
+    Raises
+    ------
+    DatasetError
+        The folder's splits have no training or validation cases.
+    """
+    if folder.splits:
+        train, val = folder.splits["train"], folder.splits.get("val", ())
+        if not train or not val:
+            msg = f"{folder.root / 'splits.json'} needs at least one case in 'train' and one in 'val'."
+            raise DatasetError(msg)
+        return check_split(folder, Split(tuple(train), tuple(val)))
+    names = sorted(folder.cases)
+    if len(names) < FEW_CASES:
+        return Split(tuple(names), tuple(names), "none held out")
+    order = np.random.default_rng(seed).permutation(len(names))
+    count = max(1, round(VALIDATION_SHARE * len(names)))
+    drawn = [names[i] for i in order]
+    return Split(tuple(sorted(drawn[count:])), tuple(sorted(drawn[:count])))
+
+
+def check_split(folder: DatasetFolder, split: Split) -> Split:
+    """The same split.
+
+    Raises
+    ------
+    DatasetError
+        A case is not in the folder, or in both training and validation although whole cases are held out.
+    """
+    missing = sorted({*split.train, *split.val} - folder.cases.keys())
+    both = sorted(set(split.train) & set(split.val)) if split.kind == "cases" else []
+    if missing or both:
+        problem = f"{missing[0]!r} is not there" if missing else f"{both[0]!r} is in both train and val"
+        msg = f"The splits of {folder.root} cannot be used: {problem}. Correct splits.json."
+        raise DatasetError(msg)
+    return split
+
+
+def hold_out_slices(slices: Mapping[str, Sequence[int]], seed: int) -> Split:
+    """Split of few cases by slices: about a fifth of each case's, side by side and away from its ends.
+
+    Parameters
+    ----------
+    slices : mapping of str to sequence of int
+        Annotated slices of each case, ascending.
+    seed : int
+    """
+    names = tuple(slices)
+    counts = {name: round(VALIDATION_SHARE * len(each)) for name, each in slices.items()}
+    if sum(map(len, slices.values())) < FEW_SLICES:
+        return Split(names, names, "none held out")
+    if not any(counts.values()):
+        counts[max(names, key=lambda name: len(slices[name]))] = 1
+    rng = np.random.default_rng(seed)
+    held = {name: _hold_out(slices[name], count, rng) for name, count in counts.items() if count}
+    return Split(names, tuple(held), "slices", held)
+
+
+def _hold_out(slices: Sequence[int], count: int, rng: np.random.Generator) -> HeldOut:
+    spare = len(slices) - count
+    start = int(rng.integers(1, spare)) if spare > 1 else 0
+    chosen = tuple(slices[start : start + count])
+    beside = tuple(i for i in (chosen[0] - 1, chosen[-1] + 1) if i in slices)
+    enough = 3 * (spare - len(beside)) >= 2 * len(slices)
+    return HeldOut(chosen, beside if enough else ())
