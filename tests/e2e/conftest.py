@@ -132,6 +132,14 @@ class Desk:
         box.setCurrentIndex(index)
         box.activated.emit(index)
 
+    def type_in(self, part: str, text: str) -> None:
+        """Type into a box that can be edited, and press Enter."""
+        line = self.widget.findChild(QComboBox, part).lineEdit()
+        line.setFocus()
+        line.selectAll()
+        self.qtbot.keyClicks(line, text)
+        self.qtbot.keyClick(line, Qt.Key.Key_Return)
+
     def text(self, part: str) -> str:
         """What a label says, empty where it is hidden."""
         label = self.widget.findChild(QLabel, part)

@@ -45,6 +45,7 @@ class AdvancedPanel(QCollapsible):
             self._part.addItem(text, part)
         self._part.activated.connect(lambda _: self.part_chosen.emit(self._part.currentData()))
         self._slice_axis = combo("The axis along which a 2D model walks through the scan.")
+        self._slice_axis.setObjectName("slice_axis")
         self._slice_axis.activated.connect(lambda _: self.slice_axis_chosen.emit(self._slice_axis.currentData()))
         self._slice_row = row("Slices along", self._slice_axis)
         self._name = QLineEdit()

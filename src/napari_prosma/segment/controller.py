@@ -159,6 +159,9 @@ class SegmentController:
             self._show_images()
 
     def _layers_changed(self) -> None:
+        if self.last is not None and self.last.labels not in self.viewer.layers:
+            self.last = None
+            self.view.result.setVisible(False)
         if self._layer is not None and self._layer not in self.viewer.layers:
             self.choose_image(self._active_image())
             return

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from napari.layers import Labels
 
+from napari_prosma._shared.layers import LayerScan
 from napari_prosma._writer import write_labels_layer
 from napari_prosma.segment.state import Plan
 from prosma_core.config.inference import InferenceConfig
@@ -29,17 +30,31 @@ def save(labels: Labels, path: Path) -> None:
 
 
 def run_command(plan: Plan) -> str:
-    """The ``prosma segment`` line that gives the same labels; a scan without a file is named SCAN."""
+    """The ``prosma segment`` line that gives the same labels; where no file holds the scan as it is, it is SCAN."""
     config, scan = plan.request.config, plan.scan
-    out = save_path(plan)
-    parts = ["prosma", "segment", str(scan.path or "SCAN"), "--model", plan.model.argument]
-    parts += ["--out", str(out or "LABELS.nii.gz"), *_flags(config)]
+    lacks = "The layer has no file" if scan.path is None else f"The layer's file was read at level {scan.level}"
+    path = scan.path if scan.level == 0 else None
+    out = save_path(plan) if path else None
+    parts = ["prosma", "segment", str(path or "SCAN"), "--model", plan.model.argument]
+    parts += ["--out", str(out or "LABELS.nii.gz"), *_axes(plan.scan), *_flags(config)]
     if plan.request.device != "auto":
         parts += ["--device", plan.request.device]
     line = shlex.join(parts)
-    if scan.path is None:
-        return f"{line}\n\nThe layer has no file: save it (File > Save Selected Layers) and put its name for SCAN."
+    if path is None:
+        return f"{line}\n\n{lacks}: save what was segmented as a file of its own, and put its name for SCAN."
     return line
+
+
+def _axes(scan: LayerScan) -> list[str]:
+    """How the file's axes are read, where that is not certain to be what the file says."""
+    source, kept = scan.metadata.get("spec"), str(scan.metadata.get("axes", ""))
+    if scan.path is None or scan.level or kept == scan.axes or len(scan.axes) < 3 or scan.rgb:
+        return []
+    if source is None:  # another reader's array: in the order of the file
+        return ["--axes", scan.axes]
+    here = dict(zip(kept, scan.axes, strict=True))
+    in_file = "".join(here[letter] for letter in source.axes)
+    return ["--axes", in_file[::-1] if source.format == "nifti" else in_file]
 
 
 def _flags(config: InferenceConfig) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QColor, QGuiApplication
 from qtpy.QtWidgets import (
@@ -88,7 +89,7 @@ class ResultPanel(QWidget):
             name = QTableWidgetItem(f"{row.value}  {row.name}")
             name.setData(Qt.ItemDataRole.DecorationRole, QColor(row.color))
             self._table.setItem(i, 0, name)
-            for column, text in ((1, f"{row.voxels:,}"), (2, "" if row.size is None else f"{row.size:.3g}")):
+            for column, text in ((1, f"{row.voxels:,}"), (2, "" if row.size is None else _number(row.size))):
                 item = QTableWidgetItem(text)
                 item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
                 self._table.setItem(i, column, item)
@@ -110,6 +111,11 @@ class ResultPanel(QWidget):
             name = '"' + row.name.replace('"', '""') + '"'
             lines.append(f"{row.value},{name},{row.voxels}" + (f",{row.size:.9g}" if row.size is not None else ""))
         return "\n".join(lines) + "\n"
+
+
+def _number(size: float) -> str:
+    """Three digits, or all those before the decimal point; never an exponent."""
+    return f"{size:,.0f}" if size >= 100 else np.format_float_positional(size, 3, fractional=False, trim="-")
 
 
 def _button(text: str, tooltip: str, signal: Signal) -> QPushButton:

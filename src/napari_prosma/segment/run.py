@@ -145,7 +145,7 @@ class Run:
         if self.labels is None:
             self.labels = self._add_labels()
         plan, labels = self.plan, self.labels
-        layer_access.refresh(labels)
+        labels.refresh()  # its thumbnail as well
         self._add_maps(labels.name)
         rows = class_rows(plan.model.header.classes, result.voxels, plan.scan.spec)
         heading = size_heading(plan.scan.spec)

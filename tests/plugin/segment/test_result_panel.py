@@ -7,6 +7,7 @@ import io
 
 import pytest
 from pytestqt.qtbot import QtBot
+from qtpy.QtWidgets import QTableWidget
 
 from napari_prosma.segment.measures import class_rows, size_heading
 from napari_prosma.segment.result_panel import ResultPanel
@@ -54,3 +55,14 @@ def test_the_csv_holds_the_table_whatever_the_names_are(qtbot: QtBot) -> None:
         {"value": "3", "name": 'liver, "left"', "voxels": "100", "Volume (mL)": "2"},
         {"value": "7", "name": "spleen", "voxels": "50", "Volume (mL)": "1"},
     ]
+
+
+@pytest.mark.parametrize(
+    ("voxels", "shown"), [(2, "0.00201"), (250, "0.252"), (12_345, "12.4"), (123_456, "124"), (12_345_678, "12,420")]
+)
+def test_volumes_are_plain_numbers(voxels: int, shown: str, qtbot: QtBot) -> None:
+    panel = ResultPanel()
+    qtbot.addWidget(panel)
+    spec = array_spec((10, 20, 30), "zyx", (1.006, 1.0, 1.0), "mm")
+    panel.show_result("result", class_rows(CLASSES, {"spleen": voxels}, spec), size_heading(spec))
+    assert panel.findChild(QTableWidget).item(1, 2).text() == shown
