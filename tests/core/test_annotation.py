@@ -43,6 +43,17 @@ def test_on_annotated_slices_zero_is_background_and_elsewhere_nothing_is_known(a
     assert known.sum() == found.known == 2 * known[0].size
 
 
+def test_the_axis_of_slices_is_found_for_narrow_objects_and_for_lines() -> None:
+    narrow = volume(0, ())
+    narrow.data[[0, 2, 4, 6, 8], 4:6, 3:5] = 1
+    assert read(narrow, zero="annotated_slices").axis == 0
+    line = volume(0, ())
+    line.data[3, 5, 2:9] = 1
+    assert read(line, zero="annotated_slices").axis == 0
+    side_by_side = volume(1, (3, 4, 5))
+    assert read(side_by_side, zero="annotated_slices").axis == 1
+
+
 def test_the_axis_of_the_slices_can_be_named() -> None:
     assert read(volume(0), zero="annotated_slices", slice_axis="y").axis == 1
     with pytest.raises(GeometryError, match="no slices along 'z'"):

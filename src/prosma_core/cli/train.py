@@ -44,6 +44,9 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run beside --out stopped.")] = False,
     device: Device = "auto",
     epochs: Annotated[int | None, typer.Option("--epochs", help="Epochs to train.", min=1)] = None,
+    more_epochs: Annotated[
+        int | None, typer.Option("--more-epochs", help="With --resume: train for so many epochs more.", min=1)
+    ] = None,
     minutes: Annotated[float | None, typer.Option("--minutes", help="Stop after this time.", min=0.01)] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of weights, patches and augmentation.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing model and its run.")] = False,
@@ -51,6 +54,7 @@ def train(
     """Train a model on a folder of annotated scans, or fine-tune one."""
     from prosma_core.config.run import load_run_yaml, merge, resolve_run
     from prosma_core.io.run_folder import RunFolder, check_new_run, resumed_settings
+    from prosma_core.training.before_after import compare
     from prosma_core.training.loop import train as run_training
 
     log_to_stderr()
@@ -72,8 +76,11 @@ def train(
         msg = "No --out was given; name the model file to write, such as --out liver.safetensors."
         raise ConfigError(msg)
     folder = RunFolder.beside(Path(target))
+    if more_epochs is not None and (not resume or epochs is not None or minutes is not None):
+        msg = "--more-epochs continues a run: give it with --resume, and without --epochs and --minutes."
+        raise ConfigError(msg)
     if resume:
-        given = resumed_settings(folder, given)
+        given = resumed_settings(folder, given, more_epochs)
     if given.get("data") is None and not given.get("pairs"):
         msg = "No --data was given; name the folder with images/ and labels/, or give --pair IMAGE LABELS."
         raise ConfigError(msg)
@@ -86,6 +93,8 @@ def train(
     typer.echo(f"Mean validation Dice {result.validation.mean:.4f}")
     for name, dice in result.validation.dice.items():
         typer.echo(f"  {name}: {dice:.4f}")
+    if result.before is not None:
+        typer.echo(f"Before and after: {compare(result.before, result.validation.dice)}")
     typer.echo(f"Model: {result.path}\nRun folder: {folder.root}")
 
 

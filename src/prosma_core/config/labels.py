@@ -17,7 +17,7 @@ class LabelsConfig(Config):
     zero: Literal["background", "unlabelled", "annotated_slices"] = "background"
     """0 is background; or not annotated; or background on slices that hold any label, and not annotated elsewhere."""
     slice_axis: Literal["z", "y", "x"] | None = None
-    """Axis of the annotated slices; None is the axis along which the fewest slices hold a label."""
+    """Axis of the annotated slices; None is the axis along which labels continue least from one slice to the next."""
     ignore: LabelValue | None = None
     """Value of voxels that take no part in loss and measures."""
     background: LabelValue | None = None

@@ -107,7 +107,10 @@ def read_annotation(labels: Scan, config: LabelsConfig) -> Annotation:
 
 
 def _annotated_axis(marked: NDArray[np.bool_], spec: ImageSpec, config: LabelsConfig) -> int | None:
-    """Axis of the slices; the one a 2D network would walk along where all axes have equally many annotated slices."""
+    """Axis of the slices: along which the fewest painted voxels have a painted neighbour.
+
+    Where several axes have as few, the one that a 2D network would walk along.
+    """
     letters = spec.spatial_axes
     if config.slice_axis is not None and config.slice_axis not in letters:
         msg = f"The labels have axes {letters}; there are no slices along {config.slice_axis!r}. Name one of them."
@@ -119,8 +122,9 @@ def _annotated_axis(marked: NDArray[np.bool_], spec: ImageSpec, config: LabelsCo
     usual = slice_axis(spec)
     if not config.sparse:
         return usual
-    counts = [len(_occupied(marked, spec, axis)) for axis in range(3)]
-    return usual if counts[usual] == min(counts) else int(np.argmin(counts))
+    turned = (np.moveaxis(marked, marked.ndim - 3 + axis, 0) for axis in range(3))
+    going_on = [int((each[1:] & each[:-1]).sum()) for each in turned]
+    return usual if going_on[usual] == min(going_on) else int(np.argmin(going_on))
 
 
 def _occupied(mask: NDArray[np.bool_], spec: ImageSpec, axis: int | None) -> tuple[int, ...]:

@@ -59,9 +59,14 @@ class RunFolder:
         """Loss, Dice and gates per epoch, as CSV."""
         return self.root / "history.csv"
 
+    @property
+    def before_after(self) -> Path:
+        """Dice of the start model and of the result on the same cases, where a model was fine-tuned."""
+        return self.root / "before_after.json"
+
     def clear(self) -> None:
         """Remove the state and the models of an earlier run."""
-        for path in (self.state, self.best, self.last):
+        for path in (self.state, self.best, self.last, self.before_after):
             path.unlink(missing_ok=True)
 
     def write_settings(self, run: RunConfig, splits: dict[str, Any]) -> None:
@@ -89,6 +94,48 @@ class RunFolder:
             return {**values, **names}
         except (OSError, ValueError, KeyError, TypeError) as error:
             msg = f"{self.splits} cannot be read ({error}). Start again without --resume."
+            raise TrainingError(msg) from error
+
+    def write_before_after(
+        self, before: dict[str, float], after: dict[str, float] | None = None, words: str = ""
+    ) -> None:
+        """Write before_after.json; without `after` while training goes on."""
+        values = {"before": before, "after": after, "words": words}
+        write_bytes_atomic(self.before_after, json.dumps(values, indent=1, ensure_ascii=False).encode())
+
+    def read_before(self) -> dict[str, float] | None:
+        """Dice of the start model; None where there is none.
+
+        Raises
+        ------
+        TrainingError
+            The file is damaged.
+        """
+        if not self.before_after.is_file():
+            return None
+        try:
+            values = json.loads(self.before_after.read_text(encoding="utf-8"))["before"]
+            return {str(name): float(dice) for name, dice in values.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            msg = f"{self.before_after} cannot be read ({error!r}). Remove it to go on without a comparison."
+            raise TrainingError(msg) from error
+
+    def epochs_done(self) -> int:
+        """Epochs that the state has finished.
+
+        Raises
+        ------
+        TrainingError
+            There is no state, or it is damaged.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        self.read_splits()
+        try:
+            with safe_open(self.state, framework="numpy") as file:
+                return int(json.loads((file.metadata() or {})["progress"])["epoch"])
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+            msg = f"The training state {self.state} is damaged ({error}). Start again without --resume."
             raise TrainingError(msg) from error
 
     def write_history(self, epochs: list[dict[str, Any]]) -> None:
@@ -130,7 +177,7 @@ CHANGEABLE = {
 """Settings a resumed run may change (`init` is not read again); any other would make it another run."""
 
 
-def resumed_settings(folder: RunFolder, given: dict[str, Any]) -> dict[str, Any]:
+def resumed_settings(folder: RunFolder, given: dict[str, Any], more_epochs: int | None = None) -> dict[str, Any]:
     """Settings of the run in a folder, with those changes that a resume may make.
 
     Parameters
@@ -138,6 +185,8 @@ def resumed_settings(folder: RunFolder, given: dict[str, Any]) -> dict[str, Any]
     folder : RunFolder
     given : dict
         Nested values from a YAML and the command line.
+    more_epochs : int, optional
+        Train for so many epochs beyond those that are finished, whatever limits of time or patience the run had.
 
     Raises
     ------
@@ -158,6 +207,8 @@ def resumed_settings(folder: RunFolder, given: dict[str, Any]) -> dict[str, Any]
                 "change it. Leave it out, or start a new run with another --out (and --init to start from this one)."
             )
             raise ConfigError(msg)
+    if more_epochs is not None:
+        values["training"] |= {"epochs": folder.epochs_done() + more_epochs, "minutes": None, "patience": None}
     return values
 
 

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,6 +20,7 @@ from prosma_core.io.bundle import load_bundle, save_bundle
 from prosma_core.io.run_folder import RunFolder, history_row
 from prosma_core.model.unet import build_model
 from prosma_core.model.weights import transfer, weights_of
+from prosma_core.training.before_after import compare, validate_start
 from prosma_core.training.cases import TrainingCase
 from prosma_core.training.checkpoint import Progress, load_state, save_state
 from prosma_core.training.losses import segmentation_loss, sparsity_loss
@@ -28,6 +28,7 @@ from prosma_core.training.patches import PatchSampler
 from prosma_core.training.schedule import MovingAverage, build_optimizer, learning_rate
 from prosma_core.training.setup import Setup, prepare_run
 from prosma_core.training.split import Split
+from prosma_core.training.summary import training_summary
 from prosma_core.training.validate import Validation, validate
 
 IN_FLIGHT = 3
@@ -36,11 +37,21 @@ IN_FLIGHT = 3
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The finished model: its file, header, and validation on all validation cases."""
+    """The finished model: its file, header, and validation on all validation cases.
+
+    Attributes
+    ----------
+    path : Path
+    header : ModelHeader
+    validation : Validation
+    before : dict of str to float, or None
+        Of fine-tuning: Dice of the start model on the same cases, of the classes that both have.
+    """
 
     path: Path
     header: ModelHeader
     validation: Validation
+    before: dict[str, float] | None = None
 
 
 def train(run: RunConfig, *, resume: bool = False) -> Generator[Event, None, TrainingResult]:
@@ -77,9 +88,13 @@ def train(run: RunConfig, *, resume: bool = False) -> Generator[Event, None, Tra
 def _run(trainer: Trainer, resume: bool) -> Generator[Event, None, TrainingResult]:
     if resume:
         yield StageStarted(trainer.resume())
+        trainer.before = trainer.folder.read_before()
     else:
         trainer.folder.clear()
+        trainer.before = yield from validate_start(trainer.setup, trainer.device)
     trainer.folder.write_settings(trainer.setup.run, trainer.setup.split.as_json())
+    if trainer.before is not None:
+        trainer.folder.write_before_after(trainer.before)
     if trainer.setup.start is not None:
         yield StageStarted(transfer(trainer.model, trainer.setup.start[1]))
         trainer.average = MovingAverage(trainer.model, trainer.config.ema_decay)
@@ -102,6 +117,7 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, self.config)
         self.loss = segmentation_loss(self.config, masked=any(case.masked for case in setup.train))
         self.progress = Progress()
+        self.before: dict[str, float] | None = None
         self.val = setup.val
         train = setup.train
         if device.type == "cuda" and _size(train) < free_memory(device) // 3:
@@ -244,18 +260,7 @@ class Trainer:
         return event
 
     def _save_model(self, path: Path, validation: Validation) -> ModelHeader:
-        summary: dict[str, Any] = {
-            "data": self.setup.run.data.name if self.setup.run.data else f"{len(self.setup.run.pairs)} pairs",
-            "train_cases": len(self.setup.split.train),
-            "validation_cases": len(self.setup.split.val),
-            "validation": self.setup.split.kind,
-            "epochs": self.progress.epoch,
-            "steps_per_epoch": self.config.steps,
-            "validation_dice": {k: round(v, 4) for k, v in validation.dice.items()},
-            "validation_mean_dice": round(validation.mean, 4),
-            "removed_fraction": [round(level.removed, 4) for level in validation.levels],
-            "median_threshold": [level.threshold and round(level.threshold, 4) for level in validation.levels],
-        }
+        summary = training_summary(self.setup, self.progress.epoch, validation, self.before)
         header = self.setup.header.replace(training=summary)
         return save_bundle(path, header, weights_of(self.evaluated.state_dict()))
 
@@ -270,7 +275,9 @@ class Trainer:
         out.parent.mkdir(parents=True, exist_ok=True)
         header = self._save_model(out, validation)
         yield CheckpointSaved(str(out))
-        return TrainingResult(out, header, validation)
+        if self.before is not None:
+            self.folder.write_before_after(self.before, validation.dice, compare(self.before, validation.dice))
+        return TrainingResult(out, header, validation, self.before)
 
 
 def _size(cases: Sequence[TrainingCase]) -> int:

@@ -126,7 +126,7 @@ def _read_cases(
         facts.slices[name] = labels.slices
         background = labels.values == 0 if labels.ignored is None else (labels.values == 0) & ~labels.ignored
         facts.background = facts.background or bool(background.any())
-        if hint := _gaps(name, labels):
+        if hint := _slices_words(name, labels, run):
             yield StageStarted(hint)
         yield Working(f"Reading {name}")
     if dims is None:
@@ -140,9 +140,12 @@ def _read(case: Case, run: RunConfig) -> tuple[Scan, Annotation]:
     return image, read_annotation(labels, run.labels)
 
 
-def _gaps(name: str, labels: Annotation) -> str:
-    """A question to the person where labels that are taken to be complete have empty slices in between."""
+def _slices_words(name: str, labels: Annotation, run: RunConfig) -> str:
+    """Which slices are taken to be annotated, where a person should check that; else empty."""
     slices = labels.slices
+    if run.labels.zero == "annotated_slices" and labels.axis is not None:
+        listed = ", ".join(map(str, labels.marked[:12])) + (", …" if len(labels.marked) > 12 else "")
+        return f"{name}: annotated slices {labels.axis_name} {listed}."
     if labels.sparse or len(slices) < 2 or slices[-1] - slices[0] + 1 < 2 * len(slices):
         return ""
     return (

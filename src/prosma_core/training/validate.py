@@ -36,6 +36,7 @@ def validate(
     device: torch.device,
     *,
     amp: bool,
+    meant: Tensor | None = None,
 ) -> Generator[Event, None, Validation]:
     """Segment each case by the same tiles as `prosma segment` and compare; yields after each tile.
 
@@ -51,6 +52,8 @@ def validate(
     device : torch.device
     amp : bool
         bf16 autocast on CUDA.
+    meant : Tensor, optional, int64, shape (outputs of the model,)
+        Class index that each output of another model stands for.
 
     Raises
     ------
@@ -70,7 +73,9 @@ def validate(
                     f"{case.name}. Lower the learning rate and resume."
                 )
                 raise TrainingError(msg)
-            scores.append(dice_per_class(logits.argmax(0), case.labels.to(logits.device), len(classes)))
+            found = logits.argmax(0)
+            found = found if meant is None else meant.to(found.device)[found]
+            scores.append(dice_per_class(found, case.labels.to(logits.device), len(classes)))
     mean = np.mean(scores, axis=0)
     dice = {c.name: float(d) for c, d in zip(classes[1:], mean, strict=True)}
     return Validation(dice, float(mean.mean()), tuple(levels))

@@ -1,0 +1,93 @@
+"""What is held out: cases where there are enough, slices where there are few, nothing where that says nothing."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prosma_core.config.labels import LabelsConfig
+from prosma_core.config.model import ClassInfo
+from prosma_core.data.annotation import read_annotation
+from prosma_core.data.geometry import Scan, array_spec
+from prosma_core.errors import DatasetError, TrainingError
+from prosma_core.training.before_after import common_classes, compare
+from prosma_core.training.classes import check_background
+from prosma_core.training.split import FEW_SLICES, HeldOut, Split, hold_out_slices
+
+annotated = st.dictionaries(
+    st.sampled_from("abc"), st.lists(st.integers(0, 60), unique=True, max_size=25).map(sorted), min_size=1
+)
+
+
+@given(annotated, st.integers(0, 99))
+def test_held_out_slices_and_their_neighbours_are_not_trained_on(slices: dict[str, list[int]], seed: int) -> None:
+    split = hold_out_slices(slices, seed)
+    assert split == hold_out_slices(slices, seed)
+    assert split == Split.from_json(json.loads(json.dumps(split.as_json())))
+    assert set(split.train) == set(slices)
+    assert (split.kind == "none held out") == (sum(map(len, slices.values())) < FEW_SLICES)
+    for name, held in split.held.items():
+        assert set(held.slices) | set(held.left_out) <= set(slices[name])
+        rest = set(slices[name]) - set(held.slices) - set(held.left_out)
+        assert rest
+        assert len(rest) >= 2 * len(slices[name]) / 3 or not held.left_out
+        labels = np.zeros((61, 4, 4), np.uint8)
+        labels[slices[name]] = 1
+        scan = Scan(labels, array_spec(labels.shape, "zyx"))
+        found = read_annotation(scan, LabelsConfig(zero="annotated_slices", slice_axis="z"))
+        assert split.part("train", name, found).slices == tuple(sorted(rest))
+        assert split.part("val", name, found).slices == held.slices
+
+
+def test_neighbours_are_left_out_where_enough_remains() -> None:
+    dense = hold_out_slices({"a": range(10, 40)}, 0).held["a"]
+    assert len(dense.slices) == 6
+    assert dense.left_out == (dense.slices[0] - 1, dense.slices[-1] + 1)
+    assert hold_out_slices({"a": range(10, 15)}, 0).held["a"].left_out == ()
+    assert 1 < hold_out_slices({"a": [1, 8, 15, 22, 29]}, 0).held["a"].slices[0] < 29
+
+
+def test_words_say_what_the_figure_means() -> None:
+    assert Split(("a",), ("b",)).words() == ""
+    assert "1 annotated slice of the same scans" in Split(("a",), ("a",), "slices", {"a": HeldOut((3,))}).words()
+    assert "not a fair figure" in Split(("a",), ("a",), "none held out").words()
+
+
+@pytest.mark.parametrize("values", [{}, {"train": ["a"], "val": ["a"], "held_out": [1]}, {"train": 1, "val": 2}])
+def test_a_damaged_split_is_refused(values) -> None:
+    with pytest.raises(TrainingError, match=r"splits\.json cannot be read"):
+        Split.from_json(values)
+
+
+def infos(*pairs: tuple[int, str]) -> tuple[ClassInfo, ...]:
+    return tuple(ClassInfo(value=v, name=n) for v, n in ((0, "background"), *pairs))
+
+
+def test_classes_of_two_models_are_matched_by_name_then_by_value() -> None:
+    start = infos((1, "Liver"), (2, "spleen"), (5, "class 5"))
+    assert common_classes(start, infos((1, "spleen"), (3, "liver"))) == {1: 2, 2: 1}
+    assert common_classes(start, infos((1, "class 1"), (5, "tumour"))) == {1: 1, 3: 2}
+    assert common_classes(start, infos((1, "kidney"))) == {}
+
+
+def test_what_got_worse_is_said() -> None:
+    words = compare({"liver": 0.81, "spleen": 0.9}, {"liver": 0.884, "spleen": 0.86, "new": 0.1})
+    assert words == "liver 0.81 -> 0.88; spleen got worse: 0.90 -> 0.86."
+    assert "keep the one it started from" in compare({"liver": 0.9}, {"liver": 0.8})
+    assert "worse" not in compare({"liver": 0.9}, {"liver": 0.899})
+
+
+def test_scribbles_need_background() -> None:
+    one, two = infos((1, "cell")), infos((1, "cell"), (2, "wall"))
+    sparse = LabelsConfig(zero="unlabelled")
+    assert check_background(one, LabelsConfig(), painted=False) == ""
+    assert check_background(one, sparse, painted=True) == ""
+    with pytest.raises(DatasetError, match=r"Only cell is painted.*--background N"):
+        check_background(one, sparse, painted=False)
+    with pytest.raises(DatasetError, match="no voxel is painted 7"):
+        check_background(one, LabelsConfig(zero="unlabelled", background=7), painted=False)
+    assert "every voxel one of the painted classes (cell, wall)" in check_background(two, sparse, painted=False)
