@@ -1,0 +1,240 @@
+"""Training on little: pairs, a few slices, scribbles, and what is said about it."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from prosma_core.config.run import load_run_yaml, resolve_run
+from prosma_core.data.geometry import array_spec
+from prosma_core.errors import DatasetError, GeometryError, OutputError
+from prosma_core.events import EpochDone, StageStarted
+from prosma_core.io.bundle import read_header
+from prosma_core.io.images import write_image, write_labels
+from prosma_core.io.run_folder import RunFolder, resumed_settings
+from prosma_core.training.loop import TrainingResult, train
+from prosma_core.training.schedule import learning_rate
+
+SHAPE = (24, 32, 32)
+SPEC = array_spec(SHAPE, "zyx", (1.0, 1.0, 1.0), "mm")
+TINY = {
+    "device": "cpu",
+    "network": {"width": 4, "max_width": 8, "max_stages": 3},
+    "preprocess": {"tile": [16, 16, 16]},
+    "training": {"epochs": 2, "steps": 2, "batch_size": 2, "ema_decay": 0.9},
+}
+
+
+def ball(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a noisy bright ball with a core, and its labels 1 and 2."""
+    rng = np.random.default_rng(seed)
+    distance = np.sqrt(sum((g - c) ** 2 for g, c in zip(np.indices(SHAPE), (12, 15, 16), strict=True)))
+    labels = (distance < 9).astype(np.uint8) + (distance < 5)
+    return (labels * 50 + rng.normal(0, 10, SHAPE)).astype(np.float32), labels
+
+
+@pytest.fixture
+def pair(tmp_path: Path):
+    """Return a maker of pairs of files: seed, and the labels, whole or as a function of the whole ones."""
+
+    def make(seed: int, change=lambda labels: labels) -> tuple[Path, Path]:
+        image, labels = ball(seed)
+        paths = tmp_path / f"scan{seed}.nii.gz", tmp_path / f"painted{seed}.nii.gz"
+        labels = change(labels)
+        write_image(paths[0], image, SPEC, overwrite=True)
+        spec = SPEC if labels.ndim == 3 else array_spec(labels.shape, "yx")
+        write_labels(paths[1], labels, spec, overwrite=True)
+        return paths
+
+    return make
+
+
+def on_slices(*slices: int):
+    def change(labels: np.ndarray) -> np.ndarray:
+        kept = np.zeros_like(labels)
+        kept[list(slices)] = labels[list(slices)]
+        return kept
+
+    return change
+
+
+def run_of(tmp_path: Path, pairs, **changes: Any):
+    values = {**TINY, "pairs": pairs, "out": tmp_path / "m.safetensors", **changes}
+    values["training"] = {**TINY["training"], **changes.get("training", {})}
+    return resolve_run(values)
+
+
+def drain(run) -> tuple[TrainingResult, list[str], list[EpochDone]]:
+    events = []
+    while True:
+        try:
+            events.append(next(run))
+        except StopIteration as stop:
+            said = [e.message for e in events if isinstance(e, StageStarted)]
+            return stop.value, said, [e for e in events if isinstance(e, EpochDone)]
+
+
+SLICES = {"zero": "annotated_slices"}
+
+
+def test_few_annotated_slices_train_a_model_that_is_validated_on_others(pair, tmp_path: Path) -> None:
+    pairs = [pair(i, on_slices(6, 9, 12, 15, 18)) for i in range(3)]
+    run = run_of(tmp_path, pairs, labels=SLICES, training={"epochs": 6, "steps": 20, "learning_rate": 0.01})
+    result, said, _ = drain(train(run))
+    assert any("3 annotated slices of the same scans are held out" in s for s in said)
+    assert any("annotated slices z 6, 9, 12, 15, 18" in s for s in said)
+    assert result.header.training["validation"] == "slices"
+    assert [c.value for c in result.header.classes] == [0, 1, 2]
+    assert result.validation.mean > 0.6
+    stored = json.loads(RunFolder.beside(run.out).splits.read_text())
+    assert all(len(h["slices"]) == 1 for h in stored["held_out"].values())
+
+
+def test_a_sparse_run_repeats_from_its_yaml_and_resumes_with_its_slices(pair, tmp_path: Path) -> None:
+    pairs = [pair(0, on_slices(6, 9, 12, 15, 18))]
+    run = run_of(tmp_path, pairs, labels=SLICES)
+    first, _, _ = drain(train(run))
+    folder = RunFolder.beside(run.out)
+    again = resolve_run({**load_run_yaml(folder.run_yaml), "out": tmp_path / "again.safetensors"})
+    assert again.pairs == tuple(pairs)
+    repeated, _, _ = drain(train(again))
+    assert repeated.header.sha256 == first.header.sha256
+    before = folder.splits.read_text()
+    pair(0, on_slices(3, 6, 7, 8, 9, 12, 15, 18, 20))  # painted on since
+    drain(train(resolve_run(resumed_settings(folder, {}, more_epochs=1)), resume=True))
+    assert folder.splits.read_text() == before
+
+
+def test_too_little_to_hold_out_is_said_and_stored(pair, tmp_path: Path) -> None:
+    result, said, _ = drain(train(run_of(tmp_path, [pair(0, on_slices(10, 14))], labels=SLICES)))
+    assert any("not a fair figure" in s for s in said)
+    assert read_header(result.path).training["validation"] == "none held out"
+
+
+def scribble(labels: np.ndarray) -> np.ndarray:
+    painted = np.zeros_like(labels)
+    painted[8:16:2, 15, 4:28] = np.where(labels == 0, 9, labels)[8:16:2, 15, 4:28]
+    return painted
+
+
+def test_scribbles_with_painted_background_train(pair, tmp_path: Path) -> None:
+    meaning = {"zero": "unlabelled", "background": 9}
+    result, said, _ = drain(train(run_of(tmp_path, [pair(i, scribble) for i in range(4)], labels=meaning)))
+    assert [c.value for c in result.header.classes] == [0, 1, 2]
+    assert result.header.training["validation"] == "cases"
+    assert not any("every voxel" in s for s in said)
+
+
+def test_scribbles_without_background_are_explained(pair, tmp_path: Path) -> None:
+    pairs = [pair(i, scribble) for i in range(2)]
+    _, said, _ = drain(train(run_of(tmp_path, pairs, labels={"zero": "unlabelled", "ignore": 9})))
+    assert any("every voxel one of the painted classes (class 1, class 2)" in s for s in said)
+    with pytest.raises(DatasetError, match="Only class 1 is painted"):
+        drain(train(run_of(tmp_path, pairs, labels={"zero": "unlabelled", "ignore": 9, "one_class": True})))
+
+
+def test_labels_with_empty_slices_between_are_asked_about(pair, tmp_path: Path) -> None:
+    _, said, _ = drain(train(run_of(tmp_path, [pair(0, on_slices(6, 12, 18))])))
+    assert any("3 slices between z 6 and 18 hold labels" in s and "--annotated-slices" in s for s in said)
+
+
+def test_what_is_ignored_changes_no_weight(pair, tmp_path: Path) -> None:
+    def unsure(value: int):
+        def change(labels: np.ndarray) -> np.ndarray:
+            labels = labels.copy()
+            labels[:, :16] = value
+            return labels
+
+        return change
+
+    hashes = []
+    for value in (200, 201):
+        pairs = [pair(i, unsure(value)) for i in range(2)]
+        run = run_of(tmp_path, pairs, labels={"ignore": value}, out=tmp_path / f"{value}.safetensors")
+        hashes.append(drain(train(run))[0].header.sha256)
+    assert hashes[0] == hashes[1]
+
+
+def test_an_empty_pair_is_left_out_and_none_annotated_is_refused(pair, tmp_path: Path) -> None:
+    empty = pair(1, np.zeros_like)
+    _, said, _ = drain(train(run_of(tmp_path, [pair(0, on_slices(6, 9, 12, 15)), empty], labels=SLICES)))
+    assert any("scan1 holds no annotation and is left out" in s for s in said)
+    with pytest.raises(DatasetError, match=r"No case .* holds an annotation"):
+        drain(train(run_of(tmp_path, [empty], labels=SLICES)))
+    with pytest.raises(DatasetError, match="No training case has a labelled voxel"):
+        drain(train(run_of(tmp_path, [empty])))
+
+
+def test_labels_painted_on_a_picture_of_a_volume_are_refused(pair, tmp_path: Path) -> None:
+    with pytest.raises(GeometryError, match=r"painted0\.nii\.gz are one picture .* cannot be told"):
+        drain(train(run_of(tmp_path, [pair(0, lambda labels: labels[12])])))
+
+
+def test_ten_thousand_objects_are_one_class_where_asked(pair, tmp_path: Path) -> None:
+    def numbered(labels: np.ndarray) -> np.ndarray:
+        return np.where(labels > 0, np.arange(labels.size).reshape(SHAPE) % 10_000, 0).astype(np.uint16)
+
+    pairs = [pair(i, numbered) for i in range(2)]
+    with pytest.raises(DatasetError, match=r"they number objects, not classes\. Give --one-class"):
+        drain(train(run_of(tmp_path, pairs)))
+    result, _, _ = drain(train(run_of(tmp_path, pairs, labels={"one_class": True})))
+    assert [c.value for c in result.header.classes] == [0, 1]
+
+
+def test_fine_tuning_is_compared_with_its_start_on_the_same_cases(pair, tmp_path: Path) -> None:
+    pairs = [pair(i) for i in range(4)]
+    good = {"epochs": 4, "steps": 20, "learning_rate": 0.01}
+    start, _, _ = drain(
+        train(run_of(tmp_path, pairs, training=good, class_names={0: "background", 1: "rim", 2: "core"}))
+    )
+    bad = {"epochs": 1, "steps": 10, "learning_rate": 1.0, "warmup": 0.0}
+    out = tmp_path / "tuned.safetensors"
+    tuned, said, _ = drain(train(run_of(tmp_path, pairs, init=str(start.path), out=out, training=bad)))
+    assert any("before fine-tuning" in s for s in said)
+    assert tuned.before == pytest.approx(
+        {"class 1": start.validation.dice["rim"], "class 2": start.validation.dice["core"]}
+    )
+    assert set(read_header(out).training["before"]) == {"class 1", "class 2"}
+    report = json.loads(RunFolder.beside(out).before_after.read_text())
+    assert report["before"] == tuned.before
+    assert report["after"] == tuned.validation.dice
+    assert "got worse" in report["words"]
+    assert "keep the one it started from" in report["words"]
+    resumed, _, _ = drain(train(resolve_run(resumed_settings(RunFolder.beside(out), {}, more_epochs=1)), resume=True))
+    assert resumed.before == tuned.before
+
+
+def test_more_epochs_go_on_at_the_rate_of_a_run_of_that_length(pair, tmp_path: Path) -> None:
+    run = run_of(tmp_path, [pair(i) for i in range(2)], training={"minutes": 60, "patience": 1, "steps": 1})
+    drain(train(run))
+    settings = resumed_settings(RunFolder.beside(run.out), {}, more_epochs=3)
+    longer = resolve_run(settings)
+    assert (longer.training.epochs, longer.training.minutes, longer.training.patience) == (5, None, None)
+    _, _, epochs = drain(train(longer, resume=True))
+    assert [e.epoch for e in epochs] == [3, 4, 5]
+    assert [e.learning_rate for e in epochs] == [learning_rate(longer.training, done / 5) for done in (2, 3, 4)]
+
+
+def test_a_full_disk_keeps_the_state_of_the_last_epoch(pair, tmp_path: Path, monkeypatch) -> None:
+    run = run_of(tmp_path, [pair(i) for i in range(2)], training={"epochs": 3})
+    folder, real = RunFolder.beside(run.out), Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        if folder.state.exists() and path.suffix == ".safetensors":
+            real(path, content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        drain(train(run))
+    monkeypatch.undo()
+    assert folder.epochs_done() == 1
+    assert not [p for p in folder.root.iterdir() if p.name.startswith(".")]
+    _, _, epochs = drain(train(resolve_run(resumed_settings(folder, {})), resume=True))
+    assert [e.epoch for e in epochs] == [2, 3]
