@@ -17,13 +17,12 @@ from napari.layers import Image, Labels, Layer
 from napari.utils.notifications import notification_manager
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QScrollArea
+from qtpy.QtWidgets import QComboBox, QDialog, QLabel, QPlainTextEdit, QPushButton, QScrollArea
 from typer.testing import CliRunner
 
 from napari_prosma._shared.jobs import Jobs
 from napari_prosma._shared.session import ModelEntry, Session
 from napari_prosma.segment import SegmentWidget
-from napari_prosma.segment.output import run_command
 from prosma_core.cli.main import app
 from prosma_core.config import ChannelIntensity, ClassInfo, GateConfig, ModelConfig, ModelHeader, PreprocessConfig
 from prosma_core.data.intensities import COLOUR
@@ -35,8 +34,8 @@ PATIENCE = 120_000
 """Milliseconds after which a test gives up."""
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
+@pytest.fixture(scope="session")
+def one_thread() -> Iterator[None]:
     """Let the engine and this process compute with one thread: their results are then the same to the last bit."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -47,7 +46,7 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def jobs(qapp: Any) -> Iterator[Jobs]:
+def jobs(one_thread: None, qapp: Any) -> Iterator[Jobs]:
     """Return the engine that all tests share, warm after the first."""
     made = Jobs()
     yield made
@@ -66,7 +65,7 @@ def own_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "plain-2d": _save_model(tmp_path_factory.mktemp("models"), "plain-2d", 2, ("image",), tile=(64, 64)),
         "colour-3d": _save_model(tmp_path_factory.mktemp("models"), "colour-3d", 3, COLOUR, tile=(4, 8, 8)),
         "spine-3d": _save_model(
-            tmp_path_factory.mktemp("models"), "spine-3d", 3, ("mt0", "mt1", "t1w"), tile=(8, 32, 32)
+            tmp_path_factory.mktemp("models"), "spine-3d", 3, ("mt0", "mt1", "t1w"), tile=(8, 64, 64)
         ),
     }  # fmt: skip
 
@@ -190,9 +189,18 @@ class Desk:
         assert self.text("error") == ""
         return Path(next(label.text() for label in said if label.text().startswith("Saved ")).removeprefix("Saved "))
 
+    def command(self) -> str:
+        """Click Show run command, read it, and close its window."""
+        self.click("Show run command")
+        (dialog,) = self.widget.findChildren(QDialog)
+        text = dialog.findChild(QPlainTextEdit).toPlainText()
+        with self.qtbot.waitSignal(dialog.destroyed):
+            dialog.reject()
+        return text
+
     def command_line(self) -> Path:
         """Run the command that the widget shows for its last result, as it is; return its output."""
-        words = shlex.split(run_command(self.controller.last.plan))
+        words = shlex.split(self.command())
         result = CliRunner().invoke(app, words[1:], catch_exceptions=False)
         assert result.exit_code == 0, result.output
         return Path(words[words.index("--out") + 1])

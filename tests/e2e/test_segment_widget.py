@@ -127,5 +127,6 @@ def test_channels_that_no_shipped_model_takes_say_why_and_an_own_model_takes_the
     desk.choose("spine-3d")
     result = desk.segment()
     lies_on(result, stack, "czyx")
+    assert desk.command().startswith("prosma segment SCAN ")  # no file holds the three together
     assert len(np.unique(result.data)) > 1
     desk.picture(tmp_path / "window.png")

@@ -32,23 +32,32 @@ def save(labels: Labels, path: Path) -> None:
 def run_command(plan: Plan) -> str:
     """The ``prosma segment`` line that gives the same labels; where no file holds the scan as it is, it is SCAN."""
     config, scan = plan.request.config, plan.scan
-    lacks = "The layer has no file" if scan.path is None else f"The layer's file was read at level {scan.level}"
-    path = scan.path if scan.level == 0 else None
+    path = _file(scan)
     out = save_path(plan) if path else None
     parts = ["prosma", "segment", str(path or "SCAN"), "--model", plan.model.argument]
-    parts += ["--out", str(out or "LABELS.nii.gz"), *_axes(plan.scan), *_flags(config)]
+    parts += ["--out", str(out or "LABELS.nii.gz"), *_axes(scan), *_flags(config)]
     if plan.request.device != "auto":
         parts += ["--device", plan.request.device]
     line = shlex.join(parts)
     if path is None:
-        return f"{line}\n\n{lacks}: save what was segmented as a file of its own, and put its name for SCAN."
+        return f"{line}\n\nNo file holds what was segmented as it is: save it as one, and put its name for SCAN."
     return line
+
+
+def _file(scan: LayerScan) -> Path | None:
+    """The file that holds the scan; None for a coarser level, and for a layer cut from files or put together."""
+    source, kept = scan.metadata.get("spec"), str(scan.metadata.get("axes", ""))
+    if scan.path is None or scan.level:
+        return None
+    if source is not None and tuple(source.size(letter) for letter in kept) != tuple(scan.data.shape):
+        return None
+    return scan.path
 
 
 def _axes(scan: LayerScan) -> list[str]:
     """How the file's axes are read, where that is not certain to be what the file says."""
     source, kept = scan.metadata.get("spec"), str(scan.metadata.get("axes", ""))
-    if scan.path is None or scan.level or kept == scan.axes or len(scan.axes) < 3 or scan.rgb:
+    if _file(scan) is None or kept == scan.axes or len(scan.axes) < 3 or scan.rgb:
         return []
     if source is None:  # another reader's array: in the order of the file
         return ["--axes", scan.axes]
