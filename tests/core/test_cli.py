@@ -98,9 +98,10 @@ def leftovers(folder: Path) -> list[str]:
 
 
 VERBS = {
-    "train": "--data --out --config --preset --gate --init --resume --device --epochs --minutes --seed --overwrite",
+    "train": "--data --pair --out --config --preset --gate --init --resume --device --epochs --more-epochs --minutes "
+    "--seed --sparse --annotated-slices --ignore --background --one-class --overwrite",
     "segment": "--model --out --device --overlap --mirror --probabilities --region --slice-axis --overwrite",
-    "evaluate": "--model --data --split --json",
+    "evaluate": "--model --data --split --json --sparse --annotated-slices --ignore --background --one-class",
     "doctor": "",
 }
 
@@ -263,6 +264,27 @@ def test_resume_goes_on_from_the_run_folder(prosma: Prosma, make_data: Make, set
     assert read_header(model).training["steps_per_epoch"] == 2
     refused(prosma("train", "--data", data, "--out", tmp_path / "new.safetensors", "--resume"), "no training to resume")
     assert not list(tmp_path.glob("new.*"))
+
+
+def test_train_takes_pairs_of_files_and_says_before_and_after(
+    prosma: Prosma, make_data: Make, settings: Path, tmp_path: Path
+) -> None:
+    data, model, tuned = make_data(tmp_path / "data"), tmp_path / "m.safetensors", tmp_path / "tuned.safetensors"
+    pairs = [w for i in range(2) for w in ("--pair", *(data / p / f"case_{i}.png" for p in ("images", "labels")))]
+    code, _, err = prosma("train", *pairs, "--out", model, "--config", settings, "--sparse", "--background", 7)
+    assert code == 2
+    assert "no voxel is painted 7" in err
+    code, said, err = prosma("train", *pairs, "--out", model, "--config", settings, "--annotated-slices")
+    assert code == 0
+    assert "not a fair figure" in err
+    assert "Before and after" not in said
+    code, said, _ = prosma("train", *pairs, "--init", model, "--out", tuned, "--config", settings)
+    assert code == 0
+    assert re.search(r"Before and after: class 1 (got worse: )?[01]\.\d\d -> [01]\.\d\d", said)
+    code, said, err = prosma("train", "--out", tuned, "--resume", "--more-epochs", 1)
+    assert code == 0
+    assert "Resuming after epoch 2 of 3" in err
+    assert "Before and after: class 1" in said
 
 
 def test_fine_tuning_says_what_is_taken_over(
@@ -606,6 +628,12 @@ def test_a_bad_case_is_named(
     [
         (("train", "--out", "m.safetensors"), "No --data was given"),
         (("train", "--data", "d"), "No --out was given"),
+        (("train", "--pair", "a.png", "--out", "m.safetensors"), "--pair a.png needs two files"),
+        (("train", "--out", "m.safetensors", "--pair", "a.png"), "--pair a.png needs two files"),
+        (("train", "--pair", "a.png", "b.png", "--out", "m.safetensors"), "a.png of the pair"),
+        (("train", "--data", "d", "--out", "m.safetensors", "--sparse", "--annotated-slices"), "different meanings"),
+        (("train", "--data", "d", "--out", "m.safetensors", "--ignore", "2", "--background", "2"), "cannot both be 2"),
+        (("train", "--data", "d", "--out", "m.safetensors", "--more-epochs", "2"), "give it with --resume"),
         (("train", "--data", "d", "--out", "m.pt"), "must be a file name that ends in .safetensors"),
         (("train", "--data", "d", "--out", "m.safetensors", "--preset", "fast"), "use one of quick, balanced, best"),
         (("train", "--data", "d", "--out", "m.safetensors", "--gate", "magic"), "gate.kind"),

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from prosma_core.config.inference import InferenceConfig
+from prosma_core.config.labels import LabelsConfig
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.errors import DatasetError
 from prosma_core.events import StageStarted, Working
 from prosma_core.inference.evaluate import evaluate_cases
 from prosma_core.inference.segment import Segmenter
-from prosma_core.io.images import write_image, write_labels
+from prosma_core.io.images import read_image, write_image, write_labels
 
 
 def drain(run, events=None):
@@ -100,3 +103,31 @@ def test_a_file_of_splits_that_does_not_fit_is_named(segmenter, tmp_path, make_d
 def test_a_split_that_is_not_there_names_both_ways(segmenter, tmp_path, make_data) -> None:
     with pytest.raises(DatasetError, match=r"no split 'test' with cases.*path of a splits\.json"):
         drain(evaluate_cases(segmenter, make_data(tmp_path / "data"), "test", InferenceConfig(), 1.0))
+
+
+def test_what_is_not_annotated_is_not_measured(segmenter, tmp_path, make_data, rng) -> None:
+    root = make_data(tmp_path / "data", 2)
+    for name in ("case_0", "case_1"):
+        image = read_image(root / "images" / f"{name}.png")
+        answer = drain(segmenter.segment(image, InferenceConfig())).labels
+        wrong = 1 - answer.data
+        wrong[:, :20] = answer.data[:, :20] + 5 * (answer.data[:, :20] == 0)  # 5 is painted background
+        wrong[:, 20:] = 9 if name == "case_0" else 0
+        write_labels(root / "labels" / f"{name}.png", wrong, answer.spec, overwrite=True)
+    (root / "labels" / "case_1.png").unlink()
+    write_labels(root / "labels" / "case_1.png", np.zeros((32, 32), np.uint8), answer.spec)
+    meaning = LabelsConfig(zero="unlabelled", background=5, ignore=9)
+    events: list = []
+    report = drain(evaluate_cases(segmenter, root, None, InferenceConfig(), 1.0, meaning), events)
+    assert list(report["cases"]) == ["case_0"]
+    assert report["summary"]["mean"]["dice"] == 1.0
+    assert "case_1 holds no annotation and is left out." in sentences(events)
+
+
+def test_a_run_that_held_out_slices_is_no_fair_measure(segmenter, tmp_path, make_data) -> None:
+    root, splits = make_data(tmp_path / "data"), tmp_path / "splits.json"
+    for validation, unfair in (("slices", True), ("cases", False)):
+        splits.write_text(json.dumps({"train": ["case_0"], "val": ["case_0"], "validation": validation}))
+        events: list = []
+        drain(evaluate_cases(segmenter, root, str(splits), InferenceConfig(), 1.0), events)
+        assert any("no fair figure" in said for said in sentences(events)) == unfair

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prosma_core.cli.label_options import AnnotatedSlices, Background, Ignore, OneClass, Sparse, label_meaning
 from prosma_core.cli.options import Data, Device, Model, Overlap, drain, log_to_stderr, stderr_console
 from prosma_core.events import CaseDone, Event, StageStarted, Working
 
@@ -29,12 +30,18 @@ def evaluate(
     device: Device = "auto",
     overlap: Overlap = None,
     mirror: Annotated[bool, typer.Option("--mirror", help="Average over mirrored copies.")] = False,
+    sparse: Sparse = False,
+    annotated_slices: AnnotatedSlices = False,
+    ignore: Ignore = None,
+    background: Background = None,
+    one_class: OneClass = False,
     tolerance: Annotated[
         float, typer.Option("--tolerance", help="Tolerance of surface Dice, in the scan's unit.", min=0)
     ] = 1.0,
 ) -> None:
     """Measure a model on annotated scans: Dice, IoU, HD95 and surface Dice per case and class."""
     from prosma_core.config.inference import InferenceConfig
+    from prosma_core.config.labels import LabelsConfig
     from prosma_core.inference.device import choose_device
     from prosma_core.inference.evaluate import evaluate_cases
     from prosma_core.inference.segment import Segmenter
@@ -42,6 +49,10 @@ def evaluate(
     from prosma_core.io.models import find_model
 
     log_to_stderr()
+    values = label_meaning(
+        sparse=sparse, annotated_slices=annotated_slices, ignore=ignore, background=background, one_class=one_class
+    )
+    meaning = LabelsConfig.parse(values, "The command line")
     if json_file:
         check_target(json_file)
     choice = choose_device(device)
@@ -50,7 +61,7 @@ def evaluate(
     given = {"mirror": mirror} if overlap is None else {"mirror": mirror, "overlap": overlap}
     config = InferenceConfig.parse(given, "The command line")
     with stderr_console().status("Reading") as status:
-        report = drain(evaluate_cases(segmenter, data, split, config, tolerance), partial(_show, status))
+        report = drain(evaluate_cases(segmenter, data, split, config, tolerance, meaning), partial(_show, status))
     if json_file:
         write_bytes_atomic(json_file, json.dumps(report, indent=1).encode())
     _print_table(report)

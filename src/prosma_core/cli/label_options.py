@@ -54,9 +54,7 @@ Pairs = Annotated[
         help="A scan and its labels; may be given several times, beside --data or instead of it.",
     ),
 ]
-Sparse = Annotated[
-    bool, typer.Option("--sparse", help="0 means not annotated (scribbles): only painted voxels are learned from.")
-]
+Sparse = Annotated[bool, typer.Option("--sparse", help="0 means not annotated (scribbles): only painted voxels count.")]
 AnnotatedSlices = Annotated[
     bool,
     typer.Option(

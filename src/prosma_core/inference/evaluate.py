@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Generator
@@ -9,7 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from prosma_core.config.inference import InferenceConfig
+from prosma_core.config.labels import LabelsConfig
+from prosma_core.data.annotation import read_annotation
 from prosma_core.data.labels import class_indices
 from prosma_core.errors import DatasetError, ProsmaError
 from prosma_core.events import CaseDone, Event, StageStarted, Working
@@ -21,7 +26,12 @@ from prosma_core.io.dataset_json import read_splits
 
 
 def evaluate_cases(
-    segmenter: Segmenter, data: Path, split: str | None, config: InferenceConfig, tolerance: float
+    segmenter: Segmenter,
+    data: Path,
+    split: str | None,
+    config: InferenceConfig,
+    tolerance: float,
+    meaning: LabelsConfig | None = None,
 ) -> Generator[Event, None, dict[str, Any]]:
     """Measures of all cases of a split.
 
@@ -36,6 +46,8 @@ def evaluate_cases(
     config : InferenceConfig
     tolerance : float
         Of surface Dice, in each scan's unit (mm, or pixels where the file has no unit).
+    meaning : LabelsConfig, optional
+        What the label values mean; voxels that nothing is known of are background in both maps.
 
     Returns
     -------
@@ -58,6 +70,8 @@ def evaluate_cases(
             f"{folder.root / 'splits.json'} has no 'val'" if folder.splits else f"{folder.root} has no splits.json"
         )
         yield StageStarted(f"{lacking}: all {cases_text} are measured, training cases possibly among them.")
+    elif _trained_on(split):
+        yield StageStarted(f"Other slices of these {cases_text}, or the same, were trained on: no fair figure.")
     classes = {index: c.name for index, c in enumerate(header.classes) if index}
     cases = {}
     said: set[str] = set()
@@ -65,12 +79,18 @@ def evaluate_cases(
         began = time.monotonic()
         yield Working(f"Reading {name}")
         image, labels = read_case(folder.cases[name])
-        reference = class_indices(labels.data, header.classes, name)
+        known = read_annotation(labels, meaning or LabelsConfig())
+        if not known.known:
+            yield StageStarted(f"{name} holds no annotation and is left out.")
+            continue
+        reference = class_indices(known.values, header.classes, name)
         try:
             result = yield from _say_once(segmenter.segment(image, config), name, said)
         except ProsmaError as error:
             raise type(error)(f"{name}: {error}") from error
         prediction = class_indices(result.labels.data, header.classes, name)
+        if known.ignored is not None:
+            prediction = np.where(known.ignored, 0, prediction)
         if prediction.ndim == image.spec.spatial_ndim:
             cases[name] = measure_case(prediction, reference, image.spec.spacing, classes, tolerance)
         else:
@@ -105,6 +125,14 @@ def _say_once(
                 event = Working(f"{name}: {event.message}")
             said.add(kind)
         yield event
+
+
+def _trained_on(split: str) -> bool:
+    """Whether a split is the splits.json of a run that held out no whole cases."""
+    path = Path(split)
+    if path.suffix != ".json" or not path.is_file():
+        return False
+    return bool(json.loads(path.read_text(encoding="utf-8")).get("validation", "cases") != "cases")
 
 
 def split_cases(folder: DatasetFolder, split: str | None) -> list[str]:

@@ -33,6 +33,9 @@ from prosma_core.training.plan import plan_batch, plan_run, training_voxels
 from prosma_core.training.plan_preprocess import plan_preprocess
 from prosma_core.training.split import Split, check_split, choose_cases, hold_out_slices
 
+SAID_ONCE = 3
+"""Cases whose annotated slices are said; those of further cases only pass by."""
+
 
 @dataclass(frozen=True, eq=False)
 class Setup:
@@ -66,6 +69,7 @@ class _Facts:
     prints: list[Fingerprint]
     slices: dict[str, tuple[int, ...]]
     background: bool = False
+    said: int = 0
 
 
 def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None) -> Generator[Event, None, Setup]:
@@ -126,8 +130,9 @@ def _read_cases(
         facts.slices[name] = labels.slices
         background = labels.values == 0 if labels.ignored is None else (labels.values == 0) & ~labels.ignored
         facts.background = facts.background or bool(background.any())
-        if hint := _slices_words(name, labels, run):
-            yield StageStarted(hint)
+        if words := _slices_words(name, labels, run):
+            yield StageStarted(words) if facts.said < SAID_ONCE else Working(words)
+            facts.said += 1
         yield Working(f"Reading {name}")
     if dims is None:
         msg = f"No case of {folder.root} holds an annotation. Paint at least one object in one slice, and save."
