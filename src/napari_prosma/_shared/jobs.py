@@ -33,6 +33,7 @@ class Mailbox(QObject):
     def __init__(self) -> None:
         super().__init__()
         self._waiting: deque[Callable[[], None]] = deque()
+        self._delivering = False
         self._posted.connect(self._deliver, Qt.ConnectionType.QueuedConnection)
 
     def post(self, call: Callable[[], None]) -> None:
@@ -41,8 +42,15 @@ class Mailbox(QObject):
         self._posted.emit()
 
     def _deliver(self) -> None:
-        if self._waiting:
+        if self._delivering or not self._waiting:
+            return  # inside a call that lets the event loop run, as napari's progress bars do: the rest waits for it
+        self._delivering = True
+        try:
             self._waiting.popleft()()
+        finally:
+            self._delivering = False
+            if self._waiting:
+                self._posted.emit()
 
 
 class Jobs:
