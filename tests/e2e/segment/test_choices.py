@@ -1,4 +1,4 @@
-"""What can be chosen before the click and done after it, in a real window with the real engine."""
+"""What can be chosen before the click, in a real window with the real engine."""
 
 from __future__ import annotations
 
@@ -7,29 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import pytest
-from napari.layers import Image, Labels
-from qtpy.QtWidgets import QCheckBox
+from napari.layers import Labels
 
 from prosma_core.data.geometry import array_spec
 from prosma_core.io.images import write_image
 from prosma_core.io.zarr_write import write_zarr
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def volume(rng: np.random.Generator) -> np.ndarray:
-    return rng.normal(100, 20, (12, 40, 48)).astype(np.float32)
-
-
-@pytest.fixture
-def scan_file(volume: np.ndarray, tmp_path: Path) -> Path:
-    """Return a NIfTI of voxels of 3 x 2 x 1 mm."""
-    write_image(tmp_path / "scan.nii.gz", volume, array_spec(volume.shape, "zyx", (3.0, 2.0, 1.0), "mm"))
-    return tmp_path / "scan.nii.gz"
 
 
 def same_as_command_line(desk: Any, result: Labels) -> None:
@@ -189,96 +175,3 @@ def test_the_command_of_a_coarse_level_names_no_file(desk: Any, volume: np.ndarr
     desk.pick("level", "1")
     desk.segment()
     assert desk.command().startswith("prosma segment SCAN ")
-
-
-def test_probabilities_and_uncertainty_lie_on_the_scan(
-    desk: Any, scan_file: Path, lies_on: Callable[..., None]
-) -> None:
-    scan = desk.open(scan_file)
-    desk.choose("plain-3d")
-    desk.widget.advanced.expand(animate=False)
-    boxes = [b for b in desk.widget.advanced.findChildren(QCheckBox) if not b.isHidden()]
-    for box in boxes:
-        if box.text() in {"Probability layer", "Uncertainty layer (entropy)"}:
-            box.click()
-    result = desk.segment()
-    maps = {layer.name: layer for layer in desk.viewer.layers if isinstance(layer, Image) and layer is not scan}
-    assert sorted(maps) == [f"{result.name} probability", f"{result.name} uncertainty"]
-    probability, uncertainty = maps[f"{result.name} probability"], maps[f"{result.name} uncertainty"]
-    lies_on(uncertainty, scan, "zyx")
-    np.testing.assert_allclose(probability.data.sum(axis=0, dtype=np.float64), 1, atol=0.01)
-    np.testing.assert_array_equal(probability.data.argmax(axis=0), result.data)
-    assert uncertainty.data.min() >= 0
-    assert 0.1 < uncertainty.data.max() <= 1
-    for corner in ((0, 0, 0), (11, 39, 47)):
-        np.testing.assert_array_equal(probability.data_to_world((1, *corner))[1:], scan.data_to_world(corner))
-    assert probability.units[1:] == scan.units
-    assert probability.axis_labels == ("c", *scan.axis_labels)
-
-
-def test_a_picture_in_colour_with_and_without_alpha(desk: Any, rng: np.random.Generator) -> None:
-    picture = rng.integers(0, 255, (60, 80, 4), np.uint8)
-    results = []
-    for channels in (3, 4):
-        desk.viewer.add_image(picture[..., :channels], rgb=True)
-        desk.choose("breast-lesion-us")
-        results.append(desk.segment())
-    assert results[0].data.shape == (60, 80)
-    np.testing.assert_array_equal(results[0].data, results[1].data)
-
-
-def test_how_it_was_made_and_the_names_of_classes_stay_with_the_file(desk: Any, scan_file: Path) -> None:
-    desk.open(scan_file)
-    desk.choose("phantom-3d")
-    result = desk.segment()
-    kept = result.metadata["prosma"]["provenance"]
-    assert kept["model"].startswith("phantom-3d")
-    assert "scan.nii.gz" in kept.values()
-    saved = desk.save()
-    comments = b"".join(e.get_content() for e in nibabel.load(saved).header.extensions)
-    for value in kept.values():
-        assert value.encode() in comments.replace(b'\\"', b'"')
-    again = desk.open(saved)
-    assert isinstance(again, Labels)
-    assert list(again.features["name"]) == ["background", "organ", "lesion"]
-    assert again.metadata["prosma"]["provenance"] == kept
-    for value in (1, 2):
-        np.testing.assert_allclose(again.get_color(value), result.get_color(value))
-    np.testing.assert_array_equal(again.data, result.data)
-
-
-def test_correcting_makes_a_copy_and_picks_the_brush(desk: Any, scan_file: Path, lies_on: Callable[..., None]) -> None:
-    scan = desk.open(scan_file)
-    desk.choose("plain-3d")
-    result = desk.segment()
-    desk.click("Correct && fine-tune")
-    copy = desk.viewer.layers.selection.active
-    lies_on(copy, scan, "zyx")
-    assert copy is not result
-    assert copy.mode == "paint"
-    assert not result.visible
-    np.testing.assert_array_equal(copy.data, result.data)
-    copy.data[:] = 0
-    assert result.data.any()
-
-
-def test_a_deleted_result_can_no_longer_be_saved(desk: Any, scan_file: Path) -> None:
-    desk.open(scan_file)
-    desk.choose("plain-3d")
-    desk.viewer.layers.remove(desk.segment())
-    desk.qtbot.wait(50)
-    assert desk.widget.result.isHidden()
-
-
-@pytest.mark.parametrize("sample", ["phantom_2d", "phantom_3d"])
-def test_the_sample_scans(sample: str, desk: Any, lies_on: Callable[..., None], tmp_path: Path) -> None:
-    scan, truth = desk.viewer.open_sample("napari-prosma", sample)
-    desk.choose("phantom-3d" if scan.ndim == 3 else "breast-lesion-us")
-    result = desk.segment()
-    lies_on(result, scan, "zyx"[-scan.ndim :])
-    desk.picture(tmp_path / "window.png")
-    if scan.ndim == 3:
-        assert result.thumbnail[..., :3].any()
-        for value in (1, 2):
-            found, wanted = result.data == value, truth.data == value
-            assert 2 * (found & wanted).sum() / (found.sum() + wanted.sum()) > 0.8
