@@ -13,44 +13,44 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from prosma_core.cli.options import drain
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.run import resolve_run
+from prosma_core.data.geometry import Scan
 from prosma_core.data.labels import class_indices
 from prosma_core.events import EpochDone, Event
 from prosma_core.inference.segment import Segmenter
-from prosma_core.io.dataset_folder import DatasetFolder, open_dataset, read_case
+from prosma_core.io.dataset_folder import open_dataset, read_case
 from prosma_core.io.images import write_labels
 from prosma_core.training.loop import train
 from prosma_core.training.validate import dice_per_class
 
 
-def sparse_labels(folder: DatasetFolder, name: str, count: int, out: Path) -> Path:
-    """Label file of a case with `count` annotated slices (all for 0)."""
-    _, labels = read_case(folder.cases[name])
-    data = labels.data.copy()
+def keep_slices(labels: NDArray[Any], count: int) -> NDArray[Any]:
+    """Labels of `count` axial slices, evenly spaced over what is labelled (all for 0); 0 on the others."""
+    data = labels.copy()
     if count:
         full = np.flatnonzero((data > 0).any(axis=(1, 2)))
         kept = full[np.linspace(0, len(full) - 1, count + 2).round().astype(int)[1:-1]]
         data[np.setdiff1d(np.arange(len(data)), kept)] = 0
-    path = out / f"{name}.nii.gz"
-    write_labels(path, data, labels.spec)
-    return path
+    return data
 
 
-def whole_scans_dice(model: Path, folder: DatasetFolder, names: list[str]) -> float:
+def whole_scans_dice(model: Path, cases: Iterable[tuple[Scan, Scan]]) -> float:
     """Mean Dice of scans and classes, on the scans' own grids."""
     segmenter = Segmenter.load(model, torch.device("cpu"))
     classes, scores = segmenter.header.classes, []
-    for name in names:
-        image, labels = read_case(folder.cases[name])
+    for image, labels in cases:
         found = drain(segmenter.segment(image, InferenceConfig()), lambda _: None).labels.data
-        pair = [torch.from_numpy(class_indices(values, classes, name)) for values in (found, labels.data)]
+        pair = [torch.from_numpy(class_indices(values, classes, "a scan")) for values in (found, labels.data)]
         scores.append(dice_per_class(pair[0], pair[1], len(classes)))
     return float(np.mean(scores))
 
@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--slices", type=int, default=5)
     parser.add_argument("--scans", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--epochs", type=int, help="Instead of minutes, where the machine is not quiet.")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cases", type=int, default=10)
     parser.add_argument("--json", type=Path)
@@ -70,8 +71,11 @@ def main() -> None:
     folder = open_dataset(options.data)
     curve: list[tuple[float, float]] = []
     with tempfile.TemporaryDirectory() as place:
-        names = folder.splits["train"][: options.scans]
-        pairs = [(folder.cases[n].images[0], sparse_labels(folder, n, options.slices, Path(place))) for n in names]
+        pairs = []
+        for name in folder.splits["train"][: options.scans]:
+            labels, path = read_case(folder.cases[name])[1], Path(place) / f"{name}.nii.gz"
+            write_labels(path, keep_slices(labels.data, options.slices), labels.spec)
+            pairs.append((folder.cases[name].images[0], path))
         run = resolve_run(
             {
                 "pairs": pairs,
@@ -79,7 +83,7 @@ def main() -> None:
                 "preset": "quick",
                 "device": "cpu",
                 "labels": {"zero": "annotated_slices", "slice_axis": "z"},
-                "training": {"minutes": options.minutes},
+                "training": {"epochs": options.epochs} if options.epochs else {"minutes": options.minutes},
             }
         )
         began = time.monotonic()
@@ -93,7 +97,8 @@ def main() -> None:
 
         result = drain(train(run), show)
         trained = (time.monotonic() - began) / 60
-        final = whole_scans_dice(result.path, folder, list(folder.splits["val"][: options.cases]))
+        names = folder.splits["val"][: options.cases]
+        final = whole_scans_dice(result.path, (read_case(folder.cases[name]) for name in names))
     if options.json:
         options.json.write_text(json.dumps({"curve": curve, "final": final, "minutes": trained}, indent=1))
     print(
