@@ -12,12 +12,22 @@ from prosma_core.errors import ModelFileError
 from prosma_core.io.models import shipped_models
 
 
+class NoJobs:
+    """Notes what would happen to the engine."""
+
+    def __init__(self) -> None:
+        self.running = False
+
+    def start(self) -> None:
+        self.running = True
+
+    def free(self) -> None:
+        self.running = False
+
+
 @pytest.fixture
 def open_session(tmp_path: Path) -> Any:
     """Return what opens a session on one folder of settings, without an engine."""
-
-    class NoJobs:
-        pass
 
     return lambda: Session(tmp_path, NoJobs())  # type: ignore[arg-type]
 
@@ -55,3 +65,13 @@ def test_a_file_that_is_no_model_is_refused(open_session, tmp_path: Path) -> Non
     bad.write_bytes(b"nothing")
     with pytest.raises(ModelFileError, match=r"bad\.safetensors"):
         open_session().add_model(bad)
+
+
+def test_the_engine_ends_with_the_last_widget(open_session) -> None:
+    session = open_session()
+    session.widget_opened()
+    session.widget_opened()
+    session.widget_closed()
+    assert session.jobs.running
+    session.widget_closed()
+    assert not session.jobs.running

@@ -69,6 +69,18 @@ class Session:
         self._file = (folder or user_config_path("napari-prosma")) / "settings.json"
         self._settings = _read_settings(self._file)
         self.jobs = jobs or Jobs()
+        self._widgets = 0
+
+    def widget_opened(self) -> None:
+        """A widget is there: the engine starts, so that it is warm when it is needed."""
+        self._widgets += 1
+        self.jobs.start()
+
+    def widget_closed(self) -> None:
+        """A widget is gone; with the last one the engine ends and its memory is free, also where Python goes on."""
+        self._widgets -= 1
+        if self._widgets == 0:
+            self.jobs.free()
 
     def models(self) -> list[ModelEntry]:
         """Shipped models, then the person's own, as far as their files are there and whole."""

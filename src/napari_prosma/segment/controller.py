@@ -58,7 +58,7 @@ class SegmentController:
         viewer.bind_key(SHORTCUT, lambda _viewer: self.start_or_cancel(), overwrite=True)
         session.models_changed.connect(self.show_models)
         session.jobs.started.connect(self._show_devices)
-        session.jobs.start()
+        session.widget_opened()
         self.show_models()
         self._show_devices(session.jobs.ready)
         self.choose_image(self._active_image())
@@ -71,6 +71,7 @@ class SegmentController:
         self.viewer.bind_key(SHORTCUT, None)
         if self.run is not None:
             self.run.abandon()
+        self.session.widget_closed()
 
     # --- What the person does ---------------------------------------------------------------------------------------
 

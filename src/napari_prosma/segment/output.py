@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 from napari.layers import Labels
@@ -23,10 +24,13 @@ def save_path(plan: Plan) -> Path | None:
     return path.with_name(f"{stem(Path(name))}_{plan.model.header.name}{image_suffix(Path(name))}")
 
 
-def save(labels: Labels, path: Path) -> None:
-    """Write a result with the geometry and header of its scan; raises `OutputError` where it cannot be written."""
+def writer(labels: Labels, path: Path) -> Callable[[], object]:
+    """What writes a result, as the layer is now, with the geometry and header of its scan; may run in a thread.
+
+    It raises `OutputError` where the file cannot be written.
+    """
     data, meta, _ = labels.as_layer_data_tuple()
-    write_labels_layer(str(path), data, meta)
+    return lambda: write_labels_layer(str(path), data, meta)
 
 
 def run_command(plan: Plan) -> str:

@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QDialog, QDialogButtonBox, QFileDialog, QLabel, QPlai
 
 from napari_prosma._shared.session import Session, session
 from napari_prosma.segment.controller import SegmentController
-from napari_prosma.segment.output import run_command, save, save_path
+from napari_prosma.segment.output import run_command, save_path, writer
 from napari_prosma.segment.view import SegmentView
 from prosma_core.io.names import IMAGE_SUFFIXES
 
@@ -69,10 +69,10 @@ class SegmentWidget(SegmentView):
             if not name:
                 return
             path = Path(name)
-        target, labels = path, last.labels
+        target = path
         self.result.say(f"Saving {target.name}…")
         self._session.jobs.run(
-            lambda: save(labels, target),
+            writer(last.labels, target),
             lambda _: self.result.say(f"Saved {target}"),
             self._not_saved,
         )

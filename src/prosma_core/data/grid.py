@@ -96,9 +96,8 @@ def plan_grid(spec: ImageSpec, config: PreprocessConfig) -> NetworkGrid:
     shape = resampled_shape(oriented, tuple(s * scale for s in spacing), config)
     if np.prod(shape, dtype=float) > 2**33:
         msg = (
-            f"At the model's voxel size {config.spacing} {config.unit} "
-            f"this scan ({oriented} voxels of {spacing} {spec.unit}) "
-            f"would have {shape} voxels. Its spacing is most likely wrong; correct it in the file."
+            f"This scan ({oriented} voxels of {spacing} {spec.unit}) would have {shape} voxels for the model. "
+            "Its voxel size is most likely wrong: correct it in the file. Or segment a part of it, saved as a file."
         )
         raise GeometryError(msg)
     return NetworkGrid(order, flips, oriented, shape, spacing)
