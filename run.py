@@ -193,9 +193,7 @@ def on_screen(command: Sequence[str]) -> list[str]:
     if has_screen():
         return list(command)
     if shutil.which("xvfb-run") is None:
-        sys.exit(
-            "There is no display and no xvfb-run. Install Xvfb (package xvfb or xorg-x11-server-Xvfb), or log in on a screen."
-        )
+        sys.exit("There is no display. Log in on a screen, or install Xvfb (on Fedora: xorg-x11-server-Xvfb).")
     return [*VIRTUAL_SCREEN, *command]
 
 
