@@ -52,7 +52,7 @@ def test_labels_of_another_grid_are_refused_with_what_geometry_says() -> None:
 def test_one_picture_painted_for_a_volume_is_refused_with_what_to_do() -> None:
     labels = painted(array_spec((9, 10), "yx"))
     problem = check_pair(patient(), labels, LabelsConfig(slice_axis="z")).problem
-    assert "which slice was painted cannot be told" in problem
+    assert "which slice it is cannot be told" in problem
     assert "labels of the volume's shape" in problem
 
 

@@ -85,8 +85,8 @@ def grid_problem(a: ImageSpec, b: ImageSpec, name_a: str, name_b: str) -> str:
         return ""
     if a.spatial_ndim == 3 and b.spatial_ndim == 2:
         return (
-            f"{name_b} are one picture of {b.spatial_shape}, {name_a} is a volume of {a.spatial_shape}: which slice "
-            "was painted cannot be told. Paint in labels of the volume's shape (one slice is enough)."
+            f"One picture of {b.spatial_shape} is painted ({name_b}) for a volume of {a.spatial_shape} ({name_a}): "
+            "which slice it is cannot be told. Paint in labels of the volume's shape (one slice is enough)."
         )
     return (
         f"{name_a} and {name_b} lie on different grids: shapes {a.spatial_shape} and {b.spatial_shape}, affines "

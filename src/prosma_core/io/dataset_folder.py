@@ -186,7 +186,7 @@ def read_case(case: Case) -> tuple[Scan, Scan]:
         image = time_as_channels(image, image.spec.num_frames)
     if image.spec.spatial_shape != labels.spec.spatial_shape:
         image = _drop_thin(image, labels)
-    check_same_grid(image, labels, *(f"{p.parent.name}/{p.name}" for p in (case.images[0], case.label)))
+    check_same_grid(image, labels, *("/".join(p.parts[-2:]) for p in (case.images[0], case.label)))
     return image, labels
 
 

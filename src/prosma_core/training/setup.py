@@ -92,7 +92,8 @@ def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None
     start = load_bundle(find_model(run.init)) if run.init and split is None else None
     fresh = split is None
     split = choose_cases(folder, run.training.seed) if split is None else check_split(folder, split)
-    yield StageStarted(f"Reading {len({*split.train, *split.val})} cases of {folder.root.name}.")
+    count = len({*split.train, *split.val})
+    yield StageStarted(f"Reading {count} case{'s' * (count != 1)} of {folder.root.name}.")
     dims, facts = yield from _read_cases(folder, split, run, start[0].model.dims if start else run.preprocess.dims)
     classes = find_classes(facts.prints, {**folder.class_names, **run.class_names}, run.labels)
     if warning := check_background(classes, run.labels, painted=facts.background):

@@ -171,7 +171,7 @@ def test_an_empty_pair_is_left_out_and_none_annotated_is_refused(pair, tmp_path:
 
 
 def test_labels_painted_on_a_picture_of_a_volume_are_refused(pair, tmp_path: Path) -> None:
-    with pytest.raises(GeometryError, match=r"painted0\.nii\.gz are one picture .* cannot be told"):
+    with pytest.raises(GeometryError, match=r"painted0\.nii\.gz\) for a volume .* cannot be told"):
         drain(train(run_of(tmp_path, [pair(0, lambda labels: labels[12])])))
 
 
