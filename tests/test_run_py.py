@@ -88,7 +88,7 @@ def test_first_set_up_makes_the_environment_then_torch_alone_then_the_project(
     assert "venv" in commands.seen[0]
     assert commands.of_pip() == [
         ["install", "-c", "constraints.txt", PIN],
-        ["install", "-c", "constraints.txt", "-e", ".[dev,medical]"],
+        ["install", "-c", "constraints.txt", "-e", ".[dev,medical,qt]"],
     ]
 
 
@@ -212,7 +212,7 @@ def test_without_a_display_or_a_virtual_one_the_person_is_told(
 ) -> None:
     monkeypatch.setattr(run_py, "has_screen", lambda: False)
     monkeypatch.setattr(run_py.shutil, "which", lambda name: None)
-    with pytest.raises(SystemExit, match="Install Xvfb"):
+    with pytest.raises(SystemExit, match="install Xvfb"):
         run_py.on_screen(["python"])
 
 

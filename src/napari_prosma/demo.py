@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import napari
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QTimer
 
-if TYPE_CHECKING:
-    from napari_prosma.segment import SegmentWidget
+from napari_prosma._shared.session import Session
+from napari_prosma.segment import SegmentWidget
 
 MINUTES = 5
 """The demo gives up after this time."""
@@ -25,47 +26,55 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--screenshot", type=Path, metavar="PNG", help="write a picture of the window and leave")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as settings:  # nothing of the demo is remembered
+        session = Session(Path(settings))
+        failure = show(session, options.device, options.screenshot)
+        session.jobs.close()
+    if failure:
+        say(f"Failed: {failure}")
+    return 1 if failure else 0
+
+
+def show(session: Session, device: str, screenshot: Path | None) -> str:
+    """Run the window until it is closed; why the segmentation failed, empty where it did not."""
     viewer = napari.Viewer(title="ProSMA demo")
     viewer.open_sample("napari-prosma", "phantom_3d")
     image, truth = viewer.layers[0], viewer.layers[1]
     truth.visible = False
     viewer.layers.selection.active = image
-    _, widget = viewer.window.add_plugin_dock_widget("napari-prosma", "Segment")
+    viewer.dims.set_current_step(0, int(np.argmax((truth.data > 0).sum(axis=(1, 2)))))
+    widget = SegmentWidget(viewer, session)
+    viewer.window.add_dock_widget(widget, name="Segment", area="right")
     controller = widget.controller
-    controller.choose_model(next(m for m in controller.session.models() if m.header.name == "phantom-3d"))
-    if options.device != "auto":
-        controller.choose_device(options.device)
-    failures: list[str] = []
+    controller.choose_model(next(m for m in session.models() if m.header.name == "phantom-3d"))
+    controller.choose_device(device)
+    outcome = ["The window was closed before the segmentation was finished."]
     say(f"Segmenting a phantom scan of {' x '.join(map(str, image.data.shape))} voxels …")
 
     def look() -> None:
         if controller.run is not None:
             return
         timer.stop()
-        if controller.last is None:
-            failures.append(widget.error_text() or "The segmentation did not finish.")
-        else:
+        outcome[0] = "" if controller.last else widget.error_text() or "It did not start."
+        if controller.last:
             report(widget, truth.data)
-        if options.screenshot:
-            viewer.dims.set_current_step(0, int(np.argmax((truth.data > 0).sum(axis=(1, 2)))))
+        if screenshot:
             QTimer.singleShot(1000, leave)  # the canvas draws the last slab first
 
     def leave() -> None:
-        if not failures:
-            viewer.screenshot(str(options.screenshot), canvas_only=False, flash=False)
-            say(f"Picture: {options.screenshot}")
+        if screenshot and not outcome[0]:
+            viewer.screenshot(str(screenshot), canvas_only=False, flash=False)
+            say(f"Picture: {screenshot}")
         viewer.close()
 
     timer = QTimer()
     timer.timeout.connect(look)
     controller.start_or_cancel()
     timer.start(200)
-    if options.screenshot:
+    if screenshot:
         QTimer.singleShot(MINUTES * 60_000, viewer.close)
     napari.run()
-    for failure in failures:
-        say(f"Failed: {failure}")
-    return 1 if failures or controller.last is None else 0
+    return outcome[0]
 
 
 def report(widget: SegmentWidget, truth: NDArray[Any]) -> None:
