@@ -10,6 +10,7 @@ from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QSizePolicy, QWidget
 
 
 def combo(tooltip: str) -> QComboBox:
+    """A box to choose from that never widens the dock."""
     box = QComboBox()
     box.setToolTip(tooltip)
     box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
@@ -19,30 +20,34 @@ def combo(tooltip: str) -> QComboBox:
 
 
 def row(text: str, *widgets: QWidget) -> QWidget:
-    row = QWidget()
-    layout = QHBoxLayout(row)
+    """A label and its fields side by side."""
+    line = QWidget()
+    layout = QHBoxLayout(line)
     layout.setContentsMargins(0, 0, 0, 0)
     label = QLabel(text)
     label.setMinimumWidth(78)
     layout.addWidget(label)
     for widget in widgets:
         layout.addWidget(widget)
-    return row
+    return line
 
 
 def note_label(kind: str) -> QLabel:
-    """Small text under a field: facts, or a problem in a colour that stands out in both of napari's themes."""
+    """Small text, hidden while empty: facts, or a problem, whose coloured edge shows in both of napari's themes."""
     label = QLabel()
     label.setTextFormat(Qt.TextFormat.PlainText)
     label.setWordWrap(True)
+    label.setMinimumWidth(1)  # a long name is cut off, with all of it in the tooltip, rather than widening the dock
     label.setVisible(False)
     if kind == "problem":
-        label.setStyleSheet("QLabel { color: #f0883e; }")
+        label.setStyleSheet("QLabel { border-left: 3px solid #e8590c; padding-left: 6px; }")
     return label
 
 
 def say(label: QLabel, text: str) -> None:
+    """Show a text and, where it may be cut off, all of it in the tooltip."""
     label.setText(text)
+    label.setToolTip(text)
     label.setVisible(bool(text))
 
 

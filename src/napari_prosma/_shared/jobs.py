@@ -79,6 +79,11 @@ class Jobs:
         return self._engine.ready
 
     @property
+    def alive(self) -> bool:
+        """Whether an engine is there, or on its way."""
+        return self._engine.alive
+
+    @property
     def pid(self) -> int | None:
         """Process id of the engine, None where none lives."""
         return self._engine.pid
@@ -135,34 +140,36 @@ class SegmentJob:
     """One segmentation on its way: the scan is handed over, then the engine works."""
 
     def __init__(self, engine: Engine, listener: Listener) -> None:
-        self._engine = engine
-        self._tell = listener
+        self._engine, self._tell = engine, listener
         self._cancelled = threading.Event()
         self._lock = threading.Lock()
         self._job: Job | None = None
         self._shared: SharedArray | None = None
 
     def cancel(self) -> None:
-        """Ask it to stop; `Cancelled` follows."""
-        self._cancelled.set()
+        """Ask it to stop; `Cancelled` follows, at once while the scan is still being handed over."""
         with self._lock:
             if self._job is not None:
                 self._job.cancel()
+            elif not self._cancelled.is_set():
+                self._cancelled.set()
+                self._tell(Cancelled())
 
     def run(self, scan: LayerScan, request: SegmentRequest) -> None:
         """Hand over the scan and submit the request; in a thread of its own."""
         try:
             reference = self._hand_over(scan)
             with self._lock:
-                if reference is None or self._cancelled.is_set():
-                    self._listener(Cancelled())
-                    return
-                self._job = self._engine.submit(request.replace(scan=reference), self._listener)
+                if not self._cancelled.is_set():
+                    self._shared = None  # it is the engine's from here on
+                    self._job = self._engine.submit(request.replace(scan=reference), self._tell)
         except ProsmaError as error:
-            self._listener(Failed(error, ""))
+            self._fail(error)
         except Exception as error:  # noqa: BLE001  (a lazy array raises whatever its source does)
             _LOG.exception("The scan could not be handed to the engine")
-            self._listener(Failed(ProsmaError(f"The layer cannot be read: {type(error).__name__}: {error}"), ""))
+            self._fail(ProsmaError(f"The layer cannot be read: {type(error).__name__}: {error}"))
+        if self._shared is not None:
+            self._shared.release()
 
     def _hand_over(self, scan: LayerScan) -> ScanRef | None:
         """Reference to the scan for the engine; None where cancelled meanwhile."""
@@ -173,14 +180,14 @@ class SegmentJob:
         for share in scan.fill(self._shared.array):
             if self._cancelled.is_set():
                 return None
-            self._listener(Working(f"Reading the scan: {share:.0%}"))
+            self._tell(Working(f"Reading the scan: {share:.0%}"))
         return ScanRef(array=self._shared.ref, spec=spec_message(scan.spec))
 
-    def _listener(self, message: Message) -> None:
-        if is_last(message) and self._shared is not None:
-            self._shared.release()
-            self._shared = None
-        self._tell(message)
+    def _fail(self, error: ProsmaError) -> None:
+        with self._lock:
+            if not self._cancelled.is_set():
+                self._cancelled.set()
+                self._tell(Failed(error, ""))
 
 
 def is_last(message: Any) -> bool:

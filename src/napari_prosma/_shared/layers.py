@@ -1,4 +1,4 @@
-"""The plugin's one way to layers: nothing else touches a layer's data, scale, affine or units."""
+"""The widgets' one way to layers: they touch no layer's data, scale, affine or units themselves."""
 
 from napari_prosma._shared.layer_scan import LayerScan, guess_axes, levels, read
 from napari_prosma._shared.layer_view import Region, current_slice, slab_in_view, view_box

@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable
 
 from napari.utils.progress import cancelable_progress
-from qtpy.QtWidgets import QLabel, QProgressBar, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QProgressBar, QVBoxLayout, QWidget
+
+from napari_prosma._shared.fields import note_label, say
 
 
 class ProgressPanel(QWidget):
@@ -16,8 +18,7 @@ class ProgressPanel(QWidget):
         super().__init__()
         self._bar = QProgressBar()
         self._bar.setTextVisible(False)
-        self._line = QLabel()
-        self._line.setWordWrap(True)
+        self._line = note_label("facts")
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._bar)
@@ -28,7 +29,7 @@ class ProgressPanel(QWidget):
         """Show `done` of `total` (0: unknown, the bar moves) and a line of text."""
         self._bar.setRange(0, total)
         self._bar.setValue(done)
-        self._line.setText(text)
+        say(self._line, text)
         self.setVisible(True)
 
     def text(self) -> str:

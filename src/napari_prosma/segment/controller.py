@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from napari.layers import Image
 
 from napari_prosma._shared import layers as layer_access
+from napari_prosma._shared.layers import Region
 from napari_prosma._shared.session import ModelEntry, Session
 from napari_prosma.segment.present import SHORTCUT, Presenter
 from napari_prosma.segment.run import Run
-from napari_prosma.segment.state import Choices, Plan, Problem, Region, fits, resolve
+from napari_prosma.segment.state import Choices, Plan, Problem, distance, fits, resolve
 from napari_prosma.segment.watch import ViewerWatch
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.engine.messages import Ready
@@ -55,7 +56,9 @@ class SegmentController:
         self._choices = _recalled(session)
         self._connect_view()
         self._watch = ViewerWatch(viewer, self._layer_inserted, self._layers_changed, self._view_moved)
-        viewer.bind_key(SHORTCUT, lambda _viewer: self.start_or_cancel(), overwrite=True)
+        self._shortcut = lambda _viewer: self.start_or_cancel()
+        if not any(str(key) == SHORTCUT for key in viewer.keymap):  # whoever has it keeps it
+            viewer.bind_key(SHORTCUT, self._shortcut)
         session.models_changed.connect(self.show_models)
         session.jobs.started.connect(self._show_devices)
         session.widget_opened()
@@ -68,7 +71,8 @@ class SegmentController:
         self._watch.close()
         self.session.models_changed.disconnect(self.show_models)
         self.session.jobs.started.disconnect(self._show_devices)
-        self.viewer.bind_key(SHORTCUT, None)
+        if self._shortcut in self.viewer.keymap.values():
+            self.viewer.bind_key(SHORTCUT, None)
         if self.run is not None:
             self.run.abandon()
         self.session.widget_closed()
@@ -77,15 +81,21 @@ class SegmentController:
 
     def choose_image(self, layer: Image | None) -> None:
         """Take another layer; its axes are guessed anew."""
+        self._forget()
         self._layer = layer
         self._watch.follow(layer)
         self._read(None, 0)
-        scan = self._choices.scan
-        model = self._choices.model
+        scan, model = self._choices.scan, self._choices.model
         if scan is not None and (model is None or not fits(scan, model)):
             self._choices = replace(self._choices, model=self._fitting_model() or model)
         self.show_models()
         self._show_images()
+
+    def _forget(self) -> None:
+        """Take away what was said about another scan or model."""
+        if self.run is None:
+            self.view.show_messages(())
+            self.view.show_error("", details=False)
 
     def choose_axes(self, axes: str) -> None:
         """Read the layer's axes in another way."""
@@ -98,6 +108,7 @@ class SegmentController:
 
     def choose_model(self, model: ModelEntry | None) -> None:
         """Take another model."""
+        self._forget()
         if model is not None:
             self.session.remember("model", str(model.path))
         self._set(model=model)
@@ -208,18 +219,16 @@ class SegmentController:
         return find(self._layer, scan, self.viewer)
 
     def _fitting_model(self) -> ModelEntry | None:
-        """First model that takes the chosen scan, those of its own dimensions before others."""
+        """The model that takes the chosen scan and is nearest to it, in dimensions and then in voxel size."""
         scan = self._choices.scan
         if scan is None:
             return None
         usable = [m for m in self.session.models() if fits(scan, m)]
-        usable.sort(key=lambda m: m.header.model.dims != scan.spec.spatial_ndim)
-        return usable[0] if usable else None
+        return min(usable, key=lambda m: distance(scan, m), default=None)
 
     def _remember_options(self) -> None:
-        self.session.remember(
-            "options", self._choices.options.model_dump(mode="json", exclude={"region", "slice_axis"})
-        )
+        kept = self._choices.options.model_dump(mode="json", exclude={"region", "slice_axis"})
+        self.session.remember("options", kept)
 
     # --- Showing ----------------------------------------------------------------------------------------------------
 
@@ -241,6 +250,9 @@ class SegmentController:
 
     def _show_devices(self, ready: Ready | None) -> None:
         self._presenter.devices(self._choices.device, ready)
+        missing = ready.why_not.get(self._choices.device, "") if ready and ready.why_not else ""
+        if missing != self._choices.device_error:
+            self._set(device_error=missing)
 
     def _show_plan(self) -> None:
         self._plan = resolve(self._choices, self._region())

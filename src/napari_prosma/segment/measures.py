@@ -18,10 +18,11 @@ MM3_PER_ML = 1000.0
 
 
 def size_heading(spec: ImageSpec) -> str:
-    """Heading of the sizes; empty where the scan's unit is not known."""
+    """Heading of the sizes, of one time point on average; empty where the scan's unit is not known."""
     if spec.unit == "pixel":
         return ""
-    return "Volume (mL)" if spec.spatial_ndim == 3 else "Area (mm²)"
+    heading = "Volume (mL)" if spec.spatial_ndim == 3 else "Area (mm²)"
+    return f"Mean {heading[0].lower()}{heading[1:]}" if spec.num_frames > 1 else heading
 
 
 def class_rows(classes: Sequence[ClassInfo], voxels: Mapping[str, int], spec: ImageSpec) -> list[ClassRow]:
@@ -33,12 +34,12 @@ def class_rows(classes: Sequence[ClassInfo], voxels: Mapping[str, int], spec: Im
     voxels : mapping of str to int
         Count by class name.
     spec : ImageSpec
-        Of the scan; its voxel size and unit give volumes in mL (3D) or areas in mm² (2D).
+        Of the scan; its voxel size and unit give volumes in mL (3D) or areas in mm² (2D), of a time series the mean.
     """
     size = None
     if size_heading(spec):
         size = prod(s * unit_factor(spec.unit, "mm") for s in spec.spacing)
-        size = size / MM3_PER_ML if spec.spatial_ndim == 3 else size
+        size = (size / MM3_PER_ML if spec.spatial_ndim == 3 else size) / spec.num_frames
     rows = []
     for c in classes[1:]:
         count = voxels.get(c.name, 0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,7 +44,7 @@ def run_command(plan: Plan) -> str:
     parts += ["--out", str(out or "LABELS.nii.gz"), *_axes(scan), *_flags(config)]
     if plan.request.device != "auto":
         parts += ["--device", plan.request.device]
-    line = shlex.join(parts)
+    line = subprocess.list2cmdline(parts) if os.name == "nt" else shlex.join(parts)
     if path is None:
         return f"{line}\n\nNo file holds what was segmented as it is: save it as one, and put its name for SCAN."
     return line

@@ -14,7 +14,7 @@ from prosma_core.engine.messages import Ready
 if TYPE_CHECKING:
     from napari_prosma.segment.view import SegmentView
 
-SHORTCUT = "Shift-S"
+SHORTCUT = "Shift+S"
 READINGS = {2: ("yx",), 3: ("zyx", "tyx", "cyx"), 4: ("tzyx", "czyx", "tcyx", "zcyx"), 5: ("tczyx", "tzcyx")}
 """Readings of a layer's axes that are offered, by number of axes."""
 
@@ -48,16 +48,19 @@ class Presenter:
 
     def models(self, models: Sequence[ModelEntry], chosen: ModelEntry | None) -> None:
         """Models to choose from, and the facts of the chosen one."""
-        self._view.show_models([(m.header.name, m) for m in models], chosen, chosen.facts if chosen else "")
+        named = [(m.header.name if m.shipped else f"{m.header.name} ({m.path.name})", m) for m in models]
+        self._view.show_models(named, chosen, chosen.facts if chosen else "")
 
     def devices(self, chosen: str, ready: Ready | None) -> None:
         """Devices that the engine found, and what the chosen one means here."""
-        devices = [("Auto", "auto")]
-        facts = "The engine is starting…" if self._session.jobs.pid else "The engine starts with the next run."
+        facts = "The engine is starting…" if self._session.jobs.alive else "The engine starts with the next run."
+        names = ["auto"]
         if ready is not None:
-            devices += [(name.upper(), name) for name in ready.devices if name != "auto"]
-            facts = ready.devices.get(chosen, ready.devices["auto"])
-        self._view.show_devices(devices, chosen, facts)
+            names = list(ready.devices)
+            facts = ready.devices.get(chosen, "")
+        if chosen not in names:
+            names.append(chosen)
+        self._view.show_devices([("Auto" if n == "auto" else n.upper(), n) for n in names], chosen, facts)
 
     def options(self, choices: Choices) -> None:
         """Advanced settings; slice axes only where a 2D model meets a 3D scan."""
@@ -75,7 +78,7 @@ class Presenter:
             self._view.advanced.show_name_hint(plan.result_name)
         self._view.show_notes("\n".join(plan.notes) if isinstance(plan, Plan) else "")
         if not running:
-            tooltip = problem.text if problem else f"Segment the scan ({SHORTCUT.replace('-', '+')})"
+            tooltip = problem.text if problem else f"Segment the scan ({SHORTCUT})"
             self._view.show_run("Segment", enabled=problem is None, tooltip=tooltip)
 
 

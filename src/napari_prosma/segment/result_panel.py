@@ -12,13 +12,14 @@ from qtpy.QtWidgets import (
     QAbstractItemView,
     QHBoxLayout,
     QHeaderView,
-    QLabel,
     QPushButton,
     QTableWidget,
     QTableWidgetItem,
     QVBoxLayout,
     QWidget,
 )
+
+from napari_prosma._shared.fields import note_label, say
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,7 @@ class ResultPanel(QWidget):
         super().__init__()
         self._rows: Sequence[ClassRow] = ()
         self._size = ""
-        self._title = QLabel()
-        self._title.setTextFormat(Qt.TextFormat.PlainText)
-        self._title.setWordWrap(True)
+        self._title = note_label("facts")
         self._table = QTableWidget(0, 3)
         self._table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self._table.setSelectionMode(QAbstractItemView.SelectionMode.NoSelection)
@@ -63,9 +62,7 @@ class ResultPanel(QWidget):
         self._copy = QPushButton("Copy CSV")
         self._copy.setToolTip("Copy the table as comma-separated values.")
         self._copy.clicked.connect(lambda: QGuiApplication.clipboard().setText(self.csv()))
-        self._said = QLabel()
-        self._said.setTextFormat(Qt.TextFormat.PlainText)
-        self._said.setWordWrap(True)
+        self._said = note_label("facts")
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 8, 0, 0)
         head = QHBoxLayout()
@@ -81,7 +78,7 @@ class ResultPanel(QWidget):
     def show_result(self, title: str, rows: Sequence[ClassRow], size: str) -> None:
         """Show a result; `size` is the heading of its sizes, such as "Volume (mL)", empty where there are none."""
         self._rows, self._size = rows, size
-        self._title.setText(title)
+        say(self._title, title)
         self._table.setHorizontalHeaderLabels(["Class", "Voxels", size])
         self._table.setColumnHidden(2, not size)
         self._table.setRowCount(len(rows))
@@ -101,8 +98,7 @@ class ResultPanel(QWidget):
 
     def say(self, text: str) -> None:
         """A line under the buttons, such as where the result was saved."""
-        self._said.setText(text)
-        self._said.setVisible(bool(text))
+        say(self._said, text)
 
     def csv(self) -> str:
         """The table as comma-separated values."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +18,15 @@ from napari_prosma.segment.state import Plan
 from prosma_core.config.provenance import provenance
 from prosma_core.engine.client import ArrayReady, Cancelled, Failed, Finished, Message
 from prosma_core.engine.messages import SegmentResult
+from prosma_core.errors import ProsmaError
 from prosma_core.events import SlabDone, StageStarted, TileDone, Working
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
     from napari_prosma.segment.view import SegmentView
+
+_LOG = logging.getLogger(__name__)
 
 LINES = 4
 """Messages of the job that are shown, the latest ones."""
@@ -50,7 +55,7 @@ class Run:
         self._notes = provenance(plan.model.header, plan.request.config, source)
         self._lines: list[str] = []
         self._time = TimeLeft()
-        self._cancelling = self._abandoned = False
+        self._cancelling = self._abandoned = self._closed = self._over_and_done = False
         view.show_running(True)
         view.show_run("Cancel", enabled=True, tooltip="Stop this segmentation.")
         view.show_progress(0, 0, "Starting…")
@@ -85,6 +90,19 @@ class Run:
     # --- Messages of the engine, in the GUI thread ------------------------------------------------------------------
 
     def _receive(self, message: Message) -> None:
+        try:
+            self._take_in(message)
+        except Exception as error:  # noqa: BLE001  (said in the panel, and the widget stays usable)
+            _LOG.exception("A message of the engine could not be shown")
+            if self._over_and_done:
+                return
+            self._job.cancel()
+            words = ProsmaError(f"The result could not be shown: {type(error).__name__}: {error}. Run again.")
+            self._take_in(Failed(words, traceback.format_exc()))
+
+    def _take_in(self, message: Message) -> None:
+        if self._over_and_done:
+            return
         if self._abandoned:
             if is_last(message):
                 self._end()
@@ -107,11 +125,11 @@ class Run:
             self._end()
             self.details = message.details
             self._view.show_error(str(message.error), details=bool(message.details))
-            self._over(self, False)
+            self._leave(finished=False)
         elif isinstance(message, Cancelled):
             self._end()
             self._say("Cancelled.")
-            self._over(self, False)
+            self._leave(finished=False)
 
     def _take(self, name: str, array: NDArray[Any]) -> None:
         self._arrays[name] = array
@@ -130,7 +148,12 @@ class Run:
         """Draw new labels where they are in view; the array already holds them."""
         if self.labels is None or not self.labels.visible:
             return
-        if layer_access.slab_in_view(self.labels, layer_access.read(self.labels), self._viewer, slab.start, slab.stop):
+        try:
+            scan = layer_access.read(self.labels)
+            in_view = layer_access.slab_in_view(self.labels, scan, self._viewer, slab.start, slab.stop)
+        except ProsmaError:  # the person has turned the layer in a way that no scan lies
+            in_view = True
+        if in_view:
             layer_access.refresh(self.labels)
 
     def _add(self, layer: Layer) -> None:
@@ -141,6 +164,9 @@ class Run:
             self._viewer.layers.selection = selected
 
     def _finish(self, result: SegmentResult) -> None:
+        if self._cancelling and self.labels is None:  # it was deleted while the last message was on its way
+            self._receive(Cancelled())
+            return
         self._close()
         if self.labels is None:
             self.labels = self._add_labels()
@@ -152,7 +178,7 @@ class Run:
         labels.features = with_measures(labels.features, rows, heading)
         self._view.result.show_result(labels.name, rows, heading)
         self._say(f"Done in {clock(result.seconds)} on {result.device.partition(' (')[0]}.")
-        self._over(self, True)
+        self._leave(finished=True)
 
     def _add_maps(self, name: str) -> None:
         """Add probabilities and entropy, hidden, where they were asked for."""
@@ -187,8 +213,16 @@ class Run:
             self._viewer.layers.remove(labels)
 
     def _close(self) -> None:
+        """Let go of the viewer, once."""
+        if self._closed:
+            return
+        self._closed = True
         self._viewer.layers.events.removed.disconnect(self._layer_removed)
         self._activity.close()
+
+    def _leave(self, *, finished: bool) -> None:
+        self._over_and_done = True
+        self._over(self, finished)
 
     def _say(self, line: str) -> None:
         self._lines.append(line)

@@ -42,7 +42,7 @@ class SegmentView(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.advanced = AdvancedPanel()
-        self._problems = {field: note_label("problem") for field in ("image", "axes", "model")}
+        self._problems = {field: note_label("problem") for field in ("image", "axes", "model", "device")}
         self._problems["part"] = self.advanced.problem
         inner = QWidget()
         self._layout = QVBoxLayout(inner)
@@ -116,7 +116,7 @@ class SegmentView(QWidget):
         beside.setContentsMargins(0, 0, 0, 0)
         beside.addWidget(self._device_facts, 1, Qt.AlignmentFlag.AlignTop)
         beside.addWidget(self._free, 0, Qt.AlignmentFlag.AlignTop)
-        self._add(row("Device", self._device), facts)
+        self._add(row("Device", self._device), self._problems["device"], facts)
 
     def _add_run(self) -> None:
         self._notes = note_label("facts")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QEvent, Qt
 from qtpy.QtGui import QFontDatabase, QGuiApplication
 from qtpy.QtWidgets import QDialog, QDialogButtonBox, QFileDialog, QLabel, QPlainTextEdit, QVBoxLayout, QWidget
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class SegmentWidget(SegmentView):
-    """Plugins > ProSMA > Segment.
+    """The dock widget that segments a scan.
 
     Parameters
     ----------
@@ -39,6 +39,12 @@ class SegmentWidget(SegmentView):
         self.result.correct_clicked.connect(self._correct)
         self.result.command_clicked.connect(self._show_command)
         self.destroyed.connect(self.controller.close)
+
+    def event(self, event: QEvent | None) -> bool:
+        """Go for good when the dock is closed: napari only takes the widget out of it."""
+        if event is not None and event.type() == QEvent.Type.ParentChange and self.parent() is None:
+            self.deleteLater()
+        return bool(super().event(event))
 
     def _browse(self) -> None:
         name, _ = QFileDialog.getOpenFileName(self, "Choose a model", "", "ProSMA models (*.safetensors)")

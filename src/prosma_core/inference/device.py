@@ -41,14 +41,14 @@ def choose_device(name: str) -> DeviceChoice:
         missing = cuda_missing()
         if missing is None:
             return DeviceChoice(torch.device("cuda"), f"GPU {torch.cuda.get_device_name()} (chosen)")
-        msg = f"Device 'cuda' cannot be used: {missing}. Use --device auto or cpu."
+        msg = f"Device 'cuda' cannot be used: {missing}. Choose auto or cpu."
         raise DeviceError(msg)
     if name == "mps":
         if torch.backends.mps.is_available():
             return DeviceChoice(torch.device("mps"), "Apple GPU (chosen)")
         msg = (
             "Device 'mps' cannot be used: this is not a Mac with an Apple "
-            "GPU, or torch was built without it. Use --device auto or cpu."
+            "GPU, or torch was built without it. Choose auto or cpu."
         )
         raise DeviceError(msg)
     msg = f"Device {name!r} does not exist; use auto, cpu, cuda or mps."

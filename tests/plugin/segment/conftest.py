@@ -50,17 +50,18 @@ class FakeJobs:
         self.jobs: list[FakeJob] = []
         self.ready: Ready | None = None
         self.pid: int | None = None
+        self.alive = False
         self.freed = False
 
     def start(self) -> None:
-        self.pid = 1
+        self.pid, self.alive = 1, True
 
     def segment(self, scan: LayerScan, request: SegmentRequest, listener: Callable[[Message], None]) -> FakeJob:
         self.jobs.append(FakeJob(scan, request, listener))
         return self.jobs[-1]
 
     def free(self) -> None:
-        self.freed, self.pid, self.ready = True, None, None
+        self.freed, self.alive, self.pid, self.ready = True, False, None, None
 
     def log(self) -> str:
         return "the log"

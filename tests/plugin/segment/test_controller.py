@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
+from qtpy.QtWidgets import QPushButton
 
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.engine.client import ArrayReady, Failed
+from prosma_core.engine.messages import Ready
 from prosma_core.errors import DeviceError
 from prosma_core.events import SlabDone, StageStarted, TileDone
 
@@ -231,7 +233,12 @@ def test_own_models_join_the_list_and_bad_files_are_refused(widget: Widget, tmp_
     own = tmp_path / "own.safetensors"
     own.write_bytes(widget.model("phantom-3d").path.read_bytes())
     widget.controller.add_model(own)
-    assert widget.entries("model") == ["breast-lesion-us", "hippocampus-mri", "phantom-3d", "phantom-3d"]
+    assert widget.entries("model") == [
+        "breast-lesion-us",
+        "hippocampus-mri",
+        "phantom-3d",
+        "phantom-3d (own.safetensors)",
+    ]
     own.unlink()
     assert len(widget.session.models()) == 3
 
@@ -261,3 +268,62 @@ def test_a_slice_of_the_scan_is_the_one_in_view(widget: Widget, scan_data: np.nd
     widget.view.advanced.part_chosen.emit("slice")
     region = widget.start().request.config.region
     assert region == (((4, 5),) if axes == "zyx" else ()) + ((0, 40), (0, 44))
+
+
+def test_the_nearest_model_is_preselected(widget: Widget, scan_data: np.ndarray) -> None:
+    widget.viewer.add_image(scan_data, name="thick", scale=(3, 1, 1), units=("mm",) * 3)
+    assert widget.text("model") == "phantom-3d"
+
+
+def test_a_remembered_device_that_is_not_here_is_said_under_its_field(make_widget, scan_data: np.ndarray) -> None:
+    viewer = ViewerModel()
+    viewer.add_image(scan_data, name="mri")
+    widget = make_widget(viewer)
+    widget.controller.choose_device("cuda")
+    ready = Ready(version="1", torch="2", devices={"auto": "CPU", "cpu": "CPU"}, why_not={"cuda": "No GPU here."})
+    widget.jobs.started.emit(ready)
+    assert widget.text("device") == "CUDA"
+    assert widget.text("problem_device") == "No GPU here."
+    assert not widget.can_run
+
+
+def test_a_long_name_does_not_widen_the_dock(widget: Widget, scan_data: np.ndarray, finished) -> None:
+    widget.viewer.add_image(scan_data, name="sub_01_" * 15)
+    job = widget.start()
+    job.give_labels()
+    job.say(finished({"organ": 0, "lesion": 0}))
+    widget.view.show_error("/a/long/path/without/any/space/" * 5, details=False)
+    widget.view.resize(340, 800)
+    assert widget.view.findChild(QPushButton, "run").parentWidget().minimumSizeHint().width() < 320
+
+
+def test_a_result_deleted_at_the_last_moment_stays_deleted(widget: Widget, scan_data: np.ndarray, finished) -> None:
+    widget.viewer.add_image(scan_data, name="mri")
+    job = widget.start()
+    job.give_labels()
+    widget.viewer.layers.remove(labels_of(widget)[0])
+    job.say(finished({"organ": 0, "lesion": 0}))
+    assert labels_of(widget) == []
+    assert widget.text("run") == "Segment"
+
+
+def test_what_cannot_be_shown_is_said_and_the_widget_goes_on(widget: Widget, scan_data: np.ndarray, finished) -> None:
+    widget.viewer.add_image(scan_data, name="mri")
+    widget.choose("phantom-3d")
+    job = widget.start()
+    job.give_labels()
+    labels_of(widget)[0].features = {"other": [1, 2]}
+    job.say(finished({"organ": 0, "lesion": 0}))
+    assert "could not be shown" in widget.text("error")
+    assert widget.text("run") == "Segment"
+    assert widget.can_run
+
+
+def test_the_shortcut_of_a_second_widget_leaves_the_first_its_own(make_widget, scan_data: np.ndarray) -> None:
+    viewer = ViewerModel()
+    viewer.add_image(scan_data, name="mri")
+    first, second = make_widget(viewer), make_widget(viewer)
+    second.controller.close()
+    bound = {str(key): action for key, action in viewer.keymap.items()}
+    bound["Shift+S"](viewer)
+    assert len(first.jobs.jobs) == 1

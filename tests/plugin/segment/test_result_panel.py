@@ -66,3 +66,9 @@ def test_volumes_are_plain_numbers(voxels: int, shown: str, qtbot: QtBot) -> Non
     spec = array_spec((10, 20, 30), "zyx", (1.006, 1.0, 1.0), "mm")
     panel.show_result("result", class_rows(CLASSES, {"spleen": voxels}, spec), size_heading(spec))
     assert panel.findChild(QTableWidget).item(1, 2).text() == shown
+
+
+def test_sizes_of_a_time_series_are_those_of_one_time_point() -> None:
+    spec = array_spec((4, 10, 20, 30), "tzyx", (5.0, 2.0, 2.0), "mm")
+    assert size_heading(spec) == "Mean volume (mL)"
+    assert class_rows(CLASSES, {"spleen": 400}, spec)[1].size == pytest.approx(2.0)

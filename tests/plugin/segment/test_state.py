@@ -111,3 +111,17 @@ def test_facts_of_a_model_are_one_line() -> None:
     facts = entry("hippocampus-mri").facts
     assert facts.startswith("3D · 1 channel · 1 × 1 × 1 mm · anterior hippocampus, posterior hippocampus")
     assert "validation Dice 0.887" in facts
+
+
+def test_colours_that_are_turned_to_grey_are_announced() -> None:
+    image = Image(np.zeros((40, 44, 3), np.uint8), name="picture", rgb=True)
+    plan = resolve(Choices(scan=read(image), model=entry("breast-lesion-us")), None)
+    assert isinstance(plan, Plan)
+    assert plan.notes == ("Colours are turned to grey: the model takes one channel.",)
+
+
+def test_a_slice_for_a_2d_model_is_one_slice() -> None:
+    given = replace(choices(model="breast-lesion-us"), part="slice")
+    plan = resolve(given, ((5, 6), (0, 40), (0, 44)))
+    assert isinstance(plan, Plan)
+    assert plan.notes == ()
