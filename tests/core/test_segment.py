@@ -142,7 +142,7 @@ def test_a_spacing_in_the_wrong_unit_is_refused_before_it_fills_the_memory(
     make_header: MakeHeader, noise: Noise
 ) -> None:
     by = segmenter(make_header(3, resample="spacing", spacing=(1.0, 1.0, 1.0), unit="mm"))
-    with pytest.raises(GeometryError, match="spacing is most likely wrong"):
+    with pytest.raises(GeometryError, match="voxel size is most likely wrong"):
         run(by, noise((8, 9, 10), "zyx", (1.0, 1.0, 1.0), "m"))
 
 

@@ -57,6 +57,7 @@ class Engine:
         self._lock = threading.RLock()
         self._folders: list[Path] = []
         self._child: Child | None = None
+        self._freed: Child | None = None
         self._jobs: dict[Child, Job] = {}  # also of children that are about to end
         self._numbers = itertools.count(1)
         self._last_log = ""
@@ -104,16 +105,16 @@ class Engine:
             child, self._child, self.ready = self._child, None, None
             if child in self._jobs:
                 self._jobs[child].cancelled = True
+            self._freed = child or self._freed
         if child is not None:
             child.kill()
 
     def close(self) -> None:
         """End the child for good and remove what it shared; arrays that were handed out stay valid."""
-        with self._lock:
-            child = self._child
         self.free()
+        child = self._freed
         if child is not None and child.thread is not threading.current_thread():
-            child.thread.join(10)
+            child.thread.join(10)  # until the process is gone, also one that was freed just before
         with self._lock:
             if self._tidy is not None:
                 self._tidy()

@@ -176,3 +176,13 @@ def test_an_engine_stuck_in_native_code_does_not_outlive_its_parent(
         assert psutil.wait_procs([child], timeout=60)[1] == []
     sweep()  # as the next start does: the process had no time to tidy up
     assert shared_files(parent.pid) == []
+
+
+def test_closing_right_after_freeing_waits_until_the_process_is_gone() -> None:
+    engine = Engine()
+    engine.start()
+    pid = engine.pid
+    assert pid is not None
+    engine.free()
+    engine.close()
+    assert not psutil.pid_exists(pid)

@@ -165,6 +165,7 @@ def desk(
     session = Session(tmp_path / "settings", jobs)
     for path in own_models.values():
         session.add_model(path)
+    session.widget_opened()  # one that stays: the engine is warm for the next test
     made = Desk(make_napari_viewer(show=True), session, qtbot)
     yield made
     assert [r.message for r in notification_manager.records if r.severity == "error"] == []

@@ -100,8 +100,7 @@ def test_the_window_is_closed_while_a_scan_is_segmented(busy: Any) -> None:
 
 def test_the_widget_is_closed_while_a_scan_is_segmented(busy: Any) -> None:
     run, layers = busy.controller.run, busy.viewer.layers
-    busy.viewer.window.remove_dock_widget(busy.widget)
-    busy.widget.deleteLater()
+    busy.viewer.window.remove_dock_widget(busy.widget)  # as the cross of the dock does
     busy.until(lambda: run.labels is None)
     assert [layer.name for layer in layers] == ["long"]
     layers["long"].scale = (3, 1, 1)
