@@ -6,7 +6,26 @@ from collections.abc import Sequence
 from typing import Any
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QSizePolicy, QWidget
+from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QPushButton, QSizePolicy, QWidget
+from superqt import QCollapsible
+
+BROWSE = "Browse…"
+"""Last entry of a box of models."""
+
+
+class Fold(QCollapsible):
+    """Parts under a title that opens and closes them."""
+
+    def __init__(self, title: str) -> None:
+        super().__init__(expandedIcon=" ", collapsedIcon=" ")
+        self.setDuration(0)
+        self.show_title(title)
+        self.toggled.connect(lambda _: self.show_title(self._title))
+
+    def show_title(self, title: str) -> None:
+        """What stands beside the arrow."""
+        self._title = title
+        self.setText(f"{'▾' if self.isExpanded() else '▸'} {title}")
 
 
 def combo(tooltip: str) -> QComboBox:
@@ -30,6 +49,14 @@ def row(text: str, *widgets: QWidget) -> QWidget:
     for widget in widgets:
         layout.addWidget(widget)
     return line
+
+
+def button(text: str, tooltip: str, on_click: Any) -> QPushButton:
+    """A button; `on_click` is a signal or a function without arguments."""
+    made = QPushButton(text)
+    made.setToolTip(tooltip)
+    made.clicked.connect(on_click)
+    return made
 
 
 def note_label(kind: str) -> QLabel:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QLineEdit, QPushButton
-from superqt import QCollapsible
+from qtpy.QtWidgets import QLineEdit
 
 from napari_prosma._shared.config_form import ConfigForm
-from napari_prosma._shared.fields import combo, fill, note_label, row
+from napari_prosma._shared.fields import Fold, button, combo, fill, note_label, row
 from prosma_core.config.inference import InferenceConfig
 
 PARTS = {"whole": "Whole scan", "view": "What the view shows", "slice": "Current slice"}
@@ -23,7 +22,7 @@ OPTIONS = {
 }
 
 
-class AdvancedPanel(QCollapsible):
+class AdvancedPanel(Fold):
     """Part of the scan, options of the segmentation, name of the result."""
 
     options_changed = Signal(object)
@@ -33,9 +32,7 @@ class AdvancedPanel(QCollapsible):
     defaults_clicked = Signal()
 
     def __init__(self) -> None:
-        super().__init__("▸ Advanced", expandedIcon=" ", collapsedIcon=" ")
-        self.setDuration(0)
-        self.toggled.connect(lambda opened: self.setText("▾ Advanced" if opened else "▸ Advanced"))
+        super().__init__("Advanced")
         self.problem = note_label("problem")
         self._form = ConfigForm(InferenceConfig, OPTIONS)
         self._form.changed.connect(self.options_changed.emit)
@@ -51,9 +48,7 @@ class AdvancedPanel(QCollapsible):
         self._name = QLineEdit()
         self._name.setToolTip("Name of the result layer.")
         self._name.editingFinished.connect(lambda: self.name_chosen.emit(self._name.text().strip()))
-        defaults = QPushButton("Restore defaults")
-        defaults.setToolTip("All advanced settings as they were at first.")
-        defaults.clicked.connect(self.defaults_clicked)
+        defaults = button("Restore defaults", "All advanced settings as they were at first.", self.defaults_clicked)
         for widget in (row("Part", self._part), self.problem, self._slice_row, self._form.native):
             self.addWidget(widget)
         self.addWidget(row("Result name", self._name))

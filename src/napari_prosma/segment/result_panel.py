@@ -12,14 +12,13 @@ from qtpy.QtWidgets import (
     QAbstractItemView,
     QHBoxLayout,
     QHeaderView,
-    QPushButton,
     QTableWidget,
     QTableWidgetItem,
     QVBoxLayout,
     QWidget,
 )
 
-from napari_prosma._shared.fields import note_label, say
+from napari_prosma._shared.fields import button, note_label, say
 
 
 @dataclass(frozen=True)
@@ -52,16 +51,14 @@ class ResultPanel(QWidget):
         header = self._table.horizontalHeader()
         header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
-        self._save = _button("Save next to the scan", "Write the labels with the scan's geometry.", self.save_clicked)
-        self._correct = _button(
+        self._save = button("Save next to the scan", "Write the labels with the scan's geometry.", self.save_clicked)
+        self._correct = button(
             "Correct && fine-tune", "Make an editable copy of the labels and pick the brush.", self.correct_clicked
         )
-        self._command = _button(
+        self._command = button(
             "Show run command", "The command that repeats this without napari.", self.command_clicked
         )
-        self._copy = QPushButton("Copy CSV")
-        self._copy.setToolTip("Copy the table as comma-separated values.")
-        self._copy.clicked.connect(lambda: QGuiApplication.clipboard().setText(self.csv()))
+        self._copy = button("Copy CSV", "Copy the table as comma-separated values.", self._copy_csv)
         self._said = note_label("facts")
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 8, 0, 0)
@@ -70,8 +67,8 @@ class ResultPanel(QWidget):
         head.addWidget(self._copy)
         layout.addLayout(head)
         layout.addWidget(self._table)
-        for button in (self._save, self._correct, self._command):
-            layout.addWidget(button)
+        for part in (self._save, self._correct, self._command):
+            layout.addWidget(part)
         layout.addWidget(self._said)
         self.setVisible(False)
 
@@ -100,6 +97,9 @@ class ResultPanel(QWidget):
         """A line under the buttons, such as where the result was saved."""
         say(self._said, text)
 
+    def _copy_csv(self) -> None:
+        QGuiApplication.clipboard().setText(self.csv())
+
     def csv(self) -> str:
         """The table as comma-separated values."""
         lines = ["value,name,voxels" + (f",{self._size}" if self._size else "")]
@@ -112,10 +112,3 @@ class ResultPanel(QWidget):
 def _number(size: float) -> str:
     """Three digits, or all those before the decimal point; never an exponent."""
     return f"{size:,.0f}" if size >= 100 else np.format_float_positional(size, 3, fractional=False, trim="-")
-
-
-def _button(text: str, tooltip: str, signal: Signal) -> QPushButton:
-    button = QPushButton(text)
-    button.setToolTip(tooltip)
-    button.clicked.connect(signal)
-    return button
