@@ -27,7 +27,10 @@ class ConfigForm:
 
     def __init__(self, config: type[Config], labels: Mapping[str, str]) -> None:
         self._config = config
-        self._widgets = {name: _widget(config.model_fields[name], name, text) for name, text in labels.items()}
+        self._widgets = {
+            name: _widget(config.model_fields[name], name, text, config.explanations().get(name, ""))
+            for name, text in labels.items()
+        }
         self._container = Container(widgets=list(self._widgets.values()), labels=True)
         self._container.margins = (0, 0, 0, 0)
         self._container.changed.connect(lambda: self.changed.emit(self.value))
@@ -49,9 +52,8 @@ class ConfigForm:
                 widget.value = getattr(config, name)
 
 
-def _widget(field: FieldInfo, name: str, text: str) -> Any:
+def _widget(field: FieldInfo, name: str, text: str, tooltip: str) -> Any:
     """Input for one field."""
-    tooltip = field.description or ""
     if field.annotation is bool:
         return CheckBox(value=field.default, name=name, text=text, tooltip=tooltip, label="")
     if field.annotation is float:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
+import threading
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,6 +22,9 @@ from prosma_core.io.bundle import read_header
 from prosma_core.io.models import shipped_models
 
 _LOG = logging.getLogger(__name__)
+
+EARLY = 0.5
+"""Seconds after a widget opened when the imports of its first result begin."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,9 @@ class Session:
         """A widget is there: the engine starts, so that it is warm when it is needed."""
         self._widgets += 1
         self.jobs.start()
+        early = threading.Timer(EARLY, _import_early)
+        early.daemon = True
+        early.start()
 
     def widget_closed(self) -> None:
         """A widget is gone; with the last one the engine ends and its memory is free, also where Python goes on."""
@@ -132,3 +140,9 @@ def _read_settings(path: Path) -> dict[str, Any]:
         _LOG.warning("Settings in %s cannot be read and are left out: %s", path, error)
         return {}
     return values if isinstance(values, dict) else {}
+
+
+def _import_early() -> None:
+    """Import, in this thread, what napari imports with its first Labels layer: there it would hold up the window."""
+    for name in ("pandas", "scipy.ndimage", "skimage.color.colorconv"):
+        importlib.import_module(name)

@@ -11,7 +11,6 @@ from qtpy.QtWidgets import QDialog, QDialogButtonBox, QFileDialog, QLabel, QPlai
 
 from napari_prosma._shared.session import Session, session
 from napari_prosma.segment.controller import SegmentController
-from napari_prosma.segment.output import run_command, save_path, writer
 from napari_prosma.segment.view import SegmentView
 from prosma_core.io.names import IMAGE_SUFFIXES
 
@@ -56,6 +55,8 @@ class SegmentWidget(SegmentView):
         _show_text(self, "What the engine said", self.controller.details() or "The log is empty.")
 
     def _show_command(self) -> None:
+        from napari_prosma.segment.output import run_command
+
         if self.controller.last is not None:
             _show_text(self, "The command that repeats this without napari", run_command(self.controller.last.plan))
 
@@ -64,6 +65,8 @@ class SegmentWidget(SegmentView):
             self.controller.last.correct()
 
     def _save(self) -> None:
+        from napari_prosma.segment.output import save_path, writer  # with the file formats: late, to open sooner
+
         last = self.controller.last
         if last is None or last.labels is None:
             return
