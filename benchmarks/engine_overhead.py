@@ -3,7 +3,9 @@
     python3 run.py bench engine_overhead [--repeats 9]
 
 Both sides alternate in one script, warm, with the same number of threads and the engine's priority. The engine's side
-is what the widget asks for, from the copy of the scan to the last message. The last lines show what a large scan adds.
+is what the widget asks for, from the copy of the scan to the last message. Processor time (of both processes together)
+tells the same where other programs disturb the clock, with OMP_NUM_THREADS=1 (threads that wait for each other count as
+computing). The last lines show what a large scan adds.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ import argparse
 import os
 import threading
 import time
-from collections.abc import Callable
 from statistics import median
 
 import numpy as np
@@ -37,19 +38,18 @@ class Sides:
         self.engine = Engine(on_ready=lambda _: ready.set())
         self.engine.start()
         ready.wait()
-        torch.set_num_threads(psutil.cpu_count(logical=False) or torch.get_num_threads())  # as the engine
+        threads = torch.get_num_threads()
+        torch.set_num_threads(min(threads, psutil.cpu_count(logical=False) or threads))  # as the engine
         psutil.Process().nice(psutil.Process(self.engine.pid).nice())
         self._segmenter = Segmenter.load(self._path, torch.device("cpu"))
 
-    def here(self, scan: Scan, config: InferenceConfig) -> float:
-        """Seconds in this process, as the command line does it."""
-        began = time.perf_counter()
+    def here(self, scan: Scan, config: InferenceConfig) -> None:
+        """Segment in this process, as the command line does it."""
         for _ in self._segmenter.segment(scan, config):
             pass
-        return time.perf_counter() - began
 
-    def there(self, scan: Scan, config: InferenceConfig) -> float:
-        """Seconds by the engine."""
+    def there(self, scan: Scan, config: InferenceConfig) -> None:
+        """Segment by the engine, as the widget does it."""
         over = threading.Event()
         ends: list[Message] = []
 
@@ -58,14 +58,16 @@ class Sides:
                 ends.append(message)
                 over.set()
 
-        began = time.perf_counter()
         reference = ScanRef(array=self.share(scan), spec=spec_message(scan.spec))
         self.engine.submit(SegmentRequest(model=str(self._path), device="cpu", scan=reference, config=config), listen)
         over.wait()
-        took = time.perf_counter() - began
         if not isinstance(ends[0], Finished):
             raise SystemExit(f"The engine did not finish: {ends[0]}")
-        return took
+
+    def computing(self) -> float:
+        """Processor seconds of both processes so far."""
+        times = [psutil.Process(pid).cpu_times() for pid in (os.getpid(), self.engine.pid)]
+        return sum(t.user + t.system for t in times)
 
     def share(self, scan: Scan) -> ArrayRef:
         """Copy a scan to where the engine finds it."""
@@ -76,21 +78,20 @@ class Sides:
 
 def compare(name: str, sides: Sides, scan: Scan, config: InferenceConfig, repeats: int) -> None:
     """Alternate both sides, and print."""
-    times: dict[str, list[float]] = {"here": [], "there": []}
-    order: list[tuple[str, Callable[[Scan, InferenceConfig], float]]] = [("here", sides.here), ("there", sides.there)]
+    runs = {"in this process": sides.here, "by the engine": sides.there}
+    times: dict[str, list[tuple[float, float]]] = {side: [] for side in runs}
     for repeat in range(repeats + 1):
-        for side, run in order if repeat % 2 else order[::-1]:
-            took = run(scan, config)
+        for side in list(runs)[:: 1 if repeat % 2 else -1]:
+            began, computed = time.perf_counter(), sides.computing()
+            runs[side](scan, config)
             if repeat:  # the first round warms up
-                times[side].append(took)
-    here, there = (median(times[side]) for side in ("here", "there"))
-    paired = median(b / a for a, b in zip(times["here"], times["there"], strict=True))
-    print(f"{name}, {scan.data.dtype} {scan.data.shape}, {repeats} pairs")
-    print(f"  in this process {here:.3f} s (least {min(times['here']):.3f})")
-    print(f"  by the engine   {there:.3f} s (least {min(times['there']):.3f})")
-    print(
-        f"  ratio {there / here:.3f}, of the least {min(times['there']) / min(times['here']):.3f}, paired {paired:.3f}"
-    )
+                times[side].append((time.perf_counter() - began, sides.computing() - computed))
+    print(f"{name}, {scan.data.dtype} {scan.data.shape}, median of {repeats} pairs")
+    for i, measure in enumerate(("clock", "processor")):
+        here, there = ([both[i] for both in times[side]] for side in runs)
+        paired = median(b / a for a, b in zip(here, there, strict=True))
+        print(f"  {measure:10}{median(here):8.3f} s in this process, {median(there):8.3f} s by the engine, ", end="")
+        print(f"ratio {median(there) / median(here):.3f} (paired {paired:.3f}, least {min(there) / min(here):.3f})")
 
 
 def main() -> None:
@@ -100,14 +101,14 @@ def main() -> None:
     repeats = parser.parse_args().repeats
     sides = Sides("phantom-3d")
     print(f"load {os.getloadavg()[0]:.1f}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    scan, _ = phantom_3d(7, (24, 160, 160))
+    scan, _ = phantom_3d(7, (24, 112, 112))
     compare("phantom", sides, scan, InferenceConfig(), repeats)
 
-    shape = (256, 256, 256)
+    shape = (128, 256, 256)
     data = np.random.default_rng(0).integers(0, 1000, shape, np.uint16)
     large = Scan(data, array_spec(shape, "zyx", (3.0, 1.0, 1.0), "mm"))
     box = InferenceConfig(region=((100, 116), (100, 148), (100, 148)))
-    compare("box in a large scan", sides, large, box, repeats)
+    compare("box in a large scan", sides, large, box, 3)
     copies = []
     for _ in range(repeats):
         began = time.perf_counter()
