@@ -77,6 +77,14 @@ class CheckpointSaved:
 
 
 @dataclass(frozen=True)
+class PreviewDone:
+    """The model of an epoch has segmented the scan that is watched: its array holds the classes."""
+
+    epoch: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class CaseDone:
     """One scan of several is finished."""
 
@@ -94,4 +102,15 @@ class CaseFailed:
     error: str
 
 
-Event = StageStarted | Working | TileDone | SlabDone | StepDone | EpochDone | CheckpointSaved | CaseDone | CaseFailed
+Event = (
+    StageStarted
+    | Working
+    | TileDone
+    | SlabDone
+    | StepDone
+    | EpochDone
+    | CheckpointSaved
+    | PreviewDone
+    | CaseDone
+    | CaseFailed
+)

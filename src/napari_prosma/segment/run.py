@@ -119,7 +119,7 @@ class Run:
             self._view.show_progress(0, 0, message.message)
         elif isinstance(message, ArrayReady):
             self._take(message.name, message.array)
-        elif isinstance(message, Finished):
+        elif isinstance(message, Finished) and isinstance(message.result, SegmentResult):
             self._finish(message.result)
         elif isinstance(message, Failed):
             self._end()

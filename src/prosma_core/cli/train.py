@@ -53,8 +53,9 @@ def train(
 ) -> None:
     """Train a model on a folder of annotated scans, or fine-tune one."""
     from prosma_core.config.run import load_run_yaml, merge, resolve_run
-    from prosma_core.io.run_folder import RunFolder, check_new_run, resumed_settings
-    from prosma_core.training.before_after import compare
+    from prosma_core.io.comparison import compare
+    from prosma_core.io.resume import resumed_settings
+    from prosma_core.io.run_folder import RunFolder, check_new_run
     from prosma_core.training.loop import train as run_training
 
     log_to_stderr()

@@ -11,6 +11,7 @@ from prosma_core.config.base import Config
 
 GateKind = Literal["prosma", "none", "attention"]
 GateForm = Literal["signed", "bounded", "nonnegative"]
+Color = Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")]
 Axes = tuple[Annotated[int, Field(ge=1, le=7)], ...]
 
 MAX_WIDTH = 1024
@@ -24,7 +25,7 @@ class ClassInfo(Config):
     """Number the class has in label maps."""
     name: str = Field(min_length=1, max_length=200)
     """Plain-text name."""
-    color: str = Field(default="#e6194b", pattern="^#[0-9a-fA-F]{6}$")
+    color: Color = "#e6194b"
     """Colour for display, ``#rrggbb``."""
 
 

@@ -9,8 +9,8 @@ import yaml
 from pydantic import Field
 
 from prosma_core.config.base import Config
-from prosma_core.config.labels import LabelsConfig
-from prosma_core.config.model import MAX_STAGES, MAX_WIDTH, Axes, GateConfig
+from prosma_core.config.labels import LabelsConfig, LabelValue
+from prosma_core.config.model import MAX_STAGES, MAX_WIDTH, Axes, Color, GateConfig
 from prosma_core.config.preprocess import ChannelIntensity, Positive, Resample, Size
 from prosma_core.config.training import TrainingConfig
 from prosma_core.errors import ConfigError
@@ -80,10 +80,10 @@ class RunConfig(Config):
     """Licence of the model (SPDX or words)."""
     attribution: str = Field(default="", max_length=10_000)
     """Whom to credit for the training data."""
-    class_names: dict[Annotated[int, Field(ge=0, le=65535)], Annotated[str, Field(min_length=1, max_length=200)]] = (
-        Field(default_factory=dict)
-    )
+    class_names: dict[LabelValue, Annotated[str, Field(min_length=1, max_length=200)]] = Field(default_factory=dict)
     """Names of label values; ``class N`` unless given here or by the data set."""
+    class_colors: dict[LabelValue, Color] = Field(default_factory=dict)
+    """Colours of label values for display, ``#rrggbb``; those of a fixed list unless given here."""
     gate: GateConfig = GateConfig()
     """The skip connections."""
     network: NetworkOptions = NetworkOptions()

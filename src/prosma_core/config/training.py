@@ -87,3 +87,14 @@ class TrainingConfig(Config):
     """bf16 autocast on CUDA (never on the CPU)."""
     augment: AugmentConfig = AugmentConfig()
     """Augmentation."""
+
+    def share(self, epochs: float, seconds: float) -> float:
+        """Share of the run that is done after so many epochs and seconds, whichever is further."""
+        by_time = seconds / (60 * self.minutes) if self.minutes else 0.0
+        return max(epochs / self.epochs, by_time)
+
+    def finished(self, epochs: int, seconds: float, best_epoch: int) -> bool:
+        """Whether epochs, time or patience are used up; `best_epoch` is that of the best validation, 0 without one."""
+        if self.share(epochs, seconds) >= 1:
+            return True
+        return bool(self.patience and best_epoch and epochs - best_epoch >= max(self.patience, self.validation_every))

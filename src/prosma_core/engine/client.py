@@ -11,19 +11,16 @@ from pathlib import Path
 
 from numpy.typing import DTypeLike
 
-from prosma_core import errors
 from prosma_core.engine import arrays
-from prosma_core.engine.job import ArrayReady, Cancelled, Failed, Finished, Job, Listener, Message
+from prosma_core.engine.job import ArrayReady, Cancelled, Failed, Finished, Job, Listener, Message, message_of, scan_of
 from prosma_core.engine.messages import (
     REPLY,
-    ArrayMade,
     Ask,
     Cancel,
-    Done,
-    Failure,
-    Progress,
+    Preview,
     Ready,
-    Reply,
+    Request,
+    ScanRef,
     SegmentRequest,
 )
 from prosma_core.engine.process import Child
@@ -71,12 +68,12 @@ class Engine:
         with self._lock:
             self._living_child()
 
-    def submit(self, request: SegmentRequest, listener: Listener) -> Job:
+    def submit(self, request: Request, listener: Listener) -> Job:
         """Give the engine a job.
 
         Parameters
         ----------
-        request : SegmentRequest
+        request : SegmentRequest, TrainRequest or PlanRequest
             An array in it that came from `allocate` is released when the job is over, or if it is refused.
         listener : callable
             Called with events and arrays, and last with exactly one of `Finished`, `Failed` and `Cancelled`.
@@ -86,17 +83,17 @@ class Engine:
         EngineBusyError
             Another job is not over yet.
         EngineError
-            The request names no scan, or is too long.
+            A segmentation names no scan, or the request is too long.
         """
         try:
             with self._lock:
                 return self._submit(request, listener)
         except ProsmaError:
-            self._release(request)
+            self._release(scan_of(request))
             raise
 
     def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> arrays.SharedArray:
-        """An array of zeros for a request's scan; raises `EngineError` where there is no room."""
+        """An array of zeros for a scan of a request or a preview; raises `EngineError` where there is no room."""
         return arrays.create(self._private_folders(), shape, dtype)
 
     def free(self) -> None:
@@ -146,7 +143,7 @@ class Engine:
             if isinstance(reply, Ready):
                 self._child_ready(child, reply)
                 return
-            message = self._message(child, reply)
+            message = message_of(reply, child.log_tail)
         except ValueError as error:
             msg = f"The engine sent something that cannot be read, and was ended: {line[:60]!r}. Run again."
             raise EngineError(msg) from error
@@ -171,22 +168,6 @@ class Engine:
             except Exception:  # noqa: BLE001  (as of a listener)
                 _LOG.exception("Whoever waits for the engine failed")
 
-    def _message(self, child: Child, reply: Reply) -> Message:
-        """Message for the listener."""
-        if isinstance(reply, Progress):
-            return reply.event()
-        if isinstance(reply, ArrayMade):
-            shared = arrays.SharedArray(reply.array, arrays.attach(reply.array))
-            shared.release()
-            return ArrayReady(reply.name, shared.array)
-        if isinstance(reply, Done):
-            return Finished(reply.result)
-        if isinstance(reply, Failure):
-            kind = getattr(errors, reply.error, None)
-            kind = kind if isinstance(kind, type) and issubclass(kind, ProsmaError) else EngineError
-            return Failed(kind(reply.message), f"{reply.details}\n{child.log_tail()}".strip())
-        return Cancelled()
-
     def _ended(self, child: Child, error: EngineError, log: str) -> None:
         with self._lock:
             self._last_log = log
@@ -203,21 +184,21 @@ class Engine:
                 return
             if job.timer is not None:
                 job.timer.cancel()
-        self._release(job.request)
+        self._release(job.scan)
         job.tell(Cancelled() if job.cancelled else message)
         job.forget()
 
     # --- Inside -----------------------------------------------------------------------------------------------------
 
-    def _submit(self, request: SegmentRequest, listener: Listener) -> Job:
-        if request.scan is None:
+    def _submit(self, request: Request, listener: Listener) -> Job:
+        if isinstance(request, SegmentRequest) and request.scan is None:
             msg = "The request names no scan. Choose one."
             raise EngineError(msg)
         child = self._living_child()
         if child in self._jobs:
             msg = "The engine is busy with another job. Wait for it, or cancel it."
             raise EngineBusyError(msg)
-        job = Job(child, next(self._numbers), request, listener, self._cancel)
+        job = Job(child, next(self._numbers), request, listener, self._cancel, self._preview)
         child.send(Ask(job=job.number, request=request))
         self._jobs[child] = job
         return job
@@ -238,6 +219,16 @@ class Engine:
             job.timer.start()
         job.child.send(Cancel(cancel=job.number))
 
+    def _preview(self, job: Job, scan: ScanRef | None) -> None:
+        with self._lock:
+            if self._jobs.get(job.child) is not job or job.cancelled:
+                self._release(scan)
+                return
+            before, job.scan = job.scan, scan
+            job.child.send(Preview(preview=job.number, scan=scan))
+            if before != scan:
+                self._release(before)
+
     def _enforce(self, job: Job) -> None:
         with self._lock:
             late = self._jobs.get(job.child) is job
@@ -245,9 +236,9 @@ class Engine:
             _LOG.warning("A job did not stop within %s s; its process is killed", self._grace)
             job.child.kill()
 
-    def _release(self, request: SegmentRequest) -> None:
-        """Remove the scan's array where it is one of ours."""
-        array = request.scan.array if request.scan is not None else None
+    def _release(self, scan: ScanRef | None) -> None:
+        """Remove a scan's array where it is one of ours."""
+        array = scan.array if scan is not None else None
         if array is not None and Path(array.path).parent in self._folders:
             Path(array.path).unlink(missing_ok=True)
 

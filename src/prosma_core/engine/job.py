@@ -1,4 +1,4 @@
-"""A job given to the engine, and what its listener hears."""
+"""A job given to the engine, what can be asked of it, and what its listener hears."""
 
 from __future__ import annotations
 
@@ -10,9 +10,22 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from prosma_core.engine.messages import SegmentRequest, SegmentResult
+from prosma_core import errors
+from prosma_core.engine.arrays import SharedArray, attach
+from prosma_core.engine.messages import (
+    ArrayMade,
+    Done,
+    Failure,
+    Progress,
+    Request,
+    Result,
+    ScanRef,
+    SegmentRequest,
+    Stopped,
+    TrainRequest,
+)
 from prosma_core.engine.process import Child
-from prosma_core.errors import ProsmaError
+from prosma_core.errors import EngineError, ProsmaError
 from prosma_core.events import Event
 
 _LOG = logging.getLogger(__name__)
@@ -20,7 +33,10 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class ArrayReady:
-    """An array of the result, by its name: zeros at first, filled while the job runs; it outlives the child."""
+    """An array of the result, by its name: zeros at first, filled while the job runs; it outlives the child.
+
+    That of a training is named ``preview``: the classes of the scan that is watched, new ones at each `PreviewDone`.
+    """
 
     name: str
     array: NDArray[Any]
@@ -30,7 +46,7 @@ class ArrayReady:
 class Finished:
     """The job is done; its arrays are filled."""
 
-    result: SegmentResult
+    result: Result
 
 
 @dataclass(frozen=True)
@@ -54,16 +70,38 @@ class Job:
     """A job given to the engine."""
 
     def __init__(
-        self, child: Child, number: int, request: SegmentRequest, listener: Listener, cancel: Callable[[Job], None]
+        self,
+        child: Child,
+        number: int,
+        request: Request,
+        listener: Listener,
+        cancel: Callable[[Job], None],
+        preview: Callable[[Job, ScanRef | None], None],
     ) -> None:
-        self.child, self.number, self.request = child, number, request
+        self.child, self.number = child, number
+        self.scan = scan_of(request)
         self.cancelled = False
         self.timer: threading.Timer | None = None
-        self._listener, self._cancel = listener, cancel
+        self._listener, self._cancel, self._preview = listener, cancel, preview
 
     def cancel(self) -> None:
         """Ask it to stop; where it does not within the grace time, its process is killed. `Cancelled` follows."""
         self._cancel(self)
+
+    def preview(self, scan: ScanRef | None) -> None:
+        """Let a training segment this scan after each validation from now on; None ends that.
+
+        Parameters
+        ----------
+        scan : ScanRef or None
+            An array in it that came from `Engine.allocate` is released when the job is over, or another replaces it.
+
+        Raises
+        ------
+        EngineError
+            The message is too long.
+        """
+        self._preview(self, scan)
 
     def tell(self, message: Message) -> None:
         """Hand a message to the listener; what that raises is logged."""
@@ -75,6 +113,44 @@ class Job:
     def forget(self) -> None:
         """Let go of the listener, and so of the arrays that it may hold."""
         self._listener = _nobody
+
+
+def message_of(reply: Progress | ArrayMade | Done | Failure | Stopped, log: Callable[[], str]) -> Message:
+    """What a listener hears of a reply.
+
+    Parameters
+    ----------
+    reply : Progress, ArrayMade, Done, Failure or Stopped
+    log : callable
+        Gives the end of the child's log.
+
+    Raises
+    ------
+    EngineError
+        An array cannot be opened.
+    ValueError
+        The reply names no event.
+    """
+    if isinstance(reply, Progress):
+        return reply.event()
+    if isinstance(reply, ArrayMade):
+        shared = SharedArray(reply.array, attach(reply.array))
+        shared.release()
+        return ArrayReady(reply.name, shared.array)
+    if isinstance(reply, Done):
+        return Finished(reply.result)
+    if isinstance(reply, Failure):
+        kind = getattr(errors, reply.error, None)
+        kind = kind if isinstance(kind, type) and issubclass(kind, ProsmaError) else EngineError
+        return Failed(kind(reply.message), f"{reply.details}\n{log()}".strip())
+    return Cancelled()
+
+
+def scan_of(request: Request) -> ScanRef | None:
+    """The scan that a request names, if any."""
+    if isinstance(request, SegmentRequest):
+        return request.scan
+    return request.preview if isinstance(request, TrainRequest) else None
 
 
 def _nobody(_: Message) -> None:

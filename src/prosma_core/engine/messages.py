@@ -4,88 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import IO, Annotated, Any, Literal, Self, get_args
+from typing import IO, Annotated, Any, Literal, get_args
 
-import numpy as np
-from pydantic import ConfigDict, Field, TypeAdapter, field_validator, model_validator
+from pydantic import ConfigDict, Field, PlainSerializer, TypeAdapter
 
 from prosma_core.config.base import Config
 from prosma_core.config.inference import InferenceConfig
-from prosma_core.data.geometry import ImageSpec, World
+from prosma_core.config.run import RunConfig
+from prosma_core.engine.references import ArrayRef, ScanRef, SpecMessage, spec_message
 from prosma_core.errors import EngineError
 from prosma_core.events import Event
+
+# What others need of `references` they take from here.
+__all__ = ["ArrayRef", "ScanRef", "SpecMessage", "spec_message"]
 
 MAX_LINE = 64 << 20
 """Longest message, in bytes."""
 
 _EVENTS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Event)}
-
-
-class ArrayRef(Config):
-    """An array in a file that both sides map into memory."""
-
-    path: str
-    """The file."""
-    shape: tuple[Annotated[int, Field(ge=1)], ...]
-    """Its shape."""
-    dtype: str
-    """Its dtype as numpy writes it, such as ``<f4``."""
-
-    @field_validator("dtype")
-    @classmethod
-    def _numbers(cls, dtype: str) -> str:
-        try:
-            kind = np.dtype(dtype).kind
-        except TypeError as error:
-            raise ValueError(str(error)) from error
-        if kind not in "buif":
-            msg = f"numbers or bool are needed, not {dtype}"
-            raise ValueError(msg)
-        return dtype
-
-
-class SpecMessage(Config):
-    """An `ImageSpec` without its header, which does not cross."""
-
-    axes: str
-    shape: tuple[int, ...]
-    spacing: tuple[float, ...]
-    unit: str
-    affine: tuple[tuple[float, ...], ...]
-    world: World
-    channel_names: tuple[str, ...]
-    format: str
-
-    def spec(self) -> ImageSpec:
-        """The geometry; raises `GeometryError` where it is none."""
-        values = {name: getattr(self, name) for name in type(self).model_fields}
-        return ImageSpec(**{**values, "affine": np.array(self.affine, np.float64)})
-
-
-def spec_message(spec: ImageSpec) -> SpecMessage:
-    """Message of a geometry."""
-    values = {name: getattr(spec, name) for name in SpecMessage.model_fields}
-    return SpecMessage(**{**values, "affine": tuple(map(tuple, spec.affine.tolist()))})
-
-
-class ScanRef(Config):
-    """A scan: an array with its geometry, or a file that the child opens itself."""
-
-    array: ArrayRef | None = None
-    """Voxels in canonical axis order, from `Engine.allocate`."""
-    file: str | None = None
-    """A scan file, or a zarr folder."""
-    axes: str | None = None
-    """How the file's axes are read, as for `prosma_core.io.images.read_image`."""
-    spec: SpecMessage | None = None
-    """Geometry of the array; with a file, it replaces the file's own."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if (self.array is None) == (self.file is None) or (self.array is not None and self.spec is None):
-            msg = "a scan is either an array with its geometry or a file"
-            raise ValueError(msg)
-        return self
 
 
 class SegmentRequest(Config):
@@ -107,6 +43,7 @@ class SegmentRequest(Config):
 class SegmentResult(Config):
     """What is known of a segmentation beside its arrays."""
 
+    kind: Literal["segment"] = "segment"
     voxels: dict[str, int]
     """Voxels of each class but the background, by name."""
     seconds: float
@@ -115,17 +52,98 @@ class SegmentResult(Config):
     """Where it was computed, in words."""
 
 
+def _as_given(run: RunConfig) -> dict[str, Any]:
+    """Values of a run without the defaults: what was not chosen is planned, or taken from the model to start from."""
+    return run.model_dump(mode="json", exclude_unset=True)
+
+
+Run = Annotated[RunConfig, PlainSerializer(_as_given)]
+"""A run that crosses with what was chosen, and nothing else."""
+
+
+class TrainRequest(Config):
+    """Train a model, or go on training it."""
+
+    kind: Literal["train"] = "train"
+    run: Run
+    """What; with `resume`, `out` is enough, and whatever else is given must be the run's or changeable."""
+    resume: bool = False
+    """Whether to go on from the state in the run folder, instead of starting where there is no run yet."""
+    more_epochs: int | None = Field(default=None, ge=1)
+    """With `resume`: train for so many epochs beyond those that are finished."""
+    preview: ScanRef | None = None
+    """Scan to segment after each validation, as by `Preview`."""
+
+
+class TrainResult(Config):
+    """A finished training."""
+
+    kind: Literal["train"] = "train"
+    model: str
+    """Model file."""
+    dice: dict[str, float]
+    """Validation Dice of each class but the background, by name."""
+    mean_dice: float
+    """Their mean."""
+    before: dict[str, float] | None = None
+    """Of fine-tuning: Dice of the start model on the same cases, of the classes that both have."""
+    words: str = ""
+    """Of fine-tuning: before and after in words."""
+    held_out: str = ""
+    """What the validation figures mean, in words; empty where whole cases were held out."""
+    seconds: float
+    """From the request to the result."""
+    device: str
+    """Where it was computed, in words."""
+
+
+class PlanRequest(Config):
+    """Read a training set, plan, and time a few steps; nothing is written."""
+
+    kind: Literal["plan"] = "plan"
+    run: Run
+    """What would be trained."""
+
+
+class PlanResult(Config):
+    """What a training would be."""
+
+    kind: Literal["plan"] = "plan"
+    words: str
+    """The plan, and what is held out."""
+    step_seconds: float
+    """One optimizer step, measured."""
+    epoch_seconds: float
+    """One epoch with its validation."""
+    seconds: float
+    """The whole run: reading the data, all epochs or minutes, and the last validation."""
+    device: str
+    """Where, in words."""
+
+
+Request = SegmentRequest | TrainRequest | PlanRequest
+Result = SegmentResult | TrainResult | PlanResult
+
+
 class Ask(Config):
     """Client to child: do this."""
 
     job: int
-    request: SegmentRequest
+    request: Annotated[Request, Field(discriminator="kind")]
 
 
 class Cancel(Config):
     """Client to child: stop this job at its next step."""
 
     cancel: int
+
+
+class Preview(Config):
+    """Client to child: the scan to segment after each validation of a training from now on; None for none."""
+
+    preview: int
+    """The training's job."""
+    scan: ScanRef | None
 
 
 class Ready(Config):
@@ -180,7 +198,7 @@ class Done(Config):
 
     kind: Literal["done"] = "done"
     job: int
-    result: SegmentResult
+    result: Annotated[Result, Field(discriminator="kind")]
 
 
 class Failure(Config):
@@ -208,7 +226,7 @@ Reply = Ready | Progress | ArrayMade | Done | Failure | Stopped
 
 REPLY: TypeAdapter[Reply] = TypeAdapter(Annotated[Reply, Field(discriminator="kind")])
 """Reads a line of the child."""
-ASK: TypeAdapter[Ask | Cancel] = TypeAdapter(Ask | Cancel)
+ASK: TypeAdapter[Ask | Cancel | Preview] = TypeAdapter(Ask | Cancel | Preview)
 """Reads a line of the client."""
 
 

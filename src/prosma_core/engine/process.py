@@ -15,7 +15,7 @@ from pathlib import Path
 
 import prosma_core
 from prosma_core.engine.arrays import remove_arrays
-from prosma_core.engine.messages import Ask, Cancel, encode, read_lines
+from prosma_core.engine.messages import Ask, Cancel, Preview, encode, read_lines
 from prosma_core.errors import EngineError, ProsmaError
 
 _LOG = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class Child:
             return True
         return self._process is not None and self._process.poll() is None
 
-    def send(self, message: Ask | Cancel) -> None:
+    def send(self, message: Ask | Cancel | Preview) -> None:
         """Write a message; where the process is gone, `ended` will say so."""
         line = encode(message)
         self._started.wait()

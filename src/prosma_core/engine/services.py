@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,22 @@ import prosma_core
 from prosma_core.config.header import ModelHeader
 from prosma_core.data.geometry import Scan
 from prosma_core.engine.arrays import attach
-from prosma_core.engine.messages import Ready, ScanRef, SegmentRequest, SegmentResult
+from prosma_core.engine.messages import (
+    PlanRequest,
+    Ready,
+    Request,
+    Result,
+    ScanRef,
+    SegmentRequest,
+    SegmentResult,
+)
+from prosma_core.engine.training import Watched, serve_plan, serve_training
 from prosma_core.errors import DeviceError, EngineError, GeometryError
 from prosma_core.events import Event, StageStarted, Working
 from prosma_core.inference.device import DeviceChoice, choose_device, name_memory_errors
 from prosma_core.inference.results import Allocate
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.images import read_image
-
-Service = Callable[[SegmentRequest, Allocate], Generator[Event, None, SegmentResult]]
 
 
 def ready() -> Ready:
@@ -44,17 +52,19 @@ class Services:
     """Serves requests; keeps the model of the last one."""
 
     def __init__(self) -> None:
-        self._kinds: dict[str, Service] = {"segment": self._segment}
         self._loaded: tuple[tuple[object, ...], Segmenter] | None = None
+        self._untidy = False
 
-    def run(self, request: SegmentRequest, allocate: Allocate) -> Generator[Event, None, SegmentResult]:
+    def run(self, request: Request, allocate: Allocate, watched: Watched) -> Generator[Event, None, Result]:
         """Serve a request.
 
         Parameters
         ----------
-        request : SegmentRequest
+        request : SegmentRequest, TrainRequest or PlanRequest
         allocate : callable
             Gives the arrays of the result.
+        watched : callable
+            Gives the scan to segment while a model is trained.
 
         Raises
         ------
@@ -62,7 +72,21 @@ class Services:
             As the core's own functions do.
         """
         with name_memory_errors():
-            return (yield from self._kinds[request.kind](request, allocate))
+            if isinstance(request, SegmentRequest):
+                return (yield from self._segment(request, allocate))
+            self._loaded = None  # training has the memory to itself
+            self._untidy = True
+            if isinstance(request, PlanRequest):
+                return (yield from serve_plan(request))
+            return (yield from serve_training(request, allocate, watched))
+
+    def tidy(self) -> None:
+        """Give the memory of a training back, when nothing of it is in use any more."""
+        if self._untidy:
+            self._untidy = False
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
 
     def _segment(self, request: SegmentRequest, allocate: Allocate) -> Generator[Event, None, SegmentResult]:
         began = time.monotonic()

@@ -21,9 +21,12 @@ from prosma_core.engine.messages import (
     Ask,
     Done,
     Failure,
+    Preview,
     Progress,
     Reply,
+    ScanRef,
     Stopped,
+    TrainRequest,
     encode,
     read_lines,
 )
@@ -52,6 +55,7 @@ class Server:
         self._asked: queue.SimpleQueue[Ask] = queue.SimpleQueue()
         self._waiting: set[int] = set()
         self._cancelled: set[int] = set()
+        self._preview: Preview | None = None
 
     def listen(self, requests: BinaryIO) -> None:
         """Take requests until the client is gone."""
@@ -64,6 +68,8 @@ class Server:
             if isinstance(message, Ask):
                 self._waiting.add(message.job)
                 self._asked.put(message)
+            elif isinstance(message, Preview):
+                self._preview = message
             elif self._claim(message.cancel):  # answered here: the other thread may still import torch
                 self._send(Stopped(job=message.cancel))
             else:
@@ -79,7 +85,9 @@ class Server:
         while True:
             ask = self._asked.get()
             if self._claim(ask.job):
-                self._send(self._answer(ask, services))
+                answer = self._answer(ask, services)
+                services.tidy()
+                self._send(answer)
 
     def _claim(self, job: int) -> bool:
         """Whether a job still waited; from now on it does not."""
@@ -116,7 +124,13 @@ class Server:
             self._send(ArrayMade(job=ask.job, name=name, array=shared.ref))
             return shared.array
 
-        work = services.run(ask.request, allocate)
+        def watched() -> ScanRef | None:
+            said, request = self._preview, ask.request
+            if said is not None and said.preview == ask.job:
+                return said.scan
+            return request.preview if isinstance(request, TrainRequest) else None
+
+        work = services.run(ask.request, allocate, watched)
         while ask.job not in self._cancelled:
             try:
                 event = next(work)

@@ -95,6 +95,12 @@ def replace_dir(path: Path, writer: Callable[[Path], None]) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, where it is not there; raises `OutputError` where it cannot be."""
+    with _output_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
 def check_target(path: Path, *, folder: bool = False) -> None:
     """Raise `OutputError` unless a file (or folder) can be put at `path`."""
     if not path.parent.is_dir():

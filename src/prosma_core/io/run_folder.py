@@ -5,17 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from prosma_core.config.run import RunConfig, load_run_yaml
-from prosma_core.errors import ConfigError, OutputError, TrainingError
+from prosma_core.config.run import RunConfig
+from prosma_core.errors import OutputError, TrainingError
 from prosma_core.events import EpochDone
-from prosma_core.io.atomic import write_bytes_atomic
+from prosma_core.io.atomic import make_folder, write_bytes_atomic
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,11 @@ class RunFolder:
     def beside(cls, model: Path) -> RunFolder:
         """Run folder of the model file to be written."""
         return cls(model.with_suffix(".prosma"))
+
+    @property
+    def model(self) -> Path:
+        """The model file."""
+        return self.root.with_suffix(".safetensors")
 
     @property
     def run_yaml(self) -> Path:
@@ -71,7 +75,7 @@ class RunFolder:
 
     def write_settings(self, run: RunConfig, splits: dict[str, Any]) -> None:
         """Write run.yaml, splits.json and command.txt, each in one step."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        make_folder(self.root)
         values = run.model_dump(mode="json")
         write_bytes_atomic(self.run_yaml, yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
         write_bytes_atomic(self.splits, json.dumps(splits, indent=1).encode())
@@ -121,7 +125,12 @@ class RunFolder:
             raise TrainingError(msg) from error
 
     def epochs_done(self) -> int:
-        """Epochs that the state has finished.
+        """Epochs that the state has finished; errors as in `read_splits` and `progress`."""
+        self.read_splits()
+        return int(self.progress()["epoch"])
+
+    def progress(self) -> dict[str, Any]:
+        """Where the state is: fields of `prosma_core.training.checkpoint.Progress`.
 
         Raises
         ------
@@ -130,10 +139,11 @@ class RunFolder:
         """
         from safetensors import SafetensorError, safe_open
 
-        self.read_splits()
         try:
             with safe_open(self.state, framework="numpy") as file:
-                return int(json.loads((file.metadata() or {})["progress"])["epoch"])
+                values: dict[str, Any] = json.loads((file.metadata() or {})["progress"])
+            {name: float(values[name]) for name in ("epoch", "elapsed", "best_dice", "best_epoch")}
+            return values
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             msg = f"The training state {self.state} is damaged ({error}). Start again without --resume."
             raise TrainingError(msg) from error
@@ -163,67 +173,6 @@ def history_row(event: EpochDone) -> dict[str, Any]:
     for i, level in enumerate(event.levels):
         row |= {f"removed level {i}": level.removed, f"threshold level {i}": level.threshold}
     return row
-
-
-CHANGEABLE = {
-    ("data",),
-    ("pairs",),
-    ("out",),
-    ("device",),
-    ("init",),
-    *(("training", name) for name in ("epochs", "minutes", "learning_rate", "patience", "keep")),
-    *(("training", name) for name in ("validation_cases", "validation_every")),
-}
-"""Settings a resumed run may change (`init` is not read again); any other would make it another run."""
-
-
-def resumed_settings(folder: RunFolder, given: dict[str, Any], more_epochs: int | None = None) -> dict[str, Any]:
-    """Settings of the run in a folder, with those changes that a resume may make.
-
-    Parameters
-    ----------
-    folder : RunFolder
-    given : dict
-        Nested values from a YAML and the command line.
-    more_epochs : int, optional
-        Train for so many epochs beyond those that are finished, whatever limits of time or patience the run had.
-
-    Raises
-    ------
-    TrainingError
-        There is no run to resume.
-    ConfigError
-        A value differs that a resumed run cannot change; the text names it.
-    """
-    folder.read_splits()
-    values = load_run_yaml(folder.run_yaml)
-    for path, value in _leaves(given):
-        stored = _lookup(values, path)
-        if path in CHANGEABLE:
-            (values if len(path) == 1 else values[path[0]])[path[-1]] = value
-        elif stored != json.loads(json.dumps(value, default=str)):
-            msg = (
-                f"{'.'.join(path)} is {stored!r} in the run to resume, {value!r} was given; a resumed run cannot "
-                "change it. Leave it out, or start a new run with another --out (and --init to start from this one)."
-            )
-            raise ConfigError(msg)
-    if more_epochs is not None:
-        values["training"] |= {"epochs": folder.epochs_done() + more_epochs, "minutes": None, "patience": None}
-    return values
-
-
-def _leaves(values: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, (*path, str(key)))
-        else:
-            yield (*path, str(key)), value
-
-
-def _lookup(values: Any, path: tuple[str, ...]) -> Any:
-    for key in path:
-        values = {str(k): v for k, v in values.items()}.get(key) if isinstance(values, dict) else None
-    return values
 
 
 def check_new_run(model: Path, folder: RunFolder, *, overwrite: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 
 import torch
 
@@ -11,9 +11,6 @@ from prosma_core.events import Event, StageStarted
 from prosma_core.model.weights import model_from
 from prosma_core.training.setup import Setup
 from prosma_core.training.validate import validate
-
-SMALLEST_CHANGE = 0.005
-"""Dice that two models must differ by for one to be called worse."""
 
 
 def common_classes(start: tuple[ClassInfo, ...], new: tuple[ClassInfo, ...]) -> dict[int, int]:
@@ -56,20 +53,3 @@ def validate_start(setup: Setup, device: torch.device) -> Generator[Event, None,
     amp = setup.run.training.amp
     found = yield from validate(model, setup.val, pre.tile, classes, device, amp=amp, meant=meant)
     return {classes[j].name: found.dice[classes[j].name] for j in sorted(common.values())}
-
-
-def compare(before: Mapping[str, float], after: Mapping[str, float]) -> str:
-    """Both in words, as in ``liver 0.81 -> 0.88; spleen got worse: 0.90 -> 0.86.``, and what to do about it."""
-    parts, change = [], 0.0
-    for name, old in before.items():
-        new = after[name]
-        change += new - old
-        worse = new < old - SMALLEST_CHANGE
-        parts.append(f"{name}{' got worse:' if worse else ''} {old:.2f} -> {new:.2f}")
-    words = "; ".join(parts) + "."
-    if change < -SMALLEST_CHANGE * len(before):
-        words += (
-            " Fine-tuning made the model worse: keep the one it started from, or annotate more, train for longer, or "
-            "lower training.learning_rate."
-        )
-    return words

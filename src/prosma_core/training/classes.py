@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.model import ClassInfo
@@ -14,7 +14,10 @@ COLORS = ("#000000", "#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#91
 
 
 def find_classes(
-    prints: Sequence[Fingerprint], names: dict[int, str], config: LabelsConfig | None = None
+    prints: Sequence[Fingerprint],
+    names: dict[int, str],
+    config: LabelsConfig | None = None,
+    colors: Mapping[int, str] | None = None,
 ) -> tuple[ClassInfo, ...]:
     """Classes of a training set: the named ones where the background is named, too, else every label value that occurs.
 
@@ -25,7 +28,7 @@ def find_classes(
     DatasetError
         No labelled voxel at all, or far too many values for classes.
     """
-    config = config or LabelsConfig()
+    config, colors = config or LabelsConfig(), colors or {}
     other = {config.ignore, config.background} - {None, 0}
     names = {value: name for value, name in names.items() if value not in other}
     found = sorted({v for p in prints for v in p.label_values} | {0})
@@ -40,7 +43,11 @@ def find_classes(
     default = {0: "background"}
     return tuple(
         ClassInfo.parse(
-            {"value": v, "name": names.get(v) or default.get(v, f"class {v}"), "color": COLORS[i % len(COLORS)]},
+            {
+                "value": v,
+                "name": names.get(v) or default.get(v, f"class {v}"),
+                "color": colors.get(v, COLORS[i % len(COLORS)]),
+            },
             f"Class {v}",
         )
         for i, v in enumerate(values)

@@ -95,7 +95,7 @@ def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None
     count = len({*split.train, *split.val})
     yield StageStarted(f"Reading {count} case{'s' * (count != 1)} of {folder.root.name}.")
     dims, facts = yield from _read_cases(folder, split, run, start[0].model.dims if start else run.preprocess.dims)
-    classes = find_classes(facts.prints, {**folder.class_names, **run.class_names}, run.labels)
+    classes = find_classes(facts.prints, {**folder.class_names, **run.class_names}, run.labels, run.class_colors)
     if warning := check_background(classes, run.labels, painted=facts.background):
         yield StageStarted(warning)
     if fresh and split.kind != "cases":
@@ -236,6 +236,7 @@ def _resolved(
         out=run.out.absolute(),
         init=str(Path(run.init).absolute()) if run.init and Path(run.init).is_file() else run.init,
         class_names={c.value: c.name for c in classes},
+        class_colors={c.value: c.color for c in classes},
         gate=model.gate,
         network=run.network.replace(
             width=model.widths[0], max_width=max(model.widths), strides=model.strides, kernels=model.kernels

@@ -59,7 +59,8 @@ class Split:
         """Content of splits.json."""
         held = {n: {"slices": list(h.slices), "left_out": list(h.left_out)} for n, h in self.held.items()}
         plain: dict[str, Any] = {"train": list(self.train), "val": list(self.val)}
-        return plain if self.kind == "cases" else {**plain, "validation": self.kind, "held_out": held}
+        few = {"validation": self.kind, "held_out": held, "words": self.words()}
+        return plain if self.kind == "cases" else {**plain, **few}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Split:

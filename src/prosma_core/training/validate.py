@@ -21,11 +21,12 @@ from prosma_core.training.cases import TrainingCase
 
 @dataclass(frozen=True)
 class Validation:
-    """Dice per foreground class (mean over cases), its mean, and the gates, finest level first."""
+    """Dice per foreground class (mean over cases), its mean, the gates, finest level first, and how many cases."""
 
     dice: dict[str, float]
     mean: float
     levels: tuple[LevelStats, ...]
+    count: int
 
 
 def validate(
@@ -78,7 +79,7 @@ def validate(
             scores.append(dice_per_class(found, case.labels.to(logits.device), len(classes)))
     mean = np.mean(scores, axis=0)
     dice = {c.name: float(d) for c, d in zip(classes[1:], mean, strict=True)}
-    return Validation(dice, float(mean.mean()), tuple(levels))
+    return Validation(dice, float(mean.mean()), tuple(levels), len(scores))
 
 
 def dice_per_class(prediction: Tensor, reference: Tensor, num_classes: int) -> list[float]:

@@ -14,7 +14,8 @@ from prosma_core.config.model import ClassInfo
 from prosma_core.data.annotation import read_annotation
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.errors import DatasetError, TrainingError
-from prosma_core.training.before_after import common_classes, compare
+from prosma_core.io.comparison import compare
+from prosma_core.training.before_after import common_classes
 from prosma_core.training.classes import check_background
 from prosma_core.training.split import FEW_SLICES, HeldOut, Split, hold_out_slices
 

@@ -22,8 +22,9 @@ from prosma_core.errors import ConfigError, DatasetError, DeviceError, Intensity
 from prosma_core.events import EpochDone, StageStarted, StepDone
 from prosma_core.io.bundle import load_bundle
 from prosma_core.io.images import write_image, write_labels
-from prosma_core.io.run_folder import RunFolder, resumed_settings
-from prosma_core.training import loop
+from prosma_core.io.resume import resumed_settings
+from prosma_core.io.run_folder import RunFolder
+from prosma_core.training import trainer
 from prosma_core.training.loop import train
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
@@ -190,13 +191,13 @@ def test_a_loss_that_is_not_finite_stops_at_its_step_and_keeps_the_last_good_epo
     folder, tmp_path, monkeypatch
 ) -> None:
     out = tmp_path / "m.safetensors"
-    real, calls = loop.augment_intensities, []
+    real, calls = trainer.augment_intensities, []
 
     def poison(images, *rest):
         calls.append(1)
         return images * float("nan") if len(calls) == 4 else real(images, *rest)
 
-    monkeypatch.setattr(loop, "augment_intensities", poison)
+    monkeypatch.setattr(trainer, "augment_intensities", poison)
     with pytest.raises(TrainingError, match=r"epoch 2, step 2: training stopped.*epoch 1 is kept"):
         drain(train(settings(folder, out)))
     assert not out.exists()
@@ -318,7 +319,7 @@ def test_memory_that_ends_in_training_is_said_in_words(folder: Path, tmp_path: P
         message = "CUDA out of memory. Tried to allocate 20.00 GiB"
         raise torch.OutOfMemoryError(message)
 
-    monkeypatch.setattr(loop, "augment_intensities", hungry)
+    monkeypatch.setattr(trainer, "augment_intensities", hungry)
     with pytest.raises(DeviceError, match=r"ran out. Set a smaller training\.batch_size"):
         drain(train(settings(folder, tmp_path / "m.safetensors")))
 

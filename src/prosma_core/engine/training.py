@@ -1,0 +1,75 @@
+"""What the engine does to train and to plan a training: it drains the core's generators. Imports torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from typing import Any
+
+from prosma_core.config.run import RunConfig, resolve_run
+from prosma_core.engine.messages import PlanRequest, PlanResult, ScanRef, TrainRequest, TrainResult
+from prosma_core.events import Event
+from prosma_core.inference.device import choose_device
+from prosma_core.inference.results import Allocate
+from prosma_core.io.comparison import compare
+from prosma_core.io.resume import resumed_settings
+from prosma_core.io.run_folder import RunFolder, check_new_run
+from prosma_core.training.estimate import estimate
+from prosma_core.training.loop import train
+
+Watched = Callable[[], ScanRef | None]
+"""Gives the scan that is to be segmented after each validation, as things are now."""
+
+
+def serve_training(request: TrainRequest, allocate: Allocate, watched: Watched) -> Generator[Event, None, TrainResult]:
+    """Train, and segment the watched scan after each validation.
+
+    Parameters
+    ----------
+    request : TrainRequest
+    allocate : callable
+        Gives the array of the watched scan's classes.
+    watched : callable
+
+    Raises
+    ------
+    ProsmaError
+        As `train` does; or the run exists already, or what is to be resumed does not.
+    """
+    began = time.monotonic()
+    run = _run(request)
+    device = choose_device(run.device).reason
+    result = yield from train(run, resume=request.resume)
+    dice = result.validation.dice
+    return TrainResult(
+        model=str(result.path),
+        dice=dice,
+        mean_dice=result.validation.mean,
+        before=result.before,
+        words=compare(result.before, dice) if result.before else "",
+        held_out=result.held_out,
+        seconds=time.monotonic() - began,
+        device=device,
+    )
+
+
+def serve_plan(request: PlanRequest) -> Generator[Event, None, PlanResult]:
+    """Plan a training, and say how long it will take; errors as in `estimate`."""
+    found = yield from estimate(request.run)
+    return PlanResult(
+        words=found.words,
+        step_seconds=found.step_seconds,
+        epoch_seconds=found.epoch_seconds,
+        seconds=found.seconds,
+        device=choose_device(request.run.device).reason,
+    )
+
+
+def _run(request: TrainRequest) -> RunConfig:
+    """The run to train."""
+    folder = RunFolder.beside(request.run.out)
+    if not request.resume:
+        check_new_run(request.run.out, folder, overwrite=False)
+        return request.run
+    given: dict[str, Any] = request.run.model_dump(mode="json", exclude_unset=True)
+    return resolve_run(resumed_settings(folder, given, request.more_epochs), str(folder.run_yaml))

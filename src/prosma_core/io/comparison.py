@@ -1,0 +1,25 @@
+"""Dice before and after fine-tuning, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+SMALLEST_CHANGE = 0.005
+"""Dice that two models must differ by for one to be called worse."""
+
+
+def compare(before: Mapping[str, float], after: Mapping[str, float]) -> str:
+    """Both in words, as in ``liver 0.81 -> 0.88; spleen got worse: 0.90 -> 0.86.``, and what to do about it."""
+    parts, change = [], 0.0
+    for name, old in before.items():
+        new = after[name]
+        change += new - old
+        worse = new < old - SMALLEST_CHANGE
+        parts.append(f"{name}{' got worse:' if worse else ''} {old:.2f} -> {new:.2f}")
+    words = "; ".join(parts) + "."
+    if change < -SMALLEST_CHANGE * len(before):
+        words += (
+            " Fine-tuning made the model worse: keep the one it started from, or annotate more, train for longer, or "
+            "lower training.learning_rate."
+        )
+    return words

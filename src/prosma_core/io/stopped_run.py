@@ -1,0 +1,184 @@
+"""What a run folder says of its run, and the model of a run that was stopped. No torch."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prosma_core.config.run import RunConfig, load_run_yaml
+from prosma_core.errors import TrainingError
+from prosma_core.io.atomic import write_bytes_atomic
+from prosma_core.io.bundle import read_header
+from prosma_core.io.comparison import compare
+from prosma_core.io.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class KeptModel:
+    """The model of a run that did not come to its end.
+
+    Attributes
+    ----------
+    path : Path
+    epoch : int
+        The epoch it is of.
+    dice : dict of str to float
+        Its validation Dice, by class.
+    before : dict of str to float, or None
+        Of fine-tuning: Dice of the start model.
+    words : str
+        Of fine-tuning: before and after in words; and how much of what is held out the Dice was measured on, where
+        that is not all of it.
+    """
+
+    path: Path
+    epoch: int
+    dice: dict[str, float]
+    before: dict[str, float] | None
+    words: str
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Where a run is, as its folder says.
+
+    Attributes
+    ----------
+    name : str
+        Name in the model file.
+    out : Path
+        Model file.
+    epochs_done, epochs : int
+    minutes_spent : float
+        Of training, all sessions together.
+    minutes : float or None
+        Limit, where there is one.
+    best_dice : float or None
+        Best mean validation Dice so far.
+    finished : bool
+        Whether nothing is left to train, and the model is written.
+    start : str or None
+        Model that the training started from.
+    model_written : bool
+        Whether the model file is there: of a finished run, or of a stopped one that was kept.
+    held_out : str
+        What the validation figures mean, in words; empty where whole cases were held out.
+    """
+
+    name: str
+    out: Path
+    epochs_done: int
+    epochs: int
+    minutes_spent: float
+    minutes: float | None
+    best_dice: float | None
+    finished: bool
+    start: str | None
+    model_written: bool
+    held_out: str
+
+
+def keep_stopped(folder: RunFolder) -> KeptModel:
+    """Make what a stopped or killed run has reached its model file: of the best or the last validation, as it was told.
+
+    The run can still be resumed.
+
+    Parameters
+    ----------
+    folder : RunFolder
+        Of a run that is not training any more.
+
+    Raises
+    ------
+    TrainingError
+        No epoch was validated yet, or the folder holds no run.
+    ModelFileError
+        The model in the folder is damaged.
+    OutputError
+        The model file cannot be written.
+    """
+    run = _settings(folder)
+    best = folder.best if run.training.keep == "best" else folder.last
+    if not best.is_file():
+        msg = f"{folder.root} holds no model yet: no epoch was validated. Resume the run, or start it again."
+        raise TrainingError(msg)
+    training = read_header(best).training
+    dice = {str(name): float(value) for name, value in training["validation_dice"].items()}
+    before = folder.read_before()
+    words = []
+    if before is not None:
+        words.append(compare(before, dice))
+    measured, held = training.get("validated_frames"), training.get("validation_frames")
+    if measured != held:
+        words.append(f"Measured on {measured} of the {held} scans or slices that are held out.")
+    write_bytes_atomic(folder.model, best.read_bytes())
+    if before is not None:
+        folder.write_before_after(before, dice, " ".join(words))
+    return KeptModel(folder.model, int(training["epochs"]), dice, before, " ".join(words))
+
+
+def run_state(folder: RunFolder) -> RunState:
+    """Where a run is.
+
+    Raises
+    ------
+    TrainingError
+        The folder holds no run, or its state is damaged.
+    ConfigError
+        Its settings are damaged.
+    """
+    run = _settings(folder)
+    progress = folder.progress() if folder.state.is_file() else {}
+    epoch, seconds = int(progress.get("epoch", 0)), float(progress.get("elapsed", 0.0))
+    dice, best_epoch = float(progress.get("best_dice", -1.0)), int(progress.get("best_epoch", 0))
+    written = folder.model.is_file()
+    return RunState(
+        name=run.name or folder.root.stem,
+        out=folder.model,
+        epochs_done=epoch,
+        epochs=run.training.epochs,
+        minutes_spent=seconds / 60,
+        minutes=run.training.minutes,
+        best_dice=dice if best_epoch else None,
+        finished=written and run.training.finished(epoch, seconds, best_epoch),
+        start=run.init,
+        model_written=written,
+        held_out=_held_out(folder),
+    )
+
+
+def read_history(folder: RunFolder) -> list[dict[str, Any]]:
+    """Rows of history.csv with their numbers; None where an epoch was not validated, no rows where there is no file.
+
+    Raises
+    ------
+    TrainingError
+        The file is damaged.
+    """
+    if not folder.history.is_file():
+        return []
+    try:
+        with folder.history.open(encoding="utf-8", newline="") as file:
+            rows = [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file, strict=True)]
+        return [{**row, "epoch": int(row["epoch"] or 0)} for row in rows]
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        msg = f"{folder.history} cannot be read ({error!r}). Remove it; the next epoch of the run writes it anew."
+        raise TrainingError(msg) from error
+
+
+def _settings(folder: RunFolder) -> RunConfig:
+    if not folder.run_yaml.is_file():
+        msg = f"{folder.root} holds no run: there is no {folder.run_yaml.name} in it."
+        raise TrainingError(msg)
+    return RunConfig.parse(load_run_yaml(folder.run_yaml), str(folder.run_yaml))
+
+
+def _held_out(folder: RunFolder) -> str:
+    try:
+        return str(json.loads(folder.splits.read_text(encoding="utf-8")).get("words", ""))
+    except (OSError, ValueError, AttributeError) as error:
+        msg = f"{folder.splits} cannot be read ({error})."
+        raise TrainingError(msg) from error

@@ -1,0 +1,197 @@
+"""One run under way: network, average, optimizer and progress, epoch by epoch."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from prosma_core.config.header import ModelHeader
+from prosma_core.data.augment import augment_intensities
+from prosma_core.errors import TrainingError
+from prosma_core.events import CheckpointSaved, EpochDone, Event, StepDone
+from prosma_core.inference.device import free_memory
+from prosma_core.io.bundle import save_bundle
+from prosma_core.io.run_folder import RunFolder, history_row
+from prosma_core.model.unet import build_model
+from prosma_core.model.weights import weights_of
+from prosma_core.training.cases import TrainingCase
+from prosma_core.training.checkpoint import Progress, load_state, save_state
+from prosma_core.training.losses import segmentation_loss, sparsity_loss
+from prosma_core.training.patches import PatchSampler
+from prosma_core.training.schedule import MovingAverage, build_optimizer, learning_rate
+from prosma_core.training.setup import Setup
+from prosma_core.training.summary import training_summary
+from prosma_core.training.validate import Validation, validate
+
+IN_FLIGHT = 3
+"""Steps whose loss is not read yet: reading at once would make a GPU wait for every step."""
+
+
+class Trainer:
+    """State of one run: network, average, optimizer and progress."""
+
+    def __init__(self, setup: Setup, device: torch.device) -> None:
+        self.setup, self.device = setup, device
+        self.config = setup.run.training
+        self.folder = RunFolder.beside(setup.run.out)
+        self.model = build_model(setup.header.model, self.config.seed).to(device)
+        self.average = MovingAverage(self.model, self.config.ema_decay)
+        self.evaluated = build_model(setup.header.model).to(device)
+        self.optimizer = build_optimizer(self.model, self.config)
+        self.loss = segmentation_loss(self.config, masked=any(case.masked for case in setup.train))
+        self.progress = Progress()
+        self.before: dict[str, float] | None = None
+        self.val = setup.val
+        train = setup.train
+        if device.type == "cuda" and _size(train) < free_memory(device) // 3:
+            train = [case.to(device) for case in train]
+        pre = setup.header.preprocess
+        spacing = pre.spacing or (1.0,) * pre.dims
+        self.sampler = PatchSampler(train, pre.tile, spacing, self.config.foreground, self.config.augment)
+        if self.config.removed_target is not None:
+            for gate in self.model.skip_gates:
+                gate.estimating = True
+
+    def resume(self) -> str:
+        """Restore the run folder's state; what it continues, in words."""
+        self.progress = load_state(self.folder.state, self.model, self.average, self.optimizer)
+        spent = f", {self.progress.elapsed / 60:.1f} of {self.config.minutes:g} minutes" if self.config.minutes else ""
+        done = "; nothing is left to train" if self.finished else ""
+        return f"Resuming after epoch {self.progress.epoch} of {self.config.epochs}{spent}{done}."
+
+    def share(self, step: int = 0, seconds: float = 0.0) -> float:
+        """Share of the run that is done, by epochs or by time, whichever is further.
+
+        Parameters
+        ----------
+        step : int
+            Steps of the running epoch.
+        seconds : float
+            Time since it began.
+        """
+        return self.config.share(self.progress.epoch + step / self.config.steps, self.progress.elapsed + seconds)
+
+    @property
+    def finished(self) -> bool:
+        """Whether epochs, time or patience are used up."""
+        p = self.progress
+        return self.config.finished(p.epoch, p.elapsed, p.best_epoch)
+
+    def epoch(self) -> Generator[Event, None, None]:
+        """One epoch, its validation, and the state on disk."""
+        began, number = time.monotonic(), self.progress.epoch + 1
+        rng = torch.Generator().manual_seed(self.config.seed * 1_000_003 + number)
+        rate, losses = 0.0, []
+        waiting: deque[tuple[int, torch.Tensor]] = deque()
+        self.model.train()
+        for step in range(self.config.steps):
+            share = self.share(step, time.monotonic() - began)
+            if step and share >= 1:
+                break
+            rate = learning_rate(self.config, share)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            waiting.append((step, self.step(rng)))
+            if len(waiting) > (IN_FLIGHT if self.device.type == "cuda" else 0):
+                losses.append(self._read(number, *waiting.popleft()))
+                yield StepDone(number, step + 1, self.config.steps, losses[-1])
+        losses += [self._read(number, *late) for late in waiting]
+        self.progress.epoch = number
+        validation = None
+        if number % self.config.validation_every == 0 or number == self.config.epochs:
+            validation = yield from self.validate(self.weights(), self.validation_subset())
+        yield self._close_epoch(began, sum(losses) / len(losses), rate, validation)
+        yield CheckpointSaved(str(self.folder.state))
+
+    def step(self, rng: torch.Generator) -> torch.Tensor:
+        """One optimizer step; gives [loss, gradient norm] without waiting for them."""
+        assert self.config.batch_size is not None
+        images, labels = self.sampler.draw(self.config.batch_size, rng)
+        images, labels = images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        images = augment_intensities(images, self.config.augment, rng)
+        amp = self.config.amp and self.device.type == "cuda"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=amp):
+            logits = self.model.forward_deep(images)
+        loss = self.loss(logits, labels)
+        objective = loss
+        if self.config.removed_target is not None:
+            sparsity = sparsity_loss(self.model.skip_gates, self.config.removed_target)
+            objective = loss if sparsity is None else loss + self.config.removed_weight * sparsity
+        self.optimizer.zero_grad(set_to_none=True)
+        objective.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        self.optimizer.step()
+        self.average.update(self.model)
+        return torch.stack([loss.detach(), norm])
+
+    def _read(self, epoch: int, step: int, values: torch.Tensor) -> float:
+        loss, norm = values.tolist()
+        if loss - loss != 0 or norm - norm != 0:
+            kept = f"The state after epoch {epoch - 1} is kept in {self.folder.root}; lower it and --resume."
+            msg = (
+                f"Loss {loss:g}, gradient norm {norm:g} in epoch {epoch}, step {step + 1}: training stopped. The "
+                f"learning rate is most likely too high. {kept if epoch > 1 else 'Start again with a lower one.'}"
+            )
+            raise TrainingError(msg)
+        return float(loss)
+
+    def validation_subset(self) -> Sequence[TrainingCase]:
+        """Cases that are validated after an epoch."""
+        count = self.config.validation_cases
+        if len(self.val) <= count:
+            return self.val
+        return [self.val[i * len(self.val) // count] for i in range(count)]
+
+    def weights(self) -> Mapping[str, torch.Tensor]:
+        """The weights that count: their average, where there is one."""
+        return self.average.weights if self.config.ema_decay else self.model.state_dict()
+
+    def validate(
+        self, weights: Mapping[str, torch.Tensor], cases: Sequence[TrainingCase]
+    ) -> Generator[Event, None, Validation]:
+        """Validate weights on cases; they stay loaded for `save_model`."""
+        self.evaluated.load_state_dict(weights)
+        h = self.setup.header
+        run = validate(self.evaluated, cases, h.preprocess.tile, h.classes, self.device, amp=self.config.amp)
+        return (yield from run)
+
+    def _close_epoch(self, began: float, loss: float, rate: float, validation: Validation | None) -> EpochDone:
+        p = self.progress
+        best = validation is not None and validation.mean > p.best_dice
+        if validation is not None and best:
+            p.best_dice, p.best_epoch = validation.mean, p.epoch
+            self.save_model(self.folder.best, validation)
+        if validation is not None:
+            self.save_model(self.folder.last, validation)
+        seconds = time.monotonic() - began
+        p.elapsed += seconds
+        event = EpochDone(
+            epoch=p.epoch,
+            epochs=self.config.epochs,
+            loss=loss,
+            learning_rate=rate,
+            dice=validation.dice if validation else None,
+            mean_dice=validation.mean if validation else None,
+            levels=validation.levels if validation else (),
+            best=best,
+            seconds=seconds,
+            seconds_left=p.elapsed / self.share() * max(0.0, 1 - self.share()),
+        )
+        p.history.append(history_row(event))
+        save_state(self.folder.state, self.model, self.average, self.optimizer, p)
+        self.folder.write_history(p.history)
+        return event
+
+    def save_model(self, path: Path, validation: Validation) -> ModelHeader:
+        """Write the weights that were validated last as a model file."""
+        summary = training_summary(self.setup, self.progress.epoch, validation, self.before)
+        header = self.setup.header.replace(training=summary)
+        return save_bundle(path, header, weights_of(self.evaluated.state_dict()))
+
+
+def _size(cases: Sequence[TrainingCase]) -> int:
+    return sum(c.image.nbytes + c.labels.nbytes for c in cases)
