@@ -1,5 +1,6 @@
 """The widgets' one way to layers: they touch no layer's data, scale, affine or units themselves."""
 
+from napari_prosma._shared.labels_scan import class_numbers, known_classes, lies_on, read_on
 from napari_prosma._shared.layer_scan import LayerScan, guess_axes, levels, read
 from napari_prosma._shared.layer_view import Region, current_slice, slab_in_view, view_box
 from napari_prosma._shared.result_layers import editable_copy, image_layer, is_result, labels_layer, refresh
@@ -7,14 +8,18 @@ from napari_prosma._shared.result_layers import editable_copy, image_layer, is_r
 __all__ = [
     "LayerScan",
     "Region",
+    "class_numbers",
     "current_slice",
     "editable_copy",
     "guess_axes",
     "image_layer",
     "is_result",
+    "known_classes",
     "labels_layer",
     "levels",
+    "lies_on",
     "read",
+    "read_on",
     "refresh",
     "slab_in_view",
     "view_box",

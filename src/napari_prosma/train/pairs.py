@@ -1,0 +1,237 @@
+"""Training pairs: an image and its labels, from layers or files, and what can be said of them before training."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from napari.layers import Image, Labels
+
+from napari_prosma._shared.layers import is_result, lies_on, read, read_on
+from napari_prosma.train.pair_words import Fix, count, facts, problem_and_fixes
+from napari_prosma.train.sources import Source, classes_known, layer_source, read_pair
+from prosma_core.config.labels import LabelsConfig
+from prosma_core.config.model import ClassInfo
+from prosma_core.data.geometry import ImageSpec, Scan
+from prosma_core.data.pair_check import check_pair
+from prosma_core.errors import DatasetError, ProsmaError
+from prosma_core.io.dataset_folder import group_channels, open_dataset
+from prosma_core.io.names import stem
+from prosma_core.training.classes import COLORS
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """An image and its labels."""
+
+    image: Source
+    labels: Source
+
+
+@dataclass(frozen=True)
+class PairRow:
+    """A pair as the table shows it, and what planning has to know of it.
+
+    Attributes
+    ----------
+    pair : Pair
+    image, labels : str
+        Names shown.
+    facts : str
+        Classes, annotated slices and share of the voxels, in words; empty where the pair cannot be read.
+    problem : str
+        What is wrong, and what to do; empty where the pair can be used.
+    fixes : tuple of {"resample", "one_class"}
+        What would help against the problem.
+    values : dict of int to int
+        Voxels of each class value that occurs, apart from the background.
+    spec : ImageSpec or None
+        Of the image, as training takes it; None where the pair cannot be read.
+    slices : tuple of int
+        Slices along `axis` that hold anything painted.
+    axis : str
+        Letter of their axis; empty for a picture.
+    background : bool
+        Whether a voxel is annotated as background.
+    classes : tuple of ClassInfo
+        Names and colours that the labels come with.
+    """
+
+    pair: Pair
+    image: str
+    labels: str
+    facts: str = ""
+    problem: str = ""
+    fixes: tuple[Fix, ...] = ()
+    values: dict[int, int] = field(default_factory=dict)
+    spec: ImageSpec | None = None
+    slices: tuple[int, ...] = ()
+    axis: str = ""
+    background: bool = False
+    classes: tuple[ClassInfo, ...] = ()
+
+
+def active_pair(viewer: Any) -> Pair:
+    """The pair that is selected: an image and a labels layer, or one of them and the only one that belongs to it.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer or ViewerModel
+
+    Raises
+    ------
+    DatasetError
+        It cannot be told which layers are meant.
+    """
+    chosen = list(viewer.layers.selection) or list(viewer.layers)
+    images = [layer for layer in chosen if isinstance(layer, Image)]
+    labels = [layer for layer in chosen if isinstance(layer, Labels)]
+    if not viewer.layers.selection:
+        images = [layer for layer in images if not is_result(layer)]
+    if len(images) == 1 and len(labels) == 1:
+        return Pair(layer_source(images[0]), layer_source(labels[0]))
+    if len(labels) == 1 and not images:
+        return Pair(layer_source(_image_of(labels[0], viewer)), layer_source(labels[0]))
+    if len(images) == 1 and not labels:
+        return Pair(layer_source(images[0]), layer_source(_labels_of(images[0], viewer)))
+    msg = (
+        f"Which pair is meant cannot be told: {count(images, 'image')} and {count(labels, 'labels layer')} are "
+        f"{'selected' if viewer.layers.selection else 'there'}. Select one image and its labels (Ctrl+click)."
+    )
+    raise DatasetError(msg)
+
+
+def pairs_from_files(images: Sequence[Path], labels: Sequence[Path]) -> tuple[Pair, ...]:
+    """Pairs of files: of equal name, or the only two; ``NAME_0000, NAME_0001, …`` are the channels of NAME.
+
+    Raises
+    ------
+    DatasetError
+        A file is missing, or an image has no labels of its name (or the reverse).
+    """
+    missing = next((path for path in (*images, *labels) if not path.exists()), None)
+    if missing is not None:
+        msg = f"{missing} does not exist. Choose it again."
+        raise DatasetError(msg)
+    if not images or not labels:
+        msg = f"{len(images)} images and {len(labels)} label files were chosen: choose the images, then their labels."
+        raise DatasetError(msg)
+    if len(images) == 1 and len(labels) == 1:
+        return (_file_pair((images[0],), labels[0]),)
+    by_name = {stem(path): path for path in labels}
+    groups = group_channels(images, set(by_name))
+    alone = sorted(groups.keys() ^ by_name.keys())
+    if alone or len(by_name) < len(labels):
+        which = f"{alone[0]!r} has no {'labels' if alone[0] in groups else 'image'}" if alone else "two labels have one"
+        msg = f"The files are not pairs: {which} of the same name. Give image and labels the same name."
+        raise DatasetError(msg)
+    return tuple(_file_pair(groups[name], by_name[name]) for name in sorted(groups))
+
+
+def pairs_from_folder(folder: Path) -> tuple[Pair, ...]:
+    """Pairs of a data folder; of one with splits those it trains and validates on.
+
+    Raises
+    ------
+    DatasetError
+        As in `prosma_core.io.dataset_folder.open_dataset`.
+    """
+    found = open_dataset(folder)
+    wanted = {*found.splits.get("train", ()), *found.splits.get("val", ())} or found.cases.keys()
+    names = sorted(found.class_names.items())
+    classes = tuple(ClassInfo(value=v, name=n, color=COLORS[i % len(COLORS)]) for i, (v, n) in enumerate(names))
+    cases = [case for name, case in found.cases.items() if name in wanted]
+    return tuple(_file_pair(case.images, case.label, classes) for case in cases)
+
+
+def check(pair: Pair, config: LabelsConfig) -> PairRow:
+    """The row of a pair: what its labels hold, or what is wrong with it. Reads voxels: to be run in a thread."""
+    row = PairRow(pair, pair.image.name, pair.labels.name)
+    try:
+        return _check(row, config)
+    except ProsmaError as error:
+        return replace(row, problem=str(error))
+    except Exception as error:  # noqa: BLE001  (a lazy array raises whatever its source does)
+        _LOG.warning("A pair cannot be read", exc_info=True)
+        return replace(row, problem=f"The voxels cannot be read: {type(error).__name__}: {error}")
+
+
+def _check(row: PairRow, config: LabelsConfig) -> PairRow:
+    image, labels = read_pair(row.pair.image, row.pair.labels)
+    # Two layers are drawn in one world, so that their places can be compared whether or not it is a patient's.
+    drawn = row.pair.image.layer is not None and row.pair.labels.layer is not None
+    a, b = (replace(image, world="ras"), replace(labels.spec, world="ras")) if drawn else (image, labels.spec)
+    found = check_pair(a, Scan(labels.data, b), config)
+    problem, fixes = problem_and_fixes(found, a, b)
+    known = round(found.annotated * labels.data.size)
+    return replace(
+        row,
+        facts=facts(found, labels, image, config),
+        problem=problem,
+        fixes=fixes,
+        values=found.values,
+        spec=image,
+        slices=found.slices,
+        axis=found.axis,
+        background=known > sum(found.values.values()),
+        classes=classes_known(row.pair.labels, tuple(found.values)),
+    )
+
+
+def _image_of(labels: Labels, viewer: Any) -> Image:
+    """The image a labels layer belongs to: it shares its grid, or comes from the same file, or is the only one."""
+    images = [layer for layer in viewer.layers if isinstance(layer, Image) and not is_result(layer)]
+    fits = [image for image in images if _fit(image, labels)]
+    same = [image for image in fits or images if _file(image) is not None and _file(image) == _file(labels)]
+    for found in (fits, same, images):
+        if len(found) == 1:
+            return found[0]
+    raise _unclear("image", labels, fits or images)
+
+
+def _labels_of(image: Image, viewer: Any) -> Labels:
+    """The labels layer that belongs to an image: the only one on its grid, or the only one there is."""
+    labels = [layer for layer in viewer.layers if isinstance(layer, Labels)]
+    fits = [layer for layer in labels if _fit(image, layer)]
+    for found in (fits, labels):
+        if len(found) == 1:
+            return found[0]
+    raise _unclear("labels layer", image, fits or labels)
+
+
+def _unclear(kind: str, layer: Any, found: Sequence[Any]) -> DatasetError:
+    if not found:
+        what = "Open one." if kind == "image" else "Add one with “New labels layer” and paint the objects in it."
+        return DatasetError(f"There is no {kind} for {layer.name}. {what}")
+    names = ", ".join(str(each.name) for each in found[:5])
+    return DatasetError(
+        f"Which {kind} belongs to {layer.name} cannot be told: {names}. Select both layers (Ctrl+click) and add again."
+    )
+
+
+def _fit(image: Image, labels: Labels) -> bool:
+    try:
+        scan = read(image)
+        return lies_on(read_on(labels, scan), scan)
+    except ProsmaError:  # a layer that is no scan
+        return False
+
+
+def _file(layer: Any) -> Path | None:
+    try:
+        return read(layer).path
+    except ProsmaError:
+        return None
+
+
+def _file_pair(images: Sequence[Path], label: Path, classes: tuple[ClassInfo, ...] = ()) -> Pair:
+    channels = tuple(images) if len(images) > 1 else ()
+    name = stem(label) if channels else images[0].name
+    return Pair(
+        Source(path=images[0], name=name, channels=channels), Source(path=label, name=label.name, classes=classes)
+    )

@@ -1,0 +1,97 @@
+"""Where models that are trained here go, and the runs that lie there."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from pathlib import Path
+
+from platformdirs import user_data_path
+
+from prosma_core.errors import OutputError, ProsmaError
+from prosma_core.io.atomic import write_atomic
+from prosma_core.io.bundle import read_header
+from prosma_core.io.models import SUFFIX, shipped_models
+from prosma_core.io.run_folder import RunFolder
+from prosma_core.io.stopped_run import RunState, run_state
+
+_LOG = logging.getLogger(__name__)
+
+MOST_LETTERS = 100
+"""Longest name of a file, without its suffix."""
+_FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
+_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+
+
+def models_folder() -> Path:
+    """Folder of the models trained here, each beside its run folder; it may not exist yet."""
+    return user_data_path("napari-prosma") / "models"
+
+
+def safe_name(text: str) -> str:
+    """A file name (without suffix) as near to a text as every system allows; ``"model"`` where nothing is left."""
+    name = _FORBIDDEN.sub("_", text).strip(" .")[:MOST_LETTERS].strip(" .")
+    return f"{name}_" if name.split(".")[0].lower() in _RESERVED else name or "model"
+
+
+def taken_names(folder: Path) -> set[str]:
+    """Names of models and runs in a folder, and of the shipped models, in small letters."""
+    files = folder.iterdir() if folder.is_dir() else ()
+    own = {path.stem.lower() for path in files if path.suffix in {SUFFIX, ".prosma"}}
+    return own | {name.lower() for name in shipped_models()}
+
+
+def free_name(name: str, folder: Path | None = None) -> str:
+    """A name for a new model: this one made safe, with ``-2``, ``-3``, … where another model or run has it."""
+    wanted, taken = safe_name(name), taken_names(folder or models_folder())
+    free, number = wanted, 2
+    while free.lower() in taken:
+        free, number = f"{wanted}-{number}", number + 1
+    return free
+
+
+def list_runs(folder: Path | None = None) -> list[RunState]:
+    """Runs in a folder, the one that was worked on last first; those that cannot be read are left out, and logged."""
+    folder = folder or models_folder()
+    found: list[tuple[float, RunState]] = []
+    for root in sorted(folder.glob("*.prosma")):
+        run = RunFolder(root)
+        try:
+            found.append((_last_change(run), run_state(run)))
+        except (ProsmaError, OSError) as error:
+            _LOG.info("A run is left out: %s", error)
+    return [state for _, state in sorted(found, key=lambda each: each[0], reverse=True)]
+
+
+def save_as(model: Path, to: Path) -> Path:
+    """Copy a model to where the person wants it, whole or not at all; what was there is replaced.
+
+    Returns
+    -------
+    Path
+        Where it is: `to`, with the suffix of models.
+
+    Raises
+    ------
+    ModelFileError
+        `model` is not a model, or gone.
+    OutputError
+        `to` cannot be written.
+    """
+    to = to if to.suffix == SUFFIX else to.with_name(to.name + SUFFIX)
+    read_header(model)
+    if to.exists() and to.samefile(model):
+        msg = f"{to} is the model itself. Choose another name or folder for the copy."
+        raise OutputError(msg)
+    write_atomic(to, lambda temporary: _copy(model, temporary))
+    return to
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+
+
+def _last_change(run: RunFolder) -> float:
+    files = (run.run_yaml, run.history, run.state)
+    return max((path.stat().st_mtime for path in files if path.exists()), default=0.0)

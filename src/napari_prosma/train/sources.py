@@ -1,0 +1,145 @@
+"""One side of a training pair, an image or its labels: a layer, or files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from napari.layers import Layer
+
+from napari_prosma._reader import image_layer_data
+from napari_prosma._shared.layers import LayerScan, class_numbers, known_classes, lies_on, read, read_on
+from napari_prosma._shared.result_notes import nifti_notes, noted_classes
+from prosma_core.config.model import ClassInfo
+from prosma_core.data.frames import time_as_channels
+from prosma_core.data.geometry import ImageSpec, Scan
+from prosma_core.data.intensities import COLOUR
+from prosma_core.errors import GeometryError
+from prosma_core.io.dataset_folder import Case, read_case, read_channels
+from prosma_core.io.images import read_labels
+from prosma_core.io.names import image_suffix
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """An image or labels.
+
+    Attributes
+    ----------
+    layer : napari.layers.Image, Labels or None
+    path : Path or None
+        File (or folder) where it is no layer; the first of `channels` where there are some.
+    name : str
+        Shown to the person.
+    axes : str or None
+        Letters of an image layer's axes, where a person named them.
+    channels : tuple of Path
+        A file for each channel, where the channels are apart.
+    classes : tuple of ClassInfo
+        Names that a data set gives its label values.
+    """
+
+    layer: Any = None
+    path: Path | None = None
+    name: str = ""
+    axes: str | None = None
+    channels: tuple[Path, ...] = ()
+    classes: tuple[ClassInfo, ...] = ()
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Files of the channels, or the one file; empty for a layer."""
+        return self.channels or ((self.path,) if self.path is not None else ())
+
+
+def layer_source(layer: Any, axes: str | None = None) -> Source:
+    """A layer as a source, under the name it has now."""
+    return Source(layer=layer, name=str(layer.name), axes=axes)
+
+
+def read_pair(image: Source, labels: Source) -> tuple[ImageSpec, Scan]:
+    """Geometry of an image, and its labels, to be compared and trained on; voxels of an image layer are not read.
+
+    Several frames with one label map are channels.
+
+    Raises
+    ------
+    ProsmaError
+        A file or a layer cannot be read, or the labels are no class numbers.
+    """
+    if image.layer is None and labels.layer is None:
+        return _read_files(image, labels)
+    spec, found = _read_each(image, labels)
+    if found.spec.num_frames == 1:
+        spec = time_as_channels(Scan(found.data, spec), spec.num_frames).spec  # voxels of the image are not looked at
+    return spec, found
+
+
+def image_scan(source: Source) -> LayerScan:
+    """An image as a layer's scan; a file is read as napari shows it.
+
+    Raises
+    ------
+    ProsmaError
+        As in `read_pair`.
+    """
+    if source.layer is not None:
+        return read(source.layer, source.axes)
+    scan = read_channels(source.paths)
+    return read(Layer.create(*image_layer_data(scan.data, scan.spec, source.name, source.path)))
+
+
+def labels_scan(source: Source, image: LayerScan | None) -> Scan:
+    """Labels and where they lie; those of a layer on the grid of `image` have its exact geometry.
+
+    Parameters
+    ----------
+    source : Source
+    image : LayerScan or None
+        The image layer they are drawn over; None where the image is a file.
+
+    Raises
+    ------
+    ProsmaError
+        As in `read_pair`.
+    """
+    if source.layer is None:
+        return read_labels(source.paths[0])
+    scan = read(source.layer) if image is None else read_on(source.layer, image)
+    numbers, spec = class_numbers(scan), scan.spec.labels_spec()
+    if image is not None and spec.spatial_ndim == image.spec.spatial_ndim and lies_on(scan, image):
+        spec = replace(image.spec.labels_spec(), axes=spec.axes, shape=spec.shape)
+    return Scan(numbers, spec)
+
+
+def classes_known(source: Source, values: tuple[int, ...]) -> tuple[ClassInfo, ...]:
+    """Names and colours that labels come with: those of the layer, of the file's notes, or of the data set."""
+    if source.layer is not None:
+        return known_classes(source.layer, values)
+    if source.classes or source.path is None or image_suffix(source.path).lower() not in {".nii", ".nii.gz"}:
+        return source.classes
+    return noted_classes(nifti_notes(source.path))
+
+
+def _read_each(image: Source, labels: Source) -> tuple[ImageSpec, Scan]:
+    if image.layer is None:
+        scan = read_channels(image.paths)
+        return _coloured(scan.spec, scan.data.dtype), labels_scan(labels, None)
+    drawn = image_scan(image)
+    return _coloured(drawn.spec, drawn.dtype), labels_scan(labels, drawn)
+
+
+def _read_files(image: Source, labels: Source) -> tuple[ImageSpec, Scan]:
+    try:
+        scan, found = read_case(Case(image.name, image.paths, labels.paths[0]))
+    except GeometryError:  # of different grids: to be said in the row, from the specs
+        scan, found = read_channels(image.paths), read_labels(labels.paths[0])
+    return _coloured(scan.spec, scan.data.dtype), found
+
+
+def _coloured(spec: ImageSpec, dtype: Any) -> ImageSpec:
+    """The spec with the names of red, green and blue where three channels of bytes have none, as in training."""
+    if spec.num_channels == 3 and dtype == "uint8" and not spec.channel_names:
+        return replace(spec, channel_names=COLOUR)
+    return spec

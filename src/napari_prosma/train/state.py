@@ -1,0 +1,236 @@
+"""What the person chose for a training, and the run that follows from it. No Qt."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from napari_prosma._shared.session import ModelEntry
+from napari_prosma.train.pairs import PairRow
+from napari_prosma.train.runs import models_folder, safe_name, taken_names
+from napari_prosma.train.state_notes import notes
+from prosma_core.config.labels import LabelsConfig
+from prosma_core.config.model import ClassInfo
+from prosma_core.config.run import Preset, RunConfig, resolve_run
+from prosma_core.config.training import TrainingConfig
+from prosma_core.data.frames import frame_spec
+from prosma_core.data.grid import plan_grid
+from prosma_core.data.intensities import COLOUR
+from prosma_core.errors import ConfigError, GeometryError
+
+MOST_EPOCHS = 100_000
+"""Epochs of a run that is ended by minutes."""
+
+Field = Literal["pairs", "labels", "classes", "start", "budget", "device", "name", "advanced"]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the person chose.
+
+    Attributes
+    ----------
+    rows : tuple of PairRow
+    labels : LabelsConfig
+        What the label values mean.
+    classes : tuple of ClassInfo
+        The background first; `classes.classes_of` as edited.
+    start : ModelEntry or None
+        Model to fine-tune; None for a new one.
+    dims : 2, 3 or None
+        Of a new model; None is planned from the data.
+    preset : str
+    epochs, minutes : number or None
+        Budget; the preset's own where both are None, by the clock where only minutes are given.
+    training : dict
+        Values of `TrainingConfig` set by hand.
+    gate : dict
+        Values of `GateConfig` set by hand.
+    device : str
+    device_error : str
+        Why the device cannot be used.
+    name : str
+        Of the model to be.
+    """
+
+    rows: tuple[PairRow, ...] = ()
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
+    classes: tuple[ClassInfo, ...] = ()
+    start: ModelEntry | None = None
+    dims: Literal[2, 3] | None = None
+    preset: Preset = RunConfig.model_fields["preset"].default
+    epochs: int | None = None
+    minutes: float | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+    gate: dict[str, Any] = field(default_factory=dict)
+    device: str = "auto"
+    device_error: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why Train is disabled: the field to look at, and what to do."""
+
+    field: Field
+    text: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A valid choice.
+
+    Attributes
+    ----------
+    request_values : dict
+        For `resolve_run`, as soon as the files of the pairs are added as ``pairs``.
+    out : Path
+        Model file to write; its folder may not exist yet.
+    notes : tuple of str
+        What is worth knowing before, a sentence each.
+    """
+
+    request_values: dict[str, Any]
+    out: Path
+    notes: tuple[str, ...]
+
+
+def resolve(choices: Choices, folder: Path | None = None) -> Plan | Problem:
+    """The plan, or the first problem.
+
+    Parameters
+    ----------
+    choices : Choices
+    folder : Path, optional
+        Where the model goes; `models_folder` unless given.
+    """
+    folder = folder or models_folder()
+    problem = (
+        _pairs_problem(choices.rows)
+        or _classes_problem(choices)
+        or _start_problem(choices)
+        or _budget_problem(choices)
+        or (Problem("device", choices.device_error) if choices.device_error else None)
+        or _name_problem(choices.name, folder)
+    )
+    if problem:
+        return problem
+    out = folder / f"{choices.name.strip()}.safetensors"
+    values = _values(choices, out)
+    try:
+        run = resolve_run(values, "This training")
+    except ConfigError as error:
+        return Problem("advanced", str(error))
+    said = notes(choices.rows, choices.labels, choices.classes, choices.start, run)
+    return Plan(values, out, said)
+
+
+def _values(choices: Choices, out: Path) -> dict[str, Any]:
+    """Explicit values of the run; what is not chosen is left to the preset."""
+    training = dict(choices.training)
+    if choices.epochs is not None or choices.minutes is not None:
+        training |= {"epochs": choices.epochs or MOST_EPOCHS, "minutes": choices.minutes}
+    dims = choices.dims
+    if dims is None and any(row.spec is not None and row.spec.spatial_ndim == 2 for row in choices.rows):
+        dims = 2
+    values: dict[str, Any] = {
+        "out": out,
+        "preset": choices.preset,
+        "device": choices.device,
+        "name": choices.name.strip(),
+        "class_names": {info.value: info.name for info in choices.classes},
+        "class_colors": {info.value: info.color for info in choices.classes},
+        "labels": choices.labels.model_dump(),
+        "training": training,
+        "gate": dict(choices.gate),
+    }
+    if choices.start is not None:
+        return values | {"init": choices.start.argument}
+    return values | ({"preprocess": {"dims": dims}} if dims else {})
+
+
+def _pairs_problem(rows: Sequence[PairRow]) -> Problem | None:
+    if not rows:
+        text = "Add an image and its labels: select both layers and choose “Add active pair”, or add files."
+        return Problem("pairs", text)
+    bad = next((row for row in rows if row.problem), None)
+    if bad:
+        return Problem("pairs", f"{bad.image}: {bad.problem}")
+    specs = {row.image: row.spec for row in rows if row.spec is not None}
+    units = Counter(spec.unit for spec in specs.values())
+    if len(units) > 1:
+        return Problem("pairs", f"The images have different units ({_listed(units)}); give all of them the same.")
+    channels = Counter(spec.num_channels for spec in specs.values())
+    colours = all(spec.channel_names == COLOUR for spec in specs.values() if spec.num_channels == 3)
+    if len(channels) > 1 and not (set(channels) == {1, 3} and colours):
+        few = channels.most_common()[-1][0]
+        odd = next(name for name, spec in specs.items() if spec.num_channels == few)
+        text = f"The images have different numbers of channels ({_listed(channels)}), for example {odd}."
+        return Problem("pairs", f"{text} All need the same: remove those that differ.")
+    return None
+
+
+def _classes_problem(choices: Choices) -> Problem | None:
+    classes = choices.classes
+    if len(classes) < 2:
+        return Problem("classes", "No class is painted: paint at least one object in a labels layer.")
+    twice = [name for name, n in Counter(info.name for info in classes).items() if n > 1]
+    if twice:
+        return Problem("classes", f"Two classes are named {twice[0]!r}. Give each its own name.")
+    if choices.labels.zero != "unlabelled" or len(classes) > 2 or any(row.background for row in choices.rows):
+        return None
+    given = choices.labels.background
+    missing = f"no voxel has the background value {given}" if given else "no background value is given"
+    text = (
+        f"Only {classes[1].name} is painted, 0 means unlabelled, and {missing}: nothing says what is background. "
+        "Paint some background with a value of its own and give it as background value, or choose “only annotated "
+        "slices” where each annotated slice is painted completely."
+    )
+    return Problem("labels", text)
+
+
+def _start_problem(choices: Choices) -> Problem | None:
+    """Why a network of these dimensions cannot take these scans; the checks are those the engine would fail with."""
+    start = choices.start
+    dims = start.header.model.dims if start else choices.dims
+    if dims is None:
+        return None
+    for row in choices.rows:
+        if row.spec is None:
+            continue
+        if dims > row.spec.spatial_ndim:
+            return Problem("start", f"{row.image} is a 2D picture, the model is 3D: choose a 2D model.")
+        if start is None:
+            continue
+        try:
+            plan_grid(frame_spec(row.spec, dims), start.header.preprocess)
+        except GeometryError as error:
+            return Problem("start", f"{row.image}: {error}")
+    return None
+
+
+def _budget_problem(choices: Choices) -> Problem | None:
+    given = {"epochs": choices.epochs, "minutes": choices.minutes}
+    try:
+        TrainingConfig.parse({key: value for key, value in given.items() if value is not None}, "The budget")
+    except ConfigError as error:
+        return Problem("budget", str(error))
+    return None
+
+
+def _name_problem(name: str, folder: Path) -> Problem | None:
+    name = name.strip()
+    if not name:
+        return Problem("name", "Give the new model a name.")
+    if name != safe_name(name):
+        return Problem("name", f"{name!r} cannot be the name of a file on every system; {safe_name(name)!r} can.")
+    if name.lower() in taken_names(folder):
+        return Problem("name", f"There is a model or a run named {name!r} already. Choose another name.")
+    return None
+
+
+def _listed(things: Counter[Any]) -> str:
+    return ", ".join(sorted(map(str, things)))

@@ -1,0 +1,99 @@
+"""What is worth knowing before a training starts, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from napari_prosma._shared.session import ModelEntry
+from napari_prosma.train.classes import unnamed
+from napari_prosma.train.pairs import PairRow
+from prosma_core.config.labels import LabelsConfig
+from prosma_core.config.model import ClassInfo
+from prosma_core.config.run import RunConfig
+from prosma_core.data.frames import slice_axis
+from prosma_core.data.intensities import COLOUR
+from prosma_core.training.split import FEW_CASES, hold_out_slices
+
+
+def notes(
+    rows: Sequence[PairRow],
+    labels: LabelsConfig,
+    classes: Sequence[ClassInfo],
+    start: ModelEntry | None,
+    run: RunConfig,
+) -> tuple[str, ...]:
+    """Sentences about a run that can start: what is held out, and what a person may not expect.
+
+    Parameters
+    ----------
+    rows : sequence of PairRow
+        Without problems.
+    labels : LabelsConfig
+    classes : sequence of ClassInfo
+        The background first.
+    start : ModelEntry or None
+    run : RunConfig
+        As resolved, without its pairs.
+    """
+    said = [*_annotation(rows, labels, classes), *_start(rows, classes, start), *_network(rows, start, run)]
+    if len(rows) < FEW_CASES:
+        slices = {str(i): row.slices for i, row in enumerate(rows)}
+        said.append(hold_out_slices(slices, run.training.seed).words())
+    return tuple(said)
+
+
+def _annotation(rows: Sequence[PairRow], labels: LabelsConfig, classes: Sequence[ClassInfo]) -> Iterator[str]:
+    for row in rows if labels.zero == "background" else ():
+        if row.spec is not None and row.axis and _looks_unfinished(row):
+            total = row.spec.size(row.axis)
+            yield (
+                f"{row.labels}: {len(row.slices)} of {total} slices hold labels, the others count as background. If "
+                "they are not annotated, choose “only annotated slices”."
+            )
+    if labels.zero == "unlabelled" and not any(row.background for row in rows):
+        names = ", ".join(info.name for info in classes[1:])
+        yield (
+            f"0 means unlabelled and no background is painted: the model will give every voxel one of {names}. Where "
+            "one of them is the background, give its value as background value."
+        )
+    images = [id(row.pair.image.layer) if row.pair.image.layer is not None else row.pair.image.paths for row in rows]
+    twice = next((row for i, row in enumerate(rows) if images[i] in images[:i]), None)
+    if twice:
+        yield f"{twice.image} is in more than one pair: validation may be on an image that is trained on."
+
+
+def _looks_unfinished(row: PairRow) -> bool:
+    """Whether slices between the labelled ones, or all but one, hold no label."""
+    first, last = row.slices[0], row.slices[-1]
+    return (len(row.slices) == 1 or last - first + 1 >= 2 * len(row.slices)) and row.spec.size(row.axis) > 1
+
+
+def _start(rows: Sequence[PairRow], classes: Sequence[ClassInfo], start: ModelEntry | None) -> Iterator[str]:
+    if start is None:
+        return
+    present = {info.name.casefold() for info in classes} | {info.value for info in classes if unnamed(info)}
+    lost = [c for c in start.header.classes[1:] if c.name.casefold() not in present and c.value not in present]
+    if lost:
+        names = ", ".join(info.name for info in lost)
+        yield f"The new model will not know {names}: {start.header.name} does, and these labels do not."
+    channels, given = start.header.preprocess.channels, {r.spec.num_channels for r in rows if r.spec is not None}
+    for number in sorted(given - {len(channels)}):
+        if {number, len(channels)} != {1, 3} or COLOUR not in (channels, _names(rows, number)):
+            yield (
+                f"{start.header.name} takes {len(channels)} channel{'s' * (len(channels) > 1)}, these images have "
+                f"{number}: its first layer starts afresh, and before and after cannot be compared."
+            )
+
+
+def _network(rows: Sequence[PairRow], start: ModelEntry | None, run: RunConfig) -> Iterator[str]:
+    dims = start.header.model.dims if start else run.preprocess.dims
+    deep = next((row.spec for row in rows if row.spec is not None and row.spec.spatial_ndim == 3), None)
+    if dims == 2 and deep is not None and min(deep.spatial_shape) > 1:
+        yield f"The model is 2D: scans are taken slice by slice, along {deep.spatial_axes[slice_axis(deep)]}."
+    if start is not None and len(start.header.preprocess.channels) == 1 and _names(rows, 3) == COLOUR:
+        yield "Colours are turned to grey: the start model takes one channel."
+
+
+def _names(rows: Sequence[PairRow], number: int) -> tuple[str, ...]:
+    """Channel names of the first image with so many channels."""
+    return next((r.spec.channel_names for r in rows if r.spec is not None and r.spec.num_channels == number), ())
