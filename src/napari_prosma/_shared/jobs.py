@@ -6,21 +6,23 @@ import atexit
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import Any, TypeVar
 
 from psygnal import Signal as PlainSignal
 from qtpy.QtCore import QObject, Qt, Signal
 
 from napari_prosma._shared.layers import LayerScan
-from prosma_core.engine.arrays import SharedArray
 from prosma_core.engine.client import Cancelled, Engine, Failed, Finished, Job, Message
-from prosma_core.engine.messages import Ready, ScanRef, SegmentRequest, spec_message
+from prosma_core.engine.job import scan_of
+from prosma_core.engine.messages import Ready, Request, ScanRef, SegmentRequest, spec_message
 from prosma_core.errors import ProsmaError
 from prosma_core.events import Working
 
 T = TypeVar("T")
 Listener = Callable[[Message], None]
+Preparation = Generator[str, None, Request]
 
 _LOG = logging.getLogger(__name__)
 
@@ -101,7 +103,7 @@ class Jobs:
         atexit.unregister(self.close)
         self._engine.close()
 
-    def segment(self, scan: LayerScan, request: SegmentRequest, listener: Listener) -> SegmentJob:
+    def segment(self, scan: LayerScan, request: SegmentRequest, listener: Listener) -> EngineJob:
         """Segment a layer's scan.
 
         Parameters
@@ -114,8 +116,25 @@ class Jobs:
             Called in the GUI thread with events, arrays and, exactly once and last, `Finished`, `Failed` or
             `Cancelled`.
         """
-        job = SegmentJob(self._engine, lambda message: self._mailbox.post(lambda: listener(message)))
-        threading.Thread(target=job.run, args=(scan, request), name="prosma-segment", daemon=True).start()
+
+        def prepare(engine: Engine) -> Preparation:
+            return request.replace(scan=(yield from hand_over(engine, scan)))
+
+        return self.submit(prepare, listener)
+
+    def submit(self, prepare: Callable[[Engine], Preparation], listener: Listener) -> EngineJob:
+        """Give the engine a job.
+
+        Parameters
+        ----------
+        prepare : callable
+            Given the engine, a generator that yields what it does, in words, and returns the request; runs in a
+            thread.
+        listener : callable
+            As of `segment`.
+        """
+        job = EngineJob(self._engine, lambda message: self._mailbox.post(lambda: listener(message)))
+        threading.Thread(target=job.run, args=(prepare,), name="prosma-job", daemon=True).start()
         return job
 
     def run(self, work: Callable[[], T], done: Callable[[T], None], failed: Callable[[Exception], None]) -> None:
@@ -136,18 +155,26 @@ class Jobs:
         self._mailbox.post(lambda: self.started.emit(ready))
 
 
-class SegmentJob:
-    """One segmentation on its way: the scan is handed over, then the engine works."""
+class EngineJob:
+    """A job on its way: what it needs is prepared in a thread, then the engine works.
+
+    Parameters
+    ----------
+    engine : Engine
+    listener : callable
+        Told of what happens, on other threads, and exactly once and last `Finished`, `Failed` or `Cancelled`.
+    """
 
     def __init__(self, engine: Engine, listener: Listener) -> None:
         self._engine, self._tell = engine, listener
         self._cancelled = threading.Event()
         self._lock = threading.Lock()
         self._job: Job | None = None
-        self._shared: SharedArray | None = None
+        self._previews = 0
+        self._first_preview: ScanRef | None = None
 
     def cancel(self) -> None:
-        """Ask it to stop; `Cancelled` follows, at once while the scan is still being handed over."""
+        """Ask it to stop; `Cancelled` follows, at once while the job is still being prepared."""
         with self._lock:
             if self._job is not None:
                 self._job.cancel()
@@ -155,39 +182,85 @@ class SegmentJob:
                 self._cancelled.set()
                 self._tell(Cancelled())
 
-    def run(self, scan: LayerScan, request: SegmentRequest) -> None:
-        """Hand over the scan and submit the request; in a thread of its own."""
+    def preview(self, scan: LayerScan | None) -> None:
+        """Let a training segment this scan after each validation from now on; None ends that. Returns at once."""
+        self._previews += 1  # a later call overtakes this one
+        threading.Thread(target=self._preview, args=(scan, self._previews), name="prosma-preview", daemon=True).start()
+
+    def run(self, prepare: Callable[[Engine], Preparation]) -> None:
+        """Prepare the request and submit it; in a thread of its own."""
+        request = None
         try:
-            reference = self._hand_over(scan)
+            request = self._drain(prepare(self._engine), self._tell)
             with self._lock:
-                if not self._cancelled.is_set():
-                    self._shared = None  # it is the engine's from here on
-                    self._job = self._engine.submit(request.replace(scan=reference), self._tell)
+                if request is not None and not self._cancelled.is_set():
+                    self._job = self._engine.submit(request, self._tell)
+                    if self._first_preview is not None:
+                        self._job.preview(self._first_preview)
+                    return
         except ProsmaError as error:
             self._fail(error)
         except Exception as error:  # noqa: BLE001  (a lazy array raises whatever its source does)
-            _LOG.exception("The scan could not be handed to the engine")
+            _LOG.exception("A job for the engine could not be prepared")
             self._fail(ProsmaError(f"The layer cannot be read: {type(error).__name__}: {error}"))
-        if self._shared is not None:
-            self._shared.release()
+        _discard(scan_of(request) if request is not None else None)
+        _discard(self._first_preview)
 
-    def _hand_over(self, scan: LayerScan) -> ScanRef | None:
-        """Reference to the scan for the engine; None where cancelled meanwhile."""
-        path = scan.reference()
-        if path is not None:
-            return ScanRef(file=str(path), axes=scan.axes, spec=spec_message(scan.spec))
-        self._shared = self._engine.allocate(scan.spec.shape, scan.dtype)
-        for share in scan.fill(self._shared.array):
-            if self._cancelled.is_set():
-                return None
-            self._tell(Working(f"Reading the scan: {share:.0%}"))
-        return ScanRef(array=self._shared.ref, spec=spec_message(scan.spec))
+    def _drain(self, work: Generator[str, None, T], tell: Listener) -> T | None:
+        """What a preparation returns; None where the job was cancelled meanwhile."""
+        while not self._cancelled.is_set():
+            try:
+                tell(Working(next(work)))
+            except StopIteration as stop:
+                value: T = stop.value
+                return value
+        work.close()
+        return None
+
+    def _preview(self, scan: LayerScan | None, number: int) -> None:
+        reference = None
+        try:
+            if scan is not None:
+                reference = self._drain(hand_over(self._engine, scan), lambda _: None)
+        except Exception as error:  # noqa: BLE001  (as above; the training goes on without)
+            _LOG.warning("The scan cannot be handed over for the preview: %s", error)
+            return
+        with self._lock:
+            if number == self._previews and not self._cancelled.is_set():
+                if self._job is not None:
+                    self._job.preview(reference)
+                else:
+                    _discard(self._first_preview)
+                    self._first_preview = reference
+                return
+        _discard(reference)
 
     def _fail(self, error: ProsmaError) -> None:
         with self._lock:
             if not self._cancelled.is_set():
                 self._cancelled.set()
                 self._tell(Failed(error, ""))
+
+
+def hand_over(engine: Engine, scan: LayerScan) -> Generator[str, None, ScanRef]:
+    """Reference to a layer's scan: to what the engine can open itself, else to a copy in shared memory."""
+    path = scan.reference()
+    if path is not None:
+        return ScanRef(file=str(path), axes=scan.axes, spec=spec_message(scan.spec))
+    shared = engine.allocate(scan.spec.shape, scan.dtype)
+    try:
+        for share in scan.fill(shared.array):
+            yield f"Reading the scan: {share:.0%}"
+    except BaseException:
+        shared.release()
+        raise
+    return ScanRef(array=shared.ref, spec=spec_message(scan.spec))
+
+
+def _discard(scan: ScanRef | None) -> None:
+    """Remove the copy of a scan that the engine will not see."""
+    if scan is not None and scan.array is not None:
+        Path(scan.array.path).unlink(missing_ok=True)
 
 
 def is_last(message: Any) -> bool:

@@ -50,9 +50,11 @@ class ActivityProgress(cancelable_progress):
         self._on_cancel()
 
     def show_progress(self, done: int, total: int) -> None:
-        """Show `done` of `total`."""
+        """Show `done` of `total`; less than before begins again, as the steps of a new epoch do."""
+        if done < self.n:
+            self.reset(total)
         self.total = total
-        self.update(max(0, done - self.n))
+        self.update(done - self.n)
 
 
 class TimeLeft:
