@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from napari_prosma._shared import device_words
 from napari_prosma._shared import layers as layer_access
 from napari_prosma._shared.layers import LayerScan
 from napari_prosma._shared.session import ModelEntry, Session
@@ -53,14 +54,8 @@ class Presenter:
 
     def devices(self, chosen: str, ready: Ready | None) -> None:
         """Devices that the engine found, and what the chosen one means here."""
-        facts = "The engine is starting…" if self._session.jobs.alive else "The engine starts with the next run."
-        names = ["auto"]
-        if ready is not None:
-            names = list(ready.devices)
-            facts = ready.devices.get(chosen, "")
-        if chosen not in names:
-            names.append(chosen)
-        self._view.show_devices([("Auto" if n == "auto" else n.upper(), n) for n in names], chosen, facts)
+        items, facts = device_words.devices(chosen, ready, alive=self._session.jobs.alive)
+        self._view.show_devices(items, chosen, facts)
 
     def options(self, choices: Choices) -> None:
         """Advanced settings; slice axes only where a 2D model meets a 3D scan."""
