@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
 
-from magicgui.widgets import CheckBox, Container, FloatSlider, Widget, create_widget
+from magicgui.widgets import CheckBox, ComboBox, Container, FloatSlider, FloatSpinBox, SpinBox
 from psygnal import Signal
 from pydantic.fields import FieldInfo
 
 from prosma_core.config.base import Config
 
+LARGEST = 2**31 - 1
+"""Of an input for whole numbers without a bound."""
+FINE = 0.05
+"""Step of a share; numbers whose default is smaller are written instead."""
+
 
 class ConfigForm:
-    """Form whose value is an instance of a settings class; fields that are not shown keep their default.
+    """Form whose value is an instance of a settings class; fields that are not shown stay as they were set.
 
     Parameters
     ----------
     config : type of Config
-        The settings.
+        The settings: bool, int, float and Literal fields, also with None.
     labels : mapping of str to str
         Fields to show, in this order, and what stands beside each.
+    none : mapping of str to str
+        What None means, for fields that may be None.
     """
 
     changed = Signal(object)
 
-    def __init__(self, config: type[Config], labels: Mapping[str, str]) -> None:
-        self._config = config
-        self._widgets = {
-            name: _widget(config.model_fields[name], name, text, config.explanations().get(name, ""))
+    def __init__(self, config: type[Config], labels: Mapping[str, str], none: Mapping[str, str] | None = None) -> None:
+        self._base = config()
+        words = none or {}
+        self._inputs = {
+            name: _Input(config.model_fields[name], name, text, words.get(name, "none"))
             for name, text in labels.items()
         }
-        self._container = Container(widgets=list(self._widgets.values()), labels=True)
+        self._container = Container(widgets=[entry.widget for entry in self._inputs.values()], labels=True)
         self._container.margins = (0, 0, 0, 0)
         self._container.changed.connect(lambda: self.changed.emit(self.value))
 
@@ -43,24 +53,72 @@ class ConfigForm:
     @property
     def value(self) -> Config:
         """What the form says."""
-        return self._config(**{name: widget.value for name, widget in self._widgets.items()})
+        return self._base.replace(**{name: entry.get() for name, entry in self._inputs.items()})
 
     def set(self, config: Config) -> None:
         """Show these settings; `changed` is not emitted."""
+        self._base = config
         with self._container.changed.blocked():
-            for name, widget in self._widgets.items():
-                widget.value = getattr(config, name)
+            for name, entry in self._inputs.items():
+                entry.set(getattr(config, name))
 
 
-def _widget(field: FieldInfo, name: str, text: str, tooltip: str) -> Any:
+class _Input:
     """Input for one field."""
-    if field.annotation is bool:
-        return CheckBox(value=field.default, name=name, text=text, tooltip=tooltip, label="")
-    if field.annotation is float:
-        bounds = {type(m).__name__: m for m in field.metadata}
-        low, high = getattr(bounds.get("Ge"), "ge", 0.0), getattr(bounds.get("Le"), "le", 1.0)
-        return FloatSlider(value=field.default, min=low, max=high, step=0.05, name=name, label=text, tooltip=tooltip)
-    widget: Widget = create_widget(
-        value=field.default, annotation=field.annotation, name=name, label=text, options={"tooltip": tooltip}
-    )
-    return widget
+
+    def __init__(self, field: FieldInfo, name: str, text: str, none: str) -> None:
+        self._least: float | None = None
+        options: dict[str, Any] = {"name": name, "label": text, "tooltip": field.description or ""}
+        kinds = get_args(field.annotation) or (field.annotation,)
+        self.widget: Any
+        if get_origin(field.annotation) is Literal:
+            self.widget = ComboBox(choices=kinds, **options)
+        elif bool in kinds:
+            self.widget = CheckBox(text=text, **{**options, "label": ""})
+        else:
+            optional = NoneType in kinds
+            self.widget = _whole(field, options) if int in kinds else _real(field, options, slider=not optional)
+            if optional:
+                self._allow_none(none)
+        self.set(field.default)
+
+    def _allow_none(self, words: str) -> None:
+        """Let the values below the least one stand for None."""
+        self._least = self.widget.min
+        self.widget.min -= self.widget.step
+        self.widget.native.setSpecialValueText(words)
+
+    def get(self) -> Any:
+        value = self.widget.value
+        return None if self._least is not None and value < self._least else value
+
+    def set(self, value: Any) -> None:
+        self.widget.value = self.widget.min if value is None else value
+
+
+def _whole(field: FieldInfo, options: dict[str, Any]) -> Any:
+    """A box for whole numbers within the field's bounds."""
+    low, high = _bounds(field, 1)
+    return SpinBox(min=max(low, -LARGEST), max=min(high, LARGEST), step=1, **options)
+
+
+def _real(field: FieldInfo, options: dict[str, Any], *, slider: bool) -> Any:
+    """A slider for a share where one is wanted, a box for other numbers, within the field's bounds."""
+    default = field.default or 1.0
+    decimals = max(2, 2 - math.floor(math.log10(abs(default))))
+    low, high = _bounds(field, 10.0**-decimals)
+    share = high <= 1 and math.isclose(default, FINE * round(default / FINE))
+    if share and slider:
+        return FloatSlider(min=low, max=high, step=FINE, **options)
+    step = FINE if share else 10.0 ** (1 - decimals)
+    box = FloatSpinBox(min=max(low, -LARGEST), max=min(high, LARGEST), step=step, **options)
+    box.native.setDecimals(decimals)
+    return box
+
+
+def _bounds(field: FieldInfo, smallest: float) -> tuple[Any, Any]:
+    """Least and largest value of a field; `smallest` is the least difference between two values."""
+    found = {name: getattr(m, name) for m in field.metadata for name in ("ge", "gt", "le", "lt") if hasattr(m, name)}
+    low = found["gt"] + smallest if "gt" in found else found.get("ge", -math.inf)
+    high = found["lt"] - smallest if "lt" in found else found.get("le", math.inf)
+    return low, high

@@ -6,19 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from qtpy.QtCore import Qt, Signal
-from qtpy.QtGui import QColor, QGuiApplication
-from qtpy.QtWidgets import (
-    QAbstractItemView,
-    QHBoxLayout,
-    QHeaderView,
-    QTableWidget,
-    QTableWidgetItem,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtCore import Signal
+from qtpy.QtGui import QGuiApplication
+from qtpy.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
 
 from napari_prosma._shared.fields import button, note_label, say
+from napari_prosma._shared.tables import cell, fit_height, table
 
 
 @dataclass(frozen=True)
@@ -44,13 +37,7 @@ class ResultPanel(QWidget):
         self._rows: Sequence[ClassRow] = ()
         self._size = ""
         self._title = note_label("facts")
-        self._table = QTableWidget(0, 3)
-        self._table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-        self._table.setSelectionMode(QAbstractItemView.SelectionMode.NoSelection)
-        self._table.verticalHeader().setVisible(False)
-        header = self._table.horizontalHeader()
-        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-        header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+        self._table = table(("Class", "Voxels", "Volume (mL)"))
         self._save = button("Save next to the scan", "Write the labels with the scan's geometry.", self.save_clicked)
         self._correct = button(
             "Correct && fine-tune", "Make an editable copy of the labels and pick the brush.", self.correct_clicked
@@ -80,16 +67,11 @@ class ResultPanel(QWidget):
         self._table.setColumnHidden(2, not size)
         self._table.setRowCount(len(rows))
         for i, row in enumerate(rows):
-            name = QTableWidgetItem(f"{row.value}  {row.name}")
-            name.setData(Qt.ItemDataRole.DecorationRole, QColor(row.color))
-            self._table.setItem(i, 0, name)
-            for column, text in ((1, f"{row.voxels:,}"), (2, "" if row.size is None else _number(row.size))):
-                item = QTableWidgetItem(text)
-                item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-                self._table.setItem(i, column, item)
-        shown = min(len(rows), 8)
-        height = self._table.horizontalHeader().sizeHint().height() + 4
-        self._table.setFixedHeight(height + shown * self._table.verticalHeader().defaultSectionSize())
+            number = "" if row.size is None else _number(row.size)
+            self._table.setItem(i, 0, cell(f"{row.value}  {row.name}", color=row.color, tooltip=row.name))
+            self._table.setItem(i, 1, cell(f"{row.voxels:,}", right=True))
+            self._table.setItem(i, 2, cell(number, right=True))
+        fit_height(self._table, 8 * self._table.verticalHeader().defaultSectionSize())
         self.say("")
         self.setVisible(True)
 

@@ -1,0 +1,172 @@
+"""A plot with two scales, a heading and a legend, in the colours of the window it stands in."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from qtpy.QtCore import QEvent, Qt
+from qtpy.QtGui import QColor, QPalette
+from qtpy.QtWidgets import QVBoxLayout, QWidget
+
+from napari_prosma._shared.fields import note_label, say
+
+HEIGHT = 150
+"""Pixels of the curves, without heading and legend."""
+NAMED = 8
+"""Most curves that a legend names."""
+LONGEST_NAME = 28
+"""Letters of a name in the legend; more are cut off."""
+FEW = 30
+"""Curves of fewer points show them."""
+CLEAR = 0.2
+"""Least difference in brightness, 0 to 1, between a curve and what is behind it."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What is drawn.
+
+    Attributes
+    ----------
+    name : str
+        In the legend; empty where another curve of the same colour has it.
+    color : str
+        ``#rrggbb``; empty: that of texts.
+    points : sequence of (float, float)
+        Epochs and values.
+    left : bool
+        Measured on the left scale, not on the right one.
+    dashed : bool
+    """
+
+    name: str
+    color: str
+    points: Sequence[tuple[float, float]]
+    left: bool = False
+    dashed: bool = False
+
+
+class Plot(QWidget):
+    """Curves over epochs. The mouse does nothing in it: the wheel scrolls what it stands in.
+
+    Parameters
+    ----------
+    heading : str
+        What is drawn, and on which scale.
+    top : float
+        Upper end of the right scale; the lower is 0. The left one fits its curves.
+    """
+
+    def __init__(self, heading: str, top: float) -> None:
+        import pyqtgraph
+
+        super().__init__()
+        self._heading, self._legend = note_label("facts"), note_label("facts")
+        self._legend.setTextFormat(Qt.TextFormat.RichText)
+        self._legend.setObjectName("legend")
+        say(self._heading, heading)
+        self._curves: Sequence[Curve] = ()
+        self._area = pyqtgraph.PlotWidget()
+        self._area.setFixedHeight(HEIGHT)
+        self._area.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
+        self._item = self._area.getPlotItem()
+        self._item.hideButtons()
+        self._item.showAxis("right")
+        self._right = pyqtgraph.ViewBox()
+        self._item.scene().addItem(self._right)
+        self._item.getAxis("right").linkToView(self._right)
+        self._right.setXLink(self._item)
+        self._right.setYRange(0, top, padding=0.04)
+        self._item.vb.sigResized.connect(lambda: self._right.setGeometry(self._item.vb.sceneBoundingRect()))
+        self._step_curve = pyqtgraph.PlotDataItem()
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
+        for part in (self._heading, self._area, self._legend):
+            layout.addWidget(part)
+
+    def show_curves(self, curves: Sequence[Curve]) -> None:
+        """Show these curves and no others."""
+        self._curves = curves
+        self._draw()
+
+    def show_steps(self, steps: Sequence[tuple[float, float]]) -> None:
+        """Show the values of single steps as well, in a thin line on the left scale."""
+        self._step_curve.setData(*_columns(steps))
+        self._fit()
+
+    def changeEvent(self, event: QEvent | None) -> None:
+        """Follow the window's theme."""
+        super().changeEvent(event)
+        if event.type() in {QEvent.Type.StyleChange, QEvent.Type.PaletteChange}:
+            self._draw()
+
+    def _draw(self) -> None:
+        import pyqtgraph
+
+        palette = self.palette()
+        text, back = palette.color(QPalette.ColorRole.WindowText), palette.color(QPalette.ColorRole.Window)
+        self._area.setBackground(back)
+        for side in ("left", "bottom", "right"):
+            axis = self._item.getAxis(side)
+            axis.setPen(_mixed(text, back))
+            axis.setTextPen(text)
+        self._item.clear()
+        self._right.clear()
+        self._step_curve.setPen(_mixed(text, back))
+        self._item.addItem(self._step_curve)
+        for curve in self._curves:
+            color = _clear(QColor(curve.color), text, back) if curve.color else text
+            style = Qt.PenStyle.DashLine if curve.dashed else Qt.PenStyle.SolidLine
+            points = {"symbol": "o", "symbolSize": 4, "symbolBrush": color, "symbolPen": None}
+            drawn = pyqtgraph.PlotDataItem(
+                *_columns(curve.points),
+                pen=pyqtgraph.mkPen(color, width=1.5, style=style),
+                antialias=True,
+                **(points if len(curve.points) < FEW else {}),
+            )
+            (self._item if curve.left else self._right).addItem(drawn)
+        self._item.showAxis("left", any(curve.left for curve in self._curves) or not self._curves)
+        say(self._legend, _legend(self._curves, text))
+        self._fit()
+
+    def _fit(self) -> None:
+        """Make the scale of the epochs begin at 0 and hold all curves."""
+        ends = [curve.points[-1][0] for curve in self._curves if curve.points]
+        steps, _ = self._step_curve.getData()
+        ends += [] if steps is None or not len(steps) else [float(steps[-1])]
+        self._item.setXRange(0, max(ends, default=1.0), padding=0.02)
+
+
+def _columns(points: Sequence[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
+    values = np.array(points, np.float64).reshape(-1, 2)
+    return values[:, 0], values[:, 1]
+
+
+def _legend(curves: Sequence[Curve], text: QColor) -> str:
+    """A coloured dot and the name of each curve that has one, as rich text."""
+    named = [curve for curve in curves if curve.name]
+    parts = []
+    for curve in named[:NAMED]:
+        name = curve.name if len(curve.name) <= LONGEST_NAME else curve.name[: LONGEST_NAME - 1] + "…"
+        escaped = html.escape(name).replace(" ", "&nbsp;")
+        parts.append(f'<span style="color: {curve.color or text.name()}">●</span>&nbsp;{escaped}')
+    more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
+    return " &nbsp;".join(parts) + more
+
+
+def _mixed(a: QColor, b: QColor) -> QColor:
+    """The colour in the middle of two."""
+    return QColor(*((p + q) // 2 for p, q in zip(a.getRgb()[:3], b.getRgb()[:3], strict=True)))
+
+
+def _clear(color: QColor, text: QColor, back: QColor) -> QColor:
+    """A class's colour, moved towards that of texts where it could not be told from what is behind it."""
+    return color if abs(_brightness(color) - _brightness(back)) >= CLEAR else _mixed(color, text)
+
+
+def _brightness(color: QColor) -> float:
+    return 0.299 * color.redF() + 0.587 * color.greenF() + 0.114 * color.blueF()

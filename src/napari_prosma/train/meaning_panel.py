@@ -1,0 +1,163 @@
+"""What the label values mean: 0, special values, and the classes with their names and colours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtGui import QColor
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QCheckBox,
+    QColorDialog,
+    QSpinBox,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_prosma._shared.fields import combo, note_label, row, say
+from napari_prosma._shared.tables import cell, fit_height, table
+from prosma_core.config.labels import LabelsConfig
+from prosma_core.config.model import ClassInfo
+from prosma_core.errors import ConfigError
+
+ZERO = {
+    "background": ("Background", "Everything that is not painted is background: whole scans were annotated."),
+    "unlabelled": ("Not annotated", "Only what is painted counts (scribbles). The background is painted, too."),
+    "annotated_slices": (
+        "Background on painted slices",
+        "Slices with any paint are complete, others do not count.",
+    ),
+}
+AXES = {None: "automatic", "z": "z", "y": "y", "x": "x"}
+NONE = "none"
+CLASSES_HEIGHT = 210
+"""Most pixels of the rows of classes; more are scrolled to."""
+
+
+class MeaningPanel(QWidget):
+    """Meaning of 0, special values, and the table of classes."""
+
+    labels_changed = Signal(object)
+    class_changed = Signal(int, str, str)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.problems = {"labels": note_label("problem"), "classes": note_label("problem")}
+        self._labels = LabelsConfig()
+        self._classes: Sequence[ClassInfo] = ()
+        self._zero = combo("What a voxel means that nobody painted.")
+        for value, (text, tooltip) in ZERO.items():
+            self._zero.addItem(text, value)
+            self._zero.setItemData(self._zero.count() - 1, tooltip, Qt.ItemDataRole.ToolTipRole)
+        self._zero_facts = note_label("facts")
+        self._axis = combo("The axis of the painted slices. Automatic: the one along which labels continue least.")
+        for axis, text in AXES.items():
+            self._axis.addItem(text, axis)
+        self._axis_row = row("Slices along", self._axis)
+        self._ignore = _value_box("Value of voxels that take no part in training and measures.")
+        self._background = _value_box("The painted value that means background, needed where 0 does not.")
+        self._background_row = row("Background", self._background)
+        self._one_class = QCheckBox("All labels are one class")
+        self._one_class.setToolTip("For labels that number objects, such as cells: all above 0 become class 1.")
+        self._table = table(("Value", "Name"), stretched=1)
+        self._table.setEditTriggers(QAbstractItemView.EditTrigger.AllEditTriggers)
+        self._table.itemChanged.connect(self._renamed)
+        self._table.cellActivated.connect(self._pick_color)
+        self._table.cellClicked.connect(self._pick_color)
+        self._connect_and_name()
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        for part in (row("0 means", self._zero), self._zero_facts, self._axis_row, self._background_row):
+            layout.addWidget(part)
+        for part in (row("Ignore value", self._ignore), self._one_class, self.problems["labels"], self._table):
+            layout.addWidget(part)
+        layout.addWidget(self.problems["classes"])
+        self.show_labels(self._labels)
+        self.show_classes(())
+
+    def _connect_and_name(self) -> None:
+        for name, box in (("zero", self._zero), ("slice_axis", self._axis)):
+            box.setObjectName(name)
+            box.activated.connect(self._edited)
+        for name, spin in (("ignore", self._ignore), ("background_value", self._background)):
+            spin.setObjectName(name)
+            spin.valueChanged.connect(self._edited)
+        self._one_class.setObjectName("one_class")
+        self._one_class.clicked.connect(self._edited)
+        self._zero_facts.setObjectName("zero_facts")
+        self._table.setObjectName("classes")
+
+    def show_labels(self, labels: LabelsConfig) -> None:
+        """What the values mean; a background value is asked for only where 0 is none."""
+        self._labels = labels
+        self._zero.setCurrentIndex(self._zero.findData(labels.zero))
+        say(self._zero_facts, ZERO[labels.zero][1])
+        self._axis.setCurrentIndex(list(AXES).index(labels.slice_axis))
+        self._axis_row.setVisible(labels.zero == "annotated_slices")
+        self._background_row.setVisible(labels.sparse or labels.background is not None)
+        self._one_class.setChecked(labels.one_class)
+        for spin, value in ((self._ignore, labels.ignore), (self._background, labels.background)):
+            spin.blockSignals(True)
+            spin.setValue(value or 0)
+            spin.blockSignals(False)
+
+    def show_classes(self, classes: Sequence[ClassInfo]) -> None:
+        """The classes; a click on a colour or a name changes it."""
+        self._classes = classes
+        self._table.blockSignals(True)
+        self._table.setRowCount(len(classes))
+        for i, info in enumerate(classes):
+            value = cell(str(info.value), color=info.color, tooltip="Click to choose another colour.")
+            value.setFlags(value.flags() & ~Qt.ItemFlag.ItemIsEditable)
+            self._table.setItem(i, 0, value)
+            self._table.setItem(i, 1, cell(info.name, tooltip=f"{info.name}\nClick to change the name."))
+        self._table.blockSignals(False)
+        self._table.setVisible(bool(classes))
+        fit_height(self._table, CLASSES_HEIGHT)
+
+    def _edited(self) -> None:
+        values = {
+            "zero": self._zero.currentData(),
+            "slice_axis": self._axis.currentData(),
+            "ignore": self._ignore.value() or None,
+            "background": self._background.value() or None,
+            "one_class": self._one_class.isChecked(),
+        }
+        try:
+            labels = LabelsConfig.parse(values, "The meaning of the labels")
+        except ConfigError:
+            same = self._ignore.value()
+            say(self.problems["labels"], f"Ignore value and background cannot both be {same}: change one of them.")
+            return
+        say(self.problems["labels"], "")
+        self.show_labels(labels)
+        self.labels_changed.emit(labels)
+
+    def _renamed(self, item: QTableWidgetItem) -> None:
+        info, name = self._classes[item.row()], item.text().strip()
+        if not name:
+            self.show_classes(self._classes)
+        elif name != info.name:
+            self.class_changed.emit(info.value, name, info.color)
+
+    def _pick_color(self, line: int, column: int) -> None:
+        if column != 0 or self.findChild(QColorDialog) is not None:
+            return
+        info = self._classes[line]
+        dialog = QColorDialog(QColor(info.color), self)
+        dialog.setWindowTitle(f"Colour of {info.name}")
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.colorSelected.connect(lambda color: self.class_changed.emit(info.value, info.name, color.name()))
+        dialog.open()
+
+
+def _value_box(tooltip: str) -> QSpinBox:
+    """A box for a label value; 0 stands for none."""
+    box = QSpinBox()
+    box.setRange(0, 65535)
+    box.setSpecialValueText(NONE)
+    box.setKeyboardTracking(False)
+    box.setToolTip(tooltip)
+    return box

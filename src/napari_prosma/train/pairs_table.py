@@ -1,0 +1,172 @@
+"""The table of pairs to train on: each with what it holds, what is wrong with it and what helps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import QModelIndex, Qt, Signal
+from qtpy.QtGui import QResizeEvent
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QGridLayout,
+    QHBoxLayout,
+    QHeaderView,
+    QStyledItemDelegate,
+    QStyleOptionViewItem,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_prosma._shared.fields import button, note_label, say
+from napari_prosma._shared.tables import cell, fit_height, table
+
+if TYPE_CHECKING:
+    from napari_prosma.train.pairs import PairRow
+
+FIXES = {
+    "resample": ("Resample", "Put the labels onto the scan's grid, as a new layer; this one stays as it is."),
+    "one_class": ("One class", "Take all labels above 0 as one class, such as numbered cells."),
+}
+HEIGHT = 260
+"""Most pixels of the rows; more pairs are scrolled to."""
+MARGIN = 6
+"""Pixels between a text and the edges of its cell."""
+
+
+class PairsTable(QWidget):
+    """Pairs, and buttons that add and remove them."""
+
+    add_active_clicked = Signal()
+    add_files_clicked = Signal()
+    add_folder_clicked = Signal()
+    remove_clicked = Signal(object)
+    fix_clicked = Signal(int, str)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.problem = note_label("problem")
+        self._pairs: list[int] = []
+        self._table = table(("Image", "Labels"))
+        self._table.setObjectName("pairs")
+        self._table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self._table.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
+        self._table.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        self._table.setVerticalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
+        self._table.setItemDelegate(_Wrapped(self._table))
+        self._table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        self._table.itemSelectionChanged.connect(self._selected)
+        self._table.setVisible(False)
+        self._remove = button("Remove", "Take the selected pairs out of this list; nothing is deleted.", self._removed)
+        self._remove.setObjectName("remove_pairs")
+        buttons = QGridLayout()
+        for place, name, text, tooltip, signal in (
+            ((0, 0), "add_active", "Add active pair", "The selected Image and Labels layers.", self.add_active_clicked),
+            ((0, 1), "add_files", "Add files…", "Scans and their labels from files.", self.add_files_clicked),
+            ((1, 0), "add_folder", "Add folder…", "A folder with images/ and labels/.", self.add_folder_clicked),
+        ):
+            made = button(text, tooltip, signal)
+            made.setObjectName(name)
+            buttons.addWidget(made, *place)
+        buttons.addWidget(self._remove, 1, 1)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._table)
+        layout.addLayout(buttons)
+        layout.addWidget(self.problem)
+        self.show_pairs(())
+
+    def show_pairs(self, rows: Sequence[PairRow]) -> None:
+        """Show these pairs; a selection and the place scrolled to stay where their number does."""
+        bar = self._table.verticalScrollBar()
+        place, selected = bar.value(), self._chosen() if len(rows) == len(set(self._pairs)) else []
+        self._table.blockSignals(True)
+        self._pairs = []
+        self._table.clearSpans()
+        self._table.setRowCount(0)
+        for i, row in enumerate(rows):
+            line = self._new_line(i)
+            self._table.setItem(line, 0, cell(row.image, tooltip=row.image))
+            self._table.setItem(line, 1, cell(row.labels, tooltip=row.labels))
+            if i in selected:
+                self._table.selectRow(line)
+            if row.facts:
+                self._table.setItem(self._new_line(i, wide=True), 0, _facts(row.facts))
+            if row.problem or row.fixes:
+                line = self._new_line(i, wide=True)
+                self._table.setItem(line, 0, _facts(""))
+                self._table.setCellWidget(line, 0, self._trouble(i, row))
+        self._table.blockSignals(False)
+        self._table.setVisible(bool(rows))
+        self._selected()
+        self._fit()
+        bar.setValue(place)
+
+    def resizeEvent(self, event: QResizeEvent | None) -> None:
+        """Wrap the texts to the new width."""
+        super().resizeEvent(event)
+        self._fit()
+
+    def _new_line(self, pair: int, *, wide: bool = False) -> int:
+        line = len(self._pairs)
+        self._pairs.append(pair)
+        self._table.insertRow(line)
+        if wide:
+            self._table.setSpan(line, 0, 1, 2)
+        return line
+
+    def _trouble(self, pair: int, row: PairRow) -> QWidget:
+        """What is wrong with a pair, and a button for each thing that helps."""
+        part = QWidget()
+        layout = QVBoxLayout(part)
+        layout.setContentsMargins(MARGIN, 2, MARGIN, 4)
+        problem = note_label("problem")
+        say(problem, row.problem)
+        layout.addWidget(problem)
+        beside = QHBoxLayout()
+        for fix in row.fixes:
+            text, tooltip = FIXES[fix]
+            beside.addWidget(button(text, tooltip, lambda _=False, fix=fix: self.fix_clicked.emit(pair, fix)))
+        beside.addStretch(1)
+        layout.addLayout(beside)
+        return part
+
+    def _fit(self) -> None:
+        """Make each row as high as its text at the present width, and the table as high as its rows."""
+        width = self._table.viewport().width() - 2 * MARGIN
+        metrics = self._table.fontMetrics()
+        for line in range(self._table.rowCount()):
+            part, item = self._table.cellWidget(line, 0), self._table.item(line, 0)
+            if part is not None:
+                height = part.layout().totalHeightForWidth(self._table.viewport().width())
+            else:
+                flags = int(Qt.TextFlag.TextWordWrap) if self._table.columnSpan(line, 0) > 1 else 0
+                height = metrics.boundingRect(0, 0, width, 10_000, flags, item.text()).height() + MARGIN
+            self._table.setRowHeight(line, height)
+        fit_height(self._table, HEIGHT)
+
+    def _chosen(self) -> list[int]:
+        return sorted({self._pairs[index.row()] for index in self._table.selectionModel().selectedRows()})
+
+    def _selected(self) -> None:
+        self._remove.setEnabled(bool(self._chosen()))
+
+    def _removed(self) -> None:
+        self.remove_clicked.emit(self._chosen())
+
+
+class _Wrapped(QStyledItemDelegate):
+    """Wraps the texts that stand across the whole table; names are cut off in the middle instead."""
+
+    def initStyleOption(self, option: QStyleOptionViewItem | None, index: QModelIndex) -> None:
+        super().initStyleOption(option, index)
+        if not index.data(Qt.ItemDataRole.UserRole):
+            return
+        option.features |= QStyleOptionViewItem.ViewItemFeature.WrapText
+
+
+def _facts(text: str) -> QTableWidgetItem:
+    item = cell(text, tooltip=text)
+    item.setData(Qt.ItemDataRole.UserRole, True)
+    return item

@@ -1,0 +1,106 @@
+"""What training starts from, how large it is made and how long it may take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QAbstractSpinBox, QDoubleSpinBox, QSpinBox, QVBoxLayout, QWidget
+
+from napari_prosma._shared.fields import BROWSE, button, combo, fill, note_label, row, say
+from prosma_core.config.run import Preset
+
+BUDGETS = {"preset": "As the preset says", "epochs": "Epochs", "minutes": "Minutes"}
+FIRST_EPOCHS, FIRST_MINUTES = 20, 10.0
+"""What the boxes hold before a person writes into them."""
+
+
+class StartPanel(QWidget):
+    """Start model, preset and budget."""
+
+    start_chosen = Signal(object)
+    browse_clicked = Signal()
+    preset_chosen = Signal(str)
+    budget_chosen = Signal(object)
+    estimate_clicked = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.problems = {"start": note_label("problem"), "budget": note_label("problem")}
+        self._start = combo("A new network, or a model that goes on learning (fine-tuning), also with other classes.")
+        self._start.activated.connect(self._start_activated)
+        self._facts = note_label("facts")
+        self._preset = combo("How large the network and how long the training is.")
+        self._preset.activated.connect(lambda _: self.preset_chosen.emit(self._preset.currentData()))
+        self._estimate = button(
+            "Estimate", "Read the pairs and time a few steps on this device. Nothing is written.", self.estimate_clicked
+        )
+        self._budget = combo("When training ends. It can be stopped at any time, and goes on later.")
+        for kind, text in BUDGETS.items():
+            self._budget.addItem(text, kind)
+        self._budget.activated.connect(self._budget_edited)
+        self._epochs = QSpinBox()
+        self._epochs.setRange(1, 100_000)
+        self._epochs.setValue(FIRST_EPOCHS)
+        self._minutes = QDoubleSpinBox()
+        self._minutes.setRange(0.1, 100_000)
+        self._minutes.setDecimals(1)
+        self._minutes.setSingleStep(5)
+        self._minutes.setValue(FIRST_MINUTES)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        for part in (row("Start from", self._start), self.problems["start"], self._facts):
+            layout.addWidget(part)
+        layout.addWidget(row("Preset", self._preset, self._estimate))
+        layout.addWidget(row("Budget", self._budget, self._epochs, self._minutes))
+        layout.addWidget(self.problems["budget"])
+        for box in (self._epochs, self._minutes):
+            box.setKeyboardTracking(False)
+            box.setButtonSymbols(QAbstractSpinBox.ButtonSymbols.NoButtons)
+            box.setFixedWidth(64)
+            box.valueChanged.connect(self._budget_edited)
+        parts = {"start": self._start, "start_facts": self._facts, "preset": self._preset, "estimate": self._estimate}
+        parts |= {"budget": self._budget, "epochs": self._epochs, "minutes": self._minutes}
+        for name, widget in parts.items():
+            widget.setObjectName(name)
+        self.show_budget(None, None)
+
+    def show_starts(self, items: Sequence[tuple[str, Any]], current: Any, facts: str) -> None:
+        """What to start from, as (words, 2 | 3 | model); the one chosen and what it means."""
+        fill(self._start, items, current)
+        self._start.insertSeparator(self._start.count())
+        self._start.addItem(BROWSE)
+        say(self._facts, facts)
+
+    def show_preset(self, current: str, times: Mapping[str, str]) -> None:
+        """The preset chosen, and the words for the time each takes as far as it is known."""
+        names = get_args(Preset)
+        fill(self._preset, [(f"{n}: {times[n]}" if times.get(n) else n, n) for n in names], current)
+
+    def show_budget(self, epochs: int | None, minutes: float | None) -> None:
+        """How long training may take; both None: as the preset says."""
+        kind = "epochs" if epochs is not None else "minutes" if minutes is not None else "preset"
+        self._budget.setCurrentIndex(self._budget.findData(kind))
+        boxes: Sequence[tuple[Any, float | None]] = ((self._epochs, epochs), (self._minutes, minutes))
+        for box, value in boxes:
+            box.setVisible(value is not None)
+            if value is not None:
+                box.blockSignals(True)
+                box.setValue(value)
+                box.blockSignals(False)
+
+    def _start_activated(self, index: int) -> None:
+        if self._start.itemText(index) == BROWSE:
+            self.browse_clicked.emit()
+        else:
+            self.start_chosen.emit(self._start.itemData(index))
+
+    def _budget_edited(self) -> None:
+        kind = self._budget.currentData()
+        budget = (
+            self._epochs.value() if kind == "epochs" else None,
+            self._minutes.value() if kind == "minutes" else None,
+        )
+        self.show_budget(*budget)
+        self.budget_chosen.emit(budget)
