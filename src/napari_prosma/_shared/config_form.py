@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
-from magicgui.widgets import CheckBox, ComboBox, Container, FloatSlider, FloatSpinBox, SpinBox
+from magicgui.widgets import CheckBox, ComboBox, FloatSlider, FloatSpinBox
 from psygnal import Signal
 from pydantic.fields import FieldInfo
+from qtpy.QtWidgets import QFormLayout, QWidget
 
 from prosma_core.config.base import Config
 
 LARGEST = 2**31 - 1
-"""Of an input for whole numbers without a bound."""
+"""Of a number without a bound."""
 FINE = 0.05
 """Step of a share; numbers whose default is smaller are written instead."""
 
@@ -30,6 +31,10 @@ class ConfigForm:
         Fields to show, in this order, and what stands beside each.
     none : mapping of str to str
         What None means, for fields that may be None.
+
+    Attributes
+    ----------
+    native : QWidget
     """
 
     changed = Signal(object)
@@ -41,14 +46,15 @@ class ConfigForm:
             name: _Input(config.model_fields[name], name, text, words.get(name, "none"))
             for name, text in labels.items()
         }
-        self._container = Container(widgets=[entry.widget for entry in self._inputs.values()], labels=True)
-        self._container.margins = (0, 0, 0, 0)
-        self._container.changed.connect(lambda: self.changed.emit(self.value))
-
-    @property
-    def native(self) -> Any:
-        """The Qt widget."""
-        return self._container.native
+        self.native = QWidget()
+        layout = QFormLayout(self.native)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        for name, entry in self._inputs.items():
+            widget = entry.widget
+            widget.native.setObjectName(f"option_{name}")
+            layout.addRow(*([widget.label] if widget.label else []), widget.native)
+            widget.changed.connect(self._changed)
 
     @property
     def value(self) -> Config:
@@ -58,9 +64,12 @@ class ConfigForm:
     def set(self, config: Config) -> None:
         """Show these settings; `changed` is not emitted."""
         self._base = config
-        with self._container.changed.blocked():
-            for name, entry in self._inputs.items():
+        for name, entry in self._inputs.items():
+            with entry.widget.changed.blocked():
                 entry.set(getattr(config, name))
+
+    def _changed(self) -> None:
+        self.changed.emit(self.value)
 
 
 class _Input:
@@ -70,16 +79,18 @@ class _Input:
         self._least: float | None = None
         options: dict[str, Any] = {"name": name, "label": text, "tooltip": field.description or ""}
         kinds = get_args(field.annotation) or (field.annotation,)
+        self._whole = int in kinds
         self.widget: Any
         if get_origin(field.annotation) is Literal:
             self.widget = ComboBox(choices=kinds, **options)
         elif bool in kinds:
             self.widget = CheckBox(text=text, **{**options, "label": ""})
+        elif self._whole:
+            self.widget = _box(field, 1, 0, options)
         else:
-            optional = NoneType in kinds
-            self.widget = _whole(field, options) if int in kinds else _real(field, options, slider=not optional)
-            if optional:
-                self._allow_none(none)
+            self.widget = _real(field, options, slider=NoneType not in kinds)
+        if NoneType in kinds:
+            self._allow_none(none)
         self.set(field.default)
 
     def _allow_none(self, words: str) -> None:
@@ -90,29 +101,32 @@ class _Input:
 
     def get(self) -> Any:
         value = self.widget.value
-        return None if self._least is not None and value < self._least else value
+        if self._least is not None and value < self._least:
+            return None
+        return int(value) if self._whole else value
 
     def set(self, value: Any) -> None:
         self.widget.value = self.widget.min if value is None else value
 
 
-def _whole(field: FieldInfo, options: dict[str, Any]) -> Any:
-    """A box for whole numbers within the field's bounds."""
-    low, high = _bounds(field, 1)
-    return SpinBox(min=max(low, -LARGEST), max=min(high, LARGEST), step=1, **options)
-
-
 def _real(field: FieldInfo, options: dict[str, Any], *, slider: bool) -> Any:
-    """A slider for a share where one is wanted, a box for other numbers, within the field's bounds."""
+    """A slider for a share where one is wanted, a box for other numbers."""
     default = field.default or 1.0
     decimals = max(2, 2 - math.floor(math.log10(abs(default))))
     low, high = _bounds(field, 10.0**-decimals)
     share = high <= 1 and math.isclose(default, FINE * round(default / FINE))
     if share and slider:
         return FloatSlider(min=low, max=high, step=FINE, **options)
-    step = FINE if share else 10.0 ** (1 - decimals)
+    return _box(field, FINE if share else 10.0 ** (1 - decimals), decimals, options)
+
+
+def _box(field: FieldInfo, step: float, decimals: int, options: dict[str, Any]) -> Any:
+    """A box for a number within the field's bounds."""
+    low, high = _bounds(field, 10.0**-decimals)
     box = FloatSpinBox(min=max(low, -LARGEST), max=min(high, LARGEST), step=step, **options)
     box.native.setDecimals(decimals)
+    box.native.setKeyboardTracking(False)
+    box.native.setMinimumWidth(80)  # the largest number it could hold would widen the dock
     return box
 
 

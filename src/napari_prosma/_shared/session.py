@@ -69,6 +69,7 @@ class Session:
     """
 
     models_changed = Signal()
+    model_preferred = Signal(ModelEntry)
 
     def __init__(self, folder: Path | None = None, jobs: Jobs | None = None) -> None:
         self._file = (folder or user_config_path("napari-prosma")) / "settings.json"
@@ -108,6 +109,11 @@ class Session:
             self.remember("models", [*self._settings.get("models", []), str(entry.path)])
             self.models_changed.emit()
         return known or entry
+
+    def prefer(self, entry: ModelEntry) -> None:
+        """Let this model be the one that segments, from now on."""
+        self.remember("model", str(entry.path))
+        self.model_preferred.emit(entry)
 
     def recall(self, key: str, default: Any = None) -> Any:
         """A remembered setting (plain JSON values)."""

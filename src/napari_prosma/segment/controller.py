@@ -60,6 +60,7 @@ class SegmentController:
         if not any(str(key) == SHORTCUT for key in viewer.keymap):  # whoever has it keeps it
             viewer.bind_key(SHORTCUT, self._shortcut)
         session.models_changed.connect(self.show_models)
+        session.model_preferred.connect(self._take_model)
         session.jobs.started.connect(self._show_devices)
         session.widget_opened()
         self.show_models()
@@ -70,6 +71,7 @@ class SegmentController:
         """Leave the viewer as it was found; a running job ends. The view may be gone already."""
         self._watch.close()
         self.session.models_changed.disconnect(self.show_models)
+        self.session.model_preferred.disconnect(self._take_model)
         self.session.jobs.started.disconnect(self._show_devices)
         if self._shortcut in self.viewer.keymap.values():
             self.viewer.bind_key(SHORTCUT, None)
@@ -113,6 +115,11 @@ class SegmentController:
             self.session.remember("model", str(model.path))
         self._set(model=model)
         self.show_models()
+
+    def _take_model(self, model: ModelEntry) -> None:
+        """Take a model that was just trained, unless a segmentation runs."""
+        if self.run is None:
+            self.choose_model(model)
 
     def add_model(self, path: Path) -> None:
         """Take a model from a file."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QEvent, Qt
-from qtpy.QtGui import QFontDatabase, QGuiApplication
-from qtpy.QtWidgets import QDialog, QDialogButtonBox, QFileDialog, QLabel, QPlainTextEdit, QVBoxLayout, QWidget
+from qtpy.QtCore import QEvent
+from qtpy.QtWidgets import QFileDialog
 
 from napari_prosma._shared.session import Session, session
+from napari_prosma._shared.text_window import show_text
 from napari_prosma.segment.controller import SegmentController
 from napari_prosma.segment.view import SegmentView
 from prosma_core.io.names import IMAGE_SUFFIXES
@@ -52,13 +52,13 @@ class SegmentWidget(SegmentView):
         self.controller.show_models()
 
     def _show_details(self) -> None:
-        _show_text(self, "What the engine said", self.controller.details() or "The log is empty.")
+        show_text(self, "What the engine said", self.controller.details() or "The log is empty.")
 
     def _show_command(self) -> None:
         from napari_prosma.segment.output import run_command
 
         if self.controller.last is not None:
-            _show_text(self, "The command that repeats this without napari", run_command(self.controller.last.plan))
+            show_text(self, "The command that repeats this without napari", run_command(self.controller.last.plan))
 
     def _correct(self) -> None:
         if self.controller.last is not None:
@@ -89,24 +89,3 @@ class SegmentWidget(SegmentView):
     def _not_saved(self, error: Exception) -> None:
         self.result.say("")
         self.show_error(f"The labels were not saved: {error}", details=False)
-
-
-def _show_text(parent: QWidget, title: str, text: str) -> None:
-    """A window with text to read and copy."""
-    dialog = QDialog(parent)
-    dialog.setWindowTitle(title)
-    dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-    label = QLabel(title)
-    box = QPlainTextEdit(text)
-    box.setReadOnly(True)
-    box.setFont(QFontDatabase.systemFont(QFontDatabase.SystemFont.FixedFont))
-    buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
-    copy = buttons.addButton("Copy", QDialogButtonBox.ButtonRole.ActionRole)
-    copy.clicked.connect(lambda: QGuiApplication.clipboard().setText(text))
-    buttons.rejected.connect(dialog.reject)
-    layout = QVBoxLayout(dialog)
-    layout.addWidget(label)
-    layout.addWidget(box)
-    layout.addWidget(buttons)
-    dialog.resize(640, 320)
-    dialog.show()

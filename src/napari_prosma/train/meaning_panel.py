@@ -23,12 +23,9 @@ from prosma_core.config.model import ClassInfo
 from prosma_core.errors import ConfigError
 
 ZERO = {
-    "background": ("Background", "Everything that is not painted is background: whole scans were annotated."),
-    "unlabelled": ("Not annotated", "Only what is painted counts (scribbles). The background is painted, too."),
-    "annotated_slices": (
-        "Background on painted slices",
-        "Slices with any paint are complete, others do not count.",
-    ),
+    "background": ("Background", "Whatever is not painted is background: the scans are annotated as a whole."),
+    "unlabelled": ("Not annotated", "Only what is painted counts, such as scribbles. The background is painted, too."),
+    "annotated_slices": ("Depends on the slice", "Slices with any paint are complete, all others do not count."),
 }
 AXES = {None: "automatic", "z": "z", "y": "y", "x": "x"}
 NONE = "none"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QModelIndex, Qt, Signal
+from qtpy.QtCore import QItemSelectionModel, QModelIndex, Qt, Signal
 from qtpy.QtGui import QResizeEvent
 from qtpy.QtWidgets import (
     QAbstractItemView,
@@ -31,6 +31,7 @@ FIXES = {
 }
 HEIGHT = 260
 """Most pixels of the rows; more pairs are scrolled to."""
+SELECT = QItemSelectionModel.SelectionFlag.Select | QItemSelectionModel.SelectionFlag.Rows
 MARGIN = 6
 """Pixels between a text and the edges of its cell."""
 
@@ -87,10 +88,11 @@ class PairsTable(QWidget):
         self._table.setRowCount(0)
         for i, row in enumerate(rows):
             line = self._new_line(i)
-            self._table.setItem(line, 0, cell(row.image, tooltip=row.image))
-            self._table.setItem(line, 1, cell(row.labels, tooltip=row.labels))
+            for column, name in enumerate((row.image, row.labels)):
+                self._table.setItem(line, column, _name(name))
             if i in selected:
-                self._table.selectRow(line)
+                index = self._table.model().index(line, 0)
+                self._table.selectionModel().select(index, SELECT)
             if row.facts:
                 self._table.setItem(self._new_line(i, wide=True), 0, _facts(row.facts))
             if row.problem or row.fixes:
@@ -164,6 +166,15 @@ class _Wrapped(QStyledItemDelegate):
         if not index.data(Qt.ItemDataRole.UserRole):
             return
         option.features |= QStyleOptionViewItem.ViewItemFeature.WrapText
+
+
+def _name(text: str) -> QTableWidgetItem:
+    """A name, bold, so that it can be seen where a pair begins."""
+    item = cell(text, tooltip=text)
+    font = item.font()
+    font.setBold(True)
+    item.setFont(font)
+    return item
 
 
 def _facts(text: str) -> QTableWidgetItem:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QAbstractItemView, QGridLayout, QSpinBox, QWidget
 
-from napari_prosma._shared.fields import Fold, button, row
+from napari_prosma._shared.fields import Fold, button
 from napari_prosma._shared.tables import cell, fit_height, table
 
 if TYPE_CHECKING:
@@ -49,19 +49,19 @@ class RunsPanel(Fold):
         self._count = QSpinBox()
         self._count.setRange(1, 100_000)
         self._count.setValue(FIRST_MORE)
-        self._count.setToolTip("So many epochs more.")
-        self._more = button(
-            "Train more", "Go on for so many epochs.", lambda: self.more_clicked.emit(self._run(), self._count.value())
-        )
+        self._count.setSuffix(" epochs")
+        self._count.setToolTip("So many epochs are trained more.")
+        self._more = button("Train more", "Go on for so many epochs, whatever limits the run had.", self._more_clicked)
         buttons = QWidget()
         grid = QGridLayout(buttons)
         grid.setContentsMargins(0, 0, 0, 0)
         grid.addWidget(self._resume, 0, 0)
         grid.addWidget(self._keep, 0, 1)
-        grid.addWidget(self._folder, 0, 2)
+        grid.addWidget(self._more, 1, 0)
+        grid.addWidget(self._count, 1, 1)
+        grid.addWidget(self._folder, 2, 0, 1, 2)
         self.addWidget(self._table)
         self.addWidget(buttons)
-        self.addWidget(row("More epochs", self._count, self._more))
         names = {"runs": self._table, "resume": self._resume, "keep": self._keep, "run_folder": self._folder}
         for name, part in (names | {"more_count": self._count, "more": self._more}).items():
             part.setObjectName(name)
@@ -90,8 +90,11 @@ class RunsPanel(Fold):
     def _run(self) -> RunState:
         return self._runs[self._table.currentRow()]
 
+    def _more_clicked(self) -> None:
+        self.more_clicked.emit(self._run(), self._count.value())
+
     def _selected(self) -> None:
         run = self._runs[self._table.currentRow()] if self._runs else None
         self._resume.setEnabled(run is not None and not run.finished)
-        for part in (self._keep, self._folder, self._more):
-            part.setEnabled(run is not None)
+        self._more.setEnabled(run is not None and run.epochs_done > 0)
+        self._keep.setEnabled(run is not None and run.best_dice is not None)

@@ -34,9 +34,12 @@ class StartPanel(QWidget):
         self._preset = combo("How large the network and how long the training is.")
         self._preset.activated.connect(lambda _: self.preset_chosen.emit(self._preset.currentData()))
         self._estimate = button(
-            "Estimate", "Read the pairs and time a few steps on this device. Nothing is written.", self.estimate_clicked
+            "Estimate the time",
+            "Read the pairs and time a few steps on this device. Nothing is written.",
+            self.estimate_clicked,
         )
         self._budget = combo("When training ends. It can be stopped at any time, and goes on later.")
+        self._budget.setMinimumContentsLength(4)  # a number stands beside it
         for kind, text in BUDGETS.items():
             self._budget.addItem(text, kind)
         self._budget.activated.connect(self._budget_edited)
@@ -52,13 +55,14 @@ class StartPanel(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         for part in (row("Start from", self._start), self.problems["start"], self._facts):
             layout.addWidget(part)
-        layout.addWidget(row("Preset", self._preset, self._estimate))
+        layout.addWidget(row("Preset", self._preset))
         layout.addWidget(row("Budget", self._budget, self._epochs, self._minutes))
         layout.addWidget(self.problems["budget"])
+        layout.addWidget(self._estimate)
         for box in (self._epochs, self._minutes):
             box.setKeyboardTracking(False)
             box.setButtonSymbols(QAbstractSpinBox.ButtonSymbols.NoButtons)
-            box.setFixedWidth(64)
+            box.setFixedWidth(60)
             box.valueChanged.connect(self._budget_edited)
         parts = {"start": self._start, "start_facts": self._facts, "preset": self._preset, "estimate": self._estimate}
         parts |= {"budget": self._budget, "epochs": self._epochs, "minutes": self._minutes}

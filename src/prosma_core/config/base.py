@@ -31,7 +31,7 @@ class Config(BaseModel):
             field.target.id: inspect.cleandoc(text.value.value)
             for field, text in pairwise(body)
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-            if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+            if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
         }
 
     @classmethod

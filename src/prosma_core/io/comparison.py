@@ -10,16 +10,20 @@ SMALLEST_CHANGE = 0.005
 
 def compare(before: Mapping[str, float], after: Mapping[str, float]) -> str:
     """Both in words, as in ``liver 0.81 -> 0.88; spleen got worse: 0.90 -> 0.86.``, and what to do about it."""
-    parts, change = [], 0.0
+    parts = []
     for name, old in before.items():
         new = after[name]
-        change += new - old
         worse = new < old - SMALLEST_CHANGE
         parts.append(f"{name}{' got worse:' if worse else ''} {old:.2f} -> {new:.2f}")
     words = "; ".join(parts) + "."
-    if change < -SMALLEST_CHANGE * len(before):
+    if got_worse(before, after):
         words += (
             " Fine-tuning made the model worse: keep the one it started from, or annotate more, train for longer, or "
             "lower training.learning_rate."
         )
     return words
+
+
+def got_worse(before: Mapping[str, float], after: Mapping[str, float]) -> bool:
+    """Whether the mean Dice of the classes before fell by more than chance would have it."""
+    return sum(after[name] - old for name, old in before.items()) < -SMALLEST_CHANGE * len(before)

@@ -1,0 +1,389 @@
+"""Between the choices, the view and the engine of the Train widget: what happens when. No Qt widgets, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari.layers import Image
+
+from napari_prosma._shared import layers as layer_access
+from napari_prosma._shared.session import ModelEntry, Session
+from napari_prosma.train.classes import classes_of
+from napari_prosma.train.estimate import Estimate
+from napari_prosma.train.orders import new_order, resumed_order
+from napari_prosma.train.pair_list import PairList
+from napari_prosma.train.pairs import Pair, active_pair, pairs_from_files, pairs_from_folder
+from napari_prosma.train.present import TrainPresenter, preset_training
+from napari_prosma.train.preview import Preview
+from napari_prosma.train.resample import resampled
+from napari_prosma.train.run import Order, Outcome, Training, outcome_of
+from napari_prosma.train.runs import free_name, list_runs
+from napari_prosma.train.saving import Autosave
+from napari_prosma.train.sources import layer_source
+from napari_prosma.train.state import Choices, Plan, Problem, resolve
+from prosma_core.config.labels import LabelsConfig
+from prosma_core.config.training import TrainingConfig
+from prosma_core.engine.messages import Ready
+from prosma_core.errors import ProsmaError
+from prosma_core.io.run_folder import RunFolder
+from prosma_core.io.stopped_run import RunState, keep_stopped
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+    from napari_prosma.train.view import TrainView
+
+
+class TrainController:
+    """Keeps the view true to the pairs and the person's choices, and runs trainings.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+    view : TrainView
+    session : Session
+
+    Attributes
+    ----------
+    run : Training or None
+        The running training.
+    outcome : Outcome or None
+        What the last one reached.
+    """
+
+    def __init__(self, viewer: ViewerModel, view: TrainView, session: Session) -> None:
+        self.viewer, self.view, self.session = viewer, view, session
+        self.run: Training | None = None
+        self.outcome: Outcome | None = None
+        self._details = ""
+        self._choices = Choices(device=session.recall("device", "auto"), preset=_preset(session))
+        self._own_name = False
+        self._edited: dict[int, tuple[str, str]] = {}
+        self._plan: Plan | Problem | None = None
+        self._presenter = TrainPresenter(view, session)
+        self._pairs = PairList(session.jobs, self._pairs_changed)
+        self._preview = Preview(viewer, view)
+        self._estimate = Estimate(view, session.jobs, self._estimated)
+        self._autosave = Autosave(session.jobs, self._pairs)
+        self._connect()
+        session.widget_opened()
+        self._show_everything()
+
+    def close(self) -> None:
+        """Leave the viewer as it was found; a running training stops and is listed where the widget is opened again."""
+        self.viewer.layers.events.removed.disconnect(self._layer_removed)
+        self.viewer.layers.selection.events.active.disconnect(self._active_changed)
+        self.session.models_changed.disconnect(self.show_starts)
+        self.session.jobs.started.disconnect(self._show_devices)
+        self._estimate.cancel()
+        if self.run is not None:
+            self.run.abandon()
+        self._autosave.end()
+        self._pairs.close()
+        self.session.widget_closed()
+
+    # --- Pairs ------------------------------------------------------------------------------------------------------
+
+    def add_active(self) -> None:
+        """Add the selected layers."""
+        self._add(lambda: (active_pair(self.viewer),))
+
+    def add_layers(self, image: Image, labels: Any) -> None:
+        """Add an image layer and its labels layer."""
+        self._add(lambda: (Pair(layer_source(image), layer_source(labels)),))
+
+    def add_files(self, images: Sequence[Path], labels: Sequence[Path]) -> None:
+        """Add pairs of files."""
+        self._add(lambda: pairs_from_files(images, labels))
+
+    def add_folder(self, folder: Path) -> None:
+        """Add all pairs of a data folder."""
+        self._add(lambda: pairs_from_folder(folder))
+
+    def remove(self, numbers: Sequence[int]) -> None:
+        """Take pairs out of the list."""
+        self._pairs.remove(numbers)
+
+    def fix(self, number: int, fix: str) -> None:
+        """Do what helps against a pair's problem."""
+        if fix == "one_class":
+            self.choose_labels(self._choices.labels.replace(one_class=True))
+            return
+        row = self._pairs.rows[number]
+
+        def done(layer: Any) -> None:
+            self.viewer.add_layer(layer)
+            self._pairs.replace(number, Pair(row.pair.image, layer_source(layer)))
+
+        self.session.jobs.run(lambda: resampled(row.pair), done, self._say_error)
+
+    def _add(self, find: Callable[[], Sequence[Pair]]) -> None:
+        try:
+            pairs = find()
+        except ProsmaError as error:
+            self._say_error(error)
+            return
+        self.view.show_error("", details=False)
+        if not self._pairs.add(pairs):
+            self._say_error(ProsmaError("This pair is in the list already."))
+
+    def _pairs_changed(self) -> None:
+        rows = tuple(self._pairs.rows)
+        self._choices = replace(self._choices, rows=rows)
+        self._name_it()
+        self.view.show_pairs(rows)
+        self._show_classes()
+        self._show_preview()
+        self._show_plan()
+
+    # --- What the person chooses ------------------------------------------------------------------------------------
+
+    def choose_labels(self, labels: LabelsConfig) -> None:
+        """Give the label values another meaning."""
+        self._choices = replace(self._choices, labels=labels)
+        self.view.show_labels(labels)
+        self._pairs.read_as(labels)
+
+    def choose_class(self, value: int, name: str, color: str) -> None:
+        """Name and colour of a class."""
+        self._edited[value] = (name, color)
+        self._show_classes()
+        self._show_plan()
+
+    def choose_start(self, start: Any) -> None:
+        """Start from a new network of 2 or 3 dimensions (None: as the scans have), or from a model."""
+        model = start if isinstance(start, ModelEntry) else None
+        self._set(start=model, dims=start if start in (2, 3) else None)
+        self._name_it()
+        self.show_starts()
+        self._show_classes()
+        self._show_plan()
+
+    def add_model(self, path: Path) -> None:
+        """Start from a model file."""
+        try:
+            self.choose_start(self.session.add_model(path))
+        except ProsmaError as error:
+            self._say_error(error)
+
+    def choose_preset(self, preset: str) -> None:
+        """Size and length."""
+        self.session.remember("preset", preset)
+        self._set(preset=preset)
+        self._presenter.options(self._choices)
+
+    def choose_budget(self, budget: tuple[int | None, float | None]) -> None:
+        """Epochs, or minutes, or neither: as the preset says."""
+        self._set(epochs=budget[0], minutes=budget[1])
+
+    def choose_options(self, options: TrainingConfig) -> None:
+        """Advanced settings; those that are the preset's are left to it."""
+        usual = preset_training(self._choices.preset)
+        given = {name: getattr(options, name) for name in type(options).model_fields}
+        self._set(
+            training={n: v for n, v in given.items() if v != getattr(usual, n) and n not in {"epochs", "minutes"}}
+        )
+
+    def restore_defaults(self) -> None:
+        """All advanced settings as the preset has them."""
+        self._set(training={})
+        self._presenter.options(self._choices)
+
+    def choose_device(self, device: str) -> None:
+        """Compute elsewhere."""
+        self.session.remember("device", device)
+        self._set(device=device)
+        self._show_devices(self.session.jobs.ready)
+
+    def choose_name(self, name: str) -> None:
+        """Name of the model; empty: the usual one."""
+        self._own_name = bool(name)
+        self._set(name=name)
+        self._name_it()
+        self._show_plan()
+
+    def _set(self, **changes: Any) -> None:
+        self._choices = replace(self._choices, **changes)
+        self._show_plan()
+
+    def _name_it(self) -> None:
+        """Give the model a free name, unless the person did."""
+        rows, start = self._choices.rows, self._choices.start
+        if not self._own_name:
+            wanted = f"{start.header.name} tuned" if start else f"{Path(rows[0].image).stem} model" if rows else ""
+            self._choices = replace(self._choices, name=free_name(wanted) if wanted else "")
+        self.view.show_name(self._choices.name)
+
+    # --- Trainings --------------------------------------------------------------------------------------------------
+
+    def start_or_stop(self) -> None:
+        """What the main button does: train, or stop the training (or the estimate) that runs."""
+        if self.run is not None:
+            self.run.stop()
+        elif self._estimate.running:
+            self._estimate.cancel()
+        elif isinstance(self._plan, Plan):
+            self._begin(new_order(self._plan, self._pairs.pairs, self._choices.classes), self._pairs.pairs)
+
+    def resume(self, state: RunState, more_epochs: int | None = None) -> None:
+        """Go on with an earlier run, to its end or for more epochs than it was meant to have."""
+        if self.run is None and not self._estimate.running:
+            self._begin(resumed_order(state, more_epochs, self._choices.device), ())
+
+    def estimate(self) -> None:
+        """Time the chosen settings on this machine."""
+        if self.run is None and isinstance(self._plan, Plan):
+            self.view.show_error("", details=False)
+            self._estimate.begin(self._choices.preset, self._plan, self._pairs.pairs)
+            self._show_plan()
+
+    def keep(self, state: RunState) -> None:
+        """Make a model of what a stopped or killed run has reached."""
+        folder = RunFolder.beside(state.out)
+
+        def done(kept: Any) -> None:
+            self._take(outcome_of(kept))
+            self._show_runs()
+
+        self.session.jobs.run(lambda: keep_stopped(folder), done, self._say_error)
+
+    def free_memory(self) -> None:
+        """End the engine; it starts again with the next job."""
+        self.session.jobs.free()
+        self._show_devices(None)
+
+    def details(self) -> str:
+        """What the engine said about the last failure."""
+        return self._details or self.session.jobs.log()
+
+    def _begin(self, order: Order, pairs: Sequence[Pair]) -> None:
+        self.view.show_error("", details=False)
+        self.view.hide_outcome()
+        self._show_preview()
+        self._autosave.begin(order.folder, pairs)
+        self.run = Training(order, self.view, self.session.jobs, self._preview, self._over)
+
+    def _over(self, run: Training) -> None:
+        self.run, self._details = None, run.details
+        self._autosave.end()
+        self.view.show_running(False)
+        if run.outcome is not None:
+            self._take(run.outcome)
+        self._name_it()
+        self._show_runs()
+        self._show_devices(self.session.jobs.ready)
+        self._show_plan()
+
+    def _take(self, outcome: Outcome) -> None:
+        """Show what was reached; Segment knows the model at once, and takes it unless it became worse."""
+        self.outcome = outcome
+        self.view.show_outcome(outcome.before, outcome.after, outcome.words, outcome.held_out)
+        try:
+            entry = self.session.add_model(outcome.model)
+        except ProsmaError as error:
+            self._say_error(error)
+            return
+        if not outcome.worse:
+            self.session.prefer(entry)
+
+    def _estimated(self) -> None:
+        self._presenter.preset(self._choices, self._estimate.times)
+        self._show_plan()
+
+    # --- What the viewer does ---------------------------------------------------------------------------------------
+
+    def _layer_removed(self, event: Any) -> None:
+        lost = self._pairs.remove_layer(event.value)
+        if lost and self.run is None:
+            words = f"{event.value.name} was removed from the viewer, and with it {len(lost)} of the pairs."
+            self._say_error(ProsmaError(words))
+        self._show_preview()
+
+    def _active_changed(self, _event: Any) -> None:
+        self._show_preview()
+
+    def _show_preview(self) -> None:
+        """The scan to show predictions on: the active image, else the first of the pairs that is in the viewer."""
+        active = self.viewer.layers.selection.active
+        images = [active, *(pair.image.layer for pair in self._pairs.pairs), *reversed(self.viewer.layers)]
+        there = [layer for layer in images if isinstance(layer, Image) and layer in self.viewer.layers]
+        self._preview.choose(next((layer for layer in there if not layer_access.is_result(layer)), None))
+
+    # --- Showing ----------------------------------------------------------------------------------------------------
+
+    def _show_everything(self) -> None:
+        self.view.show_labels(self._choices.labels)
+        self._presenter.preset(self._choices, {})
+        self._presenter.options(self._choices)
+        self.view.show_budget(None, None)
+        self.show_starts()
+        self._show_devices(self.session.jobs.ready)
+        self._show_runs()
+        self._pairs_changed()
+
+    def _show_classes(self) -> None:
+        classes = tuple(
+            info.replace(name=self._edited[info.value][0], color=self._edited[info.value][1])
+            if info.value in self._edited
+            else info
+            for info in classes_of(self._choices.rows, self._choices.start)
+        )
+        self._choices = replace(self._choices, classes=classes)
+        self.view.show_classes(classes[1:])
+
+    def show_starts(self) -> None:
+        """Show what to start from, and what is chosen."""
+        self._presenter.starts(self._choices)
+
+    def _show_devices(self, ready: Ready | None) -> None:
+        self._presenter.devices(self._choices.device, ready)
+        missing = ready.why_not.get(self._choices.device, "") if ready else ""
+        if missing != self._choices.device_error:
+            self._set(device_error=missing)
+
+    def _show_runs(self) -> None:
+        self.view.show_runs(list_runs())
+
+    def _show_plan(self) -> None:
+        self._plan = None if self._pairs.reading else resolve(self._choices)
+        self._presenter.plan(self._plan, running=self.run is not None, estimating=self._estimate.running)
+
+    def _say_error(self, error: Exception) -> None:
+        self.view.show_error(str(error), details=False)
+
+    def _connect(self) -> None:
+        view = self.view
+        for signal, call in (
+            (view.add_active_clicked, self.add_active),
+            (view.remove_clicked, self.remove),
+            (view.fix_clicked, self.fix),
+            (view.labels_changed, self.choose_labels),
+            (view.class_changed, self.choose_class),
+            (view.start_chosen, self.choose_start),
+            (view.preset_chosen, self.choose_preset),
+            (view.budget_chosen, self.choose_budget),
+            (view.options_changed, self.choose_options),
+            (view.defaults_clicked, self.restore_defaults),
+            (view.device_chosen, self.choose_device),
+            (view.name_chosen, self.choose_name),
+            (view.run_clicked, self.start_or_stop),
+            (view.estimate_clicked, self.estimate),
+            (view.preview_toggled, self._preview.toggle),
+            (view.resume_clicked, self.resume),
+            (view.more_clicked, self.resume),
+            (view.keep_clicked, self.keep),
+            (view.free_clicked, self.free_memory),
+        ):
+            signal.connect(call)
+        self.viewer.layers.events.removed.connect(self._layer_removed)
+        self.viewer.layers.selection.events.active.connect(self._active_changed)
+        self.session.models_changed.connect(self.show_starts)
+        self.session.jobs.started.connect(self._show_devices)
+
+
+def _preset(session: Session) -> Any:
+    wanted = session.recall("preset")
+    return wanted if wanted in ("quick", "balanced", "best") else Choices().preset

@@ -1,0 +1,88 @@
+"""How long a training will take on this machine: the engine plans it and times a few steps."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_prosma._shared.jobs import EngineJob, Jobs, is_last
+from napari_prosma._shared.progress_panel import clock
+from napari_prosma.train.orders import plan_preparation
+from napari_prosma.train.pairs import Pair
+from napari_prosma.train.state import Plan
+from prosma_core.engine.client import Failed, Finished, Message
+from prosma_core.engine.messages import PlanResult
+from prosma_core.events import StageStarted, Working
+
+if TYPE_CHECKING:
+    from napari_prosma.train.view import TrainView
+
+
+class Estimate:
+    """Asks the engine for a plan, and puts it into words.
+
+    Parameters
+    ----------
+    view : TrainView
+    jobs : Jobs
+    over : callable
+        Called when an estimate is over.
+
+    Attributes
+    ----------
+    times : dict of str to str
+        Words for the time of each preset that was estimated.
+    """
+
+    def __init__(self, view: TrainView, jobs: Jobs, over: Callable[[], None]) -> None:
+        self.times: dict[str, str] = {}
+        self._view, self._jobs, self._over = view, jobs, over
+        self._job: EngineJob | None = None
+        self._preset = ""
+
+    @property
+    def running(self) -> bool:
+        """Whether one is being made."""
+        return self._job is not None
+
+    def begin(self, preset: str, plan: Plan, pairs: Sequence[Pair]) -> None:
+        """Estimate the time of a plan, whose preset has this name."""
+        folder = Path(tempfile.mkdtemp(prefix="prosma-estimate-"))
+        self._preset = preset
+
+        def listen(message: Message) -> None:
+            if is_last(message):
+                self._jobs.run(lambda: shutil.rmtree(folder, ignore_errors=True), lambda _: None, lambda _: None)
+            self._receive(message)
+
+        self._view.show_running(True)
+        self._view.show_progress(0, 0, "Starting…")
+        self._job = self._jobs.submit(lambda _: plan_preparation(plan, pairs, folder), listen)
+
+    def cancel(self) -> None:
+        """Stop it, where one is made."""
+        if self._job is not None:
+            self._job.cancel()
+
+    def forget(self) -> None:
+        """What was estimated no longer holds."""
+        self.times = {}
+
+    def _receive(self, message: Message) -> None:
+        if isinstance(message, StageStarted | Working):
+            self._view.show_progress(0, 0, message.message)
+        if not is_last(message):
+            return
+        self._job = None
+        self._view.show_running(False)
+        if isinstance(message, Finished) and isinstance(message.result, PlanResult):
+            result = message.result
+            self.times[self._preset] = f"about {clock(result.seconds)}"
+            epoch = f"An epoch takes about {clock(result.epoch_seconds)} on {result.device.partition(' (')[0]}."
+            self._view.show_messages((result.words, epoch))
+        elif isinstance(message, Failed):
+            self._view.show_error(str(message.error), details=bool(message.details))
+        self._over()

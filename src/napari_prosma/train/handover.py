@@ -1,0 +1,175 @@
+"""Layers of training pairs as files in the run folder: what is trained on, and what is painted meanwhile."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from napari_prosma._shared.layers import METADATA
+from napari_prosma._shared.result_notes import file_notes
+from napari_prosma.train.pairs import Pair
+from napari_prosma.train.runs import safe_name
+from napari_prosma.train.sources import Source, classes_known, image_scan, labels_scan
+from prosma_core.data.geometry import ImageSpec, Scan, spacing_affine
+from prosma_core.errors import OutputError, ProsmaError
+from prosma_core.io.dataset_folder import read_channels
+from prosma_core.io.images import write_image, write_labels
+from prosma_core.io.names import image_suffix
+
+_LOG = logging.getLogger(__name__)
+
+Files = tuple[tuple[Path, Path], ...]
+
+
+def write_pairs(pairs: Sequence[Pair], folder: Path) -> Generator[str, None, Files]:
+    """Write what is no file yet into a folder: ``images/NAME`` and ``labels/NAME``. To be run in a thread.
+
+    A layer that lies on a patient's grid becomes a NIfTI with the header of its file, any other an OME-Zarr. Both keep
+    axes, voxel size, unit and values; NIfTI keeps no names of channels. Files of pairs stay where they are, apart from
+    those that hold one channel each: they are put into one.
+
+    Parameters
+    ----------
+    pairs : sequence of Pair
+        Without problems.
+    folder : Path
+        Made where it is not there; what it holds under the same names is replaced.
+
+    Yields
+    ------
+    str
+        What is done next, in words.
+
+    Returns
+    -------
+    tuple of (Path, Path)
+        Image and labels of each pair, for `RunConfig.pairs`.
+
+    Raises
+    ------
+    ProsmaError
+        A layer or file cannot be read, or the folder not be written.
+    """
+    images, labels = _made(folder / "images"), _made(folder / "labels")
+    image_names = _file_names([pair.image for pair in pairs])
+    label_names = _file_names([pair.image for pair in pairs], each=True)
+    done: dict[int, Path] = {}
+    files = []
+    for i, pair in enumerate(pairs):
+        key = id(pair.image.layer or pair.image)
+        if key not in done:
+            yield f"Writing {pair.image.name} ({i + 1} of {len(pairs)})"
+            done[key] = _write_image(pair.image, images / image_names[i])
+        yield f"Writing {pair.labels.name} ({i + 1} of {len(pairs)})"
+        files.append((done[key], _write_labels(pair, labels / label_names[i])))
+    return tuple(files)
+
+
+def autosave(pairs: Sequence[Pair], folder: Path) -> list[Path]:
+    """Write all labels layers as they are now, each whole or not at all. To be run in a thread.
+
+    Parameters
+    ----------
+    pairs : sequence of Pair
+    folder : Path
+        Made where it is not there; what an earlier call wrote for the same pairs is replaced.
+
+    Returns
+    -------
+    list of Path
+        Files written; pairs whose labels are a file have none.
+
+    Raises
+    ------
+    OutputError
+        A layer could not be saved; the others were.
+    """
+    folder = _made(folder)
+    names = _file_names([pair.labels for pair in pairs])
+    written: list[Path] = []
+    failed: list[str] = []
+    for name in dict.fromkeys(names):
+        pair = pairs[names.index(name)]
+        if pair.labels.layer is None:
+            continue
+        try:
+            written.append(_write_labels(pair, folder / name))
+        except ProsmaError as error:
+            failed.append(f"{pair.labels.name}: {error}")
+        except Exception as error:  # noqa: BLE001  (a lazy array raises whatever its source does)
+            _LOG.warning("Labels cannot be read", exc_info=True)
+            failed.append(f"{pair.labels.name}: {type(error).__name__}: {error}")
+    if failed:
+        msg = f"Labels could not be saved. {' '.join(failed)}"
+        raise OutputError(msg)
+    return written
+
+
+def _write_image(source: Source, path: Path) -> Path:
+    """File of an image, written where it is none yet; `path` lacks its suffix."""
+    if source.layer is not None:
+        layer = image_scan(source)
+        scan = Scan(layer.load(), layer.spec)
+    elif source.channels:
+        scan = read_channels(source.channels)
+    else:
+        return source.paths[0].absolute()
+    spec, suffix = _storable(scan.spec, "")
+    path = path.with_name(path.name + suffix)
+    write_image(path, scan.data, spec, overwrite=True)
+    return path
+
+
+def _write_labels(pair: Pair, path: Path) -> Path:
+    """File of labels, written where they are none yet; `path` lacks its suffix."""
+    source = pair.labels
+    if source.layer is None:
+        return source.paths[0].absolute()
+    scan = labels_scan(source, image_scan(pair.image) if pair.image.layer is not None else None)
+    spec, suffix = _storable(scan.spec, ".gz")
+    path = path.with_name(path.name + suffix)
+    provenance = (source.layer.metadata.get(METADATA) or {}).get("provenance", {})
+    notes = file_notes(provenance, classes_known(source, ()), "labels")
+    write_labels(path, scan.data, spec, overwrite=True, provenance=notes)
+    return path
+
+
+def _storable(spec: ImageSpec, packed: str) -> tuple[ImageSpec, str]:
+    """What can be stored of a geometry, and the suffix of the format that does.
+
+    A layer that a person turned or mirrored is stored straight: without a patient, training looks at voxel sizes only.
+    """
+    if spec.world == "ras" and spec.spatial_ndim == 3:
+        return spec, f".nii{packed}"
+    origin = tuple(float(value) for value in spec.affine[:-1, -1])
+    return replace(spec, world="image", affine=spacing_affine(spec.spacing, origin)), ".ome.zarr"
+
+
+def _file_names(sources: Iterable[Source], *, each: bool = False) -> list[str]:
+    """File name, without suffix, of each source: its own made safe, the same for the same layer unless `each`."""
+    names: list[str] = []
+    known: dict[int, str] = {}
+    for source in sources:
+        key = id(source.layer or source)
+        if key in known and not each:
+            names.append(known[key])
+            continue
+        suffix = image_suffix(Path(safe_name(source.name)))
+        wanted = safe_name(safe_name(source.name).removesuffix(suffix))
+        name, number = wanted, 2
+        while name.lower() in {other.lower() for other in names}:
+            name, number = f"{wanted}-{number}", number + 1
+        names.append(name)
+        known[key] = name
+    return names
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"Cannot make the folder {folder}: {error.strerror or error}. Check the free space and its permissions."
+        raise OutputError(msg) from error
+    return folder

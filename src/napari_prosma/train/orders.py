@@ -1,0 +1,71 @@
+"""What the engine is asked for: a new training, one that goes on, or an estimate."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from pathlib import Path
+
+from napari_prosma._shared.jobs import Preparation
+from napari_prosma.train.handover import write_pairs
+from napari_prosma.train.pairs import Pair
+from napari_prosma.train.run import Order
+from napari_prosma.train.state import Plan
+from prosma_core.config.model import ClassInfo
+from prosma_core.config.run import RunConfig, load_run_yaml, resolve_run
+from prosma_core.engine.client import Engine
+from prosma_core.engine.messages import PlanRequest, TrainRequest
+from prosma_core.io.bundle import read_header
+from prosma_core.io.run_folder import RunFolder
+from prosma_core.io.stopped_run import RunState
+
+
+def new_order(plan: Plan, pairs: Sequence[Pair], classes: Sequence[ClassInfo]) -> Order:
+    """A new training, on the pairs as they are now: layers are written into its run folder."""
+    folder = RunFolder.beside(plan.out)
+
+    def prepare(_: Engine) -> Preparation:
+        run = yield from _run(plan, pairs, folder.root / "data")
+        return TrainRequest(run=run)
+
+    return Order(plan.out.stem, folder, tuple(classes), prepare)
+
+
+def resumed_order(state: RunState, more_epochs: int | None, device: str) -> Order:
+    """A training that goes on, on the pairs it had; for more epochs than it was meant to have where they are given.
+
+    Raises
+    ------
+    ConfigError
+        The settings in its folder are damaged.
+    """
+    folder = RunFolder.beside(state.out)
+    given = {"out": str(state.out)} | ({"device": device} if device != "auto" else {})
+
+    def prepare(_: Engine) -> Preparation:
+        yield from ()
+        return TrainRequest(run=RunConfig.parse(given, "This run"), resume=True, more_epochs=more_epochs)
+
+    return Order(state.name, folder, _classes(folder), prepare)
+
+
+def plan_preparation(plan: Plan, pairs: Sequence[Pair], folder: Path) -> Preparation:
+    """Ask what a training would be; layers are written into `folder`, which the caller removes."""
+    run = yield from _run(plan, pairs, folder)
+    return PlanRequest(run=run)
+
+
+def _run(plan: Plan, pairs: Sequence[Pair], folder: Path) -> Generator[str, None, RunConfig]:
+    files = yield from write_pairs(pairs, folder)
+    return resolve_run({**plan.request_values, "pairs": files}, "This training")
+
+
+def _classes(folder: RunFolder) -> tuple[ClassInfo, ...]:
+    """Classes of a run, from its last model, else from its settings."""
+    if folder.last.is_file():
+        return read_header(folder.last).classes
+    values = load_run_yaml(folder.run_yaml)
+    names, colors = values.get("class_names", {}), values.get("class_colors", {})
+    return tuple(
+        ClassInfo.parse({"value": v, "name": n} | ({"color": colors[v]} if v in colors else {}), "A class of the run")
+        for v, n in sorted(names.items())
+    )

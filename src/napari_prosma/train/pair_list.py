@@ -1,0 +1,165 @@
+"""The pairs of the widget: each is read in a thread, and read again when it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QObject, QTimer
+
+from napari_prosma._shared.jobs import Jobs
+from napari_prosma.train.pairs import Pair, PairRow, check
+from prosma_core.config.labels import LabelsConfig
+
+if TYPE_CHECKING:
+    from napari.layers import Layer
+
+QUIET = 800
+"""Milliseconds without a stroke after which painted labels are read again."""
+READING = "Reading…"
+EVENTS = ("data", "paint", "labels_update", "scale", "translate", "rotate", "shear", "affine", "units", "name")
+"""Events of a layer after which its pairs are read again, as far as it has them."""
+
+
+class PairList:
+    """Pairs, and what is known of each.
+
+    Parameters
+    ----------
+    jobs : Jobs
+    changed : callable
+        Called in the GUI thread when rows came, went or are known better.
+
+    Attributes
+    ----------
+    rows : list of PairRow
+    unsaved : bool
+        Whether a layer was painted in since it was last set to False.
+    """
+
+    def __init__(self, jobs: Jobs, changed: Callable[[], None]) -> None:
+        self.rows: list[PairRow] = []
+        self.unsaved = False
+        self._jobs, self._changed = jobs, changed
+        self._config = LabelsConfig()
+        self._asked: dict[Pair, int] = {}
+        self._number = 0
+        self._watched: list[Layer] = []
+        self._stale: set[Pair] = set()
+        self._parent = QObject()
+        self._timer = QTimer(self._parent)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(QUIET)
+        self._timer.timeout.connect(self._read_stale)
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """The pairs, in the order in which they came."""
+        return [row.pair for row in self.rows]
+
+    @property
+    def reading(self) -> bool:
+        """Whether a pair is being read, or about to be."""
+        return bool(self._asked or self._stale)
+
+    def add(self, pairs: Iterable[Pair]) -> int:
+        """Add those that are not there yet; how many were."""
+        new = [pair for pair in pairs if not any(_same(pair, there) for there in self.pairs)]
+        self.rows += [PairRow(pair, pair.image.name, pair.labels.name, facts=READING) for pair in new]
+        self._watch()
+        self._read(new)
+        return len(new)
+
+    def remove(self, numbers: Iterable[int]) -> None:
+        """Take out rows."""
+        gone = set(numbers)
+        self._keep([row for i, row in enumerate(self.rows) if i not in gone])
+
+    def remove_layer(self, layer: Any) -> list[PairRow]:
+        """Take out the rows of a layer that is gone, and return them."""
+        lost = [row for row in self.rows if layer in (row.pair.image.layer, row.pair.labels.layer)]
+        if lost:
+            self._keep([row for row in self.rows if row not in lost])
+        return lost
+
+    def replace(self, number: int, pair: Pair) -> None:
+        """Put another pair in a row's place."""
+        self.rows[number] = PairRow(pair, pair.image.name, pair.labels.name, facts=READING)
+        self._watch()
+        self._read([pair])
+
+    def read_as(self, config: LabelsConfig) -> None:
+        """Read all labels in this meaning."""
+        self._config = config
+        self._read(self.pairs)
+
+    def close(self) -> None:
+        """Watch no layer any more."""
+        self._timer.stop()
+        self.rows = []
+        self._asked.clear()
+        self._watch()
+
+    def _keep(self, rows: list[PairRow]) -> None:
+        self.rows = rows
+        kept = set(self.pairs)
+        self._asked = {pair: number for pair, number in self._asked.items() if pair in kept}
+        self._stale &= kept
+        self._watch()
+        self._changed()
+
+    def _read(self, pairs: Iterable[Pair]) -> None:
+        config = self._config
+        for pair in pairs:
+            self._number += 1
+            number = self._asked[pair] = self._number
+            self._stale.discard(pair)
+            self._jobs.run(
+                lambda pair=pair: check(pair, config),  # type: ignore[misc]
+                lambda row, number=number: self._take(row, number),  # type: ignore[misc]
+                lambda error: None,  # it raises nothing: what is wrong is in the row
+            )
+        self._changed()
+
+    def _take(self, row: PairRow, number: int) -> None:
+        if self._asked.get(row.pair) != number:
+            return  # taken out, or asked for anew
+        del self._asked[row.pair]
+        self.rows = [row if there.pair is row.pair else there for there in self.rows]
+        self._changed()
+
+    # --- Layers -----------------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Listen to the layers of the pairs, and to no other."""
+        wanted = {id(layer): layer for pair in self.pairs for layer in _layers(pair)}
+        for layer in self._watched:
+            if id(layer) not in wanted:
+                for name in _events(layer):
+                    layer.events[name].disconnect(self._on_change)
+        known = {id(layer) for layer in self._watched}
+        for layer in wanted.values():
+            if id(layer) not in known:
+                for name in _events(layer):
+                    layer.events[name].connect(self._on_change)
+        self._watched = list(wanted.values())
+
+    def _on_change(self, event: Any) -> None:
+        self.unsaved = True
+        self._stale |= {pair for pair in self.pairs if any(event.source is layer for layer in _layers(pair))}
+        self._timer.start()
+
+    def _read_stale(self) -> None:
+        self._read([pair for pair in self.pairs if pair in self._stale])
+
+
+def _layers(pair: Pair) -> list[Any]:
+    return [source.layer for source in (pair.image, pair.labels) if source.layer is not None]
+
+
+def _events(layer: Any) -> list[str]:
+    return [name for name in EVENTS if name in layer.events]
+
+
+def _same(a: Pair, b: Pair) -> bool:
+    return all(x.layer is y.layer and x.paths == y.paths for x, y in ((a.image, b.image), (a.labels, b.labels)))

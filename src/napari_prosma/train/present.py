@@ -1,0 +1,70 @@
+"""What the Train widget shows of the choices: texts and lists, nothing that happens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from napari_prosma._shared import device_words
+from napari_prosma._shared.session import Session
+from napari_prosma.train.state import Choices, Plan, Problem
+from prosma_core.config.run import PRESETS
+from prosma_core.config.training import TrainingConfig
+from prosma_core.engine.messages import Ready
+
+if TYPE_CHECKING:
+    from napari_prosma.train.view import TrainView
+
+NEW = {None: "New model", 2: "New 2D model", 3: "New 3D model"}
+NEW_FACTS = "Size, voxel size and tile are planned from the pairs."
+
+
+class TrainPresenter:
+    """Puts choices into words on the view.
+
+    Parameters
+    ----------
+    view : TrainView
+    session : Session
+    """
+
+    def __init__(self, view: TrainView, session: Session) -> None:
+        self._view, self._session = view, session
+
+    def starts(self, choices: Choices) -> None:
+        """What to start from, and the facts of the one chosen."""
+        models = self._session.models()
+        items: list[tuple[str, Any]] = [(text, dims) for dims, text in NEW.items()]
+        items += [(f"Fine-tune {m.header.name}", m) for m in models]
+        start = choices.start
+        current = next((m for m in models if start is not None and m.path == start.path), choices.dims)
+        self._view.show_starts(items, current, start.facts if start else NEW_FACTS)
+
+    def preset(self, choices: Choices, times: Mapping[str, str]) -> None:
+        """The preset, and the time each takes as far as it was estimated."""
+        self._view.show_preset(choices.preset, times)
+
+    def options(self, choices: Choices) -> None:
+        """Advanced settings: the preset's, and over them what the person changed."""
+        self._view.show_options(preset_training(choices.preset).replace(**choices.training))
+
+    def devices(self, chosen: str, ready: Ready | None) -> None:
+        """Devices that the engine found, and what the chosen one means here."""
+        items, facts = device_words.devices(chosen, ready, alive=self._session.jobs.alive)
+        self._view.show_devices(items, chosen, facts)
+
+    def plan(self, plan: Plan | Problem | None, *, running: bool, estimating: bool) -> None:
+        """Why Train is disabled, or what it will do; None while pairs are read."""
+        problem = plan if isinstance(plan, Problem) else None
+        self._view.show_problem(problem.field if problem else None, problem.text if problem else "")
+        self._view.show_notes("\n".join(plan.notes) if isinstance(plan, Plan) else "")
+        if estimating:
+            self._view.show_run("Cancel", enabled=True, tooltip="Stop estimating.")
+        elif not running:
+            tooltip = "Train on these pairs" if plan else "The pairs are being read."
+            self._view.show_run("Train", enabled=isinstance(plan, Plan), tooltip=problem.text if problem else tooltip)
+
+
+def preset_training(preset: str) -> TrainingConfig:
+    """Settings of the loop as a preset has them."""
+    return TrainingConfig.parse(PRESETS[preset].get("training", {}), f"The preset {preset}")

@@ -1,0 +1,128 @@
+"""What the network in training makes of the scan in view, as a Labels layer that follows the epochs."""
+
+from __future__ import annotations
+
+import logging
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from napari.layers import Image, Labels
+from numpy.typing import NDArray
+
+from napari_prosma._shared import layers as layer_access
+from napari_prosma._shared.jobs import EngineJob
+from napari_prosma._shared.layers import LayerScan
+from napari_prosma._shared.progress_panel import clock
+from prosma_core.errors import ProsmaError
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+    from napari_prosma.train.run import Order
+    from napari_prosma.train.view import TrainView
+
+_LOG = logging.getLogger(__name__)
+
+SMALL = 4_000_000
+"""Voxels up to which a scan is shown unless the person says otherwise."""
+SLOW = 0.25
+"""Share of an epoch that a preview may take; one that takes longer is switched off."""
+
+
+class Preview:
+    """Shows the present prediction on the viewer's scan while a training wants it.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+    view : TrainView
+
+    Attributes
+    ----------
+    epoch_seconds : float
+        What the last epoch took; 0 while it is not known.
+    """
+
+    def __init__(self, viewer: ViewerModel, view: TrainView) -> None:
+        self.epoch_seconds = 0.0
+        self._viewer, self._view = viewer, view
+        self._job: EngineJob | None = None
+        self._layer: Image | None = None
+        self._wanted: bool | None = None
+        self._shown: Labels | None = None
+        self._scan: LayerScan | None = None
+
+    def choose(self, layer: Image | None) -> None:
+        """The scan that would be shown; it is not changed while a training runs."""
+        if self._job is None:
+            self._layer = layer
+            self._tell(self._default, "")
+
+    def toggle(self, wanted: bool) -> None:
+        """What the person wants from now on."""
+        self._wanted = wanted
+        self._tell(wanted, "")
+        if self._job is not None:
+            self._ask(self._job)
+
+    def begin(self, job: EngineJob) -> None:
+        """A training has begun."""
+        self._job, self._shown = job, None
+        self._tell(self._default, "")
+        if self._default:
+            self._ask(job)
+
+    def take(self, array: NDArray[Any], order: Order) -> None:
+        """An array in which predictions will appear."""
+        if self._scan is None or not self._default:
+            return
+        notes = {"model": f"{order.name} (in training)"}
+        self._shown = layer_access.labels_layer(self._scan, array, order.classes, f"{self._scan.name} preview", notes)
+        selected = set(self._viewer.layers.selection)
+        self._viewer.add_layer(self._shown)
+        if selected:
+            self._viewer.layers.selection = selected
+
+    def refresh(self, epoch: int, seconds: float) -> None:
+        """A prediction is there."""
+        if self._shown is None:
+            return
+        if self._shown not in self._viewer.layers:  # the person has deleted it
+            self.toggle(False)
+            return
+        layer_access.refresh(self._shown)
+        text = f"Epoch {epoch}, took {clock(seconds)}."
+        if self._wanted is None and self.epoch_seconds and seconds > SLOW * self.epoch_seconds:
+            self._wanted = False
+            self._tell(False, f"{text} That holds up training: switched off.")
+            if self._job is not None:
+                self._job.preview(None)
+        else:
+            self._tell(self._default, text)
+
+    def end(self) -> None:
+        """The training is over; its last prediction stays."""
+        self._job = None
+        if self._wanted is False:
+            self._wanted = None
+
+    @property
+    def _default(self) -> bool:
+        """Whether it is on: as the person said, else where it is quick."""
+        if self._layer is None:
+            return False
+        return self._wanted if self._wanted is not None else prod(self._layer.data.shape) <= SMALL
+
+    def _ask(self, job: EngineJob) -> None:
+        if not self._default or self._layer is None:
+            job.preview(None)
+            return
+        try:
+            self._scan = layer_access.read(self._layer)
+        except ProsmaError as error:
+            self._tell(False, str(error))
+            return
+        job.preview(self._scan)
+
+    def _tell(self, checked: bool, text: str) -> None:
+        self._view.show_preview(checked=checked, enabled=self._layer is not None, text=text)

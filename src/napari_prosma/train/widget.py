@@ -1,0 +1,108 @@
+"""The dock widget: view and controller together, and the dialogs they need."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import QEvent, QUrl
+from qtpy.QtGui import QDesktopServices
+from qtpy.QtWidgets import QFileDialog
+
+from napari_prosma._shared.session import Session, session
+from napari_prosma._shared.text_window import show_text
+from napari_prosma.train.controller import TrainController
+from napari_prosma.train.runs import save_as
+from napari_prosma.train.view import TrainView
+from prosma_core.io.names import IMAGE_SUFFIXES
+from prosma_core.io.run_folder import RunFolder
+from prosma_core.io.stopped_run import RunState
+
+if TYPE_CHECKING:
+    import napari
+
+MODELS = "ProSMA models (*.safetensors)"
+
+
+class TrainWidget(TrainView):
+    """The dock widget that trains and fine-tunes models.
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+    shared : Session, optional
+        The process's session unless given.
+    """
+
+    def __init__(self, napari_viewer: napari.Viewer, shared: Session | None = None) -> None:
+        super().__init__()
+        self._viewer = napari_viewer
+        self._session = shared or session()
+        self.controller = TrainController(napari_viewer, self, self._session)
+        self.add_files_clicked.connect(self._add_files)
+        self.add_folder_clicked.connect(self._add_folder)
+        self.browse_clicked.connect(self._browse)
+        self.details_clicked.connect(self._show_details)
+        self.use_clicked.connect(self._use)
+        self.save_as_clicked.connect(self._save_as)
+        self.folder_clicked.connect(self._show_last_folder)
+        self.run_folder_clicked.connect(self._show_folder)
+        self.destroyed.connect(self.controller.close)
+
+    def event(self, event: QEvent | None) -> bool:
+        """Go for good when the dock is closed: napari only takes the widget out of it."""
+        if event is not None and event.type() == QEvent.Type.ParentChange and self.parent() is None:
+            self.deleteLater()
+        return bool(super().event(event))
+
+    def _add_files(self) -> None:
+        patterns = f"Scans ({' '.join(f'*{suffix}' for suffix in IMAGE_SUFFIXES)})"
+        images, _ = QFileDialog.getOpenFileNames(self, "Choose the images", "", patterns)
+        if not images:
+            return
+        folder = str(Path(images[0]).parent)
+        labels, _ = QFileDialog.getOpenFileNames(self, "Choose their labels", folder, patterns)
+        if labels:
+            self.controller.add_files([Path(name) for name in images], [Path(name) for name in labels])
+
+    def _add_folder(self) -> None:
+        name = QFileDialog.getExistingDirectory(self, "Choose a folder with images and labels")
+        if name:
+            self.controller.add_folder(Path(name))
+
+    def _browse(self) -> None:
+        name, _ = QFileDialog.getOpenFileName(self, "Choose a model", "", MODELS)
+        if name:
+            self.controller.add_model(Path(name))
+        self.controller.show_starts()
+
+    def _show_details(self) -> None:
+        show_text(self, "What the engine said", self.controller.details() or "The log is empty.")
+
+    def _use(self) -> None:
+        if self.controller.outcome is not None:
+            _, widget = self._viewer.window.add_plugin_dock_widget("napari-prosma", "Segment")
+            widget.controller.add_model(self.controller.outcome.model)
+
+    def _save_as(self) -> None:
+        outcome = self.controller.outcome
+        if outcome is None:
+            return
+        name, _ = QFileDialog.getSaveFileName(self, "Save the model", outcome.model.name, MODELS)
+        if name:
+            self._session.jobs.run(
+                lambda: save_as(outcome.model, Path(name)),
+                lambda path: self.show_messages((f"Saved {path}",)),
+                lambda error: self.show_error(f"The model was not saved: {error}", details=False),
+            )
+
+    def _show_last_folder(self) -> None:
+        if self.controller.outcome is not None:
+            _open(RunFolder.beside(self.controller.outcome.model).root)
+
+    def _show_folder(self, state: RunState) -> None:
+        _open(RunFolder.beside(state.out).root)
+
+
+def _open(folder: Path) -> None:
+    QDesktopServices.openUrl(QUrl.fromLocalFile(str(folder)))
