@@ -14,24 +14,22 @@ from numpy.typing import NDArray
 
 import prosma_core
 from prosma_core.config.header import ModelHeader
-from prosma_core.data.geometry import Scan
-from prosma_core.engine.arrays import attach
 from prosma_core.engine.messages import (
     PlanRequest,
     Ready,
     Request,
     Result,
-    ScanRef,
     SegmentRequest,
     SegmentResult,
 )
-from prosma_core.engine.training import Watched, serve_plan, serve_training
-from prosma_core.errors import DeviceError, EngineError, GeometryError
-from prosma_core.events import Event, StageStarted, Working
+from prosma_core.engine.preview import Watched
+from prosma_core.engine.scans import read_scan
+from prosma_core.engine.training import serve_plan, serve_training
+from prosma_core.errors import DeviceError
+from prosma_core.events import Event, StageStarted
 from prosma_core.inference.device import DeviceChoice, choose_device, name_memory_errors
 from prosma_core.inference.results import Allocate
 from prosma_core.inference.segment import Segmenter
-from prosma_core.io.images import read_image
 
 
 def ready() -> Ready:
@@ -92,7 +90,7 @@ class Services:
         began = time.monotonic()
         choice = choose_device(request.device)
         segmenter = yield from self._segmenter(Path(request.model), choice)
-        scan = yield from _read(request.scan)
+        scan = yield from read_scan(request.scan)
         result = yield from segmenter.segment(scan, request.config, allocate=allocate, preview=request.preview)
         voxels = _count(result.labels.data, segmenter.header)
         return SegmentResult(voxels=voxels, seconds=time.monotonic() - began, device=choice.reason)
@@ -107,34 +105,6 @@ class Services:
             self._loaded = None  # two models at once may not fit
             self._loaded = (key, Segmenter.load(path, choice.device))
         return self._loaded[1]
-
-
-def _read(ref: ScanRef | None) -> Generator[Event, None, Scan]:
-    """The scan behind a reference.
-
-    Raises
-    ------
-    EngineError, GeometryError
-        There is none, the array is gone, or its geometry does not fit it.
-    FileFormatError
-        As in `prosma_core.io.images.read_image`.
-    """
-    if ref is None:
-        msg = "The request names no scan. Choose one."
-        raise EngineError(msg)
-    if ref.file is not None:
-        path = Path(ref.file)
-        yield Working(f"Reading {path.name}.")
-        scan = read_image(path, axes=ref.axes)
-        data, spec = scan.data, scan.spec if ref.spec is None else ref.spec.spec()
-    else:
-        assert ref.array is not None
-        assert ref.spec is not None
-        data, spec = attach(ref.array), ref.spec.spec()
-    if data.shape != spec.shape:
-        msg = f"The scan has shape {data.shape}, its geometry {spec.shape} (axes {spec.axes}). Open it again."
-        raise GeometryError(msg)
-    return Scan(data, spec)
 
 
 def _count(labels: NDArray[np.integer], header: ModelHeader) -> dict[str, int]:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
+from contextlib import closing
 from typing import Any
 
 from prosma_core.config.run import RunConfig, resolve_run
-from prosma_core.engine.messages import PlanRequest, PlanResult, ScanRef, TrainRequest, TrainResult
-from prosma_core.events import Event
+from prosma_core.engine.messages import PlanRequest, PlanResult, TrainRequest, TrainResult
+from prosma_core.engine.preview import Watched, Watcher
+from prosma_core.events import EpochDone, Event
 from prosma_core.inference.device import choose_device
 from prosma_core.inference.results import Allocate
 from prosma_core.io.comparison import compare
 from prosma_core.io.resume import resumed_settings
 from prosma_core.io.run_folder import RunFolder, check_new_run
 from prosma_core.training.estimate import estimate
-from prosma_core.training.loop import train
-
-Watched = Callable[[], ScanRef | None]
-"""Gives the scan that is to be segmented after each validation, as things are now."""
+from prosma_core.training.loop import TrainingResult, train
 
 
 def serve_training(request: TrainRequest, allocate: Allocate, watched: Watched) -> Generator[Event, None, TrainResult]:
@@ -38,8 +37,18 @@ def serve_training(request: TrainRequest, allocate: Allocate, watched: Watched) 
     """
     began = time.monotonic()
     run = _run(request)
-    device = choose_device(run.device).reason
-    result = yield from train(run, resume=request.resume)
+    choice, folder = choose_device(run.device), RunFolder.beside(run.out)
+    watcher = Watcher(watched, allocate, choice.device)
+    with closing(train(run, resume=request.resume)) as work:
+        while True:
+            try:
+                event = next(work)
+            except StopIteration as stop:
+                result: TrainingResult = stop.value
+                break
+            yield event
+            if isinstance(event, EpochDone) and event.dice is not None:
+                yield from watcher.look(folder.last, event.epoch)
     dice = result.validation.dice
     return TrainResult(
         model=str(result.path),
@@ -49,7 +58,7 @@ def serve_training(request: TrainRequest, allocate: Allocate, watched: Watched) 
         words=compare(result.before, dice) if result.before else "",
         held_out=result.held_out,
         seconds=time.monotonic() - began,
-        device=device,
+        device=choice.reason,
     )
 
 

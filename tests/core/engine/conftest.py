@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from prosma_core.config.run import RunConfig, resolve_run
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.engine.arrays import PREFIX
 from prosma_core.engine.client import Cancelled, Engine, Failed, Finished, Job
-from prosma_core.engine.messages import ScanRef, SegmentRequest, spec_message
+from prosma_core.engine.messages import Request, ScanRef, SegmentRequest, spec_message
+from prosma_core.io.images import write_image, write_labels
 
 PATIENCE = 120
 """Seconds after which a test gives up."""
@@ -40,11 +42,11 @@ class Heard:
     def of(self, kind: type) -> list[Any]:
         return [m for m in self.messages if isinstance(m, kind)]
 
-    def wait_for(self, *kinds: type) -> Any:
-        """First message of a kind."""
+    def wait_for(self, *kinds: type, so: Callable[[Any], bool] = lambda _: True) -> Any:
+        """First message of a kind, of those that are so."""
 
         def found() -> list[Any]:
-            return [m for m in self.messages if isinstance(m, kinds)]
+            return [m for m in self.messages if isinstance(m, kinds) and so(m)]
 
         with self._changed:
             assert self._changed.wait_for(found, PATIENCE), f"none of {kinds} among {self.messages[-3:]}"
@@ -122,6 +124,51 @@ def submit(hand_over: Callable[..., ScanRef]) -> Callable[..., Heard]:
         return heard
 
     return start
+
+
+@pytest.fixture(scope="session")
+def begin() -> Callable[..., Heard]:
+    """Return what gives an engine any request: engine, request. What it gives is the listener."""
+
+    def start(engine: Engine, request: Request) -> Heard:
+        heard = Heard()
+        heard.job = engine.submit(request, heard)
+        return heard
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, Path]]:
+    """Return files to train on: four small pictures of a bright disc, and their labels."""
+    folder, found, spec = tmp_path_factory.mktemp("pairs"), [], array_spec((48, 48), "yx")
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        centre = rng.integers(18, 30, 2)
+        labels = (sum((g - c) ** 2 for g, c in zip(np.indices((48, 48)), centre, strict=True)) < 150).astype(np.uint8)
+        paths = folder / f"scan{seed}.tif", folder / f"labels{seed}.tif"
+        write_image(paths[0], (labels * 50 + rng.normal(0, 10, (48, 48))).astype(np.float32), spec)
+        write_labels(paths[1], labels, spec)
+        found.append(paths)
+    return found
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, pairs: list[tuple[Path, Path]]) -> Callable[..., RunConfig]:
+    """Return a maker of runs of a moment each: name of the model, changes of the loop, other changes."""
+
+    def make(name: str = "m", training: dict[str, Any] | None = None, **changes: Any) -> RunConfig:
+        loop = {"epochs": 2, "steps": 4, "batch_size": 2, "ema_decay": 0.5, "learning_rate": 0.01, **(training or {})}
+        values = {
+            "device": "cpu",
+            "pairs": pairs,
+            "out": tmp_path / f"{name}.safetensors",
+            "network": {"width": 4, "max_width": 8, "max_stages": 3},
+            "preprocess": {"tile": [32, 32]},
+        }
+        return resolve_run({**values, **changes, "training": loop})
+
+    return make
 
 
 @pytest.fixture(scope="session")
