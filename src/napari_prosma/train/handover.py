@@ -102,7 +102,7 @@ def autosave(pairs: Sequence[Pair], folder: Path) -> list[Path]:
             _LOG.warning("Labels cannot be read", exc_info=True)
             failed.append(f"{pair.labels.name}: {type(error).__name__}: {error}")
     if failed:
-        msg = f"Labels could not be saved. {' '.join(failed)}"
+        msg = f"Labels could not be saved. {'; '.join(failed)}"
         raise OutputError(msg)
     return written
 
