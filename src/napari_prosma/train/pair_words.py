@@ -28,9 +28,12 @@ def problem_and_fixes(found: PairCheck, image: ImageSpec, labels: ImageSpec) -> 
         return elsewhere, ()
     if share == 0:
         return "The labels lie in another place than the image: they belong to another scan.", ()
+    if image.spatial_shape == labels.spatial_shape:
+        what = "The labels do not lie on the image's voxels (shifted, turned, or of another voxel size)"
+    else:
+        what = f"The labels have another grid ({_size(labels)}) than the image ({_size(image)})"
     return (
-        f"The labels have another grid ({_size(labels)}) than the image ({_size(image)}); {100 * share:.0f} % of them "
-        "lies within it. “Resample” makes a copy of them on the image's grid.",
+        f"{what}; {100 * share:.0f} % of them lies within it. “Resample” makes a copy of them on the image's grid.",
         ("resample",),
     )
 
