@@ -41,11 +41,10 @@ class ConfigForm:
 
     def __init__(self, config: type[Config], labels: Mapping[str, str], none: Mapping[str, str] | None = None) -> None:
         self._base = config()
-        words = none or {}
-        self._inputs = {
-            name: _Input(config.model_fields[name], name, text, words.get(name, "none"))
-            for name, text in labels.items()
-        }
+        self._inputs: dict[str, _Input] = {}
+        for name, text in labels.items():
+            options = {"name": name, "tooltip": config.explanations().get(name, "")}
+            self._inputs[name] = _Input(config.model_fields[name], text, (none or {}).get(name, "none"), options)
         self.native = QWidget()
         layout = QFormLayout(self.native)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -53,7 +52,10 @@ class ConfigForm:
         for name, entry in self._inputs.items():
             widget = entry.widget
             widget.native.setObjectName(f"option_{name}")
-            layout.addRow(*([widget.label] if widget.label else []), widget.native)
+            if isinstance(widget, CheckBox):
+                layout.addRow(widget.native)
+            else:
+                layout.addRow(labels[name], widget.native)
             widget.changed.connect(self._changed)
 
     @property
@@ -75,16 +77,15 @@ class ConfigForm:
 class _Input:
     """Input for one field."""
 
-    def __init__(self, field: FieldInfo, name: str, text: str, none: str) -> None:
+    def __init__(self, field: FieldInfo, text: str, none: str, options: dict[str, Any]) -> None:
         self._least: float | None = None
-        options: dict[str, Any] = {"name": name, "label": text, "tooltip": field.description or ""}
         kinds = get_args(field.annotation) or (field.annotation,)
         self._whole = int in kinds
         self.widget: Any
         if get_origin(field.annotation) is Literal:
             self.widget = ComboBox(choices=kinds, **options)
         elif bool in kinds:
-            self.widget = CheckBox(text=text, **{**options, "label": ""})
+            self.widget = CheckBox(text=text, **options)
         elif self._whole:
             self.widget = _box(field, 1, 0, options)
         else:

@@ -94,7 +94,7 @@ class JobView(QWidget):
         """End the column; parts get object names, by which style sheets, screen readers and tests find them."""
         self._layout.addStretch(1)
         parts |= {"device": self._device, "device_facts": self._device_facts, "free": self._free, "run": self._run}
-        parts |= {"notes": self._notes, "messages": self._messages, "error": self._error}
+        parts |= {"notes": self._notes, "messages": self._messages, "error": self._error, "details": self._details}
         parts |= {f"problem_{field}": label for field, label in self._problems.items()}
         for name, part in parts.items():
             part.setObjectName(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from qtpy.QtCore import QEvent, Qt
@@ -87,6 +87,7 @@ class Plot(QWidget):
         layout.setSpacing(2)
         for part in (self._heading, self._area, self._legend):
             layout.addWidget(part)
+        self._draw()
 
     def show_curves(self, curves: Sequence[Curve]) -> None:
         """Show these curves and no others."""
@@ -118,8 +119,10 @@ class Plot(QWidget):
         self._right.clear()
         self._step_curve.setPen(_mixed(text, back))
         self._item.addItem(self._step_curve)
-        for curve in self._curves:
-            color = _clear(QColor(curve.color), text, back) if curve.color else text
+        shown = [_clear(QColor(c.color), text, back) if c.color else text for c in self._curves]
+        curves = [replace(curve, color=color.name()) for curve, color in zip(self._curves, shown, strict=True)]
+        for curve in curves:
+            color = QColor(curve.color)
             style = Qt.PenStyle.DashLine if curve.dashed else Qt.PenStyle.SolidLine
             points = {"symbol": "o", "symbolSize": 4, "symbolBrush": color, "symbolPen": None}
             drawn = pyqtgraph.PlotDataItem(
@@ -130,7 +133,8 @@ class Plot(QWidget):
             )
             (self._item if curve.left else self._right).addItem(drawn)
         self._item.showAxis("left", any(curve.left for curve in self._curves) or not self._curves)
-        say(self._legend, _legend(self._curves, text))
+        self._legend.setText(_legend(curves))
+        self._legend.setVisible(bool(curves))
         self._fit()
 
     def _fit(self) -> None:
@@ -146,14 +150,14 @@ def _columns(points: Sequence[tuple[float, float]]) -> tuple[np.ndarray, np.ndar
     return values[:, 0], values[:, 1]
 
 
-def _legend(curves: Sequence[Curve], text: QColor) -> str:
+def _legend(curves: Sequence[Curve]) -> str:
     """A coloured dot and the name of each curve that has one, as rich text."""
     named = [curve for curve in curves if curve.name]
     parts = []
     for curve in named[:NAMED]:
         name = curve.name if len(curve.name) <= LONGEST_NAME else curve.name[: LONGEST_NAME - 1] + "…"
         escaped = html.escape(name).replace(" ", "&nbsp;")
-        parts.append(f'<span style="color: {curve.color or text.name()}">●</span>&nbsp;{escaped}')
+        parts.append(f'<span style="color: {curve.color}">●</span>&nbsp;{escaped}')
     more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
     return " &nbsp;".join(parts) + more
 

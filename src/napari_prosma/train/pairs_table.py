@@ -37,7 +37,7 @@ MARGIN = 6
 
 
 class PairsTable(QWidget):
-    """Pairs, and buttons that add and remove them."""
+    """Pairs, and `buttons` that add and remove them."""
 
     add_active_clicked = Signal()
     add_files_clicked = Signal()
@@ -61,7 +61,9 @@ class PairsTable(QWidget):
         self._table.setVisible(False)
         self._remove = button("Remove", "Take the selected pairs out of this list; nothing is deleted.", self._removed)
         self._remove.setObjectName("remove_pairs")
-        buttons = QGridLayout()
+        self.buttons = QWidget()
+        buttons = QGridLayout(self.buttons)
+        buttons.setContentsMargins(0, 0, 0, 0)
         for place, name, text, tooltip, signal in (
             ((0, 0), "add_active", "Add active pair", "The selected Image and Labels layers.", self.add_active_clicked),
             ((0, 1), "add_files", "Add files…", "Scans and their labels from files.", self.add_files_clicked),
@@ -74,7 +76,7 @@ class PairsTable(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._table)
-        layout.addLayout(buttons)
+        layout.addWidget(self.buttons)
         layout.addWidget(self.problem)
         self.show_pairs(())
 

@@ -87,7 +87,7 @@ def _dice(rows: Sequence[Mapping[str, Any]], classes: Sequence[ClassInfo]) -> li
     keys = _keys(rows, "dice ")
     curves = [Curve(key.removeprefix("dice "), colors.get(key, LEVELS[0]), _points(rows, key)) for key in keys]
     if len(keys) > 1:
-        curves.append(Curve("mean", "", _points(rows, "mean_dice"), dashed=True))
+        curves.append(Curve("mean (dashed)", "", _points(rows, "mean_dice"), dashed=True))
     return curves
 
 

@@ -21,7 +21,7 @@ FIRST_MORE = 10
 
 
 class RunsPanel(Fold):
-    """A list of runs, and buttons for the selected one; hidden where there are none."""
+    """A list of runs, and `buttons` for the selected one; hidden where there are none."""
 
     resume_clicked = Signal(object)
     more_clicked = Signal(object, int)
@@ -52,8 +52,8 @@ class RunsPanel(Fold):
         self._count.setSuffix(" epochs")
         self._count.setToolTip("So many epochs are trained more.")
         self._more = button("Train more", "Go on for so many epochs, whatever limits the run had.", self._more_clicked)
-        buttons = QWidget()
-        grid = QGridLayout(buttons)
+        self.buttons = QWidget()
+        grid = QGridLayout(self.buttons)
         grid.setContentsMargins(0, 0, 0, 0)
         grid.addWidget(self._resume, 0, 0)
         grid.addWidget(self._keep, 0, 1)
@@ -61,8 +61,8 @@ class RunsPanel(Fold):
         grid.addWidget(self._count, 1, 1)
         grid.addWidget(self._folder, 2, 0, 1, 2)
         self.addWidget(self._table)
-        self.addWidget(buttons)
-        names = {"runs": self._table, "resume": self._resume, "keep": self._keep, "run_folder": self._folder}
+        self.addWidget(self.buttons)
+        names = {"runs": self._table, "resume": self._resume, "use_model": self._keep, "run_folder": self._folder}
         for name, part in (names | {"more_count": self._count, "more": self._more}).items():
             part.setObjectName(name)
         self.show_runs(())

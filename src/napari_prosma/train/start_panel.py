@@ -39,7 +39,7 @@ class StartPanel(QWidget):
             self.estimate_clicked,
         )
         self._budget = combo("When training ends. It can be stopped at any time, and goes on later.")
-        self._budget.setMinimumContentsLength(4)  # a number stands beside it
+        self._budget.setMinimumContentsLength(2)  # a number stands beside it
         for kind, text in BUDGETS.items():
             self._budget.addItem(text, kind)
         self._budget.activated.connect(self._budget_edited)

@@ -82,7 +82,8 @@ class TrainView(JobView):
         self._add_run("Train")
         self._add_preview()
         self._add(self._plots, self._outcome, self._runs)
-        self._locked += [self._pairs, self._meaning, self._start, self._name_row, self._advanced, self._runs]
+        self._locked += [self._pairs.buttons, self._meaning, self._start, self._name_row, self._advanced]
+        self._locked += [self._runs.buttons]
         self._pass_on()
         self._finish(name=self._name, preview=self._preview, preview_facts=self._preview_facts)
 
