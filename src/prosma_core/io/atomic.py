@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from prosma_core.errors import OutputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 from contextlib import contextmanager
 
@@ -99,6 +99,13 @@ def make_folder(path: Path) -> None:
     """Make a folder, and those above it, where it is not there; raises `OutputError` where it cannot be."""
     with _output_errors(path):
         path.mkdir(parents=True, exist_ok=True)
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Remove files that may be there; raises `OutputError` where one cannot be removed."""
+    for path in paths:
+        with _output_errors(path):
+            path.unlink(missing_ok=True)
 
 
 def check_target(path: Path, *, folder: bool = False) -> None:

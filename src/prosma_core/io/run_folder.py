@@ -14,7 +14,7 @@ import yaml
 from prosma_core.config.run import RunConfig
 from prosma_core.errors import OutputError, TrainingError
 from prosma_core.events import EpochDone
-from prosma_core.io.atomic import make_folder, write_bytes_atomic
+from prosma_core.io.atomic import make_folder, remove, write_bytes_atomic
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,14 @@ class RunFolder:
         """Dice of the start model and of the result on the same cases, where a model was fine-tuned."""
         return self.root / "before_after.json"
 
+    def picture(self, epoch: int) -> Path:
+        """What the model of an epoch makes of a slice that is held out."""
+        return self.root / "preview" / f"epoch-{epoch:04d}.png"
+
     def clear(self) -> None:
-        """Remove the state and the models of an earlier run."""
-        for path in (self.state, self.best, self.last, self.before_after):
-            path.unlink(missing_ok=True)
+        """Remove what an earlier run has reached; raises `OutputError` where it cannot be removed."""
+        pictures = self.picture(0).parent.glob("epoch-*.png")
+        remove([self.state, self.best, self.last, self.before_after, self.history, *pictures])
 
     def write_settings(self, run: RunConfig, splits: dict[str, Any]) -> None:
         """Write run.yaml, splits.json and command.txt, each in one step."""

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 
 import prosma_core
@@ -16,25 +15,21 @@ from prosma_core.config.header import ModelHeader
 from prosma_core.config.model import ClassInfo, ModelConfig
 from prosma_core.config.preprocess import PreprocessConfig
 from prosma_core.config.run import PlanOptions, RunConfig
-from prosma_core.data.annotation import Annotation, read_annotation
-from prosma_core.data.fingerprint import Fingerprint, fingerprint
-from prosma_core.data.geometry import Scan
+from prosma_core.data.fingerprint import Fingerprint
 from prosma_core.data.intensities import COLOUR
-from prosma_core.errors import DatasetError, IntensityError
+from prosma_core.errors import IntensityError
 from prosma_core.events import Event, StageStarted, Working
 from prosma_core.inference.device import free_memory
 from prosma_core.io.bundle import Weights, load_bundle
-from prosma_core.io.dataset_folder import Case, DatasetFolder, read_case
+from prosma_core.io.dataset_folder import DatasetFolder
 from prosma_core.io.models import find_model
 from prosma_core.io.pairs import open_cases
 from prosma_core.training.cases import TrainingCase, prepare_case
 from prosma_core.training.classes import check_background, find_classes
 from prosma_core.training.plan import plan_batch, plan_run, training_voxels
 from prosma_core.training.plan_preprocess import plan_preprocess
+from prosma_core.training.reading import read_annotated, read_cases
 from prosma_core.training.split import Split, check_split, choose_cases, hold_out_slices
-
-SAID_ONCE = 3
-"""Cases whose annotated slices are said; those of further cases only pass by."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,16 +57,6 @@ class Setup:
     start: tuple[ModelHeader, Weights] | None
 
 
-@dataclass
-class _Facts:
-    """What reading the training cases told."""
-
-    prints: list[Fingerprint]
-    slices: dict[str, tuple[int, ...]]
-    background: bool = False
-    said: int = 0
-
-
 def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None) -> Generator[Event, None, Setup]:
     """Read the data, plan, and put all cases on the network's grid; yields after each case.
 
@@ -94,7 +79,7 @@ def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None
     split = choose_cases(folder, run.training.seed) if split is None else check_split(folder, split)
     count = len({*split.train, *split.val})
     yield StageStarted(f"Reading {count} case{'s' * (count != 1)} of {folder.root.name}.")
-    dims, facts = yield from _read_cases(folder, split, run, start[0].model.dims if start else run.preprocess.dims)
+    dims, facts = yield from read_cases(folder, split, run, start[0].model.dims if start else run.preprocess.dims)
     classes = find_classes(facts.prints, {**folder.class_names, **run.class_names}, run.labels, run.class_colors)
     if warning := check_background(classes, run.labels, painted=facts.background):
         yield StageStarted(warning)
@@ -115,51 +100,6 @@ def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None
     return Setup(run, _header(run, model, pre, classes), split, train, val, start)
 
 
-def _read_cases(
-    folder: DatasetFolder, split: Split, run: RunConfig, dims: int | None
-) -> Generator[Event, None, tuple[int, _Facts]]:
-    """Look at every training case; those without any annotation are left out, and said."""
-    facts = _Facts([], {})
-    for i, name in enumerate(split.train):
-        image, labels = _read(folder.cases[name], run)
-        if not labels.known:
-            yield StageStarted(f"{name} holds no annotation and is left out.")
-            continue
-        dims = dims or (2 if image.spec.spatial_ndim == 2 or min(image.spec.spatial_shape) == 1 else 3)
-        known = Scan(labels.values, labels.spec)
-        facts.prints.append(fingerprint(image, known, dims, np.random.default_rng([run.training.seed, i])))
-        facts.slices[name] = labels.slices
-        background = labels.values == 0 if labels.ignored is None else (labels.values == 0) & ~labels.ignored
-        facts.background = facts.background or bool(background.any())
-        if words := _slices_words(name, labels, run):
-            yield StageStarted(words) if facts.said < SAID_ONCE else Working(words)
-            facts.said += 1
-        yield Working(f"Reading {name}")
-    if dims is None:
-        msg = f"No case of {folder.root} holds an annotation. Paint at least one object in one slice, and save."
-        raise DatasetError(msg)
-    return dims, facts
-
-
-def _read(case: Case, run: RunConfig) -> tuple[Scan, Annotation]:
-    image, labels = read_case(case)
-    return image, read_annotation(labels, run.labels)
-
-
-def _slices_words(name: str, labels: Annotation, run: RunConfig) -> str:
-    """Which slices are taken to be annotated, where a person should check that; else empty."""
-    slices = labels.slices
-    if run.labels.zero == "annotated_slices" and labels.axis is not None:
-        listed = ", ".join(map(str, labels.marked[:12])) + (", …" if len(labels.marked) > 12 else "")
-        return f"{name}: annotated slices {labels.axis_name} {listed}."
-    if labels.sparse or len(slices) < 2 or slices[-1] - slices[0] + 1 < 2 * len(slices):
-        return ""
-    return (
-        f"{name}: {len(slices)} slices between {labels.axis_name} {slices[0]} and {slices[-1]} hold labels; the others "
-        "count as background. If they are not annotated, stop and give --annotated-slices."
-    )
-
-
 def _prepare_cases(
     folder: DatasetFolder,
     split: Split,
@@ -170,7 +110,7 @@ def _prepare_cases(
 ) -> Generator[Event, None, list[TrainingCase]]:
     cases: list[TrainingCase] = []
     for i, name in enumerate(split.train if key == "train" else split.val):
-        image, labels = _read(folder.cases[name], run)
+        image, labels = read_annotated(folder.cases[name], run)
         cases.extend(prepare_case(name, image, split.part(key, name, labels), pre, classes, seed=i))
         yield Working(f"Preparing {name}")
     if not cases:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ from prosma_core.training.cases import TrainingCase
 from prosma_core.training.checkpoint import Progress, load_state, save_state
 from prosma_core.training.losses import segmentation_loss, sparsity_loss
 from prosma_core.training.patches import PatchSampler
+from prosma_core.training.picture import CasePicture
 from prosma_core.training.schedule import MovingAverage, build_optimizer, learning_rate
 from prosma_core.training.setup import Setup
 from prosma_core.training.summary import training_summary
@@ -51,6 +52,7 @@ class Trainer:
             train = [case.to(device) for case in train]
         pre = setup.header.preprocess
         spacing = pre.spacing or (1.0,) * pre.dims
+        self.picture = CasePicture(self.validation_subset(), spacing, setup.header.classes)
         self.sampler = PatchSampler(train, pre.tile, spacing, self.config.foreground, self.config.augment)
         if self.config.removed_target is not None:
             for gate in self.model.skip_gates:
@@ -103,8 +105,10 @@ class Trainer:
         self.progress.epoch = number
         validation = None
         if number % self.config.validation_every == 0 or number == self.config.epochs:
-            validation = yield from self.validate(self.weights(), self.validation_subset())
+            validation = yield from self.validate(self.weights(), self.validation_subset(), self.picture.take)
         yield self._close_epoch(began, sum(losses) / len(losses), rate, validation)
+        if validation is not None:
+            self.picture.write(self.folder.picture(number))
         yield CheckpointSaved(str(self.folder.state))
 
     def step(self, rng: torch.Generator) -> torch.Tensor:
@@ -151,13 +155,16 @@ class Trainer:
         return self.average.weights if self.config.ema_decay else self.model.state_dict()
 
     def validate(
-        self, weights: Mapping[str, torch.Tensor], cases: Sequence[TrainingCase]
+        self,
+        weights: Mapping[str, torch.Tensor],
+        cases: Sequence[TrainingCase],
+        look: Callable[[TrainingCase, torch.Tensor], None] | None = None,
     ) -> Generator[Event, None, Validation]:
-        """Validate weights on cases; they stay loaded for `save_model`."""
+        """Validate weights on cases, as `validate` does; they stay loaded for `save_model`."""
         self.evaluated.load_state_dict(weights)
         h = self.setup.header
-        run = validate(self.evaluated, cases, h.preprocess.tile, h.classes, self.device, amp=self.config.amp)
-        return (yield from run)
+        tile, amp = h.preprocess.tile, self.config.amp
+        return (yield from validate(self.evaluated, cases, tile, h.classes, self.device, amp=amp, look=look))
 
     def _close_epoch(self, began: float, loss: float, rate: float, validation: Validation | None) -> EpochDone:
         p = self.progress

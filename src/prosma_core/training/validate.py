@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,7 @@ def validate(
     *,
     amp: bool,
     meant: Tensor | None = None,
+    look: Callable[[TrainingCase, Tensor], None] | None = None,
 ) -> Generator[Event, None, Validation]:
     """Segment each case by the same tiles as `prosma segment` and compare; yields after each tile.
 
@@ -55,6 +56,8 @@ def validate(
         bf16 autocast on CUDA.
     meant : Tensor, optional, int64, shape (outputs of the model,)
         Class index that each output of another model stands for.
+    look : callable, optional
+        Called with each case and the class indices that were found in it, integer, shape (*grid).
 
     Raises
     ------
@@ -64,7 +67,7 @@ def validate(
     model.eval()
     overlap, batch_size = InferenceConfig().overlap, 4 if device.type == "cuda" else 1
     predictor = TiledPredictor(model, tile, device, overlap=overlap, batch_size=batch_size, amp=amp)
-    scores = []
+    scores: list[list[float]] = []
     with model.counting() as levels:
         for case in cases:
             logits = yield from predictor.predict(case.image, device)
@@ -76,6 +79,8 @@ def validate(
                 raise TrainingError(msg)
             found = logits.argmax(0)
             found = found if meant is None else meant.to(found.device)[found]
+            if look is not None:
+                look(case, found)
             scores.append(dice_per_class(found, case.labels.to(logits.device), len(classes)))
     mean = np.mean(scores, axis=0)
     dice = {c.name: float(d) for c, d in zip(classes[1:], mean, strict=True)}

@@ -93,7 +93,9 @@ def test_a_run_leaves_a_model_and_everything_that_repeats_it(folder: Path, tmp_p
         "state.safetensors",
         "best.safetensors",
         "last.safetensors",
+        "preview",
     }
+    assert [p.name for p in sorted((files.root / "preview").iterdir())] == [f"epoch-000{i}.png" for i in (1, 2, 3)]
     assert len(files.history.read_text().splitlines()) == 4
     splits = json.loads(files.splits.read_text())
     assert sorted(splits["train"] + splits["val"]) == [f"case{i}" for i in range(5)]
