@@ -157,7 +157,7 @@ class SegmentController:
         self._show_plan()  # the view may have moved
         if isinstance(self._plan, Plan):
             self.view.show_error("", details=False)
-            self.run = Run(self._plan, self.viewer, self.view, self.session.jobs, self._run_over)
+            self.run = Run(self._plan, self._layer, self.viewer, self.view, self.session.jobs, self._run_over)
 
     def free_memory(self) -> None:
         """End the engine; it starts again with the next job."""

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from napari.layers import Labels, Layer
+from napari.layers import Image, Labels, Layer
 from numpy.typing import NDArray
 
 from napari_prosma._shared import layers as layer_access
@@ -39,14 +39,22 @@ class Run:
     ----------
     plan : Plan
         What was asked for.
+    source : Image or None
+        The layer that is segmented.
     labels : Labels or None
         The result layer, from its first slab on.
     """
 
     def __init__(
-        self, plan: Plan, viewer: ViewerModel, view: SegmentView, jobs: Jobs, over: Callable[[Run, bool], None]
+        self,
+        plan: Plan,
+        source: Image | None,
+        viewer: ViewerModel,
+        view: SegmentView,
+        jobs: Jobs,
+        over: Callable[[Run, bool], None],
     ) -> None:
-        self.plan = plan
+        self.plan, self.source = plan, source
         self.labels: Labels | None = None
         self.details = ""
         self._viewer, self._view, self._over = viewer, view, over
@@ -77,15 +85,16 @@ class Run:
         self._cancelling = self._abandoned = True
         self._job.cancel()
 
-    def correct(self) -> None:
+    def correct(self) -> Labels | None:
         """Give the person a copy of the result to correct, selected, with the brush; the result itself is hidden."""
         if self.labels is None:
-            return
+            return None
         copy = layer_access.editable_copy(self.labels)
         self.labels.visible = False
         self._viewer.add_layer(copy)
         self._viewer.layers.selection.active = copy
         copy.mode = "paint"
+        return copy
 
     # --- Messages of the engine, in the GUI thread ------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QFileDialog
 
+from napari_prosma._shared.docks import open_dock
 from napari_prosma._shared.session import Session, session
 from napari_prosma._shared.text_window import show_text
 from napari_prosma.segment.controller import SegmentController
@@ -30,6 +31,7 @@ class SegmentWidget(SegmentView):
 
     def __init__(self, napari_viewer: napari.Viewer, shared: Session | None = None) -> None:
         super().__init__()
+        self._viewer = napari_viewer
         self._session = shared or session()
         self.controller = SegmentController(napari_viewer, self, self._session)
         self.browse_clicked.connect(self._browse)
@@ -61,8 +63,14 @@ class SegmentWidget(SegmentView):
             show_text(self, "The command that repeats this without napari", run_command(self.controller.last.plan))
 
     def _correct(self) -> None:
-        if self.controller.last is not None:
-            self.controller.last.correct()
+        from napari_prosma.train import TrainWidget
+
+        last = self.controller.last
+        copy = last.correct() if last is not None else None
+        if last is None or copy is None or last.source is None or last.source not in self._viewer.layers:
+            return
+        train = open_dock(self._viewer, "Train", lambda: TrainWidget(self._viewer, self._session))
+        train.controller.fine_tune(last.source, copy, last.plan.model)
 
     def _save(self) -> None:
         from napari_prosma.segment.output import save_path, writer  # with the file formats: late, to open sooner

@@ -91,9 +91,10 @@ class TrainController:
         """Add the selected layers."""
         self._add(lambda: (active_pair(self.viewer),))
 
-    def add_layers(self, image: Image, labels: Any) -> None:
-        """Add an image layer and its labels layer."""
+    def fine_tune(self, image: Image, labels: Any, model: ModelEntry) -> None:
+        """Add an image layer and the corrected labels that a model gave it, and start from that model."""
         self._add(lambda: (Pair(layer_source(image), layer_source(labels)),))
+        self.choose_start(model)
 
     def add_files(self, images: Sequence[Path], labels: Sequence[Path]) -> None:
         """Add pairs of files."""
@@ -173,11 +174,13 @@ class TrainController:
         """Size and length."""
         self.session.remember("preset", preset)
         self._set(preset=preset)
+        self._presenter.preset(self._choices, self._estimate.times)
         self._presenter.options(self._choices)
 
     def choose_budget(self, budget: tuple[int | None, float | None]) -> None:
         """Epochs, or minutes, or neither: as the preset says."""
         self._set(epochs=budget[0], minutes=budget[1])
+        self.view.show_budget(*budget)
 
     def choose_options(self, options: TrainingConfig) -> None:
         """Advanced settings; those that are the preset's are left to it."""
@@ -349,6 +352,8 @@ class TrainController:
 
     def _show_plan(self) -> None:
         self._plan = None if self._pairs.reading else resolve(self._choices)
+        if self._estimate.forget(self._plan):
+            self._presenter.preset(self._choices, {})
         self._presenter.plan(self._plan, running=self.run is not None, estimating=self._estimate.running)
 
     def _say_error(self, error: Exception) -> None:

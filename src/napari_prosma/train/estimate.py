@@ -6,13 +6,13 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from napari_prosma._shared.jobs import EngineJob, Jobs, is_last
 from napari_prosma._shared.progress_panel import clock
 from napari_prosma.train.orders import plan_preparation
 from napari_prosma.train.pairs import Pair
-from napari_prosma.train.state import Plan
+from napari_prosma.train.state import Plan, Problem
 from prosma_core.engine.client import Failed, Finished, Message
 from prosma_core.engine.messages import PlanResult
 from prosma_core.events import StageStarted, Working
@@ -42,6 +42,7 @@ class Estimate:
         self._view, self._jobs, self._over = view, jobs, over
         self._job: EngineJob | None = None
         self._preset = ""
+        self._what: dict[str, Any] = {}
 
     @property
     def running(self) -> bool:
@@ -51,7 +52,9 @@ class Estimate:
     def begin(self, preset: str, plan: Plan, pairs: Sequence[Pair]) -> None:
         """Estimate the time of a plan, whose preset has this name."""
         folder = Path(tempfile.mkdtemp(prefix="prosma-estimate-"))
-        self._preset = preset
+        if _what(plan) != self._what:
+            self.times = {}
+        self._preset, self._what = preset, _what(plan)
 
         def listen(message: Message) -> None:
             if is_last(message):
@@ -67,9 +70,12 @@ class Estimate:
         if self._job is not None:
             self._job.cancel()
 
-    def forget(self) -> None:
-        """What was estimated no longer holds."""
+    def forget(self, plan: Plan | Problem | None) -> bool:
+        """Forget the times where something else than preset and name would be trained; whether there were any."""
+        if not self.times or (isinstance(plan, Plan) and _what(plan) == self._what):
+            return False
         self.times = {}
+        return True
 
     def _receive(self, message: Message) -> None:
         if isinstance(message, StageStarted | Working):
@@ -86,3 +92,8 @@ class Estimate:
         elif isinstance(message, Failed):
             self._view.show_error(str(message.error), details=bool(message.details))
         self._over()
+
+
+def _what(plan: Plan) -> dict[str, Any]:
+    """What time depends on, apart from the preset."""
+    return {key: value for key, value in plan.request_values.items() if key not in {"preset", "name", "out"}}

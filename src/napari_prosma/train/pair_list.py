@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QObject, QTimer
+from qtpy.QtCore import QTimer
 
 from napari_prosma._shared.jobs import Jobs
 from napari_prosma.train.pairs import Pair, PairRow, check
@@ -46,8 +46,7 @@ class PairList:
         self._number = 0
         self._watched: list[Layer] = []
         self._stale: set[Pair] = set()
-        self._parent = QObject()
-        self._timer = QTimer(self._parent)
+        self._timer = QTimer()
         self._timer.setSingleShot(True)
         self._timer.setInterval(QUIET)
         self._timer.timeout.connect(self._read_stale)

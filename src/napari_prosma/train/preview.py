@@ -67,7 +67,10 @@ class Preview:
 
     def begin(self, job: EngineJob) -> None:
         """A training has begun."""
-        self._job, self._shown = job, None
+        self._job = job
+        if self._shown is not None and self._shown in self._viewer.layers:
+            self._viewer.layers.remove(self._shown)  # of the training before
+        self._shown = None
         self._tell(self._default, "")
         if self._default:
             self._ask(job)
@@ -90,7 +93,7 @@ class Preview:
         if self._shown not in self._viewer.layers:  # the person has deleted it
             self.toggle(False)
             return
-        layer_access.refresh(self._shown)
+        self._shown.refresh()  # with its thumbnail: once an epoch
         text = f"Epoch {epoch}, took {clock(seconds)}."
         if self._wanted is None and self.epoch_seconds and seconds > SLOW * self.epoch_seconds:
             self._wanted = False
@@ -101,7 +104,7 @@ class Preview:
             self._tell(self._default, text)
 
     def end(self) -> None:
-        """The training is over; its last prediction stays."""
+        """The training is over; its last prediction stays until the next one begins."""
         self._job = None
         if self._wanted is False:
             self._wanted = None

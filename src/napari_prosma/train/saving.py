@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from qtpy.QtCore import QObject, QTimer
+from qtpy.QtCore import QTimer
 
 from napari_prosma._shared.jobs import Jobs
 from napari_prosma.train.handover import autosave
@@ -33,8 +33,7 @@ class Autosave:
         self._jobs, self._painted = jobs, painted
         self._pairs: Sequence[Pair] = ()
         self._folder: RunFolder | None = None
-        self._parent = QObject()
-        self._timer = QTimer(self._parent)
+        self._timer = QTimer()
         self._timer.setInterval(EVERY)
         self._timer.timeout.connect(self.save)
 

@@ -9,6 +9,7 @@ from qtpy.QtCore import QEvent, QUrl
 from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QFileDialog
 
+from napari_prosma._shared.docks import open_dock
 from napari_prosma._shared.session import Session, session
 from napari_prosma._shared.text_window import show_text
 from napari_prosma.train.controller import TrainController
@@ -80,9 +81,11 @@ class TrainWidget(TrainView):
         show_text(self, "What the engine said", self.controller.details() or "The log is empty.")
 
     def _use(self) -> None:
+        from napari_prosma.segment import SegmentWidget
+
         if self.controller.outcome is not None:
-            _, widget = self._viewer.window.add_plugin_dock_widget("napari-prosma", "Segment")
-            widget.controller.add_model(self.controller.outcome.model)
+            segment = open_dock(self._viewer, "Segment", lambda: SegmentWidget(self._viewer, self._session))
+            segment.controller.add_model(self.controller.outcome.model)
 
     def _save_as(self) -> None:
         outcome = self.controller.outcome
