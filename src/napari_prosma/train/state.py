@@ -159,15 +159,15 @@ def _pairs_problem(rows: Sequence[PairRow]) -> Problem | None:
     bad = next((row for row in rows if row.problem), None)
     if bad:
         return Problem("pairs", f"{bad.image}: {bad.problem}")
-    specs = {row.image: row.spec for row in rows if row.spec is not None}
-    units = Counter(spec.unit for spec in specs.values())
+    specs = [(row.image, row.spec) for row in rows if row.spec is not None]
+    units = Counter(spec.unit for _, spec in specs)
     if len(units) > 1:
         return Problem("pairs", f"The images have different units ({_listed(units)}); give all of them the same.")
-    channels = Counter(spec.num_channels for spec in specs.values())
-    colours = all(spec.channel_names == COLOUR for spec in specs.values() if spec.num_channels == 3)
+    channels = Counter(spec.num_channels for _, spec in specs)
+    colours = all(spec.channel_names == COLOUR for _, spec in specs if spec.num_channels == 3)
     if len(channels) > 1 and not (set(channels) == {1, 3} and colours):
         few = channels.most_common()[-1][0]
-        odd = next(name for name, spec in specs.items() if spec.num_channels == few)
+        odd = next(name for name, spec in specs if spec.num_channels == few)
         text = f"The images have different numbers of channels ({_listed(channels)}), for example {odd}."
         return Problem("pairs", f"{text} All need the same: remove those that differ.")
     return None

@@ -1,0 +1,119 @@
+"""Where models go, how they are named, and which runs there are."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from napari_prosma.train.runs import free_name, list_runs, models_folder, safe_name, save_as, taken_names
+from prosma_core.config.run import resolve_run
+from prosma_core.errors import ModelFileError, OutputError
+from prosma_core.io.bundle import read_header
+from prosma_core.io.models import shipped_models
+from prosma_core.io.run_folder import RunFolder
+
+PHANTOM = shipped_models()["phantom-3d"]
+
+
+def make_run(folder: Path, name: str, changed: float) -> RunFolder:
+    """A run that has not finished an epoch, last worked on at a time."""
+    out = folder / f"{name}.safetensors"
+    run = RunFolder.beside(out)
+    run.write_settings(resolve_run({"out": out, "name": name}), {"train": ["a"], "val": ["a"]})
+    os.utime(run.run_yaml, (changed, changed))
+    return run
+
+
+def test_models_go_to_the_persons_data_folder(tmp_path: Path) -> None:
+    assert models_folder().parts[-2:] == ("napari-prosma", "models")
+    assert list_runs(tmp_path / "none") == []
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("liver", "liver"),
+        ("a/b\\c:d", "a_b_c_d"),
+        ("  dots... ", "dots"),
+        ("CON", "CON_"),
+        ("com1.v2", "com1.v2_"),
+        ("", "model"),
+        ("...", "model"),
+        ("Überlauf ß µm", "Überlauf ß µm"),
+        ("tab\tline\n", "tab_line_"),
+    ],
+)
+def test_names_are_made_safe(given: str, expected: str) -> None:
+    assert safe_name(given) == expected
+
+
+@given(text=st.text(max_size=300))
+def test_a_safe_name_is_safe_and_stays(text: str) -> None:
+    name = safe_name(text)
+    assert name
+    assert len(name) <= 101
+    assert not set(name) & set('<>:"/\\|?*\n\0')
+    assert safe_name(name) == name
+    assert Path(name).name == name
+
+
+def test_a_free_name_is_taken_by_no_model_run_or_shipped_model(tmp_path: Path) -> None:
+    (tmp_path / "liver.safetensors").write_bytes(b"")
+    (tmp_path / "liver-2.prosma").mkdir()
+    (tmp_path / "kidney.txt").write_text("")
+    assert free_name("liver", tmp_path) == "liver-3"
+    assert free_name("LIVER", tmp_path) == "LIVER-3"
+    assert free_name("kidney", tmp_path) == "kidney"
+    assert free_name("phantom-3d", tmp_path) == "phantom-3d-2"
+    assert free_name("a/b", tmp_path) == "a_b"
+    assert taken_names(tmp_path) >= {"liver", "liver-2", "phantom-3d"}
+
+
+def test_runs_are_listed_latest_first_and_broken_ones_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_run(tmp_path, "old", 1000)
+    make_run(tmp_path, "new", 3000)
+    make_run(tmp_path, "middle", 2000)
+    (tmp_path / "empty.prosma").mkdir()
+    broken = make_run(tmp_path, "broken", 4000)
+    broken.run_yaml.write_text("epochs: [")
+    wrong = make_run(tmp_path, "wrong", 4000)
+    wrong.run_yaml.write_text("training: {epochs: none}\nout: x.safetensors\n")
+    (tmp_path / "file.prosma").write_text("not a folder")
+    with caplog.at_level(logging.INFO, logger="napari_prosma.train.runs"):
+        found = list_runs(tmp_path)
+    assert [run.name for run in found] == ["new", "middle", "old"]
+    assert [(run.epochs_done, run.finished, run.model_written) for run in found] == [(0, False, False)] * 3
+    assert len([r for r in caplog.records if "left out" in r.message]) == 4
+
+
+def test_a_model_is_saved_under_another_name(tmp_path: Path) -> None:
+    to = save_as(PHANTOM, tmp_path / "mine")
+    assert to == tmp_path / "mine.safetensors"
+    assert to.read_bytes() == PHANTOM.read_bytes()
+    assert read_header(to).name == "phantom-3d"
+    to.write_bytes(b"old")
+    assert save_as(PHANTOM, to) == to
+    assert to.read_bytes() == PHANTOM.read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.safetensors"]
+
+
+def test_what_cannot_be_saved_is_said(tmp_path: Path) -> None:
+    model = save_as(PHANTOM, tmp_path / "mine.v2")
+    assert model.name == "mine.v2.safetensors"
+    with pytest.raises(OutputError, match="is the model itself"):
+        save_as(model, model)
+    with pytest.raises(OutputError, match="does not exist"):
+        save_as(model, tmp_path / "nowhere" / "mine")
+    with pytest.raises(ModelFileError):
+        save_as(tmp_path / "gone.safetensors", tmp_path / "b")
+    model.write_bytes(model.read_bytes()[:1000])
+    with pytest.raises(ModelFileError):
+        save_as(model, tmp_path / "b")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.v2.safetensors"]

@@ -1,0 +1,244 @@
+"""From choices to a run, without a window."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.layers import Image, Labels
+
+from napari_prosma._shared.session import ModelEntry
+from napari_prosma.train.classes import classes_of
+from napari_prosma.train.handover import write_pairs
+from napari_prosma.train.pairs import Pair, PairRow, check
+from napari_prosma.train.sources import layer_source
+from napari_prosma.train.state import Choices, Plan, Problem, resolve
+from prosma_core.config.labels import LabelsConfig
+from prosma_core.config.model import ClassInfo
+from prosma_core.config.run import PRESETS, load_run_yaml, resolve_run
+from prosma_core.io.bundle import read_header
+from prosma_core.io.models import find_model, shipped_models
+from prosma_core.io.run_folder import RunFolder, check_new_run
+
+SPARSE = LabelsConfig(zero="annotated_slices")
+
+
+def entry(name: str) -> ModelEntry:
+    path = shipped_models()[name]
+    return ModelEntry(path, read_header(path), shipped=True)
+
+
+def row(
+    shape: tuple[int, ...] = (10, 20, 20),
+    name: str = "scan",
+    config: LabelsConfig | None = None,
+    slices: tuple[int, ...] = (2, 3, 4, 5, 6),
+    values: tuple[int, ...] = (1,),
+    **image: Any,
+) -> PairRow:
+    """A checked pair of layers: an object of each value on some slices."""
+    scan = Image(np.zeros(shape, image.pop("dtype", np.float32)), name=name, **image)
+    data = np.zeros(shape[: scan.ndim], np.uint8)
+    for i, value in enumerate(values):
+        place = (slice(2 + 4 * i, 5 + 4 * i), slice(4, 9))
+        if data.ndim > 2:
+            data[..., list(slices), place[0], place[1]] = value
+        else:
+            data[place] = value
+    labels = Labels(data, name=f"{name} drawn", scale=scan.scale, units=scan.units, axis_labels=scan.axis_labels)
+    found = check(Pair(layer_source(scan), layer_source(labels)), config or LabelsConfig())
+    assert found.facts
+    return found
+
+
+def choices(*rows: PairRow, **changes: Any) -> Choices:
+    rows = rows or (row(),)
+    given = Choices(rows=rows, name="mine", **changes)
+    return replace(given, classes=classes_of(rows, given.start)) if "classes" not in changes else given
+
+
+def plan_of(given: Choices, folder: Path) -> Plan:
+    plan = resolve(given, folder)
+    assert isinstance(plan, Plan), plan
+    return plan
+
+
+def problem_of(given: Choices, folder: Path) -> Problem:
+    problem = resolve(given, folder)
+    assert isinstance(problem, Problem), problem
+    return problem
+
+
+def test_a_valid_choice_gives_a_run_that_can_be_written_and_repeated(tmp_path: Path) -> None:
+    given = choices(row(values=(1, 2)), preset="quick", device="cpu", training={"seed": 3}, gate={"kind": "none"})
+    plan = plan_of(given, tmp_path)
+    steps = write_pairs([each.pair for each in given.rows], tmp_path / "mine.prosma" / "data")
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            files = stop.value
+            break
+    run = resolve_run(plan.request_values | {"pairs": files})
+    assert (run.out, run.name, run.device, run.preset) == (tmp_path / "mine.safetensors", "mine", "cpu", "quick")
+    assert (run.training.seed, run.gate.kind) == (3, "none")
+    assert run.training.epochs == PRESETS["quick"]["training"]["epochs"]
+    assert run.class_names == {c.value: c.name for c in given.classes}
+    assert run.class_colors == {c.value: c.color for c in given.classes}
+    folder = RunFolder.beside(run.out)
+    check_new_run(run.out, folder, overwrite=False)
+    folder.write_settings(run, {"train": [], "val": []})
+    assert resolve_run(load_run_yaml(folder.run_yaml)) == run
+
+
+@pytest.mark.parametrize(
+    ("epochs", "minutes", "expected"),
+    [(None, None, (150, None)), (7, None, (7, None)), (None, 2.5, (100_000, 2.5)), (7, 2.5, (7, 2.5))],
+)
+def test_the_budget(
+    epochs: int | None, minutes: float | None, expected: tuple[int, float | None], tmp_path: Path
+) -> None:
+    run = resolve_run(plan_of(choices(epochs=epochs, minutes=minutes), tmp_path).request_values)
+    assert (run.training.epochs, run.training.minutes) == expected
+
+
+def test_a_start_model_is_named_as_the_command_line_does(tmp_path: Path) -> None:
+    plan = plan_of(choices(start=entry("phantom-3d"), dims=3), tmp_path)
+    assert find_model(plan.request_values["init"]) == shipped_models()["phantom-3d"]
+    assert "preprocess" not in plan.request_values
+    own = replace(entry("phantom-3d"), shipped=False)
+    assert Path(plan_of(choices(start=own), tmp_path).request_values["init"]) == own.path
+
+
+@pytest.mark.parametrize(("dims", "expected"), [(None, None), (2, 2), (3, 3)])
+def test_dimensions_of_a_new_model(dims: Any, expected: int | None, tmp_path: Path) -> None:
+    run = resolve_run(plan_of(choices(dims=dims), tmp_path).request_values)
+    assert run.preprocess.dims == expected
+
+
+def test_pictures_among_scans_make_a_2d_model(tmp_path: Path) -> None:
+    given = choices(row(), row((20, 20), name="picture"))
+    plan = plan_of(given, tmp_path)
+    assert resolve_run(plan.request_values).preprocess.dims == 2
+    assert "The model is 2D: scans are taken slice by slice, along z." in plan.notes
+
+
+def bad_rows() -> tuple[PairRow, ...]:
+    pair = Pair(layer_source(Image(np.zeros((4, 5)), name="odd")), layer_source(Labels(np.ones((3, 3), int))))
+    return (row(), check(pair, LabelsConfig()))
+
+
+@pytest.mark.parametrize(
+    ("make", "field", "words"),
+    [
+        (lambda: Choices(name="mine"), "pairs", "Add an image and its labels"),
+        (lambda: choices(*bad_rows()), "pairs", "odd: The labels have another grid"),
+        (lambda: choices(row(units="mm"), row(units="um")), "pairs", "different units (mm, um)"),
+        (lambda: choices(classes=()), "classes", "No class is painted"),
+        (
+            lambda: choices(classes=(*classes_of([row()], None), ClassInfo(value=2, name="class 1"))),
+            "classes",
+            "Two classes are named 'class 1'",
+        ),
+        (lambda: choices(row((20, 20)), start=entry("phantom-3d")), "start", "scan is a 2D picture, the model is 3D"),
+        (lambda: choices(row((20, 20)), dims=3), "start", "choose a 2D model"),
+        (
+            lambda: choices(row(units="inch"), start=entry("hippocampus-mri")),
+            "start",
+            "unit 'inch' cannot be converted",
+        ),
+        (lambda: choices(epochs=0), "budget", "greater than or equal to 1"),
+        (lambda: choices(minutes=-1.0), "budget", "minutes"),
+        (lambda: choices(device_error="There is no such device."), "device", "There is no such device."),
+        (lambda: replace(choices(), name="  "), "name", "Give the new model a name"),
+        (lambda: replace(choices(), name="a/b"), "name", "'a_b' can"),
+        (lambda: replace(choices(), name="phantom-3d"), "name", "already"),
+        (lambda: replace(choices(), name="Taken"), "name", "already"),
+        (lambda: choices(training={"learning_rate": 5}), "advanced", "learning_rate"),
+        (lambda: choices(gate={"kind": "other"}), "advanced", "gate.kind"),
+    ],
+)
+def test_what_is_wrong_is_said_under_its_field(make: Any, field: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "taken.prosma").mkdir()
+    problem = problem_of(make(), tmp_path)
+    assert problem.field == field
+    assert words in problem.text
+
+
+def test_images_of_different_channels_are_refused_but_grey_and_colour_go_together(tmp_path: Path) -> None:
+    grey, colour = row((20, 20), name="grey"), row((20, 20, 3), name="colour", rgb=True, dtype=np.uint8)
+    assert plan_of(choices(grey, colour), tmp_path)
+    two = row((2, 10, 20, 20), name="two", axis_labels=tuple("czyx"))
+    problem = problem_of(choices(row(), row(name="other"), two), tmp_path)
+    assert problem.field == "pairs"
+    assert "numbers of channels (1, 2), for example two" in problem.text
+
+
+def test_one_class_of_scribbles_without_background_is_refused(tmp_path: Path) -> None:
+    config = LabelsConfig(zero="unlabelled")
+    problem = problem_of(choices(row(config=config), labels=config), tmp_path)
+    assert problem.field == "labels"
+    assert "nothing says what is background" in problem.text
+    unpainted = config.replace(background=7)
+    assert (
+        "no voxel has the background value 7"
+        in problem_of(choices(row(config=unpainted), labels=unpainted), tmp_path).text
+    )
+    painted = config.replace(background=2)
+    plan = plan_of(choices(row(config=painted, values=(1, 2)), labels=painted), tmp_path)
+    assert resolve_run(plan.request_values).labels == painted
+    two = plan_of(choices(row(config=config, values=(1, 2)), labels=config), tmp_path)
+    assert any("every voxel one of class 1, class 2" in note for note in two.notes)
+
+
+def test_what_is_held_out_is_said(tmp_path: Path) -> None:
+    def said(*rows: PairRow) -> str:
+        return " ".join(plan_of(choices(*rows, labels=SPARSE), tmp_path).notes)
+
+    def scan(name: str, *slices: int) -> PairRow:
+        return row(config=SPARSE, name=name, slices=slices)
+
+    assert "Too little is annotated to hold anything out" in said(scan("a", 1, 4, 8))
+    assert "1 annotated slice of the same scans" in said(scan("a", 1, 4, 6, 8))
+    assert "2 annotated slices of the same scans" in said(scan("a", 1, 3, 5, 7), scan("b", 0, 2, 4, 6, 8))
+    assert "held out" not in said(*(scan(name, 1, 4, 8) for name in "abcd"))
+
+
+def test_slices_that_look_unfinished_are_asked_about(tmp_path: Path) -> None:
+    def asked(*slices: int, labels: LabelsConfig | None = None) -> bool:
+        config = labels or LabelsConfig()
+        given = choices(row(config=config, slices=slices), labels=config)
+        return any("the others count as background" in note for note in plan_of(given, tmp_path).notes)
+
+    assert asked(2, 5, 8)
+    assert asked(4)
+    assert not asked(2, 3, 4, 5)
+    assert not asked(2, 5, 8, labels=SPARSE)
+
+
+def test_what_fine_tuning_loses_is_said(tmp_path: Path) -> None:
+    def said(given: Choices) -> str:
+        return " ".join(plan_of(given, tmp_path).notes)
+
+    start = entry("hippocampus-mri")
+    assert "will not know posterior hippocampus" in said(choices(row(values=(1,)), start=start))
+    assert "will not know" not in said(choices(row(values=(1, 2)), start=start))
+    two = row((2, 10, 20, 20), axis_labels=tuple("czyx"), values=(1, 2))
+    assert "takes 1 channel, these images have 2: its first layer starts afresh" in said(choices(two, start=start))
+    colour = row((20, 20, 3), rgb=True, dtype=np.uint8)
+    words = said(choices(colour, start=entry("breast-lesion-us")))
+    assert "Colours are turned to grey" in words
+    assert "starts afresh" not in words
+
+
+def test_an_image_in_two_pairs_is_said(tmp_path: Path) -> None:
+    once = row()
+    again = check(
+        Pair(once.pair.image, layer_source(Labels(once.pair.labels.layer.data, name="other"))), LabelsConfig()
+    )
+    notes = plan_of(choices(once, again), tmp_path).notes
+    assert any("scan is in more than one pair" in note for note in notes)
+    assert not any("more than one pair" in note for note in plan_of(choices(row(), row()), tmp_path).notes)
