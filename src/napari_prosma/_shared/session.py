@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from platformdirs import user_config_path
+from platformdirs import user_config_path, user_data_path
 from psygnal import Signal
 
 from napari_prosma._shared.jobs import Jobs
@@ -63,9 +63,14 @@ class Session:
     Parameters
     ----------
     folder : Path, optional
-        Where settings are kept; the user's configuration folder unless given.
+        Where settings and trained models are kept; the user's own folders unless given.
     jobs : Jobs, optional
         The engine's boundary; made unless given.
+
+    Attributes
+    ----------
+    models_folder : Path
+        Where models go that are trained here; it may not exist yet.
     """
 
     models_changed = Signal()
@@ -73,6 +78,7 @@ class Session:
 
     def __init__(self, folder: Path | None = None, jobs: Jobs | None = None) -> None:
         self._file = (folder or user_config_path("napari-prosma")) / "settings.json"
+        self.models_folder = (folder or user_data_path("napari-prosma")) / "models"
         self._settings = _read_settings(self._file)
         self.jobs = jobs or Jobs()
         self._widgets = 0

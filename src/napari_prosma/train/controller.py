@@ -217,7 +217,8 @@ class TrainController:
         rows, start = self._choices.rows, self._choices.start
         if not self._own_name:
             wanted = f"{start.header.name} tuned" if start else f"{Path(rows[0].image).stem} model" if rows else ""
-            self._choices = replace(self._choices, name=free_name(wanted) if wanted else "")
+            name = free_name(wanted, self.session.models_folder) if wanted else ""
+            self._choices = replace(self._choices, name=name)
         self.view.show_name(self._choices.name)
 
     # --- Trainings --------------------------------------------------------------------------------------------------
@@ -348,10 +349,10 @@ class TrainController:
             self._set(device_error=missing)
 
     def _show_runs(self) -> None:
-        self.view.show_runs(list_runs())
+        self.view.show_runs(list_runs(self.session.models_folder))
 
     def _show_plan(self) -> None:
-        self._plan = None if self._pairs.reading else resolve(self._choices)
+        self._plan = None if self._pairs.reading else resolve(self._choices, self.session.models_folder)
         if self._estimate.forget(self._plan):
             self._presenter.preset(self._choices, {})
         self._presenter.plan(self._plan, running=self.run is not None, estimating=self._estimate.running)

@@ -1,0 +1,370 @@
+"""What the Train widget does when a person, the viewer or the engine does something."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from pytestqt.qtbot import QtBot
+
+from prosma_core.config.labels import LabelsConfig
+from prosma_core.config.run import RunConfig
+from prosma_core.engine.client import ArrayReady, Cancelled, Failed, Finished
+from prosma_core.engine.messages import PlanRequest, PlanResult, Ready, TrainRequest, TrainResult
+from prosma_core.errors import DeviceError
+from prosma_core.events import EpochDone, LevelStats, PreviewDone, StageStarted, StepDone
+from prosma_core.io.bundle import load_bundle, save_bundle
+from prosma_core.io.images import read_image
+from prosma_core.io.models import find_model
+from prosma_core.io.run_folder import RunFolder
+
+
+def epoch(number: int = 1, *, seconds: float = 10.0, dice: float = 0.5) -> EpochDone:
+    return EpochDone(number, 5, 0.7, 1e-3, {"class 1": dice}, dice, (LevelStats(0.3, 0.6),), True, seconds, 40.0)
+
+
+def write_model(widget: Any, name: str) -> Any:
+    """Put a model where a training would leave it; return its path."""
+    header, weights = load_bundle(find_model("phantom-3d"))
+    widget.models.mkdir(parents=True, exist_ok=True)
+    path = widget.models / f"{name}.safetensors"
+    save_bundle(path, header.replace(name=name), weights)
+    return path
+
+
+def result(path: Any, before: dict[str, float] | None = None, after: float = 0.8) -> Finished:
+    return Finished(
+        TrainResult(
+            model=str(path), dice={"organ": after}, mean_dice=after, before=before, words="in words" if before else "",
+            held_out="", seconds=90.0, device="CPU, 2 threads (no GPU)",
+        )
+    )  # fmt: skip
+
+
+def test_without_pairs_the_widget_says_what_to_do(widget: Any) -> None:
+    assert not widget.can_run
+    assert "Add active pair" in widget.text("problem_pairs")
+
+
+def test_the_selected_layers_become_a_pair_that_can_be_trained_on(widget: Any, annotated: Any) -> None:
+    annotated(widget.viewer)
+    widget.controller.add_active()
+    assert widget.can_run
+    assert widget.text("name") == "liver model"
+    assert widget.text("problem_pairs") == ""
+
+
+def test_a_pair_is_added_once(widget: Any, annotated: Any) -> None:
+    annotated(widget.viewer)
+    widget.controller.add_active()
+    widget.controller.add_active()
+    assert "already" in widget.text("error")
+
+
+def test_nothing_is_trained_while_a_pair_is_being_read(widget: Any, annotated: Any) -> None:
+    annotated(widget.viewer)
+    widget.jobs.held = []
+    widget.controller.add_active()
+    assert not widget.can_run
+    widget.jobs.held.pop()()
+    assert widget.can_run
+
+
+def test_paint_is_read_again_and_what_was_read_before_it_does_not_count(
+    widget: Any, annotated: Any, qtbot: QtBot
+) -> None:
+    _, labels = annotated(widget.viewer)
+    widget.controller.add_active()
+    widget.jobs.held = []
+    labels.paint((4, 4, 4), 2)
+    labels.events.labels_update(data=labels.data, offset=(0, 0, 0))
+    qtbot.waitUntil(lambda: bool(widget.jobs.held))
+    labels.paint((4, 4, 4), 3)
+    labels.events.labels_update(data=labels.data, offset=(0, 0, 0))
+    qtbot.waitUntil(lambda: len(widget.jobs.held) == 2)
+    late, latest = widget.jobs.held
+    widget.jobs.held = None
+    latest()
+    known = widget.controller.run is None and widget.can_run
+    late()
+    assert known
+    assert widget.can_run
+
+
+def test_a_layer_that_is_deleted_takes_its_pair_with_it(widget: Any, annotated: Any) -> None:
+    image, _ = annotated(widget.viewer)
+    widget.controller.add_active()
+    widget.viewer.layers.remove(image)
+    assert not widget.can_run
+    assert "liver was removed" in widget.text("error")
+
+
+def test_labels_that_number_objects_are_taken_as_one_class_where_the_person_says_so(widget: Any, rng: Any) -> None:
+    image = widget.viewer.add_image(rng.normal(size=(40, 50)), name="cells")
+    cells = widget.viewer.add_labels(np.arange(2000, dtype=np.uint16).reshape(40, 50), name="numbers")
+    widget.viewer.layers.selection = {image, cells}
+    widget.controller.add_active()
+    assert "number objects" in widget.text("problem_pairs")
+    widget.controller.fix(0, "one_class")
+    assert widget.can_run
+    assert widget.start().request().run.labels.one_class
+
+
+def test_labels_of_another_grid_are_resampled_into_a_new_layer(widget: Any, annotated: Any) -> None:
+    image, labels = annotated(widget.viewer)
+    coarse = widget.viewer.add_labels(labels.data[:, ::2, ::2].copy(), name="coarse", scale=(1, 2, 2))
+    before = coarse.data.copy()
+    widget.viewer.layers.selection = {image, coarse}
+    widget.controller.add_active()
+    assert not widget.can_run
+    widget.controller.fix(0, "resample")
+    assert widget.can_run
+    assert widget.viewer.layers[-1].data.shape == image.data.shape
+    np.testing.assert_array_equal(coarse.data, before)
+
+
+def test_the_request_holds_what_was_chosen_and_files_of_the_layers(widget: Any, annotated: Any) -> None:
+    image, labels = annotated(widget.viewer, value=3)
+    widget.controller.add_active()
+    widget.controller.choose_labels(LabelsConfig(zero="annotated_slices"))
+    widget.controller.choose_class(3, "tumour", "#00ff00")
+    widget.controller.choose_preset("quick")
+    widget.controller.choose_budget((None, 3.0))
+    widget.controller.choose_name("mine")
+    request = widget.start().request()
+    assert isinstance(request, TrainRequest)
+    run = request.run
+    assert run.out == widget.models / "mine.safetensors"
+    assert (run.preset, run.training.minutes, run.labels.zero) == ("quick", 3.0, "annotated_slices")
+    assert (run.class_names[3], run.class_colors[3]) == ("tumour", "#00ff00")
+    ((scan, painted),) = run.pairs
+    np.testing.assert_array_equal(read_image(scan).data, image.data)
+    np.testing.assert_array_equal(read_image(painted).data, labels.data)
+    assert scan.is_relative_to(RunFolder.beside(run.out).root)
+
+
+def test_annotations_are_saved_at_the_start(widget: Any, annotated: Any) -> None:
+    _, labels = annotated(widget.viewer)
+    widget.controller.add_active()
+    widget.start()
+    (saved,) = (widget.models / "liver model.prosma" / "annotations").iterdir()
+    np.testing.assert_array_equal(read_image(saved).data, labels.data)
+
+
+def test_paint_during_a_training_is_saved_at_its_end(widget: Any, annotated: Any) -> None:
+    _, labels = annotated(widget.viewer)
+    widget.controller.add_active()
+    job = widget.start()
+    labels.paint((0, 2, 2), 1)
+    labels.events.labels_update(data=labels.data, offset=(0, 0, 0))
+    job.say(Cancelled())
+    (saved,) = (widget.models / "liver model.prosma" / "annotations").iterdir()
+    assert read_image(saved).data[0, 2, 2] == 1
+
+
+def test_fine_tuning_keeps_the_models_classes_and_names_the_model_after_it(widget: Any, annotated: Any) -> None:
+    image, labels = annotated(widget.viewer)
+    widget.controller.fine_tune(image, labels, widget.model("phantom-3d"))
+    assert widget.text("start") == "Fine-tune phantom-3d"
+    assert widget.text("name") == "phantom-3d tuned"
+    run = widget.start().request().run
+    assert run.init == "phantom-3d"
+    assert run.class_names[1] == "organ"
+
+
+def test_advanced_settings_that_are_the_presets_are_left_to_it(widget: Any, annotated: Any) -> None:
+    annotated(widget.viewer)
+    widget.controller.add_active()
+    widget.controller.choose_preset("quick")
+    usual = RunConfig.model_fields["training"].default
+    widget.controller.choose_options(usual.replace(epochs=40, steps=40, batch_size=2, learning_rate=0.01))
+    training = widget.start().request().run.training
+    assert training.learning_rate == 0.01
+    assert (training.epochs, training.ema_decay, training.validation_cases) == (
+        40,
+        usual.ema_decay,
+        usual.validation_cases,
+    )
+    widget.controller.restore_defaults()
+
+
+def test_epochs_are_drawn_and_the_time_left_is_said(widget: Any, annotated: Any) -> None:
+    annotated(widget.viewer)
+    widget.controller.add_active()
+    job = widget.start()
+    assert widget.text("run") == "Stop"
+    job.say(StageStarted("Training on CPU."))
+    job.say(StepDone(1, 3, 40, 0.9))
+    assert widget.view.progress_text().startswith("Epoch 1, step 3 of 40")
+    job.say(epoch(1))
+    job.say(StepDone(2, 1, 40, 0.8))
+    assert widget.view.progress_text() == "Epoch 2 of 5, step 1 of 40, about 40 s left"
+
+
+def test_a_finished_model_is_in_segments_list_and_preferred(widget: Any, annotated: Any) -> None:
+    annotated(widget.viewer)
+    widget.controller.add_active()
+    preferred: list[str] = []
+    widget.session.model_preferred.connect(lambda entry: preferred.append(entry.header.name))
+    job = widget.start()
+    job.say(result(write_model(widget, "liver model")))
+    assert "liver model" in [m.header.name for m in widget.session.models()]
+    assert preferred == ["liver model"]
+    assert widget.session.recall("model") == str(widget.models / "liver model.safetensors")
+    assert widget.text("run") == "Train"
+    assert widget.text("name") == "liver model-2"  # the next one
+
+
+def test_fine_tuning_that_got_worse_is_listed_and_not_preferred(widget: Any, annotated: Any) -> None:
+    image, labels = annotated(widget.viewer)
+    widget.controller.fine_tune(image, labels, widget.model("phantom-3d"))
+    preferred: list[str] = []
+    widget.session.model_preferred.connect(lambda entry: preferred.append(entry.header.name))
+    job = widget.start()
+    job.say(result(write_model(widget, "phantom-3d tuned"), {"organ": 0.9}, 0.8))
+    assert preferred == []
+    assert widget.controller.outcome.worse
+    assert "phantom-3d tuned" in [m.header.name for m in widget.session.models()]
+
+
+def test_stopping_asks_the_engine_and_says_where_nothing_can_be_kept(widget: Any, annotated: Any) -> None:
+    annotated(widget.viewer)
+    widget.controller.add_active()
+    job = widget.start()
+    widget.controller.start_or_stop()
+    assert job.cancelled
+    assert not widget.can_run
+    job.say(Cancelled())
+    assert widget.can_run
+    assert widget.controller.outcome is None
+    assert "no model yet" in widget.text("messages")
+
+
+def test_a_failure_is_said_and_the_widget_can_go_on(widget: Any, annotated: Any) -> None:
+    annotated(widget.viewer)
+    widget.controller.add_active()
+    job = widget.start()
+    job.say(Failed(DeviceError("Memory of cuda ran out."), "a traceback"))
+    assert widget.text("error") == "Memory of cuda ran out."
+    assert widget.controller.details() == "a traceback"
+    assert widget.can_run
+    job.say(Cancelled())  # late words of a dead engine
+    assert widget.text("error") == "Memory of cuda ran out."
+
+
+def test_layers_may_go_while_it_trains(widget: Any, annotated: Any) -> None:
+    annotated(widget.viewer)
+    widget.controller.add_active()
+    job = widget.start()
+    widget.viewer.layers.clear()
+    job.say(epoch())
+    job.say(result(write_model(widget, "liver model")))
+    assert widget.controller.outcome is not None
+
+
+def test_the_preview_is_a_layer_that_follows_the_epochs(widget: Any, annotated: Any) -> None:
+    image, _ = annotated(widget.viewer)
+    widget.controller.add_active()
+    job = widget.start()
+    (scan,) = job.previews
+    assert scan.name == "liver"
+    classes = np.zeros(image.data.shape, np.uint8)
+    job.say(epoch())
+    selected = set(widget.viewer.layers.selection)
+    job.say(ArrayReady("preview", classes))
+    shown = widget.viewer.layers[-1]
+    assert set(widget.viewer.layers.selection) == selected
+    classes[6] = 1
+    job.say(PreviewDone(1, 0.5))
+    assert shown.name == "liver preview"
+    assert shown.data[6].all()
+    assert "Epoch 1" in widget.text("preview_facts")
+
+
+def test_a_slow_preview_is_switched_off_unless_the_person_wants_it(widget: Any, annotated: Any) -> None:
+    image, _ = annotated(widget.viewer)
+    widget.controller.add_active()
+    job = widget.start()
+    job.say(ArrayReady("preview", np.zeros(image.data.shape, np.uint8)))
+    job.say(epoch(seconds=10))
+    job.say(PreviewDone(1, 9.0))
+    assert job.previews[-1] is None
+    assert "switched off" in widget.text("preview_facts")
+    widget.view.preview_toggled.emit(True)
+    assert job.previews[-1] is not None
+    job.say(PreviewDone(2, 9.0))
+    assert job.previews[-1] is not None
+
+
+def test_a_preview_that_is_deleted_is_not_asked_for_any_more(widget: Any, annotated: Any) -> None:
+    image, _ = annotated(widget.viewer)
+    widget.controller.add_active()
+    job = widget.start()
+    job.say(ArrayReady("preview", np.zeros(image.data.shape, np.uint8)))
+    widget.viewer.layers.remove(widget.viewer.layers[-1])
+    job.say(PreviewDone(1, 0.1))
+    assert job.previews[-1] is None
+
+
+def test_large_scans_are_not_previewed_unless_the_person_wants_it(widget: Any) -> None:
+    image = widget.viewer.add_image(np.zeros((8, 1024, 1024), np.uint8), name="large")
+    labels = widget.viewer.add_labels((image.data + (np.arange(1024) < 9)).astype(np.uint8), name="l")
+    widget.viewer.layers.selection = {image, labels}
+    widget.controller.add_active()
+    assert widget.start().previews == []
+
+
+def test_an_estimate_is_said_and_forgotten_when_something_else_would_be_trained(widget: Any, annotated: Any) -> None:
+    annotated(widget.viewer)
+    widget.controller.add_active()
+    widget.controller.choose_preset("quick")
+    widget.controller.estimate()
+    job = widget.jobs.jobs[-1]
+    assert isinstance(job.request(), PlanRequest)
+    assert widget.text("run") == "Cancel"
+    job.say(
+        Finished(PlanResult(words="A plan.", step_seconds=1, epoch_seconds=40, seconds=1600, device="CPU (no GPU)"))
+    )
+    assert widget.text("preset") == "quick: about 27 min"
+    assert "A plan." in widget.text("messages")
+    widget.controller.choose_budget((3, None))
+    assert widget.text("preset") == "quick"
+
+
+def test_an_estimate_can_be_cancelled(widget: Any, annotated: Any) -> None:
+    annotated(widget.viewer)
+    widget.controller.add_active()
+    widget.controller.estimate()
+    widget.controller.start_or_stop()
+    job = widget.jobs.jobs[-1]
+    assert job.cancelled
+    job.say(Cancelled())
+    assert widget.text("run") == "Train"
+    assert widget.can_run
+
+
+def test_a_missing_device_is_said(widget: Any, annotated: Any) -> None:
+    annotated(widget.viewer)
+    widget.controller.add_active()
+    widget.controller.choose_device("cuda")
+    widget.jobs.started.emit(
+        Ready(version="1", torch="2", devices={"auto": "CPU", "cpu": "CPU"}, why_not={"cuda": "No GPU."})
+    )
+    assert widget.text("problem_device") == "No GPU."
+    assert not widget.can_run
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_closing_leaves_the_viewer_alone(widget: Any, annotated: Any, running: bool) -> None:
+    _, labels = annotated(widget.viewer)
+    widget.controller.add_active()
+    job = widget.start() if running else None
+    widget.controller.close()
+    assert not widget.jobs.alive
+    labels.paint((1, 1, 1), 1)
+    widget.viewer.layers.clear()
+    if job is not None:
+        assert job.cancelled
+        job.say(Cancelled())
+    widget.session.widget_opened()  # for the fixture, which closes again
