@@ -11,6 +11,8 @@ from prosma_core.data.intensities import COLOUR
 from prosma_core.data.pair_check import MAX_CLASSES, PairCheck, grid_problem, overlap
 
 Fix = Literal["resample", "one_class"]
+MAX_VALUE = 65_535
+"""Largest value of a class: that of `ClassInfo`."""
 
 
 def problem_and_fixes(found: PairCheck, image: ImageSpec, labels: ImageSpec) -> tuple[str, tuple[Fix, ...]]:
@@ -19,6 +21,9 @@ def problem_and_fixes(found: PairCheck, image: ImageSpec, labels: ImageSpec) -> 
     if not elsewhere and len(found.values) >= MAX_CLASSES:
         text = f"The labels hold {len(found.values)} values: they number objects, not classes."
         return f"{text} “One class” takes all objects as one class.", ("one_class",)
+    if not elsewhere and max(found.values, default=0) > MAX_VALUE:
+        text = f"The labels hold the value {max(found.values)}; those of classes end at {MAX_VALUE}."
+        return f"{text} Renumber them; or “One class” takes all objects as one class.", ("one_class",)
     if not elsewhere:
         return found.problem, ()
     if image.num_frames != labels.num_frames:

@@ -326,3 +326,57 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
         write(pairs, tmp_path / "file" / "data")
     with pytest.raises(OutputError, match="Cannot make the folder"):
         autosave(pairs, tmp_path / "file" / "data")
+
+
+def as_labels(image: Image) -> Labels:
+    """An image layer turned to labels, as napari's menu does."""
+    kept = {name: getattr(image, name) for name in ("scale", "translate", "affine", "units", "axis_labels", "metadata")}
+    return Labels(np.asarray(image.data).astype(np.int32), name=image.name, **kept)
+
+
+def test_real_scans_come_back(data_root: Path, tmp_path: Path, open_layer: Callable[[Path], Any]) -> None:
+    samples = data_root / "ui_samples"
+    scans = [path for path in sorted(samples.rglob("*.nii*")) if "label" not in path.parent.name + path.name]
+    scans.remove(samples / "rgb_dtype" / "rgb.nii.gz")  # NIfTI has no place for the names of channels
+    scans += [samples / "dicom_hippocrop", *sorted((data_root / "acdc" / "images").iterdir())[:2]]
+    assert len(scans) >= 12
+    for path in scans:
+        image = open_layer(path)
+        same_bits = layers.read(image).spec.format == "nifti"
+        assert_comes_back(image, tmp_path / path.parent.name / path.name, rtol=0 if same_bits else 1e-6)
+
+
+def test_real_labels_opened_as_layers_go_to_training_as_they_are(
+    data_root: Path, tmp_path: Path, open_layer: Callable[[Path], Any]
+) -> None:
+    samples = data_root / "ui_samples"
+    names = [("spine_3contrast_oblique9/T2w", "spine_3contrast_oblique9/label_cord_T2w")]
+    cases = {"spleen2_crop": "label", "spine_t2s_aniso_oblique": "label_gm", "ct_multiorgan_pseudo": "label_pseudo"}
+    names += [(f"{folder}/image", f"{folder}/{label}") for folder, label in cases.items()]
+    for number, (image_name, labels_name) in enumerate(names):
+        image, truth = samples / f"{image_name}.nii.gz", samples / f"{labels_name}.nii.gz"
+        pair = Pair(layer_source(open_layer(image)), layer_source(as_labels(open_layer(truth))))
+        by_layer = check(pair, LabelsConfig())
+        by_file = check(Pair(Source(path=image, name="i"), Source(path=truth, name="l")), LabelsConfig())
+        assert (by_layer.problem, by_layer.values, by_layer.facts) == ("", by_file.values, by_file.facts)
+        ((_, written),) = write([pair], tmp_path / str(number))
+        np.testing.assert_array_equal(read_labels(written).data, read_labels(truth).data)
+        np.testing.assert_allclose(nib.load(written).affine, nib.load(truth).affine, atol=1e-6)
+
+
+def test_colours_of_a_patients_scan_are_taken_for_colours(tmp_path: Path, open_layer: Callable[[Path], Any]) -> None:
+    record = np.zeros((5, 6, 7), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    for number, name in enumerate("RGB"):
+        record[name] = values((5, 6, 7), np.uint8) // (number + 1)
+    nib.Nifti1Image(record, np.diag([-1.0, 1, 2, 1])).to_filename(tmp_path / "rgb.nii")
+    image = open_layer(tmp_path / "rgb.nii")
+    assert image.rgb
+    pair = Pair(layer_source(image), layer_source(painted_on(image)))
+    ((file, labels),) = write([pair], tmp_path / "data")
+    back, spec = read_image(file), check(pair, LabelsConfig()).spec
+    assert spec is not None
+    np.testing.assert_array_equal(back.data, read_image(tmp_path / "rgb.nii").data)
+    np.testing.assert_array_equal(back.spec.affine, spec.affine)
+    again = check(Pair(Source(path=file, name="i"), Source(path=labels, name="l")), LabelsConfig())
+    assert again.spec is not None
+    assert again.spec.channel_names == spec.channel_names == ("red", "green", "blue")

@@ -277,6 +277,16 @@ class TestProblems:
         fixed = row_of(self.image(), labels, LabelsConfig(one_class=True))
         assert (fixed.problem, fixed.values) == ("", {1: 3999})
 
+    def test_values_that_no_class_can_have(self) -> None:
+        labels = painted()
+        labels.data[labels.data == 2] = 65_536
+        row = row_of(self.image(), labels)
+        assert "the value 65536; those of classes end at 65535" in row.problem
+        assert row.fixes == ("one_class",)
+        assert [c.value for c in row.classes] == [1]
+        labels.data[labels.data == 65_536] = 65_535
+        assert row_of(self.image(), labels).problem == ""
+
     @pytest.mark.parametrize(
         "placed", [{"translate": (0, 1, 0)}, {"scale": (1, 1, 1.1)}, {"scale": (-1, 1, 1), "translate": (9, 0, 0)}]
     )
