@@ -15,8 +15,9 @@ def classes_of(rows: Sequence[PairRow], start: ModelEntry | None) -> tuple[Class
 
     Names are those the labels come with, else the start model's, else ``class N``; colours likewise. A mask of 0 and
     255 is one class of value 1. Classes of the start model that do not occur stay where the labels name them, too, as
-    those of a corrected result do.
+    those of a corrected result do. Labels that hold no classes, such as numbered objects, give none.
     """
+    rows = [row for row in rows if "one_class" not in row.fixes]
     values = {value for row in rows for value in row.values}
     known = {info.value: info for row in reversed(rows) for info in row.classes}
     named = known | {v: c for row in reversed(rows) for c in row.classes if not unnamed(c) for v in (c.value,)}

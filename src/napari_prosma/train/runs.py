@@ -1,4 +1,4 @@
-"""Where models that are trained here go, and the runs that lie there."""
+"""Names for models that are trained here, the runs that lie beside them, and copies."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import logging
 import re
 import shutil
 from pathlib import Path
-
-from platformdirs import user_data_path
 
 from prosma_core.errors import OutputError, ProsmaError
 from prosma_core.io.atomic import write_atomic
@@ -24,11 +22,6 @@ _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 
-def models_folder() -> Path:
-    """Folder of the models trained here, each beside its run folder; it may not exist yet."""
-    return user_data_path("napari-prosma") / "models"
-
-
 def safe_name(text: str) -> str:
     """A file name (without suffix) as near to a text as every system allows; ``"model"`` where nothing is left."""
     name = _FORBIDDEN.sub("_", text).strip(" .")[:MOST_LETTERS].strip(" .")
@@ -42,18 +35,17 @@ def taken_names(folder: Path) -> set[str]:
     return own | {name.lower() for name in shipped_models()}
 
 
-def free_name(name: str, folder: Path | None = None) -> str:
+def free_name(name: str, folder: Path) -> str:
     """A name for a new model: this one made safe, with ``-2``, ``-3``, … where another model or run has it."""
-    wanted, taken = safe_name(name), taken_names(folder or models_folder())
+    wanted, taken = safe_name(name), taken_names(folder)
     free, number = wanted, 2
     while free.lower() in taken:
         free, number = f"{wanted}-{number}", number + 1
     return free
 
 
-def list_runs(folder: Path | None = None) -> list[RunState]:
+def list_runs(folder: Path) -> list[RunState]:
     """Runs in a folder, the one that was worked on last first; those that cannot be read are left out, and logged."""
-    folder = folder or models_folder()
     found: list[tuple[float, RunState]] = []
     for root in sorted(folder.glob("*.prosma")):
         run = RunFolder(root)

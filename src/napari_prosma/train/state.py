@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from napari_prosma._shared.session import ModelEntry
 from napari_prosma.train.pairs import PairRow
-from napari_prosma.train.runs import models_folder, safe_name, taken_names
+from napari_prosma.train.runs import safe_name, taken_names
 from napari_prosma.train.state_notes import notes
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.model import ClassInfo
@@ -98,16 +98,15 @@ class Plan:
     notes: tuple[str, ...]
 
 
-def resolve(choices: Choices, folder: Path | None = None) -> Plan | Problem:
+def resolve(choices: Choices, folder: Path) -> Plan | Problem:
     """The plan, or the first problem.
 
     Parameters
     ----------
     choices : Choices
-    folder : Path, optional
-        Where the model goes; `models_folder` unless given.
+    folder : Path
+        Where the model goes; it may not exist yet.
     """
-    folder = folder or models_folder()
     problem = (
         _pairs_problem(choices.rows)
         or _classes_problem(choices)

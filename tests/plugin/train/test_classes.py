@@ -99,6 +99,11 @@ def test_the_background_keeps_its_name_and_other_meanings_are_no_classes() -> No
     assert [c.value for c in classes_of([row(4, 9, 800, config=LabelsConfig(one_class=True))], None)] == [0, 1]
 
 
+def test_labels_that_hold_no_classes_give_none() -> None:
+    assert classes_of([row(*range(1, 257))], None) == ()
+    assert [c.value for c in classes_of([row(2), row(3, 100_000)], None)] == [0, 2]
+
+
 @given(
     values=st.lists(st.sets(st.integers(1, 9)), max_size=3), model=st.sampled_from([None, *sorted(shipped_models())])
 )

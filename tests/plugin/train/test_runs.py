@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_prosma.train.runs import free_name, list_runs, models_folder, safe_name, save_as, taken_names
+from napari_prosma.train.runs import free_name, list_runs, safe_name, save_as, taken_names
 from prosma_core.config.run import resolve_run
 from prosma_core.errors import ModelFileError, OutputError
 from prosma_core.io.bundle import read_header
@@ -27,11 +27,6 @@ def make_run(folder: Path, name: str, changed: float) -> RunFolder:
     run.write_settings(resolve_run({"out": out, "name": name}), {"train": ["a"], "val": ["a"]})
     os.utime(run.run_yaml, (changed, changed))
     return run
-
-
-def test_models_go_to_the_persons_data_folder(tmp_path: Path) -> None:
-    assert models_folder().parts[-2:] == ("napari-prosma", "models")
-    assert list_runs(tmp_path / "none") == []
 
 
 @pytest.mark.parametrize(
@@ -77,6 +72,7 @@ def test_a_free_name_is_taken_by_no_model_run_or_shipped_model(tmp_path: Path) -
 def test_runs_are_listed_latest_first_and_broken_ones_are_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    assert list_runs(tmp_path / "none") == []
     make_run(tmp_path, "old", 1000)
     make_run(tmp_path, "new", 3000)
     make_run(tmp_path, "middle", 2000)
