@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from prosma_core.config import InferenceConfig
+from prosma_core.config import InferenceConfig, RunConfig
+from prosma_core.config.run import resolve_run
 from prosma_core.data.geometry import ImageSpec
 from prosma_core.engine import messages
 from prosma_core.engine.messages import (
@@ -20,10 +21,16 @@ from prosma_core.engine.messages import (
     ArrayRef,
     Ask,
     Cancel,
+    Done,
     Failure,
+    PlanRequest,
+    PlanResult,
+    Preview,
     Progress,
     ScanRef,
     SegmentRequest,
+    TrainRequest,
+    TrainResult,
     encode,
     read_lines,
     spec_message,
@@ -91,6 +98,58 @@ def test_a_loss_that_is_no_number_stays_one() -> None:
 @given(st.builds(SegmentRequest, model=st.text(), device=st.text(), config=configs(), scan=scans()), st.integers())
 def test_every_request_crosses(request: SegmentRequest, job: int) -> None:
     assert ASK.validate_json(encode(Ask(job=job, request=request))) == Ask(job=job, request=request)
+
+
+def runs() -> st.SearchStrategy[RunConfig]:
+    """Return runs as people give them: some values, and whatever the preset changes."""
+    classes = st.dictionaries(st.integers(0, 65535), st.text(min_size=1, max_size=9), max_size=3)
+    values = st.fixed_dictionaries(
+        {"out": st.just("model.safetensors"), "preset": st.sampled_from(["quick", "balanced", "best"])},
+        optional={
+            "pairs": st.lists(st.tuples(st.just("a.nii.gz"), st.just("b.nii.gz")), max_size=2),
+            "class_names": classes,
+            "class_colors": st.dictionaries(st.integers(0, 65535), st.just("#0a0B0c"), max_size=3),
+            "gate": st.fixed_dictionaries({}, optional={"kind": st.sampled_from(["prosma", "none"])}),
+            "training": st.fixed_dictionaries({}, optional={"minutes": st.floats(0.1, 1e6), "seed": st.integers(0, 9)}),
+        },
+    )
+    return values.map(resolve_run)
+
+
+@given(
+    st.builds(
+        TrainRequest, run=runs(), resume=st.booleans(), more_epochs=st.none() | st.integers(1, 9), preview=scans()
+    )
+    | st.builds(PlanRequest, run=runs()),
+    st.integers(),
+)
+def test_a_run_crosses_with_what_was_chosen_and_nothing_else(request: Any, job: int) -> None:
+    found = ASK.validate_json(encode(Ask(job=job, request=request)))
+    assert isinstance(found, Ask)
+    assert found.request == request
+    other = found.request.run
+    for name in RunConfig.model_fields:
+        one, two = getattr(request.run, name), getattr(other, name)
+        assert getattr(one, "model_fields_set", None) == getattr(two, "model_fields_set", None)
+    assert other.model_fields_set == request.run.model_fields_set
+
+
+@given(st.integers(), st.none() | scans())
+def test_a_change_of_what_is_watched_crosses(job: int, scan: ScanRef | None) -> None:
+    assert ASK.validate_json(encode(Preview(preview=job, scan=scan))) == Preview(preview=job, scan=scan)
+
+
+DICE = st.dictionaries(st.text(), st.floats(0, 1), max_size=3)
+
+
+@given(
+    st.builds(TrainResult, dice=DICE, before=st.none() | DICE, mean_dice=st.floats(0, 1), seconds=st.floats(0, 1e9))
+    | st.builds(PlanResult, step_seconds=st.floats(0, 9), epoch_seconds=st.floats(0, 9), seconds=st.floats(0, 9))
+)
+def test_a_result_arrives_as_what_it_is(result: Any) -> None:
+    reply = REPLY.validate_json(encode(Done(job=1, result=result)))
+    assert isinstance(reply, Done)
+    assert reply.result == result
 
 
 @given(specs())

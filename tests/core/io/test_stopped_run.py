@@ -1,0 +1,114 @@
+"""What a run folder says of its run, whatever state it was left in."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prosma_core.config.run import resolve_run
+from prosma_core.errors import ConfigError, ModelFileError, TrainingError
+from prosma_core.io.run_folder import RunFolder
+from prosma_core.io.stopped_run import keep_stopped, read_history, run_state
+from prosma_core.training.loop import train
+
+TINY = {
+    "device": "cpu",
+    "network": {"width": 4, "max_width": 8, "max_stages": 3},
+    "preprocess": {"tile": [32, 32]},
+    "training": {"epochs": 2, "steps": 1, "batch_size": 1, "ema_decay": 0.5},
+}
+
+
+@pytest.fixture
+def trained(tmp_path: Path, make_data: Callable[..., Path]) -> Callable[..., RunFolder]:
+    """Return a maker of finished runs; it takes changes of the loop."""
+
+    def make(**training: Any) -> RunFolder:
+        data, out = make_data(tmp_path / "data"), tmp_path / "lesion.safetensors"
+        work = train(resolve_run({**TINY, "data": data, "out": out, "training": {**TINY["training"], **training}}))
+        for _ in work:
+            pass
+        return RunFolder.beside(out)
+
+    return make
+
+
+def test_a_finished_run_is_told_from_one_that_goes_on(trained: Callable[..., RunFolder]) -> None:
+    folder = trained()
+    state = run_state(folder)
+    assert (state.name, state.out, state.start, state.held_out) == ("lesion", folder.model, None, "")
+    assert (state.epochs_done, state.epochs, state.minutes, state.finished) == (2, 2, None, True)
+    rows = read_history(folder)
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert state.best_dice == max(row["mean_dice"] for row in rows)
+    assert state.minutes_spent == pytest.approx(sum(row["seconds"] for row in rows) / 60, abs=1e-3)
+    folder.model.unlink()
+    assert not run_state(folder).finished
+
+
+def test_epochs_that_were_not_validated_have_no_dice(trained: Callable[..., RunFolder]) -> None:
+    rows = read_history(trained(validation_every=2))
+    assert [row["mean_dice"] is None for row in rows] == [True, False]
+    assert isinstance(rows[0]["loss"], float)
+
+
+def test_patience_ends_a_run(trained: Callable[..., RunFolder]) -> None:
+    state = run_state(trained(epochs=500, patience=1, learning_rate=1e-12))
+    assert state.epochs_done < 500
+    assert state.finished
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_the_model_that_the_run_would_have_kept_is_kept(trained: Callable[..., RunFolder], keep: str) -> None:
+    folder = trained(keep=keep)
+    folder.model.unlink()
+    kept = keep_stopped(folder)
+    assert kept.path.read_bytes() == (folder.best if keep == "best" else folder.last).read_bytes()
+    assert keep == "best" or kept.epoch == 2
+
+
+@pytest.mark.parametrize(
+    ("file", "error", "words"),
+    [
+        ("run.yaml", ConfigError, "run.yaml"),
+        ("state.safetensors", TrainingError, "state.safetensors is damaged"),
+        ("splits.json", TrainingError, "splits.json cannot be read"),
+    ],
+)
+@pytest.mark.parametrize("content", [b"", b"\xff\x00garbage: [", b"[1, 2]"])
+def test_a_damaged_folder_is_said_by_its_file(
+    trained: Callable[..., RunFolder], file: str, error: type, words: str, content: bytes
+) -> None:
+    folder = trained()
+    (folder.root / file).write_bytes(content)
+    with pytest.raises(error, match=words):
+        run_state(folder)
+
+
+@pytest.mark.parametrize(
+    "content", [b"epoch,loss\n1,many\n", b"epoch,loss\n1,2,3\n", b"loss\n1\n", b"epoch,loss\n,1\xff\n"]
+)
+def test_a_damaged_history_is_said(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "history.csv").write_bytes(content)
+    with pytest.raises(TrainingError, match=r"history\.csv cannot be read"):
+        read_history(RunFolder(tmp_path))
+
+
+def test_a_damaged_model_is_not_kept(trained: Callable[..., RunFolder]) -> None:
+    folder = trained()
+    before = folder.model.read_bytes()
+    folder.best.write_bytes(folder.best.read_bytes()[:40])
+    with pytest.raises(ModelFileError):
+        keep_stopped(folder)
+    assert folder.model.read_bytes() == before
+
+
+def test_the_list_of_runs_needs_no_torch() -> None:
+    code = "import sys, prosma_core.io.stopped_run, prosma_core.engine.client; print('torch' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "False"
