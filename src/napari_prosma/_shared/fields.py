@@ -6,26 +6,50 @@ from collections.abc import Sequence
 from typing import Any
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QPushButton, QSizePolicy, QWidget
-from superqt import QCollapsible
+from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
 BROWSE = "Browse…"
 """Last entry of a box of models."""
 
 
-class Fold(QCollapsible):
-    """Parts under a title that opens and closes them."""
+class Fold(QWidget):
+    """Parts under a title that opens and closes them; closed at first."""
 
     def __init__(self, title: str) -> None:
-        super().__init__(expandedIcon=" ", collapsedIcon=" ")
-        self.setDuration(0)
+        super().__init__()
+        self._title = title
+        self._switch = QPushButton()
+        self._switch.setCheckable(True)
+        self._switch.setStyleSheet("QPushButton { text-align: left; }")
+        self._content = QWidget()
+        self._content.setVisible(False)
+        self._parts = QVBoxLayout(self._content)
+        self._parts.setContentsMargins(6, 0, 6, 0)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 6, 0, 6)
+        layout.addWidget(self._switch)
+        layout.addWidget(self._content)
+        self._switch.toggled.connect(self._content.setVisible)
+        self._switch.toggled.connect(lambda _: self.show_title(self._title))
         self.show_title(title)
-        self.toggled.connect(lambda _: self.show_title(self._title))
+
+    def add(self, *parts: QWidget) -> None:
+        """Add parts below those that are there."""
+        for part in parts:
+            self._parts.addWidget(part)
 
     def show_title(self, title: str) -> None:
         """What stands beside the arrow."""
         self._title = title
-        self.setText(f"{'▾' if self.isExpanded() else '▸'} {title}")
+        self._switch.setText(f"{'▾' if self._switch.isChecked() else '▸'} {title}")
+
+    def expand(self) -> None:
+        """Open it."""
+        self._switch.setChecked(True)
+
+    def collapse(self) -> None:
+        """Close it."""
+        self._switch.setChecked(False)
 
 
 def combo(tooltip: str) -> QComboBox:

@@ -155,6 +155,6 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 
 def _import_early() -> None:
-    """Import, in this thread, what napari imports with its first Labels layer: there it would hold up the window."""
-    for name in ("pandas", "scipy.ndimage", "skimage.color.colorconv"):
+    """Import, in this thread, what comes with napari's first Labels layer or curve: there it would hold up all."""
+    for name in ("pandas", "scipy.ndimage", "skimage.color.colorconv", "pyqtgraph"):
         importlib.import_module(name)

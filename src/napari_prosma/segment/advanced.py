@@ -49,10 +49,8 @@ class AdvancedPanel(Fold):
         self._name.setToolTip("Name of the result layer.")
         self._name.editingFinished.connect(lambda: self.name_chosen.emit(self._name.text().strip()))
         defaults = button("Restore defaults", "All advanced settings as they were at first.", self.defaults_clicked)
-        for widget in (row("Part", self._part), self.problem, self._slice_row, self._form.native):
-            self.addWidget(widget)
-        self.addWidget(row("Result name", self._name))
-        self.addWidget(defaults)
+        self.add(row("Part", self._part), self.problem, self._slice_row, self._form.native)
+        self.add(row("Result name", self._name), defaults)
 
     def show_options(self, options: InferenceConfig, part: str, axes: Sequence[tuple[str, str]], name: str) -> None:
         """Show settings; `axes` are those a 2D model may walk along, empty where none are needed."""

@@ -104,4 +104,4 @@ class SegmentView(JobView):
         """Why Segment is disabled, under its field; None: it is not."""
         super().show_problem(field, text)
         if field == "part":
-            self.advanced.expand(animate=False)
+            self.advanced.expand()

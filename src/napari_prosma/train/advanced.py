@@ -37,11 +37,9 @@ class TrainAdvanced(Fold):
         self.problem = note_label("problem")
         self._form = ConfigForm(TrainingConfig, OPTIONS, NONE)
         self._form.changed.connect(self.options_changed.emit)
-        self.addWidget(self.problem)
-        self.addWidget(self._form.native)
         defaults = button("Restore defaults", "All advanced settings as the preset has them.", self.defaults_clicked)
         defaults.setObjectName("advanced_defaults")
-        self.addWidget(defaults)
+        self.add(self.problem, self._form.native, defaults)
 
     def show_options(self, options: TrainingConfig) -> None:
         """Show settings; those that have no field here are kept as they are."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from qtpy.QtCore import QEvent, Qt
-from qtpy.QtGui import QColor, QPalette
+from qtpy.QtGui import QColor, QPalette, QShowEvent
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_prosma._shared.fields import note_label, say
@@ -69,13 +69,14 @@ class Plot(QWidget):
         self._legend.setObjectName("legend")
         say(self._heading, heading)
         self._curves: Sequence[Curve] = ()
-        self._area = pyqtgraph.PlotWidget()
+        self._stale = True
+        self._area = pyqtgraph.PlotWidget(enableMenu=False)
         self._area.setFixedHeight(HEIGHT)
         self._area.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
         self._item = self._area.getPlotItem()
         self._item.hideButtons()
         self._item.showAxis("right")
-        self._right = pyqtgraph.ViewBox()
+        self._right = pyqtgraph.ViewBox(enableMenu=False)
         self._item.scene().addItem(self._right)
         self._item.getAxis("right").linkToView(self._right)
         self._right.setXLink(self._item)
@@ -87,12 +88,11 @@ class Plot(QWidget):
         layout.setSpacing(2)
         for part in (self._heading, self._area, self._legend):
             layout.addWidget(part)
-        self._draw()
 
     def show_curves(self, curves: Sequence[Curve]) -> None:
         """Show these curves and no others."""
         self._curves = curves
-        self._draw()
+        self._draw_when_seen()
 
     def show_steps(self, steps: Sequence[tuple[float, float]]) -> None:
         """Show the values of single steps as well, in a thin line on the left scale."""
@@ -103,11 +103,23 @@ class Plot(QWidget):
         """Follow the window's theme."""
         super().changeEvent(event)
         if event.type() in {QEvent.Type.StyleChange, QEvent.Type.PaletteChange}:
+            self._draw_when_seen()
+
+    def showEvent(self, event: QShowEvent | None) -> None:
+        """Draw what came while nobody saw it."""
+        super().showEvent(event)
+        if self._stale:
+            self._draw()
+
+    def _draw_when_seen(self) -> None:
+        self._stale = True
+        if self.isVisible():
             self._draw()
 
     def _draw(self) -> None:
         import pyqtgraph
 
+        self._stale = False
         palette = self.palette()
         text, back = palette.color(QPalette.ColorRole.WindowText), palette.color(QPalette.ColorRole.Window)
         self._area.setBackground(back)
@@ -138,11 +150,12 @@ class Plot(QWidget):
         self._fit()
 
     def _fit(self) -> None:
-        """Make the scale of the epochs begin at 0 and hold all curves."""
-        ends = [curve.points[-1][0] for curve in self._curves if curve.points]
+        """Make the scale of the epochs begin at 0 and hold one epoch at least, and all curves."""
+        ends = [1.0]
+        ends += [curve.points[-1][0] for curve in self._curves if curve.points]
         steps, _ = self._step_curve.getData()
         ends += [] if steps is None or not len(steps) else [float(steps[-1])]
-        self._item.setXRange(0, max(ends, default=1.0), padding=0.02)
+        self._item.setXRange(0, max(ends), padding=0.02)
 
 
 def _columns(points: Sequence[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
@@ -159,7 +172,7 @@ def _legend(curves: Sequence[Curve]) -> str:
         escaped = html.escape(name).replace(" ", "&nbsp;")
         parts.append(f'<span style="color: {curve.color}">●</span>&nbsp;{escaped}')
     more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
-    return " &nbsp;".join(parts) + more
+    return "&nbsp; ".join(parts) + more
 
 
 def _mixed(a: QColor, b: QColor) -> QColor:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from bisect import bisect_left, bisect_right
+from collections.abc import Container, Sequence
+from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QItemSelectionModel, QModelIndex, Qt, Signal
-from qtpy.QtGui import QResizeEvent
+from qtpy.QtCore import QEvent, QItemSelectionModel, QModelIndex, QObject, Qt, Signal
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QGridLayout,
@@ -48,6 +48,7 @@ class PairsTable(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.problem = note_label("problem")
+        self._rows: Sequence[PairRow | None] = ()
         self._pairs: list[int] = []
         self._table = table(("Image", "Labels"))
         self._table.setObjectName("pairs")
@@ -58,6 +59,7 @@ class PairsTable(QWidget):
         self._table.setItemDelegate(_Wrapped(self._table))
         self._table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
         self._table.itemSelectionChanged.connect(self._selected)
+        self._table.viewport().installEventFilter(self)
         self._table.setVisible(False)
         self._remove = button("Remove", "Take the selected pairs out of this list; nothing is deleted.", self._removed)
         self._remove.setObjectName("remove_pairs")
@@ -81,44 +83,46 @@ class PairsTable(QWidget):
         self.show_pairs(())
 
     def show_pairs(self, rows: Sequence[PairRow]) -> None:
-        """Show these pairs; a selection and the place scrolled to stay where their number does."""
-        bar = self._table.verticalScrollBar()
-        place, selected = bar.value(), self._chosen() if len(rows) == len(set(self._pairs)) else []
+        """Show these pairs; where their number is as before, only those that changed are drawn anew."""
         self._table.blockSignals(True)
-        self._pairs = []
-        self._table.clearSpans()
-        self._table.setRowCount(0)
-        for i, row in enumerate(rows):
-            line = self._new_line(i)
-            for column, name in enumerate((row.image, row.labels)):
-                self._table.setItem(line, column, _name(name))
-            if i in selected:
-                index = self._table.model().index(line, 0)
-                self._table.selectionModel().select(index, SELECT)
-            if row.facts:
-                self._table.setItem(self._new_line(i, wide=True), 0, _facts(row.facts))
-            if row.problem or row.fixes:
-                line = self._new_line(i, wide=True)
-                self._table.setItem(line, 0, _facts(""))
-                self._table.setCellWidget(line, 0, self._trouble(i, row))
+        if len(rows) != len(self._rows):
+            self._rows, self._pairs = (None,) * len(rows), []
+            self._table.setRowCount(0)
+        changed = [i for i, row in enumerate(rows) if _shown(row) != _shown(self._rows[i])]
+        for i in changed:
+            self._put(i, rows[i])
+        self._rows = tuple(rows)
         self._table.blockSignals(False)
         self._table.setVisible(bool(rows))
         self._selected()
-        self._fit()
-        bar.setValue(place)
+        self._fit(set(changed))
 
-    def resizeEvent(self, event: QResizeEvent | None) -> None:
-        """Wrap the texts to the new width."""
-        super().resizeEvent(event)
-        self._fit()
-
-    def _new_line(self, pair: int, *, wide: bool = False) -> int:
-        line = len(self._pairs)
-        self._pairs.append(pair)
-        self._table.insertRow(line)
-        if wide:
+    def _put(self, pair: int, row: PairRow) -> None:
+        """Write the lines of a pair, in place of those it has: names, facts, problem."""
+        first, stop = bisect_left(self._pairs, pair), bisect_right(self._pairs, pair)
+        selected = pair in self._chosen()
+        for line in reversed(range(first, stop)):
+            self._table.removeRow(line)
+        wide = [_facts(row.facts)] if row.facts else []
+        wide += [_facts("")] if row.problem or row.fixes else []
+        self._pairs[first:stop] = [pair] * (1 + len(wide))
+        self._table.insertRow(first)
+        for column, name in enumerate((row.image, row.labels)):
+            self._table.setItem(first, column, _name(name))
+        for line, item in enumerate(wide, first + 1):
+            self._table.insertRow(line)
             self._table.setSpan(line, 0, 1, 2)
-        return line
+            self._table.setItem(line, 0, item)
+        if row.problem or row.fixes:
+            self._table.setCellWidget(first + len(wide), 0, self._trouble(pair, row))
+        if selected:
+            self._table.selectionModel().select(self._table.model().index(first, 0), SELECT)
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
+        """Wrap the texts anew where the table's width changes or its font may have."""
+        if event.type() in {QEvent.Type.Resize, QEvent.Type.Show}:
+            self._fit()
+        return bool(super().eventFilter(watched, event))
 
     def _trouble(self, pair: int, row: PairRow) -> QWidget:
         """What is wrong with a pair, and a button for each thing that helps."""
@@ -136,17 +140,20 @@ class PairsTable(QWidget):
         layout.addLayout(beside)
         return part
 
-    def _fit(self) -> None:
-        """Make each row as high as its text at the present width, and the table as high as its rows."""
-        width = self._table.viewport().width() - 2 * MARGIN
+    def _fit(self, pairs: Container[int] | None = None) -> None:
+        """Make lines as high as their text at the present width (of these pairs, or all), and the table as its rows."""
+        width = self._table.viewport().width() - 1  # the grid's line
         metrics = self._table.fontMetrics()
-        for line in range(self._table.rowCount()):
+        for line, pair in enumerate(self._pairs):
+            if pairs is not None and pair not in pairs:
+                continue
             part, item = self._table.cellWidget(line, 0), self._table.item(line, 0)
             if part is not None:
-                height = part.layout().totalHeightForWidth(self._table.viewport().width())
+                height = part.layout().totalHeightForWidth(width) + 1
             else:
                 flags = int(Qt.TextFlag.TextWordWrap) if self._table.columnSpan(line, 0) > 1 else 0
-                height = metrics.boundingRect(0, 0, width, 10_000, flags, item.text()).height() + MARGIN
+                text = metrics.boundingRect(0, 0, width - 2 * MARGIN, 10_000, flags, item.text())
+                height = text.height() + MARGIN
             self._table.setRowHeight(line, height)
         fit_height(self._table, HEIGHT)
 
@@ -168,6 +175,11 @@ class _Wrapped(QStyledItemDelegate):
         if not index.data(Qt.ItemDataRole.UserRole):
             return
         option.features |= QStyleOptionViewItem.ViewItemFeature.WrapText
+
+
+def _shown(row: PairRow | None) -> tuple[Any, ...]:
+    """What the table shows of a pair."""
+    return () if row is None else (row.image, row.labels, row.facts, row.problem, row.fixes)
 
 
 def _name(text: str) -> QTableWidgetItem:

@@ -50,13 +50,15 @@ class TrainingPlots(QWidget):
         if not rows:
             self.setVisible(False)
             return
-        learning, gates = self._plots()
-        learning.show_curves([Curve("training loss", "", _points(rows, "loss"), left=True), *_dice(rows, classes)])
-        levels = _levels(rows)
-        gates.show_curves(levels)
-        gates.setVisible(bool(levels))
-        self._draw_steps()
         self.setVisible(True)
+        dice = _dice(rows, classes)
+        self._learning_plot().show_curves([Curve("training loss", "", _points(rows, "loss"), left=True), *dice])
+        levels = _levels(rows)
+        if levels:
+            self._gates_plot().show_curves(levels)
+        if self._gates is not None:
+            self._gates.setVisible(bool(levels))
+        self._draw_steps()
 
     def show_step(self, epoch: float, loss: float) -> None:
         """Add the loss of a step of the present epoch; drawn a few times a second at most."""
@@ -67,25 +69,31 @@ class TrainingPlots(QWidget):
 
     def _draw_steps(self) -> None:
         if self._steps or self._learning is not None:
-            self._plots()[0].show_steps(self._steps)
             self.setVisible(True)
+            self._learning_plot().show_steps(self._steps)
 
-    def _plots(self) -> tuple[Plot, Plot]:
-        """The plots, made when they are first needed: importing what draws them takes a third of a second."""
-        if self._learning is None or self._gates is None:
+    def _learning_plot(self) -> Plot:
+        """The first plot, made when it is first needed: importing what draws it takes a third of a second."""
+        if self._learning is None:
             self._learning = Plot("Training loss (left), validation Dice (right)", 1)
+            self._layout.insertWidget(0, self._learning)
+        return self._learning
+
+    def _gates_plot(self) -> Plot:
+        if self._gates is None:
             self._gates = Plot("Gates: median threshold (left, dashed), removed share in % (right)", 100)
-            self._gates.setVisible(False)
-            self._layout.addWidget(self._learning)
             self._layout.addWidget(self._gates)
-        return self._learning, self._gates
+        return self._gates
 
 
 def _dice(rows: Sequence[Mapping[str, Any]], classes: Sequence[ClassInfo]) -> list[Curve]:
     """Validation Dice of each class in its colour, and the mean where there are several."""
     colors = {f"dice {info.name}": info.color for info in classes}
     keys = _keys(rows, "dice ")
-    curves = [Curve(key.removeprefix("dice "), colors.get(key, LEVELS[0]), _points(rows, key)) for key in keys]
+    curves = []
+    for i, key in enumerate(keys):
+        color = colors.get(key, LEVELS[i % len(LEVELS)])
+        curves.append(Curve(key.removeprefix("dice "), color, _points(rows, key)))
     if len(keys) > 1:
         curves.append(Curve("mean (dashed)", "", _points(rows, "mean_dice"), dashed=True))
     return curves

@@ -60,8 +60,7 @@ class RunsPanel(Fold):
         grid.addWidget(self._more, 1, 0)
         grid.addWidget(self._count, 1, 1)
         grid.addWidget(self._folder, 2, 0, 1, 2)
-        self.addWidget(self._table)
-        self.addWidget(self.buttons)
+        self.add(self._table, self.buttons)
         names = {"runs": self._table, "resume": self._resume, "use_model": self._keep, "run_folder": self._folder}
         for name, part in (names | {"more_count": self._count, "more": self._more}).items():
             part.setObjectName(name)

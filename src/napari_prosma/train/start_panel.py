@@ -33,6 +33,7 @@ class StartPanel(QWidget):
         self._facts = note_label("facts")
         self._preset = combo("How large the network and how long the training is.")
         self._preset.activated.connect(lambda _: self.preset_chosen.emit(self._preset.currentData()))
+        self._times = note_label("facts")
         self._estimate = button(
             "Estimate the time",
             "Read the pairs and time a few steps on this device. Nothing is written.",
@@ -56,6 +57,7 @@ class StartPanel(QWidget):
         for part in (row("Start from", self._start), self.problems["start"], self._facts):
             layout.addWidget(part)
         layout.addWidget(row("Preset", self._preset))
+        layout.addWidget(self._times)
         layout.addWidget(row("Budget", self._budget, self._epochs, self._minutes))
         layout.addWidget(self.problems["budget"])
         layout.addWidget(self._estimate)
@@ -65,6 +67,7 @@ class StartPanel(QWidget):
             box.setFixedWidth(60)
             box.valueChanged.connect(self._budget_edited)
         parts = {"start": self._start, "start_facts": self._facts, "preset": self._preset, "estimate": self._estimate}
+        parts |= {"times": self._times}
         parts |= {"budget": self._budget, "epochs": self._epochs, "minutes": self._minutes}
         for name, widget in parts.items():
             widget.setObjectName(name)
@@ -80,7 +83,8 @@ class StartPanel(QWidget):
     def show_preset(self, current: str, times: Mapping[str, str]) -> None:
         """The preset chosen, and the words for the time each takes as far as it is known."""
         names = get_args(Preset)
-        fill(self._preset, [(f"{n}: {times[n]}" if times.get(n) else n, n) for n in names], current)
+        fill(self._preset, [(name, name) for name in names], current)
+        say(self._times, " · ".join(f"{name}: {times[name]}" for name in names if times.get(name)))
 
     def show_budget(self, epochs: int | None, minutes: float | None) -> None:
         """How long training may take; both None: as the preset says."""

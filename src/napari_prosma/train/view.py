@@ -148,7 +148,7 @@ class TrainView(JobView):
         """Why Train is disabled, under its field; None: it is not."""
         super().show_problem(field, text)
         if field == "advanced":
-            self._advanced.expand(animate=False)
+            self._advanced.expand()
 
     def show_history(self, rows: Sequence[Mapping[str, Any]], classes: Sequence[ClassInfo]) -> None:
         """Curves of all epochs so far, from rows of history.csv; none hides them."""

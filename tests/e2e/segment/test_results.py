@@ -20,7 +20,7 @@ def test_probabilities_and_uncertainty_lie_on_the_scan(
 ) -> None:
     scan = desk.open(scan_file)
     desk.choose("plain-3d")
-    desk.widget.advanced.expand(animate=False)
+    desk.widget.advanced.expand()
     boxes = [b for b in desk.widget.advanced.findChildren(QCheckBox) if not b.isHidden()]
     for box in boxes:
         if box.text() in {"Probability layer", "Uncertainty layer (entropy)"}:

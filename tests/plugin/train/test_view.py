@@ -141,6 +141,26 @@ def table_range(line: int) -> QTableWidgetSelectionRange:
     return QTableWidgetSelectionRange(line, 0, line, 1)
 
 
+def test_a_list_that_is_changed_in_place_is_shown_as_it_is(view: TrainView) -> None:
+    rows = list(PAIRS)
+    view.show_pairs(rows)
+    rows[0] = pair("other", problem="It cannot be read.")
+    rows[1] = pair("second", facts="2 classes")
+    view.show_pairs(rows)
+    table = part(view, QTableWidget, "pairs")
+    assert [table.item(i, 0).text() for i in range(table.rowCount())] == [
+        "other",
+        "",
+        "second",
+        "2 classes",
+        "third",
+        "1 class",
+        "",
+    ]
+    assert [table.columnSpan(i, 0) for i in range(table.rowCount())] == [1, 2, 1, 2, 1, 2, 2]
+    assert [table.cellWidget(i, 0) is not None for i in range(7)] == [False, True, *[False] * 4, True]
+
+
 @pytest.mark.parametrize(
     "name", ["add_active", "add_files", "add_folder", "estimate", "use", "save_as", "folder", "run", "free", "details"]
 )
@@ -243,11 +263,13 @@ def test_what_to_start_from(view: TrainView, heard: list[Any]) -> None:
 
 
 def test_presets_say_their_time_where_it_is_known(view: TrainView, heard: list[Any]) -> None:
-    view.show_preset("balanced", {"quick": "about 4 min", "balanced": ""})
-    box = part(view, QComboBox, "preset")
-    assert [box.itemText(i) for i in range(box.count())] == ["quick: about 4 min", "balanced", "best"]
-    assert box.currentData() == "balanced"
-    choose(box, "quick: about 4 min")
+    view.show_preset("balanced", {})
+    box, times = part(view, QComboBox, "preset"), part(view, QLabel, "times")
+    assert [box.itemText(i) for i in range(box.count())] == ["quick", "balanced", "best"]
+    assert (box.currentData(), times.isHidden()) == ("balanced", True)
+    view.show_preset("balanced", {"quick": "about 4 min", "balanced": "", "best": "about 2 h"})
+    assert (times.text(), times.isHidden()) == ("quick: about 4 min · best: about 2 h", False)
+    choose(box, "quick")
     assert heard == [("preset_chosen", "quick")]
 
 
