@@ -130,6 +130,16 @@ class TestActivePair:
         viewer.layers.selection = {labels}
         assert active_pair(viewer).image.name == "b"
 
+    def test_layers_that_are_no_scans_are_passed_over(self) -> None:
+        viewer = ViewerModel()
+        viewer.add_image(np.zeros((1, 1, 1, 2, 3, 3)), name="six axes")
+        viewer.add_image(np.zeros((10, 20, 20)), name="a")
+        viewer.layers.selection = {viewer.add_layer(painted())}
+        assert active_pair(viewer).image.name == "a"
+        viewer.layers["a"].translate = (5, 5, 5)
+        with pytest.raises(DatasetError, match=r"Which image belongs to painted .* six axes, a"):
+            active_pair(viewer)
+
 
 class TestFiles:
     def test_equal_names_are_pairs_and_numbered_files_are_channels(self, tmp_path: Path) -> None:
