@@ -68,7 +68,7 @@ def row(text: str, *widgets: QWidget) -> QWidget:
     layout = QHBoxLayout(line)
     layout.setContentsMargins(0, 0, 0, 0)
     label = QLabel(text)
-    label.setMinimumWidth(78)
+    label.setMinimumWidth(84)
     layout.addWidget(label)
     for widget in widgets:
         layout.addWidget(widget)

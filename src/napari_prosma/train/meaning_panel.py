@@ -10,6 +10,7 @@ from qtpy.QtWidgets import (
     QAbstractItemView,
     QCheckBox,
     QColorDialog,
+    QSizePolicy,
     QSpinBox,
     QTableWidgetItem,
     QVBoxLayout,
@@ -126,7 +127,8 @@ class MeaningPanel(QWidget):
             labels = LabelsConfig.parse(values, "The meaning of the labels")
         except ConfigError:
             same = self._ignore.value()
-            say(self.problems["labels"], f"Ignore value and background cannot both be {same}: change one of them.")
+            self.show_labels(self._labels)
+            say(self.problems["labels"], f"Ignore value and background cannot both be {same}: give two values.")
             return
         say(self.problems["labels"], "")
         self.show_labels(labels)
@@ -156,5 +158,6 @@ def _value_box(tooltip: str) -> QSpinBox:
     box.setRange(0, 65535)
     box.setSpecialValueText(NONE)
     box.setKeyboardTracking(False)
+    box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
     box.setToolTip(tooltip)
     return box

@@ -217,6 +217,7 @@ def test_one_value_cannot_be_both_ignored_and_background(view: TrainView, heard:
     part(view, QSpinBox, "ignore").setValue(4)
     assert heard == []
     assert "cannot both be 4" in part(view, QLabel, "problem_labels").text()
+    assert part(view, QSpinBox, "ignore").value() == 0
     part(view, QSpinBox, "ignore").setValue(5)
     assert heard == [("labels_changed", LabelsConfig(zero="unlabelled", background=4, ignore=5))]
     assert part(view, QLabel, "problem_labels").isHidden()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from typing import Any
@@ -14,7 +15,7 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QApplication, QGraphicsView, QLabel, QWidget
 
-from napari_prosma.train.plots import TrainingPlots
+from napari_prosma.train.plots import REDRAW, TrainingPlots
 from napari_prosma.train.view import TrainView
 from prosma_core.config.model import ClassInfo
 from prosma_core.events import EpochDone, LevelStats
@@ -214,6 +215,27 @@ def test_the_view_passes_on_what_is_drawn(qtbot: QtBot) -> None:
     view.show_step(4.5, 0.4)
     assert len(drawn(areas(view)[0])) == 4
     qtbot.waitUntil(lambda: [(4.5, 0.4)] in drawn(areas(view)[0]).values())
+
+
+def test_plots_go_with_the_view(qtbot: QtBot) -> None:
+    for _ in range(2):
+        view = TrainView()
+        view.show_history(ROWS, CLASSES)
+        view.show_step(4.5, 0.4)  # will be drawn later
+        gone = [*areas(view), view]
+        view.deleteLater()
+        del view
+        qtbot.waitUntil(lambda gone=gone: all(is_deleted(part) for part in gone))
+        gc.collect()
+    qtbot.wait(2 * REDRAW)
+
+
+def is_deleted(part: QWidget) -> bool:
+    try:
+        part.objectName()
+    except RuntimeError:
+        return True
+    return False
 
 
 @pytest.mark.usefixtures("display")
