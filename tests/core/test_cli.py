@@ -247,7 +247,7 @@ def test_a_finished_run_is_not_overwritten_by_accident(
     data, model = make_data(tmp_path / "data"), tmp_path / "m.safetensors"
     train = ("train", "--data", data, "--out", model, "--config", settings, "--epochs", 1)
     assert prosma(*train)[0] == 0
-    before = {p: p.read_bytes() for p in tmp_path.rglob("m.*/*")} | {model: model.read_bytes()}
+    before = {p: p.read_bytes() for p in tmp_path.rglob("m.*/**/*") if p.is_file()} | {model: model.read_bytes()}
     refused(prosma(*train), "exists already", "--resume", "--overwrite")
     refused(prosma("train", "--data", tmp_path / "no", "--out", model, "--overwrite"), "is not a data folder")
     assert {p: p.read_bytes() for p in before} == before

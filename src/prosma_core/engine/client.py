@@ -238,9 +238,8 @@ class Engine:
 
     def _release(self, scan: ScanRef | None) -> None:
         """Remove a scan's array where it is one of ours."""
-        array = scan.array if scan is not None else None
-        if array is not None and Path(array.path).parent in self._folders:
-            Path(array.path).unlink(missing_ok=True)
+        if scan is not None and scan.array is not None and Path(scan.array.path).parent in self._folders:
+            Path(scan.array.path).unlink(missing_ok=True)
 
     def _private_folders(self) -> list[Path]:
         with self._lock:
