@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from qtpy.QtCore import QEvent, Qt
@@ -70,6 +72,9 @@ class Plot(QWidget):
         say(self._heading, heading)
         self._curves: Sequence[Curve] = ()
         self._stale = True
+        self._colors: tuple[QColor, QColor] | None = None
+        self._left: list[bool] | None = None
+        self._items: list[Any] = []
         self._area = pyqtgraph.PlotWidget(enableMenu=False)
         self._area.setFixedHeight(HEIGHT)
         self._area.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
@@ -117,50 +122,62 @@ class Plot(QWidget):
             self._draw()
 
     def _draw(self) -> None:
-        import pyqtgraph
-
         self._stale = False
         palette = self.palette()
         text, back = palette.color(QPalette.ColorRole.WindowText), palette.color(QPalette.ColorRole.Window)
-        self._area.setBackground(back)
-        for side in ("left", "bottom", "right"):
-            axis = self._item.getAxis(side)
-            axis.setPen(_mixed(text, back))
-            axis.setTextPen(text)
-        self._item.clear()
-        self._right.clear()
-        self._step_curve.setPen(_mixed(text, back))
-        self._item.addItem(self._step_curve)
+        if (text, back) != self._colors:
+            self._colors = text, back
+            self._area.setBackground(back)
+            for side in ("left", "bottom", "right"):
+                self._item.getAxis(side).setPen(_mixed(text, back))
+                self._item.getAxis(side).setTextPen(text)
+            self._step_curve.setPen(_mixed(text, back))
         shown = [_clear(QColor(c.color), text, back) if c.color else text for c in self._curves]
         curves = [replace(curve, color=color.name()) for curve, color in zip(self._curves, shown, strict=True)]
-        for curve in curves:
-            color = QColor(curve.color)
-            style = Qt.PenStyle.DashLine if curve.dashed else Qt.PenStyle.SolidLine
-            points = {"symbol": "o", "symbolSize": 4, "symbolBrush": color, "symbolPen": None}
-            drawn = pyqtgraph.PlotDataItem(
-                *_columns(curve.points),
-                pen=pyqtgraph.mkPen(color, width=1.5, style=style),
-                antialias=True,
-                **(points if len(curve.points) < FEW else {}),
-            )
-            (self._item if curve.left else self._right).addItem(drawn)
-        self._item.showAxis("left", any(curve.left for curve in self._curves) or not self._curves)
+        self._make_items([curve.left for curve in curves])
+        for item, curve in zip(self._items, curves, strict=True):
+            item.setData(*_columns(curve.points), **_style(curve))
+        self._item.showAxis("left", any(curve.left for curve in curves) or not curves)
         self._legend.setText(_legend(curves))
         self._legend.setVisible(bool(curves))
         self._fit()
+
+    def _make_items(self, left: list[bool]) -> None:
+        """Have an item for each curve on its scale; those of the last drawing are taken where they fit."""
+        import pyqtgraph
+
+        if left == self._left:
+            return
+        self._left = left
+        self._item.clear()
+        self._right.clear()
+        self._item.addItem(self._step_curve)
+        self._items = [pyqtgraph.PlotDataItem(antialias=True) for _ in left]
+        for item, on_left in zip(self._items, left, strict=True):
+            (self._item if on_left else self._right).addItem(item)
 
     def _fit(self) -> None:
         """Make the scale of the epochs begin at 0 and hold one epoch at least, and all curves."""
         ends = [1.0]
         ends += [curve.points[-1][0] for curve in self._curves if curve.points]
         steps, _ = self._step_curve.getData()
-        ends += [] if steps is None or not len(steps) else [float(steps[-1])]
+        ends += [] if steps is None or not len(steps) else [math.ceil(steps[-1])]  # one scale for all of an epoch
         self._item.setXRange(0, max(ends), padding=0.02)
 
 
 def _columns(points: Sequence[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
     values = np.array(points, np.float64).reshape(-1, 2)
     return values[:, 0], values[:, 1]
+
+
+def _style(curve: Curve) -> dict[str, Any]:
+    """How a curve is drawn, in pyqtgraph's words."""
+    import pyqtgraph
+
+    style = Qt.PenStyle.DashLine if curve.dashed else Qt.PenStyle.SolidLine
+    pen = pyqtgraph.mkPen(curve.color, width=1.5, style=style)
+    symbol = "o" if len(curve.points) < FEW else None
+    return {"pen": pen, "symbol": symbol, "symbolSize": 4, "symbolBrush": curve.color, "symbolPen": None}
 
 
 def _legend(curves: Sequence[Curve]) -> str:

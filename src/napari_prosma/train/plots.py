@@ -47,18 +47,17 @@ class TrainingPlots(QWidget):
         """
         self._last = float(rows[-1]["epoch"]) if rows else 0.0
         self._steps = [step for step in self._steps if rows and step[0] > self._last]
-        if not rows:
-            self.setVisible(False)
+        self.setVisible(bool(rows))
+        if not rows and self._learning is None:
             return
-        self.setVisible(True)
-        dice = _dice(rows, classes)
-        self._learning_plot().show_curves([Curve("training loss", "", _points(rows, "loss"), left=True), *dice])
+        loss = [Curve("training loss", "", _points(rows, "loss"), left=True)] if rows else []
+        self._learning_plot().show_curves([*loss, *_dice(rows, classes)])
         levels = _levels(rows)
         if levels:
             self._gates_plot().show_curves(levels)
         if self._gates is not None:
             self._gates.setVisible(bool(levels))
-        self._draw_steps()
+        self._learning_plot().show_steps(self._steps)
 
     def show_step(self, epoch: float, loss: float) -> None:
         """Add the loss of a step of the present epoch; drawn a few times a second at most."""
@@ -68,9 +67,12 @@ class TrainingPlots(QWidget):
                 self._timer.start()
 
     def _draw_steps(self) -> None:
-        if self._steps or self._learning is not None:
-            self.setVisible(True)
-            self._learning_plot().show_steps(self._steps)
+        if not self._steps:
+            return
+        if self._learning is not None and self._gates is None:
+            self._gates_plot().setVisible(False)  # made ahead: the first epoch makes less at once
+        self.setVisible(True)
+        self._learning_plot().show_steps(self._steps)
 
     def _learning_plot(self) -> Plot:
         """The first plot, made when it is first needed: importing what draws it takes a third of a second."""

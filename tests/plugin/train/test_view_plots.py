@@ -147,14 +147,19 @@ def test_steps_of_an_epoch_make_room_for_the_epoch(plots: TrainingPlots, qtbot: 
     assert sorted(drawn(areas(plots)[0]).values()) == [[(1, 2.0)], [(1.5, 1.5)]]
 
 
-def test_a_new_run_begins_without_the_steps_of_the_last(plots: TrainingPlots, qtbot: QtBot) -> None:
-    plots.show_step(0.5, 2.0)
-    qtbot.waitUntil(lambda: not plots.isHidden())
+def test_a_new_run_begins_without_the_curves_of_the_last(plots: TrainingPlots, qtbot: QtBot) -> None:
+    plots.show_history(ROWS, CLASSES)
+    assert len(areas(plots)) == 2
+    plots.show_step(4.5, 2.0)
     plots.show_history((), CLASSES)
+    qtbot.wait(2 * REDRAW)
     assert plots.isHidden()
     plots.show_step(0.1, 3.0)
     qtbot.waitUntil(lambda: not plots.isHidden())
-    assert list(drawn(areas(plots)[0]).values()) == [[(0.1, 3.0)]]
+    learning, gates = areas(plots)
+    assert list(drawn(learning).values()) == [[(0.1, 3.0)]]
+    assert not gates.isVisible()
+    assert legends(plots)[0] == ""
 
 
 def test_names_are_plain_text_and_many_are_counted(plots: TrainingPlots) -> None:
