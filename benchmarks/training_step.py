@@ -1,0 +1,101 @@
+"""What real data costs: the training step on patches of scans against the same step on one batch of random numbers.
+
+    python3 run.py bench training_step DIR [--device cuda] [--preset balanced] [--threads 2] [--steps 2] [--repeats 15]
+
+Both are the trainer's own step: on the one side with patches drawn, turned, zoomed and augmented, on the other with a
+batch that lies on the device, without augmentation. Blocks of steps of the two alternate; the device is waited for at
+the end of each block. Only the first --scans scans of each split are read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from prosma_core.cli.options import drain
+from prosma_core.config.run import resolve_run
+from prosma_core.inference.device import choose_device
+from prosma_core.io.dataset_folder import open_dataset
+from prosma_core.training.setup import Setup, prepare_run
+from prosma_core.training.trainer import Trainer
+
+UNCHANGED = dict.fromkeys(
+    ("p_rotate", "p_scale", "p_gamma", "p_contrast", "p_noise", "p_blur", "p_low_resolution"), 0.0
+)
+
+
+class FixedBatch:
+    """Gives the same random batch at every draw."""
+
+    def __init__(self, setup: Setup, device: torch.device) -> None:
+        pre, model, batch = setup.header.preprocess, setup.header.model, setup.run.training.batch_size
+        assert batch is not None
+        self._images = torch.randn(batch, model.in_channels, *pre.tile, device=device)
+        self._labels = torch.randint(model.num_classes, (batch, 1, *pre.tile), device=device)
+
+    def draw(self, batch_size: int, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """The batch."""
+        return self._images, self._labels
+
+
+def trainers(setup: Setup, device: torch.device) -> dict[str, Trainer]:
+    """A trainer on the scans, and one on random numbers."""
+    real, random = Trainer(setup, device), Trainer(setup, device)
+    random.sampler = FixedBatch(setup, device)  # type: ignore[assignment]
+    random.config = random.config.replace(augment=random.config.augment.replace(**UNCHANGED))
+    return {"real": real, "random": random}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--preset", default="quick")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--scans", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=2, help="Steps of a block.")
+    parser.add_argument("--repeats", type=int, default=15)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    device = choose_device(options.device).device
+    folder = open_dataset(options.data)
+    names = folder.splits["train"][: options.scans]
+    with tempfile.TemporaryDirectory() as place, torch.backends.cudnn.flags(enabled=True, benchmark=True):
+        values = {
+            "pairs": [(folder.cases[name].images[0], folder.cases[name].label) for name in names],
+            "out": Path(place) / "model.safetensors",
+            "preset": options.preset,
+            "device": options.device,
+        }
+        setup = drain(prepare_run(resolve_run(values), device), lambda _: None)
+        sides, rng = trainers(setup, device), torch.Generator().manual_seed(0)
+        pre, batch = setup.header.preprocess, setup.run.training.batch_size
+        print(
+            f"{device.type}, {options.threads} threads, load {os.getloadavg()[0]:.1f}, preset {options.preset}, "
+            f"{batch} patches of {'x'.join(map(str, pre.tile))}, widths {setup.header.model.widths}",
+            flush=True,
+        )
+        times: dict[str, list[float]] = {side: [] for side in sides}
+        for repeat in range(options.repeats + 2):
+            for name in list(sides)[:: 1 if repeat % 2 else -1]:
+                began = time.perf_counter()
+                for _ in range(options.steps):
+                    found = sides[name].step(rng)
+                found.tolist()  # waits for the device
+                if repeat >= 2:  # the first ones warm up
+                    times[name].append((time.perf_counter() - began) / options.steps)
+    for name, values_of in times.items():
+        print(f"{name:8}{1000 * median(values_of):9.1f} ms (median), {1000 * min(values_of):9.1f} ms (least)")
+    paired = median(a / b for a, b in zip(times["real"], times["random"], strict=True))
+    print(f"ratio {median(times['real']) / median(times['random']):.3f}, paired {paired:.3f}")
+
+
+if __name__ == "__main__":
+    main()
