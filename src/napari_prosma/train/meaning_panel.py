@@ -30,6 +30,7 @@ ZERO = {
 }
 AXES = {None: "automatic", "z": "z", "y": "y", "x": "x"}
 NONE = "none"
+ALL_EDITS, NO_EDITS = QAbstractItemView.EditTrigger.AllEditTriggers, QAbstractItemView.EditTrigger.NoEditTriggers
 CLASSES_HEIGHT = 210
 """Most pixels of the rows of classes; more are scrolled to."""
 
@@ -60,7 +61,7 @@ class MeaningPanel(QWidget):
         self._one_class = QCheckBox("All labels are one class")
         self._one_class.setToolTip("For labels that number objects, such as cells: all above 0 become class 1.")
         self._table = table(("Value", "Name"), stretched=1)
-        self._table.setEditTriggers(QAbstractItemView.EditTrigger.AllEditTriggers)
+        self._table.setEditTriggers(ALL_EDITS)
         self._table.itemChanged.connect(self._renamed)
         self._table.cellActivated.connect(self._pick_color)
         self._table.cellClicked.connect(self._pick_color)
@@ -115,6 +116,12 @@ class MeaningPanel(QWidget):
         self._table.setVisible(bool(classes))
         fit_height(self._table, CLASSES_HEIGHT)
 
+    def lock(self, locked: bool) -> None:
+        """Let nothing be changed, while all of it can be read."""
+        for box in (self._zero, self._axis, self._ignore, self._background, self._one_class):
+            box.setEnabled(not locked)
+        self._table.setEditTriggers(NO_EDITS if locked else ALL_EDITS)
+
     def _edited(self) -> None:
         values = {
             "zero": self._zero.currentData(),
@@ -142,7 +149,7 @@ class MeaningPanel(QWidget):
             self.class_changed.emit(info.value, name, info.color)
 
     def _pick_color(self, line: int, column: int) -> None:
-        if column != 0 or self.findChild(QColorDialog) is not None:
+        if column != 0 or self._table.editTriggers() == NO_EDITS or self.findChild(QColorDialog) is not None:
             return
         info = self._classes[line]
         dialog = QColorDialog(QColor(info.color), self)

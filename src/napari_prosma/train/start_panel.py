@@ -17,7 +17,7 @@ FIRST_EPOCHS, FIRST_MINUTES = 20, 10.0
 
 
 class StartPanel(QWidget):
-    """Start model, preset and budget."""
+    """Start model, preset and budget; `inputs` are what changes them."""
 
     start_chosen = Signal(object)
     browse_clicked = Signal()
@@ -66,6 +66,7 @@ class StartPanel(QWidget):
             box.setButtonSymbols(QAbstractSpinBox.ButtonSymbols.NoButtons)
             box.setFixedWidth(60)
             box.valueChanged.connect(self._budget_edited)
+        self.inputs = (self._start, self._preset, self._estimate, self._budget, self._epochs, self._minutes)
         parts = {"start": self._start, "start_facts": self._facts, "preset": self._preset, "estimate": self._estimate}
         parts |= {"times": self._times}
         parts |= {"budget": self._budget, "epochs": self._epochs, "minutes": self._minutes}

@@ -77,13 +77,11 @@ class TrainView(JobView):
         self._name.editingFinished.connect(lambda: self.name_chosen.emit(self._name.text().strip()))
         self._add(self._pairs, self._meaning, self._start)
         self._add_device()
-        self._name_row = row("Name", self._name)
-        self._add(self._name_row, self._problems["name"], self._advanced)
+        self._add(row("Name", self._name), self._problems["name"], self._advanced)
         self._add_run("Train")
         self._add_preview()
         self._add(self._plots, self._outcome, self._runs)
-        self._locked += [self._pairs.buttons, self._meaning, self._start, self._name_row, self._advanced]
-        self._locked += [self._runs.buttons]
+        self._locked += [self._pairs.buttons, *self._start.inputs, self._name, self._advanced, self._runs.buttons]
         self._pass_on()
         self._finish(name=self._name, preview=self._preview, preview_facts=self._preview_facts)
 
@@ -149,6 +147,11 @@ class TrainView(JobView):
         super().show_problem(field, text)
         if field == "advanced":
             self._advanced.expand()
+
+    def show_running(self, running: bool) -> None:
+        """Lock the choices while a job runs; they can still be read."""
+        super().show_running(running)
+        self._meaning.lock(running)
 
     def show_history(self, rows: Sequence[Mapping[str, Any]], classes: Sequence[ClassInfo]) -> None:
         """Curves of all epochs so far, from rows of history.csv; none hides them."""

@@ -326,10 +326,10 @@ def test_an_estimate_is_said_and_forgotten_when_something_else_would_be_trained(
     job.say(
         Finished(PlanResult(words="A plan.", step_seconds=1, epoch_seconds=40, seconds=1600, device="CPU (no GPU)"))
     )
-    assert widget.text("preset") == "quick: about 27 min"
+    assert widget.text("times") == "quick: about 27 min"
     assert "A plan." in widget.text("messages")
     widget.controller.choose_budget((3, None))
-    assert widget.text("preset") == "quick"
+    assert widget.text("times") == ""
 
 
 def test_an_estimate_can_be_cancelled(widget: Any, annotated: Any) -> None:

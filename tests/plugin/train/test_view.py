@@ -340,8 +340,12 @@ def test_a_problem_stands_under_its_field_and_nowhere_else(field: str, view: Tra
     assert not shown[0].isVisible()
 
 
-def test_choices_are_locked_while_it_trains_and_pairs_can_still_be_looked_at(view: TrainView) -> None:
+def test_choices_are_locked_while_it_trains_and_can_still_be_read(
+    view: TrainView, heard: list[Any], qtbot: QtBot
+) -> None:
+    view.show()
     view.show_pairs(PAIRS[:1])
+    view.show_classes(CLASSES)
     view.show_runs([run("a")])
     view.show_preview(checked=False, enabled=True, text="")
     view.show_running(True)
@@ -349,7 +353,16 @@ def test_choices_are_locked_while_it_trains_and_pairs_can_still_be_looked_at(vie
     inputs = (QComboBox, QSpinBox, QDoubleSpinBox, QLineEdit, QPushButton, QCheckBox)
     free = {p.objectName() for kind in inputs for p in view.findChildren(kind) if p.isEnabled() and p.objectName()}
     assert free - {"qt_spinbox_lineedit"} == {"run", "preview", "details", "use", "save_as", "folder"}
+    assert all(label.isEnabled() for label in view.findChildren(QLabel) if label.isVisible())
     assert part(view, QTableWidget, "pairs").isEnabled()
+    table = part(view, QTableWidget, "classes")
+    assert table.isEnabled()
+    for column in (0, 1):
+        place = table.visualItemRect(table.item(0, column)).center()
+        qtbot.mouseClick(table.viewport(), Qt.MouseButton.LeftButton, pos=place)
+    assert table.findChildren(QLineEdit) == []
+    assert view.findChildren(QColorDialog) == []
+    assert heard == []
     view.show_running(False)
     assert not view.running
     assert part(view, QComboBox, "zero").isEnabled()
