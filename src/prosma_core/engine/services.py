@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
 from collections.abc import Generator
@@ -84,7 +85,8 @@ class Services:
             self._untidy = False
             gc.collect()
             if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+                with contextlib.suppress(RuntimeError):  # a device that broke down is the next job's error
+                    torch.cuda.empty_cache()
 
     def _segment(self, request: SegmentRequest, allocate: Allocate) -> Generator[Event, None, SegmentResult]:
         began = time.monotonic()
