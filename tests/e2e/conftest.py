@@ -14,6 +14,7 @@ import pytest
 import torch
 from napari.layers import Layer
 
+from napari_prosma._shared.jobs import Jobs
 from prosma_core.config import ChannelIntensity, ClassInfo, GateConfig, ModelConfig, ModelHeader, PreprocessConfig
 from prosma_core.data.intensities import COLOUR
 from prosma_core.io.bundle import save_bundle
@@ -30,6 +31,14 @@ def one_thread() -> Iterator[None]:
         patch.setenv("OMP_NUM_THREADS", "1")
         yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def jobs(one_thread: None, qapp: Any) -> Iterator[Jobs]:
+    """Return the engine that all tests share, warm after the first."""
+    made = Jobs()
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="session")

@@ -32,10 +32,10 @@ def test_the_package_announces_its_manifest(root: Path) -> None:
     assert (root / "napari.yaml").resolve() == MANIFEST.resolve()
 
 
-def test_segment_is_in_napari_menus(manifest: PluginManifest) -> None:
-    (item,) = manifest.contributions.menus["napari/layers/segment"]
-    (widget,) = [w for w in manifest.contributions.widgets or [] if w.display_name == "Segment"]
-    assert item.command == widget.command == "napari-prosma.segment"
+def test_the_widgets_are_in_napari_menus(manifest: PluginManifest) -> None:
+    commands = {"Segment": "napari-prosma.segment", "Train": "napari-prosma.train"}
+    assert {w.display_name: w.command for w in manifest.contributions.widgets or []} == commands
+    assert [item.command for item in manifest.contributions.menus["napari/layers/segment"]] == list(commands.values())
 
 
 def test_reader_and_layers_bring_no_torch_into_the_viewers_process() -> None:

@@ -44,7 +44,8 @@ class JobView(QWidget):
         self._locked: list[QWidget] = []
         inner = QWidget()
         self._layout = QVBoxLayout(inner)
-        area = QScrollArea()
+        self._column = self._layout
+        self._area = area = QScrollArea()
         area.setWidgetResizable(True)
         area.setFrameShape(QFrame.Shape.NoFrame)
         area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
@@ -59,6 +60,18 @@ class JobView(QWidget):
     def _add(self, *widgets: QWidget) -> None:
         for widget in widgets:
             self._layout.addWidget(widget)
+
+    def _begin_section(self) -> QWidget:
+        """A part of the column that can be hidden as a whole: what is added from now on goes into it."""
+        section = QWidget()
+        self._add(section)
+        self._layout = QVBoxLayout(section)
+        self._layout.setContentsMargins(0, 0, 0, 0)
+        return section
+
+    def _end_section(self) -> None:
+        """What is added from now on goes into the column again."""
+        self._layout = self._column
 
     def _add_device(self) -> None:
         self._device = combo("Where to compute. Auto takes a GPU where there is one.")

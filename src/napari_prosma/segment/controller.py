@@ -12,7 +12,7 @@ from napari_prosma._shared.layers import Region
 from napari_prosma._shared.session import ModelEntry, Session
 from napari_prosma.segment.present import SHORTCUT, Presenter
 from napari_prosma.segment.run import Run
-from napari_prosma.segment.state import Choices, Plan, Problem, distance, fits, resolve
+from napari_prosma.segment.state import Choices, Plan, Problem, fits, nearest, resolve
 from napari_prosma.segment.watch import ViewerWatch
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.engine.messages import Ready
@@ -89,7 +89,7 @@ class SegmentController:
         self._read(None, 0)
         scan, model = self._choices.scan, self._choices.model
         if scan is not None and (model is None or not fits(scan, model)):
-            self._choices = replace(self._choices, model=self._fitting_model() or model)
+            self._choices = replace(self._choices, model=nearest(scan, self.session.models()) or model)
         self.show_models()
         self._show_images()
 
@@ -224,14 +224,6 @@ class SegmentController:
             return None
         find = layer_access.view_box if part == "view" else layer_access.current_slice
         return find(self._layer, scan, self.viewer)
-
-    def _fitting_model(self) -> ModelEntry | None:
-        """The model that takes the chosen scan and is nearest to it, in dimensions and then in voxel size."""
-        scan = self._choices.scan
-        if scan is None:
-            return None
-        usable = [m for m in self.session.models() if fits(scan, m)]
-        return min(usable, key=lambda m: distance(scan, m), default=None)
 
     def _remember_options(self) -> None:
         kept = self._choices.options.model_dump(mode="json", exclude={"region", "slice_axis"})

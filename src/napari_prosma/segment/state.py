@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import log
 from typing import Literal
@@ -85,6 +86,11 @@ def resolve(choices: Choices, region: Region | None) -> Plan | Problem:
 def fits(scan: LayerScan, model: ModelEntry) -> bool:
     """Whether a model can segment a scan at all."""
     return _misfit(scan, model, InferenceConfig()) is None
+
+
+def nearest(scan: LayerScan, models: Sequence[ModelEntry]) -> ModelEntry | None:
+    """The model that takes a scan and is nearest to it, in dimensions and then in voxel size; None where none does."""
+    return min((m for m in models if fits(scan, m)), key=lambda m: distance(scan, m), default=None)
 
 
 def distance(scan: LayerScan, model: ModelEntry) -> tuple[bool, float]:

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image
 
-from napari_prosma._shared import layers as layer_access
 from napari_prosma._shared.session import ModelEntry, Session
 from napari_prosma.train.classes import classes_of
 from napari_prosma.train.estimate import Estimate
-from napari_prosma.train.orders import new_order, resumed_order
+from napari_prosma.train.pair_actions import PairActions
 from napari_prosma.train.pair_list import PairList
-from napari_prosma.train.pairs import Pair, active_pair, pairs_from_files, pairs_from_folder
 from napari_prosma.train.present import TrainPresenter, preset_training
-from napari_prosma.train.preview import Preview
-from napari_prosma.train.resample import resampled
-from napari_prosma.train.run import Order, Outcome, Training, outcome_of
-from napari_prosma.train.runs import free_name, list_runs
-from napari_prosma.train.saving import Autosave
-from napari_prosma.train.sources import layer_source
-from napari_prosma.train.state import Choices, Plan, Problem, resolve
+from napari_prosma.train.preview import Preview, scan_in_view
+from napari_prosma.train.state import Choices, Plan, Problem, resolve, usual_name
+from napari_prosma.train.trainings import Trainings
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.training import TrainingConfig
 from prosma_core.engine.messages import Ready
 from prosma_core.errors import ProsmaError
-from prosma_core.io.run_folder import RunFolder
-from prosma_core.io.stopped_run import RunState, keep_stopped
+from prosma_core.io.stopped_run import RunState
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -48,26 +40,24 @@ class TrainController:
 
     Attributes
     ----------
-    run : Training or None
-        The running training.
-    outcome : Outcome or None
-        What the last one reached.
+    pairs : PairActions
+        What is trained on.
+    trainings : Trainings
+        The one that runs, and what came of the last.
     """
 
     def __init__(self, viewer: ViewerModel, view: TrainView, session: Session) -> None:
         self.viewer, self.view, self.session = viewer, view, session
-        self.run: Training | None = None
-        self.outcome: Outcome | None = None
-        self._details = ""
         self._choices = Choices(device=session.recall("device", "auto"), preset=_preset(session))
         self._own_name = False
         self._edited: dict[int, tuple[str, str]] = {}
         self._plan: Plan | Problem | None = None
         self._presenter = TrainPresenter(view, session)
         self._pairs = PairList(session.jobs, self._pairs_changed)
+        self.pairs = PairActions(viewer, self._pairs, session.jobs, self._say)
         self._preview = Preview(viewer, view)
         self._estimate = Estimate(view, session.jobs, self._estimated)
-        self._autosave = Autosave(session.jobs, self._pairs)
+        self.trainings = Trainings(view, session, self._pairs, self._preview, self._training_over)
         self._connect()
         session.widget_opened()
         self._show_everything()
@@ -75,61 +65,15 @@ class TrainController:
     def close(self) -> None:
         """Leave the viewer as it was found; a running training stops and is listed where the widget is opened again."""
         self.viewer.layers.events.removed.disconnect(self._layer_removed)
-        self.viewer.layers.selection.events.active.disconnect(self._active_changed)
+        self.viewer.layers.selection.events.active.disconnect(self._show_preview)
         self.session.models_changed.disconnect(self.show_starts)
         self.session.jobs.started.disconnect(self._show_devices)
         self._estimate.cancel()
-        if self.run is not None:
-            self.run.abandon()
-        self._autosave.end()
+        self.trainings.close()
         self._pairs.close()
         self.session.widget_closed()
 
-    # --- Pairs ------------------------------------------------------------------------------------------------------
-
-    def add_active(self) -> None:
-        """Add the selected layers."""
-        self._add(lambda: (active_pair(self.viewer),))
-
-    def fine_tune(self, image: Image, labels: Any, model: ModelEntry) -> None:
-        """Add an image layer and the corrected labels that a model gave it, and start from that model."""
-        self._add(lambda: (Pair(layer_source(image), layer_source(labels)),))
-        self.choose_start(model)
-
-    def add_files(self, images: Sequence[Path], labels: Sequence[Path]) -> None:
-        """Add pairs of files."""
-        self._add(lambda: pairs_from_files(images, labels))
-
-    def add_folder(self, folder: Path) -> None:
-        """Add all pairs of a data folder."""
-        self._add(lambda: pairs_from_folder(folder))
-
-    def remove(self, numbers: Sequence[int]) -> None:
-        """Take pairs out of the list."""
-        self._pairs.remove(numbers)
-
-    def fix(self, number: int, fix: str) -> None:
-        """Do what helps against a pair's problem."""
-        if fix == "one_class":
-            self.choose_labels(self._choices.labels.replace(one_class=True))
-            return
-        row = self._pairs.rows[number]
-
-        def done(layer: Any) -> None:
-            self.viewer.add_layer(layer)
-            self._pairs.replace(number, Pair(row.pair.image, layer_source(layer)))
-
-        self.session.jobs.run(lambda: resampled(row.pair), done, self._say_error)
-
-    def _add(self, find: Callable[[], Sequence[Pair]]) -> None:
-        try:
-            pairs = find()
-        except ProsmaError as error:
-            self._say_error(error)
-            return
-        self.view.show_error("", details=False)
-        if not self._pairs.add(pairs):
-            self._say_error(ProsmaError("This pair is in the list already."))
+    # --- What the person chooses ------------------------------------------------------------------------------------
 
     def _pairs_changed(self) -> None:
         rows = tuple(self._pairs.rows)
@@ -140,19 +84,28 @@ class TrainController:
         self._show_preview()
         self._show_plan()
 
-    # --- What the person chooses ------------------------------------------------------------------------------------
-
     def choose_labels(self, labels: LabelsConfig) -> None:
         """Give the label values another meaning."""
         self._choices = replace(self._choices, labels=labels)
         self.view.show_labels(labels)
         self._pairs.read_as(labels)
 
+    def _fix(self, number: int, fix: str) -> None:
+        if fix == "one_class":
+            self.choose_labels(self._choices.labels.replace(one_class=True))
+        else:
+            self.pairs.resample(number)
+
     def choose_class(self, value: int, name: str, color: str) -> None:
         """Name and colour of a class."""
         self._edited[value] = (name, color)
         self._show_classes()
         self._show_plan()
+
+    def fine_tune(self, image: Image, labels: Any, model: ModelEntry) -> None:
+        """Add an image layer and the corrected labels that a model gave it, and start from that model."""
+        self.pairs.add_layers(image, labels)
+        self.choose_start(model)
 
     def choose_start(self, start: Any) -> None:
         """Start from a new network of 2 or 3 dimensions (None: as the scans have), or from a model."""
@@ -168,7 +121,7 @@ class TrainController:
         try:
             self.choose_start(self.session.add_model(path))
         except ProsmaError as error:
-            self._say_error(error)
+            self._say(error)
 
     def choose_preset(self, preset: str) -> None:
         """Size and length."""
@@ -214,84 +167,45 @@ class TrainController:
 
     def _name_it(self) -> None:
         """Give the model a free name, unless the person did."""
-        rows, start = self._choices.rows, self._choices.start
         if not self._own_name:
-            wanted = f"{start.header.name} tuned" if start else f"{Path(rows[0].image).stem} model" if rows else ""
-            name = free_name(wanted, self.session.models_folder) if wanted else ""
-            self._choices = replace(self._choices, name=name)
+            self._choices = replace(self._choices, name=usual_name(self._choices, self.session.models_folder))
         self.view.show_name(self._choices.name)
 
     # --- Trainings --------------------------------------------------------------------------------------------------
 
     def start_or_stop(self) -> None:
         """What the main button does: train, or stop the training (or the estimate) that runs."""
-        if self.run is not None:
-            self.run.stop()
+        if self.trainings.run is not None:
+            self.trainings.run.stop()
         elif self._estimate.running:
             self._estimate.cancel()
         elif isinstance(self._plan, Plan):
-            self._begin(new_order(self._plan, self._pairs.pairs, self._choices.classes), self._pairs.pairs)
+            self._show_preview()
+            self.trainings.start(self._plan, self._choices.classes)
 
     def resume(self, state: RunState, more_epochs: int | None = None) -> None:
         """Go on with an earlier run, to its end or for more epochs than it was meant to have."""
-        if self.run is None and not self._estimate.running:
-            self._begin(resumed_order(state, more_epochs, self._choices.device), ())
+        if self.trainings.run is None and not self._estimate.running:
+            self._show_preview()
+            self.trainings.resume(state, more_epochs, self._choices.device)
 
     def estimate(self) -> None:
         """Time the chosen settings on this machine."""
-        if self.run is None and isinstance(self._plan, Plan):
+        if self.trainings.run is None and isinstance(self._plan, Plan):
             self.view.show_error("", details=False)
             self._estimate.begin(self._choices.preset, self._plan, self._pairs.pairs)
             self._show_plan()
-
-    def keep(self, state: RunState) -> None:
-        """Make a model of what a stopped or killed run has reached."""
-        folder = RunFolder.beside(state.out)
-
-        def done(kept: Any) -> None:
-            self._take(outcome_of(kept))
-            self._show_runs()
-
-        self.session.jobs.run(lambda: keep_stopped(folder), done, self._say_error)
 
     def free_memory(self) -> None:
         """End the engine; it starts again with the next job."""
         self.session.jobs.free()
         self._show_devices(None)
 
-    def details(self) -> str:
-        """What the engine said about the last failure."""
-        return self._details or self.session.jobs.log()
-
-    def _begin(self, order: Order, pairs: Sequence[Pair]) -> None:
-        self.view.show_error("", details=False)
-        self.view.hide_outcome()
-        self._show_preview()
-        self._autosave.begin(order.folder, pairs)
-        self.run = Training(order, self.view, self.session.jobs, self._preview, self._over)
-
-    def _over(self, run: Training) -> None:
-        self.run, self._details = None, run.details
-        self._autosave.end()
-        self.view.show_running(False)
-        if run.outcome is not None:
-            self._take(run.outcome)
+    def _training_over(self) -> None:
         self._name_it()
-        self._show_runs()
+        self.trainings.show_runs()
         self._show_devices(self.session.jobs.ready)
         self._show_plan()
-
-    def _take(self, outcome: Outcome) -> None:
-        """Show what was reached; Segment knows the model at once, and takes it unless it became worse."""
-        self.outcome = outcome
-        self.view.show_outcome(outcome.before, outcome.after, outcome.words, outcome.held_out)
-        try:
-            entry = self.session.add_model(outcome.model)
-        except ProsmaError as error:
-            self._say_error(error)
-            return
-        if not outcome.worse:
-            self.session.prefer(entry)
 
     def _estimated(self) -> None:
         self._presenter.preset(self._choices, self._estimate.times)
@@ -301,20 +215,12 @@ class TrainController:
 
     def _layer_removed(self, event: Any) -> None:
         lost = self._pairs.remove_layer(event.value)
-        if lost and self.run is None:
-            words = f"{event.value.name} was removed from the viewer, and with it {len(lost)} of the pairs."
-            self._say_error(ProsmaError(words))
+        if lost and self.trainings.run is None:
+            self._say(f"{event.value.name} was removed from the viewer, and with it {len(lost)} of the pairs.")
         self._show_preview()
 
-    def _active_changed(self, _event: Any) -> None:
-        self._show_preview()
-
-    def _show_preview(self) -> None:
-        """The scan to show predictions on: the active image, else the first of the pairs that is in the viewer."""
-        active = self.viewer.layers.selection.active
-        images = [active, *(pair.image.layer for pair in self._pairs.pairs), *reversed(self.viewer.layers)]
-        there = [layer for layer in images if isinstance(layer, Image) and layer in self.viewer.layers]
-        self._preview.choose(next((layer for layer in there if not layer_access.is_result(layer)), None))
+    def _show_preview(self, _event: Any = None) -> None:
+        self._preview.choose(scan_in_view(self.viewer, self._pairs.pairs))
 
     # --- Showing ----------------------------------------------------------------------------------------------------
 
@@ -325,7 +231,7 @@ class TrainController:
         self.view.show_budget(None, None)
         self.show_starts()
         self._show_devices(self.session.jobs.ready)
-        self._show_runs()
+        self.trainings.show_runs()
         self._pairs_changed()
 
     def _show_classes(self) -> None:
@@ -348,24 +254,21 @@ class TrainController:
         if missing != self._choices.device_error:
             self._set(device_error=missing)
 
-    def _show_runs(self) -> None:
-        self.view.show_runs(list_runs(self.session.models_folder))
-
     def _show_plan(self) -> None:
         self._plan = None if self._pairs.reading else resolve(self._choices, self.session.models_folder)
         if self._estimate.forget(self._plan):
             self._presenter.preset(self._choices, {})
-        self._presenter.plan(self._plan, running=self.run is not None, estimating=self._estimate.running)
+        self._presenter.plan(self._plan, running=self.trainings.run is not None, estimating=self._estimate.running)
 
-    def _say_error(self, error: Exception) -> None:
-        self.view.show_error(str(error), details=False)
+    def _say(self, words: object) -> None:
+        self.view.show_error(str(words), details=False)
 
     def _connect(self) -> None:
         view = self.view
         for signal, call in (
-            (view.add_active_clicked, self.add_active),
-            (view.remove_clicked, self.remove),
-            (view.fix_clicked, self.fix),
+            (view.add_active_clicked, self.pairs.add_active),
+            (view.remove_clicked, self._pairs.remove),
+            (view.fix_clicked, self._fix),
             (view.labels_changed, self.choose_labels),
             (view.class_changed, self.choose_class),
             (view.start_chosen, self.choose_start),
@@ -380,12 +283,12 @@ class TrainController:
             (view.preview_toggled, self._preview.toggle),
             (view.resume_clicked, self.resume),
             (view.more_clicked, self.resume),
-            (view.keep_clicked, self.keep),
+            (view.keep_clicked, self.trainings.keep),
             (view.free_clicked, self.free_memory),
         ):
             signal.connect(call)
         self.viewer.layers.events.removed.connect(self._layer_removed)
-        self.viewer.layers.selection.events.active.connect(self._active_changed)
+        self.viewer.layers.selection.events.active.connect(self._show_preview)
         self.session.models_changed.connect(self.show_starts)
         self.session.jobs.started.connect(self._show_devices)
 

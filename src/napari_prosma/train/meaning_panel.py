@@ -25,8 +25,14 @@ from prosma_core.errors import ConfigError
 
 ZERO = {
     "background": ("Background", "Whatever is not painted is background: the scans are annotated as a whole."),
-    "unlabelled": ("Not annotated", "Only what is painted counts, such as scribbles. The background is painted, too."),
-    "annotated_slices": ("Depends on the slice", "Slices with any paint are complete, all others do not count."),
+    "unlabelled": (
+        "Unlabelled (scribbles)",
+        "Only what is painted counts, such as scribbles. The background is painted, too.",
+    ),
+    "annotated_slices": (
+        "Only annotated slices",
+        "Slices with any paint are complete: 0 is background there. All other slices do not count.",
+    ),
 }
 AXES = {None: "automatic", "z": "z", "y": "y", "x": "x"}
 NONE = "none"

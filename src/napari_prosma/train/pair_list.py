@@ -44,6 +44,7 @@ class PairList:
         self._config = LabelsConfig()
         self._asked: dict[Pair, int] = {}
         self._number = 0
+        self._busy = False
         self._watched: list[Layer] = []
         self._stale: set[Pair] = set()
         self._timer = QTimer()
@@ -81,11 +82,12 @@ class PairList:
             self._keep([row for row in self.rows if row not in lost])
         return lost
 
-    def replace(self, number: int, pair: Pair) -> None:
-        """Put another pair in a row's place."""
-        self.rows[number] = PairRow(pair, pair.image.name, pair.labels.name, facts=READING)
+    def replace(self, pair: Pair, by: Pair) -> None:
+        """Put another pair in the place of one, where that is still there."""
+        row = PairRow(by, by.image.name, by.labels.name, facts=READING)
+        self.rows = [row if there.pair is pair else there for there in self.rows]
         self._watch()
-        self._read([pair])
+        self._read([by])
 
     def read_as(self, config: LabelsConfig) -> None:
         """Read all labels in this meaning."""
@@ -108,24 +110,33 @@ class PairList:
         self._changed()
 
     def _read(self, pairs: Iterable[Pair]) -> None:
-        config = self._config
+        """Read pairs one after the other; those that are waiting already are read in their turn."""
         for pair in pairs:
             self._number += 1
-            number = self._asked[pair] = self._number
+            self._asked[pair] = self._number
             self._stale.discard(pair)
-            self._jobs.run(
-                lambda pair=pair: check(pair, config),  # type: ignore[misc]
-                lambda row, number=number: self._take(row, number),  # type: ignore[misc]
-                lambda error: None,  # it raises nothing: what is wrong is in the row
-            )
         self._changed()
+        self._read_next()
+
+    def _read_next(self) -> None:
+        if self._busy or not self._asked:
+            return
+        self._busy = True
+        pair, number = next(iter(self._asked.items()))
+        config = self._config
+        self._jobs.run(
+            lambda: check(pair, config),
+            lambda row: self._take(row, number),
+            lambda error: self._take(PairRow(pair, pair.image.name, pair.labels.name, problem=str(error)), number),
+        )
 
     def _take(self, row: PairRow, number: int) -> None:
-        if self._asked.get(row.pair) != number:
-            return  # taken out, or asked for anew
-        del self._asked[row.pair]
-        self.rows = [row if there.pair is row.pair else there for there in self.rows]
-        self._changed()
+        self._busy = False
+        if self._asked.get(row.pair) == number:  # else taken out, or asked for anew
+            del self._asked[row.pair]
+            self.rows = [row if there.pair is row.pair else there for there in self.rows]
+            self._changed()
+        self._read_next()
 
     # --- Layers -----------------------------------------------------------------------------------------------------
 

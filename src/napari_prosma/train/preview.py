@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from prosma_core.errors import ProsmaError
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
+    from napari_prosma.train.pairs import Pair
     from napari_prosma.train.run import Order
     from napari_prosma.train.view import TrainView
 
@@ -129,3 +131,10 @@ class Preview:
 
     def _tell(self, checked: bool, text: str) -> None:
         self._view.show_preview(checked=checked, enabled=self._layer is not None, text=text)
+
+
+def scan_in_view(viewer: ViewerModel, pairs: Sequence[Pair]) -> Image | None:
+    """The scan to show predictions on: the active image, else the first of the pairs, else the topmost image."""
+    images = [viewer.layers.selection.active, *(pair.image.layer for pair in pairs), *reversed(viewer.layers)]
+    there = (layer for layer in images if isinstance(layer, Image) and layer in viewer.layers)
+    return next((layer for layer in there if not layer_access.is_result(layer)), None)

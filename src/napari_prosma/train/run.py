@@ -109,7 +109,7 @@ class Training:
         self._lines: list[str] = []
         self._epochs, self._left = "", ""
         self._stopping = self._abandoned = self._ended = False
-        view.show_running(True)
+        view.show_training()
         view.show_run("Stop", enabled=True, tooltip="Stop within one step; the best model so far is kept.")
         view.show_progress(0, 0, "Starting…")
         view.show_messages(())
@@ -219,7 +219,8 @@ class Training:
         self._ended = True
         self._preview.end()
         self._activity.close()
-        self._over(self)
+        if not self._abandoned:
+            self._over(self)
 
     def _say(self, line: str) -> None:
         self._lines.append(line)

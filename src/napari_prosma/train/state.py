@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from napari_prosma._shared.session import ModelEntry
 from napari_prosma.train.pairs import PairRow
-from napari_prosma.train.runs import safe_name, taken_names
+from napari_prosma.train.runs import free_name, safe_name, taken_names
 from napari_prosma.train.state_notes import notes
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.model import ClassInfo
@@ -20,6 +20,7 @@ from prosma_core.data.frames import frame_spec
 from prosma_core.data.grid import plan_grid
 from prosma_core.data.intensities import COLOUR
 from prosma_core.errors import ConfigError, GeometryError
+from prosma_core.io.names import stem
 
 MOST_EPOCHS = 100_000
 """Epochs of a run that is ended by minutes."""
@@ -127,6 +128,13 @@ def resolve(choices: Choices, folder: Path) -> Plan | Problem:
     return Plan(values, out, said)
 
 
+def usual_name(choices: Choices, folder: Path) -> str:
+    """Name of a model unless the person gives one: after its start or its first image; empty without either."""
+    if choices.start is not None:
+        return free_name(f"{choices.start.header.name} tuned", folder)
+    return free_name(f"{stem(Path(choices.rows[0].image))} model", folder) if choices.rows else ""
+
+
 def _values(choices: Choices, out: Path) -> dict[str, Any]:
     """Explicit values of the run; what is not chosen is left to the preset."""
     training = dict(choices.training)
@@ -185,8 +193,8 @@ def _classes_problem(choices: Choices) -> Problem | None:
     missing = f"no voxel has the background value {given}" if given else "no background value is given"
     text = (
         f"Only {classes[1].name} is painted, 0 means unlabelled, and {missing}: nothing says what is background. "
-        "Paint some background with a value of its own and give it as background value, or choose “only annotated "
-        "slices” where each annotated slice is painted completely."
+        "Paint some background with a value of its own and give it as background value, or choose “Only "
+        "annotated slices” where each annotated slice is painted completely."
     )
     return Problem("labels", text)
 

@@ -48,7 +48,7 @@ def _annotation(rows: Sequence[PairRow], labels: LabelsConfig, classes: Sequence
             total = row.spec.size(row.axis)
             yield (
                 f"{row.labels}: {len(row.slices)} of {total} slices hold labels, the others count as background. If "
-                "they are not annotated, choose “only annotated slices”."
+                "they are not annotated, choose “Only annotated slices”."
             )
     if labels.zero == "unlabelled" and not any(row.background for row in rows):
         names = ", ".join(info.name for info in classes[1:])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Signal
+from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import QCheckBox, QLineEdit, QWidget
 
 from napari_prosma._shared.fields import note_label, row
@@ -75,13 +75,19 @@ class TrainView(JobView):
         self._name = QLineEdit()
         self._name.setToolTip("Name of the model, and of its file.")
         self._name.editingFinished.connect(lambda: self.name_chosen.emit(self._name.text().strip()))
+        self._setup = self._begin_section()
         self._add(self._pairs, self._meaning, self._start)
         self._add_device()
         self._add(row("Name", self._name), self._problems["name"], self._advanced)
+        self._end_section()
         self._add_run("Train")
         self._add_preview()
         self._add(self._plots, self._outcome, self._runs)
         self._locked += [self._pairs.buttons, *self._start.inputs, self._name, self._advanced, self._runs.buttons]
+        self._reveal = QTimer(self)  # once everything has its place
+        self._reveal.setSingleShot(True)
+        self._reveal.setInterval(100)
+        self._reveal.timeout.connect(lambda: self._area.ensureWidgetVisible(self._outcome))
         self._pass_on()
         self._finish(name=self._name, preview=self._preview, preview_facts=self._preview_facts)
 
@@ -108,6 +114,18 @@ class TrainView(JobView):
                 getattr(panel, name).connect(getattr(self, name))
 
     # --- Setters ----------------------------------------------------------------------------------------------------
+
+    def show_running(self, running: bool) -> None:
+        """Lock the choices while a job runs."""
+        super().show_running(running)
+        self._meaning.lock(running)
+        if not running:
+            self._setup.setVisible(True)
+
+    def show_training(self) -> None:
+        """A training has begun: its curves take the place of the choices."""
+        self.show_running(True)
+        self._setup.setVisible(False)
 
     def show_pairs(self, rows: Sequence[PairRow]) -> None:
         """Pairs to train on, with what each holds and what is wrong with it."""
@@ -148,11 +166,6 @@ class TrainView(JobView):
         if field == "advanced":
             self._advanced.expand()
 
-    def show_running(self, running: bool) -> None:
-        """Lock the choices while a job runs; they can still be read."""
-        super().show_running(running)
-        self._meaning.lock(running)
-
     def show_history(self, rows: Sequence[Mapping[str, Any]], classes: Sequence[ClassInfo]) -> None:
         """Curves of all epochs so far, from rows of history.csv; none hides them."""
         self._plots.show_history(rows, classes)
@@ -174,6 +187,7 @@ class TrainView(JobView):
     ) -> None:
         """Dice per class of the start model (None: there was none) and of the new one, and both in words."""
         self._outcome.show_outcome(before, after, words, held_out)
+        self._reveal.start()
 
     def hide_outcome(self) -> None:
         """Nothing was trained yet, or it is trained anew."""

@@ -64,12 +64,12 @@ class TrainWidget(TrainView):
         folder = str(Path(images[0]).parent)
         labels, _ = QFileDialog.getOpenFileNames(self, "Choose their labels", folder, patterns)
         if labels:
-            self.controller.add_files([Path(name) for name in images], [Path(name) for name in labels])
+            self.controller.pairs.add_files([Path(name) for name in images], [Path(name) for name in labels])
 
     def _add_folder(self) -> None:
         name = QFileDialog.getExistingDirectory(self, "Choose a folder with images and labels")
         if name:
-            self.controller.add_folder(Path(name))
+            self.controller.pairs.add_folder(Path(name))
 
     def _browse(self) -> None:
         name, _ = QFileDialog.getOpenFileName(self, "Choose a model", "", MODELS)
@@ -78,17 +78,17 @@ class TrainWidget(TrainView):
         self.controller.show_starts()
 
     def _show_details(self) -> None:
-        show_text(self, "What the engine said", self.controller.details() or "The log is empty.")
+        show_text(self, "What the engine said", self.controller.trainings.details() or "The log is empty.")
 
     def _use(self) -> None:
         from napari_prosma.segment import SegmentWidget
 
-        if self.controller.outcome is not None:
+        if self.controller.trainings.outcome is not None:
             segment = open_dock(self._viewer, "Segment", lambda: SegmentWidget(self._viewer, self._session))
-            segment.controller.add_model(self.controller.outcome.model)
+            segment.controller.add_model(self.controller.trainings.outcome.model)
 
     def _save_as(self) -> None:
-        outcome = self.controller.outcome
+        outcome = self.controller.trainings.outcome
         if outcome is None:
             return
         name, _ = QFileDialog.getSaveFileName(self, "Save the model", outcome.model.name, MODELS)
@@ -100,8 +100,8 @@ class TrainWidget(TrainView):
             )
 
     def _show_last_folder(self) -> None:
-        if self.controller.outcome is not None:
-            _open(RunFolder.beside(self.controller.outcome.model).root)
+        if self.controller.trainings.outcome is not None:
+            _open(RunFolder.beside(self.controller.trainings.outcome.model).root)
 
     def _show_folder(self, state: RunState) -> None:
         _open(RunFolder.beside(state.out).root)

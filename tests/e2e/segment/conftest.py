@@ -27,14 +27,6 @@ PATIENCE = 120_000
 """Milliseconds after which a test gives up."""
 
 
-@pytest.fixture(scope="session")
-def jobs(one_thread: None, qapp: Any) -> Iterator[Jobs]:
-    """Return the engine that all tests share, warm after the first."""
-    made = Jobs()
-    yield made
-    made.close()
-
-
 class Desk:
     """A window with the Segment widget docked in it, and a person's hands and eyes."""
 

@@ -1,0 +1,174 @@
+"""A real window with the real engine, and what a person does with the Train widget in it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.layers import Image, Labels
+from napari.layers._layer_actions import _convert_to_labels
+from napari.utils.notifications import notification_manager
+from pytestqt.qtbot import QtBot
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QScrollArea, QTableWidget
+
+from napari_prosma._shared.jobs import Jobs
+from napari_prosma._shared.session import Session
+from napari_prosma.train import TrainWidget
+from prosma_core.data.phantom import phantom_3d
+from prosma_core.io.images import write_image, write_labels
+
+PATIENCE = 90_000
+"""Milliseconds after which a test gives up."""
+
+
+class Desk:
+    """A window with the Train widget docked in it, and a person's hands and eyes."""
+
+    def __init__(self, viewer: Any, session: Session, qtbot: QtBot) -> None:
+        self.viewer, self.session, self.qtbot = viewer, session, qtbot
+        viewer.window.resize(1400, 860)
+        self.widget = self.dock()
+        self.until(lambda: session.jobs.ready is not None)
+
+    def dock(self) -> TrainWidget:
+        """Open the widget in the window."""
+        self.widget = TrainWidget(self.viewer, self.session)
+        self.viewer.window.add_dock_widget(self.widget, name="Train (napari-prosma)", area="right")
+        return self.widget
+
+    @property
+    def controller(self) -> Any:
+        return self.widget.controller
+
+    @property
+    def models(self) -> Path:
+        return self.session.models_folder
+
+    def open(self, *paths: Path) -> list[Any]:
+        """Open files as a person would; napari itself reads pictures."""
+        return [
+            self.viewer.open(str(p), plugin="napari" if p.suffix in {".png", ".jpg"} else "napari-prosma")[0]
+            for p in paths
+        ]
+
+    def open_labels(self, path: Path) -> Labels:
+        """Open a label map that other software wrote: it is an image at first, and converted by right click."""
+        (image,) = self.open(path)
+        self.viewer.layers.selection = {image}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # napari says that labels have no mean projection
+            _convert_to_labels(self.viewer.layers)
+        labels = self.viewer.layers[-1]
+        assert isinstance(labels, Labels)
+        return labels
+
+    def add(self, image: Image, labels: Labels) -> None:
+        """Select both layers and click Add active pair."""
+        count = len(self.controller._choices.rows)
+        self.viewer.layers.selection = {image, labels}
+        self.click("add_active")
+        self.read(count + 1)
+
+    def read(self, pairs: int) -> None:
+        """Wait until so many pairs are read."""
+
+        def done() -> None:
+            assert self.text("error") == ""
+            assert len(self.controller._choices.rows) == pairs
+            assert not self.controller._pairs.reading
+
+        self.qtbot.waitUntil(done, timeout=8_000)
+
+    def short(self, *, epochs: int = 2, steps: int = 3) -> None:
+        """Choose the smallest network and a training of seconds."""
+        self.pick("preset", "quick")
+        self.controller.choose_budget((epochs, None))
+        self.controller._set(training={"steps": steps, "batch_size": 1, "validation_cases": 2})
+
+    def pick(self, part: str, data: Any) -> None:
+        """Choose the entry of a box that stands for something."""
+        box = self.widget.findChild(QComboBox, part)
+        index = box.findData(data)
+        assert index >= 0
+        box.setCurrentIndex(index)
+        box.activated.emit(index)
+
+    def text(self, part: str) -> str:
+        """What a label says, empty where it is hidden."""
+        label = self.widget.findChild(QLabel, part)
+        return "" if label.isHidden() else label.text()
+
+    def button(self, name: str) -> QPushButton:
+        """The button with this object name or text."""
+        buttons = self.widget.findChildren(QPushButton)
+        return next(b for b in buttons if name in {b.objectName(), b.text()})
+
+    def click(self, name: str) -> None:
+        button = self.button(name)
+        assert button.isEnabled(), button.toolTip()
+        self.widget.findChild(QScrollArea).ensureWidgetVisible(button)
+        self.qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
+
+    def cells(self, table: str) -> list[list[str]]:
+        """What a table shows."""
+        found = self.widget.findChild(QTableWidget, table)
+        return [
+            [found.item(r, c).text() if found.item(r, c) else "" for c in range(found.columnCount())]
+            for r in range(found.rowCount())
+        ]
+
+    def until(self, so: Callable[[], bool]) -> None:
+        self.qtbot.waitUntil(so, timeout=PATIENCE)
+
+    def begin(self, *, epochs: int = 1) -> Any:
+        """Click Train and wait until so many epochs are finished; return the run."""
+        self.click("run")
+        run = self.controller.trainings.run
+        assert run is not None, self.text("error")
+        self.until(lambda: self.controller.trainings.run is None or len(run._rows) >= epochs)
+        assert self.text("error") == ""
+        return run
+
+    def wait(self) -> Any:
+        """Wait for the end of the training and return its outcome."""
+        self.until(lambda: self.controller.trainings.run is None)
+        return self.controller.trainings.outcome
+
+    def train(self) -> Any:
+        """Click Train, wait, and return the outcome."""
+        self.click("run")
+        outcome = self.wait()
+        assert self.text("error") == ""
+        return outcome
+
+    def picture(self, path: Path) -> None:
+        self.qtbot.wait(300)
+        self.viewer.screenshot(str(path), canvas_only=False, flash=False)
+
+
+@pytest.fixture
+def desk(display: None, make_napari_viewer: Any, jobs: Jobs, tmp_path: Path, qtbot: QtBot) -> Iterator[Desk]:
+    """Return a window with the widget; the test fails where napari had to tell of an error."""
+    notification_manager.records.clear()
+    session = Session(tmp_path / "session", jobs)
+    session.widget_opened()  # one that stays: the engine is warm for the next test
+    made = Desk(make_napari_viewer(show=True), session, qtbot)
+    yield made
+    assert [r.message for r in notification_manager.records if r.severity == "error"] == []
+
+
+@pytest.fixture
+def phantoms(tmp_path: Path) -> list[tuple[Path, Path]]:
+    """Return files of two small scans and their labels."""
+    files = []
+    for seed in (3, 4):
+        scan, truth = phantom_3d(seed, (12, 48, 48))
+        files.append((tmp_path / f"scan{seed}.nii.gz", tmp_path / f"truth{seed}.nii.gz"))
+        write_image(files[-1][0], scan.data, scan.spec)
+        write_labels(files[-1][1], truth.data.astype(np.uint8), scan.spec)
+    return files

@@ -1,0 +1,85 @@
+"""Trainings that are interrupted: nothing that was reached or painted is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from napari_prosma.train.runs import list_runs
+from prosma_core.io.images import read_image
+from prosma_core.io.run_folder import RunFolder
+
+pytestmark = pytest.mark.slow
+
+
+def ready(desk: Any, phantoms: list[tuple[Path, Path]], epochs: int) -> tuple[Any, Any]:
+    (image,), labels = desk.open(phantoms[0][0]), desk.open_labels(phantoms[0][1])
+    desk.add(image, labels)
+    desk.short(epochs=epochs)
+    return image, labels
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+def test_a_killed_engine_costs_at_most_an_epoch(desk: Any, phantoms: list[tuple[Path, Path]]) -> None:
+    _, labels = ready(desk, phantoms, epochs=3)
+    desk.begin()
+    labels.paint((0, 0, 0), 1)
+    labels.events.labels_update(data=labels.data, offset=(0, 0, 0))
+    os.kill(desk.session.jobs.pid, signal.SIGKILL)
+    kept = desk.wait()
+    assert "engine" in desk.text("error")
+    assert kept.model.is_file()
+    (state,) = list_runs(desk.models)
+    assert 1 <= state.epochs_done < 3
+    (saved,) = (RunFolder.beside(kept.model).root / "annotations").iterdir()
+    desk.until(lambda: read_image(saved).data[0, 0, 0] == 1)
+    desk.controller.resume(state)
+    desk.wait()
+    assert desk.text("error") == ""
+    assert [(run.epochs_done, run.finished) for run in list_runs(desk.models)] == [(3, True)]
+
+
+def test_layers_deleted_and_changed_while_it_trains_do_no_harm(desk: Any, phantoms: list[tuple[Path, Path]]) -> None:
+    image, labels = ready(desk, phantoms, epochs=2)
+    before = np.asarray(labels.data).copy()
+    desk.begin()
+    image.data = np.zeros_like(image.data)
+    desk.viewer.layers.clear()
+    outcome = desk.wait()
+    assert desk.text("error") == ""
+    written = next((RunFolder.beside(outcome.model).root / "data" / "labels").iterdir())
+    np.testing.assert_array_equal(read_image(written).data, before)
+
+
+def test_a_run_is_listed_and_goes_on_where_the_widget_is_opened_again(
+    desk: Any, phantoms: list[tuple[Path, Path]]
+) -> None:
+    ready(desk, phantoms, epochs=3)
+    desk.begin()
+    desk.viewer.window.remove_dock_widget(desk.widget)  # in the middle of it
+    desk.dock()
+    (state,) = desk.cells("runs")
+    assert state[0].startswith("scan3")
+    more = list_runs(desk.models)[0]
+    desk.controller.resume(more, 1)
+    desk.wait()
+    while "busy" in desk.text("error"):  # the step of the training that was left is not over yet
+        desk.qtbot.wait(200)
+        desk.controller.resume(more, 1)
+        desk.wait()
+    assert desk.text("error") == ""
+    assert list_runs(desk.models)[0].epochs_done == more.epochs_done + 1
+
+
+def test_a_loss_that_is_no_number_is_said_and_the_widget_goes_on(desk: Any, phantoms: list[tuple[Path, Path]]) -> None:
+    ready(desk, phantoms, epochs=3)
+    desk.controller._set(training={"steps": 3, "batch_size": 1, "dice_weight": 1e39})  # infinite as a float32
+    desk.click("run")
+    desk.wait()
+    assert "epoch 1, step 1: training stopped" in desk.text("error")
+    assert "learning rate" in desk.text("error")

@@ -1,0 +1,146 @@
+"""From annotated layers to a model that segments, in the real window with the real engine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.layers import Labels
+from typer.testing import CliRunner
+
+from napari_prosma.segment import SegmentWidget
+from napari_prosma.train.runs import list_runs
+from prosma_core.cli.main import app
+from prosma_core.io.bundle import read_header
+from prosma_core.io.images import read_image
+from prosma_core.io.run_folder import RunFolder
+
+pytestmark = pytest.mark.slow
+
+
+def few_slices(layer: Labels, keep: int = 5) -> Labels:
+    """Leave only some slices of a labels layer annotated."""
+    full = np.flatnonzero(np.asarray(layer.data).any(axis=(1, 2)))
+    kept = full[np.linspace(0, len(full) - 1, keep).astype(int)]
+    data = np.asarray(layer.data).copy()
+    data[np.setdiff1d(np.arange(len(data)), kept)] = 0
+    layer.data = data
+    return layer
+
+
+@pytest.mark.data
+def test_paint_a_few_slices_train_stop_resume_and_segment(desk: Any, data_root: Path, tmp_path: Path) -> None:
+    folder = data_root / "msd_hippocampus"
+    for name in json.loads((folder / "splits.json").read_text())["train"][:2]:
+        (image,) = desk.open(folder / "images" / f"{name}.nii.gz")
+        labels = desk.open_labels(folder / "labels" / f"{name}.nii.gz")
+        few_slices(labels)
+        labels.selected_label = 1
+        labels.paint(np.argwhere(np.asarray(labels.data) == 1)[0], 1)  # a stroke of the person's own
+        desk.add(image, labels)
+    desk.pick("zero", "annotated_slices")
+    desk.read(2)
+    desk.short(epochs=3)
+    desk.click("run")
+    desk.until(lambda: desk.controller.trainings.run is None or len(desk.controller.trainings.run._rows) == 1)
+    run = desk.controller.trainings.run
+    assert run is not None, desk.text("error")
+    desk.until(lambda: any(layer.name.endswith("preview") for layer in desk.viewer.layers))
+    desk.picture(tmp_path / "training.png")
+    desk.click("run")  # Stop
+    kept = desk.wait()
+    assert kept is not None
+    assert kept.model.is_file()
+    (state,) = desk.cells("runs")
+    assert state[0] == kept.model.stem
+
+    run_folder = RunFolder.beside(kept.model)
+    assert {p.name for p in run_folder.root.iterdir()} >= {"run.yaml", "command.txt", "history.csv", "preview", "data"}
+    assert len(list((run_folder.root / "annotations").iterdir())) == 2
+
+    desk.controller.resume(list_runs(desk.models)[0])
+    outcome = desk.wait()
+    assert desk.text("error") == ""
+    assert [(run.epochs_done, run.finished) for run in list_runs(desk.models)] == [(3, True)]
+    desk.picture(tmp_path / "outcome.png")
+
+    desk.click("Use in Segment")
+    segment = desk.viewer.window.dock_widgets["Segment (napari-prosma)"]
+    assert isinstance(segment, SegmentWidget)
+    assert segment.controller._choices.model.path == outcome.model
+    segment.controller.choose_image(image)
+    segment.controller.start_or_cancel()
+    desk.until(lambda: segment.controller.run is None)
+    assert segment.error_text() == ""
+    np.testing.assert_array_equal(segment.controller.last.labels.scale, image.scale)
+
+
+def test_a_run_is_repeated_headless_to_the_bit(desk: Any, phantoms: list[tuple[Path, Path]], tmp_path: Path) -> None:
+    for scan, truth in phantoms:
+        desk.add(*desk.open(scan), desk.open_labels(truth))
+    desk.short(epochs=1)
+    outcome = desk.train()
+    again = tmp_path / "again.safetensors"
+    config = RunFolder.beside(outcome.model).run_yaml
+    result = CliRunner().invoke(app, ["train", "--config", str(config), "--out", str(again)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert read_header(again).sha256 == read_header(outcome.model).sha256
+
+
+def test_the_loop_segment_correct_fine_tune_segment(desk: Any, phantoms: list[tuple[Path, Path]]) -> None:
+    desk.open(phantoms[0][0])
+    segment = SegmentWidget(desk.viewer, desk.session)
+    desk.viewer.window.add_dock_widget(segment, name="Segment (napari-prosma)", area="right")
+    segment.controller.choose_model(next(m for m in desk.session.models() if m.header.name == "phantom-3d"))
+    segment.controller.start_or_cancel()
+    desk.until(lambda: segment.controller.run is None)
+    segment.result.correct_clicked.emit()
+    copy = desk.viewer.layers.selection.active
+    assert isinstance(copy, Labels)
+    desk.read(1)
+    copy.paint((6, 24, 24), 2)
+    copy.events.labels_update(data=copy.data, offset=(0, 0, 0))
+    desk.read(1)
+    assert desk.text("start_facts").startswith("3D")
+    desk.short(epochs=1)
+    outcome = desk.train()
+    assert set(outcome.before) == {"organ", "lesion"}
+    assert "->" in outcome.words
+    if not outcome.worse:
+        assert segment.controller._choices.model.path == outcome.model
+
+
+@pytest.mark.data
+def test_pictures_in_colour_from_files(desk: Any, data_root: Path) -> None:
+    folder = data_root / "kvasir_seg"
+    names = json.loads((folder / "splits.json").read_text())["train"][:2]
+    images = [next((folder / "images").glob(f"{name}.*")) for name in names]
+    labels = [next((folder / "labels").glob(f"{name}.*")) for name in names]
+    desk.controller.pairs.add_files(images, labels)
+    desk.read(2)
+    desk.short(epochs=1)
+    header = read_header(desk.train().model)
+    assert (header.model.dims, header.model.in_channels) == (2, 3)
+
+
+def test_scribbles_with_painted_background(desk: Any, phantoms: list[tuple[Path, Path]]) -> None:
+    scan, truth = phantoms[0]
+    (image,), labels = desk.open(scan), desk.open_labels(truth)
+    data = np.zeros(labels.data.shape, np.uint8)
+    inside = np.asarray(labels.data) > 0
+    data[::3][inside[::3]] = 1
+    data[::3, 4:8, 4:20] = 7
+    labels.data = data
+    desk.add(image, labels)
+    desk.pick("zero", "unlabelled")
+    desk.read(1)
+    desk.controller.choose_labels(desk.controller._choices.labels.replace(background=7))
+    desk.read(1)
+    desk.short(epochs=1)
+    header = read_header(desk.train().model)
+    assert [c.value for c in header.classes] == [0, 1]
+    written = next((RunFolder.beside(desk.controller.trainings.outcome.model).root / "data" / "labels").iterdir())
+    assert set(np.unique(read_image(written).data)) == {0, 1, 7}
