@@ -26,7 +26,7 @@ from prosma_core.io.images import write_image, write_labels
 from prosma_core.io.models import find_model
 
 MODEL = "hippocampus-mri"
-BIAS, NOISE = 0.6, 0.15
+BIAS, NOISE = 0.3, 0.15
 """Standard deviations: of the bias field's logarithm; of the noise, in those of the scan."""
 
 
