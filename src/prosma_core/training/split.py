@@ -86,7 +86,7 @@ class Split:
             count = sum(len(h.slices) for h in self.held.values())
             return (
                 f"Too few cases to hold one out: {count} annotated slice{'s' * (count != 1)} of the same scans "
-                "are held out for validation. Other scans may be harder."
+                f"{'is' if count == 1 else 'are'} held out for validation. Other scans may be harder."
             )
         return (
             "Too little is annotated to hold anything out: validation is on what is trained on. Its Dice is not a "
