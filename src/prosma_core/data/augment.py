@@ -106,7 +106,8 @@ def blur(images: Tensor, sigma: Tensor) -> Tensor:
     batch, channels = images.shape[:2]
     x = torch.arange(-BLUR_RADIUS, BLUR_RADIUS + 1, dtype=torch.float32)
     kernel = torch.exp(-0.5 * (x / sigma[:, None]) ** 2)
-    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0).to(images.device)
+    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)
+    kernel = kernel.to(images.device, non_blocking=True)
     dims = images.ndim - 2
     conv = F.conv2d if dims == 2 else F.conv3d
     flat = images.reshape(1, batch * channels, *images.shape[2:])

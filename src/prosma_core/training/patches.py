@@ -119,12 +119,12 @@ class PatchSampler:
         return F.pad(case.image[(slice(None), *inside)], pads), F.pad(case.labels[inside], pads, value=outside)
 
     def _interpolate(self, case: TrainingCase, centre: list[float], matrix: Tensor) -> tuple[Tensor, Tensor]:
-        device, grid = case.image.device, case.labels.shape
-        axes = [torch.arange(p, device=device, dtype=torch.float32) - (p - 1) / 2 for p in self.patch]
-        offsets = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)  # (*patch, dims)
-        voxels = offsets @ matrix.T.to(device, torch.float32) + torch.tensor(centre, device=device, dtype=torch.float32)
-        size = torch.tensor(grid, device=device, dtype=torch.float32)
-        where = ((2 * voxels + 1) / size - 1).flip(-1)[None]  # grid_sample counts x first, from edge to edge
+        grid, patch = (torch.tensor(n, dtype=torch.float64) for n in (case.labels.shape, self.patch))
+        turned = matrix * (patch / grid[:, None])  # grid_sample counts from -1 to 1, edge to edge, and x first
+        shift = (2 * torch.tensor(centre, dtype=torch.float64) + 1) / grid - 1
+        affine = torch.cat([turned.flip(0, 1), shift.flip(0)[:, None]], dim=1)[None].float()
+        affine = affine.to(case.image.device, non_blocking=True)  # a device is not waited for
+        where = F.affine_grid(affine, [1, 1, *self.patch], align_corners=False)
         image = F.grid_sample(case.image[None], where, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
         outside = 0 if case.annotated is None else IGNORED  # grid_sample fills with 0
         shifted = case.labels[None, None].float() - outside
