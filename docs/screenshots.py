@@ -1,6 +1,7 @@
 """Make the pictures of the documentation from the real program: ``python3 run.py screenshots [FOLDER]``.
 
-A real window and the real engine; the scan is the 3D phantom, so that nothing has to be downloaded.
+A real window, the real engine and real, short trainings; the scans are 3D phantoms, so that nothing has to be
+downloaded.
 """
 
 from __future__ import annotations
@@ -14,23 +15,36 @@ from pathlib import Path
 
 import napari
 import numpy as np
-from qtpy.QtWidgets import QApplication, QWidget
+from napari.layers import Image, Labels, Layer
+from PIL import Image as Picture
+from qtpy.QtWidgets import QApplication, QPushButton, QWidget
 
 from napari_prosma._reader import image_layer_data
+from napari_prosma._sample_data import _pair as pair_layers
+from napari_prosma._shared.docks import open_dock
 from napari_prosma._shared.session import Session
 from napari_prosma.segment import SegmentWidget
+from napari_prosma.train import TrainWidget
+from napari_prosma.train.plots import TrainingPlots
+from napari_prosma.train.present import preset_training
+from prosma_core.config.labels import LabelsConfig
 from prosma_core.data.geometry import Scan
 from prosma_core.data.phantom import phantom_3d
+from prosma_core.io.stopped_run import read_history
 
 IMAGES = Path(__file__).parent / "images"
+HEIGHT = 860
+"""Of the window, in pixels."""
+SMALL = (16, 56, 56)
+"""Shape of the scans that are trained on."""
 
 
-def wait(until: Callable[[], bool], seconds: float = 120) -> None:
+def wait(until: Callable[[], bool], seconds: float = 300) -> None:
     """Let the window live until something is so."""
     end = time.monotonic() + seconds
     while not until():
         QApplication.processEvents()
-        time.sleep(0.005)
+        time.sleep(0.01)
         if time.monotonic() > end:
             msg = f"Nothing happened within {seconds} s."
             raise TimeoutError(msg)
@@ -42,58 +56,164 @@ def settle(seconds: float = 1.0) -> None:
     wait(lambda: time.monotonic() > end, seconds + 5)
 
 
+def widest_slice(truth: Scan) -> int:
+    """The slice with the most tissue."""
+    return int(np.argmax((truth.data > 0).sum(axis=(1, 2))))
+
+
+class Desk:
+    """A window with the widgets docked in it, and a camera."""
+
+    def __init__(self, folder: Path, settings: Path) -> None:
+        self.folder = folder
+        self.viewer = napari.Viewer(title="napari")
+        self.viewer.window.resize(1400, HEIGHT)
+        self.session = Session(settings)
+
+    def segment(self) -> SegmentWidget:
+        """The Segment widget, in front."""
+        return open_dock(self.viewer, "Segment", lambda: SegmentWidget(self.viewer, self.session))
+
+    def train(self) -> TrainWidget:
+        """The Train widget, in front."""
+        return open_dock(self.viewer, "Train", lambda: TrainWidget(self.viewer, self.session))
+
+    def show(self, image: Scan, truth: Scan, name: str) -> Image:
+        """Open a scan at its widest slice."""
+        data, options, _ = image_layer_data(image.data, image.spec, name, None)
+        layer = self.viewer.add_image(data, **options)
+        self.viewer.dims.set_current_step(data.ndim - 3, widest_slice(truth))
+        self.viewer.reset_view()
+        return layer
+
+    def picture(self, name: str, part: QWidget | None = None) -> None:
+        """Save a picture of the window, or of a part of it, in few colours."""
+        settle()
+        path = self.folder / f"{name}.png"
+        if part is not None:
+            part.grab().save(str(path))
+        else:
+            self.viewer.screenshot(str(path), canvas_only=False, flash=False)
+        few = Picture.open(path).convert("RGB").quantize(255, dither=Picture.Dither.NONE)
+        few.save(path, optimize=True)
+
+
 def main() -> None:
     """Take every picture."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else IMAGES
     folder.mkdir(parents=True, exist_ok=True)
-    viewer = napari.Viewer(title="napari")
-    viewer.window.resize(1400, 860)
     with tempfile.TemporaryDirectory() as settings:
-        session = Session(Path(settings))
-        widget = SegmentWidget(viewer, session)
-        viewer.window.add_dock_widget(widget, name="Segment", area="right")
-
-        def picture(name: str, part: QWidget | None = None) -> None:
-            settle()
-            if part is not None:
-                part.grab().save(str(folder / f"{name}.png"))
-            else:
-                viewer.screenshot(str(folder / f"{name}.png"), canvas_only=False, flash=False)
-
-        wait(lambda: session.jobs.ready is not None)
-        show(viewer, *phantom_3d(3), "Phantom 3D")
-        widget.controller.choose_model(next(m for m in session.models() if m.header.name == "phantom-3d"))
-        widget.controller.start_or_cancel()
-        wait(lambda: widget.controller.run is None)
-        picture("segment-widget")
-        widget.show_error("Main memory ran out. Close other programs, or crop the scan.", details=True)
-        picture("segment-error", widget)
-        widget.show_error("", details=False)
-        widget.advanced.expand()
-        picture("segment-advanced", widget)
-        widget.advanced.collapse()
-        widget.controller.restore_defaults()
-        widget.controller.choose_axes("zyq")
-        picture("segment-axes-refused", widget)
-        viewer.layers.clear()
-        scans, truths = zip(*(phantom_3d(seed) for seed in range(3, 15)), strict=True)
-        spec = replace(scans[0].spec, axes="tzyx", shape=(len(scans), *scans[0].spec.shape))
-        series = Scan(np.stack([scan.data for scan in scans]), spec)
-        show(viewer, series, truths[0], "Phantom series")
-        viewer.dims.set_current_step(0, 0)
-        widget.controller.start_or_cancel()
-        wait(lambda: "left" in widget.progress_text() or widget.controller.run is None)
-        picture("segment-running")
-        session.jobs.close()
-    viewer.close()
+        desk = Desk(folder, Path(settings))
+        desk.segment()
+        wait(lambda: desk.session.jobs.ready is not None)
+        take_new_model(desk)
+        take_fine_tuning(desk)
+        take_segment(desk)
+        desk.session.jobs.close()
+        desk.viewer.close()
 
 
-def show(viewer: napari.Viewer, image: Scan, truth: Scan, name: str) -> None:
-    """Open a scan at the slice with the most tissue."""
-    data, options, _ = image_layer_data(image.data, image.spec, name, None)
-    viewer.add_image(data, **options)
-    viewer.dims.set_current_step(data.ndim - 3, int(np.argmax((truth.data > 0).sum(axis=(1, 2)))))
-    viewer.reset_view()
+def take_new_model(desk: Desk) -> None:
+    """Train: a new model from a few painted slices, before and while it runs."""
+    scan, labels = painted_scan(desk)
+    widget = desk.train()
+    desk.viewer.layers.selection = {scan, labels}
+    widget.add_active_clicked.emit()
+    widget.controller.choose_labels(LabelsConfig(zero="annotated_slices"))
+    widget.controller.choose_preset("quick")
+    wait(widget.findChild(QPushButton, "run").isEnabled)
+    desk.viewer.layers.selection.active = scan
+    desk.viewer.window.resize(1400, HEIGHT + 120)  # the button below the choices
+    desk.picture("train-ready")
+    desk.viewer.window.resize(1400, HEIGHT)
+    short(widget, epochs=12, steps=10)
+    widget.preview_toggled.emit(True)
+    labels.visible = False  # to see the preview
+    widget.controller.start_or_stop()
+    folder = widget.controller.trainings.run.order.folder
+    wait(lambda: len(read_history(folder)) >= 9)
+    desk.picture("train-running")
+    desk.picture("train-curves", widget.findChild(TrainingPlots))
+    widget.controller.start_or_stop()
+    wait(lambda: widget.controller.trainings.run is None)
+    desk.viewer.layers.clear()
+
+
+def take_fine_tuning(desk: Desk) -> None:
+    """Train: the loop. Another scan is segmented by the new model, corrected, and the model fine-tuned on it."""
+    image, truth = phantom_3d(10, SMALL)
+    scan = desk.show(image, truth, "Next scan")
+    segment = desk.segment()
+    segment.controller.choose_image(scan)
+    segment.controller.start_or_cancel()
+    wait(lambda: segment.controller.run is None)
+    segment.result.correct_clicked.emit()
+    corrected = desk.viewer.layers.selection.active
+    corrected.data = truth.data  # what a person makes of it
+    widget = desk.train()
+    widget.controller.choose_labels(LabelsConfig())
+    short(widget, epochs=4, steps=10)
+    settle(2)  # what was corrected is read again
+    wait(widget.findChild(QPushButton, "run").isEnabled)
+    widget.controller.start_or_stop()
+    wait(lambda: widget.controller.trainings.run is None)
+    desk.viewer.dims.set_current_step(0, widest_slice(truth))
+    desk.viewer.layers.selection.active = scan
+    corrected.visible = False  # to see the preview
+    desk.picture("train-finished")
+    desk.viewer.window.remove_dock_widget(widget)
+    desk.viewer.layers.clear()
+
+
+def take_segment(desk: Desk) -> None:
+    """Segment: finished, errors, advanced settings, and while it runs."""
+    widget = desk.segment()
+    image, truth = phantom_3d(3)
+    desk.show(image, truth, "Phantom 3D")
+    widget.controller.choose_model(next(m for m in desk.session.models() if m.header.name == "phantom-3d"))
+    widget.controller.start_or_cancel()
+    wait(lambda: widget.controller.run is None)
+    desk.picture("segment-widget")
+    widget.show_error("Main memory ran out. Close other programs, or crop the scan.", details=True)
+    desk.picture("segment-error", widget)
+    widget.show_error("", details=False)
+    widget.advanced.expand()
+    desk.picture("segment-advanced", widget)
+    widget.advanced.collapse()
+    widget.controller.restore_defaults()
+    widget.controller.choose_axes("zyq")
+    desk.picture("segment-axes-refused", widget)
+    desk.viewer.layers.clear()
+    scans, truths = zip(*(phantom_3d(seed) for seed in range(3, 15)), strict=True)
+    spec = replace(scans[0].spec, axes="tzyx", shape=(len(scans), *scans[0].spec.shape))
+    series = desk.show(Scan(np.stack([scan.data for scan in scans]), spec), truths[0], "Phantom series")
+    series.contrast_limits = (0, scans[0].data.max())
+    desk.viewer.dims.set_current_step(0, 0)
+    widget.controller.start_or_cancel()
+    wait(lambda: "left" in widget.progress_text() or widget.controller.run is None)
+    desk.picture("segment-running")
+
+
+def painted_scan(desk: Desk) -> tuple[Image, Labels]:
+    """A scan, and a Labels layer in which a few slices of it are painted."""
+    image, truth = phantom_3d(3, SMALL)
+    middle = widest_slice(truth)
+    left_out = [z for z in range(len(truth.data)) if z not in range(middle - 4, middle + 5, 2)]
+    truth.data[left_out] = 0
+    scan, labels = (Layer.create(*made) for made in pair_layers(image, truth, "Phantom 3D", ("organ", "lesion")))
+    labels.name = "Painted"
+    desk.viewer.layers.extend([scan, labels])
+    desk.viewer.dims.set_current_step(0, middle)
+    desk.viewer.reset_view()
+    return scan, labels
+
+
+def short(widget: TrainWidget, *, epochs: int, steps: int) -> None:
+    """A training of a minute, whose averaged weights follow at once."""
+    widget.controller.choose_preset("quick")
+    widget.controller.choose_budget((epochs, None))
+    options = preset_training("quick").replace(steps=steps, batch_size=1, ema_decay=0.8, learning_rate=0.003)
+    widget.controller.choose_options(options)
 
 
 if __name__ == "__main__":
