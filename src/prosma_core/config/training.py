@@ -8,6 +8,9 @@ from pydantic import Field
 
 from prosma_core.config.base import Config
 
+FINE_TUNING_RATE = 3e-4
+"""Peak learning rate of fine-tuning, unless one is given: a higher one destroys what the model knows."""
+
 
 class AugmentConfig(Config):
     """Random changes of a training patch; each `p_` is the probability per patch."""
@@ -21,7 +24,8 @@ class AugmentConfig(Config):
     scale: tuple[Annotated[float, Field(ge=0.1, le=10)], Annotated[float, Field(ge=0.1, le=10)]] = (0.7, 1.4)
     """Smallest and largest zoom factor."""
     mirror: str = Field(default="zyx", pattern="^z?y?x?$")
-    """Axes to mirror, each with probability 0.5; segmentation's mirroring uses the same."""
+    """Axes to mirror, each with probability 0.5; segmentation's mirroring uses the same. Unless given, fine-tuning
+    mirrors those of the model it starts from."""
     p_gamma: float = Field(default=0.3, ge=0, le=1)
     """Gamma curve, 0.7 to 1.5."""
     p_contrast: float = Field(default=0.2, ge=0, le=1)
@@ -48,7 +52,7 @@ class TrainingConfig(Config):
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW, or SGD with Nesterov momentum 0.99."""
     learning_rate: float = Field(default=1e-3, gt=0, le=1)
-    """Peak learning rate."""
+    """Peak learning rate; unless one is given, fine-tuning takes 3e-4."""
     weight_decay: float = Field(default=0.01, ge=0, le=1)
     """Weight decay; norms, biases and thresholds are left out."""
     schedule: Literal["cosine", "poly"] = "cosine"

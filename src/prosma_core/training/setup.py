@@ -15,6 +15,7 @@ from prosma_core.config.header import ModelHeader
 from prosma_core.config.model import ClassInfo, ModelConfig
 from prosma_core.config.preprocess import PreprocessConfig
 from prosma_core.config.run import PlanOptions, RunConfig
+from prosma_core.config.training import FINE_TUNING_RATE
 from prosma_core.data.fingerprint import Fingerprint
 from prosma_core.data.intensities import COLOUR
 from prosma_core.errors import IntensityError
@@ -88,6 +89,7 @@ def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None
     if start:
         yield StageStarted(f"Preprocessing and network are those of {start[0].name}.")
         pre, model, batch = _plan_from(start[0], run, len(classes), facts.prints, free_memory(device))
+        run = _for_fine_tuning(run, start[0])  # from here on, what was not chosen cannot be told from what was
     else:
         budget = free_memory(device)
         pre, model, batch = plan_run(facts.prints, dims, len(classes), run, folder.channel_names, budget)
@@ -138,6 +140,18 @@ def _header(run: RunConfig, model: ModelConfig, pre: PreprocessConfig, classes: 
         },
         "The model's header",
     )
+
+
+def _for_fine_tuning(run: RunConfig, start: ModelHeader) -> RunConfig:
+    """The run with a lower learning rate and the mirroring of the model to start from, unless others were chosen.
+
+    A model that tells left from right, or front from back, would otherwise first have to unlearn it.
+    """
+    training, augment = run.training, run.training.augment
+    if "mirror" not in augment.model_fields_set:
+        augment = augment.replace(mirror=start.mirror_axes)
+    rate = training.learning_rate if "learning_rate" in training.model_fields_set else FINE_TUNING_RATE
+    return run.replace(training=training.replace(augment=augment, learning_rate=rate))
 
 
 def _plan_from(
