@@ -35,7 +35,7 @@ from prosma_core.io.stopped_run import read_history
 IMAGES = Path(__file__).parent / "images"
 HEIGHT = 860
 """Of the window, in pixels."""
-SMALL = (16, 56, 56)
+SMALL = (16, 40, 40)
 """Shape of the scans that are trained on."""
 
 
@@ -102,15 +102,45 @@ def main() -> None:
     """Take every picture."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else IMAGES
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as settings:
-        desk = Desk(folder, Path(settings))
-        desk.segment()
-        wait(lambda: desk.session.jobs.ready is not None)
-        take_new_model(desk)
-        take_fine_tuning(desk)
-        take_segment(desk)
-        desk.session.jobs.close()
-        desk.viewer.close()
+    for parts in ((take_segment,), (take_new_model, take_fine_tuning)):  # a window each: napari's sliders remember
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as settings:
+            desk = Desk(folder, Path(settings))
+            desk.segment()
+            wait(lambda desk=desk: desk.session.jobs.ready is not None)
+            for take in parts:
+                take(desk)
+            desk.session.jobs.close()
+            desk.viewer.close()
+
+
+def take_segment(desk: Desk) -> None:
+    """Segment: finished, errors, advanced settings, and while it runs."""
+    widget = desk.segment()
+    image, truth = phantom_3d(3)
+    desk.show(image, truth, "Phantom 3D")
+    widget.controller.choose_model(next(m for m in desk.session.models() if m.header.name == "phantom-3d"))
+    widget.controller.start_or_cancel()
+    wait(lambda: widget.controller.run is None)
+    desk.picture("segment-widget")
+    widget.show_error("Main memory ran out. Close other programs, or crop the scan.", details=True)
+    desk.picture("segment-error", widget)
+    widget.show_error("", details=False)
+    widget.advanced.expand()
+    desk.picture("segment-advanced", widget)
+    widget.advanced.collapse()
+    widget.controller.restore_defaults()
+    widget.controller.choose_axes("zyq")
+    desk.picture("segment-axes-refused", widget)
+    desk.viewer.layers.clear()
+    settle()
+    scans, truths = zip(*(phantom_3d(seed) for seed in range(3, 15)), strict=True)
+    spec = replace(scans[0].spec, axes="tzyx", shape=(len(scans), *scans[0].spec.shape))
+    series = desk.show(Scan(np.stack([scan.data for scan in scans]), spec), truths[0], "Phantom series")
+    series.contrast_limits = (0, scans[0].data.max())
+    desk.viewer.dims.set_current_step(0, 0)
+    widget.controller.start_or_cancel()
+    wait(lambda: "left" in widget.progress_text() or widget.controller.run is None)
+    desk.picture("segment-running")
 
 
 def take_new_model(desk: Desk) -> None:
@@ -131,12 +161,13 @@ def take_new_model(desk: Desk) -> None:
     labels.visible = False  # to see the preview
     widget.controller.start_or_stop()
     folder = widget.controller.trainings.run.order.folder
-    wait(lambda: len(read_history(folder)) >= 9)
+    wait(lambda: len(read_history(folder)) >= 9 and ", step 2 of" in widget.progress_text())
     desk.picture("train-running")
     desk.picture("train-curves", widget.findChild(TrainingPlots))
     widget.controller.start_or_stop()
     wait(lambda: widget.controller.trainings.run is None)
     desk.viewer.layers.clear()
+    settle()
 
 
 def take_fine_tuning(desk: Desk) -> None:
@@ -161,37 +192,6 @@ def take_fine_tuning(desk: Desk) -> None:
     desk.viewer.layers.selection.active = scan
     corrected.visible = False  # to see the preview
     desk.picture("train-finished")
-    desk.viewer.window.remove_dock_widget(widget)
-    desk.viewer.layers.clear()
-
-
-def take_segment(desk: Desk) -> None:
-    """Segment: finished, errors, advanced settings, and while it runs."""
-    widget = desk.segment()
-    image, truth = phantom_3d(3)
-    desk.show(image, truth, "Phantom 3D")
-    widget.controller.choose_model(next(m for m in desk.session.models() if m.header.name == "phantom-3d"))
-    widget.controller.start_or_cancel()
-    wait(lambda: widget.controller.run is None)
-    desk.picture("segment-widget")
-    widget.show_error("Main memory ran out. Close other programs, or crop the scan.", details=True)
-    desk.picture("segment-error", widget)
-    widget.show_error("", details=False)
-    widget.advanced.expand()
-    desk.picture("segment-advanced", widget)
-    widget.advanced.collapse()
-    widget.controller.restore_defaults()
-    widget.controller.choose_axes("zyq")
-    desk.picture("segment-axes-refused", widget)
-    desk.viewer.layers.clear()
-    scans, truths = zip(*(phantom_3d(seed) for seed in range(3, 15)), strict=True)
-    spec = replace(scans[0].spec, axes="tzyx", shape=(len(scans), *scans[0].spec.shape))
-    series = desk.show(Scan(np.stack([scan.data for scan in scans]), spec), truths[0], "Phantom series")
-    series.contrast_limits = (0, scans[0].data.max())
-    desk.viewer.dims.set_current_step(0, 0)
-    widget.controller.start_or_cancel()
-    wait(lambda: "left" in widget.progress_text() or widget.controller.run is None)
-    desk.picture("segment-running")
 
 
 def painted_scan(desk: Desk) -> tuple[Image, Labels]:
