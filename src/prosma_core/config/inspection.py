@@ -1,0 +1,152 @@
+"""Settings and results of looking into the gates: plain values, which cross to the viewer and into files."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from prosma_core.config.base import Config
+from prosma_core.config.inference import InferenceConfig
+from prosma_core.config.model import GateForm, GateKind
+
+MapKind = Literal["removed", "energy", "kept", "field", "scales", "gate", "channel_gate", "before", "after"]
+"""``removed`` and ``energy`` have one value per voxel of a level; the others one per channel and voxel."""
+Index = Annotated[int, Field(ge=0)]
+
+HISTOGRAM_EDGES = tuple(i / 8 for i in range(65))
+"""Edges of the bins in which |z| / tau is counted; the last bin holds all that is larger."""
+
+
+class LevelEdit(Config):
+    """How the gate of one level is changed; as it stands, not at all."""
+
+    level: Index
+    """Level, 0 for the finest."""
+    threshold: float = Field(default=1.0, ge=0, le=4)
+    """The learned thresholds are multiplied by this."""
+    state: Literal["learned", "open", "closed"] = "learned"
+    """``open`` passes the skip on unchanged, ``closed`` passes nothing."""
+    channel_gate: bool = True
+    """Whether the channel gate takes part; without it, its weight is 1."""
+    open_channels: tuple[Index, ...] = ()
+    """Channels that pass unchanged."""
+    closed_channels: tuple[Index, ...] = ()
+    """Channels of which nothing passes."""
+
+    @model_validator(mode="after")
+    def _one_state(self) -> Self:
+        both = set(self.open_channels) & set(self.closed_channels)
+        if both:
+            msg = f"channel {min(both)} cannot be both open and closed"
+            raise ValueError(msg)
+        return self
+
+
+Edits = tuple[LevelEdit, ...]
+
+
+class InspectConfig(Config):
+    """What is looked at, and which maps are made."""
+
+    levels: tuple[Index, ...] | None = None
+    """Levels, 0 for the finest; None takes all that have a gate."""
+    maps: tuple[MapKind, ...] = ("removed", "energy", "kept", "field", "scales")
+    """Maps of each level."""
+    edits: Edits = ()
+    """Changes to the gates, at most one for each level."""
+    overlap: float = InferenceConfig.model_fields["overlap"].default
+    """As in segmentation."""
+    region: tuple[tuple[int, int], ...] | None = None
+    """As in segmentation."""
+    slice_axis: Literal["z", "y", "x"] | None = None
+    """As in segmentation."""
+
+
+class MapInfo(Config):
+    """One map: an array on a level's own grid, and where it lies."""
+
+    name: str
+    """Of the array: ``level0/removed``, ``level2/scale4`` (a field of one scale has its dilation in the name)."""
+    kind: MapKind
+    level: int
+    dilation: int | None = None
+    """Of a field of one scale."""
+    axes: str
+    """Letters of the array's axes, in the scan's order: a subset of ``tczyx``."""
+    scale: tuple[float, ...]
+    """Voxels of the scan per voxel of the map, per spatial axis of the scan."""
+    offset: tuple[float, ...]
+    """Index in the scan, per spatial axis, of the centre of the map's first voxel (voxel centres are whole numbers)."""
+
+
+class LevelSummary(Config):
+    """What the gate of one level did, over the region that was looked at."""
+
+    level: int
+    shape: tuple[int, ...]
+    """Grid of the level, in the scan's order of axes."""
+    channels: int
+    removed: float
+    """Share of activations that are removed, 0 to 1."""
+    energy: float
+    """Share of the skip's energy that is removed: 1 - |x'|^2 / |x|^2; below 0 where the gate amplifies."""
+    threshold: float | None
+    """Median of the thresholds; None for a gate without."""
+    thresholds: tuple[float, ...] = ()
+    """Threshold of each channel."""
+    channel_removed: tuple[float, ...] = ()
+    """Removed share of each channel."""
+    channel_energy: tuple[float, ...] = ()
+    """Energy removed of each channel."""
+    channel_gate: tuple[float, ...] = ()
+    """Mean of each channel's weight; empty without a channel gate."""
+    positive: tuple[float, ...] = ()
+    """Share of the kept activations whose gate is positive, of each channel; 0.5 where nothing is kept."""
+    histogram: tuple[tuple[float, ...], ...] = ()
+    """Of each channel: share of its voxels in each bin of |z| / tau, see `HISTOGRAM_EDGES`."""
+
+
+class Inspection(Config):
+    """What a look into the gates gave, beside the maps themselves."""
+
+    gate: GateKind
+    form: GateForm
+    levels: tuple[LevelSummary, ...]
+    """Of each level that was asked for, finest first; empty for a plain U-Net, whose skips have no gates."""
+    maps: tuple[MapInfo, ...]
+
+
+class Variant(Config):
+    """One way to change the gates."""
+
+    name: str
+    edits: Edits
+
+
+class ClassChange(Config):
+    """What became of one class; voxels of the region."""
+
+    name: str
+    before: int
+    after: int
+    turned_on: int
+    """Voxels that are of this class now, and were background."""
+    turned_off: int
+    """Voxels that were of this class, and are background now."""
+    dice: float
+    """Of the changed result against the unchanged; 1 where both have none."""
+    truth_before: float | None = None
+    """Dice of the unchanged result against the labels that were given."""
+    truth_after: float | None = None
+    """Dice of the changed result against them."""
+
+
+class VariantResult(Config):
+    """The changed segmentation against the unchanged one."""
+
+    name: str
+    changed: int
+    """Voxels whose class is another."""
+    classes: tuple[ClassChange, ...]
+    """Every class but the background."""
