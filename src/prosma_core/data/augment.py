@@ -30,39 +30,39 @@ def augment_intensities(images: Tensor, config: AugmentConfig, rng: torch.Genera
     batch = images.shape[0]
 
     def drawn(probability: float) -> Tensor:
-        return torch.rand(batch, generator=rng) < probability
+        return (torch.rand(batch, generator=rng) < probability).float()
 
     def between(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(batch, generator=rng)
 
-    def each(values: Tensor) -> Tensor:
-        return values.view(-1, *(1,) * (images.ndim - 1)).to(images.device, non_blocking=True)
-
     noise = drawn(config.p_noise) * between(0, 0.3)
     seed = int(torch.randint(2**62, (), generator=rng))
-    if bool((noise > 0).any()):
-        device_rng = torch.Generator(images.device).manual_seed(seed)
-        images = images + each(noise) * torch.randn(
-            images.shape, generator=device_rng, device=images.device, dtype=images.dtype
-        )
     blurred, sigma = drawn(config.p_blur), between(0.5, 1.0)
-    if bool(blurred.any()):
-        images = torch.where(each(blurred), blur(images, sigma), images)
-    changed = drawn(config.p_contrast)
-    brightness, contrast = between(0.75, 1.25), between(0.7, 1.35)
-    if bool(changed.any()):
-        mean = _mean(images)
-        shifted = (images - mean) * each(contrast) + mean + each(brightness - 1)
-        images = torch.where(each(changed), shifted, images)
+    changed, brightness, contrast = drawn(config.p_contrast), between(-0.25, 0.25), between(0.7, 1.35)
     coarse = drawn(config.p_low_resolution)
     factor = float(0.5 + 0.5 * torch.rand((), generator=rng))
-    if bool(coarse.any()):
-        images = torch.where(each(coarse), low_resolution(images, factor), images)
-    curved, gamma = drawn(config.p_gamma), between(0.7, 1.5)
-    inverted = drawn(0.5)
-    if bool(curved.any()):
-        sign = each(1.0 - 2.0 * inverted)
-        images = torch.where(each(curved), sign * gamma_curve(sign * images, each(gamma)), images)
+    curved, gamma, sign = drawn(config.p_gamma), between(0.7, 1.5), 1 - 2 * drawn(0.5)
+    effects = torch.stack([noise, blurred, changed, coarse, curved])
+    any_noise, any_blur, any_contrast, any_coarse, any_gamma = effects.any(1).tolist()
+    if not effects.any():
+        return images
+    table = torch.cat([effects, torch.stack([brightness, contrast, gamma, sign])])
+    table = table.to(images.device, non_blocking=True).view(len(table), -1, *(1,) * (images.ndim - 1))  # in one go
+    chosen = table[:5] > 0
+    if any_noise:
+        device_rng = torch.Generator(images.device).manual_seed(seed)
+        images = images + table[0] * torch.randn(
+            images.shape, generator=device_rng, device=images.device, dtype=images.dtype
+        )
+    if any_blur:
+        images = torch.where(chosen[1], blur(images, sigma), images)
+    if any_contrast:
+        mean = _mean(images)
+        images = torch.where(chosen[2], (images - mean) * table[6] + mean + table[5], images)
+    if any_coarse:
+        images = torch.where(chosen[3], low_resolution(images, factor), images)
+    if any_gamma:
+        images = torch.where(chosen[4], table[8] * gamma_curve(table[8] * images, table[7]), images)
     return images
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from random import Random
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from prosma_core.config.training import AugmentConfig
@@ -42,7 +45,7 @@ class PatchSampler:
     ) -> None:
         self.cases = cases
         self.patch = patch
-        self.spacing = torch.tensor(spacing, dtype=torch.float64)
+        self.spacing = np.array(spacing)
         self.foreground = foreground
         self.augment = augment
         self.thick = thick_axes(spacing) if len(patch) == 3 else ()
@@ -56,30 +59,31 @@ class PatchSampler:
         images : Tensor, float32, shape (B, C, *patch)
         labels : Tensor, int64, shape (B, 1, *patch)
         """
-        pairs = [self._draw_one(rng) for _ in range(batch_size)]
+        numbers = Random(int(torch.randint(2**62, (), generator=rng)))  # plain numbers: a GPU waits for each of torch's
+        pairs = [self._draw_one(numbers) for _ in range(batch_size)]
         return torch.stack([p[0] for p in pairs]), torch.stack([p[1] for p in pairs]).long()[:, None]
 
-    def _draw_one(self, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        case = self.cases[_integer(len(self.cases), rng)]
+    def _draw_one(self, rng: Random) -> tuple[Tensor, Tensor]:
+        case = rng.choice(self.cases)
         centre = self._centre(case, rng)
         matrix = self._matrix(rng)
         if matrix is None:
             image, labels = self._crop(case, centre)
         else:
             image, labels = self._interpolate(case, centre, matrix)
-        flips = [a for a in self.mirror if _uniform(0, 1, rng) < 0.5]
-        return image.flip([a + 1 for a in flips]), labels.flip(flips)
+        flips = [a for a in self.mirror if rng.random() < 0.5]
+        return (image.flip([a + 1 for a in flips]), labels.flip(flips)) if flips else (image, labels)
 
-    def _centre(self, case: TrainingCase, rng: torch.Generator) -> list[float]:
+    def _centre(self, case: TrainingCase, rng: Random) -> list[float]:
         grid = case.labels.shape
-        if case.points and _uniform(0, 1, rng) < self.foreground:
-            points = case.points[_integer(len(case.points), rng)]
-            wanted = [float(v) for v in points[_integer(len(points), rng)]]
+        if case.points and rng.random() < self.foreground:
+            points = rng.choice(case.points)
+            wanted = points[rng.randrange(len(points))].tolist()
         elif case.annotated is not None:  # anywhere in the middle half of the patch
-            point = case.annotated[_integer(len(case.annotated), rng)]
-            wanted = [float(v) + p * _uniform(-0.25, 0.25, rng) for v, p in zip(point, self.patch, strict=True)]
+            point = case.annotated[rng.randrange(len(case.annotated))].tolist()
+            wanted = [v + p * rng.uniform(-0.25, 0.25) for v, p in zip(point, self.patch, strict=True)]
         else:
-            wanted = [_uniform(0, n - 1, rng) for n in grid]
+            wanted = [rng.uniform(0, n - 1) for n in grid]
         centre = []
         for value, n, p in zip(wanted, grid, self.patch, strict=True):
             # keep the patch inside the scan where it fits, and the scan inside the patch where it does not
@@ -87,24 +91,23 @@ class PatchSampler:
             centre.append(min(max(value, low), high))
         return centre
 
-    def _matrix(self, rng: torch.Generator) -> Tensor | None:
+    def _matrix(self, rng: Random) -> NDArray[np.float64] | None:
         """Patch voxels to scan voxels, about the centre; None where the patch is neither turned nor zoomed."""
         a, dims = self.augment, len(self.patch)
-        rotate, zoom = _uniform(0, 1, rng) < a.p_rotate, _uniform(0, 1, rng) < a.p_scale
+        rotate, zoom = rng.random() < a.p_rotate, rng.random() < a.p_scale
         if not rotate and not zoom:
             return None
-        matrix = torch.eye(dims, dtype=torch.float64)
+        matrix = np.eye(dims)
         if rotate:
             planes = [(i, j) for i in range(dims) for j in range(i + 1, dims) if not {i, j} & set(self.thick)]
             for i, j in planes:
-                matrix = matrix @ _rotation(
-                    dims, i, j, math.radians(_uniform(-a.rotate_degrees, a.rotate_degrees, rng))
-                )
+                angle = math.radians(rng.uniform(-a.rotate_degrees, a.rotate_degrees))
+                matrix = matrix @ _rotation(dims, i, j, angle)
         if zoom:
-            factor = math.exp(_uniform(math.log(a.scale[0]), math.log(a.scale[1]), rng))
-            keep = torch.tensor([1.0 if i in self.thick else 1 / factor for i in range(dims)], dtype=torch.float64)
-            matrix = matrix @ torch.diag(keep)
-        return torch.diag(1 / self.spacing) @ matrix @ torch.diag(self.spacing)
+            factor = math.exp(rng.uniform(math.log(a.scale[0]), math.log(a.scale[1])))
+            matrix = matrix * [1.0 if i in self.thick else 1 / factor for i in range(dims)]
+        scaled: NDArray[np.float64] = matrix * self.spacing / self.spacing[:, None]
+        return scaled
 
     def _crop(self, case: TrainingCase, centre: list[float]) -> tuple[Tensor, Tensor]:
         starts = [round(c - (p - 1) / 2) for c, p in zip(centre, self.patch, strict=True)]
@@ -118,30 +121,28 @@ class PatchSampler:
         outside = 0 if case.annotated is None else IGNORED
         return F.pad(case.image[(slice(None), *inside)], pads), F.pad(case.labels[inside], pads, value=outside)
 
-    def _interpolate(self, case: TrainingCase, centre: list[float], matrix: Tensor) -> tuple[Tensor, Tensor]:
-        grid, patch = (torch.tensor(n, dtype=torch.float64) for n in (case.labels.shape, self.patch))
-        turned = matrix * (patch / grid[:, None])  # grid_sample counts from -1 to 1, edge to edge, and x first
-        shift = (2 * torch.tensor(centre, dtype=torch.float64) + 1) / grid - 1
-        affine = torch.cat([turned.flip(0, 1), shift.flip(0)[:, None]], dim=1)[None].float()
-        affine = affine.to(case.image.device, non_blocking=True)  # a device is not waited for
+    def _interpolate(
+        self, case: TrainingCase, centre: list[float], matrix: NDArray[np.float64]
+    ) -> tuple[Tensor, Tensor]:
+        grid = np.array(case.labels.shape)
+        turned = matrix * self.patch / grid[:, None]  # grid_sample counts from -1 to 1, edge to edge, and x first
+        shift = (2 * np.array(centre) + 1) / grid - 1
+        both = np.concatenate([turned[::-1, ::-1], shift[::-1, None]], axis=1, dtype=np.float32)
+        affine = torch.from_numpy(both)[None].to(case.image.device, non_blocking=True)  # a device is not waited for
         where = F.affine_grid(affine, [1, 1, *self.patch], align_corners=False)
         image = F.grid_sample(case.image[None], where, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
         outside = 0 if case.annotated is None else IGNORED  # grid_sample fills with 0
-        shifted = case.labels[None, None].float() - outside
-        labels = F.grid_sample(shifted, where, mode="nearest", align_corners=False)[0, 0] + outside
+        shifted = case.labels[None, None].float()
+        if outside:
+            shifted -= outside
+        labels = F.grid_sample(shifted, where, mode="nearest", align_corners=False)[0, 0]
+        if outside:
+            labels += outside
         return image, labels.to(case.labels.dtype)
 
 
-def _rotation(dims: int, i: int, j: int, angle: float) -> Tensor:
-    matrix = torch.eye(dims, dtype=torch.float64)
+def _rotation(dims: int, i: int, j: int, angle: float) -> NDArray[np.float64]:
+    matrix = np.eye(dims)
     matrix[i, i] = matrix[j, j] = math.cos(angle)
     matrix[i, j], matrix[j, i] = -math.sin(angle), math.sin(angle)
     return matrix
-
-
-def _uniform(low: float, high: float, rng: torch.Generator) -> float:
-    return low + (high - low) * float(torch.rand((), generator=rng, dtype=torch.float64))
-
-
-def _integer(count: int, rng: torch.Generator) -> int:
-    return int(torch.randint(count, (), generator=rng))
