@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,25 +31,24 @@ def augment_intensities(images: Tensor, config: AugmentConfig, rng: torch.Genera
     """
     batch = images.shape[0]
 
-    def drawn(probability: float) -> Tensor:
-        return (torch.rand(batch, generator=rng) < probability).float()
-
-    def between(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(batch, generator=rng)
-
-    noise = drawn(config.p_noise) * between(0, 0.3)
     seed = int(torch.randint(2**62, (), generator=rng))
-    blurred, sigma = drawn(config.p_blur), between(0.5, 1.0)
-    changed, brightness, contrast = drawn(config.p_contrast), between(-0.25, 0.25), between(0.7, 1.35)
-    coarse = drawn(config.p_low_resolution)
-    factor = float(0.5 + 0.5 * torch.rand((), generator=rng))
-    curved, gamma, sign = drawn(config.p_gamma), between(0.7, 1.5), 1 - 2 * drawn(0.5)
-    effects = torch.stack([noise, blurred, changed, coarse, curved])
-    any_noise, any_blur, any_contrast, any_coarse, any_gamma = effects.any(1).tolist()
-    if not effects.any():
+    numbers = Random(seed)  # plain numbers: a GPU waits for each of torch's
+
+    def drawn(probability: float) -> list[float]:
+        return [float(numbers.random() < probability) for _ in range(batch)]
+
+    def between(low: float, high: float) -> list[float]:
+        return [numbers.uniform(low, high) for _ in range(batch)]
+
+    noise = [chosen * size for chosen, size in zip(drawn(config.p_noise), between(0, 0.3), strict=True)]
+    effects = [noise, *(drawn(p) for p in (config.p_blur, config.p_contrast, config.p_low_resolution, config.p_gamma))]
+    any_noise, any_blur, any_contrast, any_coarse, any_gamma = map(any, effects)
+    if not any(map(any, effects)):
         return images
-    table = torch.cat([effects, torch.stack([brightness, contrast, gamma, sign])])
-    table = table.to(images.device, non_blocking=True).view(len(table), -1, *(1,) * (images.ndim - 1))  # in one go
+    sigma, factor = torch.tensor(between(0.5, 1.0)), numbers.uniform(0.5, 1.0)
+    values = [between(-0.25, 0.25), between(0.7, 1.35), between(0.7, 1.5), [1 - 2 * v for v in drawn(0.5)]]
+    table = torch.tensor(effects + values).to(images.device, non_blocking=True)  # in one go
+    table = table.view(len(table), -1, *(1,) * (images.ndim - 1))
     chosen = table[:5] > 0
     if any_noise:
         device_rng = torch.Generator(images.device).manual_seed(seed)
@@ -57,17 +58,13 @@ def augment_intensities(images: Tensor, config: AugmentConfig, rng: torch.Genera
     if any_blur:
         images = torch.where(chosen[1], blur(images, sigma), images)
     if any_contrast:
-        mean = _mean(images)
+        mean = images.mean(dim=tuple(range(2, images.ndim)), keepdim=True)
         images = torch.where(chosen[2], (images - mean) * table[6] + mean + table[5], images)
     if any_coarse:
         images = torch.where(chosen[3], low_resolution(images, factor), images)
     if any_gamma:
         images = torch.where(chosen[4], table[8] * gamma_curve(table[8] * images, table[7]), images)
     return images
-
-
-def _mean(images: Tensor) -> Tensor:
-    return images.mean(dim=tuple(range(2, images.ndim)), keepdim=True)
 
 
 def gamma_curve(images: Tensor, gamma: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from random import Random
 
 import numpy as np
@@ -49,6 +50,7 @@ class PatchSampler:
         self.foreground = foreground
         self.augment = augment
         self.thick = thick_axes(spacing) if len(patch) == 3 else ()
+        self._base: Tensor | None = None
         self.mirror = [i for i, a in enumerate("zyx"[-len(patch) :]) if a in augment.mirror]
 
     def draw(self, batch_size: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -60,19 +62,17 @@ class PatchSampler:
         labels : Tensor, int64, shape (B, 1, *patch)
         """
         numbers = Random(int(torch.randint(2**62, (), generator=rng)))  # plain numbers: a GPU waits for each of torch's
-        pairs = [self._draw_one(numbers) for _ in range(batch_size)]
-        return torch.stack([p[0] for p in pairs]), torch.stack([p[1] for p in pairs]).long()[:, None]
+        places = [self._place(numbers) for _ in range(batch_size)]
+        turned = [self._affine(p) for p in places if p.matrix is not None]
+        grids = iter(self._grids(np.stack(turned), places[0].case.image.device) if turned else ())
+        pairs = [self._crop(p) if p.matrix is None else _sample(p.case, next(grids)) for p in places]
+        images, labels = zip(*(_flip(*pair, p.flips) for pair, p in zip(pairs, places, strict=True)), strict=True)
+        return torch.stack(images), torch.stack(labels).long()[:, None]
 
-    def _draw_one(self, rng: Random) -> tuple[Tensor, Tensor]:
+    def _place(self, rng: Random) -> _Place:
         case = rng.choice(self.cases)
-        centre = self._centre(case, rng)
-        matrix = self._matrix(rng)
-        if matrix is None:
-            image, labels = self._crop(case, centre)
-        else:
-            image, labels = self._interpolate(case, centre, matrix)
-        flips = [a for a in self.mirror if rng.random() < 0.5]
-        return (image.flip([a + 1 for a in flips]), labels.flip(flips)) if flips else (image, labels)
+        centre, matrix = self._centre(case, rng), self._matrix(rng)
+        return _Place(case, centre, matrix, [a for a in self.mirror if rng.random() < 0.5])
 
     def _centre(self, case: TrainingCase, rng: Random) -> list[float]:
         grid = case.labels.shape
@@ -109,36 +109,68 @@ class PatchSampler:
         scaled: NDArray[np.float64] = matrix * self.spacing / self.spacing[:, None]
         return scaled
 
-    def _crop(self, case: TrainingCase, centre: list[float]) -> tuple[Tensor, Tensor]:
-        starts = [round(c - (p - 1) / 2) for c, p in zip(centre, self.patch, strict=True)]
-        grid = case.labels.shape
+    def _crop(self, place: _Place) -> tuple[Tensor, Tensor]:
+        case, grid = place.case, place.case.labels.shape
+        starts = [round(c - (p - 1) / 2) for c, p in zip(place.centre, self.patch, strict=True)]
         inside = tuple(slice(max(0, s), min(n, s + p)) for s, p, n in zip(starts, self.patch, grid, strict=True))
         pads = [
             amount
             for s, p, n in reversed(list(zip(starts, self.patch, grid, strict=True)))
             for amount in (max(0, -s), max(0, s + p - n))
         ]
-        outside = 0 if case.annotated is None else IGNORED
-        return F.pad(case.image[(slice(None), *inside)], pads), F.pad(case.labels[inside], pads, value=outside)
+        image, labels = case.image[(slice(None), *inside)], case.labels[inside]
+        return F.pad(image, pads), F.pad(labels, pads, value=_outside(case))
 
-    def _interpolate(
-        self, case: TrainingCase, centre: list[float], matrix: NDArray[np.float64]
-    ) -> tuple[Tensor, Tensor]:
-        grid = np.array(case.labels.shape)
-        turned = matrix * self.patch / grid[:, None]  # grid_sample counts from -1 to 1, edge to edge, and x first
-        shift = (2 * np.array(centre) + 1) / grid - 1
-        both = np.concatenate([turned[::-1, ::-1], shift[::-1, None]], axis=1, dtype=np.float32)
-        affine = torch.from_numpy(both)[None].to(case.image.device, non_blocking=True)  # a device is not waited for
-        where = F.affine_grid(affine, [1, 1, *self.patch], align_corners=False)
-        image = F.grid_sample(case.image[None], where, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
-        outside = 0 if case.annotated is None else IGNORED  # grid_sample fills with 0
-        shifted = case.labels[None, None].float()
-        if outside:
-            shifted -= outside
-        labels = F.grid_sample(shifted, where, mode="nearest", align_corners=False)[0, 0]
-        if outside:
-            labels += outside
-        return image, labels.to(case.labels.dtype)
+    def _affine(self, place: _Place) -> NDArray[np.float64]:
+        """Patch to scan in the coordinates of grid_sample: from -1 to 1, edge to edge, and x first."""
+        assert place.matrix is not None
+        grid = np.array(place.case.labels.shape)
+        turned = place.matrix * self.patch / grid[:, None]
+        shift = (2 * np.array(place.centre) + 1) / grid - 1
+        return np.concatenate([turned[::-1, ::-1], shift[::-1, None]], axis=1)
+
+    def _grids(self, affines: NDArray[np.float64], device: torch.device) -> Tensor:
+        """Where the voxels of each turned patch lie, shape (n, *patch, dims); one small copy to the device for all."""
+        if self._base is None:
+            axes = [(2 * torch.arange(n, device=device) + 1) / n - 1 for n in self.patch]
+            x_first = torch.meshgrid(*axes, indexing="ij")[::-1]
+            self._base = torch.stack([*x_first, torch.ones_like(x_first[0])], dim=-1).flatten(
+                0, -2
+            )  # (voxels, dims + 1)
+        sent = torch.from_numpy(affines.astype(np.float32)).to(device, non_blocking=True)
+        return (self._base @ sent.mT).view(len(sent), *self.patch, len(self.patch))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a patch comes from: a case, a point in it, how it is turned and zoomed (None: not), what is mirrored."""
+
+    case: TrainingCase
+    centre: list[float]
+    matrix: NDArray[np.float64] | None
+    flips: list[int]
+
+
+def _sample(case: TrainingCase, where: Tensor) -> tuple[Tensor, Tensor]:
+    """Image and labels of a turned patch, from the places of its voxels."""
+    image = F.grid_sample(case.image[None], where[None], mode="bilinear", padding_mode="zeros", align_corners=False)[0]
+    outside = _outside(case)
+    shifted = case.labels[None, None].float()
+    if outside:  # grid_sample fills with 0
+        shifted -= outside
+    labels = F.grid_sample(shifted, where[None], mode="nearest", align_corners=False)[0, 0]
+    if outside:
+        labels += outside
+    return image, labels.to(case.labels.dtype)
+
+
+def _flip(image: Tensor, labels: Tensor, axes: list[int]) -> tuple[Tensor, Tensor]:
+    return (image.flip([a + 1 for a in axes]), labels.flip(axes)) if axes else (image, labels)
+
+
+def _outside(case: TrainingCase) -> int:
+    """Label of what lies outside of a scan."""
+    return 0 if case.annotated is None else IGNORED
 
 
 def _rotation(dims: int, i: int, j: int, angle: float) -> NDArray[np.float64]:

@@ -26,7 +26,7 @@ def test_nothing_drawn_changes_nothing() -> None:
 def test_each_effect_changes_every_patch_keeps_shape_and_is_repeatable(effect: str, dims: int) -> None:
     images = batch(dims)
     config = AugmentConfig(**{**NOTHING, effect: 1.0})
-    one, two = (augment_intensities(images, config, torch.Generator().manual_seed(4)) for _ in range(2))
+    one, two = (augment_intensities(images, config, torch.Generator().manual_seed(0)) for _ in range(2))
     assert torch.equal(one, two)
     assert one.shape == images.shape
     assert bool(one.isfinite().all())

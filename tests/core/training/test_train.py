@@ -26,6 +26,7 @@ from prosma_core.io.resume import resumed_settings
 from prosma_core.io.run_folder import RunFolder
 from prosma_core.training import trainer
 from prosma_core.training.loop import train
+from prosma_core.training.setup import prepare_run
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
 
@@ -69,6 +70,13 @@ def drain(run):
             events.append(next(run))
         except StopIteration as stop:
             return stop.value, events
+
+
+def test_a_cpu_takes_few_patches_per_step_unless_told_otherwise(folder: Path, tmp_path: Path) -> None:
+    for given, taken in ((None, 2), (3, 3)):
+        run = settings(folder, tmp_path / "m.safetensors", training={"batch_size": given})
+        setup, _ = drain(prepare_run(run, torch.device("cpu")))
+        assert setup.run.training.batch_size == taken
 
 
 def test_the_first_twenty_losses_are_the_golden_ones(folder: Path, tmp_path: Path) -> None:
