@@ -87,7 +87,7 @@ class TrainView(JobView):
         self._reveal = QTimer(self)  # once everything has its place
         self._reveal.setSingleShot(True)
         self._reveal.setInterval(100)
-        self._reveal.timeout.connect(lambda: self._area.ensureWidgetVisible(self._outcome))
+        self._reveal.timeout.connect(self._reveal_outcome)
         self._pass_on()
         self._finish(name=self._name, preview=self._preview, preview_facts=self._preview_facts)
 
@@ -188,6 +188,9 @@ class TrainView(JobView):
         """Dice per class of the start model (None: there was none) and of the new one, and both in words."""
         self._outcome.show_outcome(before, after, words, held_out)
         self._reveal.start()
+
+    def _reveal_outcome(self) -> None:
+        self._area.ensureWidgetVisible(self._outcome)
 
     def hide_outcome(self) -> None:
         """Nothing was trained yet, or it is trained anew."""
