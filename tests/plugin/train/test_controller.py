@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,13 @@ from napari_prosma._shared.progress_panel import ActivityProgress
 from napari_prosma.train.runs import list_runs
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.run import RunConfig, resolve_run
+from prosma_core.data.geometry import array_spec
 from prosma_core.engine.client import ArrayReady, Cancelled, Failed, Finished
 from prosma_core.engine.messages import PlanRequest, PlanResult, Ready, TrainRequest, TrainResult
 from prosma_core.errors import DeviceError
 from prosma_core.events import EpochDone, LevelStats, PreviewDone, StageStarted, StepDone
 from prosma_core.io.bundle import load_bundle, save_bundle
-from prosma_core.io.images import read_image
+from prosma_core.io.images import read_image, write_image, write_labels
 from prosma_core.io.models import find_model
 from prosma_core.io.run_folder import RunFolder
 
@@ -151,6 +153,25 @@ def test_the_request_holds_what_was_chosen_and_files_of_the_layers(widget: Any, 
     np.testing.assert_array_equal(read_image(scan).data, image.data)
     np.testing.assert_array_equal(read_image(painted).data, labels.data)
     assert scan.is_relative_to(RunFolder.beside(run.out).root)
+
+
+def test_layers_files_and_folders_are_trained_on_together(widget: Any, annotated: Any, tmp_path: Path) -> None:
+    image, labels = annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    spec = array_spec(image.data.shape, "zyx")
+    for folder in ("images", "labels"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    for name in ("single", "data/images/case"):
+        write_image(tmp_path / f"{name}.tif", image.data, spec)
+    for name in ("painted", "data/labels/case"):
+        write_labels(tmp_path / f"{name}.tif", labels.data, spec)
+    widget.controller.pairs.add_files([tmp_path / "single.tif"], [tmp_path / "painted.tif"])
+    widget.controller.pairs.add_folder(tmp_path / "data")
+    assert widget.can_run, [widget.text(f"problem_{field}") for field in ("pairs", "labels", "start", "classes")]
+    pairs = widget.start().request().run.pairs
+    assert pairs[0][0].is_relative_to(widget.models / "liver model.prosma" / "data")
+    assert pairs[1] == (tmp_path / "single.tif", tmp_path / "painted.tif")
+    assert pairs[2] == (tmp_path / "data" / "images" / "case.tif", tmp_path / "data" / "labels" / "case.tif")
 
 
 def test_annotations_are_saved_at_the_start(widget: Any, annotated: Any) -> None:
@@ -315,7 +336,8 @@ def test_a_busy_engine_is_said_at_once(widget: Any, annotated: Any) -> None:
 def test_fine_tuning_keeps_the_models_classes_and_names_the_model_after_it(widget: Any, annotated: Any) -> None:
     image, labels = annotated(widget.viewer)
     widget.controller.fine_tune(image, labels, widget.model("phantom-3d"))
-    assert widget.text("start") == "Fine-tune phantom-3d"
+    assert widget.text("start") == "phantom-3d"
+    assert widget.text("start_facts").startswith("Fine-tuning: 3D")
     assert widget.text("name") == "phantom-3d tuned"
     run = widget.start().request().run
     assert run.init == "phantom-3d"
