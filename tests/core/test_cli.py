@@ -274,8 +274,11 @@ def test_train_takes_pairs_of_files_and_says_before_and_after(
     code, _, err = prosma("train", *pairs, "--out", model, "--config", settings, "--sparse", "--background", 7)
     assert code == 2
     assert "no voxel is painted 7" in err
-    code, said, err = prosma("train", *pairs, "--out", model, "--config", settings, "--annotated-slices")
+    meaning = ("--annotated-slices", "--ignore", 9)
+    code, said, err = prosma("train", *pairs, "--out", model, "--config", settings, *meaning)
     assert code == 0
+    labels = yaml.safe_load((tmp_path / "m.prosma" / "run.yaml").read_text())["labels"]
+    assert (labels["zero"], labels["ignore"]) == ("annotated_slices", 9)
     assert "not a fair figure" in err
     assert "Before and after" not in said
     code, said, _ = prosma("train", *pairs, "--init", model, "--out", tuned, "--config", settings)

@@ -1,11 +1,30 @@
-"""Calls of other threads in the GUI thread: one after the other, also where one of them lets the window live."""
+"""Calls of other threads in the GUI thread, one after the other; work in threads, and what a job prepares."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
 
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QApplication
 
-from napari_prosma._shared.jobs import Mailbox
+from napari_prosma._shared.jobs import EngineJob, Mailbox
+from prosma_core.engine.client import Cancelled
+
+LEAVING = """
+import pathlib, sys, time
+from qtpy.QtCore import QCoreApplication
+from napari_prosma._shared.jobs import Jobs
+app, jobs, folder = QCoreApplication([]), Jobs(), pathlib.Path(sys.argv[1])
+for name, seconds, lasting in (("yes", 0.3, True), ("no", 60, False)):
+    def work(name=name, seconds=seconds):
+        time.sleep(seconds)
+        (folder / name).touch()
+    jobs.run(work, lambda _: None, lambda _: None, lasting=lasting)
+"""
 
 
 def test_calls_that_let_the_window_live_do_not_pile_up(qtbot: QtBot) -> None:
@@ -31,3 +50,31 @@ def test_a_call_that_fails_does_not_hold_up_the_next(qtbot: QtBot) -> None:
         box.post(lambda: said.append("next"))
         qtbot.waitUntil(lambda: said == ["next"])
     assert [kind for kind, *_ in failures] == [ValueError]
+
+
+def test_a_program_that_ends_waits_for_work_that_lasts(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LEAVING, str(tmp_path)]
+    made = subprocess.run(command, check=False, capture_output=True, text=True, timeout=50)
+    assert (made.returncode, made.stderr) == (0, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["yes"]
+
+
+def test_a_job_that_is_cancelled_may_still_be_preparing_and_can_be_waited_for() -> None:
+    said: list[Any] = []
+    job = EngineJob(None, said.append)  # type: ignore[arg-type]  # the engine is never reached
+    began, may_end, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def prepare(_: Any) -> Any:
+        began.set()
+        may_end.wait(10)
+        ended.set()
+        yield "written"
+
+    threading.Thread(target=job.run, args=(prepare,)).start()
+    assert began.wait(10)
+    job.cancel()
+    assert said == [Cancelled()]
+    threading.Timer(0.05, may_end.set).start()
+    job.wait_prepared()
+    assert ended.is_set()
+    assert said == [Cancelled()]

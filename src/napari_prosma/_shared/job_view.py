@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from qtpy.QtCore import QEvent, QObject, Qt, Signal
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer, Signal
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QComboBox,
@@ -54,6 +54,11 @@ class JobView(QWidget):
         outer.setContentsMargins(0, 0, 0, 0)
         outer.addWidget(area)
         self.setMinimumWidth(WIDTH)
+        self._to_see: QWidget | None = None
+        self._look = QTimer(self)
+        self._look.setSingleShot(True)
+        self._look.setInterval(100)
+        self._look.timeout.connect(self._scroll)
 
     # --- Building ---------------------------------------------------------------------------------------------------
 
@@ -123,6 +128,15 @@ class JobView(QWidget):
             return True
         return bool(super().eventFilter(watched, event))
 
+    def _reveal(self, part: QWidget) -> None:
+        """Scroll to a part as soon as everything has its place."""
+        self._to_see = part
+        self._look.start()
+
+    def _scroll(self) -> None:
+        if self._to_see is not None and self._to_see.isVisible():
+            self._area.ensureWidgetVisible(self._to_see)
+
     # --- Setters ----------------------------------------------------------------------------------------------------
 
     @property
@@ -155,6 +169,8 @@ class JobView(QWidget):
         self._progress.setVisible(running)
         for widget in self._locked:
             widget.setEnabled(not running)
+        if running:
+            self._reveal(self._progress)
 
     def show_progress(self, done: int, total: int, text: str) -> None:
         """How far the job is; `total` 0: not known yet."""
@@ -167,6 +183,8 @@ class JobView(QWidget):
     def show_error(self, text: str, *, details: bool) -> None:
         """Why the last job failed, in words; empty clears it. `details`: whether there is a log to show."""
         say(self._error, text)
+        if text:
+            self._reveal(self._error)
         self._details.setVisible(details)
 
     def progress_text(self) -> str:

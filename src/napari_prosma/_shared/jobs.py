@@ -103,6 +103,10 @@ class Jobs:
         atexit.unregister(self.close)
         self._engine.close()
 
+    def check_idle(self) -> None:
+        """Raise `EngineBusyError` where the engine has a job that is not over yet."""
+        self._engine.check_idle()
+
     def segment(self, scan: LayerScan, request: SegmentRequest, listener: Listener) -> EngineJob:
         """Segment a layer's scan.
 
@@ -137,8 +141,22 @@ class Jobs:
         threading.Thread(target=job.run, args=(prepare,), name="prosma-job", daemon=True).start()
         return job
 
-    def run(self, work: Callable[[], T], done: Callable[[T], None], failed: Callable[[Exception], None]) -> None:
-        """Run `work` in a thread, then `done` with its result or `failed` with its error in the GUI thread."""
+    def run(
+        self,
+        work: Callable[[], T],
+        done: Callable[[T], None],
+        failed: Callable[[Exception], None],
+        *,
+        lasting: bool = False,
+    ) -> None:
+        """Run `work` in a thread, then `done` with its result or `failed` with its error in the GUI thread.
+
+        Parameters
+        ----------
+        work, done, failed : callable
+        lasting : bool
+            Whether a program that ends waits for the work.
+        """
 
         def body() -> None:
             try:
@@ -149,7 +167,7 @@ class Jobs:
             else:
                 self._mailbox.post(lambda: done(result))
 
-        threading.Thread(target=body, name="prosma-work", daemon=True).start()
+        threading.Thread(target=body, name="prosma-work", daemon=not lasting).start()
 
     def _ready(self, ready: Ready) -> None:
         self._mailbox.post(lambda: self.started.emit(ready))
@@ -168,6 +186,7 @@ class EngineJob:
     def __init__(self, engine: Engine, listener: Listener) -> None:
         self._engine, self._tell = engine, listener
         self._cancelled = threading.Event()
+        self._prepared = threading.Event()
         self._lock = threading.Lock()
         self._job: Job | None = None
         self._previews = 0
@@ -187,8 +206,18 @@ class EngineJob:
         self._previews += 1  # a later call overtakes this one
         threading.Thread(target=self._preview, args=(scan, self._previews), name="prosma-preview", daemon=True).start()
 
+    def wait_prepared(self) -> None:
+        """Wait until nothing is prepared any more, as may still be when `Cancelled` was told; not in the GUI thread."""
+        self._prepared.wait()
+
     def run(self, prepare: Callable[[Engine], Preparation]) -> None:
         """Prepare the request and submit it; in a thread of its own."""
+        try:
+            self._run(prepare)
+        finally:
+            self._prepared.set()
+
+    def _run(self, prepare: Callable[[Engine], Preparation]) -> None:
         request = None
         try:
             request = self._drain(prepare(self._engine), self._tell)
@@ -210,10 +239,13 @@ class EngineJob:
         """What a preparation returns; None where the job was cancelled meanwhile."""
         while not self._cancelled.is_set():
             try:
-                tell(Working(next(work)))
+                doing = next(work)
             except StopIteration as stop:
                 value: T = stop.value
                 return value
+            with self._lock:
+                if not self._cancelled.is_set():  # `Cancelled` was the last that was told
+                    tell(Working(doing))
         work.close()
         return None
 

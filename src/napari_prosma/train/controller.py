@@ -15,6 +15,7 @@ from napari_prosma.train.pair_actions import PairActions
 from napari_prosma.train.pair_list import PairList
 from napari_prosma.train.present import TrainPresenter, preset_training
 from napari_prosma.train.preview import Preview, scan_in_view
+from napari_prosma.train.runs import free_name
 from napari_prosma.train.state import Choices, Plan, Problem, resolve, usual_name
 from napari_prosma.train.trainings import Trainings
 from prosma_core.config.labels import LabelsConfig
@@ -49,7 +50,7 @@ class TrainController:
     def __init__(self, viewer: ViewerModel, view: TrainView, session: Session) -> None:
         self.viewer, self.view, self.session = viewer, view, session
         self._choices = Choices(device=session.recall("device", "auto"), preset=_preset(session))
-        self._own_name = False
+        self._own_name = ""
         self._edited: dict[int, tuple[str, str]] = {}
         self._plan: Plan | Problem | None = None
         self._presenter = TrainPresenter(view, session)
@@ -68,7 +69,7 @@ class TrainController:
         self.viewer.layers.selection.events.active.disconnect(self._show_preview)
         self.session.models_changed.disconnect(self.show_starts)
         self.session.jobs.started.disconnect(self._show_devices)
-        self._estimate.cancel()
+        self._estimate.close()
         self.trainings.close()
         self._pairs.close()
         self.session.widget_closed()
@@ -77,6 +78,8 @@ class TrainController:
 
     def _pairs_changed(self) -> None:
         rows = tuple(self._pairs.rows)
+        if not rows:
+            self._edited.clear()  # other scans, other classes
         self._choices = replace(self._choices, rows=rows)
         self._name_it()
         self.view.show_pairs(rows)
@@ -156,7 +159,7 @@ class TrainController:
 
     def choose_name(self, name: str) -> None:
         """Name of the model; empty: the usual one."""
-        self._own_name = bool(name)
+        self._own_name = name
         self._set(name=name)
         self._name_it()
         self._show_plan()
@@ -177,9 +180,12 @@ class TrainController:
         """What the main button does: train, or stop the training (or the estimate) that runs."""
         if self.trainings.run is not None:
             self.trainings.run.stop()
-        elif self._estimate.running:
+            return
+        if self._estimate.running:
             self._estimate.cancel()
-        elif isinstance(self._plan, Plan):
+            return
+        self._show_plan()  # the name may have been taken meanwhile
+        if isinstance(self._plan, Plan):
             self._show_preview()
             self.trainings.start(self._plan, self._choices.classes)
 
@@ -202,6 +208,8 @@ class TrainController:
         self._show_devices(None)
 
     def _training_over(self) -> None:
+        if self._own_name:
+            self._choices = replace(self._choices, name=free_name(self._own_name, self.session.models_folder))
         self._name_it()
         self.trainings.show_runs()
         self._show_devices(self.session.jobs.ready)

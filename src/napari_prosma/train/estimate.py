@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from napari_prosma.train.pairs import Pair
 from napari_prosma.train.state import Plan, Problem
 from prosma_core.engine.client import Failed, Finished, Message
 from prosma_core.engine.messages import PlanResult
+from prosma_core.errors import ProsmaError
 from prosma_core.events import StageStarted, Working
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class Estimate:
         self.times: dict[str, str] = {}
         self._view, self._jobs, self._over = view, jobs, over
         self._job: EngineJob | None = None
+        self._closed = False
         self._preset = ""
         self._what: dict[str, Any] = {}
 
@@ -51,24 +52,35 @@ class Estimate:
 
     def begin(self, preset: str, plan: Plan, pairs: Sequence[Pair]) -> None:
         """Estimate the time of a plan, whose preset has this name."""
-        folder = Path(tempfile.mkdtemp(prefix="prosma-estimate-"))
+        try:
+            self._jobs.check_idle()
+            folder = tempfile.TemporaryDirectory(prefix="prosma-estimate-", ignore_cleanup_errors=True)
+        except (ProsmaError, OSError) as error:
+            self._view.show_error(f"The time cannot be estimated: {error}", details=False)
+            return
         if _what(plan) != self._what:
             self.times = {}
         self._preset, self._what = preset, _what(plan)
 
         def listen(message: Message) -> None:
             if is_last(message):
-                self._jobs.run(lambda: shutil.rmtree(folder, ignore_errors=True), lambda _: None, lambda _: None)
-            self._receive(message)
+                self._jobs.run(lambda: _remove(folder, job), lambda _: None, lambda _: None)
+            if not self._closed:
+                self._receive(message)
 
         self._view.show_running(True)
         self._view.show_progress(0, 0, "Starting…")
-        self._job = self._jobs.submit(lambda _: plan_preparation(plan, pairs, folder), listen)
+        self._job = job = self._jobs.submit(lambda _: plan_preparation(plan, pairs, Path(folder.name)), listen)
 
     def cancel(self) -> None:
         """Stop it, where one is made."""
         if self._job is not None:
             self._job.cancel()
+
+    def close(self) -> None:
+        """The widget is gone: cancel, without a word to it."""
+        self._closed = True
+        self.cancel()
 
     def forget(self, plan: Plan | Problem | None) -> bool:
         """Forget the times where something else than preset and name would be trained; whether there were any."""
@@ -92,6 +104,11 @@ class Estimate:
         elif isinstance(message, Failed):
             self._view.show_error(str(message.error), details=bool(message.details))
         self._over()
+
+
+def _remove(folder: tempfile.TemporaryDirectory[str], job: EngineJob) -> None:
+    job.wait_prepared()  # what is cancelled may still be writing
+    folder.cleanup()
 
 
 def _what(plan: Plan) -> dict[str, Any]:

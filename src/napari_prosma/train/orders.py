@@ -33,6 +33,8 @@ def new_order(plan: Plan, pairs: Sequence[Pair], classes: Sequence[ClassInfo]) -
 def resumed_order(state: RunState, more_epochs: int | None, device: str) -> Order:
     """A training that goes on, on the pairs it had; for more epochs than it was meant to have where they are given.
 
+    One that was stopped in its first epoch begins anew.
+
     Raises
     ------
     ConfigError
@@ -43,6 +45,8 @@ def resumed_order(state: RunState, more_epochs: int | None, device: str) -> Orde
 
     def prepare(_: Engine) -> Preparation:
         yield from ()
+        if not state.epochs_done:
+            return TrainRequest(run=resolve_run({**load_run_yaml(folder.run_yaml), **given}, str(folder.run_yaml)))
         return TrainRequest(run=RunConfig.parse(given, "This run"), resume=True, more_epochs=more_epochs)
 
     return Order(state.name, folder, _classes(folder), prepare)

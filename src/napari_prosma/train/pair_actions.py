@@ -54,10 +54,15 @@ class PairActions:
         pair = self._pairs.pairs[number]
 
         def done(layer: Any) -> None:
-            self._viewer.add_layer(layer)
-            self._pairs.replace(pair, Pair(pair.image, layer_source(layer)))
+            if pair in self._pairs.pairs:  # else taken out meanwhile, or the widget is gone
+                self._viewer.add_layer(layer)
+                self._pairs.replace(pair, Pair(pair.image, layer_source(layer)))
 
-        self._jobs.run(lambda: resampled(pair), done, self._say)
+        def failed(error: Exception) -> None:
+            if pair in self._pairs.pairs:
+                self._say(error)
+
+        self._jobs.run(lambda: resampled(pair), done, failed)
 
     def _add(self, find: Callable[[], Sequence[Pair]]) -> None:
         try:

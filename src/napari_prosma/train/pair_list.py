@@ -33,13 +33,10 @@ class PairList:
     Attributes
     ----------
     rows : list of PairRow
-    unsaved : bool
-        Whether a layer was painted in since it was last set to False.
     """
 
     def __init__(self, jobs: Jobs, changed: Callable[[], None]) -> None:
         self.rows: list[PairRow] = []
-        self.unsaved = False
         self._jobs, self._changed = jobs, changed
         self._config = LabelsConfig()
         self._asked: dict[Pair, int] = {}
@@ -155,7 +152,6 @@ class PairList:
         self._watched = list(wanted.values())
 
     def _on_change(self, event: Any) -> None:
-        self.unsaved = True
         self._stale |= {pair for pair in self.pairs if any(event.source is layer for layer in _layers(pair))}
         self._timer.start()
 

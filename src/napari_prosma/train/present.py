@@ -35,10 +35,10 @@ class TrainPresenter:
         """What to start from, and the facts of the one chosen."""
         models = self._session.models()
         items: list[tuple[str, Any]] = [(text, dims) for dims, text in NEW.items()]
-        items += [(f"Fine-tune {m.header.name}", m) for m in models]
+        items += [(m.header.name, m) for m in models]
         start = choices.start
         current = next((m for m in models if start is not None and m.path == start.path), choices.dims)
-        self._view.show_starts(items, current, start.facts if start else NEW_FACTS)
+        self._view.show_starts(items, current, f"Fine-tuning: {start.facts}" if start else NEW_FACTS)
 
     def preset(self, choices: Choices, times: Mapping[str, str]) -> None:
         """The preset, and the time each takes as far as it was estimated."""

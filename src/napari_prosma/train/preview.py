@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,7 @@ class Preview:
         self._wanted: bool | None = None
         self._shown: Labels | None = None
         self._scan: LayerScan | None = None
+        self._painted = False
 
     def choose(self, layer: Image | None) -> None:
         """The scan that would be shown; it is not changed while a training runs."""
@@ -64,15 +65,26 @@ class Preview:
         """What the person wants from now on."""
         self._wanted = wanted
         self._tell(wanted, "")
+        if wanted and self._shown is not None and self._shown not in self._viewer.layers:
+            self._viewer.add_layer(self._shown)  # the person had deleted it
         if self._job is not None:
             self._ask(self._job)
+
+    def clear(self, keep: Collection[Any] = ()) -> None:
+        """Take the prediction of the training before out of the viewer, unless it was painted in or is to be kept."""
+        if self._shown is not None and not self._painted and all(self._shown is not layer for layer in keep):
+            self._remove()
+        self.release()
+
+    def release(self) -> None:
+        """Leave the prediction of the training before to the viewer."""
+        if self._shown is not None:
+            self._shown.events.paint.disconnect(self._on_paint)
+        self._shown, self._painted = None, False
 
     def begin(self, job: EngineJob) -> None:
         """A training has begun."""
         self._job = job
-        if self._shown is not None and self._shown in self._viewer.layers:
-            self._viewer.layers.remove(self._shown)  # of the training before
-        self._shown = None
         self._tell(self._default, "")
         if self._default:
             self._ask(job)
@@ -82,7 +94,9 @@ class Preview:
         if self._scan is None or not self._default:
             return
         notes = {"model": f"{order.name} (in training)"}
+        self._remove()  # that of the scan that was handed over before
         self._shown = layer_access.labels_layer(self._scan, array, order.classes, f"{self._scan.name} preview", notes)
+        self._shown.editable = False  # the next epoch would paint over it
         selected = set(self._viewer.layers.selection)
         self._viewer.add_layer(self._shown)
         if selected:
@@ -108,8 +122,18 @@ class Preview:
     def end(self) -> None:
         """The training is over; its last prediction stays until the next one begins."""
         self._job = None
+        if self._shown is not None:
+            self._shown.editable = True
+            self._shown.events.paint.connect(self._on_paint)
         if self._wanted is False:
             self._wanted = None
+
+    def _remove(self) -> None:
+        if self._shown is not None and self._shown in self._viewer.layers:
+            self._viewer.layers.remove(self._shown)
+
+    def _on_paint(self, _event: Any) -> None:
+        self._painted = True
 
     @property
     def _default(self) -> bool:

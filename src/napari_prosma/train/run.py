@@ -97,6 +97,9 @@ class Training:
         None while it runs, and where it reached nothing.
     details : str
         What the engine said of a failure.
+    job : EngineJob
+    advanced : bool
+        Whether it has finished an epoch.
     """
 
     def __init__(
@@ -108,15 +111,15 @@ class Training:
         self._rows: list[dict[str, Any]] = []
         self._lines: list[str] = []
         self._epochs, self._left = "", ""
-        self._stopping = self._abandoned = self._ended = False
+        self._stopping = self._abandoned = self._ended = self.advanced = False
         view.show_training()
         view.show_run("Stop", enabled=True, tooltip="Stop within one step; the best model so far is kept.")
         view.show_progress(0, 0, "Starting…")
         view.show_messages(())
         self._show_history(_known_rows(order.folder))
         self._activity = ActivityProgress(f"ProSMA: training {order.name}", self.stop)
-        self._job = jobs.submit(order.prepare, self._receive)
-        preview.begin(self._job)
+        self.job = jobs.submit(order.prepare, self._receive)
+        preview.begin(self.job)
 
     def stop(self) -> None:
         """Ask the engine to stop; what was reached is kept."""
@@ -124,13 +127,13 @@ class Training:
             return
         self._stopping = True
         self._view.show_run("Stopping…", enabled=False, tooltip="The engine finishes its current step.")
-        self._job.cancel()
+        self.job.cancel()
 
     def abandon(self) -> None:
         """The widget is gone: stop, without a word to it. The run is listed where it is opened again."""
         self._stopping = self._abandoned = True
         self._preview.end()
-        self._job.cancel()
+        self.job.cancel()
 
     # --- Messages of the engine, in the GUI thread ------------------------------------------------------------------
 
@@ -141,7 +144,7 @@ class Training:
             self._take_in(message)
         except Exception as error:  # noqa: BLE001  (said in the panel, and the training goes on in its folder)
             _LOG.exception("A message of the engine could not be shown")
-            self._job.cancel()
+            self.job.cancel()
             words = ProsmaError(f"The training could not be shown: {type(error).__name__}: {error}. Resume it below.")
             self._fail(Failed(words, traceback.format_exc()))
 
@@ -179,6 +182,7 @@ class Training:
         self._epochs = f" of {epoch.epochs}"
         self._left = "" if epoch.seconds_left is None else f", about {clock(epoch.seconds_left)} left"
         self._preview.epoch_seconds = epoch.seconds
+        self.advanced = True
         self._show_history([*self._rows, history_row(epoch)])
 
     def _show_history(self, rows: list[dict[str, Any]]) -> None:
@@ -198,7 +202,11 @@ class Training:
         self._keep()
 
     def _keep(self) -> None:
-        """Make a model of what a training has reached that did not come to its end."""
+        """Make a model of what a training has reached that did not come to its end; one that is there may stay."""
+        if not self.advanced and self.order.folder.model.is_file():
+            self._say("No epoch was finished: the model is as it was.")
+            self._end()
+            return
         self._view.show_progress(0, 0, "Keeping the best model so far…")
         self._jobs.run(lambda: keep_stopped(self.order.folder), self._kept, self._not_kept)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_prosma._shared.session import Session
@@ -11,7 +13,7 @@ from napari_prosma.train.pair_list import PairList
 from napari_prosma.train.pairs import Pair
 from napari_prosma.train.preview import Preview
 from napari_prosma.train.run import Order, Outcome, Training, outcome_of
-from napari_prosma.train.runs import list_runs
+from napari_prosma.train.runs import list_runs, save_as
 from napari_prosma.train.saving import Autosave
 from napari_prosma.train.state import Plan
 from prosma_core.config.model import ClassInfo
@@ -49,14 +51,15 @@ class Trainings:
         self.run: Training | None = None
         self.outcome: Outcome | None = None
         self._failure = ""
+        self._begun: Sequence[Pair] | None = None
         self._view, self._session, self._preview, self._changed = view, session, preview, changed
         self._pairs = pairs
-        self._autosave = Autosave(session.jobs, pairs)
+        self._beginning = self._closed = False
+        self._autosave: Autosave | None = None
 
     def start(self, plan: Plan, classes: Sequence[ClassInfo]) -> None:
         """Train on the pairs as they are."""
-        pairs = self._pairs.pairs
-        self._begin(new_order(plan, pairs, classes), pairs)
+        self._begin(new_order(plan, self._pairs.pairs, classes), fresh=True)
 
     def resume(self, state: RunState, more_epochs: int | None, device: str) -> None:
         """Go on with an earlier run, to its end or for more epochs than it was meant to have."""
@@ -65,17 +68,32 @@ class Trainings:
         except ProsmaError as error:
             self._say(error)
             return
-        self._begin(order, ())
+        self._begin(order, fresh=False)
 
     def keep(self, state: RunState) -> None:
         """Make a model of what a stopped or killed run has reached."""
         folder = RunFolder.beside(state.out)
 
         def done(kept: KeptModel) -> None:
-            self._take(outcome_of(kept))
-            self._changed()
+            if not self._closed:
+                self._take(outcome_of(kept))
+                self._changed()
 
         self._session.jobs.run(lambda: keep_stopped(folder), done, self._say)
+
+    def save_as(self, path: Path) -> None:
+        """Copy the model of the last training."""
+        if self.outcome is None:
+            return
+        model = self.outcome.model
+
+        def done(to: Path) -> None:
+            if not self._closed:
+                self._view.show_messages((f"Saved {to}",))
+
+        self._session.jobs.run(
+            lambda: save_as(model, path), done, lambda error: self._say(f"The model was not saved: {error}")
+        )
 
     def show_runs(self) -> None:
         """Show the runs there are."""
@@ -87,19 +105,38 @@ class Trainings:
 
     def close(self) -> None:
         """Stop what runs; it is listed where the widget is opened again."""
+        self._closed = True
         if self.run is not None:
             self.run.abandon()
-        self._autosave.end()
+        self._preview.release()
+        if self._autosave is not None:
+            self._autosave.end()
 
-    def _begin(self, order: Order, pairs: Sequence[Pair]) -> None:
+    def _begin(self, order: Order, *, fresh: bool) -> None:
+        if self._beginning:  # a click while napari makes its progress bar, which lets the event loop run
+            return
+        try:
+            self._session.jobs.check_idle()
+        except ProsmaError as error:
+            self._say(error)
+            return
+        self._beginning, pairs = True, self._pairs.pairs
         self._view.show_error("", details=False)
         self._view.hide_outcome()
-        self._autosave.begin(order.folder, pairs)
-        self.run = Training(order, self._view, self._session.jobs, self._preview, self._over)
+        self._preview.clear(keep=[pair.labels.layer for pair in pairs])
+        self._autosave = Autosave(order.folder, pairs, self._session.jobs, self._not_saved, before=self._autosave)
+        self._begun = pairs if fresh else None
+        try:
+            self.run = Training(order, self._view, self._session.jobs, self._preview, self._over)
+        finally:
+            self._beginning = False
 
     def _over(self, run: Training) -> None:
         self.run, self._failure = None, run.details
-        self._autosave.end()
+        if self._begun is not None and not run.order.folder.run_yaml.is_file() and self._all_there(self._begun):
+            self._discard(run)
+        elif self._autosave is not None:
+            self._autosave.end()
         self._view.show_running(False)
         if run.outcome is not None:
             self._take(run.outcome)
@@ -117,5 +154,34 @@ class Trainings:
         if not outcome.worse:
             self._session.prefer(entry)
 
+    def _all_there(self, pairs: Sequence[Pair]) -> bool:
+        """Whether what is painted is in the viewer still."""
+        there = self._pairs.pairs
+        return all(pair in there for pair in pairs)
+
+    def _discard(self, run: Training) -> None:
+        """Remove the folder of a training that ended before it began: copies of layers that are all there."""
+        autosave, self._autosave = self._autosave, None
+
+        def remove() -> None:
+            run.job.wait_prepared()
+            if autosave is not None:
+                autosave.wait()
+            shutil.rmtree(run.order.folder.root, ignore_errors=True)
+
+        if autosave is not None:
+            autosave.drop()
+
+        def done(_: object) -> None:
+            if not self._closed:
+                self._changed()
+
+        self._session.jobs.run(remove, done, self._say)
+
+    def _not_saved(self, error: object) -> None:
+        self._say(f"What is painted is not saved in the run folder for now. {error}")
+
     def _say(self, words: object) -> None:
+        if self._closed:
+            return
         self._view.show_error(str(words), details=False)

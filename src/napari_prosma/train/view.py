@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QTimer, Signal
+from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QLineEdit, QWidget
 
 from napari_prosma._shared.fields import note_label, row
@@ -84,10 +84,6 @@ class TrainView(JobView):
         self._add_preview()
         self._add(self._plots, self._outcome, self._runs)
         self._locked += [self._pairs.buttons, *self._start.inputs, self._name, self._advanced, self._runs.buttons]
-        self._reveal = QTimer(self)  # once everything has its place
-        self._reveal.setSingleShot(True)
-        self._reveal.setInterval(100)
-        self._reveal.timeout.connect(lambda: self._area.ensureWidgetVisible(self._outcome))
         self._pass_on()
         self._finish(name=self._name, preview=self._preview, preview_facts=self._preview_facts)
 
@@ -187,7 +183,7 @@ class TrainView(JobView):
     ) -> None:
         """Dice per class of the start model (None: there was none) and of the new one, and both in words."""
         self._outcome.show_outcome(before, after, words, held_out)
-        self._reveal.start()
+        self._reveal(self._outcome)
 
     def hide_outcome(self) -> None:
         """Nothing was trained yet, or it is trained anew."""

@@ -13,7 +13,6 @@ from napari_prosma._shared.docks import open_dock
 from napari_prosma._shared.session import Session, session
 from napari_prosma._shared.text_window import show_text
 from napari_prosma.train.controller import TrainController
-from napari_prosma.train.runs import save_as
 from napari_prosma.train.view import TrainView
 from prosma_core.io.names import IMAGE_SUFFIXES
 from prosma_core.io.run_folder import RunFolder
@@ -93,11 +92,7 @@ class TrainWidget(TrainView):
             return
         name, _ = QFileDialog.getSaveFileName(self, "Save the model", outcome.model.name, MODELS)
         if name:
-            self._session.jobs.run(
-                lambda: save_as(outcome.model, Path(name)),
-                lambda path: self.show_messages((f"Saved {path}",)),
-                lambda error: self.show_error(f"The model was not saved: {error}", details=False),
-            )
+            self.controller.trainings.save_as(Path(name))
 
     def _show_last_folder(self) -> None:
         if self.controller.trainings.outcome is not None:

@@ -118,6 +118,11 @@ class Engine:
                 self._tidy()
             self._folders, self._tidy = [], None
 
+    def check_idle(self) -> None:
+        """Raise `EngineBusyError` where a job is not over yet."""
+        with self._lock:
+            self._check_idle(self._child)
+
     @property
     def alive(self) -> bool:
         """Whether a child is there, or on its way."""
@@ -196,13 +201,16 @@ class Engine:
             msg = "The request names no scan. Choose one."
             raise EngineError(msg)
         child = self._living_child()
-        if child in self._jobs:
-            msg = "The engine is busy with another job. Wait for it, or cancel it."
-            raise EngineBusyError(msg)
+        self._check_idle(child)
         job = Job(child, next(self._numbers), request, listener, self._cancel, self._preview)
         child.send(Ask(job=job.number, request=request))
         self._jobs[child] = job
         return job
+
+    def _check_idle(self, child: Child | None) -> None:
+        if child in self._jobs:
+            msg = "The engine is busy with another job. Wait for it, or cancel it."
+            raise EngineBusyError(msg)
 
     def _living_child(self) -> Child:
         if self._child is None or not self._child.lives:

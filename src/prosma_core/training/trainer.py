@@ -135,10 +135,10 @@ class Trainer:
     def _read(self, epoch: int, step: int, values: torch.Tensor) -> float:
         loss, norm = values.tolist()
         if loss - loss != 0 or norm - norm != 0:
-            kept = f"The state after epoch {epoch - 1} is kept in {self.folder.root}; lower it and --resume."
+            kept = f" Epoch {epoch - 1} is kept in {self.folder.root} and can go on with it (prosma train --resume)."
             msg = (
                 f"Loss {loss:g}, gradient norm {norm:g} in epoch {epoch}, step {step + 1}: training stopped. The "
-                f"learning rate is most likely too high. {kept if epoch > 1 else 'Start again with a lower one.'}"
+                f"learning rate is most likely too high. Start again with a lower one.{kept if epoch > 1 else ''}"
             )
             raise TrainingError(msg)
         return float(loss)

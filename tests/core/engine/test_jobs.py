@@ -149,14 +149,18 @@ def test_a_model_is_loaded_once_until_its_file_changes(
 def test_only_one_job_at_a_time(
     engine: Engine, submit: Submit, noise: Noise, long_scan: Scan, model_2d: Path, shared_files: Callable[..., Any]
 ) -> None:
+    engine.check_idle()
     first = submit(engine, model_2d, long_scan)
     first.wait_for(TileDone)
     before = shared_files()
     with pytest.raises(errors.EngineBusyError, match="busy"):
         submit(engine, model_2d, noise((20, 20), "yx"))
+    with pytest.raises(errors.EngineBusyError, match="busy"):
+        engine.check_idle()
     assert shared_files() == before
     first.job.cancel()
     first.end()
+    engine.check_idle()
     assert isinstance(submit(engine, model_2d, noise((20, 20), "yx")).end(), Finished)
 
 

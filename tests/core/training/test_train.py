@@ -227,7 +227,7 @@ def test_a_loss_that_is_not_finite_stops_at_its_step_and_keeps_the_last_good_epo
         return images * float("nan") if len(calls) == 4 else real(images, *rest)
 
     monkeypatch.setattr(trainer, "augment_intensities", poison)
-    with pytest.raises(TrainingError, match=r"epoch 2, step 2: training stopped.*epoch 1 is kept"):
+    with pytest.raises(TrainingError, match=r"epoch 2, step 2: training stopped.*lower one\. Epoch 1 is kept"):
         drain(train(settings(folder, out)))
     assert not out.exists()
     monkeypatch.undo()

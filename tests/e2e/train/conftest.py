@@ -20,6 +20,7 @@ from napari_prosma._shared.jobs import Jobs
 from napari_prosma._shared.session import Session
 from napari_prosma.train import TrainWidget
 from prosma_core.data.phantom import phantom_3d
+from prosma_core.errors import EngineBusyError
 from prosma_core.io.images import write_image, write_labels
 
 PATIENCE = 90_000
@@ -121,6 +122,14 @@ class Desk:
             [found.item(r, c).text() if found.item(r, c) else "" for c in range(found.columnCount())]
             for r in range(found.rowCount())
         ]
+
+    def idle(self) -> bool:
+        """Whether the engine has nothing to do."""
+        try:
+            self.session.jobs.check_idle()
+        except EngineBusyError:
+            return False
+        return True
 
     def until(self, so: Callable[[], bool]) -> None:
         self.qtbot.waitUntil(so, timeout=PATIENCE)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from napari.layers import Labels
+from qtpy.QtGui import QDesktopServices
+from qtpy.QtWidgets import QFileDialog
 from typer.testing import CliRunner
 
 from napari_prosma.segment import SegmentWidget
@@ -104,7 +106,7 @@ def test_the_loop_segment_correct_fine_tune_segment(desk: Any, phantoms: list[tu
     copy.paint((6, 24, 24), 2)
     copy.events.labels_update(data=copy.data, offset=(0, 0, 0))
     desk.read(1)
-    assert desk.text("start_facts").startswith("3D")
+    assert desk.text("start_facts").startswith("Fine-tuning: 3D")
     desk.short(epochs=1)
     outcome = desk.train()
     assert set(outcome.before) == {"organ", "lesion"}
@@ -114,16 +116,28 @@ def test_the_loop_segment_correct_fine_tune_segment(desk: Any, phantoms: list[tu
 
 
 @pytest.mark.data
-def test_pictures_in_colour_from_files(desk: Any, data_root: Path) -> None:
+def test_pictures_in_colour_from_files_to_a_copy_of_the_model(
+    desk: Any, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = data_root / "kvasir_seg"
     names = json.loads((folder / "splits.json").read_text())["train"][:2]
-    images = [next((folder / "images").glob(f"{name}.*")) for name in names]
-    labels = [next((folder / "labels").glob(f"{name}.*")) for name in names]
-    desk.controller.pairs.add_files(images, labels)
+    chosen = iter([[str(next((folder / part).glob(f"{name}.*"))) for name in names] for part in ("images", "labels")])
+    monkeypatch.setattr(QFileDialog, "getOpenFileNames", lambda *_: (next(chosen), ""))
+    desk.click("add_files")
     desk.read(2)
     desk.short(epochs=1)
-    header = read_header(desk.train().model)
+    model = desk.train().model
+    header = read_header(model)
     assert (header.model.dims, header.model.in_channels) == (2, 3)
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "copy"), ""))
+    desk.click("save_as")
+    desk.until(lambda: "Saved" in desk.text("messages"))
+    assert (tmp_path / "copy.safetensors").read_bytes() == model.read_bytes()
+    opened: list[str] = []
+    monkeypatch.setattr(QDesktopServices, "openUrl", lambda url: opened.append(url.toLocalFile()))
+    desk.click("folder")
+    desk.click("run_folder")
+    assert opened == [str(RunFolder.beside(model).root)] * 2
 
 
 def test_scribbles_with_painted_background(desk: Any, phantoms: list[tuple[Path, Path]]) -> None:

@@ -18,6 +18,7 @@ from napari_prosma.train.controller import TrainController
 from napari_prosma.train.view import TrainView
 from prosma_core.engine.client import Message
 from prosma_core.engine.messages import Ready
+from prosma_core.errors import EngineBusyError
 
 
 class FakeJob:
@@ -33,6 +34,9 @@ class FakeJob:
 
     def preview(self, scan: Any) -> None:
         self.previews.append(scan)
+
+    def wait_prepared(self) -> None:
+        pass
 
     def request(self) -> Any:
         """Prepare the request as the thread would."""
@@ -53,7 +57,12 @@ class FakeJobs:
         self.jobs: list[FakeJob] = []
         self.held: list[Callable[[], None]] | None = None
         self.ready: Ready | None = None
-        self.alive = False
+        self.alive = self.busy = False
+
+    def check_idle(self) -> None:
+        if self.busy:
+            msg = "The engine is busy."
+            raise EngineBusyError(msg)
 
     def start(self) -> None:
         self.alive = True
@@ -62,7 +71,14 @@ class FakeJobs:
         self.jobs.append(FakeJob(prepare, listener))
         return self.jobs[-1]
 
-    def run(self, work: Callable[[], Any], done: Callable[[Any], None], failed: Callable[[Exception], None]) -> None:
+    def run(
+        self,
+        work: Callable[[], Any],
+        done: Callable[[Any], None],
+        failed: Callable[[Exception], None],
+        *,
+        lasting: bool = False,
+    ) -> None:
         def call() -> None:
             try:
                 result = work()

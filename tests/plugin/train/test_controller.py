@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from pytestqt.qtbot import QtBot
 
+from napari_prosma._shared.progress_panel import ActivityProgress
+from napari_prosma.train.runs import list_runs
 from prosma_core.config.labels import LabelsConfig
-from prosma_core.config.run import RunConfig
+from prosma_core.config.run import RunConfig, resolve_run
+from prosma_core.data.geometry import array_spec
 from prosma_core.engine.client import ArrayReady, Cancelled, Failed, Finished
 from prosma_core.engine.messages import PlanRequest, PlanResult, Ready, TrainRequest, TrainResult
 from prosma_core.errors import DeviceError
 from prosma_core.events import EpochDone, LevelStats, PreviewDone, StageStarted, StepDone
 from prosma_core.io.bundle import load_bundle, save_bundle
-from prosma_core.io.images import read_image
+from prosma_core.io.images import read_image, write_image, write_labels
 from prosma_core.io.models import find_model
 from prosma_core.io.run_folder import RunFolder
 
@@ -31,6 +35,14 @@ def write_model(widget: Any, name: str) -> Any:
     path = widget.models / f"{name}.safetensors"
     save_bundle(path, header.replace(name=name), weights)
     return path
+
+
+def begun(widget: Any, name: str = "liver model") -> RunFolder:
+    """Write what a training has written when its first epoch begins."""
+    folder = RunFolder.beside(widget.models / f"{name}.safetensors")
+    values = {"out": folder.model, "name": name, "training": {"steps": 7}}
+    folder.write_settings(resolve_run(values), {"train": ["a"], "val": ["a"]})
+    return folder
 
 
 def result(path: Any, before: dict[str, float] | None = None, after: float = 0.8) -> Finished:
@@ -143,6 +155,25 @@ def test_the_request_holds_what_was_chosen_and_files_of_the_layers(widget: Any, 
     assert scan.is_relative_to(RunFolder.beside(run.out).root)
 
 
+def test_layers_files_and_folders_are_trained_on_together(widget: Any, annotated: Any, tmp_path: Path) -> None:
+    image, labels = annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    spec = array_spec(image.data.shape, "zyx")
+    for folder in ("images", "labels"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    for name in ("single", "data/images/case"):
+        write_image(tmp_path / f"{name}.tif", image.data, spec)
+    for name in ("painted", "data/labels/case"):
+        write_labels(tmp_path / f"{name}.tif", labels.data, spec)
+    widget.controller.pairs.add_files([tmp_path / "single.tif"], [tmp_path / "painted.tif"])
+    widget.controller.pairs.add_folder(tmp_path / "data")
+    assert widget.can_run, [widget.text(f"problem_{field}") for field in ("pairs", "labels", "start", "classes")]
+    pairs = widget.start().request().run.pairs
+    assert pairs[0][0].is_relative_to(widget.models / "liver model.prosma" / "data")
+    assert pairs[1] == (tmp_path / "single.tif", tmp_path / "painted.tif")
+    assert pairs[2] == (tmp_path / "data" / "images" / "case.tif", tmp_path / "data" / "labels" / "case.tif")
+
+
 def test_annotations_are_saved_at_the_start(widget: Any, annotated: Any) -> None:
     _, labels = annotated(widget.viewer)
     widget.controller.pairs.add_active()
@@ -157,15 +188,156 @@ def test_paint_during_a_training_is_saved_at_its_end(widget: Any, annotated: Any
     job = widget.start()
     labels.paint((0, 2, 2), 1)
     labels.events.labels_update(data=labels.data, offset=(0, 0, 0))
+    begun(widget)
     job.say(Cancelled())
     (saved,) = (widget.models / "liver model.prosma" / "annotations").iterdir()
     assert read_image(saved).data[0, 2, 2] == 1
 
 
+def test_paint_is_saved_where_the_image_was_deleted_meanwhile(widget: Any, annotated: Any) -> None:
+    image, labels = annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    job = widget.start()
+    widget.viewer.layers.remove(image)
+    labels.paint((0, 2, 2), 1)
+    labels.events.labels_update(data=labels.data, offset=(0, 0, 0))
+    job.say(Cancelled())
+    (saved,) = (widget.models / "liver model.prosma" / "annotations").iterdir()
+    assert read_image(saved).data[0, 2, 2] == 1
+
+
+def test_paint_while_a_resumed_run_trains_is_saved_too_and_other_labels_beside_it(widget: Any, annotated: Any) -> None:
+    _, labels = annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    job, folder = widget.start(), begun(widget)
+    job.say(Cancelled())
+    (saved,) = (folder.root / "annotations").iterdir()
+    labels.data[0, 2, 2] = 1  # before the run goes on: saved at its start
+    widget.controller.resume(list_runs(widget.models)[0])
+    assert read_image(saved).data[0, 2, 2] == 1
+    widget.jobs.jobs[-1].say(Cancelled())
+    annotated(widget.viewer, "spleen")
+    widget.controller.pairs.add_active()
+    widget.controller.resume(list_runs(widget.models)[0])
+    assert sorted(path.name for path in folder.root.glob("annotations*")) == ["annotations", "annotations-2"]
+    assert len(list((folder.root / "annotations-2").iterdir())) == 2
+
+
+def test_what_is_painted_is_saved_every_few_minutes(
+    widget: Any, annotated: Any, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("napari_prosma.train.saving.EVERY", 20)
+    _, labels = annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    widget.start()
+    (saved,) = (widget.models / "liver model.prosma" / "annotations").iterdir()
+    written = saved.stat().st_mtime_ns
+    qtbot.wait(60)
+    assert saved.stat().st_mtime_ns == written  # nothing new, nothing written
+    labels.paint((0, 2, 2), 1)
+    labels.events.labels_update(data=labels.data, offset=(0, 0, 0))
+    qtbot.waitUntil(lambda: read_image(saved).data[0, 2, 2] == 1)
+
+
+def test_labels_that_cannot_be_saved_are_said(widget: Any, annotated: Any) -> None:
+    annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    widget.jobs.held = []
+    widget.start()
+    (widget.models / "liver model.prosma").mkdir(parents=True)
+    (widget.models / "liver model.prosma" / "annotations").write_text("in the way")
+    widget.jobs.held.pop()()
+    assert "not saved" in widget.text("error")
+    assert "annotations" in widget.text("error")
+
+
+def test_a_training_that_ends_before_it_began_leaves_nothing_behind(widget: Any, annotated: Any) -> None:
+    annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    widget.controller.choose_name("mine")
+    job = widget.start()
+    job.request()
+    assert (widget.models / "mine.prosma" / "data").is_dir()
+    job.say(Failed(DeviceError("Memory of cuda ran out."), ""))
+    assert not (widget.models / "mine.prosma").exists()
+    assert widget.text("name") == "mine"
+    assert widget.can_run
+
+
+def test_its_folder_stays_where_a_layer_is_gone(widget: Any, annotated: Any) -> None:
+    _, labels = annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    job = widget.start()
+    widget.viewer.layers.remove(labels)
+    job.say(Failed(DeviceError("Memory of cuda ran out."), ""))
+    assert len(list((widget.models / "liver model.prosma" / "annotations").iterdir())) == 1
+
+
+def test_the_next_model_has_a_free_name(widget: Any, annotated: Any) -> None:
+    annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    widget.controller.choose_name("mine")
+    job = widget.start()
+    job.say(result(write_model(widget, "mine")))
+    assert widget.text("name") == "mine-2"
+    assert widget.can_run
+
+
+def test_a_run_that_cannot_go_on_leaves_its_finished_model_as_it_was(widget: Any, annotated: Any) -> None:
+    folder = begun(widget, "old")
+    header, weights = load_bundle(find_model("phantom-3d"))
+    save_bundle(folder.best, header.replace(name="best"), weights)
+    save_bundle(folder.last, header.replace(name="last"), weights)
+    before = write_model(widget, "old").read_bytes()
+    widget.controller.resume(list_runs(widget.models)[0], 5)
+    widget.jobs.jobs[-1].say(Failed(DeviceError("The data are gone."), ""))
+    assert folder.model.read_bytes() == before
+    assert widget.controller.trainings.outcome is None
+    assert "as it was" in widget.text("messages")
+
+
+def test_a_run_stopped_in_its_first_epoch_begins_anew(widget: Any) -> None:
+    folder = begun(widget, "old")
+    widget.controller.resume(list_runs(widget.models)[0])
+    request = widget.jobs.jobs[-1].request()
+    assert not request.resume
+    assert request.run.out == folder.model
+    assert request.run.training.steps == 7
+
+
+def test_a_second_click_while_the_first_is_still_taken_in_is_none(
+    widget: Any, annotated: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Impatient(ActivityProgress):  # napari's progress bars let the event loop run when they are made
+        def __init__(self, *args: Any) -> None:
+            widget.controller.start_or_stop()
+            super().__init__(*args)
+
+    annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    monkeypatch.setattr("napari_prosma.train.run.ActivityProgress", Impatient)
+    widget.start()
+    assert len(widget.jobs.jobs) == 1
+
+
+def test_a_busy_engine_is_said_at_once(widget: Any, annotated: Any) -> None:
+    annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    widget.jobs.busy = True
+    widget.controller.start_or_stop()
+    assert "busy" in widget.text("error")
+    widget.controller.estimate()
+    assert "busy" in widget.text("error")
+    assert widget.jobs.jobs == []
+    assert not widget.models.exists()
+    assert widget.can_run
+
+
 def test_fine_tuning_keeps_the_models_classes_and_names_the_model_after_it(widget: Any, annotated: Any) -> None:
     image, labels = annotated(widget.viewer)
     widget.controller.fine_tune(image, labels, widget.model("phantom-3d"))
-    assert widget.text("start") == "Fine-tune phantom-3d"
+    assert widget.text("start") == "phantom-3d"
+    assert widget.text("start_facts").startswith("Fine-tuning: 3D")
     assert widget.text("name") == "phantom-3d tuned"
     run = widget.start().request().run
     assert run.init == "phantom-3d"
@@ -306,6 +478,41 @@ def test_a_preview_that_is_deleted_is_not_asked_for_any_more(widget: Any, annota
     assert job.previews[-1] is None
 
 
+def test_a_preview_that_was_deleted_comes_back_and_another_takes_its_place(widget: Any, annotated: Any) -> None:
+    image, _ = annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    job = widget.start()
+    job.say(ArrayReady("preview", np.zeros(image.data.shape, np.uint8)))
+    widget.viewer.layers.remove(widget.viewer.layers[-1])
+    job.say(PreviewDone(1, 0.1))
+    widget.view.preview_toggled.emit(True)
+    assert widget.viewer.layers[-1].name == "liver preview"
+    job.say(ArrayReady("preview", np.ones(image.data.shape, np.uint8)))
+    (shown,) = [layer for layer in widget.viewer.layers if layer.name.startswith("liver preview")]
+    assert shown.data.all()
+
+
+@pytest.mark.parametrize("use", ["none", "painted", "pair"])
+def test_a_preview_goes_with_the_next_training_unless_it_was_painted_in_or_is_trained_on(
+    widget: Any, annotated: Any, use: str
+) -> None:
+    image, _ = annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    job = widget.start()
+    job.say(ArrayReady("preview", np.ones(image.data.shape, np.uint8)))
+    shown = widget.viewer.layers[-1]
+    assert not shown.editable
+    job.say(Cancelled())
+    assert shown.editable
+    if use == "painted":
+        shown.paint((1, 1, 1), 2)
+        shown.events.paint(value=[])
+    elif use == "pair":
+        widget.controller.pairs.add_layers(image, shown)
+    widget.start()
+    assert (shown in widget.viewer.layers) == (use != "none")
+
+
 def test_large_scans_are_not_previewed_unless_the_person_wants_it(widget: Any) -> None:
     image = widget.viewer.add_image(np.zeros((8, 1024, 1024), np.uint8), name="large")
     labels = widget.viewer.add_labels((image.data + (np.arange(1024) < 9)).astype(np.uint8), name="l")
@@ -352,6 +559,47 @@ def test_a_missing_device_is_said(widget: Any, annotated: Any) -> None:
     )
     assert widget.text("problem_device") == "No GPU."
     assert not widget.can_run
+
+
+@pytest.mark.parametrize("doing", ["estimate", "resample", "keep", "save_as"])
+def test_what_comes_late_is_not_shown_by_a_widget_that_is_gone(
+    widget: Any, annotated: Any, monkeypatch: pytest.MonkeyPatch, doing: str
+) -> None:
+    annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    if doing == "save_as":
+        widget.start().say(result(write_model(widget, "liver model")))
+    begun(widget, "old")
+    widget.jobs.held, layers = [], len(widget.viewer.layers)
+    if doing == "estimate":
+        widget.controller.estimate()
+    elif doing == "resample":
+        widget.controller.pairs.resample(0)
+    elif doing == "keep":
+        widget.controller.trainings.keep(list_runs(widget.models)[0])
+    else:
+        widget.controller.trainings.save_as(widget.models / "copy")
+    widget.controller.close()
+    for name in (
+        "show_error",
+        "show_messages",
+        "show_outcome",
+        "show_running",
+        "show_pairs",
+        "show_run",
+        "show_preset",
+    ):
+        monkeypatch.setattr(widget.view, name, lambda *_, **__: pytest.fail("The widget is gone."))
+    if doing == "estimate":
+        job = widget.jobs.jobs[-1]
+        assert job.cancelled
+        job.say(Cancelled())
+    assert widget.jobs.held
+    for call in widget.jobs.held:
+        call()
+    assert len(widget.viewer.layers) == layers
+    monkeypatch.undo()
+    widget.session.widget_opened()  # for the fixture, which closes again
 
 
 @pytest.mark.parametrize("running", [False, True])

@@ -381,6 +381,20 @@ def test_what_a_job_says_is_shown(view: TrainView) -> None:
     assert {"Planning.\nTraining.", "Nothing is held out."} <= set(texts(view))
 
 
+@pytest.mark.parametrize("what", ["error", "progress"])
+def test_what_is_said_below_the_fold_is_scrolled_to(view: TrainView, qtbot: QtBot, what: str) -> None:
+    view.resize(320, 400)
+    with qtbot.waitExposed(view):
+        view.show()
+    if what == "error":
+        view.show_error("Which pair is meant cannot be told.", details=False)
+    else:
+        view.show_progress(0, 0, "Which pair is meant cannot be told.")
+        view.show_running(True)
+    label = next(x for x in view.findChildren(QLabel) if x.text().startswith("Which pair"))
+    qtbot.waitUntil(lambda: view.rect().contains(label.mapTo(view, label.rect().center())))
+
+
 def test_the_preview_can_be_asked_for(view: TrainView, heard: list[Any]) -> None:
     box = part(view, QCheckBox, "preview")
     assert box.isHidden()
