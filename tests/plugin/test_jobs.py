@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QApplication
 
@@ -31,3 +33,14 @@ def test_a_call_that_fails_does_not_hold_up_the_next(qtbot: QtBot) -> None:
         box.post(lambda: said.append("next"))
         qtbot.waitUntil(lambda: said == ["next"])
     assert [kind for kind, *_ in failures] == [ValueError]
+
+
+def test_what_other_threads_post_runs_in_the_thread_of_the_window(qtbot: QtBot) -> None:
+    box = Mailbox()
+    ran_in: list[threading.Thread] = []
+    other = threading.Thread(target=lambda: box.post(lambda: ran_in.append(threading.current_thread())))
+    other.start()
+    other.join()
+    assert ran_in == []
+    qtbot.waitUntil(lambda: bool(ran_in))
+    assert ran_in == [threading.current_thread()]
