@@ -78,3 +78,14 @@ def test_a_job_that_is_cancelled_may_still_be_preparing_and_can_be_waited_for() 
     job.wait_prepared()
     assert ended.is_set()
     assert said == [Cancelled()]
+
+
+def test_what_other_threads_post_runs_in_the_thread_of_the_window(qtbot: QtBot) -> None:
+    box = Mailbox()
+    ran_in: list[threading.Thread] = []
+    other = threading.Thread(target=lambda: box.post(lambda: ran_in.append(threading.current_thread())))
+    other.start()
+    other.join()
+    assert ran_in == []
+    qtbot.waitUntil(lambda: bool(ran_in))
+    assert ran_in == [threading.current_thread()]

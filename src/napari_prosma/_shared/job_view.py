@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from napari.settings import get_settings
+from napari.utils.theme import get_theme
 from qtpy.QtCore import QEvent, QObject, Qt, QTimer, Signal
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
@@ -42,6 +44,7 @@ class JobView(QWidget):
         super().__init__()
         self._problems = {field: note_label("problem") for field in fields}
         self._locked: list[QWidget] = []
+        self._theme = ""
         inner = QWidget()
         self._layout = QVBoxLayout(inner)
         self._column = self._layout
@@ -116,10 +119,19 @@ class JobView(QWidget):
         parts |= {f"problem_{field}": label for field, label in self._problems.items()}
         for name, part in parts.items():
             part.setObjectName(name)
+        self._keep_locked_readable()
         for kind in (QComboBox, QAbstractSpinBox, QSlider):
             for part in self.findChildren(kind):
                 part.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
                 part.installEventFilter(self)
+
+    def _keep_locked_readable(self) -> None:
+        """Let what was chosen be read while it is locked: napari draws the text of locked boxes at a third of its colour."""
+        theme = get_settings().appearance.theme
+        if theme != self._theme:
+            self._theme = theme
+            red, green, blue = get_theme(theme).text.as_rgb_tuple()[:3]
+            self._area.widget().setStyleSheet(f"QComboBox:disabled {{ color: rgba({red}, {green}, {blue}, 180); }}")
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
         """Let the wheel scroll the column and not change, by the way, a value that nobody is editing."""
@@ -166,6 +178,7 @@ class JobView(QWidget):
 
     def show_running(self, running: bool) -> None:
         """Lock the choices while a job runs."""
+        self._keep_locked_readable()
         self._progress.setVisible(running)
         for widget in self._locked:
             widget.setEnabled(not running)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import logging
@@ -155,6 +156,8 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 
 def _import_early() -> None:
-    """Import, in this thread, what comes with napari's first Labels layer or curve: there it would hold up all."""
+    """Do, in this thread, what comes once with napari's first Labels layer or curve: there it would hold up all."""
     for name in ("pandas", "scipy.ndimage", "skimage.color.colorconv", "pyqtgraph"):
         importlib.import_module(name)
+    with contextlib.suppress(ImportError, AttributeError):  # vispy computes its dashes once; only time is lost if not
+        importlib.import_module("vispy.visuals.line.dash_atlas").DashAtlas()

@@ -167,10 +167,14 @@ class Run:
 
     def _add(self, layer: Layer) -> None:
         """Add a layer without taking the selection from what the person works on."""
-        selected = set(self._viewer.layers.selection)
-        self._viewer.add_layer(layer)
-        if selected:
-            self._viewer.layers.selection = selected
+        selection = self._viewer.layers.selection
+        selected = set(selection)
+        if not selected:
+            self._viewer.add_layer(layer)
+            return
+        with selection.events.blocker_all():  # napari selects what is added: nobody need draw that for a moment
+            self._viewer.add_layer(layer)
+        self._viewer.layers.selection = selected
 
     def _finish(self, result: SegmentResult) -> None:
         if self._cancelling and self.labels is None:  # it was deleted while the last message was on its way

@@ -123,8 +123,10 @@ class Desk:
         self.click("Show run command")
         (dialog,) = self.widget.findChildren(QDialog)
         text = dialog.findChild(QPlainTextEdit).toPlainText()
-        with self.qtbot.waitSignal(dialog.destroyed):
-            dialog.reject()
+        gone: list[bool] = []
+        dialog.destroyed.connect(lambda: gone.append(True))
+        dialog.reject()
+        self.until(lambda: gone == [True])
         return text
 
     def command_line(self) -> Path:

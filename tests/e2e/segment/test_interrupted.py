@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QApplication, QLabel, QProgressBar, QPushButton
 
 pytestmark = pytest.mark.slow
 
@@ -46,6 +48,17 @@ def test_cancel_by_a_click_on_the_same_button(busy: Any, rng: np.random.Generato
     assert busy.button("run").text() == "Segment"
     assert busy.session.jobs.pid == engine
     still_works(busy, rng)
+
+
+def test_cancel_by_the_button_in_napari_s_activity_dock(busy: Any) -> None:
+    bars = [w for w in QApplication.allWidgets() if type(w).__name__ == "QtLabeledProgressBar"]
+    (bar,) = (b for b in bars if any("long plain-3d" in label.text() for label in b.findChildren(QLabel)))
+    busy.until(lambda: bar.findChild(QProgressBar).value() > 0)
+    (cancel,) = bar.findChildren(QPushButton)
+    busy.qtbot.mouseClick(cancel, Qt.MouseButton.LeftButton)
+    busy.wait()
+    assert busy.text("messages").endswith("Cancelled.")
+    assert [layer.name for layer in busy.viewer.layers] == ["long"]
 
 
 def test_the_scan_is_deleted_while_it_is_segmented(busy: Any) -> None:

@@ -30,6 +30,7 @@ NIFTI = {
     "ui_samples/spine_t2_PSR/image.nii.gz": "coarse-3d",
     "ui_samples/spine_t2s_aniso_oblique/image.nii.gz": "coarse-3d",
     "ui_samples/spleen2_crop/image.nii.gz": "coarse-3d",
+    "ui_samples/spleen_label_only/spleen_10.nii.gz": "coarse-3d",
 }
 """Scans and the model that segments each."""
 PICTURES = {

@@ -69,8 +69,10 @@ def test_a_closed_widget_touches_nothing_more(widget, tmp_path: Path, scan_data:
     job = closed.start()
     job.give_labels()
     closed.controller.close()
-    with qtbot.waitSignal(closed.view.destroyed):
-        closed.view.deleteLater()
+    gone = []
+    closed.view.destroyed.connect(lambda: gone.append(True))
+    closed.view.deleteLater()
+    qtbot.waitUntil(lambda: gone == [True])
     assert job.cancelled
     job.say(TileDone(1, 2))
     job.end_cancelled()

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from napari.components import ViewerModel
-from napari.layers import Image, Labels
+from napari.layers import Image, Labels, Points, Shapes
+from napari.utils.key_bindings import coerce_keybinding
+from napari.utils.shortcuts import default_shortcuts
 from qtpy.QtWidgets import QPushButton
 
+from napari_prosma.segment.present import SHORTCUT
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.engine.client import ArrayReady, Failed
 from prosma_core.engine.messages import Ready
@@ -129,8 +132,13 @@ def test_finished_slabs_appear_in_a_layer_that_lies_on_the_scan(widget: Widget, 
 
 def test_the_selection_stays_with_what_the_person_works_on(widget: Widget, scan_data: np.ndarray) -> None:
     scan = widget.viewer.add_image(scan_data, name="mri")
-    widget.start().give_labels()
+    job = widget.start()
+    activated: list[object] = []
+    widget.viewer.layers.selection.events.active.connect(lambda event: activated.append(event.value))
+    job.give_labels()
     assert widget.viewer.layers.selection.active is scan
+    assert set(widget.viewer.layers.selection) == {scan}
+    assert labels_of(widget)[0] not in activated  # not even for a moment: napari would draw its layer controls
 
 
 def test_a_finished_run_leaves_labels_a_table_and_measures(widget: Widget, scan_data: np.ndarray, finished) -> None:
@@ -257,6 +265,14 @@ def test_the_shortcut_runs_and_is_released_on_close(widget: Widget, scan_data: n
     widget.controller.close()
     assert "Shift+S" not in {str(key) for key in widget.viewer.keymap}
     assert widget.jobs.jobs[0].cancelled
+
+
+def test_the_shortcut_is_none_of_napari_s_own() -> None:
+    taken = {str(coerce_keybinding(key)) for keys in default_shortcuts.values() for key in keys}
+    classes = (Image, Labels, Points, Shapes, ViewerModel)
+    taken |= {str(key) for kind in classes for key in kind.class_keymap}
+    assert "V" in taken
+    assert SHORTCUT not in taken
 
 
 @pytest.mark.parametrize("axes", ["yx", "zyx"])

@@ -1,0 +1,108 @@
+"""How the Segment widget looks: nothing is cut off and all can be read, in both of napari's themes, also while it runs.
+
+The pictures that each test looks at lie in its temporary folder (``--basetemp`` keeps them), to be looked at by people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from napari.qt import get_stylesheet
+from napari.settings import get_settings
+from pytestqt.qtbot import QtBot
+from qtpy.QtGui import QColor, QImage
+from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QScrollArea, QWidget
+
+from napari_prosma.segment.result_panel import ClassRow
+from napari_prosma.segment.view import SegmentView
+from prosma_core.config.inference import InferenceConfig
+
+ARROW = 40
+"""Pixels of a box's arrow and margins."""
+READABLE = 4.5
+"""Ratio of luminances from which text can be read (WCAG 2, level AA)."""
+STATES = ("refused", "running", "finished")
+
+
+@pytest.fixture(params=["dark", "light"])
+def theme(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Return the name of a theme, which napari has while the test runs."""
+    appearance = get_settings().appearance
+    before, appearance.theme = appearance.theme, request.param
+    yield request.param
+    appearance.theme = before
+
+
+def fill(view: SegmentView, state: str) -> None:
+    """Show choices with long names, and what belongs to a state."""
+    view.show_images([("sub-07_ses-1_T2star.nii", 1)], 1)
+    view.show_axes("tzyx", ("tzyx",), "t 12 · z 24 · y 320 · x 320; voxels 3.75 × 0.977 × 0.977 mm")
+    view.show_levels(((24, 320, 320), (12, 160, 160)), 1)
+    view.show_models([("hippocampus-mri", 1)], 1, "3D · 1 channel · anterior hippocampus, posterior · Dice 0.887")
+    view.show_devices([("Auto", "auto")], "auto", "CPU, 2 threads (torch 2.13.0+cpu is a build without CUDA)")
+    view.advanced.show_options(InferenceConfig(), "view", [("automatic", "")], "")
+    view.show_run("Segment", enabled=True, tooltip="")
+    if state == "refused":
+        view.show_problem("axes", "Axes 'zyq' cannot be used: letters are t, c, z, y, x, each at most once.")
+        view.show_problem("part", "Nothing of the scan is in view. Move the view to it, or choose the whole scan.")
+        view.show_error("Main memory ran out. Close other programs, or crop the scan.", details=True)
+    elif state == "running":
+        view.show_notes("12 time points are segmented one by one.")
+        view.show_run("Cancel", enabled=True, tooltip="")
+        view.show_running(True)
+        view.show_progress(2, 12, "Tile 2 of 12, about 1 h 11 min left")
+    else:
+        view.advanced.expand()
+        rows = [ClassRow(1, "anterior hippocampus", "#e6194b", 123_456_789, 1234.5)]
+        view.result.show_result("sub-07_ses-1_T2star hippocampus-mri", rows, "Volume (mL)")
+        view.result.say("Saved /home/me/scans/sub-07_ses-1_T2star_hippocampus-mri.nii.gz")
+
+
+@pytest.mark.usefixtures("display")
+@pytest.mark.parametrize("state", STATES)
+def test_everything_can_be_read(theme: str, state: str, qtbot: QtBot, tmp_path: Path) -> None:
+    view = SegmentView()
+    qtbot.addWidget(view)
+    view.setStyleSheet(get_stylesheet(theme))
+    fill(view, state)
+    view.resize(320, 700)  # what is left of a 13-inch screen
+    with qtbot.waitExposed(view):
+        view.show()
+    inner = view.findChild(QScrollArea).widget()
+    assert view.width() == 320
+    assert inner.width() == view.findChild(QScrollArea).viewport().width(), "something is wider than the dock"
+    picture = inner.grab()
+    assert picture.save(str(tmp_path / f"{theme}-{state}.png"))
+    for label in visible(inner, QLabel):
+        needed = label.heightForWidth(label.width()) if label.wordWrap() else label.sizeHint().height()
+        assert label.height() >= needed, f"cut off: {label.text()}"
+        assert contrast(label, inner, picture.toImage()) > READABLE, f"hard to read: {label.text()}"
+    for button in visible(inner, QPushButton):
+        needed = button.fontMetrics().horizontalAdvance(button.text().replace("&&", "&"))
+        assert button.width() > needed, f"cut off: {button.text()}"
+    for box in visible(inner, QComboBox):
+        needed = box.fontMetrics().horizontalAdvance(box.currentText())
+        assert box.width() > needed + ARROW, f"cut off: {box.currentText()}"
+        assert contrast(box, inner, picture.toImage(), ARROW) > READABLE, f"hard to read: {box.currentText()}"
+
+
+def visible(inside_of: QWidget, kind: type[QWidget]) -> list[QWidget]:
+    found = [part for part in inside_of.findChildren(kind) if part.isVisible()]
+    assert found
+    return found
+
+
+def contrast(part: QWidget, inner: QWidget, picture: QImage, right: int = 0) -> float:
+    """Ratio of the brightest to the darkest luminance of a text, without the edge of its part."""
+    place = part.rect().translated(part.mapTo(inner, part.rect().topLeft())).adjusted(6, 2, -2 - right, -2)
+    drawn = picture.copy(place)
+    values = [luminance(drawn.pixelColor(x, y)) for x in range(drawn.width()) for y in range(drawn.height())]
+    return (max(values) + 0.05) / (min(values) + 0.05)
+
+
+def luminance(color: QColor) -> float:
+    """Relative luminance as WCAG 2 defines it, 0 to 1."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in color.getRgbF()[:3]]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
