@@ -6,188 +6,51 @@ import dataclasses
 from collections.abc import Iterator
 from typing import IO, Annotated, Any, Literal, get_args
 
-from pydantic import ConfigDict, Field, PlainSerializer, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from prosma_core.config.base import Config
-from prosma_core.config.inference import InferenceConfig
-from prosma_core.config.inspection import InspectConfig, Inspection, Variant, VariantResult
-from prosma_core.config.run import RunConfig
 from prosma_core.engine.references import ArrayRef, ScanRef, SpecMessage, spec_message
+from prosma_core.engine.requests import (
+    InspectRequest,
+    InspectResult,
+    PlanRequest,
+    PlanResult,
+    Request,
+    Result,
+    SegmentRequest,
+    SegmentResult,
+    TrainRequest,
+    TrainResult,
+    WhatIfRequest,
+    WhatIfResult,
+)
 from prosma_core.errors import EngineError
 from prosma_core.events import Event
 
-# What others need of `references` they take from here.
-__all__ = ["ArrayRef", "ScanRef", "SpecMessage", "spec_message"]
+# What others need of `references` and `requests` they take from here.
+__all__ = [
+    "ArrayRef",
+    "InspectRequest",
+    "InspectResult",
+    "PlanRequest",
+    "PlanResult",
+    "Request",
+    "Result",
+    "ScanRef",
+    "SegmentRequest",
+    "SegmentResult",
+    "SpecMessage",
+    "TrainRequest",
+    "TrainResult",
+    "WhatIfRequest",
+    "WhatIfResult",
+    "spec_message",
+]
 
 MAX_LINE = 64 << 20
 """Longest message, in bytes."""
 
 _EVENTS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Event)}
-
-
-class SegmentRequest(Config):
-    """Segment one scan."""
-
-    kind: Literal["segment"] = "segment"
-    model: str
-    """Model file."""
-    device: str = "auto"
-    """``auto``, ``cpu``, ``cuda`` or ``mps``."""
-    config: InferenceConfig = InferenceConfig()
-    """How."""
-    scan: ScanRef | None = None
-    """What; may be filled in late, but before the request is submitted."""
-    preview: bool = True
-    """Whether classes appear in the labels while it works."""
-
-
-class SegmentResult(Config):
-    """What is known of a segmentation beside its arrays."""
-
-    kind: Literal["segment"] = "segment"
-    voxels: dict[str, int]
-    """Voxels of each class but the background, by name."""
-    seconds: float
-    """From the request to the result."""
-    device: str
-    """Where it was computed, in words."""
-
-
-def _as_given(run: RunConfig) -> dict[str, Any]:
-    """Values of a run without the defaults: what was not chosen is planned, or taken from the model to start from."""
-    return run.model_dump(mode="json", exclude_unset=True)
-
-
-Run = Annotated[RunConfig, PlainSerializer(_as_given)]
-"""A run that crosses with what was chosen, and nothing else."""
-
-
-class TrainRequest(Config):
-    """Train a model, or go on training it."""
-
-    kind: Literal["train"] = "train"
-    run: Run
-    """What; with `resume`, `out` is enough, and whatever else is given must be the run's or changeable."""
-    resume: bool = False
-    """Whether to go on from the state in the run folder, instead of starting where there is no run yet."""
-    more_epochs: int | None = Field(default=None, ge=1)
-    """With `resume`: train for so many epochs beyond those that are finished."""
-    preview: ScanRef | None = None
-    """Scan to segment after each validation, as by `Preview`."""
-
-
-class TrainResult(Config):
-    """A finished training."""
-
-    kind: Literal["train"] = "train"
-    model: str
-    """Model file."""
-    dice: dict[str, float]
-    """Validation Dice of each class but the background, by name."""
-    mean_dice: float
-    """Their mean."""
-    before: dict[str, float] | None = None
-    """Of fine-tuning: Dice of the start model on the same cases, of the classes that both have."""
-    words: str = ""
-    """Of fine-tuning: before and after in words."""
-    held_out: str = ""
-    """What the validation figures mean, in words; empty where whole cases were held out."""
-    seconds: float
-    """From the request to the result."""
-    device: str
-    """Where it was computed, in words."""
-
-
-class PlanRequest(Config):
-    """Read a training set, plan, and time a few steps; nothing is written."""
-
-    kind: Literal["plan"] = "plan"
-    run: Run
-    """What would be trained."""
-
-
-class PlanResult(Config):
-    """What a training would be."""
-
-    kind: Literal["plan"] = "plan"
-    words: str
-    """The plan, and what is held out."""
-    step_seconds: float
-    """One optimizer step, measured."""
-    epoch_seconds: float
-    """One epoch with its validation."""
-    seconds: float
-    """The whole run: reading the data, all epochs or minutes, and the last validation."""
-    device: str
-    """Where, in words."""
-
-
-class InspectRequest(Config):
-    """Look into the gates while a scan is segmented; the arrays of the result are named as its maps."""
-
-    kind: Literal["inspect"] = "inspect"
-    model: str
-    """Model file."""
-    device: str = "auto"
-    """As of `SegmentRequest`."""
-    config: InspectConfig = InspectConfig()
-    """At what."""
-    scan: ScanRef | None = None
-    """As of `SegmentRequest`."""
-
-
-class InspectResult(Config):
-    """What was found, beside the maps."""
-
-    kind: Literal["inspect"] = "inspect"
-    inspection: Inspection
-    words: str
-    """What is worth knowing, such as that a plain U-Net has no gates."""
-    seconds: float
-    """From the request to the result."""
-    device: str
-    """Where it was computed, in words."""
-
-
-class WhatIfRequest(Config):
-    """Segment a scan with changed gates, and compare with the unchanged result.
-
-    The arrays of the first variant are named ``labels`` (class values on the scan's grid) and ``changes`` (uint8: 0
-    the same, 1 background before, 2 background now, 3 another class).
-    """
-
-    kind: Literal["whatif"] = "whatif"
-    model: str
-    """Model file."""
-    device: str = "auto"
-    """As of `SegmentRequest`."""
-    variants: tuple[Variant, ...] = Field(min_length=1, max_length=64)
-    """Each is compared with the unchanged gates."""
-    config: InspectConfig = InspectConfig()
-    """Its overlap, region and slice axis."""
-    scan: ScanRef | None = None
-    """As of `SegmentRequest`."""
-    truth: ScanRef | None = None
-    """Labels on the scan's grid, of the model's class values."""
-    key: str = ""
-    """Names the scan as it is now: while it, the model and the config stay, the unchanged result is kept."""
-    arrays: bool = True
-    """Whether the arrays are wanted, or the numbers only."""
-
-
-class WhatIfResult(Config):
-    """The comparisons, in the order of the variants."""
-
-    kind: Literal["whatif"] = "whatif"
-    variants: tuple[VariantResult, ...]
-    seconds: float
-    """From the request to the result."""
-    device: str
-    """Where it was computed, in words."""
-
-
-Request = SegmentRequest | TrainRequest | PlanRequest | InspectRequest | WhatIfRequest
-Result = SegmentResult | TrainResult | PlanResult | InspectResult | WhatIfResult
 
 
 class Ask(Config):
