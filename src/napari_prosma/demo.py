@@ -18,6 +18,8 @@ from napari_prosma.segment import SegmentWidget
 
 MINUTES = 5
 """The demo gives up after this time."""
+PICTURE = (1400, 860)
+"""Width and height of the window that the picture shows, in pixels."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,6 +47,9 @@ def show(session: Session, device: str, screenshot: Path | None) -> str:
     viewer.dims.set_current_step(0, int(np.argmax((truth.data > 0).sum(axis=(1, 2)))))
     widget = SegmentWidget(viewer, session)
     viewer.window.add_dock_widget(widget, name="Segment", area="right")
+    if screenshot:
+        viewer.window.resize(*PICTURE)
+    QTimer.singleShot(500, viewer.reset_view)  # the canvas has become smaller: the scan fits into what is left of it
     controller = widget.controller
     controller.choose_model(next(m for m in session.models() if m.header.name == "phantom-3d"))
     controller.choose_device(device)
