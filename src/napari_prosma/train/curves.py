@@ -15,8 +15,10 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_prosma._shared.fields import note_label, say
 
-HEIGHT = 150
+HEIGHT = 156
 """Pixels of the curves, without heading and legend."""
+ABOVE = 9
+"""Pixels above the scales: their uppermost figures reach out of them by half a line."""
 NAMED = 8
 """Most curves that a legend names."""
 LONGEST_NAME = 28
@@ -80,6 +82,7 @@ class Plot(QWidget):
         self._area.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
         self._item = self._area.getPlotItem()
         self._item.hideButtons()
+        self._item.layout.setContentsMargins(1, ABOVE, 1, 1)
         self._item.showAxis("right")
         self._right = pyqtgraph.ViewBox(enableMenu=False)
         self._item.scene().addItem(self._right)

@@ -121,6 +121,7 @@ class TrainView(JobView):
     def show_training(self) -> None:
         """A training has begun: its curves take the place of the choices."""
         self.show_running(True)
+        self.show_notes("")
         self._setup.setVisible(False)
 
     def show_pairs(self, rows: Sequence[PairRow]) -> None:

@@ -363,7 +363,9 @@ def test_advanced_settings_that_are_the_presets_are_left_to_it(widget: Any, anno
 def test_epochs_are_drawn_and_the_time_left_is_said(widget: Any, annotated: Any) -> None:
     annotated(widget.viewer)
     widget.controller.pairs.add_active()
+    assert "held out" in widget.text("notes")
     job = widget.start()
+    assert widget.text("notes") == ""  # the training says it
     assert widget.text("run") == "Stop"
     job.say(StageStarted("Training on CPU."))
     job.say(StepDone(1, 3, 40, 0.9))

@@ -12,7 +12,7 @@ import qtpy
 from napari.qt import get_stylesheet
 from napari.utils.theme import get_theme
 from pytestqt.qtbot import QtBot
-from qtpy.QtGui import QColor
+from qtpy.QtGui import QColor, QFontMetrics
 from qtpy.QtWidgets import QApplication, QGraphicsView, QLabel, QWidget
 
 from napari_prosma.train.plots import REDRAW, TrainingPlots
@@ -89,6 +89,13 @@ def test_loss_and_dice_are_drawn_over_epochs(plots: TrainingPlots) -> None:
     (low, high), _ = areas(plots)[0].getPlotItem().viewRange()
     assert low <= 0
     assert 4 <= high < 5
+
+
+def test_the_uppermost_figures_of_the_scales_have_room(plots: TrainingPlots) -> None:
+    plots.show_history(ROWS, CLASSES)
+    for area in areas(plots):
+        box = area.getPlotItem().getViewBox().sceneBoundingRect()
+        assert box.top() >= QFontMetrics(QApplication.font()).ascent() / 2
 
 
 def test_what_the_gates_do_is_drawn_level_by_level(plots: TrainingPlots) -> None:
