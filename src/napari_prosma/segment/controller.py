@@ -121,8 +121,8 @@ class SegmentController(ScanController[Choices]):
     def _connect_view(self) -> None:
         view = self.view
         view.advanced.options_changed.connect(self.choose_options)
-        view.advanced.part_chosen.connect(lambda part: self._set(part=part))
-        view.advanced.slice_axis_chosen.connect(self.choose_slice_axis)
+        view.advanced.part.part_chosen.connect(lambda part: self._set(part=part))
+        view.advanced.part.slice_axis_chosen.connect(self.choose_slice_axis)
         view.advanced.name_chosen.connect(lambda name: self._set(name=name))
         view.advanced.defaults_clicked.connect(self.restore_defaults)
         view.run_clicked.connect(self.start_or_cancel)

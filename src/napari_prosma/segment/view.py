@@ -13,7 +13,7 @@ class SegmentView(ScanView):
     def __init__(self) -> None:
         super().__init__(("image", "axes", "model", "device"))
         self.advanced = AdvancedPanel()
-        self._problems["part"] = self.advanced.problem
+        self._problems["part"] = self.advanced.part.problem
         self._add_image("The scan to segment: an Image layer.")
         self._add_model()
         self._add_device()
