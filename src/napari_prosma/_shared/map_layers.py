@@ -60,15 +60,16 @@ def field_layer(
     *,
     colormap: Colormap,
     limit: float,
+    visible: bool,
 ) -> Image:
-    """A hidden Image layer with a field, whose colours are centred at 0; parameters as of `map_layer`.
+    """An Image layer with a field, whose colours are centred at 0; parameters as of `map_layer`.
 
     Parameters
     ----------
     limit : float
         Values from -limit to limit have the whole range of colours; see `set_limits`.
     """
-    return _image(scan, info, data, name, provenance, colormap=colormap, visible=False, limits=(-limit, limit))
+    return _image(scan, info, data, name, provenance, colormap=colormap, visible=visible, limits=(-limit, limit))
 
 
 def mask_layer(
@@ -80,15 +81,16 @@ def mask_layer(
     *,
     names: Sequence[str],
     colors: Sequence[str],
+    visible: bool,
 ) -> Labels:
-    """A hidden Labels layer with a map of 0 and 1, whose names and colours are given; parameters as of `map_layer`."""
+    """A Labels layer with a map of 0 and 1, whose names and colours are given; parameters as of `map_layer`."""
     placement, letters, shown = place_map(scan, info, data)
     table = {"index": list(range(len(names))), "name": list(names)}
     colored: dict[int | None, Any] = {**dict(enumerate(colors)), None: "white"}
     return Labels(
         shown.view(np.uint8) if shown.dtype == bool else shown,
         name=name,
-        visible=False,
+        visible=visible,
         opacity=OPACITY,
         colormap=DirectLabelColormap(color_dict=colored),
         features=table,

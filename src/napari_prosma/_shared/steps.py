@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qtpy.QtCore import QObject, QTimer
+from qtpy.QtCore import QTimer
+
+PAUSE = 5
+"""Milliseconds between two steps, so that what waits in the window comes first."""
 
 
-class Steps(QObject):
-    """Takes the steps of one piece of work at a time; what is waiting in the window comes between two of them."""
+class Steps:
+    """Takes the steps of one piece of work, in the GUI thread."""
 
     def __init__(self) -> None:
-        super().__init__()
         self._work: Iterator[None] | None = None
-        self._timer = QTimer(self)
-        self._timer.setInterval(0)
-        self._timer.timeout.connect(self._step)
+        self._coming = False
 
     @property
     def busy(self) -> bool:
@@ -23,16 +23,21 @@ class Steps(QObject):
         return self._work is not None
 
     def run(self, work: Iterator[None]) -> None:
-        """Take the steps of this work, and no others."""
+        """Take the steps of this work, and no more of what was done before."""
         self._work = work
-        self._timer.start()
+        self._wait()
 
     def stop(self) -> None:
         """Take no more steps."""
         self._work = None
-        self._timer.stop()
+
+    def _wait(self) -> None:
+        if not self._coming:
+            self._coming = True
+            QTimer.singleShot(PAUSE, self._step)
 
     def _step(self) -> None:
+        self._coming = False
         work = self._work
         if work is None:
             return
@@ -40,7 +45,9 @@ class Steps(QObject):
             next(work)
         except StopIteration:
             if self._work is work:
-                self.stop()
+                self._work = None
         except Exception:
-            self.stop()
+            self._work = None
             raise
+        if self._work is not None:
+            self._wait()

@@ -144,7 +144,7 @@ class BarPlot(QWidget):
                 self._item.addItem(item)
             edges = _edges(self._bars)
             self._item.setXRange(float(edges[0]), float(edges[-1]), padding=0.01)
-            self._item.setYRange(0, self._bars.top or _top(self._bars), padding=0.02)
+            self._item.setYRange(0, 1.08 * (self._bars.top or _top(self._bars)), padding=0)
 
 
 def _items(bars: Bars, text: QColor, back: QColor) -> list[Any]:
@@ -173,4 +173,4 @@ def _edges(bars: Bars) -> NDArray[np.float64]:
 
 def _top(bars: Bars) -> float:
     line = bars.line if bars.line is not None else bars.heights
-    return max(float(bars.heights.max()), float(line.max()), 1e-6) * 1.08
+    return max(float(bars.heights.max()), float(line.max()), 1e-6)

@@ -38,7 +38,7 @@ class LevelBoxes(QWidget):
         if facts != self._facts:
             self._facts = facts
             for box in self._boxes.values():
-                self._row.removeWidget(box)
+                box.setParent(None)
                 box.deleteLater()
             self._boxes = {fact.level: self._box(fact) for fact in facts}
             for place, box in enumerate(self._boxes.values(), 1):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qtpy.QtCore import Qt, QTimer, Signal
-from qtpy.QtWidgets import QComboBox, QGridLayout, QLabel, QSlider, QWidget
+from qtpy.QtWidgets import QComboBox, QGridLayout, QLabel, QSizePolicy, QSlider, QWidget
 
 from napari_prosma._shared.fields import combo
 from napari_prosma.gates.edits import GateEdits
@@ -17,6 +17,8 @@ STEPS = 20
 """Steps of a slider from one whole factor to the next."""
 FOUR = 4
 """Largest factor."""
+BOX = 92
+"""Greatest width of a box: the slider gets the rest."""
 STATES = ("learned", "open", "closed")
 
 
@@ -44,6 +46,7 @@ class LevelEdits(QWidget):
         self._timer.timeout.connect(self._rested)
         self._layout = QGridLayout(self)
         self._layout.setContentsMargins(0, 0, 0, 0)
+        self._layout.setHorizontalSpacing(5)
         self._layout.setColumnStretch(1, 1)
 
     def make_rows(self, levels: Sequence[int], *, thresholds: bool) -> None:
@@ -51,9 +54,11 @@ class LevelEdits(QWidget):
         self._timer.stop()
         self._rows = []
         while self._layout.count():
-            self._layout.takeAt(0).widget().deleteLater()
+            old = self._layout.takeAt(0).widget()
+            old.setParent(None)
+            old.deleteLater()
         for place, level in enumerate(levels):
-            name, factor = QLabel(f"Level {level}"), QLabel("× 1.00")
+            name, factor = QLabel(f"Level {level}"), QLabel("×1.00")
             slider = QSlider(Qt.Orientation.Horizontal)
             slider.setObjectName(f"threshold_{level}")
             slider.setRange(0, FOUR * STEPS)
@@ -62,7 +67,9 @@ class LevelEdits(QWidget):
             slider.setToolTip("The learned thresholds of this level times this: 0 removes nothing, 4 nearly all.")
             state = combo("learned: as trained. open: the skip passes unchanged. closed: nothing passes.")
             state.setObjectName(f"state_{level}")
-            state.setMinimumContentsLength(6)
+            state.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)
+            state.setMinimumContentsLength(5)
+            state.setMaximumWidth(BOX)
             state.addItems(STATES)
             row = _Row(level, slider, factor, state)
             slider.valueChanged.connect(lambda _, row=row: self._slid(row))
@@ -82,11 +89,11 @@ class LevelEdits(QWidget):
             row.slider.blockSignals(True)
             row.slider.setValue(round(edit.threshold * STEPS))
             row.slider.blockSignals(False)
-            row.factor.setText(f"× {edit.threshold:.2f}")
+            row.factor.setText(f"×{edit.threshold:.2f}")
             row.state.setCurrentText(edit.state)
 
     def _slid(self, row: _Row) -> None:
-        row.factor.setText(f"× {row.slider.value() / STEPS:.2f}")
+        row.factor.setText(f"×{row.slider.value() / STEPS:.2f}")
         if self._moved is not None and self._moved is not row and self._timer.isActive():
             self._rested()
         self._moved = row

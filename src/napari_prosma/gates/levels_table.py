@@ -11,10 +11,9 @@ from napari_prosma._shared.fields import note_label, say
 from napari_prosma._shared.tables import cell, fit_height, table
 from prosma_core.config.inspection import LevelSummary
 
-COLUMNS = ("Level", "Grid", "Ch.", "Removed", "Energy", "τ")
+COLUMNS = ("Level", "Ch.", "Removed", "Energy", "τ")
 TOOLTIPS = (
-    "0 is the finest. Click a row to show its maps and plots.",
-    "Voxels of the level, in the scan's order of axes.",
+    "Number, 0 for the finest, and voxels of the level. Click a row to show its maps and plots.",
     "Channels.",
     "Share of all activations of the skip connection that the gate sets to exactly 0.",
     "Share of the skip's energy (sum of squares) that does not pass: what is removed, damped or switched off.",
@@ -31,7 +30,7 @@ class LevelsTable(QWidget):
         super().__init__()
         self._levels: Sequence[LevelSummary] = ()
         self._title = note_label("facts")
-        self._table = table(COLUMNS, stretched=1)
+        self._table = table(COLUMNS)
         self._table.setObjectName("levels_table")
         self._table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         self._table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
@@ -51,7 +50,7 @@ class LevelsTable(QWidget):
         self._table.setRowCount(len(levels))
         for row, summary in enumerate(levels):
             for column, text in enumerate(_texts(summary)):
-                self._table.setItem(row, column, cell(text, right=column > 1, tooltip=TOOLTIPS[column]))
+                self._table.setItem(row, column, cell(text, right=column > 0, tooltip=TOOLTIPS[column]))
         fit_height(self._table, 8 * self._table.verticalHeader().defaultSectionSize())
         self.mark(level)
 
@@ -66,8 +65,7 @@ def _texts(summary: LevelSummary) -> tuple[str, ...]:
     threshold = "–" if summary.threshold is None else f"{summary.threshold:.2f}"
     grid = "×".join(map(str, summary.shape))
     return (
-        str(summary.level),
-        grid,
+        f"{summary.level}: {grid}",
         str(summary.channels),
         f"{100 * summary.removed:.0f} %",
         f"{100 * summary.energy:.0f} %",

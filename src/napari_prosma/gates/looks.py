@@ -25,10 +25,10 @@ SHARES = {"removed": "inferno", "energy": "magma", "gate": "viridis", "channel_g
 """Maps of shares, and the colormap of each."""
 WORDS = {
     "removed": "removed",
-    "energy": "energy removed",
-    "kept": "kept or removed",
+    "energy": "energy",
+    "kept": "kept",
     "field": "field",
-    "scales": "field, dilation {dilation}",
+    "scales": "dilation {dilation}",
     "gate": "gate",
     "channel_gate": "channel gate",
     "before": "skip before",

@@ -43,19 +43,29 @@ class MapLayers:
         source = plan.scan.path.name if plan.scan.path else plan.scan.name
         self.notes = provenance(plan.model.header, plan.request.config, source)
 
-    def add(self) -> Iterator[None]:
-        """Add all layers, one in each step; those that a person should see first come first and lie on top."""
-        for info in self._found.inspection.maps:
-            if info.name in self._found.arrays:
-                layer = self._make(info)
-                if layer is not None:
-                    self._layers[info.name] = layer
-                    add_quietly(self._viewer, layer)
-                    yield
-        lead = [name for name, layer in self._layers.items() if layer.visible and layer in self._viewer.layers]
-        for name in lead:
-            self._viewer.layers.move(self._viewer.layers.index(self._layers[name]), len(self._viewer.layers))
-            yield
+    def add(self, level: int, kinds: frozenset[str] = frozenset()) -> Iterator[None]:
+        """Add the layers of a level that are not there yet, one in each step.
+
+        The one that a person should see first comes first, and the others below it.
+
+        Parameters
+        ----------
+        level : int
+        kinds : frozenset of str
+            Those that are visible; none: the one to see first.
+        """
+        infos = [i for i in self._found.inspection.maps if i.level == level and i.name in self._found.arrays]
+        lead, below = _lead(self._found), None
+        for info in sorted(infos, key=lambda info: _kind(info) != lead):
+            layer = self._layers.get(info.name)
+            if layer is None:
+                layer = self._make(info, visible=_kind(info) in (kinds or {lead}))
+                if layer is None:
+                    continue
+                self._layers[info.name] = layer
+                add_quietly(self._viewer, layer, below)
+                yield
+            below = below or layer
 
     def remove(self) -> None:
         """Remove all that are still there."""
@@ -64,14 +74,16 @@ class MapLayers:
         for layer in layers:
             self._viewer.layers.remove(layer)
 
-    def show_level(self, level: int) -> None:
-        """Show, of each kind of map that is visible, this level's and no other's."""
+    def show_level(self, level: int) -> Iterator[None]:
+        """Show, of each kind of map that is visible, this level's and no other's; the steps add what is missing."""
         infos = {info.name: info for info in self._found.inspection.maps}
-        kinds = {_kind(infos[name]) for name, layer in self._layers.items() if layer.visible}
-        for name, layer in self._layers.items():
-            shown = infos[name].level == level and _kind(infos[name]) in (kinds or {_lead(self._found)})
-            if layer.visible != shown and layer in self._viewer.layers:
+        there = {name: layer for name, layer in self._layers.items() if layer in self._viewer.layers}
+        kinds = frozenset(_kind(infos[name]) for name, layer in there.items() if layer.visible) or {_lead(self._found)}
+        for name, layer in there.items():
+            shown = infos[name].level == level and _kind(infos[name]) in kinds
+            if layer.visible != shown:
                 layer.visible = shown
+        return self.add(level, frozenset(kinds))
 
     def show_channel(self, level: int, channel: int) -> bool:
         """Move the channel slider; False where this level has no layer with channels in the viewer."""
@@ -99,18 +111,18 @@ class MapLayers:
         layers = (self._layers.get(info.name) for info in infos)
         return next((layer for layer in layers if layer is not None and layer in self._viewer.layers), None)
 
-    def _make(self, info: MapInfo) -> Layer | None:
+    def _make(self, info: MapInfo, *, visible: bool) -> Layer | None:
         """The layer of a map, None for one that is not shown."""
         found, data = self._found, self._found.arrays[info.name]
         given = (found.plan.scan, info, data, f"{found.plan.group}: {map_title(info)}", self.notes)
         if info.kind in SHARES:
-            lead = info.kind == _lead(found) and info.level == found.inspection.levels[0].level
-            return layer_access.map_layer(*given, colormap=SHARES[info.kind], visible=lead)
+            return layer_access.map_layer(*given, colormap=SHARES[info.kind], visible=visible)
         if info.kind == "kept":
-            return layer_access.mask_layer(*given, names=MASK_NAMES, colors=(REMOVED, KEPT))
+            return layer_access.mask_layer(*given, names=MASK_NAMES, colors=(REMOVED, KEPT), visible=visible)
         colors = {"field": band_colors(found.inspection.form), "scales": plain_colors()}
         if info.kind in colors:
-            return layer_access.field_layer(*given, colormap=colors[info.kind], limit=self._limit(info.level))
+            limit = self._limit(info.level)
+            return layer_access.field_layer(*given, colormap=colors[info.kind], limit=limit, visible=visible)
         return None
 
     def _limit(self, level: int) -> float:
@@ -121,10 +133,11 @@ class MapLayers:
         return REACH * max(summary.thresholds[min(self._channel, len(summary.thresholds) - 1)], 1e-6)
 
 
-def add_quietly(viewer: ViewerModel, layer: Layer) -> None:
-    """Add a layer without taking the selection from what the person works on."""
+def add_quietly(viewer: ViewerModel, layer: Layer, below: Layer | None = None) -> None:
+    """Add a layer, on top or below another, without taking the selection from what the person works on."""
     selected = set(viewer.layers.selection)
-    viewer.add_layer(layer)
+    place = viewer.layers.index(below) if below is not None and below in viewer.layers else len(viewer.layers)
+    viewer.layers.insert(place, layer)
     if selected:
         viewer.layers.selection = selected
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from napari_prosma._shared.jobs import Jobs
@@ -59,7 +60,7 @@ class Showing:
         if source is not None:
             source.events.data.connect(self._renew)
         self.probe.listen(panel.voxel.probing)
-        self._steps.run(self._maps.add())
+        self._steps.run(self._maps.add(self.level))
 
     @property
     def adding(self) -> bool:
@@ -86,10 +87,14 @@ class Showing:
             return
         self.level = level
         self.channel = min(self.channel, summary.channels - 1)
-        self._maps.show_level(level)
-        self._maps.show_channel(level, self.channel)
+        self._steps.run(self._with_slider(self._maps.show_level(level)))
         self._panel.levels.mark(level)
         self._show()
+
+    def _with_slider(self, steps: Iterator[None]) -> Iterator[None]:
+        """The steps, and then the slider at the channel that is shown."""
+        yield from steps
+        self._maps.show_channel(self.level, self.channel)
 
     def show_channel(self, channel: int) -> None:
         """Show another channel, by the viewer's slider where there is one."""

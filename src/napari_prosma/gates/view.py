@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from qtpy.QtCore import QTimer
+
 from napari_prosma._shared.part_fields import PartFields
 from napari_prosma._shared.scan_view import ScanView
 from napari_prosma.gates.choices_panel import AdvancedPanel, LevelBoxes
@@ -28,6 +30,8 @@ class GatesView(ScanView):
         self._finish(**self._scan_parts())
 
     def scroll_to_result(self) -> None:
-        """Scroll down to what was found, after its size is known."""
-        self._area.widget().layout().activate()
-        self._area.verticalScrollBar().setValue(self._run.y())
+        """Scroll down to what was found, as soon as the column has its new length."""
+        QTimer.singleShot(0, self._scroll)
+
+    def _scroll(self) -> None:
+        self._area.verticalScrollBar().setValue(self.result.y())

@@ -9,6 +9,7 @@ from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QPushButton, QTableView, QVBoxLayout, QWidget
 
 from napari_prosma._shared.fields import note_label, say
+from napari_prosma._shared.tables import SMALL
 from napari_prosma.gates.found import VoxelChannels
 from napari_prosma.gates.looks import KEPT, REMOVED
 
@@ -44,7 +45,10 @@ class VoxelPanel(QWidget):
         self._table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self._table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
         self._table.horizontalHeader().setMinimumSectionSize(24)
-        row = self._table.verticalHeader().defaultSectionSize()
+        self._table.setStyleSheet(SMALL)
+        self._table.setVerticalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
+        row = 22
+        self._table.verticalHeader().setDefaultSectionSize(row)
         self._table.setFixedHeight((ROWS + 1) * row)
         self._table.clicked.connect(lambda index: self.channel_clicked.emit(self._model.channel(index.row())))
         layout = QVBoxLayout(self)
@@ -120,7 +124,7 @@ class _Rows(QAbstractTableModel):
                 return QColor(KEPT if kept else REMOVED)
             if role == Qt.ItemDataRole.ToolTipRole:
                 return "kept" if kept else "removed"
-            return ("kept" if kept else "gone") if role == Qt.ItemDataRole.DisplayRole else None
+            return None
         if role not in {Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.ToolTipRole}:
             return None
         if head == "ch.":
@@ -136,6 +140,6 @@ def _meaning(head: str) -> str:
         "z": "Combined field: the sum over the dilations.",
         "τ": "Learned threshold of the channel.",
         "a": "Weight of the gate, 0 to 1.",
-        "is": "Kept, or removed (gone): exactly 0 goes to the decoder.",
+        "is": "Blue: kept. Orange: removed, exactly 0 goes to the decoder.",
     }
     return meanings.get(head, f"Field of the convolution with dilation {head[1:]}.")

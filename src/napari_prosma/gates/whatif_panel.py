@@ -9,7 +9,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QLabel, QVBoxLayout, QWidget
 
 from napari_prosma._shared.fields import button, combo, fill, note_label, row, say
-from napari_prosma._shared.tables import cell, fit_height, table
+from napari_prosma._shared.tables import SMALL, cell, fit_height, table
 from napari_prosma.gates.edits import GateEdits
 from napari_prosma.gates.level_edits import STATES, LevelEdits
 from prosma_core.config.inspection import VariantResult
@@ -77,6 +77,8 @@ class WhatIfPanel(QWidget):
             layout.addWidget(part)
         for part in (self._reset, self._said, self._classes, self._ranking, self._levels):
             layout.addWidget(part)
+        for shown in (self._classes, self._levels):
+            shown.setStyleSheet(SMALL)
         self.forget()
 
     # --- Setters ----------------------------------------------------------------------------------------------------
@@ -122,7 +124,7 @@ class WhatIfPanel(QWidget):
         for place, change in enumerate(result.classes):
             truth = _before_after(change.truth_before, change.truth_after)
             self._classes.setItem(place, 0, cell(change.name, color=colors.get(change.name, ""), tooltip=change.name))
-            texts = (f"{change.turned_on:,}", f"{change.turned_off:,}", f"{change.dice:.3f}", truth)
+            texts = (f"{change.turned_on:,}", f"{change.turned_off:,}", f"{change.dice:.2f}", truth)
             for column, text_ in enumerate(texts, 1):
                 self._classes.setItem(place, column, cell(text_, right=True, tooltip=CLASS_TOOLTIPS[column]))
         fit_height(self._classes, 6 * self._classes.verticalHeader().defaultSectionSize())
@@ -160,7 +162,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    return "–" if value is None else f"{value:.2f}"
 
 
 def _before_after(before: float | None, after: float | None) -> str:
