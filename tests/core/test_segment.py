@@ -530,10 +530,10 @@ def test_the_plan_is_said_in_words(make_header: MakeHeader, noise: Noise) -> Non
 @pytest.mark.parametrize(
     "place",
     [
-        "segment.normalise",
-        "segment.resize",
+        "prepare.normalise",
+        "prepare.resize",
         "segment.Results",
-        "segment.plan_grid",
+        "prepare.plan_grid",
         "results.argmax_part",
         "results.fill_holes",
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import ceil
@@ -61,18 +62,28 @@ def plan_tiles(shape: tuple[int, ...], tile: tuple[int, ...], overlap: float) ->
     return [Tile(start, tile) for start in product(*starts)]
 
 
-def gaussian_weight(tile: tuple[int, ...]) -> NDArray[np.float32]:
+def gaussian_weight(tile: tuple[int, ...], at: Sequence[NDArray[np.float64]] | None = None) -> NDArray[np.float32]:
     """Weight of each voxel of a tile: a Gaussian about its centre, sigma 1/8 of the tile, never below 1e-3.
+
+    Parameters
+    ----------
+    tile : tuple of int
+    at : sequence of ndarray, float64, shape (n,), optional
+        Positions along each axis, in voxels of the tile, instead of the voxels themselves.
 
     Returns
     -------
-    ndarray, float32, shape `tile`, range [1e-3, 1]
+    ndarray, float32, shape `tile` or one entry per position, range [1e-3, 1]
     """
-    weight = np.ones((), dtype=np.float64)
-    for n in tile:
-        x = (np.arange(n) - (n - 1) / 2) / (n / 8)
-        weight = np.multiply.outer(weight, np.exp(-0.5 * x * x))
-    clipped: NDArray[np.float32] = np.maximum(weight / weight.max(), 1e-3).astype(np.float32)
+    weight = peak = np.ones((), dtype=np.float64)
+    for axis, n in enumerate(tile):
+        bells = []
+        for positions in (np.arange(n), np.arange(n) if at is None else at[axis]):
+            x = (positions - (n - 1) / 2) / (n / 8)
+            bells.append(np.exp(-0.5 * x * x))
+        peak = peak * bells[0].max()
+        weight = np.multiply.outer(weight, bells[1])
+    clipped: NDArray[np.float32] = np.clip(weight / peak, 1e-3, 1).astype(np.float32)
     return clipped
 
 

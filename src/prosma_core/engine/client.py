@@ -12,17 +12,18 @@ from pathlib import Path
 from numpy.typing import DTypeLike
 
 from prosma_core.engine import arrays
-from prosma_core.engine.job import ArrayReady, Cancelled, Failed, Finished, Job, Listener, Message, message_of, scan_of
-from prosma_core.engine.messages import (
-    REPLY,
-    Ask,
-    Cancel,
-    Preview,
-    Ready,
-    Request,
-    ScanRef,
-    SegmentRequest,
+from prosma_core.engine.job import (
+    ArrayReady,
+    Cancelled,
+    Failed,
+    Finished,
+    Job,
+    Listener,
+    Message,
+    message_of,
+    scans_of,
 )
+from prosma_core.engine.messages import REPLY, Ask, Cancel, PlanRequest, Preview, Ready, Request, ScanRef, TrainRequest
 from prosma_core.engine.process import Child
 from prosma_core.errors import EngineBusyError, EngineError, ProsmaError
 
@@ -41,7 +42,7 @@ class Engine:
     grace : float
         Seconds between asking a job to stop and killing its process.
     on_ready : callable, optional
-        Told, on the engine's own thread, when a child has started.
+        Told, on the engine's thread, when a child has started.
 
     Attributes
     ----------
@@ -73,7 +74,7 @@ class Engine:
 
         Parameters
         ----------
-        request : SegmentRequest, TrainRequest or PlanRequest
+        request : SegmentRequest, InspectRequest, WhatIfRequest, TrainRequest or PlanRequest
             An array in it that came from `allocate` is released when the job is over, or if it is refused.
         listener : callable
             Called with events and arrays, and last with exactly one of `Finished`, `Failed` and `Cancelled`.
@@ -83,13 +84,13 @@ class Engine:
         EngineBusyError
             Another job is not over yet.
         EngineError
-            A segmentation names no scan, or the request is too long.
+            A request that needs a scan names none, or the request is too long.
         """
         try:
             with self._lock:
                 return self._submit(request, listener)
         except ProsmaError:
-            self._release(scan_of(request))
+            self._release(*scans_of(request))
             raise
 
     def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> arrays.SharedArray:
@@ -184,14 +185,14 @@ class Engine:
                 return
             if job.timer is not None:
                 job.timer.cancel()
-        self._release(job.scan)
+        self._release(*job.scans)
         job.tell(Cancelled() if job.cancelled else message)
         job.forget()
 
     # --- Inside -----------------------------------------------------------------------------------------------------
 
     def _submit(self, request: Request, listener: Listener) -> Job:
-        if isinstance(request, SegmentRequest) and request.scan is None:
+        if not isinstance(request, TrainRequest | PlanRequest) and request.scan is None:
             msg = "The request names no scan. Choose one."
             raise EngineError(msg)
         child = self._living_child()
@@ -224,10 +225,10 @@ class Engine:
             if self._jobs.get(job.child) is not job or job.cancelled:
                 self._release(scan)
                 return
-            before, job.scan = job.scan, scan
+            before, job.scans = job.scans, (scan,)
             job.child.send(Preview(preview=job.number, scan=scan))
-            if before != scan:
-                self._release(before)
+            if before != job.scans:
+                self._release(*before)
 
     def _enforce(self, job: Job) -> None:
         with self._lock:
@@ -236,10 +237,11 @@ class Engine:
             _LOG.warning("A job did not stop within %s s; its process is killed", self._grace)
             job.child.kill()
 
-    def _release(self, scan: ScanRef | None) -> None:
-        """Remove a scan's array where it is one of ours."""
-        if scan is not None and scan.array is not None and Path(scan.array.path).parent in self._folders:
-            Path(scan.array.path).unlink(missing_ok=True)
+    def _release(self, *scans: ScanRef | None) -> None:
+        """Remove the arrays of scans that are ours."""
+        for scan in scans:
+            if scan is not None and scan.array is not None and Path(scan.array.path).parent in self._folders:
+                Path(scan.array.path).unlink(missing_ok=True)
 
     def _private_folders(self) -> list[Path]:
         with self._lock:

@@ -16,13 +16,14 @@ from prosma_core.engine.messages import (
     ArrayMade,
     Done,
     Failure,
+    PlanRequest,
     Progress,
     Request,
     Result,
     ScanRef,
-    SegmentRequest,
     Stopped,
     TrainRequest,
+    WhatIfRequest,
 )
 from prosma_core.engine.process import Child
 from prosma_core.errors import EngineError, ProsmaError
@@ -79,7 +80,7 @@ class Job:
         preview: Callable[[Job, ScanRef | None], None],
     ) -> None:
         self.child, self.number = child, number
-        self.scan = scan_of(request)
+        self.scans = scans_of(request)
         self.cancelled = False
         self.timer: threading.Timer | None = None
         self._listener, self._cancel, self._preview = listener, cancel, preview
@@ -148,9 +149,14 @@ def message_of(reply: Progress | ArrayMade | Done | Failure | Stopped, log: Call
 
 def scan_of(request: Request) -> ScanRef | None:
     """The scan that a request names, if any."""
-    if isinstance(request, SegmentRequest):
-        return request.scan
-    return request.preview if isinstance(request, TrainRequest) else None
+    if isinstance(request, TrainRequest):
+        return request.preview
+    return None if isinstance(request, PlanRequest) else request.scan
+
+
+def scans_of(request: Request) -> tuple[ScanRef | None, ...]:
+    """All that a request names: the scan, and labels to compare with."""
+    return scan_of(request), request.truth if isinstance(request, WhatIfRequest) else None
 
 
 def _nobody(_: Message) -> None:

@@ -15,13 +15,18 @@ from numpy.typing import NDArray
 
 import prosma_core
 from prosma_core.config.header import ModelHeader
+from prosma_core.engine.inspecting import Unchanged, serve_inspection, serve_what_if
 from prosma_core.engine.messages import (
+    InspectRequest,
+    InspectResult,
     PlanRequest,
     Ready,
     Request,
     Result,
     SegmentRequest,
     SegmentResult,
+    WhatIfRequest,
+    WhatIfResult,
 )
 from prosma_core.engine.preview import Watched
 from prosma_core.engine.scans import read_scan
@@ -48,10 +53,11 @@ def ready() -> Ready:
 
 
 class Services:
-    """Serves requests; keeps the model of the last one."""
+    """Serves requests; keeps the model of the last one, and what it made of the scan whose gates were changed last."""
 
     def __init__(self) -> None:
         self._loaded: tuple[tuple[object, ...], Segmenter] | None = None
+        self._unchanged = Unchanged()
         self._untidy = False
 
     def run(self, request: Request, allocate: Allocate, watched: Watched) -> Generator[Event, None, Result]:
@@ -59,7 +65,7 @@ class Services:
 
         Parameters
         ----------
-        request : SegmentRequest, TrainRequest or PlanRequest
+        request : SegmentRequest, InspectRequest, WhatIfRequest, TrainRequest or PlanRequest
         allocate : callable
             Gives the arrays of the result.
         watched : callable
@@ -73,7 +79,10 @@ class Services:
         with name_memory_errors():
             if isinstance(request, SegmentRequest):
                 return (yield from self._segment(request, allocate))
+            if isinstance(request, InspectRequest | WhatIfRequest):
+                return (yield from self._look(request, allocate))
             self._loaded = None  # training has the memory to itself
+            self._unchanged.forget()
             self._untidy = True
             if isinstance(request, PlanRequest):
                 return (yield from serve_plan(request))
@@ -96,6 +105,18 @@ class Services:
         result = yield from segmenter.segment(scan, request.config, allocate=allocate, preview=request.preview)
         voxels = _count(result.labels.data, segmenter.header)
         return SegmentResult(voxels=voxels, seconds=time.monotonic() - began, device=choice.reason)
+
+    def _look(
+        self, request: InspectRequest | WhatIfRequest, allocate: Allocate
+    ) -> Generator[Event, None, InspectResult | WhatIfResult]:
+        began = time.monotonic()
+        choice = choose_device(request.device)
+        segmenter = yield from self._segmenter(Path(request.model), choice)
+        if isinstance(request, InspectRequest):
+            return (yield from serve_inspection(request, segmenter, choice, allocate, began))
+        assert self._loaded is not None
+        model = self._loaded[0]
+        return (yield from serve_what_if(request, segmenter, choice, allocate, began, self._unchanged, model))
 
     def _segmenter(self, path: Path, choice: DeviceChoice) -> Generator[Event, None, Segmenter]:
         """The model, loaded unless the last request had the same file on the same device."""

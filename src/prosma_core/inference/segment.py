@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -13,26 +12,17 @@ from torch import Tensor
 
 from prosma_core.config.header import ModelHeader
 from prosma_core.config.inference import InferenceConfig
-from prosma_core.data.frames import (
-    Frame,
-    count_frames,
-    frame_region,
-    frame_spec,
-    frames,
-    time_as_channels,
-    time_means_channels,
-)
+from prosma_core.data.frames import Frame, frames
 from prosma_core.data.geometry import SPATIAL_AXES, Scan
-from prosma_core.data.grid import plan_grid
-from prosma_core.data.intensities import check_channels, check_finite, check_varies, fit_channels, normalise
-from prosma_core.data.region import box_shape, check_region
-from prosma_core.data.resample import resize
+from prosma_core.data.intensities import check_varies
+from prosma_core.data.region import box_shape
 from prosma_core.errors import DeviceError
 from prosma_core.events import Event, SlabDone, StageStarted, TileDone
 from prosma_core.inference.device import memory_ended, name_memory_errors
 from prosma_core.inference.memory import plan_memory
 from prosma_core.inference.plan_words import plan_words
-from prosma_core.inference.restore import Part, plan_part
+from prosma_core.inference.prepare import is_blank, network_image, plan_scan
+from prosma_core.inference.restore import Part
 from prosma_core.inference.results import Allocate, Results, Segmentation
 from prosma_core.inference.tiled import TiledPredictor, wanted_tiles
 from prosma_core.io.bundle import load_bundle
@@ -107,25 +97,20 @@ class Segmenter:
     def _segment(
         self, scan: Scan, config: InferenceConfig, allocate: Allocate | None, preview: bool
     ) -> Generator[Event, None, Segmentation]:
-        dims, channels = self.header.model.dims, self.header.preprocess.channels
-        if time_means_channels(scan.spec, channels):
-            scan = time_as_channels(scan, len(channels))
-            yield StageStarted(f"The fourth axis is read as the model's {len(channels)} channels.")
-        check_channels(scan, channels)
-        region, along = check_region(config.region, scan.spec), config.slice_axis
-        grid = plan_grid(frame_spec(scan.spec, dims, along), self.header.preprocess)
-        part = plan_part(grid, frame_region(scan.spec, dims, along, region))
-        tiles, every = wanted_tiles(grid.shape, self.header.preprocess.tile, config.overlap, part.network)
-        total, whole = (count_frames(scan.spec, dims, along, box) for box in (region, None))
+        plan = plan_scan(scan, self.header, config.region, config.slice_axis)
+        scan, part, total, whole = plan.scan, plan.part, plan.frames, plan.whole
+        if plan.note:
+            yield StageStarted(plan.note)
+        tiles, every = wanted_tiles(part.grid.shape, self.header.preprocess.tile, config.overlap, part.network)
         for sentence in plan_words(
-            scan.spec, self.header, config, grid, frames=(total, whole), tiles=(len(tiles), every)
+            scan.spec, self.header, config, part.grid, frames=(total, whole), tiles=(len(tiles), every)
         ):
             yield StageStarted(sentence)
         results = Results(self.header, config, scan.spec.labels_spec(), part, allocate)
         work = _Work(config, part, results, self.device, total, len(tiles), preview)
         blank = 0
-        for work.number, frame in enumerate(frames(scan, dims, along, region)):
-            if whole > 1 and _is_blank(frame):
+        for work.number, frame in enumerate(frames(scan, self.header.model.dims, config.slice_axis, plan.region)):
+            if whole > 1 and is_blank(frame):
                 blank += 1
                 done = results.put_blank(frame)
             else:
@@ -136,7 +121,7 @@ class Segmenter:
             check_varies(np.asarray(scan.data))
         if blank:
             yield StageStarted(f"{blank} of {total} frames have one value everywhere and were left as background.")
-        results.clean(region, config)
+        results.clean(plan.region, config)
         return results.segmentation()
 
     def _frame(self, frame: Frame, work: _Work) -> Generator[Event, None, SlabDone]:
@@ -150,15 +135,11 @@ class Segmenter:
         return work.results.put(frame, logits.cpu())
 
     def _frame_logits(self, frame: Frame, work: _Work) -> Generator[Event, None, Tensor]:
-        pre, grid = self.header.preprocess, work.part.grid
-        check_finite(frame.image)
-        image, note = fit_channels(frame.image, len(pre.channels))
+        image, note = network_image(frame, work.part.grid, self.header.preprocess)
         if note and not work.said:
             yield StageStarted(f"For the model, {note}.")
-        image = normalise(np.ascontiguousarray(grid.orient(image)), pre.intensities)
-        tensor = resize(torch.from_numpy(image), grid.shape, grid.thick)
         try:
-            return (yield from self._predict(tensor, frame, work))
+            return (yield from self._predict(image, frame, work))
         except (DeviceError, RuntimeError, MemoryError) as error:
             if work.device.type == "cpu" or not (isinstance(error, DeviceError) or memory_ended(error)):
                 raise
@@ -166,7 +147,7 @@ class Segmenter:
         work.device, work.said = torch.device("cpu"), False
         self.model.to(work.device)
         torch.cuda.empty_cache()
-        return (yield from self._predict(tensor, frame, work))
+        return (yield from self._predict(image, frame, work))
 
     def _predict(self, image: Tensor, frame: Frame, work: _Work) -> Generator[Event, None, Tensor]:
         config, tile, box = work.config, self.header.preprocess.tile, work.part.network
@@ -206,8 +187,3 @@ class Segmenter:
             yield event
             yield from (slab for slab in shown if slab is not None)
             shown.clear()
-
-
-def _is_blank(frame: Frame) -> bool:
-    low = float(frame.image.min())
-    return isfinite(low) and low == float(frame.image.max())

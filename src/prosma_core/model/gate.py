@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from prosma_core.config.inspection import LevelEdit
 from prosma_core.config.model import GateConfig
 from prosma_core.events import LevelStats
+from prosma_core.model.gate_record import GateRecord, edited_skip, edited_weight
 from prosma_core.model.prox import THRESHOLDS
 
 CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -30,6 +33,10 @@ class SkipGate(nn.Module):
         Keep `estimate` at every forward.
     estimate : Tensor or None
         Removed fraction of the last forward, differentiable.
+    edit : LevelEdit or None
+        Change of what was learned, see `prosma_core.model.looking.edited`.
+    recorder : callable or None
+        Takes a `GateRecord` of every forward, see `prosma_core.model.looking.recording`.
     """
 
     def __init__(self) -> None:
@@ -38,6 +45,8 @@ class SkipGate(nn.Module):
         self.counting = False
         self.estimating = False
         self.estimate: Tensor | None = None
+        self.edit: LevelEdit | None = None
+        self.recorder: Callable[[GateRecord], None] | None = None
         self._removed = 0.0
         self._total = 0
 
@@ -55,6 +64,16 @@ class SkipGate(nn.Module):
         -------
         Tensor, shape (B, C, *grid)
         """
+        if self.edit is None and self.recorder is None:
+            return self.gated(x, g)
+        learned = self.edit is None or self.edit.state == "learned"
+        after = edited_skip(x, self.gated(x, g) if learned else None, self.edit)
+        if self.recorder is not None:
+            self.recorder(self.record(x, g, after))
+        return after
+
+    def gated(self, x: Tensor, g: Tensor) -> Tensor:
+        """Skip after the gate as it was learned; same parameters."""
         if self.forced_open:
             return x
         a = self.activation(x, g)
@@ -74,6 +93,15 @@ class SkipGate(nn.Module):
     def threshold(self) -> Tensor | None:
         """Threshold tau per channel, shape (C,), or None for a gate without one."""
         return None
+
+    def channel_weights(self, g: Tensor) -> Tensor | None:
+        """Weight c of each channel, shape (B, C, 1, ...), or None where there is no channel gate."""
+        return None
+
+    def record(self, x: Tensor, g: Tensor, after: Tensor) -> GateRecord:
+        """What the gate does to x, computed beside the forward that gave `after`."""
+        a = self.activation(x, g).expand_as(x)
+        return GateRecord((), None, None, edited_weight(a, self.edit), None, x, after)
 
     def reset_stats(self) -> None:
         """Forget what was counted."""
@@ -117,8 +145,16 @@ class ProximalGate(SkipGate):
         self.channel_gate = ChannelGate(channels, config.channel_reduction) if config.channel_gate else None
 
     def threshold(self) -> Tensor:
-        """Threshold tau per channel, shape (C,), > 0."""
-        return F.softplus(self.raw_threshold)
+        """Threshold tau per channel, shape (C,), > 0 unless an edit makes it 0."""
+        tau = F.softplus(self.raw_threshold)
+        return tau if self.edit is None else tau * self.edit.threshold
+
+    def channel_weights(self, g: Tensor) -> Tensor | None:
+        """Weight c of each channel, shape (B, C, 1, ...), or None where there is no channel gate or it is off."""
+        if self.channel_gate is None or (self.edit is not None and not self.edit.channel_gate):
+            return None
+        c: Tensor = self.channel_gate(g)
+        return c
 
     def fields(self, x: Tensor, g: Tensor) -> list[Tensor]:
         """Compatibility field z_d of each scale, each of shape (B, C, *grid)."""
@@ -127,19 +163,33 @@ class ProximalGate(SkipGate):
 
     def activation(self, x: Tensor, g: Tensor) -> Tensor:
         """The gate's value a, shape (B, C, *grid)."""
-        per_channel = (-1,) + (1,) * (x.ndim - 2)
-        z = sum(self.fields(x, g), self.offset.view(per_channel))
-        tau = self.threshold().view(per_channel).to(z.dtype)
+        z, tau = self._combined(self.fields(x, g))
         if self.estimating:
             self.estimate = removed_estimate(z, tau, signed=self.form != "nonnegative")
         return THRESHOLDS[self.form](z, tau)
 
+    def _combined(self, fields: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Combined field z of the scales, and the threshold in a shape that fits it."""
+        per_channel = (-1,) + (1,) * (fields[0].ndim - 2)
+        z = sum(fields, self.offset.view(per_channel))
+        return z, self.threshold().view(per_channel).to(z.dtype)
+
     def apply_gate(self, a: Tensor, x: Tensor, g: Tensor) -> Tensor:
         """Skip x after gate a and channel gate c, shape (B, C, *grid)."""
-        if self.channel_gate is None:
-            return a * x
-        gated: Tensor = self.channel_gate(g) * a * x
-        return gated
+        c = self.channel_weights(g)
+        return a * x if c is None else c * a * x
+
+    def record(self, x: Tensor, g: Tensor, after: Tensor) -> GateRecord:
+        """What the gate does to x, computed beside the forward that gave `after`."""
+        fields = tuple(self.fields(x, g))
+        z, tau = self._combined(fields)
+        a = edited_weight(THRESHOLDS[self.form](z, tau), self.edit)
+        c = None
+        if self.channel_gate is not None:
+            weights = self.channel_weights(g)
+            c = x.new_ones(x.shape[:2]) if weights is None else weights.flatten(1)
+            c = edited_weight(c, self.edit, closes=False)
+        return GateRecord(fields, z, tau.flatten(), a, c, x, after)
 
 
 def removed_estimate(z: Tensor, tau: Tensor, *, signed: bool) -> Tensor:

@@ -60,27 +60,53 @@ class UNet(nn.Module):
         GeometryError
             The number of channels or a grid axis does not fit; the text names the legal sizes.
         """
-        logits: Tensor = self.heads[0](self._decode(x)[0])
+        logits: Tensor = self.heads[0](self.decode(self.encode(x))[0])
         return logits
 
     def forward_deep(self, x: Tensor) -> list[Tensor]:
         """Logits of every level, finest first, for deep supervision; shapes (B, num_classes, *grid / stride)."""
-        return [head(f) for head, f in zip(self.heads, self._decode(x), strict=True)]
+        return [head(f) for head, f in zip(self.heads, self.decode(self.encode(x)), strict=True)]
 
-    def _decode(self, x: Tensor) -> list[Tensor]:
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """Features of every stage, finest first; parameters and errors as of `forward`."""
         check_input(x.shape, self.config)
         skips: list[Tensor] = []
         for stage in self.encoder:
             x = stage(x)  # (B, widths[i], *grid / strides)
             skips.append(x)
+        return skips
+
+    def decode(self, skips: list[Tensor]) -> list[Tensor]:
+        """Decoder features of every level, finest first, from what `encode` gives."""
         features: list[Tensor] = []
         x = skips[-1]
         for i in reversed(range(len(self.decoder))):
-            g = self.upsample[i](x)  # (B, widths[i], *grid of level i)
-            skip = self.gates[i](skips[i], g)  # (B, widths[i], *grid of level i)
-            x = self.decoder[i](torch.cat([skip, g], dim=1))  # (B, widths[i], *grid of level i)
+            x = self.decoder[i](self._joined(i, x, skips))  # (B, widths[i], *grid of level i)
             features.append(x)
         return features[::-1]
+
+    def look(self, x: Tensor, finest: int) -> Iterator[int]:
+        """Run the network down to the gate of a level, and no further; gives each level when its gate has run.
+
+        Parameters
+        ----------
+        x : Tensor
+            As of `forward`.
+        finest : int
+            The last level.
+        """
+        skips = self.encode(x)
+        x = skips[-1]
+        for i in reversed(range(finest, len(self.decoder))):
+            joined = self._joined(i, x, skips)
+            yield i
+            if i > finest:
+                x = self.decoder[i](joined)
+
+    def _joined(self, level: int, x: Tensor, skips: list[Tensor]) -> Tensor:
+        """What the decoder of a level takes: its gated skip, and the coarser features x brought to its grid."""
+        g = self.upsample[level](x)  # (B, widths[i], *grid of level i)
+        return torch.cat([self.gates[level](skips[level], g), g], dim=1)  # (B, 2 widths[i], *grid of level i)
 
     @property
     def skip_gates(self) -> list[SkipGate]:

@@ -1,0 +1,108 @@
+"""From a scan to what the network takes: which frames and which part of them, and each frame on the network's grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prosma_core.config.header import ModelHeader
+from prosma_core.config.preprocess import PreprocessConfig
+from prosma_core.data.frames import (
+    Frame,
+    count_frames,
+    frame_region,
+    frame_spec,
+    time_as_channels,
+    time_means_channels,
+)
+from prosma_core.data.geometry import Scan
+from prosma_core.data.grid import NetworkGrid, plan_grid
+from prosma_core.data.intensities import check_channels, check_finite, fit_channels, normalise
+from prosma_core.data.region import Box, check_region
+from prosma_core.data.resample import resize
+from prosma_core.inference.restore import Part, plan_part
+
+
+@dataclass(frozen=True, eq=False)
+class ScanPlan:
+    """What of a scan the network looks at.
+
+    Attributes
+    ----------
+    scan : Scan
+        With its axes as the model reads them.
+    note : str or None
+        How they were read, in words, where that is not how the file has them.
+    region : tuple of (int, int)
+        Box of the scan that is wanted.
+    part : Part
+        The same of each frame.
+    frames, whole : int
+        Frames to compute, and there are.
+    """
+
+    scan: Scan
+    note: str | None
+    region: Box
+    part: Part
+    frames: int
+    whole: int
+
+
+def plan_scan(scan: Scan, header: ModelHeader, region: Box | None, along: str | None) -> ScanPlan:
+    """Plan for a scan.
+
+    Parameters
+    ----------
+    scan : Scan
+    header : ModelHeader
+    region : tuple of (int, int), optional
+        Box of the scan that is wanted; all of it for None.
+    along : str, optional
+        Letter of the axis a 2D network walks along, where a person chose it.
+
+    Raises
+    ------
+    GeometryError, ChannelError
+        The scan does not fit the model or the region.
+    """
+    dims, channels, note = header.model.dims, header.preprocess.channels, None
+    if time_means_channels(scan.spec, channels):
+        scan = time_as_channels(scan, len(channels))
+        note = f"The fourth axis is read as the model's {len(channels)} channels."
+    check_channels(scan, channels)
+    box = check_region(region, scan.spec)
+    grid = plan_grid(frame_spec(scan.spec, dims, along), header.preprocess)
+    part = plan_part(grid, frame_region(scan.spec, dims, along, box))
+    wanted, whole = (count_frames(scan.spec, dims, along, of) for of in (box, None))
+    return ScanPlan(scan, note, box, part, wanted, whole)
+
+
+def network_image(frame: Frame, grid: NetworkGrid, preprocess: PreprocessConfig) -> tuple[Tensor, str | None]:
+    """A frame turned, normalised and resampled.
+
+    Returns
+    -------
+    image : Tensor, float32, shape (C, *grid.shape)
+    note : str or None
+        What was done to its channels, in words.
+
+    Raises
+    ------
+    IntensityError
+        The frame cannot be computed with.
+    """
+    check_finite(frame.image)
+    image, note = fit_channels(frame.image, len(preprocess.channels))
+    image = normalise(np.ascontiguousarray(grid.orient(image)), preprocess.intensities)
+    return resize(torch.from_numpy(image), grid.shape, grid.thick), note
+
+
+def is_blank(frame: Frame) -> bool:
+    """Whether a frame has one finite value everywhere."""
+    low = float(frame.image.min())
+    return isfinite(low) and low == float(frame.image.max())

@@ -1,0 +1,241 @@
+"""A scan in, what its gates did out: maps of every level from the tiles of the prediction, and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from prosma_core.config.gate_edits import PLAIN, check_edits, check_levels
+from prosma_core.config.inference import InferenceConfig
+from prosma_core.config.inspection import InspectConfig, Inspection
+from prosma_core.data.frames import Frame, frames
+from prosma_core.data.geometry import ImageSpec, Scan
+from prosma_core.data.intensities import check_varies
+from prosma_core.data.region import region_words
+from prosma_core.data.tiles import Tile, padding_to
+from prosma_core.events import Event, StageStarted, TileDone, Working
+from prosma_core.inference.device import name_memory_errors
+from prosma_core.inference.plan_words import plan_words
+from prosma_core.inference.prepare import ScanPlan, is_blank, network_image, plan_scan
+from prosma_core.inference.results import Allocate
+from prosma_core.inference.segment import Segmenter
+from prosma_core.inference.tiled import wanted_tiles
+from prosma_core.inspection.cells import all_voxels, level_cells
+from prosma_core.inspection.maps import has_map, plan_layout
+from prosma_core.inspection.memory import InspectionPlan, plan_inspection
+from prosma_core.inspection.stitch import LevelMaps
+from prosma_core.inspection.summary import LevelSums
+from prosma_core.model.gate_record import GateRecord
+from prosma_core.model.looking import edited, recording
+
+ATTENTION = "The model has attention gates: they weigh every voxel by a number above 0 and remove nothing."
+
+
+@dataclass(frozen=True, eq=False)
+class Inspected:
+    """What a look into the gates gave.
+
+    Attributes
+    ----------
+    inspection : Inspection
+        Numbers, and where the maps lie.
+    maps : dict of str to ndarray
+        Arrays by the names in ``inspection.maps``: float16, or uint8 of what is kept.
+    spec : ImageSpec
+        Of the scan as it was read, which the maps lie in.
+    words : str
+        What the gates do not have, in words; else empty.
+    """
+
+    inspection: Inspection
+    maps: dict[str, NDArray[Any]]
+    spec: ImageSpec
+    words: str
+
+
+@dataclass
+class _Look:
+    """A look under way."""
+
+    segmenter: Segmenter
+    config: InspectConfig
+    plan: ScanPlan
+    tiles: list[Tile]
+    memory: InspectionPlan
+    maps: list[LevelMaps]
+    sums: list[LevelSums]
+    records: dict[int, GateRecord] = field(default_factory=dict)
+    done: int = 0
+    said: bool = False
+
+    @property
+    def total(self) -> int:
+        return len(self.tiles) * self.plan.frames
+
+
+def inspect_scan(
+    segmenter: Segmenter, scan: Scan, config: InspectConfig, allocate: Allocate | None = None
+) -> Generator[Event, None, Inspected]:
+    """Look into the gates while a scan goes through the network; yields after each level, and may be closed there.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+        Not to be used by others meanwhile: its gates may be changed.
+    scan : Scan
+        Any grid, orientation and dtype, as of `Segmenter.segment`.
+    config : InspectConfig
+    allocate : callable, optional
+        Gives the arrays of the maps, see `Allocate`; new arrays otherwise.
+
+    Raises
+    ------
+    ConfigError
+        A level, or what is to be changed, does not exist.
+    GeometryError, ChannelError, IntensityError
+        The scan does not fit the model or the region, or cannot be computed with.
+    DeviceError
+        Memory does not suffice.
+    """
+    model = segmenter.header.model
+    levels = check_levels(model, config.levels)
+    check_edits(model, config.edits)
+    words = gate_words(segmenter, config)
+    if not levels:
+        return Inspected(
+            Inspection(gate=model.gate.kind, form=model.gate.form, levels=(), maps=()), {}, scan.spec, words
+        )
+    with name_memory_errors(), edited(segmenter.model, config.edits):
+        look = yield from _plan(segmenter, scan, config, levels, allocate or _zeros)
+        with recording(segmenter.model, look.records.__setitem__, levels):
+            yield from _run(look)
+    found = Inspection(
+        gate=model.gate.kind,
+        form=model.gate.form,
+        levels=tuple(s.summary(m.layout.spatial_shape(m.cells)) for m, s in zip(look.maps, look.sums, strict=True)),
+        maps=tuple(info for maps in look.maps for info in maps.infos),
+    )
+    arrays = {name: array for maps in look.maps for name, array in maps.arrays.items()}
+    return Inspected(found, arrays, look.plan.scan.spec, words)
+
+
+def gate_words(segmenter: Segmenter, config: InspectConfig) -> str:
+    """What of the settings the gates of a model do not have, in words; else empty."""
+    gate = segmenter.header.model.gate
+    if gate.kind == "none":
+        return f"{PLAIN} There is nothing to look into."
+    absent = [kind for kind in dict.fromkeys(config.maps) if not has_map(kind, gate)]
+    words = [ATTENTION] if gate.kind == "attention" else []
+    if absent:
+        words.append(f"It has no maps of: {', '.join(absent)}." if words else f"The gates have no {', '.join(absent)}.")
+    return " ".join(words)
+
+
+def _plan(
+    segmenter: Segmenter, scan: Scan, config: InspectConfig, levels: tuple[int, ...], allocate: Allocate
+) -> Generator[Event, None, _Look]:
+    """Plan a look, say so, and make the arrays."""
+    header = segmenter.header
+    model, tile = header.model, header.preprocess.tile
+    plan = plan_scan(scan, header, config.region, config.slice_axis)
+    cells = [level_cells(level, model, tile, config.overlap, plan.part) for level in levels]
+    tiles, every = wanted_tiles(plan.part.grid.shape, tile, config.overlap, all_voxels(cells))
+    yield from _say(plan, segmenter, config, (len(tiles), every))
+    layout = plan_layout(plan, model, config.slice_axis)
+    infos = [(info, level) for level in cells for info in layout.infos(level, config.maps)]
+    size = sum(layout.size(info, level) for info, level in infos)
+    memory = plan_inspection(model, cells, size, len(tiles) * plan.frames, segmenter.device)
+    yield StageStarted(f"Looking into {memory.words}.")
+    maps = []
+    for level in cells:
+        maps.append(LevelMaps(level, config.maps, layout, tiles, allocate))
+        yield Working(f"Making the maps of level {level.level}")
+    return _Look(
+        segmenter, config, plan, tiles, memory, maps, [LevelSums(c.level, model.widths[c.level]) for c in cells]
+    )
+
+
+def _say(plan: ScanPlan, segmenter: Segmenter, config: InspectConfig, tiles: tuple[int, int]) -> Iterator[Event]:
+    if plan.note:
+        yield StageStarted(plan.note)
+    how = InferenceConfig(overlap=config.overlap, slice_axis=config.slice_axis)
+    counts = (plan.frames, plan.whole)
+    for sentence in plan_words(plan.scan.spec, segmenter.header, how, plan.part.grid, frames=counts, tiles=tiles):
+        yield StageStarted(sentence)
+    part = region_words(plan.region, plan.scan.spec)
+    if part:
+        yield StageStarted(f"Only {part} is looked at; computed for it: {tiles[0]} of {tiles[1]} tiles of each frame.")
+
+
+def _run(look: _Look) -> Generator[Event, None, None]:
+    header, config, plan = look.segmenter.header, look.config, look.plan
+    blank = 0
+    for frame in frames(plan.scan, header.model.dims, config.slice_axis, plan.region):
+        if plan.whole > 1 and is_blank(frame):
+            blank += 1
+            look.done += len(look.tiles)
+            yield TileDone(look.done, look.total)
+            continue
+        yield from _frame(look, frame)
+        for maps in look.maps:
+            maps.end(frame)
+    if blank == plan.frames:
+        check_varies(np.asarray(plan.scan.data))
+    if blank:
+        yield StageStarted(f"{blank} of {plan.frames} frames have one value everywhere and were left out.")
+
+
+def _frame(look: _Look, frame: Frame) -> Generator[Event, None, None]:
+    header, grid = look.segmenter.header, look.plan.part.grid
+    image, note = network_image(frame, grid, header.preprocess)
+    if note and not look.said:
+        yield StageStarted(f"For the model, {note}.")
+    look.said = True
+    padding = padding_to(grid.shape, header.preprocess.tile)
+    padded = F.pad(image, [p for before_after in reversed(padding) for p in before_after])
+    for tile in look.tiles:
+        batch = padded[(slice(None), *tile.slices)][None]
+        for level in _levels(look, batch):
+            _take(look, level, frame, tile)
+            yield Working(f"Tile {look.done + 1} of {look.total}, level {level}")
+        look.done += 1
+        yield TileDone(look.done, look.total)
+
+
+def _levels(look: _Look, batch: Tensor) -> Iterator[int]:
+    """Run the network on a tile, as the prediction does; gives each level when its gate has run."""
+    device = look.memory.device
+    model = look.segmenter.model.to(device)
+    steps = model.look(batch.to(device), min(maps.cells.level for maps in look.maps))
+    while True:
+        # Neither mode must last while this generator waits: whoever drains it would have it too.
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            level = next(steps, None)
+        if level is None:
+            return
+        yield level
+
+
+@torch.no_grad()
+def _take(look: _Look, level: int, frame: Frame, tile: Tile) -> None:
+    """Put what a level's gate did in a tile into its maps and sums, and let go of it."""
+    record = look.records.pop(level, None)
+    if record is None:  # a level between those that are wanted
+        return
+    for maps, sums in zip(look.maps, look.sums, strict=True):
+        if maps.cells.level == level:
+            inside = maps.cells.in_tile(tile)
+            if not inside.empty:
+                maps.add(frame, inside, record)
+                sums.add(inside, record)
+
+
+def _zeros(_: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    return np.zeros(shape, dtype)

@@ -1,0 +1,171 @@
+"""A scan segmented with changed gates, against the unchanged result."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prosma_core.config.gate_edits import check_edits
+from prosma_core.config.inference import InferenceConfig
+from prosma_core.config.inspection import Edits, InspectConfig, Variant, VariantResult
+from prosma_core.data.geometry import Scan
+from prosma_core.data.labels import class_indices
+from prosma_core.data.region import box_slices
+from prosma_core.errors import GeometryError
+from prosma_core.events import Event, StageStarted, TileDone, Working
+from prosma_core.inference.device import name_memory_errors
+from prosma_core.inference.prepare import plan_scan
+from prosma_core.inference.results import Allocate
+from prosma_core.inference.segment import Segmenter
+from prosma_core.inspection.compare import Comparison, change_of, parts
+from prosma_core.model.looking import edited
+
+
+@dataclass(frozen=True, eq=False)
+class WhatIf:
+    """What became of a segmentation when gates were changed.
+
+    Attributes
+    ----------
+    variants : tuple of VariantResult
+        In the order they were asked for.
+    unchanged : Scan
+        Class values with the gates as they were learned.
+    labels : Scan or None
+        Class values with those of the first variant; None where they were not wanted.
+    changes : Scan or None
+        uint8: 0 the same, 1 background before, 2 background now, 3 another class; of the first variant.
+    """
+
+    variants: tuple[VariantResult, ...]
+    unchanged: Scan
+    labels: Scan | None
+    changes: Scan | None
+
+
+def what_if(
+    segmenter: Segmenter,
+    scan: Scan,
+    variants: Sequence[Variant],
+    config: InspectConfig,
+    *,
+    truth: Scan | None = None,
+    unchanged: Scan | None = None,
+    arrays: bool = True,
+    allocate: Allocate | None = None,
+) -> Generator[Event, None, WhatIf]:
+    """Segment a scan with changed gates; yields as `Segmenter.segment` does, and may be closed there.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+        Not to be used by others meanwhile: its gates are changed.
+    scan : Scan
+    variants : sequence of Variant
+        Each is compared with the gates as they were learned.
+    config : InspectConfig
+        Its overlap, region and slice axis; only voxels of the region are compared.
+    truth : Scan, optional
+        Labels on the scan's grid, of the model's class values.
+    unchanged : Scan, optional
+        Class values with the gates as they were learned, where they are known from before.
+    arrays : bool
+        Whether the label map and the changes of the first variant are wanted.
+    allocate : callable, optional
+        Gives their arrays, named ``labels`` and ``changes``.
+
+    Raises
+    ------
+    ConfigError
+        A variant changes what does not exist.
+    LabelError, GeometryError
+        The truth does not fit the model's classes or the scan.
+    ChannelError, IntensityError, DeviceError
+        As in `Segmenter.segment`.
+    """
+    for variant in variants:
+        check_edits(segmenter.header.model, variant.edits)
+    plan = plan_scan(scan, segmenter.header, config.region, config.slice_axis)
+    lead = int("t" in plan.scan.spec.axes)
+    at = (slice(None),) * lead + box_slices(plan.region)
+    with name_memory_errors():
+        numbers = None if truth is None else _truth(truth, plan.scan, segmenter, at)
+        runs = len(variants) + (unchanged is None)
+        if unchanged is None:
+            unchanged = yield from _segment(segmenter, scan, config, (), (0, runs), None)
+        first: Scan | None = None
+        results, changes = [], None
+        for number, variant in enumerate(variants):
+            place = runs - len(variants) + number, runs
+            keep = arrays and not number
+            labels = yield from _segment(segmenter, scan, config, variant.edits, place, allocate if keep else None)
+            if keep:
+                first, changes = labels, (allocate or _zeros)("changes", labels.data.shape, np.dtype(np.uint8))
+            comparison = Comparison(segmenter.header.classes)
+            said = changes[at] if keep and changes is not None else None
+            yield from _compare(comparison, unchanged.data[at], labels.data[at], numbers, said)
+            results.append(comparison.result(variant.name))
+    found = None if changes is None or first is None else Scan(changes, first.spec)
+    return WhatIf(tuple(results), unchanged, first, found)
+
+
+def _segment(
+    segmenter: Segmenter,
+    scan: Scan,
+    config: InspectConfig,
+    edits: Edits,
+    place: tuple[int, int],
+    allocate: Allocate | None,
+) -> Generator[Event, None, Scan]:
+    """One segmentation of several; what it says is said of the first one only."""
+    number, runs = place
+    how = InferenceConfig(overlap=config.overlap, region=config.region, slice_axis=config.slice_axis)
+    with edited(segmenter.model, edits):
+        work = segmenter.segment(scan, how, allocate=allocate)
+        while True:
+            try:
+                event = next(work)
+            except StopIteration as stop:
+                labels: Scan = stop.value.labels
+                return labels
+            if isinstance(event, TileDone):
+                event = TileDone(number * event.total + event.done, runs * event.total)
+            elif isinstance(event, StageStarted) and number:
+                event = Working(event.message)
+            yield event
+
+
+def _compare(
+    comparison: Comparison,
+    before: NDArray[Any],
+    after: NDArray[Any],
+    truth: NDArray[Any] | None,
+    changes: NDArray[Any] | None,
+) -> Generator[Event, None, None]:
+    """Compare two label maps part by part."""
+    for number, index in enumerate(parts(before.shape)):
+        if number:
+            yield Working("Comparing")
+        comparison.add(before[index], after[index], None if truth is None else truth[index])
+        if changes is not None:
+            changes[index] = change_of(before[index], after[index], comparison.background)
+
+
+def _truth(truth: Scan, scan: Scan, segmenter: Segmenter, at: tuple[slice, ...]) -> NDArray[Any]:
+    """Class numbers of a truth within the region."""
+    wanted = scan.spec.labels_spec()
+    if truth.data.shape != wanted.shape:
+        msg = (
+            f"The labels to compare with have shape {truth.data.shape}, the scan {wanted.shape} (axes {wanted.axes}). "
+            "Choose labels of this scan."
+        )
+        raise GeometryError(msg)
+    return class_indices(truth.data[at], segmenter.header.classes, "the labels to compare with")
+
+
+def _zeros(_: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    return np.zeros(shape, dtype)
