@@ -13,7 +13,8 @@ from napari_prosma._shared.jobs import EngineJob, Jobs, is_last
 from napari_prosma._shared.layers import LayerScan
 from napari_prosma.gates.orders import question
 from napari_prosma.gates.state import Plan
-from prosma_core.config.inspection import Edits, InspectConfig, LevelEdit, Variant, VariantResult
+from prosma_core.config.gate_edits import opened_one_at_a_time
+from prosma_core.config.inspection import Edits, InspectConfig, Variant, VariantResult
 from prosma_core.engine.client import ArrayReady, Failed, Finished, Message
 from prosma_core.engine.messages import WhatIfRequest, WhatIfResult
 
@@ -65,10 +66,9 @@ class Questions:
         """Ask what a change of the gates would change."""
         self._ask((Variant(name=WHAT_IF, edits=edits),), truth, ranking=False)
 
-    def which_level(self, levels: tuple[int, ...], truth: LayerScan | None) -> None:
+    def which_level(self, truth: LayerScan | None) -> None:
         """Ask what each level, forced open alone, would change."""
-        variants = tuple(Variant(name=f"{i}", edits=(LevelEdit(level=i, state="open"),)) for i in levels)
-        self._ask(variants, truth, ranking=True)
+        self._ask(opened_one_at_a_time(self._plan.model.header.model), truth, ranking=True)
 
     def stop(self, then: Callable[[], None] | None = None) -> None:
         """Drop what is asked; `then` is called when the engine is free."""

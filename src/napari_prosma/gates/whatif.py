@@ -115,7 +115,7 @@ class WhatIf:
         if problem:
             return
         self._panel.say("Segmenting with one level open after the other…")
-        self.questions.which_level(tuple(s.level for s in self._found.inspection.levels), truth)
+        self.questions.which_level(truth)
 
     def show_truths(self) -> None:
         """Show the labels layers there are, but for those that are ours."""

@@ -23,7 +23,7 @@ CLASS_TOOLTIPS = (
     "Dice of the changed result against the unchanged one: 1 where nothing changed.",
     "Dice against the chosen labels, before and after the change.",
 )
-LEVEL_COLUMNS = ("Level open", "Changed", "Dice", "Truth")
+LEVEL_COLUMNS = ("Gate", "Changed", "Dice", "Truth")
 
 
 class WhatIfPanel(QWidget):
