@@ -54,12 +54,12 @@ class GatesController(ScanController[Choices]):
         self._begin()
 
     def close(self) -> None:
-        """Leave the viewer as it was found, without our layers; a job ends. The view may be gone already."""
+        """Listen no longer; a job ends, layers stay. The view may be gone already."""
         if self.run is not None:
             self.run.abandon()
         showing, self.showing = self.showing, None
         if showing is not None:
-            showing.close(leave_panel=True)
+            showing.let_go()
         super().close()
 
     # --- What the person does ---------------------------------------------------------------------------------------

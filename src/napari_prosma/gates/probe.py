@@ -49,14 +49,16 @@ class Probe:
         elif not on and self._pressed in callbacks:
             callbacks.remove(self._pressed)
 
-    def close(self) -> None:
-        """Leave the viewer as it was found."""
+    def let_go(self) -> None:
+        """Listen no longer; the cross stays."""
         self.listen(False)
-        cross, self._cross = self._cross, None
-        if cross is not None:
-            cross.events.data.disconnect(self._dragged)
-            if cross in self._viewer.layers:
-                self._viewer.layers.remove(cross)
+        if self._cross is not None:
+            self._cross.events.data.disconnect(self._dragged)
+
+    def remove(self) -> None:
+        """Take the cross away."""
+        if self._cross is not None and self._cross in self._viewer.layers:
+            self._viewer.layers.remove(self._cross)
 
     def show_level(self, level: int) -> None:
         """Show what this level did at the voxel, if one was picked."""

@@ -67,18 +67,23 @@ class Showing:
         """Whether layers are still being added."""
         return self._steps.busy
 
-    def close(self, *, leave_panel: bool = False) -> None:
-        """Remove all layers and listen no longer; with `leave_panel` the panel is not touched: it may be gone."""
+    def close(self) -> None:
+        """Remove all layers, hide the panel, and listen no longer."""
+        self.let_go()
+        self.probe.remove()
+        self.what_if.remove()
+        self._maps.remove()
+        self._panel.voxel.stop()
+        self._panel.setVisible(False)
+
+    def let_go(self) -> None:
+        """Listen no longer; layers stay. The panel, and the viewer's window, may be gone already."""
         self._steps.stop()
         self._viewer.dims.events.current_step.disconnect(self._slider_moved)
         if self._source is not None:
             self._source.events.data.disconnect(self._renew)
-        self.probe.close()
-        self.what_if.close()
-        self._maps.remove()
-        if not leave_panel:
-            self._panel.voxel.stop()
-            self._panel.setVisible(False)
+        self.probe.let_go()
+        self.what_if.questions.stop()
 
     def show_level(self, level: int) -> None:
         """Show another level: its maps in the place of those that are shown, its plots, its channels."""

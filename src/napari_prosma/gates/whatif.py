@@ -73,11 +73,6 @@ class WhatIf:
         """The numbers of the change that is shown, then those of each level open."""
         return (*self._changes, *self._ranking)
 
-    def close(self) -> None:
-        """Drop what is asked and remove the layers."""
-        self.questions.stop()
-        self._remove_layers()
-
     # --- What the person does ---------------------------------------------------------------------------------------
 
     def show_level(self, level: int, channel: int) -> None:
@@ -125,6 +120,13 @@ class WhatIf:
         _, problem = self._read_truth()
         self._panel.show_truths([(layer.name, layer) for layer in reversed(layers)], self._truth, problem)
 
+    def remove(self) -> None:
+        """Take the layers away."""
+        layers, self._layers = self._layers, {}
+        for layer in layers.values():
+            if layer in self._viewer.layers:
+                self._viewer.layers.remove(layer)
+
     # --- Inside -----------------------------------------------------------------------------------------------------
 
     def _is_ours(self, layer: Labels) -> bool:
@@ -141,7 +143,7 @@ class WhatIf:
             self.questions.stop()
             self._changes = ()
             self._panel.forget_changes()
-            self._remove_layers()
+            self.remove()
 
     def _ask(self) -> None:
         truth, problem = self._read_truth()
@@ -197,9 +199,3 @@ class WhatIf:
             layer.contour = 1  # the changes below it are seen as well
         self._layers[array] = layer
         add_quietly(self._viewer, layer)
-
-    def _remove_layers(self) -> None:
-        layers, self._layers = self._layers, {}
-        for layer in layers.values():
-            if layer in self._viewer.layers:
-                self._viewer.layers.remove(layer)

@@ -243,15 +243,15 @@ def test_our_layers_are_offered_to_nobody_as_scans_or_truth(looked: Widget) -> N
     assert [truth.itemText(i) for i in range(truth.count())] == ["none"]
 
 
-def test_a_closed_widget_takes_its_layers_along_and_touches_nothing_more(looked: Widget) -> None:
-    layers = looked.viewer.layers
+def test_a_closed_widget_leaves_its_maps_and_touches_nothing_more(looked: Widget) -> None:
     looked.controller.showing.what_if.change(0, state="open")
-    question = looked.jobs.jobs[-1]
+    question, before = looked.jobs.jobs[-1], list(looked.viewer.layers)
     looked.close()
-    assert [layer.name for layer in layers] == ["mri"]
+    assert question.cancelled
     question.reply(SHAPE)
     looked.viewer.dims.set_current_step(0, 1)
-    assert [layer.name for layer in layers] == ["mri"]
+    looked.viewer.layers["mri"].data = looked.viewer.layers["mri"].data + 1
+    assert list(looked.viewer.layers) == before
 
 
 def test_made_up_maps_are_what_the_layers_show(looked: Widget) -> None:
