@@ -155,3 +155,16 @@ def test_a_cross_and_a_click_mean_the_same_voxel(place: str) -> None:
     cross = cross_layer(scan, voxel, "cross", NOTES)
     np.testing.assert_allclose(cross.data_to_world(cross.data[0]), source.data_to_world((7, 20, 31)))
     assert cross_voxel(cross, scan) == voxel
+
+
+def test_a_map_that_begins_in_front_of_the_scan_hides_no_slice_of_it() -> None:
+    viewer = ViewerModel()
+    source = viewer.add_image(np.zeros((35, 40, 44)) + np.arange(35)[:, None, None], name="scan", translate=(1, 0, 0))
+    info = MapInfo(name="m", kind="removed", level=2, axes="zyx", scale=(4.0,) * 3, offset=(-0.5, 1.5, 1.5))
+    layer = viewer.add_layer(layer_of(read(source, "zyx"), info, np.zeros((10, 10, 11), np.float16)))
+    np.testing.assert_allclose(layer.data_to_world((2, 0, 0)), source.data_to_world((7.5, 1.5, 1.5)), atol=1e-3)
+    shown = []
+    for step in range(int(viewer.dims.nsteps[0])):
+        viewer.dims.set_current_step(0, step)
+        shown.append(source.get_value((viewer.dims.point[0], 5, 5), world=True))
+    assert [int(value) for value in shown if value is not None] == list(range(35))

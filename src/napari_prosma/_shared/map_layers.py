@@ -20,6 +20,8 @@ OPACITY = 0.6
 """Of what lies over a scan that should still be seen."""
 CROSS = 0.06
 """Size of a cross, as a share of the scan's shorter displayed side."""
+NUDGE = 2.0**-10
+"""Voxels by which a map is moved where napari's sliders would otherwise stand exactly between two slices of the scan."""
 CHANNEL = "channel"
 """Label of the axis along which the channels of a map lie."""
 
@@ -174,11 +176,12 @@ def place_map(scan: LayerScan, info: MapInfo, data: NDArray[Any]) -> tuple[Place
     """Placement, letters of the axes and array (a view) of a map's layer.
 
     A map with channels has them in front, on a slider of their own: the scan's channels, if it has any, are another
-    axis, along which the map is one voxel wide.
+    axis, along which the map is one voxel wide. A map that begins in front of the scan is drawn `NUDGE` further in.
     """
     channels = "c" in info.axes
     placement, letters = _plain(scan, keep_channel=channels)
-    where = {letter: (s, o) for letter, s, o in zip(scan.spec.spatial_axes, info.scale, info.offset, strict=True)}
+    offsets = [_off_the_edge(offset) for offset in info.offset]
+    where = {letter: (s, o) for letter, s, o in zip(scan.spec.spatial_axes, info.scale, offsets, strict=True)}
     steps = [where.get(letter, (1.0, 0.0)) for letter in letters]
     placement = placement.moved([s for s, _ in steps], [o for _, o in steps])
     own = ["c"] if channels else []
@@ -194,6 +197,15 @@ def place_map(scan: LayerScan, info: MapInfo, data: NDArray[Any]) -> tuple[Place
 def _cross_place(scan: LayerScan, voxel: Mapping[str, int]) -> NDArray[np.float64]:
     _, letters = _plain(scan)
     return np.array([[float(voxel.get(letter, 0)) for letter in letters]])
+
+
+def _off_the_edge(offset: float) -> float:
+    """An offset, moved by `NUDGE` where the positions of a slider that begins there would be halves of voxels.
+
+    napari counts a slider's positions from the first voxel of all layers: from -1.5, a scan's slices would be shown
+    twice or left out, as halves are rounded.
+    """
+    return offset + NUDGE if offset < 0 and abs(offset % 1 - 0.5) < NUDGE else offset
 
 
 def _plain(scan: LayerScan, *, keep_channel: bool = False) -> tuple[Placement, str]:

@@ -124,7 +124,7 @@ class WhatIfPanel(QWidget):
         for place, change in enumerate(result.classes):
             truth = _before_after(change.truth_before, change.truth_after)
             self._classes.setItem(place, 0, cell(change.name, color=colors.get(change.name, ""), tooltip=change.name))
-            texts = (f"{change.turned_on:,}", f"{change.turned_off:,}", f"{change.dice:.2f}", truth)
+            texts = (f"{change.turned_on:,}", f"{change.turned_off:,}", f"{change.dice:.3f}", truth)
             for column, text_ in enumerate(texts, 1):
                 self._classes.setItem(place, column, cell(text_, right=True, tooltip=CLASS_TOOLTIPS[column]))
         fit_height(self._classes, 6 * self._classes.verticalHeader().defaultSectionSize())
@@ -162,7 +162,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _before_after(before: float | None, after: float | None) -> str:

@@ -169,7 +169,7 @@ class TestWhatIf:
         arrays = second.reply(SHAPE)
         assert np.shares_memory(looked.maps["what if"].data, arrays["labels"])
         assert "level 0: threshold × 0: 5 voxels" in looked.text("whatif_said")
-        assert looked.cells("whatif_classes")[0][1:4] == ["5", "0", "0.97"]
+        assert looked.cells("whatif_classes")[0][1:4] == ["5", "0", "0.970"]
 
     def test_the_next_answer_is_shown_in_the_same_layers(self, looked: Widget) -> None:
         what_if = looked.controller.showing.what_if
