@@ -10,6 +10,7 @@ import typer
 from prosma_core import __version__
 from prosma_core.cli.doctor import doctor
 from prosma_core.cli.evaluate import evaluate
+from prosma_core.cli.inspect import inspect
 from prosma_core.cli.label_options import PairsCommand
 from prosma_core.cli.models import models_app
 from prosma_core.cli.segment import segment
@@ -28,6 +29,7 @@ app = typer.Typer(
 app.command(cls=PairsCommand)(train)
 app.command()(segment)
 app.command()(evaluate)
+app.command()(inspect)
 app.add_typer(models_app, name="models")
 app.command()(doctor)
 

@@ -13,14 +13,12 @@ from torch import Tensor
 
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.labels import IGNORED
+from prosma_core.data.picture import grey, nearest_pixels, side_by_side
 from prosma_core.io.atomic import make_folder, write_atomic
 from prosma_core.training.cases import TrainingCase
 
-SIDE = 384
-"""Length of the longer side of a slice, in pixels."""
 OPACITY = 0.45
 """Of predicted classes over the image."""
-GAP = 4
 
 
 class CasePicture:
@@ -48,8 +46,8 @@ class CasePicture:
             index = int((labels > 0).sum(tuple(a for a in range(3) if a != axis)).argmax())
             self._at = (*[slice(None)] * axis, index)
             spacing = [s for a, s in enumerate(spacing) if a != axis]
-        self._rows, self._columns = _nearest(labels[self._at].shape, spacing)
-        self._image = self._zoom(_grey(case.image[(slice(None), *self._at)].cpu().numpy()))
+        self._rows, self._columns = nearest_pixels(labels[self._at].shape, spacing)
+        self._image = self._zoom(grey(case.image[(slice(None), *self._at)].cpu().numpy()))
         self._outline = _outline(self._zoom(labels[self._at]))
         self._found = np.zeros_like(labels[self._at])
 
@@ -69,8 +67,7 @@ class CasePicture:
         image = np.repeat(self._image[..., None], 3, axis=-1) if self._image.ndim == 2 else self._image
         colored = np.where(classes[..., None] > 0, (1 - OPACITY) * image + OPACITY * self._colors[classes], image)
         colored = np.where(self._outline[..., None] > 0, self._colors[self._outline], colored)
-        gap = np.full((len(image), GAP, 3), 255.0)
-        return np.concatenate([image, gap, colored], axis=1).round().astype(np.uint8)
+        return side_by_side([image, colored])
 
     def write(self, path: Path) -> None:
         """Write what `draw` gives as a PNG; raises `OutputError` where that fails."""
@@ -88,22 +85,6 @@ def _axis(case: TrainingCase) -> int:
     known = case.labels.int().cpu().numpy() != IGNORED
     counts = [known.any(tuple(b for b in range(3) if b != a)).sum() for a in range(3)]
     return int(np.argmin(counts))
-
-
-def _nearest(shape: tuple[int, ...], spacing: Sequence[float]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Row and column of a slice that each row and column of the picture shows."""
-    lengths = [n * s for n, s in zip(shape, spacing, strict=True)]
-    sizes = [max(1, round(SIDE * length / max(lengths))) for length in lengths]
-    rows, columns = ((np.arange(size) * n // size).astype(np.intp) for n, size in zip(shape, sizes, strict=True))
-    return rows, columns
-
-
-def _grey(image: NDArray[np.floating]) -> NDArray[np.float64]:
-    """A slice (C, y, x) as values 0..255: three channels as colours (y, x, 3), else the first one (y, x)."""
-    shown = np.moveaxis(image, 0, -1) if len(image) == 3 else image[0]
-    low, high = np.percentile(shown, (1, 99))
-    values: NDArray[np.float64] = np.clip((shown - low) / max(high - low, 1e-6), 0, 1) * 255.0
-    return values
 
 
 def _outline(labels: NDArray[Any]) -> NDArray[Any]:

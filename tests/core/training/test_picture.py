@@ -11,9 +11,10 @@ from PIL import Image
 
 from prosma_core.config import ClassInfo
 from prosma_core.data.labels import IGNORED
+from prosma_core.data.picture import GAP, SIDE
 from prosma_core.errors import OutputError
 from prosma_core.training.cases import TrainingCase
-from prosma_core.training.picture import GAP, SIDE, CasePicture
+from prosma_core.training.picture import CasePicture
 
 CLASSES = (
     ClassInfo(value=0, name="background", color="#000000"),

@@ -1,0 +1,122 @@
+"""`prosma inspect`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prosma_core.cli.gate_options import parse_levels, parse_maps, parse_what_if
+from prosma_core.cli.options import Device, Model, Overlap, drain, log_to_stderr, parse_region, stderr_console
+from prosma_core.events import Event, StageStarted, TileDone, Working
+
+if TYPE_CHECKING:
+    from prosma_core.config.inspection import Inspection, VariantResult
+
+
+def inspect(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A scan.")],
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", help="Folder for maps, pictures and summary.json.")],
+    levels: Annotated[
+        str | None, typer.Option("--levels", help="Levels to look at, 0 the finest: 0,1; all unless given.")
+    ] = None,
+    maps: Annotated[
+        str | None,
+        typer.Option("--maps", help="Maps to write, beside removed and energy: kept,field,scales,gate,…; or all."),
+    ] = None,
+    what_if: Annotated[
+        list[str] | None,
+        typer.Option("--what-if", help="Segment with changed gates: level=2:tau*0, level=1:open, …; may be repeated."),
+    ] = None,
+    which_level: Annotated[
+        bool, typer.Option("--which-level", help="Force each gate open, one at a time, and compare.")
+    ] = False,
+    truth: Annotated[
+        Path | None, typer.Option("--truth", help="Labels of the scan, to compare changed results with.")
+    ] = None,
+    device: Device = "auto",
+    overlap: Overlap = None,
+    region: Annotated[
+        str | None, typer.Option("--region", help="Look at this box of voxels only: z0:z1,y0:y1,x0:x1.")
+    ] = None,
+    slice_axis: Annotated[
+        str | None, typer.Option("--slice-axis", help="Axis a 2D model walks along in a 3D scan: z, y or x.")
+    ] = None,
+    axes: Annotated[
+        str | None, typer.Option("--axes", help="How the file's axes are read, such as zyx, czyx or tyx.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files in the folder.")] = False,
+) -> None:
+    """Look into the gates: what each skip connection removed from a scan, and what changes when it is changed."""
+    from prosma_core.config.inspection import InspectConfig
+    from prosma_core.inference.device import choose_device
+    from prosma_core.inference.segment import Segmenter
+    from prosma_core.inspection.files import Asked, inspect_file
+    from prosma_core.io.models import find_model
+
+    log_to_stderr()
+    settings = {
+        **({} if overlap is None else {"overlap": overlap}),
+        "levels": parse_levels(levels),
+        "maps": parse_maps(maps),
+        "region": parse_region(region),
+        "slice_axis": slice_axis,
+    }
+    config = InspectConfig.parse(settings, "The command line")
+    variants = tuple(parse_what_if(text) for text in what_if or ())
+    path = find_model(model)
+    choice = choose_device(device)
+    typer.echo(f"Computing on {choice.reason}.", err=True)
+    asked = Asked(config, variants, which_level, truth, axes, overwrite)
+    report = drain(inspect_file(Segmenter.load(path, choice.device), image, out, asked), _Progress().show)
+    if report.words:
+        typer.echo(report.words)
+    for line in (*_levels(report.inspection), *_variants("what if", report.what_if)):
+        typer.echo(line)
+    for line in _variants("which level matters", report.which_level):
+        typer.echo(line)
+    typer.echo(f"Written to {out}.", err=True)
+
+
+class _Progress:
+    """Sentences, and where there is a terminal what is done at the moment."""
+
+    def __init__(self) -> None:
+        self.console = stderr_console()
+
+    def show(self, event: Event) -> None:
+        """Show one event."""
+        if isinstance(event, StageStarted):
+            self.console.print(event.message)
+        elif self.console.is_terminal and isinstance(event, TileDone | Working):
+            words = event.message if isinstance(event, Working) else f"Tile {event.done} of {event.total}"
+            self.console.print(f"{words:<60}", end="\r")
+
+
+def _levels(inspection: Inspection) -> Iterator[str]:
+    """Table of the levels."""
+    if inspection.levels:
+        yield f"{'level':<7}{'grid':<16}{'channels':>8}{'removed':>10}{'energy removed':>16}{'threshold':>11}"
+    for level in inspection.levels:
+        grid = "x".join(map(str, level.shape))
+        tau = "-" if level.threshold is None else f"{level.threshold:.3f}"
+        yield f"{level.level:<7}{grid:<16}{level.channels:>8}{level.removed:>10.1%}{level.energy:>16.1%}{tau:>11}"
+
+
+def _variants(title: str, results: Sequence[VariantResult]) -> Iterator[str]:
+    """Table of changed results."""
+    if not results:
+        return
+    width = max(len(title), *(len(result.name) for result in results)) + 2
+    names = max(len(change.name) for result in results for change in result.classes) + 2
+    yield ""
+    head = f"{'before':>9}{'after':>9}{'on':>9}{'off':>9}{'Dice':>8}  Dice of the truth"
+    yield f"{title:<{width}}{'class':<{names}}{head}"
+    for result in results:
+        for c in result.classes:
+            truth = "-" if c.truth_before is None else f"{c.truth_before:.3f} -> {c.truth_after:.3f}"
+            counts = f"{c.before:>9}{c.after:>9}{c.turned_on:>9}{c.turned_off:>9}"
+            yield f"{result.name:<{width}}{c.name:<{names}}{counts}{c.dice:>8.3f}  {truth}"

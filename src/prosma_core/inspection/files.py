@@ -1,0 +1,206 @@
+"""A scan file in, a folder out: maps, numbers and pictures of its gates, and of what changing them does."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from prosma_core.config.gate_edits import check_edits, check_levels, opened_one_at_a_time
+from prosma_core.config.inference import InferenceConfig
+from prosma_core.config.inspection import InspectConfig, Inspection, Variant, VariantResult
+from prosma_core.config.provenance import provenance
+from prosma_core.data.geometry import ImageSpec, Scan
+from prosma_core.data.region import check_region
+from prosma_core.errors import OutputError
+from prosma_core.events import Event, Working
+from prosma_core.inference.segment import Segmenter
+from prosma_core.inspection.inspect import Inspected, inspect_scan
+from prosma_core.inspection.maps import WHOLE, map_spec
+from prosma_core.inspection.pictures import SlicePicture, slice_with_most, write_picture
+from prosma_core.inspection.whatif import what_if
+from prosma_core.io.atomic import make_folder, write_bytes_atomic
+from prosma_core.io.images import read_image, read_labels, write_image, write_labels
+
+MEDICAL = ("nifti", "nrrd", "mha", "dicom")
+"""Formats of scans whose maps are written as NIfTI."""
+IN_MEMORY = 0.25
+"""Share of the free memory that one map may take; a larger one is put together on the disk."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is wanted of a scan.
+
+    Attributes
+    ----------
+    config : InspectConfig
+    variants : tuple of Variant
+        Changes of gates to compare, each by itself.
+    which_level : bool
+        Whether each gate is forced open as well, one at a time.
+    truth : Path or None
+        Labels of the scan to compare with.
+    axes : str or None
+        How the scan's axes are read.
+    overwrite : bool
+        Whether files in the folder may be replaced.
+    """
+
+    config: InspectConfig
+    variants: tuple[Variant, ...] = ()
+    which_level: bool = False
+    truth: Path | None = None
+    axes: str | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What was found, as it stands in ``summary.json``."""
+
+    inspection: Inspection
+    words: str
+    what_if: list[VariantResult] = field(default_factory=list)
+    which_level: list[VariantResult] = field(default_factory=list)
+
+
+def inspect_file(segmenter: Segmenter, image: Path, out: Path, asked: Asked) -> Generator[Event, None, Report]:
+    """Look into the gates on a scan file, and write what is found into a folder; ``summary.json`` comes last.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+    image : Path
+    out : Path
+        Folder; made where it is not there.
+    asked : Asked
+
+    Raises
+    ------
+    OutputError
+        The folder is not empty and nothing may be replaced, or cannot be written.
+    ProsmaError
+        As in `read_image`, `inspect_scan` and `what_if`.
+    """
+    model = segmenter.header.model
+    check_levels(model, asked.config.levels)
+    opened = opened_one_at_a_time(model) if asked.which_level else ()
+    for variant in asked.variants:
+        check_edits(model, variant.edits)
+    _check_folder(out, overwrite=asked.overwrite)
+    yield Working(f"Reading {image.name}")
+    scan = read_image(image, axes=asked.axes)
+    truth = None if asked.truth is None else read_labels(asked.truth)
+    config = asked.config.model_copy(update={"maps": tuple(dict.fromkeys((*WHOLE, *asked.config.maps)))})
+    check_region(config.region, scan.spec)
+    make_folder(out)
+    notes = provenance(segmenter.header, InferenceConfig(overlap=config.overlap, region=config.region), image.name)
+    with tempfile.TemporaryDirectory(prefix=".prosma-", dir=out, ignore_cleanup_errors=True) as folder:
+        found = yield from inspect_scan(segmenter, scan, config, _Arrays(Path(folder)))
+        scan = Scan(scan.data, found.spec)
+        yield from _write_maps(out, found, notes, overwrite=asked.overwrite)
+        _draw_levels(out, scan, found, config)
+    report = Report(found.inspection, found.words)
+    work = _Work(segmenter, scan, truth, config, notes, out)
+    yield from _changes(work, asked, opened, report)
+    summary = {
+        **{key: value for key, value in notes.items() if key != "settings"},
+        "settings": config.model_dump(mode="json"),
+        "words": report.words,
+        "inspection": report.inspection.model_dump(mode="json"),
+        "what_if": [result.model_dump(mode="json") for result in report.what_if],
+        "which_level": [result.model_dump(mode="json") for result in report.which_level],
+    }
+    write_bytes_atomic(out / "summary.json", json.dumps(summary, indent=1).encode())
+    return report
+
+
+@dataclass(frozen=True, eq=False)
+class _Work:
+    segmenter: Segmenter
+    scan: Scan
+    truth: Scan | None
+    config: InspectConfig
+    notes: dict[str, str]
+    out: Path
+
+
+def _changes(work: _Work, asked: Asked, opened: Sequence[Variant], report: Report) -> Generator[Event, None, None]:
+    """Compare all that was asked for with the unchanged result, which is computed once."""
+    unchanged: Scan | None = None
+    for number, variant in enumerate(asked.variants, 1):
+        found = yield from what_if(
+            work.segmenter, work.scan, (variant,), work.config, truth=work.truth, unchanged=unchanged
+        )
+        unchanged = found.unchanged
+        report.what_if.extend(found.variants)
+        assert found.labels is not None
+        assert found.changes is not None
+        for what, labels in (("labels", found.labels), ("changes", found.changes)):
+            path = work.out / f"whatif{number}_{what}{_suffix(labels.spec, per_channel=False)}"
+            write_labels(path, labels.data, labels.spec, overwrite=asked.overwrite, provenance=work.notes)
+        region = check_region(work.config.region, work.scan.spec)
+        volume, time = work.scan.spec.spatial_ndim == 3, "t" in work.scan.spec.axes
+        at = slice_with_most(found.changes.data, region, time) if volume else None
+        picture = SlicePicture(work.scan, region, at)
+        write_picture(work.out / f"whatif{number}.png", picture.of_changes(found.changes.data))
+    if opened:
+        found = yield from what_if(
+            work.segmenter, work.scan, opened, work.config, truth=work.truth, unchanged=unchanged, arrays=False
+        )
+        report.which_level.extend(found.variants)
+
+
+def _write_maps(out: Path, found: Inspected, notes: dict[str, str], *, overwrite: bool) -> Generator[Event, None, None]:
+    for info in found.inspection.maps:
+        name = info.name.replace("/", "_") + _suffix(found.spec, per_channel="c" in info.axes)
+        yield Working(f"Writing {name}")
+        array = found.maps[info.name]
+        write_image(out / name, array, map_spec(info, array.shape, found.spec), overwrite=overwrite, provenance=notes)
+
+
+def _draw_levels(out: Path, scan: Scan, found: Inspected, config: InspectConfig) -> None:
+    if not found.inspection.maps:
+        return
+    picture = SlicePicture(scan, check_region(config.region, scan.spec))
+    for info in found.inspection.maps:
+        if info.kind in WHOLE:
+            name = info.name.replace("/", "_") + ".png"
+            write_picture(out / name, picture.of_map(found.maps[info.name], info))
+
+
+def _suffix(spec: ImageSpec, *, per_channel: bool) -> str:
+    """How a map's file name ends: NIfTI where the scan knows a patient or came from a format that may, else zarr."""
+    if spec.world != "ras" and spec.format not in MEDICAL:
+        return ".zarr"
+    return ".nii" if per_channel else ".nii.gz"
+
+
+def _check_folder(out: Path, *, overwrite: bool) -> None:
+    if out.exists() and not out.is_dir():
+        msg = f"{out} is a file; a folder is needed for the maps. Choose another --out."
+        raise OutputError(msg)
+    if out.is_dir() and any(out.iterdir()) and not overwrite:
+        msg = f"The folder {out} is not empty; add --overwrite to replace files in it, or choose another --out."
+        raise OutputError(msg)
+
+
+class _Arrays:
+    """Gives arrays of zeros: in memory, or of large ones in files of a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __call__(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        if prod(shape) * dtype.itemsize <= psutil.virtual_memory().available * IN_MEMORY:
+            return np.zeros(shape, dtype)
+        return np.memmap(self._folder / name.replace("/", "_"), dtype, "w+", shape=shape)

@@ -1,0 +1,116 @@
+"""`prosma inspect`: what it writes and where that lies, and how it refuses what cannot work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from prosma_core.cli.gate_options import parse_what_if
+from prosma_core.config.inspection import LevelEdit
+from prosma_core.data.phantom import phantom_2d
+from prosma_core.io.images import read_image, write_image
+
+Prosma = Callable[..., tuple[int, str, str]]
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    scan, _ = phantom_2d(1, (40, 48))
+    write_image(tmp_path / "x.png", scan.data, scan.spec)
+    return tmp_path / "x.png"
+
+
+def test_a_picture_gives_zarr_maps_numbers_and_pictures(
+    prosma: Prosma, tmp_path: Path, picture: Path, make_model: Make
+) -> None:
+    model, out = make_model(tmp_path / "m.safetensors"), tmp_path / "out"
+    changes = ["--what-if", "level=0:tau*0", "--what-if", "level=0:closed", "--which-level"]
+    code, said, _ = prosma("inspect", picture, "--model", model, "--out", out, "--maps", "kept", *changes)
+    assert code == 0
+    names = {p.name for p in out.iterdir()}
+    made = {f"level0_{kind}" for kind in ("removed", "energy", "kept")}
+    results = {f"whatif{n}_{what}.zarr" for n in (1, 2) for what in ("labels", "changes")}
+    pictures = {"level0_removed.png", "level0_energy.png", "whatif1.png", "whatif2.png"}
+    assert names == {f"{m}.zarr" for m in made} | results | pictures | {"summary.json"}
+    summary = json.loads((out / "summary.json").read_text())
+    (level,) = summary["inspection"]["levels"]
+    assert f"{level['removed']:.1%}" in said
+    assert [v["name"] for v in summary["what_if"]] == ["level=0:tau*0", "level=0:closed"]
+    assert [v["name"] for v in summary["which_level"]] == ["level 0 open"]
+    kept = read_image(out / "level0_kept.zarr")
+    assert (kept.spec.axes, kept.data.shape) == ("cyx", (4, 40, 48))
+    assert 1 - kept.data.mean() == pytest.approx(level["removed"])
+    with Image.open(out / "level0_removed.png") as shown:
+        assert shown.size == (2 * 384 + 4, 320)
+    before = (out / "summary.json").read_bytes()
+    code, _, err = prosma("inspect", picture, "--model", model, "--out", out)
+    assert code == 2
+    assert "--overwrite" in err
+    assert (out / "summary.json").read_bytes() == before
+    code, _, _ = prosma("inspect", picture, "--model", model, "--out", out, "--overwrite", "--levels", "0")
+    assert code == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--levels", "9"], "no level 9: the model has levels 0 (the finest) to 0"),
+        (["--levels", "x"], "--levels 'x'"),
+        (["--maps", "fields"], "Allowed are removed, energy, kept, field"),
+        (["--what-if", "level=0:half"], "Allowed are level=L:tau*K"),
+        (["--what-if", "level=0:tau*9"], "less than or equal to 4"),
+        (["--what-if", "level=4:open"], "no level 4"),
+        (["--region", "0:90,0:4"], "reaches outside"),
+        (["--truth", "absent.png"], "absent.png"),
+    ],
+)
+def test_what_cannot_work_is_refused_and_nothing_is_written(
+    flags: list[str], words: str, prosma: Prosma, tmp_path: Path, picture: Path, make_model: Make
+) -> None:
+    model, out = make_model(tmp_path / "m.safetensors"), tmp_path / "out"
+    code, _, err = prosma("inspect", picture, "--model", model, "--out", out, *flags)
+    assert code == 2
+    assert words in err
+    assert not (out.exists() and list(out.iterdir()))
+
+
+def test_changes_of_gates_are_read_as_they_are_written() -> None:
+    text = "level=2:tau*0.5, level=0:open,level=2:channel=3:closed,level=2:channel=5:closed,level=1:nochannelgate"
+    assert parse_what_if(text).edits == (
+        LevelEdit(level=2, threshold=0.5, closed_channels=(3, 5)),
+        LevelEdit(level=0, state="open"),
+        LevelEdit(level=1, channel_gate=False),
+    )
+
+
+def test_maps_of_a_hippocampus_lie_in_the_world_where_the_scan_does(
+    prosma: Prosma, tmp_path: Path, data_root: Path
+) -> None:
+    scan = sorted((data_root / "msd_hippocampus" / "images").iterdir())[0]
+    labels = data_root / "msd_hippocampus" / "labels" / scan.name
+    out = tmp_path / "out"
+    flags = ["--model", "hippocampus-mri", "--device", "cpu", "--levels", "1,2", "--maps", "field"]
+    code, said, err = prosma("inspect", scan, "--out", out, *flags, "--what-if", "level=1:open", "--truth", labels)
+    assert (code, said != "") == (0, True), err
+    source = nib.load(scan)
+    for level, step in ((1, 2), (2, 4)):
+        removed, field = (nib.load(out / f"level{level}_{name}") for name in ("removed.nii.gz", "field.nii"))
+        np.testing.assert_allclose(removed.affine, field.affine)
+        assert field.shape == (*removed.shape, 1, 64 * level)
+        # The first cell's corner lies at most a cell outside the scan's, the last one's likewise.
+        corners = np.array([[-0.5] * 3, np.array(removed.shape) - 0.5])
+        inside = nib.affines.apply_affine(np.linalg.inv(source.affine) @ removed.affine, corners)
+        extent = np.array([[-0.5] * 3, np.array(source.shape) - 0.5])
+        assert np.abs(inside - extent).max() < step
+        np.testing.assert_allclose(nib.affines.voxel_sizes(removed.affine), step * np.array(source.header.get_zooms()))
+    summary = json.loads((out / "summary.json").read_text())
+    (result,) = summary["what_if"]
+    assert min(c["truth_before"] for c in result["classes"]) > 0.8
+    assert all(c["truth_after"] < c["truth_before"] for c in result["classes"])
