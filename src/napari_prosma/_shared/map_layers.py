@@ -21,7 +21,7 @@ OPACITY = 0.6
 CROSS = 0.06
 """Size of a cross, as a share of the scan's shorter displayed side."""
 NUDGE = 2.0**-10
-"""Voxels by which a map is moved where napari's sliders would otherwise stand exactly between two slices of the scan."""
+"""Voxels by which a map is moved where napari's sliders would otherwise stand exactly between two slices."""
 CHANNEL = "channel"
 """Label of the axis along which the channels of a map lie."""
 
@@ -175,8 +175,8 @@ def map_spec(spec: ImageSpec, info: MapInfo, shape: Sequence[int]) -> ImageSpec:
 def place_map(scan: LayerScan, info: MapInfo, data: NDArray[Any]) -> tuple[Placement, str, NDArray[Any]]:
     """Placement, letters of the axes and array (a view) of a map's layer.
 
-    A map with channels has them in front, on a slider of their own: the scan's channels, if it has any, are another
-    axis, along which the map is one voxel wide. A map that begins in front of the scan is drawn `NUDGE` further in.
+    Channels come in front, on a slider of their own: the scan's channels are another axis, along which the map is one
+    voxel wide. A map that begins in front of the scan is drawn `NUDGE` further in.
     """
     channels = "c" in info.axes
     placement, letters = _plain(scan, keep_channel=channels)

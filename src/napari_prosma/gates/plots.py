@@ -37,7 +37,7 @@ class GatePlots(QWidget):
 
     def show_level(self, summary: LevelSummary, form: GateForm, channel: int) -> None:
         """Draw a level; `channel` stands out."""
-        if not summary.channel_removed:
+        if summary.threshold is None or not summary.channel_removed:
             self.show_nothing("attention")
             return
         say(self._said, "")

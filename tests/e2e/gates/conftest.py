@@ -115,7 +115,8 @@ def desk(
     """Return a window with the widget; the test fails where napari had to tell of an error."""
     notification_manager.records.clear()
     session = Session(tmp_path / "settings", jobs)
-    session.add_model(own_models["plain-3d"])
+    for name in ("plain-3d", "attention-3d", "ungated-3d"):
+        session.add_model(own_models[name])
     session.widget_opened()  # one that stays: the engine is warm for the next test
     made = Desk(make_napari_viewer(show=True), session, qtbot)
     yield made

@@ -42,6 +42,25 @@ def test_a_look_at_the_current_slice_of_a_turned_scan(desk: Any, volume: np.ndar
     assert list(desk.viewer.layers) == [scan]
 
 
+def test_baselines_show_what_they_have_and_say_what_they_have_not(desk: Any, volume: np.ndarray) -> None:
+    desk.viewer.add_image(volume, name="scan")
+    desk.choose("ungated-3d")
+    assert "plain U-Net" in desk.text("problem_model")
+    assert not desk.button("run").isEnabled()
+    desk.choose("attention-3d")
+    found = desk.inspect()
+    assert "remove nothing" in desk.text("messages")
+    assert sorted(desk.maps) == ["level 0 energy", "level 0 gate"]
+    assert desk.maps["level 0 gate"].visible
+    assert [row[2:] for row in desk.cells("levels_table")] == [["0 %", desk.cells("levels_table")[0][3], "–"]]
+    desk.controller.showing.probe.pick((0, 3, 4, 5))
+    weights = found.arrays["level0/gate"][:, 3, 4, 5]
+    assert {float(row[1]) for row in desk.voxel_rows()} <= {round(float(w), 2) for w in weights}
+    desk.controller.showing.what_if.change(0, state="closed")
+    desk.answered()
+    assert "what if" in desk.maps
+
+
 @pytest.mark.slow
 def test_a_hippocampus_from_the_click_to_the_files(
     desk: Any, copy_of: Callable[[str], Path], save_as: Callable[[Path], None], tmp_path: Path
