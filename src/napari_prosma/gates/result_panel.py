@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QComboBox, QSizePolicy, QTabWidget, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QTabWidget, QVBoxLayout, QWidget
 
 from napari_prosma._shared.fields import button, combo, note_label, row, say
 from napari_prosma.gates.levels_table import LevelsTable
@@ -47,11 +47,11 @@ class ResultPanel(QWidget):
 
 
 class _Tabs(QTabWidget):
-    """Tabs as high as the one in front."""
+    """Tabs as high as the one in front: the content of the others is hidden, so that it takes no room."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.tabBar().setExpanding(True)
+        self._parts: list[QWidget] = []
         self.tabBar().setUsesScrollButtons(False)
         self.currentChanged.connect(self._fit)
 
@@ -62,13 +62,14 @@ class _Tabs(QTabWidget):
         column.setContentsMargins(2, 0, 2, 0)
         column.addWidget(part)
         column.addStretch(1)
+        self._parts.append(part)
         self.addTab(page, text)
         self._fit(self.currentIndex())
 
     def _fit(self, current: int) -> None:
-        for i in range(self.count()):
-            policy = QSizePolicy.Policy.Preferred if i == current else QSizePolicy.Policy.Ignored
-            self.widget(i).setSizePolicy(QSizePolicy.Policy.Preferred, policy)
+        for i, part in enumerate(self._parts):
+            part.setVisible(i == current)
+        self.updateGeometry()
 
 
 class FilesPanel(QWidget):
