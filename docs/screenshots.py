@@ -1,7 +1,7 @@
 """Make the pictures of the documentation from the real program: ``python3 run.py screenshots [FOLDER]``.
 
 A real window, the real engine and real, short trainings; the scans are 3D phantoms, so that nothing has to be
-downloaded.
+downloaded. Only the pictures of the Gates widget need a breast ultrasound, see `screenshots_gates`.
 """
 
 from __future__ import annotations
@@ -100,9 +100,15 @@ class Desk:
 
 def main() -> None:
     """Take every picture."""
+    from screenshots_gates import take_gates
+
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else IMAGES
     folder.mkdir(parents=True, exist_ok=True)
-    for parts in ((take_segment,), (take_new_model, take_fine_tuning)):  # a window each: napari's sliders remember
+    for parts in (
+        (take_segment,),
+        (take_new_model, take_fine_tuning),
+        (take_gates,),
+    ):  # a window each: napari's sliders remember
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as settings:
             desk = Desk(folder, Path(settings))
             desk.segment()

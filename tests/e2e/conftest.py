@@ -51,6 +51,12 @@ def own_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ),
         "plain-3d": _save_model(tmp_path_factory.mktemp("models"), "plain-3d", 3, ("image",), tile=(16, 32, 32)),
         "plain-2d": _save_model(tmp_path_factory.mktemp("models"), "plain-2d", 2, ("image",), tile=(64, 64)),
+        "attention-3d": _save_model(
+            tmp_path_factory.mktemp("models"), "attention-3d", 3, ("image",), gate="attention", tile=(16, 32, 32)
+        ),
+        "ungated-3d": _save_model(
+            tmp_path_factory.mktemp("models"), "ungated-3d", 3, ("image",), gate="none", tile=(16, 32, 32)
+        ),
         "colour-3d": _save_model(tmp_path_factory.mktemp("models"), "colour-3d", 3, COLOUR, tile=(4, 8, 8)),
         "spine-3d": _save_model(
             tmp_path_factory.mktemp("models"), "spine-3d", 3, ("mt0", "mt1", "t1w"), tile=(8, 64, 64)
@@ -58,7 +64,9 @@ def own_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }  # fmt: skip
 
 
-def _save_model(folder: Path, name: str, dims: int, channels: tuple[str, ...], **preprocess: Any) -> Path:
+def _save_model(
+    folder: Path, name: str, dims: int, channels: tuple[str, ...], gate: str = "prosma", **preprocess: Any
+) -> Path:
     network = ModelConfig.parse(
         {
             "dims": dims,
@@ -67,7 +75,7 @@ def _save_model(folder: Path, name: str, dims: int, channels: tuple[str, ...], *
             "widths": (4, 8),
             "strides": ((1,) * dims, (2,) * dims),
             "kernels": ((3,) * dims,) * 2,
-            "gate": GateConfig.parse({"kind": "prosma"}, "gate"),
+            "gate": GateConfig.parse({"kind": gate}, "gate"),
         },
         "network",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil, floor
 from typing import Any
 
@@ -83,6 +84,42 @@ def slab_in_view(layer: Any, scan: LayerScan, viewer: Any, start: tuple[int, ...
     )
 
 
+def voxel_at(scan: LayerScan, viewer: Any, position: Sequence[float]) -> dict[str, int] | None:
+    """The voxel of a scan at a place of the viewer.
+
+    Parameters
+    ----------
+    scan : LayerScan
+    viewer : napari.Viewer or ViewerModel
+    position : sequence of float
+        World coordinates, one per axis of the viewer.
+
+    Returns
+    -------
+    dict or None
+        Index along each of the scan's axes, by letter (colours are no axis); None where the place lies outside.
+    """
+    placement = scan.placement
+    n = placement.ndim
+    if len(position) < n:
+        return None
+    point = np.append(np.asarray(position[-n:], np.float64), 1)
+    index = np.floor(np.linalg.solve(_in_viewer(placement, viewer), point)[:-1] + 0.5).astype(int)
+    if np.any(index < 0) or np.any(index >= np.asarray(scan.data.shape[:n])):
+        return None
+    return dict(zip(scan.axes, index.tolist(), strict=False))
+
+
+def shown_channel(layer: Any, viewer: Any) -> int:
+    """Where the slider of a map's channels stands; the channels are the first axis of its layer."""
+    return round(float(viewer.dims.point[viewer.dims.ndim - layer.ndim]))
+
+
+def show_channel(layer: Any, viewer: Any, channel: int) -> None:
+    """Move the slider of a map's channels."""
+    viewer.dims.set_point(viewer.dims.ndim - layer.ndim, channel)
+
+
 def _whole(scan: LayerScan) -> dict[int, tuple[int, int]]:
     return {axis: (0, int(size)) for axis, size in enumerate(scan.data.shape)}
 
@@ -102,12 +139,15 @@ def _displayed(layer: Any, viewer: Any) -> list[int]:
 
 def _world(layer: Any, viewer: Any) -> NDArray[np.float64]:
     """The layer's voxel to world matrix in the units of the viewer."""
-    placement = Placement.of(layer)
+    return _in_viewer(Placement.of(layer), viewer)
+
+
+def _in_viewer(placement: Placement, viewer: Any) -> NDArray[np.float64]:
     units = viewer.dims.units
-    if units is None or len(units) < layer.ndim:
+    if units is None or len(units) < placement.ndim:
         return placement.matrix
     own = placement.physical.units
-    factors = [float((1 * a).to(b).magnitude) for a, b in zip(own, units[-layer.ndim :], strict=True)]
+    factors = [float((1 * a).to(b).magnitude) for a, b in zip(own, units[-placement.ndim :], strict=True)]
     scaled: NDArray[np.float64] = np.diag([*factors, 1.0]) @ placement.matrix
     return scaled
 

@@ -2,16 +2,44 @@
 
 from napari_prosma._shared.labels_scan import class_numbers, known_classes, lies_on, read_on
 from napari_prosma._shared.layer_scan import METADATA, LayerScan, guess_axes, levels, read
-from napari_prosma._shared.layer_view import Region, current_slice, slab_in_view, view_box
-from napari_prosma._shared.result_layers import editable_copy, image_layer, is_result, labels_layer, refresh
+from napari_prosma._shared.layer_view import (
+    Region,
+    current_slice,
+    show_channel,
+    shown_channel,
+    slab_in_view,
+    view_box,
+    voxel_at,
+)
+from napari_prosma._shared.map_layers import (
+    cross_layer,
+    cross_voxel,
+    field_layer,
+    map_layer,
+    map_spec,
+    mask_layer,
+    move_cross,
+    set_limits,
+)
+from napari_prosma._shared.result_layers import (
+    editable_copy,
+    image_layer,
+    is_result,
+    labels_layer,
+    refresh,
+    show_labels,
+)
 
 __all__ = [
     "METADATA",
     "LayerScan",
     "Region",
     "class_numbers",
+    "cross_layer",
+    "cross_voxel",
     "current_slice",
     "editable_copy",
+    "field_layer",
     "guess_axes",
     "image_layer",
     "is_result",
@@ -19,9 +47,18 @@ __all__ = [
     "labels_layer",
     "levels",
     "lies_on",
+    "map_layer",
+    "map_spec",
+    "mask_layer",
+    "move_cross",
     "read",
     "read_on",
     "refresh",
+    "set_limits",
+    "show_channel",
+    "show_labels",
+    "shown_channel",
     "slab_in_view",
     "view_box",
+    "voxel_at",
 ]

@@ -79,15 +79,15 @@ class Placement:
         if all(factor == 1 for factor in factors):
             return self
         f = np.asarray(factors, np.float64)
-        return self._moved(scale=self.physical.scale * f, shift=(f - 1) / 2)
+        return self.moved(f.tolist(), ((f - 1) / 2).tolist())
 
     def without(self, axis: int) -> Placement:
         """Placement on all axes but this one."""
         keep = [i for i in range(self.ndim) if i != axis]
         return Placement(self.physical.set_slice(keep), self.affine[np.ix_([*keep, -1], [*keep, -1])])
 
-    def with_channel(self) -> Placement:
-        """Placement on these axes and a channel axis in front of them."""
+    def with_channel(self, label: str = "c") -> Placement:
+        """Placement on these axes and a channel axis in front of them, called `label`."""
         old, n = self.physical, self.ndim + 1
         rotate, shear, affine = np.eye(n), np.eye(n), np.eye(n + 1)
         rotate[1:, 1:], affine[1:, 1:] = old.rotate, self.affine
@@ -98,7 +98,7 @@ class Placement:
             rotate=rotate,
             shear=shear,
             units=["pixel", *old.units],
-            axis_labels=["c", *old.axis_labels],
+            axis_labels=[label, *old.axis_labels],
             ndim=n,
         )
         return Placement(physical, affine)
@@ -126,12 +126,12 @@ class Placement:
             return names[-1], np.array([METRES[name] / METRES[names[-1]] for name in names])
         return "pixel", np.ones(len(axes))
 
-    def _moved(self, *, scale: NDArray[np.float64], shift: NDArray[np.float64]) -> Placement:
-        """With another scale, and voxel 0 moved by `shift` voxels of the present size."""
+    def moved(self, factors: Sequence[float], shift: Sequence[float]) -> Placement:
+        """Placement of a grid whose voxels are `factors` as large, its voxel 0 at index `shift` of this one."""
         old = self.physical
         physical = CompositeAffine(
-            scale,
-            old.translate + old.linear_matrix @ shift,
+            old.scale * np.asarray(factors, np.float64),
+            old.translate + old.linear_matrix @ np.asarray(shift, np.float64),
             rotate=old.rotate,
             shear=old.shear,
             units=old.units,

@@ -128,6 +128,12 @@ def refresh(layer: Any) -> None:
     layer.refresh(thumbnail=False, highlight=False, extent=False)
 
 
+def show_labels(layer: Labels, scan: LayerScan, labels: NDArray[Any]) -> None:
+    """Show another result on the same scan in a layer that `labels_layer` made; shape as there."""
+    _, _, shown = _without_channel(scan, labels)
+    layer.data = shown
+
+
 def _notes(scan: LayerScan, spec: ImageSpec, axes: str) -> dict[str, Any]:
     turn = {"turn": scan.metadata["turn"]} if "turn" in scan.metadata else {}
     return {"spec": spec, "path": str(scan.path) if scan.path else None, "axes": axes, **turn}

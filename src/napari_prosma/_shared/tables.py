@@ -8,6 +8,8 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidget, QTableWidgetItem
 
+SMALL = "QTableView, QHeaderView { font-size: 8pt; } QTableView::item { padding: 0px; }"
+"""Style sheet of a table with so many columns that they would be cut off in a dock."""
 FRAME = 4
 """Pixels of a table's frame, above and below together."""
 

@@ -30,6 +30,7 @@ class ResultPanel(QWidget):
 
     save_clicked = Signal()
     correct_clicked = Signal()
+    gates_clicked = Signal()
     command_clicked = Signal()
 
     def __init__(self) -> None:
@@ -42,6 +43,7 @@ class ResultPanel(QWidget):
         self._correct = button(
             "Correct && fine-tune", "Make an editable copy of the labels and pick the brush.", self.correct_clicked
         )
+        self._gates = button("Inspect gates", "See what the skip connections kept and removed.", self.gates_clicked)
         self._command = button(
             "Show run command", "The command that repeats this without napari.", self.command_clicked
         )
@@ -54,7 +56,7 @@ class ResultPanel(QWidget):
         head.addWidget(self._copy)
         layout.addLayout(head)
         layout.addWidget(self._table)
-        for part in (self._save, self._correct, self._command):
+        for part in (self._save, self._correct, self._gates, self._command):
             layout.addWidget(part)
         layout.addWidget(self._said)
         self.setVisible(False)

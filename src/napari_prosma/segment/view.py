@@ -2,103 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QComboBox
-
-from napari_prosma._shared.fields import BROWSE, combo, fill, note_label, row, say
-from napari_prosma._shared.job_view import JobView
+from napari_prosma._shared.scan_view import ScanView
 from napari_prosma.segment.advanced import AdvancedPanel
 from napari_prosma.segment.result_panel import ResultPanel
 
 
-class SegmentView(JobView):
+class SegmentView(ScanView):
     """Picks, options, the Segment button, progress and result, from top to bottom."""
-
-    image_chosen = Signal(object)
-    axes_chosen = Signal(str)
-    level_chosen = Signal(int)
-    model_chosen = Signal(object)
-    browse_clicked = Signal()
 
     def __init__(self) -> None:
         super().__init__(("image", "axes", "model", "device"))
         self.advanced = AdvancedPanel()
-        self._problems["part"] = self.advanced.problem
-        self._add_image()
+        self._problems["part"] = self.advanced.part.problem
+        self._add_image("The scan to segment: an Image layer.")
         self._add_model()
         self._add_device()
         self._add(self.advanced)
         self._add_run("Segment")
         self.result = ResultPanel()
         self._add(self.result)
-        self._locked += [self._image, self._axes, self._level, self._model, self.advanced]
-        self._finish(
-            image=self._image,
-            axes=self._axes,
-            image_facts=self._image_facts,
-            level=self._level,
-            model=self._model,
-            model_facts=self._model_facts,
-        )
-
-    # --- Building ---------------------------------------------------------------------------------------------------
-
-    def _add_image(self) -> None:
-        self._image = combo("The scan to segment: an Image layer.")
-        self._image.activated.connect(lambda _: self.image_chosen.emit(self._image.currentData()))
-        self._axes = combo("What each axis of the layer is, one letter each: t time, c channel, z y x space.")
-        self._axes.setEditable(True)
-        self._axes.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
-        self._axes.activated.connect(lambda _: self.axes_chosen.emit(self._axes.currentText()))
-        self._axes.lineEdit().editingFinished.connect(lambda: self.axes_chosen.emit(self._axes.currentText()))
-        self._image_facts = note_label("facts")
-        self._level = combo("Resolution level of a multiscale layer; 0 is the finest.")
-        self._level.activated.connect(self.level_chosen)
-        self._level_row = row("Level", self._level)
-        self._add(row("Image", self._image), self._problems["image"], row("Axes", self._axes), self._level_row)
-        self._add(self._problems["axes"], self._image_facts)
-
-    def _add_model(self) -> None:
-        self._model = combo("Shipped models, your own, or a file.")
-        self._model.activated.connect(self._model_activated)
-        self._model_facts = note_label("facts")
-        self._add(row("Model", self._model), self._problems["model"], self._model_facts)
-
-    def _model_activated(self, index: int) -> None:
-        if self._model.itemText(index) == BROWSE:
-            self.browse_clicked.emit()
-        else:
-            self.model_chosen.emit(self._model.itemData(index))
-
-    # --- Setters ----------------------------------------------------------------------------------------------------
-
-    def show_images(self, layers: Sequence[tuple[str, Any]], current: Any) -> None:
-        """Layers to choose from, as (name, layer), and the one chosen."""
-        fill(self._image, layers, current)
-        self._image.setEnabled(bool(layers) and not self.running)
-
-    def show_axes(self, axes: str, readings: Sequence[str], facts: str) -> None:
-        """How the axes are read, other plausible readings, and what follows from it."""
-        fill(self._axes, [(reading, reading) for reading in readings], axes)
-        self._axes.setEditText(axes)
-        self._axes.setEnabled(bool(axes) and not self.running)
-        say(self._image_facts, facts)
-
-    def show_levels(self, shapes: Sequence[tuple[int, ...]], level: int) -> None:
-        """Levels of a multiscale layer; hidden for others."""
-        names = [f"{i}: {' × '.join(map(str, shape))}" for i, shape in enumerate(shapes)]
-        fill(self._level, [(name, i) for i, name in enumerate(names)], level)
-        self._level_row.setVisible(len(shapes) > 1)
-
-    def show_models(self, models: Sequence[tuple[str, Any]], current: Any, facts: str) -> None:
-        """Models as (name, entry), the one chosen and its facts."""
-        fill(self._model, models, current)
-        self._model.insertSeparator(self._model.count())
-        self._model.addItem(BROWSE)
-        say(self._model_facts, facts)
+        self._locked.append(self.advanced)
+        self._finish(**self._scan_parts())
 
     def show_problem(self, field: str | None, text: str) -> None:
         """Why Segment is disabled, under its field; None: it is not."""

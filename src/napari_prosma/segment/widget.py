@@ -38,6 +38,7 @@ class SegmentWidget(SegmentView):
         self.details_clicked.connect(self._show_details)
         self.result.save_clicked.connect(self._save)
         self.result.correct_clicked.connect(self._correct)
+        self.result.gates_clicked.connect(self._inspect)
         self.result.command_clicked.connect(self._show_command)
         self.destroyed.connect(self.controller.close)
 
@@ -71,6 +72,15 @@ class SegmentWidget(SegmentView):
             return
         train = open_dock(self._viewer, "Train", lambda: TrainWidget(self._viewer, self._session))
         train.controller.fine_tune(last.source, copy, last.plan.model)
+
+    def _inspect(self) -> None:
+        from napari_prosma.gates import GatesWidget
+
+        last = self.controller.last
+        if last is None or last.source is None or last.source not in self._viewer.layers:
+            return
+        gates = open_dock(self._viewer, "Gates", lambda: GatesWidget(self._viewer, self._session))
+        gates.controller.look_at(last.source, last.plan.model)
 
     def _save(self) -> None:
         from napari_prosma.segment.output import save_path, writer  # with the file formats: late, to open sooner

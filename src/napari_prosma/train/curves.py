@@ -14,6 +14,7 @@ from qtpy.QtGui import QColor, QPalette, QShowEvent
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_prosma._shared.fields import note_label, say
+from napari_prosma._shared.plot_colors import clear, mixed
 
 HEIGHT = 156
 """Pixels of the curves, without heading and legend."""
@@ -25,8 +26,6 @@ LONGEST_NAME = 28
 """Letters of a name in the legend; more are cut off."""
 FEW = 30
 """Curves of fewer points show them."""
-CLEAR = 0.2
-"""Least difference in brightness, 0 to 1, between a curve and what is behind it."""
 
 
 @dataclass(frozen=True)
@@ -132,10 +131,10 @@ class Plot(QWidget):
             self._colors = text, back
             self._area.setBackground(back)
             for side in ("left", "bottom", "right"):
-                self._item.getAxis(side).setPen(_mixed(text, back))
+                self._item.getAxis(side).setPen(mixed(text, back))
                 self._item.getAxis(side).setTextPen(text)
-            self._step_curve.setPen(_mixed(text, back))
-        shown = [_clear(QColor(c.color), text, back) if c.color else text for c in self._curves]
+            self._step_curve.setPen(mixed(text, back))
+        shown = [clear(QColor(c.color), text, back) if c.color else text for c in self._curves]
         curves = [replace(curve, color=color.name()) for curve, color in zip(self._curves, shown, strict=True)]
         self._make_items([curve.left for curve in curves])
         for item, curve in zip(self._items, curves, strict=True):
@@ -193,17 +192,3 @@ def _legend(curves: Sequence[Curve]) -> str:
         parts.append(f'<span style="color: {curve.color}">●</span>&nbsp;{escaped}')
     more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
     return "&nbsp; ".join(parts) + more
-
-
-def _mixed(a: QColor, b: QColor) -> QColor:
-    """The colour in the middle of two."""
-    return QColor(*((p + q) // 2 for p, q in zip(a.getRgb()[:3], b.getRgb()[:3], strict=True)))
-
-
-def _clear(color: QColor, text: QColor, back: QColor) -> QColor:
-    """A class's colour, moved towards that of texts where it could not be told from what is behind it."""
-    return color if abs(_brightness(color) - _brightness(back)) >= CLEAR else _mixed(color, text)
-
-
-def _brightness(color: QColor) -> float:
-    return 0.299 * color.redF() + 0.587 * color.greenF() + 0.114 * color.blueF()

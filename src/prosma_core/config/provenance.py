@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import prosma_core
+from prosma_core.config.base import Config
 from prosma_core.config.header import ModelHeader
-from prosma_core.config.inference import InferenceConfig
 
 
-def provenance(header: ModelHeader, config: InferenceConfig, source: str) -> dict[str, str]:
+def provenance(header: ModelHeader, config: Config, source: str) -> dict[str, str]:
     """Program, model and its hash, settings that differ from the defaults, and the source's name."""
     return {
         "program": f"prosma {prosma_core.__version__}",

@@ -281,7 +281,7 @@ def test_a_slice_of_the_scan_is_the_one_in_view(widget: Widget, scan_data: np.nd
     widget.viewer.add_image(data, name="mri")
     widget.choose("breast-lesion-us")
     widget.viewer.dims.set_current_step(0, 4)
-    widget.view.advanced.part_chosen.emit("slice")
+    widget.view.advanced.part.part_chosen.emit("slice")
     region = widget.start().request.config.region
     assert region == (((4, 5),) if axes == "zyx" else ()) + ((0, 40), (0, 44))
 

@@ -1,0 +1,91 @@
+"""Pictures of the Gates widget, on a breast ultrasound of BUSI (CC BY 4.0); without that file they stay as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from napari.layers import Layer
+from qtpy.QtWidgets import QPushButton, QScrollArea, QTabWidget
+
+from napari_prosma._shared.docks import open_dock
+from napari_prosma.gates import GatesWidget
+from prosma_core.io.images import read_labels
+
+if TYPE_CHECKING:
+    from screenshots import Desk
+
+SCAN = Path(__file__).resolve().parents[2] / "shared" / "data" / "busi" / "images" / "benign_241.png"
+CHANNEL_OF = 2
+"""Level whose field is pictured."""
+
+
+def take_gates(desk: Desk) -> None:
+    """Gates: each level's removed share, a field, a voxel, what-ifs, and a model that cannot be looked into."""
+    from screenshots import wait
+
+    if not SCAN.is_file():
+        return
+    viewer = desk.viewer
+    widget = open_dock(viewer, "Gates", lambda: GatesWidget(viewer, desk.session))
+    scan = viewer.open(str(SCAN), plugin="napari")[0]
+    truth = read_labels(SCAN.parents[1] / "labels" / SCAN.name).data
+    drawn = viewer.add_labels((truth > 0).astype(np.uint8), name="Drawn by an expert", visible=False)
+    viewer.layers.selection.active = scan
+    widget.controller.choose_image(scan)
+    desk.picture("gates-ready", widget)
+    widget.controller.start_or_cancel()
+    wait(lambda: widget.controller.run is None)
+    showing = widget.controller.showing
+    wait(lambda: not showing.adding)
+    desk.picture("gates-widget")
+    showing.show_level(CHANNEL_OF)
+    wait(lambda: not showing.adding)
+    desk.picture("gates-level-2")
+    take_field(desk, widget, truth)
+    take_what_if(desk, widget, drawn)
+    widget.controller.remove_maps()
+    viewer.layers.clear()
+
+
+def take_field(desk: Desk, widget: GatesWidget, truth: np.ndarray) -> None:
+    """The field of a channel, and a voxel at the edge of the lesion."""
+    showing = widget.controller.showing
+    showing.show_channel(telling_channel(showing.found.arrays[f"level{CHANNEL_OF}/kept"], truth))
+    group = showing.found.plan.group
+    layers: dict[str, Layer] = {layer.name: layer for layer in desk.viewer.layers}
+    removed, field = (layers[f"{group}: level {CHANNEL_OF} {kind}"] for kind in ("removed", "field"))
+    removed.visible, field.visible = False, True
+    widget.result.open_tab("Voxel")
+    widget.findChild(QPushButton, "probe").click()
+    rows, columns = np.nonzero(truth)
+    at = (float(rows.min()), float(columns[rows == rows.min()].mean()))
+    showing.probe.pick((showing.channel, *at))
+    desk.picture("gates-field")
+    widget.findChild(QPushButton, "probe").click()
+    removed.visible, field.visible = False, False
+
+
+def telling_channel(kept: np.ndarray, truth: np.ndarray) -> int:
+    """The channel that is kept in the lesion and removed elsewhere more than any other."""
+    rows, columns = ((np.arange(n) + 0.5) * m / n for n, m in zip(kept.shape[1:], truth.shape, strict=True))
+    lesion = truth[np.ix_(rows.astype(int), columns.astype(int))] > 0
+    return int(np.argmax(kept[:, lesion].mean(axis=1) - kept[:, ~lesion].mean(axis=1)))
+
+
+def take_what_if(desk: Desk, widget: GatesWidget, drawn: Layer) -> None:
+    """Level 2 open, and which level matters."""
+    from screenshots import wait
+
+    showing = widget.controller.showing
+    widget.result.open_tab("What if")
+    showing.what_if.choose_truth(drawn)
+    showing.what_if.change(CHANNEL_OF, state="open")
+    wait(lambda: not showing.what_if.questions.busy)
+    showing.what_if.rank()
+    wait(lambda: not showing.what_if.questions.busy)
+    area = widget.findChild(QScrollArea)
+    area.ensureWidgetVisible(widget.findChild(QTabWidget, "tabs"))
+    area.verticalScrollBar().setValue(area.verticalScrollBar().maximum())
+    desk.picture("gates-what-if")

@@ -1,0 +1,245 @@
+"""Between choices, view and viewer in a widget that lets a model look at a scan: what all of these have in common."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from napari.layers import Image
+
+from napari_prosma._shared import layers as layer_access
+from napari_prosma._shared.fitting import fits, nearest
+from napari_prosma._shared.layers import Region
+from napari_prosma._shared.scan_choices import ScanChoices
+from napari_prosma._shared.scan_words import ScanPresenter
+from napari_prosma._shared.session import ModelEntry, Session
+from napari_prosma._shared.watch import ViewerWatch
+from prosma_core.engine.messages import Ready
+from prosma_core.errors import ProsmaError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from napari.components import ViewerModel
+
+    from napari_prosma._shared.scan_view import ScanView
+
+C = TypeVar("C", bound=ScanChoices)
+
+
+class ScanController(Generic[C]):
+    """Keeps the fields of a view true to the viewer and the person's choices.
+
+    A subclass says what else there is to choose (`_show_options`), what follows from the choices (`_show_plan`) and
+    whether a job runs (`_busy`); it calls `_begin` when it is ready, and `close` at its end.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+    view : ScanView
+    session : Session
+    presenter : ScanPresenter
+    choices : ScanChoices
+        To begin with.
+    """
+
+    def __init__(
+        self, viewer: ViewerModel, view: ScanView, session: Session, presenter: ScanPresenter, choices: C
+    ) -> None:
+        self.viewer, self.session = viewer, session
+        self._scan_view, self._words = view, presenter
+        self._layer: Image | None = None
+        self._axes: str | None = None
+        self._level = 0
+        self._choices = choices
+
+    # --- What a subclass says ---------------------------------------------------------------------------------------
+
+    def _busy(self) -> bool:
+        """Whether a job runs, so that new layers and models are not taken by themselves."""
+        raise NotImplementedError
+
+    def _show_options(self) -> None:
+        """Show what else there is to choose."""
+        raise NotImplementedError
+
+    def _show_plan(self) -> None:
+        """Show what follows from the choices, or what is wrong with them."""
+        raise NotImplementedError
+
+    # --- Beginning and end ------------------------------------------------------------------------------------------
+
+    def _begin(self, layer: Image | None = None) -> None:
+        """Listen to the viewer and the session, and take the active image unless another is given."""
+        view, session = self._scan_view, self.session
+        view.image_chosen.connect(self.choose_image)
+        view.axes_chosen.connect(self.choose_axes)
+        view.level_chosen.connect(self.choose_level)
+        view.model_chosen.connect(self.choose_model)
+        view.device_chosen.connect(self.choose_device)
+        view.free_clicked.connect(self.free_memory)
+        self._watch = ViewerWatch(self.viewer, self._layer_inserted, self._layers_changed, self._view_moved)
+        session.models_changed.connect(self.show_models)
+        session.model_preferred.connect(self._take_model)
+        session.jobs.started.connect(self._show_devices)
+        session.widget_opened()
+        self.show_models()
+        self._show_devices(session.jobs.ready)
+        self.choose_image(layer or self._active_image())
+
+    def close(self) -> None:
+        """Leave the viewer as it was found. The view may be gone already."""
+        self._watch.close()
+        self.session.models_changed.disconnect(self.show_models)
+        self.session.model_preferred.disconnect(self._take_model)
+        self.session.jobs.started.disconnect(self._show_devices)
+        self.session.widget_closed()
+
+    # --- What the person does ---------------------------------------------------------------------------------------
+
+    def choose_image(self, layer: Image | None) -> None:
+        """Take another layer; its axes are guessed anew."""
+        self._forget()
+        self._layer = layer
+        self._watch.follow(layer)
+        self._read(None, 0)
+        scan, model = self._choices.scan, self._choices.model
+        if scan is not None and (model is None or not fits(scan, model)):
+            self._choices = replace(self._choices, model=nearest(scan, self.session.models()) or model)
+        self.show_models()
+        self._show_images()
+
+    def _forget(self) -> None:
+        """Take away what was said about another scan or model."""
+        if not self._busy():
+            self._scan_view.show_messages(())
+            self._scan_view.show_error("", details=False)
+
+    def choose_axes(self, axes: str) -> None:
+        """Read the layer's axes in another way."""
+        if axes != self.axes:
+            self._read(axes.replace(" ", "").lower(), self._level)
+
+    def choose_level(self, level: int) -> None:
+        """Take another resolution of a multiscale layer."""
+        self._read(self._axes, level)
+
+    def choose_model(self, model: ModelEntry | None) -> None:
+        """Take another model."""
+        self._forget()
+        if model is not None:
+            self.session.remember("model", str(model.path))
+        self._set(model=model)
+        self.show_models()
+
+    def _take_model(self, model: ModelEntry) -> None:
+        """Take a model that was just trained, unless a job runs."""
+        if not self._busy():
+            self.choose_model(model)
+
+    def add_model(self, path: Path) -> None:
+        """Take a model from a file."""
+        try:
+            self.choose_model(self.session.add_model(path))
+        except ProsmaError as error:
+            self._scan_view.show_error(str(error), details=False)
+
+    def choose_device(self, device: str) -> None:
+        """Compute elsewhere."""
+        self.session.remember("device", device)
+        self._set(device=device)
+        self._show_devices(self.session.jobs.ready)
+
+    def free_memory(self) -> None:
+        """End the engine; it starts again with the next job."""
+        self.session.jobs.free()
+        self._show_devices(None)
+
+    # --- What the viewer does ---------------------------------------------------------------------------------------
+
+    def _layer_inserted(self, event: Any) -> None:
+        layer = event.value
+        if _is_scan(layer) and not self._busy():
+            self.choose_image(layer)
+        else:
+            self._show_images()
+
+    def _layers_changed(self) -> None:
+        if self._layer is not None and self._layer not in self.viewer.layers:
+            self.choose_image(self._active_image())
+            return
+        self._read(self._axes, self._level)
+        self._show_images()
+
+    def _view_moved(self) -> None:
+        if self._choices.part != "whole":
+            self._show_plan()
+
+    def _active_image(self) -> Image | None:
+        active = self.viewer.layers.selection.active
+        if _is_scan(active):
+            return active
+        return next((layer for layer in reversed(self.viewer.layers) if _is_scan(layer)), None)
+
+    # --- Choices ----------------------------------------------------------------------------------------------------
+
+    def _set(self, **changes: Any) -> None:
+        self._choices = replace(self._choices, **changes)
+        self._show_plan()
+
+    def _read(self, axes: str | None, level: int) -> None:
+        """Read the layer's geometry (not its values) with these axes; None guesses them."""
+        self._axes, self._level = axes, level
+        if self._layer is None:
+            self._choices = replace(self._choices, scan=None, scan_error="")
+        else:
+            try:
+                scan = layer_access.read(self._layer, axes, level)
+                self._choices = replace(self._choices, scan=scan, scan_error="")
+            except ProsmaError as error:
+                self._choices = replace(self._choices, scan=None, scan_error=str(error))
+        self._words.axes(self._layer, self._choices, self.axes, level)
+        self._show_options()
+        self._show_plan()
+
+    def _region(self) -> Region | None:
+        scan, part = self._choices.scan, self._choices.part
+        if scan is None or self._layer is None or part == "whole":
+            return None
+        find = layer_access.view_box if part == "view" else layer_access.current_slice
+        return find(self._layer, scan, self.viewer)
+
+    # --- Showing ----------------------------------------------------------------------------------------------------
+
+    @property
+    def axes(self) -> str:
+        """Axes as they are read, or as the person typed them."""
+        return self._choices.scan.axes if self._choices.scan else (self._axes or "")
+
+    def show_models(self) -> None:
+        """Show the models there are, and the one chosen."""
+        models, chosen = self.session.models(), self._choices.model
+        current = next((m for m in models if chosen and m.path == chosen.path), None)
+        self._words.models(models, current)
+        self._set(model=current)
+        self._show_options()
+
+    def _show_images(self) -> None:
+        self._words.images([layer for layer in self.viewer.layers if _is_scan(layer)], self._layer)
+
+    def _show_devices(self, ready: Ready | None) -> None:
+        self._words.devices(self._choices.device, ready)
+        missing = ready.why_not.get(self._choices.device, "") if ready and ready.why_not else ""
+        if missing != self._choices.device_error:
+            self._set(device_error=missing)
+
+
+def recalled_model(session: Session) -> ModelEntry | None:
+    """The model of the last time, where it is still there."""
+    wanted = session.recall("model")
+    return next((m for m in session.models() if str(m.path) == wanted), None)
+
+
+def _is_scan(layer: Any) -> bool:
+    """Whether a layer is an image to look at: not a map of ours."""
+    return isinstance(layer, Image) and not layer_access.is_result(layer)

@@ -1,0 +1,91 @@
+"""The fields of a widget in which a model looks at a scan: image, axes, level, model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QComboBox, QWidget
+
+from napari_prosma._shared.fields import BROWSE, combo, fill, note_label, row, say
+from napari_prosma._shared.job_view import JobView
+
+
+class ScanView(JobView):
+    """A column whose subclass adds these fields: signals out, setters in, no decisions."""
+
+    image_chosen = Signal(object)
+    axes_chosen = Signal(str)
+    level_chosen = Signal(int)
+    model_chosen = Signal(object)
+    browse_clicked = Signal()
+
+    # --- Building ---------------------------------------------------------------------------------------------------
+
+    def _add_image(self, tooltip: str) -> None:
+        self._image = combo(tooltip)
+        self._image.activated.connect(lambda _: self.image_chosen.emit(self._image.currentData()))
+        self._axes = combo("What each axis of the layer is, one letter each: t time, c channel, z y x space.")
+        self._axes.setEditable(True)
+        self._axes.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
+        self._axes.activated.connect(lambda _: self.axes_chosen.emit(self._axes.currentText()))
+        self._axes.lineEdit().editingFinished.connect(lambda: self.axes_chosen.emit(self._axes.currentText()))
+        self._image_facts = note_label("facts")
+        self._level = combo("Resolution level of a multiscale layer; 0 is the finest.")
+        self._level.activated.connect(self.level_chosen)
+        self._level_row = row("Level", self._level)
+        self._add(row("Image", self._image), self._problems["image"], row("Axes", self._axes), self._level_row)
+        self._add(self._problems["axes"], self._image_facts)
+        self._locked += [self._image, self._axes, self._level]
+
+    def _add_model(self) -> None:
+        self._model = combo("Shipped models, your own, or a file.")
+        self._model.activated.connect(self._model_activated)
+        self._model_facts = note_label("facts")
+        self._add(row("Model", self._model), self._problems["model"], self._model_facts)
+        self._locked.append(self._model)
+
+    def _scan_parts(self) -> dict[str, QWidget]:
+        """The fields by the object names they get."""
+        return {
+            "image": self._image,
+            "axes": self._axes,
+            "image_facts": self._image_facts,
+            "level": self._level,
+            "model": self._model,
+            "model_facts": self._model_facts,
+        }
+
+    def _model_activated(self, index: int) -> None:
+        if self._model.itemText(index) == BROWSE:
+            self.browse_clicked.emit()
+        else:
+            self.model_chosen.emit(self._model.itemData(index))
+
+    # --- Setters ----------------------------------------------------------------------------------------------------
+
+    def show_images(self, layers: Sequence[tuple[str, Any]], current: Any) -> None:
+        """Layers to choose from, as (name, layer), and the one chosen."""
+        fill(self._image, layers, current)
+        self._image.setEnabled(bool(layers) and not self.running)
+
+    def show_axes(self, axes: str, readings: Sequence[str], facts: str) -> None:
+        """How the axes are read, other plausible readings, and what follows from it."""
+        fill(self._axes, [(reading, reading) for reading in readings], axes)
+        self._axes.setEditText(axes)
+        self._axes.setEnabled(bool(axes) and not self.running)
+        say(self._image_facts, facts)
+
+    def show_levels(self, shapes: Sequence[tuple[int, ...]], level: int) -> None:
+        """Levels of a multiscale layer; hidden for others."""
+        names = [f"{i}: {' × '.join(map(str, shape))}" for i, shape in enumerate(shapes)]
+        fill(self._level, [(name, i) for i, name in enumerate(names)], level)
+        self._level_row.setVisible(len(shapes) > 1)
+
+    def show_models(self, models: Sequence[tuple[str, Any]], current: Any, facts: str) -> None:
+        """Models as (name, entry), the one chosen and its facts."""
+        fill(self._model, models, current)
+        self._model.insertSeparator(self._model.count())
+        self._model.addItem(BROWSE)
+        say(self._model_facts, facts)

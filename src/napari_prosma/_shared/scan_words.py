@@ -1,0 +1,73 @@
+"""What the fields of a widget show in which a model looks at a scan: texts and lists, nothing that happens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from napari_prosma._shared import device_words
+from napari_prosma._shared import layers as layer_access
+from napari_prosma._shared.layers import LayerScan
+from napari_prosma._shared.scan_choices import ScanChoices
+from napari_prosma._shared.session import ModelEntry, Session
+from prosma_core.engine.messages import Ready
+
+if TYPE_CHECKING:
+    from napari_prosma._shared.scan_view import ScanView
+
+READINGS = {2: ("yx",), 3: ("zyx", "tyx", "cyx"), 4: ("tzyx", "czyx", "tcyx", "zcyx"), 5: ("tczyx", "tzcyx")}
+"""Readings of a layer's axes that are offered, by number of axes."""
+
+
+class ScanPresenter:
+    """Puts choices into words on the view.
+
+    Parameters
+    ----------
+    view : ScanView
+    session : Session
+    """
+
+    def __init__(self, view: ScanView, session: Session) -> None:
+        self._scan_view, self._session = view, session
+
+    def images(self, layers: Sequence[Any], chosen: Any) -> None:
+        """Layers to choose from, the topmost first."""
+        self._scan_view.show_images([(layer.name, layer) for layer in reversed(layers)], chosen)
+
+    def axes(self, layer: Any, choices: ScanChoices, axes: str, level: int) -> None:
+        """How the layer's axes are read, and what follows from it."""
+        if layer is None:
+            self._scan_view.show_axes("", (), "")
+            self._scan_view.show_levels((), 0)
+            return
+        self._scan_view.show_levels(layer_access.levels(layer), level)
+        readings = READINGS.get(layer.ndim, ()) if not layer.rgb else ()
+        facts = scan_facts(choices.scan) if choices.scan else ""
+        self._scan_view.show_axes(axes, list(dict.fromkeys([axes, *readings])), facts)
+
+    def models(self, models: Sequence[ModelEntry], chosen: ModelEntry | None) -> None:
+        """Models to choose from, and the facts of the chosen one."""
+        named = [(m.header.name if m.shipped else f"{m.header.name} ({m.path.name})", m) for m in models]
+        self._scan_view.show_models(named, chosen, chosen.facts if chosen else "")
+
+    def devices(self, chosen: str, ready: Ready | None) -> None:
+        """Devices that the engine found, and what the chosen one means here."""
+        items, facts = device_words.devices(chosen, ready, alive=self._session.jobs.alive)
+        self._scan_view.show_devices(items, chosen, facts)
+
+
+def slice_axes(choices: ScanChoices) -> list[tuple[str, str]]:
+    """Axes to choose from along which a 2D model may walk through a 3D scan, as (words, letter); else none."""
+    scan, model = choices.scan, choices.model
+    if scan is None or model is None or model.header.model.dims >= scan.spec.spatial_ndim:
+        return []
+    return [("automatic", ""), *((a, a) for a in scan.spec.spatial_axes)]
+
+
+def scan_facts(scan: LayerScan) -> str:
+    """Axes with their sizes, voxel size, and what is worth knowing of how the layer was read."""
+    spec = scan.spec
+    sizes = " · ".join(f"{axis} {spec.size(axis)}" for axis in scan.axes)
+    spacing = " × ".join(f"{s:.3g}" for s in spec.spacing)
+    return f"{sizes}; voxels {spacing} {spec.unit}" + (f". {scan.note}" if scan.note else "")

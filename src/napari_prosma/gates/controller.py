@@ -1,0 +1,202 @@
+"""Between the choices, the view and the engine: what happens when. No Qt widgets, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from napari_prosma._shared.scan_controller import ScanController, recalled_model
+from napari_prosma._shared.session import ModelEntry, Session
+from napari_prosma.gates.found import Found
+from napari_prosma.gates.present import Presenter
+from napari_prosma.gates.run import Run
+from napari_prosma.gates.showing import Showing
+from napari_prosma.gates.state import Choices, Plan, Problem, resolve
+from prosma_core.config.inspection import InspectConfig
+from prosma_core.errors import ProsmaError
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image
+
+    from napari_prosma.gates.view import GatesView
+
+
+class GatesController(ScanController[Choices]):
+    """Keeps the view true to the viewer and the person's choices, and looks into gates.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+    view : GatesView
+    session : Session
+
+    Attributes
+    ----------
+    run : Run or None
+        The running look.
+    showing : Showing or None
+        What the last one found, while it is shown.
+    """
+
+    def __init__(self, viewer: ViewerModel, view: GatesView, session: Session) -> None:
+        self._presenter = Presenter(view, session)
+        super().__init__(viewer, view, session, self._presenter, _recalled(session))
+        self.view = view
+        self.run: Run | None = None
+        self.showing: Showing | None = None
+        self._details = ""
+        self._source: Image | None = None
+        self._plan: Plan | Problem | None = None
+        self._waiting = False
+        self._connect_choices()
+        self._connect_result()
+        self._begin()
+
+    def close(self) -> None:
+        """Listen no longer; a job ends, layers stay. The view may be gone already."""
+        if self.run is not None:
+            self.run.abandon()
+        showing, self.showing = self.showing, None
+        if showing is not None:
+            showing.let_go()
+        super().close()
+
+    # --- What the person does ---------------------------------------------------------------------------------------
+
+    def look_at(self, layer: Image, model: ModelEntry) -> None:
+        """Choose a scan and a model, as another widget asks for, unless a look runs."""
+        if self.run is None:
+            self.choose_image(layer)
+            self.choose_model(model)
+
+    def choose_options(self, options: InspectConfig) -> None:
+        """Take other advanced settings; the slice axis stays."""
+        self._set(options=options.replace(slice_axis=self._choices.options.slice_axis))
+        self._remember_options()
+
+    def choose_slice_axis(self, axis: str) -> None:
+        """Let a 2D model walk along this axis; empty: the automatic one."""
+        self._set(options=self._choices.options.replace(slice_axis=axis or None))
+
+    def restore_defaults(self) -> None:
+        """All advanced settings as they were at first."""
+        self._set(options=InspectConfig(slice_axis=self._choices.options.slice_axis))
+        self._remember_options()
+        self._show_options()
+
+    def start_or_cancel(self) -> None:
+        """What the main button does: start, or cancel the running look."""
+        if self.run is not None:
+            self.run.cancel()
+            return
+        self._show_plan()  # the view may have moved
+        if isinstance(self._plan, Plan) and not self._waiting:
+            self.view.show_error("", details=False)
+            if self.showing is None:
+                self._start(self._plan)
+            else:
+                plan = self._plan
+                self._waiting = True
+                self.showing.what_if.questions.stop(lambda: self._start(plan))
+
+    def remove_maps(self) -> None:
+        """Take the layers of the last look out of the viewer, and its numbers out of the panel."""
+        showing, self.showing = self.showing, None
+        if showing is not None:
+            showing.close()
+
+    def details(self) -> str:
+        """What the engine said about the last failure."""
+        return self._details or self.session.jobs.log()
+
+    # --- What follows -----------------------------------------------------------------------------------------------
+
+    def _start(self, plan: Plan) -> None:
+        self._waiting = False
+        self._source = self._layer
+        self.run = Run(plan, self.view, self.session.jobs, self._run_over)
+
+    def _run_over(self, found: Found | None) -> None:
+        run, self.run = self.run, None
+        self._details = run.details if run is not None else ""
+        self.view.show_running(False)
+        if found is not None:
+            self.remove_maps()
+            source = self._source if self._source in self.viewer.layers else None
+            self.showing = Showing(found, source, self.viewer, self.view.result, self.session.jobs)
+            self.view.scroll_to_result()
+        self._layers_changed()
+        self._show_devices(self.session.jobs.ready)
+
+    def _layer_inserted(self, event: Any) -> None:
+        super()._layer_inserted(event)
+        self._show_truths()
+
+    def _layers_changed(self) -> None:
+        super()._layers_changed()
+        self._show_truths()
+
+    def _show_truths(self) -> None:
+        if self.showing is not None and not self.showing.adding:
+            self.showing.what_if.show_truths()
+
+    def _remember_options(self) -> None:
+        kept = self._choices.options.model_dump(mode="json", include={"overlap", "maps"})
+        self.session.remember("gates", kept)
+
+    def _busy(self) -> bool:
+        return self.run is not None
+
+    def _show_options(self) -> None:
+        self._presenter.options(self._choices)
+
+    def _show_plan(self) -> None:
+        self._plan = resolve(self._choices, self._region())
+        self._presenter.plan(self._plan, running=self.run is not None)
+
+    # --- Wires ------------------------------------------------------------------------------------------------------
+
+    def _connect_choices(self) -> None:
+        view = self.view
+        view.part.part_chosen.connect(lambda part: self._set(part=part))
+        view.part.slice_axis_chosen.connect(self.choose_slice_axis)
+        view.levels.levels_chosen.connect(lambda without: self._set(without=without))
+        view.advanced.options_changed.connect(self.choose_options)
+        view.advanced.defaults_clicked.connect(self.restore_defaults)
+        view.run_clicked.connect(self.start_or_cancel)
+
+    def _connect_result(self) -> None:
+        panel = self.view.result
+        panel.remove_clicked.connect(self.remove_maps)
+        when = self._when_shown
+        panel.levels.level_clicked.connect(when(lambda showing, level: showing.show_level(level)))
+        panel.plots.channel_clicked.connect(when(lambda showing, channel: showing.show_channel(channel)))
+        panel.voxel.channel_clicked.connect(when(lambda showing, channel: showing.show_channel(channel)))
+        panel.voxel.probe_toggled.connect(when(lambda showing, on: showing.probe.listen(on)))
+        edits = panel.what_if
+        edits.threshold_chosen.connect(when(lambda showing, level, k: showing.what_if.change(level, threshold=k)))
+        edits.state_chosen.connect(when(lambda showing, level, state: showing.what_if.change(level, state=state)))
+        edits.channel_gate_toggled.connect(when(lambda showing, on: showing.what_if.toggle_channel_gate(on)))
+        edits.channel_state_chosen.connect(when(lambda showing, state: showing.what_if.change_channel(state)))
+        edits.truth_chosen.connect(when(lambda showing, layer: showing.what_if.choose_truth(layer)))
+        edits.reset_clicked.connect(when(lambda showing, *_: showing.what_if.reset()))
+        edits.ranking_clicked.connect(when(lambda showing, *_: showing.what_if.rank()))
+
+    def _when_shown(self, act: Callable[..., None]) -> Callable[..., None]:
+        """What does something with what is shown, and nothing where it is gone: a slider that rests says so late."""
+
+        def do(*values: Any) -> None:
+            if self.showing is not None:
+                act(self.showing, *values)
+
+        return do
+
+
+def _recalled(session: Session) -> Choices:
+    """Choices of the last time, as far as they are still valid."""
+    try:
+        options = InspectConfig.parse(session.recall("gates", {}), "the remembered settings")
+    except ProsmaError:
+        options = InspectConfig()
+    return Choices(model=recalled_model(session), device=session.recall("device", "auto"), options=options)

@@ -1,0 +1,151 @@
+"""The layers of a look into the gates: added one after the other, shown level by level, removed together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from napari.layers import Image, Layer
+
+from napari_prosma._shared import layers as layer_access
+from napari_prosma.gates.found import Found
+from napari_prosma.gates.looks import (
+    KEPT,
+    MASK_NAMES,
+    REACH,
+    REMOVED,
+    SHARES,
+    band_colors,
+    map_title,
+    plain_colors,
+)
+from prosma_core.config.inspection import MapInfo
+from prosma_core.config.provenance import provenance
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+
+class MapLayers:
+    """The layers of one look.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+    found : Found
+    """
+
+    def __init__(self, viewer: ViewerModel, found: Found) -> None:
+        self._viewer, self._found = viewer, found
+        self._layers: dict[str, Layer] = {}
+        self._channel = 0
+        plan = found.plan
+        source = plan.scan.path.name if plan.scan.path else plan.scan.name
+        self.notes = provenance(plan.model.header, plan.request.config, source)
+
+    def add(self, level: int, kinds: frozenset[str] = frozenset()) -> Iterator[None]:
+        """Add the layers of a level that are not there yet, one in each step.
+
+        The one that a person should see first comes first, and the others below it.
+
+        Parameters
+        ----------
+        level : int
+        kinds : frozenset of str
+            Those that are visible; none: the one to see first.
+        """
+        infos = [i for i in self._found.inspection.maps if i.level == level and i.name in self._found.arrays]
+        lead, below = _lead(self._found), None
+        for info in sorted(infos, key=lambda info: _kind(info) != lead):
+            layer = self._layers.get(info.name)
+            if layer is None:
+                layer = self._make(info, visible=_kind(info) in (kinds or {lead}))
+                if layer is None:
+                    continue
+                self._layers[info.name] = layer
+                add_quietly(self._viewer, layer, below)
+                yield
+            below = below or layer
+
+    def remove(self) -> None:
+        """Remove all that are still there."""
+        layers = [layer for layer in self._layers.values() if layer in self._viewer.layers]
+        self._layers = {}
+        for layer in layers:
+            self._viewer.layers.remove(layer)
+
+    def show_level(self, level: int) -> Iterator[None]:
+        """Show, of each kind of map that is visible, this level's and no other's; the steps add what is missing."""
+        infos = {info.name: info for info in self._found.inspection.maps}
+        there = {name: layer for name, layer in self._layers.items() if layer in self._viewer.layers}
+        kinds = frozenset(_kind(infos[name]) for name, layer in there.items() if layer.visible) or {_lead(self._found)}
+        for name, layer in there.items():
+            shown = infos[name].level == level and _kind(infos[name]) in kinds
+            if layer.visible != shown:
+                layer.visible = shown
+        return self.add(level, frozenset(kinds))
+
+    def show_channel(self, level: int, channel: int) -> bool:
+        """Move the channel slider; False where this level has no layer with channels in the viewer."""
+        layer = self._with_channels(level)
+        if layer is None:
+            return False
+        layer_access.show_channel(layer, self._viewer, channel)
+        return True
+
+    def shown_channel(self, level: int) -> int | None:
+        """Channel the slider stands at, None where there is no slider."""
+        layer = self._with_channels(level)
+        return None if layer is None else layer_access.shown_channel(layer, self._viewer)
+
+    def fit_colors(self, channel: int) -> None:
+        """Let the colours of all fields follow the thresholds of this channel."""
+        self._channel = channel
+        for info in self._found.inspection.maps:
+            layer = self._layers.get(info.name)
+            if info.kind in {"field", "scales"} and isinstance(layer, Image) and layer in self._viewer.layers:
+                layer_access.set_limits(layer, self._limit(info.level))
+
+    def _with_channels(self, level: int) -> Layer | None:
+        infos = [i for i in self._found.inspection.maps if i.level == level and "c" in i.axes]
+        layers = (self._layers.get(info.name) for info in infos)
+        return next((layer for layer in layers if layer is not None and layer in self._viewer.layers), None)
+
+    def _make(self, info: MapInfo, *, visible: bool) -> Layer | None:
+        """The layer of a map, None for one that is not shown."""
+        found, data = self._found, self._found.arrays[info.name]
+        given = (found.plan.scan, info, data, f"{found.plan.group}: {map_title(info)}", self.notes)
+        if info.kind in SHARES:
+            return layer_access.map_layer(*given, colormap=SHARES[info.kind], visible=visible)
+        if info.kind == "kept":
+            return layer_access.mask_layer(*given, names=MASK_NAMES, colors=(REMOVED, KEPT), visible=visible)
+        colors = {"field": band_colors(found.inspection.form), "scales": plain_colors()}
+        if info.kind in colors:
+            limit = self._limit(info.level)
+            return layer_access.field_layer(*given, colormap=colors[info.kind], limit=limit, visible=visible)
+        return None
+
+    def _limit(self, level: int) -> float:
+        """End of the colours of a level's fields at the present channel."""
+        summary = self._found.level(level)
+        if summary is None or not summary.thresholds:
+            return 1.0
+        return REACH * max(summary.thresholds[min(self._channel, len(summary.thresholds) - 1)], 1e-6)
+
+
+def add_quietly(viewer: ViewerModel, layer: Layer, below: Layer | None = None) -> None:
+    """Add a layer, on top or below another, without taking the selection from what the person works on."""
+    selected = set(viewer.layers.selection)
+    place = viewer.layers.index(below) if below is not None and below in viewer.layers else len(viewer.layers)
+    viewer.layers.insert(place, layer)
+    if selected:
+        viewer.layers.selection = selected
+
+
+def _kind(info: MapInfo) -> str:
+    return info.kind if info.dilation is None else f"{info.kind} {info.dilation}"
+
+
+def _lead(found: Found) -> str:
+    """Kind of map that is shown at first."""
+    return "gate" if found.inspection.gate == "attention" else "removed"

@@ -1,0 +1,123 @@
+"""What would be if: questions about one look. The newest counts; an older one is cancelled, its answer dropped."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+from napari_prosma._shared.jobs import EngineJob, Jobs, is_last
+from napari_prosma._shared.layers import LayerScan
+from napari_prosma.gates.orders import question
+from napari_prosma.gates.state import Plan
+from prosma_core.config.gate_edits import opened_one_at_a_time
+from prosma_core.config.inspection import Edits, InspectConfig, Variant, VariantResult
+from prosma_core.engine.client import ArrayReady, Failed, Finished, Message
+from prosma_core.engine.messages import WhatIfRequest, WhatIfResult
+
+WHAT_IF = "what if"
+"""Name of the variant that a person makes with the sliders."""
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """The answer to the newest question: its variants and arrays, or why there is none."""
+
+    ranking: bool
+    variants: tuple[VariantResult, ...] = ()
+    arrays: dict[str, NDArray[Any]] = field(default_factory=dict, repr=False)
+    seconds: float = 0.0
+    error: str = ""
+    details: str = ""
+
+
+class Questions:
+    """Asks the engine, one question at a time.
+
+    Parameters
+    ----------
+    jobs : Jobs
+    plan : Plan
+        Of the look that the questions are about.
+    heard : callable
+        Told the answer to the newest question.
+    """
+
+    def __init__(self, jobs: Jobs, plan: Plan, heard: Callable[[Answer], None]) -> None:
+        self._jobs, self._plan, self._heard = jobs, plan, heard
+        self._generation = 0
+        self._job: EngineJob | None = None
+        self._next: Callable[[], None] | None = None
+        self.renew()
+
+    def renew(self) -> None:
+        """The scan may have changed: its unchanged result is computed anew with the next question."""
+        self._key = uuid.uuid4().hex
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is awaited."""
+        return self._job is not None
+
+    def what_if(self, edits: Edits, truth: LayerScan | None) -> None:
+        """Ask what a change of the gates would change."""
+        self._ask((Variant(name=WHAT_IF, edits=edits),), truth, ranking=False)
+
+    def which_level(self, truth: LayerScan | None) -> None:
+        """Ask what each level, forced open alone, would change."""
+        self._ask(opened_one_at_a_time(self._plan.model.header.model), truth, ranking=True)
+
+    def stop(self, then: Callable[[], None] | None = None) -> None:
+        """Drop what is asked; `then` is called when the engine is free."""
+        self._generation += 1
+        self._next = then
+        if self._job is not None:
+            self._job.cancel()
+        else:
+            self._go_on()
+
+    def _ask(self, variants: tuple[Variant, ...], truth: LayerScan | None, *, ranking: bool) -> None:
+        looked, plan = self._plan.request.config, self._plan
+        config = InspectConfig(overlap=looked.overlap, region=looked.region, slice_axis=looked.slice_axis)
+        request = WhatIfRequest(
+            model=plan.request.model,
+            device=plan.request.device,
+            variants=variants,
+            config=config,
+            key=self._key,
+            arrays=not ranking,
+        )
+        self.stop(lambda: self._submit(request, truth, ranking=ranking))
+
+    def _submit(self, request: WhatIfRequest, truth: LayerScan | None, *, ranking: bool) -> None:
+        generation, arrays = self._generation, dict[str, NDArray[Any]]()
+
+        def receive(message: Message) -> None:
+            newest = generation == self._generation
+            if isinstance(message, ArrayReady) and newest:
+                arrays[message.name] = message.array
+            elif is_last(message):
+                self._job = None
+                if newest:
+                    self._tell(message, arrays, ranking=ranking)
+                self._go_on()
+
+        self._job = self._jobs.submit(question(self._plan.scan, request, truth), receive)
+
+    def _tell(self, message: Message, arrays: dict[str, NDArray[Any]], *, ranking: bool) -> None:
+        if isinstance(message, Finished) and isinstance(message.result, WhatIfResult):
+            result = message.result
+            self._heard(Answer(ranking, result.variants, arrays, result.seconds))
+        elif isinstance(message, Failed):
+            self._heard(Answer(ranking, error=str(message.error), details=message.details))
+        else:
+            self._heard(Answer(ranking, error="It was cancelled."))
+
+    def _go_on(self) -> None:
+        """Do what waits for the engine, if anything does."""
+        waiting, self._next = self._next, None
+        if waiting is not None:
+            waiting()

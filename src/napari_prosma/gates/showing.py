@@ -1,0 +1,133 @@
+"""What is shown of one look: its layers, a level and a channel of it, a voxel, and what would be if."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from napari_prosma._shared.jobs import Jobs
+from napari_prosma._shared.steps import Steps
+from napari_prosma.gates.found import Found
+from napari_prosma.gates.maps import MapLayers
+from napari_prosma.gates.probe import Probe
+from napari_prosma.gates.whatif import WhatIf
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image
+
+    from napari_prosma.gates.result_panel import ResultPanel
+
+
+class Showing:
+    """Keeps the result panel, the layers and the viewer's channel slider true to each other.
+
+    Parameters
+    ----------
+    found : Found
+    source : Image or None
+        Layer that was looked at.
+    viewer : ViewerModel
+    panel : ResultPanel
+    jobs : Jobs
+
+    Attributes
+    ----------
+    found : Found
+    level, channel : int
+        What is shown.
+    probe : Probe
+    what_if : WhatIf
+    """
+
+    def __init__(self, found: Found, source: Image | None, viewer: ViewerModel, panel: ResultPanel, jobs: Jobs) -> None:
+        self.found = found
+        self._source, self._viewer, self._panel = source, viewer, panel
+        self._maps = MapLayers(viewer, found)
+        self.notes = self._maps.notes
+        self._steps = Steps()
+        levels = found.inspection.levels
+        self.level = levels[0].level if levels else 0
+        self.channel = 0
+        self.probe = Probe(viewer, panel.voxel, found, self.notes)
+        self.what_if = WhatIf(viewer, panel.what_if, jobs, found, self.notes)
+        panel.levels.show_levels(_title(found), levels, self.level)
+        panel.show_tabs(gates=bool(levels))
+        panel.files.say("")
+        panel.setVisible(True)
+        self._show()
+        viewer.dims.events.current_step.connect(self._slider_moved)
+        if source is not None:
+            source.events.data.connect(self._renew)
+        self.probe.listen(panel.voxel.probing)
+        self._steps.run(self._maps.add(self.level))
+
+    @property
+    def adding(self) -> bool:
+        """Whether layers are still being added."""
+        return self._steps.busy
+
+    def close(self) -> None:
+        """Remove all layers, hide the panel, and listen no longer."""
+        self.let_go()
+        self.probe.remove()
+        self.what_if.remove()
+        self._maps.remove()
+        self._panel.voxel.stop()
+        self._panel.setVisible(False)
+
+    def let_go(self) -> None:
+        """Listen no longer; layers stay. The panel, and the viewer's window, may be gone already."""
+        self._steps.stop()
+        self._viewer.dims.events.current_step.disconnect(self._slider_moved)
+        if self._source is not None:
+            self._source.events.data.disconnect(self._renew)
+        self.probe.let_go()
+        self.what_if.questions.stop()
+
+    def show_level(self, level: int) -> None:
+        """Show another level: its maps in the place of those that are shown, its plots, its channels."""
+        summary = self.found.level(level)
+        if summary is None:
+            return
+        self.level = level
+        self.channel = min(self.channel, summary.channels - 1)
+        self._steps.run(self._with_slider(self._maps.show_level(level)))
+        self._panel.levels.mark(level)
+        self._show()
+
+    def _with_slider(self, steps: Iterator[None]) -> Iterator[None]:
+        """The steps, and then the slider at the channel that is shown."""
+        yield from steps
+        self._maps.show_channel(self.level, self.channel)
+
+    def show_channel(self, channel: int) -> None:
+        """Show another channel, by the viewer's slider where there is one."""
+        self.channel = channel
+        self._maps.show_channel(self.level, channel)
+        self._show()
+
+    def _slider_moved(self, _event: Any) -> None:
+        channel, summary = self._maps.shown_channel(self.level), self.found.level(self.level)
+        if channel is not None and channel != self.channel and summary is not None and channel < summary.channels:
+            self.channel = channel
+            self._show()
+
+    def _show(self) -> None:
+        summary, inspection = self.found.level(self.level), self.found.inspection
+        if summary is None:
+            self._panel.plots.show_nothing(inspection.gate)
+            return
+        self._panel.plots.show_level(summary, inspection.form, self.channel)
+        self._maps.fit_colors(self.channel)
+        self.probe.show_level(self.level)
+        self.what_if.show_level(self.level, self.channel)
+
+    def _renew(self, _event: Any) -> None:
+        self.what_if.questions.renew()
+
+
+def _title(found: Found) -> str:
+    """What was looked at, in words."""
+    gate = {"prosma": "ProSMA gates", "attention": "attention gates", "none": "no gates"}[found.inspection.gate]
+    return f"{found.plan.scan.name} · {found.plan.model.header.name} · {gate}"

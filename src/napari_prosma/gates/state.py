@@ -1,0 +1,134 @@
+"""What the person chose, and the request that follows from it. No Qt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+
+from napari_prosma._shared.layers import LayerScan, Region
+from napari_prosma._shared.scan_choices import Problem, ScanChoices, scan_notes, scan_problem
+from napari_prosma._shared.session import ModelEntry
+from prosma_core.config.inspection import InspectConfig, MapKind
+from prosma_core.config.model import ModelConfig
+from prosma_core.data.frames import frame_spec
+from prosma_core.data.frames import slice_axis as automatic_axis
+from prosma_core.data.grid import plan_grid
+from prosma_core.engine.messages import InspectRequest
+
+__all__ = ["Choices", "LevelFacts", "Plan", "Problem", "level_facts", "resolve"]
+
+MAP_NAMES: dict[MapKind, str] = {
+    "removed": "Removed share",
+    "energy": "Energy removed",
+    "kept": "Kept or removed, per channel",
+    "field": "Field, per channel",
+    "scales": "Field of each dilation, per channel",
+}
+"""Maps that can be chosen, and what stands beside each."""
+ATTENTION_MAPS: tuple[MapKind, ...] = ("gate", "energy")
+"""All that there is of an attention gate."""
+LARGE = 1.0
+"""GiB of maps from which on it is said how large they are."""
+
+
+@dataclass(frozen=True)
+class Choices(ScanChoices):
+    """What the person chose for a look into the gates; `without` names levels that are left out."""
+
+    options: InspectConfig = field(default_factory=InspectConfig)
+    without: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class LevelFacts:
+    """What is known of a level beforehand: voxels of the network's grid per voxel along each axis, and channels."""
+
+    level: int
+    step: tuple[int, ...]
+    channels: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A valid choice: the request (without its scan), the name of the group, and what is worth knowing before."""
+
+    scan: LayerScan
+    model: ModelEntry
+    request: InspectRequest
+    group: str
+    notes: tuple[str, ...]
+
+
+def level_facts(model: ModelConfig) -> tuple[LevelFacts, ...]:
+    """The levels of a network that have a skip connection with a gate, finest first."""
+    if model.gate.kind == "none":
+        return ()
+    steps = [tuple(prod(s[axis] for s in model.strides[: i + 1]) for axis in range(model.dims)) for i in _skips(model)]
+    return tuple(LevelFacts(i, steps[i], model.widths[i]) for i in _skips(model))
+
+
+def resolve(choices: Choices, region: Region | None) -> Plan | Problem:
+    """The plan, or the first problem; `region` as of `scan_problem`."""
+    problem = scan_problem(choices, choices.options.slice_axis, region)
+    if problem or choices.scan is None or choices.model is None:
+        return problem or Problem("image", "")
+    scan, model, gate = choices.scan, choices.model, choices.model.header.model.gate
+    if gate.kind == "none":
+        return Problem(
+            "model",
+            f"{model.header.name} is a plain U-Net: its skip connections have no gates, everything is passed on and "
+            "there is nothing to look at. Choose a ProSMA or an attention model.",
+        )
+    levels = tuple(facts.level for facts in level_facts(model.header.model) if facts.level not in choices.without)
+    if not levels:
+        return Problem("levels", "Tick at least one level.")
+    maps = ATTENTION_MAPS if gate.kind == "attention" else choices.options.maps
+    config = choices.options.replace(
+        region=None if choices.part == "whole" else region,
+        levels=levels if choices.without else None,
+        maps=maps,
+    )
+    request = InspectRequest(model=str(model.path), device=choices.device, config=config)
+    return Plan(scan, model, request, f"{scan.name} gates", _notes(scan, model, config))
+
+
+def map_bytes(scan: LayerScan, model: ModelEntry, config: InspectConfig) -> int:
+    """About how many bytes the maps of a look need."""
+    network, once = model.header.model, {"removed": 2, "energy": 2}
+    each = {"kept": 1, "field": 2, "gate": 2, "scales": 2 * len(network.gate.dilations)}
+    shape, frames = _grid(scan, model, config)
+    total = 0
+    for facts in level_facts(network):
+        if config.levels is None or facts.level in config.levels:
+            voxels = frames * prod(-(-n // s) for n, s in zip(shape, facts.step, strict=True))
+            total += voxels * sum(once.get(m, 0) + facts.channels * each.get(m, 0) for m in config.maps)
+    return total
+
+
+def _grid(scan: LayerScan, model: ModelEntry, config: InspectConfig) -> tuple[tuple[int, ...], int]:
+    """Shape of what the network sees of the part that is looked at, and how often it sees one."""
+    spec, dims, frames = scan.spec, model.header.model.dims, scan.spec.num_frames
+    box = config.region or tuple((0, n) for n in spec.spatial_shape)
+    if dims < spec.spatial_ndim:
+        axis = automatic_axis(spec, config.slice_axis)
+        start, stop = box[axis]
+        frames *= stop - start
+        box = box[:axis] + box[axis + 1 :]
+    grid = plan_grid(frame_spec(spec, dims, config.slice_axis), model.header.preprocess)
+    sizes = zip(grid.orient_box(box), grid.shape, grid.oriented, strict=True)
+    return tuple(max(1, round((b - a) * new / old)) for (a, b), new, old in sizes), frames
+
+
+def _notes(scan: LayerScan, model: ModelEntry, config: InspectConfig) -> tuple[str, ...]:
+    """What the person may want to know before the look, a sentence each."""
+    notes = scan_notes(scan, model, config.slice_axis, config.region, "looked at", "maps")
+    if model.header.model.gate.kind == "attention":
+        notes += ("An attention gate weighs every voxel and removes none: there are its weights and their energy.",)
+    size = map_bytes(scan, model, config) / (1 << 30)
+    if size >= LARGE:
+        notes += (f"The maps take about {size:.1f} GiB: choose fewer levels or maps, or a part of the scan.",)
+    return notes
+
+
+def _skips(model: ModelConfig) -> range:
+    return range(len(model.widths) - 1)

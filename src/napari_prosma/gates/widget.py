@@ -1,0 +1,99 @@
+"""The dock widget: view and controller together, and the dialogs they need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import QEvent
+from qtpy.QtWidgets import QFileDialog
+
+from napari_prosma._shared.session import Session, session
+from napari_prosma._shared.text_window import show_text
+from napari_prosma.gates.controller import GatesController
+from napari_prosma.gates.view import GatesView
+
+if TYPE_CHECKING:
+    import napari
+
+
+class GatesWidget(GatesView):
+    """The dock widget that looks into the gates of a model.
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+    shared : Session, optional
+        The process's session unless given.
+    """
+
+    def __init__(self, napari_viewer: napari.Viewer, shared: Session | None = None) -> None:
+        super().__init__()
+        self._session = shared or session()
+        self.controller = GatesController(napari_viewer, self, self._session)
+        self.browse_clicked.connect(self._browse)
+        self.details_clicked.connect(self._show_details)
+        self.result.files.numbers_clicked.connect(self._save_numbers)
+        self.result.files.plots_clicked.connect(self._save_plots)
+        self.result.files.maps_clicked.connect(self._save_maps)
+        self.destroyed.connect(self.controller.close)
+
+    def event(self, event: QEvent | None) -> bool:
+        """Go for good when the dock is closed: napari only takes the widget out of it."""
+        if event is not None and event.type() == QEvent.Type.ParentChange and self.parent() is None:
+            self.deleteLater()
+        return bool(super().event(event))
+
+    def _browse(self) -> None:
+        name, _ = QFileDialog.getOpenFileName(self, "Choose a model", "", "ProSMA models (*.safetensors)")
+        if name:
+            self.controller.add_model(Path(name))
+        self.controller.show_models()
+
+    def _show_details(self) -> None:
+        show_text(self, "What the engine said", self.controller.details() or "The log is empty.")
+
+    # --- Files ------------------------------------------------------------------------------------------------------
+
+    def _save_numbers(self) -> None:
+        from napari_prosma.gates.export import write_numbers  # with the file formats: late, to open sooner
+
+        showing = self.controller.showing
+        path = self._file("Save the numbers", "gates.csv", "Tables (*.csv *.json)")
+        if showing is not None and path is not None:
+            self._write(path, write_numbers(path, showing.found, showing.notes, showing.what_if.results))
+
+    def _save_plots(self) -> None:
+        from prosma_core.io.atomic import write_bytes_atomic
+
+        content = self.result.plots.png()
+        if not content:
+            self.result.files.say("There are no plots.")
+            return
+        path = self._file("Save the plots", "gates.png", "Pictures (*.png)")
+        if path is not None:
+            self._write(path, lambda: write_bytes_atomic(path, content))
+
+    def _save_maps(self, suffix: str) -> None:
+        from napari_prosma.gates.export import write_maps
+
+        showing = self.controller.showing
+        path = self._file("Save the maps in a new folder", "gates", "Folders (*)")
+        if showing is not None and path is not None:
+            self._write(path, write_maps(path, showing.found, showing.notes, suffix))
+
+    def _file(self, title: str, name: str, patterns: str) -> Path | None:
+        """A place to write to: beside the scan, where it has a file, is proposed."""
+        showing = self.controller.showing
+        scan = showing.found.plan.scan if showing is not None else None
+        beside = scan.path.parent if scan is not None and scan.path is not None else Path()
+        proposed = beside / f"{scan.name if scan is not None else 'scan'} {name}".replace("/", "_")
+        chosen, _ = QFileDialog.getSaveFileName(self, title, str(proposed), patterns)
+        return Path(chosen) if chosen else None
+
+    def _write(self, path: Path, work: Callable[[], object]) -> None:
+        """Write in a thread, and say what became of it."""
+        say = self.result.files.say
+        say(f"Saving {path.name}…")
+        self._session.jobs.run(work, lambda _: say(f"Saved {path}"), lambda e: say(f"Nothing was saved: {e}"))

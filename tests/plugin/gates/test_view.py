@@ -1,0 +1,178 @@
+"""What the widget looks like and how it is used by hand: plots, tables, sliders, in a window of 320 pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from pytestqt.qtbot import QtBot
+from qtpy.QtCore import QPoint, Qt
+from qtpy.QtGui import QColor, QPalette
+from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QScrollArea, QSlider, QTableView, QTableWidget
+from tests.plugin.gates.conftest import Widget
+
+from napari_prosma.gates.bars import BarPlot, Bars
+from prosma_core.config.inspection import HISTOGRAM_EDGES
+
+SHAPE = (12, 40, 44)
+
+
+@pytest.fixture
+def shown(widget: Widget, scan_data: np.ndarray, qtbot: QtBot) -> Widget:
+    """Return a widget on the screen after a look."""
+    widget.viewer.add_image(scan_data, name="mri", scale=(3, 1, 1))
+    widget.choose("phantom-3d")
+    widget.view.resize(320, 900)
+    widget.view.show()
+    qtbot.waitExposed(widget.view)
+    widget.inspect()
+    return widget
+
+
+def test_a_click_on_a_row_shows_that_level(shown: Widget, qtbot: QtBot) -> None:
+    table = shown.part("levels_table", QTableWidget)
+    place = table.visualItemRect(table.item(2, 1)).center()
+    qtbot.mouseClick(table.viewport(), Qt.MouseButton.LeftButton, pos=place)
+    assert shown.controller.showing.level == 2
+    qtbot.waitUntil(lambda: "level 2 removed" in shown.maps)
+
+
+def test_a_click_on_a_bar_moves_the_slider_to_its_channel(shown: Widget, qtbot: QtBot) -> None:
+    plot = shown.part("plot_removed", BarPlot)
+    removed = np.array(shown.controller.showing.found.level(0).channel_removed)
+    with qtbot.waitSignal(plot.bar_clicked) as clicked:
+        qtbot.mouseClick(plot, Qt.MouseButton.LeftButton, pos=QPoint(plot.width() // 2, plot.height() - 40))
+    wanted = int(np.argsort(-removed, kind="stable")[clicked.args[0]])
+    assert shown.viewer.dims.current_step[0] == wanted
+    headings = [label.text() for label in plot.findChildren(QLabel)]
+    assert f"Channel {wanted}: {100 * removed[wanted]:.0f} %" in headings[0]
+
+
+def test_the_distribution_holds_all_voxels_and_is_told_apart_at_the_threshold(shown: Widget) -> None:
+    summary = shown.controller.showing.found.level(0)
+    assert np.allclose(np.sum(summary.histogram, axis=1), 1)
+    below = np.array(HISTOGRAM_EDGES[:-1]) < 1
+    np.testing.assert_allclose(np.array(summary.histogram)[:, below].sum(axis=1), summary.channel_removed, atol=0.02)
+    assert shown.part("plot_distribution", BarPlot).isVisible()
+
+
+def test_bars_follow_the_theme(qtbot: QtBot) -> None:
+    plot = BarPlot("bars")
+    qtbot.addWidget(plot)
+    plot.show_bars("heading", Bars(np.array([1.0, 2.0]), ("#101010", "#e8590c"), marked=1))
+    for back, text in (("#262930", "#f0f1f2"), ("#efebe9", "#3b3a39")):
+        palette = QPalette(plot.palette())
+        palette.setColor(QPalette.ColorRole.Window, QColor(back))
+        palette.setColor(QPalette.ColorRole.WindowText, QColor(text))
+        plot.setPalette(palette)
+        plot.show()
+        qtbot.waitExposed(plot)
+        picture = plot.picture().toImage()
+        colors = {picture.pixelColor(x, y).name() for x in range(0, picture.width(), 2) for y in range(40, 120, 2)}
+        assert {back, text} <= colors, "the marked bar has the colour of texts"
+    assert [plot.bar_at(x) for x in (-0.6, -0.4, 0.6, 1.6)] == [None, 0, 1, None]
+
+
+def test_a_slider_asks_once_when_it_rests(shown: Widget, qtbot: QtBot) -> None:
+    slider, jobs = shown.part("threshold_1", QSlider), shown.jobs.jobs
+    before = len(jobs)
+    for value in (18, 12, 5):
+        slider.setValue(value)
+    assert len(jobs) == before
+    qtbot.waitUntil(lambda: len(jobs) > before)
+    (edit,) = jobs[-1].request.variants[0].edits
+    assert (edit.level, edit.threshold) == (1, 0.25)
+    shown.part("state_2", QComboBox).textActivated.emit("closed")
+    jobs[-1].reply(SHAPE)
+    assert [e.level for e in jobs[-1].request.variants[0].edits] == [1, 2]
+    shown.part("reset", QPushButton).click()
+    assert slider.value() == 20
+    assert shown.part("state_2", QComboBox).currentText() == "learned"
+
+
+def test_a_slider_that_rests_after_all_was_removed_does_nothing(shown: Widget, qtbot: QtBot) -> None:
+    shown.part("threshold_1", QSlider).setValue(3)
+    shown.controller.remove_maps()
+    before = len(shown.jobs.jobs)
+    qtbot.wait(250)
+    assert len(shown.jobs.jobs) == before
+
+
+def test_a_voxel_is_a_table_of_channels_and_a_row_moves_the_slider(shown: Widget, qtbot: QtBot) -> None:
+    shown.view.result.open_tab("Voxel")
+    shown.controller.showing.probe.pick((0, *shown.viewer.layers["mri"].data_to_world((3, 4, 5))))
+    table = shown.part("voxel_table", QTableView)
+    model = table.model()
+    heads = [model.headerData(i, Qt.Orientation.Horizontal) for i in range(model.columnCount())]
+    assert heads == ["ch.", "z1", "z2", "z4", "z", "τ", "is"]
+    assert model.rowCount() == 16
+    texts = [model.index(0, column).data() for column in range(6)]
+    assert not any("…" in text for text in texts)
+    widths = [table.columnWidth(i) for i in range(6)]
+    needed = [table.fontMetrics().horizontalAdvance(text) for text in texts]
+    assert all(width >= need for width, need in zip(widths, needed, strict=True))
+    place = table.visualRect(model.index(4, 0)).center()
+    qtbot.mouseClick(table.viewport(), Qt.MouseButton.LeftButton, pos=place)
+    assert shown.viewer.dims.current_step[0] == int(model.index(4, 0).data())
+
+
+def test_nothing_is_wider_than_the_dock(shown: Widget, qtbot: QtBot) -> None:
+    for tab in ("Plots", "Voxel", "What if", "Export"):
+        shown.view.result.open_tab(tab)
+        qtbot.wait(20)
+        area = shown.view.findChild(QScrollArea)
+        assert area.widget().minimumSizeHint().width() <= area.viewport().width(), tab
+
+
+def test_plots_become_a_picture(shown: Widget, tmp_path: Path) -> None:
+    content = shown.view.result.plots.png()
+    (tmp_path / "p.png").write_bytes(content)
+    from PIL import Image as Picture
+
+    with Picture.open(tmp_path / "p.png") as picture:
+        assert picture.height > 300
+        assert len(picture.convert("RGB").getcolors(1 << 20)) > 10
+
+
+@pytest.mark.usefixtures("display")
+def test_a_click_in_a_real_window_picks_the_voxel_and_a_drag_does_not(
+    make_napari_viewer: Any, make_widget: Any, scan_data: np.ndarray, qtbot: QtBot
+) -> None:
+    viewer = make_napari_viewer(show=True)
+    scan = viewer.add_image(scan_data, name="mri", scale=(3, 1, 1))
+    viewer.dims.set_current_step(0, 6)
+    made = make_widget(viewer)
+    made.choose("phantom-3d")
+    made.inspect()
+    assert viewer.dims.current_step[-3] == 6, "new layers move no slider"
+    made.part("probe", QPushButton).click()
+    canvas = viewer.window._qt_viewer.canvas.native
+    middle = canvas.rect().center()
+    qtbot.mouseClick(canvas, Qt.MouseButton.LeftButton, pos=middle)
+    said = made.text("voxel_said")
+    assert said.startswith("Voxel z 6, y ")
+    cross = made.maps["voxel"]
+    there = np.asarray(scan.world_to_data(cross.data_to_world(cross.data[0])))
+    assert np.abs(there[1:] - np.array([19.5, 21.5])).max() <= 1
+    qtbot.mousePress(canvas, Qt.MouseButton.LeftButton, pos=middle)
+    for step in (10, 40):
+        qtbot.mouseMove(canvas, middle + QPoint(step, step))
+    qtbot.mouseRelease(canvas, Qt.MouseButton.LeftButton, pos=middle + QPoint(40, 40))
+    assert made.text("voxel_said") == said
+    labels = viewer.add_labels(np.zeros(SHAPE, np.uint8), name="mine", scale=(3, 1, 1))
+    labels.mode = "paint"
+    qtbot.mouseClick(canvas, Qt.MouseButton.LeftButton, pos=middle - QPoint(60, 60))
+    assert "mine has another tool in use" in made.text("voxel_said")
+    made.close()
+    assert not any("Probe" in repr(callback) for callback in viewer.mouse_drag_callbacks)
+
+
+def test_a_2d_model_gives_maps_of_every_slice(make_widget: Any, rng: np.random.Generator) -> None:
+    viewer = ViewerModel()
+    viewer.add_image(rng.random((3, 40, 44)).astype(np.float32), name="stack", scale=(2, 1, 1))
+    made = make_widget(viewer)
+    made.choose("breast-lesion-us")
+    assert "3 slices along z are looked at one by one" in made.text("notes")
