@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from napari_prosma._shared.session import ModelEntry
 from napari_prosma.train.pairs import PairRow
@@ -36,6 +36,14 @@ def classes_of(rows: Sequence[PairRow], start: ModelEntry | None) -> tuple[Class
         )
         result.append(ClassInfo(value=value, name=name, color=color))
     return tuple(result)
+
+
+def edited(classes: Sequence[ClassInfo], edits: Mapping[int, tuple[str, str]]) -> tuple[ClassInfo, ...]:
+    """Classes with the names and colours, by value, that a person gave them."""
+    return tuple(
+        info.replace(name=edits[info.value][0], color=edits[info.value][1]) if info.value in edits else info
+        for info in classes
+    )
 
 
 def unnamed(info: ClassInfo | None) -> bool:

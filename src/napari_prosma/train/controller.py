@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from napari.layers import Image
 
 from napari_prosma._shared.session import ModelEntry, Session
-from napari_prosma.train.classes import classes_of
+from napari_prosma.train.classes import classes_of, edited
 from napari_prosma.train.estimate import Estimate
 from napari_prosma.train.pair_actions import PairActions
 from napari_prosma.train.pair_list import PairList
@@ -243,12 +243,7 @@ class TrainController:
         self._pairs_changed()
 
     def _show_classes(self) -> None:
-        classes = tuple(
-            info.replace(name=self._edited[info.value][0], color=self._edited[info.value][1])
-            if info.value in self._edited
-            else info
-            for info in classes_of(self._choices.rows, self._choices.start)
-        )
+        classes = edited(classes_of(self._choices.rows, self._choices.start), self._edited)
         self._choices = replace(self._choices, classes=classes)
         self.view.show_classes(classes[1:])
 
