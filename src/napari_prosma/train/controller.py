@@ -16,7 +16,7 @@ from napari_prosma.train.pair_list import PairList
 from napari_prosma.train.present import TrainPresenter, preset_training
 from napari_prosma.train.preview import Preview, scan_in_view
 from napari_prosma.train.runs import free_name
-from napari_prosma.train.state import Choices, Plan, Problem, resolve, usual_name
+from napari_prosma.train.state import Choices, Plan, Problem, known_preset, resolve, usual_name
 from napari_prosma.train.trainings import Trainings
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.training import TrainingConfig
@@ -49,7 +49,7 @@ class TrainController:
 
     def __init__(self, viewer: ViewerModel, view: TrainView, session: Session) -> None:
         self.viewer, self.view, self.session = viewer, view, session
-        self._choices = Choices(device=session.recall("device", "auto"), preset=_preset(session))
+        self._choices = Choices(device=session.recall("device", "auto"), preset=known_preset(session.recall("preset")))
         self._own_name = ""
         self._edited: dict[int, tuple[str, str]] = {}
         self._plan: Plan | Problem | None = None
@@ -294,8 +294,3 @@ class TrainController:
         self.viewer.layers.selection.events.active.connect(self._show_preview)
         self.session.models_changed.connect(self.show_starts)
         self.session.jobs.started.connect(self._show_devices)
-
-
-def _preset(session: Session) -> Any:
-    wanted = session.recall("preset")
-    return wanted if wanted in ("quick", "balanced", "best") else Choices().preset

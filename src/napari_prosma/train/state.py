@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from napari_prosma._shared.session import ModelEntry
 from napari_prosma.train.pairs import PairRow
@@ -126,6 +126,11 @@ def resolve(choices: Choices, folder: Path) -> Plan | Problem:
         return Problem("advanced", str(error))
     said = notes(choices.rows, choices.labels, choices.classes, choices.start, run)
     return Plan(values, out, said)
+
+
+def known_preset(name: Any) -> Any:
+    """A remembered preset, where there is one of that name still; else the default."""
+    return name if name in get_args(Preset) else Choices().preset
 
 
 def usual_name(choices: Choices, folder: Path) -> str:
