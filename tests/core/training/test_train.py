@@ -79,6 +79,14 @@ def test_a_cpu_takes_few_patches_per_step_unless_told_otherwise(folder: Path, tm
         assert setup.run.training.batch_size == taken
 
 
+def test_a_run_that_is_stopped_at_the_end_of_an_epoch_has_the_picture_of_it(folder: Path, tmp_path: Path) -> None:
+    run = settings(folder, tmp_path / "m.safetensors")
+    work = train(run)
+    assert next(event.epoch for event in work if isinstance(event, EpochDone)) == 1
+    work.close()
+    assert RunFolder.beside(run.out).picture(1).is_file()
+
+
 def test_the_first_twenty_losses_are_the_golden_ones(folder: Path, tmp_path: Path) -> None:
     run = settings(folder, tmp_path / "m.safetensors", training={"epochs": 2, "steps": 10})
     _, events = drain(train(run))
