@@ -235,6 +235,11 @@ def test_tests_get_the_arguments_and_give_their_exit_code(run_py: ModuleType, co
     assert commands.seen[-1][-4:] == ["pytest", "-x", "-k", "two words"]
 
 
+def test_all_tests_run_in_two_processes(run_py: ModuleType, commands: Commands) -> None:
+    assert run_py.main(["test"]) == 0
+    assert commands.seen[-1][-3:] == ["pytest", "--numprocesses=2", "--dist=loadfile"]
+
+
 def test_bench_lists_the_scripts_with_their_first_line_and_sets_nothing_up(
     run_py: ModuleType, commands: Commands, project: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
