@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from prosma_core.config.model import GateConfig
 from prosma_core.events import LevelStats
+from prosma_core.model import kernels
 from prosma_core.model.prox import THRESHOLDS
 
 CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -98,12 +99,19 @@ class ProximalGate(SkipGate):
 
     The sum over scales is linear, so the branches are one sparse kernel; the weight of each scale and channel is part
     of its depthwise kernel.
+
+    Attributes
+    ----------
+    fused : bool
+        Use the fast kernels where they work, the value itself is not asked for, and nothing is counted or estimated.
     """
 
     def __init__(self, channels: int, kernel: tuple[int, ...], config: GateConfig) -> None:
         super().__init__()
         conv = CONV[len(kernel)]
+        self.fused = True
         self.form = config.form
+        self.kernel, self.dilations = kernel, config.dilations
         self.project_skip = conv(channels, channels, 1)
         self.project_decoder = conv(channels, channels, 1, bias=False)
         self.scales = nn.ModuleList(
@@ -115,6 +123,18 @@ class ProximalGate(SkipGate):
         self.offset = nn.Parameter(torch.zeros(channels))
         self.raw_threshold = nn.Parameter(torch.full((channels,), math.log(math.expm1(config.threshold))))
         self.channel_gate = ChannelGate(channels, config.channel_reduction) if config.channel_gate else None
+
+    def forward(self, x: Tensor, g: Tensor) -> Tensor:
+        """Gated skip, as `SkipGate.forward`; by the fused kernels where they can be used."""
+        if not self.fused or self.forced_open or self.counting or self.estimating or not kernels.usable(x):
+            return super().forward(x, g)
+        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
+        x, g = x.to(dtype), g.to(dtype)
+        weights = (self.project_skip.weight, self.project_decoder.weight)
+        q, context = kernels.project(x, g, *(w.flatten(1) for w in weights), self.project_skip.bias)
+        taps = kernels.merge_branches([scale.get_parameter("weight") for scale in self.scales])
+        c = torch.ones_like(context) if self.channel_gate is None else self.channel_gate.weights(context)
+        return kernels.select(q, taps, self.offset, self.threshold(), c, x, self.kernel, self.dilations, self.form)
 
     def threshold(self) -> Tensor:
         """Threshold tau per channel, shape (C,), > 0."""
@@ -173,9 +193,12 @@ class ChannelGate(nn.Module):
 
     def forward(self, g: Tensor) -> Tensor:
         """Channel weights, shape (B, C, 1, ...), from decoder features g of shape (B, C, *grid)."""
-        context = g.mean(dim=tuple(range(2, g.ndim)))  # (B, C)
-        c = torch.sigmoid(self.excite(F.leaky_relu(self.squeeze(context), 0.01)))  # (B, C)
+        c = self.weights(g.mean(dim=tuple(range(2, g.ndim))))  # (B, C)
         return c.view(*c.shape, *(1,) * (g.ndim - 2))
+
+    def weights(self, context: Tensor) -> Tensor:
+        """Channel weights, shape (B, C), from the mean of the decoder's features, shape (B, C)."""
+        return torch.sigmoid(self.excite(F.leaky_relu(self.squeeze(context), 0.01)))
 
 
 class AttentionGate(SkipGate):
