@@ -134,7 +134,9 @@ class ProximalGate(SkipGate):
         q, context = kernels.project(x, g, *(w.flatten(1) for w in weights), self.project_skip.bias)
         taps = kernels.merge_branches([scale.get_parameter("weight") for scale in self.scales])
         c = torch.ones_like(context) if self.channel_gate is None else self.channel_gate.weights(context)
-        return kernels.select(q, taps, self.offset, self.threshold(), c, x, self.kernel, self.dilations, self.form)
+        small = (taps, self.offset, self.threshold(), c)
+        gated: Tensor = kernels.select(q, *small, x, self.kernel, self.dilations, self.form)
+        return gated
 
     def threshold(self) -> Tensor:
         """Threshold tau per channel, shape (C,), > 0."""
@@ -198,7 +200,8 @@ class ChannelGate(nn.Module):
 
     def weights(self, context: Tensor) -> Tensor:
         """Channel weights, shape (B, C), from the mean of the decoder's features, shape (B, C)."""
-        return torch.sigmoid(self.excite(F.leaky_relu(self.squeeze(context), 0.01)))
+        c: Tensor = torch.sigmoid(self.excite(F.leaky_relu(self.squeeze(context), 0.01)))
+        return c
 
 
 class AttentionGate(SkipGate):

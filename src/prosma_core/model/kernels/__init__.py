@@ -14,7 +14,6 @@ from functools import cache
 import torch
 from torch import Tensor
 
-
 from prosma_core.model.kernels.ops import project, select
 from prosma_core.model.kernels.taps import merge_branches, tap_offsets
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prosma_core.model.kernels.taps import Pattern
+
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
@@ -77,8 +79,8 @@ def select(
     from prosma_core.model.kernels import field
 
     with _on(x):
-        small = _single(taps, offset, tau, c)
-        return field.gate(q.contiguous(), *small, x.contiguous(), tuple(kernel), tuple(dilations), form)
+        small = field.Small(*_single(taps, offset, tau, c))
+        return field.gate(q.contiguous(), small, x.contiguous(), Pattern(tuple(kernel), tuple(dilations)), form)
 
 
 @torch.library.custom_op("prosma::select_backward", mutates_args=())
@@ -97,12 +99,14 @@ def _select_backward(
     from prosma_core.model.kernels import field
 
     with _on(x):
-        small = _single(taps, offset, tau, c)
-        large = _plain(above, q)
-        found = field.gate_gradients(*large, *small, x.contiguous(), tuple(kernel), tuple(dilations), form)
-    grad_q, grad_x = found[0], found[5]
-    grads = [new.to(old.dtype, copy=True) for new, old in zip(found[1:5], (taps, offset, tau, c), strict=True)]
-    return grad_q, *grads, grad_x  # type: ignore[return-value]
+        small = field.Small(*_single(taps, offset, tau, c))
+        above, q, x = _plain(above, q, x)
+        grad_q, found, grad_x = field.gate_gradients(above, q, small, x, Pattern(tuple(kernel), tuple(dilations)), form)
+        of_taps, of_offset, of_tau, of_c = (
+            new.to(old.dtype, copy=True, memory_format=torch.contiguous_format)
+            for new, old in zip(found, (taps, offset, tau, c), strict=True)
+        )
+    return grad_q, of_taps, of_offset, of_tau, of_c, grad_x
 
 
 @project.register_fake

@@ -73,7 +73,9 @@ def select(
     padded = F.pad(q, [r for axis in reversed(reach) for r in (axis, axis)])
     z = offset.view(per_channel)
     for tap, steps in enumerate(offsets):
-        at = [slice(r + s, r + s + n) for r, s, n in zip(reach, steps, grid, strict=True)]
-        z = z + taps[:, tap].view(per_channel) * padded[(..., *at)]
+        moved = padded
+        for axis, (r, step, size) in enumerate(zip(reach, steps, grid, strict=True)):
+            moved = moved.narrow(axis + 2, r + step, size)
+        z = z + taps[:, tap].view(per_channel) * moved
     a = THRESHOLDS[form](z, tau.view(per_channel))
     return (c.view(*c.shape, *(1,) * len(grid)) * a * x).to(x.dtype)

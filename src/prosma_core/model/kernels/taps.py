@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
@@ -25,6 +26,54 @@ def tap_offsets(kernel: tuple[int, ...], dilations: tuple[int, ...]) -> tuple[tu
     around = [step for step in itertools.product(*reach) if any(step)]
     offsets = [tuple(d * s for s in step) for d in dilations for step in around]
     return (*offsets, (0,) * len(kernel))
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Taps for a kernel that walks along the first axis, those with the same row and lane side by side."""
+
+    size: tuple[int, ...]
+    """Size of the branches' kernels per spatial axis."""
+    dilations: tuple[int, ...]
+    sign: int = 1
+    """-1 turns the offsets round, as the gradient needs them."""
+
+    @cached_property
+    def number(self) -> tuple[int, ...]:
+        """Place of each tap in `tap_offsets`."""
+        steps = self._steps
+        return tuple(sorted(range(len(steps)), key=lambda i: (steps[i][1], steps[i][2], steps[i][0])))
+
+    @cached_property
+    def _steps(self) -> list[tuple[int, int, int]]:
+        offsets = tap_offsets(self.size, self.dilations)
+        rows = [o[1] if len(o) == 3 else 0 for o in offsets]  # a 2D grid has no rows
+        return [(self.sign * o[0], self.sign * r, self.sign * o[-1]) for o, r in zip(offsets, rows, strict=True)]
+
+    @cached_property
+    def walked(self) -> tuple[int, ...]:
+        """Offset of each tap along the walked axis."""
+        return tuple(self._steps[i][0] for i in self.number)
+
+    @cached_property
+    def row(self) -> tuple[int, ...]:
+        """Offset in rows."""
+        return tuple(self._steps[i][1] for i in self.number)
+
+    @cached_property
+    def lane(self) -> tuple[int, ...]:
+        """Offset in lanes."""
+        return tuple(self._steps[i][2] for i in self.number)
+
+    @property
+    def count(self) -> int:
+        """Number of taps."""
+        return len(self.number)
+
+    @cached_property
+    def reach(self) -> int:
+        """How far the taps reach along the walked axis."""
+        return max(self.walked)
 
 
 def merge_branches(weights: Sequence[Tensor]) -> Tensor:

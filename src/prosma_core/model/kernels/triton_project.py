@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from prosma_core.model.kernels.triton_math import normal
+
 GELU, GRADIENT, LINEAR = 0, 1, 2
 PROGRAMS = 1024
 """The sum over voxels in the gradient of the weights is cut into about as many programs."""
@@ -46,12 +48,11 @@ def _project(
     at = batch * C * V + m[:, None].to(tl.int64) * V + n[None, :]
     ok = (m < C)[:, None] & (n < V)[None, :]
     if MODE != 2:
-        normal = 0.5 + 0.5 * tl.erf(total * 0.7071067811865476)
+        below, density = normal(total)
         if MODE == 0:
-            total = total * normal
+            total = total * below
         else:
-            slope = normal + total * 0.3989422804014327 * tl.exp(-0.5 * total * total)
-            total = tl.load(above + at, mask=ok, other=0.0).to(tl.float32) * slope
+            total = tl.load(above + at, mask=ok, other=0.0).to(tl.float32) * (below + total * density)
     tl.store(out + at, total.to(out.dtype.element_ty), mask=ok)
 
 
