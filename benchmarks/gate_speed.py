@@ -184,7 +184,7 @@ def work_of(part: str, side: str, x: Tensor, *, compiled: bool) -> Work:
     """One side's forward or training step."""
     model = network(x.ndim - 2, side, x.device.type)
     net: nn.Module = model if part == "forward" else Deep(model)
-    ready = torch.compile(net, dynamic=False, fullgraph=True) if compiled else net
+    ready = torch.compile(net, dynamic=False) if compiled else net
     return forward_work(ready, x) if part == "forward" else step_work(ready, model, x)
 
 

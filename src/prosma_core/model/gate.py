@@ -130,8 +130,8 @@ class ProximalGate(SkipGate):
             return super().forward(x, g)
         dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
         x, g = x.to(dtype), g.to(dtype)
-        weights = (self.project_skip.weight, self.project_decoder.weight)
-        q, context = kernels.project(x, g, *(w.flatten(1) for w in weights), self.project_skip.bias)
+        skip_weight, decoder_weight = self.project_skip.weight.flatten(1), self.project_decoder.weight.flatten(1)
+        q, context = kernels.project(x, g, skip_weight, decoder_weight, self.project_skip.bias)
         taps = kernels.merge_branches([scale.get_parameter("weight") for scale in self.scales])
         c = torch.ones_like(context) if self.channel_gate is None else self.channel_gate.weights(context)
         small = (taps, self.offset, self.threshold(), c)

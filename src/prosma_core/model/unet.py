@@ -68,7 +68,8 @@ class UNet(nn.Module):
         return [head(f) for head, f in zip(self.heads, self._decode(x), strict=True)]
 
     def _decode(self, x: Tensor) -> list[Tensor]:
-        check_input(x.shape, self.config)
+        if not torch.compiler.is_compiling():  # compiled for one shape; older torch cannot trace the check whole
+            check_input(x.shape, self.config)
         skips: list[Tensor] = []
         for stage in self.encoder:
             x = stage(x)  # (B, widths[i], *grid / strides)

@@ -65,12 +65,22 @@ def distance(found: torch.Tensor, exact: torch.Tensor) -> float:
     return float((found.detach().double() - exact).norm() / exact.norm().clamp_min(1e-3))
 
 
+def beside_threshold(exact: list[torch.Tensor], case: Case) -> torch.Tensor:
+    """Where the field is so near to the threshold that rounding decides."""
+    with torch.no_grad():
+        q, taps, offset, tau, c, _ = exact
+        ones, zeros = torch.ones_like(q), torch.zeros_like(tau)
+        z = reference.select(q, taps, offset, zeros, torch.ones_like(c), ones, case.kernel, case.dilations, "signed")
+        return (z.abs() - tau.view(-1, *(1,) * (q.ndim - 2))).abs() < 1e-4
+
+
 def check_select(case: Case, seed: int = 0) -> None:
     found = [t.requires_grad_() for t in case.inputs(seed)]
     exact = [t.detach().double().requires_grad_() for t in found]
     out = kernels.select(*found, case.kernel, case.dilations, case.form)
     expected = reference.select(*exact, case.kernel, case.dilations, case.form)
     above = torch.randn(case.shape, generator=torch.Generator().manual_seed(seed + 1)).to(DEVICE, case.dtype)
+    above[beside_threshold(exact, case)] = 0  # rounding may remove a value there or keep it: the gradient jumps
     grads = torch.autograd.grad(out, found, above)
     exact_grads = torch.autograd.grad(expected, exact, above.double())
     names = ["out", "q", "taps", "offset", "tau", "c", "x"]
@@ -165,7 +175,7 @@ def test_any_projection_agrees_with_the_reference(data: st.DataObject) -> None:
 
 @on_gpu
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(2, 32, 40, 72, 64), (1, 320, 8, 8, 8), (2, 64, 96, 520), (3, 130, 32, 32)])
+@pytest.mark.parametrize("shape", [(2, 32, 20, 24, 64), (1, 320, 8, 8, 8), (2, 16, 96, 520), (3, 130, 32, 32)])
 def test_sizes_of_real_networks_agree_with_the_reference(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     check_select(Case(shape, (3,) * (len(shape) - 2), dtype=dtype))
     check_project(shape, dtype)

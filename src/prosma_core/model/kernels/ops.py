@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prosma_core.model.kernels.taps import Pattern
+from prosma_core.model.kernels.taps import pattern_of
 
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -80,7 +80,7 @@ def select(
 
     with _on(x):
         small = field.Small(*_single(taps, offset, tau, c))
-        return field.gate(q.contiguous(), small, x.contiguous(), Pattern(tuple(kernel), tuple(dilations)), form)
+        return field.gate(q.contiguous(), small, x.contiguous(), pattern_of(tuple(kernel), tuple(dilations)), form)
 
 
 @torch.library.custom_op("prosma::select_backward", mutates_args=())
@@ -101,7 +101,9 @@ def _select_backward(
     with _on(x):
         small = field.Small(*_single(taps, offset, tau, c))
         above, q, x = _plain(above, q, x)
-        grad_q, found, grad_x = field.gate_gradients(above, q, small, x, Pattern(tuple(kernel), tuple(dilations)), form)
+        grad_q, found, grad_x = field.gate_gradients(
+            above, q, small, x, pattern_of(tuple(kernel), tuple(dilations)), form
+        )
         of_taps, of_offset, of_tau, of_c = (
             new.to(old.dtype, copy=True, memory_format=torch.contiguous_format)
             for new, old in zip(found, (taps, offset, tau, c), strict=True)

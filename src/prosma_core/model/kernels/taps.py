@@ -39,6 +39,11 @@ class Pattern:
     """-1 turns the offsets round, as the gradient needs them."""
 
     @cached_property
+    def turned(self) -> Pattern:
+        """The pattern with its offsets turned round."""
+        return Pattern(self.size, self.dilations, -self.sign)
+
+    @cached_property
     def number(self) -> tuple[int, ...]:
         """Place of each tap in `tap_offsets`."""
         steps = self._steps
@@ -65,7 +70,7 @@ class Pattern:
         """Offset in lanes."""
         return tuple(self._steps[i][2] for i in self.number)
 
-    @property
+    @cached_property
     def count(self) -> int:
         """Number of taps."""
         return len(self.number)
@@ -74,6 +79,12 @@ class Pattern:
     def reach(self) -> int:
         """How far the taps reach along the walked axis."""
         return max(self.walked)
+
+
+@cache
+def pattern_of(size: tuple[int, ...], dilations: tuple[int, ...]) -> Pattern:
+    """The one pattern of these branches: it is slow to make."""
+    return Pattern(size, dilations)
 
 
 def merge_branches(weights: Sequence[Tensor]) -> Tensor:

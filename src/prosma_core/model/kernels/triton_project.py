@@ -10,10 +10,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from prosma_core.model.kernels.cuts import ceil_div, power_of_2
 from prosma_core.model.kernels.triton_math import normal
 
 GELU, GRADIENT, LINEAR = 0, 1, 2
-PROGRAMS = 1024
+PROGRAMS = 528
 """The sum over voxels in the gradient of the weights is cut into about as many programs."""
 
 
@@ -88,7 +89,7 @@ def _outer(
 
 def _block(channels: int, most: int) -> int:
     """Block of channels: a power of two, at least what the matrix units take."""
-    return max(16, min(most, triton.next_power_of_2(channels)))
+    return max(16, min(most, power_of_2(channels)))
 
 
 def _launch(
@@ -97,13 +98,14 @@ def _launch(
     batch, channels = x.shape[:2]
     voxels = x.shape[2:].numel()
     small = x.dtype == torch.float32
-    bm, bn, bk = _block(channels, 64 if small else 128), 64 if small else 128, _block(channels, 32)
-    tiles = triton.cdiv(voxels, bn)
+    bm, bk = _block(channels, 64), _block(channels, 32)
+    bn = 64 if small else (256 if mode == GELU and bm == 32 else 128)
+    tiles = ceil_div(voxels, bn)
     out = torch.empty_like(x)
     partial = torch.empty(batch, tiles if mode == GELU else 0, channels, device=x.device, dtype=torch.float32)
-    _project[(tiles * triton.cdiv(channels, bm), batch)](
+    _project[(tiles * ceil_div(channels, bm), batch)](
         x, g, weight_x, weight_g, bias, above, out, partial, channels, voxels, channels if bias.ndim == 2 else 0,
-        MODE=mode, BM=bm, BN=bn, BK=bk, num_warps=4 if bm < 128 else 8,
+        MODE=mode, BM=bm, BN=bn, BK=bk, num_warps=4, num_stages=2 if bm <= 32 else 3,
     )  # fmt: skip
     return out, partial
 
@@ -130,11 +132,11 @@ def _gradients_of_weights(u: Tensor, x: Tensor, g: Tensor) -> tuple[Tensor, Tens
     batch, channels = x.shape[:2]
     voxels = x.shape[2:].numel()
     block = _block(channels, 64)
-    bn = 32 if x.dtype == torch.float32 else 64
-    pairs = triton.cdiv(channels, block) ** 2
-    tiles = batch * triton.cdiv(voxels, bn)
-    chunk = triton.cdiv(tiles, max(1, PROGRAMS // pairs))
-    chunks = triton.cdiv(tiles, chunk)
+    bn = 32 if x.dtype == torch.float32 else 128
+    pairs = ceil_div(channels, block) ** 2
+    tiles = batch * ceil_div(voxels, bn)
+    chunk = ceil_div(tiles, max(1, PROGRAMS // pairs))
+    chunks = ceil_div(tiles, chunk)
     partial = torch.empty(chunks, 2, channels, channels, device=x.device, dtype=torch.float32)
     partial_bias = torch.empty(chunks, channels, device=x.device, dtype=torch.float32)
     _outer[(pairs, chunks)](
