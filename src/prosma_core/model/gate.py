@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from prosma_core.config.inspection import LevelEdit
 from prosma_core.config.model import GateConfig
 from prosma_core.events import LevelStats
+from prosma_core.model import kernels
 from prosma_core.model.gate_record import GateRecord, edited_skip, edited_weight
 from prosma_core.model.prox import THRESHOLDS
 
@@ -126,12 +127,19 @@ class ProximalGate(SkipGate):
 
     The sum over scales is linear, so the branches are one sparse kernel; the weight of each scale and channel is part
     of its depthwise kernel.
+
+    Attributes
+    ----------
+    fused : bool
+        Use the fast kernels where they work, the value itself is not asked for, and nothing is counted or estimated.
     """
 
     def __init__(self, channels: int, kernel: tuple[int, ...], config: GateConfig) -> None:
         super().__init__()
         conv = CONV[len(kernel)]
+        self.fused = True
         self.form = config.form
+        self.kernel, self.dilations = kernel, config.dilations
         self.project_skip = conv(channels, channels, 1)
         self.project_decoder = conv(channels, channels, 1, bias=False)
         self.scales = nn.ModuleList(
@@ -143,6 +151,21 @@ class ProximalGate(SkipGate):
         self.offset = nn.Parameter(torch.zeros(channels))
         self.raw_threshold = nn.Parameter(torch.full((channels,), math.log(math.expm1(config.threshold))))
         self.channel_gate = ChannelGate(channels, config.channel_reduction) if config.channel_gate else None
+
+    def gated(self, x: Tensor, g: Tensor) -> Tensor:
+        """Skip after the gate, as `SkipGate.gated`; by the fused kernels where they can be used."""
+        plain = self.forced_open or self.counting or self.estimating or self.edit is not None
+        if plain or not self.fused or not kernels.usable(x):
+            return super().gated(x, g)
+        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
+        x, g = x.to(dtype), g.to(dtype)
+        skip_weight, decoder_weight = self.project_skip.weight.flatten(1), self.project_decoder.weight.flatten(1)
+        q, context = kernels.project(x, g, skip_weight, decoder_weight, self.project_skip.bias)
+        taps = kernels.merge_branches([scale.get_parameter("weight") for scale in self.scales])
+        c = torch.ones_like(context) if self.channel_gate is None else self.channel_gate.weights(context)
+        small = (taps, self.offset, self.threshold(), c)
+        gated: Tensor = kernels.select(q, *small, x, self.kernel, self.dilations, self.form)
+        return gated
 
     def threshold(self) -> Tensor:
         """Threshold tau per channel, shape (C,), > 0 unless an edit makes it 0."""
@@ -223,9 +246,13 @@ class ChannelGate(nn.Module):
 
     def forward(self, g: Tensor) -> Tensor:
         """Channel weights, shape (B, C, 1, ...), from decoder features g of shape (B, C, *grid)."""
-        context = g.mean(dim=tuple(range(2, g.ndim)))  # (B, C)
-        c = torch.sigmoid(self.excite(F.leaky_relu(self.squeeze(context), 0.01)))  # (B, C)
+        c = self.weights(g.mean(dim=tuple(range(2, g.ndim))))  # (B, C)
         return c.view(*c.shape, *(1,) * (g.ndim - 2))
+
+    def weights(self, context: Tensor) -> Tensor:
+        """Channel weights, shape (B, C), from the mean of the decoder's features, shape (B, C)."""
+        c: Tensor = torch.sigmoid(self.excite(F.leaky_relu(self.squeeze(context), 0.01)))
+        return c
 
 
 class AttentionGate(SkipGate):

@@ -69,7 +69,8 @@ class UNet(nn.Module):
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """Features of every stage, finest first; parameters and errors as of `forward`."""
-        check_input(x.shape, self.config)
+        if not torch.compiler.is_compiling():  # compiled for one shape; older torch cannot trace the check whole
+            check_input(x.shape, self.config)
         skips: list[Tensor] = []
         for stage in self.encoder:
             x = stage(x)  # (B, widths[i], *grid / strides)

@@ -1,0 +1,52 @@
+"""The gate's heavy part, fused: two functions, each in plain PyTorch (`reference`) and in Triton (`ops`).
+
+`project` gives q and the decoder's context, `select` gates the skip with the field of q. `usable` says whether the
+Triton kernels can take over on the device of a tensor; the reason is logged once where they cannot. There is no
+kernel of our own for the CPU: PyTorch's own convolutions are the fastest that was found (docs/kernels.md).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from prosma_core.model.kernels.ops import project, select
+from prosma_core.model.kernels.taps import merge_branches, tap_offsets
+
+__all__ = ["merge_branches", "project", "select", "tap_offsets", "usable"]
+
+_LOG = logging.getLogger(__name__)
+_HAS_TRITON = torch.version.cuda is not None and importlib.util.find_spec("triton") is not None
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def usable(x: Tensor) -> bool:
+    """Whether the Triton kernels work for tensors like x: an NVIDIA GPU, Triton, and a dtype they know."""
+    if not x.is_cuda or x.dtype not in _DTYPES:
+        return False
+    if torch.compiler.is_compiling():
+        return _HAS_TRITON
+    return _works(x.device, x.dtype)
+
+
+@cache
+def _works(device: torch.device, dtype: torch.dtype) -> bool:
+    """Run the kernels once on a few numbers; on failure say why, and that plain PyTorch is used instead."""
+    if not _HAS_TRITON:
+        _LOG.warning("Triton is not installed: gates run as plain PyTorch, which is slower on %s.", device)
+        return False
+    x = torch.ones(1, 16, 4, 16, device=device, dtype=dtype)
+    square, row = torch.ones(16, 16, device=device), torch.ones(16, device=device)
+    try:
+        with torch.no_grad():
+            q, _ = project(x, x, square, square, row)
+            select(q, row[:, None], row, row, row[None], x, [1, 1], [1], "bounded")
+        torch.cuda.synchronize(device)
+    except Exception as error:  # noqa: BLE001  (Triton raises whatever its compiler, linker or driver says)
+        _LOG.warning("Triton does not work on %s (%s): gates run as plain PyTorch, which is slower.", device, error)
+        return False
+    return True
