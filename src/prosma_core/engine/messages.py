@@ -10,14 +10,23 @@ from pydantic import ConfigDict, Field, PlainSerializer, TypeAdapter
 
 from prosma_core.config.base import Config
 from prosma_core.config.inference import InferenceConfig
-from prosma_core.config.inspection import InspectConfig, Inspection, Variant, VariantResult
 from prosma_core.config.run import RunConfig
+from prosma_core.engine.inspect_messages import InspectRequest, InspectResult, WhatIfRequest, WhatIfResult
 from prosma_core.engine.references import ArrayRef, ScanRef, SpecMessage, spec_message
 from prosma_core.errors import EngineError
 from prosma_core.events import Event
 
-# What others need of `references` they take from here.
-__all__ = ["ArrayRef", "ScanRef", "SpecMessage", "spec_message"]
+# What others need of these modules they take from here.
+__all__ = [
+    "ArrayRef",
+    "InspectRequest",
+    "InspectResult",
+    "ScanRef",
+    "SpecMessage",
+    "WhatIfRequest",
+    "WhatIfResult",
+    "spec_message",
+]
 
 MAX_LINE = 64 << 20
 """Longest message, in bytes."""
@@ -120,70 +129,6 @@ class PlanResult(Config):
     """The whole run: reading the data, all epochs or minutes, and the last validation."""
     device: str
     """Where, in words."""
-
-
-class InspectRequest(Config):
-    """Look into the gates while a scan is segmented; the arrays of the result are named as its maps."""
-
-    kind: Literal["inspect"] = "inspect"
-    model: str
-    """Model file."""
-    device: str = "auto"
-    """As of `SegmentRequest`."""
-    config: InspectConfig = InspectConfig()
-    """At what."""
-    scan: ScanRef | None = None
-    """As of `SegmentRequest`."""
-
-
-class InspectResult(Config):
-    """What was found, beside the maps."""
-
-    kind: Literal["inspect"] = "inspect"
-    inspection: Inspection
-    words: str
-    """What is worth knowing, such as that a plain U-Net has no gates."""
-    seconds: float
-    """From the request to the result."""
-    device: str
-    """Where it was computed, in words."""
-
-
-class WhatIfRequest(Config):
-    """Segment a scan with changed gates, and compare with the unchanged result.
-
-    The arrays of the first variant are named ``labels`` (class values on the scan's grid) and ``changes`` (uint8: 0
-    the same, 1 background before, 2 background now, 3 another class).
-    """
-
-    kind: Literal["whatif"] = "whatif"
-    model: str
-    """Model file."""
-    device: str = "auto"
-    """As of `SegmentRequest`."""
-    variants: tuple[Variant, ...] = Field(min_length=1, max_length=64)
-    """Each is compared with the unchanged gates."""
-    config: InspectConfig = InspectConfig()
-    """Its overlap, region and slice axis."""
-    scan: ScanRef | None = None
-    """As of `SegmentRequest`."""
-    truth: ScanRef | None = None
-    """Labels on the scan's grid, of the model's class values."""
-    key: str = ""
-    """Names the scan as it is now: while it, the model and the config stay, the unchanged result is kept."""
-    arrays: bool = True
-    """Whether the arrays are wanted, or the numbers only."""
-
-
-class WhatIfResult(Config):
-    """The comparisons, in the order of the variants."""
-
-    kind: Literal["whatif"] = "whatif"
-    variants: tuple[VariantResult, ...]
-    seconds: float
-    """From the request to the result."""
-    device: str
-    """Where it was computed, in words."""
 
 
 Request = SegmentRequest | TrainRequest | PlanRequest | InspectRequest | WhatIfRequest
