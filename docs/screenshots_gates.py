@@ -46,7 +46,7 @@ def take_gates(desk: Desk) -> None:
     take_field(desk, widget, truth)
     take_what_if(desk, widget, drawn)
     widget.controller.remove_maps()
-    viewer.layers.clear()
+    wait(lambda: list(viewer.layers) == [scan, drawn])
 
 
 def take_field(desk: Desk, widget: GatesWidget, truth: np.ndarray) -> None:

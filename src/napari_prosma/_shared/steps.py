@@ -27,6 +27,11 @@ class Steps:
         self._work = work
         self._wait()
 
+    def take(self) -> Iterator[None]:
+        """The steps that are left, for somebody else to take."""
+        work, self._work = self._work, None
+        return work if work is not None else iter(())
+
     def stop(self) -> None:
         """Take no more steps."""
         self._work = None

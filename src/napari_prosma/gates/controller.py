@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_prosma._shared.scan_controller import ScanController, recalled_model
 from napari_prosma._shared.session import ModelEntry, Session
+from napari_prosma._shared.steps import Steps
 from napari_prosma.gates.found import Found
 from napari_prosma.gates.present import Presenter
 from napari_prosma.gates.run import Run
@@ -49,6 +50,7 @@ class GatesController(ScanController[Choices]):
         self._source: Image | None = None
         self._plan: Plan | Problem | None = None
         self._waiting = False
+        self._leaving = Steps()
         self._connect_choices()
         self._connect_result()
         self._begin()
@@ -57,6 +59,7 @@ class GatesController(ScanController[Choices]):
         """Listen no longer; a job ends, layers stay. The view may be gone already."""
         if self.run is not None:
             self.run.abandon()
+        self._leaving.stop()
         showing, self.showing = self.showing, None
         if showing is not None:
             showing.let_go()
@@ -104,7 +107,7 @@ class GatesController(ScanController[Choices]):
         """Take the layers of the last look out of the viewer, and its numbers out of the panel."""
         showing, self.showing = self.showing, None
         if showing is not None:
-            showing.close()
+            self._leaving.run(showing.close())
 
     def details(self) -> str:
         """What the engine said about the last failure."""
@@ -124,7 +127,8 @@ class GatesController(ScanController[Choices]):
         if found is not None:
             self.remove_maps()
             source = self._source if self._source in self.viewer.layers else None
-            self.showing = Showing(found, source, self.viewer, self.view.result, self.session.jobs)
+            before = self._leaving.take()
+            self.showing = Showing(found, source, self.viewer, self.view.result, self.session.jobs, before)
             self.view.scroll_to_result()
         self._layers_changed()
         self._show_devices(self.session.jobs.ready)

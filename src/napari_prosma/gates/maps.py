@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from napari.layers import Image, Layer
@@ -67,12 +67,10 @@ class MapLayers:
                 yield
             below = below or layer
 
-    def remove(self) -> None:
-        """Remove all that are still there."""
-        layers = [layer for layer in self._layers.values() if layer in self._viewer.layers]
-        self._layers = {}
-        for layer in layers:
-            self._viewer.layers.remove(layer)
+    @property
+    def layers(self) -> list[Layer]:
+        """All that were added."""
+        return list(self._layers.values())
 
     def show_level(self, level: int) -> Iterator[None]:
         """Show, of each kind of map that is visible, this level's and no other's; the steps add what is missing."""
@@ -140,6 +138,16 @@ def add_quietly(viewer: ViewerModel, layer: Layer, below: Layer | None = None) -
     viewer.layers.insert(place, layer)
     if selected:
         viewer.layers.selection = selected
+
+
+def remove_slowly(viewer: ViewerModel, layers: Sequence[Layer]) -> Iterator[None]:
+    """Hide layers, then remove those that are still there, one in each step: napari takes long over each."""
+    for layer in layers:
+        layer.visible = False
+    for layer in layers:
+        if layer in viewer.layers:
+            viewer.layers.remove(layer)
+            yield
 
 
 def _kind(info: MapInfo) -> str:

@@ -55,10 +55,10 @@ class Probe:
         if self._cross is not None:
             self._cross.events.data.disconnect(self._dragged)
 
-    def remove(self) -> None:
-        """Take the cross away."""
-        if self._cross is not None and self._cross in self._viewer.layers:
-            self._viewer.layers.remove(self._cross)
+    @property
+    def layers(self) -> list[Points]:
+        """The cross, where there is one."""
+        return [] if self._cross is None else [self._cross]
 
     def show_level(self, level: int) -> None:
         """Show what this level did at the voxel, if one was picked."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from napari_prosma._shared.jobs import Jobs
 from napari_prosma._shared.steps import Steps
 from napari_prosma.gates.found import Found
-from napari_prosma.gates.maps import MapLayers
+from napari_prosma.gates.maps import MapLayers, remove_slowly
 from napari_prosma.gates.probe import Probe
 from napari_prosma.gates.whatif import WhatIf
 
@@ -30,6 +31,8 @@ class Showing:
     viewer : ViewerModel
     panel : ResultPanel
     jobs : Jobs
+    before : iterator of None
+        Steps to take before layers are added, such as the removal of others.
 
     Attributes
     ----------
@@ -40,8 +43,17 @@ class Showing:
     what_if : WhatIf
     """
 
-    def __init__(self, found: Found, source: Image | None, viewer: ViewerModel, panel: ResultPanel, jobs: Jobs) -> None:
+    def __init__(
+        self,
+        found: Found,
+        source: Image | None,
+        viewer: ViewerModel,
+        panel: ResultPanel,
+        jobs: Jobs,
+        before: Iterator[None],
+    ) -> None:
         self.found = found
+        self._before = before
         self._source, self._viewer, self._panel = source, viewer, panel
         self._maps = MapLayers(viewer, found)
         self.notes = self._maps.notes
@@ -60,21 +72,20 @@ class Showing:
         if source is not None:
             source.events.data.connect(self._renew)
         self.probe.listen(panel.voxel.probing)
-        self._steps.run(self._maps.add(self.level))
+        self._steps.run(chain(before, self._maps.add(self.level)))
 
     @property
     def adding(self) -> bool:
         """Whether layers are still being added."""
         return self._steps.busy
 
-    def close(self) -> None:
-        """Remove all layers, hide the panel, and listen no longer."""
+    def close(self) -> Iterator[None]:
+        """Hide the panel and listen no longer; the steps that are given remove all layers."""
         self.let_go()
-        self.probe.remove()
-        self.what_if.remove()
-        self._maps.remove()
         self._panel.voxel.stop()
         self._panel.setVisible(False)
+        layers = [*self.probe.layers, *self.what_if.layers, *self._maps.layers]
+        return chain(self._before, remove_slowly(self._viewer, layers))
 
     def let_go(self) -> None:
         """Listen no longer; layers stay. The panel, and the viewer's window, may be gone already."""
@@ -92,7 +103,7 @@ class Showing:
             return
         self.level = level
         self.channel = min(self.channel, summary.channels - 1)
-        self._steps.run(self._with_slider(self._maps.show_level(level)))
+        self._steps.run(chain(self._before, self._with_slider(self._maps.show_level(level))))
         self._panel.levels.mark(level)
         self._show()
 

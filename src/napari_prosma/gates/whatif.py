@@ -120,12 +120,10 @@ class WhatIf:
         _, problem = self._read_truth()
         self._panel.show_truths([(layer.name, layer) for layer in reversed(layers)], self._truth, problem)
 
-    def remove(self) -> None:
-        """Take the layers away."""
-        layers, self._layers = self._layers, {}
-        for layer in layers.values():
-            if layer in self._viewer.layers:
-                self._viewer.layers.remove(layer)
+    @property
+    def layers(self) -> list[Labels]:
+        """The layers of the answer."""
+        return list(self._layers.values())
 
     # --- Inside -----------------------------------------------------------------------------------------------------
 
@@ -143,7 +141,7 @@ class WhatIf:
             self.questions.stop()
             self._changes = ()
             self._panel.forget_changes()
-            self.remove()
+            self._remove()
 
     def _ask(self) -> None:
         truth, problem = self._read_truth()
@@ -199,3 +197,9 @@ class WhatIf:
             layer.contour = 1  # the changes below it are seen as well
         self._layers[array] = layer
         add_quietly(self._viewer, layer)
+
+    def _remove(self) -> None:
+        layers, self._layers = self._layers, {}
+        for layer in layers.values():
+            if layer in self._viewer.layers:
+                self._viewer.layers.remove(layer)

@@ -16,7 +16,7 @@ from prosma_core.io.images import read_image
 
 
 def test_a_killed_engine_is_a_sentence_and_the_next_look_works(desk: Any, volume: np.ndarray) -> None:
-    desk.viewer.add_image(np.tile(volume, (1, 3, 3)), name="scan")
+    desk.viewer.add_image(np.tile(volume, (1, 2, 2)), name="scan")
     desk.choose("plain-3d")
     desk.click("run")
     desk.until(lambda: desk.controller.run is None or desk.widget.progress_text().startswith("Tile"))
@@ -39,7 +39,7 @@ def test_a_look_at_the_current_slice_of_a_turned_scan(desk: Any, volume: np.ndar
     layer = desk.maps["level 0 removed"]
     np.testing.assert_allclose(layer.data_to_world((0, 3, 9)), scan.data_to_world((4, 3, 9)))
     desk.click("Remove maps")
-    assert list(desk.viewer.layers) == [scan]
+    desk.until(lambda: list(desk.viewer.layers) == [scan])
 
 
 def test_baselines_show_what_they_have_and_say_what_they_have_not(desk: Any, volume: np.ndarray) -> None:
@@ -115,7 +115,7 @@ def test_a_hippocampus_from_the_click_to_the_files(
     there = np.array(info.offset) + np.array(info.scale) * (2, 3, 4)
     np.testing.assert_allclose(world, found.plan.scan.spec.affine @ (*there, 1), atol=1e-4)
     desk.click("Remove maps")
-    assert list(desk.viewer.layers) == [scan]
+    desk.until(lambda: list(desk.viewer.layers) == [scan])
     assert str(scan.as_layer_data_tuple()[1]) == before[1]
     np.testing.assert_array_equal(scan.data, before[0])
 
