@@ -15,7 +15,7 @@ from qtpy.QtCore import QObject, Qt, Signal
 
 from napari_prosma._shared.layers import LayerScan
 from prosma_core.engine.client import Cancelled, Engine, Failed, Finished, Job, Message
-from prosma_core.engine.job import scan_of
+from prosma_core.engine.job import scans_of
 from prosma_core.engine.messages import Ready, Request, ScanRef, SegmentRequest, spec_message
 from prosma_core.errors import ProsmaError
 from prosma_core.events import Working
@@ -232,8 +232,7 @@ class EngineJob:
         except Exception as error:  # noqa: BLE001  (a lazy array raises whatever its source does)
             _LOG.exception("A job for the engine could not be prepared")
             self._fail(ProsmaError(f"The layer cannot be read: {type(error).__name__}: {error}"))
-        _discard(scan_of(request) if request is not None else None)
-        _discard(self._first_preview)
+        discard(*(scans_of(request) if request is not None else ()), self._first_preview)
 
     def _drain(self, work: Generator[str, None, T], tell: Listener) -> T | None:
         """What a preparation returns; None where the job was cancelled meanwhile."""
@@ -262,10 +261,10 @@ class EngineJob:
                 if self._job is not None:
                     self._job.preview(reference)
                 else:
-                    _discard(self._first_preview)
+                    discard(self._first_preview)
                     self._first_preview = reference
                 return
-        _discard(reference)
+        discard(reference)
 
     def _fail(self, error: ProsmaError) -> None:
         with self._lock:
@@ -289,10 +288,11 @@ def hand_over(engine: Engine, scan: LayerScan) -> Generator[str, None, ScanRef]:
     return ScanRef(array=shared.ref, spec=spec_message(scan.spec))
 
 
-def _discard(scan: ScanRef | None) -> None:
-    """Remove the copy of a scan that the engine will not see."""
-    if scan is not None and scan.array is not None:
-        Path(scan.array.path).unlink(missing_ok=True)
+def discard(*scans: ScanRef | None) -> None:
+    """Remove the copies of scans that the engine will not see."""
+    for scan in scans:
+        if scan is not None and scan.array is not None:
+            Path(scan.array.path).unlink(missing_ok=True)
 
 
 def is_last(message: Any) -> bool:

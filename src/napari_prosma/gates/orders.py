@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 
-from napari_prosma._shared.jobs import Preparation, hand_over
+from napari_prosma._shared.jobs import Preparation, discard, hand_over
 from napari_prosma._shared.layers import LayerScan, class_numbers
 from prosma_core.engine.client import Engine
 from prosma_core.engine.messages import InspectRequest, ScanRef, WhatIfRequest, spec_message
@@ -24,7 +24,11 @@ def question(scan: LayerScan, request: WhatIfRequest, truth: LayerScan | None) -
 
     def prepare(engine: Engine) -> Preparation:
         labels = None if truth is None else (yield from _hand_over_labels(engine, truth))
-        return request.replace(scan=(yield from hand_over(engine, scan)), truth=labels)
+        try:
+            return request.replace(scan=(yield from hand_over(engine, scan)), truth=labels)
+        except BaseException:
+            discard(labels)
+            raise
 
     return prepare
 

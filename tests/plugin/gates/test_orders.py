@@ -1,0 +1,81 @@
+"""What is handed over for a question, and that nothing of it is left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.layers import Image, Labels
+
+from napari_prosma._shared import layers as layer_access
+from napari_prosma._shared.jobs import EngineJob
+from napari_prosma.gates.orders import question
+from prosma_core.config.inspection import Variant
+from prosma_core.engine.client import Cancelled, Engine
+from prosma_core.engine.messages import WhatIfRequest
+
+REQUEST = WhatIfRequest(model="m", variants=(Variant(name="as learned", edits=()),))
+
+
+@pytest.fixture
+def copies(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
+    """Return the files that are made for the engine."""
+    made: list[Path] = []
+    allocate = Engine.allocate
+
+    def noted(engine: Engine, *what: Any) -> Any:
+        shared = allocate(engine, *what)
+        made.append(Path(shared.ref.path))
+        return shared
+
+    monkeypatch.setattr(Engine, "allocate", noted)
+    yield made
+    for path in made:
+        path.unlink(missing_ok=True)
+
+
+def prepared() -> Any:
+    """Return what prepares a question on a small scan with labels."""
+    scan = layer_access.read(Image(np.random.default_rng(0).normal(size=(8, 9))), "yx", 0)
+    truth = layer_access.read_on(Labels(np.eye(8, 9, dtype=np.uint8)), scan)
+    return question(scan, REQUEST, truth)
+
+
+def test_scan_and_labels_are_copied(copies: list[Path]) -> None:
+    engine = Engine()
+    work = prepared()(engine)
+    with pytest.raises(StopIteration) as stop:
+        for _ in range(100):
+            next(work)
+    request = stop.value.value
+    assert [Path(ref.array.path) for ref in (request.truth, request.scan)] == copies
+    assert all(path.is_file() for path in copies)
+
+
+def test_a_question_that_is_left_leaves_no_copy_of_the_labels(copies: list[Path]) -> None:
+    engine = Engine()
+    work = prepared()(engine)
+    while len(copies) < 2:
+        next(work)
+    work.close()
+    assert not any(path.exists() for path in copies)
+
+
+def test_a_question_that_is_cancelled_when_it_is_prepared_leaves_no_copies(copies: list[Path]) -> None:
+    said: list[Any] = []
+    engine = Engine()
+    job = EngineJob(engine, said.append)
+    prepare = prepared()
+
+    def cancelled_at_the_end(_: Engine) -> Any:
+        request = yield from prepare(engine)
+        job.cancel()
+        return request
+
+    job.run(cancelled_at_the_end)
+    assert [message for message in said if isinstance(message, Cancelled)] == [Cancelled()]
+    assert len(copies) == 2
+    assert not any(path.exists() for path in copies)
