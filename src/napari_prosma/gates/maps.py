@@ -140,14 +140,12 @@ def add_quietly(viewer: ViewerModel, layer: Layer, below: Layer | None = None) -
         viewer.layers.selection = selected
 
 
-def remove_slowly(viewer: ViewerModel, layers: Sequence[Layer]) -> Iterator[None]:
-    """Hide layers, then remove those that are still there, one in each step: napari takes long over each."""
-    for layer in layers:
-        layer.visible = False
+def remove_all(viewer: ViewerModel, layers: Sequence[Layer]) -> Iterator[None]:
+    """Remove layers that are still there, in one step: drawing between two of them has crashed OpenGL."""
     for layer in layers:
         if layer in viewer.layers:
             viewer.layers.remove(layer)
-            yield
+    yield
 
 
 def _kind(info: MapInfo) -> str:

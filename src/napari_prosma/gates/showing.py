@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from napari_prosma._shared.jobs import Jobs
 from napari_prosma._shared.steps import Steps
 from napari_prosma.gates.found import Found
-from napari_prosma.gates.maps import MapLayers, remove_slowly
+from napari_prosma.gates.maps import MapLayers, remove_all
 from napari_prosma.gates.probe import Probe
 from napari_prosma.gates.whatif import WhatIf
 
@@ -80,12 +80,12 @@ class Showing:
         return self._steps.busy
 
     def close(self) -> Iterator[None]:
-        """Hide the panel and listen no longer; the steps that are given remove all layers."""
+        """Hide the panel and listen no longer; the step that is given removes all layers."""
         self.let_go()
         self._panel.voxel.stop()
         self._panel.setVisible(False)
         layers = [*self.probe.layers, *self.what_if.layers, *self._maps.layers]
-        return chain(self._before, remove_slowly(self._viewer, layers))
+        return chain(self._before, remove_all(self._viewer, layers))
 
     def let_go(self) -> None:
         """Listen no longer; layers stay. The panel, and the viewer's window, may be gone already."""
