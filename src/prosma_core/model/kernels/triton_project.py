@@ -21,7 +21,7 @@ PROGRAMS = 528
 @triton.jit
 def _project(
     x, g, weight_x, weight_g, bias, above, out, partial, C, V, BIAS_STRIDE,
-    MODE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    MODE: tl.constexpr, SUMS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     blocks = tl.cdiv(C, BM)
     m = (tl.program_id(0) % blocks) * BM + tl.arange(0, BM)
@@ -41,10 +41,9 @@ def _project(
             weight = tl.load(weight_g + square, mask=square_ok, other=0.0)
             decoder = tl.load(g + at, mask=ok, other=0.0)
             total = tl.dot(weight, decoder, total, input_precision="ieee")
-            if MODE == 0:
-                if tl.program_id(0) % blocks == 0:
-                    where = partial + (batch * tl.cdiv(V, BN) + tile) * C + k
-                    tl.store(where, tl.sum(decoder.to(tl.float32), 1), mask=k < C)
+            if SUMS:
+                where = partial + (batch * tl.cdiv(V, BN) + tile) * C + k
+                tl.store(where, tl.sum(decoder.to(tl.float32), 1), mask=k < C)
     total += tl.load(bias + batch * BIAS_STRIDE + m, mask=m < C, other=0.0)[:, None]
     at = batch * C * V + m[:, None].to(tl.int64) * V + n[None, :]
     ok = (m < C)[:, None] & (n < V)[None, :]
@@ -92,6 +91,14 @@ def _block(channels: int, most: int) -> int:
     return max(16, min(most, power_of_2(channels)))
 
 
+def sums_inside(channels: int) -> bool:
+    """Whether the projection adds up g itself: where it reads all channels at once.
+
+    Read in several rounds, with the 16-bit matrix units, the sums came out wrong by some percent (Triton 3.6, H100).
+    """
+    return channels <= 32
+
+
 def _launch(
     mode: int, x: Tensor, g: Tensor, weight_x: Tensor, weight_g: Tensor, bias: Tensor, above: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -101,11 +108,12 @@ def _launch(
     bm, bk = _block(channels, 64), _block(channels, 32)
     bn = 64 if small else (256 if mode == GELU and bm == 32 else 128)
     tiles = ceil_div(voxels, bn)
+    sums = mode == GELU and sums_inside(channels)
     out = torch.empty_like(x)
-    partial = torch.empty(batch, tiles if mode == GELU else 0, channels, device=x.device, dtype=torch.float32)
+    partial = torch.empty(batch, tiles if sums else 0, channels, device=x.device, dtype=torch.float32)
     _project[(tiles * ceil_div(channels, bm), batch)](
         x, g, weight_x, weight_g, bias, above, out, partial, channels, voxels, channels if bias.ndim == 2 else 0,
-        MODE=mode, BM=bm, BN=bn, BK=bk, num_warps=4, num_stages=2 if bm <= 32 else 3,
+        MODE=mode, SUMS=sums, BM=bm, BN=bn, BK=bk, num_warps=4, num_stages=2 if bm <= 32 else 3,
     )  # fmt: skip
     return out, partial
 
@@ -113,7 +121,8 @@ def _launch(
 def project(x: Tensor, g: Tensor, weight_x: Tensor, weight_g: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """`prosma_core.model.kernels.reference.project`; all contiguous, weights in the features' dtype, bias float32."""
     q, partial = _launch(GELU, x, g, weight_x, weight_g, bias, x)
-    return q, partial.sum(1) / x.shape[2:].numel()
+    sums = partial.sum(1) if sums_inside(x.shape[1]) else g.flatten(2).sum(2, dtype=torch.float32)
+    return q, sums / x.shape[2:].numel()
 
 
 def project_gradients(
