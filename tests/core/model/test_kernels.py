@@ -191,6 +191,13 @@ def test_sizes_of_real_networks_agree_with_the_reference(dtype: torch.dtype, sha
     check_project(shape, dtype)
 
 
+@on_gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels", [32, 64, 128])
+def test_projection_of_many_voxels_agrees_with_the_reference(dtype: torch.dtype, channels: int) -> None:
+    check_project((2, channels, 300, 600), dtype)
+
+
 @runs_kernels
 def test_other_layouts_give_the_same() -> None:
     case = Case((2, 4, 6, 8), (3, 3))

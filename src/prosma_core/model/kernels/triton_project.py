@@ -58,7 +58,7 @@ def _project(
 
 @triton.jit
 def _outer(
-    u, x, g, partial, partial_bias, C, V, TILES, CHUNK, BM: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr
+    u, x, g, partial, C, V, TILES, CHUNK, BM: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr
 ):  # fmt: skip
     blocks = tl.cdiv(C, BK)
     m = (tl.program_id(0) // blocks) * BM + tl.arange(0, BM)
@@ -66,7 +66,6 @@ def _outer(
     chunk = tl.program_id(1)
     total_x = tl.zeros((BM, BK), tl.float32)
     total_g = tl.zeros((BM, BK), tl.float32)
-    total_bias = tl.zeros((BM,), tl.float32)
     per_scan = tl.cdiv(V, BN)
     for tile in range(chunk * CHUNK, tl.minimum(chunk * CHUNK + CHUNK, TILES)):
         start = (tile // per_scan).to(tl.int64) * C * V
@@ -77,13 +76,10 @@ def _outer(
         ok = (k < C)[:, None] & (n < V)[None, :]
         total_x = tl.dot(values, tl.trans(tl.load(x + at, mask=ok, other=0.0)), total_x, input_precision="ieee")
         total_g = tl.dot(values, tl.trans(tl.load(g + at, mask=ok, other=0.0)), total_g, input_precision="ieee")
-        total_bias += tl.sum(values.to(tl.float32), 1)
     at = (chunk * 2 * C + m[:, None]) * C + k[None, :]
     ok = (m < C)[:, None] & (k < C)[None, :]
     tl.store(partial + at, total_x, mask=ok)
     tl.store(partial + at + C * C, total_g, mask=ok)
-    if tl.program_id(0) % blocks == 0:
-        tl.store(partial_bias + chunk * C + m, total_bias, mask=m < C)
 
 
 def _block(channels: int, most: int) -> int:
@@ -147,9 +143,6 @@ def _gradients_of_weights(u: Tensor, x: Tensor, g: Tensor) -> tuple[Tensor, Tens
     chunk = ceil_div(tiles, max(1, PROGRAMS // pairs))
     chunks = ceil_div(tiles, chunk)
     partial = torch.empty(chunks, 2, channels, channels, device=x.device, dtype=torch.float32)
-    partial_bias = torch.empty(chunks, channels, device=x.device, dtype=torch.float32)
-    _outer[(pairs, chunks)](
-        u, x, g, partial, partial_bias, channels, voxels, tiles, chunk, BM=block, BK=block, BN=bn, num_warps=4
-    )
+    _outer[(pairs, chunks)](u, x, g, partial, channels, voxels, tiles, chunk, BM=block, BK=block, BN=bn, num_warps=4)
     weights = partial.sum(0)
-    return weights[0], weights[1], partial_bias.sum(0)
+    return weights[0], weights[1], u.flatten(2).sum((0, 2), dtype=torch.float32)
