@@ -2,7 +2,7 @@
 
 `project` gives q and the decoder's context, `select` gates the skip with the field of q. `usable` says whether the
 Triton kernels can take over on the device of a tensor; the reason is logged once where they cannot. There is no
-kernel of our own for the CPU: PyTorch's own convolutions are the fastest that was found (docs/kernels.md).
+kernel of our own for the CPU yet: the gate runs as PyTorch's own convolutions there (docs/kernels.md).
 """
 
 from __future__ import annotations
