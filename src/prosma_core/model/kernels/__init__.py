@@ -2,7 +2,7 @@
 
 `project` gives q and the decoder's context, `select` gates the skip with the field of q. `usable` says whether the
 Triton kernels can take over on the device of a tensor; the reason is logged once where they cannot. There is no
-kernel of our own for the CPU: PyTorch's own convolutions are the fastest that was found (docs/kernels.md).
+kernel of our own for the CPU yet: the gate runs as PyTorch's own convolutions there (docs/kernels.md).
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 def usable(x: Tensor) -> bool:
     """Whether the Triton kernels work for tensors like x: an NVIDIA GPU, Triton, and a dtype they know."""
-    if not x.is_cuda or x.dtype not in _DTYPES:
-        return False
     if torch.compiler.is_compiling():
-        return _HAS_TRITON
+        return x.is_cuda and _HAS_TRITON and x.dtype in _DTYPES
     return _works(x.device, x.dtype)
 
 
 @cache
 def _works(device: torch.device, dtype: torch.dtype) -> bool:
-    """Run the kernels once on a few numbers; on failure say why, and that plain PyTorch is used instead."""
+    """Run the kernels once on a few numbers; where they do not work say why, and that plain PyTorch is used."""
+    if device.type != "cuda" or dtype not in _DTYPES:
+        _LOG.info("Gates run as plain PyTorch on %s in %s.", device, dtype)
+        return False
     if not _HAS_TRITON:
         _LOG.warning("Triton is not installed: gates run as plain PyTorch, which is slower on %s.", device)
         return False

@@ -21,7 +21,7 @@ PROGRAMS = 528
 @triton.jit
 def _project(
     x, g, weight_x, weight_g, bias, above, out, partial, C, V, BIAS_STRIDE,
-    MODE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    MODE: tl.constexpr, SUMS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     blocks = tl.cdiv(C, BM)
     m = (tl.program_id(0) % blocks) * BM + tl.arange(0, BM)
@@ -41,10 +41,9 @@ def _project(
             weight = tl.load(weight_g + square, mask=square_ok, other=0.0)
             decoder = tl.load(g + at, mask=ok, other=0.0)
             total = tl.dot(weight, decoder, total, input_precision="ieee")
-            if MODE == 0:
-                if tl.program_id(0) % blocks == 0:
-                    where = partial + (batch * tl.cdiv(V, BN) + tile) * C + k
-                    tl.store(where, tl.sum(decoder.to(tl.float32), 1), mask=k < C)
+            if SUMS:
+                where = partial + (batch * tl.cdiv(V, BN) + tile) * C + k
+                tl.store(where, tl.sum(decoder.to(tl.float32), 1), mask=k < C)
     total += tl.load(bias + batch * BIAS_STRIDE + m, mask=m < C, other=0.0)[:, None]
     at = batch * C * V + m[:, None].to(tl.int64) * V + n[None, :]
     ok = (m < C)[:, None] & (n < V)[None, :]
@@ -59,7 +58,7 @@ def _project(
 
 @triton.jit
 def _outer(
-    u, x, g, partial, partial_bias, C, V, TILES, CHUNK, BM: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr
+    u, x, g, partial, C, V, TILES, CHUNK, BM: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr
 ):  # fmt: skip
     blocks = tl.cdiv(C, BK)
     m = (tl.program_id(0) // blocks) * BM + tl.arange(0, BM)
@@ -67,7 +66,6 @@ def _outer(
     chunk = tl.program_id(1)
     total_x = tl.zeros((BM, BK), tl.float32)
     total_g = tl.zeros((BM, BK), tl.float32)
-    total_bias = tl.zeros((BM,), tl.float32)
     per_scan = tl.cdiv(V, BN)
     for tile in range(chunk * CHUNK, tl.minimum(chunk * CHUNK + CHUNK, TILES)):
         start = (tile // per_scan).to(tl.int64) * C * V
@@ -78,18 +76,23 @@ def _outer(
         ok = (k < C)[:, None] & (n < V)[None, :]
         total_x = tl.dot(values, tl.trans(tl.load(x + at, mask=ok, other=0.0)), total_x, input_precision="ieee")
         total_g = tl.dot(values, tl.trans(tl.load(g + at, mask=ok, other=0.0)), total_g, input_precision="ieee")
-        total_bias += tl.sum(values.to(tl.float32), 1)
     at = (chunk * 2 * C + m[:, None]) * C + k[None, :]
     ok = (m < C)[:, None] & (k < C)[None, :]
     tl.store(partial + at, total_x, mask=ok)
     tl.store(partial + at + C * C, total_g, mask=ok)
-    if tl.program_id(0) % blocks == 0:
-        tl.store(partial_bias + chunk * C + m, total_bias, mask=m < C)
 
 
 def _block(channels: int, most: int) -> int:
     """Block of channels: a power of two, at least what the matrix units take."""
     return max(16, min(most, power_of_2(channels)))
+
+
+def sums_inside(channels: int) -> bool:
+    """Whether the projection adds up g itself: where it reads all channels at once.
+
+    Read in several rounds, with the 16-bit matrix units, the sums came out wrong by some percent (Triton 3.6, H100).
+    """
+    return channels <= 32
 
 
 def _launch(
@@ -101,11 +104,12 @@ def _launch(
     bm, bk = _block(channels, 64), _block(channels, 32)
     bn = 64 if small else (256 if mode == GELU and bm == 32 else 128)
     tiles = ceil_div(voxels, bn)
+    sums = mode == GELU and sums_inside(channels)
     out = torch.empty_like(x)
-    partial = torch.empty(batch, tiles if mode == GELU else 0, channels, device=x.device, dtype=torch.float32)
+    partial = torch.empty(batch, tiles if sums else 0, channels, device=x.device, dtype=torch.float32)
     _project[(tiles * ceil_div(channels, bm), batch)](
         x, g, weight_x, weight_g, bias, above, out, partial, channels, voxels, channels if bias.ndim == 2 else 0,
-        MODE=mode, BM=bm, BN=bn, BK=bk, num_warps=4, num_stages=2 if bm <= 32 else 3,
+        MODE=mode, SUMS=sums, BM=bm, BN=bn, BK=bk, num_warps=4, num_stages=2 if bm <= 32 else 3,
     )  # fmt: skip
     return out, partial
 
@@ -113,7 +117,8 @@ def _launch(
 def project(x: Tensor, g: Tensor, weight_x: Tensor, weight_g: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """`prosma_core.model.kernels.reference.project`; all contiguous, weights in the features' dtype, bias float32."""
     q, partial = _launch(GELU, x, g, weight_x, weight_g, bias, x)
-    return q, partial.sum(1) / x.shape[2:].numel()
+    sums = partial.sum(1) if sums_inside(x.shape[1]) else g.flatten(2).sum(2, dtype=torch.float32)
+    return q, sums / x.shape[2:].numel()
 
 
 def project_gradients(
@@ -138,9 +143,6 @@ def _gradients_of_weights(u: Tensor, x: Tensor, g: Tensor) -> tuple[Tensor, Tens
     chunk = ceil_div(tiles, max(1, PROGRAMS // pairs))
     chunks = ceil_div(tiles, chunk)
     partial = torch.empty(chunks, 2, channels, channels, device=x.device, dtype=torch.float32)
-    partial_bias = torch.empty(chunks, channels, device=x.device, dtype=torch.float32)
-    _outer[(pairs, chunks)](
-        u, x, g, partial, partial_bias, channels, voxels, tiles, chunk, BM=block, BK=block, BN=bn, num_warps=4
-    )
+    _outer[(pairs, chunks)](u, x, g, partial, channels, voxels, tiles, chunk, BM=block, BK=block, BN=bn, num_warps=4)
     weights = partial.sum(0)
-    return weights[0], weights[1], partial_bias.sum(0)
+    return weights[0], weights[1], u.flatten(2).sum((0, 2), dtype=torch.float32)
