@@ -444,7 +444,7 @@ def test_batches_and_overlap_change_the_work_not_the_grid(make_header: MakeHeade
     one = labels_of(by, scan, InferenceConfig(batch_size=1))
     np.testing.assert_array_equal(labels_of(by, scan, InferenceConfig(batch_size=7)), one)
     counts = []
-    for overlap in (0.0, 0.5, 0.9):
+    for overlap in (0.0, 0.5, 0.75):
         result, events = run(by, scan, InferenceConfig(overlap=overlap))
         assert result.labels.data.shape == (60, 61)
         counts.append(sum(isinstance(e, TileDone) for e in events))

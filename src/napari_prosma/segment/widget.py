@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QEvent
+from qtpy.QtCore import QEvent, QTimer
 from qtpy.QtWidgets import QFileDialog
 
 from napari_prosma._shared.docks import open_dock
@@ -17,6 +18,10 @@ from prosma_core.io.names import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
     import napari
+
+
+TIDY = 3000
+"""Milliseconds after opening when Python's garbage is collected: otherwise that falls into the first segmentation."""
 
 
 class SegmentWidget(SegmentView):
@@ -41,6 +46,7 @@ class SegmentWidget(SegmentView):
         self.result.gates_clicked.connect(self._inspect)
         self.result.command_clicked.connect(self._show_command)
         self.destroyed.connect(self.controller.close)
+        QTimer.singleShot(TIDY, gc.collect)
 
     def event(self, event: QEvent | None) -> bool:
         """Go for good when the dock is closed: napari only takes the widget out of it."""

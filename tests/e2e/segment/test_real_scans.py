@@ -30,7 +30,6 @@ NIFTI = {
     "ui_samples/spine_t2_PSR/image.nii.gz": "coarse-3d",
     "ui_samples/spine_t2s_aniso_oblique/image.nii.gz": "coarse-3d",
     "ui_samples/spleen2_crop/image.nii.gz": "coarse-3d",
-    "ui_samples/spleen_label_only/spleen_10.nii.gz": "coarse-3d",
 }
 """Scans and the model that segments each."""
 PICTURES = {
@@ -40,6 +39,12 @@ PICTURES = {
     "ui_samples/nuclei2d_instances/image.tif": "plain-2d",
     "ui_samples/nuclei3d_instances/image.tif": "plain-3d",
 }
+
+
+def test_no_sample_is_left_out(data_root: Path) -> None:
+    tested = {name.split("/")[1] for name in (*NIFTI, *PICTURES, *SPINES) if name.startswith("ui_samples/")}
+    tested |= {"spleen_label_only", "dicom_hippocrop"}
+    assert {folder.name for folder in (data_root / "ui_samples").iterdir() if folder.is_dir()} == tested
 
 
 @pytest.mark.parametrize("name", NIFTI)
@@ -65,6 +70,19 @@ def test_a_nifti_scan_from_the_click_to_the_saved_file(
     assert len(np.unique(labels)) > 1
     np.testing.assert_array_equal(labels, np.asanyarray(nibabel.load(by_command).dataobj))
     np.testing.assert_array_equal(desk.open(by_command).data, result.data)
+
+
+def test_a_label_map_of_full_size_is_read_like_a_scan(
+    desk: Any, copy_of: Callable[[str], Path], lies_on: Callable[..., None], same_nifti: Callable[..., None]
+) -> None:
+    path = copy_of("ui_samples/spleen_label_only/spleen_10.nii.gz")
+    scan = desk.open(path)
+    desk.choose("coarse-3d")
+    desk.pick("part", "Current slice")
+    result = desk.segment()
+    lies_on(result, scan, desk.controller.axes)
+    assert len(np.unique(result.data)) > 1
+    same_nifti(path, desk.save())
 
 
 def test_a_dicom_series_becomes_a_nifti_in_its_place(
