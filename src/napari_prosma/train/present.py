@@ -55,7 +55,7 @@ class TrainPresenter:
         self._view.show_devices(items, chosen, facts)
 
     def plan(self, plan: Plan | Problem | None, *, running: bool, estimating: bool) -> None:
-        """Why Train is disabled, or what it will do; None while pairs are read. A training says by itself what it does."""
+        """Why Train is disabled, or what it will do (a running one says it itself); None while pairs are read."""
         problem = plan if isinstance(plan, Problem) else None
         self._view.show_problem(problem.field if problem else None, problem.text if problem else "")
         self._view.show_notes("\n".join(plan.notes) if isinstance(plan, Plan) and not running else "")
