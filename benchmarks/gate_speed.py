@@ -139,7 +139,11 @@ def network(dims: int, side: str, device: str) -> UNet:
         kernels=((3,) * dims,) * len(WIDTHS),
         gate=GateConfig(kind=SIDES[side]),
     )
-    return build_model(config, seed=0).to(device)
+    model = build_model(config, seed=0).to(device)
+    for gate in model.skip_gates:
+        if isinstance(gate, ProximalGate):
+            gate.fused = True
+    return model
 
 
 class Deep(nn.Module):

@@ -116,6 +116,7 @@ class TrainController:
         self._set(start=model, dims=start if start in (2, 3) else None)
         self._name_it()
         self.show_starts()
+        self._presenter.options(self._choices)
         self._show_classes()
         self._show_plan()
 
@@ -140,7 +141,7 @@ class TrainController:
 
     def choose_options(self, options: TrainingConfig) -> None:
         """Advanced settings; those that are the preset's are left to it."""
-        usual = preset_training(self._choices.preset)
+        usual = preset_training(self._choices.preset, fine_tuning=self._choices.start is not None)
         given = {name: getattr(options, name) for name in type(options).model_fields}
         self._set(
             training={n: v for n, v in given.items() if v != getattr(usual, n) and n not in {"epochs", "minutes"}}

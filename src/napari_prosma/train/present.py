@@ -9,7 +9,7 @@ from napari_prosma._shared import device_words
 from napari_prosma._shared.session import Session
 from napari_prosma.train.state import Choices, Plan, Problem
 from prosma_core.config.run import PRESETS
-from prosma_core.config.training import TrainingConfig
+from prosma_core.config.training import FINE_TUNING_RATE, TrainingConfig
 from prosma_core.engine.messages import Ready
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ class TrainPresenter:
 
     def options(self, choices: Choices) -> None:
         """Advanced settings: the preset's, and over them what the person changed."""
-        self._view.show_options(preset_training(choices.preset).replace(**choices.training))
+        usual = preset_training(choices.preset, fine_tuning=choices.start is not None)
+        self._view.show_options(usual.replace(**choices.training))
 
     def devices(self, chosen: str, ready: Ready | None) -> None:
         """Devices that the engine found, and what the chosen one means here."""
@@ -54,7 +55,7 @@ class TrainPresenter:
         self._view.show_devices(items, chosen, facts)
 
     def plan(self, plan: Plan | Problem | None, *, running: bool, estimating: bool) -> None:
-        """Why Train is disabled, or what it will do; None while pairs are read. A training says itself what it does."""
+        """Why Train is disabled, or what it will do (a running one says it itself); None while pairs are read."""
         problem = plan if isinstance(plan, Problem) else None
         self._view.show_problem(problem.field if problem else None, problem.text if problem else "")
         self._view.show_notes("\n".join(plan.notes) if isinstance(plan, Plan) and not running else "")
@@ -65,6 +66,7 @@ class TrainPresenter:
             self._view.show_run("Train", enabled=isinstance(plan, Plan), tooltip=problem.text if problem else tooltip)
 
 
-def preset_training(preset: str) -> TrainingConfig:
-    """Settings of the loop as a preset has them."""
-    return TrainingConfig.parse(PRESETS[preset].get("training", {}), f"The preset {preset}")
+def preset_training(preset: str, *, fine_tuning: bool = False) -> TrainingConfig:
+    """Settings of the loop as a preset has them, for a new model or for one that goes on learning."""
+    given = {"learning_rate": FINE_TUNING_RATE} if fine_tuning else {}
+    return TrainingConfig.parse(given | PRESETS[preset].get("training", {}), f"The preset {preset}")

@@ -153,22 +153,28 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, Path]]:
     return found
 
 
-@pytest.fixture
-def make_run(tmp_path: Path, pairs: list[tuple[Path, Path]]) -> Callable[..., RunConfig]:
-    """Return a maker of runs of a moment each: name of the model, changes of the loop, other changes."""
+@pytest.fixture(scope="session")
+def tiny_run(pairs: list[tuple[Path, Path]]) -> Callable[..., RunConfig]:
+    """Return a maker of runs of a moment each: model file, changes of the loop, other changes."""
 
-    def make(name: str = "m", training: dict[str, Any] | None = None, **changes: Any) -> RunConfig:
+    def make(out: Path, training: dict[str, Any] | None = None, **changes: Any) -> RunConfig:
         loop = {"epochs": 2, "steps": 4, "batch_size": 2, "ema_decay": 0.5, "learning_rate": 0.01, **(training or {})}
         values = {
             "device": "cpu",
             "pairs": pairs,
-            "out": tmp_path / f"{name}.safetensors",
+            "out": out,
             "network": {"width": 4, "max_width": 8, "max_stages": 3},
             "preprocess": {"tile": [32, 32]},
         }
         return resolve_run({**values, **changes, "training": loop})
 
     return make
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, tiny_run: Callable[..., RunConfig]) -> Callable[..., RunConfig]:
+    """Return a maker of runs in the test's folder: name of the model, changes of the loop, other changes."""
+    return lambda name="m", training=None, **changes: tiny_run(tmp_path / f"{name}.safetensors", training, **changes)
 
 
 @pytest.fixture(scope="session")

@@ -39,6 +39,17 @@ def losses(events: list[Any]) -> list[float]:
     return [event.loss for event in events if isinstance(event, StepDone)]
 
 
+LONGER = {"epochs": 3, "steps": 15}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    pairs: list[tuple[Path, Path]], tiny_run: MakeRun, tmp_path_factory: pytest.TempPathFactory
+) -> TrainingResult:
+    """Return what a longer run gives that nothing interrupts."""
+    return in_process(tiny_run(tmp_path_factory.mktemp("whole") / "whole.safetensors", LONGER))[0]
+
+
 def stop_in_epoch(engine: Engine, begin: Begin, run: RunConfig, number: int, step: int = 1) -> Any:
     """Return the listener of a training that was cancelled in the middle of an epoch."""
     heard = begin(engine, TrainRequest(run=run))
@@ -72,16 +83,14 @@ def test_names_and_colours_of_classes_are_in_the_model_and_the_run(
 
 
 def test_a_run_that_was_stopped_is_kept_and_goes_on_as_if_it_had_never_been(
-    engine: Engine, begin: Begin, make_run: MakeRun
+    engine: Engine, begin: Begin, make_run: MakeRun, uninterrupted: TrainingResult
 ) -> None:
-    short = {"epochs": 3, "steps": 30}
-    whole, _ = in_process(make_run("whole", short))
-    run = make_run("cut", short)
+    run = make_run("cut", LONGER)
     folder = RunFolder.beside(run.out)
     heard = stop_in_epoch(engine, begin, run, 2)
     pid = engine.pid
     assert isinstance(heard.end(), Cancelled)
-    assert max(event.step for event in heard.of(StepDone) if event.epoch == 2) < 30
+    assert max(event.step for event in heard.of(StepDone) if event.epoch == 2) < LONGER["steps"]
     assert not run.out.exists()
     state = run_state(folder)
     assert (state.epochs_done, state.epochs, state.finished, state.model_written) == (1, 3, False, False)
@@ -95,7 +104,7 @@ def test_a_run_that_was_stopped_is_kept_and_goes_on_as_if_it_had_never_been(
     assert isinstance(again.end(), Finished)
     assert engine.pid == pid
     assert [event.epoch for event in again.of(EpochDone)] == [2, 3]
-    assert read_header(run.out).sha256 == whole.header.sha256
+    assert read_header(run.out).sha256 == uninterrupted.header.sha256
     assert run_state(folder).finished
     assert [row["epoch"] for row in read_history(folder)] == [1, 2, 3]
 
@@ -125,11 +134,9 @@ def test_what_cannot_be_resumed_or_is_there_already_is_said(engine: Engine, begi
 
 
 def test_a_killed_run_is_kept_and_resumed_from_its_last_epoch(
-    own_engine: Engine, begin: Begin, make_run: MakeRun
+    own_engine: Engine, begin: Begin, make_run: MakeRun, uninterrupted: TrainingResult
 ) -> None:
-    short = {"epochs": 3, "steps": 30}
-    whole, _ = in_process(make_run("whole", short))
-    run = make_run("cut", short)
+    run = make_run("cut", LONGER)
     heard = begin(own_engine, TrainRequest(run=run))
     heard.wait_for(StepDone, so=lambda event: event.epoch == 2 and event.step > 2)
     psutil.Process(own_engine.pid).kill()
@@ -140,7 +147,7 @@ def test_a_killed_run_is_kept_and_resumed_from_its_last_epoch(
     assert keep_stopped(RunFolder.beside(run.out)).epoch == 1
     again = begin(own_engine, TrainRequest(run=RunConfig(out=run.out), resume=True))
     assert isinstance(again.end(), Finished)
-    assert read_header(run.out).sha256 == whole.header.sha256
+    assert read_header(run.out).sha256 == uninterrupted.header.sha256
 
 
 def test_fine_tuning_takes_the_models_gate_and_says_before_and_after(

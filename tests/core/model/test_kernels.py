@@ -285,6 +285,7 @@ def test_on_a_cpu_the_gate_is_plain_pytorch_and_says_so(dims: int, caplog: pytes
 def test_on_a_gpu_the_fused_gate_is_the_gate_also_compiled_and_under_autocast(dims: int, channel_gate: bool) -> None:
     torch.manual_seed(0)
     gate = build_gate(24, (3,) * dims, GateConfig(channel_gate=channel_gate)).cuda()
+    gate.fused = True
     x, g = (torch.randn(2, 24, *(16,) * dims, device="cuda", requires_grad=True) for _ in "xg")
     exact = build_gate(24, (3,) * dims, GateConfig(channel_gate=channel_gate)).double()
     exact.load_state_dict(gate.state_dict())

@@ -27,7 +27,7 @@ TINY = {
     "device": "cpu",
     "network": {"width": 4, "max_width": 8, "max_stages": 3},
     "preprocess": {"tile": [16, 16, 16]},
-    "training": {"epochs": 2, "steps": 2, "batch_size": 2, "ema_decay": 0.9},
+    "training": {"epochs": 1, "steps": 2, "batch_size": 2, "ema_decay": 0.9},
 }
 
 
@@ -85,7 +85,7 @@ SLICES = {"zero": "annotated_slices"}
 
 def test_few_annotated_slices_train_a_model_that_is_validated_on_others(pair, tmp_path: Path) -> None:
     pairs = [pair(i, on_slices(6, 9, 12, 15, 18)) for i in range(3)]
-    run = run_of(tmp_path, pairs, labels=SLICES, training={"epochs": 6, "steps": 20, "learning_rate": 0.01})
+    run = run_of(tmp_path, pairs, labels=SLICES, training={"epochs": 2, "steps": 50, "learning_rate": 0.01})
     result, said, _ = drain(train(run))
     assert any("3 annotated slices of the same scans are held out" in s for s in said)
     assert any("annotated slices z 6, 9, 12, 15, 18" in s for s in said)
@@ -189,7 +189,7 @@ def test_ten_thousand_objects_are_one_class_where_asked(pair, tmp_path: Path) ->
 
 def test_fine_tuning_is_compared_with_its_start_on_the_same_cases(pair, tmp_path: Path) -> None:
     pairs = [pair(i) for i in range(4)]
-    good = {"epochs": 4, "steps": 20, "learning_rate": 0.01}
+    good = {"epochs": 1, "steps": 40, "learning_rate": 0.01}
     start, _, _ = drain(
         train(run_of(tmp_path, pairs, training=good, class_names={0: "background", 1: "rim", 2: "core"}))
     )
@@ -211,7 +211,9 @@ def test_fine_tuning_is_compared_with_its_start_on_the_same_cases(pair, tmp_path
 
 
 def test_more_epochs_go_on_at_the_rate_of_a_run_of_that_length(pair, tmp_path: Path) -> None:
-    run = run_of(tmp_path, [pair(i) for i in range(2)], training={"minutes": 60, "patience": 1, "steps": 1})
+    run = run_of(
+        tmp_path, [pair(i) for i in range(2)], training={"epochs": 2, "minutes": 60, "patience": 1, "steps": 1}
+    )
     drain(train(run))
     settings = resumed_settings(RunFolder.beside(run.out), {}, more_epochs=3)
     longer = resolve_run(settings)

@@ -13,6 +13,7 @@ from napari_prosma._shared.progress_panel import ActivityProgress
 from napari_prosma.train.runs import list_runs
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.run import RunConfig, resolve_run
+from prosma_core.config.training import FINE_TUNING_RATE
 from prosma_core.data.geometry import array_spec
 from prosma_core.engine.client import ArrayReady, Cancelled, Failed, Finished
 from prosma_core.engine.messages import PlanRequest, PlanResult, Ready, TrainRequest, TrainResult
@@ -358,6 +359,23 @@ def test_advanced_settings_that_are_the_presets_are_left_to_it(widget: Any, anno
         usual.validation_cases,
     )
     widget.controller.restore_defaults()
+
+
+def test_the_learning_rate_shown_is_the_one_of_fine_tuning_and_that_of_new_models_can_be_chosen(
+    widget: Any, annotated: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr(widget.view, "show_options", shown.append)
+    image, labels = annotated(widget.viewer)
+    widget.controller.fine_tune(image, labels, widget.model("phantom-3d"))
+    assert shown[-1].learning_rate == FINE_TUNING_RATE
+    widget.controller.choose_options(shown[-1].replace(learning_rate=1e-3))
+    training = widget.start().request().run.training
+    assert training.learning_rate == 1e-3
+    assert "learning_rate" in training.model_fields_set
+    widget.controller.choose_start(None)
+    widget.controller.restore_defaults()
+    assert shown[-1].learning_rate == 1e-3
 
 
 def test_epochs_are_drawn_and_the_time_left_is_said(widget: Any, annotated: Any) -> None:
