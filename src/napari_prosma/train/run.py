@@ -203,6 +203,7 @@ class Training:
 
     def _keep(self) -> None:
         """Make a model of what a training has reached that did not come to its end; one that is there may stay."""
+        self._view.unfold_runs()  # where it can go on
         if not self.advanced and self.order.folder.model.is_file():
             self._say("No epoch was finished: the model is as it was.")
             self._end()
@@ -237,7 +238,7 @@ class Training:
 
 def outcome_of(kept: KeptModel) -> Outcome:
     """Outcome of a run that was stopped, or killed."""
-    return Outcome(kept.path, kept.before, kept.dice, kept.words, "")
+    return Outcome(kept.path, kept.before, kept.dice, kept.words, kept.held_out)
 
 
 def _known_rows(folder: RunFolder) -> list[dict[str, Any]]:

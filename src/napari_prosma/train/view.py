@@ -193,3 +193,7 @@ class TrainView(JobView):
     def show_runs(self, runs: Sequence[RunState]) -> None:
         """Earlier runs, the newest first."""
         self._runs.show_runs(runs)
+
+    def unfold_runs(self) -> None:
+        """Have the earlier runs open."""
+        self._runs.expand()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ class KeptModel:
     words : str
         Of fine-tuning: before and after in words; and how much of what is held out the Dice was measured on, where
         that is not all of it.
+    held_out : str
+        What the figures mean, in words; empty where whole cases were held out.
     """
 
     path: Path
@@ -39,6 +42,7 @@ class KeptModel:
     dice: dict[str, float]
     before: dict[str, float] | None
     words: str
+    held_out: str
 
 
 @dataclass(frozen=True)
@@ -114,10 +118,13 @@ def keep_stopped(folder: RunFolder) -> KeptModel:
     measured, held = training.get("validated_frames"), training.get("validation_frames")
     if measured != held:
         words.append(f"Measured on {measured} of the {held} scans or slices that are held out.")
+    held_out = ""
+    with contextlib.suppress(TrainingError):  # the model can be kept all the same
+        held_out = _held_out(folder)
     write_bytes_atomic(folder.model, best.read_bytes())
     if before is not None:
         folder.write_before_after(before, dice, " ".join(words))
-    return KeptModel(folder.model, int(training["epochs"]), dice, before, " ".join(words))
+    return KeptModel(folder.model, int(training["epochs"]), dice, before, " ".join(words), held_out)
 
 
 def run_state(folder: RunFolder) -> RunState:

@@ -106,10 +106,10 @@ class Trainer:
         validation = None
         if number % self.config.validation_every == 0 or number == self.config.epochs:
             validation = yield from self.validate(self.weights(), self.validation_subset(), self.picture.take)
-        closed = self._close_epoch(began, sum(losses) / len(losses), rate, validation)
+        event = self._close_epoch(began, sum(losses) / len(losses), rate, validation)
         if validation is not None:
-            self.picture.write(self.folder.picture(number))  # before anybody hears of the epoch, and may stop there
-        yield closed
+            self.picture.write(self.folder.picture(number))
+        yield event  # whoever stops here has everything of this epoch
         yield CheckpointSaved(str(self.folder.state))
 
     def step(self, rng: torch.Generator) -> torch.Tensor:

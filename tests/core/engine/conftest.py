@@ -174,7 +174,13 @@ def tiny_run(pairs: list[tuple[Path, Path]]) -> Callable[..., RunConfig]:
 @pytest.fixture
 def make_run(tmp_path: Path, tiny_run: Callable[..., RunConfig]) -> Callable[..., RunConfig]:
     """Return a maker of runs in the test's folder: name of the model, changes of the loop, other changes."""
-    return lambda name="m", training=None, **changes: tiny_run(tmp_path / f"{name}.safetensors", training, **changes)
+
+    def make(
+        name: str = "m", training: dict[str, Any] | None = None, out: Path | None = None, **changes: Any
+    ) -> RunConfig:
+        return tiny_run(out or tmp_path / f"{name}.safetensors", training, **changes)
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -67,9 +68,14 @@ def test_patience_ends_a_run(trained: Callable[..., RunFolder]) -> None:
 def test_the_model_that_the_run_would_have_kept_is_kept(trained: Callable[..., RunFolder], keep: str) -> None:
     folder = trained(keep=keep)
     folder.model.unlink()
+    splits = json.loads(folder.splits.read_text(encoding="utf-8"))
+    folder.splits.write_text(json.dumps({**splits, "words": "2 slices are held out."}), encoding="utf-8")
     kept = keep_stopped(folder)
+    assert kept.held_out == "2 slices are held out."
     assert kept.path.read_bytes() == (folder.best if keep == "best" else folder.last).read_bytes()
     assert keep == "best" or kept.epoch == 2
+    folder.splits.write_text("damaged")
+    assert keep_stopped(folder).held_out == ""
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,16 @@ from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QScrollArea, QTableWi
 from napari_prosma._shared.jobs import Jobs
 from napari_prosma._shared.session import Session
 from napari_prosma.train import TrainWidget
+from prosma_core.config.run import PRESETS
 from prosma_core.data.phantom import phantom_3d
 from prosma_core.errors import EngineBusyError
 from prosma_core.io.images import write_image, write_labels
 
+TINY = {
+    "network": {"width": 4, "max_width": 16, "max_stages": 3},
+    "preprocess": {"tile_voxels": 16**3},
+    "training": {"ema_decay": 0.9},
+}
 PATIENCE = 90_000
 """Milliseconds after which a test gives up."""
 
@@ -161,8 +167,19 @@ class Desk:
 
 
 @pytest.fixture
-def desk(display: None, make_napari_viewer: Any, jobs: Jobs, tmp_path: Path, qtbot: QtBot) -> Iterator[Desk]:
-    """Return a window with the widget; the test fails where napari had to tell of an error."""
+def desk(
+    display: None,
+    make_napari_viewer: Any,
+    jobs: Jobs,
+    tmp_path: Path,
+    qtbot: QtBot,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Desk]:
+    """Return a window with the widget; the test fails where napari had to tell of an error.
+
+    The networks of *quick* are made tiny: these tests are about everything else.
+    """
+    monkeypatch.setitem(PRESETS, "quick", TINY)
     notification_manager.records.clear()
     session = Session(tmp_path / "session", jobs)
     session.widget_opened()  # one that stays: the engine is warm for the next test

@@ -17,16 +17,20 @@ from prosma_core.io.run_folder import RunFolder
 pytestmark = pytest.mark.slow
 
 
-def ready(desk: Any, phantoms: list[tuple[Path, Path]], epochs: int) -> tuple[Any, Any]:
+EPOCHS = 6
+"""So many that a training of them can be interrupted."""
+
+
+def ready(desk: Any, phantoms: list[tuple[Path, Path]], epochs: int = EPOCHS) -> tuple[Any, Any]:
     (image,), labels = desk.open(phantoms[0][0]), desk.open_labels(phantoms[0][1])
     desk.add(image, labels)
-    desk.short(epochs=epochs)
+    desk.short(epochs=epochs, steps=10)
     return image, labels
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 def test_a_killed_engine_costs_at_most_an_epoch(desk: Any, phantoms: list[tuple[Path, Path]]) -> None:
-    _, labels = ready(desk, phantoms, epochs=3)
+    _, labels = ready(desk, phantoms)
     desk.begin()
     labels.paint((0, 0, 0), 1)
     labels.events.labels_update(data=labels.data, offset=(0, 0, 0))
@@ -35,13 +39,13 @@ def test_a_killed_engine_costs_at_most_an_epoch(desk: Any, phantoms: list[tuple[
     assert "engine" in desk.text("error")
     assert kept.model.is_file()
     (state,) = list_runs(desk.models)
-    assert 1 <= state.epochs_done < 3
+    assert 1 <= state.epochs_done < EPOCHS
     (saved,) = (RunFolder.beside(kept.model).root / "annotations").iterdir()
     desk.until(lambda: read_image(saved).data[0, 0, 0] == 1)
     desk.controller.resume(state)
     desk.wait()
     assert desk.text("error") == ""
-    assert [(run.epochs_done, run.finished) for run in list_runs(desk.models)] == [(3, True)]
+    assert [(run.epochs_done, run.finished) for run in list_runs(desk.models)] == [(EPOCHS, True)]
 
 
 def test_layers_deleted_and_changed_while_it_trains_do_no_harm(desk: Any, phantoms: list[tuple[Path, Path]]) -> None:
@@ -59,7 +63,7 @@ def test_layers_deleted_and_changed_while_it_trains_do_no_harm(desk: Any, phanto
 def test_a_run_is_listed_and_goes_on_where_the_widget_is_opened_again(
     desk: Any, phantoms: list[tuple[Path, Path]]
 ) -> None:
-    ready(desk, phantoms, epochs=3)
+    ready(desk, phantoms)
     desk.begin()
     desk.viewer.window.remove_dock_widget(desk.widget)  # in the middle of it
     desk.dock()
@@ -74,7 +78,7 @@ def test_a_run_is_listed_and_goes_on_where_the_widget_is_opened_again(
 
 
 def test_a_loss_that_is_no_number_is_said_and_the_widget_goes_on(desk: Any, phantoms: list[tuple[Path, Path]]) -> None:
-    ready(desk, phantoms, epochs=3)
+    ready(desk, phantoms)
     desk.controller._set(training={"steps": 3, "batch_size": 1, "dice_weight": 1e39})  # infinite as a float32
     desk.click("run")
     desk.wait()

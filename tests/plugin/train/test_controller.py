@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pytestqt.qtbot import QtBot
+from qtpy.QtWidgets import QPushButton
 
 from napari_prosma._shared.progress_panel import ActivityProgress
 from napari_prosma.train.runs import list_runs
@@ -282,6 +283,21 @@ def test_the_next_model_has_a_free_name(widget: Any, annotated: Any) -> None:
     job.say(result(write_model(widget, "mine")))
     assert widget.text("name") == "mine-2"
     assert widget.can_run
+
+
+def test_a_stopped_training_says_what_its_dice_is_of_and_offers_to_go_on(widget: Any, annotated: Any) -> None:
+    annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    job, folder = widget.start(), begun(widget)
+    folder.splits.write_text('{"words": "2 slices are held out."}')
+    header, weights = load_bundle(find_model("phantom-3d"))
+    save_bundle(folder.best, header, weights)
+    job.say(epoch())
+    assert not widget.view.findChild(QPushButton, "resume").isVisibleTo(widget.view)
+    job.say(Cancelled())
+    assert widget.controller.trainings.outcome.held_out == "2 slices are held out."
+    assert widget.view.findChild(QPushButton, "resume").isVisibleTo(widget.view)
+    assert widget.view.findChild(QPushButton, "resume").isEnabled()
 
 
 def test_a_run_that_cannot_go_on_leaves_its_finished_model_as_it_was(widget: Any, annotated: Any) -> None:
