@@ -23,7 +23,7 @@ MACHINE_PATHS = re.compile(rb"/wor[k]/|/tm[p]/bas[h]|/roo[t]/|/Users/\w+/|/home/
 def tracked() -> list[Path]:
     """Return the files git knows; skip in a copy without git."""
     try:
-        answer = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+        answer = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("not a git repository, or no git")
     files = [ROOT / name for name in answer.stdout.split("\0") if name]
@@ -64,7 +64,7 @@ def test_import_loads_no_heavy_library(module: str) -> None:
     if not list((ROOT / "src").glob(f"{module.replace('.', '/')}*")):
         pytest.skip(f"{module} is not there yet")
     code = f"import sys, {module}; print(*sys.modules)"
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     heavy = {"torch", "monai", "nibabel", "tifffile", "zarr", "SimpleITK", "PIL", "scipy", "napari", "qtpy"}
     assert heavy.intersection(answer.stdout.split()) == set()
 

@@ -283,6 +283,6 @@ def test_works_from_another_folder_and_under_a_path_with_spaces(root: Path, tmp_
     folder.mkdir()
     copy = folder / "run.py"
     copy.write_bytes((root / "run.py").read_bytes())
-    answer = subprocess.run([sys.executable, str(copy), "--help"], cwd=tmp_path, capture_output=True, text=True)
+    answer = subprocess.run([sys.executable, str(copy), "--help"], cwd=tmp_path, capture_output=True, encoding="utf-8")
     assert answer.returncode == 0
     assert "demo" in answer.stdout

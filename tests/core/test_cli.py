@@ -143,7 +143,7 @@ def test_no_arguments_give_the_help(prosma: Prosma) -> None:
 
 def run_python(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "error", "-m", "prosma_core.cli.main", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, check=False)
 
 
 def test_help_is_given_without_torch() -> None:
@@ -155,7 +155,7 @@ def test_help_is_given_without_torch() -> None:
         "heavy = {'torch', 'monai', 'nibabel', 'scipy', 'zarr', 'tifffile'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert "evaluate" in done.stdout
 

@@ -21,7 +21,7 @@ def test_the_demo_segments_its_phantom_and_writes_a_picture(display: None, tmp_p
         "--device",
         "cpu",
     ]
-    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)
+    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=280)
     assert answer.returncode == 0, answer.stderr
     assert float(answer.stdout.split("Mean Dice: ")[1].split()[0]) > 0.85
     with Image.open(tmp_path / "demo.png") as picture:
@@ -40,7 +40,7 @@ def test_a_demo_that_fails_says_so(display: None, tmp_path: Path) -> None:
         "--device",
         "abacus",
     ]
-    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)
+    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=280)
     assert answer.returncode == 1
     assert "abacus" in answer.stdout
     assert not (tmp_path / "demo.png").exists()

@@ -54,7 +54,7 @@ def test_a_call_that_fails_does_not_hold_up_the_next(qtbot: QtBot) -> None:
 
 def test_a_program_that_ends_waits_for_work_that_lasts(tmp_path: Path) -> None:
     command = [sys.executable, "-c", LEAVING, str(tmp_path)]
-    made = subprocess.run(command, check=False, capture_output=True, text=True, timeout=50)
+    made = subprocess.run(command, check=False, capture_output=True, encoding="utf-8", timeout=50)
     assert (made.returncode, made.stderr) == (0, "")
     assert [path.name for path in tmp_path.iterdir()] == ["yes"]
 

@@ -47,7 +47,7 @@ def test_reader_and_layers_bring_no_torch_into_the_viewers_process() -> None:
         "bad = {'torch', 'monai'} & set(sys.modules)\n"
         "sys.exit(f'imported: {bad}' if bad else 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=120, check=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -116,5 +116,5 @@ def test_a_damaged_model_is_not_kept(trained: Callable[..., RunFolder]) -> None:
 
 def test_the_list_of_runs_needs_no_torch() -> None:
     code = "import sys, prosma_core.io.stopped_run, prosma_core.engine.client; print('torch' in sys.modules)"
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert answer.stdout.strip() == "False"

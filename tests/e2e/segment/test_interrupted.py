@@ -143,7 +143,7 @@ def program(display: None, tmp_path: Path) -> Callable[[str], str]:
             [sys.executable, str(script)],
             env={**os.environ, **home},
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=120,
             check=False,
         )

@@ -259,5 +259,5 @@ def test_plots_load_with_the_first_curve() -> None:
         "view.show_history([{'epoch': 1, 'loss': 1.0}], ())\n"
         "assert 'pyqtgraph' in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
