@@ -60,7 +60,7 @@ def alternate(sides: dict[str, Work], device: str, repeats: int) -> dict[str, fl
 
 
 def graphed(work: Work) -> Work:
-    """The same work as one CUDA graph."""
+    """The same work as one CUDA graph; it holds on to the work, whose tensors the graph reads."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -70,7 +70,11 @@ def graphed(work: Work) -> Work:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         work()
-    return graph.replay
+
+    def replay(_: Work = work) -> None:
+        graph.replay()
+
+    return replay
 
 
 def autocast(device: str) -> torch.autocast:
@@ -139,11 +143,7 @@ def network(dims: int, side: str, device: str) -> UNet:
         kernels=((3,) * dims,) * len(WIDTHS),
         gate=GateConfig(kind=SIDES[side]),
     )
-    model = build_model(config, seed=0).to(device)
-    for gate in model.skip_gates:
-        if isinstance(gate, ProximalGate):
-            gate.fused = True
-    return model
+    return build_model(config, seed=0).to(device)
 
 
 class Deep(nn.Module):

@@ -131,14 +131,14 @@ class ProximalGate(SkipGate):
     Attributes
     ----------
     fused : bool
-        Use the fast kernels where they work, the value itself is not asked for, and nothing is counted or estimated.
-        Off unless it is set: their last change has not been run on a GPU yet (docs/kernels.md).
+        Use the fast kernels where they work (docs/kernels.md), the value itself is not asked for, and nothing is
+        counted or estimated.
     """
 
     def __init__(self, channels: int, kernel: tuple[int, ...], config: GateConfig) -> None:
         super().__init__()
         conv = CONV[len(kernel)]
-        self.fused = False
+        self.fused = True
         self.form = config.form
         self.kernel, self.dilations = kernel, config.dilations
         self.project_skip = conv(channels, channels, 1)
