@@ -1,6 +1,6 @@
 """What real data costs: the training step on patches of scans against the same step on one batch of random numbers.
 
-    python3 run.py bench training_step DIR [--device cuda] [--preset balanced] [--threads 2] [--steps 2] [--repeats 15]
+    python3 run.py bench training_step DIR [--device cuda] [--preset balanced] [--compile] [--steps 2] [--repeats 15]
 
 Both are the trainer's own step: on the one side with patches drawn, turned, zoomed and augmented, on the other with a
 batch that lies on the device, without augmentation. Blocks of steps of the two alternate; the device is waited for at
@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--preset", default="quick")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--scans", type=int, default=6)
     parser.add_argument("--steps", type=int, default=2, help="Steps of a block.")
     parser.add_argument("--repeats", type=int, default=15)
@@ -73,6 +74,7 @@ def main() -> None:
             "out": Path(place) / "model.safetensors",
             "preset": options.preset,
             "device": options.device,
+            "training": {"compile": options.compile},
         }
         setup = drain(prepare_run(resolve_run(values), device), lambda _: None)
         sides, rng = trainers(setup, device), torch.Generator().manual_seed(0)

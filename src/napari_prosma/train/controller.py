@@ -57,7 +57,7 @@ class TrainController:
         self._pairs = PairList(session.jobs, self._pairs_changed)
         self.pairs = PairActions(viewer, self._pairs, session.jobs, self._say)
         self._preview = Preview(viewer, view)
-        self._estimate = Estimate(view, session.jobs, self._estimated)
+        self._estimate = Estimate(view, session, self._estimated)
         self.trainings = Trainings(view, session, self._pairs, self._preview, self._training_over)
         self._connect()
         session.widget_opened()
@@ -235,7 +235,7 @@ class TrainController:
 
     def _show_everything(self) -> None:
         self.view.show_labels(self._choices.labels)
-        self._presenter.preset(self._choices, {})
+        self._presenter.preset(self._choices, self._estimate.times)
         self._presenter.options(self._choices)
         self.view.show_budget(None, None)
         self.show_starts()
@@ -261,7 +261,7 @@ class TrainController:
     def _show_plan(self) -> None:
         self._plan = None if self._pairs.reading else resolve(self._choices, self.session.models_folder)
         if self._estimate.forget(self._plan):
-            self._presenter.preset(self._choices, {})
+            self._presenter.preset(self._choices, self._estimate.times)
         self._presenter.plan(self._plan, running=self.trainings.run is not None, estimating=self._estimate.running)
 
     def _say(self, words: object) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_prosma._shared.jobs import EngineJob, Jobs, is_last
+from napari_prosma._shared.jobs import EngineJob, is_last
 from napari_prosma._shared.progress_panel import clock
+from napari_prosma._shared.session import Session
 from napari_prosma.train.orders import plan_preparation
 from napari_prosma.train.pairs import Pair
 from napari_prosma.train.state import Plan, Problem
@@ -27,23 +28,24 @@ class Estimate:
     Parameters
     ----------
     view : TrainView
-    jobs : Jobs
+    session : Session
     over : callable
         Called when an estimate is over.
-
-    Attributes
-    ----------
-    times : dict of str to str
-        Words for the time of each preset that was estimated.
     """
 
-    def __init__(self, view: TrainView, jobs: Jobs, over: Callable[[], None]) -> None:
-        self.times: dict[str, str] = {}
-        self._view, self._jobs, self._over = view, jobs, over
+    def __init__(self, view: TrainView, session: Session, over: Callable[[], None]) -> None:
+        self._times: dict[str, str] = {}
+        self._view, self._session, self._jobs, self._over = view, session, session.jobs, over
         self._job: EngineJob | None = None
         self._closed = False
         self._preset = ""
         self._what: dict[str, Any] = {}
+
+    @property
+    def times(self) -> dict[str, str]:
+        """Words for the time of each preset: as estimated for this plan, else as it was for the last one."""
+        earlier = {name: f"{clock(seconds)} for other data" for name, seconds in self._earlier().items()}
+        return earlier | self._times
 
     @property
     def running(self) -> bool:
@@ -59,7 +61,7 @@ class Estimate:
             self._view.show_error(f"The time cannot be estimated: {error}", details=False)
             return
         if _what(plan) != self._what:
-            self.times = {}
+            self._times = {}
         self._preset, self._what = preset, _what(plan)
 
         def listen(message: Message) -> None:
@@ -84,10 +86,15 @@ class Estimate:
 
     def forget(self, plan: Plan | Problem | None) -> bool:
         """Forget the times where something else than preset and name would be trained; whether there were any."""
-        if not self.times or (isinstance(plan, Plan) and _what(plan) == self._what):
+        if not self._times or (isinstance(plan, Plan) and _what(plan) == self._what):
             return False
-        self.times = {}
+        self._times = {}
         return True
+
+    def _earlier(self) -> dict[str, float]:
+        """Seconds of each preset in the last estimate on this machine, also of an earlier day."""
+        times = self._session.recall("preset_seconds", {})
+        return {k: v for k, v in times.items() if isinstance(v, int | float)} if isinstance(times, dict) else {}
 
     def _receive(self, message: Message) -> None:
         if isinstance(message, StageStarted | Working):
@@ -98,7 +105,8 @@ class Estimate:
         self._view.show_running(False)
         if isinstance(message, Finished) and isinstance(message.result, PlanResult):
             result = message.result
-            self.times[self._preset] = f"about {clock(result.seconds)}"
+            self._times[self._preset] = f"about {clock(result.seconds)}"
+            self._session.remember("preset_seconds", self._earlier() | {self._preset: result.seconds})
             epoch = f"An epoch takes about {clock(result.epoch_seconds)} on {result.device.partition(' (')[0]}."
             self._view.show_messages((result.words, epoch))
         elif isinstance(message, Failed):

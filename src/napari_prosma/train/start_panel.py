@@ -85,7 +85,8 @@ class StartPanel(QWidget):
         """The preset chosen, and the words for the time each takes as far as it is known."""
         names = get_args(Preset)
         fill(self._preset, [(name, name) for name in names], current)
-        say(self._times, " · ".join(f"{name}: {times[name]}" for name in names if times.get(name)))
+        known = " · ".join(f"{name}: {times[name]}" for name in names if times.get(name))
+        say(self._times, known or "How long it takes here is not known yet: estimate it below.")
 
     def show_budget(self, epochs: int | None, minutes: float | None) -> None:
         """How long training may take; both None: as the preset says."""

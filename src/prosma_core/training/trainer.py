@@ -20,6 +20,7 @@ from prosma_core.model.unet import build_model
 from prosma_core.model.weights import weights_of
 from prosma_core.training.cases import TrainingCase
 from prosma_core.training.checkpoint import Progress, load_state, save_state
+from prosma_core.training.compiled import compiled
 from prosma_core.training.losses import segmentation_loss, sparsity_loss
 from prosma_core.training.patches import PatchSampler
 from prosma_core.training.picture import CasePicture
@@ -40,6 +41,7 @@ class Trainer:
         self.config = setup.run.training
         self.folder = RunFolder.beside(setup.run.out)
         self.model = build_model(setup.header.model, self.config.seed).to(device)
+        self.forward = compiled(self.model) if self.config.compile else self.model.forward_deep
         self.average = MovingAverage(self.model, self.config.ema_decay)
         self.evaluated = build_model(setup.header.model).to(device)
         self.optimizer = build_optimizer(self.model, self.config)
@@ -120,7 +122,7 @@ class Trainer:
         images = augment_intensities(images, self.config.augment, rng)
         amp = self.config.amp and self.device.type == "cuda"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=amp):
-            logits = self.model.forward_deep(images)
+            logits = self.forward(images)
         loss = self.loss(logits, labels)
         objective = loss
         if self.config.removed_target is not None:

@@ -289,6 +289,7 @@ def test_on_a_cpu_the_gate_is_plain_pytorch_and_says_so(dims: int, caplog: pytes
 
 
 @on_gpu
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's compiler uses it itself
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("channel_gate", [False, True])
 def test_on_a_gpu_the_fused_gate_is_the_gate_also_compiled_and_under_autocast(dims: int, channel_gate: bool) -> None:

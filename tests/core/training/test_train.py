@@ -97,6 +97,13 @@ def test_the_first_twenty_losses_are_the_golden_ones(folder: Path, tmp_path: Pat
     np.testing.assert_allclose(losses, json.loads(GOLDEN.read_text()), rtol=2e-3)
 
 
+def test_a_compiled_run_takes_the_compiled_forward(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    forwards = []
+    monkeypatch.setattr(trainer, "compiled", lambda model: lambda x: forwards.append(x) or model.forward_deep(x))
+    drain(train(settings(folder, tmp_path / "m.safetensors", training={"compile": True})))
+    assert len(forwards) == 6
+
+
 def test_a_run_leaves_a_model_and_everything_that_repeats_it(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
     result, events = drain(train(settings(folder, out)))
