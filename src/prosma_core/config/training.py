@@ -90,8 +90,8 @@ class TrainingConfig(Config):
     amp: bool = True
     """bf16 autocast on CUDA (never on the CPU)."""
     compile: bool = False
-    """Compile the network before the first step: takes a minute, then steps on an NVIDIA GPU take about two thirds of
-    the time. For trainings of half an hour and more; needs Triton, and nothing is gained on a CPU."""
+    """Compile the network before the first step, which takes a minute; a step of the preset `best` then takes about two
+    thirds of the time on an NVIDIA GPU. Needs Triton; smaller networks and CPUs gain nothing."""
     augment: AugmentConfig = AugmentConfig()
     """Augmentation."""
 

@@ -39,6 +39,7 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's compiler uses it itself
+@pytest.mark.filterwarnings("ignore:TensorFloat32:UserWarning")
 @pytest.mark.parametrize("estimating", [False, True])
 def test_it_gives_the_same_logits_and_gradients(backend: Any, estimating: bool) -> None:
     backend("inductor" if ON_GPU else "eager")

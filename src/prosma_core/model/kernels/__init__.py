@@ -23,12 +23,19 @@ _LOG = logging.getLogger(__name__)
 _HAS_TRITON = torch.version.cuda is not None and importlib.util.find_spec("triton") is not None
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
+LEAST_VALUES = 2**23
+"""Values of a skip below which a GPU waits for the processor to launch kernels, of which plain PyTorch needs fewer."""
+
 
 def usable(x: Tensor) -> bool:
-    """Whether the Triton kernels work for tensors like x: an NVIDIA GPU, Triton, and a dtype they know."""
+    """Whether the Triton kernels take a skip like x: on an NVIDIA GPU with Triton, in a dtype they know, and large.
+
+    Of any size where launches cost nothing: compiled, or captured as a CUDA graph.
+    """
     if torch.compiler.is_compiling():
         return x.is_cuda and _HAS_TRITON and x.dtype in _DTYPES
-    return _works(x.device, x.dtype)
+    small = x.is_cuda and x.numel() < LEAST_VALUES and not torch.cuda.is_current_stream_capturing()
+    return not small and _works(x.device, x.dtype)
 
 
 @cache
