@@ -19,6 +19,7 @@ from napari_prosma._shared.map_layers import (
     map_spec,
     mask_layer,
     move_cross,
+    renew_layer,
     set_limits,
 )
 from napari_prosma._shared.result_layers import (
@@ -54,6 +55,7 @@ __all__ = [
     "read",
     "read_on",
     "refresh",
+    "renew_layer",
     "set_limits",
     "show_channel",
     "show_labels",

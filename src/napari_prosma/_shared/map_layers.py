@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from napari.layers import Image, Labels, Points
+from napari.layers import Image, Labels, Layer, Points
 from napari.utils.colormaps import Colormap, DirectLabelColormap
 from numpy.typing import NDArray
 
@@ -99,6 +99,26 @@ def mask_layer(
         metadata=_metadata(scan, info, data, letters, provenance),
         **placement.arguments(),
     )
+
+
+def renew_layer(layer: Layer, like: Layer) -> bool:
+    """Show the data of another layer in one that this module made, named as that one and where it lies.
+
+    Only what differs is set, as napari computes much for each. Visibility, opacity and colours stay.
+
+    Returns
+    -------
+    bool
+        False, and nothing is done, where the layers differ in kind or number of axes.
+    """
+    if type(layer) is not type(like) or layer.ndim != like.ndim:
+        return False
+    layer.data = like.data
+    Placement.of(like).put_on(layer)
+    layer.metadata = like.metadata
+    if layer.name != like.name:
+        layer.name = like.name
+    return True
 
 
 def cross_layer(scan: LayerScan, voxel: Mapping[str, int], name: str, provenance: Mapping[str, str]) -> Points:
