@@ -119,10 +119,14 @@ class GatesController(ScanController[Choices]):
         self._waiting = False
         self._source = self._layer
         self.run = Run(plan, self.view, self.session.jobs, self._run_over)
+        if self._source is not None:
+            self._source.events.data.connect(self.run.scan_changed)
 
     def _run_over(self, found: Found | None) -> None:
         run, self.run = self.run, None
         self._details = run.details if run is not None else ""
+        if run is not None and self._source is not None:
+            self._source.events.data.disconnect(run.scan_changed)
         self.view.show_running(False)
         if found is not None:
             earlier = self.showing
