@@ -50,8 +50,8 @@ def serve_inspection(
 ) -> Generator[Event, None, InspectResult]:
     """Look into the gates; errors as of `inspect_scan`.
 
-    A look stops the network at its finest gate. Where the rest is quick as well, the scan is segmented after it, so that
-    the first what-if needs not do it.
+    A look stops the network at its finest gate. Where the rest is quick as well, the scan is segmented after it, so
+    that the first what-if need not do it.
 
     Parameters
     ----------

@@ -19,12 +19,13 @@ from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.inspection import InspectConfig, Inspection, Variant, VariantResult
 from prosma_core.config.provenance import provenance
 from prosma_core.data.geometry import ImageSpec, Scan
+from prosma_core.data.map_place import map_spec
 from prosma_core.data.region import check_region
 from prosma_core.errors import OutputError
 from prosma_core.events import Event, StageStarted, Working
 from prosma_core.inference.segment import Segmenter
 from prosma_core.inspection.inspect import Inspected, inspect_scan
-from prosma_core.inspection.maps import WHOLE, map_spec
+from prosma_core.inspection.maps import WHOLE
 from prosma_core.inspection.pictures import SlicePicture, slice_with_most, write_picture
 from prosma_core.inspection.whatif import what_if
 from prosma_core.io.atomic import make_folder, write_bytes_atomic
@@ -185,7 +186,7 @@ def _write_maps(out: Path, found: Inspected, notes: dict[str, str], *, overwrite
         name = info.name.replace("/", "_") + _suffix(found.spec, per_channel="c" in info.axes)
         yield Working(f"Writing {name}")
         array = found.maps[info.name]
-        write_image(out / name, array, map_spec(info, array.shape, found.spec), overwrite=overwrite, provenance=notes)
+        write_image(out / name, array, map_spec(found.spec, info, array.shape), overwrite=overwrite, provenance=notes)
 
 
 def _draw_levels(out: Path, scan: Scan, found: Inspected, config: InspectConfig) -> None:
