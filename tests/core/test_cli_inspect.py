@@ -58,6 +58,15 @@ def test_a_picture_gives_zarr_maps_numbers_and_pictures(
     assert code == 0
 
 
+def test_what_becomes_of_the_scan_is_said_once(prosma: Prosma, tmp_path: Path, picture: Path, make_model: Make) -> None:
+    model, out = make_model(tmp_path / "m.safetensors"), tmp_path / "out"
+    changes = ["--what-if", "level=0:open", "--what-if", "level=0:closed", "--which-level"]
+    code, _, err = prosma("inspect", picture, "--model", model, "--out", out, "--region", "0:8,0:8", *changes)
+    assert code == 0
+    assert err.count("gets labels") == 1
+    assert len(set(err.splitlines())) == len(err.splitlines())
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

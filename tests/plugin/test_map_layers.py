@@ -15,12 +15,12 @@ from napari_prosma._shared.layers import (
     cross_layer,
     cross_voxel,
     map_layer,
-    map_spec,
     mask_layer,
     read,
     voxel_at,
 )
 from prosma_core.config.inspection import MapInfo
+from prosma_core.data.map_place import map_spec
 
 NOTES = {"program": "test"}
 ANGLE = np.deg2rad(20)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from napari.layers import Image, Labels, Points
+from napari.layers import Image, Labels, Layer, Points
 from napari.utils.colormaps import Colormap, DirectLabelColormap
 from numpy.typing import NDArray
 
 from napari_prosma._shared.layer_scan import METADATA, LayerScan
 from napari_prosma._shared.placement import Placement
 from prosma_core.config.inspection import MapInfo
-from prosma_core.data.geometry import ImageSpec, affine_spacing
+from prosma_core.data.map_place import map_spec
 
 OPACITY = 0.6
 """Of what lies over a scan that should still be seen."""
@@ -101,6 +100,26 @@ def mask_layer(
     )
 
 
+def renew_layer(layer: Layer, like: Layer) -> bool:
+    """Show the data of another layer in one that this module made, named as that one and where it lies.
+
+    Only what differs is set, as napari computes much for each. Visibility, opacity and colours stay.
+
+    Returns
+    -------
+    bool
+        False, and nothing is done, where the layers differ in kind or number of axes.
+    """
+    if type(layer) is not type(like) or layer.ndim != like.ndim:
+        return False
+    layer.data = like.data
+    Placement.of(like).put_on(layer)
+    layer.metadata = like.metadata
+    if layer.name != like.name:
+        layer.name = like.name
+    return True
+
+
 def cross_layer(scan: LayerScan, voxel: Mapping[str, int], name: str, provenance: Mapping[str, str]) -> Points:
     """A Points layer with one cross on a voxel (index by letter) of a scan."""
     placement, _ = _plain(scan)
@@ -139,37 +158,6 @@ def set_limits(layer: Image, limit: float) -> None:
     if tuple(layer.contrast_limits) != (-limit, limit):
         layer.contrast_limits_range = (-limit, limit)
         layer.contrast_limits = (-limit, limit)
-
-
-def map_spec(spec: ImageSpec, info: MapInfo, shape: Sequence[int]) -> ImageSpec:
-    """Geometry of a map's file.
-
-    Parameters
-    ----------
-    spec : ImageSpec
-        Of the scan.
-    info : MapInfo
-    shape : sequence of int
-        Of the map's array, axes ``info.axes``.
-
-    Returns
-    -------
-    ImageSpec
-        In the world of the scan; channels are numbered.
-    """
-    step = np.diag([*info.scale, 1.0])
-    step[:-1, -1] = info.offset
-    affine = spec.affine @ step
-    channels = int(shape[info.axes.index("c")]) if "c" in info.axes else 0
-    return replace(
-        spec,
-        axes=info.axes,
-        shape=tuple(int(n) for n in shape),
-        spacing=affine_spacing(affine),
-        affine=affine,
-        channel_names=tuple(f"channel {i}" for i in range(channels)),
-        header=None,
-    )
 
 
 def place_map(scan: LayerScan, info: MapInfo, data: NDArray[Any]) -> tuple[Placement, str, NDArray[Any]]:

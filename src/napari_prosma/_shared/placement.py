@@ -74,6 +74,16 @@ class Placement:
         """What a layer's constructor needs to be drawn here."""
         return {name: getattr(self.physical, name) for name in _STATE if name != "affine"} | {"affine": self.affine}
 
+    def put_on(self, layer: Any) -> None:
+        """Move a layer here; sets only what differs."""
+        for name, value in self.arguments().items():
+            now = getattr(layer, name)
+            if name == "affine":
+                now = now.affine_matrix
+            same = tuple(now) == tuple(value) if name in {"units", "axis_labels"} else np.array_equal(now, value)
+            if not same:
+                setattr(layer, name, value)
+
     def at_level(self, factors: Sequence[float]) -> Placement:
         """Placement of a coarser level whose voxels are `factors` as large; its first voxel covers the same corner."""
         if all(factor == 1 for factor in factors):

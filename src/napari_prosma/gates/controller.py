@@ -119,16 +119,23 @@ class GatesController(ScanController[Choices]):
         self._waiting = False
         self._source = self._layer
         self.run = Run(plan, self.view, self.session.jobs, self._run_over)
+        if self._source is not None:
+            self._source.events.data.connect(self.run.scan_changed)
 
     def _run_over(self, found: Found | None) -> None:
         run, self.run = self.run, None
         self._details = run.details if run is not None else ""
+        if run is not None and self._source is not None:
+            self._source.events.data.disconnect(run.scan_changed)
         self.view.show_running(False)
         if found is not None:
-            self.remove_maps()
+            earlier = self.showing
+            if earlier is not None:
+                earlier.let_go()
+                self.view.result.voxel.stop()
             source = self._source if self._source in self.viewer.layers else None
-            before = self._leaving.take()
-            self.showing = Showing(found, source, self.viewer, self.view.result, self.session.jobs, before)
+            before, jobs = self._leaving.take(), self.session.jobs
+            self.showing = Showing(found, source, self.viewer, self.view.result, jobs, before, earlier)
             self.view.scroll_to_result()
         self._layers_changed()
         self._show_devices(self.session.jobs.ready)

@@ -25,11 +25,14 @@ class Found:
         The summary, and where each map lies.
     arrays : dict of str to ndarray
         The maps by name, axes as their `MapInfo` says.
+    key : str
+        Names the scan as it was looked at: under it the engine may know the unchanged result. Empty where it changed.
     """
 
     plan: Plan
     inspection: Inspection
     arrays: Mapping[str, NDArray[Any]] = field(repr=False)
+    key: str = ""
 
     def level(self, level: int) -> LevelSummary | None:
         """Summary of a level, None where it was not looked at."""

@@ -9,6 +9,8 @@ from prosma_core.config.model import GateForm
 
 REACH = 4.0
 """The colours of a field reach from -REACH to REACH times the threshold of the channel that is shown."""
+BAND_NAME = "prosma band"
+"""What the names of colormaps of combined fields begin with."""
 BAND = "#3d3d3d"
 """Colour of the values that are removed."""
 COLD = ("#2b6ca3", "#9be0ff")
@@ -58,7 +60,7 @@ def band_colors(form: GateForm) -> Colormap:
         stops = [(0.0, BAND), *warm]
     else:
         stops = [(0.0, COLD[1]), (low, COLD[0]), (low + _EDGE, BAND), *warm]
-    return Colormap([c for _, c in stops], controls=[p for p, _ in stops], name=f"prosma band {form}")
+    return Colormap([c for _, c in stops], controls=[p for p, _ in stops], name=f"{BAND_NAME} {form}")
 
 
 def plain_colors() -> Colormap:

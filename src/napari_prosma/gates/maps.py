@@ -1,4 +1,4 @@
-"""The layers of a look into the gates: added one after the other, shown level by level, removed together."""
+"""The layers of a look into the gates: added one after the other, given new data by the next look, removed together."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from napari.layers import Image, Layer
 from napari_prosma._shared import layers as layer_access
 from napari_prosma.gates.found import Found
 from napari_prosma.gates.looks import (
+    BAND_NAME,
     KEPT,
     MASK_NAMES,
     REACH,
@@ -33,15 +34,43 @@ class MapLayers:
     ----------
     viewer : ViewerModel
     found : Found
+    earlier : MapLayers, optional
+        Those of the look before: `renew` gives them the maps of this one.
     """
 
-    def __init__(self, viewer: ViewerModel, found: Found) -> None:
+    def __init__(self, viewer: ViewerModel, found: Found, earlier: MapLayers | None = None) -> None:
         self._viewer, self._found = viewer, found
         self._layers: dict[str, Layer] = {}
+        self._names: dict[str, str] = {}  # that the layers were given
+        if earlier is not None:
+            self._layers, self._names = dict(earlier._layers), dict(earlier._names)
         self._channel = 0
         plan = found.plan
         source = plan.scan.path.name if plan.scan.path else plan.scan.name
         self.notes = provenance(plan.model.header, plan.request.config, source)
+
+    def renew(self, others: Sequence[Layer]) -> Iterator[None]:
+        """Give the layers of the look before the maps of this one, one in each step, those that are seen first.
+
+        What a person has set (what is visible, colours, opacity) stays. Layers that have no map in this look, or were
+        renamed, go in the last step, together with others.
+
+        Parameters
+        ----------
+        others : sequence of Layer
+            Layers of the look before that show no maps.
+        """
+        infos = {info.name: info for info in self._found.inspection.maps if info.name in self._found.arrays}
+        there = {name: layer for name, layer in self._layers.items() if layer in self._viewer.layers}
+        self._layers, leaving = dict(there), list(others)
+        for name, layer in sorted(there.items(), key=lambda item: not item[1].visible):
+            info = infos.get(name)
+            if info is not None and layer.name == self._names[name] and self._renew(layer, info):
+                yield
+            else:
+                del self._layers[name]
+                leaving.append(layer)
+        yield from remove_all(self._viewer, leaving)
 
     def add(self, level: int, kinds: frozenset[str] = frozenset()) -> Iterator[None]:
         """Add the layers of a level that are not there yet, one in each step.
@@ -64,24 +93,26 @@ class MapLayers:
                     continue
                 self._layers[info.name] = layer
                 add_quietly(self._viewer, layer, below)
+                self._names[info.name] = layer.name
                 yield
             below = below or layer
 
     @property
     def layers(self) -> list[Layer]:
-        """All that were added."""
+        """All that were added, and those of the look before that are still to be renewed."""
         return list(self._layers.values())
 
     def show_level(self, level: int) -> Iterator[None]:
         """Show, of each kind of map that is visible, this level's and no other's; the steps add what is missing."""
         infos = {info.name: info for info in self._found.inspection.maps}
         there = {name: layer for name, layer in self._layers.items() if layer in self._viewer.layers}
-        kinds = frozenset(_kind(infos[name]) for name, layer in there.items() if layer.visible) or {_lead(self._found)}
+        seen = frozenset(_kind(infos[name]) for name, layer in there.items() if name in infos and layer.visible)
+        kinds = seen or frozenset({_lead(self._found)})
         for name, layer in there.items():
-            shown = infos[name].level == level and _kind(infos[name]) in kinds
+            shown = name in infos and infos[name].level == level and _kind(infos[name]) in kinds
             if layer.visible != shown:
                 layer.visible = shown
-        return self.add(level, frozenset(kinds))
+        return self.add(level, kinds)
 
     def show_channel(self, level: int, channel: int) -> bool:
         """Move the channel slider; False where this level has no layer with channels in the viewer."""
@@ -101,8 +132,26 @@ class MapLayers:
         self._channel = channel
         for info in self._found.inspection.maps:
             layer = self._layers.get(info.name)
-            if info.kind in {"field", "scales"} and isinstance(layer, Image) and layer in self._viewer.layers:
-                layer_access.set_limits(layer, self._limit(info.level))
+            if layer is not None and layer in self._viewer.layers:
+                self._fit(layer, info)
+
+    def _fit(self, layer: Layer, info: MapInfo) -> None:
+        """Let the colours of a field end where those of the present channel do."""
+        if info.kind in {"field", "scales"} and isinstance(layer, Image):
+            layer_access.set_limits(layer, self._limit(info.level))
+
+    def _renew(self, layer: Layer, info: MapInfo) -> bool:
+        """Give a layer the map of this look; False where it cannot show it."""
+        fresh = self._make(info, visible=layer.visible)
+        if fresh is None or not layer_access.renew_layer(layer, fresh):
+            return False
+        self._names[info.name] = layer.name
+        if info.kind == "field" and isinstance(layer, Image) and isinstance(fresh, Image):
+            name = layer.colormap.name  # not one that the person has chosen
+            if name.startswith(BAND_NAME) and name != fresh.colormap.name:
+                layer.colormap = fresh.colormap
+        self._fit(layer, info)
+        return True
 
     def _with_channels(self, level: int) -> Layer | None:
         infos = [i for i in self._found.inspection.maps if i.level == level and "c" in i.axes]
@@ -132,20 +181,29 @@ class MapLayers:
 
 
 def add_quietly(viewer: ViewerModel, layer: Layer, below: Layer | None = None) -> None:
-    """Add a layer, on top or below another, without taking the selection from what the person works on."""
-    selected = set(viewer.layers.selection)
+    """Add a layer, on top or below another, without taking the selection from what the person works on.
+
+    Nobody is told that napari selects what it adds: to show its controls for a moment takes time.
+    """
+    selection = viewer.layers.selection
+    selected = set(selection)
     place = viewer.layers.index(below) if below is not None and below in viewer.layers else len(viewer.layers)
-    viewer.layers.insert(place, layer)
-    if selected:
+    if not selected:
+        viewer.layers.insert(place, layer)
+        return
+    with selection.events.blocker_all():
+        viewer.layers.insert(place, layer)
         viewer.layers.selection = selected
 
 
 def remove_all(viewer: ViewerModel, layers: Sequence[Layer]) -> Iterator[None]:
     """Remove layers that are still there, in one step: drawing between two of them has crashed OpenGL."""
-    for layer in layers:
-        if layer in viewer.layers:
-            viewer.layers.remove(layer)
-    yield
+    there = [layer for layer in layers if layer in viewer.layers]
+    if there:
+        with viewer.layers.batched_update():
+            for layer in there:
+                viewer.layers.remove(layer)
+        yield
 
 
 def _kind(info: MapInfo) -> str:

@@ -42,16 +42,18 @@ class Questions:
     jobs : Jobs
     plan : Plan
         Of the look that the questions are about.
+    key : str
+        Names its scan, as of `Found`.
     heard : callable
         Told the answer to the newest question.
     """
 
-    def __init__(self, jobs: Jobs, plan: Plan, heard: Callable[[Answer], None]) -> None:
+    def __init__(self, jobs: Jobs, plan: Plan, key: str, heard: Callable[[Answer], None]) -> None:
         self._jobs, self._plan, self._heard = jobs, plan, heard
         self._generation = 0
         self._job: EngineJob | None = None
         self._next: Callable[[], None] | None = None
-        self.renew()
+        self._key = key or uuid.uuid4().hex
 
     def renew(self) -> None:
         """The scan may have changed: its unchanged result is computed anew with the next question."""

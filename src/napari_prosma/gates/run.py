@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -43,12 +44,13 @@ class Run:
         self._lines: list[str] = []
         self._time = TimeLeft()
         self._cancelling = self._abandoned = False
+        self._key = uuid.uuid4().hex
         view.show_running(True)
         view.show_run("Cancel", enabled=True, tooltip="Stop looking.")
         view.show_progress(0, 0, "Starting…")
         view.show_messages(())
         self._activity = ActivityProgress(f"ProSMA: {plan.group}", self.cancel)
-        self._job = jobs.submit(look(plan.scan, plan.request), self._receive)
+        self._job = jobs.submit(look(plan.scan, plan.request.replace(key=self._key)), self._receive)
 
     def cancel(self) -> None:
         """Ask the engine to stop; the widget is ready again when it has."""
@@ -63,6 +65,10 @@ class Run:
         """The widget is gone: stop, without a word to it."""
         self._abandoned = True
         self.cancel()
+
+    def scan_changed(self, _event: Any = None) -> None:
+        """The scan may not be what is looked at any more: no result for it is used again."""
+        self._key = ""
 
     # --- Messages of the engine, in the GUI thread ------------------------------------------------------------------
 
@@ -96,7 +102,7 @@ class Run:
         if result.words:
             self._say(result.words)
         self._say(f"Done in {clock(result.seconds)} on {result.device.partition(' (')[0]}.")
-        self._over(Found(self.plan, result.inspection, self._arrays))
+        self._over(Found(self.plan, result.inspection, self._arrays, self._key))
 
     def _say(self, line: str) -> None:
         self._lines.append(line)

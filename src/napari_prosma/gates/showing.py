@@ -15,7 +15,7 @@ from napari_prosma.gates.whatif import WhatIf
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
-    from napari.layers import Image
+    from napari.layers import Image, Layer
 
     from napari_prosma.gates.result_panel import ResultPanel
 
@@ -33,6 +33,8 @@ class Showing:
     jobs : Jobs
     before : iterator of None
         Steps to take before layers are added, such as the removal of others.
+    earlier : Showing, optional
+        Of the look before, which listens no longer: its maps are given new data, its level and channel are shown.
 
     Attributes
     ----------
@@ -51,16 +53,18 @@ class Showing:
         panel: ResultPanel,
         jobs: Jobs,
         before: Iterator[None],
+        earlier: Showing | None = None,
     ) -> None:
         self.found = found
-        self._before = before
         self._source, self._viewer, self._panel = source, viewer, panel
-        self._maps = MapLayers(viewer, found)
+        self._maps: MapLayers = MapLayers(viewer, found, earlier._maps if earlier else None)
+        self._before: Iterator[None] = chain(before, self._renew_maps(earlier) if earlier else ())
         self.notes = self._maps.notes
         self._steps = Steps()
         levels = found.inspection.levels
-        self.level = levels[0].level if levels else 0
-        self.channel = 0
+        self.level, self.channel = levels[0].level if levels else 0, 0
+        if earlier is not None and (summary := found.level(earlier.level)) is not None:
+            self.level, self.channel = earlier.level, min(earlier.channel, summary.channels - 1)
         self.probe = Probe(viewer, panel.voxel, found, self.notes)
         self.what_if = WhatIf(viewer, panel.what_if, jobs, found, self.notes)
         panel.levels.show_levels(_title(found), levels, self.level)
@@ -72,7 +76,7 @@ class Showing:
         if source is not None:
             source.events.data.connect(self._renew)
         self.probe.listen(panel.voxel.probing)
-        self._steps.run(chain(before, self._maps.add(self.level)))
+        self._steps.run(chain(self._before, self._with_slider(self._maps.show_level(self.level))))
 
     @property
     def adding(self) -> bool:
@@ -84,8 +88,17 @@ class Showing:
         self.let_go()
         self._panel.voxel.stop()
         self._panel.setVisible(False)
-        layers = [*self.probe.layers, *self.what_if.layers, *self._maps.layers]
-        return chain(self._before, remove_all(self._viewer, layers))
+        return chain(self._before, remove_all(self._viewer, [*self._others, *self._maps.layers]))
+
+    @property
+    def _others(self) -> list[Layer]:
+        """Layers of ours that show no map."""
+        return [*self.probe.layers, *self.what_if.layers]
+
+    def _renew_maps(self, earlier: Showing) -> Iterator[None]:
+        """What the look before has left to do, and then its maps given new data; its other layers go."""
+        yield from earlier._before
+        yield from self._maps.renew(earlier._others)
 
     def let_go(self) -> None:
         """Listen no longer; layers stay. The panel, and the viewer's window, may be gone already."""

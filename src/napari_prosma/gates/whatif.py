@@ -55,7 +55,7 @@ class WhatIf:
         self, viewer: ViewerModel, panel: WhatIfPanel, jobs: Jobs, found: Found, notes: Mapping[str, str]
     ) -> None:
         self._viewer, self._panel, self._found, self._notes = viewer, panel, found, dict(notes)
-        self.questions = Questions(jobs, found.plan, self._heard)
+        self.questions = Questions(jobs, found.plan, found.key, self._heard)
         self._edits = GateEdits()
         self._level = self._channel = 0
         self._truth: Labels | None = None

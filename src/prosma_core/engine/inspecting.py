@@ -8,12 +8,15 @@ from collections.abc import Generator
 from prosma_core.data.geometry import Scan
 from prosma_core.engine.messages import InspectRequest, InspectResult, WhatIfRequest, WhatIfResult
 from prosma_core.engine.scans import read_scan
-from prosma_core.events import Event
+from prosma_core.events import Event, TileDone
 from prosma_core.inference.device import DeviceChoice
 from prosma_core.inference.results import Allocate
 from prosma_core.inference.segment import Segmenter
-from prosma_core.inspection.inspect import inspect_scan
-from prosma_core.inspection.whatif import what_if
+from prosma_core.inspection.inspect import Inspected, inspect_scan
+from prosma_core.inspection.whatif import segment_unchanged, what_if
+
+QUICK_TILES = 4
+"""Tiles of a 2D network that take a fraction of a second."""
 
 
 class Unchanged:
@@ -37,11 +40,41 @@ class Unchanged:
 
 
 def serve_inspection(
-    request: InspectRequest, segmenter: Segmenter, choice: DeviceChoice, allocate: Allocate, began: float
+    request: InspectRequest,
+    segmenter: Segmenter,
+    choice: DeviceChoice,
+    allocate: Allocate,
+    began: float,
+    unchanged: Unchanged,
+    model_key: tuple[object, ...],
 ) -> Generator[Event, None, InspectResult]:
-    """Look into the gates; errors as of `inspect_scan`."""
+    """Look into the gates; errors as of `inspect_scan`.
+
+    A look stops the network at its finest gate. Where the rest is quick as well, the scan is segmented after it, so
+    that the first what-if need not do it.
+
+    Parameters
+    ----------
+    request, segmenter, choice, allocate, began
+        As of `Services`.
+    unchanged : Unchanged
+        Where the unchanged result is kept, if the request has a key.
+    model_key : tuple
+        Tells the model file and the device from others.
+    """
     scan = yield from read_scan(request.scan)
-    found = yield from inspect_scan(segmenter, scan, request.config, allocate)
+    total, looking = 0, inspect_scan(segmenter, scan, request.config, allocate)
+    while True:
+        try:
+            event = next(looking)
+        except StopIteration as stop:
+            found: Inspected = stop.value
+            break
+        total = event.total if isinstance(event, TileDone) else total
+        yield event
+    if request.key and segmenter.header.model.dims == 2 and 0 < total <= QUICK_TILES:
+        labels = yield from segment_unchanged(segmenter, scan, request.config)
+        unchanged.put(_key(request, model_key, scan), labels)
     return InspectResult(
         inspection=found.inspection, words=found.words, seconds=time.monotonic() - began, device=choice.reason
     )
@@ -60,17 +93,13 @@ def serve_what_if(
 
     Parameters
     ----------
-    request, segmenter, choice, allocate, began
+    request, segmenter, choice, allocate, began, unchanged, model_key
         As of `serve_inspection`.
-    unchanged : Unchanged
-        Where the unchanged result is kept.
-    model_key : tuple
-        Tells the model file and the device from others.
     """
     scan = yield from read_scan(request.scan)
     truth = None if request.truth is None else (yield from read_scan(request.truth))
     how = request.config
-    key = (request.key, model_key, how.overlap, how.region, how.slice_axis, scan.spec.shape)
+    key = _key(request, model_key, scan)
     found = yield from what_if(
         segmenter,
         scan,
@@ -84,3 +113,9 @@ def serve_what_if(
     if request.key:
         unchanged.put(key, found.unchanged)
     return WhatIfResult(variants=found.variants, seconds=time.monotonic() - began, device=choice.reason)
+
+
+def _key(request: InspectRequest | WhatIfRequest, model_key: tuple[object, ...], scan: Scan) -> tuple[object, ...]:
+    """What an unchanged result depends on."""
+    how = request.config
+    return (request.key, model_key, how.overlap, how.region, how.slice_axis, scan.spec.shape)

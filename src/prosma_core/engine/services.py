@@ -112,11 +112,11 @@ class Services:
         began = time.monotonic()
         choice = choose_device(request.device)
         segmenter = yield from self._segmenter(Path(request.model), choice)
-        if isinstance(request, InspectRequest):
-            return (yield from serve_inspection(request, segmenter, choice, allocate, began))
         assert self._loaded is not None
-        model = self._loaded[0]
-        return (yield from serve_what_if(request, segmenter, choice, allocate, began, self._unchanged, model))
+        given = segmenter, choice, allocate, began, self._unchanged, self._loaded[0]
+        if isinstance(request, InspectRequest):
+            return (yield from serve_inspection(request, *given))
+        return (yield from serve_what_if(request, *given))
 
     def _segmenter(self, path: Path, choice: DeviceChoice) -> Generator[Event, None, Segmenter]:
         """The model, loaded unless the last request had the same file on the same device."""

@@ -8,7 +8,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import psutil
@@ -19,16 +19,19 @@ from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.inspection import InspectConfig, Inspection, Variant, VariantResult
 from prosma_core.config.provenance import provenance
 from prosma_core.data.geometry import ImageSpec, Scan
+from prosma_core.data.map_place import map_spec
 from prosma_core.data.region import check_region
 from prosma_core.errors import OutputError
-from prosma_core.events import Event, Working
+from prosma_core.events import Event, StageStarted, Working
 from prosma_core.inference.segment import Segmenter
 from prosma_core.inspection.inspect import Inspected, inspect_scan
-from prosma_core.inspection.maps import WHOLE, map_spec
+from prosma_core.inspection.maps import WHOLE
 from prosma_core.inspection.pictures import SlicePicture, slice_with_most, write_picture
 from prosma_core.inspection.whatif import what_if
 from prosma_core.io.atomic import make_folder, write_bytes_atomic
 from prosma_core.io.images import read_image, read_labels, write_image, write_labels
+
+T = TypeVar("T")
 
 MEDICAL = ("nifti", "nrrd", "mha", "dicom")
 """Formats of scans whose maps are written as NIfTI."""
@@ -103,14 +106,15 @@ def inspect_file(segmenter: Segmenter, image: Path, out: Path, asked: Asked) -> 
     config = asked.config.model_copy(update={"maps": tuple(dict.fromkeys((*WHOLE, *asked.config.maps)))})
     check_region(config.region, scan.spec)
     make_folder(out)
+    said: set[str] = set()
     notes = provenance(segmenter.header, InferenceConfig(overlap=config.overlap, region=config.region), image.name)
     with tempfile.TemporaryDirectory(prefix=".prosma-", dir=out, ignore_cleanup_errors=True) as folder:
-        found = yield from inspect_scan(segmenter, scan, config, _Arrays(Path(folder)))
+        found = yield from _once(inspect_scan(segmenter, scan, config, _Arrays(Path(folder))), said)
         scan = Scan(scan.data, found.spec)
         yield from _write_maps(out, found, notes, overwrite=asked.overwrite)
         _draw_levels(out, scan, found, config)
     report = Report(found.inspection, found.words)
-    work = _Work(segmenter, scan, truth, config, notes, out)
+    work = _Work(segmenter, scan, truth, config, notes, out, said)
     yield from _changes(work, asked, opened, report)
     summary = {
         **{key: value for key, value in notes.items() if key != "settings"},
@@ -132,15 +136,31 @@ class _Work:
     config: InspectConfig
     notes: dict[str, str]
     out: Path
+    said: set[str]
+
+
+def _once(work: Generator[Event, None, T], said: set[str]) -> Generator[Event, None, T]:
+    """Do some work; sentences that were said before are only shown while it is done."""
+    while True:
+        try:
+            event = next(work)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        if isinstance(event, StageStarted):
+            if event.message in said:
+                event = Working(event.message)
+            else:
+                said.add(event.message)
+        yield event
 
 
 def _changes(work: _Work, asked: Asked, opened: Sequence[Variant], report: Report) -> Generator[Event, None, None]:
     """Compare all that was asked for with the unchanged result, which is computed once."""
     unchanged: Scan | None = None
     for number, variant in enumerate(asked.variants, 1):
-        found = yield from what_if(
-            work.segmenter, work.scan, (variant,), work.config, truth=work.truth, unchanged=unchanged
-        )
+        changed = what_if(work.segmenter, work.scan, (variant,), work.config, truth=work.truth, unchanged=unchanged)
+        found = yield from _once(changed, work.said)
         unchanged = found.unchanged
         report.what_if.extend(found.variants)
         assert found.labels is not None
@@ -154,9 +174,10 @@ def _changes(work: _Work, asked: Asked, opened: Sequence[Variant], report: Repor
         picture = SlicePicture(work.scan, region, at)
         write_picture(work.out / f"whatif{number}.png", picture.of_changes(found.changes.data))
     if opened:
-        found = yield from what_if(
+        changed = what_if(
             work.segmenter, work.scan, opened, work.config, truth=work.truth, unchanged=unchanged, arrays=False
         )
+        found = yield from _once(changed, work.said)
         report.which_level.extend(found.variants)
 
 
@@ -165,7 +186,7 @@ def _write_maps(out: Path, found: Inspected, notes: dict[str, str], *, overwrite
         name = info.name.replace("/", "_") + _suffix(found.spec, per_channel="c" in info.axes)
         yield Working(f"Writing {name}")
         array = found.maps[info.name]
-        write_image(out / name, array, map_spec(info, array.shape, found.spec), overwrite=overwrite, provenance=notes)
+        write_image(out / name, array, map_spec(found.spec, info, array.shape), overwrite=overwrite, provenance=notes)
 
 
 def _draw_levels(out: Path, scan: Scan, found: Inspected, config: InspectConfig) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from prosma_core.config.inspection import MapInfo, MapKind
 from prosma_core.config.model import GateConfig, ModelConfig
 from prosma_core.data.frames import Frame, slice_axis
-from prosma_core.data.geometry import SPATIAL_AXES, ImageSpec
+from prosma_core.data.geometry import ImageSpec
 from prosma_core.inference.prepare import ScanPlan
 from prosma_core.inspection.cells import LevelCells
 
@@ -113,25 +113,3 @@ def has_map(kind: MapKind, gate: GateConfig) -> bool:
 def map_dtype(info: MapInfo) -> np.dtype[Any]:
     """uint8 of what is kept, float16 of all else."""
     return np.dtype(np.uint8 if info.kind == "kept" else np.float16)
-
-
-def map_spec(info: MapInfo, shape: tuple[int, ...], spec: ImageSpec) -> ImageSpec:
-    """Geometry of a map, so that it lies in the world where it lies in its scan.
-
-    Parameters
-    ----------
-    info : MapInfo
-    shape : tuple of int
-        Of its array.
-    spec : ImageSpec
-        Of the scan; its axes are a subset of the map's, but for channels.
-    """
-    n = len(info.scale)
-    step = np.eye(n + 1)
-    step[:n, :n], step[:n, n] = np.diag(info.scale), info.offset
-    spacing = tuple(s * f for s, f in zip(spec.spacing, info.scale, strict=True))
-    names = tuple(f"channel {c}" for c in range(shape[info.axes.index("c")])) if "c" in info.axes else ()
-    assert spec.spatial_axes == "".join(a for a in info.axes if a in SPATIAL_AXES)
-    return replace(
-        spec, axes=info.axes, shape=shape, spacing=spacing, affine=spec.affine @ step, channel_names=names, header=None
-    )

@@ -15,12 +15,12 @@ from prosma_core.config.inspection import InspectConfig, LevelEdit, MapInfo, Map
 from prosma_core.config.model import ClassInfo, ModelConfig
 from prosma_core.config.preprocess import ChannelIntensity, PreprocessConfig
 from prosma_core.data.geometry import ImageSpec, Scan, array_spec
+from prosma_core.data.map_place import map_spec
 from prosma_core.errors import ConfigError, DeviceError, GeometryError
 from prosma_core.events import StageStarted, TileDone
 from prosma_core.inference.segment import Segmenter
 from prosma_core.inspection import memory
 from prosma_core.inspection.inspect import Inspected, inspect_scan
-from prosma_core.inspection.maps import map_spec
 from prosma_core.model.unet import build_model
 
 Noise = Callable[..., Scan]
@@ -98,7 +98,7 @@ def middle(array: np.ndarray, info: MapInfo, spec: ImageSpec) -> np.ndarray:
     values -= values.min()
     values[values < 0.1 * values.max()] = 0
     index = [(values * g).sum() / values.sum() for g in np.indices(values.shape)]
-    affine = map_spec(info, array.shape, spec).affine
+    affine = map_spec(spec, info, array.shape).affine
     n = values.ndim
     return affine[:n, :n] @ index + affine[:n, n]
 

@@ -236,6 +236,19 @@ class TestWhatIf:
         what_if.change(0, state="closed")
         assert looked.jobs.jobs[-1].request.key != first
 
+    def test_the_first_question_names_the_scan_as_the_look_did(self, looked: Widget) -> None:
+        looked.controller.showing.what_if.change(0, state="open")
+        look, question = looked.jobs.jobs
+        assert look.request.key
+        assert question.request.key == look.request.key
+
+    def test_a_scan_that_changes_during_the_look_is_segmented_anew(self, looked: Widget) -> None:
+        look = looked.start()
+        looked.viewer.layers["mri"].data = looked.viewer.layers["mri"].data + 1
+        look.answer(*made_up(looked.controller.run.plan))
+        looked.controller.showing.what_if.change(0, state="open")
+        assert looked.jobs.jobs[-1].request.key not in ("", look.request.key)
+
 
 def test_our_layers_are_offered_to_nobody_as_scans_or_truth(looked: Widget) -> None:
     box = looked.part("image")
