@@ -5,8 +5,12 @@ from __future__ import annotations
 import time
 
 import pytest
+from pytestqt.qtbot import QtBot
+from qtpy.QtCore import QBuffer, QByteArray
+from qtpy.QtGui import QMovie
+from qtpy.QtWidgets import QLabel, QMainWindow, QProgressBar
 
-from napari_prosma._shared.progress_panel import TimeLeft, clock
+from napari_prosma._shared.progress_panel import SPINNER_SPEED, ActivityProgress, ProgressPanel, TimeLeft, clock
 
 
 @pytest.mark.parametrize(
@@ -26,3 +30,33 @@ def test_time_left_follows_the_pace_since_the_first_tile(monkeypatch: pytest.Mon
     assert left.text(5, 11) == "about 12 s left"
     now[0] += 12
     assert left.text(11, 11) == ""
+
+
+def test_without_a_total_the_line_counts_the_seconds_and_the_bar_stands_still(qtbot: QtBot) -> None:
+    panel = ProgressPanel()
+    qtbot.addWidget(panel)
+    panel.show_progress(0, 0, "Reading the scan…")
+    bar = panel.findChild(QProgressBar)
+    assert (panel.text(), bar.maximum(), bar.value()) == ("Reading the scan…", 1, 0)
+    panel._clock.setInterval(10)
+    qtbot.waitUntil(lambda: panel.text() == "Reading the scan… 0 s")
+    panel._began -= 5
+    panel.show_progress(0, 0, "Reading the scan…")  # said again, it goes on counting
+    qtbot.waitUntil(lambda: panel.text() == "Reading the scan… 5 s")
+    panel.show_progress(2, 8, "Tile 2 of 8")
+    qtbot.wait(30)
+    assert (panel.text(), bar.maximum(), bar.value()) == ("Tile 2 of 8", 8, 2)
+    panel.show_progress(0, 0, "Writing…")
+    panel.setVisible(False)
+    assert not panel._clock.isActive()
+
+
+def test_the_sign_of_naparis_activity_dock_turns_slowly_while_a_job_runs(qtbot: QtBot) -> None:
+    window, sign = QMainWindow(), QLabel()
+    qtbot.addWidget(window)
+    sign.setMovie(QMovie(QBuffer(QByteArray()), QByteArray()))
+    window.statusBar().addWidget(sign)
+    window.statusBar().addWidget(QLabel("ready"))
+    activity = ActivityProgress("job", lambda: None)
+    assert sign.movie().speed() == SPINNER_SPEED
+    activity.close()

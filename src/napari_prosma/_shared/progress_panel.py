@@ -6,19 +6,35 @@ import time
 from collections.abc import Callable
 
 from napari.utils.progress import cancelable_progress
-from qtpy.QtWidgets import QProgressBar, QVBoxLayout, QWidget
+from qtpy.QtCore import QTimer
+from qtpy.QtGui import QHideEvent
+from qtpy.QtWidgets import QApplication, QLabel, QProgressBar, QStatusBar, QVBoxLayout, QWidget
 
 from napari_prosma._shared.fields import note_label, say
 
+SPINNER_SPEED = 8
+"""Percent of napari's own speed at which the sign of its activity dock turns while our jobs run.
+
+A window with an OpenGL canvas is put together anew for every picture of it. Where the processor draws, 30 pictures a
+second take half a core from the engine, which computes on the same processor (docs/benchmarks.md).
+"""
+
 
 class ProgressPanel(QWidget):
-    """Bar and line; hidden while nothing runs."""
+    """Bar and line; hidden while nothing runs.
+
+    Where the total is not known the line counts the seconds; a bar that moves by itself costs too much (as above).
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._bar = QProgressBar()
         self._bar.setTextVisible(False)
         self._line = note_label("facts")
+        self._text, self._began = "", 0.0
+        self._clock = QTimer(self)
+        self._clock.setInterval(1000)
+        self._clock.timeout.connect(self._count)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._bar)
@@ -26,11 +42,26 @@ class ProgressPanel(QWidget):
         self.setVisible(False)
 
     def show_progress(self, done: int, total: int, text: str) -> None:
-        """Show `done` of `total` (0: unknown, the bar moves) and a line of text."""
-        self._bar.setRange(0, total)
+        """Show `done` of `total` (0: unknown) and a line of text."""
+        self._bar.setRange(0, max(total, 1))
         self._bar.setValue(done)
-        say(self._line, text)
+        if total:
+            self._clock.stop()
+            say(self._line, text)
+        elif text != self._text or not self._clock.isActive():
+            self._began = time.monotonic()
+            self._clock.start()
+            say(self._line, text)
+        self._text = text
         self.setVisible(True)
+
+    def hideEvent(self, event: QHideEvent) -> None:
+        """Stop counting."""
+        self._clock.stop()
+        super().hideEvent(event)
+
+    def _count(self) -> None:
+        say(self._line, f"{self._text} {round(time.monotonic() - self._began)} s")
 
     def text(self) -> str:
         """The line shown."""
@@ -43,6 +74,7 @@ class ActivityProgress(cancelable_progress):
     def __init__(self, description: str, on_cancel: Callable[[], None]) -> None:
         self._on_cancel = on_cancel
         super().__init__(desc=description, total=0)
+        _calm_spinners()
 
     def cancel(self) -> None:
         """Called by the dock's Cancel button."""
@@ -55,6 +87,14 @@ class ActivityProgress(cancelable_progress):
             self.reset(total)
         self.total = total
         self.update(done - self.n)
+
+
+def _calm_spinners() -> None:
+    """Let what turns in the status bars of napari's windows turn slowly."""
+    bars = [bar for window in QApplication.topLevelWidgets() for bar in window.findChildren(QStatusBar)]
+    for label in (label for bar in bars for label in bar.findChildren(QLabel)):
+        if (movie := label.movie()) is not None:
+            movie.setSpeed(SPINNER_SPEED)
 
 
 class TimeLeft:
