@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prosma_core.config.model import GateConfig
+from prosma_core.io.bundle import load_bundle
+from prosma_core.io.models import find_model
 from prosma_core.model.gate import ProximalGate, build_gate
 from prosma_core.model.kernels import cpu
+from prosma_core.model.weights import model_from
 
 pytestmark = pytest.mark.skipif(not cpu.usable(torch.zeros(1)), reason="the path is for x86 processors with oneDNN")
 
@@ -116,3 +119,17 @@ def test_only_float32_without_autocast_is_taken() -> None:
     assert not cpu.usable(x, x.bfloat16())
     with torch.autocast("cpu", torch.bfloat16):
         assert not cpu.usable(x)
+
+
+@pytest.mark.parametrize("name", ["phantom-3d", "hippocampus-mri", "breast-lesion-us"])
+def test_shipped_models_give_the_labels_they_give_as_plain_pytorch(name: str) -> None:
+    header, weights = load_bundle(find_model(name))
+    model = model_from(header.model, weights).eval()
+    x = torch.randn(1, header.model.in_channels, *(2 * d for d in header.model.divisor))
+    with torch.no_grad():
+        found = model(x)
+        expected = model.double()(x.double())
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-3)
+    best = expected.topk(2, dim=1).values
+    clear = best[:, 0] - best[:, 1] > 1e-3
+    assert torch.equal(found.argmax(1)[clear], expected.argmax(1)[clear])
