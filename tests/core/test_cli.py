@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import pickle
 import re
 import subprocess
@@ -158,6 +159,21 @@ def test_help_is_given_without_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert "evaluate" in done.stdout
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "1"), ("0", "0")])
+def test_large_pages_are_asked_for_unless_a_person_decided(before: str | None, after: str) -> None:
+    code = (
+        "import os, sys; sys.argv = ['prosma', '--version']\n"
+        "from prosma_core.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: print(os.environ['THP_MEM_ALLOC_ENABLE'])"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "THP_MEM_ALLOC_ENABLE"}
+    environment |= {} if before is None else {"THP_MEM_ALLOC_ENABLE": before}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60, check=True, env=environment)
+    assert done.stdout.split()[-1] == after
 
 
 def test_the_version_is_printed(prosma: Prosma) -> None:

@@ -177,3 +177,44 @@ def test_out_of_memory_halves_the_batch_says_so_and_loses_nothing() -> None:
 def test_out_of_memory_on_a_single_tile_is_raised() -> None:
     with pytest.raises(torch.OutOfMemoryError):
         run(TiledPredictor(Hungry(0), (8, 8), CPU, overlap=0.5, batch_size=2), torch.randn(1, 16, 16))
+
+
+class Counting(nn.Module):
+    """A convolution that counts the scans it has seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, 3, padding=1)
+        self.seen = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen += len(x)
+        return torch.tanh(self.conv(x))
+
+
+@given(
+    batch=st.integers(1, 5),
+    corner=st.tuples(st.integers(0, 20), st.integers(0, 20)),
+    values=st.lists(st.sampled_from([0.0, -1.5]), min_size=2, max_size=2),
+)
+def test_empty_tiles_are_computed_once_and_change_nothing(batch: int, corner, values) -> None:
+    image = torch.tensor(values).view(2, 1, 1).expand(2, 32, 28).clone()
+    image[:, corner[0] : corner[0] + 6, corner[1] : corner[1] + 5] = torch.randn(2, 6, 5)[:, : 32 - corner[0]]
+    model = Counting()
+    predictor = TiledPredictor(model, (8, 8), CPU, overlap=0.5, batch_size=batch)
+    found, events = run(predictor, image)
+    tiles = plan_tiles((32, 28), (8, 8), 0.5)
+    busy = sum(bool((image[(slice(None), *t.slices)] != torch.tensor(values).view(2, 1, 1)).any()) for t in tiles)
+    assert model.seen == busy + 1 < len(tiles)
+    assert events[-1] == TileDone(len(tiles), len(tiles))
+    noise = 1e-30 * torch.randn_like(image)  # no tile has one value any more; no result changes by as much as rounding
+    every, _ = run(predictor, image + noise + 1e-20)
+    assert model.seen > busy + 1
+    torch.testing.assert_close(found, every, rtol=1e-5, atol=1e-6)
+
+
+def test_a_value_that_is_not_a_number_makes_no_tile_empty() -> None:
+    model = Counting()
+    image = torch.full((2, 16, 8), float("nan"))
+    run(TiledPredictor(model, (8, 8), CPU, overlap=0.5), image)
+    assert model.seen == 3

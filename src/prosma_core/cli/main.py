@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from prosma_core.cli.models import models_app
 from prosma_core.cli.segment import segment
 from prosma_core.cli.train import train
 from prosma_core.errors import ProsmaError
+from prosma_core.large_pages import LARGE_PAGES
 
 ERROR_EXIT = 2
 
@@ -51,6 +53,8 @@ def _common(
 
 def main() -> None:
     """Run the command line; our own errors become one message and exit code 2."""
+    for name, value in LARGE_PAGES.items():
+        os.environ.setdefault(name, value)
     try:
         app(prog_name="prosma")
     except ProsmaError as error:

@@ -17,6 +17,7 @@ import prosma_core
 from prosma_core.engine.arrays import remove_arrays
 from prosma_core.engine.messages import Ask, Cancel, Preview, encode, read_lines
 from prosma_core.errors import EngineError, ProsmaError
+from prosma_core.large_pages import LARGE_PAGES
 
 _LOG = logging.getLogger(__name__)
 
@@ -175,9 +176,10 @@ def _launch(folders: Sequence[Path], log: Path) -> subprocess.Popen[bytes]:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, with the folder of this very package on the module path where the interpreter would not look there."""
+    """Ours and large pages, with the folder of this very package on the module path where it would not be found."""
     root = Path(prosma_core.__file__).parent.parent
+    ours = {**LARGE_PAGES, **os.environ}
     if root.name in {"site-packages", "dist-packages"}:
-        return dict(os.environ)
+        return ours
     before = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([*([before] if before else []), str(root)])}
+    return {**ours, "PYTHONPATH": os.pathsep.join([*([before] if before else []), str(root)])}

@@ -83,6 +83,7 @@ def plan_memory(
     """
     cpu = torch.device("cpu")
     one, sums = tile_bytes(model, tile), sum_bytes(model.num_classes, grid, source, all_classes)
+    sums += 4 * model.in_channels * prod(grid)  # the scan itself
     free = int(free_memory(device) * SHARE)
     sums_on = device if one + sums <= free else cpu
     needed_here = one + (sums if sums_on == device else 0)

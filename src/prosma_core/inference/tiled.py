@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from itertools import chain, combinations
 
 import torch
@@ -84,6 +84,8 @@ class TiledPredictor:
         grid = tuple(image.shape[1:])
         box = box or whole(grid)
         padding = padding_to(grid, self.tile)
+        if sums_on == self.device:  # then there is room for the scan as well, and no tile has to be brought there
+            image = image.to(self.device)
         padded = F.pad(image, [p for before_after in reversed(padding) for p in before_after])
         tiles, count = wanted_tiles(grid, self.tile, self.overlap, box)
         box = tuple((a + p, b + p) for (a, b), (p, _) in zip(box, padding, strict=True))
@@ -91,23 +93,24 @@ class TiledPredictor:
         if count > 1:
             weight = torch.from_numpy(gaussian_weight(self.tile)).to(sums_on)
             weights = torch.zeros(box_shape(box), device=sums_on)
+        known = _Known(padded, tiles)
         done = shown = 0
         while done < len(tiles):
             batch = tiles[done : done + self.batch_size]
             try:
-                logits = self._forward(torch.stack([padded[(slice(None), *t.slices)] for t in batch]))
+                logits = known.complete(range(done, done + len(batch)), self._forward)
             except (RuntimeError, MemoryError) as error:
                 if self.batch_size == 1 or not memory_ended(error):
                     raise
                 self.batch_size = max(1, self.batch_size // 2)
                 yield StageStarted(f"Memory ran out: going on with {_tiles(self.batch_size)} at a time.")
                 continue
-            logits = logits.to(sums_on)
+            logits = [values.to(sums_on) for values in logits]
             if count == 1:
                 total = logits[0][(slice(None), *_shared(batch[0], box)[0])]
             else:
                 if total is None:
-                    total = torch.zeros(logits.shape[1], *box_shape(box), device=sums_on)
+                    total = torch.zeros(len(logits[0]), *box_shape(box), device=sums_on)
                 _add(total, weights, logits, weight, batch, box)
             done += len(batch)
             finished = tiles[done].start[0] - box[0][0] if done < len(tiles) else shown
@@ -134,6 +137,47 @@ class TiledPredictor:
         return total / len(self.mirrors) if len(self.mirrors) > 1 else total
 
 
+class _Known:
+    """Logits of tiles; those of empty ones (air, padding: one value per channel) are computed once for each value.
+
+    The same input gives the same output, so nothing changes but what a batch of another size may round otherwise.
+
+    Parameters
+    ----------
+    padded : Tensor, float32, shape (C, *grid)
+    tiles : sequence of Tile
+    """
+
+    def __init__(self, padded: Tensor, tiles: Sequence[Tile]) -> None:
+        self._padded, self._tiles = padded, tiles
+        self._value = _single_values(padded, tiles)
+        self._logits: dict[tuple[float, ...], Tensor] = {}
+
+    def complete(self, numbers: Iterable[int], forward: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """Logits of these tiles, each of shape (K, *tile); `forward` gives those that are not known, all at once."""
+        numbers = list(numbers)
+        missing = [n for n in numbers if self._value[n] is None]
+        for n in numbers:
+            value = self._value[n]
+            if value is not None and value not in self._logits and value not in map(self._value.__getitem__, missing):
+                missing.append(n)
+        found: dict[int, Tensor] = {}
+        if missing:
+            logits = forward(torch.stack([self._padded[(slice(None), *self._tiles[n].slices)] for n in missing]))
+            found = dict(zip(missing, logits, strict=True))
+        for n, values in found.items():
+            if (value := self._value[n]) is not None:
+                self._logits[value] = values.clone() if len(missing) > 1 else values
+        return [found[n] if (value := self._value[n]) is None else self._logits[value] for n in numbers]
+
+
+def _single_values(padded: Tensor, tiles: Sequence[Tile]) -> list[tuple[float, ...] | None]:
+    """The value of each channel in each tile, or None where a tile has several."""
+    parts = (padded[(slice(None), *tile.slices)].flatten(1) for tile in tiles)
+    bounds = torch.stack([torch.stack(part.aminmax(dim=1)) for part in parts]).cpu()  # (tiles, 2, C)
+    return [tuple(low) if low == high else None for low, high in bounds.tolist()]
+
+
 def _tiles(count: int) -> str:
     return f"{count} tile{'s' * (count != 1)}"
 
@@ -149,7 +193,9 @@ def wanted_tiles(grid: tuple[int, ...], tile: tuple[int, ...], overlap: float, b
     return touching, len(tiles)
 
 
-def _add(total: Tensor, weights: Tensor, logits: Tensor, weight: Tensor, tiles: Sequence[Tile], box: Box) -> None:
+def _add(
+    total: Tensor, weights: Tensor, logits: Sequence[Tensor], weight: Tensor, tiles: Sequence[Tile], box: Box
+) -> None:
     for values, tile in zip(logits, tiles, strict=True):
         inside, at = _shared(tile, box)
         total[(slice(None), *at)].addcmul_(values[(slice(None), *inside)], weight[inside])

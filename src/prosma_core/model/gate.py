@@ -14,7 +14,9 @@ from prosma_core.config.inspection import LevelEdit
 from prosma_core.config.model import GateConfig
 from prosma_core.events import LevelStats
 from prosma_core.model import kernels
+from prosma_core.model.channel_gate import ChannelGate
 from prosma_core.model.gate_record import GateRecord, edited_skip, edited_weight
+from prosma_core.model.kernels import cpu
 from prosma_core.model.prox import THRESHOLDS
 
 CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -182,15 +184,37 @@ class ProximalGate(SkipGate):
 
     def fields(self, x: Tensor, g: Tensor) -> list[Tensor]:
         """Compatibility field z_d of each scale, each of shape (B, C, *grid)."""
+        if cpu.usable(x, g):
+            q = self._projected(x, g)
+            branches = zip(self._branches(), self.dilations, strict=True)
+            return [cpu.field(q, [w], None, cpu.Shape(self.kernel, (d,))).movedim(-1, 1) for w, d in branches]
         q = F.gelu(self.project_skip(x) + self.project_decoder(g))
         return [scale(q) for scale in self.scales]
 
     def activation(self, x: Tensor, g: Tensor) -> Tensor:
         """The gate's value a, shape (B, C, *grid)."""
-        z, tau = self._combined(self.fields(x, g))
+        fast = cpu.usable(x, g)
+        z, tau = self._field_at_once(x, g) if fast else self._combined(self.fields(x, g))
         if self.estimating:
             self.estimate = removed_estimate(z, tau, signed=self.form != "nonnegative")
+        if fast:
+            return cpu.threshold(z.movedim(1, -1), tau.flatten(), self.form).movedim(-1, 1)
         return THRESHOLDS[self.form](z, tau)
+
+    def _field_at_once(self, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        """What `_combined` gives, its scales computed together on a CPU."""
+        shape = cpu.Shape(self.kernel, self.dilations)
+        z = cpu.field(self._projected(x, g), self._branches(), self.offset, shape).movedim(-1, 1)
+        return z, self.threshold().view(-1, *(1,) * (x.ndim - 2))
+
+    def _projected(self, x: Tensor, g: Tensor) -> Tensor:
+        """Projected features q on a CPU, shape (B, *grid, C)."""
+        skip, decoder = self.project_skip, self.project_decoder
+        return cpu.project(x, g, skip.weight, decoder.weight, skip.bias)
+
+    def _branches(self) -> list[Tensor]:
+        """Depthwise kernel of each scale, shape (C, 1, *kernel)."""
+        return [scale.get_parameter("weight") for scale in self.scales]
 
     def _combined(self, fields: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Combined field z of the scales, and the threshold in a shape that fits it."""
@@ -201,12 +225,15 @@ class ProximalGate(SkipGate):
     def apply_gate(self, a: Tensor, x: Tensor, g: Tensor) -> Tensor:
         """Skip x after gate a and channel gate c, shape (B, C, *grid)."""
         c = self.channel_weights(g)
+        if cpu.usable(x, a):
+            c = x.new_ones(x.shape[:2]) if c is None else c.flatten(1)
+            return cpu.apply(a.movedim(1, -1), c, x)
         return a * x if c is None else c * a * x
 
     def record(self, x: Tensor, g: Tensor, after: Tensor) -> GateRecord:
         """What the gate does to x, computed beside the forward that gave `after`."""
         fields = tuple(self.fields(x, g))
-        z, tau = self._combined(fields)
+        z, tau = self._field_at_once(x, g) if cpu.usable(x, g) else self._combined(fields)
         a = edited_weight(THRESHOLDS[self.form](z, tau), self.edit)
         c = None
         if self.channel_gate is not None:
@@ -233,27 +260,6 @@ def removed_estimate(z: Tensor, tau: Tensor, *, signed: bool) -> Tensor:
     soft = (1 / (1 + (size / tau.float()) ** 4)).mean()
     exact = (size <= tau).float().mean()
     return soft + (exact - soft).detach()
-
-
-class ChannelGate(nn.Module):
-    """Weight c in (0, 1) of each channel from the decoder's global context: sigmoid(MLP(GAP(g)))."""
-
-    def __init__(self, channels: int, reduction: int) -> None:
-        super().__init__()
-        hidden = max(4, channels // reduction)
-        self.squeeze = nn.Linear(channels, hidden)
-        self.excite = nn.Linear(hidden, channels)
-        nn.init.constant_(self.excite.bias, 2.0)  # sigmoid(2) = 0.88: open to begin with
-
-    def forward(self, g: Tensor) -> Tensor:
-        """Channel weights, shape (B, C, 1, ...), from decoder features g of shape (B, C, *grid)."""
-        c = self.weights(g.mean(dim=tuple(range(2, g.ndim))))  # (B, C)
-        return c.view(*c.shape, *(1,) * (g.ndim - 2))
-
-    def weights(self, context: Tensor) -> Tensor:
-        """Channel weights, shape (B, C), from the mean of the decoder's features, shape (B, C)."""
-        c: Tensor = torch.sigmoid(self.excite(F.leaky_relu(self.squeeze(context), 0.01)))
-        return c
 
 
 class AttentionGate(SkipGate):

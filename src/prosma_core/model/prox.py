@@ -31,7 +31,7 @@ def soft_threshold(z: Tensor, tau: Tensor) -> Tensor:
     Tensor, shape of `z`
         Exactly 0 where ``|z| <= tau``.
     """
-    return torch.sign(z) * F.relu(z.abs() - tau)
+    return z - z.clamp(-tau, tau)
 
 
 def bounded_threshold(z: Tensor, tau: Tensor) -> Tensor:

@@ -115,6 +115,12 @@ def test_a_closed_engine_leaves_its_arrays_and_takes_jobs_again(
     assert isinstance(submit(own_engine, model_2d, noise((20, 20), "yx")).end(), Finished)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the environment of a process is read, and large pages are Linux's")
+def test_an_engine_computes_in_large_pages(own_engine: Engine, submit: Submit, noise: Noise, model_2d: Path) -> None:
+    submit(own_engine, model_2d, noise((20, 20), "yx")).end()
+    assert psutil.Process(own_engine.pid).environ()["THP_MEM_ALLOC_ENABLE"] == "1"
+
+
 def test_an_engine_may_be_closed_by_its_listener(
     own_engine: Engine, hand_over: Any, noise: Noise, model_2d: Path, shared_files: SharedFiles
 ) -> None:

@@ -64,7 +64,7 @@ def test_a_record_is_what_the_gate_did(dims: int, form: str) -> None:
         small = r.z <= tau if form == "nonnegative" else r.z.abs() <= tau
         assert 0.05 < small.float().mean() < 0.95
         assert torch.equal(r.a == 0, small)
-        assert torch.equal(r.z, sum(r.fields, gate.offset.view(per_channel[1:])))
+        torch.testing.assert_close(r.z, sum(r.fields, gate.offset.view(per_channel[1:])))
         assert torch.equal(r.after, r.c.view(*r.c.shape, *(1,) * dims) * r.a * r.before)
 
 

@@ -1,8 +1,8 @@
 """The gate's heavy part, fused: two functions, each in plain PyTorch (`reference`) and in Triton (`ops`).
 
 `project` gives q and the decoder's context, `select` gates the skip with the field of q. `usable` says whether the
-Triton kernels can take over on the device of a tensor; the reason is logged once where they cannot. There is no
-kernel of our own for the CPU yet: the gate runs as PyTorch's own convolutions there (docs/kernels.md).
+Triton kernels can take over on the device of a tensor; the reason is logged once where they cannot. `cpu` is
+the gate's path on x86 processors, which `prosma_core.model.gate` calls by itself (docs/kernels.md).
 """
 
 from __future__ import annotations

@@ -1,0 +1,278 @@
+"""The gate's heavy part for x86 processors: values are kept channels last, where oneDNN's depthwise kernels are fast.
+
+PyTorch's own path takes a matrix product per channel for dilated depthwise 3D convolutions, and fresh memory for every
+step. Here the branches of small dilations become one dense kernel, those of large ones are folded: every d-th voxel
+along each axis makes a grid of its own, on which the branch has no dilation. Products with matrices turn the layout.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from functools import cache
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from prosma_core.config.model import GateForm
+from prosma_core.model.kernels.folding import add_unfolded, fold, unfold
+from prosma_core.model.prox import THRESHOLDS
+
+DENSE = 128
+"""Taps up to which dilated branches are computed as one dense kernel."""
+NARROW = 64
+"""Channels up to which a product with a matrix turns the layout."""
+PIECE = 2**20
+"""Values taken at once where a step needs memory for what it finds."""
+_KNOWN = platform.machine().lower() in ("x86_64", "amd64")
+
+
+class Shape(NamedTuple):
+    """Kernel size of the branches per spatial axis (odd), and the dilation of each branch."""
+
+    kernel: tuple[int, ...]
+    dilations: tuple[int, ...]
+
+
+def usable(*tensors: Tensor) -> bool:
+    """Whether the functions here take these tensors: float32 on an x86 processor, with oneDNN, not compiled."""
+    return (
+        _KNOWN
+        and all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+        and torch._C._get_mkldnn_enabled()
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    )
+
+
+def project(x: Tensor, g: Tensor, skip_weight: Tensor, decoder_weight: Tensor, bias: Tensor) -> Tensor:
+    """``GELU(W_x x + W_g g + b)``, as `prosma_core.model.kernels.reference.project`, channels last.
+
+    Returns
+    -------
+    Tensor, float32, shape (B, *grid, C)
+    """
+    weights = (skip_weight.flatten(1), decoder_weight.flatten(1), bias)
+    q: Tensor
+    q = _Project.apply(x, g, *weights) if torch.is_grad_enabled() else torch.ops.aten.gelu_(_linear(x, g, *weights))  # type: ignore[no-untyped-call]
+    return q.view(x.shape[0], *x.shape[2:], x.shape[1])
+
+
+def field(q: Tensor, weights: Sequence[Tensor], offset: Tensor | None, shape: Shape) -> Tensor:
+    """Sum of the depthwise branches over q, and the offset.
+
+    Parameters
+    ----------
+    q : Tensor, float32, shape (B, *grid, C)
+    weights : sequence of Tensor, each of shape (C, 1, *kernel)
+    offset : Tensor, shape (C,), or None
+    shape : Shape
+
+    Returns
+    -------
+    Tensor, float32, shape (B, *grid, C)
+    """
+    z: Tensor = _Field.apply(q, offset, shape, *weights)  # type: ignore[no-untyped-call]
+    return z
+
+
+def threshold(z: Tensor, tau: Tensor, form: GateForm) -> Tensor:
+    """The gate's value from field and threshold; without gradients the field's memory is overwritten.
+
+    Parameters
+    ----------
+    z : Tensor, float32, shape (B, *grid, C)
+    tau : Tensor, float32, shape (C,)
+    form : {"signed", "bounded", "nonnegative"}
+
+    Returns
+    -------
+    Tensor, float32, shape (B, *grid, C)
+    """
+    if torch.is_grad_enabled():
+        return THRESHOLDS[form](z, tau)
+    for part in z.view(-1, z.shape[-1]).split(max(1, PIECE // z.shape[-1])):  # type: ignore[no-untyped-call]
+        if form == "nonnegative":
+            part.sub_(tau).relu_()
+            continue
+        part.sub_(part.clamp(-tau, tau))
+        if form == "bounded":
+            part.tanh_()
+    return z
+
+
+def apply(a: Tensor, c: Tensor, x: Tensor) -> Tensor:
+    """Gated skip c . a . x.
+
+    Parameters
+    ----------
+    a : Tensor, float32, shape (B, *grid, C)
+    c : Tensor, float32, shape (B, C)
+    x : Tensor, float32, shape (B, C, *grid)
+
+    Returns
+    -------
+    Tensor, float32, shape (B, C, *grid)
+    """
+    gated: Tensor = _Apply.apply(a, c, x) if torch.is_grad_enabled() else _weight(a, c, x).mul_(x)  # type: ignore[no-untyped-call]
+    return gated
+
+
+def _linear(x: Tensor, g: Tensor, skip_weight: Tensor, decoder_weight: Tensor, bias: Tensor) -> Tensor:
+    """``W_x x + W_g g + b`` with the channels last, shape (B, voxels, C)."""
+    linear = x.new_empty(x.shape[0], x[0, 0].numel(), x.shape[1])
+    for out, skip, decoder in zip(linear, x.flatten(2), g.flatten(2), strict=True):
+        torch.addmm(bias, skip.T, skip_weight.T, out=out).addmm_(decoder.T, decoder_weight.T)
+    return linear
+
+
+def _weight(a: Tensor, c: Tensor, x: Tensor) -> Tensor:
+    """``c . a`` with the channels first, shape of x."""
+    weight = torch.empty_like(x, memory_format=torch.contiguous_format)
+    for out, values, scale in zip(weight.flatten(2), a.flatten(1, -2), c, strict=True):
+        if len(scale) <= NARROW:  # a product turns the layout several times faster than a copy
+            torch.mm(scale.diag(), values.T, out=out)
+        else:
+            out.copy_(values.T).mul_(scale[:, None])
+    return weight
+
+
+class _Project(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, g: Tensor, skip_weight: Tensor, decoder_weight: Tensor, bias: Tensor) -> Tensor:
+        linear = _linear(x, g, skip_weight, decoder_weight, bias)
+        ctx.save_for_backward(x, g, skip_weight, decoder_weight, linear)
+        return F.gelu(linear)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, above: Tensor) -> tuple[Tensor, ...]:
+        x, g, skip_weight, decoder_weight, linear = ctx.saved_tensors
+        slope = torch.ops.aten.gelu_backward(above.contiguous(), linear)  # (B, voxels, C)
+        grad_x, grad_g = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, g))
+        grad_skip, grad_decoder = torch.zeros_like(skip_weight), torch.zeros_like(decoder_weight)
+        for i, up in enumerate(slope):
+            torch.mm(skip_weight.T, up.T, out=grad_x.flatten(2)[i])
+            torch.mm(decoder_weight.T, up.T, out=grad_g.flatten(2)[i])
+            grad_skip.addmm_(up.T, x.flatten(2)[i].T)
+            grad_decoder.addmm_(up.T, g.flatten(2)[i].T)
+        return grad_x, grad_g, grad_skip, grad_decoder, slope.sum((0, 1))
+
+
+class _Field(Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, offset: Tensor | None, shape: Shape, *weights: Tensor) -> Tensor:
+        ctx.shape = shape
+        ctx.save_for_backward(q, *weights)
+        return _correlate(q, weights, offset, shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, above: Tensor) -> tuple[Any, ...]:
+        q, *weights = ctx.saved_tensors
+        axes = tuple(range(2, weights[0].ndim))
+        above = above.contiguous()
+        grad_q = _correlate(above, [w.flip(axes) for w in weights], None, ctx.shape)
+        sizes, dilations = ctx.shape
+        found = [_gradient_of_branch(q, above, w, sizes, d) for w, d in zip(weights, dilations, strict=True)]
+        grad_offset = above.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
+        return grad_q, grad_offset, None, *found
+
+
+class _Apply(Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, c: Tensor, x: Tensor) -> Tensor:
+        weight = _weight(a, c, x)
+        ctx.save_for_backward(a, c, x, weight)
+        return weight * x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, above: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        a, c, x, weight = ctx.saved_tensors
+        above = above.contiguous()
+        up = (above * x).flatten(2)  # (B, C, voxels)
+        grad_a, grad_c = torch.empty_like(a), torch.empty_like(c)
+        for i, scale in enumerate(c):
+            torch.mm(up[i].T, scale.diag(), out=grad_a.flatten(1, -2)[i])
+            grad_c[i] = (up[i] @ a.flatten(1, -2)[i]).diagonal()
+        return grad_a, grad_c, above * weight
+
+
+@cache
+def _groups(shape: Shape) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    """How branches are computed together: by what the grid is folded, and which dilations become one dense kernel."""
+    rest, groups = sorted(set(shape.dilations)), []
+    while rest:
+        step = rest[0]
+        fits = [d for d in rest if d % step == 0 and prod(_reach(shape.kernel, d // step)) <= DENSE]
+        together = fits or [step]
+        groups.append((step, tuple(together)))
+        rest = [d for d in rest if d not in together]
+    return tuple(groups)
+
+
+def _reach(kernel: tuple[int, ...], dilation: int) -> tuple[int, ...]:
+    """Size of a dilated kernel per axis."""
+    return tuple(dilation * (k - 1) + 1 for k in kernel)
+
+
+def _correlate(q: Tensor, weights: Sequence[Tensor], offset: Tensor | None, shape: Shape) -> Tensor:
+    """Sum of the branches over q, shape (B, *grid, C)."""
+    total: Tensor | None = None
+    for step, together in _groups(shape):
+        by = tuple(step if k > 1 else 1 for k in shape.kernel)
+        size = _reach(shape.kernel, max(together) // step)
+        dense = q.new_zeros(q.shape[-1], 1, *size)
+        for weight, dilation in zip(weights, shape.dilations, strict=True):
+            if dilation in together:
+                span = zip(size, _reach(shape.kernel, dilation // step), strict=True)
+                inside = tuple(slice((n - r) // 2, (n + r) // 2, dilation // step) for n, r in span)
+                dense[(slice(None), slice(None), *inside)] += weight
+        bias = offset if total is None else None
+        part = _depthwise(fold(q, by), dense, bias)
+        total = unfold(part, by, q.shape) if total is None else add_unfolded(total, part, by)
+    assert total is not None
+    return total
+
+
+def _depthwise(q: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Depthwise convolution of q, shape (B, *grid, C), that keeps its grid."""
+    conv = F.conv3d if weight.ndim == 5 else F.conv2d
+    padding = [k // 2 for k in weight.shape[2:]]
+    first = conv(q.movedim(-1, 1), weight, bias, 1, padding, 1, q.shape[-1])
+    return first.movedim(1, -1).contiguous()
+
+
+def _gradient_of_branch(q: Tensor, above: Tensor, weight: Tensor, kernel: tuple[int, ...], dilation: int) -> Tensor:
+    """Gradient of a branch's kernel, plane by plane of its first axis in 3D: oneDNN has a fast kernel in 2D only."""
+    by = tuple(dilation if k > 1 else 1 for k in kernel)
+    q, above = fold(q, by), fold(above, by)
+    if len(kernel) == 2:
+        return _gradient_in_plane(q, above, weight)
+    parts, reach, depth = [], kernel[0] // 2, q.shape[1]
+    for step in range(-reach, reach + 1):
+        count = depth - abs(step)
+        if count <= 0:
+            parts.append(torch.zeros_like(weight[:, :, 0]))
+            continue
+        first, other = (t.narrow(1, max(0, s), count) for t, s in ((q, step), (above, -step)))
+        parts.append(_gradient_in_plane(first.flatten(0, 1), other.flatten(0, 1), weight[:, :, 0]))
+    return torch.stack(parts, 2)
+
+
+def _gradient_in_plane(q: Tensor, above: Tensor, weight: Tensor) -> Tensor:
+    """Gradient of a depthwise kernel in 2D, from planes of shape (B, H, W, C)."""
+    padding = [k // 2 for k in weight.shape[2:]]
+    inputs = (above.movedim(-1, 1), q.movedim(-1, 1), weight.contiguous())
+    found: Tensor
+    _, found, _ = torch.ops.aten.convolution_backward(
+        *inputs, None, [1, 1], padding, [1, 1], False, [0, 0], q.shape[-1], [False, True, False]
+    )
+    return found
