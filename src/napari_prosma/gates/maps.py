@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from napari.layers import Image, Layer
 
 from napari_prosma._shared import layers as layer_access
+from napari_prosma._shared.quietly import add_quietly
 from napari_prosma.gates.found import Found
 from napari_prosma.gates.looks import (
     BAND_NAME,
@@ -178,22 +179,6 @@ class MapLayers:
         if summary is None or not summary.thresholds:
             return 1.0
         return REACH * max(summary.thresholds[min(self._channel, len(summary.thresholds) - 1)], 1e-6)
-
-
-def add_quietly(viewer: ViewerModel, layer: Layer, below: Layer | None = None) -> None:
-    """Add a layer, on top or below another, without taking the selection from what the person works on.
-
-    Nobody is told that napari selects what it adds: to show its controls for a moment takes time.
-    """
-    selection = viewer.layers.selection
-    selected = set(selection)
-    place = viewer.layers.index(below) if below is not None and below in viewer.layers else len(viewer.layers)
-    if not selected:
-        viewer.layers.insert(place, layer)
-        return
-    with selection.events.blocker_all():
-        viewer.layers.insert(place, layer)
-        viewer.layers.selection = selected
 
 
 def remove_all(viewer: ViewerModel, layers: Sequence[Layer]) -> Iterator[None]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from napari.layers import Points
 
 from napari_prosma._shared import layers as layer_access
+from napari_prosma._shared.quietly import add_quietly
 from napari_prosma.gates.found import Found, VoxelChannels, at_voxel
-from napari_prosma.gates.maps import add_quietly
 from napari_prosma.gates.voxel_panel import HINT
 
 if TYPE_CHECKING:

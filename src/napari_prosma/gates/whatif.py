@@ -10,9 +10,9 @@ from napari.layers import Labels
 from napari_prosma._shared import layers as layer_access
 from napari_prosma._shared.jobs import Jobs
 from napari_prosma._shared.layers import LayerScan
+from napari_prosma._shared.quietly import add_quietly
 from napari_prosma.gates.edits import ChannelState, GateEdits
 from napari_prosma.gates.found import Found
-from napari_prosma.gates.maps import add_quietly
 from napari_prosma.gates.questions import Answer, Questions
 from prosma_core.config.inspection import VariantResult
 from prosma_core.config.model import ClassInfo

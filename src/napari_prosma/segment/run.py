@@ -7,12 +7,13 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from napari.layers import Image, Labels, Layer
+from napari.layers import Image, Labels
 from numpy.typing import NDArray
 
 from napari_prosma._shared import layers as layer_access
 from napari_prosma._shared.jobs import Jobs, is_last
 from napari_prosma._shared.progress_panel import ActivityProgress, TimeLeft, clock
+from napari_prosma._shared.quietly import add_quietly
 from napari_prosma.segment.measures import class_rows, size_heading, with_measures
 from napari_prosma.segment.state import Plan
 from prosma_core.config.provenance import provenance
@@ -150,7 +151,7 @@ class Run:
         labels = layer_access.labels_layer(
             plan.scan, self._arrays["labels"], plan.model.header.classes, plan.result_name, self._notes
         )
-        self._add(labels)
+        add_quietly(self._viewer, labels)
         return labels
 
     def _show_slab(self, slab: SlabDone) -> None:
@@ -164,17 +165,6 @@ class Run:
             in_view = True
         if in_view:
             layer_access.refresh(self.labels)
-
-    def _add(self, layer: Layer) -> None:
-        """Add a layer without taking the selection from what the person works on."""
-        selection = self._viewer.layers.selection
-        selected = set(selection)
-        if not selected:
-            self._viewer.add_layer(layer)
-            return
-        with selection.events.blocker_all():  # napari selects what is added: nobody need draw that for a moment
-            self._viewer.add_layer(layer)
-        self._viewer.layers.selection = selected
 
     def _finish(self, result: SegmentResult) -> None:
         if self._cancelling and self.labels is None:  # it was deleted while the last message was on its way
@@ -200,16 +190,18 @@ class Run:
         if "probabilities" in self._arrays:
             data, axes = self._arrays["probabilities"], plan.scan.spec.with_channels(classes).axes
             title = f"{name} probability"
-            self._add(
+            add_quietly(
+                self._viewer,
                 layer_access.image_layer(
                     plan.scan, data, axes, title, self._notes, channel_names=classes, colormap="viridis", visible=False
-                )
+                ),
             )
         if "entropy" in self._arrays:
             data, axes = self._arrays["entropy"], plan.scan.spec.labels_spec().axes
             title = f"{name} uncertainty"
-            self._add(
-                layer_access.image_layer(plan.scan, data, axes, title, self._notes, colormap="magma", visible=False)
+            add_quietly(
+                self._viewer,
+                layer_access.image_layer(plan.scan, data, axes, title, self._notes, colormap="magma", visible=False),
             )
 
     def _layer_removed(self, event: object) -> None:

@@ -14,6 +14,7 @@ from napari_prosma._shared import layers as layer_access
 from napari_prosma._shared.jobs import EngineJob
 from napari_prosma._shared.layers import LayerScan
 from napari_prosma._shared.progress_panel import clock
+from napari_prosma._shared.quietly import add_quietly
 from prosma_core.errors import ProsmaError
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Preview:
         self._wanted = wanted
         self._tell(wanted, "")
         if wanted and self._shown is not None and self._shown not in self._viewer.layers:
-            self._viewer.add_layer(self._shown)  # the person had deleted it
+            add_quietly(self._viewer, self._shown)  # the person had deleted it
         if self._job is not None:
             self._ask(self._job)
 
@@ -97,10 +98,7 @@ class Preview:
         self._remove()  # that of the scan that was handed over before
         self._shown = layer_access.labels_layer(self._scan, array, order.classes, f"{self._scan.name} preview", notes)
         self._shown.editable = False  # the next epoch would paint over it
-        selected = set(self._viewer.layers.selection)
-        self._viewer.add_layer(self._shown)
-        if selected:
-            self._viewer.layers.selection = selected
+        add_quietly(self._viewer, self._shown)
 
     def refresh(self, epoch: int, seconds: float) -> None:
         """A prediction is there."""
