@@ -161,19 +161,27 @@ def test_help_is_given_without_torch() -> None:
     assert "evaluate" in done.stdout
 
 
-@pytest.mark.parametrize(("before", "after"), [(None, "1"), ("0", "0")])
-def test_large_pages_are_asked_for_unless_a_person_decided(before: str | None, after: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("THP_MEM_ALLOC_ENABLE", None, "1"),
+        ("THP_MEM_ALLOC_ENABLE", "0", "0"),
+        ("OMP_WAIT_POLICY", None, "PASSIVE"),
+        ("OMP_WAIT_POLICY", "ACTIVE", "ACTIVE"),
+    ],
+)
+def test_memory_and_threads_are_set_up_unless_a_person_decided(name: str, before: str | None, after: str) -> None:
     code = (
         "import os, sys; sys.argv = ['prosma', '--version']\n"
         "from prosma_core.cli.main import main\n"
         "try: main()\n"
-        "except SystemExit: print(os.environ['THP_MEM_ALLOC_ENABLE'])"
+        f"except SystemExit: print(os.environ['{name}'], 'torch' in sys.modules)"
     )
-    environment = {k: v for k, v in os.environ.items() if k != "THP_MEM_ALLOC_ENABLE"}
-    environment |= {} if before is None else {"THP_MEM_ALLOC_ENABLE": before}
+    environment = {k: v for k, v in os.environ.items() if k != name}
+    environment |= {} if before is None else {name: before}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60, check=True, env=environment)
-    assert done.stdout.split()[-1] == after
+    assert done.stdout.split()[-2:] == [after, "False"]  # it is read when torch is imported
 
 
 def test_the_version_is_printed(prosma: Prosma) -> None:

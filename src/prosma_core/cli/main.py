@@ -16,8 +16,8 @@ from prosma_core.cli.label_options import PairsCommand
 from prosma_core.cli.models import models_app
 from prosma_core.cli.segment import segment
 from prosma_core.cli.train import train
+from prosma_core.computing import COMPUTING
 from prosma_core.errors import ProsmaError
-from prosma_core.large_pages import LARGE_PAGES
 
 ERROR_EXIT = 2
 
@@ -53,7 +53,7 @@ def _common(
 
 def main() -> None:
     """Run the command line; our own errors become one message and exit code 2."""
-    for name, value in LARGE_PAGES.items():
+    for name, value in COMPUTING.items():
         os.environ.setdefault(name, value)
     try:
         app(prog_name="prosma")

@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import prosma_core
+from prosma_core.computing import COMPUTING
 from prosma_core.engine.arrays import remove_arrays
 from prosma_core.engine.messages import Ask, Cancel, Preview, encode, read_lines
 from prosma_core.errors import EngineError, ProsmaError
-from prosma_core.large_pages import LARGE_PAGES
 
 _LOG = logging.getLogger(__name__)
 
@@ -176,9 +176,9 @@ def _launch(folders: Sequence[Path], log: Path) -> subprocess.Popen[bytes]:
 
 
 def _environment() -> dict[str, str]:
-    """Ours and large pages, with the folder of this very package on the module path where it would not be found."""
+    """Ours, set up for computing, with the folder of this very package on the module path where it would not be found."""
     root = Path(prosma_core.__file__).parent.parent
-    ours = {**LARGE_PAGES, **os.environ}
+    ours = {**COMPUTING, **os.environ}
     if root.name in {"site-packages", "dist-packages"}:
         return ours
     before = os.environ.get("PYTHONPATH")
