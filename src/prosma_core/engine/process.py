@@ -176,7 +176,7 @@ def _launch(folders: Sequence[Path], log: Path) -> subprocess.Popen[bytes]:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, set up for computing, with the folder of this very package on the module path where it would not be found."""
+    """Ours, set up for computing, with this package's folder on the module path where it would not be found."""
     root = Path(prosma_core.__file__).parent.parent
     ours = {**COMPUTING, **os.environ}
     if root.name in {"site-packages", "dist-packages"}:
