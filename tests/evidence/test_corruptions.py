@@ -11,7 +11,7 @@ import pytest
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.data.phantom import phantom_2d
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("speckle", "noise", "contrast", "blur", "bias", "resolution")
 
 
