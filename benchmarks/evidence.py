@@ -29,7 +29,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("yaml", type=Path, nargs="+", help="Experiments.")
     parser.add_argument("--data", type=Path, required=True, help="Folder that holds the folders of the data sets.")
     parser.add_argument("--out", type=Path, default=RESULTS, help="Folder of the JSON files.")
-    parser.add_argument("--work", type=Path, help="Folder of models, logs and stopped runs; OUT/work unless given.")
+    parser.add_argument("--work", type=Path, help="Folder of models, logs and stopped runs; OUT/models unless given.")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", nargs="+", default=[], metavar="ROW", help="Only these rows.")
     parser.add_argument("--parallel", type=int, default=1, help="Runs side by side; 0 for all in this process.")
@@ -40,7 +40,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--run", help=argparse.SUPPRESS)  # the key of the one run of this process
     parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    chosen.work = chosen.work or chosen.out / "work"
+    chosen.work = chosen.work or chosen.out / "models"
     chosen.threads = chosen.threads or max(1, (os.cpu_count() or 1) // max(1, chosen.parallel))
     if chosen.minutes is not None:
         chosen.until = time.time() + 60 * chosen.minutes

@@ -62,7 +62,9 @@ class Experiment(Config):
     tuning_seed: int = 100
     """Seed of the runs that rates are chosen by."""
     steps: int = Field(default=2000, ge=1)
-    """Steps of every run."""
+    """Steps of every run that is reported."""
+    tuning_steps: int | None = Field(default=None, ge=1)
+    """Steps of the runs that rates are chosen by; as many as the others unless given."""
     rates: tuple[float, ...] = Field(default=(3e-4, 1e-3, 3e-3), min_length=1)
     """Learning rates to choose among."""
     targets: dict[Literal["dice", "iou"], float] = Field(default_factory=dict)
@@ -74,12 +76,12 @@ class Experiment(Config):
     most_cases: int | None = None
     """Cases of each part; all unless given. For dry runs only."""
 
-    def values(self, row: str, rate: float, seed: int) -> dict[str, Any]:
+    def values(self, row: str, rate: float, seed: int, steps: int) -> dict[str, Any]:
         """Values of the `RunConfig` of one run, but for data, place and device."""
-        epochs = max(1, round(self.steps / EPOCH))
+        epochs = max(1, round(steps / EPOCH))
         training = {
             "epochs": epochs,
-            "steps": -(-self.steps // epochs),
+            "steps": -(-steps // epochs),
             "learning_rate": rate,
             "seed": seed,
             "keep": "last",
@@ -104,7 +106,9 @@ def load(path: Path) -> Experiment:
         if row.rate_of is not None and row.rate_of not in experiment.rows:
             msg = f"{path}: row {name!r} takes the rate of {row.rate_of!r}, which is not a row."
             raise ConfigError(msg)
-        resolve_run({**experiment.values(name, 1e-3, 0), "out": "x.safetensors"}, f"{path}, row {name!r}")
+        resolve_run(
+            {**experiment.values(name, 1e-3, 0, experiment.steps), "out": "x.safetensors"}, f"{path}, row {name!r}"
+        )
     return experiment
 
 
@@ -136,6 +140,7 @@ def dry(experiment: Experiment) -> Experiment:
     return experiment.replace(
         seeds=experiment.seeds[:1],
         steps=2,
+        tuning_steps=None,
         rates=experiment.rates[:2],
         settings=merge(experiment.settings, tiny),
         most_cases=2,

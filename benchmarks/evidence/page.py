@@ -29,10 +29,11 @@ This page is made by `python3 run.py bench evidence_page` from the files of `ben
 training; the experiments are the YAML files of `benchmarks/evidence/`. Do not edit it.
 
 Every row has the same steps, patches and augmentation. Its learning rate was chosen on a part of the training cases,
-by one run for each of the same rates; then it was trained on all training cases, and judged on the validation cases, by
-the weights of the last step, on each image's own grid. Dice and IoU are means over the images in which a class is, then
-over classes, then over seeds (± is the standard deviation over seeds). Differences are paired by seed, in Dice points,
-± the standard error of their mean; *within its error* says that a difference is smaller than two of those.
+by one run (a shorter one, where the experiment says so) for each of the same rates; then it was trained on all
+training cases, and judged on the validation cases, by the weights of the last step, on each image's own grid. Dice and
+IoU are means over the images in which a class is, then over classes, then over seeds (± is the standard deviation over
+seeds). Differences are paired by seed, in Dice points, ± the standard error of their mean; *within its error* says that
+a difference is smaller than two of those.
 """
 
 
@@ -94,10 +95,13 @@ def _comparison(measured: Measured) -> str:
         "s",
     ]
     lines.append(table(head, [_row(measured, row) for row in there]))
-    lines += [f"{row}: {measured.experiment.rows[row].words}." for row in there]
-    lines.append(f"Operations are of one tile, {_tile(measured, there[0])}; s is the training of one seed.\n")
+    lines += [f"- {row}: {measured.experiment.rows[row].words}" for row in there] + [""]
+    tile = " x ".join(map(str, measured.value(there[0], "tile")))
+    lines.append(
+        f"GFLOP: forward pass of one tile, {tile}; s: training of one seed; *: lowest or highest rate tried.\n"
+    )
     lines += [_removed(measured), _robustness(measured, there), _curve(measured)]
-    return "\n".join(line for line in lines if line)
+    return "\n".join(lines)
 
 
 def _row(measured: Measured, row: str) -> list[str]:
@@ -105,7 +109,7 @@ def _row(measured: Measured, row: str) -> list[str]:
     return [
         row,
         str(len(found)),
-        f"{measured.value(row, 'rate'):g}",
+        _rate(measured, row),
         number(Spread.of(list(measured.clean(row).values()))),
         number(Spread.of(list(measured.clean(row, "iou").values()))),
         number(Spread.of(list(measured.mirrored(row).values()))),
@@ -116,8 +120,10 @@ def _row(measured: Measured, row: str) -> list[str]:
     ]
 
 
-def _tile(measured: Measured, row: str) -> str:
-    return " x ".join(map(str, measured.value(row, "tile")))
+def _rate(measured: Measured, row: str) -> str:
+    """Learning rate, with a star where a further one, beyond all that were tried, might be better."""
+    rate, tried = measured.value(row, "rate"), measured.experiment.rates
+    return f"{rate:g}{'*' if len(tried) > 1 and rate in (min(tried), max(tried)) else ''}"
 
 
 def _removed(measured: Measured) -> str:
@@ -177,7 +183,7 @@ def _ablation(measured: Measured) -> str:
         seeds = str(len(measured.results[row]))
         lines.append([row, words, seeds, dice, against(measured, row, "prosma"), levels, values, flops])
     return f"{title}\n" + table(
-        ["row", "what", "seeds", "Dice", "against prosma", "removed per level (%)", "values", "GFLOP"], lines
+        ["row", "what", "seeds", "Dice", "against prosma", "removed per level (%)", "parameters", "GFLOP"], lines
     )
 
 

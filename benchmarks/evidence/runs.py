@@ -34,7 +34,8 @@ class Run:
     @property
     def values(self) -> dict[str, Any]:
         """Values of its `RunConfig`, but for data, place and device."""
-        return self.experiment.values(self.row, self.rate, self.seed)
+        tuning = self.experiment.tuning_steps if self.phase == "tune" else None
+        return self.experiment.values(self.row, self.rate, self.seed, tuning or self.experiment.steps)
 
     @property
     def config(self) -> dict[str, Any]:
