@@ -39,7 +39,8 @@ def speckle(image: Image, voxel: tuple[float, ...], strength: float, rng: np.ran
 
 def noise(image: Image, voxel: tuple[float, ...], strength: float, rng: np.random.Generator) -> Image:
     """Gaussian noise with a deviation of `strength` of the image's own."""
-    return (image + strength * image.std() * rng.standard_normal(image.shape)).astype(np.float32)
+    worse: Image = (image + strength * image.std() * rng.standard_normal(image.shape)).astype(np.float32)
+    return worse
 
 
 def contrast(image: Image, voxel: tuple[float, ...], strength: float, rng: np.random.Generator) -> Image:
