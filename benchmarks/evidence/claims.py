@@ -1,0 +1,161 @@
+"""What is claimed, and whether the results bear it out; every rule is here, none is in the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from evidence.measured import BySeed, Measured, Spread, paired
+
+Verdict = Literal["holds", "does not hold", "cannot be said yet"]
+RIVALS = ("plain", "attention")
+LEAST_SEEDS = 3
+"""Seeds that both sides of a comparison need."""
+WORST = -0.003
+"""Largest loss of Dice that counts as none: 0.3 points."""
+LEAST_REMOVED = 0.3
+"""Share of activations that every level removes."""
+STRENGTH = 2
+"""Of the corruptions."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence, what becomes of it, and the numbers that say so (one line each)."""
+
+    text: str
+    verdict: Verdict
+    why: tuple[str, ...]
+
+
+def claims(sets: Sequence[Measured]) -> list[Claim]:
+    """All claims, judged by the comparisons on each data set."""
+    return [
+        _above(sets, "On images as they are, ProSMA is above the plain and the attention U-Net", 4, _clean),
+        _never_below(sets),
+        _above(sets, f"On images made worse (strength {STRENGTH}), ProSMA is above both", 5, _worse),
+        _sparse(sets),
+        _not_by_size(sets),
+        *_targets(sets),
+    ]
+
+
+def points(value: float) -> str:
+    """A difference of Dice in points, signed."""
+    return f"{100 * value:+.2f}"
+
+
+def difference(spread: Spread) -> str:
+    """A paired difference in words; whether it is larger than its error of two standard errors."""
+    if spread.error is None:
+        return f"{points(spread.mean)} (one seed)"
+    sure = "" if abs(spread.mean) > 2 * spread.error else ", within its error"
+    return f"{points(spread.mean)} ± {100 * spread.error:.2f}{sure}"
+
+
+def _clean(measured: Measured, row: str) -> BySeed:
+    return measured.clean(row)
+
+
+def _worse(measured: Measured, row: str) -> BySeed:
+    return measured.corrupted(row, STRENGTH)
+
+
+def _against(measured: Measured, rival: str, values: Callable[[Measured, str], BySeed]) -> Spread | None:
+    """ProSMA minus a rival; None with too few seeds."""
+    spread = paired(values(measured, "prosma"), values(measured, rival))
+    return spread if spread is not None and spread.count >= LEAST_SEEDS else None
+
+
+def _above(sets: Sequence[Measured], text: str, wanted: int, values: Callable[[Measured, str], BySeed]) -> Claim:
+    """Whether the mean paired difference to every rival is above 0 on enough data sets."""
+    won, open_sets, why = 0, 0, []
+    for measured in sets:
+        spreads = {rival: _against(measured, rival, values) for rival in RIVALS}
+        known = {rival: spread for rival, spread in spreads.items() if spread is not None}
+        lost = any(spread.mean <= 0 for spread in known.values())
+        if len(known) < len(RIVALS) and not lost:
+            open_sets += 1
+            why.append(f"{measured.experiment.name}: not measured with {LEAST_SEEDS} seeds")
+            continue
+        won += not lost
+        told = ", ".join(f"{difference(spread)} against {rival}" for rival, spread in known.items())
+        why.append(f"{measured.experiment.name}: {'below' if lost else 'above'} ({told})")
+    wanted = min(wanted, len(sets))
+    verdict: Verdict = "cannot be said yet"
+    if won >= wanted and sets:
+        verdict = "holds"
+    elif won + open_sets < wanted:
+        verdict = "does not hold"
+    return Claim(f"{text} on at least {wanted} of {len(sets)} data sets.", verdict, tuple(why))
+
+
+def _each(text: str, judged: Sequence[tuple[str, bool | None, str]]) -> Claim:
+    """A claim that has to be true of every entry: its name, whether it is (None: unknown), and the numbers."""
+    why = tuple(f"{name}: {numbers}" for name, _, numbers in judged)
+    if any(true is False for _, true, _ in judged):
+        return Claim(text, "does not hold", why)
+    known = bool(judged) and all(true for _, true, _ in judged)
+    return Claim(text, "holds" if known else "cannot be said yet", why)
+
+
+def _never_below(sets: Sequence[Measured]) -> Claim:
+    entries: list[tuple[str, bool | None, str]] = []
+    for measured in sets:
+        spreads = [(rival, _against(measured, rival, _clean)) for rival in RIVALS]
+        known = [(rival, spread) for rival, spread in spreads if spread is not None]
+        lost = any(spread.mean < WORST for _, spread in known)
+        true = False if lost else (True if len(known) == len(RIVALS) else None)
+        told = ", ".join(f"{difference(spread)} against {rival}" for rival, spread in known)
+        entries.append((measured.experiment.name, true, told or "not measured"))
+    return _each(f"It is nowhere more than {-100 * WORST:g} Dice points below either.", entries)
+
+
+def _sparse(sets: Sequence[Measured]) -> Claim:
+    entries: list[tuple[str, bool | None, str]] = []
+    for measured in sets:
+        levels, spread = measured.levels("prosma"), _against(measured, "plain", _clean)
+        if not levels or not measured.complete("prosma"):
+            entries.append((measured.experiment.name, None, "not measured"))
+            continue
+        told = ", ".join(f"{100 * level:.0f}" for level in levels) + " % removed, finest level first"
+        enough = min(levels) >= LEAST_REMOVED
+        kept = None if spread is None else spread.mean >= WORST
+        told += f"; {difference(spread)} against plain" if spread is not None else "; plain not measured"
+        entries.append((measured.experiment.name, enough and kept if enough else False, told))
+    text = f"Every level removes at least {100 * LEAST_REMOVED:.0f} % of its skip, without loss against the plain net."
+    return _each(text, entries)
+
+
+def _not_by_size(sets: Sequence[Measured]) -> Claim:
+    entries: list[tuple[str, bool | None, str]] = []
+    for measured in sets:
+        spread = _against(measured, "plain-wide", _clean)
+        sizes = [(measured.value(row, "parameters"), measured.value(row, "flops")) for row in ("prosma", "plain-wide")]
+        if spread is None or any(None in size for size in sizes):
+            entries.append((measured.experiment.name, None, "not measured"))
+            continue
+        fair = all(ours <= theirs for ours, theirs in zip(*sizes, strict=True))
+        told = f"{difference(spread)}, with {sizes[0][0] / sizes[1][0]:.2f} times its values"
+        told += f" and {sizes[0][1] / sizes[1][1]:.2f} times its operations"
+        entries.append((measured.experiment.name, fair and spread.mean > 0, told))
+    return _each("It does not win by being larger: it is above a plain net of at least its size.", entries)
+
+
+def _targets(sets: Sequence[Measured]) -> list[Claim]:
+    """What ProSMA is meant to reach on each data set, with and without mirroring."""
+    result = []
+    for measured in sets:
+        for name, target in measured.experiment.targets.items():
+            entries: list[tuple[str, bool | None, str]] = []
+            both = (("as it is", measured.clean), ("mirrored", measured.mirrored))
+            for way, values in both:
+                spread = Spread.of(list(values("prosma", name).values()))
+                if spread is None or spread.count < len(measured.experiment.seeds):
+                    entries.append((way, None, "not measured"))
+                else:
+                    entries.append((way, spread.mean >= target, f"{spread.mean:.4f}"))
+            word = {"dice": "Dice", "iou": "IoU"}[name]
+            result.append(_each(f"{measured.experiment.title}: {word} of ProSMA at least {target:g}.", entries))
+    return result

@@ -1,0 +1,104 @@
+"""Many runs, each in a process of its own, some side by side; what is measured already is left out."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from evidence.experiment import Experiment
+from evidence.runs import Run, count_left, read_results, ready
+
+STOPPED = 3
+"""Exit code of a run that has to go on another time."""
+LEAST_SECONDS = 30.0
+"""With less time left, no further run is started."""
+GRACE_SECONDS = 60.0
+"""After its time a run is waited for this long; then it is ended, and loses its last epoch."""
+
+Command = Callable[[Run, float | None], list[str]]
+"""Command line of a run that has to stop at a time, if at one."""
+
+
+@dataclass
+class Many:
+    """Runs under way.
+
+    Attributes
+    ----------
+    experiments : sequence of Experiment
+    rows : sequence of str
+        Only these; all unless given.
+    out, work : Path
+        Folders of the JSON files; of models and logs.
+    command : callable
+    parallel : int
+        Runs side by side.
+    until : float or None
+        When to stop, by `time.time`.
+    """
+
+    experiments: Sequence[Experiment]
+    rows: Sequence[str]
+    out: Path
+    work: Path
+    command: Command
+    parallel: int = 1
+    until: float | None = None
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    tried: set[str] = field(default_factory=set)
+    failed: list[str] = field(default_factory=list)
+
+    def run(self) -> int:
+        """Start what can be started, until all is measured or time is up; the number of runs that are left."""
+        self.work.mkdir(parents=True, exist_ok=True)
+        try:
+            while self._start() or self.running:
+                self._wait_for_one()
+        finally:
+            for process in self.running.values():
+                process.terminate()
+            for process in self.running.values():
+                process.wait()
+        results = read_results(self.out)
+        return sum(count_left(experiment, results, self.rows) for experiment in self.experiments)
+
+    def _start(self) -> bool:
+        """Start runs as long as there is room; whether one was started."""
+        started = False
+        if self.until is not None and time.time() > self.until - LEAST_SECONDS:
+            return started
+        results = read_results(self.out)
+        for run in (run for experiment in self.experiments for run in ready(experiment, results, self.rows)):
+            if len(self.running) >= self.parallel:
+                break
+            if run.key in self.tried:
+                continue
+            self.tried.add(run.key)
+            with (self.work / f"{run.key}.log").open("ab") as log:
+                self.running[run.key] = subprocess.Popen(
+                    self.command(run, self.until), stdout=log, stderr=subprocess.STDOUT
+                )
+            started = True
+        return started
+
+    def _wait_for_one(self) -> None:
+        """Wait until a run has ended, and say how."""
+        while not (ended := [key for key, process in self.running.items() if process.poll() is not None]):
+            if self.until is not None and time.time() > self.until + GRACE_SECONDS:
+                for process in self.running.values():
+                    process.kill()
+            time.sleep(0.1)
+        for key in ended:
+            code = self.running.pop(key).returncode
+            words = {0: "measured", STOPPED: "stopped, goes on next time"}.get(code, f"FAILED ({code})")
+            if code not in (0, STOPPED):
+                self.failed.append(key)
+                words += f": {self._last_line(key)}"
+            print(f"{time.strftime('%H:%M:%S')} {key}: {words}", flush=True)
+
+    def _last_line(self, key: str) -> str:
+        lines = (self.work / f"{key}.log").read_text(encoding="utf-8", errors="replace").split("\n")
+        return next((line for line in reversed(lines) if line.strip()), "no output")

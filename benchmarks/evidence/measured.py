@@ -1,0 +1,106 @@
+"""What the results say of one experiment: values of rows by seed, and rows against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any, Literal
+
+from evidence.corruptions import CORRUPTIONS
+from evidence.experiment import Experiment
+from evidence.runs import Result, find, judged_runs
+
+Measure = Literal["dice", "iou"]
+BySeed = dict[int, float]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation over seeds (None of a single one)."""
+
+    mean: float
+    sd: float | None
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread | None:
+        """None of nothing."""
+        if not values:
+            return None
+        return cls(mean(values), stdev(values) if len(values) > 1 else None, len(values))
+
+    @property
+    def error(self) -> float | None:
+        """Standard error of the mean."""
+        return None if self.sd is None else self.sd / self.count**0.5
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Results of an experiment: by row, those of each seed that was measured and did not diverge.
+
+    Attributes
+    ----------
+    experiment : Experiment
+    results : mapping of str to mapping of int to dict
+    failed : mapping of str to int
+        Seeds that diverged, by row.
+    """
+
+    experiment: Experiment
+    results: Mapping[str, Mapping[int, Result]]
+    failed: Mapping[str, int]
+
+    @classmethod
+    def of(cls, experiment: Experiment, results: Sequence[Result]) -> Measured:
+        """The results that belong to the experiment as it is now; those of other settings are left out."""
+        rows: dict[str, dict[int, Result]] = {}
+        failed: dict[str, int] = {}
+        for row in experiment.rows:
+            found = {run.seed: find(results, run) for run in judged_runs(experiment, row, results)}
+            rows[row] = {seed: result for seed, result in found.items() if result and "failed" not in result}
+            failed[row] = sum(result is not None and "failed" in result for result in found.values())
+        return cls(experiment, rows, failed)
+
+    def complete(self, row: str) -> bool:
+        """Whether all seeds of a row are measured."""
+        return len(self.results.get(row, {})) == len(self.experiment.seeds)
+
+    def missing(self) -> dict[str, int]:
+        """Number of seeds that are not measured, by row."""
+        counts = {row: len(self.experiment.seeds) - len(found) for row, found in self.results.items()}
+        return {row: count for row, count in counts.items() if count}
+
+    def clean(self, row: str, measure: Measure = "dice") -> BySeed:
+        """Dice or IoU on the images as they are."""
+        return {seed: result["summary"][measure] for seed, result in self.results.get(row, {}).items()}
+
+    def mirrored(self, row: str, measure: Measure = "dice") -> BySeed:
+        """The same, averaged over mirrored copies."""
+        found = self.results.get(row, {}).items()
+        return {seed: result["mirrored"][measure] for seed, result in found if "mirrored" in result}
+
+    def corrupted(self, row: str, strength: int, kind: str | None = None) -> BySeed:
+        """Dice on images made worse: of one kind, or the mean of all kinds."""
+        kinds = list(CORRUPTIONS) if kind is None else [kind]
+        found = self.results.get(row, {}).items()
+        return {
+            seed: mean(result["corrupted"][each][str(strength)]["dice"] for each in kinds)
+            for seed, result in found
+            if "corrupted" in result
+        }
+
+    def levels(self, row: str) -> list[float]:
+        """Removed fraction of each level, finest first: the mean over seeds."""
+        each = [[level["removed"] for level in result["levels"]] for result in self.results.get(row, {}).values()]
+        return [mean(values) for values in zip(*each, strict=True)] if each else []
+
+    def value(self, row: str, name: str) -> Any:
+        """A number that is the same for all seeds, or None."""
+        return next((result[name] for result in self.results.get(row, {}).values()), None)
+
+
+def paired(a: BySeed, b: BySeed) -> Spread | None:
+    """Differences a - b over the seeds that both have."""
+    return Spread.of([a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())])

@@ -1,0 +1,150 @@
+"""The runs of an experiment: which there are, which are measured already, which can be started now."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from evidence.experiment import Experiment
+from prosma_core.config.run import RunConfig, resolve_run
+
+Phase = Literal["tune", "judge"]
+Result = dict[str, Any]
+"""Content of the JSON of a run."""
+
+NOT_OF_THE_RUN = {"data", "pairs", "out", "device", "init", "name", "description", "licence", "attribution"}
+DIVERGED = -1.0
+"""Score of a learning rate whose training diverged."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: to choose a learning rate by (``tune``), or to be reported (``judge``)."""
+
+    experiment: Experiment
+    row: str
+    phase: Phase
+    seed: int
+    rate: float
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Values of its `RunConfig`, but for data, place and device."""
+        tuning = self.experiment.tuning_steps if self.phase == "tune" else None
+        return self.experiment.values(self.row, self.rate, self.seed, tuning or self.experiment.steps)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Everything that its result depends on, but for the images themselves; plain values."""
+        config = resolve_run({**self.values, "out": "x.safetensors"})
+        values = config.model_dump(mode="json", exclude=NOT_OF_THE_RUN)
+        row = self.experiment.rows[self.row]
+        if row.network != "own":
+            values["gate"] = {"kind": row.network}
+        elif config.gate.kind != "prosma":
+            values["gate"] = {"kind": config.gate.kind}  # the other settings do nothing
+        choose = {"choose": self.experiment.choose.model_dump(mode="json")} if self.phase == "tune" else {}
+        return {"run": values, "network": row.network, "most_cases": self.experiment.most_cases, **choose}
+
+    @property
+    def key(self) -> str:
+        """Name of its files."""
+        digest = config_hash(self.config)
+        return f"{self.experiment.data}--{self.row}--{self.phase}--rate{self.rate:g}--seed{self.seed}--{digest}"
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """Eight letters and digits that differ where the settings do."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def read_results(folder: Path) -> list[Result]:
+    """What was measured: every JSON of a folder."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+
+
+def find(results: Sequence[Result], run: Run) -> Result | None:
+    """The result of a run, or None where it was not measured with these settings.
+
+    A setting that did not exist yet when it was measured counts as having been at its default.
+    """
+    wanted = None
+    for result in results:
+        if any(result[k] != v for k, v in (("data", run.experiment.data), ("row", run.row), ("seed", run.seed))):
+            continue
+        if result["phase"] != run.phase or result["rate"] != run.rate:
+            continue
+        wanted = wanted or run.config
+        judged_fully = "corrupted" in result or "failed" in result
+        if run.experiment.rows[run.row].full and run.phase == "judge" and not judged_fully:
+            continue
+        if same(result["config"], wanted):
+            return result
+    return None
+
+
+def same(stored: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    """Whether two configurations of `Run` mean the same."""
+    default = dict(_leaves({"run": RunConfig(out=Path("x")).model_dump(mode="json")}))
+    a, b = dict(_leaves(stored)), dict(_leaves(wanted))
+    return all(a.get(key, default.get(key)) == b.get(key, default.get(key)) for key in a.keys() | b.keys())
+
+
+def _leaves(values: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{path}{key}.")
+        elif value != {}:
+            yield f"{path}{key}", value
+
+
+def tuning_runs(experiment: Experiment, row: str) -> list[Run]:
+    """The runs that the learning rate of a row is chosen by; none where there is only one to choose."""
+    if len(experiment.rates) == 1 or experiment.rows[row].rate_of is not None:
+        return []
+    return [Run(experiment, row, "tune", experiment.tuning_seed, rate) for rate in experiment.rates]
+
+
+def chosen_rate(experiment: Experiment, row: str, results: Sequence[Result]) -> float | None:
+    """Learning rate of a row: the best on the cases that rates are chosen on; None while that is not known."""
+    source = experiment.rows[row].rate_of or row
+    found = {run.rate: find(results, run) for run in tuning_runs(experiment, source)}
+    scores = {rate: result["score"] for rate, result in found.items() if result is not None}
+    if len(scores) < len(found):
+        return None
+    return max(scores, key=lambda rate: scores[rate]) if scores else experiment.rates[0]
+
+
+def judged_runs(experiment: Experiment, row: str, results: Sequence[Result]) -> list[Run]:
+    """The runs of a row that are reported, one for each seed; none while its learning rate is not chosen."""
+    rate = chosen_rate(experiment, row, results)
+    return [] if rate is None else [Run(experiment, row, "judge", seed, rate) for seed in experiment.seeds]
+
+
+def ready(experiment: Experiment, results: Sequence[Result], rows: Sequence[str] = ()) -> list[Run]:
+    """Runs that are not measured and can start: learning rates first, then one seed of all rows after the other.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    results : sequence of dict
+    rows : sequence of str
+        Only these rows, and what their learning rates need; all unless given.
+    """
+    wanted = [row for row in experiment.rows if not rows or row in rows]
+    sources = dict.fromkeys(experiment.rows[row].rate_of or row for row in wanted)
+    tuning = [run for row in sources for run in tuning_runs(experiment, row)]
+    judged = [run for row in wanted for run in judged_runs(experiment, row, results)]
+    judged.sort(key=lambda run: experiment.seeds.index(run.seed))
+    return [run for run in (*tuning, *judged) if find(results, run) is None]
+
+
+def count_left(experiment: Experiment, results: Sequence[Result], rows: Sequence[str] = ()) -> int:
+    """Number of runs that are not measured, those that cannot start yet among them."""
+    wanted = [row for row in experiment.rows if not rows or row in rows]
+    waiting = [row for row in wanted if not judged_runs(experiment, row, results)]
+    return len(ready(experiment, results, rows)) + len(waiting) * len(experiment.seeds)

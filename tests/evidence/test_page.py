@@ -1,0 +1,92 @@
+"""What the page of the evidence says of results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+Make = Callable[..., Any]
+
+COMPARED = {row: {"full": True} for row in ("plain", "attention", "prosma", "plain-wide")} | {
+    "plain": {"full": True, "set": {"gate": {"kind": "none"}}},
+    "attention": {"full": True, "set": {"gate": {"kind": "attention"}}},
+}
+WON = {"plain": 0.80, "attention": 0.81, "prosma": 0.83, "plain-wide": 0.80}
+
+
+def verdicts(ev: SimpleNamespace, experiments: list[Any], results: list[dict[str, Any]]) -> list[str]:
+    sets = [ev.measured.Measured.of(each, results) for each in experiments]
+    return [claim.verdict for claim in ev.claims.claims(sets)]
+
+
+def test_claims_hold_where_the_gate_wins(ev: SimpleNamespace, experiment: Make, judged: Make) -> None:
+    each = experiment(rows=COMPARED, seeds=(0, 1, 2), targets={"dice": 0.8})
+    assert verdicts(ev, [each], judged(each, WON)) == ["holds"] * 6
+
+
+def test_claims_do_not_hold_where_it_loses(ev: SimpleNamespace, experiment: Make, judged: Make) -> None:
+    each = experiment(rows=COMPARED, seeds=(0, 1, 2), targets={"dice": 0.8})
+    lost = judged(each, {**WON, "prosma": 0.79}, levels=[{"removed": 0.5}, {"removed": 0.1}])
+    assert verdicts(ev, [each], lost) == ["does not hold"] * 6
+    text = ev.page.page([each], lost)
+    assert "**Does not hold**: On images as they are" in text
+    assert "below (-1.00 ± 0.00 against plain, -2.00 ± 0.00 against attention)" in text
+
+
+def test_too_few_seeds_prove_nothing(ev: SimpleNamespace, experiment: Make, judged: Make) -> None:
+    each = experiment(rows=COMPARED, seeds=(0, 1, 2), targets={"dice": 0.8})
+    two = [r for r in judged(each, WON) if r["seed"] < 2]
+    assert set(verdicts(ev, [each], two)) == {"cannot be said yet"}
+
+
+def test_small_loss_is_allowed_but_no_win(ev: SimpleNamespace, experiment: Make, judged: Make) -> None:
+    each = experiment(rows=COMPARED, seeds=(0, 1, 2))
+    close = judged(each, {**WON, "prosma": 0.808})
+    assert verdicts(ev, [each], close)[:2] == ["does not hold", "holds"]
+
+
+def test_larger_network_wins_nothing(ev: SimpleNamespace, experiment: Make, judged: Make) -> None:
+    each = experiment(rows=COMPARED, seeds=(0, 1, 2))
+    results = judged(each, WON)
+    for each_result in results:
+        each_result["parameters"] += 50 * (each_result["row"] == "prosma")
+    assert verdicts(ev, [each], results)[4] == "does not hold"
+
+
+def test_four_of_six_can_be_lost_before_all_are_measured(ev: SimpleNamespace, experiment: Make, judged: Make) -> None:
+    six = [experiment(rows=COMPARED, seeds=(0, 1, 2), data=f"set{i}", name=f"set{i}") for i in range(6)]
+    lost = [r for each in six[:3] for r in judged(each, {**WON, "prosma": 0.7})]
+    assert verdicts(ev, six, lost)[0] == "does not hold"
+    assert verdicts(ev, six, [r for each in six[:3] for r in judged(each, WON)])[0] == "cannot be said yet"
+    assert verdicts(ev, six, [r for each in six[:4] for r in judged(each, WON)])[0] == "holds"
+
+
+def test_page_names_what_is_missing_and_what_diverged(ev: SimpleNamespace, experiment: Make, judged: Make) -> None:
+    each = experiment(rows=COMPARED, seeds=(0, 1, 2), title="Tiny set")
+    results = judged(each, {"plain": 0.8, "prosma": 0.82})
+    results[0] = {**results[0], "failed": "training diverged"}
+    text = ev.page.page([each], results)
+    assert "- tiny: plain (1 of 3 seeds), attention (3 of 3 seeds), plain-wide (3 of 3 seeds)" in text
+    assert "- tiny, diverged: plain (1)" in text
+    assert "| prosma | 3 | 0.001 | 0.8210 ± 0.0010 |" in text
+    assert "+2.00 ± 0.00" in text
+
+
+def test_page_has_tables_of_robustness_curve_and_ablation(ev: SimpleNamespace, experiment: Make, judged: Make) -> None:
+    each = experiment(rows=COMPARED, seeds=(0, 1, 2))
+    ablation = experiment(name="cut", kind="ablation", rows={"prosma": {"full": True}, "signed": {"rate_of": "prosma"}})
+    results = judged(each, WON)
+    results += judged(ablation, {"signed": 0.82}, levels=[{"removed": 0.25}])
+    text = ev.page.page([each, ablation], results)
+    assert "| speckle | 1 | 0.7010 ± 0.0010 |" in text
+    assert "| **mean** | 3 |" in text
+    assert "| 1 | 50.0 | 50.0 | 0.8310 ± 0.0010 |" in text
+    assert "-1.00 (one seed) | 25 |" in text
+
+
+def test_page_without_results_claims_nothing(ev: SimpleNamespace) -> None:
+    text = ev.page.page(ev.experiment.every(), [])
+    assert "**Holds**" not in text
+    assert "**Does not hold**" not in text
+    assert "- busi: plain (3 of 3 seeds)" in text

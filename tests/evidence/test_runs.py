@@ -1,0 +1,232 @@
+"""The harness of the evidence: what is run, what is left out, and what is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from prosma_core.errors import TrainingError
+from prosma_core.events import EpochDone
+from prosma_core.io.dataset_folder import open_dataset
+
+ROOT = Path(__file__).resolve().parents[2]
+Make = Callable[..., Any]
+PLAIN = {"plain": {"set": {"gate": {"kind": "none"}}}}
+
+
+def test_every_experiment_of_the_repository_is_valid_and_can_be_run_dry(ev: SimpleNamespace) -> None:
+    experiments = ev.experiment.every()
+    assert {"busi", "kvasir", "glas", "isbi", "hippocampus", "acdc"} <= {e.name for e in experiments}
+    for each in map(ev.experiment.dry, experiments):
+        for run in ev.runs.ready(each, []):
+            assert run.config["run"]["training"]["steps"] * run.config["run"]["training"]["epochs"] == 2
+
+
+def test_comparisons_differ_in_nothing_but_the_network(ev: SimpleNamespace) -> None:
+    for each in ev.experiment.every():
+        if each.kind == "comparison":
+            assert all(set(row.set) <= {"gate", "network"} for row in each.rows.values())
+            assert len(each.seeds) >= 3
+
+
+def test_no_two_runs_share_a_file_unless_they_are_the_same(ev: SimpleNamespace) -> None:
+    runs = [run for each in ev.experiment.every() for run in ev.runs.ready(each, [])]
+    configs: dict[str, Any] = {}
+    for run in runs:
+        assert configs.setdefault(run.key, run.config) == run.config
+
+
+def test_ablation_takes_over_the_runs_of_the_comparison(ev: SimpleNamespace) -> None:
+    comparison, ablation = (ev.experiment.load(ev.experiment.FOLDER / f"busi{s}.yaml") for s in ("", "_ablation"))
+    shared = {r.key for r in ev.runs.ready(comparison, [])} & {r.key for r in ev.runs.ready(ablation, [])}
+    assert len(shared) == 2 * len(comparison.rates)  # plain and prosma
+
+
+def test_extended_yaml_has_its_own_rows_only(
+    ev: SimpleNamespace, tmp_path: Path, tiny_settings: dict[str, Any]
+) -> None:
+    (tmp_path / "_a.yaml").write_text(yaml.safe_dump({"rows": {"plain": {}}, "settings": tiny_settings, "data": "x"}))
+    (tmp_path / "b.yaml").write_text(yaml.safe_dump({"extends": ["_a.yaml"], "rows": {"prosma": {}}, "steps": 7}))
+    (only,) = ev.experiment.every(tmp_path)
+    assert (list(only.rows), only.steps, only.data) == (["prosma"], 7, "x")
+
+
+def test_learning_rates_come_first_and_the_best_is_taken(ev: SimpleNamespace, experiment: Make, result: Make) -> None:
+    two = experiment(rates=(1e-3, 1e-2), seeds=(0, 1), rows={"prosma": {}, "signed": {"rate_of": "prosma"}})
+    tuning = ev.runs.ready(two, [])
+    assert [(run.phase, run.row, run.rate) for run in tuning] == [("tune", "prosma", 1e-3), ("tune", "prosma", 1e-2)]
+    assert ev.runs.count_left(two, []) == 6
+    results = [result(run, score=score) for run, score in zip(tuning, (0.3, 0.4), strict=True)]
+    found = ev.runs.ready(two, results)
+    assert [(run.row, run.seed) for run in found] == [("prosma", 0), ("signed", 0), ("prosma", 1), ("signed", 1)]
+    assert {run.rate for run in found} == {1e-2}
+
+
+def test_what_is_measured_is_left_out_until_its_settings_change(
+    ev: SimpleNamespace, experiment: Make, result: Make, tiny_settings: dict[str, Any]
+) -> None:
+    tiny = experiment()
+    results = [result(run) for run in ev.runs.ready(tiny, [])]
+    assert ev.runs.ready(tiny, results) == []
+    other = experiment(settings={**tiny_settings, "gate": {"threshold": 0.3}})
+    assert [run.row for run in ev.runs.ready(other, results)] == ["prosma", "signed"]  # no threshold in a plain net
+
+
+def test_setting_that_did_not_exist_counts_as_its_default(ev: SimpleNamespace, experiment: Make, result: Make) -> None:
+    (run, *_) = ev.runs.ready(experiment(rows={"prosma": {}}), [])
+    old = result(run)
+    del old["config"]["run"]["gate"]["channel_reduction"]
+    assert ev.runs.find([old], run) is not None
+    old["config"]["run"]["gate"]["channel_reduction"] = 2
+    assert ev.runs.find([old], run) is None
+
+
+def test_row_that_is_to_be_measured_fully_is_measured_again(
+    ev: SimpleNamespace, experiment: Make, result: Make
+) -> None:
+    full = experiment(rows={"prosma": {"full": True}})
+    (run,) = ev.runs.ready(full, [])
+    part = {key: value for key, value in result(run).items() if key != "corrupted"}
+    assert ev.runs.ready(full, [part]) == [run]
+    assert ev.runs.ready(full, [{**part, "failed": "training diverged"}]) == []
+
+
+def test_choosing_never_sees_what_is_judged_and_keeps_groups_together(ev: SimpleNamespace, data: Path) -> None:
+    folder = open_dataset(data / "tiny")
+    for group in ("case", "alike", "prefix", "last"):
+        split = ev.experiment.InnerSplit(share=0.4, group=group)
+        fit, rest = ev.splits.inner_split(folder, split)
+        assert sorted(fit + rest) == sorted(folder.splits["train"])
+        assert rest
+        if group == "prefix":
+            assert {n[:2] for n in fit}.isdisjoint(n[:2] for n in rest)
+        if group == "last":
+            assert rest == ["p1_2", "p1_3"]
+
+
+def test_pictures_alike_are_grouped_through_others(ev: SimpleNamespace) -> None:
+    vectors = np.array([[1, 0], [0.96, 0.28], [0.8432, 0.5376], [0, 1]], np.float32)
+    assert ev.splits.alike(vectors, 0.93) == [[0, 1, 2], [3]]
+
+
+def test_run_is_trained_judged_and_written(
+    ev: SimpleNamespace, experiment: Make, data: Path, tiny_settings: dict[str, Any]
+) -> None:
+    full = experiment(
+        rows={"prosma": {"full": True}}, rates=(1e-3, 1e-2), settings={**tiny_settings, "class_names": {1: "organ"}}
+    )
+    out, work = data / "out", data / "work"
+    while runs := ev.runs.ready(full, ev.runs.read_results(out)):
+        ev.one.measure(runs[0], data, out, work, "cpu")
+    results = ev.runs.read_results(out)
+    assert sorted(r["phase"] for r in results) == ["judge", "tune", "tune"]
+    (found,) = [r for r in results if r["phase"] == "judge"]
+    assert set(found["scores"]) == {"p2_4", "p2_5"}
+    assert found["cases"] == {"train": 4, "judged": 2}
+    assert set(found["scores"]["p2_4"]["organ"]) == {"dice", "iou", "present"}
+    assert found["parameters"] > 0
+    assert found["flops"] > 0
+    assert len(found["levels"]) == 1
+    assert set(found["corrupted"]) == set(ev.page.CORRUPTIONS)
+    removed = [point["removed"][0] for point in found["curve"]]
+    assert removed == sorted(removed)
+    assert str(data) not in json.dumps(results)
+
+
+def test_stopped_run_goes_on_where_it_was(
+    ev: SimpleNamespace, experiment: Make, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ev.experiment, "EPOCH", 1)
+    (run,) = ev.runs.ready(experiment(rows=PLAIN), [])
+    out, work = data / "out", data / "work"
+    steps = ev.fit.fit(run, data / "tiny", work / f"{run.key}.safetensors", torch.device("cpu"))
+    first = next(event for event in steps if isinstance(event, EpochDone))
+    steps.close()
+    assert (first.epoch, first.epochs) == (1, 2)
+    state = work / f"{run.key}.prosma" / "state.safetensors"
+    assert state.is_file()
+    ev.one.measure(run, data, out, work, "cpu")
+    assert len((state.parent / "history.csv").read_text().splitlines()) == 3  # a head and two epochs
+    assert not state.exists()  # what is measured needs no state
+
+
+def test_nothing_is_written_of_a_run_whose_time_is_up(ev: SimpleNamespace, experiment: Make, data: Path) -> None:
+    (run,) = ev.runs.ready(experiment(rows=PLAIN), [])
+    with pytest.raises(ev.one.OutOfTimeError):
+        ev.one.measure(run, data, data / "out", data / "work", "cpu", until=time.time() - 1)
+    assert not list((data / "out").glob("*.json"))
+
+
+def test_training_that_diverges_is_a_result(
+    ev: SimpleNamespace, experiment: Make, data: Path, monkeypatch: pytest.MonkeyPatch, result: Make
+) -> None:
+    two = experiment(rows=PLAIN, rates=(1e-3, 1e-2))
+
+    def diverge(*_: Any) -> Any:
+        msg = "Loss nan"
+        raise TrainingError(msg)
+        yield
+
+    run, other = ev.runs.ready(two, [])
+    results = [result(run, score=0.2)]
+    monkeypatch.setattr(ev.one, "fit", diverge)
+    path = ev.one.measure(other, data, data / "out", data / "work", "cpu")
+    results += [json.loads(path.read_text())]
+    assert results[1]["failed"] == "training diverged"
+    assert ev.runs.chosen_rate(two, "plain", results) == 1e-3
+
+
+def test_crash_of_one_process_does_not_lose_the_others(
+    ev: SimpleNamespace, experiment: Make, tmp_path: Path, result: Make
+) -> None:
+    tiny = experiment()
+    results = {run.key: json.dumps(result(run)) for run in ev.runs.ready(tiny, [])}
+
+    def command(run: Any, until: float | None) -> list[str]:
+        if run.row == "plain":
+            return [sys.executable, "-c", "raise SystemExit('no such thing')"]
+        write = "import sys, pathlib; pathlib.Path(sys.argv[1]).write_text(sys.argv[2])"
+        return [sys.executable, "-c", write, str(tmp_path / f"{run.key}.json"), results[run.key]]
+
+    many = ev.many.Many([tiny], [], tmp_path, tmp_path / "work", command, parallel=2)
+    assert many.run() == 1
+    assert [key.split("--")[1] for key in many.failed] == ["plain"]
+    assert len(ev.runs.read_results(tmp_path)) == 2
+
+
+def test_nothing_is_started_when_time_is_nearly_up(ev: SimpleNamespace, experiment: Make, tmp_path: Path) -> None:
+    def command(run: Any, until: float | None) -> list[str]:
+        raise AssertionError(run)
+
+    many = ev.many.Many([experiment()], [], tmp_path, tmp_path / "work", command, until=time.time() + 1)
+    assert many.run() == 3
+
+
+def test_command_line_lists_what_can_start(tmp_path: Path, data: Path, tiny_settings: dict[str, Any]) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(
+        yaml.safe_dump({"data": "tiny", "rows": PLAIN, "settings": tiny_settings, "rates": [1e-3], "seeds": [0]})
+    )
+    words = [str(ROOT / "benchmarks" / "evidence.py"), str(path), "--data", str(data), "--out", str(tmp_path / "out")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    answer = subprocess.run(
+        [sys.executable, *words, "--list", "--only", "plain"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    assert answer.stdout.startswith("tiny--plain--judge--rate0.001--seed0--")
+    assert len(answer.stdout.splitlines()) == 1
