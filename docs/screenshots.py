@@ -159,7 +159,7 @@ def take_new_model(desk: Desk) -> None:
     widget.controller.choose_preset("quick")
     wait(widget.findChild(QPushButton, "run").isEnabled)
     desk.viewer.layers.selection.active = scan
-    desk.viewer.window.resize(1400, HEIGHT + 120)  # the button below the choices
+    desk.viewer.window.resize(1400, HEIGHT + 190)  # the button below the choices
     desk.picture("train-ready")
     desk.viewer.window.resize(1400, HEIGHT)
     short(widget, epochs=12, steps=10)

@@ -39,10 +39,10 @@ def test_without_a_total_the_line_counts_the_seconds_and_the_bar_stands_still(qt
     bar = panel.findChild(QProgressBar)
     assert (panel.text(), bar.maximum(), bar.value()) == ("Reading the scan…", 1, 0)
     panel._clock.setInterval(10)
-    qtbot.waitUntil(lambda: panel.text() == "Reading the scan… 0 s")
+    qtbot.waitUntil(lambda: panel.text() == "Reading the scan… (0 s)")
     panel._began -= 5
     panel.show_progress(0, 0, "Reading the scan…")  # said again, it goes on counting
-    qtbot.waitUntil(lambda: panel.text() == "Reading the scan… 5 s")
+    qtbot.waitUntil(lambda: panel.text() == "Reading the scan… (5 s)")
     panel.show_progress(2, 8, "Tile 2 of 8")
     qtbot.wait(30)
     assert (panel.text(), bar.maximum(), bar.value()) == ("Tile 2 of 8", 8, 2)

@@ -61,7 +61,7 @@ class ProgressPanel(QWidget):
         super().hideEvent(event)
 
     def _count(self) -> None:
-        say(self._line, f"{self._text} {round(time.monotonic() - self._began)} s")
+        say(self._line, f"{self._text} ({round(time.monotonic() - self._began)} s)")
 
     def text(self) -> str:
         """The line shown."""
