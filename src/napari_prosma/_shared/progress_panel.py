@@ -55,7 +55,7 @@ class ProgressPanel(QWidget):
         self._text = text
         self.setVisible(True)
 
-    def hideEvent(self, event: QHideEvent) -> None:
+    def hideEvent(self, event: QHideEvent | None) -> None:
         """Stop counting."""
         self._clock.stop()
         super().hideEvent(event)
