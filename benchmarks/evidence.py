@@ -33,6 +33,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", nargs="+", default=[], metavar="ROW", help="Only these rows.")
     parser.add_argument("--parallel", type=int, default=1, help="Runs side by side; 0 for all in this process.")
+    parser.add_argument("--gpus", nargs="+", default=[], metavar="N", help="Deal the runs out to these GPUs.")
     parser.add_argument("--minutes", type=float, help="Stop after this time; the same command goes on.")
     parser.add_argument("--threads", type=int, help="Of each run; the cores divided by --parallel unless given.")
     parser.add_argument("--dry", action="store_true", help="Two steps of tiny networks, to see that everything runs.")
@@ -101,6 +102,7 @@ def main() -> int:
             lambda run, until: command(chosen, run, until),
             chosen.parallel,
             chosen.until,
+            chosen.gpus,
         )
         left, failed = many.run(), many.failed
     print(f"{left} runs are left{f', {len(failed)} failed: see the logs in {chosen.work}' if failed else ''}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -38,6 +39,8 @@ class Many:
         Runs side by side.
     until : float or None
         When to stop, by `time.time`.
+    gpus : sequence of str
+        Names of GPUs, as of ``CUDA_VISIBLE_DEVICES``; a run gets the one that fewest have. None: torch's own choice.
     """
 
     experiments: Sequence[Experiment]
@@ -47,7 +50,9 @@ class Many:
     command: Command
     parallel: int = 1
     until: float | None = None
+    gpus: Sequence[str] = ()
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    gpu_of: dict[str, str] = field(default_factory=dict)
     tried: set[str] = field(default_factory=set)
     failed: list[str] = field(default_factory=list)
 
@@ -79,10 +84,18 @@ class Many:
             self.tried.add(run.key)
             with (self.work / f"{run.key}.log").open("ab") as log:
                 self.running[run.key] = subprocess.Popen(
-                    self.command(run, self.until), stdout=log, stderr=subprocess.STDOUT
+                    self.command(run, self.until), stdout=log, stderr=subprocess.STDOUT, env=self._environment(run.key)
                 )
             started = True
         return started
+
+    def _environment(self, key: str) -> dict[str, str]:
+        """Environment of a run: it sees one GPU only, where some were named."""
+        if not self.gpus:
+            return dict(os.environ)
+        taken = [self.gpu_of[other] for other in self.running]
+        self.gpu_of[key] = min(self.gpus, key=taken.count)
+        return os.environ | {"CUDA_VISIBLE_DEVICES": self.gpu_of[key]}
 
     def _wait_for_one(self) -> None:
         """Wait until a run has ended, and say how."""

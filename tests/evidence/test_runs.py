@@ -206,6 +206,19 @@ def test_crash_of_one_process_does_not_lose_the_others(
     assert len(ev.runs.read_results(tmp_path)) == 2
 
 
+def test_runs_are_dealt_out_to_the_gpus(
+    ev: SimpleNamespace, experiment: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(run: Any, until: float | None) -> list[str]:
+        return [sys.executable, "-c", "import os, sys; sys.exit(10 + int(os.environ['CUDA_VISIBLE_DEVICES']))"]
+
+    many = ev.many.Many([experiment()], [], tmp_path, tmp_path / "work", command, parallel=2, gpus=["0", "1"])
+    many.run()
+    told = capsys.readouterr().out
+    assert set(many.gpu_of.values()) == {"0", "1"}
+    assert all(f"{key}: FAILED (1{gpu})" in told for key, gpu in many.gpu_of.items())
+
+
 def test_nothing_is_started_when_time_is_nearly_up(ev: SimpleNamespace, experiment: Make, tmp_path: Path) -> None:
     def command(run: Any, until: float | None) -> list[str]:
         raise AssertionError(run)
