@@ -11,8 +11,13 @@ from typing import Any
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QApplication
 
-from napari_prosma._shared.jobs import EngineJob, Mailbox
+from napari_prosma._shared.engine_job import EngineJob, is_last
+from napari_prosma._shared.jobs import Jobs, Mailbox
+from prosma_core.config.run import resolve_run
+from prosma_core.data.geometry import array_spec
 from prosma_core.engine.client import Cancelled
+from prosma_core.engine.messages import PlanRequest, TimesRequest, spec_message
+from prosma_core.events import Working
 
 LEAVING = """
 import pathlib, sys, time
@@ -89,3 +94,28 @@ def test_what_other_threads_post_runs_in_the_thread_of_the_window(qtbot: QtBot) 
     assert ran_in == []
     qtbot.waitUntil(lambda: bool(ran_in))
     assert ran_in == [threading.current_thread()]
+
+
+def test_what_is_done_aside_gives_way_to_a_job(qtbot: QtBot, tmp_path: Path) -> None:
+    jobs, heard, done = Jobs(), [], []
+    run = resolve_run({"out": "m.safetensors", "preset": "best", "device": "cpu"})
+    request = TimesRequest(runs={"best": run}, scans=(spec_message(array_spec((64, 64, 64), "zyx")),), num_classes=2)
+    try:
+        jobs.aside(request, heard.append)
+        jobs.check_idle()  # nobody has to wait for it
+        qtbot.waitUntil(lambda: any(isinstance(message, Working) for message in heard), timeout=60_000)
+        jobs.submit(lambda _: _plan_of_nothing(tmp_path), done.append)
+        qtbot.waitUntil(lambda: bool(heard) and is_last(heard[-1]), timeout=10_000)
+        assert isinstance(heard[-1], Cancelled)
+        assert not jobs._second.alive
+        qtbot.waitUntil(lambda: bool(done) and is_last(done[-1]), timeout=60_000)
+        jobs.aside(request, heard.append)  # it can be asked again
+        jobs.end_aside()
+        qtbot.waitUntil(lambda: sum(map(is_last, heard)) == 2, timeout=10_000)
+    finally:
+        jobs.close()
+
+
+def _plan_of_nothing(folder: Path) -> Any:
+    yield "nothing"
+    return PlanRequest(run=resolve_run({"out": folder / "m.safetensors", "data": folder}))

@@ -116,8 +116,11 @@ class TimeLeft:
 
 
 def clock(seconds: float) -> str:
-    """Duration in words, such as 40 s, 2 min or 1 h 5 min."""
+    """Duration in words, such as 40 s, 2 min, 1 h 5 min or 3 days."""
     if seconds < 60:
         return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    hours = minutes // 60
+    if hours >= 48:
+        return f"{round(minutes / (24 * 60))} days"
+    return f"{minutes} min" if minutes < 60 else f"{hours} h {minutes % 60} min"

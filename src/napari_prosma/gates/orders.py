@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 
-from napari_prosma._shared.jobs import Preparation, discard, hand_over
+from napari_prosma._shared.engine_job import Preparation, discard, hand_over
 from napari_prosma._shared.layers import LayerScan, class_numbers
 from prosma_core.engine.client import Engine
 from prosma_core.engine.messages import InspectRequest, ScanRef, WhatIfRequest, spec_message

@@ -9,7 +9,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from napari_prosma._shared.jobs import EngineJob, Jobs, is_last
+from napari_prosma._shared.engine_job import EngineJob, is_last
+from napari_prosma._shared.jobs import Jobs
 from napari_prosma._shared.layers import LayerScan
 from napari_prosma.gates.orders import question
 from napari_prosma.gates.state import Plan

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from napari_prosma._shared.jobs import Jobs, is_last
+from napari_prosma._shared.engine_job import is_last
+from napari_prosma._shared.jobs import Jobs
 from napari_prosma._shared.progress_panel import ActivityProgress, TimeLeft, clock
 from napari_prosma.gates.found import Found
 from napari_prosma.gates.orders import look

@@ -11,7 +11,8 @@ from napari.layers import Image, Labels
 from numpy.typing import NDArray
 
 from napari_prosma._shared import layers as layer_access
-from napari_prosma._shared.jobs import Jobs, is_last
+from napari_prosma._shared.engine_job import is_last
+from napari_prosma._shared.jobs import Jobs
 from napari_prosma._shared.progress_panel import ActivityProgress, TimeLeft, clock
 from napari_prosma._shared.quietly import add_quietly
 from napari_prosma.segment.measures import class_rows, size_heading, with_measures

@@ -57,7 +57,7 @@ class TrainController:
         self._pairs = PairList(session.jobs, self._pairs_changed)
         self.pairs = PairActions(viewer, self._pairs, session.jobs, self._say)
         self._preview = Preview(viewer, view)
-        self._estimate = Estimate(view, session, self._estimated)
+        self._estimate = Estimate(view, session.jobs, self._show_times, self._show_plan)
         self.trainings = Trainings(view, session, self._pairs, self._preview, self._training_over)
         self._connect()
         session.widget_opened()
@@ -131,7 +131,7 @@ class TrainController:
         """Size and length."""
         self.session.remember("preset", preset)
         self._set(preset=preset)
-        self._presenter.preset(self._choices, self._estimate.times)
+        self._show_times()
         self._presenter.options(self._choices)
 
     def choose_budget(self, budget: tuple[int | None, float | None]) -> None:
@@ -216,10 +216,6 @@ class TrainController:
         self._show_devices(self.session.jobs.ready)
         self._show_plan()
 
-    def _estimated(self) -> None:
-        self._presenter.preset(self._choices, self._estimate.times)
-        self._show_plan()
-
     # --- What the viewer does ---------------------------------------------------------------------------------------
 
     def _layer_removed(self, event: Any) -> None:
@@ -235,7 +231,7 @@ class TrainController:
 
     def _show_everything(self) -> None:
         self.view.show_labels(self._choices.labels)
-        self._presenter.preset(self._choices, self._estimate.times)
+        self._show_times()
         self._presenter.options(self._choices)
         self.view.show_budget(None, None)
         self.show_starts()
@@ -252,6 +248,9 @@ class TrainController:
         """Show what to start from, and what is chosen."""
         self._presenter.starts(self._choices)
 
+    def _show_times(self) -> None:
+        self._presenter.preset(self._choices, self._estimate.times, self._estimate.words)
+
     def _show_devices(self, ready: Ready | None) -> None:
         self._presenter.devices(self._choices.device, ready)
         missing = ready.why_not.get(self._choices.device, "") if ready else ""
@@ -260,8 +259,7 @@ class TrainController:
 
     def _show_plan(self) -> None:
         self._plan = None if self._pairs.reading else resolve(self._choices, self.session.models_folder)
-        if self._estimate.forget(self._plan):
-            self._presenter.preset(self._choices, self._estimate.times)
+        self._estimate.plan_is(self._plan, self._choices)
         self._presenter.plan(self._plan, running=self.trainings.run is not None, estimating=self._estimate.running)
 
     def _say(self, words: object) -> None:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_prosma._shared.jobs import EngineJob, is_last
+from napari_prosma._shared.engine_job import EngineJob, is_last
+from napari_prosma._shared.jobs import Jobs
 from napari_prosma._shared.progress_panel import clock
-from napari_prosma._shared.session import Session
-from napari_prosma.train.orders import plan_preparation
+from napari_prosma.train.expectation import Expectation
+from napari_prosma.train.orders import plan_preparation, times_request
 from napari_prosma.train.pairs import Pair
-from napari_prosma.train.state import Plan, Problem
+from napari_prosma.train.state import Choices, Plan, Problem
 from prosma_core.engine.client import Failed, Finished, Message
 from prosma_core.engine.messages import PlanResult
 from prosma_core.errors import ProsmaError
@@ -28,14 +29,17 @@ class Estimate:
     Parameters
     ----------
     view : TrainView
-    session : Session
+    jobs : Jobs
+    told : callable
+        Called when `times` or `words` changed.
     over : callable
         Called when an estimate is over.
     """
 
-    def __init__(self, view: TrainView, session: Session, over: Callable[[], None]) -> None:
+    def __init__(self, view: TrainView, jobs: Jobs, told: Callable[[], None], over: Callable[[], None]) -> None:
         self._times: dict[str, str] = {}
-        self._view, self._session, self._jobs, self._over = view, session, session.jobs, over
+        self._expectation = Expectation(jobs, told)
+        self._view, self._jobs, self._told, self._over = view, jobs, told, over
         self._job: EngineJob | None = None
         self._closed = False
         self._preset = ""
@@ -43,9 +47,13 @@ class Estimate:
 
     @property
     def times(self) -> dict[str, str]:
-        """Words for the time of each preset: as estimated for this plan, else as it was for the last one."""
-        earlier = {name: f"{clock(seconds)} for other data" for name, seconds in self._earlier().items()}
-        return earlier | self._times
+        """Words for the time of each preset: as estimated for this plan, else as expected."""
+        return self._expectation.times | self._times
+
+    @property
+    def words(self) -> str:
+        """What is to be said where no time is known."""
+        return self._expectation.words
 
     @property
     def running(self) -> bool:
@@ -82,19 +90,16 @@ class Estimate:
     def close(self) -> None:
         """The widget is gone: cancel, without a word to it."""
         self._closed = True
+        self._expectation.close()
         self.cancel()
 
-    def forget(self, plan: Plan | Problem | None) -> bool:
-        """Forget the times where something else than preset and name would be trained; whether there were any."""
-        if not self._times or (isinstance(plan, Plan) and _what(plan) == self._what):
-            return False
-        self._times = {}
-        return True
-
-    def _earlier(self) -> dict[str, float]:
-        """Seconds of each preset in the last estimate on this machine, also of an earlier day."""
-        times = self._session.recall("preset_seconds", {})
-        return {k: v for k, v in times.items() if isinstance(v, int | float)} if isinstance(times, dict) else {}
+    def plan_is(self, plan: Plan | Problem | None, choices: Choices) -> None:
+        """Know what would be trained: times of something else are forgotten, those of the presets are found out."""
+        valid = plan if isinstance(plan, Plan) else None
+        if self._times and (valid is None or _what(valid) != self._what):
+            self._times = {}
+            self._told()
+        self._expectation.want(times_request(valid, choices.rows, len(choices.classes)) if valid else None)
 
     def _receive(self, message: Message) -> None:
         if isinstance(message, StageStarted | Working):
@@ -106,7 +111,7 @@ class Estimate:
         if isinstance(message, Finished) and isinstance(message.result, PlanResult):
             result = message.result
             self._times[self._preset] = f"about {clock(result.seconds)}"
-            self._session.remember("preset_seconds", self._earlier() | {self._preset: result.seconds})
+            self._told()
             epoch = f"An epoch takes about {clock(result.epoch_seconds)} on {result.device.partition(' (')[0]}."
             self._view.show_messages((result.words, epoch))
         elif isinstance(message, Failed):

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from pathlib import Path
+from typing import get_args
 
-from napari_prosma._shared.jobs import Preparation
+from napari_prosma._shared.engine_job import Preparation
 from napari_prosma.train.handover import write_pairs
-from napari_prosma.train.pairs import Pair
+from napari_prosma.train.pairs import Pair, PairRow
 from napari_prosma.train.run import Order
 from napari_prosma.train.state import Plan
 from prosma_core.config.model import ClassInfo
-from prosma_core.config.run import RunConfig, load_run_yaml, resolve_run
+from prosma_core.config.run import Preset, RunConfig, load_run_yaml, resolve_run
 from prosma_core.engine.client import Engine
-from prosma_core.engine.messages import PlanRequest, TrainRequest
+from prosma_core.engine.messages import PlanRequest, TimesRequest, TrainRequest, spec_message
 from prosma_core.io.bundle import read_header
 from prosma_core.io.run_folder import RunFolder
 from prosma_core.io.stopped_run import RunState
@@ -50,6 +51,26 @@ def resumed_order(state: RunState, more_epochs: int | None, device: str) -> Orde
         return TrainRequest(run=RunConfig.parse(given, "This run"), resume=True, more_epochs=more_epochs)
 
     return Order(state.name, folder, _classes(folder), prepare)
+
+
+def times_request(plan: Plan, rows: Sequence[PairRow], num_classes: int) -> TimesRequest:
+    """Ask how long each preset would take for what is chosen.
+
+    Parameters
+    ----------
+    plan : Plan
+    rows : sequence of PairRow
+        The pairs of the plan.
+    num_classes : int
+        Background included.
+    """
+    kept = ("device", "gate", "init", "preprocess", "training")
+    values = {"out": "model.safetensors"} | {k: plan.request_values[k] for k in kept if k in plan.request_values}
+    return TimesRequest(
+        runs={preset: resolve_run({**values, "preset": preset}) for preset in get_args(Preset)},
+        scans=tuple(spec_message(row.spec) for row in rows if row.spec is not None),
+        num_classes=num_classes,
+    )
 
 
 def plan_preparation(plan: Plan, pairs: Sequence[Pair], folder: Path) -> Preparation:

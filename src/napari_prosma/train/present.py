@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from napari_prosma._shared import device_words
 from napari_prosma._shared.session import Session
 from napari_prosma.train.state import Choices, Plan, Problem
-from prosma_core.config.run import PRESETS
+from prosma_core.config.run import PRESETS, Preset
 from prosma_core.config.training import FINE_TUNING_RATE, TrainingConfig
 from prosma_core.engine.messages import Ready
 
@@ -40,9 +40,10 @@ class TrainPresenter:
         current = next((m for m in models if start is not None and m.path == start.path), choices.dims)
         self._view.show_starts(items, current, f"Fine-tuning: {start.facts}" if start else NEW_FACTS)
 
-    def preset(self, choices: Choices, times: Mapping[str, str]) -> None:
-        """The preset, and the time each takes as far as it was estimated."""
-        self._view.show_preset(choices.preset, times)
+    def preset(self, choices: Choices, times: Mapping[str, str], otherwise: str) -> None:
+        """The preset, and the time each takes as far as it is known; where none is, other words."""
+        known = " · ".join(f"{name}: {times[name]}" for name in get_args(Preset) if name in times)
+        self._view.show_preset(choices.preset, known or otherwise)
 
     def options(self, choices: Choices) -> None:
         """Advanced settings: the preset's, and over them what the person changed."""

@@ -11,7 +11,7 @@ from napari.layers import Image, Labels
 from numpy.typing import NDArray
 
 from napari_prosma._shared import layers as layer_access
-from napari_prosma._shared.jobs import EngineJob
+from napari_prosma._shared.engine_job import EngineJob
 from napari_prosma._shared.layers import LayerScan
 from napari_prosma._shared.progress_panel import clock
 from napari_prosma._shared.quietly import add_quietly

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_prosma._shared.jobs import Jobs, Preparation, is_last
+from napari_prosma._shared.engine_job import Preparation, is_last
+from napari_prosma._shared.jobs import Jobs
 from napari_prosma._shared.progress_panel import ActivityProgress, clock
 from napari_prosma.train.preview import Preview
 from prosma_core.config.model import ClassInfo

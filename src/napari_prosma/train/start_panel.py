@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, get_args
 
 from qtpy.QtCore import Signal
@@ -81,12 +81,10 @@ class StartPanel(QWidget):
         self._start.addItem(BROWSE)
         say(self._facts, facts)
 
-    def show_preset(self, current: str, times: Mapping[str, str]) -> None:
-        """The preset chosen, and the words for the time each takes as far as it is known."""
-        names = get_args(Preset)
-        fill(self._preset, [(name, name) for name in names], current)
-        known = " · ".join(f"{name}: {times[name]}" for name in names if times.get(name))
-        say(self._times, known or "How long it takes here is not known yet: estimate it below.")
+    def show_preset(self, current: str, times: str) -> None:
+        """The preset chosen, and how long each takes, in words."""
+        fill(self._preset, [(name, name) for name in get_args(Preset)], current)
+        say(self._times, times)
 
     def show_budget(self, epochs: int | None, minutes: float | None) -> None:
         """How long training may take; both None: as the preset says."""

@@ -140,8 +140,8 @@ class TrainView(JobView):
         """What to start from, as (words, 2 | 3 | model); the one chosen and what it means."""
         self._start.show_starts(items, current, facts)
 
-    def show_preset(self, current: str, times: Mapping[str, str]) -> None:
-        """The preset chosen, and words for the time each takes as far as it is known."""
+    def show_preset(self, current: str, times: str) -> None:
+        """The preset chosen, and how long each takes, in words."""
         self._start.show_preset(current, times)
 
     def show_budget(self, epochs: int | None, minutes: float | None) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prosma_core.data.frames import frame_spec, frames
-from prosma_core.data.geometry import Scan
+from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.grid import orient_axes
 
 SAMPLES = 2000
@@ -67,20 +68,13 @@ def fingerprint(image: Scan, labels: Scan, dims: int, rng: np.random.Generator) 
     rng : numpy Generator
         Draws the foreground samples.
     """
-    spec = frame_spec(image.spec, dims)
-    order, _ = orient_axes(spec)
     values = image.data
     chosen = [frame.image[:, np.asarray(labels.data)[frame.index] > 0] for frame in frames(image, dims)]
     foreground = np.concatenate(chosen, axis=1)
     if foreground.shape[1] > SAMPLES:
         foreground = foreground[:, rng.choice(foreground.shape[1], SAMPLES, replace=False)]
     return Fingerprint(
-        shape=tuple(spec.shape[a] for a in order),
-        spacing=tuple(spec.spacing[a] for a in order),
-        unit=spec.unit,
-        oriented=spec.world == "ras" and dims == 3,
-        channels=image.spec.num_channels,
-        channel_names=image.spec.channel_names,
+        **_geometry(image.spec, dims),
         colour=image.spec.num_channels == 3 and values.dtype == np.uint8,
         low=float(values.min()),
         high=float(values.max()),
@@ -88,3 +82,23 @@ def fingerprint(image: Scan, labels: Scan, dims: int, rng: np.random.Generator) 
         foreground=foreground.astype(np.float32),
         label_values=tuple(int(v) for v in np.unique(labels.data)),
     )
+
+
+def grid_fingerprint(spec: ImageSpec, dims: int) -> Fingerprint:
+    """What a scan's grid alone tells: as of a scan of no values, and no labels."""
+    nothing = np.empty((spec.num_channels, 0), np.float32)
+    known: dict[str, Any] = {"colour": False, "low": 0.0, "high": 0.0, "whole_numbers": False, "label_values": ()}
+    return Fingerprint(**_geometry(spec, dims), **known, foreground=nothing)
+
+
+def _geometry(image: ImageSpec, dims: int) -> dict[str, Any]:
+    spec = frame_spec(image, dims)
+    order, _ = orient_axes(spec)
+    return {
+        "shape": tuple(spec.shape[a] for a in order),
+        "spacing": tuple(spec.spacing[a] for a in order),
+        "unit": spec.unit,
+        "oriented": spec.world == "ras" and dims == 3,
+        "channels": image.num_channels,
+        "channel_names": image.channel_names,
+    }

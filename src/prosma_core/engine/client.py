@@ -23,7 +23,18 @@ from prosma_core.engine.job import (
     message_of,
     scans_of,
 )
-from prosma_core.engine.messages import REPLY, Ask, Cancel, PlanRequest, Preview, Ready, Request, ScanRef, TrainRequest
+from prosma_core.engine.messages import (
+    REPLY,
+    Ask,
+    Cancel,
+    PlanRequest,
+    Preview,
+    Ready,
+    Request,
+    ScanRef,
+    TimesRequest,
+    TrainRequest,
+)
 from prosma_core.engine.process import Child
 from prosma_core.errors import EngineBusyError, EngineError, ProsmaError
 
@@ -74,7 +85,7 @@ class Engine:
 
         Parameters
         ----------
-        request : SegmentRequest, InspectRequest, WhatIfRequest, TrainRequest or PlanRequest
+        request : SegmentRequest, InspectRequest, WhatIfRequest, TrainRequest, PlanRequest or TimesRequest
             An array in it that came from `allocate` is released when the job is over, or if it is refused.
         listener : callable
             Called with events and arrays, and last with exactly one of `Finished`, `Failed` and `Cancelled`.
@@ -197,7 +208,7 @@ class Engine:
     # --- Inside -----------------------------------------------------------------------------------------------------
 
     def _submit(self, request: Request, listener: Listener) -> Job:
-        if not isinstance(request, TrainRequest | PlanRequest) and request.scan is None:
+        if not isinstance(request, TrainRequest | PlanRequest | TimesRequest) and request.scan is None:
             msg = "The request names no scan. Choose one."
             raise EngineError(msg)
         child = self._living_child()

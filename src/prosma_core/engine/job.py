@@ -22,6 +22,7 @@ from prosma_core.engine.messages import (
     Result,
     ScanRef,
     Stopped,
+    TimesRequest,
     TrainRequest,
     WhatIfRequest,
 )
@@ -151,7 +152,7 @@ def scan_of(request: Request) -> ScanRef | None:
     """The scan that a request names, if any."""
     if isinstance(request, TrainRequest):
         return request.preview
-    return None if isinstance(request, PlanRequest) else request.scan
+    return None if isinstance(request, PlanRequest | TimesRequest) else request.scan
 
 
 def scans_of(request: Request) -> tuple[ScanRef | None, ...]:

@@ -10,7 +10,7 @@ from prosma_core.config.base import Config
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.inspection import InspectConfig, Inspection, Variant, VariantResult
 from prosma_core.config.run import RunConfig
-from prosma_core.engine.references import ScanRef
+from prosma_core.engine.references import ScanRef, SpecMessage
 
 
 class SegmentRequest(Config):
@@ -110,6 +110,26 @@ class PlanResult(Config):
     """Where, in words."""
 
 
+class TimesRequest(Config):
+    """Say how long trainings are expected to take; nothing is read but the grids named here."""
+
+    kind: Literal["times"] = "times"
+    runs: dict[str, Run] = Field(min_length=1)
+    """By name; all on one device."""
+    scans: tuple[SpecMessage, ...] = Field(min_length=1)
+    """Grids of the images."""
+    num_classes: int = Field(ge=2)
+    """Background included."""
+
+
+class TimesResult(Config):
+    """What was expected."""
+
+    kind: Literal["times"] = "times"
+    seconds: dict[str, float]
+    """Of each run."""
+
+
 class InspectRequest(Config):
     """Look into the gates while a scan is segmented; the arrays of the result are named as its maps."""
 
@@ -176,5 +196,5 @@ class WhatIfResult(Config):
     """Where it was computed, in words."""
 
 
-Request = SegmentRequest | TrainRequest | PlanRequest | InspectRequest | WhatIfRequest
-Result = SegmentResult | TrainResult | PlanResult | InspectResult | WhatIfResult
+Request = SegmentRequest | TrainRequest | PlanRequest | TimesRequest | InspectRequest | WhatIfRequest
+Result = SegmentResult | TrainResult | PlanResult | TimesResult | InspectResult | WhatIfResult

@@ -25,12 +25,13 @@ from prosma_core.engine.messages import (
     Result,
     SegmentRequest,
     SegmentResult,
+    TimesRequest,
     WhatIfRequest,
     WhatIfResult,
 )
 from prosma_core.engine.preview import Watched
 from prosma_core.engine.scans import read_scan
-from prosma_core.engine.training import serve_plan, serve_training
+from prosma_core.engine.training import serve_plan, serve_times, serve_training
 from prosma_core.errors import DeviceError
 from prosma_core.events import Event, StageStarted
 from prosma_core.inference.device import DeviceChoice, choose_device, name_memory_errors
@@ -65,7 +66,7 @@ class Services:
 
         Parameters
         ----------
-        request : SegmentRequest, InspectRequest, WhatIfRequest, TrainRequest or PlanRequest
+        request : SegmentRequest, InspectRequest, WhatIfRequest, TrainRequest, PlanRequest or TimesRequest
         allocate : callable
             Gives the arrays of the result.
         watched : callable
@@ -81,9 +82,11 @@ class Services:
                 return (yield from self._segment(request, allocate))
             if isinstance(request, InspectRequest | WhatIfRequest):
                 return (yield from self._look(request, allocate))
+            self._untidy = True
+            if isinstance(request, TimesRequest):
+                return (yield from serve_times(request))
             self._loaded = None  # training has the memory to itself
             self._unchanged.forget()
-            self._untidy = True
             if isinstance(request, PlanRequest):
                 return (yield from serve_plan(request))
             return (yield from serve_training(request, allocate, watched))

@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import Any
 
 from prosma_core.config.run import RunConfig, resolve_run
-from prosma_core.engine.messages import PlanRequest, PlanResult, TrainRequest, TrainResult
+from prosma_core.engine.messages import PlanRequest, PlanResult, TimesRequest, TimesResult, TrainRequest, TrainResult
 from prosma_core.engine.preview import Watched, Watcher
 from prosma_core.events import EpochDone, Event
 from prosma_core.inference.device import choose_device
@@ -17,6 +17,7 @@ from prosma_core.io.comparison import compare
 from prosma_core.io.resume import resumed_settings
 from prosma_core.io.run_folder import RunFolder, check_new_run
 from prosma_core.training.estimate import estimate
+from prosma_core.training.expected import expected_seconds
 from prosma_core.training.loop import TrainingResult, train
 
 
@@ -72,6 +73,12 @@ def serve_plan(request: PlanRequest) -> Generator[Event, None, PlanResult]:
         seconds=found.seconds,
         device=choose_device(request.run.device).reason,
     )
+
+
+def serve_times(request: TimesRequest) -> Generator[Event, None, TimesResult]:
+    """Say how long trainings would take; errors as in `expected_seconds`."""
+    scans = [scan.spec() for scan in request.scans]
+    return TimesResult(seconds=(yield from expected_seconds(request.runs, scans, request.num_classes)))
 
 
 def _run(request: TrainRequest) -> RunConfig:

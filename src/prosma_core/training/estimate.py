@@ -11,6 +11,7 @@ import torch
 
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.run import RunConfig
+from prosma_core.config.training import TrainingConfig
 from prosma_core.data.region import whole
 from prosma_core.events import Event, TileDone, Working
 from prosma_core.inference.device import choose_device
@@ -63,19 +64,37 @@ def estimate(run: RunConfig) -> Generator[Event, None, Estimate]:
         step = yield from _time_steps(trainer)
         tile = yield from _time_tiles(trainer)
     config, pre = setup.run.training, setup.header.preprocess
-    subset = tile * _tiles(trainer.validation_subset(), pre.tile)
-    every = tile * _tiles(setup.val, pre.tile)
-    epoch = config.steps * step + subset / config.validation_every
-    training = config.epochs * epoch
-    if config.minutes:
-        training = min(training, 60 * config.minutes)
+    subset, every = (tile * _tiles(cases, pre.tile) for cases in (trainer.validation_subset(), setup.val))
+    epoch, seconds = run_seconds(config, step, subset, every, fine_tuning=setup.start is not None)
     plan = describe_plan(pre, setup.header.model, len(setup.split.train), len(setup.split.val))
     return Estimate(
         words=f"{plan} {setup.split.words()}".strip(),
         step_seconds=step,
         epoch_seconds=epoch,
-        seconds=reading + training + every * (2 if setup.start else 1),
+        seconds=reading + seconds,
     )
+
+
+def run_seconds(
+    config: TrainingConfig, step: float, subset: float, every: float, *, fine_tuning: bool
+) -> tuple[float, float]:
+    """Seconds of an epoch, and of a run without reading its data.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+    step : float
+        Seconds of an optimizer step.
+    subset, every : float
+        Seconds of validating the cases of an epoch, and all of them.
+    fine_tuning : bool
+        The model to start from is validated too.
+    """
+    epoch = config.steps * step + subset / config.validation_every
+    training = config.epochs * epoch
+    if config.minutes:
+        training = min(training, 60 * config.minutes)
+    return epoch, training + every * (2 if fine_tuning else 1)
 
 
 def _time_steps(trainer: Trainer) -> Generator[Event, None, float]:
@@ -110,5 +129,9 @@ def _time_tiles(trainer: Trainer) -> Generator[Event, None, float]:
 
 def _tiles(cases: Sequence[TrainingCase], tile: tuple[int, ...]) -> int:
     """Tiles that cases are validated by."""
-    grids = [tuple(case.labels.shape) for case in cases]
-    return sum(wanted_tiles(grid, tile, InferenceConfig().overlap, whole(grid))[1] for grid in grids)
+    return sum(tiles_of(tuple(case.labels.shape), tile) for case in cases)
+
+
+def tiles_of(grid: tuple[int, ...], tile: tuple[int, ...]) -> int:
+    """Tiles that a grid is segmented by."""
+    return wanted_tiles(grid, tile, InferenceConfig().overlap, whole(grid))[1]

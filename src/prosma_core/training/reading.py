@@ -10,7 +10,7 @@ import numpy as np
 from prosma_core.config.run import RunConfig
 from prosma_core.data.annotation import Annotation, read_annotation
 from prosma_core.data.fingerprint import Fingerprint, fingerprint
-from prosma_core.data.geometry import Scan
+from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.errors import DatasetError
 from prosma_core.events import Event, StageStarted, Working
 from prosma_core.io.dataset_folder import Case, DatasetFolder, read_case
@@ -71,7 +71,7 @@ def read_cases(
         if not labels.known:
             yield StageStarted(f"{name} holds no annotation and is left out.")
             continue
-        dims = dims or (2 if image.spec.spatial_ndim == 2 or min(image.spec.spatial_shape) == 1 else 3)
+        dims = dims or usual_dims(image.spec)
         known = Scan(labels.values, labels.spec)
         facts.prints.append(fingerprint(image, known, dims, np.random.default_rng([run.training.seed, i])))
         facts.slices[name] = labels.slices
@@ -85,6 +85,11 @@ def read_cases(
         msg = f"No case of {folder.root} holds an annotation. Paint at least one object in one slice, and save."
         raise DatasetError(msg)
     return dims, facts
+
+
+def usual_dims(spec: ImageSpec) -> int:
+    """Spatial axes of a network for such a scan."""
+    return 2 if spec.spatial_ndim == 2 or min(spec.spatial_shape) == 1 else 3
 
 
 def read_annotated(case: Case, run: RunConfig) -> tuple[Scan, Annotation]:

@@ -91,13 +91,10 @@ def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None
         split = hold_out_slices(facts.slices, run.training.seed)
     if start:
         yield StageStarted(f"Preprocessing and network are those of {start[0].name}.")
-        pre, model, batch = _plan_from(start[0], run, len(classes), facts.prints, free_memory(device))
-        run = _for_fine_tuning(run, start[0])  # from here on, what was not chosen cannot be told from what was
-    else:
-        budget = free_memory(device)
-        pre, model, batch = plan_run(facts.prints, dims, len(classes), run, folder.channel_names, budget)
-    if device.type == "cpu" and run.training.batch_size is None:
-        batch = min(batch, CPU_BATCH)
+    header = start[0] if start else None
+    pre, model, batch = plan_model(run, header, facts.prints, dims, len(classes), folder.channel_names, device)
+    if header:
+        run = _for_fine_tuning(run, header)  # from here on, what was not chosen cannot be told from what was
     run = _resolved(run, pre, model, classes, batch)
     yield StageStarted(describe_plan(pre, model, len(split.train), len(split.val)))
     if split.words():
@@ -105,6 +102,31 @@ def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None
     train = yield from _prepare_cases(folder, split, "train", run, pre, classes)
     val = yield from _prepare_cases(folder, split, "val", run, pre, classes)
     return Setup(run, _header(run, model, pre, classes), split, train, val, start)
+
+
+def plan_model(
+    run: RunConfig,
+    start: ModelHeader | None,
+    prints: list[Fingerprint],
+    dims: int,
+    num_classes: int,
+    channel_names: tuple[str, ...],
+    device: torch.device,
+) -> tuple[PreprocessConfig, ModelConfig, int]:
+    """Preprocessing, network and batch size of a new model or of one that goes on learning, on a device.
+
+    Raises
+    ------
+    DatasetError, ConfigError
+        As in `plan_run`.
+    """
+    if start:
+        pre, model, batch = _plan_from(start, run, num_classes, prints, free_memory(device))
+    else:
+        pre, model, batch = plan_run(prints, dims, num_classes, run, channel_names, free_memory(device))
+    if device.type == "cpu" and run.training.batch_size is None:
+        batch = min(batch, CPU_BATCH)
+    return pre, model, batch
 
 
 def _prepare_cases(

@@ -112,9 +112,14 @@ def choose_cases(folder: DatasetFolder, seed: int) -> Split:
     if len(names) < FEW_CASES:
         return Split(tuple(names), tuple(names), "none held out")
     order = np.random.default_rng(seed).permutation(len(names))
-    count = max(1, round(VALIDATION_SHARE * len(names)))
+    count = held_out_cases(len(names))
     drawn = [names[i] for i in order]
     return Split(tuple(sorted(drawn[count:])), tuple(sorted(drawn[:count])))
+
+
+def held_out_cases(count: int) -> int:
+    """Of so many cases, how many are validated on: all of them where whole cases are too few to hold one out."""
+    return count if count < FEW_CASES else max(1, round(VALIDATION_SHARE * count))
 
 
 def check_split(folder: DatasetFolder, split: Split) -> Split:

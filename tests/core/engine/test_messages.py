@@ -29,6 +29,7 @@ from prosma_core.engine.messages import (
     Progress,
     ScanRef,
     SegmentRequest,
+    TimesRequest,
     TrainRequest,
     TrainResult,
     encode,
@@ -114,6 +115,19 @@ def runs() -> st.SearchStrategy[RunConfig]:
         },
     )
     return values.map(resolve_run)
+
+
+@given(
+    st.builds(
+        TimesRequest,
+        runs=st.dictionaries(st.text(), runs(), min_size=1, max_size=3),
+        scans=st.lists(specs().map(spec_message), min_size=1, max_size=3).map(tuple),
+        num_classes=st.integers(2, 99),
+    ),
+    st.integers(),
+)
+def test_a_question_for_times_crosses(request: TimesRequest, job: int) -> None:
+    assert ASK.validate_json(encode(Ask(job=job, request=request))) == Ask(job=job, request=request)
 
 
 @given(

@@ -11,9 +11,9 @@ import pytest
 
 from prosma_core import errors
 from prosma_core.config.run import RunConfig, load_run_yaml, resolve_run
-from prosma_core.data.geometry import Scan
+from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.engine.client import Cancelled, Engine, Failed, Finished
-from prosma_core.engine.messages import PlanRequest, TrainRequest
+from prosma_core.engine.messages import PlanRequest, TimesRequest, TrainRequest, spec_message
 from prosma_core.events import EpochDone, StageStarted, StepDone, Working
 from prosma_core.io.bundle import load_bundle, read_header
 from prosma_core.io.run_folder import RunFolder
@@ -234,6 +234,20 @@ def test_a_plan_says_what_would_be_and_writes_nothing(engine: Engine, begin: Beg
     assert any("Timing" in event.message for event in heard.of(Working))
     short = begin(engine, PlanRequest(run=make_run(training={"epochs": 10**5, "minutes": 0.5}))).end().result
     assert 30 < short.seconds < 10**5 * short.epoch_seconds
+
+
+def test_times_are_expected_of_grids_alone_and_the_loaded_model_stays(
+    engine: Engine, begin: Begin, submit: Submit, make_run: MakeRun, noise: Noise, model_2d: Path
+) -> None:
+    submit(engine, model_2d, noise((20, 20), "yx")).end()
+    runs = {name: make_run(pairs=[], training={"epochs": n}) for name, n in (("short", 10), ("long", 1000))}
+    request = TimesRequest(runs=runs, scans=(spec_message(array_spec((30, 30), "yx")),) * 5, num_classes=2)
+    end = begin(engine, request).end()
+    assert isinstance(end, Finished)
+    assert 0 < 50 * end.result.seconds["short"] < end.result.seconds["long"]
+    again = submit(engine, model_2d, noise((20, 20), "yx"))
+    assert isinstance(again.end(), Finished)
+    assert not any("Loading the model" in event.message for event in again.of(StageStarted))
 
 
 def test_a_plan_of_few_slices_says_what_is_held_out_and_errors_are_those_of_training(

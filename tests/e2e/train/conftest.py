@@ -177,8 +177,9 @@ def desk(
 ) -> Iterator[Desk]:
     """Return a window with the widget; the test fails where napari had to tell of an error.
 
-    The networks of *quick* are made tiny: these tests are about everything else.
+    The networks of *quick* are made tiny, and the presets are not timed unasked: these tests are about everything else.
     """
+    monkeypatch.setattr("napari_prosma.train.expectation.AFTER", 3600)
     monkeypatch.setitem(PRESETS, "quick", TINY)
     notification_manager.records.clear()
     session = Session(tmp_path / "session", jobs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 from napari_prosma.segment import SegmentWidget
 from napari_prosma.train.runs import list_runs
 from prosma_core.cli.main import app
+from prosma_core.config.run import PRESETS
 from prosma_core.io.bundle import read_header
 from prosma_core.io.images import read_image
 from prosma_core.io.run_folder import RunFolder
@@ -158,3 +160,15 @@ def test_scribbles_with_painted_background(desk: Any, phantoms: list[tuple[Path,
     assert [c.value for c in header.classes] == [0, 1]
     written = next((RunFolder.beside(desk.controller.trainings.outcome.model).root / "data" / "labels").iterdir())
     assert set(np.unique(read_image(written).data)) == {0, 1, 7}
+
+
+def test_the_time_of_each_preset_is_there_without_a_click(
+    desk: Any, phantoms: list[tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for preset in PRESETS:
+        monkeypatch.setitem(PRESETS, preset, PRESETS["quick"])
+    desk.controller._estimate._expectation._timer.setInterval(50)
+    desk.controller.pairs.add_files(*([path] for path in phantoms[0]))
+    desk.until(lambda: "best: about" in desk.text("times"))
+    desk.until(lambda: not desk.session.jobs._second.alive)  # its memory is given back
+    assert re.fullmatch(r"quick: about .* · balanced: about .* · best: about .*", desk.text("times"))

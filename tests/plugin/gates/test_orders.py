@@ -11,7 +11,7 @@ import pytest
 from napari.layers import Image, Labels
 
 from napari_prosma._shared import layers as layer_access
-from napari_prosma._shared.jobs import EngineJob
+from napari_prosma._shared.engine_job import EngineJob
 from napari_prosma.gates.orders import question
 from prosma_core.config.inspection import Variant
 from prosma_core.engine.client import Cancelled, Engine

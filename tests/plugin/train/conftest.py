@@ -58,6 +58,8 @@ class FakeJobs:
         self.held: list[Callable[[], None]] | None = None
         self.ready: Ready | None = None
         self.alive = self.busy = False
+        self.asides: list[tuple[Any, Callable[[Message], None]]] = []
+        self.aside_busy = False
 
     def check_idle(self) -> None:
         if self.busy:
@@ -70,6 +72,15 @@ class FakeJobs:
     def submit(self, prepare: Callable[[Any], Any], listener: Callable[[Message], None]) -> FakeJob:
         self.jobs.append(FakeJob(prepare, listener))
         return self.jobs[-1]
+
+    def aside(self, request: Any, listener: Callable[[Message], None]) -> None:
+        if self.aside_busy:
+            msg = "The second engine is busy."
+            raise EngineBusyError(msg)
+        self.asides.append((request, listener))
+
+    def end_aside(self) -> None:
+        self.aside_busy = False
 
     def run(
         self,

@@ -571,22 +571,7 @@ def test_an_estimate_is_said_and_forgotten_when_something_else_would_be_trained(
     assert widget.text("times") == "quick: about 27 min"
     assert "A plan." in widget.text("messages")
     widget.controller.choose_budget((3, None))
-    assert widget.text("times") == "quick: 27 min for other data"
-
-
-@pytest.mark.parametrize(
-    ("kept", "words"),
-    [
-        (None, "not known yet"),
-        ({"quick": 300, "best": "long", "gone": 1.0}, "quick: 5 min for other data"),
-        (["no", "times"], "not known yet"),
-    ],
-)
-def test_the_time_of_a_preset_is_known_from_earlier_estimates(widget: Any, kept: Any, words: str) -> None:
-    if kept is not None:
-        widget.session.remember("preset_seconds", kept)
-    widget.controller.choose_preset("quick")
-    assert words in widget.text("times")
+    assert "27 min" not in widget.text("times")
 
 
 def test_an_estimate_can_be_cancelled(widget: Any, annotated: Any) -> None:
