@@ -123,4 +123,6 @@ def clock(seconds: float) -> str:
     hours = minutes // 60
     if hours >= 48:
         return f"{round(minutes / (24 * 60))} days"
+    if hours >= 10:
+        return f"{round(minutes / 60)} h"
     return f"{minutes} min" if minutes < 60 else f"{hours} h {minutes % 60} min"
