@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from scipy.stats import t as student
+
 from evidence.measured import BySeed, Measured, Spread, paired
 
 Verdict = Literal["holds", "does not hold", "cannot be said yet"]
@@ -18,6 +20,7 @@ LEAST_REMOVED = 0.3
 """Share of activations that every level removes."""
 STRENGTH = 2
 """Of the corruptions."""
+TOO_FEW = f"not measured with {LEAST_SEEDS} seeds"
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,10 @@ def points(value: float) -> str:
 
 
 def difference(spread: Spread) -> str:
-    """A paired difference in words; whether it is larger than its error of two standard errors."""
+    """A paired difference in words; whether its 95 % interval, of Student's t over so few seeds, holds 0."""
     if spread.error is None:
         return f"{points(spread.mean)} (one seed)"
-    sure = "" if abs(spread.mean) > 2 * spread.error else ", within its error"
+    sure = "" if abs(spread.mean) > student.ppf(0.975, spread.count - 1) * spread.error else ", within its error"
     return f"{points(spread.mean)} ± {100 * spread.error:.2f}{sure}"
 
 
@@ -77,7 +80,7 @@ def _above(sets: Sequence[Measured], text: str, wanted: int, values: Callable[[M
         lost = any(spread.mean <= 0 for spread in known.values())
         if len(known) < len(RIVALS) and not lost:
             open_sets += 1
-            why.append(f"{measured.experiment.name}: not measured with {LEAST_SEEDS} seeds")
+            why.append(f"{measured.experiment.name}: {TOO_FEW}")
             continue
         won += not lost
         told = ", ".join(f"{difference(spread)} against {rival}" for rival, spread in known.items())
@@ -108,7 +111,7 @@ def _never_below(sets: Sequence[Measured]) -> Claim:
         lost = any(spread.mean < WORST for _, spread in known)
         true = False if lost else (True if len(known) == len(RIVALS) else None)
         told = ", ".join(f"{difference(spread)} against {rival}" for rival, spread in known)
-        entries.append((measured.experiment.name, true, told or "not measured"))
+        entries.append((measured.experiment.name, true, told or TOO_FEW))
     return _each(f"It is nowhere more than {-100 * WORST:g} Dice points below either.", entries)
 
 
@@ -117,12 +120,12 @@ def _sparse(sets: Sequence[Measured]) -> Claim:
     for measured in sets:
         levels, spread = measured.levels("prosma"), _against(measured, "plain", _clean)
         if not levels or not measured.complete("prosma"):
-            entries.append((measured.experiment.name, None, "not measured"))
+            entries.append((measured.experiment.name, None, TOO_FEW))
             continue
         told = ", ".join(f"{100 * level:.0f}" for level in levels) + " % removed, finest level first"
         enough = min(levels) >= LEAST_REMOVED
         kept = None if spread is None else spread.mean >= WORST
-        told += f"; {difference(spread)} against plain" if spread is not None else "; plain not measured"
+        told += f"; {difference(spread)} against plain" if spread is not None else f"; plain {TOO_FEW}"
         entries.append((measured.experiment.name, enough and kept if enough else False, told))
     text = f"Every level removes at least {100 * LEAST_REMOVED:.0f} % of its skip, without loss against the plain net."
     return _each(text, entries)
@@ -134,7 +137,7 @@ def _not_by_size(sets: Sequence[Measured]) -> Claim:
         spread = _against(measured, "plain-wide", _clean)
         sizes = [(measured.value(row, "parameters"), measured.value(row, "flops")) for row in ("prosma", "plain-wide")]
         if spread is None or any(None in size for size in sizes):
-            entries.append((measured.experiment.name, None, "not measured"))
+            entries.append((measured.experiment.name, None, TOO_FEW))
             continue
         fair = all(ours <= theirs for ours, theirs in zip(*sizes, strict=True))
         told = f"{difference(spread)}, with {sizes[0][0] / sizes[1][0]:.2f} times its values"
@@ -153,7 +156,7 @@ def _targets(sets: Sequence[Measured]) -> list[Claim]:
             for way, values in both:
                 spread = Spread.of(list(values("prosma", name).values()))
                 if spread is None or spread.count < len(measured.experiment.seeds):
-                    entries.append((way, None, "not measured"))
+                    entries.append((way, None, "not measured with all seeds"))
                 else:
                     entries.append((way, spread.mean >= target, f"{spread.mean:.4f}"))
             word = {"dice": "Dice", "iou": "IoU"}[name]

@@ -33,7 +33,8 @@ by one run (a shorter one, where the experiment says so) for each of the same ra
 training cases, and judged on the validation cases, by the weights of the last step, on each image's own grid. Dice and
 IoU are means over the images in which a class is, then over classes, then over seeds (± is the standard deviation over
 seeds). Differences are paired by seed, in Dice points, ± the standard error of their mean; *within its error* says that
-a difference is smaller than two of those.
+it may as well be none: its 95 % interval holds 0, which with three seeds is 4.3 standard errors to either side. Errors
+are those of other seeds, not of other images: where few images are judged, one of them can decide.
 """
 
 
@@ -96,9 +97,11 @@ def _comparison(measured: Measured) -> str:
     ]
     lines.append(table(head, [_row(measured, row) for row in there]))
     lines += [f"- {row}: {measured.experiment.rows[row].words}" for row in there] + [""]
+    if cases := measured.value(there[0], "cases"):
+        lines.append(f"{cases['train']} cases were trained on, {cases['judged']} judged.\n")
     tile = " x ".join(map(str, measured.value(there[0], "tile")))
     lines.append(
-        f"GFLOP: forward pass of one tile, {tile}; s: training of one seed; *: lowest or highest rate tried.\n"
+        f"GFLOP: forward pass of one tile, {tile}; s: training of one seed, beside other runs; *: lowest or highest rate tried.\n"
     )
     lines += [_removed(measured), _robustness(measured, there), _curve(measured)]
     return "\n".join(lines)

@@ -112,6 +112,7 @@ def result(ev: SimpleNamespace) -> Callable[..., dict[str, Any]]:
             "parameters": 100,
             "flops": 1000,
             "tile": [16, 16],
+            "cases": {"train": 4, "judged": 2},
             "levels": [{"removed": 0.5, "threshold": 0.6}],
             "summary": both,
             "mirrored": both,

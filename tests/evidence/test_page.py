@@ -40,6 +40,12 @@ def test_too_few_seeds_prove_nothing(ev: SimpleNamespace, experiment: Make, judg
     assert set(verdicts(ev, [each], two)) == {"cannot be said yet"}
 
 
+def test_difference_of_three_seeds_needs_more_than_two_standard_errors(ev: SimpleNamespace) -> None:
+    spread = ev.measured.Spread.of([0.001, 0.002, 0.003])
+    assert ev.claims.difference(spread) == "+0.20 ± 0.06, within its error"
+    assert ev.claims.difference(ev.measured.Spread.of([0.0019, 0.002, 0.0021])) == "+0.20 ± 0.01"
+
+
 def test_small_loss_is_allowed_but_no_win(ev: SimpleNamespace, experiment: Make, judged: Make) -> None:
     each = experiment(rows=COMPARED, seeds=(0, 1, 2))
     close = judged(each, {**WON, "prosma": 0.808})
@@ -81,6 +87,7 @@ def test_page_has_tables_of_robustness_curve_and_ablation(ev: SimpleNamespace, e
     text = ev.page.page([each, ablation], results)
     assert "| speckle | 1 | 0.7010 ± 0.0010 |" in text
     assert "| **mean** | 3 |" in text
+    assert "4 cases were trained on, 2 judged." in text
     assert "| 1 | 50.0 | 50.0 | 0.8310 ± 0.0010 |" in text
     assert "-1.00 (one seed) | 25 |" in text
 
