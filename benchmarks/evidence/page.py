@@ -101,8 +101,8 @@ def _comparison(measured: Measured) -> str:
         lines.append(f"{cases['train']} cases were trained on, {cases['judged']} judged.\n")
     tile = " x ".join(map(str, measured.value(there[0], "tile")))
     lines.append(
-        f"GFLOP: forward pass of one tile, {tile}; s: training of one seed, beside other runs; *: lowest or highest rate "
-        "tried.\n"
+        f"GFLOP: forward pass of one tile, {tile}; s: training of one seed, beside other runs; *: lowest or highest "
+        "rate tried.\n"
     )
     lines += [_removed(measured), _robustness(measured, there), _curve(measured)]
     return "\n".join(lines)
