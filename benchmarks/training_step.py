@@ -1,10 +1,11 @@
-"""What real data costs: the training step on patches of scans against the same step on one batch of random numbers.
+"""What real data costs, and what a GPU gains by CUDA graphs and compiling: the trainer's own step, several ways.
 
-    python3 run.py bench training_step DIR [--device cuda] [--preset balanced] [--compile] [--steps 2] [--repeats 15]
+    python3 run.py bench training_step DIR [--device cuda] [--preset balanced] [--sides real random] [--repeats 15]
 
-Both are the trainer's own step: on the one side with patches drawn, turned, zoomed and augmented, on the other with a
-batch that lies on the device, without augmentation. Blocks of steps of the two alternate; the device is waited for at
-the end of each block. Only the first --scans scans of each split are read.
+real: patches drawn, turned, zoomed and augmented. random: a batch that lies on the device, without augmentation.
+eager: real, on a GPU without a CUDA graph. compiled: real, with ``training.compile`` (and a graph). Blocks of --steps
+steps of the sides alternate; the device is waited for at the end of each block. Ratios are to the first side. Only the
+first --scans scans of each split are read.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import os
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -25,6 +27,8 @@ from prosma_core.io.dataset_folder import open_dataset
 from prosma_core.training.setup import Setup, prepare_run
 from prosma_core.training.trainer import Trainer
 
+SIDES = ("real", "random", "eager", "compiled")
+WARM_UP = 4
 UNCHANGED = dict.fromkeys(
     ("p_rotate", "p_scale", "p_gamma", "p_contrast", "p_noise", "p_blur", "p_low_resolution"), 0.0
 )
@@ -44,12 +48,18 @@ class FixedBatch:
         return self._images, self._labels
 
 
-def trainers(setup: Setup, device: torch.device) -> dict[str, Trainer]:
-    """A trainer on the scans, and one on random numbers."""
-    real, random = Trainer(setup, device), Trainer(setup, device)
-    random.sampler = FixedBatch(setup, device)  # type: ignore[assignment]
-    random.config = random.config.replace(augment=random.config.augment.replace(**UNCHANGED))
-    return {"real": real, "random": random}
+def make_trainer(side: str, setup: Setup, device: torch.device) -> Trainer:
+    """The trainer of a side."""
+    if side == "compiled":
+        run = setup.run
+        setup = replace(setup, run=run.replace(training=run.training.replace(compile=True)))
+    trainer = Trainer(setup, device)
+    if side == "random":
+        trainer.sampler = FixedBatch(setup, device)  # type: ignore[assignment]
+        trainer.config = trainer.config.replace(augment=trainer.config.augment.replace(**UNCHANGED))
+    if side == "eager":
+        trainer.gradients = trainer.eager_gradients
+    return trainer
 
 
 def main() -> None:
@@ -59,7 +69,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--preset", default="quick")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--sides", nargs="+", default=["real", "random"], choices=SIDES)
     parser.add_argument("--scans", type=int, default=6)
     parser.add_argument("--steps", type=int, default=2, help="Steps of a block.")
     parser.add_argument("--repeats", type=int, default=15)
@@ -74,10 +84,12 @@ def main() -> None:
             "out": Path(place) / "model.safetensors",
             "preset": options.preset,
             "device": options.device,
-            "training": {"compile": options.compile},
         }
         setup = drain(prepare_run(resolve_run(values), device), lambda _: None)
-        sides, rng = trainers(setup, device), torch.Generator().manual_seed(0)
+        sides, rng = (
+            {side: make_trainer(side, setup, device) for side in options.sides},
+            torch.Generator().manual_seed(0),
+        )
         pre, batch = setup.header.preprocess, setup.run.training.batch_size
         print(
             f"{device.type}, {options.threads} threads, load {os.getloadavg()[0]:.1f}, preset {options.preset}, "
@@ -85,18 +97,20 @@ def main() -> None:
             flush=True,
         )
         times: dict[str, list[float]] = {side: [] for side in sides}
-        for repeat in range(options.repeats + 2):
+        for repeat in range(options.repeats + WARM_UP):
             for name in list(sides)[:: 1 if repeat % 2 else -1]:
                 began = time.perf_counter()
                 for _ in range(options.steps):
                     found = sides[name].step(rng)
                 found.tolist()  # waits for the device
-                if repeat >= 2:  # the first ones warm up
+                if repeat >= WARM_UP:
                     times[name].append((time.perf_counter() - began) / options.steps)
     for name, values_of in times.items():
         print(f"{name:8}{1000 * median(values_of):9.1f} ms (median), {1000 * min(values_of):9.1f} ms (least)")
-    paired = median(a / b for a, b in zip(times["real"], times["random"], strict=True))
-    print(f"ratio {median(times['real']) / median(times['random']):.3f}, paired {paired:.3f}")
+    first, *others = options.sides
+    for other in others:
+        paired = median(a / b for a, b in zip(times[first], times[other], strict=True))
+        print(f"{first} / {other} {median(times[first]) / median(times[other]):.3f}, paired {paired:.3f}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,16 @@ from napari_prosma._shared.progress_panel import SPINNER_SPEED, ActivityProgress
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.2, "1 s"), (40.4, "40 s"), (59, "59 s"), (60, "1 min"), (3599, "1 h 0 min"), (7500, "2 h 5 min"), (93_000, "26 h"), (172_800, "2 days")],
+    [
+        (0.2, "1 s"),
+        (40.4, "40 s"),
+        (59, "59 s"),
+        (60, "1 min"),
+        (3599, "1 h 0 min"),
+        (7500, "2 h 5 min"),
+        (93_000, "26 h"),
+        (172_800, "2 days"),
+    ],
 )
 def test_durations_in_words(seconds: float, words: str) -> None:
     assert clock(seconds) == words

@@ -21,6 +21,7 @@ from prosma_core.model.weights import weights_of
 from prosma_core.training.cases import TrainingCase
 from prosma_core.training.checkpoint import Progress, load_state, save_state
 from prosma_core.training.compiled import compiled
+from prosma_core.training.graphed import Graphed
 from prosma_core.training.losses import segmentation_loss, sparsity_loss
 from prosma_core.training.patches import PatchSampler
 from prosma_core.training.picture import CasePicture
@@ -46,6 +47,7 @@ class Trainer:
         self.evaluated = build_model(setup.header.model).to(device)
         self.optimizer = build_optimizer(self.model, self.config)
         self.loss = segmentation_loss(self.config, masked=any(case.masked for case in setup.train))
+        self.gradients = Graphed(self.eager_gradients) if device.type == "cuda" else self.eager_gradients
         self.progress = Progress()
         self.before: dict[str, float] | None = None
         self.val = setup.val
@@ -120,6 +122,14 @@ class Trainer:
         images, labels = self.sampler.draw(self.config.batch_size, rng)
         images, labels = images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
         images = augment_intensities(images, self.config.augment, rng)
+        loss = self.gradients(images, labels)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        self.optimizer.step()
+        self.average.update(self.model)
+        return torch.stack([loss, norm])
+
+    def eager_gradients(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Put the gradients of a batch into the parameters; the loss without the share of removed activations."""
         amp = self.config.amp and self.device.type == "cuda"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=amp):
             logits = self.forward(images)
@@ -130,10 +140,7 @@ class Trainer:
             objective = loss if sparsity is None else loss + self.config.removed_weight * sparsity
         self.optimizer.zero_grad(set_to_none=True)
         objective.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
-        self.optimizer.step()
-        self.average.update(self.model)
-        return torch.stack([loss.detach(), norm])
+        return loss.detach()
 
     def _read(self, epoch: int, step: int, values: torch.Tensor) -> float:
         loss, norm = values.tolist()

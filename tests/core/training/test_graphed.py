@@ -1,0 +1,152 @@
+"""Training steps as CUDA graphs; on a GPU only."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prosma_core.config.run import resolve_run
+from prosma_core.data.geometry import array_spec
+from prosma_core.events import StepDone
+from prosma_core.io.images import write_image, write_labels
+from prosma_core.training import trainer
+from prosma_core.training.graphed import WARM_UP, Graphed
+from prosma_core.training.loop import train
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+
+
+def batches(count: int) -> list[tuple[Tensor, Tensor]]:
+    made = torch.Generator("cuda").manual_seed(0)
+    return [
+        (
+            torch.randn(2, 1, 24, 24, device="cuda", generator=made),
+            torch.randint(3, (2, 24, 24), device="cuda", generator=made),
+        )
+        for _ in range(count)
+    ]
+
+
+def gradients_of(model: nn.Module, call: Callable[[], Any] = lambda: None) -> Callable[[Tensor, Tensor], Tensor]:
+    def gradients(images: Tensor, labels: Tensor) -> Tensor:
+        for parameter in model.parameters():
+            parameter.grad = None
+        call()
+        loss = nn.functional.cross_entropy(model(images), labels)
+        loss.backward()
+        return loss.detach()
+
+    return gradients
+
+
+def found_by(gradients: Callable[[Tensor, Tensor], Tensor], model: nn.Module) -> list[list[Tensor]]:
+    found = []
+    for images, labels in batches(WARM_UP + 4):
+        loss = gradients(images, labels)
+        found.append([t.clone() for t in (loss, *(p.grad for p in model.parameters()))])
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.sub_(0.1 * parameter.grad)
+                parameter.grad.mul_(0.5)  # as clipping does: what is left there must not count in the next call
+    return found
+
+
+def blobs(root: Path, dims: int) -> Path:
+    """Four scans of a bright ball in noise, and their labels."""
+    shape, axes = (32,) * dims, "zyx"[-dims:]
+    for part in ("images", "labels"):
+        (root / part).mkdir(parents=True)
+    for number in range(4):
+        rng = np.random.default_rng(number)
+        centre = rng.integers(12, 20, dims)
+        ball = sum((g - c) ** 2 for g, c in zip(np.indices(shape), centre, strict=True)) < 50
+        spec = array_spec(shape, axes, (1.0,) * dims, "mm")
+        image = (ball * 50 + rng.normal(0, 10, shape)).astype(np.float32)
+        write_image(root / "images" / f"{number}.nii.gz", image, spec)
+        write_labels(root / "labels" / f"{number}.nii.gz", ball.astype(np.uint8), spec)
+    return root
+
+
+def test_it_gives_the_same_losses_and_gradients_on_other_data_and_weights() -> None:
+    found = []
+    for wrap in (Graphed, lambda function: function):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.InstanceNorm2d(8), nn.GELU(), nn.Conv2d(8, 3, 1)).cuda()
+        graphed = wrap(gradients_of(model))
+        found.append(found_by(graphed, model))
+        if wrap is Graphed:
+            assert graphed._graph is not None
+    for graphed, plain in zip(*found, strict=True):
+        for a, b in zip(graphed, plain, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_what_waits_for_the_device_is_called_as_it_is_and_that_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.Conv2d(1, 3, 1).cuda()
+    graphed = Graphed(gradients_of(model, lambda: next(model.parameters()).sum().item()))
+    with caplog.at_level(logging.WARNING, "prosma_core.training.graphed"):
+        found = found_by(graphed, model)
+    assert len(caplog.records) == 1
+    assert all(bool(torch.isfinite(t).all()) for step in found for t in step)
+    assert len({float(step[0]) for step in found}) == len(found)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"gate": {"kind": "attention"}},
+        {"gate": {"kind": "none"}},
+        {"training": {"removed_target": 0.5}},
+        {"labels": {"zero": "annotated_slices"}},
+        {"training": {"compile": True}},
+    ],
+    ids=["prosma", "attention", "none", "removed", "sparse", "compiled"],
+)
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's compiler uses it itself
+@pytest.mark.filterwarnings("ignore:TensorFloat32:UserWarning")
+def test_a_training_has_the_same_losses(
+    dims: int, changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    losses, plain = [], trainer.Graphed
+    folder = blobs(tmp_path / "data", dims)
+    for name, wrap in (("graphed", plain), ("plain", lambda function: function)):
+        monkeypatch.setattr(trainer, "Graphed", wrap)
+        values = {
+            "data": folder,
+            "out": tmp_path / f"{name}.safetensors",
+            "device": "cuda",
+            "network": {"width": 8, "max_width": 16, "max_stages": 3},
+            "preprocess": {"dims": dims},
+            **changes,
+        }
+        loop = {"epochs": 2, "steps": 8, "batch_size": 2, "amp": False, "learning_rate": 1e-3}
+        values["training"] = loop | changes.get("training", {})
+        losses.append([event.loss for event in train(resolve_run(values)) if isinstance(event, StepDone)])
+    assert caplog.records == []
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+def test_its_memory_is_given_back() -> None:
+    gc.collect()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    model = nn.Sequential(nn.Conv2d(1, 64, 3, padding=1), nn.GELU(), nn.Conv2d(64, 3, 1)).cuda()
+    graphed = Graphed(gradients_of(model))
+    images, labels = torch.randn(8, 1, 256, 256, device="cuda"), torch.randint(3, (8, 256, 256), device="cuda")
+    for _ in range(WARM_UP + 2):
+        graphed(images, labels)
+    assert torch.cuda.memory_reserved() > before + 2**27
+    del graphed, images, labels, model
+    gc.collect()
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() <= before + 2**23
