@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from prosma_core.inference.device import memory_ended
+from prosma_core.model.kernels import any_size
 
 WARM_UP = 3
 """Steps before the graph is captured: libraries choose their algorithms in them."""
@@ -40,39 +42,37 @@ class Graphed:
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """The loss; its tensor, and the gradients', are written again by the next call."""
-        if self._failed:
-            return self._gradients(images, labels)
-        self._calls += 1
-        if self._calls <= WARM_UP:
+        if self._calls == WARM_UP and self._graph is None and not self._failed:
+            self._capture(images, labels)
+        if self._graph is None:
             return self._aside(images, labels)
-        if self._graph is None and not self._capture(images, labels):
-            return self._gradients(images, labels)
-        assert self._graph is not None
         self._images.copy_(images)
         self._labels.copy_(labels)
         self._graph.replay()
         return self._loss
 
     def _aside(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The function on the stream that it will be captured on."""
+        """The function on the stream that it is captured on."""
+        self._calls += 1
         self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):
+        with torch.cuda.stream(self._stream), nullcontext() if self._failed else any_size():
             loss = self._gradients(images, labels)
         torch.cuda.current_stream().wait_stream(self._stream)
         return loss
 
-    def _capture(self, images: Tensor, labels: Tensor) -> bool:
-        """Capture the function; whether that was possible. Nothing is computed yet."""
+    def _capture(self, images: Tensor, labels: Tensor) -> None:
+        """Capture the function, where that is possible; nothing is computed."""
         self._images, self._labels = images.clone(), labels.clone()
-        graph = torch.cuda.CUDAGraph()
+        graph, random = torch.cuda.CUDAGraph(), torch.cuda.default_generators[images.device.index]
+        numbers = random.clone_state()
         try:
-            with torch.cuda.graph(graph, stream=self._stream):
+            with torch.cuda.graph(graph, stream=self._stream), any_size():
                 self._loss = self._gradients(self._images, self._labels)
         except RuntimeError as error:
+            random.graphsafe_set_state(numbers)  # else it goes on waiting for the capture's end
             if memory_ended(error):
                 raise
             _LOG.warning("The training step cannot be captured as a CUDA graph, and is slower without: %s", error)
             self._failed = True
-            return False
-        self._graph = graph
-        return True
+        else:
+            self._graph = graph

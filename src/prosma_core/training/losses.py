@@ -64,9 +64,13 @@ def segmentation_loss(config: TrainingConfig, *, masked: bool = False) -> Callab
     deep = DeepSupervisionLoss(one, weight_mode="exp")
 
     def loss(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
-        levels = [level.float() for level in logits]
-        value: Tensor = deep(levels, labels.float()) if config.deep_supervision else one(levels[0], labels)
-        return value
+        if not config.deep_supervision:
+            value: Tensor = one(logits[0].float(), labels)
+            return value
+        weights, target = deep.get_weights(levels=len(logits)), labels.float()
+        # Its own sum begins with a number on the CPU, which a CUDA graph cannot hold.
+        each = [w * deep.get_loss(z.float(), target) for w, z in zip(weights, logits, strict=True)]
+        return sum(each[1:], each[0])
 
     return loss
 

@@ -60,6 +60,7 @@ def test_it_gives_the_same_logits_and_gradients(backend: Any, estimating: bool) 
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # as above
 def test_where_torch_cannot_compile_it_says_what_to_set(backend: Any) -> None:
     backend(fails)
     with pytest.raises(TrainingError, match=r"cannot be compiled here .*no compiler here.*compile set to false"):

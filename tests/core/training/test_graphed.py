@@ -95,6 +95,7 @@ def test_what_waits_for_the_device_is_called_as_it_is_and_that_is_said_once(capl
     with caplog.at_level(logging.WARNING, "prosma_core.training.graphed"):
         found = found_by(graphed, model)
     assert len(caplog.records) == 1
+    assert torch.randn(3, device="cuda").isfinite().all()
     assert all(bool(torch.isfinite(t).all()) for step in found for t in step)
     assert len({float(step[0]) for step in found}) == len(found)
 
