@@ -24,7 +24,7 @@ RIGHT = 0.05
 """Error of the logits against those of float32, contiguous, as a share of their size, that is left to rounding."""
 ROUNDS = (3, 9)
 """Rounds of a comparison: at least, and at most."""
-ENOUGH = 0.15
+ENOUGH = 0.05
 """Seconds after which the rounds of a comparison end."""
 HOPELESS = 1.0
 """Seconds of a first forward after which a way is not tried again."""
@@ -71,7 +71,7 @@ class Network:
 
     def __init__(self, dims: int, threads: int) -> None:
         longest = min(96, 8 * threads)
-        grid, first = ((8 * longest, 64), 32) if dims == 2 else ((32, 48, longest), 16)
+        grid, first = ((6 * longest, 64), 32) if dims == 2 else ((24, 56, longest), 16)
         config = ModelConfig(
             dims=2 if dims == 2 else 3,
             in_channels=1,
