@@ -245,7 +245,8 @@ def run_bench(arguments: list[str]) -> int:
     if arguments[0] not in scripts:
         sys.exit(f"There is no benchmark {arguments[0]!r}; there are: {', '.join(scripts) or 'none'}.")
     prepare("bench")
-    return call(on_screen([venv_program("python"), str(scripts[arguments[0]]), *arguments[1:]]))
+    same = {"PROSMA_PROBE": "0", **os.environ}  # both sides of a comparison compute in the same way
+    return call(on_screen([venv_program("python"), str(scripts[arguments[0]]), *arguments[1:]]), environment=same)
 
 
 def run_screenshots(arguments: list[str]) -> int:

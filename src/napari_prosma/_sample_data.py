@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from napari_prosma._reader import LayerData, as_labels_data, image_layer_data, read_paths
-from napari_prosma._shared.download import Archive, cache_folder, unpacked
+from napari_prosma._shared.download import Archive, unpacked
 from napari_prosma._shared.download_shown import download_shown
 from napari_prosma._shared.result_notes import file_notes
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import Scan
 from prosma_core.data.phantom import phantom_2d, phantom_3d
 from prosma_core.io.images import read_labels
+from prosma_core.io.machine import cache_folder
 
 _SEED = 3
 _COLORS = ("#e6194b", "#3cb44b")

@@ -26,6 +26,7 @@ from safetensors.numpy import load, load_file, save
 
 from prosma_core.cli.main import app
 from prosma_core.data.geometry import array_spec
+from prosma_core.inference.way import cpu_way
 from prosma_core.io.bundle import read_header
 from prosma_core.io.images import read_image, write_image
 
@@ -193,8 +194,40 @@ def test_the_version_is_printed(prosma: Prosma) -> None:
 def test_doctor_says_what_would_be_used(prosma: Prosma) -> None:
     code, out, _ = prosma("doctor")
     assert code == 0
-    for row in ("torch:", "memory:", "threads:", "cuda:", "models:", "would use:"):
+    for row in ("torch:", "memory:", "threads:", "cpu:", "cuda:", "models:", "would use:"):
         assert row in out
+    assert "fp32, contiguous (PROSMA_PROBE=0)" in out
+
+
+def test_doctor_probes_again(prosma: Prosma, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROSMA_PROBE", "1")
+    monkeypatch.setenv("PROSMA_CACHE", str(tmp_path))
+    cpu_way.cache_clear()
+    assert "probed when it is used first" in prosma("doctor")[1]
+    code, out, _ = prosma("doctor", "--probe")
+    assert code == 0
+    assert re.search(r"channels last: +\d\.\d\d of the time", out)
+    chosen = re.search(r"(?m)^cpu: .*(\d+ threads?, .*)$", out)
+    assert chosen
+    assert chosen[1] in prosma("doctor")[1]
+    assert (tmp_path / "cpu.json").is_file()
+
+
+def test_a_cpu_is_probed_before_it_is_used_and_that_is_said(
+    prosma: Prosma, make_model: Make, make_data: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROSMA_PROBE", "1")
+    monkeypatch.setenv("PROSMA_CACHE", str(tmp_path / "cache"))
+    cpu_way.cache_clear()
+    model, data = make_model(tmp_path / "m.safetensors"), make_data(tmp_path / "data", count=1)
+    code, _, err = prosma("segment", data / "images", "--model", model, "--out", tmp_path / "out", "--device", "cpu")
+    chosen = cpu_way()
+    cpu_way.cache_clear()
+    assert code == 0
+    lines = err.splitlines()
+    assert lines[0] == "Finding out how this CPU computes fastest; that is kept for later."
+    extra = f", {chosen.inference_words}" if chosen.inference_words else ""
+    assert lines[1] == f"Computing on CPU, {chosen.threads_words}{extra} (chosen)."
 
 
 # ---------------------------------------------------------------- the way from data to a result

@@ -568,8 +568,8 @@ class Movable(torch.nn.Module):
         super().__init__()
         self.model, self.place = model, ""
 
-    def to(self, device: torch.device) -> Movable:  # type: ignore[override]
-        self.place = device.type
+    def to(self, device: torch.device | None = None, **_: object) -> Movable:  # type: ignore[override]
+        self.place = self.place if device is None else device.type
         return self
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -24,6 +24,7 @@ from napari_prosma._shared import download
 from napari_prosma._shared import download_shown as download_module
 from napari_prosma._shared.download import Archive, DownloadError
 from napari_prosma._shared.download_shown import download_shown
+from prosma_core.io.machine import cache_folder
 
 
 class Site:
@@ -208,6 +209,6 @@ def test_the_window_stays_alive_and_can_cancel(
 
 def test_the_cache_is_the_users_unless_it_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PROSMA_CACHE", str(tmp_path))
-    assert download.cache_folder() == tmp_path
+    assert cache_folder() == tmp_path
     monkeypatch.delenv("PROSMA_CACHE")
-    assert "napari-prosma" in str(download.cache_folder())
+    assert "napari-prosma" in str(cache_folder())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 import tarfile
 import urllib.request
@@ -11,8 +10,6 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-
-from platformdirs import user_cache_path
 
 from prosma_core.errors import ProsmaError
 from prosma_core.io.atomic import write_bytes_atomic
@@ -47,12 +44,6 @@ class Archive:
     def name(self) -> str:
         """File name of the archive."""
         return self.url.rsplit("/", 1)[-1]
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: ``PROSMA_CACHE`` if it is set, else the user's cache folder."""
-    given = os.environ.get("PROSMA_CACHE")
-    return Path(given) if given else user_cache_path("napari-prosma")
 
 
 def unpacked(archive: Archive, folder: Path) -> list[Path] | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prosma_core.cli.label_options import AnnotatedSlices, Background, Ignore, OneClass, Sparse, label_meaning
-from prosma_core.cli.options import Data, Device, Model, Overlap, drain, log_to_stderr, stderr_console
+from prosma_core.cli.options import Data, Device, Model, Overlap, computing_on, drain, log_to_stderr, stderr_console
 from prosma_core.events import CaseDone, Event, StageStarted, Working
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ def evaluate(
     """Measure a model on annotated scans: Dice, IoU, HD95 and surface Dice per case and class."""
     from prosma_core.config.inference import InferenceConfig
     from prosma_core.config.labels import LabelsConfig
-    from prosma_core.inference.device import choose_device
     from prosma_core.inference.evaluate import evaluate_cases
     from prosma_core.inference.segment import Segmenter
     from prosma_core.io.atomic import check_target, write_bytes_atomic
@@ -55,8 +54,7 @@ def evaluate(
     meaning = LabelsConfig.parse(values, "The command line")
     if json_file:
         check_target(json_file)
-    choice = choose_device(device)
-    typer.echo(f"Computing on {choice.reason}.", err=True)
+    choice = computing_on(device)
     segmenter = Segmenter.load(find_model(model), choice.device)
     given = {"mirror": mirror} if overlap is None else {"mirror": mirror, "overlap": overlap}
     config = InferenceConfig.parse(given, "The command line")

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prosma_core.cli.gate_options import parse_levels, parse_maps, parse_what_if
-from prosma_core.cli.options import Device, Model, Overlap, drain, log_to_stderr, parse_region, stderr_console
+from prosma_core.cli.options import (
+    Device,
+    Model,
+    Overlap,
+    computing_on,
+    drain,
+    log_to_stderr,
+    parse_region,
+    stderr_console,
+)
 from prosma_core.events import Event, StageStarted, TileDone, Working
 
 if TYPE_CHECKING:
@@ -52,7 +61,6 @@ def inspect(
 ) -> None:
     """Look into the gates: what each skip connection removed from a scan, and what changes when it is changed."""
     from prosma_core.config.inspection import InspectConfig
-    from prosma_core.inference.device import choose_device
     from prosma_core.inference.segment import Segmenter
     from prosma_core.inspection.files import Asked, inspect_file
     from prosma_core.io.models import find_model
@@ -68,8 +76,7 @@ def inspect(
     config = InspectConfig.parse(settings, "The command line")
     variants = tuple(parse_what_if(text) for text in what_if or ())
     path = find_model(model)
-    choice = choose_device(device)
-    typer.echo(f"Computing on {choice.reason}.", err=True)
+    choice = computing_on(device)
     asked = Asked(config, variants, which_level, truth, axes, overwrite)
     report = drain(inspect_file(Segmenter.load(path, choice.device), image, out, asked), _Progress().show)
     if report.words:

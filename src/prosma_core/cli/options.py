@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from prosma_core.errors import ConfigError
-from prosma_core.events import Event
+from prosma_core.events import Event, StageStarted
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from prosma_core.inference.device import DeviceChoice
 
 R = TypeVar("R")
 
@@ -49,6 +51,19 @@ def drain(run: Generator[Event, None, R], show: Callable[[Event], None]) -> R:
             result: R = stop.value
             return result
         show(event)
+
+
+def computing_on(name: str) -> DeviceChoice:
+    """The device of this name, made ready and said."""
+    from prosma_core.inference.device import prepare_device
+
+    def show(event: Event) -> None:
+        if isinstance(event, StageStarted):
+            typer.echo(event.message, err=True)
+
+    choice = drain(prepare_device(name), show)
+    typer.echo(f"Computing on {choice.inferring}.", err=True)
+    return choice
 
 
 def log_to_stderr() -> None:

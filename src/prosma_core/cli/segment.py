@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from prosma_core.cli.options import Device, Model, Overlap, clock, drain, log_to_stderr, parse_region, stderr_console
+from prosma_core.cli.options import (
+    Device,
+    Model,
+    Overlap,
+    clock,
+    computing_on,
+    drain,
+    log_to_stderr,
+    parse_region,
+    stderr_console,
+)
 from prosma_core.events import CaseDone, CaseFailed, Event, StageStarted, TileDone
 
 
@@ -42,7 +52,6 @@ def segment(
     """Segment scans; each result lies on its scan's own grid."""
     from prosma_core.cli.main import ERROR_EXIT
     from prosma_core.config.inference import InferenceConfig
-    from prosma_core.inference.device import choose_device
     from prosma_core.inference.files import segment_files
     from prosma_core.inference.segment import Segmenter
     from prosma_core.io.models import find_model
@@ -62,8 +71,7 @@ def segment(
         "The command line",
     )
     path = find_model(model)
-    choice = choose_device(device)
-    typer.echo(f"Computing on {choice.reason}.", err=True)
+    choice = computing_on(device)
     segmenter = Segmenter.load(path, choice.device)
     progress = _Progress()
     with progress.bar:

@@ -76,7 +76,7 @@ def serve_inspection(
         labels = yield from segment_unchanged(segmenter, scan, request.config)
         unchanged.put(_key(request, model_key, scan), labels)
     return InspectResult(
-        inspection=found.inspection, words=found.words, seconds=time.monotonic() - began, device=choice.reason
+        inspection=found.inspection, words=found.words, seconds=time.monotonic() - began, device=choice.inferring
     )
 
 
@@ -112,7 +112,7 @@ def serve_what_if(
     )
     if request.key:
         unchanged.put(key, found.unchanged)
-    return WhatIfResult(variants=found.variants, seconds=time.monotonic() - began, device=choice.reason)
+    return WhatIfResult(variants=found.variants, seconds=time.monotonic() - began, device=choice.inferring)
 
 
 def _key(request: InspectRequest | WhatIfRequest, model_key: tuple[object, ...], scan: Scan) -> tuple[object, ...]:

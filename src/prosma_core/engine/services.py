@@ -9,7 +9,6 @@ from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import NDArray
 
@@ -34,16 +33,15 @@ from prosma_core.engine.scans import read_scan
 from prosma_core.engine.training import serve_plan, serve_times, serve_training
 from prosma_core.errors import DeviceError
 from prosma_core.events import Event, StageStarted
-from prosma_core.inference.device import DeviceChoice, choose_device, name_memory_errors
+from prosma_core.inference.device import DeviceChoice, choose_device, name_memory_errors, prepare_device
 from prosma_core.inference.results import Allocate
 from prosma_core.inference.segment import Segmenter
+from prosma_core.inference.way import start_threads
 
 
 def ready() -> Ready:
     """What this process can compute with."""
-    cores = psutil.cpu_count(logical=False)
-    if cores and torch.get_num_threads() > cores:  # two threads on one core wait for each other
-        torch.set_num_threads(cores)
+    start_threads()
     devices, why_not = {}, {}
     for name in ("auto", "cpu", "cuda", "mps"):
         try:
@@ -102,18 +100,18 @@ class Services:
 
     def _segment(self, request: SegmentRequest, allocate: Allocate) -> Generator[Event, None, SegmentResult]:
         began = time.monotonic()
-        choice = choose_device(request.device)
+        choice = yield from prepare_device(request.device)
         segmenter = yield from self._segmenter(Path(request.model), choice)
         scan = yield from read_scan(request.scan)
         result = yield from segmenter.segment(scan, request.config, allocate=allocate, preview=request.preview)
         voxels = _count(result.labels.data, segmenter.header)
-        return SegmentResult(voxels=voxels, seconds=time.monotonic() - began, device=choice.reason)
+        return SegmentResult(voxels=voxels, seconds=time.monotonic() - began, device=choice.inferring)
 
     def _look(
         self, request: InspectRequest | WhatIfRequest, allocate: Allocate
     ) -> Generator[Event, None, InspectResult | WhatIfResult]:
         began = time.monotonic()
-        choice = choose_device(request.device)
+        choice = yield from prepare_device(request.device)
         segmenter = yield from self._segmenter(Path(request.model), choice)
         assert self._loaded is not None
         given = segmenter, choice, allocate, began, self._unchanged, self._loaded[0]

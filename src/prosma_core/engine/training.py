@@ -11,7 +11,7 @@ from prosma_core.config.run import RunConfig, resolve_run
 from prosma_core.engine.messages import PlanRequest, PlanResult, TimesRequest, TimesResult, TrainRequest, TrainResult
 from prosma_core.engine.preview import Watched, Watcher
 from prosma_core.events import EpochDone, Event
-from prosma_core.inference.device import choose_device
+from prosma_core.inference.device import choose_device, prepare_device
 from prosma_core.inference.results import Allocate
 from prosma_core.io.comparison import compare
 from prosma_core.io.resume import resumed_settings
@@ -38,7 +38,8 @@ def serve_training(request: TrainRequest, allocate: Allocate, watched: Watched) 
     """
     began = time.monotonic()
     run = _run(request)
-    choice, folder = choose_device(run.device), RunFolder.beside(run.out)
+    folder = RunFolder.beside(run.out)
+    choice = yield from prepare_device(run.device)
     watcher = Watcher(watched, allocate, choice.device)
     with closing(train(run, resume=request.resume)) as work:
         while True:

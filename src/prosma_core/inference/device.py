@@ -2,22 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 import torch
 
 from prosma_core.errors import DeviceError
+from prosma_core.events import Event, StageStarted
+from prosma_core.inference.way import cpu_way, default_way, known_way
 
 
 @dataclass(frozen=True)
 class DeviceChoice:
-    """A device and the reason for it, in words."""
+    """A device, and the reason for it, in words.
+
+    Attributes
+    ----------
+    device : torch.device
+    name, why : str
+        Such as "CPU, 2 threads" and "chosen".
+    inference : str
+        What inference does there, such as "bf16"; training on a CPU is float32.
+    """
 
     device: torch.device
-    reason: str
+    name: str
+    why: str = ""
+    inference: str = ""
+
+    @property
+    def reason(self) -> str:
+        """Name and reason."""
+        return f"{self.name} ({self.why})" if self.why else self.name
+
+    @property
+    def inferring(self) -> str:
+        """Name and reason, and how inference computes."""
+        return replace(self, name=f"{self.name}, {self.inference}").reason if self.inference else self.reason
+
+
+def prepare_device(name: str) -> Generator[Event, None, DeviceChoice]:
+    """Device by name, as `choose_device`; a CPU that is not known yet is probed before, which takes two seconds."""
+    choice = choose_device(name)
+    if choice.device.type == "cpu":
+        if known_way() is None:
+            yield StageStarted("Finding out how this CPU computes fastest; that is kept for later.")
+        cpu_way()
+        choice = choose_device(name)
+    return choice
 
 
 def choose_device(name: str) -> DeviceChoice:
@@ -33,19 +67,19 @@ def choose_device(name: str) -> DeviceChoice:
         if missing is None:
             return DeviceChoice(torch.device("cuda"), f"GPU {torch.cuda.get_device_name()}")
         if torch.backends.mps.is_available():
-            return DeviceChoice(torch.device("mps"), "Apple GPU (mps)")
-        return DeviceChoice(torch.device("cpu"), f"CPU, {_threads()} ({missing})")
+            return DeviceChoice(torch.device("mps"), "Apple GPU", "mps")
+        return _cpu(missing)
     if name == "cpu":
-        return DeviceChoice(torch.device("cpu"), f"CPU, {_threads()} (chosen)")
+        return _cpu("chosen")
     if name == "cuda":
         missing = cuda_missing()
         if missing is None:
-            return DeviceChoice(torch.device("cuda"), f"GPU {torch.cuda.get_device_name()} (chosen)")
+            return DeviceChoice(torch.device("cuda"), f"GPU {torch.cuda.get_device_name()}", "chosen")
         msg = f"Device 'cuda' cannot be used: {missing}. Choose auto or cpu."
         raise DeviceError(msg)
     if name == "mps":
         if torch.backends.mps.is_available():
-            return DeviceChoice(torch.device("mps"), "Apple GPU (chosen)")
+            return DeviceChoice(torch.device("mps"), "Apple GPU", "chosen")
         msg = (
             "Device 'mps' cannot be used: this is not a Mac with an Apple "
             "GPU, or torch was built without it. Choose auto or cpu."
@@ -55,6 +89,11 @@ def choose_device(name: str) -> DeviceChoice:
     raise DeviceError(msg)
 
 
+def _cpu(why: str) -> DeviceChoice:
+    way = known_way() or default_way()
+    return DeviceChoice(torch.device("cpu"), f"CPU, {way.threads_words}", why, way.inference_words)
+
+
 def cuda_missing() -> str | None:
     """Why CUDA cannot be used, or None where it can."""
     if torch.cuda.is_available():
@@ -62,11 +101,6 @@ def cuda_missing() -> str | None:
     if torch.version.cuda is None:
         return f"torch {torch.__version__} is a build without CUDA"
     return f"torch {torch.__version__} finds no NVIDIA GPU or driver"
-
-
-def _threads() -> str:
-    count = torch.get_num_threads()
-    return f"{count} thread{'s' * (count != 1)}"
 
 
 def memory_ended(error: Exception) -> bool:

@@ -14,6 +14,7 @@ from prosma_core.data.region import Box, box_shape, whole
 from prosma_core.data.tiles import Tile, gaussian_weight, padding_to, plan_tiles
 from prosma_core.events import StageStarted, TileDone
 from prosma_core.inference.device import memory_ended
+from prosma_core.inference.way import inference_bf16, inference_layout
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ class TiledPredictor:
         Tiles per forward.
     device : torch.device
     amp : bool
-        bf16 autocast (CUDA only).
+        bf16 autocast with CUDA; on a CPU, what was found to be fastest there (`prosma_core.inference.way`). Otherwise
+        float32 and contiguous.
     """
 
     def __init__(
@@ -52,13 +54,14 @@ class TiledPredictor:
         batch_size: int = 1,
         amp: bool = True,
     ) -> None:
-        self.model = model
+        self.layout = inference_layout(device, len(tile)) if amp else torch.contiguous_format
+        self.model = model.to(memory_format=self.layout)  # type: ignore[call-overload]
         self.tile = tile
         self.device = device
         self.overlap = overlap
         self.mirrors = list(chain.from_iterable(combinations(mirror, n) for n in range(len(mirror) + 1)))
         self.batch_size = batch_size
-        self.amp = amp and device.type == "cuda"
+        self.amp = amp and inference_bf16(device)
 
     def predict(
         self, image: Tensor, sums_on: torch.device, box: Box | None = None, show: Planes | None = None
@@ -125,7 +128,7 @@ class TiledPredictor:
 
     @torch.no_grad()
     def _forward(self, batch: Tensor) -> Tensor:
-        batch = batch.to(self.device)
+        batch = batch.to(self.device, memory_format=self.layout)
         total: Tensor | None = None
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             for axes in self.mirrors:

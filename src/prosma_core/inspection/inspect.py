@@ -27,6 +27,7 @@ from prosma_core.inference.prepare import ScanPlan, is_blank, network_image, pla
 from prosma_core.inference.results import Allocate
 from prosma_core.inference.segment import Segmenter
 from prosma_core.inference.tiled import wanted_tiles
+from prosma_core.inference.way import inference_bf16
 from prosma_core.inspection.cells import all_voxels, level_cells
 from prosma_core.inspection.maps import has_map, plan_layout
 from prosma_core.inspection.memory import InspectionPlan, plan_inspection
@@ -216,7 +217,7 @@ def _levels(look: _Look, batch: Tensor) -> Iterator[int]:
     steps = model.look(batch.to(device), min(maps.cells.level for maps in look.maps))
     while True:
         # Neither mode must last while this generator waits: whoever drains it would have it too.
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=inference_bf16(device)):
             level = next(steps, None)
         if level is None:
             return

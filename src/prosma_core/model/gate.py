@@ -67,6 +67,9 @@ class SkipGate(nn.Module):
         -------
         Tensor, shape (B, C, *grid)
         """
+        if x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and not self.forced_open:
+            with torch.autocast("cpu", enabled=False):  # the fast kernels are float32 (docs/kernels.md)
+                return self(x.float(), g.float()).to(x.dtype)  # type: ignore[no-any-return]
         if self.edit is None and self.recorder is None:
             return self.gated(x, g)
         learned = self.edit is None or self.edit.state == "learned"

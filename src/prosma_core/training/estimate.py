@@ -14,7 +14,7 @@ from prosma_core.config.run import RunConfig
 from prosma_core.config.training import TrainingConfig
 from prosma_core.data.region import whole
 from prosma_core.events import Event, TileDone, Working
-from prosma_core.inference.device import choose_device
+from prosma_core.inference.device import prepare_device
 from prosma_core.inference.tiled import wanted_tiles
 from prosma_core.training.cases import TrainingCase
 from prosma_core.training.loop import training_memory
@@ -56,7 +56,8 @@ def estimate(run: RunConfig) -> Generator[Event, None, Estimate]:
     ProsmaError
         As `train` does before its first epoch.
     """
-    began, choice = time.monotonic(), choose_device(run.device)
+    choice = yield from prepare_device(run.device)
+    began = time.monotonic()
     with training_memory(choice.device), torch.backends.cudnn.flags(enabled=True, benchmark=True):
         setup = yield from prepare_run(run, choice.device)
         reading = time.monotonic() - began

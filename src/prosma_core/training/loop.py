@@ -13,7 +13,7 @@ from prosma_core.config.header import ModelHeader
 from prosma_core.config.run import RunConfig
 from prosma_core.errors import DeviceError
 from prosma_core.events import CheckpointSaved, Event, StageStarted
-from prosma_core.inference.device import choose_device, memory_ended
+from prosma_core.inference.device import memory_ended, prepare_device
 from prosma_core.io.atomic import make_folder
 from prosma_core.io.bundle import load_bundle
 from prosma_core.io.comparison import compare
@@ -64,7 +64,7 @@ def train(run: RunConfig, *, resume: bool = False) -> Generator[Event, None, Tra
     ProsmaError
         The data, the settings or the device cannot be used, memory ended, or the loss is not finite.
     """
-    choice = choose_device(run.device)
+    choice = yield from prepare_device(run.device)
     split = Split.from_json(RunFolder.beside(run.out).read_splits()) if resume else None
     yield StageStarted(f"Training on {choice.reason}.")
     with training_memory(choice.device):

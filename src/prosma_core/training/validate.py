@@ -53,7 +53,7 @@ def validate(
         The first is the background.
     device : torch.device
     amp : bool
-        bf16 autocast on CUDA.
+        bf16 autocast on CUDA; a CPU validates as it trains, in float32.
     meant : Tensor, optional, int64, shape (outputs of the model,)
         Class index that each output of another model stands for.
     look : callable, optional
@@ -66,7 +66,9 @@ def validate(
     """
     model.eval()
     overlap, batch_size = InferenceConfig().overlap, 4 if device.type == "cuda" else 1
-    predictor = TiledPredictor(model, tile, device, overlap=overlap, batch_size=batch_size, amp=amp)
+    predictor = TiledPredictor(
+        model, tile, device, overlap=overlap, batch_size=batch_size, amp=amp and device.type == "cuda"
+    )
     scores: list[list[float]] = []
     with model.counting() as levels:
         for case in cases:

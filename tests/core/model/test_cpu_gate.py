@@ -68,6 +68,19 @@ def test_value_and_gradients_are_those_of_plain_pytorch(
     check(gate_of(6, kernel, form=form), x, g)
 
 
+@pytest.mark.parametrize("kind", ["prosma", "attention"])
+def test_gates_stay_float32_where_the_rest_of_a_network_is_bf16(kind: str) -> None:
+    torch.manual_seed(0)
+    gate = build_gate(6, (3, 3, 3), GateConfig.model_validate({"kind": kind}))
+    x, g = torch.randn(2, 2, 6, 8, 9, 10).bfloat16().unbind()
+    with torch.no_grad():
+        right = gate(x.float(), g.float())
+        with torch.autocast("cpu", torch.bfloat16):
+            out = gate(x, g)
+    assert out.dtype == torch.bfloat16
+    assert torch.equal(out, right.bfloat16())
+
+
 @settings(deadline=None, max_examples=25)
 @given(
     grid=st.lists(st.integers(1, 9), min_size=2, max_size=3),

@@ -1,0 +1,107 @@
+"""The machine: its processor, how much of it there is for us, and what was once found out about it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import platform
+from pathlib import Path
+
+from prosma_core.config.cpu import CpuWay
+from prosma_core.errors import ConfigError, OutputError
+from prosma_core.io.atomic import make_folder, write_bytes_atomic
+
+_LOG = logging.getLogger(__name__)
+_CGROUPS = Path("/sys/fs/cgroup")
+_MOST_BYTES = 1 << 20
+
+
+def cache_folder() -> Path:
+    """What can be made again is kept there: ``PROSMA_CACHE`` if it is set, else the user's cache folder."""
+    if given := os.environ.get("PROSMA_CACHE"):
+        return Path(given)
+    from platformdirs import user_cache_path
+
+    return user_cache_path("napari-prosma")
+
+
+def cpu_name() -> str:
+    """The processor's name, as far as the system says it."""
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as lines:
+            names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """Logical cores that this process may use, a container's share counted."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(allowed, cpu_quota())))
+
+
+def cpu_quota(groups: Path = _CGROUPS, own: Path = Path("/proc/self/cgroup")) -> float:
+    """Cores' worth of time that Linux gives this process's group and those above it; infinite without a limit."""
+    try:
+        lines = own.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return math.inf
+    limits = [math.inf]
+    for line in lines:
+        number, kinds, path = line.split(":", 2)
+        parts = Path(path.lstrip("/"))
+        for part in (parts, *parts.parents):
+            if number == "0":
+                limits.append(_share(groups / part / "cpu.max"))
+            elif "cpu" in kinds.split(","):
+                folder = groups / "cpu" / part
+                limits.append(_share(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us"))
+    return min(limits)
+
+
+def _share(*files: Path) -> float:
+    """Quota over period, where the files have both and there is a limit."""
+    try:
+        quota, period = (int(word) for file in files for word in file.read_text(encoding="utf-8").split())
+    except (OSError, ValueError):  # "max", or no such file
+        return math.inf
+    return quota / period if quota > 0 and period > 0 else math.inf
+
+
+def kept_way(key: str) -> CpuWay | None:
+    """What `keep_way` kept under this key; None where there is nothing, or nothing of use."""
+    found = _kept().get(key)
+    try:
+        return None if found is None else CpuWay.parse(found, str(_file()))
+    except ConfigError:
+        return None
+
+
+def keep_way(key: str, way: CpuWay) -> bool:
+    """Keep how this machine computes fastest; whether that was possible."""
+    file = _file()
+    content = json.dumps({**_kept(), key: way.model_dump()}, indent=1)
+    try:
+        make_folder(file.parent)
+        write_bytes_atomic(file, content.encode())
+    except OutputError as error:
+        _LOG.info("What was found out about this CPU is not kept: %s", error)
+        return False
+    return True
+
+
+def _file() -> Path:
+    return cache_folder() / "cpu.json"
+
+
+def _kept() -> dict[str, object]:
+    """Everything that was kept; empty where the file is missing, damaged, or cannot be read."""
+    try:
+        with _file().open("rb") as file:
+            found = json.loads(file.read(_MOST_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

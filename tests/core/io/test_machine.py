@@ -1,0 +1,94 @@
+"""What is known of the machine: a container's share of its cores, and the file of what was found out."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from prosma_core.config.cpu import CpuWay
+from prosma_core.io.machine import cache_folder, cpu_name, cpu_quota, keep_way, kept_way, usable_cores
+
+WAY = CpuWay(threads=3, bf16=True)
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROSMA_CACHE", str(tmp_path / "cache"))
+
+
+def groups(root: Path, files: dict[str, str], own: str) -> float:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    (root / "own").write_text(own)
+    return cpu_quota(root, root / "own")
+
+
+@pytest.mark.parametrize(
+    ("files", "own", "cores"),
+    [
+        ({"cpu.max": "150000 100000\n"}, "0::/\n", 1.5),
+        ({"cpu.max": "max 100000\n"}, "0::/\n", math.inf),
+        ({"a/cpu.max": "400000 100000", "a/b/cpu.max": "max 100000"}, "0::/a/b\n", 4),
+        (
+            {"cpu/job/cpu.cfs_quota_us": "250000\n", "cpu/job/cpu.cfs_period_us": "100000\n"},
+            "4:cpuacct,cpu:/job\n",
+            2.5,
+        ),
+        ({"cpu/job/cpu.cfs_quota_us": "-1\n", "cpu/job/cpu.cfs_period_us": "100000\n"}, "4:cpu:/job\n", math.inf),
+        ({"cpu.max": "nonsense"}, "0::/\n", math.inf),
+        ({}, "0::/gone\n", math.inf),
+    ],
+)
+def test_the_share_of_a_container_is_read(tmp_path: Path, files: dict[str, str], own: str, cores: float) -> None:
+    assert groups(tmp_path, files, own) == cores
+
+
+def test_without_groups_there_is_no_limit(tmp_path: Path) -> None:
+    assert cpu_quota(tmp_path, tmp_path / "missing") == math.inf
+
+
+def test_this_machine_has_a_name_and_cores() -> None:
+    assert cpu_name()
+    assert usable_cores() >= 1
+
+
+def test_what_is_kept_is_found_again_beside_what_was_there() -> None:
+    other = CpuWay(threads=1, channels_last=True)
+    assert kept_way("a") is None
+    assert keep_way("a", WAY)
+    assert keep_way("b", other)
+    assert (kept_way("a"), kept_way("b"), kept_way("c")) == (WAY, other, None)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff\xfe",
+        b'{"a": 3}',
+        b'{"a": {"threads": 0}}',
+        b'{"a": {"threads": 2, "bf16": "perhaps"}}',
+        b'{"a": {"threads": 2, "more": 1}}',
+        b"[" * 100_000,
+    ],
+)
+def test_a_damaged_file_holds_nothing_and_is_replaced(content: bytes) -> None:
+    cache_folder().mkdir()
+    (cache_folder() / "cpu.json").write_bytes(content)
+    assert kept_way("a") is None
+    assert keep_way("a", WAY)
+    assert kept_way("a") == WAY
+    assert json.loads((cache_folder() / "cpu.json").read_bytes())["a"]["threads"] == 3
+
+
+def test_a_folder_that_cannot_be_made_breaks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("PROSMA_CACHE", str(tmp_path / "file"))
+    assert not keep_way("a", WAY)
+    assert kept_way("a") is None
