@@ -26,7 +26,6 @@ from torch import Tensor, nn
 
 from prosma_core.config.model import GateConfig, ModelConfig
 from prosma_core.model.gate import ProximalGate, build_gate
-from prosma_core.model.kernels import any_size
 from prosma_core.model.unet import UNet, build_model
 
 WIDTHS = (32, 64, 128, 256, 320, 320)
@@ -64,12 +63,12 @@ def graphed(work: Work) -> Work:
     """The same work as one CUDA graph; it holds on to the work, whose tensors the graph reads."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream), any_size():
+    with torch.cuda.stream(stream):
         for _ in range(3):
             work()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph), any_size():
+    with torch.cuda.graph(graph):
         work()
 
     def replay(_: Work = work) -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from prosma_core.inference.device import memory_ended
-from prosma_core.model.kernels import any_size
 
 WARM_UP = 3
 """Steps before the graph is captured: libraries choose their algorithms in them."""
@@ -55,7 +53,7 @@ class Graphed:
         """The function on the stream that it is captured on."""
         self._calls += 1
         self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream), nullcontext() if self._failed else any_size():
+        with torch.cuda.stream(self._stream):
             loss = self._gradients(images, labels)
         torch.cuda.current_stream().wait_stream(self._stream)
         return loss
@@ -66,7 +64,7 @@ class Graphed:
         graph, random = torch.cuda.CUDAGraph(), torch.cuda.default_generators[images.device.index]
         numbers = random.clone_state()
         try:
-            with torch.cuda.graph(graph, stream=self._stream), any_size():
+            with torch.cuda.graph(graph, stream=self._stream):
                 self._loss = self._gradients(self._images, self._labels)
         except RuntimeError as error:
             random.graphsafe_set_state(numbers)  # else it goes on waiting for the capture's end

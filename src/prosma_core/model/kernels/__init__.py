@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import cache
 
 import torch
@@ -20,37 +17,26 @@ from torch import Tensor
 from prosma_core.model.kernels.ops import project, select
 from prosma_core.model.kernels.taps import merge_branches, tap_offsets
 
-__all__ = ["any_size", "merge_branches", "project", "select", "tap_offsets", "usable"]
+__all__ = ["merge_branches", "project", "select", "tap_offsets", "usable"]
 
 _LOG = logging.getLogger(__name__)
 _HAS_TRITON = torch.version.cuda is not None and importlib.util.find_spec("triton") is not None
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 LEAST_VALUES = 2**23
-"""Values of a skip below which a GPU waits for the processor to launch kernels, of which plain PyTorch needs fewer."""
-
-_ANY_SIZE = ContextVar("any size", default=False)
+"""Values of a skip below which a GPU waits for the processor to launch kernels, of which plain PyTorch needs fewer; and
+their first call, which compiles them, takes seconds."""
 
 
 def usable(x: Tensor) -> bool:
     """Whether the Triton kernels take a skip like x: on an NVIDIA GPU with Triton, in a dtype they know, and large.
 
-    Of any size where launches cost nothing: compiled, or captured as a CUDA graph (see `any_size`).
+    Of any size in a compiled network, where they are compiled anyway.
     """
     if torch.compiler.is_compiling():
         return x.is_cuda and _HAS_TRITON and x.dtype in _DTYPES
-    small = x.is_cuda and x.numel() < LEAST_VALUES and not _ANY_SIZE.get()
+    small = x.is_cuda and x.numel() < LEAST_VALUES
     return not small and _works(x.device, x.dtype)
-
-
-@contextmanager
-def any_size() -> Iterator[None]:
-    """Within, skips of any size are taken: for what is captured as a CUDA graph, and its warm-up, which compiles."""
-    before = _ANY_SIZE.set(True)
-    try:
-        yield
-    finally:
-        _ANY_SIZE.reset(before)
 
 
 @cache
