@@ -8,7 +8,8 @@ after one round of warming up. Both have a 3D U-Net of random weights with the s
 0.5, Gaussian weights, no mirroring, and the scan's own voxel size, so that neither resamples. Scans are phantoms of
 --size voxels along each axis, and the files of --scan (.nii.gz).
 
-nnunet is its command as it is by default: processes of its own for reading and for writing (up to three each), on a GPU
+prosma computes as it was found to be fastest on this CPU (`prosma doctor`), prosma-fp32 in float32, as nnU-Net does
+there. nnunet is its command as it is by default: processes of its own for reading and for writing (up to three each), on a GPU
 half precision with everything on it. nnunet-one is the same without such processes (-npp 0 -nps 0), which suits one
 scan better. Threads are each program's own choice: on a CPU both take as many as there are cores. Processor time is
 printed beside the clock's.
@@ -133,15 +134,18 @@ class Commands:
         ours = [sys.executable, "-m", "prosma_core.cli.main", "segment", str(scan), "--model", str(model)]
         ours += ["--out", str(self.out / "prosma.nii.gz"), "--device", options.device, "--overwrite"]
         self.sides = {"prosma": ours, "nnunet": predict, "nnunet-one": [*predict, "-npp", "0", "-nps", "0"]}
+        if options.device == "cpu":
+            self.sides["prosma-fp32"] = ours
 
     def run(self, side: str) -> tuple[float, float, int]:
         """Seconds of a command on the clock and of the processor, and how many tiles it says it did."""
-        result = self.out / ("prosma.nii.gz" if side == "prosma" else "scan.nii.gz")
+        ours = side.startswith("prosma")
+        result = self.out / ("prosma.nii.gz" if ours else "scan.nii.gz")
         result.unlink(missing_ok=True)
         busy, began = processor_seconds(), time.perf_counter()
-        said = call(self.sides[side], self.environment).stderr
+        said = call(self.sides[side], self.environment | {"PROSMA_PROBE": "0" if side == "prosma-fp32" else "1"}).stderr
         took, busy = time.perf_counter() - began, processor_seconds() - busy
-        tiles = re.search(r"(\d+) tiles? of" if side == "prosma" else r"(\d+)/\1 ", said)
+        tiles = re.search(r"(\d+) tiles? of" if ours else r"(\d+)/\1 ", said)
         if tiles is None or read_image(result).spec.shape != self.shape:
             sys.exit(f"{side} left no labels of the scan's size:\n{said[-4000:]}")
         return took, busy, int(tiles[1])

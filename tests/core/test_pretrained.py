@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +131,15 @@ def test_hippocampus_on_real_validation_scans(data_root: Path) -> None:
 def test_breast_lesions_on_real_validation_images(data_root: Path) -> None:
     scores = [dice("breast-lesion-us", *case)["lesion"] for case in val_cases(data_root / "busi", 10, "benign")]
     assert np.mean(scores) == pytest.approx(0.792, abs=0.01)  # measured when it was shipped
+
+
+def test_a_model_is_loaded_without_the_compiler_of_torch() -> None:
+    code = (
+        "import sys, torch\n"
+        "from prosma_core.inference.segment import Segmenter\n"
+        "from prosma_core.io.models import find_model\n"
+        "Segmenter.load(find_model('hippocampus-mri'), torch.device('cpu'))\n"
+        "assert 'torch._dynamo' not in sys.modules"  # importing it takes 2 seconds
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=60, check=False)
+    assert done.returncode == 0, done.stderr

@@ -152,8 +152,9 @@ class ProximalGate(SkipGate):
             conv(channels, channels, kernel, 1, tuple(d * (k // 2) for k in kernel), d, groups=channels, bias=False)
             for d in config.dilations
         )
-        for scale in self.scales:
-            nn.init.normal_(scale.get_parameter("weight"), std=2 / math.sqrt(math.prod(kernel)))
+        for weight in self.scales.parameters():
+            if not weight.is_meta:  # there is nothing to draw, and torch would import its compiler for it: 2 seconds
+                nn.init.normal_(weight, std=2 / math.sqrt(math.prod(kernel)))
         self.offset = nn.Parameter(torch.zeros(channels))
         self.raw_threshold = nn.Parameter(torch.full((channels,), math.log(math.expm1(config.threshold))))
         self.channel_gate = ChannelGate(channels, config.channel_reduction) if config.channel_gate else None
