@@ -9,10 +9,10 @@ after one round of warming up. Both have a 3D U-Net of random weights with the s
 --size voxels along each axis, and the files of --scan (.nii.gz).
 
 prosma computes as it was found to be fastest on this CPU (`prosma doctor`), prosma-fp32 in float32, as nnU-Net does
-there. nnunet is its command as it is by default: processes of its own for reading and for writing (up to three each), on a GPU
-half precision with everything on it. nnunet-one is the same without such processes (-npp 0 -nps 0), which suits one
-scan better. Threads are each program's own choice: on a CPU both take as many as there are cores. Processor time is
-printed beside the clock's.
+there. nnunet is its command as it is by default: processes of its own for reading and for writing (up to three each),
+on a GPU half precision with everything on it. nnunet-one is the same without such processes (-npp 0 -nps 0), which
+suits one scan better. Threads are each program's own choice: on a CPU both take as many as there are cores. Processor
+time is printed beside the clock's.
 """
 
 from __future__ import annotations
