@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +14,10 @@ from prosma_core.config.model import GateConfig
 from prosma_core.events import LevelStats
 from prosma_core.model import kernels
 from prosma_core.model.channel_gate import ChannelGate
+from prosma_core.model.conv import CONV
 from prosma_core.model.gate_record import GateRecord, edited_skip, edited_weight
 from prosma_core.model.kernels import cpu
 from prosma_core.model.prox import THRESHOLDS
-
-CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
-"""Convolution by number of spatial axes."""
 
 
 class SkipGate(nn.Module):

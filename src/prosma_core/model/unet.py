@@ -12,7 +12,8 @@ from prosma_core.config.model import ModelConfig
 from prosma_core.errors import GeometryError
 from prosma_core.events import LevelStats
 from prosma_core.model.blocks import TRANSPOSED, ResidualBlock
-from prosma_core.model.gate import CONV, SkipGate, build_gate
+from prosma_core.model.conv import CONV
+from prosma_core.model.gate import SkipGate, build_gate
 
 
 class UNet(nn.Module):
