@@ -17,7 +17,7 @@ import napari
 import numpy as np
 from napari.layers import Image, Labels, Layer
 from PIL import Image as Picture
-from qtpy.QtWidgets import QApplication, QPushButton, QWidget
+from qtpy.QtWidgets import QApplication, QLabel, QPushButton, QWidget
 
 from napari_prosma._reader import image_layer_data
 from napari_prosma._sample_data import _pair as pair_layers
@@ -160,6 +160,7 @@ def take_new_model(desk: Desk) -> None:
     wait(widget.findChild(QPushButton, "run").isEnabled)
     desk.viewer.layers.selection.active = scan
     desk.viewer.window.resize(1400, HEIGHT + 190)  # the button below the choices
+    wait(lambda: "about" in widget.findChild(QLabel, "times").text())
     desk.picture("train-ready")
     desk.viewer.window.resize(1400, HEIGHT)
     short(widget, epochs=12, steps=10)
