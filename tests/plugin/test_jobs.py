@@ -8,6 +8,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import psutil
+import pytest
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QApplication
 
@@ -17,6 +19,7 @@ from prosma_core.config.run import resolve_run
 from prosma_core.data.geometry import array_spec
 from prosma_core.engine.client import Cancelled
 from prosma_core.engine.messages import PlanRequest, TimesRequest, spec_message
+from prosma_core.errors import EngineBusyError, ProsmaError
 from prosma_core.events import Working
 
 LEAVING = """
@@ -96,26 +99,59 @@ def test_what_other_threads_post_runs_in_the_thread_of_the_window(qtbot: QtBot) 
     assert ran_in == [threading.current_thread()]
 
 
+def engines() -> list[psutil.Process]:
+    """Engines that this process started."""
+    return [p for p in psutil.Process().children() if any("engine.server" in word for word in p.cmdline())]
+
+
+def times_request() -> TimesRequest:
+    run = resolve_run({"out": "m.safetensors", "preset": "best", "device": "cpu"})
+    return TimesRequest(runs={"best": run}, scans=(spec_message(array_spec((64, 64, 64), "zyx")),), num_classes=2)
+
+
 def test_what_is_done_aside_gives_way_to_a_job(qtbot: QtBot, tmp_path: Path) -> None:
     jobs, heard, done = Jobs(), [], []
-    run = resolve_run({"out": "m.safetensors", "preset": "best", "device": "cpu"})
-    request = TimesRequest(runs={"best": run}, scans=(spec_message(array_spec((64, 64, 64), "zyx")),), num_classes=2)
+
+    def prepare(_: Any) -> Any:
+        yield "nothing"
+        return PlanRequest(run=resolve_run({"out": tmp_path / "m.safetensors", "data": tmp_path}))
+
     try:
-        jobs.aside(request, heard.append)
+        jobs.aside(times_request(), heard.append)
         jobs.check_idle()  # nobody has to wait for it
         qtbot.waitUntil(lambda: any(isinstance(message, Working) for message in heard), timeout=60_000)
-        jobs.submit(lambda _: _plan_of_nothing(tmp_path), done.append)
+        jobs.submit(prepare, done.append)
         qtbot.waitUntil(lambda: bool(heard) and is_last(heard[-1]), timeout=10_000)
         assert isinstance(heard[-1], Cancelled)
-        assert not jobs._second.alive
+        qtbot.waitUntil(lambda: len(engines()) == 1, timeout=10_000)
         qtbot.waitUntil(lambda: bool(done) and is_last(done[-1]), timeout=60_000)
-        jobs.aside(request, heard.append)  # it can be asked again
+        jobs.aside(times_request(), heard.append)  # it can be asked again
         jobs.end_aside()
         qtbot.waitUntil(lambda: sum(map(is_last, heard)) == 2, timeout=10_000)
     finally:
         jobs.close()
 
 
-def _plan_of_nothing(folder: Path) -> Any:
-    yield "nothing"
-    return PlanRequest(run=resolve_run({"out": folder / "m.safetensors", "data": folder}))
+def test_nothing_is_done_aside_while_a_job_is_prepared_or_something_else_is_done_aside(qtbot: QtBot) -> None:
+    jobs, heard, done, may_end = Jobs(), [], [], threading.Event()
+
+    def prepare(_: Any) -> Any:
+        may_end.wait(20)
+        yield "ready"
+        raise ProsmaError("It cannot be read.")
+
+    try:
+        jobs.submit(prepare, done.append)
+        with pytest.raises(EngineBusyError):
+            jobs.aside(times_request(), heard.append)
+        may_end.set()
+        qtbot.waitUntil(lambda: bool(done) and is_last(done[-1]), timeout=10_000)
+        jobs.aside(times_request(), heard.append)
+        with pytest.raises(EngineBusyError):
+            jobs.aside(times_request(), heard.append)
+        jobs.free()
+        qtbot.waitUntil(lambda: any(map(is_last, heard)), timeout=10_000)
+        assert isinstance(heard[-1], Cancelled)
+        qtbot.waitUntil(lambda: not engines(), timeout=10_000)
+    finally:
+        jobs.close()

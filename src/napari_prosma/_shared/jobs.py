@@ -15,6 +15,7 @@ from napari_prosma._shared.engine_job import EngineJob, Listener, Preparation, h
 from napari_prosma._shared.layers import LayerScan
 from prosma_core.engine.client import Engine, Message
 from prosma_core.engine.messages import Ready, Request, SegmentRequest
+from prosma_core.errors import EngineBusyError
 
 T = TypeVar("T")
 
@@ -62,6 +63,8 @@ class Jobs:
         self._mailbox = Mailbox()
         self._engine = Engine(on_ready=self._ready)
         self._second = Engine()
+        self._aside: EngineJob | None = None
+        self._under_way = 0  # jobs of the first engine, from `submit` to their last message
         atexit.register(self.close)
 
     def start(self) -> None:
@@ -89,7 +92,7 @@ class Jobs:
 
     def free(self) -> None:
         """End the engine, and with it all the memory it holds; the next job starts a fresh one."""
-        self._second.free()
+        self.end_aside()
         self._engine.free()
 
     def close(self) -> None:
@@ -132,8 +135,14 @@ class Jobs:
         listener : callable
             As of `segment`.
         """
-        self._second.free()
-        job = EngineJob(self._engine, lambda message: self._mailbox.post(lambda: listener(message)))
+        self.end_aside()
+        self._under_way += 1
+
+        def tell(message: Message) -> None:
+            self._under_way -= is_last(message)
+            listener(message)
+
+        job = EngineJob(self._engine, lambda message: self._mailbox.post(lambda: tell(message)))
         threading.Thread(target=job.run, args=(prepare,), name="prosma-job", daemon=True).start()
         return job
 
@@ -149,19 +158,30 @@ class Jobs:
         Raises
         ------
         EngineBusyError
-            The second engine has a job that is not over yet.
+            A job of one of the engines is not over yet.
         """
+        if self._under_way or self._aside is not None:
+            msg = "The engine is busy with another job. Wait for it, or cancel it."
+            raise EngineBusyError(msg)
+
+        def prepare(_: Engine) -> Preparation:
+            yield from ()
+            return request
 
         def tell(message: Message) -> None:
-            if is_last(message):
-                self._second.free()  # its memory is needed elsewhere
+            if is_last(message) and self._aside is job:
+                self.end_aside()  # its memory is needed elsewhere
             listener(message)
 
-        self._second.submit(request, lambda message: self._mailbox.post(lambda: tell(message)))
+        job = self._aside = EngineJob(self._second, lambda message: self._mailbox.post(lambda: tell(message)))
+        threading.Thread(target=job.run, args=(prepare,), name="prosma-aside", daemon=True).start()
 
     def end_aside(self) -> None:
-        """End the job of the second engine, where it has one."""
-        self._second.free()
+        """End the second engine, and its job where it has one."""
+        job, self._aside = self._aside, None
+        if job is not None:
+            job.cancel()
+            self._second.free()
 
     def run(
         self,

@@ -11,7 +11,7 @@ from napari_prosma._shared.jobs import Jobs
 from napari_prosma._shared.progress_panel import clock
 from prosma_core.engine.client import Cancelled, Finished, Message
 from prosma_core.engine.messages import TimesRequest, TimesResult
-from prosma_core.errors import ProsmaError
+from prosma_core.errors import EngineBusyError
 
 UNKNOWN = "How long it takes here is not known: estimate it below."
 SOON = "How long each preset takes here is found out when the engine has nothing else to do."
@@ -45,7 +45,6 @@ class Expectation(QObject):
         self.words = ""
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
-        self._timer.setInterval(round(1000 * AFTER))
         self._timer.timeout.connect(self._ask)
 
     def want(self, request: TimesRequest | None) -> None:
@@ -53,11 +52,12 @@ class Expectation(QObject):
         if request == self._request:
             return
         self._request = request
+        self._jobs.end_aside()  # what it was asked before
         self.times = self._known.get(_key(request), {}) if request else {}
         self.words = SOON if request and not self.times else ""
         self._told()
         if request and not self.times:
-            self._timer.start()
+            self._wait()
         else:
             self._timer.stop()
 
@@ -67,15 +67,20 @@ class Expectation(QObject):
         self._request = None
         self._jobs.end_aside()
 
+    def _wait(self) -> None:
+        self._timer.start(round(1000 * AFTER))
+
     def _ask(self) -> None:
         request = self._request
         if request is None:
             return
+        if not self._jobs.alive:  # freed by a person, who wants the memory
+            self._wait()
+            return
         try:
-            self._jobs.check_idle()
             self._jobs.aside(request, lambda message: self._receive(request, message))
-        except ProsmaError:  # busy, or with what was wanted before
-            self._timer.start()
+        except EngineBusyError:
+            self._wait()
 
     def _receive(self, request: TimesRequest, message: Message) -> None:
         if not is_last(message):
@@ -88,7 +93,7 @@ class Expectation(QObject):
         if _key(request) in self._known:
             self.times, self.words = self._known[_key(request)], ""
         elif isinstance(message, Cancelled):
-            self._timer.start()  # the engine had something else to do
+            self._wait()  # the engine had something else to do
             return
         else:
             self.words = UNKNOWN

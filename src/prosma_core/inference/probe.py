@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import statistics
 import time
@@ -32,6 +33,8 @@ LIMIT = 4.0
 """Seconds after which nothing more is tried."""
 QUIET = 0.1
 """Share of the cores that others may keep busy where anything is judged by the clock."""
+
+_LOG = logging.getLogger(__name__)
 
 
 class Took(NamedTuple):
@@ -185,6 +188,15 @@ def others_at_work() -> Callable[[], float]:
 
 
 def compare(way: CpuWay, against: CpuWay, networks: Sequence[Network]) -> float:
+    """As `_compare`; infinite as well where torch cannot compute that way."""
+    try:
+        return _compare(way, against, networks)
+    except RuntimeError as problem:
+        _LOG.info("This CPU does not compute by %s: %s", way.words, problem)
+        return math.inf
+
+
+def _compare(way: CpuWay, against: CpuWay, networks: Sequence[Network]) -> float:
     """Time of a way as a share of another's, the larger one of the networks; infinite where it is hopeless or wrong.
 
     Both alternate, and the median of the rounds counts. With as many threads on both sides the work of all threads

@@ -17,6 +17,7 @@ from prosma_core.events import Event, TileDone, Working
 from prosma_core.inference.device import prepare_device
 from prosma_core.inference.tiled import wanted_tiles
 from prosma_core.training.cases import TrainingCase
+from prosma_core.training.graphed import BEFORE_REPLAY
 from prosma_core.training.loop import training_memory
 from prosma_core.training.setup import describe_plan, prepare_run
 from prosma_core.training.trainer import Trainer
@@ -103,12 +104,13 @@ def _time_steps(trainer: Trainer) -> Generator[Event, None, float]:
     rng = torch.Generator().manual_seed(trainer.config.seed)
     trainer.model.train()
     times = []
-    for number in range(WARM_UP + TIMED):
-        yield Working(f"Timing steps: {number} of {WARM_UP + TIMED}")
+    warm_up = BEFORE_REPLAY if trainer.device.type == "cuda" else WARM_UP
+    for number in range(warm_up + TIMED):
+        yield Working(f"Timing steps: {number} of {warm_up + TIMED}")
         began = time.monotonic()
         trainer.step(rng).tolist()  # waits for the device
         times.append(time.monotonic() - began)
-    return statistics.median(times[WARM_UP:])
+    return statistics.median(times[warm_up:])
 
 
 def _time_tiles(trainer: Trainer) -> Generator[Event, None, float]:

@@ -22,6 +22,7 @@ from prosma_core.io.bundle import read_header
 from prosma_core.io.models import find_model
 from prosma_core.model.unet import build_model
 from prosma_core.training.estimate import run_seconds, tiles_of
+from prosma_core.training.graphed import BEFORE_REPLAY, Graphed
 from prosma_core.training.loop import training_memory
 from prosma_core.training.losses import segmentation_loss
 from prosma_core.training.reading import usual_dims
@@ -96,15 +97,21 @@ def _speed(
     optimizer, loss_of = build_optimizer(network, config), segmentation_loss(config)
     half = torch.autocast(device.type, torch.bfloat16, enabled=config.amp and device.type == "cuda")
 
-    def step() -> Tensor:
-        network.train()
+    def eager(images: Tensor, labels: Tensor) -> Tensor:
         with half:
             logits = network.forward_deep(images)
         loss = loss_of(logits, labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    gradients = Graphed(eager) if device.type == "cuda" else eager
+
+    def step() -> Tensor:
+        network.train()
+        loss = gradients(images, labels)
         optimizer.step()
-        return next(network.parameters()).detach()
+        return loss
 
     @torch.no_grad()
     def forward() -> Tensor:
@@ -120,7 +127,8 @@ def _speed(
         whole = (some, patch) == (batch, tile)
         images = torch.randn(some, model.in_channels, *patch, device=device)
         labels = torch.randint(model.num_classes, (some, 1, *patch), device=device)
-        seconds = yield from _fastest(step, CALLS if whole else 1)
+        calls = BEFORE_REPLAY + 1 if device.type == "cuda" else CALLS
+        seconds = yield from _fastest(step, calls if whole else 1)
         if seconds >= LONG_ENOUGH:
             break
         voxels *= 4

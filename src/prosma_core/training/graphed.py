@@ -13,6 +13,9 @@ from prosma_core.inference.device import memory_ended
 WARM_UP = 3
 """Steps before the graph is captured: libraries choose their algorithms in them."""
 
+BEFORE_REPLAY = WARM_UP + 1
+"""Steps before one takes as long as all later ones: the last of these captures the graph."""
+
 Gradients = Callable[[Tensor, Tensor], Tensor]
 
 _LOG = logging.getLogger(__name__)
@@ -49,6 +52,12 @@ class Graphed:
         self._graph.replay()
         return self._loss
 
+    def release(self) -> None:
+        """Give the graph's memory back, the gradients' too; the next call captures it again."""
+        if self._graph is not None:
+            self._graph = None
+            del self._images, self._labels, self._loss
+
     def _aside(self, images: Tensor, labels: Tensor) -> Tensor:
         """The function on the stream that it is captured on."""
         self._calls += 1
@@ -62,12 +71,13 @@ class Graphed:
         """Capture the function, where that is possible; nothing is computed."""
         self._images, self._labels = images.clone(), labels.clone()
         graph, random = torch.cuda.CUDAGraph(), torch.cuda.default_generators[images.device.index]
-        numbers = random.clone_state()
+        numbers, stream = random.clone_state(), torch.cuda.current_stream()
         try:
             with torch.cuda.graph(graph, stream=self._stream):
                 self._loss = self._gradients(self._images, self._labels)
         except RuntimeError as error:
             random.graphsafe_set_state(numbers)  # else it goes on waiting for the capture's end
+            torch.cuda.set_stream(stream)  # which the end of a capture that failed leaves as it was within
             if memory_ended(error):
                 raise
             _LOG.warning("The training step cannot be captured as a CUDA graph, and is slower without: %s", error)

@@ -171,6 +171,9 @@ class Trainer:
         look: Callable[[TrainingCase, torch.Tensor], None] | None = None,
     ) -> Generator[Event, None, Validation]:
         """Validate weights on cases, as `validate` does; they stay loaded for `save_model`."""
+        if isinstance(self.gradients, Graphed):  # a graph's memory can be used by nothing else
+            self.optimizer.zero_grad(set_to_none=True)
+            self.gradients.release()
         self.evaluated.load_state_dict(weights)
         h = self.setup.header
         tile, amp = h.preprocess.tile, self.config.amp

@@ -96,6 +96,7 @@ def test_what_waits_for_the_device_is_called_as_it_is_and_that_is_said_once(capl
         found = found_by(graphed, model)
     assert len(caplog.records) == 1
     assert torch.randn(3, device="cuda").isfinite().all()
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
     assert all(bool(torch.isfinite(t).all()) for step in found for t in step)
     assert len({float(step[0]) for step in found}) == len(found)
 
@@ -147,6 +148,13 @@ def test_its_memory_is_given_back() -> None:
     for _ in range(WARM_UP + 2):
         graphed(images, labels)
     assert torch.cuda.memory_reserved() > before + 2**27
+    for parameter in model.parameters():
+        parameter.grad = None
+    graphed.release()
+    gc.collect()
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() < before + 2**26
+    assert bool(graphed(images, labels).isfinite())  # captured again
     del graphed, images, labels, model
     gc.collect()
     torch.cuda.empty_cache()

@@ -74,13 +74,13 @@ class FakeJobs:
         return self.jobs[-1]
 
     def aside(self, request: Any, listener: Callable[[Message], None]) -> None:
-        if self.aside_busy:
+        if self.busy or self.aside_busy:
             msg = "The second engine is busy."
             raise EngineBusyError(msg)
         self.asides.append((request, listener))
 
     def end_aside(self) -> None:
-        self.aside_busy = False
+        pass
 
     def run(
         self,

@@ -20,7 +20,6 @@ TIMES = "quick: about 27 min · balanced: about 6 h 7 min · best: about 3 days"
 def asked(widget: Any, annotated: Any, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Any]:
     """Add a pair, and return what waits for so many requests and gives the last one with its listener."""
     monkeypatch.setattr("napari_prosma.train.expectation.AFTER", 0.01)
-    widget.controller._estimate._expectation._timer.setInterval(10)
     annotated(widget.viewer)
 
     def wait(count: int) -> Any:
@@ -76,6 +75,16 @@ def test_it_waits_until_the_engine_is_idle(widget: Any, asked: Any, busy: str) -
     asked(0)
     setattr(widget.jobs, busy, False)
     asked(1)
+
+
+def test_it_waits_where_a_person_freed_the_memory(widget: Any, asked: Any) -> None:
+    widget.controller.pairs.add_active()
+    asked(1)
+    widget.controller.free_memory()
+    widget.jobs.asides[-1][1](Cancelled())
+    asked(1)
+    widget.jobs.start()
+    asked(2)
 
 
 def test_what_gave_way_is_asked_again(widget: Any, asked: Any) -> None:
