@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +100,11 @@ def test_what_other_threads_post_runs_in_the_thread_of_the_window(qtbot: QtBot) 
     assert ran_in == [threading.current_thread()]
 
 
-def engines() -> list[psutil.Process]:
-    """Engines that this process started."""
-    return [p for p in psutil.Process().children() if any("engine.server" in word for word in p.cmdline())]
+@pytest.fixture
+def engines() -> Callable[[], int]:
+    """Return what counts the processes that were started since."""
+    before = set(psutil.Process().children())
+    return lambda: len(set(psutil.Process().children()) - before)
 
 
 def times_request() -> TimesRequest:
@@ -109,7 +112,7 @@ def times_request() -> TimesRequest:
     return TimesRequest(runs={"best": run}, scans=(spec_message(array_spec((64, 64, 64), "zyx")),), num_classes=2)
 
 
-def test_what_is_done_aside_gives_way_to_a_job(qtbot: QtBot, tmp_path: Path) -> None:
+def test_what_is_done_aside_gives_way_to_a_job(qtbot: QtBot, tmp_path: Path, engines: Callable[[], int]) -> None:
     jobs, heard, done = Jobs(), [], []
 
     def prepare(_: Any) -> Any:
@@ -123,7 +126,7 @@ def test_what_is_done_aside_gives_way_to_a_job(qtbot: QtBot, tmp_path: Path) -> 
         jobs.submit(prepare, done.append)
         qtbot.waitUntil(lambda: bool(heard) and is_last(heard[-1]), timeout=10_000)
         assert isinstance(heard[-1], Cancelled)
-        qtbot.waitUntil(lambda: len(engines()) == 1, timeout=10_000)
+        qtbot.waitUntil(lambda: engines() == 1, timeout=10_000)
         qtbot.waitUntil(lambda: bool(done) and is_last(done[-1]), timeout=60_000)
         jobs.aside(times_request(), heard.append)  # it can be asked again
         jobs.end_aside()
@@ -132,7 +135,9 @@ def test_what_is_done_aside_gives_way_to_a_job(qtbot: QtBot, tmp_path: Path) -> 
         jobs.close()
 
 
-def test_nothing_is_done_aside_while_a_job_is_prepared_or_something_else_is_done_aside(qtbot: QtBot) -> None:
+def test_nothing_is_done_aside_while_a_job_is_prepared_or_something_else_is_done_aside(
+    qtbot: QtBot, engines: Callable[[], int]
+) -> None:
     jobs, heard, done, may_end = Jobs(), [], [], threading.Event()
 
     def prepare(_: Any) -> Any:
@@ -152,6 +157,6 @@ def test_nothing_is_done_aside_while_a_job_is_prepared_or_something_else_is_done
         jobs.free()
         qtbot.waitUntil(lambda: any(map(is_last, heard)), timeout=10_000)
         assert isinstance(heard[-1], Cancelled)
-        qtbot.waitUntil(lambda: not engines(), timeout=10_000)
+        qtbot.waitUntil(lambda: engines() == 0, timeout=10_000)
     finally:
         jobs.close()

@@ -18,7 +18,7 @@ from qtpy.QtWidgets import QApplication, QLabel, QProgressBar, QPushButton
 
 pytestmark = pytest.mark.slow
 
-SMALL, LONG = (16, 32, 40), (64, 320, 320)
+SMALL, LONG = (16, 32, 40), (128, 448, 448)
 
 
 @pytest.fixture

@@ -490,7 +490,7 @@ def turn_wheel(widget: QWidget) -> bool:
 def test_the_wheel_changes_only_what_is_being_edited(
     name: str, view: TrainView, heard: list[Any], qtbot: QtBot
 ) -> None:
-    view.show_preset("balanced", {})
+    view.show_preset("balanced", "")
     view.show_devices([("Auto", "auto"), ("CPU", "cpu")], "auto", "")
     view.show_problem("advanced", "opens the fold")
     with qtbot.waitExposed(view):
