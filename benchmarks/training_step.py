@@ -3,7 +3,7 @@
     python3 run.py bench training_step DIR [--device cuda] [--preset balanced] [--sides real random] [--repeats 15]
 
 real: patches drawn, turned, zoomed and augmented. random: a batch that lies on the device, without augmentation.
-eager: real, on a GPU without a CUDA graph. compiled: real, with ``training.compile`` (and a graph). Blocks of --steps
+graph, compiled, both: real, with ``training.graph``, ``training.compile``, and with both of them. Blocks of --steps
 steps of the sides alternate; the device is waited for at the end of each block. Ratios are to the first side. Only the
 first --scans scans of each split are read.
 """
@@ -27,7 +27,7 @@ from prosma_core.io.dataset_folder import open_dataset
 from prosma_core.training.setup import Setup, prepare_run
 from prosma_core.training.trainer import Trainer
 
-SIDES = ("real", "random", "eager", "compiled")
+SIDES = ("real", "random", "graph", "compiled", "both")
 WARM_UP = 4
 UNCHANGED = dict.fromkeys(
     ("p_rotate", "p_scale", "p_gamma", "p_contrast", "p_noise", "p_blur", "p_low_resolution"), 0.0
@@ -50,15 +50,12 @@ class FixedBatch:
 
 def make_trainer(side: str, setup: Setup, device: torch.device) -> Trainer:
     """The trainer of a side."""
-    if side == "compiled":
-        run = setup.run
-        setup = replace(setup, run=run.replace(training=run.training.replace(compile=True)))
+    changes = {"graph": side in {"graph", "both"}, "compile": side in {"compiled", "both"}}
+    setup = replace(setup, run=setup.run.replace(training=setup.run.training.replace(**changes)))
     trainer = Trainer(setup, device)
     if side == "random":
         trainer.sampler = FixedBatch(setup, device)  # type: ignore[assignment]
         trainer.config = trainer.config.replace(augment=trainer.config.augment.replace(**UNCHANGED))
-    if side == "eager":
-        trainer.gradients = trainer.eager_gradients
     return trainer
 
 

@@ -17,7 +17,7 @@ from prosma_core.events import Event, TileDone, Working
 from prosma_core.inference.device import prepare_device
 from prosma_core.inference.tiled import wanted_tiles
 from prosma_core.training.cases import TrainingCase
-from prosma_core.training.graphed import BEFORE_REPLAY
+from prosma_core.training.graphed import BEFORE_REPLAY, Graphed
 from prosma_core.training.loop import training_memory
 from prosma_core.training.setup import describe_plan, prepare_run
 from prosma_core.training.trainer import Trainer
@@ -104,7 +104,7 @@ def _time_steps(trainer: Trainer) -> Generator[Event, None, float]:
     rng = torch.Generator().manual_seed(trainer.config.seed)
     trainer.model.train()
     times = []
-    warm_up = BEFORE_REPLAY if trainer.device.type == "cuda" else WARM_UP
+    warm_up = BEFORE_REPLAY if isinstance(trainer.gradients, Graphed) else WARM_UP
     for number in range(warm_up + TIMED):
         yield Working(f"Timing steps: {number} of {warm_up + TIMED}")
         began = time.monotonic()

@@ -22,7 +22,7 @@ from prosma_core.io.bundle import read_header
 from prosma_core.io.models import find_model
 from prosma_core.model.unet import build_model
 from prosma_core.training.estimate import run_seconds, tiles_of
-from prosma_core.training.graphed import BEFORE_REPLAY, Graphed
+from prosma_core.training.graphed import BEFORE_REPLAY, Graphed, graphed
 from prosma_core.training.loop import training_memory
 from prosma_core.training.losses import segmentation_loss
 from prosma_core.training.reading import usual_dims
@@ -105,7 +105,7 @@ def _speed(
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    gradients = Graphed(eager) if device.type == "cuda" else eager
+    gradients = graphed(eager, config, device)
 
     def step() -> Tensor:
         network.train()
@@ -127,7 +127,7 @@ def _speed(
         whole = (some, patch) == (batch, tile)
         images = torch.randn(some, model.in_channels, *patch, device=device)
         labels = torch.randint(model.num_classes, (some, 1, *patch), device=device)
-        calls = BEFORE_REPLAY + 1 if device.type == "cuda" else CALLS
+        calls = BEFORE_REPLAY + 1 if isinstance(gradients, Graphed) else CALLS
         seconds = yield from _fastest(step, calls if whole else 1)
         if seconds >= LONG_ENOUGH:
             break

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from prosma_core.config.training import TrainingConfig
 from prosma_core.inference.device import memory_ended
 
 WARM_UP = 3
@@ -84,3 +85,8 @@ class Graphed:
             self._failed = True
         else:
             self._graph = graph
+
+
+def graphed(gradients: Gradients, config: TrainingConfig, device: torch.device) -> Gradients:
+    """The function, as a CUDA graph where that is wanted, and the device has such."""
+    return Graphed(gradients) if config.graph and device.type == "cuda" else gradients

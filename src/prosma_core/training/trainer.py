@@ -21,7 +21,7 @@ from prosma_core.model.weights import weights_of
 from prosma_core.training.cases import TrainingCase
 from prosma_core.training.checkpoint import Progress, load_state, save_state
 from prosma_core.training.compiled import compiled
-from prosma_core.training.graphed import Graphed
+from prosma_core.training.graphed import Graphed, graphed
 from prosma_core.training.losses import segmentation_loss, sparsity_loss
 from prosma_core.training.patches import PatchSampler
 from prosma_core.training.picture import CasePicture
@@ -47,7 +47,7 @@ class Trainer:
         self.evaluated = build_model(setup.header.model).to(device)
         self.optimizer = build_optimizer(self.model, self.config)
         self.loss = segmentation_loss(self.config, masked=any(case.masked for case in setup.train))
-        self.gradients = Graphed(self.eager_gradients) if device.type == "cuda" else self.eager_gradients
+        self.gradients = graphed(self.eager_gradients, self.config, device)
         self.progress = Progress()
         self.before: dict[str, float] | None = None
         self.val = setup.val
