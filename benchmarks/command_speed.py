@@ -159,6 +159,7 @@ def compare(commands: Commands, repeats: int) -> dict[str, Any]:
     for repeat in range(repeats + 1):
         for side in list(times)[:: 1 if repeat % 2 else -1]:
             took, processor, tiles[side] = commands.run(side)
+            print(f"    round {repeat} of {repeats}, {side}: {took:.2f} s", flush=True)
             if repeat:  # the first round warms up
                 times[side].append(took)
                 busy[side].append(processor)

@@ -1,9 +1,9 @@
 """GPU memory of the engine before, during and after trainings, and when it is freed, as the driver counts it.
 
-    python3 run.py bench gpu_memory DIR [--preset balanced]
+    python3 run.py bench gpu_memory DIR [--preset balanced] [--graph]
 
 Two ways: of the engine's process (nvidia-smi), where the driver tells it; and in use on the whole GPU. Only the first
---scans training scans are read.
+--scans training scans are read. With --graph the training steps are one CUDA graph each.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--preset", default="balanced")
     parser.add_argument("--scans", type=int, default=6)
+    parser.add_argument("--graph", action="store_true", help="Turn training.graph on.")
     options = parser.parse_args()
     if shutil.which("nvidia-smi") is None:
         raise SystemExit("There is no nvidia-smi: this needs an NVIDIA GPU and its driver.")
@@ -84,7 +85,7 @@ def main() -> None:
         "pairs": [(folder.cases[name].images[0], folder.cases[name].label) for name in names],
         "preset": options.preset,
         "device": "cuda",
-        "training": {"epochs": 1, "steps": 30},
+        "training": {"epochs": 1, "steps": 30, "graph": options.graph},
     }
     print(f"{'MiB':52}{'of engine':>12}{'of GPU':>12}")
     say("before the engine is started", None)

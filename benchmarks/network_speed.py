@@ -191,7 +191,7 @@ def main() -> None:
             sizes = {side: size_of(model, shape) for side, model in models.items()}
             for part in options.parts:
                 title = f"{part} {dims}D {'x'.join(map(str, shape))}"
-                rows = results.setdefault(title, sizes)
+                rows = results.setdefault(title, dict(sizes))
                 for side, found in measure(part, models, x, mode, options.repeats).items():
                     rows[side] = {**rows[side], **found}
                 show(title, rows)

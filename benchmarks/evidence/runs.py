@@ -17,6 +17,8 @@ Result = dict[str, Any]
 """Content of the JSON of a run."""
 
 NOT_OF_THE_RUN = {"data", "pairs", "out", "device", "init", "name", "description", "licence", "attribution"}
+HOW_IT_RUNS = {"run.training.compile", "run.training.graph"}
+"""Settings that change the time of a step, not what it computes."""
 DIVERGED = -1.0
 """Score of a learning rate whose training diverged."""
 
@@ -91,7 +93,8 @@ def same(stored: dict[str, Any], wanted: dict[str, Any]) -> bool:
     """Whether two configurations of `Run` mean the same."""
     default = dict(_leaves({"run": RunConfig(out=Path("x")).model_dump(mode="json")}))
     a, b = dict(_leaves(stored)), dict(_leaves(wanted))
-    return all(a.get(key, default.get(key)) == b.get(key, default.get(key)) for key in a.keys() | b.keys())
+    keys = (a.keys() | b.keys()) - HOW_IT_RUNS
+    return all(a.get(key, default.get(key)) == b.get(key, default.get(key)) for key in keys)
 
 
 def _leaves(values: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

@@ -93,6 +93,12 @@ def test_setting_that_did_not_exist_counts_as_its_default(ev: SimpleNamespace, e
     assert ev.runs.find([old], run) is None
 
 
+def test_how_a_step_runs_is_not_what_it_computes(ev: SimpleNamespace) -> None:
+    run = {"training": {"graph": True, "compile": False, "steps": 5}}
+    assert ev.runs.same({"run": run}, {"run": {"training": {"graph": False, "compile": True, "steps": 5}}})
+    assert not ev.runs.same({"run": run}, {"run": {"training": {**run["training"], "steps": 6}}})
+
+
 def test_row_that_is_to_be_measured_fully_is_measured_again(
     ev: SimpleNamespace, experiment: Make, result: Make
 ) -> None:
