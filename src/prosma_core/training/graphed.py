@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from prosma_core.config.training import TrainingConfig
+from prosma_core.inference.device import memory_ended
 
 WARM_UP = 3
 """Steps before the graph is captured: libraries choose their algorithms in them."""
@@ -78,8 +79,9 @@ class Graphed:
         except RuntimeError as error:
             random.graphsafe_set_state(numbers)  # else it goes on waiting for the capture's end
             torch.cuda.set_stream(stream)  # which the end of a capture that failed leaves as it was within
-            del graph
-            torch.cuda.empty_cache()  # memory may have ended: a graph takes more than the step by itself
+            if memory_ended(error):  # a graph takes more than the step by itself
+                del graph
+                torch.cuda.empty_cache()
             _LOG.warning("The training step cannot be captured as a CUDA graph, and is slower without: %s", error)
             self._failed = True
         else:
