@@ -11,6 +11,17 @@ from prosma_core.config.base import Config
 from prosma_core.config.run import load_run_yaml, merge, resolve_run
 from prosma_core.errors import ConfigError
 
+Variant = Literal[
+    "self-gate",
+    "normalised",
+    "conditioned",
+    "sharp",
+    "grouped",
+    "unrolled",
+    "finest-gate",
+    "coarse-gates",
+    "open-start",
+]
 FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / "results"
 EPOCH = 100
@@ -38,6 +49,8 @@ class Row(Config):
     """Values of `RunConfig` that differ."""
     network: Literal["own", "residual-encoder"] = "own"
     """``residual-encoder``: nnU-Net's ResidualEncoderUNet, of dynamic-network-architectures."""
+    variant: Variant | None = None
+    """Gates that the package does not have (`evidence.variants`)."""
     rate_of: str | None = None
     """Row whose learning rate is taken; its own is chosen where none is given."""
     full: bool = False

@@ -56,7 +56,8 @@ def fit(run: Run, data: Path, out: Path, device: torch.device) -> Generator[Even
     with training_memory(device):
         setup = yield from prepare_run(resolve_run(values), device, split_of(run, data))
         trainer = Trainer(setup, device)
-        replace_network(trainer, run.experiment.rows[run.row].network)
+        row = run.experiment.rows[run.row]
+        replace_network(trainer, row.network, row.variant)
         if trainer.folder.state.is_file():
             trainer.resume()
         else:

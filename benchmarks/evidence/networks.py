@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from evidence.variants import vary
 from prosma_core.config.model import ModelConfig
 from prosma_core.events import LevelStats
 from prosma_core.model.unet import UNet, count_parameters
@@ -71,33 +72,41 @@ class ResidualEncoder(nn.Module):
         yield []
 
 
-def build(config: ModelConfig, network: str, seed: int = 0) -> nn.Module:
+def build(config: ModelConfig, network: str, seed: int = 0, variant: str | None = None) -> nn.Module:
     """Network of a row with fresh weights, the same for the same seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return UNet(config) if network == "own" else ResidualEncoder(config)
+        if network != "own":
+            return ResidualEncoder(config)
+        model = UNet(config)
+        if variant is not None:
+            vary(model, config, variant)
+        return model
 
 
-def replace_network(trainer: Trainer, network: str) -> None:
+def replace_network(trainer: Trainer, network: str, variant: str | None = None) -> None:
     """Let a `Trainer` train another network, in everything else as it would its own."""
-    if network == "own":
+    if network == "own" and variant is None:
         return
     config, device = trainer.setup.header.model, trainer.device
-    model: Any = build(config, network, trainer.config.seed).to(device)
+    model: Any = build(config, network, trainer.config.seed, variant).to(device)
     trainer.model, trainer.forward = model, model.forward_deep
     trainer.average = MovingAverage(model, trainer.config.ema_decay)
-    evaluated: Any = build(config, network).to(device)
+    evaluated: Any = build(config, network, variant=variant).to(device)
     trainer.evaluated = evaluated
     trainer.optimizer = build_optimizer(model, trainer.config)
+    if trainer.config.removed_target is not None:
+        for gate in model.skip_gates:
+            gate.estimating = True
 
 
-def cost(config: ModelConfig, network: str, tile: tuple[int, ...]) -> Mapping[str, int]:
+def cost(config: ModelConfig, network: str, tile: tuple[int, ...], variant: str | None = None) -> Mapping[str, int]:
     """Learned values of a network, and floating point operations of one tile through it.
 
     Counted on tensors without values: every operation is there, and none is done.
     """
     with torch.device("meta"):
-        model = build(config, network).eval()
+        model = build(config, network, variant=variant).eval()
         image = torch.empty(1, config.in_channels, *tile)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(image)

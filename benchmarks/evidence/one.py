@@ -93,12 +93,12 @@ def measure(run: Run, data: Path, out: Path, work: Path, device: str, until: flo
 def _trained(run: Run, data: Path, model: Path, device: torch.device, check: Any) -> dict[str, Any]:
     trainer, validation = _drain(fit(run, data, model, device), check)
     header, split = trainer.setup.header, trainer.setup.split
-    network = run.experiment.rows[run.row].network
+    row = run.experiment.rows[run.row]
     result: dict[str, Any] = {
         "tile": list(header.preprocess.tile),
         "batch_size": trainer.config.batch_size,
         "cases": {"train": len(split.train), "judged": len(split.val)},
-        **cost(header.model, network, header.preprocess.tile),
+        **cost(header.model, row.network, header.preprocess.tile, row.variant),
         "levels": [asdict(level) for level in validation.levels] if header.model.gate.kind != "none" else [],
         "seconds": {"train": round(trainer.progress.elapsed, 1)},
         "loss": trainer.progress.history[-1]["loss"],

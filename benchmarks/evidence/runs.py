@@ -50,7 +50,8 @@ class Run:
         elif config.gate.kind != "prosma":
             values["gate"] = {"kind": config.gate.kind}  # the other settings do nothing
         choose = {"choose": self.experiment.choose.model_dump(mode="json")} if self.phase == "tune" else {}
-        return {"run": values, "network": row.network, "most_cases": self.experiment.most_cases, **choose}
+        variant = {"variant": row.variant} if row.variant else {}
+        return {"run": values, "network": row.network, "most_cases": self.experiment.most_cases, **variant, **choose}
 
     @property
     def key(self) -> str:

@@ -38,7 +38,7 @@ def _one_thread() -> Iterator[None]:
 def ev(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Return the modules of the harness, which is no installed package."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    from evidence import claims, experiment, fit, judge, many, measured, one, page, runs, splits
+    from evidence import claims, experiment, fit, judge, many, measured, networks, one, page, runs, splits, variants
 
     return SimpleNamespace(
         claims=claims,
@@ -47,10 +47,12 @@ def ev(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         judge=judge,
         many=many,
         measured=measured,
+        networks=networks,
         one=one,
         page=page,
         runs=runs,
         splits=splits,
+        variants=variants,
     )
 
 
