@@ -114,7 +114,7 @@ class Training:
         self._epochs, self._left = "", ""
         self._stopping = self._abandoned = self._ended = self.advanced = False
         view.show_training()
-        view.show_run("Stop", enabled=True, tooltip="Stop within one step; the best model so far is kept.")
+        view.show_run("Stop", enabled=True, tooltip="Stop within one step; what was learned so far is kept.")
         view.show_progress(0, 0, "Starting…")
         view.show_messages(())
         self._show_history(_known_rows(order.folder))
@@ -209,7 +209,7 @@ class Training:
             self._say("No epoch was finished: the model is as it was.")
             self._end()
             return
-        self._view.show_progress(0, 0, "Keeping the best model so far…")
+        self._view.show_progress(0, 0, "Keeping what was learned so far…")
         self._jobs.run(lambda: keep_stopped(self.order.folder), self._kept, self._not_kept)
 
     def _kept(self, kept: KeptModel) -> None:

@@ -40,7 +40,7 @@ class RunsPanel(Fold):
         )
         self._keep = button(
             "Use model",
-            "Make the best epoch so far a model, and use it in Segment.",
+            "Make what was learned so far a model, and use it in Segment.",
             lambda: self.keep_clicked.emit(self._run()),
         )
         self._folder = button(
@@ -74,7 +74,7 @@ class RunsPanel(Fold):
         self._table.blockSignals(True)
         self._table.setRowCount(len(runs))
         for i, run in enumerate(runs):
-            dice = "–" if run.best_dice is None else f"{run.best_dice:.3f}"
+            dice = "–" if run.dice is None else f"{run.dice:.3f}"
             self._table.setItem(i, 0, cell(run.name, tooltip=f"{run.name}\n{run.out}\n{run.held_out}".strip()))
             self._table.setItem(i, 1, cell(f"{run.epochs_done}/{run.epochs}", right=True))
             self._table.setItem(i, 2, cell(dice, right=True))
@@ -96,4 +96,4 @@ class RunsPanel(Fold):
         run = self._runs[self._table.currentRow()] if self._runs else None
         self._resume.setEnabled(run is not None and not run.finished)
         self._more.setEnabled(run is not None and run.epochs_done > 0)
-        self._keep.setEnabled(run is not None and run.best_dice is not None)
+        self._keep.setEnabled(run is not None and run.dice is not None)

@@ -83,8 +83,9 @@ class TrainingConfig(Config):
     """Cases validated after each epoch (the whole validation set at the end)."""
     validation_every: int = Field(default=1, ge=1)
     """Epochs between validations."""
-    keep: Literal["best", "last"] = "best"
-    """Which weights become the model: of the best validation, or the last (nothing is chosen on the validation)."""
+    keep: Literal["auto", "best", "last"] = "auto"
+    """Which weights become the model: of the best validation, or the last (nothing is chosen on the validation);
+    ``auto``: the last where fewer than 5 scans or slices are held out, too few to choose by."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of weights, patches and augmentation."""
     amp: bool = True

@@ -60,8 +60,8 @@ class RunState:
         Of training, all sessions together.
     minutes : float or None
         Limit, where there is one.
-    best_dice : float or None
-        Best mean validation Dice so far.
+    dice : float or None
+        Mean validation Dice of the weights that are kept: the best so far, or the last.
     finished : bool
         Whether nothing is left to train, and the model is written.
     start : str or None
@@ -78,7 +78,7 @@ class RunState:
     epochs: int
     minutes_spent: float
     minutes: float | None
-    best_dice: float | None
+    dice: float | None
     finished: bool
     start: str | None
     model_written: bool
@@ -104,12 +104,11 @@ def keep_stopped(folder: RunFolder) -> KeptModel:
     OutputError
         The model file cannot be written.
     """
-    run = _settings(folder)
-    best = folder.best if run.training.keep == "best" else folder.last
-    if not best.is_file():
+    kept = folder.last if _settings(folder).training.keep == "last" else folder.best
+    if not kept.is_file():
         msg = f"{folder.root} holds no model yet: no epoch was validated. Resume the run, or start it again."
         raise TrainingError(msg)
-    training = read_header(best).training
+    training = read_header(kept).training
     dice = {str(name): float(value) for name, value in training["validation_dice"].items()}
     before = folder.read_before()
     words = []
@@ -121,7 +120,7 @@ def keep_stopped(folder: RunFolder) -> KeptModel:
     held_out = ""
     with contextlib.suppress(TrainingError):  # the model can be kept all the same
         held_out = _held_out(folder)
-    write_bytes_atomic(folder.model, best.read_bytes())
+    write_bytes_atomic(folder.model, kept.read_bytes())
     if before is not None:
         folder.write_before_after(before, dice, " ".join(words))
     return KeptModel(folder.model, int(training["epochs"]), dice, before, " ".join(words), held_out)
@@ -140,8 +139,11 @@ def run_state(folder: RunFolder) -> RunState:
     run = _settings(folder)
     progress = folder.progress() if folder.state.is_file() else {}
     epoch, seconds = int(progress.get("epoch", 0)), float(progress.get("elapsed", 0.0))
-    dice, best_epoch = float(progress.get("best_dice", -1.0)), int(progress.get("best_epoch", 0))
+    best_epoch = int(progress.get("best_epoch", 0))
     written = folder.model.is_file()
+    validated: list[float] = []
+    with contextlib.suppress(TrainingError):  # the run can go on without it
+        validated = [row["mean_dice"] for row in read_history(folder) if row["mean_dice"] is not None]
     return RunState(
         name=run.name or folder.root.stem,
         out=folder.model,
@@ -149,7 +151,7 @@ def run_state(folder: RunFolder) -> RunState:
         epochs=run.training.epochs,
         minutes_spent=seconds / 60,
         minutes=run.training.minutes,
-        best_dice=dice if best_epoch else None,
+        dice=(validated[-1] if run.training.keep == "last" else max(validated)) if validated else None,
         finished=written and run.training.finished(epoch, seconds, best_epoch),
         start=run.init,
         model_written=written,

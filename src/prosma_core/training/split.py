@@ -18,6 +18,9 @@ FEW_CASES = 4
 FEW_SLICES = 4
 """With fewer annotated slices in all, nothing is held out."""
 
+FEW_HELD_OUT = 5
+"""With fewer scans or slices held out, the last weights are kept: the best ones on so few are best by chance."""
+
 Kind = Literal["cases", "slices", "none held out"]
 
 
@@ -47,6 +50,18 @@ class Split:
     val: tuple[str, ...]
     kind: Kind = "cases"
     held: dict[str, HeldOut] = field(default_factory=dict)
+
+    @property
+    def held_out(self) -> int:
+        """How many scans, or slices, are validated on and never trained on."""
+        if self.kind == "cases":
+            return len(self.val)
+        return sum(len(held.slices) for held in self.held.values())
+
+    @property
+    def keep(self) -> Literal["best", "last"]:
+        """Weights to keep: the last where too little is held out to choose any by."""
+        return "last" if self.held_out < FEW_HELD_OUT else "best"
 
     def part(self, key: Literal["train", "val"], name: str, labels: Annotation) -> Annotation:
         """The labels of a case that may be seen in training, or those that are validated on."""
@@ -83,7 +98,7 @@ class Split:
         if self.kind == "cases":
             return ""
         if self.kind == "slices":
-            count = sum(len(h.slices) for h in self.held.values())
+            count = self.held_out
             return (
                 f"Too few cases to hold one out: {count} annotated slice{'s' * (count != 1)} of the same scans "
                 f"{'is' if count == 1 else 'are'} held out for validation. Other scans may be harder."

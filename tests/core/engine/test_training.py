@@ -189,7 +189,7 @@ def test_nothing_is_kept_of_a_run_without_a_validated_epoch(engine: Engine, begi
     with pytest.raises(errors.TrainingError, match="no epoch was validated"):
         keep_stopped(folder)
     state = run_state(folder)
-    assert (state.epochs_done, state.best_dice, state.finished, read_history(folder)) == (0, None, False, [])
+    assert (state.epochs_done, state.dice, state.finished, read_history(folder)) == (0, None, False, [])
     with pytest.raises(errors.TrainingError, match="holds no run"):
         run_state(RunFolder(folder.root / "elsewhere"))
 

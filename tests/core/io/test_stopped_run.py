@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from prosma_core.config.run import resolve_run
+from prosma_core.config.run import load_run_yaml, resolve_run
 from prosma_core.errors import ConfigError, ModelFileError, TrainingError
 from prosma_core.io.run_folder import RunFolder
 from prosma_core.io.stopped_run import keep_stopped, read_history, run_state
@@ -46,10 +46,40 @@ def test_a_finished_run_is_told_from_one_that_goes_on(trained: Callable[..., Run
     assert (state.epochs_done, state.epochs, state.minutes, state.finished) == (2, 2, None, True)
     rows = read_history(folder)
     assert [row["epoch"] for row in rows] == [1, 2]
-    assert state.best_dice == max(row["mean_dice"] for row in rows)
+    assert state.dice == rows[-1]["mean_dice"]
     assert state.minutes_spent == pytest.approx(sum(row["seconds"] for row in rows) / 60, abs=1e-3)
     folder.model.unlink()
     assert not run_state(folder).finished
+
+
+def history(folder: RunFolder, dice: list[float]) -> None:
+    """Let the run's epochs have these Dice."""
+    first, *lines = folder.history.read_text(encoding="utf-8").splitlines()
+    at = first.split(",").index("mean_dice")
+    rows = [line.split(",") for line in lines]
+    changed = [",".join([*row[:at], str(value), *row[at + 1 :]]) for row, value in zip(rows, dice, strict=True)]
+    folder.history.write_text("\n".join([first, *changed]) + "\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("keep", "expected", "dice"), [("auto", "last", 0.6), ("best", "best", 0.7), ("last", "last", 0.6)]
+)
+def test_the_weights_that_are_kept_are_those_that_the_settings_say_and_their_dice_is_shown(
+    trained: Callable[..., RunFolder], keep: str, expected: str, dice: float
+) -> None:
+    folder = trained(keep=keep)  # one scan is held out
+    history(folder, [0.7, 0.6])
+    assert load_run_yaml(folder.run_yaml)["training"]["keep"] == expected
+    assert run_state(folder).dice == dice
+    kept = keep_stopped(folder).path.read_bytes()
+    assert kept == (folder.best if expected == "best" else folder.last).read_bytes()
+
+
+def test_run_whose_history_is_damaged_can_go_on(trained: Callable[..., RunFolder]) -> None:
+    folder = trained()
+    folder.history.write_text("epoch,mean_dice\n1,what\n", encoding="utf-8")
+    assert run_state(folder).dice is None
+    assert run_state(folder).epochs_done == 2
 
 
 def test_epochs_that_were_not_validated_have_no_dice(trained: Callable[..., RunFolder]) -> None:
@@ -108,7 +138,7 @@ def test_a_damaged_history_is_said(tmp_path: Path, content: bytes) -> None:
 def test_a_damaged_model_is_not_kept(trained: Callable[..., RunFolder]) -> None:
     folder = trained()
     before = folder.model.read_bytes()
-    folder.best.write_bytes(folder.best.read_bytes()[:40])
+    folder.last.write_bytes(folder.last.read_bytes()[:40])
     with pytest.raises(ModelFileError):
         keep_stopped(folder)
     assert folder.model.read_bytes() == before

@@ -17,7 +17,7 @@ from prosma_core.errors import DatasetError, TrainingError
 from prosma_core.io.comparison import compare
 from prosma_core.training.before_after import common_classes
 from prosma_core.training.classes import check_background
-from prosma_core.training.split import FEW_SLICES, HeldOut, Split, hold_out_slices
+from prosma_core.training.split import FEW_HELD_OUT, FEW_SLICES, HeldOut, Split, hold_out_slices
 
 annotated = st.dictionaries(
     st.sampled_from("abc"), st.lists(st.integers(0, 60), unique=True, max_size=25).map(sorted), min_size=1
@@ -92,3 +92,14 @@ def test_scribbles_need_background() -> None:
     with pytest.raises(DatasetError, match="no voxel is painted 7"):
         check_background(one, LabelsConfig(zero="unlabelled", background=7), painted=False)
     assert "every voxel one of the painted classes (cell, wall)" in check_background(two, sparse, painted=False)
+
+
+def test_few_held_out_scans_or_slices_choose_no_weights() -> None:
+    names = tuple(map(str, range(20)))
+    held = {"a": HeldOut((3, 4)), "b": HeldOut((1,))}
+    assert [Split(names[n:], names[:n]).keep for n in (1, FEW_HELD_OUT - 1, FEW_HELD_OUT)] == ["last", "last", "best"]
+    assert (Split(("a", "b"), ("a", "b"), "slices", held).held_out, Split(names, names, "none held out").held_out) == (
+        3,
+        0,
+    )
+    assert Split(("a",), ("a",), "slices", {"a": HeldOut(tuple(range(FEW_HELD_OUT)))}).keep == "best"

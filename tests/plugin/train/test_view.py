@@ -52,7 +52,7 @@ PAIRS = (
 
 
 def run(name: str, **differs: Any) -> RunState:
-    values: dict[str, Any] = {"epochs_done": 4, "epochs": 10, "minutes_spent": 1.0, "minutes": None, "best_dice": 0.8}
+    values: dict[str, Any] = {"epochs_done": 4, "epochs": 10, "minutes_spent": 1.0, "minutes": None, "dice": 0.8}
     values |= {"finished": False, "start": None, "model_written": False, "held_out": ""}
     return RunState(name=name, out=Path(f"/models/{name}.safetensors"), **(values | differs))
 
@@ -429,7 +429,7 @@ def test_before_and_after_stand_side_by_side(view: TrainView) -> None:
 
 def test_earlier_runs_and_how_to_go_on_with_them(view: TrainView, heard: list[Any]) -> None:
     stopped, done = run("stopped"), run("done", finished=True, model_written=True, epochs_done=10)
-    empty = run("empty", epochs_done=0, best_dice=None)
+    empty = run("empty", epochs_done=0, dice=None)
     view.show_runs([stopped, done, empty])
     table = part(view, QTableWidget, "runs")
     rows = [[table.item(i, j).text() for j in range(4)] for i in range(table.rowCount())]

@@ -69,7 +69,7 @@ def history(epochs: int) -> list[dict[str, Any]]:
 def run(name: str, done: int, dice: float | None, **differs: Any) -> RunState:
     values: dict[str, Any] = {"epochs": 150, "minutes_spent": 1.0, "minutes": None, "start": None, "held_out": ""}
     values |= {"finished": False, "model_written": False}
-    return RunState(name=name, out=Path(f"/{name}.safetensors"), epochs_done=done, best_dice=dice, **(values | differs))
+    return RunState(name=name, out=Path(f"/{name}.safetensors"), epochs_done=done, dice=dice, **(values | differs))
 
 
 def fill(view: TrainView, state: str) -> None:
