@@ -93,14 +93,23 @@ def test_the_engine_is_killed_while_it_works(busy: Any, rng: np.random.Generator
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a running process")
-def test_memory_runs_out_while_the_engine_works(busy: Any, rng: np.random.Generator) -> None:
-    process = psutil.Process(busy.session.jobs.pid)
-    process.rlimit(psutil.RLIMIT_AS, (process.memory_info().vms, process.rlimit(psutil.RLIMIT_AS)[1]))
-    busy.wait()
-    assert "memory" in busy.text("error")
-    assert [layer.name for layer in busy.viewer.layers] == ["long"]
-    busy.click("free")
-    still_works(busy, rng)
+def test_memory_runs_out_while_the_engine_works(desk: Any, rng: np.random.Generator) -> None:
+    still_works(desk, rng)
+    process = psutil.Process(desk.session.jobs.pid)
+    before = process.rlimit(psutil.RLIMIT_AS)
+    desk.viewer.layers.clear()
+    desk.viewer.add_image(rng.normal(100, 20, LONG).astype(np.float32), name="long")
+    desk.choose("plain-3d")
+    process.rlimit(psutil.RLIMIT_AS, (process.memory_info().vms + 2**27, before[1]))  # room for the scan, no more
+    try:
+        desk.click("run")
+        desk.wait()
+    finally:
+        process.rlimit(psutil.RLIMIT_AS, before)
+    assert "memory" in desk.text("error")
+    assert [layer.name for layer in desk.viewer.layers] == ["long"]
+    desk.click("free")
+    still_works(desk, rng)
 
 
 def test_the_window_is_closed_while_a_scan_is_segmented(busy: Any) -> None:
