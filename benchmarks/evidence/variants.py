@@ -1,6 +1,6 @@
 """Gates that the package does not have, to be measured against its own: each differs from `ProximalGate` in one thing.
 
-All but those of `LEVELS` and `open-start` run as plain PyTorch, slower than the package's kernels.
+All but `self-gate`, `open-start` and those of `LEVELS` run as plain PyTorch, slower than the package's kernels.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class GroupedGate(Plain):
     def _sizes(self, z: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
         """Root mean square and threshold of each group, (B, groups, *grid) and (groups, 1, ...)."""
         groups = z.shape[1] // math.gcd(z.shape[1], GROUP)
-        size = z.unflatten(1, (groups, -1)).float().square().mean(2).sqrt()
+        size = z.unflatten(1, (groups, -1)).float().square().mean(2).clamp_min(1e-12).sqrt()
         return size.to(z.dtype), tau.unflatten(0, (groups, -1)).mean(1)
 
 

@@ -95,7 +95,7 @@ class TrainingConfig(Config):
     thirds of the time on an NVIDIA GPU. Needs Triton; smaller networks and CPUs gain nothing."""
     graph: bool = True
     """Run forward, loss and backward as one CUDA graph on an NVIDIA GPU, which then does not wait for Python; takes
-    about an eighth more GPU memory."""
+    about a sixth more GPU memory."""
     augment: AugmentConfig = AugmentConfig()
     """Augmentation."""
 

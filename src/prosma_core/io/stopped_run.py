@@ -143,7 +143,9 @@ def run_state(folder: RunFolder) -> RunState:
     written = folder.model.is_file()
     validated: list[float] = []
     with contextlib.suppress(TrainingError):  # the run can go on without it
-        validated = [row["mean_dice"] for row in read_history(folder) if row["mean_dice"] is not None]
+        validated = [row["mean_dice"] for row in read_history(folder) if row.get("mean_dice") is not None]
+    if not validated and best_epoch:
+        validated = [float(progress["best_dice"])]
     return RunState(
         name=run.name or folder.root.stem,
         out=folder.model,

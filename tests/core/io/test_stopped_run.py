@@ -77,9 +77,10 @@ def test_the_weights_that_are_kept_are_those_that_the_settings_say_and_their_dic
 
 def test_run_whose_history_is_damaged_can_go_on(trained: Callable[..., RunFolder]) -> None:
     folder = trained()
-    folder.history.write_text("epoch,mean_dice\n1,what\n", encoding="utf-8")
-    assert run_state(folder).dice is None
-    assert run_state(folder).epochs_done == 2
+    for text in ("epoch,mean_dice\n1,what\n", "epoch,loss\n1,0.5\n"):
+        folder.history.write_text(text, encoding="utf-8")
+        assert run_state(folder).dice == folder.progress()["best_dice"]
+        assert run_state(folder).epochs_done == 2
 
 
 def test_epochs_that_were_not_validated_have_no_dice(trained: Callable[..., RunFolder]) -> None:
