@@ -16,7 +16,7 @@ CHANGEABLE = {
     ("out",),
     ("device",),
     ("init",),
-    *(("training", name) for name in ("epochs", "minutes", "learning_rate", "patience", "keep")),
+    *(("training", name) for name in ("epochs", "minutes", "learning_rate", "patience", "keep", "graph", "compile")),
     *(("training", name) for name in ("validation_cases", "validation_every")),
 }
 """Settings a resumed run may change (`init` is not read again); any other would make it another run."""
