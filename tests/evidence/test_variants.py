@@ -130,10 +130,8 @@ def test_open_start_removes_little(ev: SimpleNamespace) -> None:
 def test_row_with_a_variant_is_trained_and_judged(
     ev: SimpleNamespace, experiment: Callable[..., Any], data: Path
 ) -> None:
-    rows = {
-        "prosma": {},
-        "grouped": {"variant": "grouped", "rate_of": "prosma", "set": {"training": {"removed_target": 0.5}}},
-    }
+    changes = {"training": {"removed_target": 0.5}}
+    rows = {"prosma": {"set": changes}, "grouped": {"variant": "grouped", "rate_of": "prosma", "set": changes}}
     made, out = experiment(rows=rows), data / "out"
     while runs := ev.runs.ready(made, ev.runs.read_results(out)):
         ev.one.measure(runs[0], data, out, data / "work", "cpu")

@@ -92,7 +92,7 @@ class TrainingConfig(Config):
     """bf16 autocast on CUDA (never on the CPU)."""
     compile: bool = False
     """Compile the network before the first step, which takes a minute; a step of the preset `best` then takes about two
-    thirds of the time on an NVIDIA GPU. Needs Triton; smaller networks and CPUs gain nothing."""
+    thirds of the time on an NVIDIA GPU. Needs Triton; CPUs gain nothing."""
     graph: bool = True
     """Run forward, loss and backward as one CUDA graph on an NVIDIA GPU, which then does not wait for Python; takes
     about a sixth more GPU memory."""
