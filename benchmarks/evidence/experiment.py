@@ -20,7 +20,6 @@ Variant = Literal[
     "unrolled",
     "finest-gate",
     "coarse-gates",
-    "open-start",
 ]
 FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / "results"
@@ -51,10 +50,12 @@ class Row(Config):
     """``residual-encoder``: nnU-Net's ResidualEncoderUNet, of dynamic-network-architectures."""
     variant: Variant | None = None
     """Gates that the package does not have (`evidence.variants`)."""
+    rate: float | None = Field(default=None, gt=0)
+    """Its learning rate; none is chosen."""
     rate_of: str | None = None
-    """Row whose learning rate is taken; its own is chosen where none is given."""
+    """Row whose learning rate is taken; its own is chosen where neither is given."""
     full: bool = False
-    """Measured on corrupted and mirrored images, and with other thresholds, too."""
+    """Measured on corrupted and mirrored images, and with other thresholds, too (where `val` is judged)."""
 
 
 class Experiment(Config):
@@ -70,6 +71,9 @@ class Experiment(Config):
     """Where it stands on the page."""
     choose: InnerSplit = InnerSplit()
     """Training cases that rates are chosen on."""
+    judged_on: Literal["val", "choose"] = "val"
+    """What the rows are compared on. An ablation that defaults are chosen by must not see `val`: it takes the training
+    cases of `choose`, and the steps of the runs that rates are chosen by."""
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     """Seeds of the runs that are reported."""
     tuning_seed: int = 100
@@ -78,7 +82,7 @@ class Experiment(Config):
     """Steps of every run that is reported."""
     tuning_steps: int | None = Field(default=None, ge=1)
     """Steps of the runs that rates are chosen by; as many as the others unless given."""
-    rates: tuple[float, ...] = Field(default=(3e-4, 1e-3, 3e-3), min_length=1)
+    rates: tuple[float, ...] = Field(default=(3e-4, 1e-3, 3e-3, 1e-2), min_length=1)
     """Learning rates to choose among."""
     targets: dict[Literal["dice", "iou"], float] = Field(default_factory=dict)
     """What ProSMA is meant to reach."""

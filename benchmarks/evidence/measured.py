@@ -74,7 +74,10 @@ class Measured:
 
     def clean(self, row: str, measure: Measure = "dice") -> BySeed:
         """Dice or IoU on the images as they are."""
-        return {seed: result["summary"][measure] for seed, result in self.results.get(row, {}).items()}
+        found = self.results.get(row, {}).items()
+        if self.experiment.judged_on == "choose":
+            return {seed: result["score"] for seed, result in found} if measure == "dice" else {}
+        return {seed: result["summary"][measure] for seed, result in found}
 
     def mirrored(self, row: str, measure: Measure = "dice") -> BySeed:
         """The same, averaged over mirrored copies."""

@@ -25,7 +25,7 @@ DIVERGED = -1.0
 
 @dataclass(frozen=True)
 class Run:
-    """One training: to choose a learning rate by (``tune``), or to be reported (``judge``)."""
+    """One training: to choose by, on a part of the training cases (``tune``), or on all of them (``judge``)."""
 
     experiment: Experiment
     row: str
@@ -108,7 +108,8 @@ def _leaves(values: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]
 
 def tuning_runs(experiment: Experiment, row: str) -> list[Run]:
     """The runs that the learning rate of a row is chosen by; none where there is only one to choose."""
-    if len(experiment.rates) == 1 or experiment.rows[row].rate_of is not None:
+    values = experiment.rows[row]
+    if len(experiment.rates) == 1 or values.rate_of is not None or values.rate is not None:
         return []
     return [Run(experiment, row, "tune", experiment.tuning_seed, rate) for rate in experiment.rates]
 
@@ -116,6 +117,8 @@ def tuning_runs(experiment: Experiment, row: str) -> list[Run]:
 def chosen_rate(experiment: Experiment, row: str, results: Sequence[Result]) -> float | None:
     """Learning rate of a row: the best on the cases that rates are chosen on; None while that is not known."""
     source = experiment.rows[row].rate_of or row
+    if (given := experiment.rows[source].rate) is not None:
+        return given
     found = {run.rate: find(results, run) for run in tuning_runs(experiment, source)}
     scores = {rate: result["score"] for rate, result in found.items() if result is not None}
     if len(scores) < len(found):
@@ -126,7 +129,8 @@ def chosen_rate(experiment: Experiment, row: str, results: Sequence[Result]) -> 
 def judged_runs(experiment: Experiment, row: str, results: Sequence[Result]) -> list[Run]:
     """The runs of a row that are reported, one for each seed; none while its learning rate is not chosen."""
     rate = chosen_rate(experiment, row, results)
-    return [] if rate is None else [Run(experiment, row, "judge", seed, rate) for seed in experiment.seeds]
+    phase: Phase = "judge" if experiment.judged_on == "val" else "tune"
+    return [] if rate is None else [Run(experiment, row, phase, seed, rate) for seed in experiment.seeds]
 
 
 def ready(experiment: Experiment, results: Sequence[Result], rows: Sequence[str] = ()) -> list[Run]:

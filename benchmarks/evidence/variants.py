@@ -1,6 +1,6 @@
 """Gates that the package does not have, to be measured against its own: each differs from `ProximalGate` in one thing.
 
-All but `self-gate`, `open-start` and those of `LEVELS` run as plain PyTorch, slower than the package's kernels.
+All but `self-gate` and those of `LEVELS` run as plain PyTorch, slower than the package's kernels.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from prosma_core.model.prox import THRESHOLDS, soft_threshold
 from prosma_core.model.unet import UNet
 
 NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
-OPEN = 1.6
-"""Offset of the field that the gates of `open-start` begin with: 1 above the threshold, so little is removed."""
 GROUP = 8
 """Channels that `grouped` removes together."""
 
@@ -162,7 +160,7 @@ LEVELS = {"finest-gate": slice(1, None), "coarse-gates": slice(0, 1)}
 
 
 def vary(model: UNet, config: ModelConfig, variant: str) -> None:
-    """Give a network the gates of a variant; `open-start` changes what they begin with.
+    """Give a network the gates of a variant.
 
     Raises
     ------
@@ -179,9 +177,6 @@ def vary(model: UNet, config: ModelConfig, variant: str) -> None:
     elif variant in LEVELS:
         for level in range(len(model.gates))[LEVELS[variant]]:
             model.gates[level] = build_gate(1, (1,) * config.dims, GateConfig(kind="none"))
-    elif variant == "open-start":
-        for gate in model.skip_gates:
-            nn.init.constant_(gate.get_parameter("offset"), OPEN)
     else:
-        msg = f"There is no variant {variant!r}: {', '.join((*GATES, *LEVELS, 'open-start'))}."
+        msg = f"There is no variant {variant!r}: {', '.join((*GATES, *LEVELS))}."
         raise ValueError(msg)

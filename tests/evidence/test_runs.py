@@ -48,10 +48,24 @@ def test_no_two_runs_share_a_file_unless_they_are_the_same(ev: SimpleNamespace) 
         assert configs.setdefault(run.key, run.config) == run.config
 
 
-def test_ablation_takes_over_the_runs_of_the_comparison(ev: SimpleNamespace) -> None:
-    comparison, ablation = (ev.experiment.load(ev.experiment.FOLDER / f"busi{s}.yaml") for s in ("", "_ablation"))
-    shared = {r.key for r in ev.runs.ready(comparison, [])} & {r.key for r in ev.runs.ready(ablation, [])}
-    assert len(shared) == 2 * len(comparison.rates)  # plain and prosma
+def test_ablations_never_see_the_cases_that_are_reported(ev: SimpleNamespace, experiment: Make, data: Path) -> None:
+    for each in ev.experiment.every():
+        if each.kind == "ablation":
+            runs = ev.runs.ready(each, [])
+            assert {run.phase for run in runs} == {"tune"}
+            assert len(runs) == len(each.rows) * len(each.seeds)
+            assert {run.values["training"]["epochs"] * 100 for run in runs} == {each.tuning_steps}
+    ablation = experiment(kind="ablation", judged_on="choose", seeds=(7,))
+    split = ev.fit.split_of(ev.runs.ready(ablation, [])[0], data / "tiny")
+    assert not {*split.train, *split.val} & {"p2_4", "p2_5"}
+
+
+def test_given_rate_is_taken_and_none_is_chosen(ev: SimpleNamespace, experiment: Make) -> None:
+    two = experiment(rates=(1e-3, 1e-2), rows={"prosma": {"rate": 0.02}, "signed": {"rate_of": "prosma"}})
+    assert [(run.row, run.phase, run.rate) for run in ev.runs.ready(two, [])] == [
+        ("prosma", "judge", 0.02),
+        ("signed", "judge", 0.02),
+    ]
 
 
 def test_extended_yaml_has_its_own_rows_only(

@@ -45,7 +45,7 @@ def features(dims: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_every_variant_that_can_be_named_is_there(ev: SimpleNamespace) -> None:
-    there = {*ev.variants.GATES, *ev.variants.LEVELS, "open-start"}
+    there = {*ev.variants.GATES, *ev.variants.LEVELS}
     assert set(get_args(ev.experiment.Variant)) == there
     assert set(GATES) == set(ev.variants.GATES)
     with pytest.raises(ValueError, match="There is no variant 'none'"):
@@ -53,7 +53,7 @@ def test_every_variant_that_can_be_named_is_there(ev: SimpleNamespace) -> None:
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("variant", [*GATES, "finest-gate", "coarse-gates", "open-start"])
+@pytest.mark.parametrize("variant", [*GATES, "finest-gate", "coarse-gates"])
 def test_all_that_is_learned_has_a_gradient_and_the_same_seed_gives_the_same(
     ev: SimpleNamespace, variant: str, dims: int
 ) -> None:
@@ -114,17 +114,6 @@ def test_levels_without_a_gate_pass_everything(ev: SimpleNamespace) -> None:
             model(x)
         assert [level.threshold is None for level in levels] == open_levels
         assert [level.removed == 0 for level in levels] == open_levels
-
-
-def test_open_start_removes_little(ev: SimpleNamespace) -> None:
-    x = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    removed = {}
-    for variant in (None, "open-start"):
-        model = ev.networks.build(config(2).replace(gate={"threshold": 0.6}), "own", 0, variant)
-        with model.counting() as levels:
-            model(x)
-        removed[variant] = max(level.removed for level in levels)
-    assert removed["open-start"] < 0.25 < removed[None]
 
 
 def test_row_with_a_variant_is_trained_and_judged(

@@ -40,6 +40,8 @@ class GateConfig(Config):
     """Dilation of each depthwise branch: the local and contextual scales of the compatibility field."""
     threshold: float = Field(default=0.6, gt=0, le=10)
     """Initial threshold tau, the same for all channels; learned from there."""
+    offset: float = Field(default=0.0, ge=-10, le=10)
+    """Initial offset beta of the field, the same for all channels: above the threshold, the gate begins open."""
     channel_gate: bool = True
     """Gate whole channels by the decoder's global context as well."""
     channel_reduction: int = Field(default=4, ge=1, le=64)

@@ -152,7 +152,7 @@ class ProximalGate(SkipGate):
         for weight in self.scales.parameters():
             if not weight.is_meta:  # there is nothing to draw, and torch would import its compiler for it: 2 seconds
                 nn.init.normal_(weight, std=2 / math.sqrt(math.prod(kernel)))
-        self.offset = nn.Parameter(torch.zeros(channels))
+        self.offset = nn.Parameter(torch.full((channels,), config.offset))
         self.raw_threshold = nn.Parameter(torch.full((channels,), math.log(math.expm1(config.threshold))))
         self.channel_gate = ChannelGate(channels, config.channel_reduction) if config.channel_gate else None
 
