@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from evidence.corruptions import CORRUPTIONS
 from evidence.experiment import Experiment
-from evidence.runs import Result, find, judged_runs
+from evidence.runs import Result, find, judged_runs, tuning_runs
 
 Measure = Literal["dice", "iou"]
 BySeed = dict[int, float]
@@ -46,11 +46,14 @@ class Measured:
     results : mapping of str to mapping of int to dict
     failed : mapping of str to int
         Seeds that diverged, by row.
+    tuning : mapping of str to mapping of float to float
+        Score of each learning rate that was tried, by row; rows that choose none are left out.
     """
 
     experiment: Experiment
     results: Mapping[str, Mapping[int, Result]]
     failed: Mapping[str, int]
+    tuning: Mapping[str, Mapping[float, float]]
 
     @classmethod
     def of(cls, experiment: Experiment, results: Sequence[Result]) -> Measured:
@@ -61,7 +64,9 @@ class Measured:
             found = {run.seed: find(results, run) for run in judged_runs(experiment, row, results)}
             rows[row] = {seed: result for seed, result in found.items() if result and "failed" not in result}
             failed[row] = sum(result is not None and "failed" in result for result in found.values())
-        return cls(experiment, rows, failed)
+        tuning = {row: [(run.rate, find(results, run)) for run in tuning_runs(experiment, row)] for row in rows}
+        scores = {row: {rate: r["score"] for rate, r in tried if r} for row, tried in tuning.items() if tried}
+        return cls(experiment, rows, failed, scores)
 
     def complete(self, row: str) -> bool:
         """Whether all seeds of a row are measured."""

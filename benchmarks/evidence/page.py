@@ -11,7 +11,7 @@ from evidence.claims import LEAST_SEEDS, RIVALS, claims, difference
 from evidence.corruptions import CORRUPTIONS
 from evidence.experiment import Experiment
 from evidence.measured import Measured, Spread, paired
-from evidence.runs import Result
+from evidence.runs import DIVERGED, Result
 
 NOT_YET = ("deep supervision of the gates",)
 """Ablations of interest that no setting can express."""
@@ -87,18 +87,14 @@ def _comparison(measured: Measured) -> str:
         *(f"against {r}" for r in RIVALS),
         "values",
         "GFLOP",
-        "s",
     ]
     lines.append(table(head, [_row(measured, row) for row in there]))
     lines += [f"- {row}: {measured.experiment.rows[row].words}" for row in there] + [""]
     if cases := measured.value(there[0], "cases"):
         lines.append(f"{cases['train']} cases were trained on, {cases['judged']} judged.\n")
     tile = " x ".join(map(str, measured.value(there[0], "tile")))
-    lines.append(
-        f"GFLOP: forward pass of one tile, {tile}; s: training of one seed, beside other runs; *: lowest or highest "
-        "rate tried.\n"
-    )
-    lines += [_removed(measured), _robustness(measured, there), _curve(measured)]
+    lines.append(f"GFLOP: forward pass of one tile, {tile}; *: lowest or highest rate tried.\n")
+    lines += [_rates(measured), _removed(measured), _robustness(measured, there), _curve(measured)]
     return "\n".join(lines)
 
 
@@ -114,7 +110,6 @@ def _row(measured: Measured, row: str) -> list[str]:
         *(against(measured, row, rival) for rival in RIVALS),
         f"{measured.value(row, 'parameters') / 1e6:.2f} M",
         f"{measured.value(row, 'flops') / 1e9:.1f}",
-        f"{mean(result['seconds']['train'] for result in found.values()):.0f}",
     ]
 
 
@@ -122,6 +117,21 @@ def _rate(measured: Measured, row: str) -> str:
     """Learning rate, with a star where a further one, beyond all that were tried, might be better."""
     rate, tried = measured.value(row, "rate"), measured.experiment.rates
     return f"{rate:g}{'*' if len(tried) > 1 and rate in (min(tried), max(tried)) else ''}"
+
+
+def _rates(measured: Measured) -> str:
+    """What each rate was chosen by, row by row."""
+    if not any(measured.tuning.values()):
+        return ""
+    rates, lines = measured.experiment.rates, []
+    for row, scores in measured.tuning.items():
+        told = (
+            "–" if rate not in scores else "diverged" if scores[rate] == DIVERGED else f"{scores[rate]:.4f}"
+            for rate in rates
+        )
+        lines.append([row, *told])
+    head = ["row", *(f"{rate:g}" for rate in rates)]
+    return "What learning rates are chosen by: Dice on the training cases set aside, one seed.\n\n" + table(head, lines)
 
 
 def _removed(measured: Measured) -> str:
@@ -180,7 +190,12 @@ def _ablation(measured: Measured) -> str:
         flops = f"{measured.value(row, 'flops') / 1e9:.1f}"
         seeds = str(len(measured.results[row]))
         lines.append([row, words, seeds, dice, against(measured, row, "prosma"), levels, values, flops])
-    return f"{title}\n" + table(
+    seen = "Judged on the validation cases.\n"
+    if measured.experiment.judged_on == "choose":
+        seen = "Trained on a part of the training cases, judged on the rest: no validation case is seen.\n"
+    rates = ", ".join(f"{rate:g}" for rate in measured.experiment.rates)
+    seen += f"Learning rate {rates} unless the row says otherwise.\n" if len(measured.experiment.rates) == 1 else ""
+    return f"{title}\n{seen}\n" + table(
         ["row", "what", "seeds", "Dice", "against prosma", "removed per level (%)", "parameters", "GFLOP"], lines
     )
 
@@ -195,9 +210,12 @@ def _missing(measured: Sequence[Measured]) -> str:
     lines = []
     for each in measured:
         missing, failed = each.missing(), {row: count for row, count in each.failed.items() if count}
-        if missing:
-            told = ", ".join(f"{row} ({count} of {len(each.experiment.seeds)} seeds)" for row, count in missing.items())
-            lines.append(f"- {each.experiment.name}: {told}")
+        of = len(each.experiment.seeds)
+        if len(missing) == len(each.results) and set(missing.values()) == {of}:
+            lines.append(f"- {each.experiment.name}: every row")
+        elif missing:
+            told = (row if count == of else f"{row} ({count} of {of} seeds)" for row, count in missing.items())
+            lines.append(f"- {each.experiment.name}: {', '.join(told)}")
         if failed:
             lines.append(f"- {each.experiment.name}, diverged: {', '.join(f'{r} ({c})' for r, c in failed.items())}")
     return "## Missing\n\n" + ("\n".join(lines) or "Nothing: every row of every experiment is measured.") + "\n"
