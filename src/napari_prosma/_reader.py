@@ -129,8 +129,8 @@ def _read_run(path: Path) -> list[LayerData]:
     pictures = [file for file in sorted(path.iterdir()) if is_image_path(file)]
     if pictures:
         return [layer for file in pictures for layer in _read(file)]
-    run = RunFolder(path)
-    model = run.best if run.best.is_file() else path.with_suffix(".safetensors")
+    finished, best = path.with_suffix(".safetensors"), RunFolder(path).best
+    model = best if best.is_file() and not finished.is_file() else finished
     msg = (
         f"{path.name} is the folder of a training run: it holds settings, splits and models, no pictures. Open a scan "
         f"instead, and choose the run's model in the Segment widget (Browse…): {model}"

@@ -219,6 +219,12 @@ def test_a_run_folder_says_what_it_is(tmp_path: Path) -> None:
     assert reader is not None
     with pytest.raises(FileFormatError, match=r"training run.*model\.safetensors"):
         reader(str(run))
+    (run / "best.safetensors").touch()
+    with pytest.raises(FileFormatError, match=r"model\.prosma.best\.safetensors"):
+        reader(str(run))
+    (tmp_path / "model.safetensors").touch()  # of a run that finished, be it by the best weights or by the last
+    with pytest.raises(FileFormatError, match=r": \S*model\.safetensors"):
+        reader(str(run))
     spec = array_spec((4, 5), "yx")
     write_image(run / "preview.png", np.zeros((4, 5), np.uint8), spec)
     ((data, arguments, kind),) = reader(str(run))

@@ -132,6 +132,8 @@ def _speed(
         if seconds >= LONG_ENOUGH:
             break
         voxels *= 4
+    if isinstance(gradients, Graphed):  # as before each validation
+        gradients.release()
     return seconds / (some * prod(patch)), (yield from _fastest(forward, CALLS)) / prod(patch)
 
 

@@ -97,7 +97,7 @@ def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None
         run = _for_fine_tuning(run, header)  # from here on, what was not chosen cannot be told from what was
     run = _resolved(run, pre, model, classes, batch)
     if run.training.keep == "auto":
-        run = run.replace(training=run.training.replace(keep=split.keep))
+        run = run.replace(training=run.training.replace(keep=split.keep(run.training.validation_cases)))
     yield StageStarted(describe_plan(pre, model, len(split.train), len(split.val)))
     if split.words():
         yield StageStarted(split.words())

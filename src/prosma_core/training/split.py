@@ -58,10 +58,16 @@ class Split:
             return len(self.val)
         return sum(len(held.slices) for held in self.held.values())
 
-    @property
-    def keep(self) -> Literal["best", "last"]:
-        """Weights to keep: the last where too little is held out to choose any by."""
-        return "last" if self.held_out < FEW_HELD_OUT else "best"
+    def keep(self, validation_cases: int) -> Literal["best", "last"]:
+        """Weights to keep: the last where each validation sees too little to choose any by.
+
+        Parameters
+        ----------
+        validation_cases : int
+            Most cases of a validation.
+        """
+        seen = min(self.held_out, validation_cases) if self.kind == "cases" else self.held_out
+        return "last" if seen < FEW_HELD_OUT else "best"
 
     def part(self, key: Literal["train", "val"], name: str, labels: Annotation) -> Annotation:
         """The labels of a case that may be seen in training, or those that are validated on."""

@@ -97,9 +97,14 @@ def test_scribbles_need_background() -> None:
 def test_few_held_out_scans_or_slices_choose_no_weights() -> None:
     names = tuple(map(str, range(20)))
     held = {"a": HeldOut((3, 4)), "b": HeldOut((1,))}
-    assert [Split(names[n:], names[:n]).keep for n in (1, FEW_HELD_OUT - 1, FEW_HELD_OUT)] == ["last", "last", "best"]
+    assert [Split(names[n:], names[:n]).keep(16) for n in (1, FEW_HELD_OUT - 1, FEW_HELD_OUT)] == [
+        "last",
+        "last",
+        "best",
+    ]
     assert (Split(("a", "b"), ("a", "b"), "slices", held).held_out, Split(names, names, "none held out").held_out) == (
         3,
         0,
     )
-    assert Split(("a",), ("a",), "slices", {"a": HeldOut(tuple(range(FEW_HELD_OUT)))}).keep == "best"
+    assert Split(("a",), ("a",), "slices", {"a": HeldOut(tuple(range(FEW_HELD_OUT)))}).keep(1) == "best"
+    assert Split(names[10:], names[:10]).keep(FEW_HELD_OUT - 1) == "last"  # each validation sees no more

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from prosma_core.io.bundle import load_bundle
 from prosma_core.io.images import write_image, write_labels
 from prosma_core.io.resume import resumed_settings
 from prosma_core.io.run_folder import RunFolder
-from prosma_core.training import trainer
+from prosma_core.training import split, trainer
 from prosma_core.training.loop import train
 from prosma_core.training.setup import prepare_run
 
@@ -359,6 +360,27 @@ def test_stacks_without_content_are_refused_by_name(tmp_path: Path) -> None:
     run = settings(tmp_path / "data", tmp_path / "m.safetensors", preprocess={"tile": [16, 16], "dims": 2})
     with pytest.raises(IntensityError, match="one value everywhere"):
         drain(train(run))
+
+
+@pytest.mark.parametrize(("few", "kept"), [(1, "best"), (2, "last")])
+def test_weights_that_are_kept_follow_what_is_held_out(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: int, kept: str
+) -> None:
+    monkeypatch.setattr(split, "FEW_HELD_OUT", few)  # one of five scans is held out
+    scores = iter((0.9, 0.1, 0.2))  # of the first epoch, of the second, of the end
+    real = trainer.Trainer.validate
+
+    def validate(*args, **more):
+        validation = yield from real(*args, **more)
+        return replace(validation, mean=next(scores))
+
+    monkeypatch.setattr(trainer.Trainer, "validate", validate)
+    model = tmp_path / "m.safetensors"
+    drain(train(settings(folder, model, training={"epochs": 2})))
+    run = RunFolder.beside(model)
+    assert load_run_yaml(run.run_yaml)["training"]["keep"] == kept
+    (_, first), (_, last) = load_bundle(run.best), load_bundle(model)
+    assert all(np.array_equal(first[name], last[name]) for name in first) == (kept == "best")
 
 
 def test_memory_that_ends_in_training_is_said_in_words(folder: Path, tmp_path: Path, monkeypatch) -> None:
