@@ -1,9 +1,9 @@
 """GPU memory of the engine before, during and after trainings, and when it is freed, as the driver counts it.
 
-    python3 run.py bench gpu_memory DIR [--preset balanced] [--graph]
+    python3 run.py bench gpu_memory DIR [--preset balanced] [--no-graph]
 
 Two ways: of the engine's process (nvidia-smi), where the driver tells it; and in use on the whole GPU. Only the first
---scans training scans are read. With --graph the training steps are one CUDA graph each.
+--scans training scans are read. With --no-graph training.graph is off.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--preset", default="balanced")
     parser.add_argument("--scans", type=int, default=6)
-    parser.add_argument("--graph", action="store_true", help="Turn training.graph on.")
+    parser.add_argument("--graph", action=argparse.BooleanOptionalAction, default=True, help="training.graph.")
     options = parser.parse_args()
     if shutil.which("nvidia-smi") is None:
         raise SystemExit("There is no nvidia-smi: this needs an NVIDIA GPU and its driver.")

@@ -99,11 +99,15 @@ def test_what_the_new_weights_of_a_variant_do(ev: SimpleNamespace) -> None:
 
 
 def test_groups_are_kept_or_removed_together(ev: SimpleNamespace) -> None:
-    gate, _ = gates(ev, "grouped", 3)
+    gate = ev.networks.build(config(3), "own", 3, "grouped").skip_gates[1]
     torch.nn.init.constant_(gate.raw_threshold, 0.0)  # softplus(0) = 0.69
-    removed = gate.activation(*features(3)).unflatten(1, (-1, ev.variants.GROUP)) == 0
+    made = torch.Generator().manual_seed(0)
+    x, g = (torch.randn(2, 16, 8, 8, 8, generator=made) for _ in range(2))
+    removed = gate.activation(x, g).unflatten(1, (-1, ev.variants.GROUP)) == 0
     share = removed.float().mean(2)
+    assert share.shape[1] == 2
     assert set(share.unique().tolist()) == {0.0, 1.0}
+    assert not torch.equal(share[:, 0], share[:, 1])
 
 
 def test_levels_without_a_gate_pass_everything(ev: SimpleNamespace) -> None:
