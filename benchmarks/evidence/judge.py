@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from evidence.corruptions import CORRUPTIONS, corrupted
 from prosma_core.cli.options import drain
 from prosma_core.config.inference import InferenceConfig
-from prosma_core.config.inspection import LevelEdit
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import Scan
 from prosma_core.data.labels import class_indices
 from prosma_core.events import Event
 from prosma_core.inference.segment import Segmenter
-from prosma_core.model.looking import edited
 from prosma_core.model.unet import UNet
 from prosma_core.training.validate import dice_per_class
 
-SCALES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
-"""What the thresholds are multiplied by for the curve of Dice over the removed fraction; 4 is the most there is."""
+SCALES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0)
+"""What the thresholds are multiplied by for the curve of Dice over the removed fraction."""
 
 Cases = Mapping[str, tuple[Scan, Scan]]
 """Image and labels by name."""
@@ -119,14 +119,28 @@ def judge_corrupted(segmenter: Segmenter, cases: Cases, check: Check) -> dict[st
     return result
 
 
+@contextmanager
+def thresholds_times(model: UNet, scale: float) -> Iterator[None]:
+    """Multiply all learned thresholds within; by more than a user's edit may, and by 0."""
+    learned = [gate.get_parameter("raw_threshold") for gate in model.skip_gates if gate.threshold() is not None]
+    before = [raw.detach().clone() for raw in learned]
+    try:
+        for raw in learned:
+            tau = scale * F.softplus(raw.detach())
+            raw.data = tau + torch.log(-torch.expm1(-tau))  # the inverse of softplus; -inf at 0
+        yield
+    finally:
+        for raw, values in zip(learned, before, strict=True):
+            raw.data = values
+
+
 def removed_curve(segmenter: Segmenter, cases: Cases, check: Check) -> list[dict[str, Any]]:
     """Dice and removed fraction with all learned thresholds multiplied by each of `SCALES`; empty without any."""
     model, points = segmenter.model, []
     if not isinstance(model, UNet) or model.config.gate.kind != "prosma":
         return []
     for scale in SCALES:
-        edits = tuple(LevelEdit(level=level, threshold=scale) for level in range(len(model.skip_gates)))
-        with edited(model, edits), model.counting() as levels:
+        with thresholds_times(model, scale), model.counting() as levels:
             found = summary(judge(segmenter, cases, check))
         removed = [round(level.removed, 6) for level in levels]
         points.append({"scale": scale, "removed": removed, "dice": found.get("dice"), "iou": found.get("iou")})

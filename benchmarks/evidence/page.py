@@ -163,7 +163,7 @@ def _curve(measured: Measured) -> str:
     if not curves:
         return ""
     lines = []
-    for same in zip(*curves, strict=True):
+    for same in zip(*curves, strict=False):  # the first curves ended at 4
         removed = [mean(level) for level in zip(*(point["removed"] for point in same), strict=True)]
         dice = number(Spread.of([point["dice"] for point in same]))
         lines.append([f"{same[0]['scale']:g}", *(f"{100 * level:.1f}" for level in (mean(removed), *removed)), dice])

@@ -162,6 +162,7 @@ def test_run_is_trained_judged_and_written(
     assert set(found["corrupted"]) == set(ev.page.CORRUPTIONS)
     removed = [point["removed"][0] for point in found["curve"]]
     assert removed == sorted(removed)
+    assert (removed[0], removed[-1]) == (0, pytest.approx(1, abs=0.1))
     assert str(data) not in json.dumps(results)
 
 

@@ -110,6 +110,17 @@ def test_groups_are_kept_or_removed_together(ev: SimpleNamespace) -> None:
     assert not torch.equal(share[:, 0], share[:, 1])
 
 
+def test_thresholds_are_multiplied_and_put_back(ev: SimpleNamespace) -> None:
+    model = ev.networks.build(config(2), "own", 3)
+    before = [gate.threshold().detach() for gate in model.skip_gates]
+    for scale in (0, 0.5, 100):
+        with ev.judge.thresholds_times(model, scale):
+            found = [gate.threshold() for gate in model.skip_gates]
+        for tau, times in zip(before, found, strict=True):
+            torch.testing.assert_close(times, scale * tau)
+    assert all(torch.equal(tau, gate.threshold()) for tau, gate in zip(before, model.skip_gates, strict=True))
+
+
 def test_levels_without_a_gate_pass_everything(ev: SimpleNamespace) -> None:
     x = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     for variant, open_levels in (("finest-gate", [False, True]), ("coarse-gates", [True, False])):
