@@ -13,9 +13,6 @@ from evidence.experiment import Experiment
 from evidence.measured import Measured, Spread, paired
 from evidence.runs import DIVERGED, Result
 
-NOT_YET = ("deep supervision of the gates",)
-"""Ablations of interest that no setting can express."""
-
 HEAD = """\
 # Evidence: does the gate earn its place?
 
@@ -41,7 +38,7 @@ def page(experiments: Sequence[Experiment], results: Sequence[Result], *, dry: b
         parts.append("**This is a dry run of two steps: none of its numbers means anything.**\n")
     parts += [_claims(sets), *(_comparison(m) for m in sets)]
     parts += [_ablation(m) for m in measured if m.experiment.kind == "ablation"]
-    parts += [_cannot(), _missing(measured), _origin(results)]
+    parts += [_missing(measured), _origin(results)]
     return "\n".join(part for part in parts if part)
 
 
@@ -197,12 +194,6 @@ def _ablation(measured: Measured) -> str:
     seen += f"Learning rate {rates} unless the row says otherwise.\n" if len(measured.experiment.rates) == 1 else ""
     return f"{title}\n{seen}\n" + table(
         ["row", "what", "seeds", "Dice", "against prosma", "removed per level (%)", "parameters", "GFLOP"], lines
-    )
-
-
-def _cannot() -> str:
-    return (
-        "## Not measured, because no setting can express it yet\n\n" + "\n".join(f"- {each}" for each in NOT_YET) + "\n"
     )
 
 
