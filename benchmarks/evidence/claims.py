@@ -50,11 +50,11 @@ def points(value: float) -> str:
 
 
 def difference(spread: Spread) -> str:
-    """A paired difference in words; whether its 95 % interval, of Student's t over so few seeds, holds 0."""
+    """A paired difference; bold where its 95 % interval, of Student's t over so few seeds, does not hold 0."""
     if spread.error is None:
         return f"{points(spread.mean)} (one seed)"
-    sure = "" if abs(spread.mean) > student.ppf(0.975, spread.count - 1) * spread.error else ", within its error"
-    return f"{points(spread.mean)} ± {100 * spread.error:.2f}{sure}"
+    told = f"{points(spread.mean)} ± {100 * spread.error:.2f}"
+    return f"**{told}**" if abs(spread.mean) > student.ppf(0.975, spread.count - 1) * spread.error else told
 
 
 def _clean(measured: Measured, row: str) -> BySeed:

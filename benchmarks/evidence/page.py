@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import mean
 from typing import Any
 
-from evidence.claims import LEAST_SEEDS, RIVALS, claims, difference
+from evidence.claims import LEAST_SEEDS, RIVALS, STRENGTH, claims, difference
 from evidence.corruptions import CORRUPTIONS
 from evidence.experiment import Experiment
 from evidence.measured import Measured, Spread, paired
@@ -23,9 +23,9 @@ Every row has the same steps, patches and augmentation. Its learning rate was ch
 by one run (a shorter one, where the experiment says so) for each of the same rates; then it was trained on all
 training cases, and judged on the validation cases, by the weights of the last step, on each image's own grid. Dice and
 IoU are means over the images in which a class is, then over classes, then over seeds (± is the standard deviation over
-seeds). Differences are paired by seed, in Dice points, ± the standard error of their mean; *within its error* says that
-it may as well be none: its 95 % interval holds 0, which with three seeds is 4.3 standard errors to either side. Errors
-are those of other seeds, not of other images: where few images are judged, one of them can decide.
+seeds). Differences are paired by seed, in Dice points, ± the standard error of their mean. One that is not **bold** may
+as well be none: its 95 % interval, with three seeds 4.3 standard errors to either side, holds 0. Errors are those of
+other seeds, not of other images: where few images are judged, one of them can decide.
 """
 
 
@@ -36,7 +36,7 @@ def page(experiments: Sequence[Experiment], results: Sequence[Result], *, dry: b
     parts = [HEAD]
     if dry:
         parts.append("**This is a dry run of two steps: none of its numbers means anything.**\n")
-    parts += [_claims(sets), *(_comparison(m) for m in sets)]
+    parts += [_overview(sets), _claims(sets), *(_comparison(m) for m in sets)]
     parts += [_ablation(m) for m in measured if m.experiment.kind == "ablation"]
     parts += [_missing(measured), _origin(results)]
     return "\n".join(part for part in parts if part)
@@ -59,6 +59,46 @@ def against(measured: Measured, row: str, other: str) -> str:
     """Paired difference of a row to another."""
     spread = None if row == other else paired(measured.clean(row), measured.clean(other))
     return "" if spread is None else difference(spread)
+
+
+def _overview(sets: Sequence[Measured]) -> str:
+    """One line for each data set: what was measured of ProSMA and its rivals."""
+    rows = (*RIVALS, "prosma")
+    lines = []
+    for measured in sets:
+        if not any(measured.results.get(row) for row in rows):
+            lines.append([measured.experiment.name, *["–"] * (1 + len(rows) + 2 * len(RIVALS) + 1)])
+            continue
+        cases = next(found for row in rows if (found := measured.value(row, "cases")))
+        worse = [
+            paired(measured.corrupted("prosma", STRENGTH), measured.corrupted(rival, STRENGTH)) for rival in RIVALS
+        ]
+        levels = measured.levels("prosma")
+        lines.append(
+            [
+                measured.experiment.name,
+                str(cases["judged"]),
+                *(_with_count(measured, row) for row in rows),
+                *(against(measured, "prosma", rival) for rival in RIVALS),
+                *("" if spread is None else difference(spread) for spread in worse),
+                f"{100 * min(levels):.0f} to {100 * max(levels):.0f}" if levels else "–",
+            ]
+        )
+    head = ["data", "judged", *rows]
+    head += [f"against {rival}" for rival in RIVALS]
+    head += [f"worse images, against {rival}" for rival in RIVALS]
+    words = (
+        f"Dice; ProSMA's difference to the other two, as they are and made worse (strength {STRENGTH}); what its gates "
+        "remove, by level."
+    )
+    return f"## At a glance\n\n{words}\n\n" + table([*head, "removed (%)"], lines)
+
+
+def _with_count(measured: Measured, row: str) -> str:
+    """Mean Dice, and how many seeds where some are missing."""
+    values = list(measured.clean(row).values())
+    missing = "" if measured.complete(row) or not values else f" ({len(values)} of {len(measured.experiment.seeds)})"
+    return f"{mean(values):.4f}{missing}" if values else "–"
 
 
 def _claims(sets: Sequence[Measured]) -> str:

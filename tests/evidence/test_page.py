@@ -33,7 +33,7 @@ def test_claims_do_not_hold_where_it_loses(ev: SimpleNamespace, experiment: Make
     assert verdicts(ev, [each], lost) == ["does not hold"] * 6
     text = ev.page.page([each], lost)
     assert "**Does not hold**: On images as they are" in text
-    assert "below (-1.00 ± 0.00 against plain, -2.00 ± 0.00 against attention)" in text
+    assert "below (**-1.00 ± 0.00** against plain, **-2.00 ± 0.00** against attention)" in text
 
 
 def test_too_few_seeds_prove_nothing(ev: SimpleNamespace, experiment: Make, judged: Make) -> None:
@@ -44,8 +44,8 @@ def test_too_few_seeds_prove_nothing(ev: SimpleNamespace, experiment: Make, judg
 
 def test_difference_of_three_seeds_needs_more_than_two_standard_errors(ev: SimpleNamespace) -> None:
     spread = ev.measured.Spread.of([0.001, 0.002, 0.003])
-    assert ev.claims.difference(spread) == "+0.20 ± 0.06, within its error"
-    assert ev.claims.difference(ev.measured.Spread.of([0.0019, 0.002, 0.0021])) == "+0.20 ± 0.01"
+    assert ev.claims.difference(spread) == "+0.20 ± 0.06"
+    assert ev.claims.difference(ev.measured.Spread.of([0.0019, 0.002, 0.0021])) == "**+0.20 ± 0.01**"
 
 
 def test_small_loss_is_allowed_but_no_win(ev: SimpleNamespace, experiment: Make, judged: Make) -> None:
@@ -79,6 +79,15 @@ def test_page_names_what_is_missing_and_what_diverged(ev: SimpleNamespace, exper
     assert "- tiny, diverged: plain (1)" in text
     assert "| prosma | 3 | 0.001 | 0.8210 ± 0.0010 |" in text
     assert "+2.00 ± 0.00" in text
+
+
+def test_page_begins_with_one_line_for_each_data_set(ev: SimpleNamespace, experiment: Make, judged: Make) -> None:
+    each = experiment(rows=COMPARED, seeds=(0, 1, 2))
+    results = [r for r in judged(each, {**WON, "prosma": 0.831}) if (r["row"], r["seed"]) != ("plain", 2)]
+    (line,) = [line for line in ev.page.page([each], results).split("\n") if line.startswith("| tiny | 2 |")]
+    assert line.startswith("| tiny | 2 | 0.8005 (2 of 3) | 0.8110 | 0.8320 | **+3.10 ± 0.00** | **+2.10 ± 0.00** |")
+    assert line.endswith("| 50 to 50 |")
+    assert "| tiny | – | – |" in ev.page.page([each], [])
 
 
 def test_page_has_tables_of_robustness_curve_and_ablation(ev: SimpleNamespace, experiment: Make, judged: Make) -> None:
