@@ -91,7 +91,8 @@ def _above(sets: Sequence[Measured], text: str, wanted: int, values: Callable[[M
         verdict = "holds"
     elif won + open_sets < wanted:
         verdict = "does not hold"
-    return Claim(f"{text} on at least {wanted} of {len(sets)} data sets.", verdict, tuple(why))
+    text = f"{text} on at least {wanted} of {len(sets)} data sets (by the mean, however small the difference)."
+    return Claim(text, verdict, tuple(why))
 
 
 def _each(text: str, judged: Sequence[tuple[str, bool | None, str]]) -> Claim:
@@ -143,7 +144,7 @@ def _not_by_size(sets: Sequence[Measured]) -> Claim:
         told = f"{difference(spread)}, with {sizes[0][0] / sizes[1][0]:.2f} times its values"
         told += f" and {sizes[0][1] / sizes[1][1]:.2f} times its operations"
         entries.append((measured.experiment.name, fair and spread.mean > 0, told))
-    return _each("It does not win by being larger: it is above a plain net of at least its size.", entries)
+    return _each("It is above a plain net of at least its size.", entries)
 
 
 def _targets(sets: Sequence[Measured]) -> list[Claim]:

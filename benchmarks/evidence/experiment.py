@@ -92,6 +92,10 @@ class Experiment(Config):
     """Networks by name."""
     most_cases: int | None = None
     """Cases of each part; all unless given. For dry runs only."""
+    alike: tuple[str, ...] = ()
+    """Validation cases that look like a training one (`splits.alike_to_training`): the page says how it is without."""
+    notes: str = ""
+    """What else a reader has to know of the data, for the page."""
 
     def values(self, row: str, rate: float, seed: int, steps: int) -> dict[str, Any]:
         """Values of the `RunConfig` of one run, but for data, place and device."""
@@ -119,9 +123,16 @@ def load(path: Path) -> Experiment:
         The YAML is not one of an experiment, or a row has settings that a run cannot have.
     """
     experiment = Experiment.parse({"name": path.stem.replace(".", "-"), **_read(path)}, str(path))
+    if experiment.judged_on == "choose" and len(experiment.rates) > 1:
+        msg = f"{path}: with judged_on: choose, rates would be chosen on the cases that are reported. Give one rate."
+        raise ConfigError(msg)
     for name, row in experiment.rows.items():
-        if row.rate_of is not None and row.rate_of not in experiment.rows:
-            msg = f"{path}: row {name!r} takes the rate of {row.rate_of!r}, which is not a row."
+        source = experiment.rows.get(row.rate_of) if row.rate_of else row
+        if source is None or (source.rate_of and source is not row):
+            msg = f"{path}: row {name!r} takes the rate of {row.rate_of!r}, which is not a row with a rate of its own."
+            raise ConfigError(msg)
+        if row.rate is not None and row.rate_of is not None:
+            msg = f"{path}: row {name!r} has both a rate and rate_of. Give one of them."
             raise ConfigError(msg)
         resolve_run(
             {**experiment.values(name, 1e-3, 0, experiment.steps), "out": "x.safetensors"}, f"{path}, row {name!r}"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from evidence.corruptions import CORRUPTIONS
 from evidence.experiment import Experiment
@@ -13,6 +13,7 @@ from evidence.runs import Result, find, judged_runs, tuning_runs
 
 Measure = Literal["dice", "iou"]
 BySeed = dict[int, float]
+Key = TypeVar("Key", int, str)
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,26 @@ class Measured:
             return {seed: result["score"] for seed, result in found} if measure == "dice" else {}
         return {seed: result["summary"][measure] for seed, result in found}
 
+    def without(self, row: str, names: Collection[str]) -> BySeed:
+        """Dice on the images but for some: the mean over those that have a class, then over classes."""
+        found = {}
+        for seed, result in self.results.get(row, {}).items():
+            kept = [case for name, case in result.get("scores", {}).items() if name not in names]
+            classes = {name for case in kept for name, each in case.items() if each["present"]}
+            means = [mean(case[c]["dice"] for case in kept if case[c]["present"]) for c in sorted(classes)]
+            if means:
+                found[seed] = mean(means)
+        return found
+
+    def by_image(self, row: str) -> dict[str, float]:
+        """Dice of each image that has a class: the mean over its classes, then over seeds."""
+        each: dict[str, list[float]] = {}
+        for result in self.results.get(row, {}).values():
+            for name, case in result.get("scores", {}).items():
+                if present := [score["dice"] for score in case.values() if score["present"]]:
+                    each.setdefault(name, []).append(mean(present))
+        return {name: mean(values) for name, values in each.items()}
+
     def mirrored(self, row: str, measure: Measure = "dice") -> BySeed:
         """The same, averaged over mirrored copies."""
         found = self.results.get(row, {}).items()
@@ -109,6 +130,6 @@ class Measured:
         return next((result[name] for result in self.results.get(row, {}).values()), None)
 
 
-def paired(a: BySeed, b: BySeed) -> Spread | None:
-    """Differences a - b over the seeds that both have."""
-    return Spread.of([a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())])
+def paired(a: Mapping[Key, float], b: Mapping[Key, float]) -> Spread | None:
+    """Differences a - b over the seeds, or images, that both have."""
+    return Spread.of([a[key] - b[key] for key in sorted(a.keys() & b.keys())])

@@ -18,7 +18,7 @@ from evidence.fit import fit
 from evidence.judge import Cases, judge, judge_corrupted, removed_curve, summary
 from evidence.networks import cost
 from evidence.runs import DIVERGED, Run, config_hash
-from prosma_core.errors import TrainingError
+from prosma_core.errors import DivergedError
 from prosma_core.inference.device import choose_device
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.atomic import remove, write_bytes_atomic
@@ -80,8 +80,8 @@ def measure(run: Run, data: Path, out: Path, work: Path, device: str, until: flo
     place = choose_device(device).device
     try:
         result |= _trained(run, data / run.experiment.data, work / f"{run.key}.safetensors", place, check)
-    except TrainingError:
-        result |= {"failed": "training diverged", "score": DIVERGED}
+    except DivergedError as error:
+        result |= {"failed": str(error), "score": DIVERGED}
     result |= {"machine": machine(place), "versions": versions()}
     result["seconds"] = {**result.get("seconds", {}), "this_session": round(time.monotonic() - began, 1)}
     path = out / f"{run.key}.json"

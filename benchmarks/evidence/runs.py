@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evidence.experiment import Experiment
-from prosma_core.config.run import RunConfig, resolve_run
+from prosma_core.config.run import resolve_run
 
 Phase = Literal["tune", "judge"]
 Result = dict[str, Any]
@@ -19,6 +19,8 @@ Result = dict[str, Any]
 NOT_OF_THE_RUN = {"data", "pairs", "out", "device", "init", "name", "description", "licence", "attribution"}
 HOW_IT_RUNS = {"run.training.compile", "run.training.graph"}
 """Settings that change the time of a step, not what it computes."""
+ADDED = {"run.gate.offset": 0.0}
+"""Settings that came when there were results already, and what all of those had."""
 DIVERGED = -1.0
 """Score of a learning rate whose training diverged."""
 
@@ -73,7 +75,7 @@ def read_results(folder: Path) -> list[Result]:
 def find(results: Sequence[Result], run: Run) -> Result | None:
     """The result of a run, or None where it was not measured with these settings.
 
-    A setting that did not exist yet when it was measured counts as having been at its default.
+    A setting that did not exist yet when it was measured counts as having been what `ADDED` says.
     """
     wanted = None
     for result in results:
@@ -92,10 +94,9 @@ def find(results: Sequence[Result], run: Run) -> Result | None:
 
 def same(stored: dict[str, Any], wanted: dict[str, Any]) -> bool:
     """Whether two configurations of `Run` mean the same."""
-    default = dict(_leaves({"run": RunConfig(out=Path("x")).model_dump(mode="json")}))
     a, b = dict(_leaves(stored)), dict(_leaves(wanted))
     keys = (a.keys() | b.keys()) - HOW_IT_RUNS
-    return all(a.get(key, default.get(key)) == b.get(key, default.get(key)) for key in keys)
+    return all(a.get(key, ADDED.get(key)) == b.get(key, ADDED.get(key)) for key in keys)
 
 
 def _leaves(values: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

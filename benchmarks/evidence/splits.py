@@ -34,6 +34,16 @@ def inner_split(folder: DatasetFolder, split: InnerSplit) -> tuple[list[str], li
     return [name for name in names if name not in set(chosen)], sorted(chosen)
 
 
+def alike_to_training(folder: DatasetFolder) -> list[str]:
+    """Names of the validation pictures that look like a training picture."""
+    train, val = (
+        np.stack([thumbnail(read_channels(folder.cases[name].images)) for name in folder.splits[part]])
+        for part in ("train", "val")
+    )
+    near = (val @ train.T >= ALIKE).any(axis=1)
+    return sorted(name for name, is_near in zip(folder.splits["val"], near, strict=True) if is_near)
+
+
 def _groups(folder: DatasetFolder, names: Sequence[str], kind: str) -> list[list[str]]:
     if kind == "case":
         return [[name] for name in names]

@@ -49,6 +49,10 @@ class TrainingError(ProsmaError):
     """Training that cannot go on: NaN or infinity in the loss, a resume that does not fit the run."""
 
 
+class DivergedError(TrainingError):
+    """NaN or infinity in the loss, the gradients or what the network gives."""
+
+
 class MissingExtraError(ProsmaError):
     """An optional dependency that is not installed; the text names the extra to install."""
 

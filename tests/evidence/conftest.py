@@ -38,10 +38,25 @@ def _one_thread() -> Iterator[None]:
 def ev(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Return the modules of the harness, which is no installed package."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    from evidence import claims, experiment, fit, judge, many, measured, networks, one, page, runs, splits, variants
+    from evidence import (
+        claims,
+        corruptions,
+        experiment,
+        fit,
+        judge,
+        many,
+        measured,
+        networks,
+        one,
+        page,
+        runs,
+        splits,
+        variants,
+    )
 
     return SimpleNamespace(
         claims=claims,
+        corruptions=corruptions,
         experiment=experiment,
         fit=fit,
         judge=judge,
@@ -118,7 +133,9 @@ def result(ev: SimpleNamespace) -> Callable[..., dict[str, Any]]:
             "levels": [{"removed": 0.5, "threshold": 0.6}],
             "summary": both,
             "mirrored": both,
-            "corrupted": {kind: {str(s): {"dice": dice - s / 10} for s in (1, 2, 3)} for kind in ev.page.CORRUPTIONS},
+            "corrupted": {
+                kind: {str(s): {"dice": dice - s / 10} for s in (1, 2, 3)} for kind in ev.corruptions.CORRUPTIONS
+            },
             "curve": [{"scale": 1.0, "removed": [0.5], "dice": dice}],
             "seconds": {"train": 1.0},
             "machine": {"device": "cpu", "name": "x"},

@@ -98,7 +98,7 @@ def test_page_has_tables_of_robustness_curve_and_ablation(ev: SimpleNamespace, e
     text = ev.page.page([each, ablation], results)
     assert "| speckle | 1 | 0.7010 ± 0.0010 |" in text
     assert "| **mean** | 3 |" in text
-    assert "4 cases were trained on, 2 judged." in text
+    assert "4 cases were trained on in 2 steps (learning rates are chosen by 2), 2 judged." in text
     assert "| 1 | 50.0 | 50.0 | 0.8310 ± 0.0010 |" in text
     assert "-1.00 (one seed) | 25 |" in text
 
@@ -108,6 +108,32 @@ def test_page_without_results_claims_nothing(ev: SimpleNamespace) -> None:
     assert "**Holds**" not in text
     assert "**Does not hold**" not in text
     assert "- busi: every row" in text
+
+
+def test_page_says_how_much_hangs_on_the_images(ev: SimpleNamespace, experiment: Make, result: Make) -> None:
+    each = experiment(rows=COMPARED, seeds=(0, 1), alike=("b",), notes="Two patients.")
+
+    def run_of(row: str, seed: int, a: float, b: float) -> Any:
+        scores = {
+            name: {"organ": {"dice": dice, "present": True}, "other": {"dice": 1.0, "present": False}}
+            for name, dice in (("a", a), ("b", b))
+        }
+        return result(ev.runs.Run(each, row, "judge", seed, 1e-3), (a + b) / 2, scores=scores)
+
+    results = [run_of("plain", s, 0.5, 0.9) for s in (0, 1)]
+    results += [run_of("prosma", 0, 0.6, 0.7), run_of("prosma", 1, 0.62, 0.7)]
+    text = ev.page.page([each], results)
+    assert "2 judged. Two patients." in text
+    assert "Over the 2 images instead of the seeds, ± the standard error of their mean: ProSMA -4.50 ± 15.50 ag" in text
+    assert "Without them, over seeds: ProSMA +11.00 ± 1.00 against plain." in text
+
+
+def test_page_lists_what_was_judged_with_another_rate(ev: SimpleNamespace, experiment: Make, judged: Make) -> None:
+    each = experiment(rows=COMPARED, seeds=(0, 1, 2))
+    before = experiment(rows=COMPARED, seeds=(0, 1, 2), rates=(0.02,))
+    text = ev.page.page([each], judged(each, WON) + judged(before, {"plain": 0.9}))
+    assert "| tiny | plain | 0.02 | 3 | 0.9010 ± 0.0010 |" in text
+    assert "Measured, and not used" not in ev.page.page([each], judged(each, WON))
 
 
 def test_page_shows_what_rates_were_chosen_by(

@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 
-from prosma_core.errors import TrainingError
+from prosma_core.errors import ConfigError, DivergedError, TrainingError
 from prosma_core.events import EpochDone
 from prosma_core.io.dataset_folder import open_dataset
 
@@ -42,10 +42,40 @@ def test_comparisons_differ_in_nothing_but_the_network(ev: SimpleNamespace) -> N
 
 
 def test_no_two_runs_share_a_file_unless_they_are_the_same(ev: SimpleNamespace) -> None:
-    runs = [run for each in ev.experiment.every() for run in ev.runs.ready(each, [])]
-    configs: dict[str, Any] = {}
-    for run in runs:
-        assert configs.setdefault(run.key, run.config) == run.config
+    results = ev.runs.read_results(ev.experiment.RESULTS)
+    by_key: dict[str, tuple[str, Any]] = {}
+    for each in ev.experiment.every():
+        for row in each.rows:
+            for run in (*ev.runs.tuning_runs(each, row), *ev.runs.judged_runs(each, row, results)):
+                same = (row, {**run.values, "phase": run.phase})
+                assert by_key.setdefault(run.key, same) == same
+    assert len(by_key) > 100
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "words"),
+    [
+        ({"a": {"rate_of": "b"}}, {}, "'b', which is not a row"),
+        ({"a": {}, "b": {"rate_of": "a"}, "c": {"rate_of": "b"}}, {}, "not a row with a rate of its own"),
+        ({"a": {"rate": 0.1, "rate_of": "b"}, "b": {}}, {}, "both a rate and rate_of"),
+        ({"a": {}}, {"judged_on": "choose", "rates": [0.1, 0.2]}, "Give one rate"),
+    ],
+)
+def test_rates_that_could_be_misread_are_refused(
+    ev: SimpleNamespace, tmp_path: Path, rows: Any, changes: Any, words: str
+) -> None:
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump({"rows": rows, "data": "x", **changes}))
+    with pytest.raises(ConfigError, match=words):
+        ev.experiment.load(tmp_path / "x.yaml")
+
+
+@pytest.mark.parametrize("name", ["busi", "glas", "kvasir"])
+def test_validation_pictures_that_look_like_training_ones_are_named(ev: SimpleNamespace, name: str) -> None:
+    each = ev.experiment.load(ev.experiment.FOLDER / f"{name}.yaml")
+    folder = ROOT.parent / "shared" / "data" / each.data
+    if not folder.is_dir():
+        pytest.skip(f"needs {each.data} in ../shared/data")
+    assert ev.splits.alike_to_training(open_dataset(folder)) == sorted(each.alike)
 
 
 def test_ablations_never_see_the_cases_that_are_reported(ev: SimpleNamespace, experiment: Make, data: Path) -> None:
@@ -98,13 +128,17 @@ def test_what_is_measured_is_left_out_until_its_settings_change(
     assert [run.row for run in ev.runs.ready(other, results)] == ["prosma", "signed"]  # no threshold in a plain net
 
 
-def test_setting_that_did_not_exist_counts_as_its_default(ev: SimpleNamespace, experiment: Make, result: Make) -> None:
-    (run, *_) = ev.runs.ready(experiment(rows={"prosma": {}}), [])
-    old = result(run)
-    del old["config"]["run"]["gate"]["channel_reduction"]
-    assert ev.runs.find([old], run) is not None
-    old["config"]["run"]["gate"]["channel_reduction"] = 2
-    assert ev.runs.find([old], run) is None
+def test_setting_that_did_not_exist_counts_as_what_it_was_not_as_todays_default(
+    ev: SimpleNamespace, experiment: Make, result: Make
+) -> None:
+    rows = {"prosma": {}, "open": {"set": {"gate": {"offset": 1.6}}}}
+    closed, opened = ev.runs.ready(experiment(rows=rows), [])
+    old = result(closed)
+    del old["config"]["run"]["gate"]["offset"]
+    assert ev.runs.find([old], closed) is not None
+    assert ev.runs.find([{**old, "row": "open"}], opened) is None
+    del old["config"]["run"]["gate"]["channel_reduction"]  # nobody said what it was
+    assert ev.runs.find([old], closed) is None
 
 
 def test_how_a_step_runs_is_not_what_it_computes(ev: SimpleNamespace) -> None:
@@ -159,7 +193,7 @@ def test_run_is_trained_judged_and_written(
     assert found["parameters"] > 0
     assert found["flops"] > 0
     assert len(found["levels"]) == 1
-    assert set(found["corrupted"]) == set(ev.page.CORRUPTIONS)
+    assert set(found["corrupted"]) == set(ev.corruptions.CORRUPTIONS)
     removed = [point["removed"][0] for point in found["curve"]]
     assert removed == sorted(removed)
     assert (removed[0], removed[-1]) == (0, pytest.approx(1, abs=0.1))
@@ -195,9 +229,11 @@ def test_training_that_diverges_is_a_result(
 ) -> None:
     two = experiment(rows=PLAIN, rates=(1e-3, 1e-2))
 
+    error = DivergedError
+
     def diverge(*_: Any) -> Any:
         msg = "Loss nan"
-        raise TrainingError(msg)
+        raise error(msg)
         yield
 
     run, other = ev.runs.ready(two, [])
@@ -205,8 +241,12 @@ def test_training_that_diverges_is_a_result(
     monkeypatch.setattr(ev.one, "fit", diverge)
     path = ev.one.measure(other, data, data / "out", data / "work", "cpu")
     results += [json.loads(path.read_text())]
-    assert results[1]["failed"] == "training diverged"
+    assert results[1]["failed"] == "Loss nan"
     assert ev.runs.chosen_rate(two, "plain", results) == 1e-3
+    error, path = TrainingError, data / "other"  # a state that does not fit, a compiler that is not there
+    with pytest.raises(TrainingError):
+        ev.one.measure(other, data, path, data / "work", "cpu")
+    assert not path.exists()
 
 
 def test_crash_of_one_process_does_not_lose_the_others(
@@ -233,10 +273,11 @@ def test_runs_are_dealt_out_to_the_gpus(
     def command(run: Any, until: float | None) -> list[str]:
         return [sys.executable, "-c", "import os, sys; sys.exit(10 + int(os.environ['CUDA_VISIBLE_DEVICES']))"]
 
-    many = ev.many.Many([experiment()], [], tmp_path, tmp_path / "work", command, parallel=2, gpus=["0", "1"])
+    both = experiment(seeds=(0, 1))
+    many = ev.many.Many([both], [], tmp_path, tmp_path / "work", command, parallel=6, gpus=["0", "1"])
     many.run()
     told = capsys.readouterr().out
-    assert set(many.gpu_of.values()) == {"0", "1"}
+    assert sorted(many.gpu_of.values()) == ["0", "0", "0", "1", "1", "1"]
     assert all(f"{key}: FAILED (1{gpu})" in told for key, gpu in many.gpu_of.items())
 
 

@@ -11,7 +11,7 @@ import torch
 
 from prosma_core.config.header import ModelHeader
 from prosma_core.data.augment import augment_intensities
-from prosma_core.errors import TrainingError
+from prosma_core.errors import DivergedError
 from prosma_core.events import CheckpointSaved, EpochDone, Event, StepDone
 from prosma_core.inference.device import free_memory
 from prosma_core.io.bundle import save_bundle
@@ -150,7 +150,7 @@ class Trainer:
                 f"Loss {loss:g}, gradient norm {norm:g} in epoch {epoch}, step {step + 1}: training stopped. The "
                 f"learning rate is most likely too high. Start again with a lower one.{kept if epoch > 1 else ''}"
             )
-            raise TrainingError(msg)
+            raise DivergedError(msg)
         return float(loss)
 
     def validation_subset(self) -> Sequence[TrainingCase]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.labels import IGNORED
-from prosma_core.errors import TrainingError
+from prosma_core.errors import DivergedError
 from prosma_core.events import Event, LevelStats
 from prosma_core.inference.tiled import TiledPredictor
 from prosma_core.model.unet import UNet
@@ -61,7 +61,7 @@ def validate(
 
     Raises
     ------
-    TrainingError
+    DivergedError
         The network gives NaN or infinity.
     """
     model.eval()
@@ -78,7 +78,7 @@ def validate(
                     "The network gives NaN or infinity on validation case "
                     f"{case.name}. Lower the learning rate and resume."
                 )
-                raise TrainingError(msg)
+                raise DivergedError(msg)
             found = logits.argmax(0)
             found = found if meant is None else meant.to(found.device)[found]
             if look is not None:
