@@ -35,6 +35,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--parallel", type=int, default=1, help="Runs side by side; 0 for all in this process.")
     parser.add_argument("--gpus", nargs="+", default=[], metavar="N", help="Deal the runs out to these GPUs.")
     parser.add_argument("--minutes", type=float, help="Stop after this time; the same command goes on.")
+    parser.add_argument("--whole", action="store_true", help="Start no run that will probably not end in time.")
     parser.add_argument("--threads", type=int, help="Of each run; the cores divided by --parallel unless given.")
     parser.add_argument("--dry", action="store_true", help="Two steps of tiny networks, to see that everything runs.")
     parser.add_argument("--list", action="store_true", help="Only list what can be started now.")
@@ -103,6 +104,7 @@ def main() -> int:
             chosen.parallel,
             chosen.until,
             chosen.gpus,
+            chosen.whole,
         )
         left, failed = many.run(), many.failed
     print(f"{left} runs are left{f', {len(failed)} failed: see the logs in {chosen.work}' if failed else ''}.")

@@ -123,22 +123,20 @@ def _robustness(measured: Measured, rows: Sequence[str]) -> str:
 
 
 def _curve(measured: Measured) -> str:
-    curves = (
-        [result["curve"] for result in measured.results["prosma"].values() if result.get("curve")]
-        if ("prosma" in measured.results)
-        else []
-    )
+    """Dice over the removed fraction, at the multiples of the thresholds that all seeds have."""
+    curves = [
+        {point["scale"]: point for point in result["curve"]}
+        for result in measured.results.get("prosma", {}).values()
+        if result.get("curve")
+    ]
     if not curves:
         return ""
     lines = []
-    for same in zip(*curves, strict=False):  # the first curves ended at 4
-        removed = [mean(level) for level in zip(*(point["removed"] for point in same), strict=True)]
-        dice = number(Spread.of([point["dice"] for point in same]))
-        lines.append([f"{same[0]['scale']:g}", *(f"{100 * level:.1f}" for level in (mean(removed), *removed)), dice])
-    head = [
-        "thresholds times",
-        "removed, mean of levels (%)",
-        *(f"level {i}" for i in range(len(lines[0]) - 3)),
-        "Dice",
-    ]
+    for scale in sorted(set.intersection(*map(set, curves))):
+        points = [curve[scale] for curve in curves]
+        removed = [mean(level) for level in zip(*(point["removed"] for point in points), strict=True)]
+        dice = number(Spread.of([point["dice"] for point in points]))
+        lines.append([f"{scale:g}", *(f"{100 * level:.1f}" for level in (mean(removed), *removed)), dice])
+    levels = [f"level {i}{' (finest)' if i == 0 else ''}" for i in range(len(lines[0]) - 3)]
+    head = ["thresholds times", "removed, mean of levels (%)", *levels, "Dice"]
     return "ProSMA with all learned thresholds multiplied after the training:\n\n" + table(head, lines)

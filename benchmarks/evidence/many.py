@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from evidence.experiment import Experiment
-from evidence.runs import Run, count_left, read_results, ready
+from evidence.runs import Result, Run, count_left, read_results, ready
 
 STOPPED = 3
 """Exit code of a run that has to go on another time."""
@@ -41,6 +41,8 @@ class Many:
         When to stop, by `time.time`.
     gpus : sequence of str
         Names of GPUs, as of ``CUDA_VISIBLE_DEVICES``; a run gets the one that fewest have. None: torch's own choice.
+    whole : bool
+        Start no run that would not end in time, as far as runs like it tell: for machines that keep no state.
     """
 
     experiments: Sequence[Experiment]
@@ -51,6 +53,7 @@ class Many:
     parallel: int = 1
     until: float | None = None
     gpus: Sequence[str] = ()
+    whole: bool = False
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     gpu_of: dict[str, str] = field(default_factory=dict)
     tried: set[str] = field(default_factory=set)
@@ -79,7 +82,7 @@ class Many:
         for run in (run for experiment in self.experiments for run in ready(experiment, results, self.rows)):
             if len(self.running) >= self.parallel:
                 break
-            if run.key in self.tried:
+            if run.key in self.tried or (self.whole and self._too_long(run, results)):
                 continue
             self.tried.add(run.key)
             with (self.work / f"{run.key}.log").open("ab") as log:
@@ -88,6 +91,13 @@ class Many:
                 )
             started = True
         return started
+
+    def _too_long(self, run: Run, results: Sequence[Result]) -> bool:
+        """Whether the slowest run of the same row, or of any row if there is none, would not end in time from now."""
+        alike = [r for r in results if (r["data"], r["phase"]) == (run.experiment.data, run.phase)]
+        alike = [r for r in alike if r["row"] == run.row] or alike
+        seconds = max((r["seconds"].get("this_session", 0.0) for r in alike), default=0.0)
+        return self.until is not None and time.time() + seconds > self.until
 
     def _environment(self, key: str) -> dict[str, str]:
         """Environment of a run: it sees one GPU only, where some were named."""

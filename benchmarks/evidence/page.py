@@ -62,7 +62,7 @@ def _overview(sets: Sequence[Measured]) -> str:
         lines.append(
             [
                 measured.experiment.name,
-                str(cases["judged"]),
+                str(len(measured.by_image("prosma")) or cases["judged"]),
                 *(_with_count(measured, row) for row in rows),
                 *(against(measured, "prosma", rival) for rival in RIVALS),
                 *("" if spread is None else difference(spread) for spread in worse),

@@ -289,6 +289,26 @@ def test_nothing_is_started_when_time_is_nearly_up(ev: SimpleNamespace, experime
     assert many.run() == 3
 
 
+def test_only_what_will_end_in_time_is_started_where_that_is_asked_for(
+    ev: SimpleNamespace, experiment: Make, tmp_path: Path, result: Make
+) -> None:
+    two = experiment(seeds=(0, 1), rows={**PLAIN, "prosma": {}})
+    first = [run for run in ev.runs.ready(two, []) if run.seed == 0]
+    for run in first:
+        took = {"this_session": 500.0 if run.row == "plain" else 5.0}
+        (tmp_path / f"{run.key}.json").write_text(json.dumps(result(run, seconds=took)))
+
+    def started(whole: bool) -> set[str]:
+        command = [sys.executable, "-c", ""]
+        many = ev.many.Many(
+            [two], [], tmp_path, tmp_path / "work", lambda *_: command, until=time.time() + 100, whole=whole
+        )
+        many.run()
+        return {key.split("--")[1] for key in many.tried}
+
+    assert (started(whole=True), started(whole=False)) == ({"prosma"}, {"plain", "prosma"})
+
+
 def test_command_line_lists_what_can_start(tmp_path: Path, data: Path, tiny_settings: dict[str, Any]) -> None:
     path = tmp_path / "tiny.yaml"
     path.write_text(
