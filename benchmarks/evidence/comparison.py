@@ -81,7 +81,9 @@ def _images(measured: Measured) -> str:
             for rival in RIVALS
             if (spread := paired(measured.without("prosma", alike), measured.without(rival, alike)))
         ]
-        text += f"\nLook like a training image (thumbnails correlate by {ALIKE} or more): {', '.join(alike)}. "
+        text += (
+            f"\nImages that look like a training image (thumbnails correlate by {ALIKE} or more): {', '.join(alike)}. "
+        )
         text += f"Without them, over seeds: ProSMA {', '.join(told)}.\n"
     return text
 
