@@ -40,7 +40,7 @@ def claims(sets: Sequence[Measured]) -> list[Claim]:
         _above(sets, f"On images made worse (strength {STRENGTH}), ProSMA is above both", 5, _worse),
         _sparse(sets),
         _not_by_size(sets),
-        *_targets(sets),
+        *targets(sets),
     ]
 
 
@@ -147,7 +147,7 @@ def _not_by_size(sets: Sequence[Measured]) -> Claim:
     return _each("It is above a plain net of at least its size.", entries)
 
 
-def _targets(sets: Sequence[Measured]) -> list[Claim]:
+def targets(sets: Sequence[Measured]) -> list[Claim]:
     """What ProSMA is meant to reach on each data set, with and without mirroring."""
     result = []
     for measured in sets:

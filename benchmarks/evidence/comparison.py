@@ -15,7 +15,7 @@ from evidence.tables import against, number, table
 
 def comparison(measured: Measured) -> str:
     """All that was measured on one data set."""
-    there = [row for row, found in measured.results.items() if found]
+    there = measured.there()
     lines = [f"## {measured.experiment.title or measured.experiment.name}\n"]
     if not there:
         return lines[0] + "\nNothing is measured yet.\n"

@@ -67,7 +67,7 @@ class Experiment(Config):
     """Folder below ``--data``."""
     title: str = ""
     """For the page."""
-    kind: Literal["comparison", "ablation"] = "comparison"
+    kind: Literal["comparison", "ablation", "longer"] = "comparison"
     """Where it stands on the page."""
     choose: InnerSplit = InnerSplit()
     """Training cases that rates are chosen on."""

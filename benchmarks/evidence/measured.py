@@ -73,6 +73,12 @@ class Measured:
         """Whether all seeds of a row are measured."""
         return len(self.results.get(row, {})) == len(self.experiment.seeds)
 
+    def there(self) -> list[str]:
+        """Rows with results, but for those whose settings turned out to be another row's."""
+        found = [row for row, by_seed in self.results.items() if by_seed]
+        first = {tuple(map(id, self.results[row].values())): row for row in reversed(found)}
+        return [row for row in found if row in first.values()]
+
     def missing(self) -> dict[str, int]:
         """Number of seeds that are not measured, by row."""
         counts = {row: len(self.experiment.seeds) - len(found) for row, found in self.results.items()}

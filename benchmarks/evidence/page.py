@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import mean
 from typing import Any
 
-from evidence.claims import LEAST_SEEDS, RIVALS, STRENGTH, claims, difference
+from evidence.claims import LEAST_SEEDS, RIVALS, STRENGTH, claims, difference, targets
 from evidence.comparison import comparison
 from evidence.experiment import Experiment
 from evidence.measured import Measured, Spread, paired
@@ -39,7 +39,8 @@ def page(experiments: Sequence[Experiment], results: Sequence[Result], *, dry: b
     parts = [HEAD]
     if dry:
         parts.append("**This is a dry run of two steps: none of its numbers means anything.**\n")
-    parts += [_overview(sets), _claims(sets), *(comparison(m) for m in sets)]
+    longer = [m for m in measured if m.experiment.kind == "longer"]
+    parts += [_overview(sets), _claims(sets, longer), *(comparison(m) for m in sets), _longer(longer)]
     parts += [_ablation(m) for m in measured if m.experiment.kind == "ablation"]
     used = {id(found) for each in measured for rows in each.results.values() for found in rows.values()}
     parts += [_missing(measured), _no_longer(sets, [r for r in results if id(r) not in used]), _origin(results)]
@@ -86,16 +87,44 @@ def _with_count(measured: Measured, row: str) -> str:
     return f"{mean(values):.4f}{missing}" if values else "–"
 
 
-def _claims(sets: Sequence[Measured]) -> str:
+def _claims(sets: Sequence[Measured], longer: Sequence[Measured]) -> str:
     lines = ["## What holds, and what does not\n"]
-    for claim in claims(sets):
+    for claim in (*claims(sets), *targets(longer)):
         lines.append(f"- **{claim.verdict.capitalize()}**: {claim.text}")
         lines += [f"  - {why}" for why in claim.why]
     return "\n".join(lines) + f"\n\nA comparison needs {LEAST_SEEDS} seeds of both sides.\n"
 
 
+def _longer(longer: Sequence[Measured]) -> str:
+    """What more steps give, row by row."""
+    lines = []
+    for measured in longer:
+        for row in measured.there():
+            worse = paired(measured.corrupted(row, STRENGTH), measured.corrupted("plain", STRENGTH))
+            lines.append(
+                [
+                    measured.experiment.title,
+                    row,
+                    str(len(measured.results[row])),
+                    f"{measured.value(row, 'rate'):g}",
+                    number(Spread.of(list(measured.clean(row).values()))),
+                    number(Spread.of(list(measured.clean(row, "iou").values()))),
+                    number(Spread.of(list(measured.mirrored(row).values()))),
+                    against(measured, row, "plain"),
+                    difference(worse) if worse and row != "plain" else "",
+                    ", ".join(f"{100 * level:.0f}" for level in measured.levels(row)),
+                ]
+            )
+    if not lines:
+        return ""
+    words = "The same data, settings and learning rates, more steps. One seed is a look, not a comparison."
+    head = ["data", "row", "seeds", "rate", "Dice", "IoU", "mirrored", "against plain"]
+    head += [f"worse images (strength {STRENGTH}), against plain", "removed per level (%)"]
+    return f"## Longer training\n\n{words}\n\n" + table(head, lines)
+
+
 def _ablation(measured: Measured) -> str:
-    there = [row for row, found in measured.results.items() if found]
+    there = measured.there()
     title = f"## Ablation: {measured.experiment.title or measured.experiment.name}\n"
     if len(there) < 2:
         return f"{title}\nNothing is measured yet.\n"

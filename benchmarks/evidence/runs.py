@@ -75,13 +75,13 @@ def read_results(folder: Path) -> list[Result]:
 def find(results: Sequence[Result], run: Run) -> Result | None:
     """The result of a run, or None where it was not measured with these settings.
 
-    A setting that did not exist yet when it was measured counts as having been what `ADDED` says.
+    Rows are what their settings are, whatever they are called. A setting that did not exist yet when it was measured
+    counts as having been what `ADDED` says.
     """
     wanted = None
     for result in results:
-        if any(result[k] != v for k, v in (("data", run.experiment.data), ("row", run.row), ("seed", run.seed))):
-            continue
-        if result["phase"] != run.phase or result["rate"] != run.rate:
+        told = ("data", run.experiment.data), ("phase", run.phase), ("seed", run.seed), ("rate", run.rate)
+        if any(result[name] != value for name, value in told):
             continue
         wanted = wanted or run.config
         judged_fully = "corrupted" in result or "failed" in result

@@ -17,7 +17,11 @@ from prosma_core.data.phantom import phantom_2d
 from prosma_core.io.images import write_image, write_labels
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY_ROWS = {"plain": {"set": {"gate": {"kind": "none"}}}, "prosma": {}, "signed": {"rate_of": "prosma"}}
+TINY_ROWS = {
+    "plain": {"set": {"gate": {"kind": "none"}}},
+    "prosma": {},
+    "signed": {"rate_of": "prosma", "set": {"gate": {"form": "signed"}}},
+}
 TINY = {
     "network": {"width": 4, "max_width": 4, "max_stages": 2},
     "preprocess": {"dims": 2, "tile": [16, 16]},

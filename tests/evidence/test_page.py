@@ -10,10 +10,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 Make = Callable[..., Any]
 
-COMPARED = {row: {"full": True} for row in ("plain", "attention", "prosma", "plain-wide")} | {
+COMPARED = {
     "plain": {"full": True, "set": {"gate": {"kind": "none"}}},
     "attention": {"full": True, "set": {"gate": {"kind": "attention"}}},
+    "prosma": {"full": True},
+    "plain-wide": {"full": True, "set": {"gate": {"kind": "none"}, "network": {"width": 8}}},
 }
+SIGNED = {"gate": {"form": "signed"}}
 WON = {"plain": 0.80, "attention": 0.81, "prosma": 0.83, "plain-wide": 0.80}
 
 
@@ -92,7 +95,7 @@ def test_page_begins_with_one_line_for_each_data_set(ev: SimpleNamespace, experi
 
 def test_page_has_tables_of_robustness_curve_and_ablation(ev: SimpleNamespace, experiment: Make, judged: Make) -> None:
     each = experiment(rows=COMPARED, seeds=(0, 1, 2))
-    ablation = experiment(name="cut", kind="ablation", rows={"prosma": {"full": True}, "signed": {"rate_of": "prosma"}})
+    ablation = experiment(name="cut", kind="ablation", rows={"prosma": {"full": True}, "signed": {"rate_of": "prosma", "set": SIGNED}})
     results = judged(each, WON)
     results += judged(ablation, {"signed": 0.82}, levels=[{"removed": 0.25}])
     text = ev.page.page([each, ablation], results)
@@ -139,7 +142,7 @@ def test_page_lists_what_was_judged_with_another_rate(ev: SimpleNamespace, exper
 def test_page_shows_what_rates_were_chosen_by(
     ev: SimpleNamespace, experiment: Make, judged: Make, result: Make
 ) -> None:
-    rows = {"prosma": {}, "plain": {"set": {"gate": {"kind": "none"}}}, "signed": {"rate_of": "prosma"}}
+    rows = {"prosma": {}, "plain": {"set": {"gate": {"kind": "none"}}}, "signed": {"rate_of": "prosma", "set": SIGNED}}
     each = experiment(rows=rows, rates=(1e-3, 1e-2))
     results = [
         result(run, score=-1.0 if run.rate == 1e-2 else 0.4)
