@@ -159,7 +159,9 @@ def targets(sets: Sequence[Measured]) -> list[Claim]:
                 if spread is None or spread.count < len(measured.experiment.seeds):
                     entries.append((way, None, "not measured with all seeds"))
                 else:
-                    entries.append((way, spread.mean >= target, f"{spread.mean:.4f}{' (one seed)' if spread.count == 1 else ''}"))
+                    entries.append(
+                        (way, spread.mean >= target, f"{spread.mean:.4f}{' (one seed)' if spread.count == 1 else ''}")
+                    )
             word = {"dice": "Dice", "iou": "IoU"}[name]
             result.append(_each(f"{measured.experiment.title}: {word} of ProSMA at least {target:g}.", entries))
     return result

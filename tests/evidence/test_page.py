@@ -95,7 +95,9 @@ def test_page_begins_with_one_line_for_each_data_set(ev: SimpleNamespace, experi
 
 def test_page_has_tables_of_robustness_curve_and_ablation(ev: SimpleNamespace, experiment: Make, judged: Make) -> None:
     each = experiment(rows=COMPARED, seeds=(0, 1, 2))
-    ablation = experiment(name="cut", kind="ablation", rows={"prosma": {"full": True}, "signed": {"rate_of": "prosma", "set": SIGNED}})
+    ablation = experiment(
+        name="cut", kind="ablation", rows={"prosma": {"full": True}, "signed": {"rate_of": "prosma", "set": SIGNED}}
+    )
     results = judged(each, WON)
     results += judged(ablation, {"signed": 0.82}, levels=[{"removed": 0.25}])
     text = ev.page.page([each, ablation], results)
@@ -166,3 +168,25 @@ def test_page_of_the_repository_is_that_of_its_results(ev: SimpleNamespace) -> N
     text = ev.page.page(ev.experiment.every(), results)
     stored = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
     assert stored == text, "make it anew: python3 run.py bench evidence_page"
+
+
+def test_row_that_turns_out_to_be_another_is_listed_once(ev: SimpleNamespace, experiment: Make, judged: Make) -> None:
+    rows = {**COMPARED, "again": {"full": True, "rate_of": "prosma", "set": {"gate": {"kind": "none"}}}}
+    each = experiment(rows=rows, seeds=(0, 1, 2))
+    results = judged(each, WON)
+    measured = ev.measured.Measured.of(each, results)
+    assert len(measured.results["again"]) == 3
+    assert measured.there() == ["plain", "attention", "prosma", "plain-wide"]
+    assert "| again |" not in ev.page.page([each], results)
+
+
+def test_longer_training_has_a_table_and_targets_of_its_own(
+    ev: SimpleNamespace, experiment: Make, judged: Make
+) -> None:
+    rows = {row: COMPARED[row] for row in ("plain", "prosma")}
+    each = experiment(name="long", kind="longer", title="Tiny, long", rows=rows, targets={"dice": 0.82})
+    text = ev.page.page([each], judged(each, WON))
+    assert "| Tiny, long | prosma | 1 | 0.001 | 0.8300 |" in text
+    assert "+3.00 (one seed)" in text
+    assert "- **Holds**: Tiny, long: Dice of ProSMA at least 0.82.\n  - as it is: 0.8300 (one seed)" in text
+    assert "## Longer training" not in ev.page.page([each], [])
