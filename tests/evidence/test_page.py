@@ -185,7 +185,7 @@ def test_longer_training_has_a_table_and_targets_of_its_own(
 ) -> None:
     rows = {row: COMPARED[row] for row in ("plain", "prosma")}
     each = experiment(name="long", kind="longer", title="Tiny, long", rows=rows, targets={"dice": 0.82})
-    text = ev.page.page([each], judged(each, WON))
+    text = ev.page.page([each], judged(each, {row: WON[row] for row in rows}))
     assert "| Tiny, long | prosma | 1 | 0.001 | 0.8300 |" in text
     assert "+3.00 (one seed)" in text
     assert "- **Holds**: Tiny, long: Dice of ProSMA at least 0.82.\n  - as it is: 0.8300 (one seed)" in text
