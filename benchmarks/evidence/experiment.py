@@ -90,6 +90,8 @@ class Experiment(Config):
     """Values of `RunConfig` that all rows have in common."""
     rows: dict[str, Row] = Field(min_length=1)
     """Networks by name."""
+    only: tuple[str, ...] = ()
+    """Rows that are kept, in this order; all unless given."""
     most_cases: int | None = None
     """Cases of each part; all unless given. For dry runs only."""
     alike: tuple[str, ...] = ()
@@ -123,6 +125,10 @@ def load(path: Path) -> Experiment:
         The YAML is not one of an experiment, or a row has settings that a run cannot have.
     """
     experiment = Experiment.parse({"name": path.stem.replace(".", "-"), **_read(path)}, str(path))
+    if unknown := set(experiment.only) - experiment.rows.keys():
+        msg = f"{path}: only: names {', '.join(sorted(unknown))}, which is no row. Rows: {', '.join(experiment.rows)}."
+        raise ConfigError(msg)
+    experiment = experiment.replace(rows={name: experiment.rows[name] for name in experiment.only or experiment.rows})
     if experiment.judged_on == "choose" and len(experiment.rates) > 1:
         msg = f"{path}: with judged_on: choose, rates would be chosen on the cases that are reported. Give one rate."
         raise ConfigError(msg)
