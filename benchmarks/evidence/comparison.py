@@ -41,7 +41,7 @@ def comparison(measured: Measured) -> str:
         )
     tile = " x ".join(map(str, measured.value(there[0], "tile")))
     lines.append(f"GFLOP: forward pass of one tile, {tile}; *: lowest or highest rate tried.\n")
-    lines += [_images(measured), _rates(measured), _removed(measured), _robustness(measured, there), _curve(measured)]
+    lines += [_images(measured), _rates(measured), _removed(measured), _robustness(measured, there), curve(measured)]
     return "\n".join(lines)
 
 
@@ -124,7 +124,7 @@ def _robustness(measured: Measured, rows: Sequence[str]) -> str:
     return "Dice on the same images made worse:\n\n" + table(["corruption", "strength", *rows], lines)
 
 
-def _curve(measured: Measured) -> str:
+def curve(measured: Measured) -> str:
     """Dice over the removed fraction, at the multiples of the thresholds that all seeds have."""
     curves = [
         {point["scale"]: point for point in result["curve"]}

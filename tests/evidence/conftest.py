@@ -45,6 +45,7 @@ def ev(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     from evidence import (
         claims,
         corruptions,
+        defaults,
         experiment,
         fit,
         judge,
@@ -61,6 +62,7 @@ def ev(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return SimpleNamespace(
         claims=claims,
         corruptions=corruptions,
+        defaults=defaults,
         experiment=experiment,
         fit=fit,
         judge=judge,

@@ -190,3 +190,34 @@ def test_longer_training_has_a_table_and_targets_of_its_own(
     assert "+3.00 (one seed)" in text
     assert "- **Holds**: Tiny, long: Dice of ProSMA at least 0.82.\n  - as it is: 0.8300 (one seed)" in text
     assert "## Longer training" not in ev.page.page([each], [])
+
+
+def change(ev: SimpleNamespace, experiment: Make, result: Make, score: float) -> list[Any]:
+    """A data set and its ablation, with one change of the gate that has this Dice against the default's 0.8."""
+    each = experiment(rows={"prosma": {}}, rates=(1e-3, 1e-2))
+    asked = experiment(
+        name="tiny_ablation",
+        kind="ablation",
+        judged_on="choose",
+        seeds=(1, 2, 3),
+        rows={"prosma": {}, "signed": {"set": SIGNED}},
+    )
+    scores = {"prosma": 0.8, "signed": score}
+    results = [result(run, score=0.7 if run.rate == 1e-2 else 0.6) for run in ev.runs.ready(each, [])]
+    results += [result(run, score=scores[run.row]) for run in ev.runs.ready(asked, [])]
+    return [ev.page.page([each, asked], results), *(ev.measured.Measured.of(e, results) for e in (each, asked))]
+
+
+def test_default_stands_where_no_change_is_above_it(ev: SimpleNamespace, experiment: Make, result: Make) -> None:
+    text, each, asked = change(ev, experiment, result, 0.79)
+    gate, rate = ev.defaults.stands([each], [asked])
+    assert (gate.verdict, gate.why) == ("holds", ("signed: above on 0, mean -1.00",))
+    assert rate.verdict == "does not hold"
+    assert "| signed |  | **-1.00 ± 0.00** | 0 of 1 |" in text
+    assert "| 0.01 | +10.00 | 1 of 1 | +10.00 |" in text
+
+
+def test_default_falls_where_a_change_is_above_it(ev: SimpleNamespace, experiment: Make, result: Make) -> None:
+    _, each, asked = change(ev, experiment, result, 0.81)
+    assert ev.defaults.stands([each], [asked])[0].verdict == "does not hold"
+    assert ev.defaults.stands([each], []) == ev.defaults.stands([each], [asked])[1:]

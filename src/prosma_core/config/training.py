@@ -36,6 +36,8 @@ class AugmentConfig(Config):
     """Gaussian blur, sigma 0.5 to 1 voxel."""
     p_low_resolution: float = Field(default=0.15, ge=0, le=1)
     """Down by 0.5 to 1 and up again."""
+    p_bias: float = Field(default=0.0, ge=0, le=1)
+    """Smooth gain, as of an MRI coil: its logarithm has a deviation of 0.1 to 0.4."""
 
 
 class TrainingConfig(Config):

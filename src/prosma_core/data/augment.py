@@ -11,10 +11,12 @@ from torch import Tensor
 from prosma_core.config.training import AugmentConfig
 
 BLUR_RADIUS = 3
+BIAS_WAVES = 3
+"""A bias field has fewer half periods per axis."""
 
 
 def augment_intensities(images: Tensor, config: AugmentConfig, rng: torch.Generator) -> Tensor:
-    """A batch after random noise, blur, brightness, contrast, low resolution and gamma.
+    """A batch after random noise, blur, brightness, contrast, low resolution, gamma and bias field.
 
     Parameters
     ----------
@@ -43,10 +45,12 @@ def augment_intensities(images: Tensor, config: AugmentConfig, rng: torch.Genera
     noise = [chosen * size for chosen, size in zip(drawn(config.p_noise), between(0, 0.3), strict=True)]
     effects = [noise, *(drawn(p) for p in (config.p_blur, config.p_contrast, config.p_low_resolution, config.p_gamma))]
     any_noise, any_blur, any_contrast, any_coarse, any_gamma = map(any, effects)
-    if not any(map(any, effects)):
-        return images
     sigma, factor = torch.tensor(between(0.5, 1.0)), numbers.uniform(0.5, 1.0)
     values = [between(-0.25, 0.25), between(0.7, 1.35), between(0.7, 1.5), [1 - 2 * v for v in drawn(0.5)]]
+    bias = [chosen * size for chosen, size in zip(drawn(config.p_bias), between(0.1, 0.4), strict=True)]
+    if not any(map(any, (*effects, bias))):
+        return images
+    values.append(bias)
     table = torch.tensor(effects + values).to(images.device, non_blocking=True)  # in one go
     table = table.view(len(table), -1, *(1,) * (images.ndim - 1))
     chosen = table[:5] > 0
@@ -64,7 +68,35 @@ def augment_intensities(images: Tensor, config: AugmentConfig, rng: torch.Genera
         images = torch.where(chosen[3], low_resolution(images, factor), images)
     if any_gamma:
         images = torch.where(chosen[4], table[8] * gamma_curve(table[8] * images, table[7]), images)
+    if any(bias):
+        waves = torch.tensor([numbers.gauss(0, 1) for _ in range(batch * BIAS_WAVES ** (images.ndim - 2))])
+        waves = waves.view(batch, *(BIAS_WAVES,) * (images.ndim - 2)).to(images.device, non_blocking=True)
+        images = torch.where(table[9] > 0, bias_field(images, waves, table[9]), images)
     return images
+
+
+def bias_field(images: Tensor, waves: Tensor, strength: Tensor) -> Tensor:
+    """Batch times a smooth gain, the same for all channels, as of an MRI coil; mean and deviation stay.
+
+    Parameters
+    ----------
+    images : Tensor, float32, shape (B, C, *patch)
+    waves : Tensor, shape (B, K, ...) with one axis of length K for each of the patch
+        Weight of each product of cosines of 0 to K - 1 half periods; long waves count more.
+    strength : Tensor, shape (B, 1, ...)
+        Standard deviation of the gain's logarithm.
+    """
+    dims = tuple(range(2, images.ndim))
+    order = torch.arange(waves.shape[-1], device=waves.device, dtype=waves.dtype)
+    squares = sum((order**2).view(-1, *(1,) * (len(dims) - 1 - axis)) for axis in range(len(dims)))
+    field = waves / (1 + squares)
+    for size in images.shape[2:]:  # the first axis of waves becomes the last axis of the grid, in turn
+        place = (torch.arange(size, device=waves.device, dtype=waves.dtype) + 0.5) / size
+        field = torch.tensordot(field, torch.cos(torch.pi * order[:, None] * place), dims=([1], [0]))
+    std, mean = torch.std_mean(field, tuple(range(1, field.ndim)), keepdim=True)
+    gain = torch.exp(strength * ((field - mean) / std.clamp_min(1e-6))[:, None])
+    low = images.amin(dims, keepdim=True)
+    return _restored((images - low) * gain + low, images)
 
 
 def gamma_curve(images: Tensor, gamma: Tensor) -> Tensor:
@@ -79,9 +111,15 @@ def gamma_curve(images: Tensor, gamma: Tensor) -> Tensor:
     low, high = images.amin(dims, keepdim=True), images.amax(dims, keepdim=True)
     span = (high - low).clamp_min(1e-6)
     curved = ((images - low) / span).clamp_min(1e-7).pow(gamma) * span + low
+    return _restored(curved, images)
+
+
+def _restored(changed: Tensor, images: Tensor) -> Tensor:
+    """Each patch and channel with the mean and deviation it had before."""
+    dims = tuple(range(2, images.ndim))
     std, mean = torch.std_mean(images, dims, keepdim=True)
-    new_std, new_mean = torch.std_mean(curved, dims, keepdim=True)
-    return (curved - new_mean) / new_std.clamp_min(1e-6) * std + mean
+    new_std, new_mean = torch.std_mean(changed, dims, keepdim=True)
+    return (changed - new_mean) / new_std.clamp_min(1e-6) * std + mean
 
 
 def low_resolution(images: Tensor, factor: float) -> Tensor:

@@ -1,0 +1,115 @@
+"""What the package's defaults rest on: changes to the gate, and learning rates, over all data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean
+
+from evidence.claims import LEAST_SEEDS, Claim, Verdict, difference, points
+from evidence.measured import Measured, Spread, paired
+from evidence.tables import table
+from prosma_core.config.training import TrainingConfig
+
+WANTED = 4
+"""Data sets on which a change has to be above the default, to become it."""
+RATE = TrainingConfig().learning_rate
+
+
+@dataclass(frozen=True)
+class Change:
+    """Something else than a default: its difference to it, of Dice, on each data set that was asked."""
+
+    name: str
+    words: str
+    by_set: Mapping[str, Spread]
+
+    @property
+    def above(self) -> int:
+        """Number of data sets where it is above the default, by the mean over seeds."""
+        return sum(spread.mean > 0 for spread in self.by_set.values())
+
+    @property
+    def mean(self) -> float:
+        """Difference in the mean over data sets."""
+        return mean(spread.mean for spread in self.by_set.values())
+
+
+def changes(sets: Sequence[Measured], ablations: Sequence[Measured]) -> list[Change]:
+    """Changes to the gate that at least two data sets were asked, by the ablation ``<data set>_ablation`` of each."""
+    of = {m.experiment.name: next((a for a in ablations if a.experiment.name == _ablation(m)), None) for m in sets}
+    found: dict[str, dict[str, Spread]] = {}
+    words: dict[str, str] = {}
+    for name, ablation in of.items():
+        for row in (r for r in ablation.results if r != "prosma") if ablation else ():
+            spread = paired(ablation.clean(row), ablation.clean("prosma"))
+            if spread is not None and spread.count >= LEAST_SEEDS:
+                found.setdefault(row, {})[name] = spread
+                words[row] = ablation.experiment.rows[row].words
+    several = [Change(row, words[row], by_set) for row, by_set in found.items() if len(by_set) >= min(2, len(sets))]
+    return sorted(several, key=lambda change: -len(change.by_set))
+
+
+def rates(sets: Sequence[Measured]) -> list[Change]:
+    """ProSMA's other learning rates, by what rates are chosen by: one seed."""
+    found: dict[float, dict[str, Spread]] = {}
+    for measured in sets:
+        scores = measured.tuning.get("prosma", {})
+        for rate, score in scores.items():
+            if RATE in scores and rate != RATE:
+                found.setdefault(rate, {})[measured.experiment.name] = Spread(score - scores[RATE], None, 1)
+    return [Change(f"{rate:g}", "", found[rate]) for rate in sorted(found)]
+
+
+def stands(sets: Sequence[Measured], ablations: Sequence[Measured]) -> list[Claim]:
+    """Whether the defaults are those that the results support; nothing where none was asked."""
+    asked = {
+        "The gate of the package stands: no change to it": changes(sets, ablations),
+        f"The learning rate of the package, {RATE:g}, stands: no other one": rates(sets),
+    }
+    return [_stands(text, len(sets), tried) for text, tried in asked.items() if tried]
+
+
+def _stands(text: str, count: int, tried: Sequence[Change]) -> Claim:
+    wanted = min(WANTED, count)
+    everywhere = [change for change in tried if len(change.by_set) == count]
+    better = [change for change in everywhere if change.above >= wanted and change.mean > 0]
+    verdict: Verdict = "does not hold" if better else "holds" if everywhere else "cannot be said yet"
+    text = f"{text} that all data sets were asked is above it on at least {wanted} of {count} and in their mean."
+    return Claim(text, verdict, tuple(f"{c.name}: above on {c.above}, mean {points(c.mean)}" for c in everywhere))
+
+
+def defaults(sets: Sequence[Measured], ablations: Sequence[Measured]) -> str:
+    """The page's section; nothing where nothing was asked."""
+    names = [measured.experiment.name for measured in sets]
+    gates, others = changes(sets, ablations), rates(sets)
+    if not gates and not others:
+        return ""
+    parts = [
+        "## What the defaults rest on\n",
+        f"A change becomes the default where it is above it on at least {WANTED} of {len(names)} data sets, by the "
+        "mean over seeds, and in the mean over data sets. All of it is measured on training cases set aside; no "
+        "validation case is seen. Dice points against the default:\n",
+    ]
+    if gates:
+        lines = [[c.name, c.words, *_cells(c, names, difference), _above(c)] for c in gates]
+        parts.append(table(["change", "what", *names, "above on"], lines))
+    if others:
+        lines = [[c.name, *_cells(c, names, lambda s: points(s.mean)), _above(c), points(c.mean)] for c in others]
+        parts += [
+            f"Learning rates of ProSMA against {RATE:g}, the package's, as rates are chosen (one seed, few steps):\n",
+            table(["rate", *names, "above on", "mean"], lines),
+        ]
+    return "\n".join(parts)
+
+
+def _cells(change: Change, names: Sequence[str], words: Callable[[Spread], str]) -> list[str]:
+    return [words(change.by_set[name]) if name in change.by_set else "" for name in names]
+
+
+def _above(change: Change) -> str:
+    return f"{change.above} of {len(change.by_set)}"
+
+
+def _ablation(measured: Measured) -> str:
+    return f"{measured.experiment.name}_ablation"
