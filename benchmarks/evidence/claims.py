@@ -37,6 +37,7 @@ def claims(sets: Sequence[Measured]) -> list[Claim]:
     return [
         _above(sets, "On images as they are, ProSMA is above the plain and the attention U-Net", 4, _clean),
         _never_below(sets),
+        _above(sets, "With mirroring, ProSMA is above both", 4, _mirrored),
         _above(sets, f"On images made worse (strength {STRENGTH}), ProSMA is above both", 5, _worse),
         _sparse(sets),
         _not_by_size(sets),
@@ -54,11 +55,21 @@ def difference(spread: Spread) -> str:
     if spread.error is None:
         return f"{points(spread.mean)} (one seed)"
     told = f"{points(spread.mean)} ± {100 * spread.error:.2f}"
-    return f"**{told}**" if abs(spread.mean) > student.ppf(0.975, spread.count - 1) * spread.error else told
+    return f"**{told}**" if certain(spread) else told
+
+
+def certain(spread: Spread) -> bool:
+    """Whether the 95 % interval of a mean, of Student's t, does not hold 0; never of a single value."""
+    error = spread.error
+    return error is not None and abs(spread.mean) > float(student.ppf(0.975, spread.count - 1)) * error
 
 
 def _clean(measured: Measured, row: str) -> BySeed:
     return measured.clean(row)
+
+
+def _mirrored(measured: Measured, row: str) -> BySeed:
+    return measured.mirrored(row)
 
 
 def _worse(measured: Measured, row: str) -> BySeed:
@@ -74,6 +85,7 @@ def _against(measured: Measured, rival: str, values: Callable[[Measured, str], B
 def _above(sets: Sequence[Measured], text: str, wanted: int, values: Callable[[Measured, str], BySeed]) -> Claim:
     """Whether the mean paired difference to every rival is above 0 on enough data sets."""
     won, open_sets, why = 0, 0, []
+    sure = dict.fromkeys(RIVALS, 0)
     for measured in sets:
         spreads = {rival: _against(measured, rival, values) for rival in RIVALS}
         known = {rival: spread for rival, spread in spreads.items() if spread is not None}
@@ -83,6 +95,8 @@ def _above(sets: Sequence[Measured], text: str, wanted: int, values: Callable[[M
             why.append(f"{measured.experiment.name}: {TOO_FEW}")
             continue
         won += not lost
+        for rival, spread in known.items():
+            sure[rival] += certain(spread) and spread.mean > 0
         told = ", ".join(f"{difference(spread)} against {rival}" for rival, spread in known.items())
         why.append(f"{measured.experiment.name}: {'below' if lost else 'above'} ({told})")
     wanted = min(wanted, len(sets))
@@ -91,7 +105,8 @@ def _above(sets: Sequence[Measured], text: str, wanted: int, values: Callable[[M
         verdict = "holds"
     elif won + open_sets < wanted:
         verdict = "does not hold"
-    text = f"{text} on at least {wanted} of {len(sets)} data sets (by the mean, however small the difference)."
+    text = f"{text} on at least {wanted} of {len(sets)} data sets (by the mean, however small the difference;"
+    text += f" certain {', '.join(f'against {rival} on {count}' for rival, count in sure.items())})."
     return Claim(text, verdict, tuple(why))
 
 
@@ -124,11 +139,13 @@ def _sparse(sets: Sequence[Measured]) -> Claim:
             entries.append((measured.experiment.name, None, TOO_FEW))
             continue
         told = ", ".join(f"{100 * level:.0f}" for level in levels) + " % removed, finest level first"
+        told += f", the least of one seed {100 * measured.least_removed('prosma'):.0f} %"
         enough = min(levels) >= LEAST_REMOVED
         kept = None if spread is None else spread.mean >= WORST
         told += f"; {difference(spread)} against plain" if spread is not None else f"; plain {TOO_FEW}"
         entries.append((measured.experiment.name, kept if enough else False, told))
-    text = f"Every level removes at least {100 * LEAST_REMOVED:.0f} % of its skip, without loss against the plain net."
+    text = f"Every level removes at least {100 * LEAST_REMOVED:.0f} % of its skip (mean over seeds), and no more than "
+    text += f"{-100 * WORST:g} points are lost against the plain net."
     return _each(text, entries)
 
 
@@ -158,10 +175,12 @@ def targets(sets: Sequence[Measured]) -> list[Claim]:
                 spread = Spread.of(list(values("prosma", name).values()))
                 if spread is None or spread.count < len(measured.experiment.seeds):
                     entries.append((way, None, "not measured with all seeds"))
-                else:
+                elif spread.count < LEAST_SEEDS:
                     entries.append(
-                        (way, spread.mean >= target, f"{spread.mean:.4f}{' (one seed)' if spread.count == 1 else ''}")
+                        (way, None, f"{spread.mean:.4f} ({'one seed' if spread.count == 1 else 'two seeds'})")
                     )
+                else:
+                    entries.append((way, spread.mean >= target, f"{spread.mean:.4f}"))
             word = {"dice": "Dice", "iou": "IoU"}[name]
             result.append(_each(f"{measured.experiment.title}: {word} of ProSMA at least {target:g}.", entries))
     return result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import mean
 
 from evidence.claims import RIVALS, difference
@@ -66,15 +66,22 @@ def _rate(measured: Measured, row: str) -> str:
     return f"{rate:g}{'*' if len(tried) > 1 and rate in (min(tried), max(tried)) else ''}"
 
 
+def by_case(measured: Measured) -> tuple[str, Callable[[str], dict[str, float]]]:
+    """What counts as one case, and the Dice of each by row: patients where they have several images."""
+    grouped = measured.experiment.choose.group == "prefix"
+    return ("patients", measured.by_patient) if grouped else ("images", measured.by_image)
+
+
 def _images(measured: Measured) -> str:
     """What hangs on the images that happened to be judged: ProSMA against its rivals, image by image."""
-    ours, alike, words = measured.by_image("prosma"), measured.experiment.alike, ""
+    what, values = by_case(measured)
+    ours, alike, words = values("prosma"), measured.experiment.alike, ""
     for rival in RIVALS:
-        if spread := paired(ours, measured.by_image(rival)):
+        if spread := paired(ours, values(rival)):
             words += f", {difference(spread)} against {rival}"
     if not words:
         return ""
-    text = f"Over the {len(ours)} images instead of the seeds, ± the standard error of their mean: ProSMA{words[1:]}.\n"
+    text = f"Over the {len(ours)} {what} instead of the seeds, ± the standard error of their mean: ProSMA{words[1:]}.\n"
     if alike:
         told = [
             f"{difference(spread)} against {rival}"
@@ -133,12 +140,14 @@ def curve(measured: Measured) -> str:
     ]
     if not curves:
         return ""
-    lines = []
+    lines: list[list[str]] = []
     for scale in sorted(set.intersection(*map(set, curves))):
         points = [curve[scale] for curve in curves]
         removed = [mean(level) for level in zip(*(point["removed"] for point in points), strict=True)]
         dice = number(Spread.of([point["dice"] for point in points]))
         lines.append([f"{scale:g}", *(f"{100 * level:.1f}" for level in (mean(removed), *removed)), dice])
+    if not lines:
+        return ""
     levels = [f"level {i}{' (finest)' if i == 0 else ''}" for i in range(len(lines[0]) - 3)]
     head = ["thresholds times", "removed, mean of levels (%)", *levels, "Dice"]
     return "ProSMA with all learned thresholds multiplied after the training:\n\n" + table(head, lines)

@@ -153,6 +153,8 @@ def _read(path: Path) -> dict[str, Any]:
         below = _read(path.parent / name)
         rows = below.pop("rows", None)
         result = merge(result, below) | ({} if rows is None else {"rows": rows})
+    if "rows" in values:
+        result.pop("only", None)
     rows = values.pop("rows", result.get("rows"))
     return merge(result, values) | {"rows": rows}
 

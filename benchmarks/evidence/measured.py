@@ -111,6 +111,13 @@ class Measured:
                     each.setdefault(name, []).append(mean(present))
         return {name: mean(values) for name, values in each.items()}
 
+    def by_patient(self, row: str) -> dict[str, float]:
+        """The same, images that have a name in common up to the first underscore (a patient's) counted as one."""
+        each: dict[str, list[float]] = {}
+        for name, value in self.by_image(row).items():
+            each.setdefault(name.partition("_")[0], []).append(value)
+        return {name: mean(values) for name, values in each.items()}
+
     def mirrored(self, row: str, measure: Measure = "dice") -> BySeed:
         """The same, averaged over mirrored copies."""
         found = self.results.get(row, {}).items()
@@ -130,6 +137,15 @@ class Measured:
         """Removed fraction of each level, finest first: the mean over seeds."""
         each = [[level["removed"] for level in result["levels"]] for result in self.results.get(row, {}).values()]
         return [mean(values) for values in zip(*each, strict=True)] if each else []
+
+    def least_removed(self, row: str) -> float:
+        """Removed fraction of the level, of any seed, that removes least."""
+        return min(level["removed"] for result in self.results[row].values() for level in result["levels"])
+
+    def most_removed(self, row: str) -> float:
+        """Largest removed fraction, mean over levels, on the curve that all seeds have; 0 without any."""
+        ends = [mean(r["curve"][-1]["removed"]) for r in self.results.get(row, {}).values() if r.get("curve")]
+        return min(ends, default=0.0)
 
     def value(self, row: str, name: str) -> Any:
         """A number that is the same for all seeds, or None."""

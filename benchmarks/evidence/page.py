@@ -7,30 +7,45 @@ from collections.abc import Sequence
 from statistics import mean
 from typing import Any
 
-from evidence.claims import LEAST_SEEDS, RIVALS, STRENGTH, Claim, claims, difference, targets
-from evidence.comparison import comparison, curve
+from evidence.claims import LEAST_SEEDS, RIVALS, STRENGTH, Claim, certain, claims, difference, points, targets
+from evidence.comparison import by_case, comparison, curve
 from evidence.defaults import defaults, stands
 from evidence.experiment import Experiment
 from evidence.measured import Measured, Spread, paired
 from evidence.runs import Result
 from evidence.tables import against, number, table
 
+PAIR = ("prosma", "plain")
+FULL_CURVE = 0.95
+"""Removed fraction that a curve has to reach."""
+LARGER = ("plain-wide", "residual-encoder")
+"""Rows with more parameters than ProSMA."""
 HEAD = """\
 # Evidence: does the gate earn its place?
 
 This page is made by `python3 run.py bench evidence_page` from the files of `benchmarks/evidence/results/`, one for each
 training; the experiments are the YAML files of `benchmarks/evidence/`. Do not edit it.
 
-Every row has the same steps, patches and augmentation. Its learning rate was chosen on a part of the training cases,
-by one shorter run for each of the same rates; then it was trained on all training cases, and judged on the validation
-cases, by the moving average of its weights at the last step, on each image's own grid. Dice and
-IoU are means over the images in which a class is, then over classes, then over seeds (± is the standard deviation over
-seeds). Differences are paired by seed, in Dice points, ± the standard error of their mean. One that is not **bold** may
-as well be none: its 95 % interval, with three seeds 4.3 standard errors to either side, holds 0. These errors are
-those of other seeds; how much hangs on the images is said below each table. Many differences are looked at: some are
-bold by chance. Rates were added where the lowest or highest had been chosen: 0.01 after GlaS and hippocampus had been
-judged with the other three, 0.0003 after Kvasir-SEG had, 0.0001 after ACDC, BUSI and Kvasir-SEG had. One run on few
-images chooses among rates that are all but equal; what was judged with another rate is listed at the end.
+Every row has the same steps, patches, loss, weight decay and augmentation. Only the learning rate is tuned for each: on
+a part of the training cases, by one shorter run for each of the same rates (plain-wide has that of plain, plain-same-
+rate that of ProSMA); the other settings were found earlier, with ProSMA, those of hippocampus on the cases judged here.
+Then it was trained on all training cases, and judged on the validation cases, by the moving average of its weights at
+the last step, on each image's own grid. The data are parts of the public sets with splits of their own: Dice cannot be
+compared with papers.
+
+Words: a *level* is a skip connection, the finest first; an activation of a skip is *removed* where the gate sets it to
+exactly 0, which its *threshold* decides; *dilations* are the scales of the gate's field, *offset* is what is added to
+it (`docs/method.md`). *Strengths* 1 to 3 of what makes images worse are in `benchmarks/evidence/corruptions.py`.
+residual-encoder is nnU-Net's network alone, trained as all others; it is no result of nnU-Net.
+
+Dice and IoU are means over the images in which a class is, then over classes, then over seeds (± is the standard
+deviation over seeds). Differences are paired by seed, in Dice points, ± the standard error of their mean. One that is
+not **bold** may as well be none: its 95 % interval, with three seeds 4.3 standard errors to either side, holds 0. These
+errors are those of other seeds; how much hangs on the images is said below each table. Many differences are looked at:
+some are bold by chance. Rates were added where the lowest or highest had been chosen (not below 0.0001 and above 0.01):
+0.01 after GlaS and hippocampus had been judged with the other three, 0.0003 after Kvasir-SEG had, 0.0001 after ACDC,
+BUSI and Kvasir-SEG had. One run on few images chooses among rates that are all but equal; what was judged with another
+rate is listed at the end.
 """
 
 
@@ -44,16 +59,63 @@ def page(experiments: Sequence[Experiment], results: Sequence[Result], *, dry: b
     longer = [m for m in measured if m.experiment.kind == "longer"]
     ablations = [m for m in measured if m.experiment.kind == "ablation"]
     judged = [*claims(sets), *stands(sets, ablations), *targets(longer)]
-    parts += [_overview(sets), _claims(judged), *(comparison(m) for m in sets), _longer(longer)]
+    parts += [_short(sets, longer), _overview(sets), _claims(judged), *(comparison(m) for m in sets), _longer(longer)]
     parts += [defaults(sets, ablations), *(_ablation(m) for m in ablations)]
     used = {id(found) for each in measured for rows in each.results.values() for found in rows.values()}
     parts += [_missing(measured), _no_longer(sets, [r for r in results if id(r) not in used]), _origin(results)]
     return "\n".join(part for part in parts if part)
 
 
+def _short(sets: Sequence[Measured], longer: Sequence[Measured]) -> str:
+    """What is certain over seeds, and what becomes of it with more steps."""
+    lines = []
+    ways = (("images as they are", Measured.clean, ()), ("images made worse", Measured.corrupted, (STRENGTH,)))
+    for what, values, more in ways:
+        for rival in RIVALS:
+            spreads = {m.experiment.name: paired(values(m, "prosma", *more), values(m, rival, *more)) for m in sets}
+            sure = {name: spread.mean for name, spread in spreads.items() if spread and certain(spread)}
+            ahead = ", ".join(name for name, value in sure.items() if value > 0) or "no data set"
+            behind = ", ".join(name for name, value in sure.items() if value < 0) or "none"
+            lines.append(f"- Against {rival} on {what}: certainly ahead on {ahead}, certainly behind on {behind}.")
+    for rival in RIVALS:
+        spreads = {m.experiment.name: _over_cases(m, rival) for m in sets}
+        sure = {name: spread.mean for name, spread in spreads.items() if spread and certain(spread)}
+        told = ", ".join(f"{name} {points(value)}" for name, value in sure.items()) or "no data set"
+        lines.append(f"- Against {rival}, certain over images or patients instead of seeds: {told}.")
+    opened = [change for m in sets if (change := _opened(m)) is not None]
+    if opened:
+        change = f"{points(min(opened))} to {points(max(opened))}"
+        lines.append(
+            f"- With all thresholds 0 after the training, so that nothing is removed, Dice changes by {change}."
+        )
+    steps = []
+    for m in longer:
+        short = next((each for each in sets if each.experiment.data == m.experiment.data), None)
+        after = paired(m.clean("prosma"), m.clean("plain"))
+        before = short and paired(*({seed: short.clean(row).get(seed, 0.0) for seed in m.clean(row)} for row in PAIR))
+        if after and before:
+            both = f"{points(before.mean)} to {points(after.mean)}"
+            steps.append(f"{short.experiment.name} {both} ({short.experiment.steps} to {m.experiment.steps})")
+    if steps:
+        lines.append(f"- With more steps, the same seeds, against plain: {', '.join(steps)}.")
+    return "## In short\n\nProSMA, over three seeds:\n\n" + "\n".join(lines) + "\n" if sets else ""
+
+
+def _over_cases(measured: Measured, rival: str) -> Spread | None:
+    values = by_case(measured)[1]
+    return paired(values("prosma"), values(rival))
+
+
+def _opened(measured: Measured) -> float | None:
+    """What Dice gains where ProSMA's thresholds are 0, in the mean over seeds."""
+    curves = [{p["scale"]: p["dice"] for p in r["curve"]} for r in measured.results.get("prosma", {}).values()]
+    gains = [curve[0] - curve[1] for curve in curves if {0, 1} <= curve.keys()]
+    return mean(gains) if gains else None
+
+
 def _overview(sets: Sequence[Measured]) -> str:
-    """One line for each data set: what was measured of ProSMA and its rivals."""
-    rows = (*RIVALS, "prosma")
+    """One line for each data set: what was measured of ProSMA, its rivals and larger networks."""
+    rows = (*RIVALS, "prosma", *(row for row in LARGER if any(m.results.get(row) for m in sets)))
     lines = []
     for measured in sets:
         if not any(measured.results.get(row) for row in rows):
@@ -78,8 +140,8 @@ def _overview(sets: Sequence[Measured]) -> str:
     head += [f"against {rival}" for rival in RIVALS]
     head += [f"worse images, against {rival}" for rival in RIVALS]
     words = (
-        f"Dice; ProSMA's difference to the other two, as they are and made worse (strength {STRENGTH}); what its gates "
-        "remove, by level."
+        f"Dice; ProSMA's difference to plain and attention, as they are and made worse (strength {STRENGTH}); what its "
+        "gates remove, by level."
     )
     return f"## At a glance\n\n{words}\n\n" + table([*head, "removed (%)"], lines)
 
@@ -145,6 +207,8 @@ def _ablation(measured: Measured) -> str:
     seen = "Judged on the validation cases.\n"
     if measured.experiment.judged_on == "choose":
         seen = "Trained on a part of the training cases, judged on the rest: no validation case is seen.\n"
+    cases, steps = measured.value(there[0], "cases"), measured.experiment.tuning_steps or measured.experiment.steps
+    seen += f"{cases['train']} cases trained on in {steps} steps, {cases['judged']} judged.\n"
     rates = ", ".join(f"{rate:g}" for rate in measured.experiment.rates)
     seen += f"Learning rate {rates} unless the row says otherwise.\n" if len(measured.experiment.rates) == 1 else ""
     return f"{title}\n{seen}\n" + table(
@@ -164,25 +228,30 @@ def _missing(measured: Sequence[Measured]) -> str:
             lines.append(f"- {each.experiment.name}: {', '.join(told)}")
         if failed:
             lines.append(f"- {each.experiment.name}, diverged: {', '.join(f'{r} ({c})' for r, c in failed.items())}")
+    for each in (m for m in measured if m.experiment.kind == "comparison" and m.results.get("prosma")):
+        ends = [m.most_removed("prosma") for m in measured if m.experiment.data == each.experiment.data]
+        if max(ends) < FULL_CURVE:
+            lines.append(f"- {each.experiment.name}: Dice beyond {100 * max(ends):.0f} % removed")
     return "## Missing\n\n" + ("\n".join(lines) or "Nothing: every row of every experiment is measured.") + "\n"
 
 
 def _no_longer(sets: Sequence[Measured], unused: Sequence[Result]) -> str:
     """What was judged with a rate that is not the chosen one: nothing that was measured is left out of the page."""
-    by_row: dict[tuple[str, str, float], list[float]] = {}
+    by_row: dict[tuple[str, str, float, int], list[float]] = {}
     for result in unused:
         if result["phase"] == "judge" and "summary" in result:
-            key = (result["data"], result["row"], result["rate"])
+            steps = result["config"]["run"]["training"]
+            key = (result["data"], result["row"], result["rate"], steps["epochs"] * steps["steps"])
             by_row.setdefault(key, []).append(result["summary"]["dice"])
     titles = {each.experiment.data: each.experiment.name for each in sets}
     lines = [
-        [titles.get(data, data), row, f"{rate:g}", str(len(dice)), number(Spread.of(dice))]
-        for (data, row, rate), dice in sorted(by_row.items())
+        [titles.get(data, data), row, f"{rate:g}", str(steps), str(len(dice)), number(Spread.of(dice))]
+        for (data, row, rate, steps), dice in sorted(by_row.items())
     ]
     if not lines:
         return ""
     words = "Judged before another rate was chosen; no claim is made by these.\n"
-    return f"## Measured, and not used\n\n{words}\n" + table(["data", "row", "rate", "seeds", "Dice"], lines)
+    return f"## Measured, and not used\n\n{words}\n" + table(["data", "row", "rate", "steps", "seeds", "Dice"], lines)
 
 
 def _origin(results: Sequence[Result]) -> str:

@@ -27,13 +27,13 @@ def verdicts(ev: SimpleNamespace, experiments: list[Any], results: list[dict[str
 
 def test_claims_hold_where_the_gate_wins(ev: SimpleNamespace, experiment: Make, judged: Make) -> None:
     each = experiment(rows=COMPARED, seeds=(0, 1, 2), targets={"dice": 0.8})
-    assert verdicts(ev, [each], judged(each, WON)) == ["holds"] * 6
+    assert verdicts(ev, [each], judged(each, WON)) == ["holds"] * 7
 
 
 def test_claims_do_not_hold_where_it_loses(ev: SimpleNamespace, experiment: Make, judged: Make) -> None:
     each = experiment(rows=COMPARED, seeds=(0, 1, 2), targets={"dice": 0.8})
     lost = judged(each, {**WON, "prosma": 0.79}, levels=[{"removed": 0.5}, {"removed": 0.1}])
-    assert verdicts(ev, [each], lost) == ["does not hold"] * 6
+    assert verdicts(ev, [each], lost) == ["does not hold"] * 7
     text = ev.page.page([each], lost)
     assert "**Does not hold**: On images as they are" in text
     assert "below (**-1.00 ± 0.00** against plain, **-2.00 ± 0.00** against attention)" in text
@@ -62,7 +62,7 @@ def test_larger_network_wins_nothing(ev: SimpleNamespace, experiment: Make, judg
     results = judged(each, WON)
     for each_result in results:
         each_result["parameters"] += 50 * (each_result["row"] == "prosma")
-    assert verdicts(ev, [each], results)[4] == "does not hold"
+    assert verdicts(ev, [each], results)[5] == "does not hold"
 
 
 def test_four_of_six_can_be_lost_before_all_are_measured(ev: SimpleNamespace, experiment: Make, judged: Make) -> None:
@@ -88,7 +88,9 @@ def test_page_begins_with_one_line_for_each_data_set(ev: SimpleNamespace, experi
     each = experiment(rows=COMPARED, seeds=(0, 1, 2))
     results = [r for r in judged(each, {**WON, "prosma": 0.831}) if (r["row"], r["seed"]) != ("plain", 2)]
     (line,) = [line for line in ev.page.page([each], results).split("\n") if line.startswith("| tiny | 2 |")]
-    assert line.startswith("| tiny | 2 | 0.8005 (2 of 3) | 0.8110 | 0.8320 | **+3.10 ± 0.00** | **+2.10 ± 0.00** |")
+    assert line.startswith(
+        "| tiny | 2 | 0.8005 (2 of 3) | 0.8110 | 0.8320 | 0.8010 | **+3.10 ± 0.00** | **+2.10 ± 0.00** |"
+    )
     assert line.endswith("| 50 to 50 |")
     assert "| tiny | – | – |" in ev.page.page([each], [])
 
@@ -137,7 +139,7 @@ def test_page_lists_what_was_judged_with_another_rate(ev: SimpleNamespace, exper
     each = experiment(rows=COMPARED, seeds=(0, 1, 2))
     before = experiment(rows=COMPARED, seeds=(0, 1, 2), rates=(0.02,))
     text = ev.page.page([each], judged(each, WON) + judged(before, {"plain": 0.9}))
-    assert "| tiny | plain | 0.02 | 3 | 0.9010 ± 0.0010 |" in text
+    assert "| tiny | plain | 0.02 | 2 | 3 | 0.9010 ± 0.0010 |" in text
     assert "Measured, and not used" not in ev.page.page([each], judged(each, WON))
 
 
@@ -159,7 +161,8 @@ def test_ablation_on_training_cases_is_said_to_be_one(ev: SimpleNamespace, exper
     each = experiment(kind="ablation", judged_on="choose", rates=(0.003,), rows={"prosma": {}, "fast": {"rate": 0.01}})
     scores = {"prosma": 0.8, "fast": 0.82}
     text = ev.page.page([each], [result(run, score=scores[run.row]) for run in ev.runs.ready(each, [])])
-    assert "no validation case is seen.\nLearning rate 0.003 unless the row says otherwise." in text
+    assert "no validation case is seen.\n4 cases trained on in 2 steps, 2 judged.\n" in text
+    assert "\nLearning rate 0.003 unless the row says otherwise." in text
     assert "| fast |  | 1 | 0.8200 | +2.00 (one seed) |" in text
 
 
@@ -184,15 +187,18 @@ def test_longer_training_has_a_table_and_targets_of_its_own(
     ev: SimpleNamespace, experiment: Make, judged: Make
 ) -> None:
     rows = {row: COMPARED[row] for row in ("plain", "prosma")}
-    each = experiment(name="long", kind="longer", title="Tiny, long", rows=rows, targets={"dice": 0.82})
-    text = ev.page.page([each], judged(each, {row: WON[row] for row in rows}))
+    each = experiment(name="long", kind="longer", title="Tiny, long", rows=rows, targets={"dice": 0.82}, steps=200)
+    short = experiment(rows=rows, steps=100, seeds=(0, 1, 2))
+    results = judged(each, {row: WON[row] for row in rows})
+    text = ev.page.page([each, short], results + judged(short, {"plain": 0.7, "prosma": 0.75}))
     assert "| Tiny, long | prosma | 1 | 0.001 | 0.8300 |" in text
     assert "+3.00 (one seed)" in text
-    assert "- **Holds**: Tiny, long: Dice of ProSMA at least 0.82.\n  - as it is: 0.8300 (one seed)" in text
+    assert "Tiny, long: Dice of ProSMA at least 0.82.\n  - as it is: 0.8300 (one seed)" in text
+    assert "against plain: tiny +5.00 to +3.00 (100 to 200)." in text
     assert "## Longer training" not in ev.page.page([each], [])
 
 
-def change(ev: SimpleNamespace, experiment: Make, result: Make, score: float) -> list[Any]:
+def change(ev: SimpleNamespace, experiment: Make, result: Make, score: float, **more: Any) -> list[Any]:
     """A data set and its ablation, with one change of the gate that has this Dice against the default's 0.8."""
     each = experiment(rows={"prosma": {}}, rates=(1e-3, 1e-2))
     asked = experiment(
@@ -204,14 +210,14 @@ def change(ev: SimpleNamespace, experiment: Make, result: Make, score: float) ->
     )
     scores = {"prosma": 0.8, "signed": score}
     results = [result(run, score=0.7 if run.rate == 1e-2 else 0.6) for run in ev.runs.ready(each, [])]
-    results += [result(run, score=scores[run.row]) for run in ev.runs.ready(asked, [])]
+    results += [result(run, score=scores[run.row], **more) for run in ev.runs.ready(asked, [])]
     return [ev.page.page([each, asked], results), *(ev.measured.Measured.of(e, results) for e in (each, asked))]
 
 
 def test_default_stands_where_no_change_is_above_it(ev: SimpleNamespace, experiment: Make, result: Make) -> None:
     text, each, asked = change(ev, experiment, result, 0.79)
     gate, rate = ev.defaults.stands([each], [asked])
-    assert (gate.verdict, gate.why) == ("holds", ("signed: above on 0, mean -1.00",))
+    assert (gate.verdict, gate.why) == ("holds", ("signed: above on 0 of the 1 asked, mean -1.00",))
     assert rate.verdict == "does not hold"
     assert "| signed |  | **-1.00 ± 0.00** | 0 of 1 |" in text
     assert "| 0.01 | +10.00 | 1 of 1 | +10.00 |" in text
@@ -220,4 +226,42 @@ def test_default_stands_where_no_change_is_above_it(ev: SimpleNamespace, experim
 def test_default_falls_where_a_change_is_above_it(ev: SimpleNamespace, experiment: Make, result: Make) -> None:
     _, each, asked = change(ev, experiment, result, 0.81)
     assert ev.defaults.stands([each], [asked])[0].verdict == "does not hold"
+    sparse = change(ev, experiment, result, 0.81, levels=[{"removed": 0.2}])
+    gate = ev.defaults.stands(sparse[1:2], sparse[2:])[0]
+    assert (gate.verdict, gate.why[0][-34:]) == ("holds", "; a level removes 20 %, too little")
     assert ev.defaults.stands([each], []) == ev.defaults.stands([each], [asked])[1:]
+
+
+def test_default_is_open_while_a_change_may_still_be_above_it(
+    ev: SimpleNamespace, experiment: Make, result: Make
+) -> None:
+    _, each, asked = change(ev, experiment, result, 0.81)
+    others = [experiment(name=f"set{i}", data=f"set{i}", rows={"prosma": {}}) for i in range(5)]
+    sets = [each, *(ev.measured.Measured.of(other, []) for other in others)]
+    second = ev.measured.Measured.of(asked.experiment.replace(name="set0_ablation"), list(_all(asked)))
+    gate = ev.defaults.stands(sets, [asked, second])[0]
+    assert (gate.verdict, gate.why) == ("cannot be said yet", ("signed: above on 2 of the 2 asked, mean +1.00",))
+
+
+def _all(measured: Any) -> list[Any]:
+    return [found for by_seed in measured.results.values() for found in by_seed.values()]
+
+
+def test_patient_with_two_scans_counts_once(ev: SimpleNamespace, experiment: Make, result: Make) -> None:
+    each = experiment(rows=COMPARED, choose={"group": "prefix"})
+
+    def run_of(row: str, *dice: float) -> Any:
+        names = zip(("p1_a", "p1_b", "p2_a"), dice, strict=True)
+        scores = {name: {"organ": {"dice": value, "present": True}} for name, value in names}
+        return result(ev.runs.Run(each, row, "judge", 0, 1e-3), 0.5, scores=scores)
+
+    text = ev.page.page([each], [run_of("plain", 0.5, 0.7, 0.6), run_of("prosma", 0.6, 0.8, 0.8)])
+    assert "Over the 2 patients instead of the seeds" in text
+    assert "ProSMA +15.00 ± 5.00 against plain." in text
+
+
+def test_curve_that_ends_early_is_missing(ev: SimpleNamespace, experiment: Make, judged: Make) -> None:
+    each = experiment(rows=COMPARED, seeds=(0, 1, 2))
+    assert "- tiny: Dice beyond 50 % removed\n" in ev.page.page([each], judged(each, WON))
+    whole = judged(each, WON, curve=[{"scale": 9.0, "removed": [0.96], "dice": 0.1}])
+    assert "removed\n" not in ev.page.page([each], whole).partition("## Missing")[2]

@@ -107,6 +107,19 @@ def test_extended_yaml_has_its_own_rows_only(
     assert (list(only.rows), only.steps, only.data) == (["prosma"], 7, "x")
 
 
+def test_yaml_may_keep_some_of_the_rows_it_extends(
+    ev: SimpleNamespace, tmp_path: Path, tiny_settings: dict[str, Any]
+) -> None:
+    rows = {"plain": {"set": {"gate": {"kind": "none"}}}, "prosma": {}, "signed": {"set": {"gate": {"form": "signed"}}}}
+    (tmp_path / "_a.yaml").write_text(yaml.safe_dump({"rows": rows, "settings": tiny_settings, "data": "x"}))
+    (tmp_path / "b.yaml").write_text(yaml.safe_dump({"extends": ["_a.yaml"], "only": ["signed", "prosma"]}))
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"extends": ["b.yaml"], "rows": {"own": {}}}))
+    assert [list(each.rows) for each in ev.experiment.every(tmp_path)] == [["signed", "prosma"], ["own"]]
+    (tmp_path / "d.yaml").write_text(yaml.safe_dump({"extends": ["_a.yaml"], "only": ["sined"]}))
+    with pytest.raises(ConfigError, match="only: names sined, which is no row"):
+        ev.experiment.load(tmp_path / "d.yaml")
+
+
 def test_learning_rates_come_first_and_the_best_is_taken(ev: SimpleNamespace, experiment: Make, result: Make) -> None:
     two = experiment(rates=(1e-3, 1e-2), seeds=(0, 1), rows={"prosma": {}, "signed": {"rate_of": "prosma"}})
     tuning = ev.runs.ready(two, [])
