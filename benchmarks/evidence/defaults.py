@@ -1,4 +1,4 @@
-"""What the package's defaults rest on: changes to the gate, and learning rates, over all data sets."""
+"""What the package's defaults rest on: changes to its settings, and learning rates, over all data sets."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def changes(sets: Sequence[Measured], ablations: Sequence[Measured]) -> list[Cha
     words: dict[str, str] = {}
     removed: dict[str, float] = {}
     for name, ablation in of.items():
-        for row in (r for r, values in ablation.experiment.rows.items() if _changes_gate(values)) if ablation else ():
+        for row in (r for r, values in ablation.experiment.rows.items() if _changes_one(values)) if ablation else ():
             spread = paired(ablation.clean(row), ablation.clean("prosma"))
             if spread is not None and spread.count >= LEAST_SEEDS:
                 found.setdefault(row, {})[name] = spread
@@ -72,7 +72,7 @@ def rates(sets: Sequence[Measured]) -> list[Change]:
 def stands(sets: Sequence[Measured], ablations: Sequence[Measured]) -> list[Claim]:
     """Whether the defaults are those that the results support; nothing where none was asked."""
     asked = {
-        "The gate of the package stands: no change to it": changes(sets, ablations),
+        "The settings of the package stand: no change to them": changes(sets, ablations),
         f"The learning rate of the package, {RATE:g}, stands: no other one": rates(sets),
     }
     return [_stands(text, len(sets), tried) for text, tried in asked.items() if tried]
@@ -84,7 +84,7 @@ def _stands(text: str, count: int, tried: Sequence[Change]) -> Claim:
     better = [change for change in sparse if change.above >= wanted and change.mean > 0]
     left = [change for change in sparse if change.above + count - len(change.by_set) >= wanted]
     verdict: Verdict = "does not hold" if better else "cannot be said yet" if left else "holds"
-    text = f"{text} is above it on at least {wanted} of {count} data sets and in their mean."
+    text = f"{text} is above the default on at least {wanted} of {count} data sets and in their mean."
     why = []
     for change in tried:
         told = f"{change.name}: above on {change.above} of the {len(change.by_set)} asked, mean {points(change.mean)}"
@@ -129,7 +129,7 @@ def _above(change: Change) -> str:
     return f"{change.above} of {len(change.by_set)}"
 
 
-def _changes_gate(row: Row) -> bool:
+def _changes_one(row: Row) -> bool:
     """Whether a row is ProSMA with something changed, and at the same learning rate."""
     own = row.set.get("gate", {}).get("kind", "prosma") == "prosma"
     return own and row.rate is None and bool(row.set or row.variant)
