@@ -92,8 +92,12 @@ def _short(sets: Sequence[Measured], longer: Sequence[Measured]) -> str:
     for m in longer:
         short = next((each for each in sets if each.experiment.data == m.experiment.data), None)
         after = paired(m.clean("prosma"), m.clean("plain"))
-        before = short and paired(*({seed: short.clean(row).get(seed, 0.0) for seed in m.clean(row)} for row in PAIR))
-        if after and before:
+        if after is None or short is None:
+            continue
+        seeds = m.clean("prosma").keys() & m.clean("plain").keys()
+        same = ({seed: dice for seed, dice in short.clean(row).items() if seed in seeds} for row in PAIR)
+        before = paired(*same)
+        if before is not None and before.count == after.count:
             both = f"{points(before.mean)} to {points(after.mean)}"
             steps.append(f"{short.experiment.name} {both} ({short.experiment.steps} to {m.experiment.steps})")
     if steps:
