@@ -52,7 +52,7 @@ def changes(sets: Sequence[Measured], ablations: Sequence[Measured]) -> list[Cha
             if spread is not None and spread.count >= LEAST_SEEDS:
                 found.setdefault(row, {})[name] = spread
                 words[row] = ablation.experiment.rows[row].words
-                removed[row] = min(removed.get(row, 1.0), *ablation.levels(row))
+                removed[row] = min([removed.get(row, 1.0), *ablation.levels(row)])
     enough = min(2, len(sets))
     several = [Change(row, words[row], found[row], removed[row]) for row in found if len(found[row]) >= enough]
     return sorted(several, key=lambda change: -len(change.by_set))
