@@ -41,8 +41,14 @@ def claims(sets: Sequence[Measured]) -> list[Claim]:
         _above(sets, f"On images made worse (strength {STRENGTH}), ProSMA is above both", 5, _worse),
         _sparse(sets),
         _not_by_size(sets),
-        *targets(sets),
+        *_targets(sets),
     ]
+
+
+def claims_of_longer(longer: Sequence[Measured]) -> list[Claim]:
+    """What is claimed of the trainings with more steps; nothing without any."""
+    above = [_above(longer, "With longer training, ProSMA is above both", 4, _clean)] if longer else []
+    return [*above, *_targets(longer)]
 
 
 def points(value: float) -> str:
@@ -164,7 +170,7 @@ def _not_by_size(sets: Sequence[Measured]) -> Claim:
     return _each("It is above a plain net of at least its size.", entries)
 
 
-def targets(sets: Sequence[Measured]) -> list[Claim]:
+def _targets(sets: Sequence[Measured]) -> list[Claim]:
     """What ProSMA is meant to reach on each data set, with and without mirroring."""
     result = []
     for measured in sets:

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from statistics import mean
 from typing import Any
 
-from evidence.claims import LEAST_SEEDS, RIVALS, STRENGTH, Claim, certain, claims, difference, points, targets
-from evidence.comparison import by_case, comparison, curve
+from evidence.claims import LEAST_SEEDS, RIVALS, STRENGTH, Claim, certain, claims, claims_of_longer, difference, points
+from evidence.comparison import by_case, comparison
 from evidence.defaults import defaults, stands
 from evidence.experiment import Experiment
+from evidence.longer import longer_training, what_becomes_of_the_lead
 from evidence.measured import Measured, Spread, paired
 from evidence.runs import Result
 from evidence.tables import against, number, table
 
-PAIR = ("prosma", "plain")
 FULL_CURVE = 0.95
 """Removed fraction that a curve has to reach."""
 LARGER = ("plain-wide", "residual-encoder")
@@ -58,8 +58,14 @@ def page(experiments: Sequence[Experiment], results: Sequence[Result], *, dry: b
         parts.append("**This is a dry run of two steps: none of its numbers means anything.**\n")
     longer = [m for m in measured if m.experiment.kind == "longer"]
     ablations = [m for m in measured if m.experiment.kind == "ablation"]
-    judged = [*claims(sets), *stands(sets, ablations), *targets(longer)]
-    parts += [_short(sets, longer), _overview(sets), _claims(judged), *(comparison(m) for m in sets), _longer(longer)]
+    judged = [*claims(sets), *stands(sets, ablations), *claims_of_longer(longer)]
+    parts += [
+        _short(sets, longer),
+        _overview(sets),
+        _claims(judged),
+        *(comparison(m) for m in sets),
+        longer_training(longer),
+    ]
     parts += [defaults(sets, ablations), *(_ablation(m) for m in ablations)]
     used = {id(found) for each in measured for rows in each.results.values() for found in rows.values()}
     parts += [_missing(measured), _no_longer(sets, [r for r in results if id(r) not in used]), _origin(results)]
@@ -88,20 +94,7 @@ def _short(sets: Sequence[Measured], longer: Sequence[Measured]) -> str:
         lines.append(
             f"- With all thresholds 0 after the training, so that nothing is removed, Dice changes by {change}."
         )
-    steps = []
-    for m in longer:
-        short = next((each for each in sets if each.experiment.data == m.experiment.data), None)
-        after = paired(m.clean("prosma"), m.clean("plain"))
-        if after is None or short is None:
-            continue
-        seeds = m.clean("prosma").keys() & m.clean("plain").keys()
-        same = ({seed: dice for seed, dice in short.clean(row).items() if seed in seeds} for row in PAIR)
-        before = paired(*same)
-        if before is not None and before.count == after.count:
-            both = f"{points(before.mean)} to {points(after.mean)}"
-            steps.append(f"{short.experiment.name} {both} ({short.experiment.steps} to {m.experiment.steps})")
-    if steps:
-        lines.append(f"- With more steps, the same seeds, against plain: {', '.join(steps)}.")
+    lines += what_becomes_of_the_lead(sets, longer)
     return "## In short\n\nProSMA, over three seeds:\n\n" + "\n".join(lines) + "\n" if sets else ""
 
 
@@ -163,35 +156,6 @@ def _claims(judged: Sequence[Claim]) -> str:
         lines.append(f"- **{claim.verdict.capitalize()}**: {claim.text}")
         lines += [f"  - {why}" for why in claim.why]
     return "\n".join(lines) + f"\n\nA comparison needs {LEAST_SEEDS} seeds of both sides.\n"
-
-
-def _longer(longer: Sequence[Measured]) -> str:
-    """What more steps give, row by row."""
-    lines = []
-    for measured in longer:
-        for row in measured.there():
-            worse = paired(measured.corrupted(row, STRENGTH), measured.corrupted("plain", STRENGTH))
-            lines.append(
-                [
-                    measured.experiment.title,
-                    row,
-                    str(len(measured.results[row])),
-                    f"{measured.value(row, 'rate'):g}",
-                    number(Spread.of(list(measured.clean(row).values()))),
-                    number(Spread.of(list(measured.clean(row, "iou").values()))),
-                    number(Spread.of(list(measured.mirrored(row).values()))),
-                    against(measured, row, "plain"),
-                    difference(worse) if worse and row != "plain" else "",
-                    ", ".join(f"{100 * level:.0f}" for level in measured.levels(row)),
-                ]
-            )
-    if not lines:
-        return ""
-    words = "The same data, settings and learning rates, more steps. One seed is a look, not a comparison."
-    head = ["data", "row", "seeds", "rate", "Dice", "IoU", "mirrored", "against plain"]
-    head += [f"worse images (strength {STRENGTH}), against plain", "removed per level (%)"]
-    curves = [f"{measured.experiment.title}. {found}" for measured in longer if (found := curve(measured))]
-    return "\n".join([f"## Longer training\n\n{words}\n", table(head, lines), *curves])
 
 
 def _ablation(measured: Measured) -> str:

@@ -194,8 +194,22 @@ def test_longer_training_has_a_table_and_targets_of_its_own(
     assert "| Tiny, long | prosma | 1 | 0.001 | 0.8300 |" in text
     assert "+3.00 (one seed)" in text
     assert "Tiny, long: Dice of ProSMA at least 0.82.\n  - as it is: 0.8300 (one seed)" in text
-    assert "against plain: tiny +5.00 to +3.00 (100 to 200)." in text
+    assert "- With more steps, fewer than 3 seeds, against plain: tiny +5.00 to +3.00 (100 to 200)." in text
+    assert "the same seeds" not in text
+    assert "With longer training" not in ev.page.page([short], [])
     assert "## Longer training" not in ev.page.page([each], [])
+
+
+def test_longer_training_of_three_seeds_is_a_comparison(ev: SimpleNamespace, experiment: Make, judged: Make) -> None:
+    few, many = (
+        experiment(name=name, kind=kind, rows=COMPARED, steps=steps, seeds=(0, 1, 2))
+        for name, kind, steps in (("tiny", "comparison", 100), ("tiny_long", "longer", 200))
+    )
+    text = ev.page.page([few, many], judged(few, WON) + judged(many, WON | {"prosma": 0.82}))
+    assert "- With more steps, the same seeds, against attention: tiny +2.00 to +1.00 (100 to 200)." in text
+    assert "- **Holds**: With longer training, ProSMA is above both on at least 1 of 1 data sets" in text
+    lost = ev.page.page([few, many], judged(few, WON) + judged(many, WON | {"attention": 0.84}))
+    assert "- **Does not hold**: With longer training" in lost
 
 
 def change(ev: SimpleNamespace, experiment: Make, result: Make, score: float, **more: Any) -> list[Any]:
