@@ -8,9 +8,9 @@ from typing import Literal
 
 from scipy.stats import t as student
 
-from evidence.measured import BySeed, Measured, Spread, paired
+from evidence.measured import BySeed, Measure, Measured, Spread, paired
 
-Verdict = Literal["holds", "does not hold", "cannot be said yet"]
+Verdict = Literal["holds", "does not hold", "cannot be said"]
 RIVALS = ("plain", "attention")
 LEAST_SEEDS = 3
 """Seeds that both sides of a comparison need."""
@@ -41,14 +41,13 @@ def claims(sets: Sequence[Measured]) -> list[Claim]:
         _above(sets, f"On images made worse (strength {STRENGTH}), ProSMA is above both", 5, _worse),
         _sparse(sets),
         _not_by_size(sets),
-        *_targets(sets),
     ]
 
 
 def claims_of_longer(longer: Sequence[Measured]) -> list[Claim]:
-    """What is claimed of the trainings with more steps; nothing without any."""
-    above = [_above(longer, "With longer training, ProSMA is above both", 4, _clean)] if longer else []
-    return [*above, *_targets(longer)]
+    """What is claimed of the trainings with more steps that have enough seeds; nothing without any."""
+    enough = [measured for measured in longer if len(measured.experiment.seeds) >= LEAST_SEEDS]
+    return [_above(enough, "With longer training, ProSMA is above both", 4, _clean)] if enough else []
 
 
 def points(value: float) -> str:
@@ -66,8 +65,12 @@ def difference(spread: Spread) -> str:
 
 def certain(spread: Spread) -> bool:
     """Whether the 95 % interval of a mean, of Student's t, does not hold 0; never of a single value."""
-    error = spread.error
-    return error is not None and abs(spread.mean) > float(student.ppf(0.975, spread.count - 1)) * error
+    return abs(spread.mean) > half_interval(spread)
+
+
+def half_interval(spread: Spread) -> float:
+    """Half of the 95 % interval of a mean, of Student's t; infinite of a single value."""
+    return float("inf") if spread.error is None else float(student.ppf(0.975, spread.count - 1)) * spread.error
 
 
 def _clean(measured: Measured, row: str) -> BySeed:
@@ -95,18 +98,18 @@ def _above(sets: Sequence[Measured], text: str, wanted: int, values: Callable[[M
     for measured in sets:
         spreads = {rival: _against(measured, rival, values) for rival in RIVALS}
         known = {rival: spread for rival, spread in spreads.items() if spread is not None}
-        lost = any(spread.mean <= 0 for spread in known.values())
-        if len(known) < len(RIVALS) and not lost:
-            open_sets += 1
-            why.append(f"{measured.experiment.name}: {TOO_FEW}")
-            continue
-        won += not lost
         for rival, spread in known.items():
             sure[rival] += certain(spread) and spread.mean > 0
-        told = ", ".join(f"{difference(spread)} against {rival}" for rival, spread in known.items())
-        why.append(f"{measured.experiment.name}: {'below' if lost else 'above'} ({told})")
+        lost = any(spread.mean <= 0 for spread in known.values())
+        unknown = len(known) < len(RIVALS) and not lost
+        open_sets += unknown
+        won += not lost and not unknown
+        told = [f"{difference(spread)} against {rival}" for rival, spread in known.items()]
+        told += [TOO_FEW] if unknown else []
+        word = "" if unknown else "not above both " if lost else "above both "
+        why.append(f"{measured.experiment.name}: {word}({', '.join(told)})")
     wanted = min(wanted, len(sets))
-    verdict: Verdict = "cannot be said yet"
+    verdict: Verdict = "cannot be said"
     if won >= wanted and sets:
         verdict = "holds"
     elif won + open_sets < wanted:
@@ -122,11 +125,12 @@ def _each(text: str, judged: Sequence[tuple[str, bool | None, str]]) -> Claim:
     if any(true is False for _, true, _ in judged):
         return Claim(text, "does not hold", why)
     known = bool(judged) and all(true for _, true, _ in judged)
-    return Claim(text, "holds" if known else "cannot be said yet", why)
+    return Claim(text, "holds" if known else "cannot be said", why)
 
 
 def _never_below(sets: Sequence[Measured]) -> Claim:
     entries: list[tuple[str, bool | None, str]] = []
+    every, further = 0, 0
     for measured in sets:
         spreads = [(rival, _against(measured, rival, _clean)) for rival in RIVALS]
         known = [(rival, spread) for rival, spread in spreads if spread is not None]
@@ -134,7 +138,10 @@ def _never_below(sets: Sequence[Measured]) -> Claim:
         true = False if lost else (True if len(known) == len(RIVALS) else None)
         told = ", ".join(f"{difference(spread)} against {rival}" for rival, spread in known)
         entries.append((measured.experiment.name, true, told or TOO_FEW))
-    return _each(f"It is nowhere more than {-100 * WORST:g} Dice points below either.", entries)
+        every += len(known)
+        further += sum(spread.mean - half_interval(spread) < WORST for _, spread in known)
+    text = f"By the mean, on images as they are, it is nowhere more than {-100 * WORST:g} Dice points below either"
+    return _each(f"{text} (of {every} 95 % intervals, {further} reach further below).", entries)
 
 
 def _sparse(sets: Sequence[Measured]) -> Claim:
@@ -150,8 +157,10 @@ def _sparse(sets: Sequence[Measured]) -> Claim:
         kept = None if spread is None else spread.mean >= WORST
         told += f"; {difference(spread)} against plain" if spread is not None else f"; plain {TOO_FEW}"
         entries.append((measured.experiment.name, kept if enough else False, told))
-    text = f"Every level removes at least {100 * LEAST_REMOVED:.0f} % of its skip (mean over seeds), and no more than "
-    text += f"{-100 * WORST:g} points are lost against the plain net."
+    text = (
+        f"Every level removes at least {100 * LEAST_REMOVED:.0f} % of its skip (mean over seeds), and by the mean no "
+    )
+    text += f"more than {-100 * WORST:g} points are lost against the plain net."
     return _each(text, entries)
 
 
@@ -170,23 +179,26 @@ def _not_by_size(sets: Sequence[Measured]) -> Claim:
     return _each("It is above a plain net of at least its size.", entries)
 
 
-def _targets(sets: Sequence[Measured]) -> list[Claim]:
-    """What ProSMA is meant to reach on each data set, with and without mirroring."""
+def goals(sets: Sequence[Measured]) -> list[Claim]:
+    """What ProSMA is meant to reach on each data set, with and without mirroring, and what its rivals reach."""
     result = []
     for measured in sets:
         for name, target in measured.experiment.targets.items():
-            entries: list[tuple[str, bool | None, str]] = []
-            both = (("as it is", measured.clean), ("mirrored", measured.mirrored))
-            for way, values in both:
-                spread = Spread.of(list(values("prosma", name).values()))
-                if spread is None or spread.count < len(measured.experiment.seeds):
-                    entries.append((way, None, "not measured with all seeds"))
-                elif spread.count < LEAST_SEEDS:
-                    entries.append(
-                        (way, None, f"{spread.mean:.4f} ({'one seed' if spread.count == 1 else 'two seeds'})")
-                    )
-                else:
-                    entries.append((way, spread.mean >= target, f"{spread.mean:.4f}"))
+            ways = (("as it is", measured.clean), ("mirrored", measured.mirrored))
+            entries = [(way, *_reached(values, name, target)) for way, values in ways]
             word = {"dice": "Dice", "iou": "IoU"}[name]
             result.append(_each(f"{measured.experiment.title}: {word} of ProSMA at least {target:g}.", entries))
     return result
+
+
+def _reached(values: Callable[[str, Measure], BySeed], name: Measure, target: float) -> tuple[bool | None, str]:
+    """Whether a goal is reached (None: too few seeds), and the values of ProSMA and its rivals."""
+    spread = Spread.of(list(values("prosma", name).values()))
+    if spread is None:
+        return None, "not measured"
+    others = {rival: Spread.of(list(values(rival, name).values())) for rival in RIVALS}
+    beside = [f"{rival} {other.mean:.4f}" for rival, other in others.items() if other is not None]
+    told = f"{spread.mean:.4f}" + (f" ({', '.join(beside)})" if beside else "")
+    if spread.count < LEAST_SEEDS:
+        return None, f"{told}, {spread.count} of {LEAST_SEEDS} seeds"
+    return spread.mean >= target, told

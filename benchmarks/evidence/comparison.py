@@ -41,7 +41,7 @@ def comparison(measured: Measured) -> str:
         )
     tile = " x ".join(map(str, measured.value(there[0], "tile")))
     lines.append(f"GFLOP: forward pass of one tile, {tile}; *: lowest or highest rate tried.\n")
-    lines += [_images(measured), _rates(measured), _removed(measured), _robustness(measured, there), curve(measured)]
+    lines += [over_cases(measured), _rates(measured), _removed(measured), _robustness(measured, there), curve(measured)]
     return "\n".join(lines)
 
 
@@ -72,7 +72,7 @@ def by_case(measured: Measured) -> tuple[str, Callable[[str], dict[str, float]]]
     return ("patients", measured.by_patient) if grouped else ("images", measured.by_image)
 
 
-def _images(measured: Measured) -> str:
+def over_cases(measured: Measured) -> str:
     """What hangs on the images that happened to be judged: ProSMA against its rivals, image by image."""
     what, values = by_case(measured)
     ours, alike, words = values("prosma"), measured.experiment.alike, ""

@@ -4,56 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evidence.claims import LEAST_SEEDS, RIVALS, STRENGTH, difference, points
-from evidence.comparison import curve
+from evidence.claims import LEAST_SEEDS, RIVALS, STRENGTH, difference
+from evidence.comparison import curve, over_cases
 from evidence.measured import Measured, Spread, paired
 from evidence.tables import against, number, table
 
+WORDS = """\
+## Longer training
+
+The same data, settings and learning rates as above, more steps; rates were not chosen for so many. One seed is a look,
+not a comparison.
+"""
+
 
 def longer_training(longer: Sequence[Measured]) -> str:
-    """The section: one table, and what the thresholds do after each training."""
+    """The section: one table, and what hangs on the images and the thresholds of each training."""
     lines = [_row(measured, row) for measured in longer for row in measured.there()]
     if not lines:
         return ""
-    words = "The same data, settings and learning rates, more steps. One seed is a look, not a comparison."
     head = ["data", "row", "seeds", "rate", "Dice", "IoU", "mirrored", *(f"against {rival}" for rival in RIVALS)]
     head += [f"worse images (strength {STRENGTH}), against {rival}" for rival in RIVALS]
-    curves = [f"{measured.experiment.title}. {found}" for measured in longer if (found := curve(measured))]
-    table_of_rows = table([*head, "removed per level (%)"], lines)
-    return "\n".join([f"## Longer training\n\n{words}\n", table_of_rows, *curves])
+    parts = [WORDS, table([*head, "removed per level (%)"], lines)]
+    for measured in longer:
+        found = [text for text in (over_cases(measured), curve(measured)) if text]
+        parts += [f"{measured.experiment.title}:\n", *found] if found else []
+    return "\n".join(parts)
 
 
 def what_becomes_of_the_lead(sets: Sequence[Measured], longer: Sequence[Measured]) -> list[str]:
-    """ProSMA against each rival with few and with many steps, on the seeds that both trainings have."""
-    lines = []
+    """ProSMA against each rival with few and with many steps, where both have enough seeds."""
+    by_data = {measured.experiment.data: measured for measured in sets}
+    facts = []
     for rival in RIVALS:
-        told: dict[bool, list[str]] = {True: [], False: []}
+        told = []
         for after in longer:
-            before = next((each for each in sets if each.experiment.data == after.experiment.data), None)
-            both = None if before is None else _both(before, after, rival)
-            if before is None or both is None:
-                continue
-            steps = f"{before.experiment.steps} to {after.experiment.steps}"
-            change = f"{before.experiment.name} {points(both[0].mean)} to {points(both[1].mean)} ({steps})"
-            told[both[1].count >= LEAST_SEEDS].append(change)
-        if told[True]:
-            lines.append(f"- With more steps, the same seeds, against {rival}: {', '.join(told[True])}.")
-        if told[False]:
-            few = f"fewer than {LEAST_SEEDS} seeds"
-            lines.append(f"- With more steps, {few}, against {rival}: {', '.join(told[False])}.")
-    return lines
-
-
-def _both(before: Measured, after: Measured, rival: str) -> tuple[Spread, Spread] | None:
-    """ProSMA against a rival in both trainings, on the seeds of the longer one; None unless both have all of them."""
-    seeds = after.clean("prosma").keys() & after.clean(rival).keys()
-    same = ({s: dice for s, dice in before.clean(row).items() if s in seeds} for row in ("prosma", rival))
-    short, long = paired(*same), paired(after.clean("prosma"), after.clean(rival))
-    return (short, long) if short and long and short.count == long.count else None
+            before = by_data.get(after.experiment.data)
+            spreads = [paired(m.clean("prosma"), m.clean(rival)) for m in (before, after) if m is not None]
+            known = [difference(spread) for spread in spreads if spread is not None and spread.count >= LEAST_SEEDS]
+            if before is not None and len(known) == 2:
+                steps = f"{before.experiment.steps} to {after.experiment.steps} steps"
+                told.append(f"{before.experiment.name} {' to '.join(known)} ({steps})")
+        if told:
+            facts.append(f"With longer training, against {rival}: {', '.join(told)}.")
+    return facts
 
 
 def _row(measured: Measured, row: str) -> list[str]:
     worse = {r: paired(measured.corrupted(row, STRENGTH), measured.corrupted(r, STRENGTH)) for r in RIVALS if r != row}
+    levels = measured.levels(row)
     return [
         measured.experiment.title,
         row,
@@ -64,5 +62,5 @@ def _row(measured: Measured, row: str) -> list[str]:
         number(Spread.of(list(measured.mirrored(row).values()))),
         *(against(measured, row, rival) for rival in RIVALS),
         *(difference(spread) if (spread := worse.get(rival)) else "" for rival in RIVALS),
-        ", ".join(f"{100 * level:.0f}" for level in measured.levels(row)),
+        ", ".join(f"{100 * level:.0f}" for level in levels) if any(levels) else "",
     ]

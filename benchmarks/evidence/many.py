@@ -42,7 +42,7 @@ class Many:
     gpus : sequence of str
         Names of GPUs, as of ``CUDA_VISIBLE_DEVICES``; a run gets the one that fewest have. None: torch's own choice.
     whole : bool
-        Start no run that would not end in time, as far as runs like it tell: for machines that keep no state.
+        Start no run that would not end in time, as far as runs like it tell: where a stopped run cannot go on.
     """
 
     experiments: Sequence[Experiment]

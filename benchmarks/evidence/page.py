@@ -7,31 +7,31 @@ from collections.abc import Sequence
 from statistics import mean
 from typing import Any
 
-from evidence.claims import LEAST_SEEDS, RIVALS, STRENGTH, Claim, certain, claims, claims_of_longer, difference, points
-from evidence.comparison import by_case, comparison
+from evidence.claims import LEAST_SEEDS, RIVALS, STRENGTH, Claim, claims, claims_of_longer, difference, goals
+from evidence.comparison import comparison
 from evidence.defaults import defaults, stands
 from evidence.experiment import Experiment
-from evidence.longer import longer_training, what_becomes_of_the_lead
+from evidence.in_short import LARGER, in_short
+from evidence.longer import longer_training
 from evidence.measured import Measured, Spread, paired
 from evidence.runs import Result
 from evidence.tables import against, number, table
 
 FULL_CURVE = 0.95
 """Removed fraction that a curve has to reach."""
-LARGER = ("plain-wide", "residual-encoder")
-"""Rows with more parameters than ProSMA."""
 HEAD = """\
 # Evidence: does the gate earn its place?
 
 This page is made by `python3 run.py bench evidence_page` from the files of `benchmarks/evidence/results/`, one for each
 training; the experiments are the YAML files of `benchmarks/evidence/`. Do not edit it.
 
-Every row has the same steps, patches, loss, weight decay and augmentation. Only the learning rate is tuned for each: on
-a part of the training cases, by one shorter run for each of the same rates (plain-wide has that of plain, plain-same-
-rate that of ProSMA); the other settings were found earlier, with ProSMA, those of hippocampus on the cases judged here.
-Then it was trained on all training cases, and judged on the validation cases, by the moving average of its weights at
-the last step, on each image's own grid. The data are parts of the public sets with splits of their own: Dice cannot be
-compared with papers.
+Every row of a data set has the same steps, patches, loss, weight decay and augmentation, which are that data set's, not
+the package's defaults; prosma has the package's default gate. Only the learning rate is tuned for each: on a part of
+the training cases, by one shorter run for each of the same rates (plain-wide has that of plain, plain-same-rate that of
+ProSMA); the other settings were found earlier, with ProSMA, those of hippocampus on the cases judged here. Then it was
+trained on all training cases, and judged on the validation cases, by the moving average of its weights at the last
+step, on each image's own grid. The data are parts of the public sets with splits of their own: Dice cannot be compared
+with papers.
 
 Words: a *level* is a skip connection, the finest first; an activation of a skip is *removed* where the gate sets it to
 exactly 0, which its *threshold* decides; *dilations* are the scales of the gate's field, *offset* is what is added to
@@ -59,55 +59,12 @@ def page(experiments: Sequence[Experiment], results: Sequence[Result], *, dry: b
     longer = [m for m in measured if m.experiment.kind == "longer"]
     ablations = [m for m in measured if m.experiment.kind == "ablation"]
     judged = [*claims(sets), *stands(sets, ablations), *claims_of_longer(longer)]
-    parts += [
-        _short(sets, longer),
-        _overview(sets),
-        _claims(judged),
-        *(comparison(m) for m in sets),
-        longer_training(longer),
-    ]
+    parts += [in_short(sets, longer), _overview(sets), _claims(judged, goals([*sets, *longer]))]
+    parts += [*(comparison(m) for m in sets), longer_training(longer)]
     parts += [defaults(sets, ablations), *(_ablation(m) for m in ablations)]
     used = {id(found) for each in measured for rows in each.results.values() for found in rows.values()}
     parts += [_missing(measured), _no_longer(sets, [r for r in results if id(r) not in used]), _origin(results)]
     return "\n".join(part for part in parts if part)
-
-
-def _short(sets: Sequence[Measured], longer: Sequence[Measured]) -> str:
-    """What is certain over seeds, and what becomes of it with more steps."""
-    lines = []
-    ways = (("images as they are", Measured.clean, ()), ("images made worse", Measured.corrupted, (STRENGTH,)))
-    for what, values, more in ways:
-        for rival in RIVALS:
-            spreads = {m.experiment.name: paired(values(m, "prosma", *more), values(m, rival, *more)) for m in sets}
-            sure = {name: spread.mean for name, spread in spreads.items() if spread and certain(spread)}
-            ahead = ", ".join(name for name, value in sure.items() if value > 0) or "no data set"
-            behind = ", ".join(name for name, value in sure.items() if value < 0) or "none"
-            lines.append(f"- Against {rival} on {what}: certainly ahead on {ahead}, certainly behind on {behind}.")
-    for rival in RIVALS:
-        spreads = {m.experiment.name: _over_cases(m, rival) for m in sets}
-        sure = {name: spread.mean for name, spread in spreads.items() if spread and certain(spread)}
-        told = ", ".join(f"{name} {points(value)}" for name, value in sure.items()) or "no data set"
-        lines.append(f"- Against {rival}, certain over images or patients instead of seeds: {told}.")
-    opened = [change for m in sets if (change := _opened(m)) is not None]
-    if opened:
-        change = f"{points(min(opened))} to {points(max(opened))}"
-        lines.append(
-            f"- With all thresholds 0 after the training, so that nothing is removed, Dice changes by {change}."
-        )
-    lines += what_becomes_of_the_lead(sets, longer)
-    return "## In short\n\nProSMA, over three seeds:\n\n" + "\n".join(lines) + "\n" if sets else ""
-
-
-def _over_cases(measured: Measured, rival: str) -> Spread | None:
-    values = by_case(measured)[1]
-    return paired(values("prosma"), values(rival))
-
-
-def _opened(measured: Measured) -> float | None:
-    """What Dice gains where ProSMA's thresholds are 0, in the mean over seeds."""
-    curves = [{p["scale"]: p["dice"] for p in r["curve"]} for r in measured.results.get("prosma", {}).values()]
-    gains = [curve[0] - curve[1] for curve in curves if {0, 1} <= curve.keys()]
-    return mean(gains) if gains else None
 
 
 def _overview(sets: Sequence[Measured]) -> str:
@@ -150,12 +107,24 @@ def _with_count(measured: Measured, row: str) -> str:
     return f"{mean(values):.4f}{missing}" if values else "–"
 
 
-def _claims(judged: Sequence[Claim]) -> str:
-    lines = ["## What holds, and what does not\n"]
+def _claims(judged: Sequence[Claim], goals_set: Sequence[Claim]) -> str:
+    lines = ["## What holds, and what does not\n", f"A comparison needs {LEAST_SEEDS} seeds of both sides.\n"]
+    lines += _listed(judged)
+    if goals_set:
+        lines += [
+            "\n## Goals\n",
+            "Set for ProSMA before anything was measured; reaching one is no credit to the gate.\n",
+        ]
+        lines += _listed(goals_set)
+    return "\n".join(lines) + "\n"
+
+
+def _listed(judged: Sequence[Claim]) -> list[str]:
+    lines = []
     for claim in judged:
         lines.append(f"- **{claim.verdict.capitalize()}**: {claim.text}")
         lines += [f"  - {why}" for why in claim.why]
-    return "\n".join(lines) + f"\n\nA comparison needs {LEAST_SEEDS} seeds of both sides.\n"
+    return lines
 
 
 def _ablation(measured: Measured) -> str:
@@ -218,7 +187,7 @@ def _no_longer(sets: Sequence[Measured], unused: Sequence[Result]) -> str:
     ]
     if not lines:
         return ""
-    words = "Judged before another rate was chosen; no claim is made by these.\n"
+    words = "Judged before another rate was chosen; no verdict rests on these.\n"
     return f"## Measured, and not used\n\n{words}\n" + table(["data", "row", "rate", "steps", "seeds", "Dice"], lines)
 
 
