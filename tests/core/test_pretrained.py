@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from prosma_core.config import InferenceConfig
 from prosma_core.config.cpu import CpuWay
+from prosma_core.config.run import load_run_yaml, resolve_run
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.data.labels import class_indices
 from prosma_core.data.phantom import phantom_2d, phantom_3d
@@ -22,12 +23,13 @@ from prosma_core.inference import way
 from prosma_core.inference.measure import measure_case
 from prosma_core.inference.probe import bf16_supported
 from prosma_core.inference.segment import Segmenter
-from prosma_core.io.bundle import load_bundle
+from prosma_core.io.bundle import load_bundle, read_header
 from prosma_core.io.dataset_folder import open_dataset, read_case
 from prosma_core.io.models import shipped_models
 from prosma_core.model import kernels
 from prosma_core.model.gate import ProximalGate
 
+ROOT = Path(__file__).resolve().parents[2]
 MODELS = shipped_models()
 SAME = 0.999
 """Least share of voxels with the same label: in bf16 (GPU or CPU) those between two classes may go either way."""
@@ -68,6 +70,15 @@ def test_each_is_small_whole_licensed_and_has_a_card(name: str) -> None:
     card = path.with_suffix(".md").read_text(encoding="utf-8")
     assert card.startswith(f"# {name}\n")
     assert {"CC-BY-SA-4.0": "CC-BY-SA 4.0", "CC-BY-4.0": "CC BY 4.0", "CC0-1.0": "CC0 1.0"}[header.licence] in card
+
+
+@pytest.mark.parametrize("settings", sorted((ROOT / "benchmarks" / "shipped").iterdir()), ids=lambda path: path.stem)
+def test_the_settings_that_made_a_model_can_be_used(settings: Path) -> None:
+    run = resolve_run({**load_run_yaml(settings), "data": "DIR", "out": "model.safetensors"})
+    assert run.name in MODELS
+    header = read_header(MODELS[run.name])
+    assert (header.licence, header.attribution) == (run.licence, run.attribution)
+    assert {c.value: c.name for c in header.classes[1:]} == run.class_names
 
 
 @pytest.mark.parametrize("modality", ["mr", "ct"])

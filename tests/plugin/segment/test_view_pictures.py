@@ -40,7 +40,7 @@ def fill(view: SegmentView, state: str) -> None:
     view.show_images([("sub-07_ses-1_T2star.nii", 1)], 1)
     view.show_axes("tzyx", ("tzyx",), "t 12 · z 24 · y 320 · x 320; voxels 3.75 × 0.977 × 0.977 mm")
     view.show_levels(((24, 320, 320), (12, 160, 160)), 1)
-    view.show_models([("hippocampus-mri", 1)], 1, "3D · 1 channel · anterior hippocampus, posterior · Dice 0.887")
+    view.show_models([("hippocampus-mri", 1)], 1, "3D · 1 channel · anterior hippocampus, posterior · Dice 0.885")
     view.show_devices([("Auto", "auto")], "auto", "CPU, 2 threads (torch 2.13.0+cpu is a build without CUDA)")
     view.advanced.show_options(InferenceConfig(), "view", [("automatic", "")], "")
     view.show_run("Segment", enabled=True, tooltip="")
