@@ -101,8 +101,8 @@ def verdict(tried: Sequence[Change], count: int) -> Verdict:
     sparse = [change for change in tried if change.sparse]
     if any(change.above >= wanted and change.mean > 0 for change in sparse):
         return "does not hold"
-    missing = {change.name: count - len(change.by_set) for change in sparse}
-    left = any(missing[change.name] and change.above + missing[change.name] >= wanted for change in sparse)
+    asked_of_some = [change for change in sparse if len(change.by_set) < count]
+    left = any(change.above + count - len(change.by_set) >= wanted for change in asked_of_some)
     return "cannot be said" if left else "holds"
 
 
