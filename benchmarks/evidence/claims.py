@@ -20,6 +20,8 @@ LEAST_REMOVED = 0.3
 """Share of activations that every level removes."""
 STRENGTH = 2
 """Of the corruptions."""
+Values = Callable[[Measured, str], BySeed]
+"""Dice of a row by seed, on images of one kind."""
 TOO_FEW = f"not measured with {LEAST_SEEDS} seeds"
 
 
@@ -35,10 +37,10 @@ class Claim:
 def claims(sets: Sequence[Measured]) -> list[Claim]:
     """All claims, judged by the comparisons on each data set."""
     return [
-        _above(sets, "On images as they are, ProSMA is above the plain and the attention U-Net", 4, _clean),
+        _above(sets, "On images as they are, ProSMA is above the plain and the attention U-Net", 4, clean),
         _never_below(sets),
-        _above(sets, "With mirroring, ProSMA is above both", 4, _mirrored),
-        _above(sets, f"On images made worse (strength {STRENGTH}), ProSMA is above both", 5, _worse),
+        _above(sets, "With mirroring, ProSMA is above both", 4, mirrored),
+        _above(sets, f"On images made worse (strength {STRENGTH}), ProSMA is above both", 5, worse),
         _sparse(sets),
         _not_by_size(sets),
     ]
@@ -47,7 +49,7 @@ def claims(sets: Sequence[Measured]) -> list[Claim]:
 def claims_of_longer(longer: Sequence[Measured]) -> list[Claim]:
     """What is claimed of the trainings with more steps that have enough seeds; nothing without any."""
     enough = [measured for measured in longer if len(measured.experiment.seeds) >= LEAST_SEEDS]
-    return [_above(enough, "With longer training, ProSMA is above both", 4, _clean)] if enough else []
+    return [_above(enough, "With longer training, ProSMA is above both", 4, clean)] if enough else []
 
 
 def points(value: float) -> str:
@@ -73,30 +75,33 @@ def half_interval(spread: Spread) -> float:
     return float("inf") if spread.error is None else float(student.ppf(0.975, spread.count - 1)) * spread.error
 
 
-def _clean(measured: Measured, row: str) -> BySeed:
+def clean(measured: Measured, row: str) -> BySeed:
+    """Dice on the images as they are."""
     return measured.clean(row)
 
 
-def _mirrored(measured: Measured, row: str) -> BySeed:
+def mirrored(measured: Measured, row: str) -> BySeed:
+    """Dice averaged over mirrored copies."""
     return measured.mirrored(row)
 
 
-def _worse(measured: Measured, row: str) -> BySeed:
+def worse(measured: Measured, row: str) -> BySeed:
+    """Dice on the images made worse: the mean of all kinds."""
     return measured.corrupted(row, STRENGTH)
 
 
-def _against(measured: Measured, rival: str, values: Callable[[Measured, str], BySeed]) -> Spread | None:
+def lead(measured: Measured, rival: str, values: Values) -> Spread | None:
     """ProSMA minus a rival; None with too few seeds."""
     spread = paired(values(measured, "prosma"), values(measured, rival))
     return spread if spread is not None and spread.count >= LEAST_SEEDS else None
 
 
-def _above(sets: Sequence[Measured], text: str, wanted: int, values: Callable[[Measured, str], BySeed]) -> Claim:
+def _above(sets: Sequence[Measured], text: str, wanted: int, values: Values) -> Claim:
     """Whether the mean paired difference to every rival is above 0 on enough data sets."""
     won, open_sets, why = 0, 0, []
     sure = dict.fromkeys(RIVALS, 0)
     for measured in sets:
-        spreads = {rival: _against(measured, rival, values) for rival in RIVALS}
+        spreads = {rival: lead(measured, rival, values) for rival in RIVALS}
         known = {rival: spread for rival, spread in spreads.items() if spread is not None}
         for rival, spread in known.items():
             sure[rival] += certain(spread) and spread.mean > 0
@@ -132,7 +137,7 @@ def _never_below(sets: Sequence[Measured]) -> Claim:
     entries: list[tuple[str, bool | None, str]] = []
     every, further = 0, 0
     for measured in sets:
-        spreads = [(rival, _against(measured, rival, _clean)) for rival in RIVALS]
+        spreads = [(rival, lead(measured, rival, clean)) for rival in RIVALS]
         known = [(rival, spread) for rival, spread in spreads if spread is not None]
         lost = any(spread.mean < WORST for _, spread in known)
         true = False if lost else (True if len(known) == len(RIVALS) else None)
@@ -147,7 +152,7 @@ def _never_below(sets: Sequence[Measured]) -> Claim:
 def _sparse(sets: Sequence[Measured]) -> Claim:
     entries: list[tuple[str, bool | None, str]] = []
     for measured in sets:
-        levels, spread = measured.levels("prosma"), _against(measured, "plain", _clean)
+        levels, spread = measured.levels("prosma"), lead(measured, "plain", clean)
         if not levels or not measured.complete("prosma"):
             entries.append((measured.experiment.name, None, TOO_FEW))
             continue
@@ -167,7 +172,7 @@ def _sparse(sets: Sequence[Measured]) -> Claim:
 def _not_by_size(sets: Sequence[Measured]) -> Claim:
     entries: list[tuple[str, bool | None, str]] = []
     for measured in sets:
-        spread = _against(measured, "plain-wide", _clean)
+        spread = lead(measured, "plain-wide", clean)
         sizes = [(measured.value(row, "parameters"), measured.value(row, "flops")) for row in ("prosma", "plain-wide")]
         if spread is None or any(None in size for size in sizes):
             entries.append((measured.experiment.name, None, TOO_FEW))

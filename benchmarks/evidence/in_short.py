@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import mean
 
-from evidence.claims import RIVALS, STRENGTH, certain, points
+from evidence.claims import LEAST_SEEDS, RIVALS, STRENGTH, Values, certain, clean, lead, mirrored, points, worse
 from evidence.comparison import by_case
 from evidence.corruptions import CORRUPTIONS
 from evidence.longer import what_becomes_of_the_lead
-from evidence.measured import BySeed, Measured, Spread, paired
+from evidence.measured import Measured, Spread, paired
 from evidence.tables import table
 
 LARGER = ("plain-wide", "residual-encoder")
 """Rows with more parameters than ProSMA."""
-Values = Callable[[Measured, str], BySeed]
 
 
 def in_short(sets: Sequence[Measured], longer: Sequence[Measured]) -> str:
@@ -22,9 +21,9 @@ def in_short(sets: Sequence[Measured], longer: Sequence[Measured]) -> str:
     if not sets:
         return ""
     ways: dict[str, Values] = {
-        "as they are": lambda m, row: m.clean(row),
-        "as they are, mirrored": lambda m, row: m.mirrored(row),
-        f"made worse (mean of six kinds, strength {STRENGTH})": lambda m, row: m.corrupted(row, STRENGTH),
+        "as they are": clean,
+        "as they are, mirrored": mirrored,
+        f"made worse (mean of {len(CORRUPTIONS)} kinds, strength {STRENGTH})": worse,
     }
     lines = [
         [images, rival, *_ahead_and_behind(_differences(sets, rival, values))]
@@ -33,8 +32,8 @@ def in_short(sets: Sequence[Measured], longer: Sequence[Measured]) -> str:
         if any(measured.results.get(rival) for measured in sets)
     ]
     words = (
-        "Data sets where ProSMA is ahead or behind by the mean over three seeds, and where that is certain (the 95 % "
-        "interval does not hold 0)."
+        f"Data sets where ProSMA is ahead or behind by the mean over {LEAST_SEEDS} seeds, and where that is certain "
+        "(the 95 % interval does not hold 0)."
     )
     head = ["images", "against", "ahead on", "certainly", "behind on", "certainly"]
     facts = [*_over_cases(sets), *_single_kinds(sets), *_opened([*sets, *longer])]
@@ -45,7 +44,7 @@ def in_short(sets: Sequence[Measured], longer: Sequence[Measured]) -> str:
 
 def _differences(sets: Sequence[Measured], rival: str, values: Values) -> dict[str, Spread]:
     """ProSMA minus a rival, by data set."""
-    found = {m.experiment.name: paired(values(m, "prosma"), values(m, rival)) for m in sets}
+    found = {m.experiment.name: lead(m, rival, values) for m in sets}
     return {name: spread for name, spread in found.items() if spread}
 
 
@@ -71,9 +70,7 @@ def _single_kinds(sets: Sequence[Measured]) -> list[str]:
     facts = []
     for rival in RIVALS:
         spreads = {
-            f"{m.experiment.name} {kind}": paired(
-                m.corrupted("prosma", STRENGTH, kind), m.corrupted(rival, STRENGTH, kind)
-            )
+            f"{m.experiment.name} {kind}": lead(m, rival, lambda m, row, kind=kind: m.corrupted(row, STRENGTH, kind))
             for m in sets
             for kind in CORRUPTIONS
         }

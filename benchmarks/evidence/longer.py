@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evidence.claims import LEAST_SEEDS, RIVALS, STRENGTH, difference
+from evidence.claims import RIVALS, STRENGTH, clean, difference, lead
 from evidence.comparison import curve, over_cases
 from evidence.measured import Measured, Spread, paired
 from evidence.tables import against, number, table
@@ -39,8 +39,8 @@ def what_becomes_of_the_lead(sets: Sequence[Measured], longer: Sequence[Measured
         told = []
         for after in longer:
             before = by_data.get(after.experiment.data)
-            spreads = [paired(m.clean("prosma"), m.clean(rival)) for m in (before, after) if m is not None]
-            known = [difference(spread) for spread in spreads if spread is not None and spread.count >= LEAST_SEEDS]
+            leads = [lead(m, rival, clean) for m in (before, after) if m is not None]
+            known = [difference(spread) for spread in leads if spread is not None]
             if before is not None and len(known) == 2:
                 steps = f"{before.experiment.steps} to {after.experiment.steps} steps"
                 told.append(f"{before.experiment.name} {' to '.join(known)} ({steps})")

@@ -199,6 +199,14 @@ def test_summary_says_where_the_gate_is_ahead_and_how_surely(
     assert "Dice changes by -2.00 (won) to -2.00 (won)." in ev.page.page(two, judged(two[0], WON, curve=curve))
 
 
+def test_summary_says_nothing_of_fewer_than_three_seeds(ev: SimpleNamespace, experiment: Make, judged: Make) -> None:
+    each = experiment(rows=COMPARED, seeds=(0, 1, 2))
+    two = [result for result in judged(each, WON) if result["seed"] < 2]
+    text = ev.page.page([each], two)
+    assert "| as they are | plain | – | – | – | – |" in text
+    assert "certainly ahead on 0 of 6, certainly behind on none" in text
+
+
 def test_a_difference_counts_as_certain_where_the_other_rival_is_missing(
     ev: SimpleNamespace, experiment: Make, judged: Make
 ) -> None:
