@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 import prosma_core
 
@@ -57,6 +59,23 @@ def test_constraints_pin_one_version_of_every_dependency() -> None:
     names = {name.lower() for name in re.findall(r'^\s*"([\w-]+)', block, re.MULTILINE)}
     assert "torch" in names
     assert names <= {pin.partition("==")[0].lower() for pin in pins}
+
+
+@pytest.mark.parametrize(
+    ("name", "vulnerable"),
+    [
+        ("numcodecs", "0.16.5"),  # runs pickles found in zarr object arrays
+        ("monai", "1.5.1"),  # CVE-2025-58756, CVE-2026-21851
+        ("pillow", "12.2.0"),
+        ("SimpleITK", "2.5.2"),
+        ("torch", "2.9.1"),  # CVE-2025-32434, CVE-2026-24747
+    ],
+)
+def test_dependency_floors_exclude_versions_with_advisories(name: str, vulnerable: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    stated = [*project["dependencies"], *project["optional-dependencies"]["medical"]]
+    (requirement,) = [Requirement(line) for line in stated if Requirement(line).name.lower() == name.lower()]
+    assert not requirement.specifier.contains(vulnerable)
 
 
 @pytest.mark.parametrize("module", ["prosma_core", "prosma_core.config", "prosma_core.io", "prosma_core.cli.main"])
