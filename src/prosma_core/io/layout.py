@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,34 +17,53 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_UNIT_NAMES = {
-    "m": ("m", "meter", "metre", "meters"),
-    "cm": ("cm", "centimeter", "centimetre"),
-    "mm": ("mm", "millimeter", "millimetre", "millimeters"),
-    "um": ("um", "µm", "μm", "micron", "microns", "micrometer", "micrometre", "\\u00b5m"),
-    "nm": ("nm", "nanometer", "nanometre", "nanometers"),
-    "pm": ("pm", "picometer", "picometre"),
-    "angstrom": ("angstrom", "å", "ångström"),
-    "inch": ("inch", "in", "inches"),
-}
-_UNITS = {name: unit for unit, names in _UNIT_NAMES.items() for name in names}
 
-METRES = {
-    "m": 1.0,
-    "cm": 1e-2,
-    "mm": 1e-3,
-    "um": 1e-6,
-    "nm": 1e-9,
-    "pm": 1e-12,
-    "angstrom": 1e-10,
-    "inch": 0.0254,
+@dataclass(frozen=True)
+class _Unit:
+    """A unit of length: how long it is, how OME-XML and OME-Zarr write it, and other spellings in lower case."""
+
+    metres: float
+    ome: str
+    zarr: str
+    spellings: tuple[str, ...]
+
+
+_UNITS = {
+    "km": _Unit(1e3, "km", "kilometer", ("kilometre",)),
+    "m": _Unit(1.0, "m", "meter", ("metre",)),
+    "dm": _Unit(1e-1, "dm", "decimeter", ("decimetre",)),
+    "cm": _Unit(1e-2, "cm", "centimeter", ("centimetre",)),
+    "mm": _Unit(1e-3, "mm", "millimeter", ("millimetre",)),
+    "um": _Unit(1e-6, "µm", "micrometer", ("μm", "micron", "micrometre", "\\u00b5m", "âµm", "&#181;m", "mcm")),
+    "nm": _Unit(1e-9, "nm", "nanometer", ("nanometre",)),
+    "pm": _Unit(1e-12, "pm", "picometer", ("picometre",)),
+    "angstrom": _Unit(1e-10, "Å", "angstrom", ("å", "ångström", "\\u00c5", "angström")),
+    "inch": _Unit(0.0254, "in", "inch", ("inches",)),
+    "ft": _Unit(0.3048, "ft", "foot", ("feet",)),
+    "thou": _Unit(2.54e-5, "thou", "mil", ()),
 }
+"""Every unit of length that a file of any format may name, under our name of it."""
+
+_NAMES = {
+    name + plural: unit
+    for unit, entry in _UNITS.items()
+    for name in (unit, entry.ome.lower(), entry.zarr, *entry.spellings)
+    for plural in (("", "s") if len(name) > 4 else ("",))
+}
+
+METRES = {unit: entry.metres for unit, entry in _UNITS.items()}
 """Length of each unit in metres."""
+
+OME_UNITS = {unit: entry.ome for unit, entry in _UNITS.items()}
+"""Name of each unit in OME-XML."""
+
+ZARR_UNITS = {unit: entry.zarr for unit, entry in _UNITS.items()}
+"""Name of each unit in OME-Zarr (UDUNITS-2)."""
 
 
 def unit_name(text: object) -> str:
     """Our name of a length unit (``"mm"``, ``"um"``, …) for any usual spelling; ``"pixel"`` for anything else."""
-    return _UNITS.get(str(text).strip().lower(), "pixel")
+    return _NAMES.get(str(text).strip().lower(), "pixel")
 
 
 def parse_axes(axes: str, ndim: int, path: Path) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prosma_core.errors import OutputError
+from prosma_core.io.layout import OME_UNITS
 from prosma_core.io.tiff import AXES_NOTE
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from prosma_core.data.geometry import ImageSpec
 
 _TYPES = {"uint8", "uint16", "uint32", "int8", "int16", "int32", "float32"}
-_UNITS = {"um": "µm", "angstrom": "Å", "inch": "in"}
 _CLASSIC_BYTES = 1 << 31
 
 
@@ -51,7 +51,7 @@ def write_tiff(path: Path, data: NDArray[Any], spec: ImageSpec, provenance: dict
     if spec.unit != "pixel" or any(size != 1 for size in spec.spacing):
         for axis, size in zip(spec.spatial_axes.upper(), spec.spacing, strict=True):
             metadata[f"PhysicalSize{axis}"] = size
-            metadata[f"PhysicalSize{axis}Unit"] = _UNITS.get(spec.unit, spec.unit)
+            metadata[f"PhysicalSize{axis}Unit"] = OME_UNITS.get(spec.unit, spec.unit)
     if spec.channel_names:
         metadata["Channel"] = {"Name": list(spec.channel_names)}
     tifffile.imwrite(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from prosma_core.io.layout import axis_aligned
+from prosma_core.io.layout import ZARR_UNITS, axis_aligned
 from prosma_core.io.zarr_metadata import ZarrHeader
 
 if TYPE_CHECKING:
@@ -14,10 +14,6 @@ if TYPE_CHECKING:
 
     from prosma_core.data.geometry import ImageSpec
 
-_UNITS = {
-    "m": "meter", "cm": "centimeter", "mm": "millimeter", "um": "micrometer", "nm": "nanometer", "pm": "picometer",
-    "angstrom": "angstrom", "inch": "inch",
-}  # fmt: skip
 _CHUNK = {"t": 1, "c": 1, "z": 64, "y": 256, "x": 256}
 
 
@@ -91,5 +87,5 @@ def _ome(spec: ImageSpec, origin: tuple[float, ...], header: ZarrHeader) -> dict
 
 def _axis(letter: str, unit: str) -> dict[str, str]:
     kind = {"t": "time", "c": "channel"}.get(letter, "space")
-    named = {"unit": _UNITS[unit]} if kind == "space" and unit in _UNITS else {}
+    named = {"unit": ZARR_UNITS[unit]} if kind == "space" and unit in ZARR_UNITS else {}
     return {"name": letter, "type": kind, **named}
