@@ -12,12 +12,13 @@ from napari_prosma._shared.layer_scan import METADATA
 from napari_prosma._shared.oblique import oblique_note, straight_affine, turn_between
 from napari_prosma._shared.placement import drawn_axes, spec_arguments
 from napari_prosma._shared.result_layers import class_arguments
-from napari_prosma._shared.result_notes import nifti_notes, noted_classes, noted_provenance, says_labels
+from napari_prosma._shared.result_notes import noted_classes, noted_provenance, says_labels
 from prosma_core.data.geometry import ImageSpec
 from prosma_core.data.intensities import COLOUR
 from prosma_core.errors import FileFormatError
 from prosma_core.io.images import read_image
 from prosma_core.io.names import image_suffix, is_dicom_folder, is_image_path, stem
+from prosma_core.io.notes import read_notes
 from prosma_core.io.run_folder import RunFolder
 from prosma_core.io.zarr_images import OpenZarr, open_zarr
 
@@ -116,7 +117,7 @@ def _read(path: Path) -> list[LayerData]:
     else:
         scan = read_image(path)
         layer = image_layer_data(scan.data, scan.spec, stem(path), path)
-        notes, dtype = nifti_notes(path) if scan.spec.format == "nifti" else {}, scan.data.dtype
+        notes, dtype = read_notes(path) if scan.spec.format == "nifti" else {}, scan.data.dtype
     note = oblique_note(layer[1]["name"], layer[1]["metadata"][METADATA].get("turn"))
     if note:
         show_info(note)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -33,23 +32,6 @@ def file_notes(provenance: Mapping[str, str], classes: Sequence[ClassInfo], kind
     if classes:
         notes[_CLASSES] = json.dumps([c.model_dump() for c in classes])
     return notes
-
-
-def nifti_notes(path: Path) -> dict[str, Any]:
-    """Notes in the comment of a NIfTI file; empty where there are none of this project."""
-    import nibabel as nib
-
-    header: Any = nib.load(path).header
-    for extension in header.extensions:
-        if extension.get_code() != 6:  # a comment
-            continue
-        try:
-            notes = json.loads(bytes(extension.get_content()).rstrip(b"\0"))
-        except ValueError:
-            continue
-        if isinstance(notes, dict) and "program" in notes:
-            return notes
-    return {}
 
 
 def says_labels(notes: Mapping[str, Any], dtype: Any, axes: str) -> bool:

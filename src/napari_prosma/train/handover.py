@@ -7,11 +7,10 @@ from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from napari_prosma._shared.layers import METADATA
 from napari_prosma._shared.result_notes import file_notes
 from napari_prosma.train.pairs import Pair
 from napari_prosma.train.runs import safe_name
-from napari_prosma.train.sources import Source, classes_known, image_scan, labels_scan
+from napari_prosma.train.sources import Source, classes_known, image_scan, labels_scan, provenance_of
 from prosma_core.data.geometry import ImageSpec, Scan, spacing_affine
 from prosma_core.errors import OutputError, ProsmaError
 from prosma_core.io.dataset_folder import read_channels
@@ -130,8 +129,7 @@ def _write_labels(pair: Pair, path: Path) -> Path:
     scan = labels_scan(source, image_scan(pair.image) if pair.image.layer is not None else None)
     spec, suffix = _storable(scan.spec, ".gz")
     path = path.with_name(path.name + suffix)
-    provenance = (source.layer.metadata.get(METADATA) or {}).get("provenance", {})
-    notes = file_notes(provenance, classes_known(source, ()), "labels")
+    notes = file_notes(provenance_of(source), classes_known(source, ()), "labels")
     write_labels(path, scan.data, spec, overwrite=True, provenance=notes)
     return path
 

@@ -12,7 +12,7 @@ from napari.layers import Image, Labels
 
 from napari_prosma._shared.layers import is_result, lies_on, read, read_on
 from napari_prosma.train.pair_words import Fix, count, facts, problem_and_fixes
-from napari_prosma.train.sources import Source, classes_known, layer_source, read_pair
+from napari_prosma.train.sources import Source, classes_known, layer_source, provenance_of, read_pair
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import ImageSpec, Scan
@@ -60,6 +60,8 @@ class PairRow:
         Whether a voxel is annotated as background.
     classes : tuple of ClassInfo
         Names and colours that the labels come with.
+    provenance : dict of str
+        How the labels were made, where their layer or file says it.
     """
 
     pair: Pair
@@ -74,6 +76,7 @@ class PairRow:
     axis: str = ""
     background: bool = False
     classes: tuple[ClassInfo, ...] = ()
+    provenance: dict[str, str] = field(default_factory=dict)
 
 
 def active_pair(viewer: Any) -> Pair:
@@ -180,6 +183,7 @@ def _check(row: PairRow, config: LabelsConfig) -> PairRow:
         axis=found.axis,
         background=known > sum(found.values.values()),
         classes=classes_known(row.pair.labels, tuple(found.values)),
+        provenance=provenance_of(row.pair.labels),
     )
 
 

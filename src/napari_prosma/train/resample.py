@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from napari_prosma._shared.layers import LayerScan, labels_layer
 from napari_prosma.train.pairs import Pair
-from napari_prosma.train.sources import classes_known, image_scan, labels_scan
+from napari_prosma.train.sources import classes_known, image_scan, labels_scan, provenance_of
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.errors import GeometryError
@@ -52,7 +52,8 @@ def resampled(pair: Pair) -> Labels:
     known = classes_known(pair.labels, tuple(int(v) for v in np.unique(values) if v))
     classes = known if known and known[0].value == 0 else (_BACKGROUND, *known)
     name = f"{pair.labels.name} on {pair.image.name}"
-    result = labels_layer(image, values.reshape(image.spec.labels_spec().shape), classes, name, {})
+    shape, provenance = image.spec.labels_spec().shape, provenance_of(pair.labels)
+    result = labels_layer(image, values.reshape(shape), classes, name, provenance)
     if pair.labels.layer is not None:
         result.colormap = pair.labels.layer.colormap
     return result

@@ -9,8 +9,8 @@ from typing import Any
 from napari.layers import Layer
 
 from napari_prosma._reader import image_layer_data
-from napari_prosma._shared.layers import LayerScan, class_numbers, known_classes, lies_on, read, read_on
-from napari_prosma._shared.result_notes import nifti_notes, noted_classes
+from napari_prosma._shared.layers import METADATA, LayerScan, class_numbers, known_classes, lies_on, read, read_on
+from napari_prosma._shared.result_notes import noted_classes, noted_provenance
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.frames import time_as_channels
 from prosma_core.data.geometry import ImageSpec, Scan
@@ -18,7 +18,7 @@ from prosma_core.data.intensities import COLOUR
 from prosma_core.errors import GeometryError
 from prosma_core.io.dataset_folder import Case, read_case, read_channels
 from prosma_core.io.images import read_labels
-from prosma_core.io.names import image_suffix
+from prosma_core.io.notes import read_notes
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,9 +117,16 @@ def classes_known(source: Source, values: tuple[int, ...]) -> tuple[ClassInfo, .
     """Names and colours that labels come with: those of the layer, of the file's notes, or of the data set."""
     if source.layer is not None:
         return known_classes(source.layer, values)
-    if source.classes or source.path is None or image_suffix(source.path).lower() not in {".nii", ".nii.gz"}:
+    if source.classes or source.path is None:
         return source.classes
-    return noted_classes(nifti_notes(source.path))
+    return noted_classes(read_notes(source.path))
+
+
+def provenance_of(source: Source) -> dict[str, str]:
+    """How labels were made: the notes of the layer or file; empty for what was painted by hand."""
+    if source.layer is not None:
+        return dict((source.layer.metadata.get(METADATA) or {}).get("provenance", {}))
+    return noted_provenance(read_notes(source.path)) if source.path is not None else {}
 
 
 def _read_each(image: Source, labels: Source) -> tuple[ImageSpec, Scan]:

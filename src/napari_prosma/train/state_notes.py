@@ -12,6 +12,7 @@ from prosma_core.config.model import ClassInfo
 from prosma_core.config.run import RunConfig
 from prosma_core.data.frames import slice_axis
 from prosma_core.data.intensities import COLOUR
+from prosma_core.io.notes import made_by_model
 from prosma_core.training.split import FEW_CASES, hold_out_slices
 
 
@@ -71,6 +72,10 @@ def _looks_unfinished(row: PairRow) -> bool:
 def _start(rows: Sequence[PairRow], classes: Sequence[ClassInfo], start: ModelEntry | None) -> Iterator[str]:
     if start is None:
         return
+    made = [row for row in rows if made_by_model(row.provenance)]
+    if made:
+        which = f"{len(made)} of the {len(rows)} labels are" if len(rows) > 1 else f"{made[0].labels} is"
+        yield f"{which} a model's result, corrected or not: where these validate, before and after are not compared."
     present = {info.name.casefold() for info in classes} | {info.value for info in classes if unnamed(info)}
     lost = [c for c in start.header.classes[1:] if c.name.casefold() not in present and c.value not in present]
     if lost:

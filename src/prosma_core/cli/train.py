@@ -94,6 +94,8 @@ def train(
     typer.echo(f"Mean validation Dice {result.validation.mean:.4f}")
     for name, dice in result.validation.dice.items():
         typer.echo(f"  {name}: {dice:.4f}")
+    if result.held_out:
+        typer.echo(result.held_out)
     if result.before is not None:
         typer.echo(f"Before and after: {compare(result.before, result.validation.dice)}")
     typer.echo(f"Model: {result.path}\nRun folder: {folder.root}")

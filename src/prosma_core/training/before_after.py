@@ -10,6 +10,7 @@ from prosma_core.config.model import ClassInfo
 from prosma_core.events import Event, StageStarted
 from prosma_core.model.weights import model_from
 from prosma_core.training.setup import Setup
+from prosma_core.training.split import NO_INDEPENDENT_LABELS
 from prosma_core.training.validate import validate
 
 
@@ -33,8 +34,14 @@ def _unnamed(info: ClassInfo) -> bool:
 
 
 def validate_start(setup: Setup, device: torch.device) -> Generator[Event, None, dict[str, float] | None]:
-    """Dice of the start model per class that both models have, on the run's validation cases; None without any."""
+    """Dice of the start model per class that both models have, on the run's validation cases.
+
+    None without any, and where the labels of a validation case are a model's result: a model is not judged by these.
+    """
     if setup.start is None:
+        return None
+    if setup.split.derived:
+        yield StageStarted(f"{NO_INDEPENDENT_LABELS}: before and after are not compared.")
         return None
     header, weights = setup.start
     if header.model.in_channels != setup.header.model.in_channels:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -24,6 +24,7 @@ from prosma_core.inference.device import free_memory
 from prosma_core.io.bundle import Weights, load_bundle
 from prosma_core.io.dataset_folder import DatasetFolder
 from prosma_core.io.models import find_model
+from prosma_core.io.notes import made_by_model, read_notes
 from prosma_core.io.pairs import open_cases
 from prosma_core.training.cases import TrainingCase, prepare_case
 from prosma_core.training.classes import check_background, find_classes
@@ -89,6 +90,7 @@ def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None
         yield StageStarted(warning)
     if fresh and split.kind != "cases":
         split = hold_out_slices(facts.slices, run.training.seed)
+    split = replace(split, derived=_derived(folder, split))
     if start:
         yield StageStarted(f"Preprocessing and network are those of {start[0].name}.")
     header = start[0] if start else None
@@ -104,6 +106,11 @@ def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None
     train = yield from _prepare_cases(folder, split, "train", run, pre, classes)
     val = yield from _prepare_cases(folder, split, "val", run, pre, classes)
     return Setup(run, _header(run, model, pre, classes), split, train, val, start)
+
+
+def _derived(folder: DatasetFolder, split: Split) -> tuple[str, ...]:
+    """Validation cases whose labels are a model's result, as the notes of their files say."""
+    return tuple(name for name in split.val if made_by_model(read_notes(folder.cases[name].label)))
 
 
 def plan_model(

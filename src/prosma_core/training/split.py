@@ -21,6 +21,9 @@ FEW_SLICES = 4
 FEW_HELD_OUT = 5
 """With fewer scans or slices held out, the last weights are kept: the best ones on so few are best by chance."""
 
+NO_INDEPENDENT_LABELS = "No independent labels"
+"""How a text begins that says why there is no verdict."""
+
 Kind = Literal["cases", "slices", "none held out"]
 
 
@@ -44,12 +47,15 @@ class Split:
         What is held out.
     held : dict of HeldOut
         By case, where slices are held out.
+    derived : tuple of str
+        Validation cases whose labels are a model's result, corrected or not: no independent labels.
     """
 
     train: tuple[str, ...]
     val: tuple[str, ...]
     kind: Kind = "cases"
     held: dict[str, HeldOut] = field(default_factory=dict)
+    derived: tuple[str, ...] = ()
 
     @property
     def held_out(self) -> int:
@@ -80,6 +86,8 @@ class Split:
         """Content of splits.json."""
         held = {n: {"slices": list(h.slices), "left_out": list(h.left_out)} for n, h in self.held.items()}
         plain: dict[str, Any] = {"train": list(self.train), "val": list(self.val)}
+        if self.derived:
+            plain |= {"derived": list(self.derived), "words": self.words()}
         few = {"validation": self.kind, "held_out": held, "words": self.words()}
         return plain if self.kind == "cases" else {**plain, **few}
 
@@ -94,13 +102,26 @@ class Split:
         """
         try:
             held = {n: HeldOut(tuple(h["slices"]), tuple(h["left_out"])) for n, h in values.get("held_out", {}).items()}
-            return cls(tuple(values["train"]), tuple(values["val"]), values.get("validation", "cases"), held)
+            kind, derived = values.get("validation", "cases"), tuple(values.get("derived", ()))
+            return cls(tuple(values["train"]), tuple(values["val"]), kind, held, derived)
         except (KeyError, TypeError, AttributeError) as error:
             msg = f"The run folder's splits.json cannot be read ({error!r}). Start again without --resume."
             raise TrainingError(msg) from error
 
     def words(self) -> str:
-        """What validation figures of this split mean; empty for whole cases."""
+        """What validation figures of this split mean; empty for whole cases with labels of their own."""
+        return " ".join(filter(None, (self._kind_words(), self._derived_words())))
+
+    def _derived_words(self) -> str:
+        if not self.derived:
+            return ""
+        which = "the" if len(self.derived) == len(self.val) else f"{len(self.derived)} of the {len(self.val)}"
+        return (
+            f"{NO_INDEPENDENT_LABELS}: in {which} validation cases they are a model's result, corrected or not. Dice "
+            "measures agreement with that result; before and after are not compared."
+        )
+
+    def _kind_words(self) -> str:
         if self.kind == "cases":
             return ""
         if self.kind == "slices":

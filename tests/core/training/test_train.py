@@ -22,9 +22,10 @@ from prosma_core.data.phantom import phantom_2d
 from prosma_core.errors import ConfigError, DatasetError, DeviceError, IntensityError, TrainingError
 from prosma_core.events import EpochDone, StageStarted, StepDone
 from prosma_core.io.bundle import load_bundle
-from prosma_core.io.images import write_image, write_labels
+from prosma_core.io.images import read_labels, write_image, write_labels
 from prosma_core.io.resume import resumed_settings
 from prosma_core.io.run_folder import RunFolder
+from prosma_core.io.stopped_run import keep_stopped
 from prosma_core.training import split, trainer
 from prosma_core.training.loop import train
 from prosma_core.training.setup import prepare_run
@@ -397,3 +398,25 @@ def test_a_case_in_both_splits_is_refused(folder: Path, tmp_path: Path) -> None:
     (folder / "splits.json").write_text(json.dumps({"train": ["case0", "case1"], "val": ["case1"]}))
     with pytest.raises(DatasetError, match="'case1' is in both train and val"):
         drain(train(settings(folder, tmp_path / "m.safetensors")))
+
+
+def test_a_model_is_not_judged_by_labels_that_a_model_made(folder: Path, tmp_path: Path) -> None:
+    start, _ = drain(train(settings(folder, tmp_path / "start.safetensors", training={"epochs": 1})))
+    run = settings(folder, tmp_path / "tuned.safetensors", init=str(start.path), training={"epochs": 1})
+    (name,) = (split := json.loads(RunFolder.beside(start.path).splits.read_text()))["val"]
+    assert "words" not in split
+    labels = read_labels(folder / "labels" / f"{name}.png")
+    labels.data[20:24, 20:24] = 1  # corrected by hand
+    notes = {"program": "prosma", "model": "start"}
+    write_labels(folder / "labels" / f"{name}.png", labels.data, labels.spec, overwrite=True, provenance=notes)
+    result, events = drain(train(run))
+    assert result.before is None
+    assert result.held_out.startswith("No independent labels: in the validation cases")
+    assert "No independent labels: before and after are not compared." in {
+        event.message for event in events if isinstance(event, StageStarted)
+    }
+    assert result.header.training["independent_labels"] is False
+    kept = keep_stopped(RunFolder.beside(run.out))
+    assert (kept.before, kept.words, kept.held_out) == (None, "", result.held_out)
+    again, _ = drain(train(resolve_run(resumed_settings(RunFolder.beside(run.out), {}, 1)), resume=True))
+    assert (again.before, again.held_out) == (None, result.held_out)

@@ -11,12 +11,17 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from napari.components import ViewerModel
 from napari.layers import Image, Labels
+from napari.layers._layer_actions import _duplicate_layer
 
+from napari_prosma._shared.layers import editable_copy, labels_layer, read
+from napari_prosma._writer import write_labels_layer
 from napari_prosma.train.pairs import Pair, check
 from napari_prosma.train.resample import resampled
 from napari_prosma.train.sources import Source, layer_source
 from prosma_core.config.labels import LabelsConfig
+from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import array_spec, spacing_affine
 from prosma_core.errors import GeometryError
 from prosma_core.io.images import write_image, write_labels
@@ -124,3 +129,24 @@ def test_what_cannot_be_resampled_is_refused(tmp_path: Path) -> None:
     pair = Pair(Source(path=tmp_path / "i.nii", name="i"), Source(path=tmp_path / "l.tif", name="l"))
     with pytest.raises(GeometryError, match="l cannot be resampled to i"):
         resampled(pair)
+
+
+def test_labels_that_a_model_made_are_known_as_such_whatever_becomes_of_them(tmp_path: Path) -> None:
+    """A duplicate in napari, a resampled copy, a file that is opened again: their training gives no verdict."""
+    viewer = ViewerModel()
+    image = viewer.add_image(np.random.default_rng(0).normal(size=(10, 20, 20)), scale=(2, 1, 1), units="mm")
+    values = np.zeros((20, 40, 40), np.uint8)
+    values[4:8, 10:20, 10:20] = 1
+    classes = (ClassInfo(value=0, name="background"), ClassInfo(value=1, name="liver"))
+    scan = read(Image(np.zeros(values.shape), scale=(1, 0.5, 0.5), units="mm", name="scan"))
+    notes = {"program": "prosma", "model": "liver"}
+    made = editable_copy(labels_layer(scan, values, classes, "result", notes))
+    viewer.add_layer(made)
+    viewer.layers.selection = {made}
+    _duplicate_layer(viewer.layers)
+    duplicate = viewer.layers["result corrected copy"]
+    copy = resampled(pair_of(image, duplicate))
+    write_labels_layer(str(tmp_path / "labels.nii.gz"), *duplicate.as_layer_data_tuple()[:2])
+    file = Source(path=tmp_path / "labels.nii.gz", name="labels.nii.gz")
+    for pair in (pair_of(image, duplicate), pair_of(image, copy), Pair(layer_source(image), file)):
+        assert check(pair, LabelsConfig()).provenance.items() >= notes.items()

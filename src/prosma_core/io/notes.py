@@ -1,0 +1,97 @@
+"""Notes that this program wrote into a file of its own: which model made a label map, and how."""
+
+from __future__ import annotations
+
+import json
+import re
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+from prosma_core.errors import ProsmaError
+from prosma_core.io.failures import LIBRARY_ERRORS, reading
+from prosma_core.io.names import FORMATS, image_suffix
+
+_UNREADABLE: tuple[type[Exception], ...] = (ProsmaError, *LIBRARY_ERRORS)
+_COMMENT = 6
+"""Code of a comment among the extensions of a NIfTI file."""
+_MOST_BYTES = 1 << 20
+"""Of a text header that is searched for notes."""
+_OME_NOTE = re.compile(r'<M K="([^"]{1,200})">([^<]{0,100000})</M>')
+_TEXT_NOTE = re.compile(r"^([A-Za-z_][A-Za-z0-9_]*)(?::=| = )(.*)$", re.MULTILINE)
+
+
+def made_by_model(notes: dict[str, Any]) -> str:
+    """Name of the model whose result a file or layer with these notes is, corrected or not; empty for others."""
+    return str(notes.get("model", ""))
+
+
+def read_notes(path: Path) -> dict[str, Any]:
+    """Notes of this program in an image file; empty where there are none, and where they cannot be read.
+
+    Parameters
+    ----------
+    path : Path
+        An image that was read without an error.
+
+    Returns
+    -------
+    dict
+        As they were given to `write_labels` or `write_image` as provenance; ``program`` is always among them.
+    """
+    kind = FORMATS.get(image_suffix(path).lower(), "")
+    readers = {"nifti": _nifti, "zarr": _zarr, "tiff": _tiff, "raster": _raster, "medical": _medical}
+    if kind not in readers:
+        return {}
+    try:
+        notes = readers[kind](path)
+    except _UNREADABLE:
+        return {}
+    return notes if "program" in notes else {}
+
+
+def _nifti(path: Path) -> dict[str, Any]:
+    import nibabel as nib
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
+    with reading(path, "a NIfTI file", ImageFileError, HeaderDataError):
+        header: Any = nib.load(path).header
+    for extension in header.extensions:
+        if extension.get_code() != _COMMENT:
+            continue
+        try:
+            notes = json.loads(bytes(extension.get_content()).rstrip(b"\0"))
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(notes, dict) and "program" in notes:
+            return notes
+    return {}
+
+
+def _zarr(path: Path) -> dict[str, Any]:
+    from prosma_core.io.zarr_images import open_zarr
+
+    return dict(open_zarr(path).notes)
+
+
+def _tiff(path: Path) -> dict[str, Any]:
+    import tifffile
+
+    with tifffile.TiffFile(path) as tiff:
+        description = tiff.pages.first.description
+    return {unescape(key): unescape(value) for key, value in _OME_NOTE.findall(description)}
+
+
+def _raster(path: Path) -> dict[str, Any]:
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return {str(key): str(value) for key, value in getattr(picture, "text", {}).items()}
+
+
+def _medical(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        start = file.read(_MOST_BYTES)
+    text, _, _ = start.partition(b"ElementDataFile" if path.suffix.lower() == ".mha" else b"\n\n")
+    return dict(_TEXT_NOTE.findall(text.decode("utf-8", "replace").replace("\r\n", "\n")))
