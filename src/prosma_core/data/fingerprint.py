@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from prosma_core.data.frames import frame_spec, frames
 from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.grid import orient_axes
+from prosma_core.data.intensities import single_precision
 
 SAMPLES = 2000
 """Foreground values kept per case and channel."""
@@ -37,8 +38,8 @@ class Fingerprint:
         Smallest and largest value.
     whole_numbers : bool
         Whether all values are whole numbers.
-    foreground : ndarray, float32, shape (C, up to SAMPLES)
-        Values at labelled voxels.
+    foreground : ndarray, float32 or float64, shape (C, up to SAMPLES)
+        Values at labelled voxels; float64 where float32 cannot hold their differences.
     label_values : tuple of int
     """
 
@@ -52,7 +53,7 @@ class Fingerprint:
     low: float
     high: float
     whole_numbers: bool
-    foreground: NDArray[np.float32]
+    foreground: NDArray[np.floating]
     label_values: tuple[int, ...]
 
 
@@ -73,13 +74,14 @@ def fingerprint(image: Scan, labels: Scan, dims: int, rng: np.random.Generator) 
     foreground = np.concatenate(chosen, axis=1)
     if foreground.shape[1] > SAMPLES:
         foreground = foreground[:, rng.choice(foreground.shape[1], SAMPLES, replace=False)]
+    low, high = float(values.min()), float(values.max())
     return Fingerprint(
         **_geometry(image.spec, dims),
         colour=image.spec.num_channels == 3 and values.dtype == np.uint8,
-        low=float(values.min()),
-        high=float(values.max()),
+        low=low,
+        high=high,
         whole_numbers=bool(np.issubdtype(values.dtype, np.integer) or (values == np.rint(values)).all()),
-        foreground=foreground.astype(np.float32),
+        foreground=foreground.astype(np.float32 if single_precision(low, high) else np.float64),
         label_values=tuple(int(v) for v in np.unique(labels.data)),
     )
 

@@ -25,8 +25,8 @@ class Frame:
 
     Attributes
     ----------
-    image : ndarray, float32, shape (C, *grid)
-        Values of the file.
+    image : ndarray, float32 or a wider integer or float, shape (C, *grid)
+        Values of the file: float32 where that holds any value of the file's type, else of the file's own type.
     index : tuple
         Where its labels go in a label map of the whole scan (axes of ``spec.labels_spec()``).
     spec : ImageSpec
@@ -35,13 +35,30 @@ class Frame:
         ``"frame 3"``, ``"slice 12"``, or empty where there is only one.
     region : tuple of (int, int)
         Box of the frame that is wanted.
+    channels : bool
+        Whether the scan has a channel axis.
     """
 
-    image: NDArray[np.float32]
+    image: NDArray[Any]
     index: tuple[int | slice | EllipsisType, ...]
     spec: ImageSpec
     name: str
     region: Box
+    channels: bool = False
+
+    def where(self, voxel: tuple[Any, ...]) -> str:
+        """Where a voxel of `image` lies in the scan, such as ``"z 3, y 10, x 12"``."""
+        channel, *rest = (int(i) for i in voxel)
+        spatial = iter(rest)
+        fixed = [i for i in self.index if i is not Ellipsis]
+        time = len(fixed) in {1, 4}  # of a label map t, or t z y x
+        numbers = [i if isinstance(i, int) else next(spatial) for i in fixed]
+        numbers += list(spatial)
+        letters = ("t" if time else "") + SPATIAL_AXES[len(numbers) - time == 2 :]
+        named = list(zip(letters, numbers, strict=True))
+        if self.channels:
+            named.insert(int(time), ("c", channel))
+        return ", ".join(f"{letter} {number}" for letter, number in named)
 
     def place(self, box: Box) -> Box:
         """Box of the whole label map where a box of this frame lies."""
@@ -110,7 +127,7 @@ def frame_spec(spec: ImageSpec, dims: int, along: str | None = None) -> ImageSpe
 
 
 def frames(scan: Scan, dims: int, along: str | None = None, region: Box | None = None) -> Iterator[Frame]:
-    """Frames of a scan for a network of `dims` spatial axes, in order; each is converted to float32 when asked for.
+    """Frames of a scan for a network of `dims` spatial axes, in order; each is converted when asked for.
 
     Parameters
     ----------
@@ -130,20 +147,21 @@ def frames(scan: Scan, dims: int, along: str | None = None, region: Box | None =
     one = frame_spec(spec, dims, along)
     box = check_region(region, spec)
     walk = slice_axis(spec, along) if dims < spec.spatial_ndim else None
+    channels = "c" in spec.axes
     for t in range(spec.num_frames):
         data = scan.data[t] if "t" in spec.axes else scan.data
-        data = data if "c" in spec.axes else data[None]
+        data = data if channels else data[None]
         head: tuple[int | slice | EllipsisType, ...] = (t,) if "t" in spec.axes else ()
         time = f"frame {t}" if spec.num_frames > 1 else ""
         if walk is None:
-            yield Frame(_float32(data), (*head, ...), one, time, box)
+            yield Frame(_numbers(data), (*head, ...), one, time, box, channels)
             continue
         inside = frame_region(spec, dims, along, box)
         for k in range(*box[walk]):
             at: list[int | slice] = [slice(None)] * 3
             at[walk] = k
             name = f"{time} slice {k}".strip()
-            yield Frame(_float32(data[(slice(None), *at)]), (*head, *at), one, name, inside)
+            yield Frame(_numbers(data[(slice(None), *at)]), (*head, *at), one, name, inside, channels)
 
 
 def frame_region(spec: ImageSpec, dims: int, along: str | None, region: Box) -> Box:
@@ -154,9 +172,9 @@ def frame_region(spec: ImageSpec, dims: int, along: str | None, region: Box) -> 
     return tuple(box for axis, box in enumerate(region) if axis != walk)
 
 
-def _float32(data: NDArray[Any]) -> NDArray[np.float32]:
-    with np.errstate(over="ignore"):  # a value too large becomes infinity, which is refused before it is used
-        return np.asarray(data, np.float32)
+def _numbers(data: NDArray[Any]) -> NDArray[Any]:
+    """Values as float32 where that is exact; wider types stay until they are normalised, which knows their range."""
+    return np.asarray(data, np.float32) if data.dtype.itemsize <= 2 or data.dtype == np.float32 else np.asarray(data)
 
 
 def count_frames(spec: ImageSpec, dims: int, along: str | None = None, region: Box | None = None) -> int:

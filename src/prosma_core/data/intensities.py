@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,18 +12,37 @@ from prosma_core.config.preprocess import ChannelIntensity
 from prosma_core.data.geometry import Scan
 from prosma_core.errors import ChannelError, IntensityError
 
+Place = Callable[[tuple[Any, ...]], str]
+"""Where a voxel of a frame lies in its scan, from its index, in words."""
+
 LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 """Weights of red, green and blue in a grey picture (ITU-R BT.601)."""
 COLOUR = ("red", "green", "blue")
 """Channel names of a colour picture."""
 
 
-def normalise(image: NDArray[np.float32], intensities: tuple[ChannelIntensity, ...]) -> NDArray[np.float32]:
+SMALLEST, LARGEST = 1e-30, 1e30
+"""Ranges of values outside of which float32 has no room for their squares."""
+OFFSET = 16.0
+"""Values whose offset is larger than their range by more than this factor lose detail in float32."""
+ABSURD = 1e6
+"""A few voxels that lie this many times farther from the median than all others are taken for damage."""
+FEW = 16
+"""At most so many voxels, or one of 100,000."""
+
+
+def single_precision(low: float, high: float) -> bool:
+    """Whether float32 holds values between these two with enough detail of their differences."""
+    size, span = max(abs(low), abs(high)), high - low
+    return size == 0 or (SMALLEST <= size <= LARGEST and (span == 0 or (span >= SMALLEST and size <= OFFSET * span)))
+
+
+def normalise(image: NDArray[Any], intensities: tuple[ChannelIntensity, ...]) -> NDArray[np.float32]:
     """Channels normalised as the training set fixed it.
 
     Parameters
     ----------
-    image : ndarray, float32, shape (C, *grid)
+    image : ndarray, integer or float, shape (C, *grid)
         Values of the file.
     intensities : tuple of ChannelIntensity
         One per channel.
@@ -28,6 +50,7 @@ def normalise(image: NDArray[np.float32], intensities: tuple[ChannelIntensity, .
     Returns
     -------
     ndarray, float32, shape (C, *grid)
+        Computed in float64 where float32 cannot hold the differences between the values.
 
     Raises
     ------
@@ -36,31 +59,112 @@ def normalise(image: NDArray[np.float32], intensities: tuple[ChannelIntensity, .
     """
     check_finite(image)
     check_varies(image)
-    result = np.empty_like(image)
+    result = np.empty(image.shape, np.float32)
     for channel, rule, out in zip(image, intensities, result, strict=True):
+        low, high = float(channel.min()), float(channel.max())
+        if low == high and rule.kind == "zscore":
+            out[...] = 0
+            continue
+        if not single_precision(low, high):
+            out[...] = _normalised(channel.astype(np.float64), rule)
+            continue
+        values = np.asarray(channel, np.float32)
         if rule.kind == "ct":
-            np.clip(channel, rule.low, rule.high, out=out)
+            np.clip(values, rule.low, rule.high, out=out)
             mean, std = rule.mean, rule.std
         else:
-            mean, std = float(channel.mean(dtype=np.float64)), float(channel.std(dtype=np.float64))
-            np.copyto(out, channel)
+            mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
+            np.copyto(out, values)
         out -= mean
-        out /= max(std, 1e-8)
+        out /= std
     return result
 
 
-def check_finite(image: NDArray[np.floating]) -> None:
-    """Raise `IntensityError` if any voxel is NaN or infinite."""
-    bad = image.size - int(np.isfinite(image).sum())
+def _normalised(values: NDArray[np.float64], rule: ChannelIntensity) -> NDArray[np.float64]:
+    """Values of a channel normalised in place; those of a z-score brought to a range of 1 first."""
+    if rule.kind == "ct":
+        np.clip(values, rule.low, rule.high, out=values)
+        mean, std = rule.mean, rule.std
+    else:
+        low, high = float(values.min()), float(values.max())
+        middle, half = low / 2 + high / 2, high / 2 - low / 2
+        values -= middle
+        values /= half
+        mean, std = float(values.mean()), float(values.std())
+    values -= mean
+    values /= std
+    return values
+
+
+def check_finite(image: NDArray[Any], place: Place | None = None) -> None:
+    """Raise `IntensityError` if any voxel is NaN or infinite.
+
+    Parameters
+    ----------
+    image : ndarray, integer or float, shape (C, *grid)
+    place : callable, optional
+        Says where a voxel lies, from its index in `image`.
+    """
+    if image.dtype.kind != "f":
+        return
+    finite = np.isfinite(image)
+    bad = image.size - int(finite.sum())
     if bad:
+        first = np.unravel_index(int(np.argmin(finite)), image.shape)
+        where = f", the first at {place(first)}" if place else ""
         msg = (
-            f"{bad} of {image.size} voxels are NaN or infinite; replace "
+            f"{bad} of {image.size} voxels are NaN or infinite{where}; replace "
             "them (for example by the background value) and try again."
         )
         raise IntensityError(msg)
 
 
-def check_varies(image: NDArray[np.floating]) -> None:
+def check_plausible(image: NDArray[Any], intensities: tuple[ChannelIntensity, ...], place: Place) -> None:
+    """Raise `IntensityError` if a few finite voxels of a channel lie absurdly far from all others.
+
+    They would decide over mean and standard deviation alone. A channel that is clipped (CT) may hold such voxels.
+
+    Parameters
+    ----------
+    image : ndarray, integer or float, shape (C, *grid), or (1, *grid) or (3, *grid) where colours are exchanged
+        Finite.
+    intensities : tuple of ChannelIntensity
+        One per channel of the model.
+    place : callable
+        Says where a voxel lies, from its index in `image`.
+    """
+    for c, channel in enumerate(image):
+        if intensities[min(c, len(intensities) - 1)].kind == "ct":
+            continue
+        some = _some(channel)
+        middle = float(np.median(some))
+        reach = max(float(channel.max()) - middle, middle - float(channel.min())) / ABSURD
+        if np.count_nonzero(np.abs(some - middle) > reach) > FEW * 4:  # as of any usual scan
+            continue
+        near = (channel >= middle - reach) & (channel <= middle + reach)
+        far = channel.size - int(np.count_nonzero(near))
+        if not 0 < far <= max(FEW, channel.size // 100_000):
+            continue
+        rest = channel[near]
+        low, high = float(rest.min()), float(rest.max())
+        if low < high:
+            first = np.unravel_index(int(np.argmin(near)), channel.shape)
+            count = "One voxel lies" if far == 1 else f"{far} voxels lie"
+            msg = (
+                f"{count} far outside of all others: {float(channel[first]):g} at {place((c, *first))}, while the "
+                f"others are between {low:g} and {high:g}. Replace it (for example by the background value) and try "
+                "again."
+            )
+            raise IntensityError(msg)
+
+
+def _some(channel: NDArray[Any]) -> NDArray[Any]:
+    """About 4,000 values, evenly spread, as floats."""
+    flat = channel.reshape(-1) if channel.flags.c_contiguous else channel.ravel(order="K")
+    return flat[:: max(1, flat.size // 4096)].astype(np.float64)
+
+
+def check_varies(image: NDArray[Any]) -> None:
     """Raise `IntensityError` if all voxels have one value."""
     if float(image.max()) == float(image.min()):
         msg = (
@@ -86,18 +190,19 @@ def check_channels(scan: Scan, channels: tuple[str, ...]) -> None:
         raise ChannelError(msg)
 
 
-def fit_channels(image: NDArray[np.float32], expected: int) -> tuple[NDArray[np.float32], str | None]:
+def fit_channels(image: NDArray[Any], expected: int) -> tuple[NDArray[Any], str | None]:
     """Channels as the network takes them, after `check_channels`: colour to grey, or grey to three equal channels.
 
     Parameters
     ----------
-    image : ndarray, float32, shape (C, *grid)
+    image : ndarray, integer or float, shape (C, *grid)
     expected : int
         Channels the network takes.
 
     Returns
     -------
-    image : ndarray, float32, shape (expected, *grid)
+    image : ndarray, shape (expected, *grid)
+        Of the same type; float32 (float64 where it was) of colours turned to grey.
     note : str or None
         What was done, in words.
     """
@@ -105,5 +210,6 @@ def fit_channels(image: NDArray[np.float32], expected: int) -> tuple[NDArray[np.
         return image, None
     if image.shape[0] == 1:
         return np.repeat(image, 3, axis=0), "the grey channel was used for red, green and blue"
-    grey = np.tensordot(LUMINANCE, image, axes=1)[None].astype(np.float32)
+    kind = np.float64 if image.dtype.itemsize > 4 else np.float32
+    grey = np.tensordot(LUMINANCE.astype(kind), image.astype(kind, copy=False), axes=1)[None]
     return grey, "the three colour channels were turned to grey"

@@ -21,7 +21,7 @@ from prosma_core.data.frames import (
 )
 from prosma_core.data.geometry import Scan
 from prosma_core.data.grid import NetworkGrid, plan_grid
-from prosma_core.data.intensities import check_channels, check_finite, fit_channels, normalise
+from prosma_core.data.intensities import check_channels, check_finite, check_plausible, fit_channels, normalise
 from prosma_core.data.region import Box, check_region
 from prosma_core.data.resample import resize
 from prosma_core.inference.restore import Part, plan_part
@@ -96,7 +96,8 @@ def network_image(frame: Frame, grid: NetworkGrid, preprocess: PreprocessConfig)
     IntensityError
         The frame cannot be computed with.
     """
-    check_finite(frame.image)
+    check_finite(frame.image, frame.where)
+    check_plausible(frame.image, preprocess.intensities, frame.where)
     image, note = fit_channels(frame.image, len(preprocess.channels))
     image = normalise(np.ascontiguousarray(grid.orient(image)), preprocess.intensities)
     return resize(torch.from_numpy(image), grid.shape, grid.thick), note

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prosma_core.data.geometry import ImageSpec, Scan
+from prosma_core.data.intensities import single_precision
 from prosma_core.errors import GeometryError, LabelError, OutputError
 from prosma_core.io.atomic import replace_dir, write_atomic
 from prosma_core.io.labels import as_labels, one_channel
@@ -152,7 +153,8 @@ def write_image(
     path : Path
         Any suffix of `IMAGE_SUFFIXES`. PNG and JPEG only hold 2D pictures of uint8 (PNG: or grey uint16).
     data : ndarray, integer or float, shape ``spec.shape``
-        float64, float16 and bool are stored as float32, float32 and uint8.
+        float64, float16 and bool are stored as float32, float32 and uint8; float64 stays where float32 cannot hold
+        the differences between its values.
     spec, overwrite, provenance
         As in `write_labels`; a channel axis in `spec` is kept.
 
@@ -163,7 +165,11 @@ def write_image(
     """
     check_output(path, overwrite=overwrite)
     _check_shape(data, spec, path)
-    kinds: dict[str, Any] = {"float64": np.float32, "float16": np.float32, "bool": np.uint8}
+    kinds: dict[str, Any] = {"float16": np.float32, "bool": np.uint8}
+    if data.dtype == np.float64:
+        ends = [float(of.reduce(data, axis=None)) for of in (np.fmin, np.fmax)]  # which pass over NaN
+        if not np.isfinite(ends).all() or single_precision(*ends):
+            kinds["float64"] = np.float32
     _write(path, data.astype(kinds.get(data.dtype.name, data.dtype), copy=False), spec, provenance)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prosma_core.data.geometry import ImageSpec, Scan, affine_spacing, reverse_affine
+from prosma_core.data.intensities import single_precision
 from prosma_core.errors import GeometryError
 from prosma_core.io.failures import damaged, reading
 from prosma_core.io.layout import arrange, ask_for_axes, parse_axes, to_canonical, unit_name
@@ -169,7 +170,7 @@ def _axis_names(shape: tuple[int, ...], path: Path, axes: str | None, *, rgb: bo
 
 
 def _physical(voxels: NDArray[Any], header: Any, path: Path) -> NDArray[Any]:
-    """Voxels in the machine's byte order; float32 with slope and intercept applied where the header has them."""
+    """Voxels in the machine's byte order; with slope and intercept applied where the header has them, as floats."""
     from nibabel.spatialimages import HeaderDataError
 
     with reading(path, "a NIfTI file", HeaderDataError):
@@ -180,11 +181,18 @@ def _physical(voxels: NDArray[Any], header: Any, path: Path) -> NDArray[Any]:
         voxels = voxels.astype(np.float64)
     if slope is None or (slope, intercept) == (1.0, 0.0):
         return voxels
-    scaled = np.empty(voxels.shape, dtype=np.float32, order="F")
+    scaled = np.empty(voxels.shape, dtype=_scaled_type(voxels, slope, intercept), order="F")
     for index in range(voxels.shape[-1]):  # by slices: the float64 in between stays small
         with np.errstate(over="ignore", invalid="ignore"):
             scaled[..., index] = voxels[..., index].astype(np.float64) * slope + intercept
     return scaled
+
+
+def _scaled_type(voxels: NDArray[Any], slope: float, intercept: float) -> type[np.floating]:
+    """float32 where it holds the differences between the scaled values, else float64."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        ends = [float(v) * slope + intercept for v in (voxels.min(), voxels.max())]
+    return np.float32 if not np.isfinite(ends).all() or single_precision(min(ends), max(ends)) else np.float64
 
 
 def _affine(header: Any, path: Path) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from prosma_core.data.geometry import ImageSpec
 
-_TYPES = {"uint8", "uint16", "uint32", "int8", "int16", "int32", "float32"}
+_TYPES = {"uint8", "uint16", "uint32", "int8", "int16", "int32", "float32", "float64"}
 _CLASSIC_BYTES = 1 << 31
 
 

@@ -15,7 +15,7 @@ from prosma_core.data.annotation import Annotation
 from prosma_core.data.frames import frame_spec, frames
 from prosma_core.data.geometry import Scan
 from prosma_core.data.grid import plan_grid
-from prosma_core.data.intensities import check_channels, fit_channels, normalise
+from prosma_core.data.intensities import check_channels, check_finite, check_plausible, fit_channels, normalise
 from prosma_core.data.labels import IGNORED, class_indices
 from prosma_core.data.resample import resize, resize_labels
 from prosma_core.errors import ChannelError, IntensityError
@@ -84,6 +84,8 @@ def prepare_case(
         if bool((wanted == IGNORED).all()) or (len(every) > 1 and frame.image.min() == frame.image.max()):
             continue
         try:
+            check_finite(frame.image, frame.where)
+            check_plausible(frame.image, pre.intensities, frame.where)
             values = normalise(grid.orient(fit_channels(frame.image, len(pre.channels))[0]), pre.intensities)
         except IntensityError as error:
             msg = f"{name}: {error}"
