@@ -291,7 +291,7 @@ def test_voxels_that_are_not_finite_are_counted(
     data = scan.data.astype(np.float64)
     data[..., 3, 4] = bad
     with pytest.raises(
-        IntensityError, match="(1 of 420 voxels are NaN or infinite, the first at|1e.300 at) .*y 3, x 4"
+        IntensityError, match=r"(1 of 420 voxels are NaN or infinite, the first at|1e.300 at) .*y 3, x 4"
     ):
         run(segmenter(make_header(2)), Scan(data, scan.spec))
 
