@@ -94,6 +94,8 @@ class SegmentController(ScanController[Choices]):
         if self.last is not None and self.last.labels not in self.viewer.layers:
             self.last = None
             self.view.result.setVisible(False)
+        if self.last is not None and self.last.labels is not None:
+            self.view.result.show_title(self.last.labels.name)
         super()._layers_changed()
 
     def _remember_options(self) -> None:

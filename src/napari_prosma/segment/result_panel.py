@@ -38,6 +38,7 @@ class ResultPanel(QWidget):
         self._rows: Sequence[ClassRow] = ()
         self._size = ""
         self._title = note_label("facts")
+        self._title.setObjectName("result_title")
         self._table = table(("Class", "Voxels", "Volume (mL)"))
         self._save = button("Save next to the scan", "Write the labels with the scan's geometry.", self.save_clicked)
         self._correct = button(
@@ -76,6 +77,10 @@ class ResultPanel(QWidget):
         fit_height(self._table, 8 * self._table.verticalHeader().defaultSectionSize())
         self.say("")
         self.setVisible(True)
+
+    def show_title(self, title: str) -> None:
+        """The heading alone: the name of the result's layer."""
+        say(self._title, title)
 
     def say(self, text: str) -> None:
         """A line under the buttons, such as where the result was saved."""

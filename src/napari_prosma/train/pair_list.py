@@ -17,8 +17,13 @@ if TYPE_CHECKING:
 QUIET = 800
 """Milliseconds without a stroke after which painted labels are read again."""
 READING = "Reading…"
-EVENTS = ("data", "paint", "labels_update", "scale", "translate", "rotate", "shear", "affine", "units", "name")
-"""Events of a layer after which its pairs are read again, as far as it has them."""
+REFRESHED = "_extent_augmented"
+"""Event of `Layer.refresh`, which a plugin or script calls that has written into the layer's array."""
+EVENTS = (
+    *("data", "paint", "labels_update", REFRESHED, "visible"),
+    *("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels", "name"),
+)
+"""Events of a layer after which its pairs are read again, as far as it has them (a hidden layer tells no refresh)."""
 
 
 class PairList:
@@ -46,7 +51,6 @@ class PairList:
         self._stale: set[Pair] = set()
         self._timer = QTimer()
         self._timer.setSingleShot(True)
-        self._timer.setInterval(QUIET)
         self._timer.timeout.connect(self._read_stale)
 
     @property
@@ -153,7 +157,7 @@ class PairList:
 
     def _on_change(self, event: Any) -> None:
         self._stale |= {pair for pair in self.pairs if any(event.source is layer for layer in _layers(pair))}
-        self._timer.start()
+        self._timer.start(QUIET)
 
     def _read_stale(self) -> None:
         self._read([pair for pair in self.pairs if pair in self._stale])

@@ -237,5 +237,5 @@ def _file_pair(images: Sequence[Path], label: Path, classes: tuple[ClassInfo, ..
     channels = tuple(images) if len(images) > 1 else ()
     name = stem(label) if channels else images[0].name
     return Pair(
-        Source(path=images[0], name=name, channels=channels), Source(path=label, name=label.name, classes=classes)
+        Source(path=images[0], title=name, channels=channels), Source(path=label, title=label.name, classes=classes)
     )

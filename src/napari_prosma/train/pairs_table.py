@@ -50,6 +50,7 @@ class PairsTable(QWidget):
         self.problem = note_label("problem")
         self._rows: Sequence[PairRow | None] = ()
         self._pairs: list[int] = []
+        self._writing = False
         self._table = table(("Image", "Labels"))
         self._table.setObjectName("pairs")
         self._table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
@@ -85,6 +86,7 @@ class PairsTable(QWidget):
     def show_pairs(self, rows: Sequence[PairRow]) -> None:
         """Show these pairs; where their number is as before, only those that changed are drawn anew."""
         self._table.blockSignals(True)
+        self._writing = True
         if len(rows) != len(self._rows):
             self._rows, self._pairs = (None,) * len(rows), []
             self._table.setRowCount(0)
@@ -92,6 +94,7 @@ class PairsTable(QWidget):
         for i in changed:
             self._put(i, rows[i])
         self._rows = tuple(rows)
+        self._writing = False
         self._table.blockSignals(False)
         self._table.setVisible(bool(rows))
         self._selected()
@@ -120,8 +123,8 @@ class PairsTable(QWidget):
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
         """Wrap the texts anew where the table's width changes or its font may have."""
-        if event.type() in {QEvent.Type.Resize, QEvent.Type.Show}:
-            self._fit()
+        if event.type() in {QEvent.Type.Resize, QEvent.Type.Show} and not self._writing:
+            self._fit()  # a scroll bar that appears while lines are written comes too early: they are fitted at the end
         return bool(super().eventFilter(watched, event))
 
     def _trouble(self, pair: int, row: PairRow) -> QWidget:

@@ -12,6 +12,7 @@ from qtpy.QtCore import QTimer
 
 from napari_prosma._shared.jobs import Jobs
 from napari_prosma.train.handover import autosave
+from napari_prosma.train.pair_list import REFRESHED
 from napari_prosma.train.pairs import Pair
 from prosma_core.io.run_folder import RunFolder
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 EVERY = 120_000
 """Milliseconds between two looks at whether anything was painted."""
-PAINTED = ("data", "paint", "labels_update")
+PAINTED = ("data", "paint", "labels_update", REFRESHED)
 
 
 class Autosave:
@@ -63,7 +64,7 @@ class Autosave:
         self._layers = list({id(p.labels.layer): p.labels.layer for p in pairs if p.labels.layer is not None}.values())
         self._unsaved, self._dropped = True, False
         for layer in self._layers:
-            for name in PAINTED:
+            for name in _events(layer):
                 layer.events[name].connect(self._painted)
         self._timer = QTimer()
         self._timer.setInterval(EVERY)
@@ -95,7 +96,7 @@ class Autosave:
     def _forget(self) -> None:
         self._timer.stop()
         for layer in self._layers:
-            for name in PAINTED:
+            for name in _events(layer):
                 layer.events[name].disconnect(self._painted)
         self._layers = []
 
@@ -112,6 +113,10 @@ class Autosave:
         if str(error) != self._said and not self._dropped:
             self._said = str(error)
             self._say(error)
+
+
+def _events(layer: Any) -> list[str]:
+    return [name for name in PAINTED if name in layer.events]
 
 
 def _free_folder(root: Path) -> Path:

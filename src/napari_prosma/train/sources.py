@@ -30,8 +30,8 @@ class Source:
     layer : napari.layers.Image, Labels or None
     path : Path or None
         File (or folder) where it is no layer; the first of `channels` where there are some.
-    name : str
-        Shown to the person.
+    title : str
+        Name of what is no layer.
     axes : str or None
         Letters of an image layer's axes, where a person named them.
     channels : tuple of Path
@@ -42,10 +42,15 @@ class Source:
 
     layer: Any = None
     path: Path | None = None
-    name: str = ""
+    title: str = ""
     axes: str | None = None
     channels: tuple[Path, ...] = ()
     classes: tuple[ClassInfo, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Shown to the person: the name the layer has now, or the title."""
+        return self.title if self.layer is None else str(self.layer.name)
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -54,8 +59,8 @@ class Source:
 
 
 def layer_source(layer: Any, axes: str | None = None) -> Source:
-    """A layer as a source, under the name it has now."""
-    return Source(layer=layer, name=str(layer.name), axes=axes)
+    """A layer as a source."""
+    return Source(layer=layer, axes=axes)
 
 
 def read_pair(image: Source, labels: Source) -> tuple[ImageSpec, Scan]:

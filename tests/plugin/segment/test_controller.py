@@ -158,6 +158,17 @@ def test_a_finished_run_leaves_labels_a_table_and_measures(widget: Widget, scan_
     assert notes["source"] == "mri"
 
 
+def test_the_heading_of_a_result_follows_its_layers_name(widget: Widget, scan_data: np.ndarray, finished) -> None:
+    widget.viewer.add_image(scan_data, name="liver", scale=(3, 1, 1))
+    widget.choose("phantom-3d")
+    job = widget.start()
+    job.give_labels()[:2] = 1
+    job.say(finished({"organ": 2 * 40 * 44, "lesion": 0}))
+    (labels,) = labels_of(widget)
+    labels.name = "patient 7"
+    assert widget.text("result_title") == "patient 7"
+
+
 def test_a_failure_is_said_in_words_and_takes_its_part_away(widget: Widget, scan_data: np.ndarray) -> None:
     widget.viewer.add_image(scan_data, name="mri")
     job = widget.start()

@@ -11,6 +11,7 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QPushButton
 
 from napari_prosma._shared.progress_panel import ActivityProgress
+from napari_prosma.train import pair_list
 from napari_prosma.train.runs import list_runs
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.run import RunConfig, resolve_run
@@ -103,6 +104,45 @@ def test_paint_is_read_again_and_what_was_read_before_it_does_not_count(
     widget.jobs.held.pop(0)()
     assert widget.can_run
     assert widget.controller._choices.rows[0].values.keys() >= {3}
+
+
+def test_labels_changed_in_place_are_read_again_after_refresh(
+    widget: Any, annotated: Any, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pair_list, "QUIET", 0)
+    _, labels = annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    labels.data[4:6, 4:6, 4:6] = 3
+    labels.refresh()  # as a plugin or a script does
+    qtbot.waitUntil(lambda: 3 in widget.controller._choices.rows[0].values)
+    labels.visible = False
+    labels.data[4:6, 4:6, 4:6] = 4
+    labels.visible = True
+    qtbot.waitUntil(lambda: 4 in widget.controller._choices.rows[0].values)
+
+
+def test_labels_changed_in_place_during_a_training_are_saved(widget: Any, annotated: Any) -> None:
+    _, labels = annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    job = widget.start()
+    folder = begun(widget)
+    labels.data[0, 0, :5] = 3
+    labels.refresh()
+    job.say(Cancelled())
+    saved = read_image(next((folder.root / "annotations").iterdir())).data
+    assert int((saved == 3).sum()) == 5
+
+
+def test_rows_follow_the_names_of_layers(
+    widget: Any, annotated: Any, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, labels = annotated(widget.viewer, "patient 3")
+    widget.controller.pairs.add_active()
+    image.name, labels.name = "patient 4", "painted 4"
+    row = widget.controller._pairs.rows[0]
+    assert (row.pair.image.name, row.pair.labels.name) == ("patient 4", "painted 4")
+    qtbot.waitUntil(lambda: widget.controller._choices.rows[0].image == "patient 4")
+    assert widget.text("name") == "patient 4 model"
 
 
 def test_a_layer_that_is_deleted_takes_its_pair_with_it(widget: Any, annotated: Any) -> None:

@@ -221,9 +221,9 @@ def test_files_stay_where_they_are_and_channel_files_are_put_together(tmp_path: 
     for i in range(2):
         write_image(tmp_path / f"a_{i:04d}.nii.gz", values((5, 6, 7)) + i, spec)
     write_labels(tmp_path / "a.nii.gz", np.ones((5, 6, 7), np.uint8), spec)
-    labels = Source(path=tmp_path / "a.nii.gz", name="a")
-    one = Source(path=tmp_path / "a_0000.nii.gz", name="a")
-    both = Source(path=one.path, name="a", channels=(tmp_path / "a_0000.nii.gz", tmp_path / "a_0001.nii.gz"))
+    labels = Source(path=tmp_path / "a.nii.gz", title="a")
+    one = Source(path=tmp_path / "a_0000.nii.gz", title="a")
+    both = Source(path=one.path, title="a", channels=(tmp_path / "a_0000.nii.gz", tmp_path / "a_0001.nii.gz"))
     files = write([Pair(one, labels), Pair(both, labels)], tmp_path / "data")
     assert files[0] == (tmp_path / "a_0000.nii.gz", tmp_path / "a.nii.gz")
     assert files[1][0].is_relative_to(tmp_path / "data")
@@ -276,7 +276,7 @@ def test_what_is_painted_is_saved_as_it_is_now(tmp_path: Path, open_layer: Calla
     nib.Nifti1Image(values((5, 6, 7)), OBLIQUE).to_filename(tmp_path / "case.nii")
     image = open_layer(tmp_path / "case.nii")
     labels = painted_on(image)
-    file_pair = Pair(Source(path=tmp_path / "case.nii", name="case"), Source(path=tmp_path / "l.nii", name="l"))
+    file_pair = Pair(Source(path=tmp_path / "case.nii", title="case"), Source(path=tmp_path / "l.nii", title="l"))
     pairs = [Pair(layer_source(image), layer_source(labels)), file_pair]
     folder = tmp_path / "run" / "annotations"
     (first,) = autosave(pairs, folder)
@@ -357,7 +357,7 @@ def test_real_labels_opened_as_layers_go_to_training_as_they_are(
         image, truth = samples / f"{image_name}.nii.gz", samples / f"{labels_name}.nii.gz"
         pair = Pair(layer_source(open_layer(image)), layer_source(as_labels(open_layer(truth))))
         by_layer = check(pair, LabelsConfig())
-        by_file = check(Pair(Source(path=image, name="i"), Source(path=truth, name="l")), LabelsConfig())
+        by_file = check(Pair(Source(path=image, title="i"), Source(path=truth, title="l")), LabelsConfig())
         assert (by_layer.problem, by_layer.values, by_layer.facts) == ("", by_file.values, by_file.facts)
         ((_, written),) = write([pair], tmp_path / str(number))
         np.testing.assert_array_equal(read_labels(written).data, read_labels(truth).data)
@@ -377,6 +377,6 @@ def test_colours_of_a_patients_scan_are_taken_for_colours(tmp_path: Path, open_l
     assert spec is not None
     np.testing.assert_array_equal(back.data, read_image(tmp_path / "rgb.nii").data)
     np.testing.assert_array_equal(back.spec.affine, spec.affine)
-    again = check(Pair(Source(path=file, name="i"), Source(path=labels, name="l")), LabelsConfig())
+    again = check(Pair(Source(path=file, title="i"), Source(path=labels, title="l")), LabelsConfig())
     assert again.spec is not None
     assert again.spec.channel_names == spec.channel_names == ("red", "green", "blue")

@@ -363,8 +363,8 @@ def test_an_image_file_and_a_labels_layer_are_a_pair(tmp_path: Path, open_layer:
     write_labels(labels, np.ones((5, 6, 7), np.uint8), SPEC, provenance=file_notes({}, (), "labels"))
     drawn = open_layer(labels)
     assert isinstance(drawn, Labels)
-    assert check(Pair(Source(path=image, name="i"), layer_source(drawn)), LabelsConfig()).problem == ""
+    assert check(Pair(Source(path=image, title="i"), layer_source(drawn)), LabelsConfig()).problem == ""
     drawn.translate = (0, 3, 0)
-    assert "50 % of them" in check(Pair(Source(path=image, name="i"), layer_source(drawn)), LabelsConfig()).problem
-    other = Pair(layer_source(open_layer(image)), Source(path=labels, name="l"))
+    assert "50 % of them" in check(Pair(Source(path=image, title="i"), layer_source(drawn)), LabelsConfig()).problem
+    other = Pair(layer_source(open_layer(image)), Source(path=labels, title="l"))
     assert check(other, LabelsConfig()).problem == ""

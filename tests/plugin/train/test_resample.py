@@ -90,7 +90,7 @@ def test_files_are_resampled_in_the_patients_world(tmp_path: Path, open_layer: C
     affine = np.diag([2.0, 2, 2, 1])
     affine[:3, 3] = (-10.5, -10.5, 0.5)
     nib.Nifti1Image(values, affine).to_filename(tmp_path / "l.nii")
-    pair = Pair(Source(path=tmp_path / "i.nii", name="i"), Source(path=tmp_path / "l.nii", name="l"))
+    pair = Pair(Source(path=tmp_path / "i.nii", title="i"), Source(path=tmp_path / "l.nii", title="l"))
     assert check(pair, LabelsConfig()).fixes == ("resample",)
     result = resampled(pair)
     assert np.argwhere(result.data == 5).min(0).tolist() == [0, 10, 10]
@@ -126,7 +126,7 @@ def test_what_cannot_be_resampled_is_refused(tmp_path: Path) -> None:
         resampled(pair_of(image, Labels(np.ones((8, 8), int), name="flat")))
     write_image(tmp_path / "i.nii", np.zeros((5, 8, 8), np.uint8), array_spec((5, 8, 8), "zyx"))
     write_labels(tmp_path / "l.tif", np.ones((8, 8), np.uint8), array_spec((8, 8), "yx"))
-    pair = Pair(Source(path=tmp_path / "i.nii", name="i"), Source(path=tmp_path / "l.tif", name="l"))
+    pair = Pair(Source(path=tmp_path / "i.nii", title="i"), Source(path=tmp_path / "l.tif", title="l"))
     with pytest.raises(GeometryError, match="l cannot be resampled to i"):
         resampled(pair)
 

@@ -41,7 +41,7 @@ CLASSES = (
 
 
 def pair(name: str, **said: Any) -> PairRow:
-    return PairRow(Pair(Source(name=name), Source(name=f"{name} labels")), name, f"{name} labels", **said)
+    return PairRow(Pair(Source(title=name), Source(title=f"{name} labels")), name, f"{name} labels", **said)
 
 
 PAIRS = (
@@ -101,6 +101,18 @@ def texts(view: QWidget) -> list[str]:
 
 
 # --- Pairs ----------------------------------------------------------------------------------------------------------
+
+
+def test_pairs_with_problems_are_added_one_by_one_until_they_scroll(view: TrainView, qtbot: QtBot) -> None:
+    view.resize(360, 900)
+    view.show()
+    qtbot.waitExposed(view)
+    rows = [pair(f"case {i}", facts="1 class", problem="Shapes differ. " * 9, fixes=("resample",)) for i in range(9)]
+    for count in range(1, len(rows) + 1):
+        view.show_pairs(rows[:count])  # an exception of an event handler fails the test
+    table = part(view, QTableWidget, "pairs")
+    assert table.rowCount() == 3 * len(rows)
+    assert table.verticalScrollBar().maximum() > 0
 
 
 def test_pairs_are_shown_with_their_facts_problems_and_fixes(view: TrainView, heard: list[Any]) -> None:

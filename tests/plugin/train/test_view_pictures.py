@@ -39,7 +39,7 @@ STATES = ("empty", "ready", "running", "finished")
 
 
 def pair(image: str, labels: str, **said: Any) -> PairRow:
-    return PairRow(Pair(Source(name=image), Source(name=labels)), image, labels, **said)
+    return PairRow(Pair(Source(title=image), Source(title=labels)), image, labels, **said)
 
 
 PAIRS = (
