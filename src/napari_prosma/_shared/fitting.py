@@ -9,7 +9,7 @@ from napari_prosma._shared.layers import LayerScan
 from napari_prosma._shared.session import ModelEntry
 from prosma_core.data.frames import frame_spec
 from prosma_core.data.geometry import Scan
-from prosma_core.data.grid import plan_grid, unit_factor
+from prosma_core.data.grid import network_grid, unit_factor
 from prosma_core.data.intensities import check_channels
 from prosma_core.errors import ProsmaError
 
@@ -48,9 +48,9 @@ def misfit(scan: LayerScan, model: ModelEntry, slice_axis: str | None) -> str:
     """
     header = model.header
     try:
-        spec = frame_spec(scan.spec, header.model.dims, slice_axis)
+        frame_spec(scan.spec, header.model.dims, slice_axis)
         check_channels(Scan(scan.data, scan.spec), header.preprocess.channels)
-        plan_grid(spec, header.preprocess)
+        network_grid(scan.spec, header.preprocess, slice_axis)
     except ProsmaError as error:
         return str(error)
     return ""

@@ -10,9 +10,8 @@ from napari_prosma._shared.scan_choices import Problem, ScanChoices, scan_notes,
 from napari_prosma._shared.session import ModelEntry
 from prosma_core.config.inspection import InspectConfig, MapKind
 from prosma_core.config.model import ModelConfig
-from prosma_core.data.frames import frame_spec
 from prosma_core.data.frames import slice_axis as automatic_axis
-from prosma_core.data.grid import plan_grid
+from prosma_core.data.grid import network_grid
 from prosma_core.engine.messages import InspectRequest
 
 __all__ = ["Choices", "LevelFacts", "Plan", "Problem", "level_facts", "resolve"]
@@ -114,7 +113,7 @@ def _grid(scan: LayerScan, model: ModelEntry, config: InspectConfig) -> tuple[tu
         start, stop = box[axis]
         frames *= stop - start
         box = box[:axis] + box[axis + 1 :]
-    grid = plan_grid(frame_spec(spec, dims, config.slice_axis), model.header.preprocess)
+    grid = network_grid(spec, model.header.preprocess, config.slice_axis)
     sizes = zip(grid.orient_box(box), grid.shape, grid.oriented, strict=True)
     return tuple(max(1, round((b - a) * new / old)) for (a, b), new, old in sizes), frames
 

@@ -16,8 +16,7 @@ from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.model import ClassInfo
 from prosma_core.config.run import Preset, RunConfig, resolve_run
 from prosma_core.config.training import TrainingConfig
-from prosma_core.data.frames import frame_spec
-from prosma_core.data.grid import plan_grid
+from prosma_core.data.grid import network_grid
 from prosma_core.data.intensities import COLOUR
 from prosma_core.errors import ConfigError, GeometryError
 from prosma_core.io.names import stem
@@ -218,7 +217,7 @@ def _start_problem(choices: Choices) -> Problem | None:
         if start is None:
             continue
         try:
-            plan_grid(frame_spec(row.spec, dims), start.header.preprocess)
+            network_grid(row.spec, start.header.preprocess)
         except GeometryError as error:
             return Problem("start", f"{row.image}: {error}")
     return None

@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prosma_core.cli.label_options import AnnotatedSlices, Background, Ignore, OneClass, Sparse, label_meaning
-from prosma_core.cli.options import Data, Device, Model, Overlap, computing_on, drain, log_to_stderr, stderr_console
+from prosma_core.cli.options import (
+    Data,
+    Device,
+    Model,
+    Overlap,
+    Spacing,
+    Unit,
+    computing_on,
+    drain,
+    log_to_stderr,
+    stderr_console,
+    voxel_size,
+)
 from prosma_core.events import CaseDone, Event, StageStarted, Working
 
 if TYPE_CHECKING:
@@ -35,6 +47,8 @@ def evaluate(
     ignore: Ignore = None,
     background: Background = None,
     one_class: OneClass = False,
+    spacing: Spacing = None,
+    unit: Unit = None,
     tolerance: Annotated[
         float, typer.Option("--tolerance", help="Tolerance of surface Dice, in the scan's unit.", min=0)
     ] = 1.0,
@@ -51,6 +65,7 @@ def evaluate(
     values = label_meaning(
         sparse=sparse, annotated_slices=annotated_slices, ignore=ignore, background=background, one_class=one_class
     )
+    size = voxel_size(spacing, unit)
     meaning = LabelsConfig.parse(values, "The command line")
     if json_file:
         check_target(json_file)
@@ -59,7 +74,7 @@ def evaluate(
     given = {"mirror": mirror} if overlap is None else {"mirror": mirror, "overlap": overlap}
     config = InferenceConfig.parse(given, "The command line")
     with stderr_console().status("Reading") as status:
-        report = drain(evaluate_cases(segmenter, data, split, config, tolerance, meaning), partial(_show, status))
+        report = drain(evaluate_cases(segmenter, data, split, config, tolerance, meaning, size), partial(_show, status))
     if json_file:
         write_bytes_atomic(json_file, json.dumps(report, indent=1).encode())
     _print_table(report)

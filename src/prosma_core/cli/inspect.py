@@ -13,11 +13,14 @@ from prosma_core.cli.options import (
     Device,
     Model,
     Overlap,
+    Spacing,
+    Unit,
     computing_on,
     drain,
     log_to_stderr,
     parse_region,
     stderr_console,
+    voxel_size,
 )
 from prosma_core.events import Event, StageStarted, TileDone, Working
 
@@ -57,6 +60,8 @@ def inspect(
     axes: Annotated[
         str | None, typer.Option("--axes", help="How the file's axes are read, such as zyx, czyx or tyx.")
     ] = None,
+    spacing: Spacing = None,
+    unit: Unit = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files in the folder.")] = False,
 ) -> None:
     """Look into the gates: what each skip connection removed from a scan, and what changes when it is changed."""
@@ -75,9 +80,10 @@ def inspect(
     }
     config = InspectConfig.parse(settings, "The command line")
     variants = tuple(parse_what_if(text) for text in what_if or ())
+    size = voxel_size(spacing, unit)
     path = find_model(model)
     choice = computing_on(device)
-    asked = Asked(config, variants, which_level, truth, axes, overwrite)
+    asked = Asked(config, variants, which_level, truth, axes, size, overwrite)
     report = drain(inspect_file(Segmenter.load(path, choice.device), image, out, asked), _Progress().show)
     if report.words:
         typer.echo(report.words)

@@ -15,6 +15,7 @@ from prosma_core.events import Event, StageStarted
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from prosma_core.config.voxel_size import VoxelSize
     from prosma_core.inference.device import DeviceChoice
 
 R = TypeVar("R")
@@ -22,6 +23,11 @@ R = TypeVar("R")
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.", show_default=True)]
 Model = Annotated[str, typer.Option("--model", help="A shipped model's name, or a .safetensors file.")]
 Data = Annotated[Path, typer.Option("--data", help="Folder with images/ and labels/, or an nnU-Net raw data set.")]
+Spacing = Annotated[
+    str | None,
+    typer.Option("--spacing", help="Voxel size of scans that state none: z,y,x, such as 3,1,1mm or 0.5,0.2,0.2um."),
+]
+Unit = Annotated[str | None, typer.Option("--unit", help="Unit of --spacing: mm unless given, um, nm, …")]
 Overlap = Annotated[float | None, typer.Option("--overlap", help="Least overlap of tiles, 0 to 0.9; less is faster.")]
 
 
@@ -40,6 +46,16 @@ def parse_region(text: str | None) -> tuple[tuple[int, int], ...] | None:
             raise ConfigError(msg)
         box.append((int(start), int(stop)))
     return tuple(box)
+
+
+def voxel_size(spacing: str | None, unit: str | None) -> VoxelSize | None:
+    """Voxel size of ``--spacing`` and ``--unit``; raises `ConfigError` where they are none."""
+    from prosma_core.io.voxel_size import parse_voxel_size
+
+    if spacing is None and unit is not None:
+        msg = f"--unit {unit} is the unit of --spacing, which was not given. Give --spacing z,y,x as well."
+        raise ConfigError(msg)
+    return None if spacing is None else parse_voxel_size(spacing, unit)
 
 
 def drain(run: Generator[Event, None, R], show: Callable[[Event], None]) -> R:

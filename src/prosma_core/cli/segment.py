@@ -11,12 +11,15 @@ from prosma_core.cli.options import (
     Device,
     Model,
     Overlap,
+    Spacing,
+    Unit,
     clock,
     computing_on,
     drain,
     log_to_stderr,
     parse_region,
     stderr_console,
+    voxel_size,
 )
 from prosma_core.events import CaseDone, CaseFailed, Event, StageStarted, TileDone
 
@@ -47,6 +50,8 @@ def segment(
     axes: Annotated[
         str | None, typer.Option("--axes", help="How the file's axes are read, such as zyx, czyx or tyx.")
     ] = None,
+    spacing: Spacing = None,
+    unit: Unit = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")] = False,
 ) -> None:
     """Segment scans; each result lies on its scan's own grid."""
@@ -70,12 +75,13 @@ def segment(
         },
         "The command line",
     )
+    size = voxel_size(spacing, unit)
     path = find_model(model)
     choice = computing_on(device)
     segmenter = Segmenter.load(path, choice.device)
     progress = _Progress()
     with progress.bar:
-        run = segment_files(inputs, out, segmenter, config, axes=axes, overwrite=overwrite)
+        run = segment_files(inputs, out, segmenter, config, axes=axes, voxel_size=size, overwrite=overwrite)
         failures = drain(run, progress.show)
     if failures:
         total = progress.finished + len(failures)

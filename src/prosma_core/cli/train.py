@@ -17,7 +17,7 @@ from prosma_core.cli.label_options import (
     label_meaning,
     split_pairs,
 )
-from prosma_core.cli.options import Device, clock, drain, log_to_stderr, stderr_console
+from prosma_core.cli.options import Device, Spacing, Unit, clock, drain, log_to_stderr, stderr_console, voxel_size
 from prosma_core.errors import ConfigError
 from prosma_core.events import CheckpointSaved, EpochDone, Event, StageStarted, StepDone, Working
 
@@ -41,6 +41,8 @@ def train(
     ignore: Ignore = None,
     background: Background = None,
     one_class: OneClass = False,
+    spacing: Spacing = None,
+    unit: Unit = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run beside --out stopped.")] = False,
     device: Device = "auto",
     epochs: Annotated[int | None, typer.Option("--epochs", help="Epochs to train.", min=1)] = None,
@@ -66,6 +68,8 @@ def train(
     given |= {"training": training} if training else {}
     given |= {"gate": {"kind": gate}} if gate else {}
     given |= {"pairs": split_pairs(pair)} if pair else {}
+    size = voxel_size(spacing, unit)
+    given |= {"voxel_size": size.model_dump(mode="json")} if size else {}
     labels = label_meaning(
         sparse=sparse, annotated_slices=annotated_slices, ignore=ignore, background=background, one_class=one_class
     )

@@ -13,6 +13,7 @@ from prosma_core.config.labels import LabelsConfig, LabelValue
 from prosma_core.config.model import MAX_STAGES, MAX_WIDTH, Axes, Color, GateConfig
 from prosma_core.config.preprocess import ChannelIntensity, Positive, Resample, Size
 from prosma_core.config.training import TrainingConfig
+from prosma_core.config.voxel_size import VoxelSize
 from prosma_core.errors import ConfigError
 
 Preset = Literal["quick", "balanced", "best"]
@@ -90,6 +91,8 @@ class RunConfig(Config):
     """The network."""
     preprocess: PlanOptions = PlanOptions()
     """The preprocessing."""
+    voxel_size: VoxelSize | None = None
+    """Size of the voxels of scans that state none."""
     labels: LabelsConfig = LabelsConfig()
     """What label values mean."""
     training: TrainingConfig = TrainingConfig()

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prosma_core.config.preprocess import PreprocessConfig
+from prosma_core.data.frames import frame_spec
 from prosma_core.data.geometry import ImageSpec, reverse_affine
 from prosma_core.data.region import Box
+from prosma_core.data.voxel_size import sized_for
 from prosma_core.errors import GeometryError
 
 T = TypeVar("T", bound=np.generic)
@@ -19,7 +21,10 @@ T = TypeVar("T", bound=np.generic)
 STRONG_ANISOTROPY = 3.0
 """From this ratio of voxel sizes on, the thick axis is treated by itself (nnU-Net's rule)."""
 
-_LENGTH_MM = {"nm": 1e-6, "um": 1e-3, "mm": 1.0, "cm": 10.0, "m": 1000.0}
+_LENGTH_MM = {
+    "pm": 1e-9, "angstrom": 1e-7, "nm": 1e-6, "um": 1e-3, "thou": 0.0254,
+    "mm": 1.0, "cm": 10.0, "inch": 25.4, "dm": 100.0, "ft": 304.8, "m": 1e3, "km": 1e6,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,8 +86,29 @@ class NetworkGrid:
         return tuple(reach)
 
 
+def network_grid(spec: ImageSpec, config: PreprocessConfig, along: str | None = None) -> NetworkGrid:
+    """Network grid of each frame of a scan.
+
+    Parameters
+    ----------
+    spec : ImageSpec
+        Of the scan; without a unit, a scale other than 1 counts in the model's.
+    config : PreprocessConfig
+    along : str, optional
+        Letter of the axis a 2D network walks along, where a person chose it.
+
+    Raises
+    ------
+    GeometryError
+        As in `frame_spec` and `plan_grid`.
+    """
+    return plan_grid(frame_spec(sized_for(spec, config), config.dims, along), config)
+
+
 def plan_grid(spec: ImageSpec, config: PreprocessConfig) -> NetworkGrid:
     """Network grid of a frame with this geometry; `spec` has exactly ``config.dims`` spatial axes.
+
+    A frame whose unit is not known is not resampled to a voxel size in millimetres: it keeps its own grid.
 
     Raises
     ------
@@ -93,7 +119,8 @@ def plan_grid(spec: ImageSpec, config: PreprocessConfig) -> NetworkGrid:
     oriented = tuple(spec.spatial_shape[a] for a in order)
     spacing = tuple(spec.spacing[a] for a in order)
     scale = unit_factor(spec.unit, config.unit) if config.resample == "spacing" else 1.0
-    shape = resampled_shape(oriented, tuple(s * scale for s in spacing), config)
+    unknown = config.resample == "spacing" and spec.unit == "pixel" and config.unit != "pixel"
+    shape = oriented if unknown else resampled_shape(oriented, tuple(s * scale for s in spacing), config)
     if np.prod(shape, dtype=float) > 2**33:
         msg = (
             f"This scan ({oriented} voxels of {spacing} {spec.unit}) would have {shape} voxels for the model. "

@@ -14,8 +14,11 @@ import numpy as np
 
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.labels import LabelsConfig
+from prosma_core.config.voxel_size import VoxelSize
 from prosma_core.data.annotation import read_annotation
+from prosma_core.data.geometry import Scan
 from prosma_core.data.labels import class_indices
+from prosma_core.data.voxel_size import with_voxel_size
 from prosma_core.errors import DatasetError, ProsmaError
 from prosma_core.events import CaseDone, Event, StageStarted, Working
 from prosma_core.inference.measure import measure_case, summarise
@@ -32,6 +35,7 @@ def evaluate_cases(
     config: InferenceConfig,
     tolerance: float,
     meaning: LabelsConfig | None = None,
+    voxel_size: VoxelSize | None = None,
 ) -> Generator[Event, None, dict[str, Any]]:
     """Measures of all cases of a split.
 
@@ -48,6 +52,9 @@ def evaluate_cases(
         Of surface Dice, in each scan's unit (mm, or pixels where the file has no unit).
     meaning : LabelsConfig, optional
         What the label values mean; voxels that nothing is known of are background in both maps.
+
+    voxel_size : VoxelSize, optional
+        Of scans that state none.
 
     Returns
     -------
@@ -79,6 +86,7 @@ def evaluate_cases(
         began = time.monotonic()
         yield Working(f"Reading {name}")
         image, labels = read_case(folder.cases[name])
+        image = Scan(image.data, with_voxel_size(image.spec, voxel_size))
         known = read_annotation(labels, meaning or LabelsConfig())
         if not known.known:
             yield StageStarted(f"{name} holds no annotation and is left out.")

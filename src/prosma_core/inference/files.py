@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,10 @@ import numpy as np
 
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.provenance import provenance
+from prosma_core.config.voxel_size import VoxelSize
 from prosma_core.data.geometry import Scan
+from prosma_core.data.intensities import COLOUR
+from prosma_core.data.voxel_size import with_voxel_size
 from prosma_core.errors import DatasetError, OutputError, ProsmaError
 from prosma_core.events import CaseDone, CaseFailed, Event, StageStarted
 from prosma_core.inference.device import name_memory_errors
@@ -30,8 +34,16 @@ class Job:
     files: tuple[Path, ...]
 
 
-def collect_jobs(inputs: Sequence[Path], channels: int) -> list[Job]:
+def collect_jobs(inputs: Sequence[Path], channels: tuple[str, ...]) -> list[Job]:
     """Scans among files and folders; ``NAME_0000, NAME_0001, …`` are one scan where a file is there for each channel.
+
+    Files are never taken for the colours of a picture: those of a model of colours stay apart.
+
+    Parameters
+    ----------
+    inputs : sequence of Path
+    channels : tuple of str
+        Names of the model's channels.
 
     Raises
     ------
@@ -52,7 +64,7 @@ def collect_jobs(inputs: Sequence[Path], channels: int) -> list[Job]:
         else:
             files.append(path)
     files = list(dict.fromkeys(files))
-    if channels == 1:
+    if len(channels) == 1 or tuple(name.lower() for name in channels) == COLOUR:
         return [Job(stem(p), (p,)) for p in files]
     groups: dict[tuple[Path, str], list[Path]] = {}
     for path in files:
@@ -60,7 +72,7 @@ def collect_jobs(inputs: Sequence[Path], channels: int) -> list[Job]:
     jobs: list[Job] = []
     for (_, name), group in groups.items():
         numbered = sorted(group, key=stem)
-        if [stem(p) for p in numbered] == [f"{name}_{n:04d}" for n in range(channels)]:
+        if [stem(p) for p in numbered] == [f"{name}_{n:04d}" for n in range(len(channels))]:
             jobs.append(Job(name, tuple(numbered)))
         else:
             jobs += [Job(stem(p), (p,)) for p in group]
@@ -74,6 +86,7 @@ def segment_files(
     config: InferenceConfig,
     *,
     axes: str | None = None,
+    voxel_size: VoxelSize | None = None,
     overwrite: bool = False,
 ) -> Generator[Event, None, list[CaseFailed]]:
     """Segment files one by one; a bad one is reported and the others go on.
@@ -88,6 +101,8 @@ def segment_files(
     config : InferenceConfig
     axes : str, optional
         How the files' axes are read.
+    voxel_size : VoxelSize, optional
+        Of scans that state none; the results state it.
     overwrite : bool
         Replace existing results; otherwise a scan whose result exists is reported as failed.
 
@@ -100,7 +115,7 @@ def segment_files(
     DatasetError, OutputError
         Nothing to segment, or `out` is a file name for several scans.
     """
-    jobs = collect_jobs(inputs, segmenter.header.model.in_channels)
+    jobs = _apart(collect_jobs(inputs, segmenter.header.preprocess.channels))
     single = names_file(out)
     if single and len(jobs) > 1:
         msg = f"--out {out} is a file name, but there are {len(jobs)} scans. Give a folder."
@@ -114,6 +129,9 @@ def segment_files(
         try:
             with name_memory_errors():
                 scan = _read(job, axes)
+                if voxel_size is not None and scan.spec.unit != "pixel":
+                    yield StageStarted(f"{job.name} states a voxel size of its own, which is used.")
+                scan = Scan(scan.data, with_voxel_size(scan.spec, voxel_size))
                 target = out if single else folder / _target_name(job, scan)
                 _take(target, job, taken)
                 _check_target(target, job, scan, config, overwrite=overwrite)
@@ -126,6 +144,19 @@ def segment_files(
             failures.append(CaseFailed(job.name, str(error)))
             yield failures[-1]
     return failures
+
+
+def _apart(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs, those apart again whose first file holds several channels by itself: scans whose names are numbers."""
+    found: list[Job] = []
+    for job in jobs:
+        several = False
+        if len(job.files) > 1:
+            with contextlib.suppress(ProsmaError, MemoryError):  # said when its turn comes
+                spec = read_image(job.files[0]).spec
+                several = spec.num_channels > 1 or spec.num_frames == len(job.files)
+        found += [Job(stem(file), (file,)) for file in job.files] if several else [job]
+    return found
 
 
 def _take(target: Path, job: Job, taken: dict[Path, str]) -> None:

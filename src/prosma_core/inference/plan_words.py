@@ -9,6 +9,7 @@ from prosma_core.config.inference import InferenceConfig
 from prosma_core.data.geometry import ImageSpec
 from prosma_core.data.grid import NetworkGrid
 from prosma_core.data.region import check_region, region_words
+from prosma_core.data.voxel_size import size_note, size_unknown
 
 
 def plan_words(
@@ -33,6 +34,8 @@ def plan_words(
         Frames, and tiles of each frame: to compute, and there are.
     """
     what = f"{frames[0]} frames of the scan" if frames[0] > 1 else "The scan"
+    if note := size_note(spec, header.preprocess):
+        yield f"{note} Give the true size if it differs (--spacing)." if size_unknown(spec) else note
     if grid.shape != grid.oriented:
         shape, target = ("x".join(map(str, s)) for s in (spec.spatial_shape, grid.shape))
         yield f"{what} ({shape}) will be resampled for the model to {target}."

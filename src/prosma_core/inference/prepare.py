@@ -15,12 +15,11 @@ from prosma_core.data.frames import (
     Frame,
     count_frames,
     frame_region,
-    frame_spec,
     time_as_channels,
     time_means_channels,
 )
 from prosma_core.data.geometry import Scan
-from prosma_core.data.grid import NetworkGrid, plan_grid
+from prosma_core.data.grid import NetworkGrid, network_grid
 from prosma_core.data.intensities import check_channels, check_finite, check_plausible, fit_channels, normalise
 from prosma_core.data.region import Box, check_region
 from prosma_core.data.resample import resize
@@ -76,7 +75,7 @@ def plan_scan(scan: Scan, header: ModelHeader, region: Box | None, along: str | 
         note = f"The fourth axis is read as the model's {len(channels)} channels."
     check_channels(scan, channels)
     box = check_region(region, scan.spec)
-    grid = plan_grid(frame_spec(scan.spec, dims, along), header.preprocess)
+    grid = network_grid(scan.spec, header.preprocess, along)
     part = plan_part(grid, frame_region(scan.spec, dims, along, box))
     wanted, whole = (count_frames(scan.spec, dims, along, of) for of in (box, None))
     return ScanPlan(scan, note, box, part, wanted, whole)

@@ -18,9 +18,11 @@ from prosma_core.config.gate_edits import check_edits, check_levels, opened_one_
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.inspection import InspectConfig, Inspection, Variant, VariantResult
 from prosma_core.config.provenance import provenance
+from prosma_core.config.voxel_size import VoxelSize
 from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.map_place import map_spec
 from prosma_core.data.region import check_region
+from prosma_core.data.voxel_size import with_voxel_size
 from prosma_core.errors import OutputError
 from prosma_core.events import Event, StageStarted, Working
 from prosma_core.inference.segment import Segmenter
@@ -54,6 +56,8 @@ class Asked:
         Labels of the scan to compare with.
     axes : str or None
         How the scan's axes are read.
+    voxel_size : VoxelSize or None
+        Of a scan that states none.
     overwrite : bool
         Whether files in the folder may be replaced.
     """
@@ -63,6 +67,7 @@ class Asked:
     which_level: bool = False
     truth: Path | None = None
     axes: str | None = None
+    voxel_size: VoxelSize | None = None
     overwrite: bool = False
 
 
@@ -102,6 +107,7 @@ def inspect_file(segmenter: Segmenter, image: Path, out: Path, asked: Asked) -> 
     _check_folder(out, overwrite=asked.overwrite)
     yield Working(f"Reading {image.name}")
     scan = read_image(image, axes=asked.axes)
+    scan = Scan(scan.data, with_voxel_size(scan.spec, asked.voxel_size))
     truth = None if asked.truth is None else read_labels(asked.truth)
     config = asked.config.model_copy(update={"maps": tuple(dict.fromkeys((*WHOLE, *asked.config.maps)))})
     check_region(config.region, scan.spec)

@@ -107,7 +107,8 @@ def group_channels(paths: Iterable[Path], labels: set[str] | None = None) -> dic
     ----------
     paths : iterable of Path
     labels : set of str, optional
-        Names of label files: a name with its own label is a case of its own, whatever its digits.
+        Names of label files: a name with its own label is a case of its own, whatever its digits, and so is one
+        without any.
 
     Raises
     ------
@@ -118,7 +119,7 @@ def group_channels(paths: Iterable[Path], labels: set[str] | None = None) -> dic
     for path in sorted(paths):
         name, number = stem(path), 0
         match = _CHANNEL.match(name)
-        if match and (labels is None or name not in labels):
+        if match and (labels is None or (name not in labels and match.group(1) in labels)):
             name, number = match.group(1), int(match.group(2))
         if number in groups.setdefault(name, {}):
             msg = f"{groups[name][number].name} and {path.name} are both image {name!r}. Keep one of them."

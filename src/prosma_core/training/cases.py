@@ -12,9 +12,9 @@ from torch import Tensor
 from prosma_core.config.model import ClassInfo
 from prosma_core.config.preprocess import PreprocessConfig
 from prosma_core.data.annotation import Annotation
-from prosma_core.data.frames import frame_spec, frames
+from prosma_core.data.frames import frames
 from prosma_core.data.geometry import Scan
-from prosma_core.data.grid import plan_grid
+from prosma_core.data.grid import network_grid
 from prosma_core.data.intensities import check_channels, check_finite, check_plausible, fit_channels, normalise
 from prosma_core.data.labels import IGNORED, class_indices
 from prosma_core.data.resample import resize, resize_labels
@@ -76,7 +76,7 @@ def prepare_case(
     indices = class_indices(labels.values, classes, name)
     if labels.ignored is not None:
         indices = np.where(labels.ignored, np.int16(IGNORED), indices.astype(np.int16))
-    grid = plan_grid(frame_spec(image.spec, pre.dims), pre)
+    grid = network_grid(image.spec, pre)
     rng = np.random.default_rng(seed)
     every = list(frames(image, pre.dims))
     for frame in every:

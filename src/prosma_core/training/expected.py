@@ -85,7 +85,9 @@ def _tiles(scans: Sequence[ImageSpec], prints: Sequence[Fingerprint], pre: Prepr
     tiles: list[int] = []
     for scan, p in list(zip(scans, prints, strict=True))[: held_out_cases(len(scans))]:
         frames = max(1, prod(scan.spatial_shape) // prod(p.shape))
-        tiles += frames * [tiles_of(resampled_shape(p.shape, p.spacing, pre), pre.tile)]
+        unknown = pre.resample == "spacing" and p.unit == "pixel" != pre.unit
+        shape = p.shape if unknown else resampled_shape(p.shape, p.spacing, pre)
+        tiles += frames * [tiles_of(shape, pre.tile)]
     return tiles
 
 

@@ -80,7 +80,13 @@ def _common_channels(prints: Sequence[Fingerprint]) -> int:
 def _common_unit(prints: Sequence[Fingerprint]) -> str:
     units = {p.unit for p in prints}
     if len(units) > 1:
+        unknown = sum(p.unit == "pixel" for p in prints)
         msg = f"The images have different units ({', '.join(sorted(units))}); bring them to one."
+        if unknown:
+            msg = (
+                f"{unknown} of {len(prints)} images have no voxel size or no unit of it, the others do. Give the size "
+                "of those that have none (--spacing z,y,x and a unit), or train without them."
+            )
         raise DatasetError(msg)
     return units.pop()
 

@@ -11,6 +11,7 @@ from prosma_core.config.run import RunConfig
 from prosma_core.data.annotation import Annotation, read_annotation
 from prosma_core.data.fingerprint import Fingerprint, fingerprint
 from prosma_core.data.geometry import ImageSpec, Scan
+from prosma_core.data.voxel_size import with_voxel_size
 from prosma_core.errors import DatasetError
 from prosma_core.events import Event, StageStarted, Working
 from prosma_core.io.dataset_folder import Case, DatasetFolder, read_case
@@ -93,8 +94,9 @@ def usual_dims(spec: ImageSpec) -> int:
 
 
 def read_annotated(case: Case, run: RunConfig) -> tuple[Scan, Annotation]:
-    """A case's image, and what its labels say; errors as in `read_case` and `read_annotation`."""
+    """A case's image, and what its labels say; errors as in `read_case`, `with_voxel_size` and `read_annotation`."""
     image, labels = read_case(case)
+    image = Scan(image.data, with_voxel_size(image.spec, run.voxel_size))
     return image, read_annotation(labels, run.labels)
 
 

@@ -101,6 +101,12 @@ def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None
     if run.training.keep == "auto":
         run = run.replace(training=run.training.replace(keep=split.keep(run.training.validation_cases)))
     yield StageStarted(describe_plan(pre, model, len(split.train), len(split.val)))
+    if pre.resample == "spacing" and pre.unit != "pixel" and facts.prints[0].unit == "pixel":
+        size = " x ".join(f"{edge:.3g}" for edge in pre.spacing)
+        yield StageStarted(
+            f"The images have no voxel size or no unit of it: assumed those of the model to start from ({size} "
+            f"{pre.unit}). Give the true size if it differs (--spacing)."
+        )
     if split.words():
         yield StageStarted(split.words())
     train = yield from _prepare_cases(folder, split, "train", run, pre, classes)
