@@ -1,8 +1,21 @@
 """Errors meant for people: each message says what was given, what is allowed and what to do."""
 
+LONGEST_TEXT = 400
+"""Characters of an error's text: what fits into a widget and can be read at once."""
+_END = 150
+
 
 class ProsmaError(Exception):
-    """Base of every error this project raises on purpose; its text is shown to the user as it is."""
+    """Base of every error this project raises on purpose; its text is shown to the user.
+
+    Of a text that is longer than `LONGEST_TEXT` (names from files can be) the middle is left out: a text begins with
+    what was given and ends with what to do.
+    """
+
+    def __init__(self, text: str = "") -> None:
+        if len(text) > LONGEST_TEXT:
+            text = f"{text[: LONGEST_TEXT - _END - 3]} … {text[-_END:]}"
+        super().__init__(text)
 
 
 class ConfigError(ProsmaError):

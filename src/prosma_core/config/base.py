@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from prosma_core.errors import ConfigError
 
+_MOST_PROBLEMS = 5  # listed of one set of settings
+
 
 class Config(BaseModel):
     """A frozen set of settings; unknown names and values out of bounds are refused."""
@@ -53,11 +55,13 @@ class Config(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
+            problems = error.errors()
             lines = [
-                f"  {'.'.join(map(str, e['loc'])) or 'all'}: {e['msg']} (given: {e['input']!r:.60})"
-                for e in error.errors()
+                f"  {'.'.join(map(str, e['loc']))[:60] or 'all'}: {e['msg']} (given: {repr(e['input'])[:40]})"
+                for e in problems[:_MOST_PROBLEMS]
             ]
-            msg = f"{what} does not hold valid settings:\n" + "\n".join(lines)
+            more = [f"  and {len(problems) - len(lines)} more"] if len(problems) > len(lines) else []
+            msg = f"{what} does not hold valid settings:\n" + "\n".join([*lines, *more])
             raise ConfigError(msg) from error
 
     def replace(self, **changes: Any) -> Self:

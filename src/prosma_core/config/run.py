@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field
 
 from prosma_core.config.base import Config
+from prosma_core.config.documents import load_yaml
 from prosma_core.config.labels import LabelsConfig, LabelValue
 from prosma_core.config.model import MAX_STAGES, MAX_WIDTH, Axes, Color, GateConfig
 from prosma_core.config.preprocess import ChannelIntensity, Positive, Resample, Size
@@ -123,8 +123,8 @@ def load_run_yaml(path: Path) -> dict[str, Any]:
         The file is missing or not a YAML mapping.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        values = load_yaml(path.read_bytes())
+    except (OSError, ValueError) as error:
         msg = f"Cannot read settings from {path}: {error}. Give a YAML file such as a run folder's run.yaml."
         raise ConfigError(msg) from error
     if not isinstance(values, dict):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Generator
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from prosma_core.config.documents import load_json
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.voxel_size import VoxelSize
@@ -140,7 +140,11 @@ def _trained_on(split: str) -> bool:
     path = Path(split)
     if path.suffix != ".json" or not path.is_file():
         return False
-    return bool(json.loads(path.read_text(encoding="utf-8")).get("validation", "cases") != "cases")
+    try:
+        return bool(load_json(path.read_bytes()).get("validation", "cases") != "cases")
+    except (OSError, ValueError, AttributeError) as error:
+        msg = f"{path} cannot be read as the splits of a run ({error}). Give a splits.json of a run folder, or a key."
+        raise DatasetError(msg) from error
 
 
 def split_cases(folder: DatasetFolder, split: str | None) -> list[str]:

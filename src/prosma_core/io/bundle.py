@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import struct
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prosma_core.config.documents import load_json
 from prosma_core.config.header import SCHEMA_VERSION, ModelHeader
 from prosma_core.errors import ConfigError, ModelFileError
 from prosma_core.io.atomic import write_bytes_atomic
@@ -101,9 +101,9 @@ def read_header(path: Path) -> ModelHeader:
             raise ModelFileError(msg)
         raw = file.read(length)
     try:
-        metadata = json.loads(raw)["__metadata__"]
+        metadata = load_json(raw)["__metadata__"]
         text, digest = str(metadata[METADATA_KEY]), metadata[HASH_KEY]
-        values = json.loads(text)
+        values = load_json(text)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         msg = f"{path} is damaged, or a safetensors file without a ProSMA header. Use one that `prosma train` wrote."
         raise ModelFileError(msg) from error

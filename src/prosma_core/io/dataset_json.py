@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from prosma_core.config.documents import load_json
 from prosma_core.errors import DatasetError
 
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return load_json(path.read_bytes())
     except (OSError, ValueError) as error:
         msg = f"{path} cannot be read as JSON: {error}. Correct or remove it."
         raise DatasetError(msg) from error

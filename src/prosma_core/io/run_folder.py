@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from prosma_core.config.documents import load_json
 from prosma_core.config.run import RunConfig
 from prosma_core.errors import OutputError, TrainingError
 from prosma_core.events import EpochDone
@@ -97,7 +98,7 @@ class RunFolder:
             msg = f"There is no training to resume: {self.root} holds no state. Start without --resume."
             raise TrainingError(msg)
         try:
-            values = json.loads(self.splits.read_text(encoding="utf-8"))
+            values = load_json(self.splits.read_bytes())
             names = {key: [str(name) for name in values[key]] for key in ("train", "val")}
             return {**values, **names}
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -122,7 +123,7 @@ class RunFolder:
         if not self.before_after.is_file():
             return None
         try:
-            values = json.loads(self.before_after.read_text(encoding="utf-8"))["before"]
+            values = load_json(self.before_after.read_bytes())["before"]
             return {str(name): float(dice) for name, dice in values.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             msg = f"{self.before_after} cannot be read ({error!r}). Remove it to go on without a comparison."
@@ -145,7 +146,7 @@ class RunFolder:
 
         try:
             with safe_open(self.state, framework="numpy") as file:
-                values: dict[str, Any] = json.loads((file.metadata() or {})["progress"])
+                values: dict[str, Any] = load_json((file.metadata() or {})["progress"])
             {name: float(values[name]) for name in ("epoch", "elapsed", "best_dice", "best_epoch")}
             return values
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prosma_core.config.documents import load_json
 from prosma_core.config.run import RunConfig, load_run_yaml
 from prosma_core.errors import TrainingError
 from prosma_core.io.atomic import write_bytes_atomic
@@ -189,7 +189,7 @@ def _settings(folder: RunFolder) -> RunConfig:
 
 def _held_out(folder: RunFolder) -> str:
     try:
-        return str(json.loads(folder.splits.read_text(encoding="utf-8")).get("words", ""))
+        return str(load_json(folder.splits.read_bytes()).get("words", ""))
     except (OSError, ValueError, AttributeError) as error:
         msg = f"{folder.splits} cannot be read ({error})."
         raise TrainingError(msg) from error

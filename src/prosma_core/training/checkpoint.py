@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prosma_core.config.documents import load_json
 from prosma_core.errors import TrainingError
 from prosma_core.io.atomic import write_bytes_atomic
 from prosma_core.training.schedule import MovingAverage
@@ -73,7 +74,7 @@ def load_state(path: Path, model: nn.Module, average: MovingAverage, optimizer: 
             metadata = file.metadata() or {}
             for key in file.keys():  # noqa: SIM118 - not a mapping
                 tensors[key] = file.get_tensor(key)
-        progress = Progress(**json.loads(metadata["progress"]))
+        progress = Progress(**load_json(metadata["progress"]))
         average.steps = int(metadata["average_steps"])
         _restore(tensors, model, average, optimizer)
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
