@@ -1,4 +1,4 @@
-"""Set up and run the project: ``python3 run.py demo | test | lint | bench | screenshots``.
+"""Set up and run the project: ``python3 run.py demo | test | lint | fuzz | bench | screenshots``.
 
 Needs Python 3.11 or newer and its standard library. Everything it installs goes into the folder ``.venv`` beside this
 file; the exact versions are those of ``constraints.txt``.
@@ -183,7 +183,7 @@ def has_screen() -> bool:
 
 def system_packages(verb: str) -> list[str]:
     """Return the Debian and Ubuntu packages a verb cannot do without, beyond what Python's own packages bring."""
-    if verb == "lint":
+    if verb in {"lint", "fuzz"}:
         return []
     return WINDOW_PACKAGES if has_screen() else WINDOW_PACKAGES + SCREEN_PACKAGES
 
@@ -234,6 +234,12 @@ def run_lint(arguments: list[str]) -> int:
     return 1 if failed else 0
 
 
+def run_fuzz(arguments: list[str]) -> int:
+    """Read thousands of damaged files of every format, and print what came out (``--help`` has the options)."""
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1", "PROSMA_PROBE": "0"}
+    return call([venv_program("python"), str(ROOT / "tests" / "fuzz"), *arguments], environment=one_thread)
+
+
 def run_bench(arguments: list[str]) -> int:
     """Run one benchmark: ``bench NAME [arguments]``; without a name, list them."""
     scripts = {path.stem: path for path in sorted((ROOT / "benchmarks").glob("*.py")) if path.stem[0] != "_"}
@@ -258,6 +264,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "demo": run_demo,
     "test": run_test,
     "lint": run_lint,
+    "fuzz": run_fuzz,
     "bench": run_bench,
     "screenshots": run_screenshots,
 }
