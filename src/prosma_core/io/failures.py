@@ -1,58 +1,51 @@
-"""What image libraries raise on damaged files, turned into one error that says the file and what to do."""
+"""What image libraries raise on damaged files, turned into one error that gives the file, the reason and what to do."""
 
 from __future__ import annotations
 
-import lzma
-import struct
-import zlib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from prosma_core.errors import FileFormatError
+from prosma_core.errors import FileFormatError, ProsmaError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-LIBRARY_ERRORS: tuple[type[Exception], ...] = (
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    AssertionError,
-    RuntimeError,
-    MemoryError,
-    SyntaxError,  # pillow, for a broken PNG
-    struct.error,
-    zlib.error,
-    lzma.LZMAError,
-)
-"""What nibabel, tifffile, pillow, zarr, numcodecs and SimpleITK raise on files that are damaged on purpose."""
+_LONGEST = 120  # characters of a library's own message, of a file's text
 
 
 @contextmanager
-def reading(path: Path, kind: str, *more: type[Exception]) -> Iterator[None]:
+def reading(path: Path, kind: str) -> Iterator[None]:
     """Turn what a library raises while it reads `path` into a `FileFormatError`.
+
+    Every exception is caught, whatever its class: nibabel, tifffile, Pillow, zarr, numcodecs and SimpleITK raise some
+    thirty different ones on damaged files, `SystemError` among them, and none may reach a user. Our own errors pass;
+    so do `KeyboardInterrupt` and `SystemExit`, which are no exceptions of a library.
 
     Parameters
     ----------
     path : Path
     kind : str
         The format in words, e.g. ``"a NIfTI file"``.
-    *more : exception types
-        Errors of the library's own that derive from none of `LIBRARY_ERRORS`.
     """
-    caught: tuple[type[Exception], ...] = (*LIBRARY_ERRORS, *more)
     try:
         yield
-    except caught as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+    except ProsmaError:
+        raise
+    except MemoryError as error:
+        msg = f"{path} does not fit into memory. Close other programs, or use a smaller part of the scan."
+        raise FileFormatError(msg) from error
+    except Exception as error:
+        reason = shown(str(error)) or type(error).__name__
         raise damaged(path, f"it cannot be read as {kind} ({reason})") from error
 
 
 def damaged(path: Path, what: str) -> FileFormatError:
     """The error for a file that is not what it should be; `what` completes "The file … is damaged: …"."""
     return FileFormatError(f"{path} is damaged or not what its name says: {what}. Copy or export it again.")
+
+
+def shown(text: object, longest: int = _LONGEST) -> str:
+    """Text of a file or a library as part of one line of a message: printable, no line breaks, not too long."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    return line if len(line) <= longest else line[: longest - 1] + "…"

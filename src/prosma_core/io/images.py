@@ -11,12 +11,15 @@ from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.intensities import single_precision
 from prosma_core.errors import GeometryError, LabelError, OutputError
 from prosma_core.io.atomic import replace_dir, write_atomic
+from prosma_core.io.dicom import read_dicom
 from prosma_core.io.labels import as_labels, one_channel
 from prosma_core.io.layout import axis_aligned
-from prosma_core.io.medical import read_medical, write_medical
+from prosma_core.io.metaimage import read_metaimage, write_metaimage
 from prosma_core.io.names import (
     FORMATS,
     IMAGE_SUFFIXES,
+    LABEL_SUFFIXES,
+    WRITTEN_SUFFIXES,
     image_suffix,
     is_image_path,
     result_name,
@@ -24,6 +27,8 @@ from prosma_core.io.names import (
 )
 from prosma_core.io.nifti import read_nifti
 from prosma_core.io.nifti_write import write_nifti
+from prosma_core.io.nrrd import read_nrrd
+from prosma_core.io.nrrd_write import write_nrrd
 from prosma_core.io.preflight import preflight, reader_of
 from prosma_core.io.raster import read_raster, write_raster
 from prosma_core.io.tiff import read_tiff
@@ -38,6 +43,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "LABEL_SUFFIXES",
+    "WRITTEN_SUFFIXES",
     "is_image_path",
     "preflight",
     "read_image",
@@ -57,7 +64,7 @@ def read_image(path: Path, *, axes: str | None = None) -> Scan:
     Parameters
     ----------
     path : Path
-        A NIfTI, TIFF, PNG, JPEG, zarr, NRRD or MHA file, or a folder with one DICOM series.
+        A file of a format in `IMAGE_SUFFIXES`, a zarr folder, or a folder with one DICOM series.
     axes : str, optional
         What each dimension of the file is, one letter each: for NIfTI in the order of its header (``"xyz…"``), for
         all others in the order of the array (``"…yx"``). Replaces what the file says or the guess.
@@ -107,7 +114,7 @@ def write_labels(
     Parameters
     ----------
     path : Path
-        Any suffix of `IMAGE_SUFFIXES` but JPEG.
+        Any suffix of `LABEL_SUFFIXES`.
     labels : ndarray, bool or integer, shape ``spec.labels_spec().shape``
         Class numbers; stored in the smallest unsigned type that holds them.
     spec : ImageSpec
@@ -151,7 +158,7 @@ def write_image(
     Parameters
     ----------
     path : Path
-        Any suffix of `IMAGE_SUFFIXES`. PNG and JPEG only hold 2D pictures of uint8 (PNG: or grey uint16).
+        Any suffix of `WRITTEN_SUFFIXES`. PNG and JPEG only hold 2D pictures of uint8 (PNG: or grey uint16).
     data : ndarray, integer or float, shape ``spec.shape``
         float64, float16 and bool are stored as float32, float32 and uint8; float64 stays where float32 cannot hold
         the differences between its values.
@@ -175,8 +182,8 @@ def write_image(
 
 def check_output(path: Path, *, overwrite: bool) -> None:
     """Raise `OutputError` unless `path` has a known suffix and nothing is there, or `overwrite` is set."""
-    if not image_suffix(path):
-        msg = f"{path} names no format that can be written; let it end with one of {', '.join(IMAGE_SUFFIXES)}."
+    if image_suffix(path).lower() not in WRITTEN_SUFFIXES:
+        msg = f"{path} names no format that can be written; let it end with one of {', '.join(WRITTEN_SUFFIXES)}."
         raise OutputError(msg)
     if path.exists() and not overwrite:
         msg = f"{path} exists and is not overwritten. Choose another name, or allow it with --overwrite."
@@ -196,17 +203,29 @@ def _read(path: Path, axes: str | None, *, labels: bool) -> Scan:
         return read_nifti(path, axes)
     if kind == "raster":
         return read_raster(path, axes, labels=labels)
-    readers = {"tiff": read_tiff, "zarr": read_zarr, "medical": read_medical}
+    readers = {
+        "tiff": read_tiff,
+        "zarr": read_zarr,
+        "nrrd": read_nrrd,
+        "metaimage": read_metaimage,
+        "dicom": read_dicom,
+    }
     return readers[kind](path, axes)
 
 
 def _write(path: Path, data: NDArray[Any], spec: ImageSpec, provenance: dict[str, str] | None) -> None:
     kind = FORMATS[image_suffix(path).lower()]
     notes = dict(provenance or {})
-    if kind not in {"nifti", "medical"} and not axis_aligned(spec)[1] and spec.format != "array":
+    if kind not in {"nifti", "nrrd", "metaimage"} and not axis_aligned(spec)[1] and spec.format != "array":
         _LOG.warning("%s: this format keeps the voxel size, not the orientation of the scan.", path)
     if kind == "zarr":
         replace_dir(path, lambda temporary: write_zarr(temporary, data, spec, notes))
         return
-    writers = {"nifti": write_nifti, "tiff": write_tiff, "raster": write_raster, "medical": write_medical}
+    writers = {
+        "nifti": write_nifti,
+        "tiff": write_tiff,
+        "raster": write_raster,
+        "nrrd": write_nrrd,
+        "metaimage": write_metaimage,
+    }
     write_atomic(path, lambda temporary: writers[kind](temporary, data, spec, notes))

@@ -66,6 +66,28 @@ def unit_name(text: object) -> str:
     return _NAMES.get(str(text).strip().lower(), "pixel")
 
 
+def one_unit(names: Sequence[object]) -> tuple[str, tuple[float, ...]]:
+    """The unit of all axes of a file, and what the sizes along each axis are multiplied by to be in it.
+
+    Parameters
+    ----------
+    names : sequence
+        What the file calls the unit of each spatial axis; the last one's is taken for all.
+
+    Returns
+    -------
+    unit : str
+        ``"pixel"`` where any name is unknown: sizes cannot be compared then.
+    factors : tuple of float
+        1 for each axis that is in this unit already.
+    """
+    units = [unit_name(name) for name in names]
+    unit = units[-1]
+    if not set(units) <= set(METRES):
+        return "pixel", (1.0,) * len(units)
+    return unit, tuple(1.0 if each == unit else METRES[each] / METRES[unit] for each in units)
+
+
 def parse_axes(axes: str, ndim: int, path: Path) -> str:
     """The axes a person named for the `ndim` dimensions of a file, checked.
 

@@ -21,12 +21,25 @@ FORMATS = {
     ".jpg": "raster",
     ".ome.zarr": "zarr",
     ".zarr": "zarr",
-    ".nrrd": "medical",
-    ".mha": "medical",
+    ".seg.nrrd": "nrrd",
+    ".nrrd": "nrrd",
+    ".nhdr": "nrrd",
+    ".mha": "metaimage",
+    ".mhd": "metaimage",
 }
 """Reader for each suffix, longer suffixes before the shorter ones they end with."""
 
+RESULT_SUFFIXES = {".jpg": ".png", ".jpeg": ".png", ".nhdr": ".nrrd", ".mhd": ".mha"}
+"""Suffix of a label result for inputs whose own format is not written, or cannot hold labels."""
+
 IMAGE_SUFFIXES = tuple(FORMATS)
+"""Suffixes that are read."""
+
+WRITTEN_SUFFIXES = tuple(suffix for suffix in FORMATS if suffix not in {".nhdr", ".mhd"})
+"""Suffixes that images can be written with."""
+
+LABEL_SUFFIXES = tuple(suffix for suffix in WRITTEN_SUFFIXES if suffix not in {".jpg", ".jpeg"})
+"""Suffixes that label maps can be written with: JPEG changes values."""
 
 
 def image_suffix(path: Path) -> str:
@@ -78,13 +91,12 @@ def result_name(path: Path, spec: ImageSpec) -> str:
     Parameters
     ----------
     path : Path
-        The input, e.g. ``case.nii.gz`` (stays), ``x.jpg`` (``x.png``), a DICOM folder ``d`` (``d.nii.gz``).
+        The input, e.g. ``case.nii.gz`` (stays), ``x.jpg`` (``x.png``), a DICOM folder or file ``d`` (``d.nii.gz``).
     spec : ImageSpec
         What was read from it.
     """
     suffix = image_suffix(path)
     if spec.format == "dicom" or not suffix:
         return f"{stem(path)}.nii.gz"
-    if suffix.lower() in {".jpg", ".jpeg"}:
-        return f"{stem(path)}.png"
-    return path.name
+    other = RESULT_SUFFIXES.get(suffix.lower())
+    return f"{stem(path)}{other}" if other else path.name

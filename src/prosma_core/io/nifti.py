@@ -86,10 +86,7 @@ def read_nifti(path: Path, axes: str | None) -> Scan:
 
 def _read_file(path: Path, *, keep: bool) -> tuple[_Declared, NDArray[np.uint8]]:
     """The checked header and, where `keep`, the bytes of the voxels."""
-    from nibabel.spatialimages import HeaderDataError
-    from nibabel.wrapstruct import WrapStructError
-
-    with reading(path, "a NIfTI file", HeaderDataError, WrapStructError), path.open("rb") as plain:
+    with reading(path, "a NIfTI file"), path.open("rb") as plain:
         packed = plain.read(2) == b"\x1f\x8b"
         plain.seek(0)
         size = path.stat().st_size
@@ -171,9 +168,7 @@ def _axis_names(shape: tuple[int, ...], path: Path, axes: str | None, *, rgb: bo
 
 def _physical(voxels: NDArray[Any], header: Any, path: Path) -> NDArray[Any]:
     """Voxels in the machine's byte order; with slope and intercept applied where the header has them, as floats."""
-    from nibabel.spatialimages import HeaderDataError
-
-    with reading(path, "a NIfTI file", HeaderDataError):
+    with reading(path, "a NIfTI file"):
         slope, intercept = header.get_slope_inter()
     if not voxels.dtype.isnative:
         voxels = voxels.byteswap(inplace=True).view(voxels.dtype.newbyteorder("="))

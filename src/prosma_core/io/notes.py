@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from prosma_core.errors import ProsmaError
-from prosma_core.io.failures import LIBRARY_ERRORS, reading
+from prosma_core.io.failures import reading
 from prosma_core.io.names import FORMATS, image_suffix
 
-_UNREADABLE: tuple[type[Exception], ...] = (ProsmaError, *LIBRARY_ERRORS)
 _COMMENT = 6
 """Code of a comment among the extensions of a NIfTI file."""
 _MOST_BYTES = 1 << 20
@@ -40,23 +39,21 @@ def read_notes(path: Path) -> dict[str, Any]:
         As they were given to `write_labels` or `write_image` as provenance; ``program`` is always among them.
     """
     kind = FORMATS.get(image_suffix(path).lower(), "")
-    readers = {"nifti": _nifti, "zarr": _zarr, "tiff": _tiff, "raster": _raster, "medical": _medical}
+    readers = {"nifti": _nifti, "zarr": _zarr, "tiff": _tiff, "raster": _raster, "nrrd": _text, "metaimage": _text}
     if kind not in readers:
         return {}
     try:
-        notes = readers[kind](path)
-    except _UNREADABLE:
+        with reading(path, "notes"):
+            notes = readers[kind](path)
+    except ProsmaError:
         return {}
     return notes if "program" in notes else {}
 
 
 def _nifti(path: Path) -> dict[str, Any]:
     import nibabel as nib
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
 
-    with reading(path, "a NIfTI file", ImageFileError, HeaderDataError):
-        header: Any = nib.load(path).header
+    header: Any = nib.load(path).header
     for extension in header.extensions:
         if extension.get_code() != _COMMENT:
             continue
@@ -90,7 +87,7 @@ def _raster(path: Path) -> dict[str, Any]:
         return {str(key): str(value) for key, value in getattr(picture, "text", {}).items()}
 
 
-def _medical(path: Path) -> dict[str, Any]:
+def _text(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         start = file.read(_MOST_BYTES)
     text, _, _ = start.partition(b"ElementDataFile" if path.suffix.lower() == ".mha" else b"\n\n")

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prosma_core.errors import FileFormatError
-from prosma_core.io.medical_checks import check_medical
+from prosma_core.io.dicom import check_dicom
+from prosma_core.io.metaimage import check_metaimage
 from prosma_core.io.names import FORMATS, IMAGE_SUFFIXES, image_suffix, is_dicom_folder
 from prosma_core.io.nifti import check_nifti
+from prosma_core.io.nrrd import check_nrrd
 from prosma_core.io.raster import check_raster
 from prosma_core.io.tiff import check_tiff
 from prosma_core.io.zarr_checks import check_zarr
@@ -20,8 +22,9 @@ if TYPE_CHECKING:
 def preflight(path: Path) -> None:
     """Check an image file or folder without keeping its voxels.
 
-    NIfTI and PNG are read to the end and compared with their checksums and declared sizes; for the other formats the
-    declared size is compared with the bytes that are there. `read_image` and `read_labels` do the same by themselves.
+    NIfTI, NRRD, MHA and PNG are read to the end and compared with their checksums and declared sizes; for the other
+    formats the declared size is compared with the bytes that are there. `read_image` and `read_labels` do the same by
+    themselves.
 
     Raises
     ------
@@ -35,13 +38,15 @@ def preflight(path: Path) -> None:
         "tiff": check_tiff,
         "raster": check_raster,
         "zarr": check_zarr,
-        "medical": check_medical,
+        "nrrd": check_nrrd,
+        "metaimage": check_metaimage,
+        "dicom": check_dicom,
     }
     checks[reader_of(path)](path)
 
 
 def reader_of(path: Path) -> str:
-    """Which reader opens `path`: a value of `FORMATS`, ``"medical"`` for a DICOM folder.
+    """Which reader opens `path`: a value of `FORMATS`, ``"dicom"`` for a DICOM folder.
 
     Raises
     ------
@@ -52,7 +57,7 @@ def reader_of(path: Path) -> str:
         msg = f"{path} does not exist. Check the name and the folder."
         raise FileFormatError(msg)
     if is_dicom_folder(path):
-        return "medical"
+        return "dicom"
     suffix = image_suffix(path).lower()
     if not suffix and path.is_dir() and load_node(path) is not None:  # a member of a zarr folder
         return "zarr"

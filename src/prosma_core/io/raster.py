@@ -142,7 +142,7 @@ def read_raster(path: Path, axes: str | None, *, labels: bool = False) -> Scan:
     from PIL import Image
 
     header = _read_header(path)
-    with reading(path, "a PNG or JPEG picture", Image.DecompressionBombError), warnings.catch_warnings():
+    with reading(path, "a PNG or JPEG picture"), warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, not a bomb; beyond that pillow raises
         with Image.open(path, formats=("PNG", "JPEG")) as picture:
             picture.load()

@@ -64,7 +64,7 @@ def read_tiff(path: Path, axes: str | None) -> Scan:
 def _open(path: Path, axes: str | None, *, check_only: bool) -> Scan | None:
     import tifffile
 
-    with reading(path, "a TIFF file", tifffile.TiffFileError):
+    with reading(path, "a TIFF file"):
         check_pages(path)
         with tifffile.TiffFile(path) as tiff:
             series = tiff.series[0]

@@ -18,6 +18,7 @@ from prosma_core.data.geometry import AXIS_ORDER, ImageSpec, array_spec
 from prosma_core.errors import FileFormatError, GeometryError, LabelError, OutputError, ProsmaError
 from prosma_core.io.images import (
     IMAGE_SUFFIXES,
+    LABEL_SUFFIXES,
     is_image_path,
     preflight,
     read_image,
@@ -28,9 +29,7 @@ from prosma_core.io.images import (
     write_labels,
 )
 
-WRITABLE = [suffix for suffix in IMAGE_SUFFIXES if suffix not in {".jpg", ".jpeg"}]
 EXACT = [".tif", ".ome.tif", ".tiff", ".zarr", ".ome.zarr"]
-PLAIN = [suffix for suffix in WRITABLE if suffix not in {".nrrd", ".mha"}]
 
 
 @st.composite
@@ -65,7 +64,7 @@ def test_labels_come_back_in_the_smallest_type(spec: ImageSpec, most: int, suffi
     assert again.spec.axes == spec.labels_spec().axes
 
 
-@pytest.mark.parametrize("suffix", PLAIN)
+@pytest.mark.parametrize("suffix", LABEL_SUFFIXES)
 def test_every_format_holds_2d_labels(tmp_path: Path, suffix: str) -> None:
     labels = np.arange(12).reshape(3, 4)
     path = tmp_path / f"a{suffix}"
@@ -121,7 +120,7 @@ def test_other_names_and_folders_are_no_images(tmp_path: Path) -> None:
     assert not is_image_path(Path(".png"))
 
 
-@pytest.mark.parametrize("suffix", PLAIN)
+@pytest.mark.parametrize("suffix", LABEL_SUFFIXES)
 def test_existing_results_are_only_replaced_on_request(tmp_path: Path, suffix: str) -> None:
     path, spec = tmp_path / f"a{suffix}", array_spec((3, 4), "yx")
     write_labels(path, np.zeros((3, 4), int), spec)
@@ -215,7 +214,7 @@ def damage(content: bytes, rng: np.random.Generator) -> bytes:
     return bytes(broken)
 
 
-@pytest.mark.parametrize("suffix", PLAIN)
+@pytest.mark.parametrize("suffix", LABEL_SUFFIXES)
 def test_damage_gives_our_error_or_an_array(tmp_path: Path, rng: np.random.Generator, suffix: str) -> None:
     path, spec = tmp_path / f"a{suffix}", array_spec((4, 16, 17), "zyx", (2.0, 0.5, 0.5), "um")
     labels = rng.integers(0, 300, spec.shape)

@@ -1,4 +1,4 @@
-"""NRRD, MHA and DICOM series through SimpleITK (extra ``medical``)."""
+"""DICOM series through SimpleITK (extra ``medical``)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prosma_core.data.geometry import ImageSpec, Scan, affine_spacing, reverse_affine
-from prosma_core.errors import FileFormatError, GeometryError, MissingExtraError, OutputError
+from prosma_core.errors import FileFormatError, GeometryError, MissingExtraError
 from prosma_core.io.failures import damaged, reading
-from prosma_core.io.layout import METRES, arrange, ask_for_axes, parse_axes
-from prosma_core.io.medical_checks import check_medical
+from prosma_core.io.layout import arrange, ask_for_axes, parse_axes
 from prosma_core.io.names import is_dicom_file
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _LOG = logging.getLogger(__name__)
-_IO = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO"}
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _MISSING_SLICE = 0.5  # a distance of slices that differs by this part of the usual one
 _UNEVEN_SLICES = 0.01
@@ -46,8 +44,8 @@ class ItkHeader:
         return reverse_affine(_LPS_TO_RAS @ affine if spatial == 3 else affine)
 
 
-def read_medical(path: Path, axes: str | None) -> Scan:
-    """The scan of an NRRD or MHA file or of a DICOM folder; lengths in mm.
+def read_dicom(path: Path, axes: str | None) -> Scan:
+    """The scan of a DICOM folder; lengths in mm.
 
     Parameters
     ----------
@@ -61,20 +59,17 @@ def read_medical(path: Path, axes: str | None) -> Scan:
     MissingExtraError
         SimpleITK is not installed.
     FileFormatError
-        As in `check_medical`; the voxels cannot be unpacked; or a folder holds several series or unreadable files.
+        As in `check_dicom`; the voxels cannot be unpacked; or a folder holds several series or unreadable files.
     GeometryError
         The axes cannot be told, slices are missing, or the affine cannot be used.
     """
     sitk = _simpleitk()
-    check_medical(path)
-    with reading(path, "a DICOM series" if path.is_dir() else "an image"):
-        image = (
-            _read_series(path, sitk) if path.is_dir() else sitk.ReadImage(str(path), imageIO=_IO[path.suffix.lower()])
-        )
+    check_dicom(path)
+    with reading(path, "a DICOM series"):
+        image = _read_series(path, sitk)
         header = ItkHeader(image.GetSpacing(), image.GetOrigin(), image.GetDirection())
         components = image.GetNumberOfComponentsPerPixel()
         data: NDArray[Any] = sitk.GetArrayFromImage(image)
-    kind = "dicom" if path.is_dir() else path.suffix.lower()[1:]
     samples = "c" if components > 1 else ""
     default = {2: "yx", 3: "zyx", 4: "tzyx"}.get(len(header.spacing), "") + samples
     if axes is None and len(default) != data.ndim:
@@ -83,77 +78,33 @@ def read_medical(path: Path, axes: str | None) -> Scan:
     affine = header.affine()
     if names != default or "z" not in names:
         scale = [*reversed(header.spacing), *([1.0] if samples else [])]
-        return arrange(data, names, scale=scale, unit="mm", kind=kind, header=header)
+        return arrange(data, names, scale=scale, unit="mm", kind="dicom", header=header)
     voxels = np.moveaxis(data, -1, -4) if samples else data
     ordered = names.replace("zyxc", "czyx")
-    spec = ImageSpec(ordered, voxels.shape, affine_spacing(affine), "mm", affine, "ras", (), kind, header)
+    spec = ImageSpec(ordered, voxels.shape, affine_spacing(affine), "mm", affine, "ras", (), "dicom", header)
     return Scan(voxels, spec)
 
 
-def write_medical(path: Path, data: NDArray[Any], spec: ImageSpec, provenance: dict[str, str]) -> None:
-    """Write an array as NRRD or MHA, compressed, on the grid of `spec` (lengths in mm).
-
-    Parameters
-    ----------
-    path : Path
-    data : ndarray
-        Shape ``spec.shape``, axes ``spec.axes``.
-    spec : ImageSpec
-    provenance : dict
-        Becomes key-value pairs of the header.
+def check_dicom(path: Path) -> None:
+    """Check the files of a DICOM folder without SimpleITK.
 
     Raises
     ------
-    MissingExtraError
-        SimpleITK is not installed.
-    OutputError
-        The array has time and channels both, or SimpleITK fails.
+    FileFormatError
+        A file is too short.
     """
-    sitk = _simpleitk()
-    if "t" in spec.axes and "c" in spec.axes:
-        msg = f"{path.suffix} cannot hold time and channels together (axes {spec.axes}); write .nii.gz or .zarr."
-        raise OutputError(msg)
-    voxels = np.moveaxis(data, spec.axes.index("c"), -1) if "c" in spec.axes else data
-    image = sitk.GetImageFromArray(np.ascontiguousarray(voxels), isVector="c" in spec.axes)
-    header = _header(spec, image.GetDimension())
-    image.SetSpacing(header.spacing)
-    image.SetOrigin(header.origin)
-    image.SetDirection(header.direction)
-    for key, value in provenance.items():
-        image.SetMetaData(key, value)
-    try:
-        sitk.WriteImage(image, str(path), useCompression=True, imageIO=_IO[path.suffix.lower()])
-    except RuntimeError as error:  # what SimpleITK makes of a full disk
-        msg = f"SimpleITK cannot write {path.suffix}: {error}. Check the free space, or write .nii.gz."
-        raise OutputError(msg) from error
+    for member in sorted(path.iterdir()):
+        if is_dicom_file(member) and member.stat().st_size < 132:
+            raise damaged(member, "it is too short for a DICOM file")
 
 
 def _simpleitk() -> Any:
     try:
         import SimpleITK
     except ImportError as error:
-        msg = "NRRD, MHA and DICOM need SimpleITK, which is not installed: pip install 'napari-prosma[medical]'"
+        msg = "DICOM needs SimpleITK, which is not installed: pip install 'napari-prosma[medical]'"
         raise MissingExtraError(msg) from error
     return SimpleITK
-
-
-def _header(spec: ImageSpec, ndim: int) -> ItkHeader:
-    """The source's geometry where it is the one of `spec`, else one made from the affine."""
-    source = spec.header
-    if isinstance(source, ItkHeader) and len(source.spacing) == ndim and np.array_equal(source.affine(), spec.affine):
-        return source
-    n = spec.spatial_ndim
-    affine = reverse_affine(spec.affine)
-    if spec.world == "ras":
-        affine = _LPS_TO_RAS @ affine
-    elif spec.unit in METRES:
-        affine[:n] *= METRES[spec.unit] / METRES["mm"]
-    sizes = affine_spacing(affine)
-    direction = np.eye(ndim)
-    direction[:n, :n] = affine[:n, :n] / sizes
-    more = ndim - n
-    origin = (*(float(value) for value in affine[:n, n]), *[0.0] * more)
-    return ItkHeader((*sizes, *[1.0] * more), origin, tuple(float(value) for value in direction.ravel()))
 
 
 def _read_series(folder: Path, sitk: Any) -> Any:

@@ -1,0 +1,200 @@
+"""NRRD files: one file, or a header (.nhdr) with the voxels in a file beside it; segmentations of 3D Slicer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prosma_core.data.geometry import ImageSpec, Scan, affine_spacing, reverse_affine
+from prosma_core.errors import FileFormatError, GeometryError
+from prosma_core.io.failures import damaged, reading, shown
+from prosma_core.io.layout import arrange, ask_for_axes, one_unit, parse_axes, to_canonical, unit_name
+from prosma_core.io.nrrd_header import PATIENT_SPACES, NrrdFields, read_nrrd_header
+from prosma_core.io.nrrd_write import NrrdHeader
+from prosma_core.io.raw_voxels import check_voxels, numbers, read_voxels
+from prosma_core.io.slicer_segments import as_label_map, segments_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+_COLOURS = {"rgb-color", "rgba-color", "3-color", "4-color"}
+
+
+def check_nrrd(path: Path) -> None:
+    """Read the file to its end without keeping its voxels.
+
+    Raises
+    ------
+    FileFormatError
+        The header is damaged, an encoding or arrangement is not supported, or the voxels are fewer than declared.
+    GeometryError
+        An axis has no voxels, or the affine is not finite and invertible.
+    """
+    with reading(path, "an NRRD file"):
+        declared = read_nrrd_header(path)
+        letters = _letters(declared, path, layers=False)
+        if letters is not None:
+            _geometry(declared, [letters.index(letter) for letter in "xyz" if letter in letters], path)
+        check_voxels(declared.voxels)
+
+
+def read_nrrd(path: Path, axes: str | None) -> Scan:
+    """The scan of an NRRD file.
+
+    The unit is the file's own (``space units``), millimeters where it gives lengths without a unit. A space
+    that does not name a patient's axes (or no space) gives the world ``"image"``.
+
+    Parameters
+    ----------
+    path : Path
+    axes : str, optional
+        Letters for the dimensions of the array (those of the header in reverse order). Replaces the kinds of the
+        header and leaves the orientation out.
+
+    Raises
+    ------
+    FileFormatError, GeometryError
+        As in `check_nrrd`, or the axes cannot be told.
+    """
+    with reading(path, "an NRRD file"):
+        declared = read_nrrd_header(path)
+        segments = segments_of(declared.notes)
+        data = read_voxels(declared.voxels)
+    letters = _letters(declared, path, layers=bool(segments) and axes is None)
+    if axes is not None or letters is None or not {"x", "y"} <= set(letters):
+        if axes is None:
+            raise ask_for_axes(path, f"NRRD with the kinds {shown(', '.join(declared.kinds), 60)}", data.shape)
+        names = parse_axes(axes, data.ndim, path)
+        sizes, unit = _axis_sizes(declared, path)
+        return arrange(data, names, scale=[s or 1.0 for s in reversed(sizes)], unit=unit, kind="nrrd")
+    spatial = [letters.index(letter) for letter in "xyz" if letter in letters]
+    header, unit, world = _geometry(declared, spatial, path)
+    voxels, ordered = to_canonical(data, letters[::-1])
+    classes: dict[int, str] = {}
+    if segments:
+        voxels, ordered, classes = as_label_map(voxels, ordered, segments, path)
+        header = NrrdHeader(header.lines, header.affine, classes)
+    colours = "c" in ordered and any(kind in _COLOURS for kind in declared.kinds)
+    channels = ("red", "green", "blue", "alpha")[: voxels.shape[ordered.index("c")]] if colours else ()
+    spec = ImageSpec(
+        ordered, voxels.shape, affine_spacing(header.affine), unit, header.affine, world, channels, "nrrd", header
+    )
+    return Scan(voxels, spec)
+
+
+def _letters(declared: NrrdFields, path: Path, *, layers: bool) -> str | None:
+    """A letter of ``"xyztc"`` for each axis of the header, None where they cannot be told."""
+    spatial: list[int] = []
+    letters: list[str] = []
+    for index, kind in enumerate(declared.kinds):
+        directed = not declared.vectors or declared.vectors[index].startswith("(")
+        if kind == "complex":
+            msg = f"{path} holds complex numbers; real ones are needed. Save magnitude or phase."
+            raise FileFormatError(msg)
+        if kind == "time" or (kind == "domain" and not directed):
+            letters.append("t")
+        elif kind in {"domain", "space", "???", "none"} and directed:
+            letters.append(" ")
+            spatial.append(index)
+        else:
+            letters.append("c")
+    if layers and "c" not in letters and len(spatial) == 4:
+        letters[spatial.pop(0)] = "c"
+    if len(spatial) == 4 and "t" not in letters:
+        letters[spatial.pop()] = "t"
+    for letter, index in zip("xyz", spatial, strict=False):
+        letters[index] = letter
+    usable = " " not in letters and len(set(letters)) == len(letters) and len(spatial) in {2, 3}
+    return "".join(letters) if usable else None
+
+
+def _axis_sizes(declared: NrrdFields, path: Path) -> tuple[list[float | None], str]:
+    """Size of a voxel along each axis of the header (None where it has none), and the unit."""
+    sizes: list[float | None] = [None] * len(declared.kinds)
+    for index, vector in enumerate(declared.vectors):
+        if vector.startswith("("):
+            sizes[index] = float(np.linalg.norm(_vector(vector, declared, path))) or None
+    for index, word in enumerate(declared.fields.get("spacings", "").lower().split()[: len(sizes)]):
+        if word != "nan" and not declared.vectors:
+            sizes[index] = abs(numbers(word, 1, "spacings", path)[0]) or None
+    units = _quoted(declared.fields.get("space units", declared.fields.get("units", "")))
+    return sizes, unit_name(units[0]) if units else "mm" if any(sizes) else "pixel"
+
+
+def _vector(text: str, declared: NrrdFields, path: Path) -> tuple[float, ...]:
+    return numbers(text.strip("()"), max(declared.dims, 1), "space directions", path)
+
+
+def _quoted(text: str) -> list[str]:
+    """Words in quotation marks; without any, the words."""
+    return text.split('"')[1::2] if '"' in text else text.split()
+
+
+def _geometry(declared: NrrdFields, spatial: list[int], path: Path) -> tuple[NrrdHeader, str, Any]:
+    """Header lines, unit and world of the axes x, y, (z), which are the axes `spatial` of the header."""
+    n = len(spatial)
+    fields = declared.fields
+    lines: list[tuple[str, str]] = []
+    affine = np.eye(n + 1)
+    patient = declared.space in PATIENT_SPACES and n == 3
+    if declared.vectors:
+        if declared.dims not in {n, n + 1}:
+            msg = f"{path} has {n} axes in a space of {declared.dims} dimensions. Save it without its space directions."
+            raise GeometryError(msg)
+        columns = [_vector(declared.vectors[index], declared, path) for index in spatial]
+        affine[:n, :n] = np.array(columns)[:, :n].T
+        vectors = " ".join(_shorter(declared.vectors[index], n) for index in spatial)
+        place = (
+            ("space", declared.space)
+            if declared.space and (n == 3 or declared.space not in PATIENT_SPACES)
+            else ("space dimension", str(n))
+        )
+        lines += [place, ("space directions", vectors)]
+        if "space origin" in fields:
+            text = "".join(fields["space origin"].split())
+            affine[:n, n] = numbers(text.strip("()"), declared.dims, "space origin", path)[:n]
+            lines.append(("space origin", _shorter(text, n)))
+        units = _quoted(fields.get("space units", ""))[:n]
+        if units:
+            lines.append(("space units", " ".join(f'"{unit}"' for unit in units)))
+    else:
+        words = fields.get("spacings", "").split() or ["nan"] * len(declared.kinds)
+        if len(words) != len(declared.kinds):
+            raise damaged(path, f"its header has {len(words)} spacings for {len(declared.kinds)} axes")
+        chosen = [words[index] for index in spatial]
+        affine[:n, :n] = np.diag([1.0 if w.lower() == "nan" else numbers(w, 1, "spacings", path)[0] for w in chosen])
+        if any(word.lower() != "nan" for word in chosen):
+            lines.append(("spacings", " ".join(chosen)))
+        units = _quoted(fields.get("units", ""))
+        units = [units[index] for index in spatial] if len(units) == len(declared.kinds) else []
+        if units:
+            lines.append(("units", " ".join(f'"{unit}"' for unit in units)))
+    _check_affine(affine, path)
+    sized = bool(declared.vectors) or any(name == "spacings" for name, _ in lines)
+    unit = "mm" if sized else "pixel"  # what 3D Slicer and ITK take lengths without a unit for
+    if any(units):  # rows are the axes of the space; they are brought to one unit
+        unit, factors = one_unit([*units, *units[-1:] * (n - len(units))])
+        affine[:n] *= np.array(factors)[:, None]
+    if patient:
+        affine = np.diag([*PATIENT_SPACES[declared.space], 1.0]) @ affine
+    header = NrrdHeader(tuple(lines), reverse_affine(affine))
+    return header, unit, "ras" if patient else "image"
+
+
+def _shorter(vector: str, n: int) -> str:
+    return "(" + ",".join(vector.strip("()").split(",")[:n]) + ")"
+
+
+def _check_affine(affine: NDArray[np.float64], path: Path) -> None:
+    sizes = affine_spacing(affine)
+    if not all(np.isfinite(size) and size > 0 for size in sizes):
+        listed = ", ".join(f"{size:g}" for size in sizes)
+        msg = f"{path} has voxels of the size {listed}; all must be above 0. Repair its header."
+        raise GeometryError(msg)
+    n = len(sizes)
+    if abs(np.linalg.det(affine[:n, :n] / sizes)) < 1e-9:
+        msg = f"Two axes of {path} point the same way (space directions). Repair its header."
+        raise GeometryError(msg)

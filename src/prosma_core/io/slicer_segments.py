@@ -1,0 +1,93 @@
+"""Segments of 3D Slicer's .seg.nrrd files: their names and values, and their layers as one label map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prosma_core.errors import LabelError
+from prosma_core.io.failures import shown
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+_MOST = 10_000
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One structure: its name, and the value and layer of its voxels."""
+
+    name: str
+    value: int
+    layer: int
+
+
+def segments_of(notes: dict[str, str]) -> list[Segment]:
+    """The segments that the key-value pairs of an NRRD header describe, in their order; empty where none are."""
+    found: list[Segment] = []
+    for number in range(_MOST):
+        key = f"Segment{number}_"
+        if f"{key}ID" not in notes and f"{key}LabelValue" not in notes:
+            break
+        value, layer = (notes.get(f"{key}{name}", default) for name, default in (("LabelValue", "1"), ("Layer", "0")))
+        if not (value.isdecimal() and layer.isdecimal() and len(value) < 10 and len(layer) < 6):
+            return []
+        name = notes.get(f"{key}Name") or notes.get(f"{key}ID", "")
+        found.append(Segment(shown(name, 64) or f"segment {number + 1}", int(value), int(layer)))
+    return found
+
+
+def as_label_map(
+    data: NDArray[Any], axes: str, segments: list[Segment], path: Path
+) -> tuple[NDArray[Any], str, dict[int, str]]:
+    """One label map from the layers of a segmentation.
+
+    Parameters
+    ----------
+    data : ndarray, integer
+        Axes `axes`; the layers are the axis c, where there are several.
+    axes : str
+    segments : list of Segment
+    path : Path
+
+    Returns
+    -------
+    labels : ndarray, integer
+        Without the axis c. The segments' own values where all differ, else 1, 2, … in the order of the segments.
+    axes : str
+    names : dict of int to str
+
+    Raises
+    ------
+    LabelError
+        Segments of several layers overlap, which one label map cannot hold.
+    """
+    layers = data.shape[axes.index("c")] if "c" in axes else 1
+    segments = [segment for segment in segments if segment.layer < layers]
+    values = [segment.value for segment in segments]
+    own = len(set(values)) == len(values) and 0 not in values
+    numbers = values if own else list(range(1, len(segments) + 1))
+    names = {number: segment.name for number, segment in zip(numbers, segments, strict=True)}
+    if layers == 1:
+        single = data.take(0, axis=axes.index("c")) if "c" in axes else data
+        return single, axes.replace("c", ""), names
+    moved = np.moveaxis(data, axes.index("c"), 0)
+    labels = np.zeros(moved.shape[1:], np.min_scalar_type(max(numbers, default=0)))
+    for number, segment in zip(numbers, segments, strict=True):
+        here = moved[segment.layer] == segment.value
+        other = labels[here]
+        if other.any():
+            first = names[int(other[other > 0][0])]
+            msg = (
+                f"The segments {first!r} and {segment.name!r} of {path} overlap in {np.count_nonzero(other)} voxels; "
+                "a label map has one class for each voxel. Export them from 3D Slicer as separate label maps, or "
+                "without overlap."
+            )
+            raise LabelError(msg)
+        labels[here] = number
+    return labels, axes.replace("c", ""), names
