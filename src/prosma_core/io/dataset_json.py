@@ -9,7 +9,6 @@ from typing import Any
 from prosma_core.config.documents import load_json
 from prosma_core.errors import DatasetError
 
-
 _MOST_DIGITS = 9  # of a class or channel number
 
 
