@@ -17,6 +17,7 @@ from prosma_core.data.pair_check import grid_problem
 from prosma_core.errors import DatasetError, GeometryError
 from prosma_core.io.dataset_json import read_names, read_splits
 from prosma_core.io.images import is_image_path, read_image, read_labels, stem
+from prosma_core.io.ome_planes import set_members
 
 _CHANNEL = re.compile(r"^(.+)_(\d{4})$")
 
@@ -96,8 +97,17 @@ def open_dataset(root: Path) -> DatasetFolder:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Files of a folder with the name of an image, sorted; hidden ones (macOS leaves ``._NAME``) are left out."""
-    return sorted(p for p in folder.iterdir() if is_image_path(p) and not p.name.startswith("."))
+    """Files of a folder with the name of an image, sorted; hidden ones (macOS leaves ``._NAME``) are left out.
+
+    Of an OME-TIFF set of several files, all of them in the folder, only the first is given: it is read as the whole.
+    """
+    found: list[Path] = []
+    seen: set[Path] = set()
+    for path in sorted(p for p in folder.iterdir() if is_image_path(p) and not p.name.startswith(".")):
+        if path not in seen:
+            found.append(path)
+            seen.update(set_members(path))
+    return found
 
 
 def group_channels(paths: Iterable[Path], labels: set[str] | None = None) -> dict[str, tuple[Path, ...]]:

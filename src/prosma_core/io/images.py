@@ -203,13 +203,9 @@ def _read(path: Path, axes: str | None, *, labels: bool) -> Scan:
         return read_nifti(path, axes)
     if kind == "raster":
         return read_raster(path, axes, labels=labels)
-    readers = {
-        "tiff": read_tiff,
-        "zarr": read_zarr,
-        "nrrd": read_nrrd,
-        "metaimage": read_metaimage,
-        "dicom": read_dicom,
-    }
+    if kind == "tiff":
+        return read_tiff(path, axes, labels=labels)
+    readers = {"zarr": read_zarr, "nrrd": read_nrrd, "metaimage": read_metaimage, "dicom": read_dicom}
     return readers[kind](path, axes)
 
 

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, Any
 
-from prosma_core.io.failures import reading
-from prosma_core.io.layout import METRES, arrange, ask_for_axes, parse_axes, unit_name, usable_size
-from prosma_core.io.tiff_checks import check_bytes, check_pages
+import numpy as np
+
+from prosma_core.errors import FileFormatError
+from prosma_core.io.failures import damaged, reading
+from prosma_core.io.layout import arrange, ask_for_axes, parse_axes
+from prosma_core.io.limits import check_unpacked
+from prosma_core.io.ome_planes import Planes, find_planes, read_ome
+from prosma_core.io.ome_xml import Ome, claims_ome
+from prosma_core.io.tiff_checks import check_frames, check_series, check_shaped
+from prosma_core.io.tiff_colour import plain_samples, warn_orientation
+from prosma_core.io.tiff_pages import Pages, check_pages
+from prosma_core.io.tiff_size import voxel_size
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from tifffile import TiffFile, TiffPageSeries
+    from tifffile import TiffFile, TiffPage, TiffPageSeries
 
     from prosma_core.data.geometry import Scan
 
@@ -22,8 +32,14 @@ _LOG = logging.getLogger(__name__)
 AXES_NOTE = "prosma_axes"
 """Key of the OME map annotation that keeps which axes of size 1 a written array had."""
 
-_PRINT_DPI = {72, 96, 100, 120, 150, 200, 240, 300, 400, 600, 1200}
-_ALPHA = {1, 2}  # EXTRASAMPLE values: associated and unassociated alpha
+_MANY_PAGES = 1000
+_UNUSED = (
+    "ome",
+    "mmstack",
+    "ndtiff",
+    "scn",
+    "bif",
+)  # the library opens other files, or believes XML
 
 
 def check_tiff(path: Path) -> None:
@@ -32,22 +48,27 @@ def check_tiff(path: Path) -> None:
     Raises
     ------
     FileFormatError
-        A page, a strip or a tile lies outside the file or is missing, or more pixels are declared than it can hold.
+        A page, a strip or a tile lies outside the file or is missing, more pixels are declared than it can hold, or
+        the file says it is OME-TIFF and its OME-XML is damaged or does not fit its pages.
     GeometryError
         An axis has no pixels.
     """
-    _open(path, None, check_only=True)
+    _open(path, None, check_only=True, labels=False)
 
 
-def read_tiff(path: Path, axes: str | None) -> Scan:
-    """The first image of a TIFF; voxel size and unit from OME-XML, ImageJ's notes or the resolution in cm.
+def read_tiff(path: Path, axes: str | None, *, labels: bool = False) -> Scan:
+    """The first image of a TIFF; voxel size and unit from OME-XML, ImageJ's notes or the resolution.
+
+    Of an OME-TIFF set the planes of all its files are read, where all are in the folder.
 
     Parameters
     ----------
     path : Path
     axes : str, optional
         Letters for the dimensions of the file without those of size 1 before y and x. If not given they come from the
-        file; one unnamed dimension before y and x is read as z.
+        file; one unnamed dimension before y and x is read as z. Given, a damaged OME-XML is ignored.
+    labels : bool
+        Whether the values are class numbers: those of a palette are its indices.
 
     Raises
     ------
@@ -56,51 +77,186 @@ def read_tiff(path: Path, axes: str | None) -> Scan:
     GeometryError
         As in `check_tiff`, or the axes cannot be told.
     """
-    scan = _open(path, axes, check_only=False)
+    scan = _open(path, axes, check_only=False, labels=labels)
     assert scan is not None
     return scan
 
 
-def _open(path: Path, axes: str | None, *, check_only: bool) -> Scan | None:
+def _open(path: Path, axes: str | None, *, check_only: bool, labels: bool) -> Scan | None:
+    with reading(path, "a TIFF file"):
+        pages = check_pages(path)
+        found = _ome(path, pages, axes)
+        if found is not None:
+            ome, planes = found
+            declared = _check_ome(planes)
+            if not (check_only or labels):
+                check_unpacked(path, sum(file.stat().st_size for file in planes.files), declared)
+            return None if check_only else _read_ome(path, ome, planes, axes, labels=labels)
+        check_shaped(path, pages.description)
+        with _tiff_file(path) as tiff:
+            series = _first_series(tiff, pages)
+            check_series(path, series)
+            if not (check_only or labels):
+                check_unpacked(path, path.stat().st_size, series.nbytes)
+            return None if check_only else _read_series(path, tiff, series, axes, labels=labels)
+
+
+def _tiff_file(path: Path) -> TiffFile:
     import tifffile
 
-    with reading(path, "a TIFF file"):
-        check_pages(path)
-        with tifffile.TiffFile(path) as tiff:
-            series = tiff.series[0]
-            check_bytes(path, series)
-            return None if check_only else _read_series(path, tiff, series, axes)
+    known = tifffile.TIFF.FILE_FLAGS
+    flags: dict[str, Any] = {f"is_{name}": False for name in _UNUSED if name in known}
+    return tifffile.TiffFile(path, **flags)
 
 
-def _read_series(path: Path, tiff: TiffFile, series: TiffPageSeries, axes: str | None) -> Scan:
-    if len(tiff.series) > 1:
+def _first_series(tiff: TiffFile, pages: Pages) -> TiffPageSeries:
+    """The first image; where many pages differ, those like the first (the library compares each with each)."""
+    import tifffile
+
+    if len(pages) < _MANY_PAGES or len(set(pages.layouts)) == 1:
+        return tiff.series[0]
+    alike = [number for number, layout in enumerate(pages.layouts) if layout == pages.layouts[0]]
+    _LOG.warning("%s: %d of its %d pages are like the first; they are read.", tiff.filename, len(alike), len(pages))
+    frames = _frames(tiff, alike)
+    shape = (len(frames), *frames[0].shape)
+    return tifffile.TiffPageSeries(frames, shape, frames[0].dtype, "I" + frames[0].axes, parent=tiff)
+
+
+def _ome(path: Path, pages: Pages, axes: str | None) -> tuple[Ome, Planes] | None:
+    """What the OME-XML says and where its planes are; None for another TIFF, or where `axes` replace a damaged one."""
+    if not claims_ome(path, pages.description):
+        return None
+    try:
+        if not pages.description:
+            msg = (
+                f"The name of {path} says OME-TIFF, but it holds no OME-XML. Export it again, rename it to end with "
+                ".tif only, or name its axes with axes= (--axes)."
+            )
+            raise FileFormatError(msg)
+        ome, uuid = read_ome(path, pages.description)
+        return ome, find_planes(path, pages, ome, uuid)
+    except FileFormatError as error:
+        if axes is None:
+            raise
+        _LOG.warning("%s The axes given are used, its voxel size is not known.", error)
+        return None
+
+
+def _check_ome(planes: Planes) -> int:
+    """Check every plane; return their bytes."""
+    declared = 0
+    for file, entries in planes.files.items():
+        with _tiff_file(file) as tiff:
+            declared += check_frames(file, _frames(tiff, [page for _, page in entries]))
+    return declared
+
+
+def _frames(tiff: TiffFile, numbers: list[int]) -> list[Any]:
+    """Pages of one layout: only of the first all tags are read."""
+    tiff.pages.useframes = True
+    tiff.pages.set_keyframe(numbers[0])
+    return [tiff.pages[number] for number in numbers]
+
+
+def _stack(tiff: TiffFile, frames: list[Any]) -> NDArray[Any]:
+    import tifffile
+
+    shape = (len(frames), *frames[0].shape)
+    series = tifffile.TiffPageSeries(frames, shape, frames[0].dtype, "I" + frames[0].axes, parent=tiff)
+    return series.asarray().reshape(shape)
+
+
+def _read_ome(path: Path, ome: Ome, planes: Planes, axes: str | None, *, labels: bool) -> Scan:
+    count = math.prod(planes.sizes.values())
+    data: NDArray[Any] | None = None
+    for file, entries in planes.files.items():
+        with _tiff_file(file) as tiff:
+            frames = _frames(tiff, [page for _, page in entries])
+            if file == path or data is None:
+                page = frames[0]
+            part = _stack(tiff, frames)
+        order = [number for number, _ in entries]
+        if order == list(range(count)):
+            data = part
+            continue
+        data = np.empty((count, *part.shape[1:]), part.dtype) if data is None else data
+        data[order] = part
+    assert data is not None
+    if planes.image.modulo:
+        _LOG.warning("%s holds further axes within t, c or z (lifetimes, angles); they are not told apart.", path)
+    letters = planes.image.order + page.axes
+    sizes = [*planes.sizes.values(), *page.shape]
+    data = data.reshape(sizes)
+    data, letters = plain_samples(path, data, letters, page, labels=labels, stored=True)
+    data, letters = _fold_samples(data, letters)
+    data, letters = _squeezed(data, letters, str(ome.notes.get(AXES_NOTE, "")) if axes is None else "")
+    channels = planes.image.channels
+    return _scan(path, data, letters, axes, page, ome=planes.image.attributes, channels=channels, kind="ome-tiff")
+
+
+def _fold_samples(data: NDArray[Any], letters: str) -> tuple[NDArray[Any], str]:
+    """Samples of a page as further channels, where pages are channels, too."""
+    if "S" not in letters:
+        return data, letters
+    at, channel = letters.index("S"), letters.index("C")
+    if data.shape[channel] == 1:
+        return data.take(0, axis=channel), letters.replace("C", "")
+    data = np.moveaxis(data, at, channel + 1 if at > channel else channel)
+    letters = letters.replace("S", "")
+    shape = list(data.shape)
+    return data.reshape([*shape[:channel], shape[channel] * shape[channel + 1], *shape[channel + 2 :]]), letters
+
+
+def _squeezed(data: NDArray[Any], letters: str, noted: str) -> tuple[NDArray[Any], str]:
+    """Without axes of size 1 before y and x, or with those that the array had which was written."""
+    names = letters.replace("S", "C").lower()
+    sizes = dict(zip(names, data.shape, strict=True))
+    wanted = set(noted)
+    if noted and wanted <= set(names) and all(sizes[name] == 1 for name in sizes if name not in wanted):
+        keep = [name in wanted for name in names]
+    else:
+        keep = [size > 1 or name in "yx" for name, size in sizes.items()]
+    shape = [size for size, kept in zip(data.shape, keep, strict=True) if kept]
+    return data.reshape(shape), "".join(letter for letter, kept in zip(letters, keep, strict=True) if kept)
+
+
+def _read_series(path: Path, tiff: TiffFile, series: TiffPageSeries, axes: str | None, *, labels: bool) -> Scan:
+    if series.kind and len(tiff.series) > 1:  # without a kind it is one of `_first_series`
         _LOG.warning("%s holds %d images; the first one is read.", path, len(tiff.series))
-    ome = _ome_pixels(tiff)
-    noted = str(_ome_notes(tiff).get(AXES_NOTE, ""))
-    data = series.asarray()
-    letters = series.axes
-    if noted and not axes:
-        sizes = dict(zip(series.get_axes(squeeze=False).lower(), series.get_shape(squeeze=False), strict=True))
-        letters = noted.upper()
-        data = data.reshape([sizes[letter] for letter in noted])
-    elif letters.endswith("S") and series.keyframe.photometric == 2 and _has_alpha(series):
-        _LOG.info("%s: the alpha channel is left out.", path)
-        data = data[..., : data.shape[-1] - 1]
+    imagej = (tiff.imagej_metadata or {}) if tiff.is_imagej else None
+    page = series.keyframe
+    data, letters = plain_samples(path, series.asarray(), series.axes, page, labels=labels, stored=imagej is not None)
+    channels = ("red", "green", "blue") if "S" in letters else ()
+    return _scan(path, data, letters, axes, page, imagej=imagej, channels=channels, kind="tiff")
+
+
+def _scan(
+    path: Path,
+    data: NDArray[Any],
+    letters: str,
+    axes: str | None,
+    page: TiffPage,
+    *,
+    channels: tuple[str, ...],
+    kind: str,
+    ome: dict[str, str] | None = None,
+    imagej: dict[str, Any] | None = None,
+) -> Scan:
+    if data.dtype.kind not in "buif":
+        raise damaged(path, f"its pixels are of type {data.dtype}, and whole or real numbers are read")
+    orientation = page.tags.get("Orientation")
+    if orientation is not None:
+        warn_orientation(path, int(orientation.value))
     guess = _guess_axes(path, letters, data.shape) if axes is None else ""
     names = guess or parse_axes(axes or "", data.ndim, path)
-    scale, unit = _voxel_size(tiff, series, ome, letters, names)
-    kind = "ome-tiff" if tiff.is_ome else "tiff"
-    channels = _channel_names(ome) or (("red", "green", "blue") if letters.endswith("S") else ())
+    scale, unit = voxel_size(path, page, letters, names, ome, imagej)
+    if not channels and "S" in letters:
+        channels = ("red", "green", "blue")
     return arrange(_native(data), names, scale=scale, unit=unit, kind=kind, channel_names=channels)
 
 
 def _native(data: NDArray[Any]) -> NDArray[Any]:
     return data if data.dtype.isnative else data.astype(data.dtype.newbyteorder("="))
-
-
-def _has_alpha(series: TiffPageSeries) -> bool:
-    extra = series.keyframe.extrasamples
-    return bool(extra) and int(extra[-1]) in _ALPHA
 
 
 def _guess_axes(path: Path, letters: str, shape: tuple[int, ...]) -> str:
@@ -118,87 +274,3 @@ def _guess_axes(path: Path, letters: str, shape: tuple[int, ...]) -> str:
     if unknown or len(set(names)) != len(names):
         raise ask_for_axes(path, f"the file says {letters}", shape)
     return names
-
-
-def _ome_pixels(tiff: TiffFile) -> dict[str, Any]:
-    """Attributes of the first image's Pixels element, empty where the file has no OME-XML."""
-    image = _ome(tiff).get("Image", {})
-    pixels = (image[0] if isinstance(image, list) else image).get("Pixels", {})
-    return pixels if isinstance(pixels, dict) else {}
-
-
-def _ome_notes(tiff: TiffFile) -> dict[str, Any]:
-    """Entries of the map annotation that this project writes."""
-    notes = (_ome(tiff).get("StructuredAnnotations") or {}).get("MapAnnotation", {})
-    entries = ((notes if isinstance(notes, dict) else {}).get("Value") or {}).get("M", [])
-    entries = entries if isinstance(entries, list) else [entries]
-    return {entry["K"]: entry.get("value", "") for entry in entries if "K" in entry}
-
-
-def _ome(tiff: TiffFile) -> dict[str, Any]:
-    import tifffile
-
-    xml = tiff.ome_metadata if tiff.is_ome else None
-    root = tifffile.xml2dict(xml).get("OME", {}) if xml else {}
-    return root if isinstance(root, dict) else {}
-
-
-def _channel_names(ome: dict[str, Any]) -> tuple[str, ...]:
-    channels = ome.get("Channel", [])
-    channels = channels if isinstance(channels, list) else [channels]
-    names = tuple(str(channel.get("Name", "")) for channel in channels)
-    return names if all(names) else ()
-
-
-def _voxel_size(
-    tiff: TiffFile, series: TiffPageSeries, ome: dict[str, Any], letters: str, names: str
-) -> tuple[list[float], str]:
-    """Voxel size for each dimension of the file, and its unit; what is not known is as large as x."""
-    if ome:
-        sizes, unit = _ome_size(ome)
-    elif tiff.is_imagej:
-        sizes, unit = _imagej_size(tiff, series)
-    else:
-        sizes, unit = _resolution_size(series)
-    if not any(sizes.values()):
-        return [1.0] * len(names), "pixel"
-    common = sizes.get("X") or sizes.get("Y") or 1.0
-    if "z" in names and not sizes.get("Z"):
-        _LOG.info("The file gives no distance of planes; %g %s is assumed, as in x.", common, unit)
-    filed = [letter if letter in "XY" else "Z" for letter in letters]
-    return [sizes.get(letter) or common for letter in filed], unit
-
-
-def _ome_size(ome: dict[str, Any]) -> tuple[dict[str, float | None], str]:
-    units = {axis: unit_name(ome.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "XYZ"}
-    sizes = {axis: usable_size(ome.get(f"PhysicalSize{axis}")) for axis in "XYZ"}
-    unit = next((units[axis] for axis in "XYZ" if sizes[axis]), "pixel")
-    for axis, size in sizes.items():
-        if size and units[axis] != unit and units[axis] in METRES and unit in METRES:
-            sizes[axis] = size * METRES[units[axis]] / METRES[unit]
-    return sizes, unit
-
-
-def _imagej_size(tiff: TiffFile, series: TiffPageSeries) -> tuple[dict[str, float | None], str]:
-    notes = tiff.imagej_metadata or {}
-    x, y = _pixels_per_unit(series)
-    sizes = {"X": usable_size(1 / x if x else None), "Y": usable_size(1 / y if y else None)}
-    return {**sizes, "Z": usable_size(notes.get("spacing"))}, unit_name(notes.get("unit", ""))
-
-
-def _resolution_size(series: TiffPageSeries) -> tuple[dict[str, float | None], str]:
-    """Micrometres from a resolution in pixels per centimetre; inches and printers' values say nothing of a voxel."""
-    unit = series.keyframe.tags.get("ResolutionUnit")
-    x, y = _pixels_per_unit(series)
-    if unit is None or int(unit.value) != 3 or not x or not y or round(x * 2.54) in _PRINT_DPI:
-        return {}, "pixel"
-    return {"X": usable_size(1e4 / x), "Y": usable_size(1e4 / y)}, "um"
-
-
-def _pixels_per_unit(series: TiffPageSeries) -> tuple[float | None, float | None]:
-    values: list[float | None] = []
-    for name in ("XResolution", "YResolution"):
-        tag = series.keyframe.tags.get(name)
-        above, below = tag.value if tag is not None and isinstance(tag.value, tuple) else (0, 1)
-        values.append(usable_size(above / below) if below else None)
-    return values[0], values[1]

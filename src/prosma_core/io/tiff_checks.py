@@ -3,78 +3,48 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prosma_core.errors import GeometryError
 from prosma_core.io.failures import damaged
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from typing import BinaryIO
 
     from tifffile import TiffFrame, TiffPage, TiffPageSeries
 
 _RATIOS = {1: 1, 5: 1400, 8: 1032, 32946: 1032, 32773: 64}  # none, LZW, deflate (two numbers), PackBits
 _ANY_RATIO = 40_000  # the most that any other codec (Zstandard on zeros) makes of a byte
+_MOST_DIMENSIONS = 16
 
 
-def check_pages(path: Path) -> None:
-    """Follow the chain of pages from the first to the last.
-
-    Raises
-    ------
-    FileFormatError
-        It is no TIFF, or a page lies outside the file: libraries would silently leave out that page and the rest.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(16)
-        order = {b"II": "little", b"MM": "big"}.get(start[:2])
-        version = int.from_bytes(start[2:4], "little" if order == "little" else "big")
-        if order is None or version not in {42, 43} or len(start) < 8:
-            raise damaged(path, "it does not start with a TIFF header")
-        big = version == 43
-        offset = _number(start[8:16] if big else start[4:8], order)
-        seen: set[int] = set()
-        while offset:
-            if offset in seen or offset >= size:
-                raise damaged(path, f"page {len(seen) + 1} is said to start at byte {offset} of {size}")
-            seen.add(offset)
-            offset = _next_page(file, path, offset, big=big, order=order)
-    if not seen:
-        raise damaged(path, "it holds no page")
+def check_shaped(path: Path, description: bytes) -> None:
+    """Raise `FileFormatError` where the shape that tifffile noted has more dimensions than an image."""
+    if description.startswith(b'{"shape"') and description[:4096].partition(b"]")[0].count(b",") > _MOST_DIMENSIONS:
+        raise damaged(path, f"its notes declare a shape of more than {_MOST_DIMENSIONS} dimensions")
 
 
-def _next_page(file: BinaryIO, path: Path, offset: int, *, big: bool, order: str) -> int:
-    counter, entry, pointer = (8, 20, 8) if big else (2, 12, 4)
-    file.seek(offset)
-    count = _number(file.read(counter), order)
-    if count > 65535:
-        raise damaged(path, f"a page declares {count} tags")
-    file.seek(offset + counter + count * entry)
-    after = file.read(pointer)
-    if len(after) < pointer:
-        raise damaged(path, "it ends inside the list of tags of a page")
-    return _number(after, order)
+def check_frames(path: Path, frames: list[Any]) -> int:
+    """Bytes of planes of one layout, compared with their strips and tiles; errors as in `check_series`."""
+    page = frames[0]
+    _check_pixels(path, page.shape, page.axes, page.dtype)
+    declared: int = len(frames) * math.prod(page.shape) * page.dtype.itemsize
+    _check_packed(path, page, declared, sum(_segment_bytes(path, frame, i) for i, frame in enumerate(frames)))
+    return declared
 
 
-def _number(block: bytes, order: str) -> int:
-    return int.from_bytes(block, "little" if order == "little" else "big")
-
-
-def check_bytes(path: Path, series: TiffPageSeries) -> None:
+def check_series(path: Path, series: TiffPageSeries) -> None:
     """Compare the declared pixels of an image with the strips and tiles that are there.
 
     Raises
     ------
     FileFormatError
-        A plane, strip or tile is missing or lies outside the file, or they cannot hold the declared pixels.
+        A plane, strip or tile is missing or lies outside the file, they cannot hold the declared pixels, or the
+        pixels are of a type that is not read.
     GeometryError
         An axis has no pixels.
     """
-    if 0 in series.shape or series.dtype is None:
-        msg = f"{path} has an axis without pixels: axes {series.axes}, shape {series.shape}. Every axis needs one."
-        raise GeometryError(msg)
+    _check_pixels(path, series.shape, series.axes, series.dtype)
     declared = math.prod(series.shape) * series.dtype.itemsize
     size = path.stat().st_size if series.parent is None else int(series.parent.filehandle.size)
     if series.dataoffset is not None:
@@ -86,8 +56,23 @@ def check_bytes(path: Path, series: TiffPageSeries) -> None:
         if page is None:
             raise damaged(path, f"plane {number + 1} of {len(series.pages)} is missing")
         present += _segment_bytes(path, page, number)
-    ratio = _RATIOS.get(int(series.keyframe.compression), _ANY_RATIO)
-    packed_bits = max(8 * series.dtype.itemsize // max(series.keyframe.bitspersample, 1), 1)
+    _check_packed(path, series.keyframe, declared, present)
+
+
+def _check_pixels(path: Path, shape: tuple[int, ...], axes: str, dtype: object) -> None:
+    if 0 in shape:
+        msg = f"{path} has an axis without pixels: axes {axes}, shape {shape}. Every axis needs one."
+        raise GeometryError(msg)
+    if dtype is None:
+        raise damaged(path, "its pixels are of a type that is not read")
+
+
+def _check_packed(path: Path, page: TiffPage, declared: int, present: int) -> None:
+    ratio = _RATIOS.get(int(page.compression), _ANY_RATIO)
+    size = path.stat().st_size if page.parent is None else int(page.parent.filehandle.size)
+    if present > 2 * size:
+        raise damaged(path, f"its strips and tiles overlap: {present} bytes are declared, and it has {size}")
+    packed_bits = max(8 * page.dtype.itemsize // max(page.bitspersample, 1), 1)  # type: ignore[union-attr]
     if declared > present * ratio * packed_bits:
         raise damaged(path, f"it declares {declared} bytes of pixels but holds only {present}, too few for its codec")
 

@@ -1,0 +1,176 @@
+"""The pages of a TIFF as its lists of tags declare them, read without a library and within bounds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from prosma_core.io.failures import damaged
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import BinaryIO, Literal
+
+_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_WHOLE = {1, 3, 4, 13, 16, 18}  # types of whole numbers
+_DESCRIPTION, _SUBIFDS, _BITS, _FORMAT = 270, 330, 258, 339
+_LAYOUT = (256, 257, _BITS, 259, 262, 277, 284, 317, 322, 323, 338, _FORMAT, 32997, 32998)
+_MOST_TAGS = 65_535
+_SLACK = 1 << 20
+_LEAST_PAGE = 128  # bytes that no page with pixels is smaller than
+
+
+@dataclass(frozen=True)
+class Pages:
+    """What the lists of tags of a file say.
+
+    Attributes
+    ----------
+    layouts : list of tuple of int
+        For each page its size, type, codec and tiles: pages of one image have the same.
+    description : bytes
+        The text of the first page, where OME-XML and ImageJ keep their notes.
+    """
+
+    layouts: list[tuple[int, ...]] = field(default_factory=list)
+    description: bytes = b""
+
+    def __len__(self) -> int:
+        return len(self.layouts)
+
+
+def check_pages(path: Path) -> Pages:
+    """Follow the chain of pages from the first to the last.
+
+    Raises
+    ------
+    FileFormatError
+        It is no TIFF; a page lies outside the file, or the chain runs in a circle, where libraries would silently
+        leave out that page and the rest; or its tags declare more than the file holds.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        walk = _Walk(path, file, size)
+        offset, seen, pages = walk.first(), set[int](), Pages()
+        description = b""
+        while offset:
+            if offset in seen or offset >= size:
+                raise damaged(path, f"page {len(seen) + 1} is said to start at byte {offset} of {size}")
+            seen.add(offset)
+            layout, text, offset = walk.page(offset, described=len(seen) == 1)
+            pages.layouts.append(layout)
+            description = text or description
+    if not seen:
+        raise damaged(path, "it holds no page")
+    return Pages(pages.layouts, description)
+
+
+def first_description(path: Path) -> bytes:
+    """The text of the first page; empty where `path` is no TIFF or has none. Errors as in `check_pages`."""
+    with path.open("rb") as file:
+        walk = _Walk(path, file, path.stat().st_size)
+        offset = walk.first()
+        return walk.page(offset, described=True)[1] if 0 < offset < walk.size else b""
+
+
+class _Walk:
+    """Reads lists of tags, and counts what they declare in all."""
+
+    def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
+        self.path, self.file, self.size = path, file, size
+        self.order: Literal["little", "big"] = "little"
+        self.big = False
+        self._values = 0
+        self._subpages = 0
+
+    def first(self) -> int:
+        """Where the first page starts."""
+        start = self.file.read(16)
+        known = start[:2] in {b"II", b"MM"}
+        self.order = "big" if start[:2] == b"MM" else "little"
+        version = self._number(start[2:4])
+        if not known or version not in {42, 43} or len(start) < 8:
+            raise damaged(self.path, "it does not start with a TIFF header")
+        self.big = version == 43
+        return self._number(start[8:16] if self.big else start[4:8])
+
+    def page(self, offset: int, *, described: bool) -> tuple[tuple[int, ...], bytes, int]:
+        """The layout of a page, its text where that is wanted, and where the next page starts."""
+        counter, width, pointer = (8, 20, 8) if self.big else (2, 12, 4)
+        self.file.seek(offset)
+        count = self._number(self.file.read(counter))
+        if count > _MOST_TAGS:
+            raise damaged(self.path, f"a page declares {count} tags")
+        block = self.file.read(count * width + pointer)
+        if len(block) < count * width + pointer:
+            raise damaged(self.path, "it ends inside the list of tags of a page")
+        layout, text = dict[int, int](), b""
+        for start in range(0, count * width, width):
+            entry = block[start : start + width]
+            code, kind = self._number(entry[:2]), self._number(entry[2:4])
+            values = self._number(entry[4 : width - pointer])
+            length = values * _SIZES.get(kind, 1)
+            inline = entry[width - pointer :]
+            place = -1 if length <= pointer else self._number(inline)
+            if place + length > self.size:
+                continue  # values that cannot be in the file: unused tags of some programs have them
+            self._count_values(length)
+            if code in _LAYOUT and code not in layout:
+                layout[code] = self._whole(inline if place < 0 else place, kind, values)
+            elif code == _DESCRIPTION and described:
+                text = (inline[:length] if place < 0 else self._read(place, length)).rstrip(b"\0 ")
+            elif code == _SUBIFDS:
+                self._count_subpages(values)
+        return tuple(layout.get(code, 0) for code in _LAYOUT), text, self._number(block[count * width :])
+
+    def _count_values(self, length: int) -> None:
+        self._values += length
+        if self._values > 2 * self.size + _SLACK:
+            raise damaged(self.path, f"its tags declare more than {2 * self.size} bytes, twice what it holds")
+
+    def _whole(self, where: bytes | int, kind: int, values: int) -> int:
+        """A whole number; for several, one that stands for them."""
+        if kind not in _WHOLE:
+            return -1
+        width = _SIZES[kind]
+        length = min(values, 64) * width
+        block = where[:length] if isinstance(where, bytes) else self._read(where, length)
+        if values == 1:
+            return self._number(block)
+        numbers = {self._number(block[i : i + width]) for i in range(0, len(block), width)}
+        return numbers.pop() if len(numbers) == 1 else hash(block)
+
+    def _count_subpages(self, values: int) -> None:
+        self._subpages += values
+        if self._subpages > max(self.size // _LEAST_PAGE, 1):
+            raise damaged(self.path, f"it declares {self._subpages} reduced images, more than it can hold")
+
+    def _read(self, place: int, length: int) -> bytes:
+        self.file.seek(place)
+        return self.file.read(length)
+
+    def _number(self, block: bytes) -> int:
+        return int.from_bytes(block, self.order)
+
+
+def same_layout(path: Path, pages: Pages, numbers: list[int]) -> None:
+    """Raise `FileFormatError` unless these pages can be planes of one image."""
+    for number in numbers:
+        if pages.layouts[number] != pages.layouts[numbers[0]]:
+            one, other = _size(pages.layouts[numbers[0]]), _size(pages.layouts[number])
+            differ = f"{one} and {other} pixels" if one != other else "type or codec"
+            raise damaged(path, f"pages {numbers[0] + 1} and {number + 1} are planes of one image but differ: {differ}")
+
+
+def _size(layout: tuple[int, ...]) -> str:
+    return f"{layout[0]} x {layout[1]}"
+
+
+def covers(numbers: list[tuple[int, ...]]) -> tuple[tuple[int, int], ...] | None:
+    """First and last index along each axis of a set of index tuples that fill a box; None where they do not."""
+    if not numbers:
+        return None
+    sides = tuple((min(axis), max(axis)) for axis in zip(*numbers, strict=True))
+    volume = math.prod(last - first + 1 for first, last in sides)
+    return sides if volume == len(numbers) == len(set(numbers)) else None
