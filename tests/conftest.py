@@ -66,3 +66,14 @@ def run_py() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def faults() -> ModuleType:
+    """Return the module ``tests/faults.py``: file operations that fail, or end the process."""
+    spec = importlib.util.spec_from_file_location("prosma_test_faults", ROOT / "tests" / "faults.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

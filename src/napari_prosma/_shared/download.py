@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
 import tarfile
 import urllib.request
 from collections.abc import Generator
@@ -12,7 +11,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from prosma_core.errors import ProsmaError
-from prosma_core.io.atomic import write_bytes_atomic
+from prosma_core.io.atomic import make_folder, reserved, write_bytes_atomic
 
 _BLOCK = 1 << 18
 _TIMEOUT = 30.0
@@ -71,20 +70,19 @@ def fetch(archive: Archive, folder: Path) -> Generator[tuple[int, int], None, No
     ------
     DownloadError
         There is no connection, the file is not the one its checksum names, or a member is missing.
+    OutputError
+        The folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     own = folder / archive.name
     if own.is_file():
         _check(archive, own, _md5(own))
         _unpack(archive, own, folder)
         return
-    part = folder / f".{archive.name}.{secrets.token_hex(6)}.part"
-    try:
+    with reserved(own) as part:
         digest = yield from _download(archive, part, own)
         _check(archive, part, digest)
         _unpack(archive, part, folder)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _download(archive: Archive, part: Path, own: Path) -> Generator[tuple[int, int], None, str]:

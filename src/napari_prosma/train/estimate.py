@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from prosma_core.engine.client import Failed, Finished, Message
 from prosma_core.engine.messages import PlanResult
 from prosma_core.errors import ProsmaError
 from prosma_core.events import StageStarted, Working
+from prosma_core.io.atomic import scratch_folder
 
 if TYPE_CHECKING:
     from napari_prosma.train.view import TrainView
@@ -64,8 +66,9 @@ class Estimate:
         """Estimate the time of a plan, whose preset has this name."""
         try:
             self._jobs.check_idle()
-            folder = tempfile.TemporaryDirectory(prefix="prosma-estimate-", ignore_cleanup_errors=True)
-        except (ProsmaError, OSError) as error:
+            scratch = ExitStack()
+            folder = scratch.enter_context(scratch_folder(Path(tempfile.gettempdir())))
+        except ProsmaError as error:
             self._view.show_error(f"The time cannot be estimated: {error}", details=False)
             return
         if _what(plan) != self._what:
@@ -74,13 +77,13 @@ class Estimate:
 
         def listen(message: Message) -> None:
             if is_last(message):
-                self._jobs.run(lambda: _remove(folder, job), lambda _: None, lambda _: None)
+                self._jobs.run(lambda: _remove(scratch, job), lambda _: None, lambda _: None)
             if not self._closed:
                 self._receive(message)
 
         self._view.show_running(True)
         self._view.show_progress(0, 0, "Starting…")
-        self._job = job = self._jobs.submit(lambda _: plan_preparation(plan, pairs, Path(folder.name)), listen)
+        self._job = job = self._jobs.submit(lambda _: plan_preparation(plan, pairs, folder), listen)
 
     def cancel(self) -> None:
         """Stop it, where one is made."""
@@ -119,9 +122,9 @@ class Estimate:
         self._over()
 
 
-def _remove(folder: tempfile.TemporaryDirectory[str], job: EngineJob) -> None:
+def _remove(scratch: ExitStack, job: EngineJob) -> None:
     job.wait_prepared()  # what is cancelled may still be writing
-    folder.cleanup()
+    scratch.close()
 
 
 def _what(plan: Plan) -> dict[str, Any]:

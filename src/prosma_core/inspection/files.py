@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -30,7 +29,7 @@ from prosma_core.inspection.inspect import Inspected, inspect_scan
 from prosma_core.inspection.maps import WHOLE
 from prosma_core.inspection.pictures import SlicePicture, slice_with_most, write_picture
 from prosma_core.inspection.whatif import what_if
-from prosma_core.io.atomic import make_folder, write_bytes_atomic
+from prosma_core.io.atomic import make_folder, scratch_folder, write_bytes_atomic
 from prosma_core.io.images import read_image, read_labels, write_image, write_labels
 
 T = TypeVar("T")
@@ -114,8 +113,8 @@ def inspect_file(segmenter: Segmenter, image: Path, out: Path, asked: Asked) -> 
     make_folder(out)
     said: set[str] = set()
     notes = provenance(segmenter.header, InferenceConfig(overlap=config.overlap, region=config.region), image.name)
-    with tempfile.TemporaryDirectory(prefix=".prosma-", dir=out, ignore_cleanup_errors=True) as folder:
-        found = yield from _once(inspect_scan(segmenter, scan, config, _Arrays(Path(folder))), said)
+    with scratch_folder(out) as folder:
+        found = yield from _once(inspect_scan(segmenter, scan, config, _Arrays(folder)), said)
         scan = Scan(scan.data, found.spec)
         yield from _write_maps(out, found, notes, overwrite=asked.overwrite)
         _draw_levels(out, scan, found, config)

@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import errno
 import os
-import secrets
-import shutil
+import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prosma_core.errors import OutputError
+from prosma_core.io.parts import Part, put_back, sweep, taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-from contextlib import contextmanager
+__all__ = [
+    "check_target",
+    "make_folder",
+    "put_back",
+    "remove",
+    "replace_dir",
+    "reserved",
+    "scratch_folder",
+    "sweep",
+    "write_atomic",
+    "write_bytes_atomic",
+]
+
+_NOT_SUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.ENOSYS}
+"""What network and shared folders answer that have no fsync, and systems and file systems without an exchange."""
+_RETRIES = 5
+"""On Windows, where a virus scanner may hold a file for a moment."""
 
 
 def write_atomic(path: Path, writer: Callable[[Path], None]) -> None:
@@ -32,15 +52,11 @@ def write_atomic(path: Path, writer: Callable[[Path], None]) -> None:
         The folder does not exist or cannot be written, or the disk is full.
     """
     check_target(path)
-    temporary = _sibling(path)
-    try:
-        with _output_errors(path):
-            writer(temporary)
-            _sync(temporary)
-            temporary.replace(path)
-            _sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _output_errors(path), taken(path) as part:
+        writer(part.path)
+        _sync(part.path)
+        _replace(part.path, path)
+        _sync_folder(path.parent)
 
 
 def write_bytes_atomic(path: Path, content: bytes) -> None:
@@ -64,35 +80,51 @@ def replace_dir(path: Path, writer: Callable[[Path], None]) -> None:
     Parameters
     ----------
     path : Path
-        Where the folder goes. An existing folder is moved aside first and removed when the new one is in place.
+        Where the folder goes. An existing folder stays until the new one takes its name: in one step where the system
+        can, else it is moved aside for a moment, and put back by the next `sweep` if the process ends in between.
     writer : callable
         Given a temporary path beside `path`; must create that folder.
 
     Raises
     ------
     OutputError
-        As in `write_atomic`.
+        As in `write_atomic`; or neither the new nor the old folder could be put at `path`: both are kept, under the
+        names that the message gives.
     """
     check_target(path, folder=True)
-    temporary, old = _sibling(path), _sibling(path)
-    try:
+    with _output_errors(path), taken(path) as part:
+        writer(part.path)
+        _sync_tree(part.path)
+        if not os.path.lexists(path):
+            part.path.rename(path)
+        elif not _exchange(part.path, path):
+            _replace_in_two_steps(part, path)
+        _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def reserved(path: Path) -> Iterator[Path]:
+    """A hidden name beside `path` for a file or folder that is needed for a while.
+
+    What is there is removed at the end; where the process is killed before, the next write in that folder removes it.
+
+    Raises
+    ------
+    OutputError
+        The folder cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
         with _output_errors(path):
-            writer(temporary)
-            for file in temporary.rglob("*"):
-                if file.is_file():
-                    _sync(file)
-            if path.exists():
-                path.rename(old)
-            try:
-                temporary.rename(path)
-            except OSError:
-                if old.exists():
-                    old.rename(path)
-                raise
-            _sync_folder(path.parent)
-    finally:
-        for leftover in (temporary, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+            part = stack.enter_context(taken(path))
+        yield part.path
+
+
+@contextlib.contextmanager
+def scratch_folder(folder: Path) -> Iterator[Path]:
+    """A hidden folder within `folder` for what is needed for a while, as in `reserved`."""
+    with reserved(folder / "scratch") as path:
+        make_folder(path)
+        yield path
 
 
 def make_folder(path: Path) -> None:
@@ -119,13 +151,50 @@ def check_target(path: Path, *, folder: bool = False) -> None:
         raise OutputError(msg)
 
 
-def _sibling(path: Path) -> Path:
-    """A free hidden name in the folder of `path` that keeps all its suffixes."""
-    suffixes = "".join(path.suffixes[-2:])
-    return path.with_name(f".prosma-{secrets.token_hex(6)}{suffixes}")
+def _replace_in_two_steps(part: Part, path: Path) -> None:
+    path.rename(part.aside)
+    try:
+        part.path.rename(path)
+    except OSError as error:
+        try:
+            part.aside.rename(path)
+        except OSError:
+            part.keep()
+            msg = (
+                f"Cannot write {path}: {error.strerror or error}. Nothing is lost: the new folder is kept as "
+                f"{part.path.name}, the previous one as {part.aside.name}, both in {path.parent}. Rename one of them."
+            )
+            raise OutputError(msg) from error
+        raise
 
 
-@contextmanager
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two names change places in one step; False where the system or the file system cannot."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    if call is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if call(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _NOT_SUPPORTED | {errno.EPERM}:  # EPERM: not among the calls that a container allows
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
+def _replace(new: Path, path: Path) -> None:
+    for left in range(_RETRIES, -1, -1):
+        try:
+            new.replace(path)
+        except PermissionError:
+            if os.name != "nt" or not left:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
+@contextlib.contextmanager
 def _output_errors(path: Path) -> Iterator[None]:
     try:
         yield
@@ -135,16 +204,38 @@ def _output_errors(path: Path) -> Iterator[None]:
         raise OutputError(msg) from error
 
 
+def _sync_tree(folder: Path) -> None:
+    """Sync a new folder, its files and the folders in it."""
+    for root, _, files in os.walk(folder):
+        for name in files:
+            _sync(Path(root) / name)
+        _sync_folder(Path(root))
+
+
 def _sync(path: Path) -> None:
     with path.open("rb+") as file:
-        os.fsync(file.fileno())
+        _fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:
     if os.name == "nt":  # Windows cannot open a folder, and needs no sync of it
         return
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        if error.errno in _NOT_SUPPORTED | {errno.EACCES, errno.EPERM, errno.EISDIR}:
+            return
+        raise
+    try:
+        _fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _fsync(descriptor: int) -> None:
+    """Sync; a folder of a network or another machine that has no such thing is as safe as it can be."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_SUPPORTED:
+            raise

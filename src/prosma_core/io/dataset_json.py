@@ -9,6 +9,8 @@ from typing import Any
 from prosma_core.config.documents import load_json
 from prosma_core.errors import DatasetError
 
+_MOST_DIGITS = 9  # of a class or channel number
+
 
 def _read_json(path: Path) -> Any:
     try:
@@ -60,16 +62,16 @@ def read_names(path: Path) -> tuple[dict[int, str], tuple[str, ...]]:
         raise DatasetError(msg)
     classes = {}
     for key, value in _entries(values.get("labels"), path, "labels"):
-        number, name = (key, value) if key.isdigit() else (value, key)
+        number, name = (key, value) if key.isdecimal() else (value, key)
         if isinstance(number, list) or name == "ignore":
             msg = f"{path}: region-based classes and ignore labels are not supported; give each voxel one class number."
             raise DatasetError(msg)
-        if not str(number).isdigit():
-            msg = f"{path}: label {name!r} has no class number but {number!r}. Give a whole number from 0."
+        if not str(number).isdecimal() or len(str(number)) > _MOST_DIGITS:
+            msg = f"{path}: label {name!r:.60} has no class number but {number!r:.40}. Give a whole number from 0."
             raise DatasetError(msg)
         classes[int(number)] = str(name)
     channels = _entries(values.get("channel_names") or values.get("modality"), path, "channel_names")
-    if not all(key.isdigit() for key, _ in channels):
+    if not all(key.isdecimal() and len(key) <= _MOST_DIGITS for key, _ in channels):
         msg = f'{path}: channel_names needs the numbers of channels as keys, such as {{"0": "T1", "1": "T2"}}.'
         raise DatasetError(msg)
     return classes, tuple(str(name) for _, name in sorted(channels, key=lambda entry: int(entry[0])))

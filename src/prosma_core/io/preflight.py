@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prosma_core.errors import FileFormatError
+from prosma_core.io.atomic import put_back
 from prosma_core.io.dicom import check_dicom
 from prosma_core.io.metaimage import check_metaimage
 from prosma_core.io.names import FORMATS, IMAGE_SUFFIXES, image_suffix, is_dicom_folder
@@ -53,6 +54,7 @@ def reader_of(path: Path) -> str:
     FileFormatError
         `path` does not exist, is empty, is of an unknown format, or is a folder where a file is needed.
     """
+    put_back(path)
     if not path.exists():
         msg = f"{path} does not exist. Check the name and the folder."
         raise FileFormatError(msg)

@@ -175,7 +175,7 @@ def read_history(folder: RunFolder) -> list[dict[str, Any]]:
         with folder.history.open(encoding="utf-8", newline="") as file:
             rows = [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file, strict=True)]
         return [{**row, "epoch": int(row["epoch"] or 0)} for row in rows]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+    except (OSError, ValueError, OverflowError, KeyError, TypeError, csv.Error) as error:
         msg = f"{folder.history} cannot be read ({error!r}). Remove it; the next epoch of the run writes it anew."
         raise TrainingError(msg) from error
 

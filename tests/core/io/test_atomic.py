@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from prosma_core.errors import OutputError
-from prosma_core.io.atomic import replace_dir, write_atomic, write_bytes_atomic
+from prosma_core.io import atomic, parts
+from prosma_core.io.atomic import put_back, replace_dir, scratch_folder, sweep, write_atomic, write_bytes_atomic
+
+posix_only = pytest.mark.skipif(os.name == "nt", reason="locks and folders that can be synced are of POSIX")
 
 
 class Interrupted(BaseException):
@@ -98,3 +108,159 @@ def test_a_file_does_not_replace_a_folder_nor_a_folder_a_file(tmp_path: Path) ->
         write_bytes_atomic(tmp_path / "folder", b"x")
     with pytest.raises(OutputError, match="a folder is needed"):
         replace_dir(tmp_path / "file", Path.mkdir)
+
+
+def new_folder(content: str) -> Any:
+    """Return what writes a folder with one file."""
+
+    def write(temporary: Path) -> None:
+        temporary.mkdir()
+        (temporary / "0").write_text(content)
+
+    return write
+
+
+@posix_only
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS])
+def test_a_shared_folder_that_cannot_be_synced_is_no_failure(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    write_bytes_atomic(tmp_path / "a.json", b"new")
+    replace_dir(tmp_path / "a.zarr", new_folder("new"))
+    assert (tmp_path / "a.json").read_bytes() == b"new"
+    assert (tmp_path / "a.zarr" / "0").read_text() == "new"
+
+
+def test_a_file_that_cannot_be_synced_for_a_true_reason_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_bytes_atomic(tmp_path / "a.json", b"old")
+
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OutputError, match="Input/output error"):
+        write_bytes_atomic(tmp_path / "a.json", b"new")
+    assert (tmp_path / "a.json").read_bytes() == b"old"
+
+
+@posix_only
+def test_a_folder_that_cannot_be_put_in_place_nor_back_is_kept_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "a.zarr"
+    replace_dir(target, new_folder("old"))
+    monkeypatch.setattr(atomic, "_exchange", lambda *_: False)
+    real = os.rename
+
+    def rename(source: Any, goal: Any) -> None:
+        if Path(goal) == target:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(source, goal)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(OutputError, match="Nothing is lost") as refused:
+        replace_dir(target, new_folder("new"))
+    monkeypatch.setattr(os, "rename", real)
+    replace_dir(tmp_path / "other.zarr", new_folder("other"))  # the next save does not remove what was promised
+    kept = {p.name: (p / "0").read_text() for p in tmp_path.iterdir() if p.name.startswith(".prosma-")}
+    assert sorted(kept.values()) == ["new", "old"]
+    assert all(name in str(refused.value) for name in kept)
+
+
+@posix_only
+def test_what_was_moved_aside_by_a_killed_process_is_put_back(tmp_path: Path) -> None:
+    part = parts.take(tmp_path / "a.zarr")
+    new_folder("new")(part.path)
+    new_folder("old")(part.aside)
+    put_back(tmp_path / "a.zarr")  # the process lives
+    assert not (tmp_path / "a.zarr").exists()
+    os.close(part.descriptor)  # as the system does when a process ends
+    put_back(tmp_path / "a.zarr")
+    assert (tmp_path / "a.zarr" / "0").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
+
+
+@posix_only
+def test_parts_of_a_living_process_stay_and_those_of_a_killed_one_go(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from prosma_core.io.parts import take\n"
+        "part = take(Path(sys.argv[1]) / 'scan.nii.gz'); part.path.write_bytes(b'half'); print('ready', flush=True)\n"
+        "time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "ready\n"
+        write_bytes_atomic(tmp_path / "b.json", b"new")
+        assert len(list(tmp_path.iterdir())) == 3
+        other.kill()
+        other.wait()
+    write_bytes_atomic(tmp_path / "b.json", b"new")
+    assert [p.name for p in tmp_path.iterdir()] == ["b.json"]
+
+
+@posix_only
+@pytest.mark.parametrize("locks", [True, False], ids=["locks", "no locks"])
+@pytest.mark.parametrize(
+    ("change", "days", "gone"),
+    [
+        ({}, 0, True),
+        ({"host": "elsewhere", "boot": "another"}, 1, False),
+        ({"host": "elsewhere", "boot": "another"}, 8, True),
+    ],
+    ids=["ended here", "on another machine", "on another machine, a week ago"],
+)
+def test_whose_part_it_is_decides(
+    locks: bool, change: dict[str, str], days: int, gone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not locks:
+        monkeypatch.setattr(parts, "_lock", lambda _: False)
+    part = parts.take(tmp_path / "scan.tif")
+    part.path.write_bytes(b"half")
+    sweep(tmp_path)
+    assert part.path.exists()  # the process lives: it is this one
+    record = json.loads(part.lock.read_bytes())
+    os.close(part.descriptor)
+    part.lock.write_text(json.dumps(record | {"pid": 2**22 + 1} | change))
+    os.utime(part.lock, (time.time() - days * 86_400,) * 2)
+    sweep(tmp_path)
+    assert part.path.exists() != gone
+    assert part.lock.exists() != gone
+
+
+def test_parts_of_earlier_versions_go_after_a_week_and_other_hidden_files_stay(tmp_path: Path) -> None:
+    for name in (".prosma-0123456789ab.nii.gz", ".prosma-settings", ".prosma-0123456789ab.a.b.c"):
+        (tmp_path / name).write_bytes(b"x")
+        os.utime(tmp_path / name, (time.time() - 8 * 86_400,) * 2)
+    (tmp_path / ".prosma-ffffffffffff.nii.gz").write_bytes(b"x")
+    write_bytes_atomic(tmp_path / "a.json", b"new")
+    left = {p.name for p in tmp_path.iterdir()}
+    assert left == {"a.json", ".prosma-settings", ".prosma-0123456789ab.a.b.c", ".prosma-ffffffffffff.nii.gz"}
+
+
+def test_a_scratch_folder_goes_at_its_end(tmp_path: Path) -> None:
+    with scratch_folder(tmp_path) as folder:
+        (folder / "map").write_bytes(b"x")
+        sweep(tmp_path)
+        assert (folder / "map").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+@posix_only
+def test_a_link_to_a_folder_is_replaced_and_the_folder_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for one_step in (True, False):
+        if not one_step:
+            monkeypatch.setattr(atomic, "_exchange", lambda *_: False)
+        place = tmp_path / str(one_step)
+        replace_dir(tmp_path / "linked", new_folder("old"))
+        place.mkdir()
+        (place / "a.zarr").symlink_to(tmp_path / "linked")
+        replace_dir(place / "a.zarr", new_folder("new"))
+        assert (place / "a.zarr" / "0").read_text() == "new"
+        assert (tmp_path / "linked" / "0").read_text() == "old"
+        assert [p.name for p in place.iterdir()] == ["a.zarr"]

@@ -128,7 +128,8 @@ def test_a_damaged_folder_is_said_by_its_file(
 
 
 @pytest.mark.parametrize(
-    "content", [b"epoch,loss\n1,many\n", b"epoch,loss\n1,2,3\n", b"loss\n1\n", b"epoch,loss\n,1\xff\n"]
+    "content",
+    [b"epoch,loss\n1,many\n", b"epoch,loss\n1,2,3\n", b"loss\n1\n", b"epoch,loss\n,1\xff\n", b"epoch,loss\ninf,1\n"],
 )
 def test_a_damaged_history_is_said(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "history.csv").write_bytes(content)
