@@ -25,7 +25,9 @@ def main() -> None:
         image, labels = phantom_3d(FIRST_SEED + i, modality="ct" if i % 2 else "mr")
         names.append(f"phantom_{i:03d}")
         write_image(folder / "images" / f"{names[-1]}.nii.gz", image.data, image.spec, overwrite=True)
-        write_labels(folder / "labels" / f"{names[-1]}.nii.gz", labels.data, labels.spec, overwrite=True)
+        notes = {"program": "phantom_dataset.py", "synthetic": "phantom"}  # the model's header says so, too
+        target = folder / "labels" / f"{names[-1]}.nii.gz"
+        write_labels(target, labels.data, labels.spec, overwrite=True, provenance=notes)
     splits = {"train": names[:40], "val": names[40:]}
     (folder / "splits.json").write_text(json.dumps(splits, indent=1))
 

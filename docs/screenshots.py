@@ -20,6 +20,7 @@ from PIL import Image as Picture
 from qtpy.QtWidgets import QApplication, QLabel, QPushButton, QWidget
 
 from napari_prosma._reader import image_layer_data
+from napari_prosma._sample_data import PHANTOM
 from napari_prosma._sample_data import _pair as pair_layers
 from napari_prosma._shared.docks import open_dock
 from napari_prosma._shared.session import Session
@@ -81,6 +82,7 @@ class Desk:
     def show(self, image: Scan, truth: Scan, name: str) -> Image:
         """Open a scan at its widest slice."""
         data, options, _ = image_layer_data(image.data, image.spec, name, None)
+        options["metadata"]["prosma"] |= PHANTOM
         layer = self.viewer.add_image(data, **options)
         self.viewer.dims.set_current_step(data.ndim - 3, widest_slice(truth))
         self.viewer.reset_view()
@@ -144,6 +146,7 @@ def take_segment(desk: Desk) -> None:
     series = desk.show(Scan(np.stack([scan.data for scan in scans]), spec), truths[0], "Phantom series")
     series.contrast_limits = (0, scans[0].data.max())
     desk.viewer.dims.set_current_step(0, 0)
+    widget.controller.choose_model(next(m for m in desk.session.models() if m.header.name == "phantom-3d"))
     widget.controller.start_or_cancel()
     wait(lambda: "left" in widget.progress_text() or widget.controller.run is None)
     desk.picture("segment-running")
@@ -207,7 +210,7 @@ def painted_scan(desk: Desk) -> tuple[Image, Labels]:
     middle = widest_slice(truth)
     left_out = [z for z in range(len(truth.data)) if z not in range(middle - 4, middle + 5, 2)]
     truth.data[left_out] = 0
-    scan, labels = (Layer.create(*made) for made in pair_layers(image, truth, "Phantom 3D", ("organ", "lesion")))
+    scan, labels = (Layer.create(*made) for made in pair_layers(image, truth, "Phantom 3D", ("organ", "lesion"), ""))
     labels.name = "Painted"
     desk.viewer.layers.extend([scan, labels])
     desk.viewer.dims.set_current_step(0, middle)

@@ -34,6 +34,7 @@ def take_gates(desk: Desk) -> None:
     drawn = viewer.add_labels((truth > 0).astype(np.uint8), name="Drawn by an expert", visible=False)
     viewer.layers.selection.active = scan
     widget.controller.choose_image(scan)
+    widget.controller.choose_model(next(m for m in desk.session.models() if m.header.name == "breast-lesion-us"))
     desk.picture("gates-ready", widget)
     widget.controller.start_or_cancel()
     wait(lambda: widget.controller.run is None)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from napari_prosma._reader import LayerData, as_labels_data, image_layer_data, read_paths
 from napari_prosma._shared.download import Archive, unpacked
 from napari_prosma._shared.download_shown import download_shown
+from napari_prosma._shared.layers import METADATA
 from napari_prosma._shared.result_notes import file_notes
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import Scan
@@ -13,6 +16,8 @@ from prosma_core.io.images import read_labels
 from prosma_core.io.machine import cache_folder
 
 _SEED = 3
+PHANTOM = {"synthetic": "phantom"}
+"""Note of layers and files that show nothing real."""
 _COLORS = ("#e6194b", "#3cb44b")
 
 HIPPOCAMPUS = Archive(
@@ -28,12 +33,12 @@ HIPPOCAMPUS = Archive(
 
 def phantom_2d_layers() -> list[LayerData]:
     """An ultrasound-like picture and its true labels."""
-    return _pair(*phantom_2d(_SEED), "Phantom 2D", ("lesion",))
+    return _pair(*phantom_2d(_SEED), "Phantom 2D", ("lesion",), "US")
 
 
 def phantom_3d_layers() -> list[LayerData]:
     """An MR-like volume and its true labels."""
-    return _pair(*phantom_3d(_SEED), "Phantom 3D", ("organ", "lesion"))
+    return _pair(*phantom_3d(_SEED), "Phantom 3D", ("organ", "lesion"), "MR")
 
 
 def hippocampus_layers() -> list[LayerData]:
@@ -51,16 +56,23 @@ def hippocampus_layers() -> list[LayerData]:
         files = unpacked(HIPPOCAMPUS, folder) or []
     (image,) = read_paths(str(files[0]))
     labels = read_labels(files[1])
-    return [image, _labels(labels, "hippocampus_003 labels", ("anterior", "posterior"))]
+    return [_noted(image, "MR", {}), _labels(labels, "hippocampus_003 labels", ("anterior", "posterior"), {})]
 
 
-def _pair(image: Scan, labels: Scan, name: str, classes: tuple[str, ...]) -> list[LayerData]:
-    layer = image_layer_data(image.data, image.spec, name, None)
-    return [layer, _labels(labels, f"{name} labels", classes)]
+def _pair(image: Scan, labels: Scan, name: str, classes: tuple[str, ...], modality: str) -> list[LayerData]:
+    layer = _noted(image_layer_data(image.data, image.spec, name, None), modality, PHANTOM)
+    return [layer, _labels(labels, f"{name} labels", classes, PHANTOM)]
 
 
-def _labels(labels: Scan, name: str, classes: tuple[str, ...]) -> LayerData:
+def _noted(layer: LayerData, modality: str, notes: Mapping[str, str]) -> LayerData:
+    """The same layer with a note of what it is: models are chosen by it."""
+    data, arguments, kind = layer
+    own = arguments["metadata"][METADATA] | {"modality": modality} | notes
+    return data, {**arguments, "metadata": {METADATA: own}}, kind
+
+
+def _labels(labels: Scan, name: str, classes: tuple[str, ...], notes: Mapping[str, str]) -> LayerData:
     infos = [ClassInfo(value=0, name="background", color="#000000")]
     infos += [ClassInfo(value=i, name=n, color=c) for i, (n, c) in enumerate(zip(classes, _COLORS, strict=False), 1)]
     layer = image_layer_data(labels.data, labels.spec, name, None)
-    return as_labels_data(layer, file_notes({"program": "ground truth"}, infos, "labels"))
+    return as_labels_data(layer, file_notes({"program": "ground truth", **notes}, infos, "labels"))

@@ -1,16 +1,17 @@
-"""Whether a model can take a scan, and which of several is nearest to it."""
+"""Whether a model can take a scan, whether it was made for such scans, and which one is."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import log
 
 from napari_prosma._shared.layers import LayerScan
+from napari_prosma._shared.scan_kind import ScanKind, kind_of
 from napari_prosma._shared.session import ModelEntry
 from prosma_core.data.frames import frame_spec
-from prosma_core.data.geometry import Scan
+from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.grid import network_grid, unit_factor
-from prosma_core.data.intensities import check_channels
+from prosma_core.data.intensities import COLOUR, check_channels
 from prosma_core.errors import ProsmaError
 
 
@@ -19,21 +20,75 @@ def fits(scan: LayerScan, model: ModelEntry) -> bool:
     return not misfit(scan, model, None)
 
 
-def nearest(scan: LayerScan, models: Sequence[ModelEntry]) -> ModelEntry | None:
-    """The model that takes a scan and is nearest to it, in dimensions and then in voxel size; None where none does."""
-    return min((m for m in models if fits(scan, m)), key=lambda m: distance(scan, m), default=None)
+def meant(scan: LayerScan, models: Sequence[ModelEntry]) -> ModelEntry | None:
+    """The model that was made for scans like this one; None where that is known of none.
+
+    A model that merely can take the scan is not enough: it would give labels of something that is not there.
+    """
+    kind = kind_of(scan)
+    found = [model for model in models if _is_known(kind, model) and not unsuited(scan, model, kind)]
+    return min(found, key=lambda m: (m.purpose.synthetic != kind.synthetic, distance(scan, m)), default=None)
 
 
-def distance(scan: LayerScan, model: ModelEntry) -> tuple[bool, float]:
-    """How far a model is from what a scan is: in dimensions, then in voxel size (sum of log ratios, sorted axes)."""
+def _is_known(kind: ScanKind, model: ModelEntry) -> bool:
+    """Whether something says that a model is for this kind of scan, and not only nothing that it is not."""
+    purpose = model.purpose
+    if purpose.synthetic:
+        return kind.synthetic
+    return purpose.extent is not None or (model.shipped and bool(kind.modality) and purpose.modality == kind.modality)
+
+
+def unsuited(scan: LayerScan, model: ModelEntry, kind: ScanKind | None = None) -> str:
+    """Why a model is not chosen by itself for a scan: what is known of the two differs; empty where nothing does."""
+    kind = kind or kind_of(scan)
+    wrong = misfit(scan, model, None)
+    if wrong:
+        return wrong
+    name, header = model.header.name, model.header
+    if header.model.dims != kind.dims:
+        return f"{name} is a {header.model.dims}D model, the scan is {kind.dims}D."
+    colour = tuple(channel.lower() for channel in header.preprocess.channels) == COLOUR
+    if colour != kind.colour:
+        return f"{name} was trained on {'pictures in color' if colour else 'gray values'}, unlike this scan."
+    return _other_geometry(model, kind) or next(doubts(scan.spec, model, kind), "")
+
+
+def _other_geometry(model: ModelEntry, kind: ScanKind) -> str:
+    """Why the scans that a model was trained on had another kind of geometry; empty where they had not."""
+    name, pre = model.header.name, model.header.preprocess
+    if pre.orientation is not None and kind.world != "patient":
+        return f"{name} was trained on scans with patient geometry, this one has none."
+    if pre.orientation is None and pre.resample == "spacing" and kind.world == "pixels":
+        return f"{name} was trained on voxels of known size, this scan has no voxel size."
+    if pre.resample == "longest_side" and kind.world == "patient" and kind.dims == 3:
+        return f"{name} was trained on pictures, this is a scan with patient geometry."
+    return ""
+
+
+def doubts(spec: ImageSpec, model: ModelEntry, kind: ScanKind) -> Iterator[str]:
+    """What says that a model, which can take a scan, was trained on others, a sentence each."""
+    name, purpose = model.header.name, model.purpose
+    if purpose.synthetic and not kind.synthetic:
+        yield f"{name} was trained on synthetic phantoms: on real scans its labels mean nothing."
+    if purpose.modality and kind.modality and purpose.modality != kind.modality:
+        yield f"{name} was trained on {purpose.modality} scans, this one is {kind.modality}."
+    if purpose.extent is not None and kind.world != "pixels":
+        scale = unit_factor(spec.unit, "mm")
+        sides = [n * size * scale for n, size in zip(spec.spatial_shape, spec.spacing, strict=True)]
+        if min(sides) < purpose.extent[0] or max(sides) > purpose.extent[1]:
+            low, high = purpose.extent
+            given = " × ".join(f"{side:.0f}" for side in sides)
+            yield f"{name} was trained on scans of {low:g} to {high:g} mm along each side, this one has {given} mm."
+
+
+def distance(scan: LayerScan, model: ModelEntry) -> float:
+    """How far a model's voxel size is from a scan's: sum of log ratios, over sorted axes."""
     pre, spec = model.header.preprocess, scan.spec
-    if pre.dims != spec.spatial_ndim:
-        return True, 0.0
-    if pre.resample != "spacing" or spec.unit == "pixel":
-        return False, 0.0
+    if pre.resample != "spacing" or spec.unit == "pixel" or pre.dims != spec.spatial_ndim:
+        return 0.0
     scale = unit_factor(spec.unit, pre.unit)
     pairs = zip(sorted(pre.spacing), sorted(spec.spacing), strict=True)
-    return False, sum(abs(log(wanted / (given * scale))) for wanted, given in pairs)
+    return sum(abs(log(wanted / (given * scale))) for wanted, given in pairs)
 
 
 def misfit(scan: LayerScan, model: ModelEntry, slice_axis: str | None) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from napari_prosma._shared.fitting import misfit
+from napari_prosma._shared.fitting import doubts, misfit
 from napari_prosma._shared.layers import LayerScan, Region
+from napari_prosma._shared.scan_kind import kind_of
 from napari_prosma._shared.session import ModelEntry
 from prosma_core.data.frames import slice_axis as automatic_axis
 
@@ -49,7 +50,8 @@ def scan_problem(choices: ScanChoices, slice_axis: str | None, region: Region | 
     if choices.scan is None:
         return Problem("image", "Open a scan: File > Open File(s), drag it into the window, or File > Open Sample.")
     if choices.model is None:
-        return Problem("model", "Choose a model.")
+        kind = kind_of(choices.scan).text
+        return Problem("model", f"No model chosen: none is known to be made for this scan ({kind}). Choose one.")
     wrong = misfit(choices.scan, choices.model, slice_axis)
     if wrong:
         return Problem("model", wrong)
@@ -78,7 +80,7 @@ def scan_notes(
         What a single slice then has, such as ``"labels"``.
     """
     spec, dims = scan.spec, model.header.model.dims
-    notes = []
+    notes = list(doubts(spec, model, kind_of(scan)))
     if dims < spec.spatial_ndim:
         axis = slice_axis or spec.spatial_axes[automatic_axis(spec)]
         start, stop = region[spec.spatial_axes.index(axis)] if region else (0, spec.size(axis))

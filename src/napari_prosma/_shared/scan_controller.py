@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from napari.layers import Image
 
 from napari_prosma._shared import layers as layer_access
-from napari_prosma._shared.fitting import fits, nearest
-from napari_prosma._shared.layers import Region
+from napari_prosma._shared.fitting import fits, meant, unsuited
+from napari_prosma._shared.layers import LayerScan, Region
 from napari_prosma._shared.scan_choices import ScanChoices
+from napari_prosma._shared.scan_kind import kind_of
 from napari_prosma._shared.scan_words import ScanPresenter
 from napari_prosma._shared.session import ModelEntry, Session
 from napari_prosma._shared.watch import ViewerWatch
@@ -51,6 +52,7 @@ class ScanController(Generic[C]):
         self._layer: Image | None = None
         self._axes: str | None = None
         self._level = 0
+        self._ahead = False  # whether the model was chosen before there was a scan
         self._choices = choices
 
     # --- What a subclass says ---------------------------------------------------------------------------------------
@@ -100,14 +102,29 @@ class ScanController(Generic[C]):
     def choose_image(self, layer: Image | None) -> None:
         """Take another layer; its axes are guessed anew."""
         self._forget()
+        other = layer is not self._layer
         self._layer = layer
         self._watch.follow(layer)
         self._read(None, 0)
-        scan, model = self._choices.scan, self._choices.model
-        if scan is not None and (model is None or not fits(scan, model)):
-            self._choices = replace(self._choices, model=nearest(scan, self.session.models()) or model)
+        if other or self._choices.model is None:
+            self._settle_model()
         self.show_models()
         self._show_images()
+
+    def _settle_model(self) -> None:
+        """Take the model that the person chose for such scans, else one that is made for this one, else none."""
+        scan, model = self._choices.scan, self._choices.model
+        if scan is None:
+            return
+        kind = kind_of(scan)
+        if self._ahead and model is not None and not unsuited(scan, model, kind):
+            self.session.remember_model(kind.text, model)
+        else:
+            known = self.session.model_for(kind.text)
+            usable = known is not None and fits(scan, known) and (kind.synthetic or not known.purpose.synthetic)
+            model = known if usable else meant(scan, self.session.models())
+        self._ahead = False
+        self._choices = replace(self._choices, model=model)
 
     def _forget(self) -> None:
         """Take away what was said about another scan or model."""
@@ -117,8 +134,14 @@ class ScanController(Generic[C]):
 
     def choose_axes(self, axes: str) -> None:
         """Read the layer's axes in another way."""
-        if axes != self.axes:
-            self._read(axes.replace(" ", "").lower(), self._level)
+        if axes == self.axes:
+            return
+        before, model = self._choices.scan, self._choices.model
+        self._read(axes.replace(" ", "").lower(), self._level)
+        scan = self._choices.scan
+        if scan is not None and (model is None or (before is not None and _differ(before, scan))):
+            self._settle_model()
+            self.show_models()
 
     def choose_level(self, level: int) -> None:
         """Take another resolution of a multiscale layer."""
@@ -127,15 +150,23 @@ class ScanController(Generic[C]):
     def choose_model(self, model: ModelEntry | None) -> None:
         """Take another model."""
         self._forget()
-        if model is not None:
-            self.session.remember("model", str(model.path))
+        scan = self._choices.scan
+        self._ahead = scan is None
+        if model is not None and scan is not None:
+            self.session.remember_model(kind_of(scan).text, model)
         self._set(model=model)
         self.show_models()
 
     def _take_model(self, model: ModelEntry) -> None:
-        """Take a model that was just trained, unless a job runs."""
-        if not self._busy():
-            self.choose_model(model)
+        """Take a model that was just trained, unless a job runs, or it was trained for other scans than this one."""
+        scan = self._choices.scan
+        if self._busy():
+            return
+        if scan is not None:
+            known = self.session.model_for(kind_of(scan).text)
+            if (known is None or known.path != model.path) and unsuited(scan, model):
+                return
+        self.choose_model(model)
 
     def add_model(self, path: Path) -> None:
         """Take a model from a file."""
@@ -234,10 +265,9 @@ class ScanController(Generic[C]):
             self._set(device_error=missing)
 
 
-def recalled_model(session: Session) -> ModelEntry | None:
-    """The model of the last time, where it is still there."""
-    wanted = session.recall("model")
-    return next((m for m in session.models() if str(m.path) == wanted), None)
+def _differ(a: LayerScan, b: LayerScan) -> bool:
+    """Whether two readings of a layer need other models."""
+    return (a.spec.spatial_ndim, a.spec.num_channels) != (b.spec.spatial_ndim, b.spec.num_channels)
 
 
 def _is_scan(layer: Any) -> bool:

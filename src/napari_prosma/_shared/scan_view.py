@@ -41,6 +41,7 @@ class ScanView(JobView):
 
     def _add_model(self) -> None:
         self._model = combo("Shipped models, your own, or a file.")
+        self._model.setPlaceholderText("No model chosen")
         self._model.activated.connect(self._model_activated)
         self._model_facts = note_label("facts")
         self._add(row("Model", self._model), self._problems["model"], self._model_facts)

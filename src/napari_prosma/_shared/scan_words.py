@@ -49,7 +49,8 @@ class ScanPresenter:
     def models(self, models: Sequence[ModelEntry], chosen: ModelEntry | None) -> None:
         """Models to choose from, and the facts of the chosen one."""
         named = [(m.header.name if m.shipped else f"{m.header.name} ({m.path.name})", m) for m in models]
-        self._scan_view.show_models(named, chosen, chosen.facts if chosen else "")
+        facts = "\n".join(filter(None, (chosen.description, chosen.facts))) if chosen else ""
+        self._scan_view.show_models(named, chosen, facts)
 
     def devices(self, chosen: str, ready: Ready | None) -> None:
         """Devices that the engine found, and what the chosen one means here."""

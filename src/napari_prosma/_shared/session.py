@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import json
 import logging
+import math
 import threading
 from dataclasses import dataclass
 from functools import cache
@@ -20,10 +21,14 @@ from prosma_core.config.header import ModelHeader
 from prosma_core.errors import ProsmaError
 from prosma_core.io.atomic import write_bytes_atomic
 from prosma_core.io.bundle import read_header
-from prosma_core.io.models import shipped_models
+from prosma_core.io.models import Purpose, purpose_of, shipped_models
 
 _LOG = logging.getLogger(__name__)
 
+MOST_LETTERS = 200
+"""Of a model's description that are shown."""
+MOST_KINDS = 100
+"""Kinds of scans for which a model is remembered."""
 EARLY = 0.5
 """Seconds after a widget opened when the imports of its first result begin."""
 
@@ -42,8 +47,20 @@ class ModelEntry:
         return self.header.name if self.shipped else str(self.path)
 
     @property
+    def purpose(self) -> Purpose:
+        """What it was trained on, as far as it is known."""
+        return purpose_of(self.header)
+
+    @property
+    def description(self) -> str:
+        """What it is for, in its own words: the first of them, where there are many; empty where it says nothing."""
+        text = " ".join(self.header.description.split())
+        said = text if len(text) <= MOST_LETTERS else f"{text[:MOST_LETTERS]}…"
+        return " ".join(filter(None, (said, "Synthetic: not for real scans." if self.purpose.synthetic else "")))
+
+    @property
     def facts(self) -> str:
-        """Dimensions, channels, voxel size, classes and validation Dice, in one line."""
+        """Dimensions, channels, voxel size, classes and Dice, in one line."""
         model, pre = self.header.model, self.header.preprocess
         names = ", ".join(pre.channels)
         parts = [f"{model.dims}D", "1 channel" if model.in_channels == 1 else f"{model.in_channels} channels ({names})"]
@@ -52,10 +69,23 @@ class ModelEntry:
         elif pre.resample == "longest_side":
             parts.append(f"longest side {pre.longest_side} pixels")
         parts.append(", ".join(c.name for c in self.header.classes[1:]))
-        dice = self.header.training.get("validation_mean_dice")
-        if isinstance(dice, float):
-            parts.append(f"validation Dice {dice:.3f}")
-        return " · ".join(parts)
+        return " · ".join([*parts, self._dice])
+
+    @property
+    def _dice(self) -> str:
+        """Its Dice, and what that was measured on: only what was held out is called validation."""
+        training = self.header.training
+        dice, held_out = training.get("validation_mean_dice"), training.get("validation", "cases")
+        if isinstance(dice, bool) or not isinstance(dice, int | float) or not math.isfinite(dice):
+            return "not validated"
+        if training.get("independent_labels") is False:
+            return f"Dice {dice:.3f} against labels of a model"
+        if held_out == "none held out":
+            return f"training Dice {dice:.3f}, not validated"
+        if not training.get("validation_cases"):
+            return f"Dice {dice:.3f}, not validated"
+        where = " on slices of its training scans" if held_out == "slices" else ""
+        return f"validation Dice {dice:.3f}{' on phantoms' if self.purpose.synthetic else where}"
 
 
 class Session:
@@ -117,10 +147,25 @@ class Session:
             self.models_changed.emit()
         return known or entry
 
-    def prefer(self, entry: ModelEntry) -> None:
-        """Let this model be the one that segments, from now on."""
-        self.remember("model", str(entry.path))
+    def prefer(self, entry: ModelEntry, kind: str = "") -> None:
+        """Let this model be the one that segments scans of a kind, from now on; as of `remember_model`."""
+        if kind:
+            self.remember_model(kind, entry)
         self.model_preferred.emit(entry)
+
+    def remember_model(self, kind: str, entry: ModelEntry) -> None:
+        """Keep which model a person chose for scans of a kind (the text of a `ScanKind`)."""
+        known = {k: path for k, path in self._models_by_kind().items() if k != kind}
+        self.remember("model_for", dict([*known.items(), (kind, str(entry.path))][-MOST_KINDS:]))
+
+    def model_for(self, kind: str) -> ModelEntry | None:
+        """The model that a person chose last for scans of a kind, where it is still there."""
+        wanted = self._models_by_kind().get(kind)
+        return next((m for m in self.models() if wanted is not None and str(m.path) == wanted), None)
+
+    def _models_by_kind(self) -> dict[str, str]:
+        known = self.recall("model_for", {})
+        return known if isinstance(known, dict) else {}
 
     def recall(self, key: str, default: Any = None) -> Any:
         """A remembered setting (plain JSON values)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from napari_prosma._shared.scan_controller import ScanController, recalled_model
+from napari_prosma._shared.scan_controller import ScanController
 from napari_prosma._shared.session import ModelEntry, Session
 from napari_prosma._shared.steps import Steps
 from napari_prosma.gates.found import Found
@@ -210,4 +210,4 @@ def _recalled(session: Session) -> Choices:
         options = InspectConfig.parse(session.recall("gates", {}), "the remembered settings")
     except ProsmaError:
         options = InspectConfig()
-    return Choices(model=recalled_model(session), device=session.recall("device", "auto"), options=options)
+    return Choices(device=session.recall("device", "auto"), options=options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from napari_prosma._shared.scan_controller import ScanController, recalled_model
+from napari_prosma._shared.scan_controller import ScanController
 from napari_prosma._shared.session import Session
 from napari_prosma.segment.present import SHORTCUT, Presenter
 from napari_prosma.segment.run import Run
@@ -136,4 +136,4 @@ def _recalled(session: Session) -> Choices:
         options = InferenceConfig.parse(session.recall("options", {}), "the remembered settings")
     except ProsmaError:
         options = InferenceConfig()
-    return Choices(model=recalled_model(session), device=session.recall("device", "auto"), options=options)
+    return Choices(device=session.recall("device", "auto"), options=options)

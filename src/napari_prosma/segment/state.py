@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from napari_prosma._shared.fitting import fits, nearest
 from napari_prosma._shared.layers import LayerScan, Region
 from napari_prosma._shared.scan_choices import Problem, ScanChoices, scan_notes, scan_problem
 from napari_prosma._shared.session import ModelEntry
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.engine.messages import SegmentRequest
 
-__all__ = ["Choices", "Plan", "Problem", "fits", "nearest", "resolve"]
+__all__ = ["Choices", "Plan", "Problem", "resolve"]
 
 
 @dataclass(frozen=True)

@@ -108,16 +108,18 @@ def autosave(pairs: Sequence[Pair], folder: Path) -> list[Path]:
 
 def _write_image(source: Source, path: Path) -> Path:
     """File of an image, written where it is none yet; `path` lacks its suffix."""
+    phantom = ""
     if source.layer is not None:
         layer = image_scan(source)
-        scan = Scan(layer.load(), layer.spec)
+        scan, phantom = Scan(layer.load(), layer.spec), str(layer.metadata.get("synthetic", ""))
     elif source.channels:
         scan = read_channels(source.channels)
     else:
         return source.paths[0].absolute()
     spec, suffix = _storable(scan.spec, "")
     path = path.with_name(path.name + suffix)
-    write_image(path, scan.data, spec, overwrite=True)
+    notes = file_notes({"program": "phantom", "synthetic": phantom}, (), "image") if phantom else None
+    write_image(path, scan.data, spec, overwrite=True, provenance=notes)
     return path
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_prosma._shared.session import Session
+from napari_prosma._shared.scan_kind import kind_from, kind_of
+from napari_prosma._shared.session import ModelEntry, Session
 from napari_prosma.train.orders import new_order, resumed_order
 from napari_prosma.train.pair_list import PairList
 from napari_prosma.train.pairs import Pair
@@ -15,9 +16,11 @@ from napari_prosma.train.preview import Preview
 from napari_prosma.train.run import Order, Outcome, Training, outcome_of
 from napari_prosma.train.runs import list_runs, save_as
 from napari_prosma.train.saving import Autosave
+from napari_prosma.train.sources import image_scan
 from napari_prosma.train.state import Plan
 from prosma_core.config.model import ClassInfo
 from prosma_core.errors import ProsmaError
+from prosma_core.io.modality import dicom_modality
 from prosma_core.io.run_folder import RunFolder
 from prosma_core.io.stopped_run import KeptModel, RunState, keep_stopped
 
@@ -152,7 +155,21 @@ class Trainings:
             self._say(error)
             return
         if not outcome.worse:
-            self._session.prefer(entry)
+            self._session.prefer(entry, self._kind(entry))
+
+    def _kind(self, model: ModelEntry) -> str:
+        """The kind of scan that was trained on, as the text of a `ScanKind`; empty where no pair is left to tell."""
+        row = next((row for row in self._pairs.rows if row.spec is not None), None)
+        if row is None or row.spec is None:
+            return ""
+        try:
+            if row.pair.image.layer is not None:
+                return kind_of(image_scan(row.pair.image)).text
+        except ProsmaError:
+            return ""
+        path = row.pair.image.paths[0]
+        modality = dicom_modality(path) if row.spec.format == "dicom" else model.purpose.modality
+        return kind_from(row.spec, modality=modality).text
 
     def _all_there(self, pairs: Sequence[Pair]) -> bool:
         """Whether what is painted is in the viewer still."""

@@ -52,6 +52,8 @@ class Setup:
         On the CPU.
     start : (ModelHeader, Weights) or None
         Model to start from.
+    synthetic : bool
+        Whether all training cases are computed phantoms.
     """
 
     run: RunConfig
@@ -60,6 +62,7 @@ class Setup:
     train: list[TrainingCase]
     val: list[TrainingCase]
     start: tuple[ModelHeader, Weights] | None
+    synthetic: bool = False
 
 
 def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None) -> Generator[Event, None, Setup]:
@@ -111,12 +114,18 @@ def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None
         yield StageStarted(split.words())
     train = yield from _prepare_cases(folder, split, "train", run, pre, classes)
     val = yield from _prepare_cases(folder, split, "val", run, pre, classes)
-    return Setup(run, _header(run, model, pre, classes), split, train, val, start)
+    return Setup(run, _header(run, model, pre, classes), split, train, val, start, _synthetic(folder, split))
 
 
 def _derived(folder: DatasetFolder, split: Split) -> tuple[str, ...]:
     """Validation cases whose labels are a model's result, as the notes of their files say."""
     return tuple(name for name in split.val if made_by_model(read_notes(folder.cases[name].label)))
+
+
+def _synthetic(folder: DatasetFolder, split: Split) -> bool:
+    """Whether the notes of every training case, of its image or its labels, say that it is a phantom."""
+    cases = [folder.cases[name] for name in split.train]
+    return all(any(read_notes(path).get("synthetic") for path in (case.label, case.images[0])) for case in cases)
 
 
 def plan_model(

@@ -37,6 +37,8 @@ def training_summary(
         "removed_fraction": [round(level.removed, 4) for level in validation.levels],
         "median_threshold": [level.threshold and round(level.threshold, 4) for level in validation.levels],
     }
+    if setup.synthetic:
+        summary["synthetic"] = True
     if split.derived:
         summary["independent_labels"] = False
     if validation.count < len(setup.val):

@@ -27,7 +27,9 @@ def entry(name: str, kind: str = "prosma") -> ModelEntry:
 
 def choices(shape: tuple[int, ...] = (12, 40, 44), model: str = "phantom-3d", kind: str = "prosma") -> Choices:
     scale = (3.0, 1.0, 1.0)[-len(shape) :]  # voxels of the phantom's model
-    return Choices(scan=read(Image(np.zeros(shape, np.float32), name="scan", scale=scale)), model=entry(model, kind))
+    phantom = {"prosma": {"synthetic": "phantom"}}  # for which nothing is doubted
+    image = Image(np.zeros(shape, np.float32), name="scan", scale=scale, metadata=phantom)
+    return Choices(scan=read(image), model=entry(model, kind))
 
 
 def planned(given: Choices, region: tuple[tuple[int, int], ...] | None = None) -> Plan:

@@ -99,6 +99,9 @@ class Widget:
         return self.view.findChild(QPushButton, "run").isEnabled()
 
     def start(self) -> FakeJob:
+        """Click the main button; where nothing is meant for the scan, the phantom's model is chosen first."""
+        if not self.text("model"):
+            self.choose("phantom-3d")
         self.controller.start_or_cancel()
         return self.jobs.jobs[-1]
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from napari.layers import Image
 
+from napari_prosma._shared.fitting import fits
 from napari_prosma._shared.layers import read
 from napari_prosma._shared.session import ModelEntry
-from napari_prosma.segment.state import Choices, Plan, Problem, fits, resolve
+from napari_prosma.segment.state import Choices, Plan, Problem, resolve
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.io.bundle import read_header
 from prosma_core.io.models import shipped_models
@@ -23,7 +24,8 @@ def entry(name: str) -> ModelEntry:
 
 
 def choices(shape: tuple[int, ...] = (12, 40, 44), model: str = "phantom-3d", **layer: object) -> Choices:
-    image = Image(np.zeros(shape, np.float32), name="scan", **layer)
+    phantom = {"prosma": {"synthetic": "phantom", "modality": "US"}}  # for which nothing is doubted
+    image = Image(np.zeros(shape, np.float32), name="scan", **{"metadata": phantom, **layer})
     return Choices(scan=read(image), model=entry(model))
 
 
@@ -47,7 +49,7 @@ def test_the_name_given_by_hand_wins() -> None:
     [
         (Choices(), "image", "Open a scan"),
         (Choices(scan_error="Axes 'q' cannot be used"), "axes", "Axes 'q'"),
-        (replace(choices(), model=None), "model", "Choose a model"),
+        (replace(choices(), model=None), "model", "No model chosen: none is known to be made for this scan"),
         (choices((40, 44)), "model", "The model is 3D, the image 2D"),
     ],
 )

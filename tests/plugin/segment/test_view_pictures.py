@@ -23,7 +23,7 @@ ARROW = 40
 """Pixels of a box's arrow and margins."""
 READABLE = 4.5
 """Ratio of luminances from which text can be read (WCAG 2, level AA)."""
-STATES = ("refused", "running", "finished")
+STATES = ("refused", "running", "finished", "no model")
 
 
 @pytest.fixture(params=["dark", "light"])
@@ -40,7 +40,11 @@ def fill(view: SegmentView, state: str) -> None:
     view.show_images([("sub-07_ses-1_T2star.nii", 1)], 1)
     view.show_axes("tzyx", ("tzyx",), "t 12 · z 24 · y 320 · x 320; voxels 3.75 × 0.977 × 0.977 mm")
     view.show_levels(((24, 320, 320), (12, 160, 160)), 1)
-    view.show_models([("hippocampus-mri", 1)], 1, "3D · 1 channel · anterior hippocampus, posterior · Dice 0.885")
+    facts = (
+        "Anterior and posterior hippocampus in T1-weighted MRI cropped around one hippocampus, 1 mm voxels.\n"
+        "3D · 1 channel · 1 × 1 × 1 mm · anterior hippocampus, posterior hippocampus · training Dice 0.885, not validated"
+    )
+    view.show_models([("hippocampus-mri", 1)], 1, facts)
     view.show_devices([("Auto", "auto")], "auto", "CPU, 2 threads (torch 2.13.0+cpu is a build without CUDA)")
     view.advanced.show_options(InferenceConfig(), "view", [("automatic", "")], "")
     view.show_run("Segment", enabled=True, tooltip="")
@@ -48,6 +52,10 @@ def fill(view: SegmentView, state: str) -> None:
         view.show_problem("axes", "Axes 'zyq' cannot be used: letters are t, c, z, y, x, each at most once.")
         view.show_problem("part", "Nothing of the scan is in view. Move the view to it, or choose the whole scan.")
         view.show_error("Main memory ran out. Close other programs, or crop the scan.", details=True)
+    elif state == "no model":
+        view.show_models([("hippocampus-mri", 1)], None, "")
+        kind = "3D, 1 channel, patient geometry, CT"
+        view.show_problem("model", f"No model chosen: none is known to be made for this scan ({kind}). Choose one.")
     elif state == "running":
         view.show_notes("12 time points are segmented one by one.")
         view.show_run("Cancel", enabled=True, tooltip="")

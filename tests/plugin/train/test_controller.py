@@ -458,7 +458,9 @@ def test_a_finished_model_is_in_segments_list_and_preferred(widget: Any, annotat
     job.say(result(write_model(widget, "liver model")))
     assert "liver model" in [m.header.name for m in widget.session.models()]
     assert preferred == ["liver model"]
-    assert widget.session.recall("model") == str(widget.models / "liver model.safetensors")
+    chosen = widget.session.model_for("3D, 1 channel, no voxel size")
+    assert chosen is not None
+    assert chosen.path == widget.models / "liver model.safetensors"
     assert widget.text("run") == "Train"
     assert widget.text("name") == "liver model-2"  # the next one
 

@@ -1,0 +1,95 @@
+"""What kind of scan a layer is, as far as file and voxels tell: models are chosen and remembered by it. No Qt."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from napari_prosma._shared.layers import LayerScan
+from prosma_core.data.geometry import ImageSpec
+from prosma_core.data.intensities import COLOUR
+from prosma_core.io.modality import dicom_modality, looks_ct
+
+World = Literal["patient", "sized", "pixels"]
+_SAMPLE = 1 << 18
+
+
+@dataclass(frozen=True)
+class ScanKind:
+    """What a model has to be made for.
+
+    Attributes
+    ----------
+    dims : int
+        Spatial axes.
+    channels : int
+        3 for a picture in colour; a picture of three equal channels is grey and has 1.
+    colour : bool
+        Whether the channels are red, green and blue.
+    world : {"patient", "sized", "pixels"}
+        Whether the file knows the patient's axes, only a voxel size, or neither.
+    modality : str
+        As DICOM abbreviates it; empty where nothing tells it.
+    synthetic : bool
+        Whether it is a phantom of this program.
+    """
+
+    dims: int
+    channels: int
+    colour: bool
+    world: World
+    modality: str = ""
+    synthetic: bool = False
+
+    @property
+    def text(self) -> str:
+        """In a few words, such as ``3D, 1 channel, CT``; equal kinds have equal texts."""
+        channels = "color" if self.colour else f"{self.channels} channel{'s' * (self.channels != 1)}"
+        world = {"patient": "patient geometry", "sized": "voxel size", "pixels": "no voxel size"}[self.world]
+        kind = self.modality + " phantom" * self.synthetic
+        return ", ".join(part for part in (f"{self.dims}D", channels, world, kind.strip()) if part)
+
+
+def kind_of(scan: LayerScan) -> ScanKind:
+    """The kind of a layer's scan; of voxels in memory some are looked at."""
+    modality = str(scan.metadata.get("modality", ""))
+    if not modality and scan.path is not None and scan.spec.format == "dicom":
+        modality = dicom_modality(scan.path)
+    grey = scan.rgb and _is_grey(scan.data)
+    return kind_from(scan.spec, scan.data, modality, synthetic=bool(scan.metadata.get("synthetic")), grey=grey)
+
+
+def kind_from(
+    spec: ImageSpec, data: Any = None, modality: str = "", *, synthetic: bool = False, grey: bool = False
+) -> ScanKind:
+    """The kind of a scan of this geometry.
+
+    Parameters
+    ----------
+    spec : ImageSpec
+    data : array-like, optional
+        Its voxels, to tell CT by; ``None`` does not.
+    modality : str
+        Where it is known.
+    synthetic : bool
+    grey : bool
+        Whether its colours are known to be equal.
+    """
+    world: World = "patient" if spec.world == "ras" else "pixels" if spec.unit == "pixel" else "sized"
+    colour = spec.num_channels == 3 and spec.channel_names == COLOUR and not grey
+    if not modality and world != "pixels" and spec.num_channels == 1 and looks_ct(data):
+        modality = "CT"
+    channels = 1 if grey else spec.num_channels
+    return ScanKind(spec.spatial_ndim, channels, colour, world, modality, synthetic)
+
+
+def _is_grey(data: Any) -> bool:
+    """Whether the colours of a picture are equal everywhere, as far as some of its pixels tell."""
+    if not isinstance(data, np.ndarray):
+        return False
+    step = max(1, math.isqrt(data.size // _SAMPLE))
+    some = data[..., ::step, ::step, :]
+    return bool((some[..., 0] == some[..., 1]).all() and (some[..., 0] == some[..., 2]).all())

@@ -1,0 +1,280 @@
+"""Which model is chosen by itself for a scan, in the Segment and in the Gates widget: only one made for such scans."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from napari.layers import Layer
+from psygnal import Signal
+from pytestqt.qtbot import QtBot
+from qtpy.QtWidgets import QComboBox, QLabel, QPushButton
+
+from napari_prosma._reader import image_layer_data
+from napari_prosma._sample_data import phantom_2d_layers, phantom_3d_layers
+from napari_prosma._shared.fitting import meant
+from napari_prosma._shared.layers import read
+from napari_prosma._shared.scan_kind import kind_of
+from napari_prosma._shared.session import ModelEntry, Session
+from napari_prosma.gates.controller import GatesController
+from napari_prosma.gates.view import GatesView
+from napari_prosma.segment.controller import SegmentController
+from napari_prosma.segment.view import SegmentView
+from prosma_core.data.geometry import array_spec
+from prosma_core.data.intensities import COLOUR
+from prosma_core.engine.messages import Ready
+from prosma_core.io.bundle import load_bundle, read_header, save_bundle
+from prosma_core.io.models import find_model, shipped_models
+
+
+class NoEngine:
+    """Stands in for the boundary to the engine; nothing is run."""
+
+    started = Signal(Ready)
+    ready: Ready | None = None
+    alive = False
+
+    def start(self) -> None:
+        pass
+
+    free = close = start
+
+
+class Widget:
+    """A widget in which a model is chosen for a scan."""
+
+    def __init__(self, kind: str, folder: Path, qtbot: QtBot) -> None:
+        self.viewer, self.session = ViewerModel(), Session(folder, NoEngine())  # type: ignore[arg-type]
+        self.view: Any = SegmentView() if kind == "segment" else GatesView()
+        made: Any = SegmentController if kind == "segment" else GatesController
+        self.controller = made(self.viewer, self.view, self.session)
+        qtbot.addWidget(self.view)
+
+    def open(self, layer: Any) -> Any:
+        return self.viewer.add_layer(layer if isinstance(layer, Layer) else Layer.create(*layer))
+
+    def choose(self, name: str) -> None:
+        self.controller.choose_model(self.model(name))
+
+    def model(self, name: str) -> ModelEntry:
+        return next(m for m in self.session.models() if m.header.name == name)
+
+    def text(self, part: str) -> str:
+        label = self.view.findChild(QLabel, part)
+        return "" if label.isHidden() else label.text()
+
+    @property
+    def chosen(self) -> str:
+        return str(self.view.findChild(QComboBox, "model").currentText())
+
+    @property
+    def run(self) -> QPushButton:
+        return self.view.findChild(QPushButton, "run")
+
+
+@pytest.fixture(params=["segment", "gates"])
+def widget(request: pytest.FixtureRequest, qtbot: QtBot, tmp_path: Path) -> Iterator[Widget]:
+    made = Widget(request.param, tmp_path, qtbot)
+    yield made
+    made.controller.close()
+
+
+def scan(
+    shape: tuple[int, ...], unit: str = "mm", *, patient: bool = False, low: int = 0, fmt: str = "nifti", **note: str
+) -> Any:
+    """A layer as the reader makes it, of voxels of 1 unit; `note` is what the file is known to be."""
+    axes = {2: "yx", 3: "zyx", 4: "czyx"}[len(shape)]
+    data = np.random.default_rng(0).integers(low, low + 1500, shape).astype(np.int16)
+    spec = replace(
+        array_spec(shape, axes, (1.0,) * min(len(shape), 3), unit), world="ras" if patient else "image", format=fmt
+    )
+    made, arguments, kind = image_layer_data(data, spec, "scan", None)
+    arguments["metadata"]["prosma"] |= note
+    return made, arguments, kind
+
+
+def picture(*, grey: bool, **note: str) -> Any:
+    """A picture of three colours, which may be equal."""
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 60, 70), np.uint8)
+    if grey:
+        pixels[1:] = pixels[0]
+    spec = replace(array_spec(pixels.shape, "cyx"), channel_names=COLOUR, format="png")
+    made, arguments, kind = image_layer_data(pixels, spec, "picture", None)
+    assert arguments["rgb"]
+    arguments["metadata"]["prosma"] |= note
+    return made, arguments, kind
+
+
+def ct() -> Any:
+    return scan((40, 64, 64), patient=True, low=-1000)
+
+
+def brain() -> Any:
+    return scan((90, 110, 90), patient=True)
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        (lambda: phantom_3d_layers()[0], "phantom-3d"),
+        (lambda: phantom_2d_layers()[0], "breast-lesion-us"),
+        (lambda: scan((36, 50, 35), patient=True), "hippocampus-mri"),
+        (lambda: scan((36, 50, 35), patient=True, modality="MR"), "hippocampus-mri"),
+        (lambda: scan((60, 70), "pixel", modality="US"), "breast-lesion-us"),
+        (lambda: picture(grey=True, modality="US"), "breast-lesion-us"),
+        (lambda: picture(grey=False, modality="US"), ""),
+        (lambda: picture(grey=True), ""),
+        (lambda: picture(grey=False), ""),
+        (lambda: scan((60, 70), "pixel"), ""),
+        (lambda: scan((60, 70), "um"), ""),
+        (ct, ""),
+        (lambda: scan((36, 50, 35), patient=True, low=-1000), ""),
+        (lambda: scan((36, 50, 35), patient=True, modality="PT"), ""),
+        (brain, ""),
+        (lambda: scan((20, 60, 70), "um"), ""),
+        (lambda: scan((20, 60, 70), "pixel"), ""),
+        (lambda: scan((2, 36, 50, 35), patient=True), ""),
+    ],
+)
+def test_only_a_model_made_for_such_scans_is_meant(layer: Callable[[], Any], expected: str) -> None:
+    shipped = [ModelEntry(path, read_header(path), shipped=True) for path in shipped_models().values()]
+    found = meant(read(Layer.create(*layer())), shipped)
+    assert (found.header.name if found else "") == expected
+
+
+def test_where_no_model_is_meant_none_is_chosen_and_the_reason_stands_there(widget: Widget) -> None:
+    widget.open(ct())
+    assert widget.chosen == ""
+    assert not widget.run.isEnabled()
+    reason = (
+        "No model chosen: none is known to be made for this scan (3D, 1 channel, patient geometry, CT). Choose one."
+    )
+    assert widget.text("problem_model") == widget.run.toolTip() == reason
+    assert widget.text("model_facts") == ""
+
+
+def test_the_description_stands_under_the_box(widget: Widget) -> None:
+    widget.open(phantom_3d_layers()[0])
+    assert widget.run.isEnabled()
+    said = widget.text("model_facts")
+    assert said.startswith("Organ and lesions of the procedural MR-like and CT-like phantom")
+    assert "Synthetic: not for real scans." in said
+    assert "validation Dice 0.883 on phantoms" in said
+
+
+def test_a_model_is_not_kept_for_a_scan_of_another_kind(widget: Widget) -> None:
+    widget.open(scan((60, 70), "pixel"))
+    widget.choose("breast-lesion-us")
+    for other in (brain(), picture(grey=False), scan((60, 70), "um"), ct()):
+        widget.open(other)
+        assert widget.chosen == ""
+    widget.open(scan((64, 80), "pixel"))
+    assert widget.chosen == "breast-lesion-us"
+    assert widget.run.isEnabled()
+
+
+@pytest.mark.parametrize("widget", ["segment"], indirect=True)
+def test_a_model_that_a_person_chooses_works_on_any_scan_it_can_take(widget: Widget) -> None:
+    widget.open(ct())
+    widget.choose("phantom-3d")
+    assert widget.run.isEnabled()
+    assert "phantom-3d was trained on synthetic phantoms" in widget.text("notes")
+    widget.choose("hippocampus-mri")
+    assert widget.run.isEnabled()
+    assert "was trained on MR scans, this one is CT" in widget.text("notes")
+    assert "of 20 to 80 mm along each side" not in widget.text("notes")  # 40 to 64 mm
+
+
+@pytest.mark.parametrize("widget", ["segment"], indirect=True)
+def test_a_synthetic_model_is_not_chosen_again_for_real_scans(widget: Widget) -> None:
+    widget.open(ct())
+    widget.choose("phantom-3d")
+    widget.open(ct())
+    assert widget.chosen == ""
+
+
+@pytest.mark.parametrize("widget", ["segment"], indirect=True)
+def test_a_model_chosen_before_the_scan_is_there_is_kept_where_it_fits(widget: Widget) -> None:
+    widget.choose("breast-lesion-us")
+    widget.open(scan((60, 70), "pixel"))
+    assert widget.chosen == "breast-lesion-us"
+    widget.viewer.layers.clear()
+    widget.choose("breast-lesion-us")
+    widget.open(brain())
+    assert widget.chosen == ""
+
+
+@pytest.mark.parametrize("widget", ["segment"], indirect=True)
+def test_other_axes_are_another_kind_of_scan(widget: Widget) -> None:
+    widget.open(scan((20, 60, 70), "pixel"))
+    widget.choose("hippocampus-mri")
+    widget.controller.choose_axes("tyx")
+    assert widget.chosen == ""
+    widget.controller.choose_axes("zyx")
+    assert widget.chosen == "hippocampus-mri"
+
+
+def own_model(widget: Widget, tmp_path: Path, name: str = "liver", **header: Any) -> ModelEntry:
+    """A model that a person trained, added to the list but not chosen."""
+    old, weights = load_bundle(find_model("hippocampus-mri"))
+    weights = {key: value * np.float32(0.5) for key, value in weights.items()}
+    save_bundle(tmp_path / f"{name}.safetensors", old.replace(name=name, **header), weights)
+    return widget.session.add_model(tmp_path / f"{name}.safetensors")
+
+
+@pytest.mark.parametrize("widget", ["segment"], indirect=True)
+def test_a_model_trained_on_this_scan_is_chosen_for_it_and_its_like(widget: Widget, tmp_path: Path) -> None:
+    layer = widget.open(ct())
+    entry = own_model(widget, tmp_path)
+    assert widget.chosen == ""
+    widget.session.prefer(entry, kind_of(widget.controller._choices.scan).text)
+    assert widget.chosen.startswith("liver")
+    widget.open(brain())
+    assert widget.chosen == ""  # another modality, although it can take it
+    widget.session.prefer(entry, kind_of(widget.controller._choices.scan).text.replace("3D", "2D"))
+    assert widget.chosen.startswith("liver")  # nothing speaks against it
+    widget.open(picture(grey=False))
+    widget.session.prefer(entry, "")
+    assert widget.chosen == ""
+    widget.controller.choose_image(layer)
+    assert widget.chosen.startswith("liver")
+    again = Session(tmp_path, NoEngine())  # type: ignore[arg-type]
+    assert again.model_for(kind_of(widget.controller._choices.scan).text).path == entry.path
+    entry.path.unlink()
+    assert again.model_for(kind_of(widget.controller._choices.scan).text) is None
+
+
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        ({}, "not validated"),
+        ({"validation_mean_dice": None, "validation_cases": 3}, "not validated"),
+        ({"validation_mean_dice": "1", "validation_cases": 3}, "not validated"),
+        ({"validation_mean_dice": 0.9, "validation_cases": 0}, "Dice 0.900, not validated"),
+        (
+            {"validation_mean_dice": 0.9, "validation_cases": 1, "validation": "none held out"},
+            "training Dice 0.900, not validated",
+        ),
+        (
+            {"validation_mean_dice": 0.9, "validation_cases": 1, "validation": "slices"},
+            "validation Dice 0.900 on slices of its training scans",
+        ),
+        (
+            {"validation_mean_dice": 0.9, "validation_cases": 5, "independent_labels": False},
+            "Dice 0.900 against labels of a model",
+        ),
+        ({"validation_mean_dice": 0.9, "validation_cases": 5, "validation": "cases"}, "validation Dice 0.900"),
+        (
+            {"validation_mean_dice": 0.9, "validation_cases": 5, "synthetic": True},
+            "validation Dice 0.900 on phantoms",
+        ),
+    ],
+)
+def test_only_what_was_held_out_is_called_validation(training: dict[str, Any], said: str, tmp_path: Path) -> None:
+    header = load_bundle(find_model("hippocampus-mri"))[0].replace(training=training, sha256="")
+    assert ModelEntry(tmp_path, header, shipped=False).facts.split(" · ")[-1] == said
