@@ -1,7 +1,13 @@
 """Errors meant for people: each message says what was given, what is allowed and what to do."""
 
+from __future__ import annotations
+
+from prosma_core.printable import visible
+
 LONGEST_TEXT = 400
 """Characters of an error's text: what fits into a widget and can be read at once."""
+BELOW = "\n  "
+"""What separates the lines of a text."""
 _END = 150
 
 
@@ -10,12 +16,30 @@ class ProsmaError(Exception):
 
     Of a text that is longer than `LONGEST_TEXT` (names from files can be) the middle is left out: a text begins with
     what was given and ends with what to do.
+
+    Parameters
+    ----------
+    *lines : str
+        The text, and further lines below it. Names from files may be part of them: their line ends, controls and
+        bidirectional marks become visible.
     """
 
-    def __init__(self, text: str = "") -> None:
-        if len(text) > LONGEST_TEXT:
-            text = f"{text[: LONGEST_TEXT - _END - 3]} … {text[-_END:]}"
-        super().__init__(text)
+    def __init__(self, *lines: str) -> None:
+        shown = [visible(str(line)) for line in lines]
+        while (over := len(BELOW.join(shown)) - LONGEST_TEXT) > 0:
+            at = max(range(len(shown)), key=lambda i: len(shown[i]))
+            most = max(len(shown[at]) - over, LONGEST_TEXT // len(shown) - len(BELOW))
+            shown[at] = _shortened(shown[at], most)
+        super().__init__(*shown)
+
+    def __str__(self) -> str:
+        return BELOW.join(self.args)
+
+
+def _shortened(text: str, most: int) -> str:
+    """A text without its middle."""
+    end = min(_END, most // 2)
+    return f"{text[: most - end - 3]} … {text[len(text) - end :]}"
 
 
 class ConfigError(ProsmaError):

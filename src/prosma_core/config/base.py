@@ -57,12 +57,12 @@ class Config(BaseModel):
         except ValidationError as error:
             problems = error.errors()
             lines = [
-                f"  {'.'.join(map(str, e['loc']))[:60] or 'all'}: {e['msg']} (given: {repr(e['input'])[:40]})"
+                f"{'.'.join(map(str, e['loc']))[:60] or 'all'}: {e['msg']} (given: {repr(e['input'])[:40]})"
                 for e in problems[:_MOST_PROBLEMS]
             ]
-            more = [f"  and {len(problems) - len(lines)} more"] if len(problems) > len(lines) else []
-            msg = f"{what} does not hold valid settings:\n" + "\n".join([*lines, *more])
-            raise ConfigError(msg) from error
+            more = [f"and {len(problems) - len(lines)} more"] if len(problems) > len(lines) else []
+            msg = f"{what} does not hold valid settings:"
+            raise ConfigError(msg, *lines, *more) from error
 
     def replace(self, **changes: Any) -> Self:
         """The same settings with some changed, validated again.

@@ -125,7 +125,8 @@ def load_run_yaml(path: Path) -> dict[str, Any]:
     try:
         values = load_yaml(path.read_bytes())
     except (OSError, ValueError) as error:
-        msg = f"Cannot read settings from {path}: {error}. Give a YAML file such as a run folder's run.yaml."
+        reason = " ".join(str(error).split())
+        msg = f"Cannot read settings from {path}: {reason}. Give a YAML file such as a run folder's run.yaml."
         raise ConfigError(msg) from error
     if not isinstance(values, dict):
         msg = f"{path} holds no settings: a YAML mapping such as 'training: {{epochs: 50}}' is needed."

@@ -144,7 +144,7 @@ def message_of(reply: Progress | ArrayMade | Done | Failure | Stopped, log: Call
     if isinstance(reply, Failure):
         kind = getattr(errors, reply.error, None)
         kind = kind if isinstance(kind, type) and issubclass(kind, ProsmaError) else EngineError
-        return Failed(kind(reply.message), f"{reply.details}\n{log()}".strip())
+        return Failed(kind(*reply.message.split(errors.BELOW)), f"{reply.details}\n{log()}".strip())
     return Cancelled()
 
 

@@ -117,7 +117,7 @@ def read_header(path: Path) -> ModelHeader:
     try:
         return ModelHeader.parse(values, f"The header of {path}")
     except ConfigError as error:
-        raise ModelFileError(str(error)) from error
+        raise ModelFileError(*error.args) from error
 
 
 def _text_sha256(text: str) -> str:

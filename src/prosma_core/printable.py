@@ -1,0 +1,56 @@
+"""Text from files, such as names, made safe to print: what a terminal or a viewer would act on becomes visible."""
+
+from __future__ import annotations
+
+import logging
+import unicodedata
+
+_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Unicode categories that are shown as escapes: controls, formats such as bidirectional marks, surrogates, line ends."""
+_JOINERS = "\u200c\u200d"
+"""Formats without which some scripts and emoji are misspelt; they reorder nothing."""
+
+
+def visible(text: str) -> str:
+    """A text as one line in which controls, line ends and bidirectional marks are escapes, as in ``liver\\x1b[31m``.
+
+    A text without any of these stays as it is; so does the result, made visible again.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_escape(letter) if unsafe(letter) else letter for letter in text)
+
+
+def unsafe(letter: str) -> bool:
+    """Whether a character is invisible and acts on what shows it."""
+    return unicodedata.category(letter) in _HIDDEN and letter not in _JOINERS
+
+
+def _escape(letter: str) -> str:
+    short = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(letter)
+    number = ord(letter)
+    return short or (
+        f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}" if number < 65536 else f"\\U{number:08x}"
+    )
+
+
+class VisibleFormatter(logging.Formatter):
+    """Writes each record in one line, and the lines of a traceback below it, all made visible."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text."""
+        first, *rest = super().format(_one_line(record)).split("\n")
+        return "\n".join(map(visible, (first, *rest)))
+
+
+def show_visibly(record: logging.LogRecord) -> bool:
+    """A filter of a handler that lets everything pass, records of this project made visible."""
+    if record.name.partition(".")[0] in {"prosma_core", "napari_prosma"}:
+        record.msg, record.args = visible(record.getMessage()), ()
+    return True
+
+
+def _one_line(record: logging.LogRecord) -> logging.LogRecord:
+    made = logging.makeLogRecord(record.__dict__)
+    made.msg, made.args = visible(record.getMessage()), ()
+    return made
