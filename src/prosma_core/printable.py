@@ -6,13 +6,13 @@ import logging
 import unicodedata
 
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""Unicode categories that are shown as escapes: controls, formats such as bidirectional marks, surrogates, line ends."""
+"""Unicode categories that are shown as escapes: controls, bidirectional and other formats, surrogates, line ends."""
 _JOINERS = "\u200c\u200d"
 """Formats without which some scripts and emoji are misspelt; they reorder nothing."""
 
 
 def visible(text: str) -> str:
-    """A text as one line in which controls, line ends and bidirectional marks are escapes, as in ``liver\\x1b[31m``.
+    r"""A text as one line in which controls, line ends and bidirectional marks are escapes, as in ``liver\x1b[31m``.
 
     A text without any of these stays as it is; so does the result, made visible again.
     """

@@ -42,7 +42,7 @@ def fill(view: SegmentView, state: str) -> None:
     view.show_levels(((24, 320, 320), (12, 160, 160)), 1)
     facts = (
         "Anterior and posterior hippocampus in T1-weighted MRI cropped around one hippocampus, 1 mm voxels.\n"
-        "3D · 1 channel · 1 × 1 × 1 mm · anterior hippocampus, posterior hippocampus · training Dice 0.885, not validated"
+        "3D · 1 channel · 1 × 1 × 1 mm · anterior hippocampus, posterior · training Dice 0.885, not validated"
     )
     view.show_models([("hippocampus-mri", 1)], 1, facts)
     view.show_devices([("Auto", "auto")], "auto", "CPU, 2 threads (torch 2.13.0+cpu is a build without CUDA)")
