@@ -41,8 +41,8 @@ class ImageSpec:
     channel_names : tuple of str
         Names of the channels, empty where the file has none.
     format : str
-        Format the array came from: ``"nifti"``, ``"tiff"``, ``"ome-tiff"``, ``"png"``, ``"jpeg"``, ``"zarr"``,
-        ``"ome-zarr"``, ``"nrrd"``, ``"mha"``, ``"dicom"`` or ``"array"``.
+        Format the array came from: ``"nifti"``, ``"tiff"``, ``"ome-tiff"``, ``"png"``, ``"jpeg"``, ``"bmp"``,
+        ``"zarr"``, ``"ome-zarr"``, ``"nrrd"``, ``"mha"``, ``"dicom"`` or ``"array"``.
     header : object
         What the format needs to write a result with the same header (a nibabel header, a zarr version); opaque.
     """

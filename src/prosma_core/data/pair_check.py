@@ -88,6 +88,12 @@ def grid_problem(a: ImageSpec, b: ImageSpec, name_a: str, name_b: str) -> str:
             f"One picture of {b.spatial_shape} is painted ({name_b}) for a volume of {a.spatial_shape} ({name_a}): "
             "which slice it is cannot be told. Paint in labels of the volume's shape (one slice is enough)."
         )
+    turned = a.spatial_shape != b.spatial_shape and a.spatial_shape[-2:] == b.spatial_shape[:-3:-1]
+    if turned and a.world == b.world == "image":
+        return (
+            f"{name_a} has shape {a.spatial_shape}, {name_b} {b.spatial_shape}: one is turned by 90 degrees, as when "
+            "one program applies the EXIF orientation of a picture and another does not. Turn one of them."
+        )
     return (
         f"{name_a} and {name_b} lie on different grids: shapes {a.spatial_shape} and {b.spatial_shape}, affines "
         f"{np.round(a.affine, 3).tolist()} and {np.round(b.affine, 3).tolist()}. {_overlap_words(a, b)}"

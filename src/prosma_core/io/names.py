@@ -19,6 +19,7 @@ FORMATS = {
     ".png": "raster",
     ".jpeg": "raster",
     ".jpg": "raster",
+    ".bmp": "raster",
     ".ome.zarr": "zarr",
     ".zarr": "zarr",
     ".seg.nrrd": "nrrd",
@@ -29,17 +30,30 @@ FORMATS = {
 }
 """Reader for each suffix, longer suffixes before the shorter ones they end with."""
 
-RESULT_SUFFIXES = {".jpg": ".png", ".jpeg": ".png", ".nhdr": ".nrrd", ".mhd": ".mha"}
+RESULT_SUFFIXES = {".jpg": ".png", ".jpeg": ".png", ".bmp": ".png", ".nhdr": ".nrrd", ".mhd": ".mha"}
 """Suffix of a label result for inputs whose own format is not written, or cannot hold labels."""
 
 IMAGE_SUFFIXES = tuple(FORMATS)
 """Suffixes that are read."""
 
-WRITTEN_SUFFIXES = tuple(suffix for suffix in FORMATS if suffix not in {".nhdr", ".mhd"})
+WRITTEN_SUFFIXES = tuple(suffix for suffix in FORMATS if suffix not in {".bmp", ".nhdr", ".mhd"})
 """Suffixes that images can be written with."""
 
 LABEL_SUFFIXES = tuple(suffix for suffix in WRITTEN_SUFFIXES if suffix not in {".jpg", ".jpeg"})
 """Suffixes that label maps can be written with: JPEG changes values."""
+
+_MICROSCOPES = ".czi .lif .lof .xlef .nd2 .ims .oib .oif .oir .vsi .lsm .stk .dv .zvi .svs .ndpi .scn .mrxs .qptiff"
+_PICTURES = ".jp2 .j2k .jpx .webp .gif .heic .avif .jxl .tga .ppm .pgm .pbm .psd .exr"
+_ARRAYS = ".npy .npz .mat .h5 .hdf5 .n5 .ilastik .pkl"
+HINTS = {
+    **dict.fromkeys(_MICROSCOPES.split(), "Export it as OME-TIFF or OME-Zarr, in Fiji or with bfconvert."),
+    **dict.fromkeys(_PICTURES.split(), "Save it as PNG or TIFF."),
+    **dict.fromkeys(_ARRAYS.split(), "Save its array as .ome.tif, .zarr or .nii.gz, with the voxel size."),
+    ".ome": "Give a TIFF of the set that it describes.",
+}
+"""What to do with a file of another format, by the last suffix of its name."""
+
+_ZARR_NODES = ("zarr.json", ".zarray", ".zgroup")
 
 
 def image_suffix(path: Path) -> str:
@@ -51,16 +65,27 @@ def image_suffix(path: Path) -> str:
 
 
 def stem(path: Path) -> str:
-    """The name without its image suffix: ``case`` for ``case.nii.gz``; a folder's whole name."""
+    """The name without its image suffix: ``case`` for ``case.nii.gz``; a folder's whole name.
+
+    A member of a zarr folder has the names of both: ``exp_0`` for ``exp.zarr/0``.
+    """
     suffix = image_suffix(path)
     if suffix:
         return path.name[: -len(suffix)]
+    root = next((parent for parent in path.parents if image_suffix(parent).lower().endswith(".zarr")), None)
+    if root is not None:
+        return "_".join((stem(root), *path.relative_to(root).parts))
     return path.name if path.is_dir() else path.stem
 
 
 def is_image_path(path: Path) -> bool:
-    """Whether `path` has the name of an image, or is a folder that holds a DICOM series."""
-    return bool(image_suffix(path)) or is_dicom_folder(path)
+    """Whether `path` has the name of an image, or is a folder with a DICOM series or an array or group of zarr."""
+    return bool(image_suffix(path)) or is_zarr_node(path) or is_dicom_folder(path)
+
+
+def is_zarr_node(path: Path) -> bool:
+    """Whether `path` is a folder with the metadata of a zarr array or group, whatever its name."""
+    return path.is_dir() and any((path / name).is_file() for name in _ZARR_NODES)
 
 
 def is_dicom_folder(path: Path) -> bool:
@@ -96,6 +121,8 @@ def result_name(path: Path, spec: ImageSpec) -> str:
         What was read from it.
     """
     suffix = image_suffix(path)
+    if not suffix and spec.format in {"zarr", "ome-zarr"}:
+        return f"{stem(path)}.zarr"
     if spec.format == "dicom" or not suffix:
         return f"{stem(path)}.nii.gz"
     other = RESULT_SUFFIXES.get(suffix.lower())

@@ -8,7 +8,7 @@ from prosma_core.errors import FileFormatError
 from prosma_core.io.atomic import put_back
 from prosma_core.io.dicom import check_dicom
 from prosma_core.io.metaimage import check_metaimage
-from prosma_core.io.names import FORMATS, IMAGE_SUFFIXES, image_suffix, is_dicom_folder
+from prosma_core.io.names import FORMATS, HINTS, IMAGE_SUFFIXES, image_suffix, is_dicom_folder
 from prosma_core.io.nifti import check_nifti
 from prosma_core.io.nrrd import check_nrrd
 from prosma_core.io.raster import check_raster
@@ -66,6 +66,7 @@ def reader_of(path: Path) -> str:
     if not suffix:
         more = " Save a .hdr/.img pair as one .nii.gz." if path.suffix.lower() in {".hdr", ".img"} else ""
         more = " Give the folder of the DICOM series." if path.suffix.lower() == ".dcm" else more
+        more = f" {HINTS[path.suffix.lower()]}" if path.suffix.lower() in HINTS else more
         msg = f"{path} is no image this reads: {', '.join(IMAGE_SUFFIXES)} or a folder with a DICOM series.{more}"
         raise FileFormatError(msg)
     kind = FORMATS[suffix]

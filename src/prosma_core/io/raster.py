@@ -1,4 +1,4 @@
-"""PNG and JPEG pictures."""
+"""PNG, JPEG and BMP pictures."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ import numpy as np
 from prosma_core.errors import GeometryError, OutputError
 from prosma_core.io.failures import damaged, reading
 from prosma_core.io.layout import arrange, parse_axes
+from prosma_core.io.limits import check_unpacked
+from prosma_core.io.raster_checks import check_bmp, check_jpeg
+from prosma_core.io.tiff_colour import warn_orientation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +36,7 @@ _GREY_STEP = {2: 85, 4: 17}  # pillow spreads grey of 2 and 4 bits over 0..255
 
 @dataclass(frozen=True)
 class _Header:
-    """What the first chunk of a PNG declares (for a JPEG: 8 bits)."""
+    """What the first chunk of a PNG declares (for a JPEG or BMP: 8 bits)."""
 
     width: int = 0
     height: int = 0
@@ -54,12 +57,12 @@ class _Header:
 
 
 def check_raster(path: Path) -> None:
-    """Check every chunk of a PNG, and that a JPEG starts as one.
+    """Check every chunk of a PNG; of a JPEG and a BMP, the declared size against that of the file.
 
     Raises
     ------
     FileFormatError
-        It is neither PNG nor JPEG, a chunk is cut or fails its checksum, or the declared size cannot be in the file.
+        It is none of the three, a chunk is cut or fails its checksum, or the declared size cannot be in the file.
     GeometryError
         Width or height is 0.
     """
@@ -67,14 +70,15 @@ def check_raster(path: Path) -> None:
 
 
 def _read_header(path: Path) -> _Header:
-    """The header of a PNG whose chunks are whole."""
+    """The header of a PNG whose chunks are whole, or the size of another picture."""
     header, rows = _Header(), _Rows()
-    with reading(path, "a PNG or JPEG picture"), path.open("rb") as file:
+    with reading(path, "a picture"), path.open("rb") as file:
         start = file.read(len(_PNG))
-        if start[:2] == b"\xff\xd8":
-            return header
+        if start[:2] in {b"\xff\xd8", b"BM"}:
+            check = check_jpeg if start[:2] == b"\xff\xd8" else check_bmp
+            return _Header(*check(path, file))
         if start != _PNG:
-            raise damaged(path, "it is neither a PNG nor a JPEG picture")
+            raise damaged(path, "it is neither a PNG nor a JPEG or BMP picture")
         kind = b""
         while kind != b"IEND":
             head = file.read(8)
@@ -124,7 +128,7 @@ def _check_chunk(file: BinaryIO, path: Path, length: int, kind: bytes, rows: _Ro
 
 
 def read_raster(path: Path, axes: str | None, *, labels: bool = False) -> Scan:
-    """The pixels of a PNG or JPEG: axes ``yx``, or ``cyx`` for colour; the pixel grid as stored, EXIF not applied.
+    """The pixels of a picture: axes ``yx``, or ``cyx`` for colour; the pixel grid as stored, EXIF not applied.
 
     Parameters
     ----------
@@ -142,10 +146,15 @@ def read_raster(path: Path, axes: str | None, *, labels: bool = False) -> Scan:
     from PIL import Image
 
     header = _read_header(path)
-    with reading(path, "a PNG or JPEG picture"), warnings.catch_warnings():
+    with reading(path, "a picture"), warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, not a bomb; beyond that pillow raises
-        with Image.open(path, formats=("PNG", "JPEG")) as picture:
+        with Image.open(path, formats=("PNG", "JPEG", "BMP")) as picture:
+            if not labels:
+                unpacked = picture.width * picture.height * len(picture.getbands())
+                check_unpacked(path, path.stat().st_size, unpacked)
             picture.load()
+            warn_orientation(path, _orientation(picture))
+            kind = str(picture.format).lower()
             pixels = _pixels(picture, path, labels=labels)
     if labels and header.colour == 0 and header.depth in _GREY_STEP:
         pixels = pixels // np.uint8(_GREY_STEP[header.depth])
@@ -154,23 +163,46 @@ def read_raster(path: Path, axes: str | None, *, labels: bool = False) -> Scan:
     guess = "yxc" if pixels.ndim == 3 else "yx"
     names = guess if axes is None else parse_axes(axes, pixels.ndim, path)
     channels = ("red", "green", "blue") if "c" in names else ()
-    kind = "png" if path.suffix.lower() == ".png" else "jpeg"
     return arrange(pixels, names, scale=[1.0] * pixels.ndim, unit="pixel", kind=kind, channel_names=channels)
 
 
 def _pixels(picture: Image.Image, path: Path, *, labels: bool) -> NDArray[Any]:
     """Grey of the stored depth, or colour as rows, columns, (red, green, blue)."""
     mode = picture.mode
-    if mode == "P" and labels:
-        return np.asarray(picture)
+    if mode == "P":
+        return _palette(picture, path, labels=labels)
     if mode in {"LA", "PA", "RGBA", "La", "RGBa"}:
-        _LOG.info("%s: the alpha channel is left out.", path)
+        opaque = picture.getchannel("A" if mode.endswith("A") else "a").getextrema() == (255, 255)
+        (_LOG.info if opaque else _LOG.warning)("%s: the alpha channel is left out.", path)
+    if mode == "CMYK":
+        _LOG.warning("%s: colors are converted from CMYK to red, green, blue.", path)
     if mode == "1":
         return np.asarray(picture).astype(np.uint8)
     if mode in {"L", "F"} or mode.startswith("I"):
         pixels = np.asarray(picture)
         return pixels.astype(np.uint16) if mode == "I" else pixels.astype(pixels.dtype.newbyteorder("="))
     return np.asarray(picture.convert("L" if mode in {"LA", "La"} else "RGB"))
+
+
+def _palette(picture: Image.Image, path: Path, *, labels: bool) -> NDArray[Any]:
+    """Class numbers are the indices, but in a mask of black and white; in an image the colours, or grey."""
+    indices = np.asarray(picture)
+    colours = np.zeros((256, 3), np.uint8)
+    given = np.array(picture.getpalette("RGB") or [], np.uint8).reshape(-1, 3)[:256]
+    colours[: len(given)] = given
+    used = np.unique(indices)
+    if labels:
+        if used[-1] <= 1 and len(given) > 1 and given[:2].tolist() == [[255] * 3, [0] * 3]:
+            _LOG.warning("%s: 0 is white in its palette; white is taken as the object.", path)
+            return np.asarray(indices == 0, np.uint8)
+        return indices
+    values, shades = colours[indices], colours[used]
+    return np.asarray(values[..., 0] if (shades == shades[:, :1]).all() else values)
+
+
+def _orientation(picture: Image.Image) -> int:
+    value = picture.getexif().get(0x0112, 1)
+    return value if isinstance(value, int) else 1
 
 
 def write_raster(path: Path, data: NDArray[Any], spec: ImageSpec, provenance: dict[str, str]) -> None:

@@ -53,7 +53,7 @@ def plain_samples(
     """
     kind = int(page.photometric)
     if kind in _REFUSED:
-        msg = f"{path} stores its colours as {_REFUSED[kind]}, which is not read. Save it as grey or RGB."
+        msg = f"{path} stores its colors as {_REFUSED[kind]}, which is not read. Save it as grey or RGB."
         raise FileFormatError(msg)
     data, letters = _without_alpha(path, data, letters, page)
     if data.dtype == bool:
@@ -122,7 +122,7 @@ def _through_palette(path: Path, data: NDArray[Any], letters: str, page: TiffPag
         colours = (colours >> 8).astype(np.uint8)
     if (colours == colours[:1]).all():
         return colours[0][data], letters
-    _LOG.info("%s: colours of its palette are read as red, green, blue.", path)
+    _LOG.info("%s: colors of its palette are read as red, green, blue.", path)
     return np.moveaxis(colours[:, data], 0, -1), letters + "S"
 
 
@@ -131,8 +131,8 @@ def _as_rgb(path: Path, data: NDArray[Any], letters: str, mode: str) -> NDArray[
 
     samples = 4 if mode == "CMYK" else 3
     if letters != "YXS" or data.dtype != np.uint8 or data.shape[-1] != samples:
-        msg = f"{path} stores its colours as {mode}, {data.dtype}, axes {letters}; that is not read. Save it as RGB."
+        msg = f"{path} stores its colors as {mode}, {data.dtype}, axes {letters}; that is not read. Save it as RGB."
         raise FileFormatError(msg)
-    _LOG.warning("%s: colours are converted from %s to red, green, blue.", path, mode)
+    _LOG.warning("%s: colors are converted from %s to red, green, blue.", path, mode)
     picture = Image.frombuffer(mode, data.shape[1::-1], np.ascontiguousarray(data), "raw", mode, 0, 1)
     return np.asarray(picture.convert("RGB"))

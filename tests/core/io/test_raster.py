@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from prosma_core.data.geometry import array_spec
+from prosma_core.data.pair_check import grid_problem
 from prosma_core.errors import FileFormatError, GeometryError, LabelError, OutputError
-from prosma_core.io.images import preflight, read_image, read_labels, write_image, write_labels
+from prosma_core.io.images import preflight, read_image, read_labels, result_name, write_image, write_labels
 
 
 def save(path: Path, data: np.ndarray, mode: str | None = None, **options: Any) -> Path:
@@ -78,6 +79,79 @@ def test_jpeg_keeps_the_stored_grid_whatever_exif_says(tmp_path: Path) -> None:
     assert read_image(path).spec.shape == (3, 16, 32)
 
 
+def test_an_orientation_of_exif_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.jpg", "a.png"):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        read_image(save(tmp_path / name, np.zeros((16, 32), np.uint8), exif=exif))
+    assert caplog.text.count("EXIF orientation 6") == 2
+    labels = array_spec((32, 16), "yx")
+    assert "EXIF" in grid_problem(read_image(tmp_path / "a.jpg").spec, labels, "The scan", "the labels")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA"])
+def test_bmp_is_read_as_pillow_reads_it(tmp_path: Path, rng: np.random.Generator, mode: str) -> None:
+    picture = Image.fromarray(rng.integers(0, 255, (5, 7, 3)).astype(np.uint8)).convert(mode)
+    picture.save(tmp_path / "a.bmp")
+    scan = read_image(tmp_path / "a.bmp")
+    right = picture.convert("RGB" if mode in {"P", "RGBA"} else mode)
+    data = np.asarray(right).astype(np.uint8) if mode in {"1", "L"} else np.moveaxis(np.asarray(right), -1, 0)
+    assert np.array_equal(scan.data, data * 255 if mode == "1" and scan.data.max() > 1 else data)
+    assert scan.spec.format == "bmp"
+    assert result_name(tmp_path / "a.bmp", scan.spec) == "a.png"
+    preflight(tmp_path / "a.bmp")
+
+
+@pytest.mark.parametrize("name", ["a.bmp", "a.jpg"])
+def test_a_picture_cut_anywhere_is_refused(tmp_path: Path, rng: np.random.Generator, name: str) -> None:
+    path = save(tmp_path / name, rng.integers(0, 255, (9, 9)).astype(np.uint8))
+    whole = path.read_bytes()
+    for size in range(2, len(whole) - 4, 7):
+        path.write_bytes(whole[:size])
+        with pytest.raises((FileFormatError, GeometryError)):
+            read_image(path)
+
+
+def test_a_jpeg_that_declares_more_than_it_can_hold_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.jpg", np.zeros((16, 16), np.uint8))
+    whole = bytearray(path.read_bytes())
+    at = whole.index(b"\xff\xc0") + 5
+    whole[at : at + 4] = struct.pack(">HH", 13000, 13000)
+    path.write_bytes(whole)
+    for check in (preflight, read_image):
+        with pytest.raises(FileFormatError, match="13000 x 13000"):
+            check(path)
+
+
+def test_alpha_that_hides_something_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name, alpha in (("a.png", 255), ("b.png", 7)):
+        read_image(save(tmp_path / name, np.full((5, 7, 4), alpha, np.uint8)))
+    assert "b.png: the alpha channel" in caplog.text
+    assert "a.png" not in caplog.text
+
+
+def test_a_mask_whose_palette_begins_with_white_marks_the_white(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    picture = Image.fromarray(np.array([[0, 1], [1, 1]], np.uint8)).convert("P")
+    picture.putpalette([255, 255, 255, 0, 0, 0])
+    picture.putdata([0, 1, 1, 1])
+    picture.save(tmp_path / "a.png")
+    assert read_labels(tmp_path / "a.png").data.tolist() == [[1, 0], [0, 0]]
+    assert "white is taken as the object" in caplog.text
+    assert read_image(tmp_path / "a.png").data.tolist() == [[255, 0], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("a.czi", "OME-TIFF"), ("a.webp", "PNG"), ("a.npy", "voxel size"), ("s.companion.ome", "TIFF")],
+)
+def test_other_formats_say_what_to_export(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_bytes(b"content")
+    with pytest.raises(FileFormatError, match=text):
+        read_image(tmp_path / name)
+
+
 def test_results_and_notes_are_plain_png(tmp_path: Path) -> None:
     labels = np.array([[0, 1], [2, 300]])
     write_labels(tmp_path / "a.png", labels, array_spec((2, 2), "yx"), provenance={"model": "µ"})
@@ -140,7 +214,7 @@ def test_a_side_of_no_pixels_is_refused(tmp_path: Path) -> None:
 
 def test_another_format_under_the_name_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"GIF89a and so on")
-    with pytest.raises(FileFormatError, match="neither a PNG nor a JPEG"):
+    with pytest.raises(FileFormatError, match="neither a PNG nor a JPEG or BMP"):
         read_image(tmp_path / "a.png")
 
 
