@@ -1,32 +1,31 @@
-"""Readers: NIfTI, zarr and DICOM with their geometry, run folders; label maps of ours with class names and colours."""
+"""Readers: every format of `prosma_core.io` with its geometry, run folders; label maps of ours with names, colours."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from napari.utils.notifications import show_info
+from napari.utils.notifications import show_info, show_warning
 
 from napari_prosma._shared.layer_scan import METADATA
 from napari_prosma._shared.oblique import oblique_note, straight_affine, turn_between
 from napari_prosma._shared.placement import drawn_axes, spec_arguments
 from napari_prosma._shared.result_layers import class_arguments
-from napari_prosma._shared.result_notes import noted_classes, noted_provenance, says_labels
+from napari_prosma._shared.result_notes import file_notes, noted_classes, noted_provenance, says_labels
+from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import ImageSpec
 from prosma_core.data.intensities import COLOUR
+from prosma_core.engine.decoder import DECODER
 from prosma_core.errors import FileFormatError
-from prosma_core.io.images import read_image
-from prosma_core.io.names import image_suffix, is_dicom_folder, is_image_path, stem
-from prosma_core.io.notes import read_notes
+from prosma_core.io.names import FORMATS, image_suffix, is_dicom_folder, is_image_path, stem
 from prosma_core.io.run_folder import RunFolder
+from prosma_core.io.warned import warnings_of
 from prosma_core.io.zarr_images import OpenZarr, open_zarr
+from prosma_core.training.classes import COLORS
 
 LayerData = tuple[Any, dict[str, Any], str]
 Reader = Callable[[str | list[str]], list[LayerData]]
-
-_FILES = {".nii", ".nii.gz"}
-_FOLDERS = {".zarr", ".ome.zarr"}
 
 
 def get_reader(path: str | list[str]) -> Reader | None:
@@ -36,7 +35,10 @@ def get_reader(path: str | list[str]) -> Reader | None:
 
 
 def read_paths(path: str | list[str]) -> list[LayerData]:
-    """Layers of one or several files or folders; of an oblique scan it is said that it is drawn along its own axes.
+    """Layers of one or several files or folders.
+
+    Files are decoded by a process of their own (see `prosma_core.engine.decoder`), apart from zarr folders, which stay
+    on disk. What is worth knowing is shown: that an oblique scan is drawn along its own axes, and what readers warn of.
 
     Raises
     ------
@@ -101,28 +103,43 @@ def as_labels_data(layer: LayerData, notes: dict[str, Any]) -> LayerData:
 
 
 def _is_ours(path: Path) -> bool:
-    suffix = image_suffix(path).lower()
     if path.is_dir():
-        return suffix in _FOLDERS or path.suffix == ".prosma" or is_dicom_folder(path)
-    return suffix in _FILES
+        return FORMATS.get(image_suffix(path).lower()) == "zarr" or path.suffix == ".prosma" or is_dicom_folder(path)
+    return bool(image_suffix(path)) or path.suffix.lower() == ".dcm"
 
 
 def _read(path: Path) -> list[LayerData]:
     if path.suffix == ".prosma" and path.is_dir():
         return _read_run(path)
-    if image_suffix(path).lower() in _FOLDERS:
-        opened = open_zarr(path)
+    said: Sequence[str] = ()
+    if FORMATS.get(image_suffix(path).lower()) == "zarr" and path.is_dir():
+        with warnings_of("prosma_core.io") as said:
+            opened = open_zarr(path)
         layer, notes = _zarr_layer(opened, path), opened.notes
         dtype = opened.levels[0].dtype
+    elif image_suffix(path).lower() == ".seg.nrrd":
+        scan = DECODER.read_labels(path)
+        layer, dtype = image_layer_data(scan.data, scan.spec, stem(path), path), scan.data.dtype
+        notes = {"kind": "labels", **_segment_notes(scan.spec)}
     else:
-        scan = read_image(path)
-        layer = image_layer_data(scan.data, scan.spec, stem(path), path)
-        notes, dtype = read_notes(path) if scan.spec.format == "nifti" else {}, scan.data.dtype
+        found = DECODER.read_file(path)
+        scan, notes, said = found.scan, found.notes, found.warnings
+        layer, dtype = image_layer_data(scan.data, scan.spec, stem(path), path), scan.data.dtype
+    for text in said:
+        show_warning(text)
     note = oblique_note(layer[1]["name"], layer[1]["metadata"][METADATA].get("turn"))
     if note:
         show_info(note)
     labels = says_labels(notes, dtype, layer[1]["metadata"][METADATA]["axes"])
     return [as_labels_data(layer, notes) if labels else layer]
+
+
+def _segment_notes(spec: ImageSpec) -> dict[str, str]:
+    """Names of the segments of 3D Slicer as notes of classes."""
+    names: dict[int, str] = dict(getattr(spec.header, "classes", {}) or {})
+    infos = [ClassInfo(value=0, name="background", color="#000000")]
+    infos += [ClassInfo(value=v, name=n, color=COLORS[i % len(COLORS)]) for i, (v, n) in enumerate(names.items())]
+    return file_notes({}, infos, "labels") if names else {}
 
 
 def _read_run(path: Path) -> list[LayerData]:

@@ -12,7 +12,7 @@ from napari_prosma._shared.result_notes import file_notes
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import Scan
 from prosma_core.data.phantom import phantom_2d, phantom_3d
-from prosma_core.io.images import read_labels
+from prosma_core.engine.decoder import DECODER
 from prosma_core.io.machine import cache_folder
 
 _SEED = 3
@@ -55,7 +55,7 @@ def hippocampus_layers() -> list[LayerData]:
         download_shown(HIPPOCAMPUS, folder)
         files = unpacked(HIPPOCAMPUS, folder) or []
     (image,) = read_paths(str(files[0]))
-    labels = read_labels(files[1])
+    labels = DECODER.read_labels(files[1])
     return [_noted(image, "MR", {}), _labels(labels, "hippocampus_003 labels", ("anterior", "posterior"), {})]
 
 

@@ -1,4 +1,4 @@
-"""Writers: an Image or Labels layer as NIfTI or OME-TIFF, in the place where it is drawn."""
+"""Writers: an Image or Labels layer in every format that keeps its place, in the place where it is drawn."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def write_labels_layer(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     Parameters
     ----------
     path : str
-        Ends with ``.nii``, ``.nii.gz``, ``.ome.tif``, ``.ome.tiff`` or ``.tif``.
+        Ends with one of `prosma_core.io.names.LABEL_SUFFIXES` (`write_image_layer`: of `WRITTEN_SUFFIXES`).
     data : array-like, or list of them for several levels
         Only the finest level is written.
     meta : dict

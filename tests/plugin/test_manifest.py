@@ -12,7 +12,10 @@ import pytest
 from npe2 import PluginManifest
 
 import napari_prosma
+from prosma_core.io.names import FORMATS, LABEL_SUFFIXES, WRITTEN_SUFFIXES
 
+PICTURES = {".png", ".jpg", ".jpeg", ".bmp"}
+"""Plain pictures have no geometry: napari's own reader and writer do for them."""
 MANIFEST = Path(napari_prosma.__file__).parent / "napari.yaml"
 
 
@@ -64,13 +67,27 @@ def test_napari_picks_our_writer_where_only_ours_keeps_the_geometry(plugin: Any)
 def test_pictures_and_folders_of_others_stay_napari_own(npe2pm: Any, manifest: PluginManifest, tmp_path: Path) -> None:
     npe2pm.register(builtins())
     npe2pm.register(manifest)
-    for name in ("x.tif", "x.ome.tif", "x.png", "x.csv"):
+    for name in (*(f"x{suffix}" for suffix in PICTURES), "x.csv"):
         assert {r.plugin_name for r in npe2pm.iter_compatible_readers(name)} == {"napari"}, name
-    assert "napari-prosma" in {r.plugin_name for r in npe2pm.iter_compatible_readers("x.nii.gz")}
     writer, _ = npe2pm.get_writer("x.tif", ["labels"])
     assert writer.plugin_name == "napari"
     (tmp_path / "run.prosma").mkdir()
     assert "napari-prosma" in {r.plugin_name for r in npe2pm.iter_compatible_readers(str(tmp_path / "run.prosma"))}
+
+
+@pytest.mark.parametrize("suffix", [*FORMATS, ".dcm"])
+def test_every_format_of_the_command_line_is_read_in_napari(suffix: str, npe2pm: Any, manifest: PluginManifest) -> None:
+    npe2pm.register(manifest)
+    name = f"x{'_mask' if suffix == '.png' else ''}{suffix}"
+    for spelled in (name, name.removesuffix(suffix) + suffix.upper(), f"a.b {name}"):
+        found = {r.plugin_name for r in npe2pm.iter_compatible_readers(spelled)}
+        assert found == (set() if suffix in {".jpg", ".jpeg", ".bmp"} else {"napari-prosma"}), spelled
+
+
+def test_layers_can_be_saved_in_every_format_that_keeps_their_place(manifest: PluginManifest) -> None:
+    writers = {w.layer_types[0]: set(w.filename_extensions) for w in manifest.contributions.writers or []}
+    assert writers["labels"] == set(LABEL_SUFFIXES) - {".bmp"}
+    assert writers["image"] == set(WRITTEN_SUFFIXES) - PICTURES - {".seg.nrrd"}
 
 
 def builtins() -> PluginManifest:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import zarr
 from napari.components import ViewerModel
+from PIL import Image
 
 from napari_prosma._reader import get_reader
 from napari_prosma._shared import layers
@@ -19,6 +20,7 @@ from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import array_spec
 from prosma_core.errors import FileFormatError
 from prosma_core.io.images import read_image, write_image, write_labels
+from prosma_core.io.names import FORMATS, WRITTEN_SUFFIXES
 from prosma_core.io.zarr_images import open_zarr
 
 OpenLayer = Callable[[Path], Any]
@@ -136,7 +138,7 @@ def test_a_label_map_of_ours_opens_with_names_and_colours(
     labels = np.zeros(source.spec.shape, np.uint8)
     labels[1, 2, 3] = 5
     made = {"program": "prosma 1", "model": "m"}
-    for name in ("r.nii.gz", "r.zarr"):
+    for name in ("r.nii.gz", "r.zarr", "r.ome.tif", "r.nrrd", "r.mha"):
         write_labels(tmp_path / name, labels, source.spec, provenance=file_notes(made, classes, "labels"))
         layer = open_layer(tmp_path / name)
         assert type(layer).__name__ == "Labels", name
@@ -145,6 +147,35 @@ def test_a_label_map_of_ours_opens_with_names_and_colours(
         assert layer.metadata["prosma"]["classes"] == classes
         np.testing.assert_allclose(layer.get_color(5), (0, 1, 0, 1))
         np.testing.assert_array_equal(layers.read(layer).load(), labels)
+
+
+@pytest.mark.parametrize("suffix", [s for s in WRITTEN_SUFFIXES if FORMATS[s] != "raster" and s != ".seg.nrrd"])
+def test_every_format_opens_with_the_geometry_that_the_command_line_reads(
+    suffix: str, tmp_path: Path, open_layer: OpenLayer, rng: np.random.Generator
+) -> None:
+    spec = array_spec((2, 4, 5, 6), "tzyx", (3.0, 0.5, 0.7), "um")
+    write_image(tmp_path / f"a{suffix}", rng.integers(0, 99, spec.shape).astype(np.uint16), spec)
+    scan, layer = read_image(tmp_path / f"a{suffix}"), open_layer(tmp_path / f"a{suffix}")
+    found = layers.read(layer)
+    assert repr(found.spec) == repr(scan.spec)
+    np.testing.assert_array_equal(found.load(), scan.data)
+    assert found.note == ""
+    assert found.spec.spacing[0] == pytest.approx(4.285714 * found.spec.spacing[2], rel=1e-4)
+
+
+def test_pictures_keep_their_colours_and_masks_their_values(tmp_path: Path, open_layer: OpenLayer) -> None:
+    colour = np.random.default_rng(0).integers(0, 255, (6, 7, 3), dtype=np.uint8)
+    for name in ("a.png", "a.tif", "a.jpg"):
+        Image.fromarray(colour).save(tmp_path / name)
+        layer = open_layer(tmp_path / name)
+        assert layer.rgb
+        assert layer.data.shape == (6, 7, 3)
+    mask = np.eye(6, 7, dtype=np.uint8)
+    notes = {"program": "prosma 1", "model": "m"}
+    write_labels(tmp_path / "a_mask.png", mask, array_spec((6, 7), "yx"), provenance=notes)
+    layer = open_layer(tmp_path / "a_mask.png")
+    assert type(layer).__name__ == "Labels"
+    np.testing.assert_array_equal(layer.data, mask)
 
 
 def test_a_result_of_the_command_line_opens_as_labels_and_its_probabilities_as_an_image(
@@ -234,8 +265,8 @@ def test_a_run_folder_says_what_it_is(tmp_path: Path) -> None:
 def test_what_is_not_ours_is_left_to_others(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     assert get_reader(str(tmp_path / "folder")) is None
-    assert get_reader(str(tmp_path / "a.tif")) is None
-    assert get_reader([str(tmp_path / "a.nii"), str(tmp_path / "a.png")]) is None
+    assert get_reader(str(tmp_path / "a.csv")) is None
+    assert get_reader([str(tmp_path / "a.nii"), str(tmp_path / "a.csv")]) is None
     assert get_reader([]) is None
 
 

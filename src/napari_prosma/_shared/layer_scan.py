@@ -17,7 +17,9 @@ from napari_prosma._shared.oblique import oblique_note
 from napari_prosma._shared.placement import Placement, rows_and_columns, same_grid
 from prosma_core.data.geometry import AXIS_ORDER, ImageSpec, affine_spacing
 from prosma_core.data.intensities import COLOUR
+from prosma_core.data.voxel_size import size_unknown
 from prosma_core.errors import GeometryError
+from prosma_core.io.names import FORMATS, image_suffix
 
 METADATA = "prosma"
 """Key of what this plugin keeps in a layer's metadata."""
@@ -177,7 +179,7 @@ def read_arrays(
     spec = _spec(here, axes, shape, kept, rgb=rgb)
     path = Path(kept["path"]) if kept.get("path") else path
     name = str(state.get("name", ""))
-    note = _note(spec, path, oblique_note(name, kept.get("turn")), alpha=rgb and shape[-1] == 4)
+    note = _note(spec, path, oblique_note(name, kept.get("turn")), ours="spec" in kept, alpha=rgb and shape[-1] == 4)
     return LayerScan(name, axes, level, spec, data[level], path, here, rgb, kept, note)
 
 
@@ -213,12 +215,12 @@ def _spec(placement: Placement, axes: str, shape: tuple[int, ...], kept: dict[st
     return replace(source, **own, spacing=spacing, unit=unit, affine=affine, world=world, header=None)  # type: ignore[arg-type]
 
 
-def _note(spec: ImageSpec, path: Path | None, oblique: str, *, alpha: bool) -> str:
+def _note(spec: ImageSpec, path: Path | None, oblique: str, *, ours: bool, alpha: bool) -> str:
     notes = [oblique] if oblique else []
     if alpha:
         notes.append("The alpha channel is left out.")
-    if spec.unit == "pixel" and set(spec.spacing) == {1.0} and path and path.suffix.lower() in {".tif", ".tiff"}:
-        notes.append("napari reads no voxel size from TIFF; set the layer's scale and units if the file has one.")
+    if not ours and size_unknown(spec) and path and FORMATS.get(image_suffix(path).lower(), "raster") != "raster":
+        notes.append("napari's own reader leaves out the voxel size: open the file with ProSMA if it has one.")
     return " ".join(notes)
 
 

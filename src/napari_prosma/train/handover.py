@@ -12,8 +12,8 @@ from napari_prosma.train.pairs import Pair
 from napari_prosma.train.runs import safe_name
 from napari_prosma.train.sources import Source, classes_known, image_scan, labels_scan, provenance_of
 from prosma_core.data.geometry import ImageSpec, Scan, spacing_affine
+from prosma_core.engine.decoder import DECODER
 from prosma_core.errors import OutputError, ProsmaError
-from prosma_core.io.dataset_folder import read_channels
 from prosma_core.io.images import write_image, write_labels
 from prosma_core.io.names import image_suffix
 
@@ -113,7 +113,7 @@ def _write_image(source: Source, path: Path) -> Path:
         layer = image_scan(source)
         scan, phantom = Scan(layer.load(), layer.spec), str(layer.metadata.get("synthetic", ""))
     elif source.channels:
-        scan = read_channels(source.channels)
+        scan = DECODER.read_channels(source.channels)
     else:
         return source.paths[0].absolute()
     spec, suffix = _storable(scan.spec, "")

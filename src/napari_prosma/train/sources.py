@@ -15,10 +15,9 @@ from prosma_core.config.model import ClassInfo
 from prosma_core.data.frames import time_as_channels
 from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.intensities import COLOUR
+from prosma_core.engine.decoder import DECODER
 from prosma_core.errors import GeometryError
-from prosma_core.io.dataset_folder import Case, read_case, read_channels
-from prosma_core.io.images import read_labels
-from prosma_core.io.notes import read_notes
+from prosma_core.io.dataset_folder import Case
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +90,7 @@ def image_scan(source: Source) -> LayerScan:
     """
     if source.layer is not None:
         return read(source.layer, source.axes)
-    scan = read_channels(source.paths)
+    scan = DECODER.read_channels(source.paths)
     return read(Layer.create(*image_layer_data(scan.data, scan.spec, source.name, source.path)))
 
 
@@ -110,7 +109,7 @@ def labels_scan(source: Source, image: LayerScan | None) -> Scan:
         As in `read_pair`.
     """
     if source.layer is None:
-        return read_labels(source.paths[0])
+        return DECODER.read_labels(source.paths[0])
     scan = read(source.layer) if image is None else read_on(source.layer, image)
     numbers, spec = class_numbers(scan), scan.spec.labels_spec()
     if image is not None and spec.spatial_ndim == image.spec.spatial_ndim and lies_on(scan, image):
@@ -124,19 +123,19 @@ def classes_known(source: Source, values: tuple[int, ...]) -> tuple[ClassInfo, .
         return known_classes(source.layer, values)
     if source.classes or source.path is None:
         return source.classes
-    return noted_classes(read_notes(source.path))
+    return noted_classes(DECODER.read_notes(source.path))
 
 
 def provenance_of(source: Source) -> dict[str, str]:
     """How labels were made: the notes of the layer or file; empty for what was painted by hand."""
     if source.layer is not None:
         return dict((source.layer.metadata.get(METADATA) or {}).get("provenance", {}))
-    return noted_provenance(read_notes(source.path)) if source.path is not None else {}
+    return noted_provenance(DECODER.read_notes(source.path)) if source.path is not None else {}
 
 
 def _read_each(image: Source, labels: Source) -> tuple[ImageSpec, Scan]:
     if image.layer is None:
-        scan = read_channels(image.paths)
+        scan = DECODER.read_channels(image.paths)
         return _coloured(scan.spec, scan.data.dtype), labels_scan(labels, None)
     drawn = image_scan(image)
     return _coloured(drawn.spec, drawn.dtype), labels_scan(labels, drawn)
@@ -144,9 +143,9 @@ def _read_each(image: Source, labels: Source) -> tuple[ImageSpec, Scan]:
 
 def _read_files(image: Source, labels: Source) -> tuple[ImageSpec, Scan]:
     try:
-        scan, found = read_case(Case(image.name, image.paths, labels.paths[0]))
+        scan, found = DECODER.read_case(Case(image.name, image.paths, labels.paths[0]))
     except GeometryError:  # of different grids: to be said in the row, from the specs
-        scan, found = read_channels(image.paths), read_labels(labels.paths[0])
+        scan, found = DECODER.read_channels(image.paths), DECODER.read_labels(labels.paths[0])
     return _coloured(scan.spec, scan.data.dtype), found
 
 

@@ -170,12 +170,12 @@ def _launch(folders: Sequence[Path], log: Path) -> subprocess.Popen[bytes]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=file,
-            env=_environment(),
+            env=child_environment(),
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
 
 
-def _environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """Ours, set up for computing, with this package's folder on the module path where it would not be found."""
     root = Path(prosma_core.__file__).parent.parent
     ours = {**COMPUTING, **os.environ}

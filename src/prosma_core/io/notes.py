@@ -11,6 +11,7 @@ from typing import Any
 from prosma_core.errors import ProsmaError
 from prosma_core.io.failures import reading
 from prosma_core.io.names import FORMATS, image_suffix
+from prosma_core.io.tiff import AXES_NOTE
 
 _COMMENT = 6
 """Code of a comment among the extensions of a NIfTI file."""
@@ -77,7 +78,8 @@ def _tiff(path: Path) -> dict[str, Any]:
 
     with tifffile.TiffFile(path) as tiff:
         description = tiff.pages.first.description
-    return {unescape(key): unescape(value) for key, value in _OME_NOTE.findall(description)}
+    notes = {unescape(key): unescape(value) for key, value in _OME_NOTE.findall(description)}
+    return {key: value for key, value in notes.items() if key != AXES_NOTE}
 
 
 def _raster(path: Path) -> dict[str, Any]:
@@ -91,4 +93,5 @@ def _text(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         start = file.read(_MOST_BYTES)
     text, _, _ = start.partition(b"ElementDataFile" if path.suffix.lower() == ".mha" else b"\n\n")
-    return dict(_TEXT_NOTE.findall(text.decode("utf-8", "replace").replace("\r\n", "\n")))
+    found = _TEXT_NOTE.findall(text.decode("utf-8", "replace").replace("\r\n", "\n"))
+    return {key: value for key, value in found if key[0].islower()}  # MetaImage's own fields have capitals
