@@ -164,10 +164,18 @@ def check_against_peer(path: Path, voxels: np.ndarray) -> None:
     for peer in _peer(path):
         if peer.size != voxels.size or peer.dtype.kind not in "buif" or voxels.size > _LARGEST_COMPARED:
             return
-        with np.errstate(all="ignore"):
-            ours, theirs = (np.sort(a.astype(np.float64), axis=None) for a in (voxels, peer))
-        if not np.allclose(ours, theirs, rtol=1e-5, atol=1e-6, equal_nan=True):
+        inverted = (
+            [np.iinfo(peer.dtype).max - peer] if peer.dtype.kind == "u" else []
+        )  # where white is 0, with a warning
+        if not any(_same_values(voxels, values) for values in (peer, *inverted)):
             raise Finding(f"silent: values differ from those of the format's own reader ({path.name})")
+
+
+def _same_values(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two arrays hold the same values, in whatever order."""
+    with np.errstate(all="ignore"):
+        ours, theirs = (np.sort(a.astype(np.float64), axis=None) for a in (one, other))
+    return bool(np.allclose(ours, theirs, rtol=1e-5, atol=1e-6, equal_nan=True))
 
 
 def _peer(path: Path) -> Iterator[np.ndarray]:

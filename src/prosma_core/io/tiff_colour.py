@@ -51,7 +51,7 @@ def plain_samples(
     FileFormatError
         The colours are of a kind that is not converted.
     """
-    kind = int(page.photometric)
+    kind = int(page.photometric) if "PhotometricInterpretation" in page.tags else None  # the library guesses white is 0
     if kind in _REFUSED:
         msg = f"{path} stores its colors as {_REFUSED[kind]}, which is not read. Save it as grey or RGB."
         raise FileFormatError(msg)

@@ -135,6 +135,16 @@ def test_values_of_which_0_is_white_are_those_that_pillow_shows(
     assert caplog.text.count("inverted") == 2
 
 
+def test_values_are_kept_where_the_photometric_tag_is_unreadable(tmp_path: Path) -> None:
+    data = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    path = save(tmp_path / "a.tif", data)
+    raw = bytearray(path.read_bytes())
+    at = raw.index((262).to_bytes(2, "little") + (3).to_bytes(2, "little"))  # tag, type of its value
+    raw[at : at + 2] = (60_000).to_bytes(2, "little")
+    path.write_bytes(raw)
+    np.testing.assert_array_equal(read_image(path).data, data)
+
+
 def test_a_mask_of_which_0_is_white_marks_the_white_and_class_numbers_are_kept(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
