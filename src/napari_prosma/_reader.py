@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ def _segment_notes(spec: ImageSpec) -> dict[str, str]:
     """Names of the segments of 3D Slicer as notes of classes."""
     names: dict[int, str] = dict(getattr(spec.header, "classes", {}) or {})
     infos = [ClassInfo(value=0, name="background", color="#000000")]
-    infos += [ClassInfo(value=v, name=n, color=COLORS[i % len(COLORS)]) for i, (v, n) in enumerate(names.items())]
+    infos += [ClassInfo(value=v, name=n, color=c) for (v, n), c in zip(names.items(), cycle(COLORS[1:]), strict=False)]
     return file_notes({}, infos, "labels") if names else {}
 
 

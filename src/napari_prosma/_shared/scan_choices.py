@@ -10,16 +10,23 @@ from napari_prosma._shared.layers import LayerScan, Region
 from napari_prosma._shared.scan_kind import kind_of
 from napari_prosma._shared.session import ModelEntry
 from prosma_core.data.frames import slice_axis as automatic_axis
+from prosma_core.data.voxel_size import size_note
 
 Part = Literal["whole", "view", "slice"]
 
 
 @dataclass(frozen=True)
 class ScanChoices:
-    """What the person chose; `scan_error` and `device_error` say why a layer or a device cannot be used as chosen."""
+    """What the person chose; `scan_error`, `size_error` and `device_error` say why something cannot be used as chosen.
+
+    `size` is the voxel size as the person typed it for a layer that states no unit (`sizeless`); `scan` has it then.
+    """
 
     scan: LayerScan | None = None
     scan_error: str = ""
+    sizeless: bool = False
+    size: str = ""
+    size_error: str = ""
     model: ModelEntry | None = None
     device: str = "auto"
     device_error: str = ""
@@ -49,6 +56,8 @@ def scan_problem(choices: ScanChoices, slice_axis: str | None, region: Region | 
         return Problem("axes", choices.scan_error)
     if choices.scan is None:
         return Problem("image", "Open a scan: File > Open File(s), drag it into the window, or File > Open Sample.")
+    if choices.size_error:
+        return Problem("size", choices.size_error)
     if choices.model is None:
         kind = kind_of(choices.scan).text
         return Problem("model", f"No model chosen: none is known to be made for this scan ({kind}). Choose one.")
@@ -81,6 +90,8 @@ def scan_notes(
     """
     spec, dims = scan.spec, model.header.model.dims
     notes = list(doubts(spec, model, kind_of(scan)))
+    if note := size_note(spec, model.header.preprocess):
+        notes.append(f"{note} Enter the true one under Voxel size if it differs.")
     if dims < spec.spatial_ndim:
         axis = slice_axis or spec.spatial_axes[automatic_axis(spec)]
         start, stop = region[spec.spatial_axes.index(axis)] if region else (0, spec.size(axis))

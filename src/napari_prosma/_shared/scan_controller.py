@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 from napari.layers import Image
 
@@ -15,8 +16,10 @@ from napari_prosma._shared.scan_kind import kind_of
 from napari_prosma._shared.scan_words import ScanPresenter
 from napari_prosma._shared.session import ModelEntry, Session
 from napari_prosma._shared.watch import ViewerWatch
+from prosma_core.data.voxel_size import with_voxel_size
 from prosma_core.engine.messages import Ready
 from prosma_core.errors import ProsmaError
+from prosma_core.io.voxel_size import parse_voxel_size
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,6 +55,7 @@ class ScanController(Generic[C]):
         self._layer: Image | None = None
         self._axes: str | None = None
         self._level = 0
+        self._sizes: WeakKeyDictionary[Image, str] = WeakKeyDictionary()
         self._ahead = False  # whether the model was chosen before there was a scan
         self._choices = choices
 
@@ -77,6 +81,7 @@ class ScanController(Generic[C]):
         view.image_chosen.connect(self.choose_image)
         view.axes_chosen.connect(self.choose_axes)
         view.level_chosen.connect(self.choose_level)
+        view.size_chosen.connect(self.choose_size)
         view.model_chosen.connect(self.choose_model)
         view.device_chosen.connect(self.choose_device)
         view.free_clicked.connect(self.free_memory)
@@ -147,6 +152,12 @@ class ScanController(Generic[C]):
         """Take another resolution of a multiscale layer."""
         self._read(self._axes, level)
 
+    def choose_size(self, size: str) -> None:
+        """Take this voxel size, as text, for a layer that states none; empty: it is not known."""
+        if self._layer is not None and size != self._choices.size:
+            self._sizes[self._layer] = size
+            self._read(self._axes, self._level)
+
     def choose_model(self, model: ModelEntry | None) -> None:
         """Take another model."""
         self._forget()
@@ -216,22 +227,37 @@ class ScanController(Generic[C]):
 
     def _set(self, **changes: Any) -> None:
         self._choices = replace(self._choices, **changes)
+        self._words.size(self._choices)
         self._show_plan()
 
     def _read(self, axes: str | None, level: int) -> None:
         """Read the layer's geometry (not its values) with these axes; None guesses them."""
         self._axes, self._level = axes, level
-        if self._layer is None:
-            self._choices = replace(self._choices, scan=None, scan_error="")
-        else:
+        scan, error = None, ""
+        if self._layer is not None:
             try:
                 scan = layer_access.read(self._layer, axes, level)
-                self._choices = replace(self._choices, scan=scan, scan_error="")
-            except ProsmaError as error:
-                self._choices = replace(self._choices, scan=None, scan_error=str(error))
+            except ProsmaError as wrong:
+                error = str(wrong)
+        self._choices = replace(self._choices, scan=scan, scan_error=error, sizeless=False, size="", size_error="")
+        self._give_size()
+        self._words.size(self._choices)
         self._words.axes(self._layer, self._choices, self.axes, level)
         self._show_options()
         self._show_plan()
+
+    def _give_size(self) -> None:
+        """Give the scan the voxel size that the person typed, where the layer states none."""
+        scan = self._choices.scan
+        if scan is None or self._layer is None or scan.spec.unit != "pixel":
+            return
+        text, error = self._sizes.get(self._layer, ""), ""
+        try:
+            given = parse_voxel_size(text) if text else None
+            scan = replace(scan, spec=with_voxel_size(scan.spec, given))
+        except ProsmaError as wrong:
+            error = str(wrong)
+        self._choices = replace(self._choices, scan=scan, sizeless=True, size=text, size_error=error)
 
     def _region(self) -> Region | None:
         scan, part = self._choices.scan, self._choices.part

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QComboBox, QWidget
+from qtpy.QtWidgets import QComboBox, QLineEdit, QWidget
 
 from napari_prosma._shared.fields import BROWSE, combo, fill, note_label, row, say
 from napari_prosma._shared.job_view import JobView
@@ -18,6 +18,7 @@ class ScanView(JobView):
     image_chosen = Signal(object)
     axes_chosen = Signal(str)
     level_chosen = Signal(int)
+    size_chosen = Signal(str)
     model_chosen = Signal(object)
     browse_clicked = Signal()
 
@@ -37,7 +38,17 @@ class ScanView(JobView):
         self._level_row = row("Level", self._level)
         self._add(row("Image", self._image), self._problems["image"], row("Axes", self._axes), self._level_row)
         self._add(self._problems["axes"], self._image_facts)
-        self._locked += [self._image, self._axes, self._level]
+        self._size = QLineEdit()
+        self._size.setPlaceholderText("unknown: z, y, x mm")
+        self._size.setToolTip(
+            "Size of a voxel along z, y and x with its unit, such as 3, 1, 1 mm: the layer states none. Empty: that "
+            "of the model's training scans is assumed."
+        )
+        self._size.editingFinished.connect(lambda: self.size_chosen.emit(self._size.text().strip()))
+        self._size_row = row("Voxel size", self._size)
+        self._size_row.setVisible(False)
+        self._add(self._size_row, self._problems["size"])
+        self._locked += [self._image, self._axes, self._level, self._size]
 
     def _add_model(self) -> None:
         self._model = combo("Shipped models, your own, or a file.")
@@ -54,6 +65,7 @@ class ScanView(JobView):
             "axes": self._axes,
             "image_facts": self._image_facts,
             "level": self._level,
+            "size": self._size,
             "model": self._model,
             "model_facts": self._model_facts,
         }
@@ -83,6 +95,12 @@ class ScanView(JobView):
         names = [f"{i}: {' × '.join(map(str, shape))}" for i, shape in enumerate(shapes)]
         fill(self._level, [(name, i) for i, name in enumerate(names)], level)
         self._level_row.setVisible(len(shapes) > 1)
+
+    def show_size(self, size: str, *, asked: bool) -> None:
+        """The voxel size a person gave; the field is hidden where none is needed."""
+        if not self._size.hasFocus():
+            self._size.setText(size)
+        self._size_row.setVisible(asked)
 
     def show_models(self, models: Sequence[tuple[str, Any]], current: Any, facts: str) -> None:
         """Models as (name, entry), the one chosen and its facts."""

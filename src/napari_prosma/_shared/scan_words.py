@@ -10,6 +10,7 @@ from napari_prosma._shared import layers as layer_access
 from napari_prosma._shared.layers import LayerScan
 from napari_prosma._shared.scan_choices import ScanChoices
 from napari_prosma._shared.session import ModelEntry, Session
+from prosma_core.data.voxel_size import size_unknown
 from prosma_core.engine.messages import Ready
 
 if TYPE_CHECKING:
@@ -46,6 +47,12 @@ class ScanPresenter:
         facts = scan_facts(choices.scan) if choices.scan else ""
         self._scan_view.show_axes(axes, list(dict.fromkeys([axes, *readings])), facts)
 
+    def size(self, choices: ScanChoices) -> None:
+        """The voxel size that was given; asked for where a layer states none and the model goes by it."""
+        pre = choices.model.header.preprocess if choices.model else None
+        matters = pre is not None and pre.resample == "spacing" and pre.unit != "pixel"
+        self._scan_view.show_size(choices.size, asked=choices.sizeless and (matters or bool(choices.size)))
+
     def models(self, models: Sequence[ModelEntry], chosen: ModelEntry | None) -> None:
         """Models to choose from, and the facts of the chosen one."""
         named = [(m.header.name if m.shipped else f"{m.header.name} ({m.path.name})", m) for m in models]
@@ -71,4 +78,6 @@ def scan_facts(scan: LayerScan) -> str:
     spec = scan.spec
     sizes = " · ".join(f"{axis} {spec.size(axis)}" for axis in scan.axes)
     spacing = " × ".join(f"{s:.3g}" for s in spec.spacing)
-    return f"{sizes}; voxels {spacing} {spec.unit}" + (f". {scan.note}" if scan.note else "")
+    unit = "without a unit" if spec.unit == "pixel" else spec.unit
+    voxels = "voxel size unknown" if size_unknown(spec) else f"voxels {spacing} {unit}"
+    return f"{sizes}; {voxels}" + (f". {scan.note}" if scan.note else "")

@@ -14,7 +14,7 @@ class GatesView(ScanView):
     """Picks, the Inspect button, progress and what was found, from top to bottom."""
 
     def __init__(self) -> None:
-        super().__init__(("image", "axes", "model", "device"))
+        super().__init__(("image", "axes", "size", "model", "device"))
         self.part = PartFields("Only this part of the scan gets maps. The model sees its surroundings as well.")
         self.levels, self.advanced = LevelBoxes(), AdvancedPanel()
         self._problems |= {"part": self.part.problem, "levels": self.levels.problem}

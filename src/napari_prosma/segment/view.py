@@ -11,7 +11,7 @@ class SegmentView(ScanView):
     """Picks, options, the Segment button, progress and result, from top to bottom."""
 
     def __init__(self) -> None:
-        super().__init__(("image", "axes", "model", "device"))
+        super().__init__(("image", "axes", "size", "model", "device"))
         self.advanced = AdvancedPanel()
         self._problems["part"] = self.advanced.part.problem
         self._add_image("The scan to segment: an Image layer.")

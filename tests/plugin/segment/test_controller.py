@@ -11,7 +11,7 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels, Points, Shapes
 from napari.utils.key_bindings import coerce_keybinding
 from napari.utils.shortcuts import default_shortcuts
-from qtpy.QtWidgets import QPushButton
+from qtpy.QtWidgets import QLineEdit, QPushButton
 
 from napari_prosma.segment.present import SHORTCUT
 from prosma_core.config.inference import InferenceConfig
@@ -75,6 +75,45 @@ def test_axes_that_cannot_be_are_refused_under_their_field(widget: Widget, scan_
     widget.controller.choose_axes("z y x")
     assert widget.can_run
     assert widget.text("problem_axes") == ""
+
+
+def test_a_voxel_size_is_asked_for_where_the_layer_states_none(widget: Widget, scan_data: np.ndarray) -> None:
+    layer = widget.viewer.add_image(scan_data, name="mri")
+    widget.choose("phantom-3d")
+    field = widget.view.findChild(QLineEdit, "size")
+    assert not field.parentWidget().isHidden()
+    assert "voxel size unknown" in widget.text("image_facts")
+    assert "Voxel size unknown: assumed that of the model's training scans" in widget.text("notes")
+    for text, problem in (("3; 1; 1 mm", ""), ("3, 1", "give z,y,x or one number"), ("3 foos", "is no voxel size")):
+        field.setText(text)
+        field.editingFinished.emit()
+        assert problem in widget.text("problem_size")
+        assert widget.can_run == (not problem)
+    field.setText("3,1,1 mm")
+    field.editingFinished.emit()
+    assert "Voxel size" not in widget.text("notes")
+    widget.viewer.add_image(scan_data, name="sized", scale=(3, 1, 1), units=("mm",) * 3)
+    assert field.parentWidget().isHidden()
+    widget.controller.choose_image(layer)
+    widget.choose("phantom-3d")
+    assert field.text() == "3,1,1 mm"
+    spec = widget.start().scan.spec
+    assert (spec.spacing, spec.unit) == ((3, 1, 1), "mm")
+    assert layer.scale.tolist() == [1, 1, 1]
+
+
+def test_a_scale_without_a_unit_counts_in_the_model_s(widget: Widget, scan_data: np.ndarray) -> None:
+    widget.viewer.add_image(scan_data, name="mri", scale=(3, 1, 1))
+    widget.choose("phantom-3d")
+    assert "The voxel size 3 × 1 × 1 has no unit: mm is assumed" in widget.text("notes")
+    assert "voxels 3 × 1 × 1 without a unit" in widget.text("image_facts")
+
+
+def test_a_model_that_goes_by_no_voxel_size_does_not_ask_for_one(widget: Widget, scan_data: np.ndarray) -> None:
+    widget.viewer.add_image(scan_data[0], name="picture")
+    widget.choose("breast-lesion-us")
+    asked = not widget.view.findChild(QLineEdit, "size").parentWidget().isHidden()
+    assert asked == (widget.model("breast-lesion-us").header.preprocess.resample == "spacing")
 
 
 def test_other_axes_change_what_is_segmented(widget: Widget, scan_data: np.ndarray) -> None:
