@@ -1,149 +1,287 @@
-"""DICOM series through SimpleITK (extra ``medical``)."""
+"""DICOM: a folder is a series, a file one image or all frames of it; segmentations as label maps."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from prosma_core.data.geometry import ImageSpec, Scan, affine_spacing, reverse_affine
-from prosma_core.errors import FileFormatError, GeometryError, MissingExtraError
-from prosma_core.io.failures import damaged, reading
-from prosma_core.io.layout import arrange, ask_for_axes, parse_axes
+from prosma_core.errors import FileFormatError, LabelError
+from prosma_core.io.dicom_classes import no_image, what_it_is
+from prosma_core.io.dicom_header import PIXELS, DicomFile, read_dicom_file
+from prosma_core.io.dicom_pixels import PixelFormat, decode_frames, pixel_format
+from prosma_core.io.dicom_slices import Slice, slices_of
+from prosma_core.io.dicom_stack import Stack, stack_of
+from prosma_core.io.failures import damaged, reading, shown
+from prosma_core.io.layout import arrange, parse_axes
 from prosma_core.io.names import is_dicom_file
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
 _LOG = logging.getLogger(__name__)
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_MISSING_SLICE = 0.5  # a distance of slices that differs by this part of the usual one
-_UNEVEN_SLICES = 0.01
+_SEGMENTATION = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+_SERIES, _CLASS, _MODALITY = 0x0020000E, 0x00080016, 0x00080060
 
 
 @dataclass(frozen=True)
-class ItkHeader:
-    """Geometry as SimpleITK has it: index order x, y, z (t); world axes left, posterior, superior."""
+class DicomHeader:
+    """What is kept of a series.
 
-    spacing: tuple[float, ...]
-    origin: tuple[float, ...]
-    direction: tuple[float, ...]
+    Attributes
+    ----------
+    classes : dict of int to str
+        Names of the segments of a segmentation.
+    """
 
-    def affine(self) -> NDArray[np.float64]:
-        """Voxel index to world of the spatial axes, in the order of `ImageSpec.affine`; for 3D in RAS."""
-        n = len(self.spacing)
-        spatial = min(n, 3)
-        affine = np.eye(spatial + 1)
-        direction = np.array(self.direction).reshape(n, n)[:spatial, :spatial]
-        affine[:spatial, :spatial] = direction * self.spacing[:spatial]
-        affine[:spatial, spatial] = self.origin[:spatial]
-        return reverse_affine(_LPS_TO_RAS @ affine if spatial == 3 else affine)
+    classes: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Series:
+    """The images that are read together."""
+
+    source: Path
+    slices: tuple[Slice, ...]
+    modality: str
+    form: PixelFormat
+    segmentation: bool
+
+
+def check_dicom(path: Path) -> None:
+    """Walk the headers of a file or of all files of a folder; pixels are not unpacked.
+
+    Raises
+    ------
+    FileFormatError
+        A file is damaged or cut, holds no image, or has a compression that is not read; a folder holds several series.
+    GeometryError
+        The images are no regular stack.
+    """
+    _stack(_series(path))
 
 
 def read_dicom(path: Path, axes: str | None) -> Scan:
-    """The scan of a DICOM folder; lengths in mm.
+    """The scan of a DICOM folder or file, or the label map of a segmentation; lengths in mm.
+
+    Values are the physical ones: each file's (or frame's) own slope and intercept, or its modality LUT, applied. Grey
+    values whose smallest is white (MONOCHROME1) stay as they are stored, and a warning tells so. Colours are RGB.
 
     Parameters
     ----------
     path : Path
+        A folder with one series, or a file.
     axes : str, optional
-        Letters for the dimensions of the array, ``"zyx"`` or ``"tzyx"`` and a last ``"c"`` for several values per voxel
-        if not given. Others than these leave the orientation out.
+        Letters for the dimensions of the array. Others than those found leave the orientation out.
 
     Raises
     ------
+    FileFormatError, GeometryError
+        As in `check_dicom`, or the pixels cannot be unpacked.
     MissingExtraError
-        SimpleITK is not installed.
-    FileFormatError
-        As in `check_dicom`; the voxels cannot be unpacked; or a folder holds several series or unreadable files.
-    GeometryError
-        The axes cannot be told, slices are missing, or the affine cannot be used.
+        The compression needs SimpleITK, which is not installed.
+    LabelError
+        Segments of a segmentation overlap.
     """
-    sitk = _simpleitk()
-    check_dicom(path)
-    with reading(path, "a DICOM series"):
-        image = _read_series(path, sitk)
-        header = ItkHeader(image.GetSpacing(), image.GetOrigin(), image.GetDirection())
-        components = image.GetNumberOfComponentsPerPixel()
-        data: NDArray[Any] = sitk.GetArrayFromImage(image)
-    samples = "c" if components > 1 else ""
-    default = {2: "yx", 3: "zyx", 4: "tzyx"}.get(len(header.spacing), "") + samples
-    if axes is None and len(default) != data.ndim:
-        raise ask_for_axes(path, f"it has {len(header.spacing)} dimensions", data.shape)
-    names = default if axes is None else parse_axes(axes, data.ndim, path)
-    affine = header.affine()
-    if names != default or "z" not in names:
-        scale = [*reversed(header.spacing), *([1.0] if samples else [])]
-        return arrange(data, names, scale=scale, unit="mm", kind="dicom", header=header)
-    voxels = np.moveaxis(data, -1, -4) if samples else data
-    ordered = names.replace("zyxc", "czyx")
-    spec = ImageSpec(ordered, voxels.shape, affine_spacing(affine), "mm", affine, "ras", (), "dicom", header)
-    return Scan(voxels, spec)
+    series = _series(path)
+    stack = _stack(series)
+    with reading(path, "DICOM images"):
+        if series.segmentation:
+            data, classes = _labels(series, stack)
+        else:
+            data, classes = _values(series, stack), {}
+    names = stack.axes + ("c" if data.ndim > len(stack.axes) else "")
+    spatial = reverse_affine(stack.affine)
+    if axes is not None and parse_axes(axes, data.ndim, path) != names:
+        sizes = dict(zip(reversed("xyz"[: len(spatial) - 1]), affine_spacing(spatial), strict=True))
+        scale = [sizes.get(letter, 1.0) for letter in names]
+        return arrange(data, parse_axes(axes, data.ndim, path), scale=scale, unit=stack.unit, kind="dicom")
+    channels: tuple[str, ...] = ()
+    if names.endswith("c"):
+        at = 1 if names[0] == "t" else 0
+        data, names = np.moveaxis(data, -1, at), names[:at] + "c" + names[at:-1]
+        channels = ("red", "green", "blue", "alpha")[: data.shape[at]]
+    world: Any = "ras" if stack.patient else "image"
+    header = DicomHeader(classes)
+    spec = ImageSpec(names, data.shape, affine_spacing(spatial), stack.unit, spatial, world, channels, "dicom", header)
+    return Scan(data, spec)
 
 
-def check_dicom(path: Path) -> None:
-    """Check the files of a DICOM folder without SimpleITK.
+def _stack(series: _Series) -> Stack:
+    if not series.segmentation:
+        return stack_of(series.source, series.slices, series.modality)
+    first: dict[Any, Slice] = {}
+    for one in series.slices:  # one slice for each place, whatever segments are there
+        first.setdefault(tuple(round(v, 3) for v in one.position) if one.position else one.frame, one)
+    return stack_of(series.source, list(first.values()), series.modality, gaps=True)
 
-    Raises
-    ------
-    FileFormatError
-        A file is too short.
-    """
+
+def _series(path: Path) -> _Series:
+    """All images of a file, or of the one series in a folder."""
+    if not path.is_dir():
+        with reading(path, "a DICOM file"):
+            file = read_dicom_file(path)
+            form, slices = _images(file)
+        return _one(path, file, form, slices)
+    found: dict[str, list[tuple[Path, PixelFormat, list[Slice], str]]] = {}
+    first: dict[str, DicomFile] = {}
+    others: list[tuple[Path, str, FileFormatError]] = []
     for member in sorted(path.iterdir()):
-        if is_dicom_file(member) and member.stat().st_size < 132:
-            raise damaged(member, "it is too short for a DICOM file")
-
-
-def _simpleitk() -> Any:
-    try:
-        import SimpleITK
-    except ImportError as error:
-        msg = "DICOM needs SimpleITK, which is not installed: pip install 'napari-prosma[medical]'"
-        raise MissingExtraError(msg) from error
-    return SimpleITK
-
-
-def _read_series(folder: Path, sitk: Any) -> Any:
-    """The image of a folder that holds one series, all of whose files can be read."""
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if not series:
-        raise damaged(folder, "none of its files can be read as DICOM")
-    names = {uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in series}
-    if len(series) > 1:
-        listed = "; ".join(f"{uid} ({len(files)} files)" for uid, files in names.items())
-        msg = f"{folder} holds {len(series)} DICOM series: {listed}. Put each into a folder of its own."
+        if not is_dicom_file(member) or member.name.upper().startswith("DICOMDIR"):
+            continue
+        with reading(member, "a DICOM file"):
+            file = read_dicom_file(member)
+            if PIXELS not in file.data and what_it_is(file) and not file.data.cut:
+                others.append((member, what_it_is(file), no_image(file)))
+                continue
+            form, slices = _images(file)
+        uid = file.data.text(_SERIES)
+        found.setdefault(uid, []).append((member, form, slices, file.data.text(_CLASS)))
+        first.setdefault(uid, file)
+    if not found and others:
+        raise others[0][2]
+    if not found:
+        raise damaged(path, "none of its files can be read as DICOM")
+    if len(found) > 1:
+        listed = "; ".join(f"{shown(uid, 64)} ({len(files)} files)" for uid, files in list(found.items())[:3])
+        msg = f"{path} holds {len(found)} DICOM series: {listed}. Put each into a folder of its own."
         raise FileFormatError(msg)
-    files = names[series[0]]
-    known = {file.rsplit("/", 1)[-1].rsplit("\\", 1)[-1] for file in files}
-    dicom = (file.name for file in sorted(folder.iterdir()) if is_dicom_file(file) and file.name != "DICOMDIR")
-    unread = [name for name in dicom if name not in known]
-    if unread:
-        raise damaged(folder, f"{', '.join(unread[:5])} cannot be read as part of its DICOM series")
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(files)
-    reader.MetaDataDictionaryArrayUpdateOn()
-    image = reader.Execute()
-    _check_slices(folder, reader, image, len(files))
-    return image
+    if others:
+        name, kind, _ = others[0]
+        _LOG.warning("%s: %d files without an image are left out, for example %s (%s).", path, len(others), name, kind)
+    ((uid, files),) = found.items()
+    alike = {(form.samples, form.floating) for _, form, _, _ in files}
+    if len(alike) > 1:
+        msg = f"{path} holds color and gray images in one series. Put them into folders of their own."
+        raise FileFormatError(msg)
+    slices = [one for _, _, group, _ in files for one in group]
+    return _one(path, first[uid], files[0][1], slices)
 
 
-def _check_slices(folder: Path, reader: Any, image: Any, count: int) -> None:
-    """Compare the distances of neighbouring slices."""
-    tag = "0020|0032"
-    if count < 3 or not all(reader.HasMetaDataKey(i, tag) for i in range(count)):
-        return
-    positions = np.array([[float(v) for v in reader.GetMetaData(i, tag).split("\\")] for i in range(count)])
-    normal = np.array(image.GetDirection()).reshape(3, 3)[:, 2]
-    distances = np.abs(np.diff(positions @ normal))
-    usual = float(np.median(distances))
-    worst = int(np.argmax(np.abs(distances - usual)))
-    apart = f"slices {worst + 1} and {worst + 2} are {distances[worst]:.3g} mm apart, the others {usual:.3g} mm"
-    if abs(distances[worst] - usual) > _MISSING_SLICE * usual:
-        msg = f"{folder} lacks slices or has some twice: {apart}. Export the whole series again."
-        raise GeometryError(msg)
-    if abs(distances[worst] - usual) > _UNEVEN_SLICES * usual:
-        _LOG.warning("%s: %s; all are taken as equally far apart.", folder, apart)
+def _images(file: DicomFile) -> tuple[PixelFormat, list[Slice]]:
+    form = pixel_format(file)
+    return form, slices_of(file, form.frames, (form.rows, form.columns))
+
+
+def _one(source: Path, file: DicomFile, form: PixelFormat, slices: Sequence[Slice]) -> _Series:
+    uid = file.data.text(_CLASS) or file.file_class
+    if form.photometric == "MONOCHROME1":
+        _LOG.warning("%s: its lowest values are white (MONOCHROME1); values are kept as they are stored.", source)
+    if uid in _SEGMENTATION:
+        kind = file.data.text(0x00620001)
+        if kind == "FRACTIONAL":
+            msg = f"{source} is a fractional segmentation (probabilities). Export it as a binary segmentation."
+            raise FileFormatError(msg)
+    return _Series(source, tuple(slices), file.data.text(_MODALITY), form, uid in _SEGMENTATION)
+
+
+def _values(series: _Series, stack: Stack) -> NDArray[Any]:
+    """Physical values, axes ``stack.axes`` and colours last."""
+    ordered = [one for volume in stack.slices for one in volume]
+    scaled = _scaled_type(series, ordered)
+    result: NDArray[Any] | None = None
+    frames: NDArray[Any] | None = None
+    form, table, opened = series.form, None, None
+    for index, one in enumerate(ordered):
+        if opened != one.path or frames is None:
+            file = read_dicom_file(one.path)
+            form = pixel_format(file)
+            frames, opened = decode_frames(file, form), one.path
+            table = _modality_table(file)
+        plane = frames[one.frame]
+        if table is not None:
+            first, values = table
+            plane = values[np.clip(plane.astype(np.int64) - first, 0, len(values) - 1)]
+        elif scaled is not None and plane.ndim == 2:
+            plane = (plane.astype(np.float64) * one.slope + one.intercept).astype(scaled)
+        if result is None:
+            result = np.empty((len(ordered), *plane.shape), plane.dtype)
+        elif not np.can_cast(plane.dtype, result.dtype):
+            result = result.astype(np.result_type(plane.dtype, result.dtype))
+        result[index] = plane
+    assert result is not None  # a series has at least one image
+    shape = [len(stack.slices)] * ("t" in stack.axes) + [len(stack.slices[0])] * ("z" in stack.axes)
+    return result.reshape(*shape, *result.shape[1:])
+
+
+def _scaled_type(series: _Series, slices: Sequence[Slice]) -> Any:
+    """The type that holds all physical values, None where they are the stored ones.
+
+    Whole slopes and intercepts, equal or not, give integers; all others floats: of 32 bits for stored values of up to
+    16, of 64 above.
+    """
+    pairs = {(one.slope, one.intercept) for one in slices}
+    if pairs == {(1.0, 0.0)}:
+        return None
+    stored = series.form.stored
+    if series.form.floating or stored > 16:
+        return np.float64
+    if not all(slope.is_integer() and intercept.is_integer() for slope, intercept in pairs):
+        return np.float32
+    low, high = (-(1 << (stored - 1)), 1 << (stored - 1)) if series.form.signed else (0, 1 << stored)
+    ends = [end * slope + intercept for slope, intercept in pairs for end in (low, high)]
+    for kind in (np.int16, np.int32):
+        if np.iinfo(kind).min <= min(ends) and max(ends) <= np.iinfo(kind).max:
+            return kind
+    return np.float64
+
+
+def _modality_table(file: DicomFile) -> tuple[int, NDArray[Any]] | None:
+    """First stored value and the physical values from there on, where the file has a modality LUT."""
+    item = next(iter(file.data.items(0x00283000)), None)
+    if item is None or 0x00283006 not in item:
+        return None
+    described = item.numbers(0x00283002)
+    element = item.elements[0x00283006]
+    if len(described) != 3:
+        raise damaged(file.path, "its modality LUT has no usable description")
+    count, first = int(described[0]) or 65536, int(described[1])
+    if first > 32767 and file.data.number(0x00280103) == 1:
+        first -= 65536
+    values = np.frombuffer(element.value[: len(element.value) // 2 * 2], ">u2" if file.data.big else "<u2")
+    if len(values) < count:
+        raise damaged(file.path, f"its modality LUT declares {count} values, {len(values)} are there")
+    return first, values[:count].astype(np.uint16)
+
+
+def _labels(series: _Series, stack: Stack) -> tuple[NDArray[Any], dict[int, str]]:
+    """The label map of a segmentation: the segments' own numbers, and their names."""
+    file = read_dicom_file(series.source if not series.source.is_dir() else series.slices[0].path)
+    frames = decode_frames(file, series.form)
+    names: dict[int, str] = {}
+    for item in file.data.items(0x00620002):
+        number = int(item.number(0x00620004) or 0)
+        if number > 0:
+            names[number] = shown(item.text(0x00620005), 64) or f"segment {number}"
+    place_of = {
+        tuple(round(v, 3) for v in one.position) if one.position else one.frame: place
+        for one, place in zip(stack.slices[0], stack.places, strict=True)
+    }
+    depth = stack.places[-1] + 1
+    if depth * series.form.rows * series.form.columns > 1 << 33:
+        raise damaged(series.source, f"its slices lie {depth} places apart")
+    labels = np.zeros((depth, series.form.rows, series.form.columns), np.min_scalar_type(max(names, default=1)))
+    for one in series.slices:
+        key: Any = tuple(round(v, 3) for v in one.position) if one.position else one.frame
+        plane = labels[place_of[key]]
+        if file.data.text(0x00620001) == "LABELMAP":
+            plane[...] = frames[one.frame]
+            continue
+        number = one.segment or 1
+        here = frames[one.frame] > 0
+        taken = plane[here]
+        if taken.any():
+            msg = (
+                f"The segments {names.get(int(taken.max()), '?')!r} and {names.get(number, '?')!r} of {series.source} "
+                "overlap; a label map has one class for each voxel. Export them as separate segmentations."
+            )
+            raise LabelError(msg)
+        plane[here] = number
+    _LOG.warning("%s is a segmentation: read as a label map of %d classes.", series.source, len(names))
+    return (labels if "z" in stack.axes else labels[0]), names

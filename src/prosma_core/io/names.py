@@ -27,16 +27,26 @@ FORMATS = {
     ".nhdr": "nrrd",
     ".mha": "metaimage",
     ".mhd": "metaimage",
+    ".dcm": "dicom",
 }
 """Reader for each suffix, longer suffixes before the shorter ones they end with."""
 
-RESULT_SUFFIXES = {".jpg": ".png", ".jpeg": ".png", ".bmp": ".png", ".nhdr": ".nrrd", ".mhd": ".mha"}
+RESULT_SUFFIXES = {
+    ".jpg": ".png",
+    ".jpeg": ".png",
+    ".bmp": ".png",
+    ".nhdr": ".nrrd",
+    ".mhd": ".mha",
+    ".dcm": ".nii.gz",
+}
 """Suffix of a label result for inputs whose own format is not written, or cannot hold labels."""
+
+_READ_ONLY = {".bmp", ".nhdr", ".mhd", ".dcm"}
 
 IMAGE_SUFFIXES = tuple(FORMATS)
 """Suffixes that are read."""
 
-WRITTEN_SUFFIXES = tuple(suffix for suffix in FORMATS if suffix not in {".bmp", ".nhdr", ".mhd"})
+WRITTEN_SUFFIXES = tuple(suffix for suffix in FORMATS if suffix not in _READ_ONLY)
 """Suffixes that images can be written with."""
 
 LABEL_SUFFIXES = tuple(suffix for suffix in WRITTEN_SUFFIXES if suffix not in {".jpg", ".jpeg"})
@@ -75,12 +85,12 @@ def stem(path: Path) -> str:
     root = next((parent for parent in path.parents if image_suffix(parent).lower().endswith(".zarr")), None)
     if root is not None:
         return "_".join((stem(root), *path.relative_to(root).parts))
-    return path.name if path.is_dir() else path.stem
+    return path.name if path.is_dir() or path.suffix[1:].isdigit() else path.stem
 
 
 def is_image_path(path: Path) -> bool:
-    """Whether `path` has the name of an image, or is a folder with a DICOM series or an array or group of zarr."""
-    return bool(image_suffix(path)) or is_zarr_node(path) or is_dicom_folder(path)
+    """Whether `path` has the name of an image, is a DICOM file, or a folder with a DICOM series or a zarr array or group."""
+    return bool(image_suffix(path)) or is_zarr_node(path) or is_dicom_folder(path) or is_dicom_file(path)
 
 
 def is_zarr_node(path: Path) -> bool:
@@ -90,7 +100,7 @@ def is_zarr_node(path: Path) -> bool:
 
 def is_dicom_folder(path: Path) -> bool:
     """Whether `path` is a folder, not a zarr, that holds files named ``.dcm`` or DICOM files without a suffix."""
-    if not path.is_dir() or image_suffix(path):
+    if not path.is_dir() or image_suffix(path).lower() not in {"", ".dcm"}:
         return False
     return any(is_dicom_file(file) for file in sorted(path.iterdir()))
 

@@ -8,7 +8,7 @@ from prosma_core.errors import FileFormatError
 from prosma_core.io.atomic import put_back
 from prosma_core.io.dicom import check_dicom
 from prosma_core.io.metaimage import check_metaimage
-from prosma_core.io.names import FORMATS, HINTS, IMAGE_SUFFIXES, image_suffix, is_dicom_folder
+from prosma_core.io.names import FORMATS, HINTS, IMAGE_SUFFIXES, image_suffix, is_dicom_file, is_dicom_folder
 from prosma_core.io.nifti import check_nifti
 from prosma_core.io.nrrd import check_nrrd
 from prosma_core.io.raster import check_raster
@@ -47,7 +47,7 @@ def preflight(path: Path) -> None:
 
 
 def reader_of(path: Path) -> str:
-    """Which reader opens `path`: a value of `FORMATS`, ``"dicom"`` for a DICOM folder.
+    """Which reader opens `path`: a value of `FORMATS`, ``"dicom"`` for a DICOM folder or file.
 
     Raises
     ------
@@ -60,14 +60,15 @@ def reader_of(path: Path) -> str:
         raise FileFormatError(msg)
     if is_dicom_folder(path):
         return "dicom"
+    if path.is_file() and path.stat().st_size and is_dicom_file(path):
+        return "dicom"
     suffix = image_suffix(path).lower()
     if not suffix and path.is_dir() and load_node(path) is not None:  # a member of a zarr folder
         return "zarr"
     if not suffix:
         more = " Save a .hdr/.img pair as one .nii.gz." if path.suffix.lower() in {".hdr", ".img"} else ""
-        more = " Give the folder of the DICOM series." if path.suffix.lower() == ".dcm" else more
         more = f" {HINTS[path.suffix.lower()]}" if path.suffix.lower() in HINTS else more
-        msg = f"{path} is no image this reads: {', '.join(IMAGE_SUFFIXES)} or a folder with a DICOM series.{more}"
+        msg = f"{path} is no image this reads: {', '.join(IMAGE_SUFFIXES)}, a DICOM file or folder.{more}"
         raise FileFormatError(msg)
     kind = FORMATS[suffix]
     if path.is_dir() != (kind == "zarr"):
