@@ -190,8 +190,7 @@ def test_missing_empty_and_random_files_are_refused(
         check(path)
 
 
-@pytest.mark.parametrize(
-)
+@pytest.mark.parametrize(("name", "text"), [("a.txt", ".nii.gz"), ("a.img", "pair"), ("a", ".png")])
 def test_unknown_formats_say_what_is_read(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(FileFormatError, match=text):
