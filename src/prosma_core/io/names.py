@@ -89,7 +89,7 @@ def stem(path: Path) -> str:
 
 
 def is_image_path(path: Path) -> bool:
-    """Whether `path` has the name of an image, is a DICOM file, or a folder with a DICOM series or a zarr array or group."""
+    """Whether `path` has the name of an image, or is a DICOM file, a folder with a DICOM series, or a zarr node."""
     return bool(image_suffix(path)) or is_zarr_node(path) or is_dicom_folder(path) or is_dicom_file(path)
 
 
