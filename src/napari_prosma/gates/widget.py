@@ -13,6 +13,7 @@ from napari_prosma._shared.session import Session, session
 from napari_prosma._shared.text_window import show_text
 from napari_prosma.gates.controller import GatesController
 from napari_prosma.gates.view import GatesView
+from prosma_core.io.names import safe_name
 
 if TYPE_CHECKING:
     import napari
@@ -88,7 +89,7 @@ class GatesWidget(GatesView):
         showing = self.controller.showing
         scan = showing.found.plan.scan if showing is not None else None
         beside = scan.path.parent if scan is not None and scan.path is not None else Path()
-        proposed = beside / f"{scan.name if scan is not None else 'scan'} {name}".replace("/", "_")
+        proposed = beside / f"{safe_name(scan.name if scan is not None else 'scan')} {name}"
         chosen, _ = QFileDialog.getSaveFileName(self, title, str(proposed), patterns)
         return Path(chosen) if chosen else None
 

@@ -14,7 +14,10 @@ from napari_prosma._shared.layers import LayerScan
 from napari_prosma._writer import write_labels_layer
 from napari_prosma.segment.state import Plan
 from prosma_core.config.inference import InferenceConfig
-from prosma_core.io.names import image_suffix, result_name, stem
+from prosma_core.io.names import image_suffix, result_name, safe_name, stem
+
+LONGEST_NAME = 220
+"""Bytes of a file name that leave room for what is written beside it."""
 
 
 def save_path(plan: Plan) -> Path | None:
@@ -22,8 +25,9 @@ def save_path(plan: Plan) -> Path | None:
     path = plan.scan.path
     if path is None or not path.exists():
         return None
-    name = result_name(path, plan.scan.spec)
-    return path.with_name(f"{stem(Path(name))}_{plan.model.header.name}{image_suffix(Path(name))}")
+    name = Path(result_name(path, plan.scan.spec))
+    room = LONGEST_NAME - len(os.fsencode(name.name))
+    return path.with_name(f"{stem(name)}_{safe_name(plan.model.header.name, most=room)}{image_suffix(name)}")
 
 
 def writer(labels: Labels, path: Path) -> Callable[[], object]:

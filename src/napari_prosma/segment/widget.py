@@ -14,7 +14,7 @@ from napari_prosma._shared.session import Session, session
 from napari_prosma._shared.text_window import show_text
 from napari_prosma.segment.controller import SegmentController
 from napari_prosma.segment.view import SegmentView
-from prosma_core.io.names import LABEL_SUFFIXES
+from prosma_core.io.names import LABEL_SUFFIXES, safe_name
 
 if TYPE_CHECKING:
     import napari
@@ -96,7 +96,7 @@ class SegmentWidget(SegmentView):
             return
         path = save_path(last.plan)
         if path is None or path.exists():
-            proposed = str(path) if path else f"{last.labels.name}.nii.gz"
+            proposed = str(path) if path else f"{safe_name(last.labels.name)}.nii.gz"
             patterns = " ".join(f"*{suffix}" for suffix in LABEL_SUFFIXES)
             name, _ = QFileDialog.getSaveFileName(self, "Save the labels", proposed, f"Label maps ({patterns})")
             if not name:

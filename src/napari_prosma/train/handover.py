@@ -9,13 +9,12 @@ from pathlib import Path
 
 from napari_prosma._shared.result_notes import file_notes
 from napari_prosma.train.pairs import Pair
-from napari_prosma.train.runs import safe_name
 from napari_prosma.train.sources import Source, classes_known, image_scan, labels_scan, provenance_of
 from prosma_core.data.geometry import ImageSpec, Scan, spacing_affine
 from prosma_core.engine.decoder import DECODER
 from prosma_core.errors import OutputError, ProsmaError
 from prosma_core.io.images import write_image, write_labels
-from prosma_core.io.names import image_suffix
+from prosma_core.io.names import image_suffix, safe_name
 
 _LOG = logging.getLogger(__name__)
 

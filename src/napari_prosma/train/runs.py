@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import shutil
 from pathlib import Path
 
@@ -11,21 +10,11 @@ from prosma_core.errors import OutputError, ProsmaError
 from prosma_core.io.atomic import write_atomic
 from prosma_core.io.bundle import read_header
 from prosma_core.io.models import SUFFIX, shipped_models
+from prosma_core.io.names import MOST_LETTERS, safe_name
 from prosma_core.io.run_folder import RunFolder
 from prosma_core.io.stopped_run import RunState, run_state
 
 _LOG = logging.getLogger(__name__)
-
-MOST_LETTERS = 100
-"""Longest name of a file, without its suffix."""
-_FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
-_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
-
-
-def safe_name(text: str) -> str:
-    """A file name (without suffix) as near to a text as every system allows; ``"model"`` where nothing is left."""
-    name = _FORBIDDEN.sub("_", text).strip(" .")[:MOST_LETTERS].strip(" .")
-    return f"{name}_" if name.split(".")[0].lower() in _RESERVED else name or "model"
 
 
 def taken_names(folder: Path) -> set[str]:
@@ -36,10 +25,10 @@ def taken_names(folder: Path) -> set[str]:
 
 
 def free_name(name: str, folder: Path) -> str:
-    """A name for a new model: this one made safe, with ``-2``, ``-3``, … where another model or run has it."""
-    wanted, taken = safe_name(name), taken_names(folder)
+    """A name for a new model: this one, with ``-2``, ``-3``, … where the file of another model or run has it."""
+    wanted, taken = " ".join(name.split())[:MOST_LETTERS].strip() or safe_name(""), taken_names(folder)
     free, number = wanted, 2
-    while free.lower() in taken:
+    while safe_name(free).lower() in taken:
         free, number = f"{wanted}-{number}", number + 1
     return free
 

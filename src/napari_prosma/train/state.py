@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from napari_prosma._shared.session import ModelEntry
 from napari_prosma.train.pairs import PairRow
-from napari_prosma.train.runs import free_name, safe_name, taken_names
+from napari_prosma.train.runs import free_name, taken_names
 from napari_prosma.train.state_notes import notes
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.model import ClassInfo
@@ -19,7 +19,7 @@ from prosma_core.config.training import TrainingConfig
 from prosma_core.data.grid import network_grid
 from prosma_core.data.intensities import COLOUR
 from prosma_core.errors import ConfigError, GeometryError
-from prosma_core.io.names import stem
+from prosma_core.io.names import MOST_LETTERS, safe_name, stem
 
 MOST_EPOCHS = 100_000
 """Epochs of a run that is ended by minutes."""
@@ -117,7 +117,7 @@ def resolve(choices: Choices, folder: Path) -> Plan | Problem:
     )
     if problem:
         return problem
-    out = folder / f"{choices.name.strip()}.safetensors"
+    out = folder / f"{safe_name(choices.name)}.safetensors"
     values = _values(choices, out)
     try:
         run = resolve_run(values, "This training")
@@ -236,9 +236,9 @@ def _name_problem(name: str, folder: Path) -> Problem | None:
     name = name.strip()
     if not name:
         return Problem("name", "Give the new model a name.")
-    if name != safe_name(name):
-        return Problem("name", f"{name!r} cannot be the name of a file on every system; {safe_name(name)!r} can.")
-    if name.lower() in taken_names(folder):
+    if len(name) > MOST_LETTERS:
+        return Problem("name", f"The name has {len(name)} characters; at most {MOST_LETTERS} are allowed. Shorten it.")
+    if safe_name(name).lower() in taken_names(folder):
         return Problem("name", f"There is a model or a run named {name!r} already. Choose another name.")
     return None
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import TYPE_CHECKING
+
+from prosma_core.printable import unsafe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,6 +67,46 @@ HINTS = {
 """What to do with a file of another format, by the last suffix of its name."""
 
 _ZARR_NODES = ("zarr.json", ".zarray", ".zgroup")
+
+
+MOST_LETTERS = 100
+"""Longest name of a file that is made of a text, without its suffix."""
+MOST_BYTES = 150
+"""The same in UTF-8: a suffix, a number and what is written beside it fit into the 255 bytes of file systems."""
+_FORBIDDEN = frozenset('<>:"/\\|?*\x7f')
+_RESERVED = {
+    "con",
+    "prn",
+    "aux",
+    "nul",
+    "conin$",
+    "conout$",
+    *(f"{p}{n}" for p in ("com", "lpt") for n in "0123456789¹²³"),
+}
+
+
+def safe_name(text: str, *, most: int = MOST_BYTES) -> str:
+    """A file name (without suffix) as near to a text as every system allows; ``"model"`` where nothing is left.
+
+    Parameters
+    ----------
+    text : str
+        Such as the name in a model's header: ``CT/MR liver`` gives ``CT_MR liver``. Characters that a file system
+        forbids, and those that are invisible, become ``_``.
+    most : int
+        Most bytes of the name, never more than `MOST_BYTES`.
+    """
+    normal = unicodedata.normalize("NFC", text)
+    name = "".join("_" if letter in _FORBIDDEN or unsafe(letter) else letter for letter in normal)
+    name = _cut(name.strip(" .")[:MOST_LETTERS], min(most, MOST_BYTES)).strip(" .")
+    if name.split(".")[0].strip().lower() in _RESERVED:
+        return f"{name}_"
+    return name or "model"
+
+
+def _cut(name: str, most: int) -> str:
+    """As many letters of a name as fit into so many bytes."""
+    return name.encode()[: max(most, 1)].decode(errors="ignore")
 
 
 def image_suffix(path: Path) -> str:

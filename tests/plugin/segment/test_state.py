@@ -12,6 +12,7 @@ from napari.layers import Image
 from napari_prosma._shared.fitting import fits
 from napari_prosma._shared.layers import read
 from napari_prosma._shared.session import ModelEntry
+from napari_prosma.segment.output import save_path
 from napari_prosma.segment.state import Choices, Plan, Problem, resolve
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.io.bundle import read_header
@@ -42,6 +43,28 @@ def test_the_name_given_by_hand_wins() -> None:
     plan = resolve(replace(choices(), name="mine"), None)
     assert isinstance(plan, Plan)
     assert plan.result_name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("CT/MR liver", "scan_CT_MR liver.nii.gz"),
+        ("../../etc/x", "scan__.._etc_x.nii.gz"),
+        ("\u202e\x1b[31m", "scan___[31m.nii.gz"),
+        ("肝" * 150, f"scan_{'肝' * 50}.nii.gz"),
+    ],
+)
+def test_a_result_is_saved_under_a_safe_name_whatever_the_model_is_called(
+    name: str, expected: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "scan.nii.gz"
+    path.touch()
+    given = choices(metadata={"prosma": {"path": str(path)}})
+    assert given.model is not None
+    plan = resolve(replace(given, model=replace(given.model, header=given.model.header.replace(name=name))), None)
+    assert isinstance(plan, Plan)
+    assert save_path(plan) == tmp_path / expected
+    assert save_path(replace(plan, scan=replace(plan.scan, path=tmp_path / f"{'s' * 240}.nii"))) is None  # not there
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,12 @@ def test_a_start_model_is_named_as_the_command_line_does(tmp_path: Path) -> None
     assert Path(plan_of(choices(start=own), tmp_path).request_values["init"]) == own.path
 
 
+def test_a_model_may_have_any_name_and_its_file_has_a_safe_one(tmp_path: Path) -> None:
+    plan = plan_of(replace(choices(), name="CT/MR liver"), tmp_path)
+    assert plan.out == tmp_path / "CT_MR liver.safetensors"
+    assert resolve_run(plan.request_values).name == "CT/MR liver"
+
+
 @pytest.mark.parametrize(("dims", "expected"), [(None, None), (2, 2), (3, 3)])
 def test_dimensions_of_a_new_model(dims: Any, expected: int | None, tmp_path: Path) -> None:
     run = resolve_run(plan_of(choices(dims=dims), tmp_path).request_values)
@@ -154,7 +160,8 @@ def bad_rows() -> tuple[PairRow, ...]:
         (lambda: choices(minutes=-1.0), "budget", "minutes"),
         (lambda: choices(device_error="There is no such device."), "device", "There is no such device."),
         (lambda: replace(choices(), name="  "), "name", "Give the new model a name"),
-        (lambda: replace(choices(), name="a/b"), "name", "'a_b' can"),
+        (lambda: replace(choices(), name="a" * 101), "name", "101 characters"),
+        (lambda: replace(choices(), name="ta:ken"), "name", "already"),
         (lambda: replace(choices(), name="phantom-3d"), "name", "already"),
         (lambda: replace(choices(), name="Taken"), "name", "already"),
         (lambda: choices(training={"learning_rate": 5}), "advanced", "learning_rate"),
@@ -163,6 +170,7 @@ def bad_rows() -> tuple[PairRow, ...]:
 )
 def test_what_is_wrong_is_said_under_its_field(make: Any, field: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "taken.prosma").mkdir()
+    (tmp_path / "ta_ken.safetensors").touch()
     problem = problem_of(make(), tmp_path)
     assert problem.field == field
     assert words in problem.text
