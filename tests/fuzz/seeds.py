@@ -140,6 +140,41 @@ def _medical(suffix: str, *, packed: bool) -> Callable[[Path], list[Path]]:
     return make
 
 
+def _detached(suffix: str) -> Callable[[Path], list[Path]]:
+    """Return a maker of a header whose voxels are in a file beside it."""
+
+    def make(folder: Path) -> list[Path]:
+        _medical(suffix, packed=False)(folder)
+        return [folder / f"m{suffix}"]
+
+    return make
+
+
+def _bitmaps(folder: Path) -> list[Path]:
+    from PIL import Image
+
+    for file in _pictures(folder):
+        if file.stem != "deep":
+            with Image.open(file) as picture:
+                picture.save(folder / f"{file.stem}.bmp")
+    return sorted(folder.glob("*.bmp"))
+
+
+def _slicer_segments(folder: Path) -> list[Path]:
+    import SimpleITK as sitk
+
+    image = sitk.GetImageFromArray(_volume(dtype=np.uint8) // 60)
+    image.SetSpacing((0.8, 0.9, 2.0))
+    for key, value in {
+        "Segment0_ID": "Segment_1", "Segment0_Name": "organ", "Segment0_LabelValue": "1", "Segment0_Layer": "0",
+        "Segment0_Color": "0.5 0.2 0.1", "Segment0_Extent": "0 11 0 9 0 5",
+        "Segmentation_ReferenceImageExtentOffset": "0 0 0",
+    }.items():  # fmt: skip
+        image.SetMetaData(key, value)
+    sitk.WriteImage(image, str(folder / "s.seg.nrrd"), useCompression=False)
+    return [folder / "s.seg.nrrd"]
+
+
 def _zarr(version: int, **options: Any) -> Callable[[Path], list[Path]]:
     def make(folder: Path) -> list[Path]:
         import zarr
@@ -215,8 +250,16 @@ def _foreign(package: str, folder: str, *suffixes: str) -> Callable[[Path], list
             return []
         root = Path(found.submodule_search_locations[0]) / folder
         files = sorted(f for f in root.rglob("*") if f.is_file() and f.name.lower().endswith(suffixes))
-        files = [f for f in files if f.stat().st_size <= _LARGEST_FOREIGN]
-        return [Path(shutil.copyfile(f, target / f"{i}-{f.name}")) for i, f in enumerate(files)]
+        made = []
+        for file in files:
+            parts = [f for f in file.parent.glob(f"{file.stem}.*") if f.stat().st_size <= _LARGEST_FOREIGN]
+            if file in parts:  # a header goes with its voxels
+                beside = target / str(len(made))
+                beside.mkdir()
+                made.append(beside / file.name)
+                for part in parts:
+                    shutil.copyfile(part, beside / part.name)
+        return made
 
     return make
 
@@ -307,6 +350,10 @@ SEEDS: dict[str, Seed] = {
     "nrrd-gzip": Seed(_medical(".nrrd", packed=True), protected=_after(b"\n\n"), text=True),
     "mha": Seed(_medical(".mha", packed=False), text=True),
     "mha-zlib": Seed(_medical(".mha", packed=True), protected=_after(b"LOCAL\n"), text=True),
+    "mhd": Seed(_detached(".mhd"), text=True),
+    "nhdr": Seed(_detached(".nhdr"), text=True),
+    "seg.nrrd": Seed(_slicer_segments, text=True),
+    "bmp": Seed(_bitmaps),
     "zarr2-zlib": Seed(_lazy_zarr(2, "v2-zlib"), protected=_whole),
     "zarr2-gzip": Seed(_lazy_zarr(2, "v2-gzip"), protected=_whole),
     "zarr3-gzip": Seed(_lazy_zarr(3, "v3-gzip"), protected=_whole),
@@ -315,7 +362,12 @@ SEEDS: dict[str, Seed] = {
     "ome-zarr": Seed(_ome_zarr),
     "dicom-series": Seed(_dicom_series),
     "dicom-foreign": Seed(_foreign("pydicom", "data/test_files", ".dcm")),
-    "nibabel-foreign": Seed(_foreign("nibabel", "tests/data", ".mgz", ".mnc", ".nii", ".nii.gz", ".hdr")),
+    "nifti-foreign": Seed(_foreign("nibabel", "tests/data", ".nii", ".nii.gz")),
+    "mgh-foreign": Seed(_foreign("nibabel", "tests/data", ".mgz", ".mgh")),
+    "minc-foreign": Seed(_foreign("nibabel", "tests/data", ".mnc")),
+    "analyze-foreign": Seed(_foreign("nibabel", "tests/data", ".hdr")),
+    "par-foreign": Seed(_foreign("nibabel", "tests/data", ".par"), text=True),
+    "afni-foreign": Seed(_foreign("nibabel", "tests/data", ".head"), text=True),
     "model": Seed(_model, read="model", protected=_whole),
     "run-folder": Seed(_run_folder, read="run"),
     "yaml": Seed(_settings, read="settings", text=True),
