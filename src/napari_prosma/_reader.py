@@ -12,6 +12,7 @@ from napari.utils.notifications import show_info, show_warning
 from napari_prosma._shared.layer_scan import METADATA
 from napari_prosma._shared.oblique import oblique_note, straight_affine, turn_between
 from napari_prosma._shared.placement import drawn_axes, spec_arguments
+from napari_prosma._shared.plain_text import plain
 from napari_prosma._shared.result_layers import class_arguments
 from napari_prosma._shared.result_notes import file_notes, noted_classes, noted_provenance, says_labels
 from prosma_core.config.model import ClassInfo
@@ -127,10 +128,10 @@ def _read(path: Path) -> list[LayerData]:
         scan, notes, said = found.scan, found.notes, found.warnings
         layer, dtype = image_layer_data(scan.data, scan.spec, stem(path), path), scan.data.dtype
     for text in said:
-        show_warning(text)
+        show_warning(plain(text))
     note = oblique_note(layer[1]["name"], layer[1]["metadata"][METADATA].get("turn"))
     if note:
-        show_info(note)
+        show_info(plain(note))
     labels = says_labels(notes, dtype, layer[1]["metadata"][METADATA]["axes"])
     return [as_labels_data(layer, notes) if labels else layer]
 

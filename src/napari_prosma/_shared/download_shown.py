@@ -9,6 +9,7 @@ from typing import Any
 from napari.utils import cancelable_progress
 
 from napari_prosma._shared.download import Archive, DownloadError, fetch
+from napari_prosma._shared.plain_text import plain
 
 _POLL_MS = 50
 
@@ -59,7 +60,7 @@ def download_shown(archive: Archive, folder: Path) -> None:
         raise DownloadError(msg)
     _UNDER_WAY.add(archive.url)
     work = _Work(archive, folder)
-    bar: Any = cancelable_progress(total=0, desc=f"Downloading {archive.name}", leave=False)
+    bar: Any = cancelable_progress(total=0, desc=plain(f"Downloading {archive.name}"), leave=False)
     try:
         work.thread.start()
         _wait(work, bar)

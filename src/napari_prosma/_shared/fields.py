@@ -8,8 +8,24 @@ from typing import Any
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
+from napari_prosma._shared.plain_text import plain, shown
+from prosma_core.printable import visible
+
 BROWSE = "Browse…"
 """Last entry of a box of models."""
+
+
+class PlainLabel(QLabel):
+    """A label that shows any text letter by letter. All labels are of this class: names from files are no HTML."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__()
+        self.setTextFormat(Qt.TextFormat.PlainText)
+        self.setText(text)
+
+    def setText(self, text: str | None) -> None:
+        """Show a text."""
+        super().setText(shown(text or ""))
 
 
 class Fold(QWidget):
@@ -55,7 +71,7 @@ class Fold(QWidget):
 def combo(tooltip: str) -> QComboBox:
     """A box to choose from that never widens the dock."""
     box = QComboBox()
-    box.setToolTip(tooltip)
+    box.setToolTip(plain(tooltip))
     box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
     box.setMinimumContentsLength(8)
     box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
@@ -67,7 +83,7 @@ def row(text: str, *widgets: QWidget) -> QWidget:
     line = QWidget()
     layout = QHBoxLayout(line)
     layout.setContentsMargins(0, 0, 0, 0)
-    label = QLabel(text)
+    label = PlainLabel(text)
     label.setMinimumWidth(84)
     layout.addWidget(label)
     for widget in widgets:
@@ -78,15 +94,14 @@ def row(text: str, *widgets: QWidget) -> QWidget:
 def button(text: str, tooltip: str, on_click: Any) -> QPushButton:
     """A button; `on_click` is a signal or a function without arguments."""
     made = QPushButton(text)
-    made.setToolTip(tooltip)
+    made.setToolTip(plain(tooltip))
     made.clicked.connect(on_click)
     return made
 
 
-def note_label(kind: str) -> QLabel:
+def note_label(kind: str) -> PlainLabel:
     """Small text, hidden while empty: facts, or a problem, whose coloured edge shows in both of napari's themes."""
-    label = QLabel()
-    label.setTextFormat(Qt.TextFormat.PlainText)
+    label = PlainLabel()
     label.setWordWrap(True)
     label.setMinimumWidth(1)  # a long name is cut off, with all of it in the tooltip, rather than widening the dock
     label.setVisible(False)
@@ -98,7 +113,7 @@ def note_label(kind: str) -> QLabel:
 def say(label: QLabel, text: str) -> None:
     """Show a text and, where it may be cut off, all of it in the tooltip."""
     label.setText(text)
-    label.setToolTip(text)
+    label.setToolTip(plain(text))
     label.setVisible(bool(text))
 
 
@@ -107,7 +122,7 @@ def fill(box: QComboBox, items: Sequence[tuple[str, Any]], current: Any) -> None
     box.blockSignals(True)
     box.clear()
     for text, data in items:
-        box.addItem(text, data)
+        box.addItem(visible(text), data)
     found = next((i for i, (_, data) in enumerate(items) if data is current or data == current), -1)
     box.setCurrentIndex(found)
     box.blockSignals(False)

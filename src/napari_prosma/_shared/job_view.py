@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_prosma._shared.fields import button, combo, fill, note_label, row, say
+from napari_prosma._shared.plain_text import plain
 from napari_prosma._shared.progress_panel import ProgressPanel
 
 WIDTH = 320
@@ -174,7 +175,7 @@ class JobView(QWidget):
         """The main button."""
         self._run.setText(text)
         self._run.setEnabled(enabled)
-        self._run.setToolTip(tooltip)
+        self._run.setToolTip(plain(tooltip))
 
     def show_running(self, running: bool) -> None:
         """Lock the choices while a job runs."""

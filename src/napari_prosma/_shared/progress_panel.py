@@ -11,6 +11,8 @@ from qtpy.QtGui import QHideEvent
 from qtpy.QtWidgets import QApplication, QLabel, QProgressBar, QStatusBar, QVBoxLayout, QWidget
 
 from napari_prosma._shared.fields import note_label, say
+from napari_prosma._shared.plain_text import plain
+from prosma_core.printable import visible
 
 SPINNER_SPEED = 8
 """Percent of napari's own speed at which the sign of its activity dock turns while our jobs run.
@@ -73,7 +75,7 @@ class ActivityProgress(cancelable_progress):
 
     def __init__(self, description: str, on_cancel: Callable[[], None]) -> None:
         self._on_cancel = on_cancel
-        super().__init__(desc=description, total=0)
+        super().__init__(desc=plain(visible(description)), total=0)
         _calm_spinners()
 
     def cancel(self) -> None:

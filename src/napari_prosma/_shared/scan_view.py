@@ -71,7 +71,7 @@ class ScanView(JobView):
         }
 
     def _model_activated(self, index: int) -> None:
-        if self._model.itemText(index) == BROWSE:
+        if index == self._model.count() - 1:  # a model may have its name
             self.browse_clicked.emit()
         else:
             self.model_chosen.emit(self._model.itemData(index))

@@ -8,6 +8,8 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidget, QTableWidgetItem
 
+from napari_prosma._shared.plain_text import plain, shown
+
 SMALL = "QTableView, QHeaderView { font-size: 8pt; } QTableView::item { padding: 0px; }"
 """Style sheet of a table with so many columns that they would be cut off in a dock."""
 FRAME = 4
@@ -30,8 +32,8 @@ def table(columns: Sequence[str], *, stretched: int = 0) -> QTableWidget:
 
 def cell(text: str, *, right: bool = False, color: str = "", tooltip: str = "") -> QTableWidgetItem:
     """A text in a table, at the right for numbers, with a coloured square before it where a colour is given."""
-    item = QTableWidgetItem(text)
-    item.setToolTip(tooltip)
+    item = QTableWidgetItem(shown(text))
+    item.setToolTip(plain(tooltip))
     if right:
         item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
     if color:

@@ -13,6 +13,7 @@ from qtpy.QtGui import QColor, QMouseEvent, QPalette, QPixmap, QShowEvent
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_prosma._shared.fields import note_label, say
+from napari_prosma._shared.plain_text import plain
 from napari_prosma._shared.plot_colors import clear, mixed
 
 HEIGHT = 118
@@ -74,7 +75,7 @@ class BarPlot(QWidget):
         self._item = self._area.getPlotItem()
         self._item.hideButtons()
         self._item.getAxis("left").setWidth(34)
-        self.setToolTip(tooltip)
+        self.setToolTip(plain(tooltip))
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(2)

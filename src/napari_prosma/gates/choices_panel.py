@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QVBoxLayout, QWidget
 
 from napari_prosma._shared.config_form import ConfigForm
-from napari_prosma._shared.fields import Fold, button, note_label
+from napari_prosma._shared.fields import Fold, PlainLabel, button, note_label
+from napari_prosma._shared.plain_text import plain
 from napari_prosma.gates.state import MAP_NAMES, LevelFacts
 from prosma_core.config.inspection import InspectConfig, MapKind
 
@@ -23,7 +24,7 @@ class LevelBoxes(QWidget):
         self.problem = note_label("problem")
         self._boxes: dict[int, QCheckBox] = {}
         self._facts: tuple[LevelFacts, ...] | None = None
-        label = QLabel("Levels")
+        label = PlainLabel("Levels")
         label.setMinimumWidth(84)
         self._row = QHBoxLayout()
         self._row.addWidget(label)
@@ -51,7 +52,7 @@ class LevelBoxes(QWidget):
         box = QCheckBox(str(fact.level))
         box.setObjectName(f"level_{fact.level}")
         step = " × ".join(map(str, fact.step))
-        box.setToolTip(f"Level {fact.level}: a voxel covers {step} of the network's; {fact.channels} channels.")
+        box.setToolTip(plain(f"Level {fact.level}: a voxel covers {step} of the network's; {fact.channels} channels."))
         box.clicked.connect(self._chosen)
         return box
 
@@ -81,7 +82,7 @@ class AdvancedPanel(Fold):
         self._form = ConfigForm(InspectConfig, {"overlap": "Tile overlap"})
         self._form.changed.connect(self._changed)
         defaults = button("Restore defaults", "All advanced settings as they were at first.", self.defaults_clicked)
-        self.add(QLabel("Maps"), inner, self._form.native, defaults)
+        self.add(PlainLabel("Maps"), inner, self._form.native, defaults)
 
     def show_options(self, options: InspectConfig) -> None:
         """Show settings; no signal is sent."""

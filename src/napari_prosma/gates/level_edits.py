@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import QComboBox, QGridLayout, QLabel, QSizePolicy, QSlider, QWidget
 
-from napari_prosma._shared.fields import combo
+from napari_prosma._shared.fields import PlainLabel, combo
 from napari_prosma.gates.edits import GateEdits
 
 REST = 150
@@ -58,7 +58,7 @@ class LevelEdits(QWidget):
             old.setParent(None)
             old.deleteLater()
         for place, level in enumerate(levels):
-            name, factor = QLabel(f"Level {level}"), QLabel("×1.00")
+            name, factor = PlainLabel(f"Level {level}"), PlainLabel("×1.00")
             slider = QSlider(Qt.Orientation.Horizontal)
             slider.setObjectName(f"threshold_{level}")
             slider.setRange(0, FOUR * STEPS)

@@ -8,6 +8,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QAbstractItemView, QVBoxLayout, QWidget
 
 from napari_prosma._shared.fields import note_label, say
+from napari_prosma._shared.plain_text import plain
 from napari_prosma._shared.tables import cell, fit_height, table
 from prosma_core.config.inspection import LevelSummary
 
@@ -35,7 +36,7 @@ class LevelsTable(QWidget):
         self._table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         self._table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         for column, text in enumerate(TOOLTIPS):
-            self._table.horizontalHeaderItem(column).setToolTip(text)
+            self._table.horizontalHeaderItem(column).setToolTip(plain(text))
         self._table.cellClicked.connect(lambda row, _: self.level_clicked.emit(self._levels[row].level))
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)

@@ -9,6 +9,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QLabel, QVBoxLayout, QWidget
 
 from napari_prosma._shared.fields import button, combo, fill, note_label, row, say
+from napari_prosma._shared.plain_text import plain
 from napari_prosma._shared.tables import SMALL, cell, fit_height, table
 from napari_prosma.gates.edits import GateEdits
 from napari_prosma.gates.level_edits import STATES, LevelEdits
@@ -60,7 +61,7 @@ class WhatIfPanel(QWidget):
         self._classes = table(CLASS_COLUMNS)
         self._classes.setObjectName("whatif_classes")
         for column, text in enumerate(CLASS_TOOLTIPS):
-            self._classes.horizontalHeaderItem(column).setToolTip(text)
+            self._classes.horizontalHeaderItem(column).setToolTip(plain(text))
         self._reset = button("Reset", "All gates as they were learned; the changed result goes.", self.reset_clicked)
         self._reset.setObjectName("reset")
         self._ranking = button(

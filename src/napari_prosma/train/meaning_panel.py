@@ -18,6 +18,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_prosma._shared.fields import combo, note_label, row, say
+from napari_prosma._shared.plain_text import plain
 from napari_prosma._shared.tables import cell, fit_height, table
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.model import ClassInfo
@@ -172,5 +173,5 @@ def _value_box(tooltip: str) -> QSpinBox:
     box.setSpecialValueText(NONE)
     box.setKeyboardTracking(False)
     box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-    box.setToolTip(tooltip)
+    box.setToolTip(plain(tooltip))
     return box

@@ -99,7 +99,7 @@ class StartPanel(QWidget):
                 box.blockSignals(False)
 
     def _start_activated(self, index: int) -> None:
-        if self._start.itemText(index) == BROWSE:
+        if index == self._start.count() - 1:  # a model may have its name
             self.browse_clicked.emit()
         else:
             self.start_chosen.emit(self._start.itemData(index))
