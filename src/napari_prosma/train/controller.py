@@ -16,7 +16,7 @@ from napari_prosma.train.pair_list import PairList
 from napari_prosma.train.present import TrainPresenter, preset_training
 from napari_prosma.train.preview import Preview, scan_in_view
 from napari_prosma.train.runs import free_name
-from napari_prosma.train.state import Choices, Plan, Problem, known_preset, resolve, usual_name
+from napari_prosma.train.state import Choices, Plan, Problem, asks_for_size, known_preset, resolve, usual_name
 from napari_prosma.train.trainings import Trainings
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.training import TrainingConfig
@@ -158,6 +158,10 @@ class TrainController:
         self._set(device=device)
         self._show_devices(self.session.jobs.ready)
 
+    def choose_size(self, size: str) -> None:
+        """Voxel size of the images that state none; empty: it is not known."""
+        self._set(size=size)
+
     def choose_name(self, name: str) -> None:
         """Name of the model; empty: the usual one."""
         self._own_name = name
@@ -260,6 +264,7 @@ class TrainController:
     def _show_plan(self) -> None:
         self._plan = None if self._pairs.reading else resolve(self._choices, self.session.models_folder)
         self._estimate.plan_is(self._plan, self._choices)
+        self.view.show_size(self._choices.size, asked=asks_for_size(self._choices))
         self._presenter.plan(self._plan, running=self.trainings.run is not None, estimating=self._estimate.running)
 
     def _say(self, words: object) -> None:
@@ -280,6 +285,7 @@ class TrainController:
             (view.defaults_clicked, self.restore_defaults),
             (view.device_chosen, self.choose_device),
             (view.name_chosen, self.choose_name),
+            (view.size_chosen, self.choose_size),
             (view.run_clicked, self.start_or_stop),
             (view.estimate_clicked, self.estimate),
             (view.preview_toggled, self._preview.toggle),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,13 +18,15 @@ from prosma_core.config.run import Preset, RunConfig, resolve_run
 from prosma_core.config.training import TrainingConfig
 from prosma_core.data.grid import network_grid
 from prosma_core.data.intensities import COLOUR
-from prosma_core.errors import ConfigError, GeometryError
+from prosma_core.data.voxel_size import with_voxel_size
+from prosma_core.errors import ConfigError, GeometryError, ProsmaError
 from prosma_core.io.names import MOST_LETTERS, safe_name, stem
+from prosma_core.io.voxel_size import parse_voxel_size
 
 MOST_EPOCHS = 100_000
 """Epochs of a run that is ended by minutes."""
 
-Field = Literal["pairs", "labels", "classes", "start", "budget", "device", "name", "advanced"]
+Field = Literal["pairs", "labels", "size", "classes", "start", "budget", "device", "name", "advanced"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Choices:
         What the label values mean.
     classes : tuple of ClassInfo
         The background first; `classes.classes_of` as edited.
+    size : str
+        Voxel size of the images that state none, as typed.
     start : ModelEntry or None
         Model to fine-tune; None for a new one.
     dims : 2, 3 or None
@@ -59,6 +63,7 @@ class Choices:
     rows: tuple[PairRow, ...] = ()
     labels: LabelsConfig = field(default_factory=LabelsConfig)
     classes: tuple[ClassInfo, ...] = ()
+    size: str = ""
     start: ModelEntry | None = None
     dims: Literal[2, 3] | None = None
     preset: Preset = RunConfig.model_fields["preset"].default
@@ -108,7 +113,8 @@ def resolve(choices: Choices, folder: Path) -> Plan | Problem:
         Where the model goes; it may not exist yet.
     """
     problem = (
-        _pairs_problem(choices.rows)
+        _size_problem(choices)
+        or _pairs_problem(sized(choices))
         or _classes_problem(choices)
         or _start_problem(choices)
         or _budget_problem(choices)
@@ -123,8 +129,26 @@ def resolve(choices: Choices, folder: Path) -> Plan | Problem:
         run = resolve_run(values, "This training")
     except ConfigError as error:
         return Problem("advanced", str(error))
-    said = notes(choices.rows, choices.labels, choices.classes, choices.start, run)
+    said = notes(sized(choices), choices.labels, choices.classes, choices.start, run)
     return Plan(values, out, said)
+
+
+def sized(choices: Choices) -> tuple[PairRow, ...]:
+    """The pairs, those without a voxel size with the one that was given; without it where it cannot be theirs."""
+    try:
+        given = parse_voxel_size(choices.size) if choices.size else None
+        return tuple(replace(row, spec=row.spec and with_voxel_size(row.spec, given)) for row in choices.rows)
+    except ProsmaError:
+        return choices.rows
+
+
+def asks_for_size(choices: Choices) -> bool:
+    """Whether a voxel size is of use: images state none, and others or the model to start from go by one."""
+    units = {row.spec.unit for row in choices.rows if row.spec is not None}
+    pre = choices.start.header.preprocess if choices.start else None
+    by_size = pre is not None and pre.resample == "spacing" and pre.unit != "pixel"
+    deep = any(row.spec is not None and row.spec.spatial_ndim == 3 for row in choices.rows)
+    return "pixel" in units and (bool(choices.size) or len(units) > 1 or by_size or (deep and pre is None))
 
 
 def known_preset(name: Any) -> Any:
@@ -158,9 +182,25 @@ def _values(choices: Choices, out: Path) -> dict[str, Any]:
         "training": training,
         "gate": dict(choices.gate),
     }
+    if choices.size and asks_for_size(choices):
+        values["voxel_size"] = parse_voxel_size(choices.size).model_dump(mode="json")
     if choices.start is not None:
         return values | {"init": choices.start.argument}
     return values | ({"preprocess": {"dims": dims}} if dims else {})
+
+
+def _size_problem(choices: Choices) -> Problem | None:
+    """Why the voxel size that was typed cannot be that of the images."""
+    if not choices.size or not asks_for_size(choices):
+        return None
+    try:
+        given = parse_voxel_size(choices.size)
+        for row in choices.rows:
+            if row.spec is not None:
+                with_voxel_size(row.spec, given)
+    except ProsmaError as error:
+        return Problem("size", str(error))
+    return None
 
 
 def _pairs_problem(rows: Sequence[PairRow]) -> Problem | None:
@@ -172,6 +212,10 @@ def _pairs_problem(rows: Sequence[PairRow]) -> Problem | None:
         return Problem("pairs", f"{bad.image}: {bad.problem}")
     specs = [(row.image, row.spec) for row in rows if row.spec is not None]
     units = Counter(spec.unit for _, spec in specs)
+    if len(units) > 1 and "pixel" in units:
+        without = next(name for name, spec in specs if spec.unit == "pixel")
+        text = f"{units['pixel']} of {len(specs)} images have no voxel size, for example {without}, the others do."
+        return Problem("size", f"{text} Enter it under Voxel size, or remove them.")
     if len(units) > 1:
         return Problem("pairs", f"The images have different units ({_listed(units)}); give all of them the same.")
     channels = Counter(spec.num_channels for _, spec in specs)
@@ -209,7 +253,7 @@ def _start_problem(choices: Choices) -> Problem | None:
     dims = start.header.model.dims if start else choices.dims
     if dims is None:
         return None
-    for row in choices.rows:
+    for row in sized(choices):
         if row.spec is None:
             continue
         if dims > row.spec.spatial_ndim:

@@ -12,6 +12,7 @@ from prosma_core.config.model import ClassInfo
 from prosma_core.config.run import RunConfig
 from prosma_core.data.frames import slice_axis
 from prosma_core.data.intensities import COLOUR
+from prosma_core.data.voxel_size import size_note
 from prosma_core.io.notes import made_by_model
 from prosma_core.training.split import FEW_CASES, hold_out_slices
 
@@ -95,6 +96,9 @@ def _network(rows: Sequence[PairRow], start: ModelEntry | None, run: RunConfig) 
     deep = next((row.spec for row in rows if row.spec is not None and row.spec.spatial_ndim == 3), None)
     if dims == 2 and deep is not None and min(deep.spatial_shape) > 1:
         yield f"The model is 2D: scans are taken slice by slice, along {deep.spatial_axes[slice_axis(deep)]}."
+    if start is not None:
+        said = (size_note(row.spec, start.header.preprocess) for row in rows if row.spec is not None)
+        yield from [note for note in said if note][:1]
     if start is not None and len(start.header.preprocess.channels) == 1 and _names(rows, 3) == COLOUR:
         yield "Colours are turned to grey: the start model takes one channel."
 

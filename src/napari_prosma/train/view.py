@@ -51,6 +51,7 @@ class TrainView(JobView):
     """TrainingConfig."""
     defaults_clicked = Signal()
     name_chosen = Signal(str)
+    size_chosen = Signal(str)
     preview_toggled = Signal(bool)
     use_clicked = Signal()
     save_as_clicked = Signal()
@@ -62,7 +63,7 @@ class TrainView(JobView):
     run_folder_clicked = Signal(object)
 
     def __init__(self) -> None:
-        super().__init__(("device", "name"))
+        super().__init__(("size", "device", "name"))
         self._pairs, self._meaning, self._start = PairsTable(), MeaningPanel(), StartPanel()
         self._advanced, self._plots, self._outcome, self._runs = (
             TrainAdvanced(),
@@ -76,16 +77,29 @@ class TrainView(JobView):
         self._name.setToolTip("Name of the model, and of its file.")
         self._name.editingFinished.connect(lambda: self.name_chosen.emit(self._name.text().strip()))
         self._setup = self._begin_section()
-        self._add(self._pairs, self._meaning, self._start)
+        self._size = QLineEdit()
+        self._size.setPlaceholderText("unknown: z, y, x mm")
+        self._size.setToolTip("Size of a voxel of the images that state none, such as 3, 1, 1 mm.")
+        self._size.editingFinished.connect(lambda: self.size_chosen.emit(self._size.text().strip()))
+        self._size_row = row("Voxel size", self._size)
+        self._size_row.setVisible(False)
+        self._add(self._pairs, self._size_row, self._problems["size"], self._meaning, self._start)
         self._add_device()
         self._add(row("Name", self._name), self._problems["name"], self._advanced)
         self._end_section()
         self._add_run("Train")
         self._add_preview()
         self._add(self._plots, self._outcome, self._runs)
-        self._locked += [self._pairs.buttons, *self._start.inputs, self._name, self._advanced, self._runs.buttons]
+        self._locked += [
+            self._pairs.buttons,
+            *self._start.inputs,
+            self._size,
+            self._name,
+            self._advanced,
+            self._runs.buttons,
+        ]
         self._pass_on()
-        self._finish(name=self._name, preview=self._preview, preview_facts=self._preview_facts)
+        self._finish(name=self._name, size=self._size, preview=self._preview, preview_facts=self._preview_facts)
 
     def _add_preview(self) -> None:
         self._preview = QCheckBox("Preview on the scan")
@@ -156,6 +170,12 @@ class TrainView(JobView):
         """Name of the model, unless a person is writing it."""
         if not self._name.hasFocus():
             self._name.setText(name)
+
+    def show_size(self, size: str, *, asked: bool) -> None:
+        """Voxel size of the images that state none, unless a person is writing it; hidden where it is of no use."""
+        if not self._size.hasFocus():
+            self._size.setText(size)
+        self._size_row.setVisible(asked)
 
     def show_problem(self, field: str | None, text: str) -> None:
         """Why Train is disabled, under its field; None: it is not."""

@@ -15,10 +15,11 @@ from napari_prosma.train.classes import classes_of
 from napari_prosma.train.handover import write_pairs
 from napari_prosma.train.pairs import Pair, PairRow, check
 from napari_prosma.train.sources import layer_source
-from napari_prosma.train.state import Choices, Plan, Problem, resolve
+from napari_prosma.train.state import Choices, Plan, Problem, asks_for_size, resolve
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.model import ClassInfo
 from prosma_core.config.run import PRESETS, load_run_yaml, resolve_run
+from prosma_core.config.voxel_size import VoxelSize
 from prosma_core.io.bundle import read_header
 from prosma_core.io.models import find_model, shipped_models
 from prosma_core.io.run_folder import RunFolder, check_new_run
@@ -70,6 +71,24 @@ def problem_of(given: Choices, folder: Path) -> Problem:
     problem = resolve(given, folder)
     assert isinstance(problem, Problem), problem
     return problem
+
+
+def test_the_voxel_size_of_images_that_state_none_is_asked_for_and_trained_with(tmp_path: Path) -> None:
+    mixed = choices(row(units="mm"), row(name="bare"))
+    assert asks_for_size(mixed)
+    problem = problem_of(mixed, tmp_path)
+    assert (problem.field, "1 of 2 images have no voxel size, for example bare" in problem.text) == ("size", True)
+    for text, said in (("3 foos", "is no voxel size"), ("3,1", "give z,y,x or one number")):
+        problem = problem_of(replace(mixed, size=text), tmp_path)
+        assert problem.field == "size"
+        assert said in problem.text
+    run = resolve_run(plan_of(replace(mixed, size="3,1,1"), tmp_path).request_values)
+    assert run.voxel_size == VoxelSize(sizes=(3, 1, 1), unit="mm")
+    assert resolve_run(plan_of(choices(row()), tmp_path).request_values).voxel_size is None
+    assert not asks_for_size(choices(row(units="mm")))
+    start = choices(row(), start=entry("phantom-3d"))
+    assert any("Voxel size unknown" in note for note in plan_of(start, tmp_path).notes)
+    assert not any("Voxel size" in note for note in plan_of(replace(start, size="1"), tmp_path).notes)
 
 
 def test_a_valid_choice_gives_a_run_that_can_be_written_and_repeated(tmp_path: Path) -> None:
@@ -152,9 +171,9 @@ def bad_rows() -> tuple[PairRow, ...]:
         (lambda: choices(row((20, 20)), start=entry("phantom-3d")), "start", "scan is a 2D picture, the model is 3D"),
         (lambda: choices(row((20, 20)), dims=3), "start", "choose a 2D model"),
         (
-            lambda: choices(row(units="inch"), start=entry("hippocampus-mri")),
+            lambda: choices(row(units="km"), start=entry("hippocampus-mri")),
             "start",
-            "unit 'inch' cannot be converted",
+            "voxel size is most likely wrong",
         ),
         (lambda: choices(epochs=0), "budget", "greater than or equal to 1"),
         (lambda: choices(minutes=-1.0), "budget", "minutes"),
