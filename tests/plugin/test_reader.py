@@ -215,7 +215,7 @@ def test_a_zarr_of_several_levels_is_a_multiscale_layer(tmp_path: Path, open_lay
     paths = []
     for level in range(3):
         size = 64 >> level
-        group.create_array(str(level), shape=(2, size, size), dtype="u1", chunks=(1, 16, 16))[:] = level
+        group.create_array(str(level), shape=(2, size, size), dtype="u1", chunks=(1, 16, 16))[:] = level + 1
         scale = {"type": "scale", "scale": [1, 0.5 * 2**level, 0.5 * 2**level]}
         paths.append({"path": str(level), "coordinateTransformations": [scale]})
     axes = [{"name": name, "type": kind} for name, kind in (("c", "channel"), ("y", "space"), ("x", "space"))]
@@ -224,8 +224,8 @@ def test_a_zarr_of_several_levels_is_a_multiscale_layer(tmp_path: Path, open_lay
     assert layers.levels(layer) == [(2, 64, 64), (2, 32, 32), (2, 16, 16)]
     coarse = layers.read(layer, level=2)
     assert (coarse.spec.axes, coarse.spec.spacing) == ("cyx", (2, 2))
-    assert coarse.load().max() == 2
-    assert read_image(tmp_path / "scan.zarr").data.max() == 0  # the command line reads the finest
+    assert coarse.load().max() == 3
+    assert read_image(tmp_path / "scan.zarr").data.max() == 1  # the command line reads the finest
     paths[1]["path"] = "../elsewhere"
     group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": paths}]
     with pytest.raises(FileFormatError, match="outside"):

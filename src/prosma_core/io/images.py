@@ -205,7 +205,9 @@ def _read(path: Path, axes: str | None, *, labels: bool) -> Scan:
         return read_raster(path, axes, labels=labels)
     if kind == "tiff":
         return read_tiff(path, axes, labels=labels)
-    readers = {"zarr": read_zarr, "nrrd": read_nrrd, "metaimage": read_metaimage, "dicom": read_dicom}
+    if kind == "zarr":
+        return read_zarr(path, axes, labels=labels)
+    readers = {"nrrd": read_nrrd, "metaimage": read_metaimage, "dicom": read_dicom}
     return readers[kind](path, axes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ _LETTERS = {
 }  # fmt: skip
 
 
-def read_zarr(path: Path, axes: str | None) -> Scan:
+def read_zarr(path: Path, axes: str | None, *, labels: bool = False) -> Scan:
     """The array of a zarr folder, read whole.
 
     Parameters
@@ -38,6 +39,8 @@ def read_zarr(path: Path, axes: str | None) -> Scan:
     axes : str, optional
         Letters for the dimensions of the array. If not given they come from OME-Zarr, the dimension names, or the
         attributes ``axes`` or ``_ARRAY_DIMENSIONS``; otherwise ``yx`` and ``zyx`` are assumed.
+    labels : bool
+        Whether the values are class numbers: chunks without any are missing as a rule.
 
     Raises
     ------
@@ -47,7 +50,7 @@ def read_zarr(path: Path, axes: str | None) -> Scan:
         The axes cannot be told, or the voxel size cannot be used.
     """
     with reading(path, "a zarr folder"):
-        opened = _open(path, axes, coarser=False)
+        opened = _open(path, axes, coarser=False, labels=labels)
         data: Any = opened.levels[0][...]
     if not data.dtype.isnative:
         data = data.astype(data.dtype.newbyteorder("="))
@@ -79,20 +82,22 @@ class OpenZarr:
 def open_zarr(path: Path) -> OpenZarr:
     """Open a zarr folder without reading its voxels; axes and errors as in `read_zarr`."""
     with reading(path, "a zarr folder"):
-        return _open(path, None, coarser=True)
+        return _open(path, None, coarser=True, labels=False)
 
 
-def _open(path: Path, axes: str | None, *, coarser: bool) -> OpenZarr:
+def _open(path: Path, axes: str | None, *, coarser: bool, labels: bool) -> OpenZarr:
     import zarr
 
     found = locate_array(path)
     nodes = [found.array, *(coarser_levels(found) if coarser else [])]
     for node in nodes:
-        check_array(node)
-    arrays: list[Any] = [
-        zarr.open_array(str(node.path), mode="r", zarr_format=node.zarr_format)  # type: ignore[arg-type]
-        for node in nodes
-    ]
+        check_array(node, "usual" if labels or found.labels else "reported" if coarser else "refused")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # codecs that the specification does not have are checked above
+        arrays: list[Any] = [
+            zarr.open_array(str(node.path), mode="r", zarr_format=node.zarr_format)  # type: ignore[arg-type]
+            for node in nodes
+        ]
     shape = tuple(arrays[0].shape)
     names = _axes(path, found, shape) if axes is None else parse_axes(axes, len(shape), path)
     scale, origin, unit = _grid(path, found, names)
@@ -148,6 +153,8 @@ def _grid(path: Path, found: Located, axes: str) -> tuple[list[float], list[floa
     spatial = [letter for letter in axes if letter in "zyx"]
     sizes, start = attributes.get("spacing"), attributes.get("origin")
     if not isinstance(sizes, list) or len(sizes) != len(spatial) or not all(usable_size(size) for size in sizes):
+        if sizes is not None:
+            _LOG.warning("%s: the voxel size %.60s is not used; it is no number above 0 for each axis.", path, sizes)
         return [1.0] * len(axes), None, "pixel"
     by_letter = dict(zip(spatial, sizes, strict=True))
     start = start if isinstance(start, list) and len(start) == len(spatial) else [0.0] * len(spatial)
@@ -187,4 +194,6 @@ def _one_unit(
         if letter in "zy" and units[index] != unit and {units[index], unit} <= set(METRES):
             factor = METRES[units[index]] / METRES[unit]
             scale[index], origin[index] = scale[index] * factor, origin[index] * factor
+        elif letter in "zy" and units[index] != unit:
+            _LOG.warning("The voxel size along %s is in %s, along x in %s.", letter, units[index], unit)
     return scale, origin, unit

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from prosma_core.config.documents import load_json
 from prosma_core.errors import FileFormatError
 from prosma_core.io.failures import damaged
 
-_MOST_BYTES = 64 << 20  # of one metadata file
+_MOST_BYTES = 16 << 20  # of one metadata file
+_MOST_LEVELS = 3  # of groups: row, column and field of a plate
+_MOST_MEMBERS = 2000
+_NO_IMAGES = {"labels", "OME"}  # groups beside the image
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,16 @@ class Node:
 
 @dataclass(frozen=True)
 class Located:
-    """The array to read in a zarr folder, and the OME-Zarr image that names it (empty if none does)."""
+    """The array to read in a zarr folder, and the OME-Zarr image that names it (empty if none does).
+
+    `labels` is true where the folder says that it holds labels of an image.
+    """
 
     array: Node
     header: ZarrHeader
     multiscale: dict[str, Any] = field(default_factory=dict)
     channel_names: tuple[str, ...] = ()
+    labels: bool = False
 
 
 def locate_array(path: Path) -> Located:
@@ -62,17 +69,48 @@ def locate_array(path: Path) -> Located:
     if node is None:
         raise damaged(path, "the folder has no zarr metadata (.zarray, .zgroup or zarr.json)")
     if node.is_array:
-        return Located(node, ZarrHeader(node.zarr_format, ""))
-    ome = node.attributes.get("ome", node.attributes)
+        return _level(node) or Located(node, ZarrHeader(node.zarr_format, ""), labels=path.parent.name == "labels")
+    ome = _ome(node)
     if ome.get("multiscales"):
         return _finest_level(node, ome)
-    members = [member for child in sorted(path.iterdir()) if child.is_dir() and (member := load_node(child))]
-    images = [m for m in members if m.is_array or m.attributes.get("ome", m.attributes).get("multiscales")]
+    images = _images(path, path.resolve(), _MOST_LEVELS)
     if len(images) != 1:
-        names = ", ".join(child.path.name for child in members[:10]) or "none"
-        msg = f"{path} is a zarr group that does not say which array is the image. Give one of its members: {names}."
+        some = ", ".join(f"{path.name}/{image.relative_to(path).as_posix()}" for image in images[:3]) or "none"
+        msg = f"{path} is a zarr group of {len(images)} images. Give the path of one of them: {some}."
         raise FileFormatError(msg)
-    return locate_array(images[0].path)
+    return locate_array(images[0])
+
+
+def _level(array: Node) -> Located | None:
+    """An array that is a level of the OME-Zarr image around it, with its own voxel size."""
+    group = load_node(array.path.parent)
+    if group is None or group.is_array or not _ome(group).get("multiscales"):
+        return None
+    found = _finest_level(group, _ome(group))
+    own = [entry for entry in found.multiscale["datasets"] if str(entry.get("path")) == array.path.name]
+    return replace(found, array=array, multiscale={**found.multiscale, "datasets": own}) if own else None
+
+
+def _images(group: Path, root: Path, levels: int) -> list[Path]:
+    """Arrays and OME-Zarr images in a group and its groups, without labels and what links out of the folder lead to."""
+    found: list[Path] = []
+    for child in sorted(group.iterdir()):
+        if not child.is_dir() or child.name in _NO_IMAGES or not child.resolve().is_relative_to(root):
+            continue
+        node = load_node(child)
+        if node is None or len(found) >= _MOST_MEMBERS:
+            continue
+        if node.is_array or _ome(node).get("multiscales"):
+            found.append(child)
+        elif levels > 1:
+            found += _images(child, root, levels - 1)
+    return found
+
+
+def _ome(node: Node) -> dict[str, Any]:
+    """What OME-Zarr says in the attributes of a group: from version 0.5 on under a name of its own."""
+    ome = node.attributes.get("ome", node.attributes)
+    return ome if isinstance(ome, dict) else {}
 
 
 def coarser_levels(found: Located) -> list[Node]:
@@ -115,26 +153,32 @@ def _load(file: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     if file.stat().st_size > _MOST_BYTES:
-        raise damaged(file, "its metadata is larger than 64 MB")
+        raise damaged(file, "its metadata is larger than 16 MB")
     try:
-        content = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise damaged(file, f"its metadata is not JSON ({error})") from error
+        content = load_json(file.read_bytes())
+    except ValueError as error:
+        raise damaged(file, f"its metadata is not JSON ({str(error)[:100]})") from error
     if not isinstance(content, dict):
         raise damaged(file, "its metadata is not a JSON object")
     return content
 
 
 def _finest_level(group: Node, ome: dict[str, Any]) -> Located:
-    multiscale = ome["multiscales"][0]
-    place = _inside(group.path, multiscale["datasets"][0])
+    try:
+        multiscale = ome["multiscales"][0]
+        datasets = multiscale["datasets"]
+        datasets[0]["path"].strip()
+    except (LookupError, TypeError, AttributeError) as error:
+        raise damaged(group.path, "its OME-Zarr metadata names no level with a path") from error
+    place = _inside(group.path, datasets[0])
     array = load_node(place)
     if array is None or not array.is_array:
         raise damaged(group.path, f"the array of its first level, {place.name}, is missing")
     version = str(ome.get("version") or multiscale.get("version") or "0.4")
     labels = [str(channel.get("label", "")) for channel in (ome.get("omero") or {}).get("channels", [])]
     names = tuple(labels) if all(labels) else ()
-    return Located(array, ZarrHeader(group.zarr_format, version), multiscale, names)
+    is_labels = "image-label" in ome or group.path.parent.name == "labels"
+    return Located(array, ZarrHeader(group.zarr_format, version), multiscale, names, is_labels)
 
 
 def _inside(group: Path, dataset: dict[str, Any]) -> Path:
