@@ -9,7 +9,7 @@ from typing import Any
 
 from napari.utils.notifications import show_info, show_warning
 
-from napari_prosma._shared.layer_scan import METADATA
+from napari_prosma._shared.layer_scan import METADATA, OPENED_AS
 from napari_prosma._shared.oblique import oblique_note, straight_affine, turn_between
 from napari_prosma._shared.placement import drawn_axes, spec_arguments
 from napari_prosma._shared.plain_text import plain
@@ -82,7 +82,7 @@ def _zarr_layer(opened: OpenZarr, path: Path) -> LayerData:
 
 def _layer(data: Any, spec: ImageSpec, axes: str, rgb: bool, name: str, path: Path | None) -> LayerData:
     straight = straight_affine(spec)
-    own: dict[str, Any] = {"spec": spec, "path": str(path) if path else None, "axes": axes}
+    own: dict[str, Any] = {"spec": spec, "path": str(path) if path else None, "axes": axes, OPENED_AS: "image"}
     if straight is not None:
         own["turn"] = turn_between(spec, straight)
     drawn = spec_arguments(spec, axes[:-1] if rgb else axes, straight)
@@ -101,6 +101,7 @@ def as_labels_data(layer: LayerData, notes: dict[str, Any]) -> LayerData:
     if classes:
         arguments |= class_arguments(classes)
     own = {**arguments["metadata"][METADATA], "provenance": noted_provenance(notes), "classes": classes}
+    own[OPENED_AS] = "labels"
     return data, {**arguments, "metadata": {METADATA: own}}, "labels"
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_prosma._shared.layer_scan import LayerScan, read_arrays
+from napari_prosma._shared.own_files import check_saving
 from napari_prosma._shared.placement import Placement
 from napari_prosma._shared.result_notes import file_notes
 from prosma_core.io.images import write_image, write_labels
@@ -32,8 +33,9 @@ def write_labels_layer(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     Raises
     ------
     OutputError, LabelError, GeometryError
-        As in `prosma_core.io.images.write_labels`.
+        As in `prosma_core.io.images.write_labels`, or `path` is the scan of a layer (see `check_saving`).
     """
+    check_saving(Path(path), meta, "labels")
     scan = _scan(data, meta)
     labels = one_channel(scan.load(), scan.spec.axes, f"the layer {scan.name}")
     notes = file_notes(scan.metadata.get("provenance", {}), scan.metadata.get("classes", ()), "labels")
@@ -46,6 +48,7 @@ def write_image_layer(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
 
     Colours become three channels. float64 is stored as float32.
     """
+    check_saving(Path(path), meta, "image")
     scan = _scan(data, meta)
     provenance = scan.metadata.get("provenance", {})
     notes = file_notes(provenance, (), "image") if provenance else None

@@ -478,8 +478,12 @@ def test_results_are_not_overwritten_unless_asked(prosma: Prosma, model: Path, p
     out.mkdir()
     (out / "x.png").write_text("mine")
     segment = ("segment", picture, "--model", model, "--out", out)
-    refused(prosma(*segment), "x.png exists already", "--overwrite")
-    assert (out / "x.png").read_text() == "mine"
+    for overwrite in ((), ("--overwrite",)):
+        assert "--overwrite" not in refused(prosma(*segment, *overwrite), "x.png exists already", "never replaced")
+        assert (out / "x.png").read_text() == "mine"
+    (out / "x.png").unlink()
+    assert prosma(*segment)[0] == 0
+    refused(prosma(*segment), "x.png exists already", "add --overwrite")
     assert prosma(*segment, "--overwrite")[0] == 0
     assert read_image(out / "x.png").spec.shape == (20, 22)
 
@@ -496,8 +500,64 @@ def test_an_existing_extra_result_stops_it_as_well(prosma: Prosma, model: Path, 
 def test_a_scan_is_never_replaced_by_its_result(prosma: Prosma, model: Path, picture: Path, as_file: bool) -> None:
     before = picture.read_bytes()
     out = picture if as_file else picture.parent
-    refused(prosma("segment", picture, "--model", model, "--out", out, "--overwrite"), "replace the scan")
+    refused(prosma("segment", picture, "--model", model, "--out", out, "--overwrite"), "replace the input")
     assert picture.read_bytes() == before
+
+
+def test_no_input_of_the_command_is_replaced_held_or_written_into(
+    prosma: Prosma, make_model: Make, tmp_path: Path
+) -> None:
+    model, out = make_model(tmp_path / "m.safetensors"), tmp_path / "exp.zarr"
+    out.mkdir()
+    write_image(out / "raw.zarr", pixels(20, 22), array_spec((20, 22), "yx"))
+    before = sorted(tmp_path.rglob("*"))
+    for target, reason in (
+        (out, "holds the input"),
+        (out / "raw.zarr", "replace the input"),
+        (out / "raw.zarr" / "results", "lies inside the input"),
+        (out / "raw.zarr" / "results" / "y.zarr", "lies inside the input"),
+    ):
+        for overwrite in ((), ("--overwrite",)):
+            said = refused(prosma("segment", out / "raw.zarr", "--model", model, "--out", target, *overwrite), reason)
+            assert "--overwrite" not in said
+            assert sorted(tmp_path.rglob("*")) == before
+    scans = tmp_path / "scans"
+    Image.fromarray(pixels(20, 22)).save((scans.mkdir(), scans / "b.jpg")[1])
+    Image.fromarray(pixels(20, 22)).save(scans / "b.png")  # the result of the other would be its place
+    Image.fromarray(pixels(20, 22)).save(scans / "c.jpg")
+    content = (scans / "b.png").read_bytes()
+    result = prosma("segment", scans, "--model", model, "--out", scans, "--overwrite")
+    refused(result, "2 of 3 scans", "b: The result would replace the input")
+    assert (scans / "b.png").read_bytes() == content
+    assert read_image(scans / "c.png").spec.shape == (20, 22)
+
+
+def test_evaluate_writes_over_no_input_and_over_nothing_else(
+    prosma: Prosma, make_model: Make, make_data: Make, tmp_path: Path
+) -> None:
+    model, data = make_model(tmp_path / "m.safetensors"), make_data(tmp_path / "data", count=2)
+    (data / "splits.json").write_text('{"train": ["case_0"], "val": ["case_1"]}')
+    evaluate = ("evaluate", "--model", model, "--data", data, "--json")
+    refused(prosma(*evaluate, data / "splits.json"), "replace the input")
+    refused(prosma(*evaluate, data / "labels" / "case_0.png"), "replace the input")
+    refused(prosma(*evaluate, model), "replace the input")
+    (tmp_path / "mine.json").write_text('{"mine": 1}')
+    refused(prosma(*evaluate, tmp_path / "mine.json"), "never replaced")
+    assert (tmp_path / "mine.json").read_text() == '{"mine": 1}'
+    for _ in range(2):  # its own earlier report is replaced
+        assert prosma(*evaluate, tmp_path / "report.json")[0] == 0
+
+
+def test_training_on_top_of_its_start_model_is_refused_before_anything_is_removed(
+    prosma: Prosma, make_model: Make, make_data: Make, tmp_path: Path
+) -> None:
+    model, data = make_model(tmp_path / "m.safetensors"), make_data(tmp_path / "data", count=2)
+    content = model.read_bytes()
+    train = ("train", "--data", data, "--init", model, "--out", model)
+    for overwrite in ((), ("--overwrite",)):
+        assert "--overwrite" not in refused(prosma(*train, *overwrite), "replace the input")
+    assert model.read_bytes() == content
+    assert not (tmp_path / "m.prosma").exists()
 
 
 def test_two_scans_with_one_result_name_are_told(prosma: Prosma, model: Path, picture: Path, tmp_path: Path) -> None:

@@ -123,3 +123,27 @@ def test_maps_of_a_hippocampus_lie_in_the_world_where_the_scan_does(
     (result,) = summary["what_if"]
     assert min(c["truth_before"] for c in result["classes"]) > 0.8
     assert all(c["truth_after"] < c["truth_before"] for c in result["classes"])
+
+
+def test_nothing_that_is_read_is_replaced(prosma: Prosma, tmp_path: Path, picture: Path, make_model: Make) -> None:
+    model, out = make_model(tmp_path / "m.safetensors"), tmp_path / "out"
+    out.mkdir()
+    scan = picture.rename(out / "level0_removed.png")
+    before = scan.read_bytes()
+    for overwrite in ((), ("--overwrite",)):
+        code, _, err = prosma("inspect", scan, "--model", model, "--out", out, *overwrite)
+        assert code == 2
+        assert "would replace the input" in err
+        assert "--overwrite" not in err
+    assert scan.read_bytes() == before
+    (out / "level0_energy.zarr").mkdir()
+    (out / "level0_energy.zarr" / "thesis.txt").write_text("years of work")
+    scan = scan.rename(tmp_path / "x.png")
+    code, _, err = prosma("inspect", scan, "--model", model, "--out", out, "--overwrite")
+    assert code == 2
+    assert "was not written by this program" in err
+    write_image(tmp_path / "x.zarr", np.zeros((40, 48), np.uint8), read_image(scan).spec)
+    code, _, err = prosma("inspect", tmp_path / "x.zarr", "--model", model, "--out", tmp_path / "x.zarr" / "maps")
+    assert code == 2
+    assert "lies inside the input" in err
+    assert not (tmp_path / "x.zarr" / "maps").exists()

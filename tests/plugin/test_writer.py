@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import dask.array as da
+import napari
 import nibabel as nib
 import numpy as np
 import pytest
 import tifffile
+from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
+from napari_prosma._reader import get_reader
 from napari_prosma._shared import layers
 from prosma_core.config.model import ClassInfo
-from prosma_core.data.geometry import reverse_affine
+from prosma_core.data.geometry import array_spec, reverse_affine
 from prosma_core.errors import LabelError, OutputError, ProsmaError
-from prosma_core.io.images import read_image, read_labels
+from prosma_core.io.images import read_image, read_labels, write_image
 
 OpenLayer = Callable[[Path], Any]
 SaveLayer = Callable[[Any, Path], list[str]]
@@ -165,3 +168,76 @@ def test_results_on_real_scans_keep_the_exact_grid(
         save_layer(result, tmp_path / "r.nii.gz")
         same_header(tmp_path / "r.nii.gz", path)
         assert np.array_equal(read_labels(tmp_path / "r.nii.gz").data, labels), path
+
+
+def nifti(path: Path, dtype: type = np.int16) -> Path:
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), dtype), TURNED), path)
+    return path
+
+
+def test_labels_are_not_saved_over_the_scan_they_are_of(
+    tmp_path: Path, open_layer: OpenLayer, save_layer: SaveLayer, classes: Classes
+) -> None:
+    scan = nifti(tmp_path / "scan.nii.gz")
+    before = scan.read_bytes()
+    layer = open_layer(scan)
+    result, _ = result_of(layer, classes)
+    (tmp_path / "linked.nii.gz").symlink_to(scan)
+    converted = Labels(layer.data, metadata=layer.metadata)  # as napari converts an image
+    for labels in (result, layers.editable_copy(result), converted):
+        for target in (scan, tmp_path / "linked.nii.gz"):
+            with pytest.raises(OutputError, match="not saved over the scan of a layer"):
+                save_layer(labels, target)
+    assert scan.read_bytes() == before
+    assert save_layer(layer, scan)  # itself: napari has asked
+
+
+def test_painted_labels_are_saved_over_their_own_file_and_over_earlier_labels(
+    tmp_path: Path, open_layer: OpenLayer, save_layer: SaveLayer, classes: Classes
+) -> None:
+    result, _ = result_of(open_layer(nifti(tmp_path / "scan.nii.gz")), classes)
+    save_layer(result, tmp_path / "labels.nii.gz")
+    again = open_layer(tmp_path / "labels.nii.gz")
+    assert type(again).__name__ == "Labels"
+    again.data[0, 0, 0] = 1
+    save_layer(again, tmp_path / "labels.nii.gz")
+    save_layer(layers.editable_copy(again), tmp_path / "labels.nii.gz")
+    save_layer(result, tmp_path / "labels.nii.gz")
+    with pytest.raises(OutputError, match="not saved over the scan of a layer"):
+        save_layer(Image(again.data, metadata=again.metadata), tmp_path / "labels.nii.gz")
+
+
+def test_nothing_is_saved_into_the_folder_of_a_scan(tmp_path: Path, save_layer: SaveLayer) -> None:
+    write_image(tmp_path / "scan.zarr", np.zeros((4, 5, 6), np.uint8), array_spec((4, 5, 6), "zyx"))
+    reader = get_reader(str(tmp_path / "scan.zarr"))
+    assert reader is not None
+    _, arguments, _ = reader(str(tmp_path / "scan.zarr"))[0]
+    labels = Labels(np.zeros((4, 5, 6), np.uint8), metadata=arguments["metadata"])
+    with pytest.raises(OutputError, match="lies inside the input"):
+        save_layer(labels, tmp_path / "scan.zarr" / "labels.nii.gz")
+
+
+def test_the_files_of_other_layers_are_not_replaced(
+    tmp_path: Path, open_layer: OpenLayer, save_layer: SaveLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan, labels = nifti(tmp_path / "scan.nii.gz"), tmp_path / "labels.nii.gz"
+    save_layer(Labels(np.zeros((6, 5, 4), np.uint8), name="first"), labels)
+    viewer = ViewerModel()
+    for path in (scan, labels):
+        viewer.add_layer(open_layer(path))
+    monkeypatch.setattr(napari, "current_viewer", lambda: viewer)
+    drawn = viewer.add_labels(np.ones((6, 5, 4), np.uint8), name="drawn")
+    other = viewer.add_image(np.ones((6, 5, 4), np.float32), name="other")
+    for layer, target in ((drawn, scan), (other, scan), (other, labels)):
+        with pytest.raises(OutputError, match="would replace the input"):
+            save_layer(layer, target)
+    save_layer(drawn, labels)
+    save_layer(viewer.layers["labels"], labels)
+    save_layer(viewer.layers["scan"], scan)
+
+
+def test_a_file_of_another_kind_is_not_replaced(tmp_path: Path, save_layer: SaveLayer) -> None:
+    (tmp_path / "notes.tif").write_text("years of work")
+    with pytest.raises(OutputError, match="is never replaced"):
+        save_layer(Labels(np.zeros((4, 5), np.uint8)), tmp_path / "notes.tif")
+    assert (tmp_path / "notes.tif").read_text() == "years of work"

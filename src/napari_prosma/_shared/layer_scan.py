@@ -23,6 +23,8 @@ from prosma_core.io.names import FORMATS, image_suffix
 
 METADATA = "prosma"
 """Key of what this plugin keeps in a layer's metadata."""
+OPENED_AS = "opened_as"
+"""Key in it: ``"image"`` or ``"labels"`` for a layer that was read from its file, not computed from the scan there."""
 
 _SLAB_BYTES = 32 << 20
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,19 @@ from prosma_core.data.map_place import map_spec
 from prosma_core.errors import OutputError
 from prosma_core.io.atomic import replace_dir, write_bytes_atomic
 from prosma_core.io.images import write_image
+from prosma_core.io.output_plan import OutputPlan, check_replace
 
+KEYS = ("provenance", "inspection", "what_if")
+"""Of a JSON file of numbers."""
 COLUMNS = ("threshold", "removed", "energy_removed", "channel_gate", "kept_positive")
 """Numbers of each channel."""
 
 
 def numbers(found: Found, notes: Mapping[str, str], variants: Sequence[VariantResult]) -> dict[str, Any]:
     """All numbers of a look, as plain values: how it was made, levels, channels, and what a change changed."""
-    return {
-        "provenance": dict(notes),
-        "inspection": found.inspection.model_dump(mode="json", exclude={"maps"}),
-        "what_if": [variant.model_dump(mode="json") for variant in variants],
-    }
+    found_values = found.inspection.model_dump(mode="json", exclude={"maps"})
+    changed = [variant.model_dump(mode="json") for variant in variants]
+    return dict(zip(KEYS, (dict(notes), found_values, changed), strict=True))
 
 
 def channel_table(found: Found) -> str:
@@ -39,6 +40,13 @@ def channel_table(found: Found) -> str:
         for channel in range(summary.channels):
             writer.writerow((summary.level, channel, *(_at(values, channel) for values in _columns(summary))))
     return out.getvalue()
+
+
+def check_place(path: Path, sources: Iterable[Path]) -> None:
+    """Raise `OutputError` unless numbers or plots may be written to `path`: no input, and no file of another kind."""
+    OutputPlan(sources).check(path)
+    keys = ("level", "channel") if path.suffix.lower() == ".csv" else KEYS
+    check_replace(path, overwrite=True, keys=keys)
 
 
 def write_numbers(

@@ -13,6 +13,7 @@ from napari_prosma._shared.session import Session, session
 from napari_prosma._shared.text_window import show_text
 from napari_prosma.gates.controller import GatesController
 from napari_prosma.gates.view import GatesView
+from prosma_core.errors import ProsmaError
 from prosma_core.io.names import safe_name
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class GatesWidget(GatesView):
             self._write(path, write_numbers(path, showing.found, showing.notes, showing.what_if.results))
 
     def _save_plots(self) -> None:
-        from prosma_core.io.atomic import write_bytes_atomic
+        from prosma_core.io.atomic import write_bytes_atomic  # with the file formats: late, to open sooner
 
         content = self.result.plots.png()
         if not content:
@@ -94,7 +95,16 @@ class GatesWidget(GatesView):
         return Path(chosen) if chosen else None
 
     def _write(self, path: Path, work: Callable[[], object]) -> None:
-        """Write in a thread, and say what became of it."""
-        say = self.result.files.say
+        """Write in a thread, and say what became of it; no scan, label map or model is replaced."""
+        from napari_prosma._shared.own_files import open_files
+        from napari_prosma.gates.export import check_place
+
+        say, showing = self.result.files.say, self.controller.showing
+        scan = showing.found.plan.scan.path if showing is not None else None
+        try:
+            check_place(path, [*open_files(), *([scan] if scan is not None else [])])
+        except ProsmaError as error:
+            say(f"Nothing was saved: {error}")
+            return
         say(f"Saving {path.name}…")
         self._session.jobs.run(work, lambda _: say(f"Saved {path}"), lambda e: say(f"Nothing was saved: {e}"))

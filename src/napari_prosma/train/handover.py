@@ -15,6 +15,7 @@ from prosma_core.engine.decoder import DECODER
 from prosma_core.errors import OutputError, ProsmaError
 from prosma_core.io.images import write_image, write_labels
 from prosma_core.io.names import image_suffix, safe_name
+from prosma_core.io.output_plan import OutputPlan
 
 _LOG = logging.getLogger(__name__)
 
@@ -48,8 +49,11 @@ def write_pairs(pairs: Sequence[Pair], folder: Path) -> Generator[str, None, Fil
     Raises
     ------
     ProsmaError
-        A layer or file cannot be read, or the folder not be written.
+        A layer or file cannot be read, the folder not be written, or it holds a file of a pair.
     """
+    plan = OutputPlan(file for pair in pairs for source in (pair.image, pair.labels) for file in _files_of(source))
+    plan.check(folder / "images")
+    plan.check(folder / "labels")
     images, labels = _made(folder / "images"), _made(folder / "labels")
     image_names = _file_names([pair.image for pair in pairs])
     label_names = _file_names([pair.image for pair in pairs], each=True)
@@ -103,6 +107,14 @@ def autosave(pairs: Sequence[Pair], folder: Path) -> list[Path]:
         msg = f"Labels could not be saved. {'; '.join(failed)}"
         raise OutputError(msg)
     return written
+
+
+def _files_of(source: Source) -> tuple[Path, ...]:
+    """Files that are read for an image or labels."""
+    if source.layer is None:
+        return source.paths
+    path = source.layer.source.path
+    return (Path(path),) if path else ()
 
 
 def _write_image(source: Source, path: Path) -> Path:

@@ -6,11 +6,13 @@ import logging
 import shutil
 from pathlib import Path
 
+from prosma_core.config.run import load_run_yaml
 from prosma_core.errors import OutputError, ProsmaError
 from prosma_core.io.atomic import write_atomic
 from prosma_core.io.bundle import read_header
-from prosma_core.io.models import SUFFIX, shipped_models
+from prosma_core.io.models import SUFFIX, find_model, shipped_models
 from prosma_core.io.names import MOST_LETTERS, safe_name
+from prosma_core.io.output_plan import OutputPlan, check_replace
 from prosma_core.io.run_folder import RunFolder
 from prosma_core.io.stopped_run import RunState, run_state
 
@@ -58,15 +60,30 @@ def save_as(model: Path, to: Path) -> Path:
     ModelFileError
         `model` is not a model, or gone.
     OutputError
-        `to` cannot be written.
+        `to` cannot be written, is the model that the training started from, or a file that is no model.
     """
-    to = to if to.suffix == SUFFIX else to.with_name(to.name + SUFFIX)
+    if to.suffix != SUFFIX:
+        to = to.with_name(to.name + SUFFIX)
+        if to.exists():
+            msg = f"{to} is there already. Choose it by its whole name to replace it, or choose another name."
+            raise OutputError(msg)
     read_header(model)
     if to.exists() and to.samefile(model):
         msg = f"{to} is the model itself. Choose another name or folder for the copy."
         raise OutputError(msg)
+    OutputPlan(_start_of(model)).check(to)
+    check_replace(to, overwrite=True)
     write_atomic(to, lambda temporary: _copy(model, temporary))
     return to
+
+
+def _start_of(model: Path) -> list[Path]:
+    """The model that a training started from, as its run folder says."""
+    try:
+        start = load_run_yaml(RunFolder.beside(model).run_yaml).get("init")
+        return [find_model(str(start))] if start else []
+    except ProsmaError:
+        return []
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -59,7 +59,9 @@ def evaluate(
     from prosma_core.inference.evaluate import evaluate_cases
     from prosma_core.inference.segment import Segmenter
     from prosma_core.io.atomic import check_target, write_bytes_atomic
+    from prosma_core.io.dataset_folder import input_files, open_dataset
     from prosma_core.io.models import find_model
+    from prosma_core.io.output_plan import OutputPlan, check_replace
 
     log_to_stderr()
     values = label_meaning(
@@ -67,10 +69,13 @@ def evaluate(
     )
     size = voxel_size(spacing, unit)
     meaning = LabelsConfig.parse(values, "The command line")
+    path = find_model(model)
     if json_file:
         check_target(json_file)
+        OutputPlan([path, *input_files(open_dataset(data)), *([Path(split)] if split else [])]).check(json_file)
+        check_replace(json_file, overwrite=True, keys=("cases", "summary"))
     choice = computing_on(device)
-    segmenter = Segmenter.load(find_model(model), choice.device)
+    segmenter = Segmenter.load(path, choice.device)
     given = {"mirror": mirror} if overlap is None else {"mirror": mirror, "overlap": overlap}
     config = InferenceConfig.parse(given, "The command line")
     with stderr_console().status("Reading") as status:

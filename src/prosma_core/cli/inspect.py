@@ -83,7 +83,7 @@ def inspect(
     size = voxel_size(spacing, unit)
     path = find_model(model)
     choice = computing_on(device)
-    asked = Asked(config, variants, which_level, truth, axes, size, overwrite)
+    asked = Asked(config, variants, which_level, truth, axes, size, overwrite, (path,))
     report = drain(inspect_file(Segmenter.load(path, choice.device), image, out, asked), _Progress().show)
     if report.words:
         typer.echo(report.words)

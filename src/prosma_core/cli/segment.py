@@ -81,7 +81,9 @@ def segment(
     segmenter = Segmenter.load(path, choice.device)
     progress = _Progress()
     with progress.bar:
-        run = segment_files(inputs, out, segmenter, config, axes=axes, voxel_size=size, overwrite=overwrite)
+        run = segment_files(
+            inputs, out, segmenter, config, axes=axes, voxel_size=size, overwrite=overwrite, protected=[path]
+        )
         failures = drain(run, progress.show)
     if failures:
         total = progress.finished + len(failures)

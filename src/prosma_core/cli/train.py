@@ -58,6 +58,7 @@ def train(
     from prosma_core.io.comparison import compare
     from prosma_core.io.resume import resumed_settings
     from prosma_core.io.run_folder import RunFolder, check_new_run
+    from prosma_core.io.run_targets import check_run_targets
     from prosma_core.training.loop import train as run_training
 
     log_to_stderr()
@@ -90,6 +91,7 @@ def train(
         msg = "No --data was given; name the folder with images/ and labels/, or give --pair IMAGE LABELS."
         raise ConfigError(msg)
     run = resolve_run(given, str(config or "The command line"))
+    check_run_targets(run, resume=resume)
     if not resume:
         check_new_run(run.out, folder, overwrite=overwrite)
     progress = _Progress()

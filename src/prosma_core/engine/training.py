@@ -16,6 +16,7 @@ from prosma_core.inference.results import Allocate
 from prosma_core.io.comparison import compare
 from prosma_core.io.resume import resumed_settings
 from prosma_core.io.run_folder import RunFolder, check_new_run
+from prosma_core.io.run_targets import check_run_targets
 from prosma_core.training.estimate import estimate
 from prosma_core.training.expected import expected_seconds
 from prosma_core.training.loop import TrainingResult, train
@@ -86,6 +87,7 @@ def _run(request: TrainRequest) -> RunConfig:
     """The run to train."""
     folder = RunFolder.beside(request.run.out)
     if not request.resume:
+        check_run_targets(request.run)
         check_new_run(request.run.out, folder, overwrite=False)
         return request.run
     given: dict[str, Any] = request.run.model_dump(mode="json", exclude_unset=True)

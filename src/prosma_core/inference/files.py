@@ -24,6 +24,7 @@ from prosma_core.inference.segment import Segmenter
 from prosma_core.io.dataset_folder import channel_name, image_files, read_channels
 from prosma_core.io.images import is_image_path, read_image, result_name, stem, write_image, write_labels
 from prosma_core.io.names import image_suffix
+from prosma_core.io.output_plan import OutputPlan, check_replace
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def segment_files(
     axes: str | None = None,
     voxel_size: VoxelSize | None = None,
     overwrite: bool = False,
+    protected: Sequence[Path] = (),
 ) -> Generator[Event, None, list[CaseFailed]]:
     """Segment files one by one; a bad one is reported and the others go on.
 
@@ -105,6 +107,8 @@ def segment_files(
         Of scans that state none; the results state it.
     overwrite : bool
         Replace existing results; otherwise a scan whose result exists is reported as failed.
+    protected : sequence of Path
+        Files that are read besides the scans, such as the model.
 
     Returns
     -------
@@ -121,20 +125,22 @@ def segment_files(
         msg = f"--out {out} is a file name, but there are {len(jobs)} scans. Give a folder."
         raise OutputError(msg)
     folder = out.parent if single else out
-    _make_folder(folder)
-    taken: dict[Path, str] = {}
+    targets = [out if single else folder / _target_name(job) for job in jobs]
+    refused = _refused(jobs, targets, config, protected)
+    if len(refused) < len(jobs):
+        _make_folder(folder)
     failures: list[CaseFailed] = []
-    for job in jobs:
+    for number, (job, target) in enumerate(zip(jobs, targets, strict=True)):
         began = time.monotonic()
         try:
+            if number in refused:
+                raise refused[number]
             with name_memory_errors():
                 scan = _read(job, axes)
                 if voxel_size is not None and scan.spec.unit != "pixel":
                     yield StageStarted(f"{job.name} states a voxel size of its own, which is used.")
                 scan = Scan(scan.data, with_voxel_size(scan.spec, voxel_size))
-                target = out if single else folder / _target_name(job, scan)
-                _take(target, job, taken)
-                _check_target(target, job, scan, config, overwrite=overwrite)
+                _check_target(target, scan, config, overwrite=overwrite)
                 yield StageStarted(f"{job.name}: {scan.spec.axes} {'x'.join(map(str, scan.spec.shape))}")
                 result = yield from segmenter.segment(scan, config)
                 notes = provenance(segmenter.header, config, ", ".join(p.name for p in job.files))
@@ -159,20 +165,27 @@ def _apart(jobs: Sequence[Job]) -> list[Job]:
     return found
 
 
-def _take(target: Path, job: Job, taken: dict[Path, str]) -> None:
-    """Note whose result a file is; refuse the second one."""
-    if target in taken:
-        msg = f"{job.name} and {taken[target]} would both be written to {target}. Segment them into different folders."
-        raise OutputError(msg)
-    taken[target] = job.name
+def _refused(
+    jobs: Sequence[Job], targets: Sequence[Path], config: InferenceConfig, protected: Sequence[Path]
+) -> dict[int, OutputError]:
+    """Jobs whose results would replace what any of them reads, or the result of another; before any is written."""
+    plan = OutputPlan([*(file for job in jobs for file in job.files), *protected])
+    refused: dict[int, OutputError] = {}
+    for number, (job, target) in enumerate(zip(jobs, targets, strict=True)):
+        try:
+            for path in _wanted(target, config):
+                plan.add(path, job.name)
+        except OutputError as error:
+            refused[number] = error
+    return refused
 
 
 def _read(job: Job, axes: str | None) -> Scan:
     return read_image(job.files[0], axes=axes) if len(job.files) == 1 else read_channels(job.files)
 
 
-def _target_name(job: Job, scan: Scan) -> str:
-    name = result_name(job.files[0], scan.spec)
+def _target_name(job: Job) -> str:
+    name = result_name(job.files[0])
     return name if len(job.files) == 1 else job.name + name.removeprefix(stem(job.files[0]))
 
 
@@ -190,16 +203,10 @@ def _make_folder(folder: Path) -> None:
         raise OutputError(msg) from error
 
 
-def _check_target(target: Path, job: Job, scan: Scan, config: InferenceConfig, *, overwrite: bool) -> None:
-    """Refuse what could only fail after the work is done, and never write over a scan."""
-    if any(target.resolve() == source.resolve() for source in job.files):
-        msg = f"The result would replace the scan {target} itself; choose another --out."
-        raise OutputError(msg)
-    wanted = [path for kind, path in _extra_targets(target).items() if getattr(config, kind)]
-    present = next((path for path in (target, *wanted) if path.exists()), None)
-    if present and not overwrite:
-        msg = f"{present} exists already; add --overwrite to replace it, or choose another --out."
-        raise OutputError(msg)
+def _check_target(target: Path, scan: Scan, config: InferenceConfig, *, overwrite: bool) -> None:
+    """Refuse what could only fail after the work is done."""
+    for path in _wanted(target, config):
+        check_replace(path, overwrite=overwrite)
     suffix = image_suffix(target).lower()
     if suffix in {".jpg", ".jpeg"} or (suffix == ".png" and scan.spec.labels_spec().axes != "yx"):
         msg = (
@@ -207,6 +214,11 @@ def _check_target(target: Path, job: Job, scan: Scan, config: InferenceConfig, *
             f"a PNG holds one 2D picture. Let --out end with .tif, .zarr or .nii.gz."
         )
         raise OutputError(msg)
+
+
+def _wanted(target: Path, config: InferenceConfig) -> list[Path]:
+    """All files that are written for a scan."""
+    return [target, *(path for kind, path in _extra_targets(target).items() if getattr(config, kind))]
 
 
 def _extra_targets(target: Path) -> dict[str, Path]:

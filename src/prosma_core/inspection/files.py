@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -31,11 +32,14 @@ from prosma_core.inspection.pictures import SlicePicture, slice_with_most, write
 from prosma_core.inspection.whatif import what_if
 from prosma_core.io.atomic import make_folder, scratch_folder, write_bytes_atomic
 from prosma_core.io.images import read_image, read_labels, write_image, write_labels
+from prosma_core.io.output_plan import OutputPlan, check_replace
 
 T = TypeVar("T")
 
 MEDICAL = ("nifti", "nrrd", "mha", "dicom")
 """Formats of scans whose maps are written as NIfTI."""
+_NAMES = re.compile(r"(level\d+_\w+|whatif\d+(_\w+)?)\.(nii|nii\.gz|zarr|png)|summary\.json", re.IGNORECASE)
+"""Names of the files that are written."""
 IN_MEMORY = 0.25
 """Share of the free memory that one map may take; a larger one is put together on the disk."""
 
@@ -59,6 +63,8 @@ class Asked:
         Of a scan that states none.
     overwrite : bool
         Whether files in the folder may be replaced.
+    protected : tuple of Path
+        Files that are read besides the scan and its labels, such as the model.
     """
 
     config: InspectConfig
@@ -68,6 +74,7 @@ class Asked:
     axes: str | None = None
     voxel_size: VoxelSize | None = None
     overwrite: bool = False
+    protected: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +101,8 @@ def inspect_file(segmenter: Segmenter, image: Path, out: Path, asked: Asked) -> 
     Raises
     ------
     OutputError
-        The folder is not empty and nothing may be replaced, or cannot be written.
+        The folder is not empty and nothing may be replaced, cannot be written, or holds an input, or something that
+        is not of this program, under a name that is needed.
     ProsmaError
         As in `read_image`, `inspect_scan` and `what_if`.
     """
@@ -103,7 +111,7 @@ def inspect_file(segmenter: Segmenter, image: Path, out: Path, asked: Asked) -> 
     opened = opened_one_at_a_time(model) if asked.which_level else ()
     for variant in asked.variants:
         check_edits(model, variant.edits)
-    _check_folder(out, overwrite=asked.overwrite)
+    _check_folder(image, out, asked)
     yield Working(f"Reading {image.name}")
     scan = read_image(image, axes=asked.axes)
     scan = Scan(scan.data, with_voxel_size(scan.spec, asked.voxel_size))
@@ -211,11 +219,18 @@ def _suffix(spec: ImageSpec, *, per_channel: bool) -> str:
     return ".nii" if per_channel else ".nii.gz"
 
 
-def _check_folder(out: Path, *, overwrite: bool) -> None:
+def _check_folder(image: Path, out: Path, asked: Asked) -> None:
     if out.exists() and not out.is_dir():
         msg = f"{out} is a file; a folder is needed for the maps. Choose another --out."
         raise OutputError(msg)
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
+    plan = OutputPlan([image, *asked.protected, *([asked.truth] if asked.truth else [])])
+    plan.check(out / "summary.json")
+    there = sorted(out.iterdir()) if out.is_dir() else []
+    for path in there:
+        if _NAMES.fullmatch(path.name):
+            plan.check(path)
+            check_replace(path, overwrite=True, keys=("inspection",))
+    if there and not asked.overwrite:
         msg = f"The folder {out} is not empty; add --overwrite to replace files in it, or choose another --out."
         raise OutputError(msg)
 

@@ -96,6 +96,12 @@ def open_dataset(root: Path) -> DatasetFolder:
     return DatasetFolder(root, cases, read_splits(root / "splits.json", cases), classes, channels)
 
 
+def input_files(dataset: DatasetFolder) -> list[Path]:
+    """Every file that is read of a data folder: images, labels, and the documents beside them."""
+    files = [path for case in dataset.cases.values() for path in (*case.images, case.label)]
+    return files + sorted(dataset.root.glob("*.json"))
+
+
 def image_files(folder: Path) -> list[Path]:
     """Files of a folder with the name of an image, sorted; hidden ones (macOS leaves ``._NAME``) are left out.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import prosma_core
 from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.intensities import single_precision
 from prosma_core.errors import GeometryError, LabelError, OutputError
@@ -29,6 +30,7 @@ from prosma_core.io.nifti import read_nifti
 from prosma_core.io.nifti_write import write_nifti
 from prosma_core.io.nrrd import read_nrrd
 from prosma_core.io.nrrd_write import write_nrrd
+from prosma_core.io.output_plan import check_replace
 from prosma_core.io.preflight import preflight, reader_of
 from prosma_core.io.raster import read_raster, write_raster
 from prosma_core.io.tiff import read_tiff
@@ -120,7 +122,7 @@ def write_labels(
     spec : ImageSpec
         Of the scan (a channel axis in it is left out).
     overwrite : bool
-        Replace what is at `path`.
+        Replace what is at `path`: a file of the same format, or a zarr that holds only what this program wrote.
     provenance : dict of str, optional
         How the result was made; stored where the format has a place for notes.
 
@@ -142,7 +144,7 @@ def write_labels(
         raise LabelError(msg)
     check_output(path, overwrite=overwrite)
     _check_shape(labels, spec, path)
-    _write(path, as_labels(labels, path), spec, provenance)
+    _write(path, as_labels(labels, path), spec, provenance, "labels")
 
 
 def write_image(
@@ -177,17 +179,15 @@ def write_image(
         ends = [float(of.reduce(data, axis=None)) for of in (np.fmin, np.fmax)]  # which pass over NaN
         if not np.isfinite(ends).all() or single_precision(*ends):
             kinds["float64"] = np.float32
-    _write(path, data.astype(kinds.get(data.dtype.name, data.dtype), copy=False), spec, provenance)
+    _write(path, data.astype(kinds.get(data.dtype.name, data.dtype), copy=False), spec, provenance, "image")
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
-    """Raise `OutputError` unless `path` has a known suffix and nothing is there, or `overwrite` is set."""
+    """Raise `OutputError` unless `path` has a known suffix and nothing is there, or what `overwrite` may replace."""
     if image_suffix(path).lower() not in WRITTEN_SUFFIXES:
         msg = f"{path} names no format that can be written; let it end with one of {', '.join(WRITTEN_SUFFIXES)}."
         raise OutputError(msg)
-    if path.exists() and not overwrite:
-        msg = f"{path} exists and is not overwritten. Choose another name, or allow it with --overwrite."
-        raise OutputError(msg)
+    check_replace(path, overwrite=overwrite)
 
 
 def _check_shape(data: NDArray[Any], spec: ImageSpec, path: Path) -> None:
@@ -211,12 +211,13 @@ def _read(path: Path, axes: str | None, *, labels: bool) -> Scan:
     return readers[kind](path, axes)
 
 
-def _write(path: Path, data: NDArray[Any], spec: ImageSpec, provenance: dict[str, str] | None) -> None:
+def _write(path: Path, data: NDArray[Any], spec: ImageSpec, provenance: dict[str, str] | None, what: str) -> None:
     kind = FORMATS[image_suffix(path).lower()]
     notes = dict(provenance or {})
     if kind not in {"nifti", "nrrd", "metaimage"} and not axis_aligned(spec)[1] and spec.format != "array":
         _LOG.warning("%s: this format keeps the voxel size, not the orientation of the scan.", path)
     if kind == "zarr":
+        notes = notes or {"program": f"prosma {prosma_core.__version__}", "kind": what}  # by which it may be replaced
         replace_dir(path, lambda temporary: write_zarr(temporary, data, spec, notes))
         return
     writers = {

@@ -163,20 +163,21 @@ def is_dicom_file(path: Path) -> bool:
         return False
 
 
-def result_name(path: Path, spec: ImageSpec) -> str:
+def result_name(path: Path, spec: ImageSpec | None = None) -> str:
     """Name of the label result for an input: the same name, or with the nearest format that can hold labels.
 
     Parameters
     ----------
     path : Path
         The input, e.g. ``case.nii.gz`` (stays), ``x.jpg`` (``x.png``), a DICOM folder or file ``d`` (``d.nii.gz``).
-    spec : ImageSpec
+    spec : ImageSpec, optional
         What was read from it.
     """
     suffix = image_suffix(path)
-    if not suffix and spec.format in {"zarr", "ome-zarr"}:
+    member = path.is_dir() and not is_dicom_folder(path) if spec is None else spec.format in {"zarr", "ome-zarr"}
+    if not suffix and member:
         return f"{stem(path)}.zarr"
-    if spec.format == "dicom" or not suffix:
+    if (spec is not None and spec.format == "dicom") or not suffix:
         return f"{stem(path)}.nii.gz"
     other = RESULT_SUFFIXES.get(suffix.lower())
     return f"{stem(path)}{other}" if other else path.name

@@ -18,6 +18,7 @@ from prosma_core.io.atomic import make_folder
 from prosma_core.io.bundle import load_bundle
 from prosma_core.io.comparison import compare
 from prosma_core.io.run_folder import RunFolder
+from prosma_core.io.run_targets import check_run_targets
 from prosma_core.model.weights import transfer
 from prosma_core.training.before_after import validate_start
 from prosma_core.training.schedule import MovingAverage
@@ -64,6 +65,7 @@ def train(run: RunConfig, *, resume: bool = False) -> Generator[Event, None, Tra
     ProsmaError
         The data, the settings or the device cannot be used, memory ended, or the loss is not finite.
     """
+    check_run_targets(run, resume=resume)
     choice = yield from prepare_device(run.device)
     split = Split.from_json(RunFolder.beside(run.out).read_splits()) if resume else None
     yield StageStarted(f"Training on {choice.reason}.")

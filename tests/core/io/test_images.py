@@ -123,7 +123,7 @@ def test_other_names_and_folders_are_no_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", LABEL_SUFFIXES)
 def test_existing_results_are_only_replaced_on_request(tmp_path: Path, suffix: str) -> None:
     path, spec = tmp_path / f"a{suffix}", array_spec((3, 4), "yx")
-    write_labels(path, np.zeros((3, 4), int), spec)
+    write_labels(path, np.zeros((3, 4), int), spec, provenance={"program": "prosma"})
     with pytest.raises(OutputError, match="--overwrite"):
         write_labels(path, np.ones((3, 4), int), spec)
     assert not read_labels(path).data.any()

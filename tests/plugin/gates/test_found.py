@@ -14,11 +14,12 @@ from tests.plugin.gates.conftest import made_up
 from tests.plugin.gates.test_state import choices, planned
 
 from napari_prosma._shared.layers import read
-from napari_prosma.gates.export import channel_table, write_maps, write_numbers
+from napari_prosma.gates.export import channel_table, check_place, write_maps, write_numbers
 from napari_prosma.gates.found import Found, at_voxel
 from napari_prosma.gates.state import resolve
+from prosma_core.data.geometry import array_spec
 from prosma_core.errors import OutputError
-from prosma_core.io.images import read_image
+from prosma_core.io.images import read_image, write_image
 
 REGION = ((4, 12), (8, 40), (0, 44))
 
@@ -103,3 +104,18 @@ def test_an_attention_gate_has_weights_and_nothing_is_kept_or_removed() -> None:
     assert rows is not None
     assert list(rows.columns) == ["a"]
     assert rows.kept is None
+
+
+def test_numbers_and_plots_replace_only_their_like_and_no_file_of_a_layer(found: Found, tmp_path: Path) -> None:
+    scan = tmp_path / "scan.png"
+    write_image(scan, np.zeros((4, 5), np.uint8), array_spec((4, 5), "yx"))
+    with pytest.raises(OutputError, match="would replace the input"):
+        check_place(scan, [scan])
+    for name in ("a.csv", "a.json"):
+        (tmp_path / name).write_text("patient,age\n")
+        with pytest.raises(OutputError, match="is never replaced"):
+            check_place(tmp_path / name, [scan])
+        (tmp_path / name).unlink()
+        write_numbers(tmp_path / name, found, {}, ())()
+        check_place(tmp_path / name, [scan])
+    check_place(tmp_path / "new.png", [scan])

@@ -66,10 +66,26 @@ def test_a_model_is_saved_under_another_name(tmp_path: Path) -> None:
     assert to == tmp_path / "mine.safetensors"
     assert to.read_bytes() == PHANTOM.read_bytes()
     assert read_header(to).name == "phantom-3d"
-    to.write_bytes(b"old")
-    assert save_as(PHANTOM, to) == to
-    assert to.read_bytes() == PHANTOM.read_bytes()
+    with pytest.raises(OutputError, match="is there already"):  # the dialog asked about another name
+        save_as(PHANTOM, tmp_path / "mine")
+    save_as(shipped_models()["hippocampus-mri"], tmp_path / "other")
+    assert save_as(tmp_path / "other.safetensors", to) == to
+    assert read_header(to).name == "hippocampus-mri"
+    (tmp_path / "other.safetensors").write_bytes(b"weights of somebody else")
+    with pytest.raises(OutputError, match="is never replaced"):
+        save_as(PHANTOM, tmp_path / "other.safetensors")
+    (tmp_path / "other.safetensors").unlink()
     assert [path.name for path in tmp_path.iterdir()] == ["mine.safetensors"]
+
+
+def test_a_copy_does_not_replace_the_model_that_the_training_started_from(tmp_path: Path) -> None:
+    start, model = (save_as(PHANTOM, tmp_path / name) for name in ("start", "tuned"))
+    RunFolder.beside(model).write_settings(
+        resolve_run({"out": model, "init": str(start), "data": tmp_path}), {"train": ["a"], "val": ["a"]}
+    )
+    with pytest.raises(OutputError, match="would replace the input"):
+        save_as(model, start)
+    assert save_as(model, tmp_path / "copy").is_file()
 
 
 def test_what_cannot_be_saved_is_said(tmp_path: Path) -> None:

@@ -1,0 +1,147 @@
+"""What a command reads and what it will write, compared before the first write: no input is changed or deleted."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from prosma_core.errors import OutputError, ProsmaError
+from prosma_core.io.names import FORMATS, image_suffix
+from prosma_core.io.notes import read_notes
+from prosma_core.io.replaceable import why_kept
+
+Identity = tuple[int, int]
+
+
+class OutputPlan:
+    """The sources of a command, which it must not touch, and the targets that it may write, each once.
+
+    Paths are compared by what they lead to: links, hard links, and names in other letters where the file system does
+    not tell them apart, are the same file. Two targets whose names differ by their letters' case alone are one target,
+    because on many systems they would be.
+
+    Parameters
+    ----------
+    sources : iterable of Path
+        Files and folders that are read; a folder is protected with everything in it, a file of a multi-file OME-TIFF
+        with the others of its set. Those that are not there are left out.
+    """
+
+    def __init__(self, sources: Iterable[Path]) -> None:
+        self._sources: dict[Identity, Path] = {}
+        self._above: dict[Identity, Path] = {}
+        self._taken: dict[tuple[Identity | None, str], tuple[Path, str]] = {}
+        for source in (file for given in sources for file in _with_others(given)):
+            if (own := _identity(source)) is None:
+                continue
+            self._sources.setdefault(own, source)
+            for place in (source.absolute(), source.resolve()):
+                for parent in place.parents:
+                    if (above := _identity(parent)) is not None:
+                        self._above.setdefault(above, source)
+
+    def add(self, target: Path, owner: str = "") -> None:
+        """Promise a target.
+
+        Parameters
+        ----------
+        target : Path
+        owner : str
+            Whose result it is, for the message.
+
+        Raises
+        ------
+        OutputError
+            The target is, holds or lies in a source, or it is another target.
+        """
+        self.check(target)
+        key = _key(target)
+        if key in self._taken:
+            other, whose = self._taken[key]
+            both = f"{owner} and {whose}" if owner and whose else f"{target.name} and {other.name}"
+            msg = f"{both} would both be written to {target}. Write them into different folders."
+            raise OutputError(msg)
+        self._taken[key] = (target, owner)
+
+    def check(self, target: Path) -> None:
+        """Raise `OutputError` where a target is, holds or lies in a source."""
+        own = _identity(target)
+        if own is not None and own in self._sources:
+            msg = (
+                f"The result would replace the input {self._sources[own]}, which is never changed. Choose another name."
+            )
+            raise OutputError(msg)
+        if own is not None and own in self._above:
+            msg = f"{target} holds the input {self._above[own]}, which would be deleted with it. Choose another name."
+            raise OutputError(msg)
+        for parent in (*target.absolute().parents, *target.resolve().parents):
+            source = self._sources.get(_identity(parent) or (-1, -1))
+            if source is not None:
+                msg = f"{target} lies inside the input {source}, which is never changed. Choose another folder."
+                raise OutputError(msg)
+
+
+def check_replace(path: Path, *, overwrite: bool, keys: Sequence[str] = ()) -> None:
+    """Check that what is at a target, if anything, may be replaced.
+
+    Parameters
+    ----------
+    path : Path
+    overwrite : bool
+        Whether the person allowed it.
+    keys : sequence of str
+        Of JSON: what a document of the same kind holds; of CSV: its first columns.
+
+    Raises
+    ------
+    OutputError
+        Something is there that this program did not write, whatever `overwrite` says; or something is there and may
+        not be replaced. Only where replacing loses nothing but an earlier result, the message names ``--overwrite``.
+    """
+    if not os.path.lexists(path):
+        return
+    reason = why_kept(path, keys)
+    if reason:
+        msg = f"{path} exists already and is never replaced: {reason}. Choose another name."
+        raise OutputError(msg)
+    if not overwrite:
+        harmless = bool(keys) or path.is_dir() or path.suffix == ".safetensors" or bool(read_notes(path))
+        advice = (
+            "add --overwrite to replace it, or choose" if harmless else "it carries no note of this program; choose"
+        )
+        msg = f"{path} exists already; {advice} another name."
+        raise OutputError(msg)
+
+
+def _with_others(source: Path) -> tuple[Path, ...]:
+    """A source, and the files that are read with it."""
+    if FORMATS.get(image_suffix(source).lower()) != "tiff" or not source.is_file():
+        return (source,)
+    from prosma_core.io.ome_planes import set_members  # late: only where a TIFF is read
+
+    try:
+        return (source, *set_members(source))
+    except (OSError, ProsmaError):  # said where it is read
+        return (source,)
+
+
+def _identity(path: Path) -> Identity | None:
+    """What a path leads to, None where there is nothing."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _key(target: Path) -> tuple[Identity | None, str]:
+    """The same for all paths that lead to the same place, also where nothing is there yet."""
+    own = _identity(target)
+    if own is not None:
+        return own, ""
+    place = target.resolve()
+    parent = next((p for p in place.parents if p.exists()), place.parent)
+    rest = unicodedata.normalize("NFC", str(place.relative_to(parent))).casefold()
+    return _identity(parent), rest
