@@ -78,7 +78,7 @@ class OutputPlan:
             raise OutputError(msg)
         for parent in (*target.absolute().parents, *target.resolve().parents):
             source = self._sources.get(_identity(parent) or (-1, -1))
-            if source is not None:
+            if source is not None and source.is_dir():
                 msg = f"{target} lies inside the input {source}, which is never changed. Choose another folder."
                 raise OutputError(msg)
 
@@ -108,10 +108,8 @@ def check_replace(path: Path, *, overwrite: bool, keys: Sequence[str] = ()) -> N
         raise OutputError(msg)
     if not overwrite:
         harmless = bool(keys) or path.is_dir() or path.suffix == ".safetensors" or bool(read_notes(path))
-        advice = (
-            "add --overwrite to replace it, or choose" if harmless else "it carries no note of this program; choose"
-        )
-        msg = f"{path} exists already; {advice} another name."
+        advice = "add --overwrite to replace it, or" if harmless else "it carries no note of this program:"
+        msg = f"{path} exists already; {advice} choose another name."
         raise OutputError(msg)
 
 

@@ -188,13 +188,18 @@ def check_new_run(model: Path, folder: RunFolder, *, overwrite: bool) -> None:
     OutputError
         The model or its run folder exists and `overwrite` is not set, or the name does not end in .safetensors.
     """
+    check_model_name(model)
+    existing = next((p for p in (model, folder.state) if p.exists()), None)
+    if existing and not overwrite:
+        msg = f"{existing} exists already: use --resume to go on, --overwrite to start again, or another --out."
+        raise OutputError(msg)
+
+
+def check_model_name(model: Path) -> None:
+    """Raise `OutputError` unless a model file can have this name."""
     if model.suffix != ".safetensors":
         msg = f"--out {model} must be a file name that ends in .safetensors."
         raise OutputError(msg)
     if model.is_dir():
         msg = f"--out {model} is a folder; name the model file to write."
-        raise OutputError(msg)
-    existing = next((p for p in (model, folder.state) if p.exists()), None)
-    if existing and not overwrite:
-        msg = f"{existing} exists already: use --resume to go on, --overwrite to start again, or another --out."
         raise OutputError(msg)

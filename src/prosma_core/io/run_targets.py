@@ -10,7 +10,7 @@ from prosma_core.io.dataset_folder import input_files
 from prosma_core.io.models import find_model
 from prosma_core.io.output_plan import OutputPlan, check_replace
 from prosma_core.io.pairs import open_cases
-from prosma_core.io.run_folder import RunFolder
+from prosma_core.io.run_folder import RunFolder, check_model_name
 
 
 def check_run_targets(run: RunConfig, *, resume: bool = False) -> None:
@@ -26,10 +26,12 @@ def check_run_targets(run: RunConfig, *, resume: bool = False) -> None:
     ------
     OutputError
         The model or a file of the run folder is, holds or lies in a scan, a label map, a document of the data folder
-        or the start model; or something is in its place that is not a model, or not a run folder.
+        or the start model; something is in its place that is not a model, or not a run folder; or the name is none of
+        a model.
     ConfigError, DatasetError
         As in `open_cases`.
     """
+    check_model_name(run.out)
     sources = input_files(open_cases(run.data, run.pairs))
     if run.init and not resume:
         with contextlib.suppress(ProsmaError):  # said where it is read
