@@ -61,7 +61,8 @@ def chosen(folder: DatasetFolder, options: argparse.Namespace) -> tuple[list[str
         training = [name for name in training if name not in measured]
     if options.images:
         full = [name for name in training if read_pair(folder, name)[1].any()]
-        training = [full[i * len(full) // options.images] for i in range(min(options.images, len(full)))]
+        count = min(options.images, len(full))
+        training = full[:count] if options.first else [full[i * len(full) // count] for i in range(count)]
     return training, measured
 
 
@@ -121,6 +122,7 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--encoder", type=Path, help="Converted weights; recipes from scratch need none.")
     parser.add_argument("--images", type=int, default=0, help="Images or volumes to train on; 0 for all.")
+    parser.add_argument("--first", action="store_true", help="The first of them, not evenly spaced ones.")
     parser.add_argument("--slices", type=int, default=0, help="Annotated slices of each volume; 0 for all.")
     parser.add_argument("--pixel-size", type=float, help="Micrometers to which images are resized first.")
     parser.add_argument("--inner", action="store_true", help="Measure on a fifth of the training split.")
