@@ -41,6 +41,7 @@ _MOST_CHUNK_BYTES = 1 << 31  # the most that Blosc can pack
 _MOST_CHUNKS = 10_000_000
 _ANY_CHUNK_BYTES = 128 << 20  # chunks up to this may be larger than the array
 _BLANK_BYTES = 1 << 30
+_MANY_CHUNKS = 200
 
 
 def check_zarr(path: Path) -> None:
@@ -59,7 +60,7 @@ def check_zarr(path: Path) -> None:
         check_array(found.array, "usual" if found.labels else "refused")
 
 
-def check_array(node: Node, empty: Empty) -> None:
+def check_array(node: Node, empty: Empty) -> list[tuple[slice, ...]]:
     """Check one array; errors as in `check_zarr`.
 
     Parameters
@@ -67,7 +68,12 @@ def check_array(node: Node, empty: Empty) -> None:
     node : Node
     empty : {"usual", "reported", "refused"}
         What missing chunks are: as a rule for labels, in which most chunks hold none; reported for an image to look
-        at; refused for an image that is read, if all are missing.
+        at; refused for an image that is read, if all are missing, or nearly all of many.
+
+    Returns
+    -------
+    list of tuple of slice
+        The parts of the array for which there are files; all else has the fill value.
     """
     path, metadata = node.path, node.metadata
     shape, chunks = _sizes(path, metadata.get("shape"), 0), _sizes(path, _chunk_shape(node), 1)
@@ -91,6 +97,7 @@ def check_array(node: Node, empty: Empty) -> None:
     _check_present(path, present, total, declared, empty)
     if empty == "refused":
         check_unpacked(path, sum(file.stat().st_size for file, _ in files), declared)
+    return [tuple(slice(i * n, (i + 1) * n) for i, n in zip(index, chunks, strict=True)) for _, index in files]
 
 
 def _check_sizes(path: Path, chunk_bytes: int, total: int, declared: int) -> None:
@@ -123,7 +130,8 @@ def _present(file: Path, index: tuple[int, ...], packing: Packing, shape: tuple[
 def _check_present(path: Path, present: int, total: int, declared: int, empty: Empty) -> None:
     missing = total - present
     least = 0 if empty == "usual" else 0.01 * total
-    if declared > _BLANK_BYTES and present < max(least, 1):
+    many = declared > _BLANK_BYTES or (empty == "refused" and total >= _MANY_CHUNKS)
+    if many and present < max(least, 1):
         raise damaged(path, f"{missing} of its {total} chunks are missing, {declared} bytes are declared")
     if empty == "usual" or not missing:
         return

@@ -13,7 +13,7 @@ from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.errors import GeometryError
 from prosma_core.io.failures import reading
 from prosma_core.io.layout import METRES, arrange, ask_for_axes, parse_axes, to_canonical, unit_name, usable_size
-from prosma_core.io.zarr_checks import check_array
+from prosma_core.io.zarr_checks import Empty, check_array
 from prosma_core.io.zarr_metadata import Located, coarser_levels, load_node, locate_array
 
 if TYPE_CHECKING:
@@ -51,10 +51,21 @@ def read_zarr(path: Path, axes: str | None, *, labels: bool = False) -> Scan:
     """
     with reading(path, "a zarr folder"):
         opened = _open(path, axes, coarser=False, labels=labels)
-        data: Any = opened.levels[0][...]
+        data: Any = _read(opened)
     if not data.dtype.isnative:
         data = data.astype(data.dtype.newbyteorder("="))
     return Scan(to_canonical(data, opened.axes)[0], opened.spec)
+
+
+def _read(opened: OpenZarr) -> Any:
+    """All voxels of the finest level; where most chunks are missing, only those that are there are looked for."""
+    array, parts = opened.levels[0], opened.parts
+    if 2 * len(parts) >= array.nchunks or array.fill_value is None:
+        return array[...]
+    data = np.full(array.shape, array.fill_value, array.dtype)
+    for part in parts:
+        data[part] = array[part]
+    return data
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,12 +82,15 @@ class OpenZarr:
         Of the finest level, in canonical axis order.
     notes : dict
         What `write_zarr` was given as provenance; empty for other folders.
+    parts : list of tuple of slice
+        The parts of the finest level for which there are files.
     """
 
     levels: list[Any]
     axes: str
     spec: ImageSpec
     notes: dict[str, Any]
+    parts: list[tuple[slice, ...]]
 
 
 def open_zarr(path: Path) -> OpenZarr:
@@ -90,8 +104,8 @@ def _open(path: Path, axes: str | None, *, coarser: bool, labels: bool) -> OpenZ
 
     found = locate_array(path)
     nodes = [found.array, *(coarser_levels(found) if coarser else [])]
-    for node in nodes:
-        check_array(node, "usual" if labels or found.labels else "reported" if coarser else "refused")
+    empty: Empty = "usual" if labels or found.labels else "reported" if coarser else "refused"
+    parts = [check_array(node, empty) for node in nodes]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # codecs that the specification does not have are checked above
         arrays: list[Any] = [
@@ -114,7 +128,7 @@ def _open(path: Path, axes: str | None, *, coarser: bool, labels: bool) -> OpenZ
     ).spec
     group = load_node(path)
     notes = (group.attributes if group else {}).get("prosma", {})
-    return OpenZarr(arrays, names, spec, notes if isinstance(notes, dict) else {})
+    return OpenZarr(arrays, names, spec, notes if isinstance(notes, dict) else {}, parts[0])
 
 
 def _axes(path: Path, found: Located, shape: tuple[int, ...]) -> str:

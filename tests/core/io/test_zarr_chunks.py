@@ -285,6 +285,22 @@ def test_an_image_without_any_chunk_is_refused(tmp_path: Path) -> None:
     assert not read_labels(tmp_path / "a.zarr").data.any()
 
 
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("fill", [0, 7])
+def test_labels_in_few_of_many_chunks_are_those_that_zarr_reads(
+    tmp_path: Path, rng: np.random.Generator, version: Any, fill: int
+) -> None:
+    shape = (30, 33, 47)
+    options = {"shape": shape, "dtype": "u1", "chunks": (4, 5, 6), "fill_value": fill, "zarr_format": version}
+    shards = {"shards": (8, 10, 12)} if version == 3 else {}
+    array = zarr.create_array(str(tmp_path / "a.zarr"), **options, **shards)
+    array[28:, 30:, 40:] = values(rng, 2, 3, 7)
+    array[9:11, 5:9, 6:9] = values(rng, 2, 4, 3)
+    assert np.array_equal(read_labels(tmp_path / "a.zarr").data, array[...])
+    with pytest.raises(FileFormatError, match="chunks are missing"):
+        read_image(tmp_path / "a.zarr")
+
+
 @pytest.mark.parametrize("target", ["../secret", "/tmp", "link", ""])
 def test_levels_outside_the_folder_are_never_read(tmp_path: Path, rng: np.random.Generator, target: str) -> None:
     zarr.create_array(str(tmp_path / "secret"), data=values(rng, 4, 16, 16), zarr_format=2)
