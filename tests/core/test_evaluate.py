@@ -15,7 +15,7 @@ from prosma_core.errors import DatasetError
 from prosma_core.events import StageStarted, Working
 from prosma_core.inference.evaluate import evaluate_cases
 from prosma_core.inference.segment import Segmenter
-from prosma_core.io.images import read_image, write_image, write_labels
+from prosma_core.io.images import read_image, read_labels, write_image, write_labels
 
 
 def drain(run, events=None):
@@ -131,3 +131,13 @@ def test_a_run_that_held_out_slices_is_no_fair_measure(segmenter, tmp_path, make
         events: list = []
         drain(evaluate_cases(segmenter, root, str(splits), InferenceConfig(), 1.0), events)
         assert any("no fair figure" in said for said in sentences(events)) == unfair
+
+
+def test_labels_that_a_model_made_are_no_independent_labels(segmenter, tmp_path, make_data) -> None:
+    folder = make_data(tmp_path / "data")
+    path = next(iter(sorted((folder / "labels").iterdir())))
+    labels, events = read_labels(path), []
+    write_labels(path, labels.data, labels.spec, overwrite=True, provenance={"program": "prosma", "model": "tiny"})
+    report = drain(evaluate_cases(segmenter, folder, None, InferenceConfig(), 1.0), events)
+    assert report["derived_labels"] == ["case_0"]
+    assert "No independent labels: those of 1 of 4 cases are a model's result" in "".join(sentences(events))

@@ -22,6 +22,7 @@ from prosma_core.errors import ProsmaError
 from prosma_core.io.atomic import write_bytes_atomic
 from prosma_core.io.bundle import read_header
 from prosma_core.io.models import Purpose, purpose_of, shipped_models
+from prosma_core.printable import show_visibly
 
 _LOG = logging.getLogger(__name__)
 
@@ -110,6 +111,8 @@ class Session:
     def __init__(self, folder: Path | None = None, jobs: Jobs | None = None) -> None:
         self._file = (folder or user_config_path("napari-prosma")) / "settings.json"
         self.models_folder = (folder or user_data_path("napari-prosma")) / "models"
+        if logging.lastResort is not None:  # what shows warnings where nobody set up logging
+            logging.lastResort.addFilter(show_visibly)
         self._settings = _read_settings(self._file)
         self.jobs = jobs or Jobs()
         self._widgets = 0

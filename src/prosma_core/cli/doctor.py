@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from prosma_core.cli.terminal import say
+
 PACKAGES = ("numpy", "monai", "nibabel", "tifffile", "zarr", "safetensors", "pydantic", "SimpleITK", "napari")
 
 
@@ -59,4 +61,4 @@ def doctor(
     rows["models"] = ", ".join(shipped_models()) or "none shipped"
     rows["would use"] = choose_device("auto").inferring
     for key, value in rows.items():
-        typer.echo(f"{key + ':':12} {value}")
+        say(f"{key + ':':12} {value}")

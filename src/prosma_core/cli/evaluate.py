@@ -20,10 +20,11 @@ from prosma_core.cli.options import (
     computing_on,
     drain,
     log_to_stderr,
-    stderr_console,
     voxel_size,
 )
+from prosma_core.cli.terminal import cell, say, stderr_console
 from prosma_core.events import CaseDone, Event, StageStarted, Working
+from prosma_core.printable import visible
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -89,7 +90,7 @@ def _show(status: Status, event: Event) -> None:
     from rich.text import Text
 
     if isinstance(event, Working):
-        status.update(Text(event.message))
+        status.update(Text(visible(event.message)))
     elif isinstance(event, StageStarted):
         status.console.print(event.message)
     elif isinstance(event, CaseDone):
@@ -98,21 +99,20 @@ def _show(status: Status, event: Event) -> None:
 
 def _print_table(report: dict[str, Any]) -> None:
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table("case", "class", "Dice", "IoU", "HD95", "surface Dice")
     for case, classes in report["cases"].items():
         for name, m in classes.items():
-            table.add_row(escape(case), escape(name), *(_number(m[k]) for k in ("dice", "iou", "hd95", "surface_dice")))
+            table.add_row(cell(case), cell(name), *(_number(m[k]) for k in ("dice", "iou", "hd95", "surface_dice")))
     summary = report["summary"]
     table.add_section()
     for name, m in {**summary["classes"], "all classes": summary["mean"]}.items():
-        table.add_row("mean", escape(name), *(_number(m[k]) for k in ("dice", "iou", "hd95", "surface_dice")))
+        table.add_row("mean", cell(name), *(_number(m[k]) for k in ("dice", "iou", "hd95", "surface_dice")))
     Console(width=110).print(table)
     for name, m in summary["classes"].items():
         if m["absent"]:
-            typer.echo(
+            say(
                 f"{name}: Dice of cases that have it {_number(m['dice_present'])}; "
                 f"{m['absent_predicted_empty']} of "
                 f"{m['absent']} cases without it answered with nothing."

@@ -19,9 +19,9 @@ from prosma_core.cli.options import (
     drain,
     log_to_stderr,
     parse_region,
-    stderr_console,
     voxel_size,
 )
+from prosma_core.cli.terminal import say, stderr_console
 from prosma_core.events import Event, StageStarted, TileDone, Working
 
 if TYPE_CHECKING:
@@ -86,12 +86,12 @@ def inspect(
     asked = Asked(config, variants, which_level, truth, axes, size, overwrite, (path,))
     report = drain(inspect_file(Segmenter.load(path, choice.device), image, out, asked), _Progress().show)
     if report.words:
-        typer.echo(report.words)
+        say(report.words)
     for line in (*_levels(report.inspection), *_variants("what if", report.what_if)):
-        typer.echo(line)
+        say(line)
     for line in _variants("which level matters", report.which_level):
-        typer.echo(line)
-    typer.echo(f"Written to {out}.", err=True)
+        say(line)
+    say(f"Written to {out}.", err=True)
 
 
 class _Progress:

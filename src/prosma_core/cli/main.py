@@ -15,13 +15,16 @@ from prosma_core.cli.inspect import inspect
 from prosma_core.cli.label_options import PairsCommand
 from prosma_core.cli.models import models_app
 from prosma_core.cli.segment import segment
+from prosma_core.cli.terminal import VisibleGroup, say, say_error
 from prosma_core.cli.train import train
 from prosma_core.computing import COMPUTING
 from prosma_core.errors import ProsmaError
+from prosma_core.printable import visible
 
 ERROR_EXIT = 2
 
 app = typer.Typer(
+    cls=VisibleGroup,
     name="prosma",
     help="Train ProSMA-UNets on annotated scans and segment new scans with them, in 2D and 3D.",
     no_args_is_help=True,
@@ -38,7 +41,7 @@ app.command()(doctor)
 
 def _print_version(value: bool) -> None:
     if value:
-        typer.echo(f"prosma {__version__}")
+        say(f"prosma {__version__}")
         raise typer.Exit
 
 
@@ -58,14 +61,14 @@ def main() -> None:
     try:
         app(prog_name="prosma")
     except ProsmaError as error:
-        typer.echo(f"Error: {error}", err=True)
+        say_error(str(error))
         sys.exit(ERROR_EXIT)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        typer.echo(f"Error: {place}{error.strerror or error}. Check the name, the permissions and the disk.", err=True)
+        say_error(visible(f"{place}{error.strerror or error}. Check the name, the permissions and the disk."))
         sys.exit(ERROR_EXIT)
     except KeyboardInterrupt:
-        typer.echo("Stopped.", err=True)
+        say("Stopped.", err=True)
         sys.exit(130)
 
 

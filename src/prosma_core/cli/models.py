@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from prosma_core.cli.terminal import cell, say
+
 models_app = typer.Typer(help="Shipped models, and what a model file says about itself.", no_args_is_help=True)
 
 
@@ -13,27 +15,26 @@ models_app = typer.Typer(help="Shipped models, and what a model file says about 
 def list_models() -> None:
     """List the shipped models."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     from prosma_core.io.bundle import read_header
     from prosma_core.io.models import shipped_models
 
     if not shipped_models():
-        typer.echo("No models are shipped with this installation; `prosma train` makes one.")
+        say("No models are shipped with this installation; `prosma train` makes one.")
         return
     table = Table("name", "dims", "channels", "classes", "val. Dice", "MB", "licence")
     for name, path in shipped_models().items():
         header = read_header(path)
         dice = header.training.get("validation_mean_dice")
         table.add_row(
-            escape(name),
+            cell(name),
             f"{header.model.dims}D",
-            escape(", ".join(header.preprocess.channels)),
-            escape(", ".join(c.name for c in header.classes[1:])),
+            cell(", ".join(header.preprocess.channels)),
+            cell(", ".join(c.name for c in header.classes[1:])),
             "-" if dice is None else f"{dice:.3f}",
             f"{path.stat().st_size / 1e6:.1f}",
-            escape(header.licence) or "-",
+            cell(header.licence) or "-",
         )
     Console(width=110).print(table)
 
@@ -51,4 +52,4 @@ def info(model: Annotated[str, typer.Argument(metavar="NAME_OR_FILE", help="A sh
     values = header.model_dump(mode="json")
     values["file"] = str(path)
     values["parameters"] = sum(w.size for w in weights.values())
-    typer.echo(yaml.safe_dump(values, sort_keys=False, allow_unicode=True).rstrip())
+    say(*yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=10**9).rstrip().split("\n"))

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from prosma_core.cli.terminal import say
 from prosma_core.errors import ConfigError
 from prosma_core.events import Event, StageStarted
+from prosma_core.printable import VisibleFormatter
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from prosma_core.config.voxel_size import VoxelSize
     from prosma_core.inference.device import DeviceChoice
 
@@ -75,26 +75,19 @@ def computing_on(name: str) -> DeviceChoice:
 
     def show(event: Event) -> None:
         if isinstance(event, StageStarted):
-            typer.echo(event.message, err=True)
+            say(event.message, err=True)
 
     choice = drain(prepare_device(name), show)
-    typer.echo(f"Computing on {choice.inferring}.", err=True)
+    say(f"Computing on {choice.inferring}.", err=True)
     return choice
 
 
 def log_to_stderr() -> None:
     """Let warnings of this library reach the person; what other libraries log is not meant for them."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("Warning: %(message)s"))
+    handler.setFormatter(VisibleFormatter("Warning: %(message)s"))
     handler.addFilter(logging.Filter("prosma_core"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-
-
-def stderr_console() -> Console:
-    """Where progress is shown; names from files are plain text there, and lines are not broken."""
-    from rich.console import Console
-
-    return Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
 
 def clock(seconds: float) -> str:

@@ -18,10 +18,12 @@ from prosma_core.cli.options import (
     drain,
     log_to_stderr,
     parse_region,
-    stderr_console,
     voxel_size,
 )
+from prosma_core.cli.terminal import say_error, stderr_console
+from prosma_core.errors import BELOW
 from prosma_core.events import CaseDone, CaseFailed, Event, StageStarted, TileDone
+from prosma_core.printable import visible
 
 
 def segment(
@@ -87,10 +89,10 @@ def segment(
         failures = drain(run, progress.show)
     if failures:
         total = progress.finished + len(failures)
-        reasons = [f"{failure.name}: {failure.error}" for failure in failures]
+        reasons = [f"{visible(failure.name)}: {failure.error}" for failure in failures]
         if total > 1:
             reasons = [f"{len(failures)} of {total} scans could not be segmented:", *reasons]
-        typer.echo("Error: " + "\n  ".join(reasons), err=True)
+        say_error(BELOW.join(reasons))
         raise typer.Exit(ERROR_EXIT)
 
 

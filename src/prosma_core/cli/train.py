@@ -17,9 +17,11 @@ from prosma_core.cli.label_options import (
     label_meaning,
     split_pairs,
 )
-from prosma_core.cli.options import Device, Spacing, Unit, clock, drain, log_to_stderr, stderr_console, voxel_size
+from prosma_core.cli.options import Device, Spacing, Unit, clock, drain, log_to_stderr, voxel_size
+from prosma_core.cli.terminal import say, stderr_console
 from prosma_core.errors import ConfigError
 from prosma_core.events import CheckpointSaved, EpochDone, Event, StageStarted, StepDone, Working
+from prosma_core.printable import visible
 
 
 def train(
@@ -97,14 +99,14 @@ def train(
     progress = _Progress()
     with progress.bar:
         result = drain(run_training(run, resume=resume), progress.show)
-    typer.echo(f"Mean validation Dice {result.validation.mean:.4f}")
+    say(f"Mean validation Dice {result.validation.mean:.4f}")
     for name, dice in result.validation.dice.items():
-        typer.echo(f"  {name}: {dice:.4f}")
+        say(f"  {name}: {dice:.4f}")
     if result.held_out:
-        typer.echo(result.held_out)
+        say(result.held_out)
     if result.before is not None:
-        typer.echo(f"Before and after: {compare(result.before, result.validation.dice)}")
-    typer.echo(f"Model: {result.path}\nRun folder: {folder.root}")
+        say(f"Before and after: {compare(result.before, result.validation.dice)}")
+    say(f"Model: {result.path}", f"Run folder: {folder.root}")
 
 
 class _Progress:
@@ -128,7 +130,7 @@ class _Progress:
     def show(self, event: Event) -> None:
         """Show one event."""
         if isinstance(event, Working):
-            self.bar.update(self.task, note=event.message)
+            self.bar.update(self.task, note=visible(event.message))
         elif isinstance(event, StageStarted):
             self.console.print(event.message)
         elif isinstance(event, StepDone):

@@ -26,6 +26,7 @@ from prosma_core.inference.results import Segmentation
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.dataset_folder import DatasetFolder, open_dataset, read_case
 from prosma_core.io.dataset_json import read_splits
+from prosma_core.io.notes import NO_INDEPENDENT_LABELS, made_by_model, read_notes
 
 
 def evaluate_cases(
@@ -59,7 +60,8 @@ def evaluate_cases(
     Returns
     -------
     dict
-        "model", "sha256", "split", "tolerance", "cases" (per case and class) and "summary"; plain values for JSON.
+        "model", "sha256", "split", "tolerance", "derived_labels" (cases whose labels are a model's result), "cases"
+        (per case and class) and "summary"; plain values for JSON.
 
     Raises
     ------
@@ -79,6 +81,12 @@ def evaluate_cases(
         yield StageStarted(f"{lacking}: all {cases_text} are measured, training cases possibly among them.")
     elif _trained_on(split):
         yield StageStarted(f"Other slices of these {cases_text}, or the same, were trained on: no fair figure.")
+    derived = [name for name in names if made_by_model(read_notes(folder.cases[name].label))]
+    if derived:
+        yield StageStarted(
+            f"{NO_INDEPENDENT_LABELS}: those of {len(derived)} of {cases_text} are a model's result, corrected or not. "
+            "The figures measure agreement with that result."
+        )
     classes = {index: c.name for index, c in enumerate(header.classes) if index}
     cases = {}
     said: set[str] = set()
@@ -112,6 +120,7 @@ def evaluate_cases(
         "split": split,
         "settings": config.model_dump(mode="json"),
         "tolerance": tolerance,
+        "derived_labels": derived,
         "cases": {name: {k: asdict(m) for k, m in measures.items()} for name, measures in cases.items()},
         "summary": summarise(cases),
     }

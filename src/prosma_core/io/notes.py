@@ -13,6 +13,8 @@ from prosma_core.io.failures import reading
 from prosma_core.io.names import FORMATS, image_suffix
 from prosma_core.io.tiff import AXES_NOTE
 
+NO_INDEPENDENT_LABELS = "No independent labels"
+"""How a text begins that says why a model is not judged by labels that a model made."""
 _COMMENT = 6
 """Code of a comment among the extensions of a NIfTI file."""
 _MOST_BYTES = 1 << 20

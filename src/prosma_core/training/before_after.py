@@ -8,9 +8,9 @@ import torch
 
 from prosma_core.config.model import ClassInfo
 from prosma_core.events import Event, StageStarted
+from prosma_core.io.notes import NO_INDEPENDENT_LABELS
 from prosma_core.model.weights import model_from
 from prosma_core.training.setup import Setup
-from prosma_core.training.split import NO_INDEPENDENT_LABELS
 from prosma_core.training.validate import validate
 
 

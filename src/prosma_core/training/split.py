@@ -11,6 +11,7 @@ import numpy as np
 from prosma_core.data.annotation import Annotation
 from prosma_core.errors import DatasetError, TrainingError
 from prosma_core.io.dataset_folder import DatasetFolder
+from prosma_core.io.notes import NO_INDEPENDENT_LABELS
 
 VALIDATION_SHARE = 0.2
 FEW_CASES = 4
@@ -20,9 +21,6 @@ FEW_SLICES = 4
 
 FEW_HELD_OUT = 5
 """With fewer scans or slices held out, the last weights are kept: the best ones on so few are best by chance."""
-
-NO_INDEPENDENT_LABELS = "No independent labels"
-"""How a text begins that says why there is no verdict."""
 
 Kind = Literal["cases", "slices", "none held out"]
 
