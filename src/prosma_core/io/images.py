@@ -26,6 +26,7 @@ from prosma_core.io.names import (
     result_name,
     stem,
 )
+from prosma_core.io.nibabel_formats import read_nibabel
 from prosma_core.io.nifti import read_nifti
 from prosma_core.io.nifti_write import write_nifti
 from prosma_core.io.nrrd import read_nrrd
@@ -207,7 +208,7 @@ def _read(path: Path, axes: str | None, *, labels: bool) -> Scan:
         return read_tiff(path, axes, labels=labels)
     if kind == "zarr":
         return read_zarr(path, axes, labels=labels)
-    readers = {"nrrd": read_nrrd, "metaimage": read_metaimage, "dicom": read_dicom}
+    readers = {"nrrd": read_nrrd, "metaimage": read_metaimage, "dicom": read_dicom, "nibabel": read_nibabel}
     return readers[kind](path, axes)
 
 

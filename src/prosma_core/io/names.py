@@ -31,6 +31,12 @@ FORMATS = {
     ".mha": "metaimage",
     ".mhd": "metaimage",
     ".dcm": "dicom",
+    ".mgz": "nibabel",
+    ".mgh": "nibabel",
+    ".mnc": "nibabel",
+    ".par": "nibabel",
+    ".hdr": "nibabel",
+    ".head": "nibabel",
 }
 """Reader for each suffix, longer suffixes before the shorter ones they end with."""
 
@@ -40,11 +46,11 @@ RESULT_SUFFIXES = {
     ".bmp": ".png",
     ".nhdr": ".nrrd",
     ".mhd": ".mha",
-    ".dcm": ".nii.gz",
+    **dict.fromkeys((".dcm", ".mgz", ".mgh", ".mnc", ".par", ".hdr", ".head"), ".nii.gz"),
 }
 """Suffix of a label result for inputs whose own format is not written, or cannot hold labels."""
 
-_READ_ONLY = {".bmp", ".nhdr", ".mhd", ".dcm"}
+_READ_ONLY = RESULT_SUFFIXES.keys() - {".jpg", ".jpeg"}
 
 IMAGE_SUFFIXES = tuple(FORMATS)
 """Suffixes that are read."""
@@ -63,6 +69,10 @@ HINTS = {
     **dict.fromkeys(_PICTURES.split(), "Save it as PNG or TIFF."),
     **dict.fromkeys(_ARRAYS.split(), "Save its array as .ome.tif, .zarr or .nii.gz, with the voxel size."),
     ".ome": "Give a TIFF of the set that it describes.",
+    **dict.fromkeys((".img", ".rec", ".brik", ".raw", ".zraw"), "Give the header of the pair, which is beside it."),
+    **dict.fromkeys((".trk", ".tck"), "It holds streamlines, no voxels."),
+    ".gii": "It holds a surface, no voxels.",
+    **dict.fromkeys((".v", ".gipl", ".vtk", ".vti", ".mif"), "Convert it to NIfTI (.nii.gz)."),
 }
 """What to do with a file of another format, by the last suffix of its name."""
 

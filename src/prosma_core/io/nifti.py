@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from prosma_core.data.geometry import ImageSpec, Scan, affine_spacing, reverse_affine
 from prosma_core.data.intensities import single_precision
-from prosma_core.errors import GeometryError
+from prosma_core.errors import FileFormatError, GeometryError
 from prosma_core.io.failures import damaged, reading
 from prosma_core.io.layout import arrange, ask_for_axes, parse_axes, to_canonical, unit_name
 
@@ -21,9 +22,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+_LOG = logging.getLogger(__name__)
 _AXES = "xyztc"
 _GZIP_RATIO = 1032  # what deflate packs into one byte at most
 _CHUNK = 1 << 20
+_CIFTI = range(3000, 3100)  # intent codes
+
+NO_ORIENTATION = (
+    "its first axis is taken to run to the left, the second to the front, the third to the head, around the center."
+)
+"""How nibabel places voxels of a header without an orientation."""
 _HEADER_SIZES = {348: "Nifti1Header", 540: "Nifti2Header"}
 
 
@@ -134,6 +142,9 @@ def _read_header(stream: BinaryIO, path: Path) -> _Declared:
         raise damaged(path, f"its voxels are said to start at byte {offset}")
     if bytes(header["magic"].item())[:3] not in {b"n+1", b"n+2"}:
         raise damaged(path, "it is one half of a .hdr/.img pair; save it as one .nii or .nii.gz file")
+    if int(header["intent_code"]) in _CIFTI:
+        msg = f"{path} is a CIFTI file: values on a surface or a matrix, no image of voxels. Give the scan itself."
+        raise FileFormatError(msg)
     shape = tuple(int(n) for n in header.get_data_shape())
     if any(n < 0 for n in shape):
         raise damaged(path, f"its header declares the shape {shape}")
@@ -225,6 +236,8 @@ def _unit(header: Any) -> str:
 
 def _scan(voxels: NDArray[Any], axes: str, header: Any, path: Path) -> Scan:
     affine = _affine(header, path)
+    if not int(header["qform_code"]) and not int(header["sform_code"]):
+        _LOG.warning("%s gives no orientation (qform and sform codes are 0): %s", path, NO_ORIENTATION)
     channels = ("red", "green", "blue") if header.get_data_dtype().names else ()
     if "z" not in axes or not set(axes[:3]) <= set("xyz"):
         zooms = [*affine_spacing(affine)[:3], *[1.0] * 5][: len(axes)]

@@ -9,6 +9,7 @@ from prosma_core.io.atomic import put_back
 from prosma_core.io.dicom import check_dicom
 from prosma_core.io.metaimage import check_metaimage
 from prosma_core.io.names import FORMATS, HINTS, IMAGE_SUFFIXES, image_suffix, is_dicom_file, is_dicom_folder
+from prosma_core.io.nibabel_formats import check_nibabel
 from prosma_core.io.nifti import check_nifti
 from prosma_core.io.nrrd import check_nrrd
 from prosma_core.io.raster import check_raster
@@ -42,6 +43,7 @@ def preflight(path: Path) -> None:
         "nrrd": check_nrrd,
         "metaimage": check_metaimage,
         "dicom": check_dicom,
+        "nibabel": check_nibabel,
     }
     checks[reader_of(path)](path)
 
@@ -66,8 +68,8 @@ def reader_of(path: Path) -> str:
     if not suffix and path.is_dir() and load_node(path) is not None:  # a member of a zarr folder
         return "zarr"
     if not suffix:
-        more = " Save a .hdr/.img pair as one .nii.gz." if path.suffix.lower() in {".hdr", ".img"} else ""
-        more = f" {HINTS[path.suffix.lower()]}" if path.suffix.lower() in HINTS else more
+        last = path.name.lower().removesuffix(".gz").rpartition(".")
+        more = f" {HINTS['.' + last[2]]}" if last[0] and "." + last[2] in HINTS else ""
         msg = f"{path} is no image this reads: {', '.join(IMAGE_SUFFIXES)}, a DICOM file or folder.{more}"
         raise FileFormatError(msg)
     kind = FORMATS[suffix]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, reject
 from hypothesis import strategies as st
 
-from prosma_core.errors import FileFormatError, GeometryError, LabelError
+from prosma_core.errors import FileFormatError, GeometryError, LabelError, ProsmaError
 from prosma_core.io.images import preflight, read_image, read_labels, write_image, write_labels
 
 
@@ -267,10 +268,64 @@ def test_every_flipped_bit_of_a_packed_file_is_seen(tmp_path: Path, rng: np.rand
 
 def test_one_half_of_a_pair_is_refused(tmp_path: Path) -> None:
     nib.Nifti1Pair(np.zeros((2, 3, 4), np.uint8), np.eye(4)).to_filename(tmp_path / "a.hdr")
-    with pytest.raises(FileFormatError, match=r"\.nii\.gz"):
-        read_image(tmp_path / "a.hdr")
+    (tmp_path / "a.hdr").rename(tmp_path / "a.nii")
+    with pytest.raises(FileFormatError, match=r"half of a \.hdr/\.img pair"):
+        read_image(tmp_path / "a.nii")
 
 
 def test_complex_voxels_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match="complex"):
         read_image(save(tmp_path / "a.nii", np.zeros((2, 3, 4), np.complex64)))
+
+
+@pytest.mark.parametrize(("codes", "said"), [((0, 0), True), ((1, 0), False), ((0, 1), False)])
+def test_a_header_without_orientation_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, codes: tuple[int, int], said: bool
+) -> None:
+    affine = np.diag([2.0, 3, 4, 1])
+    image = nib.Nifti1Image(np.zeros((3, 4, 5), np.uint8), affine)
+    image.set_qform(affine, codes[0])
+    image.set_sform(affine, codes[1])
+    image.to_filename(tmp_path / "a.nii")
+    spec = read_image(tmp_path / "a.nii").spec
+    assert ("gives no orientation (qform and sform codes are 0)" in caplog.text) == said
+    assert np.array_equal(spec.affine[::-1, ::-1][1:, 1:], nib.load(tmp_path / "a.nii").affine[:3, :3])
+    write_labels(tmp_path / "b.nii", np.zeros(spec.shape, int), spec)
+    header = nib.load(tmp_path / "b.nii").header
+    assert (int(header["qform_code"]), int(header["sform_code"])) == codes
+
+
+FIELDS = {"scl_slope": 112, "scl_inter": 116, "pixdim": 80, "srow_x": 280, "sform_code": 254, "bitpix": 72, "dim": 40}
+
+
+@pytest.mark.parametrize(
+    ("field", "code", "values", "problem"),
+    [
+        ("scl_slope", "f", [np.nan], None),
+        ("scl_slope", "f", [np.inf], None),
+        ("scl_slope", "f", [0.0], None),
+        ("scl_inter", "f", [np.inf], "damaged"),
+        ("srow_x", "4f", [np.nan] * 4, "not finite"),
+        ("srow_x", "12f", [0.0] * 12, "not invertible"),
+        ("sform_code", "h", [99], None),
+        ("bitpix", "h", [7], None),
+        ("dim", "8h", [0, 2, 3, 4, 1, 1, 1, 1], "without voxels"),
+        ("dim", "8h", [3, 0, 3, 4, 1, 1, 1, 1], "without voxels"),
+        ("dim", "8h", [3, -4, 3, 4, 1, 1, 1, 1], "damaged"),
+        ("dim", "8h", [8, 2, 3, 4, 1, 1, 1, 1], "damaged"),
+    ],
+)
+def test_header_values_are_accepted_or_refused(
+    tmp_path: Path, field: str, code: str, values: list[float], problem: str | None
+) -> None:
+    path = save(tmp_path / "a.nii", np.arange(24, dtype=np.int16).reshape(2, 3, 4))
+    content = bytearray(path.read_bytes())
+    struct.pack_into(f"<{code}", content, FIELDS[field], *values)
+    path.write_bytes(content)
+    if problem is None:
+        scan = read_image(path)
+        assert np.array_equal(scan.data, np.arange(24).reshape(2, 3, 4).T)
+        assert np.isfinite(scan.spec.affine).all()
+    else:
+        with pytest.raises(ProsmaError, match=problem):
+            read_image(path)
