@@ -6,6 +6,7 @@ import gzip
 import importlib.util
 import logging
 import math
+import struct
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ _NAMES = {
 _VOXELS = {".par": (".rec",), ".hdr": (".img",), ".head": (".brik", ".brik.gz")}
 """Suffixes of the file beside a header that holds its voxels."""
 _MGH_HEADER = 284
+_MGH_TYPES = {0, 1, 3, 4, 10}
 _BLOCK = 1 << 20
 _LONGEST_HEADER = 64 << 20
 _LEAST_BOUND, _MOST_PACKED = 64 << 20, 1032
@@ -115,6 +117,8 @@ def _open(path: Path, axes: str | None) -> _Opened:
         warnings.simplefilter("ignore")
         if kind == "minc":
             _check_hdf5(path)
+        if kind == "mgh":
+            _check_mgh(path)
         matrix = path.with_suffix(".mat")
         if kind == "analyze" and matrix.is_file() and matrix.stat().st_size > _BLOCK:
             raise damaged(matrix, "it is too large for the orientation of an SPM image")
@@ -137,6 +141,17 @@ def _open(path: Path, axes: str | None) -> _Opened:
     if kind == "analyze" and not _has_orientation(image):
         _LOG.warning("%s gives no orientation: %s", path, NO_ORIENTATION)
     return _Opened(image, letters)
+
+
+def _check_mgh(path: Path) -> None:
+    """Refuse what nibabel would leave open: no FreeSurfer header, or a type of voxel that it does not know."""
+    with gzip.open(path) if path.suffix.lower() == ".mgz" else path.open("rb") as stream:
+        header = stream.read(_MGH_HEADER)
+    if len(header) < _MGH_HEADER:
+        raise damaged(path, "it ends inside its header")
+    version, *shape, kind = struct.unpack_from(">6i", header)
+    if version != 1 or kind not in _MGH_TYPES or any(n < 0 for n in shape):
+        raise damaged(path, "it does not start with a FreeSurfer header")
 
 
 def _par_rec(path: Path, voxels: Path) -> Any:

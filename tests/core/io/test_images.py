@@ -182,6 +182,8 @@ def test_missing_empty_and_random_files_are_refused(
     with pytest.raises(FileFormatError, match="is empty"):
         check(path)
     path.write_bytes(rng.bytes(1000))
+    for beside in (".rec", ".img", ".brik"):
+        (tmp_path / f"a{beside}").write_bytes(rng.bytes(1000))
     with pytest.raises(FileFormatError, match="damaged"):
         check(path)
     path.unlink()
