@@ -147,7 +147,7 @@ class Decoder:
         if isinstance(reply, NotDecoded):
             kind = getattr(errors, reply.error, FileFormatError)
             raise kind(reply.message)
-        for text in reply.warnings:
+        for text in reply.warnings if what != "image" else ():  # whoever opens an image shows them
             _LOG.warning("%s", text)
         return reply
 
@@ -161,6 +161,7 @@ class Decoder:
                 child.kill()
                 self._all.discard(child)
             if not self._folders:
+                arrays.sweep()
                 self._folders = arrays.private_folders()
             child = _Child(self._folders)
             self._all.add(child)
@@ -189,6 +190,7 @@ class _Child:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,
+                    start_new_session=True,  # signals of the viewer's terminal are the viewer's
                     env=child_environment(),
                     creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
                 )
