@@ -14,6 +14,7 @@ from napari_prosma._shared.layers import LayerScan
 from napari_prosma._writer import write_labels_layer
 from napari_prosma.segment.state import Plan
 from prosma_core.config.inference import InferenceConfig
+from prosma_core.data.voxel_size import sized_for
 from prosma_core.io.names import image_suffix, result_name, safe_name, stem
 
 LONGEST_NAME = 220
@@ -45,7 +46,7 @@ def run_command(plan: Plan) -> str:
     path = _file(scan)
     out = save_path(plan) if path else None
     parts = ["prosma", "segment", str(path or "SCAN"), "--model", plan.model.argument]
-    parts += ["--out", str(out or "LABELS.nii.gz"), *_axes(scan), *_flags(config)]
+    parts += ["--out", str(out or "LABELS.nii.gz"), *_axes(scan), *_spacing(plan), *_flags(config)]
     if plan.request.device != "auto":
         parts += ["--device", plan.request.device]
     line = subprocess.list2cmdline(parts) if os.name == "nt" else shlex.join(parts)
@@ -74,6 +75,16 @@ def _axes(scan: LayerScan) -> list[str]:
     here = dict(zip(kept, scan.axes, strict=True))
     in_file = "".join(here[letter] for letter in source.axes)
     return ["--axes", in_file[::-1] if source.format == "nifti" else in_file]
+
+
+def _spacing(plan: Plan) -> list[str]:
+    """The voxel size that was used, where the file states none."""
+    spec, source, pre = plan.scan.spec, plan.scan.metadata.get("spec"), plan.model.header.preprocess
+    unit = sized_for(spec, pre).unit
+    as_file = source is not None and (source.unit, source.spacing) == (spec.unit, spec.spacing)
+    if unit == "pixel" or as_file or (source is not None and source.unit != "pixel"):
+        return []
+    return ["--spacing", ",".join(f"{size:.15g}" for size in spec.spacing) + unit]
 
 
 def _flags(config: InferenceConfig) -> list[str]:

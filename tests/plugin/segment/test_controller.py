@@ -13,6 +13,7 @@ from napari.utils.key_bindings import coerce_keybinding
 from napari.utils.shortcuts import default_shortcuts
 from qtpy.QtWidgets import QLineEdit, QPushButton
 
+from napari_prosma.segment.output import run_command
 from napari_prosma.segment.present import SHORTCUT
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.engine.client import ArrayReady, Failed
@@ -100,6 +101,10 @@ def test_a_voxel_size_is_asked_for_where_the_layer_states_none(widget: Widget, s
     spec = widget.start().scan.spec
     assert (spec.spacing, spec.unit) == ((3, 1, 1), "mm")
     assert layer.scale.tolist() == [1, 1, 1]
+    assert " --spacing 3,1,1mm" in run_command(widget.controller._plan)
+    layer.scale = (2, 0.5, 0.5)
+    widget.controller.choose_size("")
+    assert " --spacing 2,0.5,0.5mm" in run_command(widget.controller._plan)
 
 
 def test_a_scale_without_a_unit_counts_in_the_model_s(widget: Widget, scan_data: np.ndarray) -> None:
