@@ -94,6 +94,7 @@ def replace_dir(path: Path, writer: Callable[[Path], None]) -> None:
     check_target(path, folder=True)
     with _output_errors(path), taken(path) as part:
         writer(part.path)
+        sweep(part.path)  # what the writer used and could not remove
         _sync_tree(part.path)
         if not os.path.lexists(path):
             part.path.rename(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,18 +13,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from prosma_core.config import ModelHeader
 from prosma_core.config.cpu import CpuWay
 from prosma_core.config.run import resolve_run
 from prosma_core.data.geometry import ImageSpec, array_spec
+from prosma_core.inspection.pictures import write_picture
 from prosma_core.io import atomic, machine
 from prosma_core.io.atomic import put_back, replace_dir
-from prosma_core.io.bundle import load_bundle, save_bundle
+from prosma_core.io.bundle import load_bundle, read_header, save_bundle
 from prosma_core.io.images import read_image, read_labels, write_image, write_labels
 from prosma_core.io.run_folder import RunFolder
-from prosma_core.io.stopped_run import read_history
+from prosma_core.io.stopped_run import keep_stopped, read_history
 from prosma_core.io.zarr_metadata import ZarrHeader
 from prosma_core.training.checkpoint import Progress, load_state, save_state
 from prosma_core.training.schedule import MovingAverage
@@ -133,7 +136,43 @@ def _machine(folder: Path, _: ModelHeader) -> tuple[Save, Found]:
     return lambda number: machine.keep_way("key", CpuWay(threads=number + 1)), lambda: (found() or 0) - 1
 
 
+def _report(folder: Path, _: ModelHeader) -> tuple[Save, Found]:
+    """What `prosma evaluate` and `prosma inspect` write as JSON."""
+    path = folder / "report.json"
+    return (
+        lambda number: atomic.write_bytes_atomic(path, json.dumps({"number": number}).encode()),
+        lambda: int(json.loads(path.read_bytes())["number"]),
+    )
+
+
+def _kept(folder: Path, header: ModelHeader) -> tuple[Save, Found]:
+    """The model of a stopped run."""
+    run = RunFolder(folder / "model.prosma")
+    run.write_settings(resolve_run({"data": "data", "out": "model.safetensors"}), {"train": ["a"], "val": ["b"]})
+
+    def save(number: int) -> None:
+        training = {"validation_dice": {"organ": 0.5}, "epochs": number}
+        save_bundle(run.best, header.replace(training=training), {"weight": np.zeros((2, 3))})
+        keep_stopped(run)
+
+    return save, lambda: int(read_header(run.model).training["epochs"])
+
+
+def _case_picture(folder: Path, _: ModelHeader) -> tuple[Save, Found]:
+    """What `prosma inspect` draws, and a training after each validation."""
+    path = folder / "picture.png"
+
+    def found() -> int:
+        with Image.open(path) as picture:
+            return _one_value(np.asarray(picture), 250)
+
+    return lambda number: write_picture(path, np.full((4, 5, 3), number % 250, np.uint8)), found
+
+
 WRITERS: dict[str, Writer] = {
+    "report": _report,
+    "kept": _kept,
+    "case picture": _case_picture,
     "nii.gz": _labels("labels.nii.gz"),
     "nii": _labels("labels.nii"),
     "tiff": _labels("labels.ome.tif"),
