@@ -58,7 +58,7 @@ def fit(run: Run, data: Path, out: Path, device: torch.device) -> Generator[Even
         trainer = Trainer(setup, device)
         row = run.experiment.rows[run.row]
         replace_network(trainer, row.network, row.variant)
-        if trainer.folder.state.is_file():
+        if trainer.folder.states():
             trainer.resume()
         else:
             trainer.folder.clear()

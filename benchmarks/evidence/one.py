@@ -109,7 +109,7 @@ def _trained(run: Run, data: Path, model: Path, device: torch.device, check: Any
         began = time.monotonic()
         result |= _judged(run, trainer, data, device, check)
         result["seconds"]["judge"] = round(time.monotonic() - began, 1)
-    remove([trainer.folder.state, trainer.folder.best])
+    remove([trainer.folder.state, trainer.folder.previous_state, trainer.folder.best])
     return result
 
 

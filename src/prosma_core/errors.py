@@ -90,6 +90,10 @@ class DivergedError(TrainingError):
     """NaN or infinity in the loss, the gradients or what the network gives."""
 
 
+class RunLockedError(ProsmaError):
+    """A run folder that another process trains into; the text says which."""
+
+
 class MissingExtraError(ProsmaError):
     """An optional dependency that is not installed; the text names the extra to install."""
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +12,7 @@ from napari_prosma._writer import write_labels_layer
 from napari_prosma.segment.state import Plan
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.data.voxel_size import sized_for
-from prosma_core.io.names import image_suffix, result_name, safe_name, stem
+from prosma_core.io.names import command_line, image_suffix, result_name, safe_name, stem
 
 LONGEST_NAME = 220
 """Bytes of a file name that leave room for what is written beside it."""
@@ -49,7 +46,7 @@ def run_command(plan: Plan) -> str:
     parts += ["--out", str(out or "LABELS.nii.gz"), *_axes(scan), *_spacing(plan), *_flags(config)]
     if plan.request.device != "auto":
         parts += ["--device", plan.request.device]
-    line = subprocess.list2cmdline(parts) if os.name == "nt" else shlex.join(parts)
+    line = command_line(parts)
     if path is None:
         return f"{line}\n\nNo file holds what was segmented as it is: save it as one, and put its name for SCAN."
     return line

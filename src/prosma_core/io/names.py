@@ -1,13 +1,17 @@
-"""Names of image files: which format a name stands for, its stem, and the name of a result."""
+"""Names of image files: which format a name stands for, its stem, and the name of a result; commands with names."""
 
 from __future__ import annotations
 
+import os
+import shlex
+import subprocess
 import unicodedata
 from typing import TYPE_CHECKING
 
 from prosma_core.printable import unsafe
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from prosma_core.data.geometry import ImageSpec
@@ -191,3 +195,8 @@ def result_name(path: Path, spec: ImageSpec | None = None) -> str:
         return f"{stem(path)}.nii.gz"
     other = RESULT_SUFFIXES.get(suffix.lower())
     return f"{stem(path)}{other}" if other else path.name
+
+
+def command_line(parts: Sequence[str]) -> str:
+    """A command as a person can paste it into a shell: every part quoted that needs it."""
+    return subprocess.list2cmdline(parts) if os.name == "nt" else shlex.join(parts)

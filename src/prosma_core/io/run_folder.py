@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
+import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,8 @@ from prosma_core.config.documents import load_json
 from prosma_core.config.run import RunConfig
 from prosma_core.errors import OutputError, TrainingError
 from prosma_core.events import EpochDone
-from prosma_core.io.atomic import make_folder, remove, write_bytes_atomic
+from prosma_core.io.atomic import make_folder, remove, write_atomic, write_bytes_atomic
+from prosma_core.io.names import command_line
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,15 @@ class RunFolder:
     def state(self) -> Path:
         """What a resume needs: weights, moments, epoch."""
         return self.root / "state.safetensors"
+
+    @property
+    def previous_state(self) -> Path:
+        """The state before that one, in case it is damaged."""
+        return self.root / "state-previous.safetensors"
+
+    def states(self) -> list[Path]:
+        """The states that are there, the newest first."""
+        return [path for path in (self.state, self.previous_state) if path.is_file()]
 
     @property
     def best(self) -> Path:
@@ -76,7 +89,7 @@ class RunFolder:
     def clear(self) -> None:
         """Remove what an earlier run has reached; raises `OutputError` where it cannot be removed."""
         pictures = self.picture(0).parent.glob("epoch-*.png")
-        remove([self.state, self.best, self.last, self.before_after, self.history, *pictures])
+        remove([self.state, self.previous_state, self.best, self.last, self.before_after, self.history, *pictures])
 
     def write_settings(self, run: RunConfig, splits: dict[str, Any]) -> None:
         """Write run.yaml, splits.json and command.txt, each in one step."""
@@ -84,7 +97,30 @@ class RunFolder:
         values = run.model_dump(mode="json")
         write_bytes_atomic(self.run_yaml, yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
         write_bytes_atomic(self.splits, json.dumps(splits, indent=1).encode())
-        write_bytes_atomic(self.root / "command.txt", f'prosma train --config "{self.run_yaml}" --overwrite\n'.encode())
+        command = ["prosma", "train", "--config", str(self.run_yaml), "--overwrite"]
+        write_bytes_atomic(self.root / "command.txt", f"{command_line(command)}\n".encode())
+
+    def write_state(self, content: bytes) -> None:
+        """Write a new state; the present one becomes the previous one as soon as the new one is read back unchanged.
+
+        Raises
+        ------
+        OutputError
+            It cannot be written, or does not come back from the disk as it was. What was there is there still.
+        """
+
+        def write(temporary: Path) -> None:
+            temporary.write_bytes(content)
+            if temporary.read_bytes() != content:
+                raise OSError(errno.EIO, "what was written does not read back the same")
+            if self.state.is_file():
+                write_atomic(self.previous_state, lambda path: _link_or_copy(self.state, path))
+
+        write_atomic(self.state, write)
+
+    def restore_state(self, path: Path) -> None:
+        """Put an earlier state in the place of the newest, which is damaged; raises `OutputError` where it cannot."""
+        write_atomic(self.state, lambda temporary: _link_or_copy(path, temporary))
 
     def read_splits(self) -> dict[str, Any]:
         """Content of splits.json: cases trained and validated on, and what else `Split` holds.
@@ -94,7 +130,7 @@ class RunFolder:
         TrainingError
             There is no run to resume, or its splits cannot be read.
         """
-        if not self.state.is_file() or not self.splits.is_file():
+        if not self.states() or not self.splits.is_file():
             msg = f"There is no training to resume: {self.root} holds no state. Start without --resume."
             raise TrainingError(msg)
         try:
@@ -135,23 +171,21 @@ class RunFolder:
         return int(self.progress()["epoch"])
 
     def progress(self) -> dict[str, Any]:
-        """Where the state is: fields of `prosma_core.training.checkpoint.Progress`.
+        """Where the newest readable state is: fields of `prosma_core.training.checkpoint.Progress`.
 
         Raises
         ------
         TrainingError
-            There is no state, or it is damaged.
+            There is no state, or each is damaged.
         """
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(self.state, framework="numpy") as file:
-                values: dict[str, Any] = load_json((file.metadata() or {})["progress"])
-            {name: float(values[name]) for name in ("epoch", "elapsed", "best_dice", "best_epoch")}
-            return values
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-            msg = f"The training state {self.state} is damaged ({error}). Start again without --resume."
-            raise TrainingError(msg) from error
+        problem: TrainingError | None = None
+        for path in self.states() or [self.state]:
+            try:
+                return _progress(path)
+            except TrainingError as error:
+                problem = problem or error
+        assert problem is not None
+        raise problem
 
     def write_history(self, epochs: list[dict[str, Any]]) -> None:
         """Write history.csv from rows of `history_row`."""
@@ -163,6 +197,27 @@ class RunFolder:
         writer.writeheader()
         writer.writerows(epochs)
         write_bytes_atomic(self.history, text.getvalue().encode())
+
+
+def _link_or_copy(file: Path, to: Path) -> None:
+    """Give a file a second name; where the file system has no links, a copy."""
+    try:
+        os.link(file, to)
+    except OSError:
+        shutil.copyfile(file, to)
+
+
+def _progress(state: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(state, framework="numpy") as file:
+            values: dict[str, Any] = load_json((file.metadata() or {})["progress"])
+        {name: float(values[name]) for name in ("epoch", "elapsed", "best_dice", "best_epoch")}
+        return values
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+        msg = f"The training state {state} is damaged ({error}). Start again without --resume."
+        raise TrainingError(msg) from error
 
 
 def history_row(event: EpochDone) -> dict[str, Any]:
@@ -189,7 +244,7 @@ def check_new_run(model: Path, folder: RunFolder, *, overwrite: bool) -> None:
         The model or its run folder exists and `overwrite` is not set, or the name does not end in .safetensors.
     """
     check_model_name(model)
-    existing = next((p for p in (model, folder.state) if p.exists()), None)
+    existing = next((p for p in (model, folder.state, folder.previous_state) if p.exists()), None)
     if existing and not overwrite:
         msg = f"{existing} exists already: use --resume to go on, --overwrite to start again, or another --out."
         raise OutputError(msg)

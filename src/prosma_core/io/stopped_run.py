@@ -15,6 +15,7 @@ from prosma_core.io.atomic import write_bytes_atomic
 from prosma_core.io.bundle import read_header
 from prosma_core.io.comparison import compare
 from prosma_core.io.run_folder import RunFolder
+from prosma_core.io.run_lock import holder, run_lock
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class RunState:
         Whether the model file is there: of a finished run, or of a stopped one that was kept.
     held_out : str
         What the validation figures mean, in words; empty where whole cases were held out.
+    in_use : str
+        The process that trains it now, in words; empty where none does.
     """
 
     name: str
@@ -83,6 +86,7 @@ class RunState:
     start: str | None
     model_written: bool
     held_out: str
+    in_use: str = ""
 
 
 def keep_stopped(folder: RunFolder) -> KeptModel:
@@ -103,7 +107,16 @@ def keep_stopped(folder: RunFolder) -> KeptModel:
         The model in the folder is damaged.
     OutputError
         The model file cannot be written.
+    RunLockedError
+        Another process trains into the folder.
     """
+    if not folder.root.is_dir():
+        _settings(folder)
+    with run_lock(folder):
+        return _keep(folder)
+
+
+def _keep(folder: RunFolder) -> KeptModel:
     kept = folder.last if _settings(folder).training.keep == "last" else folder.best
     if not kept.is_file():
         msg = f"{folder.root} holds no model yet: no epoch was validated. Resume the run, or start it again."
@@ -137,10 +150,10 @@ def run_state(folder: RunFolder) -> RunState:
         Its settings are damaged.
     """
     run = _settings(folder)
-    progress = folder.progress() if folder.state.is_file() else {}
+    progress = folder.progress() if folder.states() else {}
     epoch, seconds = int(progress.get("epoch", 0)), float(progress.get("elapsed", 0.0))
     best_epoch = int(progress.get("best_epoch", 0))
-    written = folder.model.is_file()
+    written, by = folder.model.is_file(), holder(folder)
     validated: list[float] = []
     with contextlib.suppress(TrainingError):  # the run can go on without it
         validated = [row["mean_dice"] for row in read_history(folder) if row.get("mean_dice") is not None]
@@ -158,6 +171,7 @@ def run_state(folder: RunFolder) -> RunState:
         start=run.init,
         model_written=written,
         held_out=_held_out(folder),
+        in_use=by.words() if by is not None else "",
     )
 
 

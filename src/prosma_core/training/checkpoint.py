@@ -1,8 +1,11 @@
-"""Training state on disk: safetensors and JSON, written in one step."""
+"""Training state on disk: safetensors and JSON, the last two of them; only a finite one is written or resumed."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from prosma_core.config.documents import load_json
-from prosma_core.errors import TrainingError
-from prosma_core.io.atomic import write_bytes_atomic
+from prosma_core.errors import DivergedError, TrainingError
+from prosma_core.io.run_folder import RunFolder
 from prosma_core.training.schedule import MovingAverage
 
 
@@ -40,50 +43,127 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-def save_state(
-    path: Path, model: nn.Module, average: MovingAverage, optimizer: torch.optim.Optimizer, progress: Progress
+def check_finite(
+    model: nn.Module, average: MovingAverage, optimizer: torch.optim.Optimizer, progress: Progress
 ) -> None:
-    """Write everything needed to go on exactly from here."""
+    """Raise `DivergedError` that names what is not finite: a weight, an average, a moment, or a number of the schedule.
+
+    A loss and a gradient that are finite say nothing of the step that follows them.
+    """
+    _check(_tensors(model, average, optimizer), progress, optimizer)
+
+
+def save_state(
+    folder: RunFolder, model: nn.Module, average: MovingAverage, optimizer: torch.optim.Optimizer, progress: Progress
+) -> None:
+    """Write everything needed to go on exactly from here; the state before stays beside it.
+
+    Raises
+    ------
+    DivergedError
+        As `check_finite` does; the states on the disk are as before.
+    OutputError
+        The state cannot be written; those on the disk are as before.
+    """
     from safetensors.torch import save
 
-    tensors: dict[str, Tensor] = {f"model.{k}": v for k, v in model.state_dict().items()}
-    tensors |= {f"average.{k}": v for k, v in average.weights.items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
+    tensors = _tensors(model, average, optimizer)
+    _check(tensors, progress, optimizer)
     tensors = {k: v.detach().contiguous().cpu().clone() for k, v in tensors.items()}
-    metadata = {"progress": json.dumps(asdict(progress)), "average_steps": str(average.steps)}
-    write_bytes_atomic(path, save(tensors, metadata))
+    metadata = {"progress": _json(progress), "average_steps": str(average.steps), "hash": _hash(tensors)}
+    folder.write_state(save(tensors, metadata))
 
 
-def load_state(path: Path, model: nn.Module, average: MovingAverage, optimizer: torch.optim.Optimizer) -> Progress:
-    """Restore what `save_state` wrote, in place.
+def load_state(
+    folder: RunFolder, model: nn.Module, average: MovingAverage, optimizer: torch.optim.Optimizer
+) -> tuple[Progress, str]:
+    """Restore, in place, the newest of a folder's states that is complete and finite.
+
+    Returns
+    -------
+    progress : Progress
+    note : str
+        Why an older state than the newest was taken; empty where it was not.
 
     Raises
     ------
     TrainingError
-        There is no state, it is damaged, or it belongs to another network.
+        There is no state, each is damaged, or they belong to another network.
     """
+    problems = []
+    for path in folder.states():
+        try:
+            progress = _load(path, model, average, optimizer)
+        except TrainingError as error:
+            problems.append(str(error))
+            continue
+        if not problems:
+            return progress, ""
+        folder.restore_state(path)
+        return progress, f"{problems[0]} The state before it is used."
+    if problems:
+        raise TrainingError(f"{problems[0]} Start again without --resume.")
+    msg = f"There is no training to resume: {folder.state} does not exist. Start without --resume."
+    raise TrainingError(msg)
+
+
+def _load(path: Path, model: nn.Module, average: MovingAverage, optimizer: torch.optim.Optimizer) -> Progress:
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
-        msg = f"There is no training to resume: {path} does not exist. Start without --resume."
-        raise TrainingError(msg)
     tensors: dict[str, Tensor] = {}
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             for key in file.keys():  # noqa: SIM118 - not a mapping
                 tensors[key] = file.get_tensor(key)
+        if "hash" in metadata and metadata["hash"] != _hash(tensors):  # states of older versions have none
+            msg = "its content was changed after it was written"
+            raise ValueError(msg)
         progress = Progress(**load_json(metadata["progress"]))
-        average.steps = int(metadata["average_steps"])
+        _check(tensors, progress)
         _restore(tensors, model, average, optimizer)
-    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        msg = (
-            f"The training state {path} is damaged or belongs to "
-            f"other settings ({error}). Start again without --resume."
-        )
+        average.steps = int(metadata["average_steps"])
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError, DivergedError) as error:
+        msg = f"The training state {path} is damaged or belongs to other settings ({str(error)[:120]})."
         raise TrainingError(msg) from error
     return progress
+
+
+def _tensors(model: nn.Module, average: MovingAverage, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """All tensors of a state by their names in the file."""
+    tensors: dict[str, Tensor] = {f"model.{k}": v for k, v in model.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in average.weights.items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
+    return tensors
+
+
+def _check(tensors: Mapping[str, Tensor], progress: Progress, optimizer: torch.optim.Optimizer | None = None) -> None:
+    finite = {name: torch.isfinite(value).all() for name, value in tensors.items()}
+    bad = [name for name, whole in finite.items() if not whole]
+    numbers = {"elapsed": progress.elapsed, "best_dice": progress.best_dice}
+    numbers |= {f"learning_rate {i}": g["lr"] for i, g in enumerate(optimizer.param_groups if optimizer else ())}
+    bad += [name for name, value in numbers.items() if not math.isfinite(value)]
+    if bad:
+        msg = f"{len(bad)} values of the training are not finite, the first is {bad[0]}"
+        raise DivergedError(msg)
+
+
+def _json(progress: Progress) -> str:
+    """A progress as JSON, which knows no numbers that are not finite: a Dice that is none becomes null."""
+    values = asdict(progress)
+    for row in values["history"]:
+        row.update({k: None for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)})
+    return json.dumps(values, allow_nan=False)
+
+
+def _hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names and values."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        found.update(name.encode())
+        found.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _restore(

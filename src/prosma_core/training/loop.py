@@ -18,6 +18,7 @@ from prosma_core.io.atomic import make_folder
 from prosma_core.io.bundle import load_bundle
 from prosma_core.io.comparison import compare
 from prosma_core.io.run_folder import RunFolder
+from prosma_core.io.run_lock import run_lock
 from prosma_core.io.run_targets import check_run_targets
 from prosma_core.model.weights import transfer
 from prosma_core.training.before_after import validate_start
@@ -63,15 +64,20 @@ def train(run: RunConfig, *, resume: bool = False) -> Generator[Event, None, Tra
     Raises
     ------
     ProsmaError
-        The data, the settings or the device cannot be used, memory ended, or the loss is not finite.
+        The data, the settings or the device cannot be used, memory ended, the loss or what it led to is not finite,
+        or another process trains into the run folder.
     """
     check_run_targets(run, resume=resume)
-    choice = yield from prepare_device(run.device)
-    split = Split.from_json(RunFolder.beside(run.out).read_splits()) if resume else None
-    yield StageStarted(f"Training on {choice.reason}.")
-    with training_memory(choice.device):
-        setup = yield from prepare_run(run, choice.device, split)
-        return (yield from _run(Trainer(setup, choice.device), resume))
+    folder = RunFolder.beside(run.out)
+    if resume:
+        folder.read_splits()  # without a run there is nothing to lock
+    with run_lock(folder):
+        choice = yield from prepare_device(run.device)
+        split = Split.from_json(folder.read_splits()) if resume else None
+        yield StageStarted(f"Training on {choice.reason}.")
+        with training_memory(choice.device):
+            setup = yield from prepare_run(run, choice.device, split)
+            return (yield from _run(Trainer(setup, choice.device), resume))
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from prosma_core.io.run_folder import RunFolder, history_row
 from prosma_core.model.unet import build_model
 from prosma_core.model.weights import weights_of
 from prosma_core.training.cases import TrainingCase
-from prosma_core.training.checkpoint import Progress, load_state, save_state
+from prosma_core.training.checkpoint import Progress, check_finite, load_state, save_state
 from prosma_core.training.compiled import compiled
 from prosma_core.training.graphed import Graphed, graphed
 from prosma_core.training.losses import segmentation_loss, sparsity_loss
@@ -64,10 +64,11 @@ class Trainer:
 
     def resume(self) -> str:
         """Restore the run folder's state; what it continues, in words."""
-        self.progress = load_state(self.folder.state, self.model, self.average, self.optimizer)
+        self.progress, note = load_state(self.folder, self.model, self.average, self.optimizer)
         spent = f", {self.progress.elapsed / 60:.1f} of {self.config.minutes:g} minutes" if self.config.minutes else ""
         done = "; nothing is left to train" if self.finished else ""
-        return f"Resuming after epoch {self.progress.epoch} of {self.config.epochs}{spent}{done}."
+        words = f"Resuming after epoch {self.progress.epoch} of {self.config.epochs}{spent}{done}."
+        return f"{words} {note}".strip()
 
     def share(self, step: int = 0, seconds: float = 0.0) -> float:
         """Share of the run that is done, by epochs or by time, whichever is further.
@@ -106,6 +107,7 @@ class Trainer:
                 losses.append(self._read(number, *waiting.popleft()))
                 yield StepDone(number, step + 1, self.config.steps, losses[-1])
         losses += [self._read(number, *late) for late in waiting]
+        self._check(number)  # before anything of this epoch takes the place of the one before
         self.progress.epoch = number
         validation = None
         if number % self.config.validation_every == 0 or number == self.config.epochs:
@@ -145,13 +147,28 @@ class Trainer:
     def _read(self, epoch: int, step: int, values: torch.Tensor) -> float:
         loss, norm = values.tolist()
         if loss - loss != 0 or norm - norm != 0:
-            kept = f" Epoch {epoch - 1} is kept in {self.folder.root} and can go on with it (prosma train --resume)."
             msg = (
-                f"Loss {loss:g}, gradient norm {norm:g} in epoch {epoch}, step {step + 1}: training stopped. The "
-                f"learning rate is most likely too high. Start again with a lower one.{kept if epoch > 1 else ''}"
+                f"Loss {loss:g}, gradient norm {norm:g} in epoch {epoch}, step {step + 1}: training stopped. "
+                f"{self._kept(epoch)}"
             )
             raise DivergedError(msg)
         return float(loss)
+
+    def _check(self, epoch: int) -> None:
+        """Raise `DivergedError` where the steps of an epoch left anything that is not finite."""
+        try:
+            check_finite(self.model, self.average, self.optimizer, self.progress)
+        except DivergedError as error:
+            msg = f"{error} at the end of epoch {epoch}: training stopped. {self._kept(epoch)}"
+            raise DivergedError(msg) from error
+
+    def _kept(self, epoch: int) -> str:
+        """What to do after numbers that are not finite, and which epoch is kept."""
+        words = "The learning rate is most likely too high. Start again with a lower one."
+        if epoch == 1:
+            return words
+        kept = self.folder.progress()["epoch"]
+        return f"{words} Epoch {kept} is kept in {self.folder.root}; prosma train --resume continues from it."
 
     def validation_subset(self) -> Sequence[TrainingCase]:
         """Cases that are validated after an epoch."""
@@ -202,7 +219,7 @@ class Trainer:
             seconds_left=p.elapsed / self.share() * max(0.0, 1 - self.share()),
         )
         p.history.append(history_row(event))
-        save_state(self.folder.state, self.model, self.average, self.optimizer, p)
+        save_state(self.folder, self.model, self.average, self.optimizer, p)
         self.folder.write_history(p.history)
         return event
 

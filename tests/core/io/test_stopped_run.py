@@ -123,6 +123,7 @@ def test_a_damaged_folder_is_said_by_its_file(
 ) -> None:
     folder = trained()
     (folder.root / file).write_bytes(content)
+    folder.previous_state.unlink()
     with pytest.raises(error, match=words):
         run_state(folder)
 

@@ -116,6 +116,7 @@ def test_a_run_leaves_a_model_and_everything_that_repeats_it(folder: Path, tmp_p
         "command.txt",
         "history.csv",
         "state.safetensors",
+        "state-previous.safetensors",
         "best.safetensors",
         "last.safetensors",
         "preview",
