@@ -4,6 +4,9 @@ The folder lies in ``/dev/shm`` where there is room, else among the temporary fi
 written, because writing to a full ``/dev/shm`` kills the writer. On POSIX a file is unlinked as soon as both sides have
 mapped it: its memory then lives as long as the arrays, and nothing is left behind whoever dies. (The shared memory of
 `multiprocessing` is not used: a child's end removes it from its parent as well.)
+
+Whoever made a folder holds a lock on it while it lives, so that others know, also those in another container that
+shares the file system but not the numbers of processes.
 """
 
 from __future__ import annotations
@@ -25,14 +28,19 @@ import numpy as np
 import psutil
 from numpy.typing import DTypeLike, NDArray
 
+from prosma_core.engine.guardian import PREFIX
 from prosma_core.engine.messages import ArrayRef
 from prosma_core.errors import EngineError
 
-PREFIX = "prosma-engine-"
+if sys.platform != "win32":
+    import fcntl
+
 _SHARED_MEMORY = Path("/dev/shm")
 _SHARE_OF_MEMORY = 0.5
 """Share of the free memory that one array may take; a larger one goes to the disk, where the system can move it."""
 _BLOCK = 1 << 24
+_HELD: dict[Path, int] = {}
+"""Descriptors of the folders of this process, by which they are locked."""
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM}
 
 
@@ -56,6 +64,7 @@ def private_folders() -> list[Path]:
     for base in _bases():
         with contextlib.suppress(OSError):
             (base / name).mkdir(mode=0o700)
+            _hold(base / name)
             folders.append(base / name)
     if not folders:
         msg = f"No folder for shared arrays can be made in {', '.join(map(str, _bases()))}. Make one of them writable."
@@ -68,6 +77,8 @@ def remove_folders(folders: Sequence[Path]) -> None:
     for folder in folders:
         if folder.name.startswith(PREFIX):
             shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(KeyError, OSError):
+                os.close(_HELD.pop(folder))
 
 
 def remove_arrays(folders: Sequence[Path], pid: int) -> None:
@@ -83,8 +94,8 @@ def sweep() -> None:
     for base in _bases():
         for folder in base.glob(f"{PREFIX}*-*"):
             pid = folder.name.removeprefix(PREFIX).partition("-")[0]
-            if pid.isdigit() and not psutil.pid_exists(int(pid)) and _is_ours(folder):
-                remove_folders([folder])
+            if pid.isdigit() and folder not in _HELD and _is_ours(folder):
+                _remove_unless_held(folder, int(pid))
 
 
 def create(folders: Sequence[Path], shape: tuple[int, ...], dtype: DTypeLike) -> SharedArray:
@@ -147,6 +158,40 @@ def _bases() -> list[Path]:
     """Where private folders may lie; among temporary files last."""
     disk = Path(tempfile.gettempdir())
     return [_SHARED_MEMORY, disk] if _SHARED_MEMORY.is_dir() else [disk]
+
+
+def _hold(folder: Path) -> None:
+    """Lock a folder until it is removed or this process ends; raises `OSError` where another removes it just now."""
+    if sys.platform != "win32":
+        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks: the process id has to do
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+            folder.stat()
+        except OSError:
+            os.close(descriptor)
+            raise
+        _HELD[folder] = descriptor
+
+
+def _remove_unless_held(folder: Path, pid: int) -> None:
+    """Remove the folder of a process unless that lives, as its lock says, or its id where there are no locks."""
+    if sys.platform == "win32":
+        if not psutil.pid_exists(pid):
+            remove_folders([folder])
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lives = False
+    except OSError as error:
+        lives = error.errno in {errno.EAGAIN, errno.EACCES} or psutil.pid_exists(pid)
+    if not lives:
+        remove_folders([folder])
+    os.close(descriptor)
 
 
 def _is_ours(folder: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,7 @@ from prosma_core.engine.messages import (
     PlanRequest,
     Preview,
     Ready,
+    Received,
     Request,
     ScanRef,
     TimesRequest,
@@ -37,16 +39,26 @@ from prosma_core.engine.messages import (
 )
 from prosma_core.engine.process import Child
 from prosma_core.errors import EngineBusyError, EngineError, ProsmaError
+from prosma_core.events import Working
 
 __all__ = ["ArrayReady", "Cancelled", "Engine", "Failed", "Finished", "Job", "Listener", "Message"]
 
 _LOG = logging.getLogger(__name__)
 
+ANSWER = 5.0
+"""Seconds after which a job is told that the engine does not answer."""
+STARTING = 60.0
+"""The same of an engine that has not started yet."""
+NOT_ANSWERING = "The engine is not answering. Wait, or cancel to end its process."
+CLOSING = 5.0
+"""Seconds for which `Engine.close` waits for a process that was killed."""
+
 
 class Engine:
     """A warm child process that does one job at a time; started when needed, replaced when it died.
 
-    Messages reach the listeners on the engine's own thread.
+    Messages reach the listeners on the engine's own threads, one at a time. Nothing here waits for the child, but for
+    `close`, which waits some seconds for its end.
 
     Parameters
     ----------
@@ -63,7 +75,7 @@ class Engine:
 
     def __init__(self, grace: float = 3.0, on_ready: Callable[[Ready], None] | None = None) -> None:
         self._grace, self._on_ready = grace, on_ready
-        self._lock = threading.RLock()
+        self._lock, self._making = threading.RLock(), threading.Lock()
         self._folders: list[Path] = []
         self._child: Child | None = None
         self._freed: Child | None = None
@@ -123,8 +135,8 @@ class Engine:
         self.free()
         child = self._freed
         if child is not None and child.thread is not threading.current_thread():
-            child.thread.join(10)  # until the process is gone, also one that was freed just before
-        with self._lock:
+            child.thread.join(CLOSING)  # until the process is gone, also one that was freed just before
+        with self._making:
             if self._tidy is not None:
                 self._tidy()
             self._folders, self._tidy = [], None
@@ -160,6 +172,9 @@ class Engine:
             if isinstance(reply, Ready):
                 self._child_ready(child, reply)
                 return
+            if isinstance(reply, Received):
+                self._child_received(child, reply)
+                return
             message = message_of(reply, child.log_tail)
         except ValueError as error:
             msg = f"The engine sent something that cannot be read, and was ended: {line[:60]!r}. Run again."
@@ -185,12 +200,20 @@ class Engine:
             except Exception:  # noqa: BLE001  (as of a listener)
                 _LOG.exception("Whoever waits for the engine failed")
 
+    def _child_received(self, child: Child, received: Received) -> None:
+        with self._lock:
+            job = self._jobs.get(child)
+            if job is not None and job.number == received.job:
+                job.arrived()
+
     def _ended(self, child: Child, error: EngineError, log: str) -> None:
         with self._lock:
             self._last_log = log
             if self._child is child:
                 self._child, self.ready = None, None
                 _LOG.info("%s", error)
+            if self._sent_again(child):
+                return
         self._end(child, Failed(error, log))
 
     def _end(self, child: Child, message: Finished | Failed | Cancelled) -> None:
@@ -203,7 +226,29 @@ class Engine:
                 job.timer.cancel()
         self._release(*job.scans)
         job.tell(Cancelled() if job.cancelled else message)
-        job.forget()
+
+    def _sent_again(self, child: Child) -> bool:
+        """Give the job of an idle child, which ended before the request arrived, to a fresh one, once."""
+        job = self._jobs.get(child)
+        if job is None or job.resend is None or job.cancelled or child.misbehaved:
+            return False
+        fresh = self._living_child()
+        if fresh in self._jobs:
+            return False
+        del self._jobs[child]
+        fresh.send(Ask(job=job.number, request=job.resend))
+        self._jobs[fresh], job.child, job.resend = job, fresh, None
+        return True
+
+    def _watch(self, job: Job) -> None:
+        """Tell a job, on a thread of its own, when the engine does not answer, and again when that happens again."""
+        began, silent = time.monotonic(), False
+        while not job.over.wait(ANSWER):
+            child, before = job.child, silent
+            patience = 0.0 if child.is_ready else STARTING
+            silent = child.stopped or (not job.received and time.monotonic() - began > patience)
+            if silent and not before and not job.cancelled:
+                job.tell(Working(NOT_ANSWERING))
 
     # --- Inside -----------------------------------------------------------------------------------------------------
 
@@ -216,6 +261,7 @@ class Engine:
         job = Job(child, next(self._numbers), request, listener, self._cancel, self._preview)
         child.send(Ask(job=job.number, request=request))
         self._jobs[child] = job
+        threading.Thread(target=self._watch, args=(job,), name="prosma-engine-watch", daemon=True).start()
         return job
 
     def _check_idle(self, child: Child | None) -> None:
@@ -226,7 +272,7 @@ class Engine:
     def _living_child(self) -> Child:
         if self._child is None or not self._child.lives:
             self.ready = None
-            self._child = Child(self._private_folders(), self._receive, self._ended)
+            self._child = Child(self._private_folders, self._receive, self._ended)
         return self._child
 
     def _cancel(self, job: Job) -> None:
@@ -263,9 +309,9 @@ class Engine:
                 Path(scan.array.path).unlink(missing_ok=True)
 
     def _private_folders(self) -> list[Path]:
-        with self._lock:
+        with self._making:
             if not self._folders:
-                arrays.sweep()
                 self._folders = arrays.private_folders()
                 self._tidy = weakref.finalize(self, arrays.remove_folders, self._folders)
+                threading.Thread(target=arrays.sweep, name="prosma-sweep", daemon=True).start()
             return self._folders

@@ -69,7 +69,13 @@ Listener = Callable[[Message], None]
 
 
 class Job:
-    """A job given to the engine."""
+    """A job given to the engine.
+
+    Attributes
+    ----------
+    over : Event
+        Set when the listener was told the last message.
+    """
 
     def __init__(
         self,
@@ -82,7 +88,10 @@ class Job:
     ) -> None:
         self.child, self.number = child, number
         self.scans = scans_of(request)
-        self.cancelled = False
+        self.resend: Request | None = request if child.is_ready else None
+        self.received = self.cancelled = False
+        self.over = threading.Event()
+        self._telling = threading.RLock()
         self.timer: threading.Timer | None = None
         self._listener, self._cancel, self._preview = listener, cancel, preview
 
@@ -106,15 +115,23 @@ class Job:
         self._preview(self, scan)
 
     def tell(self, message: Message) -> None:
-        """Hand a message to the listener; what that raises is logged."""
-        try:
-            self._listener(message)
-        except Exception:  # noqa: BLE001  (it is the caller's, and must not end the engine's thread)
-            _LOG.exception("A listener of the engine failed")
+        """Hand a message to the listener, unless it has had its last one; what that raises is logged."""
+        with self._telling:
+            if self.over.is_set():
+                return
+            if isinstance(message, Finished | Failed | Cancelled):
+                self.over.set()
+            listener = self._listener
+            if self.over.is_set():
+                self._listener = _nobody  # and so of the arrays that it may hold
+            try:
+                listener(message)
+            except Exception:  # noqa: BLE001  (it is the caller's, and must not end the engine's thread)
+                _LOG.exception("A listener of the engine failed")
 
-    def forget(self) -> None:
-        """Let go of the listener, and so of the arrays that it may hold."""
-        self._listener = _nobody
+    def arrived(self) -> None:
+        """The child has the request: it need not be sent again."""
+        self.received, self.resend = True, None
 
 
 def message_of(reply: Progress | ArrayMade | Done | Failure | Stopped, log: Callable[[], str]) -> Message:

@@ -92,6 +92,13 @@ class Ready(Config):
     """The other devices, each with why it cannot be used."""
 
 
+class Received(Config):
+    """Child to client, before anything else of the job: the request has arrived."""
+
+    kind: Literal["received"] = "received"
+    job: int
+
+
 class Progress(Config):
     """Child to client: an event of the job."""
 
@@ -154,7 +161,7 @@ class Stopped(Config):
     job: int
 
 
-Reply = Ready | Progress | ArrayMade | Done | Failure | Stopped
+Reply = Ready | Received | Progress | ArrayMade | Done | Failure | Stopped
 
 REPLY: TypeAdapter[Reply] = TypeAdapter(Annotated[Reply, Field(discriminator="kind")])
 """Reads a line of the child."""

@@ -1,10 +1,11 @@
-"""One engine process as its parent sees it: started, written to, read, and mourned in words."""
+"""Parent-side handle of the engine process: start, I/O, and a readable cause when it dies."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
+import queue
 import secrets
 import signal
 import subprocess
@@ -12,6 +13,9 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO
+
+import psutil
 
 import prosma_core
 from prosma_core.computing import COMPUTING
@@ -25,6 +29,8 @@ LOG_TAIL = 8000
 """Bytes at the end of the log that are shown."""
 LAST_WORDS = 5.0
 """Seconds a process may take to end after it closed its pipe."""
+START = 2.0
+"""Seconds for which `Child.pid` waits for a process that is being started."""
 
 _NATIVE = "native code in it crashed: a file decoder, a driver or torch. The details show where"
 _CAUSES = {
@@ -37,67 +43,82 @@ _WINDOWS_CODES = {0xC0000005: "SIGSEGV", 0xC0000409: "SIGABRT", 0xC0000017: "SIG
 
 
 class Child:
-    """An engine process, and the thread that starts it, reads its replies and sees it end.
+    """An engine process, the thread that starts it, reads its replies and sees it end, and one that writes to it.
 
-    On Linux a process that asks for it is told when the *thread* that started it ends, so the thread stays.
+    Nothing that is called here waits for the process, whatever state it is in. On Linux a process that asks for it is
+    told when the *thread* that started it ends, so the thread stays.
 
     Parameters
     ----------
-    folders : sequence of Path
-        Private folders for arrays; the log goes to the last one.
+    folders : callable
+        Gives the private folders for arrays, in the thread; the log goes to the last one.
     receive : callable
         Called in the thread with each line of the process; a `ProsmaError` it raises ends the process.
     ended : callable
         Called in the thread, once and last, with the cause in words and the end of the log.
+
+    Attributes
+    ----------
+    is_ready : bool
+        Whether it has said that it is.
+    misbehaved : bool
+        Whether it had to be ended.
     """
 
     def __init__(
         self,
-        folders: Sequence[Path],
+        folders: Callable[[], Sequence[Path]],
         receive: Callable[[Child, bytes], None],
         ended: Callable[[Child, EngineError, str], None],
     ) -> None:
-        self.is_ready = False
-        self._folders, self._receive, self._ended = folders, receive, ended
-        self._log = folders[-1] / f"{secrets.token_hex(4)}.log"
-        self._lock = threading.Lock()
-        self._started = threading.Event()
+        self.is_ready = self.misbehaved = False
+        self._receive, self._ended = receive, ended
+        self._log: Path | None = None
+        self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._started, self._killed = threading.Event(), threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
-        self.thread = threading.Thread(target=self._run, name="prosma-engine", daemon=True)
+        self.thread = threading.Thread(target=self._run, args=(folders,), name="prosma-engine", daemon=True)
         self.thread.start()
 
     @property
     def pid(self) -> int | None:
-        """Its process id; None where it could not be started."""
-        self._started.wait()
+        """Its process id, for which a start is waited for a moment; None where it could not be started."""
+        self._started.wait(START)
         return self._process.pid if self._process else None
 
     @property
     def lives(self) -> bool:
-        """Whether the process is there; one that is being started counts."""
+        """Whether the process is there; one that is being started counts, one that was killed does not."""
+        if self._killed.is_set():
+            return False
         if not self._started.is_set():
             return True
         return self._process is not None and self._process.poll() is None
 
-    def send(self, message: Ask | Cancel | Preview) -> None:
-        """Write a message; where the process is gone, `ended` will say so."""
-        line = encode(message)
-        self._started.wait()
+    @property
+    def stopped(self) -> bool:
+        """Whether the process was stopped, as by a signal: it neither works nor answers."""
         if self._process is None:
-            return
-        with self._lock, contextlib.suppress(OSError, ValueError):  # broken, or closed
-            assert self._process.stdin is not None
-            self._process.stdin.write(line)
-            self._process.stdin.flush()
+            return False
+        try:
+            return bool(psutil.Process(self._process.pid).status() == psutil.STATUS_STOPPED)
+        except psutil.Error:
+            return False
+
+    def send(self, message: Ask | Cancel | Preview) -> None:
+        """Let a message be written, after those before it; where the process is gone, `ended` will say so."""
+        self._outbox.put(encode(message))
 
     def kill(self) -> None:
-        """End the process at once; nothing of it is lost, since it keeps nothing."""
-        self._started.wait()
+        """End the process at once, or as soon as it has started; nothing of it is lost, since it keeps nothing."""
+        self._killed.set()
         if self._process is not None:
             self._process.kill()
 
     def log_tail(self) -> str:
         """End of what the process wrote to its log."""
+        if self._log is None:
+            return ""
         try:
             with self._log.open("rb") as file:
                 file.seek(max(0, self._log.stat().st_size - LOG_TAIL))
@@ -105,25 +126,43 @@ class Child:
         except OSError:
             return ""
 
-    def _run(self) -> None:
+    def _run(self, folders: Callable[[], Sequence[Path]]) -> None:
         fault: EngineError | None = None
+        places: Sequence[Path] = ()
         try:
-            self._process = _launch(self._folders, self._log)
+            places = folders()
+            self._log = places[-1] / f"{secrets.token_hex(4)}.log"
+            self._process = _launch(places, self._log)
         except OSError as error:
             fault = EngineError(f"The engine could not start: {error}. Check that {sys.executable!r} can be run.")
+        except EngineError as error:
+            fault = error
         self._started.set()
         if self._process is not None:
+            if self._killed.is_set():  # meanwhile
+                self._process.kill()
             fault = self._read(self._process)
-            remove_arrays(self._folders, self._process.pid)  # those that nobody has taken
+            remove_arrays(places, self._process.pid)  # those that nobody has taken
+        self.misbehaved = fault is not None
         log = self.log_tail()
-        with contextlib.suppress(OSError):
-            self._log.unlink()
+        if self._log is not None:
+            with contextlib.suppress(OSError):
+                self._log.unlink()
         self._ended(self, fault or self._cause(log), log)
+
+    def _write(self, stdin: IO[bytes]) -> None:
+        """Write what is to be sent; a process that does not read holds up this thread alone."""
+        with contextlib.suppress(OSError, ValueError), stdin:  # broken, or closed
+            while (line := self._outbox.get()) is not None:
+                stdin.write(line)
+                stdin.flush()
 
     def _read(self, process: subprocess.Popen[bytes]) -> EngineError | None:
         """Hand over its lines until it ends; why it had to be ended, if it had."""
         assert process.stdin is not None
         assert process.stdout is not None
+        writer = threading.Thread(target=self._write, args=(process.stdin,), name="prosma-engine-writes", daemon=True)
+        writer.start()
         fault = None
         with process.stdout as replies:
             try:
@@ -139,8 +178,8 @@ class Child:
                 fault = EngineError(f"The engine had to be ended: {type(error).__name__}: {error}. Run again.")
         process.kill()
         process.wait()
-        with self._lock, contextlib.suppress(OSError):
-            process.stdin.close()
+        self._outbox.put(None)
+        writer.join(1)  # a write to a process that is gone fails at once
         return fault
 
     def _cause(self, log: str) -> EngineError:
@@ -171,6 +210,7 @@ def _launch(folders: Sequence[Path], log: Path) -> subprocess.Popen[bytes]:
             stdout=subprocess.PIPE,
             stderr=file,
             env=child_environment(),
+            start_new_session=True,  # signals of the viewer's terminal are the viewer's
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
 

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from typing import BinaryIO
 
+from prosma_core.engine import guardian
+
 NICENESS = 5
 """How far this process stands behind the viewer when both want the processor."""
 PARENT_POLL = 2.0
@@ -19,6 +21,7 @@ PARENT_POLL = 2.0
 def main() -> None:
     """Serve the client at the other end of this process's input and output, until it is gone."""
     requests, replies = _private_pipes()
+    guardian.start(sys.argv[1:])  # while there is one thread
     import faulthandler
     import signal
     from pathlib import Path
@@ -39,7 +42,7 @@ def main() -> None:
     server = Server(replies, folders, orphaned)
     threading.Thread(target=server.listen, args=(requests,), daemon=True).start()
     threading.Thread(target=_watch_parent, args=(os.getppid(), orphaned), daemon=True).start()
-    _end_with_parent()
+    guardian.end_with_parent()
     try:
         server.serve()
     except BaseException:  # noqa: BLE001  (the parent reads it in the log)
@@ -72,22 +75,6 @@ def _watch_parent(parent: int, orphaned: Callable[[], None]) -> None:
     while os.getppid() == parent:
         time.sleep(PARENT_POLL)
     orphaned()
-
-
-def _end_with_parent() -> None:
-    """On Linux, end even where native code keeps the threads that watch from running.
-
-    When the thread that started this process ends, the kernel sends SIGUSR1, whose handler is the C function `alarm`:
-    it is called with the signal's number, 10, and so sets an alarm that ends the process after 10 seconds.
-    """
-    if sys.platform == "linux":
-        import ctypes
-        import signal
-
-        libc = ctypes.CDLL(None)
-        libc.signal(signal.SIGUSR1, libc.alarm)
-        pr_set_pdeathsig = 1
-        libc.prctl(pr_set_pdeathsig, signal.SIGUSR1)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from prosma_core.engine.messages import (
     Failure,
     Preview,
     Progress,
+    Received,
     Reply,
     ScanRef,
     Stopped,
@@ -66,6 +67,7 @@ class Server:
                 self._send(_not_understood(line, error))
                 continue
             if isinstance(message, Ask):
+                self._send(Received(job=message.job))
                 self._waiting.add(message.job)
                 self._asked.put(message)
             elif isinstance(message, Preview):

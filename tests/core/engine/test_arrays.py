@@ -150,18 +150,64 @@ def test_a_file_that_is_gone_or_too_small_is_an_error_in_words(tmp_path: Path, c
     assert (path.stat().st_size if content else None) == before
 
 
+HOLD = """
+import sys, tempfile
+tempfile.tempdir = sys.argv[1]
+from prosma_core.engine import arrays
+print(*arrays.private_folders(), flush=True)
+sys.stdin.read()
+"""
+
+
 def test_folders_of_dead_processes_are_swept_and_others_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    names: dict[str, Any] = {"dead": int(gone.stdout), "living": os.getppid()}
-    for name, pid in names.items():
-        names[name] = tmp_path / f"{PREFIX}{pid}-abc"
-        names[name].mkdir()
-        (names[name] / "1.array").write_bytes(b"1")
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
     stranger = tmp_path / f"{PREFIX}notes-1"
     stranger.mkdir()
+    ours = private_folders()
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8") as other:
+        assert other.stdout is not None
+        theirs = [Path(name) for name in other.stdout.readline().split()]
+        sweep()
+        assert all(folder.is_dir() for folder in [*ours, *theirs])
+        other.kill()
+        other.wait()
     sweep()
-    assert sorted(tmp_path.iterdir()) == sorted([names["living"], stranger])
+    assert [folder for folder in theirs if folder.exists()] == []
+    assert all(folder.is_dir() for folder in ours)
+    remove_folders(ours)
+    assert list(tmp_path.iterdir()) == [stranger]
+
+
+@posix_only
+def test_whether_a_folder_is_in_use_is_not_judged_by_a_process_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Containers share file systems, and each counts its processes for itself."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    *others, living = private_folders()
+    elsewhere = living.rename(tmp_path / f"{PREFIX}{2**22 + 5}-abc")  # an id that is unknown here
+    abandoned = tmp_path / f"{PREFIX}{os.getppid()}-abc"  # an id that is another process here
+    abandoned.mkdir()
+    sweep()
+    assert sorted(tmp_path.iterdir()) == [elsewhere]
+    remove_folders([*others, living, elsewhere])
+
+
+@posix_only
+def test_where_there_are_no_locks_a_process_id_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    dead, living = tmp_path / f"{PREFIX}{2**22 + 5}-abc", tmp_path / f"{PREFIX}{os.getppid()}-abc"
+    for folder in (dead, living):
+        folder.mkdir()
+    sweep()
+    assert list(tmp_path.iterdir()) == [living]
 
 
 def test_only_private_folders_are_ever_removed(tmp_path: Path) -> None:

@@ -15,9 +15,11 @@ import psutil
 import pytest
 
 from prosma_core import errors
+from prosma_core.config.run import RunConfig
 from prosma_core.data.geometry import Scan, array_spec
-from prosma_core.engine.client import Cancelled, Engine, Failed, Finished
-from prosma_core.events import TileDone
+from prosma_core.engine.client import NOT_ANSWERING, Cancelled, Engine, Failed, Finished
+from prosma_core.engine.messages import TrainRequest
+from prosma_core.events import TileDone, Working
 
 Submit = Callable[..., Any]
 Noise = Callable[..., Scan]
@@ -37,6 +39,13 @@ sys.addaudithook(hook)
 """
 
 READY = '{"kind": "ready", "version": "0", "torch": "0", "devices": {}}'
+
+
+def wait_until(so: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not so():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(
@@ -91,14 +100,22 @@ def test_a_process_that_dies_in_the_middle_is_replaced(
     assert engine.pid != pid
 
 
+@pytest.mark.parametrize("when", ["before the request", "as the request is on its way"])
 def test_a_process_that_died_between_two_jobs_is_replaced(
-    engine: Engine, submit: Submit, noise: Noise, model_2d: Path
+    when: str, engine: Engine, submit: Submit, noise: Noise, model_2d: Path
 ) -> None:
     assert isinstance(submit(engine, model_2d, noise((20, 20), "yx")).end(), Finished)
     process = psutil.Process(engine.pid)
-    process.kill()
-    psutil.wait_procs([process], timeout=20)
-    assert isinstance(submit(engine, model_2d, noise((20, 20), "yx")).end(), Finished)
+    if when == "before the request":
+        process.kill()
+        psutil.wait_procs([process], timeout=20)
+        heard = submit(engine, model_2d, noise((20, 20), "yx"))
+    else:
+        process.suspend()
+        heard = submit(engine, model_2d, noise((20, 20), "yx"))
+        process.kill()
+    assert isinstance(heard.end(), Finished)
+    assert len(heard.of((Failed, Finished, Cancelled))) == 1
     assert engine.pid != process.pid
 
 
@@ -168,6 +185,94 @@ def test_a_missing_array_ends_the_process_not_the_program(
     end = submit(own_engine, model_2d, noise((20, 20), "yx")).end()
     assert isinstance(end, Failed)
     assert "/gone cannot be opened" in str(end.error)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_request_that_did_not_arrive_is_sent_once_more(
+    again: bool,
+    own_engine: Engine,
+    submit: Submit,
+    noise: Noise,
+    play_engine: Callable[[str], None],
+    model_2d: Path,
+    tmp_path: Path,
+) -> None:
+    failed, mark = (
+        '{"kind": "failed", "job": 1, "error": "LabelError", "message": "it arrived"}',
+        str(tmp_path / "mark"),
+    )
+    play_engine(
+        f"import os\nfirst = not os.path.exists({mark!r})\nopen({mark!r}, 'a').write('x')\n"
+        f"print('{READY}', flush=True)\nsys.stdin.readline()\nif first or {again}:\n    sys.exit(3)\n"
+        f"print('{failed}', flush=True)\ntime.sleep(99)"
+    )
+    own_engine.start()
+    wait_until(lambda: own_engine.ready is not None)
+    end = submit(own_engine, model_2d, noise((20, 20), "yx")).end()
+    assert isinstance(end, Failed)
+    assert ("exit code 3" if again else "it arrived") in str(end.error)
+    assert Path(mark).read_text() == "xx"
+
+
+@pytest.mark.parametrize("then", ["cancel", "free", "close"])
+def test_nobody_waits_for_a_process_that_reads_nothing(
+    then: str,
+    own_engine: Engine,
+    begin: Submit,
+    play_engine: Callable[[str], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The request is longer than what a pipe holds, and the process is stopped."""
+    monkeypatch.setattr("prosma_core.engine.client.ANSWER", 0.3)
+    play_engine(f"print('{READY}', flush=True)\nsys.stdin.readline()\ntime.sleep(99)")
+    own_engine.start()
+    wait_until(lambda: own_engine.ready is not None)
+    process = psutil.Process(own_engine.pid)
+    process.suspend()
+    run = RunConfig(
+        out=tmp_path / "m.safetensors", pairs=[(f"scan{i}.nii.gz", f"labels{i}.nii.gz") for i in range(9000)]
+    )
+    began = time.monotonic()
+    heard = begin(own_engine, TrainRequest(run=run))
+    with pytest.raises(errors.EngineBusyError):
+        own_engine.check_idle()
+    assert own_engine.alive
+    heard.job.preview(None)
+    assert time.monotonic() - began < 2
+    heard.wait_for(Working, so=lambda event: event.message == NOT_ANSWERING)
+    began = time.monotonic()
+    {"cancel": heard.job.cancel, "free": own_engine.free, "close": own_engine.close}[then]()
+    assert isinstance(heard.end(), Cancelled)
+    assert time.monotonic() - began < 3
+    assert not process.is_running()
+    assert len(heard.of(Working)) == 1
+    own_engine.check_idle()
+
+
+def test_a_process_that_is_stopped_at_work_is_said_not_to_answer(
+    own_engine: Engine,
+    submit: Submit,
+    noise: Noise,
+    play_engine: Callable[[str], None],
+    model_2d: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("prosma_core.engine.client.ANSWER", 0.2)
+    done = '{"kind": "failed", "job": 1, "error": "LabelError", "message": "late"}'
+    play_engine(
+        f'print(\'{READY}\')\nsys.stdin.readline()\nprint(\'{{"kind": "received", "job": 1}}\', flush=True)\n'
+        f"time.sleep(1.5)\nprint('{done}', flush=True)\ntime.sleep(99)"
+    )
+    heard = submit(own_engine, model_2d, noise((20, 20), "yx"))
+    wait_until(lambda: heard.job.received)
+    time.sleep(0.5)
+    assert heard.of(Working) == []
+    process = psutil.Process(own_engine.pid)
+    process.suspend()
+    heard.wait_for(Working, so=lambda event: event.message == NOT_ANSWERING)
+    process.resume()
+    assert "late" in str(heard.end().error)
 
 
 def test_an_error_of_an_unknown_class_is_still_told(

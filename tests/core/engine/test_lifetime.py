@@ -54,14 +54,23 @@ first.wait()
 """
 
 STUCK = """
-import os, re, sys
+import ctypes, os, sys
 
 def hook(event, arguments):
-    if event == "open" and str(arguments[0]).endswith("model-that-hangs.safetensors"):
+    if event == "import" and arguments[0] == "torch":
         open(os.environ["STUCK"], "w").close()
-        re.match("(a+)+$", "a" * 60 + "b")
+        ctypes.PyDLL(None).sleep(30)  # holds Python's lock: no other thread runs
 
 sys.addaudithook(hook)
+"""
+
+IDLE = """
+import time
+from prosma_core.engine.client import Engine
+
+engine = Engine()
+engine.start()
+time.sleep(600)
 """
 
 
@@ -168,24 +177,48 @@ def test_a_busy_engine_does_not_outlive_its_parent(
             other.kill()
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's end by a signal")
+@posix_only
+@pytest.mark.parametrize("guarded", [True, False], ids=["guarded", "without its guardian"])
 def test_an_engine_stuck_in_native_code_does_not_outlive_its_parent(
-    model_2d: Path, tmp_path: Path, shared_files: SharedFiles
+    guarded: bool, tmp_path: Path, shared_files: SharedFiles
 ) -> None:
-    """The regular expression takes hours and lets no other thread run, so that none of ours sees the parent go."""
+    if not guarded and sys.platform != "linux":
+        pytest.skip("only Linux tells a process of its parent's end")
     (tmp_path / "sitecustomize.py").write_text(STUCK)
-    model, stuck = tmp_path / "model-that-hangs.safetensors", tmp_path / "stuck"
-    model.write_bytes(model_2d.read_bytes())
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "STUCK": str(stuck)}
-    with subprocess.Popen([sys.executable, "-c", PARENT, str(model)], env=environment) as parent:
+    stuck = tmp_path / "stuck"
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}", "STUCK": str(stuck)}
+    with subprocess.Popen([sys.executable, "-c", IDLE], env=environment) as parent:
         assert wait_until(stuck.exists)
         (child,) = psutil.Process(parent.pid).children()
-        time.sleep(0.5)
+        (guardian,) = child.children()
+        time.sleep(0.1)
+        assert shared_files(parent.pid)
+        if not guarded:
+            guardian.kill()
+        began = time.monotonic()
         parent.kill()
-        assert psutil.wait_procs([child], timeout=60)[1] == []
-    sweep()  # as the next start does: the process had no time to tidy up
+        assert psutil.wait_procs([child], timeout=20)[1] == []
+        assert time.monotonic() - began <= 3
+        if guarded:
+            assert wait_until(lambda: shared_files(parent.pid) == [], 3)
+    sweep()  # as the next start does, where the process had no time to tidy up
     assert shared_files(parent.pid) == []
+    assert psutil.wait_procs([guardian], timeout=5)[1] == []
+
+
+def test_the_guardian_of_an_engine_ends_with_it_and_leaves_its_parent_s_folders(shared_files: SharedFiles) -> None:
+    engine = Engine()
+    shared = engine.allocate((3,), np.uint8)
+    engine.start()
+    child = psutil.Process(engine.pid)
+    if os.name != "nt":
+        assert wait_until(lambda: len(child.children()) == 1)
+    guardians = child.children()
+    engine.free()
+    assert psutil.wait_procs([child, *guardians], timeout=20)[1] == []
+    assert Path(shared.ref.path) in shared_files()
+    engine.close()
+    assert Path(shared.ref.path) not in shared_files()
 
 
 def test_closing_right_after_freeing_waits_until_the_process_is_gone() -> None:

@@ -20,6 +20,7 @@ from prosma_core.engine.messages import (
     Done,
     Failure,
     Ready,
+    Received,
     ScanRef,
     SegmentRequest,
     encode,
@@ -48,8 +49,10 @@ def server(folders: list[Path]) -> Iterator[Process]:
 
 
 def answer(process: Process) -> object:
+    """What it says next, apart from that a request has arrived."""
     assert process.stdout is not None
-    return REPLY.validate_json(process.stdout.readline())
+    said = REPLY.validate_json(process.stdout.readline())
+    return answer(process) if isinstance(said, Received) else said
 
 
 def say(process: Process, line: bytes) -> None:
