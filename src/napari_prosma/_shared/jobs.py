@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import concurrent.futures.thread  # noqa: F401  (so that it ends after us: see `at_the_end`)
+import contextlib
+import functools
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
@@ -12,6 +16,7 @@ from psygnal import Signal as PlainSignal
 from qtpy.QtCore import QObject, Qt, Signal
 
 from napari_prosma._shared.engine_job import EngineJob, Listener, Preparation, hand_over, is_last
+from napari_prosma._shared.guarded import each
 from napari_prosma._shared.layers import LayerScan
 from prosma_core.engine.client import Engine, Message
 from prosma_core.engine.messages import Ready, Request, SegmentRequest
@@ -34,7 +39,8 @@ class Mailbox(QObject):
     def post(self, call: Callable[[], None]) -> None:
         """Run `call` in the GUI thread soon; from any thread."""
         self._waiting.append(call)
-        self._posted.emit()
+        with contextlib.suppress(RuntimeError):  # Qt is gone already: the program ends
+            self._posted.emit()
 
     def _deliver(self) -> None:
         if self._delivering or not self._waiting:
@@ -98,8 +104,7 @@ class Jobs:
     def close(self) -> None:
         """End the engine for good."""
         atexit.unregister(self.close)
-        self._second.close()
-        self._engine.close()
+        each("An engine could not be closed", self._second.close, self._engine.close)
 
     def check_idle(self) -> None:
         """Raise `EngineBusyError` where the engine has a job that is not over yet."""
@@ -197,7 +202,7 @@ class Jobs:
         ----------
         work, done, failed : callable
         lasting : bool
-            Whether a program that ends waits for the work.
+            Whether a program that ends waits for the work, as it must where something is written.
         """
 
         def body() -> None:
@@ -209,7 +214,35 @@ class Jobs:
             else:
                 self._mailbox.post(lambda: done(result))
 
-        threading.Thread(target=body, name="prosma-work", daemon=not lasting).start()
+        thread = threading.Thread(target=body, name="prosma-work", daemon=not lasting)
+        if lasting:
+            _finish_at_the_end()
+            _lasting.add(thread)
+        thread.start()
 
     def _ready(self, ready: Ready) -> None:
         self._mailbox.post(lambda: self.started.emit(ready))
+
+
+_lasting: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+
+
+def finish_lasting() -> None:
+    """Wait for the work that lasts."""
+    for thread in list(_lasting):
+        if thread.ident is not None and thread is not threading.current_thread():
+            thread.join()
+
+
+def at_the_end(call: Callable[[], None]) -> None:
+    """Let something be called when Python ends, while threads and their pools still work; the latest comes first.
+
+    `atexit` comes too late: writing an OME-Zarr needs a pool of threads, and those are shut down before.
+    """
+    with contextlib.suppress(RuntimeError):  # it is ending already
+        getattr(threading, "_register_atexit", atexit.register)(call)
+
+
+@functools.cache
+def _finish_at_the_end() -> None:
+    at_the_end(finish_lasting)

@@ -10,6 +10,7 @@ from napari.layers import Image
 
 from napari_prosma._shared import layers as layer_access
 from napari_prosma._shared.fitting import fits, meant, unsuited
+from napari_prosma._shared.guarded import each
 from napari_prosma._shared.layers import LayerScan, Region
 from napari_prosma._shared.scan_choices import ScanChoices
 from napari_prosma._shared.scan_kind import kind_of
@@ -96,11 +97,14 @@ class ScanController(Generic[C]):
 
     def close(self) -> None:
         """Leave the viewer as it was found. The view may be gone already."""
-        self._watch.close()
-        self.session.models_changed.disconnect(self.show_models)
-        self.session.model_preferred.disconnect(self._take_model)
-        self.session.jobs.started.disconnect(self._show_devices)
-        self.session.widget_closed()
+        each(
+            "A widget could not be closed",
+            self._watch.close,
+            lambda: self.session.models_changed.disconnect(self.show_models),
+            lambda: self.session.model_preferred.disconnect(self._take_model),
+            lambda: self.session.jobs.started.disconnect(self._show_devices),
+            self.session.widget_closed,
+        )
 
     # --- What the person does ---------------------------------------------------------------------------------------
 

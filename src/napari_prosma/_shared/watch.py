@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from napari_prosma._shared.guarded import each
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -55,9 +58,8 @@ class ViewerWatch:
 
     def close(self) -> None:
         """Listen no longer."""
-        self.follow(None)
-        for event, callback in self._wires:
-            event.disconnect(callback)
+        wires = (functools.partial(event.disconnect, callback) for event, callback in self._wires)
+        each("A viewer could not be left", lambda: self.follow(None), *wires)
 
     def _on_change(self, _event: Any) -> None:
         self._changed()

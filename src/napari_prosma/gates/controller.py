@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from napari_prosma._shared.guarded import each
 from napari_prosma._shared.scan_controller import ScanController
 from napari_prosma._shared.session import ModelEntry, Session
 from napari_prosma._shared.steps import Steps
@@ -57,12 +58,13 @@ class GatesController(ScanController[Choices]):
 
     def close(self) -> None:
         """Listen no longer; a job ends, layers stay. The view may be gone already."""
-        if self.run is not None:
-            self.run.abandon()
-        self._leaving.stop()
-        showing, self.showing = self.showing, None
-        if showing is not None:
-            showing.let_go()
+        run, showing, self.showing = self.run, self.showing, None
+        each(
+            "An inspection could not be left",
+            *([run.abandon] if run is not None else []),
+            self._leaving.stop,
+            *([showing.let_go] if showing is not None else []),
+        )
         super().close()
 
     # --- What the person does ---------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from napari_prosma._shared.engine_job import EngineJob, is_last
+from napari_prosma._shared.guarded import guarded
 from napari_prosma._shared.jobs import Jobs
 from napari_prosma._shared.layers import LayerScan
 from napari_prosma.gates.orders import question
@@ -105,7 +106,13 @@ class Questions:
             elif is_last(message):
                 self._job = None
                 if newest:
-                    self._tell(message, arrays, ranking=ranking)
+                    guarded(
+                        message,
+                        lambda message: self._tell(message, arrays, ranking=ranking),
+                        cancel=lambda: None,  # it is over
+                        failed=lambda reason, details: self._heard(Answer(ranking, error=reason, details=details)),
+                        over=lambda: None,
+                    )
                 self._go_on()
 
         self._job = self._jobs.submit(question(self._plan.scan, request, truth), receive)

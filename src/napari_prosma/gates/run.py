@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from napari_prosma._shared.engine_job import is_last
+from napari_prosma._shared.guarded import guarded
 from napari_prosma._shared.jobs import Jobs
 from napari_prosma._shared.progress_panel import ActivityProgress, TimeLeft, clock
 from napari_prosma.gates.found import Found
@@ -16,6 +17,7 @@ from napari_prosma.gates.orders import look
 from napari_prosma.gates.state import Plan
 from prosma_core.engine.client import ArrayReady, Cancelled, Failed, Finished, Message
 from prosma_core.engine.messages import InspectResult
+from prosma_core.errors import ProsmaError
 from prosma_core.events import StageStarted, TileDone, Working
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ class Run:
         self._arrays: dict[str, NDArray[Any]] = {}
         self._lines: list[str] = []
         self._time = TimeLeft()
-        self._cancelling = self._abandoned = False
+        self._cancelling = self._abandoned = self._ended = False
         self._key = uuid.uuid4().hex
         view.show_running(True)
         view.show_run("Cancel", enabled=True, tooltip="Stop looking.")
@@ -74,6 +76,14 @@ class Run:
     # --- Messages of the engine, in the GUI thread ------------------------------------------------------------------
 
     def _receive(self, message: Message) -> None:
+        guarded(message, self._take_in, cancel=self._job.cancel, failed=self._not_shown, over=self._leave)
+
+    def _not_shown(self, reason: str, details: str) -> None:
+        self._take_in(Failed(ProsmaError(f"The gates could not be shown: {reason}. Inspect again."), details))
+
+    def _take_in(self, message: Message) -> None:
+        if self._ended:
+            return
         if is_last(message):
             self._activity.close()
         if self._abandoned:
@@ -94,16 +104,23 @@ class Run:
         elif isinstance(message, Failed):
             self.details = message.details
             self._view.show_error(str(message.error), details=bool(message.details))
-            self._over(None)
+            self._leave()
         elif isinstance(message, Cancelled):
             self._say("Cancelled.")
-            self._over(None)
+            self._leave()
 
     def _finish(self, result: InspectResult) -> None:
         if result.words:
             self._say(result.words)
         self._say(f"Done in {clock(result.seconds)} on {result.device.partition(' (')[0]}.")
         self._over(Found(self.plan, result.inspection, self._arrays, self._key))
+        self._ended = True
+
+    def _leave(self) -> None:
+        """There is nothing to show, or it could not be shown."""
+        if not self._ended:
+            self._ended = True
+            self._over(None)
 
     def _say(self, line: str) -> None:
         self._lines.append(line)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from napari_prosma._shared.guarded import each
 from napari_prosma._shared.jobs import Jobs
 from napari_prosma._shared.steps import Steps
 from napari_prosma.gates.found import Found
@@ -102,12 +103,15 @@ class Showing:
 
     def let_go(self) -> None:
         """Listen no longer; layers stay. The panel, and the viewer's window, may be gone already."""
-        self._steps.stop()
-        self._viewer.dims.events.current_step.disconnect(self._slider_moved)
-        if self._source is not None:
-            self._source.events.data.disconnect(self._renew)
-        self.probe.let_go()
-        self.what_if.questions.stop()
+        source = self._source
+        each(
+            "An inspection could not be left",
+            self._steps.stop,
+            lambda: self._viewer.dims.events.current_step.disconnect(self._slider_moved),
+            *([lambda: source.events.data.disconnect(self._renew)] if source is not None else []),
+            self.probe.let_go,
+            self.what_if.questions.stop,
+        )
 
     def show_level(self, level: int) -> None:
         """Show another level: its maps in the place of those that are shown, its plots, its channels."""

@@ -107,4 +107,5 @@ class GatesWidget(GatesView):
             say(f"Nothing was saved: {error}")
             return
         say(f"Saving {path.name}…")
-        self._session.jobs.run(work, lambda _: say(f"Saved {path}"), lambda e: say(f"Nothing was saved: {e}"))
+        failed = lambda error: say(f"Nothing was saved: {error}")  # noqa: E731
+        self._session.jobs.run(work, lambda _: say(f"Saved {path}"), failed, lasting=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from napari_prosma._shared.guarded import each
 from napari_prosma._shared.scan_controller import ScanController
 from napari_prosma._shared.session import Session
 from napari_prosma.segment.present import SHORTCUT, Presenter
@@ -51,11 +52,14 @@ class SegmentController(ScanController[Choices]):
 
     def close(self) -> None:
         """Leave the viewer as it was found; a running job ends. The view may be gone already."""
-        if self._shortcut in self.viewer.keymap.values():
-            self.viewer.bind_key(SHORTCUT, None)
+        each("A segmentation could not be left", self._leave)
+        super().close()
+
+    def _leave(self) -> None:
         if self.run is not None:
             self.run.abandon()
-        super().close()
+        if self._shortcut in self.viewer.keymap.values():
+            self.viewer.bind_key(SHORTCUT, None)
 
     # --- What the person does ---------------------------------------------------------------------------------------
 

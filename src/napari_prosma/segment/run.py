@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 
 from napari_prosma._shared import layers as layer_access
 from napari_prosma._shared.engine_job import is_last
+from napari_prosma._shared.guarded import guarded
 from napari_prosma._shared.jobs import Jobs
 from napari_prosma._shared.progress_panel import ActivityProgress, TimeLeft, clock
 from napari_prosma._shared.quietly import add_quietly
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
     from napari_prosma.segment.view import SegmentView
-
-_LOG = logging.getLogger(__name__)
 
 LINES = 4
 """Messages of the job that are shown, the latest ones."""
@@ -101,15 +98,10 @@ class Run:
     # --- Messages of the engine, in the GUI thread ------------------------------------------------------------------
 
     def _receive(self, message: Message) -> None:
-        try:
-            self._take_in(message)
-        except Exception as error:  # noqa: BLE001  (said in the panel, and the widget stays usable)
-            _LOG.exception("A message of the engine could not be shown")
-            if self._over_and_done:
-                return
-            self._job.cancel()
-            words = ProsmaError(f"The result could not be shown: {type(error).__name__}: {error}. Run again.")
-            self._take_in(Failed(words, traceback.format_exc()))
+        guarded(message, self._take_in, cancel=self._job.cancel, failed=self._not_shown, over=self._leave)
+
+    def _not_shown(self, reason: str, details: str) -> None:
+        self._take_in(Failed(ProsmaError(f"The result could not be shown: {reason}. Run again."), details))
 
     def _take_in(self, message: Message) -> None:
         if self._over_and_done:
@@ -136,11 +128,11 @@ class Run:
             self._end()
             self.details = message.details
             self._view.show_error(str(message.error), details=bool(message.details))
-            self._leave(finished=False)
+            self._leave()
         elif isinstance(message, Cancelled):
             self._end()
             self._say("Cancelled.")
-            self._leave(finished=False)
+            self._leave()
 
     def _take(self, name: str, array: NDArray[Any]) -> None:
         self._arrays[name] = array
@@ -226,7 +218,9 @@ class Run:
         self._viewer.layers.events.removed.disconnect(self._layer_removed)
         self._activity.close()
 
-    def _leave(self, *, finished: bool) -> None:
+    def _leave(self, *, finished: bool = False) -> None:
+        if self._over_and_done:
+            return
         self._over_and_done = True
         self._over(self, finished)
 

@@ -108,6 +108,7 @@ class SegmentWidget(SegmentView):
             writer(last.labels, target),
             lambda _: self.result.say(f"Saved {target}"),
             self._not_saved,
+            lasting=True,
         )
 
     def _not_saved(self, error: Exception) -> None:

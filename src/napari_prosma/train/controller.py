@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image
 
+from napari_prosma._shared.guarded import each
 from napari_prosma._shared.session import ModelEntry, Session
 from napari_prosma.train.classes import classes_of, edited
 from napari_prosma.train.estimate import Estimate
@@ -65,14 +66,17 @@ class TrainController:
 
     def close(self) -> None:
         """Leave the viewer as it was found; a running training stops and is listed where the widget is opened again."""
-        self.viewer.layers.events.removed.disconnect(self._layer_removed)
-        self.viewer.layers.selection.events.active.disconnect(self._show_preview)
-        self.session.models_changed.disconnect(self.show_starts)
-        self.session.jobs.started.disconnect(self._show_devices)
-        self._estimate.close()
-        self.trainings.close()
-        self._pairs.close()
-        self.session.widget_closed()
+        each(
+            "The Train widget could not be closed",
+            self.trainings.close,  # what is painted comes first
+            lambda: self.viewer.layers.events.removed.disconnect(self._layer_removed),
+            lambda: self.viewer.layers.selection.events.active.disconnect(self._show_preview),
+            lambda: self.session.models_changed.disconnect(self.show_starts),
+            lambda: self.session.jobs.started.disconnect(self._show_devices),
+            self._estimate.close,
+            self._pairs.close,
+            self.session.widget_closed,
+        )
 
     # --- What the person chooses ------------------------------------------------------------------------------------
 

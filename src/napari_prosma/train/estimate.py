@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_prosma._shared.engine_job import EngineJob, is_last
+from napari_prosma._shared.guarded import each, guarded
 from napari_prosma._shared.jobs import Jobs
 from napari_prosma._shared.progress_panel import clock
 from napari_prosma.train.expectation import Expectation
@@ -79,7 +80,7 @@ class Estimate:
             if is_last(message):
                 self._jobs.run(lambda: _remove(scratch, job), lambda _: None, lambda _: None)
             if not self._closed:
-                self._receive(message)
+                guarded(message, self._receive, cancel=job.cancel, failed=self._not_shown, over=self._over)
 
         self._view.show_running(True)
         self._view.show_progress(0, 0, "Starting…")
@@ -93,8 +94,7 @@ class Estimate:
     def close(self) -> None:
         """The widget is gone: cancel, without a word to it."""
         self._closed = True
-        self._expectation.close()
-        self.cancel()
+        each("An estimate could not be left", self.cancel, self._expectation.close)
 
     def plan_is(self, plan: Plan | Problem | None, choices: Choices) -> None:
         """Know what would be trained: times of something else are forgotten, those of the presets are found out."""
@@ -104,7 +104,15 @@ class Estimate:
             self._told()
         self._expectation.want(times_request(valid, choices.rows, len(choices.classes)) if valid else None)
 
+    def _not_shown(self, reason: str, _details: str) -> None:
+        self._job = None
+        self._view.show_running(False)
+        self._view.show_error(f"The time cannot be shown: {reason}", details=False)
+        self._over()
+
     def _receive(self, message: Message) -> None:
+        if self._job is None:  # it could not be shown
+            return
         if isinstance(message, StageStarted | Working):
             self._view.show_progress(0, 0, message.message)
         if not is_last(message):

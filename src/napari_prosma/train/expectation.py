@@ -7,6 +7,7 @@ from collections.abc import Callable
 from qtpy.QtCore import QObject, QTimer
 
 from napari_prosma._shared.engine_job import is_last
+from napari_prosma._shared.guarded import each
 from napari_prosma._shared.jobs import Jobs
 from napari_prosma._shared.progress_panel import clock
 from prosma_core.engine.client import Cancelled, Finished, Message
@@ -63,9 +64,8 @@ class Expectation(QObject):
 
     def close(self) -> None:
         """The widget is gone: nothing is told any more."""
-        self._timer.stop()
         self._request = None
-        self._jobs.end_aside()
+        each("An estimate could not be left", self._jobs.end_aside, self._timer.stop)
 
     def _wait(self) -> None:
         self._timer.start(round(1000 * AFTER))

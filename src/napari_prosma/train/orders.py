@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import get_args
@@ -15,20 +16,28 @@ from prosma_core.config.model import ClassInfo
 from prosma_core.config.run import Preset, RunConfig, load_run_yaml, resolve_run
 from prosma_core.engine.client import Engine
 from prosma_core.engine.messages import PlanRequest, TimesRequest, TrainRequest, spec_message
+from prosma_core.errors import OutputError
 from prosma_core.io.bundle import read_header
 from prosma_core.io.run_folder import RunFolder
+from prosma_core.io.run_lock import run_lock
 from prosma_core.io.stopped_run import RunState
 
 
 def new_order(plan: Plan, pairs: Sequence[Pair], classes: Sequence[ClassInfo]) -> Order:
     """A new training, on the pairs as they are now: layers are written into its run folder."""
-    folder = RunFolder.beside(plan.out)
+    folder, owned = RunFolder.beside(plan.out), threading.Event()
 
     def prepare(_: Engine) -> Preparation:
-        run = yield from _run(plan, pairs, folder.root / "data")
+        with run_lock(folder):  # another napari may have chosen the same name just before
+            data = folder.root / "data"
+            if data.exists():
+                msg = f"{folder.root} belongs to another training already. Choose another name."
+                raise OutputError(msg)
+            owned.set()
+            run = yield from _run(plan, pairs, data)
         return TrainRequest(run=run)
 
-    return Order(plan.out.stem, folder, tuple(classes), prepare)
+    return Order(plan.out.stem, folder, tuple(classes), prepare, owned)
 
 
 def resumed_order(state: RunState, more_epochs: int | None, device: str) -> Order:
@@ -50,7 +59,9 @@ def resumed_order(state: RunState, more_epochs: int | None, device: str) -> Orde
             return TrainRequest(run=resolve_run({**load_run_yaml(folder.run_yaml), **given}, str(folder.run_yaml)))
         return TrainRequest(run=RunConfig.parse(given, "This run"), resume=True, more_epochs=more_epochs)
 
-    return Order(state.name, folder, _classes(folder), prepare)
+    owned = threading.Event()
+    owned.set()
+    return Order(state.name, folder, _classes(folder), prepare, owned)
 
 
 def times_request(plan: Plan, rows: Sequence[PairRow], num_classes: int) -> TimesRequest:

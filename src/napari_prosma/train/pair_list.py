@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QTimer
 
+from napari_prosma._shared.guarded import each
 from napari_prosma._shared.jobs import Jobs
 from napari_prosma.train.pairs import Pair, PairRow, check
 from prosma_core.config.labels import LabelsConfig
@@ -97,10 +98,9 @@ class PairList:
 
     def close(self) -> None:
         """Watch no layer any more."""
-        self._timer.stop()
         self.rows = []
         self._asked.clear()
-        self._watch()
+        each("Pairs could not be left", self._timer.stop, self._watch)
 
     def _keep(self, rows: list[PairRow]) -> None:
         self.rows = rows

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-import traceback
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_prosma._shared.engine_job import Preparation, is_last
+from napari_prosma._shared.guarded import each, guarded
 from napari_prosma._shared.jobs import Jobs
 from napari_prosma._shared.progress_panel import ActivityProgress, clock
 from napari_prosma.train.preview import Preview
@@ -43,12 +44,15 @@ class Order:
         For the colours of curves and preview.
     prepare : callable
         As of `Jobs.submit`.
+    owned : Event
+        Set where the run folder is known to be this run's: a name that was free can be another's a moment later.
     """
 
     name: str
     folder: RunFolder
     classes: tuple[ClassInfo, ...]
     prepare: Callable[[Engine], Preparation]
+    owned: threading.Event
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ class Training:
         self._rows: list[dict[str, Any]] = []
         self._lines: list[str] = []
         self._epochs, self._left = "", ""
-        self._stopping = self._abandoned = self._ended = self.advanced = False
+        self._stopping = self._abandoned = self._ended = self._broken = self.advanced = False
         view.show_training()
         view.show_run("Stop", enabled=True, tooltip="Stop within one step; what was learned so far is kept.")
         view.show_progress(0, 0, "Starting…")
@@ -133,21 +137,32 @@ class Training:
     def abandon(self) -> None:
         """The widget is gone: stop, without a word to it. The run is listed where it is opened again."""
         self._stopping = self._abandoned = True
-        self._preview.end()
-        self.job.cancel()
+        each("A training could not be left", self.job.cancel, self._preview.end)
 
     # --- Messages of the engine, in the GUI thread ------------------------------------------------------------------
 
     def _receive(self, message: Message) -> None:
         if self._ended:
             return
-        try:
-            self._take_in(message)
-        except Exception as error:  # noqa: BLE001  (said in the panel, and the training goes on in its folder)
-            _LOG.exception("A message of the engine could not be shown")
-            self.job.cancel()
-            words = ProsmaError(f"The training could not be shown: {type(error).__name__}: {error}. Resume it below.")
-            self._fail(Failed(words, traceback.format_exc()))
+        last = is_last(message)
+        take_in = self._after_error if self._broken else self._take_in
+        cancel, failed = self.job.cancel, lambda reason, details: self._not_shown(reason, details, last=last)
+        guarded(message, take_in, cancel=cancel, failed=failed, over=self._end)
+
+    def _not_shown(self, reason: str, details: str, *, last: bool) -> None:
+        """Show why a message could not be shown; what was reached is kept as soon as the engine has stopped."""
+        if last and self._broken:
+            self._end()
+            return
+        self._broken, self.details = True, details
+        words = f"The training could not be shown: {reason}. Resume it below."
+        self._view.show_error(words, details=True)
+        if last:
+            self._keep()
+
+    def _after_error(self, message: Message) -> None:
+        if is_last(message):
+            self._keep()
 
     def _take_in(self, message: Message) -> None:
         if self._abandoned:
@@ -205,12 +220,16 @@ class Training:
     def _keep(self) -> None:
         """Make a model of what a training has reached that did not come to its end; one that is there may stay."""
         self._view.unfold_runs()  # where it can go on
+        if not (self.order.owned.is_set() or self.advanced):
+            self._say("There is no model yet.")
+            self._end()
+            return
         if not self.advanced and self.order.folder.model.is_file():
             self._say("No epoch was finished: the model is as it was.")
             self._end()
             return
         self._view.show_progress(0, 0, "Keeping what was learned so far…")
-        self._jobs.run(lambda: keep_stopped(self.order.folder), self._kept, self._not_kept)
+        self._jobs.run(lambda: keep_stopped(self.order.folder), self._kept, self._not_kept, lasting=True)
 
     def _kept(self, kept: KeptModel) -> None:
         if not self._abandoned:
@@ -227,8 +246,7 @@ class Training:
         if self._ended:
             return
         self._ended = True
-        self._preview.end()
-        self._activity.close()
+        each("A training that is over could not be tidied up", self._preview.end, self._activity.close)
         if not self._abandoned:
             self._over(self)
 

@@ -78,7 +78,8 @@ class RunsPanel(Fold):
             self._table.setItem(i, 0, cell(run.name, tooltip=f"{run.name}\n{run.out}\n{run.held_out}".strip()))
             self._table.setItem(i, 1, cell(f"{run.epochs_done}/{run.epochs}", right=True))
             self._table.setItem(i, 2, cell(dice, right=True))
-            self._table.setItem(i, 3, cell("finished" if run.finished else "stopped"))
+            state = "training" if run.in_use else "finished" if run.finished else "stopped"
+            self._table.setItem(i, 3, cell(state, tooltip=run.in_use[:1].upper() + run.in_use[1:]))
         self._table.selectRow(next((i for i, run in enumerate(runs) if run.out == out), 0))
         self._table.blockSignals(False)
         fit_height(self._table, HEIGHT)

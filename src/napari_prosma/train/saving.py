@@ -1,26 +1,34 @@
-"""Annotations are saved into the run folder every few minutes while a training runs: nothing painted is lost."""
+"""Annotations are saved into the run folder each minute while a training runs, and on every way out of the program."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
+import logging
+import os
+import signal
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qtpy.QtCore import QTimer
 
-from napari_prosma._shared.jobs import Jobs
+from napari_prosma._shared.guarded import each
+from napari_prosma._shared.jobs import Jobs, at_the_end, finish_lasting
 from napari_prosma.train.handover import autosave
 from napari_prosma.train.pair_list import REFRESHED
 from napari_prosma.train.pairs import Pair
 from prosma_core.io.run_folder import RunFolder
 
-if TYPE_CHECKING:
-    pass
+_LOG = logging.getLogger(__name__)
 
-EVERY = 120_000
+EVERY = 60_000
 """Milliseconds between two looks at whether anything was painted."""
+PULSE = 500
+"""Milliseconds between two moments at which Python runs, and so sees a signal, while Qt waits for events."""
 PAINTED = ("data", "paint", "labels_update", REFRESHED)
 
 
@@ -66,10 +74,13 @@ class Autosave:
         for layer in self._layers:
             for name in _events(layer):
                 layer.events[name].connect(self._painted)
-        self._timer = QTimer()
-        self._timer.setInterval(EVERY)
+        self._timer, self._pulse = QTimer(), QTimer()
         self._timer.timeout.connect(self.save)
-        self._timer.start()
+        self._pulse.timeout.connect(lambda: None)
+        self._timer.start(EVERY)
+        self._pulse.start(PULSE)
+        _open.add(self)
+        _save_at_the_end()
         self.save()
 
     def save(self) -> None:
@@ -77,6 +88,18 @@ class Autosave:
         if self._layers and self._unsaved:
             self._unsaved = False
             self._jobs.run(self._write, lambda _: None, self._failed, lasting=True)
+
+    def save_now(self) -> None:
+        """Save what was painted since the last time, at once.
+
+        Raises
+        ------
+        OutputError
+            A layer could not be saved.
+        """
+        if self._layers and self._unsaved:
+            self._unsaved = False
+            self._write()
 
     def end(self) -> None:
         """The training is over: save once more."""
@@ -94,11 +117,10 @@ class Autosave:
             pass
 
     def _forget(self) -> None:
-        self._timer.stop()
-        for layer in self._layers:
-            for name in _events(layer):
-                layer.events[name].disconnect(self._painted)
-        self._layers = []
+        layers, self._layers = self._layers, []
+        wires = [layer.events[name] for layer in layers for name in _events(layer)]
+        parts: list[Callable[[], object]] = [functools.partial(wire.disconnect, self._painted) for wire in wires]
+        each("The saving of annotations could not be ended", *parts, self._timer.stop, self._pulse.stop)
 
     def _write(self) -> None:
         with self._one_by_one:  # what is read last is written last
@@ -117,6 +139,43 @@ class Autosave:
 
 def _events(layer: Any) -> list[str]:
     return [name for name in PAINTED if name in layer.events]
+
+
+_open: weakref.WeakSet[Autosave] = weakref.WeakSet()
+"""Those that have something to save, perhaps."""
+_saving: list[bool] = []
+"""Not empty while `save_all` is at work."""
+
+
+def save_all() -> None:
+    """Save now what is painted and not saved; what cannot be saved is logged."""
+    _saving.append(True)
+    finish_lasting()
+    for saving in list(_open):
+        try:
+            saving.save_now()
+        except Exception:  # noqa: BLE001  (the others are to be saved, and the program is to end)
+            _LOG.exception("What is painted could not be saved in %s", saving.folder)
+    _saving.clear()
+
+
+@functools.cache
+def _save_at_the_end() -> None:
+    """Let `save_all` be called however the program ends, by itself or by a signal, apart from a kill."""
+    at_the_end(save_all)
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # whoever has a handler keeps it
+            with contextlib.suppress(ValueError):  # not in the main thread
+                signal.signal(number, _save_and_end)
+
+
+def _save_and_end(number: int, _frame: object) -> None:
+    if _saving:  # it ends already, as soon as everything is saved
+        return
+    save_all()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def _free_folder(root: Path) -> Path:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from napari_prosma._shared.guarded import each
 from napari_prosma._shared.scan_kind import kind_from, kind_of
 from napari_prosma._shared.session import ModelEntry, Session
 from napari_prosma.train.orders import new_order, resumed_order
@@ -82,7 +84,7 @@ class Trainings:
                 self._take(outcome_of(kept))
                 self._changed()
 
-        self._session.jobs.run(lambda: keep_stopped(folder), done, self._say)
+        self._session.jobs.run(lambda: keep_stopped(folder), done, self._say, lasting=True)
 
     def save_as(self, path: Path) -> None:
         """Copy the model of the last training."""
@@ -95,7 +97,10 @@ class Trainings:
                 self._view.show_messages((f"Saved {to}",))
 
         self._session.jobs.run(
-            lambda: save_as(model, path), done, lambda error: self._say(f"The model was not saved: {error}")
+            lambda: save_as(model, path),
+            done,
+            lambda error: self._say(f"The model was not saved: {error}"),
+            lasting=True,
         )
 
     def show_runs(self) -> None:
@@ -109,11 +114,9 @@ class Trainings:
     def close(self) -> None:
         """Stop what runs; it is listed where the widget is opened again."""
         self._closed = True
-        if self.run is not None:
-            self.run.abandon()
-        self._preview.release()
-        if self._autosave is not None:
-            self._autosave.end()
+        saved = self._autosave.end if self._autosave is not None else lambda: None
+        stopped = self.run.abandon if self.run is not None else lambda: None
+        each("A training could not be left", saved, stopped, self._preview.release)
 
     def _begin(self, order: Order, *, fresh: bool) -> None:
         if self._beginning:  # a click while napari makes its progress bar, which lets the event loop run
@@ -177,14 +180,19 @@ class Trainings:
         return all(pair in there for pair in pairs)
 
     def _discard(self, run: Training) -> None:
-        """Remove the folder of a training that ended before it began: copies of layers that are all there."""
+        """Remove what a training has written that ended before it began: copies of layers that are all there."""
         autosave, self._autosave = self._autosave, None
+        root = run.order.folder.root
 
         def remove() -> None:
             run.job.wait_prepared()
             if autosave is not None:
                 autosave.wait()
-            shutil.rmtree(run.order.folder.root, ignore_errors=True)
+                shutil.rmtree(autosave.folder, ignore_errors=True)
+            if run.order.owned.is_set():
+                shutil.rmtree(root, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                root.rmdir()  # where it is empty: another training may have the name by now
 
         if autosave is not None:
             autosave.drop()

@@ -89,7 +89,14 @@ class FakeJobs:
         self.jobs.append(FakeJob(inside["request"], listener))
         return self.jobs[-1]
 
-    def run(self, work: Callable[[], Any], done: Callable[[Any], None], failed: Callable[[Exception], None]) -> None:
+    def run(
+        self,
+        work: Callable[[], Any],
+        done: Callable[[Any], None],
+        failed: Callable[[Exception], None],
+        *,
+        lasting: bool = False,
+    ) -> None:
         try:
             result = work()
         except Exception as error:  # noqa: BLE001  (as the real one)

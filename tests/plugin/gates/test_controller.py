@@ -273,3 +273,47 @@ def test_made_up_maps_are_what_the_layers_show(looked: Widget) -> None:
     np.testing.assert_array_equal(looked.maps["level 0 removed"].data, arrays["level0/removed"])
     assert isinstance(looked.maps["level 0 kept"], Labels)
     assert isinstance(looked.maps["level 0 dilation 4"], Image)
+
+
+def broken(*_: object, **__: object) -> None:
+    msg = "the view is broken"
+    raise RuntimeError(msg)
+
+
+@pytest.mark.parametrize("at", ["progress", "result", "result, and its error"])
+def test_a_message_that_cannot_be_shown_ends_the_inspection_and_frees_the_button(
+    widget: Widget, scan_data: np.ndarray, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widget.viewer.add_image(scan_data, name="mri")
+    widget.choose("phantom-3d")
+    usual = widget.text("run")
+    job = widget.start()
+    monkeypatch.setattr(widget.view, "show_progress", broken)
+    monkeypatch.setattr(widget.view.result.levels, "show_levels", broken)
+    if at.endswith("error"):
+        monkeypatch.setattr(widget.view, "show_error", broken)
+    if at == "progress":
+        job.say(TileDone(1, 2))
+        assert job.cancelled
+        job.end_cancelled()
+    else:
+        job.answer(*made_up(widget.controller.run.plan))
+    assert (widget.controller.run, widget.text("run"), widget.can_run) == (None, usual, True)
+    if not at.endswith("error"):
+        assert "could not be shown: RuntimeError: the view is broken" in widget.text("error")
+    monkeypatch.undo()
+    widget.inspect()
+
+
+def test_an_answer_that_cannot_be_shown_is_said_and_the_next_question_is_asked(
+    looked: Widget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    what_if = looked.controller.showing.what_if
+    what_if.change(0, state="open")
+    monkeypatch.setattr(looked.view.result.what_if, "show_changes", broken)
+    looked.jobs.jobs[-1].reply(SHAPE)
+    assert "the view is broken" in looked.text("whatif_said")
+    monkeypatch.undo()
+    asked = len(looked.jobs.jobs)
+    what_if.change(1, state="open")
+    assert len(looked.jobs.jobs) == asked + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ from prosma_core.config.training import FINE_TUNING_RATE
 from prosma_core.data.geometry import array_spec
 from prosma_core.engine.client import ArrayReady, Cancelled, Failed, Finished
 from prosma_core.engine.messages import PlanRequest, PlanResult, Ready, TrainRequest, TrainResult
-from prosma_core.errors import DeviceError
+from prosma_core.errors import DeviceError, ProsmaError
 from prosma_core.events import EpochDone, LevelStats, PreviewDone, StageStarted, StepDone
 from prosma_core.io.bundle import load_bundle, save_bundle
 from prosma_core.io.images import read_image, write_image, write_labels
 from prosma_core.io.models import find_model
 from prosma_core.io.run_folder import RunFolder
+from prosma_core.io.run_lock import run_lock
 
 
 def epoch(number: int = 1, *, seconds: float = 10.0, dice: float = 0.5) -> EpochDone:
@@ -693,3 +695,58 @@ def test_closing_leaves_the_viewer_alone(widget: Any, annotated: Any, running: b
         assert job.cancelled
         job.say(Cancelled())
     widget.session.widget_opened()  # for the fixture, which closes again
+
+
+@pytest.mark.parametrize("at", ["progress", "result", "result, and its error"])
+def test_a_message_that_cannot_be_shown_ends_the_training_once_and_frees_the_button(
+    widget: Any, annotated: Any, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        msg = "the view is broken"
+        raise RuntimeError(msg)
+
+    annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    usual = widget.text("run")
+    job = widget.start()
+    begun(widget)
+    model = write_model(widget, "liver model")
+    kept = []
+    monkeypatch.setattr("napari_prosma.train.run.keep_stopped", lambda folder: kept.append(folder) or broken())
+    for name in ("show_progress", "show_messages", *(["show_error"] if at.endswith("error") else [])):
+        monkeypatch.setattr(widget.view, name, broken)
+    if at == "progress":
+        job.say(StepDone(1, 1, 4, 0.5))
+        assert job.cancelled
+        assert widget.controller.trainings.run is not None  # the engine is at work still: nothing can be kept yet
+        assert kept == []
+        monkeypatch.undo()
+        job.say(Cancelled())
+    else:
+        job.say(result(model))
+    assert (widget.controller.trainings.run, widget.text("run"), widget.can_run) == (None, usual, True)
+    if not at.endswith("error"):
+        assert "could not be shown: RuntimeError: the view is broken" in widget.text("error")
+
+
+@pytest.mark.parametrize("theirs", ["data", "lock"])
+def test_a_run_folder_that_another_napari_took_a_moment_before_is_left_to_it(
+    widget: Any, annotated: Any, theirs: str
+) -> None:
+    annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    job = widget.start()
+    folder = RunFolder.beside(widget.models / "liver model.safetensors")
+    with contextlib.ExitStack() as stack:
+        if theirs == "lock":
+            stack.enter_context(run_lock(folder))
+        (folder.root / "data").mkdir(parents=True)
+        (folder.root / "data" / "of another").touch()
+        with pytest.raises(ProsmaError, match=r"nother training") as error:
+            job.request()
+        job.say(Failed(error.value, ""))
+        assert str(error.value) in widget.text("error")
+        assert widget.can_run
+        assert (folder.root / "data" / "of another").exists()
+        assert not (folder.root / "annotations").exists()
+        assert not folder.model.exists()

@@ -1,0 +1,126 @@
+"""What is painted while a training runs is saved on every way out; closing one part of a widget holds up no other."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from napari_prosma._shared.guarded import each
+from napari_prosma.train.saving import save_all
+from prosma_core.engine.client import Cancelled
+from prosma_core.io.images import read_image
+
+LEAVING = """
+import os, signal, sys, time
+from pathlib import Path
+import numpy as np
+from napari.components import ViewerModel
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QApplication
+from napari_prosma._shared.session import Session
+from napari_prosma.train import TrainWidget
+
+app, viewer, folder = QApplication([]), ViewerModel(), Path(sys.argv[1])
+session = Session(folder)
+widget = TrainWidget(viewer, session)
+widget.show()
+image = viewer.add_image(np.random.default_rng(1).normal(size=(6, 24, 24)).astype(np.float32), name="scan")
+labels = viewer.add_labels(np.pad(np.ones((2, 8, 8), np.uint8), ((2, 2), (8, 8), (8, 8))), name="painted")
+viewer.layers.selection = {image, labels}
+widget.controller.pairs.add_active()
+
+def until(so):
+    while not so():
+        app.processEvents()
+        time.sleep(0.01)
+
+until(lambda: widget.controller._choices.rows and not widget.controller._pairs.reading)
+widget.controller.start_or_stop()
+until(lambda: list(folder.glob("models/*.prosma/annotations/*")))
+labels.paint((1, 2, 2), 7)
+if sys.argv[2] == "signal":
+    QTimer.singleShot(0, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    app.exec()
+"""
+
+
+@pytest.mark.parametrize("way", ["end of the script", "signal"])
+def test_what_is_painted_is_saved_however_the_program_ends(way: str, tmp_path: Path, display: None) -> None:
+    if way == "signal" and os.name == "nt":
+        pytest.skip("signals of POSIX")
+    command = [sys.executable, "-c", LEAVING, str(tmp_path), way]
+    made = subprocess.run(command, check=False, capture_output=True, encoding="utf-8", timeout=240)
+    assert made.returncode == (-signal.SIGTERM if way == "signal" else 0)
+    assert "Traceback" not in made.stderr, made.stderr
+    (file,) = tmp_path.glob("models/*.prosma/annotations/*")
+    saved = np.asarray(read_image(file).data)
+    assert saved[1, 2, 2] == 7
+    assert saved[2, 8, 8] == 1
+
+
+def test_a_part_that_cannot_be_closed_holds_up_no_other(
+    widget: Any, annotated: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where Qt has deleted a timer before Python closes the widget."""
+    _, labels = annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    job = widget.start()
+    labels.paint((1, 1, 1), 7)
+    folder = widget.controller.trainings._autosave.folder
+
+    def deleted(*_: object) -> None:
+        msg = "wrapped C/C++ object of type QTimer has been deleted"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(widget.controller._estimate._expectation._timer, "stop", deleted)
+    monkeypatch.setattr(widget.controller.trainings._autosave._timer, "stop", deleted)
+    monkeypatch.setattr(widget.controller._pairs._timer, "stop", deleted)
+    monkeypatch.setattr(widget.controller.trainings._preview, "end", deleted)
+    widget.controller.close()
+    assert job.cancelled
+    assert not widget.jobs.alive
+    (file,) = folder.iterdir()
+    assert np.asarray(read_image(file).data)[1, 1, 1] == 7
+    labels.paint((2, 2, 2), 7)
+    assert not widget.controller.trainings._autosave._unsaved  # nobody listens any more
+    job.say(Cancelled())
+    monkeypatch.undo()
+    widget.session.widget_opened()  # for the fixture, which closes again
+
+
+def test_only_what_was_painted_since_is_saved_at_the_end(
+    widget: Any, annotated: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, labels = annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    widget.start()
+    written: list[Any] = []
+    monkeypatch.setattr("napari_prosma.train.saving.autosave", lambda pairs, _: written.append(pairs))
+    save_all()
+    assert written == []
+    labels.paint((1, 1, 1), 7)
+    save_all()
+    save_all()
+    assert len(written) == 1
+
+
+def test_each_does_every_part_and_says_which_failed(caplog: pytest.LogCaptureFixture) -> None:
+    done: list[str] = []
+    gone = RuntimeError("Internal C++ object (QTimer) already deleted.")
+
+    def fail(error: Exception) -> None:
+        raise error
+
+    assert not each(
+        "It could not be closed", lambda: fail(ValueError("odd")), lambda: fail(gone), lambda: done.append("last")
+    )
+    assert done == ["last"]
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == ["It could not be closed"]
+    assert each("Nothing", lambda: None)
