@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from prosma_core.engine import guardian
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -23,6 +25,7 @@ _SHARE_OF_MEMORY = 0.9
 def main() -> None:
     """Answer the viewer at the other end of this process's input and output, until it is gone or asks no more."""
     requests, replies = _private_pipes()
+    guardian.start(sys.argv[1:])  # while there is one thread
     import faulthandler
     import queue
     import signal
