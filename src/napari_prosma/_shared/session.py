@@ -113,7 +113,7 @@ class Session:
         self.models_folder = (folder or user_data_path("napari-prosma")) / "models"
         if logging.lastResort is not None:  # what shows warnings where nobody set up logging
             logging.lastResort.addFilter(show_visibly)
-        self._settings = _read_settings(self._file)
+        self._settings, self._unsaved = _read_settings(self._file), False
         self.jobs = jobs or Jobs()
         self._widgets = 0
 
@@ -176,7 +176,7 @@ class Session:
 
     def remember(self, key: str, value: Any) -> None:
         """Keep a setting for the next time."""
-        if self._settings.get(key) == value:
+        if self._settings.get(key) == value and not self._unsaved:
             return
         self._settings[key] = value
         try:
@@ -184,6 +184,9 @@ class Session:
             write_bytes_atomic(self._file, json.dumps(self._settings, indent=1).encode())
         except (OSError, ProsmaError) as error:
             _LOG.warning("Settings could not be saved: %s", error)
+            self._unsaved = True
+        else:
+            self._unsaved = False
 
 
 @cache
