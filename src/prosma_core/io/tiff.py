@@ -88,10 +88,10 @@ def _open(path: Path, axes: str | None, *, check_only: bool, labels: bool) -> Sc
         found = _ome(path, pages, axes)
         if found is not None:
             ome, planes = found
-            declared = _check_ome(planes)
-            if not (check_only or labels):
-                check_unpacked(path, sum(file.stat().st_size for file in planes.files), declared)
-            return None if check_only else _read_ome(path, ome, planes, axes, labels=labels)
+            if check_only:
+                _check_ome(planes)
+                return None
+            return _read_ome(path, ome, planes, axes, labels=labels)
         check_shaped(path, pages.description)
         with _tiff_file(path) as tiff:
             series = _first_series(tiff, pages)
@@ -142,13 +142,10 @@ def _ome(path: Path, pages: Pages, axes: str | None) -> tuple[Ome, Planes] | Non
         return None
 
 
-def _check_ome(planes: Planes) -> int:
-    """Check every plane; return their bytes."""
-    declared = 0
+def _check_ome(planes: Planes) -> None:
     for file, entries in planes.files.items():
         with _tiff_file(file) as tiff:
-            declared += check_frames(file, _frames(tiff, [page for _, page in entries]))
-    return declared
+            check_frames(file, _frames(tiff, [page for _, page in entries]))
 
 
 def _frames(tiff: TiffFile, numbers: list[int]) -> list[Any]:
@@ -172,6 +169,9 @@ def _read_ome(path: Path, ome: Ome, planes: Planes, axes: str | None, *, labels:
     for file, entries in planes.files.items():
         with _tiff_file(file) as tiff:
             frames = _frames(tiff, [page for _, page in entries])
+            nbytes = check_frames(file, frames)
+            if not labels:
+                check_unpacked(file, file.stat().st_size, nbytes)
             if file == path or data is None:
                 page = frames[0]
             part = _stack(tiff, frames)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -106,28 +107,22 @@ class _Walk:
         if len(block) < count * width + pointer:
             raise damaged(self.path, "it ends inside the list of tags of a page")
         layout, text = dict[int, int](), b""
-        for start in range(0, count * width, width):
-            entry = block[start : start + width]
-            code, kind = self._number(entry[:2]), self._number(entry[2:4])
-            values = self._number(entry[4 : width - pointer])
+        entries = ("<" if self.order == "little" else ">") + ("HHQ8s" if self.big else "HHI4s")
+        for code, kind, values, inline in struct.iter_unpack(entries, block[: count * width]):
             length = values * _SIZES.get(kind, 1)
-            inline = entry[width - pointer :]
             place = -1 if length <= pointer else self._number(inline)
             if place + length > self.size:
                 continue  # values that cannot be in the file: unused tags of some programs have them
-            self._count_values(length)
+            self._values += length
             if code in _LAYOUT and code not in layout:
                 layout[code] = self._whole(inline if place < 0 else place, kind, values)
             elif code == _DESCRIPTION and described:
                 text = (inline[:length] if place < 0 else self._read(place, length)).rstrip(b"\0 ")
             elif code == _SUBIFDS:
                 self._count_subpages(values)
-        return tuple(layout.get(code, 0) for code in _LAYOUT), text, self._number(block[count * width :])
-
-    def _count_values(self, length: int) -> None:
-        self._values += length
         if self._values > 2 * self.size + _SLACK:
             raise damaged(self.path, f"its tags declare more than {2 * self.size} bytes, twice what it holds")
+        return tuple(layout.get(code, 0) for code in _LAYOUT), text, self._number(block[count * width :])
 
     def _whole(self, where: bytes | int, kind: int, values: int) -> int:
         """A whole number; for several, one that stands for them."""

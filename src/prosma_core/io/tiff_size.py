@@ -64,7 +64,7 @@ def voxel_size(
     if ("X" in sizes) != ("Y" in sizes):
         known = "x" if "X" in sizes else "y"
         _LOG.warning("%s gives the size of a pixel along %s only; the same is assumed along the other.", path, known)
-    if "z" in names and "Z" not in sizes:
+    if "z" in names and "Z" not in sizes and unit != "pixel":
         _LOG.warning("%s gives no distance of planes; %g %s is assumed, as in x.", path, common, unit)
     filed = [letter if letter in "XY" else "Z" for letter in letters]
     return [sizes.get(letter) or common for letter in filed], unit
