@@ -141,3 +141,61 @@ def test_labels_that_a_model_made_are_no_independent_labels(segmenter, tmp_path,
     report = drain(evaluate_cases(segmenter, folder, None, InferenceConfig(), 1.0), events)
     assert report["derived_labels"] == ["case_0"]
     assert "No independent labels: those of 1 of 4 cases are a model's result" in "".join(sentences(events))
+
+
+def test_evaluation_goes_on_past_pairs_that_cannot_be_measured(segmenter, tmp_path, make_data) -> None:
+    data = make_data(tmp_path / "data")
+    (data / "images" / "case_1.png").write_bytes(b"no picture")
+    write_labels(data / "labels" / "case_2.png", np.ones((8, 8), np.uint8), array_spec((8, 8), "yx"), overwrite=True)
+    events: list = []
+    report = drain(evaluate_cases(segmenter, data, None, InferenceConfig(), 1.0), events)
+    assert list(report["cases"]) == ["case_0", "case_3"]
+    assert report["summary"]["cases"] == 2
+    assert list(report["failed"]) == ["case_1", "case_2"]
+    assert "different grids" in report["failed"]["case_2"]
+    assert any(words.startswith("case_1 is left out: ") for words in sentences(events))
+    for name in ("case_0", "case_3"):
+        (data / "images" / f"{name}.png").write_bytes(b"no picture")
+    with pytest.raises(DatasetError, match="None of 4 cases of data could be measured, for example case_0"):
+        drain(evaluate_cases(segmenter, data, None, InferenceConfig(), 1.0))
+
+
+def test_the_command_writes_what_it_measured_and_its_exit_code_says_that_it_is_not_all(
+    prosma, make_model, tmp_path, make_data
+) -> None:
+    data, report = make_data(tmp_path / "data", count=2), tmp_path / "r.json"
+    arguments = (
+        "evaluate",
+        "--model",
+        make_model(tmp_path / "m.safetensors", dims=2),
+        "--data",
+        data,
+        "--json",
+        report,
+    )
+    assert prosma(*arguments)[0] == 0
+    (data / "images" / "case_1.png").write_bytes(b"no picture")
+    code, _, said = prosma(*arguments)
+    assert code == 3
+    assert "1 cases could not be measured" in said.replace("\n", " ")
+    assert list(json.loads(report.read_text())["cases"]) == ["case_0"]
+    assert list(json.loads(report.read_text())["failed"]) == ["case_1"]
+
+
+def test_time_points_without_labels_are_not_measured(segmenter, tmp_path, rng) -> None:
+    spec = array_spec((3, 24, 32), "tyx", (1.0, 1.0), "um")
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    write_image(tmp_path / "images" / "movie.tif", rng.normal(size=spec.shape).astype(np.float32), spec)
+    labels = np.zeros(spec.shape, np.uint8)
+    labels[1, 4:9, 4:9] = 1
+    write_labels(tmp_path / "labels" / "movie.tif", labels, spec)
+    assert list(drain(evaluate_cases(segmenter, tmp_path, None, InferenceConfig(), 1.0))["cases"]) == ["movie frame 1"]
+
+
+def test_a_class_that_is_in_no_case_has_no_dice(segmenter, tmp_path, make_data) -> None:
+    data = make_data(tmp_path / "data", lesion=0)
+    summary = drain(evaluate_cases(segmenter, data, None, InferenceConfig(), 1.0))["summary"]
+    (found,) = summary["classes"].values()
+    assert found["dice"] is found["surface_dice"] is summary["mean"]["dice"] is None
+    assert found["absent"] == 4

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.data.geometry import ImageSpec, Scan, array_spec
 from prosma_core.data.pair_check import check_pair, overlap
-from prosma_core.errors import ConfigError, DatasetError
+from prosma_core.errors import ConfigError, DatasetError, GeometryError
+from prosma_core.io.dataset_folder import Case, read_case
+from prosma_core.io.images import write_image
 from prosma_core.io.pairs import open_cases
+from prosma_core.training.split import choose_cases
 
 
 def patient(shape=(8, 9, 10), corner=(0.0, 0.0, 0.0), size: float = 1.0) -> ImageSpec:
@@ -87,3 +91,29 @@ def test_nothing_given_and_a_missing_file_are_refused(tmp_path: Path, make_data)
     root = make_data(tmp_path / "d")
     with pytest.raises(DatasetError, match=r"no\.png of the pair .* does not exist"):
         open_cases(None, [(root / "images" / "case_0.png", root / "no.png")])
+
+
+def test_pairs_that_are_validated_on_are_not_trained_on(make_data, tmp_path: Path) -> None:
+    root = make_data(tmp_path / "data")
+    pairs = [(root / "images" / f"case_{i}.png", root / "labels" / f"case_{i}.png") for i in range(4)]
+    found = open_cases(None, pairs, (1, 3))
+    assert found.splits == {"train": ("case_0", "case_2"), "val": ("case_1", "case_3")}
+    split = choose_cases(found, 0)
+    assert (split.train, split.val, split.kind) == (("case_0", "case_2"), ("case_1", "case_3"), "cases")
+    beside = open_cases(root, pairs[:2], (0,))
+    assert beside.splits["train"] == (*(f"case_{i}" for i in range(4)), "case_1-2")
+    assert beside.splits["val"] == ("case_0-2",)
+    with pytest.raises(ConfigError, match="Pair 4 is to be validated on, but there are 4 pairs"):
+        open_cases(None, pairs, (4,))
+
+
+def test_labels_without_geometry_are_named_as_such_and_take_the_images_place_where_it_is_said(tmp_path: Path) -> None:
+    spec = array_spec((5, 6, 7), "zyx", (2.0, 1.0, 1.0), "mm")
+    write_image(tmp_path / "i.nii", np.zeros(spec.shape, np.uint8), spec)
+    nib.Nifti1Image(np.ones(spec.shape[::-1], np.uint8), np.eye(4)).to_filename(tmp_path / "l.nii")
+    case = Case("i", (tmp_path / "i.nii",), tmp_path / "l.nii")
+    with pytest.raises(GeometryError, match=r"no geometry of its own.*--labels-on-image"):
+        read_case(case)
+    image, labels = read_case(case, on_image=True)
+    assert np.array_equal(labels.spec.affine, image.spec.affine)
+    assert labels.data.all()

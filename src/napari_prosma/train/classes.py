@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from napari_prosma._shared.session import ModelEntry
 from napari_prosma.train.pairs import PairRow
+from napari_prosma.train.sources import unnamed
 from prosma_core.config.model import ClassInfo
 from prosma_core.training.classes import COLORS
 
@@ -17,7 +18,7 @@ def classes_of(rows: Sequence[PairRow], start: ModelEntry | None) -> tuple[Class
     255 is one class of value 1. Classes of the start model that do not occur stay where the labels name them, too, as
     those of a corrected result do. Labels that hold no classes, such as numbered objects, give none.
     """
-    rows = [row for row in rows if "one_class" not in row.fixes]
+    rows = [row for row in rows if not {"one_class", "threshold"} & set(row.fixes)]
     values = {value for row in rows for value in row.values}
     known = {info.value: info for row in reversed(rows) for info in row.classes}
     named = known | {v: c for row in reversed(rows) for c in row.classes if not unnamed(c) for v in (c.value,)}
@@ -44,11 +45,6 @@ def edited(classes: Sequence[ClassInfo], edits: Mapping[int, tuple[str, str]]) -
         info.replace(name=edits[info.value][0], color=edits[info.value][1]) if info.value in edits else info
         for info in classes
     )
-
-
-def unnamed(info: ClassInfo | None) -> bool:
-    """Whether a class has no name of its own."""
-    return info is None or info.name == f"class {info.value}"
 
 
 def _background(*infos: ClassInfo | None) -> ClassInfo:

@@ -98,10 +98,15 @@ class TrainController:
         self._pairs.read_as(labels)
 
     def _fix(self, number: int, fix: str) -> None:
+        labels = self._choices.labels
         if fix == "one_class":
-            self.choose_labels(self._choices.labels.replace(one_class=True))
+            self.choose_labels(labels.replace(one_class=True))
+        elif fix in {"threshold", "classes"}:
+            self.choose_labels(labels.replace(grey=fix))
+        elif fix == "channels":
+            self.pairs.as_channels(number)
         else:
-            self.pairs.resample(number)
+            self.pairs.resample(number, voxel_by_voxel=fix == "place")
 
     def choose_class(self, value: int, name: str, color: str) -> None:
         """Name and colour of a class."""

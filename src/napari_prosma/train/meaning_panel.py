@@ -35,6 +35,11 @@ ZERO = {
         "Slices with any paint are complete: 0 is background there. All other slices do not count.",
     ),
 }
+GREY = {
+    "refuse": ("Ask", "Grey values in a mask are named in its row, with what can be done."),
+    "threshold": ("Threshold at half", "Above half of the largest value is one class."),
+    "classes": ("Each value is a class", "Grey values are classes like others."),
+}
 AXES = {None: "automatic", "z": "z", "y": "y", "x": "x"}
 NONE = "none"
 ALL_EDITS, NO_EDITS = QAbstractItemView.EditTrigger.AllEditTriggers, QAbstractItemView.EditTrigger.NoEditTriggers
@@ -65,6 +70,13 @@ class MeaningPanel(QWidget):
         self._ignore = _value_box("Value of voxels that take no part in training and measures.")
         self._background = _value_box("The painted value that means background, needed where 0 does not.")
         self._background_row = row("Background", self._background)
+        self._grey = combo(
+            "What to do with masks that have grey edges (JPEG, resized), and with images given as labels."
+        )
+        for value, (text, tooltip) in GREY.items():
+            self._grey.addItem(text, value)
+            self._grey.setItemData(self._grey.count() - 1, tooltip, Qt.ItemDataRole.ToolTipRole)
+        self._grey_row = row("Grey masks", self._grey)
         self._one_class = QCheckBox("All labels are one class")
         self._one_class.setToolTip("For labels that number objects, such as cells: all above 0 become class 1.")
         self._table = table(("Value", "Name"), stretched=1)
@@ -77,14 +89,20 @@ class MeaningPanel(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         for part in (row("0 means", self._zero), self._zero_facts, self._axis_row, self._background_row):
             layout.addWidget(part)
-        for part in (row("Ignore value", self._ignore), self._one_class, self.problems["labels"], self._table):
+        for part in (
+            row("Ignore value", self._ignore),
+            self._grey_row,
+            self._one_class,
+            self.problems["labels"],
+            self._table,
+        ):
             layout.addWidget(part)
         layout.addWidget(self.problems["classes"])
         self.show_labels(self._labels)
         self.show_classes(())
 
     def _connect_and_name(self) -> None:
-        for name, box in (("zero", self._zero), ("slice_axis", self._axis)):
+        for name, box in (("zero", self._zero), ("slice_axis", self._axis), ("grey", self._grey)):
             box.setObjectName(name)
             box.activated.connect(self._edited)
         for name, spin in (("ignore", self._ignore), ("background_value", self._background)):
@@ -103,6 +121,8 @@ class MeaningPanel(QWidget):
         self._axis.setCurrentIndex(list(AXES).index(labels.slice_axis))
         self._axis_row.setVisible(labels.zero == "annotated_slices")
         self._background_row.setVisible(labels.sparse or labels.background is not None)
+        self._grey.setCurrentIndex(list(GREY).index(labels.grey))
+        self._grey_row.setVisible(labels.grey != "refuse")
         self._one_class.setChecked(labels.one_class)
         for spin, value in ((self._ignore, labels.ignore), (self._background, labels.background)):
             spin.blockSignals(True)
@@ -125,7 +145,7 @@ class MeaningPanel(QWidget):
 
     def lock(self, locked: bool) -> None:
         """Let nothing be changed, while all of it can be read."""
-        for box in (self._zero, self._axis, self._ignore, self._background, self._one_class):
+        for box in (self._zero, self._axis, self._ignore, self._background, self._grey, self._one_class):
             box.setEnabled(not locked)
         self._table.setEditTriggers(NO_EDITS if locked else ALL_EDITS)
 
@@ -135,10 +155,11 @@ class MeaningPanel(QWidget):
             "slice_axis": self._axis.currentData(),
             "ignore": self._ignore.value() or None,
             "background": self._background.value() or None,
+            "grey": self._grey.currentData(),
             "one_class": self._one_class.isChecked(),
         }
         try:
-            labels = LabelsConfig.parse(values, "The meaning of the labels")
+            labels = LabelsConfig.parse({**self._labels.model_dump(), **values}, "The meaning of the labels")
         except ConfigError:
             same = self._ignore.value()
             self.show_labels(self._labels)

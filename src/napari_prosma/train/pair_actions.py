@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_prosma._shared.jobs import Jobs
+from napari_prosma._shared.layers import guess_axes
 from napari_prosma.train.pair_list import PairList
 from napari_prosma.train.pairs import Pair, active_pair, pairs_from_files, pairs_from_folder
 from napari_prosma.train.resample import resampled
@@ -49,20 +51,27 @@ class PairActions:
         """Add all pairs of a data folder."""
         self._add(lambda: pairs_from_folder(folder))
 
-    def resample(self, number: int) -> None:
+    def resample(self, number: int, *, voxel_by_voxel: bool = False) -> None:
         """Put a pair's labels onto the grid of its image, as a new layer."""
         pair = self._pairs.pairs[number]
 
         def done(layer: Any) -> None:
             if pair in self._pairs.pairs:  # else taken out meanwhile, or the widget is gone
                 self._viewer.add_layer(layer)
-                self._pairs.replace(pair, Pair(pair.image, layer_source(layer)))
+                self._pairs.replace(pair, replace(pair, labels=layer_source(layer)))
 
         def failed(error: Exception) -> None:
             if pair in self._pairs.pairs:
                 self._say(error)
 
-        self._jobs.run(lambda: resampled(pair), done, failed)
+        self._jobs.run(lambda: resampled(pair, voxel_by_voxel=voxel_by_voxel), done, failed)
+
+    def as_channels(self, number: int) -> None:
+        """Take the time points of a pair's image layer for channels of one scan."""
+        pair = self._pairs.pairs[number]
+        layer = pair.image.layer
+        axes = guess_axes(layer).replace("t", "c")
+        self._pairs.replace(pair, replace(pair, image=layer_source(layer, axes)))
 
     def _add(self, find: Callable[[], Sequence[Pair]]) -> None:
         try:

@@ -12,7 +12,7 @@ from napari.layers import Image, Labels
 
 from napari_prosma._shared.layers import is_result, lies_on, read, read_on
 from napari_prosma.train.pair_words import Fix, count, facts, problem_and_fixes
-from napari_prosma.train.sources import Source, classes_known, layer_source, provenance_of, read_pair
+from napari_prosma.train.sources import Source, classes_known, layer_source, provenance_of, read_pair, unnamed, voxels
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import ImageSpec, Scan
@@ -27,10 +27,21 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """An image and its labels."""
+    """An image and its labels.
+
+    Attributes
+    ----------
+    image, labels : Source
+    part : {"", "train", "val"}
+        What the splits of its data folder use it for.
+    splits : str
+        Name of the file that says so.
+    """
 
     image: Source
     labels: Source
+    part: str = ""
+    splits: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,7 +57,7 @@ class PairRow:
         Classes, annotated slices and share of the voxels, in words; empty where the pair cannot be read.
     problem : str
         What is wrong, and what to do; empty where the pair can be used.
-    fixes : tuple of {"resample", "one_class"}
+    fixes : tuple of str
         What would help against the problem.
     values : dict of int to int
         Voxels of each class value that occurs, apart from the background.
@@ -149,7 +160,10 @@ def pairs_from_folder(folder: Path) -> tuple[Pair, ...]:
     names = sorted(found.class_names.items())
     classes = tuple(ClassInfo(value=v, name=n, color=COLORS[i % len(COLORS)]) for i, (v, n) in enumerate(names))
     cases = [case for name, case in found.cases.items() if name in wanted]
-    return tuple(_file_pair(case.images, case.label, classes) for case in cases)
+    part = {name: key for key in ("train", "val") for name in found.splits.get(key, ())}
+    where = f"{found.splits_file} of {found.root.name}" if found.splits else ""
+    pairs = (_file_pair(case.images, case.label, classes) for case in cases)
+    return tuple(replace(p, part=part.get(c.name, ""), splits=where) for p, c in zip(pairs, cases, strict=True))
 
 
 def check(pair: Pair, config: LabelsConfig) -> PairRow:
@@ -169,12 +183,13 @@ def _check(row: PairRow, config: LabelsConfig) -> PairRow:
     # Two layers are drawn in one world, so that their places can be compared whether or not it is a patient's.
     drawn = row.pair.image.layer is not None and row.pair.labels.layer is not None
     a, b = (replace(image, world="ras"), replace(labels.spec, world="ras")) if drawn else (image, labels.spec)
-    found = check_pair(a, Scan(labels.data, b), config)
+    named = [info.value for info in classes_known(row.pair.labels, ()) if not unnamed(info)]
+    found = check_pair(a, Scan(labels.data, b), config, named=named, voxels=lambda: voxels(row.pair.image))
     problem, fixes = problem_and_fixes(found, a, b)
     known = round(found.annotated * labels.data.size)
     return replace(
         row,
-        facts=facts(found, labels, image, config),
+        facts=", ".join(filter(None, (facts(found, labels, image, config), _part_words(row.pair)))),
         problem=problem,
         fixes=fixes,
         values=found.values,
@@ -185,6 +200,32 @@ def _check(row: PairRow, config: LabelsConfig) -> PairRow:
         classes=classes_known(row.pair.labels, tuple(found.values)),
         provenance=provenance_of(row.pair.labels),
     )
+
+
+def _part_words(pair: Pair) -> str:
+    """What the splits of a pair's folder use it for."""
+    return {"train": "for training", "val": "for validation"}.get(pair.part, "")
+
+
+def splits_of(pairs: Sequence[Pair]) -> tuple[tuple[int, ...], str]:
+    """Numbers of the pairs that are validated on, as the splits of their data folder say, and a sentence about it.
+
+    Returns
+    -------
+    validation : tuple of int
+        Empty where there are no splits, or not both a pair to train and one to validate on.
+    words : str
+        Empty without splits.
+    """
+    names = sorted({pair.splits for pair in pairs if pair.splits})
+    if not names:
+        return (), ""
+    where = ", ".join(names)
+    held = tuple(i for i, pair in enumerate(pairs) if pair.part == "val")
+    if held and len(held) < len(pairs):
+        return held, f"Validation: {len(held)} of {len(pairs)} pairs, as {where} says."
+    lacking = "training" if held else "validation"
+    return (), f"The splits in {where} are not used: no {lacking} pair of them is in the list."
 
 
 def _image_of(labels: Labels, viewer: Any) -> Image:

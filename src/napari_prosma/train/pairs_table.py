@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 
 FIXES = {
     "resample": ("Resample", "Put the labels onto the scan's grid, as a new layer; this one stays as it is."),
+    "place": (
+        "Use image grid",
+        "Copy the labels voxel by voxel onto the image's grid, as a new layer; this one stays as it is.",
+    ),
+    "channels": ("As channels", "Take the time points of the image for channels of one scan."),
+    "threshold": ("Threshold", "Above half of the largest value is one class, in all masks with grey values."),
+    "classes": ("Keep values", "Each value of masks with grey values is a class of its own."),
     "one_class": ("One class", "Take all labels above 0 as one class, such as numbered cells."),
 }
 HEIGHT = 260

@@ -16,7 +16,7 @@ from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.errors import GeometryError
 
 
-def resampled(pair: Pair) -> Labels:
+def resampled(pair: Pair, *, voxel_by_voxel: bool = False) -> Labels:
     """The labels of a pair on the grid of its image, as a new layer; the person's own stays as it is.
 
     To be run in a thread.
@@ -25,6 +25,8 @@ def resampled(pair: Pair) -> Labels:
     ----------
     pair : Pair
         Of layers or files.
+    voxel_by_voxel : bool
+        Take each voxel of the labels for the image's of the same index, wherever the labels lie.
 
     Returns
     -------
@@ -34,7 +36,7 @@ def resampled(pair: Pair) -> Labels:
     Raises
     ------
     GeometryError
-        They have another number of axes or time points.
+        They have another number of axes or time points, or another shape where it has to be the same.
     ProsmaError
         One of the two cannot be read.
     """
@@ -48,7 +50,13 @@ def resampled(pair: Pair) -> Labels:
             f"{labels.spec.shape} do not go with {image.spec.axes} and {image.spec.shape}."
         )
         raise GeometryError(msg)
-    values = _nearest(labels, image.spec)
+    if voxel_by_voxel and labels.spec.spatial_shape != image.spec.spatial_shape:
+        msg = (
+            f"{pair.labels.name} has the shape {labels.spec.spatial_shape}, {pair.image.name} "
+            f"{image.spec.spatial_shape}: its voxels are not those of the image. Resample it."
+        )
+        raise GeometryError(msg)
+    values = labels.data if voxel_by_voxel else _nearest(labels, image.spec)
     known = classes_known(pair.labels, tuple(int(v) for v in np.unique(values) if v))
     classes = known if known and known[0].value == 0 else (_BACKGROUND, *known)
     name = f"{pair.labels.name} on {pair.image.name}"

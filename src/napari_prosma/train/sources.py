@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from napari.layers import Layer
+from numpy.typing import NDArray
 
 from napari_prosma._reader import image_layer_data
 from napari_prosma._shared.layers import METADATA, LayerScan, class_numbers, known_classes, lies_on, read, read_on
@@ -17,7 +18,9 @@ from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.intensities import COLOUR
 from prosma_core.engine.decoder import DECODER
 from prosma_core.errors import GeometryError
-from prosma_core.io.dataset_folder import Case
+from prosma_core.io.dataset_folder import Case, file_classes
+from prosma_core.io.names import image_suffix
+from prosma_core.training.classes import COLORS
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +68,8 @@ def layer_source(layer: Any, axes: str | None = None) -> Source:
 def read_pair(image: Source, labels: Source) -> tuple[ImageSpec, Scan]:
     """Geometry of an image, and its labels, to be compared and trained on; voxels of an image layer are not read.
 
-    Several frames with one label map are channels.
+    Several frames of a file with one label map are channels, as on the command line; a layer with an axis of time
+    keeps it unless a person named its axes otherwise.
 
     Raises
     ------
@@ -75,7 +79,7 @@ def read_pair(image: Source, labels: Source) -> tuple[ImageSpec, Scan]:
     if image.layer is None and labels.layer is None:
         return _read_files(image, labels)
     spec, found = _read_each(image, labels)
-    if found.spec.num_frames == 1:
+    if found.spec.num_frames == 1 and image.layer is None:
         spec = time_as_channels(Scan(found.data, spec), spec.num_frames).spec  # voxels of the image are not looked at
     return spec, found
 
@@ -123,7 +127,28 @@ def classes_known(source: Source, values: tuple[int, ...]) -> tuple[ClassInfo, .
         return known_classes(source.layer, values)
     if source.classes or source.path is None:
         return source.classes
+    if image_suffix(source.path).lower() == ".seg.nrrd":
+        found = sorted(file_classes(DECODER.read_labels(source.path).spec).items())
+        return tuple(
+            ClassInfo(value=v, name=n, color=COLORS[1 + i % (len(COLORS) - 1)]) for i, (v, n) in enumerate(found)
+        )
     return noted_classes(DECODER.read_notes(source.path))
+
+
+def unnamed(info: ClassInfo | None) -> bool:
+    """Whether a class has no name of its own."""
+    return info is None or info.name == f"class {info.value}"
+
+
+def voxels(image: Source) -> NDArray[Any]:
+    """Values of an image, in canonical axis order.
+
+    Raises
+    ------
+    ProsmaError
+        As in `read_pair`.
+    """
+    return image_scan(image).load() if image.layer is not None else read_channels(image.paths).data
 
 
 def provenance_of(source: Source) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from napari_prosma._shared.session import ModelEntry
-from napari_prosma.train.pairs import PairRow
+from napari_prosma.train.pairs import PairRow, splits_of
 from napari_prosma.train.runs import free_name, taken_names
 from napari_prosma.train.state_notes import notes
 from prosma_core.config.labels import LabelsConfig
@@ -184,6 +184,8 @@ def _values(choices: Choices, out: Path) -> dict[str, Any]:
     }
     if choices.size and asks_for_size(choices):
         values["voxel_size"] = parse_voxel_size(choices.size).model_dump(mode="json")
+    validation, _ = splits_of([row.pair for row in choices.rows])
+    values |= {"validation": validation} if validation else {}
     if choices.start is not None:
         return values | {"init": choices.start.argument}
     return values | ({"preprocess": {"dims": dims}} if dims else {})

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from napari_prosma._shared.session import ModelEntry
-from napari_prosma.train.classes import unnamed
-from napari_prosma.train.pairs import PairRow
+from napari_prosma.train.pairs import PairRow, splits_of
+from napari_prosma.train.sources import unnamed
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.model import ClassInfo
 from prosma_core.config.run import RunConfig
@@ -38,7 +38,9 @@ def notes(
         As resolved, without its pairs.
     """
     said = [*_annotation(rows, labels, classes), *_start(rows, classes, start), *_network(rows, start, run)]
-    if len(rows) < FEW_CASES:
+    held, words = splits_of([row.pair for row in rows])
+    said += [words] if words else []
+    if len(rows) < FEW_CASES and not held:
         slices = {str(i): row.slices for i, row in enumerate(rows)}
         said.append(hold_out_slices(slices, run.training.seed).words())
     return tuple(said)
@@ -52,6 +54,10 @@ def _annotation(rows: Sequence[PairRow], labels: LabelsConfig, classes: Sequence
                 f"{row.labels}: {len(row.slices)} of {total} slices hold labels, the others count as background. If "
                 "they are not annotated, choose “Only annotated slices”."
             )
+    empty = [row.labels for row in rows if not row.values]
+    if empty and labels.zero == "background":
+        names = ", ".join(empty[:5]) + (", …" if len(empty) > 5 else "")
+        yield f"No object in {len(empty)} of {len(rows)} label maps ({names}): all of these scans counts as background."
     if labels.zero == "unlabelled" and not any(row.background for row in rows):
         names = ", ".join(info.name for info in classes[1:])
         yield (
@@ -66,6 +72,8 @@ def _annotation(rows: Sequence[PairRow], labels: LabelsConfig, classes: Sequence
 
 def _looks_unfinished(row: PairRow) -> bool:
     """Whether slices between the labelled ones, or all but one, hold no label."""
+    if not row.slices:
+        return False
     first, last = row.slices[0], row.slices[-1]
     return (len(row.slices) == 1 or last - first + 1 >= 2 * len(row.slices)) and row.spec.size(row.axis) > 1
 

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prosma_core.cli.label_options import AnnotatedSlices, Background, Ignore, OneClass, Sparse, label_meaning
+from prosma_core.cli.label_options import (
+    AnnotatedSlices,
+    Background,
+    GreyLabels,
+    Ignore,
+    LabelsOnImage,
+    OneClass,
+    Sparse,
+    label_meaning,
+)
 from prosma_core.cli.options import (
     Data,
     Device,
@@ -25,6 +34,9 @@ from prosma_core.cli.options import (
 from prosma_core.cli.terminal import cell, say, stderr_console
 from prosma_core.events import CaseDone, Event, StageStarted, Working
 from prosma_core.printable import visible
+
+PARTIAL_EXIT = 3
+"""Exit code where some cases were measured and others could not be."""
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -48,13 +60,18 @@ def evaluate(
     ignore: Ignore = None,
     background: Background = None,
     one_class: OneClass = False,
+    grey_labels: GreyLabels = None,
+    labels_on_image: LabelsOnImage = False,
     spacing: Spacing = None,
     unit: Unit = None,
     tolerance: Annotated[
         float, typer.Option("--tolerance", help="Tolerance of surface Dice, in the scan's unit.", min=0)
     ] = 1.0,
 ) -> None:
-    """Measure a model on annotated scans: Dice, IoU, HD95 and surface Dice per case and class."""
+    """Measure a model on annotated scans: Dice, IoU, HD95 and surface Dice per case and class.
+
+    Exit code 0: all cases were measured; 3: some could not be, and are named; 2: none.
+    """
     from prosma_core.config.inference import InferenceConfig
     from prosma_core.config.labels import LabelsConfig
     from prosma_core.inference.evaluate import evaluate_cases
@@ -66,7 +83,13 @@ def evaluate(
 
     log_to_stderr()
     values = label_meaning(
-        sparse=sparse, annotated_slices=annotated_slices, ignore=ignore, background=background, one_class=one_class
+        sparse=sparse,
+        annotated_slices=annotated_slices,
+        ignore=ignore,
+        background=background,
+        one_class=one_class,
+        grey=grey_labels,
+        on_image=labels_on_image,
     )
     size = voxel_size(spacing, unit)
     meaning = LabelsConfig.parse(values, "The command line")
@@ -84,6 +107,10 @@ def evaluate(
     if json_file:
         write_bytes_atomic(json_file, json.dumps(report, indent=1).encode())
     _print_table(report)
+    if report["failed"]:
+        failed = ", ".join(list(report["failed"])[:5])
+        typer.echo(f"{len(report['failed'])} cases could not be measured and have no part above: {failed}.", err=True)
+        raise typer.Exit(PARTIAL_EXIT)
 
 
 def _show(status: Status, event: Event) -> None:
@@ -111,11 +138,13 @@ def _print_table(report: dict[str, Any]) -> None:
         table.add_row("mean", cell(name), *(_number(m[k]) for k in ("dice", "iou", "hd95", "surface_dice")))
     Console(width=110).print(table)
     for name, m in summary["classes"].items():
+        if not m["present"]:
+            typer.echo(f"{name} is in no case: it has no Dice.")
         if m["absent"]:
             say(
                 f"{name}: Dice of cases that have it {_number(m['dice_present'])}; "
                 f"{m['absent_predicted_empty']} of "
-                f"{m['absent']} cases without it answered with nothing."
+                f"{m['absent']} cases without it have no false positive."
             )
 
 

@@ -66,12 +66,41 @@ Background = Annotated[
     int | None, typer.Option("--background", help="Painted label value that means background.", min=1)
 ]
 OneClass = Annotated[
-    bool, typer.Option("--one-class", help="Take all labels above 0 as one class, such as numbered cells.")
+    bool,
+    typer.Option(
+        "--one-class",
+        help="Take all labels above 0 as one class, such as numbered cells; masks with grey edges above half.",
+    ),
+]
+
+
+GreyLabels = Annotated[
+    str | None,
+    typer.Option(
+        "--grey-labels",
+        metavar="threshold|classes",
+        help="Masks with grey edges (JPEG, resized): above half is one class, or each value is a class.",
+    ),
+]
+
+
+LabelsOnImage = Annotated[
+    bool,
+    typer.Option(
+        "--labels-on-image", help="Label files lie on the image's voxels where shapes are equal, whatever they say."
+    ),
 ]
 
 
 def label_meaning(
-    *, sparse: bool, annotated_slices: bool, ignore: int | None, background: int | None, one_class: bool
+    *,
+    sparse: bool,
+    annotated_slices: bool,
+    ignore: int | None,
+    background: int | None,
+    one_class: bool,
+    grey: str | None = None,
+    on_image: bool = False,
 ) -> dict[str, Any]:
     """Values of `LabelsConfig` that were given on the command line.
 
@@ -83,8 +112,9 @@ def label_meaning(
     if sparse and annotated_slices:
         msg = "--sparse and --annotated-slices give 0 different meanings on annotated slices. Give one of them."
         raise ConfigError(msg)
-    values: dict[str, Any] = {"ignore": ignore, "background": background}
+    values: dict[str, Any] = {"ignore": ignore, "background": background, "grey": grey}
     values = {key: value for key, value in values.items() if value is not None}
     if sparse or annotated_slices:
         values["zero"] = "unlabelled" if sparse else "annotated_slices"
+    values |= {"geometry": "image"} if on_image else {}
     return values | ({"one_class": True} if one_class else {})

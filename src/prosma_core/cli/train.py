@@ -10,7 +10,9 @@ import typer
 from prosma_core.cli.label_options import (
     AnnotatedSlices,
     Background,
+    GreyLabels,
     Ignore,
+    LabelsOnImage,
     OneClass,
     Pairs,
     Sparse,
@@ -43,6 +45,8 @@ def train(
     ignore: Ignore = None,
     background: Background = None,
     one_class: OneClass = False,
+    grey_labels: GreyLabels = None,
+    labels_on_image: LabelsOnImage = False,
     spacing: Spacing = None,
     unit: Unit = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run beside --out stopped.")] = False,
@@ -74,7 +78,13 @@ def train(
     size = voxel_size(spacing, unit)
     given |= {"voxel_size": size.model_dump(mode="json")} if size else {}
     labels = label_meaning(
-        sparse=sparse, annotated_slices=annotated_slices, ignore=ignore, background=background, one_class=one_class
+        sparse=sparse,
+        annotated_slices=annotated_slices,
+        ignore=ignore,
+        background=background,
+        one_class=one_class,
+        grey=grey_labels,
+        on_image=labels_on_image,
     )
     given |= {"labels": labels} if labels else {}
     values = load_run_yaml(config) if config else {}
@@ -99,9 +109,9 @@ def train(
     progress = _Progress()
     with progress.bar:
         result = drain(run_training(run, resume=resume), progress.show)
-    say(f"Mean validation Dice {result.validation.mean:.4f}")
-    for name, dice in result.validation.dice.items():
-        say(f"  {name}: {dice:.4f}")
+    say(f"Mean validation Dice {_dice(result.validation.mean)}")
+    for info in result.header.classes[1:]:
+        say(f"  {info.name}: {_dice(result.validation.dice.get(info.name))}")
     if result.held_out:
         say(result.held_out)
     if result.before is not None:
@@ -143,6 +153,11 @@ class _Progress:
             self.console.print(epoch_line(event))
         elif isinstance(event, CheckpointSaved):
             self.bar.update(self.task, note=f"saved{self.left}")
+
+
+def _dice(value: float | None) -> str:
+    """A Dice, or a dash for a class that no validation case holds."""
+    return "–" if value is None else f"{value:.4f}"
 
 
 def epoch_line(event: EpochDone) -> str:

@@ -25,6 +25,13 @@ class LabelsConfig(Config):
     one_class: bool = False
     """Take all other labels above 0 as one class (of value 1), such as numbered cells."""
 
+    grey: Literal["refuse", "threshold", "classes"] = "refuse"
+    """Labels with grey edges (JPEG, resized masks) and images given as labels: refuse them; threshold them at half of
+    their largest value, as one class of value 1; or take each value as a class."""
+
+    geometry: Literal["own", "image"] = "own"
+    """Where label files lie: as they say themselves; or on the voxels of the image wherever the shapes are equal."""
+
     @property
     def sparse(self) -> bool:
         """Whether unpainted voxels may be unknown."""

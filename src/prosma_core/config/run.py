@@ -65,6 +65,8 @@ class RunConfig(Config):
     """Folder with images/ and labels/, or an nnU-Net raw data set."""
     pairs: tuple[tuple[Path, Path], ...] = ()
     """Scans and their labels, beside the folder or instead of it."""
+    validation: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Numbers of the pairs, from 0, that are validated on and not trained on; where there are none, some are drawn."""
     out: Path
     """Model file to write; its run folder lies beside it."""
     preset: Preset = "balanced"

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.data.frames import slice_axis
 from prosma_core.data.geometry import ImageSpec, Scan
+from prosma_core.data.grey_labels import threshold_of, value_counts
 from prosma_core.errors import GeometryError
 
 ONE_CLASS = 1
@@ -38,6 +39,10 @@ class Annotation:
         Slices along it that hold a class, apart from the background.
     marked : tuple of int
         Slices along it that hold anything painted, apart from what is to be ignored.
+    threshold : int or None
+        Value above which voxels are the one class, of a mask with grey edges; None for class numbers.
+    frames : (int, int) or None
+        Of a time series: time points that are annotated, and how many there are.
     """
 
     values: NDArray[Any]
@@ -47,6 +52,8 @@ class Annotation:
     axis: int | None
     slices: tuple[int, ...]
     marked: tuple[int, ...]
+    threshold: int | None = None
+    frames: tuple[int, int] | None = None
 
     @property
     def axis_name(self) -> str:
@@ -57,6 +64,11 @@ class Annotation:
     def known(self) -> int:
         """Number of annotated voxels."""
         return self.values.size - (0 if self.ignored is None else int(self.ignored.sum()))
+
+    def class_slices(self) -> dict[int, tuple[int, ...]]:
+        """Slices that hold each class, by its value, apart from the background."""
+        found = value_counts(self.values).keys() - {0}
+        return {value: _occupied(self.values == value, self.spec, self.axis) for value in sorted(found)}
 
     def without(self, slices: Collection[int]) -> Annotation:
         """The same with some slices ignored."""
@@ -79,10 +91,13 @@ class Annotation:
 def read_annotation(labels: Scan, config: LabelsConfig) -> Annotation:
     """Labels of a case as a `LabelsConfig` says.
 
+    Of a time series, time points that hold nothing painted are not annotated where another one does.
+
     Parameters
     ----------
     labels : Scan, integer, without channels
     config : LabelsConfig
+        Masks with grey edges become one class where it says so; it does not refuse any (see `grey_problem`).
 
     Raises
     ------
@@ -91,9 +106,12 @@ def read_annotation(labels: Scan, config: LabelsConfig) -> Annotation:
     """
     data = np.asarray(labels.data)
     unwanted = data == config.ignore if config.ignore is not None else None
+    threshold = threshold_of(data, config)
+    if threshold is not None:
+        data = (data > threshold).astype(np.uint8)
     marked = data != 0 if unwanted is None else (data != 0) & ~unwanted
     values = data if unwanted is None else np.where(unwanted, 0, data).astype(data.dtype)
-    if config.background:
+    if config.background and threshold is None:
         values = np.where(values == config.background, 0, values).astype(data.dtype)
     if config.one_class:
         values = (values > 0).astype(np.uint8) * np.uint8(ONE_CLASS)
@@ -102,8 +120,29 @@ def read_annotation(labels: Scan, config: LabelsConfig) -> Annotation:
     if config.sparse:
         known = marked if config.zero == "unlabelled" else _same_slice(marked, labels.spec, axis)
         ignored = ~known if unwanted is None else ~known | unwanted
+    painted = _painted_frames(marked, labels.spec)
+    if painted is not None and not config.sparse and painted.any() and not painted.all():
+        empty = np.broadcast_to(~painted.reshape(-1, *(1,) * labels.spec.spatial_ndim), data.shape)
+        ignored = empty.copy() if ignored is None else ignored | empty
     slices = _occupied(values > 0, labels.spec, axis)
-    return Annotation(values, ignored, config.sparse, labels.spec, axis, slices, _occupied(marked, labels.spec, axis))
+    return Annotation(
+        values,
+        ignored,
+        config.sparse,
+        labels.spec,
+        axis,
+        slices,
+        _occupied(marked, labels.spec, axis),
+        threshold,
+        None if painted is None else (int(painted.sum()), painted.size),
+    )
+
+
+def _painted_frames(marked: NDArray[np.bool_], spec: ImageSpec) -> NDArray[np.bool_] | None:
+    """Which time points hold anything painted; None without an axis of time."""
+    if "t" not in spec.axes:
+        return None
+    return np.array([bool(frame.any()) for frame in marked])
 
 
 def _annotated_axis(marked: NDArray[np.bool_], spec: ImageSpec, config: LabelsConfig) -> int | None:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.data.annotation import read_annotation
 from prosma_core.data.geometry import ImageSpec, Scan
+from prosma_core.data.grey_labels import Grey, grey_problem
 
+GREY_HELP = (
+    "Give --grey-labels threshold (above half of the largest value is one class), or --grey-labels classes (each value "
+    "is a class)."
+)
+"""What to do about grey labels on the command line."""
 MAX_CLASSES = 256
 """Most classes of a training set, the background included."""
 
@@ -30,6 +39,12 @@ class PairCheck:
         Slices along it that hold anything painted.
     problem : str
         What is wrong, and what to do; empty where the pair can be used.
+    grey : str or None
+        "edges", "picture" or "image" where the labels are no class numbers (see `grey_kind`).
+    threshold : int or None
+        Value above which voxels are the one class, of a mask with grey edges.
+    frames : (int, int) or None
+        Of a time series: time points that are annotated, and how many there are.
     """
 
     values: dict[int, int]
@@ -37,10 +52,22 @@ class PairCheck:
     axis: str
     slices: tuple[int, ...]
     problem: str
+    grey: Grey | None = None
+    threshold: int | None = None
+    frames: tuple[int, int] | None = None
 
 
-def check_pair(image: ImageSpec, labels: Scan, config: LabelsConfig) -> PairCheck:
+def check_pair(
+    image: ImageSpec,
+    labels: Scan,
+    config: LabelsConfig,
+    *,
+    named: Collection[int] = (),
+    voxels: Callable[[], NDArray[Any]] | None = None,
+) -> PairCheck:
     """Check one pair; nothing is raised for what is wrong with it.
+
+    Labels without any object are no problem where unlabelled means background: such a scan is a negative.
 
     Parameters
     ----------
@@ -49,6 +76,10 @@ def check_pair(image: ImageSpec, labels: Scan, config: LabelsConfig) -> PairChec
     labels : Scan, integer, without channels
     config : LabelsConfig
         What the values mean.
+    named : collection of int
+        Values that the labels come with names for.
+    voxels : callable, optional
+        Gives the values of the scan.
     """
     problem = grid_problem(image, labels.spec, "The scan", "the labels")
     if config.slice_axis is not None and config.slice_axis not in labels.spec.spatial_axes:
@@ -57,17 +88,21 @@ def check_pair(image: ImageSpec, labels: Scan, config: LabelsConfig) -> PairChec
     found = read_annotation(labels, config)
     numbers, counts = np.unique(found.values[found.values > 0], return_counts=True)
     values = {int(v): int(n) for v, n in zip(numbers, counts, strict=True)}
-    if not problem and not values:
+    grey, words = grey_problem(np.asarray(labels.data), config, named, voxels)
+    if not problem and words:
+        problem = words if grey == "image" else f"{words} {GREY_HELP}"
+    if not problem and not values and config.sparse:
         problem = "No class is painted: paint at least one object, or leave this pair out."
-    if not problem and len(values) >= MAX_CLASSES:
+    if not problem and not grey and len(values) >= MAX_CLASSES:
         problem = many_values(len(values))
-    return PairCheck(values, found.known / found.values.size, found.axis_name, found.marked, problem)
+    known = found.known / found.values.size
+    return PairCheck(values, known, found.axis_name, found.marked, problem, grey, found.threshold, found.frames)
 
 
 def many_values(count: int) -> str:
     """What to do about labels that number objects."""
     return (
-        f"The labels hold {count} values, more than {MAX_CLASSES}: they number objects, not classes. "
+        f"The labels hold {count} values, more than {MAX_CLASSES}: they number objects, not classes, or are an image. "
         "Give --one-class (labels: {one_class: true}) to take all objects as one class."
     )
 
@@ -100,13 +135,26 @@ def grid_problem(a: ImageSpec, b: ImageSpec, name_a: str, name_b: str) -> str:
     )
 
 
+def without_transform(spec: ImageSpec) -> bool:
+    """Whether a scan lies as an array without geometry does: voxels of size 1, the first at the origin."""
+    return bool(np.allclose(spec.affine, np.eye(spec.spatial_ndim + 1), atol=1e-6))
+
+
 def _overlap_words(a: ImageSpec, b: ImageSpec) -> str:
+    if a.spatial_shape == b.spatial_shape and without_transform(b):
+        return (
+            "The second has no geometry of its own, and the shape of the first: give --labels-on-image where its "
+            "voxels are those of the first."
+        )
     share = overlap(a, b)
     if share is None:
         return "Resample one onto the other."
     if share == 0:
         return "They lie in different places and belong to different scans. Choose the labels of this scan."
-    return f"{100 * share:.0f} % of the second lies within the first: resample it onto the first's grid."
+    words = f"{100 * share:.0f} % of the second lies within the first: resample it onto the first's grid"
+    if a.spatial_shape == b.spatial_shape:
+        return f"{words}, or give --labels-on-image where its voxels are those of the first."
+    return f"{words}."
 
 
 def overlap(a: ImageSpec, b: ImageSpec) -> float | None:

@@ -71,9 +71,9 @@ class TrainResult(Config):
     model: str
     """Model file."""
     dice: dict[str, float]
-    """Validation Dice of each class but the background, by name."""
-    mean_dice: float
-    """Their mean."""
+    """Validation Dice of each class but the background, by name; of those that are in a validation case."""
+    mean_dice: float | None
+    """Their mean; None where there are none."""
     before: dict[str, float] | None = None
     """Of fine-tuning: Dice of the start model on the same cases, of the classes that both have."""
     words: str = ""

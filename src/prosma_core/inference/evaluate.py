@@ -17,14 +17,16 @@ from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.voxel_size import VoxelSize
 from prosma_core.data.annotation import read_annotation
 from prosma_core.data.geometry import Scan
+from prosma_core.data.grey_labels import grey_problem
 from prosma_core.data.labels import class_indices
+from prosma_core.data.pair_check import GREY_HELP
 from prosma_core.data.voxel_size import with_voxel_size
-from prosma_core.errors import DatasetError, ProsmaError
+from prosma_core.errors import DatasetError, DeviceError, LabelError, ProsmaError
 from prosma_core.events import CaseDone, Event, StageStarted, Working
-from prosma_core.inference.measure import measure_case, summarise
+from prosma_core.inference.measure import ClassMeasures, measure_case, summarise
 from prosma_core.inference.results import Segmentation
 from prosma_core.inference.segment import Segmenter
-from prosma_core.io.dataset_folder import DatasetFolder, open_dataset, read_case
+from prosma_core.io.dataset_folder import Case, DatasetFolder, open_dataset, read_case
 from prosma_core.io.dataset_json import read_splits
 from prosma_core.io.notes import NO_INDEPENDENT_LABELS, made_by_model, read_notes
 
@@ -38,7 +40,7 @@ def evaluate_cases(
     meaning: LabelsConfig | None = None,
     voxel_size: VoxelSize | None = None,
 ) -> Generator[Event, None, dict[str, Any]]:
-    """Measures of all cases of a split.
+    """Measures of all cases of a split; those that cannot be measured are left out, and named with the reason.
 
     Parameters
     ----------
@@ -61,12 +63,12 @@ def evaluate_cases(
     -------
     dict
         "model", "sha256", "split", "tolerance", "derived_labels" (cases whose labels are a model's result), "cases"
-        (per case and class) and "summary"; plain values for JSON.
+        (per case and class), "failed" (reason by case) and "summary"; plain values for JSON.
 
     Raises
     ------
     ProsmaError
-        The folder, the split or a case cannot be used.
+        The folder or the split cannot be used, or none of its cases.
     """
     folder = open_dataset(data)
     split = split or ("val" if folder.splits.get("val") else None)
@@ -87,32 +89,32 @@ def evaluate_cases(
             f"{NO_INDEPENDENT_LABELS}: those of {len(derived)} of {cases_text} are a model's result, corrected or not. "
             "The figures measure agreement with that result."
         )
-    classes = {index: c.name for index, c in enumerate(header.classes) if index}
-    cases = {}
+    meaning = meaning or LabelsConfig()
+    cases: dict[str, dict[str, ClassMeasures]] = {}
+    failed: dict[str, str] = {}
     said: set[str] = set()
     for name in names:
         began = time.monotonic()
         yield Working(f"Reading {name}")
-        image, labels = read_case(folder.cases[name])
-        image = Scan(image.data, with_voxel_size(image.spec, voxel_size))
-        known = read_annotation(labels, meaning or LabelsConfig())
-        if not known.known:
+        try:
+            found = yield from _evaluate_case(
+                segmenter, folder.cases[name], config, tolerance, meaning, voxel_size, said
+            )
+        except DeviceError:
+            raise  # memory is gone, or the device: the next case would fail as well
+        except ProsmaError as error:
+            failed[name] = str(error)
+            yield StageStarted(f"{name} is left out: {error}")
+            continue
+        if not found:
             yield StageStarted(f"{name} holds no annotation and is left out.")
             continue
-        reference = class_indices(known.values, header.classes, name)
-        try:
-            result = yield from _say_once(segmenter.segment(image, config), name, said)
-        except ProsmaError as error:
-            raise type(error)(f"{name}: {error}") from error
-        prediction = class_indices(result.labels.data, header.classes, name)
-        if known.ignored is not None:
-            prediction = np.where(known.ignored, 0, prediction)
-        if prediction.ndim == image.spec.spatial_ndim:
-            cases[name] = measure_case(prediction, reference, image.spec.spacing, classes, tolerance)
-        else:
-            for t, (p, r) in enumerate(zip(prediction, reference, strict=True)):
-                cases[f"{name} frame {t}"] = measure_case(p, r, image.spec.spacing, classes, tolerance)
+        cases |= found
         yield CaseDone(name, "", time.monotonic() - began)
+    if failed and not cases:
+        name, reason = next(iter(failed.items()))
+        msg = f"None of {cases_text} of {folder.root.name} could be measured, for example {name}: {reason}"
+        raise DatasetError(msg)
     return {
         "model": header.name,
         "sha256": header.sha256,
@@ -122,8 +124,52 @@ def evaluate_cases(
         "tolerance": tolerance,
         "derived_labels": derived,
         "cases": {name: {k: asdict(m) for k, m in measures.items()} for name, measures in cases.items()},
+        "failed": failed,
         "summary": summarise(cases),
     }
+
+
+def _evaluate_case(
+    segmenter: Segmenter,
+    case: Case,
+    config: InferenceConfig,
+    tolerance: float,
+    meaning: LabelsConfig,
+    voxel_size: VoxelSize | None,
+    said: set[str],
+) -> Generator[Event, None, dict[str, dict[str, ClassMeasures]]]:
+    """Measures of one case, or of each of its time points that is annotated; empty where none is.
+
+    Raises
+    ------
+    ProsmaError
+        The case cannot be read, segmented or measured.
+    """
+    header = segmenter.header
+    image, labels = read_case(case, on_image=meaning.geometry == "image")
+    image = Scan(image.data, with_voxel_size(image.spec, voxel_size))
+    values = {c.value for c in header.classes}
+    kind, words = grey_problem(np.asarray(labels.data), meaning, values, lambda: image.data)
+    if kind is not None:
+        msg = words if kind == "image" else f"{words} {GREY_HELP}"
+        raise LabelError(msg)
+    known = read_annotation(labels, meaning)
+    if not known.known:
+        return {}
+    reference = class_indices(known.values, header.classes, case.name)
+    result = yield from _say_once(segmenter.segment(image, config), case.name, said)
+    prediction = class_indices(result.labels.data, header.classes, case.name)
+    if known.ignored is not None:
+        prediction = np.where(known.ignored, 0, prediction)
+    classes = {index: c.name for index, c in enumerate(header.classes) if index}
+    spacing = image.spec.spacing
+    if prediction.ndim == image.spec.spatial_ndim:
+        return {case.name: measure_case(prediction, reference, spacing, classes, tolerance)}
+    measures = {}
+    for t, (p, r) in enumerate(zip(prediction, reference, strict=True)):
+        if known.ignored is None or not known.ignored[t].all():
+            measures[f"{case.name} frame {t}"] = measure_case(p, r, spacing, classes, tolerance)
+    return measures
 
 
 def _say_once(

@@ -101,7 +101,7 @@ def summarise(cases: Mapping[str, Mapping[str, ClassMeasures]]) -> dict[str, Any
         ``"cases"``: number of cases. ``"classes"``: for each class name
 
         - ``cases``: number of cases in which the class was measured;
-        - ``dice``, ``iou``, ``surface_dice``: mean over all of them;
+        - ``dice``, ``iou``, ``surface_dice``: mean over all of them; None where no reference has the class;
         - ``hd95``: mean over the cases where it is defined; ``hd95_undefined``: number of the others;
         - ``present``: number of cases with the class in the reference; ``dice_present``: mean Dice over them;
         - ``absent``: number of cases without it; ``absent_predicted_empty``: those correctly left empty.
@@ -164,12 +164,13 @@ def _measure_class(
 def _summarise_class(measures: Sequence[ClassMeasures]) -> dict[str, Any]:
     present = [m for m in measures if m.reference_voxels]
     absent = [m for m in measures if not m.reference_voxels]
+    counted = measures if present else []  # of a class that is nowhere, every value would be of what is not there
     return {
         "cases": len(measures),
-        "dice": _mean(m.dice for m in measures),
-        "iou": _mean(m.iou for m in measures),
-        "surface_dice": _mean(m.surface_dice for m in measures),
-        "hd95": _mean(m.hd95 for m in measures),
+        "dice": _mean(m.dice for m in counted),
+        "iou": _mean(m.iou for m in counted),
+        "surface_dice": _mean(m.surface_dice for m in counted),
+        "hd95": _mean(m.hd95 for m in counted),
         "hd95_undefined": sum(m.hd95 is None for m in measures),
         "present": len(present),
         "dice_present": _mean(m.dice for m in present),

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prosma_core.data.frames import time_as_channels
-from prosma_core.data.geometry import Scan
+from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.pair_check import grid_problem
+from prosma_core.data.paste import pasted
 from prosma_core.errors import DatasetError, GeometryError
-from prosma_core.io.dataset_json import read_names, read_splits
+from prosma_core.io.dataset_json import find_splits, read_names, read_splits
 from prosma_core.io.images import is_image_path, read_image, read_labels, stem
 from prosma_core.io.ome_planes import set_members
 
@@ -45,6 +46,8 @@ class DatasetFolder:
         Names of label values, where the folder says them.
     channel_names : tuple of str
         Names of channels, where the folder says them.
+    splits_file : str
+        Name of the file that `splits` are from; a list of folds in it is taken by its first.
     """
 
     root: Path
@@ -52,6 +55,7 @@ class DatasetFolder:
     splits: dict[str, tuple[str, ...]] = field(default_factory=dict)
     class_names: dict[int, str] = field(default_factory=dict)
     channel_names: tuple[str, ...] = ()
+    splits_file: str = "splits.json"
 
 
 def open_dataset(root: Path) -> DatasetFolder:
@@ -93,7 +97,8 @@ def open_dataset(root: Path) -> DatasetFolder:
         raise DatasetError(msg)
     cases = {name: Case(name, images[name], labels[name]) for name in sorted(images)}
     classes, channels = read_names(root / "dataset.json") if nnunet else ({}, ())
-    return DatasetFolder(root, cases, read_splits(root / "splits.json", cases), classes, channels)
+    found = find_splits(root)
+    return DatasetFolder(root, cases, read_splits(found, cases), classes, channels, found.name)
 
 
 def input_files(dataset: DatasetFolder) -> list[Path]:
@@ -188,8 +193,19 @@ def read_channels(paths: tuple[Path, ...]) -> Scan:
     return Scan(np.stack(arrays, axis=1 if "t" in first.spec.axes else 0), first.spec.with_channels(names))
 
 
-def read_case(case: Case) -> tuple[Scan, Scan]:
+def file_classes(labels: ImageSpec) -> dict[int, str]:
+    """Names that a label file has for its values: those of 3D Slicer's segments; empty for other files."""
+    return dict(getattr(labels.header, "classes", None) or {})
+
+
+def read_case(case: Case, *, on_image: bool = False) -> tuple[Scan, Scan]:
     """Image and labels of a case, on the same grid; several frames with one label map are channels.
+
+    Parameters
+    ----------
+    case : Case
+    on_image : bool
+        Take labels of the image's shape to lie on its voxels, whatever their own geometry says.
 
     Raises
     ------
@@ -203,6 +219,11 @@ def read_case(case: Case) -> tuple[Scan, Scan]:
         image = time_as_channels(image, image.spec.num_frames)
     if image.spec.spatial_shape != labels.spec.spatial_shape:
         image = _drop_thin(image, labels)
+    if file_classes(labels.spec):  # cropped to what is segmented
+        labels = pasted(labels, image.spec) or labels
+    a, b = image.spec, labels.spec
+    if on_image and (a.spatial_shape, a.num_frames) == (b.spatial_shape, b.num_frames):
+        labels = Scan(labels.data, replace(a.labels_spec(), axes=b.axes, shape=b.shape))
     check_same_grid(image, labels, *("/".join(p.parts[-2:]) for p in (case.images[0], case.label)))
     return image, labels
 

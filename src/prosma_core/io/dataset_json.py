@@ -20,8 +20,14 @@ def _read_json(path: Path) -> Any:
         raise DatasetError(msg) from error
 
 
+def find_splits(root: Path) -> Path:
+    """The file of splits in a data folder: splits.json, or nnU-Net's splits_final.json where that is the only one."""
+    final = root / "splits_final.json"
+    return final if final.is_file() and not (root / "splits.json").is_file() else root / "splits.json"
+
+
 def read_splits(path: Path, cases: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """Case names by split, empty where there is no such file.
+    """Case names by split, empty where there is no such file; of a list of folds (nnU-Net) those of the first.
 
     Raises
     ------
@@ -31,6 +37,8 @@ def read_splits(path: Path, cases: Collection[str]) -> dict[str, tuple[str, ...]
     if not path.is_file():
         return {}
     values = _read_json(path)
+    if isinstance(values, list) and values:
+        values = values[0]
     if not isinstance(values, dict) or not isinstance(values.get("train"), list):
         msg = f'{path} has no list of training cases; {{"train": [...], "val": [...]}} is needed.'
         raise DatasetError(msg)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,22 +11,26 @@ from prosma_core.io.dataset_folder import Case, DatasetFolder, open_dataset
 from prosma_core.io.names import stem
 
 
-def open_cases(data: Path | None, pairs: Sequence[tuple[Path, Path]]) -> DatasetFolder:
+def open_cases(
+    data: Path | None, pairs: Sequence[tuple[Path, Path]], validation: Collection[int] = ()
+) -> DatasetFolder:
     """Cases of a data folder and of pairs of files together; no image is opened.
 
     A pair's case has the name of its image, with ``-2``, ``-3``, … where another case has it. Where the folder has
-    splits, pairs are trained on.
+    splits, pairs are trained on, apart from those that are validated on.
 
     Parameters
     ----------
     data : Path or None
     pairs : sequence of (Path, Path)
         Image and label file.
+    validation : collection of int
+        Numbers of the pairs that are validated on; where there are some, nothing else is drawn.
 
     Raises
     ------
     ConfigError
-        Neither is given.
+        Neither is given, or a pair to be validated on is none of them.
     DatasetError
         A file is not there, or as in `open_dataset`.
     """
@@ -43,7 +47,15 @@ def open_cases(data: Path | None, pairs: Sequence[tuple[Path, Path]]) -> Dataset
         name = _free_name(stem(image), cases)
         cases[name] = Case(name, (image,), labels)
         added.append(name)
-    splits = folder.splits and {**folder.splits, "train": (*folder.splits["train"], *added)}
+    if wrong := [number for number in validation if number >= len(added)]:
+        msg = f"Pair {wrong[0]} is to be validated on, but there are {len(added)} pairs, numbered from 0."
+        raise ConfigError(msg)
+    splits = dict(folder.splits)
+    if splits or validation:
+        held = tuple(added[number] for number in sorted(set(validation)))
+        trained = splits.get("train", tuple(folder.cases))
+        splits["train"] = (*trained, *(name for name in added if name not in held))
+        splits["val"] = (*splits.get("val", ()), *held)
     return replace(folder, cases=cases, splits=splits)
 
 

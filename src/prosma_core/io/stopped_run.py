@@ -117,7 +117,7 @@ def keep_stopped(folder: RunFolder) -> KeptModel:
 
 
 def _keep(folder: RunFolder) -> KeptModel:
-    kept = folder.last if _settings(folder).training.keep == "last" else folder.best
+    kept = folder.last if _settings(folder).training.keep == "last" or not folder.best.is_file() else folder.best
     if not kept.is_file():
         msg = f"{folder.root} holds no model yet: no epoch was validated. Resume the run, or start it again."
         raise TrainingError(msg)

@@ -59,4 +59,8 @@ def validate_start(setup: Setup, device: torch.device) -> Generator[Event, None,
     pre, classes = setup.header.preprocess, setup.header.classes
     amp = setup.run.training.amp
     found = yield from validate(model, setup.val, pre.tile, classes, device, amp=amp, meant=meant)
-    return {classes[j].name: found.dice[classes[j].name] for j in sorted(common.values())}
+    names = [classes[j].name for j in sorted(common.values()) if classes[j].name in found.dice]
+    if not names:
+        yield StageStarted("No validation case holds a class of the start model: before and after are not compared.")
+        return None
+    return {name: found.dice[name] for name in names}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.model import ClassInfo
@@ -10,6 +10,8 @@ from prosma_core.data.fingerprint import Fingerprint
 from prosma_core.data.pair_check import MAX_CLASSES, many_values
 from prosma_core.errors import DatasetError
 
+LISTED = 12
+"""Classes that are named in a message; of more, how many there are."""
 COLORS = ("#000000", "#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#911eb4", "#46f0f0", "#f032e6", "#bcf60c")
 
 
@@ -18,10 +20,12 @@ def find_classes(
     names: dict[int, str],
     config: LabelsConfig | None = None,
     colors: Mapping[int, str] | None = None,
+    validation: Collection[int] = (),
 ) -> tuple[ClassInfo, ...]:
     """Classes of a training set: the named ones where the background is named, too, else every label value that occurs.
 
-    A mask of 0 and 255 is one class. Values that `config` gives another meaning are no classes.
+    A mask of 0 and 255 is one class. Values that `config` gives another meaning are no classes; those that only
+    validation cases hold (`validation`) are.
 
     Raises
     ------
@@ -31,11 +35,12 @@ def find_classes(
     config, colors = config or LabelsConfig(), colors or {}
     other = {config.ignore, config.background} - {None, 0}
     names = {value: name for value, name in names.items() if value not in other}
-    found = sorted({v for p in prints for v in p.label_values} | {0})
+    trained = {v for p in prints for v in p.label_values} - {0}
+    found = sorted(trained | set(validation) | {0})
     if set(found) <= {0, 1, 255} and 255 not in names and not any({1, 255} <= set(p.label_values) for p in prints):
         found = [0, 1] if len(found) > 1 else [0]
     values = sorted(names) if 0 in names else sorted(set(found) | set(names))
-    if len(found) < 2 or len(values) < 2:
+    if not trained or len(values) < 2:
         msg = "No training case has a labelled voxel; at least one foreground class is needed. Paint some, and save."
         raise DatasetError(msg)
     if len(values) > MAX_CLASSES:
@@ -52,6 +57,35 @@ def find_classes(
         )
         for i, v in enumerate(values)
     )
+
+
+def class_words(classes: Sequence[ClassInfo], train: Mapping[int, int], val: Mapping[int, int], unit: str) -> list[str]:
+    """The classes of a training set, how many cases or slices hold each, and which are in none; a sentence each.
+
+    Parameters
+    ----------
+    classes : sequence of ClassInfo
+        The background first.
+    train, val : mapping of int to int
+        Cases or slices by the value of the class.
+    unit : str
+        "case" or "slice".
+    """
+    if len(classes) == 2:  # perhaps a mask of 0 and 255
+        train, val = {classes[1].value: sum(train.values())}, {classes[1].value: sum(val.values())}
+    counted = [(c, train.get(c.value, 0), val.get(c.value, 0)) for c in classes[1:]]
+    listed = [f"{c.name} ({c.value}) in {t} and {v}" for c, t, v in counted[:LISTED]]
+    more = f"; and {len(counted) - LISTED} more" if len(counted) > LISTED else ""
+    said = [f"Classes, in training and validation {unit}s: {'; '.join(listed)}{more}."]
+    if untold := [c.name for c, _, v in counted if not v]:
+        said.append(f"No validation {unit} holds {_names(untold)}: no validation Dice (–), no part in the mean.")
+    if unknown := [c.name for c, t, _ in counted if not t]:
+        said.append(f"No training {unit} holds {_names(unknown)}: this cannot be learned here.")
+    return said
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
 
 
 def check_background(classes: tuple[ClassInfo, ...], config: LabelsConfig, *, painted: bool) -> str:

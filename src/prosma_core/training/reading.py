@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prosma_core.config.run import RunConfig
 from prosma_core.data.annotation import Annotation, read_annotation
 from prosma_core.data.fingerprint import Fingerprint, fingerprint
 from prosma_core.data.geometry import ImageSpec, Scan
+from prosma_core.data.grey_labels import grey_problem, value_counts
+from prosma_core.data.pair_check import GREY_HELP
 from prosma_core.data.voxel_size import with_voxel_size
-from prosma_core.errors import DatasetError
+from prosma_core.errors import DatasetError, LabelError
 from prosma_core.events import Event, StageStarted, Working
-from prosma_core.io.dataset_folder import Case, DatasetFolder, read_case
-from prosma_core.training.split import Split
+from prosma_core.io.dataset_folder import Case, DatasetFolder, file_classes, read_case
+from prosma_core.io.images import read_labels
+from prosma_core.training.split import HeldOut, Split, hold_out_slices, keep_classes
 
 SAID_ONCE = 3
 """Cases whose annotated slices are said; those of further cases only pass by."""
@@ -35,12 +42,38 @@ class Facts:
         Whether one has an annotated background voxel.
     said : int
         Cases of whose slices something was said.
+    values : dict of dict of tuple of int
+        Of each of them, the slices that hold a class, by its value; apart from the background.
+    validation : dict of set of int
+        Values of the classes that each validation case holds, where whole cases are held out.
+    names : dict of int to str
+        Names of values that label files have.
     """
 
     prints: list[Fingerprint]
     slices: dict[str, tuple[int, ...]]
     background: bool = False
     said: int = 0
+    values: dict[str, dict[int, tuple[int, ...]]] = field(default_factory=dict)
+    validation: dict[str, set[int]] = field(default_factory=dict)
+    names: dict[int, str] = field(default_factory=dict)
+
+    def name_classes(self, label: Path, labels: ImageSpec) -> None:
+        """Take the names that a label file has for its values (3D Slicer's segments).
+
+        Raises
+        ------
+        DatasetError
+            Another file gives a value another name.
+        """
+        for value, name in file_classes(labels).items():
+            other = self.names.setdefault(value, name)
+            if other != name:
+                msg = (
+                    f"Value {value} is {name!r} in {label.name} and {other!r} in another label file: one value would be "
+                    "two classes. Give the segments the same values in all files."
+                )
+                raise DatasetError(msg)
 
 
 def read_cases(
@@ -66,9 +99,9 @@ def read_cases(
     DatasetError
         No case holds an annotation.
     """
-    facts = Facts([], {})
+    facts, names = Facts([], {}), folder.class_names.keys() | run.class_names.keys()
     for i, name in enumerate(split.train):
-        image, labels = read_annotated(folder.cases[name], run)
+        image, labels = read_annotated(folder.cases[name], run, named=names, check=True)
         if not labels.known:
             yield StageStarted(f"{name} holds no annotation and is left out.")
             continue
@@ -76,9 +109,11 @@ def read_cases(
         known = Scan(labels.values, labels.spec)
         facts.prints.append(fingerprint(image, known, dims, np.random.default_rng([run.training.seed, i])))
         facts.slices[name] = labels.slices
+        facts.values[name] = labels.class_slices()
+        facts.name_classes(folder.cases[name].label, labels.spec)
         background = labels.values == 0 if labels.ignored is None else (labels.values == 0) & ~labels.ignored
         facts.background = facts.background or bool(background.any())
-        if words := _slices_words(name, labels, run):
+        if words := _case_words(name, labels, run):
             yield StageStarted(words) if facts.said < SAID_ONCE else Working(words)
             facts.said += 1
         yield Working(f"Reading {name}")
@@ -88,16 +123,124 @@ def read_cases(
     return dims, facts
 
 
+def read_split(
+    folder: DatasetFolder, split: Split, run: RunConfig, dims: int | None, *, fresh: bool
+) -> Generator[Event, None, tuple[int, Facts, Split]]:
+    """Look at the cases of a split; one that was drawn is changed so that each class can be learned, where it can be.
+
+    Parameters
+    ----------
+    folder, split, run, dims
+        As of `read_cases`.
+    fresh : bool
+        Whether the split may be changed: it is not that of a run that is resumed.
+
+    Raises
+    ------
+    ProsmaError
+        As in `read_cases`.
+    """
+    found, facts = yield from read_cases(folder, split, run, dims)
+    if split.kind != "cases":
+        return found, facts, hold_out_slices(facts.slices, run.training.seed, facts.values) if fresh else split
+    facts.validation = yield from _read_validation(folder, split, run, facts)
+    if fresh and not folder.splits:
+        split, moved = keep_classes(split, facts.values, facts.validation)
+        if moved:
+            yield StageStarted(f"Trained on, since no other case holds a class of theirs: {', '.join(moved[:5])}.")
+            found, facts = yield from read_cases(folder, split, run, dims)
+            facts.validation = yield from _read_validation(folder, split, run, facts)
+    return found, facts, split
+
+
+def _read_validation(
+    folder: DatasetFolder, split: Split, run: RunConfig, facts: Facts
+) -> Generator[Event, None, dict[str, set[int]]]:
+    """Values of the classes of each validation case; its image is not opened."""
+    names = folder.class_names.keys() | run.class_names.keys()
+    found = {}
+    for name in split.val:
+        label = folder.cases[name].label
+        labels = read_labels(label)
+        _refuse_grey(label, labels, run, names)
+        facts.name_classes(label, labels.spec)
+        found[name] = set(value_counts(read_annotation(labels, run.labels).values)) - {0}
+        yield Working(f"Reading the labels of {name}")
+    return found
+
+
+def class_counts(split: Split, facts: Facts) -> tuple[dict[int, int], dict[int, int]]:
+    """Training and validation cases (slices where these are held out) that hold each class, by its value."""
+    train: Counter[int] = Counter()
+    val: Counter[int] = Counter()
+    for name, values in facts.values.items():
+        held = split.held.get(name, HeldOut(()))
+        gone = {*held.slices, *held.left_out}
+        for value, slices in values.items():
+            train[value] += 1 if split.kind == "cases" else len(set(slices) - gone)
+            val[value] += len(slices) if split.kind == "none held out" else len(set(slices) & set(held.slices))
+    for each in facts.validation.values():
+        val.update(each)
+    return dict(train), dict(val)
+
+
 def usual_dims(spec: ImageSpec) -> int:
     """Spatial axes of a network for such a scan."""
     return 2 if spec.spatial_ndim == 2 or min(spec.spatial_shape) == 1 else 3
 
 
-def read_annotated(case: Case, run: RunConfig) -> tuple[Scan, Annotation]:
-    """A case's image, and what its labels say; errors as in `read_case`, `with_voxel_size` and `read_annotation`."""
-    image, labels = read_case(case)
+def read_annotated(
+    case: Case, run: RunConfig, *, named: Collection[int] = (), check: bool = False
+) -> tuple[Scan, Annotation]:
+    """A case's image, and what its labels say.
+
+    Parameters
+    ----------
+    case : Case
+    run : RunConfig
+    named : collection of int
+        Label values that have a name.
+    check : bool
+        Refuse labels that are no class numbers.
+
+    Raises
+    ------
+    LabelError
+        The labels are the image itself, or have grey values and the run does not say what to do with these.
+    ProsmaError
+        As in `read_case`, `with_voxel_size` and `read_annotation`.
+    """
+    image, labels = read_case(case, on_image=run.labels.geometry == "image")
+    if check:
+        _refuse_grey(case.label, labels, run, named, lambda: image.data)
     image = Scan(image.data, with_voxel_size(image.spec, run.voxel_size))
     return image, read_annotation(labels, run.labels)
+
+
+def _refuse_grey(
+    path: Path,
+    labels: Scan,
+    run: RunConfig,
+    named: Collection[int],
+    image: Callable[[], NDArray[Any]] | None = None,
+) -> None:
+    kind, words = grey_problem(np.asarray(labels.data), run.labels, named, image)
+    if kind is not None:
+        msg = f"{path.name}: {words}{'' if kind == 'image' else ' ' + GREY_HELP}"
+        raise LabelError(msg)
+
+
+def _case_words(name: str, labels: Annotation, run: RunConfig) -> str:
+    """What a person should check of a case: the grey value it is cut at, its time points, its slices; else empty."""
+    said = []
+    if labels.threshold is not None:
+        said.append(f"{name}: a mask with grey edges; above {labels.threshold} is the one class.")
+    if labels.frames is not None and 0 < labels.frames[0] < labels.frames[1] and not labels.sparse:
+        said.append(
+            f"{name}: {labels.frames[0]} of {labels.frames[1]} time points hold labels; the others are ignored."
+        )
+    said.append(_slices_words(name, labels, run))
+    return " ".join(filter(None, said))
 
 
 def _slices_words(name: str, labels: Annotation, run: RunConfig) -> str:

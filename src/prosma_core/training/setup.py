@@ -27,11 +27,11 @@ from prosma_core.io.models import find_model
 from prosma_core.io.notes import made_by_model, read_notes
 from prosma_core.io.pairs import open_cases
 from prosma_core.training.cases import TrainingCase, prepare_case
-from prosma_core.training.classes import check_background, find_classes
+from prosma_core.training.classes import check_background, class_words, find_classes
 from prosma_core.training.plan import plan_batch, plan_run, training_voxels
 from prosma_core.training.plan_preprocess import plan_preprocess
-from prosma_core.training.reading import read_annotated, read_cases
-from prosma_core.training.split import Split, check_split, choose_cases, hold_out_slices
+from prosma_core.training.reading import class_counts, read_annotated, read_split
+from prosma_core.training.split import Split, check_split, choose_cases
 
 CPU_BATCH = 2
 """Most patches per step planned on a CPU, which computes none faster in a larger batch: more steps learn more."""
@@ -81,18 +81,21 @@ def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None
     ProsmaError
         The data set, a case or the settings cannot be used; the text says which and why.
     """
-    folder = open_cases(run.data, run.pairs)
+    folder = open_cases(run.data, run.pairs, run.validation)
     start = load_bundle(find_model(run.init)) if run.init and split is None else None
     fresh = split is None
     split = choose_cases(folder, run.training.seed) if split is None else check_split(folder, split)
     count = len({*split.train, *split.val})
     yield StageStarted(f"Reading {count} case{'s' * (count != 1)} of {folder.root.name}.")
-    dims, facts = yield from read_cases(folder, split, run, start[0].model.dims if start else run.preprocess.dims)
-    classes = find_classes(facts.prints, {**folder.class_names, **run.class_names}, run.labels, run.class_colors)
+    given = start[0].model.dims if start else run.preprocess.dims
+    dims, facts, split = yield from read_split(folder, split, run, given, fresh=fresh)
+    names = {**({} if run.labels.one_class else facts.names), **folder.class_names, **run.class_names}
+    seen = {v for each in facts.validation.values() for v in each}
+    classes = find_classes(facts.prints, names, run.labels, run.class_colors, seen)
     if warning := check_background(classes, run.labels, painted=facts.background):
         yield StageStarted(warning)
-    if fresh and split.kind != "cases":
-        split = hold_out_slices(facts.slices, run.training.seed)
+    for words in class_words(classes, *class_counts(split, facts), "case" if split.kind == "cases" else "slice"):
+        yield StageStarted(words)
     split = replace(split, derived=_derived(folder, split))
     if start:
         yield StageStarted(f"Preprocessing and network are those of {start[0].name}.")

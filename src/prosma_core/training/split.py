@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -145,7 +146,7 @@ def choose_cases(folder: DatasetFolder, seed: int) -> Split:
     if folder.splits:
         train, val = folder.splits["train"], folder.splits.get("val", ())
         if not train or not val:
-            msg = f"{folder.root / 'splits.json'} needs at least one case in 'train' and one in 'val'."
+            msg = f"{folder.root / folder.splits_file} needs at least one case in 'train' and one in 'val'."
             raise DatasetError(msg)
         return check_split(folder, Split(tuple(train), tuple(val)))
     names = sorted(folder.cases)
@@ -155,6 +156,49 @@ def choose_cases(folder: DatasetFolder, seed: int) -> Split:
     count = held_out_cases(len(names))
     drawn = [names[i] for i in order]
     return Split(tuple(sorted(drawn[count:])), tuple(sorted(drawn[:count])))
+
+
+def keep_classes(
+    split: Split, train: Mapping[str, Collection[int]], val: Mapping[str, Collection[int]]
+) -> tuple[Split, tuple[str, ...]]:
+    """A split of whole cases in which each class is in a training case, where that can be.
+
+    Validation cases that alone hold a class are exchanged for training cases that hold none alone; where there is no
+    such training case, they are trained on while another validation case is left.
+
+    Parameters
+    ----------
+    split : Split
+    train, val : mapping of str to collection of int
+        Values of the classes that each case holds.
+
+    Returns
+    -------
+    split : Split
+    moved : tuple of str
+        Cases that are trained on now.
+    """
+    values = {**train, **val}
+    trained, validated, moved = list(split.train), list(split.val), []
+    for name in split.val:
+        if set(values.get(name, ())) <= _in_any(trained, values):
+            continue
+        with_it = [*trained, name]
+        spare = [t for t in trained if set(values.get(t, ())) <= _in_any((o for o in with_it if o != t), values)]
+        if not spare and len(validated) == 1:
+            continue
+        trained, validated = with_it, [v for v in validated if v != name]
+        moved.append(name)
+        if spare:
+            trained.remove(spare[0])
+            validated.append(spare[0])
+    if not moved:
+        return split, ()
+    return replace(split, train=tuple(sorted(trained)), val=tuple(sorted(validated))), tuple(moved)
+
+
+def _in_any(names: Iterable[str], values: Mapping[str, Collection[int]]) -> set[int]:
+    return {value for name in names for value in values.get(name, ())}
 
 
 def held_out_cases(count: int) -> int:
@@ -179,14 +223,20 @@ def check_split(folder: DatasetFolder, split: Split) -> Split:
     return split
 
 
-def hold_out_slices(slices: Mapping[str, Sequence[int]], seed: int) -> Split:
+def hold_out_slices(
+    slices: Mapping[str, Sequence[int]], seed: int, values: Mapping[str, Mapping[int, Sequence[int]]] | None = None
+) -> Split:
     """Split of few cases by slices: about a fifth of each case's, side by side and away from its ends.
+
+    Slices that alone hold a class are held out only where there is no other choice.
 
     Parameters
     ----------
     slices : mapping of str to sequence of int
         Annotated slices of each case, ascending.
     seed : int
+    values : mapping, optional
+        Of each case, the slices that hold each class, by its value.
     """
     names = tuple(slices)
     counts = {name: round(VALIDATION_SHARE * len(each)) for name, each in slices.items()}
@@ -195,14 +245,38 @@ def hold_out_slices(slices: Mapping[str, Sequence[int]], seed: int) -> Split:
     if not any(counts.values()):
         counts[max(names, key=lambda name: len(slices[name]))] = 1
     rng = np.random.default_rng(seed)
-    held = {name: _hold_out(slices[name], count, rng) for name, count in counts.items() if count}
+    left: dict[int, set[tuple[str, int]]] = {}  # where each class can still be learned
+    for name, each in (values or {}).items():
+        for value, there in each.items():
+            left.setdefault(value, set()).update((name, i) for i in there)
+    held: dict[str, HeldOut] = {}
+    for name, count in counts.items():
+        if count:
+            held[name] = _hold_out(slices[name], count, rng, partial(_loses_none, name, left))
+            for learned in left.values():
+                learned -= {(name, i) for i in (*held[name].slices, *held[name].left_out)}
     return Split(names, tuple(held), "slices", held)
 
 
-def _hold_out(slices: Sequence[int], count: int, rng: np.random.Generator) -> HeldOut:
+def _hold_out(slices: Sequence[int], count: int, rng: np.random.Generator, fits: Callable[[HeldOut], bool]) -> HeldOut:
+    """So many slices side by side, at a drawn place; where that does not fit, at the nearest that does."""
     spare = len(slices) - count
     start = int(rng.integers(1, spare)) if spare > 1 else 0
+    drawn = _held_from(slices, start, count)
+    if fits(drawn):
+        return drawn
+    others = (_held_from(slices, i, count) for i in sorted(range(spare + 1), key=lambda i: abs(i - start)))
+    return next((held for held in others if fits(held)), drawn)
+
+
+def _held_from(slices: Sequence[int], start: int, count: int) -> HeldOut:
     chosen = tuple(slices[start : start + count])
     beside = tuple(i for i in (chosen[0] - 1, chosen[-1] + 1) if i in slices)
-    enough = 3 * (spare - len(beside)) >= 2 * len(slices)
+    enough = 3 * (len(slices) - count - len(beside)) >= 2 * len(slices)
     return HeldOut(chosen, beside if enough else ())
+
+
+def _loses_none(name: str, left: Mapping[int, set[tuple[str, int]]], held: HeldOut) -> bool:
+    """Whether each class that can be learned so far still can be without these slices of a case."""
+    gone = {(name, i) for i in (*held.slices, *held.left_out)}
+    return all(there - gone for there in left.values() if there)

@@ -33,7 +33,7 @@ def training_summary(
         "epochs": epochs,
         "steps_per_epoch": run.training.steps,
         "validation_dice": _rounded(validation.dice),
-        "validation_mean_dice": round(validation.mean, 4),
+        "validation_mean_dice": None if validation.mean is None else round(validation.mean, 4),
         "removed_fraction": [round(level.removed, 4) for level in validation.levels],
         "median_threshold": [level.threshold and round(level.threshold, 4) for level in validation.levels],
     }

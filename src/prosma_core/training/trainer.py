@@ -198,9 +198,10 @@ class Trainer:
 
     def _close_epoch(self, began: float, loss: float, rate: float, validation: Validation | None) -> EpochDone:
         p = self.progress
-        best = validation is not None and validation.mean > p.best_dice
-        if validation is not None and best:
-            p.best_dice, p.best_epoch = validation.mean, p.epoch
+        mean = validation.mean if validation is not None else None
+        best = mean is not None and mean > p.best_dice
+        if validation is not None and mean is not None and best:
+            p.best_dice, p.best_epoch = mean, p.epoch
             self.save_model(self.folder.best, validation)
         if validation is not None:
             self.save_model(self.folder.last, validation)
@@ -212,7 +213,7 @@ class Trainer:
             loss=loss,
             learning_rate=rate,
             dice=validation.dice if validation else None,
-            mean_dice=validation.mean if validation else None,
+            mean_dice=mean,
             levels=validation.levels if validation else (),
             best=best,
             seconds=seconds,

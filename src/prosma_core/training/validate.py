@@ -21,10 +21,13 @@ from prosma_core.training.cases import TrainingCase
 
 @dataclass(frozen=True)
 class Validation:
-    """Dice per foreground class (mean over cases), its mean, the gates, finest level first, and how many cases."""
+    """Dice per foreground class (mean over cases), its mean, the gates, finest level first, and how many cases.
+
+    A class that is in no case has no Dice and no part in the mean, which is None where there is none at all.
+    """
 
     dice: dict[str, float]
-    mean: float
+    mean: float | None
     levels: tuple[LevelStats, ...]
     count: int
 
@@ -70,6 +73,7 @@ def validate(
         model, tile, device, overlap=overlap, batch_size=batch_size, amp=amp and device.type == "cuda"
     )
     scores: list[list[float]] = []
+    present = np.zeros(len(classes) - 1, bool)
     with model.counting() as levels:
         for case in cases:
             logits = yield from predictor.predict(case.image, device)
@@ -84,9 +88,11 @@ def validate(
             if look is not None:
                 look(case, found)
             scores.append(dice_per_class(found, case.labels.to(logits.device), len(classes)))
+            occurring = torch.unique(case.labels.int()).tolist()
+            present |= np.isin(np.arange(1, len(classes)), occurring)
     mean = np.mean(scores, axis=0)
-    dice = {c.name: float(d) for c, d in zip(classes[1:], mean, strict=True)}
-    return Validation(dice, float(mean.mean()), tuple(levels), len(scores))
+    dice = {c.name: float(d) for c, d, there in zip(classes[1:], mean, present, strict=True) if there}
+    return Validation(dice, float(mean[present].mean()) if dice else None, tuple(levels), len(scores))
 
 
 def dice_per_class(prediction: Tensor, reference: Tensor, num_classes: int) -> list[float]:

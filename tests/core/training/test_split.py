@@ -16,8 +16,8 @@ from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.errors import DatasetError, TrainingError
 from prosma_core.io.comparison import compare
 from prosma_core.training.before_after import common_classes
-from prosma_core.training.classes import check_background
-from prosma_core.training.split import FEW_HELD_OUT, FEW_SLICES, HeldOut, Split, hold_out_slices
+from prosma_core.training.classes import check_background, class_words
+from prosma_core.training.split import FEW_HELD_OUT, FEW_SLICES, HeldOut, Split, hold_out_slices, keep_classes
 
 annotated = st.dictionaries(
     st.sampled_from("abc"), st.lists(st.integers(0, 60), unique=True, max_size=25).map(sorted), min_size=1
@@ -108,3 +108,59 @@ def test_few_held_out_scans_or_slices_choose_no_weights() -> None:
     )
     assert Split(("a",), ("a",), "slices", {"a": HeldOut(tuple(range(FEW_HELD_OUT)))}).keep(1) == "best"
     assert Split(names[10:], names[:10]).keep(FEW_HELD_OUT - 1) == "last"  # each validation sees no more
+
+
+def test_a_class_only_in_a_validation_case_moves_to_training_and_as_many_cases_validate() -> None:
+    split = Split(("a", "b", "c", "d"), ("e",))
+    train = {"a": {1, 3}, "b": {1}, "c": {1}, "d": {1}}
+    found, moved = keep_classes(split, train, {"e": {1, 2}})
+    assert (found.train, found.val, moved) == (("a", "c", "d", "e"), ("b",), ("e",))  # a alone has class 3
+    assert keep_classes(split, train, {"e": {1}}) == (split, ())
+    assert keep_classes(Split(("a",), ("e",)), {"a": {1}}, {"e": {2}}) == (Split(("a",), ("e",)), ())
+    both, moved = keep_classes(Split(("a",), ("e", "f")), {"a": {1}}, {"e": {2}, "f": {1}})
+    assert (both.train, both.val, moved) == (("a", "e"), ("f",), ("e",))
+
+
+cases_with_classes = st.dictionaries(
+    st.sampled_from("abcdefgh"), st.sets(st.integers(1, 4), max_size=3), min_size=4, max_size=8
+)
+
+
+@given(cases_with_classes, st.integers(1, 2))
+def test_every_class_is_trained_on_where_that_can_be(cases: dict[str, set[int]], held: int) -> None:
+    names = sorted(cases)
+    split = Split(tuple(names[held:]), tuple(names[:held]))
+    found, _ = keep_classes(split, {n: cases[n] for n in split.train}, {n: cases[n] for n in split.val})
+    assert sorted((*found.train, *found.val)) == names
+    assert found.val
+    trained, everything = set().union(*(cases[n] for n in found.train)), set().union(*cases.values())
+    assert set().union(*(cases[n] for n in split.train)) <= trained
+    assert trained == everything or len(found.val) == 1
+
+
+def test_slices_that_alone_hold_a_class_are_trained_on() -> None:
+    slices = {"a": range(10, 30)}
+    for seed in range(8):
+        drawn = hold_out_slices(slices, seed)
+        taken = drawn.held["a"].slices
+        values = {"a": {1: range(10, 30), 2: (taken[1], taken[2])}}
+        moved = hold_out_slices(slices, seed, values)
+        assert len(moved.held["a"].slices) == len(taken)
+        left = set(slices["a"]) - set(moved.held["a"].slices) - set(moved.held["a"].left_out)
+        assert left & {taken[1], taken[2]}
+        assert hold_out_slices(slices, seed, {"a": {1: range(10, 30)}}) == drawn
+
+
+def test_classes_are_listed_and_those_that_a_part_lacks_are_named() -> None:
+    classes = tuple(ClassInfo(value=v, name=n) for v, n in enumerate(("background", "organ", "lesion", "duct")))
+    assert class_words(classes, {1: 3, 2: 2}, {1: 1, 3: 1}, "case") == [
+        "Classes, in training and validation cases: organ (1) in 3 and 1; lesion (2) in 2 and 0; duct (3) in 0 and 1.",
+        "No validation case holds lesion: no validation Dice (–), no part in the mean.",
+        "No training case holds duct: this cannot be learned here.",
+    ]
+    many = tuple(ClassInfo(value=v, name=f"class {v}") for v in range(41))
+    assert class_words(many, dict.fromkeys(range(41), 1), dict.fromkeys(range(41), 1), "slice")[0].endswith("28 more.")
+
+
+def test_classes_without_a_dice_have_no_part_in_the_comparison() -> None:
+    assert compare({"liver": 0.8, "spleen": 0.9}, {"liver": 0.9}) == "liver 0.80 -> 0.90."

@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from prosma_core.config.run import load_run_yaml, resolve_run
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.data.phantom import phantom_2d
-from prosma_core.errors import ConfigError, DatasetError, DeviceError, IntensityError, TrainingError
+from prosma_core.errors import ConfigError, DatasetError, DeviceError, IntensityError, LabelError, TrainingError
 from prosma_core.events import EpochDone, StageStarted, StepDone
 from prosma_core.io.bundle import load_bundle
 from prosma_core.io.images import read_labels, write_image, write_labels
@@ -348,6 +349,98 @@ def test_masks_of_255_and_of_1_are_one_class(folder: Path, tmp_path: Path) -> No
     write_labels(path, mask, spec)
     result, _ = drain(train(settings(folder, tmp_path / "m.safetensors")))
     assert [c.value for c in result.header.classes] == [0, 1]
+
+
+def relabel(root: Path, name: str, *values: int) -> None:
+    """Give the object of a case these values, side by side."""
+    path = root / "labels" / f"{name}.png"
+    labels = read_labels(path)
+    data = np.zeros_like(labels.data)
+    for i, value in enumerate(values):
+        data[8 + 8 * i : 16 + 8 * i, 8:40] = value
+    write_labels(path, data, labels.spec, overwrite=True)
+
+
+def said(events: list) -> list[str]:
+    return [e.message for e in events if isinstance(e, StageStarted)]
+
+
+def test_a_class_only_in_the_validation_case_is_trained_on_and_has_no_dice(folder: Path, tmp_path: Path) -> None:
+    run = settings(folder, tmp_path / "m.safetensors", training={"epochs": 1})
+    drawn, _ = drain(prepare_run(run, torch.device("cpu")))
+    (held,) = drawn.split.val
+    for name in (*drawn.split.train, held):
+        relabel(folder, name, *((1, 2) if name == held else (1,)))
+    result, events = drain(train(run))
+    assert f"Trained on, since no other case holds a class of theirs: {held}." in said(events)
+    assert "Classes, in training and validation cases: class 1 (1) in 4 and 1; class 2 (2) in 1 and 0." in said(events)
+    first_step = next(i for i, e in enumerate(events) if isinstance(e, StepDone))
+    told = next(i for i, e in enumerate(events) if isinstance(e, StageStarted) and "no validation Dice" in e.message)
+    assert told < first_step
+    assert result.validation.dice.keys() == {"class 1"}
+    assert result.validation.mean == result.validation.dice["class 1"]
+    assert result.header.training["validation_dice"].keys() == {"class 1"}
+
+
+def test_a_class_only_in_a_given_validation_case_is_said(folder: Path, tmp_path: Path) -> None:
+    names = [f"case{i}" for i in range(5)]
+    (folder / "splits.json").write_text(json.dumps({"train": names[:4], "val": names[4:]}))
+    for name in names:
+        relabel(folder, name, *((1, 2) if name == "case4" else (1,)))
+    setup, events = drain(prepare_run(settings(folder, tmp_path / "m.safetensors"), torch.device("cpu")))
+    assert setup.split.val == ("case4",)
+    assert [c.value for c in setup.header.classes] == [0, 1, 2]
+    assert "No training case holds class 2: this cannot be learned here." in said(events)
+
+
+def test_where_validation_cases_hold_no_object_there_is_no_dice_and_the_last_weights_are_kept(
+    folder: Path, tmp_path: Path
+) -> None:
+    names = [f"case{i}" for i in range(5)]
+    (folder / "splits.json").write_text(json.dumps({"train": names[:3], "val": names[3:]}))
+    for name in names[2:]:  # negatives, one of them trained on
+        relabel(folder, name)
+    out = tmp_path / "m.safetensors"
+    result, events = drain(train(settings(folder, out, training={"epochs": 2, "keep": "best", "patience": 1})))
+    assert (result.validation.dice, result.validation.mean) == ({}, None)
+    epochs = [e for e in events if isinstance(e, EpochDone)]
+    assert [(e.mean_dice, e.best) for e in epochs] == [(None, False)] * 2
+    assert result.header.training["validation_mean_dice"] is None
+    assert keep_stopped(RunFolder.beside(out)).dice == {}
+
+
+def test_grey_masks_are_refused_and_thresholded_where_the_person_says_so(folder: Path, tmp_path: Path) -> None:
+    for path in sorted((folder / "labels").iterdir()):
+        mask = read_labels(path).data * np.uint8(255)
+        Image.fromarray(mask).save(path.with_suffix(".jpg"), quality=80)
+        path.unlink()
+    with pytest.raises(LabelError, match=r"case\d.jpg: .*grey edges.*--grey-labels threshold"):
+        drain(prepare_run(settings(folder, tmp_path / "m.safetensors"), torch.device("cpu")))
+    run = settings(folder, tmp_path / "m.safetensors", labels={"grey": "threshold"})
+    setup, events = drain(prepare_run(run, torch.device("cpu")))
+    assert [c.value for c in setup.header.classes] == [0, 1]
+    assert "case1: a mask with grey edges; above 127 is the one class." in said(events)
+
+
+def test_scans_given_as_their_own_labels_are_refused(folder: Path, tmp_path: Path) -> None:
+    for path in sorted((folder / "images").iterdir()):
+        (folder / "labels" / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(LabelError, match=r"case\d.png: The labels are the image itself"):
+        drain(
+            prepare_run(settings(folder, tmp_path / "m.safetensors", labels={"one_class": True}), torch.device("cpu"))
+        )
+
+
+def test_unpainted_time_points_teach_nothing(tmp_path: Path, rng: np.random.Generator) -> None:
+    spec = array_spec((3, 40, 40), "tyx", (1.0, 1.0), "um")
+    labels = np.zeros(spec.shape, np.uint8)
+    labels[1, 8:20, 8:20] = 1
+    for folder, data in (("images", rng.normal(100, 20, spec.shape).astype(np.float32)), ("labels", labels)):
+        (tmp_path / folder).mkdir()
+        (write_labels if folder == "labels" else write_image)(tmp_path / folder / "movie.tif", data, spec)
+    setup, events = drain(prepare_run(settings(tmp_path, tmp_path / "m.safetensors"), torch.device("cpu")))
+    assert [case.name for case in setup.train] == ["movie frame 1"]
+    assert any("1 of 3 time points hold labels; the others are ignored." in words for words in said(events))
 
 
 def test_stacks_without_content_are_refused_by_name(tmp_path: Path) -> None:

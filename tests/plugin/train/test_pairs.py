@@ -14,10 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
+from scipy import ndimage
 
 from napari_prosma._shared import layers
 from napari_prosma._shared.result_notes import file_notes
-from napari_prosma.train.pairs import Pair, PairRow, active_pair, check, pairs_from_files, pairs_from_folder
+from napari_prosma.train.pairs import (
+    Pair,
+    PairRow,
+    active_pair,
+    check,
+    pairs_from_files,
+    pairs_from_folder,
+    splits_of,
+)
 from napari_prosma.train.sources import Source, layer_source
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.model import ClassInfo
@@ -183,6 +192,26 @@ class TestFiles:
         with pytest.raises(DatasetError, match="is not a data folder"):
             pairs_from_folder(tmp_path / "images")
 
+    @pytest.mark.parametrize("name", ["splits.json", "splits_final.json"])
+    def test_a_folders_splits_say_what_is_validated_on(self, name: str, tmp_path: Path) -> None:
+        (tmp_path / "data").mkdir()
+        for folder in ("images", "labels"):
+            files(tmp_path / "data" / folder, "a.nii", "b.nii", "c.nii")
+        fold = '{"train": ["c", "b"], "val": ["a"]}'
+        (tmp_path / "data" / name).write_text(f"[{fold}, {fold}]" if "final" in name else fold)
+        pairs = pairs_from_folder(tmp_path / "data")
+        assert [pair.part for pair in pairs] == ["val", "train", "train"]
+        assert check(pairs[0], LabelsConfig()).facts.endswith("for validation")
+        assert splits_of(pairs) == ((0,), f"Validation: 1 of 3 pairs, as {name} of data says.")
+        drawn = Pair(layer_source(Image(np.zeros((10, 20, 20)))), layer_source(painted()))
+        assert splits_of([drawn, *pairs])[0] == (1,)
+        assert splits_of(pairs[1:]) == (
+            (),
+            f"The splits in {name} of data are not used: no validation pair of them is in the list.",
+        )
+        assert "no training pair" in splits_of(pairs[:1])[1]
+        assert splits_of([drawn]) == ((), "")
+
     def test_a_folder_names_its_classes(self, tmp_path: Path) -> None:
         files(tmp_path / "imagesTr", "a_0000.nii.gz")
         files(tmp_path / "labelsTr", "a.nii.gz")
@@ -248,7 +277,8 @@ class TestFacts:
         values = np.array(data.draw(st.lists(st.integers(0, 3), min_size=60, max_size=60))).reshape(shape)
         row = row_of(Image(np.zeros(shape)), Labels(values))
         assert row.values == {v: int((values == v).sum()) for v in (1, 2, 3) if (values == v).any()}
-        assert (row.problem == "") == bool(values.any())
+        assert row.problem == ""
+        assert ("no object" in row.facts) == (not values.any())
 
     def test_colours_and_names_are_those_of_the_layer(self, classes: tuple[ClassInfo, ...]) -> None:
         image = Image(np.zeros((10, 20, 20)), name="scan")
@@ -263,16 +293,52 @@ class TestFacts:
     def test_time_points_and_channels_are_said(self) -> None:
         film = Image(np.zeros((3, 10, 20, 20)), name="film")
         assert row_of(film, painted((3, 10, 20, 20))).facts.endswith("0.9 % of voxels, 3 time points")
-        assert row_of(film, painted()).facts.endswith("0.9 % of voxels, 3 channels")
+        read_as = Pair(layer_source(film, "czyx"), layer_source(painted()))
+        assert check(read_as, LabelsConfig()).facts.endswith("0.9 % of voxels, 3 channels")
+
+    def test_time_stays_time_and_unpainted_time_points_are_not_annotated(self) -> None:
+        film = Image(np.zeros((3, 10, 20, 20)), name="film")
+        for labeled in (film, Image(np.zeros((3, 10, 20, 20)), axis_labels=tuple("tzyx"))):
+            row = row_of(labeled, painted())
+            assert "a time series (3 time points), the labels are for one" in row.problem
+            assert row.fixes == ("channels",)
+        one = painted((3, 10, 20, 20))
+        one.data[[0, 2]] = 0
+        row = row_of(film, one)
+        assert row.problem == ""
+        assert "1 of 3 time points annotated" in row.facts
 
 
 class TestProblems:
     image = staticmethod(lambda **placed: Image(np.zeros((10, 20, 20)), name="scan", **placed))
 
     def test_nothing_painted(self) -> None:
-        row = row_of(self.image(), Labels(np.zeros((10, 20, 20), int)))
+        empty = Labels(np.zeros((10, 20, 20), int))
+        row = row_of(self.image(), empty, LabelsConfig(zero="annotated_slices"))
         assert "No class is painted" in row.problem
         assert row.fixes == ()
+        negative = row_of(self.image(), empty)
+        assert (negative.problem, negative.facts, negative.values) == ("", "no object", {})
+
+    def test_grey_masks_and_images_as_labels(self, rng: np.random.Generator) -> None:
+        mask = np.zeros((96, 112), np.uint8)
+        mask[30:70, 20:80] = 255
+        grey = ndimage.gaussian_filter(mask.astype(float), 1.5).astype(np.uint8)
+        photo = rng.integers(0, 255, (96, 112)).astype(np.uint8)
+        row = row_of(Image(photo), Labels(grey))
+        assert "grey edges" in row.problem
+        assert "--" not in row.problem
+        assert row.fixes == ("threshold", "classes")
+        fixed = row_of(Image(photo), Labels(grey), LabelsConfig(grey="threshold"))
+        assert (fixed.problem, fixed.values) == ("", {1: int((grey > 127).sum())})
+        assert fixed.facts.startswith("1 class (values above 127)")
+        other = row_of(Image(photo), Labels(photo[::-1].copy()))
+        assert "an image, not class numbers" in other.problem
+        assert other.fixes == ("threshold", "classes")
+        for labels in (Labels(photo), Labels(photo.astype(int))):
+            itself = row_of(Image(photo), labels, LabelsConfig(one_class=True))
+            assert "the image itself" in itself.problem
+            assert itself.fixes == ()
 
     def test_a_picture_painted_for_a_volume(self) -> None:
         row = row_of(self.image(), Labels(np.ones((20, 20), int)))

@@ -103,12 +103,38 @@ def test_files_are_resampled_in_the_patients_world(tmp_path: Path, open_layer: C
 def test_labels_without_time_are_brought_to_the_frames_grid() -> None:
     image = Image(np.zeros((3, 6, 8, 8)), axis_labels=tuple("tzyx"), name="contrasts")
     labels = Labels(np.ones((6, 4, 4), int), scale=(1, 2, 2), translate=(0, 0.5, 0.5), name="coarse")
-    row = check(pair_of(image, labels), LabelsConfig())
+    assert check(pair_of(image, labels), LabelsConfig()).fixes == ("channels",)  # time is no channel by itself
+    row = check(Pair(layer_source(image, "czyx"), layer_source(labels)), LabelsConfig())
     assert row.fixes == ("resample",)
     result = resampled(row.pair)
     assert result.data.shape == (6, 8, 8)
     assert result.data.min() == 1
+    assert check(Pair(row.pair.image, layer_source(result)), LabelsConfig()).problem == ""
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_labels_without_a_transform_take_the_images_place_and_lose_nothing(
+    tmp_path: Path, from_file: bool, rng: np.random.Generator, open_layer: Callable[[Path], Any]
+) -> None:
+    values = rng.integers(0, 3, (12, 10, 8)).astype(np.uint8)
+    affine = np.diag([0.5, 0.7, 3.0, 1.0])
+    affine[:3, 3] = -100, 40, 900  # nowhere near the origin
+    for name, matrix in (("i.nii", affine), ("l.nii", np.eye(4))):
+        nib.Nifti1Image(values.T, matrix).to_filename(tmp_path / name)
+    image, labels = open_layer(tmp_path / "i.nii"), Labels(values.astype(int), name="painted")
+    file_pair = Pair(Source(path=tmp_path / "i.nii", title="i"), Source(path=tmp_path / "l.nii", title="l"))
+    pair = file_pair if from_file else pair_of(image, labels)
+    row = check(pair, LabelsConfig())
+    assert row.fixes[0] == "place"
+    assert "no transform" in row.problem
+    result = resampled(pair, voxel_by_voxel=True)
+    placed = check(Pair(pair.image, layer_source(result)), LabelsConfig())
+    assert placed.problem == ""
+    assert placed.values == {v: int((values == v).sum()) for v in (1, 2)}
     assert check(pair_of(image, result), LabelsConfig()).problem == ""
+    assert labels.scale.tolist() == [1, 1, 1]  # the person's own stays as it is
+    with pytest.raises(GeometryError, match="Resample it"):
+        resampled(pair_of(image, Labels(np.ones((12, 10, 7), int), name="other")), voxel_by_voxel=True)
 
 
 def test_frames_are_resampled_one_by_one() -> None:
@@ -147,6 +173,6 @@ def test_labels_that_a_model_made_are_known_as_such_whatever_becomes_of_them(tmp
     duplicate = viewer.layers["result corrected copy"]
     copy = resampled(pair_of(image, duplicate))
     write_labels_layer(str(tmp_path / "labels.nii.gz"), *duplicate.as_layer_data_tuple()[:2])
-    file = Source(path=tmp_path / "labels.nii.gz", name="labels.nii.gz")
+    file = Source(path=tmp_path / "labels.nii.gz", title="labels.nii.gz")
     for pair in (pair_of(image, duplicate), pair_of(image, copy), Pair(layer_source(image), file)):
         assert check(pair, LabelsConfig()).provenance.items() >= notes.items()

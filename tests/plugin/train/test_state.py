@@ -269,3 +269,27 @@ def test_an_image_in_two_pairs_is_said(tmp_path: Path) -> None:
     notes = plan_of(choices(once, again), tmp_path).notes
     assert any("scan is in more than one pair" in note for note in notes)
     assert not any("more than one pair" in note for note in plan_of(choices(row(), row()), tmp_path).notes)
+
+
+def test_pairs_of_a_folder_with_splits_are_validated_on_as_these_say(tmp_path: Path) -> None:
+    rows = tuple(
+        replace(each, pair=replace(each.pair, part=part, splits="splits.json of data" if part else ""))
+        for each, part in ((row(), "train"), (row(name="b"), "val"), (row(name="drawn"), ""))
+    )
+    plan = plan_of(choices(*rows), tmp_path)
+    assert resolve_run({**plan.request_values, "pairs": [("a", "b")] * 3}).validation == (1,)
+    assert "Validation: 1 of 3 pairs, as splits.json of data says." in plan.notes
+    assert not any("Too few" in note for note in plan.notes)
+    without = plan_of(choices(rows[0], rows[2]), tmp_path)
+    assert "validation" not in without.request_values
+    assert any("are not used: no validation pair" in note for note in without.notes)
+
+
+def test_scans_without_an_object_are_negatives_unless_all_are(tmp_path: Path) -> None:
+    empty = row(name="normal", values=())
+    plan = plan_of(choices(row(), empty), tmp_path)
+    assert any("No object in 1 of 2 label maps (normal drawn)" in note for note in plan.notes)
+    assert "No class is painted" in problem_of(choices(empty, empty), tmp_path).text
+    sparse = LabelsConfig(zero="annotated_slices")
+    undecided = row(name="new", values=(), config=sparse)
+    assert "No class is painted" in problem_of(choices(row(config=sparse), undecided, labels=sparse), tmp_path).text
