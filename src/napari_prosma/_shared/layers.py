@@ -1,5 +1,6 @@
 """The widgets' one way to layers: they touch no layer's data, scale, affine or units themselves."""
 
+from napari_prosma._shared.channel_layers import read_channels as read_channel_layers
 from napari_prosma._shared.labels_scan import class_numbers, known_classes, lies_on, read_on
 from napari_prosma._shared.layer_scan import METADATA, LayerScan, guess_axes, levels, read
 from napari_prosma._shared.layer_view import (
@@ -51,6 +52,7 @@ __all__ = [
     "mask_layer",
     "move_cross",
     "read",
+    "read_channel_layers",
     "read_on",
     "refresh",
     "renew_layer",

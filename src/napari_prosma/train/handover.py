@@ -7,15 +7,20 @@ from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from napari_prosma._shared.result_notes import file_notes
+from napari_prosma.train.pair_words import count
 from napari_prosma.train.pairs import Pair
 from napari_prosma.train.sources import Source, classes_known, image_scan, labels_scan, provenance_of
+from prosma_core.config.run import RunConfig, load_run_yaml
 from prosma_core.data.geometry import ImageSpec, Scan, spacing_affine
 from prosma_core.engine.decoder import DECODER
 from prosma_core.errors import OutputError, ProsmaError
 from prosma_core.io.images import write_image, write_labels
-from prosma_core.io.names import image_suffix, safe_name
+from prosma_core.io.names import image_suffix, safe_name, stem
 from prosma_core.io.output_plan import OutputPlan
+from prosma_core.io.run_folder import RunFolder
 
 _LOG = logging.getLogger(__name__)
 
@@ -57,16 +62,50 @@ def write_pairs(pairs: Sequence[Pair], folder: Path) -> Generator[str, None, Fil
     images, labels = _made(folder / "images"), _made(folder / "labels")
     image_names = _file_names([pair.image for pair in pairs])
     label_names = _file_names([pair.image for pair in pairs], each=True)
-    done: dict[int, Path] = {}
+    done: dict[tuple[int, ...], Path] = {}
     files = []
     for i, pair in enumerate(pairs):
-        key = id(pair.image.layer or pair.image)
+        key = pair.image.key
         if key not in done:
             yield f"Writing {pair.image.name} ({i + 1} of {len(pairs)})"
             done[key] = _write_image(pair.image, images / image_names[i])
         yield f"Writing {pair.labels.name} ({i + 1} of {len(pairs)})"
         files.append((done[key], _write_labels(pair, labels / label_names[i])))
     return tuple(files)
+
+
+def left_out(pairs: Sequence[Pair], folder: RunFolder) -> str:
+    """What a run that goes on does not see of the pairs as they are now, in a sentence; empty where it sees all.
+
+    A run goes on with its own copies of layers. To be run in a thread.
+
+    Raises
+    ------
+    ConfigError
+        The settings in its folder are damaged.
+    """
+    run = RunConfig.parse(load_run_yaml(folder.run_yaml), str(folder.run_yaml))
+    labels = [path.absolute() for _, path in run.pairs]
+    names = _file_names([pair.image for pair in pairs], each=True)
+    missing = []
+    for pair, name in zip(pairs, names, strict=True):
+        if pair.labels.layer is None:
+            if pair.labels.paths[0].absolute() not in labels:
+                missing.append(f"{pair.image.name} (added since)")
+            continue
+        own = [path for path in labels if stem(path) == name]
+        try:
+            scan = labels_scan(pair.labels, image_scan(pair.image) if pair.image.layer is not None else None)
+            if not any(np.array_equal(DECODER.read_labels(path).data, scan.data) for path in own):
+                missing.append(f"{pair.image.name} ({'changed' if own else 'added'} since)")
+        except ProsmaError:
+            missing.append(f"{pair.image.name} (cannot be compared)")
+    if not missing:
+        return ""
+    listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+    return (
+        f"This run goes on with its own copies of {count(labels, 'pair')}. Not in it: {listed}. Train anew to use all."
+    )
 
 
 def autosave(pairs: Sequence[Pair], folder: Path) -> list[Path]:
@@ -161,9 +200,9 @@ def _storable(spec: ImageSpec, packed: str) -> tuple[ImageSpec, str]:
 def _file_names(sources: Iterable[Source], *, each: bool = False) -> list[str]:
     """File name, without suffix, of each source: its own made safe, the same for the same layer unless `each`."""
     names: list[str] = []
-    known: dict[int, str] = {}
+    known: dict[tuple[int, ...], str] = {}
     for source in sources:
-        key = id(source.layer or source)
+        key = source.key
         if key in known and not each:
             names.append(known[key])
             continue

@@ -50,9 +50,12 @@ class OutcomePanel(QWidget):
         self.setVisible(False)
 
     def show_outcome(
-        self, before: Mapping[str, float] | None, after: Mapping[str, float], words: str, held_out: str
+        self, before: Mapping[str, float] | None, after: Mapping[str, float | None], words: str, held_out: str
     ) -> None:
-        """Dice of each class on what was held out, of the start model and of the new one, and both in words."""
+        """Dice of each class on what was held out, of the start model and of the new one, and both in words.
+
+        A class that nothing of it holds has none.
+        """
         say(self._title, "Dice on what was held out" if after else "")
         self._table.setColumnHidden(1, before is None)
         self._table.setHorizontalHeaderLabels(["Class", "Before", "Dice" if before is None else "After"])
@@ -61,7 +64,7 @@ class OutcomePanel(QWidget):
             old = (before or {}).get(name)
             self._table.setItem(i, 0, cell(name, tooltip=name))
             self._table.setItem(i, 1, cell("–" if old is None else f"{old:.3f}", right=True))
-            self._table.setItem(i, 2, cell(f"{dice:.3f}", right=True))
+            self._table.setItem(i, 2, cell("–" if dice is None else f"{dice:.3f}", right=True))
         self._table.setVisible(bool(after))
         fit_height(self._table, HEIGHT)
         say(self._words, words)

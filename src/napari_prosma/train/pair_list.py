@@ -79,7 +79,7 @@ class PairList:
 
     def remove_layer(self, layer: Any) -> list[PairRow]:
         """Take out the rows of a layer that is gone, and return them."""
-        lost = [row for row in self.rows if layer in (row.pair.image.layer, row.pair.labels.layer)]
+        lost = [row for row in self.rows if layer in _layers(row.pair)]
         if lost:
             self._keep([row for row in self.rows if row not in lost])
         return lost
@@ -164,7 +164,7 @@ class PairList:
 
 
 def _layers(pair: Pair) -> list[Any]:
-    return [source.layer for source in (pair.image, pair.labels) if source.layer is not None]
+    return [*pair.image.layers, *pair.labels.layers]
 
 
 def _events(layer: Any) -> list[str]:
@@ -172,4 +172,5 @@ def _events(layer: Any) -> list[str]:
 
 
 def _same(a: Pair, b: Pair) -> bool:
-    return all(x.layer is y.layer and x.paths == y.paths for x, y in ((a.image, b.image), (a.labels, b.labels)))
+    same = ((a.image, b.image), (a.labels, b.labels))
+    return all(x.key == y.key if x.layers or y.layers else x.paths == y.paths for x, y in same)

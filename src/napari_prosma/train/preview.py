@@ -158,5 +158,7 @@ class Preview:
 def scan_in_view(viewer: ViewerModel, pairs: Sequence[Pair]) -> Image | None:
     """The scan to show predictions on: the active image, else the first of the pairs, else the topmost image."""
     images = [viewer.layers.selection.active, *(pair.image.layer for pair in pairs), *reversed(viewer.layers)]
+    channels = [layer for pair in pairs if pair.image.others for layer in pair.image.layers]  # no scans by themselves
+    images = [layer for layer in images if layer not in channels]
     there = (layer for layer in images if isinstance(layer, Image) and layer in viewer.layers)
     return next((layer for layer in there if not layer_access.is_result(layer)), None)

@@ -173,7 +173,7 @@ class Training:
         elif isinstance(message, EpochDone):
             self._show_epoch(message)
         elif isinstance(message, StageStarted):
-            self._say(message.message)
+            self.say(message.message)
         elif isinstance(message, Working):
             self._view.show_progress(0, 0, message.message)
         elif isinstance(message, ArrayReady):
@@ -185,7 +185,7 @@ class Training:
         elif isinstance(message, Failed):
             self._fail(message)
         elif isinstance(message, Cancelled):
-            self._say("Stopped.")
+            self.say("Stopped.")
             self._keep()
 
     def _show_step(self, step: StepDone) -> None:
@@ -209,7 +209,7 @@ class Training:
 
     def _finish(self, result: TrainResult) -> None:
         self.outcome = Outcome(Path(result.model), result.before, result.dice, result.words, result.held_out)
-        self._say(f"Done in {clock(result.seconds)} on {result.device.partition(' (')[0]}.")
+        self.say(f"Done in {clock(result.seconds)} on {result.device.partition(' (')[0]}.")
         self._end()
 
     def _fail(self, failed: Failed) -> None:
@@ -225,7 +225,7 @@ class Training:
             self._end()
             return
         if not self.advanced and self.order.folder.model.is_file():
-            self._say("No epoch was finished: the model is as it was.")
+            self.say("No epoch was finished: the model is as it was.")
             self._end()
             return
         self._view.show_progress(0, 0, "Keeping what was learned so far…")
@@ -234,12 +234,12 @@ class Training:
     def _kept(self, kept: KeptModel) -> None:
         if not self._abandoned:
             self.outcome = outcome_of(kept)
-            self._say(f"The model of epoch {kept.epoch} is kept.")
+            self.say(f"The model of epoch {kept.epoch} is kept.")
         self._end()
 
     def _not_kept(self, error: Exception) -> None:
         if not self._abandoned:
-            self._say("There is no model yet." if isinstance(error, TrainingError) else str(error))
+            self.say("There is no model yet." if isinstance(error, TrainingError) else str(error))
         self._end()
 
     def _end(self) -> None:
@@ -250,7 +250,8 @@ class Training:
         if not self._abandoned:
             self._over(self)
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
+        """Show a message of the job."""
         self._lines.append(line)
         self._view.show_messages(self._lines[-LINES:])
 

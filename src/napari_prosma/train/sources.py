@@ -10,7 +10,16 @@ from napari.layers import Layer
 from numpy.typing import NDArray
 
 from napari_prosma._reader import image_layer_data
-from napari_prosma._shared.layers import METADATA, LayerScan, class_numbers, known_classes, lies_on, read, read_on
+from napari_prosma._shared.layers import (
+    METADATA,
+    LayerScan,
+    class_numbers,
+    known_classes,
+    lies_on,
+    read,
+    read_channel_layers,
+    read_on,
+)
 from napari_prosma._shared.result_notes import noted_classes, noted_provenance
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.frames import time_as_channels
@@ -30,6 +39,8 @@ class Source:
     Attributes
     ----------
     layer : napari.layers.Image, Labels or None
+    others : tuple of napari.layers.Image
+        Further layers, each a channel of the scan of which `layer` is the first.
     path : Path or None
         File (or folder) where it is no layer; the first of `channels` where there are some.
     title : str
@@ -48,11 +59,22 @@ class Source:
     axes: str | None = None
     channels: tuple[Path, ...] = ()
     classes: tuple[ClassInfo, ...] = ()
+    others: tuple[Any, ...] = ()
+
+    @property
+    def layers(self) -> tuple[Any, ...]:
+        """The layer, or the layers of the channels; empty for files."""
+        return () if self.layer is None else (self.layer, *self.others)
+
+    @property
+    def key(self) -> tuple[int, ...]:
+        """The same for sources of the same layers."""
+        return tuple(map(id, self.layers)) or (id(self),)
 
     @property
     def name(self) -> str:
-        """Shown to the person: the name the layer has now, or the title."""
-        return self.title if self.layer is None else str(self.layer.name)
+        """Shown to the person: the names the layers have now, or the title."""
+        return " + ".join(str(layer.name) for layer in self.layers) or self.title
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -92,6 +114,8 @@ def image_scan(source: Source) -> LayerScan:
     ProsmaError
         As in `read_pair`.
     """
+    if source.others:
+        return read_channel_layers(source.layers)
     if source.layer is not None:
         return read(source.layer, source.axes)
     scan = DECODER.read_channels(source.paths)

@@ -64,7 +64,7 @@ def _annotation(rows: Sequence[PairRow], labels: LabelsConfig, classes: Sequence
             f"0 means unlabelled and no background is painted: the model will give every voxel one of {names}. Where "
             "one of them is the background, give its value as background value."
         )
-    images = [id(row.pair.image.layer) if row.pair.image.layer is not None else row.pair.image.paths for row in rows]
+    images = [row.pair.image.key if row.pair.image.layers else row.pair.image.paths for row in rows]
     twice = next((row for i, row in enumerate(rows) if images[i] in images[:i]), None)
     if twice:
         yield f"{twice.image} is in more than one pair: validation may be on an image that is trained on."

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from napari_prosma._shared.guarded import each
 from napari_prosma._shared.scan_kind import kind_from, kind_of
 from napari_prosma._shared.session import ModelEntry, Session
+from napari_prosma.train.handover import left_out
 from napari_prosma.train.orders import new_order, resumed_order
 from napari_prosma.train.pair_list import PairList
 from napari_prosma.train.pairs import Pair
@@ -74,6 +75,15 @@ class Trainings:
             self._say(error)
             return
         self._begin(order, fresh=False)
+        run, pairs = self.run, self._pairs.pairs
+        if run is None or run.order is not order or not pairs:
+            return
+
+        def told(words: str) -> None:
+            if words and run is self.run:
+                run.say(words)
+
+        self._session.jobs.run(lambda: left_out(pairs, order.folder), told, lambda _: None)
 
     def keep(self, state: RunState) -> None:
         """Make a model of what a stopped or killed run has reached."""
@@ -151,12 +161,15 @@ class Trainings:
     def _take(self, outcome: Outcome) -> None:
         """Show what was reached; Segment knows the model at once, and takes it unless it became worse."""
         self.outcome = outcome
-        self._view.show_outcome(outcome.before, outcome.after, outcome.words, outcome.held_out)
+        after: dict[str, float | None] = dict(outcome.after)
         try:
             entry = self._session.add_model(outcome.model)
         except ProsmaError as error:
+            self._view.show_outcome(outcome.before, after, outcome.words, outcome.held_out)
             self._say(error)
             return
+        after |= {info.name: None for info in entry.header.classes[1:] if info.name not in after}
+        self._view.show_outcome(outcome.before, after, outcome.words, outcome.held_out)
         if not outcome.worse:
             self._session.prefer(entry, self._kind(entry))
 

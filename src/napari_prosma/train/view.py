@@ -200,7 +200,7 @@ class TrainView(JobView):
         self._preview_facts.setVisible(bool(text))
 
     def show_outcome(
-        self, before: Mapping[str, float] | None, after: Mapping[str, float], words: str, held_out: str
+        self, before: Mapping[str, float] | None, after: Mapping[str, float | None], words: str, held_out: str
     ) -> None:
         """Dice per class of the start model (None: there was none) and of the new one, and both in words."""
         self._outcome.show_outcome(before, after, words, held_out)

@@ -13,7 +13,7 @@ from prosma_core.data.intensities import single_precision
 from prosma_core.errors import GeometryError, LabelError, OutputError
 from prosma_core.io.atomic import replace_dir, write_atomic
 from prosma_core.io.dicom import read_dicom
-from prosma_core.io.labels import as_labels, one_channel
+from prosma_core.io.labels import as_labels, one_channel, scale_step
 from prosma_core.io.layout import axis_aligned
 from prosma_core.io.metaimage import read_metaimage, write_metaimage
 from prosma_core.io.names import (
@@ -100,7 +100,7 @@ def read_labels(path: Path) -> Scan:
         As in `read_image`.
     """
     scan = _read(path, None, labels=True)
-    data = as_labels(one_channel(scan.data, scan.spec.axes, path), path)
+    data = as_labels(one_channel(scan.data, scan.spec.axes, path), path, scale_step(scan.spec.header))
     return Scan(data, scan.spec.labels_spec())
 
 

@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_ROUNDING = 1e-3  # a label map stored as scaled integers comes back with errors below this
+_ROUNDING = 1e-3  # of values that were computed
+_LARGEST_STEP = 0.25  # of stored values that are scaled: with larger ones a rounded value could be another class
 
 
-def as_labels(values: NDArray[Any], source: Path | str) -> NDArray[Any]:
+def as_labels(values: NDArray[Any], source: Path | str, step: float = 0.0) -> NDArray[Any]:
     """Class numbers in the smallest unsigned integer type that holds them.
 
     Parameters
@@ -25,6 +26,9 @@ def as_labels(values: NDArray[Any], source: Path | str) -> NDArray[Any]:
         Any shape.
     source : Path or str
         Named in errors.
+    step : float
+        Distance of two values that the file can store next to each other, where it scales whole numbers: values are
+        rounded by no more than that.
 
     Raises
     ------
@@ -32,7 +36,7 @@ def as_labels(values: NDArray[Any], source: Path | str) -> NDArray[Any]:
         A value is negative, a fraction, NaN or infinite.
     """
     if values.dtype.kind == "f":
-        values = _whole(values, source)
+        values = _whole(values, source, step)
     elif values.dtype.kind not in "bui":
         msg = f"Labels of {source} are of type {values.dtype}; whole numbers from 0 are needed."
         raise LabelError(msg)
@@ -43,14 +47,24 @@ def as_labels(values: NDArray[Any], source: Path | str) -> NDArray[Any]:
     return values.astype(np.min_scalar_type(high), copy=False)
 
 
-def _whole(values: NDArray[Any], source: Path | str) -> NDArray[np.int64]:
+def scale_step(header: Any) -> float:
+    """Distance of two values that a NIfTI file can store next to each other; 0 where it does not scale."""
+    if not hasattr(header, "get_slope_inter"):
+        return 0.0
+    slope = header.get_slope_inter()[0]
+    return 0.0 if slope in (None, 1.0) else abs(float(slope))
+
+
+def _whole(values: NDArray[Any], source: Path | str, step: float) -> NDArray[np.int64]:
     rounded = np.rint(values)
+    tolerance = max(_ROUNDING, 1.01 * step if step <= _LARGEST_STEP else 0.0)
     with np.errstate(invalid="ignore"):  # infinity minus infinity is NaN and so counts as wrong
-        wrong = ~(np.abs(values - rounded) <= _ROUNDING) | (np.abs(rounded) > 2**53)
+        wrong = ~(np.abs(values - rounded) <= tolerance) | (np.abs(rounded) > 2**53)
     if wrong.any():
+        scaled = f" (stored as whole numbers times {step:g}, the slope in its header)" if step else ""
         msg = (
-            f"Labels of {source} contain {values[wrong][0]:g}, which is not a class number: whole numbers from 0 are "
-            "needed. Probabilities must be thresholded first."
+            f"Labels of {source} contain {values[wrong][0]:g}{scaled}, which is not a class number: whole numbers from "
+            "0 are needed. Probabilities must be thresholded first."
         )
         raise LabelError(msg)
     whole: NDArray[np.int64] = rounded.astype(np.int64)

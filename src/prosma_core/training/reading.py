@@ -70,8 +70,8 @@ class Facts:
             other = self.names.setdefault(value, name)
             if other != name:
                 msg = (
-                    f"Value {value} is {name!r} in {label.name} and {other!r} in another label file: one value would be "
-                    "two classes. Give the segments the same values in all files."
+                    f"Value {value} is {name!r} in {label.name} and {other!r} in another label file: one value would "
+                    "be two classes. Give the segments the same values in all files."
                 )
                 raise DatasetError(msg)
 

@@ -329,3 +329,26 @@ def test_header_values_are_accepted_or_refused(
     else:
         with pytest.raises(ProsmaError, match=problem):
             read_image(path)
+
+
+def save_scaled(path: Path, value: float, slope: float) -> Path:
+    """A file of one value, stored as a whole number times a slope."""
+    image = nib.Nifti1Image(np.full((4, 5, 6), round(value / slope), np.uint16), np.eye(4))
+    image.header.set_slope_inter(slope, 0)
+    image.to_filename(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("value", "slope", "label"),
+    [(1 / 256, 1 / 256, 0), (254 / 255, 1 / 255, 1), (0.996, 0.003984, 1), (1.0, 3 / 65535, 1), (1.9, 0.1, 2)],
+)
+def test_labels_of_scaled_files_are_rounded_within_the_step_of_their_slope(
+    tmp_path: Path, value: float, slope: float, label: int
+) -> None:
+    assert (read_labels(save_scaled(tmp_path / "l.nii", value, slope)).data == label).all()
+
+
+def test_a_scaled_value_that_is_no_class_number_names_the_slope(tmp_path: Path) -> None:
+    with pytest.raises(LabelError, match=r"contain 0\.92 \(stored as whole numbers times 0\.04, the slope"):
+        read_labels(save_scaled(tmp_path / "l.nii", 0.92, 0.04))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pytestqt.qtbot import QtBot
-from qtpy.QtWidgets import QPushButton
+from qtpy.QtWidgets import QPushButton, QTableWidget
 
 from napari_prosma._shared.progress_panel import ActivityProgress
 from napari_prosma.train import pair_list
@@ -265,6 +265,110 @@ def test_paint_while_a_resumed_run_trains_is_saved_too_and_other_labels_beside_i
     widget.controller.resume(list_runs(widget.models)[0])
     assert sorted(path.name for path in folder.root.glob("annotations*")) == ["annotations", "annotations-2"]
     assert len(list((folder.root / "annotations-2").iterdir())) == 2
+
+
+def test_training_more_says_which_pairs_are_not_in_the_run_as_they_are_now(widget: Any, annotated: Any) -> None:
+    _, labels = annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    job = widget.start()
+    folder = RunFolder.beside(widget.models / "liver model.safetensors")
+    folder.write_settings(job.request().run, {"train": ["liver"], "val": ["liver"]})
+    job.say(Cancelled())
+    (state,) = list_runs(widget.models)
+    widget.controller.resume(state, 3)
+    assert "own copies" not in widget.text("messages")
+    widget.jobs.jobs[-1].say(Cancelled())
+    labels.data[3, 9, 9] = 0
+    annotated(widget.viewer, "spleen")
+    widget.controller.pairs.add_active()
+    widget.controller.resume(state, 3)
+    assert "own copies of 1 pair" in widget.text("messages")
+    assert "Not in it: liver (changed since), spleen (added since)." in widget.text("messages")
+
+
+def test_a_class_without_a_dice_has_a_dash(widget: Any, annotated: Any) -> None:
+    annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    job = widget.start()
+    job.say(result(write_model(widget, "liver model")))  # of two classes, one of which has a Dice
+    table = widget.view.findChild(QTableWidget, "outcome")
+    rows = [[table.item(i, c).text() for c in (0, 2)] for i in range(table.rowCount())]
+    assert rows == [["organ", "0.800"], ["lesion", "–"]]
+
+
+@pytest.mark.parametrize(("fix", "values"), [("threshold", {1}), ("classes", None)])
+def test_grey_masks_are_thresholded_or_kept_where_the_person_says_so(
+    widget: Any, rng: Any, fix: str, values: set[int] | None
+) -> None:
+    yy, xx = np.mgrid[:96, :96]
+    grey = np.clip(255 * (24 - np.hypot(yy - 48, xx - 40)) / 6, 0, 255).astype(np.uint8)
+    image = widget.viewer.add_image(rng.normal(size=(96, 96)), name="scan")
+    widget.viewer.layers.selection = {image, widget.viewer.add_labels(grey, name="soft")}
+    widget.controller.pairs.add_active()
+    assert "grey edges" in widget.text("problem_pairs")
+    assert len(widget.controller._choices.classes) == 0
+    widget.view.fix_clicked.emit(0, fix)
+    assert widget.can_run
+    assert widget.text("grey") != "Ask"
+    assert widget.start().request().run.labels.grey == fix
+    found = set(widget.controller._choices.rows[0].values)
+    assert found == values if values else len(found) > 20
+    widget.view.labels_changed.emit(LabelsConfig())
+    assert not widget.can_run
+
+
+def test_labels_without_a_transform_take_the_images_place(widget: Any, annotated: Any) -> None:
+    image, labels = annotated(widget.viewer)
+    image.scale = (3, 0.5, 0.5)
+    widget.controller.pairs.add_active()
+    assert "no transform" in widget.text("problem_pairs")
+    widget.view.fix_clicked.emit(0, "place")
+    assert widget.can_run
+    placed = widget.viewer.layers[-1]
+    assert placed is not labels
+    assert np.array_equal(placed.data, labels.data)
+    assert placed.scale.tolist() == [3, 0.5, 0.5]
+
+
+def test_several_selected_images_are_the_channels_of_one_scan(widget: Any, rng: Any) -> None:
+    data = rng.normal(100, 20, (3, 8, 24, 24)).astype(np.float32)
+    layers = widget.viewer.add_image(data, channel_axis=0, name=["DAPI", "actin", "tubulin"], scale=(2, 0.5, 0.5))
+    numbers = np.zeros((8, 24, 24), np.uint8)
+    numbers[2:6, 6:16, 6:16] = 1
+    labels = widget.viewer.add_labels(numbers, name="cells", scale=(2, 0.5, 0.5))
+    widget.viewer.layers.selection = {*layers, labels}
+    widget.controller.pairs.add_active()
+    (row,) = widget.controller._choices.rows
+    assert (row.image, row.problem) == ("DAPI + actin + tubulin", "")
+    assert row.facts.endswith("3 channels")
+    widget.controller.pairs.add_active()
+    assert "already" in widget.text("error")
+    ((image, painted),) = widget.start().request().run.pairs
+    assert np.array_equal(read_image(image).data, data)
+    assert read_image(painted).spec.spatial_shape == (8, 24, 24)
+    widget.viewer.layers.remove(layers[1])
+    assert widget.controller._pairs.rows == []
+
+
+def test_images_of_different_grids_are_no_channels(widget: Any, annotated: Any, rng: Any) -> None:
+    image, labels = annotated(widget.viewer)
+    other = widget.viewer.add_image(rng.normal(size=(12, 24, 28)), scale=(2, 1, 1), name="other")
+    widget.viewer.layers.selection = {image, other, labels}
+    widget.controller.pairs.add_active()
+    assert "Which pair is meant cannot be told" in widget.text("error")
+
+
+def test_time_points_are_channels_only_where_the_person_says_so(widget: Any, rng: Any) -> None:
+    film = widget.viewer.add_image(rng.normal(size=(3, 8, 20, 20)), name="film", axis_labels=tuple("tzyx"))
+    data = np.zeros((8, 20, 20), np.uint8)
+    data[2:6, 4:12, 4:12] = 1
+    widget.viewer.layers.selection = {film, widget.viewer.add_labels(data, name="one map")}
+    widget.controller.pairs.add_active()
+    assert "time series" in widget.text("problem_pairs")
+    widget.view.fix_clicked.emit(0, "channels")
+    assert widget.can_run
+    ((image, _),) = widget.start().request().run.pairs
+    assert read_image(image).spec.num_channels == 3
 
 
 def test_what_is_painted_is_saved_every_few_minutes(
