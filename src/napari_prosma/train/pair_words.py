@@ -73,6 +73,8 @@ def _elsewhere(words: str, image: ImageSpec, labels: ImageSpec) -> tuple[str, tu
 def facts(found: PairCheck, labels: Scan, image: ImageSpec, config: LabelsConfig) -> str:
     """What the labels hold: "3 classes, 5 of 40 slices annotated (z), 2 % of voxels"."""
     parts = [count(found.values, "class", "classes") if found.values or config.sparse else "no object"]
+    if found.grey is not None:
+        return f"{count(found.values, 'value')} above 0"
     if found.threshold is not None:
         parts[0] += f" (values above {found.threshold})"
     if found.frames is not None and not config.sparse and 0 < found.frames[0] < found.frames[1]:

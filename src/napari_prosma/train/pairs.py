@@ -197,7 +197,7 @@ def _check(row: PairRow, config: LabelsConfig) -> PairRow:
         facts=", ".join(filter(None, (facts(found, labels, image, config), _part_words(row.pair)))),
         problem=problem,
         fixes=fixes,
-        values=found.values,
+        values={} if found.grey else found.values,  # they are no classes
         spec=image,
         slices=found.slices,
         axis=found.axis,

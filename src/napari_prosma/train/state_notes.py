@@ -57,7 +57,7 @@ def _annotation(rows: Sequence[PairRow], labels: LabelsConfig, classes: Sequence
     empty = [row.labels for row in rows if not row.values]
     if empty and labels.zero == "background":
         names = ", ".join(empty[:5]) + (", …" if len(empty) > 5 else "")
-        yield f"No object in {len(empty)} of {len(rows)} label maps ({names}): all of these scans counts as background."
+        yield f"No object in {len(empty)} of {len(rows)} label maps ({names}): these scans are background throughout."
     if labels.zero == "unlabelled" and not any(row.background for row in rows):
         names = ", ".join(info.name for info in classes[1:])
         yield (

@@ -141,6 +141,11 @@ def without_transform(spec: ImageSpec) -> bool:
 
 
 def _overlap_words(a: ImageSpec, b: ImageSpec) -> str:
+    if a.spatial_shape == b.spatial_shape[::-1] != b.spatial_shape:
+        return (
+            "The shapes are each other's reverse: one of the two is transposed, such as a JPEG that viewers turn by "
+            "its EXIF orientation, or an array with its axes in reverse order. Transpose one of them."
+        )
     if a.spatial_shape == b.spatial_shape and without_transform(b):
         return (
             "The second has no geometry of its own, and the shape of the first: give --labels-on-image where its "

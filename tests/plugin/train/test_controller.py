@@ -314,7 +314,7 @@ def test_grey_masks_are_thresholded_or_kept_where_the_person_says_so(
     found = set(widget.controller._choices.rows[0].values)
     assert found == values if values else len(found) > 20
     widget.view.labels_changed.emit(LabelsConfig())
-    assert not widget.can_run
+    assert "grey edges" in widget.controller._choices.rows[0].problem
 
 
 def test_labels_without_a_transform_take_the_images_place(widget: Any, annotated: Any) -> None:

@@ -329,6 +329,7 @@ class TestProblems:
         assert "grey edges" in row.problem
         assert "--" not in row.problem
         assert row.fixes == ("threshold", "classes")
+        assert row.values == {}  # no classes before a choice was made
         fixed = row_of(Image(photo), Labels(grey), LabelsConfig(grey="threshold"))
         assert (fixed.problem, fixed.values) == ("", {1: int((grey > 127).sum())})
         assert fixed.facts.startswith("1 class (values above 127)")
