@@ -172,7 +172,7 @@ def voxels(image: Source) -> NDArray[Any]:
     ProsmaError
         As in `read_pair`.
     """
-    return image_scan(image).load() if image.layer is not None else read_channels(image.paths).data
+    return image_scan(image).load() if image.layer is not None else DECODER.read_channels(image.paths).data
 
 
 def provenance_of(source: Source) -> dict[str, str]:
