@@ -117,10 +117,3 @@ def test_labels_without_geometry_are_named_as_such_and_take_the_images_place_whe
     image, labels = read_case(case, on_image=True)
     assert np.array_equal(labels.spec.affine, image.spec.affine)
     assert labels.data.all()
-
-
-def test_shapes_that_are_each_others_reverse_are_explained() -> None:
-    picture, turned = array_spec((96, 192), "yx"), array_spec((192, 96), "yx")
-    problem = check_pair(picture, Scan(np.ones((192, 96), np.uint8), turned), LabelsConfig()).problem
-    assert "each other's reverse" in problem
-    assert len(problem) <= 400

@@ -15,7 +15,8 @@ Grey = Literal["edges", "picture", "image"]
 _LEAST_TOP = 64  # largest value of what may be grey: label maps of a few classes end below it
 _FULL = 200
 _LEAST_VALUES = 5  # 0, the value of the object, and some between them
-_PICTURE_VALUES = 26
+PICTURE_VALUES = 26
+"""Values from which a label map may be an image."""
 _MIXED_EDGES, _MIXED_PICTURE = 0.35, 0.45  # areas of class numbers: up to 0.3 in all label maps that were tried
 _NUMBERED = 256  # with more values than can be classes they may number small objects
 _MOST_BLOCKS = 4 << 20  # voxels that are looked at
@@ -64,7 +65,7 @@ def grey_kind(labels: NDArray[Any], counts: dict[int, int] | None = None) -> Gre
     upper = sum(n for value, n in counts.items() if value > 0.5 * top)
     if high >= between and 2 * high >= upper and mixed >= _MIXED_EDGES:
         return "edges"
-    return "picture" if len(counts) >= _PICTURE_VALUES and mixed >= _MIXED_PICTURE else None
+    return "picture" if len(counts) >= PICTURE_VALUES and mixed >= _MIXED_PICTURE else None
 
 
 def _near_ends(counts: Collection[int], top: int) -> bool:
@@ -111,6 +112,7 @@ def grey_problem(
     config: LabelsConfig,
     named: Collection[int] = (),
     image: Callable[[], NDArray[Any]] | None = None,
+    least: int = _LEAST_VALUES,
 ) -> tuple[Grey | None, str]:
     """Why labels are no class numbers, and how many values they have; None and empty where they may be used.
 
@@ -122,12 +124,14 @@ def grey_problem(
         Values that a person named: labels that hold no others are class numbers.
     image : callable, optional
         Gives the values of the scan: labels that equal them are the scan itself.
+    least : int
+        Number of label values from which the scan is looked at.
     """
     if config.grey == "classes":
         return None, ""
     counts = value_counts(labels)
     counts.pop(config.ignore if config.ignore is not None else -1, None)
-    if len(counts) >= _LEAST_VALUES and image is not None and same_values(labels, image()):
+    if len(counts) >= least and image is not None and same_values(labels, image()):
         return "image", f"The labels are the image itself ({len(counts)} values). Choose the label map of this scan."
     if config.grey == "threshold" or set(counts) <= {0, *named}:
         return None, ""

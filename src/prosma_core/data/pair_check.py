@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.data.annotation import read_annotation
 from prosma_core.data.geometry import ImageSpec, Scan
-from prosma_core.data.grey_labels import Grey, grey_problem
+from prosma_core.data.grey_labels import PICTURE_VALUES, Grey, grey_problem
 
 GREY_HELP = (
     "Give --grey-labels threshold (above half of the largest value is one class), or --grey-labels classes (each value "
@@ -79,7 +79,7 @@ def check_pair(
     named : collection of int
         Values that the labels come with names for.
     voxels : callable, optional
-        Gives the values of the scan.
+        Gives the values of the scan; called where the labels have many values.
     """
     problem = grid_problem(image, labels.spec, "The scan", "the labels")
     if config.slice_axis is not None and config.slice_axis not in labels.spec.spatial_axes:
@@ -88,7 +88,7 @@ def check_pair(
     found = read_annotation(labels, config)
     numbers, counts = np.unique(found.values[found.values > 0], return_counts=True)
     values = {int(v): int(n) for v, n in zip(numbers, counts, strict=True)}
-    grey, words = grey_problem(np.asarray(labels.data), config, named, voxels)
+    grey, words = grey_problem(np.asarray(labels.data), config, named, voxels, PICTURE_VALUES)
     if not problem and words:
         problem = words if grey == "image" else f"{words} {GREY_HELP}"
     if not problem and not values and config.sparse:
@@ -141,11 +141,6 @@ def without_transform(spec: ImageSpec) -> bool:
 
 
 def _overlap_words(a: ImageSpec, b: ImageSpec) -> str:
-    if a.spatial_shape == b.spatial_shape[::-1] != b.spatial_shape:
-        return (
-            "The shapes are each other's reverse: one of the two is transposed, such as a JPEG that viewers turn by "
-            "its EXIF orientation, or an array with its axes in reverse order. Transpose one of them."
-        )
     if a.spatial_shape == b.spatial_shape and without_transform(b):
         return (
             "The second has no geometry of its own, and the shape of the first: give --labels-on-image where its "

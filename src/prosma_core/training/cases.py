@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -47,6 +48,11 @@ class TrainingCase:
     labels: Tensor
     points: list[Tensor]
     annotated: Tensor | None = None
+
+    @cached_property
+    def present(self) -> frozenset[int]:
+        """Indices of the classes in its labels."""
+        return frozenset(torch.unique(self.labels).tolist())
 
     @property
     def masked(self) -> bool:

@@ -88,8 +88,7 @@ def validate(
             if look is not None:
                 look(case, found)
             scores.append(dice_per_class(found, case.labels.to(logits.device), len(classes)))
-            occurring = torch.unique(case.labels.int()).tolist()
-            present |= np.isin(np.arange(1, len(classes)), occurring)
+            present |= np.isin(np.arange(1, len(classes)), list(case.present))
     mean = np.mean(scores, axis=0)
     dice = {c.name: float(d) for c, d, there in zip(classes[1:], mean, present, strict=True) if there}
     return Validation(dice, float(mean[present].mean()) if dice else None, tuple(levels), len(scores))
