@@ -109,7 +109,7 @@ def evaluate(
     _print_table(report)
     if report["failed"]:
         failed = ", ".join(list(report["failed"])[:5])
-        typer.echo(f"{len(report['failed'])} cases could not be measured and have no part above: {failed}.", err=True)
+        say(f"{len(report['failed'])} cases could not be measured and have no part above: {failed}.", err=True)
         raise typer.Exit(PARTIAL_EXIT)
 
 
@@ -139,7 +139,7 @@ def _print_table(report: dict[str, Any]) -> None:
     Console(width=110).print(table)
     for name, m in summary["classes"].items():
         if not m["present"]:
-            typer.echo(f"{name} is in no case: it has no Dice.")
+            say(f"{name} is in no case: it has no Dice.")
         if m["absent"]:
             say(
                 f"{name}: Dice of cases that have it {_number(m['dice_present'])}; "
