@@ -221,7 +221,7 @@ class Training:
         """Make a model of what a training has reached that did not come to its end; one that is there may stay."""
         self._view.unfold_runs()  # where it can go on
         if not (self.order.owned.is_set() or self.advanced):
-            self._say("There is no model yet.")
+            self.say("There is no model yet.")
             self._end()
             return
         if not self.advanced and self.order.folder.model.is_file():
