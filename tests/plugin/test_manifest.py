@@ -75,7 +75,7 @@ def test_pictures_and_folders_of_others_stay_napari_own(npe2pm: Any, manifest: P
     assert "napari-prosma" in {r.plugin_name for r in npe2pm.iter_compatible_readers(str(tmp_path / "run.prosma"))}
 
 
-@pytest.mark.parametrize("suffix", [*FORMATS, ".dcm"])
+@pytest.mark.parametrize("suffix", FORMATS)
 def test_every_format_of_the_command_line_is_read_in_napari(suffix: str, npe2pm: Any, manifest: PluginManifest) -> None:
     npe2pm.register(manifest)
     name = f"x{'_mask' if suffix == '.png' else ''}{suffix}"
