@@ -59,6 +59,9 @@ _READ_ONLY = RESULT_SUFFIXES.keys() - {".jpg", ".jpeg"}
 IMAGE_SUFFIXES = tuple(FORMATS)
 """Suffixes that are read."""
 
+COMMON_SUFFIXES = ".nii.gz, .dcm, .nrrd, .mha, .mgz, .mnc, .hdr, .tif, .ome.tif, .zarr, .png, .jpg"
+"""What messages name of them: one for each usual format."""
+
 WRITTEN_SUFFIXES = tuple(suffix for suffix in FORMATS if suffix not in _READ_ONLY)
 """Suffixes that images can be written with."""
 

@@ -8,7 +8,7 @@ from prosma_core.errors import FileFormatError
 from prosma_core.io.atomic import put_back
 from prosma_core.io.dicom import check_dicom
 from prosma_core.io.metaimage import check_metaimage
-from prosma_core.io.names import FORMATS, HINTS, IMAGE_SUFFIXES, image_suffix, is_dicom_file, is_dicom_folder
+from prosma_core.io.names import COMMON_SUFFIXES, FORMATS, HINTS, image_suffix, is_dicom_file, is_dicom_folder
 from prosma_core.io.nibabel_formats import check_nibabel
 from prosma_core.io.nifti import check_nifti
 from prosma_core.io.nrrd import check_nrrd
@@ -70,7 +70,7 @@ def reader_of(path: Path) -> str:
     if not suffix:
         last = path.name.lower().removesuffix(".gz").rpartition(".")
         more = f" {HINTS['.' + last[2]]}" if last[0] and "." + last[2] in HINTS else ""
-        msg = f"{path} is no image this reads: {', '.join(IMAGE_SUFFIXES)}, a DICOM file or folder.{more}"
+        msg = f"{path} is no image this reads: {COMMON_SUFFIXES}, a DICOM folder and others.{more}"
         raise FileFormatError(msg)
     kind = FORMATS[suffix]
     if path.is_dir() != (kind == "zarr"):
