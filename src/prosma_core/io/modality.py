@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,7 +12,12 @@ from prosma_core.io.names import is_dicom_file
 
 AIR_HU = -500.0
 """CT is recognised by whole numbers that reach below this."""
-_TAG = b"\x08\x00\x60\x00"
+_TAGS: tuple[tuple[bytes, Literal["little", "big"]], ...] = (
+    (b"\x08\x00\x60\x00", "little"),
+    (b"\x00\x08\x00\x60", "big"),
+)
+_PREAMBLE = 128
+_LONGEST = 16
 _START = 1 << 16
 """Bytes of a DICOM file in which its modality stands: the tag is among the first."""
 _SAMPLE = 1 << 18
@@ -29,13 +34,14 @@ def dicom_modality(path: Path) -> str:
             start = opened.read(_START)
     except OSError:
         return ""
-    _, found, rest = start.partition(_TAG)
-    if not found:
+    found = next(((tag, order) for tag, order in _TAGS if tag in start[_PREAMBLE:]), None)
+    if found is None:
         return ""
-    if rest[:2] == b"CS":  # explicit value representation: two bytes of length follow, else four in its place
-        value = rest[4 : 4 + min(int.from_bytes(rest[2:4], "little"), 16)]
-    else:
-        value = rest[4 : 4 + min(int.from_bytes(rest[:4], "little"), 16)]
+    tag, order = found
+    rest = start[_PREAMBLE:].partition(tag)[2]
+    # With an explicit value representation two bytes of length follow it, else four in its place.
+    at, size = (2, 2) if rest[:2] == b"CS" else (0, 4)
+    value = rest[4 : 4 + min(int.from_bytes(rest[at : at + size], order), _LONGEST)]
     text = value.decode("ascii", "replace").strip(" \0")
     return text if text.isalnum() and text.isupper() and text.isascii() else ""
 

@@ -33,7 +33,7 @@ class Purpose:
 
 _SHIPPED = {
     "3ca35ae0ce4484d8aae6a4544cfd4b808141e9a60a114da47018a36c6bad94d4": Purpose(synthetic=True),  # phantom-3d
-    "f65066fba6c8e25a7d4d77b3c380b84540eabad36ed2c1440cfb409c7b59a69f": Purpose(modality="MR", extent=(20.0, 80.0)),
+    "f65066fba6c8e25a7d4d77b3c380b84540eabad36ed2c1440cfb409c7b59a69f": Purpose(modality="MR", extent=(20.0, 64.0)),
     "5d3eb367024e135f233e3c409f880c3ea1cd7922b26febd4d32f685accaabe6f": Purpose(modality="US"),  # breast-lesion-us
 }
 """Of the shipped models, by the hash of their weights: their headers are older than these facts."""
