@@ -15,7 +15,7 @@ from napari_prosma._shared.progress_panel import clock
 from napari_prosma.train.expectation import Expectation
 from napari_prosma.train.orders import plan_preparation, times_request
 from napari_prosma.train.pairs import Pair
-from napari_prosma.train.state import Choices, Plan, Problem
+from napari_prosma.train.state import Choices, Plan, Problem, sized
 from prosma_core.engine.client import Failed, Finished, Message
 from prosma_core.engine.messages import PlanResult
 from prosma_core.errors import ProsmaError
@@ -102,7 +102,7 @@ class Estimate:
         if self._times and (valid is None or _what(valid) != self._what):
             self._times = {}
             self._told()
-        self._expectation.want(times_request(valid, choices.rows, len(choices.classes)) if valid else None)
+        self._expectation.want(times_request(valid, sized(choices), len(choices.classes)) if valid else None)
 
     def _not_shown(self, reason: str, _details: str) -> None:
         self._job = None

@@ -15,7 +15,7 @@ from napari_prosma.train.classes import classes_of
 from napari_prosma.train.handover import write_pairs
 from napari_prosma.train.pairs import Pair, PairRow, check
 from napari_prosma.train.sources import layer_source
-from napari_prosma.train.state import Choices, Plan, Problem, asks_for_size, resolve
+from napari_prosma.train.state import Choices, Plan, Problem, asks_for_size, resolve, sized
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.model import ClassInfo
 from prosma_core.config.run import PRESETS, load_run_yaml, resolve_run
@@ -84,6 +84,9 @@ def test_the_voxel_size_of_images_that_state_none_is_asked_for_and_trained_with(
         assert said in problem.text
     run = resolve_run(plan_of(replace(mixed, size="3,1,1"), tmp_path).request_values)
     assert run.voxel_size == VoxelSize(sizes=(3, 1, 1), unit="mm")
+    assert {each.spec.unit for each in sized(replace(mixed, size="3,1,1")) if each.spec} == {
+        "mm"
+    }  # as times are asked for
     assert resolve_run(plan_of(choices(row()), tmp_path).request_values).voxel_size is None
     assert not asks_for_size(choices(row(units="mm")))
     start = choices(row(), start=entry("phantom-3d"))
