@@ -20,7 +20,7 @@ from prosma_core.data.geometry import ImageSpec
 from prosma_core.data.intensities import COLOUR
 from prosma_core.engine.decoder import DECODER
 from prosma_core.errors import FileFormatError
-from prosma_core.io.names import FORMATS, image_suffix, is_dicom_folder, is_image_path, stem
+from prosma_core.io.names import FORMATS, image_suffix, is_dicom_folder, is_image_path, is_zarr_node, stem
 from prosma_core.io.run_folder import RunFolder
 from prosma_core.io.warned import warnings_of
 from prosma_core.io.zarr_images import OpenZarr, open_zarr
@@ -107,18 +107,24 @@ def as_labels_data(layer: LayerData, notes: dict[str, Any]) -> LayerData:
 
 def _is_ours(path: Path) -> bool:
     if path.is_dir():
-        return FORMATS.get(image_suffix(path).lower()) == "zarr" or path.suffix == ".prosma" or is_dicom_folder(path)
+        return _is_zarr(path) or path.suffix == ".prosma" or is_dicom_folder(path)
     return bool(image_suffix(path)) or path.suffix.lower() == ".dcm"
+
+
+def _is_zarr(path: Path) -> bool:
+    """Whether it is a zarr folder, or a member of one."""
+    return path.is_dir() and (FORMATS.get(image_suffix(path).lower()) == "zarr" or is_zarr_node(path))
 
 
 def _read(path: Path) -> list[LayerData]:
     if path.suffix == ".prosma" and path.is_dir():
         return _read_run(path)
     said: Sequence[str] = ()
-    if FORMATS.get(image_suffix(path).lower()) == "zarr" and path.is_dir():
+    if _is_zarr(path):
         with warnings_of("prosma_core.io") as said:
             opened = open_zarr(path)
         layer, notes = _zarr_layer(opened, path), opened.notes
+        notes = {"kind": "labels", **notes} if opened.labels else notes
         dtype = opened.levels[0].dtype
     elif image_suffix(path).lower() == ".seg.nrrd":
         scan = DECODER.read_labels(path)

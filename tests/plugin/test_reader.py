@@ -232,6 +232,20 @@ def test_a_zarr_of_several_levels_is_a_multiscale_layer(tmp_path: Path, open_lay
         open_zarr(tmp_path / "scan.zarr")
 
 
+def test_members_of_a_zarr_open_with_their_geometry_and_labels_as_labels(tmp_path: Path, open_layer: OpenLayer) -> None:
+    root = zarr.create_group(tmp_path / "exp.zarr", zarr_format=2)
+    for name in ("0", "1", "0/labels/cells"):
+        group = root.create_group(name)
+        group.create_array("0", shape=(4, 5, 6), dtype="u1")[:] = 1
+        scale = {"type": "scale", "scale": [3, 1, 1]}
+        axes = [{"name": name, "type": "space", "unit": "millimeter"} for name in "zyx"]
+        group.attrs["multiscales"] = [{"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": [scale]}]}]
+    for member, kind in (("0", "Image"), ("0/labels/cells", "Labels")):
+        layer = open_layer(tmp_path / "exp.zarr" / member)
+        assert type(layer).__name__ == kind
+        assert tuple(layer.scale) == (3, 1, 1)
+
+
 def test_an_array_with_channels_last_on_disk_is_shown_as_it_is(tmp_path: Path, open_layer: OpenLayer) -> None:
     array = zarr.create_array(tmp_path / "a.zarr", shape=(2, 40, 50, 3), dtype="u1", zarr_format=2)
     array.attrs["axes"] = ["z", "y", "x", "c"]

@@ -84,6 +84,8 @@ class OpenZarr:
         What `write_zarr` was given as provenance; empty for other folders.
     parts : list of tuple of slice
         The parts of the finest level for which there are files.
+    labels : bool
+        Whether the folder says that it holds labels of an image.
     """
 
     levels: list[Any]
@@ -91,6 +93,7 @@ class OpenZarr:
     spec: ImageSpec
     notes: dict[str, Any]
     parts: list[tuple[slice, ...]]
+    labels: bool
 
 
 def open_zarr(path: Path) -> OpenZarr:
@@ -128,7 +131,7 @@ def _open(path: Path, axes: str | None, *, coarser: bool, labels: bool) -> OpenZ
     ).spec
     group = load_node(path)
     notes = (group.attributes if group else {}).get("prosma", {})
-    return OpenZarr(arrays, names, spec, notes if isinstance(notes, dict) else {}, parts[0])
+    return OpenZarr(arrays, names, spec, notes if isinstance(notes, dict) else {}, parts[0], found.labels)
 
 
 def _axes(path: Path, found: Located, shape: tuple[int, ...]) -> str:
