@@ -201,8 +201,8 @@ def end_everywhere(
 
 
 def listing(folder: Path) -> list[str]:
-    """Every file and folder in a folder."""
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    """Every file and folder in a folder, but a run's lock: an old one is replaced by the next training."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.name != "in-use.lock")
 
 
 def _next_works(
@@ -221,7 +221,7 @@ def _next_works(
         for place in {folder, *(folder / name for name in names if (folder / name).is_dir())}:
             atomic.sweep(place)
         now = int(found() or 0)
-    assert listing(folder) == names
+    assert listing(folder) == names, set(listing(folder)) ^ set(names)
     return now
 
 

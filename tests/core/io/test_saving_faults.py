@@ -100,12 +100,20 @@ def _model(folder: Path, header: ModelHeader) -> tuple[Save, Found]:
 
 
 def _state(folder: Path, _: ModelHeader) -> tuple[Save, Found]:
-    path, network = folder / "state.safetensors", nn.Linear(2, 2)
+    run, network = RunFolder(folder / "model.prosma"), nn.Linear(2, 2)
     average, optimizer = MovingAverage(network, 0.9), torch.optim.SGD(network.parameters(), 0.1)
-    return (
-        lambda number: save_state(path, network, average, optimizer, Progress(epoch=number)),
-        lambda: load_state(path, network, average, optimizer).epoch,
-    )
+    run.root.mkdir()
+
+    def save(number: int) -> None:
+        save_state(run, network, average, optimizer, Progress(epoch=number))
+
+    def found() -> int:
+        progress, note = load_state(run, network, average, optimizer)
+        assert note == ""
+        return progress.epoch
+
+    save(0)  # from now on there are two states
+    return save, found
 
 
 def _settings(folder: Path, _: ModelHeader) -> tuple[Save, Found]:
