@@ -163,6 +163,25 @@ def test_every_format_opens_with_the_geometry_that_the_command_line_reads(
     assert found.spec.spacing[0] == pytest.approx(4.285714 * found.spec.spacing[2], rel=1e-4)
 
 
+def test_segments_of_3d_slicer_open_as_labels_with_their_names(tmp_path: Path, open_layer: OpenLayer) -> None:
+    data = np.zeros((4, 5, 6), np.uint8)
+    data[1, 2, 3], data[2, 2, 2] = 1, 2
+    header = (
+        "NRRD0005\ntype: unsigned char\ndimension: 3\nspace: left-posterior-superior\nsizes: 6 5 4\n"
+        "space directions: (1,0,0) (0,1,0) (0,0,3)\nspace origin: (0,0,0)\nencoding: raw\n"
+    )
+    for number, name in enumerate(("liver", "tumor")):
+        header += (
+            f"Segment{number}_ID:=s{number}\nSegment{number}_Name:={name}\nSegment{number}_LabelValue:={number + 1}\n"
+        )
+        header += f"Segment{number}_Layer:=0\n"
+    (tmp_path / "a.seg.nrrd").write_bytes(header.encode() + b"\n" + data.tobytes())
+    layer = open_layer(tmp_path / "a.seg.nrrd")
+    assert type(layer).__name__ == "Labels"
+    assert layer.features["name"].tolist() == ["background", "liver", "tumor"]
+    assert layers.read(layer).spec.spacing == (3, 1, 1)
+
+
 def test_pictures_keep_their_colours_and_masks_their_values(tmp_path: Path, open_layer: OpenLayer) -> None:
     colour = np.random.default_rng(0).integers(0, 255, (6, 7, 3), dtype=np.uint8)
     for name in ("a.png", "a.tif", "a.jpg"):
