@@ -132,7 +132,8 @@ def _read(path: Path) -> list[LayerData]:
         notes = {"kind": "labels", **_segment_notes(scan.spec)}
     else:
         found = DECODER.read_file(path)
-        scan, notes, said = found.scan, found.notes, found.warnings
+        scan, said = found.scan, found.warnings
+        notes = {**found.notes, **_segment_notes(scan.spec)}
         layer, dtype = image_layer_data(scan.data, scan.spec, stem(path), path), scan.data.dtype
     for text in said:
         show_warning(plain(text))
@@ -144,7 +145,7 @@ def _read(path: Path) -> list[LayerData]:
 
 
 def _segment_notes(spec: ImageSpec) -> dict[str, str]:
-    """Names of the segments of 3D Slicer as notes of classes."""
+    """Names of the segments of 3D Slicer or of a DICOM segmentation as notes of classes."""
     names: dict[int, str] = dict(getattr(spec.header, "classes", {}) or {})
     infos = [ClassInfo(value=0, name="background", color="#000000")]
     infos += [ClassInfo(value=v, name=n, color=c) for (v, n), c in zip(names.items(), cycle(COLORS[1:]), strict=False)]

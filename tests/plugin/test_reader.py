@@ -8,6 +8,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import zarr
 from napari.components import ViewerModel
@@ -301,6 +302,13 @@ def test_what_is_not_ours_is_left_to_others(tmp_path: Path) -> None:
     assert get_reader(str(tmp_path / "a.csv")) is None
     assert get_reader([str(tmp_path / "a.nii"), str(tmp_path / "a.csv")]) is None
     assert get_reader([]) is None
+
+
+def test_a_dicom_segmentation_opens_as_labels_with_its_names(open_layer: OpenLayer) -> None:
+    layer = open_layer(Path(pydicom.__file__).parent / "data" / "test_files" / "liver_1frame.dcm")
+    assert type(layer).__name__ == "Labels"
+    assert [c.name for c in layer.metadata["prosma"]["classes"]] == ["background", "Liver"]
+    assert layers.read(layer).spec.world == "ras"
 
 
 def test_several_files_become_several_layers(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _SEGMENTATION = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
-_SERIES, _CLASS, _MODALITY = 0x0020000E, 0x00080016, 0x00080060
+_SERIES, _CLASS, _MODALITY, _IMAGE_TYPE = 0x0020000E, 0x00080016, 0x00080060, 0x00080008
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,9 @@ def _series(path: Path) -> _Series:
 
 def _images(file: DicomFile) -> tuple[PixelFormat, list[Slice]]:
     form = pixel_format(file)
+    if "MOSAIC" in file.data.texts(_IMAGE_TYPE):
+        msg = f"{file.path} is a mosaic of Siemens: slices side by side in one picture. Convert it with dcm2niix."
+        raise FileFormatError(msg)
     return form, slices_of(file, form.frames, (form.rows, form.columns))
 
 

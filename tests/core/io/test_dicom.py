@@ -397,6 +397,12 @@ def test_segments_that_overlap_or_are_fractions_are_refused(tmp_path: Path) -> N
         read_labels(segmentation(tmp_path / "b.dcm", planes, [0.0, 3], [1, 1], "FRACTIONAL"))
 
 
+def test_a_mosaic_is_refused(tmp_path: Path, volume: np.ndarray) -> None:
+    path = save(object_of(MR, 0, volume[0], ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), tmp_path / "a.dcm")
+    with pytest.raises(FileFormatError, match="mosaic of Siemens"):
+        read_image(path)
+
+
 def test_objects_without_an_image_are_left_out_of_a_folder(
     tmp_path: Path, volume: np.ndarray, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -34,6 +34,7 @@ REFUSED = {  # the first that fits a name
     "nifti1.hdr": r"in a file nifti1\.img, which is not beside it",
     "nifti2.hdr": r"in a file nifti2\.img, which is not beside it",
     "row_major.dconn.nii": "CIFTI",
+    ".dcm": "is a mosaic of Siemens",
 }
 
 
@@ -79,9 +80,6 @@ def test_a_file_is_what_nibabel_reads_or_is_refused_for_its_reason(name: str) ->
         assert len(str(error.value).replace(str(path), path.name)) <= 400
         return
     preflight(path)
-    if path.suffix == ".dcm":
-        assert np.array_equal(np.squeeze(read_image(path).data), pydicom.dcmread(path).pixel_array)
-        return
     letters = None
     if path.suffix == ".mnc":
         names = [str(name) for name in quietly(path).dataobj.minc_file._dim_names]
@@ -89,7 +87,7 @@ def test_a_file_is_what_nibabel_reads_or_is_refused_for_its_reason(name: str) ->
     check_equal(path, letters)
 
 
-@pytest.mark.parametrize("name", ["0.dcm", "decimal_rescale.dcm", "slicethickness_empty_string.dcm"])
+@pytest.mark.parametrize("name", ["decimal_rescale.dcm", "slicethickness_empty_string.dcm"])
 def test_nibabels_dicom_files_are_what_pydicom_reads(name: str) -> None:
     path = ROOT.parents[1] / "nicom" / "tests" / "data" / name
     with warnings.catch_warnings():
