@@ -48,14 +48,21 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.fixture
-def cut(whole: Path, data: Path, tmp_path: Path) -> Path:
-    """Return the model of a run that was stopped after two epochs of three."""
-    out = tmp_path / "cut.safetensors"
+@pytest.fixture(scope="module")
+def stopped(data: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """Return the folder of a run that was stopped after two epochs of three."""
+    out = tmp_path_factory.mktemp("stopped") / "cut.safetensors"
     work = train(settings(data, out))
     assert next(event for event in work if isinstance(event, EpochDone) and event.epoch == 2)
     work.close()
-    return out
+    return RunFolder.beside(out)
+
+
+@pytest.fixture
+def cut(stopped: RunFolder, tmp_path: Path) -> Path:
+    """Return the model of a copy of that run."""
+    shutil.copytree(stopped.root, tmp_path / stopped.root.name)
+    return tmp_path / "cut.safetensors"
 
 
 def moment(trainer: Trainer) -> None:

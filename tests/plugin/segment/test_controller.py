@@ -389,6 +389,28 @@ def test_what_cannot_be_shown_is_said_and_the_widget_goes_on(widget: Widget, sca
     assert widget.can_run
 
 
+@pytest.mark.parametrize("error_shown", [True, False])
+def test_progress_that_cannot_be_shown_ends_the_segmentation_and_frees_the_button(
+    widget: Widget, scan_data: np.ndarray, error_shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        msg = "the view is broken"
+        raise RuntimeError(msg)
+
+    widget.viewer.add_image(scan_data, name="mri")
+    widget.choose("phantom-3d")
+    job = widget.start()
+    job.give_labels()
+    for name in ("show_progress", *([] if error_shown else ["show_error"])):
+        monkeypatch.setattr(widget.view, name, broken)
+    job.say(TileDone(1, 2))
+    assert job.cancelled
+    job.end_cancelled()
+    assert (widget.controller.run, widget.text("run"), widget.can_run) == (None, "Segment", True)
+    assert labels_of(widget) == []
+    assert ("could not be shown: RuntimeError: the view is broken" in widget.text("error")) == error_shown
+
+
 def test_the_shortcut_of_a_second_widget_leaves_the_first_its_own(make_widget, scan_data: np.ndarray) -> None:
     viewer = ViewerModel()
     viewer.add_image(scan_data, name="mri")
