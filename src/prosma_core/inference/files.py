@@ -21,7 +21,7 @@ from prosma_core.events import CaseDone, CaseFailed, Event, StageStarted
 from prosma_core.inference.device import name_memory_errors
 from prosma_core.inference.results import Segmentation
 from prosma_core.inference.segment import Segmenter
-from prosma_core.io.dataset_folder import channel_name, image_files, read_channels
+from prosma_core.io.dataset_folder import channel_name, first_of_sets, image_files, read_channels
 from prosma_core.io.images import is_image_path, read_image, result_name, stem, write_image, write_labels
 from prosma_core.io.names import image_suffix
 from prosma_core.io.output_plan import OutputPlan, check_replace
@@ -64,7 +64,7 @@ def collect_jobs(inputs: Sequence[Path], channels: tuple[str, ...]) -> list[Job]
             files += found
         else:
             files.append(path)
-    files = list(dict.fromkeys(files))
+    files = first_of_sets(files)
     if len(channels) == 1 or tuple(name.lower() for name in channels) == COLOUR:
         return [Job(stem(p), (p,)) for p in files]
     groups: dict[tuple[Path, str], list[Path]] = {}

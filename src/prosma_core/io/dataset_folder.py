@@ -112,12 +112,17 @@ def image_files(folder: Path) -> list[Path]:
 
     Of an OME-TIFF set of several files, all of them in the folder, only the first is given: it is read as the whole.
     """
+    return first_of_sets(sorted(p for p in folder.iterdir() if is_image_path(p) and not p.name.startswith(".")))
+
+
+def first_of_sets(paths: Iterable[Path]) -> list[Path]:
+    """The same files without repetition; of an OME-TIFF set, each file of which is read as the whole, the first."""
     found: list[Path] = []
     seen: set[Path] = set()
-    for path in sorted(p for p in folder.iterdir() if is_image_path(p) and not p.name.startswith(".")):
+    for path in paths:
         if path not in seen:
             found.append(path)
-            seen.update(set_members(path))
+            seen.update((path, *set_members(path)))
     return found
 
 
