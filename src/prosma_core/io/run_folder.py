@@ -18,7 +18,7 @@ from prosma_core.config.documents import load_json
 from prosma_core.config.run import RunConfig
 from prosma_core.errors import OutputError, TrainingError
 from prosma_core.events import EpochDone
-from prosma_core.io.atomic import make_folder, remove, write_atomic, write_bytes_atomic
+from prosma_core.io.atomic import make_folder, remove, sweep, write_atomic, write_bytes_atomic
 from prosma_core.io.names import command_line
 
 
@@ -92,8 +92,10 @@ class RunFolder:
         remove([self.state, self.previous_state, self.best, self.last, self.before_after, self.history, *pictures])
 
     def write_settings(self, run: RunConfig, splits: dict[str, Any]) -> None:
-        """Write run.yaml, splits.json and command.txt, each in one step."""
+        """Write run.yaml, splits.json and command.txt, each in one step; parts of killed trainings are removed."""
         make_folder(self.root)
+        for folder in (self.root.parent, self.picture(0).parent):
+            sweep(folder)
         values = run.model_dump(mode="json")
         write_bytes_atomic(self.run_yaml, yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
         write_bytes_atomic(self.splits, json.dumps(splits, indent=1).encode())

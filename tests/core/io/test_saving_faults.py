@@ -21,7 +21,7 @@ from prosma_core.config.cpu import CpuWay
 from prosma_core.config.run import resolve_run
 from prosma_core.data.geometry import ImageSpec, array_spec
 from prosma_core.inspection.pictures import write_picture
-from prosma_core.io import atomic, machine
+from prosma_core.io import atomic, machine, parts
 from prosma_core.io.atomic import put_back, replace_dir
 from prosma_core.io.bundle import load_bundle, read_header, save_bundle
 from prosma_core.io.images import read_image, read_labels, write_image, write_labels
@@ -258,3 +258,14 @@ def test_a_folder_is_replaced_in_two_steps_where_one_is_not_possible(
     save, found = _small(target / "folder")
     assert faults.fail_everywhere(target, save, found, errors=faults.ERRORS, modes=[False]) > 5
     assert faults.end_everywhere(target, save, found) > 5
+
+
+def test_a_training_that_starts_removes_the_parts_of_a_killed_one(target: Path) -> None:
+    run = RunFolder(target / "model.prosma")
+    (run.root / "preview").mkdir(parents=True)
+    for place in (run.model, run.history, run.picture(1)):
+        part = parts.take(place)
+        part.path.write_bytes(b"half")
+        os.close(part.descriptor)  # as the system does when a process ends
+    run.write_settings(resolve_run({"data": "data", "out": "model.safetensors"}), {"train": ["a"], "val": ["b"]})
+    assert not list(target.rglob(".prosma-*"))
