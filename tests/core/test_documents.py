@@ -54,6 +54,12 @@ def test_json_that_is_refused(text: str, reason: str) -> None:
         load_json(text)
 
 
+def test_json_of_zarr_may_hold_nan_but_is_bounded_all_the_same() -> None:
+    assert str(load_json('{"a": NaN}', finite=False)) == "{'a': nan}"
+    with pytest.raises(ValueError, match="twice"):
+        load_json('{"a": NaN, "a": 1}', finite=False)
+
+
 BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
 
 

@@ -19,19 +19,21 @@ MOST_NODES = 1_000_000
 """Of a YAML with all its aliases followed; ten lines of aliases can stand for a billion nodes."""
 
 
-def load_json(text: str | bytes) -> Any:
+def load_json(text: str | bytes, *, finite: bool = True) -> Any:
     """Values of a JSON document.
 
     Parameters
     ----------
     text : str or bytes
         UTF-8 where bytes.
+    finite : bool
+        Refuse NaN and infinity. The attributes of zarr folders hold them (xarray writes ``_FillValue: NaN``).
 
     Raises
     ------
     ValueError
-        It is no JSON, longer than 16 MiB, nested too deeply, holds NaN, infinity or a number out of range, or names
-        something twice in one object. The text says which.
+        It is no JSON, longer than 16 MiB, nested too deeply, holds a number out of range, or names something twice in
+        one object. The text says which.
 
     Examples
     --------
@@ -40,6 +42,8 @@ def load_json(text: str | bytes) -> Any:
     """
     _check_size(text, MOST_BYTES)
     try:
+        if not finite:
+            return json.loads(text, object_pairs_hook=_unique, parse_int=_integer)
         return json.loads(
             text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_integer
         )

@@ -155,7 +155,7 @@ def _load(file: Path) -> dict[str, Any] | None:
     if file.stat().st_size > _MOST_BYTES:
         raise damaged(file, "its metadata is larger than 16 MB")
     try:
-        content = load_json(file.read_bytes())
+        content = load_json(file.read_bytes(), finite=False)
     except ValueError as error:
         raise damaged(file, f"its metadata is not JSON ({str(error)[:100]})") from error
     if not isinstance(content, dict):
