@@ -42,7 +42,7 @@ def test_no_tracked_file_names_a_folder_of_one_machine(tracked: list[Path]) -> N
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: path.relative_to(ROOT / "src").as_posix())
 def test_module_is_short_enough_to_read_at_once(module: Path) -> None:
-    assert len(module.read_text(encoding="utf-8").splitlines()) <= 300, "aim at 250; split it by what it is about"
+    assert len(module.read_text(encoding="utf-8").splitlines()) <= 400, "split it by what it is about"
 
 
 def test_citation_names_the_version_of_the_package() -> None:
