@@ -11,9 +11,9 @@ from napari.layers import Image
 from napari_prosma._shared import layers as layer_access
 from napari_prosma._shared.fitting import fits, meant, unsuited
 from napari_prosma._shared.guarded import each
-from napari_prosma._shared.layers import LayerScan, Region
+from napari_prosma._shared.layers import Region
 from napari_prosma._shared.scan_choices import ScanChoices
-from napari_prosma._shared.scan_kind import kind_of
+from napari_prosma._shared.scan_kind import differ, kind_of
 from napari_prosma._shared.scan_words import ScanPresenter
 from napari_prosma._shared.session import ModelEntry, Session
 from napari_prosma._shared.watch import ViewerWatch
@@ -148,7 +148,7 @@ class ScanController(Generic[C]):
         before, model = self._choices.scan, self._choices.model
         self._read(axes.replace(" ", "").lower(), self._level)
         scan = self._choices.scan
-        if scan is not None and (model is None or (before is not None and _differ(before, scan))):
+        if scan is not None and (model is None or (before is not None and differ(before, scan))):
             self._settle_model()
             self.show_models()
 
@@ -293,11 +293,6 @@ class ScanController(Generic[C]):
         missing = ready.why_not.get(self._choices.device, "") if ready and ready.why_not else ""
         if missing != self._choices.device_error:
             self._set(device_error=missing)
-
-
-def _differ(a: LayerScan, b: LayerScan) -> bool:
-    """Whether two readings of a layer need other models."""
-    return (a.spec.spatial_ndim, a.spec.num_channels) != (b.spec.spatial_ndim, b.spec.num_channels)
 
 
 def _is_scan(layer: Any) -> bool:

@@ -86,6 +86,11 @@ def kind_from(
     return ScanKind(spec.spatial_ndim, channels, colour, world, modality, synthetic)
 
 
+def differ(a: LayerScan, b: LayerScan) -> bool:
+    """Whether two readings of a layer need other models."""
+    return (a.spec.spatial_ndim, a.spec.num_channels) != (b.spec.spatial_ndim, b.spec.num_channels)
+
+
 def _is_grey(data: Any) -> bool:
     """Whether the colours of a picture are equal everywhere, as far as some of its pixels tell."""
     if not isinstance(data, np.ndarray):
