@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from napari_prosma._shared.layer_scan import LayerScan, read
+from napari.layers import Image
+
+from napari_prosma._shared.layer_scan import METADATA, LayerScan, read
 from napari_prosma._shared.placement import same_grid
-from prosma_core.errors import GeometryError
+from prosma_core.errors import GeometryError, ProsmaError
 
 
 def read_channels(layers: Sequence[Any]) -> LayerScan:
@@ -46,4 +48,32 @@ def read_channels(layers: Sequence[Any]) -> LayerScan:
         path=None,
         placement=first.placement.with_channel(),
         note="",
+    )
+
+
+def are_channels(layers: Sequence[Any]) -> bool:
+    """Whether layers can be the channels of one scan."""
+    try:
+        read_channels(layers)
+    except ProsmaError:
+        return False
+    return True
+
+
+def joined_layer(layers: Sequence[Any]) -> Image:
+    """A hidden layer of several as the channels of one scan, where they lie; voxels are not copied.
+
+    Parameters
+    ----------
+    layers : sequence of napari.layers.Image
+        As of `read_channels`, which says when this fails.
+    """
+    scan = read_channels(layers)
+    return Image(
+        scan.data,
+        name=scan.name,
+        rgb=False,
+        visible=False,
+        **scan.placement.arguments(),
+        metadata={METADATA: {"spec": scan.spec, "axes": scan.axes}},
     )

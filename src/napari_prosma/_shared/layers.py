@@ -1,5 +1,6 @@
 """The widgets' one way to layers: they touch no layer's data, scale, affine or units themselves."""
 
+from napari_prosma._shared.channel_layers import are_channels, joined_layer
 from napari_prosma._shared.channel_layers import read_channels as read_channel_layers
 from napari_prosma._shared.labels_scan import class_numbers, known_classes, lies_on, read_on
 from napari_prosma._shared.layer_scan import METADATA, LayerScan, guess_axes, levels, read
@@ -35,6 +36,7 @@ __all__ = [
     "METADATA",
     "LayerScan",
     "Region",
+    "are_channels",
     "class_numbers",
     "cross_layer",
     "cross_voxel",
@@ -44,6 +46,7 @@ __all__ = [
     "guess_axes",
     "image_layer",
     "is_result",
+    "joined_layer",
     "known_classes",
     "labels_layer",
     "levels",

@@ -79,14 +79,16 @@ class ScanController(Generic[C]):
     def _begin(self, layer: Image | None = None) -> None:
         """Listen to the viewer and the session, and take the active image unless another is given."""
         view, session = self._scan_view, self.session
-        view.image_chosen.connect(self.choose_image)
+        view.image_chosen.connect(self._choose_entry)
         view.axes_chosen.connect(self.choose_axes)
         view.level_chosen.connect(self.choose_level)
         view.size_chosen.connect(self.choose_size)
         view.model_chosen.connect(self.choose_model)
         view.device_chosen.connect(self.choose_device)
         view.free_clicked.connect(self.free_memory)
-        self._watch = ViewerWatch(self.viewer, self._layer_inserted, self._layers_changed, self._view_moved)
+        self._watch = ViewerWatch(
+            self.viewer, self._layer_inserted, self._layers_changed, self._view_moved, self._show_images
+        )
         session.models_changed.connect(self.show_models)
         session.model_preferred.connect(self._take_model)
         session.jobs.started.connect(self._show_devices)
@@ -119,6 +121,18 @@ class ScanController(Generic[C]):
             self._settle_model()
         self.show_models()
         self._show_images()
+
+    def _choose_entry(self, entry: Image | tuple[Image, ...] | None) -> None:
+        """Take a layer of the list, or several of them as the channels of one scan, in a layer of their own."""
+        if not isinstance(entry, tuple):
+            self.choose_image(entry)
+            return
+        try:
+            layer = layer_access.joined_layer(entry)
+        except ProsmaError as error:
+            self._scan_view.show_error(str(error), details=False)
+            return
+        self.viewer.add_layer(layer)
 
     def _settle_model(self) -> None:
         """Take the model that the person chose for such scans, else one that is made for this one, else none."""
@@ -286,7 +300,10 @@ class ScanController(Generic[C]):
         self._show_options()
 
     def _show_images(self) -> None:
-        self._words.images([layer for layer in self.viewer.layers if _is_scan(layer)], self._layer)
+        images = [layer for layer in self.viewer.layers if _is_scan(layer)]
+        selected = tuple(layer for layer in images if layer in self.viewer.layers.selection)
+        channels = selected if len(selected) > 1 and layer_access.are_channels(selected) else ()
+        self._words.images(images, self._layer, channels)
 
     def _show_devices(self, ready: Ready | None) -> None:
         self._words.devices(self._choices.device, ready)

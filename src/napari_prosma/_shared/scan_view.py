@@ -79,7 +79,7 @@ class ScanView(JobView):
     # --- Setters ----------------------------------------------------------------------------------------------------
 
     def show_images(self, layers: Sequence[tuple[str, Any]], current: Any) -> None:
-        """Layers to choose from, as (name, layer), and the one chosen."""
+        """Layers to choose from, as (name, layer or layers), and the one chosen."""
         fill(self._image, layers, current)
         self._image.setEnabled(bool(layers) and not self.running)
 

@@ -32,9 +32,12 @@ class ScanPresenter:
     def __init__(self, view: ScanView, session: Session) -> None:
         self._scan_view, self._session = view, session
 
-    def images(self, layers: Sequence[Any], chosen: Any) -> None:
-        """Layers to choose from, the topmost first."""
-        self._scan_view.show_images([(layer.name, layer) for layer in reversed(layers)], chosen)
+    def images(self, layers: Sequence[Any], chosen: Any, channels: tuple[Any, ...] = ()) -> None:
+        """Layers to choose from, the topmost first, and those that may be taken together as channels of one scan."""
+        items = [(layer.name, layer) for layer in reversed(layers)]
+        if channels:
+            items.append((f"{' + '.join(layer.name for layer in channels)} (channels)", channels))
+        self._scan_view.show_images(items, chosen)
 
     def axes(self, layer: Any, choices: ScanChoices, axes: str, level: int) -> None:
         """How the layer's axes are read, and what follows from it."""

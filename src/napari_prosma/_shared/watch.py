@@ -28,6 +28,8 @@ class ViewerWatch:
         Called when layers were removed, reordered or renamed, or when the followed layer changed.
     moved : callable
         Called when the view was moved.
+    selected : callable
+        Called when other layers were selected.
     """
 
     def __init__(
@@ -36,14 +38,16 @@ class ViewerWatch:
         inserted: Callable[[Any], None],
         changed: Callable[[], None],
         moved: Callable[[], None],
+        selected: Callable[[], None],
     ) -> None:
-        self._changed = changed
+        self._changed, self._selected = changed, selected
         self._layer: Layer | None = None
         events = viewer.layers.events
         self._wires = [(events.inserted, inserted)]
         self._wires += [(event, self._on_change) for event in (events.removed, events.reordered, events.renamed)]
         self._moved = moved
         self._wires += [(event, self._on_move) for event in (viewer.dims.events, viewer.scene.camera.events)]
+        self._wires.append((viewer.layers.selection.events.changed, self._on_select))
         for event, callback in self._wires:
             event.connect(callback)
 
@@ -66,3 +70,6 @@ class ViewerWatch:
 
     def _on_move(self, _event: Any) -> None:
         self._moved()
+
+    def _on_select(self, _event: Any) -> None:
+        self._selected()

@@ -10,7 +10,7 @@ from typing import Any
 
 from napari.layers import Image, Labels
 
-from napari_prosma._shared.layers import is_result, lies_on, read, read_channel_layers, read_on
+from napari_prosma._shared.layers import are_channels, is_result, lies_on, read, read_on
 from napari_prosma.train.pair_words import Fix, count, facts, problem_and_fixes
 from napari_prosma.train.sources import Source, classes_known, layer_source, provenance_of, read_pair, unnamed, voxels
 from prosma_core.config.labels import LabelsConfig
@@ -115,7 +115,7 @@ def active_pair(viewer: Any) -> Pair:
         return Pair(layer_source(_image_of(labels[0], viewer)), layer_source(labels[0]))
     if len(images) == 1 and not labels:
         return Pair(layer_source(images[0]), layer_source(_labels_of(images[0], viewer)))
-    if len(images) > 1 and len(labels) == 1 and viewer.layers.selection and _are_channels(images):
+    if len(images) > 1 and len(labels) == 1 and viewer.layers.selection and are_channels(images):
         first, *others = sorted(images, key=viewer.layers.index)
         return Pair(Source(layer=first, others=tuple(others)), layer_source(labels[0]))
     msg = (
@@ -231,15 +231,6 @@ def splits_of(pairs: Sequence[Pair]) -> tuple[tuple[int, ...], str]:
         return held, f"Validation: {len(held)} of {len(pairs)} pairs, as {where} says."
     lacking = "training" if held else "validation"
     return (), f"The splits in {where} are not used: no {lacking} pair of them is in the list."
-
-
-def _are_channels(images: Sequence[Image]) -> bool:
-    """Whether layers can be the channels of one scan."""
-    try:
-        read_channel_layers(images)
-    except ProsmaError:
-        return False
-    return True
 
 
 def _image_of(labels: Labels, viewer: Any) -> Image:

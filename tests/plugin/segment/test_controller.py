@@ -11,8 +11,9 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels, Points, Shapes
 from napari.utils.key_bindings import coerce_keybinding
 from napari.utils.shortcuts import default_shortcuts
-from qtpy.QtWidgets import QLineEdit, QPushButton
+from qtpy.QtWidgets import QComboBox, QLineEdit, QPushButton
 
+from napari_prosma._shared import layers as layer_access
 from napari_prosma.segment.output import run_command
 from napari_prosma.segment.present import SHORTCUT
 from prosma_core.config.inference import InferenceConfig
@@ -420,3 +421,25 @@ def test_the_shortcut_of_a_second_widget_leaves_the_first_its_own(make_widget, s
     bound = {str(key): action for key, action in viewer.keymap.items()}
     bound["Shift+S"](viewer)
     assert len(first.jobs.jobs) == 1
+
+
+def test_selected_layers_are_the_channels_of_one_scan(widget: Widget) -> None:
+    """As napari opens a picture with a channel axis; only layers on one grid are offered, and none of them changes."""
+    picture = np.random.default_rng(1).integers(0, 255, (64, 48, 3)).astype(np.uint8)
+    layers = widget.viewer.add_image(picture, channel_axis=2, name=["R", "G", "B"], scale=(2, 3), translate=(5, 7))
+    widget.viewer.layers.selection = set(layers)
+    assert widget.entries("image") == ["B", "G", "R", "R + G + B (channels)"]
+    box = widget.view.findChild(QComboBox, "image")
+    box.setCurrentIndex(3)
+    box.activated.emit(3)
+    assert (widget.text("image"), widget.text("axes")) == ("R + G + B", "cyx")
+    assert widget.text("image_facts").startswith("c 3 · y 64 · x 48; voxels 2 × 3")
+    joined = widget.viewer.layers["R + G + B"]
+    np.testing.assert_array_equal(np.moveaxis(np.asarray(joined.data), 0, -1), picture)
+    np.testing.assert_array_equal(joined.extent.world[:, 1:], layers[0].extent.world)
+    scan = layer_access.read(joined)
+    assert scan.spec.channel_names == ("R", "G", "B")
+    np.testing.assert_array_equal(scan.load(), np.moveaxis(picture, -1, 0))
+    other = widget.viewer.add_image(np.zeros((64, 50)), name="other")
+    widget.viewer.layers.selection = {layers[0], other}
+    assert not any("(channels)" in entry for entry in widget.entries("image"))
