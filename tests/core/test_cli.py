@@ -366,8 +366,14 @@ def test_models_list_shows_name_classes_and_licence(
     make_model(tmp_path / "liver-ct.safetensors", 3, ("CT",), (0, 4))
     code, out, _ = prosma("models", "list")
     assert code == 0
-    for cell in ("liver-ct", "3D", "CT", "class 4", "licence"):
+    for cell in ("liver-ct", "3D", "CT", "class 4", "licence", "not validated"):
         assert cell in out
+
+
+def test_models_list_calls_only_held_out_dice_validation(prosma: Prosma) -> None:
+    lines = prosma("models", "list")[1]
+    assert "val. Dice" not in lines
+    assert "on phantoms" in lines
 
 
 # ---------------------------------------------------------------- names of results

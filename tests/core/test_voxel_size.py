@@ -16,15 +16,15 @@ from prosma_core.config.preprocess import ChannelIntensity
 from prosma_core.config.run import PlanOptions
 from prosma_core.config.voxel_size import VoxelSize
 from prosma_core.data.fingerprint import grid_fingerprint
-from prosma_core.data.geometry import array_spec
-from prosma_core.data.grid import _LENGTH_MM, network_grid
+from prosma_core.data.geometry import METRES, array_spec
+from prosma_core.data.grid import network_grid, unit_factor
 from prosma_core.data.voxel_size import size_note, with_voxel_size
 from prosma_core.errors import ConfigError, DatasetError, GeometryError
 from prosma_core.events import CaseDone, CaseFailed, StageStarted
 from prosma_core.inference.files import segment_files
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.images import read_labels, write_image
-from prosma_core.io.layout import METRES
+from prosma_core.io.layout import OME_UNITS, ZARR_UNITS
 from prosma_core.io.voxel_size import parse_voxel_size
 from prosma_core.training.plan_preprocess import plan_preprocess
 
@@ -105,7 +105,8 @@ def test_models_that_need_no_size_say_nothing_of_it() -> None:
 
 
 def test_every_unit_of_files_can_be_converted() -> None:
-    assert {unit: pytest.approx(size / 1e-3) for unit, size in METRES.items()} == _LENGTH_MM
+    assert unit_factor("inch", "mm") == pytest.approx(25.4)
+    assert set(OME_UNITS) == set(ZARR_UNITS) == set(METRES)
     assert set(VoxelSize.model_json_schema()["properties"]["unit"]["enum"]) == set(METRES)
 
 

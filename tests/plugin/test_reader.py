@@ -16,7 +16,7 @@ from PIL import Image
 
 from napari_prosma._reader import get_reader
 from napari_prosma._shared import layers
-from napari_prosma._shared.result_notes import file_notes
+from napari_prosma._shared.result_notes import file_notes, noted_classes
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import array_spec
 from prosma_core.errors import FileFormatError
@@ -181,6 +181,11 @@ def test_segments_of_3d_slicer_open_as_labels_with_their_names(tmp_path: Path, o
     assert type(layer).__name__ == "Labels"
     assert layer.features["name"].tolist() == ["background", "liver", "tumor"]
     assert layers.read(layer).spec.spacing == (3, 1, 1)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[NaN]", "{", "7", '[{"value": 1}]'])
+def test_class_names_in_notes_that_cannot_be_used_are_left_out(text: str) -> None:
+    assert noted_classes({"classes": text}) == ()
 
 
 def test_pictures_keep_their_colours_and_masks_their_values(tmp_path: Path, open_layer: OpenLayer) -> None:

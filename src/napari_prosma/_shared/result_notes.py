@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 import prosma_core
+from prosma_core.config.documents import load_json
 from prosma_core.config.model import ClassInfo
 
 _LOG = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ def says_labels(notes: Mapping[str, Any], dtype: Any, axes: str) -> bool:
 def noted_classes(notes: Mapping[str, Any]) -> tuple[ClassInfo, ...]:
     """Classes in the notes of a file, empty where there are none or they are damaged."""
     try:
-        return tuple(ClassInfo.model_validate(entry) for entry in json.loads(notes.get(_CLASSES, "[]")))
+        return tuple(ClassInfo.model_validate(entry) for entry in load_json(notes.get(_CLASSES, "[]")))
     except (TypeError, ValueError, ValidationError) as error:
         _LOG.warning("The class names in a file's notes cannot be read (%s)", error)
         return ()

@@ -6,7 +6,6 @@ import contextlib
 import importlib
 import json
 import logging
-import math
 import threading
 from dataclasses import dataclass
 from functools import cache
@@ -17,11 +16,12 @@ from platformdirs import user_config_path, user_data_path
 from psygnal import Signal
 
 from napari_prosma._shared.jobs import Jobs
+from prosma_core.config.documents import load_json
 from prosma_core.config.header import ModelHeader
 from prosma_core.errors import ProsmaError
 from prosma_core.io.atomic import write_bytes_atomic
 from prosma_core.io.bundle import read_header
-from prosma_core.io.models import Purpose, purpose_of, shipped_models
+from prosma_core.io.models import Purpose, dice_text, purpose_of, shipped_models
 from prosma_core.printable import show_visibly
 
 _LOG = logging.getLogger(__name__)
@@ -70,23 +70,7 @@ class ModelEntry:
         elif pre.resample == "longest_side":
             parts.append(f"longest side {pre.longest_side} pixels")
         parts.append(", ".join(c.name for c in self.header.classes[1:]))
-        return " · ".join([*parts, self._dice])
-
-    @property
-    def _dice(self) -> str:
-        """Its Dice, and what that was measured on: only what was held out is called validation."""
-        training = self.header.training
-        dice, held_out = training.get("validation_mean_dice"), training.get("validation", "cases")
-        if isinstance(dice, bool) or not isinstance(dice, int | float) or not math.isfinite(dice):
-            return "not validated"
-        if training.get("independent_labels") is False:
-            return f"Dice {dice:.3f} against labels of a model"
-        if held_out == "none held out":
-            return f"training Dice {dice:.3f}, not validated"
-        if not training.get("validation_cases"):
-            return f"Dice {dice:.3f}, not validated"
-        where = " on slices of its training scans" if held_out == "slices" else ""
-        return f"validation Dice {dice:.3f}{' on phantoms' if self.purpose.synthetic else where}"
+        return " · ".join([*parts, dice_text(self.header)])
 
 
 class Session:
@@ -197,7 +181,7 @@ def session() -> Session:
 
 def _read_settings(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = load_json(path.read_bytes())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

@@ -18,21 +18,20 @@ def list_models() -> None:
     from rich.table import Table
 
     from prosma_core.io.bundle import read_header
-    from prosma_core.io.models import shipped_models
+    from prosma_core.io.models import dice_text, shipped_models
 
     if not shipped_models():
         say("No models are shipped with this installation; `prosma train` makes one.")
         return
-    table = Table("name", "dims", "channels", "classes", "val. Dice", "MB", "licence")
+    table = Table("name", "dims", "channels", "classes", "Dice", "MB", "licence")
     for name, path in shipped_models().items():
         header = read_header(path)
-        dice = header.training.get("validation_mean_dice")
         table.add_row(
             cell(name),
             f"{header.model.dims}D",
             cell(", ".join(header.preprocess.channels)),
             cell(", ".join(c.name for c in header.classes[1:])),
-            "-" if dice is None else f"{dice:.3f}",
+            cell(dice_text(header)),
             f"{path.stat().st_size / 1e6:.1f}",
             cell(header.licence) or "-",
         )

@@ -21,6 +21,7 @@ from prosma_core.cli.label_options import (
 )
 from prosma_core.cli.options import Device, Spacing, Unit, clock, drain, log_to_stderr, voxel_size
 from prosma_core.cli.terminal import say, stderr_console
+from prosma_core.config.header import ModelHeader
 from prosma_core.errors import ConfigError
 from prosma_core.events import CheckpointSaved, EpochDone, Event, StageStarted, StepDone, Working
 from prosma_core.printable import visible
@@ -109,7 +110,7 @@ def train(
     progress = _Progress()
     with progress.bar:
         result = drain(run_training(run, resume=resume), progress.show)
-    say(f"Mean validation Dice {_dice(result.validation.mean)}")
+    say(f"Mean {measured(result.header)} Dice {_dice(result.validation.mean)}")
     for info in result.header.classes[1:]:
         say(f"  {info.name}: {_dice(result.validation.dice.get(info.name))}")
     if result.held_out:
@@ -153,6 +154,11 @@ class _Progress:
             self.console.print(epoch_line(event))
         elif isinstance(event, CheckpointSaved):
             self.bar.update(self.task, note=f"saved{self.left}")
+
+
+def measured(header: ModelHeader) -> str:
+    """What the Dice at the end is; of cases that were trained on, it is no validation Dice."""
+    return "training" if header.training.get("validation") == "none held out" else "validation"
 
 
 def _dice(value: float | None) -> str:

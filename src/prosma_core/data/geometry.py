@@ -15,6 +15,12 @@ AXIS_ORDER = "tczyx"
 
 SPATIAL_AXES = "zyx"
 
+METRES = {
+    "km": 1e3, "m": 1.0, "dm": 1e-1, "cm": 1e-2, "mm": 1e-3, "um": 1e-6, "nm": 1e-9, "pm": 1e-12,
+    "angstrom": 1e-10, "inch": 0.0254, "ft": 0.3048, "thou": 2.54e-5,
+}  # fmt: skip
+"""Length in meters of every unit that a voxel size may have."""
+
 World = Literal["ras", "image"]
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from prosma_core.config.preprocess import PreprocessConfig
 from prosma_core.data.frames import frame_spec
-from prosma_core.data.geometry import ImageSpec, reverse_affine
+from prosma_core.data.geometry import METRES, ImageSpec, reverse_affine
 from prosma_core.data.region import Box
 from prosma_core.data.voxel_size import sized_for
 from prosma_core.errors import GeometryError
@@ -20,11 +20,6 @@ T = TypeVar("T", bound=np.generic)
 
 STRONG_ANISOTROPY = 3.0
 """From this ratio of voxel sizes on, the thick axis is treated by itself (nnU-Net's rule)."""
-
-_LENGTH_MM = {
-    "pm": 1e-9, "angstrom": 1e-7, "nm": 1e-6, "um": 1e-3, "thou": 0.0254,
-    "mm": 1.0, "cm": 10.0, "inch": 25.4, "dm": 100.0, "ft": 304.8, "m": 1e3, "km": 1e6,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -167,11 +162,11 @@ def unit_factor(unit: str, target: str) -> float:
     """
     if unit == target or "pixel" in (unit, target):
         return 1.0
-    if unit in _LENGTH_MM and target in _LENGTH_MM:
-        return _LENGTH_MM[unit] / _LENGTH_MM[target]
+    if unit in METRES and target in METRES:
+        return METRES[unit] / METRES[target]
     msg = (
         f"The scan's unit {unit!r} cannot be converted to the model's "
-        f"{target!r}; set it to one of {', '.join(_LENGTH_MM)}."
+        f"{target!r}; set it to one of {', '.join(METRES)}."
     )
     raise GeometryError(msg)
 

@@ -44,7 +44,6 @@ _BITS = {1, 8, 16, 32, 64}
 _MOST_FRAMES = 1 << 20
 _MOST_UNPACKED = 200  # times the packed bytes, or 64 MiB if that is more
 _LEAST_BOUND = 64 << 20
-YBR = {"YBR_FULL", "YBR_FULL_422"}
 _YBR = {"YBR_FULL", "YBR_FULL_422"}
 _COLOURS = {"RGB", "YBR_RCT", "YBR_ICT", *_YBR}
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prosma_core.data.geometry import AXIS_ORDER, SPATIAL_AXES, ImageSpec, Scan, spacing_affine
+from prosma_core.data.geometry import AXIS_ORDER, METRES, SPATIAL_AXES, ImageSpec, Scan, spacing_affine
 from prosma_core.errors import GeometryError
 
 if TYPE_CHECKING:
@@ -20,27 +20,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Unit:
-    """A unit of length: how long it is, how OME-XML and OME-Zarr write it, and other spellings in lower case."""
+    """A unit of length as OME-XML and OME-Zarr write it, and other spellings in lower case."""
 
-    metres: float
     ome: str
     zarr: str
     spellings: tuple[str, ...]
 
 
 _UNITS = {
-    "km": _Unit(1e3, "km", "kilometer", ("kilometre",)),
-    "m": _Unit(1.0, "m", "meter", ("metre",)),
-    "dm": _Unit(1e-1, "dm", "decimeter", ("decimetre",)),
-    "cm": _Unit(1e-2, "cm", "centimeter", ("centimetre",)),
-    "mm": _Unit(1e-3, "mm", "millimeter", ("millimetre",)),
-    "um": _Unit(1e-6, "µm", "micrometer", ("μm", "micron", "micrometre", "\\u00b5m", "âµm", "&#181;m", "mcm")),
-    "nm": _Unit(1e-9, "nm", "nanometer", ("nanometre",)),
-    "pm": _Unit(1e-12, "pm", "picometer", ("picometre",)),
-    "angstrom": _Unit(1e-10, "Å", "angstrom", ("å", "ångström", "\\u00c5", "angström")),
-    "inch": _Unit(0.0254, "in", "inch", ("inches",)),
-    "ft": _Unit(0.3048, "ft", "foot", ("feet",)),
-    "thou": _Unit(2.54e-5, "thou", "mil", ()),
+    "km": _Unit("km", "kilometer", ("kilometre",)),
+    "m": _Unit("m", "meter", ("metre",)),
+    "dm": _Unit("dm", "decimeter", ("decimetre",)),
+    "cm": _Unit("cm", "centimeter", ("centimetre",)),
+    "mm": _Unit("mm", "millimeter", ("millimetre",)),
+    "um": _Unit("µm", "micrometer", ("μm", "micron", "micrometre", "\\u00b5m", "âµm", "&#181;m", "mcm")),
+    "nm": _Unit("nm", "nanometer", ("nanometre",)),
+    "pm": _Unit("pm", "picometer", ("picometre",)),
+    "angstrom": _Unit("Å", "angstrom", ("å", "ångström", "\\u00c5", "angström")),
+    "inch": _Unit("in", "inch", ("inches",)),
+    "ft": _Unit("ft", "foot", ("feet",)),
+    "thou": _Unit("thou", "mil", ()),
 }
 """Every unit of length that a file of any format may name, under our name of it."""
 
@@ -50,9 +49,6 @@ _NAMES = {
     for name in (unit, entry.ome.lower(), entry.zarr, *entry.spellings)
     for plural in (("", "s") if len(name) > 4 else ("",))
 }
-
-METRES = {unit: entry.metres for unit, entry in _UNITS.items()}
-"""Length of each unit in metres."""
 
 OME_UNITS = {unit: entry.ome for unit, entry in _UNITS.items()}
 """Name of each unit in OME-XML."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,22 @@ def purpose_of(header: ModelHeader) -> Purpose:
     synthetic = header.training.get("synthetic") is True or str(header.training.get("data", "")).startswith("phantom")
     ct = any(intensity.kind == "ct" for intensity in header.preprocess.intensities)
     return Purpose(synthetic=synthetic, modality="CT" if ct else "")
+
+
+def dice_text(header: ModelHeader) -> str:
+    """Mean Dice of a model and what it was measured on: only a Dice on held-out data is called validation Dice."""
+    training = header.training
+    dice, held_out = training.get("validation_mean_dice"), training.get("validation", "cases")
+    if isinstance(dice, bool) or not isinstance(dice, int | float) or not math.isfinite(dice):
+        return "not validated"
+    if training.get("independent_labels") is False:
+        return f"Dice {dice:.3f} against labels of a model"
+    if held_out == "none held out":
+        return f"training Dice {dice:.3f}, not validated"
+    if not training.get("validation_cases"):
+        return f"Dice {dice:.3f}, not validated"
+    where = " on slices of its training scans" if held_out == "slices" else ""
+    return f"validation Dice {dice:.3f}{' on phantoms' if purpose_of(header).synthetic else where}"
 
 
 def shipped_models() -> dict[str, Path]:

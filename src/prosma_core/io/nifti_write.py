@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prosma_core.data.geometry import affine_spacing, reverse_affine
-from prosma_core.io.layout import METRES
+from prosma_core.data.geometry import METRES, affine_spacing, reverse_affine
 
 if TYPE_CHECKING:
     from pathlib import Path

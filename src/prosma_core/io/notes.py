@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from html import unescape
 from pathlib import Path
 from typing import Any
 
+from prosma_core.config.documents import load_json
 from prosma_core.errors import ProsmaError
 from prosma_core.io.failures import reading
 from prosma_core.io.names import FORMATS, image_suffix
@@ -61,8 +61,8 @@ def _nifti(path: Path) -> dict[str, Any]:
         if extension.get_code() != _COMMENT:
             continue
         try:
-            notes = json.loads(bytes(extension.get_content()).rstrip(b"\0"))
-        except (ValueError, RecursionError):
+            notes = load_json(bytes(extension.get_content()).rstrip(b"\0"))
+        except ValueError:
             continue
         if isinstance(notes, dict) and "program" in notes:
             return notes

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prosma_core.data.geometry import reverse_affine
+from prosma_core.data.geometry import METRES, reverse_affine
 from prosma_core.errors import OutputError
-from prosma_core.io.layout import METRES
 
 if TYPE_CHECKING:
     from pathlib import Path

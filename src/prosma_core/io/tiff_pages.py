@@ -57,7 +57,7 @@ def check_pages(path: Path) -> Pages:
         description = b""
         while offset:
             if offset in seen or offset >= size:
-                raise damaged(path, f"page {len(seen) + 1} is said to start at byte {offset} of {size}")
+                raise damaged(path, f"page {len(seen) + 1} is declared to start at byte {offset} of {size}")
             seen.add(offset)
             layout, text, offset = walk.page(offset, described=len(seen) == 1)
             pages.layouts.append(layout)

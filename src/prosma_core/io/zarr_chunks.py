@@ -312,7 +312,7 @@ def _check_shard(
     raw = not any(codec.name in _PACKERS | {_SHARD} | set(_CHECKSUMS) for codec in inner.codecs)
     for offset, size in index[there].tolist():
         if offset + size > source.length or not size:
-            raise damaged(file, f"a chunk of this shard is said to end at byte {offset + size} of {source.length}")
+            raise damaged(file, f"a chunk of this shard is declared to end at byte {offset + size} of {source.length}")
         if not raw:
             _check(file, source.part(offset, size), inner)
     shaped: NDArray[np.bool_] = there.reshape(grid)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prosma_core.data.geometry import ImageSpec, Scan
+from prosma_core.data.geometry import METRES, ImageSpec, Scan
 from prosma_core.errors import GeometryError
 from prosma_core.io.failures import reading
-from prosma_core.io.layout import METRES, arrange, ask_for_axes, parse_axes, to_canonical, unit_name, usable_size
+from prosma_core.io.layout import arrange, ask_for_axes, parse_axes, to_canonical, unit_name, usable_size
 from prosma_core.io.zarr_checks import Empty, check_array
 from prosma_core.io.zarr_metadata import Located, coarser_levels, load_node, locate_array
 

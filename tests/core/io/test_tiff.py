@@ -300,7 +300,7 @@ def test_a_chain_of_pages_in_a_circle_is_refused(tmp_path: Path, period: int) ->
     second = first + 2 + 12 * len(page()) + 4
     content[-4:] = struct.pack("<I", second)
     path.write_bytes(content)
-    with pytest.raises(FileFormatError, match=f"page {period + 2} is said to start"):
+    with pytest.raises(FileFormatError, match=f"page {period + 2} is declared to start"):
         read_image(path)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from prosma_core.cli.train import measured
 from prosma_core.config.run import load_run_yaml, resolve_run
 from prosma_core.data.geometry import array_spec
 from prosma_core.errors import DatasetError, GeometryError, OutputError
@@ -115,6 +116,7 @@ def test_too_little_to_hold_out_is_said_and_stored(pair, tmp_path: Path) -> None
     result, said, _ = drain(train(run_of(tmp_path, [pair(0, on_slices(10, 14))], labels=SLICES)))
     assert any("not a fair figure" in s for s in said)
     assert read_header(result.path).training["validation"] == "none held out"
+    assert measured(result.header) == "training"
 
 
 def scribble(labels: np.ndarray) -> np.ndarray:
