@@ -165,8 +165,7 @@ def unit_factor(unit: str, target: str) -> float:
     if unit in METRES and target in METRES:
         return METRES[unit] / METRES[target]
     msg = (
-        f"The scan's unit {unit!r} cannot be converted to the model's "
-        f"{target!r}; set it to one of {', '.join(METRES)}."
+        f"The scan's unit {unit!r} cannot be converted to the model's {target!r}; set it to one of {', '.join(METRES)}."
     )
     raise GeometryError(msg)
 

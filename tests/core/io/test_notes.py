@@ -27,7 +27,7 @@ def test_notes_come_back(suffix: str, tmp_path: Path) -> None:
     write_labels(plain, np.ones(shape, np.uint8), spec)
     assert NOTES.items() <= read_notes(path).items()
     assert made_by_model(read_notes(path)) == NOTES["model"]
-    assert read_notes(plain) == {}
+    assert not made_by_model(read_notes(plain))  # of a zarr: by which program it was written
 
 
 @pytest.mark.parametrize("name", ["damaged.nii.gz", "damaged.tif", "damaged.png", "damaged.nrrd", "a.jpg", "a.txt"])
