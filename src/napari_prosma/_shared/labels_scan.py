@@ -15,10 +15,9 @@ from napari_prosma._shared.axes import guess
 from napari_prosma._shared.layer_scan import METADATA, LayerScan, read, read_arrays
 from napari_prosma._shared.placement import Placement, same_grid
 from prosma_core.config.model import ClassInfo
-from prosma_core.data.geometry import affine_spacing
+from prosma_core.data.geometry import METRES, affine_spacing
 from prosma_core.errors import LabelError
 from prosma_core.io.labels import as_labels
-from prosma_core.io.layout import METRES
 
 MOST_NAMES = 256
 """Names and colours that are taken from a layer: more values than that are no classes."""

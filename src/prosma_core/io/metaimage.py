@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prosma_core.data.geometry import ImageSpec, Scan, affine_spacing, reverse_affine
+from prosma_core.data.geometry import METRES, ImageSpec, Scan, affine_spacing, reverse_affine
 from prosma_core.errors import FileFormatError, GeometryError, OutputError
 from prosma_core.io.failures import damaged, reading, shown
-from prosma_core.io.layout import METRES, arrange, ask_for_axes, parse_axes, to_canonical
+from prosma_core.io.layout import arrange, ask_for_axes, parse_axes, to_canonical
 from prosma_core.io.raw_voxels import (
     Voxels,
     check_voxels,
