@@ -79,6 +79,12 @@ def check_metaimage(path: Path) -> None:
         check_voxels(declared)
 
 
+def metaimage_voxels_file(path: Path) -> Path:
+    """The file that holds the voxels: `path` itself, or one beside it; errors as in `check_metaimage`."""
+    with reading(path, "a MetaImage file"):
+        return _read_header(path)[1].path
+
+
 def read_metaimage(path: Path, axes: str | None) -> Scan:
     """The scan of a MetaImage file; three dimensions lie in the world of the patient, as the format prescribes.
 

@@ -41,6 +41,12 @@ def check_nrrd(path: Path) -> None:
         check_voxels(declared.voxels)
 
 
+def nrrd_voxels_file(path: Path) -> Path:
+    """The file that holds the voxels: `path` itself, or one beside it; errors as in `check_nrrd`."""
+    with reading(path, "an NRRD file"):
+        return read_nrrd_header(path).voxels.path
+
+
 def read_nrrd(path: Path, axes: str | None) -> Scan:
     """The scan of an NRRD file.
 

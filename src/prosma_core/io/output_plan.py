@@ -11,8 +11,10 @@ from prosma_core.errors import OutputError, ProsmaError
 from prosma_core.io.names import FORMATS, image_suffix
 from prosma_core.io.notes import read_notes
 from prosma_core.io.replaceable import why_kept
+from prosma_core.io.zarr_metadata import load_node
 
 Identity = tuple[int, int]
+_ZARRS = {suffix for suffix, kind in FORMATS.items() if kind == "zarr"}
 
 
 class OutputPlan:
@@ -26,7 +28,8 @@ class OutputPlan:
     ----------
     sources : iterable of Path
         Files and folders that are read; a folder is protected with everything in it, a file of a multi-file OME-TIFF
-        with the others of its set. Those that are not there are left out.
+        with the others of its set, a header with the file of its voxels, a member of a zarr with all of that zarr.
+        Those that are not there are left out.
     """
 
     def __init__(self, sources: Iterable[Path]) -> None:
@@ -37,7 +40,7 @@ class OutputPlan:
             if (own := _identity(source)) is None:
                 continue
             self._sources.setdefault(own, source)
-            for place in (source.absolute(), source.resolve()):
+            for place in (source.absolute(), _resolved(source)):
                 for parent in place.parents:
                     if (above := _identity(parent)) is not None:
                         self._above.setdefault(above, source)
@@ -76,7 +79,7 @@ class OutputPlan:
         if own is not None and own in self._above:
             msg = f"{target} holds the input {self._above[own]}, which would be deleted with it. Choose another name."
             raise OutputError(msg)
-        for parent in (*target.absolute().parents, *target.resolve().parents):
+        for parent in (*target.absolute().parents, *_resolved(target).parents):
             source = self._sources.get(_identity(parent) or (-1, -1))
             if source is not None and source.is_dir():
                 msg = f"{target} lies inside the input {source}, which is never changed. Choose another folder."
@@ -114,15 +117,32 @@ def check_replace(path: Path, *, overwrite: bool, keys: Sequence[str] = ()) -> N
 
 
 def _with_others(source: Path) -> tuple[Path, ...]:
-    """A source, and the files that are read with it."""
-    if FORMATS.get(image_suffix(source).lower()) != "tiff" or not source.is_file():
-        return (source,)
-    from prosma_core.io.ome_planes import set_members  # late: only where a TIFF is read
+    """A source, and the files and folders that are read with it."""
+    kind = FORMATS.get(image_suffix(source).lower())
+    try:  # late imports: only where such a file is read
+        if source.is_dir():
+            parents = [parent for parent in source.absolute().parents if image_suffix(parent).lower() in _ZARRS]
+            return (source, *(parent for parent in parents if load_node(parent) is not None))
+        if kind == "tiff" and source.is_file():
+            from prosma_core.io.ome_planes import set_members
 
-    try:
-        return (source, *set_members(source))
+            return (source, *set_members(source))
+        if kind == "nrrd" and source.is_file():
+            from prosma_core.io.nrrd import nrrd_voxels_file
+
+            return (source, nrrd_voxels_file(source))
+        if kind == "metaimage" and source.is_file():
+            from prosma_core.io.metaimage import metaimage_voxels_file
+
+            return (source, metaimage_voxels_file(source))
     except (OSError, ProsmaError):  # said where it is read
-        return (source,)
+        pass
+    return (source,)
+
+
+def _resolved(path: Path) -> Path:
+    """The path without links; one in circles stays (`Path.resolve` raises `RuntimeError` there up to Python 3.12)."""
+    return Path(os.path.realpath(path))
 
 
 def _identity(path: Path) -> Identity | None:
@@ -139,7 +159,7 @@ def _key(target: Path) -> tuple[Identity | None, str]:
     own = _identity(target)
     if own is not None:
         return own, ""
-    place = target.resolve()
+    place = _resolved(target)
     parent = next((p for p in place.parents if p.exists()), place.parent)
     rest = unicodedata.normalize("NFC", str(place.relative_to(parent))).casefold()
     return _identity(parent), rest

@@ -85,6 +85,41 @@ def test_a_file_system_that_ignores_case_is_asked_for_the_file_itself(
         OutputPlan([tmp_path / "Scan.tif"]).add(tmp_path / "SCAN.TIF")
 
 
+@pytest.mark.parametrize("target", ["loop/case.nii.gz", "case.nii.gz"])
+def test_links_that_go_in_circles_are_targets_like_others(target: str, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "case.nii.gz").symlink_to("case.nii.gz")
+    plan = OutputPlan([tmp_path / "loop", tmp_path])
+    with pytest.raises(OutputError, match="lies inside the input"):
+        plan.check(tmp_path / target)
+    plan = OutputPlan([tmp_path / "loop"])
+    plan.add(tmp_path / target, "one")
+    with pytest.raises(OutputError, match="two and one would both be written to"):
+        plan.add(tmp_path / target, "two")
+
+
+@pytest.mark.parametrize(
+    ("name", "field"), [("scan.mha", "ElementDataFile = scan.mha"), ("scan.nrrd", "data file: scan.nrrd")]
+)
+def test_a_header_protects_the_file_of_its_voxels(name: str, field: str, tmp_path: Path) -> None:
+    write_image(tmp_path / name, ZEROS, SPEC)
+    lines = (tmp_path / name).read_bytes().decode("latin1").partition("\n\n")[0].splitlines()
+    header = tmp_path / ("scan.mhd" if name == "scan.mha" else "scan.nhdr")
+    local = [line.startswith("ElementDataFile") for line in lines]
+    header.write_text("\n".join([*(lines[: local.index(True)] if any(local) else lines), field, ""]))
+    with pytest.raises(OutputError, match=f"would replace the input .*{name}"):
+        OutputPlan([header]).add(tmp_path / name)
+
+
+def test_nothing_is_written_into_the_zarr_of_a_member(tmp_path: Path) -> None:
+    write_image(tmp_path / "scan.zarr", ZEROS, SPEC)
+    member = next(path.parent for path in (tmp_path / "scan.zarr").rglob(".zarray"))
+    for target in ("scan.zarr/labels.zarr", f"{member.relative_to(tmp_path)}/x.tif"):
+        with pytest.raises(OutputError, match="lies inside the input"):
+            OutputPlan([member]).add(tmp_path / target)
+    OutputPlan([member]).add(tmp_path / "labels.zarr")
+
+
 def test_two_targets_are_never_one_file(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     for other in ("out/case.nii.gz", "out/Case.NII.gz", "link/out/case.nii.gz", "out/../out/case.nii.gz"):
