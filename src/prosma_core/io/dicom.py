@@ -50,7 +50,7 @@ class _Series:
     source: Path
     slices: tuple[Slice, ...]
     modality: str
-    form: PixelFormat
+    forms: tuple[PixelFormat, ...]
     segmentation: bool
 
 
@@ -128,7 +128,7 @@ def _series(path: Path) -> _Series:
         with reading(path, "a DICOM file"):
             file = read_dicom_file(path)
             form, slices = _images(file)
-        return _one(path, file, form, slices)
+        return _one(path, file, (form,), slices)
     found: dict[str, list[tuple[Path, PixelFormat, list[Slice], str]]] = {}
     first: dict[str, DicomFile] = {}
     others: list[tuple[Path, str, FileFormatError]] = []
@@ -161,7 +161,7 @@ def _series(path: Path) -> _Series:
         msg = f"{path} holds color and gray images in one series. Put them into folders of their own."
         raise FileFormatError(msg)
     slices = [one for _, _, group, _ in files for one in group]
-    return _one(path, first[uid], files[0][1], slices)
+    return _one(path, first[uid], tuple(form for _, form, _, _ in files), slices)
 
 
 def _images(file: DicomFile) -> tuple[PixelFormat, list[Slice]]:
@@ -172,16 +172,16 @@ def _images(file: DicomFile) -> tuple[PixelFormat, list[Slice]]:
     return form, slices_of(file, form.frames, (form.rows, form.columns))
 
 
-def _one(source: Path, file: DicomFile, form: PixelFormat, slices: Sequence[Slice]) -> _Series:
+def _one(source: Path, file: DicomFile, forms: tuple[PixelFormat, ...], slices: Sequence[Slice]) -> _Series:
     uid = file.data.text(_CLASS) or file.file_class
-    if form.photometric == "MONOCHROME1":
+    if any(form.photometric == "MONOCHROME1" for form in forms):
         _LOG.warning("%s: its lowest values are white (MONOCHROME1); values are kept as they are stored.", source)
     if uid in _SEGMENTATION:
         kind = file.data.text(0x00620001)
         if kind == "FRACTIONAL":
             msg = f"{source} is a fractional segmentation (probabilities). Export it as a binary segmentation."
             raise FileFormatError(msg)
-    return _Series(source, tuple(slices), file.data.text(_MODALITY), form, uid in _SEGMENTATION)
+    return _Series(source, tuple(slices), file.data.text(_MODALITY), forms, uid in _SEGMENTATION)
 
 
 def _values(series: _Series, stack: Stack) -> NDArray[Any]:
@@ -190,7 +190,7 @@ def _values(series: _Series, stack: Stack) -> NDArray[Any]:
     scaled = _scaled_type(series, ordered)
     result: NDArray[Any] | None = None
     frames: NDArray[Any] | None = None
-    form, table, opened = series.form, None, None
+    table, opened = None, None
     for index, one in enumerate(ordered):
         if opened != one.path or frames is None:
             file = read_dicom_file(one.path)
@@ -222,13 +222,16 @@ def _scaled_type(series: _Series, slices: Sequence[Slice]) -> Any:
     pairs = {(one.slope, one.intercept) for one in slices}
     if pairs == {(1.0, 0.0)}:
         return None
-    stored = series.form.stored
-    if series.form.floating or stored > 16:
+    if any(form.floating or form.stored > 16 for form in series.forms):
         return np.float64
     if not all(slope.is_integer() and intercept.is_integer() for slope, intercept in pairs):
         return np.float32
-    low, high = (-(1 << (stored - 1)), 1 << (stored - 1)) if series.form.signed else (0, 1 << stored)
-    ends = [end * slope + intercept for slope, intercept in pairs for end in (low, high)]
+    stored = {
+        end
+        for form in series.forms
+        for end in ((-(1 << form.stored - 1), 1 << form.stored - 1) if form.signed else (0, 1 << form.stored))
+    }
+    ends = [end * slope + intercept for slope, intercept in pairs for end in stored]
     for kind in (np.int16, np.int32):
         if np.iinfo(kind).min <= min(ends) and max(ends) <= np.iinfo(kind).max:
             return kind
@@ -255,29 +258,32 @@ def _modality_table(file: DicomFile) -> tuple[int, NDArray[Any]] | None:
 
 def _labels(series: _Series, stack: Stack) -> tuple[NDArray[Any], dict[int, str]]:
     """The label map of a segmentation: the segments' own numbers, and their names."""
-    file = read_dicom_file(series.source if not series.source.is_dir() else series.slices[0].path)
-    frames = decode_frames(file, series.form)
+    files = {path: read_dicom_file(path) for path in dict.fromkeys(one.path for one in series.slices)}
+    frames = {path: decode_frames(file, pixel_format(file)) for path, file in files.items()}
     names: dict[int, str] = {}
-    for item in file.data.items(0x00620002):
-        number = int(item.number(0x00620004) or 0)
-        if number > 0:
-            names[number] = shown(item.text(0x00620005), 64) or f"segment {number}"
+    for path, file in files.items():
+        for number, name in _segment_names(file).items():
+            if names.setdefault(number, name) != name:
+                msg = f"Segment {number} is {name!r} in {path.name}, and {names[number]!r} in another file of "
+                raise LabelError(msg + f"{series.source}. Put each file into a folder of its own.")
     place_of = {
         tuple(round(v, 3) for v in one.position) if one.position else one.frame: place
         for one, place in zip(stack.slices[0], stack.places, strict=True)
     }
     depth = stack.places[-1] + 1
-    if depth * series.form.rows * series.form.columns > 1 << 33:
+    rows, columns = series.slices[0].size
+    if depth * rows * columns > 1 << 33:
         raise damaged(series.source, f"its slices lie {depth} places apart")
-    labels = np.zeros((depth, series.form.rows, series.form.columns), np.min_scalar_type(max(names, default=1)))
+    largest = max((int(values.max()) for values in frames.values()), default=1)
+    labels = np.zeros((depth, rows, columns), np.min_scalar_type(max(largest, *names, 1)))
     for one in series.slices:
         key: Any = tuple(round(v, 3) for v in one.position) if one.position else one.frame
         plane = labels[place_of[key]]
-        if file.data.text(0x00620001) == "LABELMAP":
-            plane[...] = frames[one.frame]
+        if files[one.path].data.text(0x00620001) == "LABELMAP":
+            plane[...] = frames[one.path][one.frame]
             continue
         number = one.segment or 1
-        here = frames[one.frame] > 0
+        here = frames[one.path][one.frame] > 0
         taken = plane[here]
         if taken.any():
             msg = (
@@ -288,3 +294,13 @@ def _labels(series: _Series, stack: Stack) -> tuple[NDArray[Any], dict[int, str]
         plane[here] = number
     _LOG.warning("%s is a segmentation: read as a label map of %d classes.", series.source, len(names))
     return (labels if "z" in stack.axes else labels[0]), names
+
+
+def _segment_names(file: DicomFile) -> dict[int, str]:
+    """Names of the segments of a file by their numbers."""
+    names = {}
+    for item in file.data.items(0x00620002):
+        number = int(item.number(0x00620004) or 0)
+        if number > 0:
+            names[number] = shown(item.text(0x00620005), 64) or f"segment {number}"
+    return names

@@ -171,6 +171,24 @@ def test_every_file_has_its_own_slope_and_intercept(
     assert np.allclose(scan.data, expected, rtol=1e-6, atol=1e-6)
 
 
+def test_the_type_of_values_holds_those_of_every_file(tmp_path: Path, volume: np.ndarray) -> None:
+    volume = volume.copy()
+    volume[1:] = 30_000
+    folder = slices(
+        tmp_path / "scan",
+        [(0, 0, 3 * k) for k in range(6)],
+        volume,
+        lambda k: {
+            "RescaleSlope": "4",
+            "RescaleIntercept": "0",
+            "BitsStored": 16 if k else 12,
+            "HighBit": 15 if k else 11,
+        },
+    )
+    scan = read_image(folder)
+    assert (scan.data[1:] == 120_000).all()
+
+
 def enhanced(path: Path, planes: np.ndarray, places: list[float], each: Any = lambda _: Dataset()) -> Path:
     """A multi-frame object whose frames lie at z = `places`; `each` gives more for a frame's content."""
     shared, measures, orientation = Dataset(), Dataset(), Dataset()
@@ -387,6 +405,17 @@ def test_segments_become_classes_with_empty_slices_between(tmp_path: Path) -> No
     assert np.array_equal(labels.data, expected)
     assert labels.spec.spacing == (3, 0.75, 0.5)
     assert labels.spec.header.classes == {1: "liver", 2: "tumor"}
+
+
+def test_segments_in_several_files_of_a_series_are_one_label_map(tmp_path: Path) -> None:
+    planes = np.zeros((1, 5, 4), np.uint8)
+    planes[0, 0] = 1
+    (tmp_path / "seg").mkdir()
+    segmentation(tmp_path / "seg" / "a.dcm", planes, [0.0], [1])
+    segmentation(tmp_path / "seg" / "b.dcm", planes[:, ::-1], [3.0], [2])
+    expected = np.zeros((2, 5, 4))
+    expected[0, 0], expected[1, 4] = 1, 2
+    assert np.array_equal(read_labels(tmp_path / "seg").data, expected)
 
 
 def test_segments_that_overlap_or_are_fractions_are_refused(tmp_path: Path) -> None:
