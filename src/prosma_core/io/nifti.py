@@ -139,7 +139,7 @@ def _read_header(stream: BinaryIO, path: Path) -> _Declared:
     header = cls(block)  # without the extensions: they may hold what belongs to a patient, and nothing here needs them
     offset = float(header["vox_offset"])
     if not 0 <= offset < 1 << 62:
-        raise damaged(path, f"its voxels are said to start at byte {offset}")
+        raise damaged(path, f"its voxels are declared to start at byte {offset}")
     if bytes(header["magic"].item())[:3] not in {b"n+1", b"n+2"}:
         raise damaged(path, "it is one half of a .hdr/.img pair; save it as one .nii or .nii.gz file")
     if int(header["intent_code"]) in _CIFTI:
