@@ -80,7 +80,6 @@ def run_lock(folder: RunFolder) -> Iterator[None]:
     path = folder.root / NAME
     new = not folder.root.exists()
     try:
-        folder.root.mkdir(parents=True, exist_ok=True)
         file = _take(path)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -102,6 +101,8 @@ def holder(folder: RunFolder) -> Holder | None:
     """The process that trains into a folder now, None where none does. Only reads."""
     path = folder.root / NAME
     try:
+        if not path.is_file():
+            return None
         with path.open("rb") as file:
             found = _read(path)
             if found is not None and _lock(file, shared=True) is True:
@@ -115,7 +116,11 @@ def _take(path: Path) -> IO[bytes]:
     """The lock file, locked and with our name in it."""
     ours = _ourselves()
     for _ in range(_TRIES):
-        file, taken = path.open("a+b"), False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file, taken = _open(path), False
+        except FileNotFoundError:  # the folder was removed by another that has written nothing
+            continue
         try:
             locked = _lock(file)
             if _is_free(path, file, locked):
@@ -133,6 +138,15 @@ def _take(path: Path) -> IO[bytes]:
         time.sleep(0.02)
     msg = f"{path.parent} cannot be locked. Check whether another process trains into it."
     raise RunLockedError(msg)
+
+
+def _open(path: Path) -> IO[bytes]:
+    """The lock file itself: what a link in its place leads to is never written to."""
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+    return open(path, "a+b", opener=opener)
 
 
 def _is_free(path: Path, file: IO[bytes], locked: bool | None) -> bool:

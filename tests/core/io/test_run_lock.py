@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from prosma_core.errors import RunLockedError, TrainingError
+from prosma_core.errors import OutputError, RunLockedError, TrainingError
 from prosma_core.io.run_folder import RunFolder
 from prosma_core.io.run_lock import NAME, holder, run_lock
 from prosma_core.io.stopped_run import keep_stopped
@@ -136,3 +136,33 @@ def test_keeping_what_is_no_run_makes_no_folder(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="holds no run"):
         keep_stopped(RunFolder(tmp_path / "none.prosma"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_in_place_of_the_lock_is_neither_written_to_nor_waited_for(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    folder, precious = RunFolder(tmp_path / "m.prosma"), tmp_path / "thesis.txt"
+    folder.root.mkdir()
+    precious.write_text("years of work")
+    (folder.root / NAME).symlink_to(precious)
+    with pytest.raises(OutputError, match="Cannot write"), run_lock(folder):
+        pass
+    assert precious.read_text() == "years of work"
+    (folder.root / NAME).unlink()
+    os.mkfifo(folder.root / NAME)
+    assert holder(folder) is None
+
+
+def test_a_folder_that_goes_while_the_lock_is_taken_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, real, gone = RunFolder(tmp_path / "m.prosma"), os.open, []
+
+    def opened(path: Any, *flags: Any, **more: Any) -> int:
+        if str(path).endswith(NAME) and not gone:
+            gone.append(folder.root.rmdir())
+        return real(path, *flags, **more)
+
+    monkeypatch.setattr(os, "open", opened)
+    with run_lock(folder):
+        assert gone
+        assert holder(folder) is not None
