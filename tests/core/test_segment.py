@@ -535,7 +535,7 @@ def test_the_plan_is_said_in_words(make_header: MakeHeader, noise: Noise) -> Non
         "prepare.normalise",
         "prepare.resize",
         "segment.Results",
-        "prepare.plan_grid",
+        "prepare.network_grid",
         "results.argmax_part",
         "results.fill_holes",
     ],
