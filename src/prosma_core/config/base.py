@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from prosma_core.errors import ConfigError
 
-_MOST_PROBLEMS = 5  # listed of one set of settings
+_MOST_PROBLEMS = 3  # listed of one set of settings
 
 
 class Config(BaseModel):
