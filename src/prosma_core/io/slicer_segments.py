@@ -28,13 +28,17 @@ class Segment:
 
 
 def segments_of(notes: dict[str, str]) -> list[Segment]:
-    """The segments that the key-value pairs of an NRRD header describe, in their order; empty where none are."""
+    """The segments that the key-value pairs of an NRRD header describe, in their order; empty where none are.
+
+    Files of 3D Slicer before 4.11 name neither value nor layer: each segment is a layer of its own.
+    """
     found: list[Segment] = []
     for number in range(_MOST):
         key = f"Segment{number}_"
         if f"{key}ID" not in notes and f"{key}LabelValue" not in notes:
             break
-        value, layer = (notes.get(f"{key}{name}", default) for name, default in (("LabelValue", "1"), ("Layer", "0")))
+        own_layer = "0" if f"{key}LabelValue" in notes else str(number)
+        value, layer = notes.get(f"{key}LabelValue", "1"), notes.get(f"{key}Layer", own_layer)
         if not (value.isdecimal() and layer.isdecimal() and len(value) < 10 and len(layer) < 6):
             return []
         name = notes.get(f"{key}Name") or notes.get(f"{key}ID", "")
@@ -65,10 +69,21 @@ def as_label_map(
     Raises
     ------
     LabelError
-        Segments of several layers overlap, which one label map cannot hold.
+        Segments of several layers overlap, which one label map cannot hold; two of one layer have the same value; or
+        voxels belong to no segment.
     """
     layers = data.shape[axes.index("c")] if "c" in axes else 1
     segments = [segment for segment in segments if segment.layer < layers]
+    taken: dict[tuple[int, int], str] = {}
+    for segment in segments:
+        place = (segment.layer, segment.value)
+        if place in taken:
+            both = f"{taken[place]!r} and {segment.name!r}"
+            msg = (
+                f"The segments {both} of {path} have the same value, {segment.value}, in one layer. Export them again."
+            )
+            raise LabelError(msg)
+        taken[place] = segment.name
     values = [segment.value for segment in segments]
     own = len(set(values)) == len(values) and 0 not in values
     numbers = values if own else list(range(1, len(segments) + 1))
@@ -80,14 +95,18 @@ def as_label_map(
     labels = np.zeros(moved.shape[1:], np.min_scalar_type(max(numbers, default=0)))
     for number, segment in zip(numbers, segments, strict=True):
         here = moved[segment.layer] == segment.value
-        other = labels[here]
-        if other.any():
-            first = names[int(other[other > 0][0])]
+        before = labels[here]
+        if before.any():
+            first = names[int(before[before > 0][0])]
             msg = (
-                f"The segments {first!r} and {segment.name!r} of {path} overlap in {np.count_nonzero(other)} voxels; "
+                f"The segments {first!r} and {segment.name!r} of {path} overlap in {np.count_nonzero(before)} voxels; "
                 "a label map has one class for each voxel. Export them from 3D Slicer as separate label maps, or "
                 "without overlap."
             )
             raise LabelError(msg)
         labels[here] = number
+    stray = int(np.count_nonzero((moved != 0).any(axis=0) & (labels == 0)))
+    if stray:
+        msg = f"Voxels of {path} ({stray}) belong to none of its segments. Export it again from 3D Slicer."
+        raise LabelError(msg)
     return labels, axes.replace("c", ""), names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -236,6 +237,24 @@ def test_layers_of_slicer_segments_become_one_label_map_with_names(tmp_path: Pat
     assert labels.data[:, 0, 0].tolist() == [0, 1, 2, 0]
     assert labels.spec.header.classes == {1: "liver", 2: "tumor"}
     assert stem(tmp_path / "a.seg.nrrd") == stem(tmp_path / "a.nrrd") == "a"
+
+
+def test_slicer_segments_of_old_files_are_layers_of_their_own(tmp_path: Path) -> None:
+    layers = np.zeros((4, 5, 6, 2), np.uint8)
+    layers[1, :, :, 0] = layers[2, :, :, 1] = 1
+    old = re.sub(r"Segment\d_(LabelValue|Layer):=\d\n", "", SEGMENTS)
+    labels = read_labels(nrrd(tmp_path / "a.seg.nrrd", layers, old))
+    assert labels.data[:, 0, 0].tolist() == [0, 1, 2, 0]
+    assert labels.spec.header.classes == {1: "liver", 2: "tumor"}
+
+
+def test_slicer_segments_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
+    layers = np.zeros((4, 5, 6, 2), np.uint8)
+    layers[1, :, :, 0], layers[2, :, :, 1] = 1, 7
+    with pytest.raises(LabelError, match=r"\(30\) belong to none of its segments"):
+        read_labels(nrrd(tmp_path / "a.seg.nrrd", layers, SEGMENTS))
+    with pytest.raises(LabelError, match=r"'liver' and 'tumor' .* have the same value, 1, in one layer"):
+        read_labels(nrrd(tmp_path / "b.seg.nrrd", layers, SEGMENTS.replace("Segment1_Layer:=1", "Segment1_Layer:=0")))
 
 
 def test_slicer_segments_that_overlap_are_named(tmp_path: Path) -> None:
