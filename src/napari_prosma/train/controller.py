@@ -232,9 +232,8 @@ class TrainController:
     # --- What the viewer does ---------------------------------------------------------------------------------------
 
     def _layer_removed(self, event: Any) -> None:
-        lost = self._pairs.remove_layer(event.value)
-        if lost and self.trainings.run is None:
-            self._say(f"{event.value.name} was removed from the viewer, and with it {len(lost)} of the pairs.")
+        if self._pairs.close_layer(event.value) and self.trainings.run is None:
+            self._say(f"{event.value.name} was closed; its pair stays in the list until you choose “Remove”.")
         self._show_preview()
 
     def _show_preview(self, _event: Any = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QTimer
@@ -77,12 +78,14 @@ class PairList:
         gone = set(numbers)
         self._keep([row for i, row in enumerate(self.rows) if i not in gone])
 
-    def remove_layer(self, layer: Any) -> list[PairRow]:
-        """Take out the rows of a layer that is gone, and return them."""
-        lost = [row for row in self.rows if layer in _layers(row.pair)]
-        if lost:
-            self._keep([row for row in self.rows if row not in lost])
-        return lost
+    def close_layer(self, layer: Any) -> bool:
+        """Say of the rows of a layer that it was closed; whether there are any. They stay: their pair holds it."""
+        rows = [replace(row, closed=True) if layer in _layers(row.pair) else row for row in self.rows]
+        held = rows != self.rows
+        self.rows = rows
+        if held:
+            self._changed()
+        return held
 
     def replace(self, pair: Pair, by: Pair) -> None:
         """Put another pair in the place of one, where that is still there."""
@@ -135,7 +138,7 @@ class PairList:
         self._busy = False
         if self._asked.get(row.pair) == number:  # else taken out, or asked for anew
             del self._asked[row.pair]
-            self.rows = [row if there.pair is row.pair else there for there in self.rows]
+            self.rows = [replace(row, closed=there.closed) if there.pair is row.pair else there for there in self.rows]
             self._changed()
         self._read_next()
 

@@ -73,6 +73,8 @@ class PairRow:
         Names and colours that the labels come with.
     provenance : dict of str
         How the labels were made, where their layer or file says it.
+    closed : bool
+        Whether a layer of it is no longer in the viewer; the pair keeps what the layer holds.
     """
 
     pair: Pair
@@ -88,6 +90,12 @@ class PairRow:
     background: bool = False
     classes: tuple[ClassInfo, ...] = ()
     provenance: dict[str, str] = field(default_factory=dict)
+    closed: bool = False
+
+    @property
+    def shown_facts(self) -> str:
+        """The facts, and whether a layer was closed."""
+        return f"{self.facts}, layer closed" if self.closed and self.facts else self.facts
 
 
 def active_pair(viewer: Any) -> Pair:

@@ -113,7 +113,7 @@ class PairsTable(QWidget):
         selected = pair in self._chosen()
         for line in reversed(range(first, stop)):
             self._table.removeRow(line)
-        wide = [_facts(row.facts)] if row.facts else []
+        wide = [_facts(row.shown_facts)] if row.facts else []
         wide += [_facts("")] if row.problem or row.fixes else []
         self._pairs[first:stop] = [pair] * (1 + len(wide))
         self._table.insertRow(first)
@@ -189,7 +189,7 @@ class _Wrapped(QStyledItemDelegate):
 
 def _shown(row: PairRow | None) -> tuple[Any, ...]:
     """What the table shows of a pair."""
-    return () if row is None else (row.image, row.labels, row.facts, row.problem, row.fixes)
+    return () if row is None else (row.image, row.labels, row.shown_facts, row.problem, row.fixes)
 
 
 def _name(text: str) -> QTableWidgetItem:

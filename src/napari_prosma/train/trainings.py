@@ -189,7 +189,7 @@ class Trainings:
 
     def _all_there(self, pairs: Sequence[Pair]) -> bool:
         """Whether what is painted is in the viewer still."""
-        there = self._pairs.pairs
+        there = [row.pair for row in self._pairs.rows if not row.closed]
         return all(pair in there for pair in pairs)
 
     def _discard(self, run: Training) -> None:

@@ -147,12 +147,21 @@ def test_rows_follow_the_names_of_layers(
     assert widget.text("name") == "patient 4 model"
 
 
-def test_a_layer_that_is_deleted_takes_its_pair_with_it(widget: Any, annotated: Any) -> None:
-    image, _ = annotated(widget.viewer)
+def test_pairs_of_closed_layers_stay_until_they_are_removed(widget: Any, annotated: Any) -> None:
+    """As in a series of scans that are opened, painted, added and closed one after the other."""
+    image, labels = annotated(widget.viewer)
+    data, painted = np.asarray(image.data), np.asarray(labels.data)
     widget.controller.pairs.add_active()
-    widget.viewer.layers.remove(image)
-    assert not widget.can_run
-    assert "liver was removed" in widget.text("error")
+    widget.viewer.layers.clear()
+    assert "liver labels was closed" in widget.text("error")
+    assert widget.controller._pairs.rows[0].closed
+    annotated(widget.viewer, "next")
+    widget.controller.pairs.add_active()
+    assert [row.closed for row in widget.controller._pairs.rows] == [True, False]
+    assert widget.view.findChild(QTableWidget, "pairs").item(1, 0).text().endswith(", layer closed")
+    first, _ = widget.start().request().run.pairs
+    np.testing.assert_array_equal(read_image(first[0]).data, data)
+    np.testing.assert_array_equal(read_image(first[1]).data, painted)
 
 
 def test_labels_that_number_objects_are_taken_as_one_class_where_the_person_says_so(widget: Any, rng: Any) -> None:
@@ -347,7 +356,7 @@ def test_several_selected_images_are_the_channels_of_one_scan(widget: Any, rng: 
     assert np.array_equal(read_image(image).data, data)
     assert read_image(painted).spec.spatial_shape == (8, 24, 24)
     widget.viewer.layers.remove(layers[1])
-    assert widget.controller._pairs.rows == []
+    assert widget.controller._pairs.rows[0].closed
 
 
 def test_images_of_different_grids_are_no_channels(widget: Any, annotated: Any, rng: Any) -> None:
