@@ -59,7 +59,7 @@ def grey_kind(labels: NDArray[Any], counts: dict[int, int] | None = None) -> Gre
         return "edges"
     if labels.ndim < 2 or top < _LEAST_TOP or len(counts) < _LEAST_VALUES:
         return None
-    mixed = _mixed_share(labels, top)
+    mixed = _mixed_share(labels, *_usual_ends(counts, top))
     high = sum(n for value, n in counts.items() if value >= 0.9 * top)
     between = sum(n for value, n in counts.items() if 0.1 * top < value < 0.9 * top)
     upper = sum(n for value, n in counts.items() if value > 0.5 * top)
@@ -74,10 +74,17 @@ def _near_ends(counts: Collection[int], top: int) -> bool:
     return top >= _FULL and len(high) > 1 and all(value in high or value <= 0.05 * top for value in counts)
 
 
-def _mixed_share(labels: NDArray[Any], top: int) -> float:
-    """Of the blocks of 2 x 2 voxels that hold a value between 0 and the largest: share with two different ones or more.
+def _usual_ends(counts: dict[int, int], top: int) -> tuple[int, int]:
+    """Most frequent of the lowest and of the highest values: JPEG of quality 70 stores black as 1, white as 254."""
+    low = max((value for value in counts if value <= 0.05 * top), key=counts.__getitem__, default=0)
+    return low, max((value for value in counts if value >= 0.95 * top), key=counts.__getitem__)
 
-    0 does not count as a value, so that small objects in numbers are no mixture.
+
+def _mixed_share(labels: NDArray[Any], background: int, top: int) -> float:
+    """Of the blocks of 2 x 2 voxels that hold a value between background and top: share with two different or more.
+
+    0 and the background do not count as values, so that small objects in numbers are no mixture; those above `top`
+    count as `top`.
     """
     planes = labels.reshape(-1, *labels.shape[-2:])
     step = max(1, planes.size // _MOST_BLOCKS)
@@ -85,6 +92,7 @@ def _mixed_share(labels: NDArray[Any], top: int) -> float:
     corners = [
         planes[occupied, i : planes.shape[1] - 1 + i, j : planes.shape[2] - 1 + j] for i in (0, 1) for j in (0, 1)
     ]
+    corners = [np.minimum(np.where(corner == background, 0, corner), top) for corner in corners]
     largest: NDArray[Any] = np.maximum.reduce(corners)
     smallest: NDArray[Any] = np.minimum.reduce([np.where(corner == 0, largest, corner) for corner in corners])
     inside = np.logical_or.reduce([(corner > 0) & (corner < top) for corner in corners])
