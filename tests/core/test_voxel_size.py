@@ -62,7 +62,7 @@ def test_a_voxel_size_is_read_as_people_write_it(
     "text", ["", "a,b,c", "0,1,1", "-1,1,1", "1,1,1,1", "nan,1,1", "inf", "1,1 parsec", "1e400", "mm"]
 )
 def test_what_is_no_voxel_size_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="is no voxel size: give numbers above 0 in the order z,y,x") as caught:
+    with pytest.raises(ConfigError, match="is not a voxel size: give numbers above 0 in the order z,y,x") as caught:
         parse_voxel_size(text)
     assert len(str(caught.value)) <= 400
 

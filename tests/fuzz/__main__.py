@@ -274,7 +274,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="another seed damages files in other ways")
     parser.add_argument("--only", default="", help=f"formats, separated by commas: {', '.join(SEEDS)}")
     parser.add_argument("--case", type=int, help="only this case of each format")
-    parser.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir()) / "prosma-fuzz")
+    keep = Path(tempfile.gettempdir()) / "prosma-fuzz"
+    parser.add_argument("--keep", type=Path, default=keep, help=f"folder for the damaged files of findings ({keep})")
     parser.add_argument("--limit", type=float, default=LIMIT_SECONDS, help="seconds that one file may take")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()

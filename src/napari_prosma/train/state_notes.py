@@ -84,7 +84,7 @@ def _start(rows: Sequence[PairRow], classes: Sequence[ClassInfo], start: ModelEn
     made = [row for row in rows if made_by_model(row.provenance)]
     if made:
         which = f"{len(made)} of the {len(rows)} labels are" if len(rows) > 1 else f"{made[0].labels} is"
-        yield f"{which} a model's result, corrected or not: where these validate, before and after are not compared."
+        yield f"{which} a model's result, corrected or not: before and after are not compared on such labels."
     present = {info.name.casefold() for info in classes} | {info.value for info in classes if unnamed(info)}
     lost = [c for c in start.header.classes[1:] if c.name.casefold() not in present and c.value not in present]
     if lost:

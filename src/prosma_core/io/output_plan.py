@@ -73,7 +73,8 @@ class OutputPlan:
         own = _identity(target)
         if own is not None and own in self._sources:
             msg = (
-                f"The result would replace the input {self._sources[own]}, which is never changed. Choose another name."
+                f"The result would replace the input {self._sources[own]}, which is never changed. "
+                "Choose another folder or name."
             )
             raise OutputError(msg)
         if own is not None and own in self._above:

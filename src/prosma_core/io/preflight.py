@@ -70,7 +70,7 @@ def reader_of(path: Path) -> str:
     if not suffix:
         last = path.name.lower().removesuffix(".gz").rpartition(".")
         more = f" {HINTS['.' + last[2]]}" if last[0] and "." + last[2] in HINTS else ""
-        msg = f"{path} is no image this reads: {COMMON_SUFFIXES}, a DICOM folder and others.{more}"
+        msg = f"{path} is not an image that can be read: {COMMON_SUFFIXES}, a DICOM folder and others.{more}"
         raise FileFormatError(msg)
     kind = FORMATS[suffix]
     if path.is_dir() != (kind == "zarr"):

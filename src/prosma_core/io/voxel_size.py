@@ -37,8 +37,8 @@ def parse_voxel_size(text: str, unit: str | None = None) -> VoxelSize:
         sizes = ()
     if not 1 <= len(sizes) <= 3 or known == "pixel" or not all(0 < size < float("inf") for size in sizes):
         msg = (
-            f"{text[:80]!r}{f' {unit[:40]}' if unit else ''} is no voxel size: give numbers above 0 in the order z,y,x "
-            "and a unit of length, such as 3,1,1mm or 0.5,0.2,0.2um; one number is for all axes."
+            f"{text[:80]!r}{f' {unit[:40]}' if unit else ''} is not a voxel size: give numbers above 0 in the order "
+            "z,y,x and a unit of length, such as 3,1,1mm or 0.5,0.2,0.2um; one number is for all axes."
         )
         raise ConfigError(msg)
     return VoxelSize.parse({"sizes": sizes, "unit": known}, "The voxel size")

@@ -18,12 +18,12 @@ FILES = {str(path.relative_to(ROOT)): path for path in sorted(ROOT.rglob("*")) i
 REFUSED = {  # the first that fits a name
     "DICOMDIR": "index of files",
     "TINY_ALPHA/PT": "modality CT without pixel data",
-    "README": "is no image this reads",
-    ".txt": "is no image this reads",
-    ".icc": "is no image this reads",
-    ".json": "is no image this reads",
-    ".dump": "is no image this reads",
-    ".gz": "is no image this reads",
+    "README": "is not an image that can be read",
+    ".txt": "is not an image that can be read",
+    ".icc": "is not an image that can be read",
+    ".json": "is not an image that can be read",
+    ".dump": "is not an image that can be read",
+    ".gz": "is not an image that can be read",
     "rtplan": "is an RT plan",
     "rtstruct": "is an RT structure set",
     "LitEndNoMeta": "is an RT ion plan",
@@ -129,7 +129,7 @@ def test_a_folder_is_a_series_with_the_slices_in_their_places() -> None:
         ("77654033/CT2", r"slices 1 and 2 are 202 mm apart, the others 1\.25 mm"),
         ("98892003/MR700", "each of its 7 images has another orientation"),
         ("98892003/MR2", "3 DICOM series"),
-        ("77654033", "is no image this reads"),
+        ("77654033", "is not an image that can be read"),
     ],
 )
 def test_a_folder_that_is_no_stack_is_refused_for_its_reason(folder: str, reason: str) -> None:

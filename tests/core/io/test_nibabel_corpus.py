@@ -21,7 +21,7 @@ OTHER = {".py", ".pyc", ".m", ".rst", ".txt"}
 FILES = {path.name: path for path in sorted(ROOT.iterdir()) if path.suffix not in OTHER and path.is_file()}
 WITH_VOXELS = {path.stem for path in FILES.values() if path.suffix == ".REC"} - {"phantom_truncated"}
 REFUSED = {  # the first that fits a name
-    ".gitignore": "is no image this reads",
+    ".gitignore": "is not an image that can be read",
     ".trk": "It holds streamlines",
     ".tck": "It holds streamlines",
     ".v": "Convert it to NIfTI",

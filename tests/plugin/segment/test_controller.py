@@ -86,7 +86,7 @@ def test_a_voxel_size_is_asked_for_where_the_layer_states_none(widget: Widget, s
     assert not field.parentWidget().isHidden()
     assert "voxel size unknown" in widget.text("image_facts")
     assert "Voxel size unknown: assumed that of the model's training scans" in widget.text("notes")
-    for text, problem in (("3; 1; 1 mm", ""), ("3, 1", "give z,y,x or one number"), ("3 foos", "is no voxel size")):
+    for text, problem in (("3; 1; 1 mm", ""), ("3, 1", "give z,y,x or one number"), ("3 foos", "is not a voxel size")):
         field.setText(text)
         field.editingFinished.emit()
         assert problem in widget.text("problem_size")
