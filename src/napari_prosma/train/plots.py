@@ -77,7 +77,7 @@ class TrainingPlots(QWidget):
     def _learning_plot(self) -> Plot:
         """The first plot, made when it is first needed: importing what draws it takes a third of a second."""
         if self._learning is None:
-            self._learning = Plot("Training loss (left), validation Dice (right)", 1)
+            self._learning = Plot("Training loss (left), Dice (right)", 1)
             self._layout.insertWidget(0, self._learning)
         return self._learning
 
