@@ -19,7 +19,14 @@ Result = dict[str, Any]
 NOT_OF_THE_RUN = {"data", "pairs", "out", "device", "init", "name", "description", "licence", "attribution"}
 HOW_IT_RUNS = {"run.training.compile", "run.training.graph"}
 """Settings that change the time of a step, not what it computes."""
-ADDED = {"run.gate.offset": 0.0, "run.training.augment.p_bias": 0.0}
+ADDED: dict[str, Any] = {
+    "run.gate.offset": 0.0,
+    "run.training.augment.p_bias": 0.0,
+    "run.validation": [],
+    "run.voxel_size": None,
+    "run.labels.grey": "refuse",
+    "run.labels.geometry": "own",
+}
 """Settings that came when there were results already, and what all of those had."""
 DIVERGED = -1.0
 """Score of a learning rate whose training diverged."""

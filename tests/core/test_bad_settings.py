@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -57,8 +58,8 @@ def test_the_command_in_the_run_folder_repeats_the_run(prosma, make_data, tmp_pa
     data = make_data(tmp_path / "data")
     assert prosma("train", "--config", config, "--data", data, "--out", out, "--device", "cpu")[0] == 0
     first = load_bundle(out)
-    command = (tmp_path / "m.prosma" / "command.txt").read_text().split('"')
-    assert command[0] == "prosma train --config "
-    assert prosma("train", "--config", command[1], *command[2].split())[0] == 0
+    command = shlex.split((tmp_path / "m.prosma" / "command.txt").read_text())
+    assert command[:3] == ["prosma", "train", "--config"]
+    assert prosma(*command[1:])[0] == 0
     again = load_bundle(out)
     assert again[0] == first[0]  # with the hash of the weights

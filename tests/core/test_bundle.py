@@ -102,7 +102,7 @@ def model(tmp_path: Path, make_model: MakeModel) -> Path:
 def refused(path: Path) -> str:
     with pytest.raises(ModelFileError) as caught:
         load_bundle(path)
-    assert str(path) in str(caught.value)
+    assert path.name in str(caught.value)  # of a long path the middle may be left out
     return str(caught.value)
 
 

@@ -28,6 +28,7 @@ _OURS = re.compile(r"\.prosma-p([0-9a-f]{12})(?:[-.].*)?", re.DOTALL)
 _EARLIER = re.compile(r"\.prosma-[0-9a-f]{12}(?:\.[^.]+){0,2}")
 """Parts of earlier versions, which had no lock."""
 _LONGEST_SUFFIX = 40
+_REMOVALS = 6
 _UNKNOWN_AFTER = 7 * 86_400.0
 """Seconds after which a part is abandoned whose owner cannot be asked: it is of another machine, or has no lock."""
 _RECORD_BYTES = 8192
@@ -186,7 +187,12 @@ def _settle(others: list[Path], aside: Path, target: Path | None, lock: Path) ->
 def _remove(path: Path) -> bool:
     """Remove a file or folder; whether it is gone."""
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
+        for attempt in range(_REMOVALS):  # after a failure zarr's threads may still write into it for a moment
+            if attempt:
+                time.sleep(0.05)
+            shutil.rmtree(path, ignore_errors=True)
+            if not os.path.lexists(path):
+                break
     else:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)

@@ -36,7 +36,8 @@ def test_a_valid_choice_gives_a_request_named_after_scan_and_model() -> None:
     assert plan.result_name == "scan phantom-3d"
     assert Path(plan.request.model).name == "phantom-3d.safetensors"
     assert plan.request.config == InferenceConfig()
-    assert plan.notes == ()
+    assert len(plan.notes) == 1  # the layer's scale has no unit
+    assert "has no unit: mm is assumed" in plan.notes[0]
 
 
 def test_the_name_given_by_hand_wins() -> None:
@@ -116,7 +117,7 @@ def test_a_2d_model_walks_through_a_3d_scan_along_the_chosen_axis() -> None:
 def test_time_points_are_announced() -> None:
     plan = resolve(choices((5, 12, 40, 44)), None)
     assert isinstance(plan, Plan)
-    assert plan.notes == ("5 time points are segmented one by one.",)
+    assert plan.notes[-1] == "5 time points are segmented one by one."
 
 
 def test_the_region_is_left_out_for_the_whole_scan() -> None:
