@@ -28,7 +28,7 @@ _OURS = re.compile(r"\.prosma-p([0-9a-f]{12})(?:[-.].*)?", re.DOTALL)
 _EARLIER = re.compile(r"\.prosma-[0-9a-f]{12}(?:\.[^.]+){0,2}")
 """Parts of earlier versions, which had no lock."""
 _LONGEST_SUFFIX = 40
-_REMOVALS = 6
+_REMOVALS = 4
 _UNKNOWN_AFTER = 7 * 86_400.0
 """Seconds after which a part is abandoned whose owner cannot be asked: it is of another machine, or has no lock."""
 _RECORD_BYTES = 8192
@@ -189,7 +189,7 @@ def _remove(path: Path) -> bool:
     if path.is_dir() and not path.is_symlink():
         for attempt in range(_REMOVALS):  # after a failure zarr's threads may still write into it for a moment
             if attempt:
-                time.sleep(0.05)
+                time.sleep(0.02)
             shutil.rmtree(path, ignore_errors=True)
             if not os.path.lexists(path):
                 break

@@ -36,8 +36,8 @@ def test_a_valid_choice_gives_a_request_named_after_scan_and_model() -> None:
     assert plan.result_name == "scan phantom-3d"
     assert Path(plan.request.model).name == "phantom-3d.safetensors"
     assert plan.request.config == InferenceConfig()
-    assert len(plan.notes) == 1  # the layer's scale has no unit
-    assert "has no unit: mm is assumed" in plan.notes[0]
+    assert len(plan.notes) == 1
+    assert plan.notes[0].startswith("Voxel size unknown")
 
 
 def test_the_name_given_by_hand_wins() -> None:
