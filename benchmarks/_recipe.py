@@ -67,7 +67,7 @@ class Recipe(Config):
     canvas: tuple[int, ...] = (352, 352)
     """Training images lie in the middle of a canvas of this size; larger ones are cut into crops."""
     fit: bool = True
-    """The longest side of an image is brought to that of the canvas; else its pixels stay as they are."""
+    """The longest side of an image is brought to that of the canvas; else its pixels are not resampled."""
     touching: bool = False
     """Labels are instances: class 1 is their inside, class 2 what lies within 2 pixels of two of them."""
     network: Literal["lite0", "scratch", "unet"] = "lite0"

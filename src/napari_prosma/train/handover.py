@@ -75,7 +75,7 @@ def write_pairs(pairs: Sequence[Pair], folder: Path) -> Generator[str, None, Fil
 
 
 def left_out(pairs: Sequence[Pair], folder: RunFolder) -> str:
-    """What a run that goes on does not see of the pairs as they are now, in a sentence; empty where it sees all.
+    """What a resumed run does not see of the current pairs, as a sentence; empty where it sees all.
 
     A run goes on with its own copies of layers. To be run in a thread.
 

@@ -52,7 +52,7 @@ class OutcomePanel(QWidget):
     def show_outcome(
         self, before: Mapping[str, float] | None, after: Mapping[str, float | None], words: str, held_out: str
     ) -> None:
-        """Dice of each class on what was held out, of the start model and of the new one, and both in words.
+        """Validation Dice of each class, of the start model and of the new one, and a text that compares them.
 
         A class that nothing of it holds has none.
         """

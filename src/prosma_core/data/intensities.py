@@ -13,7 +13,7 @@ from prosma_core.data.geometry import Scan
 from prosma_core.errors import ChannelError, IntensityError
 
 Place = Callable[[tuple[Any, ...]], str]
-"""Where a voxel of a frame lies in its scan, from its index, in words."""
+"""Text that locates a voxel of a frame in its scan, from its index."""
 
 LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 """Weights of red, green and blue in a grey picture (ITU-R BT.601)."""

@@ -132,7 +132,7 @@ def _go_first() -> None:
 
 
 def _limit_memory() -> None:
-    """Let an allocation beyond the free memory fail, so that the file is refused in words."""
+    """Let an allocation beyond the free memory fail, so that the file is refused with a message."""
     if sys.platform == "linux":
         import resource
 
