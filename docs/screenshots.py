@@ -169,6 +169,8 @@ def take_new_model(desk: Desk) -> None:
     short(widget, epochs=12, steps=10)
     widget.preview_toggled.emit(True)
     labels.visible = False  # to see the preview
+    settle(2)  # a layer that changes is read again
+    wait(widget.findChild(QPushButton, "run").isEnabled)
     widget.controller.start_or_stop()
     folder = widget.controller.trainings.run.order.folder
     wait(lambda: len(read_history(folder)) >= 9 and ", step 2 of" in widget.progress_text())
