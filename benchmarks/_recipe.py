@@ -46,7 +46,7 @@ class Augmentation(Config):
     gamma: float = 0.0
     """Largest change of the exponent's logarithm."""
     gain: float = 0.15
-    """Largest change of each colour channel's logarithm."""
+    """Largest change of each color channel's logarithm."""
     noise: float = 0.1
     """Largest deviation."""
     blur: float = 0.0

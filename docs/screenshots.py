@@ -89,7 +89,7 @@ class Desk:
         return layer
 
     def picture(self, name: str, part: QWidget | None = None) -> None:
-        """Save a picture of the window, or of a part of it, in few colours."""
+        """Save a picture of the window, or of a part of it, in few colors."""
         settle()
         path = self.folder / f"{name}.png"
         if part is not None:

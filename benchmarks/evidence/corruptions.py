@@ -99,13 +99,13 @@ def corrupted(scan: Scan, name: str, kind: str, strength: int) -> Scan:
     """
     change, strengths = CORRUPTIONS[kind]
     rng = np.random.default_rng(zlib.crc32(f"{name} {kind}".encode()))
-    colour = "c" in scan.spec.axes
-    values = np.ascontiguousarray(scan.data if colour else scan.data[None], dtype=np.float32)
+    color = "c" in scan.spec.axes
+    values = np.ascontiguousarray(scan.data if color else scan.data[None], dtype=np.float32)
     voxel = tuple(size / min(scan.spec.spacing) for size in scan.spec.spacing)
     worse = change(values, voxel, strengths[strength - 1], rng)
     if scan.data.dtype == np.uint8:
         worse = worse.clip(0, 255)
-    return replace(scan, data=worse if colour else worse[0])
+    return replace(scan, data=worse if color else worse[0])
 
 
 def _lowest(image: Image) -> Image:

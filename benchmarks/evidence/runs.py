@@ -24,7 +24,7 @@ ADDED: dict[str, Any] = {
     "run.training.augment.p_bias": 0.0,
     "run.validation": [],
     "run.voxel_size": None,
-    "run.labels.grey": "refuse",
+    "run.labels.gray": "refuse",
     "run.labels.geometry": "own",
 }
 """Settings that came when there were results already, and what all of those had."""

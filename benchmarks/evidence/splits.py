@@ -55,10 +55,10 @@ def _groups(folder: DatasetFolder, names: Sequence[str], kind: str) -> list[list
 
 
 def thumbnail(scan: Scan) -> NDArray[np.float32]:
-    """A 2D picture without its colours on a small grid, zero mean and unit length, shape (576,)."""
+    """A 2D picture without its colors on a small grid, zero mean and unit length, shape (576,)."""
     values = scan.data.astype(np.float32)
-    grey = values.mean(axis=0) if "c" in scan.spec.axes else values
-    small = resize(torch.from_numpy(np.ascontiguousarray(grey))[None], THUMBNAIL).numpy().ravel()
+    gray = values.mean(axis=0) if "c" in scan.spec.axes else values
+    small = resize(torch.from_numpy(np.ascontiguousarray(gray))[None], THUMBNAIL).numpy().ravel()
     small = small - small.mean()
     result: NDArray[np.float32] = small / max(float(np.linalg.norm(small)), 1e-6)
     return result

@@ -1,4 +1,4 @@
-"""Readers: every format of `prosma_core.io` with its geometry, run folders; label maps of ours with names, colours."""
+"""Readers: every format of `prosma_core.io` with its geometry, run folders; label maps of ours with names, colors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from napari_prosma._shared.result_layers import class_arguments
 from napari_prosma._shared.result_notes import file_notes, noted_classes, noted_provenance, says_labels
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import ImageSpec
-from prosma_core.data.intensities import COLOUR
+from prosma_core.data.intensities import COLOR
 from prosma_core.engine.decoder import DECODER
 from prosma_core.errors import FileFormatError
 from prosma_core.io.names import FORMATS, image_suffix, is_dicom_folder, is_image_path, is_zarr_node, stem
@@ -54,7 +54,7 @@ def read_paths(path: str | list[str]) -> list[LayerData]:
 
 
 def image_layer_data(data: Any, spec: ImageSpec, name: str, path: Path | None) -> LayerData:
-    """An Image layer of an array in memory, its axes turned as `drawn_axes` says and colours last.
+    """An Image layer of an array in memory, its axes turned as `drawn_axes` says and colors last.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def image_layer_data(data: Any, spec: ImageSpec, name: str, path: Path | None) -
         Where it came from.
     """
     axes = drawn_axes(spec)
-    rgb = _is_colour(spec, data.dtype)
+    rgb = _is_color(spec, data.dtype)
     if rgb:
         axes = axes.replace("c", "") + "c"
     return _layer(data.transpose([spec.axes.index(letter) for letter in axes]), spec, axes, rgb, name, path)
@@ -75,7 +75,7 @@ def image_layer_data(data: Any, spec: ImageSpec, name: str, path: Path | None) -
 def _zarr_layer(opened: OpenZarr, path: Path) -> LayerData:
     """An Image layer of arrays on disk, which stay as they are."""
     data = opened.levels if len(opened.levels) > 1 else opened.levels[0]
-    rgb = _is_colour(opened.spec, opened.levels[0].dtype) and opened.axes.endswith("c")
+    rgb = _is_color(opened.spec, opened.levels[0].dtype) and opened.axes.endswith("c")
     data, arguments, kind = _layer(data, opened.spec, opened.axes, rgb, stem(path), path)
     return data, {**arguments, "multiscale": len(opened.levels) > 1}, kind
 
@@ -89,12 +89,12 @@ def _layer(data: Any, spec: ImageSpec, axes: str, rgb: bool, name: str, path: Pa
     return data, {**drawn, "name": name, "rgb": rgb, "metadata": {METADATA: own}}, "image"
 
 
-def _is_colour(spec: ImageSpec, dtype: Any) -> bool:
-    return spec.channel_names == COLOUR and dtype == "uint8"
+def _is_color(spec: ImageSpec, dtype: Any) -> bool:
+    return spec.channel_names == COLOR and dtype == "uint8"
 
 
 def as_labels_data(layer: LayerData, notes: dict[str, Any]) -> LayerData:
-    """The same layer as Labels, with the class names, colours and provenance in a file's notes."""
+    """The same layer as Labels, with the class names, colors and provenance in a file's notes."""
     data, arguments, _ = layer
     classes = noted_classes(notes)
     arguments = {key: value for key, value in arguments.items() if key != "rgb"}

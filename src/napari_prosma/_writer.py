@@ -46,7 +46,7 @@ def write_labels_layer(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
 def write_image_layer(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     """Write an Image layer; parameters, result and errors as in `write_labels_layer`.
 
-    Colours become three channels. float64 is stored as float32.
+    Colors become three channels. float64 is stored as float32.
     """
     check_saving(Path(path), meta, "image")
     scan = _scan(data, meta)

@@ -467,7 +467,7 @@ def test_numbered_files_are_channels_only_for_a_model_with_as_many(
     refused(result, "3 of 3 scans", "The scan has 1 channel, the model takes 2 (a, b)")
 
 
-def test_colour_pictures_may_have_numbers_as_names(prosma: Prosma, make_model: Make, tmp_path: Path) -> None:
+def test_color_pictures_may_have_numbers_as_names(prosma: Prosma, make_model: Make, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for n in (0, 7, 8, 9):
         Image.fromarray(pixels(20, 22, 3)).save(tmp_path / "in" / f"img_{n:04d}.png")

@@ -224,8 +224,8 @@ def test_a_channel_file_with_channels_of_its_own_is_refused(tmp_path: Path) -> N
     write_case(tmp_path, array_spec((4, 5), "yx"), array_spec((4, 5), "yx"))
     (tmp_path / "images/a.png").unlink()
     for n in range(2):
-        colour = np.zeros((3, 4, 5), np.uint8)
-        write_image(tmp_path / f"images/a_{n:04d}.png", colour, array_spec((3, 4, 5), "cyx"))
+        color = np.zeros((3, 4, 5), np.uint8)
+        write_image(tmp_path / f"images/a_{n:04d}.png", color, array_spec((3, 4, 5), "cyx"))
     with pytest.raises(GeometryError, match="has a channel axis and is one of 2 channel files"):
         read_case(open_dataset(tmp_path).cases["a"])
 
@@ -267,14 +267,14 @@ def test_frames_that_share_one_label_map_are_channels(tmp_path: Path) -> None:
     assert (image.spec.axes, image.spec.num_channels, labels.spec.axes) == ("czyx", 4, "zyx")
 
 
-@pytest.mark.parametrize("coloured", [0, 1])
-def test_a_grey_and_a_colour_channel_file_are_named(tmp_path: Path, coloured: int) -> None:
+@pytest.mark.parametrize("colored", [0, 1])
+def test_a_gray_and_a_color_channel_file_are_named(tmp_path: Path, colored: int) -> None:
     write_case(tmp_path, array_spec((4, 5), "yx"), array_spec((4, 5), "yx"))
     (tmp_path / "images/a.png").unlink()
     for n in range(2):
-        axes, shape = ("cyx", (3, 4, 5)) if n == coloured else ("yx", (4, 5))
+        axes, shape = ("cyx", (3, 4, 5)) if n == colored else ("yx", (4, 5))
         write_image(tmp_path / f"images/a_{n:04d}.png", np.zeros(shape, np.uint8), array_spec(shape, axes))
-    with pytest.raises(GeometryError, match=rf"a_000{coloured}\.png has a channel axis and is one of 2 channel files"):
+    with pytest.raises(GeometryError, match=rf"a_000{colored}\.png has a channel axis and is one of 2 channel files"):
         read_case(open_dataset(tmp_path).cases["a"])
 
 

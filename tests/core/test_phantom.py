@@ -31,7 +31,7 @@ def test_another_seed_gives_another_scan(dims: Literal[2, 3]) -> None:
 
 
 @pytest.mark.parametrize("shape", [(192, 224), (32, 32), (33, 71)])
-def test_2d_picture_is_grey_on_a_millimetre_grid(shape: tuple[int, int]) -> None:
+def test_2d_picture_is_gray_on_a_millimetre_grid(shape: tuple[int, int]) -> None:
     image, labels = phantom_2d(0, shape)
     assert image.data.dtype == labels.data.dtype == np.uint8
     assert image.data.shape == labels.data.shape == image.spec.shape == labels.spec.shape == shape

@@ -226,7 +226,7 @@ def test_a_fourth_axis_of_the_models_length_is_read_as_channels(
 
 
 @pytest.mark.parametrize(("form", "channels"), [("nifti", RGB), ("tiff", RGB), ("nifti", ("Red", "GREEN", "blue"))])
-def test_three_frames_are_no_colours(
+def test_three_frames_are_no_colors(
     form: str, channels: tuple[str, ...], make_header: MakeHeader, noise: Noise
 ) -> None:
     result, events = run(segmenter(make_header(2, channels)), fourth(noise((3, 20, 21), "tyx"), form))
@@ -240,22 +240,22 @@ def test_time_of_a_format_that_names_its_axes_stays_time(form: str, make_header:
         run(segmenter(make_header(2, ("T1", "T2"))), fourth(noise((2, 20, 21), "tyx"), form))
 
 
-def colour(shape: tuple[int, ...], rng: np.random.Generator) -> Scan:
+def color(shape: tuple[int, ...], rng: np.random.Generator) -> Scan:
     data = rng.integers(0, 255, (3, *shape), dtype=np.uint8)
     return Scan(data, replace(array_spec(data.shape, "cyx"), channel_names=RGB))
 
 
-def test_colour_is_turned_to_grey_for_a_grey_model(make_header: MakeHeader, rng: np.random.Generator) -> None:
-    scan = colour((20, 21), rng)
+def test_color_is_turned_to_gray_for_a_gray_model(make_header: MakeHeader, rng: np.random.Generator) -> None:
+    scan = color((20, 21), rng)
     by = segmenter(make_header(2))
     result, events = run(by, scan)
     assert result.labels.spec.axes == "yx"
-    assert "turned to grey" in words(events)
-    grey = np.tensordot(np.array([0.299, 0.587, 0.114], np.float32), scan.data.astype(np.float32), 1)
-    np.testing.assert_array_equal(result.labels.data, labels_of(by, Scan(grey, array_spec(grey.shape, "yx"))))
+    assert "turned to gray" in words(events)
+    gray = np.tensordot(np.array([0.299, 0.587, 0.114], np.float32), scan.data.astype(np.float32), 1)
+    np.testing.assert_array_equal(result.labels.data, labels_of(by, Scan(gray, array_spec(gray.shape, "yx"))))
 
 
-def test_grey_is_taken_for_colour_by_a_colour_model(make_header: MakeHeader, noise: Noise) -> None:
+def test_gray_is_taken_for_color_by_a_color_model(make_header: MakeHeader, noise: Noise) -> None:
     by = segmenter(make_header(2, RGB))
     scan = noise((20, 21), "yx")
     result, events = run(by, scan)
@@ -271,7 +271,7 @@ def test_grey_is_taken_for_colour_by_a_colour_model(make_header: MakeHeader, noi
 def test_a_wrong_number_of_channels_is_refused(
     channels: tuple[str, ...], given: int, make_header: MakeHeader, noise: Noise
 ) -> None:
-    """Contrasts are no colours: they are neither mixed to one nor made from one."""
+    """Contrasts are no colors: they are neither mixed to one nor made from one."""
     scan = noise((given, 20, 21), "cyx") if given > 1 else noise((20, 21), "yx")
     with pytest.raises(ChannelError, match=rf"The scan has {given} channel.* the model takes {len(channels)} \("):
         run(segmenter(make_header(2, channels)), scan)
@@ -326,11 +326,11 @@ def test_an_empty_slice_of_a_stack_is_background_and_said(make_header: MakeHeade
 def test_what_is_done_is_said_once_at_the_first_slice_that_is_computed(
     make_header: MakeHeader, rng: np.random.Generator
 ) -> None:
-    scan = colour((20, 21), rng)
+    scan = color((20, 21), rng)
     data = np.stack([np.zeros_like(scan.data), *[scan.data] * 3])
     stack = Scan(data, replace(array_spec(data.shape, "tcyx"), channel_names=RGB))
     said = words(run(segmenter(make_header(2)), stack)[1])
-    assert said.count("turned to grey") == 1
+    assert said.count("turned to gray") == 1
     assert said.count("Segmenting: ") == 1
 
 

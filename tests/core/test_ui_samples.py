@@ -62,7 +62,7 @@ def segment(tmp_path: Path, make_model: MakeModel) -> Callable[..., Path]:
     return run
 
 
-def same_grid(source: Path, result: Path, *, colour: bool = False) -> None:
+def same_grid(source: Path, result: Path, *, color: bool = False) -> None:
     """Compare headers with nibabel alone."""
     a, b = nib.load(source), nib.load(result)
     assert type(b) is type(a)
@@ -108,7 +108,7 @@ def test_channel_files_give_one_result_on_their_grid(
     same_grid(samples / name / f"{channels[0]}.nii.gz", result)
 
 
-def test_colour_voxels_pass_through_a_colour_model(samples: Path, segment: Callable[..., Path]) -> None:
+def test_color_voxels_pass_through_a_color_model(samples: Path, segment: Callable[..., Path]) -> None:
     source = samples / "rgb_dtype/rgb.nii.gz"
     same_grid(source, segment([source], 3, ("red", "green", "blue"), **COARSE))
 

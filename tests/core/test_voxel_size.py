@@ -173,7 +173,7 @@ def test_patients_whose_names_end_like_channel_numbers_stay_apart(
     assert found == names
 
 
-def test_files_are_never_taken_for_the_colours_of_a_picture(tmp_path: Path, make_model: Any) -> None:
+def test_files_are_never_taken_for_the_colors_of_a_picture(tmp_path: Path, make_model: Any) -> None:
     model = make_model(tmp_path / "m.safetensors", 2, ("red", "green", "blue"))
     segmenter = Segmenter.load(model, torch.device("cpu"))
     inputs = [_save(tmp_path / f"case_000{n}.png", (16, 17), "yx") for n in range(3)]

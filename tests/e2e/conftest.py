@@ -16,7 +16,7 @@ from napari.layers import Layer
 
 from napari_prosma._shared.jobs import Jobs
 from prosma_core.config import ChannelIntensity, ClassInfo, GateConfig, ModelConfig, ModelHeader, PreprocessConfig
-from prosma_core.data.intensities import COLOUR
+from prosma_core.data.intensities import COLOR
 from prosma_core.io.bundle import save_bundle
 from prosma_core.model.unet import build_model
 from prosma_core.model.weights import weights_of
@@ -57,7 +57,7 @@ def own_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "ungated-3d": _save_model(
             tmp_path_factory.mktemp("models"), "ungated-3d", 3, ("image",), gate="none", tile=(16, 32, 32)
         ),
-        "colour-3d": _save_model(tmp_path_factory.mktemp("models"), "colour-3d", 3, COLOUR, tile=(4, 8, 8)),
+        "color-3d": _save_model(tmp_path_factory.mktemp("models"), "color-3d", 3, COLOR, tile=(4, 8, 8)),
         "spine-3d": _save_model(
             tmp_path_factory.mktemp("models"), "spine-3d", 3, ("mt0", "mt1", "t1w"), tile=(8, 64, 64)
         ),

@@ -96,14 +96,14 @@ def _tiff(**options: Any) -> Callable[[Path], list[Path]]:
 def _pictures(folder: Path) -> list[Path]:
     from PIL import Image
 
-    grey = _volume(dtype=np.uint8)[3]
-    palette = Image.fromarray(grey // 60).convert("P")
+    gray = _volume(dtype=np.uint8)[3]
+    palette = Image.fromarray(gray // 60).convert("P")
     made = {
-        "grey": Image.fromarray(grey),
-        "deep": Image.fromarray(grey.astype(np.uint16) * 257),
-        "colour": Image.fromarray(np.stack([grey, grey // 2, 255 - grey], -1)),
+        "gray": Image.fromarray(gray),
+        "deep": Image.fromarray(gray.astype(np.uint16) * 257),
+        "color": Image.fromarray(np.stack([gray, gray // 2, 255 - gray], -1)),
         "palette": palette,
-        "bits": Image.fromarray(grey > 60),
+        "bits": Image.fromarray(gray > 60),
     }
     for name, picture in made.items():
         picture.save(folder / f"{name}.png")
@@ -113,9 +113,9 @@ def _pictures(folder: Path) -> list[Path]:
 def _jpeg(folder: Path) -> list[Path]:
     from PIL import Image
 
-    grey = _volume(dtype=np.uint8)[3]
-    Image.fromarray(grey).save(folder / "grey.jpg")
-    Image.fromarray(np.stack([grey] * 3, -1)).save(folder / "colour.jpg", exif=_turned())
+    gray = _volume(dtype=np.uint8)[3]
+    Image.fromarray(gray).save(folder / "gray.jpg")
+    Image.fromarray(np.stack([gray] * 3, -1)).save(folder / "color.jpg", exif=_turned())
     return sorted(folder.glob("*.jpg"))
 
 
@@ -325,7 +325,7 @@ def _dataset(folder: Path) -> list[Path]:
     (root / "labels").rename(root / "labelsTr")
     for image in sorted((root / "imagesTr").iterdir()):
         image.rename(image.with_name(f"{image.stem}_0000.png"))
-    names = {"channel_names": {"0": "grey"}, "labels": {"background": 0, "lesion": 1}, "file_ending": ".png"}
+    names = {"channel_names": {"0": "gray"}, "labels": {"background": 0, "lesion": 1}, "file_ending": ".png"}
     (root / "dataset.json").write_text(json.dumps({**names, "numTraining": 4}, indent=1))
     (root / "splits.json").write_text(json.dumps({"train": ["c0", "c1", "c2"], "val": ["c3"]}))
     return [root]

@@ -124,7 +124,7 @@ def test_a_channel_axis_in_the_middle_stays_so_that_labels_show_at_every_channel
     assert layers.guess_axes(result) == "zcyx"
 
 
-def test_colour_layers_are_read_with_their_channels_first_and_without_alpha(classes: Classes) -> None:
+def test_color_layers_are_read_with_their_channels_first_and_without_alpha(classes: Classes) -> None:
     data = np.random.default_rng(0).integers(0, 255, (5, 6, 4), np.uint8)
     image = Image(data, rgb=True, scale=(2, 3))
     scan = layers.read(image)
@@ -268,7 +268,7 @@ def test_entropy_lies_on_the_scan() -> None:
     np.testing.assert_allclose(layer.data_to_world((1, 1, 1)), image.data_to_world((0, 1, 1, 1))[1:])
 
 
-def test_labels_have_the_names_and_colours_of_their_classes(classes: Classes) -> None:
+def test_labels_have_the_names_and_colors_of_their_classes(classes: Classes) -> None:
     scan = layers.read(Image(np.zeros((4, 5))))
     labels = blank(scan)
     labels[0, 1], labels[0, 2] = 1, 5

@@ -95,7 +95,7 @@ def test_axes_in_any_order_stay_on_the_scan(
     np.testing.assert_allclose(ours[own], theirs[keep], rtol=0, atol=1e-9)
 
 
-def test_colours_and_coarser_levels_of_the_scan_are_no_trouble() -> None:
+def test_colors_and_coarser_levels_of_the_scan_are_no_trouble() -> None:
     fine = np.zeros((40, 44, 3), np.uint8)
     picture = Image(fine, name="picture", rgb=True, scale=(2, 3))
     layer = layer_of(read(picture), info_of("yx", 2), np.zeros((8, 9), np.float16))

@@ -26,7 +26,7 @@ from napari_prosma.gates.view import GatesView
 from napari_prosma.segment.controller import SegmentController
 from napari_prosma.segment.view import SegmentView
 from prosma_core.data.geometry import array_spec
-from prosma_core.data.intensities import COLOUR
+from prosma_core.data.intensities import COLOR
 from prosma_core.engine.messages import Ready
 from prosma_core.io.bundle import load_bundle, read_header, save_bundle
 from prosma_core.io.models import find_model, shipped_models
@@ -98,12 +98,12 @@ def scan(
     return made, arguments, kind
 
 
-def picture(*, grey: bool, **note: str) -> Any:
-    """A picture of three colours, which may be equal."""
+def picture(*, gray: bool, **note: str) -> Any:
+    """A picture of three colors, which may be equal."""
     pixels = np.random.default_rng(0).integers(0, 255, (3, 60, 70), np.uint8)
-    if grey:
+    if gray:
         pixels[1:] = pixels[0]
-    spec = replace(array_spec(pixels.shape, "cyx"), channel_names=COLOUR, format="png")
+    spec = replace(array_spec(pixels.shape, "cyx"), channel_names=COLOR, format="png")
     made, arguments, kind = image_layer_data(pixels, spec, "picture", None)
     assert arguments["rgb"]
     arguments["metadata"]["prosma"] |= note
@@ -126,10 +126,10 @@ def brain() -> Any:
         (lambda: scan((36, 50, 35), patient=True), "hippocampus-mri"),
         (lambda: scan((36, 50, 35), patient=True, modality="MR"), "hippocampus-mri"),
         (lambda: scan((60, 70), "pixel", modality="US"), "breast-lesion-us"),
-        (lambda: picture(grey=True, modality="US"), "breast-lesion-us"),
-        (lambda: picture(grey=False, modality="US"), ""),
-        (lambda: picture(grey=True), ""),
-        (lambda: picture(grey=False), ""),
+        (lambda: picture(gray=True, modality="US"), "breast-lesion-us"),
+        (lambda: picture(gray=False, modality="US"), ""),
+        (lambda: picture(gray=True), ""),
+        (lambda: picture(gray=False), ""),
         (lambda: scan((60, 70), "pixel"), ""),
         (lambda: scan((60, 70), "um"), ""),
         (ct, ""),
@@ -171,7 +171,7 @@ def test_the_description_stands_under_the_box(widget: Widget) -> None:
 def test_a_model_is_not_kept_for_a_scan_of_another_kind(widget: Widget) -> None:
     widget.open(scan((60, 70), "pixel"))
     widget.choose("breast-lesion-us")
-    for other in (brain(), picture(grey=False), scan((60, 70), "um"), ct()):
+    for other in (brain(), picture(gray=False), scan((60, 70), "um"), ct()):
         widget.open(other)
         assert widget.chosen == ""
     widget.open(scan((64, 80), "pixel"))
@@ -239,7 +239,7 @@ def test_a_model_trained_on_this_scan_is_chosen_for_it_and_its_like(widget: Widg
     assert widget.chosen == ""  # another modality, although it can take it
     widget.session.prefer(entry, kind_of(widget.controller._choices.scan).text.replace("3D", "2D"))
     assert widget.chosen.startswith("liver")  # nothing speaks against it
-    widget.open(picture(grey=False))
+    widget.open(picture(gray=False))
     widget.session.prefer(entry, "")
     assert widget.chosen == ""
     widget.controller.choose_image(layer)

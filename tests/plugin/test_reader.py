@@ -108,7 +108,7 @@ def test_channels_are_one_layer_with_a_slider(tmp_path: Path, open_layer: OpenLa
     assert layer.data.shape == (2, 6, 5, 4)
 
 
-def test_voxels_of_colour_are_shown_in_colour(tmp_path: Path, open_layer: OpenLayer) -> None:
+def test_voxels_of_color_are_shown_in_color(tmp_path: Path, open_layer: OpenLayer) -> None:
     voxels = np.zeros((4, 5, 6), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
     voxels["G"][1, 2, 3] = 200
     nib.save(nib.Nifti1Image(voxels, np.diag([1, 2, 3, 1])), tmp_path / "rgb.nii")
@@ -132,7 +132,7 @@ def test_a_scan_of_small_integers_opens_as_an_image(tmp_path: Path, open_layer: 
     assert layers.read(labels).spec.affine is layers.read(image).spec.affine
 
 
-def test_a_label_map_of_ours_opens_with_names_and_colours(
+def test_a_label_map_of_ours_opens_with_names_and_colors(
     tmp_path: Path, open_layer: OpenLayer, classes: tuple[ClassInfo, ...]
 ) -> None:
     source = read_image(save_nifti(tmp_path / "scan.nii", (4, 5, 6), TURNED))
@@ -188,10 +188,10 @@ def test_class_names_in_notes_that_cannot_be_used_are_left_out(text: str) -> Non
     assert noted_classes({"classes": text}) == ()
 
 
-def test_pictures_keep_their_colours_and_masks_their_values(tmp_path: Path, open_layer: OpenLayer) -> None:
-    colour = np.random.default_rng(0).integers(0, 255, (6, 7, 3), dtype=np.uint8)
+def test_pictures_keep_their_colors_and_masks_their_values(tmp_path: Path, open_layer: OpenLayer) -> None:
+    color = np.random.default_rng(0).integers(0, 255, (6, 7, 3), dtype=np.uint8)
     for name in ("a.png", "a.tif", "a.jpg"):
-        Image.fromarray(colour).save(tmp_path / name)
+        Image.fromarray(color).save(tmp_path / name)
         layer = open_layer(tmp_path / name)
         assert layer.rgb
         assert layer.data.shape == (6, 7, 3)

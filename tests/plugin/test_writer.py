@@ -129,12 +129,12 @@ def test_images_of_any_type_are_saved(dtype: str, tmp_path: Path, save_layer: Sa
     np.testing.assert_allclose(read_image(tmp_path / "i.nii.gz").data, data.astype(float), rtol=1e-6)
 
 
-def test_colour_lazy_and_multiscale_images_are_saved(tmp_path: Path, save_layer: SaveLayer) -> None:
-    colour = np.random.default_rng(0).integers(0, 255, (4, 5, 3), np.uint8)
-    save_layer(Image(colour, rgb=True), tmp_path / "c.ome.tif")
+def test_color_lazy_and_multiscale_images_are_saved(tmp_path: Path, save_layer: SaveLayer) -> None:
+    color = np.random.default_rng(0).integers(0, 255, (4, 5, 3), np.uint8)
+    save_layer(Image(color, rgb=True), tmp_path / "c.ome.tif")
     again = read_image(tmp_path / "c.ome.tif")
     assert again.spec.channel_names == ("red", "green", "blue")
-    assert np.array_equal(again.data, colour.transpose(2, 0, 1))
+    assert np.array_equal(again.data, color.transpose(2, 0, 1))
     lazy = da.from_array(np.arange(60.0, dtype=np.float32).reshape(3, 4, 5), chunks=2)
     save_layer(Image([lazy, lazy[:, ::2, ::2]], multiscale=True), tmp_path / "m.nii")
     assert np.array_equal(read_image(tmp_path / "m.nii").data, lazy.compute())

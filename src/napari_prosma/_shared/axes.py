@@ -27,25 +27,25 @@ def guess(axis_labels: Sequence[str], known: str, *, rgb: bool) -> str:
     known : str
         Letters kept from reading, empty where there are none; used where they fit.
     rgb : bool
-        Whether the array has a last axis of colours beside those that are labelled; it is ``"c"``.
+        Whether the array has a last axis of colors beside those that are labelled; it is ``"c"``.
 
     Raises
     ------
     GeometryError
         There are more than five axes, or only one.
     """
-    ndim, colours = len(axis_labels), "c" if rgb else ""
+    ndim, colors = len(axis_labels), "c" if rgb else ""
     labels = [str(label).strip().lower() for label in axis_labels]
-    letters = "".join(_NAMES.get(label, label) for label in labels) + colours
-    if len(letters) == ndim + len(colours) and _usable(letters):
+    letters = "".join(_NAMES.get(label, label) for label in labels) + colors
+    if len(letters) == ndim + len(colors) and _usable(letters):
         return letters
-    if len(known) == ndim + len(colours) and known.endswith(colours) and _usable(known):
+    if len(known) == ndim + len(colors) and known.endswith(colors) and _usable(known):
         return known
     by_number = {2: "yx", 3: "zyx", 4: "tzyx"} if rgb else _BY_NUMBER
     if ndim not in by_number:
         msg = f"The layer has {ndim} axes; a scan has at most 5: time, channel, z, y, x. Take a part of it."
         raise GeometryError(msg)
-    return by_number[ndim] + colours
+    return by_number[ndim] + colors
 
 
 def _usable(axes: str) -> bool:
@@ -62,6 +62,6 @@ def check_axes(axes: str, shape: tuple[int, ...], *, rgb: bool) -> str:
         msg = f"Axes {axes!r} name {len(axes)} axes, the layer has {len(shape)} (shape {shape}): one letter for each."
         raise GeometryError(msg)
     if rgb and axes[-1] != "c":
-        msg = f"Axes {axes!r}: the last axis of a colour layer is its channel; let the letters end with c."
+        msg = f"Axes {axes!r}: the last axis of a color layer is its channel; let the letters end with c."
         raise GeometryError(msg)
     return axes

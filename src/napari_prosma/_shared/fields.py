@@ -100,7 +100,7 @@ def button(text: str, tooltip: str, on_click: Any) -> QPushButton:
 
 
 def note_label(kind: str) -> PlainLabel:
-    """Small text, hidden while empty: facts, or a problem, whose coloured edge shows in both of napari's themes."""
+    """Small text, hidden while empty: facts, or a problem, whose colored edge shows in both of napari's themes."""
     label = PlainLabel()
     label.setWordWrap(True)
     label.setMinimumWidth(1)  # a long name is cut off, with all of it in the tooltip, rather than widening the dock

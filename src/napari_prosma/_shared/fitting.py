@@ -11,7 +11,7 @@ from napari_prosma._shared.session import ModelEntry
 from prosma_core.data.frames import frame_spec
 from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.grid import network_grid, unit_factor
-from prosma_core.data.intensities import COLOUR, check_channels
+from prosma_core.data.intensities import COLOR, check_channels
 from prosma_core.errors import ProsmaError
 
 
@@ -47,9 +47,9 @@ def unsuited(scan: LayerScan, model: ModelEntry, kind: ScanKind | None = None) -
     name, header = model.header.name, model.header
     if header.model.dims != kind.dims:
         return f"{name} is a {header.model.dims}D model, the scan is {kind.dims}D."
-    colour = tuple(channel.lower() for channel in header.preprocess.channels) == COLOUR
-    if colour != kind.colour:
-        return f"{name} was trained on {'pictures in color' if colour else 'gray values'}, unlike this scan."
+    color = tuple(channel.lower() for channel in header.preprocess.channels) == COLOR
+    if color != kind.color:
+        return f"{name} was trained on {'pictures in color' if color else 'gray values'}, unlike this scan."
     return _other_geometry(model, kind) or next(doubts(scan.spec, model, kind), "")
 
 

@@ -127,7 +127,7 @@ class JobView(QWidget):
                 part.installEventFilter(self)
 
     def _keep_locked_readable(self) -> None:
-        """Let what was chosen be read while it is locked: napari draws locked text at a third of its colour."""
+        """Let what was chosen be read while it is locked: napari draws locked text at a third of its color."""
         theme = get_settings().appearance.theme
         if theme != self._theme:
             self._theme = theme

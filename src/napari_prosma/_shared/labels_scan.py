@@ -20,7 +20,7 @@ from prosma_core.errors import LabelError
 from prosma_core.io.labels import as_labels
 
 MOST_NAMES = 256
-"""Names and colours that are taken from a layer: more values than that are no classes."""
+"""Names and colors that are taken from a layer: more values than that are no classes."""
 
 
 def read_on(layer: Any, image: LayerScan) -> LayerScan:
@@ -90,13 +90,13 @@ def class_numbers(scan: LayerScan) -> NDArray[Any]:
 
 
 def known_classes(layer: Any, values: Iterable[int] = ()) -> tuple[ClassInfo, ...]:
-    """Names and colours a Labels layer gives its values.
+    """Names and colors a Labels layer gives its values.
 
     Parameters
     ----------
     layer : napari.layers.Labels
     values : iterable of int
-        Values that occur; those without a name get ``class N`` and the colour they are drawn in.
+        Values that occur; those without a name get ``class N`` and the color they are drawn in.
 
     Returns
     -------
@@ -155,7 +155,7 @@ def _features(layer: Any) -> dict[int, str]:
 
 
 def _color(layer: Any, value: int) -> str:
-    """Colour a value is drawn in, ``#rrggbb``; black for what is not drawn."""
+    """Color a value is drawn in, ``#rrggbb``; black for what is not drawn."""
     red, green, blue, alpha = (float(part) for part in layer.colormap.map(value))
     if alpha == 0:
         return "#000000"

@@ -16,7 +16,7 @@ from napari_prosma._shared.axes import check_axes, guess
 from napari_prosma._shared.oblique import oblique_note
 from napari_prosma._shared.placement import Placement, rows_and_columns, same_grid
 from prosma_core.data.geometry import AXIS_ORDER, ImageSpec, affine_spacing
-from prosma_core.data.intensities import COLOUR
+from prosma_core.data.intensities import COLOR
 from prosma_core.data.voxel_size import size_unknown
 from prosma_core.errors import GeometryError
 from prosma_core.io.names import FORMATS, image_suffix
@@ -50,7 +50,7 @@ class LayerScan:
     placement : Placement
         Where the layer was drawn when it was read, at this level.
     rgb : bool
-        Whether the last axis of `data` holds colours (and perhaps alpha, which is left out).
+        Whether the last axis of `data` holds colors (and perhaps alpha, which is left out).
     metadata : dict
         What this plugin keeps in the layer's metadata.
     note : str
@@ -204,7 +204,7 @@ def _spec(placement: Placement, axes: str, shape: tuple[int, ...], kept: dict[st
     turn = kept.get("turn")
     if turn is not None and len(columns) == 3:
         affine[:3] = np.linalg.solve(turn, affine[:3])
-    names: tuple[str, ...] = COLOUR if rgb else ()
+    names: tuple[str, ...] = COLOR if rgb else ()
     if not names and source is not None and len(source.channel_names) == size.get("c", 0):
         names = source.channel_names
     spacing = affine_spacing(affine)

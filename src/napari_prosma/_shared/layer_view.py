@@ -97,7 +97,7 @@ def voxel_at(scan: LayerScan, viewer: Any, position: Sequence[float]) -> dict[st
     Returns
     -------
     dict or None
-        Index along each of the scan's axes, by letter (colours are no axis); None where the place lies outside.
+        Index along each of the scan's axes, by letter (colors are no axis); None where the place lies outside.
     """
     placement = scan.placement
     n = placement.ndim

@@ -63,12 +63,12 @@ def field_layer(
     limit: float,
     visible: bool,
 ) -> Image:
-    """An Image layer with a field, whose colours are centred at 0; parameters as of `map_layer`.
+    """An Image layer with a field, whose colors are centred at 0; parameters as of `map_layer`.
 
     Parameters
     ----------
     limit : float
-        Values from -limit to limit have the whole range of colours; see `set_limits`.
+        Values from -limit to limit have the whole range of colors; see `set_limits`.
     """
     return _image(scan, info, data, name, provenance, colormap=colormap, visible=visible, limits=(-limit, limit))
 
@@ -84,7 +84,7 @@ def mask_layer(
     colors: Sequence[str],
     visible: bool,
 ) -> Labels:
-    """A Labels layer with a map of 0 and 1, whose names and colours are given; parameters as of `map_layer`."""
+    """A Labels layer with a map of 0 and 1, whose names and colors are given; parameters as of `map_layer`."""
     placement, letters, shown = place_map(scan, info, data)
     table = {"index": list(range(len(names))), "name": list(names)}
     colored: dict[int | None, Any] = {**dict(enumerate(colors)), None: "white"}
@@ -103,7 +103,7 @@ def mask_layer(
 def renew_layer(layer: Layer, like: Layer) -> bool:
     """Show the data of another layer in one that this module made, named as that one and where it lies.
 
-    Only what differs is set, as napari computes much for each. Visibility, opacity and colours stay.
+    Only what differs is set, as napari computes much for each. Visibility, opacity and colors stay.
 
     Returns
     -------
@@ -154,7 +154,7 @@ def cross_voxel(layer: Points, scan: LayerScan) -> dict[str, int] | None:
 
 
 def set_limits(layer: Image, limit: float) -> None:
-    """Let the colours of a field reach from -limit to limit."""
+    """Let the colors of a field reach from -limit to limit."""
     if tuple(layer.contrast_limits) != (-limit, limit):
         layer.contrast_limits_range = (-limit, limit)
         layer.contrast_limits = (-limit, limit)

@@ -21,7 +21,7 @@ _PART = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """Transform of a layer, one entry per axis of the layer (colours of RGB are no axis).
+    """Transform of a layer, one entry per axis of the layer (colors of RGB are no axis).
 
     Attributes
     ----------
@@ -185,7 +185,7 @@ def spec_arguments(spec: ImageSpec, axes: str, straight: NDArray[np.float64] | N
     ----------
     spec : ImageSpec
     axes : str
-        Letters of the layer's axes, without the colours of RGB.
+        Letters of the layer's axes, without the colors of RGB.
     straight : ndarray, shape (4, 4), optional
         Of `oblique.straight_affine`; drawn in place of the scan's own affine.
 

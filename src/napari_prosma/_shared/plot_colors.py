@@ -1,4 +1,4 @@
-"""Colours of plots that can be told from what is behind them, in napari's dark and light theme."""
+"""Colors of plots that can be told from what is behind them, in napari's dark and light theme."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ CLEAR = 0.2
 
 
 def mixed(a: QColor, b: QColor) -> QColor:
-    """The colour in the middle of two."""
+    """The color in the middle of two."""
     return QColor(*((p + q) // 2 for p, q in zip(a.getRgb()[:3], b.getRgb()[:3], strict=True)))
 
 
 def clear(color: QColor, text: QColor, back: QColor) -> QColor:
-    """A class's colour, moved towards that of texts where it could not be told from what is behind it."""
+    """A class's color, moved towards that of texts where it could not be told from what is behind it."""
     return color if abs(_brightness(color) - _brightness(back)) >= CLEAR else mixed(color, text)
 
 

@@ -31,7 +31,7 @@ def labels_layer(
     labels : ndarray, integer, shape ``scan.spec.labels_spec().shape``
         Shown as it is, without a copy: what is written into it later shows after `refresh`.
     classes : sequence of ClassInfo
-        Names and colours; the first is the background.
+        Names and colors; the first is the background.
     name : str
     provenance : dict of str
         How it was made; kept in the layer's metadata and written into files.
@@ -99,7 +99,7 @@ def image_layer(
 
 
 def editable_copy(layer: Labels, name: str | None = None) -> Labels:
-    """A Labels layer with a copy of the voxels, to be corrected by hand; it keeps geometry, colours and metadata."""
+    """A Labels layer with a copy of the voxels, to be corrected by hand; it keeps geometry, colors and metadata."""
     return Labels(
         np.array(layer.data),
         name=name or f"{layer.name} corrected",
@@ -111,7 +111,7 @@ def editable_copy(layer: Labels, name: str | None = None) -> Labels:
 
 
 def class_arguments(classes: Sequence[ClassInfo]) -> dict[str, Any]:
-    """Colours and the features table (a row per class) of a Labels layer."""
+    """Colors and the features table (a row per class) of a Labels layer."""
     colors: dict[int | None, Any] = {c.value: c.color for c in classes[1:]}
     colors |= {classes[0].value: "transparent", None: "white"}
     features = {"index": [c.value for c in classes], "name": [c.name for c in classes]}

@@ -1,4 +1,4 @@
-"""Class names, colours and provenance of a label map, in the notes of its file: written along, found again."""
+"""Class names, colors and provenance of a label map, in the notes of its file: written along, found again."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def scan_notes(
     elif region and dims == 3 and min(stop - start for start, stop in region) == 1:
         notes.append(f"The model is 3D: it looks at the neighbouring slices as well, and only this slice gets {gets}.")
     if spec.num_channels == 3 and model.header.model.in_channels == 1:
-        notes.append("Colours are turned to grey: the model takes one channel.")
+        notes.append("Colors are turned to gray: the model takes one channel.")
     if spec.num_frames > 1:
         notes.append(f"{spec.num_frames} time points are {verb} one by one.")
     return tuple(notes)

@@ -10,7 +10,7 @@ import numpy as np
 
 from napari_prosma._shared.layers import LayerScan
 from prosma_core.data.geometry import ImageSpec
-from prosma_core.data.intensities import COLOUR
+from prosma_core.data.intensities import COLOR
 from prosma_core.io.modality import dicom_modality, looks_ct
 
 World = Literal["patient", "sized", "pixels"]
@@ -26,8 +26,8 @@ class ScanKind:
     dims : int
         Spatial axes.
     channels : int
-        3 for a picture in colour; a picture of three equal channels is grey and has 1.
-    colour : bool
+        3 for a picture in color; a picture of three equal channels is gray and has 1.
+    color : bool
         Whether the channels are red, green and blue.
     world : {"patient", "sized", "pixels"}
         Whether the file knows the patient's axes, only a voxel size, or neither.
@@ -39,7 +39,7 @@ class ScanKind:
 
     dims: int
     channels: int
-    colour: bool
+    color: bool
     world: World
     modality: str = ""
     synthetic: bool = False
@@ -47,7 +47,7 @@ class ScanKind:
     @property
     def text(self) -> str:
         """In a few words, such as ``3D, 1 channel, CT``; equal kinds have equal texts."""
-        channels = "color" if self.colour else f"{self.channels} channel{'s' * (self.channels != 1)}"
+        channels = "color" if self.color else f"{self.channels} channel{'s' * (self.channels != 1)}"
         world = {"patient": "patient geometry", "sized": "voxel size", "pixels": "no voxel size"}[self.world]
         kind = self.modality + " phantom" * self.synthetic
         return ", ".join(part for part in (f"{self.dims}D", channels, world, kind.strip()) if part)
@@ -58,12 +58,12 @@ def kind_of(scan: LayerScan) -> ScanKind:
     modality = str(scan.metadata.get("modality", ""))
     if not modality and scan.path is not None and scan.spec.format == "dicom":
         modality = dicom_modality(scan.path)
-    grey = scan.rgb and _is_grey(scan.data)
-    return kind_from(scan.spec, scan.data, modality, synthetic=bool(scan.metadata.get("synthetic")), grey=grey)
+    gray = scan.rgb and _is_gray(scan.data)
+    return kind_from(scan.spec, scan.data, modality, synthetic=bool(scan.metadata.get("synthetic")), gray=gray)
 
 
 def kind_from(
-    spec: ImageSpec, data: Any = None, modality: str = "", *, synthetic: bool = False, grey: bool = False
+    spec: ImageSpec, data: Any = None, modality: str = "", *, synthetic: bool = False, gray: bool = False
 ) -> ScanKind:
     """The kind of a scan of this geometry.
 
@@ -75,15 +75,15 @@ def kind_from(
     modality : str
         Where it is known.
     synthetic : bool
-    grey : bool
-        Whether its colours are known to be equal.
+    gray : bool
+        Whether its colors are known to be equal.
     """
     world: World = "patient" if spec.world == "ras" else "pixels" if spec.unit == "pixel" else "sized"
-    colour = spec.num_channels == 3 and spec.channel_names == COLOUR and not grey
+    color = spec.num_channels == 3 and spec.channel_names == COLOR and not gray
     if not modality and world != "pixels" and spec.num_channels == 1 and looks_ct(data):
         modality = "CT"
-    channels = 1 if grey else spec.num_channels
-    return ScanKind(spec.spatial_ndim, channels, colour, world, modality, synthetic)
+    channels = 1 if gray else spec.num_channels
+    return ScanKind(spec.spatial_ndim, channels, color, world, modality, synthetic)
 
 
 def differ(a: LayerScan, b: LayerScan) -> bool:
@@ -91,8 +91,8 @@ def differ(a: LayerScan, b: LayerScan) -> bool:
     return (a.spec.spatial_ndim, a.spec.num_channels) != (b.spec.spatial_ndim, b.spec.num_channels)
 
 
-def _is_grey(data: Any) -> bool:
-    """Whether the colours of a picture are equal everywhere, as far as some of its pixels tell."""
+def _is_gray(data: Any) -> bool:
+    """Whether the colors of a picture are equal everywhere, as far as some of its pixels tell."""
     if not isinstance(data, np.ndarray):
         return False
     step = max(1, math.isqrt(data.size // _SAMPLE))

@@ -31,7 +31,7 @@ def table(columns: Sequence[str], *, stretched: int = 0) -> QTableWidget:
 
 
 def cell(text: str, *, right: bool = False, color: str = "", tooltip: str = "") -> QTableWidgetItem:
-    """A text in a table, at the right for numbers, with a coloured square before it where a colour is given."""
+    """A text in a table, at the right for numbers, with a colored square before it where a color is given."""
     item = QTableWidgetItem(shown(text))
     item.setToolTip(plain(tooltip))
     if right:

@@ -1,4 +1,4 @@
-"""A plot of bars, in the colours of the window it stands in; a click tells which bar."""
+"""A plot of bars, in the colors of the window it stands in; a click tells which bar."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class BarPlot(QWidget):
 
 
 def _items(bars: Bars, text: QColor, back: QColor) -> list[Any]:
-    """What pyqtgraph draws: bars, the marked one in the colour of texts, the line and the threshold."""
+    """What pyqtgraph draws: bars, the marked one in the color of texts, the line and the threshold."""
     import pyqtgraph
 
     edges = _edges(bars)

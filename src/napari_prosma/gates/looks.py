@@ -1,4 +1,4 @@
-"""How each kind of map looks: its words, its colours."""
+"""How each kind of map looks: its words, its colors."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from prosma_core.config.inspection import MapInfo
 from prosma_core.config.model import GateForm
 
 REACH = 4.0
-"""The colours of a field reach from -REACH to REACH times the threshold of the channel that is shown."""
+"""The colors of a field reach from -REACH to REACH times the threshold of the channel that is shown."""
 BAND_NAME = "prosma band"
 """What the names of colormaps of combined fields begin with."""
 BAND = "#3d3d3d"
-"""Colour of the values that are removed."""
+"""Color of the values that are removed."""
 COLD = ("#2b6ca3", "#9be0ff")
 """Negative values, from the threshold to the end of the range."""
 WARM = ("#b5482a", "#ffd08a")
 """Positive values, likewise."""
 KEPT = "#3b9eff"
-"""Colour of what is kept, in masks and plots."""
+"""Color of what is kept, in masks and plots."""
 REMOVED = "#e8590c"
-"""Colour of what is removed, likewise."""
+"""Color of what is removed, likewise."""
 MASK_NAMES = ("removed", "kept")
 """Names of 0 and 1 in a mask."""
 SHARES = {"removed": "inferno", "energy": "magma", "gate": "viridis", "channel_gate": "viridis"}
@@ -47,7 +47,7 @@ def map_title(info: MapInfo) -> str:
 
 
 def band_colors(form: GateForm) -> Colormap:
-    """Colours of a combined field: a flat band where the gate removes, cold below it and warm above.
+    """Colors of a combined field: a flat band where the gate removes, cold below it and warm above.
 
     Parameters
     ----------
@@ -64,6 +64,6 @@ def band_colors(form: GateForm) -> Colormap:
 
 
 def plain_colors() -> Colormap:
-    """Colours of the field of one dilation, which has no threshold of its own: dark at 0, cold below, warm above."""
+    """Colors of the field of one dilation, which has no threshold of its own: dark at 0, cold below, warm above."""
     colors = [COLD[1], COLD[0], BAND, WARM[0], WARM[1]]
     return Colormap(colors, controls=[0.0, 0.25, 0.5, 0.75, 1.0], name="prosma field")

@@ -53,7 +53,7 @@ class MapLayers:
     def renew(self, others: Sequence[Layer]) -> Iterator[None]:
         """Give the layers of the look before the maps of this one, one in each step, those that are seen first.
 
-        What a person has set (what is visible, colours, opacity) stays. Layers that have no map in this look, or were
+        What a person has set (what is visible, colors, opacity) stays. Layers that have no map in this look, or were
         renamed, go in the last step, together with others.
 
         Parameters
@@ -129,7 +129,7 @@ class MapLayers:
         return None if layer is None else layer_access.shown_channel(layer, self._viewer)
 
     def fit_colors(self, channel: int) -> None:
-        """Let the colours of all fields follow the thresholds of this channel."""
+        """Let the colors of all fields follow the thresholds of this channel."""
         self._channel = channel
         for info in self._found.inspection.maps:
             layer = self._layers.get(info.name)
@@ -137,7 +137,7 @@ class MapLayers:
                 self._fit(layer, info)
 
     def _fit(self, layer: Layer, info: MapInfo) -> None:
-        """Let the colours of a field end where those of the present channel do."""
+        """Let the colors of a field end where those of the present channel do."""
         if info.kind in {"field", "scales"} and isinstance(layer, Image):
             layer_access.set_limits(layer, self._limit(info.level))
 
@@ -174,7 +174,7 @@ class MapLayers:
         return None
 
     def _limit(self, level: int) -> float:
-        """End of the colours of a level's fields at the present channel."""
+        """End of the colors of a level's fields at the present channel."""
         summary = self._found.level(level)
         if summary is None or not summary.thresholds:
             return 1.0

@@ -14,7 +14,7 @@ from prosma_core.config.inspection import HISTOGRAM_EDGES, LevelSummary
 from prosma_core.config.model import GateForm
 
 GATE = "#30a46c"
-"""Colour of the channel gate."""
+"""Color of the channel gate."""
 NO_PLOTS = {
     "attention": "An attention gate has no threshold and removes nothing: there is no distribution to draw.",
     "none": "A plain U-Net has no gates.",

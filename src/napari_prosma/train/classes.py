@@ -14,7 +14,7 @@ from prosma_core.training.classes import COLORS
 def classes_of(rows: Sequence[PairRow], start: ModelEntry | None) -> tuple[ClassInfo, ...]:
     """Classes of a training set: background, every value that occurs, and those the start model and the labels share.
 
-    Names are those the labels come with, else the start model's, else ``class N``; colours likewise. A mask of 0 and
+    Names are those the labels come with, else the start model's, else ``class N``; colors likewise. A mask of 0 and
     255 is one class of value 1. Classes of the start model that do not occur stay where the labels name them, too, as
     those of a corrected result do. Labels that hold no classes, such as numbered objects, give none.
     """
@@ -40,7 +40,7 @@ def classes_of(rows: Sequence[PairRow], start: ModelEntry | None) -> tuple[Class
 
 
 def edited(classes: Sequence[ClassInfo], edits: Mapping[int, tuple[str, str]]) -> tuple[ClassInfo, ...]:
-    """Classes with the names and colours, by value, that a person gave them."""
+    """Classes with the names and colors, by value, that a person gave them."""
     return tuple(
         info.replace(name=edits[info.value][0], color=edits[info.value][1]) if info.value in edits else info
         for info in classes

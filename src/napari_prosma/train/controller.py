@@ -102,14 +102,14 @@ class TrainController:
         if fix == "one_class":
             self.choose_labels(labels.replace(one_class=True))
         elif fix in {"threshold", "classes"}:
-            self.choose_labels(labels.replace(grey=fix))
+            self.choose_labels(labels.replace(gray=fix))
         elif fix == "channels":
             self.pairs.as_channels(number)
         else:
             self.pairs.resample(number, voxel_by_voxel=fix == "place")
 
     def choose_class(self, value: int, name: str, color: str) -> None:
-        """Name and colour of a class."""
+        """Name and color of a class."""
         self._edited[value] = (name, color)
         self._show_classes()
         self._show_plan()

@@ -1,4 +1,4 @@
-"""A plot with two scales, a heading and a legend, in the colours of the window it stands in."""
+"""A plot with two scales, a heading and a legend, in the colors of the window it stands in."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Curve:
     Attributes
     ----------
     name : str
-        In the legend; empty where another curve of the same colour has it.
+        In the legend; empty where another curve of the same color has it.
     color : str
         ``#rrggbb``; empty: that of texts.
     points : sequence of (float, float)
@@ -183,7 +183,7 @@ def _style(curve: Curve) -> dict[str, Any]:
 
 
 def _legend(curves: Sequence[Curve]) -> str:
-    """A coloured dot and the name of each curve that has one, as rich text."""
+    """A colored dot and the name of each curve that has one, as rich text."""
     named = [curve for curve in curves if curve.name]
     parts = []
     for curve in named[:NAMED]:

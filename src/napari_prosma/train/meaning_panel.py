@@ -1,4 +1,4 @@
-"""What the label values mean: 0, special values, and the classes with their names and colours."""
+"""What the label values mean: 0, special values, and the classes with their names and colors."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ ZERO = {
         "Slices with any paint are complete: 0 is background there. All other slices do not count.",
     ),
 }
-GREY = {
-    "refuse": ("Ask", "Grey values in a mask are named in its row, with what can be done."),
+GRAY = {
+    "refuse": ("Ask", "Gray values in a mask are named in its row, with what can be done."),
     "threshold": ("Threshold at half", "Above half of the largest value is one class."),
-    "classes": ("Each value is a class", "Grey values are classes like others."),
+    "classes": ("Each value is a class", "Gray values are classes like others."),
 }
 AXES = {None: "automatic", "z": "z", "y": "y", "x": "x"}
 NONE = "none"
@@ -70,13 +70,13 @@ class MeaningPanel(QWidget):
         self._ignore = _value_box("Value of voxels that take no part in training and measures.")
         self._background = _value_box("The painted value that means background, needed where 0 does not.")
         self._background_row = row("Background", self._background)
-        self._grey = combo(
-            "What to do with masks that have grey edges (JPEG, resized), and with images given as labels."
+        self._gray = combo(
+            "What to do with masks that have gray edges (JPEG, resized), and with images given as labels."
         )
-        for value, (text, tooltip) in GREY.items():
-            self._grey.addItem(text, value)
-            self._grey.setItemData(self._grey.count() - 1, tooltip, Qt.ItemDataRole.ToolTipRole)
-        self._grey_row = row("Grey masks", self._grey)
+        for value, (text, tooltip) in GRAY.items():
+            self._gray.addItem(text, value)
+            self._gray.setItemData(self._gray.count() - 1, tooltip, Qt.ItemDataRole.ToolTipRole)
+        self._gray_row = row("Gray masks", self._gray)
         self._one_class = QCheckBox("All labels are one class")
         self._one_class.setToolTip("For labels that number objects, such as cells: all above 0 become class 1.")
         self._table = table(("Value", "Name"), stretched=1)
@@ -91,7 +91,7 @@ class MeaningPanel(QWidget):
             layout.addWidget(part)
         for part in (
             row("Ignore value", self._ignore),
-            self._grey_row,
+            self._gray_row,
             self._one_class,
             self.problems["labels"],
             self._table,
@@ -102,7 +102,7 @@ class MeaningPanel(QWidget):
         self.show_classes(())
 
     def _connect_and_name(self) -> None:
-        for name, box in (("zero", self._zero), ("slice_axis", self._axis), ("grey", self._grey)):
+        for name, box in (("zero", self._zero), ("slice_axis", self._axis), ("gray", self._gray)):
             box.setObjectName(name)
             box.activated.connect(self._edited)
         for name, spin in (("ignore", self._ignore), ("background_value", self._background)):
@@ -121,8 +121,8 @@ class MeaningPanel(QWidget):
         self._axis.setCurrentIndex(list(AXES).index(labels.slice_axis))
         self._axis_row.setVisible(labels.zero == "annotated_slices")
         self._background_row.setVisible(labels.sparse or labels.background is not None)
-        self._grey.setCurrentIndex(list(GREY).index(labels.grey))
-        self._grey_row.setVisible(labels.grey != "refuse")
+        self._gray.setCurrentIndex(list(GRAY).index(labels.gray))
+        self._gray_row.setVisible(labels.gray != "refuse")
         self._one_class.setChecked(labels.one_class)
         for spin, value in ((self._ignore, labels.ignore), (self._background, labels.background)):
             spin.blockSignals(True)
@@ -130,12 +130,12 @@ class MeaningPanel(QWidget):
             spin.blockSignals(False)
 
     def show_classes(self, classes: Sequence[ClassInfo]) -> None:
-        """The classes; a click on a colour or a name changes it."""
+        """The classes; a click on a color or a name changes it."""
         self._classes = classes
         self._table.blockSignals(True)
         self._table.setRowCount(len(classes))
         for i, info in enumerate(classes):
-            value = cell(str(info.value), color=info.color, tooltip="Click to choose another colour.")
+            value = cell(str(info.value), color=info.color, tooltip="Click to choose another color.")
             value.setFlags(value.flags() & ~Qt.ItemFlag.ItemIsEditable)
             self._table.setItem(i, 0, value)
             self._table.setItem(i, 1, cell(info.name, tooltip=f"{info.name}\nClick to change the name."))
@@ -145,7 +145,7 @@ class MeaningPanel(QWidget):
 
     def lock(self, locked: bool) -> None:
         """Let nothing be changed, while all of it can be read."""
-        for box in (self._zero, self._axis, self._ignore, self._background, self._grey, self._one_class):
+        for box in (self._zero, self._axis, self._ignore, self._background, self._gray, self._one_class):
             box.setEnabled(not locked)
         self._table.setEditTriggers(NO_EDITS if locked else ALL_EDITS)
 
@@ -155,7 +155,7 @@ class MeaningPanel(QWidget):
             "slice_axis": self._axis.currentData(),
             "ignore": self._ignore.value() or None,
             "background": self._background.value() or None,
-            "grey": self._grey.currentData(),
+            "gray": self._gray.currentData(),
             "one_class": self._one_class.isChecked(),
         }
         try:
@@ -181,7 +181,7 @@ class MeaningPanel(QWidget):
             return
         info = self._classes[line]
         dialog = QColorDialog(QColor(info.color), self)
-        dialog.setWindowTitle(f"Colour of {info.name}")
+        dialog.setWindowTitle(f"Color of {info.name}")
         dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         dialog.colorSelected.connect(lambda color: self.class_changed.emit(info.value, info.name, color.name()))
         dialog.open()

@@ -7,8 +7,8 @@ from typing import Literal
 
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.data.geometry import ImageSpec, Scan
-from prosma_core.data.intensities import COLOUR
-from prosma_core.data.pair_check import GREY_HELP, MAX_CLASSES, PairCheck, grid_problem, overlap, without_transform
+from prosma_core.data.intensities import COLOR
+from prosma_core.data.pair_check import GRAY_HELP, MAX_CLASSES, PairCheck, grid_problem, overlap, without_transform
 
 Fix = Literal["resample", "place", "channels", "threshold", "classes", "one_class"]
 MAX_VALUE = 65_535
@@ -20,11 +20,11 @@ def problem_and_fixes(found: PairCheck, image: ImageSpec, labels: ImageSpec) -> 
     elsewhere = grid_problem(image, labels, "The image", "the labels")
     if elsewhere:
         return _elsewhere(elsewhere, image, labels)
-    if found.grey == "image":
+    if found.gray == "image":
         return found.problem, ()
-    if found.grey is not None:
-        what = found.problem.removesuffix(f" {GREY_HELP}")
-        other = "" if found.grey == "edges" else " Choose the label map of this scan; or:"
+    if found.gray is not None:
+        what = found.problem.removesuffix(f" {GRAY_HELP}")
+        other = "" if found.gray == "edges" else " Choose the label map of this scan; or:"
         half = (
             "“Threshold” takes all above half of the largest value as one class, “Keep values” each value as a class."
         )
@@ -73,7 +73,7 @@ def _elsewhere(words: str, image: ImageSpec, labels: ImageSpec) -> tuple[str, tu
 def facts(found: PairCheck, labels: Scan, image: ImageSpec, config: LabelsConfig) -> str:
     """What the labels hold: "3 classes, 5 of 40 slices annotated (z), 2 % of voxels"."""
     parts = [count(found.values, "class", "classes") if found.values or config.sparse else "no object"]
-    if found.grey is not None:
+    if found.gray is not None:
         return f"{count(found.values, 'value')} above 0"
     if found.threshold is not None:
         parts[0] += f" (values above {found.threshold})"
@@ -88,7 +88,7 @@ def facts(found: PairCheck, labels: Scan, image: ImageSpec, config: LabelsConfig
         parts.append(f"{percent:.2g} % of voxels" if percent < 10 else f"{percent:.0f} % of voxels")
     if image.num_frames > 1 and not any("time points" in part for part in parts):
         parts.append(f"{image.num_frames} time points")
-    if image.num_channels > 1 and image.channel_names != COLOUR:
+    if image.num_channels > 1 and image.channel_names != COLOR:
         parts.append(f"{image.num_channels} channels")
     return ", ".join(parts)
 

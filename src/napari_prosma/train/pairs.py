@@ -70,7 +70,7 @@ class PairRow:
     background : bool
         Whether a voxel is annotated as background.
     classes : tuple of ClassInfo
-        Names and colours that the labels come with.
+        Names and colors that the labels come with.
     provenance : dict of str
         How the labels were made, where their layer or file says it.
     closed : bool
@@ -205,7 +205,7 @@ def _check(row: PairRow, config: LabelsConfig) -> PairRow:
         facts=", ".join(filter(None, (facts(found, labels, image, config), _part_words(row.pair)))),
         problem=problem,
         fixes=fixes,
-        values={} if found.grey else found.values,  # they are no classes
+        values={} if found.gray else found.values,  # they are no classes
         spec=image,
         slices=found.slices,
         axis=found.axis,

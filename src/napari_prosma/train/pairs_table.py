@@ -32,8 +32,8 @@ FIXES = {
         "Copy the labels voxel by voxel onto the image's grid, as a new layer; this one stays as it is.",
     ),
     "channels": ("As channels", "Take the time points of the image for channels of one scan."),
-    "threshold": ("Threshold", "Above half of the largest value is one class, in all masks with grey values."),
-    "classes": ("Keep values", "Each value of masks with grey values is a class of its own."),
+    "threshold": ("Threshold", "Above half of the largest value is one class, in all masks with gray values."),
+    "classes": ("Keep values", "Each value of masks with gray values is a class of its own."),
     "one_class": ("One class", "Take all labels above 0 as one class, such as numbered cells."),
 }
 HEIGHT = 260

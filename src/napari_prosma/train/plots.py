@@ -15,7 +15,7 @@ from prosma_core.config.model import ClassInfo
 REDRAW = 200
 """Least milliseconds between two drawings of the steps' losses."""
 LEVELS = ("#3b9eff", "#e8590c", "#30a46c", "#d6409f", "#b58900", "#8e6fe8")
-"""Colours of the levels, the finest first; they show on dark and on light."""
+"""Colors of the levels, the finest first; they show on dark and on light."""
 
 
 class TrainingPlots(QWidget):
@@ -43,7 +43,7 @@ class TrainingPlots(QWidget):
         rows : sequence of mapping
             Rows of history.csv, numbers parsed; None where an epoch was not validated.
         classes : sequence of ClassInfo
-            For the colours.
+            For the colors.
         """
         self._last = float(rows[-1]["epoch"]) if rows else 0.0
         self._steps = [step for step in self._steps if rows and step[0] > self._last]
@@ -89,7 +89,7 @@ class TrainingPlots(QWidget):
 
 
 def _dice(rows: Sequence[Mapping[str, Any]], classes: Sequence[ClassInfo]) -> list[Curve]:
-    """Validation Dice of each class in its colour, and the mean where there are several."""
+    """Validation Dice of each class in its color, and the mean where there are several."""
     colors = {f"dice {info.name}": info.color for info in classes}
     keys = _keys(rows, "dice ")
     curves = []
@@ -102,7 +102,7 @@ def _dice(rows: Sequence[Mapping[str, Any]], classes: Sequence[ClassInfo]) -> li
 
 
 def _levels(rows: Sequence[Mapping[str, Any]]) -> list[Curve]:
-    """Removed share and median threshold of each level, in a colour of its own."""
+    """Removed share and median threshold of each level, in a color of its own."""
     curves = []
     for i, key in enumerate(_keys(rows, "removed ")):
         level, color = key.removeprefix("removed "), LEVELS[i % len(LEVELS)]

@@ -41,7 +41,7 @@ class Order:
     name : str
     folder : RunFolder
     classes : tuple of ClassInfo
-        For the colours of curves and preview.
+        For the colors of curves and preview.
     prepare : callable
         As of `Jobs.submit`.
     owned : Event

@@ -24,7 +24,7 @@ from napari_prosma._shared.result_notes import noted_classes, noted_provenance
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.frames import time_as_channels
 from prosma_core.data.geometry import ImageSpec, Scan
-from prosma_core.data.intensities import COLOUR
+from prosma_core.data.intensities import COLOR
 from prosma_core.engine.decoder import DECODER
 from prosma_core.errors import GeometryError
 from prosma_core.io.dataset_folder import Case, file_classes
@@ -146,7 +146,7 @@ def labels_scan(source: Source, image: LayerScan | None) -> Scan:
 
 
 def classes_known(source: Source, values: tuple[int, ...]) -> tuple[ClassInfo, ...]:
-    """Names and colours that labels come with: those of the layer, of the file's notes, or of the data set."""
+    """Names and colors that labels come with: those of the layer, of the file's notes, or of the data set."""
     if source.layer is not None:
         return known_classes(source.layer, values)
     if source.classes or source.path is None:
@@ -185,9 +185,9 @@ def provenance_of(source: Source) -> dict[str, str]:
 def _read_each(image: Source, labels: Source) -> tuple[ImageSpec, Scan]:
     if image.layer is None:
         scan = DECODER.read_channels(image.paths)
-        return _coloured(scan.spec, scan.data.dtype), labels_scan(labels, None)
+        return _colored(scan.spec, scan.data.dtype), labels_scan(labels, None)
     drawn = image_scan(image)
-    return _coloured(drawn.spec, drawn.dtype), labels_scan(labels, drawn)
+    return _colored(drawn.spec, drawn.dtype), labels_scan(labels, drawn)
 
 
 def _read_files(image: Source, labels: Source) -> tuple[ImageSpec, Scan]:
@@ -195,11 +195,11 @@ def _read_files(image: Source, labels: Source) -> tuple[ImageSpec, Scan]:
         scan, found = DECODER.read_case(Case(image.name, image.paths, labels.paths[0]))
     except GeometryError:  # of different grids: to be said in the row, from the specs
         scan, found = DECODER.read_channels(image.paths), DECODER.read_labels(labels.paths[0])
-    return _coloured(scan.spec, scan.data.dtype), found
+    return _colored(scan.spec, scan.data.dtype), found
 
 
-def _coloured(spec: ImageSpec, dtype: Any) -> ImageSpec:
+def _colored(spec: ImageSpec, dtype: Any) -> ImageSpec:
     """The spec with the names of red, green and blue where three channels of bytes have none, as in training."""
     if spec.num_channels == 3 and dtype == "uint8" and not spec.channel_names:
-        return replace(spec, channel_names=COLOUR)
+        return replace(spec, channel_names=COLOR)
     return spec

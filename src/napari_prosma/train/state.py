@@ -17,7 +17,7 @@ from prosma_core.config.model import ClassInfo
 from prosma_core.config.run import Preset, RunConfig, resolve_run
 from prosma_core.config.training import TrainingConfig
 from prosma_core.data.grid import network_grid
-from prosma_core.data.intensities import COLOUR
+from prosma_core.data.intensities import COLOR
 from prosma_core.data.voxel_size import with_voxel_size
 from prosma_core.errors import ConfigError, GeometryError, ProsmaError
 from prosma_core.io.names import MOST_LETTERS, safe_name, stem
@@ -221,8 +221,8 @@ def _pairs_problem(rows: Sequence[PairRow]) -> Problem | None:
     if len(units) > 1:
         return Problem("pairs", f"The images have different units ({_listed(units)}); give all of them the same.")
     channels = Counter(spec.num_channels for _, spec in specs)
-    colours = all(spec.channel_names == COLOUR for _, spec in specs if spec.num_channels == 3)
-    if len(channels) > 1 and not (set(channels) == {1, 3} and colours):
+    colors = all(spec.channel_names == COLOR for _, spec in specs if spec.num_channels == 3)
+    if len(channels) > 1 and not (set(channels) == {1, 3} and colors):
         few = channels.most_common()[-1][0]
         odd = next(name for name, spec in specs if spec.num_channels == few)
         text = f"The images have different numbers of channels ({_listed(channels)}), for example {odd}."

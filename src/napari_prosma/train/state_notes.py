@@ -11,7 +11,7 @@ from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.model import ClassInfo
 from prosma_core.config.run import RunConfig
 from prosma_core.data.frames import slice_axis
-from prosma_core.data.intensities import COLOUR
+from prosma_core.data.intensities import COLOR
 from prosma_core.data.voxel_size import size_note
 from prosma_core.io.notes import made_by_model
 from prosma_core.training.split import FEW_CASES, hold_out_slices
@@ -92,7 +92,7 @@ def _start(rows: Sequence[PairRow], classes: Sequence[ClassInfo], start: ModelEn
         yield f"The new model will not know {names}: {start.header.name} does, and these labels do not."
     channels, given = start.header.preprocess.channels, {r.spec.num_channels for r in rows if r.spec is not None}
     for number in sorted(given - {len(channels)}):
-        if {number, len(channels)} != {1, 3} or COLOUR not in (channels, _names(rows, number)):
+        if {number, len(channels)} != {1, 3} or COLOR not in (channels, _names(rows, number)):
             yield (
                 f"{start.header.name} takes {len(channels)} channel{'s' * (len(channels) > 1)}, these images have "
                 f"{number}: its first layer starts afresh, and before and after cannot be compared."
@@ -107,8 +107,8 @@ def _network(rows: Sequence[PairRow], start: ModelEntry | None, run: RunConfig) 
     if start is not None:
         said = (size_note(row.spec, start.header.preprocess) for row in rows if row.spec is not None)
         yield from [note for note in said if note][:1]
-    if start is not None and len(start.header.preprocess.channels) == 1 and _names(rows, 3) == COLOUR:
-        yield "Colours are turned to grey: the start model takes one channel."
+    if start is not None and len(start.header.preprocess.channels) == 1 and _names(rows, 3) == COLOR:
+        yield "Colors are turned to gray: the start model takes one channel."
 
 
 def _names(rows: Sequence[PairRow], number: int) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ class TrainView(JobView):
     labels_changed = Signal(object)
     """LabelsConfig."""
     class_changed = Signal(int, str, str)
-    """Value, name, colour."""
+    """Value, name, color."""
     start_chosen = Signal(object)
     """What `show_starts` was given: 2, 3 or a model."""
     browse_clicked = Signal()

@@ -12,7 +12,7 @@ import typer
 from prosma_core.cli.label_options import (
     AnnotatedSlices,
     Background,
-    GreyLabels,
+    GrayLabels,
     Ignore,
     LabelsOnImage,
     OneClass,
@@ -60,7 +60,7 @@ def evaluate(
     ignore: Ignore = None,
     background: Background = None,
     one_class: OneClass = False,
-    grey_labels: GreyLabels = None,
+    gray_labels: GrayLabels = None,
     labels_on_image: LabelsOnImage = False,
     spacing: Spacing = None,
     unit: Unit = None,
@@ -88,7 +88,7 @@ def evaluate(
         ignore=ignore,
         background=background,
         one_class=one_class,
-        grey=grey_labels,
+        gray=gray_labels,
         on_image=labels_on_image,
     )
     size = voxel_size(spacing, unit)

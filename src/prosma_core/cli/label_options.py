@@ -69,17 +69,17 @@ OneClass = Annotated[
     bool,
     typer.Option(
         "--one-class",
-        help="Take all labels above 0 as one class, such as numbered cells; masks with grey edges above half.",
+        help="Take all labels above 0 as one class, such as numbered cells; masks with gray edges above half.",
     ),
 ]
 
 
-GreyLabels = Annotated[
+GrayLabels = Annotated[
     str | None,
     typer.Option(
-        "--grey-labels",
+        "--gray-labels",
         metavar="threshold|classes",
-        help="Masks with grey edges (JPEG, resized): above half is one class, or each value is a class.",
+        help="Masks with gray edges (JPEG, resized): above half is one class, or each value is a class.",
     ),
 ]
 
@@ -99,7 +99,7 @@ def label_meaning(
     ignore: int | None,
     background: int | None,
     one_class: bool,
-    grey: str | None = None,
+    gray: str | None = None,
     on_image: bool = False,
 ) -> dict[str, Any]:
     """Values of `LabelsConfig` that were given on the command line.
@@ -112,7 +112,7 @@ def label_meaning(
     if sparse and annotated_slices:
         msg = "--sparse and --annotated-slices give 0 different meanings on annotated slices. Give one of them."
         raise ConfigError(msg)
-    values: dict[str, Any] = {"ignore": ignore, "background": background, "grey": grey}
+    values: dict[str, Any] = {"ignore": ignore, "background": background, "gray": gray}
     values = {key: value for key, value in values.items() if value is not None}
     if sparse or annotated_slices:
         values["zero"] = "unlabelled" if sparse else "annotated_slices"

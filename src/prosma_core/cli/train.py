@@ -10,7 +10,7 @@ import typer
 from prosma_core.cli.label_options import (
     AnnotatedSlices,
     Background,
-    GreyLabels,
+    GrayLabels,
     Ignore,
     LabelsOnImage,
     OneClass,
@@ -46,7 +46,7 @@ def train(
     ignore: Ignore = None,
     background: Background = None,
     one_class: OneClass = False,
-    grey_labels: GreyLabels = None,
+    gray_labels: GrayLabels = None,
     labels_on_image: LabelsOnImage = False,
     spacing: Spacing = None,
     unit: Unit = None,
@@ -84,7 +84,7 @@ def train(
         ignore=ignore,
         background=background,
         one_class=one_class,
-        grey=grey_labels,
+        gray=gray_labels,
         on_image=labels_on_image,
     )
     given |= {"labels": labels} if labels else {}

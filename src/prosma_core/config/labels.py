@@ -25,8 +25,8 @@ class LabelsConfig(Config):
     one_class: bool = False
     """Take all other labels above 0 as one class (of value 1), such as numbered cells."""
 
-    grey: Literal["refuse", "threshold", "classes"] = "refuse"
-    """Labels with grey edges (JPEG, resized masks) and images given as labels: refuse them; threshold them at half of
+    gray: Literal["refuse", "threshold", "classes"] = "refuse"
+    """Labels with gray edges (JPEG, resized masks) and images given as labels: refuse them; threshold them at half of
     their largest value, as one class of value 1; or take each value as a class."""
 
     geometry: Literal["own", "image"] = "own"

@@ -26,7 +26,7 @@ class ClassInfo(Config):
     name: str = Field(min_length=1, max_length=200)
     """Plain-text name."""
     color: Color = "#e6194b"
-    """Colour for display, ``#rrggbb``."""
+    """Color for display, ``#rrggbb``."""
 
 
 class GateConfig(Config):

@@ -86,7 +86,7 @@ class RunConfig(Config):
     class_names: dict[LabelValue, Annotated[str, Field(min_length=1, max_length=200)]] = Field(default_factory=dict)
     """Names of label values; ``class N`` unless given here or by the data set."""
     class_colors: dict[LabelValue, Color] = Field(default_factory=dict)
-    """Colours of label values for display, ``#rrggbb``; those of a fixed list unless given here."""
+    """Colors of label values for display, ``#rrggbb``; those of a fixed list unless given here."""
     gate: GateConfig = GateConfig()
     """The skip connections."""
     network: NetworkOptions = NetworkOptions()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.data.frames import slice_axis
 from prosma_core.data.geometry import ImageSpec, Scan
-from prosma_core.data.grey_labels import threshold_of, value_counts
+from prosma_core.data.gray_labels import threshold_of, value_counts
 from prosma_core.errors import GeometryError
 
 ONE_CLASS = 1
@@ -40,7 +40,7 @@ class Annotation:
     marked : tuple of int
         Slices along it that hold anything painted, apart from what is to be ignored.
     threshold : int or None
-        Value above which voxels are the one class, of a mask with grey edges; None for class numbers.
+        Value above which voxels are the one class, of a mask with gray edges; None for class numbers.
     frames : (int, int) or None
         Of a time series: time points that are annotated, and how many there are.
     """
@@ -97,7 +97,7 @@ def read_annotation(labels: Scan, config: LabelsConfig) -> Annotation:
     ----------
     labels : Scan, integer, without channels
     config : LabelsConfig
-        Masks with grey edges become one class where it says so; it does not refuse any (see `grey_problem`).
+        Masks with gray edges become one class where it says so; it does not refuse any (see `gray_problem`).
 
     Raises
     ------

@@ -32,7 +32,7 @@ class Fingerprint:
         Whether the file knows the patient's axes.
     channels : int
     channel_names : tuple of str
-    colour : bool
+    color : bool
         Whether the channels are red, green and blue.
     low, high : float
         Smallest and largest value.
@@ -49,7 +49,7 @@ class Fingerprint:
     oriented: bool
     channels: int
     channel_names: tuple[str, ...]
-    colour: bool
+    color: bool
     low: float
     high: float
     whole_numbers: bool
@@ -77,7 +77,7 @@ def fingerprint(image: Scan, labels: Scan, dims: int, rng: np.random.Generator) 
     low, high = float(values.min()), float(values.max())
     return Fingerprint(
         **_geometry(image.spec, dims),
-        colour=image.spec.num_channels == 3 and values.dtype == np.uint8,
+        color=image.spec.num_channels == 3 and values.dtype == np.uint8,
         low=low,
         high=high,
         whole_numbers=bool(np.issubdtype(values.dtype, np.integer) or (values == np.rint(values)).all()),
@@ -89,7 +89,7 @@ def fingerprint(image: Scan, labels: Scan, dims: int, rng: np.random.Generator) 
 def grid_fingerprint(spec: ImageSpec, dims: int) -> Fingerprint:
     """What a scan's grid alone tells: as of a scan of no values, and no labels."""
     nothing = np.empty((spec.num_channels, 0), np.float32)
-    known: dict[str, Any] = {"colour": False, "low": 0.0, "high": 0.0, "whole_numbers": False, "label_values": ()}
+    known: dict[str, Any] = {"color": False, "low": 0.0, "high": 0.0, "whole_numbers": False, "label_values": ()}
     return Fingerprint(**_geometry(spec, dims), **known, foreground=nothing)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prosma_core.data.geometry import SPATIAL_AXES, ImageSpec, Scan, spacing_affine
-from prosma_core.data.intensities import COLOUR
+from prosma_core.data.intensities import COLOR
 from prosma_core.data.region import Box, check_region
 from prosma_core.errors import GeometryError
 
@@ -188,13 +188,13 @@ def time_means_channels(spec: ImageSpec, channels: tuple[str, ...]) -> bool:
     """Whether a scan's time axis is taken for the model's channels.
 
     Files of several contrasts keep them in the fourth axis, which otherwise is time: in formats that do not name
-    their axes, where its length is the model's number of channels. Frames are never taken for colours.
+    their axes, where its length is the model's number of channels. Frames are never taken for colors.
     """
     return (
         spec.format in UNNAMED_AXES
         and "c" not in spec.axes
         and spec.num_frames == len(channels) > 1
-        and tuple(name.lower() for name in channels) != COLOUR
+        and tuple(name.lower() for name in channels) != COLOR
     )
 
 

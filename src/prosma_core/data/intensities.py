@@ -16,9 +16,9 @@ Place = Callable[[tuple[Any, ...]], str]
 """Text that locates a voxel of a frame in its scan, from its index."""
 
 LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-"""Weights of red, green and blue in a grey picture (ITU-R BT.601)."""
-COLOUR = ("red", "green", "blue")
-"""Channel names of a colour picture."""
+"""Weights of red, green and blue in a gray picture (ITU-R BT.601)."""
+COLOR = ("red", "green", "blue")
+"""Channel names of a color picture."""
 
 
 SMALLEST, LARGEST = 1e-30, 1e30
@@ -126,7 +126,7 @@ def check_plausible(image: NDArray[Any], intensities: tuple[ChannelIntensity, ..
 
     Parameters
     ----------
-    image : ndarray, integer or float, shape (C, *grid), or (1, *grid) or (3, *grid) where colours are exchanged
+    image : ndarray, integer or float, shape (C, *grid), or (1, *grid) or (3, *grid) where colors are exchanged
         Finite.
     intensities : tuple of ChannelIntensity
         One per channel of the model.
@@ -175,13 +175,13 @@ def check_varies(image: NDArray[Any]) -> None:
 
 
 def check_channels(scan: Scan, channels: tuple[str, ...]) -> None:
-    """Raise `ChannelError` unless a scan has the model's channels, or only grey stands against red, green and blue."""
+    """Raise `ChannelError` unless a scan has the model's channels, or only gray stands against red, green and blue."""
     given, names = scan.spec.num_channels, channels
     if given == len(channels):
         return
     if given == 3:
-        names = scan.spec.channel_names or (COLOUR if scan.data.dtype == np.uint8 else ())
-    if {given, len(channels)} != {1, 3} or tuple(name.lower() for name in names) != COLOUR:
+        names = scan.spec.channel_names or (COLOR if scan.data.dtype == np.uint8 else ())
+    if {given, len(channels)} != {1, 3} or tuple(name.lower() for name in names) != COLOR:
         msg = (
             f"The scan has {given} channel{'s' * (given != 1)}, the model takes {len(channels)} "
             f"({', '.join(channels)}). Give the channels it was trained on, "
@@ -191,7 +191,7 @@ def check_channels(scan: Scan, channels: tuple[str, ...]) -> None:
 
 
 def fit_channels(image: NDArray[Any], expected: int) -> tuple[NDArray[Any], str | None]:
-    """Channels as the network takes them, after `check_channels`: colour to grey, or grey to three equal channels.
+    """Channels as the network takes them, after `check_channels`: color to gray, or gray to three equal channels.
 
     Parameters
     ----------
@@ -202,14 +202,14 @@ def fit_channels(image: NDArray[Any], expected: int) -> tuple[NDArray[Any], str 
     Returns
     -------
     image : ndarray, shape (expected, *grid)
-        Of the same type; float32 (float64 where it was) of colours turned to grey.
+        Of the same type; float32 (float64 where it was) of colors turned to gray.
     note : str or None
         What was done, in words.
     """
     if image.shape[0] == expected:
         return image, None
     if image.shape[0] == 1:
-        return np.repeat(image, 3, axis=0), "the grey channel was used for red, green and blue"
+        return np.repeat(image, 3, axis=0), "the gray channel was used for red, green and blue"
     kind = np.float64 if image.dtype.itemsize > 4 else np.float32
-    grey = np.tensordot(LUMINANCE.astype(kind), image.astype(kind, copy=False), axes=1)[None]
-    return grey, "the three colour channels were turned to grey"
+    gray = np.tensordot(LUMINANCE.astype(kind), image.astype(kind, copy=False), axes=1)[None]
+    return gray, "the three color channels were turned to gray"

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.data.annotation import read_annotation
 from prosma_core.data.geometry import ImageSpec, Scan
-from prosma_core.data.grey_labels import PICTURE_VALUES, Grey, grey_problem
+from prosma_core.data.gray_labels import PICTURE_VALUES, Gray, gray_problem
 
-GREY_HELP = (
-    "Give --grey-labels threshold (above half of the largest value is one class), or --grey-labels classes (each value "
+GRAY_HELP = (
+    "Give --gray-labels threshold (above half of the largest value is one class), or --gray-labels classes (each value "
     "is a class)."
 )
-"""What to do about grey labels on the command line."""
+"""What to do about gray labels on the command line."""
 MAX_CLASSES = 256
 """Most classes of a training set, the background included."""
 
@@ -39,10 +39,10 @@ class PairCheck:
         Slices along it that hold anything painted.
     problem : str
         What is wrong, and what to do; empty where the pair can be used.
-    grey : str or None
-        "edges", "picture" or "image" where the labels are no class numbers (see `grey_kind`).
+    gray : str or None
+        "edges", "picture" or "image" where the labels are no class numbers (see `gray_kind`).
     threshold : int or None
-        Value above which voxels are the one class, of a mask with grey edges.
+        Value above which voxels are the one class, of a mask with gray edges.
     frames : (int, int) or None
         Of a time series: time points that are annotated, and how many there are.
     """
@@ -52,7 +52,7 @@ class PairCheck:
     axis: str
     slices: tuple[int, ...]
     problem: str
-    grey: Grey | None = None
+    gray: Gray | None = None
     threshold: int | None = None
     frames: tuple[int, int] | None = None
 
@@ -88,15 +88,15 @@ def check_pair(
     found = read_annotation(labels, config)
     numbers, counts = np.unique(found.values[found.values > 0], return_counts=True)
     values = {int(v): int(n) for v, n in zip(numbers, counts, strict=True)}
-    grey, words = grey_problem(np.asarray(labels.data), config, named, voxels, PICTURE_VALUES)
+    gray, words = gray_problem(np.asarray(labels.data), config, named, voxels, PICTURE_VALUES)
     if not problem and words:
-        problem = words if grey == "image" else f"{words} {GREY_HELP}"
+        problem = words if gray == "image" else f"{words} {GRAY_HELP}"
     if not problem and not values and config.sparse:
         problem = "No class is painted: paint at least one object, or leave this pair out."
-    if not problem and not grey and len(values) >= MAX_CLASSES:
+    if not problem and not gray and len(values) >= MAX_CLASSES:
         problem = many_values(len(values))
     known = found.known / found.values.size
-    return PairCheck(values, known, found.axis_name, found.marked, problem, grey, found.threshold, found.frames)
+    return PairCheck(values, known, found.axis_name, found.marked, problem, gray, found.threshold, found.frames)
 
 
 def many_values(count: int) -> str:

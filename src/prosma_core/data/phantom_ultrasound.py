@@ -72,6 +72,6 @@ def ultrasound_picture(rng: np.random.Generator, level: FloatArray) -> NDArray[n
         real, imaginary = gaussian_filter(field, (0.0, *spread), truncate=3.0)
         envelope += np.hypot(real, imaginary)
     decibel = 20.0 * np.log10(envelope / 2 * np.sqrt(4 * np.pi * spread[0] * spread[1]) + 1e-3)
-    grey = 255.0 * (decibel + rng.uniform(36.0, 42.0)) / rng.uniform(44.0, 50.0)
-    picture: NDArray[np.uint8] = np.clip(np.rint(grey), 0, 255).astype(np.uint8)
+    gray = 255.0 * (decibel + rng.uniform(36.0, 42.0)) / rng.uniform(44.0, 50.0)
+    picture: NDArray[np.uint8] = np.clip(np.rint(gray), 0, 255).astype(np.uint8)
     return picture

@@ -1,4 +1,4 @@
-"""Slices as pictures: their pixels, and their values as greys."""
+"""Slices as pictures: their pixels, and their values as grays."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def nearest_pixels(shape: Sequence[int], spacing: Sequence[float]) -> tuple[NDAr
     return rows, columns
 
 
-def grey(image: NDArray[np.floating]) -> NDArray[np.float64]:
-    """A slice (C, y, x) as values 0..255: three channels as colours (y, x, 3), else the first one (y, x)."""
+def gray(image: NDArray[np.floating]) -> NDArray[np.float64]:
+    """A slice (C, y, x) as values 0..255: three channels as colors (y, x, 3), else the first one (y, x)."""
     shown = np.moveaxis(image, 0, -1) if len(image) == 3 else image[0]
     low, high = np.percentile(shown, (1, 99))
     values: NDArray[np.float64] = np.clip((shown - low) / max(high - low, 1e-6), 0, 1) * 255.0
@@ -30,7 +30,7 @@ def grey(image: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def side_by_side(slices: Sequence[NDArray[np.floating]]) -> NDArray[np.uint8]:
-    """Slices (y, x) or (y, x, 3) of one size, values 0..255, as one picture in colour with white gaps."""
+    """Slices (y, x) or (y, x, 3) of one size, values 0..255, as one picture in color with white gaps."""
     gap = np.full((len(slices[0]), GAP, 3), 255.0)
     parts: list[NDArray[np.floating]] = []
     for shown in slices:

@@ -17,9 +17,9 @@ from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.voxel_size import VoxelSize
 from prosma_core.data.annotation import read_annotation
 from prosma_core.data.geometry import Scan
-from prosma_core.data.grey_labels import grey_problem
+from prosma_core.data.gray_labels import gray_problem
 from prosma_core.data.labels import class_indices
-from prosma_core.data.pair_check import GREY_HELP
+from prosma_core.data.pair_check import GRAY_HELP
 from prosma_core.data.voxel_size import with_voxel_size
 from prosma_core.errors import DatasetError, DeviceError, LabelError, ProsmaError
 from prosma_core.events import CaseDone, Event, StageStarted, Working
@@ -149,9 +149,9 @@ def _evaluate_case(
     image, labels = read_case(case, on_image=meaning.geometry == "image")
     image = Scan(image.data, with_voxel_size(image.spec, voxel_size))
     values = {c.value for c in header.classes}
-    kind, words = grey_problem(np.asarray(labels.data), meaning, values, lambda: image.data)
+    kind, words = gray_problem(np.asarray(labels.data), meaning, values, lambda: image.data)
     if kind is not None:
-        msg = words if kind == "image" else f"{words} {GREY_HELP}"
+        msg = words if kind == "image" else f"{words} {GRAY_HELP}"
         raise LabelError(msg)
     known = read_annotation(labels, meaning)
     if not known.known:

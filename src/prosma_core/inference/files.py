@@ -14,7 +14,7 @@ from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.provenance import provenance
 from prosma_core.config.voxel_size import VoxelSize
 from prosma_core.data.geometry import Scan
-from prosma_core.data.intensities import COLOUR
+from prosma_core.data.intensities import COLOR
 from prosma_core.data.voxel_size import with_voxel_size
 from prosma_core.errors import DatasetError, OutputError, ProsmaError
 from prosma_core.events import CaseDone, CaseFailed, Event, StageStarted
@@ -38,7 +38,7 @@ class Job:
 def collect_jobs(inputs: Sequence[Path], channels: tuple[str, ...]) -> list[Job]:
     """Scans among files and folders; ``NAME_0000, NAME_0001, …`` are one scan where a file is there for each channel.
 
-    Files are never taken for the colours of a picture: those of a model of colours stay apart.
+    Files are never taken for the colors of a picture: those of a model of colors stay apart.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def collect_jobs(inputs: Sequence[Path], channels: tuple[str, ...]) -> list[Job]
         else:
             files.append(path)
     files = first_of_sets(files)
-    if len(channels) == 1 or tuple(name.lower() for name in channels) == COLOUR:
+    if len(channels) == 1 or tuple(name.lower() for name in channels) == COLOR:
         return [Job(stem(p), (p,)) for p in files]
     groups: dict[tuple[Path, str], list[Path]] = {}
     for path in files:

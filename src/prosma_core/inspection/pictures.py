@@ -11,14 +11,14 @@ from PIL import Image
 
 from prosma_core.config.inspection import MapInfo
 from prosma_core.data.geometry import Scan
-from prosma_core.data.picture import grey, nearest_pixels, side_by_side
+from prosma_core.data.picture import gray, nearest_pixels, side_by_side
 from prosma_core.data.region import Box
 from prosma_core.inspection.compare import OTHER_CLASS, TURNED_OFF, TURNED_ON
 from prosma_core.io.atomic import write_atomic
 
 RAMP = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
-"""Colours of 0 to 1, evenly spread: from dark blue to yellow."""
-COLOURS = {TURNED_ON: (60, 180, 75), TURNED_OFF: (230, 25, 75), OTHER_CLASS: (255, 225, 25)}
+"""Colors of 0 to 1, evenly spread: from dark blue to yellow."""
+COLORS = {TURNED_ON: (60, 180, 75), TURNED_OFF: (230, 25, 75), OTHER_CLASS: (255, 225, 25)}
 """Green where a class was turned on, red where it was turned off, yellow where it is another."""
 
 
@@ -41,10 +41,10 @@ class SlicePicture:
         data = data if "c" in spec.axes else data[None]
         shown = self._of(data, self._first)
         self._rows, self._columns = nearest_pixels(shown.shape[1:], spec.spacing[-2:])
-        self._image = grey(shown[:, self._rows][:, :, self._columns].astype(np.float64))
+        self._image = gray(shown[:, self._rows][:, :, self._columns].astype(np.float64))
 
     def of_map(self, array: NDArray[Any], info: MapInfo) -> NDArray[np.uint8]:
-        """The slice, and beside it a map of values from 0 to 1 in colours, uint8 (height, width, 3)."""
+        """The slice, and beside it a map of values from 0 to 1 in colors, uint8 (height, width, 3)."""
         array = array[0] if "t" in info.axes else array
         places = [np.arange(start, stop)[pixels] for (start, stop), pixels in self._pixels()]
         numbers = [np.array([self._first]), *places] if self._volume else places
@@ -54,16 +54,16 @@ class SlicePicture:
         ]
         values = array[np.ix_(*cells)].reshape(len(self._rows), len(self._columns)).astype(np.float64)
         stops = np.linspace(0, 1, len(RAMP))
-        colours = np.stack([np.interp(values, stops, [colour[k] for colour in RAMP]) for k in range(3)], axis=-1)
-        return side_by_side([self._image, colours])
+        colors = np.stack([np.interp(values, stops, [color[k] for color in RAMP]) for k in range(3)], axis=-1)
+        return side_by_side([self._image, colors])
 
     def of_changes(self, changes: NDArray[Any]) -> NDArray[np.uint8]:
-        """The slice, and beside it the same with changes in colour, uint8 (height, width, 3)."""
+        """The slice, and beside it the same with changes in color, uint8 (height, width, 3)."""
         frame = changes[0] if changes.ndim == 3 + self._volume else changes
         shown = self._of(frame[None], self._first)[0][np.ix_(self._rows, self._columns)]
         image = self._image if self._image.ndim == 3 else np.repeat(self._image[..., None], 3, axis=-1)
-        for change, colour in COLOURS.items():
-            image = np.where((shown == change)[..., None], np.array(colour, np.float64), image)
+        for change, color in COLORS.items():
+            image = np.where((shown == change)[..., None], np.array(color, np.float64), image)
         return side_by_side([self._image, image])
 
     def _of(self, data: NDArray[Any], index: int) -> NDArray[Any]:

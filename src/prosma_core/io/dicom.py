@@ -70,8 +70,8 @@ def check_dicom(path: Path) -> None:
 def read_dicom(path: Path, axes: str | None) -> Scan:
     """The scan of a DICOM folder or file, or the label map of a segmentation; lengths in mm.
 
-    Values are the physical ones: each file's (or frame's) own slope and intercept, or its modality LUT, applied. Grey
-    values whose smallest is white (MONOCHROME1) stay as they are stored, and a warning tells so. Colours are RGB.
+    Values are the physical ones: each file's (or frame's) own slope and intercept, or its modality LUT, applied. Gray
+    values whose smallest is white (MONOCHROME1) stay as they are stored, and a warning tells so. Colors are RGB.
 
     Parameters
     ----------
@@ -185,7 +185,7 @@ def _one(source: Path, file: DicomFile, forms: tuple[PixelFormat, ...], slices: 
 
 
 def _values(series: _Series, stack: Stack) -> NDArray[Any]:
-    """Physical values, axes ``stack.axes`` and colours last."""
+    """Physical values, axes ``stack.axes`` and colors last."""
     ordered = [one for volume in stack.slices for one in volume]
     scaled = _scaled_type(series, ordered)
     result: NDArray[Any] | None = None

@@ -159,10 +159,10 @@ def _bare_file(frame: bytes, form: PixelFormat, syntax: str) -> bytes:
     kind, uid = b"1.2.840.10008.5.1.4.1.1.7", b"1.2.3"
     meta = element(0x00020001, "OB", b"\0\1") + element(0x00020002, "UI", kind) + element(0x00020003, "UI", uid)
     meta += element(0x00020010, "UI", syntax.encode()) + element(0x00020012, "UI", uid)
-    colour = "MONOCHROME2" if form.samples == 1 else form.photometric
+    color = "MONOCHROME2" if form.samples == 1 else form.photometric
     body = element(0x00080016, "UI", kind) + element(0x00080018, "UI", uid) + element(0x00080060, "CS", b"OT")
     body += element(0x0020000D, "UI", uid) + element(0x0020000E, "UI", uid) + number(0x00280002, form.samples)
-    body += element(0x00280004, "CS", colour.encode())
+    body += element(0x00280004, "CS", color.encode())
     body += number(0x00280006, int(form.planar)) if form.samples > 1 else b""
     body += number(0x00280010, form.rows) + number(0x00280011, form.columns) + number(0x00280100, form.bits)
     body += number(0x00280101, form.stored) + number(0x00280102, form.stored - 1)

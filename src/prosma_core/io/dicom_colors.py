@@ -22,19 +22,19 @@ def rgb_of_ybr(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def rgb_of_palette(values: NDArray[Any], file: DicomFile) -> NDArray[Any]:
-    """Colours of a palette, as RGB of 8 or 16 bits."""
+    """Colors of a palette, as RGB of 8 or 16 bits."""
     channels = []
     for offset in range(3):
         described = file.data.numbers(0x00281101 + offset)
         element = file.data.elements.get(0x00281201 + offset)
         if len(described) != 3 or element is None or described[2] not in {8, 16}:
-            raise damaged(file.path, "its palette of colours is missing or segmented")
+            raise damaged(file.path, "its palette of colors is missing or segmented")
         count, first, bits = int(described[0]) or 65536, int(described[1]), int(described[2])
         order = ">" if file.data.big else "<"
         wide = bits == 16 or len(element.value) >= 2 * count
         table = np.frombuffer(element.value[: len(element.value) // 2 * 2 if wide else None], f"{order}u{1 + wide}")
         if len(table) < count:
-            raise damaged(file.path, f"its palette declares {count} colours, {len(table)} are there")
+            raise damaged(file.path, f"its palette declares {count} colors, {len(table)} are there")
         table = table[:count].astype(np.uint16 if bits == 16 else np.uint8)
         channels.append(table[np.clip(values.astype(np.int64) - first, 0, count - 1)])
     return np.stack(channels, axis=-1)

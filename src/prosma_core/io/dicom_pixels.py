@@ -45,7 +45,7 @@ _MOST_FRAMES = 1 << 20
 _MOST_UNPACKED = 200  # times the packed bytes, or 64 MiB if that is more
 _LEAST_BOUND = 64 << 20
 _YBR = {"YBR_FULL", "YBR_FULL_422"}
-_COLOURS = {"RGB", "YBR_RCT", "YBR_ICT", *_YBR}
+_COLORS = {"RGB", "YBR_RCT", "YBR_ICT", *_YBR}
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def pixel_format(file: DicomFile) -> PixelFormat:
             raise damaged(file.path, f"its attribute {name} is {given!r}")
     samples = _whole(numbers["Samples per Pixel"]) or 1
     photometric = data.text(0x00280004) or "MONOCHROME2"
-    if samples not in {1, 3, 4} or (samples == 1 and photometric in _COLOURS):
+    if samples not in {1, 3, 4} or (samples == 1 and photometric in _COLORS):
         raise damaged(file.path, f"it has {samples} samples for each pixel of {shown(photometric, 20)}")
     stored = _whole(numbers["Bits Stored"]) or bits
     high = numbers["High Bit"]
@@ -177,7 +177,7 @@ def decode_frames(file: DicomFile, form: PixelFormat) -> NDArray[Any]:
     Returns
     -------
     ndarray
-        Shape (frames, rows, columns), or (frames, rows, columns, 3) for colour (RGB, whatever the file stores).
+        Shape (frames, rows, columns), or (frames, rows, columns, 3) for color (RGB, whatever the file stores).
 
     Raises
     ------
@@ -190,18 +190,18 @@ def decode_frames(file: DicomFile, form: PixelFormat) -> NDArray[Any]:
     element = file.data.elements[tag]
     if element.fragments is None:
         values = _native(element.value, element.vr, file, form)
-        colour = form.photometric
+        color = form.photometric
     else:
         frames = list(_frames(file, form, element.fragments))
         if file.syntax == RLE:
-            values, colour = np.stack([unpack_rle(frame, form, file.path) for frame in frames]), form.photometric
+            values, color = np.stack([unpack_rle(frame, form, file.path) for frame in frames]), form.photometric
         elif for_pillow(file, form, frames[0]):
             decoded = [by_pillow(frame, form, file) for frame in frames]
-            values, colour = np.stack(decoded), "RGB" if form.samples == 3 else form.photometric
+            values, color = np.stack(decoded), "RGB" if form.samples == 3 else form.photometric
         else:
-            values, colour = np.stack(list(by_simpleitk(frames, form, file))), "RGB"
+            values, color = np.stack(list(by_simpleitk(frames, form, file))), "RGB"
     values = _meant_bits(values, form)
-    if form.samples == 3 and colour in _YBR and form.bits == 8:
+    if form.samples == 3 and color in _YBR and form.bits == 8:
         return rgb_of_ybr(values)
     if form.photometric == "PALETTE COLOR" and form.samples == 1:
         return rgb_of_palette(values, file)

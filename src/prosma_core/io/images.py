@@ -95,7 +95,7 @@ def read_labels(path: Path) -> Scan:
     Raises
     ------
     LabelError
-        Values are negative or fractions, or the file is a picture in colour.
+        Values are negative or fractions, or the file is a picture in color.
     FileFormatError, GeometryError, MissingExtraError
         As in `read_image`.
     """
@@ -161,7 +161,7 @@ def write_image(
     Parameters
     ----------
     path : Path
-        Any suffix of `WRITTEN_SUFFIXES`. PNG and JPEG only hold 2D pictures of uint8 (PNG: or grey uint16).
+        Any suffix of `WRITTEN_SUFFIXES`. PNG and JPEG only hold 2D pictures of uint8 (PNG: or gray uint16).
     data : ndarray, integer or float, shape ``spec.shape``
         float64, float16 and bool are stored as float32, float32 and uint8; float64 stays where float32 cannot hold
         the differences between its values.

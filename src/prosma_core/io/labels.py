@@ -72,7 +72,7 @@ def _whole(values: NDArray[Any], source: Path | str, step: float) -> NDArray[np.
 
 
 def one_channel(labels: NDArray[Any], axes: str, source: Path | str) -> NDArray[Any]:
-    """Labels without their channel axis, whose channels must all say the same (a grey picture saved as colour).
+    """Labels without their channel axis, whose channels must all say the same (a gray picture saved as color).
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def one_channel(labels: NDArray[Any], axes: str, source: Path | str) -> NDArray[
     for channel in range(1, labels.shape[at]):
         if not np.array_equal(labels.take(channel, axis=at), first):
             msg = (
-                f"Labels of {source} have {labels.shape[at]} channels that differ (a coloured picture?); one channel "
+                f"Labels of {source} have {labels.shape[at]} channels that differ (a colored picture?); one channel "
                 "of class numbers is needed."
             )
             raise LabelError(msg)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_COLOURS = {"rgb-color", "rgba-color", "3-color", "4-color"}
+_COLORS = {"rgb-color", "rgba-color", "3-color", "4-color"}
 
 
 def check_nrrd(path: Path) -> None:
@@ -83,8 +83,8 @@ def read_nrrd(path: Path, axes: str | None) -> Scan:
     if segments:
         voxels, ordered, classes = as_label_map(voxels, ordered, segments, path)
         header = NrrdHeader(header.lines, header.affine, classes)
-    colours = "c" in ordered and any(kind in _COLOURS for kind in declared.kinds)
-    channels = ("red", "green", "blue", "alpha")[: voxels.shape[ordered.index("c")]] if colours else ()
+    colors = "c" in ordered and any(kind in _COLORS for kind in declared.kinds)
+    channels = ("red", "green", "blue", "alpha")[: voxels.shape[ordered.index("c")]] if colors else ()
     spec = ImageSpec(
         ordered, voxels.shape, affine_spacing(header.affine), unit, header.affine, world, channels, "nrrd", header
     )

@@ -16,7 +16,7 @@ from prosma_core.io.failures import damaged, reading
 from prosma_core.io.layout import arrange, parse_axes
 from prosma_core.io.limits import check_unpacked
 from prosma_core.io.raster_checks import check_bmp, check_jpeg
-from prosma_core.io.tiff_colour import warn_orientation
+from prosma_core.io.tiff_color import warn_orientation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +31,7 @@ _LOG = logging.getLogger(__name__)
 _PNG = b"\x89PNG\r\n\x1a\n"
 _BLOCK = 1 << 20
 _ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
-_GREY_STEP = {2: 85, 4: 17}  # pillow spreads grey of 2 and 4 bits over 0..255
+_GRAY_STEP = {2: 85, 4: 17}  # pillow spreads gray of 2 and 4 bits over 0..255
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class _Header:
     width: int = 0
     height: int = 0
     depth: int = 8
-    colour: int = 0
+    color: int = 0
     interlaced: int = 0
 
     @property
     def nbytes(self) -> int:
         """Bytes of all rows before packing: each has one byte for its filter."""
-        bits = self.depth * {2: 3, 4: 2, 6: 4}.get(self.colour, 1)
+        bits = self.depth * {2: 3, 4: 2, 6: 4}.get(self.color, 1)
         passes = _ADAM7 if self.interlaced else [(0, 0, 1, 1)]
         total = 0
         for x, y, step_x, step_y in passes:
@@ -128,15 +128,15 @@ def _check_chunk(file: BinaryIO, path: Path, length: int, kind: bytes, rows: _Ro
 
 
 def read_raster(path: Path, axes: str | None, *, labels: bool = False) -> Scan:
-    """The pixels of a picture: axes ``yx``, or ``cyx`` for colour; the pixel grid as stored, EXIF not applied.
+    """The pixels of a picture: axes ``yx``, or ``cyx`` for color; the pixel grid as stored, EXIF not applied.
 
     Parameters
     ----------
     path : Path
     axes : str, optional
-        Letters of rows, columns and (colour) samples, in this order; ``"yx"`` or ``"yxc"`` if not given.
+        Letters of rows, columns and (color) samples, in this order; ``"yx"`` or ``"yxc"`` if not given.
     labels : bool
-        Give the indices of a palette, and grey of 2 or 4 bits as stored, not as colours.
+        Give the indices of a palette, and gray of 2 or 4 bits as stored, not as colors.
 
     Raises
     ------
@@ -156,10 +156,10 @@ def read_raster(path: Path, axes: str | None, *, labels: bool = False) -> Scan:
             warn_orientation(path, _orientation(picture))
             kind = str(picture.format).lower()
             pixels = _pixels(picture, path, labels=labels)
-    if labels and header.colour == 0 and header.depth in _GREY_STEP:
-        pixels = pixels // np.uint8(_GREY_STEP[header.depth])
-    if header.depth == 16 and header.colour != 0:
-        _LOG.warning("%s: colour of 16 bits is read with 8 bits; save it as TIFF to keep all.", path)
+    if labels and header.color == 0 and header.depth in _GRAY_STEP:
+        pixels = pixels // np.uint8(_GRAY_STEP[header.depth])
+    if header.depth == 16 and header.color != 0:
+        _LOG.warning("%s: color of 16 bits is read with 8 bits; save it as TIFF to keep all.", path)
     guess = "yxc" if pixels.ndim == 3 else "yx"
     names = guess if axes is None else parse_axes(axes, pixels.ndim, path)
     channels = ("red", "green", "blue") if "c" in names else ()
@@ -167,7 +167,7 @@ def read_raster(path: Path, axes: str | None, *, labels: bool = False) -> Scan:
 
 
 def _pixels(picture: Image.Image, path: Path, *, labels: bool) -> NDArray[Any]:
-    """Grey of the stored depth, or colour as rows, columns, (red, green, blue)."""
+    """Gray of the stored depth, or color as rows, columns, (red, green, blue)."""
     mode = picture.mode
     if mode == "P":
         return _palette(picture, path, labels=labels)
@@ -185,18 +185,18 @@ def _pixels(picture: Image.Image, path: Path, *, labels: bool) -> NDArray[Any]:
 
 
 def _palette(picture: Image.Image, path: Path, *, labels: bool) -> NDArray[Any]:
-    """Class numbers are the indices, but in a mask of black and white; in an image the colours, or grey."""
+    """Class numbers are the indices, but in a mask of black and white; in an image the colors, or gray."""
     indices = np.asarray(picture)
-    colours = np.zeros((256, 3), np.uint8)
+    colors = np.zeros((256, 3), np.uint8)
     given = np.array(picture.getpalette("RGB") or [], np.uint8).reshape(-1, 3)[:256]
-    colours[: len(given)] = given
+    colors[: len(given)] = given
     used = np.unique(indices)
     if labels:
         if used[-1] <= 1 and len(given) > 1 and given[:2].tolist() == [[255] * 3, [0] * 3]:
             _LOG.warning("%s: 0 is white in its palette; white is taken as the object.", path)
             return np.asarray(indices == 0, np.uint8)
         return indices
-    values, shades = colours[indices], colours[used]
+    values, shades = colors[indices], colors[used]
     return np.asarray(values[..., 0] if (shades == shades[:, :1]).all() else values)
 
 
@@ -215,16 +215,16 @@ def write_raster(path: Path, data: NDArray[Any], spec: ImageSpec, provenance: di
     """
     from PIL import Image, PngImagePlugin
 
-    grey = spec.axes == "yx" and data.dtype in (np.uint8, np.uint16)
-    colour = spec.axes == "cyx" and data.shape[0] == 3 and data.dtype == np.uint8
+    gray = spec.axes == "yx" and data.dtype in (np.uint8, np.uint16)
+    color = spec.axes == "cyx" and data.shape[0] == 3 and data.dtype == np.uint8
     png = path.suffix.lower() == ".png"
-    if not (grey or colour) or (not png and data.dtype != np.uint8):
+    if not (gray or color) or (not png and data.dtype != np.uint8):
         msg = (
             f"Axes {spec.axes}, shape {data.shape}, {data.dtype} cannot be written as {path.suffix}: it holds one 2D "
-            "picture, uint8 or (PNG, grey) uint16. Choose a name that ends with .tif, .zarr or .nii.gz."
+            "picture, uint8 or (PNG, gray) uint16. Choose a name that ends with .tif, .zarr or .nii.gz."
         )
         raise OutputError(msg)
-    picture = Image.fromarray(np.ascontiguousarray(np.moveaxis(data, 0, -1) if colour else data))
+    picture = Image.fromarray(np.ascontiguousarray(np.moveaxis(data, 0, -1) if color else data))
     if not png:
         picture.save(path, format="JPEG", quality=95)
         return

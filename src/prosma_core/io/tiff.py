@@ -15,7 +15,7 @@ from prosma_core.io.limits import check_unpacked
 from prosma_core.io.ome_planes import Planes, find_planes, read_ome
 from prosma_core.io.ome_xml import Ome, claims_ome
 from prosma_core.io.tiff_checks import check_frames, check_series, check_shaped
-from prosma_core.io.tiff_colour import plain_samples, warn_orientation
+from prosma_core.io.tiff_color import plain_samples, warn_orientation
 from prosma_core.io.tiff_pages import Pages, check_pages
 from prosma_core.io.tiff_size import voxel_size
 
@@ -266,7 +266,7 @@ def _guess_axes(path: Path, letters: str, shape: tuple[int, ...]) -> str:
         names = names.replace("s", "c")
     unknown = [name for name in names if name not in "tczyx"]
     if len(unknown) == 1 and names[1:] == "yx" and shape[2] in (3, 4) and min(shape[:2]) > 4:
-        return "yxc"  # colour saved as if its rows were planes
+        return "yxc"  # color saved as if its rows were planes
     if len(unknown) == 1 and names[0] == unknown[0] and "z" not in names:
         names = "z" + names[1:]
         _LOG.info("%s: the first axis has no name and is read as z; name it with axes= if it is another.", path)

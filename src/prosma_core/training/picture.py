@@ -13,7 +13,7 @@ from torch import Tensor
 
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.labels import IGNORED
-from prosma_core.data.picture import grey, nearest_pixels, side_by_side
+from prosma_core.data.picture import gray, nearest_pixels, side_by_side
 from prosma_core.io.atomic import make_folder, write_atomic
 from prosma_core.training.cases import TrainingCase
 
@@ -47,7 +47,7 @@ class CasePicture:
             self._at = (*[slice(None)] * axis, index)
             spacing = [s for a, s in enumerate(spacing) if a != axis]
         self._rows, self._columns = nearest_pixels(labels[self._at].shape, spacing)
-        self._image = self._zoom(grey(case.image[(slice(None), *self._at)].cpu().numpy()))
+        self._image = self._zoom(gray(case.image[(slice(None), *self._at)].cpu().numpy()))
         self._outline = _outline(self._zoom(labels[self._at]))
         self._found = np.zeros_like(labels[self._at])
 
@@ -57,7 +57,7 @@ class CasePicture:
             self._found = found[self._at].cpu().numpy()
 
     def draw(self) -> NDArray[np.uint8]:
-        """The slice as it is, and with the classes found as colours and the annotated ones as outlines.
+        """The slice as it is, and with the classes found as colors and the annotated ones as outlines.
 
         Returns
         -------

@@ -11,7 +11,7 @@ from prosma_core.config.preprocess import ChannelIntensity, PreprocessConfig, Re
 from prosma_core.config.run import PlanOptions
 from prosma_core.data.fingerprint import Fingerprint
 from prosma_core.data.grid import STRONG_ANISOTROPY
-from prosma_core.data.intensities import COLOUR
+from prosma_core.data.intensities import COLOR
 from prosma_core.errors import DatasetError
 
 AIR_HU = -500.0
@@ -70,8 +70,8 @@ def _choose_resample(prints: Sequence[Fingerprint], unit: str, dims: int) -> Res
 def _common_channels(prints: Sequence[Fingerprint]) -> int:
     counts = Counter(p.channels for p in prints)
     most = counts.most_common(1)[0][0]
-    colour = all(p.colour for p in prints if p.channels == 3)
-    if len(counts) > 1 and not (set(counts) == {1, 3} and colour):
+    color = all(p.color for p in prints if p.channels == 3)
+    if len(counts) > 1 and not (set(counts) == {1, 3} and color):
         msg = f"The images have different numbers of channels ({sorted(counts)}); all need the same."
         raise DatasetError(msg)
     return most
@@ -95,8 +95,8 @@ def _channel_names(prints: Sequence[Fingerprint], channels: int) -> tuple[str, .
     for p in prints:
         if len(p.channel_names) == channels:
             return p.channel_names
-    if channels == 3 and all(p.colour for p in prints if p.channels == 3):
-        return COLOUR
+    if channels == 3 and all(p.color for p in prints if p.channels == 3):
+        return COLOR
     return tuple(f"channel {i}" for i in range(channels)) if channels > 1 else ("image",)
 
 

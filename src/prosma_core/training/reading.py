@@ -15,8 +15,8 @@ from prosma_core.config.run import RunConfig
 from prosma_core.data.annotation import Annotation, read_annotation
 from prosma_core.data.fingerprint import Fingerprint, fingerprint
 from prosma_core.data.geometry import ImageSpec, Scan
-from prosma_core.data.grey_labels import grey_problem, value_counts
-from prosma_core.data.pair_check import GREY_HELP
+from prosma_core.data.gray_labels import gray_problem, value_counts
+from prosma_core.data.pair_check import GRAY_HELP
 from prosma_core.data.voxel_size import with_voxel_size
 from prosma_core.errors import DatasetError, LabelError
 from prosma_core.events import Event, StageStarted, Working
@@ -162,7 +162,7 @@ def _read_validation(
     for name in split.val:
         label = folder.cases[name].label
         labels = read_labels(label)
-        _refuse_grey(label, labels, run, names)
+        _refuse_gray(label, labels, run, names)
         facts.name_classes(label, labels.spec)
         found[name] = set(value_counts(read_annotation(labels, run.labels).values)) - {0}
         yield Working(f"Reading the labels of {name}")
@@ -206,35 +206,35 @@ def read_annotated(
     Raises
     ------
     LabelError
-        The labels are the image itself, or have grey values and the run does not say what to do with these.
+        The labels are the image itself, or have gray values and the run does not say what to do with these.
     ProsmaError
         As in `read_case`, `with_voxel_size` and `read_annotation`.
     """
     image, labels = read_case(case, on_image=run.labels.geometry == "image")
     if check:
-        _refuse_grey(case.label, labels, run, named, lambda: image.data)
+        _refuse_gray(case.label, labels, run, named, lambda: image.data)
     image = Scan(image.data, with_voxel_size(image.spec, run.voxel_size))
     return image, read_annotation(labels, run.labels)
 
 
-def _refuse_grey(
+def _refuse_gray(
     path: Path,
     labels: Scan,
     run: RunConfig,
     named: Collection[int],
     image: Callable[[], NDArray[Any]] | None = None,
 ) -> None:
-    kind, words = grey_problem(np.asarray(labels.data), run.labels, named, image)
+    kind, words = gray_problem(np.asarray(labels.data), run.labels, named, image)
     if kind is not None:
-        msg = f"{path.name}: {words}{'' if kind == 'image' else ' ' + GREY_HELP}"
+        msg = f"{path.name}: {words}{'' if kind == 'image' else ' ' + GRAY_HELP}"
         raise LabelError(msg)
 
 
 def _case_words(name: str, labels: Annotation, run: RunConfig) -> str:
-    """What a person should check of a case: the grey value it is cut at, its time points, its slices; else empty."""
+    """What a person should check of a case: the gray value it is cut at, its time points, its slices; else empty."""
     said = []
     if labels.threshold is not None:
-        said.append(f"{name}: a mask with grey edges; above {labels.threshold} is the one class.")
+        said.append(f"{name}: a mask with gray edges; above {labels.threshold} is the one class.")
     if labels.frames is not None and 0 < labels.frames[0] < labels.frames[1] and not labels.sparse:
         said.append(
             f"{name}: {labels.frames[0]} of {labels.frames[1]} time points hold labels; the others are ignored."

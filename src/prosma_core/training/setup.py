@@ -17,7 +17,7 @@ from prosma_core.config.preprocess import PreprocessConfig
 from prosma_core.config.run import PlanOptions, RunConfig
 from prosma_core.config.training import FINE_TUNING_RATE
 from prosma_core.data.fingerprint import Fingerprint
-from prosma_core.data.intensities import COLOUR
+from prosma_core.data.intensities import COLOR
 from prosma_core.errors import IntensityError
 from prosma_core.events import Event, StageStarted, Working
 from prosma_core.inference.device import free_memory
@@ -214,9 +214,9 @@ def _plan_from(
     """Preprocessing, network and batch size with the model to start from, this data's classes and channels."""
     pre, model = start.preprocess, start.model
     planned = plan_preprocess(prints, pre.dims, PlanOptions(), ())
-    colour = COLOUR in (planned.channels, pre.channels)
+    color = COLOR in (planned.channels, pre.channels)
     if len(planned.channels) != len(pre.channels) and not (
-        colour and {len(planned.channels), len(pre.channels)} == {1, 3}
+        color and {len(planned.channels), len(pre.channels)} == {1, 3}
     ):
         pre = pre.replace(channels=planned.channels, intensities=planned.intensities)
     gate = model.gate.replace(**{name: getattr(run.gate, name) for name in run.gate.model_fields_set})

@@ -72,7 +72,7 @@ def test_training_is_that_of_the_library(engine: Engine, begin: Begin, make_run:
     assert [event.epoch for event in heard.of(EpochDone)] == [1, 2]
 
 
-def test_names_and_colours_of_classes_are_in_the_model_and_the_run(
+def test_names_and_colors_of_classes_are_in_the_model_and_the_run(
     engine: Engine, begin: Begin, make_run: MakeRun
 ) -> None:
     run = make_run(class_names={1: "disc"}, class_colors={1: "#0080ff"}, training={"epochs": 1, "steps": 1})

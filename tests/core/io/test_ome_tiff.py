@@ -77,7 +77,7 @@ def test_planes_in_any_order_are_those_that_tifffile_reads(tmp_path: Path, order
     assert np.array_equal(scan.data, tifffile.imread(path).transpose([letters.index(letter) for letter in "TCZYX"]))
 
 
-def test_samples_of_colour_pages_are_channels(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_samples_of_color_pages_are_channels(tmp_path: Path, rng: np.random.Generator) -> None:
     data = rng.integers(0, 255, (4, 5, 6, 3)).astype(np.uint8)
     tifffile.imwrite(tmp_path / "a.ome.tif", data, photometric="rgb", metadata={"axes": "ZYXS"})
     scan = read_image(tmp_path / "a.ome.tif")

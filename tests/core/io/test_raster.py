@@ -23,16 +23,16 @@ def save(path: Path, data: np.ndarray, mode: str | None = None, **options: Any) 
     return path
 
 
-def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
+def png(width: int, height: int, depth: int, color: int, rows: bytes) -> bytes:
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_grey_keeps_its_depth(tmp_path: Path, rng: np.random.Generator, dtype: type) -> None:
+def test_gray_keeps_its_depth(tmp_path: Path, rng: np.random.Generator, dtype: type) -> None:
     data = rng.integers(0, np.iinfo(dtype).max, (5, 7)).astype(dtype)
     scan = read_image(save(tmp_path / "a.png", data))
     assert (scan.spec.axes, scan.spec.unit, scan.data.dtype) == ("yx", "pixel", dtype)
@@ -40,7 +40,7 @@ def test_grey_keeps_its_depth(tmp_path: Path, rng: np.random.Generator, dtype: t
 
 
 @pytest.mark.parametrize("channels", [3, 4])
-def test_colour_is_three_channels(tmp_path: Path, rng: np.random.Generator, channels: int) -> None:
+def test_color_is_three_channels(tmp_path: Path, rng: np.random.Generator, channels: int) -> None:
     data = rng.integers(0, 255, (5, 7, channels)).astype(np.uint8)
     scan = read_image(save(tmp_path / "a.png", data))
     assert scan.spec.axes == "cyx"
@@ -48,7 +48,7 @@ def test_colour_is_three_channels(tmp_path: Path, rng: np.random.Generator, chan
     assert np.array_equal(scan.data, np.moveaxis(data[..., :3], -1, 0))
 
 
-def test_a_palette_is_colour_in_an_image_and_class_numbers_in_labels(tmp_path: Path) -> None:
+def test_a_palette_is_color_in_an_image_and_class_numbers_in_labels(tmp_path: Path) -> None:
     picture = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8), mode=None).convert("P")
     picture.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
     picture.putdata([0, 1, 2, 1])
@@ -64,12 +64,12 @@ def test_labels_of_few_bits_are_read_as_stored(tmp_path: Path, depth: int, row: 
     assert read_labels(tmp_path / "a.png").data.tolist() == [stored]
 
 
-def test_grey_labels_saved_as_colour_are_taken_and_coloured_ones_not(tmp_path: Path) -> None:
-    grey = np.repeat(np.array([[0, 3], [255, 1]], np.uint8)[..., None], 3, axis=2)
-    assert read_labels(save(tmp_path / "a.png", grey)).data.tolist() == [[0, 3], [255, 1]]
-    grey[0, 0, 1] = 9
+def test_gray_labels_saved_as_color_are_taken_and_colored_ones_not(tmp_path: Path) -> None:
+    gray = np.repeat(np.array([[0, 3], [255, 1]], np.uint8)[..., None], 3, axis=2)
+    assert read_labels(save(tmp_path / "a.png", gray)).data.tolist() == [[0, 3], [255, 1]]
+    gray[0, 0, 1] = 9
     with pytest.raises(LabelError, match="3 channels that differ"):
-        read_labels(save(tmp_path / "b.png", grey))
+        read_labels(save(tmp_path / "b.png", gray))
 
 
 def test_jpeg_keeps_the_stored_grid_whatever_exif_says(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_a_resolution_that_no_printer_or_camera_has_is_a_voxel_size(
     assert (spec.spacing, spec.unit) == (pytest.approx((spacing, spacing)), name)
 
 
-def test_colour_becomes_three_channels_and_alpha_is_left_out(tmp_path: Path) -> None:
+def test_color_becomes_three_channels_and_alpha_is_left_out(tmp_path: Path) -> None:
     data = np.arange(5 * 6 * 4, dtype=np.uint8).reshape(5, 6, 4)
     path = save(tmp_path / "a.tif", data, photometric="rgb", extrasamples=["unassalpha"])
     scan = read_image(path)
@@ -113,15 +113,15 @@ def test_colour_becomes_three_channels_and_alpha_is_left_out(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("opaque", [True, False])
-def test_alpha_of_grey_is_left_out_and_reported_where_it_hides_something(
+def test_alpha_of_gray_is_left_out_and_reported_where_it_hides_something(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, rng: np.random.Generator, opaque: bool
 ) -> None:
-    grey = rng.integers(0, 255, (5, 6)).astype(np.uint8)
-    alpha = np.full_like(grey, 255) if opaque else grey
-    Image.fromarray(np.dstack([grey, alpha]), "LA").save(tmp_path / "a.tif")
+    gray = rng.integers(0, 255, (5, 6)).astype(np.uint8)
+    alpha = np.full_like(gray, 255) if opaque else gray
+    Image.fromarray(np.dstack([gray, alpha]), "LA").save(tmp_path / "a.tif")
     scan = read_image(tmp_path / "a.tif")
     assert scan.spec.axes == "yx"
-    assert np.array_equal(scan.data, grey)
+    assert np.array_equal(scan.data, gray)
     assert ("alpha" in caplog.text) is not opaque
 
 
@@ -129,7 +129,7 @@ def test_values_of_which_0_is_white_are_those_that_pillow_shows(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, rng: np.random.Generator
 ) -> None:
     data = rng.integers(0, 255, (5, 6)).astype(np.uint8)
-    for name, stored in (("grey", data), ("bits", data > 100)):
+    for name, stored in (("gray", data), ("bits", data > 100)):
         path = save(tmp_path / f"{name}.tif", stored, photometric="miniswhite")
         assert np.array_equal(read_image(path).data, np.asarray(Image.open(path)).astype(np.uint8))
     assert caplog.text.count("inverted") == 2
@@ -155,7 +155,7 @@ def test_a_mask_of_which_0_is_white_marks_the_white_and_class_numbers_are_kept(
     assert "kept as stored" in caplog.text
 
 
-def test_a_palette_is_colour_in_an_image_and_class_numbers_in_labels(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_a_palette_is_color_in_an_image_and_class_numbers_in_labels(tmp_path: Path, rng: np.random.Generator) -> None:
     picture = Image.fromarray(np.array([[0, 1, 2], [2, 1, 0]], np.uint8)).convert("P")
     picture.putpalette(rng.integers(0, 255, 768).tolist())
     picture.save(tmp_path / "a.tif")
@@ -164,7 +164,7 @@ def test_a_palette_is_colour_in_an_image_and_class_numbers_in_labels(tmp_path: P
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "YCbCr"])
-def test_other_colours_are_converted_as_pillow_does_and_reported(
+def test_other_colors_are_converted_as_pillow_does_and_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, rng: np.random.Generator, mode: str
 ) -> None:
     Image.fromarray(rng.integers(0, 255, (5, 6, 3)).astype(np.uint8)).convert(mode).save(tmp_path / "a.tif")
@@ -174,7 +174,7 @@ def test_other_colours_are_converted_as_pillow_does_and_reported(
     assert f"converted from {mode}" in caplog.text
 
 
-def test_colours_that_are_not_converted_are_refused(tmp_path: Path) -> None:
+def test_colors_that_are_not_converted_are_refused(tmp_path: Path) -> None:
     Image.new("LAB", (6, 5)).save(tmp_path / "a.tif")
     with pytest.raises(FileFormatError, match="CIELab"):
         read_image(tmp_path / "a.tif")
@@ -186,7 +186,7 @@ def test_an_orientation_is_reported_and_the_stored_grid_kept(tmp_path: Path, cap
     assert "EXIF orientation 6" in caplog.text
 
 
-def test_colour_saved_as_planes_of_three_columns_is_seen(tmp_path: Path) -> None:
+def test_color_saved_as_planes_of_three_columns_is_seen(tmp_path: Path) -> None:
     spec = read_image(save(tmp_path / "a.tif", np.zeros((20, 30, 3), np.uint8))).spec
     assert (spec.axes, spec.shape) == ("cyx", (3, 20, 30))
 

@@ -87,10 +87,10 @@ def test_a_sparse_volume_is_shown_across_its_annotated_axis_with_square_voxels()
     assert (drawn == (255, 0, 0)).all(-1).any()
 
 
-@pytest.mark.parametrize(("channels", "coloured"), [(2, False), (3, True)])
-def test_three_channels_are_colours_of_others_the_first_is_shown(channels: int, coloured: bool) -> None:
+@pytest.mark.parametrize(("channels", "colored"), [(2, False), (3, True)])
+def test_three_channels_are_colors_of_others_the_first_is_shown(channels: int, colored: bool) -> None:
     plain, _ = halves(CasePicture([case_of(square(np.zeros((32, 32))), channels)], (1.0, 1.0), CLASSES).draw())
-    assert bool((plain != plain[..., :1]).any()) == coloured
+    assert bool((plain != plain[..., :1]).any()) == colored
 
 
 def test_a_picture_is_written_whole_or_said_not_to_be(tmp_path: Path) -> None:

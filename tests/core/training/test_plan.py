@@ -33,7 +33,7 @@ def case(shape=(40, 50, 40), spacing=(1.0, 1.0, 1.0), unit="mm", **changes) -> F
         "oriented": unit == "mm" and len(shape) == 3,
         "channels": 1,
         "channel_names": (),
-        "colour": False,
+        "color": False,
         "low": 0.0,
         "high": 255.0,
         "whole_numbers": True,
@@ -106,10 +106,10 @@ def test_mixed_units_are_refused() -> None:
         plan_preprocess([case(), case(unit="um")], 3, PlanOptions(), ())
 
 
-def test_mixed_channels_are_refused_but_grey_and_colour_may_mix() -> None:
+def test_mixed_channels_are_refused_but_gray_and_color_may_mix() -> None:
     with pytest.raises(DatasetError, match="numbers of channels"):
         plan_preprocess([case(), case(channels=2)], 3, PlanOptions(), ())
-    mixed = [case(), case(), case(channels=3, colour=True)]
+    mixed = [case(), case(), case(channels=3, color=True)]
     assert plan_preprocess(mixed, 3, PlanOptions(), ()).channels == ("image",)
 
 
@@ -154,7 +154,7 @@ def test_tile_and_batch_together_fit_the_memory(preset: str, free: int, shape: t
     assert needed <= MEMORY_SHARE * free * GIB
 
 
-def test_three_contrasts_are_not_taken_for_colour() -> None:
+def test_three_contrasts_are_not_taken_for_color() -> None:
     with pytest.raises(DatasetError, match="numbers of channels"):
         plan_preprocess([case(), case(channels=3)], 3, PlanOptions(), ())
 

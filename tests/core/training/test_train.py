@@ -409,17 +409,17 @@ def test_where_validation_cases_hold_no_object_there_is_no_dice_and_the_last_wei
     assert keep_stopped(RunFolder.beside(out)).dice == {}
 
 
-def test_grey_masks_are_refused_and_thresholded_where_the_person_says_so(folder: Path, tmp_path: Path) -> None:
+def test_gray_masks_are_refused_and_thresholded_where_the_person_says_so(folder: Path, tmp_path: Path) -> None:
     for path in sorted((folder / "labels").iterdir()):
         mask = read_labels(path).data * np.uint8(255)
         Image.fromarray(mask).save(path.with_suffix(".jpg"), quality=80)
         path.unlink()
-    with pytest.raises(LabelError, match=r"case\d.jpg: .*grey edges.*--grey-labels threshold"):
+    with pytest.raises(LabelError, match=r"case\d.jpg: .*gray edges.*--gray-labels threshold"):
         drain(prepare_run(settings(folder, tmp_path / "m.safetensors"), torch.device("cpu")))
-    run = settings(folder, tmp_path / "m.safetensors", labels={"grey": "threshold"})
+    run = settings(folder, tmp_path / "m.safetensors", labels={"gray": "threshold"})
     setup, events = drain(prepare_run(run, torch.device("cpu")))
     assert [c.value for c in setup.header.classes] == [0, 1]
-    assert "case1: a mask with grey edges; above 127 is the one class." in said(events)
+    assert "case1: a mask with gray edges; above 127 is the one class." in said(events)
 
 
 def test_scans_given_as_their_own_labels_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ NIFTI = {
     "ui_samples/ct_multiorgan_pseudo/image.nii.gz": "coarse-3d",
     "ui_samples/epi4d_oblique/image4d.nii.gz": "coarse-3d",
     "ui_samples/mr_abdomen_LPS/image.nii.gz": "coarse-3d",
-    "ui_samples/rgb_dtype/rgb.nii.gz": "colour-3d",
+    "ui_samples/rgb_dtype/rgb.nii.gz": "color-3d",
     "ui_samples/spine_3contrast_oblique9/T2w.nii.gz": "coarse-3d",
     "ui_samples/spine_mt_3channel/t1w.nii.gz": "coarse-3d",
     "ui_samples/spine_t2_PSR/image.nii.gz": "coarse-3d",

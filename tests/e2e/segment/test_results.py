@@ -40,7 +40,7 @@ def test_probabilities_and_uncertainty_lie_on_the_scan(
     assert probability.axis_labels == ("c", *scan.axis_labels)
 
 
-def test_a_picture_in_colour_with_and_without_alpha(desk: Any, rng: np.random.Generator) -> None:
+def test_a_picture_in_color_with_and_without_alpha(desk: Any, rng: np.random.Generator) -> None:
     picture = rng.integers(0, 255, (60, 80, 4), np.uint8)
     results = []
     for channels in (3, 4):

@@ -120,7 +120,7 @@ def test_the_loop_segment_correct_fine_tune_segment(desk: Any, phantoms: list[tu
 
 
 @pytest.mark.data
-def test_pictures_in_colour_from_files_to_a_copy_of_the_model(
+def test_pictures_in_color_from_files_to_a_copy_of_the_model(
     desk: Any, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = data_root / "kvasir_seg"

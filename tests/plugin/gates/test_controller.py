@@ -73,7 +73,7 @@ def test_another_level_shows_its_maps_in_the_place_of_the_first(looked: Widget, 
     assert len(looked.maps) == 14
 
 
-def test_slider_bar_and_colours_follow_each_other(looked: Widget) -> None:
+def test_slider_bar_and_colors_follow_each_other(looked: Widget) -> None:
     summary = looked.controller.showing.found.level(0)
     looked.view.result.plots.channel_clicked.emit(5)
     assert looked.viewer.dims.current_step[0] == 5
@@ -81,7 +81,7 @@ def test_slider_bar_and_colours_follow_each_other(looked: Widget) -> None:
     assert looked.controller.showing.channel == 9
     field = looked.maps["level 0 field"]
     assert field.contrast_limits == pytest.approx((-4 * summary.thresholds[9], 4 * summary.thresholds[9]))
-    # the band |z| <= tau has one colour, and what lies beyond it another
+    # the band |z| <= tau has one color, and what lies beyond it another
     inside, edge, beyond = field.colormap.map(np.array([0.5, 0.5 + 0.124, 0.5 + 0.127]))
     np.testing.assert_allclose(inside, edge, atol=1e-6)
     assert np.abs(beyond - inside).max() > 0.1

@@ -72,7 +72,7 @@ def test_bars_follow_the_theme(qtbot: QtBot) -> None:
         qtbot.waitExposed(plot)
         picture = plot.picture().toImage()
         colors = {picture.pixelColor(x, y).name() for x in range(0, picture.width(), 2) for y in range(40, 120, 2)}
-        assert {back, text} <= colors, "the marked bar has the colour of texts"
+        assert {back, text} <= colors, "the marked bar has the color of texts"
     assert [plot.bar_at(x) for x in (-0.6, -0.4, 0.6, 1.6)] == [None, 0, 1, None]
 
 

@@ -139,11 +139,11 @@ def test_facts_of_a_model_are_one_line() -> None:
     assert "validation Dice 0.885" in facts
 
 
-def test_colours_that_are_turned_to_grey_are_announced() -> None:
+def test_colors_that_are_turned_to_gray_are_announced() -> None:
     image = Image(np.zeros((40, 44, 3), np.uint8), name="picture", rgb=True)
     plan = resolve(Choices(scan=read(image), model=entry("breast-lesion-us")), None)
     assert isinstance(plan, Plan)
-    assert plan.notes == ("Colours are turned to grey: the model takes one channel.",)
+    assert plan.notes == ("Colors are turned to gray: the model takes one channel.",)
 
 
 def test_a_slice_for_a_2d_model_is_one_slice() -> None:

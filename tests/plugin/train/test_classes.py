@@ -107,7 +107,7 @@ def test_labels_that_hold_no_classes_give_none() -> None:
 @given(
     values=st.lists(st.sets(st.integers(1, 9)), max_size=3), model=st.sampled_from([None, *sorted(shipped_models())])
 )
-def test_classes_are_sorted_unique_and_drawn_in_colours(values: list[set[int]], model: str | None) -> None:
+def test_classes_are_sorted_unique_and_drawn_in_colors(values: list[set[int]], model: str | None) -> None:
     found = classes_of([row(*each) for each in values], entry(model) if model else None)
     numbers = [c.value for c in found]
     assert numbers == sorted(set().union({0}, *values) if any(values) else set())
@@ -115,7 +115,7 @@ def test_classes_are_sorted_unique_and_drawn_in_colours(values: list[set[int]], 
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_a_colour_that_is_not_drawn_is_replaced(order: tuple[int, ...]) -> None:
+def test_a_color_that_is_not_drawn_is_replaced(order: tuple[int, ...]) -> None:
     hidden = DirectLabelColormap(color_dict={0: "transparent", None: "transparent"})
     rows = [row(1, colormap=hidden), row(2)]
     assert all(c.color != "#000000" for c in classes_of([rows[i] for i in order], None)[1:])

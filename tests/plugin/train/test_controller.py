@@ -306,24 +306,24 @@ def test_a_class_without_a_dice_has_a_dash(widget: Any, annotated: Any) -> None:
 
 
 @pytest.mark.parametrize(("fix", "values"), [("threshold", {1}), ("classes", None)])
-def test_grey_masks_are_thresholded_or_kept_where_the_person_says_so(
+def test_gray_masks_are_thresholded_or_kept_where_the_person_says_so(
     widget: Any, rng: Any, fix: str, values: set[int] | None
 ) -> None:
     yy, xx = np.mgrid[:96, :96]
-    grey = np.clip(255 * (24 - np.hypot(yy - 48, xx - 40)) / 6, 0, 255).astype(np.uint8)
+    gray = np.clip(255 * (24 - np.hypot(yy - 48, xx - 40)) / 6, 0, 255).astype(np.uint8)
     image = widget.viewer.add_image(rng.normal(size=(96, 96)), name="scan")
-    widget.viewer.layers.selection = {image, widget.viewer.add_labels(grey, name="soft")}
+    widget.viewer.layers.selection = {image, widget.viewer.add_labels(gray, name="soft")}
     widget.controller.pairs.add_active()
-    assert "grey edges" in widget.text("problem_pairs")
+    assert "gray edges" in widget.text("problem_pairs")
     assert len(widget.controller._choices.classes) == 0
     widget.view.fix_clicked.emit(0, fix)
     assert widget.can_run
-    assert widget.text("grey") != "Ask"
-    assert widget.start().request().run.labels.grey == fix
+    assert widget.text("gray") != "Ask"
+    assert widget.start().request().run.labels.gray == fix
     found = set(widget.controller._choices.rows[0].values)
     assert found == values if values else len(found) > 20
     widget.view.labels_changed.emit(LabelsConfig())
-    assert "grey edges" in widget.controller._choices.rows[0].problem
+    assert "gray edges" in widget.controller._choices.rows[0].problem
 
 
 def test_labels_without_a_transform_take_the_images_place(widget: Any, annotated: Any) -> None:

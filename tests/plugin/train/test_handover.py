@@ -95,9 +95,9 @@ PLAIN: dict[str, Callable[[], Image]] = {
     "placed": lambda: Image(values((5, 6, 7)), scale=(3, 0.5, 0.7), translate=(-10, 20, 30), units="um"),
     "picture": lambda: Image(values((6, 7), np.uint8)),
     "small picture": lambda: Image(values((6, 7), np.float32), scale=(0.2, 0.3), units="nm"),
-    "colours": lambda: Image(values((6, 7, 3), np.uint8), rgb=True),
-    "colours and alpha": lambda: Image(values((6, 7, 4), np.uint8), rgb=True),
-    "stack of colours": lambda: Image(values((4, 6, 7, 3), np.uint8), rgb=True, scale=(2, 1, 1), units="mm"),
+    "colors": lambda: Image(values((6, 7, 3), np.uint8), rgb=True),
+    "colors and alpha": lambda: Image(values((6, 7, 4), np.uint8), rgb=True),
+    "stack of colors": lambda: Image(values((4, 6, 7, 3), np.uint8), rgb=True, scale=(2, 1, 1), units="mm"),
     "channels": lambda: Image(values((2, 5, 6, 7)), axis_labels=tuple("czyx"), scale=(1, 2, 1, 1), units="um"),
     "channels of a picture": lambda: Image(values((4, 6, 7)), axis_labels=tuple("cyx")),
     "channels inside": lambda: Image(values((5, 2, 6, 7)), axis_labels=tuple("zcyx")),
@@ -363,7 +363,7 @@ def test_real_labels_opened_as_layers_go_to_training_as_they_are(
         np.testing.assert_allclose(nib.load(written).affine, nib.load(truth).affine, atol=1e-6)
 
 
-def test_colours_of_a_patients_scan_are_taken_for_colours(tmp_path: Path, open_layer: Callable[[Path], Any]) -> None:
+def test_colors_of_a_patients_scan_are_taken_for_colors(tmp_path: Path, open_layer: Callable[[Path], Any]) -> None:
     record = np.zeros((5, 6, 7), [("R", "u1"), ("G", "u1"), ("B", "u1")])
     for number, name in enumerate("RGB"):
         record[name] = values((5, 6, 7), np.uint8) // (number + 1)

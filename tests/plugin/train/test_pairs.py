@@ -280,7 +280,7 @@ class TestFacts:
         assert row.problem == ""
         assert ("no object" in row.facts) == (not values.any())
 
-    def test_colours_and_names_are_those_of_the_layer(self, classes: tuple[ClassInfo, ...]) -> None:
+    def test_colors_and_names_are_those_of_the_layer(self, classes: tuple[ClassInfo, ...]) -> None:
         image = Image(np.zeros((10, 20, 20)), name="scan")
         labels = painted()
         plain = row_of(image, labels).classes
@@ -320,18 +320,18 @@ class TestProblems:
         negative = row_of(self.image(), empty)
         assert (negative.problem, negative.facts, negative.values) == ("", "no object", {})
 
-    def test_grey_masks_and_images_as_labels(self, rng: np.random.Generator) -> None:
+    def test_gray_masks_and_images_as_labels(self, rng: np.random.Generator) -> None:
         mask = np.zeros((96, 112), np.uint8)
         mask[30:70, 20:80] = 255
-        grey = ndimage.gaussian_filter(mask.astype(float), 1.5).astype(np.uint8)
+        gray = ndimage.gaussian_filter(mask.astype(float), 1.5).astype(np.uint8)
         photo = rng.integers(0, 255, (96, 112)).astype(np.uint8)
-        row = row_of(Image(photo), Labels(grey))
-        assert "grey edges" in row.problem
+        row = row_of(Image(photo), Labels(gray))
+        assert "gray edges" in row.problem
         assert "--" not in row.problem
         assert row.fixes == ("threshold", "classes")
         assert row.values == {}  # no classes before a choice was made
-        fixed = row_of(Image(photo), Labels(grey), LabelsConfig(grey="threshold"))
-        assert (fixed.problem, fixed.values) == ("", {1: int((grey > 127).sum())})
+        fixed = row_of(Image(photo), Labels(gray), LabelsConfig(gray="threshold"))
+        assert (fixed.problem, fixed.values) == ("", {1: int((gray > 127).sum())})
         assert fixed.facts.startswith("1 class (values above 127)")
         other = row_of(Image(photo), Labels(photo[::-1].copy()))
         assert "an image, not class numbers" in other.problem

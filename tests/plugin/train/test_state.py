@@ -198,9 +198,9 @@ def test_what_is_wrong_is_said_under_its_field(make: Any, field: str, words: str
     assert words in problem.text
 
 
-def test_images_of_different_channels_are_refused_but_grey_and_colour_go_together(tmp_path: Path) -> None:
-    grey, colour = row((20, 20), name="grey"), row((20, 20, 3), name="colour", rgb=True, dtype=np.uint8)
-    assert plan_of(choices(grey, colour), tmp_path)
+def test_images_of_different_channels_are_refused_but_gray_and_color_go_together(tmp_path: Path) -> None:
+    gray, color = row((20, 20), name="gray"), row((20, 20, 3), name="color", rgb=True, dtype=np.uint8)
+    assert plan_of(choices(gray, color), tmp_path)
     two = row((2, 10, 20, 20), name="two", axis_labels=tuple("czyx"))
     problem = problem_of(choices(row(), row(name="other"), two), tmp_path)
     assert problem.field == "pairs"
@@ -258,9 +258,9 @@ def test_what_fine_tuning_loses_is_said(tmp_path: Path) -> None:
     assert "will not know" not in said(choices(row(values=(1, 2)), start=start))
     two = row((2, 10, 20, 20), axis_labels=tuple("czyx"), values=(1, 2))
     assert "takes 1 channel, these images have 2: its first layer starts afresh" in said(choices(two, start=start))
-    colour = row((20, 20, 3), rgb=True, dtype=np.uint8)
-    words = said(choices(colour, start=entry("breast-lesion-us")))
-    assert "Colours are turned to grey" in words
+    color = row((20, 20, 3), rgb=True, dtype=np.uint8)
+    words = said(choices(color, start=entry("breast-lesion-us")))
+    assert "Colors are turned to gray" in words
     assert "starts afresh" not in words
 
 

@@ -246,7 +246,7 @@ def test_classes_can_be_renamed(view: TrainView, heard: list[Any]) -> None:
     assert not table.item(0, 0).flags() & Qt.ItemFlag.ItemIsEditable
 
 
-def test_a_click_on_the_colour_of_a_class_changes_it(view: TrainView, heard: list[Any], qtbot: QtBot) -> None:
+def test_a_click_on_the_color_of_a_class_changes_it(view: TrainView, heard: list[Any], qtbot: QtBot) -> None:
     view.show_classes(CLASSES)
     view.show()
     table = part(view, QTableWidget, "classes")

@@ -1,4 +1,4 @@
-"""The curves of the Train widget: what is drawn, in which colours, and what they leave alone."""
+"""The curves of the Train widget: what is drawn, in which colors, and what they leave alone."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def areas(plots: QWidget) -> list[Any]:
 
 
 def drawn(area: Any) -> dict[str, list[tuple[float, float]]]:
-    """Points of each curve of a plot, by the scale it is on, its colour and the style of its line."""
+    """Points of each curve of a plot, by the scale it is on, its color and the style of its line."""
     import pyqtgraph
 
     curves = {}
@@ -180,7 +180,7 @@ def test_names_are_plain_text_and_many_are_counted(plots: TrainingPlots) -> None
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])
-def test_colours_are_those_of_the_theme_also_when_it_changes(theme: str, plots: TrainingPlots, qtbot: QtBot) -> None:
+def test_colors_are_those_of_the_theme_also_when_it_changes(theme: str, plots: TrainingPlots, qtbot: QtBot) -> None:
     plots.setStyleSheet(get_stylesheet("light" if theme == "dark" else "dark"))
     black_and_white = (
         ClassInfo(value=1, name="liver", color="#000000"),

@@ -1,4 +1,4 @@
-"""What the samples of a TIFF stand for: grey, inverted grey, colours of a palette, red, green, blue, and alpha."""
+"""What the samples of a TIFF stand for: gray, inverted gray, colors of a palette, red, green, blue, and alpha."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DECODED_AS_RGB = {6, 7, 33003, 33005, 33007, 34712}  # JPEG and JPEG 2000
 def plain_samples(
     path: Path, data: NDArray[Any], letters: str, page: TiffPage, *, labels: bool, stored: bool
 ) -> tuple[NDArray[Any], str]:
-    """Values as grey or as red, green, blue: without alpha, palette and inversion.
+    """Values as gray or as red, green, blue: without alpha, palette and inversion.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def plain_samples(
     labels : bool
         Whether the values are class numbers: those of a palette are its indices.
     stored : bool
-        Whether the file keeps measured values, whatever colours it shows them in (ImageJ, OME-TIFF).
+        Whether the file keeps measured values, whatever colors it shows them in (ImageJ, OME-TIFF).
 
     Returns
     -------
@@ -49,11 +49,11 @@ def plain_samples(
     Raises
     ------
     FileFormatError
-        The colours are of a kind that is not converted.
+        The colors are of a kind that is not converted.
     """
     kind = int(page.photometric) if "PhotometricInterpretation" in page.tags else None  # the library guesses white is 0
     if kind in _REFUSED:
-        msg = f"{path} stores its colors as {_REFUSED[kind]}, which is not read. Save it as grey or RGB."
+        msg = f"{path} stores its colors as {_REFUSED[kind]}, which is not read. Save it as gray or RGB."
         raise FileFormatError(msg)
     data, letters = _without_alpha(path, data, letters, page)
     if data.dtype == bool:
@@ -115,15 +115,15 @@ def _brighter_is_larger(path: Path, data: NDArray[Any], page: TiffPage, *, label
 
 
 def _through_palette(path: Path, data: NDArray[Any], letters: str, page: TiffPage) -> tuple[NDArray[Any], str]:
-    colours = page.colormap
-    if colours is None:
+    colors = page.colormap
+    if colors is None:
         return data, letters
-    if not (colours & 255).any() or (colours >> 8 == colours & 255).all():
-        colours = (colours >> 8).astype(np.uint8)
-    if (colours == colours[:1]).all():
-        return colours[0][data], letters
+    if not (colors & 255).any() or (colors >> 8 == colors & 255).all():
+        colors = (colors >> 8).astype(np.uint8)
+    if (colors == colors[:1]).all():
+        return colors[0][data], letters
     _LOG.info("%s: colors of its palette are read as red, green, blue.", path)
-    return np.moveaxis(colours[:, data], 0, -1), letters + "S"
+    return np.moveaxis(colors[:, data], 0, -1), letters + "S"
 
 
 def _as_rgb(path: Path, data: NDArray[Any], letters: str, mode: str) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""Label maps that are no class numbers: masks with grey edges (JPEG, resized), and pictures given as labels."""
+"""Label maps that are no class numbers: masks with gray edges (JPEG, resized), and pictures given as labels."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from prosma_core.config.labels import LabelsConfig
 
-Grey = Literal["edges", "picture", "image"]
+Gray = Literal["edges", "picture", "image"]
 
-_LEAST_TOP = 64  # largest value of what may be grey: label maps of a few classes end below it
+_LEAST_TOP = 64  # largest value of what may be gray: label maps of a few classes end below it
 _FULL = 200
 _LEAST_VALUES = 5  # 0, the value of the object, and some between them
 PICTURE_VALUES = 26
@@ -36,7 +36,7 @@ def value_counts(labels: NDArray[Any]) -> dict[int, int]:
     return {int(v): int(n) for v, n in zip(values, numbers, strict=True)}
 
 
-def grey_kind(labels: NDArray[Any], counts: dict[int, int] | None = None) -> Grey | None:
+def gray_kind(labels: NDArray[Any], counts: dict[int, int] | None = None) -> Gray | None:
     """What a label map with many values is, where these are not class numbers.
 
     Class numbers lie in areas of one value. The values of a mask with soft edges change from voxel to voxel between 0
@@ -51,7 +51,7 @@ def grey_kind(labels: NDArray[Any], counts: dict[int, int] | None = None) -> Gre
     Returns
     -------
     "edges", "picture" or None
-        A mask with grey edges, some image, or class numbers as far as can be told.
+        A mask with gray edges, some image, or class numbers as far as can be told.
     """
     counts = value_counts(labels) if counts is None else counts
     top = max(counts, default=0)
@@ -101,27 +101,27 @@ def _mixed_share(labels: NDArray[Any], background: int, top: int) -> float:
 
 
 def half(counts: Collection[int]) -> int:
-    """Value above which a grey mask is foreground: half of its largest."""
+    """Value above which a gray mask is foreground: half of its largest."""
     return max(counts, default=0) // 2
 
 
 def threshold_of(labels: NDArray[Any], config: LabelsConfig) -> int | None:
     """Value above which voxels are the one class, where a configuration thresholds these labels; else None."""
-    if config.grey == "classes" or not (config.one_class or config.grey == "threshold"):
+    if config.gray == "classes" or not (config.one_class or config.gray == "threshold"):
         return None
     counts = value_counts(labels)
-    kind = grey_kind(labels, counts)
-    wanted = kind is not None if config.grey == "threshold" else kind == "edges"
+    kind = gray_kind(labels, counts)
+    wanted = kind is not None if config.gray == "threshold" else kind == "edges"
     return half(counts) if wanted else None
 
 
-def grey_problem(
+def gray_problem(
     labels: NDArray[Any],
     config: LabelsConfig,
     named: Collection[int] = (),
     image: Callable[[], NDArray[Any]] | None = None,
     least: int = _LEAST_VALUES,
-) -> tuple[Grey | None, str]:
+) -> tuple[Gray | None, str]:
     """Why labels are no class numbers, and how many values they have; None and empty where they may be used.
 
     Parameters
@@ -135,24 +135,24 @@ def grey_problem(
     least : int
         Number of label values from which the scan is looked at.
     """
-    if config.grey == "classes":
+    if config.gray == "classes":
         return None, ""
     counts = value_counts(labels)
     counts.pop(config.ignore if config.ignore is not None else -1, None)
     if len(counts) >= least and image is not None and same_values(labels, image()):
         return "image", f"The labels are the image itself ({len(counts)} values). Choose the label map of this scan."
-    if config.grey == "threshold" or set(counts) <= {0, *named}:
+    if config.gray == "threshold" or set(counts) <= {0, *named}:
         return None, ""
-    kind = grey_kind(labels, counts)
+    kind = gray_kind(labels, counts)
     if kind is None or (kind == "picture" and len(counts) > _NUMBERED) or (kind == "edges" and config.one_class):
         return None, ""
-    return kind, grey_words(kind, len(counts), max(counts))
+    return kind, gray_words(kind, len(counts), max(counts))
 
 
-def grey_words(kind: Grey, count: int, top: int) -> str:
-    """What grey labels look like."""
+def gray_words(kind: Gray, count: int, top: int) -> str:
+    """What gray labels look like."""
     if kind == "edges":
-        return f"The labels hold {count} values, most of them near 0 or {top}: a mask with grey edges (JPEG, resized)."
+        return f"The labels hold {count} values, most of them near 0 or {top}: a mask with gray edges (JPEG, resized)."
     return f"The labels hold {count} values up to {top} that change from voxel to voxel: an image, not class numbers."
 
 
