@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+_SPARSE = 1 << 28
+"""Voxels of the largest label map that a segmentation may be, however few of its slices are stored."""
+
 _LOG = logging.getLogger(__name__)
 _SEGMENTATION = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 _SERIES, _CLASS, _MODALITY, _IMAGE_TYPE = 0x0020000E, 0x00080016, 0x00080060, 0x00080008
@@ -272,8 +275,10 @@ def _labels(series: _Series, stack: Stack) -> tuple[NDArray[Any], dict[int, str]
     }
     depth = stack.places[-1] + 1
     rows, columns = series.slices[0].size
-    if depth * rows * columns > 1 << 33:
-        raise damaged(series.source, f"its slices lie {depth} places apart")
+    stored = len(series.slices) * rows * columns
+    if depth * rows * columns > max(_SPARSE, 64 * stored):
+        problem = f"its {len(series.slices)} frames of {rows} x {columns} pixels spread over {depth} slices"
+        raise damaged(series.source, problem)
     largest = max((int(values.max()) for values in frames.values()), default=1)
     labels = np.zeros((depth, rows, columns), np.min_scalar_type(max(largest, *names, 1)))
     for one in series.slices:

@@ -407,6 +407,14 @@ def test_segments_become_classes_with_empty_slices_between(tmp_path: Path) -> No
     assert labels.spec.header.classes == {1: "liver", 2: "tumor"}
 
 
+def test_frames_too_far_apart_for_one_label_map_are_refused(tmp_path: Path) -> None:
+    planes = np.zeros((2, 512, 512), np.uint8)
+    planes[:, 9, 9] = 1
+    path = segmentation(tmp_path / "a.dcm", planes, [0.0, 3.0 * 1025], [1, 1])
+    with pytest.raises(FileFormatError, match="2 frames of 512 x 512 pixels spread over 1026 slices"):
+        read_labels(path)
+
+
 def test_segments_in_several_files_of_a_series_are_one_label_map(tmp_path: Path) -> None:
     planes = np.zeros((1, 5, 4), np.uint8)
     planes[0, 0] = 1
