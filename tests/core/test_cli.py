@@ -23,12 +23,14 @@ import typer
 import yaml
 from PIL import Image
 from safetensors.numpy import load, load_file, save
+from scipy import ndimage
 
 from prosma_core.cli.main import app
 from prosma_core.data.geometry import array_spec
 from prosma_core.inference.way import cpu_way
 from prosma_core.io.bundle import read_header
 from prosma_core.io.images import read_image, write_image
+from prosma_core.io.notes import read_notes
 
 Prosma = Callable[..., tuple[int, str, str]]
 Make = Callable[..., Path]
@@ -102,7 +104,8 @@ def leftovers(folder: Path) -> list[str]:
 VERBS = {
     "train": "--data --pair --out --config --preset --gate --init --resume --device --epochs --more-epochs --minutes "
     "--seed --sparse --annotated-slices --ignore --background --one-class --overwrite",
-    "segment": "--model --out --device --overlap --mirror --probabilities --region --slice-axis --overwrite",
+    "segment": "--model --out --device --overlap --mirror --probabilities --region --slice-axis --overwrite "
+    "--threshold --min-size --objects",
     "evaluate": "--model --data --split --json --sparse --annotated-slices --ignore --background --one-class",
     "doctor": "",
 }
@@ -430,6 +433,33 @@ def test_extras_lie_beside_the_labels(prosma: Prosma, model: Path, picture: Path
     assert prosma("segment", picture, "--model", model, "--out", out, "--probabilities", "--entropy")[0] == 0
     assert sorted(leftovers(out)) == ["x.png", "x_entropy.tif", "x_probabilities.tif"]
     assert tifffile.imread(out / "x_probabilities.tif").sum(0) == pytest.approx(1, abs=1e-5)
+
+
+def test_objects_are_numbered_beside_the_labels(prosma: Prosma, model: Path, picture: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ("segment", picture, "--model", model, "--out", out, "--threshold", "0.7", "--min-size", "3", "--objects")
+    code, _, err = prosma(*command)
+    assert code == 0
+    assert sorted(leftovers(out)) == ["x.png", "x_objects.tif"]
+    labels, objects = read_image(out / "x.png").data, read_image(out / "x_objects.tif").data
+    pieces, count = ndimage.label(labels, np.ones((3, 3)))
+    assert count > 1
+    assert np.array_equal(objects, pieces)
+    assert np.bincount(pieces.ravel())[1:].min() >= 3
+    assert f"{count} objects: class 1 {count}." in err
+    assert '"threshold":0.7' in read_notes(out / "x_objects.tif")["settings"]
+    refused(prosma(*command), "x.png exists already")
+    (out / "x.png").unlink()
+    refused(prosma(*command), "x_objects.tif exists already")
+
+
+@pytest.mark.parametrize(("option", "value"), [("--threshold", "1"), ("--min-size", "-3")])
+def test_a_threshold_or_size_out_of_bounds_is_refused(
+    option: str, value: str, prosma: Prosma, model: Path, picture: Path, tmp_path: Path
+) -> None:
+    name = option[2:].replace("-", "_")
+    refused(prosma("segment", picture, "--model", model, "--out", tmp_path / "out", option, value), f"{name}: Input")
+    assert leftovers(tmp_path / "out") == []
 
 
 def test_a_region_gets_the_labels_it_has_in_the_whole_scan(prosma: Prosma, make_model: Make, tmp_path: Path) -> None:

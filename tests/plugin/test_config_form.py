@@ -103,6 +103,19 @@ def test_none_is_said_in_words(qtbot: QtBot) -> None:
     assert form.native.findChild(QDoubleSpinBox, "option_count").text() == "2"
 
 
+def test_none_stands_at_a_bound_that_is_no_value_itself(qtbot: QtBot) -> None:
+    form = ConfigForm(InferenceConfig, {"threshold": "Minimum probability"}, {"threshold": "most likely class"})
+    qtbot.addWidget(form.native)
+    box = form.native.findChild(QDoubleSpinBox)
+    assert (box.text(), form.value.threshold) == ("most likely class", None)
+    box.stepUp()
+    assert form.value.threshold == 0.05
+    box.setValue(1)
+    assert form.value.threshold == 0.99
+    box.setValue(0)
+    assert form.value.threshold is None
+
+
 @pytest.mark.parametrize(
     ("name", "least", "most"),
     [("whole", 1, 10), ("small", 1e-5, 1), ("large", 0.01, 1e6), ("count", None, 1e6), ("part", None, 0.99)],

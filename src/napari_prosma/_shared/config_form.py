@@ -16,6 +16,12 @@ from prosma_core.config.base import Config
 
 LARGEST = 2**31 - 1
 """Of a number without a bound."""
+WIDE = 0.6
+"""Width of a letter in a box of numbers, in heights of its font; the box's buttons share the width."""
+SLIDER = 170
+"""Least width of a slider with its number, in pixels."""
+SHORT = 8
+"""Letters that any box of numbers has room for."""
 FINE = 0.05
 """Step of a share; numbers whose default is smaller are written instead."""
 
@@ -49,6 +55,7 @@ class ConfigForm:
         layout = QFormLayout(self.native)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        layout.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapLongRows)  # what None means may be long
         for name, entry in self._inputs.items():
             widget = entry.widget
             widget.native.setObjectName(f"option_{name}")
@@ -91,14 +98,17 @@ class _Input:
         else:
             self.widget = _real(field, options, slider=NoneType not in kinds)
         if NoneType in kinds:
-            self._allow_none(none)
+            bound = next((m.gt for m in field.metadata if hasattr(m, "gt")), None)
+            self._allow_none(none, self.widget.min - self.widget.step if bound is None else bound)
         self.set(field.default)
 
-    def _allow_none(self, words: str) -> None:
-        """Let the values below the least one stand for None."""
+    def _allow_none(self, words: str, value: float) -> None:
+        """Let a value below the least one stand for None."""
         self._least = self.widget.min
-        self.widget.min -= self.widget.step
+        self.widget.min = value
         self.widget.native.setSpecialValueText(words)
+        if len(words) > SHORT:
+            self.widget.native.setStyleSheet(f"QDoubleSpinBox {{ min-width: {WIDE * len(words):.1f}em; }}")
 
     def get(self) -> Any:
         value = self.widget.value
@@ -117,7 +127,9 @@ def _real(field: FieldInfo, options: dict[str, Any], *, slider: bool) -> Any:
     low, high = _bounds(field, 10.0**-decimals)
     share = high <= 1 and math.isclose(default, FINE * round(default / FINE))
     if share and slider:
-        return FloatSlider(min=low, max=high, step=FINE, **options)
+        made = FloatSlider(min=low, max=high, step=FINE, **options)
+        made.native.setMinimumWidth(SLIDER)
+        return made
     return _box(field, FINE if share else 10.0 ** (1 - decimals), decimals, options)
 
 

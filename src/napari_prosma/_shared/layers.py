@@ -28,6 +28,7 @@ from napari_prosma._shared.result_layers import (
     image_layer,
     is_result,
     labels_layer,
+    objects_layer,
     refresh,
     show_labels,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "map_layer",
     "mask_layer",
     "move_cross",
+    "objects_layer",
     "read",
     "read_channel_layers",
     "read_on",

@@ -53,6 +53,35 @@ def labels_layer(
     )
 
 
+def objects_layer(
+    scan: LayerScan,
+    objects: NDArray[Any],
+    features: dict[str, Any],
+    name: str,
+    provenance: dict[str, str],
+    *,
+    visible: bool = True,
+) -> Labels:
+    """A Labels layer on a scan whose numbers are objects, in napari's own colors; other parameters as `labels_layer`.
+
+    Parameters
+    ----------
+    objects : ndarray, integer, shape ``scan.spec.labels_spec().shape``
+        Shown as it is, without a copy.
+    features : dict
+        Columns with a value for each object; ``index`` holds its number.
+    """
+    placement, axes, shown = _without_channel(scan, objects)
+    return Labels(
+        shown,
+        name=name,
+        visible=visible,
+        features=features,
+        **placement.arguments(),
+        metadata={METADATA: _notes(scan, scan.spec.labels_spec(), axes) | {"provenance": dict(provenance)}},
+    )
+
+
 def image_layer(
     scan: LayerScan,
     data: NDArray[Any],

@@ -17,9 +17,13 @@ OPTIONS = {
     "mirror": "Average over mirrored copies",
     "probabilities": "Probability layer",
     "entropy": "Uncertainty layer (entropy)",
+    "threshold": "Minimum probability",
+    "min_size": "Minimum size (voxels)",
+    "objects": "Separate objects",
     "keep_largest": "Keep largest piece per class",
     "fill_holes": "Fill holes",
 }
+NONE = {"threshold": "most likely class"}
 
 
 class AdvancedPanel(Fold):
@@ -32,7 +36,7 @@ class AdvancedPanel(Fold):
     def __init__(self) -> None:
         super().__init__("Advanced")
         self.part = PartFields("Only this part of the scan gets labels. The model sees its surroundings as well.")
-        self._form = ConfigForm(InferenceConfig, OPTIONS)
+        self._form = ConfigForm(InferenceConfig, OPTIONS, NONE)
         self._form.changed.connect(self.options_changed.emit)
         self._name = QLineEdit()
         self._name.setToolTip("Name of the result layer.")

@@ -87,8 +87,12 @@ def _spacing(plan: Plan) -> list[str]:
 
 def _flags(config: InferenceConfig) -> list[str]:
     default = InferenceConfig()
-    flags = ["--" + name.replace("_", "-") for name in ("mirror", "probabilities", "entropy") if getattr(config, name)]
-    flags += ["--" + name.replace("_", "-") for name in ("keep_largest", "fill_holes") if getattr(config, name)]
+    switches = ("mirror", "probabilities", "entropy", "objects", "keep_largest", "fill_holes")
+    flags = ["--" + name.replace("_", "-") for name in switches if getattr(config, name)]
+    if config.threshold is not None:
+        flags += ["--threshold", str(config.threshold)]
+    if config.min_size:
+        flags += ["--min-size", str(config.min_size)]
     if config.overlap != default.overlap:
         flags += ["--overlap", f"{config.overlap:g}"]
     if config.region is not None:

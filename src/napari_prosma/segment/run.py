@@ -14,7 +14,7 @@ from napari_prosma._shared.guarded import guarded
 from napari_prosma._shared.jobs import Jobs
 from napari_prosma._shared.progress_panel import ActivityProgress, TimeLeft, clock
 from napari_prosma._shared.quietly import add_quietly
-from napari_prosma.segment.measures import class_rows, size_heading, with_measures
+from napari_prosma.segment.measures import class_rows, object_features, size_heading, with_measures
 from napari_prosma.segment.state import Plan
 from prosma_core.config.provenance import provenance
 from prosma_core.engine.client import ArrayReady, Cancelled, Failed, Finished, Message
@@ -177,7 +177,7 @@ class Run:
         self._leave(finished=True)
 
     def _add_maps(self, name: str) -> None:
-        """Add probabilities and entropy, hidden, where they were asked for."""
+        """Add probabilities, entropy and objects, hidden, where they were asked for."""
         plan = self.plan
         classes = tuple(c.name for c in plan.model.header.classes)
         if "probabilities" in self._arrays:
@@ -195,6 +195,15 @@ class Run:
             add_quietly(
                 self._viewer,
                 layer_access.image_layer(plan.scan, data, axes, title, self._notes, colormap="magma", visible=False),
+            )
+        if "objects" in self._arrays:
+            features = object_features(plan.model.header.classes, self._arrays["object_table"], plan.scan.spec)
+            title = f"{name} objects"
+            add_quietly(
+                self._viewer,
+                layer_access.objects_layer(
+                    plan.scan, self._arrays["objects"], features, title, self._notes, visible=False
+                ),
             )
 
     def _layer_removed(self, event: object) -> None:

@@ -39,6 +39,16 @@ def segment(
         bool, typer.Option("--probabilities", help="Also write the probability of every class.")
     ] = False,
     entropy: Annotated[bool, typer.Option("--entropy", help="Also write the uncertainty, 0 to 1.")] = False,
+    threshold: Annotated[
+        float | None,
+        typer.Option("--threshold", help="Least probability of foreground, between 0 and 1; otherwise the likeliest."),
+    ] = None,
+    objects: Annotated[
+        bool, typer.Option("--objects", help="Also number the objects: the connected pieces of each class.")
+    ] = False,
+    min_size: Annotated[
+        int, typer.Option("--min-size", help="Remove pieces of a class with fewer voxels; 0 keeps all.")
+    ] = 0,
     keep_largest: Annotated[
         bool, typer.Option("--keep-largest", help="Keep the largest piece of each class only.")
     ] = False,
@@ -70,6 +80,9 @@ def segment(
             "mirror": mirror,
             "probabilities": probabilities,
             "entropy": entropy,
+            "threshold": threshold,
+            "objects": objects,
+            "min_size": min_size,
             "keep_largest": keep_largest,
             "fill_holes": fill_holes,
             "region": parse_region(region),

@@ -20,6 +20,12 @@ class InferenceConfig(Config):
     """Return the probability of every class as well."""
     entropy: bool = False
     """Return the entropy of the class probabilities as well, 0 (sure) to 1 (all classes equal)."""
+    threshold: float | None = Field(default=None, gt=0, lt=1)
+    """Least probability of foreground (all classes but the background) for a label; off: the most likely class."""
+    objects: bool = False
+    """Number the objects as well, in a second map: the connected pieces of each class; touching ones count as one."""
+    min_size: int = Field(default=0, ge=0)
+    """Connected pieces of a class with fewer voxels become background; 0 keeps all."""
     keep_largest: bool = False
     """Keep only the largest connected piece of each class."""
     fill_holes: bool = False

@@ -224,7 +224,9 @@ def _wanted(target: Path, config: InferenceConfig) -> list[Path]:
 def _extra_targets(target: Path) -> dict[str, Path]:
     suffix = image_suffix(target)
     suffix = ".tif" if suffix.lower() == ".png" else suffix
-    return {kind: target.with_name(f"{stem(target)}_{kind}{suffix}") for kind in ("probabilities", "entropy")}
+    return {
+        kind: target.with_name(f"{stem(target)}_{kind}{suffix}") for kind in ("probabilities", "entropy", "objects")
+    }
 
 
 def _write(target: Path, result: Segmentation, notes: dict[str, str], *, overwrite: bool) -> None:
@@ -233,6 +235,9 @@ def _write(target: Path, result: Segmentation, notes: dict[str, str], *, overwri
     for kind, scan in (("probabilities", result.probabilities), ("entropy", result.entropy)):
         if scan is not None:
             write_image(extras[kind], scan.data, scan.spec, overwrite=overwrite, provenance=notes)
+    if result.objects is not None:
+        objects = result.objects
+        write_labels(extras["objects"], objects.data, objects.spec, overwrite=overwrite, provenance=notes)
     write_labels(target, result.labels.data, result.labels.spec, overwrite=overwrite, provenance=notes)
 
 

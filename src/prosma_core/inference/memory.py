@@ -43,9 +43,11 @@ def tile_bytes(model: ModelConfig, tile: tuple[int, ...]) -> int:
     return 4 * prod(tile) * (model.widths[0] * TENSORS_PER_TILE + model.num_classes + model.in_channels)
 
 
-def sum_bytes(num_classes: int, grid: tuple[int, ...], source: tuple[int, ...], all_classes: bool) -> int:
+def sum_bytes(
+    num_classes: int, grid: tuple[int, ...], source: tuple[int, ...], all_classes: bool, threshold: bool = False
+) -> int:
     """Bytes of the summed logits, their weights, and what the way back to the source grid takes."""
-    back = num_classes * 2 if all_classes else 3
+    back = max(num_classes * 2 if all_classes else 0, 5 if threshold else 3)
     return 4 * (prod(grid) * (num_classes + 1) + prod(source) * back)
 
 
@@ -58,6 +60,7 @@ def plan_memory(
     *,
     tiles: int,
     all_classes: bool,
+    threshold: bool = False,
     batch_size: int | None,
 ) -> MemoryPlan:
     """Plan for one frame: as many tiles at once as fit, sums on the device where they fit beside them.
@@ -73,6 +76,8 @@ def plan_memory(
         Tiles of the frame.
     all_classes : bool
         Whether the values of all classes are wanted on the scan's grid.
+    threshold : bool
+        Whether classes are decided by a threshold.
     batch_size : int or None
         Tiles per forward, where the person chose it.
 
@@ -82,7 +87,7 @@ def plan_memory(
         Not even one tile and the sums fit.
     """
     cpu = torch.device("cpu")
-    one, sums = tile_bytes(model, tile), sum_bytes(model.num_classes, grid, source, all_classes)
+    one, sums = tile_bytes(model, tile), sum_bytes(model.num_classes, grid, source, all_classes, threshold)
     sums += 4 * model.in_channels * prod(grid)  # the scan itself
     free = int(free_memory(device) * SHARE)
     sums_on = device if one + sums <= free else cpu

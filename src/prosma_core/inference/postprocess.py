@@ -1,7 +1,12 @@
-"""Label maps tidied: only the largest piece of each class, holes closed."""
+"""Label maps tidied: only the largest piece of each class, small pieces removed, holes closed; objects numbered.
+
+A piece (connected component) is the same everywhere: voxels of one class that touch by a face, an edge or a corner.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -9,12 +14,61 @@ from numpy.typing import NDArray
 
 Integer = TypeVar("Integer", bound=np.integer[Any])
 
+AT_ONCE = 2**24
+"""Voxels counted at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pieces:
+    """The pieces of one class.
+
+    Attributes
+    ----------
+    number : int
+        Of the class.
+    box : tuple of slice
+        The smallest that holds them all.
+    pieces : ndarray, int32, shape of the box
+        Number of each voxel's piece from 1, in array order; 0 for the rest.
+    count : int
+        How many they are.
+    """
+
+    number: int
+    box: tuple[slice, ...]
+    pieces: NDArray[np.int32]
+    count: int
+
+    def sizes(self) -> NDArray[np.int64]:
+        """Voxels of each piece, that at 0 of the rest of the box."""
+        flat, total = self.pieces.reshape(-1), np.zeros(self.count + 1, np.int64)
+        for start in range(0, flat.size, AT_ONCE):
+            total += np.bincount(flat[start : start + AT_ONCE], minlength=len(total))
+        return total
+
+
+def find_pieces(labels: NDArray[Integer], num_classes: int) -> Iterator[Pieces]:
+    """The pieces of each class that is there, by its number.
+
+    Parameters
+    ----------
+    labels : ndarray, unsigned integer, shape (Y, X) or (Z, Y, X)
+        Class numbers, 0 background.
+    num_classes : int
+        Number of classes, background included.
+    """
+    from scipy import ndimage
+
+    everywhere = np.ones((3,) * labels.ndim, bool)
+    for number, box in enumerate(ndimage.find_objects(labels, max_label=num_classes - 1), start=1):
+        if box is not None:
+            yield Pieces(number, box, *ndimage.label(labels[box] == number, everywhere))
+
 
 def keep_largest(labels: NDArray[Integer], num_classes: int) -> NDArray[Integer]:
     """Label map in which each class has only its largest piece; all other pieces become background.
 
-    Voxels that touch by a face, an edge or a corner are one piece. Of equally large pieces the first in array
-    order stays.
+    Of equally large pieces the first in array order stays.
 
     Parameters
     ----------
@@ -28,18 +82,51 @@ def keep_largest(labels: NDArray[Integer], num_classes: int) -> NDArray[Integer]
     ndarray
         A new array of the dtype and shape of `labels`.
     """
-    from scipy import ndimage
-
     result = labels.copy()
-    everywhere = np.ones((3,) * labels.ndim, bool)
-    for number, box in enumerate(ndimage.find_objects(labels, max_label=num_classes - 1), start=1):
-        if box is None:
-            continue
-        pieces, count = ndimage.label(labels[box] == number, everywhere)
-        if count > 1:
-            largest = 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
-            result[box][(pieces > 0) & (pieces != largest)] = 0
+    for found in find_pieces(labels, num_classes):
+        if found.count > 1:
+            largest = 1 + int(np.argmax(found.sizes()[1:]))
+            result[found.box][(found.pieces > 0) & (found.pieces != largest)] = 0
     return result
+
+
+def remove_small(labels: NDArray[Integer], num_classes: int, least: int) -> NDArray[Integer]:
+    """Label map without pieces of fewer than `least` voxels; otherwise as `keep_largest`."""
+    result = labels.copy()
+    for found in find_pieces(labels, num_classes):
+        small = found.sizes() < least
+        small[0] = False
+        if small.any():
+            result[found.box][small[found.pieces]] = 0
+    return result
+
+
+def number_pieces(
+    labels: NDArray[Integer], num_classes: int, out: NDArray[np.uint32], first: int = 1
+) -> list[tuple[int, NDArray[np.int64]]]:
+    """Number all pieces, class by class.
+
+    Parameters
+    ----------
+    labels, num_classes
+        As of `find_pieces`.
+    out : ndarray, uint32, shape of `labels`
+        Gets the number of each voxel's piece; the rest stays as it is.
+    first : int
+        The first number.
+
+    Returns
+    -------
+    list of (int, ndarray)
+        Class number, and the voxels of each of its pieces in the order of their numbers.
+    """
+    sizes = []
+    for found in find_pieces(labels, num_classes):
+        inside = found.pieces > 0
+        out[found.box][inside] = found.pieces[inside] + np.int64(first - 1)
+        sizes.append((found.number, found.sizes()[1:]))
+        first += found.count
+    return sizes
 
 
 def fill_holes(labels: NDArray[Integer]) -> NDArray[Integer]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import log, log1p
 from typing import Any
 
 import numpy as np
@@ -97,38 +98,52 @@ def _resize_axis(image: Tensor, axis: int, part: Part) -> Tensor:
     return resize(image, shape, part.grid.thick).narrow(axis + 1, first, last - first)
 
 
-def argmax_part(logits: Tensor, part: Part) -> NDArray[Any]:
-    """Strongest class at each voxel of a part; classes are resampled one at a time.
+def argmax_part(logits: Tensor, part: Part, threshold: float | None = None) -> NDArray[Any]:
+    """Class of each voxel of a part as `strongest` says; classes are resampled one at a time.
 
     Parameters
     ----------
     logits : Tensor, float32, shape (K, *network box)
     part : Part
+    threshold : float, optional
 
     Returns
     -------
     ndarray, uint8 or int32, shape (*oriented box)
     """
-    return strongest((resize_part(logits[k : k + 1], part)[0] for k in range(len(logits))), len(logits))
+    classes = (resize_part(logits[k : k + 1], part)[0] for k in range(len(logits)))
+    return strongest(classes, len(logits), threshold)
 
 
-def strongest(classes: Iterable[Tensor], count: int) -> NDArray[Any]:
+def strongest(classes: Iterable[Tensor], count: int, threshold: float | None = None) -> NDArray[Any]:
     """Number of the largest of several arrays at each voxel, the first of equals; the arrays are taken one by one.
 
     Parameters
     ----------
     classes : iterable of Tensor, float32, all of one shape
+        With a threshold: logits, those of the background first.
     count : int
         How many they are.
+    threshold : float, optional
+        Between 0 and 1. Where given, a voxel whose probability (softmax) of all classes but the first is at least this
+        gets the largest of those classes, any other voxel 0.
 
     Returns
     -------
     ndarray, uint8 up to 256 arrays, else int32
     """
     numbered = enumerate(classes)
-    best = next(numbered)[1].clone()  # many times faster on a CPU than argmax along the first axis
-    winner = torch.zeros(best.shape, dtype=torch.uint8 if count <= 256 else torch.int32, device=best.device)
+    background = None if threshold is None else next(numbered)[1]
+    first, values = next(numbered)
+    best = values.clone()  # many times faster on a CPU than argmax along the first axis
+    together = None if background is None else values.clone()
+    winner = torch.full(best.shape, first, dtype=torch.uint8 if count <= 256 else torch.int32, device=best.device)
     for number, values in numbered:
         winner.masked_fill_(values > best, number)
         torch.maximum(best, values, out=best)
+        if together is not None:
+            torch.logaddexp(together, values, out=together)
+    if threshold is not None and background is not None and together is not None:
+        together -= background  # the log of the odds of foreground
+        winner *= together >= log(threshold) - log1p(-threshold)
     return winner.cpu().numpy()

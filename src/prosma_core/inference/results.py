@@ -1,8 +1,8 @@
-"""Results of a segmentation: classes, probabilities and entropy on the scan's own grid."""
+"""Results of a segmentation: classes, objects, probabilities and entropy on the scan's own grid."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import log
 from typing import Any
@@ -18,11 +18,14 @@ from prosma_core.data.frames import Frame
 from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.region import Box, box_slices
 from prosma_core.events import SlabDone
-from prosma_core.inference.postprocess import fill_holes, keep_largest
+from prosma_core.inference.postprocess import fill_holes, keep_largest, number_pieces, remove_small
 from prosma_core.inference.restore import Part, argmax_part, resize_part, strongest
 
+MOST_NAMED = 8
+"""Classes whose objects are counted in words."""
+
 Allocate = Callable[[str, tuple[int, ...], "np.dtype[Any]"], NDArray[Any]]
-"""Gives the zero-filled array for a result: its name ("labels", "probabilities" or "entropy"), shape and dtype."""
+"""Gives the zero-filled array for a result: its name (see `Segmentation`), shape and dtype."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +40,18 @@ class Segmentation:
         float32, axes (t)c(z)yx, one channel per class, summing to 1.
     entropy : Scan or None
         float32, axes (t)(z)yx, 0 (sure) to 1 (all classes equally likely).
+    objects : Scan or None
+        uint16 or uint32 (more than 65535 objects), axes (t)(z)yx: the number of each voxel's object, 0 for none. The
+        numbers run from 1 on, by time point, class, and place.
+    object_table : ndarray or None
+        int64, shape (objects + 1, 2): class value and voxels of each object at its number; 0 is the rest.
     """
 
     labels: Scan
     probabilities: Scan | None = None
     entropy: Scan | None = None
+    objects: Scan | None = None
+    object_table: NDArray[np.int64] | None = None
 
 
 class Results:
@@ -63,9 +73,10 @@ class Results:
         self, header: ModelHeader, config: InferenceConfig, spec: ImageSpec, part: Part, allocate: Allocate | None
     ) -> None:
         self.spec, self.part, self.names = spec, part, tuple(c.name for c in header.classes)
+        self.threshold = config.threshold
         self.lead = int("t" in spec.axes)
         self.values = np.array([c.value for c in header.classes], header.label_dtype)
-        make = allocate or _zeros
+        self._make = make = allocate or _zeros
         with_classes = spec.with_channels(self.names)
         self.labels = make("labels", spec.shape, self.values.dtype)
         if self.values[0]:
@@ -73,6 +84,8 @@ class Results:
         single = np.dtype(np.float32)
         self.probabilities = make("probabilities", with_classes.shape, single) if config.probabilities else None
         self.entropy = make("entropy", spec.shape, single) if config.entropy else None
+        self.objects: NDArray[Any] | None = None
+        self.object_table: NDArray[np.int64] | None = None
 
     def put_blank(self, frame: Frame) -> SlabDone:
         """Take a frame without content: surely background."""
@@ -82,7 +95,7 @@ class Results:
 
     def put(self, frame: Frame, logits: Tensor) -> SlabDone:
         """Take a frame's logits, float32, shape (K, *network box)."""
-        self._write(frame, self.part.oriented, argmax_part(logits, self.part))
+        self._write(frame, self.part.oriented, argmax_part(logits, self.part, self.threshold))
         if self.probabilities is not None or self.entropy is not None:
             p = torch.softmax(resize_part(logits, self.part), dim=0)
             if self.probabilities is not None:
@@ -92,8 +105,8 @@ class Results:
                 self.part.of(self.entropy[frame.index])[...] = entropy.clamp(0, 1).cpu().numpy()
         return self._slab(frame, self.part.oriented)
 
-    def put_planes(self, frame: Frame, first: int, sums: Tensor) -> SlabDone | None:
-        """Take the sums of some planes of a frame, and give its voxels that lie there their class for the time being.
+    def put_planes(self, frame: Frame, first: int, sums: Tensor, weights: Tensor) -> SlabDone | None:
+        """Take the weighted sums of some planes of a frame, and give its voxels there their class for the time being.
 
         Parameters
         ----------
@@ -101,6 +114,8 @@ class Results:
         first : int
             First plane along the first axis of the network box.
         sums : Tensor, float32, shape (K, planes, *rest of the network box)
+        weights : Tensor, float32, shape (planes, *rest of the network box)
+            Above 0; what `sums` is divided by to give logits.
 
         Returns
         -------
@@ -111,7 +126,8 @@ class Results:
         here = np.flatnonzero((planes >= first) & (planes < first + sums.shape[1]))
         if not len(here):
             return None
-        classes = strongest(sums, len(sums))
+        logits = sums if self.threshold is None else (values / weights for values in sums)
+        classes = strongest(logits, len(sums), self.threshold)
         start = self.part.oriented[0][0] + int(here[0])
         box = ((start, start + len(here)), *self.part.oriented[1:])
         self._write(frame, box, classes[np.ix_(planes[here] - first, *rest)])
@@ -119,24 +135,48 @@ class Results:
 
     def clean(self, region: Box, config: InferenceConfig) -> None:
         """Tidy the label map of each time point within the region, as the settings ask for."""
-        if not (config.keep_largest or config.fill_holes):
+        if not (config.keep_largest or config.min_size > 1 or config.fill_holes):
             return
-        numbers = np.zeros(int(self.values.max()) + 1, self.values.dtype)
-        numbers[self.values] = np.arange(len(self.values))
-        for index in np.ndindex(self.labels.shape[: self.lead]):
-            part = self.labels[index][box_slices(region)]
-            classes = numbers[part]
+        for place, classes in self._class_numbers(region):
             if config.keep_largest:
                 classes = keep_largest(classes, len(self.values))
+            if config.min_size > 1:
+                classes = remove_small(classes, len(self.values), config.min_size)
             if config.fill_holes:
                 classes = fill_holes(classes)
-            _put_values(part, classes, self.values)
+            _put_values(self.labels[place], classes, self.values)
+
+    def separate(self, region: Box) -> str:
+        """Number the objects of the label map within the region; what was found, in words."""
+        numbers = np.zeros(self.spec.shape, np.uint32)
+        counts, rows, total = [0] * len(self.names), [np.array([[self.values[0], self.labels.size]], np.int64)], 0
+        for place, classes in self._class_numbers(region):
+            for number, sizes in number_pieces(classes, len(self.values), numbers[place], total + 1):
+                rows.append(np.stack([np.full(len(sizes), self.values[number], np.int64), sizes], 1))
+                counts[number] += len(sizes)
+                total += len(sizes)
+        table = np.concatenate(rows)
+        table[0, 1] -= table[1:, 1].sum()
+        self.object_table = self._make("object_table", table.shape, table.dtype)
+        self.object_table[...] = table
+        self.objects = self._make("objects", self.spec.shape, np.dtype(np.uint16 if total < 2**16 else np.uint32))
+        self.objects[...] = numbers
+        return _objects_text({name: count for name, count in zip(self.names, counts, strict=True) if count})
 
     def segmentation(self) -> Segmentation:
         """The arrays and where they lie."""
         p = None if self.probabilities is None else Scan(self.probabilities, self.spec.with_channels(self.names))
         e = None if self.entropy is None else Scan(self.entropy, self.spec)
-        return Segmentation(Scan(self.labels, self.spec), p, e)
+        o = None if self.objects is None else Scan(self.objects, self.spec)
+        return Segmentation(Scan(self.labels, self.spec), p, e, o, self.object_table)
+
+    def _class_numbers(self, region: Box) -> Iterator[tuple[tuple[int | slice, ...], NDArray[Any]]]:
+        """The region at each time point: its index in the label map, and its class numbers."""
+        numbers = np.zeros(int(self.values.max()) + 1, self.values.dtype)
+        numbers[self.values] = np.arange(len(self.values))
+        for index in np.ndindex(self.labels.shape[: self.lead]):
+            place = (*index, *box_slices(region))
+            yield place, numbers[self.labels[place]]
 
     def _probabilities_of(self, frame: Frame) -> NDArray[Any]:
         assert self.probabilities is not None
@@ -150,6 +190,17 @@ class Results:
     def _slab(self, frame: Frame, box: Box) -> SlabDone:
         placed = frame.place(self.part.grid.restore_box(box))
         return SlabDone(tuple(start for start, _ in placed), tuple(stop for _, stop in placed))
+
+
+def _objects_text(counts: dict[str, int]) -> str:
+    """Number of objects by class in words; many classes are not named."""
+    total = sum(counts.values())
+    if not total:
+        return "No objects."
+    objects = f"{total} object{'s' * (total != 1)}"
+    if len(counts) > MOST_NAMED:
+        return f"{objects} of {len(counts)} classes."
+    return f"{objects}: {', '.join(f'{name} {count}' for name, count in counts.items())}."
 
 
 def _zeros(_: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:

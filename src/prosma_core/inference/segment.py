@@ -17,7 +17,7 @@ from prosma_core.data.geometry import SPATIAL_AXES, Scan
 from prosma_core.data.intensities import check_varies
 from prosma_core.data.region import box_shape
 from prosma_core.errors import DeviceError
-from prosma_core.events import Event, SlabDone, StageStarted, TileDone
+from prosma_core.events import Event, SlabDone, StageStarted, TileDone, Working
 from prosma_core.inference.device import memory_ended, name_memory_errors
 from prosma_core.inference.memory import plan_memory
 from prosma_core.inference.plan_words import plan_words
@@ -122,6 +122,9 @@ class Segmenter:
         if blank:
             yield StageStarted(f"{blank} of {total} frames have one value everywhere and were left as background.")
         results.clean(plan.region, config)
+        if config.objects:
+            yield Working("Numbering objects")
+            yield StageStarted(results.separate(plan.region))
         return results.segmentation()
 
     def _frame(self, frame: Frame, work: _Work) -> Generator[Event, None, SlabDone]:
@@ -159,6 +162,7 @@ class Segmenter:
             work.device,
             tiles=work.tiles,
             all_classes=config.probabilities or config.entropy,
+            threshold=config.threshold is not None,
             batch_size=config.batch_size,
         )
         if not work.said:
@@ -172,8 +176,8 @@ class Segmenter:
         )
         shown: list[SlabDone | None] = []
 
-        def show(first: int, sums: Tensor) -> None:
-            shown.append(work.results.put_planes(frame, first, sums))
+        def show(first: int, sums: Tensor, weights: Tensor) -> None:
+            shown.append(work.results.put_planes(frame, first, sums, weights))
 
         run = predictor.predict(image, plan.sums_on, box, show if work.preview else None)
         while True:

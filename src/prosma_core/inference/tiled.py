@@ -18,8 +18,8 @@ from prosma_core.inference.way import inference_bf16, inference_layout
 
 log = logging.getLogger(__name__)
 
-Planes = Callable[[int, Tensor], None]
-"""Takes the sums of planes that no further tile reaches: the first's number along the first axis, and the sums."""
+Planes = Callable[[int, Tensor, Tensor], None]
+"""Takes planes that no further tile reaches: the first's number along the first axis, weighted sums, and weights."""
 
 
 class TiledPredictor:
@@ -118,7 +118,7 @@ class TiledPredictor:
             done += len(batch)
             finished = tiles[done].start[0] - box[0][0] if done < len(tiles) else shown
             if show is not None and finished > shown:
-                show(shown, total[:, shown:finished])
+                show(shown, total[:, shown:finished], weights[shown:finished])
                 shown = finished
             yield TileDone(done, len(tiles))
         assert total is not None

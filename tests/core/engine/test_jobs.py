@@ -50,7 +50,7 @@ def loads(heard: Any) -> int:
         (2, (40, 33), "yx", InferenceConfig()),
         (2, (3, 40, 33), "zyx", EXTRAS),
         (3, (20, 33, 18), "zyx", EXTRAS),
-        (3, (2, 20, 33, 18), "tzyx", InferenceConfig(keep_largest=True)),
+        (3, (2, 20, 33, 18), "tzyx", InferenceConfig(keep_largest=True, threshold=0.4, objects=True)),
         (3, (20, 33, 18), "zyx", InferenceConfig(region=((2, 9), (10, 30), (0, 18)), entropy=True)),
     ],
 )
@@ -71,12 +71,13 @@ def test_results_are_those_of_the_library(
     end = heard.end()
     assert isinstance(end, Finished)
     arrays = {message.name: message.array for message in heard.of(ArrayReady)}
-    for name in ("labels", "probabilities", "entropy"):
+    for name in ("labels", "probabilities", "entropy", "objects", "object_table"):
         found, wanted = arrays.get(name), getattr(expected, name)
         assert (found is None) == (wanted is None)
         if wanted is not None:
-            assert found.dtype == wanted.data.dtype
-            np.testing.assert_array_equal(found, wanted.data)
+            wanted = wanted.data if isinstance(wanted, Scan) else wanted
+            assert found.dtype == wanted.dtype
+            np.testing.assert_array_equal(found, wanted)
     assert end.result.voxels == {"class 1": np.count_nonzero(expected.labels.data)}
     kinds = (TileDone, SlabDone)
     assert heard.of(kinds) == [event for event in events if isinstance(event, kinds)]

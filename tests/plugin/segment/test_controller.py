@@ -13,7 +13,9 @@ from napari.utils.key_bindings import coerce_keybinding
 from napari.utils.shortcuts import default_shortcuts
 from qtpy.QtWidgets import QComboBox, QLineEdit, QPushButton
 
+from napari_prosma._reader import read_paths
 from napari_prosma._shared import layers as layer_access
+from napari_prosma._writer import write_labels_layer
 from napari_prosma.segment.output import run_command
 from napari_prosma.segment.present import SHORTCUT
 from prosma_core.config.inference import InferenceConfig
@@ -263,6 +265,44 @@ def test_probabilities_and_uncertainty_come_as_hidden_layers(widget: Widget, sca
     assert set(maps) == {"mri phantom-3d probability", "mri phantom-3d uncertainty"}
     assert not any(layer.visible for layer in maps.values())
     assert widget.entries("image") == ["mri"]
+
+
+def test_objects_come_as_a_hidden_layer_with_a_table(
+    widget: Widget, scan_data: np.ndarray, finished, tmp_path: Path
+) -> None:
+    scan = widget.viewer.add_image(scan_data, name="mri", scale=(5, 2, 2), translate=(1, 2, 3), units=("mm",) * 3)
+    widget.choose("phantom-3d")
+    widget.controller.choose_options(InferenceConfig(threshold=0.35, min_size=12, objects=True))
+    assert run_command(widget.controller._plan).count(" --objects --threshold 0.35 --min-size 12") == 1
+    job = widget.start()
+    labels = job.give_labels()
+    objects = np.zeros(scan_data.shape, np.uint16)
+    objects[2, 3:5, 3:8], objects[5:9, 20, 20], objects[7:9, 30, 30] = 1, 2, 3
+    labels[...] = np.array([0, 1, 2, 2])[objects]
+    table = np.array([[0, objects.size - 16], [1, 10], [2, 4], [2, 2]])
+    job.say(ArrayReady("object_table", table))
+    job.say(ArrayReady("objects", objects))
+    job.say(finished({"organ": 10, "lesion": 6}))
+    result, layer = labels_of(widget)
+    assert (result.name, layer.name, layer.visible) == ("mri phantom-3d", "mri phantom-3d objects", False)
+    assert np.array_equal(result.data, labels)
+    assert np.array_equal(layer.data, objects)
+    np.testing.assert_array_equal(layer.affine.affine_matrix, scan.affine.affine_matrix)
+    assert (layer.scale.tolist(), layer.translate.tolist(), layer.units) == ([5, 2, 2], [1, 2, 3], scan.units)
+    assert layer.features.to_dict("list") == {
+        "index": [1, 2, 3],
+        "class": ["organ", "lesion", "lesion"],
+        "voxels": [10, 4, 2],
+        "Volume (mL)": pytest.approx([0.2, 0.08, 0.04]),
+    }
+    layer.visible = True
+    assert "class: lesion, voxels: 4" in layer.get_status(layer.data_to_world((5, 20, 20)), world=True)["coordinates"]
+    saved = tmp_path / "objects.nii.gz"
+    write_labels_layer(str(saved), *layer.as_layer_data_tuple()[:2])
+    ((data, meta, kind),) = read_paths(str(saved))
+    assert kind == "labels"
+    assert np.array_equal(data, objects)
+    assert meta["metadata"]["prosma"]["provenance"]["model"] == "phantom-3d"
 
 
 def test_a_correction_is_a_selected_copy_ready_to_paint(widget: Widget, scan_data: np.ndarray, finished) -> None:

@@ -13,7 +13,7 @@ from napari.qt import get_stylesheet
 from napari.settings import get_settings
 from pytestqt.qtbot import QtBot
 from qtpy.QtGui import QColor, QImage
-from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QScrollArea, QWidget
+from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QLabel, QPushButton, QScrollArea, QSlider, QWidget
 
 from napari_prosma.segment.result_panel import ClassRow
 from napari_prosma.segment.view import SegmentView
@@ -90,6 +90,10 @@ def test_everything_can_be_read(theme: str, state: str, qtbot: QtBot, tmp_path: 
     for button in visible(inner, QPushButton):
         needed = button.fontMetrics().horizontalAdvance(button.text().replace("&&", "&"))
         assert button.width() > needed, f"cut off: {button.text()}"
+    if state == "finished":  # its advanced settings are unfolded
+        for box in visible(inner, QDoubleSpinBox):
+            assert box.lineEdit().width() > box.fontMetrics().horizontalAdvance(box.text()), f"cut off: {box.text()}"
+        assert all(slider.width() > 60 for slider in visible(inner, QSlider)), "too short to be moved"
     for box in visible(inner, QComboBox):
         needed = box.fontMetrics().horizontalAdvance(box.currentText())
         assert box.width() > needed + ARROW, f"cut off: {box.currentText()}"
