@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from napari_prosma._shared.session import Session
 from prosma_core.errors import ModelFileError
+from prosma_core.io import parts
 from prosma_core.io.models import shipped_models
 
 
@@ -36,6 +38,13 @@ def test_settings_last(open_session) -> None:
     assert open_session().recall("device", "auto") == "auto"
     open_session().remember("device", "cpu")
     assert open_session().recall("device", "auto") == "cpu"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="where there are no locks, a process lives as long as its id")
+def test_the_part_of_a_killed_session_is_removed(open_session, tmp_path: Path) -> None:
+    os.close(parts.take(tmp_path / "settings.json").descriptor)  # as the system does when a process ends
+    open_session()
+    assert list(tmp_path.glob(".prosma-*")) == []
 
 
 def test_a_damaged_settings_file_is_left_out(open_session, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from napari_prosma._shared.jobs import Jobs
 from prosma_core.config.documents import load_json
 from prosma_core.config.header import ModelHeader
 from prosma_core.errors import ProsmaError
-from prosma_core.io.atomic import write_bytes_atomic
+from prosma_core.io.atomic import sweep, write_bytes_atomic
 from prosma_core.io.bundle import read_header
 from prosma_core.io.models import Purpose, dice_text, purpose_of, shipped_models
 from prosma_core.printable import show_visibly
@@ -97,6 +97,7 @@ class Session:
         self.models_folder = (folder or user_data_path("napari-prosma")) / "models"
         if logging.lastResort is not None:  # what shows warnings where nobody set up logging
             logging.lastResort.addFilter(show_visibly)
+        sweep(self._file.parent)
         self._settings, self._unsaved = _read_settings(self._file), False
         self.jobs = jobs or Jobs()
         self._widgets = 0

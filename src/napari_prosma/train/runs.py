@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prosma_core.config.run import load_run_yaml
 from prosma_core.errors import OutputError, ProsmaError
-from prosma_core.io.atomic import write_atomic
+from prosma_core.io.atomic import sweep, write_atomic
 from prosma_core.io.bundle import read_header
 from prosma_core.io.models import SUFFIX, find_model, shipped_models
 from prosma_core.io.names import MOST_LETTERS, safe_name
@@ -36,10 +36,15 @@ def free_name(name: str, folder: Path) -> str:
 
 
 def list_runs(folder: Path) -> list[RunState]:
-    """Runs in a folder, the one that was worked on last first; those that cannot be read are left out, and logged."""
+    """Runs in a folder, the one that was worked on last first; those that cannot be read are left out, and logged.
+
+    What killed processes have left of files that they were writing, among models and runs, is removed.
+    """
     found: list[tuple[float, RunState]] = []
+    sweep(folder)
     for root in sorted(folder.glob("*.prosma")):
         run = RunFolder(root)
+        run.sweep()
         try:
             found.append((_last_change(run), run_state(run)))
         except (ProsmaError, OSError) as error:

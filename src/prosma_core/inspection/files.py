@@ -30,7 +30,7 @@ from prosma_core.inspection.inspect import Inspected, inspect_scan
 from prosma_core.inspection.maps import WHOLE
 from prosma_core.inspection.pictures import SlicePicture, slice_with_most, write_picture
 from prosma_core.inspection.whatif import what_if
-from prosma_core.io.atomic import make_folder, scratch_folder, write_bytes_atomic
+from prosma_core.io.atomic import make_folder, scratch_folder, sweep, write_bytes_atomic
 from prosma_core.io.images import read_image, read_labels, write_image, write_labels
 from prosma_core.io.output_plan import OutputPlan, check_replace
 
@@ -225,6 +225,7 @@ def _check_folder(image: Path, out: Path, asked: Asked) -> None:
         raise OutputError(msg)
     plan = OutputPlan([image, *asked.protected, *([asked.truth] if asked.truth else [])])
     plan.check(out / "summary.json")
+    sweep(out)
     there = sorted(out.iterdir()) if out.is_dir() else []
     for path in there:
         if _NAMES.fullmatch(path.name):

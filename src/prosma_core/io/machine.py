@@ -11,7 +11,7 @@ from pathlib import Path
 
 from prosma_core.config.cpu import CpuWay
 from prosma_core.errors import ConfigError, OutputError
-from prosma_core.io.atomic import make_folder, write_bytes_atomic
+from prosma_core.io.atomic import make_folder, sweep, write_bytes_atomic
 
 _LOG = logging.getLogger(__name__)
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -73,6 +73,7 @@ def _share(*files: Path) -> float:
 
 def kept_way(key: str) -> CpuWay | None:
     """What `keep_way` kept under this key; None where there is nothing, or nothing of use."""
+    sweep(cache_folder())
     found = _kept().get(key)
     try:
         return None if found is None else CpuWay.parse(found, str(_file()))

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from prosma_core.errors import OutputError, ProsmaError
+from prosma_core.io.atomic import put_back
 from prosma_core.io.names import FORMATS, image_suffix
 from prosma_core.io.notes import read_notes
 from prosma_core.io.replaceable import why_kept
@@ -104,6 +105,7 @@ def check_replace(path: Path, *, overwrite: bool, keys: Sequence[str] = ()) -> N
         Something is there that this program did not write, whatever `overwrite` says; or something is there and may
         not be replaced. Only where replacing loses nothing but an earlier result, the message names ``--overwrite``.
     """
+    put_back(path)
     if not os.path.lexists(path):
         return
     reason = why_kept(path, keys)

@@ -86,6 +86,12 @@ class RunFolder:
         """What the model of an epoch makes of a slice that is held out."""
         return self.root / "preview" / f"epoch-{epoch:04d}.png"
 
+    def sweep(self) -> None:
+        """Remove the parts of killed processes from the run folder and the folders in it; never fails."""
+        for root, folders, _ in os.walk(self.root):
+            folders[:] = [name for name in folders if not name.endswith(".zarr")]  # which are written whole
+            sweep(Path(root))
+
     def clear(self) -> None:
         """Remove what an earlier run has reached; raises `OutputError` where it cannot be removed."""
         pictures = self.picture(0).parent.glob("epoch-*.png")
@@ -94,8 +100,8 @@ class RunFolder:
     def write_settings(self, run: RunConfig, splits: dict[str, Any]) -> None:
         """Write run.yaml, splits.json and command.txt, each in one step; parts of killed trainings are removed."""
         make_folder(self.root)
-        for folder in (self.root.parent, self.picture(0).parent):
-            sweep(folder)
+        sweep(self.root.parent)
+        self.sweep()
         values = run.model_dump(mode="json")
         write_bytes_atomic(self.run_yaml, yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
         write_bytes_atomic(self.splits, json.dumps(splits, indent=1).encode())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
 
 from prosma_core.config.cpu import CpuWay
+from prosma_core.io import parts
 from prosma_core.io.machine import cache_folder, cpu_name, cpu_quota, keep_way, kept_way, usable_cores
 
 WAY = CpuWay(threads=3, bf16=True)
@@ -54,6 +56,14 @@ def test_without_groups_there_is_no_limit(tmp_path: Path) -> None:
 def test_this_machine_has_a_name_and_cores() -> None:
     assert cpu_name()
     assert usable_cores() >= 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="where there are no locks, a process lives as long as its id")
+def test_the_part_of_a_killed_process_is_removed() -> None:
+    cache_folder().mkdir()
+    os.close(parts.take(cache_folder() / "cpu.json").descriptor)  # as the system does when a process ends
+    kept_way("a")
+    assert list(cache_folder().iterdir()) == []
 
 
 def test_what_is_kept_is_found_again_beside_what_was_there() -> None:

@@ -14,6 +14,7 @@ import pytest
 from prosma_core.config.run import resolve_run
 from prosma_core.data.geometry import array_spec
 from prosma_core.errors import OutputError
+from prosma_core.io import parts
 from prosma_core.io.images import read_labels, write_image, write_labels
 from prosma_core.io.output_plan import OutputPlan, check_replace
 from prosma_core.io.run_folder import RunFolder
@@ -187,6 +188,18 @@ def test_overwriting_is_advised_for_results_alone(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="no note of this program") as refused:
         check_replace(tmp_path / "scan.nii.gz", overwrite=False)
     assert "--overwrite" not in str(refused.value)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="where there are no locks, a process lives as long as its id")
+def test_a_result_that_a_killed_process_had_moved_aside_is_not_replaced_without_asking(tmp_path: Path) -> None:
+    path, spec = tmp_path / "labels.zarr", array_spec((4, 5), "yx")
+    write_labels(path, np.ones((4, 5), np.uint8), spec, provenance={"program": "prosma"})
+    part = parts.take(path)
+    path.rename(part.aside)
+    os.close(part.descriptor)  # as the system does when a process ends
+    with pytest.raises(OutputError, match="add --overwrite"):
+        write_labels(path, np.zeros((4, 5), np.uint8), spec)
+    assert read_labels(path).data.all()
 
 
 def test_documents_are_replaced_by_those_of_their_kind(tmp_path: Path) -> None:

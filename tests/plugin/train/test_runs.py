@@ -11,6 +11,7 @@ import pytest
 from napari_prosma.train.runs import free_name, list_runs, save_as, taken_names
 from prosma_core.config.run import resolve_run
 from prosma_core.errors import ModelFileError, OutputError
+from prosma_core.io import parts
 from prosma_core.io.bundle import read_header
 from prosma_core.io.models import shipped_models
 from prosma_core.io.run_folder import RunFolder
@@ -59,6 +60,22 @@ def test_runs_are_listed_latest_first_and_broken_ones_are_left_out(
     assert [run.name for run in found] == ["new", "middle", "old"]
     assert [(run.epochs_done, run.finished, run.model_written) for run in found] == [(0, False, False)] * 3
     assert len([r for r in caplog.records if "left out" in r.message]) == 4
+
+
+@pytest.mark.skipif(os.name == "nt", reason="where there are no locks, a process lives as long as its id")
+def test_where_runs_are_listed_parts_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "killed", 1000)
+    written = tmp_path / "writing.prosma" / "data" / "images"  # has no settings yet
+    places = (run.model, run.state, run.root / "annotations-2" / "l.nii.gz", run.picture(1), written / "scan.ome.zarr")
+    for place in places:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        part = parts.take(place)
+        part.path.write_bytes(b"half")
+        os.close(part.descriptor)  # as the system does when a process ends
+    held = parts.take(written / "other.nii")
+    list_runs(tmp_path)
+    assert [path.name for path in tmp_path.rglob(".prosma-*")] == [held.lock.name]
+    held.release()
 
 
 def test_a_model_is_saved_under_another_name(tmp_path: Path) -> None:
