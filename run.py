@@ -183,8 +183,10 @@ def has_screen() -> bool:
 
 def system_packages(verb: str) -> list[str]:
     """Return the Debian and Ubuntu packages a verb cannot do without, beyond what Python's own packages bring."""
-    if verb in {"lint", "fuzz"}:
+    if verb == "lint":
         return []
+    if verb == "fuzz":  # --kills saves what the window saves, without a screen
+        return WINDOW_PACKAGES
     return WINDOW_PACKAGES if has_screen() else WINDOW_PACKAGES + SCREEN_PACKAGES
 
 
@@ -235,7 +237,7 @@ def run_lint(arguments: list[str]) -> int:
 
 
 def run_fuzz(arguments: list[str]) -> int:
-    """Read thousands of damaged files of every format, and print what came out (``--help`` has the options)."""
+    """Read thousands of damaged files, or kill saves (``--kills``), and print what came out; ``--help`` says more."""
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1", "PROSMA_PROBE": "0"}
     return call([venv_program("python"), str(ROOT / "tests" / "fuzz"), *arguments], environment=one_thread)
 

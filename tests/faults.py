@@ -10,6 +10,7 @@ import io
 import itertools
 import os
 import signal
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -30,24 +31,31 @@ class EndedError(BaseException):
 class Faults:
     """Counts what is done to files in a folder, and fails or ends the process at the n-th of it.
 
-    Python's own functions are replaced, so that every writer in Python is met at each single operation. What writes
-    in native code (SimpleITK) fails before, and again after half of the file was written.
+    Python's own functions are replaced, so that every writer is met at each single operation: none of them writes in
+    native code.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = str(folder.resolve())
         self._count = self._at = 0
-        self._always = False
+        self._always = self._after = False
         self._error: int | None = None
         self.struck = False
 
+    @property
+    def count(self) -> int:
+        """Operations since `failing` was entered last."""
+        return self._count
+
     @contextlib.contextmanager
-    def failing(self, at: int, error: int | None, *, always: bool = False) -> Iterator[None]:
+    def failing(self, at: int, error: int | None, *, always: bool = False, after: bool = False) -> Iterator[None]:
         """Let operation number `at` (and all after it) fail with an error number.
 
-        None ends the process there, 0 ends it in appearance: nothing after it has an effect.
+        None ends the process there, before the operation or `after` it; 0 ends it in appearance: nothing after it has
+        an effect.
         """
-        self._count, self._at, self._always, self._error, self.struck = 0, at, always, error, False
+        self._count, self._at, self._always, self._after, self._error = 0, at, always, after, error
+        self.struck = False
         with contextlib.ExitStack() as stack:
             for name in ("open", "mkdir", "rename", "replace", "unlink", "remove", "rmdir", "link", "fsync", "write"):
                 stack.enter_context(mock.patch.object(os, name, self._counted(getattr(os, name))))
@@ -55,25 +63,29 @@ class Faults:
             for module in (io, builtins):
                 stack.enter_context(mock.patch.object(module, "open", self._opened(real)))
             stack.enter_context(mock.patch.object(atomic, "_exchange", self._counted(atomic._exchange)))
-            with contextlib.suppress(ImportError):
-                import SimpleITK as sitk
-
-                stack.enter_context(mock.patch.object(sitk, "WriteImage", self._native(sitk.WriteImage)))
             yield
 
-    def strike(self, where: object, half: Callable[[], object] = lambda: None) -> None:
+    @contextlib.contextmanager
+    def operation(self, where: object, half: Callable[[], object] = lambda: None) -> Iterator[None]:
         """Count an operation, and fail if it is its turn; `half` does a part of it first."""
         if not self._within(where):
+            yield
             return
         self._count += 1
-        if self._count == self._at or (self._always and self._count > self._at):
-            self.struck = True
+        turn = self._count == self._at or (self._always and self._count > self._at)
+        self.struck = self.struck or turn
+        if turn and not self._after:
             half()
             if self._error is None:
                 os.kill(os.getpid(), signal.SIGKILL)
             if not self._error:
                 raise EndedError
             raise OSError(self._error, os.strerror(self._error or 0), str(where))
+        try:
+            yield
+        finally:
+            if turn:
+                os.kill(os.getpid(), signal.SIGKILL)
 
     def _within(self, where: Any) -> bool:
         path = _opened_as(where) if isinstance(where, int) else Path.cwd() / os.fsdecode(where)
@@ -82,8 +94,8 @@ class Faults:
     def _counted(self, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(where: Any, *args: Any, dir_fd: int | None = None, **kwargs: Any) -> Any:
             given = kwargs | ({} if dir_fd is None else {"dir_fd": dir_fd})
-            self.strike(where if dir_fd is None else _opened_as(dir_fd) / os.fsdecode(where))
-            return real(where, *args, **given)
+            with self.operation(where if dir_fd is None else _opened_as(dir_fd) / os.fsdecode(where)):
+                return real(where, *args, **given)
 
         return call
 
@@ -93,34 +105,20 @@ class Faults:
         class Raw(io.FileIO):
             def write(self, data: Any) -> int:
                 view = memoryview(data).cast("B")
-                faults.strike(self.name, lambda: super(Raw, self).write(view[: len(view) // 2]))
-                return super().write(data)
+                with faults.operation(self.name, lambda: super(Raw, self).write(view[: len(view) // 2])):
+                    return super().write(data)
 
         def open_(file: Any, mode: str = "r", buffering: int = -1, *args: Any, **kwargs: Any) -> Any:
             if isinstance(file, int) or not set(mode) & set("wax+") or not self._within(file):
                 return real(file, mode, buffering, *args, **kwargs)
-            self.strike(file)
-            raw = Raw(file, mode.replace("b", "").replace("t", ""))
+            with self.operation(file):
+                raw = Raw(file, mode.replace("b", "").replace("t", ""))
             if buffering == 0:
                 return raw
             buffer = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
             return buffer if "b" in mode else io.TextIOWrapper(buffer, *args, **kwargs)
 
         return open_
-
-    def _native(self, real: Callable[..., None]) -> Callable[..., None]:
-        def half(name: str) -> None:
-            os.truncate(name, Path(name).stat().st_size // 2)
-
-        def call(image: Any, name: str, *args: Any, **kwargs: Any) -> None:
-            try:
-                self.strike(name)
-                real(image, name, *args, **kwargs)
-                self.strike(name, lambda: half(name))
-            except OSError as error:
-                raise RuntimeError(f"Exception thrown in SimpleITK WriteImage: {error}") from error
-
-        return call
 
 
 def _opened_as(descriptor: int) -> Path:
@@ -191,7 +189,7 @@ def end_everywhere(
     save(0)
     names = listing(folder)
     for at in range(1, _MOST):
-        ended = _killed if kill else _ended
+        ended = killed if kill else _ended
         struck = ended(faults, at, functools.partial(save, now + 1))
         assert found() in (now, now + 1), at
         if not struck:
@@ -231,16 +229,26 @@ def _ended(faults: Faults, at: int, save: Callable[[], object]) -> bool:
     return faults.struck
 
 
-def _killed(faults: Faults, at: int, save: Callable[[], object]) -> bool:
+def killed(faults: Faults, at: int, save: Callable[[], object], *, after: bool = False) -> bool:
+    """Save in a fork of this process that is killed before (or after) operation `at`; False where it came to its end.
+
+    Raises
+    ------
+    AssertionError
+        The save failed, although nothing was in its way.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # threads of libraries: the child does not use them
         child = os.fork()
     if child == 0:
         status = 3
+        signal.alarm(60)
         try:
-            with faults.failing(at, None):
+            with faults.failing(at, None, after=after):
                 save()
             status = 0
+        except BaseException:  # noqa: BLE001  (of whatever kind it is)
+            traceback.print_exc()
         finally:
             os._exit(status)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

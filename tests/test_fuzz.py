@@ -1,4 +1,4 @@
-"""Five hundred damaged files of all formats: no traceback, crash, hang, silent change, large memory or long message."""
+"""Damaged files: no traceback, crash, hang, silent change, large memory or long message. Killed saves: old or new."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+posix_only = pytest.mark.skipif(os.name == "nt", reason="processes are killed with signals of POSIX")
 FUZZ = Path(__file__).resolve().parent / "fuzz"
 
 
@@ -35,3 +36,22 @@ def test_every_kind_of_trouble_is_found(tmp_path: Path) -> None:
     assert answer.returncode == 1
     assert [name for name in names if f"{name} --case 0: {name.removeprefix('broken-')}: " not in answer.stdout] == []
     assert sorted(kept.name for kept in tmp_path.iterdir()) == sorted(f"{name}-0" for name in names)
+
+
+@posix_only
+def test_a_save_that_is_neither_old_nor_new_or_leaves_a_part_is_found() -> None:
+    answer = call("--kills", "--only", "broken-neither,broken-left")
+    assert answer.returncode == 1, answer.stderr
+    assert "broken-neither: killed after operation 1: Traceback" in answer.stdout
+    assert "broken-left: killed before operation 2: left: number-" in answer.stdout
+
+
+@posix_only
+def test_killed_saves_leave_the_old_or_the_new_result() -> None:
+    answer = call("--kills", "--every", 7)
+    assert answer.returncode == 0, answer.stdout[-6000:] + answer.stderr[-2000:]
+    row = next(line for line in answer.stdout.splitlines() if line.startswith("all "))
+    _, operations, kills, old, new, neither, left, *_ = row.split()
+    assert int(operations) > 500
+    assert int(kills) == int(old) + int(new) > 50
+    assert (neither, left) == ("0", "0")

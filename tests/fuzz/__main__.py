@@ -5,6 +5,8 @@ again with ``--only png --case 17``. Exit code 1 where a case is not acceptable:
 (traceback), a process that died (crash) or took longer than 20 s (hang), voxels that changed without an error although
 a checksum protects them or the format's own library reads others (silent), more than 256 MiB for a file under 1 MB
 (memory), a message of more than 400 characters (long). The damaged files of these stay in the folder that is printed.
+
+``--kills`` does something else, see `kills`.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from check import Finding, check_against_peer, digest, read_and_compare
@@ -277,12 +280,22 @@ def main() -> int:
     keep = Path(tempfile.gettempdir()) / "prosma-fuzz"
     parser.add_argument("--keep", type=Path, default=keep, help=f"folder for the damaged files of findings ({keep})")
     parser.add_argument("--limit", type=float, default=LIMIT_SECONDS, help="seconds that one file may take")
+    kinds = "instead, kill a process at each file operation of each save; --only takes writers"
+    parser.add_argument("--kills", action="store_true", help=kinds)
+    parser.add_argument("--every", type=int, default=1, help="with --kills: a sample, every n-th operation")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker is not None:
         serve(given.worker, given.seed)
         return 0
-    names = [name for name in given.only.split(",") if name] or list(SEEDS)
+    names = [name for name in given.only.split(",") if name]
+    if given.kills:
+        if not hasattr(os, "fork"):
+            parser.error("--kills needs the signals and forks of POSIX")
+        from kills import kills
+
+        return 1 if kills(names, max(1, given.every)) else 0
+    names = names or list(SEEDS)
     unknown = [name for name in names if name not in {*SEEDS, *BROKEN}]
     if unknown:
         parser.error(f"there is no format {', '.join(unknown)}; there are {', '.join(SEEDS)}")
