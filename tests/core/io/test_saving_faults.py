@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from tests.writers import FILES, FOLDERS, WRITERS, Found, Save
+from tests.writers import FILES, FOLDERS, TORCH, WRITERS, Found, Save
 
 from prosma_core.config.run import resolve_run
 from prosma_core.io import atomic, parts
@@ -43,8 +43,9 @@ def test_a_process_ends_at_each_operation_of_a_save(kind: str, target: Path, fau
     assert faults.end_everywhere(target, save, found) > 5
 
 
-def test_signal_9_at_each_operation_of_a_save(target: Path, faults: ModuleType) -> None:
-    save, found = WRITERS["png"](target)
+@pytest.mark.parametrize("kind", ["png", *TORCH & WRITERS.keys()])
+def test_signal_9_at_each_operation_of_a_save(kind: str, target: Path, faults: ModuleType) -> None:
+    save, found = WRITERS[kind](target)  # of the others a sample in tests/test_fuzz.py
     assert faults.end_everywhere(target, save, found, kill=True) > 5
 
 
