@@ -20,6 +20,7 @@ from prosma_core.errors import OutputError, ProsmaError
 from prosma_core.io.images import write_image, write_labels
 from prosma_core.io.names import image_suffix, safe_name, stem
 from prosma_core.io.output_plan import OutputPlan
+from prosma_core.io.pairs import free_names
 from prosma_core.io.run_folder import RunFolder
 
 _LOG = logging.getLogger(__name__)
@@ -72,6 +73,14 @@ def write_pairs(pairs: Sequence[Pair], folder: Path) -> Generator[str, None, Fil
         yield f"Writing {pair.labels.name} ({i + 1} of {len(pairs)})"
         files.append((done[key], _write_labels(pair, labels / label_names[i])))
     return tuple(files)
+
+
+def case_names(pairs: Sequence[Pair]) -> tuple[str, ...]:
+    """Names that the pairs have as cases of a run, whose split is drawn among them."""
+    written = _file_names([pair.image for pair in pairs])
+    plain = [pair.image.layer is None and not pair.image.channels for pair in pairs]
+    found = (stem(p.image.paths[0]) if own else name for p, own, name in zip(pairs, plain, written, strict=True))
+    return free_names(found)
 
 
 def left_out(pairs: Sequence[Pair], folder: RunFolder) -> str:

@@ -61,6 +61,8 @@ class PairRow:
         What would help against the problem.
     values : dict of int to int
         Voxels of each class value that occurs, apart from the background.
+    class_slices : dict of int to tuple of int
+        Slices along `axis` that hold each of them; empty where there is a problem.
     spec : ImageSpec or None
         Of the image, as training takes it; None where the pair cannot be read.
     slices : tuple of int
@@ -84,6 +86,7 @@ class PairRow:
     problem: str = ""
     fixes: tuple[Fix, ...] = ()
     values: dict[int, int] = field(default_factory=dict)
+    class_slices: dict[int, tuple[int, ...]] = field(default_factory=dict)
     spec: ImageSpec | None = None
     slices: tuple[int, ...] = ()
     axis: str = ""
@@ -206,6 +209,7 @@ def _check(row: PairRow, config: LabelsConfig) -> PairRow:
         problem=problem,
         fixes=fixes,
         values={} if found.gray else found.values,  # they are no classes
+        class_slices=found.class_slices,
         spec=image,
         slices=found.slices,
         axis=found.axis,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 
 from napari_prosma._shared.session import ModelEntry
+from napari_prosma.train.handover import case_names
 from napari_prosma.train.pairs import PairRow, splits_of
 from napari_prosma.train.sources import unnamed
 from prosma_core.config.labels import LabelsConfig
@@ -14,7 +16,8 @@ from prosma_core.data.frames import slice_axis
 from prosma_core.data.intensities import COLOR
 from prosma_core.data.voxel_size import size_note
 from prosma_core.io.notes import made_by_model
-from prosma_core.training.split import FEW_CASES, hold_out_slices
+from prosma_core.training.classes import missing_words
+from prosma_core.training.split import Split, class_counts, draw_cases, hold_out_slices, keep_classes
 
 
 def notes(
@@ -38,12 +41,31 @@ def notes(
         As resolved, without its pairs.
     """
     said = [*_annotation(rows, labels, classes), *_start(rows, classes, start), *_network(rows, start, run)]
-    held, words = splits_of([row.pair for row in rows])
-    said += [words] if words else []
-    if len(rows) < FEW_CASES and not held:
-        slices = {str(i): row.slices for i, row in enumerate(rows)}
-        said.append(hold_out_slices(slices, run.training.seed).words())
-    return tuple(said)
+    return (*said, *_held_out(rows, classes, run.training.seed))
+
+
+def _held_out(rows: Sequence[PairRow], classes: Sequence[ClassInfo], seed: int) -> Iterator[str]:
+    """What is validated on, and the classes that this part, or the one that is trained on, does not hold."""
+    pairs = [row.pair for row in rows]
+    held, words = splits_of(pairs)
+    if words:
+        yield words
+    names = case_names(pairs)
+    values = {name: row.class_slices for name, row in sorted(zip(names, rows, strict=True), key=itemgetter(0))}
+    if held:
+        kept = {names[i] for i in held}
+        split = Split(tuple(name for name in names if name not in kept), tuple(names[i] for i in held))
+    else:
+        split = draw_cases(names, seed)
+    if split.kind != "cases":
+        slices = {name: sorted({i for there in each.values() for i in there}) for name, each in values.items()}
+        split = hold_out_slices(slices, seed, values)
+    elif not held:
+        split, _ = keep_classes(split, values, {})
+    trained = {name: values[name] for name in split.train}
+    validated = {name: values[name].keys() for name in split.val} if split.kind == "cases" else {}
+    yield from filter(None, [split.words()])
+    yield from missing_words(classes, *class_counts(split, trained, validated), split.unit)
 
 
 def _annotation(rows: Sequence[PairRow], labels: LabelsConfig, classes: Sequence[ClassInfo]) -> Iterator[str]:

@@ -67,8 +67,14 @@ class Annotation:
 
     def class_slices(self) -> dict[int, tuple[int, ...]]:
         """Slices that hold each class, by its value, apart from the background."""
-        found = value_counts(self.values).keys() - {0}
-        return {value: _occupied(self.values == value, self.spec, self.axis) for value in sorted(found)}
+        if self.axis is None:
+            return dict.fromkeys(sorted(value_counts(self.values).keys() - {0}), (0,))
+        planes = np.moveaxis(self.values, self.values.ndim - self.spec.spatial_ndim + self.axis, 0)
+        found: dict[int, list[int]] = {}
+        for i in self.slices:
+            for value in value_counts(planes[i]).keys() - {0}:
+                found.setdefault(value, []).append(i)
+        return {value: tuple(found[value]) for value in sorted(found)}
 
     def without(self, slices: Collection[int]) -> Annotation:
         """The same with some slices ignored."""

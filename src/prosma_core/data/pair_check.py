@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,8 @@ class PairCheck:
         Value above which voxels are the one class, of a mask with gray edges.
     frames : (int, int) or None
         Of a time series: time points that are annotated, and how many there are.
+    class_slices : dict of int to tuple of int
+        Of the slices, those that hold each class, by its value; empty where there is a problem.
     """
 
     values: dict[int, int]
@@ -55,6 +57,7 @@ class PairCheck:
     gray: Gray | None = None
     threshold: int | None = None
     frames: tuple[int, int] | None = None
+    class_slices: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
 
 def check_pair(
@@ -96,7 +99,8 @@ def check_pair(
     if not problem and not gray and len(values) >= MAX_CLASSES:
         problem = many_values(len(values))
     known = found.known / found.values.size
-    return PairCheck(values, known, found.axis_name, found.marked, problem, gray, found.threshold, found.frames)
+    where = {} if problem else found.class_slices()
+    return PairCheck(values, known, found.axis_name, found.marked, problem, gray, found.threshold, found.frames, where)
 
 
 def many_values(count: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,15 +38,14 @@ def open_cases(
         msg = "No data was given: name a folder (--data) or pairs of files (--pair IMAGE LABELS)."
         raise ConfigError(msg)
     folder = open_dataset(data) if data is not None else DatasetFolder(Path("pairs"), {})
-    cases, added = dict(folder.cases), []
+    cases = dict(folder.cases)
     for image, labels in pairs:
         for path in (image, labels):
             if not path.exists():
                 msg = f"{path} of the pair {image.name} and {labels.name} does not exist. Correct the path."
                 raise DatasetError(msg)
-        name = _free_name(stem(image), cases)
-        cases[name] = Case(name, (image,), labels)
-        added.append(name)
+    added = free_names((stem(image) for image, _ in pairs), cases)
+    cases |= {name: Case(name, (image,), labels) for name, (image, labels) in zip(added, pairs, strict=True)}
     if wrong := [number for number in validation if number >= len(added)]:
         msg = f"Pair {wrong[0]} is to be validated on, but there are {len(added)} pairs, numbered from 0."
         raise ConfigError(msg)
@@ -59,8 +58,14 @@ def open_cases(
     return replace(folder, cases=cases, splits=splits)
 
 
-def _free_name(wanted: str, taken: dict[str, Case]) -> str:
-    name, number = wanted, 2
-    while name in taken:
-        name, number = f"{wanted}-{number}", number + 1
-    return name
+def free_names(wanted: Iterable[str], taken: Collection[str] = ()) -> tuple[str, ...]:
+    """These names, with ``-2``, ``-3``, … behind those that are taken or came before."""
+    names: list[str] = []
+    gone = set(taken)
+    for each in wanted:
+        name, number = each, 2
+        while name in gone:
+            name, number = f"{each}-{number}", number + 1
+        names.append(name)
+        gone.add(name)
+    return tuple(names)

@@ -71,17 +71,37 @@ def class_words(classes: Sequence[ClassInfo], train: Mapping[int, int], val: Map
     unit : str
         "case" or "slice".
     """
-    if len(classes) == 2:  # perhaps a mask of 0 and 255
-        train, val = {classes[1].value: sum(train.values())}, {classes[1].value: sum(val.values())}
-    counted = [(c, train.get(c.value, 0), val.get(c.value, 0)) for c in classes[1:]]
+    counted = _counted(classes, train, val)
     listed = [f"{c.name} ({c.value}) in {t} and {v}" for c, t, v in counted[:LISTED]]
     more = f"; and {len(counted) - LISTED} more" if len(counted) > LISTED else ""
-    said = [f"Classes, in training and validation {unit}s: {'; '.join(listed)}{more}."]
+    return [
+        f"Classes, in training and validation {unit}s: {'; '.join(listed)}{more}.",
+        *missing_words(classes, train, val, unit),
+    ]
+
+
+def missing_words(
+    classes: Sequence[ClassInfo], train: Mapping[int, int], val: Mapping[int, int], unit: str
+) -> list[str]:
+    """Classes that no validation case or slice holds, and those that no training one does; a sentence each.
+
+    Parameters are those of `class_words`.
+    """
+    counted, said = _counted(classes, train, val), []
     if untold := [c.name for c, _, v in counted if not v]:
         said.append(f"No validation {unit} holds {_names(untold)}: no validation Dice (–), no part in the mean.")
     if unknown := [c.name for c, t, _ in counted if not t]:
         said.append(f"No training {unit} holds {_names(unknown)}: this cannot be learned here.")
     return said
+
+
+def _counted(
+    classes: Sequence[ClassInfo], train: Mapping[int, int], val: Mapping[int, int]
+) -> list[tuple[ClassInfo, int, int]]:
+    """Each class but the background, with its training and validation cases or slices."""
+    if len(classes) == 2:  # perhaps a mask of 0 and 255
+        return [(classes[1], sum(train.values()), sum(val.values()))]
+    return [(c, train.get(c.value, 0), val.get(c.value, 0)) for c in classes[1:]]
 
 
 def _names(names: Sequence[str]) -> str:

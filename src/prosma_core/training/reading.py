@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from prosma_core.errors import DatasetError, LabelError
 from prosma_core.events import Event, StageStarted, Working
 from prosma_core.io.dataset_folder import Case, DatasetFolder, file_classes, read_case
 from prosma_core.io.images import read_labels
-from prosma_core.training.split import HeldOut, Split, hold_out_slices, keep_classes
+from prosma_core.training.split import Split, hold_out_slices, keep_classes
 
 SAID_ONCE = 3
 """Cases whose annotated slices are said; those of further cases only pass by."""
@@ -167,21 +166,6 @@ def _read_validation(
         found[name] = set(value_counts(read_annotation(labels, run.labels).values)) - {0}
         yield Working(f"Reading the labels of {name}")
     return found
-
-
-def class_counts(split: Split, facts: Facts) -> tuple[dict[int, int], dict[int, int]]:
-    """Training and validation cases (slices where these are held out) that hold each class, by its value."""
-    train: Counter[int] = Counter()
-    val: Counter[int] = Counter()
-    for name, values in facts.values.items():
-        held = split.held.get(name, HeldOut(()))
-        gone = {*held.slices, *held.left_out}
-        for value, slices in values.items():
-            train[value] += 1 if split.kind == "cases" else len(set(slices) - gone)
-            val[value] += len(slices) if split.kind == "none held out" else len(set(slices) & set(held.slices))
-    for each in facts.validation.values():
-        val.update(each)
-    return dict(train), dict(val)
 
 
 def usual_dims(spec: ImageSpec) -> int:

@@ -30,8 +30,8 @@ from prosma_core.training.cases import TrainingCase, prepare_case
 from prosma_core.training.classes import check_background, class_words, find_classes
 from prosma_core.training.plan import plan_batch, plan_run, training_voxels
 from prosma_core.training.plan_preprocess import plan_preprocess
-from prosma_core.training.reading import class_counts, read_annotated, read_split
-from prosma_core.training.split import Split, check_split, choose_cases
+from prosma_core.training.reading import read_annotated, read_split
+from prosma_core.training.split import Split, check_split, choose_cases, class_counts
 
 CPU_BATCH = 2
 """Most patches per step planned on a CPU, which computes none faster in a larger batch: more steps learn more."""
@@ -94,7 +94,7 @@ def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None
     classes = find_classes(facts.prints, names, run.labels, run.class_colors, seen)
     if warning := check_background(classes, run.labels, painted=facts.background):
         yield StageStarted(warning)
-    for words in class_words(classes, *class_counts(split, facts), "case" if split.kind == "cases" else "slice"):
+    for words in class_words(classes, *class_counts(split, facts.values, facts.validation), split.unit):
         yield StageStarted(words)
     split = replace(split, derived=_derived(folder, split))
     if start:

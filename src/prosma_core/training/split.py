@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -62,6 +63,11 @@ class Split:
         if self.kind == "cases":
             return len(self.val)
         return sum(len(held.slices) for held in self.held.values())
+
+    @property
+    def unit(self) -> Literal["case", "slice"]:
+        """What is held out, or would be, in one word."""
+        return "case" if self.kind == "cases" else "slice"
 
     def keep(self, validation_cases: int) -> Literal["best", "last"]:
         """Weights to keep: the last where each validation sees too little to choose any by.
@@ -149,7 +155,12 @@ def choose_cases(folder: DatasetFolder, seed: int) -> Split:
             msg = f"{folder.root / folder.splits_file} needs at least one case in 'train' and one in 'val'."
             raise DatasetError(msg)
         return check_split(folder, Split(tuple(train), tuple(val)))
-    names = sorted(folder.cases)
+    return draw_cases(folder.cases, seed)
+
+
+def draw_cases(cases: Iterable[str], seed: int) -> Split:
+    """A seeded draw of a fifth of the cases for validation; all in both parts where there are few."""
+    names = sorted(cases)
     if len(names) < FEW_CASES:
         return Split(tuple(names), tuple(names), "none held out")
     order = np.random.default_rng(seed).permutation(len(names))
@@ -180,25 +191,51 @@ def keep_classes(
     """
     values = {**train, **val}
     trained, validated, moved = list(split.train), list(split.val), []
+    holding = Counter(value for name in trained for value in values.get(name, ()))  # training cases with each class
     for name in split.val:
-        if set(values.get(name, ())) <= _in_any(trained, values):
+        own = values.get(name, ())
+        if all(holding[value] for value in own):
             continue
-        with_it = [*trained, name]
-        spare = [t for t in trained if set(values.get(t, ())) <= _in_any((o for o in with_it if o != t), values)]
-        if not spare and len(validated) == 1:
+        with_it = holding + Counter(own)
+        spare = next((t for t in trained if all(with_it[value] > 1 for value in values.get(t, ()))), None)
+        if spare is None and len(validated) == 1:
             continue
-        trained, validated = with_it, [v for v in validated if v != name]
+        trained, holding = [*trained, name], with_it
+        validated.remove(name)
         moved.append(name)
-        if spare:
-            trained.remove(spare[0])
-            validated.append(spare[0])
+        if spare is not None:
+            trained.remove(spare)
+            validated.append(spare)
+            holding = holding - Counter(values.get(spare, ()))
     if not moved:
         return split, ()
     return replace(split, train=tuple(sorted(trained)), val=tuple(sorted(validated))), tuple(moved)
 
 
-def _in_any(names: Iterable[str], values: Mapping[str, Collection[int]]) -> set[int]:
-    return {value for name in names for value in values.get(name, ())}
+def class_counts(
+    split: Split, values: Mapping[str, Mapping[int, Sequence[int]]], validation: Mapping[str, Collection[int]]
+) -> tuple[dict[int, int], dict[int, int]]:
+    """Training and validation cases (slices where these are held out) that hold each class, by its value.
+
+    Parameters
+    ----------
+    split : Split
+    values : mapping
+        Of each training case, the slices that hold each class, by its value.
+    validation : mapping of str to collection of int
+        Values of the classes that each validation case holds, where whole cases are held out.
+    """
+    train: Counter[int] = Counter()
+    val: Counter[int] = Counter()
+    for name, found in values.items():
+        held = split.held.get(name, HeldOut(()))
+        gone = {*held.slices, *held.left_out}
+        for value, slices in found.items():
+            train[value] += 1 if split.kind == "cases" else len(set(slices) - gone)
+            val[value] += len(slices) if split.kind == "none held out" else len(set(slices) & set(held.slices))
+    for each in validation.values():
+        val.update(each)
+    return dict(train), dict(val)
 
 
 def held_out_cases(count: int) -> int:

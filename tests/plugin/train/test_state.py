@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,11 @@ from prosma_core.config.run import PRESETS, load_run_yaml, resolve_run
 from prosma_core.config.voxel_size import VoxelSize
 from prosma_core.io.bundle import read_header
 from prosma_core.io.models import find_model, shipped_models
+from prosma_core.io.pairs import open_cases
 from prosma_core.io.run_folder import RunFolder, check_new_run
+from prosma_core.training.classes import class_words
+from prosma_core.training.reading import read_split
+from prosma_core.training.split import choose_cases, class_counts
 
 SPARSE = LabelsConfig(zero="annotated_slices")
 
@@ -67,6 +72,15 @@ def plan_of(given: Choices, folder: Path) -> Plan:
     return plan
 
 
+def finished(steps: Generator[Any, None, Any]) -> Any:
+    """What a generator returns at its end."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            return stop.value
+
+
 def problem_of(given: Choices, folder: Path) -> Problem:
     problem = resolve(given, folder)
     assert isinstance(problem, Problem), problem
@@ -97,13 +111,7 @@ def test_the_voxel_size_of_images_that_state_none_is_asked_for_and_trained_with(
 def test_a_valid_choice_gives_a_run_that_can_be_written_and_repeated(tmp_path: Path) -> None:
     given = choices(row(values=(1, 2)), preset="quick", device="cpu", training={"seed": 3}, gate={"kind": "none"})
     plan = plan_of(given, tmp_path)
-    steps = write_pairs([each.pair for each in given.rows], tmp_path / "mine.prosma" / "data")
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            files = stop.value
-            break
+    files = finished(write_pairs([each.pair for each in given.rows], tmp_path / "mine.prosma" / "data"))
     run = resolve_run(plan.request_values | {"pairs": files})
     assert (run.out, run.name, run.device, run.preset) == (tmp_path / "mine.safetensors", "mine", "cpu", "quick")
     assert (run.training.seed, run.gate.kind) == (3, "none")
@@ -235,6 +243,51 @@ def test_what_is_held_out_is_said(tmp_path: Path) -> None:
     assert "1 annotated slice of the same scans" in said(scan("a", 1, 4, 6, 8))
     assert "2 annotated slices of the same scans" in said(scan("a", 1, 3, 5, 7), scan("b", 0, 2, 4, 6, 8))
     assert "held out" not in said(*(scan(name, 1, 4, 8) for name in "abcd"))
+
+
+def with_values(*values: tuple[int, ...], part: tuple[str, ...] = ()) -> tuple[PairRow, ...]:
+    """Pairs whose labels hold these classes; `part` is what the splits of their folder use them for."""
+    made = [row(name=f"scan {i}", values=each) for i, each in enumerate(values)]
+    if not part:
+        return tuple(made)
+    return tuple(
+        replace(r, pair=replace(r.pair, part=p, splits="splits.json")) for r, p in zip(made, part, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (
+            lambda: with_values((1, 2), (1,), (1,), (1,), (1,), (1,)),
+            ["No validation case holds class 2: no validation Dice (–), no part in the mean."],
+        ),
+        (
+            lambda: with_values((1,), (1,), (1, 2), part=("train", "train", "val")),
+            ["No training case holds class 2: this cannot be learned here."],
+        ),
+        (
+            lambda: (row(), row(slices=(9,), values=(2,))),
+            ["No validation slice holds class 2: no validation Dice (–), no part in the mean."],
+        ),
+        (lambda: with_values((1, 2), (1, 2), (1, 2), (1, 2)), []),
+        (lambda: with_values((1, 2), ()), []),
+    ],
+)
+def test_classes_that_training_or_validation_lacks_are_said_before_the_training(
+    rows: Any, said: list[str], tmp_path: Path
+) -> None:
+    """In the words of the engine, which reads the files of the pairs: the same draw, the same classes."""
+    given = choices(*rows())
+    plan = plan_of(given, tmp_path)
+    assert [note for note in plan.notes if note.startswith("No ") and " holds class " in note] == said
+    files = finished(write_pairs([each.pair for each in given.rows], tmp_path / "data"))
+    run = resolve_run(plan.request_values | {"pairs": files})
+    folder = open_cases(run.data, run.pairs, run.validation)
+    _, facts, split = finished(read_split(folder, choose_cases(folder, run.training.seed), run, 3, fresh=True))
+    counts = class_counts(split, facts.values, facts.validation)
+    assert class_words(given.classes, *counts, split.unit)[1:] == said
+    assert split.words() in plan.notes or not split.words()
 
 
 def test_slices_that_look_unfinished_are_asked_about(tmp_path: Path) -> None:
