@@ -159,8 +159,11 @@ class PairList:
         self._watched = list(wanted.values())
 
     def _on_change(self, event: Any) -> None:
-        self._stale |= {pair for pair in self.pairs if any(event.source is layer for layer in _layers(pair))}
+        stale = {pair for pair in self.pairs if any(event.source is layer for layer in _layers(pair))} - self._stale
+        self._stale |= stale
         self._timer.start(QUIET)
+        if stale:
+            self._changed()  # nothing is trained on what is known of them
 
     def _read_stale(self) -> None:
         self._read([pair for pair in self.pairs if pair in self._stale])

@@ -63,8 +63,9 @@ class TrainPresenter:
         if estimating:
             self._view.show_run("Cancel", enabled=True, tooltip="Stop estimating.")
         elif not running:
-            tooltip = "Train on these pairs" if plan else "The pairs are being read."
-            self._view.show_run("Train", enabled=isinstance(plan, Plan), tooltip=problem.text if problem else tooltip)
+            reason = problem.text if problem else "" if plan else "The pairs are being read."
+            self._view.show_run("Train", enabled=not reason, tooltip=reason or "Train on these pairs")
+            self._view.show_estimate(reason)
 
 
 def preset_training(preset: str, *, fine_tuning: bool = False) -> TrainingConfig:

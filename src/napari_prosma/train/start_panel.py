@@ -9,11 +9,13 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QAbstractSpinBox, QDoubleSpinBox, QSpinBox, QVBoxLayout, QWidget
 
 from napari_prosma._shared.fields import BROWSE, button, combo, fill, note_label, row, say
+from napari_prosma._shared.plain_text import plain
 from prosma_core.config.run import Preset
 
 BUDGETS = {"preset": "As the preset says", "epochs": "Epochs", "minutes": "Minutes"}
 FIRST_EPOCHS, FIRST_MINUTES = 20, 10.0
 """What the boxes hold before a person writes into them."""
+ESTIMATE = "Read the pairs and time a few steps on this device. Nothing is written."
 
 
 class StartPanel(QWidget):
@@ -34,11 +36,7 @@ class StartPanel(QWidget):
         self._preset = combo("How large the network and how long the training is.")
         self._preset.activated.connect(lambda _: self.preset_chosen.emit(self._preset.currentData()))
         self._times = note_label("facts")
-        self._estimate = button(
-            "Estimate the time",
-            "Read the pairs and time a few steps on this device. Nothing is written.",
-            self.estimate_clicked,
-        )
+        self._estimate = button("Estimate the time", ESTIMATE, self.estimate_clicked)
         self._budget = combo("When training ends. It can be stopped at any time, and goes on later.")
         self._budget.setMinimumContentsLength(2)  # a number stands beside it
         for kind, text in BUDGETS.items():
@@ -85,6 +83,11 @@ class StartPanel(QWidget):
         """The preset chosen, and how long each takes, in words."""
         fill(self._preset, [(name, name) for name in get_args(Preset)], current)
         say(self._times, times)
+
+    def show_estimate(self, reason: str) -> None:
+        """Whether the time can be estimated: a reason why not, or empty."""
+        self._estimate.setEnabled(not reason)
+        self._estimate.setToolTip(plain(reason or ESTIMATE))
 
     def show_budget(self, epochs: int | None, minutes: float | None) -> None:
         """How long training may take; both None: as the preset says."""

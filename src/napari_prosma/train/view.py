@@ -158,6 +158,10 @@ class TrainView(JobView):
         """The preset chosen, and how long each takes, in words."""
         self._start.show_preset(current, times)
 
+    def show_estimate(self, reason: str) -> None:
+        """Whether the time can be estimated: a reason why not, or empty."""
+        self._start.show_estimate(reason)
+
     def show_budget(self, epochs: int | None, minutes: float | None) -> None:
         """How long training may take; both None: as the preset says."""
         self._start.show_budget(epochs, minutes)

@@ -108,6 +108,26 @@ def test_paint_is_read_again_and_what_was_read_before_it_does_not_count(
     assert widget.controller._choices.rows[0].values.keys() >= {3}
 
 
+def test_train_is_disabled_from_the_moment_in_which_a_layer_changes(
+    widget: Any, annotated: Any, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only when its pair is read again, a moment later: until then a click would do nothing."""
+    monkeypatch.setattr(pair_list, "QUIET", 20)
+    _, labels = annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    run, estimate = (widget.view.findChild(QPushButton, name) for name in ("run", "estimate"))
+    usual = estimate.toolTip()
+    labels.visible = False
+    for each in (run, estimate):
+        assert not each.isEnabled()
+        assert "being read" in each.toolTip()
+    qtbot.waitUntil(run.isEnabled)
+    assert (estimate.isEnabled(), estimate.toolTip()) == (True, usual)
+    widget.controller.choose_budget((0, None))
+    assert not estimate.isEnabled()
+    assert estimate.toolTip() == run.toolTip() != ""
+
+
 def test_labels_changed_in_place_are_read_again_after_refresh(
     widget: Any, annotated: Any, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
