@@ -59,4 +59,4 @@ def write_image_layer(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
 def _scan(data: Any, meta: dict[str, Any]) -> LayerScan:
     levels = list(data) if meta.get("multiscale") else [data]
     ndim = len(levels[0].shape) - bool(meta.get("rgb"))
-    return read_arrays(levels, Placement.from_state(meta, ndim), meta)
+    return read_arrays(levels, Placement.from_state(meta, ndim), meta).to_save()

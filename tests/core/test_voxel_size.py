@@ -25,6 +25,7 @@ from prosma_core.inference.files import segment_files
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.images import read_labels, write_image
 from prosma_core.io.layout import OME_UNITS, ZARR_UNITS
+from prosma_core.io.notes import read_notes
 from prosma_core.io.voxel_size import parse_voxel_size
 from prosma_core.training.plan_preprocess import plan_preprocess
 
@@ -136,6 +137,10 @@ def test_a_stack_without_a_size_is_segmented_voxel_by_voxel_and_a_given_size_is_
     assert any("b states a voxel size of its own" in line for line in said)
     given = read_labels(tmp_path / "given" / "a.tif").spec
     assert (given.spacing, given.unit) == ((1.5, 1, 1), "mm")
+    notes = [
+        read_notes(tmp_path / name).get("voxel_size") for name in ("given/a.tif", "given/b.ome.tif", "unknown/a.tif")
+    ]
+    assert notes == ["1.5,1,1mm", None, None]
 
 
 def test_training_scans_with_and_without_a_size_are_not_mixed() -> None:

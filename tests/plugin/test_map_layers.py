@@ -20,6 +20,7 @@ from napari_prosma._shared.layers import (
     voxel_at,
 )
 from prosma_core.config.inspection import MapInfo
+from prosma_core.config.voxel_size import VoxelSize
 from prosma_core.data.map_place import map_spec
 
 NOTES = {"program": "test"}
@@ -129,6 +130,13 @@ def test_files_of_maps_lie_in_the_scans_world() -> None:
     again = read(layer)
     np.testing.assert_allclose(again.spec.affine, spec.affine, rtol=0, atol=1e-9)
     assert again.axes == "czyx"
+    bare = read(Image(np.zeros((12, 40, 44))), "zyx")
+    sized = bare.with_size(VoxelSize(sizes=(3, 1, 0.5)))
+    again = read(layer_of(sized, info, np.zeros((5, 6, 8, 9), np.float16)))
+    np.testing.assert_allclose(again.spec.affine, map_spec(bare.spec, info, (5, 6, 8, 9)).affine)
+    saved = again.to_save().spec
+    np.testing.assert_allclose(saved.affine, map_spec(sized.spec, info, (5, 6, 8, 9)).affine)
+    assert (saved.unit, saved.shape, len(saved.channel_names)) == ("mm", (5, 6, 8, 9), 5)
 
 
 def test_a_mask_names_what_it_shows_and_shares_its_voxels() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from napari_prosma._shared.axes import check_axes, guess
 from napari_prosma._shared.oblique import oblique_note
 from napari_prosma._shared.placement import Placement, rows_and_columns, same_grid
+from prosma_core.config.voxel_size import VoxelSize
 from prosma_core.data.geometry import AXIS_ORDER, ImageSpec, affine_spacing
 from prosma_core.data.intensities import COLOR
-from prosma_core.data.voxel_size import size_unknown
+from prosma_core.data.voxel_size import size_text, size_unknown, with_voxel_size
 from prosma_core.errors import GeometryError
 from prosma_core.io.names import FORMATS, image_suffix
 
@@ -25,6 +26,8 @@ METADATA = "prosma"
 """Key of what this plugin keeps in a layer's metadata."""
 OPENED_AS = "opened_as"
 """Key in it: ``"image"`` or ``"labels"`` for a layer that was read from its file, not computed from the scan there."""
+SIZED = "sized"
+"""Key in it: geometry of a result with the voxel size that a person gave for its scan, which states none."""
 
 _SLAB_BYTES = 32 << 20
 
@@ -55,6 +58,8 @@ class LayerScan:
         What this plugin keeps in the layer's metadata.
     note : str
         What is worth knowing about how the layer was read; empty if nothing.
+    stated : ImageSpec or None
+        Geometry as the layer states it, where `spec` has a voxel size that a person gave; else None.
     """
 
     name: str
@@ -67,6 +72,40 @@ class LayerScan:
     rgb: bool = False
     metadata: dict[str, Any] = field(default_factory=dict, repr=False)
     note: str = ""
+    stated: ImageSpec | None = None
+
+    def with_size(self, given: VoxelSize | None) -> LayerScan:
+        """The same with a voxel size that a person gave, where the layer states none; errors as `with_voxel_size`."""
+        spec = with_voxel_size(self.spec, given)
+        return self if spec is self.spec else replace(self, spec=spec, stated=self.spec)
+
+    @property
+    def given_size(self) -> str:
+        """The voxel size that a person gave, as a text; empty where none was."""
+        return "" if self.stated is None else size_text(self.spec)
+
+    def notes(self, axes: str, geometry: Callable[[ImageSpec], ImageSpec]) -> dict[str, Any]:
+        """Metadata of a layer made from this one: where it lies, also with the voxel size that a person gave.
+
+        Parameters
+        ----------
+        axes : str
+            Letters of the new layer's axes.
+        geometry : callable
+            Its geometry, from that of this scan.
+        """
+        turn = {"turn": self.metadata["turn"]} if "turn" in self.metadata else {}
+        sized = {} if self.stated is None else {SIZED: geometry(self.spec)}
+        path = str(self.path) if self.path else None
+        return {"spec": geometry(self.stated or self.spec), "path": path, "axes": axes, **turn, **sized}
+
+    def to_save(self) -> LayerScan:
+        """As it is written to a file: with the voxel size that was given for its scan, while it lies as it was made."""
+        sized, made = self.metadata.get(SIZED), self.metadata.get("spec")
+        if sized is None or made.unit != self.spec.unit or not same_grid(self.spec.affine, made.affine, made.spacing):
+            return self
+        own = {"axes": self.spec.axes, "shape": self.spec.shape, "channel_names": self.spec.channel_names}
+        return replace(self, spec=replace(sized, **own))
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -242,8 +242,6 @@ def _image(
 def _metadata(
     scan: LayerScan, info: MapInfo, data: NDArray[Any], letters: str, provenance: Mapping[str, str]
 ) -> dict[str, Any]:
-    turn = {"turn": scan.metadata["turn"]} if "turn" in scan.metadata else {}
     axes = letters if len(set(letters)) == len(letters) else ""
-    spec = map_spec(scan.spec, info, data.shape)
-    kept = {"spec": spec, "path": str(scan.path) if scan.path else None, "axes": axes, **turn}
+    kept = scan.notes(axes, lambda spec: map_spec(spec, info, data.shape))
     return {METADATA: kept | {"provenance": dict(provenance)}}

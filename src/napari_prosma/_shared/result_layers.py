@@ -43,13 +43,13 @@ def labels_layer(
         first stays, one voxel wide, so that the labels show at every channel.
     """
     placement, axes, shown = _without_channel(scan, labels)
-    spec = scan.spec.labels_spec()
+    notes = scan.notes(axes, ImageSpec.labels_spec)
     return Labels(
         shown,
         name=name,
         **placement.arguments(),
         **class_arguments(classes),
-        metadata={METADATA: _notes(scan, spec, axes) | {"provenance": dict(provenance), "classes": tuple(classes)}},
+        metadata={METADATA: notes | {"provenance": dict(provenance), "classes": tuple(classes)}},
     )
 
 
@@ -108,13 +108,12 @@ def image_layer(
     """
     if "c" not in axes:
         placement, layer_axes, shown = _without_channel(scan, data)
-        spec = scan.spec.labels_spec()
+        notes = scan.notes(layer_axes, ImageSpec.labels_spec)
     else:
         placement, layer_axes = _with_channel(scan)
         shown = data.transpose([axes.index(letter) for letter in layer_axes])
-        spec = scan.spec.with_channels(
-            channel_names or tuple(f"channel {i}" for i in range(data.shape[axes.index("c")]))
-        )
+        names = channel_names or tuple(f"channel {i}" for i in range(data.shape[axes.index("c")]))
+        notes = scan.notes(layer_axes, lambda spec: spec.with_channels(names))
     return Image(
         shown,
         name=name,
@@ -123,7 +122,7 @@ def image_layer(
         contrast_limits=contrast_limits,
         visible=visible,
         **placement.arguments(),
-        metadata={METADATA: _notes(scan, spec, layer_axes) | {"provenance": dict(provenance)}},
+        metadata={METADATA: notes | {"provenance": dict(provenance)}},
     )
 
 
@@ -161,11 +160,6 @@ def show_labels(layer: Labels, scan: LayerScan, labels: NDArray[Any]) -> None:
     """Show another result on the same scan in a layer that `labels_layer` made; shape as there."""
     _, _, shown = _without_channel(scan, labels)
     layer.data = shown
-
-
-def _notes(scan: LayerScan, spec: ImageSpec, axes: str) -> dict[str, Any]:
-    turn = {"turn": scan.metadata["turn"]} if "turn" in scan.metadata else {}
-    return {"spec": spec, "path": str(scan.path) if scan.path else None, "axes": axes, **turn}
 
 
 def _without_channel(scan: LayerScan, data: NDArray[Any]) -> tuple[Placement, str, NDArray[Any]]:

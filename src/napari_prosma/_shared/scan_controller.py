@@ -17,7 +17,6 @@ from napari_prosma._shared.scan_kind import differ, kind_of
 from napari_prosma._shared.scan_words import ScanPresenter
 from napari_prosma._shared.session import ModelEntry, Session
 from napari_prosma._shared.watch import ViewerWatch
-from prosma_core.data.voxel_size import with_voxel_size
 from prosma_core.engine.messages import Ready
 from prosma_core.errors import ProsmaError
 from prosma_core.io.voxel_size import parse_voxel_size
@@ -271,8 +270,7 @@ class ScanController(Generic[C]):
             return
         text, error = self._sizes.get(self._layer, ""), ""
         try:
-            given = parse_voxel_size(text) if text else None
-            scan = replace(scan, spec=with_voxel_size(scan.spec, given))
+            scan = scan.with_size(parse_voxel_size(text) if text else None)
         except ProsmaError as wrong:
             error = str(wrong)
         self._choices = replace(self._choices, scan=scan, sizeless=True, size=text, size_error=error)

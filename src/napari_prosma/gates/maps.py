@@ -48,7 +48,7 @@ class MapLayers:
         self._channel = 0
         plan = found.plan
         source = plan.scan.path.name if plan.scan.path else plan.scan.name
-        self.notes = provenance(plan.model.header, plan.request.config, source)
+        self.notes = provenance(plan.model.header, plan.request.config, source, plan.scan.given_size)
 
     def renew(self, others: Sequence[Layer]) -> Iterator[None]:
         """Give the layers of the look before the maps of this one, one in each step, those that are seen first.

@@ -12,7 +12,7 @@ from napari_prosma._shared.layers import LayerScan
 from napari_prosma._writer import write_labels_layer
 from napari_prosma.segment.state import Plan
 from prosma_core.config.inference import InferenceConfig
-from prosma_core.data.voxel_size import sized_for
+from prosma_core.data.voxel_size import size_text, sized_for
 from prosma_core.io.names import command_line, image_suffix, result_name, safe_name, stem
 
 LONGEST_NAME = 220
@@ -78,11 +78,11 @@ def _axes(scan: LayerScan) -> list[str]:
 def _spacing(plan: Plan) -> list[str]:
     """The voxel size that was used, where the file states none."""
     spec, source, pre = plan.scan.spec, plan.scan.metadata.get("spec"), plan.model.header.preprocess
-    unit = sized_for(spec, pre).unit
+    used = sized_for(spec, pre)
     as_file = source is not None and (source.unit, source.spacing) == (spec.unit, spec.spacing)
-    if unit == "pixel" or as_file or (source is not None and source.unit != "pixel"):
+    if used.unit == "pixel" or as_file or (source is not None and source.unit != "pixel"):
         return []
-    return ["--spacing", ",".join(f"{size:.15g}" for size in spec.spacing) + unit]
+    return ["--spacing", size_text(used)]
 
 
 def _flags(config: InferenceConfig) -> list[str]:

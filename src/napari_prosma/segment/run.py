@@ -59,7 +59,7 @@ class Run:
         self._viewer, self._view, self._over = viewer, view, over
         self._arrays: dict[str, NDArray[Any]] = {}
         source = plan.scan.path.name if plan.scan.path else plan.scan.name
-        self._notes = provenance(plan.model.header, plan.request.config, source)
+        self._notes = provenance(plan.model.header, plan.request.config, source, plan.scan.given_size)
         self._lines: list[str] = []
         self._time = TimeLeft()
         self._cancelling = self._abandoned = self._closed = self._over_and_done = False

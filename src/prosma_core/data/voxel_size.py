@@ -45,6 +45,11 @@ def with_voxel_size(spec: ImageSpec, given: VoxelSize | None) -> ImageSpec:
     return replace(spec, spacing=affine_spacing(affine), unit=given.unit, affine=affine)
 
 
+def size_text(spec: ImageSpec) -> str:
+    """The voxel size as ``--spacing`` takes it, such as ``3,1,1mm``."""
+    return ",".join(f"{size:.15g}" for size in spec.spacing) + spec.unit
+
+
 def sized_for(spec: ImageSpec, pre: PreprocessConfig) -> ImageSpec:
     """Geometry as preprocessing takes it: a scale without a unit counts in the model's unit."""
     if spec.unit != "pixel" or pre.resample != "spacing" or size_unknown(spec):

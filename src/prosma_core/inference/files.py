@@ -15,7 +15,7 @@ from prosma_core.config.provenance import provenance
 from prosma_core.config.voxel_size import VoxelSize
 from prosma_core.data.geometry import Scan
 from prosma_core.data.intensities import COLOR
-from prosma_core.data.voxel_size import with_voxel_size
+from prosma_core.data.voxel_size import size_text, with_voxel_size
 from prosma_core.errors import DatasetError, OutputError, ProsmaError
 from prosma_core.events import CaseDone, CaseFailed, Event, StageStarted
 from prosma_core.inference.device import name_memory_errors
@@ -139,11 +139,13 @@ def segment_files(
                 scan = _read(job, axes)
                 if voxel_size is not None and scan.spec.unit != "pixel":
                     yield StageStarted(f"{job.name} states a voxel size of its own, which is used.")
-                scan = Scan(scan.data, with_voxel_size(scan.spec, voxel_size))
+                spec = with_voxel_size(scan.spec, voxel_size)
+                given = "" if spec is scan.spec else size_text(spec)
+                scan = Scan(scan.data, spec)
                 _check_target(target, scan, config, overwrite=overwrite)
                 yield StageStarted(f"{job.name}: {scan.spec.axes} {'x'.join(map(str, scan.spec.shape))}")
                 result = yield from segmenter.segment(scan, config)
-                notes = provenance(segmenter.header, config, ", ".join(p.name for p in job.files))
+                notes = provenance(segmenter.header, config, ", ".join(p.name for p in job.files), given)
                 _write(target, result, notes, overwrite=overwrite)
                 yield CaseDone(job.name, str(target), time.monotonic() - began, _count(result, segmenter))
         except ProsmaError as error:

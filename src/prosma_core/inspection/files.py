@@ -22,7 +22,7 @@ from prosma_core.config.voxel_size import VoxelSize
 from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.map_place import map_spec
 from prosma_core.data.region import check_region
-from prosma_core.data.voxel_size import with_voxel_size
+from prosma_core.data.voxel_size import size_text, with_voxel_size
 from prosma_core.errors import OutputError
 from prosma_core.events import Event, StageStarted, Working
 from prosma_core.inference.segment import Segmenter
@@ -114,13 +114,16 @@ def inspect_file(segmenter: Segmenter, image: Path, out: Path, asked: Asked) -> 
     _check_folder(image, out, asked)
     yield Working(f"Reading {image.name}")
     scan = read_image(image, axes=asked.axes)
-    scan = Scan(scan.data, with_voxel_size(scan.spec, asked.voxel_size))
+    spec = with_voxel_size(scan.spec, asked.voxel_size)
+    given = "" if spec is scan.spec else size_text(spec)
+    scan = Scan(scan.data, spec)
     truth = None if asked.truth is None else read_labels(asked.truth)
     config = asked.config.model_copy(update={"maps": tuple(dict.fromkeys((*WHOLE, *asked.config.maps)))})
     check_region(config.region, scan.spec)
     make_folder(out)
     said: set[str] = set()
-    notes = provenance(segmenter.header, InferenceConfig(overlap=config.overlap, region=config.region), image.name)
+    settings = InferenceConfig(overlap=config.overlap, region=config.region)
+    notes = provenance(segmenter.header, settings, image.name, given)
     with scratch_folder(out) as folder:
         found = yield from _once(inspect_scan(segmenter, scan, config, _Arrays(folder)), said)
         scan = Scan(scan.data, found.spec)

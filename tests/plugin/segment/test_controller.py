@@ -15,14 +15,16 @@ from qtpy.QtWidgets import QComboBox, QLineEdit, QPushButton
 
 from napari_prosma._reader import read_paths
 from napari_prosma._shared import layers as layer_access
-from napari_prosma._writer import write_labels_layer
-from napari_prosma.segment.output import run_command
+from napari_prosma._writer import write_image_layer, write_labels_layer
+from napari_prosma.segment.output import run_command, writer
 from napari_prosma.segment.present import SHORTCUT
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.engine.client import ArrayReady, Failed
 from prosma_core.engine.messages import Ready
 from prosma_core.errors import DeviceError
 from prosma_core.events import SlabDone, StageStarted, TileDone
+from prosma_core.io.images import read_image
+from prosma_core.io.notes import read_notes
 
 if TYPE_CHECKING:
     from tests.plugin.segment.conftest import Widget
@@ -108,6 +110,31 @@ def test_a_voxel_size_is_asked_for_where_the_layer_states_none(widget: Widget, s
     layer.scale = (2, 0.5, 0.5)
     widget.controller.choose_size("")
     assert " --spacing 2,0.5,0.5mm" in run_command(widget.controller._plan)
+
+
+def test_a_typed_voxel_size_is_in_the_files_that_are_saved_and_in_their_notes(
+    widget: Widget, scan_data: np.ndarray, finished, tmp_path: Path
+) -> None:
+    widget.viewer.add_image(scan_data, name="stack")
+    widget.choose("phantom-3d")
+    widget.controller.choose_options(InferenceConfig(entropy=True))
+    widget.controller.choose_size("3,1,0.5 mm")
+    job = widget.start()
+    job.give_labels()[:2] = 1
+    job.say(ArrayReady("entropy", np.zeros(scan_data.shape, np.float32)))
+    job.say(finished({"organ": 2 * 40 * 44}))
+    labels = labels_of(widget)[0]
+    assert labels.scale.tolist() == [1, 1, 1]
+    for layer in (labels, layer_access.editable_copy(labels), widget.viewer.layers["stack phantom-3d uncertainty"]):
+        path = tmp_path / f"{layer.name}.ome.tif"
+        data, meta, kind = layer.as_layer_data_tuple()
+        {"labels": write_labels_layer, "image": write_image_layer}[kind](str(path), data, meta)
+        spec = read_image(path).spec
+        assert (spec.spacing, spec.unit) == ((3, 1, 0.5), "mm"), layer.name
+        assert read_notes(path)["voxel_size"] == "3,1,0.5mm"
+    labels.scale = (2, 1, 1)  # by a person, who knows better
+    writer(labels, tmp_path / "moved.ome.tif")()
+    assert read_image(tmp_path / "moved.ome.tif").spec.spacing == (2, 1, 1)
 
 
 def test_a_scale_without_a_unit_counts_in_the_model_s(widget: Widget, scan_data: np.ndarray) -> None:
