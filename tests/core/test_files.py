@@ -51,3 +51,32 @@ def test_a_scan_too_large_for_main_memory_does_not_stop_the_others(
     assert "Main memory ran out" in failed[0].error
     assert [e.name for e in events if isinstance(e, CaseDone)] == ["b"]
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["b.tif"]
+
+
+def save_picture(path: Path) -> Path:
+    write_image(path, np.zeros((16, 17), np.uint8), array_spec((16, 17), "yx"))
+    return path
+
+
+def test_names_of_all_results_are_checked_before_the_work(tmp_path: Path, make_model: Callable[..., Path]) -> None:
+    scan, out = save_picture(tmp_path / "a.tif"), tmp_path / "out" / ("a" * 245 + ".tif")
+    segmenter = Segmenter.load(make_model(tmp_path / "m.safetensors"), torch.device("cpu"))
+    (said,) = files.segment_files([scan], out, segmenter, InferenceConfig(probabilities=True))
+    assert isinstance(said, CaseFailed)
+    assert "_probabilities.tif has 263 bytes; " in said.error
+
+
+def test_scans_of_one_name_are_told_apart_and_where_one_result_is_meant_for_two_both_are_named(
+    tmp_path: Path, make_model: Callable[..., Path]
+) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+    inputs = [save_picture(tmp_path / name) for name in ("one/a.png", "one/a.tif", "two/a.tif", "two/b.png")]
+    segmenter = Segmenter.load(make_model(tmp_path / "m.safetensors"), torch.device("cpu"))
+    config = InferenceConfig(probabilities=True)
+    events = list(files.segment_files(inputs, tmp_path / "out", segmenter, config))
+    failed = {event.name: event.error for event in events if isinstance(event, CaseFailed)}
+    assert list(failed) == ["a.png", "one/a.tif", "two/a.tif", "b"]
+    for name, both in (("one/a.tif", "one/a.tif and a.png"), ("two/a.tif", "two/a.tif and one/a.tif")):
+        assert failed[name].startswith(f"{both} would both be written to ")
+        assert failed[name].endswith("Rename one, or write them into different folders.")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Generator, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from prosma_core.events import CaseDone, CaseFailed, Event, StageStarted
 from prosma_core.inference.device import name_memory_errors
 from prosma_core.inference.results import Segmentation
 from prosma_core.inference.segment import Segmenter
+from prosma_core.io.atomic import check_length
 from prosma_core.io.dataset_folder import channel_name, first_of_sets, image_files, read_channels
 from prosma_core.io.images import is_image_path, read_image, result_name, stem, write_image, write_labels
 from prosma_core.io.names import image_suffix
@@ -120,17 +122,19 @@ def segment_files(
         Nothing to segment, or `out` is a file name for several scans.
     """
     jobs = _apart(collect_jobs(inputs, segmenter.header.preprocess.channels))
+    check_length(out)
     single = names_file(out)
     if single and len(jobs) > 1:
         msg = f"--out {out} is a file name, but there are {len(jobs)} scans. Give a folder."
         raise OutputError(msg)
     folder = out.parent if single else out
     targets = [out if single else folder / _target_name(job) for job in jobs]
-    refused = _refused(jobs, targets, config, protected)
+    names = _names(jobs)
+    refused = _refused(jobs, names, targets, config, protected)
     if len(refused) < len(jobs):
         _make_folder(folder)
     failures: list[CaseFailed] = []
-    for number, (job, target) in enumerate(zip(jobs, targets, strict=True)):
+    for number, (job, name, target) in enumerate(zip(jobs, names, targets, strict=True)):
         began = time.monotonic()
         try:
             if number in refused:
@@ -138,18 +142,18 @@ def segment_files(
             with name_memory_errors():
                 scan = _read(job, axes)
                 if voxel_size is not None and scan.spec.unit != "pixel":
-                    yield StageStarted(f"{job.name} states a voxel size of its own, which is used.")
+                    yield StageStarted(f"{name} states a voxel size of its own, which is used.")
                 spec = with_voxel_size(scan.spec, voxel_size)
                 given = "" if spec is scan.spec else size_text(spec)
                 scan = Scan(scan.data, spec)
                 _check_target(target, scan, config, overwrite=overwrite)
-                yield StageStarted(f"{job.name}: {scan.spec.axes} {'x'.join(map(str, scan.spec.shape))}")
+                yield StageStarted(f"{name}: {scan.spec.axes} {'x'.join(map(str, scan.spec.shape))}")
                 result = yield from segmenter.segment(scan, config)
                 notes = provenance(segmenter.header, config, ", ".join(p.name for p in job.files), given)
                 _write(target, result, notes, overwrite=overwrite)
-                yield CaseDone(job.name, str(target), time.monotonic() - began, _count(result, segmenter))
+                yield CaseDone(name, str(target), time.monotonic() - began, _count(result, segmenter))
         except ProsmaError as error:
-            failures.append(CaseFailed(job.name, str(error)))
+            failures.append(CaseFailed(name, str(error)))
             yield failures[-1]
     return failures
 
@@ -167,16 +171,36 @@ def _apart(jobs: Sequence[Job]) -> list[Job]:
     return found
 
 
+def _names(jobs: Sequence[Job]) -> list[str]:
+    """What each scan is called in messages: its name, or so much of its path that no other scan is called the same."""
+    ways: tuple[Callable[[Job], str], ...] = (
+        lambda job: job.name,
+        lambda job: job.files[0].name,
+        lambda job: "/".join(job.files[0].parts[-2:]),
+        lambda job: str(job.files[0]),
+    )
+    called = [[way(job) for job in jobs] for way in ways]
+    often = [Counter(each) for each in called]
+    return [
+        next((each[i] for each, times in zip(called, often, strict=True) if times[each[i]] == 1), called[-1][i])
+        for i in range(len(jobs))
+    ]
+
+
 def _refused(
-    jobs: Sequence[Job], targets: Sequence[Path], config: InferenceConfig, protected: Sequence[Path]
+    jobs: Sequence[Job],
+    names: Sequence[str],
+    targets: Sequence[Path],
+    config: InferenceConfig,
+    protected: Sequence[Path],
 ) -> dict[int, OutputError]:
     """Jobs whose results would replace what any of them reads, or the result of another; before any is written."""
     plan = OutputPlan([*(file for job in jobs for file in job.files), *protected])
     refused: dict[int, OutputError] = {}
-    for number, (job, target) in enumerate(zip(jobs, targets, strict=True)):
+    for number, (name, target) in enumerate(zip(names, targets, strict=True)):
         try:
             for path in _wanted(target, config):
-                plan.add(path, job.name)
+                plan.add(path, name)
         except OutputError as error:
             refused[number] = error
     return refused

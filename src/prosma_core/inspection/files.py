@@ -30,7 +30,7 @@ from prosma_core.inspection.inspect import Inspected, inspect_scan
 from prosma_core.inspection.maps import WHOLE
 from prosma_core.inspection.pictures import SlicePicture, slice_with_most, write_picture
 from prosma_core.inspection.whatif import what_if
-from prosma_core.io.atomic import make_folder, scratch_folder, sweep, write_bytes_atomic
+from prosma_core.io.atomic import check_length, make_folder, scratch_folder, sweep, write_bytes_atomic
 from prosma_core.io.images import read_image, read_labels, write_image, write_labels
 from prosma_core.io.output_plan import OutputPlan, check_replace
 
@@ -223,6 +223,7 @@ def _suffix(spec: ImageSpec, *, per_channel: bool) -> str:
 
 
 def _check_folder(image: Path, out: Path, asked: Asked) -> None:
+    check_length(out)
     if out.exists() and not out.is_dir():
         msg = f"{out} is a file; a folder is needed for the maps. Choose another --out."
         raise OutputError(msg)

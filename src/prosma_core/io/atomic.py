@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prosma_core.errors import OutputError
-from prosma_core.io.parts import Part, put_back, sweep, taken
+from prosma_core.io.parts import LONGEST_PART, Part, put_back, sweep, taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 __all__ = [
+    "check_length",
     "check_target",
     "make_folder",
     "put_back",
@@ -34,6 +35,8 @@ _NOT_SUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, er
 """What network and shared folders answer that have no fsync, and systems and file systems without an exchange."""
 _RETRIES = 5
 """On Windows, where a virus scanner may hold a file for a moment."""
+_SHOWN = 40
+"""Characters of each end of a long name that a message shows."""
 
 
 def write_atomic(path: Path, writer: Callable[[Path], None]) -> None:
@@ -141,8 +144,43 @@ def remove(paths: Iterable[Path]) -> None:
             path.unlink(missing_ok=True)
 
 
+def check_length(path: Path) -> None:
+    """Raise `OutputError` where a name in a path, or the path with the names used for writing, is too long.
+
+    Parameters
+    ----------
+    path : Path
+        Nothing needs to be there yet.
+    """
+    path = path.absolute()
+    there = next((parent for parent in path.parents if os.path.lexists(parent)), path.parents[-1])
+    longest, whole = _limits(there)
+    for name in path.relative_to(there).parts:
+        if _size(name) > longest:
+            shown = name if len(name) <= 2 * _SHOWN else f"{name[:_SHOWN]}…{name[-_SHOWN:]}"
+            msg = f"The name {shown} has {_size(name)} bytes; {there} takes at most {longest}. Choose a shorter name."
+            raise OutputError(msg)
+    size = _size(str(path.parent)) + 1 + max(_size(path.name), LONGEST_PART)
+    if size > whole:
+        msg = f"The path of {path.name[:_SHOWN]} has {size} bytes; at most {whole} are possible. Choose another folder."
+        raise OutputError(msg)
+
+
+def _limits(folder: Path) -> tuple[int, int]:
+    """Most bytes (on Windows: characters) of a name in a folder, and of a path."""
+    try:
+        return os.pathconf(folder, "PC_NAME_MAX"), os.pathconf(folder, "PC_PATH_MAX") - 1
+    except (AttributeError, OSError, ValueError):
+        return 255, 32_000 if os.name == "nt" else 4095
+
+
+def _size(name: str) -> int:
+    return len(name) if os.name == "nt" else len(os.fsencode(name))
+
+
 def check_target(path: Path, *, folder: bool = False) -> None:
     """Raise `OutputError` unless a file (or folder) can be put at `path`."""
+    check_length(path)
     if not path.parent.is_dir():
         msg = f"Cannot write {path}: the folder {path.parent} does not exist. Create it or choose another place."
         raise OutputError(msg)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from prosma_core.errors import OutputError, ProsmaError
-from prosma_core.io.atomic import put_back
+from prosma_core.io.atomic import check_length, put_back
 from prosma_core.io.names import FORMATS, image_suffix
 from prosma_core.io.notes import read_notes
 from prosma_core.io.replaceable import why_kept
@@ -58,19 +58,20 @@ class OutputPlan:
         Raises
         ------
         OutputError
-            The target is, holds or lies in a source, or it is another target.
+            The target is, holds or lies in a source, it is another target, or its name is too long.
         """
         self.check(target)
         key = _key(target)
         if key in self._taken:
             other, whose = self._taken[key]
             both = f"{owner} and {whose}" if owner and whose else f"{target.name} and {other.name}"
-            msg = f"{both} would both be written to {target}. Write them into different folders."
+            msg = f"{both} would both be written to {target}. Rename one, or write them into different folders."
             raise OutputError(msg)
         self._taken[key] = (target, owner)
 
     def check(self, target: Path) -> None:
-        """Raise `OutputError` where a target is, holds or lies in a source."""
+        """Raise `OutputError` where a target is, holds or lies in a source, or its name is too long."""
+        check_length(target)
         own = _identity(target)
         if own is not None and own in self._sources:
             msg = (

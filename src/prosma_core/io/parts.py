@@ -28,6 +28,8 @@ _OURS = re.compile(r"\.prosma-p([0-9a-f]{12})(?:[-.].*)?", re.DOTALL)
 _EARLIER = re.compile(r"\.prosma-[0-9a-f]{12}(?:\.[^.]+){0,2}")
 """Parts of earlier versions, which had no lock."""
 _LONGEST_SUFFIX = 40
+LONGEST_PART = len(PREFIX) + 13 + _LONGEST_SUFFIX
+"""Most characters of a part's name."""
 _REMOVALS = 4
 _UNKNOWN_AFTER = 7 * 86_400.0
 """Seconds after which a part is abandoned whose owner cannot be asked: it is of another machine, or has no lock."""

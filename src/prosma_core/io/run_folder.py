@@ -18,7 +18,7 @@ from prosma_core.config.documents import load_json
 from prosma_core.config.run import RunConfig
 from prosma_core.errors import OutputError, TrainingError
 from prosma_core.events import EpochDone
-from prosma_core.io.atomic import make_folder, remove, sweep, write_atomic, write_bytes_atomic
+from prosma_core.io.atomic import check_length, make_folder, remove, sweep, write_atomic, write_bytes_atomic
 from prosma_core.io.names import command_line
 
 
@@ -260,6 +260,7 @@ def check_new_run(model: Path, folder: RunFolder, *, overwrite: bool) -> None:
 
 def check_model_name(model: Path) -> None:
     """Raise `OutputError` unless a model file can have this name."""
+    check_length(model)
     if model.suffix != ".safetensors":
         msg = f"--out {model} must be a file name that ends in .safetensors."
         raise OutputError(msg)

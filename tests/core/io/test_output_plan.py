@@ -15,6 +15,7 @@ from prosma_core.config.run import resolve_run
 from prosma_core.data.geometry import array_spec
 from prosma_core.errors import OutputError
 from prosma_core.io import parts
+from prosma_core.io.atomic import write_bytes_atomic
 from prosma_core.io.images import read_labels, write_image, write_labels
 from prosma_core.io.output_plan import OutputPlan, check_replace
 from prosma_core.io.run_folder import RunFolder
@@ -53,6 +54,32 @@ def test_a_target_that_is_holds_or_lies_in_a_source_is_refused(
     (tmp_path / "folder_link").symlink_to(source.parent)
     with pytest.raises(OutputError, match=reason):
         OutputPlan([source]).add(tmp_path / target)
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("a" * 260 + ".tif", r"name a{40}…a{36}\.tif has 264 bytes; .* takes at most 255. Choose a shorter name"),
+        ("ö" * 130, "has 260 bytes"),
+        ("a" * 300 + "/labels.tif", "has 300 bytes"),
+        ("a" * 200 + "/" + "b" * 256 + "/labels.tif", "has 256 bytes"),
+        ("/".join(["a" * 200] * 20) + "/labels.tif", r"path of labels\.tif has 4\d{3} bytes; at most 4095"),
+    ],
+)
+def test_names_that_are_too_long_are_refused_before_the_work(target: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=said):
+        OutputPlan([]).add(tmp_path / target)
+    with pytest.raises(OutputError, match=said):
+        write_bytes_atomic(tmp_path / target, b"")
+    with pytest.raises(OutputError, match=r"has \d+ bytes"):
+        check_run_targets(resolve_run({"out": tmp_path / f"{target}.safetensors", "data": tmp_path}))
+
+
+def test_the_longest_name_is_written(tmp_path: Path) -> None:
+    path = tmp_path / ("a" * 251 + ".tif")
+    OutputPlan([]).add(path)
+    write_labels(path, ZEROS, SPEC)
+    assert read_labels(path).spec.shape == SPEC.shape
 
 
 def test_links_are_followed_on_both_sides(tmp_path: Path) -> None:
