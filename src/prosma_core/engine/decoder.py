@@ -37,6 +37,14 @@ OWN_READERS = {"nifti", "nrrd", "metaimage"}
 PATIENCE, PER_BYTE = 120.0, 1e-6
 """Seconds that reading a file may take: so many, and more for each byte."""
 
+_DAMAGED = "It may be damaged: copy or export it again."
+_FROM_OUTSIDE = {
+    "SIGKILL": "its decoder was killed, most often because memory ran out. Close other programs, then open it again.",
+    "SIGTERM": "its decoder was ended by another program. Open it again.",
+    "SIGBUS": "shared memory or the disk is full. Free some of it, then open it again.",
+}
+"""What ended a decoder that is no fault of the file, by signal, and what to do."""
+
 What = Literal["image", "labels", "channels", "case", "notes"]
 
 
@@ -115,7 +123,7 @@ class Decoder:
             children, self._all, self._idle = self._all, set(), []
             folders, self._folders = self._folders, []
         for child in children:
-            child.kill()
+            child.close()
         arrays.remove_folders(folders)
 
     @property
@@ -181,7 +189,7 @@ class _Child:
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self._log = folders[-1] / f"{secrets.token_hex(4)}.log"
-        self._late = False
+        self._late = self._closed = False
         command = [sys.executable, "-P", "-m", "prosma_core.engine.decode_server", *map(str, folders)]
         try:
             with self._log.open("wb") as log:
@@ -228,17 +236,22 @@ class _Child:
         if code < 0:
             with contextlib.suppress(ValueError):
                 name = signal.Signals(-code).name
+        if self._closed:
+            return FileFormatError(f"{path} was not read: the program is being closed.")
         if self._late:
-            why = f"it was not decoded within {seconds:.0f} s"
-        elif name == "SIGKILL":
-            why = "its decoder was ended by the system, most likely because memory ran out"
-        elif name == "SIGBUS":
-            why = "shared memory or the disk is full"
+            why = f"it was not decoded within {seconds:.0f} s. {_DAMAGED}"
+        elif name in _FROM_OUTSIDE:
+            why = _FROM_OUTSIDE[name]
         elif name or code > 1 << 16:
-            why = "its decoder crashed"
+            why = f"its decoder crashed. {_DAMAGED}"
         else:
-            why = f"its decoder ended with exit code {code}"
-        return FileFormatError(f"{path} cannot be read: {why}. It may be damaged: copy or export it again.")
+            why = f"its decoder ended with exit code {code}. {_DAMAGED}"
+        return FileFormatError(f"{path} cannot be read: {why}")
+
+    def close(self) -> None:
+        """End it because nothing is to be read any more."""
+        self._closed = True
+        self.kill()
 
     def kill(self) -> None:
         """End it at once."""

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -89,8 +89,8 @@ def test_errors_keep_their_class_and_text(tmp_path: Path, picture: Path, decoder
     assert decoder.read_notes(tmp_path / "none.png") == {}
 
 
-def _read_while_stopped(decoder: Decoder, path: Path, then: signal.Signals | None) -> str:
-    """Error of a file whose decoder is stopped, and then gets this signal."""
+def _read_while_stopped(decoder: Decoder, path: Path, then: signal.Signals | Callable[[], None] | None) -> str:
+    """Error of a file whose decoder is stopped, and then gets this signal, or this is called."""
     decoder.read_file(path)
     (pid,) = decoder.pids
     os.kill(pid, signal.SIGSTOP)
@@ -105,8 +105,11 @@ def _read_while_stopped(decoder: Decoder, path: Path, then: signal.Signals | Non
     thread.start()
     if then is not None:
         time.sleep(0.2)
-        os.kill(pid, then)
-        os.kill(pid, signal.SIGCONT)
+        if callable(then):
+            then()
+        else:
+            os.kill(pid, then)
+            os.kill(pid, signal.SIGCONT)
     thread.join(20)
     return said[0]
 
@@ -116,7 +119,8 @@ def _read_while_stopped(decoder: Decoder, path: Path, then: signal.Signals | Non
     ("then", "cause"),
     [
         ("SIGSEGV", "its decoder crashed"),
-        ("SIGKILL", "most likely because memory ran out"),
+        ("SIGKILL", "killed, most often because memory ran out. Close other programs, then open it again."),
+        ("SIGTERM", "ended by another program. Open it again."),
         (None, "it was not decoded within 1 s"),
     ],
 )
@@ -130,6 +134,12 @@ def test_a_decoder_that_ends_is_an_error_that_names_the_file_and_the_next_one_wo
     assert cause in said
     monkeypatch.undo()
     np.testing.assert_array_equal(decoder.read_file(picture).scan.data, read_image(picture).data)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_what_is_read_while_all_is_closed_is_neither_damaged_nor_out_of_memory(picture: Path) -> None:
+    alone = Decoder()
+    assert _read_while_stopped(alone, picture, alone.close) == f"{picture} was not read: the program is being closed."
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
