@@ -51,6 +51,20 @@ def test_foreground_patches_contain_the_foreground() -> None:
     assert bool((labels.sum(dim=(1, 2, 3)) == 1).all())
 
 
+def test_a_tiny_lesion_is_drawn_as_often_as_the_organ_around_it() -> None:
+    """Of 4 voxels in 4,000: else a class so small is hardly ever seen."""
+    case = coordinates_case((16, 250))
+    case.labels[2:12, 5:200] = 1
+    case.labels[3:5, 100:102] = 2
+    points = [torch.nonzero(case.labels == value) for value in (1, 2)]
+    sampler = PatchSampler(
+        [TrainingCase("c", case.image, case.labels, points)], (8, 8), (1.0, 1.0), 0.5, AugmentConfig()
+    )
+    _, labels = sampler.draw(400, rng())
+    share = (labels == 2).flatten(1).any(1).float().mean()
+    assert 0.2 < float(share) < 0.35  # a quarter is centred on it, few others hold it by chance
+
+
 def test_no_rotation_about_another_axis_than_the_thick_one() -> None:
     augment = AugmentConfig(p_rotate=1, p_scale=0, mirror="")
     middle = coordinates_case((12, 40, 40), labelled=(6, 20, 20))

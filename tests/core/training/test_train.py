@@ -17,13 +17,15 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.run import load_run_yaml, resolve_run
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.data.phantom import phantom_2d
 from prosma_core.errors import ConfigError, DatasetError, DeviceError, IntensityError, LabelError, TrainingError
 from prosma_core.events import EpochDone, StageStarted, StepDone
+from prosma_core.inference.segment import Segmenter
 from prosma_core.io.bundle import load_bundle
-from prosma_core.io.images import read_labels, write_image, write_labels
+from prosma_core.io.images import read_image, read_labels, write_image, write_labels
 from prosma_core.io.resume import resumed_settings
 from prosma_core.io.run_folder import RunFolder
 from prosma_core.io.stopped_run import keep_stopped
@@ -363,6 +365,32 @@ def relabel(root: Path, name: str, *values: int) -> None:
 
 def said(events: list) -> list[str]:
     return [e.message for e in events if isinstance(e, StageStarted)]
+
+
+def test_values_far_apart_of_classes_one_of_them_tiny_are_those_of_the_model_and_its_results(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    root = tmp_path / "data"
+    for name in ("images", "labels"):
+        (root / name).mkdir(parents=True)
+    for case in range(5):
+        image, labels = rng.normal(100, 10, (48, 48)).astype(np.float32), np.zeros((48, 48), np.int64)
+        labels[10:30, 8:40], labels[20:22, 12:14] = 200, 1220
+        image[labels == 200] += 50
+        image[labels == 1220] += 150
+        write_image(root / "images" / f"{case}.tif", image, array_spec((48, 48), "yx"))
+        write_labels(root / "labels" / f"{case}.tif", labels, array_spec((48, 48), "yx"))
+    run = settings(root, tmp_path / "m.safetensors", training={"epochs": 1})
+    result, events = drain(train(run))
+    assert [c.value for c in result.header.classes] == [0, 200, 1220]
+    assert all(np.isfinite(event.loss) for event in events if isinstance(event, StepDone))
+    assert result.validation.dice.keys() == {"class 200", "class 1220"}
+    segmenter = Segmenter.load(run.out, torch.device("cpu"))
+    segmenter.model.heads[0].bias.data[2] += 100  # each voxel is lesion
+    scan = read_image(root / "images" / "0.tif")
+    found, _ = drain(segmenter.segment(scan, InferenceConfig()))
+    assert found.labels.data.dtype == np.uint16
+    assert np.unique(found.labels.data).tolist() == [1220]
 
 
 def test_a_class_only_in_the_validation_case_is_trained_on_and_has_no_dice(folder: Path, tmp_path: Path) -> None:

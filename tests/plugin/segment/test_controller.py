@@ -137,6 +137,45 @@ def test_a_typed_voxel_size_is_in_the_files_that_are_saved_and_in_their_notes(
     assert read_image(tmp_path / "moved.ome.tif").spec.spacing == (2, 1, 1)
 
 
+def test_how_a_scan_is_drawn_changes_nothing_of_what_is_segmented(widget: Widget, scan_data: np.ndarray) -> None:
+    layer = widget.viewer.add_image(scan_data, name="mri", scale=(3, 1, 1), units=("mm",) * 3)
+    before = widget.start()
+    before.end_cancelled()
+    widget.viewer.add_labels(np.zeros(scan_data.shape, int))
+    layer.contrast_limits, layer.gamma, layer.opacity, layer.visible = (110, 111), 2, 0.1, False
+    widget.viewer.layers.move(0, 1)
+    after = widget.start()
+    np.testing.assert_array_equal(after.scan.load(), scan_data)
+    assert (after.scan.spec.spacing, after.scan.spec.affine.tolist()) == (
+        before.scan.spec.spacing,
+        before.scan.spec.affine.tolist(),
+    )
+    assert after.request == before.request
+
+
+def test_strokes_in_a_corrected_copy_are_undone_and_leave_the_result_alone(
+    widget: Widget, scan_data: np.ndarray, finished
+) -> None:
+    widget.viewer.add_image(scan_data, name="mri")
+    job = widget.start()
+    result = job.give_labels()
+    result[2:6, 10:20, 10:20] = 1
+    job.say(finished({"organ": 400}))
+    made = result.copy()
+    copy = widget.controller.last.correct()
+    assert (copy.mode, copy.visible) == ("paint", True)
+    for stroke in ((3, 12, 12), (3, 30, 30)):
+        copy.paint(stroke, 2)
+    copy.n_edit_dimensions = 3
+    copy.fill((0, 0, 0), 1)
+    for _ in range(3):
+        copy.undo()
+    np.testing.assert_array_equal(copy.data, made)
+    copy.redo()
+    assert copy.data[3, 12, 12] == 2
+    np.testing.assert_array_equal(result, made)
+
+
 def test_a_scale_without_a_unit_counts_in_the_model_s(widget: Widget, scan_data: np.ndarray) -> None:
     widget.viewer.add_image(scan_data, name="mri", scale=(3, 1, 1))
     widget.choose("phantom-3d")

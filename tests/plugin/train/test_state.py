@@ -22,6 +22,7 @@ from prosma_core.config.model import ClassInfo
 from prosma_core.config.run import PRESETS, load_run_yaml, resolve_run
 from prosma_core.config.voxel_size import VoxelSize
 from prosma_core.io.bundle import read_header
+from prosma_core.io.images import read_labels
 from prosma_core.io.models import find_model, shipped_models
 from prosma_core.io.pairs import open_cases
 from prosma_core.io.run_folder import RunFolder, check_new_run
@@ -243,6 +244,17 @@ def test_what_is_held_out_is_said(tmp_path: Path) -> None:
     assert "1 annotated slice of the same scans" in said(scan("a", 1, 4, 6, 8))
     assert "2 annotated slices of the same scans" in said(scan("a", 1, 3, 5, 7), scan("b", 0, 2, 4, 6, 8))
     assert "held out" not in said(*(scan(name, 1, 4, 8) for name in "abcd"))
+
+
+def test_painted_values_far_apart_are_classes_of_these_values(tmp_path: Path) -> None:
+    data = np.zeros((10, 20, 20), np.int64)
+    data[2:5, 4:8, 4:8], data[6:9, 4:8, 4:8] = 200, 1220
+    pair = Pair(layer_source(Image(np.zeros((10, 20, 20)), name="scan")), layer_source(Labels(data, name="painted")))
+    given = choices(check(pair, LabelsConfig()))
+    run = resolve_run(plan_of(given, tmp_path).request_values)
+    assert run.class_names == {0: "background", 200: "class 200", 1220: "class 1220"}
+    ((_, path),) = finished(write_pairs([pair], tmp_path / "data"))
+    np.testing.assert_array_equal(read_labels(path).data, data)
 
 
 def with_values(*values: tuple[int, ...], part: tuple[str, ...] = ()) -> tuple[PairRow, ...]:
