@@ -21,6 +21,11 @@ def visible(text: str) -> str:
     return "".join(_escape(letter) if unsafe(letter) else letter for letter in text)
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number with what it counts: "1 case", "3 cases", "2 classes"; the plural ends with s unless it is given."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
 def unsafe(letter: str) -> bool:
     """Whether a character is invisible and acts on what shows it."""
     return unicodedata.category(letter) in _HIDDEN and letter not in _JOINERS

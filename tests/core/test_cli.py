@@ -649,8 +649,8 @@ BAD_SCANS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "truncated plain nifti": (lambda p: truncated(save_nifti(p / "in/s.nii")), "damaged"),
     "truncated png": (lambda p: truncated(save_png(p / "in/s.png")), "damaged"),
     "truncated tiff": (lambda p: truncated(tiff(p / "in/s.tif", "ZYX")), "damaged"),
-    "NaN": (lambda p: with_value(p / "in/s.nii.gz", np.nan), "1 of 2754 voxels are NaN or infinite"),
-    "infinity": (lambda p: with_value(p / "in/s.nii.gz", np.inf), "1 of 2754 voxels are NaN or infinite"),
+    "NaN": (lambda p: with_value(p / "in/s.nii.gz", np.nan), "Of 2754 voxels, 1 is NaN or infinite"),
+    "infinity": (lambda p: with_value(p / "in/s.nii.gz", np.inf), "Of 2754 voxels, 1 is NaN or infinite"),
     "constant": (lambda p: save_nifti(p / "in/s.nii.gz", np.full((9, 9, 9), 5.0, np.float32)), "has the value 5"),
     "zero axis": (lambda p: zero_axis(p / "in/s.nii.gz"), "axis"),
     "unknown axes": (lambda p: tiff(p / "in/s.tif", "QRYX"), "--axes"),
@@ -757,7 +757,7 @@ BAD_DATA: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "empty": (spoil_empty, ("case_1.png", "empty")),
     "constant": (spoil_constant, ("case_1", "has the value 9")),
     "labels": (spoil_labels, ("Labels of case_1 hold", "none of the classes [0, 1]")),
-    "NaN": (spoil_nan, ("case_1", "1 of 1024 voxels are NaN or infinite")),
+    "NaN": (spoil_nan, ("case_1", "Of 1024 voxels, 1 is NaN or infinite")),
     "pair": (spoil_pair, ("'case_1' has no label",)),
 }
 

@@ -120,7 +120,7 @@ def test_splits_are_read_and_notes_beside_them_left_alone(tmp_path: Path) -> Non
         ('{"val": ["a"]}', "no list of training cases"),
         ('{"train": "a"}', "no list of training cases"),
         ('{"train": [1, 2]}', "'train' is not a list of case names"),
-        ('{"train": ["a"], "val": ["zebra"]}', "names 1 cases that are not there, for example 'zebra'"),
+        ('{"train": ["a"], "val": ["zebra"]}', "names 1 case that is not there, for example 'zebra'"),
         (b"\xff\xfe\x00", "cannot be read as JSON"),
     ],
 )

@@ -177,7 +177,7 @@ def test_the_command_writes_what_it_measured_and_its_exit_code_says_that_it_is_n
     (data / "images" / "case_1.png").write_bytes(b"no picture")
     code, _, said = prosma(*arguments)
     assert code == 3
-    assert "1 cases could not be measured" in said.replace("\n", " ")
+    assert "1 case could not be measured" in said.replace("\n", " ")
     assert list(json.loads(report.read_text())["cases"]) == ["case_0"]
     assert list(json.loads(report.read_text())["failed"]) == ["case_1"]
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import unicodedata
+from typing import Any
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from prosma_core.errors import BELOW, LONGEST_TEXT, ProsmaError
-from prosma_core.printable import VisibleFormatter, show_visibly, visible
+from prosma_core.printable import VisibleFormatter, counted, show_visibly, visible
 
 names = st.text(st.characters(), max_size=40)
 HOSTILE = 'a\x1b[31m\x07\r\nError: all is lost\u202e\u2066\ud800\u2028\x9b"<b>\ufeff'
@@ -65,3 +67,17 @@ def test_long_texts_of_errors_are_cut_in_the_middle_whatever_they_hold(lines: li
     assert len(text) <= LONGEST_TEXT
     assert text == BELOW.join(map(visible, lines)) or "…" in text
     assert str(ProsmaError(*text.split(BELOW))) == text or "  " in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ((1, "case"), "1 case"),
+        ((0, "case"), "0 cases"),
+        ((2, "axis", "axes"), "2 axes"),
+        ((1, "holds", "hold"), "1 holds"),
+        ((5, "holds", "hold"), "5 hold"),
+    ],
+)
+def test_one_is_no_plural(asked: tuple[Any, ...], said: str) -> None:
+    assert counted(*asked) == said

@@ -188,7 +188,7 @@ def test_an_empty_slice_alone_is_background_as_it_is_in_its_stack(make_header: M
     scan.data[2] = 0
     result, events = run(segmenter(make_header(2)), scan, InferenceConfig(region=((2, 3), (0, 20), (0, 21))))
     assert not result.labels.data.any()
-    assert "1 of 1 frames have one value" in words(events)
+    assert "one value everywhere: 1 of 1 frame." in words(events)
 
 
 def test_the_largest_piece_is_that_within_the_region(make_header: MakeHeader, noise: Noise) -> None:

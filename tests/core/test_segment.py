@@ -291,7 +291,7 @@ def test_voxels_that_are_not_finite_are_counted(
     data = scan.data.astype(np.float64)
     data[..., 3, 4] = bad
     with pytest.raises(
-        IntensityError, match=r"(1 of 420 voxels are NaN or infinite, the first at|1e.300 at) .*y 3, x 4"
+        IntensityError, match=r"(Of 420 voxels, 1 is NaN or infinite, the first at|1e.300 at) .*y 3, x 4"
     ):
         run(segmenter(make_header(2)), Scan(data, scan.spec))
 
@@ -300,7 +300,7 @@ def test_voxels_that_are_not_finite_are_counted(
 def test_a_frame_of_infinities_is_no_empty_frame(bad: float, make_header: MakeHeader, noise: Noise) -> None:
     scan = noise((3, 20, 21), "tyx")
     scan.data[1] = bad
-    with pytest.raises(IntensityError, match="420 of 420 voxels are NaN or infinite"):
+    with pytest.raises(IntensityError, match="Of 420 voxels, 420 are NaN or infinite"):
         run(segmenter(make_header(2)), scan)
 
 
@@ -320,7 +320,7 @@ def test_an_empty_slice_of_a_stack_is_background_and_said(make_header: MakeHeade
     assert result.labels.data[1].any()
     assert result.probabilities is not None
     np.testing.assert_array_equal(result.probabilities.data[:, 2], np.stack([np.ones((20, 21)), np.zeros((20, 21))]))
-    assert "1 of 4 frames have one value" in words(events)
+    assert "one value everywhere: 1 of 4 frames" in words(events)
 
 
 def test_what_is_done_is_said_once_at_the_first_slice_that_is_computed(

@@ -146,7 +146,7 @@ def test_a_stack_without_a_size_is_segmented_voxel_by_voxel_and_a_given_size_is_
 def test_training_scans_with_and_without_a_size_are_not_mixed() -> None:
     specs = [array_spec((9, 32, 32), "zyx", (1, 1, 1), "mm"), array_spec((9, 32, 32), "zyx")]
     prints = [grid_fingerprint(spec, 3) for spec in specs]
-    with pytest.raises(DatasetError, match=r"1 of 2 images have no voxel size.*--spacing"):
+    with pytest.raises(DatasetError, match=r"Of 2 images, 1 has no voxel size.*--spacing"):
         plan_preprocess(prints, 3, PlanOptions(), ("image",))
     sized = [grid_fingerprint(with_voxel_size(spec, parse_voxel_size("1")), 3) for spec in specs]
     assert plan_preprocess(sized, 3, PlanOptions(), ("image",)).spacing == (1, 1, 1)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from prosma_core.data.geometry import AXIS_ORDER
 from prosma_core.errors import GeometryError
+from prosma_core.printable import counted
 
 _BY_NUMBER = {2: "yx", 3: "zyx", 4: "tzyx", 5: "tczyx"}
 _NAMES = {
@@ -59,7 +60,7 @@ def check_axes(axes: str, shape: tuple[int, ...], *, rgb: bool) -> str:
         msg = f"Axes {axes!r} cannot be used: letters are t, c, z, y, x, each at most once, y and x among them."
         raise GeometryError(msg)
     if len(axes) != len(shape):
-        msg = f"Axes {axes!r} name {len(axes)} axes, the layer has {len(shape)} (shape {shape}): one letter for each."
+        msg = f"Axes {axes!r} name {counted(len(axes), 'axis', 'axes')}, the layer has shape {shape}: one letter each."
         raise GeometryError(msg)
     if rgb and axes[-1] != "c":
         msg = f"Axes {axes!r}: the last axis of a color layer is its channel; let the letters end with c."

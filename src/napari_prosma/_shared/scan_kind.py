@@ -12,6 +12,7 @@ from napari_prosma._shared.layers import LayerScan
 from prosma_core.data.geometry import ImageSpec
 from prosma_core.data.intensities import COLOR
 from prosma_core.io.modality import dicom_modality, looks_ct
+from prosma_core.printable import counted
 
 World = Literal["patient", "sized", "pixels"]
 _SAMPLE = 1 << 18
@@ -47,7 +48,7 @@ class ScanKind:
     @property
     def text(self) -> str:
         """In a few words, such as ``3D, 1 channel, CT``; equal kinds have equal texts."""
-        channels = "color" if self.color else f"{self.channels} channel{'s' * (self.channels != 1)}"
+        channels = "color" if self.color else counted(self.channels, "channel")
         world = {"patient": "patient geometry", "sized": "voxel size", "pixels": "no voxel size"}[self.world]
         kind = self.modality + " phantom" * self.synthetic
         return ", ".join(part for part in (f"{self.dims}D", channels, world, kind.strip()) if part)

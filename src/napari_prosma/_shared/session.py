@@ -22,7 +22,7 @@ from prosma_core.errors import ProsmaError
 from prosma_core.io.atomic import sweep, write_bytes_atomic
 from prosma_core.io.bundle import read_header
 from prosma_core.io.models import Purpose, dice_text, purpose_of, shipped_models
-from prosma_core.printable import show_visibly
+from prosma_core.printable import counted, show_visibly
 
 _LOG = logging.getLogger(__name__)
 
@@ -64,7 +64,10 @@ class ModelEntry:
         """Dimensions, channels, voxel size, classes and Dice, in one line."""
         model, pre = self.header.model, self.header.preprocess
         names = ", ".join(pre.channels)
-        parts = [f"{model.dims}D", "1 channel" if model.in_channels == 1 else f"{model.in_channels} channels ({names})"]
+        parts = [
+            f"{model.dims}D",
+            counted(model.in_channels, "channel") + (f" ({names})" if model.in_channels > 1 else ""),
+        ]
         if pre.resample == "spacing":
             parts.append(" × ".join(f"{s:g}" for s in pre.spacing) + f" {pre.unit}")
         elif pre.resample == "longest_side":

@@ -12,6 +12,7 @@ from napari_prosma._shared.fields import Fold, PlainLabel, button, note_label
 from napari_prosma._shared.plain_text import plain
 from napari_prosma.gates.state import MAP_NAMES, LevelFacts
 from prosma_core.config.inspection import InspectConfig, MapKind
+from prosma_core.printable import counted
 
 
 class LevelBoxes(QWidget):
@@ -52,7 +53,9 @@ class LevelBoxes(QWidget):
         box = QCheckBox(str(fact.level))
         box.setObjectName(f"level_{fact.level}")
         step = " × ".join(map(str, fact.step))
-        box.setToolTip(plain(f"Level {fact.level}: a voxel covers {step} of the network's; {fact.channels} channels."))
+        box.setToolTip(
+            plain(f"Level {fact.level}: a voxel covers {step} of the network's; {counted(fact.channels, 'channel')}.")
+        )
         box.clicked.connect(self._chosen)
         return box
 

@@ -11,6 +11,7 @@ from napari_prosma._shared import layers as layer_access
 from napari_prosma._shared.quietly import add_quietly
 from napari_prosma.gates.found import Found, VoxelChannels, at_voxel
 from napari_prosma.gates.voxel_panel import HINT
+from prosma_core.printable import counted
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -142,7 +143,7 @@ class Probe:
 def _kept(rows: VoxelChannels) -> str:
     if rows.kept is None:
         return ""
-    return f"{int(rows.kept.sum())} of {len(rows.kept)} channels kept"
+    return f"{int(rows.kept.sum())} of {counted(len(rows.kept), 'channel')} kept"
 
 
 def _near(a: Any, b: Any) -> bool:

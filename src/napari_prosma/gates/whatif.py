@@ -176,9 +176,8 @@ class WhatIf:
             self._changes = answer.variants
             (result,) = answer.variants
             classes = self._found.plan.model.header.classes
-            text = (
-                f"With {self._edits.words()}: {result.changed:,} voxels are of another class ({answer.seconds:.1f} s)."
-            )
+            changed = "1 voxel is" if result.changed == 1 else f"{result.changed:,} voxels are"
+            text = f"With {self._edits.words()}: {changed} of another class ({answer.seconds:.1f} s)."
             self._panel.show_changes(text, result, classes)
             self._show_layer("labels", "what if", answer, classes)
             self._show_layer("changes", "what if, changes", answer, CHANGES)

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from napari_prosma._shared.result_notes import file_notes
-from napari_prosma.train.pair_words import count
 from napari_prosma.train.pairs import Pair
 from napari_prosma.train.sources import Source, classes_known, image_scan, labels_scan, provenance_of
 from prosma_core.config.run import RunConfig, load_run_yaml
@@ -22,6 +21,7 @@ from prosma_core.io.names import image_suffix, safe_name, stem
 from prosma_core.io.output_plan import OutputPlan
 from prosma_core.io.pairs import free_names
 from prosma_core.io.run_folder import RunFolder
+from prosma_core.printable import counted
 
 _LOG = logging.getLogger(__name__)
 
@@ -112,9 +112,8 @@ def left_out(pairs: Sequence[Pair], folder: RunFolder) -> str:
     if not missing:
         return ""
     listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-    return (
-        f"This run goes on with its own copies of {count(labels, 'pair')}. Not in it: {listed}. Train anew to use all."
-    )
+    own = counted(len(labels), "pair")
+    return f"This run goes on with its own copies of {own}. Not in it: {listed}. Train anew to use all."
 
 
 def autosave(pairs: Sequence[Pair], folder: Path) -> list[Path]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
 from typing import Literal
 
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.intensities import COLOR
 from prosma_core.data.pair_check import GRAY_HELP, MAX_CLASSES, PairCheck, grid_problem, overlap, without_transform
+from prosma_core.printable import counted
 
 Fix = Literal["resample", "place", "channels", "threshold", "classes", "one_class"]
 MAX_VALUE = 65_535
@@ -47,7 +47,7 @@ def _elsewhere(words: str, image: ImageSpec, labels: ImageSpec) -> tuple[str, tu
                 "with a time axis; “As channels” takes the time points for channels of one scan.",
                 ("channels",),
             )
-        return f"The image has {image.num_frames} time points, the labels have {labels.num_frames}.", ()
+        return f"The image has {counted(image.num_frames, 'time point')}, the labels have {labels.num_frames}.", ()
     share = overlap(image, labels)
     same = image.spatial_shape == labels.spatial_shape
     if same and without_transform(labels):
@@ -72,15 +72,15 @@ def _elsewhere(words: str, image: ImageSpec, labels: ImageSpec) -> tuple[str, tu
 
 def facts(found: PairCheck, labels: Scan, image: ImageSpec, config: LabelsConfig) -> str:
     """What the labels hold: "3 classes, 5 of 40 slices annotated (z), 2 % of voxels"."""
-    parts = [count(found.values, "class", "classes") if found.values or config.sparse else "no object"]
+    parts = [counted(len(found.values), "class", "classes") if found.values or config.sparse else "no object"]
     if found.gray is not None:
-        return f"{count(found.values, 'value')} above 0"
+        return f"{counted(len(found.values), 'value')} above 0"
     if found.threshold is not None:
         parts[0] += f" (values above {found.threshold})"
     if found.frames is not None and not config.sparse and 0 < found.frames[0] < found.frames[1]:
         parts.append(f"{found.frames[0]} of {found.frames[1]} time points annotated")
     if found.axis and (found.values or config.sparse):
-        slices = f"{len(found.slices)} of {labels.spec.size(found.axis)} slices"
+        slices = f"{len(found.slices)} of {counted(labels.spec.size(found.axis), 'slice')}"
         parts.append(f"{slices} annotated ({found.axis})" if config.sparse else f"on {slices} ({found.axis})")
     painted = found.annotated if config.sparse else sum(found.values.values()) / labels.data.size
     percent = 100 * painted
@@ -91,11 +91,6 @@ def facts(found: PairCheck, labels: Scan, image: ImageSpec, config: LabelsConfig
     if image.num_channels > 1 and image.channel_names != COLOR:
         parts.append(f"{image.num_channels} channels")
     return ", ".join(parts)
-
-
-def count(things: Sized, one: str, many: str = "") -> str:
-    """How many things there are, with their name: "1 image", "3 classes"."""
-    return f"{len(things)} {one if len(things) == 1 else many or one + 's'}"
 
 
 def _size(spec: ImageSpec) -> str:

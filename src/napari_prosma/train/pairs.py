@@ -11,7 +11,7 @@ from typing import Any
 from napari.layers import Image, Labels
 
 from napari_prosma._shared.layers import are_channels, is_result, lies_on, read, read_on
-from napari_prosma.train.pair_words import Fix, count, facts, problem_and_fixes
+from napari_prosma.train.pair_words import Fix, facts, problem_and_fixes
 from napari_prosma.train.sources import Source, classes_known, layer_source, provenance_of, read_pair, unnamed, voxels
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.model import ClassInfo
@@ -20,6 +20,7 @@ from prosma_core.data.pair_check import check_pair
 from prosma_core.errors import DatasetError, ProsmaError
 from prosma_core.io.dataset_folder import group_channels, open_dataset
 from prosma_core.io.names import stem
+from prosma_core.printable import counted
 from prosma_core.training.classes import COLORS
 
 _LOG = logging.getLogger(__name__)
@@ -130,8 +131,9 @@ def active_pair(viewer: Any) -> Pair:
         first, *others = sorted(images, key=viewer.layers.index)
         return Pair(Source(layer=first, others=tuple(others)), layer_source(labels[0]))
     msg = (
-        f"Which pair is meant cannot be told: {count(images, 'image')} and {count(labels, 'labels layer')} are "
-        f"{'selected' if viewer.layers.selection else 'there'}. Select one image and its labels (Ctrl+click)."
+        f"Which pair is meant cannot be told of {counted(len(images), 'image')} and "
+        f"{counted(len(labels), 'labels layer')} that are {'selected' if viewer.layers.selection else 'there'}. "
+        "Select one image and its labels (Ctrl+click)."
     )
     raise DatasetError(msg)
 
@@ -149,7 +151,8 @@ def pairs_from_files(images: Sequence[Path], labels: Sequence[Path]) -> tuple[Pa
         msg = f"{missing} does not exist. Choose it again."
         raise DatasetError(msg)
     if not images or not labels:
-        msg = f"{len(images)} images and {len(labels)} label files were chosen: choose the images, then their labels."
+        given = f"{counted(len(images), 'image')} and {counted(len(labels), 'label file')}"
+        msg = f"Of the files, {given} were chosen: choose the images, then their labels."
         raise DatasetError(msg)
     if len(images) == 1 and len(labels) == 1:
         return (_file_pair((images[0],), labels[0]),)

@@ -22,6 +22,7 @@ from prosma_core.data.voxel_size import with_voxel_size
 from prosma_core.errors import ConfigError, GeometryError, ProsmaError
 from prosma_core.io.names import MOST_LETTERS, safe_name, stem
 from prosma_core.io.voxel_size import parse_voxel_size
+from prosma_core.printable import counted
 
 MOST_EPOCHS = 100_000
 """Epochs of a run that is ended by minutes."""
@@ -216,7 +217,7 @@ def _pairs_problem(rows: Sequence[PairRow]) -> Problem | None:
     units = Counter(spec.unit for _, spec in specs)
     if len(units) > 1 and "pixel" in units:
         without = next(name for name, spec in specs if spec.unit == "pixel")
-        text = f"{units['pixel']} of {len(specs)} images have no voxel size, for example {without}, the others do."
+        text = f"Of {len(specs)} images, {counted(units['pixel'], 'has', 'have')} no voxel size, for example {without}."
         return Problem("size", f"{text} Enter it under Voxel size, or remove them.")
     if len(units) > 1:
         return Problem("pairs", f"The images have different units ({_listed(units)}); give all of them the same.")

@@ -16,6 +16,7 @@ from prosma_core.data.frames import slice_axis
 from prosma_core.data.intensities import COLOR
 from prosma_core.data.voxel_size import size_note
 from prosma_core.io.notes import made_by_model
+from prosma_core.printable import counted
 from prosma_core.training.classes import missing_words
 from prosma_core.training.split import Split, class_counts, draw_cases, hold_out_slices, keep_classes
 
@@ -73,8 +74,8 @@ def _annotation(rows: Sequence[PairRow], labels: LabelsConfig, classes: Sequence
         if row.spec is not None and row.axis and _looks_unfinished(row):
             total = row.spec.size(row.axis)
             yield (
-                f"{row.labels}: {len(row.slices)} of {total} slices hold labels, the others count as background. If "
-                "they are not annotated, choose “Only annotated slices”."
+                f"{row.labels}: of {total} slices, {counted(len(row.slices), 'holds', 'hold')} labels, the others "
+                "count as background. If they are not annotated, choose “Only annotated slices”."
             )
     empty = [row.labels for row in rows if not row.values]
     if empty and labels.zero == "background":
@@ -116,7 +117,7 @@ def _start(rows: Sequence[PairRow], classes: Sequence[ClassInfo], start: ModelEn
     for number in sorted(given - {len(channels)}):
         if {number, len(channels)} != {1, 3} or COLOR not in (channels, _names(rows, number)):
             yield (
-                f"{start.header.name} takes {len(channels)} channel{'s' * (len(channels) > 1)}, these images have "
+                f"{start.header.name} takes {counted(len(channels), 'channel')}, these images have "
                 f"{number}: its first layer starts afresh, and before and after cannot be compared."
             )
 

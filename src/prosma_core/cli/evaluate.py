@@ -33,7 +33,7 @@ from prosma_core.cli.options import (
 )
 from prosma_core.cli.terminal import cell, say, stderr_console
 from prosma_core.events import CaseDone, Event, StageStarted, Working
-from prosma_core.printable import visible
+from prosma_core.printable import counted, visible
 
 PARTIAL_EXIT = 3
 """Exit code where some cases were measured and others could not be."""
@@ -109,7 +109,7 @@ def evaluate(
     _print_table(report)
     if report["failed"]:
         failed = ", ".join(list(report["failed"])[:5])
-        say(f"{len(report['failed'])} cases could not be measured and have no part above: {failed}.", err=True)
+        say(f"{counted(len(report['failed']), 'case')} could not be measured, with no part above: {failed}.", err=True)
         raise typer.Exit(PARTIAL_EXIT)
 
 
@@ -143,8 +143,7 @@ def _print_table(report: dict[str, Any]) -> None:
         if m["absent"]:
             say(
                 f"{name}: Dice of cases that have it {_number(m['dice_present'])}; "
-                f"{m['absent_predicted_empty']} of "
-                f"{m['absent']} cases without it have no false positive."
+                f"no false positive in {m['absent_predicted_empty']} of {counted(m['absent'], 'case')} without it."
             )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from prosma_core.config.base import Config
+from prosma_core.printable import counted
 
 
 class CpuWay(Config):
@@ -20,7 +21,7 @@ class CpuWay(Config):
     @property
     def threads_words(self) -> str:
         """Such as "2 threads"."""
-        return f"{self.threads} thread{'s' * (self.threads != 1)}"
+        return counted(self.threads, "thread")
 
     @property
     def words(self) -> str:

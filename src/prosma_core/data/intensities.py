@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from prosma_core.config.preprocess import ChannelIntensity
 from prosma_core.data.geometry import Scan
 from prosma_core.errors import ChannelError, IntensityError
+from prosma_core.printable import counted
 
 Place = Callable[[tuple[Any, ...]], str]
 """Text that locates a voxel of a frame in its scan, from its index."""
@@ -113,7 +114,7 @@ def check_finite(image: NDArray[Any], place: Place | None = None) -> None:
         first = np.unravel_index(int(np.argmin(finite)), image.shape)
         where = f", the first at {place(first)}" if place else ""
         msg = (
-            f"{bad} of {image.size} voxels are NaN or infinite{where}; replace "
+            f"Of {image.size} voxels, {counted(bad, 'is', 'are')} NaN or infinite{where}; replace "
             "them (for example by the background value) and try again."
         )
         raise IntensityError(msg)
@@ -183,7 +184,7 @@ def check_channels(scan: Scan, channels: tuple[str, ...]) -> None:
         names = scan.spec.channel_names or (COLOR if scan.data.dtype == np.uint8 else ())
     if {given, len(channels)} != {1, 3} or tuple(name.lower() for name in names) != COLOR:
         msg = (
-            f"The scan has {given} channel{'s' * (given != 1)}, the model takes {len(channels)} "
+            f"The scan has {counted(given, 'channel')}, the model takes {len(channels)} "
             f"({', '.join(channels)}). Give the channels it was trained on, "
             "as a channel axis or as files NAME_0000, NAME_0001, …"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prosma_core.data.geometry import ImageSpec
 from prosma_core.errors import GeometryError
+from prosma_core.printable import counted
 
 Box = tuple[tuple[int, int], ...]
 """First voxel and the one after the last, per axis."""
@@ -43,7 +44,7 @@ def check_region(region: Box | None, spec: ImageSpec) -> Box:
         return whole(shape)
     why = ""
     if len(region) != len(shape):
-        why = f"it has {len(region)} axes, not {len(shape)}"
+        why = f"it has {counted(len(region), 'axis', 'axes')}, not {len(shape)}"
     else:
         for axis, (start, stop), size in zip(letters, region, shape, strict=True):
             if start >= stop:

@@ -29,6 +29,7 @@ from prosma_core.inference.segment import Segmenter
 from prosma_core.io.dataset_folder import Case, DatasetFolder, open_dataset, read_case
 from prosma_core.io.dataset_json import read_splits
 from prosma_core.io.notes import NO_INDEPENDENT_LABELS, made_by_model, read_notes
+from prosma_core.printable import counted
 
 
 def evaluate_cases(
@@ -74,7 +75,7 @@ def evaluate_cases(
     split = split or ("val" if folder.splits.get("val") else None)
     names = split_cases(folder, split)
     header = segmenter.header
-    cases_text = f"{len(names)} case{'s' * (len(names) != 1)}"
+    cases_text = counted(len(names), "case")
     yield StageStarted(f"Evaluating {header.name} on {cases_text} of {folder.root.name}.")
     if split is None:
         lacking = (

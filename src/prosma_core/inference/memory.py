@@ -10,6 +10,7 @@ import torch
 from prosma_core.config.model import ModelConfig
 from prosma_core.errors import DeviceError
 from prosma_core.inference.device import free_memory, gib
+from prosma_core.printable import counted
 
 TENSORS_PER_TILE = 14
 """Tensors of the finest level alive at the peak of a forward, gate temporaries and convolution workspace among them."""
@@ -103,7 +104,7 @@ def plan_memory(
     batch = batch_size or max(1, min(MAX_BATCH.get(device.type, 1), int(room), tiles))
     where = "" if sums_on == device else "; the result is put together in main memory, the GPU has too little"
     words = (
-        f"{tiles} tile{'s' * (tiles != 1)} of {'x'.join(map(str, tile))}, {batch} at a time, about "
+        f"{counted(tiles, 'tile')} of {'x'.join(map(str, tile))}, {batch} at a time, about "
         f"{gib(batch * one + sums)} of {gib(free_memory(device))} free on {device.type}{where}"
     )
     return MemoryPlan(batch, sums_on, words)

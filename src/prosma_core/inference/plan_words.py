@@ -10,6 +10,7 @@ from prosma_core.data.geometry import ImageSpec
 from prosma_core.data.grid import NetworkGrid
 from prosma_core.data.region import check_region, region_words
 from prosma_core.data.voxel_size import size_note, size_unknown
+from prosma_core.printable import counted
 
 
 def plan_words(
@@ -47,7 +48,7 @@ def plan_words(
         yield f"The model takes the {spec.spatial_ndim}D scan as a whole: it is not sliced along {config.slice_axis}."
     part = region_words(check_region(config.region, spec), spec)
     if part:
-        count = f"{tiles[0]} of {tiles[1]} tile{'s' * (tiles[1] != 1)}"
+        count = f"{tiles[0]} of {counted(tiles[1], 'tile')}"
         if frames[1] > 1:
             slices = "frames" if header.model.dims == spec.spatial_ndim else "slices"
             count = f"{frames[0]} of {frames[1]} {slices}, {count} of each"

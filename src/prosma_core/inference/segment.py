@@ -28,6 +28,7 @@ from prosma_core.inference.tiled import TiledPredictor, wanted_tiles
 from prosma_core.io.bundle import load_bundle
 from prosma_core.model.unet import UNet
 from prosma_core.model.weights import model_from
+from prosma_core.printable import counted
 
 
 @dataclass
@@ -120,7 +121,9 @@ class Segmenter:
         if blank == total:
             check_varies(np.asarray(scan.data))
         if blank:
-            yield StageStarted(f"{blank} of {total} frames have one value everywhere and were left as background.")
+            yield StageStarted(
+                f"Left as background, as they have one value everywhere: {blank} of {counted(total, 'frame')}."
+            )
         results.clean(plan.region, config)
         if config.objects:
             yield Working("Numbering objects")

@@ -15,6 +15,7 @@ from prosma_core.data.tiles import Tile, gaussian_weight, padding_to, plan_tiles
 from prosma_core.events import StageStarted, TileDone
 from prosma_core.inference.device import memory_ended
 from prosma_core.inference.way import inference_bf16, inference_layout
+from prosma_core.printable import counted
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +183,7 @@ def _single_values(padded: Tensor, tiles: Sequence[Tile]) -> list[tuple[float, .
 
 
 def _tiles(count: int) -> str:
-    return f"{count} tile{'s' * (count != 1)}"
+    return counted(count, "tile")
 
 
 def wanted_tiles(grid: tuple[int, ...], tile: tuple[int, ...], overlap: float, box: Box) -> tuple[list[Tile], int]:

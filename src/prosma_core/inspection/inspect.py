@@ -35,6 +35,7 @@ from prosma_core.inspection.stitch import LevelMaps
 from prosma_core.inspection.summary import LevelSums
 from prosma_core.model.gate_record import GateRecord
 from prosma_core.model.looking import edited, recording
+from prosma_core.printable import counted
 
 ATTENTION = "The model has attention gates: they weigh every voxel by a number above 0 and remove nothing."
 
@@ -190,7 +191,7 @@ def _run(look: _Look) -> Generator[Event, None, None]:
     if blank == plan.frames:
         check_varies(np.asarray(plan.scan.data))
     if blank:
-        yield StageStarted(f"{blank} of {plan.frames} frames have one value everywhere and were left out.")
+        yield StageStarted(f"Left out, as they have one value everywhere: {blank} of {counted(plan.frames, 'frame')}.")
 
 
 def _frame(look: _Look, frame: Frame) -> Generator[Event, None, None]:

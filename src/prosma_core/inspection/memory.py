@@ -14,6 +14,7 @@ from prosma_core.inference.device import free_memory, gib
 from prosma_core.inference.memory import SHARE, tile_bytes
 from prosma_core.inspection.cells import LevelCells
 from prosma_core.inspection.stitch import CHANNELS_AT_ONCE
+from prosma_core.printable import counted
 
 BESIDE_FIELDS = 6
 """Tensors of a level alive at the peak of a record beside the fields of its scales: z, a, and those on the way."""
@@ -83,7 +84,7 @@ def plan_inspection(
         raise DeviceError(msg)
     numbers = ", ".join(str(cells.level) for cells in levels)
     words = (
-        f"{'levels' if len(levels) > 1 else 'level'} {numbers} in {tiles} tile{'s' * (tiles != 1)} of "
+        f"{'levels' if len(levels) > 1 else 'level'} {numbers} in {counted(tiles, 'tile')} of "
         f"{'x'.join(map(str, tile))}, about {gib(one + sums)} of {gib(free_memory(device))} free on {device.type}"
         f"{instead}, and {gib(maps)} for the maps"
     )

@@ -19,6 +19,7 @@ from prosma_core.errors import DatasetError, GeometryError
 from prosma_core.io.dataset_json import find_splits, read_names, read_splits
 from prosma_core.io.images import is_image_path, read_image, read_labels, stem
 from prosma_core.io.ome_planes import set_members
+from prosma_core.printable import counted
 
 _CHANNEL = re.compile(r"^(.+)_(\d{4})$")
 
@@ -83,15 +84,15 @@ def open_dataset(root: Path) -> DatasetFolder:
     images = group_channels(image_files(image_dir), set(labels))
     if not labels or not images:
         msg = (
-            f"{root} holds {len(images)} images and {len(labels)} "
-            "labels of a known format; at least one pair is needed."
+            f"{root} holds {counted(len(images), 'image')} and {counted(len(labels), 'label map')} "
+            "of a known format; at least one pair is needed."
         )
         raise DatasetError(msg)
     alone = sorted(images.keys() ^ labels.keys())
     if alone:
         which = "label" if alone[0] in images else "image"
         msg = (
-            f"{len(alone)} cases of {root} are not pairs, for example "
+            f"{counted(len(alone), 'case is', 'cases are')} no pair in {root}, for example "
             f"{alone[0]!r} has no {which}. Give image and label the same name."
         )
         raise DatasetError(msg)

@@ -8,6 +8,7 @@ from typing import Any
 
 from prosma_core.config.documents import load_json
 from prosma_core.errors import DatasetError
+from prosma_core.printable import counted
 
 _MOST_DIGITS = 9  # of a class or channel number
 
@@ -49,7 +50,8 @@ def read_splits(path: Path, cases: Collection[str]) -> dict[str, tuple[str, ...]
             raise DatasetError(msg)
     unknown = sorted({n for names in splits.values() for n in names} - set(cases))
     if unknown:
-        msg = f"{path} names {len(unknown)} cases that are not there, for example {unknown[0]!r}. Correct it."
+        lacking = counted(len(unknown), "case that is", "cases that are")
+        msg = f"{path} names {lacking} not there, for example {unknown[0]!r}. Correct it."
         raise DatasetError(msg)
     return splits
 

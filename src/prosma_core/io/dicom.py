@@ -18,6 +18,7 @@ from prosma_core.io.dicom_stack import Stack, stack_of
 from prosma_core.io.failures import damaged, reading, shown
 from prosma_core.io.layout import arrange, parse_axes
 from prosma_core.io.names import is_dicom_file
+from prosma_core.printable import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -152,7 +153,9 @@ def _series(path: Path) -> _Series:
     if not found:
         raise damaged(path, "none of its files can be read as DICOM")
     if len(found) > 1:
-        listed = "; ".join(f"{shown(uid, 64)} ({len(files)} files)" for uid, files in list(found.items())[:3])
+        listed = "; ".join(
+            f"{shown(uid, 64)} ({counted(len(files), 'file')})" for uid, files in list(found.items())[:3]
+        )
         msg = f"{path} holds {len(found)} DICOM series: {listed}. Put each into a folder of its own."
         raise FileFormatError(msg)
     if others:
@@ -255,7 +258,7 @@ def _modality_table(file: DicomFile) -> tuple[int, NDArray[Any]] | None:
         first -= 65536
     values = np.frombuffer(element.value[: len(element.value) // 2 * 2], ">u2" if file.data.big else "<u2")
     if len(values) < count:
-        raise damaged(file.path, f"its modality LUT declares {count} values, {len(values)} are there")
+        raise damaged(file.path, f"its modality LUT declares {counted(count, 'value')}, {len(values)} are there")
     return first, values[:count].astype(np.uint16)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from prosma_core.errors import MissingExtraError
 from prosma_core.io.failures import damaged
+from prosma_core.printable import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +33,7 @@ def unpack_rle(packed: bytes, form: PixelFormat, path: Path) -> NDArray[Any]:
     each = form.bits // 8
     count = struct.unpack_from("<I", packed)[0] if len(packed) >= 64 else 0
     if form.bits == 1 or count != each * form.samples:
-        raise damaged(path, f"its run-length pixels have {count} segments, {each * form.samples} are needed")
+        raise damaged(path, f"its run-length pixels have {counted(count, 'segment')}, not {each * form.samples}")
     offsets = [*struct.unpack_from(f"<{count}I", packed, 4), len(packed)]
     size = form.rows * form.columns
     planes = np.empty((form.samples, each, size), np.uint8)

@@ -33,6 +33,7 @@ from prosma_core.io.dicom_header import (
     DicomFile,
 )
 from prosma_core.io.failures import damaged, shown
+from prosma_core.printable import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -261,7 +262,9 @@ def _frames(file: DicomFile, form: PixelFormat, fragments: list[memoryview]) -> 
         where[at] = index
         at += 8 + len(part)
     if count != form.frames or not set(offsets) <= set(where) or offsets[0] not in starts:
-        raise damaged(file.path, f"its {form.frames} frames are in {len(parts)} pieces, and no table says which")
+        raise damaged(
+            file.path, f"{counted(form.frames, 'frame')} in {counted(len(parts), 'piece')}, and no table says which"
+        )
     bounds = [where[offset] for offset in offsets] + [len(parts)]
     for start, end in itertools.pairwise(bounds):
         yield b"".join(parts[start:end])

@@ -11,6 +11,7 @@ import numpy as np
 
 from prosma_core.errors import GeometryError
 from prosma_core.io.failures import damaged
+from prosma_core.printable import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,7 +106,7 @@ def slices_of(file: DicomFile, frames: int, size: tuple[int, int]) -> list[Slice
     shared = next(iter(data.items(_SHARED_GROUPS)), None)
     groups = data.items(_FRAME_GROUPS)
     if groups and len(groups) < frames:
-        raise damaged(file.path, f"it has {frames} frames and the places of {len(groups)}")
+        raise damaged(file.path, f"it has {counted(frames, 'frame')} and the places of {len(groups)}")
     if len(groups) > frames:
         _LOG.warning("%s declares %d frames and the places of %d; the first are taken.", file.path, frames, len(groups))
     found = [_slice(file, index, size, groups[index] if groups else None, shared) for index in range(frames)]

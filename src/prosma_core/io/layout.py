@@ -10,6 +10,7 @@ import numpy as np
 
 from prosma_core.data.geometry import AXIS_ORDER, METRES, SPATIAL_AXES, ImageSpec, Scan, spacing_affine
 from prosma_core.errors import GeometryError
+from prosma_core.printable import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,7 +99,8 @@ def parse_axes(axes: str, ndim: int, path: Path) -> str:
         msg = f"Axes {axes!r} given for {path} cannot be used: {legal}."
         raise GeometryError(msg)
     if len(letters) != ndim:
-        msg = f"Axes {axes!r} name {len(letters)} dimensions but {path} has {ndim}: one letter for each; {legal}."
+        named = counted(len(letters), "dimension")
+        msg = f"Axes {axes!r} name {named} but {path} has {ndim}: one letter for each; {legal}."
         raise GeometryError(msg)
     return letters
 

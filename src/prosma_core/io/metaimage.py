@@ -21,6 +21,7 @@ from prosma_core.io.raw_voxels import (
     read_voxels,
     whole_numbers,
 )
+from prosma_core.printable import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -108,7 +109,7 @@ def read_metaimage(path: Path, axes: str | None) -> Scan:
     samples = "c" if channels > 1 else ""
     default = {2: "yx", 3: "zyx", 4: "tzyx"}.get(n, "") + samples
     if axes is None and len(default) != data.ndim:
-        raise ask_for_axes(path, f"it has {n} dimensions", data.shape)
+        raise ask_for_axes(path, f"it has {counted(n, 'dimension')}", data.shape)
     names = default if axes is None else parse_axes(axes, data.ndim, path)
     if names != default:
         return arrange(data, names, scale=[*reversed(spacing), *[1.0] * len(samples)], unit="mm", kind="mha")
@@ -194,10 +195,10 @@ def _read_header(path: Path) -> tuple[dict[str, str], Voxels, int]:
         raise damaged(path, f"its header declares the type {shown(fields.get('ElementType'), 40)!r}")
     channels = whole_numbers(fields.get("ElementNumberOfChannels", "1"), "ElementNumberOfChannels", path)[0]
     if not 1 <= channels <= _MOST_CHANNELS:
-        raise damaged(path, f"its header declares {channels} channels, 1 to {_MOST_CHANNELS} are possible")
+        raise damaged(path, f"its header declares {counted(channels, 'channel')}, 1 to {_MOST_CHANNELS} are possible")
     shape = declared_shape(fields.get("DimSize", ""), "DimSize", path)
     if whole_numbers(fields.get("NDims", str(len(shape))), "NDims", path) != (len(shape),):
-        raise damaged(path, f"its header declares NDims {shown(fields['NDims'], 20)} but {len(shape)} sizes")
+        raise damaged(path, f"its header declares NDims {shown(fields['NDims'], 20)} but {counted(len(shape), 'size')}")
     order = ">" if fields.get("ElementByteOrderMSB", "False").lower() in {"true", "1"} else "<"
     shape = (channels, *shape) if channels > 1 else shape
     return fields, _voxels(path, fields, start, shape, np.dtype(order + _TYPES[element])), channels

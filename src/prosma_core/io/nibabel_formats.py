@@ -20,6 +20,7 @@ from prosma_core.errors import FileFormatError, GeometryError, MissingExtraError
 from prosma_core.io.failures import damaged, reading
 from prosma_core.io.layout import arrange, ask_for_axes, parse_axes, to_canonical
 from prosma_core.io.nifti import NO_ORIENTATION
+from prosma_core.printable import counted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -193,7 +194,7 @@ def _letters(image: Any, kind: str, shape: tuple[int, ...], path: Path, axes: st
     if axes is not None:
         return parse_axes(axes, len(shape), path)
     if "?" in named or not named or any(n > 1 for n, letter in zip(shape, named, strict=True) if letter == "."):
-        raise ask_for_axes(path, f"it has {len(shape)} dimensions", shape)
+        raise ask_for_axes(path, f"it has {counted(len(shape), 'dimension')}", shape)
     return named
 
 

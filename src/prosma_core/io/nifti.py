@@ -15,6 +15,7 @@ from prosma_core.data.intensities import single_precision
 from prosma_core.errors import FileFormatError, GeometryError
 from prosma_core.io.failures import damaged, reading
 from prosma_core.io.layout import arrange, ask_for_axes, parse_axes, to_canonical, unit_name
+from prosma_core.printable import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -173,7 +174,7 @@ def _axis_names(shape: tuple[int, ...], path: Path, axes: str | None, *, rgb: bo
     names = [_AXES[i] if i < 3 or (i < len(_AXES) and shape[i] > 1) else "" for i in range(grid)]
     unnamed = any(name == "" and n > 1 for name, n in zip(names, shape[:grid], strict=True))
     if grid < 2 or unnamed or (rgb and "c" in names):
-        raise ask_for_axes(path, f"NIfTI with {ndim} dimensions", shape)
+        raise ask_for_axes(path, f"NIfTI with {counted(ndim, 'dimension')}", shape)
     return [*names, "c"] if rgb else names
 
 

@@ -14,6 +14,7 @@ from prosma_core.io.nrrd_header import PATIENT_SPACES, NrrdFields, read_nrrd_hea
 from prosma_core.io.nrrd_write import NrrdHeader
 from prosma_core.io.raw_voxels import check_voxels, numbers, read_voxels
 from prosma_core.io.slicer_segments import as_label_map, segments_of
+from prosma_core.printable import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -169,7 +170,10 @@ def _geometry(declared: NrrdFields, spatial: list[int], path: Path) -> tuple[Nrr
     else:
         words = fields.get("spacings", "").split() or ["nan"] * len(declared.kinds)
         if len(words) != len(declared.kinds):
-            raise damaged(path, f"its header has {len(words)} spacings for {len(declared.kinds)} axes")
+            raise damaged(
+                path,
+                f"its header has {counted(len(words), 'spacing')} for {counted(len(declared.kinds), 'axis', 'axes')}",
+            )
         chosen = [words[index] for index in spatial]
         affine[:n, :n] = np.diag([1.0 if w.lower() == "nan" else numbers(w, 1, "spacings", path)[0] for w in chosen])
         if any(word.lower() != "nan" for word in chosen):

@@ -10,6 +10,7 @@ import numpy as np
 from prosma_core.errors import FileFormatError
 from prosma_core.io.failures import damaged, shown
 from prosma_core.io.raw_voxels import Voxels, declared_shape, file_beside, header_lines, whole_numbers
+from prosma_core.printable import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -112,7 +113,9 @@ def _declared(path: Path, fields: dict[str, str], notes: dict[str, str], start: 
         raise damaged(path, f"its header declares the type {shown(fields.get('type'), 40)!r}")
     shape = declared_shape(fields.get("sizes", ""), "sizes", path)
     if whole_numbers(fields.get("dimension", str(len(shape))), "dimension", path) != (len(shape),):
-        raise damaged(path, f"its header declares dimension {shown(fields['dimension'], 20)} but {len(shape)} sizes")
+        raise damaged(
+            path, f"its header declares dimension {shown(fields['dimension'], 20)} but {counted(len(shape), 'size')}"
+        )
     kinds = tuple(fields.get("kinds", "").lower().split())
     kinds = kinds if len(kinds) == len(shape) else ("???",) * len(shape)
     space, dims = _space(fields.get("space", ""))
@@ -120,7 +123,9 @@ def _declared(path: Path, fields: dict[str, str], notes: dict[str, str], start: 
         dims = whole_numbers(fields["space dimension"], "space dimension", path)[0]
     vectors = _vectors(fields.get("space directions", ""))
     if vectors and len(vectors) != len(shape):
-        raise damaged(path, f"its header has {len(vectors)} space directions for {len(shape)} axes")
+        raise damaged(
+            path, f"its header has {counted(len(vectors), 'space direction')} for {counted(len(shape), 'axis', 'axes')}"
+        )
     endian = fields.get("endian", "little").lower()
     if endian not in {"little", "big"}:
         raise damaged(path, f"its header has endian {shown(endian, 20)!r}")

@@ -13,6 +13,7 @@ from prosma_core.errors import FileFormatError
 from prosma_core.io.failures import damaged
 from prosma_core.io.ome_xml import Block, Ome, OmeImage, claims_ome, parse_ome
 from prosma_core.io.tiff_pages import Pages, check_pages, covers, first_description, same_layout
+from prosma_core.printable import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -135,7 +136,7 @@ def find_planes(path: Path, pages: Pages, ome: Ome, uuid: str) -> Planes:
         return _planes(image, image.planes, placed, files)
     if not missing:
         declared = math.prod(image.planes)
-        raise _misfit(path, f"{declared} planes ({_words(image)}), of which it places {len(placed)}")
+        raise _misfit(path, f"{counted(declared, 'plane')} ({_words(image)}), of which it places {len(placed)}")
     box = covers(list(placed))
     names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
     if box is None:
@@ -197,7 +198,7 @@ def _with_samples(path: Path, image: OmeImage, layout: tuple[int, ...]) -> OmeIm
     if image.samples == samples:
         return image
     if whole % samples:
-        raise _misfit(path, f"{whole} channels, and its pages have {samples}")
+        raise _misfit(path, f"{counted(whole, 'channel')}, and its pages have {samples}")
     return replace(image, sizes={**image.sizes, "C": whole // samples}, samples=samples)
 
 
@@ -218,7 +219,7 @@ def _place(
         start = _number(index, image.planes)
         used += count
         if block.page + count > have or start + count > planes or used > total:
-            pages = f"{have} pages" if file == path else f"{have} pages in {file.name}"
+            pages = counted(have, "page") + ("" if file == path else f" in {file.name}")
             raise _misfit(path, f"{_words(image)}: plane {start + 1} to {start + count}, and has {pages}")
         for step in range(count):
             placed[_index(start + step, image.planes)] = (file, block.page + step)

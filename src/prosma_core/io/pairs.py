@@ -9,6 +9,7 @@ from pathlib import Path
 from prosma_core.errors import ConfigError, DatasetError
 from prosma_core.io.dataset_folder import Case, DatasetFolder, open_dataset
 from prosma_core.io.names import stem
+from prosma_core.printable import counted
 
 
 def open_cases(
@@ -47,7 +48,8 @@ def open_cases(
     added = free_names((stem(image) for image, _ in pairs), cases)
     cases |= {name: Case(name, (image,), labels) for name, (image, labels) in zip(added, pairs, strict=True)}
     if wrong := [number for number in validation if number >= len(added)]:
-        msg = f"Pair {wrong[0]} is to be validated on, but there are {len(added)} pairs, numbered from 0."
+        there = counted(len(added), "pair")
+        msg = f"Pair {wrong[0]} is to be validated on, but the data holds {there}, numbered from 0."
         raise ConfigError(msg)
     splits = dict(folder.splits)
     if splits or validation:

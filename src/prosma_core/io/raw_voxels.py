@@ -12,6 +12,7 @@ import numpy as np
 
 from prosma_core.errors import FileFormatError, GeometryError
 from prosma_core.io.failures import damaged, shown
+from prosma_core.printable import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,7 +102,7 @@ def numbers(text: str, count: int, field: str, path: Path) -> tuple[float, ...]:
     FileFormatError
         There are more or fewer, or one is no finite number.
     """
-    wanted = f"{count} finite number{'s' if count > 1 else ''}"
+    wanted = counted(count, "finite number")
     try:
         values = tuple(float(word) for word in text.replace(",", " ").split())
     except ValueError as error:

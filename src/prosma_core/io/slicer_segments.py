@@ -9,6 +9,7 @@ import numpy as np
 
 from prosma_core.errors import LabelError
 from prosma_core.io.failures import shown
+from prosma_core.printable import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,8 +99,9 @@ def as_label_map(
         before = labels[here]
         if before.any():
             first = names[int(before[before > 0][0])]
+            common = counted(int(np.count_nonzero(before)), "voxel")
             msg = (
-                f"The segments {first!r} and {segment.name!r} of {path} overlap in {np.count_nonzero(before)} voxels; "
+                f"The segments {first!r} and {segment.name!r} of {path} overlap in {common}; "
                 "a label map has one class for each voxel. Export them from 3D Slicer as separate label maps, or "
                 "without overlap."
             )

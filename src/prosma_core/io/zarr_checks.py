@@ -132,11 +132,14 @@ def _check_present(path: Path, present: int, total: int, declared: int, empty: E
     least = 0 if empty == "usual" else 0.01 * total
     many = declared > _BLANK_BYTES or (empty == "refused" and total >= _MANY_CHUNKS)
     if many and present < max(least, 1):
-        raise damaged(path, f"{missing} of its {total} chunks are missing, {declared} bytes are declared")
+        raise damaged(
+            path,
+            f"{missing} of its {total} chunks {'is' if missing == 1 else 'are'} missing, {declared} bytes are declared",
+        )
     if empty == "usual" or not missing:
         return
     if empty == "refused" and not present:
-        raise damaged(path, f"all of its {total} chunks are missing")
+        raise damaged(path, "its only chunk is missing" if total == 1 else f"all of its {total} chunks are missing")
     _LOG.warning("%s: %d of %d chunks are missing and read as the fill value.", path, missing, total)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from prosma_core.config.model import ModelConfig
 from prosma_core.errors import ModelFileError
 from prosma_core.model.unet import UNet
+from prosma_core.printable import counted
 
 
 def weights_of(state: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
@@ -35,7 +36,7 @@ def model_from(config: ModelConfig, weights: Mapping[str, NDArray[Any]]) -> UNet
     if wrong:
         first = wrong[0]
         msg = (
-            f"{len(wrong)} weights do not fit the network of the header, for example {first}: "
+            f"{counted(len(wrong), 'weight does', 'weights do')} not fit the header's network, for example {first}: "
             f"needed {expected.get(first, 'none')}, given {given.get(first, 'none')}. The file is not usable."
         )
         raise ModelFileError(msg)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from prosma_core.config.documents import load_json
 from prosma_core.errors import DivergedError, TrainingError
 from prosma_core.io.run_folder import RunFolder
+from prosma_core.printable import counted
 from prosma_core.training.schedule import MovingAverage
 
 
@@ -145,7 +146,9 @@ def _check(tensors: Mapping[str, Tensor], progress: Progress, optimizer: torch.o
     numbers |= {f"learning_rate {i}": g["lr"] for i, g in enumerate(optimizer.param_groups if optimizer else ())}
     bad += [name for name, value in numbers.items() if not math.isfinite(value)]
     if bad:
-        msg = f"{len(bad)} values of the training are not finite, the first is {bad[0]}"
+        msg = (
+            f"{counted(len(bad), 'value of the training is', 'values of the training are')} not finite, first {bad[0]}"
+        )
         raise DivergedError(msg)
 
 

@@ -21,6 +21,7 @@ from prosma_core.io.run_folder import RunFolder
 from prosma_core.io.run_lock import run_lock
 from prosma_core.io.run_targets import check_run_targets
 from prosma_core.model.weights import transfer
+from prosma_core.printable import counted
 from prosma_core.training.before_after import validate_start
 from prosma_core.training.schedule import MovingAverage
 from prosma_core.training.setup import prepare_run
@@ -117,7 +118,7 @@ def _run(trainer: Trainer, resume: bool) -> Generator[Event, None, TrainingResul
 
 def _finish(trainer: Trainer) -> Generator[Event, None, TrainingResult]:
     """Validate the chosen weights on every validation case and write the model."""
-    yield StageStarted(f"Validating on all {len(trainer.val)} validation cases.")
+    yield StageStarted(f"Validating on {counted(len(trainer.val), 'validation case')}.")
     folder, weights, out = trainer.folder, trainer.weights(), trainer.setup.run.out
     if trainer.config.keep == "best" and folder.best.is_file():
         weights = {k: torch.from_numpy(v) for k, v in load_bundle(folder.best)[1].items()}

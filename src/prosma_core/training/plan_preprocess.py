@@ -13,6 +13,7 @@ from prosma_core.data.fingerprint import Fingerprint
 from prosma_core.data.grid import STRONG_ANISOTROPY
 from prosma_core.data.intensities import COLOR
 from prosma_core.errors import DatasetError
+from prosma_core.printable import counted
 
 AIR_HU = -500.0
 """CT is recognised by whole numbers that reach below this in most scans."""
@@ -84,8 +85,8 @@ def _common_unit(prints: Sequence[Fingerprint]) -> str:
         msg = f"The images have different units ({', '.join(sorted(units))}); bring them to one."
         if unknown:
             msg = (
-                f"{unknown} of {len(prints)} images have no voxel size or no unit of it, the others do. Give the size "
-                "of those that have none (--spacing z,y,x and a unit), or train without them."
+                f"Of {len(prints)} images, {counted(unknown, 'has', 'have')} no voxel size or no unit of it. Give the "
+                "size of those that have none (--spacing z,y,x and a unit), or train without them."
             )
         raise DatasetError(msg)
     return units.pop()

@@ -21,6 +21,7 @@ from prosma_core.errors import DatasetError, LabelError
 from prosma_core.events import Event, StageStarted, Working
 from prosma_core.io.dataset_folder import Case, DatasetFolder, file_classes, read_case
 from prosma_core.io.images import read_labels
+from prosma_core.printable import counted
 from prosma_core.training.split import Split, hold_out_slices, keep_classes
 
 SAID_ONCE = 3
@@ -221,7 +222,8 @@ def _case_words(name: str, labels: Annotation, run: RunConfig) -> str:
         said.append(f"{name}: a mask with gray edges; above {labels.threshold} is the one class.")
     if labels.frames is not None and 0 < labels.frames[0] < labels.frames[1] and not labels.sparse:
         said.append(
-            f"{name}: {labels.frames[0]} of {labels.frames[1]} time points hold labels; the others are ignored."
+            f"{name}: of {labels.frames[1]} time points, {counted(labels.frames[0], 'holds', 'hold')} labels; the "
+            "others are ignored."
         )
     said.append(_slices_words(name, labels, run))
     return " ".join(filter(None, said))

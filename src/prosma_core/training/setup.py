@@ -26,6 +26,7 @@ from prosma_core.io.dataset_folder import DatasetFolder
 from prosma_core.io.models import find_model
 from prosma_core.io.notes import made_by_model, read_notes
 from prosma_core.io.pairs import open_cases
+from prosma_core.printable import counted
 from prosma_core.training.cases import TrainingCase, prepare_case
 from prosma_core.training.classes import check_background, class_words, find_classes
 from prosma_core.training.plan import plan_batch, plan_run, training_voxels
@@ -85,8 +86,8 @@ def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None
     start = load_bundle(find_model(run.init)) if run.init and split is None else None
     fresh = split is None
     split = choose_cases(folder, run.training.seed) if split is None else check_split(folder, split)
-    count = len({*split.train, *split.val})
-    yield StageStarted(f"Reading {count} case{'s' * (count != 1)} of {folder.root.name}.")
+    number = len({*split.train, *split.val})
+    yield StageStarted(f"Reading {counted(number, 'case')} of {folder.root.name}.")
     given = start[0].model.dims if start else run.preprocess.dims
     dims, facts, split = yield from read_split(folder, split, run, given, fresh=fresh)
     names = {**({} if run.labels.one_class else facts.names), **folder.class_names, **run.class_names}
@@ -263,7 +264,7 @@ def describe_plan(pre: PreprocessConfig, model: ModelConfig, train: int, val: in
     }[pre.resample]
     kinds = ", ".join(sorted({i.kind for i in pre.intensities}))
     return (
-        f"{pre.dims}D, {len(pre.channels)} channel{'s' * (len(pre.channels) > 1)} ({kinds}), {grid}, "
+        f"{pre.dims}D, {counted(len(pre.channels), 'channel')} ({kinds}), {grid}, "
         f"tile {'x'.join(map(str, pre.tile))}, widths {'-'.join(map(str, model.widths))}, gate {model.gate.kind}; "
-        f"{train} training and {val} validation cases."
+        f"{train} training and {counted(val, 'validation case')}."
     )

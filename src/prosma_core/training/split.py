@@ -14,6 +14,7 @@ from prosma_core.data.annotation import Annotation
 from prosma_core.errors import DatasetError, TrainingError
 from prosma_core.io.dataset_folder import DatasetFolder
 from prosma_core.io.notes import NO_INDEPENDENT_LABELS
+from prosma_core.printable import counted
 
 VALIDATION_SHARE = 0.2
 FEW_CASES = 4
@@ -132,7 +133,7 @@ class Split:
         if self.kind == "slices":
             count = self.held_out
             return (
-                f"Too few cases to hold one out: {count} annotated slice{'s' * (count != 1)} of the same scans "
+                f"Too few cases to hold one out: {counted(count, 'annotated slice')} of the same scans "
                 f"{'is' if count == 1 else 'are'} held out for validation. Other scans may be harder."
             )
         return (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from prosma_core.printable import counted
 from prosma_core.training.setup import Setup
 from prosma_core.training.validate import Validation
 
@@ -26,7 +27,7 @@ def training_summary(
     """
     run, split = setup.run, setup.split
     summary: dict[str, Any] = {
-        "data": run.data.name if run.data else f"{len(run.pairs)} pairs",
+        "data": run.data.name if run.data else counted(len(run.pairs), "pair"),
         "train_cases": len(split.train),
         "validation_cases": len(split.val),
         "validation": split.kind,

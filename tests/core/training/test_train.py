@@ -468,7 +468,7 @@ def test_unpainted_time_points_teach_nothing(tmp_path: Path, rng: np.random.Gene
         (write_labels if folder == "labels" else write_image)(tmp_path / folder / "movie.tif", data, spec)
     setup, events = drain(prepare_run(settings(tmp_path, tmp_path / "m.safetensors"), torch.device("cpu")))
     assert [case.name for case in setup.train] == ["movie frame 1"]
-    assert any("1 of 3 time points hold labels; the others are ignored." in words for words in said(events))
+    assert any("of 3 time points, 1 holds labels; the others are ignored." in words for words in said(events))
 
 
 def test_stacks_without_content_are_refused_by_name(tmp_path: Path) -> None:

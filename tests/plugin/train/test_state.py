@@ -92,7 +92,7 @@ def test_the_voxel_size_of_images_that_state_none_is_asked_for_and_trained_with(
     mixed = choices(row(units="mm"), row(name="bare"))
     assert asks_for_size(mixed)
     problem = problem_of(mixed, tmp_path)
-    assert (problem.field, "1 of 2 images have no voxel size, for example bare" in problem.text) == ("size", True)
+    assert (problem.field, "Of 2 images, 1 has no voxel size, for example bare" in problem.text) == ("size", True)
     for text, said in (("3 foos", "is not a voxel size"), ("3,1", "give z,y,x or one number")):
         problem = problem_of(replace(mixed, size=text), tmp_path)
         assert problem.field == "size"
