@@ -56,16 +56,48 @@ def test_any_unit_and_offset_gives_the_network_the_same_picture(
         (PLAIN + 4_000_000_000).astype(np.uint32),
         (PLAIN - 2_000_000_000).astype(np.int32),
         (PLAIN + 2**52).astype(np.int64),
+        PLAIN.astype(np.int64) + 2**62,
+        PLAIN.astype(np.int64) + np.iinfo(np.int64).min,
+        PLAIN.astype(">i8") + 2**60,
+        PLAIN.astype(np.uint64) + np.uint64(2**64 - 1001),
         PLAIN * 1e-3 + 1e7,
         PLAIN * 1e-12,
         PLAIN * 1e200,
         (PLAIN * 1e-40).astype(np.float64),
         (PLAIN * 1e-12).astype(np.float32),
     ],
-    ids=["uint32", "int32", "int64", "float64 offset", "1e-12", "1e200", "1e-40", "float32 1e-12"],
+    ids=[
+        "uint32",
+        "int32",
+        "int64",
+        "int64 2^62",
+        "int64 -2^63",
+        "big-endian",
+        "uint64",
+        "float64 offset",
+        "1e-12",
+        "1e200",
+        "1e-40",
+        "float32 1e-12",
+    ],
 )
 def test_types_that_float32_cannot_carry_keep_their_differences(data: NDArray[np.generic]) -> None:
     np.testing.assert_allclose(for_network(data)[0], for_network(PLAIN)[0], atol=2e-4)
+
+
+def test_numbers_beyond_what_float64_tells_apart_are_neither_blank_nor_absurd() -> None:
+    data = np.full((6, 20, 20), 2**62, np.int64)
+    data[:, 3:7, 3:7] += 900
+    wanted = np.zeros(data.shape, np.uint8)
+    wanted[:, 3:7, 3:7] = 9
+    np.testing.assert_allclose(for_network(data)[0], for_network(wanted)[0], atol=1e-5)
+    data[:, 3:7, 3:7] = 2**62
+    data[2, 5, 5] = -(2**62)
+    data[2, 5, 6] += 1
+    with pytest.raises(
+        IntensityError, match=r"One voxel lies far outside of all others: -4.61169e\+18 at z 2, y 5, x 5"
+    ):
+        for_network(data)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64])

@@ -26,6 +26,8 @@ SMALLEST, LARGEST = 1e-30, 1e30
 """Ranges of values outside of which float32 has no room for their squares."""
 OFFSET = 16.0
 """Values whose offset is larger than their range by more than this factor lose detail in float32."""
+WHOLE = 2**53
+"""Whole numbers up to which float64 tells each from its neighbors."""
 ABSURD = 1e6
 """A few voxels that lie this many times farther from the median than all others are taken for damage."""
 FEW = 16
@@ -36,6 +38,27 @@ def single_precision(low: float, high: float) -> bool:
     """Whether float32 holds values between these two with enough detail of their differences."""
     size, span = max(abs(low), abs(high)), high - low
     return size == 0 or (SMALLEST <= size <= LARGEST and (span == 0 or (span >= SMALLEST and size <= OFFSET * span)))
+
+
+def from_smallest(values: NDArray[Any]) -> NDArray[Any]:
+    """Whole numbers that float64 has no room for counted from the smallest of them; all other values as they are.
+
+    Parameters
+    ----------
+    values : ndarray, integer or float, any shape
+
+    Returns
+    -------
+    ndarray
+        The same array, or uint64.
+    """
+    if values.dtype.kind not in "iu" or values.dtype.itemsize < 8 or not values.size:
+        return values
+    low, high = int(values.min()), int(values.max())
+    if max(-low, high) <= WHOLE:
+        return values
+    shifted: NDArray[Any] = values.astype(np.uint64) - np.uint64(low % 2**64)  # wraps: the differences are exact
+    return shifted
 
 
 def normalise(image: NDArray[Any], intensities: tuple[ChannelIntensity, ...]) -> NDArray[np.float32]:
@@ -61,7 +84,8 @@ def normalise(image: NDArray[Any], intensities: tuple[ChannelIntensity, ...]) ->
     check_finite(image)
     check_varies(image)
     result = np.empty(image.shape, np.float32)
-    for channel, rule, out in zip(image, intensities, result, strict=True):
+    for given, rule, out in zip(image, intensities, result, strict=True):
+        channel = given if rule.kind == "ct" else from_smallest(given)
         low, high = float(channel.min()), float(channel.max())
         if low == high and rule.kind == "zscore":
             out[...] = 0
@@ -137,24 +161,25 @@ def check_plausible(image: NDArray[Any], intensities: tuple[ChannelIntensity, ..
     for c, channel in enumerate(image):
         if intensities[min(c, len(intensities) - 1)].kind == "ct":
             continue
-        some = _some(channel)
+        values = from_smallest(channel)
+        some = _some(values)
         middle = float(np.median(some))
-        reach = max(float(channel.max()) - middle, middle - float(channel.min())) / ABSURD
+        reach = max(float(values.max()) - middle, middle - float(values.min())) / ABSURD
         if np.count_nonzero(np.abs(some - middle) > reach) > FEW * 4:  # as of any usual scan
             continue
-        near = (channel >= middle - reach) & (channel <= middle + reach)
+        near = (values >= middle - reach) & (values <= middle + reach)
         far = channel.size - int(np.count_nonzero(near))
         if not 0 < far <= max(FEW, channel.size // 100_000):
             continue
         rest = channel[near]
-        low, high = float(rest.min()), float(rest.max())
+        low, high = rest.min(), rest.max()
         if low < high:
             first = np.unravel_index(int(np.argmin(near)), channel.shape)
             count = "One voxel lies" if far == 1 else f"{far} voxels lie"
             msg = (
                 f"{count} far outside of all others: {float(channel[first]):g} at {place((c, *first))}, while the "
-                f"others are between {low:g} and {high:g}. Replace it (for example by the background value) and try "
-                "again."
+                f"others are between {float(low):g} and {float(high):g}. Replace it (for example by the background "
+                "value) and try again."
             )
             raise IntensityError(msg)
 
@@ -167,7 +192,7 @@ def _some(channel: NDArray[Any]) -> NDArray[Any]:
 
 def check_varies(image: NDArray[Any]) -> None:
     """Raise `IntensityError` if all voxels have one value."""
-    if float(image.max()) == float(image.min()):
+    if image.max() == image.min():
         msg = (
             f"Every voxel has the value {float(image.flat[0]):g}: there is "
             "nothing to see in this image. Check that it is the right file."
@@ -212,5 +237,6 @@ def fit_channels(image: NDArray[Any], expected: int) -> tuple[NDArray[Any], str 
     if image.shape[0] == 1:
         return np.repeat(image, 3, axis=0), "the gray channel was used for red, green and blue"
     kind = np.float64 if image.dtype.itemsize > 4 else np.float32
+    image = from_smallest(image)
     gray = np.tensordot(LUMINANCE.astype(kind), image.astype(kind, copy=False), axes=1)[None]
     return gray, "the three color channels were turned to gray"

@@ -104,5 +104,5 @@ def network_image(frame: Frame, grid: NetworkGrid, preprocess: PreprocessConfig)
 
 def is_blank(frame: Frame) -> bool:
     """Whether a frame has one finite value everywhere."""
-    low = float(frame.image.min())
-    return isfinite(low) and low == float(frame.image.max())
+    low = frame.image.min()
+    return isfinite(low) and bool(low == frame.image.max())
