@@ -42,6 +42,25 @@ def test_voxels_lie_where_simpleitk_says_in_nifti(tmp_path: Path, rng: np.random
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
+def test_series_of_simpleitk_lie_where_it_says_and_name_a_patient_only_where_their_header_does(
+    tmp_path: Path, rng: np.random.Generator, suffix: str
+) -> None:
+    """It writes no space into a 4D NRRD, and LPS into every MetaImage."""
+    volume = oblique(rng)
+    series = sitk.JoinSeries([volume, volume + 1], 7.0, 2.0)
+    sitk.WriteImage(series, str(tmp_path / f"a{suffix}"))
+    scan, theirs = read_image(tmp_path / f"a{suffix}"), sitk.ReadImage(str(tmp_path / f"a{suffix}"))
+    assert (scan.spec.axes, scan.spec.unit) == ("tzyx", "mm")
+    assert scan.spec.world == ("image" if suffix == ".nrrd" else "ras")
+    np.testing.assert_array_equal(scan.data, sitk.GetArrayFromImage(theirs))
+    signs = (1, 1, 1) if suffix == ".nrrd" else (1, -1, -1)  # z, y, x: LPS is turned to RAS
+    for t, z, y, x in np.ndindex(scan.spec.shape):
+        place = theirs.TransformIndexToPhysicalPoint((x, y, z, t))[2::-1]
+        ours = scan.spec.affine @ (z, y, x, 1)
+        np.testing.assert_allclose(ours[:3], np.multiply(signs, place), atol=1e-4)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
 def test_labels_keep_the_geometry_and_carry_notes(tmp_path: Path, rng: np.random.Generator, suffix: str) -> None:
     sitk.WriteImage(oblique(rng), str(tmp_path / f"a{suffix}"))
     spec = read_image(tmp_path / f"a{suffix}").spec
