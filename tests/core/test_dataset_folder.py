@@ -137,7 +137,7 @@ def test_unusable_splits_are_named(tmp_path: Path, text: str | bytes, said: str)
     [
         ((), "is not a data folder"),
         (("images/a.png",), "is not a data folder"),
-        (("images/a.txt", "labels/a.txt"), "0 images and 0 labels"),
+        (("images/a.txt", "labels/a.txt"), "0 images and 0 label maps"),
         (("images/a.png", "images/b.png", "labels/a.png"), "'b' has no label"),
         (("images/a.png", "labels/a.png", "labels/b.png"), "'b' has no image"),
         (("images/a.png", "images/a.tif", "labels/a.png"), r"a\.png and a\.tif are both image 'a'"),

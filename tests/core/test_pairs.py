@@ -103,7 +103,7 @@ def test_pairs_that_are_validated_on_are_not_trained_on(make_data, tmp_path: Pat
     beside = open_cases(root, pairs[:2], (0,))
     assert beside.splits["train"] == (*(f"case_{i}" for i in range(4)), "case_1-2")
     assert beside.splits["val"] == ("case_0-2",)
-    with pytest.raises(ConfigError, match="Pair 4 is to be validated on, but there are 4 pairs"):
+    with pytest.raises(ConfigError, match="Pair 4 is to be validated on, but the data holds 4 pairs"):
         open_cases(None, pairs, (4,))
 
 
