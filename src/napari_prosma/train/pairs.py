@@ -130,9 +130,9 @@ def active_pair(viewer: Any) -> Pair:
     if len(images) > 1 and len(labels) == 1 and viewer.layers.selection and are_channels(images):
         first, *others = sorted(images, key=viewer.layers.index)
         return Pair(Source(layer=first, others=tuple(others)), layer_source(labels[0]))
+    there = f"{counted(len(images), 'image')} and {counted(len(labels), 'labels layer')}"
     msg = (
-        f"Which pair is meant cannot be told of {counted(len(images), 'image')} and "
-        f"{counted(len(labels), 'labels layer')} that are {'selected' if viewer.layers.selection else 'there'}. "
+        f"Which pair is meant cannot be told: {there} are {'selected' if viewer.layers.selection else 'there'}. "
         "Select one image and its labels (Ctrl+click)."
     )
     raise DatasetError(msg)
@@ -152,7 +152,7 @@ def pairs_from_files(images: Sequence[Path], labels: Sequence[Path]) -> tuple[Pa
         raise DatasetError(msg)
     if not images or not labels:
         given = f"{counted(len(images), 'image')} and {counted(len(labels), 'label file')}"
-        msg = f"Of the files, {given} were chosen: choose the images, then their labels."
+        msg = f"{given} were chosen: choose the images, then their labels."
         raise DatasetError(msg)
     if len(images) == 1 and len(labels) == 1:
         return (_file_pair((images[0],), labels[0]),)

@@ -172,7 +172,7 @@ class TestFiles:
             (["a.nii", "b.nii"], ["a.nii"], "'b' has no labels"),
             (["a.nii"], ["a.nii", "c.nii"], "'c' has no image"),
             (["a.nii", "b.nii"], ["a.nii", "a.nii.gz", "b.nii"], "two labels have one of the same name"),
-            ([], ["a.nii"], "0 images and 1 label files"),
+            ([], ["a.nii"], "0 images and 1 label file were"),
         ],
     )
     def test_what_is_no_pair_is_said(self, images: list[str], labels: list[str], words: str, tmp_path: Path) -> None:
