@@ -78,7 +78,7 @@ def objects_layer(
         visible=visible,
         features=features,
         **placement.arguments(),
-        metadata={METADATA: _notes(scan, scan.spec.labels_spec(), axes) | {"provenance": dict(provenance)}},
+        metadata={METADATA: scan.notes(axes, ImageSpec.labels_spec) | {"provenance": dict(provenance)}},
     )
 
 
