@@ -112,8 +112,8 @@ def left_out(pairs: Sequence[Pair], folder: RunFolder) -> str:
     if not missing:
         return ""
     listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-    own = counted(len(labels), "pair")
-    return f"This run goes on with its own copies of {own}. Not in it: {listed}. Train anew to use all."
+    copies = counted(len(labels), "pair")
+    return f"This run goes on with its own copies of {copies}. Not in it: {listed}. Train anew to use all."
 
 
 def autosave(pairs: Sequence[Pair], folder: Path) -> list[Path]:
