@@ -89,6 +89,16 @@ def _picture(name: str) -> Writer:
     return make
 
 
+def _jpeg(folder: Path) -> tuple[Save, Found]:
+    """Its values are not exact."""
+    path = folder / "picture.jpg"
+
+    def save(number: int) -> None:
+        write_image(path, np.full((8, 8), number % 25 * 10, np.uint8), array_spec((8, 8), "yx"), overwrite=True)
+
+    return save, lambda: one_value(np.round(read_image(path).data / 10), 25)
+
+
 def _in_two_steps(make: Writer) -> Writer:
     """As where the system cannot let two folders change places."""
 
@@ -250,6 +260,7 @@ FOLDERS: dict[str, Writer] = {
 }
 MORE: dict[str, Writer] = {
     "plain tiff": _picture("picture.tif"),
+    "jpeg": _jpeg,
     "seg.nrrd": _labels("labels.seg.nrrd"),
     "image nii.gz": _picture("picture.nii.gz"),
     "image zarr": _picture("picture.ome.zarr"),
