@@ -563,7 +563,7 @@ def test_no_input_of_the_command_is_replaced_held_or_written_into(
     Image.fromarray(pixels(20, 22)).save(scans / "c.jpg")
     content = (scans / "b.png").read_bytes()
     result = prosma("segment", scans, "--model", model, "--out", scans, "--overwrite")
-    refused(result, "2 of 3 scans", "b: The result would replace the input")
+    refused(result, "2 of 3 scans", "b.jpg: The result would replace the input")
     assert (scans / "b.png").read_bytes() == content
     assert read_image(scans / "c.png").spec.shape == (20, 22)
 

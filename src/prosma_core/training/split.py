@@ -194,7 +194,7 @@ def keep_classes(
     trained, validated, moved = list(split.train), list(split.val), []
     holding = Counter(value for name in trained for value in values.get(name, ()))  # training cases with each class
     for name in split.val:
-        own = values.get(name, ())
+        own = list(values.get(name, ()))
         if all(holding[value] for value in own):
             continue
         with_it = holding + Counter(own)
@@ -207,7 +207,7 @@ def keep_classes(
         if spare is not None:
             trained.remove(spare)
             validated.append(spare)
-            holding = holding - Counter(values.get(spare, ()))
+            holding = holding - Counter(list(values.get(spare, ())))
     if not moved:
         return split, ()
     return replace(split, train=tuple(sorted(trained)), val=tuple(sorted(validated))), tuple(moved)

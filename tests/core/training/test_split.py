@@ -115,6 +115,8 @@ def test_a_class_only_in_a_validation_case_moves_to_training_and_as_many_cases_v
     train = {"a": {1, 3}, "b": {1}, "c": {1}, "d": {1}}
     found, moved = keep_classes(split, train, {"e": {1, 2}})
     assert (found.train, found.val, moved) == (("a", "c", "d", "e"), ("b",), ("e",))  # a alone has class 3
+    slices = {"a": {1: (0,), 3: (2,)}, "b": {1: (4,)}, "c": {1: (0,)}, "d": {1: (9,)}, "e": {1: (1,), 2: (1, 2)}}
+    assert keep_classes(split, slices, {}) == (found, moved)
     assert keep_classes(split, train, {"e": {1}}) == (split, ())
     assert keep_classes(Split(("a",), ("e",)), {"a": {1}}, {"e": {2}}) == (Split(("a",), ("e",)), ())
     both, moved = keep_classes(Split(("a",), ("e", "f")), {"a": {1}}, {"e": {2}, "f": {1}})

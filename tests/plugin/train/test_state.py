@@ -282,6 +282,10 @@ def with_values(*values: tuple[int, ...], part: tuple[str, ...] = ()) -> tuple[P
             lambda: (row(), row(slices=(9,), values=(2,))),
             ["No validation slice holds class 2: no validation Dice (–), no part in the mean."],
         ),
+        (  # the case that is drawn for validation holds it alone: it is trained on
+            lambda: with_values((1,), (1,), (1, 2), (1,)),
+            ["No validation case holds class 2: no validation Dice (–), no part in the mean."],
+        ),
         (lambda: with_values((1, 2), (1, 2), (1, 2), (1, 2)), []),
         (lambda: with_values((1, 2), ()), []),
     ],
