@@ -228,7 +228,7 @@ def test_a_plan_says_what_would_be_and_writes_nothing(engine: Engine, begin: Beg
     assert isinstance(end, Finished)
     plan = end.result
     assert "2D, 1 channel (zscore)" in plan.words
-    assert "3 training and 1 validation cases" in plan.words
+    assert "3 training and 1 validation case" in plan.words
     assert 0 < 100 * plan.step_seconds < plan.epoch_seconds < plan.seconds / 1000
     assert set(run.out.parent.iterdir()) == before
     assert any("Timing" in event.message for event in heard.of(Working))
