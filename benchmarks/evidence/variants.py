@@ -6,6 +6,7 @@ All but `self-gate` and those of `LEVELS` run as plain PyTorch, slower than the 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 
 from prosma_core.config.model import GateConfig, ModelConfig
 from prosma_core.model.conv import CONV
-from prosma_core.model.gate import ProximalGate, SkipGate, build_gate, removed_estimate
+from prosma_core.model.gate import ProximalGate, build_gate, removed_estimate
 from prosma_core.model.prox import THRESHOLDS, soft_threshold
+from prosma_core.model.skip_gate import SkipGate
 from prosma_core.model.unet import UNet
 
 NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
@@ -25,8 +27,8 @@ GROUP = 8
 class Plain(ProximalGate):
     """`ProximalGate` by plain PyTorch on every device; what a variant changes is in `field` and `weight`."""
 
-    def __init__(self, channels: int, kernel: tuple[int, ...], config: GateConfig) -> None:
-        super().__init__(channels, kernel, config)
+    def __init__(self, channels: int, **settings: Any) -> None:
+        super().__init__(channels, **settings)
         self.fused = False
 
     def activation(self, x: Tensor, g: Tensor) -> Tensor:
@@ -71,9 +73,9 @@ class SelfGate(ProximalGate):
 class NormalisedGate(Plain):
     """The projected features are normalised, so that the field does not follow the strength of the features."""
 
-    def __init__(self, channels: int, kernel: tuple[int, ...], config: GateConfig) -> None:
-        super().__init__(channels, kernel, config)
-        self.norm = NORM[len(kernel)](channels, affine=True)
+    def __init__(self, channels: int, **settings: Any) -> None:
+        super().__init__(channels, **settings)
+        self.norm = NORM[len(self.kernel)](channels, affine=True)
 
     def mixed(self, x: Tensor, g: Tensor) -> Tensor:
         """What goes into the GELU."""
@@ -84,9 +86,9 @@ class NormalisedGate(Plain):
 class ConditionedGate(Plain):
     """The decoder's global context moves the threshold of each channel: softplus(t + MLP(GAP(g)))."""
 
-    def __init__(self, channels: int, kernel: tuple[int, ...], config: GateConfig) -> None:
-        super().__init__(channels, kernel, config)
-        hidden = max(4, channels // config.channel_reduction)
+    def __init__(self, channels: int, **settings: Any) -> None:
+        super().__init__(channels, **settings)
+        hidden = max(4, channels // settings["channel_reduction"])
         self.context = nn.Sequential(nn.Linear(channels, hidden), nn.LeakyReLU(), nn.Linear(hidden, channels))
         for values in self.context[2].parameters():
             nn.init.zeros_(values)
@@ -100,8 +102,8 @@ class ConditionedGate(Plain):
 class SharpGate(Plain):
     """tanh(s p) with a learned s per channel, 4 to begin with: what is kept comes near 1 soon above the threshold."""
 
-    def __init__(self, channels: int, kernel: tuple[int, ...], config: GateConfig) -> None:
-        super().__init__(channels, kernel, config)
+    def __init__(self, channels: int, **settings: Any) -> None:
+        super().__init__(channels, **settings)
         self.sharpness = nn.Parameter(torch.full((channels,), 4.0))
 
     def weight(self, z: Tensor, tau: Tensor) -> Tensor:
@@ -133,9 +135,9 @@ class GroupedGate(Plain):
 class UnrolledGate(Plain):
     """A second proximal step with momentum and neighbours: prox(z + m p + K * p), m and K (3^n, by channel) from 0."""
 
-    def __init__(self, channels: int, kernel: tuple[int, ...], config: GateConfig) -> None:
-        super().__init__(channels, kernel, config)
-        padding = tuple(k // 2 for k in kernel)
+    def __init__(self, channels: int, **settings: Any) -> None:
+        super().__init__(channels, **settings)
+        kernel, padding = self.kernel, tuple(k // 2 for k in self.kernel)
         self.lateral = CONV[len(kernel)](channels, channels, kernel, padding=padding, groups=channels, bias=False)
         nn.init.zeros_(self.lateral.weight)
         self.momentum = nn.Parameter(torch.zeros(channels))
@@ -170,7 +172,7 @@ def vary(model: UNet, config: ModelConfig, variant: str) -> None:
     if variant in GATES:
         kinds = GATES[variant]
         made: list[SkipGate] = [
-            kinds(width, tuple(min(k, 3) for k in kernel), config.gate)
+            kinds.of_level(width, tuple(min(k, 3) for k in kernel), config.gate)
             for width, kernel in zip(config.widths[:-1], config.kernels, strict=False)
         ]
         model.gates = nn.ModuleList(made)

@@ -1,120 +1,29 @@
-"""One skip in, one gated skip out."""
+"""The proximal-sparse gate, the attention gate it is compared with, and which one a level has."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prosma_core.config.inspection import LevelEdit
-from prosma_core.config.model import GateConfig
-from prosma_core.events import LevelStats
+from prosma_core.config.model import GateConfig, GateForm
+from prosma_core.errors import ChannelError, ConfigError, GeometryError
 from prosma_core.model import kernels
 from prosma_core.model.channel_gate import ChannelGate
 from prosma_core.model.conv import CONV
-from prosma_core.model.gate_record import GateRecord, edited_skip, edited_weight
+from prosma_core.model.gate_record import GateRecord, edited_weight
 from prosma_core.model.kernels import cpu
 from prosma_core.model.prox import THRESHOLDS
+from prosma_core.model.skip_gate import SkipGate
 
-
-class SkipGate(nn.Module):
-    """A skip connection that may change what the decoder receives; forced open, it passes x on unchanged.
-
-    Attributes
-    ----------
-    forced_open : bool
-        Pass the skip unchanged, whatever was learned.
-    counting : bool
-        Add up how many activations are removed (see `stats`).
-    estimating : bool
-        Keep `estimate` at every forward.
-    estimate : Tensor or None
-        Removed fraction of the last forward, differentiable.
-    edit : LevelEdit or None
-        Change of what was learned, see `prosma_core.model.looking.edited`.
-    recorder : callable or None
-        Takes a `GateRecord` of every forward, see `prosma_core.model.looking.recording`.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.forced_open = False
-        self.counting = False
-        self.estimating = False
-        self.estimate: Tensor | None = None
-        self.edit: LevelEdit | None = None
-        self.recorder: Callable[[GateRecord], None] | None = None
-        self._removed = 0.0
-        self._total = 0
-
-    def forward(self, x: Tensor, g: Tensor) -> Tensor:
-        """Gated skip.
-
-        Parameters
-        ----------
-        x : Tensor, shape (B, C, *grid)
-            Encoder features.
-        g : Tensor, shape (B, C, *grid)
-            Decoder features of the coarser level, upsampled to the same grid.
-
-        Returns
-        -------
-        Tensor, shape (B, C, *grid)
-        """
-        if x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and not self.forced_open:
-            with torch.autocast("cpu", enabled=False):  # the fast kernels are float32 (docs/kernels.md)
-                return self(x.float(), g.float()).to(x.dtype)  # type: ignore[no-any-return]
-        if self.edit is None and self.recorder is None:
-            return self.gated(x, g)
-        learned = self.edit is None or self.edit.state == "learned"
-        after = edited_skip(x, self.gated(x, g) if learned else None, self.edit)
-        if self.recorder is not None:
-            self.recorder(self.record(x, g, after))
-        return after
-
-    def gated(self, x: Tensor, g: Tensor) -> Tensor:
-        """Skip after the gate as it was learned; same parameters."""
-        if self.forced_open:
-            return x
-        a = self.activation(x, g)
-        if self.counting:
-            self._removed += float((a == 0).sum())
-            self._total += a.numel()
-        return self.apply_gate(a, x, g)
-
-    def activation(self, x: Tensor, g: Tensor) -> Tensor:
-        """The gate's value a, shape (B, C or 1, *grid); 0 exactly where x is removed."""
-        return torch.ones_like(x)
-
-    def apply_gate(self, a: Tensor, x: Tensor, g: Tensor) -> Tensor:
-        """Skip x after gate a, shape (B, C, *grid)."""
-        return a * x
-
-    def threshold(self) -> Tensor | None:
-        """Threshold tau per channel, shape (C,), or None for a gate without one."""
-        return None
-
-    def channel_weights(self, g: Tensor) -> Tensor | None:
-        """Weight c of each channel, shape (B, C, 1, ...), or None where there is no channel gate."""
-        return None
-
-    def record(self, x: Tensor, g: Tensor, after: Tensor) -> GateRecord:
-        """What the gate does to x, computed beside the forward that gave `after`."""
-        a = self.activation(x, g).expand_as(x)
-        return GateRecord((), None, None, edited_weight(a, self.edit), None, x, after)
-
-    def reset_stats(self) -> None:
-        """Forget what was counted."""
-        self._removed, self._total = 0.0, 0
-
-    def stats(self) -> LevelStats:
-        """Removed fraction since `reset_stats` while `counting`, and the median threshold."""
-        tau = self.threshold()
-        median = None if tau is None else float(tau.detach().float().median())
-        return LevelStats(self._removed / self._total if self._total else 0.0, median)
+KERNEL_SIZES = (1, 3, 5, 7)
+"""Sizes that a depthwise kernel may have along an axis."""
+LINEAR = {2: "bilinear", 3: "trilinear"}
+"""Interpolation of decoder features by the number of spatial axes."""
 
 
 class ProximalGate(SkipGate):
@@ -130,21 +39,67 @@ class ProximalGate(SkipGate):
     The sum over scales is linear, so the branches are one sparse kernel; the weight of each scale and channel is part
     of its depthwise kernel.
 
+    Parameters
+    ----------
+    skip_channels : int
+        Channels C of the skip x.
+    decoder_channels : int, optional
+        Channels of the decoder features g; as many as the skip unless given.
+    dims : {2, 3}
+        Number of spatial axes.
+    kernel_size : int or sequence of int
+        Size of the depthwise kernels, for all spatial axes or one by one; odd, 1 to 7. 1 along an axis leaves it out.
+    dilations, form, threshold, offset, channel_gate, channel_reduction
+        As the fields of `GateConfig`, which has their bounds.
+
     Attributes
     ----------
     fused : bool
         Use the fast kernels where they work (docs/kernels.md), the value itself is not asked for, and nothing is
-        counted or estimated.
+        counted or estimated. False: plain PyTorch on every device, which is slower, and which double backward in
+        float32, `torch.func` and hooks on the modules inside need.
+
+    Raises
+    ------
+    ConfigError
+        An argument is out of its bounds.
+
+    Examples
+    --------
+    >>> import torch
+    >>> gate = ProximalGate(16, 32, dims=2)
+    >>> skip, decoder = torch.randn(1, 16, 24, 24), torch.randn(1, 32, 12, 12)
+    >>> gate(skip, decoder).shape
+    torch.Size([1, 16, 24, 24])
     """
 
-    def __init__(self, channels: int, kernel: tuple[int, ...], config: GateConfig) -> None:
+    def __init__(
+        self,
+        skip_channels: int,
+        decoder_channels: int | None = None,
+        *,
+        dims: int,
+        kernel_size: int | Sequence[int] = 3,
+        dilations: Sequence[int] = (1, 2, 4),
+        form: GateForm = "bounded",
+        threshold: float = 0.6,
+        offset: float = 0.0,
+        channel_gate: bool = True,
+        channel_reduction: int = 4,
+    ) -> None:
         super().__init__()
-        conv = CONV[len(kernel)]
+        channels, decoder = skip_channels, skip_channels if decoder_channels is None else decoder_channels
+        kernel = _kernel_of(dims, kernel_size)
+        _check_channels(channels, decoder)
+        settings = {"dilations": dilations, "form": form, "threshold": threshold, "offset": offset}
+        config = GateConfig.parse({**settings, "channel_reduction": channel_reduction}, "The gate")
+        conv = CONV[dims]
         self.fused = True
         self.form = config.form
+        self.skip_channels, self.decoder_channels = channels, decoder
         self.kernel, self.dilations = kernel, config.dilations
         self.project_skip = conv(channels, channels, 1)
-        self.project_decoder = conv(channels, channels, 1, bias=False)
+        self.project_decoder = conv(decoder, channels, 1, bias=False)
         self.scales = nn.ModuleList(
             conv(channels, channels, kernel, 1, tuple(d * (k // 2) for k in kernel), d, groups=channels, bias=False)
             for d in config.dilations
@@ -154,12 +109,58 @@ class ProximalGate(SkipGate):
                 nn.init.normal_(weight, std=2 / math.sqrt(math.prod(kernel)))
         self.offset = nn.Parameter(torch.full((channels,), config.offset))
         self.raw_threshold = nn.Parameter(torch.full((channels,), math.log(math.expm1(config.threshold))))
-        self.channel_gate = ChannelGate(channels, config.channel_reduction) if config.channel_gate else None
+        self.channel_gate = ChannelGate(decoder, channels, config.channel_reduction) if channel_gate else None
+
+    @classmethod
+    def of_level(cls, channels: int, kernel: tuple[int, ...], config: GateConfig) -> Self:
+        """Gate of a network's level with these settings: skip and decoder have the same channels there."""
+        return cls(channels, dims=len(kernel), kernel_size=kernel, **config.model_dump(exclude={"kind"}))
+
+    def forward(self, x: Tensor, g: Tensor) -> Tensor:
+        """Gated skip.
+
+        Parameters
+        ----------
+        x : Tensor, floating point, shape (B, skip_channels, *grid)
+            Encoder features.
+        g : Tensor, floating point, shape (B, decoder_channels, *any grid)
+            Decoder features of the same part of the image. On another grid, they are interpolated (linearly) to that
+            of x.
+
+        Returns
+        -------
+        Tensor, shape and dtype of x
+
+        Raises
+        ------
+        ChannelError, GeometryError
+            A tensor has other channels, axes or batch; the text names the legal ones. Not in a compiled or exported
+            gate.
+        """
+        if not torch.compiler.is_compiling():
+            self._check(x, g)
+        if g.shape[2:] != x.shape[2:]:
+            g = F.interpolate(g, size=x.shape[2:], mode=LINEAR[len(self.kernel)])
+        return super().forward(x, g)
+
+    def _check(self, x: Tensor, g: Tensor) -> None:
+        dims = len(self.kernel)
+        for name, t, channels in (("Skip", x, self.skip_channels), ("Decoder", g, self.decoder_channels)):
+            legal = f"this gate takes (batch, {channels}, then {dims} spatial axes)"
+            if t.ndim != dims + 2:
+                msg = f"{name} features of shape {tuple(t.shape)}: {legal}."
+                raise GeometryError(msg)
+            if t.shape[1] != channels:
+                msg = f"{name} features of shape {tuple(t.shape)}: {legal}. Make the gate with these channels."
+                raise ChannelError(msg)
+        if x.shape[0] != g.shape[0]:
+            msg = f"Skip and decoder have batches of {x.shape[0]} and {g.shape[0]}: give features of the same images."
+            raise GeometryError(msg)
 
     def gated(self, x: Tensor, g: Tensor) -> Tensor:
         """Skip after the gate, as `SkipGate.gated`; by the fused kernels where they can be used."""
         plain = self.forced_open or self.counting or self.estimating or self.edit is not None
-        if plain or not self.fused or not kernels.usable(x):
+        if plain or not self.fused or self.decoder_channels != self.skip_channels or not kernels.usable(x):
             return super().gated(x, g)
         dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
         x, g = x.to(dtype), g.to(dtype)
@@ -185,7 +186,7 @@ class ProximalGate(SkipGate):
 
     def fields(self, x: Tensor, g: Tensor) -> list[Tensor]:
         """Compatibility field z_d of each scale, each of shape (B, C, *grid)."""
-        if cpu.usable(x, g):
+        if self._fast_on_cpu(x, g):
             q = self._projected(x, g)
             branches = zip(self._branches(), self.dilations, strict=True)
             return [cpu.field(q, [w], None, cpu.Shape(self.kernel, (d,))).movedim(-1, 1) for w, d in branches]
@@ -194,13 +195,17 @@ class ProximalGate(SkipGate):
 
     def activation(self, x: Tensor, g: Tensor) -> Tensor:
         """The gate's value a, shape (B, C, *grid)."""
-        fast = cpu.usable(x, g)
+        fast = self._fast_on_cpu(x, g)
         z, tau = self._field_at_once(x, g) if fast else self._combined(self.fields(x, g))
         if self.estimating:
             self.estimate = removed_estimate(z, tau, signed=self.form != "nonnegative")
         if fast:
             return cpu.threshold(z.movedim(1, -1), tau.flatten(), self.form).movedim(-1, 1)
         return THRESHOLDS[self.form](z, tau)
+
+    def _fast_on_cpu(self, *tensors: Tensor) -> bool:
+        """Whether the kernels for x86 processors take these tensors."""
+        return self.fused and cpu.usable(*tensors)
 
     def _field_at_once(self, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         """What `_combined` gives, its scales computed together on a CPU."""
@@ -226,7 +231,7 @@ class ProximalGate(SkipGate):
     def apply_gate(self, a: Tensor, x: Tensor, g: Tensor) -> Tensor:
         """Skip x after gate a and channel gate c, shape (B, C, *grid)."""
         c = self.channel_weights(g)
-        if cpu.usable(x, a):
+        if self._fast_on_cpu(x, a):
             c = x.new_ones(x.shape[:2]) if c is None else c.flatten(1)
             return cpu.apply(a.movedim(1, -1), c, x)
         return a * x if c is None else c * a * x
@@ -234,7 +239,7 @@ class ProximalGate(SkipGate):
     def record(self, x: Tensor, g: Tensor, after: Tensor) -> GateRecord:
         """What the gate does to x, computed beside the forward that gave `after`."""
         fields = tuple(self.fields(x, g))
-        z, tau = self._field_at_once(x, g) if cpu.usable(x, g) else self._combined(fields)
+        z, tau = self._field_at_once(x, g) if self._fast_on_cpu(x, g) else self._combined(fields)
         a = edited_weight(THRESHOLDS[self.form](z, tau), self.edit)
         c = None
         if self.channel_gate is not None:
@@ -242,6 +247,26 @@ class ProximalGate(SkipGate):
             c = x.new_ones(x.shape[:2]) if weights is None else weights.flatten(1)
             c = edited_weight(c, self.edit, closes=False)
         return GateRecord(fields, z, tau.flatten(), a, c, x, after)
+
+
+def _kernel_of(dims: int, size: int | Sequence[int]) -> tuple[int, ...]:
+    """Kernel size per spatial axis."""
+    if dims not in CONV:
+        msg = f"A gate of {dims!r} spatial axes: dims is 2 or 3."
+        raise ConfigError(msg)
+    kernel = (size,) * dims if isinstance(size, int) else tuple(size)
+    if len(kernel) != dims or any(k not in KERNEL_SIZES for k in kernel):
+        legal = ", ".join(map(str, KERNEL_SIZES))
+        msg = f"Kernel size {size} of a gate in {dims}D: give one of {legal}, or {dims} of them, one per spatial axis."
+        raise ConfigError(msg)
+    return kernel
+
+
+def _check_channels(skip: int, decoder: int) -> None:
+    for name, channels in (("skip", skip), ("decoder", decoder)):
+        if not isinstance(channels, int) or channels < 1:
+            msg = f"A gate of {channels!r} {name} channels: give a whole number of 1 or more."
+            raise ConfigError(msg)
 
 
 def removed_estimate(z: Tensor, tau: Tensor, *, signed: bool) -> Tensor:
@@ -288,7 +313,7 @@ def build_gate(channels: int, kernel: tuple[int, ...], config: GateConfig) -> Sk
     The depthwise kernels are 3 along each axis, and 1 along an axis the level itself does not convolve.
     """
     if config.kind == "prosma":
-        return ProximalGate(channels, tuple(min(k, 3) for k in kernel), config)
+        return ProximalGate.of_level(channels, tuple(min(k, 3) for k in kernel), config)
     if config.kind == "attention":
         return AttentionGate(len(kernel), channels)
     gate = SkipGate()

@@ -2,29 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any, Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from prosma_core.config.model import ModelConfig
-from prosma_core.errors import GeometryError
+from prosma_core.config.model import GateKind, ModelConfig
+from prosma_core.errors import ConfigError, GeometryError
 from prosma_core.events import LevelStats
 from prosma_core.model.blocks import TRANSPOSED, ResidualBlock
 from prosma_core.model.conv import CONV
-from prosma_core.model.gate import SkipGate, build_gate
+from prosma_core.model.gate import build_gate
+from prosma_core.model.skip_gate import SkipGate
+
+
+class UNetArguments(TypedDict, total=False):
+    """A network in plain values, as the fields of `ModelConfig`."""
+
+    dims: Literal[2, 3]
+    in_channels: int
+    num_classes: int
+    widths: Sequence[int]
+    strides: Sequence[Sequence[int]]
+    kernels: Sequence[Sequence[int]]
+    blocks: int
+    gate: GateKind | Mapping[str, Any]
 
 
 class UNet(nn.Module):
     """Residual encoder and decoder with gated skips and a segmentation head at every level.
 
     Heads of all levels always exist, so that weights fit with and without deep supervision.
+
+    Parameters
+    ----------
+    config : ModelConfig, optional
+        The network; or its fields as keyword arguments:
+    dims : {2, 3}
+        Number of spatial axes.
+    in_channels, num_classes : int
+        Channels of an image, and classes, the background among them.
+    widths : sequence of int
+        Channels of each stage, finest first.
+    strides, kernels : sequence of sequence of int, optional
+        Downsampling and kernel size of each stage per spatial axis: 2 (of the first stage 1) and 3 unless given.
+    blocks : int, optional
+        Residual blocks per encoder stage.
+    gate : str or mapping, optional
+        Kind of the gates (``"prosma"``, ``"none"``, ``"attention"``), or fields of `GateConfig`.
+
+    Attributes
+    ----------
+    config : ModelConfig
+    skip_gates : list of SkipGate
+        Gate of each level, finest first.
+
+    Raises
+    ------
+    ConfigError
+        A value is missing or out of its bounds; the text lists each.
+
+    Examples
+    --------
+    >>> import torch
+    >>> network = UNet(dims=2, in_channels=1, num_classes=3, widths=(8, 16, 32), gate={"threshold": 0.3})
+    >>> network(torch.randn(1, 1, 64, 48)).shape
+    torch.Size([1, 3, 64, 48])
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig | None = None, **settings: Unpack[UNetArguments]) -> None:
         super().__init__()
-        self.config = config
+        self.config = config = _network(config, settings)
         dims, widths = config.dims, config.widths
         inputs = (config.in_channels, *widths[:-1])
         self.encoder = nn.ModuleList(
@@ -128,6 +178,23 @@ class UNet(nn.Module):
             for gate in self.skip_gates:
                 gate.counting = False
                 result.append(gate.stats())
+
+
+def _network(config: ModelConfig | None, settings: UNetArguments) -> ModelConfig:
+    """Settings of a network from either."""
+    if config is not None:
+        if settings:
+            msg = f"A network by its config takes nothing else, but {', '.join(settings)} was given. Leave out one."
+            raise ConfigError(msg)
+        return config
+    values: dict[str, Any] = dict(settings)
+    dims, widths = values.get("dims"), values.get("widths")
+    if dims in CONV and isinstance(widths, Sequence):  # else the check below says what is wrong
+        values.setdefault("strides", [(1 if stage == 0 else 2,) * dims for stage in range(len(widths))])
+        values.setdefault("kernels", [(3,) * dims] * len(widths))
+    if isinstance(values.get("gate"), str):
+        values["gate"] = {"kind": values["gate"]}
+    return ModelConfig.parse(values, "The network")
 
 
 def check_input(shape: torch.Size | tuple[int, ...], config: ModelConfig) -> None:

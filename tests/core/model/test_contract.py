@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
 from prosma_core.config.model import GateConfig, ModelConfig
-from prosma_core.errors import GeometryError, ModelFileError
+from prosma_core.errors import ConfigError, GeometryError, ModelFileError
 from prosma_core.model.gate import ProximalGate, build_gate, removed_estimate
 from prosma_core.model.unet import UNet, build_model
 from prosma_core.model.weights import model_from, transfer, weights_of
@@ -246,3 +246,31 @@ def test_the_removed_estimate_is_exact_and_its_gradient_reaches_far(signed: bool
     estimate.backward()
     assert tau.grad is not None
     assert bool((tau.grad > 0).all())
+
+
+@both_dims
+def test_a_network_of_plain_values_is_the_one_of_its_config(dims) -> None:
+    network = UNet(dims=dims, in_channels=2, num_classes=3, widths=(4, 6), gate="none")
+    assert network.config == ModelConfig(
+        dims=dims,
+        in_channels=2,
+        num_classes=3,
+        widths=(4, 6),
+        strides=((1,) * dims, (2,) * dims),
+        kernels=((3,) * dims,) * 2,
+        gate=GateConfig(kind="none"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "dims"),
+        ({"dims": 2, "in_channels": 1, "num_classes": 2, "widths": (8,)}, "widths"),
+        ({"dims": 2, "in_channels": 1, "num_classes": 2, "widths": (8, 16), "depth": 3}, "depth"),
+        ({"config": config(2, "none"), "blocks": 2}, "blocks was given"),
+    ],
+)
+def test_a_network_that_cannot_be_is_refused(settings, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        UNet(**settings)

@@ -19,10 +19,11 @@ from torch.autograd import gradcheck
 
 from prosma_core.config.model import GateConfig
 from prosma_core.model import kernels
-from prosma_core.model.gate import SkipGate, build_gate
+from prosma_core.model.gate import build_gate
 from prosma_core.model.kernels import ops, reference
 from prosma_core.model.kernels.taps import tap_offsets
 from prosma_core.model.prox import THRESHOLDS
+from prosma_core.model.skip_gate import SkipGate
 
 CUDA = torch.cuda.is_available()
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
