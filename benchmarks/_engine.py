@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from prosma_core.engine.client import Cancelled, Engine, Failed, Finished, Message
-from prosma_core.engine.messages import Request, Result
+from prosma_core.engine.client import Engine
+from prosma_core.engine.messages import Cancelled, Failed, Finished, Message, Request, Result
 
 
 def started_engine() -> Engine:

@@ -23,8 +23,17 @@ import torch
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.data.phantom import phantom_3d
-from prosma_core.engine.client import Cancelled, Engine, Failed, Finished, Message
-from prosma_core.engine.messages import ArrayRef, ScanRef, SegmentRequest, spec_message
+from prosma_core.engine.client import Engine
+from prosma_core.engine.messages import (
+    ArrayRef,
+    Cancelled,
+    Failed,
+    Finished,
+    Message,
+    ScanRef,
+    SegmentRequest,
+    spec_message,
+)
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.models import find_model
 

@@ -21,8 +21,8 @@ from _engine import result_of, started_engine
 
 from prosma_core.config.run import resolve_run
 from prosma_core.data.phantom import phantom_3d
-from prosma_core.engine.client import Cancelled, Engine, Message
-from prosma_core.engine.messages import ScanRef, SegmentRequest, TrainRequest, spec_message
+from prosma_core.engine.client import Engine
+from prosma_core.engine.messages import Cancelled, Message, ScanRef, SegmentRequest, TrainRequest, spec_message
 from prosma_core.events import StepDone
 from prosma_core.io.dataset_folder import open_dataset
 from prosma_core.io.models import find_model

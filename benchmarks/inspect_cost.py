@@ -26,8 +26,8 @@ from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.inspection import InspectConfig, LevelEdit, MapKind, Variant
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.data.phantom import phantom_2d
-from prosma_core.engine.client import Cancelled, Engine, Failed, Finished
-from prosma_core.engine.messages import ScanRef, WhatIfRequest, spec_message
+from prosma_core.engine.client import Engine
+from prosma_core.engine.messages import Cancelled, Failed, Finished, ScanRef, WhatIfRequest, spec_message
 from prosma_core.inference.prepare import plan_scan
 from prosma_core.inference.segment import Segmenter
 from prosma_core.inspection.cells import level_cells

@@ -6,14 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from napari.layers import Layer
 from napari.plugins.io import save_layers
 from npe2 import PluginManifest
+from psygnal import Signal
 
 import napari_prosma
 from napari_prosma._reader import get_reader
+from prosma_core.config.inspection import ClassChange, Inspection, VariantResult
 from prosma_core.config.model import ClassInfo
+from prosma_core.engine.messages import ArrayReady, Cancelled, Finished, InspectResult, Listener, Ready, WhatIfResult
+from prosma_core.errors import EngineBusyError
 
 MANIFEST = Path(napari_prosma.__file__).parent / "napari.yaml"
 CLASSES = (
@@ -21,6 +26,145 @@ CLASSES = (
     ClassInfo(value=1, name="organ", color="#ff0000"),
     ClassInfo(value=5, name="lesion", color="#00ff00"),
 )
+
+
+class FakeJob:
+    """A job that ends when the test says so; its request is prepared when the test wants it."""
+
+    def __init__(self, spec: Any, listener: Listener) -> None:
+        self.spec, self.say = spec, listener
+        self.cancelled = False
+        self.previews: list[Any] = []
+
+    @property
+    def request(self) -> Any:
+        """Return the request of a spec that has one."""
+        return self.spec.request
+
+    def prepared(self) -> Any:
+        """Prepare the request as the thread would."""
+        work = self.spec.prepare(None)
+        while True:
+            try:
+                next(work)
+            except StopIteration as stop:
+                return stop.value
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+    def preview(self, scan: Any) -> None:
+        self.previews.append(scan)
+
+    def wait_prepared(self) -> None:
+        pass
+
+    def end_cancelled(self) -> None:
+        self.say(Cancelled())
+
+    def give_labels(self) -> np.ndarray:
+        """Hand over the labels' array, as the engine does before the first tile."""
+        labels = np.zeros(self.spec.scan.spec.labels_spec().shape, np.uint8)
+        self.say(ArrayReady("labels", labels))
+        return labels
+
+    def answer(self, inspection: Inspection, arrays: dict[str, np.ndarray], words: str = "") -> None:
+        """Say what an inspection found."""
+        for name, array in arrays.items():
+            self.say(ArrayReady(name, array))
+        self.say(Finished(InspectResult(inspection=inspection, words=words, seconds=2.0, device="CPU")))
+
+    def reply(self, shape: tuple[int, ...], *, changed: int = 5) -> dict[str, np.ndarray]:
+        """Say what a change of the gates changed; return the arrays."""
+        arrays = {"labels": np.zeros(shape, np.uint8), "changes": np.zeros(shape, np.uint8)}
+        change = ClassChange(name="organ", before=100, after=105, turned_on=changed, turned_off=0, dice=0.97)
+        results = tuple(
+            VariantResult(name=v.name, changed=changed * (i + 1), classes=(change,))
+            for i, v in enumerate(self.request.variants)
+        )
+        for name, array in arrays.items() if self.request.arrays else ():
+            self.say(ArrayReady(name, array))
+        self.say(Finished(WhatIfResult(variants=results, seconds=0.2, device="CPU")))
+        return arrays
+
+
+class FakeJobs:
+    """Stands in for the boundary to the engine: jobs are recorded, work for threads is done at once, or when told.
+
+    Attributes
+    ----------
+    jobs : list of FakeJob
+        What was given to the engine.
+    held : list of callable, or None
+        Work for threads that waits; None: none does.
+    """
+
+    started = Signal(Ready)
+
+    def __init__(self) -> None:
+        self.jobs: list[FakeJob] = []
+        self.held: list[Callable[[], None]] | None = None
+        self.asides: list[tuple[Any, Listener]] = []
+        self.ready: Ready | None = None
+        self.pid: int | None = None
+        self.alive = self.freed = self.busy = self.aside_busy = False
+
+    def warm_up(self) -> None:
+        self.pid, self.alive = 1, True
+
+    def start(self, spec: Any, listener: Listener) -> FakeJob:
+        self.jobs.append(FakeJob(spec, listener))
+        return self.jobs[-1]
+
+    def check_idle(self) -> None:
+        if self.busy:
+            msg = "The engine is busy."
+            raise EngineBusyError(msg)
+
+    def aside(self, request: Any, listener: Listener) -> None:
+        if self.busy or self.aside_busy:
+            msg = "The second engine is busy."
+            raise EngineBusyError(msg)
+        self.asides.append((request, listener))
+
+    def end_aside(self) -> None:
+        pass
+
+    def run(
+        self,
+        work: Callable[[], Any],
+        done: Callable[[Any], None],
+        failed: Callable[[Exception], None],
+        *,
+        lasting: bool = False,
+    ) -> None:
+        def call() -> None:
+            try:
+                result = work()
+            except Exception as error:  # noqa: BLE001  (as the real one)
+                failed(error)
+            else:
+                done(result)
+
+        if self.held is None:
+            call()
+        else:
+            self.held.append(call)
+
+    def free(self) -> None:
+        self.freed, self.alive, self.pid, self.ready = True, False, None, None
+
+    def log(self) -> str:
+        return "the log"
+
+    def close(self) -> None:
+        self.alive, self.pid = False, None
+
+
+@pytest.fixture
+def make_jobs() -> Callable[[], Any]:
+    """Return what makes a boundary to no engine, which records what it is given."""
+    return FakeJobs
 
 
 @pytest.fixture

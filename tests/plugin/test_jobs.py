@@ -14,12 +14,12 @@ import pytest
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QApplication
 
-from napari_prosma._shared.engine_job import EngineJob, is_last
+from napari_prosma._shared.engine_job import EngineJob
+from napari_prosma._shared.job_spec import RequestSpec
 from napari_prosma._shared.jobs import Jobs, Mailbox
 from prosma_core.config.run import resolve_run
 from prosma_core.data.geometry import array_spec
-from prosma_core.engine.client import Cancelled
-from prosma_core.engine.messages import PlanRequest, TimesRequest, spec_message
+from prosma_core.engine.messages import Cancelled, PlanRequest, TimesRequest, is_last, spec_message
 from prosma_core.errors import EngineBusyError, ProsmaError
 from prosma_core.events import Working
 
@@ -73,13 +73,14 @@ def test_a_job_that_is_cancelled_may_still_be_preparing_and_can_be_waited_for() 
     job = EngineJob(None, said.append)  # type: ignore[arg-type]  # the engine is never reached
     began, may_end, ended = threading.Event(), threading.Event(), threading.Event()
 
-    def prepare(_: Any) -> Any:
-        began.set()
-        may_end.wait(10)
-        ended.set()
-        yield "written"
+    class Slow:
+        def prepare(self, _: Any) -> Any:
+            began.set()
+            may_end.wait(10)
+            ended.set()
+            yield "written"
 
-    threading.Thread(target=job.run, args=(prepare,)).start()
+    threading.Thread(target=job.run, args=(Slow(),)).start()
     assert began.wait(10)
     job.cancel()
     assert said == [Cancelled()]
@@ -114,16 +115,12 @@ def times_request() -> TimesRequest:
 
 def test_what_is_done_aside_gives_way_to_a_job(qtbot: QtBot, tmp_path: Path, engines: Callable[[], int]) -> None:
     jobs, heard, done = Jobs(), [], []
-
-    def prepare(_: Any) -> Any:
-        yield "nothing"
-        return PlanRequest(run=resolve_run({"out": tmp_path / "m.safetensors", "data": tmp_path}))
-
+    plan = RequestSpec(PlanRequest(run=resolve_run({"out": tmp_path / "m.safetensors", "data": tmp_path})))
     try:
         jobs.aside(times_request(), heard.append)
         jobs.check_idle()  # nobody has to wait for it
         qtbot.waitUntil(lambda: any(isinstance(message, Working) for message in heard), timeout=60_000)
-        jobs.submit(prepare, done.append)
+        jobs.start(plan, done.append)
         qtbot.waitUntil(lambda: bool(heard) and is_last(heard[-1]), timeout=10_000)
         assert isinstance(heard[-1], Cancelled)
         qtbot.waitUntil(lambda: engines() == 1, timeout=10_000)
@@ -140,13 +137,14 @@ def test_nothing_is_done_aside_while_a_job_is_prepared_or_something_else_is_done
 ) -> None:
     jobs, heard, done, may_end = Jobs(), [], [], threading.Event()
 
-    def prepare(_: Any) -> Any:
-        may_end.wait(20)
-        yield "ready"
-        raise ProsmaError("It cannot be read.")
+    class Unreadable:
+        def prepare(self, _: Any) -> Any:
+            may_end.wait(20)
+            yield "ready"
+            raise ProsmaError("It cannot be read.")
 
     try:
-        jobs.submit(prepare, done.append)
+        jobs.start(Unreadable(), done.append)
         with pytest.raises(EngineBusyError):
             jobs.aside(times_request(), heard.append)
         may_end.set()

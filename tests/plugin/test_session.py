@@ -20,7 +20,7 @@ class NoJobs:
     def __init__(self) -> None:
         self.running = False
 
-    def start(self) -> None:
+    def warm_up(self) -> None:
         self.running = True
 
     def free(self) -> None:

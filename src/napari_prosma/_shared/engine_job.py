@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Generator
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Generator
+from typing import TypeVar
 
+from napari_prosma._shared.job_spec import JobSpec, release_scans, share_scan
 from napari_prosma._shared.layers import LayerScan
-from prosma_core.engine.client import Cancelled, Engine, Failed, Finished, Job, Message
-from prosma_core.engine.job import scans_of
-from prosma_core.engine.messages import Request, ScanRef, spec_message
+from prosma_core.engine.client import Engine
+from prosma_core.engine.job import Job, scans_of
+from prosma_core.engine.messages import Cancelled, Failed, Listener, ScanRef
 from prosma_core.errors import ProsmaError
 from prosma_core.events import Working
 
 T = TypeVar("T")
-Listener = Callable[[Message], None]
-Preparation = Generator[str, None, Request]
 
 _LOG = logging.getLogger(__name__)
 
@@ -59,17 +57,17 @@ class EngineJob:
         """Wait until nothing is prepared any more, as may still be when `Cancelled` was told; not in the GUI thread."""
         self._prepared.wait()
 
-    def run(self, prepare: Callable[[Engine], Preparation]) -> None:
+    def run(self, spec: JobSpec) -> None:
         """Prepare the request and submit it; in a thread of its own."""
         try:
-            self._run(prepare)
+            self._run(spec)
         finally:
             self._prepared.set()
 
-    def _run(self, prepare: Callable[[Engine], Preparation]) -> None:
+    def _run(self, spec: JobSpec) -> None:
         request = None
         try:
-            request = self._drain(prepare(self._engine), self._tell)
+            request = self._drain(spec.prepare(self._engine), self._tell)
             with self._lock:
                 if request is not None and not self._cancelled.is_set():
                     self._job = self._engine.submit(request, self._tell)
@@ -81,7 +79,7 @@ class EngineJob:
         except Exception as error:  # noqa: BLE001  (a lazy array raises whatever its source does)
             _LOG.exception("A job for the engine could not be prepared")
             self._fail(ProsmaError(f"The layer cannot be read: {type(error).__name__}: {error}"))
-        discard(*(scans_of(request) if request is not None else ()), self._first_preview)
+        release_scans(*(scans_of(request) if request is not None else ()), self._first_preview)
 
     def _drain(self, work: Generator[str, None, T], tell: Listener) -> T | None:
         """What a preparation returns; None where the job was cancelled meanwhile."""
@@ -101,7 +99,7 @@ class EngineJob:
         reference = None
         try:
             if scan is not None:
-                reference = self._drain(hand_over(self._engine, scan), lambda _: None)
+                reference = self._drain(share_scan(self._engine, scan), lambda _: None)
         except Exception as error:  # noqa: BLE001  (as above; the training goes on without)
             _LOG.warning("The scan cannot be handed over for the preview: %s", error)
             return
@@ -110,40 +108,13 @@ class EngineJob:
                 if self._job is not None:
                     self._job.preview(reference)
                 else:
-                    discard(self._first_preview)
+                    release_scans(self._first_preview)
                     self._first_preview = reference
                 return
-        discard(reference)
+        release_scans(reference)
 
     def _fail(self, error: ProsmaError) -> None:
         with self._lock:
             if not self._cancelled.is_set():
                 self._cancelled.set()
                 self._tell(Failed(error, ""))
-
-
-def hand_over(engine: Engine, scan: LayerScan) -> Generator[str, None, ScanRef]:
-    """Reference to a layer's scan: to what the engine can open itself, else to a copy in shared memory."""
-    path = scan.reference()
-    if path is not None:
-        return ScanRef(file=str(path), axes=scan.axes, spec=spec_message(scan.spec))
-    shared = engine.allocate(scan.spec.shape, scan.dtype)
-    try:
-        for share in scan.fill(shared.array):
-            yield f"Reading the scan: {share:.0%}"
-    except BaseException:
-        shared.release()
-        raise
-    return ScanRef(array=shared.ref, spec=spec_message(scan.spec))
-
-
-def discard(*scans: ScanRef | None) -> None:
-    """Remove the copies of scans that the engine will not see."""
-    for scan in scans:
-        if scan is not None and scan.array is not None:
-            Path(scan.array.path).unlink(missing_ok=True)
-
-
-def is_last(message: Any) -> bool:
-    """Whether a message ends its job."""
-    return isinstance(message, Finished | Failed | Cancelled)

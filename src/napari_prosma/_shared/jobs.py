@@ -15,11 +15,11 @@ from typing import TypeVar
 from psygnal import Signal as PlainSignal
 from qtpy.QtCore import QObject, Qt, Signal
 
-from napari_prosma._shared.engine_job import EngineJob, Listener, Preparation, hand_over, is_last
-from napari_prosma._shared.guarded import each
-from napari_prosma._shared.layers import LayerScan
-from prosma_core.engine.client import Engine, Message
-from prosma_core.engine.messages import Ready, Request, SegmentRequest
+from napari_prosma._shared.each import each
+from napari_prosma._shared.engine_job import EngineJob
+from napari_prosma._shared.job_spec import JobSpec, RequestSpec
+from prosma_core.engine.client import Engine
+from prosma_core.engine.messages import Listener, Message, Ready, Request, is_last
 from prosma_core.errors import EngineBusyError
 
 T = TypeVar("T")
@@ -73,7 +73,7 @@ class Jobs:
         self._under_way = 0  # jobs of the first engine, from `submit` to their last message
         atexit.register(self.close)
 
-    def start(self) -> None:
+    def warm_up(self) -> None:
         """Start the engine where none lives; returns at once."""
         self._engine.start()
 
@@ -110,35 +110,15 @@ class Jobs:
         """Raise `EngineBusyError` where the engine has a job that is not over yet."""
         self._engine.check_idle()
 
-    def segment(self, scan: LayerScan, request: SegmentRequest, listener: Listener) -> EngineJob:
-        """Segment a layer's scan.
+    def start(self, spec: JobSpec, listener: Listener) -> EngineJob:
+        """Give the engine a job; its data is prepared in a thread.
 
         Parameters
         ----------
-        scan : LayerScan
-            Handed over by reference where the engine can open it itself, else copied to shared memory in a thread.
-        request : SegmentRequest
-            Its `scan` is filled in here.
+        spec : JobSpec
         listener : callable
             Called in the GUI thread with events, arrays and, exactly once and last, `Finished`, `Failed` or
             `Cancelled`.
-        """
-
-        def prepare(engine: Engine) -> Preparation:
-            return request.replace(scan=(yield from hand_over(engine, scan)))
-
-        return self.submit(prepare, listener)
-
-    def submit(self, prepare: Callable[[Engine], Preparation], listener: Listener) -> EngineJob:
-        """Give the engine a job.
-
-        Parameters
-        ----------
-        prepare : callable
-            Given the engine, a generator that yields what it does, in words, and returns the request; runs in a
-            thread.
-        listener : callable
-            As of `segment`.
         """
         self.end_aside()
         self._under_way += 1
@@ -147,9 +127,7 @@ class Jobs:
             self._under_way -= is_last(message)
             listener(message)
 
-        job = EngineJob(self._engine, lambda message: self._mailbox.post(lambda: tell(message)))
-        threading.Thread(target=job.run, args=(prepare,), name="prosma-job", daemon=True).start()
-        return job
+        return self._run(self._engine, spec, tell)
 
     def aside(self, request: Request, listener: Listener) -> None:
         """Give a second engine a job that is not urgent: it is ended as soon as the first one is given anything.
@@ -158,7 +136,7 @@ class Jobs:
         ----------
         request : Request
         listener : callable
-            As of `segment`.
+            As of `start`.
 
         Raises
         ------
@@ -169,17 +147,12 @@ class Jobs:
             msg = "The engine is busy with another job. Wait for it, or cancel it."
             raise EngineBusyError(msg)
 
-        def prepare(_: Engine) -> Preparation:
-            yield from ()
-            return request
-
         def tell(message: Message) -> None:
             if is_last(message) and self._aside is job:
                 self.end_aside()  # its memory is needed elsewhere
             listener(message)
 
-        job = self._aside = EngineJob(self._second, lambda message: self._mailbox.post(lambda: tell(message)))
-        threading.Thread(target=job.run, args=(prepare,), name="prosma-aside", daemon=True).start()
+        job = self._aside = self._run(self._second, RequestSpec(request), tell)
 
     def end_aside(self) -> None:
         """End the second engine, and its job where it has one."""
@@ -219,6 +192,11 @@ class Jobs:
             _finish_at_the_end()
             _lasting.add(thread)
         thread.start()
+
+    def _run(self, engine: Engine, spec: JobSpec, listener: Listener) -> EngineJob:
+        job = EngineJob(engine, lambda message: self._mailbox.post(lambda: listener(message)))
+        threading.Thread(target=job.run, args=(spec,), name="prosma-job", daemon=True).start()
+        return job
 
     def _ready(self, ready: Ready) -> None:
         self._mailbox.post(lambda: self.started.emit(ready))

@@ -9,8 +9,8 @@ from weakref import WeakKeyDictionary
 from napari.layers import Image
 
 from napari_prosma._shared import layers as layer_access
+from napari_prosma._shared.each import each
 from napari_prosma._shared.fitting import fits, meant, unsuited
-from napari_prosma._shared.guarded import each
 from napari_prosma._shared.layers import Region
 from napari_prosma._shared.scan_choices import ScanChoices
 from napari_prosma._shared.scan_kind import differ, kind_of

@@ -108,7 +108,7 @@ class Session:
     def widget_opened(self) -> None:
         """A widget is there: the engine starts, so that it is warm when it is needed."""
         self._widgets += 1
-        self.jobs.start()
+        self.jobs.warm_up()
         early = threading.Timer(EARLY, _import_early)
         early.daemon = True
         early.start()

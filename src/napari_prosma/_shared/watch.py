@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from napari_prosma._shared.guarded import each
+from napari_prosma._shared.each import each
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from napari_prosma._shared.guarded import each
+from napari_prosma._shared.each import each
 from napari_prosma._shared.scan_controller import ScanController
 from napari_prosma._shared.session import ModelEntry, Session
 from napari_prosma._shared.steps import Steps
 from napari_prosma.gates.found import Found
+from napari_prosma.gates.job import InspectJob
 from napari_prosma.gates.present import Presenter
-from napari_prosma.gates.run import Run
 from napari_prosma.gates.showing import Showing
 from napari_prosma.gates.state import Choices, Plan, Problem, resolve
 from prosma_core.config.inspection import InspectConfig
@@ -35,7 +35,7 @@ class GatesController(ScanController[Choices]):
 
     Attributes
     ----------
-    run : Run or None
+    run : InspectJob or None
         The running look.
     showing : Showing or None
         What the last one found, while it is shown.
@@ -45,7 +45,7 @@ class GatesController(ScanController[Choices]):
         self._presenter = Presenter(view, session)
         super().__init__(viewer, view, session, self._presenter, _recalled(session))
         self.view = view
-        self.run: Run | None = None
+        self.run: InspectJob | None = None
         self.showing: Showing | None = None
         self._details = ""
         self._source: Image | None = None
@@ -120,7 +120,7 @@ class GatesController(ScanController[Choices]):
     def _start(self, plan: Plan) -> None:
         self._waiting = False
         self._source = self._layer
-        self.run = Run(plan, self.view, self.session.jobs, self._run_over)
+        self.run = InspectJob(plan, self.view, self.session.jobs, self._run_over)
         if self._source is not None:
             self._source.events.data.connect(self.run.scan_changed)
 

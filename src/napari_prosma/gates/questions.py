@@ -9,16 +9,14 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from napari_prosma._shared.engine_job import EngineJob, is_last
-from napari_prosma._shared.guarded import guarded
+from napari_prosma._shared.job_run import Handlers, JobRun
+from napari_prosma._shared.job_spec import ScanSpec
 from napari_prosma._shared.jobs import Jobs
 from napari_prosma._shared.layers import LayerScan
-from napari_prosma.gates.orders import question
 from napari_prosma.gates.state import Plan
 from prosma_core.config.gate_edits import opened_one_at_a_time
 from prosma_core.config.inspection import Edits, InspectConfig, Variant, VariantResult
-from prosma_core.engine.client import ArrayReady, Failed, Finished, Message
-from prosma_core.engine.messages import WhatIfRequest, WhatIfResult
+from prosma_core.engine.messages import ArrayReady, Cancelled, Failed, Finished, WhatIfRequest, WhatIfResult
 
 WHAT_IF = "what if"
 """Name of the variant that a person makes with the sliders."""
@@ -53,7 +51,7 @@ class Questions:
     def __init__(self, jobs: Jobs, plan: Plan, key: str, heard: Callable[[Answer], None]) -> None:
         self._jobs, self._plan, self._heard = jobs, plan, heard
         self._generation = 0
-        self._job: EngineJob | None = None
+        self._job: _Question | None = None
         self._next: Callable[[], None] | None = None
         self._key = key or uuid.uuid4().hex
 
@@ -94,40 +92,60 @@ class Questions:
             key=self._key,
             arrays=not ranking,
         )
-        self.stop(lambda: self._submit(request, truth, ranking=ranking))
+        spec = ScanSpec(request, plan.scan, truth)
+        self.stop(lambda: self._submit(spec, ranking=ranking))
 
-    def _submit(self, request: WhatIfRequest, truth: LayerScan | None, *, ranking: bool) -> None:
-        generation, arrays = self._generation, dict[str, NDArray[Any]]()
+    def _submit(self, spec: ScanSpec, *, ranking: bool) -> None:
+        generation = self._generation
 
-        def receive(message: Message) -> None:
-            newest = generation == self._generation
-            if isinstance(message, ArrayReady) and newest:
-                arrays[message.name] = message.array
-            elif is_last(message):
-                self._job = None
-                if newest:
-                    guarded(
-                        message,
-                        lambda message: self._tell(message, arrays, ranking=ranking),
-                        cancel=lambda: None,  # it is over
-                        failed=lambda reason, details: self._heard(Answer(ranking, error=reason, details=details)),
-                        over=lambda: None,
-                    )
-                self._go_on()
+        def answered(answer: Answer) -> None:
+            if generation == self._generation:
+                self._heard(answer)
 
-        self._job = self._jobs.submit(question(self._plan.scan, request, truth), receive)
+        def over() -> None:
+            self._job = None
+            self._go_on()
 
-    def _tell(self, message: Message, arrays: dict[str, NDArray[Any]], *, ranking: bool) -> None:
-        if isinstance(message, Finished) and isinstance(message.result, WhatIfResult):
-            result = message.result
-            self._heard(Answer(ranking, result.variants, arrays, result.seconds))
-        elif isinstance(message, Failed):
-            self._heard(Answer(ranking, error=str(message.error), details=message.details))
-        else:
-            self._heard(Answer(ranking, error="It was cancelled."))
+        self._job = _Question(answered, over, ranking=ranking)
+        self._job.start(self._jobs, spec)
 
     def _go_on(self) -> None:
         """Do what waits for the engine, if anything does."""
         waiting, self._next = self._next, None
         if waiting is not None:
             waiting()
+
+
+class _Question(JobRun):
+    """One question on its way to its answer."""
+
+    def __init__(self, answered: Callable[[Answer], None], over: Callable[[], None], *, ranking: bool) -> None:
+        super().__init__()
+        self._answered, self._told, self._ranking = answered, over, ranking
+        self._arrays: dict[str, NDArray[Any]] = {}
+
+    @property
+    def handlers(self) -> Handlers:
+        """As of `JobRun`."""
+        return {
+            ArrayReady: self._take,
+            Finished: self._finish,
+            Failed: lambda failed: self.show_error(str(failed.error), failed.details),
+            Cancelled: lambda _: self.show_error("It was cancelled.", ""),
+        }
+
+    def show_error(self, reason: str, details: str) -> None:
+        """Answer with why there is none."""
+        self._answered(Answer(self._ranking, error=reason, details=details))
+
+    def over(self) -> None:
+        """The engine is free."""
+        self._told()
+
+    def _take(self, ready: ArrayReady) -> None:
+        self._arrays[ready.name] = ready.array
+
+    def _finish(self, message: Finished) -> None:
+        result = message.result
+        assert isinstance(result, WhatIfResult)
+        self._answered(Answer(self._ranking, result.variants, self._arrays, result.seconds))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from napari_prosma._shared.guarded import each
+from napari_prosma._shared.each import each
 from napari_prosma._shared.jobs import Jobs
 from napari_prosma._shared.steps import Steps
 from napari_prosma.gates.found import Found

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from napari_prosma._shared.guarded import each
+from napari_prosma._shared.each import each
 from napari_prosma._shared.scan_controller import ScanController
 from napari_prosma._shared.session import Session
+from napari_prosma.segment.job import SegmentJob
 from napari_prosma.segment.present import SHORTCUT, Presenter
-from napari_prosma.segment.run import Run
 from napari_prosma.segment.state import Choices, Plan, Problem, resolve
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.errors import ProsmaError
@@ -30,9 +30,9 @@ class SegmentController(ScanController[Choices]):
 
     Attributes
     ----------
-    run : Run or None
+    run : SegmentJob or None
         The running segmentation.
-    last : Run or None
+    last : SegmentJob or None
         The last one that finished.
     """
 
@@ -40,8 +40,8 @@ class SegmentController(ScanController[Choices]):
         self._presenter = Presenter(view, session)
         super().__init__(viewer, view, session, self._presenter, _recalled(session))
         self.view = view
-        self.run: Run | None = None
-        self.last: Run | None = None
+        self.run: SegmentJob | None = None
+        self.last: SegmentJob | None = None
         self._details = ""
         self._plan: Plan | Problem | None = None
         self._connect_view()
@@ -86,7 +86,7 @@ class SegmentController(ScanController[Choices]):
         self._show_plan()  # the view may have moved
         if isinstance(self._plan, Plan):
             self.view.show_error("", details=False)
-            self.run = Run(self._plan, self._layer, self.viewer, self.view, self.session.jobs, self._run_over)
+            self.run = SegmentJob(self._plan, self._layer, self.viewer, self.view, self.session.jobs, self._run_over)
 
     def details(self) -> str:
         """What the engine said about the last failure."""
@@ -116,7 +116,7 @@ class SegmentController(ScanController[Choices]):
         self._plan = resolve(self._choices, self._region())
         self._presenter.plan(self._plan, running=self.run is not None)
 
-    def _run_over(self, run: Run, finished: bool) -> None:
+    def _run_over(self, run: SegmentJob, finished: bool) -> None:
         self.run, self._details = None, run.details
         if finished:
             self.last = run

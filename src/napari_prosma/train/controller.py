@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image
 
-from napari_prosma._shared.guarded import each
+from napari_prosma._shared.each import each
 from napari_prosma._shared.session import ModelEntry, Session
 from napari_prosma.train.classes import classes_of, edited
 from napari_prosma.train.estimate import Estimate
@@ -193,7 +193,7 @@ class TrainController:
     def start_or_stop(self) -> None:
         """What the main button does: train, or stop the training (or the estimate) that runs."""
         if self.trainings.run is not None:
-            self.trainings.run.stop()
+            self.trainings.run.cancel()
             return
         if self._estimate.running:
             self._estimate.cancel()

@@ -8,16 +8,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_prosma._shared.engine_job import EngineJob, is_last
-from napari_prosma._shared.guarded import each, guarded
+from napari_prosma._shared.each import each
+from napari_prosma._shared.job_run import Handlers, JobRun
 from napari_prosma._shared.jobs import Jobs
 from napari_prosma._shared.progress_panel import clock
 from napari_prosma.train.expectation import Expectation
-from napari_prosma.train.orders import plan_preparation, times_request
 from napari_prosma.train.pairs import Pair
+from napari_prosma.train.requests import PlanSpec, times_request
 from napari_prosma.train.state import Choices, Plan, Problem, sized
-from prosma_core.engine.client import Failed, Finished, Message
-from prosma_core.engine.messages import PlanResult
+from prosma_core.engine.messages import Failed, Finished, PlanResult
 from prosma_core.errors import ProsmaError
 from prosma_core.events import StageStarted, Working
 from prosma_core.io.atomic import scratch_folder
@@ -43,8 +42,7 @@ class Estimate:
         self._times: dict[str, str] = {}
         self._expectation = Expectation(jobs, told)
         self._view, self._jobs, self._told, self._over = view, jobs, told, over
-        self._job: EngineJob | None = None
-        self._closed = False
+        self._job: _EstimateJob | None = None
         self._preset = ""
         self._what: dict[str, Any] = {}
 
@@ -76,15 +74,10 @@ class Estimate:
             self._times = {}
         self._preset, self._what = preset, _what(plan)
 
-        def listen(message: Message) -> None:
-            if is_last(message):
-                self._jobs.run(lambda: _remove(scratch, job), lambda _: None, lambda _: None)
-            if not self._closed:
-                guarded(message, self._receive, cancel=job.cancel, failed=self._not_shown, over=self._over)
-
         self._view.show_running(True)
         self._view.show_progress(0, 0, "Starting…")
-        self._job = job = self._jobs.submit(lambda _: plan_preparation(plan, pairs, folder), listen)
+        self._job = _EstimateJob(self._view, self._done, self._leave, lambda: self._remove(scratch))
+        self._job.start(self._jobs, PlanSpec(plan, pairs, folder))
 
     def cancel(self) -> None:
         """Stop it, where one is made."""
@@ -93,8 +86,8 @@ class Estimate:
 
     def close(self) -> None:
         """The widget is gone: cancel, without a word to it."""
-        self._closed = True
-        each("An estimate could not be left", self.cancel, self._expectation.close)
+        left = self._job.abandon if self._job is not None else lambda: None
+        each("An estimate could not be left", left, self._expectation.close)
 
     def plan_is(self, plan: Plan | Problem | None, choices: Choices) -> None:
         """Know what would be trained: times of something else are forgotten, those of the presets are found out."""
@@ -104,35 +97,60 @@ class Estimate:
             self._told()
         self._expectation.want(times_request(valid, sized(choices), len(choices.classes)) if valid else None)
 
-    def _not_shown(self, reason: str, _details: str) -> None:
+    def _done(self, result: PlanResult) -> None:
+        self._times[self._preset] = f"about {clock(result.seconds)}"
+        self._told()
+        epoch = f"An epoch takes about {clock(result.epoch_seconds)} on {result.device.partition(' (')[0]}."
+        self._view.show_messages((result.words, epoch))
+
+    def _leave(self) -> None:
         self._job = None
-        self._view.show_running(False)
+        each("The widget could not be made ready", lambda: self._view.show_running(False), self._over)
+
+    def _remove(self, scratch: ExitStack) -> None:
+        """Remove the copies of layers; in a thread, as what is cancelled may still be writing."""
+        job = self._job
+        assert job is not None
+
+        def work() -> None:
+            job.job.wait_prepared()
+            scratch.close()
+
+        self._jobs.run(work, lambda _: None, lambda _: None)
+
+
+class _EstimateJob(JobRun):
+    """One plan on its way; `over` is not told where the widget is gone, `tidy` always."""
+
+    def __init__(
+        self, view: TrainView, done: Callable[[PlanResult], None], over: Callable[[], None], tidy: Callable[[], None]
+    ) -> None:
+        super().__init__()
+        self._view, self._done, self._told, self._tidy = view, done, over, tidy
+
+    @property
+    def handlers(self) -> Handlers:
+        """As of `JobRun`."""
+        return {
+            StageStarted: lambda stage: self._view.show_progress(0, 0, stage.message),
+            Working: lambda working: self._view.show_progress(0, 0, working.message),
+            Finished: self._finish,
+            Failed: lambda failed: self._view.show_error(str(failed.error), details=bool(failed.details)),
+        }
+
+    def show_error(self, reason: str, _details: str) -> None:
+        """Say that a time could not be shown."""
         self._view.show_error(f"The time cannot be shown: {reason}", details=False)
-        self._over()
 
-    def _receive(self, message: Message) -> None:
-        if self._job is None:  # it could not be shown
-            return
-        if isinstance(message, StageStarted | Working):
-            self._view.show_progress(0, 0, message.message)
-        if not is_last(message):
-            return
-        self._job = None
-        self._view.show_running(False)
-        if isinstance(message, Finished) and isinstance(message.result, PlanResult):
-            result = message.result
-            self._times[self._preset] = f"about {clock(result.seconds)}"
+    def over(self) -> None:
+        """Nothing is estimated any more."""
+        each("The copies of an estimate could not be removed", self._tidy)
+        if not self.abandoned:
             self._told()
-            epoch = f"An epoch takes about {clock(result.epoch_seconds)} on {result.device.partition(' (')[0]}."
-            self._view.show_messages((result.words, epoch))
-        elif isinstance(message, Failed):
-            self._view.show_error(str(message.error), details=bool(message.details))
-        self._over()
 
-
-def _remove(scratch: ExitStack, job: EngineJob) -> None:
-    job.wait_prepared()  # what is cancelled may still be writing
-    scratch.close()
+    def _finish(self, message: Finished) -> None:
+        assert isinstance(message.result, PlanResult)
+        self._done(message.result)
 
 
 def _what(plan: Plan) -> dict[str, Any]:

@@ -6,12 +6,10 @@ from collections.abc import Callable
 
 from qtpy.QtCore import QObject, QTimer
 
-from napari_prosma._shared.engine_job import is_last
-from napari_prosma._shared.guarded import each
+from napari_prosma._shared.each import each
 from napari_prosma._shared.jobs import Jobs
 from napari_prosma._shared.progress_panel import clock
-from prosma_core.engine.client import Cancelled, Finished, Message
-from prosma_core.engine.messages import TimesRequest, TimesResult
+from prosma_core.engine.messages import Cancelled, Finished, Message, TimesRequest, TimesResult, is_last
 from prosma_core.errors import EngineBusyError
 
 UNKNOWN = "How long it takes here is not known: estimate it below."

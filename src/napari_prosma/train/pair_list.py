@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QTimer
 
-from napari_prosma._shared.guarded import each
+from napari_prosma._shared.each import each
 from napari_prosma._shared.jobs import Jobs
 from napari_prosma.train.pairs import Pair, PairRow, check
 from prosma_core.config.labels import LabelsConfig

@@ -20,8 +20,8 @@ from prosma_core.errors import ProsmaError
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
+    from napari_prosma.train.job import Order
     from napari_prosma.train.pairs import Pair
-    from napari_prosma.train.run import Order
     from napari_prosma.train.view import TrainView
 
 _LOG = logging.getLogger(__name__)

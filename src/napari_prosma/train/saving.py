@@ -16,7 +16,7 @@ from typing import Any
 
 from qtpy.QtCore import QTimer
 
-from napari_prosma._shared.guarded import each
+from napari_prosma._shared.each import each
 from napari_prosma._shared.jobs import Jobs, at_the_end, finish_lasting
 from napari_prosma.train.handover import autosave
 from napari_prosma.train.pair_list import REFRESHED

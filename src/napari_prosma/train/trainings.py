@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_prosma._shared.guarded import each
+from napari_prosma._shared.each import each
 from napari_prosma._shared.scan_kind import kind_from, kind_of
 from napari_prosma._shared.session import ModelEntry, Session
 from napari_prosma.train.handover import left_out
-from napari_prosma.train.orders import new_order, resumed_order
+from napari_prosma.train.job import Order, Outcome, TrainJob, outcome_of
 from napari_prosma.train.pair_list import PairList
 from napari_prosma.train.pairs import Pair
 from napari_prosma.train.preview import Preview
-from napari_prosma.train.run import Order, Outcome, Training, outcome_of
+from napari_prosma.train.requests import NewTraining, ResumedTraining, run_classes
 from napari_prosma.train.runs import list_runs, save_as
 from napari_prosma.train.saving import Autosave
 from napari_prosma.train.sources import image_scan
@@ -45,7 +45,7 @@ class Trainings:
 
     Attributes
     ----------
-    run : Training or None
+    run : TrainJob or None
         The running training.
     outcome : Outcome or None
         What the last one reached.
@@ -54,7 +54,7 @@ class Trainings:
     def __init__(
         self, view: TrainView, session: Session, pairs: PairList, preview: Preview, changed: Callable[[], None]
     ) -> None:
-        self.run: Training | None = None
+        self.run: TrainJob | None = None
         self.outcome: Outcome | None = None
         self._failure = ""
         self._begun: Sequence[Pair] | None = None
@@ -65,12 +65,15 @@ class Trainings:
 
     def start(self, plan: Plan, classes: Sequence[ClassInfo]) -> None:
         """Train on the pairs as they are."""
-        self._begin(new_order(plan, self._pairs.pairs, classes), fresh=True)
+        folder = RunFolder.beside(plan.out)
+        spec = NewTraining(plan, self._pairs.pairs, folder)
+        self._begin(Order(plan.out.stem, folder, tuple(classes), spec), fresh=True)
 
     def resume(self, state: RunState, more_epochs: int | None, device: str) -> None:
         """Go on with an earlier run, to its end or for more epochs than it was meant to have."""
         try:
-            order = resumed_order(state, more_epochs, device)
+            folder = RunFolder.beside(state.out)
+            order = Order(state.name, folder, run_classes(folder), ResumedTraining(state, more_epochs, device))
         except ProsmaError as error:
             self._say(error)
             return
@@ -143,11 +146,11 @@ class Trainings:
         self._autosave = Autosave(order.folder, pairs, self._session.jobs, self._not_saved, before=self._autosave)
         self._begun = pairs if fresh else None
         try:
-            self.run = Training(order, self._view, self._session.jobs, self._preview, self._over)
+            self.run = TrainJob(order, self._view, self._session.jobs, self._preview, self._over)
         finally:
             self._beginning = False
 
-    def _over(self, run: Training) -> None:
+    def _over(self, run: TrainJob) -> None:
         self.run, self._failure = None, run.details
         if self._begun is not None and not run.order.folder.run_yaml.is_file() and self._all_there(self._begun):
             self._discard(run)
@@ -192,7 +195,7 @@ class Trainings:
         there = [row.pair for row in self._pairs.rows if not row.closed]
         return all(pair in there for pair in pairs)
 
-    def _discard(self, run: Training) -> None:
+    def _discard(self, run: TrainJob) -> None:
         """Remove what a training has written that ended before it began: copies of layers that are all there."""
         autosave, self._autosave = self._autosave, None
         root = run.order.folder.root
@@ -202,7 +205,7 @@ class Trainings:
             if autosave is not None:
                 autosave.wait()
                 shutil.rmtree(autosave.folder, ignore_errors=True)
-            if run.order.owned.is_set():
+            if run.order.spec.owned.is_set():
                 shutil.rmtree(root, ignore_errors=True)
             with contextlib.suppress(OSError):
                 root.rmdir()  # where it is empty: another training may have the name by now

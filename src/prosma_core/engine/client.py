@@ -8,26 +8,21 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from numpy.typing import DTypeLike
 
 from prosma_core.engine import arrays
-from prosma_core.engine.job import (
-    ArrayReady,
-    Cancelled,
-    Failed,
-    Finished,
-    Job,
-    Listener,
-    Message,
-    message_of,
-    scans_of,
-)
+from prosma_core.engine.job import Job, scans_of
 from prosma_core.engine.messages import (
     REPLY,
     Ask,
     Cancel,
+    Cancelled,
+    Failed,
+    Finished,
+    Listener,
     PlanRequest,
     Preview,
     Ready,
@@ -40,8 +35,6 @@ from prosma_core.engine.messages import (
 from prosma_core.engine.process import Child
 from prosma_core.errors import EngineBusyError, EngineError, ProsmaError
 from prosma_core.events import Working
-
-__all__ = ["ArrayReady", "Cancelled", "Engine", "Failed", "Finished", "Job", "Listener", "Message"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -175,7 +168,7 @@ class Engine:
             if isinstance(reply, Received):
                 self._child_received(child, reply)
                 return
-            message = message_of(reply, child.log_tail)
+            message = reply.message()
         except ValueError as error:
             msg = f"The engine sent something that cannot be read, and was ended: {line[:60]!r}. Run again."
             raise EngineError(msg) from error
@@ -183,6 +176,8 @@ class Engine:
             job = self._jobs.get(child)
             if job is None or reply.job not in {job.number, None}:
                 return
+        if isinstance(message, Failed):
+            message = replace(message, details=f"{message.details}\n{child.log_tail()}".strip())
         if isinstance(message, Finished | Failed | Cancelled):
             self._end(child, message)
         elif not job.cancelled:

@@ -1,71 +1,25 @@
-"""A job given to the engine, what can be asked of it, and what its listener hears."""
+"""A job given to the engine, and what can be asked of it."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
-from numpy.typing import NDArray
-
-from prosma_core import errors
-from prosma_core.engine.arrays import SharedArray, attach
 from prosma_core.engine.messages import (
-    ArrayMade,
-    Done,
-    Failure,
+    Listener,
+    Message,
     PlanRequest,
-    Progress,
     Request,
-    Result,
     ScanRef,
-    Stopped,
     TimesRequest,
     TrainRequest,
     WhatIfRequest,
+    is_last,
 )
 from prosma_core.engine.process import Child
-from prosma_core.errors import EngineError, ProsmaError
-from prosma_core.events import Event
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class ArrayReady:
-    """An array of the result, by its name: zeros at first, filled while the job runs; it outlives the child.
-
-    That of a training is named ``preview``: the classes of the scan that is watched, new ones at each `PreviewDone`.
-    """
-
-    name: str
-    array: NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The job is done; its arrays are filled."""
-
-    result: Result
-
-
-@dataclass(frozen=True)
-class Failed:
-    """The job failed; `details` holds the traceback and the end of the engine's log."""
-
-    error: ProsmaError
-    details: str
-
-
-@dataclass(frozen=True)
-class Cancelled:
-    """The job was cancelled."""
-
-
-Message = Event | ArrayReady | Finished | Failed | Cancelled
-Listener = Callable[[Message], None]
 
 
 class Job:
@@ -119,7 +73,7 @@ class Job:
         with self._telling:
             if self.over.is_set():
                 return
-            if isinstance(message, Finished | Failed | Cancelled):
+            if is_last(message):
                 self.over.set()
             listener = self._listener
             if self.over.is_set():
@@ -132,37 +86,6 @@ class Job:
     def arrived(self) -> None:
         """The child has the request: it need not be sent again."""
         self.received, self.resend = True, None
-
-
-def message_of(reply: Progress | ArrayMade | Done | Failure | Stopped, log: Callable[[], str]) -> Message:
-    """What a listener hears of a reply.
-
-    Parameters
-    ----------
-    reply : Progress, ArrayMade, Done, Failure or Stopped
-    log : callable
-        Gives the end of the child's log.
-
-    Raises
-    ------
-    EngineError
-        An array cannot be opened.
-    ValueError
-        The reply names no event.
-    """
-    if isinstance(reply, Progress):
-        return reply.event()
-    if isinstance(reply, ArrayMade):
-        shared = SharedArray(reply.array, attach(reply.array))
-        shared.release()
-        return ArrayReady(reply.name, shared.array)
-    if isinstance(reply, Done):
-        return Finished(reply.result)
-    if isinstance(reply, Failure):
-        kind = getattr(errors, reply.error, None)
-        kind = kind if isinstance(kind, type) and issubclass(kind, ProsmaError) else EngineError
-        return Failed(kind(*reply.message.split(errors.BELOW)), f"{reply.details}\n{log()}".strip())
-    return Cancelled()
 
 
 def scan_of(request: Request) -> ScanRef | None:

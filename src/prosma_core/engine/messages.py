@@ -1,14 +1,21 @@
-"""What crosses between client and child: frozen settings as JSON, one message a line. Arrays cross as references."""
+"""What crosses between client and child, as JSON, one message a line; arrays cross as references.
+
+The events, `ArrayReady`, and last `Finished`, `Failed` or `Cancelled` are what a job says: in the child, on its way,
+and to whoever listens.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import IO, Annotated, Any, Literal, get_args
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, PlainSerializer, PlainValidator, TypeAdapter
 
+from prosma_core import errors
 from prosma_core.config.base import Config
+from prosma_core.engine.arrays import SharedArray, attach
 from prosma_core.engine.references import ArrayRef, ScanRef, SpecMessage, spec_message
 from prosma_core.engine.requests import (
     InspectRequest,
@@ -26,7 +33,7 @@ from prosma_core.engine.requests import (
     WhatIfRequest,
     WhatIfResult,
 )
-from prosma_core.errors import EngineError
+from prosma_core.errors import EngineError, ProsmaError
 from prosma_core.events import Event
 
 # What others need of `references` and `requests` they take from here.
@@ -53,8 +60,6 @@ __all__ = [
 
 MAX_LINE = 64 << 20
 """Longest message, in bytes."""
-
-_EVENTS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Event)}
 
 
 class Ask(Config):
@@ -99,69 +104,117 @@ class Received(Config):
     job: int
 
 
-class Progress(Config):
-    """Child to client: an event of the job."""
+# --- What a job says: the same on both sides, and to whoever listens --------------------------------------------------
+
+
+def _attached(given: Any) -> NDArray[Any]:
+    """The array of a reference; its file is removed once it is mapped."""
+    shared = SharedArray(ref := ArrayRef.model_validate(given), attach(ref))
+    shared.release()
+    return shared.array
+
+
+class ErrorText(Config):
+    """An error on its way: the name of its class in `prosma_core.errors`, and its lines."""
+
+    kind: str
+    lines: tuple[str, ...]
+
+
+def _error(given: Any) -> ProsmaError:
+    """The error of a message: of its class, where that is one of `prosma_core.errors`."""
+    text = ErrorText.model_validate(given)
+    kind = getattr(errors, text.kind, None)
+    kind = kind if isinstance(kind, type) and issubclass(kind, ProsmaError) else EngineError
+    return kind(*text.lines)
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayReady:
+    """An array of the result, by its name: zeros at first, filled while the job runs; it outlives the child.
+
+    That of a training is named ``preview``: the classes of the scan that is watched, new ones at each `PreviewDone`.
+    """
+
+    name: str
+    array: Annotated[NDArray[Any], PlainValidator(_attached)]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The job is done; its arrays are filled."""
+
+    result: Annotated[Result, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The job failed, and the engine lives on; `details` holds the traceback and the end of the engine's log."""
+
+    error: Annotated[
+        ProsmaError,
+        PlainValidator(_error),
+        PlainSerializer(lambda error: ErrorText(kind=type(error).__name__, lines=error.args)),
+    ]
+    details: str = ""
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """The job was cancelled."""
+
+
+Message = Event | ArrayReady | Finished | Failed | Cancelled
+Listener = Callable[[Message], None]
+
+_KINDS: dict[str, TypeAdapter[Any]] = {kind.__name__: TypeAdapter(kind) for kind in get_args(Message)}
+
+
+def is_last(message: Message) -> bool:
+    """Whether a message ends its job."""
+    return isinstance(message, Finished | Failed | Cancelled)
+
+
+class Said(Config):
+    """Child to client: a message of a job, by the name of its class."""
 
     model_config = ConfigDict(ser_json_inf_nan="constants")  # a loss that is no number must arrive as what it is
 
-    kind: Literal["progress"] = "progress"
-    job: int
+    kind: Literal["said"] = "said"
+    job: int | None
+    """None where the request could not even be read."""
     name: str
     values: dict[str, Any]
 
     @classmethod
-    def of(cls, job: int, event: Event) -> Progress:
-        """Message of an event."""
-        return cls(job=job, name=type(event).__name__, values=dataclasses.asdict(event))
+    def of(cls, job: int | None, message: Message) -> Said:
+        """A message on its way."""
+        name = type(message).__name__
+        return cls(job=job, name=name, values=_KINDS[name].dump_python(message))
 
-    def event(self) -> Event:
-        """The event; raises `ValueError` where it is none."""
-        if self.name not in _EVENTS:
-            msg = f"there is no event {self.name!r}"
+    @classmethod
+    def of_array(cls, job: int, name: str, array: ArrayRef) -> Said:
+        """An `ArrayReady` on its way: the voxels stay where both sides map them."""
+        return cls(job=job, name=ArrayReady.__name__, values={"name": name, "array": array})
+
+    def message(self) -> Message:
+        """The message.
+
+        Raises
+        ------
+        EngineError
+            Its array cannot be opened.
+        ValueError
+            There is no such message.
+        """
+        if self.name not in _KINDS:
+            msg = f"there is no message {self.name!r}"
             raise ValueError(msg)
-        found: Event = TypeAdapter(_EVENTS[self.name]).validate_python(self.values)
+        found: Message = _KINDS[self.name].validate_python(self.values)
         return found
 
 
-class ArrayMade(Config):
-    """Child to client: an array of the result, which is filled from now on."""
-
-    kind: Literal["array"] = "array"
-    job: int
-    name: str
-    array: ArrayRef
-
-
-class Done(Config):
-    """Child to client: the job is finished."""
-
-    kind: Literal["done"] = "done"
-    job: int
-    result: Annotated[Result, Field(discriminator="kind")]
-
-
-class Failure(Config):
-    """Child to client: the job cannot go on; the child lives on."""
-
-    kind: Literal["failed"] = "failed"
-    job: int | None
-    """None where the request could not even be read."""
-    error: str
-    """Class of the error in `prosma_core.errors`, ``internal`` or ``protocol``."""
-    message: str
-    """For people."""
-    details: str = ""
-    """Traceback."""
-
-
-class Stopped(Config):
-    """Child to client: the job was cancelled."""
-
-    kind: Literal["stopped"] = "stopped"
-    job: int
-
-
-Reply = Ready | Received | Progress | ArrayMade | Done | Failure | Stopped
+Reply = Ready | Received | Said
 
 REPLY: TypeAdapter[Reply] = TypeAdapter(Annotated[Reply, Field(discriminator="kind")])
 """Reads a line of the child."""

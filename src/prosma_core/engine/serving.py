@@ -17,21 +17,20 @@ from pydantic import ValidationError
 from prosma_core.engine.arrays import create
 from prosma_core.engine.messages import (
     ASK,
-    ArrayMade,
     Ask,
-    Done,
-    Failure,
+    Cancelled,
+    Failed,
+    Finished,
     Preview,
-    Progress,
     Received,
     Reply,
+    Said,
     ScanRef,
-    Stopped,
     TrainRequest,
     encode,
     read_lines,
 )
-from prosma_core.errors import DeviceError, ProsmaError
+from prosma_core.errors import DeviceError, EngineError, ProsmaError
 
 if TYPE_CHECKING:
     from prosma_core.engine.services import Services
@@ -73,7 +72,7 @@ class Server:
             elif isinstance(message, Preview):
                 self._preview = message
             elif self._claim(message.cancel):  # answered here: the other thread may still import torch
-                self._send(Stopped(job=message.cancel))
+                self._send(Said.of(message.cancel, Cancelled()))
             else:
                 self._cancelled.add(message.cancel)
         self._orphaned()
@@ -89,7 +88,7 @@ class Server:
             if self._claim(ask.job):
                 answer = self._answer(ask, services)
                 services.tidy()
-                self._send(answer)
+                self._send(Said.of(ask.job, answer))
 
     def _claim(self, job: int) -> bool:
         """Whether a job still waited; from now on it does not."""
@@ -106,24 +105,24 @@ class Server:
         except OSError:
             self._orphaned()
 
-    def _answer(self, ask: Ask, services: Services) -> Done | Stopped | Failure:
+    def _answer(self, ask: Ask, services: Services) -> Finished | Cancelled | Failed:
         """What a job ends with; nothing that it raises ends the process."""
         try:
             return self._work(ask, services)
         except ProsmaError as error:
-            return _failure(ask.job, type(error).__name__, str(error))
+            return Failed(error, traceback.format_exc())
         except MemoryError:
             words = "Main memory ran out. Close other programs, or crop the scan."
-            return _failure(ask.job, DeviceError.__name__, words)
+            return Failed(DeviceError(words), traceback.format_exc())
         except Exception as error:  # noqa: BLE001  (whatever it is, the person hears of it and the engine lives on)
             reason = f"{type(error).__name__}: {error}"
             words = f"The engine met an error it does not know: {reason}. The log has the details."
-            return _failure(ask.job, "internal", words)
+            return Failed(EngineError(words), traceback.format_exc())
 
-    def _work(self, ask: Ask, services: Services) -> Done | Stopped:
+    def _work(self, ask: Ask, services: Services) -> Finished | Cancelled:
         def allocate(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
             shared = create(self._folders, shape, dtype)
-            self._send(ArrayMade(job=ask.job, name=name, array=shared.ref))
+            self._send(Said.of_array(ask.job, name, shared.ref))
             return shared.array
 
         def watched() -> ScanRef | None:
@@ -137,17 +136,13 @@ class Server:
             try:
                 event = next(work)
             except StopIteration as stop:
-                return Done(job=ask.job, result=stop.value)
-            self._send(Progress.of(ask.job, event))
+                return Finished(stop.value)
+            self._send(Said.of(ask.job, event))
         work.close()
-        return Stopped(job=ask.job)
+        return Cancelled()
 
 
-def _failure(job: int, error: str, message: str) -> Failure:
-    return Failure(job=job, error=error, message=message, details=traceback.format_exc())
-
-
-def _not_understood(line: bytes, error: ValidationError) -> Failure:
+def _not_understood(line: bytes, error: ValidationError) -> Said:
     """Reply to a line that is no request, for its job where the number can be made out."""
     try:
         job = int(json.loads(line)["job"])
@@ -155,4 +150,4 @@ def _not_understood(line: bytes, error: ValidationError) -> Failure:
         job = None
     reason = error.errors()[0]["msg"]
     text = f"The engine cannot read the request: {reason}. Restart napari; if it stays, install the plugin again."
-    return Failure(job=job, error="protocol", message=text, details=str(error)[:2000])
+    return Said.of(job, Failed(EngineError(text), str(error)[:2000]))

@@ -16,8 +16,9 @@ import pytest
 from prosma_core.config.run import RunConfig, resolve_run
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.engine.arrays import PREFIX
-from prosma_core.engine.client import Cancelled, Engine, Failed, Finished, Job
-from prosma_core.engine.messages import Request, ScanRef, SegmentRequest, spec_message
+from prosma_core.engine.client import Engine
+from prosma_core.engine.job import Job
+from prosma_core.engine.messages import Cancelled, Failed, Finished, Request, ScanRef, SegmentRequest, spec_message
 from prosma_core.io.images import write_image, write_labels
 
 PATIENCE = 120
@@ -66,19 +67,12 @@ def _children_with_one_thread() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def warm_engine() -> Iterator[Engine]:
-    """Return the engine that the tests share: a start takes seconds."""
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    """Return the module's engine, warm after the first test."""
     made = Engine()
     yield made
     made.close()
-
-
-@pytest.fixture
-def engine(warm_engine: Engine) -> Iterator[Engine]:
-    """Return the shared engine, warm after the first test; whoever kills it leaves the start to the next job."""
-    yield warm_engine
-    warm_engine.check_idle()
 
 
 @pytest.fixture

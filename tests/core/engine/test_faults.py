@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -17,8 +18,8 @@ import pytest
 from prosma_core import errors
 from prosma_core.config.run import RunConfig
 from prosma_core.data.geometry import Scan, array_spec
-from prosma_core.engine.client import NOT_ANSWERING, Cancelled, Engine, Failed, Finished
-from prosma_core.engine.messages import TrainRequest
+from prosma_core.engine.client import NOT_ANSWERING, Engine
+from prosma_core.engine.messages import Cancelled, Failed, Finished, TrainRequest
 from prosma_core.events import TileDone, Working
 
 Submit = Callable[..., Any]
@@ -157,9 +158,9 @@ def test_memory_that_ends_is_the_jobs_error_and_the_process_lives_on(
     [
         b"\x00\xff\xfenonsense\n",
         b"{}\n",
-        b'{"kind": "progress", "job": 1, "name": "Explosion", "values": {}}\n',
-        b'{"kind": "progress", "job": 1, "name": "TileDone", "values": {"done": "many"}}\n',
-        b'{"kind": "failed", "job": 1, "error": "OSError"}\n',
+        b'{"kind": "said", "job": 1, "name": "Explosion", "values": {}}\n',
+        b'{"kind": "said", "job": 1, "name": "TileDone", "values": {"done": "many"}}\n',
+        b'{"kind": "said", "job": 1, "name": "Failed", "values": {"error": {"kind": "OSError"}}}\n',
         b"[" * 100_000 + b"\n",
     ],
 )
@@ -177,10 +178,15 @@ def test_a_process_that_sends_garbage_is_ended(
     assert not process.is_running()
 
 
+def said(kind: str, **values: Any) -> str:
+    """Return the line of a message of job 1."""
+    return json.dumps({"kind": "said", "job": 1, "name": kind, "values": values})
+
+
 def test_a_missing_array_ends_the_process_not_the_program(
     own_engine: Engine, submit: Submit, noise: Noise, play_engine: Callable[[str], None], model_2d: Path
 ) -> None:
-    made = '{"kind": "array", "job": 1, "name": "labels", "array": {"path": "/gone", "shape": [2], "dtype": "<f4"}}'
+    made = said("ArrayReady", name="labels", array={"path": "/gone", "shape": [2], "dtype": "<f4"})
     play_engine(f"print('{READY}')\nprint('{made}', flush=True)\ntime.sleep(99)")
     end = submit(own_engine, model_2d, noise((20, 20), "yx")).end()
     assert isinstance(end, Failed)
@@ -197,10 +203,7 @@ def test_a_request_that_did_not_arrive_is_sent_once_more(
     model_2d: Path,
     tmp_path: Path,
 ) -> None:
-    failed, mark = (
-        '{"kind": "failed", "job": 1, "error": "LabelError", "message": "it arrived"}',
-        str(tmp_path / "mark"),
-    )
+    failed, mark = said("Failed", error={"kind": "LabelError", "lines": ["it arrived"]}), str(tmp_path / "mark")
     play_engine(
         f"import os\nfirst = not os.path.exists({mark!r})\nopen({mark!r}, 'a').write('x')\n"
         f"print('{READY}', flush=True)\nsys.stdin.readline()\nif first or {again}:\n    sys.exit(3)\n"
@@ -259,7 +262,7 @@ def test_a_process_that_is_stopped_at_work_is_said_not_to_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("prosma_core.engine.client.ANSWER", 0.2)
-    done = '{"kind": "failed", "job": 1, "error": "LabelError", "message": "late"}'
+    done = said("Failed", error={"kind": "LabelError", "lines": ["late"]})
     play_engine(
         f'print(\'{READY}\')\nsys.stdin.readline()\nprint(\'{{"kind": "received", "job": 1}}\', flush=True)\n'
         f"time.sleep(1.5)\nprint('{done}', flush=True)\ntime.sleep(99)"
@@ -278,7 +281,7 @@ def test_a_process_that_is_stopped_at_work_is_said_not_to_answer(
 def test_an_error_of_an_unknown_class_is_still_told(
     own_engine: Engine, submit: Submit, noise: Noise, play_engine: Callable[[str], None], model_2d: Path
 ) -> None:
-    failed = '{"kind": "failed", "job": 1, "error": "annotations", "message": "it broke", "details": "line 3"}'
+    failed = said("Failed", error={"kind": "annotations", "lines": ["it broke"]}, details="line 3")
     play_engine(f"sys.stdin.readline()\nprint('{failed}', flush=True)\ntime.sleep(99)")
     end = submit(own_engine, model_2d, noise((20, 20), "yx")).end()
     assert (type(end.error), str(end.error), end.details) == (errors.EngineError, "it broke", "line 3")

@@ -12,8 +12,8 @@ import torch
 
 from prosma_core.config.inspection import InspectConfig, LevelEdit, Variant
 from prosma_core.data.geometry import Scan, array_spec
-from prosma_core.engine.client import ArrayReady, Cancelled, Engine, Failed, Finished
-from prosma_core.engine.messages import InspectRequest, ScanRef, WhatIfRequest
+from prosma_core.engine.client import Engine
+from prosma_core.engine.messages import ArrayReady, Cancelled, Failed, Finished, InspectRequest, ScanRef, WhatIfRequest
 from prosma_core.errors import ConfigError, EngineError
 from prosma_core.events import TileDone, Working
 from prosma_core.inference.segment import Segmenter

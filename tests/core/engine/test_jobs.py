@@ -17,8 +17,17 @@ from prosma_core import errors
 from prosma_core.config import InferenceConfig
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.data.phantom import phantom_3d
-from prosma_core.engine.client import ArrayReady, Cancelled, Engine, Failed, Finished
-from prosma_core.engine.messages import ArrayRef, ScanRef, SegmentRequest, spec_message
+from prosma_core.engine.client import Engine
+from prosma_core.engine.messages import (
+    ArrayReady,
+    ArrayRef,
+    Cancelled,
+    Failed,
+    Finished,
+    ScanRef,
+    SegmentRequest,
+    spec_message,
+)
 from prosma_core.events import SlabDone, StageStarted, TileDone
 from prosma_core.inference.segment import Segmentation, Segmenter
 from prosma_core.io.images import write_image
@@ -190,16 +199,16 @@ def test_a_job_is_cancelled_while_the_engine_still_starts(own_engine: Engine, su
 
 
 def test_freeing_memory_cancels_the_job_and_ends_the_process(
-    engine: Engine, submit: Submit, noise: Noise, long_scan: Scan, model_2d: Path
+    own_engine: Engine, submit: Submit, noise: Noise, long_scan: Scan, model_2d: Path
 ) -> None:
-    heard = submit(engine, model_2d, long_scan)
+    heard = submit(own_engine, model_2d, long_scan)
     heard.wait_for(TileDone)
-    process = psutil.Process(engine.pid)
-    engine.free()
-    assert (engine.alive, engine.pid, engine.ready) == (False, None, None)
+    process = psutil.Process(own_engine.pid)
+    own_engine.free()
+    assert (own_engine.alive, own_engine.pid, own_engine.ready) == (False, None, None)
     assert isinstance(heard.end(), Cancelled)
     assert psutil.wait_procs([process], timeout=20)[1] == []
-    assert isinstance(submit(engine, model_2d, noise((20, 20), "yx")).end(), Finished)
+    assert isinstance(submit(own_engine, model_2d, noise((20, 20), "yx")).end(), Finished)
 
 
 def test_whoever_listens_may_fail(engine: Engine, submit: Submit, noise: Noise, model_2d: Path) -> None:

@@ -21,12 +21,12 @@ from prosma_core.engine.messages import (
     ArrayRef,
     Ask,
     Cancel,
-    Done,
-    Failure,
+    Failed,
+    Finished,
     PlanRequest,
     PlanResult,
     Preview,
-    Progress,
+    Said,
     ScanRef,
     SegmentRequest,
     TimesRequest,
@@ -36,7 +36,7 @@ from prosma_core.engine.messages import (
     read_lines,
     spec_message,
 )
-from prosma_core.errors import EngineError
+from prosma_core.errors import ConfigError, DeviceError, EngineError, ProsmaError
 from prosma_core.events import EpochDone, Event
 
 SIZES = st.integers(1, 10**6)
@@ -86,17 +86,17 @@ def configs() -> st.SearchStrategy[InferenceConfig]:
 
 @given(st.one_of(*(st.from_type(kind) for kind in get_args(Event))), st.integers())
 def test_every_event_crosses_with_all_its_numbers_infinite_ones_too(event: Any, job: int) -> None:
-    reply = REPLY.validate_json(encode(Progress.of(job, event)))
-    assert isinstance(reply, Progress)
+    reply = REPLY.validate_json(encode(Said.of(job, event)))
+    assert isinstance(reply, Said)
     assert reply.job == job
-    assert repr(reply.event()) == repr(event)  # as text, since NaN is not equal to itself
+    assert repr(reply.message()) == repr(event)  # as text, since NaN is not equal to itself
 
 
 def test_a_loss_that_is_no_number_stays_one() -> None:
     event = EpochDone(1, 2, float("nan"), float("inf"), {"organ": float("-inf")}, None)
-    reply = REPLY.validate_json(encode(Progress.of(1, event)))
-    assert isinstance(reply, Progress)
-    assert repr(reply.event()) == repr(event)
+    reply = REPLY.validate_json(encode(Said.of(1, event)))
+    assert isinstance(reply, Said)
+    assert repr(reply.message()) == repr(event)
 
 
 @given(st.builds(SegmentRequest, model=st.text(), device=st.text(), config=configs(), scan=scans()), st.integers())
@@ -164,9 +164,30 @@ DICE = st.dictionaries(st.text(), st.floats(0, 1), max_size=3)
     | st.builds(PlanResult, step_seconds=st.floats(0, 9), epoch_seconds=st.floats(0, 9), seconds=st.floats(0, 9))
 )
 def test_a_result_arrives_as_what_it_is(result: Any) -> None:
-    reply = REPLY.validate_json(encode(Done(job=1, result=result)))
-    assert isinstance(reply, Done)
-    assert reply.result == result
+    reply = REPLY.validate_json(encode(Said.of(1, Finished(result))))
+    assert isinstance(reply, Said)
+    assert reply.message() == Finished(result)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (DeviceError("No GPU."), DeviceError),
+        (ConfigError("Two lines:", "the second"), ConfigError),
+        (type("Unknown", (ProsmaError,), {})("Of a newer version."), EngineError),
+    ],
+)
+def test_an_error_arrives_as_what_it_is(error: ProsmaError, kind: type[ProsmaError]) -> None:
+    reply = REPLY.validate_json(encode(Said.of(1, Failed(error, "a traceback"))))
+    assert isinstance(reply, Said)
+    found = reply.message()
+    assert isinstance(found, Failed)
+    assert (type(found.error), found.error.args, found.details) == (kind, error.args, "a traceback")
+
+
+def test_a_message_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match="no message 'Coffee'"):
+        Said(job=1, name="Coffee", values={}).message()
 
 
 @given(specs())
@@ -190,7 +211,7 @@ def test_a_scan_has_exactly_one_source(sources: dict[str, Any]) -> None:
 
 
 def test_a_message_is_one_line() -> None:
-    line = encode(Failure(job=1, error="EngineError", message="two\nlines"))
+    line = encode(Said.of(1, Failed(EngineError("two", "lines"))))
     assert line.count(b"\n") == 1
     assert line.endswith(b"\n")
 
@@ -200,4 +221,4 @@ def test_a_line_that_is_too_long_is_cut_and_the_next_one_is_whole(monkeypatch: p
     lines = list(read_lines(io.BytesIO(b"x" * 250 + b"\n" + encode(Cancel(cancel=1)) + b"cut off at the e")))
     assert lines == [b"x" * 100, encode(Cancel(cancel=1))]
     with pytest.raises(EngineError, match="too long"):
-        encode(Failure(job=1, error="EngineError", message="x" * 100))
+        encode(Said.of(1, Failed(EngineError("x" * 100))))

@@ -17,8 +17,7 @@ from prosma_core.engine.messages import (
     REPLY,
     Ask,
     Cancel,
-    Done,
-    Failure,
+    Failed,
     Ready,
     Received,
     ScanRef,
@@ -26,6 +25,7 @@ from prosma_core.engine.messages import (
     encode,
     spec_message,
 )
+from prosma_core.errors import DeviceError
 
 Process = subprocess.Popen[bytes]
 
@@ -76,13 +76,16 @@ def say(process: Process, line: bytes) -> None:
 def test_a_line_that_is_no_request_is_refused_and_the_process_lives_on(server: Process, line: bytes) -> None:
     say(server, line)
     refused = answer(server)
-    assert isinstance(refused, Failure)
-    assert (refused.error, refused.job) == ("protocol", 7 if b"coffee" in line else None)
-    assert "cannot read the request" in refused.message
+    assert refused.job == (7 if b"coffee" in line else None)
+    message = refused.message()
+    assert isinstance(message, Failed)
+    assert "cannot read the request" in str(message.error)
     say(server, encode(Ask(job=8, request=SegmentRequest(model="none", device="abacus"))))
     failed = answer(server)
-    assert isinstance(failed, Failure)
-    assert (failed.error, failed.job) == ("DeviceError", 8)
+    assert failed.job == 8
+    message = failed.message()
+    assert isinstance(message, Failed)
+    assert isinstance(message.error, DeviceError)
 
 
 def test_a_request_is_served_after_all_that(server: Process, folders: list[Path], model_2d: Path) -> None:
@@ -92,9 +95,9 @@ def test_a_request_is_served_after_all_that(server: Process, folders: list[Path]
     scan = ScanRef(array=shared.ref, spec=spec_message(array_spec((20, 20), "yx")))
     say(server, encode(Ask(job=9, request=SegmentRequest(model=str(model_2d), device="cpu", scan=scan))))
     replies = [answer(server)]
-    while not isinstance(replies[-1], Done | Failure):
+    while replies[-1].name not in {"Finished", "Failed"}:
         replies.append(answer(server))
-    assert isinstance(replies[-1], Done)
+    assert replies[-1].name == "Finished"
 
 
 def test_a_process_whose_input_ends_goes_and_takes_only_private_folders_with_it(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 from napari.components import ViewerModel
-from psygnal import Signal
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QTableWidget, QWidget
 
@@ -20,98 +19,11 @@ from napari_prosma.gates.state import Plan, level_facts
 from napari_prosma.gates.view import GatesView
 from prosma_core.config.inspection import (
     HISTOGRAM_EDGES,
-    ClassChange,
     Inspection,
     LevelSummary,
     MapInfo,
-    VariantResult,
 )
 from prosma_core.config.model import GateConfig
-from prosma_core.engine.client import ArrayReady, Cancelled, Finished, Message
-from prosma_core.engine.messages import InspectRequest, InspectResult, Ready, WhatIfRequest, WhatIfResult
-
-
-class FakeArray:
-    """An array that an engine would share."""
-
-    def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
-        self.array, self.ref = np.zeros(shape, dtype), None
-
-
-class FakeJob:
-    """A job that ends when the test says so."""
-
-    def __init__(self, request: InspectRequest | WhatIfRequest, listener: Callable[[Message], None]) -> None:
-        self.request, self.say = request, listener
-        self.cancelled = False
-
-    def cancel(self) -> None:
-        self.cancelled = True
-
-    def end_cancelled(self) -> None:
-        self.say(Cancelled())
-
-    def answer(self, inspection: Inspection, arrays: dict[str, np.ndarray], words: str = "") -> None:
-        """Say what a look found."""
-        for name, array in arrays.items():
-            self.say(ArrayReady(name, array))
-        self.say(Finished(InspectResult(inspection=inspection, words=words, seconds=2.0, device="CPU")))
-
-    def reply(self, shape: tuple[int, ...], *, changed: int = 5) -> dict[str, np.ndarray]:
-        """Say what a change changed; return the arrays."""
-        arrays = {"labels": np.zeros(shape, np.uint8), "changes": np.zeros(shape, np.uint8)}
-        change = ClassChange(name="organ", before=100, after=105, turned_on=changed, turned_off=0, dice=0.97)
-        results = tuple(
-            VariantResult(name=v.name, changed=changed * (i + 1), classes=(change,))
-            for i, v in enumerate(self.request.variants)
-        )
-        for name, array in arrays.items() if self.request.arrays else ():
-            self.say(ArrayReady(name, array))
-        self.say(Finished(WhatIfResult(variants=results, seconds=0.2, device="CPU")))
-        return arrays
-
-
-class FakeJobs:
-    """Stands in for the boundary to the engine; work for threads is done at once."""
-
-    started = Signal(Ready)
-
-    def __init__(self) -> None:
-        self.jobs: list[FakeJob] = []
-        self.ready: Ready | None = None
-        self.alive = False
-
-    def start(self) -> None:
-        self.alive = True
-
-    def submit(self, prepare: Callable[[Any], Any], listener: Callable[[Message], None]) -> FakeJob:
-        inside = dict(zip(prepare.__code__.co_freevars, (c.cell_contents for c in prepare.__closure__), strict=True))
-        self.jobs.append(FakeJob(inside["request"], listener))
-        return self.jobs[-1]
-
-    def run(
-        self,
-        work: Callable[[], Any],
-        done: Callable[[Any], None],
-        failed: Callable[[Exception], None],
-        *,
-        lasting: bool = False,
-    ) -> None:
-        try:
-            result = work()
-        except Exception as error:  # noqa: BLE001  (as the real one)
-            failed(error)
-        else:
-            done(result)
-
-    def free(self) -> None:
-        self.alive, self.ready = False, None
-
-    def log(self) -> str:
-        return "the log"
-
-    def close(self) -> None:
-        self.alive = False
 
 
 def made_up(plan: Plan, seed: int = 0) -> tuple[Inspection, dict[str, np.ndarray]]:
@@ -179,9 +91,9 @@ def _summary(
 class Widget:
     """The parts of a Gates widget, and shorthands of the tests."""
 
-    def __init__(self, viewer: Any, folder: Path, qtbot: QtBot) -> None:
-        self.viewer, self.view, self.jobs, self._qtbot = viewer, GatesView(), FakeJobs(), qtbot
-        self.session = Session(folder, self.jobs)  # type: ignore[arg-type]
+    def __init__(self, viewer: Any, folder: Path, qtbot: QtBot, jobs: Any) -> None:
+        self.viewer, self.view, self.jobs, self._qtbot = viewer, GatesView(), jobs, qtbot
+        self.session = Session(folder, jobs)
         self.controller = GatesController(viewer, self.view, self.session)
         self._closed = False
 
@@ -223,7 +135,7 @@ class Widget:
         names = [layer.name for layer in self.viewer.layers if " gates: " in layer.name]
         return {name.partition(" gates: ")[2]: self.viewer.layers[name] for name in names}
 
-    def start(self) -> FakeJob:
+    def start(self) -> Any:
         """Click the main button; where nothing is meant for the scan, the phantom's model is chosen first."""
         if not self.text("model"):
             self.choose("phantom-3d")
@@ -239,12 +151,12 @@ class Widget:
 
 
 @pytest.fixture
-def make_widget(qtbot: QtBot, tmp_path: Path) -> Iterator[Callable[[Any], Widget]]:
+def make_widget(qtbot: QtBot, tmp_path: Path, make_jobs: Callable[[], Any]) -> Iterator[Callable[[Any], Widget]]:
     """Return what makes a widget for a viewer."""
     made: list[Widget] = []
 
     def make(viewer: Any) -> Widget:
-        made.append(Widget(viewer, tmp_path, qtbot))
+        made.append(Widget(viewer, tmp_path, qtbot, make_jobs()))
         qtbot.addWidget(made[-1].view)
         return made[-1]
 

@@ -8,7 +8,7 @@ from napari.layers import Image, Labels
 from qtpy.QtWidgets import QPushButton
 from tests.plugin.gates.conftest import Widget, made_up
 
-from prosma_core.engine.client import Failed
+from prosma_core.engine.messages import Failed
 from prosma_core.errors import EngineError
 from prosma_core.events import TileDone
 

@@ -61,8 +61,10 @@ def test_two_widgets_hear_that_the_engine_is_ready(make_widget: Callable) -> Non
     assert one.text("device_facts") == "CPU, 2 cores"
 
 
-def test_a_closed_widget_touches_nothing_more(widget, tmp_path: Path, scan_data: np.ndarray, qtbot: QtBot) -> None:
-    closed = type(widget)(ViewerModel(), tmp_path / "settings")  # not one that the fixture closes again
+def test_a_closed_widget_touches_nothing_more(
+    widget, tmp_path: Path, scan_data: np.ndarray, qtbot: QtBot, make_jobs: Callable
+) -> None:
+    closed = type(widget)(ViewerModel(), tmp_path / "settings", make_jobs())  # not one that the fixture closes again
     layers, jobs = closed.viewer.layers, closed.jobs
     scan = closed.viewer.add_image(scan_data)
     closed.choose("phantom-3d")

@@ -19,8 +19,7 @@ from napari_prosma._writer import write_image_layer, write_labels_layer
 from napari_prosma.segment.output import run_command, writer
 from napari_prosma.segment.present import SHORTCUT
 from prosma_core.config.inference import InferenceConfig
-from prosma_core.engine.client import ArrayReady, Failed
-from prosma_core.engine.messages import Ready
+from prosma_core.engine.messages import ArrayReady, Failed, Ready
 from prosma_core.errors import DeviceError
 from prosma_core.events import SlabDone, StageStarted, TileDone
 from prosma_core.io.images import read_image
@@ -103,7 +102,7 @@ def test_a_voxel_size_is_asked_for_where_the_layer_states_none(widget: Widget, s
     widget.controller.choose_image(layer)
     widget.choose("phantom-3d")
     assert field.text() == "3,1,1 mm"
-    spec = widget.start().scan.spec
+    spec = widget.start().spec.scan.spec
     assert (spec.spacing, spec.unit) == ((3, 1, 1), "mm")
     assert layer.scale.tolist() == [1, 1, 1]
     assert " --spacing 3,1,1mm" in run_command(widget.controller._plan)
@@ -194,13 +193,13 @@ def test_other_axes_change_what_is_segmented(widget: Widget, scan_data: np.ndarr
     widget.viewer.add_image(scan_data, name="movie")
     widget.controller.choose_axes("tyx")
     widget.choose("breast-lesion-us")
-    assert widget.start().scan.spec.axes == "tyx"
+    assert widget.start().spec.scan.spec.axes == "tyx"
 
 
 def test_a_multiscale_layer_offers_its_levels(widget: Widget, scan_data: np.ndarray) -> None:
     widget.viewer.add_image([scan_data, scan_data[:, ::2, ::2]], name="pyramid", multiscale=True)
     widget.controller.choose_level(1)
-    assert widget.start().scan.spec.shape == (12, 20, 22)
+    assert widget.start().spec.scan.spec.shape == (12, 20, 22)
 
 
 def test_segment_becomes_cancel_and_shows_how_far_it_is(widget: Widget, scan_data: np.ndarray) -> None:

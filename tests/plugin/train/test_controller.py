@@ -18,8 +18,17 @@ from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.run import RunConfig, resolve_run
 from prosma_core.config.training import FINE_TUNING_RATE
 from prosma_core.data.geometry import array_spec
-from prosma_core.engine.client import ArrayReady, Cancelled, Failed, Finished
-from prosma_core.engine.messages import PlanRequest, PlanResult, Ready, TrainRequest, TrainResult
+from prosma_core.engine.messages import (
+    ArrayReady,
+    Cancelled,
+    Failed,
+    Finished,
+    PlanRequest,
+    PlanResult,
+    Ready,
+    TrainRequest,
+    TrainResult,
+)
 from prosma_core.errors import DeviceError, ProsmaError
 from prosma_core.events import EpochDone, LevelStats, PreviewDone, StageStarted, StepDone
 from prosma_core.io.bundle import load_bundle, save_bundle
@@ -179,7 +188,7 @@ def test_pairs_of_closed_layers_stay_until_they_are_removed(widget: Any, annotat
     widget.controller.pairs.add_active()
     assert [row.closed for row in widget.controller._pairs.rows] == [True, False]
     assert widget.view.findChild(QTableWidget, "pairs").item(1, 0).text().endswith(", layer closed")
-    first, _ = widget.start().request().run.pairs
+    first, _ = widget.start().prepared().run.pairs
     np.testing.assert_array_equal(read_image(first[0]).data, data)
     np.testing.assert_array_equal(read_image(first[1]).data, painted)
 
@@ -192,7 +201,7 @@ def test_labels_that_number_objects_are_taken_as_one_class_where_the_person_says
     assert "number objects" in widget.text("problem_pairs")
     widget.view.fix_clicked.emit(0, "one_class")
     assert widget.can_run
-    assert widget.start().request().run.labels.one_class
+    assert widget.start().prepared().run.labels.one_class
 
 
 def test_labels_of_another_grid_are_resampled_into_a_new_layer(widget: Any, annotated: Any) -> None:
@@ -216,7 +225,7 @@ def test_the_request_holds_what_was_chosen_and_files_of_the_layers(widget: Any, 
     widget.controller.choose_preset("quick")
     widget.controller.choose_budget((None, 3.0))
     widget.controller.choose_name("mine")
-    request = widget.start().request()
+    request = widget.start().prepared()
     assert isinstance(request, TrainRequest)
     run = request.run
     assert run.out == widget.models / "mine.safetensors"
@@ -241,7 +250,7 @@ def test_layers_files_and_folders_are_trained_on_together(widget: Any, annotated
     widget.controller.pairs.add_files([tmp_path / "single.tif"], [tmp_path / "painted.tif"])
     widget.controller.pairs.add_folder(tmp_path / "data")
     assert widget.can_run, [widget.text(f"problem_{field}") for field in ("pairs", "labels", "start", "classes")]
-    pairs = widget.start().request().run.pairs
+    pairs = widget.start().prepared().run.pairs
     assert pairs[0][0].is_relative_to(widget.models / "liver model.prosma" / "data")
     assert pairs[1] == (tmp_path / "single.tif", tmp_path / "painted.tif")
     assert pairs[2] == (tmp_path / "data" / "images" / "case.tif", tmp_path / "data" / "labels" / "case.tif")
@@ -301,7 +310,7 @@ def test_training_more_says_which_pairs_are_not_in_the_run_as_they_are_now(widge
     widget.controller.pairs.add_active()
     job = widget.start()
     folder = RunFolder.beside(widget.models / "liver model.safetensors")
-    folder.write_settings(job.request().run, {"train": ["liver"], "val": ["liver"]})
+    folder.write_settings(job.prepared().run, {"train": ["liver"], "val": ["liver"]})
     job.say(Cancelled())
     (state,) = list_runs(widget.models)
     widget.controller.resume(state, 3)
@@ -339,7 +348,7 @@ def test_gray_masks_are_thresholded_or_kept_where_the_person_says_so(
     widget.view.fix_clicked.emit(0, fix)
     assert widget.can_run
     assert widget.text("gray") != "Ask"
-    assert widget.start().request().run.labels.gray == fix
+    assert widget.start().prepared().run.labels.gray == fix
     found = set(widget.controller._choices.rows[0].values)
     assert found == values if values else len(found) > 20
     widget.view.labels_changed.emit(LabelsConfig())
@@ -372,7 +381,7 @@ def test_several_selected_images_are_the_channels_of_one_scan(widget: Any, rng: 
     assert row.facts.endswith("3 channels")
     widget.controller.pairs.add_active()
     assert "already" in widget.text("error")
-    ((image, painted),) = widget.start().request().run.pairs
+    ((image, painted),) = widget.start().prepared().run.pairs
     assert np.array_equal(read_image(image).data, data)
     assert read_image(painted).spec.spatial_shape == (8, 24, 24)
     widget.viewer.layers.remove(layers[1])
@@ -396,7 +405,7 @@ def test_time_points_are_channels_only_where_the_person_says_so(widget: Any, rng
     assert "time series" in widget.text("problem_pairs")
     widget.view.fix_clicked.emit(0, "channels")
     assert widget.can_run
-    ((image, _),) = widget.start().request().run.pairs
+    ((image, _),) = widget.start().prepared().run.pairs
     assert read_image(image).spec.num_channels == 3
 
 
@@ -433,7 +442,7 @@ def test_a_training_that_ends_before_it_began_leaves_nothing_behind(widget: Any,
     widget.controller.pairs.add_active()
     widget.controller.choose_name("mine")
     job = widget.start()
-    job.request()
+    job.prepared()
     assert (widget.models / "mine.prosma" / "data").is_dir()
     job.say(Failed(DeviceError("Memory of cuda ran out."), ""))
     assert not (widget.models / "mine.prosma").exists()
@@ -491,7 +500,7 @@ def test_a_run_that_cannot_go_on_leaves_its_finished_model_as_it_was(widget: Any
 def test_a_run_stopped_in_its_first_epoch_begins_anew(widget: Any) -> None:
     folder = begun(widget, "old")
     widget.controller.resume(list_runs(widget.models)[0])
-    request = widget.jobs.jobs[-1].request()
+    request = widget.jobs.jobs[-1].prepared()
     assert not request.resume
     assert request.run.out == folder.model
     assert request.run.training.steps == 7
@@ -507,7 +516,7 @@ def test_a_second_click_while_the_first_is_still_taken_in_is_none(
 
     annotated(widget.viewer)
     widget.controller.pairs.add_active()
-    monkeypatch.setattr("napari_prosma.train.run.ActivityProgress", Impatient)
+    monkeypatch.setattr("napari_prosma._shared.job_run.ActivityProgress", Impatient)
     widget.start()
     assert len(widget.jobs.jobs) == 1
 
@@ -531,7 +540,7 @@ def test_fine_tuning_keeps_the_models_classes_and_names_the_model_after_it(widge
     assert widget.text("start") == "phantom-3d"
     assert widget.text("start_facts").startswith("Fine-tuning: 3D")
     assert widget.text("name") == "phantom-3d tuned"
-    run = widget.start().request().run
+    run = widget.start().prepared().run
     assert run.init == "phantom-3d"
     assert run.class_names[1] == "organ"
 
@@ -542,7 +551,7 @@ def test_advanced_settings_that_are_the_presets_are_left_to_it(widget: Any, anno
     widget.controller.choose_preset("quick")
     usual = RunConfig.model_fields["training"].default
     widget.controller.choose_options(usual.replace(epochs=40, steps=40, batch_size=2, learning_rate=0.01))
-    training = widget.start().request().run.training
+    training = widget.start().prepared().run.training
     assert training.learning_rate == 0.01
     assert (training.epochs, training.ema_decay, training.validation_cases) == (
         40,
@@ -561,7 +570,7 @@ def test_the_learning_rate_shown_is_the_one_of_fine_tuning_and_that_of_new_model
     widget.controller.fine_tune(image, labels, widget.model("phantom-3d"))
     assert shown[-1].learning_rate == FINE_TUNING_RATE
     widget.controller.choose_options(shown[-1].replace(learning_rate=1e-3))
-    training = widget.start().request().run.training
+    training = widget.start().prepared().run.training
     assert training.learning_rate == 1e-3
     assert "learning_rate" in training.model_fields_set
     widget.controller.choose_start(None)
@@ -740,7 +749,7 @@ def test_an_estimate_is_said_and_forgotten_when_something_else_would_be_trained(
     widget.controller.choose_preset("quick")
     widget.controller.estimate()
     job = widget.jobs.jobs[-1]
-    assert isinstance(job.request(), PlanRequest)
+    assert isinstance(job.prepared(), PlanRequest)
     assert widget.text("run") == "Cancel"
     job.say(
         Finished(PlanResult(words="A plan.", step_seconds=1, epoch_seconds=40, seconds=1600, device="CPU (no GPU)"))
@@ -845,7 +854,7 @@ def test_a_message_that_cannot_be_shown_ends_the_training_once_and_frees_the_but
     begun(widget)
     model = write_model(widget, "liver model")
     kept = []
-    monkeypatch.setattr("napari_prosma.train.run.keep_stopped", lambda folder: kept.append(folder) or broken())
+    monkeypatch.setattr("napari_prosma.train.job.keep_stopped", lambda folder: kept.append(folder) or broken())
     for name in ("show_progress", "show_messages", *(["show_error"] if at.endswith("error") else [])):
         monkeypatch.setattr(widget.view, name, broken)
     if at == "progress":
@@ -876,7 +885,7 @@ def test_a_run_folder_that_another_napari_took_a_moment_before_is_left_to_it(
         (folder.root / "data").mkdir(parents=True)
         (folder.root / "data" / "of another").touch()
         with pytest.raises(ProsmaError, match=r"nother training") as error:
-            job.request()
+            job.prepared()
         job.say(Failed(error.value, ""))
         assert str(error.value) in widget.text("error")
         assert widget.can_run

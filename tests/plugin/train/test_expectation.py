@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from pytestqt.qtbot import QtBot
 
-from prosma_core.engine.client import Cancelled, Failed, Finished
-from prosma_core.engine.messages import TimesResult
+from prosma_core.engine.messages import Cancelled, Failed, Finished, TimesResult
 from prosma_core.errors import DeviceError
 
 SECONDS = {"quick": 1600.0, "balanced": 22000.0, "best": 300000.0}
@@ -83,7 +82,7 @@ def test_it_waits_where_a_person_freed_the_memory(widget: Any, asked: Any) -> No
     widget.controller.free_memory()
     widget.jobs.asides[-1][1](Cancelled())
     asked(1)
-    widget.jobs.start()
+    widget.jobs.warm_up()
     asked(2)
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_prosma._shared.guarded import each
+from napari_prosma._shared.each import each
 from napari_prosma.train.saving import save_all
-from prosma_core.engine.client import Cancelled
+from prosma_core.engine.messages import Cancelled
 from prosma_core.io.images import read_image
 
 LEAVING = """

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_prosma._shared.engine_job import Preparation, is_last
-from napari_prosma._shared.guarded import each, guarded
+from napari_prosma._shared.each import each
+from napari_prosma._shared.job_run import Handlers, RunTexts, ShownRun
 from napari_prosma._shared.jobs import Jobs
-from napari_prosma._shared.progress_panel import ActivityProgress, clock
+from napari_prosma._shared.progress_panel import clock
 from napari_prosma.train.preview import Preview
+from napari_prosma.train.requests import NewTraining, ResumedTraining
 from prosma_core.config.model import ClassInfo
-from prosma_core.engine.client import ArrayReady, Cancelled, Engine, Failed, Finished, Message
-from prosma_core.engine.messages import TrainResult
+from prosma_core.engine.messages import ArrayReady, Cancelled, Finished, TrainResult
 from prosma_core.errors import ProsmaError, TrainingError
-from prosma_core.events import EpochDone, PreviewDone, StageStarted, StepDone, Working
+from prosma_core.events import EpochDone, PreviewDone, StepDone
 from prosma_core.io.comparison import got_worse
 from prosma_core.io.run_folder import RunFolder, history_row
 from prosma_core.io.stopped_run import KeptModel, keep_stopped, read_history
@@ -28,8 +27,13 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-LINES = 6
-"""Messages of the job that are shown, the latest ones."""
+TEXTS = RunTexts(
+    cancel="Stop",
+    cancel_tooltip="Stop within one step; what was learned so far is kept.",
+    cancelling="Stopping…",
+    cancelling_tooltip="The engine finishes its current step.",
+    broken="The training could not be shown: {reason}. Resume it below.",
+)
 
 
 @dataclass(frozen=True)
@@ -42,17 +46,13 @@ class Order:
     folder : RunFolder
     classes : tuple of ClassInfo
         For the colors of curves and preview.
-    prepare : callable
-        As of `Jobs.submit`.
-    owned : Event
-        Set where the run folder is known to be this run's: a name that was free can be another's a moment later.
+    spec : NewTraining or ResumedTraining
     """
 
     name: str
     folder: RunFolder
     classes: tuple[ClassInfo, ...]
-    prepare: Callable[[Engine], Preparation]
-    owned: threading.Event
+    spec: NewTraining | ResumedTraining
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Outcome:
         return self.before is not None and got_worse(self.before, self.after)
 
 
-class Training:
+class TrainJob(ShownRun):
     """A running, then finished, training.
 
     Parameters
@@ -100,93 +100,54 @@ class Training:
     ----------
     outcome : Outcome or None
         None while it runs, and where it reached nothing.
-    details : str
-        What the engine said of a failure.
-    job : EngineJob
     advanced : bool
         Whether it has finished an epoch.
     """
 
     def __init__(
-        self, order: Order, view: TrainView, jobs: Jobs, preview: Preview, over: Callable[[Training], None]
+        self, order: Order, view: TrainView, jobs: Jobs, preview: Preview, over: Callable[[TrainJob], None]
     ) -> None:
-        self.order, self.details = order, ""
+        self.order = order
         self.outcome: Outcome | None = None
-        self._view, self._jobs, self._preview, self._over = view, jobs, preview, over
+        self.advanced = self._left_behind = False
+        self._view, self._jobs, self._preview, self._told = view, jobs, preview, over
         self._rows: list[dict[str, Any]] = []
-        self._lines: list[str] = []
         self._epochs, self._left = "", ""
-        self._stopping = self._abandoned = self._ended = self._broken = self.advanced = False
         view.show_training()
-        view.show_run("Stop", enabled=True, tooltip="Stop within one step; what was learned so far is kept.")
-        view.show_progress(0, 0, "Starting…")
-        view.show_messages(())
+        super().__init__(view, TEXTS, f"ProSMA: training {order.name}")
         self._show_history(_known_rows(order.folder))
-        self._activity = ActivityProgress(f"ProSMA: training {order.name}", self.stop)
-        self.job = jobs.submit(order.prepare, self._receive)
+        self.start(jobs, order.spec)
         preview.begin(self.job)
-
-    def stop(self) -> None:
-        """Ask the engine to stop; what was reached is kept."""
-        if self._stopping:
-            return
-        self._stopping = True
-        self._view.show_run("Stopping…", enabled=False, tooltip="The engine finishes its current step.")
-        self.job.cancel()
 
     def abandon(self) -> None:
         """The widget is gone: stop, without a word to it. The run is listed where it is opened again."""
-        self._stopping = self._abandoned = True
-        each("A training could not be left", self.job.cancel, self._preview.end)
+        each("A training could not be left", super().abandon, self._preview.end)
 
     # --- Messages of the engine, in the GUI thread ------------------------------------------------------------------
 
-    def _receive(self, message: Message) -> None:
-        if self._ended:
-            return
-        last = is_last(message)
-        take_in = self._after_error if self._broken else self._take_in
-        cancel, failed = self.job.cancel, lambda reason, details: self._not_shown(reason, details, last=last)
-        guarded(message, take_in, cancel=cancel, failed=failed, over=self._end)
+    @property
+    def handlers(self) -> Handlers:
+        """As of `JobRun`."""
+        own: Handlers = {
+            StepDone: self._show_step,
+            EpochDone: self._show_epoch,
+            ArrayReady: lambda ready: self._preview.take(ready.array, self.order),
+            PreviewDone: lambda done: self._preview.refresh(done.epoch, done.seconds),
+            Finished: self._finish,
+            Cancelled: lambda _: self.say("Stopped."),
+        }
+        return {**super().handlers, **own}
 
-    def _not_shown(self, reason: str, details: str, *, last: bool) -> None:
-        """Show why a message could not be shown; what was reached is kept as soon as the engine has stopped."""
-        if last and self._broken:
+    def over(self) -> None:
+        """The engine has ended it; what a training has reached that did not come to its end is kept."""
+        if self.outcome is not None or self.abandoned:
             self._end()
             return
-        self._broken, self.details = True, details
-        words = f"The training could not be shown: {reason}. Resume it below."
-        self._view.show_error(words, details=True)
-        if last:
+        try:
             self._keep()
-
-    def _after_error(self, message: Message) -> None:
-        if is_last(message):
-            self._keep()
-
-    def _take_in(self, message: Message) -> None:
-        if self._abandoned:
-            if is_last(message):
-                self._end()
-        elif isinstance(message, StepDone):
-            self._show_step(message)
-        elif isinstance(message, EpochDone):
-            self._show_epoch(message)
-        elif isinstance(message, StageStarted):
-            self.say(message.message)
-        elif isinstance(message, Working):
-            self._view.show_progress(0, 0, message.message)
-        elif isinstance(message, ArrayReady):
-            self._preview.take(message.array, self.order)
-        elif isinstance(message, PreviewDone):
-            self._preview.refresh(message.epoch, message.seconds)
-        elif isinstance(message, Finished) and isinstance(message.result, TrainResult):
-            self._finish(message.result)
-        elif isinstance(message, Failed):
-            self._fail(message)
-        elif isinstance(message, Cancelled):
-            self.say("Stopped.")
-            self._keep()
+        except Exception:  # shown by `JobRun`; the widget must be ready again
+            self._end()
+            raise
 
     def _show_step(self, step: StepDone) -> None:
         text = f"Epoch {step.epoch}{self._epochs}, step {step.step} of {step.steps}{self._left}"
@@ -207,20 +168,16 @@ class Training:
 
     # --- Its end ----------------------------------------------------------------------------------------------------
 
-    def _finish(self, result: TrainResult) -> None:
+    def _finish(self, message: Finished) -> None:
+        result = message.result
+        assert isinstance(result, TrainResult)
         self.outcome = Outcome(Path(result.model), result.before, result.dice, result.words, result.held_out)
         self.say(f"Done in {clock(result.seconds)} on {result.device.partition(' (')[0]}.")
-        self._end()
-
-    def _fail(self, failed: Failed) -> None:
-        self.details = failed.details
-        self._view.show_error(str(failed.error), details=bool(failed.details))
-        self._keep()
 
     def _keep(self) -> None:
         """Make a model of what a training has reached that did not come to its end; one that is there may stay."""
         self._view.unfold_runs()  # where it can go on
-        if not (self.order.owned.is_set() or self.advanced):
+        if not (self.order.spec.owned.is_set() or self.advanced):
             self.say("There is no model yet.")
             self._end()
             return
@@ -232,28 +189,23 @@ class Training:
         self._jobs.run(lambda: keep_stopped(self.order.folder), self._kept, self._not_kept, lasting=True)
 
     def _kept(self, kept: KeptModel) -> None:
-        if not self._abandoned:
+        if not self.abandoned:
             self.outcome = outcome_of(kept)
             self.say(f"The model of epoch {kept.epoch} is kept.")
         self._end()
 
     def _not_kept(self, error: Exception) -> None:
-        if not self._abandoned:
+        if not self.abandoned:
             self.say("There is no model yet." if isinstance(error, TrainingError) else str(error))
         self._end()
 
     def _end(self) -> None:
-        if self._ended:
+        if self._left_behind:
             return
-        self._ended = True
-        each("A training that is over could not be tidied up", self._preview.end, self._activity.close)
-        if not self._abandoned:
-            self._over(self)
-
-    def say(self, line: str) -> None:
-        """Show a message of the job."""
-        self._lines.append(line)
-        self._view.show_messages(self._lines[-LINES:])
+        self._left_behind = True
+        each("A training that is over could not be tidied up", self._preview.end, super().over)
+        if not self.abandoned:
+            self._told(self)
 
 
 def outcome_of(kept: KeptModel) -> Outcome:

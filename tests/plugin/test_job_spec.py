@@ -1,4 +1,4 @@
-"""What is handed over for a question, and that nothing of it is left behind."""
+"""What is shared with the engine for a job, and that nothing of it is left behind."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from napari.layers import Image, Labels
 
 from napari_prosma._shared import layers as layer_access
 from napari_prosma._shared.engine_job import EngineJob
-from napari_prosma.gates.orders import question
+from napari_prosma._shared.job_spec import ScanSpec
 from prosma_core.config.inspection import Variant
-from prosma_core.engine.client import Cancelled, Engine
-from prosma_core.engine.messages import WhatIfRequest
+from prosma_core.engine.client import Engine
+from prosma_core.engine.messages import Cancelled, WhatIfRequest
 
 REQUEST = WhatIfRequest(model="m", variants=(Variant(name="as learned", edits=()),))
 
@@ -37,16 +37,16 @@ def copies(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
         path.unlink(missing_ok=True)
 
 
-def prepared() -> Any:
-    """Return what prepares a question on a small scan with labels."""
+def prepared() -> ScanSpec:
+    """Return a question on a small scan with labels."""
     scan = layer_access.read(Image(np.random.default_rng(0).normal(size=(8, 9))), "yx", 0)
     truth = layer_access.read_on(Labels(np.eye(8, 9, dtype=np.uint8)), scan)
-    return question(scan, REQUEST, truth)
+    return ScanSpec(REQUEST, scan, truth)
 
 
 def test_scan_and_labels_are_copied(copies: list[Path]) -> None:
     engine = Engine()
-    work = prepared()(engine)
+    work = prepared().prepare(engine)
     while len(copies) < 2:
         next(work)
     with pytest.raises(StopIteration) as stop:
@@ -58,7 +58,7 @@ def test_scan_and_labels_are_copied(copies: list[Path]) -> None:
 
 def test_a_question_that_is_left_leaves_no_copy_of_the_labels(copies: list[Path]) -> None:
     engine = Engine()
-    work = prepared()(engine)
+    work = prepared().prepare(engine)
     while len(copies) < 2:
         next(work)
     work.close()
@@ -69,14 +69,15 @@ def test_a_question_that_is_cancelled_when_it_is_prepared_leaves_no_copies(copie
     said: list[Any] = []
     engine = Engine()
     job = EngineJob(engine, said.append)
-    prepare = prepared()
+    spec = prepared()
 
-    def cancelled_at_the_end(_: Engine) -> Any:
-        request = yield from prepare(engine)
-        job.cancel()
-        return request
+    class CancelledAtTheEnd:
+        def prepare(self, engine: Engine) -> Any:
+            request = yield from spec.prepare(engine)
+            job.cancel()
+            return request
 
-    job.run(cancelled_at_the_end)
+    job.run(CancelledAtTheEnd())
     assert [message for message in said if isinstance(message, Cancelled)] == [Cancelled()]
     assert len(copies) == 2
     assert not any(path.exists() for path in copies)

@@ -1,0 +1,77 @@
+"""One look into the gates, from the click to what was found."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from napari_prosma._shared.job_run import Handlers, RunTexts, ShownRun
+from napari_prosma._shared.job_spec import ScanSpec
+from napari_prosma._shared.jobs import Jobs
+from napari_prosma._shared.progress_panel import clock
+from napari_prosma.gates.found import Found
+from napari_prosma.gates.state import Plan
+from prosma_core.engine.messages import ArrayReady, Finished, InspectResult
+
+if TYPE_CHECKING:
+    from napari_prosma.gates.view import GatesView
+
+TEXTS = RunTexts(
+    cancel_tooltip="Stop looking.",
+    broken="The gates could not be shown: {reason}. Inspect again.",
+)
+
+
+class InspectJob(ShownRun):
+    """A running inspection of the gates.
+
+    Parameters
+    ----------
+    plan : Plan
+    view : GatesView
+    jobs : Jobs
+    over : callable
+        Told, once, what was found; None where nothing was.
+    """
+
+    def __init__(self, plan: Plan, view: GatesView, jobs: Jobs, over: Callable[[Found | None], None]) -> None:
+        self.plan = plan
+        self._told = over
+        self._arrays: dict[str, NDArray[Any]] = {}
+        self._shown = False
+        self._key = uuid.uuid4().hex
+        view.show_running(True)
+        super().__init__(view, TEXTS, f"ProSMA: {plan.group}")
+        self.start(jobs, ScanSpec(plan.request.replace(key=self._key), plan.scan))
+
+    def scan_changed(self, _event: Any = None) -> None:
+        """The scan may not be what is looked at any more: no result for it is used again."""
+        self._key = ""
+
+    # --- Messages of the engine, in the GUI thread ------------------------------------------------------------------
+
+    @property
+    def handlers(self) -> Handlers:
+        """As of `JobRun`."""
+        return {**super().handlers, ArrayReady: self._take, Finished: self._finish}
+
+    def over(self) -> None:
+        """There is nothing to show, or it could not be shown."""
+        super().over()
+        if not (self._shown or self.abandoned):
+            self._told(None)
+
+    def _take(self, ready: ArrayReady) -> None:
+        self._arrays[ready.name] = ready.array
+
+    def _finish(self, message: Finished) -> None:
+        result = message.result
+        assert isinstance(result, InspectResult)
+        if result.words:
+            self.say(result.words)
+        self.say(f"Done in {clock(result.seconds)} on {result.device.partition(' (')[0]}.")
+        self._told(Found(self.plan, result.inspection, self._arrays, self._key))
+        self._shown = True

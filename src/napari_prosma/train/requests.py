@@ -1,0 +1,159 @@
+"""What the engine is asked for: a new training, one that goes on, or an estimate."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import get_args
+
+from napari_prosma._shared.job_spec import Preparation
+from napari_prosma.train.handover import write_pairs
+from napari_prosma.train.pairs import Pair, PairRow
+from napari_prosma.train.state import Plan
+from prosma_core.config.model import ClassInfo
+from prosma_core.config.run import Preset, RunConfig, load_run_yaml, resolve_run
+from prosma_core.engine.client import Engine
+from prosma_core.engine.messages import PlanRequest, TimesRequest, TrainRequest, spec_message
+from prosma_core.errors import OutputError
+from prosma_core.io.bundle import read_header
+from prosma_core.io.run_folder import RunFolder
+from prosma_core.io.run_lock import run_lock
+from prosma_core.io.stopped_run import RunState
+
+
+def _set_event() -> threading.Event:
+    event = threading.Event()
+    event.set()
+    return event
+
+
+@dataclass(frozen=True, eq=False)
+class NewTraining:
+    """A new training, on the pairs as they are now: layers are written into its run folder.
+
+    Attributes
+    ----------
+    plan : Plan
+    pairs : sequence of Pair
+    folder : RunFolder
+    owned : Event
+        Set where the run folder is known to be this run's: a name that was free can be another's a moment later.
+    """
+
+    plan: Plan
+    pairs: Sequence[Pair]
+    folder: RunFolder
+    owned: threading.Event = field(default_factory=threading.Event)
+
+    def prepare(self, _: Engine) -> Preparation:
+        """Write the layers, and ask for a training on all pairs.
+
+        Raises
+        ------
+        OutputError
+            The folder belongs to another training.
+        """
+        with run_lock(self.folder):  # another napari may have chosen the same name just before
+            data = self.folder.root / "data"
+            if data.exists():
+                msg = f"{self.folder.root} belongs to another training already. Choose another name."
+                raise OutputError(msg)
+            self.owned.set()
+            run = yield from _run(self.plan, self.pairs, data)
+        return TrainRequest(run=run)
+
+
+@dataclass(frozen=True, eq=False)
+class ResumedTraining:
+    """A training that goes on, on the pairs it had; one that was stopped in its first epoch begins anew.
+
+    Attributes
+    ----------
+    state : RunState
+    more_epochs : int or None
+        Epochs beyond those it was meant to have.
+    device : str
+    owned : Event
+        As of `NewTraining`; set.
+    """
+
+    state: RunState
+    more_epochs: int | None
+    device: str
+    owned: threading.Event = field(default_factory=_set_event)
+
+    def prepare(self, _: Engine) -> Preparation:
+        """Ask for a training with the settings of its folder."""
+        yield from ()
+        given = {"out": str(self.state.out)} | ({"device": self.device} if self.device != "auto" else {})
+        if self.state.epochs_done:
+            return TrainRequest(run=RunConfig.parse(given, "This run"), resume=True, more_epochs=self.more_epochs)
+        settings = RunFolder.beside(self.state.out).run_yaml
+        return TrainRequest(run=resolve_run({**load_run_yaml(settings), **given}, str(settings)))
+
+
+@dataclass(frozen=True, eq=False)
+class PlanSpec:
+    """What a training would be.
+
+    Attributes
+    ----------
+    plan : Plan
+    pairs : sequence of Pair
+    folder : Path
+        Where layers are written; the caller removes it.
+    """
+
+    plan: Plan
+    pairs: Sequence[Pair]
+    folder: Path
+
+    def prepare(self, _: Engine) -> Preparation:
+        """Write the layers, and ask for a plan."""
+        run = yield from _run(self.plan, self.pairs, self.folder)
+        return PlanRequest(run=run)
+
+
+def times_request(plan: Plan, rows: Sequence[PairRow], num_classes: int) -> TimesRequest:
+    """Ask how long each preset would take for what is chosen.
+
+    Parameters
+    ----------
+    plan : Plan
+    rows : sequence of PairRow
+        The pairs of the plan.
+    num_classes : int
+        Background included.
+    """
+    kept = ("device", "gate", "init", "preprocess", "training")
+    values = {"out": "model.safetensors"} | {k: plan.request_values[k] for k in kept if k in plan.request_values}
+    return TimesRequest(
+        runs={preset: resolve_run({**values, "preset": preset}) for preset in get_args(Preset)},
+        scans=tuple(spec_message(row.spec) for row in rows if row.spec is not None),
+        num_classes=num_classes,
+    )
+
+
+def _run(plan: Plan, pairs: Sequence[Pair], folder: Path) -> Generator[str, None, RunConfig]:
+    files = yield from write_pairs(pairs, folder)
+    return resolve_run({**plan.request_values, "pairs": files}, "This training")
+
+
+def run_classes(folder: RunFolder) -> tuple[ClassInfo, ...]:
+    """Classes of a run, from its last model, else from its settings.
+
+    Raises
+    ------
+    ConfigError
+        The settings in its folder are damaged.
+    """
+    if folder.last.is_file():
+        return read_header(folder.last).classes
+    values = load_run_yaml(folder.run_yaml)
+    names, colors = values.get("class_names", {}), values.get("class_colors", {})
+    return tuple(
+        ClassInfo.parse({"value": v, "name": n} | ({"color": colors[v]} if v in colors else {}), "A class of the run")
+        for v, n in sorted(names.items())
+    )
