@@ -196,6 +196,8 @@ def _read_by_library(path: Path) -> np.ndarray | None:
         import nibabel as nib
 
         image = nib.load(path)
+        if image.header["vox_offset"] == 0:  # nibabel takes NIfTI-2 at its word and reads the header as voxels
+            return None
         return np.asarray(image.dataobj) if image.get_data_dtype().names is None else None
     if name.endswith((".tif", ".tiff")):
         import tifffile

@@ -352,3 +352,19 @@ def test_labels_of_scaled_files_are_rounded_within_the_step_of_their_slope(
 def test_a_scaled_value_that_is_no_class_number_names_the_slope(tmp_path: Path) -> None:
     with pytest.raises(LabelError, match=r"contain 0\.92 \(stored as whole numbers times 0\.04, the slope"):
         read_labels(save_scaled(tmp_path / "l.nii", 0.92, 0.04))
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_voxels_start_behind_the_header_or_the_file_is_damaged(tmp_path: Path, kind: type) -> None:
+    data = np.arange(24, dtype=np.int16).reshape(4, 3, 2)
+    nib.save(kind(data, np.eye(4)), tmp_path / "a.nii")
+    whole = (tmp_path / "a.nii").read_bytes()
+    at, form = (108, "<f") if kind is nib.Nifti1Image else (168, "<q")
+    for offset in (0, 1, 351, -8):
+        packed = struct.pack(form, offset)
+        (tmp_path / "b.nii").write_bytes(whole[:at] + packed + whole[at + len(packed) :])
+        if offset == 0:  # as some programs write it: nothing stands between header and voxels
+            assert np.array_equal(read_image(tmp_path / "b.nii").data, data.T)
+        else:
+            with pytest.raises(FileFormatError, match="damaged"):
+                read_image(tmp_path / "b.nii")
