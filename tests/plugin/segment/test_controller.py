@@ -144,10 +144,10 @@ def test_how_a_scan_is_drawn_changes_nothing_of_what_is_segmented(widget: Widget
     layer.contrast_limits, layer.gamma, layer.opacity, layer.visible = (110, 111), 2, 0.1, False
     widget.viewer.layers.move(0, 1)
     after = widget.start()
-    np.testing.assert_array_equal(after.scan.load(), scan_data)
-    assert (after.scan.spec.spacing, after.scan.spec.affine.tolist()) == (
-        before.scan.spec.spacing,
-        before.scan.spec.affine.tolist(),
+    np.testing.assert_array_equal(after.spec.scan.load(), scan_data)
+    assert (after.spec.scan.spec.spacing, after.spec.scan.spec.affine.tolist()) == (
+        before.spec.scan.spec.spacing,
+        before.spec.scan.spec.affine.tolist(),
     )
     assert after.request == before.request
 
