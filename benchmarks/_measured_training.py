@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from prosma_core.cli.options import drain
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.run import resolve_run
 from prosma_core.data.geometry import Scan
 from prosma_core.data.labels import class_indices
-from prosma_core.events import CheckpointSaved, EpochDone, Event
+from prosma_core.events import CheckpointSaved, EpochDone, Event, drain
 from prosma_core.inference.device import choose_device
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.run_folder import RunFolder

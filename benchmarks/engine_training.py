@@ -21,9 +21,9 @@ import psutil
 import torch
 from _engine import result_of, started_engine
 
-from prosma_core.cli.options import drain
 from prosma_core.config.run import RunConfig, resolve_run
 from prosma_core.engine.messages import TrainRequest
+from prosma_core.events import drain
 from prosma_core.io.dataset_folder import open_dataset
 from prosma_core.training.loop import train
 

@@ -17,9 +17,8 @@ from pathlib import Path
 
 import torch
 
-from prosma_core.cli.options import drain
 from prosma_core.config.run import resolve_run
-from prosma_core.events import EpochDone, Event
+from prosma_core.events import EpochDone, Event, drain
 from prosma_core.training.loop import train
 
 

@@ -20,8 +20,8 @@ from statistics import median
 
 import torch
 
-from prosma_core.cli.options import drain
 from prosma_core.config.run import resolve_run
+from prosma_core.events import drain
 from prosma_core.inference.device import choose_device
 from prosma_core.io.dataset_folder import open_dataset
 from prosma_core.training.setup import Setup, prepare_run

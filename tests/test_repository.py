@@ -16,7 +16,8 @@ from packaging.requirements import Requirement
 import prosma_core
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = sorted((ROOT / "src").rglob("*.py"))
+REFERENCE = ROOT / "src" / "prosma_core" / "api.py"  # the library's names on one page, most of it docstrings
+MODULES = sorted(path for path in (ROOT / "src").rglob("*.py") if path != REFERENCE)
 LARGEST_FILE = 12_000_000
 MACHINE_PATHS = re.compile(rb"/wor[k]/|/tm[p]/bas[h]|/roo[t]/|/Users/\w+/|/home/\w+/|[A-Z]:\\Users", re.IGNORECASE)
 

@@ -14,12 +14,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from evidence.corruptions import CORRUPTIONS, corrupted
-from prosma_core.cli.options import drain
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import Scan
 from prosma_core.data.labels import class_indices
-from prosma_core.events import Event
+from prosma_core.events import Event, drain
 from prosma_core.inference.segment import Segmenter
 from prosma_core.model.unet import UNet
 from prosma_core.training.validate import dice_per_class

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -114,3 +119,23 @@ Event = (
     | CaseDone
     | CaseFailed
 )
+
+
+def drain(run: Generator[Event, None, R], show: Callable[[Event], None]) -> R:
+    """Result of a job, each of its events shown.
+
+    Parameters
+    ----------
+    run : generator of Event
+        The job; ended early where `show` raises, whose exception is passed on.
+    show : callable
+        Takes each event.
+    """
+    with closing(run):
+        while True:
+            try:
+                event = next(run)
+            except StopIteration as stop:
+                result: R = stop.value
+                return result
+            show(event)

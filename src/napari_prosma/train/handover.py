@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +12,13 @@ from napari_prosma._shared.result_notes import file_notes
 from napari_prosma.train.pairs import Pair
 from napari_prosma.train.sources import Source, classes_known, image_scan, labels_scan, provenance_of
 from prosma_core.config.run import RunConfig, load_run_yaml
-from prosma_core.data.geometry import ImageSpec, Scan, spacing_affine
+from prosma_core.data.geometry import Scan
 from prosma_core.engine.decoder import DECODER
 from prosma_core.errors import OutputError, ProsmaError
 from prosma_core.io.images import write_image, write_labels
 from prosma_core.io.names import image_suffix, safe_name, stem
 from prosma_core.io.output_plan import OutputPlan
-from prosma_core.io.pairs import free_names
+from prosma_core.io.pairs import free_names, storable
 from prosma_core.io.run_folder import RunFolder
 from prosma_core.printable import counted
 
@@ -174,7 +173,7 @@ def _write_image(source: Source, path: Path) -> Path:
         scan = DECODER.read_channels(source.channels)
     else:
         return source.paths[0].absolute()
-    spec, suffix = _storable(scan.spec, "")
+    spec, suffix = storable(scan.spec)
     path = path.with_name(path.name + suffix)
     notes = file_notes({"program": "phantom", "synthetic": phantom}, (), "image") if phantom else None
     write_image(path, scan.data, spec, overwrite=True, provenance=notes)
@@ -187,22 +186,11 @@ def _write_labels(pair: Pair, path: Path) -> Path:
     if source.layer is None:
         return source.paths[0].absolute()
     scan = labels_scan(source, image_scan(pair.image) if pair.image.layer is not None else None)
-    spec, suffix = _storable(scan.spec, ".gz")
+    spec, suffix = storable(scan.spec, ".gz")
     path = path.with_name(path.name + suffix)
     notes = file_notes(provenance_of(source), classes_known(source, ()), "labels")
     write_labels(path, scan.data, spec, overwrite=True, provenance=notes)
     return path
-
-
-def _storable(spec: ImageSpec, packed: str) -> tuple[ImageSpec, str]:
-    """What can be stored of a geometry, and the suffix of the format that does.
-
-    A layer that a person turned or mirrored is stored straight: without a patient, training looks at voxel sizes only.
-    """
-    if spec.world == "ras" and spec.spatial_ndim == 3:
-        return spec, f".nii{packed}"
-    origin = tuple(float(value) for value in spec.affine[:-1, -1])
-    return replace(spec, world="image", affine=spacing_affine(spec.spacing, origin)), ".ome.zarr"
 
 
 def _file_names(sources: Iterable[Source], *, each: bool = False) -> list[str]:

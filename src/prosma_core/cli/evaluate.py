@@ -27,12 +27,11 @@ from prosma_core.cli.options import (
     Spacing,
     Unit,
     computing_on,
-    drain,
     log_to_stderr,
     voxel_size,
 )
 from prosma_core.cli.terminal import cell, say, stderr_console
-from prosma_core.events import CaseDone, Event, StageStarted, Working
+from prosma_core.events import CaseDone, Event, StageStarted, Working, drain
 from prosma_core.printable import counted, visible
 
 PARTIAL_EXIT = 3

@@ -16,13 +16,12 @@ from prosma_core.cli.options import (
     Spacing,
     Unit,
     computing_on,
-    drain,
     log_to_stderr,
     parse_region,
     voxel_size,
 )
 from prosma_core.cli.terminal import say, stderr_console
-from prosma_core.events import Event, StageStarted, TileDone, Working
+from prosma_core.events import Event, StageStarted, TileDone, Working, drain
 
 if TYPE_CHECKING:
     from prosma_core.config.inspection import Inspection, VariantResult

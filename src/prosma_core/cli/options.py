@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from prosma_core.cli.terminal import say
 from prosma_core.errors import ConfigError
-from prosma_core.events import Event, StageStarted
+from prosma_core.events import Event, StageStarted, drain
 from prosma_core.printable import VisibleFormatter
 
 if TYPE_CHECKING:
     from prosma_core.config.voxel_size import VoxelSize
     from prosma_core.inference.device import DeviceChoice
-
-R = TypeVar("R")
 
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.", show_default=True)]
 Model = Annotated[str, typer.Option("--model", help="A shipped model's name, or a .safetensors file.")]
@@ -56,17 +53,6 @@ def voxel_size(spacing: str | None, unit: str | None) -> VoxelSize | None:
         msg = f"--unit {unit} is the unit of --spacing, which was not given. Give --spacing z,y,x as well."
         raise ConfigError(msg)
     return None if spacing is None else parse_voxel_size(spacing, unit)
-
-
-def drain(run: Generator[Event, None, R], show: Callable[[Event], None]) -> R:
-    """Result of a generator, each of its events shown."""
-    while True:
-        try:
-            event = next(run)
-        except StopIteration as stop:
-            result: R = stop.value
-            return result
-        show(event)
 
 
 def computing_on(name: str) -> DeviceChoice:

@@ -15,14 +15,13 @@ from prosma_core.cli.options import (
     Unit,
     clock,
     computing_on,
-    drain,
     log_to_stderr,
     parse_region,
     voxel_size,
 )
 from prosma_core.cli.terminal import say_error, stderr_console
 from prosma_core.errors import BELOW
-from prosma_core.events import CaseDone, CaseFailed, Event, StageStarted, TileDone
+from prosma_core.events import CaseDone, CaseFailed, Event, StageStarted, TileDone, drain
 from prosma_core.printable import visible
 
 

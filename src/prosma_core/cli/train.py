@@ -19,11 +19,11 @@ from prosma_core.cli.label_options import (
     label_meaning,
     split_pairs,
 )
-from prosma_core.cli.options import Device, Spacing, Unit, clock, drain, log_to_stderr, voxel_size
+from prosma_core.cli.options import Device, Spacing, Unit, clock, log_to_stderr, voxel_size
 from prosma_core.cli.terminal import say, stderr_console
 from prosma_core.config.header import ModelHeader
 from prosma_core.errors import ConfigError
-from prosma_core.events import CheckpointSaved, EpochDone, Event, StageStarted, StepDone, Working
+from prosma_core.events import CheckpointSaved, EpochDone, Event, StageStarted, StepDone, Working, drain
 from prosma_core.printable import visible
 
 
@@ -61,11 +61,10 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing model and its run.")] = False,
 ) -> None:
     """Train a model on a folder of annotated scans, or fine-tune one."""
-    from prosma_core.config.run import load_run_yaml, merge, resolve_run
+    from prosma_core.config.run import load_run_yaml, merge
     from prosma_core.io.comparison import compare
-    from prosma_core.io.resume import resumed_settings
-    from prosma_core.io.run_folder import RunFolder, check_new_run
-    from prosma_core.io.run_targets import check_run_targets
+    from prosma_core.io.run_folder import RunFolder
+    from prosma_core.io.run_targets import run_to_train
     from prosma_core.training.loop import train as run_training
 
     log_to_stderr()
@@ -90,23 +89,11 @@ def train(
     given |= {"labels": labels} if labels else {}
     values = load_run_yaml(config) if config else {}
     given = merge(values, given)
-    target = given.get("out")
-    if not isinstance(target, str | Path) or not str(target):
-        msg = "No --out was given; name the model file to write, such as --out liver.safetensors."
-        raise ConfigError(msg)
-    folder = RunFolder.beside(Path(target))
     if more_epochs is not None and (not resume or epochs is not None or minutes is not None):
         msg = "--more-epochs continues a run: give it with --resume, and without --epochs and --minutes."
         raise ConfigError(msg)
-    if resume:
-        given = resumed_settings(folder, given, more_epochs)
-    if given.get("data") is None and not given.get("pairs"):
-        msg = "No --data was given; name the folder with images/ and labels/, or give --pair IMAGE LABELS."
-        raise ConfigError(msg)
-    run = resolve_run(given, str(config or "The command line"))
-    check_run_targets(run, resume=resume)
-    if not resume:
-        check_new_run(run.out, folder, overwrite=overwrite)
+    source = str(config or "The command line")
+    run = run_to_train(given, source, resume=resume, more_epochs=more_epochs, overwrite=overwrite)
     progress = _Progress()
     with progress.bar:
         result = drain(run_training(run, resume=resume), progress.show)
@@ -117,7 +104,7 @@ def train(
         say(result.held_out)
     if result.before is not None:
         say(f"Before and after: {compare(result.before, result.validation.dice)}")
-    say(f"Model: {result.path}", f"Run folder: {folder.root}")
+    say(f"Model: {result.path}", f"Run folder: {RunFolder.beside(run.out).root}")
 
 
 class _Progress:

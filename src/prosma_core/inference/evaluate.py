@@ -34,7 +34,7 @@ from prosma_core.printable import counted
 
 def evaluate_cases(
     segmenter: Segmenter,
-    data: Path,
+    data: Path | DatasetFolder,
     split: str | None,
     config: InferenceConfig,
     tolerance: float,
@@ -46,8 +46,8 @@ def evaluate_cases(
     Parameters
     ----------
     segmenter : Segmenter
-    data : Path
-        Data folder.
+    data : Path or DatasetFolder
+        Data folder, or its cases.
     split : str or None
         Key of the folder's splits.json, or the path of another one, whose "val" is taken; None takes "val" where
         the folder has it, else all cases, and says so.
@@ -71,7 +71,7 @@ def evaluate_cases(
     ProsmaError
         The folder or the split cannot be used, or none of its cases.
     """
-    folder = open_dataset(data)
+    folder = open_dataset(data) if isinstance(data, Path) else data
     split = split or ("val" if folder.splits.get("val") else None)
     names = split_cases(folder, split)
     header = segmenter.header

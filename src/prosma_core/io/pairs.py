@@ -6,8 +6,11 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from prosma_core.data.geometry import ImageSpec, Scan, spacing_affine
 from prosma_core.errors import ConfigError, DatasetError
+from prosma_core.io.atomic import make_folder
 from prosma_core.io.dataset_folder import Case, DatasetFolder, open_dataset
+from prosma_core.io.images import write_image, write_labels
 from prosma_core.io.names import stem
 from prosma_core.printable import counted
 
@@ -58,6 +61,56 @@ def open_cases(
         splits["train"] = (*trained, *(name for name in added if name not in held))
         splits["val"] = (*splits.get("val", ()), *held)
     return replace(folder, cases=cases, splits=splits)
+
+
+def storable(spec: ImageSpec, packed: str = "") -> tuple[ImageSpec, str]:
+    """What can be stored of a geometry, and the suffix of the format that does.
+
+    An array that is turned or mirrored in a world without a patient is stored straight: without a patient, training
+    looks at voxel sizes only.
+
+    Parameters
+    ----------
+    spec : ImageSpec
+    packed : str
+        ``".gz"`` for a NIfTI that is compressed.
+    """
+    if spec.world == "ras" and spec.spatial_ndim == 3:
+        return spec, f".nii{packed}"
+    origin = tuple(float(value) for value in spec.affine[:-1, -1])
+    return replace(spec, world="image", affine=spacing_affine(spec.spacing, origin)), ".ome.zarr"
+
+
+def store_image(folder: Path, name: str, image: Scan) -> Path:
+    """File of an image, as ``images/NAME`` of a folder; what this program wrote there under the same name is replaced.
+
+    Raises
+    ------
+    OutputError
+        It cannot be written, or something else has its name.
+    """
+    spec, suffix = storable(image.spec)
+    path = folder / "images" / f"{name}{suffix}"
+    make_folder(path.parent)
+    write_image(path, image.data, spec, overwrite=True)
+    return path
+
+
+def store_labels(folder: Path, name: str, labels: Scan) -> Path:
+    """File of labels, as ``labels/NAME`` of a folder; otherwise as `store_image`.
+
+    Raises
+    ------
+    LabelError
+        They are not whole numbers from 0.
+    OutputError
+        As in `store_image`.
+    """
+    spec, suffix = storable(labels.spec, ".gz")
+    path = folder / "labels" / f"{name}{suffix}"
+    make_folder(path.parent)
+    write_labels(path, labels.data, spec, overwrite=True)
+    return path
 
 
 def free_names(wanted: Iterable[str], taken: Collection[str] = ()) -> tuple[str, ...]:
