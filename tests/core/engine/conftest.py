@@ -67,12 +67,19 @@ def _children_with_one_thread() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    """Return the module's engine, warm after the first test."""
+@pytest.fixture(scope="session")
+def warm_engine() -> Iterator[Engine]:
+    """Return the engine that the tests share: a start takes seconds."""
     made = Engine()
     yield made
     made.close()
+
+
+@pytest.fixture
+def engine(warm_engine: Engine) -> Iterator[Engine]:
+    """Return the shared engine, warm after the first test; whoever kills it leaves the start to the next job."""
+    yield warm_engine
+    warm_engine.check_idle()
 
 
 @pytest.fixture

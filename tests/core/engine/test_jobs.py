@@ -199,16 +199,16 @@ def test_a_job_is_cancelled_while_the_engine_still_starts(own_engine: Engine, su
 
 
 def test_freeing_memory_cancels_the_job_and_ends_the_process(
-    own_engine: Engine, submit: Submit, noise: Noise, long_scan: Scan, model_2d: Path
+    engine: Engine, submit: Submit, noise: Noise, long_scan: Scan, model_2d: Path
 ) -> None:
-    heard = submit(own_engine, model_2d, long_scan)
+    heard = submit(engine, model_2d, long_scan)
     heard.wait_for(TileDone)
-    process = psutil.Process(own_engine.pid)
-    own_engine.free()
-    assert (own_engine.alive, own_engine.pid, own_engine.ready) == (False, None, None)
+    process = psutil.Process(engine.pid)
+    engine.free()
+    assert (engine.alive, engine.pid, engine.ready) == (False, None, None)
     assert isinstance(heard.end(), Cancelled)
     assert psutil.wait_procs([process], timeout=20)[1] == []
-    assert isinstance(submit(own_engine, model_2d, noise((20, 20), "yx")).end(), Finished)
+    assert isinstance(submit(engine, model_2d, noise((20, 20), "yx")).end(), Finished)
 
 
 def test_whoever_listens_may_fail(engine: Engine, submit: Submit, noise: Noise, model_2d: Path) -> None:

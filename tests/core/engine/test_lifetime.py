@@ -45,7 +45,7 @@ def tell(message):
         first.set()
 
 engine = Engine()
-shape = (200, 256, 256)
+shape = (40, 256, 256)
 shared = engine.allocate(shape, np.float32)
 shared.array[...] = np.random.default_rng(1).normal(size=shape)
 scan = ScanRef(array=shared.ref, spec=spec_message(array_spec(shape, "zyx")))
@@ -113,24 +113,24 @@ def test_twenty_starts_and_ends_leave_nothing(
 
 
 def test_a_closed_engine_leaves_its_arrays_and_takes_jobs_again(
-    own_engine: Engine, submit: Submit, noise: Noise, model_2d: Path
+    engine: Engine, submit: Submit, noise: Noise, model_2d: Path
 ) -> None:
-    heard = submit(own_engine, model_2d, noise((20, 20), "yx"))
+    heard = submit(engine, model_2d, noise((20, 20), "yx"))
     end = heard.end()
-    own_engine.close()
+    engine.close()
     labels = heard.of(ArrayReady)[0].array
     assert np.count_nonzero(labels) == end.result.voxels["class 1"]
     labels[...] = 1
     assert labels.all()
-    assert isinstance(submit(own_engine, model_2d, noise((20, 20), "yx")).end(), Finished)
+    assert isinstance(submit(engine, model_2d, noise((20, 20), "yx")).end(), Finished)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the environment of a process is read")
 def test_an_engine_computes_in_large_pages_with_threads_that_sleep(
-    own_engine: Engine, submit: Submit, noise: Noise, model_2d: Path
+    engine: Engine, submit: Submit, noise: Noise, model_2d: Path
 ) -> None:
-    submit(own_engine, model_2d, noise((20, 20), "yx")).end()
-    assert psutil.Process(own_engine.pid).environ().items() >= COMPUTING.items()
+    submit(engine, model_2d, noise((20, 20), "yx")).end()
+    assert psutil.Process(engine.pid).environ().items() >= COMPUTING.items()
 
 
 def test_an_engine_may_be_closed_by_its_listener(

@@ -142,18 +142,18 @@ def test_what_cannot_be_resumed_or_is_there_already_is_said(engine: Engine, begi
 
 
 def test_a_killed_run_is_kept_and_resumed_from_its_last_epoch(
-    own_engine: Engine, begin: Begin, make_run: MakeRun, uninterrupted: TrainingResult
+    engine: Engine, begin: Begin, make_run: MakeRun, uninterrupted: TrainingResult
 ) -> None:
     run = make_run("cut", LONGER)
-    heard = begin(own_engine, TrainRequest(run=run))
+    heard = begin(engine, TrainRequest(run=run))
     heard.wait_for(StepDone, so=lambda event: event.epoch == 2 and event.step > 2)
-    psutil.Process(own_engine.pid).kill()
+    psutil.Process(engine.pid).kill()
     end = heard.end()
     assert isinstance(end, Failed)
     assert type(end.error) is errors.EngineError
     assert run_state(RunFolder.beside(run.out)).epochs_done == 1
     assert keep_stopped(RunFolder.beside(run.out)).epoch == 1
-    again = begin(own_engine, TrainRequest(run=RunConfig(out=run.out), resume=True))
+    again = begin(engine, TrainRequest(run=RunConfig(out=run.out), resume=True))
     assert isinstance(again.end(), Finished)
     assert read_header(run.out).sha256 == uninterrupted.header.sha256
 

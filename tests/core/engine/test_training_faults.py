@@ -43,13 +43,13 @@ def test_a_loss_that_is_not_finite_is_said_and_the_engine_lives_on(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the files of a running process")
 def test_a_disk_that_fills_up_is_said_and_the_state_of_the_last_epoch_stays(
-    own_engine: Engine, begin: Begin, make_run: MakeRun
+    engine: Engine, begin: Begin, make_run: MakeRun
 ) -> None:
     run = make_run(training={"epochs": 4, "steps": 30})
     folder = RunFolder.beside(run.out)
-    heard = begin(own_engine, TrainRequest(run=run))
+    heard = begin(engine, TrainRequest(run=run))
     heard.wait_for(StepDone, so=lambda event: event.epoch == 2)
-    process = psutil.Process(own_engine.pid)
+    process = psutil.Process(engine.pid)
     process.rlimit(psutil.RLIMIT_FSIZE, (folder.best.stat().st_size - 1, -1))
     end = heard.end()
     assert isinstance(end, Failed)
@@ -61,10 +61,10 @@ def test_a_disk_that_fills_up_is_said_and_the_state_of_the_last_epoch_stays(
     assert len(read_history(folder)) == reached
     assert not list(folder.root.rglob(".*"))
     process.rlimit(psutil.RLIMIT_FSIZE, (-1, -1))
-    again = begin(own_engine, TrainRequest(run=RunConfig(out=run.out), resume=True))
+    again = begin(engine, TrainRequest(run=RunConfig(out=run.out), resume=True))
     assert isinstance(again.end(), Finished)
     assert [event.epoch for event in again.of(EpochDone)] == list(range(reached + 1, 5))
-    assert own_engine.pid == process.pid
+    assert engine.pid == process.pid
 
 
 def test_a_folder_that_cannot_be_written_is_said(
@@ -76,8 +76,15 @@ def test_a_folder_that_cannot_be_written_is_said(
     assert "Cannot write" in str(end.error)
 
 
+@pytest.fixture
+def only_new_objects() -> None:
+    """Let `gc.get_objects` leave out what is there already: to look through it takes longer than a training."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.mark.parametrize("end", ["finished", "cancelled", "failed", "planned"])
-def test_nothing_of_a_training_stays_in_memory(end: str, make_run: MakeRun) -> None:
+def test_nothing_of_a_training_stays_in_memory(end: str, make_run: MakeRun, only_new_objects: None) -> None:
     def living() -> list[Any]:
         return [thing for thing in gc.get_objects() if type(thing) in {Trainer, TrainingCase}]
 

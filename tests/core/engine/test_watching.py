@@ -71,7 +71,7 @@ def test_watching_changes_neither_model_nor_the_time_that_counts(
 ) -> None:
     plain, watched = make_run("plain"), make_run("watched")
     assert isinstance(begin(engine, TrainRequest(run=plain)).end(), Finished)
-    large = Scan(np.tile(scan.data, (6, 12)), array_spec((6 * 96, 12 * 48), "yx"))
+    large = Scan(np.tile(scan.data, (3, 6)), array_spec((3 * 96, 6 * 48), "yx"))
     heard = begin(engine, TrainRequest(run=watched, preview=hand_over(engine, large)))
     assert isinstance(heard.end(), Finished)
     assert read_header(watched.out).sha256 == read_header(plain.out).sha256
