@@ -51,6 +51,7 @@ def own_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ),
         "plain-3d": _save_model(tmp_path_factory.mktemp("models"), "plain-3d", 3, ("image",), tile=(16, 32, 32)),
         "plain-2d": _save_model(tmp_path_factory.mktemp("models"), "plain-2d", 2, ("image",), tile=(64, 64)),
+        "large-2d": _save_model(tmp_path_factory.mktemp("models"), "large-2d", 2, ("image",), tile=(256, 256)),
         "attention-3d": _save_model(
             tmp_path_factory.mktemp("models"), "attention-3d", 3, ("image",), gate="attention", tile=(16, 32, 32)
         ),

@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from napari import Viewer
+from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from napari.utils.notifications import notification_manager
+from npe2 import PluginManager
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QComboBox, QDialog, QLabel, QPlainTextEdit, QPushButton, QScrollArea
+from qtpy.QtWidgets import QApplication, QComboBox, QDialog, QLabel, QPlainTextEdit, QPushButton, QScrollArea
 from typer.testing import CliRunner
 
 from napari_prosma._shared.jobs import Jobs
@@ -28,13 +31,18 @@ PATIENCE = 120_000
 
 
 class Desk:
-    """A window with the Segment widget docked in it, and a person's hands and eyes."""
+    """A viewer with the Segment widget, docked where it has a window, and a person's hands and eyes."""
 
     def __init__(self, viewer: Any, session: Session, qtbot: QtBot) -> None:
         self.viewer, self.session, self.qtbot = viewer, session, qtbot
-        viewer.window.resize(1400, 860)
         self.widget = SegmentWidget(viewer, session)
-        viewer.window.add_dock_widget(self.widget, name="Segment", area="right")
+        if isinstance(viewer, Viewer):
+            viewer.window.resize(1400, 860)
+            viewer.window.add_dock_widget(self.widget, name="Segment", area="right")
+        else:
+            qtbot.addWidget(self.widget)
+            self.widget.resize(420, 860)
+            self.widget.show()
         self.until(lambda: session.jobs.ready is not None)
 
     @property
@@ -81,6 +89,7 @@ class Desk:
     def click(self, name: str) -> None:
         button = self.button(name)
         assert button.isEnabled(), button.toolTip()
+        QApplication.processEvents()  # what was just shown takes its place
         self.widget.findChild(QScrollArea).ensureWidgetVisible(button)
         self.qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
 
@@ -146,23 +155,30 @@ class Desk:
 
 
 @pytest.fixture
-def desk(
-    display: None,
-    make_napari_viewer: Any,
-    jobs: Jobs,
-    own_models: dict[str, Path],
-    tmp_path: Path,
-    qtbot: QtBot,
-) -> Iterator[Desk]:
-    """Return a window with the widget; the test fails where napari had to tell of an error."""
+def session(jobs: Jobs, own_models: dict[str, Path], tmp_path: Path) -> Iterator[Session]:
+    """Return what the widgets share; the test fails where napari had to tell of an error."""
     notification_manager.records.clear()
-    session = Session(tmp_path / "settings", jobs)
+    made = Session(tmp_path / "settings", jobs)
     for path in own_models.values():
-        session.add_model(path)
-    session.widget_opened()  # one that stays: the engine is warm for the next test
-    made = Desk(make_napari_viewer(show=True), session, qtbot)
+        made.add_model(path)
+    made.widget_opened()  # one that stays: the engine is warm for the next test
     yield made
     assert [r.message for r in notification_manager.records if r.severity == "error"] == []
+
+
+@pytest.fixture
+def desk(display: None, make_napari_viewer: Any, session: Session, qtbot: QtBot) -> Desk:
+    """Return a window with the widget."""
+    return Desk(make_napari_viewer(show=True), session, qtbot)
+
+
+@pytest.fixture
+def bare_desk(display: None, session: Session, qtbot: QtBot) -> Iterator[Desk]:
+    """Return the widget beside a viewer that draws nothing: layers, widget and engine are those of a window."""
+    PluginManager.instance().discover()  # as the first window does
+    made = Desk(ViewerModel(), session, qtbot)
+    yield made
+    made.widget.close()
 
 
 @pytest.fixture

@@ -23,26 +23,26 @@ def same_as_command_line(desk: Any, result: Labels) -> None:
 
 
 @pytest.mark.parametrize("axis", ["z", "y", "x"])
-def test_a_2d_model_walks_along_the_axis_that_is_chosen(axis: str, desk: Any, scan_file: Path) -> None:
-    desk.open(scan_file)
-    desk.choose("plain-2d")
-    desk.pick("slice_axis", axis)
-    assert f"slices along {axis} are segmented one by one" in desk.text("notes")
-    same_as_command_line(desk, desk.segment())
+def test_a_2d_model_walks_along_the_axis_that_is_chosen(axis: str, bare_desk: Any, scan_file: Path) -> None:
+    bare_desk.open(scan_file)
+    bare_desk.choose("plain-2d")
+    bare_desk.pick("slice_axis", axis)
+    assert f"slices along {axis} are segmented one by one" in bare_desk.text("notes")
+    same_as_command_line(bare_desk, bare_desk.segment())
 
 
-def test_only_the_current_slice_gets_labels(desk: Any, scan_file: Path) -> None:
-    scan = desk.open(scan_file)
-    desk.choose("plain-3d")
-    whole = desk.segment().data.copy()
-    desk.viewer.dims.set_current_step(0, 5)
-    desk.pick("part", "Current slice")
-    assert "only this slice gets labels" in desk.text("notes")
-    part = desk.segment()
+def test_only_the_current_slice_gets_labels(bare_desk: Any, scan_file: Path) -> None:
+    scan = bare_desk.open(scan_file)
+    bare_desk.choose("plain-3d")
+    whole = bare_desk.segment().data.copy()
+    bare_desk.viewer.dims.set_current_step(0, 5)
+    bare_desk.pick("part", "Current slice")
+    assert "only this slice gets labels" in bare_desk.text("notes")
+    part = bare_desk.segment()
     assert part.data.shape == scan.data.shape
     np.testing.assert_array_equal(part.data[5], whole[5])
     assert not part.data[np.arange(12) != 5].any()
-    same_as_command_line(desk, part)
+    same_as_command_line(bare_desk, part)
 
 
 def test_only_what_the_view_shows_gets_labels(desk: Any, scan_file: Path) -> None:
@@ -63,38 +63,38 @@ def test_only_what_the_view_shows_gets_labels(desk: Any, scan_file: Path) -> Non
 
 
 def test_a_time_series_is_segmented_frame_by_frame(
-    desk: Any, volume: np.ndarray, tmp_path: Path, lies_on: Callable[..., None]
+    bare_desk: Any, volume: np.ndarray, tmp_path: Path, lies_on: Callable[..., None]
 ) -> None:
     series = np.stack([volume, volume[::-1] * 2, volume[:, ::-1]])
     path = tmp_path / "series.nii.gz"
     write_image(path, series, array_spec(series.shape, "tzyx", (3.0, 2.0, 1.0), "mm"))
-    scan = desk.open(path)
-    desk.choose("plain-3d")
-    assert "3 time points are segmented one by one" in desk.text("notes")
-    result = desk.segment()
+    scan = bare_desk.open(path)
+    bare_desk.choose("plain-3d")
+    assert "3 time points are segmented one by one" in bare_desk.text("notes")
+    result = bare_desk.segment()
     lies_on(result, scan, "tzyx")
-    same_as_command_line(desk, result)
-    desk.viewer.layers.clear()
-    desk.viewer.add_image(series[1])
-    desk.choose("plain-3d")
-    np.testing.assert_array_equal(desk.segment().data, result.data[1])
+    same_as_command_line(bare_desk, result)
+    bare_desk.viewer.layers.clear()
+    bare_desk.viewer.add_image(series[1])
+    bare_desk.choose("plain-3d")
+    np.testing.assert_array_equal(bare_desk.segment().data, result.data[1])
 
 
-def test_a_coarse_level_of_a_multiscale_layer_lies_on_the_fine_one(desk: Any, rng: np.random.Generator) -> None:
+def test_a_coarse_level_of_a_multiscale_layer_lies_on_the_fine_one(bare_desk: Any, rng: np.random.Generator) -> None:
     fine = rng.normal(100, 20, (16, 64, 96)).astype(np.float32)
     levels = [fine, fine[:, ::2, ::2], fine[:, ::4, ::4]]
-    scan = desk.viewer.add_image(levels, multiscale=True, scale=(3, 1, 1), translate=(5, 6, 7), units="mm")
-    desk.choose("plain-3d")
-    desk.pick("level", "1")
-    result = desk.segment()
+    scan = bare_desk.viewer.add_image(levels, multiscale=True, scale=(3, 1, 1), translate=(5, 6, 7), units="mm")
+    bare_desk.choose("plain-3d")
+    bare_desk.pick("level", "1")
+    result = bare_desk.segment()
     assert result.data.shape == (16, 32, 48)
     np.testing.assert_allclose(result.scale, (3, 2, 2))
     np.testing.assert_allclose(result.data_to_world((-0.5, -0.5, -0.5)), scan.data_to_world((-0.5, -0.5, -0.5)))
     np.testing.assert_allclose(result.data_to_world((15.5, 31.5, 47.5)), scan.data_to_world((15.5, 63.5, 95.5)))
-    desk.viewer.layers.clear()
-    desk.viewer.add_image(levels[1], scale=(3, 2, 2), units="mm")
-    desk.choose("plain-3d")
-    np.testing.assert_array_equal(desk.segment().data, result.data)
+    bare_desk.viewer.layers.clear()
+    bare_desk.viewer.add_image(levels[1], scale=(3, 2, 2), units="mm")
+    bare_desk.choose("plain-3d")
+    np.testing.assert_array_equal(bare_desk.segment().data, result.data)
 
 
 def test_a_lazy_layer_is_computed_once_and_block_by_block(desk: Any, volume: np.ndarray) -> None:
@@ -120,23 +120,23 @@ def test_a_lazy_layer_is_computed_once_and_block_by_block(desk: Any, volume: np.
 
 
 def test_a_zarr_on_disk_is_opened_by_the_engine_itself(
-    desk: Any, volume: np.ndarray, tmp_path: Path, lies_on: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    bare_desk: Any, volume: np.ndarray, tmp_path: Path, lies_on: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "scan.zarr"
     write_zarr(path, volume, array_spec(volume.shape, "zyx", (3.0, 2.0, 1.0), "mm"), {})
-    scan = desk.open(path)
-    desk.choose("plain-3d")
+    scan = bare_desk.open(path)
+    bare_desk.choose("plain-3d")
 
     def refuse(*_: Any) -> None:
         raise AssertionError("the voxels are copied")
 
     monkeypatch.setattr("prosma_core.engine.client.Engine.allocate", refuse)
-    result = desk.segment()
+    result = bare_desk.segment()
     lies_on(result, scan, "zyx")
-    output = desk.command_line()
+    output = bare_desk.command_line()
     by_command = output.rename(tmp_path / f"command_{output.name}")
-    for path in (by_command, desk.save()):
-        np.testing.assert_array_equal(desk.open(path).data, result.data)
+    for path in (by_command, bare_desk.save()):
+        np.testing.assert_array_equal(bare_desk.open(path).data, result.data)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_zarr_on_disk_is_opened_by_the_engine_itself(
     ],
 )
 def test_the_command_reads_the_axes_as_they_were_read_here(
-    name: str, written: str, read: str, model: str, desk: Any, volume: np.ndarray, tmp_path: Path
+    name: str, written: str, read: str, model: str, bare_desk: Any, volume: np.ndarray, tmp_path: Path
 ) -> None:
     data = volume if written == "tyx" else np.stack([volume, volume[::-1], volume[:, ::-1]])
     spec = array_spec(data.shape, written, (3.0, 2.0, 1.0)[-len(written) + 1 :], "mm")
@@ -156,22 +156,22 @@ def test_the_command_reads_the_axes_as_they_were_read_here(
         turned = spec.affine[[1, 2, 0, 3]]
         spec = replace(spec, affine=turned, world="ras")  # drawn with its axes in another order
     write_image(tmp_path / name, data, spec)
-    desk.open(tmp_path / name)
+    bare_desk.open(tmp_path / name)
     if written == "tzyx":
-        desk.type_in("axes", desk.controller.axes.replace("t", "c"))
-    assert sorted(desk.controller.axes) == sorted(read)
-    assert (desk.controller.axes == read) == (not name.startswith("turned"))
-    desk.choose(model)
-    result = desk.segment()
-    np.testing.assert_array_equal(desk.open(desk.command_line()).data, result.data)
+        bare_desk.type_in("axes", bare_desk.controller.axes.replace("t", "c"))
+    assert sorted(bare_desk.controller.axes) == sorted(read)
+    assert (bare_desk.controller.axes == read) == (not name.startswith("turned"))
+    bare_desk.choose(model)
+    result = bare_desk.segment()
+    np.testing.assert_array_equal(bare_desk.open(bare_desk.command_line()).data, result.data)
 
 
-def test_the_command_of_a_coarse_level_names_no_file(desk: Any, volume: np.ndarray, tmp_path: Path) -> None:
+def test_the_command_of_a_coarse_level_names_no_file(bare_desk: Any, volume: np.ndarray, tmp_path: Path) -> None:
     path = tmp_path / "scan.zarr"
     write_zarr(path, volume, array_spec(volume.shape, "zyx", (3.0, 2.0, 1.0), "mm"), {})
     levels = [volume, volume[:, ::2, ::2]]
-    desk.viewer.add_image(levels, multiscale=True, metadata={"prosma": {"path": str(path)}})
-    desk.choose("plain-3d")
-    desk.pick("level", "1")
-    desk.segment()
-    assert desk.command().startswith("prosma segment SCAN ")
+    bare_desk.viewer.add_image(levels, multiscale=True, metadata={"prosma": {"path": str(path)}})
+    bare_desk.choose("plain-3d")
+    bare_desk.pick("level", "1")
+    bare_desk.segment()
+    assert bare_desk.command().startswith("prosma segment SCAN ")

@@ -18,7 +18,7 @@ from qtpy.QtWidgets import QApplication, QLabel, QProgressBar, QPushButton
 
 pytestmark = pytest.mark.slow
 
-SMALL, LONG = (16, 32, 40), (128, 448, 448)
+SMALL, LONG, LARGE = (16, 32, 40), (48, 256, 256), (128, 448, 448)
 
 
 @pytest.fixture
@@ -98,7 +98,9 @@ def test_memory_runs_out_while_the_engine_works(desk: Any, rng: np.random.Genera
     process = psutil.Process(desk.session.jobs.pid)
     before = process.rlimit(psutil.RLIMIT_AS)
     desk.viewer.layers.clear()
-    desk.viewer.add_image(rng.normal(100, 20, LONG).astype(np.float32), name="long")
+    large = np.full(LARGE, 100, np.float32)
+    large[0] = rng.normal(100, 20, LARGE[1:])
+    desk.viewer.add_image(large, name="long")
     desk.choose("plain-3d")
     process.rlimit(psutil.RLIMIT_AS, (process.memory_info().vms + 2**27, before[1]))  # room for the scan, no more
     try:

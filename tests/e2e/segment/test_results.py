@@ -16,17 +16,17 @@ pytestmark = pytest.mark.slow
 
 
 def test_probabilities_and_uncertainty_lie_on_the_scan(
-    desk: Any, scan_file: Path, lies_on: Callable[..., None]
+    bare_desk: Any, scan_file: Path, lies_on: Callable[..., None]
 ) -> None:
-    scan = desk.open(scan_file)
-    desk.choose("plain-3d")
-    desk.widget.advanced.expand()
-    boxes = [b for b in desk.widget.advanced.findChildren(QCheckBox) if not b.isHidden()]
+    scan = bare_desk.open(scan_file)
+    bare_desk.choose("plain-3d")
+    bare_desk.widget.advanced.expand()
+    boxes = [b for b in bare_desk.widget.advanced.findChildren(QCheckBox) if not b.isHidden()]
     for box in boxes:
         if box.text() in {"Probability layer", "Uncertainty layer (entropy)"}:
             box.click()
-    result = desk.segment()
-    maps = {layer.name: layer for layer in desk.viewer.layers if isinstance(layer, Image) and layer is not scan}
+    result = bare_desk.segment()
+    maps = {layer.name: layer for layer in bare_desk.viewer.layers if isinstance(layer, Image) and layer is not scan}
     assert sorted(maps) == [f"{result.name} probability", f"{result.name} uncertainty"]
     probability, uncertainty = maps[f"{result.name} probability"], maps[f"{result.name} uncertainty"]
     lies_on(uncertainty, scan, "zyx")
@@ -40,29 +40,29 @@ def test_probabilities_and_uncertainty_lie_on_the_scan(
     assert probability.axis_labels == ("c", *scan.axis_labels)
 
 
-def test_a_picture_in_color_with_and_without_alpha(desk: Any, rng: np.random.Generator) -> None:
+def test_a_picture_in_color_with_and_without_alpha(bare_desk: Any, rng: np.random.Generator) -> None:
     picture = rng.integers(0, 255, (60, 80, 4), np.uint8)
     results = []
     for channels in (3, 4):
-        desk.viewer.add_image(picture[..., :channels], rgb=True)
-        desk.choose("breast-lesion-us")
-        results.append(desk.segment())
+        bare_desk.viewer.add_image(picture[..., :channels], rgb=True)
+        bare_desk.choose("breast-lesion-us")
+        results.append(bare_desk.segment())
     assert results[0].data.shape == (60, 80)
     np.testing.assert_array_equal(results[0].data, results[1].data)
 
 
-def test_how_it_was_made_and_the_names_of_classes_stay_with_the_file(desk: Any, scan_file: Path) -> None:
-    desk.open(scan_file)
-    desk.choose("phantom-3d")
-    result = desk.segment()
+def test_how_it_was_made_and_the_names_of_classes_stay_with_the_file(bare_desk: Any, scan_file: Path) -> None:
+    bare_desk.open(scan_file)
+    bare_desk.choose("phantom-3d")
+    result = bare_desk.segment()
     kept = result.metadata["prosma"]["provenance"]
     assert kept["model"].startswith("phantom-3d")
     assert "scan.nii.gz" in kept.values()
-    saved = desk.save()
+    saved = bare_desk.save()
     comments = b"".join(e.get_content() for e in nibabel.load(saved).header.extensions)
     for value in kept.values():
         assert value.encode() in comments.replace(b'\\"', b'"')
-    again = desk.open(saved)
+    again = bare_desk.open(saved)
     assert isinstance(again, Labels)
     assert list(again.features["name"]) == ["background", "organ", "lesion"]
     assert again.metadata["prosma"]["provenance"] == kept
