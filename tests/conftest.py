@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import gc
 import importlib.util
 import os
@@ -22,6 +23,12 @@ os.environ.setdefault("PROSMA_PROBE", "0")  # every machine computes the same wa
 settings.register_profile("local", deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("local"), derandomize=True, database=None)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Compile the project once: where Python writes no bytecode, each process of the tests compiles it anew."""
+    if not hasattr(session.config, "workerinput"):  # not in each of several workers
+        compileall.compile_dir(ROOT / "src", quiet=2)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
