@@ -10,7 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from napari.components import ViewerModel
 from napari.layers import Image
@@ -109,6 +109,7 @@ def affines(draw: Any) -> NDArray[np.float64]:
     return affine
 
 
+@settings(max_examples=12)  # each moves through all slices of three axes
 @given(affine=affines())
 def test_every_slice_of_a_scan_turned_in_any_way_is_reached(affine: NDArray[np.float64]) -> None:
     layer = drawn(affine)

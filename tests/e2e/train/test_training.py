@@ -48,7 +48,7 @@ def test_paint_a_few_slices_train_stop_resume_and_segment(desk: Any, data_root: 
         desk.add(image, labels)
     desk.pick("zero", "annotated_slices")
     desk.read(2)
-    desk.short(epochs=6, steps=10)
+    desk.short(epochs=4, steps=6)
     desk.click("run")
     desk.until(lambda: desk.controller.trainings.run is None or len(desk.controller.trainings.run._rows) == 1)
     run = desk.controller.trainings.run
@@ -69,7 +69,7 @@ def test_paint_a_few_slices_train_stop_resume_and_segment(desk: Any, data_root: 
     desk.controller.resume(list_runs(desk.models)[0])
     outcome = desk.wait()
     assert desk.text("error") == ""
-    assert [(run.epochs_done, run.finished) for run in list_runs(desk.models)] == [(6, True)]
+    assert [(run.epochs_done, run.finished) for run in list_runs(desk.models)] == [(4, True)]
     desk.picture(tmp_path / "outcome.png")
 
     desk.click("Use in Segment")
