@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-EXTRAS = "dev,medical,qt"
+EXTRAS = "dev,docs,medical,qt"
 
 # Debian and Ubuntu packages that Qt and OpenGL need, beyond what Python's own packages bring.
 WINDOW_PACKAGES = [
@@ -216,7 +216,7 @@ def run_test(arguments: list[str]) -> int:
 
 
 def run_lint(arguments: list[str]) -> int:
-    """Check style, format, types and the import rules."""
+    """Check style, format, types, the import rules, and that the documentation builds without a warning."""
     if arguments:
         sys.exit(f"lint takes no arguments; given: {' '.join(arguments)}")
     python = venv_program("python")
@@ -225,6 +225,7 @@ def run_lint(arguments: list[str]) -> int:
         "ruff format": [python, "-m", "ruff", "format", "--check", "."],
         "mypy": [python, "-m", "mypy"],
         "import-linter": [venv_program("lint-imports")],
+        "mkdocs": [python, "-m", "mkdocs", "build", "--strict", "--quiet"],
     }
     failed = []
     for name, command in checks.items():

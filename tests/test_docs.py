@@ -29,6 +29,7 @@ USER_SIDE = [
     r"(images|labels|imagesTr|labelsTr|imagesTs)/.*",  # a training folder
     r"(config|train|run)\.ya?ml",  # a settings file of the user's, also in a run folder
     r"\.venv(/.*)?",
+    r"build/.*",  # what tools make
     r"\w{1,2}/\w{1,2}",  # units and ratios: mm/s, n/a
     r"(demo|results)/.*",  # what the demo and the examples write
 ]

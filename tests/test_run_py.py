@@ -88,7 +88,7 @@ def test_first_set_up_makes_the_environment_then_torch_alone_then_the_project(
     assert "venv" in commands.seen[0]
     assert commands.of_pip() == [
         ["install", "-c", "constraints.txt", PIN],
-        ["install", "-c", "constraints.txt", "-e", ".[dev,medical,qt]"],
+        ["install", "-c", "constraints.txt", "-e", ".[dev,docs,medical,qt]"],
     ]
 
 
@@ -225,7 +225,7 @@ def test_lint_runs_every_check_and_names_those_that_failed(
 ) -> None:
     commands.failing = "mypy"
     assert run_py.run_lint([]) == 1
-    assert len(commands.seen) == 4
+    assert len(commands.seen) == 5
     assert "Failed: mypy." in capfd.readouterr().out
 
 

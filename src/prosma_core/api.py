@@ -164,7 +164,7 @@ def write_labels(
     path : str or Path
         The suffix is the format: ``.nii.gz``, ``.tif``, ``.ome.tif``, ``.zarr``, ``.ome.zarr``, ``.nrrd``, ``.mha``,
         and ``.png`` for 2D.
-    labels : array-like, integer or bool
+    labels : array_like, integer or bool
         Class numbers from 0, on the grid of `like`, without a channel axis.
     like : Scan or path, optional
         The image that was segmented: the file gets its affine, voxel size and unit. Without it, 1 pixel.
@@ -258,7 +258,7 @@ def segment(
 
     Parameters
     ----------
-    image : array-like, Scan or path
+    image : array_like, Scan or path
         An array of integers or floating-point numbers of any size; what `read_image` gave; or a file.
     model : Segmenter, str or Path
         What `load_model` gave; or a name or file, which is loaded for this call.
@@ -269,7 +269,7 @@ def segment(
         Voxel size: of an array in the order of its own spatial axes, of a file that states none along z, y and x.
     unit : str, optional
         Unit of spacing and affine; mm unless given.
-    affine : array-like, shape (n + 1, n + 1), optional
+    affine : array_like, shape (n + 1, n + 1), optional
         Of an array, instead of `spacing`: maps a voxel index to the world, rows and columns in the order of the array's
         n spatial axes. In 3D and mm, the world is the patient's (to the Right, Anterior, Superior): with
         ``axes="xyz"``, the affine of nibabel.
@@ -351,8 +351,14 @@ def evaluate(
         Of surface Dice, in the unit of the images.
     labels : mapping, optional
         What label values mean: fields of `LabelsConfig`.
-    axes, spacing, unit, affine
+    axes : str, optional
         Of arrays, as in `segment`; labels have the axes of their image without channels.
+    spacing : float or sequence of float, optional
+        Voxel size of arrays, as in `segment`; of files in a folder that state none.
+    unit : str, optional
+        Unit of spacing and affine; mm unless given.
+    affine : array_like, optional
+        Of arrays, as in `segment`.
     progress : callable, optional
         Called with each `Event`: `CaseDone` after each case.
     **settings
@@ -416,8 +422,14 @@ def train(
         are written into the run folder. None with `resume`: the run's own data.
     out : str or Path
         Model file to write, MODEL.safetensors; the run folder MODEL.prosma lies beside it.
-    axes, spacing, unit, affine
+    axes : str, optional
         Of arrays, as in `segment`; labels have the axes of their image without channels.
+    spacing : float or sequence of float, optional
+        Voxel size of arrays, as in `segment`; of files in a folder that state none.
+    unit : str, optional
+        Unit of spacing and affine; mm unless given.
+    affine : array_like, optional
+        Of arrays, as in `segment`.
     resume : bool
         Continue the run beside `out`.
     more_epochs : int, optional
@@ -490,7 +502,17 @@ def inspect(
 
     Parameters
     ----------
-    image, model, axes, spacing, unit, affine
+    image : array_like, Scan or path
+        As in `segment`.
+    model : Segmenter, str or Path
+        As in `segment`.
+    axes : str, optional
+        As in `segment`.
+    spacing : float or sequence of float, optional
+        As in `segment`.
+    unit : str, optional
+        As in `segment`.
+    affine : array_like, optional
         As in `segment`.
     progress : callable, optional
         Called with each `Event`.
@@ -545,14 +567,24 @@ def what_if(
 
     Parameters
     ----------
-    image, model, axes, spacing, unit, affine
+    image : array_like, Scan or path
+        As in `segment`.
+    model : Segmenter, str or Path
         As in `segment`.
     changes : mapping, optional
         By name, the change of one level or of several: fields of `LevelEdit`, such as
         ``{"no threshold": {"level": 0, "threshold": 0}}``. Unless given, the gate of each level is opened, one at a
         time.
-    truth : array-like, Scan or path, optional
+    truth : array_like, Scan or path, optional
         Labels of the image, to measure both results against.
+    axes : str, optional
+        As in `segment`.
+    spacing : float or sequence of float, optional
+        As in `segment`.
+    unit : str, optional
+        As in `segment`.
+    affine : array_like, optional
+        As in `segment`.
     progress : callable, optional
         Called with each `Event`.
     **settings

@@ -27,13 +27,13 @@ def array_scan(
 
     Parameters
     ----------
-    data : array-like, integer, floating point or bool
+    data : array_like, integer, floating point or bool
     axes : str, optional
         As of `array_axes`.
     voxel_size : VoxelSize, optional
         Sizes in the order of the array's own spatial axes, or one for all. Without it and without an affine, the voxel
         size is unknown.
-    affine : array-like, shape (n + 1, n + 1), optional
+    affine : array_like, shape (n + 1, n + 1), optional
         Maps a voxel index to the world, rows and columns in the order of the array's own n spatial axes. In 3D with
         the unit mm, the world is the patient's (to the Right, Anterior, Superior), as in nibabel.
     unit : str

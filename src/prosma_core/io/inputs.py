@@ -52,7 +52,7 @@ def read_input(image: Image, geometry: Geometry = _NOTHING) -> Generator[Event, 
 
     Parameters
     ----------
-    image : array-like, Scan or path
+    image : array_like, Scan or path
     geometry : tuple
         As given; a file or scan takes a spacing where it states none, a file takes axes.
 
@@ -108,7 +108,7 @@ def labels_on(labels: Image, scan: Scan, own: str, what: str) -> Scan:
 
     Parameters
     ----------
-    labels : array-like, Scan or path
+    labels : array_like, Scan or path
         A file or scan is taken as it is; an array is on the scan's grid.
     scan : Scan
     own : str

@@ -27,14 +27,13 @@ LINEAR = {2: "bilinear", 3: "trilinear"}
 
 
 class ProximalGate(SkipGate):
-    r"""Decoder-conditioned proximal-sparse gate (arXiv 2603.03187; our reading in docs/method.md).
+    """Decoder-conditioned proximal-sparse gate (arXiv 2603.03187; our reading in docs/method.md).
 
-    .. math::
-        q &= \mathrm{GELU}(W_x x + W_g g + b) \\
-        z &= \textstyle\sum_d D_d * q + \beta \quad\text{(depthwise } 3^n \text{, dilation } d) \\
-        a &= \mathrm{prox}_{\tau\|\cdot\|_1}(z) \text{ in one of three forms}, \quad \tau = \mathrm{softplus}(t) > 0 \\
-        c &= \sigma(\mathrm{MLP}(\mathrm{GAP}(g))) \\
-        x' &= c \cdot a \cdot x
+        q  = GELU(W_x x + W_g g + b)
+        z  = sum over dilations d of (D_d * q) + beta      depthwise 3^n kernels D_d
+        a  = prox of tau ||.||_1 at z                      in one of three forms; tau = softplus(t) > 0
+        c  = sigmoid(MLP(GAP(g)))                          one weight per channel
+        x' = c . a . x
 
     The sum over scales is linear, so the branches are one sparse kernel; the weight of each scale and channel is part
     of its depthwise kernel.
@@ -45,12 +44,22 @@ class ProximalGate(SkipGate):
         Channels C of the skip x.
     decoder_channels : int, optional
         Channels of the decoder features g; as many as the skip unless given.
-    dims : {2, 3}
-        Number of spatial axes.
+    dims : int
+        Number of spatial axes, 2 or 3.
     kernel_size : int or sequence of int
         Size of the depthwise kernels, for all spatial axes or one by one; odd, 1 to 7. 1 along an axis leaves it out.
-    dilations, form, threshold, offset, channel_gate, channel_reduction
-        As the fields of `GateConfig`, which has their bounds.
+    dilations : sequence of int
+        Dilation of each depthwise branch, 1 to 16; at most 6.
+    form : {"bounded", "signed", "nonnegative"}
+        What becomes of the prox p: tanh(p), p, or max(z - tau, 0).
+    threshold : float
+        Initial threshold tau of all channels, above 0, at most 10; learned from there.
+    offset : float
+        Initial offset beta of the field, -10 to 10: above the threshold, the gate begins open.
+    channel_gate : bool
+        Gate whole channels by the decoder's global context as well.
+    channel_reduction : int
+        The channel gate's hidden width is C divided by this, 1 to 64.
 
     Attributes
     ----------

@@ -40,8 +40,8 @@ class UNet(nn.Module):
     ----------
     config : ModelConfig, optional
         The network; or its fields as keyword arguments:
-    dims : {2, 3}
-        Number of spatial axes.
+    dims : int
+        Number of spatial axes, 2 or 3.
     in_channels, num_classes : int
         Channels of an image, and classes, the background among them.
     widths : sequence of int
