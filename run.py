@@ -225,7 +225,7 @@ def run_lint(arguments: list[str]) -> int:
         "ruff format": [python, "-m", "ruff", "format", "--check", "."],
         "mypy": [python, "-m", "mypy"],
         "import-linter": [venv_program("lint-imports")],
-        "mkdocs": [python, "-m", "mkdocs", "build", "--strict", "--quiet"],
+        "mkdocs": [python, "-m", "mkdocs", "build", "--strict"],
     }
     failed = []
     for name, command in checks.items():

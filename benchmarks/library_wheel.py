@@ -46,7 +46,7 @@ def install(folder: Path) -> Path:
     venv.create(environment, with_pip=True)
     python = environment / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     constraints = ROOT / "constraints.txt"
-    pip = [str(python), "-m", "pip", "install", "--quiet", "-c", str(constraints), str(wheel)]
+    pip = [str(python), "-I", "-m", "pip", "install", "--quiet", "-c", str(constraints), str(wheel)]
     subprocess.run(pip, check=True)
     return python
 

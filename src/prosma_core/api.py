@@ -7,7 +7,7 @@ events of `prosma_core.events`; an exception that it raises ends the job and is 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -325,7 +325,7 @@ def segment(
 
 def evaluate(
     model: Model,
-    data: str | Path | Sequence[Pair],
+    data: str | Path | Iterable[Pair],
     *,
     split: str | None = None,
     tolerance: float = 1.0,
@@ -343,7 +343,7 @@ def evaluate(
     ----------
     model : Segmenter, str or Path
         As in `segment`.
-    data : path, or sequence of (image, labels)
+    data : path, or iterable of (image, labels)
         A folder with images/ and labels/, an nnU-Net raw data set, or pairs of arrays, scans or files.
     split : str, optional
         Of a folder: a key of its splits.json, or the path of another one; ``"val"`` where it has one.
@@ -400,7 +400,7 @@ def evaluate(
 
 
 def train(
-    data: str | Path | Sequence[Pair] | None,
+    data: str | Path | Iterable[Pair] | None,
     out: str | Path,
     *,
     axes: str | None = None,
@@ -417,7 +417,7 @@ def train(
 
     Parameters
     ----------
-    data : path, or sequence of (image, labels)
+    data : path, or iterable of (image, labels)
         A folder with images/ and labels/, an nnU-Net raw data set, or pairs of arrays, scans or files. Arrays and scans
         are written into the run folder. None with `resume`: the run's own data.
     out : str or Path

@@ -262,7 +262,7 @@ def test_training_from_arrays_stopped_and_resumed(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        api.train(pairs, out, axes="xy", spacing=0.3, progress=stop, **TINY)
+        api.train(iter(pairs), out, axes="xy", spacing=0.3, progress=stop, **TINY)
     assert not out.exists()
     with pytest.raises(OutputError, match="exists already"):
         api.train(pairs, out, axes="xy", spacing=0.3, **TINY)

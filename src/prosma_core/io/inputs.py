@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -141,13 +141,13 @@ def labels_on(labels: Image, scan: Scan, own: str, what: str) -> Scan:
 
 
 def pair_files(
-    pairs: Sequence[Pair], folder: Path, geometry: Geometry
+    pairs: Iterable[Pair], folder: Path, geometry: Geometry
 ) -> Generator[Event, None, tuple[tuple[Path, Path], ...]]:
     """Files of pairs: arrays and scans are written into a folder, files stay where they are.
 
     Parameters
     ----------
-    pairs : sequence of (image, labels)
+    pairs : iterable of (image, labels)
     folder : Path
         Gets ``images/`` and ``labels/``; what this program wrote there under the same names is replaced.
     geometry : tuple
@@ -167,7 +167,8 @@ def pair_files(
     ProsmaError
         As in `read_input` and `labels_on`.
     """
-    if not len(pairs) or any(not isinstance(pair, tuple | list) or len(pair) != 2 for pair in pairs):
+    pairs = list(pairs)
+    if not pairs or any(not isinstance(pair, tuple | list) or len(pair) != 2 for pair in pairs):
         msg = "No pairs of images and labels were given: give a sequence such as [(image, labels), …]."
         raise DatasetError(msg)
     found = []

@@ -39,19 +39,12 @@ class UNet(nn.Module):
     Parameters
     ----------
     config : ModelConfig, optional
-        The network; or its fields as keyword arguments:
-    dims : int
-        Number of spatial axes, 2 or 3.
-    in_channels, num_classes : int
-        Channels of an image, and classes, the background among them.
-    widths : sequence of int
-        Channels of each stage, finest first.
-    strides, kernels : sequence of sequence of int, optional
-        Downsampling and kernel size of each stage per spatial axis: 2 (of the first stage 1) and 3 unless given.
-    blocks : int, optional
-        Residual blocks per encoder stage.
-    gate : str or mapping, optional
-        Kind of the gates (``"prosma"``, ``"none"``, ``"attention"``), or fields of `GateConfig`.
+        The network; or its fields as keyword arguments.
+    **settings
+        Fields of `ModelConfig`: ``dims`` (spatial axes, 2 or 3), ``in_channels``, ``num_classes`` (the background among
+        them), ``widths`` (channels of each stage, finest first); and where others than the usual are wanted
+        ``strides`` (of each stage per spatial axis: 2, of the first stage 1), ``kernels`` (3), ``blocks`` (1), and
+        ``gate``: its kind (``"prosma"``, ``"none"``, ``"attention"``) or a mapping of fields of `GateConfig`.
 
     Attributes
     ----------
