@@ -5,8 +5,6 @@ from __future__ import annotations
 import doctest
 import inspect as python_inspect
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,17 +69,6 @@ def test_every_name_can_be_imported_from_the_package() -> None:
     assert set(re.findall(r" as (\w+)$", stub, re.MULTILINE)) == set(api.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'segmentation'"):
         prosma_core.segmentation  # noqa: B018
-
-
-def test_importing_the_package_loads_no_torch_and_a_function_no_qt() -> None:
-    code = (
-        "import sys, prosma_core\n"
-        "assert 'torch' not in sys.modules\n"
-        "assert callable(prosma_core.segment)\n"
-        "print(*{'torch', 'napari', 'qtpy', 'PyQt6', 'PySide6', 'typer', 'napari_prosma'}.intersection(sys.modules))"
-    )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
-    assert answer.stdout.split() == ["torch"]
 
 
 @pytest.mark.parametrize("name", api.__all__)

@@ -42,9 +42,9 @@ class UNet(nn.Module):
         The network; or its fields as keyword arguments.
     **settings
         Fields of `ModelConfig`: ``dims`` (spatial axes, 2 or 3), ``in_channels``, ``num_classes`` (the background among
-        them), ``widths`` (channels of each stage, finest first); and where others than the usual are wanted
-        ``strides`` (of each stage per spatial axis: 2, of the first stage 1), ``kernels`` (3), ``blocks`` (1), and
-        ``gate``: its kind (``"prosma"``, ``"none"``, ``"attention"``) or a mapping of fields of `GateConfig`.
+        them), ``widths`` (channels of each stage, finest first); optionally ``strides`` and ``kernels`` (of each stage
+        per spatial axis; 2, of the first stage 1, and 3 unless given), ``blocks`` (residual blocks per encoder stage),
+        and ``gate``: its kind (``"prosma"``, ``"none"``, ``"attention"``) or a mapping of fields of `GateConfig`.
 
     Attributes
     ----------

@@ -183,3 +183,10 @@ def test_functional_transforms_take_plain_pytorch() -> None:
     gate.fused = False
     found = torch.func.vmap(lambda a, b: gate(a[None], b[None])[0])(x, g)
     torch.testing.assert_close(found, gate(x, g), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's compiler uses it itself
+def test_compiled_whole() -> None:
+    gate, (x, g) = gate_of(), features()
+    compiled = torch.compile(gate, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x, g), gate(x, g), rtol=1e-4, atol=1e-5)
