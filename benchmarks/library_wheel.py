@@ -7,7 +7,6 @@ is installed.
 
 from __future__ import annotations
 
-import argparse
 import re
 import subprocess
 import sys
@@ -53,13 +52,8 @@ def install(folder: Path) -> Path:
 
 def main() -> None:
     """Install and run."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--folder", type=Path, help="where wheel and environment are kept; otherwise a temporary one")
-    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="prosma-wheel-") as temporary:
-        folder = options.folder or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        python = install(folder)
+        python = install(Path(temporary))
         for title, code in {"Without Qt": CHECK, **examples()}.items():
             work = Path(tempfile.mkdtemp(dir=temporary))
             (work / "example.py").write_text(code, encoding="utf-8")

@@ -97,7 +97,9 @@ def test_every_name_has_a_whole_docstring_whose_examples_run(
 # --- Arrays -----------------------------------------------------------------------------------------------------------
 
 
-def test_labels_of_an_array_are_those_of_its_file(flat: Segmenter, tmp_path: Path) -> None:
+def test_labels_of_an_array_are_those_of_its_file_and_of_the_command_line(
+    flat: Segmenter, tmp_path: Path, prosma: Callable[..., tuple[int, str, str]]
+) -> None:
     image, _ = phantom_2d(3, (40, 56))
     write_image(tmp_path / "image.tif", image.data, image.spec)
     expected = api.segment(tmp_path / "image.tif", flat)
@@ -106,6 +108,11 @@ def test_labels_of_an_array_are_those_of_its_file(flat: Segmenter, tmp_path: Pat
     for same in (image.data, image, image.data.astype(np.float64), image.data.tolist()):
         assert np.array_equal(api.segment(same, flat), expected)
     assert np.array_equal(api.segment(str(tmp_path / "image.tif"), flat), expected)
+    code, _, _ = prosma(
+        "segment", tmp_path / "image.tif", "--model", tmp_path / "flat.safetensors", "--out", tmp_path / "out"
+    )
+    assert code == 0
+    assert np.array_equal(api.read_image(tmp_path / "out" / "image.tif").data, expected)
 
 
 def test_axes_of_an_array_are_given_back(colors: Segmenter, rng: np.random.Generator) -> None:
