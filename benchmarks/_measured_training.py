@@ -20,7 +20,7 @@ from prosma_core.data.labels import class_indices
 from prosma_core.events import CheckpointSaved, EpochDone, Event, drain
 from prosma_core.inference.device import choose_device
 from prosma_core.inference.segment import Segmenter
-from prosma_core.io.run_folder import RunFolder
+from prosma_core.runs.run_folder import RunFolder
 from prosma_core.training.loop import train
 from prosma_core.training.validate import dice_per_class
 

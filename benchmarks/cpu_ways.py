@@ -23,17 +23,16 @@ os.environ.update({"THP_MEM_ALLOC_ENABLE": "1", "OMP_WAIT_POLICY": "PASSIVE"})  
 import numpy as np
 import torch
 
-from prosma_core.config.cpu import CpuWay
-from prosma_core.config.inference import InferenceConfig
+from prosma_core.config.inference import CpuSettings, InferenceConfig
 from prosma_core.data.labels import class_indices
 from prosma_core.data.phantom import phantom_3d
-from prosma_core.inference import way
+from prosma_core.inference import cpu_tuning as way
+from prosma_core.inference.cpu_autotune import bf16_supported, find_way, memory_format, threads
 from prosma_core.inference.measure import measure_case
-from prosma_core.inference.probe import bf16_supported, find_way, memory_format, threads
 from prosma_core.inference.segment import Segmenter
+from prosma_core.io.bundle import shipped_models
 from prosma_core.io.dataset_folder import open_dataset, read_case
-from prosma_core.io.machine import cpu_name, usable_cores
-from prosma_core.io.models import shipped_models
+from prosma_core.io.hardware import cpu_name, usable_cores
 
 CPU = torch.device("cpu")
 
@@ -64,8 +63,8 @@ def tiles(segmenter: Segmenter, counts: Sequence[int], repeats: int) -> None:
     model, tile = segmenter.model, segmenter.header.preprocess.tile
     image = torch.randn(1, segmenter.header.model.in_channels, *tile, generator=torch.Generator().manual_seed(0))
     formats = [False, True] if bf16_supported() else [False]
-    ways = [CpuWay(threads=n, bf16=b, channels_last=c) for n in counts for b in formats for c in (False, True)]
-    took: dict[CpuWay, list[tuple[float, float]]] = {how: [] for how in ways}
+    ways = [CpuSettings(threads=n, bf16=b, channels_last=c) for n in counts for b in formats for c in (False, True)]
+    took: dict[CpuSettings, list[tuple[float, float]]] = {how: [] for how in ways}
     labels = {}
     for repeat in range(repeats + 1):
         for how in ways:
@@ -92,9 +91,9 @@ def scans(name: str, segmenter: Segmenter, data: Path, count: int) -> None:
     """Scans in float32 and in bf16: time, labels, Dice."""
     classes = segmenter.header.classes
     names = {c.value: c.name for c in classes[1:]}
-    plain = CpuWay(threads=torch.get_num_threads())
+    plain = CpuSettings(threads=torch.get_num_threads())
     seconds = {plain: 0.0, plain.replace(bf16=True): 0.0}
-    scores: dict[CpuWay, list[Any]] = {how: [] for how in seconds}
+    scores: dict[CpuSettings, list[Any]] = {how: [] for how in seconds}
     differ, worst, voxels = 0, 0.0, 0
     for image, truth in cases(name, data, count):
         found = []

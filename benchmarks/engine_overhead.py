@@ -35,7 +35,7 @@ from prosma_core.engine.messages import (
     spec_message,
 )
 from prosma_core.inference.segment import Segmenter
-from prosma_core.io.models import find_model
+from prosma_core.io.bundle import find_model
 
 
 class Sides:

@@ -24,8 +24,8 @@ from prosma_core.data.phantom import phantom_3d
 from prosma_core.engine.client import Engine
 from prosma_core.engine.messages import Cancelled, Message, ScanRef, SegmentRequest, TrainRequest, spec_message
 from prosma_core.events import StepDone
+from prosma_core.io.bundle import find_model
 from prosma_core.io.dataset_folder import open_dataset
-from prosma_core.io.models import find_model
 
 
 def query(what: str, fields: str) -> list[list[str]]:

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from prosma_core.config.model import GateConfig, ModelConfig
 from prosma_core.data.tiles import gaussian_weight, plan_tiles
-from prosma_core.inference.restore import strongest
+from prosma_core.inference.grid_restore import argmax_streaming
 from prosma_core.inference.tiled import TiledPredictor
 from prosma_core.model import kernels
 from prosma_core.model.gate import ProximalGate
@@ -82,7 +82,7 @@ def sides(model: nn.Module, image: Tensor, options: argparse.Namespace) -> dict[
             try:
                 next(run)
             except StopIteration as stop:
-                return strongest(iter(stop.value), len(stop.value))
+                return argmax_streaming(iter(stop.value), len(stop.value))
 
     @torch.no_grad()
     def forwards() -> None:

@@ -30,12 +30,12 @@ from prosma_core.engine.client import Engine
 from prosma_core.engine.messages import Cancelled, Failed, Finished, ScanRef, WhatIfRequest, spec_message
 from prosma_core.inference.prepare import plan_scan
 from prosma_core.inference.segment import Segmenter
-from prosma_core.inspection.cells import level_cells
 from prosma_core.inspection.inspect import inspect_scan
+from prosma_core.inspection.level_grid import level_cells
 from prosma_core.inspection.maps import plan_layout
 from prosma_core.inspection.memory import plan_inspection
+from prosma_core.io.bundle import find_model
 from prosma_core.io.images import read_image
-from prosma_core.io.models import find_model
 
 ALL = InspectConfig(maps=get_args(MapKind))
 

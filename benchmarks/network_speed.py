@@ -37,7 +37,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from prosma_core.config.training import TrainingConfig
 from prosma_core.model.unet import count_parameters
-from prosma_core.training.graphed import Graphed
+from prosma_core.training.cuda_graph import Graphed
 from prosma_core.training.losses import segmentation_loss
 from prosma_core.training.schedule import build_optimizer
 

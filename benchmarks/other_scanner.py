@@ -20,10 +20,10 @@ from _measured_training import add_options, budget, mean_dice, measured_training
 from sparse_training import keep_slices
 
 from prosma_core.data.geometry import Scan
-from prosma_core.data.random_fields import smooth_field
+from prosma_core.data.phantom import smooth_field
+from prosma_core.io.bundle import find_model
 from prosma_core.io.dataset_folder import open_dataset, read_case
 from prosma_core.io.images import write_image, write_labels
-from prosma_core.io.models import find_model
 
 MODEL = "hippocampus-mri"
 BIAS, NOISE = 0.3, 0.15

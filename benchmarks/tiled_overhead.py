@@ -19,7 +19,7 @@ from prosma_core.config.inference import InferenceConfig
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.data.tiles import padding_to, plan_tiles
 from prosma_core.inference.segment import Segmenter
-from prosma_core.io.models import find_model
+from prosma_core.io.bundle import find_model
 
 
 def main() -> None:

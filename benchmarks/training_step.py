@@ -24,7 +24,7 @@ from prosma_core.config.run import resolve_run
 from prosma_core.events import drain
 from prosma_core.inference.device import choose_device
 from prosma_core.io.dataset_folder import open_dataset
-from prosma_core.training.setup import Setup, prepare_run
+from prosma_core.training.prepare import Setup, prepare_run
 from prosma_core.training.trainer import Trainer
 
 SIDES = ("real", "random", "graph", "compiled", "both")

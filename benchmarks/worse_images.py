@@ -15,8 +15,8 @@ import torch
 from _measured_training import mean_dice
 from evidence.corruptions import CORRUPTIONS, corrupted
 
+from prosma_core.io.bundle import find_model
 from prosma_core.io.dataset_folder import open_dataset, read_case
-from prosma_core.io.models import find_model
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ from napari_prosma.train.present import preset_training
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.data.geometry import Scan
 from prosma_core.data.phantom import phantom_3d
-from prosma_core.io.stopped_run import read_history
+from prosma_core.runs.run_state import read_history
 
 IMAGES = Path(__file__).parent / "images"
 HEIGHT = 860

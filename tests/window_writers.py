@@ -26,9 +26,8 @@ from napari_prosma.train.pairs import Pair
 from napari_prosma.train.runs import save_as
 from napari_prosma.train.sources import layer_source
 from prosma_core.data.geometry import ImageSpec
-from prosma_core.io.bundle import read_header
+from prosma_core.io.bundle import read_header, shipped_models
 from prosma_core.io.images import read_image, read_labels
-from prosma_core.io.models import shipped_models
 from prosma_core.io.notes import read_notes
 
 PATIENT = ImageSpec(

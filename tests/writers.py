@@ -14,17 +14,17 @@ import numpy as np
 from PIL import Image
 
 from prosma_core.config import ModelHeader
-from prosma_core.config.cpu import CpuWay
+from prosma_core.config.inference import CpuSettings
 from prosma_core.config.run import resolve_run
 from prosma_core.data.geometry import ImageSpec, array_spec
 from prosma_core.inspection.pictures import write_picture
-from prosma_core.io import atomic, machine
-from prosma_core.io.bundle import load_bundle, read_header, save_bundle
+from prosma_core.io import atomic
+from prosma_core.io import hardware as machine
+from prosma_core.io.bundle import load_bundle, read_header, save_bundle, shipped_models
 from prosma_core.io.images import read_image, read_labels, write_image, write_labels
-from prosma_core.io.models import shipped_models
-from prosma_core.io.run_folder import RunFolder
-from prosma_core.io.stopped_run import keep_stopped, read_history
 from prosma_core.io.zarr_metadata import ZarrHeader
+from prosma_core.runs.run_folder import RunFolder
+from prosma_core.runs.run_state import keep_stopped, read_history
 
 Save = Callable[[int], object]
 """Saves the content with this number in the place of what is there."""
@@ -170,7 +170,7 @@ def _machine(folder: Path) -> tuple[Save, Found]:
         way = machine.kept_way("key")
         return None if way is None else way.threads
 
-    return lambda number: machine.keep_way("key", CpuWay(threads=number + 1)), lambda: (found() or 0) - 1
+    return lambda number: machine.keep_way("key", CpuSettings(threads=number + 1)), lambda: (found() or 0) - 1
 
 
 def _report(folder: Path) -> tuple[Save, Found]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from prosma_core.data.geometry import Scan
-from prosma_core.data.random_fields import smooth_field
+from prosma_core.data.phantom import smooth_field
 from prosma_core.data.resample import resize
 
 Image = NDArray[np.float32]

@@ -14,7 +14,7 @@ from prosma_core.config.run import resolve_run
 from prosma_core.events import EpochDone, Event
 from prosma_core.io.dataset_folder import open_dataset
 from prosma_core.training.loop import training_memory
-from prosma_core.training.setup import prepare_run
+from prosma_core.training.prepare import prepare_run
 from prosma_core.training.split import Split
 from prosma_core.training.trainer import Trainer
 from prosma_core.training.validate import Validation

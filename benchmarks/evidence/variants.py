@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prosma_core.config.model import GateConfig, ModelConfig
-from prosma_core.model.conv import CONV
+from prosma_core.model.blocks import CONV
 from prosma_core.model.gate import ProximalGate, build_gate, removed_estimate
 from prosma_core.model.prox import THRESHOLDS, soft_threshold
 from prosma_core.model.skip_gate import SkipGate

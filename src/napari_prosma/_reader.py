@@ -21,9 +21,9 @@ from prosma_core.data.intensities import COLOR
 from prosma_core.engine.decoder import DECODER
 from prosma_core.errors import FileFormatError
 from prosma_core.io.names import FORMATS, image_suffix, is_dicom_folder, is_image_path, is_zarr_node, stem
-from prosma_core.io.run_folder import RunFolder
-from prosma_core.io.warned import warnings_of
+from prosma_core.io.read_errors import warnings_of
 from prosma_core.io.zarr_images import OpenZarr, open_zarr
+from prosma_core.runs.run_folder import RunFolder
 from prosma_core.training.classes import COLORS
 
 LayerData = tuple[Any, dict[str, Any], str]

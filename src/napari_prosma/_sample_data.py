@@ -13,7 +13,7 @@ from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import Scan
 from prosma_core.data.phantom import phantom_2d, phantom_3d
 from prosma_core.engine.decoder import DECODER
-from prosma_core.io.machine import cache_folder
+from prosma_core.io.hardware import cache_folder
 
 _SEED = 3
 PHANTOM = {"synthetic": "phantom"}

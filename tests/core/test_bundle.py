@@ -20,8 +20,7 @@ from safetensors.numpy import load, save
 
 from prosma_core.config import ChannelIntensity, ClassInfo, ModelConfig, ModelHeader, PreprocessConfig
 from prosma_core.errors import ModelFileError
-from prosma_core.io.bundle import load_bundle, read_header, save_bundle, weights_sha256
-from prosma_core.io.models import find_model
+from prosma_core.io.bundle import find_model, load_bundle, read_header, save_bundle, weights_sha256
 from prosma_core.model.unet import build_model
 from prosma_core.model.weights import model_from, weights_of
 

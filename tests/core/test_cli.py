@@ -27,7 +27,7 @@ from scipy import ndimage
 
 from prosma_core.cli.main import app
 from prosma_core.data.geometry import array_spec
-from prosma_core.inference.way import cpu_way
+from prosma_core.inference.cpu_tuning import cpu_way
 from prosma_core.io.bundle import read_header
 from prosma_core.io.images import read_image, write_image
 from prosma_core.io.notes import read_notes
@@ -363,7 +363,7 @@ def test_fine_tuning_says_what_is_taken_over(
 def test_models_list_shows_name_classes_and_licence(
     prosma: Prosma, make_model: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prosma_core.io.models.PRETRAINED", tmp_path)
+    monkeypatch.setattr("prosma_core.io.bundle.PRETRAINED", tmp_path)
     code, out, _ = prosma("models", "list")
     assert (code, "No models are shipped" in out) == (0, True)
     make_model(tmp_path / "liver-ct.safetensors", 3, ("CT",), (0, 4))

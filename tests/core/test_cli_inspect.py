@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from prosma_core.cli.gate_options import parse_what_if
+from prosma_core.cli.options import parse_what_if
 from prosma_core.config.inspection import LevelEdit
 from prosma_core.data.phantom import phantom_2d
 from prosma_core.io import parts

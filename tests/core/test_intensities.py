@@ -21,7 +21,7 @@ from prosma_core.data.intensities import check_plausible, normalise, single_prec
 from prosma_core.errors import IntensityError
 from prosma_core.inference.prepare import network_image
 from prosma_core.io.images import read_image, write_image
-from prosma_core.training.plan_preprocess import plan_intensities
+from prosma_core.training.plan import plan_intensities
 
 ZSCORE = (ChannelIntensity(),)
 PLAIN = np.random.default_rng(0).normal(300, 80, (6, 8, 7)).round().clip(0, 1000)

@@ -20,11 +20,11 @@ from prosma_core.data.phantom import phantom_3d
 from prosma_core.errors import ConfigError
 from prosma_core.events import SlabDone
 from prosma_core.inference import results
+from prosma_core.inference.grid_restore import argmax_streaming
 from prosma_core.inference.memory import sum_bytes
 from prosma_core.inference.postprocess import find_pieces, number_pieces, remove_small
-from prosma_core.inference.restore import strongest
 from prosma_core.inference.segment import Segmentation, Segmenter
-from prosma_core.io.models import find_model
+from prosma_core.io.bundle import find_model
 from prosma_core.model.unet import build_model
 
 CPU = torch.device("cpu")
@@ -91,7 +91,7 @@ def plain_threshold(p: NDArray[np.float64], threshold: float) -> Maps:
 )
 def test_a_threshold_decides_as_the_softmax_says(logits: NDArray[np.float32], threshold: float) -> None:
     before = logits.copy()
-    found = strongest(torch.from_numpy(logits), len(logits), threshold)
+    found = argmax_streaming(torch.from_numpy(logits), len(logits), threshold)
     assert np.array_equal(logits, before)
     p = np.exp(logits.astype(np.float64))
     p /= p.sum(0)
@@ -102,8 +102,8 @@ def test_a_threshold_decides_as_the_softmax_says(logits: NDArray[np.float32], th
 
 def test_a_probability_of_just_the_threshold_is_foreground() -> None:
     logits = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
-    assert strongest(logits, 2).tolist() == [0, 1, 0]
-    assert strongest(logits, 2, 0.5).tolist() == [1, 1, 0]
+    assert argmax_streaming(logits, 2).tolist() == [0, 1, 0]
+    assert argmax_streaming(logits, 2, 0.5).tolist() == [1, 1, 0]
 
 
 @FEW

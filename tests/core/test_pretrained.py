@@ -14,18 +14,17 @@ import torch
 from numpy.typing import NDArray
 
 from prosma_core.config import InferenceConfig
-from prosma_core.config.cpu import CpuWay
+from prosma_core.config.inference import CpuSettings
 from prosma_core.config.run import load_run_yaml, resolve_run
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.data.labels import class_indices
 from prosma_core.data.phantom import phantom_2d, phantom_3d
-from prosma_core.inference import way
+from prosma_core.inference import cpu_tuning as way
+from prosma_core.inference.cpu_autotune import bf16_supported
 from prosma_core.inference.measure import measure_case
-from prosma_core.inference.probe import bf16_supported
 from prosma_core.inference.segment import Segmenter
-from prosma_core.io.bundle import load_bundle, read_header
+from prosma_core.io.bundle import load_bundle, read_header, shipped_models
 from prosma_core.io.dataset_folder import open_dataset, read_case
-from prosma_core.io.models import shipped_models
 from prosma_core.model import kernels
 from prosma_core.model.gate import ProximalGate
 
@@ -116,7 +115,7 @@ def test_every_way_of_a_cpu_gives_the_same_labels(name: str, monkeypatch: pytest
     for bf16, last in ((False, True), (True, False), (True, True)):
         if bf16 and not bf16_supported():
             continue
-        chosen = CpuWay(threads=1, bf16=bf16, channels_last=last)
+        chosen = CpuSettings(threads=1, bf16=bf16, channels_last=last)
         with monkeypatch.context() as patch:
             patch.setattr(way, "cpu_way", lambda chosen=chosen: chosen)
             found = segment(segmenter, image)
@@ -148,7 +147,7 @@ def test_a_model_is_loaded_without_the_compiler_of_torch() -> None:
     code = (
         "import sys, torch\n"
         "from prosma_core.inference.segment import Segmenter\n"
-        "from prosma_core.io.models import find_model\n"
+        "from prosma_core.io.bundle import find_model\n"
         "Segmenter.load(find_model('hippocampus-mri'), torch.device('cpu'))\n"
         "assert 'torch._dynamo' not in sys.modules"  # importing it takes 2 seconds
     )

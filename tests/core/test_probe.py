@@ -12,15 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from prosma_core.config.cpu import CpuWay
+from prosma_core.config.inference import CpuSettings
 from prosma_core.errors import DeviceError
 from prosma_core.events import StageStarted
-from prosma_core.inference import probe, way
+from prosma_core.inference import cpu_autotune as probe
+from prosma_core.inference import cpu_tuning as way
+from prosma_core.inference.cpu_autotune import CLEARLY, Network, Probe, Took, bf16_supported, error, find_way
 from prosma_core.inference.device import choose_device, prepare_device
-from prosma_core.inference.probe import CLEARLY, Network, Probe, Took, bf16_supported, error, find_way
-from prosma_core.io.machine import cache_folder
+from prosma_core.io.hardware import cache_folder
 
-PLAIN = CpuWay(threads=4)
+PLAIN = CpuSettings(threads=4)
 LAST = PLAIN.replace(channels_last=True)
 BF16 = PLAIN.replace(bf16=True)
 BOTH = PLAIN.replace(bf16=True, channels_last=True)
@@ -30,13 +31,13 @@ class Clock:
     """Forwards that take what a test says: seconds by the clock of each way, 0.1 unless said."""
 
     def __init__(self) -> None:
-        self.takes: dict[CpuWay, float] = {}
-        self.works: dict[CpuWay, float] = {}
-        self.gives: dict[CpuWay, float] = {}
-        self.runs: Counter[CpuWay] = Counter()
+        self.takes: dict[CpuSettings, float] = {}
+        self.works: dict[CpuSettings, float] = {}
+        self.gives: dict[CpuSettings, float] = {}
+        self.runs: Counter[CpuSettings] = Counter()
         self.others = 0.0
 
-    def timed(self, network: Network, way: CpuWay) -> Took:
+    def timed(self, network: Network, way: CpuSettings) -> Took:
         self.runs[way] += 1
         clock = self.takes.get(way, 0.1)
         return Took(clock, self.works.get(way, clock), torch.full((4,), self.gives.get(way, 1.0)))
@@ -51,7 +52,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_float32_and_contiguous_where_everything_else_is_slower(clock: Clock) -> None:
-    clock.takes = {PLAIN: 0.1, LAST: 0.11, BF16: 8.9, BOTH: 0.2, CpuWay(threads=2): 0.2, CpuWay(threads=8): 0.1}
+    clock.takes = {
+        PLAIN: 0.1,
+        LAST: 0.11,
+        BF16: 8.9,
+        BOTH: 0.2,
+        CpuSettings(threads=2): 0.2,
+        CpuSettings(threads=8): 0.1,
+    }
     assert find_way(4, 8, bf16=True).way == PLAIN
 
 
@@ -61,7 +69,7 @@ def test_what_is_not_clearly_faster_is_not_taken(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("best", [LAST, BF16, BOTH])
-def test_the_fastest_is_taken(clock: Clock, best: CpuWay) -> None:
+def test_the_fastest_is_taken(clock: Clock, best: CpuSettings) -> None:
     clock.takes = {LAST: 0.08, BF16: 0.08, best: 0.05}
     found = find_way(4, None, bf16=True)
     assert found.way == best
@@ -92,7 +100,7 @@ def test_what_takes_for_ever_is_tried_once(clock: Clock) -> None:
 
 
 def test_the_slower_of_2d_and_3d_counts(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    def timed(network: Network, way: CpuWay) -> Took:
+    def timed(network: Network, way: CpuSettings) -> Took:
         slow = way.bf16 and network.image.ndim == 5
         return Took(0.12, 0.12, torch.ones(1)) if slow else Took(0.05 if way.bf16 else 0.1, 0.1, torch.ones(1))
 
@@ -108,19 +116,19 @@ def test_less_work_that_takes_longer_is_not_taken_unless_others_are_in_the_way(c
 
 
 def test_fewer_threads_are_taken_as_long_as_they_are_clearly_faster(clock: Clock) -> None:
-    clock.takes = {CpuWay(threads=n): t for n, t in ((16, 0.1), (8, 0.08), (4, 0.06), (2, 0.06))}
+    clock.takes = {CpuSettings(threads=n): t for n, t in ((16, 0.1), (8, 0.08), (4, 0.06), (2, 0.06))}
     found = find_way(16, 32, bf16=False)
     assert found.way.threads == 4
-    assert CpuWay(threads=32) not in clock.runs
+    assert CpuSettings(threads=32) not in clock.runs
 
 
 def test_all_cores_are_taken_where_that_is_clearly_faster(clock: Clock) -> None:
-    clock.takes = {CpuWay(threads=8): 0.07}
+    clock.takes = {CpuSettings(threads=8): 0.07}
     assert find_way(4, 8, bf16=False).way.threads == 8
 
 
 def test_threads_stay_where_others_compute_or_a_person_said_how_many(clock: Clock) -> None:
-    clock.takes = {CpuWay(threads=2): 0.01, CpuWay(threads=8): 0.01}
+    clock.takes = {CpuSettings(threads=2): 0.01, CpuSettings(threads=8): 0.01}
     assert find_way(4, None, bf16=False).way.threads == 4
     clock.others = 3.0
     assert find_way(4, 8, bf16=False).way.threads == 4
@@ -136,11 +144,11 @@ def test_a_real_probe_gives_what_it_tried_and_leaves_the_threads_alone() -> None
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("how", [LAST, BF16, BOTH])
-def test_every_way_is_right_but_for_rounding(dims: int, how: CpuWay) -> None:
+def test_every_way_is_right_but_for_rounding(dims: int, how: CpuSettings) -> None:
     if how.bf16 and not bf16_supported():
         pytest.skip("needs a CPU that multiplies in bfloat16")
     network = Network(dims, 1)
-    plain = network.logits(CpuWay(threads=1))
+    plain = network.logits(CpuSettings(threads=1))
     assert error(network.logits(how.replace(threads=1)), plain) < (probe.RIGHT if how.bf16 else 1e-4)
 
 
@@ -159,7 +167,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
     def find(base: int, cores: int | None, *, bf16: bool) -> Probe:
         probes.append(base)
-        return Probe(CpuWay(threads=base, bf16=True), (), 1.0)
+        return Probe(CpuSettings(threads=base, bf16=True), (), 1.0)
 
     monkeypatch.setenv("PROSMA_PROBE", "1")
     monkeypatch.setenv("PROSMA_CACHE", str(tmp_path / "cache"))
@@ -212,7 +220,7 @@ def test_the_probe_can_be_turned_off(machine: Callable[[], int], monkeypatch: py
     way.cpu_way()
     way.cpu_way.cache_clear()
     monkeypatch.setenv("PROSMA_PROBE", "0")
-    assert way.cpu_way() == CpuWay(threads=torch.get_num_threads())
+    assert way.cpu_way() == CpuSettings(threads=torch.get_num_threads())
     assert machine() == 1
 
 
@@ -242,10 +250,10 @@ def test_a_process_takes_the_threads_that_were_found_unless_a_person_set_them(
 ) -> None:
     script = (
         "import torch\n"
-        "from prosma_core.config.cpu import CpuWay\n"
-        "from prosma_core.inference import way\n"
-        "from prosma_core.inference.probe import Probe\n"
-        "way.find_way = lambda base, cores, bf16: Probe(CpuWay(threads=base if cores is None else 1), (), 0.0)\n"
+        "from prosma_core.config.inference import CpuSettings\n"
+        "from prosma_core.inference import cpu_tuning as way\n"
+        "from prosma_core.inference.cpu_autotune import Probe\n"
+        "way.find_way = lambda base, cores, bf16: Probe(CpuSettings(threads=base if cores is None else 1), (), 0.0)\n"
         "way.cpu_way()\n"
         "print(torch.get_num_threads())"
     )

@@ -18,7 +18,7 @@ from prosma_core.data.geometry import ImageSpec, Scan, array_spec, spacing_affin
 from prosma_core.data.region import Box, box_slices
 from prosma_core.errors import GeometryError
 from prosma_core.events import StageStarted, TileDone
-from prosma_core.inference import restore
+from prosma_core.inference import grid_restore as restore
 from prosma_core.inference.segment import Segmentation, Segmenter
 from prosma_core.model.unet import build_model
 

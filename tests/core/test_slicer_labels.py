@@ -11,13 +11,13 @@ import torch
 
 from prosma_core.config.run import resolve_run
 from prosma_core.data.geometry import ImageSpec, Scan, spacing_affine
-from prosma_core.data.paste import pasted
+from prosma_core.data.pair_check import pasted
 from prosma_core.data.phantom import phantom_3d
 from prosma_core.errors import DatasetError, GeometryError
 from prosma_core.events import StageStarted
 from prosma_core.io.dataset_folder import Case, open_dataset, read_case
 from prosma_core.io.images import write_image
-from prosma_core.training.setup import prepare_run
+from prosma_core.training.prepare import prepare_run
 
 NAMES = ("organ", "lesion")
 SPACING = (2.0, 0.5, 0.5)

@@ -12,22 +12,19 @@ import tifffile
 import torch
 
 from prosma_core.config import InferenceConfig, PreprocessConfig
-from prosma_core.config.preprocess import ChannelIntensity
+from prosma_core.config.preprocess import ChannelIntensity, VoxelSize
 from prosma_core.config.run import PlanOptions
-from prosma_core.config.voxel_size import VoxelSize
 from prosma_core.data.fingerprint import grid_fingerprint
-from prosma_core.data.geometry import METRES, array_spec
+from prosma_core.data.geometry import METRES, array_spec, size_note, with_voxel_size
 from prosma_core.data.grid import network_grid, unit_factor
-from prosma_core.data.voxel_size import size_note, with_voxel_size
 from prosma_core.errors import ConfigError, DatasetError, GeometryError
 from prosma_core.events import CaseDone, CaseFailed, StageStarted
 from prosma_core.inference.files import segment_files
 from prosma_core.inference.segment import Segmenter
+from prosma_core.io.axes_units import OME_UNITS, ZARR_UNITS, parse_voxel_size
 from prosma_core.io.images import read_labels, write_image
-from prosma_core.io.layout import OME_UNITS, ZARR_UNITS
 from prosma_core.io.notes import read_notes
-from prosma_core.io.voxel_size import parse_voxel_size
-from prosma_core.training.plan_preprocess import plan_preprocess
+from prosma_core.training.plan import plan_preprocess
 
 MM = PreprocessConfig(
     dims=3,

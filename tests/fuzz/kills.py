@@ -29,7 +29,7 @@ from pathlib import Path
 from tests import faults
 from tests.writers import MORE, TORCH, WRITERS, Found, Save, Writer
 
-from prosma_core.io.run_folder import RunFolder
+from prosma_core.runs.run_folder import RunFolder
 
 
 @dataclass

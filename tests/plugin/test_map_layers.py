@@ -20,8 +20,8 @@ from napari_prosma._shared.layers import (
     voxel_at,
 )
 from prosma_core.config.inspection import MapInfo
-from prosma_core.config.voxel_size import VoxelSize
-from prosma_core.data.map_place import map_spec
+from prosma_core.config.preprocess import VoxelSize
+from prosma_core.data.geometry import map_spec
 
 NOTES = {"program": "test"}
 ANGLE = np.deg2rad(20)

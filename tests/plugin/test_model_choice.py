@@ -28,8 +28,7 @@ from napari_prosma.segment.view import SegmentView
 from prosma_core.data.geometry import array_spec
 from prosma_core.data.intensities import COLOR
 from prosma_core.engine.messages import Ready
-from prosma_core.io.bundle import load_bundle, read_header, save_bundle
-from prosma_core.io.models import find_model, shipped_models
+from prosma_core.io.bundle import find_model, load_bundle, read_header, save_bundle, shipped_models
 
 
 class NoEngine:

@@ -24,7 +24,7 @@ from napari_prosma.train.pairs import Pair, PairRow
 from napari_prosma.train.sources import layer_source
 from napari_prosma.train.view import TrainView
 from prosma_core.config.model import ClassInfo
-from prosma_core.io.stopped_run import RunState
+from prosma_core.runs.run_state import RunState
 
 try:
     from qtpy.QtGui import Qt as GuiQt  # PyQt6 has it there

@@ -24,7 +24,7 @@ from napari_prosma._shared import download
 from napari_prosma._shared import download_shown as download_module
 from napari_prosma._shared.download import Archive, DownloadError
 from napari_prosma._shared.download_shown import download_shown
-from prosma_core.io.machine import cache_folder
+from prosma_core.io.hardware import cache_folder
 
 
 class Site:

@@ -11,7 +11,7 @@ import pytest
 from napari_prosma._shared.session import Session
 from prosma_core.errors import ModelFileError
 from prosma_core.io import parts
-from prosma_core.io.models import shipped_models
+from prosma_core.io.bundle import shipped_models
 
 
 class NoJobs:

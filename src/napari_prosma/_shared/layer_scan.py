@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from napari_prosma._shared.axes import check_axes, guess
 from napari_prosma._shared.oblique import oblique_note
 from napari_prosma._shared.placement import Placement, rows_and_columns, same_grid
-from prosma_core.config.voxel_size import VoxelSize
-from prosma_core.data.geometry import AXIS_ORDER, ImageSpec, affine_spacing
+from prosma_core.config.preprocess import VoxelSize
+from prosma_core.data.geometry import AXIS_ORDER, ImageSpec, affine_spacing, size_text, size_unknown, with_voxel_size
 from prosma_core.data.intensities import COLOR
-from prosma_core.data.voxel_size import size_text, size_unknown, with_voxel_size
 from prosma_core.errors import GeometryError
 from prosma_core.io.names import FORMATS, image_suffix
 

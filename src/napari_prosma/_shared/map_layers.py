@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from napari_prosma._shared.layer_scan import METADATA, LayerScan
 from napari_prosma._shared.placement import Placement
 from prosma_core.config.inspection import MapInfo
-from prosma_core.data.map_place import map_spec
+from prosma_core.data.geometry import map_spec
 
 OPACITY = 0.6
 """Of what lies over a scan that should still be seen."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from napari_prosma._shared.oblique import patient_axes
 from prosma_core.data.geometry import METRES, SPATIAL_AXES, ImageSpec
 from prosma_core.errors import GeometryError
-from prosma_core.io.layout import unit_name
+from prosma_core.io.axes_units import unit_name
 
 _PART = 1e-6
 """Two grids are the same where they differ by less than this part of a voxel."""

@@ -10,7 +10,7 @@ from napari_prosma._shared.layers import LayerScan, Region
 from napari_prosma._shared.scan_kind import kind_of
 from napari_prosma._shared.session import ModelEntry
 from prosma_core.data.frames import slice_axis as automatic_axis
-from prosma_core.data.voxel_size import size_note
+from prosma_core.data.geometry import size_note
 
 Part = Literal["whole", "view", "slice"]
 

@@ -19,7 +19,7 @@ from napari_prosma._shared.session import ModelEntry, Session
 from napari_prosma._shared.watch import ViewerWatch
 from prosma_core.engine.messages import Ready
 from prosma_core.errors import ProsmaError
-from prosma_core.io.voxel_size import parse_voxel_size
+from prosma_core.io.axes_units import parse_voxel_size
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ from napari_prosma._shared import layers as layer_access
 from napari_prosma._shared.layers import LayerScan
 from napari_prosma._shared.scan_choices import ScanChoices
 from napari_prosma._shared.session import ModelEntry, Session
-from prosma_core.data.voxel_size import size_unknown
+from prosma_core.data.geometry import size_unknown
 from prosma_core.engine.messages import Ready
 
 if TYPE_CHECKING:

@@ -20,8 +20,7 @@ from prosma_core.config.documents import load_json
 from prosma_core.config.header import ModelHeader
 from prosma_core.errors import ProsmaError
 from prosma_core.io.atomic import sweep, write_bytes_atomic
-from prosma_core.io.bundle import read_header
-from prosma_core.io.models import Purpose, dice_text, purpose_of, shipped_models
+from prosma_core.io.bundle import Purpose, dice_text, purpose_of, read_header, shipped_models
 from prosma_core.printable import counted, show_visibly
 
 _LOG = logging.getLogger(__name__)

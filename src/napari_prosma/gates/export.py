@@ -11,7 +11,7 @@ from typing import Any
 
 from napari_prosma.gates.found import Found
 from prosma_core.config.inspection import LevelSummary, VariantResult
-from prosma_core.data.map_place import map_spec
+from prosma_core.data.geometry import map_spec
 from prosma_core.errors import OutputError
 from prosma_core.io.atomic import replace_dir, write_bytes_atomic
 from prosma_core.io.images import write_image

@@ -21,8 +21,8 @@ from napari_prosma.gates.looks import (
     map_title,
     plain_colors,
 )
+from prosma_core.config.header import provenance
 from prosma_core.config.inspection import MapInfo
-from prosma_core.config.provenance import provenance
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel

@@ -14,8 +14,7 @@ from napari_prosma._shared.job_spec import ScanSpec
 from napari_prosma._shared.jobs import Jobs
 from napari_prosma._shared.layers import LayerScan
 from napari_prosma.gates.state import Plan
-from prosma_core.config.gate_edits import opened_one_at_a_time
-from prosma_core.config.inspection import Edits, InspectConfig, Variant, VariantResult
+from prosma_core.config.inspection import Edits, InspectConfig, Variant, VariantResult, opened_one_at_a_time
 from prosma_core.engine.messages import ArrayReady, Cancelled, Failed, Finished, WhatIfRequest, WhatIfResult
 
 WHAT_IF = "what if"

@@ -16,7 +16,7 @@ from napari_prosma._shared.progress_panel import clock
 from napari_prosma._shared.quietly import add_quietly
 from napari_prosma.segment.measures import class_rows, object_features, size_heading, with_measures
 from napari_prosma.segment.state import Plan
-from prosma_core.config.provenance import provenance
+from prosma_core.config.header import provenance
 from prosma_core.engine.messages import ArrayReady, Finished, SegmentResult
 from prosma_core.errors import ProsmaError
 from prosma_core.events import SlabDone

@@ -12,7 +12,7 @@ from napari_prosma._shared.layers import LayerScan
 from napari_prosma._writer import write_labels_layer
 from napari_prosma.segment.state import Plan
 from prosma_core.config.inference import InferenceConfig
-from prosma_core.data.voxel_size import size_text, sized_for
+from prosma_core.data.geometry import size_text, sized_for
 from prosma_core.io.names import command_line, image_suffix, result_name, safe_name, stem
 
 LONGEST_NAME = 220

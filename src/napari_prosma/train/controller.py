@@ -23,7 +23,7 @@ from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.training import TrainingConfig
 from prosma_core.engine.messages import Ready
 from prosma_core.errors import ProsmaError
-from prosma_core.io.stopped_run import RunState
+from prosma_core.runs.run_state import RunState
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel

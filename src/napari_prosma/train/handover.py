@@ -19,8 +19,8 @@ from prosma_core.io.images import write_image, write_labels
 from prosma_core.io.names import image_suffix, safe_name, stem
 from prosma_core.io.output_plan import OutputPlan
 from prosma_core.io.pairs import free_names, storable
-from prosma_core.io.run_folder import RunFolder
 from prosma_core.printable import counted
+from prosma_core.runs.run_folder import RunFolder
 
 _LOG = logging.getLogger(__name__)
 

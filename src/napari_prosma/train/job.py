@@ -18,9 +18,8 @@ from prosma_core.config.model import ClassInfo
 from prosma_core.engine.messages import ArrayReady, Cancelled, Finished, TrainResult
 from prosma_core.errors import ProsmaError, TrainingError
 from prosma_core.events import EpochDone, PreviewDone, StepDone
-from prosma_core.io.comparison import got_worse
-from prosma_core.io.run_folder import RunFolder, history_row
-from prosma_core.io.stopped_run import KeptModel, keep_stopped, read_history
+from prosma_core.runs.run_folder import RunFolder, history_row
+from prosma_core.runs.run_state import KeptModel, got_worse, keep_stopped, read_history
 
 if TYPE_CHECKING:
     from napari_prosma.train.view import TrainView

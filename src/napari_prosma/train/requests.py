@@ -18,9 +18,9 @@ from prosma_core.engine.client import Engine
 from prosma_core.engine.messages import PlanRequest, TimesRequest, TrainRequest, spec_message
 from prosma_core.errors import OutputError
 from prosma_core.io.bundle import read_header
-from prosma_core.io.run_folder import RunFolder
-from prosma_core.io.run_lock import run_lock
-from prosma_core.io.stopped_run import RunState
+from prosma_core.runs.run_folder import RunFolder
+from prosma_core.runs.run_lock import run_lock
+from prosma_core.runs.run_state import RunState
 
 
 def _set_event() -> threading.Event:

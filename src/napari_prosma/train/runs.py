@@ -9,12 +9,11 @@ from pathlib import Path
 from prosma_core.config.run import load_run_yaml
 from prosma_core.errors import OutputError, ProsmaError
 from prosma_core.io.atomic import sweep, write_atomic
-from prosma_core.io.bundle import read_header
-from prosma_core.io.models import SUFFIX, find_model, shipped_models
+from prosma_core.io.bundle import SUFFIX, find_model, read_header, shipped_models
 from prosma_core.io.names import MOST_LETTERS, safe_name
 from prosma_core.io.output_plan import OutputPlan, check_replace
-from prosma_core.io.run_folder import RunFolder
-from prosma_core.io.stopped_run import RunState, run_state
+from prosma_core.runs.run_folder import RunFolder
+from prosma_core.runs.run_state import RunState, run_state
 
 _LOG = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from napari_prosma._shared.fields import Fold, button
 from napari_prosma._shared.tables import cell, fit_height, table
 
 if TYPE_CHECKING:
-    from prosma_core.io.stopped_run import RunState
+    from prosma_core.runs.run_state import RunState
 
 HEIGHT = 180
 """Most pixels of the rows; more runs are scrolled to."""

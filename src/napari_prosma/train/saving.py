@@ -21,7 +21,7 @@ from napari_prosma._shared.jobs import Jobs, at_the_end, finish_lasting
 from napari_prosma.train.handover import autosave
 from napari_prosma.train.pair_list import REFRESHED
 from napari_prosma.train.pairs import Pair
-from prosma_core.io.run_folder import RunFolder
+from prosma_core.runs.run_folder import RunFolder
 
 _LOG = logging.getLogger(__name__)
 

@@ -16,12 +16,12 @@ from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.model import ClassInfo
 from prosma_core.config.run import Preset, RunConfig, resolve_run
 from prosma_core.config.training import TrainingConfig
+from prosma_core.data.geometry import with_voxel_size
 from prosma_core.data.grid import network_grid
 from prosma_core.data.intensities import COLOR
-from prosma_core.data.voxel_size import with_voxel_size
 from prosma_core.errors import ConfigError, GeometryError, ProsmaError
+from prosma_core.io.axes_units import parse_voxel_size
 from prosma_core.io.names import MOST_LETTERS, safe_name, stem
-from prosma_core.io.voxel_size import parse_voxel_size
 from prosma_core.printable import counted
 
 MOST_EPOCHS = 100_000

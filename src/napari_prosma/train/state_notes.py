@@ -13,8 +13,8 @@ from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.model import ClassInfo
 from prosma_core.config.run import RunConfig
 from prosma_core.data.frames import slice_axis
+from prosma_core.data.geometry import size_note
 from prosma_core.data.intensities import COLOR
-from prosma_core.data.voxel_size import size_note
 from prosma_core.io.notes import made_by_model
 from prosma_core.printable import counted
 from prosma_core.training.classes import missing_words

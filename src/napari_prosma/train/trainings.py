@@ -24,8 +24,8 @@ from napari_prosma.train.state import Plan
 from prosma_core.config.model import ClassInfo
 from prosma_core.errors import ProsmaError
 from prosma_core.io.modality import dicom_modality
-from prosma_core.io.run_folder import RunFolder
-from prosma_core.io.stopped_run import KeptModel, RunState, keep_stopped
+from prosma_core.runs.run_folder import RunFolder
+from prosma_core.runs.run_state import KeptModel, RunState, keep_stopped
 
 if TYPE_CHECKING:
     from napari_prosma.train.view import TrainView

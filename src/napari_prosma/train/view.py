@@ -23,7 +23,7 @@ from prosma_core.config.training import TrainingConfig
 
 if TYPE_CHECKING:
     from napari_prosma.train.pairs import PairRow
-    from prosma_core.io.stopped_run import RunState
+    from prosma_core.runs.run_state import RunState
 
 
 class TrainView(JobView):

@@ -15,8 +15,8 @@ from napari_prosma._shared.text_window import show_text
 from napari_prosma.train.controller import TrainController
 from napari_prosma.train.view import TrainView
 from prosma_core.io.names import IMAGE_SUFFIXES
-from prosma_core.io.run_folder import RunFolder
-from prosma_core.io.stopped_run import RunState
+from prosma_core.runs.run_folder import RunFolder
+from prosma_core.runs.run_state import RunState
 
 if TYPE_CHECKING:
     import napari

@@ -25,10 +25,10 @@ def doctor(
     import torch
 
     import prosma_core
+    from prosma_core.inference.cpu_tuning import SWITCH, known_way, probe_cpu
     from prosma_core.inference.device import choose_device, cuda_missing, gib
-    from prosma_core.inference.way import SWITCH, known_way, probe_cpu
-    from prosma_core.io.machine import cpu_name, usable_cores
-    from prosma_core.io.models import shipped_models
+    from prosma_core.io.bundle import shipped_models
+    from prosma_core.io.hardware import cpu_name, usable_cores
 
     rows = {
         "prosma": prosma_core.__version__,

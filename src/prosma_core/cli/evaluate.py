@@ -9,24 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prosma_core.cli.label_options import (
+from prosma_core.cli.options import (
     AnnotatedSlices,
     Background,
+    Data,
+    Device,
     GrayLabels,
     Ignore,
     LabelsOnImage,
-    OneClass,
-    Sparse,
-    label_meaning,
-)
-from prosma_core.cli.options import (
-    Data,
-    Device,
     Model,
+    OneClass,
     Overlap,
     Spacing,
+    Sparse,
     Unit,
     computing_on,
+    label_meaning,
     log_to_stderr,
     voxel_size,
 )
@@ -76,8 +74,8 @@ def evaluate(
     from prosma_core.inference.evaluate import evaluate_cases
     from prosma_core.inference.segment import Segmenter
     from prosma_core.io.atomic import check_target, write_bytes_atomic
+    from prosma_core.io.bundle import find_model
     from prosma_core.io.dataset_folder import input_files, open_dataset
-    from prosma_core.io.models import find_model
     from prosma_core.io.output_plan import OutputPlan, check_replace
 
     log_to_stderr()

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prosma_core.cli.gate_options import parse_levels, parse_maps, parse_what_if
 from prosma_core.cli.options import (
     Device,
     Model,
@@ -17,7 +16,10 @@ from prosma_core.cli.options import (
     Unit,
     computing_on,
     log_to_stderr,
+    parse_levels,
+    parse_maps,
     parse_region,
+    parse_what_if,
     voxel_size,
 )
 from prosma_core.cli.terminal import say, stderr_console
@@ -67,7 +69,7 @@ def inspect(
     from prosma_core.config.inspection import InspectConfig
     from prosma_core.inference.segment import Segmenter
     from prosma_core.inspection.files import Asked, inspect_file
-    from prosma_core.io.models import find_model
+    from prosma_core.io.bundle import find_model
 
     log_to_stderr()
     settings = {

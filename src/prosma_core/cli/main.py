@@ -12,8 +12,8 @@ from prosma_core import __version__
 from prosma_core.cli.doctor import doctor
 from prosma_core.cli.evaluate import evaluate
 from prosma_core.cli.inspect import inspect
-from prosma_core.cli.label_options import PairsCommand
 from prosma_core.cli.models import models_app
+from prosma_core.cli.options import PairsCommand
 from prosma_core.cli.segment import segment
 from prosma_core.cli.terminal import VisibleGroup, say, say_error
 from prosma_core.cli.train import train

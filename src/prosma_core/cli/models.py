@@ -17,8 +17,7 @@ def list_models() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from prosma_core.io.bundle import read_header
-    from prosma_core.io.models import dice_text, shipped_models
+    from prosma_core.io.bundle import dice_text, read_header, shipped_models
 
     if not shipped_models():
         say("No models are shipped with this installation; `prosma train` makes one.")
@@ -43,8 +42,7 @@ def info(model: Annotated[str, typer.Argument(metavar="NAME_OR_FILE", help="A sh
     """Print everything a model file says about itself, as YAML; its hash is checked."""
     import yaml
 
-    from prosma_core.io.bundle import load_bundle
-    from prosma_core.io.models import find_model
+    from prosma_core.io.bundle import find_model, load_bundle
 
     path = find_model(model)
     header, weights = load_bundle(path)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
+import re
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
+from typer.core import TyperCommand
 
 from prosma_core.cli.terminal import say
+from prosma_core.config.inspection import InspectConfig, LevelEdit, MapKind, Variant
 from prosma_core.errors import ConfigError
 from prosma_core.events import Event, StageStarted, drain
 from prosma_core.printable import VisibleFormatter
 
 if TYPE_CHECKING:
-    from prosma_core.config.voxel_size import VoxelSize
+    from prosma_core.config.preprocess import VoxelSize
     from prosma_core.inference.device import DeviceChoice
+
 
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.", show_default=True)]
 Model = Annotated[str, typer.Option("--model", help="A shipped model's name, or a .safetensors file.")]
@@ -47,7 +52,7 @@ def parse_region(text: str | None) -> tuple[tuple[int, int], ...] | None:
 
 def voxel_size(spacing: str | None, unit: str | None) -> VoxelSize | None:
     """Voxel size of ``--spacing`` and ``--unit``; raises `ConfigError` where they are none."""
-    from prosma_core.io.voxel_size import parse_voxel_size
+    from prosma_core.io.axes_units import parse_voxel_size
 
     if spacing is None and unit is not None:
         msg = f"--unit {unit} is the unit of --spacing, which was not given. Give --spacing z,y,x as well."
@@ -81,3 +86,171 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+ALLOWED = (
+    "level=L:tau*K (K from 0 to 4), level=L:open, level=L:closed, level=L:nochannelgate, level=L:channel=C:open or "
+    "level=L:channel=C:closed; several with commas in between"
+)
+_PART = re.compile(r"level=(\d+):(?:tau\*(?P<factor>\d+\.?\d*|\.\d+)|(?P<word>open|closed|nochannelgate)|"
+                   r"channel=(?P<channel>\d+):(?P<state>open|closed))")  # fmt: skip
+
+
+def parse_what_if(text: str) -> Variant:
+    """Changes of gates from ``level=2:tau*0,level=0:open``; raises `ConfigError` where the text is not of this form."""
+    changes: dict[int, dict[str, Any]] = {}
+    for part in text.split(","):
+        match = _PART.fullmatch(part.strip())
+        if match is None:
+            msg = f"--what-if {text!r}: {part.strip()!r} is not a change of a gate. Allowed are {ALLOWED}."
+            raise ConfigError(msg)
+        level = int(match[1])
+        edit = changes.setdefault(level, {"level": level})
+        if match["factor"] is not None:
+            edit["threshold"] = float(match["factor"])
+        elif match["channel"] is not None:
+            key = f"{match['state']}_channels"
+            edit[key] = (*edit.get(key, ()), int(match["channel"]))
+        elif match["word"] == "nochannelgate":
+            edit["channel_gate"] = False
+        else:
+            edit["state"] = match["word"]
+    what = f"--what-if {text!r}"
+    return Variant(name=text, edits=tuple(LevelEdit.parse(edit, what) for edit in changes.values()))
+
+
+def parse_levels(text: str | None) -> tuple[int, ...] | None:
+    """Levels from ``0,1``; raises `ConfigError` where the text is not of this form."""
+    if text is None:
+        return None
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words):
+        msg = f"--levels {text!r}: give numbers of levels, 0 for the finest, with commas in between: 0,1,2."
+        raise ConfigError(msg)
+    return tuple(int(word) for word in words)
+
+
+def parse_maps(text: str | None) -> tuple[MapKind, ...]:
+    """Maps from ``removed,field`` or ``all``, the usual ones for None; raises `ConfigError` where one is unknown."""
+    kinds: tuple[MapKind, ...] = get_args(MapKind)
+    if text is None:
+        usual: tuple[MapKind, ...] = InspectConfig.model_fields["maps"].default
+        return usual
+    words = [word.strip() for word in text.split(",")]
+    if words == ["all"]:
+        return kinds
+    unknown = next((word for word in words if word not in kinds), None)
+    if unknown is not None:
+        msg = f"--maps {text!r}: there is no map {unknown!r}. Allowed are {', '.join(kinds)}, or all."
+        raise ConfigError(msg)
+    return tuple(kind for kind in kinds if kind in words)
+
+
+_BETWEEN = "\0"  # no argument holds it
+
+
+class PairsCommand(TyperCommand):
+    """A verb whose option --pair takes two values (typer has no lists of pairs)."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse arguments, each ``--pair IMAGE LABELS`` made one value before."""
+        joined: list[str] = []
+        rest = iter(args)
+        for word in rest:
+            joined.append(word)
+            if word == "--pair":
+                values = list(islice(rest, 2))
+                joined += [_BETWEEN.join(values)] if len(values) == 2 and values[1][:2] != "--" else values
+        return super().parse_args(ctx, joined)
+
+
+def split_pairs(values: list[str] | None) -> list[tuple[str, str]]:
+    """Image and label file of each --pair.
+
+    Raises
+    ------
+    ConfigError
+        One of the two is missing.
+    """
+    pairs = []
+    for value in values or []:
+        image, between, labels = value.partition(_BETWEEN)
+        if not (image and between and labels):
+            msg = f"--pair {image} needs two files: --pair IMAGE LABELS."
+            raise ConfigError(msg)
+        pairs.append((image, labels))
+    return pairs
+
+
+Pairs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--pair",
+        metavar="IMAGE LABELS",
+        help="A scan and its labels; may be given several times, beside --data or instead of it.",
+    ),
+]
+Sparse = Annotated[bool, typer.Option("--sparse", help="0 means not annotated (scribbles): only painted voxels count.")]
+AnnotatedSlices = Annotated[
+    bool,
+    typer.Option(
+        "--annotated-slices", help="0 is background on slices that hold any label, and not annotated on all others."
+    ),
+]
+Ignore = Annotated[int | None, typer.Option("--ignore", help="Label value that is left out of everything.", min=1)]
+Background = Annotated[
+    int | None, typer.Option("--background", help="Painted label value that means background.", min=1)
+]
+OneClass = Annotated[
+    bool,
+    typer.Option(
+        "--one-class",
+        help="Take all labels above 0 as one class, such as numbered cells; masks with gray edges above half.",
+    ),
+]
+
+
+GrayLabels = Annotated[
+    str | None,
+    typer.Option(
+        "--gray-labels",
+        metavar="threshold|classes",
+        help="Masks with gray edges (JPEG, resized): above half is one class, or each value is a class.",
+    ),
+]
+
+
+LabelsOnImage = Annotated[
+    bool,
+    typer.Option(
+        "--labels-on-image", help="Label files lie on the image's voxels where shapes are equal, whatever they say."
+    ),
+]
+
+
+def label_meaning(
+    *,
+    sparse: bool,
+    annotated_slices: bool,
+    ignore: int | None,
+    background: int | None,
+    one_class: bool,
+    gray: str | None = None,
+    on_image: bool = False,
+) -> dict[str, Any]:
+    """Values of `LabelsConfig` that were given on the command line.
+
+    Raises
+    ------
+    ConfigError
+        0 was given two meanings.
+    """
+    if sparse and annotated_slices:
+        msg = "--sparse and --annotated-slices give 0 different meanings on annotated slices. Give one of them."
+        raise ConfigError(msg)
+    values: dict[str, Any] = {"ignore": ignore, "background": background, "gray": gray}
+    values = {key: value for key, value in values.items() if value is not None}
+    if sparse or annotated_slices:
+        values["zero"] = "unlabelled" if sparse else "annotated_slices"
+    values |= {"geometry": "image"} if on_image else {}
+    return values | ({"one_class": True} if one_class else {})

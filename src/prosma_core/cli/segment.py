@@ -70,7 +70,7 @@ def segment(
     from prosma_core.config.inference import InferenceConfig
     from prosma_core.inference.files import segment_files
     from prosma_core.inference.segment import Segmenter
-    from prosma_core.io.models import find_model
+    from prosma_core.io.bundle import find_model
 
     log_to_stderr()
     config = InferenceConfig.parse(

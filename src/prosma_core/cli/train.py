@@ -7,19 +7,24 @@ from typing import Annotated, Any
 
 import typer
 
-from prosma_core.cli.label_options import (
+from prosma_core.cli.options import (
     AnnotatedSlices,
     Background,
+    Device,
     GrayLabels,
     Ignore,
     LabelsOnImage,
     OneClass,
     Pairs,
+    Spacing,
     Sparse,
+    Unit,
+    clock,
     label_meaning,
+    log_to_stderr,
     split_pairs,
+    voxel_size,
 )
-from prosma_core.cli.options import Device, Spacing, Unit, clock, log_to_stderr, voxel_size
 from prosma_core.cli.terminal import say, stderr_console
 from prosma_core.config.header import ModelHeader
 from prosma_core.errors import ConfigError
@@ -62,9 +67,8 @@ def train(
 ) -> None:
     """Train a model on a folder of annotated scans, or fine-tune one."""
     from prosma_core.config.run import load_run_yaml, merge
-    from prosma_core.io.comparison import compare
-    from prosma_core.io.run_folder import RunFolder
-    from prosma_core.io.run_targets import run_to_train
+    from prosma_core.runs.run_folder import RunFolder, run_to_train
+    from prosma_core.runs.run_state import compare
     from prosma_core.training.loop import train as run_training
 
     log_to_stderr()

@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+import prosma_core
 from prosma_core.config.base import Config
 from prosma_core.config.model import ClassInfo, ModelConfig
 from prosma_core.config.preprocess import PreprocessConfig
@@ -65,3 +66,24 @@ class ModelHeader(Config):
             msg = f"tile {self.preprocess.tile} is not a multiple of the network stride {self.model.divisor}"
             raise ValueError(msg)
         return self
+
+
+def provenance(header: ModelHeader, config: Config, source: str, voxel_size: str = "") -> dict[str, str]:
+    """Program, model and its hash, settings that differ from the defaults, the source's name, and a given voxel size.
+
+    Parameters
+    ----------
+    header : ModelHeader
+    config : Config
+    source : str
+    voxel_size : str
+        Given by a person for a source that states none, such as ``3,1,1mm``; empty where none was.
+    """
+    notes = {
+        "program": f"prosma {prosma_core.__version__}",
+        "model": header.name,
+        "model_sha256": header.sha256,
+        "settings": config.model_dump_json(exclude_defaults=True),
+        "source": source,
+    }
+    return notes | ({"voxel_size": voxel_size} if voxel_size else {})

@@ -8,6 +8,18 @@ from pydantic import Field, model_validator
 
 from prosma_core.config.base import Config
 
+LengthUnit = Literal["km", "m", "dm", "cm", "mm", "um", "nm", "pm", "angstrom", "inch", "ft", "thou"]
+
+
+class VoxelSize(Config):
+    """Edge lengths of a voxel."""
+
+    sizes: tuple[Positive, ...] = Field(min_length=1, max_length=3)
+    """Along z, y and x; along y and x; or one number for all axes."""
+    unit: LengthUnit = "mm"
+    """Unit of the sizes."""
+
+
 Positive = Annotated[float, Field(gt=0)]
 Resample = Literal["spacing", "longest_side", "none"]
 Size = Annotated[int, Field(ge=1, le=4096)]

@@ -11,9 +11,8 @@ from prosma_core.config.base import Config
 from prosma_core.config.documents import load_yaml
 from prosma_core.config.labels import LabelsConfig, LabelValue
 from prosma_core.config.model import MAX_STAGES, MAX_WIDTH, Axes, Color, GateConfig
-from prosma_core.config.preprocess import ChannelIntensity, Positive, Resample, Size
+from prosma_core.config.preprocess import ChannelIntensity, Positive, Resample, Size, VoxelSize
 from prosma_core.config.training import TrainingConfig
-from prosma_core.config.voxel_size import VoxelSize
 from prosma_core.errors import ConfigError
 
 Preset = Literal["quick", "balanced", "best"]

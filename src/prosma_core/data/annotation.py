@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.data.frames import slice_axis
 from prosma_core.data.geometry import ImageSpec, Scan
-from prosma_core.data.gray_labels import threshold_of, value_counts
+from prosma_core.data.labels import threshold_of, value_counts
 from prosma_core.errors import GeometryError
 
 ONE_CLASS = 1

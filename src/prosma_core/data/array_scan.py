@@ -7,9 +7,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from prosma_core.config.voxel_size import VoxelSize
-from prosma_core.data.geometry import AXIS_ORDER, SPATIAL_AXES, ImageSpec, Scan, World, affine_spacing, array_spec
-from prosma_core.data.voxel_size import with_voxel_size
+from prosma_core.config.preprocess import VoxelSize
+from prosma_core.data.geometry import (
+    AXIS_ORDER,
+    SPATIAL_AXES,
+    ImageSpec,
+    Scan,
+    World,
+    affine_spacing,
+    array_spec,
+    with_voxel_size,
+)
 from prosma_core.errors import GeometryError, IntensityError
 
 _USUAL = {2: "yx", 3: "zyx"}

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from prosma_core.config.preprocess import PreprocessConfig
 from prosma_core.data.frames import frame_spec
-from prosma_core.data.geometry import METRES, ImageSpec, reverse_affine
+from prosma_core.data.geometry import METRES, ImageSpec, reverse_affine, sized_for
 from prosma_core.data.region import Box
-from prosma_core.data.voxel_size import sized_for
 from prosma_core.errors import GeometryError
 
 T = TypeVar("T", bound=np.generic)

@@ -59,10 +59,10 @@ def _resize_axis(image: Tensor, axis: int, size: int, nearest: bool) -> Tensor:
 def resize_labels(
     labels: NDArray[np.integer], shape: Sequence[int], nearest: Sequence[int] = ()
 ) -> NDArray[np.integer]:
-    """Label map on another grid: of the classes resized one by one, the strongest at each voxel.
+    """Label map on another grid: of the classes resized one by one, the argmax_streaming at each voxel.
 
     Where some voxels are `IGNORED`, a new voxel is known if the nearest old one is, or one of those nearest to it: a
-    single annotated slice survives, and does not spread. Its class is the strongest of the known.
+    single annotated slice survives, and does not spread. Its class is the argmax_streaming of the known.
 
     Parameters
     ----------

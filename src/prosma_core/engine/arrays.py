@@ -29,7 +29,7 @@ import psutil
 from numpy.typing import DTypeLike, NDArray
 
 from prosma_core.engine.guardian import PREFIX
-from prosma_core.engine.references import ArrayRef
+from prosma_core.engine.requests import ArrayRef
 from prosma_core.errors import EngineError
 
 if sys.platform != "win32":

@@ -79,7 +79,7 @@ def _read(ask: DecodeAsk, folders: Sequence[Path]) -> Decoded:
     from prosma_core.io.images import read_image, read_labels
     from prosma_core.io.names import stem
     from prosma_core.io.notes import read_notes
-    from prosma_core.io.warned import warnings_of
+    from prosma_core.io.read_errors import warnings_of
 
     paths = tuple(Path(path) for path in ask.paths)
     scans: tuple[Scan, ...] = ()
@@ -103,7 +103,7 @@ def _read(ask: DecodeAsk, folders: Sequence[Path]) -> Decoded:
 def _hand_over(scan: Scan, path: Path, folders: Sequence[Path]) -> DecodedScan:
     from prosma_core.engine.arrays import create
     from prosma_core.engine.decoding import DecodedScan, header_message
-    from prosma_core.engine.references import spec_message
+    from prosma_core.engine.requests import spec_message
     from prosma_core.errors import FileFormatError
 
     if scan.data.dtype.kind not in "buif":

@@ -27,8 +27,8 @@ from prosma_core.engine.process import child_environment
 from prosma_core.errors import FileFormatError, ProsmaError
 from prosma_core.io import dataset_folder, images, notes
 from prosma_core.io.dataset_folder import Case
-from prosma_core.io.preflight import reader_of
-from prosma_core.io.warned import warnings_of
+from prosma_core.io.images import reader_of
+from prosma_core.io.read_errors import warnings_of
 
 _LOG = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field, TypeAdapter
 
 from prosma_core.config.base import Config
-from prosma_core.engine.references import ArrayRef, SpecMessage
+from prosma_core.engine.requests import ArrayRef, SpecMessage
 
 _HEADERS = "prosma_core.io."
 """Headers are classes of these modules; those of libraries stay behind."""

@@ -16,22 +16,25 @@ from pydantic import ConfigDict, Field, PlainSerializer, PlainValidator, TypeAda
 from prosma_core import errors
 from prosma_core.config.base import Config
 from prosma_core.engine.arrays import SharedArray, attach
-from prosma_core.engine.references import ArrayRef, ScanRef, SpecMessage, spec_message
 from prosma_core.engine.requests import (
+    ArrayRef,
     InspectRequest,
     InspectResult,
     PlanRequest,
     PlanResult,
     Request,
     Result,
+    ScanRef,
     SegmentRequest,
     SegmentResult,
+    SpecMessage,
     TimesRequest,
     TimesResult,
     TrainRequest,
     TrainResult,
     WhatIfRequest,
     WhatIfResult,
+    spec_message,
 )
 from prosma_core.errors import EngineError, ProsmaError
 from prosma_core.events import Event

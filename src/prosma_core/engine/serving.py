@@ -33,7 +33,7 @@ from prosma_core.engine.messages import (
 from prosma_core.errors import DeviceError, EngineError, ProsmaError
 
 if TYPE_CHECKING:
-    from prosma_core.engine.services import Services
+    from prosma_core.engine.handlers import Services
 
 
 class Server:
@@ -79,7 +79,7 @@ class Server:
 
     def serve(self) -> None:
         """Load torch, say so, and answer for ever."""
-        from prosma_core.engine.services import Services, ready
+        from prosma_core.engine.handlers import Services, ready
 
         self._send(ready())
         services = Services()

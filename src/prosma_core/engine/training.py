@@ -13,13 +13,11 @@ from prosma_core.engine.preview import Watched, Watcher
 from prosma_core.events import EpochDone, Event
 from prosma_core.inference.device import choose_device, prepare_device
 from prosma_core.inference.results import Allocate
-from prosma_core.io.comparison import compare
-from prosma_core.io.resume import resumed_settings
-from prosma_core.io.run_folder import RunFolder, check_new_run
-from prosma_core.io.run_targets import check_run_targets
-from prosma_core.training.estimate import estimate
-from prosma_core.training.expected import expected_seconds
+from prosma_core.runs.resume import resumed_settings
+from prosma_core.runs.run_folder import RunFolder, check_new_run, check_run_targets
+from prosma_core.runs.run_state import compare
 from prosma_core.training.loop import TrainingResult, train
+from prosma_core.training.runtime_estimate import estimate, expected_seconds
 
 
 def serve_training(request: TrainRequest, allocate: Allocate, watched: Watched) -> Generator[Event, None, TrainResult]:

@@ -11,7 +11,7 @@ import torch
 
 from prosma_core.errors import DeviceError
 from prosma_core.events import Event, StageStarted
-from prosma_core.inference.way import cpu_way, default_way, known_way
+from prosma_core.inference.cpu_tuning import cpu_way, default_way, known_way
 
 
 @dataclass(frozen=True)

@@ -14,20 +14,17 @@ import numpy as np
 from prosma_core.config.documents import load_json
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.labels import LabelsConfig
-from prosma_core.config.voxel_size import VoxelSize
+from prosma_core.config.preprocess import VoxelSize
 from prosma_core.data.annotation import read_annotation
-from prosma_core.data.geometry import Scan
-from prosma_core.data.gray_labels import gray_problem
-from prosma_core.data.labels import class_indices
+from prosma_core.data.geometry import Scan, with_voxel_size
+from prosma_core.data.labels import class_indices, gray_problem
 from prosma_core.data.pair_check import GRAY_HELP
-from prosma_core.data.voxel_size import with_voxel_size
 from prosma_core.errors import DatasetError, DeviceError, LabelError, ProsmaError
 from prosma_core.events import CaseDone, Event, StageStarted, Working
 from prosma_core.inference.measure import ClassMeasures, measure_case, summarise
 from prosma_core.inference.results import Segmentation
 from prosma_core.inference.segment import Segmenter
-from prosma_core.io.dataset_folder import Case, DatasetFolder, open_dataset, read_case
-from prosma_core.io.dataset_json import read_splits
+from prosma_core.io.dataset_folder import Case, DatasetFolder, open_dataset, read_case, read_splits
 from prosma_core.io.notes import NO_INDEPENDENT_LABELS, made_by_model, read_notes
 from prosma_core.printable import counted
 

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from prosma_core.config.header import provenance
 from prosma_core.config.inference import InferenceConfig
-from prosma_core.config.provenance import provenance
-from prosma_core.config.voxel_size import VoxelSize
-from prosma_core.data.geometry import Scan
+from prosma_core.config.preprocess import VoxelSize
+from prosma_core.data.geometry import Scan, size_text, with_voxel_size
 from prosma_core.data.intensities import COLOR
-from prosma_core.data.voxel_size import size_text, with_voxel_size
 from prosma_core.errors import DatasetError, OutputError, ProsmaError
 from prosma_core.events import CaseDone, CaseFailed, Event, StageStarted
 from prosma_core.inference.device import name_memory_errors

@@ -23,7 +23,7 @@ from prosma_core.data.grid import NetworkGrid, network_grid
 from prosma_core.data.intensities import check_channels, check_finite, check_plausible, fit_channels, normalise
 from prosma_core.data.region import Box, check_region
 from prosma_core.data.resample import resize
-from prosma_core.inference.restore import Part, plan_part
+from prosma_core.inference.grid_restore import RegionOfInterest, plan_part
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class ScanPlan:
         How they were read, in words, where that is not how the file has them.
     region : tuple of (int, int)
         Box of the scan that is wanted.
-    part : Part
+    part : RegionOfInterest
         The same of each frame.
     frames, whole : int
         Frames to compute, and there are.
@@ -47,7 +47,7 @@ class ScanPlan:
     scan: Scan
     note: str | None
     region: Box
-    part: Part
+    part: RegionOfInterest
     frames: int
     whole: int
 

@@ -18,8 +18,8 @@ from prosma_core.data.frames import Frame
 from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.region import Box, box_slices
 from prosma_core.events import SlabDone
+from prosma_core.inference.grid_restore import RegionOfInterest, argmax_part, argmax_streaming, resize_part
 from prosma_core.inference.postprocess import fill_holes, keep_largest, number_pieces, remove_small
-from prosma_core.inference.restore import Part, argmax_part, resize_part, strongest
 
 MOST_NAMED = 8
 """Classes whose objects are counted in words."""
@@ -63,14 +63,19 @@ class Results:
     config : InferenceConfig
     spec : ImageSpec
         Of the label map.
-    part : Part
+    part : RegionOfInterest
         What is wanted of each frame.
     allocate : callable, optional
         Gives the arrays; see `Allocate`.
     """
 
     def __init__(
-        self, header: ModelHeader, config: InferenceConfig, spec: ImageSpec, part: Part, allocate: Allocate | None
+        self,
+        header: ModelHeader,
+        config: InferenceConfig,
+        spec: ImageSpec,
+        part: RegionOfInterest,
+        allocate: Allocate | None,
     ) -> None:
         self.spec, self.part, self.names = spec, part, tuple(c.name for c in header.classes)
         self.threshold = config.threshold
@@ -127,7 +132,7 @@ class Results:
         if not len(here):
             return None
         logits = sums if self.threshold is None else (values / weights for values in sums)
-        classes = strongest(logits, len(sums), self.threshold)
+        classes = argmax_streaming(logits, len(sums), self.threshold)
         start = self.part.oriented[0][0] + int(here[0])
         box = ((start, start + len(here)), *self.part.oriented[1:])
         self._write(frame, box, classes[np.ix_(planes[here] - first, *rest)])

@@ -19,10 +19,9 @@ from prosma_core.data.region import box_shape
 from prosma_core.errors import DeviceError
 from prosma_core.events import Event, SlabDone, StageStarted, TileDone, Working
 from prosma_core.inference.device import memory_ended, name_memory_errors
-from prosma_core.inference.memory import plan_memory
-from prosma_core.inference.plan_words import plan_words
+from prosma_core.inference.grid_restore import RegionOfInterest
+from prosma_core.inference.memory import plan_memory, plan_words
 from prosma_core.inference.prepare import is_blank, network_image, plan_scan
-from prosma_core.inference.restore import Part
 from prosma_core.inference.results import Allocate, Results, Segmentation
 from prosma_core.inference.tiled import TiledPredictor, wanted_tiles
 from prosma_core.io.bundle import load_bundle
@@ -36,7 +35,7 @@ class _Work:
     """One scan under way: `total` frames of `tiles` tiles each, of which `number` is computed now."""
 
     config: InferenceConfig
-    part: Part
+    part: RegionOfInterest
     results: Results
     device: torch.device
     total: int

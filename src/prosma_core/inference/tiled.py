@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from prosma_core.data.region import Box, box_shape, whole
 from prosma_core.data.tiles import Tile, gaussian_weight, padding_to, plan_tiles
 from prosma_core.events import StageStarted, TileDone
+from prosma_core.inference.cpu_tuning import inference_bf16, inference_layout
 from prosma_core.inference.device import memory_ended
-from prosma_core.inference.way import inference_bf16, inference_layout
 from prosma_core.printable import counted
 
 log = logging.getLogger(__name__)
@@ -40,8 +40,8 @@ class TiledPredictor:
         Tiles per forward.
     device : torch.device
     amp : bool
-        bf16 autocast with CUDA; on a CPU, what was found to be fastest there (`prosma_core.inference.way`). Otherwise
-        float32 and contiguous.
+        bf16 autocast with CUDA; on a CPU, what was found to be fastest there (`prosma_core.inference.cpu_tuning`).
+        Otherwise float32 and contiguous.
     """
 
     def __init__(

@@ -14,15 +14,20 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from prosma_core.config.gate_edits import check_edits, check_levels, opened_one_at_a_time
+from prosma_core.config.header import provenance
 from prosma_core.config.inference import InferenceConfig
-from prosma_core.config.inspection import InspectConfig, Inspection, Variant, VariantResult
-from prosma_core.config.provenance import provenance
-from prosma_core.config.voxel_size import VoxelSize
-from prosma_core.data.geometry import ImageSpec, Scan
-from prosma_core.data.map_place import map_spec
+from prosma_core.config.inspection import (
+    InspectConfig,
+    Inspection,
+    Variant,
+    VariantResult,
+    check_edits,
+    check_levels,
+    opened_one_at_a_time,
+)
+from prosma_core.config.preprocess import VoxelSize
+from prosma_core.data.geometry import ImageSpec, Scan, map_spec, size_text, with_voxel_size
 from prosma_core.data.region import check_region
-from prosma_core.data.voxel_size import size_text, with_voxel_size
 from prosma_core.errors import OutputError
 from prosma_core.events import Event, StageStarted, Working
 from prosma_core.inference.segment import Segmenter

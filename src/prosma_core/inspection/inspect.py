@@ -12,23 +12,22 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prosma_core.config.gate_edits import PLAIN, check_edits, check_levels
 from prosma_core.config.inference import InferenceConfig
-from prosma_core.config.inspection import InspectConfig, Inspection
+from prosma_core.config.inspection import PLAIN, InspectConfig, Inspection, check_edits, check_levels
 from prosma_core.data.frames import Frame, frames
 from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.intensities import check_varies
 from prosma_core.data.region import region_words
 from prosma_core.data.tiles import Tile, padding_to
 from prosma_core.events import Event, StageStarted, TileDone, Working
+from prosma_core.inference.cpu_tuning import inference_bf16
 from prosma_core.inference.device import name_memory_errors
-from prosma_core.inference.plan_words import plan_words
+from prosma_core.inference.memory import plan_words
 from prosma_core.inference.prepare import ScanPlan, is_blank, network_image, plan_scan
 from prosma_core.inference.results import Allocate
 from prosma_core.inference.segment import Segmenter
 from prosma_core.inference.tiled import wanted_tiles
-from prosma_core.inference.way import inference_bf16
-from prosma_core.inspection.cells import all_voxels, level_cells
+from prosma_core.inspection.level_grid import all_voxels, level_cells
 from prosma_core.inspection.maps import has_map, plan_layout
 from prosma_core.inspection.memory import InspectionPlan, plan_inspection
 from prosma_core.inspection.stitch import LevelMaps

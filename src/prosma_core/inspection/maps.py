@@ -15,7 +15,7 @@ from prosma_core.config.model import GateConfig, ModelConfig
 from prosma_core.data.frames import Frame, slice_axis
 from prosma_core.data.geometry import ImageSpec
 from prosma_core.inference.prepare import ScanPlan
-from prosma_core.inspection.cells import LevelCells
+from prosma_core.inspection.level_grid import LevelCells
 
 WHOLE: tuple[MapKind, ...] = ("removed", "energy")
 """Kinds with one value per voxel."""

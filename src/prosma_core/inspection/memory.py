@@ -12,7 +12,7 @@ from prosma_core.config.model import ModelConfig
 from prosma_core.errors import DeviceError
 from prosma_core.inference.device import free_memory, gib
 from prosma_core.inference.memory import SHARE, tile_bytes
-from prosma_core.inspection.cells import LevelCells
+from prosma_core.inspection.level_grid import LevelCells
 from prosma_core.inspection.stitch import CHANNELS_AT_ONCE
 from prosma_core.printable import counted
 

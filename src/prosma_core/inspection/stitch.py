@@ -14,7 +14,7 @@ from prosma_core.data.frames import Frame
 from prosma_core.data.region import Box, box_slices, whole
 from prosma_core.data.tiles import Tile
 from prosma_core.inference.results import Allocate
-from prosma_core.inspection.cells import LevelCells, TileCells
+from prosma_core.inspection.level_grid import LevelCells, TileCells
 from prosma_core.inspection.maps import Layout, map_dtype
 from prosma_core.model.gate_record import GateRecord
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from prosma_core.config.inspection import HISTOGRAM_EDGES, LevelSummary
-from prosma_core.inspection.cells import TileCells
+from prosma_core.inspection.level_grid import TileCells
 from prosma_core.inspection.stitch import pick
 from prosma_core.model.gate_record import GateRecord
 

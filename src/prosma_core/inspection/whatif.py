@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prosma_core.config.gate_edits import check_edits
 from prosma_core.config.inference import InferenceConfig
-from prosma_core.config.inspection import Edits, InspectConfig, Variant, VariantResult
+from prosma_core.config.inspection import Edits, InspectConfig, Variant, VariantResult, check_edits
 from prosma_core.data.geometry import Scan
 from prosma_core.data.labels import class_indices
 from prosma_core.data.region import box_slices

@@ -10,14 +10,13 @@ import numpy as np
 
 from prosma_core.data.geometry import ImageSpec, Scan, affine_spacing, reverse_affine
 from prosma_core.errors import FileFormatError, LabelError
-from prosma_core.io.dicom_classes import no_image, what_it_is
+from prosma_core.io.axes_units import arrange, parse_axes
 from prosma_core.io.dicom_header import PIXELS, DicomFile, read_dicom_file
 from prosma_core.io.dicom_pixels import PixelFormat, decode_frames, pixel_format
-from prosma_core.io.dicom_slices import Slice, slices_of
+from prosma_core.io.dicom_slices import Slice, no_image, slices_of, what_it_is
 from prosma_core.io.dicom_stack import Stack, stack_of
-from prosma_core.io.failures import damaged, reading, shown
-from prosma_core.io.layout import arrange, parse_axes
 from prosma_core.io.names import is_dicom_file
+from prosma_core.io.read_errors import damaged, reading, shown
 from prosma_core.printable import counted
 
 if TYPE_CHECKING:

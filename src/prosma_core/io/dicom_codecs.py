@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prosma_core.errors import MissingExtraError
-from prosma_core.io.failures import damaged
+from prosma_core.io.read_errors import damaged
 from prosma_core.printable import counted
 
 if TYPE_CHECKING:

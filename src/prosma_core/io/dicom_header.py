@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from prosma_core.errors import FileFormatError
-from prosma_core.io.failures import damaged
+from prosma_core.io.read_errors import damaged
 
 if TYPE_CHECKING:
     from pathlib import Path

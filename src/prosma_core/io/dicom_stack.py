@@ -11,7 +11,7 @@ import numpy as np
 
 from prosma_core.errors import FileFormatError, GeometryError
 from prosma_core.io.dicom_slices import DIFFERENT, TIMES, Slice
-from prosma_core.io.failures import shown
+from prosma_core.io.read_errors import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

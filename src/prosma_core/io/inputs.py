@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from prosma_core.config.voxel_size import VoxelSize
+from prosma_core.config.preprocess import VoxelSize
 from prosma_core.data.array_scan import array_axes, array_scan, in_axes
-from prosma_core.data.geometry import SPATIAL_AXES, Scan
-from prosma_core.data.voxel_size import with_voxel_size
+from prosma_core.data.geometry import SPATIAL_AXES, Scan, with_voxel_size
 from prosma_core.errors import ConfigError, DatasetError, GeometryError
 from prosma_core.events import Event, StageStarted, Working
+from prosma_core.io.axes_units import unit_name
 from prosma_core.io.images import read_image, read_labels
-from prosma_core.io.layout import unit_name
 from prosma_core.io.pairs import store_image, store_labels
 
 Image = ArrayLike | Scan | str | Path

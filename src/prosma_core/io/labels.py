@@ -2,16 +2,118 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from prosma_core.errors import LabelError
+from prosma_core.io.read_errors import shown
+from prosma_core.printable import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+
+_MOST = 10_000
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One structure: its name, and the value and layer of its voxels."""
+
+    name: str
+    value: int
+    layer: int
+
+
+def segments_of(notes: dict[str, str]) -> list[Segment]:
+    """The segments that the key-value pairs of an NRRD header describe, in their order; empty where none are.
+
+    Files of 3D Slicer before 4.11 name neither value nor layer: each segment is a layer of its own.
+    """
+    found: list[Segment] = []
+    for number in range(_MOST):
+        key = f"Segment{number}_"
+        if f"{key}ID" not in notes and f"{key}LabelValue" not in notes:
+            break
+        own_layer = "0" if f"{key}LabelValue" in notes else str(number)
+        value, layer = notes.get(f"{key}LabelValue", "1"), notes.get(f"{key}Layer", own_layer)
+        if not (value.isdecimal() and layer.isdecimal() and len(value) < 10 and len(layer) < 6):
+            return []
+        name = notes.get(f"{key}Name") or notes.get(f"{key}ID", "")
+        found.append(Segment(shown(name, 64) or f"segment {number + 1}", int(value), int(layer)))
+    return found
+
+
+def as_label_map(
+    data: NDArray[Any], axes: str, segments: list[Segment], path: Path
+) -> tuple[NDArray[Any], str, dict[int, str]]:
+    """One label map from the layers of a segmentation.
+
+    Parameters
+    ----------
+    data : ndarray, integer
+        Axes `axes`; the layers are the axis c, where there are several.
+    axes : str
+    segments : list of Segment
+    path : Path
+
+    Returns
+    -------
+    labels : ndarray, integer
+        Without the axis c. The segments' own values where all differ, else 1, 2, … in the order of the segments.
+    axes : str
+    names : dict of int to str
+
+    Raises
+    ------
+    LabelError
+        Segments of several layers overlap, which one label map cannot hold; two of one layer have the same value; or
+        voxels belong to no segment.
+    """
+    layers = data.shape[axes.index("c")] if "c" in axes else 1
+    segments = [segment for segment in segments if segment.layer < layers]
+    taken: dict[tuple[int, int], str] = {}
+    for segment in segments:
+        place = (segment.layer, segment.value)
+        if place in taken:
+            both = f"{taken[place]!r} and {segment.name!r}"
+            msg = (
+                f"The segments {both} of {path} have the same value, {segment.value}, in one layer. Export them again."
+            )
+            raise LabelError(msg)
+        taken[place] = segment.name
+    values = [segment.value for segment in segments]
+    own = len(set(values)) == len(values) and 0 not in values
+    numbers = values if own else list(range(1, len(segments) + 1))
+    names = {number: segment.name for number, segment in zip(numbers, segments, strict=True)}
+    if layers == 1:
+        single = data.take(0, axis=axes.index("c")) if "c" in axes else data
+        return single, axes.replace("c", ""), names
+    moved = np.moveaxis(data, axes.index("c"), 0)
+    labels = np.zeros(moved.shape[1:], np.min_scalar_type(max(numbers, default=0)))
+    for number, segment in zip(numbers, segments, strict=True):
+        here = moved[segment.layer] == segment.value
+        before = labels[here]
+        if before.any():
+            first = names[int(before[before > 0][0])]
+            common = counted(int(np.count_nonzero(before)), "voxel")
+            msg = (
+                f"The segments {first!r} and {segment.name!r} of {path} overlap in {common}; "
+                "a label map has one class for each voxel. Export them from 3D Slicer as separate label maps, or "
+                "without overlap."
+            )
+            raise LabelError(msg)
+        labels[here] = number
+    stray = int(np.count_nonzero((moved != 0).any(axis=0) & (labels == 0)))
+    if stray:
+        msg = f"Voxels of {path} ({stray}) belong to none of its segments. Export it again from 3D Slicer."
+        raise LabelError(msg)
+    return labels, axes.replace("c", ""), names
+
 
 _ROUNDING = 1e-3  # of values that were computed
 _LARGEST_STEP = 0.25  # of stored values that are scaled: with larger ones a rounded value could be another class

@@ -10,8 +10,7 @@ import numpy as np
 
 from prosma_core.data.geometry import METRES, ImageSpec, Scan, affine_spacing, reverse_affine
 from prosma_core.errors import FileFormatError, GeometryError, OutputError
-from prosma_core.io.failures import damaged, reading, shown
-from prosma_core.io.layout import arrange, ask_for_axes, parse_axes, to_canonical
+from prosma_core.io.axes_units import arrange, ask_for_axes, parse_axes, to_canonical
 from prosma_core.io.raw_voxels import (
     Voxels,
     check_voxels,
@@ -21,6 +20,7 @@ from prosma_core.io.raw_voxels import (
     read_voxels,
     whole_numbers,
 )
+from prosma_core.io.read_errors import damaged, reading, shown
 from prosma_core.printable import counted
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ import numpy as np
 from prosma_core.data.geometry import ImageSpec, Scan, affine_spacing, reverse_affine
 from prosma_core.data.intensities import single_precision
 from prosma_core.errors import FileFormatError, GeometryError, MissingExtraError
-from prosma_core.io.failures import damaged, reading
-from prosma_core.io.layout import arrange, ask_for_axes, parse_axes, to_canonical
+from prosma_core.io.axes_units import arrange, ask_for_axes, parse_axes, to_canonical
 from prosma_core.io.nifti import NO_ORIENTATION
+from prosma_core.io.read_errors import damaged, reading
 from prosma_core.printable import counted
 
 if TYPE_CHECKING:

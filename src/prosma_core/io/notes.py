@@ -9,8 +9,8 @@ from typing import Any
 
 from prosma_core.config.documents import load_json
 from prosma_core.errors import ProsmaError
-from prosma_core.io.failures import reading
 from prosma_core.io.names import FORMATS, image_suffix
+from prosma_core.io.read_errors import reading
 from prosma_core.io.tiff import AXES_NOTE
 
 NO_INDEPENDENT_LABELS = "No independent labels"

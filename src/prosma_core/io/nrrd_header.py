@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prosma_core.errors import FileFormatError
-from prosma_core.io.failures import damaged, shown
 from prosma_core.io.raw_voxels import Voxels, declared_shape, file_beside, header_lines, whole_numbers
+from prosma_core.io.read_errors import damaged, shown
 from prosma_core.printable import counted
 
 if TYPE_CHECKING:

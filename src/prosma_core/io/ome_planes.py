@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from prosma_core.errors import FileFormatError
-from prosma_core.io.failures import damaged
 from prosma_core.io.ome_xml import Block, Ome, OmeImage, claims_ome, parse_ome
+from prosma_core.io.read_errors import damaged
 from prosma_core.io.tiff_pages import Pages, check_pages, covers, first_description, same_layout
 from prosma_core.printable import counted
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from prosma_core.errors import FileFormatError
-from prosma_core.io.failures import damaged
+from prosma_core.io.read_errors import damaged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prosma_core.errors import FileFormatError
-from prosma_core.io.failures import damaged, reading
-from prosma_core.io.layout import arrange, ask_for_axes, parse_axes
-from prosma_core.io.limits import check_unpacked
+from prosma_core.errors import FileFormatError, OutputError
+from prosma_core.io.axes_units import OME_UNITS, arrange, ask_for_axes, parse_axes
 from prosma_core.io.ome_planes import Planes, find_planes, read_ome
 from prosma_core.io.ome_xml import Ome, claims_ome
-from prosma_core.io.tiff_checks import check_frames, check_series, check_shaped
+from prosma_core.io.read_errors import check_unpacked, damaged, reading
 from prosma_core.io.tiff_color import plain_samples, warn_orientation
-from prosma_core.io.tiff_pages import Pages, check_pages
+from prosma_core.io.tiff_pages import Pages, check_frames, check_pages, check_series, check_shaped
 from prosma_core.io.tiff_size import voxel_size
 
 if TYPE_CHECKING:
@@ -25,7 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tifffile import TiffFile, TiffPage, TiffPageSeries
 
-    from prosma_core.data.geometry import Scan
+    from prosma_core.data.geometry import ImageSpec, Scan
+
 
 _LOG = logging.getLogger(__name__)
 
@@ -274,3 +273,51 @@ def _guess_axes(path: Path, letters: str, shape: tuple[int, ...]) -> str:
     if unknown or len(set(names)) != len(names):
         raise ask_for_axes(path, f"the file says {letters}", shape)
     return names
+
+
+_TYPES = {"uint8", "uint16", "uint32", "int8", "int16", "int32", "float32", "float64"}
+_CLASSIC_BYTES = 1 << 31
+
+
+def write_tiff(path: Path, data: NDArray[Any], spec: ImageSpec, provenance: dict[str, str]) -> None:
+    """Write an array as deflated TIFF with OME-XML (also where the suffix is only ``.tif``).
+
+    Parameters
+    ----------
+    path : Path
+    data : ndarray
+        Shape ``spec.shape``, axes ``spec.axes``.
+    spec : ImageSpec
+        Its spacing and unit become PhysicalSizeX, Y, Z.
+    provenance : dict
+        Becomes entries of a map annotation.
+
+    Raises
+    ------
+    OutputError
+        The dtype is none that OME-TIFF has.
+    """
+    import tifffile
+
+    if data.dtype.name not in _TYPES:
+        msg = f"OME-TIFF cannot hold {data.dtype} ({path.suffix}); write .zarr, or one of {', '.join(sorted(_TYPES))}."
+        raise OutputError(msg)
+    metadata: dict[str, Any] = {
+        "axes": spec.axes.upper(),
+        "MapAnnotation": {**provenance, AXES_NOTE: spec.axes},
+    }
+    if spec.unit != "pixel" or any(size != 1 for size in spec.spacing):
+        for axis, size in zip(spec.spatial_axes.upper(), spec.spacing, strict=True):
+            metadata[f"PhysicalSize{axis}"] = size
+            metadata[f"PhysicalSize{axis}Unit"] = OME_UNITS.get(spec.unit, spec.unit)
+    if spec.channel_names:
+        metadata["Channel"] = {"Name": list(spec.channel_names)}
+    tifffile.imwrite(
+        path,
+        np.ascontiguousarray(data),
+        bigtiff=data.nbytes > _CLASSIC_BYTES,
+        ome=True,
+        photometric="minisblack",
+        compression="zlib",
+        metadata=metadata,
+    )

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from prosma_core.data.geometry import METRES
-from prosma_core.io.layout import unit_name, usable_size
+from prosma_core.io.axes_units import unit_name, usable_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from prosma_core.errors import FileFormatError, GeometryError
-from prosma_core.io.failures import damaged, reading
-from prosma_core.io.limits import check_unpacked
+from prosma_core.io.read_errors import check_unpacked, damaged, reading
 from prosma_core.io.zarr_chunks import Packing, check_chunk, packing_of
 from prosma_core.io.zarr_metadata import Node, locate_array
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from prosma_core.errors import FileFormatError
-from prosma_core.io.failures import damaged
+from prosma_core.io.read_errors import damaged
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,7 @@ from typing import Any
 
 from prosma_core.config.documents import load_json
 from prosma_core.errors import FileFormatError
-from prosma_core.io.failures import damaged
+from prosma_core.io.read_errors import damaged
 
 _MOST_BYTES = 16 << 20  # of one metadata file
 _MOST_LEVELS = 3  # of groups: row, column and field of a plate

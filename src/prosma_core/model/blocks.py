@@ -2,12 +2,81 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prosma_core.model.conv import CONV
+
+class ChannelGate(nn.Module):
+    """Weight c in (0, 1) of each channel from the decoder's global context: sigmoid(MLP(GAP(g)))."""
+
+    def __init__(self, decoder_channels: int, channels: int, reduction: int) -> None:
+        super().__init__()
+        hidden = max(4, channels // reduction)
+        self.squeeze = nn.Linear(decoder_channels, hidden)
+        self.excite = nn.Linear(hidden, channels)
+        nn.init.constant_(self.excite.bias, 2.0)  # sigmoid(2) = 0.88: open to begin with
+
+    def forward(self, g: Tensor) -> Tensor:
+        """Channel weights, shape (B, C, 1, ...), from decoder features g of shape (B, decoder_channels, *grid)."""
+        c = self.weights(g.mean(dim=tuple(range(2, g.ndim))))  # (B, C)
+        return c.view(*c.shape, *(1,) * (g.ndim - 2))
+
+    def weights(self, context: Tensor) -> Tensor:
+        """Channel weights, shape (B, C), from the mean of the decoder's features, shape (B, decoder_channels)."""
+        c: Tensor = torch.sigmoid(self.excite(F.leaky_relu(self.squeeze(context), 0.01)))
+        return c
+
+
+SMALL = 20480
+"""Values along the first four axes up to which PyTorch computes one image by a kernel of its own, which is slower."""
+
+
+class Conv2d(nn.Conv2d):
+    """`nn.Conv2d` with zeros beyond the edge."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features of shape (B, outputs, y, x) from (B, inputs, y, x)."""
+        return _onednn(self, x) if _small(self, x) else super().forward(x)
+
+
+class Conv3d(nn.Conv3d):
+    """`nn.Conv3d` with zeros beyond the edge."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features of shape (B, outputs, z, y, x) from (B, inputs, z, y, x)."""
+        return _onednn(self, x) if _small(self, x) else super().forward(x)
+
+
+CONV: dict[int, Any] = {2: Conv2d, 3: Conv3d}
+"""By the number of spatial axes."""
+
+
+def _small(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> bool:
+    """Whether PyTorch would not take oneDNN although it could."""
+    return (
+        not torch.compiler.is_compiling()
+        and x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and x.shape[0] == 1
+        and prod(x.shape[:4]) <= SMALL
+        and conv.groups == 1
+        and max(conv.kernel_size) > 1
+        and not torch.is_autocast_enabled("cpu")
+        and torch._C._get_mkldnn_enabled()
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    )
+
+
+def _onednn(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
+    assert not isinstance(conv.padding, str)
+    return torch.mkldnn_convolution(
+        x.contiguous(), conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups
+    )
+
 
 NORM: dict[int, Any] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 TRANSPOSED: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from prosma_core.config.model import GateConfig, GateForm
 from prosma_core.errors import ChannelError, ConfigError, GeometryError
 from prosma_core.model import kernels
-from prosma_core.model.channel_gate import ChannelGate
-from prosma_core.model.conv import CONV
+from prosma_core.model.blocks import CONV, ChannelGate
 from prosma_core.model.gate_record import GateRecord, edited_weight
 from prosma_core.model.kernels import cpu
 from prosma_core.model.prox import THRESHOLDS

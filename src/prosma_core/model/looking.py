@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from prosma_core.config.gate_edits import check_edits
-from prosma_core.config.inspection import Edits
+from prosma_core.config.inspection import Edits, check_edits
 from prosma_core.model.gate_record import GateRecord
 from prosma_core.model.unet import UNet
 

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from prosma_core.config.model import GateKind, ModelConfig
 from prosma_core.errors import ConfigError, GeometryError
 from prosma_core.events import LevelStats
-from prosma_core.model.blocks import TRANSPOSED, ResidualBlock
-from prosma_core.model.conv import CONV
+from prosma_core.model.blocks import CONV, TRANSPOSED, ResidualBlock
 from prosma_core.model.gate import build_gate
 from prosma_core.model.skip_gate import SkipGate
 

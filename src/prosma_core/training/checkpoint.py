@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from prosma_core.config.documents import load_json
 from prosma_core.errors import DivergedError, TrainingError
-from prosma_core.io.run_folder import RunFolder
 from prosma_core.printable import counted
+from prosma_core.runs.run_folder import RunFolder
 from prosma_core.training.schedule import MovingAverage
 
 

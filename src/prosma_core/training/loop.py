@@ -16,18 +16,16 @@ from prosma_core.events import CheckpointSaved, Event, StageStarted
 from prosma_core.inference.device import memory_ended, prepare_device
 from prosma_core.io.atomic import make_folder
 from prosma_core.io.bundle import load_bundle
-from prosma_core.io.comparison import compare
-from prosma_core.io.run_folder import RunFolder
-from prosma_core.io.run_lock import run_lock
-from prosma_core.io.run_targets import check_run_targets
 from prosma_core.model.weights import transfer
 from prosma_core.printable import counted
-from prosma_core.training.before_after import validate_start
+from prosma_core.runs.run_folder import RunFolder, check_run_targets
+from prosma_core.runs.run_lock import run_lock
+from prosma_core.runs.run_state import compare
+from prosma_core.training.prepare import prepare_run
 from prosma_core.training.schedule import MovingAverage
-from prosma_core.training.setup import prepare_run
 from prosma_core.training.split import Split
 from prosma_core.training.trainer import Trainer
-from prosma_core.training.validate import Validation
+from prosma_core.training.validate import Validation, validate_start
 
 
 @dataclass(frozen=True)

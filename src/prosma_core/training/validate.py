@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +14,14 @@ from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.labels import IGNORED
 from prosma_core.errors import DivergedError
-from prosma_core.events import Event, LevelStats
+from prosma_core.events import Event, LevelStats, StageStarted
 from prosma_core.inference.tiled import TiledPredictor
+from prosma_core.io.notes import NO_INDEPENDENT_LABELS
 from prosma_core.model.unet import UNet
+from prosma_core.model.weights import model_from
+from prosma_core.printable import counted
 from prosma_core.training.cases import TrainingCase
+from prosma_core.training.prepare import Setup
 
 
 @dataclass(frozen=True)
@@ -112,3 +117,96 @@ def dice_per_class(prediction: Tensor, reference: Tensor, num_classes: int) -> l
         total = int(p.sum()) + int(r.sum())
         result.append(2 * int((p & r).sum()) / total if total else 1.0)
     return result
+
+
+def training_summary(
+    setup: Setup, epochs: int, validation: Validation, before: Mapping[str, float] | None
+) -> dict[str, Any]:
+    """Entry ``training`` of the model's header.
+
+    Parameters
+    ----------
+    setup : Setup
+    epochs : int
+        Epochs trained.
+    validation : Validation
+        Of the weights in the file.
+    before : mapping of str to float, or None
+        Dice of the start model on the same cases.
+    """
+    run, split = setup.run, setup.split
+    summary: dict[str, Any] = {
+        "data": run.data.name if run.data else counted(len(run.pairs), "pair"),
+        "train_cases": len(split.train),
+        "validation_cases": len(split.val),
+        "validation": split.kind,
+        "epochs": epochs,
+        "steps_per_epoch": run.training.steps,
+        "validation_dice": _rounded(validation.dice),
+        "validation_mean_dice": None if validation.mean is None else round(validation.mean, 4),
+        "removed_fraction": [round(level.removed, 4) for level in validation.levels],
+        "median_threshold": [level.threshold and round(level.threshold, 4) for level in validation.levels],
+    }
+    if setup.synthetic:
+        summary["synthetic"] = True
+    if split.derived:
+        summary["independent_labels"] = False
+    if validation.count < len(setup.val):
+        summary |= {"validated_frames": validation.count, "validation_frames": len(setup.val)}
+    return summary if before is None else {**summary, "before": _rounded(before)}
+
+
+def _rounded(dice: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in dice.items()}
+
+
+def common_classes(start: tuple[ClassInfo, ...], new: tuple[ClassInfo, ...]) -> dict[int, int]:
+    """Index in `new` of each foreground class of `start` that is there, too.
+
+    Classes are the same where their names are (in any case), or where their values are and one has no name of its own.
+    """
+    names = {c.name.casefold(): i for i, c in enumerate(new) if i}
+    found = {i: names[c.name.casefold()] for i, c in enumerate(start) if i and c.name.casefold() in names}
+    values = {c.value: i for i, c in enumerate(new) if i and i not in found.values()}
+    for i, c in enumerate(start):
+        j = values.get(c.value)
+        if i and i not in found and j is not None and (_unnamed(c) or _unnamed(new[j])):
+            found[i] = j
+    return found
+
+
+def _unnamed(info: ClassInfo) -> bool:
+    return info.name == f"class {info.value}"
+
+
+def validate_start(setup: Setup, device: torch.device) -> Generator[Event, None, dict[str, float] | None]:
+    """Dice of the start model per class that both models have, on the run's validation cases.
+
+    None without any, and where the labels of a validation case are a model's result: a model is not judged by these.
+    """
+    if setup.start is None:
+        return None
+    if setup.split.derived:
+        yield StageStarted(f"{NO_INDEPENDENT_LABELS}: before and after are not compared.")
+        return None
+    header, weights = setup.start
+    if header.model.in_channels != setup.header.model.in_channels:
+        yield StageStarted("The start model takes other channels, so that before and after cannot be compared.")
+        return None
+    common = common_classes(header.classes, setup.header.classes)
+    if not common:
+        yield StageStarted("The start model has none of these classes, so that before and after cannot be compared.")
+        return None
+    yield StageStarted(f"Validating {header.name} before fine-tuning.")
+    model = model_from(header.model, weights).to(device)
+    meant = torch.zeros(len(header.classes), dtype=torch.int64)
+    for i, j in common.items():
+        meant[i] = j
+    pre, classes = setup.header.preprocess, setup.header.classes
+    amp = setup.run.training.amp
+    found = yield from validate(model, setup.val, pre.tile, classes, device, amp=amp, meant=meant)
+    names = [classes[j].name for j in sorted(common.values()) if classes[j].name in found.dice]
+    if not names:
+        yield StageStarted("No validation case holds a class of the start model: before and after are not compared.")
+        return None
+    return {name: found.dice[name] for name in names}

@@ -30,8 +30,8 @@ from prosma_core.engine.messages import (
 )
 from prosma_core.events import SlabDone, StageStarted, TileDone
 from prosma_core.inference.segment import Segmentation, Segmenter
+from prosma_core.io.bundle import shipped_models
 from prosma_core.io.images import write_image
-from prosma_core.io.models import shipped_models
 
 Submit = Callable[..., Any]
 Noise = Callable[..., Scan]

@@ -24,8 +24,8 @@ from prosma_core.engine.messages import (
 )
 from prosma_core.events import EpochDone, StageStarted, StepDone, Working
 from prosma_core.io.bundle import load_bundle, read_header
-from prosma_core.io.run_folder import RunFolder
-from prosma_core.io.stopped_run import keep_stopped, read_history, run_state
+from prosma_core.runs.run_folder import RunFolder
+from prosma_core.runs.run_state import keep_stopped, read_history, run_state
 from prosma_core.training.loop import TrainingResult, train
 
 Submit = Callable[..., Any]

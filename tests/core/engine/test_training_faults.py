@@ -15,11 +15,11 @@ import pytest
 from prosma_core import errors
 from prosma_core.config.run import RunConfig
 from prosma_core.engine.client import Engine
+from prosma_core.engine.handlers import Services
 from prosma_core.engine.messages import Failed, Finished, PlanRequest, TrainRequest
-from prosma_core.engine.services import Services
 from prosma_core.events import EpochDone, StepDone
-from prosma_core.io.run_folder import RunFolder
-from prosma_core.io.stopped_run import keep_stopped, read_history, run_state
+from prosma_core.runs.run_folder import RunFolder
+from prosma_core.runs.run_state import keep_stopped, read_history, run_state
 from prosma_core.training.cases import TrainingCase
 from prosma_core.training.trainer import Trainer
 

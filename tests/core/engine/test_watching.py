@@ -19,8 +19,8 @@ from prosma_core.events import EpochDone, PreviewDone, StageStarted, StepDone, W
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.bundle import read_header
 from prosma_core.io.images import read_image
-from prosma_core.io.run_folder import RunFolder
-from prosma_core.io.stopped_run import read_history, run_state
+from prosma_core.runs.run_folder import RunFolder
+from prosma_core.runs.run_state import read_history, run_state
 
 Begin = Callable[..., Any]
 MakeRun = Callable[..., RunConfig]

@@ -14,8 +14,7 @@ from prosma_core.config import GateConfig, ModelHeader
 from prosma_core.config.inspection import InspectConfig, LevelEdit, MapInfo, MapKind
 from prosma_core.config.model import ClassInfo, ModelConfig
 from prosma_core.config.preprocess import ChannelIntensity, PreprocessConfig
-from prosma_core.data.geometry import ImageSpec, Scan, array_spec
-from prosma_core.data.map_place import map_spec
+from prosma_core.data.geometry import ImageSpec, Scan, array_spec, map_spec
 from prosma_core.errors import ConfigError, DeviceError, GeometryError
 from prosma_core.events import StageStarted, TileDone
 from prosma_core.inference.segment import Segmenter

@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prosma_core.config import InferenceConfig, ModelHeader
-from prosma_core.config.gate_edits import opened_one_at_a_time
-from prosma_core.config.inspection import InspectConfig, LevelEdit, Variant
+from prosma_core.config.inspection import InspectConfig, LevelEdit, Variant, opened_one_at_a_time
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import Scan
 from prosma_core.errors import ConfigError, GeometryError, LabelError

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from prosma_core.config.cpu import CpuWay
+from prosma_core.config.inference import CpuSettings
 from prosma_core.io import parts
-from prosma_core.io.machine import cache_folder, cpu_name, cpu_quota, keep_way, kept_way, usable_cores
+from prosma_core.io.hardware import cache_folder, cpu_name, cpu_quota, keep_way, kept_way, usable_cores
 
-WAY = CpuWay(threads=3, bf16=True)
+WAY = CpuSettings(threads=3, bf16=True)
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +67,7 @@ def test_the_part_of_a_killed_process_is_removed() -> None:
 
 
 def test_what_is_kept_is_found_again_beside_what_was_there() -> None:
-    other = CpuWay(threads=1, channels_last=True)
+    other = CpuSettings(threads=1, channels_last=True)
     assert kept_way("a") is None
     assert keep_way("a", WAY)
     assert keep_way("b", other)

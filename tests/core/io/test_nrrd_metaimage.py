@@ -13,8 +13,8 @@ import pytest
 
 from prosma_core.data.geometry import array_spec
 from prosma_core.errors import FileFormatError, GeometryError, LabelError, OutputError, ProsmaError
-from prosma_core.io.failures import reading
 from prosma_core.io.images import preflight, read_image, read_labels, result_name, stem, write_image, write_labels
+from prosma_core.io.read_errors import reading
 
 sitk = pytest.importorskip("SimpleITK", reason="an independent reader; the extra 'medical' is not installed")
 

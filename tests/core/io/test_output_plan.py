@@ -18,8 +18,7 @@ from prosma_core.io import parts
 from prosma_core.io.atomic import write_bytes_atomic
 from prosma_core.io.images import read_labels, write_image, write_labels
 from prosma_core.io.output_plan import OutputPlan, check_replace
-from prosma_core.io.run_folder import RunFolder
-from prosma_core.io.run_targets import check_run_targets
+from prosma_core.runs.run_folder import RunFolder, check_run_targets
 
 SPEC = array_spec((4, 5), "yx")
 ZEROS = np.zeros((4, 5), np.uint8)

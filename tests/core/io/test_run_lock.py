@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 
 from prosma_core.errors import OutputError, RunLockedError, TrainingError
-from prosma_core.io.run_folder import RunFolder
-from prosma_core.io.run_lock import NAME, holder, run_lock
-from prosma_core.io.stopped_run import keep_stopped
+from prosma_core.runs.run_folder import RunFolder
+from prosma_core.runs.run_lock import NAME, holder, run_lock
+from prosma_core.runs.run_state import keep_stopped
 
 HOLD = """
 import sys
 from pathlib import Path
-from prosma_core.io.run_folder import RunFolder
-from prosma_core.io.run_lock import run_lock
+from prosma_core.runs.run_folder import RunFolder
+from prosma_core.runs.run_lock import run_lock
 with run_lock(RunFolder(Path(sys.argv[1]))):
     print("held", flush=True)
     sys.stdin.read()

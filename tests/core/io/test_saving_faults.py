@@ -12,7 +12,7 @@ from tests.writers import FILES, FOLDERS, TORCH, WRITERS, Found, Save
 from prosma_core.config.run import resolve_run
 from prosma_core.io import atomic, parts
 from prosma_core.io.atomic import put_back, replace_dir
-from prosma_core.io.run_folder import RunFolder
+from prosma_core.runs.run_folder import RunFolder
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="the faults are made with functions and signals of POSIX")
 pytestmark = posix_only

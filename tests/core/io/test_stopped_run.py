@@ -13,8 +13,8 @@ import pytest
 
 from prosma_core.config.run import load_run_yaml, resolve_run
 from prosma_core.errors import ConfigError, ModelFileError, TrainingError
-from prosma_core.io.run_folder import RunFolder
-from prosma_core.io.stopped_run import keep_stopped, read_history, run_state
+from prosma_core.runs.run_folder import RunFolder
+from prosma_core.runs.run_state import keep_stopped, read_history, run_state
 from prosma_core.training.loop import train
 
 TINY = {
@@ -148,6 +148,6 @@ def test_a_damaged_model_is_not_kept(trained: Callable[..., RunFolder]) -> None:
 
 
 def test_the_list_of_runs_needs_no_torch() -> None:
-    code = "import sys, prosma_core.io.stopped_run, prosma_core.engine.client; print('torch' in sys.modules)"
+    code = "import sys, prosma_core.runs.run_state, prosma_core.engine.client; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert answer.stdout.strip() == "False"

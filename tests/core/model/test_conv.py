@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from prosma_core.model import conv
-from prosma_core.model.conv import CONV
+from prosma_core.model import blocks as conv
+from prosma_core.model.blocks import CONV
 
 PLAIN = {2: nn.Conv2d, 3: nn.Conv3d}
 

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prosma_core.config.model import GateConfig
-from prosma_core.io.bundle import load_bundle
-from prosma_core.io.models import find_model
+from prosma_core.io.bundle import find_model, load_bundle
 from prosma_core.model.gate import ProximalGate, build_gate
 from prosma_core.model.kernels import cpu
 from prosma_core.model.weights import model_from

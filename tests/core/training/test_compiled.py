@@ -11,7 +11,7 @@ import torch
 from prosma_core.config.model import ModelConfig
 from prosma_core.errors import TrainingError
 from prosma_core.model.unet import UNet, build_model
-from prosma_core.training.compiled import compiled
+from prosma_core.training.torch_compile import compiled
 
 ON_GPU = torch.cuda.is_available()
 

@@ -13,8 +13,8 @@ from prosma_core.config.run import RunConfig, resolve_run
 from prosma_core.data.geometry import array_spec
 from prosma_core.errors import DatasetError, GeometryError
 from prosma_core.events import Working
-from prosma_core.training import expected
-from prosma_core.training.expected import expected_seconds, small_patch
+from prosma_core.training import runtime_estimate as expected
+from prosma_core.training.runtime_estimate import expected_seconds, small_patch
 
 SMALL: dict[str, Any] = {"network": {"width": 4, "max_width": 8, "max_stages": 3}, "device": "cpu"}
 

@@ -17,7 +17,7 @@ from prosma_core.config.run import resolve_run
 from prosma_core.data.geometry import array_spec
 from prosma_core.events import StepDone
 from prosma_core.io.images import write_image, write_labels
-from prosma_core.training.graphed import WARM_UP, Graphed
+from prosma_core.training.cuda_graph import WARM_UP, Graphed
 from prosma_core.training.loop import train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
@@ -91,7 +91,7 @@ def test_it_gives_the_same_losses_and_gradients_on_other_data_and_weights() -> N
 def test_what_waits_for_the_device_is_called_as_it_is_and_that_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     model = nn.Conv2d(1, 3, 1).cuda()
     graphed = Graphed(gradients_of(model, lambda: next(model.parameters()).sum().item()))
-    with caplog.at_level(logging.WARNING, "prosma_core.training.graphed"):
+    with caplog.at_level(logging.WARNING, "prosma_core.training.cuda_graph"):
         found = found_by(graphed, model)
     assert len(caplog.records) == 1
     assert torch.randn(3, device="cuda").isfinite().all()
@@ -106,9 +106,9 @@ def test_where_memory_ends_in_the_capture_the_step_goes_on_without(caplog: pytes
             torch.empty(2**50, device="cuda")
 
     model = nn.Conv2d(1, 3, 1).cuda()
-    with caplog.at_level(logging.WARNING, "prosma_core.training.graphed"):
+    with caplog.at_level(logging.WARNING, "prosma_core.training.cuda_graph"):
         found = found_by(Graphed(gradients_of(model, full)), model)
-    assert [record.name for record in caplog.records] == ["prosma_core.training.graphed"]
+    assert [record.name for record in caplog.records] == ["prosma_core.training.cuda_graph"]
     assert "memory" in caplog.text
     assert all(bool(torch.isfinite(t).all()) for step in found for t in step)
 

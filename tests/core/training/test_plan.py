@@ -16,11 +16,12 @@ from prosma_core.training.plan import (
     MEMORY_SHARE,
     MIN_EDGE,
     TRAINING_TENSORS,
+    plan_preprocess,
     plan_run,
     plan_stages,
     plan_tile,
+    target_spacing,
 )
-from prosma_core.training.plan_preprocess import plan_preprocess, target_spacing
 
 GIB = 2**30
 

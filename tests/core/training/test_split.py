@@ -14,10 +14,10 @@ from prosma_core.config.model import ClassInfo
 from prosma_core.data.annotation import read_annotation
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.errors import DatasetError, TrainingError
-from prosma_core.io.comparison import compare
-from prosma_core.training.before_after import common_classes
+from prosma_core.runs.run_state import compare
 from prosma_core.training.classes import check_background, class_words
 from prosma_core.training.split import FEW_HELD_OUT, FEW_SLICES, HeldOut, Split, hold_out_slices, keep_classes
+from prosma_core.training.validate import common_classes
 
 annotated = st.dictionaries(
     st.sampled_from("abc"), st.lists(st.integers(0, 60), unique=True, max_size=25).map(sorted), min_size=1

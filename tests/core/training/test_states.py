@@ -19,9 +19,9 @@ from prosma_core.errors import DivergedError, OutputError, RunLockedError, Train
 from prosma_core.events import EpochDone, StageStarted, StepDone
 from prosma_core.io.bundle import load_bundle
 from prosma_core.io.images import write_image, write_labels
-from prosma_core.io.run_folder import RunFolder
-from prosma_core.io.run_lock import NAME
-from prosma_core.io.stopped_run import run_state
+from prosma_core.runs.run_folder import RunFolder
+from prosma_core.runs.run_lock import NAME
+from prosma_core.runs.run_state import run_state
 from prosma_core.training.loop import train
 from prosma_core.training.trainer import Trainer
 
@@ -170,7 +170,7 @@ def test_the_good_state_is_never_given_up_for_a_damaged_one(
     assert next(event for event in work if isinstance(event, StepDone))
     work.close()
     assert [path.read_bytes() == good for path in folder.states()] == [True, True]
-    monkeypatch.setattr("prosma_core.io.run_folder._link_or_copy", shutil.copyfile)  # a file system without links
+    monkeypatch.setattr("prosma_core.runs.run_folder._link_or_copy", shutil.copyfile)  # a file system without links
     folder.write_state(b"newer")
     assert [path.read_bytes() for path in folder.states()] == [b"newer", good]
 

@@ -13,7 +13,7 @@ from napari.layers import Labels
 
 from prosma_core.data.geometry import array_spec
 from prosma_core.io.images import write_image
-from prosma_core.io.zarr_write import write_zarr
+from prosma_core.io.zarr_images import write_zarr
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ import pytest
 
 from napari_prosma.train.runs import list_runs
 from prosma_core.io.images import read_image
-from prosma_core.io.run_folder import RunFolder
+from prosma_core.runs.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow
 

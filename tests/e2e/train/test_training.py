@@ -21,7 +21,7 @@ from prosma_core.cli.main import app
 from prosma_core.config.run import PRESETS
 from prosma_core.io.bundle import read_header
 from prosma_core.io.images import read_image
-from prosma_core.io.run_folder import RunFolder
+from prosma_core.runs.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow
 

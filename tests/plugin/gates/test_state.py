@@ -14,8 +14,7 @@ from napari_prosma.gates.edits import GateEdits
 from napari_prosma.gates.state import Choices, Plan, Problem, level_facts, map_bytes, resolve
 from prosma_core.config.inspection import InspectConfig, LevelEdit
 from prosma_core.config.model import GateConfig
-from prosma_core.io.bundle import read_header
-from prosma_core.io.models import shipped_models
+from prosma_core.io.bundle import read_header, shipped_models
 
 
 def entry(name: str, kind: str = "prosma") -> ModelEntry:

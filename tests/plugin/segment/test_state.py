@@ -15,8 +15,7 @@ from napari_prosma._shared.session import ModelEntry
 from napari_prosma.segment.output import save_path
 from napari_prosma.segment.state import Choices, Plan, Problem, resolve
 from prosma_core.config.inference import InferenceConfig
-from prosma_core.io.bundle import read_header
-from prosma_core.io.models import shipped_models
+from prosma_core.io.bundle import read_header, shipped_models
 
 
 def entry(name: str) -> ModelEntry:

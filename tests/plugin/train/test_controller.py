@@ -31,11 +31,10 @@ from prosma_core.engine.messages import (
 )
 from prosma_core.errors import DeviceError, ProsmaError
 from prosma_core.events import EpochDone, LevelStats, PreviewDone, StageStarted, StepDone
-from prosma_core.io.bundle import load_bundle, save_bundle
+from prosma_core.io.bundle import find_model, load_bundle, save_bundle
 from prosma_core.io.images import read_image, write_image, write_labels
-from prosma_core.io.models import find_model
-from prosma_core.io.run_folder import RunFolder
-from prosma_core.io.run_lock import run_lock
+from prosma_core.runs.run_folder import RunFolder
+from prosma_core.runs.run_lock import run_lock
 
 
 def epoch(number: int = 1, *, seconds: float = 10.0, dice: float = 0.5) -> EpochDone:

@@ -12,9 +12,8 @@ from napari_prosma.train.runs import free_name, list_runs, save_as, taken_names
 from prosma_core.config.run import resolve_run
 from prosma_core.errors import ModelFileError, OutputError
 from prosma_core.io import parts
-from prosma_core.io.bundle import read_header
-from prosma_core.io.models import shipped_models
-from prosma_core.io.run_folder import RunFolder
+from prosma_core.io.bundle import read_header, shipped_models
+from prosma_core.runs.run_folder import RunFolder
 
 PHANTOM = shipped_models()["phantom-3d"]
 

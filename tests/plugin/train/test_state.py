@@ -19,15 +19,14 @@ from napari_prosma.train.sources import layer_source
 from napari_prosma.train.state import Choices, Plan, Problem, asks_for_size, resolve, sized
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.model import ClassInfo
+from prosma_core.config.preprocess import VoxelSize
 from prosma_core.config.run import PRESETS, load_run_yaml, resolve_run
-from prosma_core.config.voxel_size import VoxelSize
-from prosma_core.io.bundle import read_header
+from prosma_core.io.bundle import find_model, read_header, shipped_models
 from prosma_core.io.images import read_labels
-from prosma_core.io.models import find_model, shipped_models
 from prosma_core.io.pairs import open_cases
-from prosma_core.io.run_folder import RunFolder, check_new_run
+from prosma_core.runs.run_folder import RunFolder, check_new_run
 from prosma_core.training.classes import class_words
-from prosma_core.training.reading import read_split
+from prosma_core.training.dataset_summary import read_split
 from prosma_core.training.split import choose_cases, class_counts
 
 SPARSE = LabelsConfig(zero="annotated_slices")

@@ -32,7 +32,7 @@ from napari_prosma.train.view import TrainView
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.model import ClassInfo
 from prosma_core.config.training import TrainingConfig
-from prosma_core.io.stopped_run import RunState
+from prosma_core.runs.run_state import RunState
 
 CLASSES = (
     ClassInfo(value=1, name="liver", color="#e6194b"),

@@ -25,8 +25,8 @@ from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.model import ClassInfo
 from prosma_core.config.training import TrainingConfig
 from prosma_core.events import EpochDone, LevelStats
-from prosma_core.io.run_folder import history_row
-from prosma_core.io.stopped_run import RunState
+from prosma_core.runs.run_folder import history_row
+from prosma_core.runs.run_state import RunState
 
 CLASSES = (
     ClassInfo(value=1, name="anterior hippocampus", color="#e6194b"),

@@ -19,7 +19,7 @@ from napari_prosma.train.plots import REDRAW, TrainingPlots
 from napari_prosma.train.view import TrainView
 from prosma_core.config.model import ClassInfo
 from prosma_core.events import EpochDone, LevelStats
-from prosma_core.io.run_folder import history_row
+from prosma_core.runs.run_folder import history_row
 
 CLASSES = (
     ClassInfo(value=1, name="liver", color="#e6194b"),

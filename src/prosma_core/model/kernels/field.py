@@ -8,8 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from prosma_core.model.kernels.cuts import ceil_div, power_of_2
-from prosma_core.model.kernels.taps import Pattern
+from prosma_core.model.kernels.taps import Pattern, ceil_div, power_of_2
 from prosma_core.model.kernels.triton_field import correlate, sweep
 
 FIELD, GATE, GRADIENT = 0, 1, 2

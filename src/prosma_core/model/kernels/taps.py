@@ -11,6 +11,16 @@ import torch
 from torch import Tensor
 
 
+def ceil_div(a: int, b: int) -> int:
+    """Quotient rounded up."""
+    return -(-a // b)
+
+
+def power_of_2(n: int) -> int:
+    """Least power of two that is not below n >= 1."""
+    return 1 << (n - 1).bit_length()
+
+
 @cache
 def tap_offsets(kernel: tuple[int, ...], dilations: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
     """Offset of each tap per spatial axis: for each dilation all taps but the middle, at last the middle itself.

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from prosma_core.model.kernels.cuts import ceil_div, power_of_2
+from prosma_core.model.kernels.taps import ceil_div, power_of_2
 from prosma_core.model.kernels.triton_math import normal
 
 GELU, GRADIENT, LINEAR = 0, 1, 2

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from prosma_core.config.run import RunConfig
 from prosma_core.data.annotation import Annotation, read_annotation
 from prosma_core.data.fingerprint import Fingerprint, fingerprint
-from prosma_core.data.geometry import ImageSpec, Scan
-from prosma_core.data.gray_labels import gray_problem, value_counts
+from prosma_core.data.geometry import ImageSpec, Scan, with_voxel_size
+from prosma_core.data.labels import gray_problem, value_counts
 from prosma_core.data.pair_check import GRAY_HELP
-from prosma_core.data.voxel_size import with_voxel_size
 from prosma_core.errors import DatasetError, LabelError
 from prosma_core.events import Event, StageStarted, Working
 from prosma_core.io.dataset_folder import Case, DatasetFolder, file_classes, read_case

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from prosma_core.config.model import ModelConfig
 from prosma_core.data.region import Box, box_shape
 from prosma_core.data.tiles import Tile, gaussian_weight, padding_to, tile_starts
-from prosma_core.inference.restore import Part
+from prosma_core.inference.grid_restore import RegionOfInterest
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +99,7 @@ class LevelCells:
         Shape of the padded grid.
     before : tuple of int
         Voxels of padding before the grid.
-    part : Part
+    part : RegionOfInterest
     """
 
     level: int
@@ -109,7 +109,7 @@ class LevelCells:
     starts: tuple[tuple[int, ...], ...]
     padded: tuple[int, ...]
     before: tuple[int, ...]
-    part: Part
+    part: RegionOfInterest
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -164,7 +164,9 @@ class LevelCells:
         return tuple(scale), tuple(offset)
 
 
-def level_cells(level: int, model: ModelConfig, tile: tuple[int, ...], overlap: float, part: Part) -> LevelCells:
+def level_cells(
+    level: int, model: ModelConfig, tile: tuple[int, ...], overlap: float, part: RegionOfInterest
+) -> LevelCells:
     """Cells of a level that the wanted part of a frame touches; those wholly in padding are no part of them.
 
     Parameters
@@ -175,7 +177,7 @@ def level_cells(level: int, model: ModelConfig, tile: tuple[int, ...], overlap: 
     tile : tuple of int
     overlap : float
         Of tiles, as in the prediction.
-    part : Part
+    part : RegionOfInterest
     """
     grid = part.grid
     padding = padding_to(grid.shape, tile)

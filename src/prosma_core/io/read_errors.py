@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -10,6 +13,7 @@ from prosma_core.errors import FileFormatError, ProsmaError
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
 
 _LONGEST = 120  # characters of a library's own message, of a file's text
 
@@ -49,3 +53,50 @@ def shown(text: object, longest: int = _LONGEST) -> str:
     """Text of a file or a library as part of one line of a message: printable, no line breaks, not too long."""
     line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
     return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
+_SMALL = 1 << 20
+_MOST = 240 << 20
+
+
+def check_unpacked(path: Path, packed: int, declared: int) -> None:
+    """Refuse an image, but not a label map, that is nearly nothing but one value.
+
+    Parameters
+    ----------
+    path : Path
+    packed : int
+        Bytes of its pixels as they are stored.
+    declared : int
+        Bytes they unpack to.
+
+    Raises
+    ------
+    FileFormatError
+        Less than 1 MB is stored and more than 240 MB are declared.
+    """
+    if packed < _SMALL and declared > _MOST:
+        raise damaged(path, f"it declares {declared >> 20} MB of voxels in {packed >> 10} kB, which no scan fits into")
+
+
+class _Collector(logging.Handler):
+    def __init__(self, found: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._found, self._thread = found, threading.get_ident()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a warning of the thread that reads."""
+        if record.thread == self._thread:
+            self._found.append(record.getMessage())
+
+
+@contextmanager
+def warnings_of(logger: str) -> Iterator[list[str]]:
+    """The warnings that this logger and those below it give in this thread meanwhile, in a list that fills."""
+    found: list[str] = []
+    handler, log = _Collector(found), logging.getLogger(logger)
+    log.addHandler(handler)
+    try:
+        yield found
+    finally:
+        log.removeHandler(handler)

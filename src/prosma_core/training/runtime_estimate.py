@@ -1,14 +1,17 @@
-"""How long trainings are expected to take, told by the grids of their scans: no voxel is read, nothing is written."""
+"""What a training would be and how long it would take: its own data, plan and steps, a few of them."""
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 
 import torch
 from torch import Tensor
 
+from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.model import ModelConfig
 from prosma_core.config.preprocess import PreprocessConfig
 from prosma_core.config.run import RunConfig
@@ -16,19 +19,21 @@ from prosma_core.config.training import TrainingConfig
 from prosma_core.data.fingerprint import Fingerprint, grid_fingerprint
 from prosma_core.data.geometry import ImageSpec
 from prosma_core.data.grid import resampled_shape
-from prosma_core.events import Event, Working
-from prosma_core.inference.device import choose_device
-from prosma_core.io.bundle import read_header
-from prosma_core.io.models import find_model
+from prosma_core.data.region import whole
+from prosma_core.events import Event, TileDone, Working
+from prosma_core.inference.device import choose_device, prepare_device
+from prosma_core.inference.tiled import wanted_tiles
+from prosma_core.io.bundle import find_model, read_header
 from prosma_core.model.unet import build_model
-from prosma_core.training.estimate import run_seconds, tiles_of
-from prosma_core.training.graphed import BEFORE_REPLAY, Graphed, graphed
+from prosma_core.training.cases import TrainingCase
+from prosma_core.training.cuda_graph import BEFORE_REPLAY, Graphed, graphed
+from prosma_core.training.dataset_summary import usual_dims
 from prosma_core.training.loop import training_memory
 from prosma_core.training.losses import segmentation_loss
-from prosma_core.training.reading import usual_dims
+from prosma_core.training.prepare import describe_plan, plan_model, prepare_run
 from prosma_core.training.schedule import build_optimizer
-from prosma_core.training.setup import plan_model
 from prosma_core.training.split import held_out_cases
+from prosma_core.training.trainer import Trainer
 
 FIRST_VOXELS, LONG_ENOUGH = 2**15, 1.0
 """Voxels of the first patch that is timed on a CPU, and seconds a step takes that stands for larger ones."""
@@ -74,13 +79,13 @@ def expected_seconds(
             with training_memory(device):
                 speeds[key] = yield from _speed(model, pre.tile, batch, run.training, device)
         step, forward = (seconds * prod(pre.tile) for seconds in speeds[key])
-        tiles = _tiles(scans, prints, pre)
+        tiles = _tiles_of_scans(scans, prints, pre)
         every, share = forward * sum(tiles), min(1.0, run.training.validation_cases / len(tiles))
         _, found[name] = run_seconds(run.training, step * batch, every * share, every, fine_tuning=start is not None)
     return found
 
 
-def _tiles(scans: Sequence[ImageSpec], prints: Sequence[Fingerprint], pre: PreprocessConfig) -> list[int]:
+def _tiles_of_scans(scans: Sequence[ImageSpec], prints: Sequence[Fingerprint], pre: PreprocessConfig) -> list[int]:
     """Tiles of each frame that is validated, as if the first scans were held out."""
     tiles: list[int] = []
     for scan, p in list(zip(scans, prints, strict=True))[: held_out_cases(len(scans))]:
@@ -167,3 +172,121 @@ def small_patch(tile: tuple[int, ...], strides: Sequence[tuple[int, ...]], most:
         if not fits:
             return patch
         patch = min(fits, key=lambda each: max(n / t for n, t in zip(each, tile, strict=True)))
+
+
+WARM_UP = 2
+"""Steps, and batches of tiles, that are not timed: the first ones take longer."""
+TIMED = 3
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A training that was planned, not run.
+
+    Attributes
+    ----------
+    words : str
+        The plan, and what is held out.
+    step_seconds : float
+        One optimizer step.
+    epoch_seconds : float
+        One epoch with its validation.
+    seconds : float
+        The whole run: reading the data, all epochs or minutes, the last validation.
+    """
+
+    words: str
+    step_seconds: float
+    epoch_seconds: float
+    seconds: float
+
+
+def estimate(run: RunConfig) -> Generator[Event, None, Estimate]:
+    """Read the data, plan, and time a few steps; nothing is written. Yields after each case and step.
+
+    Raises
+    ------
+    ProsmaError
+        As `train` does before its first epoch.
+    """
+    choice = yield from prepare_device(run.device)
+    began = time.monotonic()
+    with training_memory(choice.device), torch.backends.cudnn.flags(enabled=True, benchmark=True):
+        setup = yield from prepare_run(run, choice.device)
+        reading = time.monotonic() - began
+        trainer = Trainer(setup, choice.device)
+        step = yield from _time_steps(trainer)
+        tile = yield from _time_tiles(trainer)
+    config, pre = setup.run.training, setup.header.preprocess
+    subset, every = (tile * _tiles(cases, pre.tile) for cases in (trainer.validation_subset(), setup.val))
+    epoch, seconds = run_seconds(config, step, subset, every, fine_tuning=setup.start is not None)
+    plan = describe_plan(pre, setup.header.model, len(setup.split.train), len(setup.split.val))
+    return Estimate(
+        words=f"{plan} {setup.split.words()}".strip(),
+        step_seconds=step,
+        epoch_seconds=epoch,
+        seconds=reading + seconds,
+    )
+
+
+def run_seconds(
+    config: TrainingConfig, step: float, subset: float, every: float, *, fine_tuning: bool
+) -> tuple[float, float]:
+    """Seconds of an epoch, and of a run without reading its data.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+    step : float
+        Seconds of an optimizer step.
+    subset, every : float
+        Seconds of validating the cases of an epoch, and all of them.
+    fine_tuning : bool
+        The model to start from is validated too.
+    """
+    epoch = config.steps * step + subset / config.validation_every
+    training = config.epochs * epoch
+    if config.minutes:
+        training = min(training, 60 * config.minutes)
+    return epoch, training + every * (2 if fine_tuning else 1)
+
+
+def _time_steps(trainer: Trainer) -> Generator[Event, None, float]:
+    """Seconds of an optimizer step."""
+    rng = torch.Generator().manual_seed(trainer.config.seed)
+    trainer.model.train()
+    times = []
+    warm_up = BEFORE_REPLAY if isinstance(trainer.gradients, Graphed) else WARM_UP
+    for number in range(warm_up + TIMED):
+        yield Working(f"Timing steps: {number} of {warm_up + TIMED}")
+        began = time.monotonic()
+        trainer.step(rng).tolist()  # waits for the device
+        times.append(time.monotonic() - began)
+    return statistics.median(times[warm_up:])
+
+
+def _time_tiles(trainer: Trainer) -> Generator[Event, None, float]:
+    """Seconds of a validated tile."""
+    times: list[float] = []
+    work, before = trainer.validate(trainer.weights(), trainer.validation_subset()), 0
+    began = time.monotonic()
+    for event in work:
+        if isinstance(event, TileDone):
+            times.append((time.monotonic() - began) / (event.done - before))
+            before = event.done % event.total
+        if len(times) == WARM_UP + TIMED:
+            break
+        yield Working("Timing the validation")
+        began = time.monotonic()
+    work.close()
+    return statistics.median(times[WARM_UP:] or times)
+
+
+def _tiles(cases: Sequence[TrainingCase], tile: tuple[int, ...]) -> int:
+    """Tiles that cases are validated by."""
+    return sum(tiles_of(tuple(case.labels.shape), tile) for case in cases)
+
+
+def tiles_of(grid: tuple[int, ...], tile: tuple[int, ...]) -> int:
+    """Tiles that a grid is segmented by."""
+    return wanted_tiles(grid, tile, InferenceConfig().overlap, whole(grid))[1]

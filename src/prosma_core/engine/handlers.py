@@ -33,10 +33,10 @@ from prosma_core.engine.scans import read_scan
 from prosma_core.engine.training import serve_plan, serve_times, serve_training
 from prosma_core.errors import DeviceError
 from prosma_core.events import Event, StageStarted
+from prosma_core.inference.cpu_tuning import start_threads
 from prosma_core.inference.device import DeviceChoice, choose_device, name_memory_errors, prepare_device
 from prosma_core.inference.results import Allocate
 from prosma_core.inference.segment import Segmenter
-from prosma_core.inference.way import start_threads
 
 
 def ready() -> Ready:

@@ -22,7 +22,7 @@ PIECE = 2**24
 
 
 @dataclass(frozen=True)
-class Part:
+class RegionOfInterest:
     """The wanted part of a frame.
 
     Attributes
@@ -54,19 +54,19 @@ class Part:
         return planes
 
 
-def plan_part(grid: NetworkGrid, box: Box) -> Part:
-    """Part of a frame that a box of its own grid makes."""
+def plan_part(grid: NetworkGrid, box: Box) -> RegionOfInterest:
+    """RegionOfInterest of a frame that a box of its own grid makes."""
     oriented = grid.orient_box(box)
-    return Part(grid, oriented, grid.network_box(oriented))
+    return RegionOfInterest(grid, oriented, grid.network_box(oriented))
 
 
-def resize_part(image: Tensor, part: Part) -> Tensor:
+def resize_part(image: Tensor, part: RegionOfInterest) -> Tensor:
     """Values on the turned scan's grid: those that `resize` gives there for the whole network grid.
 
     Parameters
     ----------
     image : Tensor, float32, shape (K, *network box)
-    part : Part
+    part : RegionOfInterest
 
     Returns
     -------
@@ -85,7 +85,7 @@ def resize_part(image: Tensor, part: Part) -> Tensor:
     return image
 
 
-def _resize_axis(image: Tensor, axis: int, part: Part) -> Tensor:
+def _resize_axis(image: Tensor, axis: int, part: RegionOfInterest) -> Tensor:
     """One axis of the network box resampled to that of the oriented box."""
     start, stop = part.network[axis]
     size, target = part.grid.shape[axis], part.grid.oriented[axis]
@@ -98,13 +98,13 @@ def _resize_axis(image: Tensor, axis: int, part: Part) -> Tensor:
     return resize(image, shape, part.grid.thick).narrow(axis + 1, first, last - first)
 
 
-def argmax_part(logits: Tensor, part: Part, threshold: float | None = None) -> NDArray[Any]:
-    """Class of each voxel of a part as `strongest` says; classes are resampled one at a time.
+def argmax_part(logits: Tensor, part: RegionOfInterest, threshold: float | None = None) -> NDArray[Any]:
+    """Class of each voxel of a part as `argmax_streaming` says; classes are resampled one at a time.
 
     Parameters
     ----------
     logits : Tensor, float32, shape (K, *network box)
-    part : Part
+    part : RegionOfInterest
     threshold : float, optional
 
     Returns
@@ -112,10 +112,10 @@ def argmax_part(logits: Tensor, part: Part, threshold: float | None = None) -> N
     ndarray, uint8 or int32, shape (*oriented box)
     """
     classes = (resize_part(logits[k : k + 1], part)[0] for k in range(len(logits)))
-    return strongest(classes, len(logits), threshold)
+    return argmax_streaming(classes, len(logits), threshold)
 
 
-def strongest(classes: Iterable[Tensor], count: int, threshold: float | None = None) -> NDArray[Any]:
+def argmax_streaming(classes: Iterable[Tensor], count: int, threshold: float | None = None) -> NDArray[Any]:
     """Number of the largest of several arrays at each voxel, the first of equals; the arrays are taken one by one.
 
     Parameters

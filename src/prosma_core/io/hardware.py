@@ -9,7 +9,7 @@ import os
 import platform
 from pathlib import Path
 
-from prosma_core.config.cpu import CpuWay
+from prosma_core.config.inference import CpuSettings
 from prosma_core.errors import ConfigError, OutputError
 from prosma_core.io.atomic import make_folder, sweep, write_bytes_atomic
 
@@ -71,17 +71,17 @@ def _share(*files: Path) -> float:
     return quota / period if quota > 0 and period > 0 else math.inf
 
 
-def kept_way(key: str) -> CpuWay | None:
+def kept_way(key: str) -> CpuSettings | None:
     """What `keep_way` kept under this key; None where there is nothing, or nothing of use."""
     sweep(cache_folder())
     found = _kept().get(key)
     try:
-        return None if found is None else CpuWay.parse(found, str(_file()))
+        return None if found is None else CpuSettings.parse(found, str(_file()))
     except ConfigError:
         return None
 
 
-def keep_way(key: str, way: CpuWay) -> bool:
+def keep_way(key: str, way: CpuSettings) -> bool:
     """Keep how this machine computes fastest; whether that was possible."""
     file = _file()
     content = json.dumps({**_kept(), key: way.model_dump()}, indent=1)

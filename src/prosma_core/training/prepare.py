@@ -21,17 +21,15 @@ from prosma_core.data.intensities import COLOR
 from prosma_core.errors import IntensityError
 from prosma_core.events import Event, StageStarted, Working
 from prosma_core.inference.device import free_memory
-from prosma_core.io.bundle import Weights, load_bundle
+from prosma_core.io.bundle import Weights, find_model, load_bundle
 from prosma_core.io.dataset_folder import DatasetFolder
-from prosma_core.io.models import find_model
 from prosma_core.io.notes import made_by_model, read_notes
 from prosma_core.io.pairs import open_cases
 from prosma_core.printable import counted
 from prosma_core.training.cases import TrainingCase, prepare_case
 from prosma_core.training.classes import check_background, class_words, find_classes
-from prosma_core.training.plan import plan_batch, plan_run, training_voxels
-from prosma_core.training.plan_preprocess import plan_preprocess
-from prosma_core.training.reading import read_annotated, read_split
+from prosma_core.training.dataset_summary import read_annotated, read_split
+from prosma_core.training.plan import plan_batch, plan_preprocess, plan_run, training_voxels
 from prosma_core.training.split import Split, check_split, choose_cases, class_counts
 
 CPU_BATCH = 2

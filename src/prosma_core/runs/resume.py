@@ -8,7 +8,7 @@ from typing import Any
 
 from prosma_core.config.run import load_run_yaml
 from prosma_core.errors import ConfigError
-from prosma_core.io.run_folder import RunFolder
+from prosma_core.runs.run_folder import RunFolder
 
 CHANGEABLE = {
     ("data",),

@@ -15,7 +15,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from prosma_core.config.cpu import CpuWay
+from prosma_core.config.inference import CpuSettings
 from prosma_core.config.model import ModelConfig
 from prosma_core.model.unet import build_model
 
@@ -51,17 +51,17 @@ class Probe:
 
     Attributes
     ----------
-    way : CpuWay
+    way : CpuSettings
         The fastest that is right.
-    ratios : tuple of (CpuWay, float)
+    ratios : tuple of (CpuSettings, float)
         Every other way that was tried, and its time as a share of that of float32, contiguous (of other numbers of
         threads: of the better one before); infinite where it is not right, or hopeless.
     seconds : float
         How long all of it took.
     """
 
-    way: CpuWay
-    ratios: tuple[tuple[CpuWay, float], ...]
+    way: CpuSettings
+    ratios: tuple[tuple[CpuSettings, float], ...]
     seconds: float
 
 
@@ -86,7 +86,7 @@ class Network:
         self.model: nn.Module = build_model(config, seed=0).eval()
         self.image = torch.randn(1, 1, *grid, generator=torch.Generator().manual_seed(0))
 
-    def logits(self, way: CpuWay) -> Tensor:
+    def logits(self, way: CpuSettings) -> Tensor:
         """Logits by one forward, float32, shape (1, 2, *grid)."""
         layout = memory_format(self.image.ndim - 2, way)
         self.model.to(memory_format=layout)  # type: ignore[call-overload]
@@ -95,7 +95,7 @@ class Network:
         return found.float()
 
 
-def memory_format(dims: int, way: CpuWay) -> torch.memory_format:
+def memory_format(dims: int, way: CpuSettings) -> torch.memory_format:
     """Layout of a network's weights and images."""
     last = torch.channels_last if dims == 2 else torch.channels_last_3d
     return last if way.channels_last else torch.contiguous_format
@@ -120,7 +120,7 @@ def bf16_supported() -> bool:
     return any(bool(ask()) for ask in asked if ask is not None)
 
 
-def timed(network: Network, way: CpuWay) -> Took:
+def timed(network: Network, way: CpuSettings) -> Took:
     """One forward."""
     began, worked = time.perf_counter(), time.process_time()
     logits = network.logits(way)
@@ -141,7 +141,7 @@ def find_way(base: int, cores: int | None, *, bf16: bool) -> Probe:
     """
     began, others = time.perf_counter(), others_at_work()
     networks = [Network(dims, base) for dims in (2, 3)]
-    start, found = CpuWay(threads=base), list[tuple[CpuWay, float]]()
+    start, found = CpuSettings(threads=base), list[tuple[CpuSettings, float]]()
     for network in networks:
         timed(network, start)  # the first forward takes longer
     if cores is not None and cores > 1 and others() <= QUIET * cores:
@@ -160,17 +160,19 @@ def find_way(base: int, cores: int | None, *, bf16: bool) -> Probe:
     return Probe(best, tuple(found), time.perf_counter() - began)
 
 
-def _best_threads(base: CpuWay, cores: int, networks: Sequence[Network], found: list[tuple[CpuWay, float]]) -> CpuWay:
+def _best_threads(
+    base: CpuSettings, cores: int, networks: Sequence[Network], found: list[tuple[CpuSettings, float]]
+) -> CpuSettings:
     """Half the threads, and half of those, as long as that is clearly faster; else all cores where that is."""
     best = base
     while best.threads > 1:
-        way = CpuWay(threads=best.threads // 2)
+        way = CpuSettings(threads=best.threads // 2)
         found.append((way, compare(way, best, networks)))
         if found[-1][1] > CLEARLY:
             break
         best = way
     if best == base and cores > base.threads:
-        way = CpuWay(threads=cores)
+        way = CpuSettings(threads=cores)
         found.append((way, compare(way, base, networks)))
         best = way if found[-1][1] <= CLEARLY else base
     return best
@@ -187,7 +189,7 @@ def others_at_work() -> Callable[[], float]:
     return lambda: (busy() - before) / max(time.perf_counter() - began, 1e-9)
 
 
-def compare(way: CpuWay, against: CpuWay, networks: Sequence[Network]) -> float:
+def compare(way: CpuSettings, against: CpuSettings, networks: Sequence[Network]) -> float:
     """As `_compare`; infinite as well where torch cannot compute that way."""
     try:
         return _compare(way, against, networks)
@@ -196,7 +198,7 @@ def compare(way: CpuWay, against: CpuWay, networks: Sequence[Network]) -> float:
         return math.inf
 
 
-def _compare(way: CpuWay, against: CpuWay, networks: Sequence[Network]) -> float:
+def _compare(way: CpuSettings, against: CpuSettings, networks: Sequence[Network]) -> float:
     """Time of a way as a share of another's, the larger one of the networks; infinite where it is hopeless or wrong.
 
     Both alternate, and the median of the rounds counts. With as many threads on both sides the work of all threads

@@ -21,7 +21,7 @@ import psutil
 
 from prosma_core.config.documents import load_json
 from prosma_core.errors import OutputError, RunLockedError
-from prosma_core.io.run_folder import RunFolder
+from prosma_core.runs.run_folder import RunFolder
 
 NAME = "in-use.lock"
 _PLACE = 1 << 30

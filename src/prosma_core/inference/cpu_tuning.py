@@ -9,9 +9,9 @@ from functools import cache
 import psutil
 import torch
 
-from prosma_core.config.cpu import CpuWay
-from prosma_core.inference.probe import Probe, bf16_supported, find_way, memory_format
-from prosma_core.io.machine import cpu_name, keep_way, kept_way, usable_cores
+from prosma_core.config.inference import CpuSettings
+from prosma_core.inference.cpu_autotune import Probe, bf16_supported, find_way, memory_format
+from prosma_core.io.hardware import cpu_name, keep_way, kept_way, usable_cores
 
 SWITCH = "PROSMA_PROBE"
 """Environment variable that turns the probe off with ``0``: float32, contiguous, a thread for each core."""
@@ -24,25 +24,25 @@ _OURS = {torch.get_num_threads()}
 
 
 @cache
-def cpu_way() -> CpuWay:
+def cpu_way() -> CpuSettings:
     """How this process computes on its CPU, its number of threads set; probes a machine that is not known yet."""
     way = known_way() or probe_cpu().way
     _set_threads(way)
     return way
 
 
-def known_way() -> CpuWay | None:
+def known_way() -> CpuSettings | None:
     """What `cpu_way` gives, where that takes no probe; else None."""
     if cpu_way.cache_info().currsize:
         return cpu_way()
     return kept_way(_key()) if _wanted() else default_way()
 
 
-def default_way() -> CpuWay:
+def default_way() -> CpuSettings:
     """What is right on any machine: float32, contiguous, a thread for each physical core that there is for us."""
     if _threads_given():
-        return CpuWay(threads=torch.get_num_threads())
-    return CpuWay(threads=min(torch.get_num_threads(), psutil.cpu_count(logical=False) or 4096, usable_cores()))
+        return CpuSettings(threads=torch.get_num_threads())
+    return CpuSettings(threads=min(torch.get_num_threads(), psutil.cpu_count(logical=False) or 4096, usable_cores()))
 
 
 def probe_cpu() -> Probe:
@@ -73,7 +73,7 @@ def _wanted() -> bool:
     return os.environ.get(SWITCH) != "0"
 
 
-def _set_threads(way: CpuWay) -> None:
+def _set_threads(way: CpuSettings) -> None:
     if not _threads_given():
         _OURS.add(way.threads)
         torch.set_num_threads(way.threads)
