@@ -22,9 +22,9 @@ import numpy as np
 from qtpy.QtWidgets import QSlider
 from viewer_smoothness import Pulse, wait
 
-from napari_prosma._shared.session import Session
 from napari_prosma.gates import GatesWidget
-from napari_prosma.gates.level_edits import REST
+from napari_prosma.gates.what_if_panel import REST
+from napari_prosma.jobs.session import Session
 from prosma_core.data.phantom import phantom_2d
 
 SHAPE = (256, 256)

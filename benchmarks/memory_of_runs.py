@@ -21,7 +21,7 @@ import napari
 import psutil
 from qtpy.QtCore import QEventLoop, QTimer
 
-from napari_prosma._shared.session import Session
+from napari_prosma.jobs.session import Session
 from napari_prosma.segment import SegmentWidget
 from prosma_core.data.phantom import phantom_3d
 

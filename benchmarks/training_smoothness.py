@@ -19,7 +19,7 @@ import napari
 from qtpy.QtCore import QTimer
 from viewer_smoothness import Pulse, wait
 
-from napari_prosma._shared.session import Session
+from napari_prosma.jobs.session import Session
 from napari_prosma.train import TrainWidget
 from prosma_core.data.phantom import phantom_3d
 

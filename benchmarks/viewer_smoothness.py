@@ -23,8 +23,8 @@ import numpy as np
 from qtpy.QtCore import QEventLoop, Qt, QTimer
 from qtpy.QtWidgets import QApplication, QPushButton
 
-from napari_prosma._shared import layers as layer_access
-from napari_prosma._shared.session import Session
+from napari_prosma.jobs.session import Session
+from napari_prosma.layers import access as layer_access
 from napari_prosma.segment import SegmentWidget
 from prosma_core.data.phantom import phantom_3d
 

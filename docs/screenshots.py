@@ -22,12 +22,12 @@ from qtpy.QtWidgets import QApplication, QLabel, QPushButton, QWidget
 from napari_prosma._reader import image_layer_data
 from napari_prosma._sample_data import PHANTOM
 from napari_prosma._sample_data import _pair as pair_layers
-from napari_prosma._shared.docks import open_dock
-from napari_prosma._shared.session import Session
+from napari_prosma.jobs.session import Session
 from napari_prosma.segment import SegmentWidget
 from napari_prosma.train import TrainWidget
 from napari_prosma.train.plots import TrainingPlots
-from napari_prosma.train.present import preset_training
+from napari_prosma.train.presenter import preset_training
+from napari_prosma.widgets.docks import open_dock
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.data.geometry import Scan
 from prosma_core.data.phantom import phantom_3d

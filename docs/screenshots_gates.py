@@ -9,8 +9,8 @@ import numpy as np
 from napari.layers import Layer
 from qtpy.QtWidgets import QPushButton, QScrollArea, QTabWidget
 
-from napari_prosma._shared.docks import open_dock
 from napari_prosma.gates import GatesWidget
+from napari_prosma.widgets.docks import open_dock
 from prosma_core.io.images import read_labels
 
 if TYPE_CHECKING:

@@ -16,8 +16,6 @@ from packaging.requirements import Requirement
 import prosma_core
 
 ROOT = Path(__file__).resolve().parent.parent
-REFERENCE = ROOT / "src" / "prosma_core" / "api.py"  # the library's names on one page, most of it docstrings
-MODULES = sorted(path for path in (ROOT / "src").rglob("*.py") if path != REFERENCE)
 LARGEST_FILE = 12_000_000
 MACHINE_PATHS = re.compile(rb"/wor[k]/|/tm[p]/bas[h]|/roo[t]/|/Users/\w+/|/home/\w+/|[A-Z]:\\Users", re.IGNORECASE)
 
@@ -39,11 +37,6 @@ def test_no_tracked_file_is_large(tracked: list[Path]) -> None:
 
 def test_no_tracked_file_names_a_folder_of_one_machine(tracked: list[Path]) -> None:
     assert [str(file) for file in tracked if MACHINE_PATHS.search(file.read_bytes())] == []
-
-
-@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.relative_to(ROOT / "src").as_posix())
-def test_module_is_short_enough_to_read_at_once(module: Path) -> None:
-    assert len(module.read_text(encoding="utf-8").splitlines()) <= 400, "split it by what it is about"
 
 
 def test_citation_names_the_version_of_the_package() -> None:

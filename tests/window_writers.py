@@ -16,14 +16,14 @@ from tests.writers import Found, Number, Save, Writer, one_value
 
 from napari_prosma import _writer
 from napari_prosma._reader import image_layer_data
-from napari_prosma._shared.download import Archive, fetch
-from napari_prosma._shared.layers import read
-from napari_prosma._shared.session import Session
-from napari_prosma.gates import found as gates
+from napari_prosma.gates import inspection_result as gates
 from napari_prosma.gates.export import write_maps, write_numbers
-from napari_prosma.train.handover import autosave, write_pairs
+from napari_prosma.jobs.download import Archive, fetch
+from napari_prosma.jobs.session import Session
+from napari_prosma.layers.access import read
+from napari_prosma.train.export_pairs import autosave, write_pairs
 from napari_prosma.train.pairs import Pair
-from napari_prosma.train.runs import save_as
+from napari_prosma.train.run_library import save_as
 from napari_prosma.train.sources import layer_source
 from prosma_core.data.geometry import ImageSpec
 from prosma_core.io.bundle import read_header, shipped_models

@@ -9,12 +9,10 @@ from typing import Any
 
 from napari.utils.notifications import show_info, show_warning
 
-from napari_prosma._shared.layer_scan import METADATA, OPENED_AS
-from napari_prosma._shared.oblique import oblique_note, straight_affine, turn_between
-from napari_prosma._shared.placement import drawn_axes, spec_arguments
-from napari_prosma._shared.plain_text import plain
-from napari_prosma._shared.result_layers import class_arguments
-from napari_prosma._shared.result_notes import file_notes, noted_classes, noted_provenance, says_labels
+from napari_prosma.layers.placement import drawn_axes, oblique_note, spec_arguments, straight_affine, turn_between
+from napari_prosma.layers.results import class_arguments, file_notes, noted_classes, noted_provenance, says_labels
+from napari_prosma.layers.scan import METADATA, OPENED_AS
+from napari_prosma.widgets.plain_text import plain
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import ImageSpec
 from prosma_core.data.intensities import COLOR

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from napari_prosma._shared.layer_scan import LayerScan, read_arrays
-from napari_prosma._shared.own_files import check_saving
-from napari_prosma._shared.placement import Placement
-from napari_prosma._shared.result_notes import file_notes
+from napari_prosma.layers.own_files import check_saving
+from napari_prosma.layers.placement import Placement
+from napari_prosma.layers.results import file_notes
+from napari_prosma.layers.scan import LayerScan, read_arrays
 from prosma_core.io.images import write_image, write_labels
 from prosma_core.io.labels import one_channel
 

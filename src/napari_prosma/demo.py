@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QTimer
 
-from napari_prosma._shared.session import Session
+from napari_prosma.jobs.session import Session
 from napari_prosma.segment import SegmentWidget
 
 MINUTES = 5

@@ -14,7 +14,7 @@ import pytest
 import torch
 from napari.layers import Layer
 
-from napari_prosma._shared.jobs import Jobs
+from napari_prosma.jobs.boundary import Jobs
 from prosma_core.config import ChannelIntensity, ClassInfo, GateConfig, ModelConfig, ModelHeader, PreprocessConfig
 from prosma_core.data.intensities import COLOR
 from prosma_core.io.bundle import save_bundle

@@ -58,8 +58,7 @@ def read_model(path: Path) -> list[np.ndarray]:
 def read_run(path: Path) -> list[np.ndarray]:
     """Ask a run folder for everything that is shown of it, and resume it."""
     from prosma_core.config.run import RunConfig
-    from prosma_core.runs.resume import resumed_settings
-    from prosma_core.runs.run_folder import RunFolder
+    from prosma_core.runs.run_folder import RunFolder, resumed_settings
     from prosma_core.runs.run_state import keep_stopped, read_history, run_state
     from prosma_core.training.loop import train
 

@@ -121,13 +121,13 @@ class FakeJobs:
             msg = "The engine is busy."
             raise EngineBusyError(msg)
 
-    def aside(self, request: Any, listener: Listener) -> None:
+    def submit_background(self, request: Any, listener: Listener) -> None:
         if self.busy or self.aside_busy:
             msg = "The second engine is busy."
             raise EngineBusyError(msg)
         self.asides.append((request, listener))
 
-    def end_aside(self) -> None:
+    def end_background(self) -> None:
         pass
 
     def run(

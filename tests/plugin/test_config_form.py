@@ -9,7 +9,7 @@ from pydantic import Field
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QLabel, QWidget
 
-from napari_prosma._shared.config_form import ConfigForm
+from napari_prosma.widgets.config_form import ConfigForm
 from prosma_core.config.base import Config
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.training import TrainingConfig

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from napari_prosma._shared.job_run import Handlers, JobRun
-from napari_prosma._shared.job_spec import RequestSpec
+from napari_prosma.jobs.run import Handlers, JobRun
+from napari_prosma.jobs.spec import RequestSpec
 from prosma_core.engine.messages import Cancelled, Failed, Finished, SegmentRequest, SegmentResult
 from prosma_core.errors import EngineError
 from prosma_core.events import StageStarted, TileDone

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from napari.layers import Image, Labels
 
-from napari_prosma._shared import layers as layer_access
-from napari_prosma._shared.engine_job import EngineJob
-from napari_prosma._shared.job_spec import ScanSpec
+from napari_prosma.jobs.boundary import EngineJob
+from napari_prosma.jobs.spec import ScanSpec
+from napari_prosma.layers import access as layer_access
 from prosma_core.config.inspection import Variant
 from prosma_core.engine.client import Engine
 from prosma_core.engine.messages import Cancelled, WhatIfRequest

@@ -14,9 +14,8 @@ import pytest
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QApplication
 
-from napari_prosma._shared.engine_job import EngineJob
-from napari_prosma._shared.job_spec import RequestSpec
-from napari_prosma._shared.jobs import Jobs, Mailbox
+from napari_prosma.jobs.boundary import EngineJob, Jobs, Mailbox
+from napari_prosma.jobs.spec import RequestSpec
 from prosma_core.config.run import resolve_run
 from prosma_core.data.geometry import array_spec
 from prosma_core.engine.messages import Cancelled, PlanRequest, TimesRequest, is_last, spec_message
@@ -26,7 +25,7 @@ from prosma_core.events import Working
 LEAVING = """
 import pathlib, sys, time
 from qtpy.QtCore import QCoreApplication
-from napari_prosma._shared.jobs import Jobs
+from napari_prosma.jobs.boundary import Jobs
 app, jobs, folder = QCoreApplication([]), Jobs(), pathlib.Path(sys.argv[1])
 for name, seconds, lasting in (("yes", 0.3, True), ("no", 60, False)):
     def work(name=name, seconds=seconds):
@@ -117,7 +116,7 @@ def test_what_is_done_aside_gives_way_to_a_job(qtbot: QtBot, tmp_path: Path, eng
     jobs, heard, done = Jobs(), [], []
     plan = RequestSpec(PlanRequest(run=resolve_run({"out": tmp_path / "m.safetensors", "data": tmp_path})))
     try:
-        jobs.aside(times_request(), heard.append)
+        jobs.submit_background(times_request(), heard.append)
         jobs.check_idle()  # nobody has to wait for it
         qtbot.waitUntil(lambda: any(isinstance(message, Working) for message in heard), timeout=60_000)
         jobs.start(plan, done.append)
@@ -125,8 +124,8 @@ def test_what_is_done_aside_gives_way_to_a_job(qtbot: QtBot, tmp_path: Path, eng
         assert isinstance(heard[-1], Cancelled)
         qtbot.waitUntil(lambda: engines() == 1, timeout=10_000)
         qtbot.waitUntil(lambda: bool(done) and is_last(done[-1]), timeout=60_000)
-        jobs.aside(times_request(), heard.append)  # it can be asked again
-        jobs.end_aside()
+        jobs.submit_background(times_request(), heard.append)  # it can be asked again
+        jobs.end_background()
         qtbot.waitUntil(lambda: sum(map(is_last, heard)) == 2, timeout=10_000)
     finally:
         jobs.close()
@@ -146,12 +145,12 @@ def test_nothing_is_done_aside_while_a_job_is_prepared_or_something_else_is_done
     try:
         jobs.start(Unreadable(), done.append)
         with pytest.raises(EngineBusyError):
-            jobs.aside(times_request(), heard.append)
+            jobs.submit_background(times_request(), heard.append)
         may_end.set()
         qtbot.waitUntil(lambda: bool(done) and is_last(done[-1]), timeout=10_000)
-        jobs.aside(times_request(), heard.append)
+        jobs.submit_background(times_request(), heard.append)
         with pytest.raises(EngineBusyError):
-            jobs.aside(times_request(), heard.append)
+            jobs.submit_background(times_request(), heard.append)
         jobs.free()
         qtbot.waitUntil(lambda: any(map(is_last, heard)), timeout=10_000)
         assert isinstance(heard[-1], Cancelled)

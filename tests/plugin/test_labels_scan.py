@@ -13,7 +13,7 @@ import pytest
 from napari.layers import Image, Labels
 from napari.utils.colormaps import DirectLabelColormap
 
-from napari_prosma._shared import layers
+from napari_prosma.layers import access as layers
 from prosma_core.config.model import ClassInfo
 
 

@@ -16,10 +16,10 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from npe2 import PluginManifest
 
-from napari_prosma._shared import layers
-from napari_prosma._shared.layer_scan import read_arrays
-from napari_prosma._shared.layers import LayerScan
-from napari_prosma._shared.placement import Placement
+from napari_prosma.layers import access as layers
+from napari_prosma.layers.access import LayerScan
+from napari_prosma.layers.placement import Placement
+from napari_prosma.layers.scan import read_arrays
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import array_spec
 from prosma_core.errors import GeometryError

@@ -11,7 +11,7 @@ from napari.components import ViewerModel
 from napari.layers import Image
 from napari.utils.colormaps import Colormap
 
-from napari_prosma._shared.layers import (
+from napari_prosma.layers.access import (
     cross_layer,
     cross_voxel,
     map_layer,

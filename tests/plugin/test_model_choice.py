@@ -17,12 +17,13 @@ from qtpy.QtWidgets import QComboBox, QLabel, QPushButton
 
 from napari_prosma._reader import image_layer_data
 from napari_prosma._sample_data import phantom_2d_layers, phantom_3d_layers
-from napari_prosma._shared.fitting import meant
-from napari_prosma._shared.layers import read
-from napari_prosma._shared.scan_kind import kind_of
-from napari_prosma._shared.session import ModelEntry, Session
 from napari_prosma.gates.controller import GatesController
 from napari_prosma.gates.view import GatesView
+from napari_prosma.jobs.models import ModelEntry
+from napari_prosma.jobs.session import Session
+from napari_prosma.layers.access import read
+from napari_prosma.scan.kind import kind_of
+from napari_prosma.scan.selection import meant
 from napari_prosma.segment.controller import SegmentController
 from napari_prosma.segment.view import SegmentView
 from prosma_core.data.geometry import array_spec

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from napari_prosma._reader import image_layer_data
-from napari_prosma._shared import layers
+from napari_prosma.layers import access as layers
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import ImageSpec, affine_spacing, reverse_affine
 from prosma_core.io.images import read_image

@@ -15,14 +15,13 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QComboBox, QLabel, QTableWidget, QWidget
 
 import napari_prosma
-from napari_prosma._shared.plain_text import plain, shown
-from napari_prosma._shared.progress_panel import ActivityProgress
 from napari_prosma.gates.view import GatesView
-from napari_prosma.segment.result_panel import ClassRow
-from napari_prosma.segment.view import SegmentView
+from napari_prosma.segment.view import ClassRow, SegmentView
 from napari_prosma.train.pairs import Pair, PairRow
 from napari_prosma.train.sources import layer_source
 from napari_prosma.train.view import TrainView
+from napari_prosma.widgets.plain_text import plain, shown
+from napari_prosma.widgets.progress import ActivityProgress
 from prosma_core.config.model import ClassInfo
 from prosma_core.runs.run_state import RunState
 

@@ -10,7 +10,7 @@ from qtpy.QtCore import QBuffer, QByteArray
 from qtpy.QtGui import QMovie
 from qtpy.QtWidgets import QLabel, QMainWindow, QProgressBar
 
-from napari_prosma._shared.progress_panel import SPINNER_SPEED, ActivityProgress, ProgressPanel, TimeLeft, clock
+from napari_prosma.widgets.progress import SPINNER_SPEED, ActivityProgress, ProgressPanel, TimeLeft, clock
 
 
 @pytest.mark.parametrize(

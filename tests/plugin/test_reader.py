@@ -15,8 +15,8 @@ from napari.components import ViewerModel
 from PIL import Image
 
 from napari_prosma._reader import get_reader
-from napari_prosma._shared import layers
-from napari_prosma._shared.result_notes import file_notes, noted_classes
+from napari_prosma.layers import access as layers
+from napari_prosma.layers.results import file_notes, noted_classes
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import array_spec
 from prosma_core.errors import FileFormatError

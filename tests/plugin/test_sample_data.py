@@ -20,10 +20,9 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QTimer
 
 from napari_prosma import _sample_data
-from napari_prosma._shared import download
-from napari_prosma._shared import download_shown as download_module
-from napari_prosma._shared.download import Archive, DownloadError
-from napari_prosma._shared.download_shown import download_shown
+from napari_prosma.jobs import download
+from napari_prosma.jobs import download as download_module
+from napari_prosma.jobs.download import Archive, DownloadError, download_shown
 from prosma_core.io.hardware import cache_folder
 
 

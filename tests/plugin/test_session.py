@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from napari_prosma._shared.session import Session
+from napari_prosma.jobs.session import Session
 from prosma_core.errors import ModelFileError
 from prosma_core.io import parts
 from prosma_core.io.bundle import shipped_models

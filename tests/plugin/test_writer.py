@@ -16,7 +16,7 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
 from napari_prosma._reader import get_reader
-from napari_prosma._shared import layers
+from napari_prosma.layers import access as layers
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import array_spec, reverse_affine
 from prosma_core.errors import LabelError, OutputError, ProsmaError

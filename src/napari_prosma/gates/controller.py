@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from napari_prosma._shared.each import each
-from napari_prosma._shared.scan_controller import ScanController
-from napari_prosma._shared.session import ModelEntry, Session
-from napari_prosma._shared.steps import Steps
-from napari_prosma.gates.found import Found
+from napari_prosma.each import each
+from napari_prosma.gates.inspection_result import InspectionResult
 from napari_prosma.gates.job import InspectJob
-from napari_prosma.gates.present import Presenter
-from napari_prosma.gates.showing import Showing
+from napari_prosma.gates.presenter import Presenter
+from napari_prosma.gates.result_controller import ResultController
 from napari_prosma.gates.state import Choices, Plan, Problem, resolve
+from napari_prosma.jobs.models import ModelEntry
+from napari_prosma.jobs.session import Session
+from napari_prosma.scan.controller import ScanController
+from napari_prosma.widgets.gui_steps import Steps
 from prosma_core.config.inspection import InspectConfig
 from prosma_core.errors import ProsmaError
 
@@ -37,7 +38,7 @@ class GatesController(ScanController[Choices]):
     ----------
     run : InspectJob or None
         The running look.
-    showing : Showing or None
+    showing : ResultController or None
         What the last one found, while it is shown.
     """
 
@@ -46,7 +47,7 @@ class GatesController(ScanController[Choices]):
         super().__init__(viewer, view, session, self._presenter, _recalled(session))
         self.view = view
         self.run: InspectJob | None = None
-        self.showing: Showing | None = None
+        self.showing: ResultController | None = None
         self._details = ""
         self._source: Image | None = None
         self._plan: Plan | Problem | None = None
@@ -124,7 +125,7 @@ class GatesController(ScanController[Choices]):
         if self._source is not None:
             self._source.events.data.connect(self.run.scan_changed)
 
-    def _run_over(self, found: Found | None) -> None:
+    def _run_over(self, found: InspectionResult | None) -> None:
         run, self.run = self.run, None
         self._details = run.details if run is not None else ""
         if run is not None and self._source is not None:
@@ -137,7 +138,7 @@ class GatesController(ScanController[Choices]):
                 self.view.result.voxel.stop()
             source = self._source if self._source in self.viewer.layers else None
             before, jobs = self._leaving.take(), self.session.jobs
-            self.showing = Showing(found, source, self.viewer, self.view.result, jobs, before, earlier)
+            self.showing = ResultController(found, source, self.viewer, self.view.result, jobs, before, earlier)
             self.view.scroll_to_result()
         self._layers_changed()
         self._show_devices(self.session.jobs.ready)

@@ -1,4 +1,4 @@
-"""The changes a person makes to the gates, level by level. No Qt."""
+"""Edits of the gates: threshold, state and channels of each level. No Qt."""
 
 from __future__ import annotations
 

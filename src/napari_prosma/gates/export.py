@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from napari_prosma.gates.found import Found
+from napari_prosma.gates.inspection_result import InspectionResult
 from prosma_core.config.inspection import LevelSummary, VariantResult
 from prosma_core.data.geometry import map_spec
 from prosma_core.errors import OutputError
@@ -23,14 +23,14 @@ COLUMNS = ("threshold", "removed", "energy_removed", "channel_gate", "kept_posit
 """Numbers of each channel."""
 
 
-def numbers(found: Found, notes: Mapping[str, str], variants: Sequence[VariantResult]) -> dict[str, Any]:
+def numbers(found: InspectionResult, notes: Mapping[str, str], variants: Sequence[VariantResult]) -> dict[str, Any]:
     """All numbers of a look, as plain values: how it was made, levels, channels, and what a change changed."""
     found_values = found.inspection.model_dump(mode="json", exclude={"maps"})
     changed = [variant.model_dump(mode="json") for variant in variants]
     return dict(zip(KEYS, (dict(notes), found_values, changed), strict=True))
 
 
-def channel_table(found: Found) -> str:
+def channel_table(found: InspectionResult) -> str:
     """The numbers of each level (channel ``all``) and channel as comma-separated values."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -50,7 +50,7 @@ def check_place(path: Path, sources: Iterable[Path]) -> None:
 
 
 def write_numbers(
-    path: Path, found: Found, notes: Mapping[str, str], variants: Sequence[VariantResult]
+    path: Path, found: InspectionResult, notes: Mapping[str, str], variants: Sequence[VariantResult]
 ) -> Callable[[], Path]:
     """What writes the numbers as CSV or JSON, as the name of `path` says; may run in a thread.
 
@@ -68,7 +68,7 @@ def write_numbers(
     return write
 
 
-def write_maps(folder: Path, found: Found, notes: Mapping[str, str], suffix: str) -> Callable[[], Path]:
+def write_maps(folder: Path, found: InspectionResult, notes: Mapping[str, str], suffix: str) -> Callable[[], Path]:
     """What writes every map into a new folder, in the place of the scan's world where it lies; may run in a thread.
 
     It raises `OutputError` where the folder is there already, or they cannot be written; then nothing is left of them.

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from napari_prosma._shared.job_run import Handlers, RunTexts, ShownRun
-from napari_prosma._shared.job_spec import ScanSpec
-from napari_prosma._shared.jobs import Jobs
-from napari_prosma._shared.progress_panel import clock
-from napari_prosma.gates.found import Found
+from napari_prosma.gates.inspection_result import InspectionResult
 from napari_prosma.gates.state import Plan
+from napari_prosma.jobs.boundary import Jobs
+from napari_prosma.jobs.run import Handlers, RunTexts, ShownRun
+from napari_prosma.jobs.spec import ScanSpec
+from napari_prosma.widgets.progress import clock
 from prosma_core.engine.messages import ArrayReady, Finished, InspectResult
 
 if TYPE_CHECKING:
@@ -37,7 +37,9 @@ class InspectJob(ShownRun):
         Told, once, what was found; None where nothing was.
     """
 
-    def __init__(self, plan: Plan, view: GatesView, jobs: Jobs, over: Callable[[Found | None], None]) -> None:
+    def __init__(
+        self, plan: Plan, view: GatesView, jobs: Jobs, over: Callable[[InspectionResult | None], None]
+    ) -> None:
         self.plan = plan
         self._told = over
         self._arrays: dict[str, NDArray[Any]] = {}
@@ -73,5 +75,5 @@ class InspectJob(ShownRun):
         if result.words:
             self.say(result.words)
         self.say(f"Done in {clock(result.seconds)} on {result.device.partition(' (')[0]}.")
-        self._told(Found(self.plan, result.inspection, self._arrays, self._key))
+        self._told(InspectionResult(self.plan, result.inspection, self._arrays, self._key))
         self._shown = True

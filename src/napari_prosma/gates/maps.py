@@ -1,4 +1,4 @@
-"""The layers of a look into the gates: added one after the other, given new data by the next look, removed together."""
+"""Layers of an inspection and their styles: added, updated by the next inspection, removed together."""
 
 from __future__ import annotations
 
@@ -6,26 +6,79 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from napari.layers import Image, Layer
+from napari.utils.colormaps import Colormap
 
-from napari_prosma._shared import layers as layer_access
-from napari_prosma._shared.quietly import add_quietly
-from napari_prosma.gates.found import Found
-from napari_prosma.gates.looks import (
-    BAND_NAME,
-    KEPT,
-    MASK_NAMES,
-    REACH,
-    REMOVED,
-    SHARES,
-    band_colors,
-    map_title,
-    plain_colors,
-)
+from napari_prosma.gates.inspection_result import InspectionResult
+from napari_prosma.layers import access as layer_access
+from napari_prosma.layers.results import add_layer_keep_selection
 from prosma_core.config.header import provenance
 from prosma_core.config.inspection import MapInfo
+from prosma_core.config.model import GateForm
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
+
+
+REACH = 4.0
+"""The colors of a field reach from -REACH to REACH times the threshold of the channel that is shown."""
+BAND_NAME = "prosma band"
+"""What the names of colormaps of combined fields begin with."""
+BAND = "#3d3d3d"
+"""Color of the values that are removed."""
+COLD = ("#2b6ca3", "#9be0ff")
+"""Negative values, from the threshold to the end of the range."""
+WARM = ("#b5482a", "#ffd08a")
+"""Positive values, likewise."""
+KEPT = "#3b9eff"
+"""Color of what is kept, in masks and plots."""
+REMOVED = "#e8590c"
+"""Color of what is removed, likewise."""
+MASK_NAMES = ("removed", "kept")
+"""Names of 0 and 1 in a mask."""
+SHARES = {"removed": "inferno", "energy": "magma", "gate": "viridis", "channel_gate": "viridis"}
+"""Maps of shares, and the colormap of each."""
+WORDS = {
+    "removed": "removed",
+    "energy": "energy",
+    "kept": "kept",
+    "field": "field",
+    "scales": "dilation {dilation}",
+    "gate": "gate",
+    "channel_gate": "channel gate",
+    "before": "skip before",
+    "after": "skip after",
+}
+"""What a map is called in the name of its layer."""
+
+_EDGE = 1e-4
+
+
+def map_title(info: MapInfo) -> str:
+    """A map in words, such as ``level 0 removed``."""
+    return f"level {info.level} {WORDS[info.kind].format(dilation=info.dilation)}"
+
+
+def band_colors(form: GateForm) -> Colormap:
+    """Colors of a combined field: a flat band where the gate removes, cold below it and warm above.
+
+    Parameters
+    ----------
+    form : {"signed", "bounded", "nonnegative"}
+        A nonnegative gate removes all that is not above the threshold: its band has no lower end.
+    """
+    low, high = 0.5 - 0.5 / REACH, 0.5 + 0.5 / REACH
+    warm = [(high - _EDGE, BAND), (high, WARM[0]), (1.0, WARM[1])]
+    if form == "nonnegative":
+        stops = [(0.0, BAND), *warm]
+    else:
+        stops = [(0.0, COLD[1]), (low, COLD[0]), (low + _EDGE, BAND), *warm]
+    return Colormap([c for _, c in stops], controls=[p for p, _ in stops], name=f"{BAND_NAME} {form}")
+
+
+def plain_colors() -> Colormap:
+    """Colors of the field of one dilation, which has no threshold of its own: dark at 0, cold below, warm above."""
+    colors = [COLD[1], COLD[0], BAND, WARM[0], WARM[1]]
+    return Colormap(colors, controls=[0.0, 0.25, 0.5, 0.75, 1.0], name="prosma field")
 
 
 class MapLayers:
@@ -34,12 +87,12 @@ class MapLayers:
     Parameters
     ----------
     viewer : ViewerModel
-    found : Found
+    found : InspectionResult
     earlier : MapLayers, optional
         Those of the look before: `renew` gives them the maps of this one.
     """
 
-    def __init__(self, viewer: ViewerModel, found: Found, earlier: MapLayers | None = None) -> None:
+    def __init__(self, viewer: ViewerModel, found: InspectionResult, earlier: MapLayers | None = None) -> None:
         self._viewer, self._found = viewer, found
         self._layers: dict[str, Layer] = {}
         self._names: dict[str, str] = {}  # that the layers were given
@@ -93,7 +146,7 @@ class MapLayers:
                 if layer is None:
                     continue
                 self._layers[info.name] = layer
-                add_quietly(self._viewer, layer, below)
+                add_layer_keep_selection(self._viewer, layer, below)
                 self._names[info.name] = layer.name
                 yield
             below = below or layer
@@ -195,6 +248,6 @@ def _kind(info: MapInfo) -> str:
     return info.kind if info.dilation is None else f"{info.kind} {info.dilation}"
 
 
-def _lead(found: Found) -> str:
+def _lead(found: InspectionResult) -> str:
     """Kind of map that is shown at first."""
     return "gate" if found.inspection.gate == "attention" else "removed"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import prod
 
-from napari_prosma._shared.layers import LayerScan, Region
-from napari_prosma._shared.scan_choices import Problem, ScanChoices, scan_notes, scan_problem
-from napari_prosma._shared.session import ModelEntry
+from napari_prosma.jobs.models import ModelEntry
+from napari_prosma.layers.access import LayerScan, Region
+from napari_prosma.scan.selection import Problem, ScanChoices, scan_notes, scan_problem
 from prosma_core.config.inspection import InspectConfig, MapKind
 from prosma_core.config.model import ModelConfig
 from prosma_core.data.frames import slice_axis as automatic_axis

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from qtpy.QtCore import QTimer
+from collections.abc import Sequence
 
-from napari_prosma._shared.part_fields import PartFields
-from napari_prosma._shared.scan_view import ScanView
-from napari_prosma.gates.choices_panel import AdvancedPanel, LevelBoxes
+from qtpy.QtCore import QTimer, Signal
+from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QVBoxLayout, QWidget
+
 from napari_prosma.gates.result_panel import ResultPanel
+from napari_prosma.gates.state import MAP_NAMES, LevelFacts
+from napari_prosma.scan.view import PartFields, ScanView
+from napari_prosma.widgets.config_form import ConfigForm
+from napari_prosma.widgets.fields import Fold, PlainLabel, button, note_label
+from napari_prosma.widgets.plain_text import plain
+from prosma_core.config.inspection import InspectConfig, MapKind
+from prosma_core.printable import counted
 
 
 class GatesView(ScanView):
@@ -35,3 +42,88 @@ class GatesView(ScanView):
 
     def _scroll(self) -> None:
         self._area.verticalScrollBar().setValue(self.result.y())
+
+
+class LevelBoxes(QWidget):
+    """A box to tick for each level with a gate."""
+
+    levels_chosen = Signal(object)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.problem = note_label("problem")
+        self._boxes: dict[int, QCheckBox] = {}
+        self._facts: tuple[LevelFacts, ...] | None = None
+        label = PlainLabel("Levels")
+        label.setMinimumWidth(84)
+        self._row = QHBoxLayout()
+        self._row.addWidget(label)
+        self._row.addStretch(1)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addLayout(self._row)
+        layout.addWidget(self.problem)
+
+    def show_levels(self, facts: tuple[LevelFacts, ...], without: frozenset[int]) -> None:
+        """Show the levels of a network, ticked but for those that are left out; signals come from the person only."""
+        if facts != self._facts:
+            self._facts = facts
+            for box in self._boxes.values():
+                box.setParent(None)
+                box.deleteLater()
+            self._boxes = {fact.level: self._box(fact) for fact in facts}
+            for place, box in enumerate(self._boxes.values(), 1):
+                self._row.insertWidget(place, box)
+        for level, box in self._boxes.items():
+            box.setChecked(level not in without)
+        self.setVisible(bool(facts))
+
+    def _box(self, fact: LevelFacts) -> QCheckBox:
+        box = QCheckBox(str(fact.level))
+        box.setObjectName(f"level_{fact.level}")
+        step = " × ".join(map(str, fact.step))
+        box.setToolTip(
+            plain(f"Level {fact.level}: a voxel covers {step} of the network's; {counted(fact.channels, 'channel')}.")
+        )
+        box.clicked.connect(self._chosen)
+        return box
+
+    def _chosen(self) -> None:
+        self.levels_chosen.emit(frozenset(level for level, box in self._boxes.items() if not box.isChecked()))
+
+
+class AdvancedPanel(Fold):
+    """Maps that are made, and how the tiles overlap."""
+
+    options_changed = Signal(object)
+    defaults_clicked = Signal()
+
+    def __init__(self) -> None:
+        super().__init__("Advanced")
+        self._options = InspectConfig()
+        self._boxes: dict[MapKind, QCheckBox] = {}
+        inner = QWidget()
+        column = QVBoxLayout(inner)
+        column.setContentsMargins(0, 0, 0, 0)
+        for kind, text in MAP_NAMES.items():
+            box = QCheckBox(text)
+            box.setObjectName(f"map_{kind}")
+            box.clicked.connect(self._changed)
+            column.addWidget(box)
+            self._boxes[kind] = box
+        self._form = ConfigForm(InspectConfig, {"overlap": "Tile overlap"})
+        self._form.changed.connect(self._changed)
+        defaults = button("Restore defaults", "All advanced settings as they were at first.", self.defaults_clicked)
+        self.add(PlainLabel("Maps"), inner, self._form.native, defaults)
+
+    def show_options(self, options: InspectConfig) -> None:
+        """Show settings; no signal is sent."""
+        self._options = options
+        self._form.set(options)
+        for kind, box in self._boxes.items():
+            box.setChecked(kind in options.maps)
+
+    def _changed(self) -> None:
+        maps: Sequence[MapKind] = [kind for kind, box in self._boxes.items() if box.isChecked()]
+        overlap = self._form.value.overlap  # type: ignore[attr-defined]
+        self.options_changed.emit(self._options.replace(maps=tuple(maps), overlap=overlap))

@@ -8,10 +8,9 @@ from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt, Signal
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QPushButton, QTableView, QVBoxLayout, QWidget
 
-from napari_prosma._shared.fields import note_label, say
-from napari_prosma._shared.tables import SMALL
-from napari_prosma.gates.found import VoxelChannels
-from napari_prosma.gates.looks import KEPT, REMOVED
+from napari_prosma.gates.inspection_result import VoxelChannels
+from napari_prosma.gates.maps import KEPT, REMOVED
+from napari_prosma.widgets.fields import SMALL, note_label, say
 
 ROWS = 9
 """Channels that are seen without scrolling."""

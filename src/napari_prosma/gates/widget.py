@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QFileDialog
 
-from napari_prosma._shared.session import Session, session
-from napari_prosma._shared.text_window import show_text
 from napari_prosma.gates.controller import GatesController
 from napari_prosma.gates.view import GatesView
+from napari_prosma.jobs.session import Session, session
+from napari_prosma.widgets.fields import show_text
 from prosma_core.errors import ProsmaError
 from prosma_core.io.names import safe_name
 
@@ -96,8 +96,8 @@ class GatesWidget(GatesView):
 
     def _write(self, path: Path, work: Callable[[], object]) -> None:
         """Write in a thread, and say what became of it; no scan, label map or model is replaced."""
-        from napari_prosma._shared.own_files import open_files
         from napari_prosma.gates.export import check_place
+        from napari_prosma.layers.own_files import open_files
 
         say, showing = self.result.files.say, self.controller.showing
         scan = showing.found.plan.scan.path if showing is not None else None

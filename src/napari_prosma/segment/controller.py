@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from napari_prosma._shared.each import each
-from napari_prosma._shared.scan_controller import ScanController
-from napari_prosma._shared.session import Session
+from napari_prosma.each import each
+from napari_prosma.jobs.session import Session
+from napari_prosma.scan.controller import ScanController
 from napari_prosma.segment.job import SegmentJob
-from napari_prosma.segment.present import SHORTCUT, Presenter
+from napari_prosma.segment.presenter import SHORTCUT, Presenter
 from napari_prosma.segment.state import Choices, Plan, Problem, resolve
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.errors import ProsmaError

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 from napari.layers import Image, Labels
 from numpy.typing import NDArray
 
-from napari_prosma._shared import layers as layer_access
-from napari_prosma._shared.job_run import Handlers, RunTexts, ShownRun
-from napari_prosma._shared.job_spec import ScanSpec
-from napari_prosma._shared.jobs import Jobs
-from napari_prosma._shared.progress_panel import clock
-from napari_prosma._shared.quietly import add_quietly
+from napari_prosma.jobs.boundary import Jobs
+from napari_prosma.jobs.run import Handlers, RunTexts, ShownRun
+from napari_prosma.jobs.spec import ScanSpec
+from napari_prosma.layers import access as layer_access
+from napari_prosma.layers.results import add_layer_keep_selection
 from napari_prosma.segment.measures import class_rows, object_features, size_heading, with_measures
 from napari_prosma.segment.state import Plan
+from napari_prosma.widgets.progress import clock
 from prosma_core.config.header import provenance
 from prosma_core.engine.messages import ArrayReady, Finished, SegmentResult
 from prosma_core.errors import ProsmaError
@@ -114,7 +114,7 @@ class SegmentJob(ShownRun):
         labels = layer_access.labels_layer(
             plan.scan, self._arrays["labels"], plan.model.header.classes, plan.result_name, self._notes
         )
-        add_quietly(self._viewer, labels)
+        add_layer_keep_selection(self._viewer, labels)
         return labels
 
     def _show_slab(self, slab: SlabDone) -> None:
@@ -154,7 +154,7 @@ class SegmentJob(ShownRun):
         if "probabilities" in self._arrays:
             data, axes = self._arrays["probabilities"], plan.scan.spec.with_channels(classes).axes
             title = f"{name} probability"
-            add_quietly(
+            add_layer_keep_selection(
                 self._viewer,
                 layer_access.image_layer(
                     plan.scan, data, axes, title, self._notes, channel_names=classes, colormap="viridis", visible=False
@@ -163,7 +163,7 @@ class SegmentJob(ShownRun):
         if "entropy" in self._arrays:
             data, axes = self._arrays["entropy"], plan.scan.spec.labels_spec().axes
             title = f"{name} uncertainty"
-            add_quietly(
+            add_layer_keep_selection(
                 self._viewer,
                 layer_access.image_layer(plan.scan, data, axes, title, self._notes, colormap="magma", visible=False),
             )
@@ -171,7 +171,7 @@ class SegmentJob(ShownRun):
         if "objects" in self._arrays:
             features = object_features(plan.model.header.classes, self._arrays["object_table"], plan.scan.spec)
             title = f"{name} objects"
-            add_quietly(
+            add_layer_keep_selection(
                 self._viewer,
                 layer_access.objects_layer(
                     plan.scan, self._arrays["objects"], features, title, self._notes, visible=False

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_prosma.segment.result_panel import ClassRow
+from napari_prosma.segment.view import ClassRow
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import ImageSpec
 from prosma_core.data.grid import unit_factor

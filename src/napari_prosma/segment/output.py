@@ -8,8 +8,8 @@ from pathlib import Path
 
 from napari.layers import Labels
 
-from napari_prosma._shared.layers import LayerScan
 from napari_prosma._writer import write_labels_layer
+from napari_prosma.layers.access import LayerScan
 from napari_prosma.segment.state import Plan
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.data.geometry import size_text, sized_for

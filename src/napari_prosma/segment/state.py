@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from napari_prosma._shared.layers import LayerScan, Region
-from napari_prosma._shared.scan_choices import Problem, ScanChoices, scan_notes, scan_problem
-from napari_prosma._shared.session import ModelEntry
+from napari_prosma.jobs.models import ModelEntry
+from napari_prosma.layers.access import LayerScan, Region
+from napari_prosma.scan.selection import Problem, ScanChoices, scan_notes, scan_problem
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.engine.messages import SegmentRequest
 

@@ -2,9 +2,107 @@
 
 from __future__ import annotations
 
-from napari_prosma._shared.scan_view import ScanView
-from napari_prosma.segment.advanced import AdvancedPanel
-from napari_prosma.segment.result_panel import ResultPanel
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from qtpy.QtCore import Signal
+from qtpy.QtGui import QGuiApplication
+from qtpy.QtWidgets import QHBoxLayout, QLineEdit, QVBoxLayout, QWidget
+
+from napari_prosma.scan.view import PartFields, ScanView
+from napari_prosma.widgets.config_form import ConfigForm
+from napari_prosma.widgets.fields import Fold, button, cell, fit_height, note_label, row, say, table
+from prosma_core.config.inference import InferenceConfig
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One class of a result; `size` is its volume or area, None where the scan has no unit."""
+
+    value: int
+    name: str
+    color: str
+    voxels: int
+    size: float | None
+
+
+class ResultPanel(QWidget):
+    """Hidden until there is a result."""
+
+    save_clicked = Signal()
+    correct_clicked = Signal()
+    gates_clicked = Signal()
+    command_clicked = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rows: Sequence[ClassRow] = ()
+        self._size = ""
+        self._title = note_label("facts")
+        self._title.setObjectName("result_title")
+        self._table = table(("Class", "Voxels", "Volume (mL)"))
+        self._save = button("Save next to the scan", "Write the labels with the scan's geometry.", self.save_clicked)
+        self._correct = button(
+            "Correct && fine-tune", "Make an editable copy of the labels and pick the brush.", self.correct_clicked
+        )
+        self._gates = button("Inspect gates", "See what the skip connections kept and removed.", self.gates_clicked)
+        self._command = button(
+            "Show run command", "The command that repeats this without napari.", self.command_clicked
+        )
+        self._copy = button("Copy CSV", "Copy the table as comma-separated values.", self._copy_csv)
+        self._said = note_label("facts")
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 8, 0, 0)
+        head = QHBoxLayout()
+        head.addWidget(self._title, 1)
+        head.addWidget(self._copy)
+        layout.addLayout(head)
+        layout.addWidget(self._table)
+        for part in (self._save, self._correct, self._gates, self._command):
+            layout.addWidget(part)
+        layout.addWidget(self._said)
+        self.setVisible(False)
+
+    def show_result(self, title: str, rows: Sequence[ClassRow], size: str) -> None:
+        """Show a result; `size` is the heading of its sizes, such as "Volume (mL)", empty where there are none."""
+        self._rows, self._size = rows, size
+        say(self._title, title)
+        self._table.setHorizontalHeaderLabels(["Class", "Voxels", size])
+        self._table.setColumnHidden(2, not size)
+        self._table.setRowCount(len(rows))
+        for i, line in enumerate(rows):
+            number = "" if line.size is None else _number(line.size)
+            self._table.setItem(i, 0, cell(f"{line.value}  {line.name}", color=line.color, tooltip=line.name))
+            self._table.setItem(i, 1, cell(f"{line.voxels:,}", right=True))
+            self._table.setItem(i, 2, cell(number, right=True))
+        fit_height(self._table, 8 * self._table.verticalHeader().defaultSectionSize())
+        self.say("")
+        self.setVisible(True)
+
+    def show_title(self, title: str) -> None:
+        """The heading alone: the name of the result's layer."""
+        say(self._title, title)
+
+    def say(self, text: str) -> None:
+        """A line under the buttons, such as where the result was saved."""
+        say(self._said, text)
+
+    def _copy_csv(self) -> None:
+        QGuiApplication.clipboard().setText(self.csv())
+
+    def csv(self) -> str:
+        """The table as comma-separated values."""
+        lines = ["value,name,voxels" + (f",{self._size}" if self._size else "")]
+        for line in self._rows:
+            name = '"' + line.name.replace('"', '""') + '"'
+            lines.append(f"{line.value},{name},{line.voxels}" + (f",{line.size:.9g}" if line.size is not None else ""))
+        return "\n".join(lines) + "\n"
+
+
+def _number(size: float) -> str:
+    """Three digits, or all those before the decimal point; never an exponent."""
+    return f"{size:,.0f}" if size >= 100 else np.format_float_positional(size, 3, fractional=False, trim="-")
 
 
 class SegmentView(ScanView):
@@ -29,3 +127,47 @@ class SegmentView(ScanView):
         super().show_problem(field, text)
         if field == "part":
             self.advanced.expand()
+
+
+OPTIONS = {
+    "overlap": "Tile overlap",
+    "mirror": "Average over mirrored copies",
+    "probabilities": "Probability layer",
+    "entropy": "Uncertainty layer (entropy)",
+    "threshold": "Minimum probability",
+    "min_size": "Minimum size (voxels)",
+    "objects": "Separate objects",
+    "keep_largest": "Keep largest piece per class",
+    "fill_holes": "Fill holes",
+}
+NONE = {"threshold": "most likely class"}
+
+
+class AdvancedPanel(Fold):
+    """Part of the scan, options of the segmentation, name of the result."""
+
+    options_changed = Signal(object)
+    name_chosen = Signal(str)
+    defaults_clicked = Signal()
+
+    def __init__(self) -> None:
+        super().__init__("Advanced")
+        self.part = PartFields("Only this part of the scan gets labels. The model sees its surroundings as well.")
+        self._form = ConfigForm(InferenceConfig, OPTIONS, NONE)
+        self._form.changed.connect(self.options_changed.emit)
+        self._name = QLineEdit()
+        self._name.setToolTip("Name of the result layer.")
+        self._name.editingFinished.connect(lambda: self.name_chosen.emit(self._name.text().strip()))
+        defaults = button("Restore defaults", "All advanced settings as they were at first.", self.defaults_clicked)
+        self.add(self.part, self._form.native, row("Result name", self._name), defaults)
+
+    def show_options(self, options: InferenceConfig, part: str, axes: Sequence[tuple[str, str]], name: str) -> None:
+        """Show settings; `axes` are those a 2D model may walk along, empty where none are needed."""
+        self._form.set(options)
+        self.part.show_part(part, axes, options.slice_axis)
+        if not self._name.hasFocus():
+            self._name.setText(name)
+
+    def show_name_hint(self, name: str) -> None:
+        """Name the result gets unless another is given."""
+        self._name.setPlaceholderText(name)

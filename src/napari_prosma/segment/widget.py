@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import QEvent, QTimer
 from qtpy.QtWidgets import QFileDialog
 
-from napari_prosma._shared.docks import open_dock
-from napari_prosma._shared.session import Session, session
-from napari_prosma._shared.text_window import show_text
+from napari_prosma.jobs.session import Session, session
 from napari_prosma.segment.controller import SegmentController
 from napari_prosma.segment.view import SegmentView
+from napari_prosma.widgets.docks import open_dock
+from napari_prosma.widgets.fields import show_text
 from prosma_core.io.names import LABEL_SUFFIXES, safe_name
 
 if TYPE_CHECKING:
@@ -70,22 +70,18 @@ class SegmentWidget(SegmentView):
             show_text(self, "The command that repeats this without napari", run_command(self.controller.last.plan))
 
     def _correct(self) -> None:
-        from napari_prosma.train import TrainWidget
-
         last = self.controller.last
         copy = last.correct() if last is not None else None
         if last is None or copy is None or last.source is None or last.source not in self._viewer.layers:
             return
-        train = open_dock(self._viewer, "Train", lambda: TrainWidget(self._viewer, self._session))
+        train = open_dock(self._viewer, "Train", self._session)
         train.controller.fine_tune(last.source, copy, last.plan.model)
 
     def _inspect(self) -> None:
-        from napari_prosma.gates import GatesWidget
-
         last = self.controller.last
         if last is None or last.source is None or last.source not in self._viewer.layers:
             return
-        gates = open_dock(self._viewer, "Gates", lambda: GatesWidget(self._viewer, self._session))
+        gates = open_dock(self._viewer, "Gates", self._session)
         gates.controller.look_at(last.source, last.plan.model)
 
     def _save(self) -> None:

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image
 
-from napari_prosma._shared.each import each
-from napari_prosma._shared.session import ModelEntry, Session
-from napari_prosma.train.classes import classes_of, edited
-from napari_prosma.train.estimate import Estimate
-from napari_prosma.train.pair_actions import PairActions
-from napari_prosma.train.pair_list import PairList
-from napari_prosma.train.present import TrainPresenter, preset_training
+from napari_prosma.each import each
+from napari_prosma.jobs.models import ModelEntry
+from napari_prosma.jobs.session import Session
+from napari_prosma.train.label_semantics_panel import classes_of, edited
+from napari_prosma.train.pair_list import PairActions, PairList
+from napari_prosma.train.presenter import TrainPresenter, preset_training
 from napari_prosma.train.preview import Preview, scan_in_view
-from napari_prosma.train.runs import free_name
+from napari_prosma.train.run_library import free_name
+from napari_prosma.train.runtime_estimate import Estimate
 from napari_prosma.train.state import Choices, Plan, Problem, asks_for_size, known_preset, resolve, usual_name
-from napari_prosma.train.trainings import Trainings
+from napari_prosma.train.training_manager import TrainingManager
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.training import TrainingConfig
 from prosma_core.engine.messages import Ready
@@ -44,7 +44,7 @@ class TrainController:
     ----------
     pairs : PairActions
         What is trained on.
-    trainings : Trainings
+    trainings : TrainingManager
         The one that runs, and what came of the last.
     """
 
@@ -59,7 +59,7 @@ class TrainController:
         self.pairs = PairActions(viewer, self._pairs, session.jobs, self._say)
         self._preview = Preview(viewer, view)
         self._estimate = Estimate(view, session.jobs, self._show_times, self._show_plan)
-        self.trainings = Trainings(view, session, self._pairs, self._preview, self._training_over)
+        self.trainings = TrainingManager(view, session, self._pairs, self._preview, self._training_over)
         self._connect()
         session.widget_opened()
         self._show_everything()

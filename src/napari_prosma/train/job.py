@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_prosma._shared.each import each
-from napari_prosma._shared.job_run import Handlers, RunTexts, ShownRun
-from napari_prosma._shared.jobs import Jobs
-from napari_prosma._shared.progress_panel import clock
+from napari_prosma.each import each
+from napari_prosma.jobs.boundary import Jobs
+from napari_prosma.jobs.run import Handlers, RunTexts, ShownRun
 from napari_prosma.train.preview import Preview
-from napari_prosma.train.requests import NewTraining, ResumedTraining
-from prosma_core.config.model import ClassInfo
+from napari_prosma.train.requests import Order
+from napari_prosma.widgets.progress import clock
 from prosma_core.engine.messages import ArrayReady, Cancelled, Finished, TrainResult
 from prosma_core.errors import ProsmaError, TrainingError
 from prosma_core.events import EpochDone, PreviewDone, StepDone
@@ -23,6 +22,7 @@ from prosma_core.runs.run_state import KeptModel, got_worse, keep_stopped, read_
 
 if TYPE_CHECKING:
     from napari_prosma.train.view import TrainView
+
 
 _LOG = logging.getLogger(__name__)
 
@@ -36,26 +36,7 @@ TEXTS = RunTexts(
 
 
 @dataclass(frozen=True)
-class Order:
-    """What is to be trained.
-
-    Attributes
-    ----------
-    name : str
-    folder : RunFolder
-    classes : tuple of ClassInfo
-        For the colors of curves and preview.
-    spec : NewTraining or ResumedTraining
-    """
-
-    name: str
-    folder: RunFolder
-    classes: tuple[ClassInfo, ...]
-    spec: NewTraining | ResumedTraining
-
-
-@dataclass(frozen=True)
-class Outcome:
+class TrainingResult:
     """What came of a training: a model, and whether it was worth it.
 
     Attributes
@@ -97,7 +78,7 @@ class TrainJob(ShownRun):
 
     Attributes
     ----------
-    outcome : Outcome or None
+    outcome : TrainingResult or None
         None while it runs, and where it reached nothing.
     advanced : bool
         Whether it has finished an epoch.
@@ -107,7 +88,7 @@ class TrainJob(ShownRun):
         self, order: Order, view: TrainView, jobs: Jobs, preview: Preview, over: Callable[[TrainJob], None]
     ) -> None:
         self.order = order
-        self.outcome: Outcome | None = None
+        self.outcome: TrainingResult | None = None
         self.advanced = self._left_behind = False
         self._view, self._jobs, self._preview, self._told = view, jobs, preview, over
         self._rows: list[dict[str, Any]] = []
@@ -170,7 +151,7 @@ class TrainJob(ShownRun):
     def _finish(self, message: Finished) -> None:
         result = message.result
         assert isinstance(result, TrainResult)
-        self.outcome = Outcome(Path(result.model), result.before, result.dice, result.words, result.held_out)
+        self.outcome = TrainingResult(Path(result.model), result.before, result.dice, result.words, result.held_out)
         self.say(f"Done in {clock(result.seconds)} on {result.device.partition(' (')[0]}.")
 
     def _keep(self) -> None:
@@ -189,7 +170,7 @@ class TrainJob(ShownRun):
 
     def _kept(self, kept: KeptModel) -> None:
         if not self.abandoned:
-            self.outcome = outcome_of(kept)
+            self.outcome = training_result_of(kept)
             self.say(f"The model of epoch {kept.epoch} is kept.")
         self._end()
 
@@ -207,9 +188,9 @@ class TrainJob(ShownRun):
             self._told(self)
 
 
-def outcome_of(kept: KeptModel) -> Outcome:
+def training_result_of(kept: KeptModel) -> TrainingResult:
     """Outcome of a run that was stopped, or killed."""
-    return Outcome(kept.path, kept.before, kept.dice, kept.words, kept.held_out)
+    return TrainingResult(kept.path, kept.before, kept.dice, kept.words, kept.held_out)
 
 
 def _known_rows(folder: RunFolder) -> list[dict[str, Any]]:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QTimer
 
-from napari_prosma._shared.each import each
-from napari_prosma._shared.jobs import Jobs
-from napari_prosma.train.pairs import Pair, PairRow, check
+from napari_prosma.each import each
+from napari_prosma.jobs.boundary import Jobs
+from napari_prosma.layers.access import guess_axes
+from napari_prosma.train.export_pairs import resampled
+from napari_prosma.train.pairs import Pair, PairRow, active_pair, check, pairs_from_files, pairs_from_folder
+from napari_prosma.train.sources import layer_source
 from prosma_core.config.labels import LabelsConfig
+from prosma_core.errors import ProsmaError
 
 if TYPE_CHECKING:
-    from napari.layers import Layer
+    from napari.components import ViewerModel
+    from napari.layers import Image, Labels, Layer
+
 
 QUIET = 800
 """Milliseconds without a stroke after which painted labels are read again."""
@@ -180,3 +187,65 @@ def _events(layer: Any) -> list[str]:
 def _same(a: Pair, b: Pair) -> bool:
     same = ((a.image, b.image), (a.labels, b.labels))
     return all(x.key == y.key if x.layers or y.layers else x.paths == y.paths for x, y in same)
+
+
+class PairActions:
+    """Adds to a list of pairs.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+    pairs : PairList
+    jobs : Jobs
+    say : callable
+        Told what went wrong; with an empty text, that nothing did.
+    """
+
+    def __init__(self, viewer: ViewerModel, pairs: PairList, jobs: Jobs, say: Callable[[object], None]) -> None:
+        self._viewer, self._pairs, self._jobs, self._say = viewer, pairs, jobs, say
+
+    def add_active(self) -> None:
+        """Add the selected layers."""
+        self._add(lambda: (active_pair(self._viewer),))
+
+    def add_layers(self, image: Image, labels: Labels) -> None:
+        """Add an image layer and its labels layer."""
+        self._add(lambda: (Pair(layer_source(image), layer_source(labels)),))
+
+    def add_files(self, images: Sequence[Path], labels: Sequence[Path]) -> None:
+        """Add pairs of files."""
+        self._add(lambda: pairs_from_files(images, labels))
+
+    def add_folder(self, folder: Path) -> None:
+        """Add all pairs of a data folder."""
+        self._add(lambda: pairs_from_folder(folder))
+
+    def resample(self, number: int, *, voxel_by_voxel: bool = False) -> None:
+        """Put a pair's labels onto the grid of its image, as a new layer."""
+        pair = self._pairs.pairs[number]
+
+        def done(layer: Any) -> None:
+            if pair in self._pairs.pairs:  # else taken out meanwhile, or the widget is gone
+                self._viewer.add_layer(layer)
+                self._pairs.replace(pair, replace(pair, labels=layer_source(layer)))
+
+        def failed(error: Exception) -> None:
+            if pair in self._pairs.pairs:
+                self._say(error)
+
+        self._jobs.run(lambda: resampled(pair, voxel_by_voxel=voxel_by_voxel), done, failed)
+
+    def as_channels(self, number: int) -> None:
+        """Take the time points of a pair's image layer for channels of one scan."""
+        pair = self._pairs.pairs[number]
+        layer = pair.image.layer
+        axes = guess_axes(layer).replace("t", "c")
+        self._pairs.replace(pair, replace(pair, image=layer_source(layer, axes)))
+
+    def _add(self, find: Callable[[], Sequence[Pair]]) -> None:
+        try:
+            pairs = find()
+        except ProsmaError as error:
+            self._say(error)
+            return
+        self._say("" if self._pairs.add(pairs) else "This pair is in the list already.")

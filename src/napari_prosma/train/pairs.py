@@ -10,8 +10,8 @@ from typing import Any
 
 from napari.layers import Image, Labels
 
-from napari_prosma._shared.layers import are_channels, is_result, lies_on, read, read_on
-from napari_prosma.train.pair_words import Fix, facts, problem_and_fixes
+from napari_prosma.layers.access import are_channels, is_result, lies_on, read, read_on
+from napari_prosma.train.pair_format import Fix, facts, problem_and_fixes
 from napari_prosma.train.sources import Source, classes_known, layer_source, provenance_of, read_pair, unnamed, voxels
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.model import ClassInfo

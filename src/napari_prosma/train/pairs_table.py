@@ -19,8 +19,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_prosma._shared.fields import button, note_label, say
-from napari_prosma._shared.tables import cell, fit_height, table
+from napari_prosma.widgets.fields import button, cell, fit_height, note_label, say, table
 
 if TYPE_CHECKING:
     from napari_prosma.train.pairs import PairRow

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 from napari.layers import Image, Labels
 from numpy.typing import NDArray
 
-from napari_prosma._shared import layers as layer_access
-from napari_prosma._shared.engine_job import EngineJob
-from napari_prosma._shared.layers import LayerScan
-from napari_prosma._shared.progress_panel import clock
-from napari_prosma._shared.quietly import add_quietly
+from napari_prosma.jobs.boundary import EngineJob
+from napari_prosma.layers import access as layer_access
+from napari_prosma.layers.access import LayerScan
+from napari_prosma.layers.results import add_layer_keep_selection
+from napari_prosma.widgets.progress import clock
 from prosma_core.errors import ProsmaError
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-    from napari_prosma.train.job import Order
     from napari_prosma.train.pairs import Pair
+    from napari_prosma.train.requests import Order
     from napari_prosma.train.view import TrainView
 
 _LOG = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Preview:
         self._wanted = wanted
         self._tell(wanted, "")
         if wanted and self._shown is not None and self._shown not in self._viewer.layers:
-            add_quietly(self._viewer, self._shown)  # the person had deleted it
+            add_layer_keep_selection(self._viewer, self._shown)  # the person had deleted it
         if self._job is not None:
             self._ask(self._job)
 
@@ -98,7 +98,7 @@ class Preview:
         self._remove()  # that of the scan that was handed over before
         self._shown = layer_access.labels_layer(self._scan, array, order.classes, f"{self._scan.name} preview", notes)
         self._shown.editable = False  # the next epoch would paint over it
-        add_quietly(self._viewer, self._shown)
+        add_layer_keep_selection(self._viewer, self._shown)
 
     def refresh(self, epoch: int, seconds: float) -> None:
         """A prediction is there."""

@@ -8,19 +8,43 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
-from napari_prosma._shared.job_spec import Preparation
-from napari_prosma.train.handover import write_pairs
+from napari_prosma.jobs.spec import Preparation
+from napari_prosma.train.export_pairs import write_pairs
 from napari_prosma.train.pairs import Pair, PairRow
 from napari_prosma.train.state import Plan
 from prosma_core.config.model import ClassInfo
 from prosma_core.config.run import Preset, RunConfig, load_run_yaml, resolve_run
 from prosma_core.engine.client import Engine
-from prosma_core.engine.messages import PlanRequest, TimesRequest, TrainRequest, spec_message
+from prosma_core.engine.messages import (
+    PlanRequest,
+    TimesRequest,
+    TrainRequest,
+    spec_message,
+)
 from prosma_core.errors import OutputError
 from prosma_core.io.bundle import read_header
 from prosma_core.runs.run_folder import RunFolder
 from prosma_core.runs.run_lock import run_lock
 from prosma_core.runs.run_state import RunState
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be trained.
+
+    Attributes
+    ----------
+    name : str
+    folder : RunFolder
+    classes : tuple of ClassInfo
+        For the colors of curves and preview.
+    spec : NewTraining or ResumedTraining
+    """
+
+    name: str
+    folder: RunFolder
+    classes: tuple[ClassInfo, ...]
+    spec: NewTraining | ResumedTraining
 
 
 def _set_event() -> threading.Event:

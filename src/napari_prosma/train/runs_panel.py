@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QAbstractItemView, QGridLayout, QSpinBox, QWidget
 
-from napari_prosma._shared.fields import Fold, button
-from napari_prosma._shared.tables import cell, fit_height, table
+from napari_prosma.widgets.fields import Fold, button, cell, fit_height, table
 
 if TYPE_CHECKING:
     from prosma_core.runs.run_state import RunState

@@ -10,7 +10,7 @@ from napari.layers import Layer
 from numpy.typing import NDArray
 
 from napari_prosma._reader import image_layer_data
-from napari_prosma._shared.layers import (
+from napari_prosma.layers.access import (
     METADATA,
     LayerScan,
     class_numbers,
@@ -20,7 +20,7 @@ from napari_prosma._shared.layers import (
     read_channel_layers,
     read_on,
 )
-from napari_prosma._shared.result_notes import noted_classes, noted_provenance
+from napari_prosma.layers.results import noted_classes, noted_provenance
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.frames import time_as_channels
 from prosma_core.data.geometry import ImageSpec, Scan

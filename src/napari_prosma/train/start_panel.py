@@ -1,4 +1,4 @@
-"""What training starts from, how large it is made and how long it may take."""
+"""Start model, preset and time, and the advanced settings of a training."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any, get_args
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QAbstractSpinBox, QDoubleSpinBox, QSpinBox, QVBoxLayout, QWidget
 
-from napari_prosma._shared.fields import BROWSE, button, combo, fill, note_label, row, say
-from napari_prosma._shared.plain_text import plain
+from napari_prosma.widgets.config_form import ConfigForm
+from napari_prosma.widgets.fields import BROWSE, Fold, button, combo, fill, note_label, row, say
+from napari_prosma.widgets.plain_text import plain
 from prosma_core.config.run import Preset
+from prosma_core.config.training import TrainingConfig
 
 BUDGETS = {"preset": "As the preset says", "epochs": "Epochs", "minutes": "Minutes"}
 FIRST_EPOCHS, FIRST_MINUTES = 20, 10.0
@@ -115,3 +117,41 @@ class StartPanel(QWidget):
         )
         self.show_budget(*budget)
         self.budget_chosen.emit(budget)
+
+
+OPTIONS = {
+    "steps": "Steps per epoch",
+    "batch_size": "Patches per step",
+    "learning_rate": "Learning rate",
+    "optimizer": "Optimizer",
+    "weight_decay": "Weight decay",
+    "foreground": "Foreground share",
+    "deep_supervision": "Deep supervision",
+    "removed_target": "Removed share",
+    "patience": "Patience (epochs)",
+    "validation_every": "Validate every",
+    "validation_cases": "Validation cases",
+    "keep": "Keep",
+    "seed": "Seed",
+}
+NONE = {"batch_size": "planned", "removed_target": "learned", "patience": "off"}
+
+
+class TrainAdvanced(Fold):
+    """Settings of training that a preset decides otherwise."""
+
+    options_changed = Signal(object)
+    defaults_clicked = Signal()
+
+    def __init__(self) -> None:
+        super().__init__("Advanced")
+        self.problem = note_label("problem")
+        self._form = ConfigForm(TrainingConfig, OPTIONS, NONE)
+        self._form.changed.connect(self.options_changed.emit)
+        defaults = button("Restore defaults", "All advanced settings as the preset has them.", self.defaults_clicked)
+        defaults.setObjectName("advanced_defaults")
+        self.add(self.problem, self._form.native, defaults)
+
+    def show_options(self, options: TrainingConfig) -> None:
+        """Show settings; those that have no field here are kept as they are."""
+        self._form.set(options)

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QLineEdit, QWidget
 
-from napari_prosma._shared.fields import note_label, row
-from napari_prosma._shared.job_view import JobView
-from napari_prosma.train.advanced import TrainAdvanced
-from napari_prosma.train.meaning_panel import MeaningPanel
-from napari_prosma.train.outcome_panel import OutcomePanel
+from napari_prosma.train.label_semantics_panel import MeaningPanel
 from napari_prosma.train.pairs_table import PairsTable
 from napari_prosma.train.plots import TrainingPlots
 from napari_prosma.train.runs_panel import RunsPanel
-from napari_prosma.train.start_panel import StartPanel
+from napari_prosma.train.start_panel import StartPanel, TrainAdvanced
+from napari_prosma.train.training_result_panel import OutcomePanel
+from napari_prosma.widgets.fields import note_label, row
+from napari_prosma.widgets.job_view import JobView
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.model import ClassInfo
 from prosma_core.config.training import TrainingConfig

@@ -9,11 +9,11 @@ from qtpy.QtCore import QEvent, QUrl
 from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QFileDialog
 
-from napari_prosma._shared.docks import open_dock
-from napari_prosma._shared.session import Session, session
-from napari_prosma._shared.text_window import show_text
+from napari_prosma.jobs.session import Session, session
 from napari_prosma.train.controller import TrainController
 from napari_prosma.train.view import TrainView
+from napari_prosma.widgets.docks import open_dock
+from napari_prosma.widgets.fields import show_text
 from prosma_core.io.names import IMAGE_SUFFIXES
 from prosma_core.runs.run_folder import RunFolder
 from prosma_core.runs.run_state import RunState
@@ -80,10 +80,8 @@ class TrainWidget(TrainView):
         show_text(self, "What the engine said", self.controller.trainings.details() or "The log is empty.")
 
     def _use(self) -> None:
-        from napari_prosma.segment import SegmentWidget
-
         if self.controller.trainings.outcome is not None:
-            segment = open_dock(self._viewer, "Segment", lambda: SegmentWidget(self._viewer, self._session))
+            segment = open_dock(self._viewer, "Segment", self._session)
             segment.controller.add_model(self.controller.trainings.outcome.model)
 
     def _save_as(self) -> None:

@@ -15,13 +15,11 @@ from prosma_core.cli.inspect import inspect
 from prosma_core.cli.models import models_app
 from prosma_core.cli.options import PairsCommand
 from prosma_core.cli.segment import segment
-from prosma_core.cli.terminal import VisibleGroup, say, say_error
+from prosma_core.cli.terminal import ERROR_EXIT, VisibleGroup, say, say_error
 from prosma_core.cli.train import train
 from prosma_core.computing import COMPUTING
 from prosma_core.errors import ProsmaError
 from prosma_core.printable import visible
-
-ERROR_EXIT = 2
 
 app = typer.Typer(
     cls=VisibleGroup,

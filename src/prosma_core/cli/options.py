@@ -1,4 +1,4 @@
-"""Options that several verbs share, and how progress is shown."""
+"""Options that several verbs share (labels, gates, devices), and their progress bar."""
 
 from __future__ import annotations
 

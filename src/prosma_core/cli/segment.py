@@ -66,7 +66,7 @@ def segment(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")] = False,
 ) -> None:
     """Segment scans; each result lies on its scan's own grid."""
-    from prosma_core.cli.main import ERROR_EXIT
+    from prosma_core.cli.terminal import ERROR_EXIT
     from prosma_core.config.inference import InferenceConfig
     from prosma_core.inference.files import segment_files
     from prosma_core.inference.segment import Segmenter

@@ -15,6 +15,8 @@ from prosma_core.printable import visible
 if TYPE_CHECKING:
     from rich.console import Console
 
+ERROR_EXIT = 2
+"""Exit code where an error is reported."""
 _UsageError: type[Exception] = typer.BadParameter.__mro__[2]  # the base of all that the parser raises
 
 

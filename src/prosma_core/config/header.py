@@ -1,4 +1,4 @@
-"""What a model file says about itself."""
+"""Header of a model file, and the provenance of a result."""
 
 from __future__ import annotations
 

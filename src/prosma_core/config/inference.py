@@ -1,4 +1,4 @@
-"""Settings of segmentation."""
+"""Settings of segmentation, and how a CPU computes."""
 
 from __future__ import annotations
 

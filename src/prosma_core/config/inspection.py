@@ -1,4 +1,4 @@
-"""Settings and results of looking into the gates: plain values, which cross to the viewer and into files."""
+"""Settings, edits and results of gate inspection: plain values, which cross to the viewer and into files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings that turn a scan into what the network sees; fixed by the training set, stored in the model."""
+"""Settings that turn a scan into what the network sees, stored in the model; voxel sizes."""
 
 from __future__ import annotations
 

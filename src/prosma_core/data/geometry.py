@@ -1,4 +1,4 @@
-"""Where an array lies: axes, spacing, unit and affine of a scan, carried from reading to writing."""
+"""Geometry of a scan: axes, spacing, unit and affine; a voxel size that is given; the place of maps."""
 
 from __future__ import annotations
 

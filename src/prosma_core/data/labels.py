@@ -1,4 +1,4 @@
-"""Label values of files and class indices of the network."""
+"""Label values and class indices; label maps that are no class numbers (masks with gray edges, images)."""
 
 from __future__ import annotations
 
@@ -189,10 +189,10 @@ def gray_problem(
     kind = gray_kind(labels, counts)
     if kind is None or (kind == "picture" and len(counts) > _NUMBERED) or (kind == "edges" and config.one_class):
         return None, ""
-    return kind, gray_words(kind, len(counts), max(counts))
+    return kind, format_gray(kind, len(counts), max(counts))
 
 
-def gray_words(kind: Gray, count: int, top: int) -> str:
+def format_gray(kind: Gray, count: int, top: int) -> str:
     """What gray labels look like."""
     if kind == "edges":
         return f"The labels hold {count} values, most of them near 0 or {top}: a mask with gray edges (JPEG, resized)."

@@ -1,4 +1,4 @@
-"""Procedural scans with ground truth, made from a seed: low-contrast ultrasound in 2D, MR or CT in 3D."""
+"""Procedural scans with ground truth, made from a seed: low-contrast ultrasound in 2D, a body in MR or CT in 3D."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from prosma_core.data.geometry import ImageSpec, Scan, array_spec, spacing_affine
 from prosma_core.errors import GeometryError
+
+__all__ = ["Modality", "phantom_2d", "phantom_3d", "phantom_case"]
 
 FloatArray = NDArray[np.float64]
 
@@ -130,8 +132,6 @@ def ct_picture(rng: np.random.Generator, clean: FloatArray) -> NDArray[np.int16]
     picture: NDArray[np.int16] = np.clip(np.rint(hounsfield), -1024, 3071).astype(np.int16)
     return picture
 
-
-__all__ = ["Modality", "phantom_2d", "phantom_3d", "phantom_case"]
 
 _SPACING_2D = (0.3, 0.3)
 

@@ -28,9 +28,8 @@ from prosma_core.engine.messages import (
     WhatIfRequest,
     WhatIfResult,
 )
-from prosma_core.engine.preview import Watched
 from prosma_core.engine.scans import read_scan
-from prosma_core.engine.training import serve_plan, serve_times, serve_training
+from prosma_core.engine.training import Watched, serve_plan, serve_times, serve_training
 from prosma_core.errors import DeviceError
 from prosma_core.events import Event, StageStarted
 from prosma_core.inference.cpu_tuning import start_threads

@@ -1,4 +1,4 @@
-"""What the engine can be asked to do, and what it answers: a request and a result for each kind of job."""
+"""Requests and results of the engine, one pair for each kind of job; scans and arrays in them are references."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a segmentation will need, planned before it starts and said in words."""
+"""Memory a segmentation needs, planned before it starts, and the plan as text."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def plan_memory(
     return MemoryPlan(batch, sums_on, words)
 
 
-def plan_words(
+def format_plan(
     spec: ImageSpec,
     header: ModelHeader,
     config: InferenceConfig,

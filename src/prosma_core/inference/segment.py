@@ -20,7 +20,7 @@ from prosma_core.errors import DeviceError
 from prosma_core.events import Event, SlabDone, StageStarted, TileDone, Working
 from prosma_core.inference.device import memory_ended, name_memory_errors
 from prosma_core.inference.grid_restore import RegionOfInterest
-from prosma_core.inference.memory import plan_memory, plan_words
+from prosma_core.inference.memory import format_plan, plan_memory
 from prosma_core.inference.prepare import is_blank, network_image, plan_scan
 from prosma_core.inference.results import Allocate, Results, Segmentation
 from prosma_core.inference.tiled import TiledPredictor, wanted_tiles
@@ -102,7 +102,7 @@ class Segmenter:
         if plan.note:
             yield StageStarted(plan.note)
         tiles, every = wanted_tiles(part.grid.shape, self.header.preprocess.tile, config.overlap, part.network)
-        for sentence in plan_words(
+        for sentence in format_plan(
             scan.spec, self.header, config, part.grid, frames=(total, whole), tiles=(len(tiles), every)
         ):
             yield StageStarted(sentence)

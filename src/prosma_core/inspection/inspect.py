@@ -22,7 +22,7 @@ from prosma_core.data.tiles import Tile, padding_to
 from prosma_core.events import Event, StageStarted, TileDone, Working
 from prosma_core.inference.cpu_tuning import inference_bf16
 from prosma_core.inference.device import name_memory_errors
-from prosma_core.inference.memory import plan_words
+from prosma_core.inference.memory import format_plan
 from prosma_core.inference.prepare import ScanPlan, is_blank, network_image, plan_scan
 from prosma_core.inference.results import Allocate
 from prosma_core.inference.segment import Segmenter
@@ -168,7 +168,7 @@ def _say(plan: ScanPlan, segmenter: Segmenter, config: InspectConfig, tiles: tup
         yield StageStarted(plan.note)
     how = InferenceConfig(overlap=config.overlap, slice_axis=config.slice_axis)
     counts = (plan.frames, plan.whole)
-    for sentence in plan_words(plan.scan.spec, segmenter.header, how, plan.part.grid, frames=counts, tiles=tiles):
+    for sentence in format_plan(plan.scan.spec, segmenter.header, how, plan.part.grid, frames=counts, tiles=tiles):
         yield StageStarted(sentence)
     part = region_words(plan.region, plan.scan.spec)
     if part:

@@ -1,4 +1,4 @@
-"""Axes and units of files brought to the one order and the unit names of `prosma_core.data.geometry`."""
+"""Axes, units and voxel sizes of files and texts, in the order and with the names of `prosma_core.data.geometry`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model file: one safetensors with weights, and everything else as JSON in its header."""
+"""The model file: one safetensors, all but weights as JSON in its header; shipped models and their purpose."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder of annotated scans: images/ and labels/, or an nnU-Net raw data set."""
+"""A folder of annotated scans: images/ and labels/, or an nnU-Net raw data set with its dataset.json."""
 
 from __future__ import annotations
 

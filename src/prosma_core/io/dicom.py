@@ -11,8 +11,9 @@ import numpy as np
 from prosma_core.data.geometry import ImageSpec, Scan, affine_spacing, reverse_affine
 from prosma_core.errors import FileFormatError, LabelError
 from prosma_core.io.axes_units import arrange, parse_axes
+from prosma_core.io.dicom_codecs import PixelFormat
 from prosma_core.io.dicom_header import PIXELS, DicomFile, read_dicom_file
-from prosma_core.io.dicom_pixels import PixelFormat, decode_frames, pixel_format
+from prosma_core.io.dicom_pixels import decode_frames, pixel_format
 from prosma_core.io.dicom_slices import Slice, no_image, slices_of, what_it_is
 from prosma_core.io.dicom_stack import Stack, stack_of
 from prosma_core.io.names import is_dicom_file

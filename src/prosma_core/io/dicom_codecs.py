@@ -1,9 +1,10 @@
-"""Packed pixels of DICOM files, frame by frame: RLE here, JPEG and JPEG 2000 by Pillow, the others by SimpleITK."""
+"""Pixel format and decoding of DICOM frames: RLE here, JPEG and JPEG 2000 by Pillow, the others by SimpleITK."""
 
 from __future__ import annotations
 
 import struct
 import tempfile
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prosma_core.errors import MissingExtraError
+from prosma_core.io.dicom_header import (
+    DicomFile,
+)
 from prosma_core.io.read_errors import damaged
 from prosma_core.printable import counted
 
@@ -20,7 +24,39 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prosma_core.io.dicom_header import DicomFile
-    from prosma_core.io.dicom_pixels import PixelFormat
+
+
+@dataclass(frozen=True)
+class PixelFormat:
+    """How the pixels of a file are stored; numbers as in the attributes of the same names."""
+
+    frames: int
+    rows: int
+    columns: int
+    samples: int
+    planar: bool
+    photometric: str
+    bits: int
+    stored: int
+    high: int
+    signed: bool
+    floating: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all frames where they are not packed."""
+        values = self.frames * self.rows * self.columns * self.samples
+        if self.photometric == "YBR_FULL_422" and self.samples == 3:
+            values = values * 2 // 3
+        return (values * self.bits + 7) // 8
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of one stored value, in the machine's byte order."""
+        if self.floating:
+            return np.dtype(f"f{self.bits // 8}")
+        return np.dtype(f"{'i' if self.signed else 'u'}{max(self.bits // 8, 1)}")
+
 
 JPEG = "1.2.840.10008.1.2.4."
 BASELINE, EXTENDED = f"{JPEG}50", f"{JPEG}51"

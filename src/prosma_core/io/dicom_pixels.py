@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from prosma_core.io.dicom_codecs import (
     BASELINE,
     BY_SIMPLEITK,
     JPEG,
+    PixelFormat,
     by_pillow,
     by_simpleitk,
     for_pillow,
@@ -75,38 +75,6 @@ _MOST_UNPACKED = 200  # times the packed bytes, or 64 MiB if that is more
 _LEAST_BOUND = 64 << 20
 _YBR = {"YBR_FULL", "YBR_FULL_422"}
 _COLORS = {"RGB", "YBR_RCT", "YBR_ICT", *_YBR}
-
-
-@dataclass(frozen=True)
-class PixelFormat:
-    """How the pixels of a file are stored; numbers as in the attributes of the same names."""
-
-    frames: int
-    rows: int
-    columns: int
-    samples: int
-    planar: bool
-    photometric: str
-    bits: int
-    stored: int
-    high: int
-    signed: bool
-    floating: bool
-
-    @property
-    def nbytes(self) -> int:
-        """Size of all frames where they are not packed."""
-        values = self.frames * self.rows * self.columns * self.samples
-        if self.photometric == "YBR_FULL_422" and self.samples == 3:
-            values = values * 2 // 3
-        return (values * self.bits + 7) // 8
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of one stored value, in the machine's byte order."""
-        if self.floating:
-            return np.dtype(f"f{self.bits // 8}")
-        return np.dtype(f"{'i' if self.signed else 'u'}{max(self.bits // 8, 1)}")
 
 
 def pixel_format(file: DicomFile) -> PixelFormat:

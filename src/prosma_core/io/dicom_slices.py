@@ -1,4 +1,4 @@
-"""Where each frame of a DICOM file lies, and by what its values are scaled."""
+"""Position of each frame of a DICOM file, scaling of its values, and objects that hold no image."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from prosma_core.io.dicom_header import DicomFile, DicomObject
+
+_LOG = logging.getLogger(__name__)
 
 
 _CLASSES = {
@@ -60,7 +62,6 @@ def tag_name(tag: int) -> str:
     return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
 
-_LOG = logging.getLogger(__name__)
 _SHARED_GROUPS, _FRAME_GROUPS = 0x52009229, 0x52009230
 _POSITION, _ORIENTATION, _PIXEL_SPACING = 0x00200032, 0x00200037, 0x00280030
 _PLANE_POSITION, _PLANE_ORIENTATION, _PIXEL_MEASURES = 0x00209113, 0x00209116, 0x00289110

@@ -1,4 +1,4 @@
-"""The one door to image files: read a scan or a label map, write a result on the grid it belongs to."""
+"""Registry of image formats: check a file before any library opens it, read a scan or a label map, write a result."""
 
 from __future__ import annotations
 
@@ -44,6 +44,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "LABEL_SUFFIXES",
+    "WRITTEN_SUFFIXES",
+    "is_image_path",
+    "preflight",
+    "read_image",
+    "read_labels",
+    "result_name",
+    "stem",
+    "write_image",
+    "write_labels",
+]
+_LOG = logging.getLogger(__name__)
 
 
 def preflight(path: Path) -> None:
@@ -106,23 +121,6 @@ def reader_of(path: Path) -> str:
         msg = f"{path} is empty (0 bytes). Copy or export it again."
         raise FileFormatError(msg)
     return kind
-
-
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "LABEL_SUFFIXES",
-    "WRITTEN_SUFFIXES",
-    "is_image_path",
-    "preflight",
-    "read_image",
-    "read_labels",
-    "result_name",
-    "stem",
-    "write_image",
-    "write_labels",
-]
-
-_LOG = logging.getLogger(__name__)
 
 
 def read_image(path: Path, *, axes: str | None = None) -> Scan:

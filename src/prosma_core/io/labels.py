@@ -1,4 +1,4 @@
-"""Label values: what counts as class numbers, and the smallest integer type that holds them."""
+"""Label values of files: class numbers, their smallest integer type, and segments of 3D Slicer."""
 
 from __future__ import annotations
 

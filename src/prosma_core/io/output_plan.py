@@ -1,4 +1,4 @@
-"""What a command reads and what it will write, compared before the first write: no input is changed or deleted."""
+"""Inputs and outputs of a command, compared before the first write: what may be replaced, and that no input is."""
 
 from __future__ import annotations
 

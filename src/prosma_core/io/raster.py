@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from prosma_core.data.geometry import ImageSpec, Scan
 
+_LOG = logging.getLogger(__name__)
+
 
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers of a JPEG that give its size
 _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
@@ -103,7 +105,6 @@ def _empty(path: Path, width: int, height: int) -> GeometryError:
     return GeometryError(f"{path} has an axis without pixels: {width} x {height}. Every axis needs at least one.")
 
 
-_LOG = logging.getLogger(__name__)
 _PNG = b"\x89PNG\r\n\x1a\n"
 _BLOCK = 1 << 20
 _ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]

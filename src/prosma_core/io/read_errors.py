@@ -1,4 +1,4 @@
-"""What image libraries raise on damaged files, turned into one error that gives the file, the reason and what to do."""
+"""Errors and warnings of image libraries as one error with file, reason and advice; limits of unpacked size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Building blocks of the U-Net: residual convolutions and upsampling."""
+"""Building blocks of the U-Net: convolutions, residual blocks, upsampling, channel gate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run folder says of its run, and the model of a run that was stopped. No torch."""
+"""State of a run as its folder says, and the model of a run that was stopped. No torch."""
 
 from __future__ import annotations
 

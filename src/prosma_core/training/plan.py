@@ -1,4 +1,4 @@
-"""Network, tile and batch from a training set and from memory, following nnU-Net's rules where they are good."""
+"""Preprocessing, network, tile and batch from a training set and from memory, after rules of nnU-Net."""
 
 from __future__ import annotations
 

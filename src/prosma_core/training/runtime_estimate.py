@@ -1,4 +1,4 @@
-"""What a training would be and how long it would take: its own data, plan and steps, a few of them."""
+"""Plan and runtime estimate of a training, from its own data or from the geometry of scans alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Validation while training: Dice per class on the network's grid, and what the gates remove."""
+"""Validation during training: Dice per class, what the gates remove, Dice before and after fine-tuning."""
 
 from __future__ import annotations
 

@@ -17,8 +17,7 @@ from prosma_core.errors import DatasetError, GeometryError, OutputError
 from prosma_core.events import EpochDone, StageStarted
 from prosma_core.io.bundle import read_header
 from prosma_core.io.images import write_image, write_labels
-from prosma_core.runs.resume import resumed_settings
-from prosma_core.runs.run_folder import RunFolder
+from prosma_core.runs.run_folder import RunFolder, resumed_settings
 from prosma_core.training.loop import TrainingResult, train
 from prosma_core.training.schedule import learning_rate
 

@@ -26,8 +26,7 @@ from prosma_core.events import EpochDone, StageStarted, StepDone
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.bundle import load_bundle
 from prosma_core.io.images import read_image, read_labels, write_image, write_labels
-from prosma_core.runs.resume import resumed_settings
-from prosma_core.runs.run_folder import RunFolder
+from prosma_core.runs.run_folder import RunFolder, resumed_settings
 from prosma_core.runs.run_state import keep_stopped
 from prosma_core.training import split, trainer
 from prosma_core.training.loop import train

@@ -14,9 +14,9 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog, QLabel, QPushButton, QScrollArea, QSlider, QTableView, QTableWidget
 
-from napari_prosma._shared.jobs import Jobs
-from napari_prosma._shared.session import Session
 from napari_prosma.gates import GatesWidget
+from napari_prosma.jobs.boundary import Jobs
+from napari_prosma.jobs.session import Session
 
 PATIENCE = 180_000
 """Milliseconds after which a test gives up."""

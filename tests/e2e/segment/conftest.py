@@ -19,8 +19,9 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication, QComboBox, QDialog, QLabel, QPlainTextEdit, QPushButton, QScrollArea
 from typer.testing import CliRunner
 
-from napari_prosma._shared.jobs import Jobs
-from napari_prosma._shared.session import ModelEntry, Session
+from napari_prosma.jobs.boundary import Jobs
+from napari_prosma.jobs.models import ModelEntry
+from napari_prosma.jobs.session import Session
 from napari_prosma.segment import SegmentWidget
 from prosma_core.cli.main import app
 from prosma_core.data.geometry import array_spec

@@ -16,8 +16,8 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QScrollArea, QTableWidget
 
-from napari_prosma._shared.jobs import Jobs
-from napari_prosma._shared.session import Session
+from napari_prosma.jobs.boundary import Jobs
+from napari_prosma.jobs.session import Session
 from napari_prosma.train import TrainWidget
 from prosma_core.config.run import PRESETS
 from prosma_core.data.phantom import phantom_3d
@@ -179,7 +179,7 @@ def desk(
 
     The networks of *quick* are made tiny, and the presets are not timed unasked: these tests are about everything else.
     """
-    monkeypatch.setattr("napari_prosma.train.expectation.AFTER", 3600)
+    monkeypatch.setattr("napari_prosma.train.runtime_estimate.AFTER", 3600)
     monkeypatch.setitem(PRESETS, "quick", TINY)
     notification_manager.records.clear()
     session = Session(tmp_path / "session", jobs)

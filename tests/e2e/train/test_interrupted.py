@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_prosma.train.runs import list_runs
+from napari_prosma.train.run_library import list_runs
 from prosma_core.io.images import read_image
 from prosma_core.runs.run_folder import RunFolder
 

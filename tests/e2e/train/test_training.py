@@ -16,7 +16,7 @@ from qtpy.QtWidgets import QFileDialog
 from typer.testing import CliRunner
 
 from napari_prosma.segment import SegmentWidget
-from napari_prosma.train.runs import list_runs
+from napari_prosma.train.run_library import list_runs
 from prosma_core.cli.main import app
 from prosma_core.config.run import PRESETS
 from prosma_core.io.bundle import read_header
@@ -175,7 +175,7 @@ def test_the_time_of_each_preset_is_there_without_a_click(
 ) -> None:
     for preset in PRESETS:
         monkeypatch.setitem(PRESETS, preset, PRESETS["quick"])
-    monkeypatch.setattr("napari_prosma.train.expectation.AFTER", 0.05)
+    monkeypatch.setattr("napari_prosma.train.runtime_estimate.AFTER", 0.05)
     desk.controller.pairs.add_files(*([path] for path in phantoms[0]))
     desk.until(lambda: "best: about" in desk.text("times"))
     desk.until(lambda: engines() == 1)  # the one that timed has given its memory back

@@ -12,11 +12,12 @@ from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QTableWidget, QWidget
 
-from napari_prosma._shared.session import ModelEntry, Session
 from napari_prosma.gates.controller import GatesController
-from napari_prosma.gates.found import Found
+from napari_prosma.gates.inspection_result import InspectionResult
 from napari_prosma.gates.state import Plan, level_facts
 from napari_prosma.gates.view import GatesView
+from napari_prosma.jobs.models import ModelEntry
+from napari_prosma.jobs.session import Session
 from prosma_core.config.inspection import (
     HISTOGRAM_EDGES,
     Inspection,
@@ -142,7 +143,7 @@ class Widget:
         self.controller.start_or_cancel()
         return self.jobs.jobs[-1]
 
-    def inspect(self) -> Found:
+    def inspect(self) -> InspectionResult:
         """Look, let the engine find something made up, and wait for its layers."""
         job = self.start()
         job.answer(*made_up(self.controller.run.plan))

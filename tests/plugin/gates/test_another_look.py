@@ -8,7 +8,7 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QPushButton
 from tests.plugin.gates.conftest import Widget, made_up
 
-from napari_prosma.gates.found import Found
+from napari_prosma.gates.inspection_result import InspectionResult
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def looked(widget: Widget, scan_data: np.ndarray) -> Widget:
     return widget
 
 
-def look_again(widget: Widget, qtbot: QtBot, seed: int = 1) -> Found:
+def look_again(widget: Widget, qtbot: QtBot, seed: int = 1) -> InspectionResult:
     """Look at what is chosen now; the engine finds something else."""
     job = widget.start()
     job.answer(*made_up(widget.controller.run.plan, seed))

@@ -13,10 +13,10 @@ from napari.layers import Image
 from tests.plugin.gates.conftest import made_up
 from tests.plugin.gates.test_state import choices, planned
 
-from napari_prosma._shared.layers import read
 from napari_prosma.gates.export import channel_table, check_place, write_maps, write_numbers
-from napari_prosma.gates.found import Found, at_voxel
+from napari_prosma.gates.inspection_result import InspectionResult, at_voxel
 from napari_prosma.gates.state import resolve
+from napari_prosma.layers.access import read
 from prosma_core.data.geometry import array_spec
 from prosma_core.errors import OutputError
 from prosma_core.io.images import read_image, write_image
@@ -25,14 +25,14 @@ REGION = ((4, 12), (8, 40), (0, 44))
 
 
 @pytest.fixture
-def found() -> Found:
+def found() -> InspectionResult:
     scan = Image(np.zeros((12, 40, 44), np.float32), name="scan", scale=(3, 1, 2), units=("mm",) * 3)
     given = choices()
     plan = planned(type(given)(scan=read(scan), model=given.model, part="view"), REGION)
-    return Found(plan, *made_up(plan))
+    return InspectionResult(plan, *made_up(plan))
 
 
-def test_a_voxel_has_the_values_of_the_map_voxel_that_covers_it(found: Found) -> None:
+def test_a_voxel_has_the_values_of_the_map_voxel_that_covers_it(found: InspectionResult) -> None:
     rows = at_voxel(found, 2, {"z": 7, "y": 21, "x": 30})
     z, tau = found.arrays["level2/field"][:, 1, 3, 7].astype(float), np.array(found.level(2).thresholds)
     assert rows is not None
@@ -44,22 +44,22 @@ def test_a_voxel_has_the_values_of_the_map_voxel_that_covers_it(found: Found) ->
     np.testing.assert_array_equal(above, np.sort(np.abs(z) - tau)[::-1])
 
 
-def test_outside_of_the_part_there_is_nothing(found: Found) -> None:
+def test_outside_of_the_part_there_is_nothing(found: InspectionResult) -> None:
     assert at_voxel(found, 0, {"z": 3, "y": 21, "x": 30}) is None
     assert at_voxel(found, 0, {"z": 4, "y": 8, "x": 0}) is not None
 
 
-def test_without_the_mask_kept_is_what_lies_above_the_threshold(found: Found) -> None:
+def test_without_the_mask_kept_is_what_lies_above_the_threshold(found: InspectionResult) -> None:
     arrays = {name: array for name, array in found.arrays.items() if "kept" not in name}
-    less = Found(found.plan, found.inspection, arrays)
+    less = InspectionResult(found.plan, found.inspection, arrays)
     voxel = {"z": 7, "y": 21, "x": 30}
     np.testing.assert_array_equal(at_voxel(less, 1, voxel).kept, at_voxel(found, 1, voxel).kept)
-    form = Found(found.plan, found.inspection.replace(form="nonnegative"), arrays)
+    form = InspectionResult(found.plan, found.inspection.replace(form="nonnegative"), arrays)
     rows = at_voxel(form, 1, voxel)
     np.testing.assert_array_equal(rows.kept, rows.columns["z"] > rows.columns["τ"])
 
 
-def test_the_table_has_a_row_for_each_level_and_channel(found: Found) -> None:
+def test_the_table_has_a_row_for_each_level_and_channel(found: InspectionResult) -> None:
     rows = list(csv.DictReader(io.StringIO(channel_table(found))))
     assert len(rows) == sum(1 + s.channels for s in found.inspection.levels)
     summary = found.level(1)
@@ -68,7 +68,7 @@ def test_the_table_has_a_row_for_each_level_and_channel(found: Found) -> None:
     assert float(row["removed"]) == summary.channel_removed[3]
 
 
-def test_numbers_become_csv_or_json(found: Found, tmp_path: Path) -> None:
+def test_numbers_become_csv_or_json(found: InspectionResult, tmp_path: Path) -> None:
     write_numbers(tmp_path / "a.csv", found, {}, ())()
     assert (tmp_path / "a.csv").read_text().startswith("level,channel,threshold")
     write_numbers(tmp_path / "a.json", found, {"model": "m"}, ())()
@@ -78,9 +78,9 @@ def test_numbers_become_csv_or_json(found: Found, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".zarr"])
-def test_maps_become_files_that_lie_on_the_scan(found: Found, suffix: str, tmp_path: Path) -> None:
+def test_maps_become_files_that_lie_on_the_scan(found: InspectionResult, suffix: str, tmp_path: Path) -> None:
     kept = {n: a for n, a in found.arrays.items() if n in {"level1/removed", "level1/field"}}
-    write_maps(tmp_path / "maps", Found(found.plan, found.inspection, kept), {}, suffix)()
+    write_maps(tmp_path / "maps", InspectionResult(found.plan, found.inspection, kept), {}, suffix)()
     assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == [
         f"level1_{n}{suffix}" for n in ("field", "removed")
     ]
@@ -90,7 +90,7 @@ def test_maps_become_files_that_lie_on_the_scan(found: Found, suffix: str, tmp_p
     np.testing.assert_array_equal(again.data, kept["level1/removed"])
 
 
-def test_a_folder_that_is_there_is_never_replaced(found: Found, tmp_path: Path) -> None:
+def test_a_folder_that_is_there_is_never_replaced(found: InspectionResult, tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("x")
     with pytest.raises(OutputError, match="there already"):
         write_maps(tmp_path, found, {}, ".zarr")()
@@ -99,14 +99,16 @@ def test_a_folder_that_is_there_is_never_replaced(found: Found, tmp_path: Path) 
 
 def test_an_attention_gate_has_weights_and_nothing_is_kept_or_removed() -> None:
     plan = resolve(choices(kind="attention"), None)
-    found = Found(plan, *made_up(plan))
+    found = InspectionResult(plan, *made_up(plan))
     rows = at_voxel(found, 0, {"z": 1, "y": 1, "x": 1})
     assert rows is not None
     assert list(rows.columns) == ["a"]
     assert rows.kept is None
 
 
-def test_numbers_and_plots_replace_only_their_like_and_no_file_of_a_layer(found: Found, tmp_path: Path) -> None:
+def test_numbers_and_plots_replace_only_their_like_and_no_file_of_a_layer(
+    found: InspectionResult, tmp_path: Path
+) -> None:
     scan = tmp_path / "scan.png"
     write_image(scan, np.zeros((4, 5), np.uint8), array_spec((4, 5), "yx"))
     with pytest.raises(OutputError, match="would replace the input"):

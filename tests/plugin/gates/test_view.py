@@ -14,7 +14,7 @@ from qtpy.QtGui import QColor, QPalette
 from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QScrollArea, QSlider, QTableView, QTableWidget
 from tests.plugin.gates.conftest import Widget
 
-from napari_prosma.gates.bars import BarPlot, Bars
+from napari_prosma.gates.plots import BarPlot, Bars
 from prosma_core.config.inspection import HISTOGRAM_EDGES
 
 SHAPE = (12, 40, 44)

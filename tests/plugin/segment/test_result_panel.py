@@ -10,7 +10,7 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QTableWidget
 
 from napari_prosma.segment.measures import class_rows, size_heading
-from napari_prosma.segment.result_panel import ResultPanel
+from napari_prosma.segment.view import ResultPanel
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import array_spec
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from napari.layers import Image
 
-from napari_prosma._shared.fitting import fits
-from napari_prosma._shared.layers import read
-from napari_prosma._shared.session import ModelEntry
+from napari_prosma.jobs.models import ModelEntry
+from napari_prosma.layers.access import read
+from napari_prosma.scan.selection import fits
 from napari_prosma.segment.output import save_path
 from napari_prosma.segment.state import Choices, Plan, Problem, resolve
 from prosma_core.config.inference import InferenceConfig

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from napari.layers import Image, Labels
 from napari.utils.colormaps import DirectLabelColormap
 
-from napari_prosma._shared import layers
-from napari_prosma._shared.session import ModelEntry
-from napari_prosma.train.classes import classes_of
+from napari_prosma.jobs.models import ModelEntry
+from napari_prosma.layers import access as layers
+from napari_prosma.train.label_semantics_panel import classes_of
 from napari_prosma.train.pairs import Pair, PairRow, check
 from napari_prosma.train.sources import layer_source
 from prosma_core.config.labels import LabelsConfig

@@ -11,9 +11,9 @@ import pytest
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QPushButton, QTableWidget
 
-from napari_prosma._shared.progress_panel import ActivityProgress
 from napari_prosma.train import pair_list
-from napari_prosma.train.runs import list_runs
+from napari_prosma.train.run_library import list_runs
+from napari_prosma.widgets.progress import ActivityProgress
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.run import RunConfig, resolve_run
 from prosma_core.config.training import FINE_TUNING_RATE
@@ -411,7 +411,7 @@ def test_time_points_are_channels_only_where_the_person_says_so(widget: Any, rng
 def test_what_is_painted_is_saved_every_few_minutes(
     widget: Any, annotated: Any, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("napari_prosma.train.saving.EVERY", 20)
+    monkeypatch.setattr("napari_prosma.train.autosave.EVERY", 20)
     _, labels = annotated(widget.viewer)
     widget.controller.pairs.add_active()
     widget.start()
@@ -515,7 +515,7 @@ def test_a_second_click_while_the_first_is_still_taken_in_is_none(
 
     annotated(widget.viewer)
     widget.controller.pairs.add_active()
-    monkeypatch.setattr("napari_prosma._shared.job_run.ActivityProgress", Impatient)
+    monkeypatch.setattr("napari_prosma.jobs.run.ActivityProgress", Impatient)
     widget.start()
     assert len(widget.jobs.jobs) == 1
 

@@ -18,7 +18,7 @@ TIMES = "quick: about 27 min · balanced: about 6 h 7 min · best: about 3 days"
 @pytest.fixture
 def asked(widget: Any, annotated: Any, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Any]:
     """Add a pair, and return what waits for so many requests and gives the last one with its listener."""
-    monkeypatch.setattr("napari_prosma.train.expectation.AFTER", 0.01)
+    monkeypatch.setattr("napari_prosma.train.runtime_estimate.AFTER", 0.01)
     annotated(widget.viewer)
 
     def wait(count: int) -> Any:

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 
-from napari_prosma._shared import layers
-from napari_prosma.train.handover import autosave, write_pairs
+from napari_prosma.layers import access as layers
+from napari_prosma.train.export_pairs import autosave, write_pairs
 from napari_prosma.train.pairs import Pair, check
 from napari_prosma.train.sources import Source, layer_source
 from prosma_core.config.labels import LabelsConfig

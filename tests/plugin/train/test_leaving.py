@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_prosma._shared.each import each
-from napari_prosma.train.saving import save_all
+from napari_prosma.each import each
+from napari_prosma.train.autosave import save_all
 from prosma_core.engine.messages import Cancelled
 from prosma_core.io.images import read_image
 
@@ -24,7 +24,7 @@ import numpy as np
 from napari.components import ViewerModel
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication
-from napari_prosma._shared.session import Session
+from napari_prosma.jobs.session import Session
 from napari_prosma.train import TrainWidget
 
 app, viewer, folder = QApplication([]), ViewerModel(), Path(sys.argv[1])
@@ -102,7 +102,7 @@ def test_only_what_was_painted_since_is_saved_at_the_end(
     widget.controller.pairs.add_active()
     widget.start()
     written: list[Any] = []
-    monkeypatch.setattr("napari_prosma.train.saving.autosave", lambda pairs, _: written.append(pairs))
+    monkeypatch.setattr("napari_prosma.train.autosave.autosave", lambda pairs, _: written.append(pairs))
     save_all()
     assert written == []
     labels.paint((1, 1, 1), 7)

@@ -16,8 +16,8 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from scipy import ndimage
 
-from napari_prosma._shared import layers
-from napari_prosma._shared.result_notes import file_notes
+from napari_prosma.layers import access as layers
+from napari_prosma.layers.results import file_notes
 from napari_prosma.train.pairs import (
     Pair,
     PairRow,

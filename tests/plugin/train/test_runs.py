@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from napari_prosma.train.runs import free_name, list_runs, save_as, taken_names
+from napari_prosma.train.run_library import free_name, list_runs, save_as, taken_names
 from prosma_core.config.run import resolve_run
 from prosma_core.errors import ModelFileError, OutputError
 from prosma_core.io import parts
@@ -54,7 +54,7 @@ def test_runs_are_listed_latest_first_and_broken_ones_are_left_out(
     wrong = make_run(tmp_path, "wrong", 4000)
     wrong.run_yaml.write_text("training: {epochs: none}\nout: x.safetensors\n")
     (tmp_path / "file.prosma").write_text("not a folder")
-    with caplog.at_level(logging.INFO, logger="napari_prosma.train.runs"):
+    with caplog.at_level(logging.INFO, logger="napari_prosma.train.run_library"):
         found = list_runs(tmp_path)
     assert [run.name for run in found] == ["new", "middle", "old"]
     assert [(run.epochs_done, run.finished, run.model_written) for run in found] == [(0, False, False)] * 3

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from napari.layers import Image, Labels
 
-from napari_prosma._shared.session import ModelEntry
-from napari_prosma.train.classes import classes_of
-from napari_prosma.train.handover import write_pairs
+from napari_prosma.jobs.models import ModelEntry
+from napari_prosma.train.export_pairs import write_pairs
+from napari_prosma.train.label_semantics_panel import classes_of
 from napari_prosma.train.pairs import Pair, PairRow, check
 from napari_prosma.train.sources import layer_source
 from napari_prosma.train.state import Choices, Plan, Problem, asks_for_size, resolve, sized

@@ -17,10 +17,10 @@ from qtpy.QtCore import QRect
 from qtpy.QtGui import QImage
 from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QScrollArea, QTableWidget, QWidget
 
-from napari_prosma._shared.fields import Fold
 from napari_prosma.train.pairs import Pair, PairRow
 from napari_prosma.train.sources import Source
 from napari_prosma.train.view import TrainView
+from napari_prosma.widgets.fields import Fold
 from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.model import ClassInfo
 from prosma_core.config.training import TrainingConfig

@@ -1,1 +1,0 @@
-"""What the plugin's widgets share: layers, the engine, the session and small views."""

@@ -1,0 +1,205 @@
+"""Between the what-if panel and the engine: what is changed, what is asked, and the layers of the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from napari.layers import Labels
+
+from napari_prosma.gates.edits import ChannelState, GateEdits
+from napari_prosma.gates.inspection_result import InspectionResult
+from napari_prosma.gates.what_if_queries import Answer, WhatIfQueries
+from napari_prosma.jobs.boundary import Jobs
+from napari_prosma.layers import access as layer_access
+from napari_prosma.layers.access import LayerScan
+from napari_prosma.layers.results import add_layer_keep_selection
+from prosma_core.config.inspection import VariantResult
+from prosma_core.config.model import ClassInfo
+from prosma_core.errors import ProsmaError
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+    from napari_prosma.gates.what_if_panel import WhatIfPanel
+
+
+CHANGES = (
+    ClassInfo(value=0, name="the same"),
+    ClassInfo(value=1, name="turned on", color="#2fd07f"),
+    ClassInfo(value=2, name="turned off", color="#ff3d71"),
+    ClassInfo(value=3, name="class changed", color="#ffd60a"),
+)
+"""Values of the layer that shows what changed."""
+
+
+class WhatIf:
+    """Changes of the gates of one look.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+    panel : WhatIfPanel
+    jobs : Jobs
+    found : InspectionResult
+    notes : mapping of str to str
+        How the maps were made.
+
+    Attributes
+    ----------
+    questions : WhatIfQueries
+    results : tuple of VariantResult
+        The numbers of the change that is shown, then those of each level open.
+    """
+
+    def __init__(
+        self, viewer: ViewerModel, panel: WhatIfPanel, jobs: Jobs, found: InspectionResult, notes: Mapping[str, str]
+    ) -> None:
+        self._viewer, self._panel, self._found, self._notes = viewer, panel, found, dict(notes)
+        self.questions = WhatIfQueries(jobs, found.plan, found.key, self._heard)
+        self._edits = GateEdits()
+        self._level = self._channel = 0
+        self._truth: Labels | None = None
+        self._layers: dict[str, Labels] = {}
+        self._changes: tuple[VariantResult, ...] = ()
+        self._ranking: tuple[VariantResult, ...] = ()
+        self._gate = found.plan.model.header.model.gate
+        levels = [summary.level for summary in found.inspection.levels]
+        panel.make_rows(levels, thresholds=self._gate.kind == "prosma")
+        panel.forget()
+        self.show_truths()
+
+    @property
+    def results(self) -> tuple[VariantResult, ...]:
+        """The numbers of the change that is shown, then those of each level open."""
+        return (*self._changes, *self._ranking)
+
+    # --- What the person does ---------------------------------------------------------------------------------------
+
+    def show_level(self, level: int, channel: int) -> None:
+        """Show the changes of this level and channel."""
+        self._level, self._channel = level, channel
+        gated = self._gate.kind == "prosma" and self._gate.channel_gate
+        self._panel.show_edits(self._edits, level, channel, channel_gate=gated)
+
+    def change(self, level: int, **values: Any) -> None:
+        """Change a level's gate, and ask what that changes; values as of `LevelEdit`."""
+        self._take(self._edits.change(level, **values))
+
+    def toggle_channel_gate(self, on: bool) -> None:
+        """Let the channel gate of the level that is shown take part, or not."""
+        self.change(self._level, channel_gate=on)
+
+    def change_channel(self, state: ChannelState) -> None:
+        """Change one channel of the level that is shown."""
+        self._take(self._edits.change_channel(self._level, self._channel, state))
+
+    def choose_truth(self, layer: Labels | None) -> None:
+        """Compare with these labels from now on."""
+        self._truth = layer
+        self.show_truths()
+        if self._edits.levels:
+            self._ask()
+
+    def reset(self) -> None:
+        """All gates as they were learned."""
+        self._take(GateEdits())
+
+    def rank(self) -> None:
+        """Ask which level matters."""
+        truth, problem = self._read_truth()
+        if problem:
+            return
+        self._panel.say("Segmenting with one level open after the other…")
+        self.questions.which_level(truth)
+
+    def show_truths(self) -> None:
+        """Show the labels layers there are, but for those that are ours."""
+        layers = [x for x in self._viewer.layers if isinstance(x, Labels) and not self._is_ours(x)]
+        if self._truth is not None and self._truth not in layers:
+            self._truth = None
+        _, problem = self._read_truth()
+        self._panel.show_truths([(layer.name, layer) for layer in reversed(layers)], self._truth, problem)
+
+    @property
+    def layers(self) -> list[Labels]:
+        """The layers of the answer."""
+        return list(self._layers.values())
+
+    # --- Inside -----------------------------------------------------------------------------------------------------
+
+    def _is_ours(self, layer: Labels) -> bool:
+        return str(layer.name).startswith(f"{self._found.plan.group}: ")
+
+    def _take(self, edits: GateEdits) -> None:
+        if edits == self._edits:
+            return
+        self._edits = edits
+        self.show_level(self._level, self._channel)
+        if edits.levels:
+            self._ask()
+        else:
+            self.questions.stop()
+            self._changes = ()
+            self._panel.forget_changes()
+            self._remove()
+
+    def _ask(self) -> None:
+        truth, problem = self._read_truth()
+        if not problem:
+            self._panel.say(f"Segmenting with {self._edits.words()}…")
+            self.questions.what_if(self._edits.as_asked, truth)
+
+    def _read_truth(self) -> tuple[LayerScan | None, str]:
+        """The labels to compare with, and why they cannot be."""
+        scan = self._found.plan.scan
+        if self._truth is None:
+            return None, ""
+        try:
+            labels = layer_access.read_on(self._truth, scan)
+        except ProsmaError as error:
+            return None, str(error)
+        if not layer_access.lies_on(labels, scan):
+            return (
+                None,
+                f"{self._truth.name} lies on another grid than {scan.name}. Choose labels on its voxels, or none.",
+            )
+        return labels, ""
+
+    def _heard(self, answer: Answer) -> None:
+        if answer.error:
+            self._panel.say(f"There is no answer: {answer.error}")
+        elif answer.ranking:
+            self._ranking = answer.variants
+            self._panel.say("")
+            self._panel.show_ranking(answer.variants)
+        else:
+            self._changes = answer.variants
+            (result,) = answer.variants
+            classes = self._found.plan.model.header.classes
+            changed = "1 voxel is" if result.changed == 1 else f"{result.changed:,} voxels are"
+            text = f"With {self._edits.words()}: {changed} of another class ({answer.seconds:.1f} s)."
+            self._panel.show_changes(text, result, classes)
+            self._show_layer("labels", "what if", answer, classes)
+            self._show_layer("changes", "what if, changes", answer, CHANGES)
+
+    def _show_layer(self, array: str, title: str, answer: Answer, classes: tuple[ClassInfo, ...]) -> None:
+        """Show an array in its layer; a new one where there is none, or the person deleted it."""
+        if array not in answer.arrays:
+            return
+        scan, layer = self._found.plan.scan, self._layers.get(array)
+        if layer is not None and layer in self._viewer.layers:
+            layer_access.show_labels(layer, scan, answer.arrays[array])
+            return
+        name = f"{self._found.plan.group}: {title}"
+        layer = layer_access.labels_layer(scan, answer.arrays[array], classes, name, self._notes)
+        if array == "labels":
+            layer.contour = 1  # the changes below it are seen as well
+        self._layers[array] = layer
+        add_layer_keep_selection(self._viewer, layer)
+
+    def _remove(self) -> None:
+        layers, self._layers = self._layers, {}
+        for layer in layers.values():
+            if layer in self._viewer.layers:
+                self._viewer.layers.remove(layer)

@@ -1,0 +1,276 @@
+"""Sliders and switches of what-if: edits of each level, and what they change in the result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qtpy.QtCore import Qt, QTimer, Signal
+from qtpy.QtWidgets import QCheckBox, QComboBox, QGridLayout, QLabel, QSizePolicy, QSlider, QVBoxLayout, QWidget
+
+from napari_prosma.gates.edits import GateEdits
+from napari_prosma.widgets.fields import (
+    SMALL,
+    PlainLabel,
+    button,
+    cell,
+    combo,
+    fill,
+    fit_height,
+    note_label,
+    row,
+    say,
+    table,
+)
+from napari_prosma.widgets.plain_text import plain
+from prosma_core.config.inspection import VariantResult
+from prosma_core.config.model import ClassInfo
+
+CLASS_COLUMNS = ("Class", "On", "Off", "Dice", "Truth")
+CLASS_TOOLTIPS = (
+    "Class.",
+    "Voxels of this class now that were background.",
+    "Voxels that are background now and were of this class.",
+    "Dice of the changed result against the unchanged one: 1 where nothing changed.",
+    "Dice against the chosen labels, before and after the change.",
+)
+LEVEL_COLUMNS = ("Gate", "Changed", "Dice", "Truth")
+
+
+class WhatIfPanel(QWidget):
+    """Sliders and boxes, a table of classes, and a table of levels."""
+
+    state_chosen = Signal(int, str)
+    threshold_chosen = Signal(int, float)
+    channel_gate_toggled = Signal(bool)
+    channel_state_chosen = Signal(str)
+    truth_chosen = Signal(object)
+    reset_clicked = Signal()
+    ranking_clicked = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.problem = note_label("problem")
+        self._edits = LevelEdits()
+        self._edits.state_chosen.connect(self.state_chosen)
+        self._edits.threshold_chosen.connect(self.threshold_chosen)
+        self._channel_gate = QCheckBox()
+        self._channel_gate.setObjectName("channel_gate")
+        self._channel_gate.setToolTip("Whether the decoder may damp whole channels of this level.")
+        self._channel_gate.clicked.connect(self.channel_gate_toggled)
+        self._channel = combo("What becomes of the one channel that the slider of the viewer stands at.")
+        self._channel.setObjectName("channel_state")
+        self._channel.addItems(STATES)
+        self._channel.textActivated.connect(self.channel_state_chosen)
+        self._channel_row = row("Channel", self._channel)
+        self._truth = combo("Labels that are true, to see whether a change makes the result better or worse.")
+        self._truth.setObjectName("truth")
+        self._truth.activated.connect(lambda _: self.truth_chosen.emit(self._truth.currentData()))
+        self._said = note_label("facts")
+        self._said.setObjectName("whatif_said")
+        self._classes = table(CLASS_COLUMNS)
+        self._classes.setObjectName("whatif_classes")
+        for column, text in enumerate(CLASS_TOOLTIPS):
+            self._classes.horizontalHeaderItem(column).setToolTip(plain(text))
+        self._reset = button("Reset", "All gates as they were learned; the changed result goes.", self.reset_clicked)
+        self._reset.setObjectName("reset")
+        self._ranking = button(
+            "Which level matters",
+            "Each level is forced open alone, and the result compared with the unchanged one.",
+            self.ranking_clicked,
+        )
+        self._ranking.setObjectName("ranking")
+        self._levels = table(LEVEL_COLUMNS)
+        self._levels.setObjectName("whatif_levels")
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 6, 0, 0)
+        for part in (self._edits, self._channel_gate, self._channel_row, row("Truth", self._truth), self.problem):
+            layout.addWidget(part)
+        for part in (self._reset, self._said, self._classes, self._ranking, self._levels):
+            layout.addWidget(part)
+        for shown in (self._classes, self._levels):
+            shown.setStyleSheet(SMALL)
+        self.forget()
+
+    # --- Setters ----------------------------------------------------------------------------------------------------
+
+    def make_rows(self, levels: Sequence[int], *, thresholds: bool) -> None:
+        """A row of changes for each level."""
+        self._edits.make_rows(levels, thresholds=thresholds)
+
+    def show_edits(self, edits: GateEdits, level: int, channel: int, *, channel_gate: bool) -> None:
+        """Show the changes; those of single channels and of the channel gate are of the level that is shown.
+
+        Parameters
+        ----------
+        edits : GateEdits
+        level, channel : int
+        channel_gate : bool
+            Whether the model has one.
+        """
+        self._edits.show_edits(edits)
+        self._channel_gate.setText(f"Channel gate of level {level}")
+        self._channel_gate.setVisible(channel_gate)
+        self._channel_gate.setChecked(edits.of(level).channel_gate)
+        self._channel_row.findChild(QLabel).setText(f"Channel {channel}")
+        self._channel.setCurrentText(edits.channel(level, channel))
+        self._reset.setEnabled(bool(edits.levels))
+
+    def show_truths(self, layers: Sequence[tuple[str, Any]], current: Any, problem: str) -> None:
+        """Labels layers to compare with, as (name, layer), the one chosen, and why it cannot be used."""
+        fill(self._truth, [("none", None), *layers], current)
+        say(self.problem, problem)
+
+    def say(self, text: str) -> None:
+        """A line over the numbers, such as what is computed."""
+        say(self._said, text)
+
+    def show_changes(self, text: str, result: VariantResult, classes: Sequence[ClassInfo]) -> None:
+        """Show what a change changed, class by class."""
+        self.say(text)
+        colors = {c.name: c.color for c in classes}
+        compared = any(c.truth_before is not None for c in result.classes)
+        self._classes.setColumnHidden(4, not compared)
+        self._classes.setRowCount(len(result.classes))
+        for place, change in enumerate(result.classes):
+            truth = _before_after(change.truth_before, change.truth_after)
+            self._classes.setItem(place, 0, cell(change.name, color=colors.get(change.name, ""), tooltip=change.name))
+            texts = (f"{change.turned_on:,}", f"{change.turned_off:,}", f"{change.dice:.3f}", truth)
+            for column, text_ in enumerate(texts, 1):
+                self._classes.setItem(place, column, cell(text_, right=True, tooltip=CLASS_TOOLTIPS[column]))
+        fit_height(self._classes, 6 * self._classes.verticalHeader().defaultSectionSize())
+        self._classes.setVisible(True)
+
+    def show_ranking(self, results: Sequence[VariantResult]) -> None:
+        """Show what each level, forced open alone, changes; the one that changes most comes first."""
+        ordered = sorted(results, key=lambda r: -r.changed)
+        compared = any(c.truth_after is not None for r in results for c in r.classes)
+        self._levels.setColumnHidden(3, not compared)
+        self._levels.setRowCount(len(ordered))
+        for place, result in enumerate(ordered):
+            dice = _mean([c.dice for c in result.classes])
+            before = _mean([c.truth_before for c in result.classes if c.truth_before is not None])
+            after = _mean([c.truth_after for c in result.classes if c.truth_after is not None])
+            texts = (result.name, f"{result.changed:,}", _number(dice), _before_after(before, after))
+            for column, text in enumerate(texts):
+                self._levels.setItem(place, column, cell(text, right=column > 0))
+        fit_height(self._levels, 8 * self._levels.verticalHeader().defaultSectionSize())
+        self._levels.setVisible(True)
+
+    def forget_changes(self) -> None:
+        """Take away the numbers of a change."""
+        self.say("")
+        self._classes.setVisible(False)
+
+    def forget(self) -> None:
+        """Take away all numbers."""
+        self.forget_changes()
+        self._levels.setVisible(False)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _before_after(before: float | None, after: float | None) -> str:
+    return "–" if before is None or after is None else f"{before:.2f} → {after:.2f}"
+
+
+REST = 150
+"""Milliseconds after which a slider is taken to rest."""
+STEPS = 20
+"""Steps of a slider from one whole factor to the next."""
+FOUR = 4
+"""Largest factor."""
+BOX = 92
+"""Greatest width of a box: the slider gets the rest."""
+STATES = ("learned", "open", "closed")
+
+
+@dataclass(frozen=True)
+class _Row:
+    level: int
+    slider: QSlider
+    factor: QLabel
+    state: QComboBox
+
+
+class LevelEdits(QWidget):
+    """Slider and box of each level; `threshold_chosen` comes when a slider rests."""
+
+    threshold_chosen = Signal(int, float)
+    state_chosen = Signal(int, str)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rows: list[_Row] = []
+        self._moved: _Row | None = None
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(REST)
+        self._timer.timeout.connect(self._rested)
+        self._layout = QGridLayout(self)
+        self._layout.setContentsMargins(0, 0, 0, 0)
+        self._layout.setHorizontalSpacing(5)
+        self._layout.setColumnStretch(1, 1)
+
+    def make_rows(self, levels: Sequence[int], *, thresholds: bool) -> None:
+        """A row for each of these levels; without sliders where the gate has no thresholds."""
+        self._timer.stop()
+        self._rows = []
+        while self._layout.count():
+            old = self._layout.takeAt(0).widget()
+            old.setParent(None)
+            old.deleteLater()
+        for place, level in enumerate(levels):
+            name, factor = PlainLabel(f"Level {level}"), PlainLabel("×1.00")
+            slider = QSlider(Qt.Orientation.Horizontal)
+            slider.setObjectName(f"threshold_{level}")
+            slider.setRange(0, FOUR * STEPS)
+            slider.setPageStep(STEPS // 2)
+            slider.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+            slider.setToolTip("The learned thresholds of this level times this: 0 removes nothing, 4 nearly all.")
+            state = combo("learned: as trained. open: the skip passes unchanged. closed: nothing passes.")
+            state.setObjectName(f"state_{level}")
+            state.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)
+            state.setMinimumContentsLength(5)
+            state.setMaximumWidth(BOX)
+            state.addItems(STATES)
+            row = _Row(level, slider, factor, state)
+            slider.valueChanged.connect(lambda _, row=row: self._slid(row))
+            state.textActivated.connect(lambda text, level=level: self.state_chosen.emit(level, text))
+            factor.setMinimumWidth(factor.sizeHint().width())
+            for column, widget in enumerate((name, slider, factor, state)):
+                self._layout.addWidget(widget, place, column)
+            slider.setVisible(thresholds)
+            factor.setVisible(thresholds)
+            self._rows.append(row)
+
+    def show_edits(self, edits: GateEdits) -> None:
+        """Show these changes; no signal is sent."""
+        self._timer.stop()
+        for level in self._rows:
+            edit = edits.of(level.level)
+            level.slider.blockSignals(True)
+            level.slider.setValue(round(edit.threshold * STEPS))
+            level.slider.blockSignals(False)
+            level.factor.setText(f"×{edit.threshold:.2f}")
+            level.state.setCurrentText(edit.state)
+
+    def _slid(self, row: _Row) -> None:
+        row.factor.setText(f"×{row.slider.value() / STEPS:.2f}")
+        if self._moved is not None and self._moved is not row and self._timer.isActive():
+            self._rested()
+        self._moved = row
+        self._timer.start()
+
+    def _rested(self) -> None:
+        self._timer.stop()
+        row, self._moved = self._moved, None
+        if row is not None and row in self._rows:
+            self.threshold_chosen.emit(row.level, row.slider.value() / STEPS)

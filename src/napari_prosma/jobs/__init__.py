@@ -1,0 +1,1 @@
+"""Jobs of the engine, and all else that runs beside the GUI thread."""

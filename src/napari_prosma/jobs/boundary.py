@@ -1,0 +1,331 @@
+"""The only way to the engine and to threads: jobs go out as `JobSpec`, messages come back in the GUI thread."""
+
+from __future__ import annotations
+
+import atexit
+import concurrent.futures.thread  # noqa: F401  (so that it ends after us: see `at_the_end`)
+import contextlib
+import functools
+import logging
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator
+from typing import TypeVar
+
+from psygnal import Signal as PlainSignal
+from qtpy.QtCore import QObject, Qt, Signal
+
+from napari_prosma.each import each
+from napari_prosma.jobs.spec import JobSpec, RequestSpec, release_scans, share_scan
+from napari_prosma.layers.access import LayerScan
+from prosma_core.engine.client import Engine
+from prosma_core.engine.job import Job, scans_of
+from prosma_core.engine.messages import Cancelled, Failed, Listener, Message, Ready, Request, ScanRef, is_last
+from prosma_core.errors import EngineBusyError, ProsmaError
+from prosma_core.events import Working
+
+_LOG = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Mailbox(QObject):
+    """Runs functions in the GUI thread, in the order in which other threads post them."""
+
+    _posted = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._delivering = False
+        self._posted.connect(self._deliver, Qt.ConnectionType.QueuedConnection)
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Run `call` in the GUI thread soon; from any thread."""
+        self._waiting.append(call)
+        with contextlib.suppress(RuntimeError):  # Qt is gone already: the program ends
+            self._posted.emit()
+
+    def _deliver(self) -> None:
+        if self._delivering or not self._waiting:
+            return  # inside a call that lets the event loop run, as napari's progress bars do: the rest waits for it
+        self._delivering = True
+        try:
+            self._waiting.popleft()()
+        finally:
+            self._delivering = False
+            if self._waiting:
+                self._posted.emit()
+
+
+class Jobs:
+    """The engine and the threads of one napari process.
+
+    Attributes
+    ----------
+    started : Signal
+        Emits, in the GUI thread, the engine's `Ready` each time one has started.
+    """
+
+    started = PlainSignal(Ready)
+
+    def __init__(self) -> None:
+        self._mailbox = Mailbox()
+        self._engine = Engine(on_ready=self._ready)
+        self._second = Engine()
+        self._aside: EngineJob | None = None
+        self._under_way = 0  # jobs of the first engine, from `submit` to their last message
+        atexit.register(self.close)
+
+    def warm_up(self) -> None:
+        """Start the engine where none lives; returns at once."""
+        self._engine.start()
+
+    @property
+    def ready(self) -> Ready | None:
+        """What the engine said of itself, None until it has started."""
+        return self._engine.ready
+
+    @property
+    def alive(self) -> bool:
+        """Whether an engine is there, or on its way."""
+        return self._engine.alive
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the engine, None where none lives."""
+        return self._engine.pid
+
+    def log(self) -> str:
+        """End of the engine's log."""
+        return self._engine.log_tail()
+
+    def free(self) -> None:
+        """End the engine, and with it all the memory it holds; the next job starts a fresh one."""
+        self.end_background()
+        self._engine.free()
+
+    def close(self) -> None:
+        """End the engine for good."""
+        atexit.unregister(self.close)
+        each("An engine could not be closed", self._second.close, self._engine.close)
+
+    def check_idle(self) -> None:
+        """Raise `EngineBusyError` where the engine has a job that is not over yet."""
+        self._engine.check_idle()
+
+    def start(self, spec: JobSpec, listener: Listener) -> EngineJob:
+        """Give the engine a job; its data is prepared in a thread.
+
+        Parameters
+        ----------
+        spec : JobSpec
+        listener : callable
+            Called in the GUI thread with events, arrays and, exactly once and last, `Finished`, `Failed` or
+            `Cancelled`.
+        """
+        self.end_background()
+        self._under_way += 1
+
+        def tell(message: Message) -> None:
+            self._under_way -= is_last(message)
+            listener(message)
+
+        return self._run(self._engine, spec, tell)
+
+    def submit_background(self, request: Request, listener: Listener) -> None:
+        """Give a second engine a job that is not urgent: it is ended as soon as the first one is given anything.
+
+        Parameters
+        ----------
+        request : Request
+        listener : callable
+            As of `start`.
+
+        Raises
+        ------
+        EngineBusyError
+            A job of one of the engines is not over yet.
+        """
+        if self._under_way or self._aside is not None:
+            msg = "The engine is busy with another job. Wait for it, or cancel it."
+            raise EngineBusyError(msg)
+
+        def tell(message: Message) -> None:
+            if is_last(message) and self._aside is job:
+                self.end_background()  # its memory is needed elsewhere
+            listener(message)
+
+        job = self._aside = self._run(self._second, RequestSpec(request), tell)
+
+    def end_background(self) -> None:
+        """End the second engine, and its job where it has one."""
+        job, self._aside = self._aside, None
+        if job is not None:
+            job.cancel()
+            self._second.free()
+
+    def run(
+        self,
+        work: Callable[[], T],
+        done: Callable[[T], None],
+        failed: Callable[[Exception], None],
+        *,
+        lasting: bool = False,
+    ) -> None:
+        """Run `work` in a thread, then `done` with its result or `failed` with its error in the GUI thread.
+
+        Parameters
+        ----------
+        work, done, failed : callable
+        lasting : bool
+            Whether a program that ends waits for the work, as it must where something is written.
+        """
+
+        def body() -> None:
+            try:
+                result = work()
+            except Exception as error:  # noqa: BLE001  (handed to the caller, whatever it is)
+                reason = error
+                self._mailbox.post(lambda: failed(reason))
+            else:
+                self._mailbox.post(lambda: done(result))
+
+        thread = threading.Thread(target=body, name="prosma-work", daemon=not lasting)
+        if lasting:
+            _finish_at_the_end()
+            _lasting.add(thread)
+        thread.start()
+
+    def _run(self, engine: Engine, spec: JobSpec, listener: Listener) -> EngineJob:
+        job = EngineJob(engine, lambda message: self._mailbox.post(lambda: listener(message)))
+        threading.Thread(target=job.run, args=(spec,), name="prosma-job", daemon=True).start()
+        return job
+
+    def _ready(self, ready: Ready) -> None:
+        self._mailbox.post(lambda: self.started.emit(ready))
+
+
+_lasting: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+
+
+def finish_lasting() -> None:
+    """Wait for the work that lasts."""
+    for thread in list(_lasting):
+        if thread.ident is not None and thread is not threading.current_thread():
+            thread.join()
+
+
+def at_the_end(call: Callable[[], None]) -> None:
+    """Let something be called when Python ends, while threads and their pools still work; the latest comes first.
+
+    `atexit` comes too late: writing an OME-Zarr needs a pool of threads, and those are shut down before.
+    """
+    with contextlib.suppress(RuntimeError):  # it is ending already
+        getattr(threading, "_register_atexit", atexit.register)(call)
+
+
+@functools.cache
+def _finish_at_the_end() -> None:
+    at_the_end(finish_lasting)
+
+
+class EngineJob:
+    """A job on its way: what it needs is prepared in a thread, then the engine works.
+
+    Parameters
+    ----------
+    engine : Engine
+    listener : callable
+        Told of what happens, on other threads, and exactly once and last `Finished`, `Failed` or `Cancelled`.
+    """
+
+    def __init__(self, engine: Engine, listener: Listener) -> None:
+        self._engine, self._tell = engine, listener
+        self._cancelled = threading.Event()
+        self._prepared = threading.Event()
+        self._lock = threading.Lock()
+        self._job: Job | None = None
+        self._previews = 0
+        self._first_preview: ScanRef | None = None
+
+    def cancel(self) -> None:
+        """Ask it to stop; `Cancelled` follows, at once while the job is still being prepared."""
+        with self._lock:
+            if self._job is not None:
+                self._job.cancel()
+            elif not self._cancelled.is_set():
+                self._cancelled.set()
+                self._tell(Cancelled())
+
+    def preview(self, scan: LayerScan | None) -> None:
+        """Let a training segment this scan after each validation from now on; None ends that. Returns at once."""
+        self._previews += 1  # a later call overtakes this one
+        threading.Thread(target=self._preview, args=(scan, self._previews), name="prosma-preview", daemon=True).start()
+
+    def wait_prepared(self) -> None:
+        """Wait until nothing is prepared any more, as may still be when `Cancelled` was told; not in the GUI thread."""
+        self._prepared.wait()
+
+    def run(self, spec: JobSpec) -> None:
+        """Prepare the request and submit it; in a thread of its own."""
+        try:
+            self._run(spec)
+        finally:
+            self._prepared.set()
+
+    def _run(self, spec: JobSpec) -> None:
+        request = None
+        try:
+            request = self._drain(spec.prepare(self._engine), self._tell)
+            with self._lock:
+                if request is not None and not self._cancelled.is_set():
+                    self._job = self._engine.submit(request, self._tell)
+                    if self._first_preview is not None:
+                        self._job.preview(self._first_preview)
+                    return
+        except ProsmaError as error:
+            self._fail(error)
+        except Exception as error:  # noqa: BLE001  (a lazy array raises whatever its source does)
+            _LOG.exception("A job for the engine could not be prepared")
+            self._fail(ProsmaError(f"The layer cannot be read: {type(error).__name__}: {error}"))
+        release_scans(*(scans_of(request) if request is not None else ()), self._first_preview)
+
+    def _drain(self, work: Generator[str, None, T], tell: Listener) -> T | None:
+        """What a preparation returns; None where the job was cancelled meanwhile."""
+        while not self._cancelled.is_set():
+            try:
+                doing = next(work)
+            except StopIteration as stop:
+                value: T = stop.value
+                return value
+            with self._lock:
+                if not self._cancelled.is_set():  # `Cancelled` was the last that was told
+                    tell(Working(doing))
+        work.close()
+        return None
+
+    def _preview(self, scan: LayerScan | None, number: int) -> None:
+        reference = None
+        try:
+            if scan is not None:
+                reference = self._drain(share_scan(self._engine, scan), lambda _: None)
+        except Exception as error:  # noqa: BLE001  (as above; the training goes on without)
+            _LOG.warning("The scan cannot be handed over for the preview: %s", error)
+            return
+        with self._lock:
+            if number == self._previews and not self._cancelled.is_set():
+                if self._job is not None:
+                    self._job.preview(reference)
+                else:
+                    release_scans(self._first_preview)
+                    self._first_preview = reference
+                return
+        release_scans(reference)
+
+    def _fail(self, error: ProsmaError) -> None:
+        with self._lock:
+            if not self._cancelled.is_set():
+                self._cancelled.set()
+                self._tell(Failed(error, ""))

@@ -1,0 +1,200 @@
+"""A job of the engine as a widget follows it: started, cancelled, its messages handled, its end told once."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from napari_prosma.each import each
+from napari_prosma.jobs.boundary import Jobs
+from napari_prosma.jobs.spec import JobSpec
+from napari_prosma.widgets.progress import ActivityProgress, TimeLeft
+from prosma_core.engine.messages import Cancelled, Failed, Message, is_last
+from prosma_core.events import StageStarted, TileDone, Working
+
+_LOG = logging.getLogger(__name__)
+
+Handlers = Mapping[type, Callable[[Any], None]]
+
+
+class JobRun(ABC):
+    """A job from its start to its last message; a subclass says what becomes of the messages.
+
+    A handler that raises does not leave the widget with a job that goes on unseen: the job is cancelled, the error is
+    shown, and nothing more is handled but its end.
+
+    Attributes
+    ----------
+    cancelling : bool
+        Whether it was asked to stop.
+    abandoned : bool
+        Whether its widget is gone: nothing is handled any more.
+    broken : bool
+        Whether a handler has raised.
+    """
+
+    def __init__(self) -> None:
+        self.cancelling = self.abandoned = self.broken = self._ended = False
+
+    def start(self, jobs: Jobs, spec: JobSpec) -> None:
+        """Give the job to the engine; returns at once."""
+        self.job = jobs.start(spec, self._receive)
+
+    def cancel(self) -> None:
+        """Ask the engine to stop; `over` follows when it has."""
+        if not self.cancelling:
+            self.cancelling = True
+            self.job.cancel()
+
+    def abandon(self) -> None:
+        """The widget is gone: stop, without a word to it."""
+        self.cancelling = self.abandoned = True
+        self.job.cancel()
+
+    @property
+    @abstractmethod
+    def handlers(self) -> Handlers:
+        """What to do with a message, by its class; messages of other classes are dropped. In the GUI thread."""
+
+    @abstractmethod
+    def show_error(self, reason: str, details: str) -> None:
+        """Show what a handler has raised: in one line, and its traceback."""
+
+    @abstractmethod
+    def over(self) -> None:
+        """The last message was handled, or dropped because the job is abandoned or broken. Called once."""
+
+    def _receive(self, message: Message) -> None:
+        if self._ended:
+            return
+        self._ended = is_last(message)
+        handle = None if self.abandoned or self.broken else self.handlers.get(type(message))
+        if handle is not None:
+            self._guard(lambda: handle(message))
+        if self._ended:
+            self._guard(self.over)
+
+    def _guard(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:  # noqa: BLE001  (whatever a viewer, a layer or a view raises)
+            _LOG.exception("A message of the engine could not be shown")
+            self.broken = True
+            reason, details = f"{type(error).__name__}: {error}", traceback.format_exc()
+            if not self._ended:
+                each("The job could not be cancelled", self.cancel)
+            each("The error could not be shown", lambda: self.show_error(reason, details))
+
+
+class RunView(Protocol):
+    """What of a view follows a job."""
+
+    def show_run(self, text: str, *, enabled: bool, tooltip: str) -> None:
+        """The main button."""
+
+    def show_progress(self, done: int, total: int, text: str) -> None:
+        """The bar; `total` 0: not known yet."""
+
+    def show_messages(self, lines: Sequence[str]) -> None:
+        """What the job said, the latest lines."""
+
+    def show_error(self, text: str, *, details: bool) -> None:
+        """Why it failed, and whether there is a log to show."""
+
+
+@dataclass(frozen=True)
+class RunTexts:
+    """What the widget says of its kind of job.
+
+    Attributes
+    ----------
+    cancel, cancel_tooltip : str
+        The main button while the job runs.
+    cancelling, cancelling_tooltip : str
+        The main button from a click on it until the job has ended.
+    broken : str
+        Why the job was cancelled where its result could not be shown; ``{reason}`` is filled in.
+    """
+
+    cancel_tooltip: str
+    broken: str
+    cancel: str = "Cancel"
+    cancelling: str = "Cancelling…"
+    cancelling_tooltip: str = "The engine finishes its current tile."
+
+
+class ShownRun(JobRun):
+    """A job that a view shows: its button, its bar, its latest lines, and the same in napari's activity dock.
+
+    Parameters
+    ----------
+    view : RunView
+    texts : RunTexts
+    title : str
+        In the activity dock.
+
+    Attributes
+    ----------
+    details : str
+        What the engine said of a failure.
+    """
+
+    LINES = 4
+    """Messages of the job that are shown, the latest ones."""
+
+    def __init__(self, view: RunView, texts: RunTexts, title: str) -> None:
+        super().__init__()
+        self.details = ""
+        self._run_view, self._texts = view, texts
+        self._lines: list[str] = []
+        self._time = TimeLeft()
+        view.show_run(texts.cancel, enabled=True, tooltip=texts.cancel_tooltip)
+        view.show_progress(0, 0, "Starting…")
+        view.show_messages(())
+        self._activity = ActivityProgress(title, self.cancel)
+
+    def cancel(self) -> None:
+        """Ask the engine to stop; the widget is ready again when it has."""
+        if not self.cancelling:
+            view, texts = self._run_view, self._texts
+            view.show_run(texts.cancelling, enabled=False, tooltip=texts.cancelling_tooltip)
+            super().cancel()
+
+    def say(self, line: str) -> None:
+        """Show a message of the job."""
+        self._lines.append(line)
+        self._run_view.show_messages(self._lines[-self.LINES :])
+
+    def show_error(self, reason: str, details: str) -> None:
+        """As of `JobRun`."""
+        self.details = details
+        self._run_view.show_error(self._texts.broken.format(reason=reason), details=True)
+
+    def over(self) -> None:
+        """Leave the activity dock."""
+        self._activity.close()
+
+    @property
+    def handlers(self) -> Handlers:
+        """What is the same for every job."""
+        return {
+            StageStarted: lambda stage: self.say(stage.message),
+            Working: lambda working: self._run_view.show_progress(0, 0, working.message),
+            TileDone: self._show_tile,
+            Failed: self._fail,
+            Cancelled: lambda _: self.say("Cancelled."),
+        }
+
+    def _show_tile(self, tile: TileDone) -> None:
+        left = self._time.text(tile.done, tile.total)
+        text = f"Tile {tile.done} of {tile.total}" + (f", {left}" if left else "")
+        self._run_view.show_progress(tile.done, tile.total, text)
+        self._activity.show_progress(tile.done, tile.total)
+
+    def _fail(self, failed: Failed) -> None:
+        self.details = failed.details
+        self._run_view.show_error(str(failed.error), details=bool(failed.details))

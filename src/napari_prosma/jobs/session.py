@@ -1,0 +1,156 @@
+"""What the widgets share: the engine, the models a person knows, and remembered settings."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import logging
+import threading
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_config_path, user_data_path
+from psygnal import Signal
+
+from napari_prosma.jobs.boundary import Jobs
+from napari_prosma.jobs.models import ModelEntry
+from prosma_core.config.documents import load_json
+from prosma_core.errors import ProsmaError
+from prosma_core.io.atomic import sweep, write_bytes_atomic
+from prosma_core.io.bundle import read_header, shipped_models
+from prosma_core.printable import show_visibly
+
+_LOG = logging.getLogger(__name__)
+
+MOST_KINDS = 100
+"""Kinds of scans for which a model is remembered."""
+EARLY = 0.5
+"""Seconds after a widget opened when the imports of its first result begin."""
+
+
+class Session:
+    """One per napari process.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Where settings and trained models are kept; the user's own folders unless given.
+    jobs : Jobs, optional
+        The engine's boundary; made unless given.
+
+    Attributes
+    ----------
+    models_folder : Path
+        Where models go that are trained here; it may not exist yet.
+    """
+
+    models_changed = Signal()
+    model_preferred = Signal(ModelEntry)
+
+    def __init__(self, folder: Path | None = None, jobs: Jobs | None = None) -> None:
+        self._file = (folder or user_config_path("napari-prosma")) / "settings.json"
+        self.models_folder = (folder or user_data_path("napari-prosma")) / "models"
+        if logging.lastResort is not None:  # what shows warnings where nobody set up logging
+            logging.lastResort.addFilter(show_visibly)
+        sweep(self._file.parent)
+        self._settings, self._unsaved = _read_settings(self._file), False
+        self.jobs = jobs or Jobs()
+        self._widgets = 0
+
+    def widget_opened(self) -> None:
+        """A widget is there: the engine starts, so that it is warm when it is needed."""
+        self._widgets += 1
+        self.jobs.warm_up()
+        early = threading.Timer(EARLY, _import_early)
+        early.daemon = True
+        early.start()
+
+    def widget_closed(self) -> None:
+        """A widget is gone; with the last one the engine ends and its memory is free, also where Python goes on."""
+        self._widgets -= 1
+        if self._widgets == 0:
+            self.jobs.free()
+
+    def models(self) -> list[ModelEntry]:
+        """Shipped models, then the person's own, as far as their files are there and whole."""
+        entries = [ModelEntry(path, read_header(path), shipped=True) for path in shipped_models().values()]
+        for name in self._settings.get("models", []):
+            try:
+                entries.append(ModelEntry(Path(name), read_header(Path(name)), shipped=False))
+            except ProsmaError as error:
+                _LOG.info("A model is left out: %s", error)
+        return entries
+
+    def add_model(self, path: Path) -> ModelEntry:
+        """Remember a model file and return its entry; raises `ModelFileError` where it is none."""
+        entry = ModelEntry(path.resolve(), read_header(path), shipped=False)
+        known = next((e for e in self.models() if e.path == entry.path), None)
+        if known is None:
+            self.remember("models", [*self._settings.get("models", []), str(entry.path)])
+            self.models_changed.emit()
+        return known or entry
+
+    def prefer(self, entry: ModelEntry, kind: str = "") -> None:
+        """Let this model be the one that segments scans of a kind, from now on; as of `remember_model`."""
+        if kind:
+            self.remember_model(kind, entry)
+        self.model_preferred.emit(entry)
+
+    def remember_model(self, kind: str, entry: ModelEntry) -> None:
+        """Keep which model a person chose for scans of a kind (the text of a `ScanKind`)."""
+        known = {k: path for k, path in self._models_by_kind().items() if k != kind}
+        self.remember("model_for", dict([*known.items(), (kind, str(entry.path))][-MOST_KINDS:]))
+
+    def model_for(self, kind: str) -> ModelEntry | None:
+        """The model that a person chose last for scans of a kind, where it is still there."""
+        wanted = self._models_by_kind().get(kind)
+        return next((m for m in self.models() if wanted is not None and str(m.path) == wanted), None)
+
+    def _models_by_kind(self) -> dict[str, str]:
+        known = self.recall("model_for", {})
+        return known if isinstance(known, dict) else {}
+
+    def recall(self, key: str, default: Any = None) -> Any:
+        """A remembered setting (plain JSON values)."""
+        return self._settings.get(key, default)
+
+    def remember(self, key: str, value: Any) -> None:
+        """Keep a setting for the next time."""
+        if self._settings.get(key) == value and not self._unsaved:
+            return
+        self._settings[key] = value
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes_atomic(self._file, json.dumps(self._settings, indent=1).encode())
+        except (OSError, ProsmaError) as error:
+            _LOG.warning("Settings could not be saved: %s", error)
+            self._unsaved = True
+        else:
+            self._unsaved = False
+
+
+@cache
+def session() -> Session:
+    """The session of this napari process."""
+    return Session()
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        values = load_json(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        _LOG.warning("Settings in %s cannot be read and are left out: %s", path, error)
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _import_early() -> None:
+    """Do, in this thread, what comes once with napari's first Labels layer or curve: there it would hold up all."""
+    for name in ("pandas", "scipy.ndimage", "skimage.color.colorconv", "pyqtgraph"):
+        importlib.import_module(name)
+    with contextlib.suppress(ImportError, AttributeError):  # vispy computes its dashes once; only time is lost if not
+        importlib.import_module("vispy.visuals.line.dash_atlas").DashAtlas()

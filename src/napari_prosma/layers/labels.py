@@ -1,0 +1,161 @@
+"""Labels layers as annotations: where they lie on the image they are painted over, and what their values are called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from napari_prosma.layers.placement import Placement, same_grid
+from napari_prosma.layers.scan import METADATA, LayerScan, guess, read, read_arrays
+from prosma_core.config.model import ClassInfo
+from prosma_core.data.geometry import METRES, affine_spacing
+from prosma_core.errors import LabelError
+from prosma_core.io.labels import as_labels
+
+MOST_NAMES = 256
+"""Names and colors that are taken from a layer: more values than that are no classes."""
+
+
+def read_on(layer: Any, image: LayerScan) -> LayerScan:
+    """A Labels layer as a scan in the world of the image layer it is drawn over.
+
+    A layer painted by hand knows neither the names of its axes nor the patient: it has those of the image, and the
+    image's own geometry where it lies on its voxels. Labels of a file that knows the patient keep what it says.
+
+    Parameters
+    ----------
+    layer : napari.layers.Labels
+    image : LayerScan
+
+    Raises
+    ------
+    GeometryError
+        As in `layer_scan.read`.
+    """
+    kept = dict(layer.metadata.get(METADATA) or {})
+    if kept.get("spec") is not None and kept["spec"].world == image.spec.world == "ras":
+        return read(layer)
+    kept.pop("turn", None)
+    kept |= {"spec": image.spec} | ({"turn": image.metadata["turn"]} if "turn" in image.metadata else {})
+    data = list(layer.data) if layer.multiscale else [layer.data]
+    state = {"name": layer.name, "metadata": {METADATA: kept}}
+    path = layer.source.path
+    axes = _axes_over(image, Placement.of(layer), str(kept.get("axes", "")))
+    scan = read_arrays(data, Placement.of(layer), state, axes=axes, path=Path(path) if path else None)
+    return _in_unit_of(image, scan)
+
+
+def lies_on(labels: LayerScan, image: LayerScan) -> bool:
+    """Whether labels have the image's voxels, in the same place; at as many times, or at one."""
+    a, b = labels.spec, image.spec
+    return (
+        a.spatial_shape == b.spatial_shape
+        and a.num_frames in (1, b.num_frames)
+        and same_grid(a.affine, b.affine, b.spacing)
+    )
+
+
+def class_numbers(scan: LayerScan) -> NDArray[Any]:
+    """Voxels of a Labels layer as class numbers, a copy.
+
+    Returns
+    -------
+    ndarray, smallest unsigned integer type that holds them, shape ``scan.spec.labels_spec().shape``
+        Painted at any channel where the layer has a channel axis.
+
+    Raises
+    ------
+    LabelError
+        Values are negative, or two channels are painted with different values at the same place.
+    """
+    values = np.array(scan.load())
+    if "c" in scan.spec.axes:
+        at = scan.spec.axes.index("c")
+        merged = values.max(axis=at, keepdims=True)
+        if np.any((values != 0) & (values != merged)):
+            msg = (
+                f"The layer {scan.name} is painted differently at its {scan.spec.num_channels} channels: labels need "
+                "one value per voxel. Paint in a labels layer without a channel axis."
+            )
+            raise LabelError(msg)
+        values = merged.squeeze(at)
+    return as_labels(values, f"the layer {scan.name}")
+
+
+def known_classes(layer: Any, values: Iterable[int] = ()) -> tuple[ClassInfo, ...]:
+    """Names and colors a Labels layer gives its values.
+
+    Parameters
+    ----------
+    layer : napari.layers.Labels
+    values : iterable of int
+        Values that occur; those without a name get ``class N`` and the color they are drawn in.
+
+    Returns
+    -------
+    tuple of ClassInfo
+        Sorted by value: those of the features table (columns ``index`` and ``name``), else of the file's notes, and
+        those of `values`. Empty where these are too many for classes.
+    """
+    noted = {c.value: c.name for c in (layer.metadata.get(METADATA) or {}).get("classes", ())}
+    names = noted | _features(layer)
+    numbers = sorted({*names, *values})
+    if len(numbers) > MOST_NAMES:
+        return ()
+    found = []
+    for value in numbers:
+        name = names.get(value, f"class {value}" if value else "background")
+        try:
+            found.append(ClassInfo(value=value, name=name, color=_color(layer, value)))
+        except ValidationError:  # a value or a name no class can have
+            continue
+    return tuple(found)
+
+
+def _axes_over(image: LayerScan, placement: Placement, known: str) -> str:
+    """Letters of a layer's axes: those of the image beneath, the last ones where the layer has fewer."""
+    letters = image.axes[:-1] if image.rgb else image.axes
+    plain = letters.replace("c", "")
+    if placement.ndim == len(plain):
+        return plain
+    if placement.ndim <= len(letters) and {"y", "x"} <= set(letters[-placement.ndim :]):
+        return letters[-placement.ndim :]
+    if 1 < placement.ndim < len(plain) and {"y", "x"} <= set(plain[-placement.ndim :]):
+        return plain[-placement.ndim :]
+    return guess(placement.physical.axis_labels, known, rgb=False)
+
+
+def _in_unit_of(image: LayerScan, scan: LayerScan) -> LayerScan:
+    """The scan in the image's unit (pixels are taken to be in it), with the image's numbers where they say the same."""
+    spec, target = scan.spec, image.spec
+    if spec.unit == target.unit:
+        return scan
+    factor = METRES[spec.unit] / METRES[target.unit] if {spec.unit, target.unit} <= set(METRES) else 1.0
+    affine = np.diag([factor] * spec.spatial_ndim + [1.0]) @ spec.affine
+    if spec.spatial_ndim == target.spatial_ndim and same_grid(affine, target.affine, target.spacing):
+        own = {"axes": spec.axes, "shape": spec.shape, "channel_names": spec.channel_names}
+        return replace(scan, spec=replace(target, **own))  # type: ignore[arg-type]
+    return replace(scan, spec=replace(spec, unit=target.unit, affine=affine, spacing=affine_spacing(affine)))
+
+
+def _features(layer: Any) -> dict[int, str]:
+    """Names by value from a layer's features table; empty where it has no such columns."""
+    table = layer.features
+    if not {"index", "name"} <= set(table.columns) or len(table) > MOST_NAMES:
+        return {}
+    rows = zip(table["index"], table["name"], strict=True)
+    return {int(v): str(n) for v, n in rows if isinstance(v, int | np.integer) and isinstance(n, str) and n}
+
+
+def _color(layer: Any, value: int) -> str:
+    """Color a value is drawn in, ``#rrggbb``; black for what is not drawn."""
+    red, green, blue, alpha = (float(part) for part in layer.colormap.map(value))
+    if alpha == 0:
+        return "#000000"
+    return "#" + "".join(f"{round(255 * part):02x}" for part in (red, green, blue))

@@ -1,0 +1,252 @@
+"""Results as layers on the grid of the layer they were made from, and the notes on how they were made."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image, Labels, Layer
+from napari.utils.colormaps import DirectLabelColormap
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+import prosma_core
+from napari_prosma.layers.placement import Placement
+from napari_prosma.layers.scan import METADATA, LayerScan
+from prosma_core.config.documents import load_json
+from prosma_core.config.model import ClassInfo
+from prosma_core.data.geometry import ImageSpec
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+_LOG = logging.getLogger(__name__)
+
+
+def labels_layer(
+    scan: LayerScan,
+    labels: NDArray[Any],
+    classes: Sequence[ClassInfo],
+    name: str,
+    provenance: dict[str, str],
+) -> Labels:
+    """A Labels layer on a scan.
+
+    Parameters
+    ----------
+    scan : LayerScan
+    labels : ndarray, integer, shape ``scan.spec.labels_spec().shape``
+        Shown as it is, without a copy: what is written into it later shows after `refresh`.
+    classes : sequence of ClassInfo
+        Names and colors; the first is the background.
+    name : str
+    provenance : dict of str
+        How it was made; kept in the layer's metadata and written into files.
+
+    Returns
+    -------
+    Labels
+        Transform, units and axis labels are the scan's, without its channel axis. A channel axis that is not the
+        first stays, one voxel wide, so that the labels show at every channel.
+    """
+    placement, axes, shown = _without_channel(scan, labels)
+    notes = scan.notes(axes, ImageSpec.labels_spec)
+    return Labels(
+        shown,
+        name=name,
+        **placement.arguments(),
+        **class_arguments(classes),
+        metadata={METADATA: notes | {"provenance": dict(provenance), "classes": tuple(classes)}},
+    )
+
+
+def objects_layer(
+    scan: LayerScan,
+    objects: NDArray[Any],
+    features: dict[str, Any],
+    name: str,
+    provenance: dict[str, str],
+    *,
+    visible: bool = True,
+) -> Labels:
+    """A Labels layer on a scan whose numbers are objects, in napari's own colors; other parameters as `labels_layer`.
+
+    Parameters
+    ----------
+    objects : ndarray, integer, shape ``scan.spec.labels_spec().shape``
+        Shown as it is, without a copy.
+    features : dict
+        Columns with a value for each object; ``index`` holds its number.
+    """
+    placement, axes, shown = _without_channel(scan, objects)
+    return Labels(
+        shown,
+        name=name,
+        visible=visible,
+        features=features,
+        **placement.arguments(),
+        metadata={METADATA: scan.notes(axes, ImageSpec.labels_spec) | {"provenance": dict(provenance)}},
+    )
+
+
+def image_layer(
+    scan: LayerScan,
+    data: NDArray[Any],
+    axes: str,
+    name: str,
+    provenance: dict[str, str],
+    *,
+    channel_names: tuple[str, ...] = (),
+    colormap: str = "gray",
+    contrast_limits: tuple[float, float] = (0.0, 1.0),
+    visible: bool = True,
+) -> Image:
+    """An Image layer on a scan: probabilities (a slider steps through the classes) or entropy.
+
+    Parameters
+    ----------
+    scan : LayerScan
+    data : ndarray
+        Shown as it is, without a copy.
+    axes : str
+        Canonical letters of `data`: those of the scan without channels, or with c for one channel per class.
+    channel_names : tuple of str
+        Of the channels in `data`.
+    """
+    if "c" not in axes:
+        placement, layer_axes, shown = _without_channel(scan, data)
+        notes = scan.notes(layer_axes, ImageSpec.labels_spec)
+    else:
+        placement, layer_axes = _with_channel(scan)
+        shown = data.transpose([axes.index(letter) for letter in layer_axes])
+        names = channel_names or tuple(f"channel {i}" for i in range(data.shape[axes.index("c")]))
+        notes = scan.notes(layer_axes, lambda spec: spec.with_channels(names))
+    return Image(
+        shown,
+        name=name,
+        rgb=False,
+        colormap=colormap,
+        contrast_limits=contrast_limits,
+        visible=visible,
+        **placement.arguments(),
+        metadata={METADATA: notes | {"provenance": dict(provenance)}},
+    )
+
+
+def editable_copy(layer: Labels, name: str | None = None) -> Labels:
+    """A Labels layer with a copy of the voxels, to be corrected by hand; it keeps geometry, colors and metadata."""
+    return Labels(
+        np.array(layer.data),
+        name=name or f"{layer.name} corrected",
+        **Placement.of(layer).arguments(),
+        colormap=layer.colormap,
+        features=layer.features.copy(),
+        metadata={key: dict(value) if key == METADATA else value for key, value in layer.metadata.items()},
+    )
+
+
+def class_arguments(classes: Sequence[ClassInfo]) -> dict[str, Any]:
+    """Colors and the features table (a row per class) of a Labels layer."""
+    colors: dict[int | None, Any] = {c.value: c.color for c in classes[1:]}
+    colors |= {classes[0].value: "transparent", None: "white"}
+    features = {"index": [c.value for c in classes], "name": [c.name for c in classes]}
+    return {"colormap": DirectLabelColormap(color_dict=colors), "features": features}
+
+
+def is_result(layer: Any) -> bool:
+    """Whether a layer was made by this plugin from a scan."""
+    return bool((layer.metadata.get(METADATA) or {}).get("provenance"))
+
+
+def refresh(layer: Any) -> None:
+    """Show what was written into a layer's array since; draws the current slice only."""
+    layer.refresh(thumbnail=False, highlight=False, extent=False)
+
+
+def show_labels(layer: Labels, scan: LayerScan, labels: NDArray[Any]) -> None:
+    """Show another result on the same scan in a layer that `labels_layer` made; shape as there."""
+    _, _, shown = _without_channel(scan, labels)
+    layer.data = shown
+
+
+def _without_channel(scan: LayerScan, data: NDArray[Any]) -> tuple[Placement, str, NDArray[Any]]:
+    """Placement, axes and array (a view) of a result without channels, for data in canonical order."""
+    axes, placement = scan.axes, scan.placement
+    kept = "".join(letter for letter in axes if letter != "c")
+    canonical = scan.spec.labels_spec().axes
+    shown = data if kept == canonical else data.transpose([canonical.index(letter) for letter in kept])
+    if "c" not in axes or scan.rgb:
+        return placement, kept, shown
+    at = axes.index("c")
+    if at == 0:
+        return placement.without(0), kept, shown
+    return placement.spread(at, scan.data.shape[at]), axes, np.expand_dims(shown, at)
+
+
+def _with_channel(scan: LayerScan) -> tuple[Placement, str]:
+    """Placement and axes of a result with a channel axis of its own, where the scan's was or in front of space."""
+    if "c" in scan.axes and not scan.rgb:
+        return scan.placement, scan.axes
+    axes = scan.axes.replace("c", "")
+    return scan.placement.with_channel(), "c" + axes
+
+
+_CLASSES = "classes"
+
+
+def file_notes(provenance: Mapping[str, str], classes: Sequence[ClassInfo], kind: str) -> dict[str, str]:
+    """Notes for a file.
+
+    Parameters
+    ----------
+    provenance : mapping of str to str
+        How a result was made; empty for a layer drawn by hand.
+    classes : sequence of ClassInfo
+        Empty where they are not known.
+    kind : {"labels", "image"}
+    """
+    notes = dict(provenance) or {"program": f"napari-prosma {prosma_core.__version__}"}
+    notes["kind"] = kind
+    if classes:
+        notes[_CLASSES] = json.dumps([c.model_dump() for c in classes])
+    return notes
+
+
+def says_labels(notes: Mapping[str, Any], dtype: Any, axes: str) -> bool:
+    """Whether a file with these notes holds class numbers: it says so, or is a result of whole numbers."""
+    if "c" in axes or dtype.kind != "u" or not notes:
+        return False
+    return bool(notes.get("kind", "labels") == "labels")
+
+
+def noted_classes(notes: Mapping[str, Any]) -> tuple[ClassInfo, ...]:
+    """Classes in the notes of a file, empty where there are none or they are damaged."""
+    try:
+        return tuple(ClassInfo.model_validate(entry) for entry in load_json(notes.get(_CLASSES, "[]")))
+    except (TypeError, ValueError, ValidationError) as error:
+        _LOG.warning("The class names in a file's notes cannot be read (%s)", error)
+        return ()
+
+
+def noted_provenance(notes: Mapping[str, Any]) -> dict[str, str]:
+    """How a result was made, without what describes the file itself."""
+    return {str(key): str(value) for key, value in notes.items() if key not in {"kind", _CLASSES}}
+
+
+def add_layer_keep_selection(viewer: ViewerModel, layer: Layer, below: Layer | None = None) -> None:
+    """Add a layer, on top or below another, without taking the selection from what the person works on.
+
+    Nobody is told that napari selects what it adds: to show its controls for a moment takes time.
+    """
+    selection = viewer.layers.selection
+    selected = set(selection)
+    place = viewer.layers.index(below) if below is not None and below in viewer.layers else len(viewer.layers)
+    if not selected:
+        viewer.layers.insert(place, layer)
+        return
+    with selection.events.blocker_all():
+        viewer.layers.insert(place, layer)
+        viewer.layers.selection = selected

@@ -1,0 +1,164 @@
+"""What of a layer the viewer shows: the box in view, and the current slice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil, floor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_prosma.layers.placement import Placement
+from napari_prosma.layers.scan import LayerScan
+from prosma_core.data.geometry import SPATIAL_AXES
+
+Region = tuple[tuple[int, int], ...]
+
+
+def view_box(layer: Any, scan: LayerScan, viewer: Any) -> Region | None:
+    """Box of a scan that lies inside the canvas; the whole extent along axes that are not displayed, and in 3D view.
+
+    Parameters
+    ----------
+    layer : napari.layers.Layer
+    scan : LayerScan
+        Of this layer.
+    viewer : napari.Viewer or ViewerModel
+
+    Returns
+    -------
+    tuple of (start, stop) or None
+        In voxels of the scan per spatial axis, in canonical order; None where nothing of it is in view.
+    """
+    box = _whole(scan)
+    shown = _displayed(layer, viewer)
+    if viewer.dims.ndisplay == 2 and shown:
+        centre = np.asarray(viewer.scene.camera.center, float)[-2:]
+        half = np.asarray(viewer.canvas.viewbox_size(viewer.layers), float) / viewer.scene.camera.zoom / 2
+        keep = slice(2 - len(shown), None)  # a layer may have fewer axes than the viewer
+        to_data = np.linalg.inv(_world(layer, viewer)[np.ix_([*shown, -1], [*shown, -1])])
+        low, high = centre[keep] - half[keep], centre[keep] + half[keep]
+        corners = np.stack(np.meshgrid(*zip(low, high, strict=True), indexing="ij"), axis=-1).reshape(-1, len(shown))
+        inside = corners @ to_data[:-1, :-1].T + to_data[:-1, -1]
+        for place, axis in enumerate(shown):
+            box[axis] = _voxels(layer, scan, axis, float(inside[:, place].min()), float(inside[:, place].max()))
+    return _region(scan, box)
+
+
+def current_slice(layer: Any, scan: LayerScan, viewer: Any) -> Region | None:
+    """The slice of a scan that is displayed: one voxel thick along spatial axes that have a slider.
+
+    Parameters
+    ----------
+    layer, scan, viewer
+        As in `view_box`.
+
+    Returns
+    -------
+    tuple of (start, stop) or None
+        As in `view_box`; None in 3D view and where the viewer's position lies outside of the scan.
+    """
+    if viewer.dims.ndisplay == 3:
+        return None
+    box = _whole(scan)
+    shown = _displayed(layer, viewer)
+    hidden = [axis for axis in range(layer.ndim) if axis not in shown]
+    if hidden:
+        point = np.asarray(viewer.dims.point, float)[-layer.ndim :]
+        to_data = np.linalg.inv(_world(layer, viewer))[np.ix_([*hidden, -1], [*hidden, -1])]
+        for axis, at in zip(hidden, to_data[:-1, :-1] @ point[hidden] + to_data[:-1, -1], strict=True):
+            voxel = floor((np.round(at) + 0.5) / _factor(layer, scan, axis))
+            box[axis] = (voxel, voxel + 1) if 0 <= voxel < scan.data.shape[axis] else (0, 0)
+    return _region(scan, box)
+
+
+def slab_in_view(layer: Any, scan: LayerScan, viewer: Any, start: tuple[int, ...], stop: tuple[int, ...]) -> bool:
+    """Whether a box of a result (axes of ``scan.spec.labels_spec()``) shows in the current view."""
+    if viewer.dims.ndisplay == 3:
+        return True
+    region = current_slice(layer, scan, viewer)
+    n = scan.spec.spatial_ndim
+    return region is not None and all(
+        a < high and b > low for (low, high), a, b in zip(region, start[-n:], stop[-n:], strict=True)
+    )
+
+
+def voxel_at(scan: LayerScan, viewer: Any, position: Sequence[float]) -> dict[str, int] | None:
+    """The voxel of a scan at a place of the viewer.
+
+    Parameters
+    ----------
+    scan : LayerScan
+    viewer : napari.Viewer or ViewerModel
+    position : sequence of float
+        World coordinates, one per axis of the viewer.
+
+    Returns
+    -------
+    dict or None
+        Index along each of the scan's axes, by letter (colors are no axis); None where the place lies outside.
+    """
+    placement = scan.placement
+    n = placement.ndim
+    if len(position) < n:
+        return None
+    point = np.append(np.asarray(position[-n:], np.float64), 1)
+    index = np.floor(np.linalg.solve(_in_viewer(placement, viewer), point)[:-1] + 0.5).astype(int)
+    if np.any(index < 0) or np.any(index >= np.asarray(scan.data.shape[:n])):
+        return None
+    return dict(zip(scan.axes, index.tolist(), strict=False))
+
+
+def shown_channel(layer: Any, viewer: Any) -> int:
+    """Where the slider of a map's channels stands; the channels are the first axis of its layer."""
+    return round(float(viewer.dims.point[viewer.dims.ndim - layer.ndim]))
+
+
+def show_channel(layer: Any, viewer: Any, channel: int) -> None:
+    """Move the slider of a map's channels."""
+    viewer.dims.set_point(viewer.dims.ndim - layer.ndim, channel)
+
+
+def _whole(scan: LayerScan) -> dict[int, tuple[int, int]]:
+    return {axis: (0, int(size)) for axis, size in enumerate(scan.data.shape)}
+
+
+def _region(scan: LayerScan, box: dict[int, tuple[int, int]]) -> Region | None:
+    """Box per layer axis as a region per spatial axis; None where any axis has nothing in it."""
+    if any(stop <= start for start, stop in box.values()):
+        return None
+    return tuple(box[scan.axes.index(letter)] for letter in scan.spec.axes if letter in SPATIAL_AXES)
+
+
+def _displayed(layer: Any, viewer: Any) -> list[int]:
+    """The layer's axes that are displayed; a viewer may have more axes than the layer, in front."""
+    lead = viewer.dims.ndim - layer.ndim
+    return [axis - lead for axis in viewer.dims.displayed if axis >= lead]
+
+
+def _world(layer: Any, viewer: Any) -> NDArray[np.float64]:
+    """The layer's voxel to world matrix in the units of the viewer."""
+    return _in_viewer(Placement.of(layer), viewer)
+
+
+def _in_viewer(placement: Placement, viewer: Any) -> NDArray[np.float64]:
+    units = viewer.dims.units
+    if units is None or len(units) < placement.ndim:
+        return placement.matrix
+    own = placement.physical.units
+    factors = [float((1 * a).to(b).magnitude) for a, b in zip(own, units[-placement.ndim :], strict=True)]
+    scaled: NDArray[np.float64] = np.diag([*factors, 1.0]) @ placement.matrix
+    return scaled
+
+
+def _factor(layer: Any, scan: LayerScan, axis: int) -> float:
+    """How many of the finest level's voxels one of the scan's covers."""
+    finest = layer.data[0].shape if layer.multiscale else layer.data.shape
+    return float(finest[axis] / scan.data.shape[axis])
+
+
+def _voxels(layer: Any, scan: LayerScan, axis: int, low: float, high: float) -> tuple[int, int]:
+    """Voxels of the scan that a stretch in the finest level's coordinates touches."""
+    factor, size = _factor(layer, scan, axis), int(scan.data.shape[axis])
+    return max(0, floor((low + 0.5) / factor)), min(size, ceil((high + 0.5) / factor))

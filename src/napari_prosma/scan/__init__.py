@@ -1,0 +1,1 @@
+"""What Segment and Gates share: the choice of a scan, a model and a part."""

@@ -1,0 +1,315 @@
+"""Between choices, view and viewer in a widget that lets a model look at a scan: what all of these have in common."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
+
+from napari.layers import Image
+
+from napari_prosma.each import each
+from napari_prosma.jobs.models import ModelEntry
+from napari_prosma.jobs.session import Session
+from napari_prosma.layers import access as layer_access
+from napari_prosma.layers.access import Region
+from napari_prosma.layers.viewer_events import ViewerWatch
+from napari_prosma.scan.kind import differ, kind_of
+from napari_prosma.scan.presenter import ScanPresenter
+from napari_prosma.scan.selection import ScanChoices, fits, meant, unsuited
+from prosma_core.engine.messages import Ready
+from prosma_core.errors import ProsmaError
+from prosma_core.io.axes_units import parse_voxel_size
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from napari.components import ViewerModel
+
+    from napari_prosma.scan.view import ScanView
+
+C = TypeVar("C", bound=ScanChoices)
+
+
+class ScanController(Generic[C]):
+    """Keeps the fields of a view true to the viewer and the person's choices.
+
+    A subclass says what else there is to choose (`_show_options`), what follows from the choices (`_show_plan`) and
+    whether a job runs (`_busy`); it calls `_begin` when it is ready, and `close` at its end.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+    view : ScanView
+    session : Session
+    presenter : ScanPresenter
+    choices : ScanChoices
+        To begin with.
+    """
+
+    def __init__(
+        self, viewer: ViewerModel, view: ScanView, session: Session, presenter: ScanPresenter, choices: C
+    ) -> None:
+        self.viewer, self.session = viewer, session
+        self._scan_view, self._words = view, presenter
+        self._layer: Image | None = None
+        self._axes: str | None = None
+        self._level = 0
+        self._sizes: WeakKeyDictionary[Image, str] = WeakKeyDictionary()
+        self._ahead = False  # whether the model was chosen before there was a scan
+        self._choices = choices
+
+    # --- What a subclass says ---------------------------------------------------------------------------------------
+
+    def _busy(self) -> bool:
+        """Whether a job runs, so that new layers and models are not taken by themselves."""
+        raise NotImplementedError
+
+    def _show_options(self) -> None:
+        """Show what else there is to choose."""
+        raise NotImplementedError
+
+    def _show_plan(self) -> None:
+        """Show what follows from the choices, or what is wrong with them."""
+        raise NotImplementedError
+
+    # --- Beginning and end ------------------------------------------------------------------------------------------
+
+    def _begin(self, layer: Image | None = None) -> None:
+        """Listen to the viewer and the session, and take the active image unless another is given."""
+        view, session = self._scan_view, self.session
+        view.image_chosen.connect(self._choose_entry)
+        view.axes_chosen.connect(self.choose_axes)
+        view.level_chosen.connect(self.choose_level)
+        view.size_chosen.connect(self.choose_size)
+        view.model_chosen.connect(self.choose_model)
+        view.device_chosen.connect(self.choose_device)
+        view.free_clicked.connect(self.free_memory)
+        self._watch = ViewerWatch(
+            self.viewer, self._layer_inserted, self._layers_changed, self._view_moved, self._show_images
+        )
+        session.models_changed.connect(self.show_models)
+        session.model_preferred.connect(self._take_model)
+        session.jobs.started.connect(self._show_devices)
+        session.widget_opened()
+        self.show_models()
+        self._show_devices(session.jobs.ready)
+        self.choose_image(layer or self._active_image())
+
+    def close(self) -> None:
+        """Leave the viewer as it was found. The view may be gone already."""
+        each(
+            "A widget could not be closed",
+            self._watch.close,
+            lambda: self.session.models_changed.disconnect(self.show_models),
+            lambda: self.session.model_preferred.disconnect(self._take_model),
+            lambda: self.session.jobs.started.disconnect(self._show_devices),
+            self.session.widget_closed,
+        )
+
+    # --- What the person does ---------------------------------------------------------------------------------------
+
+    def choose_image(self, layer: Image | None) -> None:
+        """Take another layer; its axes are guessed anew."""
+        self._forget()
+        other = layer is not self._layer
+        self._layer = layer
+        self._watch.follow(layer)
+        self._read(None, 0)
+        if other or self._choices.model is None:
+            self._settle_model()
+        self.show_models()
+        self._show_images()
+
+    def _choose_entry(self, entry: Image | tuple[Image, ...] | None) -> None:
+        """Take a layer of the list, or several of them as the channels of one scan, in a layer of their own."""
+        if not isinstance(entry, tuple):
+            self.choose_image(entry)
+            return
+        try:
+            layer = layer_access.joined_layer(entry)
+        except ProsmaError as error:
+            self._scan_view.show_error(str(error), details=False)
+            return
+        self.viewer.add_layer(layer)
+
+    def _settle_model(self) -> None:
+        """Take the model that the person chose for such scans, else one that is made for this one, else none."""
+        scan, model = self._choices.scan, self._choices.model
+        if scan is None:
+            return
+        kind = kind_of(scan)
+        if self._ahead and model is not None and not unsuited(scan, model, kind):
+            self.session.remember_model(kind.text, model)
+        else:
+            known = self.session.model_for(kind.text)
+            usable = known is not None and fits(scan, known) and (kind.synthetic or not known.purpose.synthetic)
+            model = known if usable else meant(scan, self.session.models())
+        self._ahead = False
+        self._choices = replace(self._choices, model=model)
+
+    def _forget(self) -> None:
+        """Take away what was said about another scan or model."""
+        if not self._busy():
+            self._scan_view.show_messages(())
+            self._scan_view.show_error("", details=False)
+
+    def choose_axes(self, axes: str) -> None:
+        """Read the layer's axes in another way."""
+        if axes == self.axes:
+            return
+        before, model = self._choices.scan, self._choices.model
+        self._read(axes.replace(" ", "").lower(), self._level)
+        scan = self._choices.scan
+        if scan is not None and (model is None or (before is not None and differ(before, scan))):
+            self._settle_model()
+            self.show_models()
+
+    def choose_level(self, level: int) -> None:
+        """Take another resolution of a multiscale layer."""
+        self._read(self._axes, level)
+
+    def choose_size(self, size: str) -> None:
+        """Take this voxel size, as text, for a layer that states none; empty: it is not known."""
+        if self._layer is not None and size != self._choices.size:
+            self._sizes[self._layer] = size
+            self._read(self._axes, self._level)
+
+    def choose_model(self, model: ModelEntry | None) -> None:
+        """Take another model."""
+        self._forget()
+        scan = self._choices.scan
+        self._ahead = scan is None
+        if model is not None and scan is not None:
+            self.session.remember_model(kind_of(scan).text, model)
+        self._set(model=model)
+        self.show_models()
+
+    def _take_model(self, model: ModelEntry) -> None:
+        """Take a model that was just trained, unless a job runs, or it was trained for other scans than this one."""
+        scan = self._choices.scan
+        if self._busy():
+            return
+        if scan is not None:
+            known = self.session.model_for(kind_of(scan).text)
+            if (known is None or known.path != model.path) and unsuited(scan, model):
+                return
+        self.choose_model(model)
+
+    def add_model(self, path: Path) -> None:
+        """Take a model from a file."""
+        try:
+            self.choose_model(self.session.add_model(path))
+        except ProsmaError as error:
+            self._scan_view.show_error(str(error), details=False)
+
+    def choose_device(self, device: str) -> None:
+        """Compute elsewhere."""
+        self.session.remember("device", device)
+        self._set(device=device)
+        self._show_devices(self.session.jobs.ready)
+
+    def free_memory(self) -> None:
+        """End the engine; it starts again with the next job."""
+        self.session.jobs.free()
+        self._show_devices(None)
+
+    # --- What the viewer does ---------------------------------------------------------------------------------------
+
+    def _layer_inserted(self, event: Any) -> None:
+        layer = event.value
+        if _is_scan(layer) and not self._busy():
+            self.choose_image(layer)
+        else:
+            self._show_images()
+
+    def _layers_changed(self) -> None:
+        if self._layer is not None and self._layer not in self.viewer.layers:
+            self.choose_image(self._active_image())
+            return
+        self._read(self._axes, self._level)
+        self._show_images()
+
+    def _view_moved(self) -> None:
+        if self._choices.part != "whole":
+            self._show_plan()
+
+    def _active_image(self) -> Image | None:
+        active = self.viewer.layers.selection.active
+        if _is_scan(active):
+            return active
+        return next((layer for layer in reversed(self.viewer.layers) if _is_scan(layer)), None)
+
+    # --- Choices ----------------------------------------------------------------------------------------------------
+
+    def _set(self, **changes: Any) -> None:
+        self._choices = replace(self._choices, **changes)
+        self._words.size(self._choices)
+        self._show_plan()
+
+    def _read(self, axes: str | None, level: int) -> None:
+        """Read the layer's geometry (not its values) with these axes; None guesses them."""
+        self._axes, self._level = axes, level
+        scan, error = None, ""
+        if self._layer is not None:
+            try:
+                scan = layer_access.read(self._layer, axes, level)
+            except ProsmaError as wrong:
+                error = str(wrong)
+        self._choices = replace(self._choices, scan=scan, scan_error=error, sizeless=False, size="", size_error="")
+        self._give_size()
+        self._words.size(self._choices)
+        self._words.axes(self._layer, self._choices, self.axes, level)
+        self._show_options()
+        self._show_plan()
+
+    def _give_size(self) -> None:
+        """Give the scan the voxel size that the person typed, where the layer states none."""
+        scan = self._choices.scan
+        if scan is None or self._layer is None or scan.spec.unit != "pixel":
+            return
+        text, error = self._sizes.get(self._layer, ""), ""
+        try:
+            scan = scan.with_size(parse_voxel_size(text) if text else None)
+        except ProsmaError as wrong:
+            error = str(wrong)
+        self._choices = replace(self._choices, scan=scan, sizeless=True, size=text, size_error=error)
+
+    def _region(self) -> Region | None:
+        scan, part = self._choices.scan, self._choices.part
+        if scan is None or self._layer is None or part == "whole":
+            return None
+        find = layer_access.view_box if part == "view" else layer_access.current_slice
+        return find(self._layer, scan, self.viewer)
+
+    # --- Showing ----------------------------------------------------------------------------------------------------
+
+    @property
+    def axes(self) -> str:
+        """Axes as they are read, or as the person typed them."""
+        return self._choices.scan.axes if self._choices.scan else (self._axes or "")
+
+    def show_models(self) -> None:
+        """Show the models there are, and the one chosen."""
+        models, chosen = self.session.models(), self._choices.model
+        current = next((m for m in models if chosen and m.path == chosen.path), None)
+        self._words.models(models, current)
+        self._set(model=current)
+        self._show_options()
+
+    def _show_images(self) -> None:
+        images = [layer for layer in self.viewer.layers if _is_scan(layer)]
+        selected = tuple(layer for layer in images if layer in self.viewer.layers.selection)
+        channels = selected if len(selected) > 1 and layer_access.are_channels(selected) else ()
+        self._words.images(images, self._layer, channels)
+
+    def _show_devices(self, ready: Ready | None) -> None:
+        self._words.devices(self._choices.device, ready)
+        missing = ready.why_not.get(self._choices.device, "") if ready and ready.why_not else ""
+        if missing != self._choices.device_error:
+            self._set(device_error=missing)
+
+
+def _is_scan(layer: Any) -> bool:
+    """Whether a layer is an image to look at: not a map of ours."""
+    return isinstance(layer, Image) and not layer_access.is_result(layer)

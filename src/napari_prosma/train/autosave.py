@@ -1,0 +1,183 @@
+"""Annotations are saved into the run folder each minute while a training runs, and on every way out of the program."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import logging
+import os
+import signal
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from qtpy.QtCore import QTimer
+
+from napari_prosma.each import each
+from napari_prosma.jobs.boundary import Jobs, at_the_end, finish_lasting
+from napari_prosma.train.export_pairs import autosave
+from napari_prosma.train.pair_list import REFRESHED
+from napari_prosma.train.pairs import Pair
+from prosma_core.runs.run_folder import RunFolder
+
+_LOG = logging.getLogger(__name__)
+
+EVERY = 60_000
+"""Milliseconds between two looks at whether anything was painted."""
+PULSE = 500
+"""Milliseconds between two moments at which Python runs, and so sees a signal, while Qt waits for events."""
+PAINTED = ("data", "paint", "labels_update", REFRESHED)
+
+
+class Autosave:
+    """Saves the labels layers of a training, as they are: now, while it runs and at its end.
+
+    Layers that are taken out of the viewer or of the list of pairs meanwhile are saved, too.
+
+    Parameters
+    ----------
+    run : RunFolder
+    pairs : sequence of Pair
+    jobs : Jobs
+    say : callable
+        Told what could not be saved, once for each reason.
+    before : Autosave, optional
+        That of the training before: the same pairs of the same run are saved to the same folder.
+
+    Attributes
+    ----------
+    folder : Path
+        ``annotations`` in the run folder, or ``annotations-2``, … beside what was saved of other layers.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        pairs: Sequence[Pair],
+        jobs: Jobs,
+        say: Callable[[object], None],
+        before: Autosave | None = None,
+    ) -> None:
+        self._jobs, self._say, self._said = jobs, say, ""
+        self._pairs = tuple(pairs)
+        self.folder: Path
+        self._one_by_one: threading.Lock
+        if before is not None and before._pairs == self._pairs and before.folder.parent == run.root:
+            self.folder, self._one_by_one = before.folder, before._one_by_one
+        else:
+            self.folder, self._one_by_one = _free_folder(run.root), threading.Lock()
+        self._layers = list({id(p.labels.layer): p.labels.layer for p in pairs if p.labels.layer is not None}.values())
+        self._unsaved, self._dropped = True, False
+        for layer in self._layers:
+            for name in _events(layer):
+                layer.events[name].connect(self._painted)
+        self._timer, self._pulse = QTimer(), QTimer()
+        self._timer.timeout.connect(self.save)
+        self._pulse.timeout.connect(lambda: None)
+        self._timer.start(EVERY)
+        self._pulse.start(PULSE)
+        _open.add(self)
+        _save_at_the_end()
+        self.save()
+
+    def save(self) -> None:
+        """Save what was painted since the last time, in a thread."""
+        if self._layers and self._unsaved:
+            self._unsaved = False
+            self._jobs.run(self._write, lambda _: None, self._failed, lasting=True)
+
+    def save_now(self) -> None:
+        """Save what was painted since the last time, at once.
+
+        Raises
+        ------
+        OutputError
+            A layer could not be saved.
+        """
+        if self._layers and self._unsaved:
+            self._unsaved = False
+            self._write()
+
+    def end(self) -> None:
+        """The training is over: save once more."""
+        self.save()
+        self._forget()
+
+    def drop(self) -> None:
+        """Save no more, and say nothing of what is being saved: the folder will go."""
+        self._dropped = True
+        self._forget()
+
+    def wait(self) -> None:
+        """Wait until nothing is being saved; not in the GUI thread."""
+        with self._one_by_one:
+            pass
+
+    def _forget(self) -> None:
+        layers, self._layers = self._layers, []
+        wires = [layer.events[name] for layer in layers for name in _events(layer)]
+        parts: list[Callable[[], object]] = [functools.partial(wire.disconnect, self._painted) for wire in wires]
+        each("The saving of annotations could not be ended", *parts, self._timer.stop, self._pulse.stop)
+
+    def _write(self) -> None:
+        with self._one_by_one:  # what is read last is written last
+            if not self._dropped:
+                autosave(self._pairs, self.folder)
+
+    def _painted(self, _event: Any) -> None:
+        self._unsaved = True
+
+    def _failed(self, error: Exception) -> None:
+        self._unsaved = True  # to be tried again
+        if str(error) != self._said and not self._dropped:
+            self._said = str(error)
+            self._say(error)
+
+
+def _events(layer: Any) -> list[str]:
+    return [name for name in PAINTED if name in layer.events]
+
+
+_open: weakref.WeakSet[Autosave] = weakref.WeakSet()
+"""Those that have something to save, perhaps."""
+_saving: list[bool] = []
+"""Not empty while `save_all` is at work."""
+
+
+def save_all() -> None:
+    """Save now what is painted and not saved; what cannot be saved is logged."""
+    _saving.append(True)
+    finish_lasting()
+    for saving in list(_open):
+        try:
+            saving.save_now()
+        except Exception:  # noqa: BLE001  (the others are to be saved, and the program is to end)
+            _LOG.exception("What is painted could not be saved in %s", saving.folder)
+    _saving.clear()
+
+
+@functools.cache
+def _save_at_the_end() -> None:
+    """Let `save_all` be called however the program ends, by itself or by a signal, apart from a kill."""
+    at_the_end(save_all)
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # whoever has a handler keeps it
+            with contextlib.suppress(ValueError):  # not in the main thread
+                signal.signal(number, _save_and_end)
+
+
+def _save_and_end(number: int, _frame: object) -> None:
+    if _saving:  # it ends already, as soon as everything is saved
+        return
+    save_all()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+def _free_folder(root: Path) -> Path:
+    names = itertools.chain(["annotations"], (f"annotations-{n}" for n in itertools.count(2)))
+    return next(root / name for name in names if not (root / name).exists())

@@ -1,0 +1,309 @@
+"""Layers of training pairs written as files into the run folder; resampling of labels onto the image."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from napari.layers import Labels
+from numpy.typing import NDArray
+
+from napari_prosma.layers.access import LayerScan, labels_layer
+from napari_prosma.layers.results import file_notes
+from napari_prosma.train.pairs import Pair
+from napari_prosma.train.sources import Source, classes_known, image_scan, labels_scan, provenance_of
+from prosma_core.config.model import ClassInfo
+from prosma_core.config.run import RunConfig, load_run_yaml
+from prosma_core.data.geometry import ImageSpec, Scan
+from prosma_core.engine.decoder import DECODER
+from prosma_core.errors import GeometryError, OutputError, ProsmaError
+from prosma_core.io.images import write_image, write_labels
+from prosma_core.io.names import image_suffix, safe_name, stem
+from prosma_core.io.output_plan import OutputPlan
+from prosma_core.io.pairs import free_names, storable
+from prosma_core.printable import counted
+from prosma_core.runs.run_folder import RunFolder
+
+_LOG = logging.getLogger(__name__)
+
+Files = tuple[tuple[Path, Path], ...]
+
+
+def write_pairs(pairs: Sequence[Pair], folder: Path) -> Generator[str, None, Files]:
+    """Write what is no file yet into a folder: ``images/NAME`` and ``labels/NAME``. To be run in a thread.
+
+    A layer that lies on a patient's grid becomes a NIfTI with the header of its file, any other an OME-Zarr. Both keep
+    axes, voxel size, unit and values; NIfTI keeps no names of channels. Files of pairs stay where they are, apart from
+    those that hold one channel each: they are put into one.
+
+    Parameters
+    ----------
+    pairs : sequence of Pair
+        Without problems.
+    folder : Path
+        Made where it is not there; what it holds under the same names is replaced.
+
+    Yields
+    ------
+    str
+        What is done next, in words.
+
+    Returns
+    -------
+    tuple of (Path, Path)
+        Image and labels of each pair, for `RunConfig.pairs`.
+
+    Raises
+    ------
+    ProsmaError
+        A layer or file cannot be read, the folder not be written, or it holds a file of a pair.
+    """
+    plan = OutputPlan(file for pair in pairs for source in (pair.image, pair.labels) for file in _files_of(source))
+    plan.check(folder / "images")
+    plan.check(folder / "labels")
+    images, labels = _made(folder / "images"), _made(folder / "labels")
+    image_names = _file_names([pair.image for pair in pairs])
+    label_names = _file_names([pair.image for pair in pairs], each=True)
+    done: dict[tuple[int, ...], Path] = {}
+    files = []
+    for i, pair in enumerate(pairs):
+        key = pair.image.key
+        if key not in done:
+            yield f"Writing {pair.image.name} ({i + 1} of {len(pairs)})"
+            done[key] = _write_image(pair.image, images / image_names[i])
+        yield f"Writing {pair.labels.name} ({i + 1} of {len(pairs)})"
+        files.append((done[key], _write_labels(pair, labels / label_names[i])))
+    return tuple(files)
+
+
+def case_names(pairs: Sequence[Pair]) -> tuple[str, ...]:
+    """Names that the pairs have as cases of a run, whose split is drawn among them."""
+    written = _file_names([pair.image for pair in pairs])
+    plain = [pair.image.layer is None and not pair.image.channels for pair in pairs]
+    found = (stem(p.image.paths[0]) if own else name for p, own, name in zip(pairs, plain, written, strict=True))
+    return free_names(found)
+
+
+def left_out(pairs: Sequence[Pair], folder: RunFolder) -> str:
+    """What a resumed run does not see of the current pairs, as a sentence; empty where it sees all.
+
+    A run goes on with its own copies of layers. To be run in a thread.
+
+    Raises
+    ------
+    ConfigError
+        The settings in its folder are damaged.
+    """
+    run = RunConfig.parse(load_run_yaml(folder.run_yaml), str(folder.run_yaml))
+    labels = [path.absolute() for _, path in run.pairs]
+    names = _file_names([pair.image for pair in pairs], each=True)
+    missing = []
+    for pair, name in zip(pairs, names, strict=True):
+        if pair.labels.layer is None:
+            if pair.labels.paths[0].absolute() not in labels:
+                missing.append(f"{pair.image.name} (added since)")
+            continue
+        own = [path for path in labels if stem(path) == name]
+        try:
+            scan = labels_scan(pair.labels, image_scan(pair.image) if pair.image.layer is not None else None)
+            if not any(np.array_equal(DECODER.read_labels(path).data, scan.data) for path in own):
+                missing.append(f"{pair.image.name} ({'changed' if own else 'added'} since)")
+        except ProsmaError:
+            missing.append(f"{pair.image.name} (cannot be compared)")
+    if not missing:
+        return ""
+    listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+    copies = counted(len(labels), "pair")
+    return f"This run goes on with its own copies of {copies}. Not in it: {listed}. Train anew to use all."
+
+
+def autosave(pairs: Sequence[Pair], folder: Path) -> list[Path]:
+    """Write all labels layers as they are now, each whole or not at all. To be run in a thread.
+
+    Parameters
+    ----------
+    pairs : sequence of Pair
+    folder : Path
+        Made where it is not there; what an earlier call wrote for the same pairs is replaced.
+
+    Returns
+    -------
+    list of Path
+        Files written; pairs whose labels are a file have none.
+
+    Raises
+    ------
+    OutputError
+        A layer could not be saved; the others were.
+    """
+    folder = _made(folder)
+    names = _file_names([pair.labels for pair in pairs])
+    written: list[Path] = []
+    failed: list[str] = []
+    for name in dict.fromkeys(names):
+        pair = pairs[names.index(name)]
+        if pair.labels.layer is None:
+            continue
+        try:
+            written.append(_write_labels(pair, folder / name))
+        except ProsmaError as error:
+            failed.append(f"{pair.labels.name}: {error}")
+        except Exception as error:  # noqa: BLE001  (a lazy array raises whatever its source does)
+            _LOG.warning("Labels cannot be read", exc_info=True)
+            failed.append(f"{pair.labels.name}: {type(error).__name__}: {error}")
+    if failed:
+        msg = f"Labels could not be saved. {'; '.join(failed)}"
+        raise OutputError(msg)
+    return written
+
+
+def _files_of(source: Source) -> tuple[Path, ...]:
+    """Files that are read for an image or labels."""
+    if source.layer is None:
+        return source.paths
+    path = source.layer.source.path
+    return (Path(path),) if path else ()
+
+
+def _write_image(source: Source, path: Path) -> Path:
+    """File of an image, written where it is none yet; `path` lacks its suffix."""
+    phantom = ""
+    if source.layer is not None:
+        layer = image_scan(source)
+        scan, phantom = Scan(layer.load(), layer.spec), str(layer.metadata.get("synthetic", ""))
+    elif source.channels:
+        scan = DECODER.read_channels(source.channels)
+    else:
+        return source.paths[0].absolute()
+    spec, suffix = storable(scan.spec)
+    path = path.with_name(path.name + suffix)
+    notes = file_notes({"program": "phantom", "synthetic": phantom}, (), "image") if phantom else None
+    write_image(path, scan.data, spec, overwrite=True, provenance=notes)
+    return path
+
+
+def _write_labels(pair: Pair, path: Path) -> Path:
+    """File of labels, written where they are none yet; `path` lacks its suffix."""
+    source = pair.labels
+    if source.layer is None:
+        return source.paths[0].absolute()
+    scan = labels_scan(source, image_scan(pair.image) if pair.image.layer is not None else None)
+    spec, suffix = storable(scan.spec, ".gz")
+    path = path.with_name(path.name + suffix)
+    notes = file_notes(provenance_of(source), classes_known(source, ()), "labels")
+    write_labels(path, scan.data, spec, overwrite=True, provenance=notes)
+    return path
+
+
+def _file_names(sources: Iterable[Source], *, each: bool = False) -> list[str]:
+    """File name, without suffix, of each source: its own made safe, the same for the same layer unless `each`."""
+    names: list[str] = []
+    known: dict[tuple[int, ...], str] = {}
+    for source in sources:
+        key = source.key
+        if key in known and not each:
+            names.append(known[key])
+            continue
+        suffix = image_suffix(Path(safe_name(source.name)))
+        wanted = safe_name(safe_name(source.name).removesuffix(suffix))
+        name, number = wanted, 2
+        while name.lower() in {other.lower() for other in names}:
+            name, number = f"{wanted}-{number}", number + 1
+        names.append(name)
+        known[key] = name
+    return names
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"Cannot make the folder {folder}: {error.strerror or error}. Check the free space and its permissions."
+        raise OutputError(msg) from error
+    return folder
+
+
+def resampled(pair: Pair, *, voxel_by_voxel: bool = False) -> Labels:
+    """The labels of a pair on the grid of its image, as a new layer; the person's own stays as it is.
+
+    To be run in a thread.
+
+    Parameters
+    ----------
+    pair : Pair
+        Of layers or files.
+    voxel_by_voxel : bool
+        Take each voxel of the labels for the image's of the same index, wherever the labels lie.
+
+    Returns
+    -------
+    Labels
+        Each voxel has the value of the one nearest to it, and 0 outside of the labels. Not yet in a viewer.
+
+    Raises
+    ------
+    GeometryError
+        They have another number of axes or time points, or another shape where it has to be the same.
+    ProsmaError
+        One of the two cannot be read.
+    """
+    image = image_scan(pair.image)
+    labels = labels_scan(pair.labels, image if pair.image.layer is not None else None)
+    if labels.spec.num_frames == 1 and "t" in image.axes:
+        image = _first_frame(image)
+    if labels.spec.spatial_ndim != image.spec.spatial_ndim or labels.spec.num_frames != image.spec.num_frames:
+        msg = (
+            f"{pair.labels.name} cannot be resampled to {pair.image.name}: axes {labels.spec.axes} and shape "
+            f"{labels.spec.shape} do not go with {image.spec.axes} and {image.spec.shape}."
+        )
+        raise GeometryError(msg)
+    if voxel_by_voxel and labels.spec.spatial_shape != image.spec.spatial_shape:
+        msg = (
+            f"{pair.labels.name} has the shape {labels.spec.spatial_shape}, {pair.image.name} "
+            f"{image.spec.spatial_shape}: its voxels are not those of the image. Resample it."
+        )
+        raise GeometryError(msg)
+    values = labels.data if voxel_by_voxel else _nearest(labels, image.spec)
+    known = classes_known(pair.labels, tuple(int(v) for v in np.unique(values) if v))
+    classes = known if known and known[0].value == 0 else (_BACKGROUND, *known)
+    name = f"{pair.labels.name} on {pair.image.name}"
+    shape, provenance = image.spec.labels_spec().shape, provenance_of(pair.labels)
+    result = labels_layer(image, values.reshape(shape), classes, name, provenance)
+    if pair.labels.layer is not None:
+        result.colormap = pair.labels.layer.colormap
+    return result
+
+
+_BACKGROUND = ClassInfo(value=0, name="background", color="#000000")
+
+
+def _nearest(labels: Scan, grid: ImageSpec) -> NDArray[np.integer]:
+    """Labels at the voxels of a grid; shape (frames, *grid)."""
+    from scipy import ndimage
+
+    n = grid.spatial_ndim
+    to_labels = np.linalg.solve(labels.spec.affine, grid.affine)
+    frames = labels.data.reshape(-1, *labels.spec.spatial_shape)
+    out = np.zeros((len(frames), *grid.spatial_shape), labels.data.dtype)
+    for frame, target in zip(frames, out, strict=True):
+        ndimage.affine_transform(
+            frame, to_labels[:n, :n], to_labels[:n, n], grid.spatial_shape, target, order=0, mode="grid-constant"
+        )
+    return out
+
+
+def _first_frame(scan: LayerScan) -> LayerScan:
+    """One time point of a scan, for labels without time."""
+    at = scan.axes.index("t")
+    spec, first = scan.spec, scan.spec.axes.index("t")
+    shape = spec.shape[:first] + spec.shape[first + 1 :]
+    return replace(
+        scan,
+        axes=scan.axes.replace("t", ""),
+        spec=replace(spec, axes=spec.axes.replace("t", ""), shape=shape),
+        data=scan.data[(slice(None),) * at + (0,)],
+        placement=scan.placement.without(at),
+    )

@@ -1,0 +1,242 @@
+"""Meaning of the label values: unlabelled voxels, special values, classes with names and colors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtGui import QColor
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QCheckBox,
+    QColorDialog,
+    QSizePolicy,
+    QSpinBox,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_prosma.jobs.models import ModelEntry
+from napari_prosma.train.pairs import PairRow
+from napari_prosma.train.sources import unnamed
+from napari_prosma.widgets.fields import cell, combo, fit_height, note_label, row, say, table
+from napari_prosma.widgets.plain_text import plain
+from prosma_core.config.labels import LabelsConfig
+from prosma_core.config.model import ClassInfo
+from prosma_core.errors import ConfigError
+from prosma_core.training.classes import COLORS
+
+ZERO = {
+    "background": ("Background", "Whatever is not painted is background: the scans are annotated as a whole."),
+    "unlabelled": (
+        "Unlabelled (scribbles)",
+        "Only what is painted counts, such as scribbles. The background is painted, too.",
+    ),
+    "annotated_slices": (
+        "Only annotated slices",
+        "Slices with any paint are complete: 0 is background there. All other slices do not count.",
+    ),
+}
+GRAY = {
+    "refuse": ("Ask", "Gray values in a mask are named in its row, with what can be done."),
+    "threshold": ("Threshold at half", "Above half of the largest value is one class."),
+    "classes": ("Each value is a class", "Gray values are classes like others."),
+}
+AXES = {None: "automatic", "z": "z", "y": "y", "x": "x"}
+NONE = "none"
+ALL_EDITS, NO_EDITS = QAbstractItemView.EditTrigger.AllEditTriggers, QAbstractItemView.EditTrigger.NoEditTriggers
+CLASSES_HEIGHT = 210
+"""Most pixels of the rows of classes; more are scrolled to."""
+
+
+class MeaningPanel(QWidget):
+    """Meaning of 0, special values, and the table of classes."""
+
+    labels_changed = Signal(object)
+    class_changed = Signal(int, str, str)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.problems = {"labels": note_label("problem"), "classes": note_label("problem")}
+        self._labels = LabelsConfig()
+        self._classes: Sequence[ClassInfo] = ()
+        self._zero = combo("What a voxel means that nobody painted.")
+        for value, (text, tooltip) in ZERO.items():
+            self._zero.addItem(text, value)
+            self._zero.setItemData(self._zero.count() - 1, tooltip, Qt.ItemDataRole.ToolTipRole)
+        self._zero_facts = note_label("facts")
+        self._axis = combo("The axis of the painted slices. Automatic: the one along which labels continue least.")
+        for axis, text in AXES.items():
+            self._axis.addItem(text, axis)
+        self._axis_row = row("Slices along", self._axis)
+        self._ignore = _value_box("Value of voxels that take no part in training and measures.")
+        self._background = _value_box("The painted value that means background, needed where 0 does not.")
+        self._background_row = row("Background", self._background)
+        self._gray = combo(
+            "What to do with masks that have gray edges (JPEG, resized), and with images given as labels."
+        )
+        for value, (text, tooltip) in GRAY.items():
+            self._gray.addItem(text, value)
+            self._gray.setItemData(self._gray.count() - 1, tooltip, Qt.ItemDataRole.ToolTipRole)
+        self._gray_row = row("Gray masks", self._gray)
+        self._one_class = QCheckBox("All labels are one class")
+        self._one_class.setToolTip("For labels that number objects, such as cells: all above 0 become class 1.")
+        self._table = table(("Value", "Name"), stretched=1)
+        self._table.setEditTriggers(ALL_EDITS)
+        self._table.itemChanged.connect(self._renamed)
+        self._table.cellActivated.connect(self._pick_color)
+        self._table.cellClicked.connect(self._pick_color)
+        self._connect_and_name()
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        for part in (row("0 means", self._zero), self._zero_facts, self._axis_row, self._background_row):
+            layout.addWidget(part)
+        for part in (
+            row("Ignore value", self._ignore),
+            self._gray_row,
+            self._one_class,
+            self.problems["labels"],
+            self._table,
+        ):
+            layout.addWidget(part)
+        layout.addWidget(self.problems["classes"])
+        self.show_labels(self._labels)
+        self.show_classes(())
+
+    def _connect_and_name(self) -> None:
+        for name, box in (("zero", self._zero), ("slice_axis", self._axis), ("gray", self._gray)):
+            box.setObjectName(name)
+            box.activated.connect(self._edited)
+        for name, spin in (("ignore", self._ignore), ("background_value", self._background)):
+            spin.setObjectName(name)
+            spin.valueChanged.connect(self._edited)
+        self._one_class.setObjectName("one_class")
+        self._one_class.clicked.connect(self._edited)
+        self._zero_facts.setObjectName("zero_facts")
+        self._table.setObjectName("classes")
+
+    def show_labels(self, labels: LabelsConfig) -> None:
+        """What the values mean; a background value is asked for only where 0 is none."""
+        self._labels = labels
+        self._zero.setCurrentIndex(self._zero.findData(labels.zero))
+        say(self._zero_facts, ZERO[labels.zero][1])
+        self._axis.setCurrentIndex(list(AXES).index(labels.slice_axis))
+        self._axis_row.setVisible(labels.zero == "annotated_slices")
+        self._background_row.setVisible(labels.sparse or labels.background is not None)
+        self._gray.setCurrentIndex(list(GRAY).index(labels.gray))
+        self._gray_row.setVisible(labels.gray != "refuse")
+        self._one_class.setChecked(labels.one_class)
+        for spin, value in ((self._ignore, labels.ignore), (self._background, labels.background)):
+            spin.blockSignals(True)
+            spin.setValue(value or 0)
+            spin.blockSignals(False)
+
+    def show_classes(self, classes: Sequence[ClassInfo]) -> None:
+        """The classes; a click on a color or a name changes it."""
+        self._classes = classes
+        self._table.blockSignals(True)
+        self._table.setRowCount(len(classes))
+        for i, info in enumerate(classes):
+            value = cell(str(info.value), color=info.color, tooltip="Click to choose another color.")
+            value.setFlags(value.flags() & ~Qt.ItemFlag.ItemIsEditable)
+            self._table.setItem(i, 0, value)
+            self._table.setItem(i, 1, cell(info.name, tooltip=f"{info.name}\nClick to change the name."))
+        self._table.blockSignals(False)
+        self._table.setVisible(bool(classes))
+        fit_height(self._table, CLASSES_HEIGHT)
+
+    def lock(self, locked: bool) -> None:
+        """Let nothing be changed, while all of it can be read."""
+        for box in (self._zero, self._axis, self._ignore, self._background, self._gray, self._one_class):
+            box.setEnabled(not locked)
+        self._table.setEditTriggers(NO_EDITS if locked else ALL_EDITS)
+
+    def _edited(self) -> None:
+        values = {
+            "zero": self._zero.currentData(),
+            "slice_axis": self._axis.currentData(),
+            "ignore": self._ignore.value() or None,
+            "background": self._background.value() or None,
+            "gray": self._gray.currentData(),
+            "one_class": self._one_class.isChecked(),
+        }
+        try:
+            labels = LabelsConfig.parse({**self._labels.model_dump(), **values}, "The meaning of the labels")
+        except ConfigError:
+            same = self._ignore.value()
+            self.show_labels(self._labels)
+            say(self.problems["labels"], f"Ignore value and background cannot both be {same}: give two values.")
+            return
+        say(self.problems["labels"], "")
+        self.show_labels(labels)
+        self.labels_changed.emit(labels)
+
+    def _renamed(self, item: QTableWidgetItem) -> None:
+        info, name = self._classes[item.row()], item.text().strip()
+        if not name:
+            self.show_classes(self._classes)
+        elif name != info.name:
+            self.class_changed.emit(info.value, name, info.color)
+
+    def _pick_color(self, line: int, column: int) -> None:
+        if column != 0 or self._table.editTriggers() == NO_EDITS or self.findChild(QColorDialog) is not None:
+            return
+        info = self._classes[line]
+        dialog = QColorDialog(QColor(info.color), self)
+        dialog.setWindowTitle(f"Color of {info.name}")
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.colorSelected.connect(lambda color: self.class_changed.emit(info.value, info.name, color.name()))
+        dialog.open()
+
+
+def _value_box(tooltip: str) -> QSpinBox:
+    """A box for a label value; 0 stands for none."""
+    box = QSpinBox()
+    box.setRange(0, 65535)
+    box.setSpecialValueText(NONE)
+    box.setKeyboardTracking(False)
+    box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+    box.setToolTip(plain(tooltip))
+    return box
+
+
+def classes_of(rows: Sequence[PairRow], start: ModelEntry | None) -> tuple[ClassInfo, ...]:
+    """Classes of a training set: background, every value that occurs, and those the start model and the labels share.
+
+    Names are those the labels come with, else the start model's, else ``class N``; colors likewise. A mask of 0 and
+    255 is one class of value 1. Classes of the start model that do not occur stay where the labels name them, too, as
+    those of a corrected result do. Labels that hold no classes, such as numbered objects, give none.
+    """
+    rows = [row for row in rows if not {"one_class", "threshold"} & set(row.fixes)]
+    values = {value for row in rows for value in row.values}
+    known = {info.value: info for row in reversed(rows) for info in row.classes}
+    named = known | {v: c for row in reversed(rows) for c in row.classes if not unnamed(c) for v in (c.value,)}
+    started = {info.value: info for info in start.header.classes} if start else {}
+    if values <= {1, 255} and unnamed(named.get(255)) and not any({1, 255} <= row.values.keys() for row in rows):
+        values = {1} if values else set()
+    values |= {v for v, c in started.items() if v in named and named[v].name.casefold() == c.name.casefold()}
+    values -= {0}
+    result = [_background(named.get(0), started.get(0))] if values else []
+    for i, value in enumerate(sorted(values), start=1):
+        own, theirs = named.get(value), started.get(value)
+        name = theirs.name if theirs and unnamed(own) else own.name if own else f"class {value}"
+        drawn = known.get(value)
+        color = next(
+            (c.color for c in (drawn, theirs) if c and c.color != COLORS[0]), COLORS[1 + (i - 1) % (len(COLORS) - 1)]
+        )
+        result.append(ClassInfo(value=value, name=name, color=color))
+    return tuple(result)
+
+
+def edited(classes: Sequence[ClassInfo], edits: Mapping[int, tuple[str, str]]) -> tuple[ClassInfo, ...]:
+    """Classes with the names and colors, by value, that a person gave them."""
+    return tuple(
+        info.replace(name=edits[info.value][0], color=edits[info.value][1]) if info.value in edits else info
+        for info in classes
+    )
+
+
+def _background(*infos: ClassInfo | None) -> ClassInfo:
+    name = next((info.name for info in infos if info is not None and not unnamed(info)), "background")
+    return ClassInfo(value=0, name=name, color=COLORS[0])

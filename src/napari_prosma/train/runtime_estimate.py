@@ -1,0 +1,258 @@
+"""Estimated training time: planned on request, and timed in the background for each preset."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QObject, QTimer
+
+from napari_prosma.each import each
+from napari_prosma.jobs.boundary import Jobs
+from napari_prosma.jobs.run import Handlers, JobRun
+from napari_prosma.train.pairs import Pair
+from napari_prosma.train.requests import PlanSpec, times_request
+from napari_prosma.train.state import Choices, Plan, Problem, sized
+from napari_prosma.widgets.progress import clock
+from prosma_core.engine.messages import (
+    Cancelled,
+    Failed,
+    Finished,
+    Message,
+    PlanResult,
+    TimesRequest,
+    TimesResult,
+    is_last,
+)
+from prosma_core.errors import EngineBusyError, ProsmaError
+from prosma_core.events import StageStarted, Working
+from prosma_core.io.atomic import scratch_folder
+
+if TYPE_CHECKING:
+    from napari_prosma.train.view import TrainView
+
+
+class Estimate:
+    """Asks the engine for a plan, and puts it into words.
+
+    Parameters
+    ----------
+    view : TrainView
+    jobs : Jobs
+    told : callable
+        Called when `times` or `words` changed.
+    over : callable
+        Called when an estimate is over.
+    """
+
+    def __init__(self, view: TrainView, jobs: Jobs, told: Callable[[], None], over: Callable[[], None]) -> None:
+        self._times: dict[str, str] = {}
+        self._expectation = Expectation(jobs, told)
+        self._view, self._jobs, self._told, self._over = view, jobs, told, over
+        self._job: _EstimateJob | None = None
+        self._preset = ""
+        self._what: dict[str, Any] = {}
+
+    @property
+    def times(self) -> dict[str, str]:
+        """Words for the time of each preset: as estimated for this plan, else as expected."""
+        return self._expectation.times | self._times
+
+    @property
+    def words(self) -> str:
+        """What is to be said where no time is known."""
+        return self._expectation.words
+
+    @property
+    def running(self) -> bool:
+        """Whether one is being made."""
+        return self._job is not None
+
+    def begin(self, preset: str, plan: Plan, pairs: Sequence[Pair]) -> None:
+        """Estimate the time of a plan, whose preset has this name."""
+        try:
+            self._jobs.check_idle()
+            scratch = ExitStack()
+            folder = scratch.enter_context(scratch_folder(Path(tempfile.gettempdir())))
+        except ProsmaError as error:
+            self._view.show_error(f"The time cannot be estimated: {error}", details=False)
+            return
+        if _what(plan) != self._what:
+            self._times = {}
+        self._preset, self._what = preset, _what(plan)
+
+        self._view.show_running(True)
+        self._view.show_progress(0, 0, "Starting…")
+        self._job = _EstimateJob(self._view, self._done, self._leave, lambda: self._remove(scratch))
+        self._job.start(self._jobs, PlanSpec(plan, pairs, folder))
+
+    def cancel(self) -> None:
+        """Stop it, where one is made."""
+        if self._job is not None:
+            self._job.cancel()
+
+    def close(self) -> None:
+        """The widget is gone: cancel, without a word to it."""
+        left = self._job.abandon if self._job is not None else lambda: None
+        each("An estimate could not be left", left, self._expectation.close)
+
+    def plan_is(self, plan: Plan | Problem | None, choices: Choices) -> None:
+        """Know what would be trained: times of something else are forgotten, those of the presets are found out."""
+        valid = plan if isinstance(plan, Plan) else None
+        if self._times and (valid is None or _what(valid) != self._what):
+            self._times = {}
+            self._told()
+        self._expectation.want(times_request(valid, sized(choices), len(choices.classes)) if valid else None)
+
+    def _done(self, result: PlanResult) -> None:
+        self._times[self._preset] = f"about {clock(result.seconds)}"
+        self._told()
+        epoch = f"An epoch takes about {clock(result.epoch_seconds)} on {result.device.partition(' (')[0]}."
+        self._view.show_messages((result.words, epoch))
+
+    def _leave(self) -> None:
+        self._job = None
+        each("The widget could not be made ready", lambda: self._view.show_running(False), self._over)
+
+    def _remove(self, scratch: ExitStack) -> None:
+        """Remove the copies of layers; in a thread, as what is cancelled may still be writing."""
+        job = self._job
+        assert job is not None
+
+        def work() -> None:
+            job.job.wait_prepared()
+            scratch.close()
+
+        self._jobs.run(work, lambda _: None, lambda _: None)
+
+
+class _EstimateJob(JobRun):
+    """One plan on its way; `over` is not told where the widget is gone, `tidy` always."""
+
+    def __init__(
+        self, view: TrainView, done: Callable[[PlanResult], None], over: Callable[[], None], tidy: Callable[[], None]
+    ) -> None:
+        super().__init__()
+        self._view, self._done, self._told, self._tidy = view, done, over, tidy
+
+    @property
+    def handlers(self) -> Handlers:
+        """As of `JobRun`."""
+        return {
+            StageStarted: lambda stage: self._view.show_progress(0, 0, stage.message),
+            Working: lambda working: self._view.show_progress(0, 0, working.message),
+            Finished: self._finish,
+            Failed: lambda failed: self._view.show_error(str(failed.error), details=bool(failed.details)),
+        }
+
+    def show_error(self, reason: str, _details: str) -> None:
+        """Say that a time could not be shown."""
+        self._view.show_error(f"The time cannot be shown: {reason}", details=False)
+
+    def over(self) -> None:
+        """Nothing is estimated any more."""
+        each("The copies of an estimate could not be removed", self._tidy)
+        if not self.abandoned:
+            self._told()
+
+    def _finish(self, message: Finished) -> None:
+        assert isinstance(message.result, PlanResult)
+        self._done(message.result)
+
+
+def _what(plan: Plan) -> dict[str, Any]:
+    """What time depends on, apart from the preset."""
+    return {key: value for key, value in plan.request_values.items() if key not in {"preset", "name", "out"}}
+
+
+UNKNOWN = "How long it takes here is not known: estimate it below."
+SOON = "How long each preset takes here is found out when the engine has nothing else to do."
+AFTER = 1.5
+"""Seconds without a change of the choices, and between two looks at whether the engine is idle."""
+
+
+class Expectation(QObject):
+    """Asks a second engine for the times of what is chosen, as soon as that has not changed for a moment.
+
+    Parameters
+    ----------
+    jobs : Jobs
+    told : callable
+        Called when `times` or `words` changed.
+
+    Attributes
+    ----------
+    times : dict of str to str
+        Words for the time of each preset; empty while they are not known.
+    words : str
+        What is to be said where there are none.
+    """
+
+    def __init__(self, jobs: Jobs, told: Callable[[], None]) -> None:
+        super().__init__()
+        self._jobs, self._told = jobs, told
+        self._request: TimesRequest | None = None
+        self._known: dict[str, dict[str, str]] = {}
+        self.times: dict[str, str] = {}
+        self.words = ""
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.timeout.connect(self._ask)
+
+    def want(self, request: TimesRequest | None) -> None:
+        """Find out the times of this, unless they are known; None: there is nothing to be trained."""
+        if request == self._request:
+            return
+        self._request = request
+        self._jobs.end_background()  # what it was asked before
+        self.times = self._known.get(_key(request), {}) if request else {}
+        self.words = SOON if request and not self.times else ""
+        self._told()
+        if request and not self.times:
+            self._wait()
+        else:
+            self._timer.stop()
+
+    def close(self) -> None:
+        """The widget is gone: nothing is told any more."""
+        self._request = None
+        each("An estimate could not be left", self._jobs.end_background, self._timer.stop)
+
+    def _wait(self) -> None:
+        self._timer.start(round(1000 * AFTER))
+
+    def _ask(self) -> None:
+        request = self._request
+        if request is None:
+            return
+        if not self._jobs.alive:  # freed by a person, who wants the memory
+            self._wait()
+            return
+        try:
+            self._jobs.submit_background(request, lambda message: self._receive(request, message))
+        except EngineBusyError:
+            self._wait()
+
+    def _receive(self, request: TimesRequest, message: Message) -> None:
+        if not is_last(message):
+            return
+        if isinstance(message, Finished) and isinstance(message.result, TimesResult):
+            times = {name: f"about {clock(seconds)}" for name, seconds in message.result.seconds.items()}
+            self._known[_key(request)] = times
+        if request != self._request:
+            return
+        if _key(request) in self._known:
+            self.times, self.words = self._known[_key(request)], ""
+        elif isinstance(message, Cancelled):
+            self._wait()  # the engine had something else to do
+            return
+        else:
+            self.words = UNKNOWN
+        self._told()
+
+
+def _key(request: TimesRequest) -> str:
+    return request.model_dump_json()

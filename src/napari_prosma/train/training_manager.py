@@ -1,0 +1,229 @@
+"""The trainings of one widget: begin, stop, go on with one, and what becomes of their models."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_prosma.each import each
+from napari_prosma.jobs.models import ModelEntry
+from napari_prosma.jobs.session import Session
+from napari_prosma.scan.kind import kind_from, kind_of
+from napari_prosma.train.autosave import Autosave
+from napari_prosma.train.export_pairs import left_out
+from napari_prosma.train.job import TrainingResult, TrainJob, training_result_of
+from napari_prosma.train.pair_list import PairList
+from napari_prosma.train.pairs import Pair
+from napari_prosma.train.preview import Preview
+from napari_prosma.train.requests import NewTraining, Order, ResumedTraining, run_classes
+from napari_prosma.train.run_library import list_runs, save_as
+from napari_prosma.train.sources import image_scan
+from napari_prosma.train.state import Plan
+from prosma_core.config.model import ClassInfo
+from prosma_core.errors import ProsmaError
+from prosma_core.io.modality import dicom_modality
+from prosma_core.runs.run_folder import RunFolder
+from prosma_core.runs.run_state import KeptModel, RunState, keep_stopped
+
+if TYPE_CHECKING:
+    from napari_prosma.train.view import TrainView
+
+
+class TrainingManager:
+    """Runs one training at a time.
+
+    Parameters
+    ----------
+    view : TrainView
+    session : Session
+    pairs : PairList
+    preview : Preview
+    changed : callable
+        Called when a training has ended, or another model is there.
+
+    Attributes
+    ----------
+    run : TrainJob or None
+        The running training.
+    outcome : TrainingResult or None
+        What the last one reached.
+    """
+
+    def __init__(
+        self, view: TrainView, session: Session, pairs: PairList, preview: Preview, changed: Callable[[], None]
+    ) -> None:
+        self.run: TrainJob | None = None
+        self.outcome: TrainingResult | None = None
+        self._failure = ""
+        self._begun: Sequence[Pair] | None = None
+        self._view, self._session, self._preview, self._changed = view, session, preview, changed
+        self._pairs = pairs
+        self._beginning = self._closed = False
+        self._autosave: Autosave | None = None
+
+    def start(self, plan: Plan, classes: Sequence[ClassInfo]) -> None:
+        """Train on the pairs as they are."""
+        folder = RunFolder.beside(plan.out)
+        spec = NewTraining(plan, self._pairs.pairs, folder)
+        self._begin(Order(plan.out.stem, folder, tuple(classes), spec), fresh=True)
+
+    def resume(self, state: RunState, more_epochs: int | None, device: str) -> None:
+        """Go on with an earlier run, to its end or for more epochs than it was meant to have."""
+        try:
+            folder = RunFolder.beside(state.out)
+            order = Order(state.name, folder, run_classes(folder), ResumedTraining(state, more_epochs, device))
+        except ProsmaError as error:
+            self._say(error)
+            return
+        self._begin(order, fresh=False)
+        run, pairs = self.run, self._pairs.pairs
+        if run is None or run.order is not order or not pairs:
+            return
+
+        def told(words: str) -> None:
+            if words and run is self.run:
+                run.say(words)
+
+        self._session.jobs.run(lambda: left_out(pairs, order.folder), told, lambda _: None)
+
+    def keep(self, state: RunState) -> None:
+        """Make a model of what a stopped or killed run has reached."""
+        folder = RunFolder.beside(state.out)
+
+        def done(kept: KeptModel) -> None:
+            if not self._closed:
+                self._take(training_result_of(kept))
+                self._changed()
+
+        self._session.jobs.run(lambda: keep_stopped(folder), done, self._say, lasting=True)
+
+    def save_as(self, path: Path) -> None:
+        """Copy the model of the last training."""
+        if self.outcome is None:
+            return
+        model = self.outcome.model
+
+        def done(to: Path) -> None:
+            if not self._closed:
+                self._view.show_messages((f"Saved {to}",))
+
+        self._session.jobs.run(
+            lambda: save_as(model, path),
+            done,
+            lambda error: self._say(f"The model was not saved: {error}"),
+            lasting=True,
+        )
+
+    def show_runs(self) -> None:
+        """Show the runs there are."""
+        self._view.show_runs(list_runs(self._session.models_folder))
+
+    def details(self) -> str:
+        """What the engine said about the last failure."""
+        return self._failure or self._session.jobs.log()
+
+    def close(self) -> None:
+        """Stop what runs; it is listed where the widget is opened again."""
+        self._closed = True
+        saved = self._autosave.end if self._autosave is not None else lambda: None
+        stopped = self.run.abandon if self.run is not None else lambda: None
+        each("A training could not be left", saved, stopped, self._preview.release)
+
+    def _begin(self, order: Order, *, fresh: bool) -> None:
+        if self._beginning:  # a click while napari makes its progress bar, which lets the event loop run
+            return
+        try:
+            self._session.jobs.check_idle()
+        except ProsmaError as error:
+            self._say(error)
+            return
+        self._beginning, pairs = True, self._pairs.pairs
+        self._view.show_error("", details=False)
+        self._view.hide_outcome()
+        self._preview.clear(keep=[pair.labels.layer for pair in pairs])
+        self._autosave = Autosave(order.folder, pairs, self._session.jobs, self._not_saved, before=self._autosave)
+        self._begun = pairs if fresh else None
+        try:
+            self.run = TrainJob(order, self._view, self._session.jobs, self._preview, self._over)
+        finally:
+            self._beginning = False
+
+    def _over(self, run: TrainJob) -> None:
+        self.run, self._failure = None, run.details
+        if self._begun is not None and not run.order.folder.run_yaml.is_file() and self._all_there(self._begun):
+            self._discard(run)
+        elif self._autosave is not None:
+            self._autosave.end()
+        self._view.show_running(False)
+        if run.outcome is not None:
+            self._take(run.outcome)
+        self._changed()
+
+    def _take(self, outcome: TrainingResult) -> None:
+        """Show what was reached; Segment knows the model at once, and takes it unless it became worse."""
+        self.outcome = outcome
+        after: dict[str, float | None] = dict(outcome.after)
+        try:
+            entry = self._session.add_model(outcome.model)
+        except ProsmaError as error:
+            self._view.show_outcome(outcome.before, after, outcome.words, outcome.held_out)
+            self._say(error)
+            return
+        after |= {info.name: None for info in entry.header.classes[1:] if info.name not in after}
+        self._view.show_outcome(outcome.before, after, outcome.words, outcome.held_out)
+        if not outcome.worse:
+            self._session.prefer(entry, self._kind(entry))
+
+    def _kind(self, model: ModelEntry) -> str:
+        """The kind of scan that was trained on, as the text of a `ScanKind`; empty where no pair is left to tell."""
+        row = next((row for row in self._pairs.rows if row.spec is not None), None)
+        if row is None or row.spec is None:
+            return ""
+        try:
+            if row.pair.image.layer is not None:
+                return kind_of(image_scan(row.pair.image)).text
+        except ProsmaError:
+            return ""
+        path = row.pair.image.paths[0]
+        modality = dicom_modality(path) if row.spec.format == "dicom" else model.purpose.modality
+        return kind_from(row.spec, modality=modality).text
+
+    def _all_there(self, pairs: Sequence[Pair]) -> bool:
+        """Whether what is painted is in the viewer still."""
+        there = [row.pair for row in self._pairs.rows if not row.closed]
+        return all(pair in there for pair in pairs)
+
+    def _discard(self, run: TrainJob) -> None:
+        """Remove what a training has written that ended before it began: copies of layers that are all there."""
+        autosave, self._autosave = self._autosave, None
+        root = run.order.folder.root
+
+        def remove() -> None:
+            run.job.wait_prepared()
+            if autosave is not None:
+                autosave.wait()
+                shutil.rmtree(autosave.folder, ignore_errors=True)
+            if run.order.spec.owned.is_set():
+                shutil.rmtree(root, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                root.rmdir()  # where it is empty: another training may have the name by now
+
+        if autosave is not None:
+            autosave.drop()
+
+        def done(_: object) -> None:
+            if not self._closed:
+                self._changed()
+
+        self._session.jobs.run(remove, done, self._say)
+
+    def _not_saved(self, error: object) -> None:
+        self._say(f"What is painted is not saved in the run folder for now. {error}")
+
+    def _say(self, words: object) -> None:
+        if self._closed:
+            return
+        self._view.show_error(str(words), details=False)

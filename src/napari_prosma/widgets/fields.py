@@ -1,0 +1,220 @@
+"""Small widgets: rows, buttons, notes, tables, text windows, colors of plots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QColor, QFontDatabase, QGuiApplication
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QComboBox,
+    QDialog,
+    QDialogButtonBox,
+    QHBoxLayout,
+    QHeaderView,
+    QLabel,
+    QPlainTextEdit,
+    QPushButton,
+    QSizePolicy,
+    QTableWidget,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_prosma.widgets.plain_text import plain, shown
+from prosma_core.printable import visible
+
+BROWSE = "Browse…"
+"""Last entry of a box of models."""
+
+
+class PlainLabel(QLabel):
+    """A label that shows any text letter by letter. All labels are of this class: names from files are no HTML."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__()
+        self.setTextFormat(Qt.TextFormat.PlainText)
+        self.setText(text)
+
+    def setText(self, text: str | None) -> None:
+        """Show a text."""
+        super().setText(shown(text or ""))
+
+
+class Fold(QWidget):
+    """Parts under a title that opens and closes them; closed at first."""
+
+    def __init__(self, title: str) -> None:
+        super().__init__()
+        self._title = title
+        self._switch = QPushButton()
+        self._switch.setCheckable(True)
+        self._switch.setStyleSheet("QPushButton { text-align: left; }")
+        self._content = QWidget()
+        self._content.setVisible(False)
+        self._parts = QVBoxLayout(self._content)
+        self._parts.setContentsMargins(6, 0, 6, 0)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 6, 0, 6)
+        layout.addWidget(self._switch)
+        layout.addWidget(self._content)
+        self._switch.toggled.connect(self._content.setVisible)
+        self._switch.toggled.connect(lambda _: self.show_title(self._title))
+        self.show_title(title)
+
+    def add(self, *parts: QWidget) -> None:
+        """Add parts below those that are there."""
+        for part in parts:
+            self._parts.addWidget(part)
+
+    def show_title(self, title: str) -> None:
+        """What stands beside the arrow."""
+        self._title = title
+        self._switch.setText(f"{'▾' if self._switch.isChecked() else '▸'} {title}")
+
+    def expand(self) -> None:
+        """Open it."""
+        self._switch.setChecked(True)
+
+    def collapse(self) -> None:
+        """Close it."""
+        self._switch.setChecked(False)
+
+
+def combo(tooltip: str) -> QComboBox:
+    """A box to choose from that never widens the dock."""
+    box = QComboBox()
+    box.setToolTip(plain(tooltip))
+    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    box.setMinimumContentsLength(8)
+    box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+    return box
+
+
+def row(text: str, *widgets: QWidget) -> QWidget:
+    """A label and its fields side by side."""
+    line = QWidget()
+    layout = QHBoxLayout(line)
+    layout.setContentsMargins(0, 0, 0, 0)
+    label = PlainLabel(text)
+    label.setMinimumWidth(84)
+    layout.addWidget(label)
+    for widget in widgets:
+        layout.addWidget(widget)
+    return line
+
+
+def button(text: str, tooltip: str, on_click: Any) -> QPushButton:
+    """A button; `on_click` is a signal or a function without arguments."""
+    made = QPushButton(text)
+    made.setToolTip(plain(tooltip))
+    made.clicked.connect(on_click)
+    return made
+
+
+def note_label(kind: str) -> PlainLabel:
+    """Small text, hidden while empty: facts, or a problem, whose colored edge shows in both of napari's themes."""
+    label = PlainLabel()
+    label.setWordWrap(True)
+    label.setMinimumWidth(1)  # a long name is cut off, with all of it in the tooltip, rather than widening the dock
+    label.setVisible(False)
+    if kind == "problem":
+        label.setStyleSheet("QLabel { border-left: 3px solid #e8590c; padding-left: 6px; }")
+    return label
+
+
+def say(label: QLabel, text: str) -> None:
+    """Show a text and, where it may be cut off, all of it in the tooltip."""
+    label.setText(text)
+    label.setToolTip(plain(text))
+    label.setVisible(bool(text))
+
+
+def fill(box: QComboBox, items: Sequence[tuple[str, Any]], current: Any) -> None:
+    """Put (text, data) items into a box and select by data, without a signal."""
+    box.blockSignals(True)
+    box.clear()
+    for text, data in items:
+        box.addItem(visible(text), data)
+    found = next((i for i, (_, data) in enumerate(items) if data is current or data == current), -1)
+    box.setCurrentIndex(found)
+    box.blockSignals(False)
+
+
+def show_text(parent: QWidget, title: str, text: str) -> None:
+    """A window with text to read and copy."""
+    dialog = QDialog(parent)
+    dialog.setWindowTitle(title)
+    dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+    label = PlainLabel(title)
+    box = QPlainTextEdit(shown(text))
+    box.setReadOnly(True)
+    box.setFont(QFontDatabase.systemFont(QFontDatabase.SystemFont.FixedFont))
+    buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
+    copy = buttons.addButton("Copy", QDialogButtonBox.ButtonRole.ActionRole)
+    copy.clicked.connect(lambda: QGuiApplication.clipboard().setText(text))
+    buttons.rejected.connect(dialog.reject)
+    layout = QVBoxLayout(dialog)
+    layout.addWidget(label)
+    layout.addWidget(box)
+    layout.addWidget(buttons)
+    dialog.resize(640, 320)
+    dialog.show()
+
+
+CLEAR = 0.2
+"""Least difference in brightness, 0 to 1, between what is drawn and what is behind it."""
+
+
+def mixed(a: QColor, b: QColor) -> QColor:
+    """The color in the middle of two."""
+    return QColor(*((p + q) // 2 for p, q in zip(a.getRgb()[:3], b.getRgb()[:3], strict=True)))
+
+
+def clear(color: QColor, text: QColor, back: QColor) -> QColor:
+    """A class's color, moved towards that of texts where it could not be told from what is behind it."""
+    return color if abs(_brightness(color) - _brightness(back)) >= CLEAR else mixed(color, text)
+
+
+def _brightness(color: QColor) -> float:
+    return 0.299 * color.redF() + 0.587 * color.greenF() + 0.114 * color.blueF()
+
+
+SMALL = "QTableView, QHeaderView { font-size: 8pt; } QTableView::item { padding: 0px; }"
+"""Style sheet of a table with so many columns that they would be cut off in a dock."""
+FRAME = 4
+"""Pixels of a table's frame, above and below together."""
+
+
+def table(columns: Sequence[str], *, stretched: int = 0) -> QTableWidget:
+    """A table to read, without selection; the column `stretched` takes what the others leave."""
+    made = QTableWidget(0, len(columns))
+    made.setHorizontalHeaderLabels(list(columns))
+    made.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+    made.setSelectionMode(QAbstractItemView.SelectionMode.NoSelection)
+    made.setWordWrap(False)
+    made.verticalHeader().setVisible(False)
+    header = made.horizontalHeader()
+    header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+    header.setSectionResizeMode(stretched, QHeaderView.ResizeMode.Stretch)
+    return made
+
+
+def cell(text: str, *, right: bool = False, color: str = "", tooltip: str = "") -> QTableWidgetItem:
+    """A text in a table, at the right for numbers, with a colored square before it where a color is given."""
+    item = QTableWidgetItem(shown(text))
+    item.setToolTip(plain(tooltip))
+    if right:
+        item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+    if color:
+        item.setData(Qt.ItemDataRole.DecorationRole, QColor(color))
+    return item
+
+
+def fit_height(shown: QTableWidget, most: int) -> None:
+    """Make a table as high as its rows, but not higher than `most` pixels; the rest is scrolled to."""
+    rows = sum(shown.rowHeight(i) for i in range(shown.rowCount()))
+    shown.setFixedHeight(min(rows, most) + shown.horizontalHeader().sizeHint().height() + FRAME)

@@ -1,0 +1,210 @@
+"""What the widgets that run jobs have in common: a scrolling column, the device, the main button, what the job says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from napari.settings import get_settings
+from napari.utils.theme import get_theme
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer, Signal
+from qtpy.QtWidgets import (
+    QAbstractSpinBox,
+    QComboBox,
+    QFrame,
+    QHBoxLayout,
+    QPushButton,
+    QScrollArea,
+    QSlider,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_prosma.widgets.fields import button, combo, fill, note_label, row, say
+from napari_prosma.widgets.plain_text import plain
+from napari_prosma.widgets.progress import ProgressPanel
+
+WIDTH = 320
+"""Least width: everything can be read, with a scroll bar, and a 13-inch screen has room for the canvas."""
+
+
+class JobView(QWidget):
+    """A column of parts that a subclass adds from top to bottom: signals out, setters in, no decisions.
+
+    Parameters
+    ----------
+    fields : iterable of str
+        Fields that can have a problem, which is said under them.
+    """
+
+    device_chosen = Signal(str)
+    run_clicked = Signal()
+    free_clicked = Signal()
+    details_clicked = Signal()
+
+    def __init__(self, fields: Iterable[str]) -> None:
+        super().__init__()
+        self._problems = {field: note_label("problem") for field in fields}
+        self._locked: list[QWidget] = []
+        self._theme = ""
+        inner = QWidget()
+        self._layout = QVBoxLayout(inner)
+        self._column = self._layout
+        self._area = area = QScrollArea()
+        area.setWidgetResizable(True)
+        area.setFrameShape(QFrame.Shape.NoFrame)
+        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        area.setWidget(inner)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.addWidget(area)
+        self.setMinimumWidth(WIDTH)
+        self._to_see: QWidget | None = None
+        self._look = QTimer(self)
+        self._look.setSingleShot(True)
+        self._look.setInterval(100)
+        self._look.timeout.connect(self._scroll)
+
+    # --- Building ---------------------------------------------------------------------------------------------------
+
+    def _add(self, *widgets: QWidget) -> None:
+        for widget in widgets:
+            self._layout.addWidget(widget)
+
+    def _begin_section(self) -> QWidget:
+        """A part of the column that can be hidden as a whole: what is added from now on goes into it."""
+        section = QWidget()
+        self._add(section)
+        self._layout = QVBoxLayout(section)
+        self._layout.setContentsMargins(0, 0, 0, 0)
+        return section
+
+    def _end_section(self) -> None:
+        """What is added from now on goes into the column again."""
+        self._layout = self._column
+
+    def _add_device(self) -> None:
+        self._device = combo("Where to compute. Auto takes a GPU where there is one.")
+        self._device.activated.connect(lambda _: self.device_chosen.emit(self._device.currentData()))
+        self._device_facts = note_label("facts")
+        self._free = button(
+            "Free memory",
+            "End the engine process and with it all memory it holds. The next run starts it again.",
+            self.free_clicked,
+        )
+        facts = QWidget()
+        beside = QHBoxLayout(facts)
+        beside.setContentsMargins(0, 0, 0, 0)
+        beside.addWidget(self._device_facts, 1, Qt.AlignmentFlag.AlignTop)
+        beside.addWidget(self._free, 0, Qt.AlignmentFlag.AlignTop)
+        self._add(row("Device", self._device), self._problems["device"], facts)
+        self._locked += [self._device, self._free]
+
+    def _add_run(self, text: str) -> None:
+        self._notes = note_label("facts")
+        self._run = QPushButton(text)
+        self._run.setMinimumHeight(34)
+        self._run.clicked.connect(self.run_clicked)
+        self._progress = ProgressPanel()
+        self._messages = note_label("facts")
+        self._error = note_label("problem")
+        self._error.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self._details = button("Show details", "What the engine wrote while it worked.", self.details_clicked)
+        self._details.setVisible(False)
+        self._add(self._notes, self._run, self._progress, self._messages, self._error, self._details)
+
+    def _finish(self, **parts: QWidget) -> None:
+        """End the column; parts get object names, by which style sheets, screen readers and tests find them."""
+        self._layout.addStretch(1)
+        parts |= {"device": self._device, "device_facts": self._device_facts, "free": self._free, "run": self._run}
+        parts |= {"notes": self._notes, "messages": self._messages, "error": self._error, "details": self._details}
+        parts |= {f"problem_{field}": label for field, label in self._problems.items()}
+        for name, part in parts.items():
+            part.setObjectName(name)
+        self._keep_locked_readable()
+        for kind in (QComboBox, QAbstractSpinBox, QSlider):
+            for part in self.findChildren(kind):
+                part.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+                part.installEventFilter(self)
+
+    def _keep_locked_readable(self) -> None:
+        """Let what was chosen be read while it is locked: napari draws locked text at a third of its color."""
+        theme = get_settings().appearance.theme
+        if theme != self._theme:
+            self._theme = theme
+            red, green, blue = get_theme(theme).text.as_rgb_tuple()[:3]
+            self._area.widget().setStyleSheet(f"QComboBox:disabled {{ color: rgba({red}, {green}, {blue}, 180); }}")
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
+        """Let the wheel scroll the column and not change, by the way, a value that nobody is editing."""
+        if event.type() == QEvent.Type.Wheel and isinstance(watched, QWidget) and not watched.hasFocus():
+            event.ignore()
+            return True
+        return bool(super().eventFilter(watched, event))
+
+    def _reveal(self, part: QWidget) -> None:
+        """Scroll to a part as soon as everything has its place."""
+        self._to_see = part
+        self._look.start()
+
+    def _scroll(self) -> None:
+        if self._to_see is not None and self._to_see.isVisible():
+            self._area.ensureWidgetVisible(self._to_see)
+
+    # --- Setters ----------------------------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        """Whether the choices are locked."""
+        return not self._progress.isHidden()
+
+    def show_devices(self, devices: Sequence[tuple[str, str]], current: str, facts: str) -> None:
+        """Devices as (words, name), the one chosen and what it means."""
+        fill(self._device, devices, current)
+        say(self._device_facts, facts)
+
+    def show_problem(self, field: str | None, text: str) -> None:
+        """Why the main button is disabled, under its field; None: it is not."""
+        for name, label in self._problems.items():
+            say(label, text if name == field else "")
+
+    def show_notes(self, text: str) -> None:
+        """What is worth knowing before the run."""
+        say(self._notes, text)
+
+    def show_run(self, text: str, *, enabled: bool, tooltip: str) -> None:
+        """The main button."""
+        self._run.setText(text)
+        self._run.setEnabled(enabled)
+        self._run.setToolTip(plain(tooltip))
+
+    def show_running(self, running: bool) -> None:
+        """Lock the choices while a job runs."""
+        self._keep_locked_readable()
+        self._progress.setVisible(running)
+        for widget in self._locked:
+            widget.setEnabled(not running)
+        if running:
+            self._reveal(self._progress)
+
+    def show_progress(self, done: int, total: int, text: str) -> None:
+        """How far the job is; `total` 0: not known yet."""
+        self._progress.show_progress(done, total, text)
+
+    def show_messages(self, lines: Sequence[str]) -> None:
+        """What the job said."""
+        say(self._messages, "\n".join(lines))
+
+    def show_error(self, text: str, *, details: bool) -> None:
+        """Why the last job failed, in words; empty clears it. `details`: whether there is a log to show."""
+        say(self._error, text)
+        if text:
+            self._reveal(self._error)
+        self._details.setVisible(details)
+
+    def progress_text(self) -> str:
+        """How far the job is, in words."""
+        return self._progress.text()
+
+    def error_text(self) -> str:
+        """Why the last job failed, empty where it did not."""
+        return self._error.text()
