@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -74,9 +75,33 @@ def config_hash(config: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
 
 
+TABLE = "runs.jsonl.gz"
+"""Table of a folder of results: for each run a line with its key and its result, sorted by key."""
+
+
 def read_results(folder: Path) -> list[Result]:
-    """What was measured: every JSON of a folder."""
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    """What was measured: the table of a folder, and every JSON beside it, which replaces the line of its key."""
+    return list(_by_key(folder).values())
+
+
+def pack_results(folder: Path) -> int:
+    """Put every JSON of a folder into its table, and remove it; return how many runs the table has."""
+    found = _by_key(folder)
+    lines = "".join(json.dumps([key, result], separators=(",", ":")) + "\n" for key, result in found.items())
+    table, new = folder / TABLE, folder / f"{TABLE}.new"
+    new.write_bytes(gzip.compress(lines.encode(), mtime=0))  # the same bytes for the same results
+    new.replace(table)
+    for path in folder.glob("*.json"):
+        path.unlink()
+    return len(found)
+
+
+def _by_key(folder: Path) -> dict[str, Result]:
+    table = folder / TABLE
+    text = gzip.decompress(table.read_bytes()).decode() if table.is_file() else ""
+    packed: dict[str, Result] = dict(json.loads(line) for line in text.splitlines())
+    loose = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")}
+    return dict(sorted((packed | loose).items(), key=lambda item: f"{item[0]}.json"))
 
 
 def find(results: Sequence[Result], run: Run) -> Result | None:

@@ -280,6 +280,21 @@ def test_crash_of_one_process_does_not_lose_the_others(
     assert len(ev.runs.read_results(tmp_path)) == 2
 
 
+def test_results_in_a_table_are_those_of_the_files(ev: SimpleNamespace, tmp_path: Path) -> None:
+    for key, value in (("a--b", 1), ("a-", 2), ("c", 3)):
+        (tmp_path / f"{key}.json").write_text(json.dumps({"dice": value}))
+    before = ev.runs.read_results(tmp_path)
+    assert ev.runs.pack_results(tmp_path) == 3
+    assert [path.name for path in tmp_path.iterdir()] == [ev.runs.TABLE]
+    assert ev.runs.read_results(tmp_path) == before
+    table = (tmp_path / ev.runs.TABLE).read_bytes()
+    (tmp_path / "c.json").write_text(json.dumps({"dice": 4}))  # measured anew
+    assert [r["dice"] for r in ev.runs.read_results(tmp_path)] == [*(r["dice"] for r in before[:2]), 4]
+    (tmp_path / "c.json").write_text(json.dumps({"dice": 3}))
+    ev.runs.pack_results(tmp_path)
+    assert (tmp_path / ev.runs.TABLE).read_bytes() == table
+
+
 def test_runs_are_dealt_out_to_the_gpus(
     ev: SimpleNamespace, experiment: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
