@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -119,6 +119,26 @@ Event = (
     | CaseDone
     | CaseFailed
 )
+
+
+def relay(work: Generator[Event, None, R], change: Callable[[Event], Iterable[Event]]) -> Generator[Event, None, R]:
+    """Pass the events of a job on, each as what `change` makes of it; returns the job's result.
+
+    Parameters
+    ----------
+    work : generator of Event
+        The job; closed with this one.
+    change : callable
+        Gives the events, none or several, that stand for one.
+    """
+    with closing(work):
+        while True:
+            try:
+                event = next(work)
+            except StopIteration as stop:
+                result: R = stop.value
+                return result
+            yield from change(event)
 
 
 def drain(run: Generator[Event, None, R], show: Callable[[Event], None]) -> R:

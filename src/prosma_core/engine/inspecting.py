@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 from prosma_core.data.geometry import Scan
 from prosma_core.engine.messages import InspectRequest, InspectResult, WhatIfRequest, WhatIfResult
 from prosma_core.engine.scans import read_scan
-from prosma_core.events import Event, TileDone
+from prosma_core.events import Event, TileDone, relay
 from prosma_core.inference.device import DeviceChoice
 from prosma_core.inference.results import Allocate
 from prosma_core.inference.segment import Segmenter
-from prosma_core.inspection.inspect import Inspected, inspect_scan
+from prosma_core.inspection.inspect import inspect_scan
 from prosma_core.inspection.whatif import segment_unchanged, what_if
 
 QUICK_TILES = 4
@@ -63,15 +63,14 @@ def serve_inspection(
         Tells the model file and the device from others.
     """
     scan = yield from read_scan(request.scan)
-    total, looking = 0, inspect_scan(segmenter, scan, request.config, allocate)
-    while True:
-        try:
-            event = next(looking)
-        except StopIteration as stop:
-            found: Inspected = stop.value
-            break
+    total = 0
+
+    def count(event: Event) -> Iterator[Event]:
+        nonlocal total
         total = event.total if isinstance(event, TileDone) else total
         yield event
+
+    found = yield from relay(inspect_scan(segmenter, scan, request.config, allocate), count)
     if request.key and segmenter.header.model.dims == 2 and 0 < total <= QUICK_TILES:
         labels = yield from segment_unchanged(segmenter, scan, request.config)
         unchanged.put(_key(request, model_key, scan), labels)

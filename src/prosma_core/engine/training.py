@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +26,13 @@ from prosma_core.engine.messages import (
 )
 from prosma_core.engine.scans import read_scan
 from prosma_core.errors import ProsmaError
-from prosma_core.events import EpochDone, Event, PreviewDone, StageStarted, TileDone, Working
+from prosma_core.events import EpochDone, Event, PreviewDone, StageStarted, TileDone, Working, relay
 from prosma_core.inference.device import choose_device, prepare_device
 from prosma_core.inference.results import Allocate
 from prosma_core.inference.segment import Segmenter
 from prosma_core.runs.run_folder import RunFolder, check_new_run, check_run_targets, resumed_settings
 from prosma_core.runs.run_state import compare
-from prosma_core.training.loop import TrainingResult, train
+from prosma_core.training.loop import train
 from prosma_core.training.runtime_estimate import estimate, expected_seconds
 
 Watched = Callable[[], ScanRef | None]
@@ -119,16 +118,13 @@ def serve_training(request: TrainRequest, allocate: Allocate, watched: Watched) 
     folder = RunFolder.beside(run.out)
     choice = yield from prepare_device(run.device)
     watcher = Watcher(watched, allocate, choice.device)
-    with closing(train(run, resume=request.resume)) as work:
-        while True:
-            try:
-                event = next(work)
-            except StopIteration as stop:
-                result: TrainingResult = stop.value
-                break
-            yield event
-            if isinstance(event, EpochDone) and event.dice is not None:
-                yield from watcher.look(folder.last, event.epoch)
+
+    def watch(event: Event) -> Iterator[Event]:
+        yield event
+        if isinstance(event, EpochDone) and event.dice is not None:
+            yield from watcher.look(folder.last, event.epoch)
+
+    result = yield from relay(train(run, resume=request.resume), watch)
     dice = result.validation.dice
     return TrainResult(
         model=str(result.path),

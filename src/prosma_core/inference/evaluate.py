@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from prosma_core.data.geometry import Scan, with_voxel_size
 from prosma_core.data.labels import class_indices, gray_problem
 from prosma_core.data.pair_check import GRAY_HELP
 from prosma_core.errors import DatasetError, DeviceError, LabelError, ProsmaError
-from prosma_core.events import CaseDone, Event, StageStarted, Working
+from prosma_core.events import CaseDone, Event, StageStarted, Working, relay
 from prosma_core.inference.measure import ClassMeasures, measure_case, summarise
 from prosma_core.inference.results import Segmentation
 from prosma_core.inference.segment import Segmenter
@@ -174,18 +174,16 @@ def _say_once(
     run: Generator[Event, None, Segmentation], name: str, said: set[str]
 ) -> Generator[Event, None, Segmentation]:
     """Events of one case; a sentence that differs from one in `said` by numbers only becomes `Working`."""
-    while True:
-        try:
-            event = next(run)
-        except StopIteration as stop:
-            result: Segmentation = stop.value
-            return result
+
+    def change(event: Event) -> Iterator[Event]:
         if isinstance(event, StageStarted):
             kind = re.sub(r"[\d.]+", "0", event.message)
             if kind in said:
                 event = Working(f"{name}: {event.message}")
             said.add(kind)
         yield event
+
+    return (yield from relay(run, change))
 
 
 def _trained_on(split: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from prosma_core.data.geometry import SPATIAL_AXES, Scan
 from prosma_core.data.intensities import check_varies
 from prosma_core.data.region import box_shape
 from prosma_core.errors import DeviceError
-from prosma_core.events import Event, SlabDone, StageStarted, TileDone, Working
+from prosma_core.events import Event, SlabDone, StageStarted, TileDone, Working, relay
 from prosma_core.inference.device import memory_ended, name_memory_errors
 from prosma_core.inference.grid_restore import RegionOfInterest
 from prosma_core.inference.memory import format_plan, plan_memory
@@ -181,15 +181,12 @@ class Segmenter:
         def show(first: int, sums: Tensor, weights: Tensor) -> None:
             shown.append(work.results.put_planes(frame, first, sums, weights))
 
-        run = predictor.predict(image, plan.sums_on, box, show if work.preview else None)
-        while True:
-            try:
-                event = next(run)
-            except StopIteration as stop:
-                logits: Tensor = stop.value
-                return logits
+        def change(event: Event) -> Iterator[Event]:
             if isinstance(event, TileDone):
                 event = TileDone(work.number * work.tiles + event.done, work.total * work.tiles)
             yield event
             yield from (slab for slab in shown if slab is not None)
             shown.clear()
+
+        run = predictor.predict(image, plan.sums_on, box, show if work.preview else None)
+        return (yield from relay(run, change))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -29,7 +29,7 @@ from prosma_core.config.preprocess import VoxelSize
 from prosma_core.data.geometry import ImageSpec, Scan, map_spec, size_text, with_voxel_size
 from prosma_core.data.region import check_region
 from prosma_core.errors import OutputError
-from prosma_core.events import Event, StageStarted, Working
+from prosma_core.events import Event, StageStarted, Working, relay
 from prosma_core.inference.segment import Segmenter
 from prosma_core.inspection.inspect import Inspected, inspect_scan
 from prosma_core.inspection.maps import WHOLE
@@ -162,18 +162,15 @@ class _Work:
 
 def _once(work: Generator[Event, None, T], said: set[str]) -> Generator[Event, None, T]:
     """Do some work; sentences that were said before are only shown while it is done."""
-    while True:
-        try:
-            event = next(work)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-        if isinstance(event, StageStarted):
-            if event.message in said:
-                event = Working(event.message)
-            else:
-                said.add(event.message)
+
+    def change(event: Event) -> Iterator[Event]:
+        if isinstance(event, StageStarted) and event.message in said:
+            event = Working(event.message)
+        elif isinstance(event, StageStarted):
+            said.add(event.message)
         yield event
+
+    return (yield from relay(work, change))
 
 
 def _changes(work: _Work, asked: Asked, opened: Sequence[Variant], report: Report) -> Generator[Event, None, None]:

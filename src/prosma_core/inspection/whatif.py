@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from prosma_core.data.geometry import Scan
 from prosma_core.data.labels import class_indices
 from prosma_core.data.region import box_slices
 from prosma_core.errors import GeometryError
-from prosma_core.events import Event, StageStarted, TileDone, Working
+from prosma_core.events import Event, StageStarted, TileDone, Working, relay
 from prosma_core.inference.device import name_memory_errors
 from prosma_core.inference.prepare import plan_scan
 from prosma_core.inference.results import Allocate
@@ -118,13 +118,7 @@ def segment_unchanged(segmenter: Segmenter, scan: Scan, config: InspectConfig) -
     Yields nothing that is shown for good; errors as of `Segmenter.segment`.
     """
     work = _segment(segmenter, scan, config, (), (0, 1), None)
-    while True:
-        try:
-            next(work)
-        except StopIteration as stop:
-            labels: Scan = stop.value
-            return labels
-        yield Working("Segmenting")
+    return (yield from relay(work, lambda _: [Working("Segmenting")]))
 
 
 def _segment(
@@ -138,19 +132,16 @@ def _segment(
     """One segmentation of several; what it says is said of the first one only."""
     number, runs = place
     how = InferenceConfig(overlap=config.overlap, region=config.region, slice_axis=config.slice_axis)
+
+    def change(event: Event) -> Iterator[Event]:
+        if isinstance(event, TileDone):
+            yield TileDone(number * event.total + event.done, runs * event.total)
+        else:
+            yield Working(event.message) if isinstance(event, StageStarted) and number else event
+
     with edited(segmenter.model, edits):
-        work = segmenter.segment(scan, how, allocate=allocate)
-        while True:
-            try:
-                event = next(work)
-            except StopIteration as stop:
-                labels: Scan = stop.value.labels
-                return labels
-            if isinstance(event, TileDone):
-                event = TileDone(number * event.total + event.done, runs * event.total)
-            elif isinstance(event, StageStarted) and number:
-                event = Working(event.message)
-            yield event
+        segmentation = yield from relay(segmenter.segment(scan, how, allocate=allocate), change)
+    return segmentation.labels
 
 
 def _compare(
