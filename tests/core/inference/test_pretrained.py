@@ -28,7 +28,7 @@ from prosma_core.io.dataset_folder import open_dataset, read_case
 from prosma_core.model import kernels
 from prosma_core.model.gate import ProximalGate
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 MODELS = shipped_models()
 SAME = 0.999
 """Least share of voxels with the same label: in bf16 (GPU or CPU) those between two classes may go either way."""

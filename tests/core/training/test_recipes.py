@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RECIPES = sorted((ROOT / "benchmarks" / "recipes").iterdir())
 
 
