@@ -22,7 +22,7 @@ FULL_CURVE = 0.95
 HEAD = """\
 # Evidence: does the gate earn its place?
 
-This page is made by `python3 run.py bench evidence_page` from the results in `benchmarks/evidence/results/`, one for each
+This page is made by `python3 run.py bench evidence_page` from `benchmarks/evidence/results/`, a result for each
 training; the experiments are the YAML files of `benchmarks/evidence/`. Do not edit it.
 
 Every row of a data set has the same steps, patches, loss, weight decay and augmentation, which are that data set's, not
