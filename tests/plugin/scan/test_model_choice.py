@@ -39,10 +39,10 @@ class NoEngine:
     ready: Ready | None = None
     alive = False
 
-    def start(self) -> None:
+    def warm_up(self) -> None:
         pass
 
-    free = close = start
+    free = close = warm_up
 
 
 class Widget:
