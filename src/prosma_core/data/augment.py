@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,29 @@ from prosma_core.config.training import AugmentConfig
 BLUR_RADIUS = 3
 BIAS_WAVES = 3
 """A bias field has fewer half periods per axis."""
+
+
+class AugmentParams(NamedTuple):
+    """What is done to each patch of a batch: a value for each patch, as lists, or as Tensors of shape (B, 1, ...).
+
+    Of the first five and of `bias`, 0 leaves a patch as it is; noise and bias are strengths, the others switches.
+    """
+
+    noise: Any
+    blur: Any
+    contrast: Any
+    low_resolution: Any
+    gamma: Any
+    shift: Any
+    scale: Any
+    exponent: Any
+    sign: Any
+    bias: Any
+
+    def on(self, images: Tensor) -> AugmentParams:
+        """The same as Tensors on the device of `images`, copied there in one go."""
+        table = torch.tensor(self).to(images.device, non_blocking=True)
+        return AugmentParams(*table.view(len(self), -1, *(1,) * (images.ndim - 1)))
 
 
 def augment_intensities(images: Tensor, config: AugmentConfig, rng: torch.Generator) -> Tensor:
@@ -31,10 +55,47 @@ def augment_intensities(images: Tensor, config: AugmentConfig, rng: torch.Genera
     -------
     Tensor, float32, shape (B, C, *patch)
     """
-    batch = images.shape[0]
-
     seed = int(torch.randint(2**62, (), generator=rng))
     numbers = Random(seed)  # plain numbers: a GPU waits for each of torch's
+    drawn, sigma, factor = draw_params(images.shape[0], config, numbers)
+    if not any(map(any, (*drawn[:5], drawn.bias))):
+        return images
+    params = drawn.on(images)
+    if any(drawn.noise):
+        device_rng = torch.Generator(images.device).manual_seed(seed)
+        images = images + params.noise * torch.randn(
+            images.shape, generator=device_rng, device=images.device, dtype=images.dtype
+        )
+    if any(drawn.blur):
+        images = torch.where(params.blur > 0, blur(images, torch.tensor(sigma)), images)
+    if any(drawn.contrast):
+        mean = images.mean(dim=tuple(range(2, images.ndim)), keepdim=True)
+        images = torch.where(params.contrast > 0, (images - mean) * params.scale + mean + params.shift, images)
+    if any(drawn.low_resolution):
+        images = torch.where(params.low_resolution > 0, low_resolution(images, factor), images)
+    if any(drawn.gamma):
+        curved = params.sign * gamma_curve(params.sign * images, params.exponent)
+        images = torch.where(params.gamma > 0, curved, images)
+    if any(drawn.bias):
+        batch, dims = images.shape[0], images.ndim - 2
+        waves = torch.tensor([numbers.gauss(0, 1) for _ in range(batch * BIAS_WAVES**dims)])
+        waves = waves.view(batch, *(BIAS_WAVES,) * dims).to(images.device, non_blocking=True)
+        images = torch.where(params.bias > 0, bias_field(images, waves, params.bias), images)
+    return images
+
+
+def draw_params(batch: int, config: AugmentConfig, numbers: Random) -> tuple[AugmentParams, list[float], float]:
+    """Draw what is done to each patch; the order of the draws is part of what a seed means.
+
+    Returns
+    -------
+    AugmentParams
+        Lists.
+    list of float
+        Width of each patch's blur, in voxels.
+    float
+        Size of the batch at low resolution, as a share.
+    """
 
     def drawn(probability: float) -> list[float]:
         return [float(numbers.random() < probability) for _ in range(batch)]
@@ -43,36 +104,11 @@ def augment_intensities(images: Tensor, config: AugmentConfig, rng: torch.Genera
         return [numbers.uniform(low, high) for _ in range(batch)]
 
     noise = [chosen * size for chosen, size in zip(drawn(config.p_noise), between(0, 0.3), strict=True)]
-    effects = [noise, *(drawn(p) for p in (config.p_blur, config.p_contrast, config.p_low_resolution, config.p_gamma))]
-    any_noise, any_blur, any_contrast, any_coarse, any_gamma = map(any, effects)
-    sigma, factor = torch.tensor(between(0.5, 1.0)), numbers.uniform(0.5, 1.0)
+    switches = [drawn(p) for p in (config.p_blur, config.p_contrast, config.p_low_resolution, config.p_gamma)]
+    sigma, factor = between(0.5, 1.0), numbers.uniform(0.5, 1.0)
     values = [between(-0.25, 0.25), between(0.7, 1.35), between(0.7, 1.5), [1 - 2 * v for v in drawn(0.5)]]
     bias = [chosen * size for chosen, size in zip(drawn(config.p_bias), between(0.1, 0.4), strict=True)]
-    if not any(map(any, (*effects, bias))):
-        return images
-    values.append(bias)
-    table = torch.tensor(effects + values).to(images.device, non_blocking=True)  # in one go
-    table = table.view(len(table), -1, *(1,) * (images.ndim - 1))
-    chosen = table[:5] > 0
-    if any_noise:
-        device_rng = torch.Generator(images.device).manual_seed(seed)
-        images = images + table[0] * torch.randn(
-            images.shape, generator=device_rng, device=images.device, dtype=images.dtype
-        )
-    if any_blur:
-        images = torch.where(chosen[1], blur(images, sigma), images)
-    if any_contrast:
-        mean = images.mean(dim=tuple(range(2, images.ndim)), keepdim=True)
-        images = torch.where(chosen[2], (images - mean) * table[6] + mean + table[5], images)
-    if any_coarse:
-        images = torch.where(chosen[3], low_resolution(images, factor), images)
-    if any_gamma:
-        images = torch.where(chosen[4], table[8] * gamma_curve(table[8] * images, table[7]), images)
-    if any(bias):
-        waves = torch.tensor([numbers.gauss(0, 1) for _ in range(batch * BIAS_WAVES ** (images.ndim - 2))])
-        waves = waves.view(batch, *(BIAS_WAVES,) * (images.ndim - 2)).to(images.device, non_blocking=True)
-        images = torch.where(table[9] > 0, bias_field(images, waves, table[9]), images)
-    return images
+    return AugmentParams._make((noise, *switches, *values, bias)), sigma, factor
 
 
 def bias_field(images: Tensor, waves: Tensor, strength: Tensor) -> Tensor:
