@@ -210,7 +210,7 @@ def run_demo(arguments: list[str]) -> int:
 
 def run_test(arguments: list[str]) -> int:
     """Run the tests, all of them in two processes; what follows goes to pytest, e.g. ``-k tiles``."""
-    which = arguments or ["--numprocesses=2", "--dist=loadfile"]
+    which = arguments or ["--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder"]  # the long files first
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # each process, and each engine that it starts
     return call(on_screen([venv_program("python"), "-m", "pytest", *which]), ROOT, None if arguments else one_thread)
 

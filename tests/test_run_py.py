@@ -237,7 +237,7 @@ def test_tests_get_the_arguments_and_give_their_exit_code(run_py: ModuleType, co
 
 def test_all_tests_run_in_two_processes(run_py: ModuleType, commands: Commands) -> None:
     assert run_py.main(["test"]) == 0
-    assert commands.seen[-1][-3:] == ["pytest", "--numprocesses=2", "--dist=loadfile"]
+    assert commands.seen[-1][-4:] == ["pytest", "--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder"]
 
 
 def test_bench_lists_the_scripts_with_their_first_line_and_sets_nothing_up(

@@ -89,14 +89,14 @@ def _writer_of(name: str) -> Writer:
     return make
 
 
-def look() -> gates.Found:
+def look() -> gates.InspectionResult:
     """What a look into gates found, two maps of it."""
     scan = Image(np.zeros((12, 40, 44), np.float32), name="scan", scale=(3, 1, 2), units=("mm",) * 3)
     given = choices()
     plan = planned(type(given)(scan=read(scan), model=given.model, part="view"), REGION)
     inspection, arrays = made_up(plan)
     kept = {name: array for name, array in arrays.items() if name in {"level1/removed", "level1/energy"}}
-    return gates.Found(plan, inspection, kept)
+    return gates.InspectionResult(plan, inspection, kept)
 
 
 def _numbers(folder: Path) -> tuple[Save, Found]:

@@ -153,6 +153,6 @@ def test_every_label_tooltip_and_message_goes_through_what_makes_it_plain() -> N
             wrong.append(f"{place}:{call.lineno} {name}: give it a text without names, or plain(...)")
         if name in {"QLabel", "QMessageBox", "setHtml", "setWhatsThis", "setStatusTip"}:
             wrong.append(f"{place}:{call.lineno} {name}: use PlainLabel, or a window of text_window")
-        if name == "setTextFormat" and "RichText" in ast.unparse(call) and place != "train/curves.py":
+        if name == "setTextFormat" and "RichText" in ast.unparse(call) and place != "train/plots.py":
             wrong.append(f"{place}:{call.lineno} rich text")
     assert wrong == []
