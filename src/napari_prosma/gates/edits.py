@@ -48,7 +48,7 @@ class GateEdits:
         return tuple(self.levels[i] for i in sorted(self.levels))
 
     def words(self) -> str:
-        """All changes in words, empty where there are none."""
+        """All changes as text, empty where there are none."""
         return "; ".join(f"level {edit.level}: {_words(edit)}" for edit in self.as_asked)
 
 

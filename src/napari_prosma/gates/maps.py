@@ -54,7 +54,7 @@ _EDGE = 1e-4
 
 
 def map_title(info: MapInfo) -> str:
-    """A map in words, such as ``level 0 removed``."""
+    """Text of a map, such as ``level 0 removed``."""
     return f"level {info.level} {WORDS[info.kind].format(dilation=info.dilation)}"
 
 

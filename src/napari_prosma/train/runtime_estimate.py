@@ -169,7 +169,7 @@ def _what(plan: Plan) -> dict[str, Any]:
 
 
 UNKNOWN = "How long it takes here is not known: estimate it below."
-SOON = "How long each preset takes here is found out when the engine has nothing else to do."
+SOON = "Estimating training time…"
 AFTER = 1.5
 """Seconds without a change of the choices, and between two looks at whether the engine is idle."""
 

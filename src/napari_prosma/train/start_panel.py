@@ -14,7 +14,7 @@ from napari_prosma.widgets.plain_text import plain
 from prosma_core.config.run import Preset
 from prosma_core.config.training import TrainingConfig
 
-BUDGETS = {"preset": "As the preset says", "epochs": "Epochs", "minutes": "Minutes"}
+BUDGETS = {"preset": "Preset default", "epochs": "Epochs", "minutes": "Minutes"}
 FIRST_EPOCHS, FIRST_MINUTES = 20, 10.0
 """What the boxes hold before a person writes into them."""
 ESTIMATE = "Read the pairs and time a few steps on this device. Nothing is written."

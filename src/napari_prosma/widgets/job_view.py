@@ -195,14 +195,14 @@ class JobView(QWidget):
         say(self._messages, "\n".join(lines))
 
     def show_error(self, text: str, *, details: bool) -> None:
-        """Why the last job failed, in words; empty clears it. `details`: whether there is a log to show."""
+        """Message of a failure; empty clears it. `details`: whether there is a log to show."""
         say(self._error, text)
         if text:
             self._reveal(self._error)
         self._details.setVisible(details)
 
     def progress_text(self) -> str:
-        """How far the job is, in words."""
+        """Progress of the job as text."""
         return self._progress.text()
 
     def error_text(self) -> str:

@@ -118,7 +118,7 @@ class TimeLeft:
 
 
 def clock(seconds: float) -> str:
-    """Duration in words, such as 40 s, 2 min, 1 h 5 min or 3 days."""
+    """Duration as text, such as 40 s, 2 min, 1 h 5 min or 3 days."""
     if seconds < 60:
         return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60)

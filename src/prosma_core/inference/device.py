@@ -48,7 +48,7 @@ def prepare_device(name: str) -> Generator[Event, None, DeviceChoice]:
     choice = choose_device(name)
     if choice.device.type == "cpu":
         if known_way() is None:
-            yield StageStarted("Finding out how this CPU computes fastest; that is kept for later.")
+            yield StageStarted("Benchmarking this CPU (first run only)…")
         cpu_way()
         choice = choose_device(name)
     return choice

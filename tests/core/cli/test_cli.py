@@ -228,7 +228,7 @@ def test_a_cpu_is_probed_before_it_is_used_and_that_is_said(
     cpu_way.cache_clear()
     assert code == 0
     lines = err.splitlines()
-    assert lines[0] == "Finding out how this CPU computes fastest; that is kept for later."
+    assert lines[0] == "Benchmarking this CPU (first run only)…"
     extra = f", {chosen.inference_words}" if chosen.inference_words else ""
     assert lines[1] == f"Computing on CPU, {chosen.threads_words}{extra} (chosen)."
 

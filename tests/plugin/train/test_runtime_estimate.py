@@ -36,7 +36,7 @@ def test_nothing_is_said_while_there_is_nothing_to_train(widget: Any) -> None:
 
 def test_the_times_of_all_presets_are_found_out_once(widget: Any, asked: Any) -> None:
     widget.controller.pairs.add_active()
-    assert "found out" in widget.text("times")
+    assert "Estimating" in widget.text("times")
     request, listener = asked(1)
     assert list(request.runs) == ["quick", "balanced", "best"]
     assert [run.preset for run in request.runs.values()] == list(request.runs)
@@ -55,7 +55,7 @@ def test_another_budget_takes_another_time_and_the_old_one_is_still_known(widget
     widget.controller.pairs.add_active()
     asked(1)[1](Finished(TimesResult(seconds=SECONDS)))
     widget.controller.choose_budget((None, 3.0))
-    assert "found out" in widget.text("times")
+    assert "Estimating" in widget.text("times")
     request, listener = asked(2)
     assert {run.training.minutes for run in request.runs.values()} == {3.0}
     widget.controller.choose_budget((None, None))

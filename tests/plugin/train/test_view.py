@@ -300,7 +300,7 @@ def test_the_budget_is_the_presets_or_epochs_or_minutes(view: TrainView, heard: 
     minutes.setValue(5)
     choose(box, "Epochs")
     epochs.setValue(40)
-    choose(box, "As the preset says")
+    choose(box, "Preset default")
     budgets = [(None, 5.0), (30, None), (40, None), (None, None)]
     assert heard == [("budget_chosen", budget) for budget in budgets]
     assert epochs.isHidden()
