@@ -195,9 +195,11 @@ def _read_by_library(path: Path) -> np.ndarray | None:
         import nibabel as nib
 
         image = nib.load(path)
-        if image.header["vox_offset"] == 0:  # nibabel takes NIfTI-2 at its word and reads the header as voxels
-            return None
-        return np.asarray(image.dataobj) if image.get_data_dtype().names is None else None
+        header, voxels = image.header, image.dataobj
+        if header["vox_offset"] == 0:  # behind the header; of a NIfTI-2 nibabel would read the header as voxels
+            layout = (header.get_data_shape(), header.get_data_dtype(), header.single_vox_offset)
+            voxels = nib.arrayproxy.ArrayProxy(path, (*layout, *header.get_slope_inter()))
+        return np.asarray(voxels) if image.get_data_dtype().names is None else None
     if name.endswith((".tif", ".tiff")):
         import tifffile
 

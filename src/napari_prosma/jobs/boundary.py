@@ -232,7 +232,7 @@ def _finish_at_the_end() -> None:
 
 
 class EngineJob:
-    """A job on its way: what it needs is prepared in a thread, then the engine works.
+    """A submitted job: its request is prepared in a thread, then the engine runs it.
 
     Parameters
     ----------

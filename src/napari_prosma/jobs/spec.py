@@ -58,7 +58,7 @@ class ScanSpec:
     truth: LayerScan | None = None
 
     def prepare(self, engine: Engine) -> Preparation:
-        """The request, with references to the voxels as they are now."""
+        """Build the request, with references to the current voxels."""
         if self.truth is None:
             return self.request.replace(scan=(yield from share_scan(engine, self.scan)))
         labels = yield from _share_labels(engine, self.truth)

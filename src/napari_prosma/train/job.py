@@ -46,7 +46,7 @@ class TrainingResult:
         Dice of the model it started from, by class.
     after : dict of str to float
     words : str
-        Both in words.
+        Both as text.
     held_out : str
         What the figures mean.
     """

@@ -55,7 +55,7 @@ def _set_event() -> threading.Event:
 
 @dataclass(frozen=True, eq=False)
 class NewTraining:
-    """A new training, on the pairs as they are now: layers are written into its run folder.
+    """A new training on the current pairs; layers are written into its run folder.
 
     Attributes
     ----------
