@@ -22,7 +22,7 @@ from prosma_core.io import atomic
 from prosma_core.io import hardware as machine
 from prosma_core.io.bundle import load_bundle, read_header, save_bundle, shipped_models
 from prosma_core.io.images import read_image, read_labels, write_image, write_labels
-from prosma_core.io.zarr_metadata import ZarrHeader
+from prosma_core.io.zarr_checks import ZarrHeader
 from prosma_core.runs.run_folder import RunFolder
 from prosma_core.runs.run_state import keep_stopped, read_history
 

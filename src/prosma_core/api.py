@@ -31,8 +31,8 @@ from prosma_core.inspection.whatif import WhatIf
 from prosma_core.inspection.whatif import what_if as changed_scan
 from prosma_core.io import images
 from prosma_core.io.bundle import find_model
+from prosma_core.io.dataset_folder import open_cases
 from prosma_core.io.inputs import Image, Pair, Spacing, labels_on, pair_files, read_input, voxel_size_of
-from prosma_core.io.pairs import open_cases
 from prosma_core.model.gate import ProximalGate
 from prosma_core.model.unet import UNet
 from prosma_core.runs.run_folder import RunFolder, check_new_run, run_to_train

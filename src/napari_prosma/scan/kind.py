@@ -10,8 +10,8 @@ import numpy as np
 
 from napari_prosma.layers.access import LayerScan
 from prosma_core.data.geometry import ImageSpec
-from prosma_core.data.intensities import COLOR
-from prosma_core.io.modality import dicom_modality, looks_ct
+from prosma_core.data.intensities import COLOR, looks_ct
+from prosma_core.io.dicom import dicom_modality
 from prosma_core.printable import counted
 
 World = Literal["patient", "sized", "pixels"]

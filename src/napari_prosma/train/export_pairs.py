@@ -20,10 +20,10 @@ from prosma_core.config.run import RunConfig, load_run_yaml
 from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.engine.decoder import DECODER
 from prosma_core.errors import GeometryError, OutputError, ProsmaError
+from prosma_core.io.dataset_folder import free_names, storable
 from prosma_core.io.images import write_image, write_labels
 from prosma_core.io.names import image_suffix, safe_name, stem
 from prosma_core.io.output_plan import OutputPlan
-from prosma_core.io.pairs import free_names, storable
 from prosma_core.printable import counted
 from prosma_core.runs.run_folder import RunFolder
 

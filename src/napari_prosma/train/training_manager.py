@@ -24,7 +24,7 @@ from napari_prosma.train.sources import image_scan
 from napari_prosma.train.state import Plan
 from prosma_core.config.model import ClassInfo
 from prosma_core.errors import ProsmaError
-from prosma_core.io.modality import dicom_modality
+from prosma_core.io.dicom import dicom_modality
 from prosma_core.runs.run_folder import RunFolder
 from prosma_core.runs.run_state import KeptModel, RunState, keep_stopped
 

@@ -1,7 +1,8 @@
-"""Voxel values to what the network expects."""
+"""Intensities: checks, normalization to what the network expects, and whether they are Hounsfield units."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -240,3 +241,25 @@ def fit_channels(image: NDArray[Any], expected: int) -> tuple[NDArray[Any], str 
     image = from_smallest(image)
     gray = np.tensordot(LUMINANCE.astype(kind), image.astype(kind, copy=False), axes=1)[None]
     return gray, "the three color channels were turned to gray"
+
+
+AIR_HU = -500.0
+"""CT is recognised by whole numbers that reach below this."""
+_SAMPLE = 1 << 18
+"""Voxels that are looked at, at most."""
+
+
+def looks_ct(data: Any) -> bool:
+    """Whether voxels are Hounsfield units: whole numbers with air among them.
+
+    Parameters
+    ----------
+    data : array-like
+        Only a numpy array is looked at, and of a large one some voxels on a grid.
+    """
+    if not isinstance(data, np.ndarray) or data.dtype.kind not in "if" or data.ndim < 2:
+        return False
+    step = max(1, math.ceil((data.size / _SAMPLE) ** (1 / data.ndim)))
+    voxels = np.asarray(data[(slice(None, None, step),) * data.ndim], np.float64)
+    low = voxels.min()
+    return bool(np.isfinite(voxels).all() and -5000 < low <= AIR_HU and (voxels == np.rint(voxels)).all())

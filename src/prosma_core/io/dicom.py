@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from prosma_core.data.geometry import ImageSpec, Scan, affine_spacing, reverse_affine
 from prosma_core.errors import FileFormatError, LabelError
 from prosma_core.io.axes_units import arrange, parse_axes
-from prosma_core.io.dicom_codecs import PixelFormat
 from prosma_core.io.dicom_header import PIXELS, DicomFile, read_dicom_file
-from prosma_core.io.dicom_pixels import decode_frames, pixel_format
-from prosma_core.io.dicom_slices import Slice, no_image, slices_of, what_it_is
-from prosma_core.io.dicom_stack import Stack, stack_of
+from prosma_core.io.dicom_pixels import PixelFormat, decode_frames, pixel_format
+from prosma_core.io.dicom_stack import Slice, Stack, no_image, slices_of, stack_of, what_it_is
 from prosma_core.io.names import is_dicom_file
 from prosma_core.io.read_errors import damaged, reading, shown
 from prosma_core.printable import counted
@@ -312,3 +310,35 @@ def _segment_names(file: DicomFile) -> dict[int, str]:
         if number > 0:
             names[number] = shown(item.text(0x00620005), 64) or f"segment {number}"
     return names
+
+
+_MODALITY_TAGS: tuple[tuple[bytes, Literal["little", "big"]], ...] = (
+    (b"\x08\x00\x60\x00", "little"),
+    (b"\x00\x08\x00\x60", "big"),
+)
+_PREAMBLE = 128
+_LONGEST_MODALITY = 16
+_START = 1 << 16
+"""Bytes of a DICOM file in which its modality stands: the tag is among the first."""
+
+
+def dicom_modality(path: Path) -> str:
+    """Modality of a DICOM file, or of the first file of a folder, such as ``"MR"``; empty where it says none."""
+    try:
+        file = next((each for each in sorted(path.iterdir()) if is_dicom_file(each)), None) if path.is_dir() else path
+        if file is None or not is_dicom_file(file):
+            return ""
+        with file.open("rb") as opened:
+            start = opened.read(_START)
+    except OSError:
+        return ""
+    found = next(((tag, order) for tag, order in _MODALITY_TAGS if tag in start[_PREAMBLE:]), None)
+    if found is None:
+        return ""
+    tag, order = found
+    rest = start[_PREAMBLE:].partition(tag)[2]
+    # With an explicit value representation two bytes of length follow it, else four in its place.
+    at, size = (2, 2) if rest[:2] == b"CS" else (0, 4)
+    value = rest[4 : 4 + min(int.from_bytes(rest[at : at + size], order), _LONGEST_MODALITY)]
+    text = value.decode("ascii", "replace").strip(" \0")
+    return text if text.isalnum() and text.isupper() and text.isascii() else ""

@@ -1,23 +1,280 @@
-"""Frames of DICOM files sorted by their positions into one regular stack, or the reason why they are none."""
+"""Positions and value scaling of DICOM frames, and their order as one regular stack, or why they form none."""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from prosma_core.errors import FileFormatError, GeometryError
-from prosma_core.io.dicom_slices import DIFFERENT, TIMES, Slice
-from prosma_core.io.read_errors import shown
+from prosma_core.io.read_errors import damaged, shown
+from prosma_core.printable import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from prosma_core.io.dicom_header import DicomFile, DicomObject
+
+
+_CLASSES = {
+    "1.2.840.10008.1.3.10": "an index of files (DICOMDIR)",
+    "1.2.840.10008.5.1.4.1.1.481.3": "an RT structure set (contours)",
+    "1.2.840.10008.5.1.4.1.1.481.5": "an RT plan",
+    "1.2.840.10008.5.1.4.1.1.481.8": "an RT ion plan",
+    "1.2.840.10008.5.1.4.1.1.481.": "a record of radiotherapy",
+    "1.2.840.10008.5.1.4.1.1.88.": "a structured report",
+    "1.2.840.10008.5.1.4.1.1.9.": "a waveform",
+    "1.2.840.10008.5.1.4.1.1.11.": "a presentation state",
+    "1.2.840.10008.5.1.4.1.1.104.": "an encapsulated document",
+    "1.2.840.10008.5.1.4.1.1.66.5": "a surface segmentation",
+    "1.2.840.10008.5.1.4.1.1.66.6": "a tractography result",
+    "1.2.840.10008.5.1.4.1.1.66.": "a registration or raw data",
+    "1.2.840.10008.5.1.4.1.1.66": "raw data",
+    "1.2.840.10008.5.1.4.1.1.67": "a real-world value mapping",
+}
+
+
+def what_it_is(file: DicomFile) -> str:
+    """What kind of object a file without pixels is, with its article; empty where that is not known."""
+    uid = file.data.text(0x00080016) or file.file_class
+    name = _CLASSES.get(uid) or next((text for start, text in _CLASSES.items() if uid.startswith(start)), "")
+    modality = shown(file.data.text(0x00080060), 16)
+    return name or (f"an object of the modality {modality} without pixel data" if modality else "")
+
+
+def no_image(file: DicomFile) -> FileFormatError:
+    """The error for a file without pixels."""
+    kind = what_it_is(file)
+    if not kind and file.data.cut:
+        return damaged(file.path, f"it ends inside the attribute {tag_name(file.data.cut)}, before any pixels")
+    reason = f": it is {kind}" if kind else " (no pixel data)"
+    return FileFormatError(f"{file.path} holds no image{reason}. Give the folder or the files of the image series.")
+
+
+def tag_name(tag: int) -> str:
+    """A tag as DICOM writes it: ``(7FE0,0010)``."""
+    return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
+
+
+_SHARED_GROUPS, _FRAME_GROUPS = 0x52009229, 0x52009230
+_POSITION, _ORIENTATION, _PIXEL_SPACING = 0x00200032, 0x00200037, 0x00280030
+_PLANE_POSITION, _PLANE_ORIENTATION, _PIXEL_MEASURES = 0x00209113, 0x00209116, 0x00289110
+_TRANSFORMATION, _SLOPE, _INTERCEPT = 0x00289145, 0x00281053, 0x00281052
+_THICKNESS, _BETWEEN = 0x00180050, 0x00180088
+DIFFERENT = {
+    "the echo time": ((0x00180081,), (0x00189114, 0x00189082)),
+    "the echo number": ((0x00180086,),),
+    "the b-value": ((0x00189087,), (0x00189117, 0x00189087)),
+    "the inversion time": ((0x00180082,),),
+    "the flip angle": ((0x00181314,),),
+    "the image type": ((0x00080008,), (0x00189226, 0x00089007)),
+    "the stack": ((0x00209111, 0x00209056),),
+    "the energy window": ((0x00540010,),),
+}
+"""Attributes (paths of tags) by which images at one place may differ in kind."""
+TIMES = {
+    "the time point": ((0x00200100,), (0x00209111, 0x00209128), (0x00209310, 0x0020930D)),
+    "the trigger time": ((0x00181060,), (0x00189118, 0x00209153)),
+    "the frame reference time": ((0x00541300,),),
+    "the acquisition number": ((0x00200012,),),
+    "the acquisition time": ((0x00080032,), (0x00209111, 0x00189074)),
+}
+"""Attributes by which images at one place may follow in time."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One frame of one file, with positions as DICOM has them: mm, to the left, posterior and superior.
+
+    Attributes
+    ----------
+    path : Path
+    frame : int
+        Counted from 0.
+    size : tuple of int
+        Rows and columns.
+    position : tuple of float, optional
+        Of the center of the first pixel.
+    directions : tuple of float, optional
+        Of a row, then of a column.
+    spacing : tuple of float, optional
+        Between rows, between columns; None where unknown.
+    thickness : float, optional
+        Distance to the next slice, or thickness, as the file has it.
+    slope, intercept : float
+        From stored to physical values.
+    number : int
+        Instance number.
+    marks : dict of str to str
+        Values of `DIFFERENT` and `TIMES`.
+    segment : int
+        Number of the segment, for segmentations.
+    """
+
+    path: Path
+    frame: int
+    size: tuple[int, int]
+    position: tuple[float, ...] | None
+    directions: tuple[float, ...] | None
+    spacing: tuple[float, float] | None
+    thickness: float | None
+    slope: float
+    intercept: float
+    number: int
+    marks: dict[str, str] = field(default_factory=dict, repr=False)
+    segment: int = 0
+
+    @property
+    def placed(self) -> bool:
+        """Whether position, directions and spacing are known."""
+        return None not in (self.position, self.directions, self.spacing)
+
+
+def slices_of(file: DicomFile, frames: int, size: tuple[int, int]) -> list[Slice]:
+    """The frames of a file and where they lie.
+
+    Raises
+    ------
+    FileFormatError
+        A position, a size or a slope is no finite number.
+    """
+    data = file.data
+    shared = next(iter(data.items(_SHARED_GROUPS)), None)
+    groups = data.items(_FRAME_GROUPS)
+    if groups and len(groups) < frames:
+        raise damaged(file.path, f"it has {counted(frames, 'frame')} and the places of {len(groups)}")
+    if len(groups) > frames:
+        _LOG.warning("%s declares %d frames and the places of %d; the first are taken.", file.path, frames, len(groups))
+    found = [_slice(file, index, size, groups[index] if groups else None, shared) for index in range(frames)]
+    if frames > 1 and not groups:
+        found = _by_offsets(file, found)
+    return found
+
+
+def _slice(file: DicomFile, index: int, size: tuple[int, int], own: Any, shared: Any) -> Slice:
+    data = file.data
+
+    def numbers(sequence: int, tag: int, count: int) -> tuple[float, ...] | None:
+        for holder in (own, shared):
+            for item in holder.items(sequence) if holder is not None else []:
+                if tag in item:
+                    return _finite(item.numbers(tag), count, tag, file)
+        return _finite(data.numbers(tag), count, tag, file) if tag in data else None
+
+    spacing = numbers(_PIXEL_MEASURES, _PIXEL_SPACING, 2) or _other_spacing(file)
+    if spacing is not None and min(spacing) <= 0:
+        msg = f"{file.path} has pixels of the size {spacing[0]:g} x {spacing[1]:g} mm; both must be above 0."
+        raise GeometryError(msg)
+    between, thick = numbers(_PIXEL_MEASURES, _BETWEEN, 1), numbers(_PIXEL_MEASURES, _THICKNESS, 1)
+    thickness = next((abs(value[0]) for value in (between, thick) if value and value[0]), None)
+    slope, intercept = numbers(_TRANSFORMATION, _SLOPE, 1), numbers(_TRANSFORMATION, _INTERCEPT, 1)
+    dose = data.number(0x3004000E)
+    segments = [
+        number
+        for holder in (own, shared)
+        for item in (holder.items(0x0062000A) if holder is not None else [])
+        for number in item.numbers(0x0062000B)
+    ]
+    return Slice(
+        file.path,
+        index,
+        size,
+        numbers(_PLANE_POSITION, _POSITION, 3),
+        _directions(numbers(_PLANE_ORIENTATION, _ORIENTATION, 6), file),
+        (spacing[0], spacing[1]) if spacing is not None else None,
+        thickness,
+        dose if dose else (slope[0] if slope and slope[0] else 1.0),
+        intercept[0] if intercept else 0.0,
+        int(data.number(0x00200013) or 0),
+        {name: mark for name, paths in {**DIFFERENT, **TIMES}.items() if (mark := _mark(paths, data, own, shared))},
+        int(segments[0]) if segments else 0,
+    )
+
+
+def _mark(paths: Sequence[tuple[int, ...]], data: DicomObject, own: Any, shared: Any) -> str:
+    for path in paths:
+        holders = [own, shared, data] if len(path) > 1 else [data]
+        for holder in holders:
+            if holder is None:
+                continue
+            item = holder
+            for tag in path[:-1]:
+                item = next(iter(item.items(tag)), None)
+                if item is None:
+                    break
+            if item is not None and path[-1] in item:
+                values = item.numbers(path[-1])
+                return "\\".join(f"{value:g}" for value in values) if values else "\\".join(item.texts(path[-1]))
+    return ""
+
+
+def _finite(values: list[float], count: int, tag: int, file: DicomFile) -> tuple[float, ...] | None:
+    """The first `count` values; None where there are fewer."""
+    if len(values) < count:
+        return None
+    kept = tuple(values[:count])
+    if not all(math.isfinite(value) and abs(value) < 1e30 for value in kept):
+        raise damaged(file.path, f"its attribute ({tag >> 16:04X},{tag & 0xFFFF:04X}) holds {kept}")
+    return kept
+
+
+def _other_spacing(file: DicomFile) -> tuple[float, ...] | None:
+    """Pixel size of radiographs (at the detector) and of ultrasound with one calibrated region."""
+    spacing = _finite(file.data.numbers(0x00181164), 2, 0x00181164, file)
+    if spacing is not None:
+        _LOG.warning("%s: its pixel size is the one at the detector; the body is magnified.", file.path)
+        return spacing
+    regions = file.data.items(0x00186011)
+    if len(regions) == 1 and regions[0].number(0x00186024) == regions[0].number(0x00186026) == 3:  # cm
+        across, down = regions[0].number(0x0018602C), regions[0].number(0x0018602E)
+        if across and down and math.isfinite(across) and math.isfinite(down):
+            return abs(down) * 10, abs(across) * 10
+    return None
+
+
+def _directions(values: tuple[float, ...] | None, file: DicomFile) -> tuple[float, ...] | None:
+    if values is None:
+        return None
+    row, column = np.array(values[:3]), np.array(values[3:])
+    if abs(np.linalg.norm(row) - 1) > 0.01 or abs(np.linalg.norm(column) - 1) > 0.01 or abs(row @ column) > 0.01:
+        numbers = ", ".join(f"{value:g}" for value in values)
+        msg = f"{file.path} has rows and columns along ({numbers}), which are not two directions at a right angle."
+        raise GeometryError(msg)
+    return values
+
+
+def _by_offsets(file: DicomFile, found: list[Slice]) -> list[Slice]:
+    """Frames of a file that has one position for all: doses and tomographic scans say where the others are."""
+    first, data = found[0], file.data
+    offsets = data.numbers(0x3004000C)
+    if len(offsets) == len(found) and first.position is not None and first.directions is not None:
+        if offsets[0] != 0:  # the z coordinates themselves
+            offsets = [offset - offsets[0] for offset in offsets]
+    elif data.items(0x00540022):  # nuclear medicine: detectors have the place, slices follow along the normal
+        detector = data.items(0x00540022)[0]
+        position = _finite(detector.numbers(_POSITION), 3, _POSITION, file)
+        directions = _directions(_finite(detector.numbers(_ORIENTATION), 6, _ORIENTATION, file), file)
+        between = data.number(_BETWEEN)
+        if position is None or directions is None or not between or data.number(0x00540081) != len(found):
+            return [replace(one, position=None, directions=None) for one in found]
+        first = replace(first, position=position, directions=directions)
+        offsets = [between * index for index in range(len(found))]
+    else:
+        return [replace(one, position=None, directions=None) for one in found]
+    normal = np.cross(first.directions[:3], first.directions[3:])  # type: ignore[index]
+    start = np.array(first.position)
+    return [
+        replace(one, position=tuple(float(v) for v in start + offset * normal), directions=first.directions)
+        for one, offset in zip(found, offsets, strict=True)
+    ]
+
 
 _LOG = logging.getLogger(__name__)
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])

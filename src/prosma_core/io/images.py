@@ -36,9 +36,8 @@ from prosma_core.io.nrrd import check_nrrd, read_nrrd, write_nrrd
 from prosma_core.io.output_plan import check_replace
 from prosma_core.io.raster import check_raster, read_raster, write_raster
 from prosma_core.io.tiff import check_tiff, read_tiff, write_tiff
-from prosma_core.io.zarr_checks import check_zarr
+from prosma_core.io.zarr_checks import check_zarr, load_node
 from prosma_core.io.zarr_images import read_zarr, write_zarr
-from prosma_core.io.zarr_metadata import load_node
 
 if TYPE_CHECKING:
     from pathlib import Path

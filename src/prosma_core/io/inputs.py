@@ -14,8 +14,8 @@ from prosma_core.data.geometry import SPATIAL_AXES, Scan, with_voxel_size
 from prosma_core.errors import ConfigError, DatasetError, GeometryError
 from prosma_core.events import Event, StageStarted, Working
 from prosma_core.io.axes_units import unit_name
+from prosma_core.io.dataset_folder import store_image, store_labels
 from prosma_core.io.images import read_image, read_labels
-from prosma_core.io.pairs import store_image, store_labels
 
 Image = ArrayLike | Scan | str | Path
 """An array, a scan that was read, or a file."""

@@ -15,7 +15,7 @@ from prosma_core.errors import OutputError, ProsmaError
 from prosma_core.io.atomic import check_length, put_back
 from prosma_core.io.names import FORMATS, image_suffix
 from prosma_core.io.notes import read_notes
-from prosma_core.io.zarr_metadata import load_node
+from prosma_core.io.zarr_checks import load_node
 
 NOTE = "prosma"
 """Attribute of every zarr folder that this program writes."""
@@ -220,7 +220,7 @@ def _with_others(source: Path) -> tuple[Path, ...]:
             parents = [parent for parent in source.absolute().parents if image_suffix(parent).lower() in _ZARRS]
             return (source, *(parent for parent in parents if load_node(parent) is not None))
         if kind == "tiff" and source.is_file():
-            from prosma_core.io.ome_planes import set_members
+            from prosma_core.io.ome_tiff import set_members
 
             return (source, *set_members(source))
         if kind == "nrrd" and source.is_file():

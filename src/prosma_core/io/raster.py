@@ -14,7 +14,7 @@ import numpy as np
 from prosma_core.errors import GeometryError, OutputError
 from prosma_core.io.axes_units import arrange, parse_axes
 from prosma_core.io.read_errors import check_unpacked, damaged, reading
-from prosma_core.io.tiff_color import warn_orientation
+from prosma_core.io.tiff_pages import warn_orientation
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,4 +1,4 @@
-"""Zarr v2 and v3 arrays and OME-Zarr images (the finest level)."""
+"""Zarr v2 and v3 arrays and OME-Zarr images (the finest level): reading and writing."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ from prosma_core.io.axes_units import (
     usable_size,
 )
 from prosma_core.io.read_errors import reading
-from prosma_core.io.zarr_checks import Empty, check_array
-from prosma_core.io.zarr_metadata import Located, ZarrHeader, coarser_levels, load_node, locate_array
+from prosma_core.io.zarr_checks import Empty, Located, ZarrHeader, check_array, coarser_levels, load_node, locate_array
 
 if TYPE_CHECKING:
     from pathlib import Path

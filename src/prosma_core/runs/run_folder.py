@@ -22,10 +22,9 @@ from prosma_core.errors import ConfigError, OutputError, ProsmaError, TrainingEr
 from prosma_core.events import EpochDone
 from prosma_core.io.atomic import check_length, make_folder, remove, sweep, write_atomic, write_bytes_atomic
 from prosma_core.io.bundle import find_model
-from prosma_core.io.dataset_folder import input_files
+from prosma_core.io.dataset_folder import input_files, open_cases
 from prosma_core.io.names import command_line
 from prosma_core.io.output_plan import OutputPlan, check_replace
-from prosma_core.io.pairs import open_cases
 
 CHANGEABLE = {
     ("data",),

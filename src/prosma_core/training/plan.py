@@ -13,12 +13,9 @@ from prosma_core.config.preprocess import ChannelIntensity, PreprocessConfig, Re
 from prosma_core.config.run import PlanOptions, RunConfig
 from prosma_core.data.fingerprint import Fingerprint
 from prosma_core.data.grid import STRONG_ANISOTROPY, resampled_shape
-from prosma_core.data.intensities import COLOR
+from prosma_core.data.intensities import AIR_HU, COLOR
 from prosma_core.errors import ConfigError, DatasetError
 from prosma_core.printable import counted
-
-AIR_HU = -500.0
-"""CT is recognised by whole numbers that reach below this in most scans."""
 
 
 def plan_preprocess(

@@ -22,9 +22,8 @@ from prosma_core.errors import IntensityError
 from prosma_core.events import Event, StageStarted, Working
 from prosma_core.inference.device import free_memory
 from prosma_core.io.bundle import Weights, find_model, load_bundle
-from prosma_core.io.dataset_folder import DatasetFolder
+from prosma_core.io.dataset_folder import DatasetFolder, open_cases
 from prosma_core.io.notes import made_by_model, read_notes
-from prosma_core.io.pairs import open_cases
 from prosma_core.printable import counted
 from prosma_core.training.cases import TrainingCase, prepare_case
 from prosma_core.training.classes import check_background, class_words, find_classes

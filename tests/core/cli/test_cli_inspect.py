@@ -15,7 +15,7 @@ from PIL import Image
 from prosma_core.cli.options import parse_what_if
 from prosma_core.config.inspection import LevelEdit
 from prosma_core.data.phantom import phantom_2d
-from prosma_core.io import parts
+from prosma_core.io import atomic
 from prosma_core.io.images import read_image, write_image
 
 Prosma = Callable[..., tuple[int, str, str]]
@@ -36,7 +36,7 @@ def test_a_picture_gives_zarr_maps_numbers_and_pictures(
     changes = ["--what-if", "level=0:tau*0", "--what-if", "level=0:closed", "--which-level"]
     out.mkdir()
     if os.name != "nt":
-        os.close(parts.take(out / "summary.json").descriptor)  # as the system does when a process is killed
+        os.close(atomic.take(out / "summary.json").descriptor)  # as the system does when a process is killed
     code, said, _ = prosma("inspect", picture, "--model", model, "--out", out, "--maps", "kept", *changes)
     assert code == 0
     names = {p.name for p in out.iterdir()}

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from prosma_core.errors import OutputError
-from prosma_core.io import atomic, parts
+from prosma_core.io import atomic
 from prosma_core.io.atomic import put_back, replace_dir, scratch_folder, sweep, write_atomic, write_bytes_atomic
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="locks and folders that can be synced are of POSIX")
@@ -175,7 +175,7 @@ def test_a_folder_that_cannot_be_put_in_place_nor_back_is_kept_and_named(
 
 @posix_only
 def test_what_was_moved_aside_by_a_killed_process_is_put_back(tmp_path: Path) -> None:
-    part = parts.take(tmp_path / "a.zarr")
+    part = atomic.take(tmp_path / "a.zarr")
     new_folder("new")(part.path)
     new_folder("old")(part.aside)
     put_back(tmp_path / "a.zarr")  # the process lives
@@ -189,7 +189,7 @@ def test_what_was_moved_aside_by_a_killed_process_is_put_back(tmp_path: Path) ->
 @posix_only
 def test_parts_of_a_living_process_stay_and_those_of_a_killed_one_go(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from prosma_core.io.parts import take\n"
+        "import sys, time; from pathlib import Path; from prosma_core.io.atomic import take\n"
         "part = take(Path(sys.argv[1]) / 'scan.nii.gz'); part.path.write_bytes(b'half'); print('ready', flush=True)\n"
         "time.sleep(600)"
     )
@@ -219,8 +219,8 @@ def test_whose_part_it_is_decides(
     locks: bool, change: dict[str, str], days: int, gone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not locks:
-        monkeypatch.setattr(parts, "_lock", lambda _: False)
-    part = parts.take(tmp_path / "scan.tif")
+        monkeypatch.setattr(atomic, "_lock", lambda _: False)
+    part = atomic.take(tmp_path / "scan.tif")
     part.path.write_bytes(b"half")
     sweep(tmp_path)
     assert part.path.exists()  # the process lives: it is this one

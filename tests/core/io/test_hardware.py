@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from prosma_core.config.inference import CpuSettings
-from prosma_core.io import parts
+from prosma_core.io import atomic
 from prosma_core.io.hardware import cache_folder, cpu_name, cpu_quota, keep_way, kept_way, usable_cores
 
 WAY = CpuSettings(threads=3, bf16=True)
@@ -61,7 +61,7 @@ def test_this_machine_has_a_name_and_cores() -> None:
 @pytest.mark.skipif(os.name == "nt", reason="where there are no locks, a process lives as long as its id")
 def test_the_part_of_a_killed_process_is_removed() -> None:
     cache_folder().mkdir()
-    os.close(parts.take(cache_folder() / "cpu.json").descriptor)  # as the system does when a process ends
+    os.close(atomic.take(cache_folder() / "cpu.json").descriptor)  # as the system does when a process ends
     kept_way("a")
     assert list(cache_folder().iterdir()) == []
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prosma_core.io.modality import dicom_modality, looks_ct
+from prosma_core.data.intensities import looks_ct
+from prosma_core.io.dicom import dicom_modality
 
 pydicom_data = pytest.importorskip("pydicom.data")
 

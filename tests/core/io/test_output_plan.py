@@ -14,7 +14,7 @@ import pytest
 from prosma_core.config.run import resolve_run
 from prosma_core.data.geometry import array_spec
 from prosma_core.errors import OutputError
-from prosma_core.io import parts
+from prosma_core.io import atomic
 from prosma_core.io.atomic import write_bytes_atomic
 from prosma_core.io.images import read_labels, write_image, write_labels
 from prosma_core.io.output_plan import OutputPlan, check_replace
@@ -220,7 +220,7 @@ def test_overwriting_is_advised_for_results_alone(tmp_path: Path) -> None:
 def test_a_result_that_a_killed_process_had_moved_aside_is_not_replaced_without_asking(tmp_path: Path) -> None:
     path, spec = tmp_path / "labels.zarr", array_spec((4, 5), "yx")
     write_labels(path, np.ones((4, 5), np.uint8), spec, provenance={"program": "prosma"})
-    part = parts.take(path)
+    part = atomic.take(path)
     path.rename(part.aside)
     os.close(part.descriptor)  # as the system does when a process ends
     with pytest.raises(OutputError, match="add --overwrite"):

@@ -12,9 +12,8 @@ from prosma_core.config.labels import LabelsConfig
 from prosma_core.data.geometry import ImageSpec, Scan, array_spec
 from prosma_core.data.pair_check import check_pair, overlap
 from prosma_core.errors import ConfigError, DatasetError, GeometryError
-from prosma_core.io.dataset_folder import Case, read_case
+from prosma_core.io.dataset_folder import Case, open_cases, read_case
 from prosma_core.io.images import write_image
-from prosma_core.io.pairs import open_cases
 from prosma_core.training.split import choose_cases
 
 

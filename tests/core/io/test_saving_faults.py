@@ -10,7 +10,7 @@ import pytest
 from tests.writers import FILES, FOLDERS, TORCH, WRITERS, Found, Save
 
 from prosma_core.config.run import resolve_run
-from prosma_core.io import atomic, parts
+from prosma_core.io import atomic
 from prosma_core.io.atomic import put_back, replace_dir
 from prosma_core.runs.run_folder import RunFolder
 
@@ -84,7 +84,7 @@ def test_a_training_that_starts_removes_the_parts_of_a_killed_one(target: Path) 
     run = RunFolder(target / "model.prosma")
     (run.root / "preview").mkdir(parents=True)
     for place in (run.model, run.history, run.picture(1)):
-        part = parts.take(place)
+        part = atomic.take(place)
         part.path.write_bytes(b"half")
         os.close(part.descriptor)  # as the system does when a process ends
     run.write_settings(resolve_run({"data": "data", "out": "model.safetensors"}), {"train": ["a"], "val": ["b"]})

@@ -10,7 +10,7 @@ import pytest
 
 from napari_prosma.jobs.session import Session
 from prosma_core.errors import ModelFileError
-from prosma_core.io import parts
+from prosma_core.io import atomic
 from prosma_core.io.bundle import shipped_models
 
 
@@ -42,7 +42,7 @@ def test_settings_last(open_session) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="where there are no locks, a process lives as long as its id")
 def test_the_part_of_a_killed_session_is_removed(open_session, tmp_path: Path) -> None:
-    os.close(parts.take(tmp_path / "settings.json").descriptor)  # as the system does when a process ends
+    os.close(atomic.take(tmp_path / "settings.json").descriptor)  # as the system does when a process ends
     open_session()
     assert list(tmp_path.glob(".prosma-*")) == []
 

@@ -25,9 +25,8 @@ from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import METRES, ImageSpec, array_spec
 from prosma_core.data.pair_check import check_pair
 from prosma_core.errors import OutputError
-from prosma_core.io.dataset_folder import open_dataset, read_case
+from prosma_core.io.dataset_folder import open_cases, open_dataset, read_case
 from prosma_core.io.images import read_image, read_labels, write_image, write_labels
-from prosma_core.io.pairs import open_cases
 
 Files = tuple[tuple[Path, Path], ...]
 

@@ -11,7 +11,7 @@ import pytest
 from napari_prosma.train.run_library import free_name, list_runs, save_as, taken_names
 from prosma_core.config.run import resolve_run
 from prosma_core.errors import ModelFileError, OutputError
-from prosma_core.io import parts
+from prosma_core.io import atomic
 from prosma_core.io.bundle import read_header, shipped_models
 from prosma_core.runs.run_folder import RunFolder
 
@@ -68,10 +68,10 @@ def test_where_runs_are_listed_parts_of_killed_processes_are_removed(tmp_path: P
     places = (run.model, run.state, run.root / "annotations-2" / "l.nii.gz", run.picture(1), written / "scan.ome.zarr")
     for place in places:
         place.parent.mkdir(parents=True, exist_ok=True)
-        part = parts.take(place)
+        part = atomic.take(place)
         part.path.write_bytes(b"half")
         os.close(part.descriptor)  # as the system does when a process ends
-    held = parts.take(written / "other.nii")
+    held = atomic.take(written / "other.nii")
     list_runs(tmp_path)
     assert [path.name for path in tmp_path.rglob(".prosma-*")] == [held.lock.name]
     held.release()

@@ -22,8 +22,8 @@ from prosma_core.config.model import ClassInfo
 from prosma_core.config.preprocess import VoxelSize
 from prosma_core.config.run import PRESETS, load_run_yaml, resolve_run
 from prosma_core.io.bundle import find_model, read_header, shipped_models
+from prosma_core.io.dataset_folder import open_cases
 from prosma_core.io.images import read_labels
-from prosma_core.io.pairs import open_cases
 from prosma_core.runs.run_folder import RunFolder, check_new_run
 from prosma_core.training.classes import class_words
 from prosma_core.training.dataset_summary import read_split
