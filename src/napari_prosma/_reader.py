@@ -12,7 +12,6 @@ from napari.utils.notifications import show_info, show_warning
 from napari_prosma.layers.placement import drawn_axes, oblique_note, spec_arguments, straight_affine, turn_between
 from napari_prosma.layers.results import class_arguments, file_notes, noted_classes, noted_provenance, says_labels
 from napari_prosma.layers.scan import METADATA, OPENED_AS
-from napari_prosma.widgets.plain_text import plain
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import ImageSpec
 from prosma_core.data.intensities import COLOR
@@ -21,6 +20,7 @@ from prosma_core.errors import FileFormatError
 from prosma_core.io.names import FORMATS, image_suffix, is_dicom_folder, is_image_path, is_zarr_node, stem
 from prosma_core.io.read_errors import warnings_of
 from prosma_core.io.zarr_images import OpenZarr, open_zarr
+from prosma_core.printable import plain
 from prosma_core.runs.run_folder import RunFolder
 from prosma_core.training.classes import COLORS
 

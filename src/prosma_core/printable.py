@@ -1,4 +1,4 @@
-"""Text from files, such as names, made safe to print: what a terminal or a viewer would act on becomes visible."""
+"""Makes text from files, such as names, safe to print and show: control characters and markup become visible."""
 
 from __future__ import annotations
 
@@ -19,6 +19,19 @@ def visible(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(_escape(letter) if unsafe(letter) else letter for letter in text)
+
+
+def shown(text: str) -> str:
+    """A text of several lines, each as of `visible`."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
+def plain(text: str) -> str:
+    """A text for widgets that detect HTML by themselves (tooltips of Qt, parts of napari), shown letter by letter.
+
+    A zero-width space behind ``<`` and ``&`` keeps it from being taken for HTML.
+    """
+    return shown(text).replace("<", "<\u200b").replace("&", "&\u200b")
 
 
 def counted(number: int, one: str, many: str = "") -> str:

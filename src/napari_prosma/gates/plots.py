@@ -14,9 +14,9 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_prosma.gates.maps import KEPT, REMOVED
 from napari_prosma.widgets.fields import clear, mixed, note_label, say
-from napari_prosma.widgets.plain_text import plain
 from prosma_core.config.inspection import HISTOGRAM_EDGES, LevelSummary
 from prosma_core.config.model import GateForm
+from prosma_core.printable import plain
 
 GATE = "#30a46c"
 """Color of the channel gate."""

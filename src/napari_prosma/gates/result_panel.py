@@ -11,8 +11,8 @@ from napari_prosma.gates.plots import GatePlots
 from napari_prosma.gates.voxel_panel import VoxelPanel
 from napari_prosma.gates.what_if_panel import WhatIfPanel
 from napari_prosma.widgets.fields import button, cell, combo, fit_height, note_label, row, say, table
-from napari_prosma.widgets.plain_text import plain
 from prosma_core.config.inspection import LevelSummary
+from prosma_core.printable import plain
 
 FORMATS = (("NIfTI (.nii.gz)", ".nii.gz"), ("zarr (.zarr)", ".zarr"))
 

@@ -12,9 +12,8 @@ from napari_prosma.gates.state import MAP_NAMES, LevelFacts
 from napari_prosma.scan.view import PartFields, ScanView
 from napari_prosma.widgets.config_form import ConfigForm
 from napari_prosma.widgets.fields import Fold, PlainLabel, button, note_label
-from napari_prosma.widgets.plain_text import plain
 from prosma_core.config.inspection import InspectConfig, MapKind
-from prosma_core.printable import counted
+from prosma_core.printable import counted, plain
 
 
 class GatesView(ScanView):

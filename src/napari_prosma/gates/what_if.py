@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from napari.layers import Labels
 
-from napari_prosma.gates.edits import ChannelState, GateEdits
 from napari_prosma.gates.inspection_result import InspectionResult
+from napari_prosma.gates.state import ChannelState, GateEdits
 from napari_prosma.gates.what_if_queries import Answer, WhatIfQueries
 from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.layers import access as layer_access

@@ -9,7 +9,7 @@ from typing import Any
 from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import QCheckBox, QComboBox, QGridLayout, QLabel, QSizePolicy, QSlider, QVBoxLayout, QWidget
 
-from napari_prosma.gates.edits import GateEdits
+from napari_prosma.gates.state import GateEdits
 from napari_prosma.widgets.fields import (
     SMALL,
     PlainLabel,
@@ -23,9 +23,9 @@ from napari_prosma.widgets.fields import (
     say,
     table,
 )
-from napari_prosma.widgets.plain_text import plain
 from prosma_core.config.inspection import VariantResult
 from prosma_core.config.model import ClassInfo
+from prosma_core.printable import plain
 
 CLASS_COLUMNS = ("Class", "On", "Off", "Dice", "Truth")
 CLASS_TOOLTIPS = (

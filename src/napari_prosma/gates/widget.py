@@ -96,8 +96,8 @@ class GatesWidget(GatesView):
 
     def _write(self, path: Path, work: Callable[[], object]) -> None:
         """Write in a thread, and say what became of it; no scan, label map or model is replaced."""
+        from napari_prosma._writer import open_files
         from napari_prosma.gates.export import check_place
-        from napari_prosma.layers.own_files import open_files
 
         say, showing = self.result.files.say, self.controller.showing
         scan = showing.found.plan.scan.path if showing is not None else None

@@ -14,9 +14,9 @@ from typing import Any
 
 from napari.utils import cancelable_progress
 
-from napari_prosma.widgets.plain_text import plain
 from prosma_core.errors import ProsmaError
 from prosma_core.io.atomic import make_folder, reserved, write_bytes_atomic
+from prosma_core.printable import plain
 
 _BLOCK = 1 << 18
 _TIMEOUT = 30.0

@@ -13,10 +13,9 @@ from napari_prosma.jobs.models import ModelEntry
 from napari_prosma.jobs.session import Session
 from napari_prosma.layers import access as layer_access
 from napari_prosma.layers.access import Region
-from napari_prosma.layers.viewer_events import ViewerWatch
-from napari_prosma.scan.kind import differ, kind_of
+from napari_prosma.layers.viewport import ViewerWatch
 from napari_prosma.scan.presenter import ScanPresenter
-from napari_prosma.scan.selection import ScanChoices, fits, meant, unsuited
+from napari_prosma.scan.selection import ScanChoices, differ, fits, kind_of, meant, unsuited
 from prosma_core.engine.messages import Ready
 from prosma_core.errors import ProsmaError
 from prosma_core.io.axes_units import parse_voxel_size

@@ -1,16 +1,26 @@
-"""What the person chose, and the request that follows from it. No Qt."""
+"""Choices, and what follows from them: request, file of the result, and command line. No Qt."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from napari_prosma.jobs.models import ModelEntry
 from napari_prosma.layers.access import LayerScan, Region
 from napari_prosma.scan.selection import Problem, ScanChoices, scan_notes, scan_problem
 from prosma_core.config.inference import InferenceConfig
+from prosma_core.data.geometry import size_text, sized_for
 from prosma_core.engine.messages import SegmentRequest
+from prosma_core.io.names import command_line, image_suffix, result_name, safe_name, stem
 
-__all__ = ["Choices", "Plan", "Problem", "resolve"]
+if TYPE_CHECKING:
+    from napari.layers import Labels
+
+
+__all__ = ["Choices", "Plan", "Problem", "resolve", "run_command", "save_path", "writer"]
 
 
 @dataclass(frozen=True)
@@ -49,3 +59,92 @@ def _notes(scan: LayerScan, model: ModelEntry, options: InferenceConfig) -> tupl
     if options.mirror and model.header.mirror_axes:
         notes += (f"Mirrored copies take {2 ** len(model.header.mirror_axes)} times as long.",)
     return notes
+
+
+LONGEST_NAME = 220
+"""Bytes of a file name that leave room for what is written beside it."""
+
+
+def save_path(plan: Plan) -> Path | None:
+    """File beside the scan for its labels, such as ``case_hippocampus-mri.nii.gz``; None for a scan without a file."""
+    path = plan.scan.path
+    if path is None or not path.exists():
+        return None
+    name = Path(result_name(path, plan.scan.spec))
+    room = LONGEST_NAME - len(os.fsencode(name.name))
+    return path.with_name(f"{stem(name)}_{safe_name(plan.model.header.name, most=room)}{image_suffix(name)}")
+
+
+def writer(labels: Labels, path: Path) -> Callable[[], object]:
+    """What writes a result, as the layer is now, with the geometry and header of its scan; may run in a thread.
+
+    It raises `OutputError` where the file cannot be written.
+    """
+    from napari_prosma._writer import write_labels_layer  # with the file formats: late, to open sooner
+
+    data, meta, _ = labels.as_layer_data_tuple()
+    return lambda: write_labels_layer(str(path), data, meta)
+
+
+def run_command(plan: Plan) -> str:
+    """The ``prosma segment`` line that gives the same labels; where no file holds the scan as it is, it is SCAN."""
+    config, scan = plan.request.config, plan.scan
+    path = _file(scan)
+    out = save_path(plan) if path else None
+    parts = ["prosma", "segment", str(path or "SCAN"), "--model", plan.model.argument]
+    parts += ["--out", str(out or "LABELS.nii.gz"), *_axes(scan), *_spacing(plan), *_flags(config)]
+    if plan.request.device != "auto":
+        parts += ["--device", plan.request.device]
+    line = command_line(parts)
+    if path is None:
+        return f"{line}\n\nNo file holds what was segmented as it is: save it as one, and put its name for SCAN."
+    return line
+
+
+def _file(scan: LayerScan) -> Path | None:
+    """The file that holds the scan; None for a coarser level, and for a layer cut from files or put together."""
+    source, kept = scan.metadata.get("spec"), str(scan.metadata.get("axes", ""))
+    if scan.path is None or scan.level:
+        return None
+    if source is not None and tuple(source.size(letter) for letter in kept) != tuple(scan.data.shape):
+        return None
+    return scan.path
+
+
+def _axes(scan: LayerScan) -> list[str]:
+    """How the file's axes are read, where that is not certain to be what the file says."""
+    source, kept = scan.metadata.get("spec"), str(scan.metadata.get("axes", ""))
+    if _file(scan) is None or kept == scan.axes or len(scan.axes) < 3 or scan.rgb:
+        return []
+    if source is None:  # another reader's array: in the order of the file
+        return ["--axes", scan.axes]
+    here = dict(zip(kept, scan.axes, strict=True))
+    in_file = "".join(here[letter] for letter in source.axes)
+    return ["--axes", in_file[::-1] if source.format == "nifti" else in_file]
+
+
+def _spacing(plan: Plan) -> list[str]:
+    """The voxel size that was used, where the file states none."""
+    spec, source, pre = plan.scan.spec, plan.scan.metadata.get("spec"), plan.model.header.preprocess
+    used = sized_for(spec, pre)
+    as_file = source is not None and (source.unit, source.spacing) == (spec.unit, spec.spacing)
+    if used.unit == "pixel" or as_file or (source is not None and source.unit != "pixel"):
+        return []
+    return ["--spacing", size_text(used)]
+
+
+def _flags(config: InferenceConfig) -> list[str]:
+    default = InferenceConfig()
+    switches = ("mirror", "probabilities", "entropy", "objects", "keep_largest", "fill_holes")
+    flags = ["--" + name.replace("_", "-") for name in switches if getattr(config, name)]
+    if config.threshold is not None:
+        flags += ["--threshold", str(config.threshold)]
+    if config.min_size:
+        flags += ["--min-size", str(config.min_size)]
+    if config.overlap != default.overlap:
+        flags += ["--overlap", f"{config.overlap:g}"]
+    if config.region is not None:
+        flags += ["--region", ",".join(f"{a}:{b}" for a, b in config.region)]
+    if config.slice_axis is not None:
+        flags += ["--slice-axis", config.slice_axis]
+    return flags

@@ -64,7 +64,7 @@ class SegmentWidget(SegmentView):
         show_text(self, "What the engine said", self.controller.details() or "The log is empty.")
 
     def _show_command(self) -> None:
-        from napari_prosma.segment.output import run_command
+        from napari_prosma.segment.state import run_command
 
         if self.controller.last is not None:
             show_text(self, "The command that repeats this without napari", run_command(self.controller.last.plan))
@@ -85,7 +85,7 @@ class SegmentWidget(SegmentView):
         gates.controller.look_at(last.source, last.plan.model)
 
     def _save(self) -> None:
-        from napari_prosma.segment.output import save_path, writer  # with the file formats: late, to open sooner
+        from napari_prosma.segment.state import save_path, writer  # with the file formats: late, to open sooner
 
         last = self.controller.last
         if last is None or last.labels is None:

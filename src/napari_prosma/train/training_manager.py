@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from napari_prosma.each import each
 from napari_prosma.jobs.models import ModelEntry
 from napari_prosma.jobs.session import Session
-from napari_prosma.scan.kind import kind_from, kind_of
+from napari_prosma.scan.selection import kind_from, kind_of
 from napari_prosma.train.autosave import Autosave
 from napari_prosma.train.export_pairs import left_out
 from napari_prosma.train.job import TrainingResult, TrainJob, training_result_of

@@ -11,9 +11,8 @@ from qtpy.QtWidgets import QCheckBox, QLineEdit, QWidget
 from napari_prosma.train.label_semantics_panel import MeaningPanel
 from napari_prosma.train.pairs_table import PairsTable
 from napari_prosma.train.plots import TrainingPlots
-from napari_prosma.train.runs_panel import RunsPanel
+from napari_prosma.train.runs_panel import OutcomePanel, RunsPanel
 from napari_prosma.train.start_panel import StartPanel, TrainAdvanced
-from napari_prosma.train.training_result_panel import OutcomePanel
 from napari_prosma.widgets.fields import note_label, row
 from napari_prosma.widgets.job_view import JobView
 from prosma_core.config.labels import LabelsConfig

@@ -24,8 +24,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_prosma.widgets.plain_text import plain, shown
-from prosma_core.printable import visible
+from prosma_core.printable import plain, shown, visible
 
 BROWSE = "Browse…"
 """Last entry of a box of models."""

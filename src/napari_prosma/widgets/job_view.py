@@ -20,8 +20,8 @@ from qtpy.QtWidgets import (
 )
 
 from napari_prosma.widgets.fields import button, combo, fill, note_label, row, say
-from napari_prosma.widgets.plain_text import plain
 from napari_prosma.widgets.progress import ProgressPanel
+from prosma_core.printable import plain
 
 WIDTH = 320
 """Least width: everything can be read, with a scroll bar, and a 13-inch screen has room for the canvas."""

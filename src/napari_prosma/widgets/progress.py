@@ -11,8 +11,7 @@ from qtpy.QtGui import QHideEvent
 from qtpy.QtWidgets import QApplication, QLabel, QProgressBar, QStatusBar, QVBoxLayout, QWidget
 
 from napari_prosma.widgets.fields import note_label, say
-from napari_prosma.widgets.plain_text import plain
-from prosma_core.printable import visible
+from prosma_core.printable import plain, visible
 
 SPINNER_SPEED = 8
 """Percent of napari's own speed at which the sign of its activity dock turns while our jobs run.

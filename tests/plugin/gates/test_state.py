@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from napari.layers import Image
 
-from napari_prosma.gates.edits import GateEdits
-from napari_prosma.gates.state import Choices, Plan, Problem, level_facts, map_bytes, resolve
+from napari_prosma.gates.state import Choices, GateEdits, Plan, Problem, level_facts, map_bytes, resolve
 from napari_prosma.jobs.models import ModelEntry
 from napari_prosma.layers.access import read
 from prosma_core.config.inspection import InspectConfig, LevelEdit

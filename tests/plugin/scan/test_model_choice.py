@@ -22,8 +22,7 @@ from napari_prosma.gates.view import GatesView
 from napari_prosma.jobs.models import ModelEntry
 from napari_prosma.jobs.session import Session
 from napari_prosma.layers.access import read
-from napari_prosma.scan.kind import kind_of
-from napari_prosma.scan.selection import meant
+from napari_prosma.scan.selection import kind_of, meant
 from napari_prosma.segment.controller import SegmentController
 from napari_prosma.segment.view import SegmentView
 from prosma_core.data.geometry import array_spec

@@ -12,8 +12,7 @@ from napari.layers import Image
 from napari_prosma.jobs.models import ModelEntry
 from napari_prosma.layers.access import read
 from napari_prosma.scan.selection import fits
-from napari_prosma.segment.output import save_path
-from napari_prosma.segment.state import Choices, Plan, Problem, resolve
+from napari_prosma.segment.state import Choices, Plan, Problem, resolve, save_path
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.io.bundle import read_header, shipped_models
 

@@ -20,9 +20,9 @@ from napari_prosma.segment.view import ClassRow, SegmentView
 from napari_prosma.train.pairs import Pair, PairRow
 from napari_prosma.train.sources import layer_source
 from napari_prosma.train.view import TrainView
-from napari_prosma.widgets.plain_text import plain, shown
 from napari_prosma.widgets.progress import ActivityProgress
 from prosma_core.config.model import ClassInfo
+from prosma_core.printable import plain, shown
 from prosma_core.runs.run_state import RunState
 
 try:
