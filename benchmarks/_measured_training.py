@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from prosma_core.config.inference import InferenceConfig
-from prosma_core.config.run import resolve_run
+from prosma_core.config.training import resolve_run
 from prosma_core.data.geometry import Scan
 from prosma_core.data.labels import class_indices
 from prosma_core.events import CheckpointSaved, EpochDone, Event, drain

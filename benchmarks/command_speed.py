@@ -33,9 +33,7 @@ from typing import Any
 import torch
 from evidence.networks import cost
 
-from prosma_core.config.header import ModelHeader
-from prosma_core.config.model import ClassInfo, GateConfig, ModelConfig
-from prosma_core.config.preprocess import ChannelIntensity, PreprocessConfig
+from prosma_core.config.model import ChannelIntensity, ClassInfo, GateConfig, ModelConfig, ModelHeader, PreprocessConfig
 from prosma_core.data.phantom import phantom_3d
 from prosma_core.io.bundle import save_bundle
 from prosma_core.io.images import read_image, write_image

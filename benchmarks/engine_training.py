@@ -21,7 +21,7 @@ import psutil
 import torch
 from _engine import result_of, started_engine
 
-from prosma_core.config.run import RunConfig, resolve_run
+from prosma_core.config.training import RunConfig, resolve_run
 from prosma_core.engine.messages import TrainRequest
 from prosma_core.events import drain
 from prosma_core.io.dataset_folder import open_dataset

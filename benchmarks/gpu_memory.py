@@ -19,7 +19,7 @@ from typing import Any
 
 from _engine import result_of, started_engine
 
-from prosma_core.config.run import resolve_run
+from prosma_core.config.training import resolve_run
 from prosma_core.data.phantom import phantom_3d
 from prosma_core.engine.client import Engine
 from prosma_core.engine.messages import Cancelled, Message, ScanRef, SegmentRequest, TrainRequest, spec_message

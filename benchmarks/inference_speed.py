@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prosma_core.config.model import GateConfig, ModelConfig
-from prosma_core.data.tiles import gaussian_weight, plan_tiles
+from prosma_core.data.grid import gaussian_weight, plan_tiles
 from prosma_core.inference.grid_restore import argmax_streaming
 from prosma_core.inference.tiled import TiledPredictor
 from prosma_core.model import kernels

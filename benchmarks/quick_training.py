@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from prosma_core.config.run import resolve_run
+from prosma_core.config.training import resolve_run
 from prosma_core.events import EpochDone, Event, drain
 from prosma_core.training.loop import train
 

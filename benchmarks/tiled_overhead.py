@@ -17,7 +17,7 @@ import torch
 
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.data.geometry import Scan, array_spec
-from prosma_core.data.tiles import padding_to, plan_tiles
+from prosma_core.data.grid import padding_to, plan_tiles
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.bundle import find_model
 

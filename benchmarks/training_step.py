@@ -20,7 +20,7 @@ from statistics import median
 
 import torch
 
-from prosma_core.config.run import resolve_run
+from prosma_core.config.training import resolve_run
 from prosma_core.events import drain
 from prosma_core.inference.device import choose_device
 from prosma_core.io.dataset_folder import open_dataset

@@ -28,7 +28,7 @@ from napari_prosma.train import TrainWidget
 from napari_prosma.train.plots import TrainingPlots
 from napari_prosma.train.presenter import preset_training
 from napari_prosma.widgets.docks import open_dock
-from prosma_core.config.labels import LabelsConfig
+from prosma_core.config.training import LabelsConfig
 from prosma_core.data.geometry import Scan
 from prosma_core.data.phantom import phantom_3d
 from prosma_core.runs.run_state import read_history

@@ -15,13 +15,13 @@ from PIL import Image
 
 from prosma_core.config import ModelHeader
 from prosma_core.config.inference import CpuSettings
-from prosma_core.config.run import resolve_run
+from prosma_core.config.training import resolve_run
 from prosma_core.data.geometry import ImageSpec, array_spec
-from prosma_core.inspection.pictures import write_picture
 from prosma_core.io import atomic
 from prosma_core.io import hardware as machine
 from prosma_core.io.bundle import load_bundle, read_header, save_bundle, shipped_models
 from prosma_core.io.images import read_image, read_labels, write_image, write_labels
+from prosma_core.io.raster import write_picture
 from prosma_core.io.zarr_checks import ZarrHeader
 from prosma_core.runs.run_folder import RunFolder
 from prosma_core.runs.run_state import keep_stopped, read_history

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from prosma_core.config.base import Config
-from prosma_core.config.run import load_run_yaml, merge, resolve_run
+from prosma_core.config.training import load_run_yaml, merge, resolve_run
 from prosma_core.errors import ConfigError
 
 Variant = Literal[

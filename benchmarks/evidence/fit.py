@@ -10,7 +10,7 @@ import torch
 from evidence.networks import replace_network
 from evidence.runs import Run
 from evidence.splits import inner_split
-from prosma_core.config.run import resolve_run
+from prosma_core.config.training import resolve_run
 from prosma_core.events import EpochDone, Event
 from prosma_core.io.dataset_folder import open_dataset
 from prosma_core.training.loop import training_memory

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evidence.experiment import Experiment
-from prosma_core.config.run import resolve_run
+from prosma_core.config.training import resolve_run
 
 Phase = Literal["tune", "judge"]
 Result = dict[str, Any]

@@ -14,11 +14,10 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from prosma_core.config.header import provenance
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.inspection import InspectConfig, LevelEdit, Variant, opened_one_at_a_time
-from prosma_core.config.labels import LabelsConfig
-from prosma_core.data.array_scan import array_axes, array_scan, canonical, in_axes
+from prosma_core.config.model import provenance
+from prosma_core.config.training import LabelsConfig
 from prosma_core.data.geometry import Scan, with_voxel_size
 from prosma_core.errors import ConfigError, GeometryError
 from prosma_core.events import Event, drain
@@ -32,7 +31,19 @@ from prosma_core.inspection.whatif import what_if as changed_scan
 from prosma_core.io import images
 from prosma_core.io.bundle import find_model
 from prosma_core.io.dataset_folder import open_cases
-from prosma_core.io.inputs import Image, Pair, Spacing, labels_on, pair_files, read_input, voxel_size_of
+from prosma_core.io.inputs import (
+    Image,
+    Pair,
+    Spacing,
+    array_axes,
+    array_scan,
+    canonical,
+    in_axes,
+    labels_on,
+    pair_files,
+    read_input,
+    voxel_size_of,
+)
 from prosma_core.model.gate import ProximalGate
 from prosma_core.model.unet import UNet
 from prosma_core.runs.run_folder import RunFolder, check_new_run, run_to_train

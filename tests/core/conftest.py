@@ -13,7 +13,7 @@ import torch
 
 from prosma_core.cli.main import main
 from prosma_core.config import ClassInfo, GateConfig, ModelConfig, ModelHeader, PreprocessConfig
-from prosma_core.config.preprocess import ChannelIntensity
+from prosma_core.config.model import ChannelIntensity
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.data.phantom import phantom_2d
 from prosma_core.io.bundle import save_bundle

@@ -6,7 +6,7 @@ import pytest
 
 from prosma_core import config
 from prosma_core.config.base import Config
-from prosma_core.config.labels import LabelsConfig
+from prosma_core.config.training import LabelsConfig
 
 SETTINGS = [getattr(config, name) for name in config.__all__ if name not in {"Config"}] + [LabelsConfig]
 

@@ -57,7 +57,7 @@ def read_model(path: Path) -> list[np.ndarray]:
 
 def read_run(path: Path) -> list[np.ndarray]:
     """Ask a run folder for everything that is shown of it, and resume it."""
-    from prosma_core.config.run import RunConfig
+    from prosma_core.config.training import RunConfig
     from prosma_core.runs.run_folder import RunFolder, resumed_settings
     from prosma_core.runs.run_state import keep_stopped, read_history, run_state
     from prosma_core.training.loop import train
@@ -94,7 +94,7 @@ def read_run(path: Path) -> list[np.ndarray]:
 
 def read_settings(path: Path) -> list[np.ndarray]:
     """Read settings of a run as ``prosma train --config`` does."""
-    from prosma_core.config.run import load_run_yaml, resolve_run
+    from prosma_core.config.training import load_run_yaml, resolve_run
 
     resolve_run(load_run_yaml(path), str(path))
     return []

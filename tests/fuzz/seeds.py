@@ -269,7 +269,7 @@ def _foreign(package: str, folder: str, *suffixes: str) -> Callable[[Path], list
 
 def _train(root: Path) -> Path:
     """Train a tiny network for an epoch, once; return its model file (its run folder lies beside it)."""
-    from prosma_core.config.run import resolve_run
+    from prosma_core.config.training import resolve_run
     from prosma_core.data.geometry import array_spec
     from prosma_core.io.images import write_image, write_labels
     from prosma_core.training.loop import train

@@ -11,9 +11,8 @@ from napari.utils.colormaps import Colormap
 from napari_prosma.gates.inspection_result import InspectionResult
 from napari_prosma.layers import access as layer_access
 from napari_prosma.layers.results import add_layer_keep_selection
-from prosma_core.config.header import provenance
 from prosma_core.config.inspection import MapInfo
-from prosma_core.config.model import GateForm
+from prosma_core.config.model import GateForm, provenance
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel

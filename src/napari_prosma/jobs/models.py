@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from prosma_core.config.header import ModelHeader
+from prosma_core.config.model import ModelHeader
 from prosma_core.io.bundle import Purpose, dice_text, purpose_of
 from prosma_core.printable import counted
 

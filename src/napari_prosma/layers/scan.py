@@ -14,7 +14,7 @@ from napari.layers import Image
 from numpy.typing import NDArray
 
 from napari_prosma.layers.placement import Placement, oblique_note, rows_and_columns, same_grid
-from prosma_core.config.preprocess import VoxelSize
+from prosma_core.config.model import VoxelSize
 from prosma_core.data.geometry import AXIS_ORDER, ImageSpec, affine_spacing, size_text, size_unknown, with_voxel_size
 from prosma_core.data.intensities import COLOR
 from prosma_core.errors import GeometryError, ProsmaError

@@ -16,7 +16,7 @@ from napari_prosma.layers.results import add_layer_keep_selection
 from napari_prosma.segment.measures import class_rows, object_features, size_heading, with_measures
 from napari_prosma.segment.state import Plan
 from napari_prosma.widgets.progress import clock
-from prosma_core.config.header import provenance
+from prosma_core.config.model import provenance
 from prosma_core.engine.messages import ArrayReady, Finished, SegmentResult
 from prosma_core.errors import ProsmaError
 from prosma_core.events import SlabDone

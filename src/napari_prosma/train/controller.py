@@ -19,8 +19,7 @@ from napari_prosma.train.run_library import free_name
 from napari_prosma.train.runtime_estimate import Estimate
 from napari_prosma.train.state import Choices, Plan, Problem, asks_for_size, known_preset, resolve, usual_name
 from napari_prosma.train.training_manager import TrainingManager
-from prosma_core.config.labels import LabelsConfig
-from prosma_core.config.training import TrainingConfig
+from prosma_core.config.training import LabelsConfig, TrainingConfig
 from prosma_core.engine.messages import Ready
 from prosma_core.errors import ProsmaError
 from prosma_core.runs.run_state import RunState

@@ -16,7 +16,7 @@ from napari_prosma.layers.results import file_notes
 from napari_prosma.train.pairs import Pair
 from napari_prosma.train.sources import Source, classes_known, image_scan, labels_scan, provenance_of
 from prosma_core.config.model import ClassInfo
-from prosma_core.config.run import RunConfig, load_run_yaml
+from prosma_core.config.training import RunConfig, load_run_yaml
 from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.engine.decoder import DECODER
 from prosma_core.errors import GeometryError, OutputError, ProsmaError

@@ -21,8 +21,8 @@ from napari_prosma.jobs.models import ModelEntry
 from napari_prosma.train.pairs import PairRow
 from napari_prosma.train.sources import unnamed
 from napari_prosma.widgets.fields import cell, combo, fit_height, note_label, row, say, table
-from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.model import ClassInfo
+from prosma_core.config.training import LabelsConfig
 from prosma_core.errors import ConfigError
 from prosma_core.printable import plain
 from prosma_core.training.classes import COLORS

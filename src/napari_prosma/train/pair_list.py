@@ -15,7 +15,7 @@ from napari_prosma.layers.access import guess_axes
 from napari_prosma.train.export_pairs import resampled
 from napari_prosma.train.pairs import Pair, PairRow, active_pair, check, pairs_from_files, pairs_from_folder
 from napari_prosma.train.sources import layer_source
-from prosma_core.config.labels import LabelsConfig
+from prosma_core.config.training import LabelsConfig
 from prosma_core.errors import ProsmaError
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from napari.layers import Image, Labels
 
 from napari_prosma.layers.access import are_channels, is_result, lies_on, read, read_on
 from napari_prosma.train.sources import Source, classes_known, layer_source, provenance_of, read_pair, unnamed, voxels
-from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.model import ClassInfo
+from prosma_core.config.training import LabelsConfig
 from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.intensities import COLOR
 from prosma_core.data.pair_check import (

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from napari_prosma.jobs.session import Session
 from napari_prosma.train.state import Choices, Plan, Problem
 from napari_prosma.widgets import device_text as format_devices
-from prosma_core.config.run import PRESETS, Preset
-from prosma_core.config.training import FINE_TUNING_RATE, TrainingConfig
+from prosma_core.config.training import FINE_TUNING_RATE, PRESETS, Preset, TrainingConfig
 from prosma_core.engine.messages import Ready
 
 if TYPE_CHECKING:

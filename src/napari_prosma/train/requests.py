@@ -13,7 +13,7 @@ from napari_prosma.train.export_pairs import write_pairs
 from napari_prosma.train.pairs import Pair, PairRow
 from napari_prosma.train.state import Plan
 from prosma_core.config.model import ClassInfo
-from prosma_core.config.run import Preset, RunConfig, load_run_yaml, resolve_run
+from prosma_core.config.training import Preset, RunConfig, load_run_yaml, resolve_run
 from prosma_core.engine.client import Engine
 from prosma_core.engine.messages import (
     PlanRequest,

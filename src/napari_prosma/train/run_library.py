@@ -6,7 +6,7 @@ import logging
 import shutil
 from pathlib import Path
 
-from prosma_core.config.run import load_run_yaml
+from prosma_core.config.training import load_run_yaml
 from prosma_core.errors import OutputError, ProsmaError
 from prosma_core.io.atomic import sweep, write_atomic
 from prosma_core.io.bundle import SUFFIX, find_model, read_header, shipped_models

@@ -10,8 +10,7 @@ from qtpy.QtWidgets import QAbstractSpinBox, QDoubleSpinBox, QSpinBox, QVBoxLayo
 
 from napari_prosma.widgets.config_form import ConfigForm
 from napari_prosma.widgets.fields import BROWSE, Fold, button, combo, fill, note_label, row, say
-from prosma_core.config.run import Preset
-from prosma_core.config.training import TrainingConfig
+from prosma_core.config.training import Preset, TrainingConfig
 from prosma_core.printable import plain
 
 BUDGETS = {"preset": "Preset default", "epochs": "Epochs", "minutes": "Minutes"}

@@ -14,10 +14,8 @@ from napari_prosma.train.export_pairs import case_names
 from napari_prosma.train.pairs import PairRow, splits_of
 from napari_prosma.train.run_library import free_name, taken_names
 from napari_prosma.train.sources import unnamed
-from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.model import ClassInfo
-from prosma_core.config.run import Preset, RunConfig, resolve_run
-from prosma_core.config.training import TrainingConfig
+from prosma_core.config.training import LabelsConfig, Preset, RunConfig, TrainingConfig, resolve_run
 from prosma_core.data.frames import slice_axis
 from prosma_core.data.geometry import size_note, with_voxel_size
 from prosma_core.data.grid import network_grid

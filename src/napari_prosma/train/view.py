@@ -15,9 +15,8 @@ from napari_prosma.train.runs_panel import OutcomePanel, RunsPanel
 from napari_prosma.train.start_panel import StartPanel, TrainAdvanced
 from napari_prosma.widgets.fields import note_label, row
 from napari_prosma.widgets.job_view import JobView
-from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.model import ClassInfo
-from prosma_core.config.training import TrainingConfig
+from prosma_core.config.training import LabelsConfig, TrainingConfig
 
 if TYPE_CHECKING:
     from napari_prosma.train.pairs import PairRow

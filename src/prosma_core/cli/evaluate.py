@@ -70,7 +70,7 @@ def evaluate(
     Exit code 0: all cases were measured; 3: some could not be, and are named; 2: none.
     """
     from prosma_core.config.inference import InferenceConfig
-    from prosma_core.config.labels import LabelsConfig
+    from prosma_core.config.training import LabelsConfig
     from prosma_core.inference.evaluate import evaluate_cases
     from prosma_core.inference.segment import Segmenter
     from prosma_core.io.atomic import check_target, write_bytes_atomic

@@ -18,7 +18,7 @@ from prosma_core.events import Event, StageStarted, drain
 from prosma_core.printable import VisibleFormatter
 
 if TYPE_CHECKING:
-    from prosma_core.config.preprocess import VoxelSize
+    from prosma_core.config.model import VoxelSize
     from prosma_core.inference.device import DeviceChoice
 
 

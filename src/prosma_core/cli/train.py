@@ -26,7 +26,7 @@ from prosma_core.cli.options import (
     voxel_size,
 )
 from prosma_core.cli.terminal import say, stderr_console
-from prosma_core.config.header import ModelHeader
+from prosma_core.config.model import ModelHeader
 from prosma_core.errors import ConfigError
 from prosma_core.events import CheckpointSaved, EpochDone, Event, StageStarted, StepDone, Working, drain
 from prosma_core.printable import visible
@@ -66,7 +66,7 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing model and its run.")] = False,
 ) -> None:
     """Train a model on a folder of annotated scans, or fine-tune one."""
-    from prosma_core.config.run import load_run_yaml, merge
+    from prosma_core.config.training import load_run_yaml, merge
     from prosma_core.runs.run_folder import RunFolder, run_to_train
     from prosma_core.runs.run_state import compare
     from prosma_core.training.loop import train as run_training

@@ -1,13 +1,85 @@
-"""Settings that fix the network: what a model file needs to build it again."""
+"""What a model file declares: preprocessing, network, classes, header; and the provenance of a result."""
 
 from __future__ import annotations
 
 from math import prod
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+import prosma_core
 from prosma_core.config.base import Config
+
+LengthUnit = Literal["km", "m", "dm", "cm", "mm", "um", "nm", "pm", "angstrom", "inch", "ft", "thou"]
+
+
+class VoxelSize(Config):
+    """Edge lengths of a voxel."""
+
+    sizes: tuple[Positive, ...] = Field(min_length=1, max_length=3)
+    """Along z, y and x; along y and x; or one number for all axes."""
+    unit: LengthUnit = "mm"
+    """Unit of the sizes."""
+
+
+Positive = Annotated[float, Field(gt=0)]
+Resample = Literal["spacing", "longest_side", "none"]
+Size = Annotated[int, Field(ge=1, le=4096)]
+
+
+class ChannelIntensity(Config):
+    """How the values of one channel are normalised."""
+
+    kind: Literal["zscore", "ct"] = "zscore"
+    """``zscore``: by the scan's mean and deviation; ``ct``: clip, then by the training set's mean and deviation."""
+    low: float = 0.0
+    """Lower clip of ``ct``, in the scan's own values (Hounsfield units)."""
+    high: float = 0.0
+    """Upper clip of ``ct``."""
+    mean: float = 0.0
+    """Mean of the foreground of the training set, after clipping."""
+    std: float = Field(default=1.0, gt=0)
+    """Standard deviation of the same."""
+
+
+class PreprocessConfig(Config):
+    """From the scan's own grid and values to the network's."""
+
+    dims: Literal[2, 3]
+    """Spatial axes of a tile."""
+    channels: tuple[str, ...] = Field(min_length=1, max_length=64)
+    """Channel names, in the network's order."""
+    orientation: Literal["RAS"] | None = None
+    """Patient axes the scan is turned to first (whole axes and flips, no interpolation); None keeps the file's."""
+    resample: Resample = "none"
+    """To `spacing`; or so that the longest side has `longest_side` pixels (pictures without a scale); or not at all."""
+    spacing: tuple[Positive, ...] = ()
+    """Target voxel size per spatial axis (z, y, x), in `unit`."""
+    unit: str = "pixel"
+    """Unit of `spacing`."""
+    longest_side: int | None = Field(default=None, ge=8, le=16384)
+    """Target of ``resample="longest_side"``, in pixels."""
+    intensities: tuple[ChannelIntensity, ...]
+    """One per channel."""
+    tile: tuple[Size, ...]
+    """Tile = training patch, in voxels of the target grid, per spatial axis."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.intensities) != len(self.channels):
+            msg = f"{len(self.channels)} channels need as many intensity settings, got {len(self.intensities)}"
+            raise ValueError(msg)
+        if len(self.tile) != self.dims:
+            msg = f"tile needs {self.dims} numbers, got {self.tile}"
+            raise ValueError(msg)
+        if self.resample == "spacing" and len(self.spacing) != self.dims:
+            msg = f"resample 'spacing' needs {self.dims} spacings, got {self.spacing}"
+            raise ValueError(msg)
+        if self.resample == "longest_side" and self.longest_side is None:
+            msg = "resample 'longest_side' needs longest_side"
+            raise ValueError(msg)
+        return self
+
 
 GateKind = Literal["prosma", "none", "attention"]
 GateForm = Literal["signed", "bounded", "nonnegative"]
@@ -89,3 +161,81 @@ class ModelConfig(Config):
     def divisor(self) -> tuple[int, ...]:
         """What each spatial axis of an input must be a multiple of."""
         return tuple(prod(stride[axis] for stride in self.strides) for axis in range(self.dims))
+
+
+SCHEMA_VERSION = 1
+"""Raised when an older program could misread a newer file."""
+
+
+class ModelHeader(Config):
+    """Everything a model file holds beside its weights."""
+
+    schema_version: int = Field(default=SCHEMA_VERSION, ge=1, le=SCHEMA_VERSION)
+    """Version of this layout."""
+    name: str = Field(min_length=1, max_length=200)
+    """Name people choose it by."""
+    description: str = Field(default="", max_length=10_000)
+    """One sentence on what it segments."""
+    licence: str = Field(default="", max_length=1000)
+    """Licence of the weights."""
+    attribution: str = Field(default="", max_length=10_000)
+    """Whom to credit for the training data."""
+    created: str = Field(default="", max_length=64)
+    """Date of training, ISO 8601."""
+    version: str = Field(default="", max_length=64)
+    """Version of prosma_core that wrote it."""
+    model: ModelConfig
+    """The network."""
+    preprocess: PreprocessConfig
+    """From scan to network."""
+    classes: tuple[ClassInfo, ...]
+    """Classes in the network's order; the first is the background."""
+    mirror_axes: str = Field(default="", pattern="^z?y?x?$")
+    """Axes the training mirrored, and segmentation may."""
+    training: dict[str, Any] = Field(default_factory=dict)
+    """Summary of training: data, cases, epochs, validation Dice, gates per level."""
+    sha256: str = Field(default="", pattern="^([0-9a-f]{64})?$")
+    """Hash of the weights."""
+
+    @property
+    def label_dtype(self) -> Literal["uint8", "uint16"]:
+        """Smallest type that holds the value of every class: the dtype of a label map."""
+        return "uint8" if max(c.value for c in self.classes) < 256 else "uint16"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.classes) != self.model.num_classes:
+            msg = f"{self.model.num_classes} network outputs need as many classes, got {len(self.classes)}"
+            raise ValueError(msg)
+        for what in ("value", "name"):
+            if len({getattr(c, what) for c in self.classes}) != len(self.classes):
+                msg = f"two classes have the same {what}"
+                raise ValueError(msg)
+        if self.preprocess.dims != self.model.dims or len(self.preprocess.channels) != self.model.in_channels:
+            msg = "preprocessing and network disagree on dimensions or channels"
+            raise ValueError(msg)
+        if any(t % d for t, d in zip(self.preprocess.tile, self.model.divisor, strict=True)):
+            msg = f"tile {self.preprocess.tile} is not a multiple of the network stride {self.model.divisor}"
+            raise ValueError(msg)
+        return self
+
+
+def provenance(header: ModelHeader, config: Config, source: str, voxel_size: str = "") -> dict[str, str]:
+    """Program, model and its hash, settings that differ from the defaults, the source's name, and a given voxel size.
+
+    Parameters
+    ----------
+    header : ModelHeader
+    config : Config
+    source : str
+    voxel_size : str
+        Given by a person for a source that states none, such as ``3,1,1mm``; empty where none was.
+    """
+    notes = {
+        "program": f"prosma {prosma_core.__version__}",
+        "model": header.name,
+        "model_sha256": header.sha256,
+        "settings": config.model_dump_json(exclude_defaults=True),
+        "source": source,
+    }
+    return notes | ({"voxel_size": voxel_size} if voxel_size else {})

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prosma_core.data.geometry import SPATIAL_AXES, ImageSpec, Scan, spacing_affine
+from prosma_core.data.geometry import SPATIAL_AXES, Box, ImageSpec, Scan, check_region, spacing_affine
 from prosma_core.data.intensities import COLOR
-from prosma_core.data.region import Box, check_region
 from prosma_core.errors import GeometryError
 
 UNNAMED_AXES = ("nifti", "nrrd", "mha")

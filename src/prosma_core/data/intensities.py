@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prosma_core.config.preprocess import ChannelIntensity
+from prosma_core.config.model import ChannelIntensity
 from prosma_core.data.geometry import Scan
 from prosma_core.errors import ChannelError, IntensityError
 from prosma_core.printable import counted

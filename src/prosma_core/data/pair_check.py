@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prosma_core.config.labels import LabelsConfig
-from prosma_core.data.annotation import read_annotation
+from prosma_core.config.training import LabelsConfig
 from prosma_core.data.geometry import ImageSpec, Scan
-from prosma_core.data.labels import PICTURE_VALUES, Gray, gray_problem
+from prosma_core.data.labels import PICTURE_VALUES, Gray, gray_problem, read_annotation
 
 _OF_A_VOXEL = 0.01
 """Largest distance between voxels that count as the same, in voxels."""

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 import prosma_core
-from prosma_core.config.header import ModelHeader
+from prosma_core.config.model import ModelHeader
 from prosma_core.engine.inspecting import Unchanged, serve_inspection, serve_what_if
 from prosma_core.engine.messages import (
     InspectRequest,

@@ -10,7 +10,7 @@ from pydantic import Field, PlainSerializer, field_validator, model_validator
 from prosma_core.config.base import Config
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.inspection import InspectConfig, Inspection, Variant, VariantResult
-from prosma_core.config.run import RunConfig
+from prosma_core.config.training import RunConfig
 from prosma_core.data.geometry import ImageSpec, World
 
 

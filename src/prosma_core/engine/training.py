@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from prosma_core.config.inference import InferenceConfig
-from prosma_core.config.run import RunConfig, resolve_run
+from prosma_core.config.training import RunConfig, resolve_run
 from prosma_core.data.geometry import Scan
 from prosma_core.engine.messages import (
     PlanRequest,

@@ -13,11 +13,10 @@ import numpy as np
 
 from prosma_core.config.documents import load_json
 from prosma_core.config.inference import InferenceConfig
-from prosma_core.config.labels import LabelsConfig
-from prosma_core.config.preprocess import VoxelSize
-from prosma_core.data.annotation import read_annotation
+from prosma_core.config.model import VoxelSize
+from prosma_core.config.training import LabelsConfig
 from prosma_core.data.geometry import Scan, with_voxel_size
-from prosma_core.data.labels import class_indices, gray_problem
+from prosma_core.data.labels import class_indices, gray_problem, read_annotation
 from prosma_core.data.pair_check import GRAY_HELP
 from prosma_core.errors import DatasetError, DeviceError, LabelError, ProsmaError
 from prosma_core.events import CaseDone, Event, StageStarted, Working, relay

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from prosma_core.config.header import provenance
 from prosma_core.config.inference import InferenceConfig
-from prosma_core.config.preprocess import VoxelSize
+from prosma_core.config.model import VoxelSize, provenance
 from prosma_core.data.geometry import Scan, size_text, with_voxel_size
 from prosma_core.data.intensities import COLOR
 from prosma_core.errors import DatasetError, OutputError, ProsmaError

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from prosma_core.data.geometry import Box, box_slices
 from prosma_core.data.grid import NetworkGrid
-from prosma_core.data.region import Box, box_slices
 from prosma_core.data.resample import resize
 
 PIECE = 2**24

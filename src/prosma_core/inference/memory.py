@@ -8,12 +8,10 @@ from math import prod
 
 import torch
 
-from prosma_core.config.header import ModelHeader
 from prosma_core.config.inference import InferenceConfig
-from prosma_core.config.model import ModelConfig
-from prosma_core.data.geometry import ImageSpec, size_note, size_unknown
+from prosma_core.config.model import ModelConfig, ModelHeader
+from prosma_core.data.geometry import ImageSpec, check_region, region_words, size_note, size_unknown
 from prosma_core.data.grid import NetworkGrid
-from prosma_core.data.region import check_region, region_words
 from prosma_core.errors import DeviceError
 from prosma_core.inference.device import free_memory, gib
 from prosma_core.printable import counted

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prosma_core.config.header import ModelHeader
-from prosma_core.config.preprocess import PreprocessConfig
+from prosma_core.config.model import ModelHeader, PreprocessConfig
 from prosma_core.data.frames import (
     Frame,
     count_frames,
@@ -18,10 +17,9 @@ from prosma_core.data.frames import (
     time_as_channels,
     time_means_channels,
 )
-from prosma_core.data.geometry import Scan
+from prosma_core.data.geometry import Box, Scan, check_region
 from prosma_core.data.grid import NetworkGrid, network_grid
 from prosma_core.data.intensities import check_channels, check_finite, check_plausible, fit_channels, normalise
-from prosma_core.data.region import Box, check_region
 from prosma_core.data.resample import resize
 from prosma_core.inference.grid_restore import RegionOfInterest, plan_part
 

@@ -12,11 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prosma_core.config.header import ModelHeader
 from prosma_core.config.inference import InferenceConfig
+from prosma_core.config.model import ModelHeader
 from prosma_core.data.frames import Frame
-from prosma_core.data.geometry import ImageSpec, Scan
-from prosma_core.data.region import Box, box_slices
+from prosma_core.data.geometry import Box, ImageSpec, Scan, box_slices
 from prosma_core.events import SlabDone
 from prosma_core.inference.grid_restore import RegionOfInterest, argmax_part, argmax_streaming, resize_part
 from prosma_core.inference.postprocess import fill_holes, keep_largest, number_pieces, remove_small

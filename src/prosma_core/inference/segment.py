@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prosma_core.config.header import ModelHeader
 from prosma_core.config.inference import InferenceConfig
+from prosma_core.config.model import ModelHeader
 from prosma_core.data.frames import Frame, frames
-from prosma_core.data.geometry import SPATIAL_AXES, Scan
+from prosma_core.data.geometry import SPATIAL_AXES, Scan, box_shape
 from prosma_core.data.intensities import check_varies
-from prosma_core.data.region import box_shape
 from prosma_core.errors import DeviceError
 from prosma_core.events import Event, SlabDone, StageStarted, TileDone, Working, relay
 from prosma_core.inference.device import memory_ended, name_memory_errors

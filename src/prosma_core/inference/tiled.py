@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prosma_core.data.region import Box, box_shape, whole
-from prosma_core.data.tiles import Tile, gaussian_weight, padding_to, plan_tiles
+from prosma_core.data.geometry import Box, box_shape, whole
+from prosma_core.data.grid import Tile, gaussian_weight, padding_to, plan_tiles
 from prosma_core.events import StageStarted, TileDone
 from prosma_core.inference.cpu_tuning import inference_bf16, inference_layout
 from prosma_core.inference.device import memory_ended

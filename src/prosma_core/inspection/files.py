@@ -14,7 +14,6 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from prosma_core.config.header import provenance
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.inspection import (
     InspectConfig,
@@ -25,19 +24,19 @@ from prosma_core.config.inspection import (
     check_levels,
     opened_one_at_a_time,
 )
-from prosma_core.config.preprocess import VoxelSize
-from prosma_core.data.geometry import ImageSpec, Scan, map_spec, size_text, with_voxel_size
-from prosma_core.data.region import check_region
+from prosma_core.config.model import VoxelSize, provenance
+from prosma_core.data.geometry import ImageSpec, Scan, check_region, map_spec, size_text, with_voxel_size
 from prosma_core.errors import OutputError
 from prosma_core.events import Event, StageStarted, Working, relay
 from prosma_core.inference.segment import Segmenter
 from prosma_core.inspection.inspect import Inspected, inspect_scan
 from prosma_core.inspection.maps import WHOLE
-from prosma_core.inspection.pictures import SlicePicture, slice_with_most, write_picture
+from prosma_core.inspection.pictures import SlicePicture, slice_with_most
 from prosma_core.inspection.whatif import what_if
 from prosma_core.io.atomic import check_length, make_folder, scratch_folder, sweep, write_bytes_atomic
 from prosma_core.io.images import read_image, read_labels, write_image, write_labels
 from prosma_core.io.output_plan import OutputPlan, check_replace
+from prosma_core.io.raster import write_picture
 
 T = TypeVar("T")
 

@@ -15,10 +15,9 @@ from torch import Tensor
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.inspection import PLAIN, InspectConfig, Inspection, check_edits, check_levels
 from prosma_core.data.frames import Frame, frames
-from prosma_core.data.geometry import ImageSpec, Scan
+from prosma_core.data.geometry import ImageSpec, Scan, region_words
+from prosma_core.data.grid import Tile, padding_to
 from prosma_core.data.intensities import check_varies
-from prosma_core.data.region import region_words
-from prosma_core.data.tiles import Tile, padding_to
 from prosma_core.events import Event, StageStarted, TileDone, Working
 from prosma_core.inference.cpu_tuning import inference_bf16
 from prosma_core.inference.device import name_memory_errors

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prosma_core.config.model import ModelConfig
-from prosma_core.data.region import Box, box_shape
-from prosma_core.data.tiles import Tile, gaussian_weight, padding_to, tile_starts
+from prosma_core.data.geometry import Box, box_shape
+from prosma_core.data.grid import Tile, gaussian_weight, padding_to, tile_starts
 from prosma_core.inference.grid_restore import RegionOfInterest
 
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from prosma_core.config.inspection import MapInfo
-from prosma_core.data.geometry import Scan
-from prosma_core.data.picture import gray, nearest_pixels, side_by_side
-from prosma_core.data.region import Box
+from prosma_core.data.geometry import Box, Scan
 from prosma_core.inspection.compare import OTHER_CLASS, TURNED_OFF, TURNED_ON
-from prosma_core.io.atomic import write_atomic
+from prosma_core.io.raster import gray_values, nearest_pixels, side_by_side
 
 RAMP = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 """Colors of 0 to 1, evenly spread: from dark blue to yellow."""
@@ -41,7 +37,7 @@ class SlicePicture:
         data = data if "c" in spec.axes else data[None]
         shown = self._of(data, self._first)
         self._rows, self._columns = nearest_pixels(shown.shape[1:], spec.spacing[-2:])
-        self._image = gray(shown[:, self._rows][:, :, self._columns].astype(np.float64))
+        self._image = gray_values(shown[:, self._rows][:, :, self._columns].astype(np.float64))
 
     def of_map(self, array: NDArray[Any], info: MapInfo) -> NDArray[np.uint8]:
         """The slice, and beside it a map of values from 0 to 1 in colors, uint8 (height, width, 3)."""
@@ -81,9 +77,3 @@ def slice_with_most(changes: NDArray[Any], region: Box, time: bool) -> int:
     frame = changes[0] if time else changes
     start, stop = region[0]
     return start + int((frame[start:stop] > 0).sum(tuple(range(1, frame.ndim))).argmax())
-
-
-def write_picture(path: Path, pixels: NDArray[np.uint8]) -> None:
-    """Write a PNG; raises `OutputError` where that fails."""
-    picture = Image.fromarray(pixels)
-    write_atomic(path, lambda temporary: picture.save(temporary, format="PNG"))

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from prosma_core.config.inspection import MapInfo, MapKind
 from prosma_core.data.frames import Frame
-from prosma_core.data.region import Box, box_slices, whole
-from prosma_core.data.tiles import Tile
+from prosma_core.data.geometry import Box, box_slices, whole
+from prosma_core.data.grid import Tile
 from prosma_core.inference.results import Allocate
 from prosma_core.inspection.level_grid import LevelCells, TileCells
 from prosma_core.inspection.maps import Layout, map_dtype

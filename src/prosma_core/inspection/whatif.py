@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.inspection import Edits, InspectConfig, Variant, VariantResult, check_edits
-from prosma_core.data.geometry import Scan
+from prosma_core.data.geometry import Scan, box_slices
 from prosma_core.data.labels import class_indices
-from prosma_core.data.region import box_slices
 from prosma_core.errors import GeometryError
 from prosma_core.events import Event, StageStarted, TileDone, Working, relay
 from prosma_core.inference.device import name_memory_errors

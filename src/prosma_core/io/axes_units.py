@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prosma_core.config.preprocess import VoxelSize
+from prosma_core.config.model import VoxelSize
 from prosma_core.data.geometry import AXIS_ORDER, METRES, SPATIAL_AXES, ImageSpec, Scan, spacing_affine
 from prosma_core.errors import ConfigError, GeometryError
 from prosma_core.printable import counted

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prosma_core.config.documents import load_json
-from prosma_core.config.header import SCHEMA_VERSION, ModelHeader
+from prosma_core.config.model import SCHEMA_VERSION, ModelHeader
 from prosma_core.errors import ConfigError, ModelFileError
 from prosma_core.io.atomic import write_bytes_atomic
 

@@ -1,4 +1,4 @@
-"""PNG, JPEG and BMP pictures."""
+"""PNG, JPEG and BMP pictures, and slices of scans as pictures."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import logging
 import struct
 import warnings
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prosma_core.errors import GeometryError, OutputError
+from prosma_core.io.atomic import make_folder, write_atomic
 from prosma_core.io.axes_units import arrange, parse_axes
 from prosma_core.io.read_errors import check_unpacked, damaged, reading
 from prosma_core.io.tiff_pages import warn_orientation
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from prosma_core.data.geometry import ImageSpec, Scan
+
 
 _LOG = logging.getLogger(__name__)
 
@@ -309,3 +313,43 @@ def write_raster(path: Path, data: NDArray[Any], spec: ImageSpec, provenance: di
     for key, value in provenance.items():
         info.add_itxt(key[:79], value)
     picture.save(path, format="PNG", pnginfo=info)
+
+
+PICTURE_SIDE = 384
+"""Length of the longer side of a slice, in pixels."""
+PICTURE_GAP = 4
+"""Pixels between two slices side by side."""
+
+
+def nearest_pixels(shape: Sequence[int], spacing: Sequence[float]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Row and column of a slice that each row and column of the picture shows."""
+    lengths = [n * s for n, s in zip(shape, spacing, strict=True)]
+    sizes = [max(1, round(PICTURE_SIDE * length / max(lengths))) for length in lengths]
+    rows, columns = ((np.arange(size) * n // size).astype(np.intp) for n, size in zip(shape, sizes, strict=True))
+    return rows, columns
+
+
+def gray_values(image: NDArray[np.floating]) -> NDArray[np.float64]:
+    """A slice (C, y, x) as values 0..255: three channels as colors (y, x, 3), else the first one (y, x)."""
+    shown = np.moveaxis(image, 0, -1) if len(image) == 3 else image[0]
+    low, high = np.percentile(shown, (1, 99))
+    values: NDArray[np.float64] = np.clip((shown - low) / max(high - low, 1e-6), 0, 1) * 255.0
+    return values
+
+
+def side_by_side(slices: Sequence[NDArray[np.floating]]) -> NDArray[np.uint8]:
+    """Slices (y, x) or (y, x, 3) of one size, values 0..255, as one picture in color with white gaps."""
+    gap = np.full((len(slices[0]), PICTURE_GAP, 3), 255.0)
+    parts: list[NDArray[np.floating]] = []
+    for shown in slices:
+        parts += [gap, np.repeat(shown[..., None], 3, axis=-1) if shown.ndim == 2 else shown]
+    return np.concatenate(parts[1:], axis=1).round().astype(np.uint8)
+
+
+def write_picture(path: Path, pixels: NDArray[np.uint8]) -> None:
+    """Write a PNG, its folder made where it is missing; raises `OutputError` where that fails."""
+    from PIL import Image
+
+    picture = Image.fromarray(pixels)
+    make_folder(path.parent)
+    write_atomic(path, lambda temporary: picture.save(temporary, format="PNG"))

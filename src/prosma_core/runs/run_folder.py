@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from prosma_core.config.documents import load_json
-from prosma_core.config.run import RunConfig, load_run_yaml, resolve_run
+from prosma_core.config.training import RunConfig, load_run_yaml, resolve_run
 from prosma_core.errors import ConfigError, OutputError, ProsmaError, TrainingError
 from prosma_core.events import EpochDone
 from prosma_core.io.atomic import check_length, make_folder, remove, sweep, write_atomic, write_bytes_atomic

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prosma_core.config.documents import load_json
-from prosma_core.config.run import RunConfig, load_run_yaml
+from prosma_core.config.training import RunConfig, load_run_yaml
 from prosma_core.errors import TrainingError
 from prosma_core.io.atomic import write_bytes_atomic
 from prosma_core.io.bundle import read_header

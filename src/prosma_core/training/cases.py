@@ -10,14 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prosma_core.config.model import ClassInfo
-from prosma_core.config.preprocess import PreprocessConfig
-from prosma_core.data.annotation import Annotation
+from prosma_core.config.model import ClassInfo, PreprocessConfig
 from prosma_core.data.frames import frames
 from prosma_core.data.geometry import Scan
 from prosma_core.data.grid import network_grid
 from prosma_core.data.intensities import check_channels, check_finite, check_plausible, fit_channels, normalise
-from prosma_core.data.labels import IGNORED, class_indices
+from prosma_core.data.labels import IGNORED, Annotation, class_indices
 from prosma_core.data.resample import resize, resize_labels
 from prosma_core.errors import ChannelError, IntensityError
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.model import ClassInfo
-from prosma_core.data.fingerprint import Fingerprint
+from prosma_core.config.training import LabelsConfig
 from prosma_core.data.pair_check import MAX_CLASSES, many_values
 from prosma_core.errors import DatasetError
+from prosma_core.training.dataset_summary import Fingerprint
 
 LISTED = 12
 """Classes that are named in a message; of more, how many there are."""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from prosma_core.config.header import ModelHeader
-from prosma_core.config.run import RunConfig
+from prosma_core.config.model import ModelHeader
+from prosma_core.config.training import RunConfig
 from prosma_core.errors import DeviceError
 from prosma_core.events import CheckpointSaved, Event, StageStarted
 from prosma_core.inference.device import memory_ended, prepare_device

@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.labels import IGNORED
-from prosma_core.data.picture import gray, nearest_pixels, side_by_side
-from prosma_core.io.atomic import make_folder, write_atomic
+from prosma_core.io.raster import gray_values, nearest_pixels, side_by_side, write_picture
 from prosma_core.training.cases import TrainingCase
 
 OPACITY = 0.45
@@ -47,7 +45,7 @@ class CasePicture:
             self._at = (*[slice(None)] * axis, index)
             spacing = [s for a, s in enumerate(spacing) if a != axis]
         self._rows, self._columns = nearest_pixels(labels[self._at].shape, spacing)
-        self._image = self._zoom(gray(case.image[(slice(None), *self._at)].cpu().numpy()))
+        self._image = self._zoom(gray_values(case.image[(slice(None), *self._at)].cpu().numpy()))
         self._outline = _outline(self._zoom(labels[self._at]))
         self._found = np.zeros_like(labels[self._at])
 
@@ -71,9 +69,7 @@ class CasePicture:
 
     def write(self, path: Path) -> None:
         """Write what `draw` gives as a PNG; raises `OutputError` where that fails."""
-        picture = Image.fromarray(self.draw())
-        make_folder(path.parent)
-        write_atomic(path, lambda temporary: picture.save(temporary, format="PNG"))
+        write_picture(path, self.draw())
 
     def _zoom(self, array: NDArray[Any]) -> NDArray[Any]:
         zoomed: NDArray[Any] = array[self._rows][:, self._columns]

@@ -8,14 +8,13 @@ from math import ceil, prod
 
 import numpy as np
 
-from prosma_core.config.model import ModelConfig
-from prosma_core.config.preprocess import ChannelIntensity, PreprocessConfig, Resample
-from prosma_core.config.run import PlanOptions, RunConfig
-from prosma_core.data.fingerprint import Fingerprint
+from prosma_core.config.model import ChannelIntensity, ModelConfig, PreprocessConfig, Resample
+from prosma_core.config.training import PlanOptions, RunConfig
 from prosma_core.data.grid import STRONG_ANISOTROPY, resampled_shape
 from prosma_core.data.intensities import AIR_HU, COLOR
 from prosma_core.errors import ConfigError, DatasetError
 from prosma_core.printable import counted
+from prosma_core.training.dataset_summary import Fingerprint
 
 
 def plan_preprocess(

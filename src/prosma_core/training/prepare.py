@@ -11,12 +11,8 @@ from typing import Literal
 import torch
 
 import prosma_core
-from prosma_core.config.header import ModelHeader
-from prosma_core.config.model import ClassInfo, ModelConfig
-from prosma_core.config.preprocess import PreprocessConfig
-from prosma_core.config.run import PlanOptions, RunConfig
-from prosma_core.config.training import FINE_TUNING_RATE
-from prosma_core.data.fingerprint import Fingerprint
+from prosma_core.config.model import ClassInfo, ModelConfig, ModelHeader, PreprocessConfig
+from prosma_core.config.training import FINE_TUNING_RATE, PlanOptions, RunConfig
 from prosma_core.data.intensities import COLOR
 from prosma_core.errors import IntensityError
 from prosma_core.events import Event, StageStarted, Working
@@ -27,7 +23,7 @@ from prosma_core.io.notes import made_by_model, read_notes
 from prosma_core.printable import counted
 from prosma_core.training.cases import TrainingCase, prepare_case
 from prosma_core.training.classes import check_background, class_words, find_classes
-from prosma_core.training.dataset_summary import read_annotated, read_split
+from prosma_core.training.dataset_summary import Fingerprint, read_annotated, read_split
 from prosma_core.training.plan import plan_batch, plan_preprocess, plan_run, training_voxels
 from prosma_core.training.split import Split, check_split, choose_cases, class_counts
 

@@ -12,14 +12,10 @@ import torch
 from torch import Tensor
 
 from prosma_core.config.inference import InferenceConfig
-from prosma_core.config.model import ModelConfig
-from prosma_core.config.preprocess import PreprocessConfig
-from prosma_core.config.run import RunConfig
-from prosma_core.config.training import TrainingConfig
-from prosma_core.data.fingerprint import Fingerprint, grid_fingerprint
-from prosma_core.data.geometry import ImageSpec
+from prosma_core.config.model import ModelConfig, PreprocessConfig
+from prosma_core.config.training import RunConfig, TrainingConfig
+from prosma_core.data.geometry import ImageSpec, whole
 from prosma_core.data.grid import resampled_shape
-from prosma_core.data.region import whole
 from prosma_core.events import Event, TileDone, Working
 from prosma_core.inference.device import choose_device, prepare_device
 from prosma_core.inference.tiled import wanted_tiles
@@ -27,7 +23,7 @@ from prosma_core.io.bundle import find_model, read_header
 from prosma_core.model.unet import build_model
 from prosma_core.training.cases import TrainingCase
 from prosma_core.training.cuda_graph import BEFORE_REPLAY, Graphed, graphed
-from prosma_core.training.dataset_summary import usual_dims
+from prosma_core.training.dataset_summary import Fingerprint, grid_fingerprint, usual_dims
 from prosma_core.training.loop import training_memory
 from prosma_core.training.losses import segmentation_loss
 from prosma_core.training.prepare import describe_plan, plan_model, prepare_run

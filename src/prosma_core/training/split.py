@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from prosma_core.data.annotation import Annotation
+from prosma_core.data.labels import Annotation
 from prosma_core.errors import DatasetError, TrainingError
 from prosma_core.io.dataset_folder import DatasetFolder
 from prosma_core.io.notes import NO_INDEPENDENT_LABELS

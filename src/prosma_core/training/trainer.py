@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from prosma_core.config.header import ModelHeader
+from prosma_core.config.model import ModelHeader
 from prosma_core.data.augment import augment_intensities
 from prosma_core.errors import DivergedError
 from prosma_core.events import CheckpointSaved, EpochDone, Event, StepDone

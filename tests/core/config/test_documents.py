@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prosma_core.config.documents import load_json, load_yaml
-from prosma_core.config.run import load_run_yaml, resolve_run
+from prosma_core.config.training import load_run_yaml, resolve_run
 from prosma_core.errors import LONGEST_TEXT, ConfigError, DatasetError, ProsmaError
 from prosma_core.io.dataset_folder import read_splits
 

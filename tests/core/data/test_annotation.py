@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from prosma_core.config.labels import LabelsConfig
-from prosma_core.data.annotation import Annotation, read_annotation
+from prosma_core.config.training import LabelsConfig
 from prosma_core.data.geometry import Scan, array_spec
+from prosma_core.data.labels import Annotation, read_annotation
 from prosma_core.errors import ConfigError, GeometryError
 
 

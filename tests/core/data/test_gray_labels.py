@@ -10,10 +10,9 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from prosma_core.config.labels import LabelsConfig
-from prosma_core.data.annotation import read_annotation
+from prosma_core.config.training import LabelsConfig
 from prosma_core.data.geometry import Scan, array_spec
-from prosma_core.data.labels import gray_kind, gray_problem
+from prosma_core.data.labels import gray_kind, gray_problem, read_annotation
 from prosma_core.data.pair_check import check_pair
 from prosma_core.data.phantom import phantom_2d, phantom_3d
 from prosma_core.io.images import read_image, read_labels

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from prosma_core.config.preprocess import ChannelIntensity, PreprocessConfig
-from prosma_core.data.fingerprint import fingerprint
+from prosma_core.config.model import ChannelIntensity, PreprocessConfig
 from prosma_core.data.frames import frames
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.data.grid import plan_grid
@@ -21,6 +20,7 @@ from prosma_core.data.intensities import check_plausible, normalise, single_prec
 from prosma_core.errors import IntensityError
 from prosma_core.inference.prepare import network_image
 from prosma_core.io.images import read_image, write_image
+from prosma_core.training.dataset_summary import fingerprint
 from prosma_core.training.plan import plan_intensities
 
 ZSCORE = (ChannelIntensity(),)

@@ -14,8 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prosma_core.config import InferenceConfig, ModelHeader
-from prosma_core.data.geometry import ImageSpec, Scan, array_spec, spacing_affine
-from prosma_core.data.region import Box, box_slices
+from prosma_core.data.geometry import Box, ImageSpec, Scan, array_spec, box_slices, spacing_affine
 from prosma_core.errors import GeometryError
 from prosma_core.events import StageStarted, TileDone
 from prosma_core.inference import grid_restore as restore

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from prosma_core.data.tiles import gaussian_weight, padding_to, plan_tiles, tile_starts
+from prosma_core.data.grid import gaussian_weight, padding_to, plan_tiles, tile_starts
 from prosma_core.errors import GeometryError
 from prosma_core.events import StageStarted, TileDone
 from prosma_core.inference.tiled import TiledPredictor, wanted_tiles

@@ -12,9 +12,8 @@ import tifffile
 import torch
 
 from prosma_core.config import InferenceConfig, PreprocessConfig
-from prosma_core.config.preprocess import ChannelIntensity, VoxelSize
-from prosma_core.config.run import PlanOptions
-from prosma_core.data.fingerprint import grid_fingerprint
+from prosma_core.config.model import ChannelIntensity, VoxelSize
+from prosma_core.config.training import PlanOptions
 from prosma_core.data.geometry import METRES, array_spec, size_note, with_voxel_size
 from prosma_core.data.grid import network_grid, unit_factor
 from prosma_core.errors import ConfigError, DatasetError, GeometryError
@@ -24,6 +23,7 @@ from prosma_core.inference.segment import Segmenter
 from prosma_core.io.axes_units import OME_UNITS, ZARR_UNITS, parse_voxel_size
 from prosma_core.io.images import read_labels, write_image
 from prosma_core.io.notes import read_notes
+from prosma_core.training.dataset_summary import grid_fingerprint
 from prosma_core.training.plan import plan_preprocess
 
 MM = PreprocessConfig(

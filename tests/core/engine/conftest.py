@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prosma_core.config.run import RunConfig, resolve_run
+from prosma_core.config.training import RunConfig, resolve_run
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.engine.arrays import PREFIX
 from prosma_core.engine.client import Engine

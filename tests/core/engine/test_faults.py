@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from prosma_core import errors
-from prosma_core.config.run import RunConfig
+from prosma_core.config.training import RunConfig
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.engine.client import NOT_ANSWERING, Engine
 from prosma_core.engine.messages import Cancelled, Failed, Finished, TrainRequest

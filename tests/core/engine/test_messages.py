@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from prosma_core.config import InferenceConfig, RunConfig
-from prosma_core.config.run import resolve_run
+from prosma_core.config.training import resolve_run
 from prosma_core.data.geometry import ImageSpec
 from prosma_core.engine import messages
 from prosma_core.engine.messages import (

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from prosma_core import errors
-from prosma_core.config.run import RunConfig, load_run_yaml, resolve_run
+from prosma_core.config.training import RunConfig, load_run_yaml, resolve_run
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.engine.client import Engine
 from prosma_core.engine.messages import (

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from prosma_core import errors
-from prosma_core.config.run import RunConfig
+from prosma_core.config.training import RunConfig
 from prosma_core.engine.client import Engine
 from prosma_core.engine.handlers import Services
 from prosma_core.engine.messages import Failed, Finished, PlanRequest, TrainRequest

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from prosma_core.config import InferenceConfig
-from prosma_core.config.run import RunConfig
+from prosma_core.config.training import RunConfig
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.engine.client import Engine
 from prosma_core.engine.messages import ArrayReady, Cancelled, Finished, ScanRef, TrainRequest

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from prosma_core.config.inference import InferenceConfig
-from prosma_core.config.labels import LabelsConfig
+from prosma_core.config.training import LabelsConfig
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.errors import DatasetError
 from prosma_core.events import StageStarted, Working

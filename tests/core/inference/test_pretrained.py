@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from prosma_core.config import InferenceConfig
 from prosma_core.config.inference import CpuSettings
-from prosma_core.config.run import load_run_yaml, resolve_run
+from prosma_core.config.training import load_run_yaml, resolve_run
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.data.labels import class_indices
 from prosma_core.data.phantom import phantom_2d, phantom_3d

@@ -12,8 +12,7 @@ from torch import nn
 
 from prosma_core.config import GateConfig, ModelHeader
 from prosma_core.config.inspection import InspectConfig, LevelEdit, MapInfo, MapKind
-from prosma_core.config.model import ClassInfo, ModelConfig
-from prosma_core.config.preprocess import ChannelIntensity, PreprocessConfig
+from prosma_core.config.model import ChannelIntensity, ClassInfo, ModelConfig, PreprocessConfig
 from prosma_core.data.geometry import ImageSpec, Scan, array_spec, map_spec
 from prosma_core.errors import ConfigError, DeviceError, GeometryError
 from prosma_core.events import StageStarted, TileDone

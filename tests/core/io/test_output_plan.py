@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from prosma_core.config.run import resolve_run
+from prosma_core.config.training import resolve_run
 from prosma_core.data.geometry import array_spec
 from prosma_core.errors import OutputError
 from prosma_core.io import atomic

@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from prosma_core.config.labels import LabelsConfig
+from prosma_core.config.training import LabelsConfig
 from prosma_core.data.geometry import ImageSpec, Scan, array_spec
 from prosma_core.data.pair_check import check_pair, overlap
 from prosma_core.errors import ConfigError, DatasetError, GeometryError

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 from tests.writers import FILES, FOLDERS, TORCH, WRITERS, Found, Save
 
-from prosma_core.config.run import resolve_run
+from prosma_core.config.training import resolve_run
 from prosma_core.io import atomic
 from prosma_core.io.atomic import put_back, replace_dir
 from prosma_core.runs.run_folder import RunFolder

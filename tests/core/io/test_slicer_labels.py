@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from prosma_core.config.run import resolve_run
+from prosma_core.config.training import resolve_run
 from prosma_core.data.geometry import ImageSpec, Scan, spacing_affine
 from prosma_core.data.pair_check import pasted
 from prosma_core.data.phantom import phantom_3d

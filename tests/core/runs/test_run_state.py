@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from prosma_core.config.run import load_run_yaml, resolve_run
+from prosma_core.config.training import load_run_yaml, resolve_run
 from prosma_core.errors import ConfigError, ModelFileError, TrainingError
 from prosma_core.runs.run_folder import RunFolder
 from prosma_core.runs.run_state import keep_stopped, read_history, run_state

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prosma_core.config.run import RunConfig, resolve_run
+from prosma_core.config.training import RunConfig, resolve_run
 from prosma_core.data.geometry import array_spec
 from prosma_core.errors import DatasetError, GeometryError
 from prosma_core.events import Working

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prosma_core.config.run import resolve_run
+from prosma_core.config.training import resolve_run
 from prosma_core.data.geometry import array_spec
 from prosma_core.events import StepDone
 from prosma_core.io.images import write_image, write_labels

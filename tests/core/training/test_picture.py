@@ -11,8 +11,8 @@ from PIL import Image
 
 from prosma_core.config import ClassInfo
 from prosma_core.data.labels import IGNORED
-from prosma_core.data.picture import GAP, SIDE
 from prosma_core.errors import OutputError
+from prosma_core.io.raster import PICTURE_GAP, PICTURE_SIDE
 from prosma_core.training.cases import TrainingCase
 from prosma_core.training.picture import CasePicture
 
@@ -36,8 +36,8 @@ def square(labels: np.ndarray, value: int = 1) -> np.ndarray:
 
 
 def halves(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    width = (picture.shape[1] - GAP) // 2
-    return picture[:, :width], picture[:, width + GAP :]
+    width = (picture.shape[1] - PICTURE_GAP) // 2
+    return picture[:, :width], picture[:, width + PICTURE_GAP :]
 
 
 def test_a_picture_holds_the_image_the_annotated_outline_and_what_was_found() -> None:
@@ -47,8 +47,8 @@ def test_a_picture_holds_the_image_the_annotated_outline_and_what_was_found() ->
     found[0:4] = 2
     picture.take(case, found)
     plain, drawn = halves(picture.draw())
-    assert plain.shape == drawn.shape == (SIDE, SIDE, 3)
-    zoom = SIDE // 32
+    assert plain.shape == drawn.shape == (PICTURE_SIDE, PICTURE_SIDE, 3)
+    zoom = PICTURE_SIDE // 32
     assert {tuple(v) for v in plain.reshape(-1, 3).tolist()} == {(0, 0, 0), (255, 255, 255)}
     outline = (drawn == (255, 0, 0)).all(-1)
     assert outline[8 * zoom, 12 * zoom]
@@ -69,8 +69,8 @@ def test_the_slice_with_most_labels_of_the_case_with_most_is_shown() -> None:
         found[index, 28:] = 2
         picture.take(case, found)
     plain, drawn = halves(picture.draw())
-    assert plain.shape == (SIDE, SIDE, 3)
-    zoom = SIDE // 32
+    assert plain.shape == (PICTURE_SIDE, PICTURE_SIDE, 3)
+    zoom = PICTURE_SIDE // 32
     assert plain[16 * zoom, 16 * zoom].min() == 255
     assert plain[1, 1].max() == 0
     assert tuple(drawn[30 * zoom, 2]) == (0, 0, 115)
@@ -82,8 +82,8 @@ def test_a_sparse_volume_is_shown_across_its_annotated_axis_with_square_voxels()
     labels[2:8, 7, 8:24] = 1
     picture = CasePicture([case_of(labels, sparse=True)], (2.0, 1.0, 1.0), CLASSES)
     plain, drawn = halves(picture.draw())
-    assert plain.shape == (round(SIDE * 20 / 32), SIDE, 3)
-    assert plain[len(plain) // 2, SIDE // 2].min() == 255
+    assert plain.shape == (round(PICTURE_SIDE * 20 / 32), PICTURE_SIDE, 3)
+    assert plain[len(plain) // 2, PICTURE_SIDE // 2].min() == 255
     assert (drawn == (255, 0, 0)).all(-1).any()
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prosma_core.config.run import PlanOptions, resolve_run
-from prosma_core.data.fingerprint import Fingerprint
+from prosma_core.config.training import PlanOptions, resolve_run
 from prosma_core.errors import ConfigError, DatasetError
+from prosma_core.training.dataset_summary import Fingerprint
 from prosma_core.training.plan import (
     MEMORY_SHARE,
     MIN_EDGE,

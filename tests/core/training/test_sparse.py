@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from prosma_core.cli.train import measured
-from prosma_core.config.run import load_run_yaml, resolve_run
+from prosma_core.config.training import load_run_yaml, resolve_run
 from prosma_core.data.geometry import array_spec
 from prosma_core.errors import DatasetError, GeometryError, OutputError
 from prosma_core.events import EpochDone, StageStarted

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.model import ClassInfo
-from prosma_core.data.annotation import read_annotation
+from prosma_core.config.training import LabelsConfig
 from prosma_core.data.geometry import Scan, array_spec
+from prosma_core.data.labels import read_annotation
 from prosma_core.errors import DatasetError, TrainingError
 from prosma_core.runs.run_state import compare
 from prosma_core.training.classes import check_background, class_words

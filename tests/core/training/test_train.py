@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from prosma_core.config.inference import InferenceConfig
-from prosma_core.config.run import load_run_yaml, resolve_run
+from prosma_core.config.training import load_run_yaml, resolve_run
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.data.phantom import phantom_2d
 from prosma_core.errors import ConfigError, DatasetError, DeviceError, IntensityError, LabelError, TrainingError

@@ -19,7 +19,7 @@ from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QScrollArea, QTableWi
 from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.jobs.session import Session
 from napari_prosma.train import TrainWidget
-from prosma_core.config.run import PRESETS
+from prosma_core.config.training import PRESETS
 from prosma_core.data.phantom import phantom_3d
 from prosma_core.errors import EngineBusyError
 from prosma_core.io.images import write_image, write_labels

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from napari_prosma.segment import SegmentWidget
 from napari_prosma.train.run_library import list_runs
 from prosma_core.cli.main import app
-from prosma_core.config.run import PRESETS
+from prosma_core.config.training import PRESETS
 from prosma_core.io.bundle import read_header
 from prosma_core.io.images import read_image
 from prosma_core.runs.run_folder import RunFolder

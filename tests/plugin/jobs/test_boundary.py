@@ -16,7 +16,7 @@ from qtpy.QtWidgets import QApplication
 
 from napari_prosma.jobs.boundary import EngineJob, Jobs, Mailbox
 from napari_prosma.jobs.spec import RequestSpec
-from prosma_core.config.run import resolve_run
+from prosma_core.config.training import resolve_run
 from prosma_core.data.geometry import array_spec
 from prosma_core.engine.messages import Cancelled, PlanRequest, TimesRequest, is_last, spec_message
 from prosma_core.errors import EngineBusyError, ProsmaError

@@ -20,7 +20,7 @@ from napari_prosma.layers.access import (
     voxel_at,
 )
 from prosma_core.config.inspection import MapInfo
-from prosma_core.config.preprocess import VoxelSize
+from prosma_core.config.model import VoxelSize
 from prosma_core.data.geometry import map_spec
 
 NOTES = {"program": "test"}

@@ -16,8 +16,8 @@ from napari_prosma.layers import access as layers
 from napari_prosma.train.label_semantics_panel import classes_of
 from napari_prosma.train.pairs import Pair, PairRow, check
 from napari_prosma.train.sources import layer_source
-from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.model import ClassInfo
+from prosma_core.config.training import LabelsConfig
 from prosma_core.io.bundle import read_header, shipped_models
 
 IMAGE = Image(np.zeros((4, 8, 8)), name="scan")

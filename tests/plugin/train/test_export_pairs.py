@@ -20,8 +20,8 @@ from napari_prosma.layers import access as layers
 from napari_prosma.train.export_pairs import autosave, write_pairs
 from napari_prosma.train.pairs import Pair, check
 from napari_prosma.train.sources import Source, layer_source
-from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.model import ClassInfo
+from prosma_core.config.training import LabelsConfig
 from prosma_core.data.geometry import METRES, ImageSpec, array_spec
 from prosma_core.data.pair_check import check_pair
 from prosma_core.errors import OutputError

@@ -28,8 +28,8 @@ from napari_prosma.train.pairs import (
     splits_of,
 )
 from napari_prosma.train.sources import Source, layer_source
-from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.model import ClassInfo
+from prosma_core.config.training import LabelsConfig
 from prosma_core.data.geometry import array_spec
 from prosma_core.errors import DatasetError
 from prosma_core.io.images import write_image, write_labels

@@ -20,8 +20,8 @@ from napari_prosma.layers.access import editable_copy, labels_layer, read
 from napari_prosma.train.export_pairs import resampled
 from napari_prosma.train.pairs import Pair, check
 from napari_prosma.train.sources import Source, layer_source
-from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.model import ClassInfo
+from prosma_core.config.training import LabelsConfig
 from prosma_core.data.geometry import array_spec, spacing_affine
 from prosma_core.errors import GeometryError
 from prosma_core.io.images import write_image, write_labels

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from napari_prosma.train.run_library import free_name, list_runs, save_as, taken_names
-from prosma_core.config.run import resolve_run
+from prosma_core.config.training import resolve_run
 from prosma_core.errors import ModelFileError, OutputError
 from prosma_core.io import atomic
 from prosma_core.io.bundle import read_header, shipped_models

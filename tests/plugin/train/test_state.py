@@ -17,10 +17,8 @@ from napari_prosma.train.label_semantics_panel import classes_of
 from napari_prosma.train.pairs import Pair, PairRow, check
 from napari_prosma.train.sources import layer_source
 from napari_prosma.train.state import Choices, Plan, Problem, asks_for_size, resolve, sized
-from prosma_core.config.labels import LabelsConfig
-from prosma_core.config.model import ClassInfo
-from prosma_core.config.preprocess import VoxelSize
-from prosma_core.config.run import PRESETS, load_run_yaml, resolve_run
+from prosma_core.config.model import ClassInfo, VoxelSize
+from prosma_core.config.training import PRESETS, LabelsConfig, load_run_yaml, resolve_run
 from prosma_core.io.bundle import find_model, read_header, shipped_models
 from prosma_core.io.dataset_folder import open_cases
 from prosma_core.io.images import read_labels

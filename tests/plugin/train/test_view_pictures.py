@@ -21,9 +21,8 @@ from napari_prosma.train.pairs import Pair, PairRow
 from napari_prosma.train.sources import Source
 from napari_prosma.train.view import TrainView
 from napari_prosma.widgets.fields import Fold
-from prosma_core.config.labels import LabelsConfig
 from prosma_core.config.model import ClassInfo
-from prosma_core.config.training import TrainingConfig
+from prosma_core.config.training import LabelsConfig, TrainingConfig
 from prosma_core.events import EpochDone, LevelStats
 from prosma_core.runs.run_folder import history_row
 from prosma_core.runs.run_state import RunState
