@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from qtpy.QtCore import Qt
-from qtpy.QtGui import QColor, QFontDatabase, QGuiApplication
+from qtpy.QtGui import QColor, QFontDatabase, QGuiApplication, QIcon
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QComboBox,
@@ -23,9 +23,12 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
+from superqt import QCollapsible
 
 from prosma_core.printable import plain, shown, visible
 
+NO_LIMIT = 16_777_215
+"""Height of a widget that may be as high as it likes (QWIDGETSIZE_MAX)."""
 BROWSE = "Browse…"
 """Last entry of a box of models."""
 
@@ -43,44 +46,39 @@ class PlainLabel(QLabel):
         super().setText(shown(text or ""))
 
 
-class Fold(QWidget):
-    """Parts under a title that opens and closes them; closed at first."""
+class Fold(QCollapsible):
+    """A section under a title that opens and closes it; closed at first.
+
+    The arrow is text, in the theme's color also after a change of the theme; the content is hidden while it is closed,
+    so that the Tab key skips it, and as high as its wrapped texts need while it is open.
+    """
 
     def __init__(self, title: str) -> None:
-        super().__init__()
-        self._title = title
-        self._switch = QPushButton()
-        self._switch.setCheckable(True)
-        self._switch.setStyleSheet("QPushButton { text-align: left; }")
-        self._content = QWidget()
-        self._content.setVisible(False)
-        self._parts = QVBoxLayout(self._content)
-        self._parts.setContentsMargins(6, 0, 6, 0)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 6, 0, 6)
-        layout.addWidget(self._switch)
-        layout.addWidget(self._content)
-        self._switch.toggled.connect(self._content.setVisible)
-        self._switch.toggled.connect(lambda _: self.show_title(self._title))
+        super().__init__("", None, QIcon(), QIcon())
+        self.setDuration(0)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Preferred)
+        self.toggleButton().setStyleSheet("text-align: left;")
+        self.layout().setAlignment(Qt.AlignmentFlag(0))
+        self.layout().setContentsMargins(0, 6, 0, 6)
+        self.content().layout().setContentsMargins(6, 0, 6, 0)
+        self.toggled.connect(self._show_content)
         self.show_title(title)
+        self._show_content(False)
 
     def add(self, *parts: QWidget) -> None:
         """Add parts below those that are there."""
         for part in parts:
-            self._parts.addWidget(part)
+            self.content().layout().addWidget(part)
 
     def show_title(self, title: str) -> None:
         """What stands beside the arrow."""
         self._title = title
-        self._switch.setText(f"{'▾' if self._switch.isChecked() else '▸'} {title}")
+        self.setText(f"{'▾' if self.isExpanded() else '▸'} {title}")
 
-    def expand(self) -> None:
-        """Open it."""
-        self._switch.setChecked(True)
-
-    def collapse(self) -> None:
-        """Close it."""
-        self._switch.setChecked(False)
+    def _show_content(self, opened: bool) -> None:
+        self.content().setMaximumHeight(NO_LIMIT)
+        self.content().setVisible(opened)
+        self.show_title(self._title)
 
 
 def combo(tooltip: str) -> QComboBox:

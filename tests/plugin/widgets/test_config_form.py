@@ -1,4 +1,4 @@
-"""Forms made from settings classes."""
+"""Forms made from settings classes, and the sections they stand in."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any, Literal
 import pytest
 from pydantic import Field
 from pytestqt.qtbot import QtBot
-from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QLabel, QWidget
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from napari_prosma.widgets.config_form import ConfigForm
+from napari_prosma.widgets.fields import Fold
 from prosma_core.config.base import Config
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.training import TrainingConfig
@@ -143,3 +145,31 @@ def test_a_number_with_many_digits_can_be_written(qtbot: QtBot) -> None:
     qtbot.addWidget(form.native)
     form.native.findChild(QDoubleSpinBox).setValue(0.00003)
     assert form.value == TrainingConfig(learning_rate=0.00003)
+
+
+@pytest.mark.usefixtures("display")
+def test_a_section_opens_by_keyboard_and_the_tab_key_skips_what_it_hides(qtbot: QtBot) -> None:
+    page, fold, after = QWidget(), Fold("Advanced"), QPushButton("After")
+    inside = [QPushButton("One"), QPushButton("Two")]
+    fold.add(*inside)
+    QVBoxLayout(page).addWidget(fold)
+    page.layout().addWidget(after)
+    qtbot.addWidget(page)
+    with qtbot.waitExposed(page):
+        page.show()
+    title = fold.toggleButton()
+    title.setFocus()
+    assert title.text() == "▸ Advanced"
+    qtbot.keyClick(title, Qt.Key.Key_Tab)
+    assert page.focusWidget() is after
+    title.setFocus()
+    qtbot.keyClick(title, Qt.Key.Key_Space)
+    assert title.text() == "▾ Advanced"
+    assert all(part.isVisible() and part.height() >= part.sizeHint().height() for part in inside)
+    qtbot.keyClick(title, Qt.Key.Key_Tab)
+    assert page.focusWidget() is inside[0]
+    fold.collapse()
+    assert not any(part.isVisible() for part in inside)
+    assert not fold.isExpanded()
+    fold.show_title("Other")
+    assert title.text() == "▸ Other"
