@@ -24,7 +24,7 @@ from viewer_smoothness import Pulse, wait
 
 from napari_prosma.gates import GatesWidget
 from napari_prosma.gates.what_if_panel import REST
-from napari_prosma.jobs.session import Session
+from napari_prosma.jobs.qt_loop import make_session
 from prosma_core.data.phantom import phantom_2d
 
 SHAPE = (256, 256)
@@ -38,7 +38,7 @@ class Desk:
         self.viewer.window.resize(1400, 860)
         scan, _ = phantom_2d(7, SHAPE)
         self.viewer.add_image(scan.data, name="scan")
-        self.session = Session(Path(folder))
+        self.session = make_session(Path(folder))
         self.widget = GatesWidget(self.viewer, self.session)
         self.viewer.window.add_dock_widget(self.widget)
         self.controller = self.widget.controller

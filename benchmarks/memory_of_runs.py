@@ -21,7 +21,7 @@ import napari
 import psutil
 from qtpy.QtCore import QEventLoop, QTimer
 
-from napari_prosma.jobs.session import Session
+from napari_prosma.jobs.qt_loop import make_session
 from napari_prosma.segment import SegmentWidget
 from prosma_core.data.phantom import phantom_3d
 
@@ -54,7 +54,7 @@ def main() -> None:
     viewer.add_image(scan.data, name="scan", scale=scan.spec.spacing, units=("mm",) * 3)
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
-        session = Session(Path(folder))
+        session = make_session(Path(folder))
         widget = SegmentWidget(viewer, session)
         viewer.window.add_dock_widget(widget)
         controller = widget.controller

@@ -19,7 +19,7 @@ import napari
 from qtpy.QtCore import QTimer
 from viewer_smoothness import Pulse, wait
 
-from napari_prosma.jobs.session import Session
+from napari_prosma.jobs.qt_loop import make_session
 from napari_prosma.train import TrainWidget
 from prosma_core.data.phantom import phantom_3d
 
@@ -46,7 +46,7 @@ def main() -> None:
         where = {"scale": scan.spec.spacing, "units": ("mm",) * 3}
         viewer.add_image(scan.data, name="scan", **where)
         viewer.add_labels(truth.data, name="labels", **where)
-        session = Session(Path(folder))
+        session = make_session(Path(folder))
         widget = TrainWidget(viewer, session)
         viewer.window.add_dock_widget(widget)
         controller = widget.controller

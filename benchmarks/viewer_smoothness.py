@@ -23,7 +23,7 @@ import numpy as np
 from qtpy.QtCore import QEventLoop, Qt, QTimer
 from qtpy.QtWidgets import QApplication, QPushButton
 
-from napari_prosma.jobs.session import Session
+from napari_prosma.jobs.qt_loop import make_session
 from napari_prosma.layers import access as layer_access
 from napari_prosma.segment import SegmentWidget
 from prosma_core.data.phantom import phantom_3d
@@ -75,7 +75,7 @@ class Desk:
         scan, _ = phantom_3d(7)
         self.data = np.tile(scan.data, (repeat,) * 3)
         self.viewer.add_image(self.data, name="scan", scale=scan.spec.spacing, units=("mm",) * 3)
-        self.session = Session(Path(folder))
+        self.session = make_session(Path(folder))
         self.widget = SegmentWidget(self.viewer, self.session)
         self.viewer.window.add_dock_widget(self.widget)
         self.controller = self.widget.controller

@@ -22,7 +22,7 @@ from qtpy.QtWidgets import QApplication, QLabel, QPushButton, QWidget
 from napari_prosma._reader import image_layer_data
 from napari_prosma._sample_data import PHANTOM
 from napari_prosma._sample_data import _pair as pair_layers
-from napari_prosma.jobs.session import Session
+from napari_prosma.jobs.qt_loop import make_session
 from napari_prosma.segment import SegmentWidget
 from napari_prosma.train import TrainWidget
 from napari_prosma.train.plots import TrainingPlots
@@ -69,7 +69,7 @@ class Desk:
         self.folder = folder
         self.viewer = napari.Viewer(title="napari")
         self.viewer.window.resize(1400, HEIGHT)
-        self.session = Session(settings)
+        self.session = make_session(settings)
 
     def segment(self) -> SegmentWidget:
         """The Segment widget, in front."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QTimer
 
+from napari_prosma.jobs.qt_loop import make_session
 from napari_prosma.jobs.session import Session
 from napari_prosma.segment import SegmentWidget
 
@@ -29,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as settings:  # nothing of the demo is remembered
-        session = Session(Path(settings))
+        session = make_session(Path(settings))
         failure = show(session, options.device, options.screenshot)
         session.jobs.close()
     if failure:

@@ -15,6 +15,7 @@ import torch
 from napari.layers import Layer
 
 from napari_prosma.jobs.boundary import Jobs
+from napari_prosma.jobs.qt_loop import QtEventLoop
 from prosma_core.config import ChannelIntensity, ClassInfo, GateConfig, ModelConfig, ModelHeader, PreprocessConfig
 from prosma_core.data.intensities import COLOR
 from prosma_core.io.bundle import save_bundle
@@ -36,7 +37,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def jobs(one_thread: None, qapp: Any) -> Iterator[Jobs]:
     """Return the engine that all tests share, warm after the first."""
-    made = Jobs()
+    made = Jobs(QtEventLoop())
     yield made
     made.close()
 

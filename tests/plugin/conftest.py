@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from psygnal import Signal
 
 import napari_prosma
 from napari_prosma._reader import get_reader
+from napari_prosma.jobs.boundary import Timer
+from napari_prosma.jobs.run import ViewSignal
 from prosma_core.config.inspection import ClassChange, Inspection, VariantResult
 from prosma_core.config.model import ClassInfo
 from prosma_core.engine.messages import ArrayReady, Cancelled, Finished, InspectResult, Listener, Ready, WhatIfResult
@@ -91,6 +94,11 @@ class FakeJob:
 class FakeJobs:
     """Stands in for the boundary to the engine: jobs are recorded, work for threads is done at once, or when told.
 
+    Parameters
+    ----------
+    timer : callable
+        Gives timers, as of `EventLoop`.
+
     Attributes
     ----------
     jobs : list of FakeJob
@@ -101,7 +109,8 @@ class FakeJobs:
 
     started = Signal(Ready)
 
-    def __init__(self) -> None:
+    def __init__(self, timer: Callable[..., Timer]) -> None:
+        self.timer = timer
         self.jobs: list[FakeJob] = []
         self.held: list[Callable[[], None]] | None = None
         self.asides: list[tuple[Any, Listener]] = []
@@ -161,10 +170,113 @@ class FakeJobs:
         self.alive, self.pid = False, None
 
 
+class FakeTimer:
+    """A timer whose time comes when the test says so."""
+
+    def __init__(self, call: Callable[[], object], *, repeat: bool = False) -> None:
+        self._call, self._repeat = call, repeat
+        self.due: int | None = None
+
+    def start(self, milliseconds: int, /) -> None:
+        self.due = milliseconds
+
+    def stop(self) -> None:
+        self.due = None
+
+    def fire(self) -> None:
+        self.due = self.due if self._repeat else None
+        self._call()
+
+
+class Clock:
+    """Gives timers, and lets their time come."""
+
+    def __init__(self) -> None:
+        self._timers: list[FakeTimer] = []
+
+    def timer(self, call: Callable[[], object], *, repeat: bool = False) -> FakeTimer:
+        self._timers.append(FakeTimer(call, repeat=repeat))
+        return self._timers[-1]
+
+    def run(self, milliseconds: int = 1000) -> None:
+        """Let the time of all timers come that are due by then, and of those they start, until none is left."""
+        while due := [timer for timer in self._timers if timer.due is not None and timer.due <= milliseconds]:
+            due[0].fire()
+
+
+class FakeSignal:
+    """A signal of a view, emitted by the test."""
+
+    def __init__(self) -> None:
+        self._slots: list[Callable[..., object]] = []
+
+    def connect(self, slot: Callable[..., object], /) -> None:
+        self._slots.append(slot)
+
+    def emit(self, *values: Any) -> None:
+        for slot in self._slots:
+            slot(*values)
+
+
+class FakeView:
+    """What the Protocol of a view asks for, and no more: signals, parts, and setters that keep what they were given.
+
+    Attributes
+    ----------
+    shown : dict of str to tuple
+        What each setter was called with last, by its name.
+    """
+
+    def __init__(self, protocol: Any) -> None:
+        self.shown: dict[str, tuple[Any, ...]] = {}
+        for base in protocol.__mro__:
+            for name, member in vars(base).items():
+                if getattr(base, "_is_protocol", False) and not name.startswith("_"):
+                    setattr(self, name, self._made(name, member))
+
+    def _made(self, name: str, member: Any) -> Any:
+        if isinstance(member, property):
+            return _made_from(get_type_hints(member.fget)["return"])
+        given, wanted = inspect.signature(member), get_type_hints(member)["return"]
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            given.bind(self, *args, **kwargs)
+            self.shown[name] = (*args, *kwargs.values())
+            return _made_from(wanted)
+
+        return call
+
+
+def _made_from(wanted: Any) -> Any:
+    if wanted is ViewSignal:
+        return FakeSignal()
+    return FakeView(wanted) if getattr(wanted, "_is_protocol", False) else wanted()
+
+
+@pytest.fixture
+def fake_view() -> Callable[[Any], Any]:
+    """Return what makes a view without Qt of its Protocol."""
+    return FakeView
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Return what gives timers without Qt."""
+    return Clock()
+
+
+@pytest.fixture
+def jobs(clock: Clock) -> FakeJobs:
+    """Return a boundary to no engine, without Qt."""
+    return FakeJobs(clock.timer)
+
+
 @pytest.fixture
 def make_jobs() -> Callable[[], Any]:
-    """Return what makes a boundary to no engine, which records what it is given."""
-    return FakeJobs
+    """Return what makes a boundary to no engine, which records what it is given; its timers are Qt's."""
+    from napari_prosma.jobs.qt_loop import QtEventLoop  # late: the controllers' tests need no Qt
+
+    return lambda: FakeJobs(QtEventLoop().timer)
 
 
 @pytest.fixture

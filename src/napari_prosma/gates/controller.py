@@ -1,4 +1,4 @@
-"""Between the choices, the view and the engine: what happens when. No Qt widgets, no torch."""
+"""Between the choices, the view and the engine: what happens when. No Qt, no torch."""
 
 from __future__ import annotations
 
@@ -8,21 +8,18 @@ from typing import TYPE_CHECKING, Any
 from napari_prosma.each import each
 from napari_prosma.gates.inspection_result import InspectionResult
 from napari_prosma.gates.job import InspectJob
-from napari_prosma.gates.presenter import Presenter
-from napari_prosma.gates.result_controller import ResultController
+from napari_prosma.gates.presenter import AbstractGatesView, Presenter
+from napari_prosma.gates.result_controller import ResultController, Steps
 from napari_prosma.gates.state import Choices, Plan, Problem, resolve
 from napari_prosma.jobs.models import ModelEntry
 from napari_prosma.jobs.session import Session
 from napari_prosma.scan.controller import ScanController
-from napari_prosma.widgets.gui_steps import Steps
 from prosma_core.config.inspection import InspectConfig
 from prosma_core.errors import ProsmaError
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image
-
-    from napari_prosma.gates.view import GatesView
 
 
 class GatesController(ScanController[Choices]):
@@ -31,7 +28,7 @@ class GatesController(ScanController[Choices]):
     Parameters
     ----------
     viewer : ViewerModel
-    view : GatesView
+    view : AbstractGatesView
     session : Session
 
     Attributes
@@ -42,7 +39,7 @@ class GatesController(ScanController[Choices]):
         What the last one found, while it is shown.
     """
 
-    def __init__(self, viewer: ViewerModel, view: GatesView, session: Session) -> None:
+    def __init__(self, viewer: ViewerModel, view: AbstractGatesView, session: Session) -> None:
         self._presenter = Presenter(view, session)
         super().__init__(viewer, view, session, self._presenter, _recalled(session))
         self.view = view
@@ -52,7 +49,7 @@ class GatesController(ScanController[Choices]):
         self._source: Image | None = None
         self._plan: Plan | Problem | None = None
         self._waiting = False
-        self._leaving = Steps()
+        self._leaving = Steps(session.jobs)
         self._connect_choices()
         self._connect_result()
         self._begin()

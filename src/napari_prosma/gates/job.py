@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from numpy.typing import NDArray
 
 from napari_prosma.gates.inspection_result import InspectionResult
 from napari_prosma.gates.state import Plan
 from napari_prosma.jobs.boundary import Jobs
-from napari_prosma.jobs.run import Handlers, RunTexts, ShownRun
+from napari_prosma.jobs.run import Handlers, RunTexts, RunView, ShownRun, clock
 from napari_prosma.jobs.spec import ScanSpec
-from napari_prosma.widgets.progress import clock
 from prosma_core.engine.messages import ArrayReady, Finished, InspectResult
-
-if TYPE_CHECKING:
-    from napari_prosma.gates.view import GatesView
 
 TEXTS = RunTexts(
     cancel_tooltip="Stop looking.",
@@ -31,15 +27,13 @@ class InspectJob(ShownRun):
     Parameters
     ----------
     plan : Plan
-    view : GatesView
+    view : RunView
     jobs : Jobs
     over : callable
         Told, once, what was found; None where nothing was.
     """
 
-    def __init__(
-        self, plan: Plan, view: GatesView, jobs: Jobs, over: Callable[[InspectionResult | None], None]
-    ) -> None:
+    def __init__(self, plan: Plan, view: RunView, jobs: Jobs, over: Callable[[InspectionResult | None], None]) -> None:
         self.plan = plan
         self._told = over
         self._arrays: dict[str, NDArray[Any]] = {}

@@ -2,14 +2,71 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Protocol
 
-from napari_prosma.gates.state import Choices, Plan, Problem, level_facts
+from napari_prosma.gates.result_controller import AbstractResultPanel
+from napari_prosma.gates.state import Choices, LevelFacts, Plan, Problem, level_facts
+from napari_prosma.jobs.run import ViewSignal
 from napari_prosma.jobs.session import Session
-from napari_prosma.scan.presenter import ScanPresenter, slice_axes
+from napari_prosma.scan.presenter import AbstractPartFields, AbstractScanView, ScanPresenter, slice_axes
+from prosma_core.config.inspection import InspectConfig
 
-if TYPE_CHECKING:
-    from napari_prosma.gates.view import GatesView
+
+class ChoosablePart(AbstractPartFields, Protocol):
+    """As of `AbstractPartFields`, shown by itself."""
+
+    def show_part(self, part: str, axes: Sequence[tuple[str, str]], slice_axis: str | None, /) -> None:
+        """Show a choice; `axes` are those a 2D model may walk along, empty where none are needed."""
+
+
+class AbstractLevelBoxes(Protocol):
+    """A box to tick for each level with a gate."""
+
+    @property
+    def levels_chosen(self) -> ViewSignal:
+        """Levels that are left out (frozenset of int)."""
+
+    def show_levels(self, facts: tuple[LevelFacts, ...], without: frozenset[int], /) -> None:
+        """Show the levels of a network, ticked but for those that are left out."""
+
+
+class AbstractAdvanced(Protocol):
+    """Maps that are made, and how the tiles overlap."""
+
+    @property
+    def options_changed(self) -> ViewSignal:
+        """InspectConfig."""
+
+    @property
+    def defaults_clicked(self) -> ViewSignal:
+        """All as it was at first."""
+
+    def show_options(self, options: InspectConfig, /) -> None:
+        """Show settings."""
+
+
+class AbstractGatesView(AbstractScanView, Protocol):
+    """The Gates widget as its controller knows it."""
+
+    @property
+    def part(self) -> ChoosablePart:
+        """Part of the scan."""
+
+    @property
+    def levels(self) -> AbstractLevelBoxes:
+        """Levels to inspect."""
+
+    @property
+    def advanced(self) -> AbstractAdvanced:
+        """Advanced settings."""
+
+    @property
+    def result(self) -> AbstractResultPanel:
+        """What was found."""
+
+    def scroll_to_result(self) -> None:
+        """Scroll down to what was found."""
 
 
 class Presenter(ScanPresenter):
@@ -17,11 +74,11 @@ class Presenter(ScanPresenter):
 
     Parameters
     ----------
-    view : GatesView
+    view : AbstractGatesView
     session : Session
     """
 
-    def __init__(self, view: GatesView, session: Session) -> None:
+    def __init__(self, view: AbstractGatesView, session: Session) -> None:
         super().__init__(view, session)
         self._view = view
 

@@ -2,23 +2,154 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from napari_prosma.each import each
 from napari_prosma.gates.inspection_result import InspectionResult
 from napari_prosma.gates.maps import MapLayers, remove_all
-from napari_prosma.gates.voxel_picker import VoxelPicker
-from napari_prosma.gates.what_if import WhatIf
+from napari_prosma.gates.voxel_picker import AbstractVoxelPanel, VoxelPicker
+from napari_prosma.gates.what_if import AbstractWhatIfPanel, WhatIf
 from napari_prosma.jobs.boundary import Jobs
-from napari_prosma.widgets.gui_steps import Steps
+from napari_prosma.jobs.run import ViewSignal
+from prosma_core.config.inspection import LevelSummary
+from prosma_core.config.model import GateForm
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image, Layer
 
-    from napari_prosma.gates.result_panel import ResultPanel
+
+PAUSE = 5
+"""Milliseconds between two steps, so that what waits in the window comes first."""
+
+
+class Steps:
+    """Work that only the GUI thread may do, such as adding many layers: one step at a time, all else in between.
+
+    Parameters
+    ----------
+    jobs : Jobs
+        Gives the timer.
+    """
+
+    def __init__(self, jobs: Jobs) -> None:
+        self._work: Iterator[None] | None = None
+        self._timer = jobs.timer(self._step)
+        self._coming = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether steps are left."""
+        return self._work is not None
+
+    def run(self, work: Iterator[None]) -> None:
+        """Take the steps of this work, and no more of what was done before."""
+        self._work = work
+        self._wait()
+
+    def take(self) -> Iterator[None]:
+        """The steps that are left, for somebody else to take."""
+        work, self._work = self._work, None
+        return work if work is not None else iter(())
+
+    def stop(self) -> None:
+        """Take no more steps."""
+        self._work = None
+
+    def _wait(self) -> None:
+        if not self._coming:
+            self._coming = True
+            self._timer.start(PAUSE)
+
+    def _step(self) -> None:
+        self._coming = False
+        work = self._work
+        if work is None:
+            return
+        try:
+            next(work)
+        except StopIteration:
+            if self._work is work:
+                self._work = None
+        except Exception:
+            self._work = None
+            raise
+        if self._work is not None:
+            self._wait()
+
+
+class AbstractLevelsTable(Protocol):
+    """A row per level."""
+
+    @property
+    def level_clicked(self) -> ViewSignal:
+        """Level (int)."""
+
+    def show_levels(self, title: str, levels: Sequence[LevelSummary], level: int, /) -> None:
+        """Show these levels; `level` is the one whose maps and plots are shown."""
+
+    def mark(self, level: int, /) -> None:
+        """Mark the level that is shown."""
+
+
+class AbstractPlots(Protocol):
+    """Plots of a level."""
+
+    @property
+    def channel_clicked(self) -> ViewSignal:
+        """Channel (int)."""
+
+    def show_level(self, summary: LevelSummary, form: GateForm, channel: int, /) -> None:
+        """Draw a level; `channel` stands out."""
+
+    def show_nothing(self, gate: str, /) -> None:
+        """Say why there is nothing to draw."""
+
+
+class AbstractFilesPanel(Protocol):
+    """What is written to files."""
+
+    def say(self, text: str, /) -> None:
+        """What is being written, or where it is."""
+
+
+class AbstractResultPanel(Protocol):
+    """What was found, hidden until something was."""
+
+    @property
+    def levels(self) -> AbstractLevelsTable:
+        """The levels."""
+
+    @property
+    def plots(self) -> AbstractPlots:
+        """Plots of the level that is shown."""
+
+    @property
+    def voxel(self) -> AbstractVoxelPanel:
+        """Channels at a voxel."""
+
+    @property
+    def what_if(self) -> AbstractWhatIfPanel:
+        """Edits of the gates."""
+
+    @property
+    def files(self) -> AbstractFilesPanel:
+        """Export."""
+
+    @property
+    def remove_clicked(self) -> ViewSignal:
+        """Take all layers of this inspection out of the viewer."""
+
+    def show_tabs(self, *, gates: bool) -> None:
+        """Show the tabs where there are gates to look at."""
+
+    def show(self) -> None:
+        """Something was found."""
+
+    def hide(self) -> None:
+        """Nothing is shown."""
 
 
 class ResultController:
@@ -30,7 +161,7 @@ class ResultController:
     source : Image or None
         Layer that was looked at.
     viewer : ViewerModel
-    panel : ResultPanel
+    panel : AbstractResultPanel
     jobs : Jobs
     before : iterator of None
         Steps to take before layers are added, such as the removal of others.
@@ -51,7 +182,7 @@ class ResultController:
         found: InspectionResult,
         source: Image | None,
         viewer: ViewerModel,
-        panel: ResultPanel,
+        panel: AbstractResultPanel,
         jobs: Jobs,
         before: Iterator[None],
         earlier: ResultController | None = None,
@@ -61,7 +192,7 @@ class ResultController:
         self._maps: MapLayers = MapLayers(viewer, found, earlier._maps if earlier else None)
         self._before: Iterator[None] = chain(before, self._renew_maps(earlier) if earlier else ())
         self.notes = self._maps.notes
-        self._steps = Steps()
+        self._steps = Steps(jobs)
         levels = found.inspection.levels
         self.level, self.channel = levels[0].level if levels else 0, 0
         if earlier is not None and (summary := found.level(earlier.level)) is not None:
@@ -71,7 +202,7 @@ class ResultController:
         panel.levels.show_levels(_title(found), levels, self.level)
         panel.show_tabs(gates=bool(levels))
         panel.files.say("")
-        panel.setVisible(True)
+        panel.show()
         self._show()
         viewer.dims.events.current_step.connect(self._slider_moved)
         if source is not None:
@@ -88,7 +219,7 @@ class ResultController:
         """Hide the panel and listen no longer; the step that is given removes all layers."""
         self.let_go()
         self._panel.voxel.stop()
-        self._panel.setVisible(False)
+        self._panel.hide()
         return chain(self._before, remove_all(self._viewer, [*self._others, *self._maps.layers]))
 
     @property

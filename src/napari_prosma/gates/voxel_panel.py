@@ -10,11 +10,11 @@ from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QPushButton, QTableVi
 
 from napari_prosma.gates.inspection_result import VoxelChannels
 from napari_prosma.gates.maps import KEPT, REMOVED
+from napari_prosma.gates.voxel_picker import HINT
 from napari_prosma.widgets.fields import SMALL, note_label, say
 
 ROWS = 9
 """Channels that are seen without scrolling."""
-HINT = "Tick Probe and click a voxel of the scan in the viewer (2D view, pan tool)."
 
 
 class VoxelPanel(QWidget):

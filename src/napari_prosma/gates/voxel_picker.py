@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from napari.layers import Points
 
 from napari_prosma.gates.inspection_result import InspectionResult, VoxelChannels, at_voxel
-from napari_prosma.gates.voxel_panel import HINT
+from napari_prosma.jobs.run import ViewSignal
 from napari_prosma.layers import access as layer_access
 from napari_prosma.layers.results import add_layer_keep_selection
 from prosma_core.printable import counted
@@ -16,10 +16,34 @@ from prosma_core.printable import counted
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-    from napari_prosma.gates.voxel_panel import VoxelPanel
-
+HINT = "Tick Probe and click a voxel of the scan in the viewer (2D view, pan tool)."
 STILL = 3.0
 """Pixels by which a click may move."""
+
+
+class AbstractVoxelPanel(Protocol):
+    """A button that lets clicks in the viewer pick a voxel, and the channels there."""
+
+    @property
+    def probe_toggled(self) -> ViewSignal:
+        """Whether clicks pick voxels (bool)."""
+
+    @property
+    def channel_clicked(self) -> ViewSignal:
+        """Channel (int)."""
+
+    @property
+    def probing(self) -> bool:
+        """Whether clicks pick voxels."""
+
+    def stop(self) -> None:
+        """Let clicks be clicks again."""
+
+    def show_hint(self, text: str, /) -> None:
+        """Say something in the place of the channels."""
+
+    def show_voxel(self, title: str, rows: VoxelChannels, others: str, /) -> None:
+        """Show the channels at a voxel; `others` says what the other levels did there."""
 
 
 class VoxelPicker:
@@ -28,14 +52,14 @@ class VoxelPicker:
     Parameters
     ----------
     viewer : ViewerModel
-    panel : VoxelPanel
+    panel : AbstractVoxelPanel
     found : InspectionResult
     notes : mapping of str to str
         How the maps were made.
     """
 
     def __init__(
-        self, viewer: ViewerModel, panel: VoxelPanel, found: InspectionResult, notes: Mapping[str, str]
+        self, viewer: ViewerModel, panel: AbstractVoxelPanel, found: InspectionResult, notes: Mapping[str, str]
     ) -> None:
         self._viewer, self._panel, self._found, self._notes = viewer, panel, found, notes
         self._cross: Points | None = None

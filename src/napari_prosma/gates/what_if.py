@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from napari.layers import Labels
 
@@ -11,6 +11,7 @@ from napari_prosma.gates.inspection_result import InspectionResult
 from napari_prosma.gates.state import ChannelState, GateEdits
 from napari_prosma.gates.what_if_queries import Answer, WhatIfQueries
 from napari_prosma.jobs.boundary import Jobs
+from napari_prosma.jobs.run import ViewSignal
 from napari_prosma.layers import access as layer_access
 from napari_prosma.layers.access import LayerScan
 from napari_prosma.layers.results import add_layer_keep_selection
@@ -20,8 +21,6 @@ from prosma_core.errors import ProsmaError
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
-
-    from napari_prosma.gates.what_if_panel import WhatIfPanel
 
 
 CHANGES = (
@@ -33,13 +32,69 @@ CHANGES = (
 """Values of the layer that shows what changed."""
 
 
+class AbstractWhatIfPanel(Protocol):
+    """Edits of the gates, and what they change."""
+
+    @property
+    def threshold_chosen(self) -> ViewSignal:
+        """Level (int) and factor (float)."""
+
+    @property
+    def state_chosen(self) -> ViewSignal:
+        """Level (int) and state (str)."""
+
+    @property
+    def channel_gate_toggled(self) -> ViewSignal:
+        """Whether it takes part (bool)."""
+
+    @property
+    def channel_state_chosen(self) -> ViewSignal:
+        """State (str)."""
+
+    @property
+    def truth_chosen(self) -> ViewSignal:
+        """Labels layer or None."""
+
+    @property
+    def reset_clicked(self) -> ViewSignal:
+        """All gates as learned."""
+
+    @property
+    def ranking_clicked(self) -> ViewSignal:
+        """Which level matters."""
+
+    def make_rows(self, levels: Sequence[int], /, *, thresholds: bool) -> None:
+        """A row of changes for each level."""
+
+    def show_edits(self, edits: GateEdits, level: int, channel: int, /, *, channel_gate: bool) -> None:
+        """Show the changes; those of single channels are of the level that is shown."""
+
+    def show_truths(self, layers: Sequence[tuple[str, Any]], current: Any, problem: str, /) -> None:
+        """Labels layers to compare with, the one chosen, and why it cannot be used."""
+
+    def say(self, text: str, /) -> None:
+        """A line over the numbers."""
+
+    def show_changes(self, text: str, result: VariantResult, classes: Sequence[ClassInfo], /) -> None:
+        """What a change changed, class by class."""
+
+    def show_ranking(self, results: Sequence[VariantResult], /) -> None:
+        """What each level, forced open alone, changes."""
+
+    def forget_changes(self) -> None:
+        """Take away the numbers of a change."""
+
+    def forget(self) -> None:
+        """Take away all numbers."""
+
+
 class WhatIf:
     """Changes of the gates of one look.
 
     Parameters
     ----------
     viewer : ViewerModel
-    panel : WhatIfPanel
+    panel : AbstractWhatIfPanel
     jobs : Jobs
     found : InspectionResult
     notes : mapping of str to str
@@ -53,7 +108,12 @@ class WhatIf:
     """
 
     def __init__(
-        self, viewer: ViewerModel, panel: WhatIfPanel, jobs: Jobs, found: InspectionResult, notes: Mapping[str, str]
+        self,
+        viewer: ViewerModel,
+        panel: AbstractWhatIfPanel,
+        jobs: Jobs,
+        found: InspectionResult,
+        notes: Mapping[str, str],
     ) -> None:
         self._viewer, self._panel, self._found, self._notes = viewer, panel, found, dict(notes)
         self.questions = WhatIfQueries(jobs, found.plan, found.key, self._heard)

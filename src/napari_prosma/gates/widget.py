@@ -11,7 +11,8 @@ from qtpy.QtWidgets import QFileDialog
 
 from napari_prosma.gates.controller import GatesController
 from napari_prosma.gates.view import GatesView
-from napari_prosma.jobs.session import Session, session
+from napari_prosma.jobs.qt_loop import session
+from napari_prosma.jobs.session import Session
 from napari_prosma.widgets.fields import show_text
 from prosma_core.errors import ProsmaError
 from prosma_core.io.names import safe_name

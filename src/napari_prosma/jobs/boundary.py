@@ -1,4 +1,4 @@
-"""The only way to the engine and to threads: jobs go out as `JobSpec`, messages come back in the GUI thread."""
+"""The only way to the engine and to threads: jobs go out as `JobSpec`, messages come back in the GUI thread. No Qt."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ import functools
 import logging
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Generator
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from psygnal import Signal as PlainSignal
-from qtpy.QtCore import QObject, Qt, Signal
+from psygnal import Signal
 
 from napari_prosma.each import each
 from napari_prosma.jobs.spec import JobSpec, RequestSpec, release_scans, share_scan
@@ -30,37 +28,33 @@ _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class Mailbox(QObject):
-    """Runs functions in the GUI thread, in the order in which other threads post them."""
+class Timer(Protocol):
+    """Calls a function in the GUI thread after a time."""
 
-    _posted = Signal()
+    def start(self, milliseconds: int, /) -> object:
+        """Call it that many milliseconds from now; an earlier start is forgotten."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._waiting: deque[Callable[[], None]] = deque()
-        self._delivering = False
-        self._posted.connect(self._deliver, Qt.ConnectionType.QueuedConnection)
+    def stop(self) -> object:
+        """Do not call it."""
+
+
+class EventLoop(Protocol):
+    """The loop of the GUI thread, in which all that widgets do takes place."""
 
     def post(self, call: Callable[[], None]) -> None:
-        """Run `call` in the GUI thread soon; from any thread."""
-        self._waiting.append(call)
-        with contextlib.suppress(RuntimeError):  # Qt is gone already: the program ends
-            self._posted.emit()
+        """Run `call` in the GUI thread soon, after what was posted before; from any thread."""
 
-    def _deliver(self) -> None:
-        if self._delivering or not self._waiting:
-            return  # inside a call that lets the event loop run, as napari's progress bars do: the rest waits for it
-        self._delivering = True
-        try:
-            self._waiting.popleft()()
-        finally:
-            self._delivering = False
-            if self._waiting:
-                self._posted.emit()
+    def timer(self, call: Callable[[], object], *, repeat: bool = False) -> Timer:
+        """A timer, not started yet, that calls once, or again and again until it is stopped."""
 
 
 class Jobs:
     """The engine and the threads of one napari process.
+
+    Parameters
+    ----------
+    loop : EventLoop
+        Where messages come back.
 
     Attributes
     ----------
@@ -68,10 +62,10 @@ class Jobs:
         Emits, in the GUI thread, the engine's `Ready` each time one has started.
     """
 
-    started = PlainSignal(Ready)
+    started = Signal(Ready)
 
-    def __init__(self) -> None:
-        self._mailbox = Mailbox()
+    def __init__(self, loop: EventLoop) -> None:
+        self._loop = loop
         self._engine = Engine(on_ready=self._ready)
         self._second = Engine()
         self._aside: EngineJob | None = None
@@ -188,9 +182,9 @@ class Jobs:
                 result = work()
             except Exception as error:  # noqa: BLE001  (handed to the caller, whatever it is)
                 reason = error
-                self._mailbox.post(lambda: failed(reason))
+                self._loop.post(lambda: failed(reason))
             else:
-                self._mailbox.post(lambda: done(result))
+                self._loop.post(lambda: done(result))
 
         thread = threading.Thread(target=body, name="prosma-work", daemon=not lasting)
         if lasting:
@@ -198,13 +192,17 @@ class Jobs:
             _lasting.add(thread)
         thread.start()
 
+    def timer(self, call: Callable[[], object], *, repeat: bool = False) -> Timer:
+        """A timer of the GUI thread, as of `EventLoop`."""
+        return self._loop.timer(call, repeat=repeat)
+
     def _run(self, engine: Engine, spec: JobSpec, listener: Listener) -> EngineJob:
-        job = EngineJob(engine, lambda message: self._mailbox.post(lambda: listener(message)))
+        job = EngineJob(engine, lambda message: self._loop.post(lambda: listener(message)))
         threading.Thread(target=job.run, args=(spec,), name="prosma-job", daemon=True).start()
         return job
 
     def _ready(self, ready: Ready) -> None:
-        self._mailbox.post(lambda: self.started.emit(ready))
+        self._loop.post(lambda: self.started.emit(ready))
 
 
 _lasting: weakref.WeakSet[threading.Thread] = weakref.WeakSet()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,6 @@ from typing import Any, Protocol
 from napari_prosma.each import each
 from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.jobs.spec import JobSpec
-from napari_prosma.widgets.progress import ActivityProgress, TimeLeft
 from prosma_core.engine.messages import Cancelled, Failed, Message, is_last
 from prosma_core.events import StageStarted, TileDone, Working
 
@@ -90,14 +90,37 @@ class JobRun(ABC):
             each("The error could not be shown", lambda: self.show_error(reason, details))
 
 
+class ViewSignal(Protocol):
+    """What a view emits when a person does something, of whichever toolkit it is made."""
+
+    def connect(self, slot: Callable[..., object], /) -> object:
+        """Call `slot` with the values of each signal."""
+
+
+class Activity(Protocol):
+    """A job in the activity dock of the viewer."""
+
+    def show_progress(self, done: int, total: int) -> None:
+        """How far it is."""
+
+    def close(self) -> None:
+        """Leave the dock."""
+
+
 class RunView(Protocol):
     """What of a view follows a job."""
 
     def show_run(self, text: str, *, enabled: bool, tooltip: str) -> None:
         """The main button."""
 
+    def show_running(self, running: bool) -> None:
+        """Lock the choices while a job runs."""
+
     def show_progress(self, done: int, total: int, text: str) -> None:
         """The bar; `total` 0: not known yet."""
+
+    def begin_activity(self, title: str, on_cancel: Callable[[], None]) -> Activity:
+        """Show the job in the activity dock, too, with a button that cancels it."""
 
     def show_messages(self, lines: Sequence[str]) -> None:
         """What the job said, the latest lines."""
@@ -155,7 +178,7 @@ class ShownRun(JobRun):
         view.show_run(texts.cancel, enabled=True, tooltip=texts.cancel_tooltip)
         view.show_progress(0, 0, "Starting…")
         view.show_messages(())
-        self._activity = ActivityProgress(title, self.cancel)
+        self._activity = view.begin_activity(title, self.cancel)
 
     def cancel(self) -> None:
         """Ask the engine to stop; the widget is ready again when it has."""
@@ -198,3 +221,34 @@ class ShownRun(JobRun):
     def _fail(self, failed: Failed) -> None:
         self.details = failed.details
         self._run_view.show_error(str(failed.error), details=bool(failed.details))
+
+
+class TimeLeft:
+    """Remaining time of tiles, from the pace since the first one."""
+
+    def __init__(self) -> None:
+        self._began: float | None = None
+        self._first = 0
+
+    def text(self, done: int, total: int) -> str:
+        """Words for the time left after `done` of `total`, empty while it cannot be told."""
+        now = time.monotonic()
+        if self._began is None:
+            self._began, self._first = now, done
+        if done <= self._first or done >= total:
+            return ""
+        seconds = (now - self._began) / (done - self._first) * (total - done)
+        return f"about {clock(seconds)} left"
+
+
+def clock(seconds: float) -> str:
+    """Duration as text, such as 40 s, 2 min, 1 h 5 min or 3 days."""
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    hours = minutes // 60
+    if hours >= 48:
+        return f"{round(minutes / (24 * 60))} days"
+    if hours >= 10:
+        return f"{round(minutes / 60)} h"
+    return f"{minutes} min" if minutes < 60 else f"{hours} h {minutes % 60} min"

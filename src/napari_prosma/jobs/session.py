@@ -7,7 +7,6 @@ import importlib
 import json
 import logging
 import threading
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +34,10 @@ class Session:
 
     Parameters
     ----------
-    folder : Path, optional
-        Where settings and trained models are kept; the user's own folders unless given.
-    jobs : Jobs, optional
-        The engine's boundary; made unless given.
+    folder : Path or None
+        Where settings and trained models are kept; None: the user's own folders.
+    jobs : Jobs
+        The boundary to the engine.
 
     Attributes
     ----------
@@ -49,14 +48,14 @@ class Session:
     models_changed = Signal()
     model_preferred = Signal(ModelEntry)
 
-    def __init__(self, folder: Path | None = None, jobs: Jobs | None = None) -> None:
+    def __init__(self, folder: Path | None, jobs: Jobs) -> None:
         self._file = (folder or user_config_path("napari-prosma")) / "settings.json"
         self.models_folder = (folder or user_data_path("napari-prosma")) / "models"
         if logging.lastResort is not None:  # what shows warnings where nobody set up logging
             logging.lastResort.addFilter(show_visibly)
         sweep(self._file.parent)
         self._settings, self._unsaved = _read_settings(self._file), False
-        self.jobs = jobs or Jobs()
+        self.jobs = jobs
         self._widgets = 0
 
     def widget_opened(self) -> None:
@@ -129,12 +128,6 @@ class Session:
             self._unsaved = True
         else:
             self._unsaved = False
-
-
-@cache
-def session() -> Session:
-    """The session of this napari process."""
-    return Session()
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

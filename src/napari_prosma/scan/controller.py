@@ -1,4 +1,4 @@
-"""Between choices, view and viewer in a widget that lets a model look at a scan: what all of these have in common."""
+"""Base controller of widgets that run a model on an image layer. No Qt."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from napari_prosma.jobs.session import Session
 from napari_prosma.layers import access as layer_access
 from napari_prosma.layers.access import Region
 from napari_prosma.layers.viewport import ViewerWatch
-from napari_prosma.scan.presenter import ScanPresenter
+from napari_prosma.scan.presenter import AbstractScanView, ScanPresenter
 from napari_prosma.scan.selection import ScanChoices, differ, fits, kind_of, meant, unsuited
 from prosma_core.engine.messages import Ready
 from prosma_core.errors import ProsmaError
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from napari.components import ViewerModel
 
-    from napari_prosma.scan.view import ScanView
 
 C = TypeVar("C", bound=ScanChoices)
 
@@ -39,7 +38,7 @@ class ScanController(Generic[C]):
     Parameters
     ----------
     viewer : ViewerModel
-    view : ScanView
+    view : AbstractScanView
     session : Session
     presenter : ScanPresenter
     choices : ScanChoices
@@ -47,7 +46,7 @@ class ScanController(Generic[C]):
     """
 
     def __init__(
-        self, viewer: ViewerModel, view: ScanView, session: Session, presenter: ScanPresenter, choices: C
+        self, viewer: ViewerModel, view: AbstractScanView, session: Session, presenter: ScanPresenter, choices: C
     ) -> None:
         self.viewer, self.session = viewer, session
         self._scan_view, self._words = view, presenter

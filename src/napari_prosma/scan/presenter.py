@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from napari_prosma.jobs.models import ModelEntry
+from napari_prosma.jobs.run import RunView, ViewSignal
 from napari_prosma.jobs.session import Session
 from napari_prosma.layers import access as layer_access
 from napari_prosma.layers.access import LayerScan
@@ -14,12 +15,80 @@ from napari_prosma.widgets import device_text as format_devices
 from prosma_core.data.geometry import size_unknown
 from prosma_core.engine.messages import Ready
 
-if TYPE_CHECKING:
-    from napari_prosma.scan.view import ScanView
-
-
 READINGS = {2: ("yx",), 3: ("zyx", "tyx", "cyx"), 4: ("tzyx", "czyx", "tcyx", "zcyx"), 5: ("tczyx", "tzcyx")}
 """Readings of a layer's axes that are offered, by number of axes."""
+
+
+class AbstractPartFields(Protocol):
+    """Choice of a part of the scan, and of the axis along which a 2D model walks through it."""
+
+    @property
+    def part_chosen(self) -> ViewSignal:
+        """One of `Part` (str)."""
+
+    @property
+    def slice_axis_chosen(self) -> ViewSignal:
+        """Letter of an axis (str), empty for the automatic one."""
+
+
+class AbstractScanView(RunView, Protocol):
+    """What of a view lets a model look at a scan."""
+
+    @property
+    def image_chosen(self) -> ViewSignal:
+        """A layer, several layers as channels of one scan, or None."""
+
+    @property
+    def axes_chosen(self) -> ViewSignal:
+        """Axes as typed (str)."""
+
+    @property
+    def level_chosen(self) -> ViewSignal:
+        """Resolution level (int)."""
+
+    @property
+    def size_chosen(self) -> ViewSignal:
+        """Voxel size as typed (str)."""
+
+    @property
+    def model_chosen(self) -> ViewSignal:
+        """ModelEntry or None."""
+
+    @property
+    def device_chosen(self) -> ViewSignal:
+        """Name of a device (str)."""
+
+    @property
+    def run_clicked(self) -> ViewSignal:
+        """The main button."""
+
+    @property
+    def free_clicked(self) -> ViewSignal:
+        """End the engine."""
+
+    def show_images(self, layers: Sequence[tuple[str, Any]], current: Any, /) -> None:
+        """Layers to choose from, as (name, layer or layers), and the one chosen."""
+
+    def show_axes(self, axes: str, readings: Sequence[str], facts: str, /) -> None:
+        """How the axes are read, other plausible readings, and what follows from it."""
+
+    def show_levels(self, shapes: Sequence[tuple[int, ...]], level: int, /) -> None:
+        """Levels of a multiscale layer; hidden for others."""
+
+    def show_size(self, size: str, /, *, asked: bool) -> None:
+        """The voxel size a person gave; the field is hidden where none is needed."""
+
+    def show_models(self, models: Sequence[tuple[str, Any]], current: Any, facts: str, /) -> None:
+        """Models as (name, entry), the one chosen and its facts."""
+
+    def show_devices(self, devices: Sequence[tuple[str, str]], current: str, facts: str, /) -> None:
+        """Devices as (words, name), the one chosen and what it means."""
+
+    def show_problem(self, field: str | None, text: str, /) -> None:
+        """Why the main button is disabled, under its field; None: it is not."""
+
+    def show_notes(self, text: str, /) -> None:
+        """What is worth knowing before the run."""
 
 
 class ScanPresenter:
@@ -27,11 +96,11 @@ class ScanPresenter:
 
     Parameters
     ----------
-    view : ScanView
+    view : AbstractScanView
     session : Session
     """
 
-    def __init__(self, view: ScanView, session: Session) -> None:
+    def __init__(self, view: AbstractScanView, session: Session) -> None:
         self._scan_view, self._session = view, session
 
     def images(self, layers: Sequence[Any], chosen: Any, channels: tuple[Any, ...] = ()) -> None:

@@ -1,4 +1,4 @@
-"""Between the choices, the view and the engine: what happens when. No Qt widgets, no torch."""
+"""Between the choices, the view and the engine: what happens when. No Qt, no torch."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from napari_prosma.each import each
 from napari_prosma.jobs.session import Session
 from napari_prosma.scan.controller import ScanController
 from napari_prosma.segment.job import SegmentJob
-from napari_prosma.segment.presenter import SHORTCUT, Presenter
+from napari_prosma.segment.presenter import SHORTCUT, AbstractSegmentView, Presenter
 from napari_prosma.segment.state import Choices, Plan, Problem, resolve
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.errors import ProsmaError
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
-
-    from napari_prosma.segment.view import SegmentView
 
 
 class SegmentController(ScanController[Choices]):
@@ -25,7 +23,7 @@ class SegmentController(ScanController[Choices]):
     Parameters
     ----------
     viewer : ViewerModel
-    view : SegmentView
+    view : AbstractSegmentView
     session : Session
 
     Attributes
@@ -36,7 +34,7 @@ class SegmentController(ScanController[Choices]):
         The last one that finished.
     """
 
-    def __init__(self, viewer: ViewerModel, view: SegmentView, session: Session) -> None:
+    def __init__(self, viewer: ViewerModel, view: AbstractSegmentView, session: Session) -> None:
         self._presenter = Presenter(view, session)
         super().__init__(viewer, view, session, self._presenter, _recalled(session))
         self.view = view
@@ -97,7 +95,7 @@ class SegmentController(ScanController[Choices]):
     def _layers_changed(self) -> None:
         if self.last is not None and self.last.labels not in self.viewer.layers:
             self.last = None
-            self.view.result.setVisible(False)
+            self.view.result.hide()
         if self.last is not None and self.last.labels is not None:
             self.view.result.show_title(self.last.labels.name)
         super()._layers_changed()

@@ -9,13 +9,13 @@ from napari.layers import Image, Labels
 from numpy.typing import NDArray
 
 from napari_prosma.jobs.boundary import Jobs
-from napari_prosma.jobs.run import Handlers, RunTexts, ShownRun
+from napari_prosma.jobs.run import Handlers, RunTexts, ShownRun, clock
 from napari_prosma.jobs.spec import ScanSpec
 from napari_prosma.layers import access as layer_access
 from napari_prosma.layers.results import add_layer_keep_selection
 from napari_prosma.segment.measures import class_rows, object_features, size_heading, with_measures
+from napari_prosma.segment.presenter import AbstractSegmentView
 from napari_prosma.segment.state import Plan
-from napari_prosma.widgets.progress import clock
 from prosma_core.config.model import provenance
 from prosma_core.engine.messages import ArrayReady, Finished, SegmentResult
 from prosma_core.errors import ProsmaError
@@ -23,8 +23,6 @@ from prosma_core.events import SlabDone
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
-
-    from napari_prosma.segment.view import SegmentView
 
 TEXTS = RunTexts(
     cancel_tooltip="Stop this segmentation.",
@@ -42,7 +40,7 @@ class SegmentJob(ShownRun):
     source : Image or None
         The layer that is segmented.
     viewer : ViewerModel
-    view : SegmentView
+    view : AbstractSegmentView
     jobs : Jobs
     over : callable
         Told, once, the job and whether it finished.
@@ -58,7 +56,7 @@ class SegmentJob(ShownRun):
         plan: Plan,
         source: Image | None,
         viewer: ViewerModel,
-        view: SegmentView,
+        view: AbstractSegmentView,
         jobs: Jobs,
         over: Callable[[SegmentJob, bool], None],
     ) -> None:

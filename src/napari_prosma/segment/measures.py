@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_prosma.segment.view import ClassRow
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import ImageSpec
 from prosma_core.data.grid import unit_factor
@@ -18,6 +18,17 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 MM3_PER_ML = 1000.0
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One class of a result; `size` is its volume or area, None where the scan has no unit."""
+
+    value: int
+    name: str
+    color: str
+    voxels: int
+    size: float | None
 
 
 def size_heading(spec: ImageSpec) -> str:

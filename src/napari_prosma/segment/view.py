@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from qtpy.QtCore import Signal
@@ -11,20 +10,10 @@ from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import QHBoxLayout, QLineEdit, QVBoxLayout, QWidget
 
 from napari_prosma.scan.view import PartFields, ScanView
+from napari_prosma.segment.measures import ClassRow
 from napari_prosma.widgets.config_form import ConfigForm
 from napari_prosma.widgets.fields import Fold, button, cell, fit_height, note_label, row, say, table
 from prosma_core.config.inference import InferenceConfig
-
-
-@dataclass(frozen=True)
-class ClassRow:
-    """One class of a result; `size` is its volume or area, None where the scan has no unit."""
-
-    value: int
-    name: str
-    color: str
-    voxels: int
-    size: float | None
 
 
 class ResultPanel(QWidget):

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import QEvent, QTimer
 from qtpy.QtWidgets import QFileDialog
 
-from napari_prosma.jobs.session import Session, session
+from napari_prosma.jobs.qt_loop import session
+from napari_prosma.jobs.session import Session
 from napari_prosma.segment.controller import SegmentController
 from napari_prosma.segment.view import SegmentView
 from napari_prosma.widgets.docks import open_dock

@@ -14,8 +14,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QTimer
-
 from napari_prosma.each import each
 from napari_prosma.jobs.boundary import Jobs, at_the_end, finish_lasting
 from napari_prosma.train.export_pairs import autosave
@@ -74,9 +72,7 @@ class Autosave:
         for layer in self._layers:
             for name in _events(layer):
                 layer.events[name].connect(self._painted)
-        self._timer, self._pulse = QTimer(), QTimer()
-        self._timer.timeout.connect(self.save)
-        self._pulse.timeout.connect(lambda: None)
+        self._timer, self._pulse = jobs.timer(self.save, repeat=True), jobs.timer(lambda: None, repeat=True)
         self._timer.start(EVERY)
         self._pulse.start(PULSE)
         _open.add(self)

@@ -1,4 +1,4 @@
-"""Between the choices, the view and the engine of the Train widget: what happens when. No Qt widgets, no torch."""
+"""Between the choices, the view and the engine of the Train widget: what happens when. No Qt, no torch."""
 
 from __future__ import annotations
 
@@ -11,13 +11,22 @@ from napari.layers import Image
 from napari_prosma.each import each
 from napari_prosma.jobs.models import ModelEntry
 from napari_prosma.jobs.session import Session
-from napari_prosma.train.label_semantics_panel import classes_of, edited
 from napari_prosma.train.pair_list import PairActions, PairList
-from napari_prosma.train.presenter import TrainPresenter, preset_training
+from napari_prosma.train.presenter import AbstractTrainView, TrainPresenter, preset_training
 from napari_prosma.train.preview import Preview, scan_in_view
 from napari_prosma.train.run_library import free_name
 from napari_prosma.train.runtime_estimate import Estimate
-from napari_prosma.train.state import Choices, Plan, Problem, asks_for_size, known_preset, resolve, usual_name
+from napari_prosma.train.state import (
+    Choices,
+    Plan,
+    Problem,
+    asks_for_size,
+    classes_of,
+    edited,
+    known_preset,
+    resolve,
+    usual_name,
+)
 from napari_prosma.train.training_manager import TrainingManager
 from prosma_core.config.training import LabelsConfig, TrainingConfig
 from prosma_core.engine.messages import Ready
@@ -27,8 +36,6 @@ from prosma_core.runs.run_state import RunState
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-    from napari_prosma.train.view import TrainView
-
 
 class TrainController:
     """Keeps the view true to the pairs and the person's choices, and runs trainings.
@@ -36,7 +43,7 @@ class TrainController:
     Parameters
     ----------
     viewer : ViewerModel
-    view : TrainView
+    view : AbstractTrainView
     session : Session
 
     Attributes
@@ -47,7 +54,7 @@ class TrainController:
         The one that runs, and what came of the last.
     """
 
-    def __init__(self, viewer: ViewerModel, view: TrainView, session: Session) -> None:
+    def __init__(self, viewer: ViewerModel, view: AbstractTrainView, session: Session) -> None:
         self.viewer, self.view, self.session = viewer, view, session
         self._choices = Choices(device=session.recall("device", "auto"), preset=known_preset(session.recall("preset")))
         self._own_name = ""

@@ -6,23 +6,19 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from napari_prosma.each import each
 from napari_prosma.jobs.boundary import Jobs
-from napari_prosma.jobs.run import Handlers, RunTexts, ShownRun
+from napari_prosma.jobs.run import Handlers, RunTexts, ShownRun, clock
+from napari_prosma.train.presenter import AbstractTrainView
 from napari_prosma.train.preview import Preview
 from napari_prosma.train.requests import Order
-from napari_prosma.widgets.progress import clock
 from prosma_core.engine.messages import ArrayReady, Cancelled, Finished, TrainResult
 from prosma_core.errors import ProsmaError, TrainingError
 from prosma_core.events import EpochDone, PreviewDone, StepDone
 from prosma_core.runs.run_folder import RunFolder, history_row
 from prosma_core.runs.run_state import KeptModel, got_worse, keep_stopped, read_history
-
-if TYPE_CHECKING:
-    from napari_prosma.train.view import TrainView
-
 
 _LOG = logging.getLogger(__name__)
 
@@ -69,7 +65,7 @@ class TrainJob(ShownRun):
     Parameters
     ----------
     order : Order
-    view : TrainView
+    view : AbstractTrainView
     jobs : Jobs
     preview : Preview
         What shows the present prediction; it is told of arrays and ends.
@@ -85,7 +81,7 @@ class TrainJob(ShownRun):
     """
 
     def __init__(
-        self, order: Order, view: TrainView, jobs: Jobs, preview: Preview, over: Callable[[TrainJob], None]
+        self, order: Order, view: AbstractTrainView, jobs: Jobs, preview: Preview, over: Callable[[TrainJob], None]
     ) -> None:
         self.order = order
         self.outcome: TrainingResult | None = None

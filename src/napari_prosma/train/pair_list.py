@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QTimer
-
 from napari_prosma.each import each
 from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.layers.access import guess_axes
@@ -58,9 +56,7 @@ class PairList:
         self._busy = False
         self._watched: list[Layer] = []
         self._stale: set[Pair] = set()
-        self._timer = QTimer()
-        self._timer.setSingleShot(True)
-        self._timer.timeout.connect(self._read_stale)
+        self._timer = jobs.timer(self._read_stale)
 
     @property
     def pairs(self) -> list[Pair]:

@@ -2,21 +2,170 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, get_args
 
+from napari_prosma.jobs.run import RunView, ViewSignal
 from napari_prosma.jobs.session import Session
+from napari_prosma.train.pairs import PairRow
 from napari_prosma.train.state import Choices, Plan, Problem
 from napari_prosma.widgets import device_text as format_devices
-from prosma_core.config.training import FINE_TUNING_RATE, PRESETS, Preset, TrainingConfig
+from prosma_core.config.model import ClassInfo
+from prosma_core.config.training import FINE_TUNING_RATE, PRESETS, LabelsConfig, Preset, TrainingConfig
 from prosma_core.engine.messages import Ready
-
-if TYPE_CHECKING:
-    from napari_prosma.train.view import TrainView
-
+from prosma_core.runs.run_state import RunState
 
 NEW = {None: "New model", 2: "New 2D model", 3: "New 3D model"}
 NEW_FACTS = "Size, voxel size and tile are planned from the pairs."
+
+
+class AbstractTrainView(RunView, Protocol):
+    """The Train widget as its controller knows it."""
+
+    @property
+    def add_active_clicked(self) -> ViewSignal:
+        """Add the selected layers."""
+
+    @property
+    def remove_clicked(self) -> ViewSignal:
+        """Numbers of the selected pairs (list of int)."""
+
+    @property
+    def fix_clicked(self) -> ViewSignal:
+        """Number of a pair (int), and one of its `PairRow.fixes` (str)."""
+
+    @property
+    def labels_changed(self) -> ViewSignal:
+        """LabelsConfig."""
+
+    @property
+    def class_changed(self) -> ViewSignal:
+        """Value (int), name and color (str)."""
+
+    @property
+    def start_chosen(self) -> ViewSignal:
+        """What `show_starts` was given: None, 2, 3 or a model."""
+
+    @property
+    def preset_chosen(self) -> ViewSignal:
+        """Name of a preset (str)."""
+
+    @property
+    def budget_chosen(self) -> ViewSignal:
+        """(epochs or None, minutes or None); both None: as the preset says."""
+
+    @property
+    def options_changed(self) -> ViewSignal:
+        """TrainingConfig."""
+
+    @property
+    def defaults_clicked(self) -> ViewSignal:
+        """All advanced settings as the preset has them."""
+
+    @property
+    def device_chosen(self) -> ViewSignal:
+        """Name of a device (str)."""
+
+    @property
+    def name_chosen(self) -> ViewSignal:
+        """Name of the model as typed (str)."""
+
+    @property
+    def size_chosen(self) -> ViewSignal:
+        """Voxel size as typed (str)."""
+
+    @property
+    def run_clicked(self) -> ViewSignal:
+        """The main button."""
+
+    @property
+    def estimate_clicked(self) -> ViewSignal:
+        """Estimate the time."""
+
+    @property
+    def preview_toggled(self) -> ViewSignal:
+        """Whether it is wanted (bool)."""
+
+    @property
+    def resume_clicked(self) -> ViewSignal:
+        """RunState."""
+
+    @property
+    def more_clicked(self) -> ViewSignal:
+        """RunState, and epochs more than it was meant to have (int)."""
+
+    @property
+    def keep_clicked(self) -> ViewSignal:
+        """RunState."""
+
+    @property
+    def free_clicked(self) -> ViewSignal:
+        """End the engine."""
+
+    def show_training(self) -> None:
+        """A training has begun: its curves take the place of the choices."""
+
+    def show_pairs(self, rows: Sequence[PairRow], /) -> None:
+        """Pairs to train on, with what each holds and what is wrong with it."""
+
+    def show_labels(self, labels: LabelsConfig, /) -> None:
+        """What the label values mean."""
+
+    def show_classes(self, classes: Sequence[ClassInfo], /) -> None:
+        """The classes, without the background."""
+
+    def show_starts(self, items: Sequence[tuple[str, Any]], current: Any, facts: str, /) -> None:
+        """What to start from, as (words, None | 2 | 3 | model); the one chosen and what it means."""
+
+    def show_preset(self, current: str, times: str, /) -> None:
+        """The preset chosen, and how long each takes, in words."""
+
+    def show_estimate(self, reason: str, /) -> None:
+        """Whether the time can be estimated: a reason why not, or empty."""
+
+    def show_budget(self, epochs: int | None, minutes: float | None, /) -> None:
+        """How long training may take; both None: as the preset says."""
+
+    def show_options(self, options: TrainingConfig, /) -> None:
+        """Settings of the loop."""
+
+    def show_name(self, name: str, /) -> None:
+        """Name of the model, unless a person is writing it."""
+
+    def show_size(self, size: str, /, *, asked: bool) -> None:
+        """Voxel size of the images that state none; hidden where it is of no use."""
+
+    def show_devices(self, devices: Sequence[tuple[str, str]], current: str, facts: str, /) -> None:
+        """Devices as (words, name), the one chosen and what it means."""
+
+    def show_problem(self, field: str | None, text: str, /) -> None:
+        """Why the main button is disabled, under its field; None: it is not."""
+
+    def show_notes(self, text: str, /) -> None:
+        """What is worth knowing before the run."""
+
+    def show_history(self, rows: Sequence[Mapping[str, Any]], classes: Sequence[ClassInfo], /) -> None:
+        """Curves of all epochs so far, from rows of history.csv; none hides them."""
+
+    def show_step(self, epoch: float, loss: float, /) -> None:
+        """The loss of one step; `epoch` counts from 0 and has a fraction."""
+
+    def show_preview(self, *, checked: bool, enabled: bool, text: str) -> None:
+        """Whether the present prediction is shown on the scan, and what is to be known of it."""
+
+    def show_runs(self, runs: Sequence[RunState], /) -> None:
+        """Earlier runs, the newest first."""
+
+    def unfold_runs(self) -> None:
+        """Have the earlier runs open."""
+
+    def hide_outcome(self) -> None:
+        """Nothing was trained yet, or it is trained anew."""
+
+    def show_outcome(
+        self, before: Mapping[str, float] | None, after: Mapping[str, float | None], words: str, held_out: str, /
+    ) -> None:
+        """Dice per class of the start model (None: there was none) and of the new one, and both in words."""
 
 
 class TrainPresenter:
@@ -24,11 +173,11 @@ class TrainPresenter:
 
     Parameters
     ----------
-    view : TrainView
+    view : AbstractTrainView
     session : Session
     """
 
-    def __init__(self, view: TrainView, session: Session) -> None:
+    def __init__(self, view: AbstractTrainView, session: Session) -> None:
         self._view, self._session = view, session
 
     def starts(self, choices: Choices) -> None:

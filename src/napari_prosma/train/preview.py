@@ -11,10 +11,11 @@ from napari.layers import Image, Labels
 from numpy.typing import NDArray
 
 from napari_prosma.jobs.boundary import EngineJob
+from napari_prosma.jobs.run import clock
 from napari_prosma.layers import access as layer_access
 from napari_prosma.layers.access import LayerScan
 from napari_prosma.layers.results import add_layer_keep_selection
-from napari_prosma.widgets.progress import clock
+from napari_prosma.train.presenter import AbstractTrainView
 from prosma_core.errors import ProsmaError
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from napari_prosma.train.pairs import Pair
     from napari_prosma.train.requests import Order
-    from napari_prosma.train.view import TrainView
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Preview:
     Parameters
     ----------
     viewer : ViewerModel
-    view : TrainView
+    view : AbstractTrainView
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class Preview:
         What the last epoch took; 0 while it is not known.
     """
 
-    def __init__(self, viewer: ViewerModel, view: TrainView) -> None:
+    def __init__(self, viewer: ViewerModel, view: AbstractTrainView) -> None:
         self.epoch_seconds = 0.0
         self._viewer, self._view = viewer, view
         self._job: EngineJob | None = None

@@ -6,17 +6,15 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from qtpy.QtCore import QObject, QTimer
+from typing import Any
 
 from napari_prosma.each import each
 from napari_prosma.jobs.boundary import Jobs
-from napari_prosma.jobs.run import Handlers, JobRun
+from napari_prosma.jobs.run import Handlers, JobRun, clock
 from napari_prosma.train.pairs import Pair
+from napari_prosma.train.presenter import AbstractTrainView
 from napari_prosma.train.requests import PlanSpec, times_request
 from napari_prosma.train.state import Choices, Plan, Problem, sized
-from napari_prosma.widgets.progress import clock
 from prosma_core.engine.messages import (
     Cancelled,
     Failed,
@@ -31,16 +29,13 @@ from prosma_core.errors import EngineBusyError, ProsmaError
 from prosma_core.events import StageStarted, Working
 from prosma_core.io.atomic import scratch_folder
 
-if TYPE_CHECKING:
-    from napari_prosma.train.view import TrainView
-
 
 class Estimate:
     """Asks the engine for a plan, and puts it into words.
 
     Parameters
     ----------
-    view : TrainView
+    view : AbstractTrainView
     jobs : Jobs
     told : callable
         Called when `times` or `words` changed.
@@ -48,7 +43,7 @@ class Estimate:
         Called when an estimate is over.
     """
 
-    def __init__(self, view: TrainView, jobs: Jobs, told: Callable[[], None], over: Callable[[], None]) -> None:
+    def __init__(self, view: AbstractTrainView, jobs: Jobs, told: Callable[[], None], over: Callable[[], None]) -> None:
         self._times: dict[str, str] = {}
         self._expectation = Expectation(jobs, told)
         self._view, self._jobs, self._told, self._over = view, jobs, told, over
@@ -133,7 +128,11 @@ class _EstimateJob(JobRun):
     """One plan on its way; `over` is not told where the widget is gone, `tidy` always."""
 
     def __init__(
-        self, view: TrainView, done: Callable[[PlanResult], None], over: Callable[[], None], tidy: Callable[[], None]
+        self,
+        view: AbstractTrainView,
+        done: Callable[[PlanResult], None],
+        over: Callable[[], None],
+        tidy: Callable[[], None],
     ) -> None:
         super().__init__()
         self._view, self._done, self._told, self._tidy = view, done, over, tidy
@@ -174,7 +173,7 @@ AFTER = 1.5
 """Seconds without a change of the choices, and between two looks at whether the engine is idle."""
 
 
-class Expectation(QObject):
+class Expectation:
     """Asks a second engine for the times of what is chosen, as soon as that has not changed for a moment.
 
     Parameters
@@ -192,15 +191,12 @@ class Expectation(QObject):
     """
 
     def __init__(self, jobs: Jobs, told: Callable[[], None]) -> None:
-        super().__init__()
         self._jobs, self._told = jobs, told
         self._request: TimesRequest | None = None
         self._known: dict[str, dict[str, str]] = {}
         self.times: dict[str, str] = {}
         self.words = ""
-        self._timer = QTimer(self)
-        self._timer.setSingleShot(True)
-        self._timer.timeout.connect(self._ask)
+        self._timer = jobs.timer(self._ask)
 
     def want(self, request: TimesRequest | None) -> None:
         """Find out the times of this, unless they are known; None: there is nothing to be trained."""

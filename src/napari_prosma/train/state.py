@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
@@ -25,7 +25,7 @@ from prosma_core.io.axes_units import parse_voxel_size
 from prosma_core.io.names import MOST_LETTERS, safe_name, stem
 from prosma_core.io.notes import made_by_model
 from prosma_core.printable import counted
-from prosma_core.training.classes import missing_words
+from prosma_core.training.classes import COLORS, missing_words
 from prosma_core.training.split import Split, class_counts, draw_cases, hold_out_slices, keep_classes
 
 MOST_EPOCHS = 100_000
@@ -44,7 +44,7 @@ class Choices:
     labels : LabelsConfig
         What the label values mean.
     classes : tuple of ClassInfo
-        The background first; `classes.classes_of` as edited.
+        The background first; `classes_of` as `edited`.
     size : str
         Voxel size of the images that state none, as typed.
     start : ModelEntry or None
@@ -414,3 +414,44 @@ def _network(rows: Sequence[PairRow], start: ModelEntry | None, run: RunConfig) 
 def _names(rows: Sequence[PairRow], number: int) -> tuple[str, ...]:
     """Channel names of the first image with so many channels."""
     return next((r.spec.channel_names for r in rows if r.spec is not None and r.spec.num_channels == number), ())
+
+
+def classes_of(rows: Sequence[PairRow], start: ModelEntry | None) -> tuple[ClassInfo, ...]:
+    """Classes of a training set: background, every value that occurs, and those the start model and the labels share.
+
+    Names are those the labels come with, else the start model's, else ``class N``; colors likewise. A mask of 0 and
+    255 is one class of value 1. Classes of the start model that do not occur stay where the labels name them, too, as
+    those of a corrected result do. Labels that hold no classes, such as numbered objects, give none.
+    """
+    rows = [row for row in rows if not {"one_class", "threshold"} & set(row.fixes)]
+    values = {value for row in rows for value in row.values}
+    known = {info.value: info for row in reversed(rows) for info in row.classes}
+    named = known | {v: c for row in reversed(rows) for c in row.classes if not unnamed(c) for v in (c.value,)}
+    started = {info.value: info for info in start.header.classes} if start else {}
+    if values <= {1, 255} and unnamed(named.get(255)) and not any({1, 255} <= row.values.keys() for row in rows):
+        values = {1} if values else set()
+    values |= {v for v, c in started.items() if v in named and named[v].name.casefold() == c.name.casefold()}
+    values -= {0}
+    result = [_background(named.get(0), started.get(0))] if values else []
+    for i, value in enumerate(sorted(values), start=1):
+        own, theirs = named.get(value), started.get(value)
+        name = theirs.name if theirs and unnamed(own) else own.name if own else f"class {value}"
+        drawn = known.get(value)
+        color = next(
+            (c.color for c in (drawn, theirs) if c and c.color != COLORS[0]), COLORS[1 + (i - 1) % (len(COLORS) - 1)]
+        )
+        result.append(ClassInfo(value=value, name=name, color=color))
+    return tuple(result)
+
+
+def edited(classes: Sequence[ClassInfo], edits: Mapping[int, tuple[str, str]]) -> tuple[ClassInfo, ...]:
+    """Classes with the names and colors, by value, that a person gave them."""
+    return tuple(
+        info.replace(name=edits[info.value][0], color=edits[info.value][1]) if info.value in edits else info
+        for info in classes
+    )
+
+
+def _background(*infos: ClassInfo | None) -> ClassInfo:
+    name = next((info.name for info in infos if info is not None and not unnamed(info)), "background")
+    return ClassInfo(value=0, name=name, color=COLORS[0])

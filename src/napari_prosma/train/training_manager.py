@@ -6,7 +6,6 @@ import contextlib
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from napari_prosma.each import each
 from napari_prosma.jobs.models import ModelEntry
@@ -17,6 +16,7 @@ from napari_prosma.train.export_pairs import left_out
 from napari_prosma.train.job import TrainingResult, TrainJob, training_result_of
 from napari_prosma.train.pair_list import PairList
 from napari_prosma.train.pairs import Pair
+from napari_prosma.train.presenter import AbstractTrainView
 from napari_prosma.train.preview import Preview
 from napari_prosma.train.requests import NewTraining, Order, ResumedTraining, run_classes
 from napari_prosma.train.run_library import list_runs, save_as
@@ -28,16 +28,13 @@ from prosma_core.io.dicom import dicom_modality
 from prosma_core.runs.run_folder import RunFolder
 from prosma_core.runs.run_state import KeptModel, RunState, keep_stopped
 
-if TYPE_CHECKING:
-    from napari_prosma.train.view import TrainView
-
 
 class TrainingManager:
     """Runs one training at a time.
 
     Parameters
     ----------
-    view : TrainView
+    view : AbstractTrainView
     session : Session
     pairs : PairList
     preview : Preview
@@ -53,7 +50,7 @@ class TrainingManager:
     """
 
     def __init__(
-        self, view: TrainView, session: Session, pairs: PairList, preview: Preview, changed: Callable[[], None]
+        self, view: AbstractTrainView, session: Session, pairs: PairList, preview: Preview, changed: Callable[[], None]
     ) -> None:
         self.run: TrainJob | None = None
         self.outcome: TrainingResult | None = None

@@ -9,7 +9,8 @@ from qtpy.QtCore import QEvent, QUrl
 from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QFileDialog
 
-from napari_prosma.jobs.session import Session, session
+from napari_prosma.jobs.qt_loop import session
+from napari_prosma.jobs.session import Session
 from napari_prosma.train.controller import TrainController
 from napari_prosma.train.view import TrainView
 from napari_prosma.widgets.docks import open_dock

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from napari.settings import get_settings
 from napari.utils.theme import get_theme
@@ -20,7 +20,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_prosma.widgets.fields import button, combo, fill, note_label, row, say
-from napari_prosma.widgets.progress import ProgressPanel
+from napari_prosma.widgets.progress import ActivityProgress, ProgressPanel
 from prosma_core.printable import plain
 
 WIDTH = 320
@@ -189,6 +189,10 @@ class JobView(QWidget):
     def show_progress(self, done: int, total: int, text: str) -> None:
         """How far the job is; `total` 0: not known yet."""
         self._progress.show_progress(done, total, text)
+
+    def begin_activity(self, title: str, on_cancel: Callable[[], None]) -> ActivityProgress:
+        """Show the job in napari's activity dock, too."""
+        return ActivityProgress(title, on_cancel)
 
     def show_messages(self, lines: Sequence[str]) -> None:
         """What the job said."""

@@ -96,34 +96,3 @@ def _calm_spinners() -> None:
     for label in (label for bar in bars for label in bar.findChildren(QLabel)):
         if (movie := label.movie()) is not None:
             movie.setSpeed(SPINNER_SPEED)
-
-
-class TimeLeft:
-    """Remaining time of tiles, from the pace since the first one."""
-
-    def __init__(self) -> None:
-        self._began: float | None = None
-        self._first = 0
-
-    def text(self, done: int, total: int) -> str:
-        """Words for the time left after `done` of `total`, empty while it cannot be told."""
-        now = time.monotonic()
-        if self._began is None:
-            self._began, self._first = now, done
-        if done <= self._first or done >= total:
-            return ""
-        seconds = (now - self._began) / (done - self._first) * (total - done)
-        return f"about {clock(seconds)} left"
-
-
-def clock(seconds: float) -> str:
-    """Duration as text, such as 40 s, 2 min, 1 h 5 min or 3 days."""
-    if seconds < 60:
-        return f"{max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    hours = minutes // 60
-    if hours >= 48:
-        return f"{round(minutes / (24 * 60))} days"
-    if hours >= 10:
-        return f"{round(minutes / 60)} h"
-    return f"{minutes} min" if minutes < 60 else f"{hours} h {minutes % 60} min"

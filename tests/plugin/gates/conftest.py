@@ -147,7 +147,7 @@ class Widget:
         """Look, let the engine find something made up, and wait for its layers."""
         job = self.start()
         job.answer(*made_up(self.controller.run.plan))
-        self._qtbot.waitUntil(lambda: not self.controller.showing.adding)
+        self._qtbot.waitUntil(lambda: not self.controller.showing.adding, timeout=30_000)
         return self.controller.showing.found
 
 

@@ -14,7 +14,8 @@ import pytest
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QApplication
 
-from napari_prosma.jobs.boundary import EngineJob, Jobs, Mailbox
+from napari_prosma.jobs.boundary import EngineJob, Jobs
+from napari_prosma.jobs.qt_loop import QtEventLoop
 from napari_prosma.jobs.spec import RequestSpec
 from prosma_core.config.training import resolve_run
 from prosma_core.data.geometry import array_spec
@@ -26,7 +27,8 @@ LEAVING = """
 import pathlib, sys, time
 from qtpy.QtCore import QCoreApplication
 from napari_prosma.jobs.boundary import Jobs
-app, jobs, folder = QCoreApplication([]), Jobs(), pathlib.Path(sys.argv[1])
+from napari_prosma.jobs.qt_loop import QtEventLoop
+app, jobs, folder = QCoreApplication([]), Jobs(QtEventLoop()), pathlib.Path(sys.argv[1])
 for name, seconds, lasting in (("yes", 0.3, True), ("no", 60, False)):
     def work(name=name, seconds=seconds):
         time.sleep(seconds)
@@ -36,7 +38,7 @@ for name, seconds, lasting in (("yes", 0.3, True), ("no", 60, False)):
 
 
 def test_calls_that_let_the_window_live_do_not_pile_up(qtbot: QtBot) -> None:
-    box = Mailbox()
+    box = QtEventLoop()
     said: list[str] = []
 
     def call(number: int) -> None:
@@ -51,7 +53,7 @@ def test_calls_that_let_the_window_live_do_not_pile_up(qtbot: QtBot) -> None:
 
 
 def test_a_call_that_fails_does_not_hold_up_the_next(qtbot: QtBot) -> None:
-    box = Mailbox()
+    box = QtEventLoop()
     said: list[str] = []
     with qtbot.captureExceptions() as failures:
         box.post(lambda: said.remove("nothing"))
@@ -90,7 +92,7 @@ def test_a_job_that_is_cancelled_may_still_be_preparing_and_can_be_waited_for() 
 
 
 def test_what_other_threads_post_runs_in_the_thread_of_the_window(qtbot: QtBot) -> None:
-    box = Mailbox()
+    box = QtEventLoop()
     ran_in: list[threading.Thread] = []
     other = threading.Thread(target=lambda: box.post(lambda: ran_in.append(threading.current_thread())))
     other.start()
@@ -113,7 +115,7 @@ def times_request() -> TimesRequest:
 
 
 def test_what_is_done_aside_gives_way_to_a_job(qtbot: QtBot, tmp_path: Path, engines: Callable[[], int]) -> None:
-    jobs, heard, done = Jobs(), [], []
+    jobs, heard, done = Jobs(QtEventLoop()), [], []
     plan = RequestSpec(PlanRequest(run=resolve_run({"out": tmp_path / "m.safetensors", "data": tmp_path})))
     try:
         jobs.submit_background(times_request(), heard.append)
@@ -134,7 +136,7 @@ def test_what_is_done_aside_gives_way_to_a_job(qtbot: QtBot, tmp_path: Path, eng
 def test_nothing_is_done_aside_while_a_job_is_prepared_or_something_else_is_done_aside(
     qtbot: QtBot, engines: Callable[[], int]
 ) -> None:
-    jobs, heard, done, may_end = Jobs(), [], [], threading.Event()
+    jobs, heard, done, may_end = Jobs(QtEventLoop()), [], [], threading.Event()
 
     class Unreadable:
         def prepare(self, _: Any) -> Any:

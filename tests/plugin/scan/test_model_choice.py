@@ -20,6 +20,7 @@ from napari_prosma._sample_data import phantom_2d_layers, phantom_3d_layers
 from napari_prosma.gates.controller import GatesController
 from napari_prosma.gates.view import GatesView
 from napari_prosma.jobs.models import ModelEntry
+from napari_prosma.jobs.qt_loop import QtEventLoop
 from napari_prosma.jobs.session import Session
 from napari_prosma.layers.access import read
 from napari_prosma.scan.selection import kind_of, meant
@@ -42,6 +43,9 @@ class NoEngine:
         pass
 
     free = close = warm_up
+
+    def timer(self, call: Any, *, repeat: bool = False) -> Any:
+        return QtEventLoop().timer(call, repeat=repeat)
 
 
 class Widget:

@@ -13,9 +13,9 @@ from napari.utils.colormaps import DirectLabelColormap
 
 from napari_prosma.jobs.models import ModelEntry
 from napari_prosma.layers import access as layers
-from napari_prosma.train.label_semantics_panel import classes_of
 from napari_prosma.train.pairs import Pair, PairRow, check
 from napari_prosma.train.sources import layer_source
+from napari_prosma.train.state import classes_of
 from prosma_core.config.model import ClassInfo
 from prosma_core.config.training import LabelsConfig
 from prosma_core.io.bundle import read_header, shipped_models

@@ -513,7 +513,7 @@ def test_a_second_click_while_the_first_is_still_taken_in_is_none(
 
     annotated(widget.viewer)
     widget.controller.pairs.add_active()
-    monkeypatch.setattr("napari_prosma.jobs.run.ActivityProgress", Impatient)
+    monkeypatch.setattr("napari_prosma.widgets.job_view.ActivityProgress", Impatient)
     widget.start()
     assert len(widget.jobs.jobs) == 1
 

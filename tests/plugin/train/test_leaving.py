@@ -24,11 +24,11 @@ import numpy as np
 from napari.components import ViewerModel
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication
-from napari_prosma.jobs.session import Session
+from napari_prosma.jobs.qt_loop import make_session
 from napari_prosma.train import TrainWidget
 
 app, viewer, folder = QApplication([]), ViewerModel(), Path(sys.argv[1])
-session = Session(folder)
+session = make_session(folder)
 widget = TrainWidget(viewer, session)
 widget.show()
 image = viewer.add_image(np.random.default_rng(1).normal(size=(6, 24, 24)).astype(np.float32), name="scan")

@@ -10,7 +10,8 @@ from qtpy.QtCore import QBuffer, QByteArray
 from qtpy.QtGui import QMovie
 from qtpy.QtWidgets import QLabel, QMainWindow, QProgressBar
 
-from napari_prosma.widgets.progress import SPINNER_SPEED, ActivityProgress, ProgressPanel, TimeLeft, clock
+from napari_prosma.jobs.run import TimeLeft, clock
+from napari_prosma.widgets.progress import SPINNER_SPEED, ActivityProgress, ProgressPanel
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,291 @@
+"""The controllers, driven through views that are nothing but their Protocols, in a process that has no Qt."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from napari.layers import Labels
+
+from napari_prosma.gates.controller import GatesController
+from napari_prosma.gates.presenter import AbstractGatesView
+from napari_prosma.jobs import session
+from napari_prosma.jobs.session import Session
+from napari_prosma.segment.controller import SegmentController
+from napari_prosma.segment.presenter import AbstractSegmentView
+from napari_prosma.train.controller import TrainController
+from napari_prosma.train.presenter import AbstractTrainView
+from prosma_core.config.inference import InferenceConfig
+from prosma_core.config.inspection import Inspection, LevelSummary, MapInfo
+from prosma_core.engine.messages import Failed, Finished, Ready, SegmentRequest, SegmentResult, TrainResult
+from prosma_core.errors import DeviceError
+from prosma_core.events import EpochDone, LevelStats, StepDone, TileDone, Working
+
+NO_QT = ("qtpy", "PyQt5", "PyQt6", "PySide2", "PySide6")
+RUN = f"""
+import sys
+import pytest
+
+class NoQt:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {NO_QT!r}:
+            raise ModuleNotFoundError(f"no {{name}} here")
+
+sys.meta_path.insert(0, NoQt())
+code = pytest.main([*sys.argv[1:], "-q", "-p", "pytest_timeout", "-p", "no:cacheprovider", "-k", "not in_a_process"])
+print("Qt:", [name for name in sys.modules if name in {NO_QT!r}])
+sys.exit(code)
+"""
+
+Made = Callable[[Any, Any], Any]
+
+
+@pytest.fixture
+def viewer() -> ViewerModel:
+    return ViewerModel()
+
+
+@pytest.fixture
+def make(
+    viewer: ViewerModel, jobs: Any, fake_view: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Made]:
+    """Return what makes a controller with a view of its Protocol."""
+    monkeypatch.setattr(session, "EARLY", 3600.0)  # what is imported ahead of a window needs one
+    made: list[Any] = []
+
+    def make(controller: Any, protocol: Any) -> Any:
+        made.append(controller(viewer, fake_view(protocol), Session(tmp_path, jobs)))
+        return made[-1]
+
+    yield make
+    for controller in made:
+        controller.close()
+
+
+@pytest.fixture
+def segment(make: Made) -> Any:
+    return make(SegmentController, AbstractSegmentView)
+
+
+@pytest.fixture
+def gates(make: Made) -> Any:
+    return make(GatesController, AbstractGatesView)
+
+
+@pytest.fixture
+def train(make: Made) -> Any:
+    return make(TrainController, AbstractTrainView)
+
+
+@pytest.fixture
+def open_scan(viewer: ViewerModel, rng: np.random.Generator) -> Callable[[], Any]:
+    """Return what opens a scan in the viewer."""
+    scan = rng.normal(100, 20, (12, 40, 44)).astype(np.float32)
+    return lambda: viewer.add_image(scan, name="mri", scale=(3, 1, 1), units=("mm",) * 3)
+
+
+def choose(controller: Any) -> None:
+    """Choose the phantom's model, as a person does."""
+    models = dict(controller.view.shown["show_models"][0])
+    controller.view.model_chosen.emit(models["phantom-3d"])
+
+
+def enabled(controller: Any) -> bool:
+    return bool(controller.view.shown["show_run"][1])
+
+
+def labels_in(viewer: ViewerModel) -> list[Any]:
+    return [layer for layer in viewer.layers if isinstance(layer, Labels)]
+
+
+def test_segment_from_the_scan_to_its_result(
+    segment: Any, jobs: Any, viewer: ViewerModel, open_scan: Callable[[], Any]
+) -> None:
+    view = segment.view
+    assert view.shown["show_problem"][0] == "image"
+    assert not enabled(segment)
+    layer = open_scan()
+    assert view.shown["show_images"] == ([("mri", layer)], layer)
+    assert view.shown["show_axes"][0] == "zyx"
+    choose(segment)
+    assert (view.shown["show_problem"], enabled(segment)) == ((None, ""), True)
+    view.run_clicked.emit()
+    (job,) = jobs.jobs
+    assert isinstance(job.request, SegmentRequest)
+    assert (view.shown["show_running"], view.shown["show_run"][0]) == ((True,), "Cancel")
+    job.give_labels()
+    job.say(Working("Reading the scan"))
+    assert view.shown["show_progress"] == (0, 0, "Reading the scan")
+    job.say(TileDone(1, 4))
+    assert view.shown["show_progress"][:2] == (1, 4)
+    job.say(Finished(SegmentResult(voxels={"organ": 7}, seconds=2.0, device="CPU")))
+    (labels,) = labels_in(viewer)
+    name, (row, *_), heading = view.result.shown["show_result"]
+    assert (name, row.voxels, heading) == (labels.name, 7, "Volume (mL)")
+    assert (view.shown["show_running"], view.shown["show_run"][0]) == ((False,), "Segment")
+    viewer.layers.remove(labels)
+    assert segment.last is None
+    assert "hide" in view.result.shown
+
+
+def test_segment_is_cancelled_fails_and_finds_no_device(
+    segment: Any, jobs: Any, viewer: ViewerModel, open_scan: Callable[[], Any]
+) -> None:
+    view = segment.view
+    open_scan()
+    choose(segment)
+    view.run_clicked.emit()
+    view.run_clicked.emit()
+    assert jobs.jobs[-1].cancelled
+    assert view.shown["show_run"][:2] == ("Cancelling…", False)
+    jobs.jobs[-1].end_cancelled()
+    assert (view.shown["show_messages"], enabled(segment)) == ((["Cancelled."],), True)
+    view.run_clicked.emit()
+    jobs.jobs[-1].say(Failed(DeviceError("no memory"), "log"))
+    assert view.shown["show_error"] == ("no memory", True)
+    assert labels_in(viewer) == []
+    view.device_chosen.emit("cuda")
+    jobs.started.emit(Ready(version="1", torch="2", devices={"auto": "CPU"}, why_not={"cuda": "no driver"}))
+    assert view.shown["show_problem"] == ("device", "no driver")
+
+
+def test_settings_of_segment_are_in_the_request_and_remembered(
+    segment: Any, make: Made, jobs: Any, open_scan: Callable[[], Any]
+) -> None:
+    view = segment.view
+    open_scan()
+    choose(segment)
+    view.advanced.options_changed.emit(InferenceConfig(overlap=0.25))
+    view.advanced.part.part_chosen.emit("slice")
+    view.advanced.name_chosen.emit("mine")
+    view.run_clicked.emit()
+    config = jobs.jobs[-1].request.config
+    assert (config.overlap, config.region) == (0.25, ((5, 6), (0, 40), (0, 44)))
+    assert segment.run.plan.result_name == "mine"
+    again = make(SegmentController, AbstractSegmentView)
+    assert again.view.advanced.shown["show_options"][0].overlap == 0.25
+
+
+def found() -> tuple[Inspection, dict[str, np.ndarray]]:
+    """What an inspection of one level found."""
+    kept = np.zeros((2, 12, 40, 44), bool)
+    kept[0] = True
+    level = LevelSummary(
+        level=0, shape=(12, 40, 44), channels=2, removed=0.5, energy=0.4, threshold=0.3, thresholds=(0.2, 0.4)
+    )
+    maps = [("removed", "zyx", kept.mean(axis=0, dtype=np.float16)), ("kept", "czyx", kept)]
+    where: dict[str, Any] = {"level": 0, "scale": (1, 1, 1), "offset": (0, 0, 0)}
+    infos = tuple(MapInfo(name=kind, kind=kind, axes=axes, **where) for kind, axes, _ in maps)  # type: ignore[arg-type]
+    return Inspection(gate="prosma", form="signed", levels=(level,), maps=infos), {kind: data for kind, _, data in maps}
+
+
+def test_gates_from_the_scan_to_maps_a_voxel_and_what_if(
+    gates: Any, jobs: Any, clock: Any, viewer: ViewerModel, open_scan: Callable[[], Any]
+) -> None:
+    view, panel = gates.view, gates.view.result
+    open_scan()
+    choose(gates)
+    assert enabled(gates)
+    view.run_clicked.emit()
+    jobs.jobs[-1].answer(*found(), "words")
+    assert view.shown["show_messages"][0][0] == "words"
+    assert panel.levels.shown["show_levels"][2] == 0
+    assert panel.plots.shown["show_level"][2] == 0
+    clock.run(10)
+    assert sorted(layer.name.rpartition(": ")[2] for layer in viewer.layers[1:]) == ["level 0 kept", "level 0 removed"]
+    panel.plots.channel_clicked.emit(1)
+    assert panel.plots.shown["show_level"][2] == 1
+    gates.showing.probe.pick((3.0, 5.0, 6.0))
+    assert panel.voxel.shown["show_voxel"][0] == "Voxel z 1, y 5, x 6. Level 0: 1 of 2 channels kept"
+    panel.what_if.threshold_chosen.emit(0, 2.0)
+    assert panel.what_if.shown["say"] == ("Segmenting with level 0: threshold × 2…",)
+    jobs.jobs[-1].reply((12, 40, 44), changed=3)
+    assert panel.what_if.shown["show_changes"][1].changed == 3
+    panel.remove_clicked.emit()
+    clock.run(10)
+    assert "hide" in panel.shown
+    assert [layer.name for layer in viewer.layers] == ["mri"]
+
+
+def test_gates_are_inspected_at_the_levels_that_are_ticked(gates: Any, jobs: Any, open_scan: Callable[[], Any]) -> None:
+    view = gates.view
+    open_scan()
+    choose(gates)
+    facts, _ = view.levels.shown["show_levels"]
+    view.levels.levels_chosen.emit(frozenset(fact.level for fact in facts))
+    assert (view.shown["show_problem"][0], enabled(gates)) == ("levels", False)
+    view.levels.levels_chosen.emit(frozenset({facts[0].level}))
+    view.run_clicked.emit()
+    assert facts[0].level not in jobs.jobs[-1].request.config.levels
+
+
+def test_train_from_the_pair_to_its_model(
+    train: Any, jobs: Any, clock: Any, viewer: ViewerModel, open_scan: Callable[[], Any], tmp_path: Path
+) -> None:
+    view = train.view
+    assert not enabled(train)
+    image = open_scan()
+    data = np.zeros((12, 40, 44), np.uint8)
+    data[3:9, 8:16, 8:16] = 1
+    labels = viewer.add_labels(data, name="organ", scale=(3, 1, 1), units=("mm",) * 3)
+    viewer.layers.selection = {image, labels}
+    view.add_active_clicked.emit()
+    ((row,),) = view.shown["show_pairs"]
+    assert (row.image, row.labels) == ("mri", "organ")
+    assert [info.name for info in view.shown["show_classes"][0]] == ["class 1"]
+    view.class_changed.emit(1, "liver", "#ff0000")
+    view.name_chosen.emit("mine")
+    labels.data_setitem((np.arange(8),) * 3, 2)  # painted: read again when the brush rests
+    assert not enabled(train)
+    clock.run()
+    assert [info.name for info in view.shown["show_classes"][0]] == ["liver", "class 2"]
+    view.run_clicked.emit()
+    (job,) = jobs.jobs
+    assert "show_training" in view.shown
+    job.say(StepDone(1, 1, 4, 0.7))
+    assert view.shown["show_progress"][:2] == (1, 4)
+    job.say(EpochDone(1, 5, 0.7, 1e-3, {"liver": 0.5}, 0.5, (LevelStats(0.3, 0.6),), True, 10.0, 40.0))
+    assert len(view.shown["show_history"][0]) == 1
+    assert (tmp_path / "models" / "mine.prosma" / "annotations").is_dir()
+    model = dict(view.shown["show_starts"][0])["phantom-3d"].path
+    job.say(
+        Finished(
+            TrainResult(
+                model=str(model), dice={"liver": 0.8}, mean_dice=0.8, words="", held_out="", seconds=3.0, device="CPU"
+            )
+        )
+    )
+    assert view.shown["show_outcome"][1]["liver"] == 0.8
+    assert view.shown["show_running"] == (False,)
+
+
+def test_train_says_what_is_wrong_and_asks_for_times_when_nothing_changes(
+    train: Any, jobs: Any, clock: Any, viewer: ViewerModel, open_scan: Callable[[], Any]
+) -> None:
+    view = train.view
+    view.add_active_clicked.emit()
+    assert view.shown["show_error"][0]
+    image = open_scan()
+    viewer.layers.selection = {image, viewer.add_labels(np.ones((12, 40, 44), np.uint8), name="organ", scale=(3, 1, 1))}
+    view.add_active_clicked.emit()
+    view.budget_chosen.emit((3, None))
+    assert jobs.asides == []
+    jobs.alive = True
+    clock.run(2000)
+    assert len(jobs.asides) == 1
+
+
+def test_all_of_these_pass_in_a_process_that_cannot_import_qt() -> None:
+    environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    command = [sys.executable, "-c", RUN, __file__]
+    done = subprocess.run(command, check=False, capture_output=True, encoding="utf-8", env=environment)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert "7 passed" in done.stdout
+    assert "Qt: []" in done.stdout
