@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from prosma_core.config.model import GateConfig
 from prosma_core.model.blocks import TRANSPOSED, ResidualBlock
-from prosma_core.model.gate import build_gate
-from prosma_core.model.skip_gate import SkipGate
+from prosma_core.model.gate import SkipGate, build_gate
 
 Norm = Literal["frozen", "affine", "trained", "folded"]
 """Batch norms of the encoder: frozen; with frozen statistics, but scale and offset trained; trained with batch

@@ -20,6 +20,7 @@ from prosma_core.data.geometry import Scan
 from prosma_core.data.labels import class_indices
 from prosma_core.events import Event, drain
 from prosma_core.inference.segment import Segmenter
+from prosma_core.model.gate_hooks import counting
 from prosma_core.model.unet import UNet
 from prosma_core.training.validate import dice_per_class
 
@@ -139,7 +140,7 @@ def removed_curve(segmenter: Segmenter, cases: Cases, check: Check) -> list[dict
     if not isinstance(model, UNet) or model.config.gate.kind != "prosma":
         return []
     for scale in SCALES:
-        with thresholds_times(model, scale), model.counting() as levels:
+        with thresholds_times(model, scale), counting(model.skip_gates) as levels:
             found = summary(judge(segmenter, cases, check))
         removed = [round(level.removed, 6) for level in levels]
         points.append({"scale": scale, "removed": removed, "dice": found.get("dice"), "iou": found.get("iou")})

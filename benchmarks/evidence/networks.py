@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from evidence.variants import vary
 from prosma_core.config.model import ModelConfig
-from prosma_core.events import LevelStats
+from prosma_core.model.gate_hooks import estimate_removed
 from prosma_core.model.unet import UNet, count_parameters
 from prosma_core.training.schedule import MovingAverage, build_optimizer
 from prosma_core.training.trainer import Trainer
@@ -66,11 +65,6 @@ class ResidualEncoder(nn.Module):
         """Logits at full resolution."""
         return self.forward_deep(x)[0]
 
-    @contextmanager
-    def counting(self) -> Iterator[list[LevelStats]]:
-        """Nothing to count: there are no gates."""
-        yield []
-
 
 def build(config: ModelConfig, network: str, seed: int = 0, variant: str | None = None) -> nn.Module:
     """Network of a row with fresh weights, the same for the same seed."""
@@ -96,8 +90,7 @@ def replace_network(trainer: Trainer, network: str, variant: str | None = None) 
     trainer.evaluated = evaluated
     trainer.optimizer = build_optimizer(model, trainer.config)
     if trainer.config.removed_target is not None:
-        for gate in model.skip_gates:
-            gate.estimating = True
+        estimate_removed(model.skip_gates)
 
 
 def cost(config: ModelConfig, network: str, tile: tuple[int, ...], variant: str | None = None) -> Mapping[str, int]:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from prosma_core.config.model import GateConfig, ModelConfig
 from prosma_core.model.blocks import CONV
-from prosma_core.model.gate import ProximalGate, build_gate, removed_estimate
-from prosma_core.model.prox import THRESHOLDS, soft_threshold
-from prosma_core.model.skip_gate import SkipGate
+from prosma_core.model.gate import ProximalGate, SkipGate, build_gate, float32_on_cpu
+from prosma_core.model.kernels import reference
+from prosma_core.model.prox import THRESHOLDS, removed_estimate, soft_threshold
 from prosma_core.model.unet import UNet
 
 NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
@@ -31,13 +31,17 @@ class Plain(ProximalGate):
         super().__init__(channels, **settings)
         self.fused = False
 
-    def activation(self, x: Tensor, g: Tensor) -> Tensor:
-        """The gate's value a, shape (B, C, *grid)."""
+    @float32_on_cpu
+    def forward(self, x: Tensor, g: Tensor) -> Tensor:
+        """Gated skip."""
+        x = self.hook_x(x)
+        if self.skips_formula:
+            return self.forced_skip(x)
         z = self.field(x, g)
-        tau = self.limit(g).to(z.dtype)
-        if self.estimating:
-            self.estimate = self.removed(z, tau)
-        return self.weight(z, tau)
+        tau = self.hook_tau(self.limit(g).to(z.dtype))
+        a = self.hook_a(self.weight(self.hook_z(z), tau))
+        c = None if self.channel_gate is None else self.channel_gate(g.mean(tuple(range(2, g.ndim))))
+        return self.hook_out(reference.apply(c, a, x))
 
     def field(self, x: Tensor, g: Tensor) -> Tensor:
         """Combined field z, shape (B, C, *grid)."""
@@ -65,9 +69,9 @@ class Plain(ProximalGate):
 class SelfGate(ProximalGate):
     """Without the decoder: the skip decides about itself; both projections and the channel gate see x."""
 
-    def gated(self, x: Tensor, g: Tensor) -> Tensor:
-        """Skip after the gate."""
-        return super().gated(x, x)
+    def forward(self, x: Tensor, g: Tensor) -> Tensor:
+        """Gated skip."""
+        return super().forward(x, x)
 
 
 class NormalisedGate(Plain):

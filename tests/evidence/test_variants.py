@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from prosma_core.config import GateConfig, ModelConfig
-from prosma_core.model.gate import ProximalGate
+from prosma_core.model.gate import ProximalGate, SkipGate
+from prosma_core.model.gate_hooks import GateRecord, counting, estimate_removed, recording_gate
 from prosma_core.model.unet import UNet
 
 GATES = ("self-gate", "normalised", "conditioned", "sharp", "grouped", "unrolled")
@@ -44,6 +45,14 @@ def features(dims: int) -> tuple[torch.Tensor, torch.Tensor]:
     return tuple(torch.randn(2, 8, *(8,) * dims, generator=made) for _ in range(2))  # type: ignore[return-value]
 
 
+def value(gate: SkipGate, x: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    """The gate's value a."""
+    records: list[GateRecord] = []
+    with recording_gate(gate, records.append):
+        gate(x, g)
+    return records[0].a
+
+
 def test_every_variant_that_can_be_named_is_there(ev: SimpleNamespace) -> None:
     there = {*ev.variants.GATES, *ev.variants.LEVELS}
     assert set(get_args(ev.experiment.Variant)) == there
@@ -60,8 +69,7 @@ def test_all_that_is_learned_has_a_gradient_and_the_same_seed_gives_the_same(
     model, again = (ev.networks.build(config(dims), "own", 3, variant) for _ in range(2))
     x = torch.randn(1, 1, *(8,) * dims, generator=torch.Generator().manual_seed(0))
     assert torch.equal(model(x), again(x))
-    for gate in model.skip_gates:
-        gate.estimating = True
+    estimate_removed(model.skip_gates)
     logits = model.forward_deep(x)
     removed = [gate.estimate for gate in model.skip_gates if gate.estimate is not None]
     (sum(level.square().mean() for level in logits) + sum(removed)).backward()
@@ -83,19 +91,19 @@ def test_it_differs_from_the_packages_gate_in_one_thing(ev: SimpleNamespace, var
         assert torch.allclose(changed(x, g), ours(x, g), atol=1e-5)
     if variant == "normalised":
         torch.nn.init.zeros_(changed.project_skip.bias)
-        assert torch.allclose(changed.activation(x, g), changed.activation(3 * x, 3 * g), atol=1e-3)
+        assert torch.allclose(value(changed, x, g), value(changed, 3 * x, 3 * g), atol=1e-3)
 
 
 def test_what_the_new_weights_of_a_variant_do(ev: SimpleNamespace) -> None:
     x, g = features(2)
     moved, _ = gates(ev, "conditioned", 2)
-    before = moved.activation(x, g)
+    before = value(moved, x, g)
     torch.nn.init.constant_(moved.context[2].bias, math.log(100))
-    assert (moved.activation(x, g) == 0).sum() > (before == 0).sum()
+    assert (value(moved, x, g) == 0).sum() > (before == 0).sum()
     unrolled, _ = gates(ev, "unrolled", 2)
-    before = unrolled.activation(x, g)
+    before = value(unrolled, x, g)
     torch.nn.init.constant_(unrolled.get_parameter("momentum"), -1.0)
-    assert (unrolled.activation(x, g) == 0).sum() > (before == 0).sum()
+    assert (value(unrolled, x, g) == 0).sum() > (before == 0).sum()
 
 
 def test_groups_are_kept_or_removed_together(ev: SimpleNamespace) -> None:
@@ -103,7 +111,7 @@ def test_groups_are_kept_or_removed_together(ev: SimpleNamespace) -> None:
     torch.nn.init.constant_(gate.raw_threshold, 0.0)  # softplus(0) = 0.69
     made = torch.Generator().manual_seed(0)
     x, g = (torch.randn(2, 16, 8, 8, 8, generator=made) for _ in range(2))
-    removed = gate.activation(x, g).unflatten(1, (-1, ev.variants.GROUP)) == 0
+    removed = value(gate, x, g).unflatten(1, (-1, ev.variants.GROUP)) == 0
     share = removed.float().mean(2)
     assert share.shape[1] == 2
     assert set(share.unique().tolist()) == {0.0, 1.0}
@@ -125,7 +133,7 @@ def test_levels_without_a_gate_pass_everything(ev: SimpleNamespace) -> None:
     x = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     for variant, open_levels in (("finest-gate", [False, True]), ("coarse-gates", [True, False])):
         model = ev.networks.build(config(2), "own", 0, variant)
-        with model.counting() as levels:
+        with counting(model.skip_gates) as levels:
             model(x)
         assert [level.threshold is None for level in levels] == open_levels
         assert [level.removed == 0 for level in levels] == open_levels

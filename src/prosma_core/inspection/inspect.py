@@ -31,8 +31,7 @@ from prosma_core.inspection.maps import has_map, plan_layout
 from prosma_core.inspection.memory import InspectionPlan, plan_inspection
 from prosma_core.inspection.stitch import LevelMaps
 from prosma_core.inspection.summary import LevelSums
-from prosma_core.model.gate_record import GateRecord
-from prosma_core.model.looking import edited, recording
+from prosma_core.model.gate_hooks import GateRecord, edited, recording
 from prosma_core.printable import counted
 
 ATTENTION = "The model has attention gates: they weigh every voxel by a number above 0 and remove nothing."
@@ -213,7 +212,7 @@ def _levels(look: _Look, batch: Tensor) -> Iterator[int]:
     """Run the network on a tile, as the prediction does; gives each level when its gate has run."""
     device = look.memory.device
     model = look.segmenter.model.to(device)
-    steps = model.look(batch.to(device), min(maps.cells.level for maps in look.maps))
+    steps = model.forward_to_gate(batch.to(device), min(maps.cells.level for maps in look.maps))
     while True:
         # Neither mode must last while this generator waits: whoever drains it would have it too.
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=inference_bf16(device)):

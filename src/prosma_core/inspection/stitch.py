@@ -16,7 +16,7 @@ from prosma_core.data.grid import Tile
 from prosma_core.inference.results import Allocate
 from prosma_core.inspection.level_grid import LevelCells, TileCells
 from prosma_core.inspection.maps import Layout, map_dtype
-from prosma_core.model.gate_record import GateRecord
+from prosma_core.model.gate_hooks import GateRecord
 
 CHANNELS_AT_ONCE = 16
 """Channels put into a map at once: what is computed on the way stays small."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from prosma_core.config.inspection import HISTOGRAM_EDGES, LevelSummary
 from prosma_core.inspection.level_grid import TileCells
 from prosma_core.inspection.stitch import pick
-from prosma_core.model.gate_record import GateRecord
+from prosma_core.model.gate_hooks import GateRecord
 
 BINS = len(HISTOGRAM_EDGES) - 1
 WIDTH = HISTOGRAM_EDGES[1] - HISTOGRAM_EDGES[0]

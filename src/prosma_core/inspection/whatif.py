@@ -20,7 +20,7 @@ from prosma_core.inference.prepare import plan_scan
 from prosma_core.inference.results import Allocate
 from prosma_core.inference.segment import Segmenter
 from prosma_core.inspection.compare import Comparison, change_of, parts
-from prosma_core.model.looking import edited
+from prosma_core.model.gate_hooks import edited
 
 
 @dataclass(frozen=True, eq=False)

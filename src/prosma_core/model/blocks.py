@@ -18,15 +18,10 @@ class ChannelGate(nn.Module):
         hidden = max(4, channels // reduction)
         self.squeeze = nn.Linear(decoder_channels, hidden)
         self.excite = nn.Linear(hidden, channels)
-        nn.init.constant_(self.excite.bias, 2.0)  # sigmoid(2) = 0.88: open to begin with
+        nn.init.constant_(self.excite.bias, 2.0)  # sigmoid(2) = 0.88: open at first
 
-    def forward(self, g: Tensor) -> Tensor:
-        """Channel weights, shape (B, C, 1, ...), from decoder features g of shape (B, decoder_channels, *grid)."""
-        c = self.weights(g.mean(dim=tuple(range(2, g.ndim))))  # (B, C)
-        return c.view(*c.shape, *(1,) * (g.ndim - 2))
-
-    def weights(self, context: Tensor) -> Tensor:
-        """Channel weights, shape (B, C), from the mean of the decoder's features, shape (B, decoder_channels)."""
+    def forward(self, context: Tensor) -> Tensor:
+        """Channel weights, shape (B, C), from the mean of the decoder features, shape (B, decoder_channels)."""
         c: Tensor = torch.sigmoid(self.excite(F.leaky_relu(self.squeeze(context), 0.01)))
         return c
 

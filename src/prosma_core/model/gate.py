@@ -1,10 +1,11 @@
-"""The proximal-sparse gate, the attention gate it is compared with, and which one a level has."""
+"""The proximal-sparse gate, the attention gate it is compared with, and the choice between them per level."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, Literal, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -12,17 +13,103 @@ from torch import Tensor, nn
 
 from prosma_core.config.model import GateConfig, GateForm
 from prosma_core.errors import ChannelError, ConfigError, GeometryError
-from prosma_core.model import kernels
 from prosma_core.model.blocks import CONV, ChannelGate
-from prosma_core.model.gate_record import GateRecord, edited_weight
-from prosma_core.model.kernels import cpu
-from prosma_core.model.prox import THRESHOLDS
-from prosma_core.model.skip_gate import SkipGate
+from prosma_core.model.kernels import dispatch
+from prosma_core.model.prox import removed_estimate
 
 KERNEL_SIZES = (1, 3, 5, 7)
 """Sizes that a depthwise kernel may have along an axis."""
 LINEAR = {2: "bilinear", 3: "trilinear"}
 """Interpolation of decoder features by the number of spatial axes."""
+
+
+Gate = TypeVar("Gate", bound="SkipGate")
+Forward = Callable[[Gate, Tensor, Tensor], Tensor]
+
+
+def float32_on_cpu(forward: Forward[Gate]) -> Forward[Gate]:
+    """Decorator of a gate's forward: in float32 under a CPU's autocast, as the fast kernels are (docs/kernels.md)."""
+
+    @wraps(forward)
+    def in_float32(gate: Gate, x: Tensor, g: Tensor) -> Tensor:
+        if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+            return forward(gate, x, g)
+        with torch.autocast("cpu", enabled=False):
+            return forward(gate, x.float(), g.float()).to(x.dtype)
+
+    return in_float32
+
+
+class HookPoint(nn.Identity):
+    """A value of a gate's formula under a name: forward hooks on it read the value or, by returning another, change it.
+
+    A copy of a gate has no hooks on its points.
+    """
+
+    @property
+    def watched(self) -> bool:
+        """Whether there is a hook."""
+        return bool(self._forward_hooks or self._forward_pre_hooks)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> HookPoint:
+        """A point without hooks."""
+        return HookPoint()
+
+
+class SkipGate(nn.Module):
+    """A skip connection that may change what the decoder receives; this one passes the skip unchanged.
+
+    `prosma_core.model.gate_hooks` records, counts and edits gates by hooks on their points.
+
+    Attributes
+    ----------
+    hook_x, hook_a, hook_out : HookPoint
+        Skip before the gate, the gate's value a (where it has one; 0 exactly where x is removed), and the gated skip;
+        each of shape (B, C, *grid).
+    forced : {"open", "closed"} or None
+        Pass all or nothing, whatever was learned; the formula is not computed unless `hook_x` is watched.
+    estimate : Tensor or None
+        Removed fraction of the last forward, differentiable, see `prosma_core.model.gate_hooks.estimate_removed`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hook_x, self.hook_a, self.hook_out = HookPoint(), HookPoint(), HookPoint()
+        self.forced: Literal["open", "closed"] | None = None
+        self.estimate: Tensor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """State of a copy: all but the estimate, which belongs to a graph."""
+        return {**self.__dict__, "estimate": None}
+
+    def forward(self, x: Tensor, g: Tensor) -> Tensor:
+        """Gated skip.
+
+        Parameters
+        ----------
+        x : Tensor, shape (B, C, *grid)
+            Encoder features.
+        g : Tensor, shape (B, C, *grid)
+            Decoder features of the coarser level, upsampled to the same grid.
+
+        Returns
+        -------
+        Tensor, shape (B, C, *grid)
+        """
+        return self.hook_out(self.hook_x(x))  # type: ignore[no-any-return]
+
+    @property
+    def skips_formula(self) -> bool:
+        """Whether the gate is forced open or closed, and nobody wants to know what it had done."""
+        return self.forced is not None and not self.hook_x.watched
+
+    def forced_skip(self, x: Tensor) -> Tensor:
+        """Skip after a gate that is forced open or closed."""
+        return x if self.forced == "open" else torch.zeros_like(x)
+
+    def threshold(self) -> Tensor | None:
+        """Threshold tau per channel, shape (C,), or None for a gate without one."""
+        return None
 
 
 class ProximalGate(SkipGate):
@@ -35,7 +122,7 @@ class ProximalGate(SkipGate):
         x' = c . a . x
 
     The sum over scales is linear, so the branches are one sparse kernel; the weight of each scale and channel is part
-    of its depthwise kernel.
+    of its depthwise kernel. `forward` is this formula; `prosma_core.model.kernels.dispatch` chooses what computes it.
 
     Parameters
     ----------
@@ -46,26 +133,29 @@ class ProximalGate(SkipGate):
     dims : int
         Number of spatial axes, 2 or 3.
     kernel_size : int or sequence of int
-        Size of the depthwise kernels, for all spatial axes or one by one; odd, 1 to 7. 1 along an axis leaves it out.
+        Size of the depthwise kernels, for all spatial axes or per axis; odd, 1 to 7. With 1 along an axis, there is no
+        convolution along it.
     dilations : sequence of int
         Dilation of each depthwise branch, 1 to 16; at most 6.
     form : {"bounded", "signed", "nonnegative"}
-        What becomes of the prox p: tanh(p), p, or max(z - tau, 0).
+        Gate value a from the prox p: tanh(p), p, or max(z - tau, 0).
     threshold : float
         Initial threshold tau of all channels, above 0, at most 10; learned from there.
     offset : float
-        Initial offset beta of the field, -10 to 10: above the threshold, the gate begins open.
+        Initial offset beta of the field, -10 to 10: above the threshold, the gate is open at first.
     channel_gate : bool
-        Gate whole channels by the decoder's global context as well.
+        Gate whole channels by the decoder's global context, too.
     channel_reduction : int
         The channel gate's hidden width is C divided by this, 1 to 64.
 
     Attributes
     ----------
     fused : bool
-        Use the fast kernels where they work (docs/kernels.md), the value itself is not asked for, and nothing is
-        counted or estimated. False: plain PyTorch on every device, which is slower, and which double backward in
-        float32, `torch.func` and hooks on the modules inside need.
+        Use the fast kernels where they work (docs/kernels.md). False: plain PyTorch on every device, which is slower,
+        and which double backward in float32, `torch.func` and hooks on the convolutions inside need.
+    hook_x, hook_q, hook_tau, hook_z, hook_a, hook_c, hook_out : HookPoint
+        The values of the formula: x, q, z, a and x' of shape (B, C, *grid), tau (C,), c (B, C). A hook on `hook_z` or
+        `hook_a` makes the gate plain PyTorch on a GPU.
 
     Raises
     ------
@@ -102,6 +192,7 @@ class ProximalGate(SkipGate):
         settings = {"dilations": dilations, "form": form, "threshold": threshold, "offset": offset}
         config = GateConfig.parse({**settings, "channel_reduction": channel_reduction}, "The gate")
         conv = CONV[dims]
+        self.hook_q, self.hook_tau, self.hook_z, self.hook_c = HookPoint(), HookPoint(), HookPoint(), HookPoint()
         self.fused = True
         self.form = config.form
         self.skip_channels, self.decoder_channels = channels, decoder
@@ -113,7 +204,7 @@ class ProximalGate(SkipGate):
             for d in config.dilations
         )
         for weight in self.scales.parameters():
-            if not weight.is_meta:  # there is nothing to draw, and torch would import its compiler for it: 2 seconds
+            if not weight.is_meta:  # nothing to draw, and torch would import its compiler for it: 2 seconds
                 nn.init.normal_(weight, std=2 / math.sqrt(math.prod(kernel)))
         self.offset = nn.Parameter(torch.full((channels,), config.offset))
         self.raw_threshold = nn.Parameter(torch.full((channels,), math.log(math.expm1(config.threshold))))
@@ -124,8 +215,9 @@ class ProximalGate(SkipGate):
         """Gate of a network's level with these settings: skip and decoder have the same channels there."""
         return cls(channels, dims=len(kernel), kernel_size=kernel, **config.model_dump(exclude={"kind"}))
 
+    @float32_on_cpu
     def forward(self, x: Tensor, g: Tensor) -> Tensor:
-        """Gated skip.
+        """Gated skip x'.
 
         Parameters
         ----------
@@ -145,11 +237,42 @@ class ProximalGate(SkipGate):
             A tensor has other channels, axes or batch; the text names the legal ones. Not in a compiled or exported
             gate.
         """
+        x = self.hook_x(x)
+        if self.skips_formula:
+            return self.forced_skip(x)
+        kernel, x, g = dispatch(x, self._on_grid_of(x, g), fused=self.fused, watched=self.watched)
+        q, context = kernel.project(x, g, self.project_skip, self.project_decoder)  # GELU(W_x x + W_g g + b), GAP(g)
+        q, tau = self.hook_q(q), self.hook_tau(self.threshold())
+        z = self.hook_z(kernel.field(q, self.scales, self.offset))  # sum of D_d * q, + beta
+        a = self.hook_a(kernel.prox(z, tau, self.form, keep=self.hook_z.watched))  # prox of tau ||.||_1
+        c = None if self.channel_gate is None else self.hook_c(self.channel_gate(context))  # sigmoid(MLP(GAP(g)))
+        return self.hook_out(kernel.apply(c, a, x))  # type: ignore[no-any-return]  # c . a . x
+
+    def threshold(self) -> Tensor:
+        """Threshold tau per channel, shape (C,), > 0."""
+        return F.softplus(self.raw_threshold)
+
+    @property
+    def watched(self) -> bool:
+        """Whether a hook wants the field or the gate's value."""
+        return self.hook_z.watched or self.hook_a.watched
+
+    def fields(self, q: Tensor) -> tuple[Tensor, ...]:
+        """Compatibility field z_d of each scale, without offset, from projected features q; each of shape of q."""
+        kernel, q, _ = dispatch(q, q, fused=self.fused, watched=True)
+        return tuple(kernel.field(q, [scale], None) for scale in self.scales)
+
+    def removed(self, z: Tensor, tau: Tensor) -> Tensor:
+        """Removed fraction with a gradient, from field z and threshold tau, see `removed_estimate`."""
+        return removed_estimate(z, tau.view(-1, *(1,) * (z.ndim - 2)), signed=self.form != "nonnegative")
+
+    def _on_grid_of(self, x: Tensor, g: Tensor) -> Tensor:
+        """Decoder features on the grid of the skip; raises where they do not fit."""
         if not torch.compiler.is_compiling():
             self._check(x, g)
-        if g.shape[2:] != x.shape[2:]:
-            g = F.interpolate(g, size=x.shape[2:], mode=LINEAR[len(self.kernel)])
-        return super().forward(x, g)
+        if g.shape[2:] == x.shape[2:]:
+            return g
+        return F.interpolate(g, size=x.shape[2:], mode=LINEAR[len(self.kernel)])
 
     def _check(self, x: Tensor, g: Tensor) -> None:
         dims = len(self.kernel)
@@ -164,97 +287,6 @@ class ProximalGate(SkipGate):
         if x.shape[0] != g.shape[0]:
             msg = f"Skip and decoder have batches of {x.shape[0]} and {g.shape[0]}: give features of the same images."
             raise GeometryError(msg)
-
-    def gated(self, x: Tensor, g: Tensor) -> Tensor:
-        """Skip after the gate, as `SkipGate.gated`; by the fused kernels where they can be used."""
-        plain = self.forced_open or self.counting or self.estimating or self.edit is not None
-        if plain or not self.fused or self.decoder_channels != self.skip_channels or not kernels.usable(x):
-            return super().gated(x, g)
-        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
-        x, g = x.to(dtype), g.to(dtype)
-        skip_weight, decoder_weight = self.project_skip.weight.flatten(1), self.project_decoder.weight.flatten(1)
-        q, context = kernels.project(x, g, skip_weight, decoder_weight, self.project_skip.bias)
-        taps = kernels.merge_branches([scale.get_parameter("weight") for scale in self.scales])
-        c = torch.ones_like(context) if self.channel_gate is None else self.channel_gate.weights(context)
-        small = (taps, self.offset, self.threshold(), c)
-        gated: Tensor = kernels.select(q, *small, x, self.kernel, self.dilations, self.form)
-        return gated
-
-    def threshold(self) -> Tensor:
-        """Threshold tau per channel, shape (C,), > 0 unless an edit makes it 0."""
-        tau = F.softplus(self.raw_threshold)
-        return tau if self.edit is None else tau * self.edit.threshold
-
-    def channel_weights(self, g: Tensor) -> Tensor | None:
-        """Weight c of each channel, shape (B, C, 1, ...), or None where there is no channel gate or it is off."""
-        if self.channel_gate is None or (self.edit is not None and not self.edit.channel_gate):
-            return None
-        c: Tensor = self.channel_gate(g)
-        return c
-
-    def fields(self, x: Tensor, g: Tensor) -> list[Tensor]:
-        """Compatibility field z_d of each scale, each of shape (B, C, *grid)."""
-        if self._fast_on_cpu(x, g):
-            q = self._projected(x, g)
-            branches = zip(self._branches(), self.dilations, strict=True)
-            return [cpu.field(q, [w], None, cpu.Shape(self.kernel, (d,))).movedim(-1, 1) for w, d in branches]
-        q = F.gelu(self.project_skip(x) + self.project_decoder(g))
-        return [scale(q) for scale in self.scales]
-
-    def activation(self, x: Tensor, g: Tensor) -> Tensor:
-        """The gate's value a, shape (B, C, *grid)."""
-        fast = self._fast_on_cpu(x, g)
-        z, tau = self._field_at_once(x, g) if fast else self._combined(self.fields(x, g))
-        if self.estimating:
-            self.estimate = removed_estimate(z, tau, signed=self.form != "nonnegative")
-        if fast:
-            return cpu.threshold(z.movedim(1, -1), tau.flatten(), self.form).movedim(-1, 1)
-        return THRESHOLDS[self.form](z, tau)
-
-    def _fast_on_cpu(self, *tensors: Tensor) -> bool:
-        """Whether the kernels for x86 processors take these tensors."""
-        return self.fused and cpu.usable(*tensors)
-
-    def _field_at_once(self, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-        """What `_combined` gives, its scales computed together on a CPU."""
-        shape = cpu.Shape(self.kernel, self.dilations)
-        z = cpu.field(self._projected(x, g), self._branches(), self.offset, shape).movedim(-1, 1)
-        return z, self.threshold().view(-1, *(1,) * (x.ndim - 2))
-
-    def _projected(self, x: Tensor, g: Tensor) -> Tensor:
-        """Projected features q on a CPU, shape (B, *grid, C)."""
-        skip, decoder = self.project_skip, self.project_decoder
-        return cpu.project(x, g, skip.weight, decoder.weight, skip.bias)
-
-    def _branches(self) -> list[Tensor]:
-        """Depthwise kernel of each scale, shape (C, 1, *kernel)."""
-        return [scale.get_parameter("weight") for scale in self.scales]
-
-    def _combined(self, fields: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Combined field z of the scales, and the threshold in a shape that fits it."""
-        per_channel = (-1,) + (1,) * (fields[0].ndim - 2)
-        z = sum(fields, self.offset.view(per_channel))
-        return z, self.threshold().view(per_channel).to(z.dtype)
-
-    def apply_gate(self, a: Tensor, x: Tensor, g: Tensor) -> Tensor:
-        """Skip x after gate a and channel gate c, shape (B, C, *grid)."""
-        c = self.channel_weights(g)
-        if self._fast_on_cpu(x, a):
-            c = x.new_ones(x.shape[:2]) if c is None else c.flatten(1)
-            return cpu.apply(a.movedim(1, -1), c, x)
-        return a * x if c is None else c * a * x
-
-    def record(self, x: Tensor, g: Tensor, after: Tensor) -> GateRecord:
-        """What the gate does to x, computed beside the forward that gave `after`."""
-        fields = tuple(self.fields(x, g))
-        z, tau = self._field_at_once(x, g) if self._fast_on_cpu(x, g) else self._combined(fields)
-        a = edited_weight(THRESHOLDS[self.form](z, tau), self.edit)
-        c = None
-        if self.channel_gate is not None:
-            weights = self.channel_weights(g)
-            c = x.new_ones(x.shape[:2]) if weights is None else weights.flatten(1)
-            c = edited_weight(c, self.edit, closes=False)
-        return GateRecord(fields, z, tau.flatten(), a, c, x, after)
 
 
 def _kernel_of(dims: int, size: int | Sequence[int]) -> tuple[int, ...]:
@@ -277,25 +309,6 @@ def _check_channels(skip: int, decoder: int) -> None:
             raise ConfigError(msg)
 
 
-def removed_estimate(z: Tensor, tau: Tensor, *, signed: bool) -> Tensor:
-    """Removed fraction as a number with a gradient.
-
-    The value is exact; the gradient is that of the mean of ``1 / (1 + (|z| / tau)^4)``, which depends on the ratio
-    alone and reaches far from the threshold.
-
-    Parameters
-    ----------
-    z, tau : Tensor
-        Field, and threshold broadcastable to it.
-    signed : bool
-        Whether values at or below -tau are kept (all forms but the non-negative one).
-    """
-    size = z.float().abs() if signed else z.float().clamp_min(0)
-    soft = (1 / (1 + (size / tau.float()) ** 4)).mean()
-    exact = (size <= tau).float().mean()
-    return soft + (exact - soft).detach()
-
-
 class AttentionGate(SkipGate):
     r"""Additive attention gate (Oktay et al. 2018, eq. 1-2): one dense weight per voxel, never exactly 0.
 
@@ -310,20 +323,23 @@ class AttentionGate(SkipGate):
         self.project_decoder = conv(channels, hidden, 1, bias=False)
         self.psi = conv(hidden, 1, 1)
 
-    def activation(self, x: Tensor, g: Tensor) -> Tensor:
-        """The gate's value, shape (B, 1, *grid), in (0, 1)."""
-        return torch.sigmoid(self.psi(F.relu(self.project_skip(x) + self.project_decoder(g))))
+    @float32_on_cpu
+    def forward(self, x: Tensor, g: Tensor) -> Tensor:
+        """Gated skip, shape (B, C, *grid); parameters as of `SkipGate`."""
+        x = self.hook_x(x)
+        if self.skips_formula:
+            return self.forced_skip(x)
+        a = torch.sigmoid(self.psi(F.relu(self.project_skip(x) + self.project_decoder(g))))  # (B, 1, *grid)
+        return self.hook_out(self.hook_a(a.expand_as(x)) * x)  # type: ignore[no-any-return]
 
 
 def build_gate(channels: int, kernel: tuple[int, ...], config: GateConfig) -> SkipGate:
-    """The gate of a level with this convolution kernel; ``kind="none"`` gives one that is always open.
+    """Gate of a level with this convolution kernel; ``kind="none"`` gives a plain skip.
 
-    The depthwise kernels are 3 along each axis, and 1 along an axis the level itself does not convolve.
+    The depthwise kernels are 3 along each axis, and 1 along an axis that the level itself does not convolve.
     """
     if config.kind == "prosma":
         return ProximalGate.of_level(channels, tuple(min(k, 3) for k in kernel), config)
     if config.kind == "attention":
         return AttentionGate(len(kernel), channels)
-    gate = SkipGate()
-    gate.forced_open = True
-    return gate
+    return SkipGate()

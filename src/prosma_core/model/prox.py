@@ -44,9 +44,28 @@ def nonnegative_threshold(z: Tensor, tau: Tensor) -> Tensor:
     return F.relu(z - tau)
 
 
+def removed_estimate(z: Tensor, tau: Tensor, *, signed: bool) -> Tensor:
+    """Removed fraction as a number with a gradient.
+
+    The value is exact; the gradient is that of the mean of ``1 / (1 + (|z| / tau)^4)``, which depends on the ratio
+    alone and is not 0 far from the threshold.
+
+    Parameters
+    ----------
+    z, tau : Tensor
+        Field, and threshold broadcastable to it.
+    signed : bool
+        Whether values at or below -tau are kept (all forms but the non-negative one).
+    """
+    size = z.float().abs() if signed else z.float().clamp_min(0)
+    soft = (1 / (1 + (size / tau.float()) ** 4)).mean()
+    exact = (size <= tau).float().mean()
+    return soft + (exact - soft).detach()
+
+
 THRESHOLDS: dict[GateForm, Callable[[Tensor, Tensor], Tensor]] = {
     "signed": soft_threshold,
     "bounded": bounded_threshold,
     "nonnegative": nonnegative_threshold,
 }
-"""The gate's form by name."""
+"""Prox operators by the gate's form."""

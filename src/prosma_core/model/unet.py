@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any, Literal, TypedDict, Unpack
 
 import torch
@@ -11,10 +10,8 @@ from torch import Tensor, nn
 
 from prosma_core.config.model import GateKind, ModelConfig
 from prosma_core.errors import ConfigError, GeometryError
-from prosma_core.events import LevelStats
 from prosma_core.model.blocks import CONV, TRANSPOSED, ResidualBlock
-from prosma_core.model.gate import build_gate
-from prosma_core.model.skip_gate import SkipGate
+from prosma_core.model.gate import SkipGate, build_gate
 
 
 class UNetArguments(TypedDict, total=False):
@@ -129,15 +126,15 @@ class UNet(nn.Module):
             features.append(x)
         return features[::-1]
 
-    def look(self, x: Tensor, finest: int) -> Iterator[int]:
-        """Run the network down to the gate of a level, and no further; gives each level when its gate has run.
+    def forward_to_gate(self, x: Tensor, finest: int) -> Iterator[int]:
+        """Run the network down to the gate of a level, and no further; yields each level when its gate has run.
 
         Parameters
         ----------
         x : Tensor
             As of `forward`.
         finest : int
-            The last level.
+            Last level, 0 for the finest.
         """
         skips = self.encode(x)
         x = skips[-1]
@@ -156,20 +153,6 @@ class UNet(nn.Module):
     def skip_gates(self) -> list[SkipGate]:
         """Gate of each level, finest first."""
         return [gate for gate in self.gates if isinstance(gate, SkipGate)]
-
-    @contextmanager
-    def counting(self) -> Iterator[list[LevelStats]]:
-        """Count removed activations inside the block; the list is filled, finest level first, when it ends."""
-        result: list[LevelStats] = []
-        for gate in self.skip_gates:
-            gate.reset_stats()
-            gate.counting = True
-        try:
-            yield result
-        finally:
-            for gate in self.skip_gates:
-                gate.counting = False
-                result.append(gate.stats())
 
 
 def _network(config: ModelConfig | None, settings: UNetArguments) -> ModelConfig:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prosma_core.config.training import TrainingConfig
 from prosma_core.data.labels import IGNORED
-from prosma_core.model.skip_gate import SkipGate
+from prosma_core.model.gate import SkipGate
 
 
 class MaskedDiceCE(nn.Module):

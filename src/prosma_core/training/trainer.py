@@ -15,6 +15,7 @@ from prosma_core.errors import DivergedError
 from prosma_core.events import CheckpointSaved, EpochDone, Event, StepDone
 from prosma_core.inference.device import free_memory
 from prosma_core.io.bundle import save_bundle
+from prosma_core.model.gate_hooks import estimate_removed
 from prosma_core.model.unet import build_model
 from prosma_core.model.weights import weights_of
 from prosma_core.runs.run_folder import RunFolder, history_row
@@ -58,8 +59,7 @@ class Trainer:
         self.picture = CasePicture(self.validation_subset(), spacing, setup.header.classes)
         self.sampler = PatchSampler(train, pre.tile, spacing, self.config.foreground, self.config.augment)
         if self.config.removed_target is not None:
-            for gate in self.model.skip_gates:
-                gate.estimating = True
+            estimate_removed(self.model.skip_gates)
 
     def resume(self) -> str:
         """Restore the run folder's state; what it continues, in words."""

@@ -17,6 +17,7 @@ from prosma_core.errors import DivergedError
 from prosma_core.events import Event, LevelStats, StageStarted
 from prosma_core.inference.tiled import TiledPredictor
 from prosma_core.io.notes import NO_INDEPENDENT_LABELS
+from prosma_core.model.gate_hooks import counting
 from prosma_core.model.unet import UNet
 from prosma_core.model.weights import model_from
 from prosma_core.printable import counted
@@ -79,7 +80,7 @@ def validate(
     )
     scores: list[list[float]] = []
     present = np.zeros(len(classes) - 1, bool)
-    with model.counting() as levels:
+    with counting(model.skip_gates) as levels:
         for case in cases:
             logits = yield from predictor.predict(case.image, device)
             if not bool(torch.isfinite(logits).all()):

@@ -60,7 +60,7 @@ def test_a_factor_of_1_changes_nothing_and_an_open_gate_is_segmented_open(by: Se
     assert [e.done for e in done] == list(range(1, done[0].total + 1))
     before = found.unchanged.data
     np.testing.assert_array_equal(before, drain(by.segment(scan, InferenceConfig()))[0].labels.data)
-    by.model.skip_gates[0].forced_open = True
+    by.model.skip_gates[0].forced = "open"
     expected = drain(by.segment(scan, InferenceConfig()))[0].labels.data
     np.testing.assert_array_equal(found.labels.data, expected)
     np.testing.assert_array_equal(found.changes.data, change_of(before, expected, 0))
@@ -105,10 +105,10 @@ def test_a_stopped_comparison_leaves_the_gates_as_they_were(by: Segmenter, noise
     scan = noise((40, 40), "yx")
     first, _ = drain(what_if(by, scan, (OPEN,), InspectConfig()))
     work = what_if(by, scan, (OPEN,), InspectConfig(), unchanged=first.unchanged)
-    while by.model.skip_gates[0].edit is None:
+    while by.model.skip_gates[0].forced is None:
         next(work)
     work.close()
-    assert by.model.skip_gates[0].edit is None
+    assert by.model.skip_gates[0].forced is None
 
 
 def test_which_level_matters_is_a_variant_for_each_gate(make_header: MakeHeader) -> None:

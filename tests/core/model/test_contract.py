@@ -12,7 +12,9 @@ from torch.autograd import gradcheck
 
 from prosma_core.config.model import GateConfig, ModelConfig
 from prosma_core.errors import ConfigError, GeometryError, ModelFileError
-from prosma_core.model.gate import ProximalGate, build_gate, removed_estimate
+from prosma_core.model.gate import ProximalGate, SkipGate, build_gate
+from prosma_core.model.gate_hooks import GateRecord, counting, recording_gate
+from prosma_core.model.prox import removed_estimate
 from prosma_core.model.unet import UNet, build_model
 from prosma_core.model.weights import model_from, transfer, weights_of
 
@@ -49,6 +51,14 @@ def config(dims: int, gate: str, *, channels: int = 2, classes: int = 3, thick: 
 def scan(model: UNet, size: int = 1, seed: int = 0) -> torch.Tensor:
     grid = [size * d * 2 for d in model.config.divisor]
     return torch.randn(2, model.config.in_channels, *grid, generator=torch.Generator().manual_seed(seed))
+
+
+def recorded(gate: SkipGate, x: torch.Tensor, g: torch.Tensor) -> GateRecord:
+    """Return what a gate did in one forward."""
+    records: list[GateRecord] = []
+    with recording_gate(gate, records.append):
+        gate(x, g)
+    return records[0]
 
 
 @every_gate
@@ -99,7 +109,7 @@ def test_open_gates_make_the_network_the_plain_unet_with_the_same_weights(dims, 
         if gate != "none":
             assert not torch.equal(model(x), plain(x))
         for skip_gate in model.skip_gates:
-            skip_gate.forced_open = True
+            skip_gate.forced = "open"
         assert torch.equal(model(x), plain(x))
 
 
@@ -137,14 +147,15 @@ def test_removed_means_exactly_zero_and_grows_with_the_threshold(dims, gate, see
     x, g = torch.randn(1, 4, *(6,) * dims), torch.randn(1, 4, *(6,) * dims)
     per_channel = (-1,) + (1,) * dims
     with torch.no_grad():
-        z = sum(module.fields(x, g), module.offset.view(per_channel))
+        record = recorded(module, x, g)
+        z = sum(record.fields, module.offset.view(per_channel))
         size = z if module.form == "nonnegative" else z.abs()
-        removed = module.activation(x, g) == 0
+        removed = record.a == 0
         assert torch.equal(removed, size <= module.threshold().view(per_channel))
         assert bool((module(x, g)[removed] == 0).all())
         raised = copy.deepcopy(module)
         raised.raw_threshold += factor
-        assert bool((removed <= (raised.activation(x, g) == 0)).all())
+        assert bool((removed <= (recorded(raised, x, g).a == 0)).all())
 
 
 @proximal_gate
@@ -161,7 +172,7 @@ def test_branches_add_up_to_one_sparse_kernel(dims, gate) -> None:
     conv = {2: torch.nn.functional.conv2d, 3: torch.nn.functional.conv3d}[dims]
     taps = int((merged[0] != 0).sum())
     assert taps == {1: 3**dims, 3: 3 * (3**dims - 1) + 1}[len(GATES[gate].dilations)]
-    torch.testing.assert_close(conv(q, merged, padding=reach, groups=3), sum(module.fields(x, g)))
+    torch.testing.assert_close(conv(q, merged, padding=reach, groups=3), sum(recorded(module, x, g).fields))
 
 
 @every_gate
@@ -170,7 +181,7 @@ def test_counting_changes_nothing_and_counts_what_is_zero(gate) -> None:
     x = scan(model)
     with torch.no_grad():
         expected = model(x)
-        with model.counting() as levels:
+        with counting(model.skip_gates) as levels:
             assert torch.equal(model(x), expected)
     assert len(levels) == 2
     if GATES[gate].kind == "prosma":
@@ -228,7 +239,7 @@ def test_a_thick_axis_is_not_convolved_where_its_kernel_is_one() -> None:
     changed = x.clone()
     changed[:, :, 4] += 1
     with torch.no_grad():
-        a, b = gate.activation(x, g), gate.activation(changed, g)
+        a, b = recorded(gate, x, g).a, recorded(gate, changed, g).a
     assert torch.equal(a[:, :, :4], b[:, :, :4])
     assert not torch.equal(a[:, :, 4], b[:, :, 4])
 

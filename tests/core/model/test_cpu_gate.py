@@ -11,6 +11,7 @@ from torch import Tensor
 from prosma_core.config.model import GateConfig
 from prosma_core.io.bundle import find_model, load_bundle
 from prosma_core.model.gate import ProximalGate, build_gate
+from prosma_core.model.gate_hooks import GateRecord, recording_gate
 from prosma_core.model.kernels import cpu
 from prosma_core.model.weights import model_from
 
@@ -99,8 +100,11 @@ def test_any_shape_and_any_dilations(
 def test_scales_add_up_to_the_field() -> None:
     gate = gate_of(5, (3, 3, 3))
     x, g = torch.randn(2, 1, 5, 6, 7, 8, generator=torch.Generator().manual_seed(3)).unbind()
-    fields = gate.fields(x, g)
-    double = gate.double().fields(x.double(), g.double())
+    records: list[GateRecord] = []
+    with recording_gate(gate, records.append):
+        gate(x, g)
+        gate.double()(x.double(), g.double())
+    fields, double = (record.fields for record in records)
     assert len(fields) == 3
     for found, expected in zip(fields, double, strict=True):
         torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)

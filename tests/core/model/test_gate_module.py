@@ -13,6 +13,7 @@ from torch import nn
 from prosma_core.config.model import GateConfig
 from prosma_core.errors import ChannelError, ConfigError, GeometryError, ProsmaError
 from prosma_core.model.gate import ProximalGate
+from prosma_core.model.gate_hooks import estimate_removed, recording_gate
 from prosma_core.model.kernels import cpu
 
 both_dims = pytest.mark.parametrize("dims", [2, 3])
@@ -128,14 +129,15 @@ def test_hooks_inside_run_in_plain_pytorch() -> None:
 def test_a_copy_is_the_same_gate_and_records_for_nobody() -> None:
     gate, (x, g) = gate_of(), features()
     records: list[object] = []
-    gate.estimating, gate.recorder = True, records.append
-    out = gate(x, g)
-    assert gate.estimate is not None
-    assert gate.estimate.requires_grad
+    estimate_removed([gate])
+    with recording_gate(gate, records.append):
+        out = gate(x, g)
+        assert gate.estimate is not None
+        assert gate.estimate.requires_grad
+        twin = copy.deepcopy(gate)
+        assert torch.equal(twin(x, g), out)
     assert len(records) == 1
-    twin = copy.deepcopy(gate)
-    assert torch.equal(twin(x, g), out)
-    assert len(records) == 1
+    assert twin.estimate is None
     with torch.no_grad():
         twin.offset += 1
     assert torch.equal(gate(x, g), out)

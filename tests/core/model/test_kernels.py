@@ -20,10 +20,10 @@ from torch.autograd import gradcheck
 from prosma_core.config.model import GateConfig
 from prosma_core.model import kernels
 from prosma_core.model.gate import build_gate
-from prosma_core.model.kernels import ops, reference
-from prosma_core.model.kernels.taps import tap_offsets
+from prosma_core.model.gate_hooks import GateRecord, recording_gate
+from prosma_core.model.kernels import cpu, ops, reference
+from prosma_core.model.kernels.taps import merge_branches, tap_offsets
 from prosma_core.model.prox import THRESHOLDS
-from prosma_core.model.skip_gate import SkipGate
 
 CUDA = torch.cuda.is_available()
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -86,15 +86,28 @@ def beside_threshold(exact: list[torch.Tensor], case: Case) -> torch.Tensor:
         return (z.abs() - tau.view(-1, *(1,) * (q.ndim - 2))).abs() < 1e-4
 
 
+def project(
+    x: torch.Tensor, g: torch.Tensor, skip_weight: torch.Tensor, decoder_weight: torch.Tensor, bias: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what the reference projects with these weights."""
+    channels = (slice(None), *(None,) * (x.ndim - 2))
+    return reference.project(
+        x,
+        g,
+        lambda t: torch.einsum("oi,bi...->bo...", skip_weight, t) + bias[channels],
+        lambda t: torch.einsum("oi,bi...->bo...", decoder_weight, t),
+    )
+
+
 def check_select(case: Case, seed: int = 0) -> None:
     found = [t.requires_grad_() for t in case.inputs(seed)]
     exact = [t.detach().double().requires_grad_() for t in found]
-    out = kernels.select(*found, case.kernel, case.dilations, case.form)
+    out = ops.fused_select(*found, case.kernel, case.dilations, case.form)
     expected = reference.select(*exact, case.kernel, case.dilations, case.form)
-    above = torch.randn(case.shape, generator=torch.Generator().manual_seed(seed + 1)).to(DEVICE, case.dtype)
-    above[beside_threshold(exact, case)] = 0  # rounding may remove a value there or keep it: the gradient jumps
-    grads = torch.autograd.grad(out, found, above)
-    exact_grads = torch.autograd.grad(expected, exact, above.double())
+    grad_out = torch.randn(case.shape, generator=torch.Generator().manual_seed(seed + 1)).to(DEVICE, case.dtype)
+    grad_out[beside_threshold(exact, case)] = 0  # rounding may remove a value there or keep it: the gradient jumps
+    grads = torch.autograd.grad(out, found, grad_out)
+    exact_grads = torch.autograd.grad(expected, exact, grad_out.double())
     names = ["out", "q", "taps", "offset", "tau", "c", "x"]
     far = {
         name: off
@@ -111,13 +124,13 @@ def check_project(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> 
     wide = [torch.randn(shape, generator=generator).to(DEVICE, dtype) for _ in range(3)]
     # the kernel multiplies weights in the features' dtype: give it weights that lose nothing
     square = [(torch.randn(channels, channels, generator=generator) / channels**0.5).to(dtype).float() for _ in "xg"]
-    bias, above = torch.randn(channels, generator=generator), torch.randn(shape[:2], generator=generator)
+    bias, grad_out = torch.randn(channels, generator=generator), torch.randn(shape[:2], generator=generator)
     found = [t.to(DEVICE).requires_grad_() for t in (*wide[:2], *square, bias)]
     exact = [t.detach().double().requires_grad_() for t in found]
-    q, context = kernels.project(*found)
-    expected = reference.project(*exact)
-    grads = torch.autograd.grad([q, context], found, [wide[2], above.to(DEVICE)])
-    exact_grads = torch.autograd.grad(expected, exact, [wide[2].double(), above.to(DEVICE).double()])
+    q, context = ops.fused_project(*found)
+    expected = project(*exact)
+    grads = torch.autograd.grad([q, context], found, [wide[2], grad_out.to(DEVICE)])
+    exact_grads = torch.autograd.grad(expected, exact, [wide[2].double(), grad_out.to(DEVICE).double()])
     voxels = wide[0][0, 0].numel()
     pairs = zip((q, context * voxels, *grads), (expected[0], expected[1] * voxels, *exact_grads), strict=True)
     far = [off for a, b in pairs if not (off := distance(a, b, terms_of(b, exact[0]))) < TOLERANCE[dtype]]
@@ -132,7 +145,7 @@ def test_gradcheck_of_the_reference(form: str, kernel: tuple[int, ...]) -> None:
     assert gradcheck(lambda *t: reference.select(*t, kernel, case.dilations, form), inputs, atol=1e-6)
     x, g = (t.clone().requires_grad_() for t in (inputs[0].detach(), inputs[5].detach()))
     square = [torch.randn(2, 2, dtype=torch.float64, requires_grad=True) for _ in "xg"]
-    assert gradcheck(reference.project, [x, g, *square, inputs[2]], atol=1e-6)
+    assert gradcheck(project, [x, g, *square, inputs[2]], atol=1e-6)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -144,9 +157,9 @@ def test_reference_is_the_gate(form: str, dims: int, thick: bool) -> None:
     gate = build_gate(3, kernel, GateConfig(form=form)).double()
     x, g = (torch.randn(2, 3, *(5, 7, 9)[:dims], dtype=torch.float64) for _ in "xg")
     weights = [p.weight.flatten(1) for p in (gate.project_skip, gate.project_decoder)]
-    q, context = reference.project(x, g, *weights, gate.project_skip.bias)
-    taps = kernels.merge_branches([scale.weight for scale in gate.scales])
-    c = gate.channel_gate.weights(context)
+    q, context = project(x, g, *weights, gate.project_skip.bias)
+    taps = merge_branches([scale.weight for scale in gate.scales])
+    c = gate.channel_gate(context)
     found = reference.select(q, taps, gate.offset, gate.threshold(), c, x, kernel, gate.dilations, form)
     torch.testing.assert_close(found, gate(x, g))
 
@@ -212,9 +225,9 @@ def test_projection_of_many_voxels_agrees_with_the_reference(dtype: torch.dtype,
 def test_other_layouts_give_the_same() -> None:
     case = Case((2, 4, 6, 8), (3, 3))
     q, taps, offset, tau, c, x = case.inputs()
-    expected = kernels.select(q, taps, offset, tau, c, x, case.kernel, case.dilations, case.form)
+    expected = ops.fused_select(q, taps, offset, tau, c, x, case.kernel, case.dilations, case.form)
     turned = [t.to(memory_format=torch.channels_last) for t in (q, x)]
-    found = kernels.select(turned[0], taps, offset, tau, c, turned[1], case.kernel, case.dilations, case.form)
+    found = ops.fused_select(turned[0], taps, offset, tau, c, turned[1], case.kernel, case.dilations, case.form)
     assert found.is_contiguous()
     assert torch.equal(found, expected)
 
@@ -239,7 +252,7 @@ def test_nothing_is_written_beside_the_output_and_nan_stays_visible(monkeypatch:
     for form in FORMS:
         q, *rest = case.inputs()
         q[0, 0, 4, 3] = torch.nan
-        out = kernels.select(q, *rest, case.kernel, case.dilations, form)
+        out = ops.fused_select(q, *rest, case.kernel, case.dilations, form)
         assert bool(out[0, 0, 4, 3].isnan())
         assert not bool(out[0, 1].isnan().any())
 
@@ -248,9 +261,9 @@ def test_nothing_is_written_beside_the_output_and_nan_stays_visible(monkeypatch:
 def test_torch_finds_the_operators_well_made() -> None:
     case = Case((1, 2, 5, 6), (3, 3), (1, 2))
     inputs = [t.requires_grad_() for t in case.inputs()]
-    torch.library.opcheck(ops.select, (*inputs, list(case.kernel), list(case.dilations), case.form))
+    torch.library.opcheck(ops.fused_select, (*inputs, list(case.kernel), list(case.dilations), case.form))
     square = torch.randn(2, 2, device=DEVICE, requires_grad=True)
-    torch.library.opcheck(ops.project, (inputs[0], inputs[5], square, square.detach() + 1, inputs[2]))
+    torch.library.opcheck(ops.fused_project, (inputs[0], inputs[5], square, square.detach() + 1, inputs[2]))
 
 
 def test_operators_are_compiled_whole_and_know_their_shapes_without_running() -> None:
@@ -263,30 +276,29 @@ def test_operators_are_compiled_whole_and_know_their_shapes_without_running() ->
         return lambda *tensors: (torch.zeros(case.shape),)
 
     def work(q: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
-        return 2 * kernels.select(q, *rest, case.kernel, case.dilations, case.form)
+        return 2 * ops.fused_select(q, *rest, case.kernel, case.dilations, case.form)
 
     torch.compile(work, backend=keep, fullgraph=True)(*inputs)
     assert "prosma.select" in graphs[0].code
     with FakeTensorMode() as mode:
         fake = [mode.from_tensor(t).requires_grad_() for t in inputs]
-        out = kernels.select(*fake, case.kernel, case.dilations, case.form)
+        out = ops.fused_select(*fake, case.kernel, case.dilations, case.form)
         grads = torch.autograd.grad(out.sum(), fake)
-        q, context = kernels.project(fake[0], fake[5], *(torch.empty(2, 2) for _ in "xg"), fake[2])
+        q, context = ops.fused_project(fake[0], fake[5], *(torch.empty(2, 2) for _ in "xg"), fake[2])
     assert [g.shape for g in grads] == [t.shape for t in fake]
     assert (q.shape, context.shape) == (case.shape, case.shape[:2])
 
 
-@pytest.mark.parametrize("dims", [2, 3])
-def test_on_a_cpu_the_gate_is_plain_pytorch_and_says_so(dims: int, caplog: pytest.LogCaptureFixture) -> None:
-    torch.manual_seed(0)
-    gate = build_gate(2, (3,) * dims, GateConfig())
-    x, g = (torch.randn(1, 2, *(6,) * dims) for _ in "xg")
+def test_on_a_cpu_nothing_takes_the_fused_kernels_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    x = torch.randn(1, 2, 6, 6)
     with caplog.at_level("INFO", "prosma_core.model.kernels"):
-        assert not kernels.usable(
-            x.to([torch.int8, torch.int16][dims - 2])
-        )  # said once: ask for what no other test does
+        assert not kernels.usable(x.to(torch.int8))  # logged once per dtype: one that no other test asks for
     assert "plain PyTorch on cpu" in caplog.text
-    assert torch.equal(gate(x, g), SkipGate.forward(gate, x, g))
+    fast = cpu if cpu.usable(x) else reference
+    for watched in (False, True):
+        assert kernels.dispatch(x, x, fused=True, watched=watched)[0] is fast
+    assert kernels.dispatch(x, x, fused=False, watched=False)[0] is reference
+    assert kernels.dispatch(x.double(), x.double(), fused=True, watched=False)[0] is reference
 
 
 @on_gpu
@@ -315,3 +327,27 @@ def test_on_a_gpu_the_fused_gate_is_the_gate_also_compiled_and_under_autocast(
     with torch.autocast("cuda", torch.bfloat16):
         assert gate(x, g).dtype == torch.bfloat16
         assert distance(gate(x, g), expected) < 2 * TOLERANCE[torch.bfloat16]
+
+
+@on_gpu
+def test_on_a_gpu_a_recorded_gate_is_plain_pytorch_and_an_edited_threshold_stays_fused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kernels, "LEAST_VALUES", 0)
+    torch.manual_seed(0)
+    gate = build_gate(24, (3, 3), GateConfig()).cuda()
+    x, g = (torch.randn(1, 24, 16, 16, device="cuda") for _ in "xg")
+    records: list[GateRecord] = []
+    with torch.no_grad():
+        fused = gate(x, g)
+        with recording_gate(gate, records.append):
+            found = gate(x, g)
+        torch.testing.assert_close(found, fused, rtol=1e-4, atol=1e-4)
+        (record,) = records
+        assert torch.equal(record.after, record.c[..., None, None] * record.a * record.before)
+        handle = gate.hook_tau.register_forward_hook(lambda _, inputs, tau: 0 * tau)
+        assert kernels.dispatch(x, g, fused=True, watched=gate.watched)[0] is ops
+        kept = gate(x, g)
+        gate.fused = False
+        torch.testing.assert_close(kept, gate(x, g), rtol=1e-4, atol=1e-4)
+        handle.remove()

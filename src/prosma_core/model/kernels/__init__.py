@@ -1,37 +1,83 @@
-"""The gate's heavy part, fused: two functions, each in plain PyTorch (`reference`) and in Triton (`ops`).
+"""How a gate is computed: `dispatch` is the only place that chooses.
 
-`project` gives q and the decoder's context, `select` gates the skip with the field of q. `usable` says whether the
-Triton kernels can take over on the device of a tensor; the reason is logged once where they cannot. `cpu` is
-the gate's path on x86 processors, which `prosma_core.model.gate` calls by itself (docs/kernels.md).
+`reference` is plain PyTorch, for any device; `cpu` is for x86 processors, `ops` for NVIDIA GPUs with Triton. Each has
+the four steps of the gate's formula (`Backend`), see docs/kernels.md.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import logging
+from collections.abc import Sequence
 from functools import cache
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from prosma_core.model.kernels.ops import project, select
-from prosma_core.model.kernels.taps import merge_branches, tap_offsets
+from prosma_core.config.model import GateForm
+from prosma_core.model.kernels import cpu, ops, reference
 
-__all__ = ["merge_branches", "project", "select", "tap_offsets", "usable"]
+__all__ = ["LEAST_VALUES", "Backend", "dispatch", "usable"]
 
 _LOG = logging.getLogger(__name__)
 _HAS_TRITON = torch.version.cuda is not None and importlib.util.find_spec("triton") is not None
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 LEAST_VALUES = 2**23
-"""Values of a skip below which a GPU waits for the processor to launch kernels, of which plain PyTorch needs fewer; and
-their first call, which compiles them, takes seconds."""
+"""Values of a skip below which plain PyTorch is taken on a GPU: launching the Triton kernels takes longer than running
+them, and their first call, which compiles them, takes seconds."""
+
+
+class Backend(Protocol):
+    """Steps of the gate's formula; `reference` documents them.
+
+    A field z and a value a of `ops` are not tensors: its `apply` computes them and the gated skip in one kernel.
+    """
+
+    def project(self, x: Tensor, g: Tensor, skip: Any, decoder: Any) -> tuple[Tensor, Tensor]:
+        """``q = GELU(W_x x + W_g g + b)``, and ``GAP(g)``."""
+
+    def field(self, q: Tensor, scales: Sequence[Any], offset: Any) -> Any:
+        """``z = sum of D_d * q + beta``."""
+
+    def prox(self, z: Any, tau: Tensor, form: GateForm, *, keep: bool) -> Any:
+        """``a = prox of tau ||.||_1 at z``; z may be overwritten unless it is to be kept."""
+
+    def apply(self, c: Tensor | None, a: Any, x: Tensor) -> Tensor:
+        """``x' = c . a . x``."""
+
+
+def dispatch(x: Tensor, g: Tensor, *, fused: bool, watched: bool) -> tuple[Backend, Tensor, Tensor]:
+    """Choose what computes a gate.
+
+    Parameters
+    ----------
+    x, g : Tensor, shapes (B, C, *grid) and (B, D, *grid)
+        Encoder and decoder features.
+    fused : bool
+        Whether it may be anything but plain PyTorch.
+    watched : bool
+        Whether z or a is wanted, which the fused kernels on GPUs never hold in memory.
+
+    Returns
+    -------
+    backend : Backend
+    x, g : Tensor
+        In the dtype in which they are to be computed.
+    """
+    if fused and cpu.usable(x, g):
+        return cpu, x, g
+    if fused and not watched and x.shape[1] == g.shape[1] and usable(x):
+        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
+        return ops, x.to(dtype), g.to(dtype)
+    return reference, x, g
 
 
 def usable(x: Tensor) -> bool:
-    """Whether the Triton kernels take a skip like x: on an NVIDIA GPU with Triton, in a dtype they know, and large.
+    """Whether the Triton kernels take a skip like x: on an NVIDIA GPU with Triton, in a supported dtype, and large.
 
-    Of any size in a compiled network, where they are compiled anyway.
+    In a compiled network of any size, as they are compiled anyway. Where they do not work, the reason is logged once.
     """
     if torch.compiler.is_compiling():
         return x.is_cuda and _HAS_TRITON and x.dtype in _DTYPES
@@ -41,7 +87,7 @@ def usable(x: Tensor) -> bool:
 
 @cache
 def _works(device: torch.device, dtype: torch.dtype) -> bool:
-    """Run the kernels once on a few numbers; where they do not work say why, and that plain PyTorch is used."""
+    """Run the kernels once on a few values; log why where they do not work."""
     if device.type != "cuda" or dtype not in _DTYPES:
         _LOG.info("Gates run as plain PyTorch on %s in %s.", device, dtype)
         return False
@@ -52,8 +98,8 @@ def _works(device: torch.device, dtype: torch.dtype) -> bool:
     square, row = torch.ones(16, 16, device=device), torch.ones(16, device=device)
     try:
         with torch.no_grad():
-            q, _ = project(x, x, square, square, row)
-            select(q, row[:, None], row, row, row[None], x, [1, 1], [1], "bounded")
+            q, _ = ops.fused_project(x, x, square, square, row)
+            ops.fused_select(q, row[:, None], row, row, row[None], x, [1, 1], [1], "bounded")
         torch.cuda.synchronize(device)
     except Exception as error:  # noqa: BLE001  (Triton raises whatever its compiler, linker or driver says)
         _LOG.warning("Triton does not work on %s (%s): gates run as plain PyTorch, which is slower.", device, error)

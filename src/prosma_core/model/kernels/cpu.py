@@ -1,8 +1,11 @@
-"""The gate's heavy part for x86 processors: values are kept channels last, where oneDNN's depthwise kernels are fast.
+"""The gate on x86 processors: values are kept channels last, where oneDNN's depthwise kernels are fast.
 
-PyTorch's own path takes a matrix product per channel for dilated depthwise 3D convolutions, and fresh memory for every
+PyTorch's own path takes a matrix product per channel for dilated depthwise 3D convolutions, and new memory for every
 step. Here the branches of small dilations become one dense kernel, those of large ones are folded: every d-th voxel
-along each axis makes a grid of its own, on which the branch has no dilation. Products with matrices turn the layout.
+along each axis makes a grid of its own, on which the branch has no dilation. Matrix products change the layout.
+
+`project`, `field`, `prox` and `apply` take and give tensors of shape (B, C, *grid), as `reference` does; q, z and a are
+views of memory with the channels last.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
@@ -37,7 +40,7 @@ def fold(values: Tensor, by: tuple[int, ...]) -> Tensor:
 
 
 def _split(values: Tensor, by: tuple[int, ...]) -> Tensor:
-    """View of (B, *grid, C) with two axes for each: of the folded grid, and of the place within a step."""
+    """View of (B, *grid, C) with two axes for each: of the folded grid, and within a step."""
     parts = [m for n, f in zip(values.shape[1:-1], by, strict=True) for m in (n // f, f)]
     return values.view(values.shape[0], *parts, values.shape[-1])
 
@@ -59,7 +62,7 @@ def unfold(folded: Tensor, by: tuple[int, ...], shape: torch.Size) -> Tensor:
 
 
 def add_unfolded(total: Tensor, folded: Tensor, by: tuple[int, ...]) -> Tensor:
-    """Total plus what was folded, in total's memory."""
+    """Total plus a folded tensor, in the memory of total."""
     if any(n % f for n, f in zip(total.shape[1:-1], by, strict=True)):
         return total.add_(unfold(folded, by, total.shape))
     _split(total, by).add_(_interleaved(folded, by))
@@ -69,9 +72,9 @@ def add_unfolded(total: Tensor, folded: Tensor, by: tuple[int, ...]) -> Tensor:
 DENSE = 128
 """Taps up to which dilated branches are computed as one dense kernel."""
 NARROW = 64
-"""Channels up to which a product with a matrix turns the layout."""
+"""Channels up to which a matrix product changes the layout."""
 PIECE = 2**20
-"""Values taken at once where a step needs memory for what it finds."""
+"""Values processed at once where a step needs memory for its result."""
 _KNOWN = platform.machine().lower() in ("x86_64", "amd64")
 
 
@@ -94,75 +97,42 @@ def usable(*tensors: Tensor) -> bool:
     )
 
 
-def project(x: Tensor, g: Tensor, skip_weight: Tensor, decoder_weight: Tensor, bias: Tensor) -> Tensor:
-    """``GELU(W_x x + W_g g + b)``, as `prosma_core.model.kernels.reference.project`, channels last.
-
-    Returns
-    -------
-    Tensor, float32, shape (B, *grid, C)
-    """
-    weights = (skip_weight.flatten(1), decoder_weight.flatten(1), bias)
+def project(x: Tensor, g: Tensor, skip: nn.Module, decoder: nn.Module) -> tuple[Tensor, Tensor]:
+    """Projected features q, and the decoder's global context."""
+    weights = (skip.get_parameter("weight").flatten(1), decoder.get_parameter("weight").flatten(1))
+    inputs = (x, g, *weights, skip.get_parameter("bias"))
     q: Tensor
-    q = _Project.apply(x, g, *weights) if torch.is_grad_enabled() else torch.ops.aten.gelu_(_linear(x, g, *weights))  # type: ignore[no-untyped-call]
-    return q.view(x.shape[0], *x.shape[2:], x.shape[1])
+    q = _Project.apply(*inputs) if torch.is_grad_enabled() else torch.ops.aten.gelu_(_linear(*inputs))  # type: ignore[no-untyped-call]
+    q = q.view(x.shape[0], *x.shape[2:], x.shape[1]).movedim(-1, 1)
+    return q, g.mean(dim=tuple(range(2, g.ndim)))
 
 
-def field(q: Tensor, weights: Sequence[Tensor], offset: Tensor | None, shape: Shape) -> Tensor:
-    """Sum of the depthwise branches over q, and the offset.
-
-    Parameters
-    ----------
-    q : Tensor, float32, shape (B, *grid, C)
-    weights : sequence of Tensor, each of shape (C, 1, *kernel)
-    offset : Tensor, shape (C,), or None
-    shape : Shape
-
-    Returns
-    -------
-    Tensor, float32, shape (B, *grid, C)
-    """
-    z: Tensor = _Field.apply(q, offset, shape, *weights)  # type: ignore[no-untyped-call]
-    return z
+def field(q: Tensor, scales: Sequence[Any], offset: Tensor | None) -> Tensor:
+    """Compatibility field z: sum of the depthwise branches over q, and the offset."""
+    shape = Shape(scales[0].kernel_size, tuple(max(scale.dilation) for scale in scales))
+    z: Tensor = _Field.apply(q.movedim(1, -1).contiguous(), offset, shape, *(scale.weight for scale in scales))  # type: ignore[no-untyped-call]
+    return z.movedim(-1, 1)
 
 
-def threshold(z: Tensor, tau: Tensor, form: GateForm) -> Tensor:
-    """The gate's value from field and threshold; without gradients the field's memory is overwritten.
-
-    Parameters
-    ----------
-    z : Tensor, float32, shape (B, *grid, C)
-    tau : Tensor, float32, shape (C,)
-    form : {"signed", "bounded", "nonnegative"}
-
-    Returns
-    -------
-    Tensor, float32, shape (B, *grid, C)
-    """
+def prox(z: Tensor, tau: Tensor, form: GateForm, *, keep: bool) -> Tensor:
+    """The gate's value a; without gradients it overwrites z unless that is to be kept."""
+    z = z.movedim(1, -1).contiguous()
     if torch.is_grad_enabled():
-        return THRESHOLDS[form](z, tau)
-    for part in z.view(-1, z.shape[-1]).split(max(1, PIECE // z.shape[-1])):  # type: ignore[no-untyped-call]
+        return THRESHOLDS[form](z, tau).movedim(-1, 1)
+    a = z.clone() if keep else z
+    for part in a.view(-1, a.shape[-1]).split(max(1, PIECE // a.shape[-1])):  # type: ignore[no-untyped-call]
         if form == "nonnegative":
             part.sub_(tau).relu_()
             continue
         part.sub_(part.clamp(-tau, tau))
         if form == "bounded":
             part.tanh_()
-    return z
+    return a.movedim(-1, 1)
 
 
-def apply(a: Tensor, c: Tensor, x: Tensor) -> Tensor:
-    """Gated skip c . a . x.
-
-    Parameters
-    ----------
-    a : Tensor, float32, shape (B, *grid, C)
-    c : Tensor, float32, shape (B, C)
-    x : Tensor, float32, shape (B, C, *grid)
-
-    Returns
-    -------
-    Tensor, float32, shape (B, C, *grid)
-    """
+def apply(c: Tensor | None, a: Tensor, x: Tensor) -> Tensor:
+    """Gated skip c . a . x."""
+    c, a = x.new_ones(x.shape[:2]) if c is None else c, a.movedim(1, -1).contiguous()
     gated: Tensor = _Apply.apply(a, c, x) if torch.is_grad_enabled() else _weight(a, c, x).mul_(x)  # type: ignore[no-untyped-call]
     return gated
 
@@ -179,7 +149,7 @@ def _weight(a: Tensor, c: Tensor, x: Tensor) -> Tensor:
     """``c . a`` with the channels first, shape of x."""
     weight = torch.empty_like(x, memory_format=torch.contiguous_format)
     for out, values, scale in zip(weight.flatten(2), a.flatten(1, -2), c, strict=True):
-        if len(scale) <= NARROW:  # a product turns the layout several times faster than a copy
+        if len(scale) <= NARROW:  # a product changes the layout several times faster than a copy
             torch.mm(scale.diag(), values.T, out=out)
         else:
             out.copy_(values.T).mul_(scale[:, None])
@@ -195,9 +165,9 @@ class _Project(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, above: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, ...]:
         x, g, skip_weight, decoder_weight, linear = ctx.saved_tensors
-        slope = torch.ops.aten.gelu_backward(above.contiguous(), linear)  # (B, voxels, C)
+        slope = torch.ops.aten.gelu_backward(grad_out.contiguous(), linear)  # (B, voxels, C)
         grad_x, grad_g = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, g))
         grad_skip, grad_decoder = torch.zeros_like(skip_weight), torch.zeros_like(decoder_weight)
         for i, up in enumerate(slope):
@@ -217,14 +187,14 @@ class _Field(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, above: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
         q, *weights = ctx.saved_tensors
         axes = tuple(range(2, weights[0].ndim))
-        above = above.contiguous()
-        grad_q = _correlate(above, [w.flip(axes) for w in weights], None, ctx.shape)
+        grad_out = grad_out.contiguous()
+        grad_q = _correlate(grad_out, [w.flip(axes) for w in weights], None, ctx.shape)
         sizes, dilations = ctx.shape
-        found = [_gradient_of_branch(q, above, w, sizes, d) for w, d in zip(weights, dilations, strict=True)]
-        grad_offset = above.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
+        found = [_gradient_of_branch(q, grad_out, w, sizes, d) for w, d in zip(weights, dilations, strict=True)]
+        grad_offset = grad_out.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
         return grad_q, grad_offset, None, *found
 
 
@@ -237,20 +207,20 @@ class _Apply(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, above: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         a, c, x, weight = ctx.saved_tensors
-        above = above.contiguous()
-        up = (above * x).flatten(2)  # (B, C, voxels)
+        grad_out = grad_out.contiguous()
+        up = (grad_out * x).flatten(2)  # (B, C, voxels)
         grad_a, grad_c = torch.empty_like(a), torch.empty_like(c)
         for i, scale in enumerate(c):
             torch.mm(up[i].T, scale.diag(), out=grad_a.flatten(1, -2)[i])
             grad_c[i] = (up[i] @ a.flatten(1, -2)[i]).diagonal()
-        return grad_a, grad_c, above * weight
+        return grad_a, grad_c, grad_out * weight
 
 
 @cache
 def _groups(shape: Shape) -> tuple[tuple[int, tuple[int, ...]], ...]:
-    """How branches are computed together: by what the grid is folded, and which dilations become one dense kernel."""
+    """Branches computed together: the fold of the grid, and the dilations that become one dense kernel."""
     rest, groups = sorted(set(shape.dilations)), []
     while rest:
         step = rest[0]
@@ -293,27 +263,27 @@ def _depthwise(q: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return first.movedim(1, -1).contiguous()
 
 
-def _gradient_of_branch(q: Tensor, above: Tensor, weight: Tensor, kernel: tuple[int, ...], dilation: int) -> Tensor:
+def _gradient_of_branch(q: Tensor, grad_out: Tensor, weight: Tensor, kernel: tuple[int, ...], dilation: int) -> Tensor:
     """Gradient of a branch's kernel, plane by plane of its first axis in 3D: oneDNN has a fast kernel in 2D only."""
     by = tuple(dilation if k > 1 else 1 for k in kernel)
-    q, above = fold(q, by), fold(above, by)
+    q, grad_out = fold(q, by), fold(grad_out, by)
     if len(kernel) == 2:
-        return _gradient_in_plane(q, above, weight)
+        return _gradient_in_plane(q, grad_out, weight)
     parts, reach, depth = [], kernel[0] // 2, q.shape[1]
     for step in range(-reach, reach + 1):
         count = depth - abs(step)
         if count <= 0:
             parts.append(torch.zeros_like(weight[:, :, 0]))
             continue
-        first, other = (t.narrow(1, max(0, s), count) for t, s in ((q, step), (above, -step)))
+        first, other = (t.narrow(1, max(0, s), count) for t, s in ((q, step), (grad_out, -step)))
         parts.append(_gradient_in_plane(first.flatten(0, 1), other.flatten(0, 1), weight[:, :, 0]))
     return torch.stack(parts, 2)
 
 
-def _gradient_in_plane(q: Tensor, above: Tensor, weight: Tensor) -> Tensor:
+def _gradient_in_plane(q: Tensor, grad_out: Tensor, weight: Tensor) -> Tensor:
     """Gradient of a depthwise kernel in 2D, from planes of shape (B, H, W, C)."""
     padding = [k // 2 for k in weight.shape[2:]]
-    inputs = (above.movedim(-1, 1), q.movedim(-1, 1), weight.contiguous())
+    inputs = (grad_out.movedim(-1, 1), q.movedim(-1, 1), weight.contiguous())
     found: Tensor
     _, found, _ = torch.ops.aten.convolution_backward(
         *inputs, None, [1, 1], padding, [1, 1], False, [0, 0], q.shape[-1], [False, True, False]

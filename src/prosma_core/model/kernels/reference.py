@@ -1,8 +1,8 @@
-"""The gate's heavy part in plain PyTorch: any device, any floating dtype; what the kernels are tested against."""
+"""The gate in plain PyTorch, step by step: any device and floating dtype; the fast kernels are tested against it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,27 +11,73 @@ from prosma_core.config.model import GateForm
 from prosma_core.model.kernels.taps import tap_offsets
 from prosma_core.model.prox import THRESHOLDS
 
+Layer = Callable[[Tensor], Tensor]
+"""A convolution of features, as a module or a function."""
 
-def project(x: Tensor, g: Tensor, skip_weight: Tensor, decoder_weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """What skip and decoder have in common, and the decoder's global context.
+
+def project(x: Tensor, g: Tensor, skip: Layer, decoder: Layer) -> tuple[Tensor, Tensor]:
+    """Projected features, and the decoder's global context.
 
     Parameters
     ----------
-    x, g : Tensor, shape (B, C, *grid)
-        Encoder and decoder features.
-    skip_weight, decoder_weight : Tensor, shape (C, C)
-        The 1x1 projections.
-    bias : Tensor, shape (C,)
+    x : Tensor, shape (B, C, *grid)
+        Encoder features.
+    g : Tensor, shape (B, D, *grid)
+        Decoder features.
+    skip, decoder : callable
+        The 1x1 convolutions W_x x + b and W_g g, each with C output channels.
 
     Returns
     -------
     q : Tensor, shape (B, C, *grid)
         ``GELU(W_x x + W_g g + b)``.
-    context : Tensor, shape (B, C)
+    context : Tensor, shape (B, D)
         Mean of g over the grid.
     """
-    flat = bias[:, None] + skip_weight @ x.flatten(2) + decoder_weight @ g.flatten(2)  # (B, C, voxels)
-    return F.gelu(flat).view(x.shape), g.flatten(2).mean(2)
+    return F.gelu(skip(x) + decoder(g)), g.mean(dim=tuple(range(2, g.ndim)))
+
+
+def field(q: Tensor, scales: Sequence[Layer], offset: Tensor | None) -> Tensor:
+    """Compatibility field ``z = sum of D_d * q + beta``, shape (B, C, *grid).
+
+    Parameters
+    ----------
+    q : Tensor, shape (B, C, *grid)
+    scales : sequence of callable
+        Depthwise convolution of each dilation.
+    offset : Tensor, shape (C,), or None
+    """
+    first, *others = [scale(q) for scale in scales]
+    if offset is None:
+        return sum(others, first)
+    return sum([first, *others], offset.view(-1, *(1,) * (q.ndim - 2)))
+
+
+def prox(z: Tensor, tau: Tensor, form: GateForm, *, keep: bool = True) -> Tensor:
+    """The gate's value a from field z and threshold tau, shape (B, C, *grid).
+
+    Parameters
+    ----------
+    z : Tensor, shape (B, C, *grid)
+    tau : Tensor, shape (C,), >= 0
+    form : {"bounded", "signed", "nonnegative"}
+    keep : bool
+        Whether z is needed afterwards; it is left alone in any case.
+    """
+    return THRESHOLDS[form](z, tau.view(-1, *(1,) * (z.ndim - 2)).to(z.dtype))
+
+
+def apply(c: Tensor | None, a: Tensor, x: Tensor) -> Tensor:
+    """Gated skip ``c . a . x``, shape (B, C, *grid).
+
+    Parameters
+    ----------
+    c : Tensor, shape (B, C), or None
+        Channel gate; None for a gate without.
+    a : Tensor, shape (B, C, *grid)
+    x : Tensor, shape (B, C, *grid)
+    """
+    return a * x if c is None else c.view(*c.shape, *(1,) * (x.ndim - 2)) * a * x
 
 
 def select(
@@ -45,37 +91,39 @@ def select(
     dilations: Sequence[int],
     form: GateForm,
 ) -> Tensor:
-    """Gated skip c . a . x with a = prox form of the field z = taps * q + offset.
+    """Field, prox and gating from the weights of the one sparse kernel, as the fused operator takes them.
 
     Parameters
     ----------
     q, x : Tensor, shape (B, C, *grid)
-        Projected features, and the encoder's features that are gated.
+        Projected features, and the encoder features that are gated.
     taps : Tensor, shape (C, taps)
-        Weights of the sparse kernel, in the order of `tap_offsets`; zeros beyond the grid.
+        Weights of the sparse kernel, in the order of `tap_offsets`; zero padding.
     offset, tau : Tensor, shape (C,)
-        Offset of the field, and threshold > 0.
+        Offset of the field, and threshold >= 0.
     c : Tensor, shape (B, C)
         Channel gate.
     kernel, dilations : sequence of int
         Kernel size per spatial axis and dilation of each branch.
-    form : {"signed", "bounded", "nonnegative"}
-        What becomes of the prox.
+    form : {"bounded", "signed", "nonnegative"}
 
     Returns
     -------
     Tensor, shape (B, C, *grid), dtype of x
     """
-    grid = q.shape[2:]
-    per_channel = (-1,) + (1,) * len(grid)
-    offsets = tap_offsets(tuple(kernel), tuple(dilations))
+    z = field(q, [lambda q: _correlate(q, taps, tuple(kernel), tuple(dilations))], offset)
+    return apply(c, prox(z, tau, form), x).to(x.dtype)
+
+
+def _correlate(q: Tensor, taps: Tensor, kernel: tuple[int, ...], dilations: tuple[int, ...]) -> Tensor:
+    """Sparse depthwise kernel over q: one shifted product per tap."""
+    grid, offsets = q.shape[2:], tap_offsets(kernel, dilations)
     reach = [max(abs(o[axis]) for o in offsets) for axis in range(len(grid))]
     padded = F.pad(q, [r for axis in reversed(reach) for r in (axis, axis)])
-    z = offset.view(per_channel)
+    parts = []
     for tap, steps in enumerate(offsets):
         moved = padded
         for axis, (r, step, size) in enumerate(zip(reach, steps, grid, strict=True)):
             moved = moved.narrow(axis + 2, r + step, size)
-        z = z + taps[:, tap].view(per_channel) * moved
-    a = THRESHOLDS[form](z, tau.view(per_channel))
-    return (c.view(*c.shape, *(1,) * len(grid)) * a * x).to(x.dtype)
+        parts.append(taps[:, tap].view(-1, *(1,) * len(grid)) * moved)
+    return sum(parts[1:], parts[0])

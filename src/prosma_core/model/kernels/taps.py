@@ -1,4 +1,4 @@
-"""The dilated branches of a gate as one sparse kernel: where its taps are, and what they weigh."""
+"""The dilated branches of a gate as one sparse kernel: offsets and weights of its taps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def power_of_2(n: int) -> int:
 
 @cache
 def tap_offsets(kernel: tuple[int, ...], dilations: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-    """Offset of each tap per spatial axis: for each dilation all taps but the middle, at last the middle itself.
+    """Offset of each tap per spatial axis: for each dilation all taps but the middle one, which comes last.
 
     Parameters
     ----------
@@ -40,22 +40,22 @@ def tap_offsets(kernel: tuple[int, ...], dilations: tuple[int, ...]) -> tuple[tu
 
 @dataclass(frozen=True)
 class Pattern:
-    """Taps for a kernel that walks along the first axis, those with the same row and lane side by side."""
+    """Taps for a kernel that walks along the first axis; those with the same row and lane are adjacent."""
 
     size: tuple[int, ...]
     """Size of the branches' kernels per spatial axis."""
     dilations: tuple[int, ...]
     sign: int = 1
-    """-1 turns the offsets round, as the gradient needs them."""
+    """-1 mirrors the offsets, as the gradient needs them."""
 
     @cached_property
-    def turned(self) -> Pattern:
-        """The pattern with its offsets turned round."""
+    def mirrored(self) -> Pattern:
+        """The pattern with mirrored offsets."""
         return Pattern(self.size, self.dilations, -self.sign)
 
     @cached_property
     def number(self) -> tuple[int, ...]:
-        """Place of each tap in `tap_offsets`."""
+        """Index of each tap in `tap_offsets`."""
         steps = self._steps
         return tuple(sorted(range(len(steps)), key=lambda i: (steps[i][1], steps[i][2], steps[i][0])))
 
@@ -87,18 +87,18 @@ class Pattern:
 
     @cached_property
     def reach(self) -> int:
-        """How far the taps reach along the walked axis."""
+        """Largest offset along the walked axis."""
         return max(self.walked)
 
 
 @cache
 def pattern_of(size: tuple[int, ...], dilations: tuple[int, ...]) -> Pattern:
-    """The one pattern of these branches: it is slow to make."""
+    """Pattern of these branches, made once: it is slow to make."""
     return Pattern(size, dilations)
 
 
 def merge_branches(weights: Sequence[Tensor]) -> Tensor:
-    """Weights of the one sparse kernel, in the order of `tap_offsets`; the branches' middles are added up.
+    """Weights of the sparse kernel, in the order of `tap_offsets`; the middle taps of the branches are added up.
 
     Parameters
     ----------

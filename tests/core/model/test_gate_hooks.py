@@ -1,4 +1,4 @@
-"""Gates recorded and changed: the record is what happened, the output is untouched, and afterwards all is as before."""
+"""Gates recorded and edited: the record is what happened, the output is unchanged, and no hook remains afterwards."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from prosma_core.config.inspection import LevelEdit
 from prosma_core.config.model import GateConfig, ModelConfig
 from prosma_core.errors import ConfigError
-from prosma_core.model.gate_record import GateRecord
-from prosma_core.model.looking import edited, recording
+from prosma_core.model.gate import HookPoint
+from prosma_core.model.gate_hooks import GateRecord, counting, edited, estimate_removed, recording
 from prosma_core.model.unet import UNet, build_model
 from prosma_core.model.weights import transfer, weights_of
 
@@ -47,6 +47,11 @@ def run(model: UNet, x: torch.Tensor, edits: tuple[LevelEdit, ...] = ()) -> tupl
     with edited(model, edits), recording(model, records.__setitem__):
         out = model(x)
     return out, [records[level] for level in sorted(records)]
+
+
+def is_watched(model: UNet) -> bool:
+    """Whether a value of any gate has a hook."""
+    return any(module.watched for module in model.modules() if isinstance(module, HookPoint))
 
 
 @both_dims
@@ -152,10 +157,12 @@ def test_whatever_happens_the_gates_are_as_before() -> None:
         model(x)
     with torch.no_grad():
         assert torch.equal(model(x), expected)
+    assert not is_watched(model)
     with edited(model, (LevelEdit(level=0, state="closed"),)):
         with edited(model, (LevelEdit(level=0, state="open"),)):
             pass
-        assert model.skip_gates[0].edit == LevelEdit(level=0, state="closed")
+        assert model.skip_gates[0].forced == "closed"
+    assert model.skip_gates[0].forced is None
 
 
 @pytest.mark.parametrize(
@@ -174,7 +181,7 @@ def test_what_a_gate_does_not_have_cannot_be_changed(gate: dict, edit: dict, wor
     model = network(**gate)
     with pytest.raises(ConfigError, match=words), edited(model, (LevelEdit.parse(edit, "edit"),)):
         pass
-    assert all(part.edit is None for part in model.skip_gates)
+    assert not is_watched(model)
 
 
 def test_a_level_is_changed_once() -> None:
@@ -182,13 +189,42 @@ def test_a_level_is_changed_once() -> None:
         pass
 
 
-def test_looking_stops_at_the_finest_level_that_is_wanted() -> None:
+def test_forward_to_gate_stops_at_the_finest_level_that_is_wanted() -> None:
     model, x = network(), scan()
     _, expected = run(model, x)
     for finest in (0, 1):
         found: dict[int, GateRecord] = {}
         with torch.no_grad(), recording(model, found.__setitem__):
-            assert list(model.look(x, finest)) == [1, 0][: 2 - finest]
+            assert list(model.forward_to_gate(x, finest)) == [1, 0][: 2 - finest]
         assert sorted(found) == [0, 1][finest:]
         for level, record in found.items():
             assert torch.equal(record.z, expected[level].z)
+
+
+def test_a_hook_on_a_value_reads_it_and_changes_it() -> None:
+    model, x = network(), scan()
+    gate = model.skip_gates[0]
+    seen: list[torch.Tensor] = []
+    with torch.no_grad():
+        expected = model(x)
+        handle = gate.get_submodule("hook_z").register_forward_hook(lambda _, inputs, z: seen.append(z))
+        assert torch.equal(model(x), expected)
+        assert bool((seen[0].abs() <= gate.threshold().view(-1, 1, 1)).any())  # not overwritten by the gate's value
+        handle.remove()
+        for name in ("hook_x", "hook_q", "hook_tau", "hook_z", "hook_a", "hook_c", "hook_out"):
+            handle = gate.get_submodule(name).register_forward_hook(lambda _, inputs, value: value.contiguous() * 1.5)
+            assert not torch.equal(model(x), expected), name
+            handle.remove()
+        assert torch.equal(model(x), expected)
+
+
+def test_the_estimate_is_the_fraction_that_is_counted_and_has_a_gradient() -> None:
+    model, x = network(), scan()
+    estimate_removed(model.skip_gates)
+    with counting(model.skip_gates) as levels:
+        model(x)
+    for gate, level in zip(model.skip_gates, levels, strict=True):
+        assert gate.estimate is not None
+        assert gate.estimate.item() == pytest.approx(level.removed, abs=1e-6)
+        gate.estimate.backward(retain_graph=True)
+        assert bool(gate.get_parameter("raw_threshold").grad.abs().sum() > 0)
