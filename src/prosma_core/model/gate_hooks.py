@@ -247,7 +247,8 @@ class _Estimate:
     """Hooks that set the estimate of a gate."""
 
     def __init__(self, gate: ProximalGate) -> None:
-        self.gate, self.tau = gate, None
+        self.gate = gate
+        self.tau: Tensor | None = None
         _hook(gate.hook_tau, self.see_threshold)
         _hook(gate.hook_z, self.see_field)
 
@@ -257,4 +258,5 @@ class _Estimate:
 
     def see_field(self, z: Tensor) -> None:
         """Estimate, and let go of the threshold."""
+        assert self.tau is not None
         self.gate.estimate, self.tau = self.gate.removed(z, self.tau), None
