@@ -28,7 +28,7 @@ from prosma_core.data.labels import class_indices
 from prosma_core.data.phantom import phantom_3d
 from prosma_core.inference import cpu_tuning as way
 from prosma_core.inference.cpu_autotune import bf16_supported, find_way, memory_format, threads
-from prosma_core.inference.measure import measure_case
+from prosma_core.inference.evaluate import measure_case
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.bundle import shipped_models
 from prosma_core.io.dataset_folder import open_dataset, read_case

@@ -30,10 +30,9 @@ from prosma_core.engine.client import Engine
 from prosma_core.engine.messages import Cancelled, Failed, Finished, ScanRef, WhatIfRequest, spec_message
 from prosma_core.inference.prepare import plan_scan
 from prosma_core.inference.segment import Segmenter
-from prosma_core.inspection.inspect import inspect_scan
+from prosma_core.inspection.inspect import inspect_scan, plan_inspection
 from prosma_core.inspection.level_grid import level_cells
 from prosma_core.inspection.maps import plan_layout
-from prosma_core.inspection.memory import plan_inspection
 from prosma_core.io.bundle import find_model
 from prosma_core.io.images import read_image
 

@@ -38,8 +38,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from prosma_core.config.training import TrainingConfig
 from prosma_core.model.unet import count_parameters
 from prosma_core.training.cuda_graph import Graphed
-from prosma_core.training.losses import segmentation_loss
-from prosma_core.training.schedule import build_optimizer
+from prosma_core.training.optimization import build_optimizer, segmentation_loss
 
 CLASSES = 3
 STRIDES = (2,) * (len(WIDTHS) - 1)

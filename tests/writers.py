@@ -127,7 +127,7 @@ def _state(folder: Path) -> tuple[Save, Found]:
     import torch
 
     from prosma_core.training.checkpoint import Progress, load_state, save_state
-    from prosma_core.training.schedule import MovingAverage
+    from prosma_core.training.optimization import MovingAverage
 
     run, network = RunFolder(folder / "model.prosma"), torch.nn.Linear(2, 2)
     average, optimizer = MovingAverage(network, 0.9), torch.optim.SGD(network.parameters(), 0.1)

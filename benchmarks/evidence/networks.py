@@ -14,7 +14,7 @@ from evidence.variants import vary
 from prosma_core.config.model import ModelConfig
 from prosma_core.model.gate_hooks import estimate_removed
 from prosma_core.model.unet import UNet, count_parameters
-from prosma_core.training.schedule import MovingAverage, build_optimizer
+from prosma_core.training.optimization import MovingAverage, build_optimizer
 from prosma_core.training.trainer import Trainer
 
 BLOCKS = (1, 3, 4, 6, 6, 6, 6, 6)

@@ -1,4 +1,4 @@
-"""Makes text from files, such as names, safe to print and show: control characters and markup become visible."""
+"""Text for people: names from files made safe to print or show, counts and durations."""
 
 from __future__ import annotations
 
@@ -37,6 +37,19 @@ def plain(text: str) -> str:
 def counted(number: int, one: str, many: str = "") -> str:
     """A number with what it counts: "1 case", "3 cases", "2 classes"; the plural ends with s unless it is given."""
     return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def format_duration(seconds: float) -> str:
+    """Duration as text, such as 40 s, 2 min, 1 h 5 min or 3 days."""
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    hours = minutes // 60
+    if hours >= 48:
+        return f"{round(minutes / (24 * 60))} days"
+    if hours >= 10:
+        return f"{round(minutes / 60)} h"
+    return f"{minutes} min" if minutes < 60 else f"{hours} h {minutes % 60} min"
 
 
 def unsafe(letter: str) -> bool:

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from napari_prosma.gates.inspection_result import InspectionResult
 from napari_prosma.gates.state import Plan
 from napari_prosma.jobs.boundary import Jobs
-from napari_prosma.jobs.run import Handlers, RunTexts, RunView, ShownRun, clock
+from napari_prosma.jobs.run import Handlers, RunTexts, RunView, ShownRun
 from napari_prosma.jobs.spec import ScanSpec
 from prosma_core.engine.messages import ArrayReady, Finished, InspectResult
+from prosma_core.printable import format_duration
 
 TEXTS = RunTexts(
     cancel_tooltip="Stop looking.",
@@ -68,6 +69,6 @@ class InspectJob(ShownRun):
         assert isinstance(result, InspectResult)
         if result.words:
             self.say(result.words)
-        self.say(f"Done in {clock(result.seconds)} on {result.device.partition(' (')[0]}.")
+        self.say(f"Done in {format_duration(result.seconds)} on {result.device.partition(' (')[0]}.")
         self._told(InspectionResult(self.plan, result.inspection, self._arrays, self._key))
         self._shown = True

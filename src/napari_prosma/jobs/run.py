@@ -15,6 +15,7 @@ from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.jobs.spec import JobSpec
 from prosma_core.engine.messages import Cancelled, Failed, Message, is_last
 from prosma_core.events import StageStarted, TileDone, Working
+from prosma_core.printable import format_duration
 
 _LOG = logging.getLogger(__name__)
 
@@ -238,17 +239,4 @@ class TimeLeft:
         if done <= self._first or done >= total:
             return ""
         seconds = (now - self._began) / (done - self._first) * (total - done)
-        return f"about {clock(seconds)} left"
-
-
-def clock(seconds: float) -> str:
-    """Duration as text, such as 40 s, 2 min, 1 h 5 min or 3 days."""
-    if seconds < 60:
-        return f"{max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    hours = minutes // 60
-    if hours >= 48:
-        return f"{round(minutes / (24 * 60))} days"
-    if hours >= 10:
-        return f"{round(minutes / 60)} h"
-    return f"{minutes} min" if minutes < 60 else f"{hours} h {minutes % 60} min"
+        return f"about {format_duration(seconds)} left"

@@ -9,7 +9,7 @@ from napari.layers import Image, Labels
 from numpy.typing import NDArray
 
 from napari_prosma.jobs.boundary import Jobs
-from napari_prosma.jobs.run import Handlers, RunTexts, ShownRun, clock
+from napari_prosma.jobs.run import Handlers, RunTexts, ShownRun
 from napari_prosma.jobs.spec import ScanSpec
 from napari_prosma.layers import access as layer_access
 from napari_prosma.layers.results import add_layer_keep_selection
@@ -20,6 +20,7 @@ from prosma_core.config.model import provenance
 from prosma_core.engine.messages import ArrayReady, Finished, SegmentResult
 from prosma_core.errors import ProsmaError
 from prosma_core.events import SlabDone
+from prosma_core.printable import format_duration
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -142,7 +143,7 @@ class SegmentJob(ShownRun):
         heading = size_heading(plan.scan.spec)
         labels.features = with_measures(labels.features, rows, heading)
         self._view.result.show_result(labels.name, rows, heading)
-        self.say(f"Done in {clock(result.seconds)} on {result.device.partition(' (')[0]}.")
+        self.say(f"Done in {format_duration(result.seconds)} on {result.device.partition(' (')[0]}.")
         self._finished = True
 
     def _add_maps(self, name: str) -> None:

@@ -10,13 +10,14 @@ from typing import Any
 
 from napari_prosma.each import each
 from napari_prosma.jobs.boundary import Jobs
-from napari_prosma.jobs.run import Handlers, RunTexts, ShownRun, clock
+from napari_prosma.jobs.run import Handlers, RunTexts, ShownRun
 from napari_prosma.train.presenter import AbstractTrainView
 from napari_prosma.train.preview import Preview
 from napari_prosma.train.requests import Order
 from prosma_core.engine.messages import ArrayReady, Cancelled, Finished, TrainResult
 from prosma_core.errors import ProsmaError, TrainingError
 from prosma_core.events import EpochDone, PreviewDone, StepDone
+from prosma_core.printable import format_duration
 from prosma_core.runs.run_folder import RunFolder, history_row
 from prosma_core.runs.run_state import KeptModel, got_worse, keep_stopped, read_history
 
@@ -133,7 +134,7 @@ class TrainJob(ShownRun):
 
     def _show_epoch(self, epoch: EpochDone) -> None:
         self._epochs = f" of {epoch.epochs}"
-        self._left = "" if epoch.seconds_left is None else f", about {clock(epoch.seconds_left)} left"
+        self._left = "" if epoch.seconds_left is None else f", about {format_duration(epoch.seconds_left)} left"
         self._preview.epoch_seconds = epoch.seconds
         self.advanced = True
         self._show_history([*self._rows, history_row(epoch)])
@@ -148,7 +149,7 @@ class TrainJob(ShownRun):
         result = message.result
         assert isinstance(result, TrainResult)
         self.outcome = TrainingResult(Path(result.model), result.before, result.dice, result.words, result.held_out)
-        self.say(f"Done in {clock(result.seconds)} on {result.device.partition(' (')[0]}.")
+        self.say(f"Done in {format_duration(result.seconds)} on {result.device.partition(' (')[0]}.")
 
     def _keep(self) -> None:
         """Make a model of what a training has reached that did not come to its end; one that is there may stay."""

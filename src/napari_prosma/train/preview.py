@@ -11,12 +11,12 @@ from napari.layers import Image, Labels
 from numpy.typing import NDArray
 
 from napari_prosma.jobs.boundary import EngineJob
-from napari_prosma.jobs.run import clock
 from napari_prosma.layers import access as layer_access
 from napari_prosma.layers.access import LayerScan
 from napari_prosma.layers.results import add_layer_keep_selection
 from napari_prosma.train.presenter import AbstractTrainView
 from prosma_core.errors import ProsmaError
+from prosma_core.printable import format_duration
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -108,7 +108,7 @@ class Preview:
             self.toggle(False)
             return
         self._shown.refresh()  # with its thumbnail: once an epoch
-        text = f"Epoch {epoch}, took {clock(seconds)}."
+        text = f"Epoch {epoch}, took {format_duration(seconds)}."
         if self._wanted is None and self.epoch_seconds and seconds > SLOW * self.epoch_seconds:
             self._wanted = False
             self._tell(False, f"{text} That holds up training: switched off.")

@@ -24,8 +24,7 @@ from prosma_core.engine.messages import (
 from prosma_core.errors import OutputError
 from prosma_core.io.bundle import read_header
 from prosma_core.runs.run_folder import RunFolder
-from prosma_core.runs.run_lock import run_lock
-from prosma_core.runs.run_state import RunState
+from prosma_core.runs.run_state import RunState, run_lock
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from napari_prosma.each import each
 from napari_prosma.jobs.boundary import Jobs
-from napari_prosma.jobs.run import Handlers, JobRun, clock
+from napari_prosma.jobs.run import Handlers, JobRun
 from napari_prosma.train.pairs import Pair
 from napari_prosma.train.presenter import AbstractTrainView
 from napari_prosma.train.requests import PlanSpec, times_request
@@ -28,6 +28,7 @@ from prosma_core.engine.messages import (
 from prosma_core.errors import EngineBusyError, ProsmaError
 from prosma_core.events import StageStarted, Working
 from prosma_core.io.atomic import scratch_folder
+from prosma_core.printable import format_duration
 
 
 class Estimate:
@@ -103,9 +104,9 @@ class Estimate:
         self._expectation.want(times_request(valid, sized(choices), len(choices.classes)) if valid else None)
 
     def _done(self, result: PlanResult) -> None:
-        self._times[self._preset] = f"about {clock(result.seconds)}"
+        self._times[self._preset] = f"about {format_duration(result.seconds)}"
         self._told()
-        epoch = f"An epoch takes about {clock(result.epoch_seconds)} on {result.device.partition(' (')[0]}."
+        epoch = f"An epoch takes about {format_duration(result.epoch_seconds)} on {result.device.partition(' (')[0]}."
         self._view.show_messages((result.words, epoch))
 
     def _leave(self) -> None:
@@ -236,7 +237,7 @@ class Expectation:
         if not is_last(message):
             return
         if isinstance(message, Finished) and isinstance(message.result, TimesResult):
-            times = {name: f"about {clock(seconds)}" for name, seconds in message.result.seconds.items()}
+            times = {name: f"about {format_duration(seconds)}" for name, seconds in message.result.seconds.items()}
             self._known[_key(request)] = times
         if request != self._request:
             return

@@ -23,12 +23,14 @@ from prosma_core.cli.options import (
     Spacing,
     Sparse,
     Unit,
+    cell,
     computing_on,
     label_meaning,
     log_to_stderr,
+    say,
+    stderr_console,
     voxel_size,
 )
-from prosma_core.cli.terminal import cell, say, stderr_console
 from prosma_core.events import CaseDone, Event, StageStarted, Working, drain
 from prosma_core.printable import counted, visible
 

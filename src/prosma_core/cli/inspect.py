@@ -20,9 +20,10 @@ from prosma_core.cli.options import (
     parse_maps,
     parse_region,
     parse_what_if,
+    say,
+    stderr_console,
     voxel_size,
 )
-from prosma_core.cli.terminal import say, stderr_console
 from prosma_core.events import Event, StageStarted, TileDone, Working, drain
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Entry point of `prosma`."""
+"""Entry point of `prosma`, and the commands that only print: `prosma models` and `prosma doctor`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,112 @@ from typing import Annotated
 import typer
 
 from prosma_core import __version__
-from prosma_core.cli.doctor import doctor
 from prosma_core.cli.evaluate import evaluate
 from prosma_core.cli.inspect import inspect
-from prosma_core.cli.models import models_app
-from prosma_core.cli.options import PairsCommand
+from prosma_core.cli.options import ERROR_EXIT, PairsCommand, VisibleGroup, cell, say, say_error
 from prosma_core.cli.segment import segment
-from prosma_core.cli.terminal import ERROR_EXIT, VisibleGroup, say, say_error
 from prosma_core.cli.train import train
-from prosma_core.computing import COMPUTING
 from prosma_core.errors import ProsmaError
+from prosma_core.io.hardware import COMPUTING
 from prosma_core.printable import visible
+
+models_app = typer.Typer(help="Shipped models, and what a model file says about itself.", no_args_is_help=True)
+
+
+@models_app.command("list")
+def list_models() -> None:
+    """List the shipped models."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from prosma_core.io.bundle import dice_text, read_header, shipped_models
+
+    if not shipped_models():
+        say("No models are shipped with this installation; `prosma train` makes one.")
+        return
+    table = Table("name", "dims", "channels", "classes", "Dice", "MB", "licence")
+    for name, path in shipped_models().items():
+        header = read_header(path)
+        table.add_row(
+            cell(name),
+            f"{header.model.dims}D",
+            cell(", ".join(header.preprocess.channels)),
+            cell(", ".join(c.name for c in header.classes[1:])),
+            cell(dice_text(header)),
+            f"{path.stat().st_size / 1e6:.1f}",
+            cell(header.licence) or "-",
+        )
+    Console(width=110).print(table)
+
+
+@models_app.command("info")
+def info(model: Annotated[str, typer.Argument(metavar="NAME_OR_FILE", help="A shipped model or a file.")]) -> None:
+    """Print everything a model file says about itself, as YAML; its hash is checked."""
+    import yaml
+
+    from prosma_core.io.bundle import find_model, load_bundle
+
+    path = find_model(model)
+    header, weights = load_bundle(path)
+    values = header.model_dump(mode="json")
+    values["file"] = str(path)
+    values["parameters"] = sum(w.size for w in weights.values())
+    say(*yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=10**9).rstrip().split("\n"))
+
+
+PACKAGES = ("numpy", "monai", "nibabel", "tifffile", "zarr", "safetensors", "pydantic", "SimpleITK", "napari")
+
+
+def doctor(
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Find out again how this CPU computes fastest; close other programs before.")
+    ] = False,
+) -> None:
+    """Print versions, devices, memory and threads, and what would be used."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    import psutil
+    import torch
+
+    from prosma_core.inference.cpu_tuning import SWITCH, known_way, probe_cpu
+    from prosma_core.inference.device import choose_device, cuda_missing, gib
+    from prosma_core.io.bundle import shipped_models
+    from prosma_core.io.hardware import cpu_name, usable_cores
+
+    rows = {
+        "prosma": __version__,
+        "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        "torch": f"{torch.__version__}, CUDA build: {torch.version.cuda or 'no'}",
+    }
+    for name in PACKAGES:
+        try:
+            rows[name] = version(name)
+        except PackageNotFoundError:
+            rows[name] = "not installed"
+    memory = psutil.virtual_memory()
+    rows["memory"] = f"{gib(memory.available)} free of {gib(memory.total)}"
+    rows["threads"] = (
+        f"{torch.get_num_threads()} of {psutil.cpu_count()} logical, {psutil.cpu_count(logical=False)} physical "
+        f"cores; {usable_cores()} for this process"
+    )
+    found = probe_cpu() if probe else None
+    way = found.way if found else known_way()
+    rows["cpu"] = f"{cpu_name()}, {way.words if way else 'probed when it is used first'}"
+    if os.environ.get(SWITCH) == "0":
+        rows["cpu"] += f" ({SWITCH}=0)"
+    for other, ratio in found.ratios if found else ():
+        rows[f"  {other.words}"] = f"{ratio:.2f} of the time"
+    rows["cuda"] = cuda_missing() or ""
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        rows["cuda"] = f"{torch.cuda.get_device_name()}, {gib(free)} free of {gib(total)}"
+    rows["mps"] = "available" if torch.backends.mps.is_available() else "not available"
+    rows["models"] = ", ".join(shipped_models()) or "none shipped"
+    rows["would use"] = choose_device("auto").inferring
+    for key, value in rows.items():
+        say(f"{key + ':':12} {value}")
+
 
 app = typer.Typer(
     cls=VisibleGroup,

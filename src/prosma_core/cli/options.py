@@ -1,25 +1,85 @@
-"""Options that several verbs share (labels, gates, devices), and their progress bar."""
+"""Options that several commands share, and printing: text from files cannot act on the terminal."""
 
 from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
-from prosma_core.cli.terminal import say
 from prosma_core.config.inspection import InspectConfig, LevelEdit, MapKind, Variant
-from prosma_core.errors import ConfigError
+from prosma_core.errors import BELOW, ConfigError
 from prosma_core.events import Event, StageStarted, drain
-from prosma_core.printable import VisibleFormatter
+from prosma_core.printable import VisibleFormatter, visible
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from prosma_core.config.model import VoxelSize
     from prosma_core.inference.device import DeviceChoice
+
+
+ERROR_EXIT = 2
+"""Exit code where an error is reported."""
+_UsageError: type[Exception] = typer.BadParameter.__mro__[2]  # the base of all that the parser raises
+
+
+def say(*lines: str, err: bool = False) -> None:
+    """Print lines, each made visible; `err`: to stderr."""
+    typer.echo("\n".join(map(visible, lines)), err=err)
+
+
+def say_error(text: str) -> None:
+    """Print an error; lines of its own stand indented below the first."""
+    first, *more = text.split(BELOW)
+    say(f"Error: {first}", *(f"  {line}" for line in more), err=True)
+
+
+def cell(text: str) -> str:
+    """A text for a cell of a table that rich draws."""
+    from rich.markup import escape
+
+    return escape(visible(text))
+
+
+def stderr_console() -> Console:
+    """Where progress is shown; names from files are plain text there, and lines are not broken."""
+    from rich.console import Console
+
+    class Visible(Console):
+        def print(self, *objects: Any, **how: Any) -> None:
+            super().print(*(visible(each) if isinstance(each, str) else each for each in objects), **how)
+
+    return Visible(stderr=True, markup=False, highlight=False, soft_wrap=True)
+
+
+class VisibleGroup(TyperGroup):
+    """The verbs; what the parser says of an argument is made visible as well."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """As in click."""
+        with _usage_visible():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        """As in click."""
+        with _usage_visible():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _usage_visible() -> Iterator[None]:
+    try:
+        yield
+    except _UsageError as error:
+        error.message = visible(getattr(error, "message", ""))  # type: ignore[attr-defined]
+        raise
 
 
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.", show_default=True)]
@@ -79,13 +139,6 @@ def log_to_stderr() -> None:
     handler.setFormatter(VisibleFormatter("Warning: %(message)s"))
     handler.addFilter(logging.Filter("prosma_core"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-
-
-def clock(seconds: float) -> str:
-    """Duration as 1:02:03 or 2:03."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 ALLOWED = (

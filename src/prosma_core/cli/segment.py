@@ -13,16 +13,16 @@ from prosma_core.cli.options import (
     Overlap,
     Spacing,
     Unit,
-    clock,
     computing_on,
     log_to_stderr,
     parse_region,
+    say_error,
+    stderr_console,
     voxel_size,
 )
-from prosma_core.cli.terminal import say_error, stderr_console
 from prosma_core.errors import BELOW
 from prosma_core.events import CaseDone, CaseFailed, Event, StageStarted, TileDone, drain
-from prosma_core.printable import visible
+from prosma_core.printable import format_duration, visible
 
 
 def segment(
@@ -66,7 +66,7 @@ def segment(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")] = False,
 ) -> None:
     """Segment scans; each result lies on its scan's own grid."""
-    from prosma_core.cli.terminal import ERROR_EXIT
+    from prosma_core.cli.options import ERROR_EXIT
     from prosma_core.config.inference import InferenceConfig
     from prosma_core.inference.files import segment_files
     from prosma_core.inference.segment import Segmenter
@@ -136,7 +136,7 @@ class _Progress:
             self.console.print(event.message)
         elif isinstance(event, CaseDone):
             sizes = ", ".join(f"{name} {count}" for name, count in event.voxels.items())
-            self.console.print(f"{event.name} -> {event.output} ({clock(event.seconds)}; voxels: {sizes})")
+            self.console.print(f"{event.name} -> {event.output} ({format_duration(event.seconds)}; voxels: {sizes})")
             self.finished += 1
             self.bar.reset(self.task, total=None, description="Reading")
         elif isinstance(event, CaseFailed):

@@ -19,17 +19,17 @@ from prosma_core.cli.options import (
     Spacing,
     Sparse,
     Unit,
-    clock,
     label_meaning,
     log_to_stderr,
+    say,
     split_pairs,
+    stderr_console,
     voxel_size,
 )
-from prosma_core.cli.terminal import say, stderr_console
 from prosma_core.config.model import ModelHeader
 from prosma_core.errors import ConfigError
 from prosma_core.events import CheckpointSaved, EpochDone, Event, StageStarted, StepDone, Working, drain
-from prosma_core.printable import visible
+from prosma_core.printable import format_duration, visible
 
 
 def train(
@@ -141,7 +141,7 @@ class _Progress:
                 self.task, description=f"Epoch {event.epoch}", total=event.steps, completed=event.step, note=note
             )
         elif isinstance(event, EpochDone):
-            self.left = "" if event.seconds_left is None else f", {clock(event.seconds_left)} left"
+            self.left = "" if event.seconds_left is None else f", {format_duration(event.seconds_left)} left"
             self.console.print(epoch_line(event))
         elif isinstance(event, CheckpointSaved):
             self.bar.update(self.task, note=f"saved{self.left}")
@@ -167,5 +167,5 @@ def epoch_line(event: EpochDone) -> str:
         parts.append("removed " + " ".join(f"{100 * level.removed:.0f}%" for level in event.levels))
         parts.append("threshold " + " ".join(f"{level.threshold:.2f}" for level in event.levels if level.threshold))
     if event.seconds_left is not None:
-        parts.append(f"{clock(event.seconds_left)} left")
+        parts.append(f"{format_duration(event.seconds_left)} left")
     return "  ".join(parts)

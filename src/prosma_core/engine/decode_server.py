@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from prosma_core.engine import guardian
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from prosma_core.data.geometry import Scan
-    from prosma_core.engine.decoding import DecodeAsk, Decoded, DecodedScan, NotDecoded
+    from prosma_core.engine.messages import DecodeAsk, Decoded, DecodedScan, NotDecoded
 
 IDLE = 120.0
 """Seconds without a request after which this process ends."""
@@ -24,14 +24,14 @@ _SHARE_OF_MEMORY = 0.9
 
 def main() -> None:
     """Answer the viewer at the other end of this process's input and output, until it is gone or asks no more."""
-    requests, replies = _private_pipes()
+    requests, replies = guardian.private_pipes()
     guardian.start(sys.argv[1:])  # while there is one thread
     import faulthandler
     import queue
     import signal
     import threading
 
-    from prosma_core.engine.decoding import DECODE_ASK
+    from prosma_core.engine.messages import DECODE_ASK
     from prosma_core.io import dataset_folder  # noqa: F401  (loads the readers while the request is on its way)
 
     faulthandler.enable()
@@ -59,7 +59,7 @@ def main() -> None:
 
 def answer(ask: DecodeAsk, folders: Sequence[Path]) -> Decoded | NotDecoded:
     """Read what is asked for into arrays of these folders; whatever goes wrong is an answer, too."""
-    from prosma_core.engine.decoding import NotDecoded
+    from prosma_core.engine.messages import NotDecoded
     from prosma_core.errors import FileFormatError, ProsmaError
 
     try:
@@ -74,7 +74,7 @@ def answer(ask: DecodeAsk, folders: Sequence[Path]) -> Decoded | NotDecoded:
 
 
 def _read(ask: DecodeAsk, folders: Sequence[Path]) -> Decoded:
-    from prosma_core.engine.decoding import Decoded
+    from prosma_core.engine.messages import Decoded
     from prosma_core.io.dataset_folder import Case, read_case, read_channels
     from prosma_core.io.images import read_image, read_labels
     from prosma_core.io.names import stem
@@ -102,7 +102,7 @@ def _read(ask: DecodeAsk, folders: Sequence[Path]) -> Decoded:
 
 def _hand_over(scan: Scan, path: Path, folders: Sequence[Path]) -> DecodedScan:
     from prosma_core.engine.arrays import create
-    from prosma_core.engine.decoding import DecodedScan, header_message
+    from prosma_core.engine.messages import DecodedScan, header_message
     from prosma_core.engine.requests import spec_message
     from prosma_core.errors import FileFormatError
 
@@ -112,16 +112,6 @@ def _hand_over(scan: Scan, path: Path, folders: Sequence[Path]) -> DecodedScan:
     shared = create(folders, scan.data.shape, scan.data.dtype)
     shared.array[...] = scan.data
     return DecodedScan(array=shared.ref, spec=spec_message(scan.spec), header=header_message(scan.spec.header))
-
-
-def _private_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """Requests and replies. Others who read standard input find nothing; what they print goes to the log."""
-    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    os.dup2(2, 1)
-    return requests, replies
 
 
 def _go_first() -> None:

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from prosma_core import errors
 from prosma_core.data.geometry import Scan
 from prosma_core.engine import arrays
-from prosma_core.engine.decoding import DECODE_REPLY, DecodeAsk, Decoded, DecodedScan, NotDecoded, header_from
+from prosma_core.engine.messages import DECODE_REPLY, DecodeAsk, Decoded, DecodedScan, NotDecoded, header_from
 from prosma_core.engine.process import child_environment
 from prosma_core.errors import FileFormatError, ProsmaError
 from prosma_core.io import dataset_folder, images, notes

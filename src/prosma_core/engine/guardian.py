@@ -1,6 +1,6 @@
-"""A small process beside the engine that ends it, and removes its folders, when its client is gone.
+"""Start and end of a child process: its private pipes, and a small process that ends it when its client is gone.
 
-Threads of the engine cannot do that while native code holds Python's lock. The guardian is forked before anything is
+Threads of the engine cannot end it while native code holds the GIL. The guardian is forked before anything is
 imported, shares the memory of that moment, and sleeps until the system wakes it.
 """
 
@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from typing import BinaryIO
 
 ORDERLY = 0.7
 """Seconds an engine may take to leave by itself when its client is gone."""
@@ -21,6 +22,16 @@ POLL = 0.5
 """Seconds between two looks at a process, where the system cannot tell when it ends."""
 PREFIX = "prosma-engine-"
 """Of the names of private folders; nothing else is ever removed."""
+
+
+def private_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """Requests and replies. Others who read standard input find nothing; what they print goes to the log."""
+    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return requests, replies
 
 
 def start(folders: Sequence[str]) -> None:

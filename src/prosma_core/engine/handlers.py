@@ -1,41 +1,321 @@
-"""What the engine does for each kind of request: it drains the core's generators. Imports torch."""
+"""Handlers of the engine, one for each kind of request: they drain the generators of the core. Imports torch."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 import prosma_core
+from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.model import ModelHeader
-from prosma_core.engine.inspecting import Unchanged, serve_inspection, serve_what_if
+from prosma_core.config.training import RunConfig, resolve_run
+from prosma_core.data.geometry import Scan
+from prosma_core.engine.arrays import attach
 from prosma_core.engine.messages import (
     InspectRequest,
     InspectResult,
     PlanRequest,
+    PlanResult,
     Ready,
     Request,
     Result,
+    ScanRef,
     SegmentRequest,
     SegmentResult,
     TimesRequest,
+    TimesResult,
+    TrainRequest,
+    TrainResult,
     WhatIfRequest,
     WhatIfResult,
 )
-from prosma_core.engine.scans import read_scan
-from prosma_core.engine.training import Watched, serve_plan, serve_times, serve_training
-from prosma_core.errors import DeviceError
-from prosma_core.events import Event, StageStarted
+from prosma_core.errors import DeviceError, EngineError, GeometryError, ProsmaError
+from prosma_core.events import EpochDone, Event, PreviewDone, StageStarted, TileDone, Working, relay
 from prosma_core.inference.cpu_tuning import start_threads
 from prosma_core.inference.device import DeviceChoice, choose_device, name_memory_errors, prepare_device
 from prosma_core.inference.results import Allocate
 from prosma_core.inference.segment import Segmenter
+from prosma_core.inspection.inspect import inspect_scan
+from prosma_core.inspection.whatif import segment_unchanged, what_if
+from prosma_core.io.images import read_image
+from prosma_core.runs.run_folder import RunFolder, check_new_run, check_run_targets, resumed_settings
+from prosma_core.runs.run_state import compare
+from prosma_core.training.loop import train
+from prosma_core.training.runtime_estimate import estimate, expected_seconds
+
+
+def read_scan(ref: ScanRef | None) -> Generator[Event, None, Scan]:
+    """The scan behind a reference.
+
+    Raises
+    ------
+    EngineError, GeometryError
+        There is none, the array is gone, or its geometry does not fit it.
+    FileFormatError
+        As in `prosma_core.io.images.read_image`.
+    """
+    if ref is None:
+        msg = "The request names no scan. Choose one."
+        raise EngineError(msg)
+    if ref.file is not None:
+        path = Path(ref.file)
+        yield Working(f"Reading {path.name}.")
+        scan = read_image(path, axes=ref.axes)
+        data, spec = scan.data, scan.spec if ref.spec is None else ref.spec.spec()
+    else:
+        assert ref.array is not None
+        assert ref.spec is not None
+        data, spec = attach(ref.array), ref.spec.spec()
+    if data.shape != spec.shape:
+        msg = f"The scan has shape {data.shape}, its geometry {spec.shape} (axes {spec.axes}). Open it again."
+        raise GeometryError(msg)
+    return Scan(data, spec)
+
+
+Watched = Callable[[], ScanRef | None]
+"""Gives the scan that is to be segmented after each validation, as things are now."""
+
+PREVIEW_CONFIG = InferenceConfig(overlap=0.25)
+
+_LOG = logging.getLogger(__name__)
+
+
+class Watcher:
+    """Segments the watched scan time and again, into one array per scan.
+
+    Parameters
+    ----------
+    watched : callable
+    allocate : callable
+        Gives the array of a scan's classes, named ``preview``.
+    device : torch.device
+    """
+
+    def __init__(self, watched: Watched, allocate: Allocate, device: torch.device) -> None:
+        self._watched, self._allocate, self._device = watched, allocate, device
+        self._ref: ScanRef | None = None
+        self._scan: Scan | None = None
+        self._labels: NDArray[Any] | None = None
+        self._refused: ScanRef | None = None
+
+    def look(self, model: Path, epoch: int) -> Generator[Event, None, None]:
+        """Segment the watched scan, if any, with a model file; what goes wrong is said once for each scan."""
+        ref, began = self._watched(), time.monotonic()
+        if ref != self._ref:
+            self._ref, self._scan, self._labels = ref, None, None
+        if ref is None or ref == self._refused:
+            return
+        try:
+            if (yield from self._segment(ref, model, epoch)):
+                yield PreviewDone(epoch, time.monotonic() - began)
+        except Exception as error:  # noqa: BLE001  (whatever it is, the training is worth more than its preview)
+            reason = str(error) if isinstance(error, ProsmaError) else f"{type(error).__name__}: {error}"
+            _LOG.warning("The preview failed", exc_info=True)
+            self._refused = ref
+            yield StageStarted(f"There is no preview, and training goes on. {reason}")
+
+    def _segment(self, ref: ScanRef, model: Path, epoch: int) -> Generator[Event, None, bool]:
+        """Whether it came to its end: a scan that is not watched any more is left."""
+        words = f"Preview of epoch {epoch}"
+        yield Working(words)
+        if self._scan is None:
+            self._scan = yield from read_scan(ref)
+        segmenter = Segmenter.load(model, self._device)
+        for event in segmenter.segment(self._scan, PREVIEW_CONFIG, allocate=self._array):
+            if self._watched() != ref:
+                return False
+            if isinstance(event, TileDone):
+                words = f"Preview of epoch {epoch}: tile {event.done} of {event.total}"
+            yield Working(words)
+        return True
+
+    def _array(self, _: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        if self._labels is None:
+            self._labels = self._allocate("preview", shape, dtype)
+        return self._labels
+
+
+def serve_training(request: TrainRequest, allocate: Allocate, watched: Watched) -> Generator[Event, None, TrainResult]:
+    """Train, and segment the watched scan after each validation.
+
+    Parameters
+    ----------
+    request : TrainRequest
+    allocate : callable
+        Gives the array of the watched scan's classes.
+    watched : callable
+
+    Raises
+    ------
+    ProsmaError
+        As `train` does; or the run exists already, or what is to be resumed does not.
+    """
+    began = time.monotonic()
+    run = _run(request)
+    folder = RunFolder.beside(run.out)
+    choice = yield from prepare_device(run.device)
+    watcher = Watcher(watched, allocate, choice.device)
+
+    def watch(event: Event) -> Iterator[Event]:
+        yield event
+        if isinstance(event, EpochDone) and event.dice is not None:
+            yield from watcher.look(folder.last, event.epoch)
+
+    result = yield from relay(train(run, resume=request.resume), watch)
+    dice = result.validation.dice
+    return TrainResult(
+        model=str(result.path),
+        dice=dice,
+        mean_dice=result.validation.mean,
+        before=result.before,
+        words=compare(result.before, dice) if result.before else "",
+        held_out=result.held_out,
+        seconds=time.monotonic() - began,
+        device=choice.reason,
+    )
+
+
+def serve_plan(request: PlanRequest) -> Generator[Event, None, PlanResult]:
+    """Plan a training, and say how long it will take; errors as in `estimate`."""
+    found = yield from estimate(request.run)
+    return PlanResult(
+        words=found.words,
+        step_seconds=found.step_seconds,
+        epoch_seconds=found.epoch_seconds,
+        seconds=found.seconds,
+        device=choose_device(request.run.device).reason,
+    )
+
+
+def serve_times(request: TimesRequest) -> Generator[Event, None, TimesResult]:
+    """Say how long trainings would take; errors as in `expected_seconds`."""
+    scans = [scan.spec() for scan in request.scans]
+    return TimesResult(seconds=(yield from expected_seconds(request.runs, scans, request.num_classes)))
+
+
+def _run(request: TrainRequest) -> RunConfig:
+    """The run to train."""
+    folder = RunFolder.beside(request.run.out)
+    if not request.resume:
+        check_run_targets(request.run)
+        check_new_run(request.run.out, folder, overwrite=False)
+        return request.run
+    given: dict[str, Any] = request.run.model_dump(mode="json", exclude_unset=True)
+    return resolve_run(resumed_settings(folder, given, request.more_epochs), str(folder.run_yaml))
+
+
+QUICK_TILES = 4
+"""Tiles of a 2D network that take a fraction of a second."""
+
+
+class Unchanged:
+    """The unchanged result of the last scan that was changed, kept while scan, model and settings stay."""
+
+    def __init__(self) -> None:
+        self._key: tuple[object, ...] | None = None
+        self._labels: Scan | None = None
+
+    def get(self, key: tuple[object, ...]) -> Scan | None:
+        """The result under this key, if it is the last one."""
+        return self._labels if key == self._key else None
+
+    def put(self, key: tuple[object, ...], labels: Scan) -> None:
+        """Keep a result instead of the last one."""
+        self._key, self._labels = key, labels
+
+    def forget(self) -> None:
+        """Keep nothing."""
+        self._key, self._labels = None, None
+
+
+def serve_inspection(
+    request: InspectRequest,
+    segmenter: Segmenter,
+    choice: DeviceChoice,
+    allocate: Allocate,
+    began: float,
+    unchanged: Unchanged,
+    model_key: tuple[object, ...],
+) -> Generator[Event, None, InspectResult]:
+    """Look into the gates; errors as of `inspect_scan`.
+
+    A look stops the network at its finest gate. Where the rest is quick as well, the scan is segmented after it, so
+    that the first what-if need not do it.
+
+    Parameters
+    ----------
+    request, segmenter, choice, allocate, began
+        As of `Services`.
+    unchanged : Unchanged
+        Where the unchanged result is kept, if the request has a key.
+    model_key : tuple
+        Tells the model file and the device from others.
+    """
+    scan = yield from read_scan(request.scan)
+    total = 0
+
+    def count(event: Event) -> Iterator[Event]:
+        nonlocal total
+        total = event.total if isinstance(event, TileDone) else total
+        yield event
+
+    found = yield from relay(inspect_scan(segmenter, scan, request.config, allocate), count)
+    if request.key and segmenter.header.model.dims == 2 and 0 < total <= QUICK_TILES:
+        labels = yield from segment_unchanged(segmenter, scan, request.config)
+        unchanged.put(_key(request, model_key, scan), labels)
+    return InspectResult(
+        inspection=found.inspection, words=found.words, seconds=time.monotonic() - began, device=choice.inferring
+    )
+
+
+def serve_what_if(
+    request: WhatIfRequest,
+    segmenter: Segmenter,
+    choice: DeviceChoice,
+    allocate: Allocate,
+    began: float,
+    unchanged: Unchanged,
+    model_key: tuple[object, ...],
+) -> Generator[Event, None, WhatIfResult]:
+    """Change the gates; errors as of `what_if`.
+
+    Parameters
+    ----------
+    request, segmenter, choice, allocate, began, unchanged, model_key
+        As of `serve_inspection`.
+    """
+    scan = yield from read_scan(request.scan)
+    truth = None if request.truth is None else (yield from read_scan(request.truth))
+    how = request.config
+    key = _key(request, model_key, scan)
+    found = yield from what_if(
+        segmenter,
+        scan,
+        request.variants,
+        how,
+        truth=truth,
+        unchanged=unchanged.get(key) if request.key else None,
+        arrays=request.arrays,
+        allocate=allocate,
+    )
+    if request.key:
+        unchanged.put(key, found.unchanged)
+    return WhatIfResult(variants=found.variants, seconds=time.monotonic() - began, device=choice.inferring)
+
+
+def _key(request: InspectRequest | WhatIfRequest, model_key: tuple[object, ...], scan: Scan) -> tuple[object, ...]:
+    """What an unchanged result depends on."""
+    how = request.config
+    return (request.key, model_key, how.overlap, how.region, how.slice_axis, scan.spec.shape)
 
 
 def ready() -> Ready:

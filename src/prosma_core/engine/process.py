@@ -18,10 +18,10 @@ from typing import IO
 import psutil
 
 import prosma_core
-from prosma_core.computing import COMPUTING
 from prosma_core.engine.arrays import remove_arrays
 from prosma_core.engine.messages import Ask, Cancel, Preview, encode, read_lines
 from prosma_core.errors import EngineError, ProsmaError
+from prosma_core.io.hardware import COMPUTING
 
 _LOG = logging.getLogger(__name__)
 

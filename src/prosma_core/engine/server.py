@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import BinaryIO
 
 from prosma_core.engine import guardian
 
@@ -20,7 +19,7 @@ PARENT_POLL = 2.0
 
 def main() -> None:
     """Serve the client at the other end of this process's input and output, until it is gone."""
-    requests, replies = _private_pipes()
+    requests, replies = guardian.private_pipes()
     guardian.start(sys.argv[1:])  # while there is one thread
     import faulthandler
     import signal
@@ -50,16 +49,6 @@ def main() -> None:
 
         traceback.print_exc()
         os._exit(1)  # without waiting for the thread that reads
-
-
-def _private_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """Requests and replies. Others who read standard input find nothing; what they print goes to the log."""
-    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    os.dup2(2, 1)
-    return requests, replies
 
 
 def _step_back() -> None:

@@ -1,9 +1,10 @@
-"""A scan in, what its gates did out: maps of every level from the tiles of the prediction, and numbers."""
+"""Inspection of the gates on a scan: maps and numbers of every level, recorded tile by tile during inference."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -13,26 +14,204 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prosma_core.config.inference import InferenceConfig
-from prosma_core.config.inspection import PLAIN, InspectConfig, Inspection, check_edits, check_levels
+from prosma_core.config.inspection import (
+    HISTOGRAM_EDGES,
+    PLAIN,
+    InspectConfig,
+    Inspection,
+    LevelSummary,
+    check_edits,
+    check_levels,
+)
+from prosma_core.config.model import ModelConfig
 from prosma_core.data.frames import Frame, frames
 from prosma_core.data.geometry import ImageSpec, Scan, region_words
 from prosma_core.data.grid import Tile, padding_to
 from prosma_core.data.intensities import check_varies
+from prosma_core.errors import DeviceError
 from prosma_core.events import Event, StageStarted, TileDone, Working
 from prosma_core.inference.cpu_tuning import inference_bf16
-from prosma_core.inference.device import name_memory_errors
-from prosma_core.inference.memory import format_plan
+from prosma_core.inference.device import free_memory, gib, name_memory_errors
+from prosma_core.inference.memory import SHARE, format_plan, tile_bytes
 from prosma_core.inference.prepare import ScanPlan, is_blank, network_image, plan_scan
 from prosma_core.inference.results import Allocate
 from prosma_core.inference.segment import Segmenter
 from prosma_core.inference.tiled import wanted_tiles
-from prosma_core.inspection.level_grid import all_voxels, level_cells
-from prosma_core.inspection.maps import has_map, plan_layout
-from prosma_core.inspection.memory import InspectionPlan, plan_inspection
-from prosma_core.inspection.stitch import LevelMaps
-from prosma_core.inspection.summary import LevelSums
+from prosma_core.inspection.level_grid import LevelCells, TileCells, all_voxels, level_cells
+from prosma_core.inspection.maps import CHANNELS_AT_ONCE, LevelMaps, has_map, pick, plan_layout
 from prosma_core.model.gate_hooks import GateRecord, edited, recording
 from prosma_core.printable import counted
+
+BESIDE_FIELDS = 6
+"""Tensors of a level alive at the peak of a record beside the fields of its scales: z, a, and those on the way."""
+
+
+@dataclass(frozen=True)
+class InspectionPlan:
+    """How a scan is looked at.
+
+    Attributes
+    ----------
+    device : torch.device
+        Where the network runs.
+    extra : int
+        Bytes beside those of a segmentation: maps, sums, and one level of one tile as it is recorded.
+    words : str
+        The plan for people.
+    """
+
+    device: torch.device
+    extra: int
+    words: str
+
+
+def record_bytes(model: ModelConfig, cells: LevelCells) -> int:
+    """Bytes that recording a level of one tile takes, and putting it into the maps."""
+    channels, grid = model.widths[cells.level], prod(cells.tile_shape)
+    scales = len(model.gate.dilations) if model.gate.kind == "prosma" else 0
+    return 4 * grid * (channels * (scales + BESIDE_FIELDS) + 4 * min(channels, CHANNELS_AT_ONCE))
+
+
+def plan_inspection(
+    model: ModelConfig, levels: Sequence[LevelCells], maps: int, tiles: int, device: torch.device
+) -> InspectionPlan:
+    """Plan: one tile at a time, one level of it at a time.
+
+    Parameters
+    ----------
+    model : ModelConfig
+    levels : sequence of LevelCells
+        At least one.
+    maps : int
+        Bytes of all maps.
+    tiles : int
+        Tiles in all.
+    device : torch.device
+        Where to compute, if it has the memory.
+
+    Raises
+    ------
+    DeviceError
+        Not even one tile fits.
+    """
+    cpu, tile = torch.device("cpu"), levels[0].tile
+    record = max(record_bytes(model, cells) for cells in levels)
+    sums = sum(4 * 4 * prod(cells.shape) for cells in levels)
+    one = tile_bytes(model, tile) + record
+    instead = ""
+    if device != cpu and one > free_memory(device) * SHARE:
+        instead = f" ({device.type} has too little)"
+        device = cpu
+    if one + sums > free_memory(cpu) * SHARE or one > free_memory(device) * SHARE:
+        msg = (
+            f"Looking into this scan needs about {gib(one + sums)}; {gib(free_memory(cpu))} are free. "
+            "Close other programs, or choose a region."
+        )
+        raise DeviceError(msg)
+    numbers = ", ".join(str(cells.level) for cells in levels)
+    words = (
+        f"{'levels' if len(levels) > 1 else 'level'} {numbers} in {counted(tiles, 'tile')} of "
+        f"{'x'.join(map(str, tile))}, about {gib(one + sums)} of {gib(free_memory(device))} free on {device.type}"
+        f"{instead}, and {gib(maps)} for the maps"
+    )
+    return InspectionPlan(device, maps + record + sums, words)
+
+
+_BINS = len(HISTOGRAM_EDGES) - 1
+_BIN_WIDTH = HISTOGRAM_EDGES[1] - HISTOGRAM_EDGES[0]
+
+
+class LevelSums:
+    """Counts and sums of one level, per channel; every cell of every frame counts once.
+
+    Parameters
+    ----------
+    level : int
+    channels : int
+    """
+
+    def __init__(self, level: int, channels: int) -> None:
+        self._level, self._channels = level, channels
+        self._cells = 0
+        self._removed, self._positive = np.zeros(channels, np.int64), np.zeros(channels, np.int64)
+        self._before, self._after, self._gate = (np.zeros(channels) for _ in range(3))
+        self._histogram: np.ndarray[tuple[int, ...], np.dtype[np.int64]] | None = None
+        self._tau: Tensor | None = None
+        self._has_gate = False
+
+    def add(self, inside: TileCells, record: GateRecord) -> None:
+        """Take what the gate did in one tile."""
+        if not inside.owns:
+            return
+        a, before, after = (pick(values[0], inside) for values in (record.a, record.before, record.after))
+        cells = a[0].numel()
+        self._cells += cells
+        self._removed += _sums(a == 0)
+        self._positive += _sums(a > 0)
+        self._before += _squares(before)
+        self._after += _squares(after)
+        if record.c is not None:
+            self._has_gate = True
+            self._gate += cells * record.c[0].float().cpu().numpy().astype(np.float64)
+        if record.z is not None and record.tau is not None:
+            self._tau = record.tau
+            counts = histogram(pick(record.z[0], inside), record.tau)
+            self._histogram = counts if self._histogram is None else self._histogram + counts
+
+    def summary(self, shape: tuple[int, ...]) -> LevelSummary:
+        """The numbers, for maps of this shape along the scan's spatial axes."""
+        cells = max(1, self._cells)
+        kept = cells - self._removed
+        tau = () if self._tau is None else tuple(self._tau.detach().float().cpu().tolist())
+        return LevelSummary(
+            level=self._level,
+            shape=shape,
+            channels=self._channels,
+            removed=float(self._removed.sum() / (cells * self._channels)),
+            energy=_lost(float(self._before.sum()), float(self._after.sum())),
+            threshold=float(np.median(tau)) if tau else None,
+            thresholds=tau,
+            channel_removed=tuple((self._removed / cells).tolist()),
+            channel_energy=tuple(_lost(b, a) for b, a in zip(self._before, self._after, strict=True)),
+            channel_gate=tuple((self._gate / cells).tolist()) if self._has_gate else (),
+            positive=tuple(np.where(kept > 0, self._positive / np.maximum(kept, 1), 0.5).tolist()),
+            histogram=() if self._histogram is None else tuple(map(tuple, (self._histogram / cells).tolist())),
+        )
+
+
+def histogram(z: Tensor, tau: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+    """How often |z| / tau lies in each bin of `HISTOGRAM_EDGES`, the last taking all that is larger.
+
+    Parameters
+    ----------
+    z : Tensor, shape (C, *grid)
+    tau : Tensor, shape (C,)
+        Where it is 0, a z of 0 counts as 0 and all others as large.
+
+    Returns
+    -------
+    ndarray, int64, shape (C, bins)
+    """
+    counts = []
+    for values, threshold in zip(z, tau.to(z.dtype), strict=True):
+        ratio = values.abs().float() / threshold.float().clamp_min(torch.finfo(torch.float32).tiny)
+        bins = (ratio / _BIN_WIDTH).clamp_(0, _BINS - 1).to(torch.int32)
+        counts.append(torch.bincount(bins.flatten().cpu(), minlength=_BINS).numpy())
+    return np.stack(counts)
+
+
+def _lost(before: float, after: float) -> float:
+    return float(1 - after / before) if before > 0 else 0.0
+
+
+def _sums(mask: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+    return mask.flatten(1).sum(1).cpu().numpy()
+
+
+def _squares(values: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """Sum of the squares of each channel, float64; one channel at a time, so that no copy of all is made."""
+    return np.array([float(channel.float().square().sum()) for channel in values])
+
 
 ATTENTION = "The model has attention gates: they weigh every voxel by a number above 0 and remove nothing."
 

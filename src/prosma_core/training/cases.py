@@ -1,19 +1,24 @@
-"""Training cases in memory, on the network's grid."""
+"""Training cases in memory, on the network's grid, and batches of augmented patches drawn from them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from random import Random
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from prosma_core.config.model import ClassInfo, PreprocessConfig
+from prosma_core.config.training import AugmentConfig
 from prosma_core.data.frames import frames
 from prosma_core.data.geometry import Scan
-from prosma_core.data.grid import network_grid
+from prosma_core.data.grid import network_grid, thick_axes
 from prosma_core.data.intensities import check_channels, check_finite, check_plausible, fit_channels, normalise
 from prosma_core.data.labels import IGNORED, Annotation, class_indices
 from prosma_core.data.resample import resize, resize_labels
@@ -111,3 +116,164 @@ def _some_points(mask: np.ndarray, rng: np.random.Generator) -> Tensor:
     if len(points) > MAX_POINTS:
         points = points[rng.choice(len(points), MAX_POINTS, replace=False)]
     return torch.from_numpy(points)
+
+
+class PatchSampler:
+    """Draws patches from cases that are in memory; the same generator state gives the same patches.
+
+    Parameters
+    ----------
+    cases : sequence of TrainingCase
+        On the device the patches are wanted on.
+    patch : tuple of int
+        Patch size.
+    spacing : tuple of float
+        Voxel size of the grid: rotations are rotations of space, not of voxels.
+    foreground : float
+        Share of patches centred on a foreground voxel; the others lie anywhere, or about an annotated voxel where
+        the case is sparsely annotated.
+    augment : AugmentConfig
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[TrainingCase],
+        patch: tuple[int, ...],
+        spacing: tuple[float, ...],
+        foreground: float,
+        augment: AugmentConfig,
+    ) -> None:
+        self.cases = cases
+        self.patch = patch
+        self.spacing = np.array(spacing)
+        self.foreground = foreground
+        self.augment = augment
+        self.thick = thick_axes(spacing) if len(patch) == 3 else ()
+        self._base: Tensor | None = None
+        self.mirror = [i for i, a in enumerate("zyx"[-len(patch) :]) if a in augment.mirror]
+
+    def draw(self, batch_size: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A batch.
+
+        Returns
+        -------
+        images : Tensor, float32, shape (B, C, *patch)
+        labels : Tensor, int64, shape (B, 1, *patch)
+        """
+        numbers = Random(int(torch.randint(2**62, (), generator=rng)))  # plain numbers: a GPU waits for each of torch's
+        places = [self._place(numbers) for _ in range(batch_size)]
+        turned = [self._affine(p) for p in places if p.matrix is not None]
+        grids = iter(self._grids(np.stack(turned), places[0].case.image.device) if turned else ())
+        pairs = [self._crop(p) if p.matrix is None else _sample(p.case, next(grids)) for p in places]
+        images, labels = zip(*(_flip(*pair, p.flips) for pair, p in zip(pairs, places, strict=True)), strict=True)
+        return torch.stack(images), torch.stack(labels).long()[:, None]
+
+    def _place(self, rng: Random) -> _Place:
+        case = rng.choice(self.cases)
+        centre, matrix = self._centre(case, rng), self._matrix(rng)
+        return _Place(case, centre, matrix, [a for a in self.mirror if rng.random() < 0.5])
+
+    def _centre(self, case: TrainingCase, rng: Random) -> list[float]:
+        grid = case.labels.shape
+        if case.points and rng.random() < self.foreground:
+            points = rng.choice(case.points)
+            wanted = points[rng.randrange(len(points))].tolist()
+        elif case.annotated is not None:  # anywhere in the middle half of the patch
+            point = case.annotated[rng.randrange(len(case.annotated))].tolist()
+            wanted = [v + p * rng.uniform(-0.25, 0.25) for v, p in zip(point, self.patch, strict=True)]
+        else:
+            wanted = [rng.uniform(0, n - 1) for n in grid]
+        centre = []
+        for value, n, p in zip(wanted, grid, self.patch, strict=True):
+            # keep the patch inside the scan where it fits, and the scan inside the patch where it does not
+            low, high = sorted((p / 2 - 0.5, n - p / 2 - 0.5))
+            centre.append(min(max(value, low), high))
+        return centre
+
+    def _matrix(self, rng: Random) -> NDArray[np.float64] | None:
+        """Patch voxels to scan voxels, about the centre; None where the patch is neither turned nor zoomed."""
+        a, dims = self.augment, len(self.patch)
+        rotate, zoom = rng.random() < a.p_rotate, rng.random() < a.p_scale
+        if not rotate and not zoom:
+            return None
+        matrix = np.eye(dims)
+        if rotate:
+            planes = [(i, j) for i in range(dims) for j in range(i + 1, dims) if not {i, j} & set(self.thick)]
+            for i, j in planes:
+                angle = math.radians(rng.uniform(-a.rotate_degrees, a.rotate_degrees))
+                matrix = matrix @ _rotation(dims, i, j, angle)
+        if zoom:
+            factor = math.exp(rng.uniform(math.log(a.scale[0]), math.log(a.scale[1])))
+            matrix = matrix * [1.0 if i in self.thick else 1 / factor for i in range(dims)]
+        scaled: NDArray[np.float64] = matrix * self.spacing / self.spacing[:, None]
+        return scaled
+
+    def _crop(self, place: _Place) -> tuple[Tensor, Tensor]:
+        case, grid = place.case, place.case.labels.shape
+        starts = [round(c - (p - 1) / 2) for c, p in zip(place.centre, self.patch, strict=True)]
+        inside = tuple(slice(max(0, s), min(n, s + p)) for s, p, n in zip(starts, self.patch, grid, strict=True))
+        pads = [
+            amount
+            for s, p, n in reversed(list(zip(starts, self.patch, grid, strict=True)))
+            for amount in (max(0, -s), max(0, s + p - n))
+        ]
+        image, labels = case.image[(slice(None), *inside)], case.labels[inside]
+        return F.pad(image, pads), F.pad(labels, pads, value=_outside(case))
+
+    def _affine(self, place: _Place) -> NDArray[np.float64]:
+        """Patch to scan in the coordinates of grid_sample: from -1 to 1, edge to edge, and x first."""
+        assert place.matrix is not None
+        grid = np.array(place.case.labels.shape)
+        turned = place.matrix * self.patch / grid[:, None]
+        shift = (2 * np.array(place.centre) + 1) / grid - 1
+        return np.concatenate([turned[::-1, ::-1], shift[::-1, None]], axis=1)
+
+    def _grids(self, affines: NDArray[np.float64], device: torch.device) -> Tensor:
+        """Where the voxels of each turned patch lie, shape (n, *patch, dims); one small copy to the device for all."""
+        if self._base is None:
+            axes = [(2 * torch.arange(n, device=device) + 1) / n - 1 for n in self.patch]
+            x_first = torch.meshgrid(*axes, indexing="ij")[::-1]
+            self._base = torch.stack([*x_first, torch.ones_like(x_first[0])], dim=-1).flatten(
+                0, -2
+            )  # (voxels, dims + 1)
+        sent = torch.from_numpy(affines.astype(np.float32)).to(device, non_blocking=True)
+        return (self._base @ sent.mT).view(len(sent), *self.patch, len(self.patch))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a patch comes from: a case, a point in it, how it is turned and zoomed (None: not), what is mirrored."""
+
+    case: TrainingCase
+    centre: list[float]
+    matrix: NDArray[np.float64] | None
+    flips: list[int]
+
+
+def _sample(case: TrainingCase, where: Tensor) -> tuple[Tensor, Tensor]:
+    """Image and labels of a turned patch, from the places of its voxels."""
+    image = F.grid_sample(case.image[None], where[None], mode="bilinear", padding_mode="zeros", align_corners=False)[0]
+    outside = _outside(case)
+    shifted = case.labels[None, None].float()
+    if outside:  # grid_sample fills with 0
+        shifted -= outside
+    labels = F.grid_sample(shifted, where[None], mode="nearest", align_corners=False)[0, 0]
+    if outside:
+        labels += outside
+    return image, labels.to(case.labels.dtype)
+
+
+def _flip(image: Tensor, labels: Tensor, axes: list[int]) -> tuple[Tensor, Tensor]:
+    return (image.flip([a + 1 for a in axes]), labels.flip(axes)) if axes else (image, labels)
+
+
+def _outside(case: TrainingCase) -> int:
+    """Label of what lies outside of a scan."""
+    return 0 if case.annotated is None else IGNORED
+
+
+def _rotation(dims: int, i: int, j: int, angle: float) -> NDArray[np.float64]:
+    matrix = np.eye(dims)
+    matrix[i, i] = matrix[j, j] = math.cos(angle)
+    matrix[i, j], matrix[j, i] = -math.sin(angle), math.sin(angle)
+    return matrix

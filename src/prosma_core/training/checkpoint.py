@@ -17,7 +17,7 @@ from prosma_core.config.documents import load_json
 from prosma_core.errors import DivergedError, TrainingError
 from prosma_core.printable import counted
 from prosma_core.runs.run_folder import RunFolder
-from prosma_core.training.schedule import MovingAverage
+from prosma_core.training.optimization import MovingAverage
 
 
 @dataclass

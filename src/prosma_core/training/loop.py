@@ -19,10 +19,9 @@ from prosma_core.io.bundle import load_bundle
 from prosma_core.model.weights import transfer
 from prosma_core.printable import counted
 from prosma_core.runs.run_folder import RunFolder, check_run_targets
-from prosma_core.runs.run_lock import run_lock
-from prosma_core.runs.run_state import compare
+from prosma_core.runs.run_state import compare, run_lock
+from prosma_core.training.optimization import MovingAverage
 from prosma_core.training.prepare import prepare_run
-from prosma_core.training.schedule import MovingAverage
 from prosma_core.training.split import Split
 from prosma_core.training.trainer import Trainer
 from prosma_core.training.validate import Validation, validate_start

@@ -19,16 +19,18 @@ from prosma_core.model.gate_hooks import estimate_removed
 from prosma_core.model.unet import build_model
 from prosma_core.model.weights import weights_of
 from prosma_core.runs.run_folder import RunFolder, history_row
-from prosma_core.training.cases import TrainingCase
+from prosma_core.training.cases import PatchSampler, TrainingCase
 from prosma_core.training.checkpoint import Progress, check_finite, load_state, save_state
-from prosma_core.training.cuda_graph import Graphed, graphed
-from prosma_core.training.losses import segmentation_loss, sparsity_loss
-from prosma_core.training.patches import PatchSampler
-from prosma_core.training.picture import CasePicture
+from prosma_core.training.cuda_graph import Graphed, compiled, graphed
+from prosma_core.training.optimization import (
+    MovingAverage,
+    build_optimizer,
+    learning_rate,
+    segmentation_loss,
+    sparsity_loss,
+)
 from prosma_core.training.prepare import Setup
-from prosma_core.training.schedule import MovingAverage, build_optimizer, learning_rate
-from prosma_core.training.torch_compile import compiled
-from prosma_core.training.validate import Validation, training_summary, validate
+from prosma_core.training.validate import CasePicture, Validation, training_summary, validate
 
 IN_FLIGHT = 3
 """Steps whose loss is not read yet: reading at once would make a GPU wait for every step."""

@@ -16,8 +16,7 @@ import pytest
 from prosma_core.config.training import RunConfig, resolve_run
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.engine.arrays import PREFIX
-from prosma_core.engine.client import Engine
-from prosma_core.engine.job import Job
+from prosma_core.engine.client import Engine, Job
 from prosma_core.engine.messages import Cancelled, Failed, Finished, Request, ScanRef, SegmentRequest, spec_message
 from prosma_core.io.images import write_image, write_labels
 

@@ -16,7 +16,7 @@ from PIL import Image
 from prosma_core.data.geometry import array_spec
 from prosma_core.engine import decoder as module
 from prosma_core.engine.decoder import Decoder
-from prosma_core.engine.decoding import header_from, header_message
+from prosma_core.engine.messages import header_from, header_message
 from prosma_core.errors import FileFormatError, LabelError, ProsmaError
 from prosma_core.io.dataset_folder import Case, read_case, read_channels
 from prosma_core.io.images import read_image, read_labels, write_image, write_labels

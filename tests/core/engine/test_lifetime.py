@@ -15,11 +15,11 @@ import numpy as np
 import psutil
 import pytest
 
-from prosma_core.computing import COMPUTING
 from prosma_core.data.geometry import Scan
 from prosma_core.engine.arrays import sweep
 from prosma_core.engine.client import Engine
 from prosma_core.engine.messages import ArrayReady, Finished, SegmentRequest
+from prosma_core.io.hardware import COMPUTING
 
 Submit = Callable[..., Any]
 Noise = Callable[..., Scan]

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
 from prosma_core.errors import ConfigError, GeometryError
-from prosma_core.inference.measure import ClassMeasures, measure_case, summarise
+from prosma_core.inference.evaluate import ClassMeasures, measure_case, summarise
 
 Labels = NDArray[np.integer[Any]]
 

@@ -17,7 +17,7 @@ from prosma_core.data.geometry import ImageSpec, Scan, array_spec, map_spec
 from prosma_core.errors import ConfigError, DeviceError, GeometryError
 from prosma_core.events import StageStarted, TileDone
 from prosma_core.inference.segment import Segmenter
-from prosma_core.inspection import memory
+from prosma_core.inspection import inspect
 from prosma_core.inspection.inspect import Inspected, inspect_scan
 from prosma_core.model.unet import build_model
 
@@ -270,7 +270,7 @@ def test_only_what_is_asked_for_is_made_and_memory_is_said_before(noise: Noise, 
     assert made == [("level1/kept", (4, 10, 8, 8), "uint8"), ("level1/removed", (10, 8, 8), "float16")]
     said = [e.message for e in events if isinstance(e, StageStarted)]
     assert any(s.startswith("Looking into level 1 in 2 tiles of 16x16x16, about") and "for the maps" in s for s in said)
-    monkeypatch.setattr(memory, "free_memory", lambda _: 1000)
+    monkeypatch.setattr(inspect, "free_memory", lambda _: 1000)
     with pytest.raises(DeviceError, match=r"needs about .* are free"):
         look(by, scan)
 

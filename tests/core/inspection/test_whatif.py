@@ -18,8 +18,7 @@ from prosma_core.data.geometry import Scan
 from prosma_core.errors import ConfigError, GeometryError, LabelError
 from prosma_core.events import TileDone
 from prosma_core.inference.segment import Segmenter
-from prosma_core.inspection.compare import Comparison, change_of, parts
-from prosma_core.inspection.whatif import WhatIf, what_if
+from prosma_core.inspection.whatif import Comparison, WhatIf, change_of, slabs, what_if
 from prosma_core.model.unet import build_model
 
 MakeHeader = Callable[..., ModelHeader]
@@ -150,7 +149,7 @@ def test_counts_add_up_in_any_parts(seed: int, shape: list[int]) -> None:
 @pytest.mark.parametrize("shape", [(7,), (3, 5), (3000, 1500), (2, 3, 1000, 2000), (5, 2000, 3000)])
 def test_parts_cover_an_array_once(shape: tuple[int, ...]) -> None:
     seen = np.zeros(shape, np.uint8)
-    for index in parts(shape):
+    for index in slabs(shape):
         seen[index] += 1
         assert seen[index].size <= 1 << 22
     assert bool((seen == 1).all())

@@ -16,14 +16,13 @@ import pytest
 
 from prosma_core.errors import OutputError, RunLockedError, TrainingError
 from prosma_core.runs.run_folder import RunFolder
-from prosma_core.runs.run_lock import NAME, holder, run_lock
-from prosma_core.runs.run_state import keep_stopped
+from prosma_core.runs.run_state import LOCK_NAME, holder, keep_stopped, run_lock
 
 HOLD = """
 import sys
 from pathlib import Path
 from prosma_core.runs.run_folder import RunFolder
-from prosma_core.runs.run_lock import run_lock
+from prosma_core.runs.run_state import run_lock
 with run_lock(RunFolder(Path(sys.argv[1]))):
     print("held", flush=True)
     sys.stdin.read()
@@ -46,9 +45,9 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 def left_behind(folder: RunFolder, **values: Any) -> None:
     """Write the lock of this process, and change what it says: nobody holds it any more."""
     with run_lock(folder):
-        said = json.loads((folder.root / NAME).read_text())
+        said = json.loads((folder.root / LOCK_NAME).read_text())
     folder.root.mkdir(exist_ok=True)
-    (folder.root / NAME).write_text(json.dumps({**said, **values}))
+    (folder.root / LOCK_NAME).write_text(json.dumps({**said, **values}))
 
 
 def test_a_second_training_is_refused_with_who_holds_the_folder(folder: RunFolder) -> None:
@@ -79,7 +78,7 @@ def test_the_lock_of_another_process_holds_until_that_is_killed(tmp_path: Path) 
         assert holder(folder).pid == other.pid
         other.kill()
         other.wait()
-    assert (folder.root / NAME).exists()
+    assert (folder.root / LOCK_NAME).exists()
     assert holder(folder) is None
     with run_lock(folder):
         assert holder(folder).pid == os.getpid()
@@ -93,7 +92,7 @@ def test_the_lock_of_another_process_holds_until_that_is_killed(tmp_path: Path) 
 def test_a_lock_that_was_left_behind_is_replaced(folder: RunFolder, values: dict[str, Any] | None) -> None:
     left_behind(folder, **(values or {}))
     if values is None:
-        (folder.root / NAME).write_bytes(b'{"pid": ')
+        (folder.root / LOCK_NAME).write_bytes(b'{"pid": ')
     with run_lock(folder):
         assert holder(folder).pid == os.getpid()
 
@@ -143,12 +142,12 @@ def test_what_is_in_place_of_the_lock_is_neither_written_to_nor_waited_for(tmp_p
     folder, precious = RunFolder(tmp_path / "m.prosma"), tmp_path / "thesis.txt"
     folder.root.mkdir()
     precious.write_text("years of work")
-    (folder.root / NAME).symlink_to(precious)
+    (folder.root / LOCK_NAME).symlink_to(precious)
     with pytest.raises(OutputError, match="Cannot write"), run_lock(folder):
         pass
     assert precious.read_text() == "years of work"
-    (folder.root / NAME).unlink()
-    os.mkfifo(folder.root / NAME)
+    (folder.root / LOCK_NAME).unlink()
+    os.mkfifo(folder.root / LOCK_NAME)
     assert holder(folder) is None
 
 
@@ -158,7 +157,7 @@ def test_a_folder_that_goes_while_the_lock_is_taken_is_made_again(
     folder, real, gone = RunFolder(tmp_path / "m.prosma"), os.open, []
 
     def opened(path: Any, *flags: Any, **more: Any) -> int:
-        if str(path).endswith(NAME) and not gone:
+        if str(path).endswith(LOCK_NAME) and not gone:
             gone.append(folder.root.rmdir())
         return real(path, *flags, **more)
 

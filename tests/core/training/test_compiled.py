@@ -12,7 +12,7 @@ from prosma_core.config.model import ModelConfig
 from prosma_core.errors import TrainingError
 from prosma_core.model.gate_hooks import estimate_removed
 from prosma_core.model.unet import UNet, build_model
-from prosma_core.training.torch_compile import compiled
+from prosma_core.training.cuda_graph import compiled
 
 ON_GPU = torch.cuda.is_available()
 

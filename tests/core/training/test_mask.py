@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from prosma_core.config.training import AugmentConfig, TrainingConfig
 from prosma_core.data.labels import IGNORED
-from prosma_core.training.cases import TrainingCase
-from prosma_core.training.losses import segmentation_loss
-from prosma_core.training.patches import PatchSampler
+from prosma_core.training.cases import PatchSampler, TrainingCase
+from prosma_core.training.optimization import segmentation_loss
 from prosma_core.training.validate import dice_per_class
 
 CLASSES = 3

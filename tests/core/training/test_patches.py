@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from prosma_core.config.training import AugmentConfig
-from prosma_core.training.cases import TrainingCase
-from prosma_core.training.patches import PatchSampler
+from prosma_core.training.cases import PatchSampler, TrainingCase
 
 STILL = AugmentConfig(p_rotate=0, p_scale=0, mirror="")
 

@@ -14,7 +14,7 @@ from prosma_core.data.labels import IGNORED
 from prosma_core.errors import OutputError
 from prosma_core.io.raster import PICTURE_GAP, PICTURE_SIDE
 from prosma_core.training.cases import TrainingCase
-from prosma_core.training.picture import CasePicture
+from prosma_core.training.validate import CasePicture
 
 CLASSES = (
     ClassInfo(value=0, name="background", color="#000000"),

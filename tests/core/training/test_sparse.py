@@ -19,7 +19,7 @@ from prosma_core.io.bundle import read_header
 from prosma_core.io.images import write_image, write_labels
 from prosma_core.runs.run_folder import RunFolder, resumed_settings
 from prosma_core.training.loop import TrainingResult, train
-from prosma_core.training.schedule import learning_rate
+from prosma_core.training.optimization import learning_rate
 
 SHAPE = (24, 32, 32)
 SPEC = array_spec(SHAPE, "zyx", (1.0, 1.0, 1.0), "mm")

@@ -20,8 +20,7 @@ from prosma_core.events import EpochDone, StageStarted, StepDone
 from prosma_core.io.bundle import load_bundle
 from prosma_core.io.images import write_image, write_labels
 from prosma_core.runs.run_folder import RunFolder
-from prosma_core.runs.run_lock import NAME
-from prosma_core.runs.run_state import run_state
+from prosma_core.runs.run_state import LOCK_NAME, run_state
 from prosma_core.training.loop import train
 from prosma_core.training.trainer import Trainer
 
@@ -212,7 +211,7 @@ def test_a_second_training_into_the_folder_is_refused_and_the_first_is_whole(
         drain(train(run, resume=resume))
     drain(first)
     folder = RunFolder.beside(run.out)
-    assert not (folder.root / NAME).exists()
+    assert not (folder.root / LOCK_NAME).exists()
     assert equal_states(folder.state, RunFolder.beside(whole).state)
 
 

@@ -32,7 +32,7 @@ from prosma_core.events import EpochDone, LevelStats, PreviewDone, StageStarted,
 from prosma_core.io.bundle import find_model, load_bundle, save_bundle
 from prosma_core.io.images import read_image, write_image, write_labels
 from prosma_core.runs.run_folder import RunFolder
-from prosma_core.runs.run_lock import run_lock
+from prosma_core.runs.run_state import run_lock
 
 
 def epoch(number: int = 1, *, seconds: float = 10.0, dice: float = 0.5) -> EpochDone:

@@ -10,8 +10,9 @@ from qtpy.QtCore import QBuffer, QByteArray
 from qtpy.QtGui import QMovie
 from qtpy.QtWidgets import QLabel, QMainWindow, QProgressBar
 
-from napari_prosma.jobs.run import TimeLeft, clock
+from napari_prosma.jobs.run import TimeLeft
 from napari_prosma.widgets.progress import SPINNER_SPEED, ActivityProgress, ProgressPanel
+from prosma_core.printable import format_duration
 
 
 @pytest.mark.parametrize(
@@ -28,7 +29,7 @@ from napari_prosma.widgets.progress import SPINNER_SPEED, ActivityProgress, Prog
     ],
 )
 def test_durations_in_words(seconds: float, words: str) -> None:
-    assert clock(seconds) == words
+    assert format_duration(seconds) == words
 
 
 def test_time_left_follows_the_pace_since_the_first_tile(monkeypatch: pytest.MonkeyPatch) -> None:
