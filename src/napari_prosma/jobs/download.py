@@ -1,4 +1,7 @@
-"""Download of an archive: progress, checksum, unpacking of what is needed, and its dialog."""
+"""Download of an archive: progress, checksum, unpacking of what is needed, and its dialog.
+
+Not by pooch: it waits for whole blocks (no progress and no cancel meanwhile) and replaces an archive a person put there.
+"""
 
 from __future__ import annotations
 
