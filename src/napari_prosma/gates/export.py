@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from napari_prosma.gates.inspection_result import InspectionResult
+from napari_prosma.gates.job import InspectionResult
 from prosma_core.config.inspection import LevelSummary, VariantResult
 from prosma_core.data.geometry import map_spec
 from prosma_core.errors import OutputError

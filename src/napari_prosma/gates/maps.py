@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from napari.layers import Image, Layer
 from napari.utils.colormaps import Colormap
 
-from napari_prosma.gates.inspection_result import InspectionResult
+from napari_prosma.gates.job import InspectionResult
 from napari_prosma.layers import access as layer_access
 from napari_prosma.layers.results import add_layer_keep_selection
 from prosma_core.config.inspection import MapInfo

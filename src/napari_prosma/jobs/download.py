@@ -1,6 +1,6 @@
 """Download of an archive: progress, checksum, unpacking of what is needed, and its dialog.
 
-Not by pooch: it waits for whole blocks (no progress and no cancel meanwhile) and replaces an archive a person put there.
+Not by pooch: it waits for whole blocks (no progress, no cancel meanwhile) and replaces an archive a person put there.
 """
 
 from __future__ import annotations

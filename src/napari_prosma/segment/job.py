@@ -1,22 +1,25 @@
-"""One segmentation from the click to its layers."""
+"""Segmentation job: from request to result layers, with measurements."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 from napari.layers import Image, Labels
 from numpy.typing import NDArray
 
 from napari_prosma.jobs.boundary import Jobs
-from napari_prosma.jobs.run import Handlers, RunTexts, ShownRun
+from napari_prosma.jobs.run import Handlers, RunTexts, RunView, ShownRun
 from napari_prosma.jobs.spec import ScanSpec
 from napari_prosma.layers import access as layer_access
 from napari_prosma.layers.results import add_layer_keep_selection
-from napari_prosma.segment.measures import class_rows, object_features, size_heading, with_measures
-from napari_prosma.segment.presenter import AbstractSegmentView
 from napari_prosma.segment.state import Plan
-from prosma_core.config.model import provenance
+from prosma_core.config.model import ClassInfo, provenance
+from prosma_core.data.geometry import ImageSpec
+from prosma_core.data.grid import unit_factor
 from prosma_core.engine.messages import ArrayReady, Finished, SegmentResult
 from prosma_core.errors import ProsmaError
 from prosma_core.events import SlabDone
@@ -24,6 +27,107 @@ from prosma_core.printable import format_duration
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
+    from pandas import DataFrame
+
+
+MM3_PER_ML = 1000.0
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One class of a result; `size` is its volume or area, None where the scan has no unit."""
+
+    value: int
+    name: str
+    color: str
+    voxels: int
+    size: float | None
+
+
+def size_heading(spec: ImageSpec) -> str:
+    """Heading of the sizes, of one time point on average; empty where the scan's unit is not known."""
+    heading, _ = _voxel_size(spec)
+    return f"Mean {heading[0].lower()}{heading[1:]}" if heading and spec.num_frames > 1 else heading
+
+
+def class_rows(classes: Sequence[ClassInfo], voxels: Mapping[str, int], spec: ImageSpec) -> list[ClassRow]:
+    """A row for each class but the background.
+
+    Parameters
+    ----------
+    classes : sequence of ClassInfo
+    voxels : mapping of str to int
+        Count by class name.
+    spec : ImageSpec
+        Of the scan; its voxel size and unit give volumes in mL (3D) or areas in mm² (2D), of a time series the mean.
+    """
+    heading, size = _voxel_size(spec)
+    rows = []
+    for c in classes[1:]:
+        count = voxels.get(c.name, 0)
+        rows.append(ClassRow(c.value, c.name, c.color, count, count * size / spec.num_frames if heading else None))
+    return rows
+
+
+def object_features(classes: Sequence[ClassInfo], table: NDArray[np.integer[Any]], spec: ImageSpec) -> dict[str, Any]:
+    """The features table of a Labels layer of objects: number (column ``index``), class, voxels, and volume or area.
+
+    Parameters
+    ----------
+    classes : sequence of ClassInfo
+    table : ndarray, integer, shape (objects + 1, 2)
+        Class value and voxels of each object at its number; row 0, the background, is left out.
+    spec : ImageSpec
+        As of `class_rows`; the size of an object is its own, also in a time series.
+    """
+    values, voxels = table[1:].T
+    order = sorted(classes, key=lambda c: c.value)
+    names = np.array([c.name for c in order], object)
+    heading, size = _voxel_size(spec)
+    found = np.searchsorted([c.value for c in order], values)
+    features = {"index": np.arange(1, len(table)), "class": names[found], "voxels": voxels}
+    return features | ({heading: voxels * size} if heading else {})
+
+
+def _voxel_size(spec: ImageSpec) -> tuple[str, float]:
+    """Heading of sizes, and the size of one voxel: mL (3D) or mm² (2D); empty where the scan's unit is not known."""
+    if spec.unit == "pixel":
+        return "", 0.0
+    size = prod(s * unit_factor(spec.unit, "mm") for s in spec.spacing)
+    return ("Volume (mL)", size / MM3_PER_ML) if spec.spatial_ndim == 3 else ("Area (mm²)", size)
+
+
+def with_measures(features: DataFrame, rows: Sequence[ClassRow], heading: str) -> DataFrame:
+    """The features table of a Labels layer (column ``index`` holds the value) with voxel counts and sizes added."""
+    table = features.copy()
+    by_value = {row.value: row for row in rows}
+    chosen = [by_value.get(int(value)) for value in table["index"]]
+    table["voxels"] = [row.voxels if row else 0 for row in chosen]
+    if heading:
+        table[heading] = [row.size if row else None for row in chosen]
+    return table
+
+
+class AbstractResultPanel(Protocol):
+    """Numbers of a result."""
+
+    def show_result(self, title: str, rows: Sequence[ClassRow], size: str, /) -> None:
+        """Show a result; `size` is the heading of its sizes, empty where there are none."""
+
+    def show_title(self, title: str, /) -> None:
+        """The heading alone."""
+
+    def hide(self) -> None:
+        """There is no result."""
+
+
+class AbstractJobView(RunView, Protocol):
+    """The Segment widget as its job knows it."""
+
+    @property
+    def result(self) -> AbstractResultPanel:
+        """The result."""
+
 
 TEXTS = RunTexts(
     cancel_tooltip="Stop this segmentation.",
@@ -41,7 +145,7 @@ class SegmentJob(ShownRun):
     source : Image or None
         The layer that is segmented.
     viewer : ViewerModel
-    view : AbstractSegmentView
+    view : AbstractJobView
     jobs : Jobs
     over : callable
         Told, once, the job and whether it finished.
@@ -57,7 +161,7 @@ class SegmentJob(ShownRun):
         plan: Plan,
         source: Image | None,
         viewer: ViewerModel,
-        view: AbstractSegmentView,
+        view: AbstractJobView,
         jobs: Jobs,
         over: Callable[[SegmentJob, bool], None],
     ) -> None:

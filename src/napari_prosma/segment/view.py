@@ -10,7 +10,7 @@ from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import QHBoxLayout, QLineEdit, QVBoxLayout, QWidget
 
 from napari_prosma.scan.view import PartFields, ScanView
-from napari_prosma.segment.measures import ClassRow
+from napari_prosma.segment.job import ClassRow
 from napari_prosma.widgets.config_form import ConfigForm
 from napari_prosma.widgets.fields import Fold, button, cell, fit_height, note_label, row, say, table
 from prosma_core.config.inference import InferenceConfig

@@ -13,7 +13,7 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QTableWidget, QWidget
 
 from napari_prosma.gates.controller import GatesController
-from napari_prosma.gates.inspection_result import InspectionResult
+from napari_prosma.gates.job import InspectionResult
 from napari_prosma.gates.state import Plan, level_facts
 from napari_prosma.gates.view import GatesView
 from napari_prosma.jobs.models import ModelEntry

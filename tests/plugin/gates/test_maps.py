@@ -8,7 +8,7 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QPushButton
 from tests.plugin.gates.conftest import Widget, made_up
 
-from napari_prosma.gates.inspection_result import InspectionResult
+from napari_prosma.gates.job import InspectionResult
 
 
 @pytest.fixture

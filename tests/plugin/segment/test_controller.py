@@ -16,7 +16,7 @@ from qtpy.QtWidgets import QComboBox, QLineEdit, QPushButton
 from napari_prosma._reader import read_paths
 from napari_prosma._writer import write_image_layer, write_labels_layer
 from napari_prosma.layers import access as layer_access
-from napari_prosma.segment.presenter import SHORTCUT
+from napari_prosma.segment.controller import SHORTCUT
 from napari_prosma.segment.state import run_command, writer
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.engine.messages import ArrayReady, Failed, Ready

@@ -9,7 +9,7 @@ import pytest
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QTableWidget
 
-from napari_prosma.segment.measures import class_rows, size_heading
+from napari_prosma.segment.job import class_rows, size_heading
 from napari_prosma.segment.view import ResultPanel
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import array_spec

@@ -15,7 +15,7 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtGui import QColor, QImage
 from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QLabel, QPushButton, QScrollArea, QSlider, QWidget
 
-from napari_prosma.segment.measures import ClassRow
+from napari_prosma.segment.job import ClassRow
 from napari_prosma.segment.view import SegmentView
 from prosma_core.config.inference import InferenceConfig
 

@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QPushButton, QTableWidget
 
 from napari_prosma.train import pair_list
 from napari_prosma.train.run_library import list_runs
-from napari_prosma.widgets.progress import ActivityProgress
+from napari_prosma.widgets.job_view import ActivityProgress
 from prosma_core.config.training import FINE_TUNING_RATE, LabelsConfig, RunConfig, resolve_run
 from prosma_core.data.geometry import array_spec
 from prosma_core.engine.messages import (

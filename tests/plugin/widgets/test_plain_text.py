@@ -16,12 +16,12 @@ from qtpy.QtWidgets import QComboBox, QLabel, QTableWidget, QWidget
 
 import napari_prosma
 from napari_prosma.gates.view import GatesView
-from napari_prosma.segment.measures import ClassRow
+from napari_prosma.segment.job import ClassRow
 from napari_prosma.segment.view import SegmentView
 from napari_prosma.train.pairs import Pair, PairRow
 from napari_prosma.train.sources import layer_source
 from napari_prosma.train.view import TrainView
-from napari_prosma.widgets.progress import ActivityProgress
+from napari_prosma.widgets.job_view import ActivityProgress
 from prosma_core.config.model import ClassInfo
 from prosma_core.printable import plain, shown
 from prosma_core.runs.run_state import RunState

@@ -11,7 +11,7 @@ from qtpy.QtGui import QMovie
 from qtpy.QtWidgets import QLabel, QMainWindow, QProgressBar
 
 from napari_prosma.jobs.run import TimeLeft
-from napari_prosma.widgets.progress import SPINNER_SPEED, ActivityProgress, ProgressPanel
+from napari_prosma.widgets.job_view import SPINNER_SPEED, ActivityProgress, ProgressPanel
 from prosma_core.printable import format_duration
 
 
