@@ -13,13 +13,11 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Labels
-from napari_prosma.gates.presenter import AbstractGatesView
-from napari_prosma.segment.presenter import AbstractSegmentView
 
-from napari_prosma.gates.controller import GatesController
+from napari_prosma.gates.controller import AbstractGatesView, GatesController
 from napari_prosma.jobs import session
 from napari_prosma.jobs.session import Session
-from napari_prosma.segment.controller import SegmentController
+from napari_prosma.segment.controller import AbstractSegmentView, SegmentController
 from napari_prosma.train.controller import TrainController
 from napari_prosma.train.presenter import AbstractTrainView
 from prosma_core.config.inference import InferenceConfig
