@@ -167,10 +167,10 @@ def _machine(folder: Path) -> tuple[Save, Found]:
     os.environ["PROSMA_CACHE"] = str(folder)
 
     def found() -> int | None:
-        way = machine.kept_way("key")
+        way = machine.load_cpu_settings("key")
         return None if way is None else way.threads
 
-    return lambda number: machine.keep_way("key", CpuSettings(threads=number + 1)), lambda: (found() or 0) - 1
+    return lambda number: machine.save_cpu_settings("key", CpuSettings(threads=number + 1)), lambda: (found() or 0) - 1
 
 
 def _report(folder: Path) -> tuple[Save, Found]:

@@ -1,4 +1,4 @@
-"""What a running job reports. Each is small, frozen and plain, so that it crosses a process as JSON."""
+"""Events that a running job reports: small, frozen and plain, so that each crosses a process as JSON."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from prosma_core.io.axes_units import parse_voxel_size
 from prosma_core.io.names import MOST_LETTERS, safe_name, stem
 from prosma_core.io.notes import made_by_model
 from prosma_core.printable import counted
-from prosma_core.training.classes import COLORS, missing_words
+from prosma_core.training.classes import COLORS, format_missing_classes
 from prosma_core.training.split import Split, class_counts, draw_cases, hold_out_slices, keep_classes
 
 MOST_EPOCHS = 100_000
@@ -343,7 +343,7 @@ def _held_out(rows: Sequence[PairRow], classes: Sequence[ClassInfo], seed: int) 
     trained = {name: values[name] for name in split.train}
     validated = {name: values[name].keys() for name in split.val} if split.kind == "cases" else {}
     yield from filter(None, [split.words()])
-    yield from missing_words(classes, *class_counts(split, trained, validated), split.unit)
+    yield from format_missing_classes(classes, *class_counts(split, trained, validated), split.unit)
 
 
 def _annotation(rows: Sequence[PairRow], labels: LabelsConfig, classes: Sequence[ClassInfo]) -> Iterator[str]:

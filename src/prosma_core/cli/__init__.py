@@ -1,1 +1,1 @@
-"""The `prosma` command: one file per verb; each parses, calls the library and prints."""
+"""The `prosma` command: one module per command; each parses, calls the library and prints."""

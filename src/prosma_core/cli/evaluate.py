@@ -1,4 +1,4 @@
-"""`prosma evaluate`."""
+"""`prosma evaluate`: measures of a model on annotated scans."""
 
 from __future__ import annotations
 

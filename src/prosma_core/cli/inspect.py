@@ -1,4 +1,4 @@
-"""`prosma inspect`."""
+"""`prosma inspect`: maps and numbers of what the gates remove from a scan."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def inspect(
     model: Model,
     out: Annotated[Path, typer.Option("--out", help="Folder for maps, pictures and summary.json.")],
     levels: Annotated[
-        str | None, typer.Option("--levels", help="Levels to look at, 0 the finest: 0,1; all unless given.")
+        str | None, typer.Option("--levels", help="Levels to inspect, 0 the finest: 0,1; all unless given.")
     ] = None,
     maps: Annotated[
         str | None,
@@ -54,7 +54,7 @@ def inspect(
     device: Device = "auto",
     overlap: Overlap = None,
     region: Annotated[
-        str | None, typer.Option("--region", help="Look at this box of voxels only: z0:z1,y0:y1,x0:x1.")
+        str | None, typer.Option("--region", help="Inspect this box of voxels only: z0:z1,y0:y1,x0:x1.")
     ] = None,
     slice_axis: Annotated[
         str | None, typer.Option("--slice-axis", help="Axis a 2D model walks along in a 3D scan: z, y or x.")
@@ -66,7 +66,7 @@ def inspect(
     unit: Unit = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files in the folder.")] = False,
 ) -> None:
-    """Look into the gates: what each skip connection removed from a scan, and what changes when it is changed."""
+    """Inspect the gates: what each skip connection removed from a scan, and what changes when it is changed."""
     from prosma_core.config.inspection import InspectConfig
     from prosma_core.inference.segment import Segmenter
     from prosma_core.inspection.files import Asked, inspect_file

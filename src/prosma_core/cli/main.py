@@ -77,7 +77,7 @@ def doctor(
     import psutil
     import torch
 
-    from prosma_core.inference.cpu_tuning import SWITCH, known_way, probe_cpu
+    from prosma_core.inference.cpu_tuning import SWITCH, known_cpu_settings, probe_cpu
     from prosma_core.inference.device import choose_device, cuda_missing, gib
     from prosma_core.io.bundle import shipped_models
     from prosma_core.io.hardware import cpu_name, usable_cores
@@ -99,8 +99,8 @@ def doctor(
         f"cores; {usable_cores()} for this process"
     )
     found = probe_cpu() if probe else None
-    way = found.way if found else known_way()
-    rows["cpu"] = f"{cpu_name()}, {way.words if way else 'probed when it is used first'}"
+    settings = found.settings if found else known_cpu_settings()
+    rows["cpu"] = f"{cpu_name()}, {settings.words if settings else 'probed when it is used first'}"
     if os.environ.get(SWITCH) == "0":
         rows["cpu"] += f" ({SWITCH}=0)"
     for other, ratio in found.ratios if found else ():

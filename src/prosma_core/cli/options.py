@@ -31,7 +31,7 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[2]  # the base of all 
 
 
 def say(*lines: str, err: bool = False) -> None:
-    """Print lines, each made visible; `err`: to stderr."""
+    """Print lines, control characters in them as escapes; `err`: to stderr."""
     typer.echo("\n".join(map(visible, lines)), err=err)
 
 
@@ -49,7 +49,7 @@ def cell(text: str) -> str:
 
 
 def stderr_console() -> Console:
-    """Where progress is shown; names from files are plain text there, and lines are not broken."""
+    """Console on stderr for progress; names from files are plain text there, and lines are not broken."""
     from rich.console import Console
 
     class Visible(Console):
@@ -60,7 +60,7 @@ def stderr_console() -> Console:
 
 
 class VisibleGroup(TyperGroup):
-    """The verbs; what the parser says of an argument is made visible as well."""
+    """Group of the commands; in usage errors, control characters of arguments are escapes as well."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         """As in click."""
@@ -121,7 +121,7 @@ def voxel_size(spacing: str | None, unit: str | None) -> VoxelSize | None:
 
 
 def computing_on(name: str) -> DeviceChoice:
-    """The device of this name, made ready and said."""
+    """Device of this name, prepared; prints which one it is."""
     from prosma_core.inference.device import prepare_device
 
     def show(event: Event) -> None:
@@ -134,7 +134,7 @@ def computing_on(name: str) -> DeviceChoice:
 
 
 def log_to_stderr() -> None:
-    """Let warnings of this library reach the person; what other libraries log is not meant for them."""
+    """Log warnings of this library to stderr; those of other libraries are left out."""
     handler = logging.StreamHandler()
     handler.setFormatter(VisibleFormatter("Warning: %(message)s"))
     handler.addFilter(logging.Filter("prosma_core"))
@@ -203,7 +203,7 @@ _BETWEEN = "\0"  # no argument holds it
 
 
 class PairsCommand(TyperCommand):
-    """A verb whose option --pair takes two values (typer has no lists of pairs)."""
+    """A command whose option --pair takes two values (typer has no lists of pairs)."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse arguments, each ``--pair IMAGE LABELS`` made one value before."""

@@ -1,4 +1,4 @@
-"""`prosma segment`."""
+"""`prosma segment`: label maps of scans."""
 
 from __future__ import annotations
 

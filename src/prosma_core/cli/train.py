@@ -1,4 +1,4 @@
-"""`prosma train`."""
+"""`prosma train`: trains or fine-tunes a model."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def train(
     """Train a model on a folder of annotated scans, or fine-tune one."""
     from prosma_core.config.training import load_run_yaml, merge
     from prosma_core.runs.run_folder import RunFolder, run_to_train
-    from prosma_core.runs.run_state import compare
+    from prosma_core.runs.run_state import format_before_after
     from prosma_core.training.loop import train as run_training
 
     log_to_stderr()
@@ -107,7 +107,7 @@ def train(
     if result.held_out:
         say(result.held_out)
     if result.before is not None:
-        say(f"Before and after: {compare(result.before, result.validation.dice)}")
+        say(f"Before and after: {format_before_after(result.before, result.validation.dice)}")
     say(f"Model: {result.path}", f"Run folder: {RunFolder.beside(run.out).root}")
 
 
@@ -148,7 +148,7 @@ class _Progress:
 
 
 def measured(header: ModelHeader) -> str:
-    """What the Dice at the end is; of cases that were trained on, it is no validation Dice."""
+    """Kind of the final Dice: "validation", or "training" where nothing is held out."""
     return "training" if header.training.get("validation") == "none held out" else "validation"
 
 

@@ -1,4 +1,4 @@
-"""Base of all settings."""
+"""Base class of all settings: frozen pydantic models that refuse unknown names and values out of bounds."""
 
 from __future__ import annotations
 

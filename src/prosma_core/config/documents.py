@@ -1,4 +1,4 @@
-"""JSON and YAML of files that people exchange: bounded in size and depth, finite numbers, no name twice."""
+"""JSON and YAML documents, loaded within bounds: size, depth, finite numbers, no duplicate keys."""
 
 from __future__ import annotations
 

@@ -21,17 +21,17 @@ class CpuSettings(Config):
     """The channels of a voxel lie side by side in memory."""
 
     @property
-    def threads_words(self) -> str:
+    def threads_text(self) -> str:
         """Such as "2 threads"."""
         return counted(self.threads, "thread")
 
     @property
     def words(self) -> str:
         """Such as "2 threads, bf16, channels last"."""
-        return f"{self.threads_words}, {self.inference_words or 'fp32, contiguous'}"
+        return f"{self.threads_text}, {self.inference_text or 'fp32, contiguous'}"
 
     @property
-    def inference_words(self) -> str:
+    def inference_text(self) -> str:
         """What of it is not float32 and contiguous, such as "bf16"."""
         return ", ".join(name for name, on in (("bf16", self.bf16), ("channels last", self.channels_last)) if on)
 

@@ -21,7 +21,7 @@ def gate_levels(model: ModelConfig) -> int:
 
 
 def check_levels(model: ModelConfig, levels: Sequence[int] | None) -> tuple[int, ...]:
-    """Levels to look at, finest first: those given, all that have a gate for None; none of a plain U-Net.
+    """Levels to inspect, finest first: those given, all that have a gate for None; none of a plain U-Net.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def _check_edit(model: ModelConfig, edit: LevelEdit) -> None:
 
 
 def opened_one_at_a_time(model: ModelConfig) -> tuple[Variant, ...]:
-    """Variants that say which level matters: the gate of each forced open, one at a time, finest first.
+    """Variants that rank levels by ablation: the gate of each forced open, one at a time, finest first.
 
     Raises
     ------
@@ -101,7 +101,7 @@ HISTOGRAM_EDGES = tuple(i / 8 for i in range(65))
 
 
 class LevelEdit(Config):
-    """How the gate of one level is changed; as it stands, not at all."""
+    """Edit of the gate of one level; the defaults change nothing."""
 
     level: Index
     """Level, 0 for the finest."""
@@ -129,7 +129,7 @@ Edits = tuple[LevelEdit, ...]
 
 
 class InspectConfig(Config):
-    """What is looked at, and which maps are made."""
+    """What is inspected, and which maps are made."""
 
     levels: tuple[Index, ...] | None = None
     """Levels, 0 for the finest; None takes all that have a gate."""
@@ -163,7 +163,7 @@ class MapInfo(Config):
 
 
 class LevelSummary(Config):
-    """What the gate of one level did, over the region that was looked at."""
+    """What the gate of one level did, over the inspected region."""
 
     level: int
     shape: tuple[int, ...]
@@ -190,7 +190,7 @@ class LevelSummary(Config):
 
 
 class Inspection(Config):
-    """What a look into the gates gave, beside the maps themselves."""
+    """Result of an inspection, apart from the maps themselves."""
 
     gate: GateKind
     form: GateForm
@@ -200,7 +200,7 @@ class Inspection(Config):
 
 
 class Variant(Config):
-    """One way to change the gates."""
+    """A named set of gate edits, compared with the unchanged gates."""
 
     name: str
     edits: Edits

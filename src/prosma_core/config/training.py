@@ -96,7 +96,7 @@ class AugmentConfig(Config):
 
 
 class TrainingConfig(Config):
-    """The loop."""
+    """Training loop: budget, optimizer, loss, validation and averaging of weights."""
 
     epochs: int = Field(default=150, ge=1, le=100_000)
     """Epochs of `steps` steps; the learning rate falls to zero over them."""
@@ -211,7 +211,7 @@ class PlanOptions(Config):
 
 
 class RunConfig(Config):
-    """What `prosma train` does."""
+    """One training run: data, preset, plan, network, gate and training settings."""
 
     data: Path | None = None
     """Folder with images/ and labels/, or an nnU-Net raw data set."""

@@ -347,19 +347,19 @@ def check_region(region: Box | None, spec: ImageSpec) -> Box:
                 why = why or f"it reaches outside along {axis}"
     if why:
         msg = (
-            f"The region {box_words(region)} does not fit the scan of {letters} {'x'.join(map(str, shape))} voxels: "
-            f"{why}. Give START:STOP for each of {', '.join(letters)}, within {box_words(whole(shape))}."
+            f"The region {format_box(region)} does not fit the scan of {letters} {'x'.join(map(str, shape))} voxels: "
+            f"{why}. Give START:STOP for each of {', '.join(letters)}, within {format_box(whole(shape))}."
         )
         raise GeometryError(msg)
     return region
 
 
-def box_words(box: Box) -> str:
+def format_box(box: Box) -> str:
     """Box as it is written on the command line: ``0:20,0:64,10:11``."""
     return ",".join(f"{start}:{stop}" for start, stop in box)
 
 
-def region_words(region: Box, spec: ImageSpec) -> str:
+def format_region(region: Box, spec: ImageSpec) -> str:
     """What of a scan a region holds, for people: ``z 40 of 0-80, y 10-20 of 0-63``; empty for the whole scan."""
     words = []
     for axis, (start, stop), size in zip(spec.spatial_axes, region, spec.spatial_shape, strict=True):

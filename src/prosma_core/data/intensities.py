@@ -246,7 +246,7 @@ def fit_channels(image: NDArray[Any], expected: int) -> tuple[NDArray[Any], str 
 AIR_HU = -500.0
 """CT is recognised by whole numbers that reach below this."""
 _SAMPLE = 1 << 18
-"""Voxels that are looked at, at most."""
+"""Voxels that are sampled, at most."""
 
 
 def looks_ct(data: Any) -> bool:
@@ -255,7 +255,7 @@ def looks_ct(data: Any) -> bool:
     Parameters
     ----------
     data : array-like
-        Only a numpy array is looked at, and of a large one some voxels on a grid.
+        Only a numpy array is checked, and of a large one a sample of voxels on a grid.
     """
     if not isinstance(data, np.ndarray) or data.dtype.kind not in "if" or data.ndim < 2:
         return False

@@ -196,7 +196,7 @@ def gray_problem(
 
 
 def format_gray(kind: Gray, count: int, top: int) -> str:
-    """What gray labels look like."""
+    """Text that describes gray labels."""
     if kind == "edges":
         return f"The labels hold {count} values, most of them near 0 or {top}: a mask with gray edges (JPEG, resized)."
     return f"The labels hold {count} values up to {top} that change from voxel to voxel: an image, not class numbers."

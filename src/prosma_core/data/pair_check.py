@@ -1,4 +1,4 @@
-"""Whether a scan and its labels can be trained on together, and what the labels hold; without opening torch."""
+"""Checks of an image–label pair before training: grids, label values, gray masks. No torch."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ MAX_CLASSES = 256
 
 @dataclass(frozen=True)
 class PairCheck:
-    """What is to be known of a pair before training.
+    """Result of `check_pair`: label values, annotated share, problems.
 
     Attributes
     ----------
@@ -180,7 +180,7 @@ def grid_problem(a: ImageSpec, b: ImageSpec, name_a: str, name_b: str) -> str:
         )
     return (
         f"{name_a} and {name_b} lie on different grids: shapes {a.spatial_shape} and {b.spatial_shape}, affines "
-        f"{np.round(a.affine, 3).tolist()} and {np.round(b.affine, 3).tolist()}. {_overlap_words(a, b)}"
+        f"{np.round(a.affine, 3).tolist()} and {np.round(b.affine, 3).tolist()}. {_format_overlap(a, b)}"
     )
 
 
@@ -189,7 +189,7 @@ def without_transform(spec: ImageSpec) -> bool:
     return bool(np.allclose(spec.affine, np.eye(spec.spatial_ndim + 1), atol=1e-6))
 
 
-def _overlap_words(a: ImageSpec, b: ImageSpec) -> str:
+def _format_overlap(a: ImageSpec, b: ImageSpec) -> str:
     if a.spatial_shape == b.spatial_shape and without_transform(b):
         return (
             "The second has no geometry of its own, and the shape of the first: give --labels-on-image where its "

@@ -1,4 +1,4 @@
-"""From one grid to another over the same extent: separable, linear, anti-aliased when it shrinks."""
+"""Resampling of images and label maps to a grid of the same extent: separable, linear, anti-aliased."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _resize_axis(image: Tensor, axis: int, size: int, nearest: bool) -> Tensor:
 def resize_labels(
     labels: NDArray[np.integer], shape: Sequence[int], nearest: Sequence[int] = ()
 ) -> NDArray[np.integer]:
-    """Label map on another grid: of the classes resized one by one, the argmax_streaming at each voxel.
+    """Label map on another grid: argmax over the classes, each resized by itself.
 
     Where some voxels are `IGNORED`, a new voxel is known if the nearest old one is, or one of those nearest to it: a
     single annotated slice survives, and does not spread. Its class is the argmax_streaming of the known.

@@ -1,4 +1,4 @@
-"""The process that decodes files for a viewer: ``python -m prosma_core.engine.decode_server FOLDER...``. No torch."""
+"""Decoder process, reads files for a viewer: ``python -m prosma_core.engine.decode_server FOLDER...``. No torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files read for a viewer: foreign formats by a process of their own, whose crash or memory is not the viewer's.
+"""Reads files for a viewer; foreign formats in a child process, whose crash or memory is not the viewer's.
 
 NIfTI, NRRD and MetaImage are read here: by code of this project in Python, which compares what a header declares with
 the bytes that are there before it takes memory. TIFF, PNG, JPEG, DICOM and all others go through native decoders.

@@ -19,7 +19,7 @@ from typing import BinaryIO
 ORDERLY = 0.7
 """Seconds an engine may take to leave by itself when its client is gone."""
 POLL = 0.5
-"""Seconds between two looks at a process, where the system cannot tell when it ends."""
+"""Seconds between two checks of a process, where the system cannot tell when it ends."""
 PREFIX = "prosma-engine-"
 """Of the names of private folders; nothing else is ever removed."""
 

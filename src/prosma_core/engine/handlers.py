@@ -48,7 +48,7 @@ from prosma_core.inspection.inspect import inspect_scan
 from prosma_core.inspection.whatif import segment_unchanged, what_if
 from prosma_core.io.images import read_image
 from prosma_core.runs.run_folder import RunFolder, check_new_run, check_run_targets, resumed_settings
-from prosma_core.runs.run_state import compare
+from prosma_core.runs.run_state import format_before_after
 from prosma_core.training.loop import train
 from prosma_core.training.runtime_estimate import estimate, expected_seconds
 
@@ -90,7 +90,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Watcher:
-    """Segments the watched scan time and again, into one array per scan.
+    """Segments the preview scan after each validation, into one array per scan.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ class Watcher:
         self._labels: NDArray[Any] | None = None
         self._refused: ScanRef | None = None
 
-    def look(self, model: Path, epoch: int) -> Generator[Event, None, None]:
+    def segment_preview(self, model: Path, epoch: int) -> Generator[Event, None, None]:
         """Segment the watched scan, if any, with a model file; what goes wrong is said once for each scan."""
         ref, began = self._watched(), time.monotonic()
         if ref != self._ref:
@@ -168,7 +168,7 @@ def serve_training(request: TrainRequest, allocate: Allocate, watched: Watched) 
     def watch(event: Event) -> Iterator[Event]:
         yield event
         if isinstance(event, EpochDone) and event.dice is not None:
-            yield from watcher.look(folder.last, event.epoch)
+            yield from watcher.segment_preview(folder.last, event.epoch)
 
     result = yield from relay(train(run, resume=request.resume), watch)
     dice = result.validation.dice
@@ -177,7 +177,7 @@ def serve_training(request: TrainRequest, allocate: Allocate, watched: Watched) 
         dice=dice,
         mean_dice=result.validation.mean,
         before=result.before,
-        words=compare(result.before, dice) if result.before else "",
+        words=format_before_after(result.before, dice) if result.before else "",
         held_out=result.held_out,
         seconds=time.monotonic() - began,
         device=choice.reason,
@@ -218,7 +218,7 @@ QUICK_TILES = 4
 
 
 class Unchanged:
-    """The unchanged result of the last scan that was changed, kept while scan, model and settings stay."""
+    """Cache of one segmentation with unchanged gates, valid while scan, model and settings stay."""
 
     def __init__(self) -> None:
         self._key: tuple[object, ...] | None = None
@@ -246,10 +246,10 @@ def serve_inspection(
     unchanged: Unchanged,
     model_key: tuple[object, ...],
 ) -> Generator[Event, None, InspectResult]:
-    """Look into the gates; errors as of `inspect_scan`.
+    """Inspect the gates; errors as of `inspect_scan`.
 
-    A look stops the network at its finest gate. Where the rest is quick as well, the scan is segmented after it, so
-    that the first what-if need not do it.
+    An inspection stops the network at its finest gate. Where the rest is quick as well, the scan is segmented after
+    it, so that the first what-if need not do it.
 
     Parameters
     ----------
@@ -319,7 +319,7 @@ def _key(request: InspectRequest | WhatIfRequest, model_key: tuple[object, ...],
 
 
 def ready() -> Ready:
-    """What this process can compute with."""
+    """Message that this process is ready, with the devices it can use."""
     start_threads()
     devices, why_not = {}, {}
     for name in ("auto", "cpu", "cuda", "mps"):
@@ -331,7 +331,7 @@ def ready() -> Ready:
 
 
 class Services:
-    """Serves requests; keeps the model of the last one, and what it made of the scan whose gates were changed last."""
+    """Serves requests; caches the last model, and the last segmentation with unchanged gates."""
 
     def __init__(self) -> None:
         self._loaded: tuple[tuple[object, ...], Segmenter] | None = None
@@ -358,7 +358,7 @@ class Services:
             if isinstance(request, SegmentRequest):
                 return (yield from self._segment(request, allocate))
             if isinstance(request, InspectRequest | WhatIfRequest):
-                return (yield from self._look(request, allocate))
+                return (yield from self._inspect(request, allocate))
             self._untidy = True
             if isinstance(request, TimesRequest):
                 return (yield from serve_times(request))
@@ -386,7 +386,7 @@ class Services:
         voxels = _count(result.labels.data, segmenter.header)
         return SegmentResult(voxels=voxels, seconds=time.monotonic() - began, device=choice.inferring)
 
-    def _look(
+    def _inspect(
         self, request: InspectRequest | WhatIfRequest, allocate: Allocate
     ) -> Generator[Event, None, InspectResult | WhatIfResult]:
         began = time.monotonic()

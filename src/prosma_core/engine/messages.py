@@ -1,7 +1,7 @@
 """Messages between client and child processes (engine and decoder): JSON, one a line; arrays cross as references.
 
-The events, `ArrayReady`, and last `Finished`, `Failed` or `Cancelled` are what a job says: in the child, on its way,
-and to whoever listens.
+The events, `ArrayReady`, and last `Finished`, `Failed` or `Cancelled` are the messages of a job: the same in the
+child, on the wire and to a listener.
 """
 
 from __future__ import annotations
@@ -69,14 +69,14 @@ MAX_LINE = 64 << 20
 
 
 class Ask(Config):
-    """Client to child: do this."""
+    """Client to child: a request, and the number of its job."""
 
     job: int
     request: Annotated[Request, Field(discriminator="kind")]
 
 
 class Cancel(Config):
-    """Client to child: stop this job at its next step."""
+    """Client to child: cancel this job at its next step."""
 
     cancel: int
 
@@ -121,7 +121,7 @@ def _attached(given: Any) -> NDArray[Any]:
 
 
 class ErrorText(Config):
-    """An error on its way: the name of its class in `prosma_core.errors`, and its lines."""
+    """An error in a message: the name of its class in `prosma_core.errors`, and its lines."""
 
     kind: str
     lines: tuple[str, ...]
@@ -194,17 +194,17 @@ class Said(Config):
 
     @classmethod
     def of(cls, job: int | None, message: Message) -> Said:
-        """A message on its way."""
+        """Wrap a message."""
         name = type(message).__name__
         return cls(job=job, name=name, values=_KINDS[name].dump_python(message))
 
     @classmethod
     def of_array(cls, job: int, name: str, array: ArrayRef) -> Said:
-        """An `ArrayReady` on its way: the voxels stay where both sides map them."""
+        """Wrap an `ArrayReady`: the voxels stay where both sides map them."""
         return cls(job=job, name=ArrayReady.__name__, values={"name": name, "array": array})
 
     def message(self) -> Message:
-        """The message.
+        """Unwrap the message.
 
         Raises
         ------
@@ -253,7 +253,7 @@ _HEADERS = "prosma_core.io."
 
 
 class DecodeAsk(Config):
-    """Viewer to child: read this."""
+    """Viewer to child: files to read."""
 
     what: Literal["image", "labels", "channels", "case", "notes"]
     """As `read_image`, `read_labels`, `read_channels`, `read_case` (the label file last) and `read_notes`."""

@@ -216,7 +216,7 @@ def _launch(folders: Sequence[Path], log: Path) -> subprocess.Popen[bytes]:
 
 
 def child_environment() -> dict[str, str]:
-    """Ours, set up for computing, with this package's folder on the module path where it would not be found."""
+    """Environment of the child: ours, set up for computing, and where this package is found on the module path."""
     root = Path(prosma_core.__file__).parent.parent
     ours = {**COMPUTING, **os.environ}
     if root.name in {"site-packages", "dist-packages"}:

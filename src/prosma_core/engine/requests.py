@@ -163,7 +163,7 @@ class PlanRequest(Config):
 
 
 class PlanResult(Config):
-    """What a training would be."""
+    """Plan and runtime estimate of a training."""
 
     kind: Literal["plan"] = "plan"
     words: str
@@ -191,7 +191,7 @@ class TimesRequest(Config):
 
 
 class TimesResult(Config):
-    """What was expected."""
+    """Runtime estimates of trainings."""
 
     kind: Literal["times"] = "times"
     seconds: dict[str, float]
@@ -199,7 +199,7 @@ class TimesResult(Config):
 
 
 class InspectRequest(Config):
-    """Look into the gates while a scan is segmented; the arrays of the result are named as its maps."""
+    """Inspect the gates on a scan; the arrays of the result are named as its maps."""
 
     kind: Literal["inspect"] = "inspect"
     model: str
@@ -215,7 +215,7 @@ class InspectRequest(Config):
 
 
 class InspectResult(Config):
-    """What was found, beside the maps."""
+    """Result of an inspection, apart from the maps."""
 
     kind: Literal["inspect"] = "inspect"
     inspection: Inspection

@@ -1,4 +1,4 @@
-"""The child process: ``python -m prosma_core.engine.server FOLDER...``, started by `prosma_core.engine.client`."""
+"""Entry point of the engine process: ``python -m prosma_core.engine.server FOLDER...``, started by the client."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prosma_core.engine import guardian
 NICENESS = 5
 """How far this process stands behind the viewer when both want the processor."""
 PARENT_POLL = 2.0
-"""Seconds between two looks at whether the parent lives."""
+"""Seconds between two checks whether the parent lives."""
 
 
 def main() -> None:

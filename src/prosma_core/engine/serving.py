@@ -1,4 +1,4 @@
-"""Requests in, replies out: one job at a time, and a thread that hears of cancelling and of the client's end."""
+"""Serving loop of the engine process: one job at a time; another thread receives cancels and the client's end."""
 
 from __future__ import annotations
 

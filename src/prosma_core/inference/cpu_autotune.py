@@ -1,4 +1,4 @@
-"""Which way of computing a network is fastest on this CPU, and right: small networks, timed against each other."""
+"""Autotuning of CPU settings: threads, dtypes and layouts timed on small networks; wrong results rule one out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from prosma_core.config.model import ModelConfig
 from prosma_core.model.unet import build_model
 
 CLEARLY = 0.9
-"""Share of the time of the best way so far that another may take at most to be taken instead."""
+"""Share of the time of the best settings so far that others may take at most to be taken instead."""
 RIGHT = 0.05
 """Error of the logits against those of float32, contiguous, as a share of their size, that is left to rounding."""
 ROUNDS = (3, 9)
@@ -28,7 +28,7 @@ ROUNDS = (3, 9)
 ENOUGH = 0.05
 """Seconds after which the rounds of a comparison end."""
 HOPELESS = 1.0
-"""Seconds of a first forward after which a way is not tried again."""
+"""Seconds of a first forward after which settings are not tried again."""
 LIMIT = 4.0
 """Seconds after which nothing more is tried."""
 QUIET = 0.1
@@ -38,7 +38,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Took(NamedTuple):
-    """A forward: seconds by the clock, seconds of all threads together, and what came out."""
+    """Timing of one forward: wall seconds, CPU seconds of all threads, logits."""
 
     clock: float
     work: float
@@ -47,20 +47,20 @@ class Took(NamedTuple):
 
 @dataclass(frozen=True)
 class Probe:
-    """What was measured.
+    """Result of autotuning.
 
     Attributes
     ----------
-    way : CpuSettings
+    settings : CpuSettings
         The fastest that is right.
     ratios : tuple of (CpuSettings, float)
-        Every other way that was tried, and its time as a share of that of float32, contiguous (of other numbers of
+        All others that were tried, and their time as a share of that of float32, contiguous (of other numbers of
         threads: of the better one before); infinite where it is not right, or hopeless.
     seconds : float
         How long all of it took.
     """
 
-    way: CpuSettings
+    settings: CpuSettings
     ratios: tuple[tuple[CpuSettings, float], ...]
     seconds: float
 
@@ -86,19 +86,19 @@ class Network:
         self.model: nn.Module = build_model(config, seed=0).eval()
         self.image = torch.randn(1, 1, *grid, generator=torch.Generator().manual_seed(0))
 
-    def logits(self, way: CpuSettings) -> Tensor:
+    def logits(self, settings: CpuSettings) -> Tensor:
         """Logits by one forward, float32, shape (1, 2, *grid)."""
-        layout = memory_format(self.image.ndim - 2, way)
+        layout = memory_format(self.image.ndim - 2, settings)
         self.model.to(memory_format=layout)  # type: ignore[call-overload]
-        with threads(way.threads), torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=way.bf16):
+        with threads(settings.threads), torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
             found: Tensor = self.model(self.image.to(memory_format=layout))
         return found.float()
 
 
-def memory_format(dims: int, way: CpuSettings) -> torch.memory_format:
+def memory_format(dims: int, settings: CpuSettings) -> torch.memory_format:
     """Layout of a network's weights and images."""
     last = torch.channels_last if dims == 2 else torch.channels_last_3d
-    return last if way.channels_last else torch.contiguous_format
+    return last if settings.channels_last else torch.contiguous_format
 
 
 @contextmanager
@@ -120,14 +120,14 @@ def bf16_supported() -> bool:
     return any(bool(ask()) for ask in asked if ask is not None)
 
 
-def timed(network: Network, way: CpuSettings) -> Took:
-    """One forward."""
+def timed(network: Network, settings: CpuSettings) -> Took:
+    """Time one forward."""
     began, worked = time.perf_counter(), time.process_time()
-    logits = network.logits(way)
+    logits = network.logits(settings)
     return Took(time.perf_counter() - began, time.process_time() - worked, logits)
 
 
-def find_way(base: int, cores: int | None, *, bf16: bool) -> Probe:
+def find_fastest(base: int, cores: int | None, *, bf16: bool) -> Probe:
     """Time thread counts, layouts and number formats on small networks in 2D and 3D, in about two seconds.
 
     Parameters
@@ -153,8 +153,8 @@ def find_way(base: int, cores: int | None, *, bf16: bool) -> Probe:
             continue
         if time.perf_counter() - began > LIMIT:
             break
-        way = start.replace(**how)
-        found.append((way, compare(way, start, networks)))
+        settings = start.replace(**how)
+        found.append((settings, compare(settings, start, networks)))
         if found[-1][1] <= CLEARLY * least:
             best, least = found[-1]
     return Probe(best, tuple(found), time.perf_counter() - began)
@@ -166,15 +166,15 @@ def _best_threads(
     """Half the threads, and half of those, as long as that is clearly faster; else all cores where that is."""
     best = base
     while best.threads > 1:
-        way = CpuSettings(threads=best.threads // 2)
-        found.append((way, compare(way, best, networks)))
+        settings = CpuSettings(threads=best.threads // 2)
+        found.append((settings, compare(settings, best, networks)))
         if found[-1][1] > CLEARLY:
             break
-        best = way
+        best = settings
     if best == base and cores > base.threads:
-        way = CpuSettings(threads=cores)
-        found.append((way, compare(way, base, networks)))
-        best = way if found[-1][1] <= CLEARLY else base
+        settings = CpuSettings(threads=cores)
+        found.append((settings, compare(settings, base, networks)))
+        best = settings if found[-1][1] <= CLEARLY else base
     return best
 
 
@@ -189,33 +189,33 @@ def others_at_work() -> Callable[[], float]:
     return lambda: (busy() - before) / max(time.perf_counter() - began, 1e-9)
 
 
-def compare(way: CpuSettings, against: CpuSettings, networks: Sequence[Network]) -> float:
-    """As `_compare`; infinite as well where torch cannot compute that way."""
+def compare(settings: CpuSettings, against: CpuSettings, networks: Sequence[Network]) -> float:
+    """As `_compare`; infinite as well where torch cannot compute with these settings."""
     try:
-        return _compare(way, against, networks)
+        return _compare(settings, against, networks)
     except RuntimeError as problem:
-        _LOG.info("This CPU does not compute by %s: %s", way.words, problem)
+        _LOG.info("This CPU does not compute by %s: %s", settings.words, problem)
         return math.inf
 
 
-def _compare(way: CpuSettings, against: CpuSettings, networks: Sequence[Network]) -> float:
-    """Time of a way as a share of another's, the larger one of the networks; infinite where it is hopeless or wrong.
+def _compare(settings: CpuSettings, against: CpuSettings, networks: Sequence[Network]) -> float:
+    """Time of settings as a share of others', the larger one of the networks; infinite where it is hopeless or wrong.
 
     Both alternate, and the median of the rounds counts. With as many threads on both sides the work of all threads
-    counts instead, which other programs do not change; where there are none, the way must not be slower by the clock.
+    counts instead, which other programs do not change; where there are none, they must not be slower by the clock.
     """
     worst = 0.0
     for network in networks:
-        first, right = timed(network, way), timed(network, against)
+        first, right = timed(network, settings), timed(network, against)
         if first.clock > HOPELESS or error(first.logits, right.logits) > RIGHT:
             return math.inf
         others, began, rounds = others_at_work(), time.perf_counter(), list[tuple[Took, Took]]()
         while len(rounds) < ROUNDS[0] or (len(rounds) < ROUNDS[1] and time.perf_counter() - began < ENOUGH):
-            rounds.append((timed(network, way), timed(network, against)))
+            rounds.append((timed(network, settings), timed(network, against)))
         ratio = statistics.median(ours.clock / theirs.clock for ours, theirs in rounds)
-        if way.threads == against.threads:
+        if settings.threads == against.threads:
             work = sum(ours.work for ours, _ in rounds) / max(sum(theirs.work for _, theirs in rounds), 1e-9)
-            ratio = max(work, ratio) if ratio > 1 and others() <= QUIET * way.threads else work
+            ratio = max(work, ratio) if ratio > 1 and others() <= QUIET * settings.threads else work
         worst = max(worst, ratio)
     return worst
 

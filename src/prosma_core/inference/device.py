@@ -1,4 +1,4 @@
-"""Where to compute, why, and how much memory there is."""
+"""Choice of the device and the reason for it, free memory, out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from prosma_core.errors import DeviceError
 from prosma_core.events import Event, StageStarted
-from prosma_core.inference.cpu_tuning import cpu_way, default_way, known_way
+from prosma_core.inference.cpu_tuning import cpu_settings, default_cpu_settings, known_cpu_settings
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ def prepare_device(name: str) -> Generator[Event, None, DeviceChoice]:
     """Device by name, as `choose_device`; a CPU that is not known yet is probed before, which takes two seconds."""
     choice = choose_device(name)
     if choice.device.type == "cpu":
-        if known_way() is None:
+        if known_cpu_settings() is None:
             yield StageStarted("Benchmarking this CPU (first run only)…")
-        cpu_way()
+        cpu_settings()
         choice = choose_device(name)
     return choice
 
@@ -90,8 +90,8 @@ def choose_device(name: str) -> DeviceChoice:
 
 
 def _cpu(why: str) -> DeviceChoice:
-    way = known_way() or default_way()
-    return DeviceChoice(torch.device("cpu"), f"CPU, {way.threads_words}", why, way.inference_words)
+    settings = known_cpu_settings() or default_cpu_settings()
+    return DeviceChoice(torch.device("cpu"), f"CPU, {settings.threads_text}", why, settings.inference_text)
 
 
 def cuda_missing() -> str | None:

@@ -1,4 +1,4 @@
-"""Any number of scan files in, a result file for each out."""
+"""Segmentation of scan files, a result file for each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the network's grid back to the scan's: the wanted part of a frame, resampled and decided."""
+"""Network output back on the scan's grid: logits of a region resampled, and their argmax."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PIECE = 2**24
 
 @dataclass(frozen=True)
 class RegionOfInterest:
-    """The wanted part of a frame.
+    """The region of a frame that is segmented.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class RegionOfInterest:
 
 
 def plan_part(grid: NetworkGrid, box: Box) -> RegionOfInterest:
-    """RegionOfInterest of a frame that a box of its own grid makes."""
+    """Region of interest of a frame for a box of its own grid."""
     oriented = grid.orient_box(box)
     return RegionOfInterest(grid, oriented, grid.network_box(oriented))
 

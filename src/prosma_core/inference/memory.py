@@ -10,7 +10,7 @@ import torch
 
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.model import ModelConfig, ModelHeader
-from prosma_core.data.geometry import ImageSpec, check_region, region_words, size_note, size_unknown
+from prosma_core.data.geometry import ImageSpec, check_region, format_region, size_note, size_unknown
 from prosma_core.data.grid import NetworkGrid
 from prosma_core.errors import DeviceError
 from prosma_core.inference.device import free_memory, gib
@@ -147,7 +147,7 @@ def format_plan(
         yield "The model's training mirrored no axis: mirroring is left out."
     if config.slice_axis is not None and header.model.dims == spec.spatial_ndim:
         yield f"The model takes the {spec.spatial_ndim}D scan as a whole: it is not sliced along {config.slice_axis}."
-    part = region_words(check_region(config.region, spec), spec)
+    part = format_region(check_region(config.region, spec), spec)
     if part:
         count = f"{tiles[0]} of {counted(tiles[1], 'tile')}"
         if frames[1] > 1:

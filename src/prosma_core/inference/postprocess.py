@@ -1,4 +1,4 @@
-"""Label maps tidied: only the largest piece of each class, small pieces removed, holes closed; objects numbered.
+"""Postprocessing of label maps: largest piece of each class, small pieces removed, holes filled, objects numbered.
 
 A piece (connected component) is the same everywhere: voxels of one class that touch by a face, an edge or a corner.
 """

@@ -1,4 +1,4 @@
-"""From a scan to what the network takes: which frames and which part of them, and each frame on the network's grid."""
+"""Preparation of a scan for the network: frames and region to compute, each frame turned, normalized, resampled."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from prosma_core.inference.grid_restore import RegionOfInterest, plan_part
 
 @dataclass(frozen=True, eq=False)
 class ScanPlan:
-    """What of a scan the network looks at.
+    """Frames and region of a scan that the network computes.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""A scan in, a label map on the scan's own grid out."""
+"""Segmentation of one scan: a label map on the scan's own grid."""
 
 from __future__ import annotations
 

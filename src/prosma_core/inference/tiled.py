@@ -1,4 +1,4 @@
-"""A network over a grid larger than its tile: overlapping tiles, Gaussian weights, sums kept on the device."""
+"""Sliding-window inference: overlapping tiles, Gaussian weights, sums kept on the device."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A look into the gates: what they did to a scan, and what becomes of it when they are changed."""
+"""Inspection of the gates: what they remove from a scan, and what changes when they are edited."""

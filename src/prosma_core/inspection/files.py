@@ -117,7 +117,7 @@ IN_MEMORY = 0.25
 
 @dataclass(frozen=True)
 class Asked:
-    """What is wanted of a scan.
+    """Options of the inspection of a scan file.
 
     Attributes
     ----------
@@ -159,7 +159,7 @@ class Report:
 
 
 def inspect_file(segmenter: Segmenter, image: Path, out: Path, asked: Asked) -> Generator[Event, None, Report]:
-    """Look into the gates on a scan file, and write what is found into a folder; ``summary.json`` comes last.
+    """Inspect the gates on a scan file, and write the results into a folder; ``summary.json`` comes last.
 
     Parameters
     ----------

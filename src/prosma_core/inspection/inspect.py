@@ -25,7 +25,7 @@ from prosma_core.config.inspection import (
 )
 from prosma_core.config.model import ModelConfig
 from prosma_core.data.frames import Frame, frames
-from prosma_core.data.geometry import ImageSpec, Scan, region_words
+from prosma_core.data.geometry import ImageSpec, Scan, format_region
 from prosma_core.data.grid import Tile, padding_to
 from prosma_core.data.intensities import check_varies
 from prosma_core.errors import DeviceError
@@ -48,7 +48,7 @@ BESIDE_FIELDS = 6
 
 @dataclass(frozen=True)
 class InspectionPlan:
-    """How a scan is looked at.
+    """Plan of an inspection: device and memory.
 
     Attributes
     ----------
@@ -104,7 +104,7 @@ def plan_inspection(
         device = cpu
     if one + sums > free_memory(cpu) * SHARE or one > free_memory(device) * SHARE:
         msg = (
-            f"Looking into this scan needs about {gib(one + sums)}; {gib(free_memory(cpu))} are free. "
+            f"Inspecting this scan needs about {gib(one + sums)}; {gib(free_memory(cpu))} are free. "
             "Close other programs, or choose a region."
         )
         raise DeviceError(msg)
@@ -218,7 +218,7 @@ ATTENTION = "The model has attention gates: they weigh every voxel by a number a
 
 @dataclass(frozen=True, eq=False)
 class Inspected:
-    """What a look into the gates gave.
+    """Result of an inspection: numbers and maps.
 
     Attributes
     ----------
@@ -239,8 +239,8 @@ class Inspected:
 
 
 @dataclass
-class _Look:
-    """A look under way."""
+class _Work:
+    """An inspection under way."""
 
     segmenter: Segmenter
     config: InspectConfig
@@ -261,7 +261,7 @@ class _Look:
 def inspect_scan(
     segmenter: Segmenter, scan: Scan, config: InspectConfig, allocate: Allocate | None = None
 ) -> Generator[Event, None, Inspected]:
-    """Look into the gates while a scan goes through the network; yields after each level, and may be closed there.
+    """Inspect the gates while a scan goes through the network; yields after each level, and may be closed there.
 
     Parameters
     ----------
@@ -285,30 +285,30 @@ def inspect_scan(
     model = segmenter.header.model
     levels = check_levels(model, config.levels)
     check_edits(model, config.edits)
-    words = gate_words(segmenter, config)
+    words = format_missing_gates(segmenter, config)
     if not levels:
         return Inspected(
             Inspection(gate=model.gate.kind, form=model.gate.form, levels=(), maps=()), {}, scan.spec, words
         )
     with name_memory_errors(), edited(segmenter.model, config.edits):
-        look = yield from _plan(segmenter, scan, config, levels, allocate or _zeros)
-        with recording(segmenter.model, look.records.__setitem__, levels):
-            yield from _run(look)
+        work = yield from _plan(segmenter, scan, config, levels, allocate or _zeros)
+        with recording(segmenter.model, work.records.__setitem__, levels):
+            yield from _run(work)
     found = Inspection(
         gate=model.gate.kind,
         form=model.gate.form,
-        levels=tuple(s.summary(m.layout.spatial_shape(m.cells)) for m, s in zip(look.maps, look.sums, strict=True)),
-        maps=tuple(info for maps in look.maps for info in maps.infos),
+        levels=tuple(s.summary(m.layout.spatial_shape(m.cells)) for m, s in zip(work.maps, work.sums, strict=True)),
+        maps=tuple(info for maps in work.maps for info in maps.infos),
     )
-    arrays = {name: array for maps in look.maps for name, array in maps.arrays.items()}
-    return Inspected(found, arrays, look.plan.scan.spec, words)
+    arrays = {name: array for maps in work.maps for name, array in maps.arrays.items()}
+    return Inspected(found, arrays, work.plan.scan.spec, words)
 
 
-def gate_words(segmenter: Segmenter, config: InspectConfig) -> str:
+def format_missing_gates(segmenter: Segmenter, config: InspectConfig) -> str:
     """What of the settings the gates of a model do not have, in words; else empty."""
     gate = segmenter.header.model.gate
     if gate.kind == "none":
-        return f"{PLAIN} There is nothing to look into."
+        return f"{PLAIN} There is nothing to inspect."
     absent = [kind for kind in dict.fromkeys(config.maps) if not has_map(kind, gate)]
     words = [ATTENTION] if gate.kind == "attention" else []
     if absent:
@@ -318,8 +318,8 @@ def gate_words(segmenter: Segmenter, config: InspectConfig) -> str:
 
 def _plan(
     segmenter: Segmenter, scan: Scan, config: InspectConfig, levels: tuple[int, ...], allocate: Allocate
-) -> Generator[Event, None, _Look]:
-    """Plan a look, say so, and make the arrays."""
+) -> Generator[Event, None, _Work]:
+    """Plan an inspection, report the plan, and make the arrays."""
     header = segmenter.header
     model, tile = header.model, header.preprocess.tile
     plan = plan_scan(scan, header, config.region, config.slice_axis)
@@ -330,12 +330,12 @@ def _plan(
     infos = [(info, level) for level in cells for info in layout.infos(level, config.maps)]
     size = sum(layout.size(info, level) for info, level in infos)
     memory = plan_inspection(model, cells, size, len(tiles) * plan.frames, segmenter.device)
-    yield StageStarted(f"Looking into {memory.words}.")
+    yield StageStarted(f"Inspecting {memory.words}.")
     maps = []
     for level in cells:
         maps.append(LevelMaps(level, config.maps, layout, tiles, allocate))
         yield Working(f"Making the maps of level {level.level}")
-    return _Look(
+    return _Work(
         segmenter, config, plan, tiles, memory, maps, [LevelSums(c.level, model.widths[c.level]) for c in cells]
     )
 
@@ -347,22 +347,22 @@ def _say(plan: ScanPlan, segmenter: Segmenter, config: InspectConfig, tiles: tup
     counts = (plan.frames, plan.whole)
     for sentence in format_plan(plan.scan.spec, segmenter.header, how, plan.part.grid, frames=counts, tiles=tiles):
         yield StageStarted(sentence)
-    part = region_words(plan.region, plan.scan.spec)
+    part = format_region(plan.region, plan.scan.spec)
     if part:
-        yield StageStarted(f"Only {part} is looked at; computed for it: {tiles[0]} of {tiles[1]} tiles of each frame.")
+        yield StageStarted(f"Only {part} is inspected; computed for it: {tiles[0]} of {tiles[1]} tiles of each frame.")
 
 
-def _run(look: _Look) -> Generator[Event, None, None]:
-    header, config, plan = look.segmenter.header, look.config, look.plan
+def _run(work: _Work) -> Generator[Event, None, None]:
+    header, config, plan = work.segmenter.header, work.config, work.plan
     blank = 0
     for frame in frames(plan.scan, header.model.dims, config.slice_axis, plan.region):
         if plan.whole > 1 and is_blank(frame):
             blank += 1
-            look.done += len(look.tiles)
-            yield TileDone(look.done, look.total)
+            work.done += len(work.tiles)
+            yield TileDone(work.done, work.total)
             continue
-        yield from _frame(look, frame)
-        for maps in look.maps:
+        yield from _frame(work, frame)
+        for maps in work.maps:
             maps.end(frame)
     if blank == plan.frames:
         check_varies(np.asarray(plan.scan.data))
@@ -370,28 +370,28 @@ def _run(look: _Look) -> Generator[Event, None, None]:
         yield StageStarted(f"Left out, as they have one value everywhere: {blank} of {counted(plan.frames, 'frame')}.")
 
 
-def _frame(look: _Look, frame: Frame) -> Generator[Event, None, None]:
-    header, grid = look.segmenter.header, look.plan.part.grid
+def _frame(work: _Work, frame: Frame) -> Generator[Event, None, None]:
+    header, grid = work.segmenter.header, work.plan.part.grid
     image, note = network_image(frame, grid, header.preprocess)
-    if note and not look.said:
+    if note and not work.said:
         yield StageStarted(f"For the model, {note}.")
-    look.said = True
+    work.said = True
     padding = padding_to(grid.shape, header.preprocess.tile)
     padded = F.pad(image, [p for before_after in reversed(padding) for p in before_after])
-    for tile in look.tiles:
+    for tile in work.tiles:
         batch = padded[(slice(None), *tile.slices)][None]
-        for level in _levels(look, batch):
-            _take(look, level, frame, tile)
-            yield Working(f"Tile {look.done + 1} of {look.total}, level {level}")
-        look.done += 1
-        yield TileDone(look.done, look.total)
+        for level in _levels(work, batch):
+            _take(work, level, frame, tile)
+            yield Working(f"Tile {work.done + 1} of {work.total}, level {level}")
+        work.done += 1
+        yield TileDone(work.done, work.total)
 
 
-def _levels(look: _Look, batch: Tensor) -> Iterator[int]:
+def _levels(work: _Work, batch: Tensor) -> Iterator[int]:
     """Run the network on a tile, as the prediction does; gives each level when its gate has run."""
-    device = look.memory.device
-    model = look.segmenter.model.to(device)
-    steps = model.forward_to_gate(batch.to(device), min(maps.cells.level for maps in look.maps))
+    device = work.memory.device
+    model = work.segmenter.model.to(device)
+    steps = model.forward_to_gate(batch.to(device), min(maps.cells.level for maps in work.maps))
     while True:
         # Neither mode must last while this generator waits: whoever drains it would have it too.
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=inference_bf16(device)):
@@ -402,12 +402,12 @@ def _levels(look: _Look, batch: Tensor) -> Iterator[int]:
 
 
 @torch.no_grad()
-def _take(look: _Look, level: int, frame: Frame, tile: Tile) -> None:
+def _take(work: _Work, level: int, frame: Frame, tile: Tile) -> None:
     """Put what a level's gate did in a tile into its maps and sums, and let go of it."""
-    record = look.records.pop(level, None)
+    record = work.records.pop(level, None)
     if record is None:  # a level between those that are wanted
         return
-    for maps, sums in zip(look.maps, look.sums, strict=True):
+    for maps, sums in zip(work.maps, work.sums, strict=True):
         if maps.cells.level == level:
             inside = maps.cells.in_tile(tile)
             if not inside.empty:

@@ -1,4 +1,4 @@
-"""Where the cells of a level lie: in the padded grid of the network, in its tiles, and in the scan.
+"""Geometry of a level's cells: in the padded grid of the network, in its tiles, and in the scan.
 
 Cell j of a level whose strides multiply to s covers the voxels s j to s j + s - 1 of the padded grid; its centre is
 s j + (s - 1) / 2. A tile has cells of its own, which lie between those of the grid where its start is no multiple of s.

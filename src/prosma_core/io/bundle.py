@@ -1,4 +1,4 @@
-"""The model file: one safetensors, all but weights as JSON in its header; shipped models and their purpose."""
+"""Model files (safetensors with a JSON header): reading, writing, and the shipped models with their purpose."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ _MOST_BYTES = 1 << 20
 
 
 def cache_folder() -> Path:
-    """What can be made again is kept there: ``PROSMA_CACHE`` if it is set, else the user's cache folder."""
+    """Cache folder, whose content can be made again: ``PROSMA_CACHE`` if it is set, else the user's."""
     if given := os.environ.get("PROSMA_CACHE"):
         return Path(given)
     from platformdirs import user_cache_path
@@ -71,8 +71,8 @@ def _share(*files: Path) -> float:
     return quota / period if quota > 0 and period > 0 else math.inf
 
 
-def kept_way(key: str) -> CpuSettings | None:
-    """What `keep_way` kept under this key; None where there is nothing, or nothing of use."""
+def load_cpu_settings(key: str) -> CpuSettings | None:
+    """Settings that `save_cpu_settings` wrote under this key; None where there are none, or unusable ones."""
     sweep(cache_folder())
     found = _kept().get(key)
     try:
@@ -81,10 +81,10 @@ def kept_way(key: str) -> CpuSettings | None:
         return None
 
 
-def keep_way(key: str, way: CpuSettings) -> bool:
-    """Keep how this machine computes fastest; whether that was possible."""
+def save_cpu_settings(key: str, settings: CpuSettings) -> bool:
+    """Write the fastest settings of this machine into the cache; whether that was possible."""
     file = _file()
-    content = json.dumps({**_kept(), key: way.model_dump()}, indent=1)
+    content = json.dumps({**_kept(), key: settings.model_dump()}, indent=1)
     try:
         make_folder(file.parent)
         write_bytes_atomic(file, content.encode())

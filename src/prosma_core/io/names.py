@@ -1,4 +1,4 @@
-"""Names of image files: which format a name stands for, its stem, and the name of a result; commands with names."""
+"""Names of image files: format of a name, its stem, the name of a result; commands quoted for a shell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Notes that this program wrote into a file of its own: which model made a label map, and how."""
+"""Provenance notes in files that this program wrote: which model made a label map, and how."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inputs and outputs of a command, compared before the first write: what may be replaced, and that no input is."""
+"""Checks of a command's outputs before the first write: what may be replaced, and that no input is."""
 
 from __future__ import annotations
 

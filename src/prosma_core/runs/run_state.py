@@ -351,7 +351,7 @@ def _keep(folder: RunFolder) -> KeptModel:
     before = folder.read_before()
     words = []
     if before is not None:
-        words.append(compare(before, dice))
+        words.append(format_before_after(before, dice))
     measured, held = training.get("validated_frames"), training.get("validation_frames")
     if measured != held:
         words.append(f"Measured on {measured} of the {held} scans or slices that are held out.")
@@ -438,8 +438,8 @@ SMALLEST_CHANGE = 0.005
 """Dice that two models must differ by for one to be called worse."""
 
 
-def compare(before: Mapping[str, float], after: Mapping[str, float]) -> str:
-    """Both in words, as in ``liver 0.81 -> 0.88; spleen got worse: 0.90 -> 0.86.``, and what to do about it."""
+def format_before_after(before: Mapping[str, float], after: Mapping[str, float]) -> str:
+    """Dice before and after fine-tuning, as in ``liver 0.81 -> 0.88; spleen got worse: 0.90 -> 0.86.``, and advice."""
     parts = []
     for name, old, new in _both(before, after):
         worse = new < old - SMALLEST_CHANGE

@@ -59,7 +59,9 @@ def find_classes(
     )
 
 
-def class_words(classes: Sequence[ClassInfo], train: Mapping[int, int], val: Mapping[int, int], unit: str) -> list[str]:
+def format_classes(
+    classes: Sequence[ClassInfo], train: Mapping[int, int], val: Mapping[int, int], unit: str
+) -> list[str]:
     """The classes of a training set, how many cases or slices hold each, and which are in none; a sentence each.
 
     Parameters
@@ -76,16 +78,16 @@ def class_words(classes: Sequence[ClassInfo], train: Mapping[int, int], val: Map
     more = f"; and {len(counted) - LISTED} more" if len(counted) > LISTED else ""
     return [
         f"Classes, in training and validation {unit}s: {'; '.join(listed)}{more}.",
-        *missing_words(classes, train, val, unit),
+        *format_missing_classes(classes, train, val, unit),
     ]
 
 
-def missing_words(
+def format_missing_classes(
     classes: Sequence[ClassInfo], train: Mapping[int, int], val: Mapping[int, int], unit: str
 ) -> list[str]:
     """Classes that no validation case or slice holds, and those that no training one does; a sentence each.
 
-    Parameters are those of `class_words`.
+    Parameters are those of `format_classes`.
     """
     counted, said = _counted(classes, train, val), []
     if untold := [c.name for c, _, v in counted if not v]:

@@ -25,7 +25,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Graphed:
-    """Does what a function does, by a CUDA graph of it from the fourth call on.
+    """A function that is replayed as a CUDA graph from the fourth call on.
 
     Small networks gain most: their kernels end sooner than Python launches the next ones. Where the function cannot
     be captured, it is called as it is, and that is logged once.

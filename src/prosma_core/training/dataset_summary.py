@@ -30,7 +30,7 @@ SAMPLES = 2000
 
 @dataclass(frozen=True, eq=False)
 class Fingerprint:
-    """One case in numbers.
+    """Fingerprint of one case: grid, channels, value range, foreground sample, label values.
 
     Attributes
     ----------
@@ -123,7 +123,7 @@ SAID_ONCE = 3
 
 @dataclass
 class Facts:
-    """What reading the training cases told.
+    """Summary of the training cases.
 
     Attributes
     ----------
@@ -172,7 +172,7 @@ class Facts:
 def read_cases(
     folder: DatasetFolder, split: Split, run: RunConfig, dims: int | None
 ) -> Generator[Event, None, tuple[int, Facts]]:
-    """Look at every training case; those without any annotation are left out, and said.
+    """Read every training case; those without any annotation are left out, and reported.
 
     Parameters
     ----------
@@ -206,7 +206,7 @@ def read_cases(
         facts.name_classes(folder.cases[name].label, labels.spec)
         background = labels.values == 0 if labels.ignored is None else (labels.values == 0) & ~labels.ignored
         facts.background = facts.background or bool(background.any())
-        if words := _case_words(name, labels, run):
+        if words := _format_case(name, labels, run):
             yield StageStarted(words) if facts.said < SAID_ONCE else Working(words)
             facts.said += 1
         yield Working(f"Reading {name}")
@@ -219,7 +219,7 @@ def read_cases(
 def read_split(
     folder: DatasetFolder, split: Split, run: RunConfig, dims: int | None, *, fresh: bool
 ) -> Generator[Event, None, tuple[int, Facts, Split]]:
-    """Look at the cases of a split; one that was drawn is changed so that each class can be learned, where it can be.
+    """Read the cases of a split; one that was drawn is changed so that each class can be learned, where it can be.
 
     Parameters
     ----------
@@ -308,7 +308,7 @@ def _refuse_gray(
         raise LabelError(msg)
 
 
-def _case_words(name: str, labels: Annotation, run: RunConfig) -> str:
+def _format_case(name: str, labels: Annotation, run: RunConfig) -> str:
     """What a person should check of a case: the gray value it is cut at, its time points, its slices; else empty."""
     said = []
     if labels.threshold is not None:
@@ -318,11 +318,11 @@ def _case_words(name: str, labels: Annotation, run: RunConfig) -> str:
             f"{name}: of {labels.frames[1]} time points, {counted(labels.frames[0], 'holds', 'hold')} labels; the "
             "others are ignored."
         )
-    said.append(_slices_words(name, labels, run))
+    said.append(_format_slices(name, labels, run))
     return " ".join(filter(None, said))
 
 
-def _slices_words(name: str, labels: Annotation, run: RunConfig) -> str:
+def _format_slices(name: str, labels: Annotation, run: RunConfig) -> str:
     """Which slices are taken to be annotated, where a person should check that; else empty."""
     slices = labels.slices
     if run.labels.zero == "annotated_slices" and labels.axis is not None:

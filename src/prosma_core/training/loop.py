@@ -19,7 +19,7 @@ from prosma_core.io.bundle import load_bundle
 from prosma_core.model.weights import transfer
 from prosma_core.printable import counted
 from prosma_core.runs.run_folder import RunFolder, check_run_targets
-from prosma_core.runs.run_state import compare, run_lock
+from prosma_core.runs.run_state import format_before_after, run_lock
 from prosma_core.training.optimization import MovingAverage
 from prosma_core.training.prepare import prepare_run
 from prosma_core.training.split import Split
@@ -124,5 +124,5 @@ def _finish(trainer: Trainer) -> Generator[Event, None, TrainingResult]:
     header = trainer.save_model(out, validation)
     yield CheckpointSaved(str(out))
     if trainer.before is not None:
-        folder.write_before_after(trainer.before, validation.dice, compare(trainer.before, validation.dice))
+        folder.write_before_after(trainer.before, validation.dice, format_before_after(trainer.before, validation.dice))
     return TrainingResult(out, header, validation, trainer.before, trainer.setup.split.words())

@@ -22,7 +22,7 @@ from prosma_core.io.dataset_folder import DatasetFolder, open_cases
 from prosma_core.io.notes import made_by_model, read_notes
 from prosma_core.printable import counted
 from prosma_core.training.cases import TrainingCase, prepare_case
-from prosma_core.training.classes import check_background, class_words, find_classes
+from prosma_core.training.classes import check_background, find_classes, format_classes
 from prosma_core.training.dataset_summary import Fingerprint, read_annotated, read_split
 from prosma_core.training.plan import plan_batch, plan_preprocess, plan_run, training_voxels
 from prosma_core.training.split import Split, check_split, choose_cases, class_counts
@@ -88,7 +88,7 @@ def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None
     classes = find_classes(facts.prints, names, run.labels, run.class_colors, seen)
     if warning := check_background(classes, run.labels, painted=facts.background):
         yield StageStarted(warning)
-    for words in class_words(classes, *class_counts(split, facts.values, facts.validation), split.unit):
+    for words in format_classes(classes, *class_counts(split, facts.values, facts.validation), split.unit):
         yield StageStarted(words)
     split = replace(split, derived=_derived(folder, split))
     if start:
@@ -249,7 +249,7 @@ def _resolved(
 
 
 def describe_plan(pre: PreprocessConfig, model: ModelConfig, train: int, val: int) -> str:
-    """The plan in words."""
+    """Text of the plan."""
     grid = {
         "spacing": f"voxels of {' x '.join(f'{s:.3g}' for s in pre.spacing)} {pre.unit}",
         "longest_side": f"longest side {pre.longest_side} pixels",

@@ -1,4 +1,4 @@
-"""What is trained on and what is held out: whole cases, or slices where there are few cases."""
+"""Training and validation split: whole cases, or slices where there are few cases."""
 
 from __future__ import annotations
 
@@ -116,9 +116,9 @@ class Split:
 
     def words(self) -> str:
         """What validation figures of this split mean; empty for whole cases with labels of their own."""
-        return " ".join(filter(None, (self._kind_words(), self._derived_words())))
+        return " ".join(filter(None, (self._kind_text(), self._derived_text())))
 
-    def _derived_words(self) -> str:
+    def _derived_text(self) -> str:
         if not self.derived:
             return ""
         which = "the" if len(self.derived) == len(self.val) else f"{len(self.derived)} of the {len(self.val)}"
@@ -127,7 +127,7 @@ class Split:
             "measures agreement with that result; before and after are not compared."
         )
 
-    def _kind_words(self) -> str:
+    def _kind_text(self) -> str:
         if self.kind == "cases":
             return ""
         if self.kind == "slices":
@@ -245,7 +245,7 @@ def held_out_cases(count: int) -> int:
 
 
 def check_split(folder: DatasetFolder, split: Split) -> Split:
-    """The same split.
+    """Check a split against its folder, and return it.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""One run under way: network, average, optimizer and progress, epoch by epoch."""
+"""Trainer of one run: network, average of weights, optimizer and progress, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ class Trainer:
         self,
         weights: Mapping[str, torch.Tensor],
         cases: Sequence[TrainingCase],
-        look: Callable[[TrainingCase, torch.Tensor], None] | None = None,
+        on_case: Callable[[TrainingCase, torch.Tensor], None] | None = None,
     ) -> Generator[Event, None, Validation]:
         """Validate weights on cases, as `validate` does; they stay loaded for `save_model`."""
         if isinstance(self.gradients, Graphed):  # a graph's memory can be used by nothing else
@@ -195,7 +195,7 @@ class Trainer:
         self.evaluated.load_state_dict(weights)
         h = self.setup.header
         tile, amp = h.preprocess.tile, self.config.amp
-        return (yield from validate(self.evaluated, cases, tile, h.classes, self.device, amp=amp, look=look))
+        return (yield from validate(self.evaluated, cases, tile, h.classes, self.device, amp=amp, on_case=on_case))
 
     def _close_epoch(self, began: float, loss: float, rate: float, validation: Validation | None) -> EpochDone:
         p = self.progress

@@ -50,7 +50,7 @@ def validate(
     *,
     amp: bool,
     meant: Tensor | None = None,
-    look: Callable[[TrainingCase, Tensor], None] | None = None,
+    on_case: Callable[[TrainingCase, Tensor], None] | None = None,
 ) -> Generator[Event, None, Validation]:
     """Segment each case by the same tiles as `prosma segment` and compare; yields after each tile.
 
@@ -68,7 +68,7 @@ def validate(
         bf16 autocast on CUDA; a CPU validates as it trains, in float32.
     meant : Tensor, optional, int64, shape (outputs of the model,)
         Class index that each output of another model stands for.
-    look : callable, optional
+    on_case : callable, optional
         Called with each case and the class indices that were found in it, integer, shape (*grid).
 
     Raises
@@ -94,8 +94,8 @@ def validate(
                 raise DivergedError(msg)
             found = logits.argmax(0)
             found = found if meant is None else meant.to(found.device)[found]
-            if look is not None:
-                look(case, found)
+            if on_case is not None:
+                on_case(case, found)
             scores.append(dice_per_class(found, case.labels.to(logits.device), len(classes)))
             present |= np.isin(np.arange(1, len(classes)), list(case.present))
     mean = np.mean(scores, axis=0)
@@ -251,7 +251,7 @@ class CasePicture:
         self._found = np.zeros_like(labels[self._at])
 
     def take(self, case: TrainingCase, found: Tensor) -> None:
-        """Look at what was found in a case: class indices, integer, shape (*grid)."""
+        """Take the segmentation of a case: class indices, integer, shape (*grid)."""
         if case is self._case:
             self._found = found[self._at].cpu().numpy()
 

@@ -27,7 +27,7 @@ from scipy import ndimage
 
 from prosma_core.cli.main import app
 from prosma_core.data.geometry import array_spec
-from prosma_core.inference.cpu_tuning import cpu_way
+from prosma_core.inference.cpu_tuning import cpu_settings
 from prosma_core.io.bundle import read_header
 from prosma_core.io.images import read_image, write_image
 from prosma_core.io.notes import read_notes
@@ -205,7 +205,7 @@ def test_doctor_says_what_would_be_used(prosma: Prosma) -> None:
 def test_doctor_probes_again(prosma: Prosma, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROSMA_PROBE", "1")
     monkeypatch.setenv("PROSMA_CACHE", str(tmp_path))
-    cpu_way.cache_clear()
+    cpu_settings.cache_clear()
     assert "probed when it is used first" in prosma("doctor")[1]
     code, out, _ = prosma("doctor", "--probe")
     assert code == 0
@@ -221,16 +221,16 @@ def test_a_cpu_is_probed_before_it_is_used_and_that_is_said(
 ) -> None:
     monkeypatch.setenv("PROSMA_PROBE", "1")
     monkeypatch.setenv("PROSMA_CACHE", str(tmp_path / "cache"))
-    cpu_way.cache_clear()
+    cpu_settings.cache_clear()
     model, data = make_model(tmp_path / "m.safetensors"), make_data(tmp_path / "data", count=1)
     code, _, err = prosma("segment", data / "images", "--model", model, "--out", tmp_path / "out", "--device", "cpu")
-    chosen = cpu_way()
-    cpu_way.cache_clear()
+    chosen = cpu_settings()
+    cpu_settings.cache_clear()
     assert code == 0
     lines = err.splitlines()
     assert lines[0] == "Benchmarking this CPU (first run only)…"
-    extra = f", {chosen.inference_words}" if chosen.inference_words else ""
-    assert lines[1] == f"Computing on CPU, {chosen.threads_words}{extra} (chosen)."
+    extra = f", {chosen.inference_text}" if chosen.inference_text else ""
+    assert lines[1] == f"Computing on CPU, {chosen.threads_text}{extra} (chosen)."
 
 
 # ---------------------------------------------------------------- the way from data to a result

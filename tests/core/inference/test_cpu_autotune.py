@@ -17,7 +17,7 @@ from prosma_core.errors import DeviceError
 from prosma_core.events import StageStarted
 from prosma_core.inference import cpu_autotune as probe
 from prosma_core.inference import cpu_tuning as way
-from prosma_core.inference.cpu_autotune import CLEARLY, Network, Probe, Took, bf16_supported, error, find_way
+from prosma_core.inference.cpu_autotune import CLEARLY, Network, Probe, Took, bf16_supported, error, find_fastest
 from prosma_core.inference.device import choose_device, prepare_device
 from prosma_core.io.hardware import cache_folder
 
@@ -60,42 +60,42 @@ def test_float32_and_contiguous_where_everything_else_is_slower(clock: Clock) ->
         CpuSettings(threads=2): 0.2,
         CpuSettings(threads=8): 0.1,
     }
-    assert find_way(4, 8, bf16=True).way == PLAIN
+    assert find_fastest(4, 8, bf16=True).settings == PLAIN
 
 
 def test_what_is_not_clearly_faster_is_not_taken(clock: Clock) -> None:
     clock.takes = {LAST: 0.101 * CLEARLY, BF16: 0.101 * CLEARLY}
-    assert find_way(4, None, bf16=True).way == PLAIN
+    assert find_fastest(4, None, bf16=True).settings == PLAIN
 
 
 @pytest.mark.parametrize("best", [LAST, BF16, BOTH])
 def test_the_fastest_is_taken(clock: Clock, best: CpuSettings) -> None:
     clock.takes = {LAST: 0.08, BF16: 0.08, best: 0.05}
-    found = find_way(4, None, bf16=True)
-    assert found.way == best
+    found = find_fastest(4, None, bf16=True)
+    assert found.settings == best
     assert dict(found.ratios)[best] == pytest.approx(0.5)
 
 
 def test_a_layout_that_adds_little_to_bf16_is_left(clock: Clock) -> None:
     clock.takes = {BF16: 0.05, BOTH: 0.049}
-    assert find_way(4, None, bf16=True).way == BF16
+    assert find_fastest(4, None, bf16=True).settings == BF16
 
 
 def test_without_support_bf16_is_never_tried(clock: Clock) -> None:
     clock.takes = {BF16: 0.001, BOTH: 0.001}
-    assert find_way(4, 8, bf16=False).way == PLAIN
+    assert find_fastest(4, 8, bf16=False).settings == PLAIN
     assert not any(way.bf16 for way in clock.runs)
 
 
 @pytest.mark.parametrize("logits", [1.2, float("nan"), float("inf")])
 def test_what_is_fast_and_wrong_is_not_taken(clock: Clock, logits: float) -> None:
     clock.takes, clock.gives = {BF16: 0.01}, {BF16: logits}
-    assert find_way(4, None, bf16=True).way == PLAIN
+    assert find_fastest(4, None, bf16=True).settings == PLAIN
 
 
 def test_what_takes_for_ever_is_tried_once(clock: Clock) -> None:
     clock.takes = {BF16: 9.0}
-    find_way(4, None, bf16=True)
+    find_fastest(4, None, bf16=True)
     assert clock.runs[BF16] == 1
 
 
@@ -105,40 +105,40 @@ def test_the_slower_of_2d_and_3d_counts(clock: Clock, monkeypatch: pytest.Monkey
         return Took(0.12, 0.12, torch.ones(1)) if slow else Took(0.05 if way.bf16 else 0.1, 0.1, torch.ones(1))
 
     monkeypatch.setattr(probe, "timed", timed)
-    assert find_way(4, None, bf16=True).way == PLAIN
+    assert find_fastest(4, None, bf16=True).settings == PLAIN
 
 
 def test_less_work_that_takes_longer_is_not_taken_unless_others_are_in_the_way(clock: Clock) -> None:
     clock.takes, clock.works = {BF16: 0.12}, {BF16: 0.05}
-    assert find_way(4, None, bf16=True).way == PLAIN
+    assert find_fastest(4, None, bf16=True).settings == PLAIN
     clock.others = 3.0
-    assert find_way(4, None, bf16=True).way == BF16
+    assert find_fastest(4, None, bf16=True).settings == BF16
 
 
 def test_fewer_threads_are_taken_as_long_as_they_are_clearly_faster(clock: Clock) -> None:
     clock.takes = {CpuSettings(threads=n): t for n, t in ((16, 0.1), (8, 0.08), (4, 0.06), (2, 0.06))}
-    found = find_way(16, 32, bf16=False)
-    assert found.way.threads == 4
+    found = find_fastest(16, 32, bf16=False)
+    assert found.settings.threads == 4
     assert CpuSettings(threads=32) not in clock.runs
 
 
 def test_all_cores_are_taken_where_that_is_clearly_faster(clock: Clock) -> None:
     clock.takes = {CpuSettings(threads=8): 0.07}
-    assert find_way(4, 8, bf16=False).way.threads == 8
+    assert find_fastest(4, 8, bf16=False).settings.threads == 8
 
 
 def test_threads_stay_where_others_compute_or_a_person_said_how_many(clock: Clock) -> None:
     clock.takes = {CpuSettings(threads=2): 0.01, CpuSettings(threads=8): 0.01}
-    assert find_way(4, None, bf16=False).way.threads == 4
+    assert find_fastest(4, None, bf16=False).settings.threads == 4
     clock.others = 3.0
-    assert find_way(4, 8, bf16=False).way.threads == 4
+    assert find_fastest(4, 8, bf16=False).settings.threads == 4
 
 
 def test_a_real_probe_gives_what_it_tried_and_leaves_the_threads_alone() -> None:
     before = torch.get_num_threads()
-    found = find_way(1, None, bf16=bf16_supported())
-    assert found.way in [PLAIN.replace(threads=1), *(other for other, _ in found.ratios)]
-    assert found.way.bf16 <= bf16_supported()
+    found = find_fastest(1, None, bf16=bf16_supported())
+    assert found.settings in [PLAIN.replace(threads=1), *(other for other, _ in found.ratios)]
+    assert found.settings.bf16 <= bf16_supported()
     assert torch.get_num_threads() == before
 
 
@@ -171,39 +171,39 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
     monkeypatch.setenv("PROSMA_PROBE", "1")
     monkeypatch.setenv("PROSMA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(way, "find_way", find)
-    way.cpu_way.cache_clear()
+    monkeypatch.setattr(way, "find_fastest", find)
+    way.cpu_settings.cache_clear()
     yield lambda: len(probes)
-    way.cpu_way.cache_clear()
+    way.cpu_settings.cache_clear()
 
 
 def test_a_machine_is_probed_once(machine: Callable[[], int]) -> None:
-    assert way.known_way() is None
-    first = way.cpu_way()
+    assert way.known_cpu_settings() is None
+    first = way.cpu_settings()
     assert first.bf16
-    assert way.cpu_way() is first
-    way.cpu_way.cache_clear()  # as in the next process
-    assert way.known_way() == first
-    assert way.cpu_way() == first
+    assert way.cpu_settings() is first
+    way.cpu_settings.cache_clear()  # as in the next process
+    assert way.known_cpu_settings() == first
+    assert way.cpu_settings() == first
     assert machine() == 1
 
 
 @pytest.mark.parametrize("what", ["cpu_name", "usable_cores", "bf16_supported"])
 def test_another_machine_is_probed_anew(machine: Callable[[], int], monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    way.cpu_way()
-    way.cpu_way.cache_clear()
+    way.cpu_settings()
+    way.cpu_settings.cache_clear()
     other = {"cpu_name": "another", "usable_cores": 77, "bf16_supported": not bf16_supported()}[what]
     monkeypatch.setattr(way, what, lambda: other)
-    way.cpu_way()
+    way.cpu_settings()
     assert machine() == 2
 
 
 def test_a_damaged_file_is_written_anew(machine: Callable[[], int]) -> None:
     cache_folder().mkdir()
     (cache_folder() / "cpu.json").write_text("{")
-    first = way.cpu_way()
-    way.cpu_way.cache_clear()
-    assert way.known_way() == first
+    first = way.cpu_settings()
+    way.cpu_settings.cache_clear()
+    assert way.known_cpu_settings() == first
 
 
 def test_where_nothing_can_be_kept_the_process_still_knows(
@@ -211,16 +211,16 @@ def test_where_nothing_can_be_kept_the_process_still_knows(
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("PROSMA_CACHE", str(tmp_path / "file"))
-    assert way.cpu_way().bf16
-    assert way.known_way() is way.cpu_way()
+    assert way.cpu_settings().bf16
+    assert way.known_cpu_settings() is way.cpu_settings()
     assert machine() == 1
 
 
 def test_the_probe_can_be_turned_off(machine: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> None:
-    way.cpu_way()
-    way.cpu_way.cache_clear()
+    way.cpu_settings()
+    way.cpu_settings.cache_clear()
     monkeypatch.setenv("PROSMA_PROBE", "0")
-    assert way.cpu_way() == CpuSettings(threads=torch.get_num_threads())
+    assert way.cpu_settings() == CpuSettings(threads=torch.get_num_threads())
     assert machine() == 1
 
 
@@ -253,8 +253,9 @@ def test_a_process_takes_the_threads_that_were_found_unless_a_person_set_them(
         "from prosma_core.config.inference import CpuSettings\n"
         "from prosma_core.inference import cpu_tuning as way\n"
         "from prosma_core.inference.cpu_autotune import Probe\n"
-        "way.find_way = lambda base, cores, bf16: Probe(CpuSettings(threads=base if cores is None else 1), (), 0.0)\n"
-        "way.cpu_way()\n"
+        "probed = lambda base, cores, bf16: Probe(CpuSettings(threads=base if cores is None else 1), (), 0.0)\n"
+        "way.find_fastest = probed\n"
+        "way.cpu_settings()\n"
         "print(torch.get_num_threads())"
     )
 

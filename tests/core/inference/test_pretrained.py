@@ -117,7 +117,7 @@ def test_every_way_of_a_cpu_gives_the_same_labels(name: str, monkeypatch: pytest
             continue
         chosen = CpuSettings(threads=1, bf16=bf16, channels_last=last)
         with monkeypatch.context() as patch:
-            patch.setattr(way, "cpu_way", lambda chosen=chosen: chosen)
+            patch.setattr(way, "cpu_settings", lambda chosen=chosen: chosen)
             found = segment(segmenter, image)
         assert np.mean(found == plain) > (SAME if bf16 else 0.9999), chosen.words
     assert np.array_equal(segment(segmenter, image), plain)  # nothing of it stays in the model

@@ -269,7 +269,7 @@ def test_only_what_is_asked_for_is_made_and_memory_is_said_before(noise: Noise, 
     _, events = drain(inspect_scan(by, scan, config, allocate))
     assert made == [("level1/kept", (4, 10, 8, 8), "uint8"), ("level1/removed", (10, 8, 8), "float16")]
     said = [e.message for e in events if isinstance(e, StageStarted)]
-    assert any(s.startswith("Looking into level 1 in 2 tiles of 16x16x16, about") and "for the maps" in s for s in said)
+    assert any(s.startswith("Inspecting level 1 in 2 tiles of 16x16x16, about") and "for the maps" in s for s in said)
     monkeypatch.setattr(inspect, "free_memory", lambda _: 1000)
     with pytest.raises(DeviceError, match=r"needs about .* are free"):
         look(by, scan)

@@ -11,7 +11,14 @@ import pytest
 
 from prosma_core.config.inference import CpuSettings
 from prosma_core.io import atomic
-from prosma_core.io.hardware import cache_folder, cpu_name, cpu_quota, keep_way, kept_way, usable_cores
+from prosma_core.io.hardware import (
+    cache_folder,
+    cpu_name,
+    cpu_quota,
+    load_cpu_settings,
+    save_cpu_settings,
+    usable_cores,
+)
 
 WAY = CpuSettings(threads=3, bf16=True)
 
@@ -62,16 +69,16 @@ def test_this_machine_has_a_name_and_cores() -> None:
 def test_the_part_of_a_killed_process_is_removed() -> None:
     cache_folder().mkdir()
     os.close(atomic.take(cache_folder() / "cpu.json").descriptor)  # as the system does when a process ends
-    kept_way("a")
+    load_cpu_settings("a")
     assert list(cache_folder().iterdir()) == []
 
 
 def test_what_is_kept_is_found_again_beside_what_was_there() -> None:
     other = CpuSettings(threads=1, channels_last=True)
-    assert kept_way("a") is None
-    assert keep_way("a", WAY)
-    assert keep_way("b", other)
-    assert (kept_way("a"), kept_way("b"), kept_way("c")) == (WAY, other, None)
+    assert load_cpu_settings("a") is None
+    assert save_cpu_settings("a", WAY)
+    assert save_cpu_settings("b", other)
+    assert (load_cpu_settings("a"), load_cpu_settings("b"), load_cpu_settings("c")) == (WAY, other, None)
 
 
 @pytest.mark.parametrize(
@@ -91,14 +98,14 @@ def test_what_is_kept_is_found_again_beside_what_was_there() -> None:
 def test_a_damaged_file_holds_nothing_and_is_replaced(content: bytes) -> None:
     cache_folder().mkdir()
     (cache_folder() / "cpu.json").write_bytes(content)
-    assert kept_way("a") is None
-    assert keep_way("a", WAY)
-    assert kept_way("a") == WAY
+    assert load_cpu_settings("a") is None
+    assert save_cpu_settings("a", WAY)
+    assert load_cpu_settings("a") == WAY
     assert json.loads((cache_folder() / "cpu.json").read_bytes())["a"]["threads"] == 3
 
 
 def test_a_folder_that_cannot_be_made_breaks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("PROSMA_CACHE", str(tmp_path / "file"))
-    assert not keep_way("a", WAY)
-    assert kept_way("a") is None
+    assert not save_cpu_settings("a", WAY)
+    assert load_cpu_settings("a") is None

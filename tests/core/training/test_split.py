@@ -14,8 +14,8 @@ from prosma_core.config.training import LabelsConfig
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.data.labels import read_annotation
 from prosma_core.errors import DatasetError, TrainingError
-from prosma_core.runs.run_state import compare
-from prosma_core.training.classes import check_background, class_words
+from prosma_core.runs.run_state import format_before_after
+from prosma_core.training.classes import check_background, format_classes
 from prosma_core.training.split import FEW_HELD_OUT, FEW_SLICES, HeldOut, Split, hold_out_slices, keep_classes
 from prosma_core.training.validate import common_classes
 
@@ -76,10 +76,10 @@ def test_classes_of_two_models_are_matched_by_name_then_by_value() -> None:
 
 
 def test_what_got_worse_is_said() -> None:
-    words = compare({"liver": 0.81, "spleen": 0.9}, {"liver": 0.884, "spleen": 0.86, "new": 0.1})
+    words = format_before_after({"liver": 0.81, "spleen": 0.9}, {"liver": 0.884, "spleen": 0.86, "new": 0.1})
     assert words == "liver 0.81 -> 0.88; spleen got worse: 0.90 -> 0.86."
-    assert "keep the one it started from" in compare({"liver": 0.9}, {"liver": 0.8})
-    assert "worse" not in compare({"liver": 0.9}, {"liver": 0.899})
+    assert "keep the one it started from" in format_before_after({"liver": 0.9}, {"liver": 0.8})
+    assert "worse" not in format_before_after({"liver": 0.9}, {"liver": 0.899})
 
 
 def test_scribbles_need_background() -> None:
@@ -155,14 +155,16 @@ def test_slices_that_alone_hold_a_class_are_trained_on() -> None:
 
 def test_classes_are_listed_and_those_that_a_part_lacks_are_named() -> None:
     classes = tuple(ClassInfo(value=v, name=n) for v, n in enumerate(("background", "organ", "lesion", "duct")))
-    assert class_words(classes, {1: 3, 2: 2}, {1: 1, 3: 1}, "case") == [
+    assert format_classes(classes, {1: 3, 2: 2}, {1: 1, 3: 1}, "case") == [
         "Classes, in training and validation cases: organ (1) in 3 and 1; lesion (2) in 2 and 0; duct (3) in 0 and 1.",
         "No validation case holds lesion: no validation Dice (–), no part in the mean.",
         "No training case holds duct: this cannot be learned here.",
     ]
     many = tuple(ClassInfo(value=v, name=f"class {v}") for v in range(41))
-    assert class_words(many, dict.fromkeys(range(41), 1), dict.fromkeys(range(41), 1), "slice")[0].endswith("28 more.")
+    assert format_classes(many, dict.fromkeys(range(41), 1), dict.fromkeys(range(41), 1), "slice")[0].endswith(
+        "28 more."
+    )
 
 
 def test_classes_without_a_dice_have_no_part_in_the_comparison() -> None:
-    assert compare({"liver": 0.8, "spleen": 0.9}, {"liver": 0.9}) == "liver 0.80 -> 0.90."
+    assert format_before_after({"liver": 0.8, "spleen": 0.9}, {"liver": 0.9}) == "liver 0.80 -> 0.90."

@@ -22,7 +22,7 @@ from prosma_core.io.bundle import find_model, read_header, shipped_models
 from prosma_core.io.dataset_folder import open_cases
 from prosma_core.io.images import read_labels
 from prosma_core.runs.run_folder import RunFolder, check_new_run
-from prosma_core.training.classes import class_words
+from prosma_core.training.classes import format_classes
 from prosma_core.training.dataset_summary import read_split
 from prosma_core.training.split import choose_cases, class_counts
 
@@ -298,7 +298,7 @@ def test_classes_that_training_or_validation_lacks_are_said_before_the_training(
     folder = open_cases(run.data, run.pairs, run.validation)
     _, facts, split = finished(read_split(folder, choose_cases(folder, run.training.seed), run, 3, fresh=True))
     counts = class_counts(split, facts.values, facts.validation)
-    assert class_words(given.classes, *counts, split.unit)[1:] == said
+    assert format_classes(given.classes, *counts, split.unit)[1:] == said
     assert split.words() in plan.notes or not split.words()
 
 
