@@ -11,6 +11,7 @@ from napari.layers import Image
 from napari_prosma.each import each
 from napari_prosma.jobs.models import ModelEntry
 from napari_prosma.jobs.session import Session
+from napari_prosma.scan.selection import Problem
 from napari_prosma.train.pair_list import PairActions, PairList
 from napari_prosma.train.presenter import AbstractTrainView, TrainPresenter, preset_training
 from napari_prosma.train.preview import Preview, scan_in_view
@@ -19,7 +20,6 @@ from napari_prosma.train.runtime_estimate import Estimate
 from napari_prosma.train.state import (
     Choices,
     Plan,
-    Problem,
     asks_for_size,
     classes_of,
     edited,

@@ -7,8 +7,9 @@ from typing import Any, Protocol, get_args
 
 from napari_prosma.jobs.run import RunView, ViewSignal
 from napari_prosma.jobs.session import Session
+from napari_prosma.scan.selection import Problem
 from napari_prosma.train.pairs import PairRow
-from napari_prosma.train.state import Choices, Plan, Problem
+from napari_prosma.train.state import Choices, Plan
 from napari_prosma.widgets import device_text as format_devices
 from prosma_core.config.model import ClassInfo
 from prosma_core.config.training import FINE_TUNING_RATE, PRESETS, LabelsConfig, Preset, TrainingConfig

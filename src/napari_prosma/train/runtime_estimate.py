@@ -11,10 +11,11 @@ from typing import Any
 from napari_prosma.each import each
 from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.jobs.run import Handlers, JobRun
+from napari_prosma.scan.selection import Problem
 from napari_prosma.train.pairs import Pair
 from napari_prosma.train.presenter import AbstractTrainView
 from napari_prosma.train.requests import PlanSpec, times_request
-from napari_prosma.train.state import Choices, Plan, Problem, sized
+from napari_prosma.train.state import Choices, Plan, sized
 from prosma_core.engine.messages import (
     Cancelled,
     Failed,

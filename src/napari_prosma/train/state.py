@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from napari_prosma.jobs.models import ModelEntry
+from napari_prosma.scan.selection import Problem
 from napari_prosma.train.export_pairs import case_names
 from napari_prosma.train.pairs import PairRow, splits_of
 from napari_prosma.train.run_library import free_name, taken_names
@@ -30,8 +31,6 @@ from prosma_core.training.split import Split, class_counts, draw_cases, hold_out
 
 MOST_EPOCHS = 100_000
 """Epochs of a run that is ended by minutes."""
-
-Field = Literal["pairs", "labels", "size", "classes", "start", "budget", "device", "name", "advanced"]
 
 
 @dataclass(frozen=True)
@@ -79,14 +78,6 @@ class Choices:
     device: str = "auto"
     device_error: str = ""
     name: str = ""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Why Train is disabled: the field to look at, and what to do."""
-
-    field: Field
-    text: str
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ import pytest
 from napari.layers import Image, Labels
 
 from napari_prosma.jobs.models import ModelEntry
+from napari_prosma.scan.selection import Problem
 from napari_prosma.train.export_pairs import write_pairs
 from napari_prosma.train.pairs import Pair, PairRow, check
 from napari_prosma.train.sources import layer_source
-from napari_prosma.train.state import Choices, Plan, Problem, asks_for_size, classes_of, resolve, sized
+from napari_prosma.train.state import Choices, Plan, asks_for_size, classes_of, resolve, sized
 from prosma_core.config.model import ClassInfo, VoxelSize
 from prosma_core.config.training import PRESETS, LabelsConfig, load_run_yaml, resolve_run
 from prosma_core.io.bundle import find_model, read_header, shipped_models
