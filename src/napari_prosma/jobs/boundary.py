@@ -10,7 +10,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Generator
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from psygnal import Signal
 
@@ -40,8 +40,8 @@ class Timer(Protocol):
 class EventLoop(Protocol):
     """The loop of the GUI thread, in which all that widgets do takes place."""
 
-    def post(self, call: Callable[[], None]) -> None:
-        """Run `call` in the GUI thread soon, after what was posted before; from any thread."""
+    def post(self, call: Callable[..., object], /, *values: Any) -> None:
+        """Call this with these values in the GUI thread soon, after what was posted before; from any thread."""
 
     def timer(self, call: Callable[[], object], *, repeat: bool = False) -> Timer:
         """A timer, not started yet, that calls once, or again and again until it is stopped."""
@@ -68,7 +68,7 @@ class Jobs:
         self._engine = Engine(on_ready=self._ready)
         self._second = Engine()
         self._aside: EngineJob | None = None
-        self._under_way = 0  # jobs of the first engine, from `submit` to their last message
+        self._begun: list[EngineJob] = []  # jobs of the first engine, with those that were over when the last began
         atexit.register(self.close)
 
     def warm_up(self) -> None:
@@ -119,13 +119,9 @@ class Jobs:
             `Cancelled`.
         """
         self.end_background()
-        self._under_way += 1
-
-        def tell(message: Message) -> None:
-            self._under_way -= is_last(message)
-            listener(message)
-
-        return self._run(self._engine, spec, tell)
+        job = self._run(self._engine, spec, listener)
+        self._begun = [*(before for before in self._begun if not before.over), job]
+        return job
 
     def submit_background(self, request: Request, listener: Listener) -> None:
         """Give a second engine a job that is not urgent: it is ended as soon as the first one is given anything.
@@ -141,7 +137,7 @@ class Jobs:
         EngineBusyError
             A job of one of the engines is not over yet.
         """
-        if self._under_way or self._aside is not None:
+        if self._aside is not None or not all(job.over for job in self._begun):
             msg = "The engine is busy with another job. Wait for it, or cancel it."
             raise EngineBusyError(msg)
 
@@ -180,10 +176,9 @@ class Jobs:
             try:
                 result = work()
             except Exception as error:  # noqa: BLE001  (handed to the caller, whatever it is)
-                reason = error
-                self._loop.post(lambda: failed(reason))
+                self._loop.post(failed, error)
             else:
-                self._loop.post(lambda: done(result))
+                self._loop.post(done, result)
 
         thread = threading.Thread(target=body, name="prosma-work", daemon=not lasting)
         if lasting:
@@ -196,12 +191,12 @@ class Jobs:
         return self._loop.timer(call, repeat=repeat)
 
     def _run(self, engine: Engine, spec: JobSpec, listener: Listener) -> EngineJob:
-        job = EngineJob(engine, lambda message: self._loop.post(lambda: listener(message)))
+        job = EngineJob(engine, functools.partial(self._loop.post, listener))
         threading.Thread(target=job.run, args=(spec,), name="prosma-job", daemon=True).start()
         return job
 
     def _ready(self, ready: Ready) -> None:
-        self._loop.post(lambda: self.started.emit(ready))
+        self._loop.post(self.started.emit, ready)
 
 
 _lasting: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
@@ -246,6 +241,12 @@ class EngineJob:
         self._job: Job | None = None
         self._previews = 0
         self._first_preview: ScanRef | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether its last message is on its way."""
+        job = self._job
+        return job.over.is_set() if job is not None else self._cancelled.is_set()
 
     def cancel(self) -> None:
         """Ask it to stop; `Cancelled` follows, at once while the job is still being prepared."""

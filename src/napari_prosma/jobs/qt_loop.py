@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from qtpy.QtCore import QObject, Qt, QTimer, Signal
 
@@ -21,13 +22,13 @@ class QtEventLoop(QObject):
 
     def __init__(self) -> None:
         super().__init__()
-        self._waiting: deque[Callable[[], None]] = deque()
+        self._waiting: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._delivering = False
         self._posted.connect(self._deliver, Qt.ConnectionType.QueuedConnection)
 
-    def post(self, call: Callable[[], None]) -> None:
-        """Run `call` in the GUI thread soon; from any thread."""
-        self._waiting.append(call)
+    def post(self, call: Callable[..., object], /, *values: Any) -> None:
+        """As of `EventLoop`."""
+        self._waiting.append((call, values))
         with contextlib.suppress(RuntimeError):  # Qt is gone already: the program ends
             self._posted.emit()
 
@@ -43,7 +44,8 @@ class QtEventLoop(QObject):
             return  # inside a call that lets the event loop run, as napari's progress bars do: the rest waits for it
         self._delivering = True
         try:
-            self._waiting.popleft()()
+            call, values = self._waiting.popleft()
+            call(*values)
         finally:
             self._delivering = False
             if self._waiting:

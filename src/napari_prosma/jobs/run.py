@@ -74,21 +74,25 @@ class JobRun(ABC):
             return
         self._ended = is_last(message)
         handle = None if self.abandoned or self.broken else self.handlers.get(type(message))
-        if handle is not None:
-            self._guard(lambda: handle(message))
-        if self._ended:
-            self._guard(self.over)
-
-    def _guard(self, call: Callable[[], None]) -> None:
         try:
-            call()
+            if handle is not None:
+                handle(message)
         except Exception as error:  # noqa: BLE001  (whatever a viewer, a layer or a view raises)
-            _LOG.exception("A message of the engine could not be shown")
-            self.broken = True
-            reason, details = f"{type(error).__name__}: {error}", traceback.format_exc()
-            if not self._ended:
-                each("The job could not be cancelled", self.cancel)
-            each("The error could not be shown", lambda: self.show_error(reason, details))
+            self._break(error)
+        try:
+            if self._ended:
+                self.over()
+        except Exception as error:  # noqa: BLE001  (as above)
+            self._break(error)
+
+    def _break(self, error: Exception) -> None:
+        """Show what a handler has raised, and cancel what is left of the job."""
+        _LOG.exception("A message of the engine could not be shown")
+        self.broken = True
+        reason, details = f"{type(error).__name__}: {error}", traceback.format_exc()
+        if not self._ended:
+            each("The job could not be cancelled", self.cancel)
+        each("The error could not be shown", lambda: self.show_error(reason, details))
 
 
 class ViewSignal(Protocol):
