@@ -244,6 +244,7 @@ class ProximalGate(SkipGate):
         q, context = kernel.project(x, g, self.project_skip, self.project_decoder)  # GELU(W_x x + W_g g + b), GAP(g)
         q, tau = self.hook_q(q), self.hook_tau(self.threshold())
         z = self.hook_z(kernel.field(q, [*self.scales], self.offset))  # sum of D_d * q, + beta
+        del q  # without gradients, its memory is free for the rest
         a = self.hook_a(kernel.prox(z, tau, self.form, keep=self.hook_z.watched))  # prox of tau ||.||_1
         c = None if self.channel_gate is None else self.hook_c(self.channel_gate(context))  # sigmoid(MLP(GAP(g)))
         return self.hook_out(kernel.apply(c, a, x))  # type: ignore[no-any-return]  # c . a . x
