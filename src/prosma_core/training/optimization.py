@@ -4,39 +4,57 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from prosma_core.config.training import TrainingConfig
 from prosma_core.data.labels import IGNORED
 from prosma_core.model.gate import SkipGate
 
+SMOOTH = 1e-5
+"""Added to both sides of the fraction of Dice, which is then defined where a class is nowhere."""
 
-class MaskedDiceCE(nn.Module):
-    """Dice + cross-entropy of the voxels that are not ignored; 0 where all are."""
 
-    def __init__(self, config: TrainingConfig) -> None:
-        from monai.losses import DiceLoss
+def dice_loss(probabilities: Tensor, wanted: Tensor, *, batch: bool) -> Tensor:
+    """1 - soft Dice of the foreground's classes, on average: `DiceLoss` of MONAI, whose import takes three seconds.
 
-        super().__init__()
-        self.weights = config.dice_weight, config.ce_weight
-        self.dice = DiceLoss(include_background=False, batch=config.batch_dice)
+    Parameters
+    ----------
+    probabilities, wanted : Tensor
+        Shape (B, K, *grid), floating point; `wanted` is one-hot, or 0 where nothing is known.
+    batch : bool
+        Whether Dice is of all B together, not of each by itself.
+    """
+    predicted, target = probabilities[:, 1:], wanted[:, 1:]
+    axes = [0] * batch + list(range(2, target.ndim))
+    both = (predicted * target).sum(axes)
+    only_predicted, only_wanted = predicted.sum(axes) - both, target.sum(axes) - both
+    union = both + only_predicted * 0.5 + only_wanted * 0.5
+    return (1 - (2 * both + SMOOTH) / (2 * union + SMOOTH)).mean()
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Scalar of logits, shape (B, K, *grid), and labels with `IGNORED`, shape (B, 1, *grid)."""
-        target = labels[:, 0].long()
-        known = target != IGNORED
-        wanted = F.one_hot(target.clamp_min(0), logits.shape[1]).movedim(-1, 1) * known[:, None]
-        dice: Tensor = self.dice(logits.softmax(1) * known[:, None], wanted.to(logits.dtype))
-        entropy = F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum") / known.sum().clamp_min(1)
-        return self.weights[0] * dice + self.weights[1] * entropy
+
+def dice_ce(config: TrainingConfig, logits: Tensor, labels: Tensor) -> Tensor:
+    """Dice + cross-entropy of logits, shape (B, K, *grid), and labels, shape (B, 1, *grid)."""
+    target = labels.long()
+    wanted = logits.new_zeros(logits.shape).scatter_(1, target, 1)
+    dice = dice_loss(logits.softmax(1), wanted, batch=config.batch_dice)
+    return config.dice_weight * dice + config.ce_weight * F.cross_entropy(logits, target[:, 0])
+
+
+def masked_dice_ce(config: TrainingConfig, logits: Tensor, labels: Tensor) -> Tensor:
+    """`dice_ce` of the voxels that are not `IGNORED`; 0 where all are."""
+    target = labels[:, 0].long()
+    known = target != IGNORED
+    wanted = F.one_hot(target.clamp_min(0), logits.shape[1]).movedim(-1, 1) * known[:, None]
+    dice = dice_loss(logits.softmax(1) * known[:, None], wanted.to(logits.dtype), batch=config.batch_dice)
+    entropy = F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum") / known.sum().clamp_min(1)
+    return config.dice_weight * dice + config.ce_weight * entropy
 
 
 def segmentation_loss(config: TrainingConfig, *, masked: bool = False) -> Callable[[Sequence[Tensor], Tensor], Tensor]:
-    """Dice + cross-entropy over all levels (MONAI), weights 1, 1/2, 1/4, … with deep supervision.
+    """Dice + cross-entropy over all levels, weights 1, 1/2, 1/4, … down to 1/16 with deep supervision.
 
     Parameters
     ----------
@@ -50,28 +68,18 @@ def segmentation_loss(config: TrainingConfig, *, masked: bool = False) -> Callab
         Of logits per level, finest first, each of shape (B, K, *grid of the level), and labels, int64, shape
         (B, 1, *grid); gives a scalar.
     """
-    from monai.losses import DeepSupervisionLoss, DiceCELoss
-
-    one: Any = MaskedDiceCE(config)
-    if not masked:
-        one = DiceCELoss(
-            include_background=False,
-            to_onehot_y=True,
-            softmax=True,
-            batch=config.batch_dice,
-            lambda_dice=config.dice_weight,
-            lambda_ce=config.ce_weight,
-        )
-    deep = DeepSupervisionLoss(one, weight_mode="exp")
+    one = masked_dice_ce if masked else dice_ce
 
     def loss(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
         if not config.deep_supervision:
-            value: Tensor = one(logits[0].float(), labels)
-            return value
-        weights, target = deep.get_weights(levels=len(logits)), labels.float()
-        # Its own sum begins with a number on the CPU, which a CUDA graph cannot hold.
-        each = [w * deep.get_loss(z.float(), target) for w, z in zip(weights, logits, strict=True)]
-        return sum(each[1:], each[0])
+            return one(config, logits[0].float(), labels)
+        target, total = labels.float(), None  # the total begins with a level: a CUDA graph holds no number of the CPU
+        for level, values in enumerate(logits):
+            grid = values.shape[2:]
+            there = target if grid == target.shape[2:] else F.interpolate(target, grid, mode="nearest-exact")
+            part = max(0.5**level, 0.0625) * one(config, values.float(), there)
+            total = part if total is None else total + part
+        return total
 
     return loss
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from monai.losses import DeepSupervisionLoss, DiceCELoss
 
 from prosma_core.config.training import AugmentConfig, TrainingConfig
 from prosma_core.data.labels import IGNORED
@@ -62,6 +63,22 @@ def test_where_everything_is_known_the_masked_loss_is_the_usual_one(config, seed
     one, two = (loss_and_gradients(config, levels, labels, masked=masked) for masked in (True, False))
     torch.testing.assert_close(one[0], two[0])
     torch.testing.assert_close(one[1], two[1])
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_loss_is_that_of_monai_to_the_bit(config: TrainingConfig) -> None:
+    one = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=config.batch_dice)
+    theirs = (
+        DeepSupervisionLoss(one, weight_mode="exp") if config.deep_supervision else lambda levels, y: one(levels[0], y)
+    )
+    for seed in range(5):
+        levels, labels = drawn(seed, 0)
+        value, gradients = loss_and_gradients(config, levels, labels, masked=False)
+        expected = theirs(levels, labels.float())
+        expected.backward()
+        assert torch.equal(value, expected)
+        for mine, level in zip(gradients, levels, strict=True):
+            assert torch.equal(mine, torch.zeros_like(level) if level.grad is None else level.grad)
 
 
 @pytest.mark.parametrize("config", CONFIGS[:1])
