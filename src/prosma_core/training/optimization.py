@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from prosma_core.config.training import TrainingConfig
 from prosma_core.data.labels import IGNORED
