@@ -73,13 +73,12 @@ def segmentation_loss(config: TrainingConfig, *, masked: bool = False) -> Callab
     def loss(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
         if not config.deep_supervision:
             return one(config, logits[0].float(), labels)
-        target, total = labels.float(), None  # the total begins with a level: a CUDA graph holds no number of the CPU
+        target, each = labels.float(), []
         for level, values in enumerate(logits):
             grid = values.shape[2:]
             there = target if grid == target.shape[2:] else F.interpolate(target, grid, mode="nearest-exact")
-            part = max(0.5**level, 0.0625) * one(config, values.float(), there)
-            total = part if total is None else total + part
-        return total
+            each.append(max(0.5**level, 0.0625) * one(config, values.float(), there))
+        return sum(each[1:], each[0])  # from a level on: a CUDA graph holds no number of the CPU
 
     return loss
 
