@@ -24,7 +24,7 @@ from prosma_core.engine.messages import (
     Listener,
     Message,
     PlanRequest,
-    Preview,
+    PreviewScan,
     Ready,
     Received,
     Request,
@@ -371,7 +371,7 @@ class Engine:
                 self._release(scan)
                 return
             before, job.scans = job.scans, (scan,)
-            job.child.send(Preview(preview=job.number, scan=scan))
+            job.child.send(PreviewScan(preview=job.number, scan=scan))
             if before != job.scans:
                 self._release(*before)
 

@@ -81,7 +81,7 @@ class Cancel(Config):
     cancel: int
 
 
-class Preview(Config):
+class PreviewScan(Config):
     """Client to child: the scan to segment after each validation of a training from now on; None for none."""
 
     preview: int
@@ -224,7 +224,7 @@ Reply = Ready | Received | Said
 
 REPLY: TypeAdapter[Reply] = TypeAdapter(Annotated[Reply, Field(discriminator="kind")])
 """Reads a line of the child."""
-ASK: TypeAdapter[Ask | Cancel | Preview] = TypeAdapter(Ask | Cancel | Preview)
+ASK: TypeAdapter[Ask | Cancel | PreviewScan] = TypeAdapter(Ask | Cancel | PreviewScan)
 """Reads a line of the client."""
 
 

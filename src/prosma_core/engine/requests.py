@@ -129,7 +129,7 @@ class TrainRequest(Config):
     more_epochs: int | None = Field(default=None, ge=1)
     """With `resume`: train for so many epochs beyond those that are finished."""
     preview: ScanRef | None = None
-    """Scan to segment after each validation, as by `Preview`."""
+    """Scan to segment after each validation, as by `PreviewScan`."""
 
 
 class TrainResult(Config):

@@ -21,7 +21,7 @@ from prosma_core.engine.messages import (
     Cancelled,
     Failed,
     Finished,
-    Preview,
+    PreviewScan,
     Received,
     Reply,
     Said,
@@ -55,7 +55,7 @@ class Server:
         self._asked: queue.SimpleQueue[Ask] = queue.SimpleQueue()
         self._waiting: set[int] = set()
         self._cancelled: set[int] = set()
-        self._preview: Preview | None = None
+        self._preview: PreviewScan | None = None
 
     def listen(self, requests: BinaryIO) -> None:
         """Take requests until the client is gone."""
@@ -69,7 +69,7 @@ class Server:
                 self._send(Received(job=message.job))
                 self._waiting.add(message.job)
                 self._asked.put(message)
-            elif isinstance(message, Preview):
+            elif isinstance(message, PreviewScan):
                 self._preview = message
             elif self._claim(message.cancel):  # answered here: the other thread may still import torch
                 self._send(Said.of(message.cancel, Cancelled()))

@@ -28,14 +28,14 @@ from prosma_core.io.output_plan import OutputPlan, check_replace
 
 
 @dataclass(frozen=True)
-class Job:
+class ScanFiles:
     """One scan: its name and its files, one per channel or one with all."""
 
     name: str
     files: tuple[Path, ...]
 
 
-def collect_jobs(inputs: Sequence[Path], channels: tuple[str, ...]) -> list[Job]:
+def collect_scans(inputs: Sequence[Path], channels: tuple[str, ...]) -> list[ScanFiles]:
     """Scans among files and folders; ``NAME_0000, NAME_0001, …`` are one scan where a file is there for each channel.
 
     Files are never taken for the colors of a picture: those of a model of colors stay apart.
@@ -66,17 +66,17 @@ def collect_jobs(inputs: Sequence[Path], channels: tuple[str, ...]) -> list[Job]
             files.append(path)
     files = first_of_sets(files)
     if len(channels) == 1 or tuple(name.lower() for name in channels) == COLOR:
-        return [Job(stem(p), (p,)) for p in files]
+        return [ScanFiles(stem(p), (p,)) for p in files]
     groups: dict[tuple[Path, str], list[Path]] = {}
     for path in files:
         groups.setdefault((path.parent, channel_name(path)), []).append(path)
-    jobs: list[Job] = []
+    jobs: list[ScanFiles] = []
     for (_, name), group in groups.items():
         numbered = sorted(group, key=stem)
         if [stem(p) for p in numbered] == [f"{name}_{n:04d}" for n in range(len(channels))]:
-            jobs.append(Job(name, tuple(numbered)))
+            jobs.append(ScanFiles(name, tuple(numbered)))
         else:
-            jobs += [Job(stem(p), (p,)) for p in group]
+            jobs += [ScanFiles(stem(p), (p,)) for p in group]
     return jobs
 
 
@@ -119,7 +119,7 @@ def segment_files(
     DatasetError, OutputError
         Nothing to segment, or `out` is a file name for several scans.
     """
-    jobs = _apart(collect_jobs(inputs, segmenter.header.preprocess.channels))
+    jobs = _apart(collect_scans(inputs, segmenter.header.preprocess.channels))
     check_length(out)
     single = names_file(out)
     if single and len(jobs) > 1:
@@ -156,22 +156,22 @@ def segment_files(
     return failures
 
 
-def _apart(jobs: Sequence[Job]) -> list[Job]:
+def _apart(jobs: Sequence[ScanFiles]) -> list[ScanFiles]:
     """The jobs, those apart again whose first file holds several channels by itself: scans whose names are numbers."""
-    found: list[Job] = []
+    found: list[ScanFiles] = []
     for job in jobs:
         several = False
         if len(job.files) > 1:
             with contextlib.suppress(ProsmaError, MemoryError):  # said when its turn comes
                 spec = read_image(job.files[0]).spec
                 several = spec.num_channels > 1 or spec.num_frames == len(job.files)
-        found += [Job(stem(file), (file,)) for file in job.files] if several else [job]
+        found += [ScanFiles(stem(file), (file,)) for file in job.files] if several else [job]
     return found
 
 
-def _names(jobs: Sequence[Job]) -> list[str]:
+def _names(jobs: Sequence[ScanFiles]) -> list[str]:
     """What each scan is called in messages: its name, or so much of its path that no other scan is called the same."""
-    ways: tuple[Callable[[Job], str], ...] = (
+    ways: tuple[Callable[[ScanFiles], str], ...] = (
         lambda job: job.name,
         lambda job: job.files[0].name,
         lambda job: "/".join(job.files[0].parts[-2:]),
@@ -186,7 +186,7 @@ def _names(jobs: Sequence[Job]) -> list[str]:
 
 
 def _refused(
-    jobs: Sequence[Job],
+    jobs: Sequence[ScanFiles],
     names: Sequence[str],
     targets: Sequence[Path],
     config: InferenceConfig,
@@ -204,11 +204,11 @@ def _refused(
     return refused
 
 
-def _read(job: Job, axes: str | None) -> Scan:
+def _read(job: ScanFiles, axes: str | None) -> Scan:
     return read_image(job.files[0], axes=axes) if len(job.files) == 1 else read_channels(job.files)
 
 
-def _target_name(job: Job) -> str:
+def _target_name(job: ScanFiles) -> str:
     name = result_name(job.files[0])
     return name if len(job.files) == 1 else job.name + name.removeprefix(stem(job.files[0]))
 

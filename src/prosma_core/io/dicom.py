@@ -15,7 +15,7 @@ from prosma_core.io.dicom_header import PIXELS, DicomFile, read_dicom_file
 from prosma_core.io.dicom_pixels import PixelFormat, decode_frames, pixel_format
 from prosma_core.io.dicom_stack import Slice, Stack, no_image, slices_of, stack_of, what_it_is
 from prosma_core.io.names import is_dicom_file
-from prosma_core.io.read_errors import damaged, reading, shown
+from prosma_core.io.read_errors import damaged, excerpt, reading
 from prosma_core.printable import counted
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _series(path: Path) -> _Series:
         raise damaged(path, "none of its files can be read as DICOM")
     if len(found) > 1:
         listed = "; ".join(
-            f"{shown(uid, 64)} ({counted(len(files), 'file')})" for uid, files in list(found.items())[:3]
+            f"{excerpt(uid, 64)} ({counted(len(files), 'file')})" for uid, files in list(found.items())[:3]
         )
         msg = f"{path} holds {len(found)} DICOM series: {listed}. Put each into a folder of its own."
         raise FileFormatError(msg)
@@ -308,7 +308,7 @@ def _segment_names(file: DicomFile) -> dict[int, str]:
     for item in file.data.items(0x00620002):
         number = int(item.number(0x00620004) or 0)
         if number > 0:
-            names[number] = shown(item.text(0x00620005), 64) or f"segment {number}"
+            names[number] = excerpt(item.text(0x00620005), 64) or f"segment {number}"
     return names
 
 

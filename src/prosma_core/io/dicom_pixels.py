@@ -28,7 +28,7 @@ from prosma_core.io.dicom_header import (
     DicomFile,
 )
 from prosma_core.io.dicom_stack import no_image
-from prosma_core.io.read_errors import damaged, shown
+from prosma_core.io.read_errors import damaged, excerpt
 from prosma_core.printable import counted
 
 if TYPE_CHECKING:
@@ -281,12 +281,12 @@ def pixel_format(file: DicomFile) -> PixelFormat:
         raise no_image(file)
     for name, value in {**sizes, "Number of Frames": frames}.items():
         if not value or value > _MOST_FRAMES or (name == "Bits Allocated" and value not in _BITS):
-            given = shown(text, 20) if name == "Number of Frames" else value
+            given = excerpt(text, 20) if name == "Number of Frames" else value
             raise damaged(file.path, f"its attribute {name} is {given!r}")
     samples = _whole(numbers["Samples per Pixel"]) or 1
     photometric = data.text(0x00280004) or "MONOCHROME2"
     if samples not in {1, 3, 4} or (samples == 1 and photometric in _COLORS):
-        raise damaged(file.path, f"it has {samples} samples for each pixel of {shown(photometric, 20)}")
+        raise damaged(file.path, f"it has {samples} samples for each pixel of {excerpt(photometric, 20)}")
     stored = _whole(numbers["Bits Stored"]) or bits
     high = numbers["High Bit"]
     form = PixelFormat(
@@ -346,7 +346,7 @@ def _unsupported(file: DicomFile, form: PixelFormat) -> FileFormatError:
     number = file.syntax.removeprefix(JPEG)
     name = next((text for start, text in names.items() if number.startswith(start)), "this")
     return FileFormatError(
-        f"{file.path} has {name} compression (transfer syntax {shown(file.syntax, 64)}), which is not read. "
+        f"{file.path} has {name} compression (transfer syntax {excerpt(file.syntax, 64)}), which is not read. "
         "Decompress it first, for example with gdcmconv --raw or dcmdjpeg."
     )
 

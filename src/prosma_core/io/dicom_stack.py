@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prosma_core.errors import FileFormatError, GeometryError
-from prosma_core.io.read_errors import damaged, shown
+from prosma_core.io.read_errors import damaged, excerpt
 from prosma_core.printable import counted
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def what_it_is(file: DicomFile) -> str:
     """What kind of object a file without pixels is, with its article; empty where that is not known."""
     uid = file.data.text(0x00080016) or file.file_class
     name = _CLASSES.get(uid) or next((text for start, text in _CLASSES.items() if uid.startswith(start)), "")
-    modality = shown(file.data.text(0x00080060), 16)
+    modality = excerpt(file.data.text(0x00080060), 16)
     return name or (f"an object of the modality {modality} without pixel data" if modality else "")
 
 
@@ -398,7 +398,7 @@ def _named(slices: Sequence[Slice]) -> str:
     """Names of a few frames: files, or frames of one file."""
     if len({one.path for one in slices}) == 1 and slices[0].frame + len(slices) > 1:
         return f"frame{'s' * (len(slices) > 1)} " + ", ".join(str(one.frame + 1) for one in slices[:3])
-    names = [shown(one.path.name, 40) for one in slices[:3]]
+    names = [excerpt(one.path.name, 40) for one in slices[:3]]
     more = f" and {len(slices) - 3} more" if len(slices) > 3 else ""
     return ", ".join(names) + more
 
@@ -450,7 +450,7 @@ def _apart(source: Path, places: list[list[Slice]], count: int) -> tuple[tuple[S
                     tuple(next(one for one in place if one.marks.get(name, "") == value) for place in places)
                     for value in values
                 )
-            listed = ", ".join(shown(value, 24) for value in values[:3])
+            listed = ", ".join(excerpt(value, 24) for value in values[:3])
             msg = (
                 f"{source} holds {count} images of each of {len(places)} slices, which differ in {name} ({listed}). "
                 "Put the images of each into a folder of their own (dcm2niix makes a NIfTI file of each)."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prosma_core.errors import LabelError
-from prosma_core.io.read_errors import shown
+from prosma_core.io.read_errors import excerpt
 from prosma_core.printable import counted
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def segments_of(notes: dict[str, str]) -> list[Segment]:
         if not (value.isdecimal() and layer.isdecimal() and len(value) < 10 and len(layer) < 6):
             return []
         name = notes.get(f"{key}Name") or notes.get(f"{key}ID", "")
-        found.append(Segment(shown(name, 64) or f"segment {number + 1}", int(value), int(layer)))
+        found.append(Segment(excerpt(name, 64) or f"segment {number + 1}", int(value), int(layer)))
     return found
 
 

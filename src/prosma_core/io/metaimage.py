@@ -20,7 +20,7 @@ from prosma_core.io.raw_voxels import (
     read_voxels,
     whole_numbers,
 )
-from prosma_core.io.read_errors import damaged, reading, shown
+from prosma_core.io.read_errors import damaged, excerpt, reading
 from prosma_core.printable import counted
 
 if TYPE_CHECKING:
@@ -192,13 +192,15 @@ def _read_header(path: Path) -> tuple[dict[str, str], Voxels, int]:
         start = file.tell()
     element = fields.get("ElementType", "").upper().removesuffix("_ARRAY")
     if element not in _TYPES:
-        raise damaged(path, f"its header declares the type {shown(fields.get('ElementType'), 40)!r}")
+        raise damaged(path, f"its header declares the type {excerpt(fields.get('ElementType'), 40)!r}")
     channels = whole_numbers(fields.get("ElementNumberOfChannels", "1"), "ElementNumberOfChannels", path)[0]
     if not 1 <= channels <= _MOST_CHANNELS:
         raise damaged(path, f"its header declares {counted(channels, 'channel')}, 1 to {_MOST_CHANNELS} are possible")
     shape = declared_shape(fields.get("DimSize", ""), "DimSize", path)
     if whole_numbers(fields.get("NDims", str(len(shape))), "NDims", path) != (len(shape),):
-        raise damaged(path, f"its header declares NDims {shown(fields['NDims'], 20)} but {counted(len(shape), 'size')}")
+        raise damaged(
+            path, f"its header declares NDims {excerpt(fields['NDims'], 20)} but {counted(len(shape), 'size')}"
+        )
     order = ">" if fields.get("ElementByteOrderMSB", "False").lower() in {"true", "1"} else "<"
     shape = (channels, *shape) if channels > 1 else shape
     return fields, _voxels(path, fields, start, shape, np.dtype(order + _TYPES[element])), channels
@@ -229,7 +231,7 @@ def _geometry(fields: dict[str, str], n: int, path: Path) -> tuple[MetaHeader, t
     text = fields.get(size_of, "1 " * n)
     spacing = numbers(text, n, size_of, path)
     if min(spacing) <= 0:
-        msg = f"{path} has voxels of the size {shown(text, 60)} ({size_of}); all must be above 0. Repair its header."
+        msg = f"{path} has voxels of the size {excerpt(text, 60)} ({size_of}); all must be above 0. Repair its header."
         raise GeometryError(msg)
     matrix_text = fields.get("TransformMatrix", " ".join("1" if i % (n + 1) == 0 else "0" for i in range(n * n)))
     matrix = np.array(numbers(matrix_text, n * n, "TransformMatrix", path)).reshape(n, n).T
@@ -238,7 +240,7 @@ def _geometry(fields: dict[str, str], n: int, path: Path) -> tuple[MetaHeader, t
     direction = matrix[:spatial, :spatial]
     lengths = affine_spacing(np.block([[direction, np.zeros((spatial, 1))], [np.zeros((1, spatial)), np.eye(1)]]))
     if min(lengths) == 0 or abs(np.linalg.det(direction / lengths)) < 1e-9:
-        msg = f"Two axes of {path} point the same way (TransformMatrix {shown(matrix_text, 60)}). Repair its header."
+        msg = f"Two axes of {path} point the same way (TransformMatrix {excerpt(matrix_text, 60)}). Repair its header."
         raise GeometryError(msg)
     affine = np.eye(spatial + 1)
     affine[:spatial, :spatial] = direction * spacing[:spatial]

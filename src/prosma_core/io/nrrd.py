@@ -22,7 +22,7 @@ from prosma_core.io.raw_voxels import (
     read_voxels,
     whole_numbers,
 )
-from prosma_core.io.read_errors import damaged, reading, shown
+from prosma_core.io.read_errors import damaged, excerpt, reading
 from prosma_core.printable import counted
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def read_nrrd_header(path: Path) -> NrrdFields:
             continue
         name, colon, value = line.partition(":")
         if not colon:
-            raise damaged(path, f"its header has the line {shown(line, 40)!r}")
+            raise damaged(path, f"its header has the line {excerpt(line, 40)!r}")
         fields[name.strip().lower().replace("datafile", "data file")] = value.strip()
     return _declared(path, fields, notes, start)
 
@@ -128,11 +128,11 @@ def _detached_lines(file: Any, path: Path) -> list[str]:
 def _declared(path: Path, fields: dict[str, str], notes: dict[str, str], start: int) -> NrrdFields:
     dtype = _DTYPES.get(fields.get("type", "").lower())
     if dtype is None:
-        raise damaged(path, f"its header declares the type {shown(fields.get('type'), 40)!r}")
+        raise damaged(path, f"its header declares the type {excerpt(fields.get('type'), 40)!r}")
     shape = declared_shape(fields.get("sizes", ""), "sizes", path)
     if whole_numbers(fields.get("dimension", str(len(shape))), "dimension", path) != (len(shape),):
         raise damaged(
-            path, f"its header declares dimension {shown(fields['dimension'], 20)} but {counted(len(shape), 'size')}"
+            path, f"its header declares dimension {excerpt(fields['dimension'], 20)} but {counted(len(shape), 'size')}"
         )
     kinds = tuple(fields.get("kinds", "").lower().split())
     kinds = kinds if len(kinds) == len(shape) else ("???",) * len(shape)
@@ -146,7 +146,7 @@ def _declared(path: Path, fields: dict[str, str], notes: dict[str, str], start: 
         )
     endian = fields.get("endian", "little").lower()
     if endian not in {"little", "big"}:
-        raise damaged(path, f"its header has endian {shown(endian, 20)!r}")
+        raise damaged(path, f"its header has endian {excerpt(endian, 20)!r}")
     voxels = _voxels(path, fields, start, shape, np.dtype(("<" if endian == "little" else ">") + dtype))
     return NrrdFields(fields, notes, kinds, vectors, space, dims, voxels)
 
@@ -179,9 +179,8 @@ def _voxels(path: Path, fields: dict[str, str], start: int, shape: tuple[int, ..
     """Where the voxels are: after the header, or in the one file that it names."""
     encoding = fields.get("encoding", "raw").lower()
     if encoding not in _ENCODINGS:
-        msg = (
-            f"{path} has the encoding {shown(encoding, 20)!r}; raw, gzip and bzip2 are read. Save it with one of them."
-        )
+        given = excerpt(encoding, 20)
+        msg = f"{path} has the encoding {given!r}; raw, gzip and bzip2 are read. Save it with one of them."
         raise FileFormatError(msg)
     skip = whole_numbers(fields.get("byte skip", fields.get("byteskip", "0")), "byte skip", path)[0]
     lines = whole_numbers(fields.get("line skip", fields.get("lineskip", "0")), "line skip", path)[0]
@@ -256,7 +255,7 @@ def read_nrrd(path: Path, axes: str | None) -> Scan:
     letters = _letters(declared, path, layers=bool(segments) and axes is None)
     if axes is not None or letters is None or not {"x", "y"} <= set(letters):
         if axes is None:
-            raise ask_for_axes(path, f"NRRD with the kinds {shown(', '.join(declared.kinds), 60)}", data.shape)
+            raise ask_for_axes(path, f"NRRD with the kinds {excerpt(', '.join(declared.kinds), 60)}", data.shape)
         names = parse_axes(axes, data.ndim, path)
         sizes, unit = _axis_sizes(declared, path)
         return arrange(data, names, scale=[s or 1.0 for s in reversed(sizes)], unit=unit, kind="nrrd")

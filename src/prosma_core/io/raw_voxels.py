@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prosma_core.errors import FileFormatError, GeometryError
-from prosma_core.io.read_errors import damaged, shown
+from prosma_core.io.read_errors import damaged, excerpt
 from prosma_core.printable import counted
 
 if TYPE_CHECKING:
@@ -87,11 +87,11 @@ def whole_numbers(text: str, field: str, path: Path) -> tuple[int, ...]:
     """
     words = text.split()
     if not words or any(len(word) > _MOST_DIGITS or not word.lstrip("+-").isascii() for word in words):
-        raise damaged(path, f"its header has {field} {shown(text, 40)!r}, whole numbers are needed")
+        raise damaged(path, f"its header has {field} {excerpt(text, 40)!r}, whole numbers are needed")
     try:
         return tuple(int(word) for word in words)
     except ValueError as error:
-        raise damaged(path, f"its header has {field} {shown(text, 40)!r}, whole numbers are needed") from error
+        raise damaged(path, f"its header has {field} {excerpt(text, 40)!r}, whole numbers are needed") from error
 
 
 def numbers(text: str, count: int, field: str, path: Path) -> tuple[float, ...]:
@@ -106,9 +106,9 @@ def numbers(text: str, count: int, field: str, path: Path) -> tuple[float, ...]:
     try:
         values = tuple(float(word) for word in text.replace(",", " ").split())
     except ValueError as error:
-        raise damaged(path, f"its header has {field} {shown(text, 40)!r}, {wanted} needed") from error
+        raise damaged(path, f"its header has {field} {excerpt(text, 40)!r}, {wanted} needed") from error
     if len(values) != count or not all(math.isfinite(value) for value in values):
-        raise damaged(path, f"its header has {field} {shown(text, 40)!r}, {wanted} needed")
+        raise damaged(path, f"its header has {field} {excerpt(text, 40)!r}, {wanted} needed")
     return values
 
 
@@ -124,9 +124,9 @@ def declared_shape(text: str, field: str, path: Path) -> tuple[int, ...]:
     """
     shape = whole_numbers(text, field, path)
     if len(shape) > _MOST_AXES or any(size < 0 for size in shape):
-        raise damaged(path, f"its header has {field} {shown(text, 40)!r}")
+        raise damaged(path, f"its header has {field} {excerpt(text, 40)!r}")
     if 0 in shape:
-        msg = f"{path} has an axis without voxels: {field} {shown(text, 40)}. Every axis needs at least one."
+        msg = f"{path} has an axis without voxels: {field} {excerpt(text, 40)}. Every axis needs at least one."
         raise GeometryError(msg)
     return shape
 
@@ -143,16 +143,16 @@ def file_beside(path: Path, name: str) -> Path:
     plain = name and not any(part in {"", ".."} or ":" in part for part in parts) and name.isprintable()
     if not plain:
         msg = (
-            f"{path} names {shown(name, 60)!r} as the file with its voxels; only a file in its own folder (or a folder "
-            "in that) is opened. Put both into one folder and change the name in the header."
+            f"{path} names {excerpt(name, 60)!r} as the file with its voxels; only a file in its own folder "
+            "(or a folder in that) is opened. Put both into one folder and change the name in the header."
         )
         raise FileFormatError(msg)
     other = path.parent.joinpath(*parts)
     if path.parent.resolve() not in other.resolve().parents:
-        msg = f"{path} names {shown(name, 60)!r}, a link out of its folder. Put the file itself beside the header."
+        msg = f"{path} names {excerpt(name, 60)!r}, a link out of its folder. Put the file itself beside the header."
         raise FileFormatError(msg)
     if not other.is_file():
-        msg = f"The voxels of {path} are in {shown(name, 60)!r}, which is not beside it. Copy both files."
+        msg = f"The voxels of {path} are in {excerpt(name, 60)!r}, which is not beside it. Copy both files."
         raise FileFormatError(msg)
     return other
 

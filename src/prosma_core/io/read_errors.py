@@ -40,7 +40,7 @@ def reading(path: Path, kind: str) -> Iterator[None]:
         msg = f"{path} does not fit into memory. Close other programs, or use a smaller part of the scan."
         raise FileFormatError(msg) from error
     except Exception as error:
-        reason = shown(str(error)) or type(error).__name__
+        reason = excerpt(str(error)) or type(error).__name__
         raise damaged(path, f"it cannot be read as {kind} ({reason})") from error
 
 
@@ -49,7 +49,7 @@ def damaged(path: Path, what: str) -> FileFormatError:
     return FileFormatError(f"{path} is damaged or not what its name says: {what}. Copy or export it again.")
 
 
-def shown(text: object, longest: int = _LONGEST) -> str:
+def excerpt(text: object, longest: int = _LONGEST) -> str:
     """Text of a file or a library as part of one line of a message: printable, no line breaks, not too long."""
     line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
     return line if len(line) <= longest else line[: longest - 1] + "…"

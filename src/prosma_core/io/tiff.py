@@ -255,7 +255,7 @@ def _scan(
         warn_orientation(path, int(orientation.value))
     guess = _guess_axes(path, letters, data.shape) if axes is None else ""
     names = guess or parse_axes(axes or "", data.ndim, path)
-    scale, unit = voxel_size(path, page, letters, names, ome, imagej)
+    scale, unit = _voxel_size(path, page, letters, names, ome, imagej)
     if not channels and "S" in letters:
         channels = ("red", "green", "blue")
     return arrange(_native(data), names, scale=scale, unit=unit, kind=kind, channel_names=channels)
@@ -334,7 +334,7 @@ _PRINT_DPI = {1, 72, 96, 100, 120, 144, 150, 180, 200, 220, 230, 240, 300, 350, 
 _TAG_UNITS = {2: "inch", 3: "cm"}  # ResolutionUnit
 
 
-def voxel_size(
+def _voxel_size(
     path: Path,
     page: TiffPage,
     letters: str,

@@ -44,7 +44,7 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-def check_finite(
+def check_finite_state(
     model: nn.Module, average: MovingAverage, optimizer: torch.optim.Optimizer, progress: Progress
 ) -> None:
     """Raise `DivergedError` that names what is not finite: a weight, an average, a moment, or a number of the schedule.
@@ -62,7 +62,7 @@ def save_state(
     Raises
     ------
     DivergedError
-        As `check_finite` does; the states on the disk are as before.
+        As `check_finite_state` does; the states on the disk are as before.
     OutputError
         The state cannot be written; those on the disk are as before.
     """

@@ -175,7 +175,7 @@ TIMED = 3
 
 
 @dataclass(frozen=True)
-class Estimate:
+class TrainingEstimate:
     """A training that was planned, not run.
 
     Attributes
@@ -196,7 +196,7 @@ class Estimate:
     seconds: float
 
 
-def estimate(run: RunConfig) -> Generator[Event, None, Estimate]:
+def estimate(run: RunConfig) -> Generator[Event, None, TrainingEstimate]:
     """Read the data, plan, and time a few steps; nothing is written. Yields after each case and step.
 
     Raises
@@ -216,7 +216,7 @@ def estimate(run: RunConfig) -> Generator[Event, None, Estimate]:
     subset, every = (tile * _tiles(cases, pre.tile) for cases in (trainer.validation_subset(), setup.val))
     epoch, seconds = run_seconds(config, step, subset, every, fine_tuning=setup.start is not None)
     plan = describe_plan(pre, setup.header.model, len(setup.split.train), len(setup.split.val))
-    return Estimate(
+    return TrainingEstimate(
         words=f"{plan} {setup.split.words()}".strip(),
         step_seconds=step,
         epoch_seconds=epoch,

@@ -20,7 +20,7 @@ from prosma_core.model.unet import build_model
 from prosma_core.model.weights import weights_of
 from prosma_core.runs.run_folder import RunFolder, history_row
 from prosma_core.training.cases import PatchSampler, TrainingCase
-from prosma_core.training.checkpoint import Progress, check_finite, load_state, save_state
+from prosma_core.training.checkpoint import Progress, check_finite_state, load_state, save_state
 from prosma_core.training.cuda_graph import Graphed, compiled, graphed
 from prosma_core.training.optimization import (
     MovingAverage,
@@ -158,7 +158,7 @@ class Trainer:
     def _check(self, epoch: int) -> None:
         """Raise `DivergedError` where the steps of an epoch left anything that is not finite."""
         try:
-            check_finite(self.model, self.average, self.optimizer, self.progress)
+            check_finite_state(self.model, self.average, self.optimizer, self.progress)
         except DivergedError as error:
             msg = f"{error} at the end of epoch {epoch}: training stopped. {self._kept(epoch)}"
             raise DivergedError(msg) from error

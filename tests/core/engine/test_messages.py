@@ -25,7 +25,7 @@ from prosma_core.engine.messages import (
     Finished,
     PlanRequest,
     PlanResult,
-    Preview,
+    PreviewScan,
     Said,
     ScanRef,
     SegmentRequest,
@@ -153,7 +153,7 @@ def test_a_run_crosses_with_what_was_chosen_and_nothing_else(request: Any, job: 
 
 @given(st.integers(), st.none() | scans())
 def test_a_change_of_what_is_watched_crosses(job: int, scan: ScanRef | None) -> None:
-    assert ASK.validate_json(encode(Preview(preview=job, scan=scan))) == Preview(preview=job, scan=scan)
+    assert ASK.validate_json(encode(PreviewScan(preview=job, scan=scan))) == PreviewScan(preview=job, scan=scan)
 
 
 DICE = st.dictionaries(st.text(), st.floats(0, 1), max_size=3)

@@ -11,7 +11,7 @@ import pytest
 import tifffile
 
 from prosma_core.errors import FileFormatError
-from prosma_core.inference.files import collect_jobs
+from prosma_core.inference.files import collect_scans
 from prosma_core.io.dataset_folder import image_files
 from prosma_core.io.images import preflight, read_image, read_labels
 
@@ -176,7 +176,7 @@ def test_every_file_of_a_set_is_the_whole_and_a_folder_holds_one_scan(tmp_path: 
     assert np.array_equal(tifffile.imread(files[0]), data)
     assert image_files(tmp_path) == [files[0]]
     for given in ([tmp_path], files, [files[0], tmp_path]):
-        assert [job.files for job in collect_jobs(given, ("a",))] == [(files[0],)]
+        assert [job.files for job in collect_scans(given, ("a",))] == [(files[0],)]
 
 
 @pytest.mark.parametrize("name", ["cells_t1.ome.tif", "renamed.ome.tif"])

@@ -17,7 +17,7 @@ import zarr
 import zarr.codecs
 
 from prosma_core.errors import FileFormatError, GeometryError
-from prosma_core.inference.files import collect_jobs
+from prosma_core.inference.files import collect_scans
 from prosma_core.io import zarr_chunks
 from prosma_core.io.images import is_image_path, preflight, read_image, read_labels, result_name
 from prosma_core.io.zarr_images import open_zarr
@@ -243,7 +243,7 @@ def test_members_that_the_message_names_can_be_given(tmp_path: Path, rng: np.ran
         assert (scan.spec.spacing, scan.spec.unit) == ((3, 1, 1), "mm")
         assert is_image_path(path / str(number))
         assert result_name(path / str(number), scan.spec) == f"exp_{number}.zarr"
-    assert [job.name for job in collect_jobs([path / "0", path / "1"], ("a",))] == ["exp_0", "exp_1"]
+    assert [job.name for job in collect_scans([path / "0", path / "1"], ("a",))] == ["exp_0", "exp_1"]
     level = read_image(path / "0/0").spec  # the array of an image has its voxel size
     assert (level.spacing, level.unit) == ((3, 1, 1), "mm")
 
