@@ -24,7 +24,9 @@ from qtpy.QtCore import QEventLoop, Qt, QTimer
 from qtpy.QtWidgets import QApplication, QPushButton
 
 from napari_prosma.jobs.qt_loop import make_session
-from napari_prosma.layers import access as layer_access
+from napari_prosma.layers.results import labels_layer, refresh
+from napari_prosma.layers.scan import read
+from napari_prosma.layers.viewport import slab_in_view
 from napari_prosma.segment import SegmentWidget
 from prosma_core.data.phantom import phantom_3d
 
@@ -118,16 +120,16 @@ def preview_cost(desk: Desk) -> None:
     """Main-thread time of one slab update at 2048 x 2048, as a run does it, and of the drawing that follows."""
     desk.viewer.layers.clear()
     scan = desk.viewer.add_image(np.zeros((8, 2048, 2048), np.uint16), name="large")
-    read, array = layer_access.read(scan), np.zeros((8, 2048, 2048), np.uint8)
+    geometry, array = read(scan), np.zeros((8, 2048, 2048), np.uint8)
     classes = desk.session.models()[0].header.classes
-    labels = desk.viewer.add_layer(layer_access.labels_layer(read, array, classes, "labels", {}))
+    labels = desk.viewer.add_layer(labels_layer(geometry, array, classes, "labels", {}))
     rng, updates, draws = np.random.default_rng(0), [], []
     for _ in range(33):
         array[...] = rng.integers(0, 3, (1, 2048, 2048), np.uint8)
         wait(lambda: False, 0.05)
         began = time.perf_counter()
-        if layer_access.slab_in_view(labels, layer_access.read(labels), desk.viewer, (0, 0, 0), array.shape):
-            layer_access.refresh(labels)
+        if slab_in_view(labels, read(labels), desk.viewer, (0, 0, 0), array.shape):
+            refresh(labels)
         updates.append((time.perf_counter() - began) * 1000)
         QApplication.processEvents()
         draws.append((time.perf_counter() - began) * 1000 - updates[-1])

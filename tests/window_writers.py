@@ -20,7 +20,7 @@ from napari_prosma.gates import job as gates
 from napari_prosma.gates.export import write_maps, write_numbers
 from napari_prosma.jobs.download import Archive, fetch
 from napari_prosma.jobs.session import Session
-from napari_prosma.layers.access import read
+from napari_prosma.layers.scan import read
 from napari_prosma.train.export_pairs import autosave, write_pairs
 from napari_prosma.train.pairs import Pair
 from napari_prosma.train.run_library import save_as

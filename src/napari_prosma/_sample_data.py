@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from napari_prosma._reader import LayerData, as_labels_data, image_layer_data, read_paths
 from napari_prosma.jobs.download import Archive, download_shown, unpacked
-from napari_prosma.layers.access import METADATA
 from napari_prosma.layers.results import file_notes
+from napari_prosma.layers.scan import METADATA
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import Scan
 from prosma_core.data.phantom import phantom_2d, phantom_3d

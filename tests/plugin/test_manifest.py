@@ -45,7 +45,7 @@ def test_the_widgets_are_in_napari_menus(manifest: PluginManifest) -> None:
 def test_reader_and_layers_bring_no_torch_into_the_viewers_process() -> None:
     code = (
         "import sys, napari_prosma; assert 'napari' not in sys.modules\n"
-        "import napari_prosma._reader, napari_prosma._writer, napari_prosma.layers.access\n"
+        "import napari_prosma._reader, napari_prosma._writer, napari_prosma.layers.results\n"
         "from napari_prosma._sample_data import phantom_3d_layers; phantom_3d_layers()\n"
         "bad = {'torch', 'monai'} & set(sys.modules)\n"
         "sys.exit(f'imported: {bad}' if bad else 0)"

@@ -15,8 +15,8 @@ from napari.components import ViewerModel
 from PIL import Image
 
 from napari_prosma._reader import get_reader
-from napari_prosma.layers import access as layers
 from napari_prosma.layers.results import file_notes, noted_classes
+from napari_prosma.layers.scan import levels, read
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import array_spec
 from prosma_core.errors import FileFormatError
@@ -88,7 +88,7 @@ def test_a_time_series_has_seconds_on_its_first_axis(tmp_path: Path, open_layer:
     assert layer.axis_labels == ("t", "z", "y", "x")
     assert [str(unit) for unit in layer.units] == ["millisecond", *["millimeter"] * 3]
     np.testing.assert_array_equal(layer.scale, (1500, 4, 2, 2))
-    assert layers.read(layer).spec.spacing == (4, 2, 2)
+    assert read(layer).spec.spacing == (4, 2, 2)
 
 
 def test_units_survive_beside_each_other(tmp_path: Path, open_layer: OpenLayer) -> None:
@@ -116,7 +116,7 @@ def test_voxels_of_color_are_shown_in_color(tmp_path: Path, open_layer: OpenLaye
     assert layer.rgb
     assert layer.data[3, 2, 1].tolist() == [0, 200, 0]
     np.testing.assert_array_equal(layer.scale, (3, 2, 1))
-    scan = layers.read(layer)
+    scan = read(layer)
     assert scan.spec.header is not None
     np.testing.assert_array_equal(scan.load(), read_image(tmp_path / "rgb.nii").data)
 
@@ -129,7 +129,7 @@ def test_a_scan_of_small_integers_opens_as_an_image(tmp_path: Path, open_layer: 
     assert type(image).__name__ == "Image"
     data, state, _ = image.as_layer_data_tuple()  # what "Convert to Labels" hands on
     labels = viewer.add_labels(data, **{k: state[k] for k in ("scale", "translate", "affine", "units", "metadata")})
-    assert layers.read(labels).spec.affine is layers.read(image).spec.affine
+    assert read(labels).spec.affine is read(image).spec.affine
 
 
 def test_a_label_map_of_ours_opens_with_names_and_colors(
@@ -147,7 +147,7 @@ def test_a_label_map_of_ours_opens_with_names_and_colors(
         assert layer.metadata["prosma"]["provenance"] == made
         assert layer.metadata["prosma"]["classes"] == classes
         np.testing.assert_allclose(layer.get_color(5), (0, 1, 0, 1))
-        np.testing.assert_array_equal(layers.read(layer).load(), labels)
+        np.testing.assert_array_equal(read(layer).load(), labels)
 
 
 @pytest.mark.parametrize("suffix", [s for s in WRITTEN_SUFFIXES if FORMATS[s] != "raster" and s != ".seg.nrrd"])
@@ -157,7 +157,7 @@ def test_every_format_opens_with_the_geometry_that_the_command_line_reads(
     spec = array_spec((2, 4, 5, 6), "tzyx", (3.0, 0.5, 0.7), "um")
     write_image(tmp_path / f"a{suffix}", rng.integers(0, 99, spec.shape).astype(np.uint16), spec)
     scan, layer = read_image(tmp_path / f"a{suffix}"), open_layer(tmp_path / f"a{suffix}")
-    found = layers.read(layer)
+    found = read(layer)
     assert repr(found.spec) == repr(scan.spec)
     np.testing.assert_array_equal(found.load(), scan.data)
     assert found.note == ""
@@ -180,7 +180,7 @@ def test_segments_of_3d_slicer_open_as_labels_with_their_names(tmp_path: Path, o
     layer = open_layer(tmp_path / "a.seg.nrrd")
     assert type(layer).__name__ == "Labels"
     assert layer.features["name"].tolist() == ["background", "liver", "tumor"]
-    assert layers.read(layer).spec.spacing == (3, 1, 1)
+    assert read(layer).spec.spacing == (3, 1, 1)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "[NaN]", "{", "7", '[{"value": 1}]'])
@@ -229,7 +229,7 @@ def test_a_zarr_is_opened_without_reading_it(tmp_path: Path, open_layer: OpenLay
     assert isinstance(layer.data, zarr.Array)
     np.testing.assert_array_equal(layer.scale, (3, 1, 2))
     assert [str(unit) for unit in layer.units] == ["micrometer"] * 3
-    scan = layers.read(layer)
+    scan = read(layer)
     reference = scan.reference()
     assert reference is not None
     assert read_image(reference, axes=scan.axes).data.shape == scan.spec.shape
@@ -246,8 +246,8 @@ def test_a_zarr_of_several_levels_is_a_multiscale_layer(tmp_path: Path, open_lay
     axes = [{"name": name, "type": kind} for name, kind in (("c", "channel"), ("y", "space"), ("x", "space"))]
     group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": paths}]
     layer = open_layer(tmp_path / "scan.zarr")
-    assert layers.levels(layer) == [(2, 64, 64), (2, 32, 32), (2, 16, 16)]
-    coarse = layers.read(layer, level=2)
+    assert levels(layer) == [(2, 64, 64), (2, 32, 32), (2, 16, 16)]
+    coarse = read(layer, level=2)
     assert (coarse.spec.axes, coarse.spec.spacing) == ("cyx", (2, 2))
     assert coarse.load().max() == 3
     assert read_image(tmp_path / "scan.zarr").data.max() == 1  # the command line reads the finest
@@ -276,7 +276,7 @@ def test_an_array_with_channels_last_on_disk_is_shown_as_it_is(tmp_path: Path, o
     array.attrs["axes"] = ["z", "y", "x", "c"]
     layer = open_layer(tmp_path / "a.zarr")
     assert layer.axis_labels == ("z", "y", "x", "c")
-    scan = layers.read(layer)
+    scan = read(layer)
     assert scan.spec.shape == (3, 2, 40, 50)
     array.attrs["channel_names"] = ["red", "green", "blue"]
     assert open_layer(tmp_path / "a.zarr").rgb
@@ -313,7 +313,7 @@ def test_a_dicom_segmentation_opens_as_labels_with_its_names(open_layer: OpenLay
     layer = open_layer(Path(pydicom.__file__).parent / "data" / "test_files" / "liver_1frame.dcm")
     assert type(layer).__name__ == "Labels"
     assert [c.name for c in layer.metadata["prosma"]["classes"]] == ["background", "Liver"]
-    assert layers.read(layer).spec.world == "ras"
+    assert read(layer).spec.world == "ras"
 
 
 def test_several_files_become_several_layers(tmp_path: Path) -> None:
@@ -342,14 +342,14 @@ def test_real_scans_open_where_their_file_says_along_their_own_axes(data_root: P
             there = layer.world_to_data([0] * (layer.ndim - 3) + world.tolist())[-3:]
             np.testing.assert_allclose(there, np.round(there), atol=1e-5, err_msg=str(path))
         source = layer.metadata["prosma"]["spec"]
-        assert layers.read(layer).spec.header is source.header, path
-        assert layers.read(layer).spec.affine is source.affine, path
-        np.testing.assert_array_equal(layers.read(layer).load(), read_image(path).data)
+        assert read(layer).spec.header is source.header, path
+        assert read(layer).spec.affine is source.affine, path
+        np.testing.assert_array_equal(read(layer).load(), read_image(path).data)
 
 
 def test_a_dicom_series_opens_from_its_folder(data_root: Path, open_layer: OpenLayer) -> None:
     pytest.importorskip("SimpleITK", reason="DICOM needs the extra 'medical'")
     layer = open_layer(data_root / "ui_samples" / "dicom_hippocrop")
-    spec = layers.read(layer).spec
+    spec = read(layer).spec
     assert (spec.format, spec.world, spec.unit) == ("dicom", "ras", "mm")
     np.testing.assert_allclose((spec.affine @ (1, 2, 3, 1))[:3], layer.data_to_world((1, 2, 3)))

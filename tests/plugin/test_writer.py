@@ -16,7 +16,8 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
 from napari_prosma._reader import get_reader
-from napari_prosma.layers import access as layers
+from napari_prosma.layers.results import editable_copy, labels_layer
+from napari_prosma.layers.scan import read
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import array_spec, reverse_affine
 from prosma_core.errors import LabelError, OutputError, ProsmaError
@@ -31,10 +32,10 @@ TURNED = np.array([[0, 0, 2.5, -10], [-0.8, 0.1, 0, 20], [0.1, -0.9, 0, 5], [0, 
 
 def result_of(layer: Any, classes: Classes) -> tuple[Labels, np.ndarray]:
     """A result on a layer with every class in it, and its array in canonical order."""
-    scan = layers.read(layer)
+    scan = read(layer)
     labels = np.zeros(scan.spec.labels_spec().shape, np.uint8)
     labels.flat[::7], labels.flat[1::5] = 5, 1
-    return layers.labels_layer(scan, labels, classes, "result", {"program": "prosma 1", "model": "m"}), labels
+    return labels_layer(scan, labels, classes, "result", {"program": "prosma 1", "model": "m"}), labels
 
 
 def same_header(path: Path, source: Path) -> None:
@@ -72,7 +73,7 @@ def test_a_corrected_copy_is_saved_on_the_same_grid(
 ) -> None:
     nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), TURNED), tmp_path / "scan.nii")
     result, labels = result_of(open_layer(tmp_path / "scan.nii"), classes)
-    copy = layers.editable_copy(result)
+    copy = editable_copy(result)
     copy.data_setitem((np.array([0]), np.array([0]), np.array([0])), 1)
     save_layer(copy, tmp_path / "copy.nii")
     same_header(tmp_path / "copy.nii", tmp_path / "scan.nii")
@@ -92,7 +93,7 @@ def test_layers_that_came_from_no_file_are_saved_with_their_transform(tmp_path: 
     layer = Labels(np.arange(60).reshape(3, 4, 5), scale=(3, 0.5, 0.7), translate=(1, 2, 3), units="um")
     save_layer(layer, tmp_path / "l.nii.gz")
     saved = nib.load(tmp_path / "l.nii.gz")
-    np.testing.assert_allclose(reverse_affine(saved.affine), layers.read(layer).spec.affine)
+    np.testing.assert_allclose(reverse_affine(saved.affine), read(layer).spec.affine)
     assert saved.header.get_xyzt_units()[0] == "micron"
     save_layer(layer, tmp_path / "l.ome.tif")
     spec = read_image(tmp_path / "l.ome.tif").spec
@@ -113,9 +114,9 @@ def test_labels_of_a_stack_with_channels_are_saved_without_them(
     tmp_path: Path, save_layer: SaveLayer, classes: Classes
 ) -> None:
     image = Image(np.zeros((4, 3, 5, 6)), scale=(3, 1, 0.5, 0.7), units=("mm", "pixel", "mm", "mm"))
-    scan = layers.read(image, "zcyx")
+    scan = read(image, "zcyx")
     labels = np.random.default_rng(0).integers(0, 2, (4, 5, 6)).astype(np.uint8)
-    result = layers.labels_layer(scan, labels, classes, "result", {})
+    result = labels_layer(scan, labels, classes, "result", {})
     save_layer(result, tmp_path / "r.nii.gz")
     saved = read_labels(tmp_path / "r.nii.gz")
     assert (saved.spec.axes, saved.spec.spacing) == ("zyx", pytest.approx((3, 0.5, 0.7)))
@@ -184,7 +185,7 @@ def test_labels_are_not_saved_over_the_scan_they_are_of(
     result, _ = result_of(layer, classes)
     (tmp_path / "linked.nii.gz").symlink_to(scan)
     converted = Labels(layer.data, metadata=layer.metadata)  # as napari converts an image
-    for labels in (result, layers.editable_copy(result), converted):
+    for labels in (result, editable_copy(result), converted):
         for target in (scan, tmp_path / "linked.nii.gz"):
             with pytest.raises(OutputError, match="not saved over the scan of a layer"):
                 save_layer(labels, target)
@@ -201,7 +202,7 @@ def test_painted_labels_are_saved_over_their_own_file_and_over_earlier_labels(
     assert type(again).__name__ == "Labels"
     again.data[0, 0, 0] = 1
     save_layer(again, tmp_path / "labels.nii.gz")
-    save_layer(layers.editable_copy(again), tmp_path / "labels.nii.gz")
+    save_layer(editable_copy(again), tmp_path / "labels.nii.gz")
     save_layer(result, tmp_path / "labels.nii.gz")
     with pytest.raises(OutputError, match="not saved over the scan of a layer"):
         save_layer(Image(again.data, metadata=again.metadata), tmp_path / "labels.nii.gz")

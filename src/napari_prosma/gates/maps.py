@@ -9,8 +9,9 @@ from napari.layers import Image, Layer
 from napari.utils.colormaps import Colormap
 
 from napari_prosma.gates.job import InspectionResult
-from napari_prosma.layers import access as layer_access
+from napari_prosma.layers.maps import field_layer, map_layer, mask_layer, renew_layer, set_limits
 from napari_prosma.layers.results import add_layer_keep_selection
+from napari_prosma.layers.viewport import show_channel, shown_channel
 from prosma_core.config.inspection import MapInfo
 from prosma_core.config.model import GateForm, provenance
 
@@ -172,13 +173,13 @@ class MapLayers:
         layer = self._with_channels(level)
         if layer is None:
             return False
-        layer_access.show_channel(layer, self._viewer, channel)
+        show_channel(layer, self._viewer, channel)
         return True
 
     def shown_channel(self, level: int) -> int | None:
         """Channel the slider stands at, None where there is no slider."""
         layer = self._with_channels(level)
-        return None if layer is None else layer_access.shown_channel(layer, self._viewer)
+        return None if layer is None else shown_channel(layer, self._viewer)
 
     def fit_colors(self, channel: int) -> None:
         """Let the colors of all fields follow the thresholds of this channel."""
@@ -191,12 +192,12 @@ class MapLayers:
     def _fit(self, layer: Layer, info: MapInfo) -> None:
         """Let the colors of a field end where those of the present channel do."""
         if info.kind in {"field", "scales"} and isinstance(layer, Image):
-            layer_access.set_limits(layer, self._limit(info.level))
+            set_limits(layer, self._limit(info.level))
 
     def _renew(self, layer: Layer, info: MapInfo) -> bool:
         """Give a layer the map of this look; False where it cannot show it."""
         fresh = self._make(info, visible=layer.visible)
-        if fresh is None or not layer_access.renew_layer(layer, fresh):
+        if fresh is None or not renew_layer(layer, fresh):
             return False
         self._names[info.name] = layer.name
         if info.kind == "field" and isinstance(layer, Image) and isinstance(fresh, Image):
@@ -216,13 +217,13 @@ class MapLayers:
         found, data = self._found, self._found.arrays[info.name]
         given = (found.plan.scan, info, data, f"{found.plan.group}: {map_title(info)}", self.notes)
         if info.kind in SHARES:
-            return layer_access.map_layer(*given, colormap=SHARES[info.kind], visible=visible)
+            return map_layer(*given, colormap=SHARES[info.kind], visible=visible)
         if info.kind == "kept":
-            return layer_access.mask_layer(*given, names=MASK_NAMES, colors=(REMOVED, KEPT), visible=visible)
+            return mask_layer(*given, names=MASK_NAMES, colors=(REMOVED, KEPT), visible=visible)
         colors = {"field": band_colors(found.inspection.form), "scales": plain_colors()}
         if info.kind in colors:
             limit = self._limit(info.level)
-            return layer_access.field_layer(*given, colormap=colors[info.kind], limit=limit, visible=visible)
+            return field_layer(*given, colormap=colors[info.kind], limit=limit, visible=visible)
         return None
 
     def _limit(self, level: int) -> float:

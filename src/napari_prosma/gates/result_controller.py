@@ -14,8 +14,9 @@ from napari_prosma.gates.maps import MapLayers, remove_all
 from napari_prosma.gates.what_if import AbstractWhatIfPanel, WhatIf
 from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.jobs.run import ViewSignal
-from napari_prosma.layers import access as layer_access
+from napari_prosma.layers.maps import cross_layer, cross_voxel, move_cross
 from napari_prosma.layers.results import add_layer_keep_selection
+from napari_prosma.layers.viewport import voxel_at
 from prosma_core.config.inspection import LevelSummary
 from prosma_core.config.model import GateForm
 from prosma_core.printable import counted
@@ -107,7 +108,7 @@ class VoxelPicker:
         if self._viewer.dims.ndisplay == 3:
             self._panel.show_hint("In 3D view a click names no voxel. Turn to the 2D view.")
             return
-        voxel = layer_access.voxel_at(self._found.plan.scan, self._viewer, position)
+        voxel = voxel_at(self._found.plan.scan, self._viewer, position)
         if voxel is None:
             self._panel.show_hint(f"That is outside of {self._found.plan.scan.name}.")
             return
@@ -140,19 +141,19 @@ class VoxelPicker:
         if self.voxel is None:
             return
         if self._cross is None or self._cross not in self._viewer.layers:
-            self._cross = layer_access.cross_layer(scan, self.voxel, f"{self._found.plan.group}: voxel", self._notes)
+            self._cross = cross_layer(scan, self.voxel, f"{self._found.plan.group}: voxel", self._notes)
             add_layer_keep_selection(self._viewer, self._cross)
             self._cross.events.data.connect(self._dragged)
             return
         self._moving = True
-        layer_access.move_cross(self._cross, scan, self.voxel)
+        move_cross(self._cross, scan, self.voxel)
         self._moving = False
 
     def _dragged(self, _event: Any) -> None:
         """The person moved the cross itself."""
         if self._moving or self._cross is None:
             return
-        voxel = layer_access.cross_voxel(self._cross, self._found.plan.scan)
+        voxel = cross_voxel(self._cross, self._found.plan.scan)
         if voxel is not None and voxel != self.voxel:
             self.voxel = voxel
             self._show()

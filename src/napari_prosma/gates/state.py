@@ -8,7 +8,8 @@ from math import prod
 from typing import Any, Literal
 
 from napari_prosma.jobs.models import ModelEntry
-from napari_prosma.layers.access import LayerScan, Region
+from napari_prosma.layers.scan import LayerScan
+from napari_prosma.layers.viewport import Region
 from napari_prosma.scan.selection import Problem, ScanChoices, scan_notes, scan_problem
 from prosma_core.config.inspection import Edits, InspectConfig, LevelEdit, MapKind
 from prosma_core.config.model import ModelConfig

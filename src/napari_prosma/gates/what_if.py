@@ -15,9 +15,9 @@ from napari_prosma.gates.state import ChannelState, GateEdits, Plan
 from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.jobs.run import Handlers, JobRun, ViewSignal
 from napari_prosma.jobs.spec import ScanSpec
-from napari_prosma.layers import access as layer_access
-from napari_prosma.layers.access import LayerScan
-from napari_prosma.layers.results import add_layer_keep_selection
+from napari_prosma.layers.labels import lies_on, read_on
+from napari_prosma.layers.results import add_layer_keep_selection, labels_layer, show_labels
+from napari_prosma.layers.scan import LayerScan
 from prosma_core.config.inspection import Edits, InspectConfig, Variant, VariantResult, opened_one_at_a_time
 from prosma_core.config.model import ClassInfo
 from prosma_core.engine.messages import ArrayReady, Cancelled, Failed, Finished, WhatIfRequest, WhatIfResult
@@ -353,10 +353,10 @@ class WhatIf:
         if self._truth is None:
             return None, ""
         try:
-            labels = layer_access.read_on(self._truth, scan)
+            labels = read_on(self._truth, scan)
         except ProsmaError as error:
             return None, str(error)
-        if not layer_access.lies_on(labels, scan):
+        if not lies_on(labels, scan):
             return (
                 None,
                 f"{self._truth.name} lies on another grid than {scan.name}. Choose labels on its voxels, or none.",
@@ -386,10 +386,10 @@ class WhatIf:
             return
         scan, layer = self._found.plan.scan, self._layers.get(array)
         if layer is not None and layer in self._viewer.layers:
-            layer_access.show_labels(layer, scan, answer.arrays[array])
+            show_labels(layer, scan, answer.arrays[array])
             return
         name = f"{self._found.plan.group}: {title}"
-        layer = layer_access.labels_layer(scan, answer.arrays[array], classes, name, self._notes)
+        layer = labels_layer(scan, answer.arrays[array], classes, name, self._notes)
         if array == "labels":
             layer.contour = 1  # the changes below it are seen as well
         self._layers[array] = layer

@@ -16,7 +16,7 @@ from psygnal import Signal
 
 from napari_prosma.each import each
 from napari_prosma.jobs.spec import JobSpec, RequestSpec, release_scans, share_scan
-from napari_prosma.layers.access import LayerScan
+from napari_prosma.layers.scan import LayerScan
 from prosma_core.engine.client import Engine, Job, scans_of
 from prosma_core.engine.messages import Cancelled, Failed, Listener, Message, Ready, Request, ScanRef, is_last
 from prosma_core.errors import EngineBusyError, ProsmaError

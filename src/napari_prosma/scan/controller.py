@@ -13,9 +13,9 @@ from napari_prosma.each import each
 from napari_prosma.jobs.models import ModelEntry
 from napari_prosma.jobs.run import RunView, ViewSignal
 from napari_prosma.jobs.session import Session
-from napari_prosma.layers import access as layer_access
-from napari_prosma.layers.access import LayerScan, Region
-from napari_prosma.layers.viewport import ViewerWatch
+from napari_prosma.layers.results import is_result
+from napari_prosma.layers.scan import LayerScan, are_channels, joined_layer, levels, read
+from napari_prosma.layers.viewport import Region, ViewerWatch, current_slice, view_box
 from napari_prosma.scan.selection import ScanChoices, differ, fits, kind_of, meant, unsuited
 from napari_prosma.widgets import device_text as format_devices
 from prosma_core.data.geometry import size_unknown
@@ -130,7 +130,7 @@ class ScanPresenter:
             self._scan_view.show_axes("", (), "")
             self._scan_view.show_levels((), 0)
             return
-        self._scan_view.show_levels(layer_access.levels(layer), level)
+        self._scan_view.show_levels(levels(layer), level)
         readings = READINGS.get(layer.ndim, ()) if not layer.rgb else ()
         facts = scan_facts(choices.scan) if choices.scan else ""
         self._scan_view.show_axes(axes, list(dict.fromkeys([axes, *readings])), facts)
@@ -270,7 +270,7 @@ class ScanController(Generic[C]):
             self.choose_image(entry)
             return
         try:
-            layer = layer_access.joined_layer(entry)
+            layer = joined_layer(entry)
         except ProsmaError as error:
             self._scan_view.show_error(str(error), details=False)
             return
@@ -396,7 +396,7 @@ class ScanController(Generic[C]):
         scan, error = None, ""
         if self._layer is not None:
             try:
-                scan = layer_access.read(self._layer, axes, level)
+                scan = read(self._layer, axes, level)
             except ProsmaError as wrong:
                 error = str(wrong)
         self._choices = replace(self._choices, scan=scan, scan_error=error, sizeless=False, size="", size_error="")
@@ -422,7 +422,7 @@ class ScanController(Generic[C]):
         scan, part = self._choices.scan, self._choices.part
         if scan is None or self._layer is None or part == "whole":
             return None
-        find = layer_access.view_box if part == "view" else layer_access.current_slice
+        find = view_box if part == "view" else current_slice
         return find(self._layer, scan, self.viewer)
 
     # --- Showing ----------------------------------------------------------------------------------------------------
@@ -443,7 +443,7 @@ class ScanController(Generic[C]):
     def _show_images(self) -> None:
         images = [layer for layer in self.viewer.layers if _is_scan(layer)]
         selected = tuple(layer for layer in images if layer in self.viewer.layers.selection)
-        channels = selected if len(selected) > 1 and layer_access.are_channels(selected) else ()
+        channels = selected if len(selected) > 1 and are_channels(selected) else ()
         self._words.images(images, self._layer, channels)
 
     def _show_devices(self, ready: Ready | None) -> None:
@@ -455,4 +455,4 @@ class ScanController(Generic[C]):
 
 def _is_scan(layer: Any) -> bool:
     """Whether a layer is an image to look at: not a map of ours."""
-    return isinstance(layer, Image) and not layer_access.is_result(layer)
+    return isinstance(layer, Image) and not is_result(layer)

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 
 from napari_prosma.jobs.models import ModelEntry
-from napari_prosma.layers.access import LayerScan, Region
+from napari_prosma.layers.scan import LayerScan
+from napari_prosma.layers.viewport import Region
 from prosma_core.data.frames import frame_spec
 from prosma_core.data.frames import slice_axis as automatic_axis
 from prosma_core.data.geometry import ImageSpec, Scan, size_note

@@ -14,8 +14,16 @@ from numpy.typing import NDArray
 from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.jobs.run import Handlers, RunTexts, RunView, ShownRun
 from napari_prosma.jobs.spec import ScanSpec
-from napari_prosma.layers import access as layer_access
-from napari_prosma.layers.results import add_layer_keep_selection
+from napari_prosma.layers.results import (
+    add_layer_keep_selection,
+    editable_copy,
+    image_layer,
+    labels_layer,
+    objects_layer,
+    refresh,
+)
+from napari_prosma.layers.scan import read
+from napari_prosma.layers.viewport import slab_in_view
 from napari_prosma.segment.state import Plan
 from prosma_core.config.model import ClassInfo, provenance
 from prosma_core.data.geometry import ImageSpec
@@ -181,7 +189,7 @@ class SegmentJob(ShownRun):
         """Give the person a copy of the result to correct, selected, with the brush; the result itself is hidden."""
         if self.labels is None:
             return None
-        copy = layer_access.editable_copy(self.labels)
+        copy = editable_copy(self.labels)
         self.labels.visible = False
         self._viewer.add_layer(copy)
         self._viewer.layers.selection.active = copy
@@ -214,7 +222,7 @@ class SegmentJob(ShownRun):
 
     def _add_labels(self) -> Labels:
         plan = self.plan
-        labels = layer_access.labels_layer(
+        labels = labels_layer(
             plan.scan, self._arrays["labels"], plan.model.header.classes, plan.result_name, self._notes
         )
         add_layer_keep_selection(self._viewer, labels)
@@ -225,12 +233,12 @@ class SegmentJob(ShownRun):
         if self.labels is None or not self.labels.visible:
             return
         try:
-            scan = layer_access.read(self.labels)
-            in_view = layer_access.slab_in_view(self.labels, scan, self._viewer, slab.start, slab.stop)
+            scan = read(self.labels)
+            in_view = slab_in_view(self.labels, scan, self._viewer, slab.start, slab.stop)
         except ProsmaError:  # the person has turned the layer in a way that no scan lies
             in_view = True
         if in_view:
-            layer_access.refresh(self.labels)
+            refresh(self.labels)
 
     def _finish(self, message: Finished) -> None:
         result = message.result
@@ -259,7 +267,7 @@ class SegmentJob(ShownRun):
             title = f"{name} probability"
             add_layer_keep_selection(
                 self._viewer,
-                layer_access.image_layer(
+                image_layer(
                     plan.scan, data, axes, title, self._notes, channel_names=classes, colormap="viridis", visible=False
                 ),
             )
@@ -268,7 +276,7 @@ class SegmentJob(ShownRun):
             title = f"{name} uncertainty"
             add_layer_keep_selection(
                 self._viewer,
-                layer_access.image_layer(plan.scan, data, axes, title, self._notes, colormap="magma", visible=False),
+                image_layer(plan.scan, data, axes, title, self._notes, colormap="magma", visible=False),
             )
 
         if "objects" in self._arrays:
@@ -276,9 +284,7 @@ class SegmentJob(ShownRun):
             title = f"{name} objects"
             add_layer_keep_selection(
                 self._viewer,
-                layer_access.objects_layer(
-                    plan.scan, self._arrays["objects"], features, title, self._notes, visible=False
-                ),
+                objects_layer(plan.scan, self._arrays["objects"], features, title, self._notes, visible=False),
             )
 
     def _layer_removed(self, event: object) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_prosma.jobs.models import ModelEntry
-from napari_prosma.layers.access import LayerScan, Region
+from napari_prosma.layers.scan import LayerScan
+from napari_prosma.layers.viewport import Region
 from napari_prosma.scan.selection import Problem, ScanChoices, scan_notes, scan_problem
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.data.geometry import size_text, sized_for

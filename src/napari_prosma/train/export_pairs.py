@@ -11,8 +11,8 @@ import numpy as np
 from napari.layers import Labels
 from numpy.typing import NDArray
 
-from napari_prosma.layers.access import LayerScan, labels_layer
-from napari_prosma.layers.results import file_notes
+from napari_prosma.layers.results import file_notes, labels_layer
+from napari_prosma.layers.scan import LayerScan
 from napari_prosma.train.pairs import Pair
 from napari_prosma.train.sources import Source, classes_known, image_scan, labels_scan, provenance_of
 from prosma_core.config.model import ClassInfo

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_prosma.each import each
 from napari_prosma.jobs.boundary import Jobs
-from napari_prosma.layers.access import guess_axes
+from napari_prosma.layers.scan import guess_axes
 from napari_prosma.train.export_pairs import resampled
 from napari_prosma.train.pairs import Pair, PairRow, active_pair, check, pairs_from_files, pairs_from_folder
 from napari_prosma.train.sources import layer_source

@@ -10,7 +10,9 @@ from typing import Any, Literal
 
 from napari.layers import Image, Labels
 
-from napari_prosma.layers.access import are_channels, is_result, lies_on, read, read_on
+from napari_prosma.layers.labels import lies_on, read_on
+from napari_prosma.layers.results import is_result
+from napari_prosma.layers.scan import are_channels, read
 from napari_prosma.train.sources import Source, classes_known, layer_source, provenance_of, read_pair, unnamed, voxels
 from prosma_core.config.model import ClassInfo
 from prosma_core.config.training import LabelsConfig

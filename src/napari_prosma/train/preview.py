@@ -11,9 +11,8 @@ from napari.layers import Image, Labels
 from numpy.typing import NDArray
 
 from napari_prosma.jobs.boundary import EngineJob
-from napari_prosma.layers import access as layer_access
-from napari_prosma.layers.access import LayerScan
-from napari_prosma.layers.results import add_layer_keep_selection
+from napari_prosma.layers.results import add_layer_keep_selection, is_result, labels_layer
+from napari_prosma.layers.scan import LayerScan, read
 from napari_prosma.train.presenter import AbstractTrainView
 from prosma_core.errors import ProsmaError
 from prosma_core.printable import format_duration
@@ -96,7 +95,7 @@ class Preview:
             return
         notes = {"model": f"{order.name} (in training)"}
         self._remove()  # that of the scan that was handed over before
-        self._shown = layer_access.labels_layer(self._scan, array, order.classes, f"{self._scan.name} preview", notes)
+        self._shown = labels_layer(self._scan, array, order.classes, f"{self._scan.name} preview", notes)
         self._shown.editable = False  # the next epoch would paint over it
         add_layer_keep_selection(self._viewer, self._shown)
 
@@ -145,7 +144,7 @@ class Preview:
             job.preview(None)
             return
         try:
-            self._scan = layer_access.read(self._layer)
+            self._scan = read(self._layer)
         except ProsmaError as error:
             self._tell(False, str(error))
             return
@@ -161,4 +160,4 @@ def scan_in_view(viewer: ViewerModel, pairs: Sequence[Pair]) -> Image | None:
     channels = [layer for pair in pairs if pair.image.others for layer in pair.image.layers]  # no scans by themselves
     images = [layer for layer in images if layer not in channels]
     there = (layer for layer in images if isinstance(layer, Image) and layer in viewer.layers)
-    return next((layer for layer in there if not layer_access.is_result(layer)), None)
+    return next((layer for layer in there if not is_result(layer)), None)

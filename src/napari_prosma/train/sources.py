@@ -10,17 +10,10 @@ from napari.layers import Layer
 from numpy.typing import NDArray
 
 from napari_prosma._reader import image_layer_data
-from napari_prosma.layers.access import (
-    METADATA,
-    LayerScan,
-    class_numbers,
-    known_classes,
-    lies_on,
-    read,
-    read_channel_layers,
-    read_on,
-)
+from napari_prosma.layers.labels import class_numbers, known_classes, lies_on, read_on
 from napari_prosma.layers.results import noted_classes, noted_provenance
+from napari_prosma.layers.scan import METADATA, LayerScan, read
+from napari_prosma.layers.scan import read_channels as read_channel_layers
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.frames import time_as_channels
 from prosma_core.data.geometry import ImageSpec, Scan

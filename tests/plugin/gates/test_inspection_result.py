@@ -16,7 +16,7 @@ from tests.plugin.gates.test_state import choices, planned
 from napari_prosma.gates.export import channel_table, check_place, write_maps, write_numbers
 from napari_prosma.gates.job import InspectionResult, at_voxel
 from napari_prosma.gates.state import resolve
-from napari_prosma.layers.access import read
+from napari_prosma.layers.scan import read
 from prosma_core.data.geometry import array_spec
 from prosma_core.errors import OutputError
 from prosma_core.io.images import read_image, write_image

@@ -12,7 +12,8 @@ from napari.layers import Image, Labels
 
 from napari_prosma.jobs.boundary import EngineJob
 from napari_prosma.jobs.spec import ScanSpec
-from napari_prosma.layers import access as layer_access
+from napari_prosma.layers.labels import read_on
+from napari_prosma.layers.scan import read
 from prosma_core.config.inspection import Variant
 from prosma_core.engine.client import Engine
 from prosma_core.engine.messages import Cancelled, WhatIfRequest
@@ -39,8 +40,8 @@ def copies(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
 
 def prepared() -> ScanSpec:
     """Return a question on a small scan with labels."""
-    scan = layer_access.read(Image(np.random.default_rng(0).normal(size=(8, 9))), "yx", 0)
-    truth = layer_access.read_on(Labels(np.eye(8, 9, dtype=np.uint8)), scan)
+    scan = read(Image(np.random.default_rng(0).normal(size=(8, 9))), "yx", 0)
+    truth = read_on(Labels(np.eye(8, 9, dtype=np.uint8)), scan)
     return ScanSpec(REQUEST, scan, truth)
 
 

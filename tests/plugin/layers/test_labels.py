@@ -13,12 +13,13 @@ import pytest
 from napari.layers import Image, Labels
 from napari.utils.colormaps import DirectLabelColormap
 
-from napari_prosma.layers import access as layers
+from napari_prosma.layers.labels import class_numbers, known_classes, lies_on, read_on
+from napari_prosma.layers.scan import LayerScan, read
 from prosma_core.config.model import ClassInfo
 
 
-def on(image: Image, labels: Labels, axes: str | None = None) -> layers.LayerScan:
-    return layers.read_on(labels, layers.read(image, axes))
+def on(image: Image, labels: Labels, axes: str | None = None) -> LayerScan:
+    return read_on(labels, read(image, axes))
 
 
 @pytest.mark.parametrize(
@@ -51,13 +52,13 @@ def test_labels_painted_on_an_oblique_scan_have_its_exact_affine(
     nib.Nifti1Image(np.zeros((5, 6, 7), np.int16), affine).to_filename(tmp_path / "a.nii")
     image = open_layer(tmp_path / "a.nii")
     placed = {name: getattr(image, name) for name in ("scale", "translate", "affine", "units")}
-    scan, painted = layers.read(image), Labels(np.zeros(image.data.shape, int), **placed)
-    found = layers.read_on(painted, scan)
-    assert layers.lies_on(found, scan)
+    scan, painted = read(image), Labels(np.zeros(image.data.shape, int), **placed)
+    found = read_on(painted, scan)
+    assert lies_on(found, scan)
     np.testing.assert_array_equal(found.spec.affine, scan.spec.affine)
     assert (found.spec.world, found.spec.header) == ("ras", scan.spec.header)
     painted.translate = np.add(painted.translate, (0, 0, 0.01))
-    assert not layers.lies_on(layers.read_on(painted, scan), scan)
+    assert not lies_on(read_on(painted, scan), scan)
 
 
 def test_labels_of_another_file_keep_the_place_that_it_says(tmp_path: Path, open_layer: Callable[[Path], Any]) -> None:
@@ -67,12 +68,12 @@ def test_labels_of_another_file_keep_the_place_that_it_says(tmp_path: Path, open
     image, other = open_layer(tmp_path / "a.nii"), open_layer(tmp_path / "b.nii")
     place = {name: getattr(other, name) for name in ("scale", "translate", "affine", "units", "metadata")}
     found = on(image, Labels(np.asarray(other.data).astype(np.uint8), **place))
-    np.testing.assert_array_equal(found.spec.affine, layers.read(other).spec.affine)
+    np.testing.assert_array_equal(found.spec.affine, read(other).spec.affine)
 
 
 def test_class_numbers_are_small_and_a_copy() -> None:
     data = np.full((4, 5), 300, np.int64)
-    numbers = layers.class_numbers(layers.read(Labels(data)))
+    numbers = class_numbers(read(Labels(data)))
     numbers[:] = 0
     assert (numbers.dtype, data.min()) == (np.uint16, 300)
 
@@ -82,7 +83,7 @@ def test_names_come_from_the_features_then_from_the_notes() -> None:
     colors = DirectLabelColormap(color_dict={0: "transparent", 1: "#102030", None: "#ffffff"})
     labels = Labels(np.zeros((3, 3), int), colormap=colors, metadata={"prosma": {"classes": noted}})
     labels.features = pd.DataFrame({"index": [0, 1, 5], "name": ["nothing", "liver", None]})
-    found = layers.known_classes(labels, [7])
+    found = known_classes(labels, [7])
     assert [(c.value, c.name) for c in found] == [(0, "nothing"), (1, "liver"), (2, "also noted"), (7, "class 7")]
     assert [c.color for c in found] == ["#000000", "#102030", "#ffffff", "#ffffff"]
 
@@ -90,9 +91,9 @@ def test_names_come_from_the_features_then_from_the_notes() -> None:
 def test_tables_of_other_plugins_and_impossible_values_are_left_out() -> None:
     labels = Labels(np.zeros((3, 3), int))
     labels.features = pd.DataFrame({"area": [1.0, 2.0]})
-    assert layers.known_classes(labels) == ()
+    assert known_classes(labels) == ()
     labels.features = pd.DataFrame({"index": range(400), "name": [f"cell {i}" for i in range(400)]})
-    assert layers.known_classes(labels) == ()
-    assert layers.known_classes(labels, range(1, 10_000)) == ()
+    assert known_classes(labels) == ()
+    assert known_classes(labels, range(1, 10_000)) == ()
     labels.features = pd.DataFrame({"index": [1.5, "x"], "name": ["a", "b"]})
-    assert layers.known_classes(labels, [70_000, 3])[0].value == 3
+    assert known_classes(labels, [70_000, 3])[0].value == 3

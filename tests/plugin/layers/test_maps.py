@@ -11,14 +11,9 @@ from napari.components import ViewerModel
 from napari.layers import Image
 from napari.utils.colormaps import Colormap
 
-from napari_prosma.layers.access import (
-    cross_layer,
-    cross_voxel,
-    map_layer,
-    mask_layer,
-    read,
-    voxel_at,
-)
+from napari_prosma.layers.maps import cross_layer, cross_voxel, map_layer, mask_layer
+from napari_prosma.layers.scan import read
+from napari_prosma.layers.viewport import voxel_at
 from prosma_core.config.inspection import MapInfo
 from prosma_core.config.model import VoxelSize
 from prosma_core.data.geometry import map_spec

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from napari_prosma._reader import image_layer_data
-from napari_prosma.layers import access as layers
+from napari_prosma.layers.results import editable_copy, image_layer, labels_layer
+from napari_prosma.layers.scan import read
+from napari_prosma.layers.viewport import current_slice, view_box
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import ImageSpec, affine_spacing, reverse_affine
 from prosma_core.io.images import read_image
@@ -121,7 +123,7 @@ def test_every_slice_of_a_scan_turned_in_any_way_is_reached(affine: NDArray[np.f
 def test_a_scan_turned_in_any_way_is_read_with_its_own_affine_and_not_mirrored(affine: NDArray[np.float64]) -> None:
     layer = drawn(affine)
     spec = layer.metadata["prosma"]["spec"]
-    assert layers.read(layer).spec.affine is spec.affine
+    assert read(layer).spec.affine is spec.affine
     turn = layer.metadata["prosma"].get("turn", np.eye(3))
     assert np.linalg.det(turn) > 0
     for index in np.ndindex(2, 2, 2):
@@ -153,7 +155,7 @@ def test_a_moved_oblique_layer_is_read_in_the_patients_world(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Non-orthogonal", UserWarning)
         layer.translate, layer.rotate = np.add(layer.translate, move), (0, 0, angle)
-    moved = layers.read(layer).spec
+    moved = read(layer).spec
     index = (1, 2, 3)
     there = [index["zyx".index(letter)] for letter in layer.axis_labels]
     np.testing.assert_allclose(turn @ (moved.affine @ [*index, 1])[:3], layer.data_to_world(there), atol=1e-6)
@@ -181,7 +183,7 @@ def test_a_turn_too_small_to_see_is_not_spoken_of(degrees: float, tmp_path: Path
     notification_manager.records.clear()
     layer = open_layer(save_nifti(tmp_path / "scan.nii", oblique(degrees)))
     assert not notification_manager.records
-    assert layers.read(layer).note == ""
+    assert read(layer).note == ""
     every_slice_is_reached(layer)
     world = reverse_affine(oblique(degrees)) @ (4, 5, 6, 1)
     there = [(4, 5, 6)["zyx".index(letter)] for letter in layer.axis_labels]
@@ -196,10 +198,10 @@ def test_an_oblique_scan_is_drawn_along_its_own_axes_and_says_so(tmp_path: Path,
         "files keep its exact orientation."
     )
     assert [record.message for record in notification_manager.records] == [says]
-    assert layers.read(layer).note == says
+    assert read(layer).note == says
     straight = open_layer(save_nifti(tmp_path / "straight.nii", np.diag([-1, 2, 3, 1.0])))
     assert len(notification_manager.records) == 1
-    assert layers.read(straight).note == ""
+    assert read(straight).note == ""
     assert "turn" not in straight.metadata["prosma"]
 
 
@@ -207,11 +209,11 @@ def test_a_result_lies_on_its_oblique_scan_through_file_and_back(
     tmp_path: Path, open_layer: OpenLayer, save_layer: SaveLayer, classes: Classes
 ) -> None:
     layer = open_layer(save_nifti(tmp_path / "scan.nii", oblique(16)))
-    scan = layers.read(layer)
+    scan = read(layer)
     labels = np.zeros(scan.spec.shape, np.uint8)
     labels[1, 2, 3] = 5
-    result = layers.labels_layer(scan, labels, classes, "result", {"program": "prosma 1", "model": "m"})
-    probabilities = layers.image_layer(
+    result = labels_layer(scan, labels, classes, "result", {"program": "prosma 1", "model": "m"})
+    probabilities = image_layer(
         scan, np.zeros((2, *scan.spec.shape), np.float32), "czyx", "p", {}, channel_names=("a", "b")
     )
     save_layer(result, tmp_path / "labels.nii")
@@ -222,9 +224,9 @@ def test_a_result_lies_on_its_oblique_scan_through_file_and_back(
         np.testing.assert_allclose(
             again.data_to_world([2] * again.ndim)[-3:], layer.data_to_world((2, 2, 2)), atol=1e-4
         )
-    for own in (result, layers.editable_copy(result)):
+    for own in (result, editable_copy(result)):
         np.testing.assert_array_equal(own.data_to_world((2, 1, 3)), layer.data_to_world((2, 1, 3)))
-        assert layers.read(own).spec.affine is scan.spec.affine
+        assert read(own).spec.affine is scan.spec.affine
     assert np.array_equal(open_layer(tmp_path / "labels.nii").data, result.data)
 
 
@@ -243,32 +245,32 @@ def test_a_coarser_level_of_an_oblique_scan_keeps_its_place(classes: Classes) ->
     names = ("scale", "translate", "affine", "units", "axis_labels", "metadata")
     fine = np.zeros((8, 8, 8), np.float32)
     image = Image([fine, fine[::2, ::2, ::2]], multiscale=True, **{name: getattr(plain, name) for name in names})
-    assert layers.read(image).spec.affine is plain.metadata["prosma"]["spec"].affine
-    scan = layers.read(image, level=1)
+    assert read(image).spec.affine is plain.metadata["prosma"]["spec"].affine
+    scan = read(image, level=1)
     expected = plain.metadata["prosma"]["spec"].affine @ np.array([0.5, 0.5, 0.5, 1])
     np.testing.assert_allclose(scan.spec.affine[:, 3], expected)
-    result = layers.labels_layer(scan, np.zeros((4, 4, 4), np.uint8), classes, "result", {})
+    result = labels_layer(scan, np.zeros((4, 4, 4), np.uint8), classes, "result", {})
     np.testing.assert_allclose(result.data_to_world((0, 0, 0)), image.data_to_world((0.5, 0.5, 0.5)))
-    assert layers.read(result).spec.affine is scan.spec.affine
+    assert read(result).spec.affine is scan.spec.affine
 
 
 def test_the_view_of_an_oblique_layer_is_told_in_its_own_slices(tmp_path: Path, open_layer: OpenLayer) -> None:
     viewer = ViewerModel()
     layer = viewer.add_layer(open_layer(save_nifti(tmp_path / "scan.nii", oblique(16), (40, 50, 9))))
-    scan = layers.read(layer)
+    scan = read(layer)
     for step in range(9):
         viewer.dims.set_current_step(0, step)
-        assert layers.current_slice(layer, scan, viewer) == ((step, step + 1), (0, 50), (0, 40))
+        assert current_slice(layer, scan, viewer) == ((step, step + 1), (0, 50), (0, 40))
     viewer.canvas.size, viewer.scene.camera.zoom = (9, 5), 1
     viewer.scene.camera.center = layer.data_to_world((4, 20, 10))
-    assert layers.view_box(layer, scan, viewer) == ((0, 9), (14, 27), (5, 16))
+    assert view_box(layer, scan, viewer) == ((0, 9), (14, 27), (5, 16))
 
 
 def test_real_oblique_scans_show_every_slice_and_say_so(data_root: Path, open_layer: OpenLayer) -> None:
     for path in sorted((data_root / "ui_samples").rglob("*.nii*")):
         layer = open_layer(path)
         oblique_one = path.parent.name in OBLIQUE_SAMPLES
-        assert ("is oblique (" in layers.read(layer).note) == oblique_one, path
+        assert ("is oblique (" in read(layer).note) == oblique_one, path
         if oblique_one:
             first = layer.ndim - 3
             assert sorted(shown_slices(layer, first)) == list(range(layer.data.shape[first])), path
@@ -290,8 +292,8 @@ def test_a_labels_layer_of_an_oblique_scan_is_painted_where_the_brush_is(
 ) -> None:
     viewer = ViewerModel()
     layer = viewer.add_layer(open_layer(save_nifti(tmp_path / "scan.nii", oblique(16))))
-    scan = layers.read(layer)
-    labels = viewer.add_layer(layers.labels_layer(scan, np.zeros(scan.spec.shape, np.uint8), classes, "result", {}))
+    scan = read(layer)
+    labels = viewer.add_layer(labels_layer(scan, np.zeros(scan.spec.shape, np.uint8), classes, "result", {}))
     viewer.dims.set_current_step(0, 3)
     labels.brush_size = 1
     point = labels.data_to_world((3, 2, 4))

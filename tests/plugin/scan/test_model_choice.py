@@ -22,7 +22,7 @@ from napari_prosma.gates.view import GatesView
 from napari_prosma.jobs.models import ModelEntry
 from napari_prosma.jobs.qt_loop import QtEventLoop
 from napari_prosma.jobs.session import Session
-from napari_prosma.layers.access import read
+from napari_prosma.layers.scan import read
 from napari_prosma.scan.selection import kind_of, meant
 from napari_prosma.segment.controller import SegmentController
 from napari_prosma.segment.view import SegmentView

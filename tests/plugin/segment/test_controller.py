@@ -15,7 +15,8 @@ from qtpy.QtWidgets import QComboBox, QLineEdit, QPushButton
 
 from napari_prosma._reader import read_paths
 from napari_prosma._writer import write_image_layer, write_labels_layer
-from napari_prosma.layers import access as layer_access
+from napari_prosma.layers.results import editable_copy
+from napari_prosma.layers.scan import read
 from napari_prosma.segment.controller import SHORTCUT
 from napari_prosma.segment.state import run_command, writer
 from prosma_core.config.inference import InferenceConfig
@@ -124,7 +125,7 @@ def test_a_typed_voxel_size_is_in_the_files_that_are_saved_and_in_their_notes(
     job.say(finished({"organ": 2 * 40 * 44}))
     labels = labels_of(widget)[0]
     assert labels.scale.tolist() == [1, 1, 1]
-    for layer in (labels, layer_access.editable_copy(labels), widget.viewer.layers["stack phantom-3d uncertainty"]):
+    for layer in (labels, editable_copy(labels), widget.viewer.layers["stack phantom-3d uncertainty"]):
         path = tmp_path / f"{layer.name}.ome.tif"
         data, meta, kind = layer.as_layer_data_tuple()
         {"labels": write_labels_layer, "image": write_image_layer}[kind](str(path), data, meta)
@@ -542,7 +543,7 @@ def test_selected_layers_are_the_channels_of_one_scan(widget: Widget) -> None:
     joined = widget.viewer.layers["R + G + B"]
     np.testing.assert_array_equal(np.moveaxis(np.asarray(joined.data), 0, -1), picture)
     np.testing.assert_array_equal(joined.extent.world[:, 1:], layers[0].extent.world)
-    scan = layer_access.read(joined)
+    scan = read(joined)
     assert scan.spec.channel_names == ("R", "G", "B")
     np.testing.assert_array_equal(scan.load(), np.moveaxis(picture, -1, 0))
     other = widget.viewer.add_image(np.zeros((64, 50)), name="other")

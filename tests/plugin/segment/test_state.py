@@ -10,7 +10,7 @@ import pytest
 from napari.layers import Image
 
 from napari_prosma.jobs.models import ModelEntry
-from napari_prosma.layers.access import read
+from napari_prosma.layers.scan import read
 from napari_prosma.scan.selection import fits
 from napari_prosma.segment.state import Choices, Plan, Problem, resolve, save_path
 from prosma_core.config.inference import InferenceConfig

@@ -12,7 +12,8 @@ from napari.layers import Image, Labels
 from napari.utils.colormaps import DirectLabelColormap
 
 from napari_prosma.jobs.models import ModelEntry
-from napari_prosma.layers import access as layers
+from napari_prosma.layers.results import editable_copy, labels_layer
+from napari_prosma.layers.scan import read
 from napari_prosma.train.pairs import Pair, PairRow, check
 from napari_prosma.train.sources import layer_source
 from napari_prosma.train.state import classes_of
@@ -34,9 +35,9 @@ def corrected(name: str, *values: int) -> PairRow:
     """A corrected result of a shipped model that holds these values."""
     data = np.zeros((4, 8, 8), np.uint8)
     data.flat[: len(values)] = values
-    scan = layers.read(IMAGE)
-    result = layers.labels_layer(scan, data, entry(name).header.classes, "result", {"model": name})
-    return check(Pair(layer_source(IMAGE), layer_source(layers.editable_copy(result))), LabelsConfig())
+    scan = read(IMAGE)
+    result = labels_layer(scan, data, entry(name).header.classes, "result", {"model": name})
+    return check(Pair(layer_source(IMAGE), layer_source(editable_copy(result))), LabelsConfig())
 
 
 def entry(name: str) -> ModelEntry:

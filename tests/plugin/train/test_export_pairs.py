@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 
-from napari_prosma.layers import access as layers
+from napari_prosma.layers.labels import class_numbers, known_classes, read_on
+from napari_prosma.layers.results import editable_copy, labels_layer
+from napari_prosma.layers.scan import read
 from napari_prosma.train.export_pairs import autosave, write_pairs
 from napari_prosma.train.pairs import Pair, check
 from napari_prosma.train.sources import Source, layer_source
@@ -71,11 +73,11 @@ def assert_comes_back(image: Image, folder: Path, *, rtol: float = 0.0) -> Path:
     assert check(pair, LabelsConfig()).problem == ""
     files = write([pair], folder)
     ((image_file, labels_file),) = files
-    scan = layers.read(image)
+    scan = read(image)
     back, back_labels = read_image(image_file), read_labels(labels_file)
     assert_same_spec(back.spec, scan.spec, rtol=rtol)
     np.testing.assert_array_equal(back.data, scan.load())
-    expected = layers.class_numbers(layers.read_on(labels, scan))
+    expected = class_numbers(read_on(labels, scan))
     assert set(np.unique(back_labels.data)) == {0, 1, 3}
     np.testing.assert_array_equal(back_labels.data, expected)
     assert_same_spec(back_labels.spec, back.spec.labels_spec(), rtol=rtol)
@@ -179,7 +181,7 @@ def test_zarr_layers_come_back(name: str, tmp_path: Path, open_layer: Callable[[
     spec = array_spec((2, 5, 6, 7), "czyx", (2.5, 0.3, 0.3), "um").with_channels(("DAPI", "GFP"))
     write_image(tmp_path / name, values((2, 5, 6, 7), np.uint16), spec)
     image = open_layer(tmp_path / name)
-    assert layers.read(image).reference() is not None
+    assert read(image).reference() is not None
     assert_comes_back(image, tmp_path / "data")
 
 
@@ -204,14 +206,14 @@ def test_labels_of_a_result_keep_names_and_provenance(
     tmp_path: Path, classes: tuple[ClassInfo, ...], open_layer: Callable[[Path], Any]
 ) -> None:
     image = Image(values((5, 6, 7)), name="scan")
-    scan = layers.read(image)
-    result = layers.labels_layer(scan, np.ones((5, 6, 7), np.uint8), classes, "result", {"model": "m"})
-    copy = layers.editable_copy(result)
+    scan = read(image)
+    result = labels_layer(scan, np.ones((5, 6, 7), np.uint8), classes, "result", {"model": "m"})
+    copy = editable_copy(result)
     ((_, file),) = write([Pair(layer_source(image), layer_source(copy))], tmp_path)
     again = open_layer(file)
     assert isinstance(again, Labels)
-    assert layers.known_classes(again) == classes
-    assert layers.read(again).metadata["provenance"]["model"] == "m"
+    assert known_classes(again) == classes
+    assert read(again).metadata["provenance"]["model"] == "m"
 
 
 def test_files_stay_where_they_are_and_channel_files_are_put_together(tmp_path: Path) -> None:
@@ -340,7 +342,7 @@ def test_real_scans_come_back(data_root: Path, tmp_path: Path, open_layer: Calla
     assert len(scans) >= 12
     for path in scans:
         image = open_layer(path)
-        same_bits = layers.read(image).spec.format == "nifti"
+        same_bits = read(image).spec.format == "nifti"
         assert_comes_back(image, tmp_path / path.parent.name / path.name, rtol=0 if same_bits else 1e-6)
 
 

@@ -16,8 +16,8 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from scipy import ndimage
 
-from napari_prosma.layers import access as layers
-from napari_prosma.layers.results import file_notes
+from napari_prosma.layers.results import file_notes, image_layer, labels_layer
+from napari_prosma.layers.scan import read
 from napari_prosma.train.pairs import (
     Pair,
     PairRow,
@@ -65,11 +65,11 @@ class TestActivePair:
         viewer.add_image(np.zeros((10, 20, 20)), name="a", scale=(2, 1, 1))
         viewer.add_image(np.zeros((10, 20, 20)), name="b")
         viewer.add_layer(painted())
-        scan = layers.read(viewer.layers["b"])
+        scan = read(viewer.layers["b"])
         background = (ClassInfo(value=0, name="background"),)
-        result = layers.labels_layer(scan, np.zeros((10, 20, 20), np.uint8), background, "result", {"model": "m"})
+        result = labels_layer(scan, np.zeros((10, 20, 20), np.uint8), background, "result", {"model": "m"})
         viewer.add_layer(result)
-        entropy = layers.image_layer(scan, np.zeros((10, 20, 20)), "zyx", "entropy", {"model": "m"})
+        entropy = image_layer(scan, np.zeros((10, 20, 20)), "zyx", "entropy", {"model": "m"})
         viewer.add_layer(entropy)
         return viewer
 
@@ -287,7 +287,7 @@ class TestFacts:
         assert [c.name for c in plain] == ["class 1", "class 2"]
         red, green, blue, _ = labels.colormap.map(2)
         assert plain[1].color == f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}"
-        ours = layers.labels_layer(layers.read(image), labels.data.astype(np.uint8), classes, "r", {})
+        ours = labels_layer(read(image), labels.data.astype(np.uint8), classes, "r", {})
         assert row_of(image, ours).classes[:2] == classes[:2]
 
     def test_time_points_and_channels_are_said(self) -> None:

@@ -16,7 +16,8 @@ from napari.layers import Image, Labels
 from napari.layers._layer_actions import _duplicate_layer
 
 from napari_prosma._writer import write_labels_layer
-from napari_prosma.layers.access import editable_copy, labels_layer, read
+from napari_prosma.layers.results import editable_copy, labels_layer
+from napari_prosma.layers.scan import read
 from napari_prosma.train.export_pairs import resampled
 from napari_prosma.train.pairs import Pair, check
 from napari_prosma.train.sources import Source, layer_source
