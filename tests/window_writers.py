@@ -17,7 +17,7 @@ from tests.writers import Found, Number, Save, Writer, one_value
 from napari_prosma import _writer
 from napari_prosma._reader import image_layer_data
 from napari_prosma.gates import job as gates
-from napari_prosma.gates.export import write_maps, write_numbers
+from napari_prosma.gates.job import write_maps, write_numbers
 from napari_prosma.jobs.download import Archive, fetch
 from napari_prosma.jobs.session import Session
 from napari_prosma.layers.scan import read

@@ -9,7 +9,6 @@ from napari_prosma.each import each
 from napari_prosma.gates.job import InspectionResult, InspectJob
 from napari_prosma.gates.result_controller import AbstractResultPanel, ResultController, Steps
 from napari_prosma.gates.state import Choices, LevelFacts, Plan, Problem, level_facts, resolve
-from napari_prosma.jobs.models import ModelEntry
 from napari_prosma.jobs.run import ViewSignal
 from napari_prosma.jobs.session import Session
 from napari_prosma.scan.controller import (
@@ -21,6 +20,7 @@ from napari_prosma.scan.controller import (
 )
 from prosma_core.config.inspection import InspectConfig
 from prosma_core.errors import ProsmaError
+from prosma_core.io.bundle import ModelEntry
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel

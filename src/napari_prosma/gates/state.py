@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Literal
 
-from napari_prosma.jobs.models import ModelEntry
 from napari_prosma.layers.scan import LayerScan
 from napari_prosma.layers.viewport import Region
 from napari_prosma.scan.selection import Problem, ScanChoices, scan_notes, scan_problem
@@ -16,6 +15,7 @@ from prosma_core.config.model import ModelConfig
 from prosma_core.data.frames import slice_axis as automatic_axis
 from prosma_core.data.grid import network_grid
 from prosma_core.engine.messages import InspectRequest
+from prosma_core.io.bundle import ModelEntry
 
 __all__ = ["Choices", "LevelFacts", "Plan", "Problem", "level_facts", "resolve"]
 

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QFileDialog
 
 from napari_prosma.gates.controller import GatesController
+from napari_prosma.gates.job import check_place, write_maps, write_numbers
 from napari_prosma.gates.view import GatesView
 from napari_prosma.jobs.qt_loop import session
 from napari_prosma.jobs.session import Session
-from napari_prosma.widgets.fields import show_text
 from prosma_core.errors import ProsmaError
+from prosma_core.io.atomic import write_bytes_atomic
 from prosma_core.io.names import safe_name
 
 if TYPE_CHECKING:
@@ -42,34 +42,24 @@ class GatesWidget(GatesView):
         self.result.files.maps_clicked.connect(self._save_maps)
         self.destroyed.connect(self.controller.close)
 
-    def event(self, event: QEvent | None) -> bool:
-        """Go for good when the dock is closed: napari only takes the widget out of it."""
-        if event is not None and event.type() == QEvent.Type.ParentChange and self.parent() is None:
-            self.deleteLater()
-        return bool(super().event(event))
-
     def _browse(self) -> None:
-        name, _ = QFileDialog.getOpenFileName(self, "Choose a model", "", "ProSMA models (*.safetensors)")
-        if name:
-            self.controller.add_model(Path(name))
+        path = self.ask_model()
+        if path is not None:
+            self.controller.add_model(path)
         self.controller.show_models()
 
     def _show_details(self) -> None:
-        show_text(self, "What the engine said", self.controller.details() or "The log is empty.")
+        self.show_log(self.controller.details())
 
     # --- Files ------------------------------------------------------------------------------------------------------
 
     def _save_numbers(self) -> None:
-        from napari_prosma.gates.export import write_numbers  # with the file formats: late, to open sooner
-
         showing = self.controller.showing
         path = self._file("Save the numbers", "gates.csv", "Tables (*.csv *.json)")
         if showing is not None and path is not None:
             self._write(path, write_numbers(path, showing.found, showing.notes, showing.what_if.results))
 
     def _save_plots(self) -> None:
-        from prosma_core.io.atomic import write_bytes_atomic  # with the file formats: late, to open sooner
-
         content = self.result.plots.png()
         if not content:
             self.result.files.say("There are no plots.")
@@ -79,8 +69,6 @@ class GatesWidget(GatesView):
             self._write(path, lambda: write_bytes_atomic(path, content))
 
     def _save_maps(self, suffix: str) -> None:
-        from napari_prosma.gates.export import write_maps
-
         showing = self.controller.showing
         path = self._file("Save the maps in a new folder", "gates", "Folders (*)")
         if showing is not None and path is not None:
@@ -97,8 +85,7 @@ class GatesWidget(GatesView):
 
     def _write(self, path: Path, work: Callable[[], object]) -> None:
         """Write in a thread, and say what became of it; no scan, label map or model is replaced."""
-        from napari_prosma._writer import open_files
-        from napari_prosma.gates.export import check_place
+        from napari_prosma._writer import open_files  # with the file formats: late, to open sooner
 
         say, showing = self.result.files.say, self.controller.showing
         scan = showing.found.plan.scan.path if showing is not None else None

@@ -14,11 +14,11 @@ from platformdirs import user_config_path, user_data_path
 from psygnal import Signal
 
 from napari_prosma.jobs.boundary import Jobs
-from napari_prosma.jobs.models import ModelEntry
 from prosma_core.config.documents import load_json
+from prosma_core.engine.messages import Ready
 from prosma_core.errors import ProsmaError
 from prosma_core.io.atomic import sweep, write_bytes_atomic
-from prosma_core.io.bundle import read_header, shipped_models
+from prosma_core.io.bundle import ModelEntry, read_header, shipped_models
 from prosma_core.printable import show_visibly
 
 _LOG = logging.getLogger(__name__)
@@ -147,3 +147,24 @@ def _import_early() -> None:
         importlib.import_module(name)
     with contextlib.suppress(ImportError, AttributeError):  # vispy computes its dashes once; only time is lost if not
         importlib.import_module("vispy.visuals.line.dash_atlas").DashAtlas()
+
+
+def format_devices(chosen: str, ready: Ready | None, *, alive: bool) -> tuple[list[tuple[str, str]], str]:
+    """Devices to choose from, as (words, name), and what the chosen one means here.
+
+    Parameters
+    ----------
+    chosen : str
+    ready : Ready or None
+        What the engine found; None while it is not there.
+    alive : bool
+        Whether it is on its way.
+    """
+    facts = "The engine is starting…" if alive else "The engine starts with the next run."
+    names = ["auto"]
+    if ready is not None:
+        names = list(ready.devices)
+        facts = ready.devices.get(chosen, "")
+    if chosen not in names:
+        names.append(chosen)
+    return [("Auto" if n == "auto" else n.upper(), n) for n in names], facts

@@ -10,18 +10,17 @@ from weakref import WeakKeyDictionary
 from napari.layers import Image
 
 from napari_prosma.each import each
-from napari_prosma.jobs.models import ModelEntry
 from napari_prosma.jobs.run import RunView, ViewSignal
-from napari_prosma.jobs.session import Session
+from napari_prosma.jobs.session import Session, format_devices
 from napari_prosma.layers.results import is_result
 from napari_prosma.layers.scan import LayerScan, are_channels, joined_layer, levels, read
 from napari_prosma.layers.viewport import Region, ViewerWatch, current_slice, view_box
 from napari_prosma.scan.selection import ScanChoices, differ, fits, kind_of, meant, unsuited
-from napari_prosma.widgets import device_text as format_devices
 from prosma_core.data.geometry import size_unknown
 from prosma_core.engine.messages import Ready
 from prosma_core.errors import ProsmaError
 from prosma_core.io.axes_units import parse_voxel_size
+from prosma_core.io.bundle import ModelEntry
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -149,7 +148,7 @@ class ScanPresenter:
 
     def devices(self, chosen: str, ready: Ready | None) -> None:
         """Devices that the engine found, and what the chosen one means here."""
-        items, facts = format_devices.devices(chosen, ready, alive=self._session.jobs.alive)
+        items, facts = format_devices(chosen, ready, alive=self._session.jobs.alive)
         self._scan_view.show_devices(items, chosen, facts)
 
 

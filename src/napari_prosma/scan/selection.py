@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from napari_prosma.jobs.models import ModelEntry
 from napari_prosma.layers.scan import LayerScan
 from napari_prosma.layers.viewport import Region
 from prosma_core.data.frames import frame_spec
@@ -19,6 +18,7 @@ from prosma_core.data.geometry import ImageSpec, Scan, size_note
 from prosma_core.data.grid import network_grid, unit_factor
 from prosma_core.data.intensities import COLOR, check_channels, looks_ct
 from prosma_core.errors import ProsmaError
+from prosma_core.io.bundle import ModelEntry
 from prosma_core.io.dicom import dicom_modality
 from prosma_core.printable import counted
 

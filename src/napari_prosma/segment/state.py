@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_prosma.jobs.models import ModelEntry
 from napari_prosma.layers.scan import LayerScan
 from napari_prosma.layers.viewport import Region
 from napari_prosma.scan.selection import Problem, ScanChoices, scan_notes, scan_problem
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.data.geometry import size_text, sized_for
 from prosma_core.engine.messages import SegmentRequest
+from prosma_core.io.bundle import ModelEntry
 from prosma_core.io.names import command_line, image_suffix, result_name, safe_name, stem
 
 if TYPE_CHECKING:

@@ -6,12 +6,13 @@ import gc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QEvent, QTimer
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog
 
 from napari_prosma.jobs.qt_loop import session
 from napari_prosma.jobs.session import Session
 from napari_prosma.segment.controller import SegmentController
+from napari_prosma.segment.state import run_command, save_path, writer
 from napari_prosma.segment.view import SegmentView
 from napari_prosma.widgets.docks import open_dock
 from napari_prosma.widgets.fields import show_text
@@ -49,24 +50,16 @@ class SegmentWidget(SegmentView):
         self.destroyed.connect(self.controller.close)
         QTimer.singleShot(TIDY, gc.collect)
 
-    def event(self, event: QEvent | None) -> bool:
-        """Go for good when the dock is closed: napari only takes the widget out of it."""
-        if event is not None and event.type() == QEvent.Type.ParentChange and self.parent() is None:
-            self.deleteLater()
-        return bool(super().event(event))
-
     def _browse(self) -> None:
-        name, _ = QFileDialog.getOpenFileName(self, "Choose a model", "", "ProSMA models (*.safetensors)")
-        if name:
-            self.controller.add_model(Path(name))
+        path = self.ask_model()
+        if path is not None:
+            self.controller.add_model(path)
         self.controller.show_models()
 
     def _show_details(self) -> None:
-        show_text(self, "What the engine said", self.controller.details() or "The log is empty.")
+        self.show_log(self.controller.details())
 
     def _show_command(self) -> None:
-        from napari_prosma.segment.state import run_command
-
         if self.controller.last is not None:
             show_text(self, "The command that repeats this without napari", run_command(self.controller.last.plan))
 
@@ -86,8 +79,6 @@ class SegmentWidget(SegmentView):
         gates.controller.look_at(last.source, last.plan.model)
 
     def _save(self) -> None:
-        from napari_prosma.segment.state import save_path, writer  # with the file formats: late, to open sooner
-
         last = self.controller.last
         if last is None or last.labels is None:
             return

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 from napari.layers import Image
 
 from napari_prosma.each import each
-from napari_prosma.jobs.models import ModelEntry
 from napari_prosma.jobs.session import Session
 from napari_prosma.scan.selection import Problem
+from napari_prosma.train.job import Preview, scan_in_view
 from napari_prosma.train.pair_list import PairActions, PairList
 from napari_prosma.train.presenter import AbstractTrainView, TrainPresenter, preset_training
-from napari_prosma.train.preview import Preview, scan_in_view
 from napari_prosma.train.run_library import free_name
 from napari_prosma.train.runtime_estimate import Estimate
 from napari_prosma.train.state import (
@@ -31,6 +30,7 @@ from napari_prosma.train.training_manager import TrainingManager
 from prosma_core.config.training import LabelsConfig, TrainingConfig
 from prosma_core.engine.messages import Ready
 from prosma_core.errors import ProsmaError
+from prosma_core.io.bundle import ModelEntry
 from prosma_core.runs.run_state import RunState
 
 if TYPE_CHECKING:

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, get_args
 
 from napari_prosma.jobs.run import RunView, ViewSignal
-from napari_prosma.jobs.session import Session
+from napari_prosma.jobs.session import Session, format_devices
 from napari_prosma.scan.selection import Problem
 from napari_prosma.train.pairs import PairRow
 from napari_prosma.train.state import Choices, Plan
-from napari_prosma.widgets import device_text as format_devices
 from prosma_core.config.model import ClassInfo
 from prosma_core.config.training import FINE_TUNING_RATE, PRESETS, LabelsConfig, Preset, TrainingConfig
 from prosma_core.engine.messages import Ready
@@ -202,7 +201,7 @@ class TrainPresenter:
 
     def devices(self, chosen: str, ready: Ready | None) -> None:
         """Devices that the engine found, and what the chosen one means here."""
-        items, facts = format_devices.devices(chosen, ready, alive=self._session.jobs.alive)
+        items, facts = format_devices(chosen, ready, alive=self._session.jobs.alive)
         self._view.show_devices(items, chosen, facts)
 
     def plan(self, plan: Plan | Problem | None, *, running: bool, estimating: bool) -> None:

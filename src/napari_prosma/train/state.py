@@ -9,7 +9,6 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from napari_prosma.jobs.models import ModelEntry
 from napari_prosma.scan.selection import Problem
 from napari_prosma.train.export_pairs import case_names
 from napari_prosma.train.pairs import PairRow, splits_of
@@ -23,6 +22,7 @@ from prosma_core.data.grid import network_grid
 from prosma_core.data.intensities import COLOR
 from prosma_core.errors import ConfigError, GeometryError, ProsmaError
 from prosma_core.io.axes_units import parse_voxel_size
+from prosma_core.io.bundle import ModelEntry
 from prosma_core.io.names import MOST_LETTERS, safe_name, stem
 from prosma_core.io.notes import made_by_model
 from prosma_core.printable import counted

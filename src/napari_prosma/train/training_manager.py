@@ -8,22 +8,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from napari_prosma.each import each
-from napari_prosma.jobs.models import ModelEntry
 from napari_prosma.jobs.session import Session
 from napari_prosma.scan.selection import kind_from, kind_of
 from napari_prosma.train.autosave import Autosave
 from napari_prosma.train.export_pairs import left_out
-from napari_prosma.train.job import TrainingResult, TrainJob, training_result_of
+from napari_prosma.train.job import Preview, TrainingResult, TrainJob, training_result_of
 from napari_prosma.train.pair_list import PairList
 from napari_prosma.train.pairs import Pair
 from napari_prosma.train.presenter import AbstractTrainView
-from napari_prosma.train.preview import Preview
 from napari_prosma.train.requests import NewTraining, Order, ResumedTraining, run_classes
 from napari_prosma.train.run_library import list_runs, save_as
 from napari_prosma.train.sources import image_scan
 from napari_prosma.train.state import Plan
 from prosma_core.config.model import ClassInfo
 from prosma_core.errors import ProsmaError
+from prosma_core.io.bundle import ModelEntry
 from prosma_core.io.dicom import dicom_modality
 from prosma_core.runs.run_folder import RunFolder
 from prosma_core.runs.run_state import KeptModel, RunState, keep_stopped

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QEvent, QUrl
+from qtpy.QtCore import QUrl
 from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QFileDialog
 
@@ -14,15 +14,13 @@ from napari_prosma.jobs.session import Session
 from napari_prosma.train.controller import TrainController
 from napari_prosma.train.view import TrainView
 from napari_prosma.widgets.docks import open_dock
-from napari_prosma.widgets.fields import show_text
+from napari_prosma.widgets.job_view import MODEL_FILES
 from prosma_core.io.names import IMAGE_SUFFIXES
 from prosma_core.runs.run_folder import RunFolder
 from prosma_core.runs.run_state import RunState
 
 if TYPE_CHECKING:
     import napari
-
-MODELS = "ProSMA models (*.safetensors)"
 
 
 class TrainWidget(TrainView):
@@ -50,12 +48,6 @@ class TrainWidget(TrainView):
         self.run_folder_clicked.connect(self._show_folder)
         self.destroyed.connect(self.controller.close)
 
-    def event(self, event: QEvent | None) -> bool:
-        """Go for good when the dock is closed: napari only takes the widget out of it."""
-        if event is not None and event.type() == QEvent.Type.ParentChange and self.parent() is None:
-            self.deleteLater()
-        return bool(super().event(event))
-
     def _add_files(self) -> None:
         patterns = f"Scans ({' '.join(f'*{suffix}' for suffix in IMAGE_SUFFIXES)})"
         images, _ = QFileDialog.getOpenFileNames(self, "Choose the images", "", patterns)
@@ -72,13 +64,13 @@ class TrainWidget(TrainView):
             self.controller.pairs.add_folder(Path(name))
 
     def _browse(self) -> None:
-        name, _ = QFileDialog.getOpenFileName(self, "Choose a model", "", MODELS)
-        if name:
-            self.controller.add_model(Path(name))
+        path = self.ask_model()
+        if path is not None:
+            self.controller.add_model(path)
         self.controller.show_starts()
 
     def _show_details(self) -> None:
-        show_text(self, "What the engine said", self.controller.trainings.details() or "The log is empty.")
+        self.show_log(self.controller.trainings.details())
 
     def _use(self) -> None:
         if self.controller.trainings.outcome is not None:
@@ -89,7 +81,7 @@ class TrainWidget(TrainView):
         outcome = self.controller.trainings.outcome
         if outcome is None:
             return
-        name, _ = QFileDialog.getSaveFileName(self, "Save the model", outcome.model.name, MODELS)
+        name, _ = QFileDialog.getSaveFileName(self, "Save the model", outcome.model.name, MODEL_FILES)
         if name:
             self.controller.trainings.save_as(Path(name))
 

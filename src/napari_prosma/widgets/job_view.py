@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from napari.settings import get_settings
 from napari.utils.progress import cancelable_progress
@@ -14,6 +15,7 @@ from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QApplication,
     QComboBox,
+    QFileDialog,
     QFrame,
     QHBoxLayout,
     QLabel,
@@ -26,7 +28,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_prosma.widgets.fields import button, combo, fill, note_label, row, say
+from napari_prosma.widgets.fields import button, combo, fill, note_label, row, say, show_text
 from prosma_core.printable import plain, visible
 
 SPINNER_SPEED = 8
@@ -114,6 +116,8 @@ def _calm_spinners() -> None:
             movie.setSpeed(SPINNER_SPEED)
 
 
+MODEL_FILES = "ProSMA models (*.safetensors)"
+"""Filter of file dialogs."""
 WIDTH = 320
 """Least width: everything can be read, with a scroll bar, and a 13-inch screen has room for the canvas."""
 
@@ -232,6 +236,12 @@ class JobView(QWidget):
             return True
         return bool(super().eventFilter(watched, event))
 
+    def event(self, event: QEvent | None) -> bool:
+        """Delete the widget when its dock is closed: napari only takes it out of the dock."""
+        if event is not None and event.type() == QEvent.Type.ParentChange and self.parent() is None:
+            self.deleteLater()
+        return bool(super().event(event))
+
     def _reveal(self, part: QWidget) -> None:
         """Scroll to a part as soon as everything has its place."""
         self._to_see = part
@@ -240,6 +250,17 @@ class JobView(QWidget):
     def _scroll(self) -> None:
         if self._to_see is not None and self._to_see.isVisible():
             self._area.ensureWidgetVisible(self._to_see)
+
+    # --- Dialogs ----------------------------------------------------------------------------------------------------
+
+    def ask_model(self) -> Path | None:
+        """Ask for a model file; None where none is chosen."""
+        name, _ = QFileDialog.getOpenFileName(self, "Choose a model", "", MODEL_FILES)
+        return Path(name) if name else None
+
+    def show_log(self, text: str) -> None:
+        """Show what the engine wrote, in a window."""
+        show_text(self, "What the engine said", text or "The log is empty.")
 
     # --- Setters ----------------------------------------------------------------------------------------------------
 

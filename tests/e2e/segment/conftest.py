@@ -20,11 +20,11 @@ from qtpy.QtWidgets import QApplication, QComboBox, QDialog, QLabel, QPlainTextE
 from typer.testing import CliRunner
 
 from napari_prosma.jobs.boundary import Jobs
-from napari_prosma.jobs.models import ModelEntry
 from napari_prosma.jobs.session import Session
 from napari_prosma.segment import SegmentWidget
 from prosma_core.cli.main import app
 from prosma_core.data.geometry import array_spec
+from prosma_core.io.bundle import ModelEntry
 from prosma_core.io.images import write_image
 
 PATIENCE = 120_000

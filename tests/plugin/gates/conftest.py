@@ -16,7 +16,6 @@ from napari_prosma.gates.controller import GatesController
 from napari_prosma.gates.job import InspectionResult
 from napari_prosma.gates.state import Plan, level_facts
 from napari_prosma.gates.view import GatesView
-from napari_prosma.jobs.models import ModelEntry
 from napari_prosma.jobs.session import Session
 from prosma_core.config.inspection import (
     HISTOGRAM_EDGES,
@@ -25,6 +24,7 @@ from prosma_core.config.inspection import (
     MapInfo,
 )
 from prosma_core.config.model import GateConfig
+from prosma_core.io.bundle import ModelEntry
 
 
 def made_up(plan: Plan, seed: int = 0) -> tuple[Inspection, dict[str, np.ndarray]]:

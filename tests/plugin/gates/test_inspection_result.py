@@ -13,8 +13,7 @@ from napari.layers import Image
 from tests.plugin.gates.conftest import made_up
 from tests.plugin.gates.test_state import choices, planned
 
-from napari_prosma.gates.export import channel_table, check_place, write_maps, write_numbers
-from napari_prosma.gates.job import InspectionResult, at_voxel
+from napari_prosma.gates.job import InspectionResult, at_voxel, channel_table, check_place, write_maps, write_numbers
 from napari_prosma.gates.state import resolve
 from napari_prosma.layers.scan import read
 from prosma_core.data.geometry import array_spec

@@ -9,11 +9,10 @@ import pytest
 from napari.layers import Image
 
 from napari_prosma.gates.state import Choices, GateEdits, Plan, Problem, level_facts, map_bytes, resolve
-from napari_prosma.jobs.models import ModelEntry
 from napari_prosma.layers.scan import read
 from prosma_core.config.inspection import InspectConfig, LevelEdit
 from prosma_core.config.model import GateConfig
-from prosma_core.io.bundle import read_header, shipped_models
+from prosma_core.io.bundle import ModelEntry, read_header, shipped_models
 
 
 def entry(name: str, kind: str = "prosma") -> ModelEntry:

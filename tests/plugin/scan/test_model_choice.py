@@ -19,7 +19,6 @@ from napari_prosma._reader import image_layer_data
 from napari_prosma._sample_data import phantom_2d_layers, phantom_3d_layers
 from napari_prosma.gates.controller import GatesController
 from napari_prosma.gates.view import GatesView
-from napari_prosma.jobs.models import ModelEntry
 from napari_prosma.jobs.qt_loop import QtEventLoop
 from napari_prosma.jobs.session import Session
 from napari_prosma.layers.scan import read
@@ -29,7 +28,7 @@ from napari_prosma.segment.view import SegmentView
 from prosma_core.data.geometry import array_spec
 from prosma_core.data.intensities import COLOR
 from prosma_core.engine.messages import Ready
-from prosma_core.io.bundle import find_model, load_bundle, read_header, save_bundle, shipped_models
+from prosma_core.io.bundle import ModelEntry, find_model, load_bundle, read_header, save_bundle, shipped_models
 
 
 class NoEngine:

@@ -12,11 +12,11 @@ from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QComboBox, QPushButton, QWidget
 
-from napari_prosma.jobs.models import ModelEntry
 from napari_prosma.jobs.session import Session
 from napari_prosma.segment.controller import SegmentController
 from napari_prosma.segment.view import SegmentView
 from prosma_core.engine.messages import Finished, SegmentResult
+from prosma_core.io.bundle import ModelEntry
 
 
 class Widget:

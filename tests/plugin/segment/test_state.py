@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from napari.layers import Image
 
-from napari_prosma.jobs.models import ModelEntry
 from napari_prosma.layers.scan import read
 from napari_prosma.scan.selection import fits
 from napari_prosma.segment.state import Choices, Plan, Problem, resolve, save_path
 from prosma_core.config.inference import InferenceConfig
-from prosma_core.io.bundle import read_header, shipped_models
+from prosma_core.io.bundle import ModelEntry, read_header, shipped_models
 
 
 def entry(name: str) -> ModelEntry:

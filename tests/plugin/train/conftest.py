@@ -12,10 +12,10 @@ from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QWidget
 
-from napari_prosma.jobs.models import ModelEntry
 from napari_prosma.jobs.session import Session
 from napari_prosma.train.controller import TrainController
 from napari_prosma.train.view import TrainView
+from prosma_core.io.bundle import ModelEntry
 
 
 class Widget:

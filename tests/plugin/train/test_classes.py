@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from napari.layers import Image, Labels
 from napari.utils.colormaps import DirectLabelColormap
 
-from napari_prosma.jobs.models import ModelEntry
 from napari_prosma.layers.results import editable_copy, labels_layer
 from napari_prosma.layers.scan import read
 from napari_prosma.train.pairs import Pair, PairRow, check
@@ -19,7 +18,7 @@ from napari_prosma.train.sources import layer_source
 from napari_prosma.train.state import classes_of
 from prosma_core.config.model import ClassInfo
 from prosma_core.config.training import LabelsConfig
-from prosma_core.io.bundle import read_header, shipped_models
+from prosma_core.io.bundle import ModelEntry, read_header, shipped_models
 
 IMAGE = Image(np.zeros((4, 8, 8)), name="scan")
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from napari.layers import Image, Labels
 
-from napari_prosma.jobs.models import ModelEntry
 from napari_prosma.scan.selection import Problem
 from napari_prosma.train.export_pairs import write_pairs
 from napari_prosma.train.pairs import Pair, PairRow, check
@@ -19,7 +18,7 @@ from napari_prosma.train.sources import layer_source
 from napari_prosma.train.state import Choices, Plan, asks_for_size, classes_of, resolve, sized
 from prosma_core.config.model import ClassInfo, VoxelSize
 from prosma_core.config.training import PRESETS, LabelsConfig, load_run_yaml, resolve_run
-from prosma_core.io.bundle import find_model, read_header, shipped_models
+from prosma_core.io.bundle import ModelEntry, find_model, read_header, shipped_models
 from prosma_core.io.dataset_folder import open_cases
 from prosma_core.io.images import read_labels
 from prosma_core.runs.run_folder import RunFolder, check_new_run
