@@ -26,7 +26,7 @@ import torch
 from prosma_core.config.inference import CpuSettings, InferenceConfig
 from prosma_core.data.labels import class_indices
 from prosma_core.data.phantom import phantom_3d
-from prosma_core.inference import cpu_tuning as way
+from prosma_core.inference import cpu_tuning
 from prosma_core.inference.cpu_autotune import bf16_supported, find_fastest, memory_format, threads
 from prosma_core.inference.evaluate import measure_case
 from prosma_core.inference.segment import Segmenter
@@ -48,7 +48,7 @@ def main() -> None:
     options = parser.parse_args()
     print(f"{cpu_name()}, {usable_cores()} cores, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}")
     for _ in range(options.probes):
-        found = find_fastest(way.default_cpu_settings().threads, usable_cores(), bf16=bf16_supported())
+        found = find_fastest(cpu_tuning.default_cpu_settings().threads, usable_cores(), bf16=bf16_supported())
         ratios = "; ".join(f"{other.words} {ratio:.2f}" for other, ratio in found.ratios)
         print(f"probe, {found.seconds:.1f} s: {found.settings.words} ({ratios})", flush=True)
     for name, path in shipped_models().items():
@@ -98,7 +98,7 @@ def scans(name: str, segmenter: Segmenter, data: Path, count: int) -> None:
     for image, truth in cases(name, data, count):
         found = []
         for how in seconds:
-            way.cpu_settings = lambda how=how: how
+            cpu_tuning.cpu_settings = lambda how=how: how
             began = time.perf_counter()
             found.append(segment(segmenter, image))
             seconds[how] += time.perf_counter() - began

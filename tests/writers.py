@@ -17,8 +17,7 @@ from prosma_core.config import ModelHeader
 from prosma_core.config.inference import CpuSettings
 from prosma_core.config.training import resolve_run
 from prosma_core.data.geometry import ImageSpec, array_spec
-from prosma_core.io import atomic
-from prosma_core.io import hardware as machine
+from prosma_core.io import atomic, hardware
 from prosma_core.io.bundle import load_bundle, read_header, save_bundle, shipped_models
 from prosma_core.io.images import read_image, read_labels, write_image, write_labels
 from prosma_core.io.raster import write_picture
@@ -167,10 +166,10 @@ def _machine(folder: Path) -> tuple[Save, Found]:
     os.environ["PROSMA_CACHE"] = str(folder)
 
     def found() -> int | None:
-        way = machine.load_cpu_settings("key")
+        way = hardware.load_cpu_settings("key")
         return None if way is None else way.threads
 
-    return lambda number: machine.save_cpu_settings("key", CpuSettings(threads=number + 1)), lambda: (found() or 0) - 1
+    return lambda number: hardware.save_cpu_settings("key", CpuSettings(threads=number + 1)), lambda: (found() or 0) - 1
 
 
 def _report(folder: Path) -> tuple[Save, Found]:

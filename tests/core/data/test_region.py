@@ -17,7 +17,7 @@ from prosma_core.config import InferenceConfig, ModelHeader
 from prosma_core.data.geometry import Box, ImageSpec, Scan, array_spec, box_slices, spacing_affine
 from prosma_core.errors import GeometryError
 from prosma_core.events import StageStarted, TileDone
-from prosma_core.inference import grid_restore as restore
+from prosma_core.inference import grid_restore
 from prosma_core.inference.segment import Segmentation, Segmenter
 from prosma_core.model.unet import build_model
 
@@ -144,7 +144,7 @@ def test_a_part_resampled_in_pieces_is_the_same(make_header: MakeHeader, monkeyp
     case = "volume, turned and finer"
     by, region = segmenter_of(case, make_header), ((3, 9), (10, 20), (2, 22))
     expected, _ = run(by, scan_of(case), EXTRAS.replace(region=region))
-    monkeypatch.setattr(restore, "PIECE", 100)
+    monkeypatch.setattr(grid_restore, "PIECE", 100)
     found, _ = run(by, scan_of(case), EXTRAS.replace(region=region))
     np.testing.assert_array_equal(found.labels.data, expected.labels.data)
 

@@ -15,8 +15,7 @@ import torch
 from prosma_core.config.inference import CpuSettings
 from prosma_core.errors import DeviceError
 from prosma_core.events import StageStarted
-from prosma_core.inference import cpu_autotune as probe
-from prosma_core.inference import cpu_tuning as way
+from prosma_core.inference import cpu_autotune, cpu_tuning
 from prosma_core.inference.cpu_autotune import CLEARLY, Network, Probe, Took, bf16_supported, error, find_fastest
 from prosma_core.inference.device import choose_device, prepare_device
 from prosma_core.io.hardware import cache_folder
@@ -46,8 +45,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
-    monkeypatch.setattr(probe, "timed", found.timed)
-    monkeypatch.setattr(probe, "others_at_work", lambda: lambda: found.others)
+    monkeypatch.setattr(cpu_autotune, "timed", found.timed)
+    monkeypatch.setattr(cpu_autotune, "others_at_work", lambda: lambda: found.others)
     return found
 
 
@@ -104,7 +103,7 @@ def test_the_slower_of_2d_and_3d_counts(clock: Clock, monkeypatch: pytest.Monkey
         slow = way.bf16 and network.image.ndim == 5
         return Took(0.12, 0.12, torch.ones(1)) if slow else Took(0.05 if way.bf16 else 0.1, 0.1, torch.ones(1))
 
-    monkeypatch.setattr(probe, "timed", timed)
+    monkeypatch.setattr(cpu_autotune, "timed", timed)
     assert find_fastest(4, None, bf16=True).settings == PLAIN
 
 
@@ -149,7 +148,7 @@ def test_every_way_is_right_but_for_rounding(dims: int, how: CpuSettings) -> Non
         pytest.skip("needs a CPU that multiplies in bfloat16")
     network = Network(dims, 1)
     plain = network.logits(CpuSettings(threads=1))
-    assert error(network.logits(how.replace(threads=1)), plain) < (probe.RIGHT if how.bf16 else 1e-4)
+    assert error(network.logits(how.replace(threads=1)), plain) < (cpu_autotune.RIGHT if how.bf16 else 1e-4)
 
 
 def test_support_of_bf16_is_what_the_system_says() -> None:
@@ -171,39 +170,39 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
     monkeypatch.setenv("PROSMA_PROBE", "1")
     monkeypatch.setenv("PROSMA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(way, "find_fastest", find)
-    way.cpu_settings.cache_clear()
+    monkeypatch.setattr(cpu_tuning, "find_fastest", find)
+    cpu_tuning.cpu_settings.cache_clear()
     yield lambda: len(probes)
-    way.cpu_settings.cache_clear()
+    cpu_tuning.cpu_settings.cache_clear()
 
 
 def test_a_machine_is_probed_once(machine: Callable[[], int]) -> None:
-    assert way.known_cpu_settings() is None
-    first = way.cpu_settings()
+    assert cpu_tuning.known_cpu_settings() is None
+    first = cpu_tuning.cpu_settings()
     assert first.bf16
-    assert way.cpu_settings() is first
-    way.cpu_settings.cache_clear()  # as in the next process
-    assert way.known_cpu_settings() == first
-    assert way.cpu_settings() == first
+    assert cpu_tuning.cpu_settings() is first
+    cpu_tuning.cpu_settings.cache_clear()  # as in the next process
+    assert cpu_tuning.known_cpu_settings() == first
+    assert cpu_tuning.cpu_settings() == first
     assert machine() == 1
 
 
 @pytest.mark.parametrize("what", ["cpu_name", "usable_cores", "bf16_supported"])
 def test_another_machine_is_probed_anew(machine: Callable[[], int], monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    way.cpu_settings()
-    way.cpu_settings.cache_clear()
+    cpu_tuning.cpu_settings()
+    cpu_tuning.cpu_settings.cache_clear()
     other = {"cpu_name": "another", "usable_cores": 77, "bf16_supported": not bf16_supported()}[what]
-    monkeypatch.setattr(way, what, lambda: other)
-    way.cpu_settings()
+    monkeypatch.setattr(cpu_tuning, what, lambda: other)
+    cpu_tuning.cpu_settings()
     assert machine() == 2
 
 
 def test_a_damaged_file_is_written_anew(machine: Callable[[], int]) -> None:
     cache_folder().mkdir()
     (cache_folder() / "cpu.json").write_text("{")
-    first = way.cpu_settings()
-    way.cpu_settings.cache_clear()
-    assert way.known_cpu_settings() == first
+    first = cpu_tuning.cpu_settings()
+    cpu_tuning.cpu_settings.cache_clear()
+    assert cpu_tuning.known_cpu_settings() == first
 
 
 def test_where_nothing_can_be_kept_the_process_still_knows(
@@ -211,16 +210,16 @@ def test_where_nothing_can_be_kept_the_process_still_knows(
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("PROSMA_CACHE", str(tmp_path / "file"))
-    assert way.cpu_settings().bf16
-    assert way.known_cpu_settings() is way.cpu_settings()
+    assert cpu_tuning.cpu_settings().bf16
+    assert cpu_tuning.known_cpu_settings() is cpu_tuning.cpu_settings()
     assert machine() == 1
 
 
 def test_the_probe_can_be_turned_off(machine: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> None:
-    way.cpu_settings()
-    way.cpu_settings.cache_clear()
+    cpu_tuning.cpu_settings()
+    cpu_tuning.cpu_settings.cache_clear()
     monkeypatch.setenv("PROSMA_PROBE", "0")
-    assert way.cpu_settings() == CpuSettings(threads=torch.get_num_threads())
+    assert cpu_tuning.cpu_settings() == CpuSettings(threads=torch.get_num_threads())
     assert machine() == 1
 
 
@@ -251,11 +250,11 @@ def test_a_process_takes_the_threads_that_were_found_unless_a_person_set_them(
     script = (
         "import torch\n"
         "from prosma_core.config.inference import CpuSettings\n"
-        "from prosma_core.inference import cpu_tuning as way\n"
+        "from prosma_core.inference import cpu_tuning\n"
         "from prosma_core.inference.cpu_autotune import Probe\n"
         "probed = lambda base, cores, bf16: Probe(CpuSettings(threads=base if cores is None else 1), (), 0.0)\n"
-        "way.find_fastest = probed\n"
-        "way.cpu_settings()\n"
+        "cpu_tuning.find_fastest = probed\n"
+        "cpu_tuning.cpu_settings()\n"
         "print(torch.get_num_threads())"
     )
 

@@ -19,7 +19,7 @@ from prosma_core.config.training import load_run_yaml, resolve_run
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.data.labels import class_indices
 from prosma_core.data.phantom import phantom_2d, phantom_3d
-from prosma_core.inference import cpu_tuning as way
+from prosma_core.inference import cpu_tuning
 from prosma_core.inference.cpu_autotune import bf16_supported
 from prosma_core.inference.evaluate import measure_case
 from prosma_core.inference.segment import Segmenter
@@ -117,7 +117,7 @@ def test_every_way_of_a_cpu_gives_the_same_labels(name: str, monkeypatch: pytest
             continue
         chosen = CpuSettings(threads=1, bf16=bf16, channels_last=last)
         with monkeypatch.context() as patch:
-            patch.setattr(way, "cpu_settings", lambda chosen=chosen: chosen)
+            patch.setattr(cpu_tuning, "cpu_settings", lambda chosen=chosen: chosen)
             found = segment(segmenter, image)
         assert np.mean(found == plain) > (SAME if bf16 else 0.9999), chosen.words
     assert np.array_equal(segment(segmenter, image), plain)  # nothing of it stays in the model

@@ -13,7 +13,7 @@ from prosma_core.config.training import RunConfig, resolve_run
 from prosma_core.data.geometry import array_spec
 from prosma_core.errors import DatasetError, GeometryError
 from prosma_core.events import Working
-from prosma_core.training import runtime_estimate as expected
+from prosma_core.training import runtime_estimate
 from prosma_core.training.runtime_estimate import expected_seconds, small_patch
 
 SMALL: dict[str, Any] = {"network": {"width": 4, "max_width": 8, "max_stages": 3}, "device": "cpu"}
@@ -44,7 +44,7 @@ def speed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         return 2e-6, 1e-6
         yield
 
-    monkeypatch.setattr(expected, "_speed", of)
+    monkeypatch.setattr(runtime_estimate, "_speed", of)
     return timed
 
 
