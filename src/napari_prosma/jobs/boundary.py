@@ -68,7 +68,7 @@ class Jobs:
         self._engine = Engine(on_ready=self._ready)
         self._second = Engine()
         self._aside: EngineJob | None = None
-        self._begun: list[EngineJob] = []  # jobs of the first engine, with those that were over when the last began
+        self._begun: weakref.WeakSet[EngineJob] = weakref.WeakSet()  # while they are prepared, their thread has them
         atexit.register(self.close)
 
     def warm_up(self) -> None:
@@ -120,7 +120,7 @@ class Jobs:
         """
         self.end_background()
         job = self._run(self._engine, spec, listener)
-        self._begun = [*(before for before in self._begun if not before.over), job]
+        self._begun.add(job)
         return job
 
     def submit_background(self, request: Request, listener: Listener) -> None:
@@ -137,7 +137,8 @@ class Jobs:
         EngineBusyError
             A job of one of the engines is not over yet.
         """
-        if self._aside is not None or not all(job.over for job in self._begun):
+        self._engine.check_idle()
+        if self._aside is not None or any(job.preparing for job in self._begun):
             msg = "The engine is busy with another job. Wait for it, or cancel it."
             raise EngineBusyError(msg)
 
@@ -243,10 +244,9 @@ class EngineJob:
         self._first_preview: ScanRef | None = None
 
     @property
-    def over(self) -> bool:
-        """Whether its last message is on its way."""
-        job = self._job
-        return job.over.is_set() if job is not None else self._cancelled.is_set()
+    def preparing(self) -> bool:
+        """Whether its request is not made yet."""
+        return not self._prepared.is_set()
 
     def cancel(self) -> None:
         """Ask it to stop; `Cancelled` follows, at once while the job is still being prepared."""

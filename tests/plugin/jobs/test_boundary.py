@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from napari_prosma.jobs.qt_loop import QtEventLoop
 from napari_prosma.jobs.spec import RequestSpec
 from prosma_core.config.training import resolve_run
 from prosma_core.data.geometry import array_spec
-from prosma_core.engine.messages import Cancelled, PlanRequest, TimesRequest, is_last, spec_message
+from prosma_core.engine.messages import Cancelled, Failed, PlanRequest, TimesRequest, is_last, spec_message
 from prosma_core.errors import EngineBusyError, ProsmaError
 from prosma_core.events import Working
 
@@ -100,6 +102,35 @@ def test_what_other_threads_post_runs_in_the_thread_of_the_window(qtbot: QtBot) 
     assert ran_in == []
     qtbot.waitUntil(lambda: bool(ran_in))
     assert ran_in == [threading.current_thread()]
+
+
+def test_a_job_that_is_over_keeps_nothing_of_whoever_listened() -> None:
+    class Loop:
+        post = timer = staticmethod(lambda call, *values: call(*values))
+
+    class Bad:
+        def prepare(self, _: Any) -> Any:
+            yield "reading"
+            msg = "no scan"
+            raise ProsmaError(msg)
+
+    class Widget(list[Any]):
+        def hear(self, message: Any) -> None:
+            self.append(message)
+
+    jobs, widget = Jobs(Loop()), Widget()
+    job = jobs.start(Bad(), widget.hear)
+    job.wait_prepared()
+    assert [type(message) for message in widget] == [Working, Failed]
+    kept = weakref.ref(widget)
+    del job, widget
+    for thread in threading.enumerate():
+        if thread.name == "prosma-job":
+            thread.join()
+    del thread
+    gc.collect()
+    assert kept() is None
+    jobs.close()
 
 
 @pytest.fixture
