@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from napari_prosma.each import each
 from napari_prosma.gates.job import InspectionResult, InspectJob
-from napari_prosma.gates.result_controller import AbstractResultPanel, ResultController, Steps
-from napari_prosma.gates.state import Choices, LevelFacts, Plan, Problem, level_facts, resolve
+from napari_prosma.gates.result_controller import AbstractGatesResultPanel, ResultController, Steps
+from napari_prosma.gates.state import InspectChoices, InspectPlan, LevelFacts, level_facts, resolve
 from napari_prosma.jobs.run import ViewSignal
 from napari_prosma.jobs.session import Session
 from napari_prosma.scan.controller import (
@@ -18,6 +18,7 @@ from napari_prosma.scan.controller import (
     ScanPresenter,
     slice_axes,
 )
+from napari_prosma.scan.selection import Problem
 from prosma_core.config.inspection import InspectConfig
 from prosma_core.errors import ProsmaError
 from prosma_core.io.bundle import ModelEntry
@@ -45,7 +46,7 @@ class AbstractLevelBoxes(Protocol):
         """Show the levels of a network, ticked but for those that are left out."""
 
 
-class AbstractAdvanced(Protocol):
+class AbstractGatesAdvanced(Protocol):
     """Maps that are made, and how the tiles overlap."""
 
     @property
@@ -72,18 +73,18 @@ class AbstractGatesView(AbstractScanView, Protocol):
         """Levels to inspect."""
 
     @property
-    def advanced(self) -> AbstractAdvanced:
+    def advanced(self) -> AbstractGatesAdvanced:
         """Advanced settings."""
 
     @property
-    def result(self) -> AbstractResultPanel:
+    def result(self) -> AbstractGatesResultPanel:
         """What was found."""
 
     def scroll_to_result(self) -> None:
         """Scroll down to what was found."""
 
 
-class Presenter(ScanPresenter):
+class GatesPresenter(ScanPresenter):
     """Puts choices into words on the view.
 
     Parameters
@@ -96,24 +97,24 @@ class Presenter(ScanPresenter):
         super().__init__(view, session)
         self._view = view
 
-    def options(self, choices: Choices) -> None:
+    def options(self, choices: InspectChoices) -> None:
         """Part, levels and advanced settings."""
         self._view.part.show_part(choices.part, slice_axes(choices), choices.options.slice_axis)
         model = choices.model
         self._view.levels.show_levels(level_facts(model.header.model) if model else (), choices.without)
         self._view.advanced.show_options(choices.options)
 
-    def plan(self, plan: Plan | Problem, *, running: bool) -> None:
+    def plan(self, plan: InspectPlan | Problem, *, running: bool) -> None:
         """Why Inspect is disabled, or what it will do."""
         problem = plan if isinstance(plan, Problem) else None
         self._view.show_problem(problem.field if problem else None, problem.text if problem else "")
-        self._view.show_notes("\n".join(plan.notes) if isinstance(plan, Plan) else "")
+        self._view.show_notes("\n".join(plan.notes) if isinstance(plan, InspectPlan) else "")
         if not running:
             tooltip = problem.text if problem else "Segment the scan and keep what every gate did."
             self._view.show_run("Inspect", enabled=problem is None, tooltip=tooltip)
 
 
-class GatesController(ScanController[Choices]):
+class GatesController(ScanController[InspectChoices]):
     """Keeps the view true to the viewer and the person's choices, and looks into gates.
 
     Parameters
@@ -131,14 +132,14 @@ class GatesController(ScanController[Choices]):
     """
 
     def __init__(self, viewer: ViewerModel, view: AbstractGatesView, session: Session) -> None:
-        self._presenter = Presenter(view, session)
+        self._presenter = GatesPresenter(view, session)
         super().__init__(viewer, view, session, self._presenter, _recalled(session))
         self.view = view
         self.run: InspectJob | None = None
         self.showing: ResultController | None = None
         self._details = ""
         self._source: Image | None = None
-        self._plan: Plan | Problem | None = None
+        self._plan: InspectPlan | Problem | None = None
         self._waiting = False
         self._leaving = Steps(session.jobs)
         self._connect_choices()
@@ -185,7 +186,7 @@ class GatesController(ScanController[Choices]):
             self.run.cancel()
             return
         self._show_plan()  # the view may have moved
-        if isinstance(self._plan, Plan) and not self._waiting:
+        if isinstance(self._plan, InspectPlan) and not self._waiting:
             self.view.show_error("", details=False)
             if self.showing is None:
                 self._start(self._plan)
@@ -206,7 +207,7 @@ class GatesController(ScanController[Choices]):
 
     # --- What follows -----------------------------------------------------------------------------------------------
 
-    def _start(self, plan: Plan) -> None:
+    def _start(self, plan: InspectPlan) -> None:
         self._waiting = False
         self._source = self._layer
         self.run = InspectJob(plan, self.view, self.session.jobs, self._run_over)
@@ -295,10 +296,10 @@ class GatesController(ScanController[Choices]):
         return do
 
 
-def _recalled(session: Session) -> Choices:
+def _recalled(session: Session) -> InspectChoices:
     """Choices of the last time, as far as they are still valid."""
     try:
         options = InspectConfig.parse(session.recall("gates", {}), "the remembered settings")
     except ProsmaError:
         options = InspectConfig()
-    return Choices(device=session.recall("device", "auto"), options=options)
+    return InspectChoices(device=session.recall("device", "auto"), options=options)

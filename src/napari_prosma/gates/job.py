@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_prosma.gates.state import Plan
+from napari_prosma.gates.state import InspectPlan
 from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.jobs.run import Handlers, RunTexts, RunView, ShownRun
 from napari_prosma.jobs.spec import ScanSpec
@@ -33,7 +33,7 @@ class InspectionResult:
 
     Attributes
     ----------
-    plan : Plan
+    plan : InspectPlan
         What was asked for.
     inspection : Inspection
         The summary, and where each map lies.
@@ -43,7 +43,7 @@ class InspectionResult:
         Names the scan as it was looked at: under it the engine may know the unchanged result. Empty where it changed.
     """
 
-    plan: Plan
+    plan: InspectPlan
     inspection: Inspection
     arrays: Mapping[str, NDArray[Any]] = field(repr=False)
     key: str = ""
@@ -154,14 +154,16 @@ class InspectJob(ShownRun):
 
     Parameters
     ----------
-    plan : Plan
+    plan : InspectPlan
     view : RunView
     jobs : Jobs
     over : callable
         Told, once, what was found; None where nothing was.
     """
 
-    def __init__(self, plan: Plan, view: RunView, jobs: Jobs, over: Callable[[InspectionResult | None], None]) -> None:
+    def __init__(
+        self, plan: InspectPlan, view: RunView, jobs: Jobs, over: Callable[[InspectionResult | None], None]
+    ) -> None:
         self.plan = plan
         self._told = over
         self._arrays: dict[str, NDArray[Any]] = {}

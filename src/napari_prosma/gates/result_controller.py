@@ -11,7 +11,7 @@ from napari.layers import Points
 from napari_prosma.each import each
 from napari_prosma.gates.job import InspectionResult, VoxelChannels, at_voxel
 from napari_prosma.gates.maps import MapLayers, remove_all
-from napari_prosma.gates.what_if import AbstractWhatIfPanel, WhatIf
+from napari_prosma.gates.what_if import AbstractWhatIfPanel, WhatIfController
 from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.jobs.run import ViewSignal
 from napari_prosma.layers.maps import cross_layer, cross_voxel, move_cross
@@ -280,7 +280,7 @@ class AbstractFilesPanel(Protocol):
         """What is being written, or where it is."""
 
 
-class AbstractResultPanel(Protocol):
+class AbstractGatesResultPanel(Protocol):
     """What was found, hidden until something was."""
 
     @property
@@ -326,7 +326,7 @@ class ResultController:
     source : Image or None
         Layer that was looked at.
     viewer : ViewerModel
-    panel : AbstractResultPanel
+    panel : AbstractGatesResultPanel
     jobs : Jobs
     before : iterator of None
         Steps to take before layers are added, such as the removal of others.
@@ -339,7 +339,7 @@ class ResultController:
     level, channel : int
         What is shown.
     probe : VoxelPicker
-    what_if : WhatIf
+    what_if : WhatIfController
     """
 
     def __init__(
@@ -347,7 +347,7 @@ class ResultController:
         found: InspectionResult,
         source: Image | None,
         viewer: ViewerModel,
-        panel: AbstractResultPanel,
+        panel: AbstractGatesResultPanel,
         jobs: Jobs,
         before: Iterator[None],
         earlier: ResultController | None = None,
@@ -363,7 +363,7 @@ class ResultController:
         if earlier is not None and (summary := found.level(earlier.level)) is not None:
             self.level, self.channel = earlier.level, min(earlier.channel, summary.channels - 1)
         self.probe = VoxelPicker(viewer, panel.voxel, found, self.notes)
-        self.what_if = WhatIf(viewer, panel.what_if, jobs, found, self.notes)
+        self.what_if = WhatIfController(viewer, panel.what_if, jobs, found, self.notes)
         panel.levels.show_levels(_title(found), levels, self.level)
         panel.show_tabs(gates=bool(levels))
         panel.files.say("")

@@ -50,7 +50,7 @@ class VoxelPanel(QWidget):
         self._said, self._others = note_label("facts"), note_label("facts")
         self._said.setObjectName("voxel_said")
         self._others.setObjectName("voxel_others")
-        self._model = _Rows()
+        self._model = _ChannelModel()
         self._table = QTableView()
         self._table.setObjectName("voxel_table")
         self._table.setModel(self._model)
@@ -93,7 +93,7 @@ class VoxelPanel(QWidget):
         self._table.setVisible(True)
 
 
-class _Rows(QAbstractTableModel):
+class _ChannelModel(QAbstractTableModel):
     """Channels as rows: large tables are not filled cell by cell."""
 
     def __init__(self) -> None:
@@ -161,7 +161,7 @@ def _meaning(head: str) -> str:
 FORMATS = (("NIfTI (.nii.gz)", ".nii.gz"), ("zarr (.zarr)", ".zarr"))
 
 
-class ResultPanel(QWidget):
+class GatesResultPanel(QWidget):
     """Hidden until something was found."""
 
     remove_clicked = Signal()

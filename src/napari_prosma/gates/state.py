@@ -17,8 +17,6 @@ from prosma_core.data.grid import network_grid
 from prosma_core.engine.messages import InspectRequest
 from prosma_core.io.bundle import ModelEntry
 
-__all__ = ["Choices", "LevelFacts", "Plan", "Problem", "level_facts", "resolve"]
-
 MAP_NAMES: dict[MapKind, str] = {
     "removed": "Removed share",
     "energy": "Energy removed",
@@ -34,7 +32,7 @@ LARGE = 1.0
 
 
 @dataclass(frozen=True)
-class Choices(ScanChoices):
+class InspectChoices(ScanChoices):
     """What the person chose for a look into the gates; `without` names levels that are left out."""
 
     options: InspectConfig = field(default_factory=InspectConfig)
@@ -51,7 +49,7 @@ class LevelFacts:
 
 
 @dataclass(frozen=True)
-class Plan:
+class InspectPlan:
     """A valid choice: the request (without its scan), the name of the group, and what is worth knowing before."""
 
     scan: LayerScan
@@ -69,7 +67,7 @@ def level_facts(model: ModelConfig) -> tuple[LevelFacts, ...]:
     return tuple(LevelFacts(i, steps[i], model.widths[i]) for i in _skips(model))
 
 
-def resolve(choices: Choices, region: Region | None) -> Plan | Problem:
+def resolve(choices: InspectChoices, region: Region | None) -> InspectPlan | Problem:
     """The plan, or the first problem; `region` as of `scan_problem`."""
     problem = scan_problem(choices, choices.options.slice_axis, region)
     if problem or choices.scan is None or choices.model is None:
@@ -91,7 +89,7 @@ def resolve(choices: Choices, region: Region | None) -> Plan | Problem:
         maps=maps,
     )
     request = InspectRequest(model=str(model.path), device=choices.device, config=config)
-    return Plan(scan, model, request, f"{scan.name} gates", _notes(scan, model, config))
+    return InspectPlan(scan, model, request, f"{scan.name} gates", _notes(scan, model, config))
 
 
 def map_bytes(scan: LayerScan, model: ModelEntry, config: InspectConfig) -> int:

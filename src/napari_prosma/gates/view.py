@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QVBoxLayout, QWidget
 
-from napari_prosma.gates.result_panel import ResultPanel
+from napari_prosma.gates.result_panel import GatesResultPanel
 from napari_prosma.gates.state import MAP_NAMES, LevelFacts
 from napari_prosma.scan.view import PartFields, ScanView
 from napari_prosma.widgets.config_form import ConfigForm
@@ -22,7 +22,7 @@ class GatesView(ScanView):
     def __init__(self) -> None:
         super().__init__(("image", "axes", "size", "model", "device"))
         self.part = PartFields("Only this part of the scan gets maps. The model sees its surroundings as well.")
-        self.levels, self.advanced = LevelBoxes(), AdvancedPanel()
+        self.levels, self.advanced = LevelBoxes(), GatesAdvanced()
         self._problems |= {"part": self.part.problem, "levels": self.levels.problem}
         self._add_image("The scan to look at: an Image layer.")
         self._add_model()
@@ -30,7 +30,7 @@ class GatesView(ScanView):
         self._add_device()
         self._add(self.advanced)
         self._add_run("Inspect")
-        self.result = ResultPanel()
+        self.result = GatesResultPanel()
         self._add(self.result)
         self._locked += [self.part, self.levels, self.advanced]
         self._finish(**self._scan_parts())
@@ -91,7 +91,7 @@ class LevelBoxes(QWidget):
         self.levels_chosen.emit(frozenset(level for level, box in self._boxes.items() if not box.isChecked()))
 
 
-class AdvancedPanel(Fold):
+class GatesAdvanced(Fold):
     """Maps that are made, and how the tiles overlap."""
 
     options_changed = Signal(object)

@@ -11,7 +11,7 @@ from napari.layers import Labels
 from numpy.typing import NDArray
 
 from napari_prosma.gates.job import InspectionResult
-from napari_prosma.gates.state import ChannelState, GateEdits, Plan
+from napari_prosma.gates.state import ChannelState, GateEdits, InspectPlan
 from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.jobs.run import Handlers, JobRun, ViewSignal
 from napari_prosma.jobs.spec import ScanSpec
@@ -49,7 +49,7 @@ class WhatIfQueries:
     Parameters
     ----------
     jobs : Jobs
-    plan : Plan
+    plan : InspectPlan
         Of the look that the questions are about.
     key : str
         Names its scan, as of `InspectionResult`.
@@ -57,7 +57,7 @@ class WhatIfQueries:
         Told the answer to the newest question.
     """
 
-    def __init__(self, jobs: Jobs, plan: Plan, key: str, heard: Callable[[Answer], None]) -> None:
+    def __init__(self, jobs: Jobs, plan: InspectPlan, key: str, heard: Callable[[Answer], None]) -> None:
         self._jobs, self._plan, self._heard = jobs, plan, heard
         self._generation = 0
         self._job: _Question | None = None
@@ -225,7 +225,7 @@ class AbstractWhatIfPanel(Protocol):
         """Take away all numbers."""
 
 
-class WhatIf:
+class WhatIfController:
     """Changes of the gates of one look.
 
     Parameters

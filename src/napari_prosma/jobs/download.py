@@ -148,7 +148,7 @@ def _unpack(archive: Archive, path: Path, folder: Path) -> None:
 _POLL_MS = 50
 
 
-class _Work:
+class _DownloadThread:
     """A download in a thread; the caller's thread looks at it from time to time."""
 
     def __init__(self, archive: Archive, folder: Path) -> None:
@@ -193,7 +193,7 @@ def download_shown(archive: Archive, folder: Path) -> None:
         msg = f"{archive.name} is being downloaded already; its progress is shown at the bottom right (activity)."
         raise DownloadError(msg)
     _UNDER_WAY.add(archive.url)
-    work = _Work(archive, folder)
+    work = _DownloadThread(archive, folder)
     bar: Any = cancelable_progress(total=0, desc=plain(f"Downloading {archive.name}"), leave=False)
     try:
         work.thread.start()
@@ -211,7 +211,7 @@ def download_shown(archive: Archive, folder: Path) -> None:
 _UNDER_WAY: set[str] = set()
 
 
-def _wait(work: _Work, bar: Any) -> None:
+def _wait(work: _DownloadThread, bar: Any) -> None:
     """Handle events until the thread ends or is told to; without an application, just wait."""
     from qtpy.QtCore import QEventLoop, QTimer
     from qtpy.QtWidgets import QApplication

@@ -15,8 +15,9 @@ from napari_prosma.scan.controller import (
     ScanPresenter,
     slice_axes,
 )
-from napari_prosma.segment.job import AbstractJobView, SegmentJob
-from napari_prosma.segment.state import Choices, Plan, Problem, resolve
+from napari_prosma.scan.selection import Problem
+from napari_prosma.segment.job import SegmentJob, SegmentRunView
+from napari_prosma.segment.state import SegmentChoices, SegmentPlan, resolve
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.errors import ProsmaError
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 SHORTCUT = "Shift+S"
 
 
-class AbstractAdvanced(Protocol):
+class AbstractSegmentAdvanced(Protocol):
     """Part of the scan, options of the segmentation, name of the result."""
 
     @property
@@ -53,15 +54,15 @@ class AbstractAdvanced(Protocol):
         """Name the result gets unless another is given."""
 
 
-class AbstractSegmentView(AbstractScanView, AbstractJobView, Protocol):
+class AbstractSegmentView(AbstractScanView, SegmentRunView, Protocol):
     """The Segment widget as its controller knows it."""
 
     @property
-    def advanced(self) -> AbstractAdvanced:
+    def advanced(self) -> AbstractSegmentAdvanced:
         """Advanced settings."""
 
 
-class Presenter(ScanPresenter):
+class SegmentPresenter(ScanPresenter):
     """Puts choices into words on the view.
 
     Parameters
@@ -74,23 +75,23 @@ class Presenter(ScanPresenter):
         super().__init__(view, session)
         self._view = view
 
-    def options(self, choices: Choices) -> None:
+    def options(self, choices: SegmentChoices) -> None:
         """Advanced settings; slice axes only where a 2D model meets a 3D scan."""
         self._view.advanced.show_options(choices.options, choices.part, slice_axes(choices), choices.name)
 
-    def plan(self, plan: Plan | Problem, *, running: bool) -> None:
+    def plan(self, plan: SegmentPlan | Problem, *, running: bool) -> None:
         """Why Segment is disabled, or what it will do."""
         problem = plan if isinstance(plan, Problem) else None
         self._view.show_problem(problem.field if problem else None, problem.text if problem else "")
-        if isinstance(plan, Plan):
+        if isinstance(plan, SegmentPlan):
             self._view.advanced.show_name_hint(plan.result_name)
-        self._view.show_notes("\n".join(plan.notes) if isinstance(plan, Plan) else "")
+        self._view.show_notes("\n".join(plan.notes) if isinstance(plan, SegmentPlan) else "")
         if not running:
             tooltip = problem.text if problem else f"Segment the scan ({SHORTCUT})"
             self._view.show_run("Segment", enabled=problem is None, tooltip=tooltip)
 
 
-class SegmentController(ScanController[Choices]):
+class SegmentController(ScanController[SegmentChoices]):
     """Keeps the view true to the viewer and the person's choices, and runs segmentations.
 
     Parameters
@@ -108,13 +109,13 @@ class SegmentController(ScanController[Choices]):
     """
 
     def __init__(self, viewer: ViewerModel, view: AbstractSegmentView, session: Session) -> None:
-        self._presenter = Presenter(view, session)
+        self._presenter = SegmentPresenter(view, session)
         super().__init__(viewer, view, session, self._presenter, _recalled(session))
         self.view = view
         self.run: SegmentJob | None = None
         self.last: SegmentJob | None = None
         self._details = ""
-        self._plan: Plan | Problem | None = None
+        self._plan: SegmentPlan | Problem | None = None
         self._connect_view()
         self._shortcut = lambda _viewer: self.start_or_cancel()
         if not any(str(key) == SHORTCUT for key in viewer.keymap):  # whoever has it keeps it
@@ -155,7 +156,7 @@ class SegmentController(ScanController[Choices]):
             self.run.cancel()
             return
         self._show_plan()  # the view may have moved
-        if isinstance(self._plan, Plan):
+        if isinstance(self._plan, SegmentPlan):
             self.view.show_error("", details=False)
             self.run = SegmentJob(self._plan, self._layer, self.viewer, self.view, self.session.jobs, self._run_over)
 
@@ -205,10 +206,10 @@ class SegmentController(ScanController[Choices]):
         view.run_clicked.connect(self.start_or_cancel)
 
 
-def _recalled(session: Session) -> Choices:
+def _recalled(session: Session) -> SegmentChoices:
     """Choices of the last time, as far as they are still valid."""
     try:
         options = InferenceConfig.parse(session.recall("options", {}), "the remembered settings")
     except ProsmaError:
         options = InferenceConfig()
-    return Choices(device=session.recall("device", "auto"), options=options)
+    return SegmentChoices(device=session.recall("device", "auto"), options=options)

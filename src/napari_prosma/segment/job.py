@@ -24,7 +24,7 @@ from napari_prosma.layers.results import (
 )
 from napari_prosma.layers.scan import read
 from napari_prosma.layers.viewport import slab_in_view
-from napari_prosma.segment.state import Plan
+from napari_prosma.segment.state import SegmentPlan
 from prosma_core.config.model import ClassInfo, provenance
 from prosma_core.data.geometry import ImageSpec
 from prosma_core.data.grid import unit_factor
@@ -116,7 +116,7 @@ def with_measures(features: DataFrame, rows: Sequence[ClassRow], heading: str) -
     return table
 
 
-class AbstractResultPanel(Protocol):
+class AbstractSegmentResultPanel(Protocol):
     """Numbers of a result."""
 
     def show_result(self, title: str, rows: Sequence[ClassRow], size: str, /) -> None:
@@ -129,11 +129,11 @@ class AbstractResultPanel(Protocol):
         """There is no result."""
 
 
-class AbstractJobView(RunView, Protocol):
+class SegmentRunView(RunView, Protocol):
     """The Segment widget as its job knows it."""
 
     @property
-    def result(self) -> AbstractResultPanel:
+    def result(self) -> AbstractSegmentResultPanel:
         """The result."""
 
 
@@ -148,12 +148,12 @@ class SegmentJob(ShownRun):
 
     Parameters
     ----------
-    plan : Plan
+    plan : SegmentPlan
         What was asked for.
     source : Image or None
         The layer that is segmented.
     viewer : ViewerModel
-    view : AbstractJobView
+    view : SegmentRunView
     jobs : Jobs
     over : callable
         Told, once, the job and whether it finished.
@@ -166,10 +166,10 @@ class SegmentJob(ShownRun):
 
     def __init__(
         self,
-        plan: Plan,
+        plan: SegmentPlan,
         source: Image | None,
         viewer: ViewerModel,
-        view: AbstractJobView,
+        view: SegmentRunView,
         jobs: Jobs,
         over: Callable[[SegmentJob, bool], None],
     ) -> None:

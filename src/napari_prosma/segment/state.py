@@ -21,11 +21,8 @@ if TYPE_CHECKING:
     from napari.layers import Labels
 
 
-__all__ = ["Choices", "Plan", "Problem", "resolve", "run_command", "save_path", "writer"]
-
-
 @dataclass(frozen=True)
-class Choices(ScanChoices):
+class SegmentChoices(ScanChoices):
     """What the person chose for a segmentation."""
 
     options: InferenceConfig = field(default_factory=InferenceConfig)
@@ -33,7 +30,7 @@ class Choices(ScanChoices):
 
 
 @dataclass(frozen=True)
-class Plan:
+class SegmentPlan:
     """A valid choice: the request (without its scan), the result's name, and what is worth knowing before."""
 
     scan: LayerScan
@@ -43,7 +40,7 @@ class Plan:
     notes: tuple[str, ...]
 
 
-def resolve(choices: Choices, region: Region | None) -> Plan | Problem:
+def resolve(choices: SegmentChoices, region: Region | None) -> SegmentPlan | Problem:
     """The plan, or the first problem; `region` as of `scan_problem`."""
     problem = scan_problem(choices, choices.options.slice_axis, region)
     if problem or choices.scan is None or choices.model is None:
@@ -51,7 +48,7 @@ def resolve(choices: Choices, region: Region | None) -> Plan | Problem:
     options = choices.options.replace(region=None if choices.part == "whole" else region)
     request = SegmentRequest(model=str(choices.model.path), device=choices.device, config=options)
     name = choices.name or f"{choices.scan.name} {choices.model.header.name}"
-    return Plan(choices.scan, choices.model, request, name, _notes(choices.scan, choices.model, options))
+    return SegmentPlan(choices.scan, choices.model, request, name, _notes(choices.scan, choices.model, options))
 
 
 def _notes(scan: LayerScan, model: ModelEntry, options: InferenceConfig) -> tuple[str, ...]:
@@ -66,7 +63,7 @@ LONGEST_NAME = 220
 """Bytes of a file name that leave room for what is written beside it."""
 
 
-def save_path(plan: Plan) -> Path | None:
+def save_path(plan: SegmentPlan) -> Path | None:
     """File beside the scan for its labels, such as ``case_hippocampus-mri.nii.gz``; None for a scan without a file."""
     path = plan.scan.path
     if path is None or not path.exists():
@@ -87,7 +84,7 @@ def writer(labels: Labels, path: Path) -> Callable[[], object]:
     return lambda: write_labels_layer(str(path), data, meta)
 
 
-def run_command(plan: Plan) -> str:
+def run_command(plan: SegmentPlan) -> str:
     """The ``prosma segment`` line that gives the same labels; where no file holds the scan as it is, it is SCAN."""
     config, scan = plan.request.config, plan.scan
     path = _file(scan)
@@ -124,7 +121,7 @@ def _axes(scan: LayerScan) -> list[str]:
     return ["--axes", in_file[::-1] if source.format == "nifti" else in_file]
 
 
-def _spacing(plan: Plan) -> list[str]:
+def _spacing(plan: SegmentPlan) -> list[str]:
     """The voxel size that was used, where the file states none."""
     spec, source, pre = plan.scan.spec, plan.scan.metadata.get("spec"), plan.model.header.preprocess
     used = sized_for(spec, pre)

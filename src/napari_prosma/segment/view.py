@@ -16,7 +16,7 @@ from napari_prosma.widgets.fields import Fold, button, cell, fit_height, note_la
 from prosma_core.config.inference import InferenceConfig
 
 
-class ResultPanel(QWidget):
+class SegmentResultPanel(QWidget):
     """Hidden until there is a result."""
 
     save_clicked = Signal()
@@ -99,14 +99,14 @@ class SegmentView(ScanView):
 
     def __init__(self) -> None:
         super().__init__(("image", "axes", "size", "model", "device"))
-        self.advanced = AdvancedPanel()
+        self.advanced = SegmentAdvanced()
         self._problems["part"] = self.advanced.part.problem
         self._add_image("The scan to segment: an Image layer.")
         self._add_model()
         self._add_device()
         self._add(self.advanced)
         self._add_run("Segment")
-        self.result = ResultPanel()
+        self.result = SegmentResultPanel()
         self._add(self.result)
         self._locked.append(self.advanced)
         self._finish(**self._scan_parts())
@@ -132,7 +132,7 @@ OPTIONS = {
 NONE = {"threshold": "most likely class"}
 
 
-class AdvancedPanel(Fold):
+class SegmentAdvanced(Fold):
     """Part of the scan, options of the segmentation, name of the result."""
 
     options_changed = Signal(object)

@@ -11,14 +11,14 @@ from napari.layers import Image
 from napari_prosma.each import each
 from napari_prosma.jobs.session import Session
 from napari_prosma.scan.selection import Problem
-from napari_prosma.train.job import Preview, scan_in_view
+from napari_prosma.train.job import TrainingPreview, scan_in_view
 from napari_prosma.train.pair_list import PairActions, PairList
 from napari_prosma.train.presenter import AbstractTrainView, TrainPresenter, preset_training
 from napari_prosma.train.run_library import free_name
-from napari_prosma.train.runtime_estimate import Estimate
+from napari_prosma.train.runtime_estimate import RuntimeEstimator
 from napari_prosma.train.state import (
-    Choices,
-    Plan,
+    TrainChoices,
+    TrainPlan,
     asks_for_size,
     classes_of,
     edited,
@@ -56,15 +56,17 @@ class TrainController:
 
     def __init__(self, viewer: ViewerModel, view: AbstractTrainView, session: Session) -> None:
         self.viewer, self.view, self.session = viewer, view, session
-        self._choices = Choices(device=session.recall("device", "auto"), preset=known_preset(session.recall("preset")))
+        self._choices = TrainChoices(
+            device=session.recall("device", "auto"), preset=known_preset(session.recall("preset"))
+        )
         self._own_name = ""
         self._edited: dict[int, tuple[str, str]] = {}
-        self._plan: Plan | Problem | None = None
+        self._plan: TrainPlan | Problem | None = None
         self._presenter = TrainPresenter(view, session)
         self._pairs = PairList(session.jobs, self._pairs_changed)
         self.pairs = PairActions(viewer, self._pairs, session.jobs, self._say)
-        self._preview = Preview(viewer, view)
-        self._estimate = Estimate(view, session.jobs, self._show_times, self._show_plan)
+        self._preview = TrainingPreview(viewer, view)
+        self._estimate = RuntimeEstimator(view, session.jobs, self._show_times, self._show_plan)
         self.trainings = TrainingManager(view, session, self._pairs, self._preview, self._training_over)
         self._connect()
         session.widget_opened()
@@ -205,7 +207,7 @@ class TrainController:
             self._estimate.cancel()
             return
         self._show_plan()  # the name may have been taken meanwhile
-        if isinstance(self._plan, Plan):
+        if isinstance(self._plan, TrainPlan):
             self._show_preview()
             self.trainings.start(self._plan, self._choices.classes)
 
@@ -217,7 +219,7 @@ class TrainController:
 
     def estimate(self) -> None:
         """Time the chosen settings on this machine."""
-        if self.trainings.run is None and isinstance(self._plan, Plan):
+        if self.trainings.run is None and isinstance(self._plan, TrainPlan):
             self.view.show_error("", details=False)
             self._estimate.begin(self._choices.preset, self._plan, self._pairs.pairs)
             self._show_plan()

@@ -18,7 +18,7 @@ from napari_prosma.jobs.run import Handlers, RunTexts, ShownRun
 from napari_prosma.layers.results import add_layer_keep_selection, is_result, labels_layer
 from napari_prosma.layers.scan import LayerScan, read
 from napari_prosma.train.presenter import AbstractTrainView
-from napari_prosma.train.requests import Order
+from napari_prosma.train.requests import TrainingOrder
 from prosma_core.engine.messages import ArrayReady, Cancelled, Finished, TrainResult
 from prosma_core.errors import ProsmaError, TrainingError
 from prosma_core.events import EpochDone, PreviewDone, StepDone
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
     from napari_prosma.train.pairs import Pair
-    from napari_prosma.train.requests import Order
+    from napari_prosma.train.requests import TrainingOrder
 
 
 SMALL = 4_000_000
@@ -39,7 +39,7 @@ SLOW = 0.25
 """Share of an epoch that a preview may take; one that takes longer is switched off."""
 
 
-class Preview:
+class TrainingPreview:
     """Shows the present prediction on the viewer's scan while a training wants it.
 
     Parameters
@@ -97,7 +97,7 @@ class Preview:
         if self._default:
             self._ask(job)
 
-    def take(self, array: NDArray[Any], order: Order) -> None:
+    def take(self, array: NDArray[Any], order: TrainingOrder) -> None:
         """An array in which predictions will appear."""
         if self._scan is None or not self._default:
             return
@@ -183,7 +183,7 @@ TEXTS = RunTexts(
 
 
 @dataclass(frozen=True)
-class TrainingResult:
+class TrainedModel:
     """What came of a training: a model, and whether it was worth it.
 
     Attributes
@@ -215,27 +215,32 @@ class TrainJob(ShownRun):
 
     Parameters
     ----------
-    order : Order
+    order : TrainingOrder
     view : AbstractTrainView
     jobs : Jobs
-    preview : Preview
+    preview : TrainingPreview
         What shows the present prediction; it is told of arrays and ends.
     over : callable
         Called once, with the training, when it is over and what it reached is kept.
 
     Attributes
     ----------
-    outcome : TrainingResult or None
+    outcome : TrainedModel or None
         None while it runs, and where it reached nothing.
     advanced : bool
         Whether it has finished an epoch.
     """
 
     def __init__(
-        self, order: Order, view: AbstractTrainView, jobs: Jobs, preview: Preview, over: Callable[[TrainJob], None]
+        self,
+        order: TrainingOrder,
+        view: AbstractTrainView,
+        jobs: Jobs,
+        preview: TrainingPreview,
+        over: Callable[[TrainJob], None],
     ) -> None:
         self.order = order
-        self.outcome: TrainingResult | None = None
+        self.outcome: TrainedModel | None = None
         self.advanced = self._left_behind = False
         self._view, self._jobs, self._preview, self._told = view, jobs, preview, over
         self._rows: list[dict[str, Any]] = []
@@ -298,7 +303,7 @@ class TrainJob(ShownRun):
     def _finish(self, message: Finished) -> None:
         result = message.result
         assert isinstance(result, TrainResult)
-        self.outcome = TrainingResult(Path(result.model), result.before, result.dice, result.words, result.held_out)
+        self.outcome = TrainedModel(Path(result.model), result.before, result.dice, result.words, result.held_out)
         self.say(f"Done in {format_duration(result.seconds)} on {result.device.partition(' (')[0]}.")
 
     def _keep(self) -> None:
@@ -317,7 +322,7 @@ class TrainJob(ShownRun):
 
     def _kept(self, kept: KeptModel) -> None:
         if not self.abandoned:
-            self.outcome = training_result_of(kept)
+            self.outcome = trained_model_of(kept)
             self.say(f"The model of epoch {kept.epoch} is kept.")
         self._end()
 
@@ -335,9 +340,9 @@ class TrainJob(ShownRun):
             self._told(self)
 
 
-def training_result_of(kept: KeptModel) -> TrainingResult:
+def trained_model_of(kept: KeptModel) -> TrainedModel:
     """Outcome of a run that was stopped, or killed."""
-    return TrainingResult(kept.path, kept.before, kept.dice, kept.words, kept.held_out)
+    return TrainedModel(kept.path, kept.before, kept.dice, kept.words, kept.held_out)
 
 
 def _known_rows(folder: RunFolder) -> list[dict[str, Any]]:

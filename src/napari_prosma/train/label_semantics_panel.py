@@ -46,7 +46,7 @@ CLASSES_HEIGHT = 210
 """Most pixels of the rows of classes; more are scrolled to."""
 
 
-class MeaningPanel(QWidget):
+class LabelSemanticsPanel(QWidget):
     """Meaning of 0, special values, and the table of classes."""
 
     labels_changed = Signal(object)

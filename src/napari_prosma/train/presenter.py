@@ -9,7 +9,7 @@ from napari_prosma.jobs.run import RunView, ViewSignal
 from napari_prosma.jobs.session import Session, format_devices
 from napari_prosma.scan.selection import Problem
 from napari_prosma.train.pairs import PairRow
-from napari_prosma.train.state import Choices, Plan
+from napari_prosma.train.state import TrainChoices, TrainPlan
 from prosma_core.config.model import ClassInfo
 from prosma_core.config.training import FINE_TUNING_RATE, PRESETS, LabelsConfig, Preset, TrainingConfig
 from prosma_core.engine.messages import Ready
@@ -180,7 +180,7 @@ class TrainPresenter:
     def __init__(self, view: AbstractTrainView, session: Session) -> None:
         self._view, self._session = view, session
 
-    def starts(self, choices: Choices) -> None:
+    def starts(self, choices: TrainChoices) -> None:
         """What to start from, and the facts of the one chosen."""
         models = self._session.models()
         items: list[tuple[str, Any]] = [(text, dims) for dims, text in NEW.items()]
@@ -189,12 +189,12 @@ class TrainPresenter:
         current = next((m for m in models if start is not None and m.path == start.path), choices.dims)
         self._view.show_starts(items, current, f"Fine-tuning: {start.facts}" if start else NEW_FACTS)
 
-    def preset(self, choices: Choices, times: Mapping[str, str], otherwise: str) -> None:
+    def preset(self, choices: TrainChoices, times: Mapping[str, str], otherwise: str) -> None:
         """The preset, and the time each takes as far as it is known; where none is, other words."""
         known = " · ".join(f"{name}: {times[name]}" for name in get_args(Preset) if name in times)
         self._view.show_preset(choices.preset, known or otherwise)
 
-    def options(self, choices: Choices) -> None:
+    def options(self, choices: TrainChoices) -> None:
         """Advanced settings: the preset's, and over them what the person changed."""
         usual = preset_training(choices.preset, fine_tuning=choices.start is not None)
         self._view.show_options(usual.replace(**choices.training))
@@ -204,11 +204,11 @@ class TrainPresenter:
         items, facts = format_devices(chosen, ready, alive=self._session.jobs.alive)
         self._view.show_devices(items, chosen, facts)
 
-    def plan(self, plan: Plan | Problem | None, *, running: bool, estimating: bool) -> None:
+    def plan(self, plan: TrainPlan | Problem | None, *, running: bool, estimating: bool) -> None:
         """Why Train is disabled, or what it will do (a running one says it itself); None while pairs are read."""
         problem = plan if isinstance(plan, Problem) else None
         self._view.show_problem(problem.field if problem else None, problem.text if problem else "")
-        self._view.show_notes("\n".join(plan.notes) if isinstance(plan, Plan) and not running else "")
+        self._view.show_notes("\n".join(plan.notes) if isinstance(plan, TrainPlan) and not running else "")
         if estimating:
             self._view.show_run("Cancel", enabled=True, tooltip="Stop estimating.")
         elif not running:

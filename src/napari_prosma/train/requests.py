@@ -11,7 +11,7 @@ from typing import get_args
 from napari_prosma.jobs.spec import Preparation
 from napari_prosma.train.export_pairs import write_pairs
 from napari_prosma.train.pairs import Pair, PairRow
-from napari_prosma.train.state import Plan
+from napari_prosma.train.state import TrainPlan
 from prosma_core.config.model import ClassInfo
 from prosma_core.config.training import Preset, RunConfig, load_run_yaml, resolve_run
 from prosma_core.engine.client import Engine
@@ -28,7 +28,7 @@ from prosma_core.runs.run_state import RunState, run_lock
 
 
 @dataclass(frozen=True)
-class Order:
+class TrainingOrder:
     """What is to be trained.
 
     Attributes
@@ -58,14 +58,14 @@ class NewTraining:
 
     Attributes
     ----------
-    plan : Plan
+    plan : TrainPlan
     pairs : sequence of Pair
     folder : RunFolder
     owned : Event
         Set where the run folder is known to be this run's: a name that was free can be another's a moment later.
     """
 
-    plan: Plan
+    plan: TrainPlan
     pairs: Sequence[Pair]
     folder: RunFolder
     owned: threading.Event = field(default_factory=threading.Event)
@@ -123,13 +123,13 @@ class PlanSpec:
 
     Attributes
     ----------
-    plan : Plan
+    plan : TrainPlan
     pairs : sequence of Pair
     folder : Path
         Where layers are written; the caller removes it.
     """
 
-    plan: Plan
+    plan: TrainPlan
     pairs: Sequence[Pair]
     folder: Path
 
@@ -139,12 +139,12 @@ class PlanSpec:
         return PlanRequest(run=run)
 
 
-def times_request(plan: Plan, rows: Sequence[PairRow], num_classes: int) -> TimesRequest:
+def times_request(plan: TrainPlan, rows: Sequence[PairRow], num_classes: int) -> TimesRequest:
     """Ask how long each preset would take for what is chosen.
 
     Parameters
     ----------
-    plan : Plan
+    plan : TrainPlan
     rows : sequence of PairRow
         The pairs of the plan.
     num_classes : int
@@ -159,7 +159,7 @@ def times_request(plan: Plan, rows: Sequence[PairRow], num_classes: int) -> Time
     )
 
 
-def _run(plan: Plan, pairs: Sequence[Pair], folder: Path) -> Generator[str, None, RunConfig]:
+def _run(plan: TrainPlan, pairs: Sequence[Pair], folder: Path) -> Generator[str, None, RunConfig]:
     files = yield from write_pairs(pairs, folder)
     return resolve_run({**plan.request_values, "pairs": files}, "This training")
 

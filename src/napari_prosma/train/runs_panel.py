@@ -18,7 +18,7 @@ RESULT_HEIGHT = 240
 """Most pixels of the rows; more classes are scrolled to."""
 
 
-class OutcomePanel(QWidget):
+class TrainedModelPanel(QWidget):
     """Hidden until there is a model."""
 
     use_clicked = Signal()

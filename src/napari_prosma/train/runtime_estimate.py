@@ -15,7 +15,7 @@ from napari_prosma.scan.selection import Problem
 from napari_prosma.train.pairs import Pair
 from napari_prosma.train.presenter import AbstractTrainView
 from napari_prosma.train.requests import PlanSpec, times_request
-from napari_prosma.train.state import Choices, Plan, sized
+from napari_prosma.train.state import TrainChoices, TrainPlan, sized
 from prosma_core.engine.messages import (
     Cancelled,
     Failed,
@@ -32,7 +32,7 @@ from prosma_core.io.atomic import scratch_folder
 from prosma_core.printable import format_duration
 
 
-class Estimate:
+class RuntimeEstimator:
     """Asks the engine for a plan, and puts it into words.
 
     Parameters
@@ -47,7 +47,7 @@ class Estimate:
 
     def __init__(self, view: AbstractTrainView, jobs: Jobs, told: Callable[[], None], over: Callable[[], None]) -> None:
         self._times: dict[str, str] = {}
-        self._expectation = Expectation(jobs, told)
+        self._expectation = PresetTimer(jobs, told)
         self._view, self._jobs, self._told, self._over = view, jobs, told, over
         self._job: _EstimateJob | None = None
         self._preset = ""
@@ -68,7 +68,7 @@ class Estimate:
         """Whether one is being made."""
         return self._job is not None
 
-    def begin(self, preset: str, plan: Plan, pairs: Sequence[Pair]) -> None:
+    def begin(self, preset: str, plan: TrainPlan, pairs: Sequence[Pair]) -> None:
         """Estimate the time of a plan, whose preset has this name."""
         try:
             self._jobs.check_idle()
@@ -96,9 +96,9 @@ class Estimate:
         left = self._job.abandon if self._job is not None else lambda: None
         each("An estimate could not be left", left, self._expectation.close)
 
-    def plan_is(self, plan: Plan | Problem | None, choices: Choices) -> None:
+    def plan_is(self, plan: TrainPlan | Problem | None, choices: TrainChoices) -> None:
         """Know what would be trained: times of something else are forgotten, those of the presets are found out."""
-        valid = plan if isinstance(plan, Plan) else None
+        valid = plan if isinstance(plan, TrainPlan) else None
         if self._times and (valid is None or _what(valid) != self._what):
             self._times = {}
             self._told()
@@ -164,7 +164,7 @@ class _EstimateJob(JobRun):
         self._done(message.result)
 
 
-def _what(plan: Plan) -> dict[str, Any]:
+def _what(plan: TrainPlan) -> dict[str, Any]:
     """What time depends on, apart from the preset."""
     return {key: value for key, value in plan.request_values.items() if key not in {"preset", "name", "out"}}
 
@@ -175,7 +175,7 @@ AFTER = 1.5
 """Seconds without a change of the choices, and between two looks at whether the engine is idle."""
 
 
-class Expectation:
+class PresetTimer:
     """Asks a second engine for the times of what is chosen, as soon as that has not changed for a moment.
 
     Parameters

@@ -34,7 +34,7 @@ MOST_EPOCHS = 100_000
 
 
 @dataclass(frozen=True)
-class Choices:
+class TrainChoices:
     """What the person chose.
 
     Attributes
@@ -81,7 +81,7 @@ class Choices:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainPlan:
     """A valid choice.
 
     Attributes
@@ -99,12 +99,12 @@ class Plan:
     notes: tuple[str, ...]
 
 
-def resolve(choices: Choices, folder: Path) -> Plan | Problem:
+def resolve(choices: TrainChoices, folder: Path) -> TrainPlan | Problem:
     """The plan, or the first problem.
 
     Parameters
     ----------
-    choices : Choices
+    choices : TrainChoices
     folder : Path
         Where the model goes; it may not exist yet.
     """
@@ -126,10 +126,10 @@ def resolve(choices: Choices, folder: Path) -> Plan | Problem:
     except ConfigError as error:
         return Problem("advanced", str(error))
     said = notes(sized(choices), choices.labels, choices.classes, choices.start, run)
-    return Plan(values, out, said)
+    return TrainPlan(values, out, said)
 
 
-def sized(choices: Choices) -> tuple[PairRow, ...]:
+def sized(choices: TrainChoices) -> tuple[PairRow, ...]:
     """The pairs, those without a voxel size with the one that was given; without it where it cannot be theirs."""
     try:
         given = parse_voxel_size(choices.size) if choices.size else None
@@ -138,7 +138,7 @@ def sized(choices: Choices) -> tuple[PairRow, ...]:
         return choices.rows
 
 
-def asks_for_size(choices: Choices) -> bool:
+def asks_for_size(choices: TrainChoices) -> bool:
     """Whether a voxel size is of use: images state none, and others or the model to start from go by one."""
     units = {row.spec.unit for row in choices.rows if row.spec is not None}
     pre = choices.start.header.preprocess if choices.start else None
@@ -149,17 +149,17 @@ def asks_for_size(choices: Choices) -> bool:
 
 def known_preset(name: Any) -> Any:
     """A remembered preset, where there is one of that name still; else the default."""
-    return name if name in get_args(Preset) else Choices().preset
+    return name if name in get_args(Preset) else TrainChoices().preset
 
 
-def usual_name(choices: Choices, folder: Path) -> str:
+def usual_name(choices: TrainChoices, folder: Path) -> str:
     """Name of a model unless the person gives one: after its start or its first image; empty without either."""
     if choices.start is not None:
         return free_name(f"{choices.start.header.name} tuned", folder)
     return free_name(f"{stem(Path(choices.rows[0].image))} model", folder) if choices.rows else ""
 
 
-def _values(choices: Choices, out: Path) -> dict[str, Any]:
+def _values(choices: TrainChoices, out: Path) -> dict[str, Any]:
     """Explicit values of the run; what is not chosen is left to the preset."""
     training = dict(choices.training)
     if choices.epochs is not None or choices.minutes is not None:
@@ -187,7 +187,7 @@ def _values(choices: Choices, out: Path) -> dict[str, Any]:
     return values | ({"preprocess": {"dims": dims}} if dims else {})
 
 
-def _size_problem(choices: Choices) -> Problem | None:
+def _size_problem(choices: TrainChoices) -> Problem | None:
     """Why the voxel size that was typed cannot be that of the images."""
     if not choices.size or not asks_for_size(choices):
         return None
@@ -226,7 +226,7 @@ def _pairs_problem(rows: Sequence[PairRow]) -> Problem | None:
     return None
 
 
-def _classes_problem(choices: Choices) -> Problem | None:
+def _classes_problem(choices: TrainChoices) -> Problem | None:
     classes = choices.classes
     if len(classes) < 2:
         return Problem("classes", "No class is painted: paint at least one object in a labels layer.")
@@ -245,7 +245,7 @@ def _classes_problem(choices: Choices) -> Problem | None:
     return Problem("labels", text)
 
 
-def _start_problem(choices: Choices) -> Problem | None:
+def _start_problem(choices: TrainChoices) -> Problem | None:
     """Why a network of these dimensions cannot take these scans; the checks are those the engine would fail with."""
     start = choices.start
     dims = start.header.model.dims if start else choices.dims
@@ -265,7 +265,7 @@ def _start_problem(choices: Choices) -> Problem | None:
     return None
 
 
-def _budget_problem(choices: Choices) -> Problem | None:
+def _budget_problem(choices: TrainChoices) -> Problem | None:
     given = {"epochs": choices.epochs, "minutes": choices.minutes}
     try:
         TrainingConfig.parse({key: value for key, value in given.items() if value is not None}, "The budget")

@@ -12,14 +12,14 @@ from napari_prosma.jobs.session import Session
 from napari_prosma.scan.selection import kind_from, kind_of
 from napari_prosma.train.autosave import Autosave
 from napari_prosma.train.export_pairs import left_out
-from napari_prosma.train.job import Preview, TrainingResult, TrainJob, training_result_of
+from napari_prosma.train.job import TrainedModel, TrainingPreview, TrainJob, trained_model_of
 from napari_prosma.train.pair_list import PairList
 from napari_prosma.train.pairs import Pair
 from napari_prosma.train.presenter import AbstractTrainView
-from napari_prosma.train.requests import NewTraining, Order, ResumedTraining, run_classes
+from napari_prosma.train.requests import NewTraining, ResumedTraining, TrainingOrder, run_classes
 from napari_prosma.train.run_library import list_runs, save_as
 from napari_prosma.train.sources import image_scan
-from napari_prosma.train.state import Plan
+from napari_prosma.train.state import TrainPlan
 from prosma_core.config.model import ClassInfo
 from prosma_core.errors import ProsmaError
 from prosma_core.io.bundle import ModelEntry
@@ -36,7 +36,7 @@ class TrainingManager:
     view : AbstractTrainView
     session : Session
     pairs : PairList
-    preview : Preview
+    preview : TrainingPreview
     changed : callable
         Called when a training has ended, or another model is there.
 
@@ -44,15 +44,20 @@ class TrainingManager:
     ----------
     run : TrainJob or None
         The running training.
-    outcome : TrainingResult or None
+    outcome : TrainedModel or None
         What the last one reached.
     """
 
     def __init__(
-        self, view: AbstractTrainView, session: Session, pairs: PairList, preview: Preview, changed: Callable[[], None]
+        self,
+        view: AbstractTrainView,
+        session: Session,
+        pairs: PairList,
+        preview: TrainingPreview,
+        changed: Callable[[], None],
     ) -> None:
         self.run: TrainJob | None = None
-        self.outcome: TrainingResult | None = None
+        self.outcome: TrainedModel | None = None
         self._failure = ""
         self._begun: Sequence[Pair] | None = None
         self._view, self._session, self._preview, self._changed = view, session, preview, changed
@@ -60,17 +65,17 @@ class TrainingManager:
         self._beginning = self._closed = False
         self._autosave: Autosave | None = None
 
-    def start(self, plan: Plan, classes: Sequence[ClassInfo]) -> None:
+    def start(self, plan: TrainPlan, classes: Sequence[ClassInfo]) -> None:
         """Train on the pairs as they are."""
         folder = RunFolder.beside(plan.out)
         spec = NewTraining(plan, self._pairs.pairs, folder)
-        self._begin(Order(plan.out.stem, folder, tuple(classes), spec), fresh=True)
+        self._begin(TrainingOrder(plan.out.stem, folder, tuple(classes), spec), fresh=True)
 
     def resume(self, state: RunState, more_epochs: int | None, device: str) -> None:
         """Go on with an earlier run, to its end or for more epochs than it was meant to have."""
         try:
             folder = RunFolder.beside(state.out)
-            order = Order(state.name, folder, run_classes(folder), ResumedTraining(state, more_epochs, device))
+            order = TrainingOrder(state.name, folder, run_classes(folder), ResumedTraining(state, more_epochs, device))
         except ProsmaError as error:
             self._say(error)
             return
@@ -91,7 +96,7 @@ class TrainingManager:
 
         def done(kept: KeptModel) -> None:
             if not self._closed:
-                self._take(training_result_of(kept))
+                self._take(trained_model_of(kept))
                 self._changed()
 
         self._session.jobs.run(lambda: keep_stopped(folder), done, self._say, lasting=True)
@@ -128,7 +133,7 @@ class TrainingManager:
         stopped = self.run.abandon if self.run is not None else lambda: None
         each("A training could not be left", saved, stopped, self._preview.release)
 
-    def _begin(self, order: Order, *, fresh: bool) -> None:
+    def _begin(self, order: TrainingOrder, *, fresh: bool) -> None:
         if self._beginning:  # a click while napari makes its progress bar, which lets the event loop run
             return
         try:
@@ -158,7 +163,7 @@ class TrainingManager:
             self._take(run.outcome)
         self._changed()
 
-    def _take(self, outcome: TrainingResult) -> None:
+    def _take(self, outcome: TrainedModel) -> None:
         """Show what was reached; Segment knows the model at once, and takes it unless it became worse."""
         self.outcome = outcome
         after: dict[str, float | None] = dict(outcome.after)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, get_args
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QAbstractSpinBox, QCheckBox, QDoubleSpinBox, QLineEdit, QSpinBox, QVBoxLayout, QWidget
 
-from napari_prosma.train.label_semantics_panel import MeaningPanel
+from napari_prosma.train.label_semantics_panel import LabelSemanticsPanel
 from napari_prosma.train.pairs_table import PairsTable
 from napari_prosma.train.plots import TrainingPlots
-from napari_prosma.train.runs_panel import OutcomePanel, RunsPanel
+from napari_prosma.train.runs_panel import RunsPanel, TrainedModelPanel
 from napari_prosma.widgets.config_form import ConfigForm
 from napari_prosma.widgets.fields import BROWSE, Fold, button, combo, fill, note_label, row, say
 from napari_prosma.widgets.job_view import JobView
@@ -205,11 +205,11 @@ class TrainView(JobView):
 
     def __init__(self) -> None:
         super().__init__(("size", "device", "name"))
-        self._pairs, self._meaning, self._start = PairsTable(), MeaningPanel(), StartPanel()
+        self._pairs, self._meaning, self._start = PairsTable(), LabelSemanticsPanel(), StartPanel()
         self._advanced, self._plots, self._outcome, self._runs = (
             TrainAdvanced(),
             TrainingPlots(),
-            OutcomePanel(),
+            TrainedModelPanel(),
             RunsPanel(),
         )
         self._problems |= {"pairs": self._pairs.problem, "advanced": self._advanced.problem}

@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QTableWidget, QWidget
 
 from napari_prosma.gates.controller import GatesController
 from napari_prosma.gates.job import InspectionResult
-from napari_prosma.gates.state import Plan, level_facts
+from napari_prosma.gates.state import InspectPlan, level_facts
 from napari_prosma.gates.view import GatesView
 from napari_prosma.jobs.session import Session
 from prosma_core.config.inspection import (
@@ -27,7 +27,7 @@ from prosma_core.config.model import GateConfig
 from prosma_core.io.bundle import ModelEntry
 
 
-def made_up(plan: Plan, seed: int = 0) -> tuple[Inspection, dict[str, np.ndarray]]:
+def made_up(plan: InspectPlan, seed: int = 0) -> tuple[Inspection, dict[str, np.ndarray]]:
     """What a look into the gates of a model could find on a scan whose voxels are the network's."""
     rng, arrays, infos, levels = np.random.default_rng(seed), dict[str, np.ndarray](), list[MapInfo](), []
     network, config, spec = plan.model.header.model, plan.request.config, plan.scan.spec

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from napari.layers import Image
 
-from napari_prosma.gates.state import Choices, GateEdits, Plan, Problem, level_facts, map_bytes, resolve
+from napari_prosma.gates.state import GateEdits, InspectChoices, InspectPlan, level_facts, map_bytes, resolve
 from napari_prosma.layers.scan import read
+from napari_prosma.scan.selection import Problem
 from prosma_core.config.inspection import InspectConfig, LevelEdit
 from prosma_core.config.model import GateConfig
 from prosma_core.io.bundle import ModelEntry, read_header, shipped_models
@@ -22,16 +23,16 @@ def entry(name: str, kind: str = "prosma") -> ModelEntry:
     return ModelEntry(path, header.replace(model=network), shipped=True)
 
 
-def choices(shape: tuple[int, ...] = (12, 40, 44), model: str = "phantom-3d", kind: str = "prosma") -> Choices:
+def choices(shape: tuple[int, ...] = (12, 40, 44), model: str = "phantom-3d", kind: str = "prosma") -> InspectChoices:
     scale = (3.0, 1.0, 1.0)[-len(shape) :]  # voxels of the phantom's model
     phantom = {"prosma": {"synthetic": "phantom"}}  # for which nothing is doubted
     image = Image(np.zeros(shape, np.float32), name="scan", scale=scale, metadata=phantom)
-    return Choices(scan=read(image), model=entry(model, kind))
+    return InspectChoices(scan=read(image), model=entry(model, kind))
 
 
-def planned(given: Choices, region: tuple[tuple[int, int], ...] | None = None) -> Plan:
+def planned(given: InspectChoices, region: tuple[tuple[int, int], ...] | None = None) -> InspectPlan:
     plan = resolve(given, region)
-    assert isinstance(plan, Plan)
+    assert isinstance(plan, InspectPlan)
     return plan
 
 
@@ -51,14 +52,14 @@ def test_levels_part_and_maps_go_into_the_request() -> None:
 @pytest.mark.parametrize(
     ("given", "field", "words"),
     [
-        (Choices(), "image", "Open a scan"),
+        (InspectChoices(), "image", "Open a scan"),
         (choices((40, 44)), "model", "The model is 3D"),
         (choices(kind="none"), "model", "plain U-Net"),
         (replace(choices(), without=frozenset(range(4))), "levels", "at least one"),
         (replace(choices(), part="view"), "part", "Nothing of the scan is in view"),
     ],
 )
-def test_what_is_missing_is_said_under_its_field(given: Choices, field: str, words: str) -> None:
+def test_what_is_missing_is_said_under_its_field(given: InspectChoices, field: str, words: str) -> None:
     problem = resolve(given, None)
     assert isinstance(problem, Problem)
     assert problem.field == field

@@ -10,7 +10,7 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QTableWidget
 
 from napari_prosma.segment.job import class_rows, size_heading
-from napari_prosma.segment.view import ResultPanel
+from napari_prosma.segment.view import SegmentResultPanel
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import array_spec
 
@@ -46,7 +46,7 @@ def test_without_a_unit_there_are_only_voxels() -> None:
 
 
 def test_the_csv_holds_the_table_whatever_the_names_are(qtbot: QtBot) -> None:
-    panel = ResultPanel()
+    panel = SegmentResultPanel()
     qtbot.addWidget(panel)
     spec = array_spec((10, 20, 30), "zyx", (5.0, 2.0, 2.0), "mm")
     panel.show_result("result", class_rows(CLASSES, {'liver, "left"': 100, "spleen": 50}, spec), size_heading(spec))
@@ -61,7 +61,7 @@ def test_the_csv_holds_the_table_whatever_the_names_are(qtbot: QtBot) -> None:
     ("voxels", "shown"), [(2, "0.00201"), (250, "0.252"), (12_345, "12.4"), (123_456, "124"), (12_345_678, "12,420")]
 )
 def test_volumes_are_plain_numbers(voxels: int, shown: str, qtbot: QtBot) -> None:
-    panel = ResultPanel()
+    panel = SegmentResultPanel()
     qtbot.addWidget(panel)
     spec = array_spec((10, 20, 30), "zyx", (1.006, 1.0, 1.0), "mm")
     panel.show_result("result", class_rows(CLASSES, {"spleen": voxels}, spec), size_heading(spec))

@@ -10,8 +10,8 @@ import pytest
 from napari.layers import Image
 
 from napari_prosma.layers.scan import read
-from napari_prosma.scan.selection import fits
-from napari_prosma.segment.state import Choices, Plan, Problem, resolve, save_path
+from napari_prosma.scan.selection import Problem, fits
+from napari_prosma.segment.state import SegmentChoices, SegmentPlan, resolve, save_path
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.io.bundle import ModelEntry, read_header, shipped_models
 
@@ -21,15 +21,15 @@ def entry(name: str) -> ModelEntry:
     return ModelEntry(path, read_header(path), shipped=True)
 
 
-def choices(shape: tuple[int, ...] = (12, 40, 44), model: str = "phantom-3d", **layer: object) -> Choices:
+def choices(shape: tuple[int, ...] = (12, 40, 44), model: str = "phantom-3d", **layer: object) -> SegmentChoices:
     phantom = {"prosma": {"synthetic": "phantom", "modality": "US"}}  # for which nothing is doubted
     image = Image(np.zeros(shape, np.float32), name="scan", **{"metadata": phantom, **layer})
-    return Choices(scan=read(image), model=entry(model))
+    return SegmentChoices(scan=read(image), model=entry(model))
 
 
 def test_a_valid_choice_gives_a_request_named_after_scan_and_model() -> None:
     plan = resolve(choices(), None)
-    assert isinstance(plan, Plan)
+    assert isinstance(plan, SegmentPlan)
     assert plan.result_name == "scan phantom-3d"
     assert Path(plan.request.model).name == "phantom-3d.safetensors"
     assert plan.request.config == InferenceConfig()
@@ -39,7 +39,7 @@ def test_a_valid_choice_gives_a_request_named_after_scan_and_model() -> None:
 
 def test_the_name_given_by_hand_wins() -> None:
     plan = resolve(replace(choices(), name="mine"), None)
-    assert isinstance(plan, Plan)
+    assert isinstance(plan, SegmentPlan)
     assert plan.result_name == "mine"
 
 
@@ -60,7 +60,7 @@ def test_a_result_is_saved_under_a_safe_name_whatever_the_model_is_called(
     given = choices(metadata={"prosma": {"path": str(path)}})
     assert given.model is not None
     plan = resolve(replace(given, model=replace(given.model, header=given.model.header.replace(name=name))), None)
-    assert isinstance(plan, Plan)
+    assert isinstance(plan, SegmentPlan)
     assert save_path(plan) == tmp_path / expected
     assert save_path(replace(plan, scan=replace(plan.scan, path=tmp_path / f"{'s' * 240}.nii"))) is None  # not there
 
@@ -68,13 +68,13 @@ def test_a_result_is_saved_under_a_safe_name_whatever_the_model_is_called(
 @pytest.mark.parametrize(
     ("given", "field", "words"),
     [
-        (Choices(), "image", "Open a scan"),
-        (Choices(scan_error="Axes 'q' cannot be used"), "axes", "Axes 'q'"),
+        (SegmentChoices(), "image", "Open a scan"),
+        (SegmentChoices(scan_error="Axes 'q' cannot be used"), "axes", "Axes 'q'"),
         (replace(choices(), model=None), "model", "No model chosen: none is known to be made for this scan"),
         (choices((40, 44)), "model", "The model is 3D, the image 2D"),
     ],
 )
-def test_what_is_missing_is_said_under_its_field(given: Choices, field: str, words: str) -> None:
+def test_what_is_missing_is_said_under_its_field(given: SegmentChoices, field: str, words: str) -> None:
     problem = resolve(given, None)
     assert isinstance(problem, Problem)
     assert problem.field == field
@@ -83,7 +83,7 @@ def test_what_is_missing_is_said_under_its_field(given: Choices, field: str, wor
 
 def test_channels_that_do_not_fit_are_refused() -> None:
     image = Image(np.zeros((4, 12, 40, 44), np.float32), name="scan")
-    problem = resolve(Choices(scan=read(image, "czyx"), model=entry("phantom-3d")), None)
+    problem = resolve(SegmentChoices(scan=read(image, "czyx"), model=entry("phantom-3d")), None)
     assert isinstance(problem, Problem)
     assert "4 channels" in problem.text
 
@@ -96,7 +96,7 @@ def test_a_part_that_is_not_in_view_is_refused() -> None:
 
 def test_a_slice_for_a_3d_model_is_explained() -> None:
     plan = resolve(replace(choices(), part="slice"), ((5, 6), (0, 40), (0, 44)))
-    assert isinstance(plan, Plan)
+    assert isinstance(plan, SegmentPlan)
     assert plan.request.config.region == ((5, 6), (0, 40), (0, 44))
     assert "neighbouring slices" in " ".join(plan.notes)
 
@@ -105,21 +105,21 @@ def test_a_2d_model_walks_through_a_3d_scan_along_the_chosen_axis() -> None:
     given = choices(model="breast-lesion-us")
     automatic = resolve(given, None)
     along_x = resolve(replace(given, options=InferenceConfig(slice_axis="x")), None)
-    assert isinstance(automatic, Plan)
-    assert isinstance(along_x, Plan)
+    assert isinstance(automatic, SegmentPlan)
+    assert isinstance(along_x, SegmentPlan)
     assert automatic.notes == ("The model is 2D: the 12 slices along z are segmented one by one.",)
     assert along_x.notes == ("The model is 2D: the 44 slices along x are segmented one by one.",)
 
 
 def test_time_points_are_announced() -> None:
     plan = resolve(choices((5, 12, 40, 44)), None)
-    assert isinstance(plan, Plan)
+    assert isinstance(plan, SegmentPlan)
     assert plan.notes[-1] == "5 time points are segmented one by one."
 
 
 def test_the_region_is_left_out_for_the_whole_scan() -> None:
     plan = resolve(choices(), ((5, 6), (0, 40), (0, 44)))
-    assert isinstance(plan, Plan)
+    assert isinstance(plan, SegmentPlan)
     assert plan.request.config.region is None
 
 
@@ -138,13 +138,13 @@ def test_facts_of_a_model_are_one_line() -> None:
 
 def test_colors_that_are_turned_to_gray_are_announced() -> None:
     image = Image(np.zeros((40, 44, 3), np.uint8), name="picture", rgb=True)
-    plan = resolve(Choices(scan=read(image), model=entry("breast-lesion-us")), None)
-    assert isinstance(plan, Plan)
+    plan = resolve(SegmentChoices(scan=read(image), model=entry("breast-lesion-us")), None)
+    assert isinstance(plan, SegmentPlan)
     assert plan.notes == ("Colors are turned to gray: the model takes one channel.",)
 
 
 def test_a_slice_for_a_2d_model_is_one_slice() -> None:
     given = replace(choices(model="breast-lesion-us"), part="slice")
     plan = resolve(given, ((5, 6), (0, 40), (0, 44)))
-    assert isinstance(plan, Plan)
+    assert isinstance(plan, SegmentPlan)
     assert plan.notes == ()

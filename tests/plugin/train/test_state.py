@@ -15,7 +15,7 @@ from napari_prosma.scan.selection import Problem
 from napari_prosma.train.export_pairs import write_pairs
 from napari_prosma.train.pairs import Pair, PairRow, check
 from napari_prosma.train.sources import layer_source
-from napari_prosma.train.state import Choices, Plan, asks_for_size, classes_of, resolve, sized
+from napari_prosma.train.state import TrainChoices, TrainPlan, asks_for_size, classes_of, resolve, sized
 from prosma_core.config.model import ClassInfo, VoxelSize
 from prosma_core.config.training import PRESETS, LabelsConfig, load_run_yaml, resolve_run
 from prosma_core.io.bundle import ModelEntry, find_model, read_header, shipped_models
@@ -57,15 +57,15 @@ def row(
     return found
 
 
-def choices(*rows: PairRow, **changes: Any) -> Choices:
+def choices(*rows: PairRow, **changes: Any) -> TrainChoices:
     rows = rows or (row(),)
-    given = Choices(rows=rows, name="mine", **changes)
+    given = TrainChoices(rows=rows, name="mine", **changes)
     return replace(given, classes=classes_of(rows, given.start)) if "classes" not in changes else given
 
 
-def plan_of(given: Choices, folder: Path) -> Plan:
+def plan_of(given: TrainChoices, folder: Path) -> TrainPlan:
     plan = resolve(given, folder)
-    assert isinstance(plan, Plan), plan
+    assert isinstance(plan, TrainPlan), plan
     return plan
 
 
@@ -78,7 +78,7 @@ def finished(steps: Generator[Any, None, Any]) -> Any:
             return stop.value
 
 
-def problem_of(given: Choices, folder: Path) -> Problem:
+def problem_of(given: TrainChoices, folder: Path) -> Problem:
     problem = resolve(given, folder)
     assert isinstance(problem, Problem), problem
     return problem
@@ -167,7 +167,7 @@ def bad_rows() -> tuple[PairRow, ...]:
 @pytest.mark.parametrize(
     ("make", "field", "words"),
     [
-        (lambda: Choices(name="mine"), "pairs", "Add an image and its labels"),
+        (lambda: TrainChoices(name="mine"), "pairs", "Add an image and its labels"),
         (lambda: choices(*bad_rows()), "pairs", "odd: The labels have another grid"),
         (lambda: choices(row(units="mm"), row(units="um")), "pairs", "different units (mm, um)"),
         (lambda: choices(classes=()), "classes", "No class is painted"),
@@ -315,7 +315,7 @@ def test_slices_that_look_unfinished_are_asked_about(tmp_path: Path) -> None:
 
 
 def test_what_fine_tuning_loses_is_said(tmp_path: Path) -> None:
-    def said(given: Choices) -> str:
+    def said(given: TrainChoices) -> str:
         return " ".join(plan_of(given, tmp_path).notes)
 
     start = entry("hippocampus-mri")
