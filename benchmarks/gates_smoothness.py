@@ -55,7 +55,7 @@ class Desk:
         pulse = Pulse()
         wait(lambda: self.controller.run is None)
         seconds = time.perf_counter() - began
-        wait(lambda: not self.controller.showing.adding)
+        wait(lambda: not self.controller.shown_result.adding)
         wait(lambda: False, 0.5)
         return text, pulse.stop(), seconds
 
@@ -70,7 +70,7 @@ class Desk:
         return time.perf_counter() - began
 
     def _numbers(self) -> object:
-        results = self.controller.showing.what_if.results
+        results = self.controller.shown_result.what_if.results
         return results[0] if results else None
 
 

@@ -38,11 +38,11 @@ def take_gates(desk: Desk) -> None:
     desk.picture("gates-ready", widget)
     widget.controller.start_or_cancel()
     wait(lambda: widget.controller.run is None)
-    showing = widget.controller.showing
-    wait(lambda: not showing.adding)
+    shown_result = widget.controller.shown_result
+    wait(lambda: not shown_result.adding)
     desk.picture("gates-widget")
-    showing.show_level(CHANNEL_OF)
-    wait(lambda: not showing.adding)
+    shown_result.show_level(CHANNEL_OF)
+    wait(lambda: not shown_result.adding)
     desk.picture("gates-level-2")
     take_field(desk, widget, truth)
     take_what_if(desk, widget, drawn)
@@ -52,9 +52,9 @@ def take_gates(desk: Desk) -> None:
 
 def take_field(desk: Desk, widget: GatesWidget, truth: np.ndarray) -> None:
     """The field of a channel, and a voxel at the edge of the lesion."""
-    showing = widget.controller.showing
-    showing.show_channel(telling_channel(showing.found.arrays[f"level{CHANNEL_OF}/kept"], truth))
-    group = showing.found.plan.group
+    shown_result = widget.controller.shown_result
+    shown_result.show_channel(telling_channel(shown_result.found.arrays[f"level{CHANNEL_OF}/kept"], truth))
+    group = shown_result.found.plan.group
     layers: dict[str, Layer] = {layer.name: layer for layer in desk.viewer.layers}
     removed, field = (layers[f"{group}: level {CHANNEL_OF} {kind}"] for kind in ("removed", "field"))
     removed.visible, field.visible = False, True
@@ -62,7 +62,7 @@ def take_field(desk: Desk, widget: GatesWidget, truth: np.ndarray) -> None:
     widget.findChild(QPushButton, "probe").click()
     rows, columns = np.nonzero(truth)
     at = (float(rows.min()), float(columns[rows == rows.min()].mean()))
-    showing.probe.pick((showing.channel, *at))
+    shown_result.picker.pick((shown_result.channel, *at))
     desk.picture("gates-field")
     widget.findChild(QPushButton, "probe").click()
     removed.visible, field.visible = False, False
@@ -79,13 +79,13 @@ def take_what_if(desk: Desk, widget: GatesWidget, drawn: Layer) -> None:
     """Level 2 open, and which level matters."""
     from screenshots import wait
 
-    showing = widget.controller.showing
+    shown_result = widget.controller.shown_result
     widget.result.open_tab("What if")
-    showing.what_if.choose_truth(drawn)
-    showing.what_if.change(CHANNEL_OF, state="open")
-    wait(lambda: not showing.what_if.questions.busy)
-    showing.what_if.rank()
-    wait(lambda: not showing.what_if.questions.busy)
+    shown_result.what_if.choose_truth(drawn)
+    shown_result.what_if.change(CHANNEL_OF, state="open")
+    wait(lambda: not shown_result.what_if.queries.busy)
+    shown_result.what_if.rank()
+    wait(lambda: not shown_result.what_if.queries.busy)
     area = widget.findChild(QScrollArea)
     area.ensureWidgetVisible(widget.findChild(QTabWidget, "tabs"))
     area.verticalScrollBar().setValue(area.verticalScrollBar().maximum())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from napari_prosma.each import each
+from napari_prosma.cleanup import run_all
 from napari_prosma.gates.job import InspectionResult, InspectJob
 from napari_prosma.gates.result_controller import AbstractGatesResultPanel, ResultController, Steps
 from napari_prosma.gates.state import InspectChoices, InspectPlan, LevelFacts, level_facts, resolve
@@ -136,7 +136,7 @@ class GatesController(ScanController[InspectChoices]):
         super().__init__(viewer, view, session, self._presenter, _recalled(session))
         self.view = view
         self.run: InspectJob | None = None
-        self.showing: ResultController | None = None
+        self.shown_result: ResultController | None = None
         self._details = ""
         self._source: Image | None = None
         self._plan: InspectPlan | Problem | None = None
@@ -148,18 +148,18 @@ class GatesController(ScanController[InspectChoices]):
 
     def close(self) -> None:
         """Listen no longer; a job ends, layers stay. The view may be gone already."""
-        run, showing, self.showing = self.run, self.showing, None
-        each(
+        run, shown_result, self.shown_result = self.run, self.shown_result, None
+        run_all(
             "An inspection could not be left",
             *([run.abandon] if run is not None else []),
             self._leaving.stop,
-            *([showing.let_go] if showing is not None else []),
+            *([shown_result.detach] if shown_result is not None else []),
         )
         super().close()
 
     # --- What the person does ---------------------------------------------------------------------------------------
 
-    def look_at(self, layer: Image, model: ModelEntry) -> None:
+    def inspect_layer(self, layer: Image, model: ModelEntry) -> None:
         """Choose a scan and a model, as another widget asks for, unless a look runs."""
         if self.run is None:
             self.choose_image(layer)
@@ -188,18 +188,18 @@ class GatesController(ScanController[InspectChoices]):
         self._show_plan()  # the view may have moved
         if isinstance(self._plan, InspectPlan) and not self._waiting:
             self.view.show_error("", details=False)
-            if self.showing is None:
+            if self.shown_result is None:
                 self._start(self._plan)
             else:
                 plan = self._plan
                 self._waiting = True
-                self.showing.what_if.questions.stop(lambda: self._start(plan))
+                self.shown_result.what_if.queries.stop(lambda: self._start(plan))
 
     def remove_maps(self) -> None:
         """Take the layers of the last look out of the viewer, and its numbers out of the panel."""
-        showing, self.showing = self.showing, None
-        if showing is not None:
-            self._leaving.run(showing.close())
+        shown_result, self.shown_result = self.shown_result, None
+        if shown_result is not None:
+            self._leaving.run(shown_result.close())
 
     def details(self) -> str:
         """What the engine said about the last failure."""
@@ -221,13 +221,13 @@ class GatesController(ScanController[InspectChoices]):
             self._source.events.data.disconnect(run.scan_changed)
         self.view.show_running(False)
         if found is not None:
-            earlier = self.showing
+            earlier = self.shown_result
             if earlier is not None:
-                earlier.let_go()
+                earlier.detach()
                 self.view.result.voxel.stop()
             source = self._source if self._source in self.viewer.layers else None
             before, jobs = self._leaving.take(), self.session.jobs
-            self.showing = ResultController(found, source, self.viewer, self.view.result, jobs, before, earlier)
+            self.shown_result = ResultController(found, source, self.viewer, self.view.result, jobs, before, earlier)
             self.view.scroll_to_result()
         self._layers_changed()
         self._show_devices(self.session.jobs.ready)
@@ -241,8 +241,8 @@ class GatesController(ScanController[InspectChoices]):
         self._show_truths()
 
     def _show_truths(self) -> None:
-        if self.showing is not None and not self.showing.adding:
-            self.showing.what_if.show_truths()
+        if self.shown_result is not None and not self.shown_result.adding:
+            self.shown_result.what_if.show_truths()
 
     def _remember_options(self) -> None:
         kept = self._choices.options.model_dump(mode="json", include={"overlap", "maps"})
@@ -273,25 +273,25 @@ class GatesController(ScanController[InspectChoices]):
         panel = self.view.result
         panel.remove_clicked.connect(self.remove_maps)
         when = self._when_shown
-        panel.levels.level_clicked.connect(when(lambda showing, level: showing.show_level(level)))
-        panel.plots.channel_clicked.connect(when(lambda showing, channel: showing.show_channel(channel)))
-        panel.voxel.channel_clicked.connect(when(lambda showing, channel: showing.show_channel(channel)))
-        panel.voxel.probe_toggled.connect(when(lambda showing, on: showing.probe.listen(on)))
+        panel.levels.level_clicked.connect(when(lambda result, level: result.show_level(level)))
+        panel.plots.channel_clicked.connect(when(lambda result, channel: result.show_channel(channel)))
+        panel.voxel.channel_clicked.connect(when(lambda result, channel: result.show_channel(channel)))
+        panel.voxel.probe_toggled.connect(when(lambda result, on: result.picker.listen(on)))
         edits = panel.what_if
-        edits.threshold_chosen.connect(when(lambda showing, level, k: showing.what_if.change(level, threshold=k)))
-        edits.state_chosen.connect(when(lambda showing, level, state: showing.what_if.change(level, state=state)))
-        edits.channel_gate_toggled.connect(when(lambda showing, on: showing.what_if.toggle_channel_gate(on)))
-        edits.channel_state_chosen.connect(when(lambda showing, state: showing.what_if.change_channel(state)))
-        edits.truth_chosen.connect(when(lambda showing, layer: showing.what_if.choose_truth(layer)))
-        edits.reset_clicked.connect(when(lambda showing, *_: showing.what_if.reset()))
-        edits.ranking_clicked.connect(when(lambda showing, *_: showing.what_if.rank()))
+        edits.threshold_chosen.connect(when(lambda result, level, k: result.what_if.change(level, threshold=k)))
+        edits.state_chosen.connect(when(lambda result, level, state: result.what_if.change(level, state=state)))
+        edits.channel_gate_toggled.connect(when(lambda result, on: result.what_if.toggle_channel_gate(on)))
+        edits.channel_state_chosen.connect(when(lambda result, state: result.what_if.change_channel(state)))
+        edits.truth_chosen.connect(when(lambda result, layer: result.what_if.choose_truth(layer)))
+        edits.reset_clicked.connect(when(lambda result, *_: result.what_if.reset()))
+        edits.ranking_clicked.connect(when(lambda result, *_: result.what_if.rank()))
 
     def _when_shown(self, act: Callable[..., None]) -> Callable[..., None]:
         """What does something with what is shown, and nothing where it is gone: a slider that rests says so late."""
 
         def do(*values: Any) -> None:
-            if self.showing is not None:
-                act(self.showing, *values)
+            if self.shown_result is not None:
+                act(self.shown_result, *values)
 
         return do
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from napari.layers import Points
 
-from napari_prosma.each import each
+from napari_prosma.cleanup import run_all
 from napari_prosma.gates.job import InspectionResult, VoxelChannels, at_voxel
 from napari_prosma.gates.maps import MapLayers, remove_all
 from napari_prosma.gates.what_if import AbstractWhatIfPanel, WhatIfController
@@ -86,7 +86,7 @@ class VoxelPicker:
         elif not on and self._pressed in callbacks:
             callbacks.remove(self._pressed)
 
-    def let_go(self) -> None:
+    def detach(self) -> None:
         """Listen no longer; the cross stays."""
         self.listen(False)
         if self._cross is not None:
@@ -362,7 +362,7 @@ class ResultController:
         self.level, self.channel = levels[0].level if levels else 0, 0
         if earlier is not None and (summary := found.level(earlier.level)) is not None:
             self.level, self.channel = earlier.level, min(earlier.channel, summary.channels - 1)
-        self.probe = VoxelPicker(viewer, panel.voxel, found, self.notes)
+        self.picker = VoxelPicker(viewer, panel.voxel, found, self.notes)
         self.what_if = WhatIfController(viewer, panel.what_if, jobs, found, self.notes)
         panel.levels.show_levels(_title(found), levels, self.level)
         panel.show_tabs(gates=bool(levels))
@@ -372,7 +372,7 @@ class ResultController:
         viewer.dims.events.current_step.connect(self._slider_moved)
         if source is not None:
             source.events.data.connect(self._renew)
-        self.probe.listen(panel.voxel.probing)
+        self.picker.listen(panel.voxel.probing)
         self._steps.run(chain(self._before, self._with_slider(self._maps.show_level(self.level))))
 
     @property
@@ -382,7 +382,7 @@ class ResultController:
 
     def close(self) -> Iterator[None]:
         """Hide the panel and listen no longer; the step that is given removes all layers."""
-        self.let_go()
+        self.detach()
         self._panel.voxel.stop()
         self._panel.hide()
         return chain(self._before, remove_all(self._viewer, [*self._others, *self._maps.layers]))
@@ -390,23 +390,23 @@ class ResultController:
     @property
     def _others(self) -> list[Layer]:
         """Layers of ours that show no map."""
-        return [*self.probe.layers, *self.what_if.layers]
+        return [*self.picker.layers, *self.what_if.layers]
 
     def _renew_maps(self, earlier: ResultController) -> Iterator[None]:
         """What the look before has left to do, and then its maps given new data; its other layers go."""
         yield from earlier._before
         yield from self._maps.renew(earlier._others)
 
-    def let_go(self) -> None:
+    def detach(self) -> None:
         """Listen no longer; layers stay. The panel, and the viewer's window, may be gone already."""
         source = self._source
-        each(
+        run_all(
             "An inspection could not be left",
             self._steps.stop,
             lambda: self._viewer.dims.events.current_step.disconnect(self._slider_moved),
             *([lambda: source.events.data.disconnect(self._renew)] if source is not None else []),
-            self.probe.let_go,
-            self.what_if.questions.stop,
+            self.picker.detach,
+            self.what_if.queries.stop,
         )
 
     def show_level(self, level: int) -> None:
@@ -444,11 +444,11 @@ class ResultController:
             return
         self._panel.plots.show_level(summary, inspection.form, self.channel)
         self._maps.fit_colors(self.channel)
-        self.probe.show_level(self.level)
+        self.picker.show_level(self.level)
         self.what_if.show_level(self.level, self.channel)
 
     def _renew(self, _event: Any) -> None:
-        self.what_if.questions.renew()
+        self.what_if.queries.renew()
 
 
 def _title(found: InspectionResult) -> str:

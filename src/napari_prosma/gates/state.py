@@ -169,16 +169,16 @@ class GateEdits:
         return self.change(level, open_channels=tuple(sorted(opened)), closed_channels=tuple(sorted(closed)))
 
     @property
-    def as_asked(self) -> Edits:
+    def ordered(self) -> Edits:
         """All changes, finest level first."""
         return tuple(self.levels[i] for i in sorted(self.levels))
 
-    def words(self) -> str:
+    def text(self) -> str:
         """All changes as text, empty where there are none."""
-        return "; ".join(f"level {edit.level}: {_words(edit)}" for edit in self.as_asked)
+        return "; ".join(f"level {edit.level}: {_format_edit(edit)}" for edit in self.ordered)
 
 
-def _words(edit: LevelEdit) -> str:
+def _format_edit(edit: LevelEdit) -> str:
     parts: list[str] = [edit.state] if edit.state != "learned" else []
     parts += [f"threshold × {edit.threshold:g}"] if edit.threshold != 1 else []
     parts += [] if edit.channel_gate else ["no channel gate"]

@@ -60,7 +60,7 @@ class WhatIfQueries:
     def __init__(self, jobs: Jobs, plan: InspectPlan, key: str, heard: Callable[[Answer], None]) -> None:
         self._jobs, self._plan, self._heard = jobs, plan, heard
         self._generation = 0
-        self._job: _Question | None = None
+        self._job: _Query | None = None
         self._next: Callable[[], None] | None = None
         self._key = key or uuid.uuid4().hex
 
@@ -77,7 +77,7 @@ class WhatIfQueries:
         """Ask what a change of the gates would change."""
         self._ask((Variant(name=WHAT_IF, edits=edits),), truth, ranking=False)
 
-    def which_level(self, truth: LayerScan | None) -> None:
+    def rank_levels(self, truth: LayerScan | None) -> None:
         """Ask what each level, forced open alone, would change."""
         self._ask(opened_one_at_a_time(self._plan.model.header.model), truth, ranking=True)
 
@@ -115,7 +115,7 @@ class WhatIfQueries:
             self._job = None
             self._go_on()
 
-        self._job = _Question(answered, over, ranking=ranking)
+        self._job = _Query(answered, over, ranking=ranking)
         self._job.start(self._jobs, spec)
 
     def _go_on(self) -> None:
@@ -125,7 +125,7 @@ class WhatIfQueries:
             waiting()
 
 
-class _Question(JobRun):
+class _Query(JobRun):
     """One question on its way to its answer."""
 
     def __init__(self, answered: Callable[[Answer], None], over: Callable[[], None], *, ranking: bool) -> None:
@@ -253,7 +253,7 @@ class WhatIfController:
         notes: Mapping[str, str],
     ) -> None:
         self._viewer, self._panel, self._found, self._notes = viewer, panel, found, dict(notes)
-        self.questions = WhatIfQueries(jobs, found.plan, found.key, self._heard)
+        self.queries = WhatIfQueries(jobs, found.plan, found.key, self._heard)
         self._edits = GateEdits()
         self._level = self._channel = 0
         self._truth: Labels | None = None
@@ -308,7 +308,7 @@ class WhatIfController:
         if problem:
             return
         self._panel.say("Segmenting with one level open after the other…")
-        self.questions.which_level(truth)
+        self.queries.rank_levels(truth)
 
     def show_truths(self) -> None:
         """Show the labels layers there are, but for those that are ours."""
@@ -336,7 +336,7 @@ class WhatIfController:
         if edits.levels:
             self._ask()
         else:
-            self.questions.stop()
+            self.queries.stop()
             self._changes = ()
             self._panel.forget_changes()
             self._remove()
@@ -344,8 +344,8 @@ class WhatIfController:
     def _ask(self) -> None:
         truth, problem = self._read_truth()
         if not problem:
-            self._panel.say(f"Segmenting with {self._edits.words()}…")
-            self.questions.what_if(self._edits.as_asked, truth)
+            self._panel.say(f"Segmenting with {self._edits.text()}…")
+            self.queries.what_if(self._edits.ordered, truth)
 
     def _read_truth(self) -> tuple[LayerScan | None, str]:
         """The labels to compare with, and why they cannot be."""
@@ -375,7 +375,7 @@ class WhatIfController:
             (result,) = answer.variants
             classes = self._found.plan.model.header.classes
             changed = "1 voxel is" if result.changed == 1 else f"{result.changed:,} voxels are"
-            text = f"With {self._edits.words()}: {changed} of another class ({answer.seconds:.1f} s)."
+            text = f"With {self._edits.text()}: {changed} of another class ({answer.seconds:.1f} s)."
             self._panel.show_changes(text, result, classes)
             self._show_layer("labels", "what if", answer, classes)
             self._show_layer("changes", "what if, changes", answer, CHANGES)

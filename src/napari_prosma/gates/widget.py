@@ -54,10 +54,10 @@ class GatesWidget(GatesView):
     # --- Files ------------------------------------------------------------------------------------------------------
 
     def _save_numbers(self) -> None:
-        showing = self.controller.showing
+        shown_result = self.controller.shown_result
         path = self._file("Save the numbers", "gates.csv", "Tables (*.csv *.json)")
-        if showing is not None and path is not None:
-            self._write(path, write_numbers(path, showing.found, showing.notes, showing.what_if.results))
+        if shown_result is not None and path is not None:
+            self._write(path, write_numbers(path, shown_result.found, shown_result.notes, shown_result.what_if.results))
 
     def _save_plots(self) -> None:
         content = self.result.plots.png()
@@ -69,15 +69,15 @@ class GatesWidget(GatesView):
             self._write(path, lambda: write_bytes_atomic(path, content))
 
     def _save_maps(self, suffix: str) -> None:
-        showing = self.controller.showing
+        shown_result = self.controller.shown_result
         path = self._file("Save the maps in a new folder", "gates", "Folders (*)")
-        if showing is not None and path is not None:
-            self._write(path, write_maps(path, showing.found, showing.notes, suffix))
+        if shown_result is not None and path is not None:
+            self._write(path, write_maps(path, shown_result.found, shown_result.notes, suffix))
 
     def _file(self, title: str, name: str, patterns: str) -> Path | None:
         """A place to write to: beside the scan, where it has a file, is proposed."""
-        showing = self.controller.showing
-        scan = showing.found.plan.scan if showing is not None else None
+        shown_result = self.controller.shown_result
+        scan = shown_result.found.plan.scan if shown_result is not None else None
         beside = scan.path.parent if scan is not None and scan.path is not None else Path()
         proposed = beside / f"{safe_name(scan.name if scan is not None else 'scan')} {name}"
         chosen, _ = QFileDialog.getSaveFileName(self, title, str(proposed), patterns)
@@ -87,8 +87,8 @@ class GatesWidget(GatesView):
         """Write in a thread, and say what became of it; no scan, label map or model is replaced."""
         from napari_prosma._writer import open_files  # with the file formats: late, to open sooner
 
-        say, showing = self.result.files.say, self.controller.showing
-        scan = showing.found.plan.scan.path if showing is not None else None
+        say, shown_result = self.result.files.say, self.controller.shown_result
+        scan = shown_result.found.plan.scan.path if shown_result is not None else None
         try:
             check_place(path, [*open_files(), *([scan] if scan is not None else [])])
         except ProsmaError as error:

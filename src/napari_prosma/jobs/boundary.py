@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from psygnal import Signal
 
-from napari_prosma.each import each
+from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.spec import JobSpec, RequestSpec, release_scans, share_scan
 from napari_prosma.layers.scan import LayerScan
 from prosma_core.engine.client import Engine, Job, scans_of
@@ -102,7 +102,7 @@ class Jobs:
     def close(self) -> None:
         """End the engine for good."""
         atexit.unregister(self.close)
-        each("An engine could not be closed", self._second.close, self._engine.close)
+        run_all("An engine could not be closed", self._second.close, self._engine.close)
 
     def check_idle(self) -> None:
         """Raise `EngineBusyError` where the engine has a job that is not over yet."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from napari_prosma.each import each
+from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.jobs.spec import JobSpec
 from prosma_core.engine.messages import Cancelled, Failed, Message, is_last
@@ -91,8 +91,8 @@ class JobRun(ABC):
         self.broken = True
         reason, details = f"{type(error).__name__}: {error}", traceback.format_exc()
         if not self._ended:
-            each("The job could not be cancelled", self.cancel)
-        each("The error could not be shown", lambda: self.show_error(reason, details))
+            run_all("The job could not be cancelled", self.cancel)
+        run_all("The error could not be shown", lambda: self.show_error(reason, details))
 
 
 class ViewSignal(Protocol):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_prosma.each import each
+from napari_prosma.cleanup import run_all
 from napari_prosma.layers.placement import Placement
 from napari_prosma.layers.scan import LayerScan
 from prosma_core.data.geometry import SPATIAL_AXES
@@ -222,7 +222,7 @@ class ViewerWatch:
     def close(self) -> None:
         """Listen no longer."""
         wires = (functools.partial(event.disconnect, callback) for event, callback in self._wires)
-        each("A viewer could not be left", lambda: self.follow(None), *wires)
+        run_all("A viewer could not be left", lambda: self.follow(None), *wires)
 
     def _on_change(self, _event: Any) -> None:
         self._changed()

@@ -9,13 +9,13 @@ from weakref import WeakKeyDictionary
 
 from napari.layers import Image
 
-from napari_prosma.each import each
+from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.run import RunView, ViewSignal
 from napari_prosma.jobs.session import Session, format_devices
 from napari_prosma.layers.results import is_result
 from napari_prosma.layers.scan import LayerScan, are_channels, joined_layer, levels, read
 from napari_prosma.layers.viewport import Region, ViewerWatch, current_slice, view_box
-from napari_prosma.scan.selection import ScanChoices, differ, fits, kind_of, meant, unsuited
+from napari_prosma.scan.selection import ScanChoices, differ, fits, kind_of, suitable_model, unsuited
 from prosma_core.data.geometry import size_unknown
 from prosma_core.engine.messages import Ready
 from prosma_core.errors import ProsmaError
@@ -193,7 +193,7 @@ class ScanController(Generic[C]):
         self, viewer: ViewerModel, view: AbstractScanView, session: Session, presenter: ScanPresenter, choices: C
     ) -> None:
         self.viewer, self.session = viewer, session
-        self._scan_view, self._words = view, presenter
+        self._scan_view, self._scan_presenter = view, presenter
         self._layer: Image | None = None
         self._axes: str | None = None
         self._level = 0
@@ -240,7 +240,7 @@ class ScanController(Generic[C]):
 
     def close(self) -> None:
         """Leave the viewer as it was found. The view may be gone already."""
-        each(
+        run_all(
             "A widget could not be closed",
             self._watch.close,
             lambda: self.session.models_changed.disconnect(self.show_models),
@@ -286,7 +286,7 @@ class ScanController(Generic[C]):
         else:
             known = self.session.model_for(kind.text)
             usable = known is not None and fits(scan, known) and (kind.synthetic or not known.purpose.synthetic)
-            model = known if usable else meant(scan, self.session.models())
+            model = known if usable else suitable_model(scan, self.session.models())
         self._ahead = False
         self._choices = replace(self._choices, model=model)
 
@@ -386,7 +386,7 @@ class ScanController(Generic[C]):
 
     def _set(self, **changes: Any) -> None:
         self._choices = replace(self._choices, **changes)
-        self._words.size(self._choices)
+        self._scan_presenter.size(self._choices)
         self._show_plan()
 
     def _read(self, axes: str | None, level: int) -> None:
@@ -400,8 +400,8 @@ class ScanController(Generic[C]):
                 error = str(wrong)
         self._choices = replace(self._choices, scan=scan, scan_error=error, sizeless=False, size="", size_error="")
         self._give_size()
-        self._words.size(self._choices)
-        self._words.axes(self._layer, self._choices, self.axes, level)
+        self._scan_presenter.size(self._choices)
+        self._scan_presenter.axes(self._layer, self._choices, self.axes, level)
         self._show_options()
         self._show_plan()
 
@@ -435,7 +435,7 @@ class ScanController(Generic[C]):
         """Show the models there are, and the one chosen."""
         models, chosen = self.session.models(), self._choices.model
         current = next((m for m in models if chosen and m.path == chosen.path), None)
-        self._words.models(models, current)
+        self._scan_presenter.models(models, current)
         self._set(model=current)
         self._show_options()
 
@@ -443,10 +443,10 @@ class ScanController(Generic[C]):
         images = [layer for layer in self.viewer.layers if _is_scan(layer)]
         selected = tuple(layer for layer in images if layer in self.viewer.layers.selection)
         channels = selected if len(selected) > 1 and are_channels(selected) else ()
-        self._words.images(images, self._layer, channels)
+        self._scan_presenter.images(images, self._layer, channels)
 
     def _show_devices(self, ready: Ready | None) -> None:
-        self._words.devices(self._choices.device, ready)
+        self._scan_presenter.devices(self._choices.device, ready)
         missing = ready.why_not.get(self._choices.device, "") if ready and ready.why_not else ""
         if missing != self._choices.device_error:
             self._set(device_error=missing)

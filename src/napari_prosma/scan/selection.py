@@ -208,7 +208,7 @@ def fits(scan: LayerScan, model: ModelEntry) -> bool:
     return not misfit(scan, model, None)
 
 
-def meant(scan: LayerScan, models: Sequence[ModelEntry]) -> ModelEntry | None:
+def suitable_model(scan: LayerScan, models: Sequence[ModelEntry]) -> ModelEntry | None:
     """The model that was made for scans like this one; None where that is known of none.
 
     A model that merely can take the scan is not enough: it would give labels of something that is not there.

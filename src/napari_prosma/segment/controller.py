@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from napari_prosma.each import each
+from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.run import ViewSignal
 from napari_prosma.jobs.session import Session
 from napari_prosma.scan.controller import (
@@ -124,7 +124,7 @@ class SegmentController(ScanController[SegmentChoices]):
 
     def close(self) -> None:
         """Leave the viewer as it was found; a running job ends. The view may be gone already."""
-        each("A segmentation could not be left", self._leave)
+        run_all("A segmentation could not be left", self._leave)
         super().close()
 
     def _leave(self) -> None:

@@ -76,7 +76,7 @@ class SegmentWidget(SegmentView):
         if last is None or last.source is None or last.source not in self._viewer.layers:
             return
         gates = open_dock(self._viewer, "Gates", self._session)
-        gates.controller.look_at(last.source, last.plan.model)
+        gates.controller.inspect_layer(last.source, last.plan.model)
 
     def _save(self) -> None:
         last = self.controller.last

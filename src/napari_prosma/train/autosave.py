@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from napari_prosma.each import each
+from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.boundary import Jobs, at_the_end, finish_lasting
 from napari_prosma.train.export_pairs import autosave
 from napari_prosma.train.pair_list import REFRESHED
@@ -116,7 +116,7 @@ class Autosave:
         layers, self._layers = self._layers, []
         wires = [layer.events[name] for layer in layers for name in _events(layer)]
         parts: list[Callable[[], object]] = [functools.partial(wire.disconnect, self._painted) for wire in wires]
-        each("The saving of annotations could not be ended", *parts, self._timer.stop, self._pulse.stop)
+        run_all("The saving of annotations could not be ended", *parts, self._timer.stop, self._pulse.stop)
 
     def _write(self) -> None:
         with self._one_by_one:  # what is read last is written last

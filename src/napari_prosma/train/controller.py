@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image
 
-from napari_prosma.each import each
+from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.session import Session
 from napari_prosma.scan.selection import Problem
 from napari_prosma.train.job import TrainingPreview, scan_in_view
@@ -74,7 +74,7 @@ class TrainController:
 
     def close(self) -> None:
         """Leave the viewer as it was found; a running training stops and is listed where the widget is opened again."""
-        each(
+        run_all(
             "The Train widget could not be closed",
             self.trainings.close,  # what is painted comes first
             lambda: self.viewer.layers.events.removed.disconnect(self._layer_removed),
@@ -269,7 +269,7 @@ class TrainController:
         self._presenter.starts(self._choices)
 
     def _show_times(self) -> None:
-        self._presenter.preset(self._choices, self._estimate.times, self._estimate.words)
+        self._presenter.preset(self._choices, self._estimate.times, self._estimate.text)
 
     def _show_devices(self, ready: Ready | None) -> None:
         self._presenter.devices(self._choices.device, ready)

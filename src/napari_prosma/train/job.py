@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from napari.layers import Image, Labels
 from numpy.typing import NDArray
 
-from napari_prosma.each import each
+from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.boundary import EngineJob, Jobs
 from napari_prosma.jobs.run import Handlers, RunTexts, ShownRun
 from napari_prosma.layers.results import add_layer_keep_selection, is_result, labels_layer
@@ -253,7 +253,7 @@ class TrainJob(ShownRun):
 
     def abandon(self) -> None:
         """The widget is gone: stop, without a word to it. The run is listed where it is opened again."""
-        each("A training could not be left", super().abandon, self._preview.end)
+        run_all("A training could not be left", super().abandon, self._preview.end)
 
     # --- Messages of the engine, in the GUI thread ------------------------------------------------------------------
 
@@ -335,7 +335,7 @@ class TrainJob(ShownRun):
         if self._left_behind:
             return
         self._left_behind = True
-        each("A training that is over could not be tidied up", self._preview.end, super().over)
+        run_all("A training that is over could not be tidied up", self._preview.end, super().over)
         if not self.abandoned:
             self._told(self)
 

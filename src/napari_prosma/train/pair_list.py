@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_prosma.each import each
+from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.layers.scan import guess_axes
 from napari_prosma.train.export_pairs import resampled
@@ -106,7 +106,7 @@ class PairList:
         """Watch no layer any more."""
         self.rows = []
         self._asked.clear()
-        each("Pairs could not be left", self._timer.stop, self._watch)
+        run_all("Pairs could not be left", self._timer.stop, self._watch)
 
     def _keep(self, rows: list[PairRow]) -> None:
         self.rows = rows

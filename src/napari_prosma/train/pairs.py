@@ -304,7 +304,7 @@ def _check(row: PairRow, config: LabelsConfig) -> PairRow:
     known = round(found.annotated * labels.data.size)
     return replace(
         row,
-        facts=", ".join(filter(None, (facts(found, labels, image, config), _part_words(row.pair)))),
+        facts=", ".join(filter(None, (facts(found, labels, image, config), _format_part(row.pair)))),
         problem=problem,
         fixes=fixes,
         values={} if found.gray else found.values,  # they are no classes
@@ -318,7 +318,7 @@ def _check(row: PairRow, config: LabelsConfig) -> PairRow:
     )
 
 
-def _part_words(pair: Pair) -> str:
+def _format_part(pair: Pair) -> str:
     """What the splits of a pair's folder use it for."""
     return {"train": "for training", "val": "for validation"}.get(pair.part, "")
 

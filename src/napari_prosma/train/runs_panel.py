@@ -29,7 +29,7 @@ class TrainedModelPanel(QWidget):
         super().__init__()
         self._title = note_label("facts")
         self._table = table(("Class", "Before", "After"))
-        self._words, self._held_out = note_label("facts"), note_label("facts")
+        self._text, self._held_out = note_label("facts"), note_label("facts")
         buttons = QGridLayout()
         for place, name, text, tooltip, signal in (
             ((0, 0, 1, 2), "use", "Use in Segment", "Choose the new model in the Segment widget.", self.use_clicked),
@@ -41,13 +41,13 @@ class TrainedModelPanel(QWidget):
             buttons.addWidget(made, *place)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 8, 0, 0)
-        for part in (self._title, self._table, self._words, self._held_out):
+        for part in (self._title, self._table, self._text, self._held_out):
             layout.addWidget(part)
         layout.addLayout(buttons)
         self._table.setObjectName("outcome")
         for name, label in (
             ("outcome_title", self._title),
-            ("outcome_words", self._words),
+            ("outcome_words", self._text),
             ("held_out", self._held_out),
         ):
             label.setObjectName(name)
@@ -71,7 +71,7 @@ class TrainedModelPanel(QWidget):
             self._table.setItem(i, 2, cell("–" if dice is None else f"{dice:.3f}", right=True))
         self._table.setVisible(bool(after))
         fit_height(self._table, RESULT_HEIGHT)
-        say(self._words, words)
+        say(self._text, words)
         say(self._held_out, held_out)
         self.setVisible(True)
 

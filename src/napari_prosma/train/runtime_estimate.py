@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from napari_prosma.each import each
+from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.jobs.run import Handlers, JobRun
 from napari_prosma.scan.selection import Problem
@@ -40,14 +40,14 @@ class RuntimeEstimator:
     view : AbstractTrainView
     jobs : Jobs
     told : callable
-        Called when `times` or `words` changed.
+        Called when `times` or `text` changed.
     over : callable
         Called when an estimate is over.
     """
 
     def __init__(self, view: AbstractTrainView, jobs: Jobs, told: Callable[[], None], over: Callable[[], None]) -> None:
         self._times: dict[str, str] = {}
-        self._expectation = PresetTimer(jobs, told)
+        self._preset_times = PresetTimer(jobs, told)
         self._view, self._jobs, self._told, self._over = view, jobs, told, over
         self._job: _EstimateJob | None = None
         self._preset = ""
@@ -56,12 +56,12 @@ class RuntimeEstimator:
     @property
     def times(self) -> dict[str, str]:
         """Words for the time of each preset: as estimated for this plan, else as expected."""
-        return self._expectation.times | self._times
+        return self._preset_times.times | self._times
 
     @property
-    def words(self) -> str:
+    def text(self) -> str:
         """What is to be said where no time is known."""
-        return self._expectation.words
+        return self._preset_times.text
 
     @property
     def running(self) -> bool:
@@ -94,7 +94,7 @@ class RuntimeEstimator:
     def close(self) -> None:
         """The widget is gone: cancel, without a word to it."""
         left = self._job.abandon if self._job is not None else lambda: None
-        each("An estimate could not be left", left, self._expectation.close)
+        run_all("An estimate could not be left", left, self._preset_times.close)
 
     def plan_is(self, plan: TrainPlan | Problem | None, choices: TrainChoices) -> None:
         """Know what would be trained: times of something else are forgotten, those of the presets are found out."""
@@ -102,7 +102,7 @@ class RuntimeEstimator:
         if self._times and (valid is None or _what(valid) != self._what):
             self._times = {}
             self._told()
-        self._expectation.want(times_request(valid, sized(choices), len(choices.classes)) if valid else None)
+        self._preset_times.want(times_request(valid, sized(choices), len(choices.classes)) if valid else None)
 
     def _done(self, result: PlanResult) -> None:
         self._times[self._preset] = f"about {format_duration(result.seconds)}"
@@ -112,7 +112,7 @@ class RuntimeEstimator:
 
     def _leave(self) -> None:
         self._job = None
-        each("The widget could not be made ready", lambda: self._view.show_running(False), self._over)
+        run_all("The widget could not be made ready", lambda: self._view.show_running(False), self._over)
 
     def _remove(self, scratch: ExitStack) -> None:
         """Remove the copies of layers; in a thread, as what is cancelled may still be writing."""
@@ -155,7 +155,7 @@ class _EstimateJob(JobRun):
 
     def over(self) -> None:
         """Nothing is estimated any more."""
-        each("The copies of an estimate could not be removed", self._tidy)
+        run_all("The copies of an estimate could not be removed", self._tidy)
         if not self.abandoned:
             self._told()
 
@@ -182,13 +182,13 @@ class PresetTimer:
     ----------
     jobs : Jobs
     told : callable
-        Called when `times` or `words` changed.
+        Called when `times` or `text` changed.
 
     Attributes
     ----------
     times : dict of str to str
         Words for the time of each preset; empty while they are not known.
-    words : str
+    text : str
         What is to be said where there are none.
     """
 
@@ -197,7 +197,7 @@ class PresetTimer:
         self._request: TimesRequest | None = None
         self._known: dict[str, dict[str, str]] = {}
         self.times: dict[str, str] = {}
-        self.words = ""
+        self.text = ""
         self._timer = jobs.timer(self._ask)
 
     def want(self, request: TimesRequest | None) -> None:
@@ -207,7 +207,7 @@ class PresetTimer:
         self._request = request
         self._jobs.end_background()  # what it was asked before
         self.times = self._known.get(_key(request), {}) if request else {}
-        self.words = SOON if request and not self.times else ""
+        self.text = SOON if request and not self.times else ""
         self._told()
         if request and not self.times:
             self._wait()
@@ -217,7 +217,7 @@ class PresetTimer:
     def close(self) -> None:
         """The widget is gone: nothing is told any more."""
         self._request = None
-        each("An estimate could not be left", self._jobs.end_background, self._timer.stop)
+        run_all("An estimate could not be left", self._jobs.end_background, self._timer.stop)
 
     def _wait(self) -> None:
         self._timer.start(round(1000 * AFTER))
@@ -243,12 +243,12 @@ class PresetTimer:
         if request != self._request:
             return
         if _key(request) in self._known:
-            self.times, self.words = self._known[_key(request)], ""
+            self.times, self.text = self._known[_key(request)], ""
         elif isinstance(message, Cancelled):
             self._wait()  # the engine had something else to do
             return
         else:
-            self.words = UNKNOWN
+            self.text = UNKNOWN
         self._told()
 
 

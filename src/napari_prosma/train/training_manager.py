@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from napari_prosma.each import each
+from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.session import Session
 from napari_prosma.scan.selection import kind_from, kind_of
 from napari_prosma.train.autosave import Autosave
@@ -131,7 +131,7 @@ class TrainingManager:
         self._closed = True
         saved = self._autosave.end if self._autosave is not None else lambda: None
         stopped = self.run.abandon if self.run is not None else lambda: None
-        each("A training could not be left", saved, stopped, self._preview.release)
+        run_all("A training could not be left", saved, stopped, self._preview.release)
 
     def _begin(self, order: TrainingOrder, *, fresh: bool) -> None:
         if self._beginning:  # a click while napari makes its progress bar, which lets the event loop run

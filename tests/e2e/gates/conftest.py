@@ -90,12 +90,12 @@ class Desk:
         self.click("run")
         self.until(lambda: self.controller.run is None)
         assert self.text("error") == ""
-        self.until(lambda: not self.controller.showing.adding)
-        return self.controller.showing.found
+        self.until(lambda: not self.controller.shown_result.adding)
+        return self.controller.shown_result.found
 
     def answered(self) -> None:
         """Wait for the answer to what was asked."""
-        self.until(lambda: not self.controller.showing.what_if.questions.busy)
+        self.until(lambda: not self.controller.shown_result.what_if.queries.busy)
 
     def click_canvas(self) -> None:
         """Click the middle of the canvas."""

@@ -53,10 +53,10 @@ def test_baselines_show_what_they_have_and_say_what_they_have_not(desk: Any, vol
     assert sorted(desk.maps) == ["level 0 energy", "level 0 gate"]
     assert desk.maps["level 0 gate"].visible
     assert [row[2:] for row in desk.cells("levels_table")] == [["0 %", desk.cells("levels_table")[0][3], "–"]]
-    desk.controller.showing.probe.pick((0, 3, 4, 5))
+    desk.controller.shown_result.picker.pick((0, 3, 4, 5))
     weights = found.arrays["level0/gate"][:, 3, 4, 5]
     assert {float(row[1]) for row in desk.voxel_rows()} <= {round(float(w), 2) for w in weights}
-    desk.controller.showing.what_if.change(0, state="closed")
+    desk.controller.shown_result.what_if.change(0, state="closed")
     desk.answered()
     assert "what if" in desk.maps
 
@@ -87,7 +87,7 @@ def test_a_hippocampus_from_the_click_to_the_files(
     desk.click_canvas()
     assert desk.text("voxel_said").startswith("Voxel z 17, y ")
     rows = desk.voxel_rows()
-    voxel = desk.controller.showing.probe.voxel
+    voxel = desk.controller.shown_result.picker.voxel
     column = arrays["level0/field"][:, voxel["z"], voxel["y"], voxel["x"]]
     assert float(rows[0][4]) == pytest.approx(float(column[int(rows[0][0])]), abs=0.006)
 
@@ -135,8 +135,8 @@ def test_a_breast_ultrasound_and_what_the_newest_slider_says(desk: Any, copy_of:
         last = removed.data_to_world(np.array(removed.data.shape) - 1)[axis] + step / 2
         assert (first, last) == pytest.approx((-0.5, size - 0.5), abs=1e-6)
     desk.slide(2, 40)
-    desk.until(lambda: desk.controller.showing.what_if.questions.busy)
+    desk.until(lambda: desk.controller.shown_result.what_if.queries.busy)
     desk.slide(2, 0)
     desk.until(lambda: "With level 2: threshold × 0: " in desk.text("whatif_said"))
-    (result,) = desk.controller.showing.what_if.results
+    (result,) = desk.controller.shown_result.what_if.results
     assert result.changed == int((desk.maps["what if, changes"].data > 0).sum()) > 0

@@ -147,8 +147,8 @@ class Widget:
         """Look, let the engine find something made up, and wait for its layers."""
         job = self.start()
         job.answer(*made_up(self.controller.run.plan))
-        self._qtbot.waitUntil(lambda: not self.controller.showing.adding, timeout=30_000)
-        return self.controller.showing.found
+        self._qtbot.waitUntil(lambda: not self.controller.shown_result.adding, timeout=30_000)
+        return self.controller.shown_result.found
 
 
 @pytest.fixture

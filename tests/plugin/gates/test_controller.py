@@ -63,22 +63,22 @@ def test_a_look_adds_the_finest_level_and_shows_what_it_removed(looked: Widget) 
 
 def test_another_level_shows_its_maps_in_the_place_of_the_first(looked: Widget, qtbot) -> None:
     looked.maps["level 0 field"].visible = True
-    looked.controller.showing.show_level(2)
-    qtbot.waitUntil(lambda: not looked.controller.showing.adding)
+    looked.controller.shown_result.show_level(2)
+    qtbot.waitUntil(lambda: not looked.controller.shown_result.adding)
     visible = {name for name, layer in looked.maps.items() if layer.visible}
     assert visible == {"level 2 removed", "level 2 field"}
-    looked.controller.showing.show_level(0)
+    looked.controller.shown_result.show_level(0)
     assert {name for name, layer in looked.maps.items() if layer.visible} == {"level 0 removed", "level 0 field"}
-    qtbot.waitUntil(lambda: not looked.controller.showing.adding)
+    qtbot.waitUntil(lambda: not looked.controller.shown_result.adding)
     assert len(looked.maps) == 14
 
 
 def test_slider_bar_and_colors_follow_each_other(looked: Widget) -> None:
-    summary = looked.controller.showing.found.level(0)
+    summary = looked.controller.shown_result.found.level(0)
     looked.view.result.plots.channel_clicked.emit(5)
     assert looked.viewer.dims.current_step[0] == 5
     looked.viewer.dims.set_current_step(0, 9)
-    assert looked.controller.showing.channel == 9
+    assert looked.controller.shown_result.channel == 9
     field = looked.maps["level 0 field"]
     assert field.contrast_limits == pytest.approx((-4 * summary.thresholds[9], 4 * summary.thresholds[9]))
     # the band |z| <= tau has one color, and what lies beyond it another
@@ -90,8 +90,8 @@ def test_slider_bar_and_colors_follow_each_other(looked: Widget) -> None:
 def test_removing_takes_all_of_it_and_a_new_look_replaces_it(looked: Widget, qtbot) -> None:
     scan = looked.viewer.layers["mri"]
     before = scan.as_layer_data_tuple()[1]
-    looked.controller.showing.probe.pick((0, *scan.data_to_world((3, 4, 5))))
-    looked.controller.showing.what_if.change(0, state="open")
+    looked.controller.shown_result.picker.pick((0, *scan.data_to_world((3, 4, 5))))
+    looked.controller.shown_result.what_if.change(0, state="open")
     looked.jobs.jobs[-1].reply(SHAPE)
     assert {"voxel", "what if", "what if, changes"} <= set(looked.maps)
     looked.inspect()
@@ -107,9 +107,9 @@ def test_removing_takes_all_of_it_and_a_new_look_replaces_it(looked: Widget, qtb
 def test_a_deleted_scan_leaves_what_was_found(looked: Widget) -> None:
     looked.viewer.layers.remove("mri")
     assert not looked.can_run
-    looked.controller.showing.probe.pick((0, 3 * 3, 4, 5))
+    looked.controller.shown_result.picker.pick((0, 3 * 3, 4, 5))
     assert looked.text("voxel_said").startswith("Voxel z 3, y 4, x 5. Level 0:")
-    looked.controller.showing.what_if.change(0, state="open")
+    looked.controller.shown_result.what_if.change(0, state="open")
     looked.jobs.jobs[-1].reply(SHAPE)
     assert "what if" in looked.maps
 
@@ -119,7 +119,7 @@ def test_a_dead_engine_is_a_sentence_and_the_maps_stay(looked: Widget) -> None:
     job.say(Failed(EngineError("The engine was killed: main memory ran out."), "log"))
     assert "main memory ran out" in looked.view.error_text()
     assert looked.can_run
-    looked.controller.showing.what_if.change(0, state="closed")
+    looked.controller.shown_result.what_if.change(0, state="closed")
     looked.jobs.jobs[-1].say(Failed(EngineError("The engine is busy with another job."), ""))
     assert "busy with another job" in looked.text("whatif_said")
     assert len(looked.maps) == 7
@@ -131,7 +131,7 @@ class TestVoxel:
     def test_a_cross_is_put_on_the_voxel_and_moves_with_the_next(self, looked: Widget) -> None:
         scan = looked.viewer.layers["mri"]
         for voxel in ((3, 4, 5), (7, 20, 31)):
-            looked.controller.showing.probe.pick((0, *scan.data_to_world(voxel)))
+            looked.controller.shown_result.picker.pick((0, *scan.data_to_world(voxel)))
             cross = looked.maps["voxel"]
             np.testing.assert_allclose(cross.data_to_world(cross.data[0]), scan.data_to_world(voxel))
         assert looked.text("voxel_said").startswith("Voxel z 7, y 20, x 31. Level 0:")
@@ -139,14 +139,14 @@ class TestVoxel:
         cross.data = np.array([[1.0, 2.0, 3.0]])  # dragged by the person
         assert looked.text("voxel_said").startswith("Voxel z 1, y 2, x 3.")
         looked.viewer.layers.remove(cross)
-        looked.controller.showing.probe.pick((0, *scan.data_to_world((3, 4, 5))))
+        looked.controller.shown_result.picker.pick((0, *scan.data_to_world((3, 4, 5))))
         assert "voxel" in looked.maps
 
     def test_outside_and_3d_are_said(self, looked: Widget) -> None:
-        looked.controller.showing.probe.pick((0, -50, 0, 0))
+        looked.controller.shown_result.picker.pick((0, -50, 0, 0))
         assert "outside of mri" in looked.text("voxel_said")
         looked.viewer.dims.ndisplay = 3
-        looked.controller.showing.probe.pick((0, 0, 0, 0))
+        looked.controller.shown_result.picker.pick((0, 0, 0, 0))
         assert "3D view" in looked.text("voxel_said")
 
 
@@ -154,7 +154,7 @@ class TestWhatIf:
     """Changes of the gates."""
 
     def test_the_newest_question_counts(self, looked: Widget) -> None:
-        what_if = looked.controller.showing.what_if
+        what_if = looked.controller.shown_result.what_if
         what_if.change(0, threshold=0.5)
         first = looked.jobs.jobs[-1]
         what_if.change(0, threshold=0.25)
@@ -173,7 +173,7 @@ class TestWhatIf:
         assert looked.cells("whatif_classes")[0][1:4] == ["5", "0", "0.970"]
 
     def test_the_next_answer_is_shown_in_the_same_layers(self, looked: Widget) -> None:
-        what_if = looked.controller.showing.what_if
+        what_if = looked.controller.shown_result.what_if
         what_if.change(0, state="open")
         looked.jobs.jobs[-1].reply(SHAPE)
         before = looked.maps["what if"], looked.maps["what if, changes"]
@@ -186,7 +186,7 @@ class TestWhatIf:
         np.testing.assert_array_equal(before[0].scale, looked.viewer.layers["mri"].scale)
 
     def test_reset_takes_the_changed_result_away(self, looked: Widget) -> None:
-        what_if = looked.controller.showing.what_if
+        what_if = looked.controller.shown_result.what_if
         what_if.toggle_channel_gate(False)
         what_if.change_channel("closed")
         job = looked.jobs.jobs[-1]
@@ -219,7 +219,7 @@ class TestWhatIf:
         assert looked.text("truth") == "none"
 
     def test_a_look_waits_for_the_question_before_it(self, looked: Widget) -> None:
-        looked.controller.showing.what_if.change(0, state="open")
+        looked.controller.shown_result.what_if.change(0, state="open")
         question = looked.jobs.jobs[-1]
         looked.controller.start_or_cancel()
         assert question.cancelled
@@ -228,7 +228,7 @@ class TestWhatIf:
         assert looked.controller.run is not None
 
     def test_a_scan_that_changes_is_segmented_anew(self, looked: Widget) -> None:
-        what_if = looked.controller.showing.what_if
+        what_if = looked.controller.shown_result.what_if
         what_if.change(0, state="open")
         looked.jobs.jobs[-1].reply(SHAPE)
         first = looked.jobs.jobs[-1].request.key
@@ -237,7 +237,7 @@ class TestWhatIf:
         assert looked.jobs.jobs[-1].request.key != first
 
     def test_the_first_question_names_the_scan_as_the_look_did(self, looked: Widget) -> None:
-        looked.controller.showing.what_if.change(0, state="open")
+        looked.controller.shown_result.what_if.change(0, state="open")
         look, question = looked.jobs.jobs
         assert look.request.key
         assert question.request.key == look.request.key
@@ -246,7 +246,7 @@ class TestWhatIf:
         look = looked.start()
         looked.viewer.layers["mri"].data = looked.viewer.layers["mri"].data + 1
         look.answer(*made_up(looked.controller.run.plan))
-        looked.controller.showing.what_if.change(0, state="open")
+        looked.controller.shown_result.what_if.change(0, state="open")
         assert looked.jobs.jobs[-1].request.key not in ("", look.request.key)
 
 
@@ -258,7 +258,7 @@ def test_our_layers_are_offered_to_nobody_as_scans_or_truth(looked: Widget) -> N
 
 
 def test_a_closed_widget_leaves_its_maps_and_touches_nothing_more(looked: Widget) -> None:
-    looked.controller.showing.what_if.change(0, state="open")
+    looked.controller.shown_result.what_if.change(0, state="open")
     question, before = looked.jobs.jobs[-1], list(looked.viewer.layers)
     looked.close()
     assert question.cancelled
@@ -269,7 +269,7 @@ def test_a_closed_widget_leaves_its_maps_and_touches_nothing_more(looked: Widget
 
 
 def test_made_up_maps_are_what_the_layers_show(looked: Widget) -> None:
-    _, arrays = made_up(looked.controller.showing.found.plan)
+    _, arrays = made_up(looked.controller.shown_result.found.plan)
     np.testing.assert_array_equal(looked.maps["level 0 removed"].data, arrays["level0/removed"])
     assert isinstance(looked.maps["level 0 kept"], Labels)
     assert isinstance(looked.maps["level 0 dilation 4"], Image)
@@ -308,7 +308,7 @@ def test_a_message_that_cannot_be_shown_ends_the_inspection_and_frees_the_button
 def test_an_answer_that_cannot_be_shown_is_said_and_the_next_question_is_asked(
     looked: Widget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    what_if = looked.controller.showing.what_if
+    what_if = looked.controller.shown_result.what_if
     what_if.change(0, state="open")
     monkeypatch.setattr(looked.view.result.what_if, "show_changes", broken)
     looked.jobs.jobs[-1].reply(SHAPE)

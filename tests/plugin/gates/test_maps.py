@@ -24,8 +24,8 @@ def look_again(widget: Widget, qtbot: QtBot, seed: int = 1) -> InspectionResult:
     """Look at what is chosen now; the engine finds something else."""
     job = widget.start()
     job.answer(*made_up(widget.controller.run.plan, seed))
-    qtbot.waitUntil(lambda: not widget.controller.showing.adding)
-    return widget.controller.showing.found
+    qtbot.waitUntil(lambda: not widget.controller.shown_result.adding)
+    return widget.controller.shown_result.found
 
 
 def moves(widget: Widget) -> list[str]:
@@ -49,14 +49,14 @@ def test_no_layer_comes_or_goes_and_all_show_the_new_maps(looked: Widget, qtbot:
 
 
 def test_level_channel_and_what_a_person_has_set_stay(looked: Widget, qtbot: QtBot) -> None:
-    looked.controller.showing.show_level(1)
-    qtbot.waitUntil(lambda: not looked.controller.showing.adding)
+    looked.controller.shown_result.show_level(1)
+    qtbot.waitUntil(lambda: not looked.controller.shown_result.adding)
     field = looked.maps["level 1 field"]
     field.visible, field.opacity, field.colormap = True, 0.4, "gray"
-    looked.controller.showing.show_channel(5)
+    looked.controller.shown_result.show_channel(5)
     found = look_again(looked, qtbot)
-    showing = looked.controller.showing
-    assert (showing.level, showing.channel, looked.viewer.dims.current_step[0]) == (1, 5, 5)
+    shown_result = looked.controller.shown_result
+    assert (shown_result.level, shown_result.channel, looked.viewer.dims.current_step[0]) == (1, 5, 5)
     assert (field.visible, field.opacity, field.colormap.name) == (True, 0.4, "gray")
     assert {name for name, layer in looked.maps.items() if layer.visible} == {"level 1 removed", "level 1 field"}
     tau = found.level(1).thresholds[5]
@@ -90,7 +90,7 @@ def test_another_scan_gives_the_layers_its_name(looked: Widget, qtbot: QtBot, sc
 def test_what_has_no_map_any_more_goes_and_what_was_deleted_comes(looked: Widget, qtbot: QtBot) -> None:
     looked.viewer.layers.remove(looked.maps["level 0 energy"])
     looked.maps["level 0 dilation 1"].name = "mine"
-    options = looked.controller.showing.found.plan.request.config
+    options = looked.controller.shown_result.found.plan.request.config
     looked.controller.choose_options(options.replace(maps=("removed", "energy", "kept", "scales")))
     moved = moves(looked)
     look_again(looked, qtbot)
@@ -120,8 +120,8 @@ def test_looks_that_follow_each_other_at_once_leave_one_set(looked: Widget, qtbo
     for seed in (1, 2):
         job = looked.start()
         job.answer(*made_up(looked.controller.run.plan, seed))
-    qtbot.waitUntil(lambda: not looked.controller.showing.adding)
-    found = looked.controller.showing.found
+    qtbot.waitUntil(lambda: not looked.controller.shown_result.adding)
+    found = looked.controller.shown_result.found
     assert len(looked.maps) == 7
     np.testing.assert_array_equal(looked.maps["level 0 removed"].data, found.arrays["level0/removed"])
 
@@ -129,8 +129,8 @@ def test_looks_that_follow_each_other_at_once_leave_one_set(looked: Widget, qtbo
 def test_a_layer_is_added_without_a_word_about_the_selection(looked: Widget, qtbot: QtBot) -> None:
     told: list[object] = []
     looked.viewer.layers.selection.events.changed.connect(told.append)
-    looked.controller.showing.show_level(1)
-    qtbot.waitUntil(lambda: not looked.controller.showing.adding)
+    looked.controller.shown_result.show_level(1)
+    qtbot.waitUntil(lambda: not looked.controller.shown_result.adding)
     assert len(looked.maps) == 14
     assert told == []
     assert looked.viewer.layers.selection.active is looked.viewer.layers["mri"]

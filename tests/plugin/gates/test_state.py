@@ -99,7 +99,7 @@ def test_a_slice_of_a_2d_model_is_counted_once() -> None:
 
 def test_changes_are_kept_level_by_level_and_none_are_left_when_all_is_as_learned() -> None:
     edits = GateEdits().change(2, threshold=0.0).change(0, state="open").change_channel(2, 7, "closed")
-    assert edits.as_asked == (
+    assert edits.ordered == (
         LevelEdit(level=0, state="open"),
         LevelEdit(level=2, threshold=0.0, closed_channels=(7,)),
     )
@@ -109,4 +109,4 @@ def test_changes_are_kept_level_by_level_and_none_are_left_when_all_is_as_learne
     assert edits.of(2).open_channels == (7,)
     assert edits.of(2).closed_channels == ()
     undone = edits.change_channel(2, 7, "learned").change(2, threshold=1.0).change(0, state="learned")
-    assert undone.as_asked == ()
+    assert undone.ordered == ()

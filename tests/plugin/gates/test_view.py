@@ -36,13 +36,13 @@ def test_a_click_on_a_row_shows_that_level(shown: Widget, qtbot: QtBot) -> None:
     table = shown.part("levels_table", QTableWidget)
     place = table.visualItemRect(table.item(2, 1)).center()
     qtbot.mouseClick(table.viewport(), Qt.MouseButton.LeftButton, pos=place)
-    assert shown.controller.showing.level == 2
+    assert shown.controller.shown_result.level == 2
     qtbot.waitUntil(lambda: "level 2 removed" in shown.maps)
 
 
 def test_a_click_on_a_bar_moves_the_slider_to_its_channel(shown: Widget, qtbot: QtBot) -> None:
     plot = shown.part("plot_removed", BarPlot)
-    removed = np.array(shown.controller.showing.found.level(0).channel_removed)
+    removed = np.array(shown.controller.shown_result.found.level(0).channel_removed)
     with qtbot.waitSignal(plot.bar_clicked) as clicked:
         qtbot.mouseClick(plot, Qt.MouseButton.LeftButton, pos=QPoint(plot.width() // 2, plot.height() - 40))
     wanted = int(np.argsort(-removed, kind="stable")[clicked.args[0]])
@@ -52,7 +52,7 @@ def test_a_click_on_a_bar_moves_the_slider_to_its_channel(shown: Widget, qtbot: 
 
 
 def test_the_distribution_holds_all_voxels_and_is_told_apart_at_the_threshold(shown: Widget) -> None:
-    summary = shown.controller.showing.found.level(0)
+    summary = shown.controller.shown_result.found.level(0)
     assert np.allclose(np.sum(summary.histogram, axis=1), 1)
     below = np.array(HISTOGRAM_EDGES[:-1]) < 1
     np.testing.assert_allclose(np.array(summary.histogram)[:, below].sum(axis=1), summary.channel_removed, atol=0.02)
@@ -103,7 +103,7 @@ def test_a_slider_that_rests_after_all_was_removed_does_nothing(shown: Widget, q
 
 def test_a_voxel_is_a_table_of_channels_and_a_row_moves_the_slider(shown: Widget, qtbot: QtBot) -> None:
     shown.view.result.open_tab("Voxel")
-    shown.controller.showing.probe.pick((0, *shown.viewer.layers["mri"].data_to_world((3, 4, 5))))
+    shown.controller.shown_result.picker.pick((0, *shown.viewer.layers["mri"].data_to_world((3, 4, 5))))
     table = shown.part("voxel_table", QTableView)
     model = table.model()
     heads = [model.headerData(i, Qt.Orientation.Horizontal) for i in range(model.columnCount())]

@@ -22,7 +22,7 @@ from napari_prosma.gates.view import GatesView
 from napari_prosma.jobs.qt_loop import QtEventLoop
 from napari_prosma.jobs.session import Session
 from napari_prosma.layers.scan import read
-from napari_prosma.scan.selection import kind_of, meant
+from napari_prosma.scan.selection import kind_of, suitable_model
 from napari_prosma.segment.controller import SegmentController
 from napari_prosma.segment.view import SegmentView
 from prosma_core.data.geometry import array_spec
@@ -146,7 +146,7 @@ def brain() -> Any:
 )
 def test_only_a_model_made_for_such_scans_is_meant(layer: Callable[[], Any], expected: str) -> None:
     shipped = [ModelEntry(path, read_header(path), shipped=True) for path in shipped_models().values()]
-    found = meant(read(Layer.create(*layer())), shipped)
+    found = suitable_model(read(Layer.create(*layer())), shipped)
     assert (found.header.name if found else "") == expected
 
 

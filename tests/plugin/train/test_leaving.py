@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_prosma.each import each
+from napari_prosma.cleanup import run_all
 from napari_prosma.train.autosave import save_all
 from prosma_core.engine.messages import Cancelled
 from prosma_core.io.images import read_image
@@ -118,9 +118,9 @@ def test_each_does_every_part_and_says_which_failed(caplog: pytest.LogCaptureFix
     def fail(error: Exception) -> None:
         raise error
 
-    assert not each(
+    assert not run_all(
         "It could not be closed", lambda: fail(ValueError("odd")), lambda: fail(gone), lambda: done.append("last")
     )
     assert done == ["last"]
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == ["It could not be closed"]
-    assert each("Nothing", lambda: None)
+    assert run_all("Nothing", lambda: None)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 _LOG = logging.getLogger(__name__)
 
 
-def each(what: str, *parts: Callable[[], object]) -> bool:
+def run_all(what: str, *parts: Callable[[], object]) -> bool:
     """Do every part, also after one that fails: that is logged as `what`, unless Qt has deleted what it is about.
 
     Returns
