@@ -1,1 +1,1 @@
-"""The napari plugin of ProSMA-UNet: knows viewers, layers and widgets, never a tensor."""
+"""napari plugin of ProSMA-UNet: readers, writers, widgets and layers; no torch in its process."""

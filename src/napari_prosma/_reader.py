@@ -1,4 +1,4 @@
-"""Readers: every format of `prosma_core.io` with its geometry, run folders; label maps of ours with names, colors."""
+"""Readers of the plugin: all formats of `prosma_core.io` with geometry, class names and colors; run folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scans to try things with: phantoms with their true labels, and a case of MSD Hippocampus."""
+"""Sample data: synthetic phantoms with ground-truth labels, and a case of MSD Hippocampus."""
 
 from __future__ import annotations
 

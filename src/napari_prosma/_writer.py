@@ -1,4 +1,4 @@
-"""Writers: an Image or Labels layer in every format that keeps its place, in the place where it is drawn."""
+"""Writers of the plugin: Image and Labels layers with their geometry, never over the scan of a layer."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _scan(data: Any, meta: dict[str, Any]) -> LayerScan:
 
 
 def open_files(but: str | None = None) -> list[Path]:
-    """Files that the layers of the current viewer came from, except of the layer with one name."""
+    """Source files of the layers in the current viewer, except those of the layer named `but`."""
     return [path for layer in _open_layers() if layer.name != but and (path := _file(layer)) is not None]
 
 

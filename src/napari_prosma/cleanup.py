@@ -1,4 +1,4 @@
-"""Doing every part of a thing, also after one that fails."""
+"""Cleanup that goes on after an error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def run_all(what: str, *parts: Callable[[], object]) -> bool:
-    """Do every part, also after one that fails: that is logged as `what`, unless Qt has deleted what it is about.
+    """Call every part, also after one that raises; errors are logged as `what`, quietly where Qt deleted the object.
 
     Returns
     -------

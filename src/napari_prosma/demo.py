@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def show(session: Session, device: str, screenshot: Path | None) -> str:
-    """Run the window until it is closed; why the segmentation failed, empty where it did not."""
+    """Run the window until it is closed; returns why the segmentation failed, empty where it did not."""
     viewer = napari.Viewer(title="ProSMA demo")
     viewer.open_sample("napari-prosma", "phantom_3d")
     image, truth = viewer.layers[0], viewer.layers[1]
@@ -57,7 +57,7 @@ def show(session: Session, device: str, screenshot: Path | None) -> str:
     outcome = ["The window was closed before the segmentation was finished."]
     say(f"Segmenting a phantom scan of {' x '.join(map(str, image.data.shape))} voxels …")
 
-    def look() -> None:
+    def poll() -> None:
         if controller.run is not None:
             return
         timer.stop()
@@ -74,7 +74,7 @@ def show(session: Session, device: str, screenshot: Path | None) -> str:
         viewer.close()
 
     timer = QTimer()
-    timer.timeout.connect(look)
+    timer.timeout.connect(poll)
     controller.start_or_cancel()
     timer.start(200)
     if screenshot:

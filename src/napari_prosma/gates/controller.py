@@ -1,4 +1,4 @@
-"""Between the choices, the view and the engine: what happens when. No Qt, no torch."""
+"""Controller of the Gates widget, with its presenter and the Protocols of its view. No Qt, no torch."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 
 class ChoosablePart(AbstractPartFields, Protocol):
-    """As of `AbstractPartFields`, shown by itself."""
+    """`AbstractPartFields` that show themselves."""
 
     def show_part(self, part: str, axes: Sequence[tuple[str, str]], slice_axis: str | None, /) -> None:
         """Show a choice; `axes` are those a 2D model may walk along, empty where none are needed."""
 
 
 class AbstractLevelBoxes(Protocol):
-    """A box to tick for each level with a gate."""
+    """Check boxes, one for each level with a gate."""
 
     @property
     def levels_chosen(self) -> ViewSignal:
@@ -47,7 +47,7 @@ class AbstractLevelBoxes(Protocol):
 
 
 class AbstractGatesAdvanced(Protocol):
-    """Maps that are made, and how the tiles overlap."""
+    """Advanced settings: maps and tile overlap."""
 
     @property
     def options_changed(self) -> ViewSignal:
@@ -55,14 +55,14 @@ class AbstractGatesAdvanced(Protocol):
 
     @property
     def defaults_clicked(self) -> ViewSignal:
-        """All as it was at first."""
+        """Restore the defaults."""
 
     def show_options(self, options: InspectConfig, /) -> None:
         """Show settings."""
 
 
 class AbstractGatesView(AbstractScanView, Protocol):
-    """The Gates widget as its controller knows it."""
+    """Protocol of the Gates widget's view."""
 
     @property
     def part(self) -> ChoosablePart:
@@ -78,14 +78,14 @@ class AbstractGatesView(AbstractScanView, Protocol):
 
     @property
     def result(self) -> AbstractGatesResultPanel:
-        """What was found."""
+        """Result of the inspection."""
 
     def scroll_to_result(self) -> None:
-        """Scroll down to what was found."""
+        """Scroll to the result."""
 
 
 class GatesPresenter(ScanPresenter):
-    """Puts choices into words on the view.
+    """Formats choices and plans as texts and lists, and shows them on the view.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ class GatesPresenter(ScanPresenter):
 
 
 class GatesController(ScanController[InspectChoices]):
-    """Keeps the view true to the viewer and the person's choices, and looks into gates.
+    """Keeps the view in sync with the viewer and the choices, and runs inspections.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ class GatesController(ScanController[InspectChoices]):
     Attributes
     ----------
     run : InspectJob or None
-        The running look.
+        The running inspection.
     showing : ResultController or None
         What the last one found, while it is shown.
     """
@@ -147,7 +147,7 @@ class GatesController(ScanController[InspectChoices]):
         self._begin()
 
     def close(self) -> None:
-        """Listen no longer; a job ends, layers stay. The view may be gone already."""
+        """Disconnect from viewer and view (which may be deleted already); a running job ends, layers stay."""
         run, shown_result, self.shown_result = self.run, self.shown_result, None
         run_all(
             "An inspection could not be left",
@@ -160,7 +160,7 @@ class GatesController(ScanController[InspectChoices]):
     # --- What the person does ---------------------------------------------------------------------------------------
 
     def inspect_layer(self, layer: Image, model: ModelEntry) -> None:
-        """Choose a scan and a model, as another widget asks for, unless a look runs."""
+        """Choose a scan and a model for another widget, unless an inspection runs."""
         if self.run is None:
             self.choose_image(layer)
             self.choose_model(model)
@@ -181,7 +181,7 @@ class GatesController(ScanController[InspectChoices]):
         self._show_options()
 
     def start_or_cancel(self) -> None:
-        """What the main button does: start, or cancel the running look."""
+        """Main button: start an inspection, or cancel the running one."""
         if self.run is not None:
             self.run.cancel()
             return
@@ -196,13 +196,13 @@ class GatesController(ScanController[InspectChoices]):
                 self.shown_result.what_if.queries.stop(lambda: self._start(plan))
 
     def remove_maps(self) -> None:
-        """Take the layers of the last look out of the viewer, and its numbers out of the panel."""
+        """Remove the layers of the last inspection from the viewer, and its numbers from the panel."""
         shown_result, self.shown_result = self.shown_result, None
         if shown_result is not None:
             self._leaving.run(shown_result.close())
 
     def details(self) -> str:
-        """What the engine said about the last failure."""
+        """Log or traceback of the last failure."""
         return self._details or self.session.jobs.log()
 
     # --- What follows -----------------------------------------------------------------------------------------------

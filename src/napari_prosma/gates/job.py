@@ -29,7 +29,7 @@ from prosma_core.printable import format_duration
 
 @dataclass(frozen=True, eq=False)
 class InspectionResult:
-    """A finished look into the gates.
+    """Result of an inspection: summary and maps.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class InspectionResult:
     arrays : dict of str to ndarray
         The maps by name, axes as their `MapInfo` says.
     key : str
-        Names the scan as it was looked at: under it the engine may know the unchanged result. Empty where it changed.
+        Names the scan as it was inspected: the engine caches the unedited result under it. Empty where it changed.
     """
 
     plan: InspectPlan
@@ -49,7 +49,7 @@ class InspectionResult:
     key: str = ""
 
     def level(self, level: int) -> LevelSummary | None:
-        """Summary of a level, None where it was not looked at."""
+        """Summary of a level, None where it was not inspected."""
         return next((s for s in self.inspection.levels if s.level == level), None)
 
     def maps(self, kind: MapKind, level: int) -> list[MapInfo]:
@@ -60,7 +60,7 @@ class InspectionResult:
 
 @dataclass(frozen=True, eq=False)
 class VoxelChannels:
-    """What a level's gate did at one voxel, one entry per channel; the channel furthest above its threshold first.
+    """Values of a level's gate at one voxel, one per channel; the channel furthest above its threshold first.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ class VoxelChannels:
 
 
 def at_voxel(found: InspectionResult, level: int, voxel: Mapping[str, int]) -> VoxelChannels | None:
-    """What a level's gate did at a voxel of the scan.
+    """Values of a level's gate at a voxel of the scan.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def at_voxel(found: InspectionResult, level: int, voxel: Mapping[str, int]) -> V
     Returns
     -------
     VoxelChannels or None
-        None where the voxel lies outside of the part that was looked at, or no map per channel was kept.
+        None where the voxel lies outside of the part that was inspected, or no map per channel was kept.
     """
     summary = found.level(level)
     columns: dict[str, NDArray[np.float64]] = {}
@@ -144,7 +144,7 @@ def _values(found: InspectionResult, info: MapInfo, voxel: Mapping[str, int]) ->
 
 
 TEXTS = RunTexts(
-    cancel_tooltip="Stop looking.",
+    cancel_tooltip="Stop this inspection.",
     broken="The gates could not be shown: {reason}. Inspect again.",
 )
 
@@ -174,7 +174,7 @@ class InspectJob(ShownRun):
         self.start(jobs, ScanSpec(plan.request.replace(key=self._key), plan.scan))
 
     def scan_changed(self, _event: Any = None) -> None:
-        """The scan may not be what is looked at any more: no result for it is used again."""
+        """The scan's voxels changed: cached results of it are not reused."""
         self._key = ""
 
     # --- Messages of the engine, in the GUI thread ------------------------------------------------------------------
@@ -185,7 +185,7 @@ class InspectJob(ShownRun):
         return {**super().handlers, ArrayReady: self._take, Finished: self._finish}
 
     def over(self) -> None:
-        """There is nothing to show, or it could not be shown."""
+        """End the job; without a result to show, the widget is told so."""
         super().over()
         if not (self._shown or self.abandoned):
             self._told(None)
@@ -210,7 +210,7 @@ COLUMNS = ("threshold", "removed", "energy_removed", "channel_gate", "kept_posit
 
 
 def numbers(found: InspectionResult, notes: Mapping[str, str], variants: Sequence[VariantResult]) -> dict[str, Any]:
-    """All numbers of a look, as plain values: how it was made, levels, channels, and what a change changed."""
+    """All numbers of an inspection as plain values: provenance, levels, channels and what-if results."""
     found_values = found.inspection.model_dump(mode="json", exclude={"maps"})
     changed = [variant.model_dump(mode="json") for variant in variants]
     return dict(zip(KEYS, (dict(notes), found_values, changed), strict=True))
@@ -238,7 +238,7 @@ def check_place(path: Path, sources: Iterable[Path]) -> None:
 def write_numbers(
     path: Path, found: InspectionResult, notes: Mapping[str, str], variants: Sequence[VariantResult]
 ) -> Callable[[], Path]:
-    """What writes the numbers as CSV or JSON, as the name of `path` says; may run in a thread.
+    """Function that writes the numbers as CSV or JSON, by the suffix of `path`; may run in a thread.
 
     It raises `OutputError` where the file cannot be written.
     """
@@ -255,7 +255,7 @@ def write_numbers(
 
 
 def write_maps(folder: Path, found: InspectionResult, notes: Mapping[str, str], suffix: str) -> Callable[[], Path]:
-    """What writes every map into a new folder, in the place of the scan's world where it lies; may run in a thread.
+    """Function that writes all maps into a new folder, each with its affine; may run in a thread.
 
     It raises `OutputError` where the folder is there already, or they cannot be written; then nothing is left of them.
     """

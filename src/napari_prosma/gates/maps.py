@@ -82,14 +82,14 @@ def plain_colors() -> Colormap:
 
 
 class MapLayers:
-    """The layers of one look.
+    """Layers of one inspection's maps.
 
     Parameters
     ----------
     viewer : ViewerModel
     found : InspectionResult
     earlier : MapLayers, optional
-        Those of the look before: `renew` gives them the maps of this one.
+        Those of the previous inspection: `renew` gives them the maps of this one.
     """
 
     def __init__(self, viewer: ViewerModel, found: InspectionResult, earlier: MapLayers | None = None) -> None:
@@ -104,15 +104,15 @@ class MapLayers:
         self.notes = provenance(plan.model.header, plan.request.config, source, plan.scan.given_size)
 
     def renew(self, others: Sequence[Layer]) -> Iterator[None]:
-        """Give the layers of the look before the maps of this one, one in each step, those that are seen first.
+        """Update the layers of the previous inspection with the maps of this one, one per step, visible ones first.
 
-        What a person has set (what is visible, colors, opacity) stays. Layers that have no map in this look, or were
-        renamed, go in the last step, together with others.
+        Visibility, colors and opacity stay as they were set. Layers that have no map in this inspection, or were
+        renamed, are removed in the last step, together with `others`.
 
         Parameters
         ----------
         others : sequence of Layer
-            Layers of the look before that show no maps.
+            Layers of the previous inspection that show no maps.
         """
         infos = {info.name: info for info in self._found.inspection.maps if info.name in self._found.arrays}
         there = {name: layer for name, layer in self._layers.items() if layer in self._viewer.layers}
@@ -127,7 +127,7 @@ class MapLayers:
         yield from remove_all(self._viewer, leaving)
 
     def add(self, level: int, kinds: frozenset[str] = frozenset()) -> Iterator[None]:
-        """Add the layers of a level that are not there yet, one in each step.
+        """Add the missing layers of a level, one per step.
 
         The one that a person should see first comes first, and the others below it.
 
@@ -153,7 +153,7 @@ class MapLayers:
 
     @property
     def layers(self) -> list[Layer]:
-        """All that were added, and those of the look before that are still to be renewed."""
+        """Layers that were added, and those of the previous inspection that are still to be updated."""
         return list(self._layers.values())
 
     def show_level(self, level: int) -> Iterator[None]:
@@ -195,7 +195,7 @@ class MapLayers:
             set_limits(layer, self._limit(info.level))
 
     def _renew(self, layer: Layer, info: MapInfo) -> bool:
-        """Give a layer the map of this look; False where it cannot show it."""
+        """Give a layer the map of this inspection; False where it cannot show it."""
         fresh = self._make(info, visible=layer.visible)
         if fresh is None or not renew_layer(layer, fresh):
             return False

@@ -125,7 +125,7 @@ HEIGHT = 118
 
 @dataclass(frozen=True, eq=False)
 class Bars:
-    """What is drawn.
+    """Data of one bar plot.
 
     Attributes
     ----------

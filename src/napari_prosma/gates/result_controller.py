@@ -32,11 +32,11 @@ STILL = 3.0
 
 
 class AbstractVoxelPanel(Protocol):
-    """A button that lets clicks in the viewer pick a voxel, and the channels there."""
+    """Button for voxel picking, and the channels at the picked voxel."""
 
     @property
     def probe_toggled(self) -> ViewSignal:
-        """Whether clicks pick voxels (bool)."""
+        """Whether voxel picking is on (bool)."""
 
     @property
     def channel_clicked(self) -> ViewSignal:
@@ -44,20 +44,20 @@ class AbstractVoxelPanel(Protocol):
 
     @property
     def probing(self) -> bool:
-        """Whether clicks pick voxels."""
+        """Whether voxel picking is on."""
 
     def stop(self) -> None:
-        """Let clicks be clicks again."""
+        """Turn voxel picking off."""
 
     def show_hint(self, text: str, /) -> None:
-        """Say something in the place of the channels."""
+        """Show a hint in place of the channels."""
 
     def show_voxel(self, title: str, rows: VoxelChannels, others: str, /) -> None:
         """Show the channels at a voxel; `others` says what the other levels did there."""
 
 
 class VoxelPicker:
-    """Picks voxels of one look while the panel's button is pressed.
+    """Picks voxels of one inspection while the panel's button is pressed.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ class VoxelPicker:
         panel.show_hint(HINT)
 
     def listen(self, on: bool) -> None:
-        """Let clicks in the viewer pick voxels, or no longer."""
+        """Turn voxel picking on or off."""
         callbacks = self._viewer.mouse_drag_callbacks
         if on and self._pressed not in callbacks:
             callbacks.append(self._pressed)
@@ -87,7 +87,7 @@ class VoxelPicker:
             callbacks.remove(self._pressed)
 
     def detach(self) -> None:
-        """Listen no longer; the cross stays."""
+        """Disconnect from the viewer; the cross stays."""
         self.listen(False)
         if self._cross is not None:
             self._cross.events.data.disconnect(self._dragged)
@@ -98,7 +98,7 @@ class VoxelPicker:
         return [] if self._cross is None else [self._cross]
 
     def show_level(self, level: int) -> None:
-        """Show what this level did at the voxel, if one was picked."""
+        """Show this level's values at the picked voxel, if there is one."""
         self._level = level
         if self.voxel is not None:
             self._show()
@@ -165,7 +165,7 @@ class VoxelPicker:
         place = ", ".join(f"{a} {self.voxel[a]}" for a in spec.axes if a in self.voxel and a != "c")
         rows = at_voxel(found, self._level, self.voxel)
         if rows is None:
-            self._panel.show_hint(f"Voxel {place}: outside of the part that was looked at, or no map has channels.")
+            self._panel.show_hint(f"Voxel {place}: outside of the part that was inspected, or no map has channels.")
             return
         others = []
         for summary in found.inspection.levels:
@@ -191,7 +191,7 @@ PAUSE = 5
 
 
 class Steps:
-    """Work that only the GUI thread may do, such as adding many layers: one step at a time, all else in between.
+    """Runs work of the GUI thread, such as adding many layers, in steps between other events.
 
     Parameters
     ----------
@@ -246,7 +246,7 @@ class Steps:
 
 
 class AbstractLevelsTable(Protocol):
-    """A row per level."""
+    """Table of levels."""
 
     @property
     def level_clicked(self) -> ViewSignal:
@@ -274,14 +274,14 @@ class AbstractPlots(Protocol):
 
 
 class AbstractFilesPanel(Protocol):
-    """What is written to files."""
+    """Export buttons, and a status line."""
 
     def say(self, text: str, /) -> None:
-        """What is being written, or where it is."""
+        """Show the status of an export."""
 
 
 class AbstractGatesResultPanel(Protocol):
-    """What was found, hidden until something was."""
+    """Result of an inspection; hidden until there is one."""
 
     @property
     def levels(self) -> AbstractLevelsTable:
@@ -308,30 +308,30 @@ class AbstractGatesResultPanel(Protocol):
         """Take all layers of this inspection out of the viewer."""
 
     def show_tabs(self, *, gates: bool) -> None:
-        """Show the tabs where there are gates to look at."""
+        """Show the tabs where there are gates to inspect."""
 
     def show(self) -> None:
-        """Something was found."""
+        """Show the panel."""
 
     def hide(self) -> None:
-        """Nothing is shown."""
+        """Hide the panel."""
 
 
 class ResultController:
-    """Keeps the result panel, the layers and the viewer's channel slider true to each other.
+    """Keeps the result panel, the layers and the viewer's channel slider in sync.
 
     Parameters
     ----------
     found : InspectionResult
     source : Image or None
-        Layer that was looked at.
+        Layer that was inspected.
     viewer : ViewerModel
     panel : AbstractGatesResultPanel
     jobs : Jobs
     before : iterator of None
         Steps to take before layers are added, such as the removal of others.
     earlier : Showing, optional
-        Of the look before, which listens no longer: its maps are given new data, its level and channel are shown.
+        Of the previous inspection, disconnected: its maps are given new data, its level and channel are shown.
 
     Attributes
     ----------
@@ -381,7 +381,7 @@ class ResultController:
         return self._steps.busy
 
     def close(self) -> Iterator[None]:
-        """Hide the panel and listen no longer; the step that is given removes all layers."""
+        """Hide the panel and disconnect; the returned steps remove all layers."""
         self.detach()
         self._panel.voxel.stop()
         self._panel.hide()
@@ -393,12 +393,12 @@ class ResultController:
         return [*self.picker.layers, *self.what_if.layers]
 
     def _renew_maps(self, earlier: ResultController) -> Iterator[None]:
-        """What the look before has left to do, and then its maps given new data; its other layers go."""
+        """Steps: those left of the previous inspection, then new data for its maps; its other layers are removed."""
         yield from earlier._before
         yield from self._maps.renew(earlier._others)
 
     def detach(self) -> None:
-        """Listen no longer; layers stay. The panel, and the viewer's window, may be gone already."""
+        """Disconnect from viewer and panel, which may be deleted already; layers stay."""
         source = self._source
         run_all(
             "An inspection could not be left",
@@ -410,7 +410,7 @@ class ResultController:
         )
 
     def show_level(self, level: int) -> None:
-        """Show another level: its maps in the place of those that are shown, its plots, its channels."""
+        """Show another level: its maps instead of those shown, its plots and channels."""
         summary = self.found.level(level)
         if summary is None:
             return
@@ -452,6 +452,6 @@ class ResultController:
 
 
 def _title(found: InspectionResult) -> str:
-    """What was looked at, in words."""
+    """Title: scan, model and kind of gate."""
     gate = {"prosma": "ProSMA gates", "attention": "attention gates", "none": "no gates"}[found.inspection.gate]
     return f"{found.plan.scan.name} · {found.plan.model.header.name} · {gate}"

@@ -32,7 +32,7 @@ ROWS = 9
 
 
 class VoxelPanel(QWidget):
-    """A button that lets clicks in the viewer pick a voxel, and the table of its channels."""
+    """Button for voxel picking, and a table of the channels at the picked voxel."""
 
     probe_toggled = Signal(bool)
     channel_clicked = Signal(int)
@@ -72,15 +72,15 @@ class VoxelPanel(QWidget):
 
     @property
     def probing(self) -> bool:
-        """Whether clicks pick voxels."""
+        """Whether voxel picking is on."""
         return self._probe.isChecked()
 
     def stop(self) -> None:
-        """Let clicks be clicks again."""
+        """Turn voxel picking off."""
         self._probe.setChecked(False)
 
     def show_hint(self, text: str) -> None:
-        """Say something in the place of the table."""
+        """Show a hint in place of the table."""
         say(self._said, text)
         say(self._others, "")
         self._table.setVisible(False)
@@ -162,7 +162,7 @@ FORMATS = (("NIfTI (.nii.gz)", ".nii.gz"), ("zarr (.zarr)", ".zarr"))
 
 
 class GatesResultPanel(QWidget):
-    """Hidden until something was found."""
+    """Result of an inspection; hidden until there is one."""
 
     remove_clicked = Signal()
 
@@ -175,7 +175,7 @@ class GatesResultPanel(QWidget):
         parts = (("Plots", self.plots), ("Voxel", self.voxel), ("What if", self.what_if), ("Export", self.files))
         for text, part in parts:
             self._tabs.add(part, text)
-        remove = button("Remove maps", "Take all layers of this look out of the viewer.", self.remove_clicked)
+        remove = button("Remove maps", "Remove all layers of this inspection from the viewer.", self.remove_clicked)
         remove.setObjectName("remove")
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 8, 0, 0)
@@ -184,7 +184,7 @@ class GatesResultPanel(QWidget):
         self.setVisible(False)
 
     def show_tabs(self, *, gates: bool) -> None:
-        """Show the tabs where there are gates to look at."""
+        """Show the tabs where there are gates to inspect."""
         self._tabs.setVisible(gates)
 
     def open_tab(self, text: str) -> None:
@@ -220,7 +220,7 @@ class _Tabs(QTabWidget):
 
 
 class FilesPanel(QWidget):
-    """Buttons that write files, and what became of it."""
+    """Export buttons, and a status line."""
 
     numbers_clicked = Signal()
     plots_clicked = Signal()
@@ -243,7 +243,7 @@ class FilesPanel(QWidget):
             layout.addWidget(part)
 
     def say(self, text: str) -> None:
-        """What is being written, or where it is."""
+        """Show the status of an export."""
         say(self._said, text)
 
     def _maps(self) -> None:
@@ -261,7 +261,7 @@ TOOLTIPS = (
 
 
 class LevelsTable(QWidget):
-    """A row per level."""
+    """Table of levels."""
 
     level_clicked = Signal(int)
 

@@ -1,4 +1,4 @@
-"""Choices, edits of the gates, and the requests that follow from them. No Qt."""
+"""Choices of an inspection, their plan, and edits of the gates. No Qt."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LARGE = 1.0
 
 @dataclass(frozen=True)
 class InspectChoices(ScanChoices):
-    """What the person chose for a look into the gates; `without` names levels that are left out."""
+    """Choices for an inspection; `without` names levels that are left out."""
 
     options: InspectConfig = field(default_factory=InspectConfig)
     without: frozenset[int] = frozenset()
@@ -41,7 +41,7 @@ class InspectChoices(ScanChoices):
 
 @dataclass(frozen=True)
 class LevelFacts:
-    """What is known of a level beforehand: voxels of the network's grid per voxel along each axis, and channels."""
+    """A level before inspection: voxels of the network's grid per voxel along each axis, and channels."""
 
     level: int
     step: tuple[int, ...]
@@ -50,7 +50,7 @@ class LevelFacts:
 
 @dataclass(frozen=True)
 class InspectPlan:
-    """A valid choice: the request (without its scan), the name of the group, and what is worth knowing before."""
+    """Valid choices as a request (without its scan), name of the group, and notes."""
 
     scan: LayerScan
     model: ModelEntry
@@ -68,7 +68,7 @@ def level_facts(model: ModelConfig) -> tuple[LevelFacts, ...]:
 
 
 def resolve(choices: InspectChoices, region: Region | None) -> InspectPlan | Problem:
-    """The plan, or the first problem; `region` as of `scan_problem`."""
+    """Plan of these choices, or the first problem; `region` as of `scan_problem`."""
     problem = scan_problem(choices, choices.options.slice_axis, region)
     if problem or choices.scan is None or choices.model is None:
         return problem or Problem("image", "")
@@ -77,7 +77,7 @@ def resolve(choices: InspectChoices, region: Region | None) -> InspectPlan | Pro
         return Problem(
             "model",
             f"{model.header.name} is a plain U-Net: its skip connections have no gates, everything is passed on and "
-            "there is nothing to look at. Choose a ProSMA or an attention model.",
+            "there is nothing to inspect. Choose a ProSMA or an attention model.",
         )
     levels = tuple(facts.level for facts in level_facts(model.header.model) if facts.level not in choices.without)
     if not levels:
@@ -93,7 +93,7 @@ def resolve(choices: InspectChoices, region: Region | None) -> InspectPlan | Pro
 
 
 def map_bytes(scan: LayerScan, model: ModelEntry, config: InspectConfig) -> int:
-    """About how many bytes the maps of a look need."""
+    """Approximate size of an inspection's maps in bytes."""
     network, once = model.header.model, {"removed": 2, "energy": 2}
     each = {"kept": 1, "field": 2, "gate": 2, "scales": 2 * len(network.gate.dilations)}
     shape, frames = _grid(scan, model, config)
@@ -106,7 +106,7 @@ def map_bytes(scan: LayerScan, model: ModelEntry, config: InspectConfig) -> int:
 
 
 def _grid(scan: LayerScan, model: ModelEntry, config: InspectConfig) -> tuple[tuple[int, ...], int]:
-    """Shape of what the network sees of the part that is looked at, and how often it sees one."""
+    """Shape of what the network sees of the part that is inspected, and how many times."""
     spec, dims, frames = scan.spec, model.header.model.dims, scan.spec.num_frames
     box = config.region or tuple((0, n) for n in spec.spatial_shape)
     if dims < spec.spatial_ndim:
@@ -120,8 +120,8 @@ def _grid(scan: LayerScan, model: ModelEntry, config: InspectConfig) -> tuple[tu
 
 
 def _notes(scan: LayerScan, model: ModelEntry, config: InspectConfig) -> tuple[str, ...]:
-    """What the person may want to know before the look, a sentence each."""
-    notes = scan_notes(scan, model, config.slice_axis, config.region, "looked at", "maps")
+    """Notes before the inspection, a sentence each."""
+    notes = scan_notes(scan, model, config.slice_axis, config.region, "inspected", "maps")
     if model.header.model.gate.kind == "attention":
         notes += ("An attention gate weighs every voxel and removes none: there are its weights and their energy.",)
     size = map_bytes(scan, model, config) / (1 << 30)
@@ -139,29 +139,29 @@ ChannelState = Literal["learned", "open", "closed"]
 
 @dataclass(frozen=True)
 class GateEdits:
-    """Changes by level; a level that is not named is as learned."""
+    """Edits of the gates by level; a level without one is as learned."""
 
     levels: Mapping[int, LevelEdit] = field(default_factory=dict)
 
     def of(self, level: int) -> LevelEdit:
-        """What is changed at a level."""
+        """Edit of a level."""
         return self.levels.get(level, LevelEdit(level=level))
 
     def change(self, level: int, **values: Any) -> GateEdits:
-        """With other values of a level's `LevelEdit`."""
+        """Copy with other values of a level's `LevelEdit`."""
         edit = self.of(level).replace(**values)
         others = {i: e for i, e in self.levels.items() if i != level}
         return GateEdits(others if edit == LevelEdit(level=level) else others | {level: edit})
 
     def channel(self, level: int, channel: int) -> ChannelState:
-        """What is done to one channel."""
+        """State of one channel."""
         edit = self.of(level)
         if channel in edit.open_channels:
             return "open"
         return "closed" if channel in edit.closed_channels else "learned"
 
     def change_channel(self, level: int, channel: int, state: ChannelState) -> GateEdits:
-        """With another state of one channel."""
+        """Copy with another state of one channel."""
         edit = self.of(level)
         opened, closed = set(edit.open_channels) - {channel}, set(edit.closed_channels) - {channel}
         if state != "learned":
@@ -170,11 +170,11 @@ class GateEdits:
 
     @property
     def ordered(self) -> Edits:
-        """All changes, finest level first."""
+        """All edits, finest level first."""
         return tuple(self.levels[i] for i in sorted(self.levels))
 
     def text(self) -> str:
-        """All changes as text, empty where there are none."""
+        """All edits as text, empty where there are none."""
         return "; ".join(f"level {edit.level}: {_format_edit(edit)}" for edit in self.ordered)
 
 

@@ -1,4 +1,4 @@
-"""The Gates widget as a person sees it: signals out, setters in, no decisions."""
+"""View of the Gates widget: signals out, setters in, no decisions."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from prosma_core.printable import counted, plain
 
 
 class GatesView(ScanView):
-    """Picks, the Inspect button, progress and what was found, from top to bottom."""
+    """Fields, Inspect button, progress and result, from top to bottom."""
 
     def __init__(self) -> None:
         super().__init__(("image", "axes", "size", "model", "device"))
         self.part = PartFields("Only this part of the scan gets maps. The model sees its surroundings as well.")
         self.levels, self.advanced = LevelBoxes(), GatesAdvanced()
         self._problems |= {"part": self.part.problem, "levels": self.levels.problem}
-        self._add_image("The scan to look at: an Image layer.")
+        self._add_image("The scan to inspect: an Image layer.")
         self._add_model()
         self._add(self.part, self.levels)
         self._add_device()
@@ -36,7 +36,7 @@ class GatesView(ScanView):
         self._finish(**self._scan_parts())
 
     def scroll_to_result(self) -> None:
-        """Scroll down to what was found, as soon as the column has its new length."""
+        """Scroll to the result as soon as the layout is updated."""
         QTimer.singleShot(0, self._scroll)
 
     def _scroll(self) -> None:
@@ -44,7 +44,7 @@ class GatesView(ScanView):
 
 
 class LevelBoxes(QWidget):
-    """A box to tick for each level with a gate."""
+    """Check boxes, one for each level with a gate."""
 
     levels_chosen = Signal(object)
 
@@ -92,7 +92,7 @@ class LevelBoxes(QWidget):
 
 
 class GatesAdvanced(Fold):
-    """Maps that are made, and how the tiles overlap."""
+    """Advanced settings: maps and tile overlap."""
 
     options_changed = Signal(object)
     defaults_clicked = Signal()

@@ -33,7 +33,7 @@ WHAT_IF = "what if"
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """The answer to the newest question: its variants and arrays, or why there is none."""
+    """Answer to the newest query: variants and arrays, or an error."""
 
     ranking: bool
     variants: tuple[VariantResult, ...] = ()
@@ -44,13 +44,13 @@ class Answer:
 
 
 class WhatIfQueries:
-    """Asks the engine, one question at a time.
+    """Runs what-if queries; a new query cancels the pending one.
 
     Parameters
     ----------
     jobs : Jobs
     plan : InspectPlan
-        Of the look that the questions are about.
+        Of the inspection that is queried.
     key : str
         Names its scan, as of `InspectionResult`.
     heard : callable
@@ -65,24 +65,24 @@ class WhatIfQueries:
         self._key = key or uuid.uuid4().hex
 
     def renew(self) -> None:
-        """The scan may have changed: its unchanged result is computed anew with the next question."""
+        """Drop the cached unedited result, since the scan may have changed."""
         self._key = uuid.uuid4().hex
 
     @property
     def busy(self) -> bool:
-        """Whether an answer is awaited."""
+        """Whether a query runs."""
         return self._job is not None
 
     def what_if(self, edits: Edits, truth: LayerScan | None) -> None:
-        """Ask what a change of the gates would change."""
+        """Query the effect of edits."""
         self._ask((Variant(name=WHAT_IF, edits=edits),), truth, ranking=False)
 
     def rank_levels(self, truth: LayerScan | None) -> None:
-        """Ask what each level, forced open alone, would change."""
+        """Query the effect of each level forced open alone."""
         self._ask(opened_one_at_a_time(self._plan.model.header.model), truth, ranking=True)
 
     def stop(self, then: Callable[[], None] | None = None) -> None:
-        """Drop what is asked; `then` is called when the engine is free."""
+        """Cancel the pending query; `then` is called when the engine is free."""
         self._generation += 1
         self._next = then
         if self._job is not None:
@@ -91,8 +91,8 @@ class WhatIfQueries:
             self._go_on()
 
     def _ask(self, variants: tuple[Variant, ...], truth: LayerScan | None, *, ranking: bool) -> None:
-        looked, plan = self._plan.request.config, self._plan
-        config = InspectConfig(overlap=looked.overlap, region=looked.region, slice_axis=looked.slice_axis)
+        given, plan = self._plan.request.config, self._plan
+        config = InspectConfig(overlap=given.overlap, region=given.region, slice_axis=given.slice_axis)
         request = WhatIfRequest(
             model=plan.request.model,
             device=plan.request.device,
@@ -126,7 +126,7 @@ class WhatIfQueries:
 
 
 class _Query(JobRun):
-    """One question on its way to its answer."""
+    """Job of one query."""
 
     def __init__(self, answered: Callable[[Answer], None], over: Callable[[], None], *, ranking: bool) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class _Query(JobRun):
         }
 
     def show_error(self, reason: str, details: str) -> None:
-        """Answer with why there is none."""
+        """Answer with an error."""
         self._answered(Answer(self._ranking, error=reason, details=details))
 
     def over(self) -> None:
@@ -170,7 +170,7 @@ CHANGES = (
 
 
 class AbstractWhatIfPanel(Protocol):
-    """Edits of the gates, and what they change."""
+    """Edits of the gates, and their effect."""
 
     @property
     def threshold_chosen(self) -> ViewSignal:
@@ -182,7 +182,7 @@ class AbstractWhatIfPanel(Protocol):
 
     @property
     def channel_gate_toggled(self) -> ViewSignal:
-        """Whether it takes part (bool)."""
+        """Whether it is on (bool)."""
 
     @property
     def channel_state_chosen(self) -> ViewSignal:
@@ -194,17 +194,17 @@ class AbstractWhatIfPanel(Protocol):
 
     @property
     def reset_clicked(self) -> ViewSignal:
-        """All gates as learned."""
+        """Reset all gates to their learned state."""
 
     @property
     def ranking_clicked(self) -> ViewSignal:
-        """Which level matters."""
+        """Rank the levels."""
 
     def make_rows(self, levels: Sequence[int], /, *, thresholds: bool) -> None:
-        """A row of changes for each level."""
+        """Make a row of edits for each level."""
 
     def show_edits(self, edits: GateEdits, level: int, channel: int, /, *, channel_gate: bool) -> None:
-        """Show the changes; those of single channels are of the level that is shown."""
+        """Show the edits; those of single channels are of the shown level."""
 
     def show_truths(self, layers: Sequence[tuple[str, Any]], current: Any, problem: str, /) -> None:
         """Labels layers to compare with, the one chosen, and why it cannot be used."""
@@ -213,20 +213,20 @@ class AbstractWhatIfPanel(Protocol):
         """A line over the numbers."""
 
     def show_changes(self, text: str, result: VariantResult, classes: Sequence[ClassInfo], /) -> None:
-        """What a change changed, class by class."""
+        """Show the effect of edits, class by class."""
 
     def show_ranking(self, results: Sequence[VariantResult], /) -> None:
-        """What each level, forced open alone, changes."""
+        """Show the effect of each level forced open alone."""
 
     def forget_changes(self) -> None:
-        """Take away the numbers of a change."""
+        """Clear the numbers of the edits."""
 
     def forget(self) -> None:
-        """Take away all numbers."""
+        """Clear all numbers."""
 
 
 class WhatIfController:
-    """Changes of the gates of one look.
+    """Edits of the gates of one inspection, and their effect on the result.
 
     Parameters
     ----------
@@ -268,27 +268,27 @@ class WhatIfController:
 
     @property
     def results(self) -> tuple[VariantResult, ...]:
-        """The numbers of the change that is shown, then those of each level open."""
+        """Numbers of the shown what-if result, then those of the ranking."""
         return (*self._changes, *self._ranking)
 
     # --- What the person does ---------------------------------------------------------------------------------------
 
     def show_level(self, level: int, channel: int) -> None:
-        """Show the changes of this level and channel."""
+        """Show the edits of this level and channel."""
         self._level, self._channel = level, channel
         gated = self._gate.kind == "prosma" and self._gate.channel_gate
         self._panel.show_edits(self._edits, level, channel, channel_gate=gated)
 
     def change(self, level: int, **values: Any) -> None:
-        """Change a level's gate, and ask what that changes; values as of `LevelEdit`."""
+        """Edit a level's gate and run a query; values as of `LevelEdit`."""
         self._take(self._edits.change(level, **values))
 
     def toggle_channel_gate(self, on: bool) -> None:
-        """Let the channel gate of the level that is shown take part, or not."""
+        """Turn the channel gate of the shown level on or off."""
         self.change(self._level, channel_gate=on)
 
     def change_channel(self, state: ChannelState) -> None:
-        """Change one channel of the level that is shown."""
+        """Set the state of the selected channel of the shown level."""
         self._take(self._edits.change_channel(self._level, self._channel, state))
 
     def choose_truth(self, layer: Labels | None) -> None:
@@ -299,11 +299,11 @@ class WhatIfController:
             self._ask()
 
     def reset(self) -> None:
-        """All gates as they were learned."""
+        """Reset all gates to their learned state."""
         self._take(GateEdits())
 
     def rank(self) -> None:
-        """Ask which level matters."""
+        """Rank the levels by ablation."""
         truth, problem = self._read_truth()
         if problem:
             return
@@ -311,7 +311,7 @@ class WhatIfController:
         self.queries.rank_levels(truth)
 
     def show_truths(self) -> None:
-        """Show the labels layers there are, but for those that are ours."""
+        """List Labels layers as reference labels, except our own results."""
         layers = [x for x in self._viewer.layers if isinstance(x, Labels) and not self._is_ours(x)]
         if self._truth is not None and self._truth not in layers:
             self._truth = None
@@ -320,7 +320,7 @@ class WhatIfController:
 
     @property
     def layers(self) -> list[Labels]:
-        """The layers of the answer."""
+        """Layers of the what-if result."""
         return list(self._layers.values())
 
     # --- Inside -----------------------------------------------------------------------------------------------------

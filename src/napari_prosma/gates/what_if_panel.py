@@ -96,11 +96,11 @@ class WhatIfPanel(QWidget):
     # --- Setters ----------------------------------------------------------------------------------------------------
 
     def make_rows(self, levels: Sequence[int], *, thresholds: bool) -> None:
-        """A row of changes for each level."""
+        """Make a row of edits for each level."""
         self._edits.make_rows(levels, thresholds=thresholds)
 
     def show_edits(self, edits: GateEdits, level: int, channel: int, *, channel_gate: bool) -> None:
-        """Show the changes; those of single channels and of the channel gate are of the level that is shown.
+        """Show the edits; those of single channels and of the channel gate are of the shown level.
 
         Parameters
         ----------
@@ -127,7 +127,7 @@ class WhatIfPanel(QWidget):
         say(self._said, text)
 
     def show_changes(self, text: str, result: VariantResult, classes: Sequence[ClassInfo]) -> None:
-        """Show what a change changed, class by class."""
+        """Show the effect of edits, class by class."""
         self.say(text)
         colors = {c.name: c.color for c in classes}
         compared = any(c.truth_before is not None for c in result.classes)
@@ -143,7 +143,7 @@ class WhatIfPanel(QWidget):
         self._classes.setVisible(True)
 
     def show_ranking(self, results: Sequence[VariantResult]) -> None:
-        """Show what each level, forced open alone, changes; the one that changes most comes first."""
+        """Show the effect of each level forced open alone, the largest first."""
         ordered = sorted(results, key=lambda r: -r.changed)
         compared = any(c.truth_after is not None for r in results for c in r.classes)
         self._levels.setColumnHidden(3, not compared)
@@ -159,12 +159,12 @@ class WhatIfPanel(QWidget):
         self._levels.setVisible(True)
 
     def forget_changes(self) -> None:
-        """Take away the numbers of a change."""
+        """Clear the numbers of the edits."""
         self.say("")
         self._classes.setVisible(False)
 
     def forget(self) -> None:
-        """Take away all numbers."""
+        """Clear all numbers."""
         self.forget_changes()
         self._levels.setVisible(False)
 

@@ -1,4 +1,4 @@
-"""The dock widget: view and controller together, and the dialogs they need."""
+"""Dock widget Gates: view, controller and dialogs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class GatesWidget(GatesView):
-    """The dock widget that looks into the gates of a model.
+    """Dock widget that inspects the gates of a model.
 
     Parameters
     ----------

@@ -1,1 +1,1 @@
-"""Jobs of the engine, and all else that runs beside the GUI thread."""
+"""Jobs of the engine, and other work outside the GUI thread."""

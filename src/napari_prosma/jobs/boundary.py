@@ -31,14 +31,14 @@ class Timer(Protocol):
     """Calls a function in the GUI thread after a time."""
 
     def start(self, milliseconds: int, /) -> object:
-        """Call it that many milliseconds from now; an earlier start is forgotten."""
+        """Call it in that many milliseconds; a pending call is dropped."""
 
     def stop(self) -> object:
         """Do not call it."""
 
 
 class EventLoop(Protocol):
-    """The loop of the GUI thread, in which all that widgets do takes place."""
+    """Protocol of the GUI thread's event loop."""
 
     def post(self, call: Callable[..., object], /, *values: Any) -> None:
         """Call this with these values in the GUI thread soon, after what was posted before; from any thread."""
@@ -77,12 +77,12 @@ class Jobs:
 
     @property
     def ready(self) -> Ready | None:
-        """What the engine said of itself, None until it has started."""
+        """What the engine reported at its start; None before."""
         return self._engine.ready
 
     @property
     def alive(self) -> bool:
-        """Whether an engine is there, or on its way."""
+        """Whether an engine lives or is being started."""
         return self._engine.alive
 
     @property
@@ -204,14 +204,14 @@ _lasting: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
 
 def finish_lasting() -> None:
-    """Wait for the work that lasts."""
+    """Wait for the work that was started as ``lasting``."""
     for thread in list(_lasting):
         if thread.ident is not None and thread is not threading.current_thread():
             thread.join()
 
 
 def at_the_end(call: Callable[[], None]) -> None:
-    """Let something be called when Python ends, while threads and their pools still work; the latest comes first.
+    """Register a function for the end of Python, called while threads still work; the latest is called first.
 
     `atexit` comes too late: writing an OME-Zarr needs a pool of threads, and those are shut down before.
     """

@@ -149,7 +149,7 @@ _POLL_MS = 50
 
 
 class _DownloadThread:
-    """A download in a thread; the caller's thread looks at it from time to time."""
+    """A download in a thread; polled by the caller's thread."""
 
     def __init__(self, archive: Archive, folder: Path) -> None:
         self._archive, self._folder = archive, folder
@@ -223,7 +223,7 @@ def _wait(work: _DownloadThread, bar: Any) -> None:
     loop, timer = QEventLoop(), QTimer()
     application.aboutToQuit.connect(work.cancel)
 
-    def look() -> None:
+    def poll() -> None:
         if bar.is_canceled:
             work.cancel()  # a connection that hangs lets go later, in its thread
         if work.total and bar.total != work.total:
@@ -232,7 +232,7 @@ def _wait(work: _DownloadThread, bar: Any) -> None:
         if work.cancelled or not work.thread.is_alive():
             loop.quit()
 
-    timer.timeout.connect(look)
+    timer.timeout.connect(poll)
     timer.start(_POLL_MS)
     loop.exec()
     timer.stop()

@@ -1,4 +1,4 @@
-"""A job of the engine as a widget follows it: started, cancelled, its messages handled, its end told once."""
+"""Base classes of a widget's jobs in the engine: start, cancel, guarded handlers of messages, end. No Qt."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Handlers = Mapping[type, Callable[[Any], None]]
 
 
 class JobRun(ABC):
-    """A job from its start to its last message; a subclass says what becomes of the messages.
+    """A job of the engine from its start to its last message; subclasses handle the messages.
 
     A handler that raises does not leave the widget with a job that goes on unseen: the job is cancelled, the error is
     shown, and nothing more is handled but its end.
@@ -52,7 +52,7 @@ class JobRun(ABC):
             self.job.cancel()
 
     def abandon(self) -> None:
-        """The widget is gone: stop, without a word to it."""
+        """Cancel for a widget that is deleted: it is not called any more."""
         self.cancelling = self.abandoned = True
         self.job.cancel()
 
@@ -96,7 +96,7 @@ class JobRun(ABC):
 
 
 class ViewSignal(Protocol):
-    """What a view emits when a person does something, of whichever toolkit it is made."""
+    """Protocol of a view's signal, independent of the toolkit."""
 
     def connect(self, slot: Callable[..., object], /) -> object:
         """Call `slot` with the values of each signal."""
@@ -106,14 +106,14 @@ class Activity(Protocol):
     """A job in the activity dock of the viewer."""
 
     def show_progress(self, done: int, total: int) -> None:
-        """How far it is."""
+        """Show progress."""
 
     def close(self) -> None:
         """Leave the dock."""
 
 
 class RunView(Protocol):
-    """What of a view follows a job."""
+    """Protocol of a view that shows a job."""
 
     def show_run(self, text: str, *, enabled: bool, tooltip: str) -> None:
         """The main button."""
@@ -136,7 +136,7 @@ class RunView(Protocol):
 
 @dataclass(frozen=True)
 class RunTexts:
-    """What the widget says of its kind of job.
+    """Texts of a widget for its kind of job.
 
     Attributes
     ----------
@@ -208,7 +208,7 @@ class ShownRun(JobRun):
 
     @property
     def handlers(self) -> Handlers:
-        """What is the same for every job."""
+        """Handlers that all jobs share."""
         return {
             StageStarted: lambda stage: self.say(stage.message),
             Working: lambda working: self._run_view.show_progress(0, 0, working.message),

@@ -1,4 +1,4 @@
-"""What the widgets share: the engine, the models a person knows, and remembered settings."""
+"""Session that all widgets share: engine, known models, remembered settings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EARLY = 0.5
 
 
 class Session:
-    """One per napari process.
+    """Shared state of all widgets, one per napari process.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class Session:
         self._widgets = 0
 
     def widget_opened(self) -> None:
-        """A widget is there: the engine starts, so that it is warm when it is needed."""
+        """A widget was opened: start the engine, so that it is warm when needed."""
         self._widgets += 1
         self.jobs.warm_up()
         early = threading.Timer(EARLY, _import_early)
@@ -67,7 +67,7 @@ class Session:
         early.start()
 
     def widget_closed(self) -> None:
-        """A widget is gone; with the last one the engine ends and its memory is free, also where Python goes on."""
+        """A widget was closed: after the last one the engine ends and frees its memory."""
         self._widgets -= 1
         if self._widgets == 0:
             self.jobs.free()
@@ -92,7 +92,7 @@ class Session:
         return known or entry
 
     def prefer(self, entry: ModelEntry, kind: str = "") -> None:
-        """Let this model be the one that segments scans of a kind, from now on; as of `remember_model`."""
+        """Prefer this model for scans of a kind from now on; as of `remember_model`."""
         if kind:
             self.remember_model(kind, entry)
         self.model_preferred.emit(entry)

@@ -1,4 +1,4 @@
-"""What the engine is to do, as data. No Qt."""
+"""Specifications of jobs: frozen data, and how requests are prepared from them. No Qt."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Preparation = Generator[str, None, Request]
 
 
 class JobSpec(Protocol):
-    """A job: frozen data, and how its request is made of it."""
+    """Protocol of a job's specification: frozen data that prepares a request."""
 
     def prepare(self, engine: Engine) -> Preparation:
         """Make the request, in a thread: yields what is done at the moment; what it shares is in the request."""
@@ -71,7 +71,7 @@ class ScanSpec:
 
 
 def share_scan(engine: Engine, scan: LayerScan) -> Generator[str, None, ScanRef]:
-    """Reference to a layer's scan: to what the engine can open itself, else to a copy in shared memory."""
+    """Reference to a layer's scan: its file where the engine can open that, else a copy in shared memory."""
     path = scan.reference()
     if path is not None:
         return ScanRef(file=str(path), axes=scan.axes, spec=spec_message(scan.spec))

@@ -1,4 +1,4 @@
-"""Labels layers as annotations: where they lie on the image they are painted over, and what their values are called."""
+"""Labels layers as annotations: grid relative to their image, class names and colors."""
 
 from __future__ import annotations
 

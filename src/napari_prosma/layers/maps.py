@@ -1,4 +1,4 @@
-"""Maps of a gate as layers that lie, at their own resolution, exactly on the scan they were made from."""
+"""Layers of gate maps, each at its own resolution on the grid of its scan."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def map_layer(
     Parameters
     ----------
     scan : LayerScan
-        The scan that was looked at.
+        The scan that was inspected.
     info : MapInfo
         Where the map lies on it.
     data : ndarray, float, axes ``info.axes``

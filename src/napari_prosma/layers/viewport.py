@@ -211,7 +211,7 @@ class ViewerWatch:
             event.connect(callback)
 
     def follow(self, layer: Layer | None) -> None:
-        """Listen to this layer, and to no other."""
+        """Listen to this layer only."""
         for name in LAYER_EVENTS:
             if self._layer is not None:
                 self._layer.events[name].disconnect(self._on_change)
@@ -220,7 +220,7 @@ class ViewerWatch:
         self._layer = layer
 
     def close(self) -> None:
-        """Listen no longer."""
+        """Disconnect."""
         wires = (functools.partial(event.disconnect, callback) for event, callback in self._wires)
         run_all("A viewer could not be left", lambda: self.follow(None), *wires)
 

@@ -1,1 +1,1 @@
-"""What Segment and Gates share: the choice of a scan, a model and a part."""
+"""Shared by Segment and Gates: choice of scan, model and region."""

@@ -45,7 +45,7 @@ class AbstractPartFields(Protocol):
 
 
 class AbstractScanView(RunView, Protocol):
-    """What of a view lets a model look at a scan."""
+    """Protocol of a view with fields for scan, model and device."""
 
     @property
     def image_chosen(self) -> ViewSignal:
@@ -105,7 +105,7 @@ class AbstractScanView(RunView, Protocol):
 
 
 class ScanPresenter:
-    """Puts choices into words on the view.
+    """Formats choices and plans as texts and lists, and shows them on the view.
 
     Parameters
     ----------
@@ -174,7 +174,7 @@ C = TypeVar("C", bound=ScanChoices)
 
 
 class ScanController(Generic[C]):
-    """Keeps the fields of a view true to the viewer and the person's choices.
+    """Keeps the fields of a view in sync with the viewer and the choices.
 
     A subclass says what else there is to choose (`_show_options`), what follows from the choices (`_show_plan`) and
     whether a job runs (`_busy`); it calls `_begin` when it is ready, and `close` at its end.
@@ -239,7 +239,7 @@ class ScanController(Generic[C]):
         self.choose_image(layer or self._active_image())
 
     def close(self) -> None:
-        """Leave the viewer as it was found. The view may be gone already."""
+        """Disconnect from viewer and view, which may be deleted already."""
         run_all(
             "A widget could not be closed",
             self._watch.close,
@@ -346,7 +346,7 @@ class ScanController(Generic[C]):
             self._scan_view.show_error(str(error), details=False)
 
     def choose_device(self, device: str) -> None:
-        """Compute elsewhere."""
+        """Choose the device."""
         self.session.remember("device", device)
         self._set(device=device)
         self._show_devices(self.session.jobs.ready)
@@ -453,5 +453,5 @@ class ScanController(Generic[C]):
 
 
 def _is_scan(layer: Any) -> bool:
-    """Whether a layer is an image to look at: not a map of ours."""
+    """Whether a layer is a scan: an image that is no result of ours."""
     return isinstance(layer, Image) and not is_result(layer)

@@ -28,7 +28,7 @@ _SAMPLE = 1 << 18
 
 @dataclass(frozen=True)
 class ScanKind:
-    """What a model has to be made for.
+    """Kind of a scan: what a model must be trained for.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class ScanKind:
 
 
 def kind_of(scan: LayerScan) -> ScanKind:
-    """The kind of a layer's scan; of voxels in memory some are looked at."""
+    """Kind of a layer's scan; voxels in memory are sampled."""
     modality = str(scan.metadata.get("modality", ""))
     if not modality and scan.path is not None and scan.spec.format == "dicom":
         modality = dicom_modality(scan.path)
@@ -74,7 +74,7 @@ def kind_of(scan: LayerScan) -> ScanKind:
 def kind_from(
     spec: ImageSpec, data: Any = None, modality: str = "", *, synthetic: bool = False, gray: bool = False
 ) -> ScanKind:
-    """The kind of a scan of this geometry.
+    """Kind of a scan of this geometry.
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ def scan_problem(choices: ScanChoices, slice_axis: str | None, region: Region | 
 def scan_notes(
     scan: LayerScan, model: ModelEntry, slice_axis: str | None, region: Region | None, verb: str, gets: str
 ) -> tuple[str, ...]:
-    """What the person may want to know of how the model sees the scan, a sentence each.
+    """Notes on how the model reads the scan, a sentence each.
 
     Parameters
     ----------
@@ -195,7 +195,7 @@ def scan_notes(
         if stop - start > 1:
             notes.append(f"The model is 2D: the {stop - start} slices along {axis} are {verb} one by one.")
     elif region and dims == 3 and min(stop - start for start, stop in region) == 1:
-        notes.append(f"The model is 3D: it looks at the neighbouring slices as well, and only this slice gets {gets}.")
+        notes.append(f"The model is 3D: it reads the neighboring slices as well, and only this slice gets {gets}.")
     if spec.num_channels == 3 and model.header.model.in_channels == 1:
         notes.append("Colors are turned to gray: the model takes one channel.")
     if spec.num_frames > 1:
@@ -209,7 +209,7 @@ def fits(scan: LayerScan, model: ModelEntry) -> bool:
 
 
 def suitable_model(scan: LayerScan, models: Sequence[ModelEntry]) -> ModelEntry | None:
-    """The model that was made for scans like this one; None where that is known of none.
+    """Model known to be trained for scans like this one, or None.
 
     A model that merely can take the scan is not enough: it would give labels of something that is not there.
     """
@@ -227,7 +227,7 @@ def _is_known(kind: ScanKind, model: ModelEntry) -> bool:
 
 
 def unsuited(scan: LayerScan, model: ModelEntry, kind: ScanKind | None = None) -> str:
-    """Why a model is not chosen by itself for a scan: what is known of the two differs; empty where nothing does."""
+    """Why a model is not chosen automatically for a scan; empty where nothing speaks against it."""
     kind = kind or kind_of(scan)
     wrong = misfit(scan, model, None)
     if wrong:
@@ -254,7 +254,7 @@ def _other_geometry(model: ModelEntry, kind: ScanKind) -> str:
 
 
 def doubts(spec: ImageSpec, model: ModelEntry, kind: ScanKind) -> Iterator[str]:
-    """What says that a model, which can take a scan, was trained on others, a sentence each."""
+    """Signs that a compatible model was trained on other scans, a sentence each."""
     name, purpose = model.header.name, model.purpose
     if purpose.synthetic and not kind.synthetic:
         yield f"{name} was trained on synthetic phantoms: on real scans its labels mean nothing."

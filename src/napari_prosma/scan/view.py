@@ -13,7 +13,7 @@ from napari_prosma.widgets.job_view import JobView
 
 
 class ScanView(JobView):
-    """A column whose subclass adds these fields: signals out, setters in, no decisions."""
+    """Base view with fields for scan and model: signals out, setters in, no decisions."""
 
     image_chosen = Signal(object)
     axes_chosen = Signal(str)
@@ -114,7 +114,7 @@ PARTS = {"whole": "Whole scan", "view": "What the view shows", "slice": "Current
 
 
 class PartFields(QWidget):
-    """Two boxes, and the problem that the first may have.
+    """Fields for the part of the scan and the slice axis.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Segment scans: choices (`state`), what happens (`controller`), what is seen (`view`), the job."""
+"""Segment scans: state, controller, view, job and dock widget."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Between the choices, the view and the engine: what happens when. No Qt, no torch."""
+"""Controller of the Segment widget, with its presenter and the Protocols of its view. No Qt, no torch."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class AbstractSegmentAdvanced(Protocol):
 
     @property
     def defaults_clicked(self) -> ViewSignal:
-        """All as it was at first."""
+        """Restore the defaults."""
 
     def show_options(self, options: InferenceConfig, part: str, axes: Sequence[tuple[str, str]], name: str, /) -> None:
         """Show settings; `axes` are those a 2D model may walk along."""
@@ -55,7 +55,7 @@ class AbstractSegmentAdvanced(Protocol):
 
 
 class AbstractSegmentView(AbstractScanView, SegmentRunView, Protocol):
-    """The Segment widget as its controller knows it."""
+    """Protocol of the Segment widget's view."""
 
     @property
     def advanced(self) -> AbstractSegmentAdvanced:
@@ -63,7 +63,7 @@ class AbstractSegmentView(AbstractScanView, SegmentRunView, Protocol):
 
 
 class SegmentPresenter(ScanPresenter):
-    """Puts choices into words on the view.
+    """Formats choices and plans as texts and lists, and shows them on the view.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ class SegmentPresenter(ScanPresenter):
 
 
 class SegmentController(ScanController[SegmentChoices]):
-    """Keeps the view true to the viewer and the person's choices, and runs segmentations.
+    """Keeps the view in sync with the viewer and the choices, and runs segmentations.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ class SegmentController(ScanController[SegmentChoices]):
         self._begin()
 
     def close(self) -> None:
-        """Leave the viewer as it was found; a running job ends. The view may be gone already."""
+        """Disconnect from viewer and view (which may be deleted already); a running job ends."""
         run_all("A segmentation could not be left", self._leave)
         super().close()
 
@@ -151,7 +151,7 @@ class SegmentController(ScanController[SegmentChoices]):
         self._show_options()
 
     def start_or_cancel(self) -> None:
-        """What the main button does: start, or cancel the running job."""
+        """Main button: start a segmentation, or cancel the running one."""
         if self.run is not None:
             self.run.cancel()
             return
@@ -161,7 +161,7 @@ class SegmentController(ScanController[SegmentChoices]):
             self.run = SegmentJob(self._plan, self._layer, self.viewer, self.view, self.session.jobs, self._run_over)
 
     def details(self) -> str:
-        """What the engine said about the last failure."""
+        """Log or traceback of the last failure."""
         return self._details or self.session.jobs.log()
 
     # --- What follows -----------------------------------------------------------------------------------------------

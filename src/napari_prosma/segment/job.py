@@ -117,7 +117,7 @@ def with_measures(features: DataFrame, rows: Sequence[ClassRow], heading: str) -
 
 
 class AbstractSegmentResultPanel(Protocol):
-    """Numbers of a result."""
+    """Table of a result."""
 
     def show_result(self, title: str, rows: Sequence[ClassRow], size: str, /) -> None:
         """Show a result; `size` is the heading of its sizes, empty where there are none."""
@@ -126,11 +126,11 @@ class AbstractSegmentResultPanel(Protocol):
         """The heading alone."""
 
     def hide(self) -> None:
-        """There is no result."""
+        """Hide the panel."""
 
 
 class SegmentRunView(RunView, Protocol):
-    """The Segment widget as its job knows it."""
+    """Protocol of the Segment widget's view, as far as a job uses it."""
 
     @property
     def result(self) -> AbstractSegmentResultPanel:
@@ -186,7 +186,7 @@ class SegmentJob(ShownRun):
         self.start(jobs, ScanSpec(plan.request, plan.scan))
 
     def correct(self) -> Labels | None:
-        """Give the person a copy of the result to correct, selected, with the brush; the result itself is hidden."""
+        """Add an editable copy of the result, selected, with the brush; the result itself is hidden."""
         if self.labels is None:
             return None
         copy = editable_copy(self.labels)
@@ -205,7 +205,7 @@ class SegmentJob(ShownRun):
         return {**super().handlers, **own}
 
     def over(self) -> None:
-        """Let go of the viewer; what a job has shown that gave nothing goes, so that no part is taken for a result."""
+        """Disconnect from the viewer; the partial result of a job that did not finish is removed."""
         super().over()
         self._viewer.layers.events.removed.disconnect(self._layer_removed)
         if not self._finished:

@@ -1,4 +1,4 @@
-"""Choices, and what follows from them: request, file of the result, and command line. No Qt."""
+"""Choices of a segmentation, and their plan: request, output file and command line. No Qt."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SegmentChoices(ScanChoices):
-    """What the person chose for a segmentation."""
+    """Choices for a segmentation."""
 
     options: InferenceConfig = field(default_factory=InferenceConfig)
     name: str = ""
@@ -31,7 +31,7 @@ class SegmentChoices(ScanChoices):
 
 @dataclass(frozen=True)
 class SegmentPlan:
-    """A valid choice: the request (without its scan), the result's name, and what is worth knowing before."""
+    """Valid choices as a request (without its scan), name of the result, and notes."""
 
     scan: LayerScan
     model: ModelEntry
@@ -41,7 +41,7 @@ class SegmentPlan:
 
 
 def resolve(choices: SegmentChoices, region: Region | None) -> SegmentPlan | Problem:
-    """The plan, or the first problem; `region` as of `scan_problem`."""
+    """Plan of these choices, or the first problem; `region` as of `scan_problem`."""
     problem = scan_problem(choices, choices.options.slice_axis, region)
     if problem or choices.scan is None or choices.model is None:
         return problem or Problem("image", "")
@@ -52,7 +52,7 @@ def resolve(choices: SegmentChoices, region: Region | None) -> SegmentPlan | Pro
 
 
 def _notes(scan: LayerScan, model: ModelEntry, options: InferenceConfig) -> tuple[str, ...]:
-    """What the person may want to know before the run, a sentence each."""
+    """Notes before the run, a sentence each."""
     notes = scan_notes(scan, model, options.slice_axis, options.region, "segmented", "labels")
     if options.mirror and model.header.mirror_axes:
         notes += (f"Mirrored copies take {2 ** len(model.header.mirror_axes)} times as long.",)
@@ -74,7 +74,7 @@ def save_path(plan: SegmentPlan) -> Path | None:
 
 
 def writer(labels: Labels, path: Path) -> Callable[[], object]:
-    """What writes a result, as the layer is now, with the geometry and header of its scan; may run in a thread.
+    """Function that writes a result layer with the geometry and header of its scan; may run in a thread.
 
     It raises `OutputError` where the file cannot be written.
     """

@@ -1,4 +1,4 @@
-"""The Segment widget as a person sees it: signals out, setters in, no decisions."""
+"""View of the Segment widget: signals out, setters in, no decisions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from prosma_core.config.inference import InferenceConfig
 
 
 class SegmentResultPanel(QWidget):
-    """Hidden until there is a result."""
+    """Result of a segmentation; hidden until there is one."""
 
     save_clicked = Signal()
     correct_clicked = Signal()
@@ -95,7 +95,7 @@ def _number(size: float) -> str:
 
 
 class SegmentView(ScanView):
-    """Picks, options, the Segment button, progress and result, from top to bottom."""
+    """Fields, advanced settings, Segment button, progress and result, from top to bottom."""
 
     def __init__(self) -> None:
         super().__init__(("image", "axes", "size", "model", "device"))

@@ -1,4 +1,4 @@
-"""The dock widget: view and controller together, and the dialogs they need."""
+"""Dock widget Segment: view, controller and dialogs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TIDY = 3000
 
 
 class SegmentWidget(SegmentView):
-    """The dock widget that segments a scan.
+    """Dock widget that segments scans.
 
     Parameters
     ----------

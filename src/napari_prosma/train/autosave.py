@@ -1,4 +1,4 @@
-"""Annotations are saved into the run folder each minute while a training runs, and on every way out of the program."""
+"""Autosave of annotations into the run folder: each minute while a training runs, and when the program ends."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from prosma_core.runs.run_folder import RunFolder
 _LOG = logging.getLogger(__name__)
 
 EVERY = 60_000
-"""Milliseconds between two looks at whether anything was painted."""
+"""Milliseconds between two checks whether anything was painted."""
 PULSE = 500
 """Milliseconds between two moments at which Python runs, and so sees a signal, while Qt waits for events."""
 PAINTED = ("data", "paint", "labels_update", REFRESHED)
@@ -98,12 +98,12 @@ class Autosave:
             self._write()
 
     def end(self) -> None:
-        """The training is over: save once more."""
+        """Save once more at the end of the training."""
         self.save()
         self._forget()
 
     def drop(self) -> None:
-        """Save no more, and say nothing of what is being saved: the folder will go."""
+        """Stop saving, without reporting errors: the folder will be removed."""
         self._dropped = True
         self._forget()
 

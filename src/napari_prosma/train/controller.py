@@ -1,4 +1,4 @@
-"""Between the choices, the view and the engine of the Train widget: what happens when. No Qt, no torch."""
+"""Controller of the Train widget. No Qt, no torch."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class TrainController:
-    """Keeps the view true to the pairs and the person's choices, and runs trainings.
+    """Keeps the view in sync with the pairs and the choices, and runs trainings.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ class TrainController:
         self._show_everything()
 
     def close(self) -> None:
-        """Leave the viewer as it was found; a running training stops and is listed where the widget is opened again."""
+        """Disconnect from the viewer; a running training stops, and is listed when the widget is opened again."""
         run_all(
             "The Train widget could not be closed",
             self.trainings.close,  # what is painted comes first
@@ -117,7 +117,7 @@ class TrainController:
             self.pairs.resample(number, voxel_by_voxel=fix == "place")
 
     def choose_class(self, value: int, name: str, color: str) -> None:
-        """Name and color of a class."""
+        """Set name and color of a class."""
         self._edited[value] = (name, color)
         self._show_classes()
         self._show_plan()
@@ -128,7 +128,7 @@ class TrainController:
         self.choose_start(model)
 
     def choose_start(self, start: Any) -> None:
-        """Start from a new network of 2 or 3 dimensions (None: as the scans have), or from a model."""
+        """Choose a new network of 2 or 3 dimensions (None: as the scans have), or a model to fine-tune."""
         model = start if isinstance(start, ModelEntry) else None
         self._set(start=model, dims=start if start in (2, 3) else None)
         self._name_it()
@@ -145,14 +145,14 @@ class TrainController:
             self._say(error)
 
     def choose_preset(self, preset: str) -> None:
-        """Size and length."""
+        """Choose the preset."""
         self.session.remember("preset", preset)
         self._set(preset=preset)
         self._show_times()
         self._presenter.options(self._choices)
 
     def choose_budget(self, budget: tuple[int | None, float | None]) -> None:
-        """Epochs, or minutes, or neither: as the preset says."""
+        """Set the budget: epochs, or minutes, or neither (preset default)."""
         self._set(epochs=budget[0], minutes=budget[1])
         self.view.show_budget(*budget)
 
@@ -170,7 +170,7 @@ class TrainController:
         self._presenter.options(self._choices)
 
     def choose_device(self, device: str) -> None:
-        """Compute elsewhere."""
+        """Choose the device."""
         self.session.remember("device", device)
         self._set(device=device)
         self._show_devices(self.session.jobs.ready)
@@ -199,7 +199,7 @@ class TrainController:
     # --- Trainings --------------------------------------------------------------------------------------------------
 
     def start_or_stop(self) -> None:
-        """What the main button does: train, or stop the training (or the estimate) that runs."""
+        """Main button: start a training, or stop the training or estimate that runs."""
         if self.trainings.run is not None:
             self.trainings.run.cancel()
             return
@@ -212,7 +212,7 @@ class TrainController:
             self.trainings.start(self._plan, self._choices.classes)
 
     def resume(self, state: RunState, more_epochs: int | None = None) -> None:
-        """Go on with an earlier run, to its end or for more epochs than it was meant to have."""
+        """Resume an earlier run, to its end or for more epochs than planned."""
         if self.trainings.run is None and not self._estimate.running:
             self._show_preview()
             self.trainings.resume(state, more_epochs, self._choices.device)

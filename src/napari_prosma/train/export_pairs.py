@@ -33,7 +33,7 @@ Files = tuple[tuple[Path, Path], ...]
 
 
 def write_pairs(pairs: Sequence[Pair], folder: Path) -> Generator[str, None, Files]:
-    """Write what is no file yet into a folder: ``images/NAME`` and ``labels/NAME``. To be run in a thread.
+    """Write the layers of pairs into a folder as ``images/NAME`` and ``labels/NAME``. To be run in a thread.
 
     A layer that lies on a patient's grid becomes a NIfTI with the header of its file, any other an OME-Zarr. Both keep
     axes, voxel size, unit and values; NIfTI keeps no names of channels. Files of pairs stay where they are, apart from
@@ -80,7 +80,7 @@ def write_pairs(pairs: Sequence[Pair], folder: Path) -> Generator[str, None, Fil
 
 
 def case_names(pairs: Sequence[Pair]) -> tuple[str, ...]:
-    """Names that the pairs have as cases of a run, whose split is drawn among them."""
+    """Case names of the pairs in a run; its split is drawn among them."""
     written = _file_names([pair.image for pair in pairs])
     plain = [pair.image.layer is None and not pair.image.channels for pair in pairs]
     found = (stem(p.image.paths[0]) if own else name for p, own, name in zip(pairs, plain, written, strict=True))
@@ -88,7 +88,7 @@ def case_names(pairs: Sequence[Pair]) -> tuple[str, ...]:
 
 
 def left_out(pairs: Sequence[Pair], folder: RunFolder) -> str:
-    """What a resumed run does not see of the current pairs, as a sentence; empty where it sees all.
+    """Sentence on current pairs that a resumed run does not use; empty where it uses all.
 
     A run goes on with its own copies of layers. To be run in a thread.
 

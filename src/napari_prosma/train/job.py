@@ -40,7 +40,7 @@ SLOW = 0.25
 
 
 class TrainingPreview:
-    """Shows the present prediction on the viewer's scan while a training wants it.
+    """Shows the current prediction on a scan of the viewer while a training runs.
 
     Parameters
     ----------
@@ -64,13 +64,13 @@ class TrainingPreview:
         self._painted = False
 
     def choose(self, layer: Image | None) -> None:
-        """The scan that would be shown; it is not changed while a training runs."""
+        """Choose the scan to predict on; ignored while a training runs."""
         if self._job is None:
             self._layer = layer
             self._tell(self._default, "")
 
     def toggle(self, wanted: bool) -> None:
-        """What the person wants from now on."""
+        """Turn the preview on or off."""
         self._wanted = wanted
         self._tell(wanted, "")
         if wanted and self._shown is not None and self._shown not in self._viewer.layers:
@@ -79,13 +79,13 @@ class TrainingPreview:
             self._ask(self._job)
 
     def clear(self, keep: Collection[Any] = ()) -> None:
-        """Take the prediction of the training before out of the viewer, unless it was painted in or is to be kept."""
+        """Remove the prediction of the previous training, unless it was painted in or is in `keep`."""
         if self._shown is not None and not self._painted and all(self._shown is not layer for layer in keep):
             self._remove()
         self.release()
 
     def release(self) -> None:
-        """Leave the prediction of the training before to the viewer."""
+        """Leave the prediction of the previous training to the viewer."""
         if self._shown is not None:
             self._shown.events.paint.disconnect(self._on_paint)
         self._shown, self._painted = None, False
@@ -98,7 +98,7 @@ class TrainingPreview:
             self._ask(job)
 
     def take(self, array: NDArray[Any], order: TrainingOrder) -> None:
-        """An array in which predictions will appear."""
+        """Show an array into which predictions are written."""
         if self._scan is None or not self._default:
             return
         notes = {"model": f"{order.name} (in training)"}
@@ -108,7 +108,7 @@ class TrainingPreview:
         add_layer_keep_selection(self._viewer, self._shown)
 
     def refresh(self, epoch: int, seconds: float) -> None:
-        """A prediction is there."""
+        """Show a new prediction."""
         if self._shown is None:
             return
         if self._shown not in self._viewer.layers:  # the person has deleted it
@@ -184,7 +184,7 @@ TEXTS = RunTexts(
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What came of a training: a model, and whether it was worth it.
+    """Model of a training, with Dice before and after.
 
     Attributes
     ----------
@@ -252,7 +252,7 @@ class TrainJob(ShownRun):
         preview.begin(self.job)
 
     def abandon(self) -> None:
-        """The widget is gone: stop, without a word to it. The run is listed where it is opened again."""
+        """Cancel for a widget that is deleted; the run is listed when the widget is opened again."""
         run_all("A training could not be left", super().abandon, self._preview.end)
 
     # --- Messages of the engine, in the GUI thread ------------------------------------------------------------------
@@ -271,7 +271,7 @@ class TrainJob(ShownRun):
         return {**super().handlers, **own}
 
     def over(self) -> None:
-        """The engine has ended it; what a training has reached that did not come to its end is kept."""
+        """End the job; of a training that did not finish, the model reached so far is kept."""
         if self.outcome is not None or self.abandoned:
             self._end()
             return
@@ -341,7 +341,7 @@ class TrainJob(ShownRun):
 
 
 def trained_model_of(kept: KeptModel) -> TrainedModel:
-    """Outcome of a run that was stopped, or killed."""
+    """Model of a run that was stopped or killed."""
     return TrainedModel(kept.path, kept.before, kept.dice, kept.words, kept.held_out)
 
 

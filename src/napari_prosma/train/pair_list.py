@@ -1,4 +1,4 @@
-"""The pairs of the widget: each is read in a thread, and read again when it changes."""
+"""List of training pairs: each is checked in a thread, and again when its layers change."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ EVENTS = (
 
 
 class PairList:
-    """Pairs, and what is known of each.
+    """Training pairs and the state of each.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ class PairList:
         self._keep([row for i, row in enumerate(self.rows) if i not in gone])
 
     def close_layer(self, layer: Any) -> bool:
-        """Say of the rows of a layer that it was closed; whether there are any. They stay: their pair holds it."""
+        """Mark the rows of a closed layer; returns whether there are any. They stay: their pair holds the layer."""
         rows = [replace(row, closed=True) if layer in _layers(row.pair) else row for row in self.rows]
         held = rows != self.rows
         self.rows = rows
@@ -98,12 +98,12 @@ class PairList:
         self._read([by])
 
     def read_as(self, config: LabelsConfig) -> None:
-        """Read all labels in this meaning."""
+        """Check all pairs again with these label settings."""
         self._config = config
         self._read(self.pairs)
 
     def close(self) -> None:
-        """Watch no layer any more."""
+        """Disconnect from all layers."""
         self.rows = []
         self._asked.clear()
         run_all("Pairs could not be left", self._timer.stop, self._watch)
@@ -186,7 +186,7 @@ def _same(a: Pair, b: Pair) -> bool:
 
 
 class PairActions:
-    """Adds to a list of pairs.
+    """Actions on a list of pairs: add layers, files or folders; resample; reinterpret axes.
 
     Parameters
     ----------

@@ -41,7 +41,7 @@ MAX_VALUE = 65_535
 
 
 def problem_and_fixes(found: PairCheck, image: ImageSpec, labels: ImageSpec) -> tuple[str, tuple[Fix, ...]]:
-    """What is wrong in a window's words, and what the row can do about it."""
+    """Message about the problem of a pair, and the fixes offered."""
     elsewhere = grid_problem(image, labels, "The image", "the labels")
     if elsewhere:
         return _elsewhere(elsewhere, image, labels)
@@ -319,7 +319,7 @@ def _check(row: PairRow, config: LabelsConfig) -> PairRow:
 
 
 def _format_part(pair: Pair) -> str:
-    """What the splits of a pair's folder use it for."""
+    """Text on the pair's part in the splits of its folder."""
     return {"train": "for training", "val": "for validation"}.get(pair.part, "")
 
 

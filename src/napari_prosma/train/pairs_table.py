@@ -1,4 +1,4 @@
-"""The table of pairs to train on: each with what it holds, what is wrong with it and what helps."""
+"""Table of training pairs: contents, problem and fixes of each."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ MARGIN = 6
 
 
 class PairsTable(QWidget):
-    """Pairs, and `buttons` that add and remove them."""
+    """Table of pairs, and `buttons` that add and remove them."""
 
     add_active_clicked = Signal()
     add_files_clicked = Signal()

@@ -142,7 +142,7 @@ FEW = 30
 
 @dataclass(frozen=True)
 class Curve:
-    """What is drawn.
+    """Data of one curve.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What the Train widget shows of the choices: texts and lists, nothing that happens."""
+"""Presenter of the Train widget, and the Protocol of its view. No Qt."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NEW_FACTS = "Size, voxel size and tile are planned from the pairs."
 
 
 class AbstractTrainView(RunView, Protocol):
-    """The Train widget as its controller knows it."""
+    """Protocol of the Train widget's view."""
 
     @property
     def add_active_clicked(self) -> ViewSignal:
@@ -169,7 +169,7 @@ class AbstractTrainView(RunView, Protocol):
 
 
 class TrainPresenter:
-    """Puts choices into words on the view.
+    """Formats choices and plans as texts and lists, and shows them on the view.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What the engine is asked for: a new training, one that goes on, or an estimate."""
+"""Job specifications of the Train widget: new and resumed trainings, plans and runtimes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from prosma_core.runs.run_state import RunState, run_lock
 
 @dataclass(frozen=True)
 class TrainingOrder:
-    """What is to be trained.
+    """A training to start: name, run folder, classes and specification.
 
     Attributes
     ----------
@@ -90,7 +90,7 @@ class NewTraining:
 
 @dataclass(frozen=True, eq=False)
 class ResumedTraining:
-    """A training that goes on, on the pairs it had; one that was stopped in its first epoch begins anew.
+    """A resumed training on the pairs it had; one that was stopped in its first epoch starts over.
 
     Attributes
     ----------
@@ -119,7 +119,7 @@ class ResumedTraining:
 
 @dataclass(frozen=True, eq=False)
 class PlanSpec:
-    """What a training would be.
+    """Specification of a plan of a training.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Names for models that are trained here, the runs that lie beside them, and copies."""
+"""Library of trained models and their runs: free names, list of runs, copies."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ RESULT_HEIGHT = 240
 
 
 class TrainedModelPanel(QWidget):
-    """Hidden until there is a model."""
+    """Dice before and after training, and actions on the model; hidden until there is one."""
 
     use_clicked = Signal()
     save_as_clicked = Signal()

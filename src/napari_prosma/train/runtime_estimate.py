@@ -33,7 +33,7 @@ from prosma_core.printable import format_duration
 
 
 class RuntimeEstimator:
-    """Asks the engine for a plan, and puts it into words.
+    """Estimates the time of a training by a plan of the engine.
 
     Parameters
     ----------
@@ -55,17 +55,17 @@ class RuntimeEstimator:
 
     @property
     def times(self) -> dict[str, str]:
-        """Words for the time of each preset: as estimated for this plan, else as expected."""
+        """Text of the time of each preset: estimated for this plan, else timed in the background."""
         return self._preset_times.times | self._times
 
     @property
     def text(self) -> str:
-        """What is to be said where no time is known."""
+        """Text shown where no time is known."""
         return self._preset_times.text
 
     @property
     def running(self) -> bool:
-        """Whether one is being made."""
+        """Whether an estimate runs."""
         return self._job is not None
 
     def begin(self, preset: str, plan: TrainPlan, pairs: Sequence[Pair]) -> None:
@@ -87,17 +87,17 @@ class RuntimeEstimator:
         self._job.start(self._jobs, PlanSpec(plan, pairs, folder))
 
     def cancel(self) -> None:
-        """Stop it, where one is made."""
+        """Cancel the running estimate."""
         if self._job is not None:
             self._job.cancel()
 
     def close(self) -> None:
-        """The widget is gone: cancel, without a word to it."""
+        """Cancel for a widget that is deleted: it is not called any more."""
         left = self._job.abandon if self._job is not None else lambda: None
         run_all("An estimate could not be left", left, self._preset_times.close)
 
     def plan_is(self, plan: TrainPlan | Problem | None, choices: TrainChoices) -> None:
-        """Know what would be trained: times of something else are forgotten, those of the presets are found out."""
+        """Set the choices and their plan: times of other choices are dropped, the presets are timed."""
         valid = plan if isinstance(plan, TrainPlan) else None
         if self._times and (valid is None or _what(valid) != self._what):
             self._times = {}
@@ -127,7 +127,7 @@ class RuntimeEstimator:
 
 
 class _EstimateJob(JobRun):
-    """One plan on its way; `over` is not told where the widget is gone, `tidy` always."""
+    """Job of one plan; `over` is not called for a deleted widget, `tidy` always."""
 
     def __init__(
         self,
@@ -150,11 +150,11 @@ class _EstimateJob(JobRun):
         }
 
     def show_error(self, reason: str, _details: str) -> None:
-        """Say that a time could not be shown."""
+        """Show that an estimate failed."""
         self._view.show_error(f"The time cannot be shown: {reason}", details=False)
 
     def over(self) -> None:
-        """Nothing is estimated any more."""
+        """End the estimate."""
         run_all("The copies of an estimate could not be removed", self._tidy)
         if not self.abandoned:
             self._told()
@@ -172,11 +172,11 @@ def _what(plan: TrainPlan) -> dict[str, Any]:
 UNKNOWN = "How long it takes here is not known: estimate it below."
 SOON = "Estimating training time…"
 AFTER = 1.5
-"""Seconds without a change of the choices, and between two looks at whether the engine is idle."""
+"""Seconds without a change of the choices, and between two checks whether the engine is idle."""
 
 
 class PresetTimer:
-    """Asks a second engine for the times of what is chosen, as soon as that has not changed for a moment.
+    """Times each preset in a second engine, once the choices have settled.
 
     Parameters
     ----------
@@ -201,7 +201,7 @@ class PresetTimer:
         self._timer = jobs.timer(self._ask)
 
     def want(self, request: TimesRequest | None) -> None:
-        """Find out the times of this, unless they are known; None: there is nothing to be trained."""
+        """Time these presets, unless that is known; None: there is nothing to train."""
         if request == self._request:
             return
         self._request = request
@@ -215,7 +215,7 @@ class PresetTimer:
             self._timer.stop()
 
     def close(self) -> None:
-        """The widget is gone: nothing is told any more."""
+        """Stop for a widget that is deleted."""
         self._request = None
         run_all("An estimate could not be left", self._jobs.end_background, self._timer.stop)
 

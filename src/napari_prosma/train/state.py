@@ -35,7 +35,7 @@ MOST_EPOCHS = 100_000
 
 @dataclass(frozen=True)
 class TrainChoices:
-    """What the person chose.
+    """Choices for a training.
 
     Attributes
     ----------
@@ -82,7 +82,7 @@ class TrainChoices:
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """A valid choice.
+    """Valid choices as settings of a run, model file, and notes.
 
     Attributes
     ----------
@@ -100,7 +100,7 @@ class TrainPlan:
 
 
 def resolve(choices: TrainChoices, folder: Path) -> TrainPlan | Problem:
-    """The plan, or the first problem.
+    """Plan of these choices, or the first problem.
 
     Parameters
     ----------
@@ -296,7 +296,7 @@ def notes(
     start: ModelEntry | None,
     run: RunConfig,
 ) -> tuple[str, ...]:
-    """Sentences about a run that can start: what is held out, and what a person may not expect.
+    """Notes on a run that can start, a sentence each: validation split and caveats.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The trainings of one widget: begin, stop, go on with one, and what becomes of their models."""
+"""Manager of a widget's trainings: start, stop, resume, and their models."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class TrainingManager:
         self._begin(TrainingOrder(plan.out.stem, folder, tuple(classes), spec), fresh=True)
 
     def resume(self, state: RunState, more_epochs: int | None, device: str) -> None:
-        """Go on with an earlier run, to its end or for more epochs than it was meant to have."""
+        """Resume an earlier run, to its end or for more epochs than planned."""
         try:
             folder = RunFolder.beside(state.out)
             order = TrainingOrder(state.name, folder, run_classes(folder), ResumedTraining(state, more_epochs, device))
@@ -123,7 +123,7 @@ class TrainingManager:
         self._view.show_runs(list_runs(self._session.models_folder))
 
     def details(self) -> str:
-        """What the engine said about the last failure."""
+        """Log or traceback of the last failure."""
         return self._failure or self._session.jobs.log()
 
     def close(self) -> None:

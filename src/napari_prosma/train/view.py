@@ -1,4 +1,4 @@
-"""The Train widget as a person sees it: signals out, setters in, no decisions."""
+"""View of the Train widget: signals out, setters in, no decisions."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ NONE = {"batch_size": "planned", "removed_target": "learned", "patience": "off"}
 
 
 class TrainAdvanced(Fold):
-    """Settings of training that a preset decides otherwise."""
+    """Advanced settings of a training; their defaults come from the preset."""
 
     options_changed = Signal(object)
     defaults_clicked = Signal()

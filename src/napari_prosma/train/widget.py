@@ -1,4 +1,4 @@
-"""The dock widget: view and controller together, and the dialogs they need."""
+"""Dock widget Train: view, controller and dialogs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class TrainWidget(TrainView):
-    """The dock widget that trains and fine-tunes models.
+    """Dock widget that trains and fine-tunes models.
 
     Parameters
     ----------

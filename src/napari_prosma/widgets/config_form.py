@@ -67,7 +67,7 @@ class ConfigForm:
 
     @property
     def value(self) -> Config:
-        """What the form says."""
+        """Settings as entered."""
         return self._base.replace(**{name: entry.get() for name, entry in self._inputs.items()})
 
     def set(self, config: Config) -> None:

@@ -1,4 +1,4 @@
-"""Widgets of this plugin that open each other, by their names in the manifest."""
+"""Opens dock widgets of this plugin by their names in the manifest."""
 
 from __future__ import annotations
 

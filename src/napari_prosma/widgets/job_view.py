@@ -40,7 +40,7 @@ second take half a core from the engine, which computes on the same processor (d
 
 
 class ProgressPanel(QWidget):
-    """Bar and line; hidden while nothing runs.
+    """Progress bar and a line of text; hidden while nothing runs.
 
     Where the total is not known the line counts the seconds; a bar that moves by itself costs too much (as above).
     """
@@ -123,7 +123,7 @@ WIDTH = 320
 
 
 class JobView(QWidget):
-    """A column of parts that a subclass adds from top to bottom: signals out, setters in, no decisions.
+    """Base view of widgets that run jobs: a column of parts that subclasses add; signals out, setters in, no decisions.
 
     Parameters
     ----------
@@ -230,7 +230,7 @@ class JobView(QWidget):
             self._area.widget().setStyleSheet(f"QComboBox:disabled {{ color: rgba({red}, {green}, {blue}, 180); }}")
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
-        """Let the wheel scroll the column and not change, by the way, a value that nobody is editing."""
+        """Let the wheel scroll the column instead of changing a value that is not being edited."""
         if event.type() == QEvent.Type.Wheel and isinstance(watched, QWidget) and not watched.hasFocus():
             event.ignore()
             return True

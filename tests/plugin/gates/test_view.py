@@ -175,4 +175,4 @@ def test_a_2d_model_gives_maps_of_every_slice(make_widget: Any, rng: np.random.G
     viewer.add_image(rng.random((3, 40, 44)).astype(np.float32), name="stack", scale=(2, 1, 1))
     made = make_widget(viewer)
     made.choose("breast-lesion-us")
-    assert "3 slices along z are looked at one by one" in made.text("notes")
+    assert "3 slices along z are inspected one by one" in made.text("notes")

@@ -98,7 +98,7 @@ def test_a_slice_for_a_3d_model_is_explained() -> None:
     plan = resolve(replace(choices(), part="slice"), ((5, 6), (0, 40), (0, 44)))
     assert isinstance(plan, SegmentPlan)
     assert plan.request.config.region == ((5, 6), (0, 40), (0, 44))
-    assert "neighbouring slices" in " ".join(plan.notes)
+    assert "neighboring slices" in " ".join(plan.notes)
 
 
 def test_a_2d_model_walks_through_a_3d_scan_along_the_chosen_axis() -> None:
