@@ -103,7 +103,7 @@ def test_changes_are_kept_level_by_level_and_none_are_left_when_all_is_as_learne
         LevelEdit(level=0, state="open"),
         LevelEdit(level=2, threshold=0.0, closed_channels=(7,)),
     )
-    assert edits.words() == "level 0: open; level 2: threshold × 0, channel 7 closed"
+    assert edits.text() == "level 0: open; level 2: threshold × 0, channel 7 closed"
     assert edits.channel(2, 7) == "closed"
     edits = edits.change_channel(2, 7, "open")
     assert edits.of(2).open_channels == (7,)

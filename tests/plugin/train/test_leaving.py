@@ -79,7 +79,7 @@ def test_a_part_that_cannot_be_closed_holds_up_no_other(
         msg = "wrapped C/C++ object of type QTimer has been deleted"
         raise RuntimeError(msg)
 
-    monkeypatch.setattr(widget.controller._estimate._expectation._timer, "stop", deleted)
+    monkeypatch.setattr(widget.controller._estimate._preset_times._timer, "stop", deleted)
     monkeypatch.setattr(widget.controller.trainings._autosave._timer, "stop", deleted)
     monkeypatch.setattr(widget.controller._pairs._timer, "stop", deleted)
     monkeypatch.setattr(widget.controller.trainings._preview, "end", deleted)
