@@ -42,7 +42,7 @@ from prosma_core.engine.requests import (
 from prosma_core.errors import EngineError, ProsmaError
 from prosma_core.events import Event
 
-# What others need of `references` and `requests` they take from here.
+# Requests and results, which others import from here.
 __all__ = [
     "ArrayRef",
     "InspectRequest",
