@@ -73,11 +73,11 @@ class Desk:
 
     def segment(self) -> SegmentWidget:
         """The Segment widget, in front."""
-        return open_dock(self.viewer, "Segment", lambda: SegmentWidget(self.viewer, self.session))
+        return open_dock(self.viewer, "Segment", self.session)
 
     def train(self) -> TrainWidget:
         """The Train widget, in front."""
-        return open_dock(self.viewer, "Train", lambda: TrainWidget(self.viewer, self.session))
+        return open_dock(self.viewer, "Train", self.session)
 
     def show(self, image: Scan, truth: Scan, name: str) -> Image:
         """Open a scan at its widest slice."""

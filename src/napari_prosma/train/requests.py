@@ -150,7 +150,7 @@ def times_request(plan: TrainPlan, rows: Sequence[PairRow], num_classes: int) ->
     num_classes : int
         Background included.
     """
-    kept = ("device", "gate", "init", "preprocess", "training")
+    kept = ("device", "init", "preprocess", "training")
     values = {"out": "model.safetensors"} | {k: plan.request_values[k] for k in kept if k in plan.request_values}
     return TimesRequest(
         runs={preset: resolve_run({**values, "preset": preset}) for preset in get_args(Preset)},

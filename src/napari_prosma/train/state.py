@@ -55,8 +55,6 @@ class TrainChoices:
         Budget; the preset's own where both are None, by the clock where only minutes are given.
     training : dict
         Values of `TrainingConfig` set by hand.
-    gate : dict
-        Values of `GateConfig` set by hand.
     device : str
     device_error : str
         Why the device cannot be used.
@@ -74,7 +72,6 @@ class TrainChoices:
     epochs: int | None = None
     minutes: float | None = None
     training: dict[str, Any] = field(default_factory=dict)
-    gate: dict[str, Any] = field(default_factory=dict)
     device: str = "auto"
     device_error: str = ""
     name: str = ""
@@ -176,7 +173,6 @@ def _values(choices: TrainChoices, out: Path) -> dict[str, Any]:
         "class_colors": {info.value: info.color for info in choices.classes},
         "labels": choices.labels.model_dump(),
         "training": training,
-        "gate": dict(choices.gate),
     }
     if choices.size and asks_for_size(choices):
         values["voxel_size"] = parse_voxel_size(choices.size).model_dump(mode="json")

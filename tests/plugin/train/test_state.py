@@ -106,12 +106,12 @@ def test_the_voxel_size_of_images_that_state_none_is_asked_for_and_trained_with(
 
 
 def test_a_valid_choice_gives_a_run_that_can_be_written_and_repeated(tmp_path: Path) -> None:
-    given = choices(row(values=(1, 2)), preset="quick", device="cpu", training={"seed": 3}, gate={"kind": "none"})
+    given = choices(row(values=(1, 2)), preset="quick", device="cpu", training={"seed": 3})
     plan = plan_of(given, tmp_path)
     files = finished(write_pairs([each.pair for each in given.rows], tmp_path / "mine.prosma" / "data"))
     run = resolve_run(plan.request_values | {"pairs": files})
     assert (run.out, run.name, run.device, run.preset) == (tmp_path / "mine.safetensors", "mine", "cpu", "quick")
-    assert (run.training.seed, run.gate.kind) == (3, "none")
+    assert run.training.seed == 3
     assert run.training.epochs == PRESETS["quick"]["training"]["epochs"]
     assert run.class_names == {c.value: c.name for c in given.classes}
     assert run.class_colors == {c.value: c.color for c in given.classes}
@@ -192,7 +192,6 @@ def bad_rows() -> tuple[PairRow, ...]:
         (lambda: replace(choices(), name="phantom-3d"), "name", "already"),
         (lambda: replace(choices(), name="Taken"), "name", "already"),
         (lambda: choices(training={"learning_rate": 5}), "advanced", "learning_rate"),
-        (lambda: choices(gate={"kind": "other"}), "advanced", "gate.kind"),
     ],
 )
 def test_what_is_wrong_is_said_under_its_field(make: Any, field: str, words: str, tmp_path: Path) -> None:
