@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from napari.layers import Image, Labels, Layer
 from tests.plugin.gates.conftest import made_up
-from tests.plugin.gates.test_inspection_result import REGION
+from tests.plugin.gates.test_job import REGION
 from tests.plugin.gates.test_state import choices, planned
 from tests.writers import Found, Number, Save, Writer, one_value
 
