@@ -1,6 +1,6 @@
 """The library: each job as a plain function, and the gate and the network as modules.
 
-The functions do what `prosma` and the plugin do, by the same code. Each takes ``progress``, which is called with the
+The functions run the same code as `prosma` and the plugin. Each takes ``progress``, which is called with the
 events of `prosma_core.events`; an exception that it raises ends the job and is passed on.
 """
 
@@ -120,18 +120,18 @@ def read_image(
     path : str or Path
         A file of any format that is read, a zarr folder, or a folder with one DICOM series.
     axes : str, optional
-        What each dimension of the file is, one letter each: for NIfTI in the order of its header (``"xyz…"``), for
+        Letters of ``"tczyx"``, one per dimension of the file: for NIfTI in the order of its header (``"xyz…"``), for
         all others in the order of the array (``"…yx"``).
     spacing : float or sequence of float, optional
-        Voxel size along z, y and x, for files that state none.
+        Voxel size along z, y and x, in `unit`, for files that state none.
     unit : str, optional
-        Unit of `spacing`; mm unless given.
+        Unit of `spacing`, such as ``"mm"`` or ``"um"``; mm unless given.
 
     Returns
     -------
     Scan
-        ``data``, an array whose axes are a subset of ``"tczyx"`` in that order, of the file's own type; and ``spec``,
-        where it lies.
+        ``data``, an array of the file's dtype whose axes are a subset of ``"tczyx"`` in that order; and ``spec``, its
+        axes, spacing, unit and affine.
 
     Raises
     ------
@@ -140,7 +140,7 @@ def read_image(
     GeometryError
         Axes cannot be told or do not fit, or the affine is not invertible.
     ConfigError
-        The spacing is none.
+        The spacing is not a positive number, or the unit is unknown.
     MissingExtraError
         The format needs a library that is not installed.
 
@@ -165,21 +165,21 @@ def write_labels(
     model: Segmenter | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write a label map on the grid of an image; whole or not at all.
+    """Write a label map on the grid of an image, atomically.
 
     Parameters
     ----------
     path : str or Path
         The suffix is the format: ``.nii.gz``, ``.tif``, ``.ome.tif``, ``.zarr``, ``.ome.zarr``, ``.nrrd``, ``.mha``,
         and ``.png`` for 2D.
-    labels : array_like, integer or bool
-        Class numbers from 0, on the grid of `like`, without a channel axis.
+    labels : array_like, integer or bool, shape of `like` without channels
+        Class values from 0.
     like : Scan or path, optional
-        The image that was segmented: the file gets its affine, voxel size and unit. Without it, 1 pixel.
+        The image that was segmented: the file gets its affine, voxel size and unit. Without it, the voxel size is 1.
     axes : str, optional
         Letters of the axes of `labels`; those of `like` without channels, or ``"yx"`` and ``"zyx"``, unless given.
     model : Segmenter, optional
-        The model whose result this is, which the file then names. Training tells such labels from independent ones.
+        The model whose prediction this is, named in the file: training tells such labels from annotations.
     overwrite : bool
         Replace an earlier result.
 
@@ -267,22 +267,23 @@ def segment(
     Parameters
     ----------
     image : array_like, Scan or path
-        An array of integers or floating-point numbers of any size; what `read_image` gave; or a file.
+        An array, integer or floating point, of any shape with the axes of `axes`; a scan of `read_image`; or a file.
     model : Segmenter, str or Path
-        What `load_model` gave; or a name or file, which is loaded for this call.
+        A model of `load_model`; or a name or file, which is loaded for this call.
     axes : str, optional
         Of an array: letters of ``"tczyx"`` in the array's order, such as ``"yxc"`` for a color picture or ``"xyz"`` for
         an array of nibabel; ``"yx"`` and ``"zyx"`` unless given. Of a file: as in `read_image`.
     spacing : float or sequence of float, optional
-        Voxel size: of an array in the order of its own spatial axes, of a file that states none along z, y and x.
+        Voxel size in `unit`: of an array in the order of its own spatial axes, of a file that states none along z, y
+        and x.
     unit : str, optional
         Unit of spacing and affine; mm unless given.
     affine : array_like, shape (n + 1, n + 1), optional
-        Of an array, instead of `spacing`: maps a voxel index to the world, rows and columns in the order of the array's
-        n spatial axes. In 3D and mm, the world is the patient's (to the Right, Anterior, Superior): with
+        Of an array, instead of `spacing`: maps a voxel index to world coordinates in `unit`, rows and columns in the
+        order of the array's n spatial axes. In 3D and mm, the world is RAS+ (right, anterior, superior): with
         ``axes="xyz"``, the affine of nibabel.
     full : bool
-        Give all results, not the labels alone.
+        Return all results, not the labels alone.
     progress : callable, optional
         Called with each `Event`: `TileDone` counts the tiles.
     **settings
@@ -292,18 +293,17 @@ def segment(
 
     Returns
     -------
-    ndarray, uint8 or uint16
-        Class values on the grid of the image. The axes are those of the array, or (t)(z)yx for a file or scan, without
-        channels.
+    ndarray, uint8 or uint16, shape of the image without channels
+        Class values. The axes are those of the array, or (t)(z)yx for a file or scan.
     Segmentation
-        With `full`: labels, and what was asked for, as scans with axes in the order (t)(c)(z)yx.
+        With `full`: labels and the results asked for, as scans with axes in the order (t)(c)(z)yx.
 
     Raises
     ------
     ModelFileError, FileFormatError
         Model or image cannot be read.
     GeometryError, ChannelError, IntensityError
-        The image does not fit the model, or cannot be computed with.
+        The image does not fit the model, or holds no usable values.
     ConfigError
         A setting is unknown or out of bounds.
     DeviceError
@@ -356,9 +356,9 @@ def evaluate(
     split : str, optional
         Of a folder: a key of its splits.json, or the path of another one; ``"val"`` where it has one.
     tolerance : float
-        Of surface Dice, in the unit of the images.
+        Tolerance of surface Dice, in the unit of the images.
     labels : mapping, optional
-        What label values mean: fields of `LabelsConfig`.
+        Meaning of label values: fields of `LabelsConfig`.
     axes : str, optional
         Of arrays, as in `segment`; labels have the axes of their image without channels.
     spacing : float or sequence of float, optional
@@ -445,8 +445,8 @@ def train(
     overwrite : bool
         Replace an existing model and its run.
     progress : callable, optional
-        Called with each `Event`: `StepDone` after each step, `EpochDone` after each epoch. After an exception that it
-        raises, `resume` continues from the last finished epoch.
+        Called with each `Event`: `StepDone` after each step, `EpochDone` after each epoch. If it raises, training stops,
+        and `resume` continues from the last finished epoch.
     **settings
         Fields of `RunConfig`, nested: ``preset="quick"``, ``init="phantom-3d"``, ``device="cpu"``,
         ``training={"epochs": 20}``, ``gate={"kind": "none"}``, ``class_names={1: "lesion"}``, …
@@ -454,8 +454,8 @@ def train(
     Returns
     -------
     TrainingResult
-        ``path`` of the model, ``validation`` with the Dice of each class on the validation cases, ``before`` and after
-        of fine-tuning, and ``held_out``: what the Dice means.
+        ``path`` of the model, ``validation`` with the Dice of each class on the validation cases, ``before`` with that
+        of the start model when fine-tuning, and ``held_out``: what the Dice was measured on.
 
     Raises
     ------
@@ -464,9 +464,9 @@ def train(
     DatasetError, LabelError, GeometryError, IntensityError
         The data cannot be used; the text names the case.
     OutputError
-        The model or its run exists already, or something else lies there.
+        The model or its run exists already, or the path cannot be written.
     TrainingError, RunLockedError, DeviceError
-        The loss is not finite, there is nothing to resume, another process trains this run, or memory ended.
+        The loss is not finite, there is nothing to resume, another process trains this run, or memory is too small.
 
     Examples
     --------
@@ -531,9 +531,9 @@ def inspect(
     Returns
     -------
     Inspected
-        ``inspection.levels`` has the numbers of each level, finest first; ``maps`` the arrays, named such as
-        ``"level0/removed"``: float16 (``kept``: uint8), axes (t)(c)(z)yx, each on its level's own grid, whose place in
-        the image ``inspection.maps`` says.
+        ``inspection.levels`` has the statistics of each level, finest first; ``maps`` the arrays, named such as
+        ``"level0/removed"``: float16 (``kept``: uint8), axes (t)(c)(z)yx, each on its level's grid, whose position in
+        the image is in ``inspection.maps``.
 
     Raises
     ------
@@ -571,7 +571,7 @@ def what_if(
     progress: Progress | None = None,
     **settings: Any,
 ) -> WhatIf:
-    """Segment an image with changed gates, and compare with the gates as they were learned.
+    """Segment an image with edited gates, and compare with the learned gates.
 
     Parameters
     ----------
@@ -580,11 +580,11 @@ def what_if(
     model : Segmenter, str or Path
         As in `segment`.
     changes : mapping, optional
-        By name, the change of one level or of several: fields of `LevelEdit`, such as
+        By name, the edit of one level or of several: fields of `LevelEdit`, such as
         ``{"no threshold": {"level": 0, "threshold": 0}}``. Unless given, the gate of each level is opened, one at a
         time.
     truth : array_like, Scan or path, optional
-        Labels of the image, to measure both results against.
+        Reference labels of the image, integer, to measure both results against.
     axes : str, optional
         As in `segment`.
     spacing : float or sequence of float, optional
@@ -601,15 +601,15 @@ def what_if(
     Returns
     -------
     WhatIf
-        ``variants`` has what became of each class with each change, ``unchanged`` the labels without any, ``labels``
-        and ``changes`` those of the first change.
+        ``variants`` has the differences of each class under each edit, ``unchanged`` the labels without edits,
+        ``labels`` and ``changes`` the labels and changed voxels of the first edit.
 
     Raises
     ------
     ConfigError
-        What is to be changed does not exist.
+        A level, channel or part of a gate that is to be edited does not exist.
     LabelError
-        The truth holds values that are no classes of the model.
+        The truth holds values that are not classes of the model.
     ModelFileError, FileFormatError, GeometryError, ChannelError, IntensityError, DeviceError
         As in `segment`.
 

@@ -27,11 +27,11 @@ class ChannelGate(nn.Module):
 
 
 SMALL = 20480
-"""Values along the first four axes up to which PyTorch computes one image by a kernel of its own, which is slower."""
+"""Values along the first four axes up to which PyTorch computes one image by its own, slower kernel."""
 
 
 class Conv2d(nn.Conv2d):
-    """`nn.Conv2d` with zeros beyond the edge."""
+    """`nn.Conv2d` with zero padding."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Features of shape (B, outputs, y, x) from (B, inputs, y, x)."""
@@ -39,7 +39,7 @@ class Conv2d(nn.Conv2d):
 
 
 class Conv3d(nn.Conv3d):
-    """`nn.Conv3d` with zeros beyond the edge."""
+    """`nn.Conv3d` with zero padding."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Features of shape (B, outputs, z, y, x) from (B, inputs, z, y, x)."""
@@ -51,7 +51,7 @@ CONV: dict[int, Any] = {2: Conv2d, 3: Conv3d}
 
 
 def _small(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> bool:
-    """Whether PyTorch would not take oneDNN although it could."""
+    """Whether PyTorch would not use oneDNN although it could."""
     return (
         not torch.compiler.is_compiling()
         and x.device.type == "cpu"

@@ -240,14 +240,14 @@ class ProximalGate(SkipGate):
         x = self.hook_x(x)
         if self.skips_formula:
             return self.forced_skip(x)
-        kernel, x, g = dispatch(x, self._on_grid_of(x, g), fused=self.fused, watched=self.watched)
-        q, context = kernel.project(x, g, self.project_skip, self.project_decoder)  # GELU(W_x x + W_g g + b), GAP(g)
+        backend, x, g = dispatch(x, self._on_grid_of(x, g), fused=self.fused, watched=self.watched)
+        q, context = backend.project(x, g, self.project_skip, self.project_decoder)  # GELU(W_x x + W_g g + b), GAP(g)
         q, tau = self.hook_q(q), self.hook_tau(self.threshold())
-        z = self.hook_z(kernel.field(q, [*self.scales], self.offset))  # sum of D_d * q, + beta
+        z = self.hook_z(backend.field(q, [*self.scales], self.offset))  # sum of D_d * q, + beta
         del q  # without gradients, its memory is free for the rest
-        a = self.hook_a(kernel.prox(z, tau, self.form, keep=self.hook_z.watched))  # prox of tau ||.||_1
+        a = self.hook_a(backend.prox(z, tau, self.form, keep=self.hook_z.watched))  # prox of tau ||.||_1
         c = None if self.channel_gate is None else self.hook_c(self.channel_gate(context))  # sigmoid(MLP(GAP(g)))
-        return self.hook_out(kernel.apply(c, a, x))  # type: ignore[no-any-return]  # c . a . x
+        return self.hook_out(backend.apply(c, a, x))  # type: ignore[no-any-return]  # c . a . x
 
     def threshold(self) -> Tensor:
         """Threshold tau per channel, shape (C,), > 0."""
@@ -260,8 +260,8 @@ class ProximalGate(SkipGate):
 
     def fields(self, q: Tensor) -> tuple[Tensor, ...]:
         """Compatibility field z_d of each scale, without offset, from projected features q; each of shape of q."""
-        kernel, q, _ = dispatch(q, q, fused=self.fused, watched=True)
-        return tuple(kernel.field(q, [scale], None) for scale in self.scales)
+        backend, q, _ = dispatch(q, q, fused=self.fused, watched=True)
+        return tuple(backend.field(q, [scale], None) for scale in self.scales)
 
     def removed(self, z: Tensor, tau: Tensor) -> Tensor:
         """Removed fraction with a gradient, from field z and threshold tau, see `removed_estimate`."""

@@ -1,4 +1,4 @@
-"""ProSMA-UNet, and through the same class the plain and the attention U-Net."""
+"""ProSMA-UNet; the same class is the plain and the attention U-Net."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prosma_core.model.gate import SkipGate, build_gate
 
 
 class UNetArguments(TypedDict, total=False):
-    """A network in plain values, as the fields of `ModelConfig`."""
+    """Fields of `ModelConfig` as plain values."""
 
     dims: Literal[2, 3]
     in_channels: int
@@ -30,12 +30,12 @@ class UNetArguments(TypedDict, total=False):
 class UNet(nn.Module):
     """Residual encoder and decoder with gated skips and a segmentation head at every level.
 
-    Heads of all levels always exist, so that weights fit with and without deep supervision.
+    Each level has a head, also without deep supervision, so that weights fit either way.
 
     Parameters
     ----------
     config : ModelConfig, optional
-        The network; or its fields as keyword arguments.
+        Settings of the network; or their fields as keyword arguments.
     **settings
         Fields of `ModelConfig`: ``dims`` (spatial axes, 2 or 3), ``in_channels``, ``num_classes`` (the background among
         them), ``widths`` (channels of each stage, finest first); optionally ``strides`` and ``kernels`` (of each stage
@@ -89,7 +89,7 @@ class UNet(nn.Module):
         Parameters
         ----------
         x : Tensor, float, shape (B, in_channels, *grid)
-            Normalised scan; each grid axis a multiple of ``config.divisor``.
+            Normalized image; each grid axis a multiple of ``config.divisor``.
 
         Returns
         -------
@@ -145,7 +145,7 @@ class UNet(nn.Module):
                 x = self.decoder[i](joined)
 
     def _joined(self, level: int, x: Tensor, skips: list[Tensor]) -> Tensor:
-        """What the decoder of a level takes: its gated skip, and the coarser features x brought to its grid."""
+        """Input of a level's decoder: its gated skip, and the coarser features x upsampled to its grid."""
         g = self.upsample[level](x)  # (B, widths[i], *grid of level i)
         return torch.cat([self.gates[level](skips[level], g), g], dim=1)  # (B, 2 widths[i], *grid of level i)
 
@@ -156,7 +156,7 @@ class UNet(nn.Module):
 
 
 def _network(config: ModelConfig | None, settings: UNetArguments) -> ModelConfig:
-    """Settings of a network from either."""
+    """Settings of a network from its config or its fields."""
     if config is not None:
         if settings:
             msg = f"A network by its config takes nothing else, but {', '.join(settings)} was given. Leave out one."
@@ -164,7 +164,7 @@ def _network(config: ModelConfig | None, settings: UNetArguments) -> ModelConfig
         return config
     values: dict[str, Any] = dict(settings)
     dims, widths = values.get("dims"), values.get("widths")
-    if dims in CONV and isinstance(widths, Sequence):  # else the check below says what is wrong
+    if dims in CONV and isinstance(widths, Sequence):  # otherwise the check below reports it
         values.setdefault("strides", [(1 if stage == 0 else 2,) * dims for stage in range(len(widths))])
         values.setdefault("kernels", [(3,) * dims] * len(widths))
     if isinstance(values.get("gate"), str):
@@ -173,7 +173,7 @@ def _network(config: ModelConfig | None, settings: UNetArguments) -> ModelConfig
 
 
 def check_input(shape: torch.Size | tuple[int, ...], config: ModelConfig) -> None:
-    """Raise `GeometryError` unless a tensor of this shape (B, C, *grid) can go through the network."""
+    """Raise `GeometryError` unless the network takes a tensor of this shape (B, C, *grid)."""
     if len(shape) != config.dims + 2 or shape[1] != config.in_channels:
         msg = (
             f"Input of shape {tuple(shape)}: this network takes (batch, "
@@ -189,7 +189,7 @@ def check_input(shape: torch.Size | tuple[int, ...], config: ModelConfig) -> Non
 
 
 def build_model(config: ModelConfig, seed: int | None = None) -> UNet:
-    """Network with fresh weights; the same seed gives the same weights and leaves torch's own generator alone."""
+    """Network with new random weights; the same seed gives the same weights, torch's own generator is unchanged."""
     if seed is None:
         return UNet(config)
     with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""Weights in and out of a network: exactly, or as far as they fit."""
+"""Weights of a network to and from arrays: exactly, or as far as they fit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def model_from(config: ModelConfig, weights: Mapping[str, NDArray[Any]]) -> UNet
     Raises
     ------
     ModelFileError
-        A weight is missing, superfluous, or of another shape.
+        A weight is missing, unexpected, or of another shape.
     """
     with torch.device("meta"):
         model = UNet(config)
@@ -45,18 +45,18 @@ def model_from(config: ModelConfig, weights: Mapping[str, NDArray[Any]]) -> UNet
 
 
 def transfer(model: UNet, weights: Mapping[str, NDArray[Any]]) -> str:
-    """Copy every weight that fits by name and shape; the rest keeps its fresh value.
+    """Copy every weight that fits by name and shape; the others keep their initial values.
 
     Returns
     -------
     str
-        What was taken and what starts afresh, in words.
+        Text: how many tensors were loaded, and which start from initial values.
     """
     state = model.state_dict()
     fits = {k: torch.from_numpy(v) for k, v in weights.items() if k in state and state[k].shape == v.shape}
     model.load_state_dict(fits, strict=False)
     fresh = sorted({name.rsplit(".", 1)[0] for name in state if name not in fits})
     if not fresh:
-        return f"All {len(state)} weights were taken over."
+        return f"All weights loaded ({len(state)} tensors)."
     listed = ", ".join(fresh[:6]) + (", …" if len(fresh) > 6 else "")
-    return f"{len(fits)} of {len(state)} weights were taken over; these start afresh: {listed}."
+    return f"{len(fits)} of {len(state)} weight tensors loaded; trained from scratch: {listed}."

@@ -350,14 +350,14 @@ def test_train_takes_pairs_of_files_and_says_before_and_after(
     assert "Before and after: class 1" in said
 
 
-def test_fine_tuning_says_what_is_taken_over(
+def test_fine_tuning_says_which_weights_are_loaded(
     prosma: Prosma, make_data: Make, settings: Path, model: Path, tmp_path: Path
 ) -> None:
     data = make_data(tmp_path / "data")
     out = tmp_path / "tuned.safetensors"
     code, _, err = prosma("train", "--data", data, "--out", out, "--config", settings, "--init", model)
     assert code == 0
-    assert "weights were taken over" in err
+    assert "weights loaded" in err
 
 
 def test_models_list_shows_name_classes_and_licence(

@@ -221,13 +221,13 @@ def test_weights_of_another_network_are_refused() -> None:
         model_from(config(2, "bounded", classes=4), weights_of(small.state_dict()))
 
 
-def test_transfer_keeps_what_fits_and_says_what_starts_afresh() -> None:
+def test_transfer_loads_what_fits_and_names_what_is_trained_from_scratch() -> None:
     old = build_model(config(2, "bounded"), seed=0)
     new = build_model(config(2, "bounded", classes=5), seed=1)
     head = new.state_dict()["heads.0.weight"].clone()
     words = transfer(new, weights_of(old.state_dict()))
     assert "heads.0" in words
-    assert "start afresh" in words
+    assert "from scratch" in words
     assert torch.equal(new.state_dict()["heads.0.weight"], head)
     assert torch.equal(new.state_dict()["encoder.0.0.conv1.weight"], old.state_dict()["encoder.0.0.conv1.weight"])
 

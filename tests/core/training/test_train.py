@@ -192,7 +192,7 @@ def test_a_damaged_state_is_refused(folder: Path, tmp_path: Path) -> None:
         drain(train(settings(folder, out), resume=True))
 
 
-def test_fine_tuning_takes_what_fits_and_says_what_does_not(folder: Path, tmp_path: Path) -> None:
+def test_fine_tuning_loads_what_fits_and_names_what_does_not(folder: Path, tmp_path: Path) -> None:
     first = tmp_path / "first.safetensors"
     drain(train(settings(folder, first)))
     for path in sorted((folder / "labels").iterdir())[:3]:
@@ -203,7 +203,7 @@ def test_fine_tuning_takes_what_fits_and_says_what_does_not(folder: Path, tmp_pa
         write_labels(path, labels, image.spec)
     run = settings(folder, tmp_path / "second.safetensors", init=str(first))
     result, events = drain(train(run))
-    said = [e.message for e in events if isinstance(e, StageStarted) and "start afresh" in e.message]
+    said = [e.message for e in events if isinstance(e, StageStarted) and "from scratch" in e.message]
     assert len(said) == 1
     assert "heads.0" in said[0]
     assert result.header.model.num_classes == 3
@@ -215,7 +215,7 @@ def test_fine_tuning_without_steps_starts_from_the_models_weights(folder: Path, 
     drain(train(settings(folder, first)))
     run = settings(folder, second, init=str(first), training={"epochs": 1, "steps": 1, "learning_rate": 1e-12})
     _, events = drain(train(run))
-    assert any("All" in e.message and "taken over" in e.message for e in events if isinstance(e, StageStarted))
+    assert any("All weights loaded" in e.message for e in events if isinstance(e, StageStarted))
     a, b = load_bundle(first)[1], load_bundle(second)[1]
     assert all(np.allclose(a[k], b[k], atol=1e-5) for k in a)
 
