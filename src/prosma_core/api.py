@@ -445,8 +445,8 @@ def train(
     overwrite : bool
         Replace an existing model and its run.
     progress : callable, optional
-        Called with each `Event`: `StepDone` after each step, `EpochDone` after each epoch. If it raises, training stops,
-        and `resume` continues from the last finished epoch.
+        Called with each `Event`: `StepDone` after each step, `EpochDone` after each epoch. If it raises, training
+        stops, and `resume` continues from the last finished epoch.
     **settings
         Fields of `RunConfig`, nested: ``preset="quick"``, ``init="phantom-3d"``, ``device="cpu"``,
         ``training={"epochs": 20}``, ``gate={"kind": "none"}``, ``class_names={1: "lesion"}``, …

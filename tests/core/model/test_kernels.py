@@ -334,9 +334,7 @@ def test_on_a_gpu_a_recorded_gate_is_plain_pytorch_and_an_edited_threshold_stays
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(kernels, "LEAST_VALUES", 0)
-    monkeypatch.setattr(
-        torch.backends.cudnn, "allow_tf32", False
-    )  # plain PyTorch's convolutions use it, the kernels not
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # which the kernels do not use
     torch.manual_seed(0)
     gate = build_gate(24, (3, 3), GateConfig()).cuda()
     x, g = (torch.randn(1, 24, 16, 16, device="cuda") for _ in "xg")
