@@ -1,4 +1,4 @@
-"""Models and copies of real scans for the way from the click to the file, and what must hold of a result."""
+"""A window and a person at it, models, copies of real scans, and what must hold of a result."""
 
 from __future__ import annotations
 
@@ -12,15 +12,90 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from napari import Viewer
 from napari.layers import Layer
+from napari.utils.notifications import notification_manager
+from pytestqt.qtbot import QtBot
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QApplication, QLabel, QPushButton, QScrollArea, QTableWidget, QWidget
 
 from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.jobs.qt_loop import QtEventLoop
+from napari_prosma.jobs.session import Session
 from prosma_core.config import ChannelIntensity, ClassInfo, GateConfig, ModelConfig, ModelHeader, PreprocessConfig
 from prosma_core.data.intensities import COLOR
-from prosma_core.io.bundle import save_bundle
+from prosma_core.io.bundle import ModelEntry, save_bundle
 from prosma_core.model.unet import build_model
 from prosma_core.model.weights import weights_of
+
+PATIENCE = 180_000
+"""Milliseconds after which a test gives up."""
+
+
+class Desk:
+    """A viewer with one of the widgets, docked where it has a window, and a person's hands and eyes."""
+
+    WIDGET: type[QWidget]
+    NAME: str
+
+    def __init__(self, viewer: Any, session: Session, qtbot: QtBot) -> None:
+        self.viewer, self.session, self.qtbot = viewer, session, qtbot
+        if isinstance(viewer, Viewer):
+            viewer.window.resize(1400, 860)
+        self.widget = self.dock()
+        self.until(lambda: session.jobs.ready is not None)
+
+    def dock(self) -> Any:
+        """Open the widget: in the window, or on its own where there is none."""
+        self.widget = self.WIDGET(self.viewer, self.session)
+        if isinstance(self.viewer, Viewer):
+            self.viewer.window.add_dock_widget(self.widget, name=self.NAME, area="right")
+        else:
+            self.qtbot.addWidget(self.widget)
+            self.widget.resize(420, 860)
+            self.widget.show()
+        return self.widget
+
+    @property
+    def controller(self) -> Any:
+        return self.widget.controller
+
+    def open(self, path: Path) -> Any:
+        """Open a file as a person would; napari itself reads pictures and TIFF."""
+        builtin = path.suffix in {".png", ".jpg", ".tif"}
+        return self.viewer.open(str(path), plugin="napari" if builtin else "napari-prosma")[0]
+
+    def model(self, name: str) -> ModelEntry:
+        return next(m for m in self.session.models() if m.header.name == name)
+
+    def choose(self, name: str) -> None:
+        self.controller.choose_model(self.model(name))
+
+    def text(self, part: str) -> str:
+        """What a label says, empty where it is hidden."""
+        label = self.widget.findChild(QLabel, part)
+        return "" if label.isHidden() else label.text()
+
+    def cells(self, name: str) -> list[list[str]]:
+        """What a table shows."""
+        table = self.widget.findChild(QTableWidget, name)
+        rows = [[table.item(r, c) for c in range(table.columnCount())] for r in range(table.rowCount())]
+        return [[item.text() if item else "" for item in row] for row in rows]
+
+    def button(self, name: str) -> QPushButton:
+        """The button with this object name or text."""
+        buttons = self.widget.findChildren(QPushButton)
+        return next(b for b in buttons if name in {b.objectName(), b.text()})
+
+    def click(self, name: str) -> None:
+        button = self.button(name)
+        assert button.isEnabled(), button.toolTip()
+        QApplication.processEvents()  # what was just shown takes its place
+        self.widget.findChild(QScrollArea).ensureWidgetVisible(button)
+        self.qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
+
+    def until(self, so: Callable[[], bool]) -> None:
+        self.qtbot.waitUntil(so, timeout=PATIENCE)
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +115,21 @@ def jobs(one_thread: None, qapp: Any) -> Iterator[Jobs]:
     made = Jobs(QtEventLoop())
     yield made
     made.close()
+
+
+@pytest.fixture
+def session(jobs: Jobs, tmp_path: Path) -> Iterator[Session]:
+    """Return what the widgets share; the test fails where napari had to tell of an error."""
+    notification_manager.records.clear()
+    made = Session(tmp_path / "settings", jobs)
+    made.widget_opened()  # one that stays: the engine is warm for the next test
+    yield made
+    assert [r.message for r in notification_manager.records if r.severity == "error"] == []
+
+
+@pytest.fixture
+def volume(rng: np.random.Generator) -> np.ndarray:
+    return rng.normal(100, 20, (12, 40, 48)).astype(np.float32)
 
 
 @pytest.fixture(scope="session")

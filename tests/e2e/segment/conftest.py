@@ -3,64 +3,32 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from napari import Viewer
 from napari.components import ViewerModel
-from napari.layers import Image, Labels
-from napari.utils.notifications import notification_manager
+from napari.layers import Labels
 from npe2 import PluginManager
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QApplication, QComboBox, QDialog, QLabel, QPlainTextEdit, QPushButton, QScrollArea
+from qtpy.QtWidgets import QComboBox, QDialog, QLabel, QPlainTextEdit
+from tests.e2e.conftest import Desk
 from typer.testing import CliRunner
 
-from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.jobs.session import Session
 from napari_prosma.segment import SegmentWidget
 from prosma_core.cli.main import app
 from prosma_core.data.geometry import array_spec
-from prosma_core.io.bundle import ModelEntry
 from prosma_core.io.images import write_image
 
-PATIENCE = 120_000
-"""Milliseconds after which a test gives up."""
 
+class SegmentDesk(Desk):
+    """A viewer with the Segment widget, docked where it has a window."""
 
-class Desk:
-    """A viewer with the Segment widget, docked where it has a window, and a person's hands and eyes."""
-
-    def __init__(self, viewer: Any, session: Session, qtbot: QtBot) -> None:
-        self.viewer, self.session, self.qtbot = viewer, session, qtbot
-        self.widget = SegmentWidget(viewer, session)
-        if isinstance(viewer, Viewer):
-            viewer.window.resize(1400, 860)
-            viewer.window.add_dock_widget(self.widget, name="Segment", area="right")
-        else:
-            qtbot.addWidget(self.widget)
-            self.widget.resize(420, 860)
-            self.widget.show()
-        self.until(lambda: session.jobs.ready is not None)
-
-    @property
-    def controller(self) -> Any:
-        return self.widget.controller
-
-    def open(self, path: Path) -> Image:
-        """Open a file as a person would; napari itself reads pictures and TIFF."""
-        builtin = path.suffix in {".png", ".jpg", ".tif"}
-        layers = self.viewer.open(str(path), plugin="napari" if builtin else "napari-prosma")
-        return layers[0]
-
-    def model(self, name: str) -> ModelEntry:
-        return next(m for m in self.session.models() if m.header.name == name)
-
-    def choose(self, name: str) -> None:
-        self.controller.choose_model(self.model(name))
+    WIDGET, NAME = SegmentWidget, "Segment"
 
     def pick(self, part: str, text: str) -> None:
         """Choose the entry of a box that starts with a text."""
@@ -76,26 +44,6 @@ class Desk:
         line.selectAll()
         self.qtbot.keyClicks(line, text)
         self.qtbot.keyClick(line, Qt.Key.Key_Return)
-
-    def text(self, part: str) -> str:
-        """What a label says, empty where it is hidden."""
-        label = self.widget.findChild(QLabel, part)
-        return "" if label.isHidden() else label.text()
-
-    def button(self, name: str) -> QPushButton:
-        """The button with this object name or text."""
-        buttons = self.widget.findChildren(QPushButton)
-        return next(b for b in buttons if name in {b.objectName(), b.text()})
-
-    def click(self, name: str) -> None:
-        button = self.button(name)
-        assert button.isEnabled(), button.toolTip()
-        QApplication.processEvents()  # what was just shown takes its place
-        self.widget.findChild(QScrollArea).ensureWidgetVisible(button)
-        self.qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
-
-    def until(self, so: Callable[[], bool]) -> None:
-        self.qtbot.waitUntil(so, timeout=PATIENCE)
 
     def wait(self) -> None:
         """Wait for the end of the run."""
@@ -156,35 +104,26 @@ class Desk:
 
 
 @pytest.fixture
-def session(jobs: Jobs, own_models: dict[str, Path], tmp_path: Path) -> Iterator[Session]:
-    """Return what the widgets share; the test fails where napari had to tell of an error."""
-    notification_manager.records.clear()
-    made = Session(tmp_path / "settings", jobs)
+def session(session: Session, own_models: dict[str, Path]) -> Session:
+    """Return what the widgets share, with models for all kinds of scans in it."""
     for path in own_models.values():
-        made.add_model(path)
-    made.widget_opened()  # one that stays: the engine is warm for the next test
-    yield made
-    assert [r.message for r in notification_manager.records if r.severity == "error"] == []
+        session.add_model(path)
+    return session
 
 
 @pytest.fixture
-def desk(display: None, make_napari_viewer: Any, session: Session, qtbot: QtBot) -> Desk:
+def desk(display: None, make_napari_viewer: Any, session: Session, qtbot: QtBot) -> SegmentDesk:
     """Return a window with the widget."""
-    return Desk(make_napari_viewer(show=True), session, qtbot)
+    return SegmentDesk(make_napari_viewer(show=True), session, qtbot)
 
 
 @pytest.fixture
-def bare_desk(display: None, session: Session, qtbot: QtBot) -> Iterator[Desk]:
+def bare_desk(display: None, session: Session, qtbot: QtBot) -> Iterator[SegmentDesk]:
     """Return the widget beside a viewer that draws nothing: layers, widget and engine are those of a window."""
     PluginManager.instance().discover()  # as the first window does
-    made = Desk(ViewerModel(), session, qtbot)
+    made = SegmentDesk(ViewerModel(), session, qtbot)
     yield made
     made.widget.close()
-
-
-@pytest.fixture
-def volume(rng: np.random.Generator) -> np.ndarray:
-    return rng.normal(100, 20, (12, 40, 48)).astype(np.float32)
 
 
 @pytest.fixture

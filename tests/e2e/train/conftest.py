@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,10 @@ import numpy as np
 import pytest
 from napari.layers import Image, Labels
 from napari.layers._layer_actions import _convert_to_labels
-from napari.utils.notifications import notification_manager
 from pytestqt.qtbot import QtBot
-from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QScrollArea, QTableWidget
+from qtpy.QtWidgets import QComboBox
+from tests.e2e.conftest import Desk
 
-from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.jobs.session import Session
 from napari_prosma.train import TrainWidget
 from prosma_core.config.training import PRESETS
@@ -29,43 +26,20 @@ TINY = {
     "preprocess": {"tile_voxels": 2**14},  # smaller ones overlap so much that validation is slow
     "training": {"ema_decay": 0.9},
 }
-PATIENCE = 90_000
-"""Milliseconds after which a test gives up."""
 
 
-class Desk:
-    """A window with the Train widget docked in it, and a person's hands and eyes."""
+class TrainDesk(Desk):
+    """A window with the Train widget docked in it."""
 
-    def __init__(self, viewer: Any, session: Session, qtbot: QtBot) -> None:
-        self.viewer, self.session, self.qtbot = viewer, session, qtbot
-        viewer.window.resize(1400, 860)
-        self.widget = self.dock()
-        self.until(lambda: session.jobs.ready is not None)
-
-    def dock(self) -> TrainWidget:
-        """Open the widget in the window."""
-        self.widget = TrainWidget(self.viewer, self.session)
-        self.viewer.window.add_dock_widget(self.widget, name="Train (napari-prosma)", area="right")
-        return self.widget
-
-    @property
-    def controller(self) -> Any:
-        return self.widget.controller
+    WIDGET, NAME = TrainWidget, "Train (napari-prosma)"
 
     @property
     def models(self) -> Path:
         return self.session.models_folder
 
-    def open(self, *paths: Path) -> list[Any]:
-        """Open files as a person would; napari itself reads pictures."""
-        return [
-            self.viewer.open(str(p), plugin="napari" if p.suffix in {".png", ".jpg"} else "napari-prosma")[0]
-            for p in paths
-        ]
-
     def open_labels(self, path: Path) -> Labels:
         """Open a label map that other software wrote: it is an image at first, and converted by right click."""
-        (image,) = self.open(path)
+        image = self.open(path)
         self.viewer.layers.selection = {image}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # napari says that labels have no mean projection
@@ -105,30 +79,6 @@ class Desk:
         box.setCurrentIndex(index)
         box.activated.emit(index)
 
-    def text(self, part: str) -> str:
-        """What a label says, empty where it is hidden."""
-        label = self.widget.findChild(QLabel, part)
-        return "" if label.isHidden() else label.text()
-
-    def button(self, name: str) -> QPushButton:
-        """The button with this object name or text."""
-        buttons = self.widget.findChildren(QPushButton)
-        return next(b for b in buttons if name in {b.objectName(), b.text()})
-
-    def click(self, name: str) -> None:
-        button = self.button(name)
-        assert button.isEnabled(), button.toolTip()
-        self.widget.findChild(QScrollArea).ensureWidgetVisible(button)
-        self.qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
-
-    def cells(self, table: str) -> list[list[str]]:
-        """What a table shows."""
-        found = self.widget.findChild(QTableWidget, table)
-        return [
-            [found.item(r, c).text() if found.item(r, c) else "" for c in range(found.columnCount())]
-            for r in range(found.rowCount())
-        ]
-
     def idle(self) -> bool:
         """Whether the engine has nothing to do."""
         try:
@@ -136,9 +86,6 @@ class Desk:
         except EngineBusyError:
             return False
         return True
-
-    def until(self, so: Callable[[], bool]) -> None:
-        self.qtbot.waitUntil(so, timeout=PATIENCE)
 
     def begin(self, *, epochs: int = 1) -> Any:
         """Click Train and wait until so many epochs are finished; return the run."""
@@ -168,25 +115,15 @@ class Desk:
 
 @pytest.fixture
 def desk(
-    display: None,
-    make_napari_viewer: Any,
-    jobs: Jobs,
-    tmp_path: Path,
-    qtbot: QtBot,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Desk]:
-    """Return a window with the widget; the test fails where napari had to tell of an error.
+    display: None, make_napari_viewer: Any, session: Session, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> TrainDesk:
+    """Return a window with the widget.
 
     The networks of *quick* are made tiny, and the presets are not timed unasked: these tests are about everything else.
     """
     monkeypatch.setattr("napari_prosma.train.runtime_estimate.AFTER", 3600)
     monkeypatch.setitem(PRESETS, "quick", TINY)
-    notification_manager.records.clear()
-    session = Session(tmp_path / "session", jobs)
-    session.widget_opened()  # one that stays: the engine is warm for the next test
-    made = Desk(make_napari_viewer(show=True), session, qtbot)
-    yield made
-    assert [r.message for r in notification_manager.records if r.severity == "error"] == []
+    return TrainDesk(make_napari_viewer(show=True), session, qtbot)
 
 
 @pytest.fixture

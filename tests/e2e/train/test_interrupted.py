@@ -22,7 +22,7 @@ EPOCHS = 6
 
 
 def ready(desk: Any, phantoms: list[tuple[Path, Path]], epochs: int = EPOCHS) -> tuple[Any, Any]:
-    (image,), labels = desk.open(phantoms[0][0]), desk.open_labels(phantoms[0][1])
+    image, labels = desk.open(phantoms[0][0]), desk.open_labels(phantoms[0][1])
     desk.add(image, labels)
     desk.short(epochs=epochs, steps=10)
     return image, labels

@@ -40,7 +40,7 @@ def few_slices(layer: Labels, keep: int = 5) -> Labels:
 def test_paint_a_few_slices_train_stop_resume_and_segment(desk: Any, data_root: Path, tmp_path: Path) -> None:
     folder = data_root / "msd_hippocampus"
     for name in json.loads((folder / "splits.json").read_text())["train"][:2]:
-        (image,) = desk.open(folder / "images" / f"{name}.nii.gz")
+        image = desk.open(folder / "images" / f"{name}.nii.gz")
         labels = desk.open_labels(folder / "labels" / f"{name}.nii.gz")
         few_slices(labels)
         labels.selected_label = 1
@@ -85,7 +85,7 @@ def test_paint_a_few_slices_train_stop_resume_and_segment(desk: Any, data_root: 
 
 def test_a_run_is_repeated_headless_to_the_bit(desk: Any, phantoms: list[tuple[Path, Path]], tmp_path: Path) -> None:
     for scan, truth in phantoms:
-        desk.add(*desk.open(scan), desk.open_labels(truth))
+        desk.add(desk.open(scan), desk.open_labels(truth))
     desk.short(epochs=1)
     outcome = desk.train()
     again = tmp_path / "again.safetensors"
@@ -146,7 +146,7 @@ def test_pictures_in_color_from_files_to_a_copy_of_the_model(
 
 def test_scribbles_with_painted_background(desk: Any, phantoms: list[tuple[Path, Path]]) -> None:
     scan, truth = phantoms[0]
-    (image,), labels = desk.open(scan), desk.open_labels(truth)
+    image, labels = desk.open(scan), desk.open_labels(truth)
     data = np.zeros(labels.data.shape, np.uint8)
     inside = np.asarray(labels.data) > 0
     data[::3][inside[::3]] = 1
