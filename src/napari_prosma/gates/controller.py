@@ -157,7 +157,7 @@ class GatesController(ScanController[InspectChoices]):
         )
         super().close()
 
-    # --- What the person does ---------------------------------------------------------------------------------------
+    # --- What the user does -------------------------------------------------------------------------------------------
 
     def inspect_layer(self, layer: Image, model: ModelEntry) -> None:
         """Choose a scan and a model for another widget, unless an inspection runs."""

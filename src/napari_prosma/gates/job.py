@@ -185,7 +185,7 @@ class InspectJob(ShownRun):
         return {**super().handlers, ArrayReady: self._take, Finished: self._finish}
 
     def over(self) -> None:
-        """End the job; without a result to show, the widget is told so."""
+        """End the job; where there is no result to show, the widget is called without one."""
         super().over()
         if not (self._shown or self.abandoned):
             self._told(None)

@@ -129,7 +129,7 @@ class MapLayers:
     def add(self, level: int, kinds: frozenset[str] = frozenset()) -> Iterator[None]:
         """Add the missing layers of a level, one per step.
 
-        The one that a person should see first comes first, and the others below it.
+        The one that a user should see first comes first, and the others below it.
 
         Parameters
         ----------
@@ -201,7 +201,7 @@ class MapLayers:
             return False
         self._names[info.name] = layer.name
         if info.kind == "field" and isinstance(layer, Image) and isinstance(fresh, Image):
-            name = layer.colormap.name  # not one that the person has chosen
+            name = layer.colormap.name  # not one that the user has chosen
             if name.startswith(BAND_NAME) and name != fresh.colormap.name:
                 layer.colormap = fresh.colormap
         self._fit(layer, info)

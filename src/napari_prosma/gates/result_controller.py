@@ -53,7 +53,7 @@ class AbstractVoxelPanel(Protocol):
         """Show a hint in place of the channels."""
 
     def show_voxel(self, title: str, rows: VoxelChannels, others: str, /) -> None:
-        """Show the channels at a voxel; `others` says what the other levels did there."""
+        """Show the channels at a voxel; `others` is a text on the other levels there."""
 
 
 class VoxelPicker:
@@ -136,7 +136,7 @@ class VoxelPicker:
             self.pick(event.position)
 
     def _mark(self) -> None:
-        """Put the cross on the voxel, in a layer of our own; a new one where the person deleted it."""
+        """Put the cross on the voxel, in a layer of our own; a new one where the user deleted it."""
         scan = self._found.plan.scan
         if self.voxel is None:
             return
@@ -150,7 +150,7 @@ class VoxelPicker:
         self._moving = False
 
     def _dragged(self, _event: Any) -> None:
-        """The person moved the cross itself."""
+        """The user moved the cross itself."""
         if self._moving or self._cross is None:
             return
         voxel = cross_voxel(self._cross, self._found.plan.scan)

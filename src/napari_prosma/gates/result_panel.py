@@ -86,7 +86,7 @@ class VoxelPanel(QWidget):
         self._table.setVisible(False)
 
     def show_voxel(self, title: str, rows: VoxelChannels, others: str) -> None:
-        """Show the channels at a voxel; `others` says what the other levels did there."""
+        """Show the channels at a voxel; `others` is a text on the other levels there."""
         say(self._said, title)
         say(self._others, others)
         self._model.show(rows)

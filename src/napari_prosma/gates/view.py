@@ -64,7 +64,7 @@ class LevelBoxes(QWidget):
         layout.addWidget(self.problem)
 
     def show_levels(self, facts: tuple[LevelFacts, ...], without: frozenset[int]) -> None:
-        """Show the levels of a network, ticked but for those that are left out; signals come from the person only."""
+        """Show the levels of a network, ticked but for those that are left out; signals come from the user only."""
         if facts != self._facts:
             self._facts = facts
             for box in self._boxes.values():

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 WHAT_IF = "what if"
-"""Name of the variant that a person makes with the sliders."""
+"""Name of the variant that a user makes with the sliders."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,7 +271,7 @@ class WhatIfController:
         """Numbers of the shown what-if result, then those of the ranking."""
         return (*self._changes, *self._ranking)
 
-    # --- What the person does ---------------------------------------------------------------------------------------
+    # --- What the user does -------------------------------------------------------------------------------------------
 
     def show_level(self, level: int, channel: int) -> None:
         """Show the edits of this level and channel."""
@@ -381,7 +381,7 @@ class WhatIfController:
             self._show_layer("changes", "what if, changes", answer, CHANGES)
 
     def _show_layer(self, array: str, title: str, answer: Answer, classes: tuple[ClassInfo, ...]) -> None:
-        """Show an array in its layer; a new one where there is none, or the person deleted it."""
+        """Show an array in its layer; a new one where there is none, or the user deleted it."""
         if array not in answer.arrays:
             return
         scan, layer = self._found.plan.scan, self._layers.get(array)

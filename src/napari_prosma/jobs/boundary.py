@@ -245,7 +245,7 @@ class EngineJob:
 
     @property
     def preparing(self) -> bool:
-        """Whether its request is not made yet."""
+        """Whether the request is still being prepared."""
         return not self._prepared.is_set()
 
     def cancel(self) -> None:
@@ -263,7 +263,7 @@ class EngineJob:
         threading.Thread(target=self._preview, args=(scan, self._previews), name="prosma-preview", daemon=True).start()
 
     def wait_prepared(self) -> None:
-        """Wait until nothing is prepared any more, as may still be when `Cancelled` was told; not in the GUI thread."""
+        """Wait until preparation has ended, which may be after `Cancelled`; not in the GUI thread."""
         self._prepared.wait()
 
     def run(self, spec: JobSpec) -> None:

@@ -1,6 +1,6 @@
 """Download of an archive: progress, checksum, unpacking of what is needed, and its dialog.
 
-Not by pooch: it waits for whole blocks (no progress, no cancel meanwhile) and replaces an archive a person put there.
+Not by pooch: it waits for whole blocks (no progress, no cancel meanwhile) and replaces an archive a user put there.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def fetch(archive: Archive, folder: Path) -> Generator[tuple[int, int], None, No
     Parameters
     ----------
     archive : Archive
-        Taken from `folder` where a person has put it.
+        Taken from `folder` where a user has put it.
     folder : Path
         Made where it is not there; receives the members, and keeps nothing of a download that was made here.
 
@@ -175,7 +175,7 @@ class _DownloadThread:
 
     @property
     def cancelled(self) -> bool:
-        """Whether it was told to stop."""
+        """Whether it was cancelled."""
         return self._stop.is_set()
 
 

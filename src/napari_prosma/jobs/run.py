@@ -128,7 +128,7 @@ class RunView(Protocol):
         """Show the job in the activity dock, too, with a button that cancels it."""
 
     def show_messages(self, lines: Sequence[str]) -> None:
-        """What the job said, the latest lines."""
+        """Latest messages of the job."""
 
     def show_error(self, text: str, *, details: bool) -> None:
         """Why it failed, and whether there is a log to show."""
@@ -236,7 +236,7 @@ class TimeLeft:
         self._first = 0
 
     def text(self, done: int, total: int) -> str:
-        """Words for the time left after `done` of `total`, empty while it cannot be told."""
+        """Remaining time after `done` of `total` as text, empty while it is unknown."""
         now = time.monotonic()
         if self._began is None:
             self._began, self._first = now, done

@@ -73,7 +73,7 @@ class Session:
             self.jobs.free()
 
     def models(self) -> list[ModelEntry]:
-        """Shipped models, then the person's own, as far as their files are there and whole."""
+        """Shipped models, then the user's own, as far as their files are there and whole."""
         entries = [ModelEntry(path, read_header(path), shipped=True) for path in shipped_models().values()]
         for name in self._settings.get("models", []):
             try:
@@ -98,12 +98,12 @@ class Session:
         self.model_preferred.emit(entry)
 
     def remember_model(self, kind: str, entry: ModelEntry) -> None:
-        """Keep which model a person chose for scans of a kind (the text of a `ScanKind`)."""
+        """Keep which model a user chose for scans of a kind (the text of a `ScanKind`)."""
         known = {k: path for k, path in self._models_by_kind().items() if k != kind}
         self.remember("model_for", dict([*known.items(), (kind, str(entry.path))][-MOST_KINDS:]))
 
     def model_for(self, kind: str) -> ModelEntry | None:
-        """The model that a person chose last for scans of a kind, where it is still there."""
+        """The model that a user chose last for scans of a kind, where it is still there."""
         wanted = self._models_by_kind().get(kind)
         return next((m for m in self.models() if wanted is not None and str(m.path) == wanted), None)
 
@@ -150,7 +150,7 @@ def _import_early() -> None:
 
 
 def format_devices(chosen: str, ready: Ready | None, *, alive: bool) -> tuple[list[tuple[str, str]], str]:
-    """Devices to choose from, as (words, name), and what the chosen one means here.
+    """Devices to choose from, as (text, name), and facts about the chosen one.
 
     Parameters
     ----------

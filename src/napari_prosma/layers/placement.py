@@ -70,7 +70,7 @@ class Placement:
         return product
 
     def arguments(self) -> dict[str, Any]:
-        """What a layer's constructor needs to be drawn here."""
+        """Arguments of a layer's constructor for this placement."""
         return {name: getattr(self.physical, name) for name in _STATE if name != "affine"} | {"affine": self.affine}
 
     def put_on(self, layer: Any) -> None:

@@ -237,7 +237,7 @@ def noted_provenance(notes: Mapping[str, Any]) -> dict[str, str]:
 
 
 def add_layer_keep_selection(viewer: ViewerModel, layer: Layer, below: Layer | None = None) -> None:
-    """Add a layer, on top or below another, without taking the selection from what the person works on.
+    """Add a layer, on top or below another, without taking the selection from what the user works on.
 
     Nobody is told that napari selects what it adds: to show its controls for a moment takes time.
     """

@@ -26,7 +26,7 @@ METADATA = "prosma"
 OPENED_AS = "opened_as"
 """Key in it: ``"image"`` or ``"labels"`` for a layer that was read from its file, not computed from the scan there."""
 SIZED = "sized"
-"""Key in it: geometry of a result with the voxel size that a person gave for its scan, which states none."""
+"""Key in it: geometry of a result with the voxel size that a user gave for its scan, which states none."""
 
 _SLAB_BYTES = 32 << 20
 
@@ -58,7 +58,7 @@ class LayerScan:
     note : str
         What is worth knowing about how the layer was read; empty if nothing.
     stated : ImageSpec or None
-        Geometry as the layer states it, where `spec` has a voxel size that a person gave; else None.
+        Geometry as the layer states it, where `spec` has a voxel size that a user gave; else None.
     """
 
     name: str
@@ -74,17 +74,17 @@ class LayerScan:
     stated: ImageSpec | None = None
 
     def with_size(self, given: VoxelSize | None) -> LayerScan:
-        """The same with a voxel size that a person gave, where the layer states none; errors as `with_voxel_size`."""
+        """The same with a voxel size that a user gave, where the layer states none; errors as `with_voxel_size`."""
         spec = with_voxel_size(self.spec, given)
         return self if spec is self.spec else replace(self, spec=spec, stated=self.spec)
 
     @property
     def given_size(self) -> str:
-        """The voxel size that a person gave, as a text; empty where none was."""
+        """The voxel size that a user gave, as a text; empty where none was."""
         return "" if self.stated is None else size_text(self.spec)
 
     def notes(self, axes: str, geometry: Callable[[ImageSpec], ImageSpec]) -> dict[str, Any]:
-        """Metadata of a layer made from this one: where it lies, also with the voxel size that a person gave.
+        """Metadata of a layer made from this one: where it lies, also with the voxel size that a user gave.
 
         Parameters
         ----------
@@ -99,7 +99,7 @@ class LayerScan:
         return {"spec": geometry(self.stated or self.spec), "path": path, "axes": axes, **turn, **sized}
 
     def to_save(self) -> LayerScan:
-        """As it is written to a file: with the voxel size that was given for its scan, while it lies as it was made."""
+        """Copy for writing to a file, with the voxel size given for its scan, unless the layer was moved."""
         sized, made = self.metadata.get(SIZED), self.metadata.get("spec")
         if sized is None or made.unit != self.spec.unit or not same_grid(self.spec.affine, made.affine, made.spacing):
             return self
@@ -398,7 +398,7 @@ def _usable(axes: str) -> bool:
 
 
 def check_axes(axes: str, shape: tuple[int, ...], *, rgb: bool) -> str:
-    """The letters a person gave for an array's axes; raises `GeometryError` where they cannot be."""
+    """The letters a user gave for an array's axes; raises `GeometryError` where they cannot be."""
     axes = axes.strip().lower()
     if not _usable(axes):
         msg = f"Axes {axes!r} cannot be used: letters are t, c, z, y, x, each at most once, y and x among them."

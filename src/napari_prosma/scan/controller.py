@@ -89,19 +89,19 @@ class AbstractScanView(RunView, Protocol):
         """Levels of a multiscale layer; hidden for others."""
 
     def show_size(self, size: str, /, *, asked: bool) -> None:
-        """The voxel size a person gave; the field is hidden where none is needed."""
+        """The voxel size a user gave; the field is hidden where none is needed."""
 
     def show_models(self, models: Sequence[tuple[str, Any]], current: Any, facts: str, /) -> None:
         """Models as (name, entry), the one chosen and its facts."""
 
     def show_devices(self, devices: Sequence[tuple[str, str]], current: str, facts: str, /) -> None:
-        """Devices as (words, name), the one chosen and what it means."""
+        """Devices as (text, name), the chosen one and facts about it."""
 
     def show_problem(self, field: str | None, text: str, /) -> None:
         """Why the main button is disabled, under its field; None: it is not."""
 
     def show_notes(self, text: str, /) -> None:
-        """What is worth knowing before the run."""
+        """Notes before the run."""
 
 
 class ScanPresenter:
@@ -147,13 +147,13 @@ class ScanPresenter:
         self._scan_view.show_models(named, chosen, facts)
 
     def devices(self, chosen: str, ready: Ready | None) -> None:
-        """Devices that the engine found, and what the chosen one means here."""
+        """Devices that the engine found, and facts about the chosen one."""
         items, facts = format_devices(chosen, ready, alive=self._session.jobs.alive)
         self._scan_view.show_devices(items, chosen, facts)
 
 
 def slice_axes(choices: ScanChoices) -> list[tuple[str, str]]:
-    """Axes to choose from along which a 2D model may walk through a 3D scan, as (words, letter); else none."""
+    """Slice axes to choose from, as (text, letter), where a 2D model meets a 3D scan; else none."""
     scan, model = choices.scan, choices.model
     if scan is None or model is None or model.header.model.dims >= scan.spec.spatial_ndim:
         return []
@@ -249,7 +249,7 @@ class ScanController(Generic[C]):
             self.session.widget_closed,
         )
 
-    # --- What the person does ---------------------------------------------------------------------------------------
+    # --- What the user does -------------------------------------------------------------------------------------------
 
     def choose_image(self, layer: Image | None) -> None:
         """Take another layer; its axes are guessed anew."""
@@ -276,7 +276,7 @@ class ScanController(Generic[C]):
         self.viewer.add_layer(layer)
 
     def _settle_model(self) -> None:
-        """Take the model that the person chose for such scans, else one that is made for this one, else none."""
+        """Take the model that the user chose for such scans, else one that is made for this one, else none."""
         scan, model = self._choices.scan, self._choices.model
         if scan is None:
             return
@@ -406,7 +406,7 @@ class ScanController(Generic[C]):
         self._show_plan()
 
     def _give_size(self) -> None:
-        """Give the scan the voxel size that the person typed, where the layer states none."""
+        """Give the scan the voxel size that the user typed, where the layer states none."""
         scan = self._choices.scan
         if scan is None or self._layer is None or scan.spec.unit != "pixel":
             return
@@ -428,7 +428,7 @@ class ScanController(Generic[C]):
 
     @property
     def axes(self) -> str:
-        """Axes as they are read, or as the person typed them."""
+        """Axes as they are read, or as the user typed them."""
         return self._choices.scan.axes if self._choices.scan else (self._axes or "")
 
     def show_models(self) -> None:

@@ -114,9 +114,9 @@ Part = Literal["whole", "view", "slice"]
 
 @dataclass(frozen=True)
 class ScanChoices:
-    """What the person chose; `scan_error`, `size_error` and `device_error` say why something cannot be used as chosen.
+    """Choices of scan, model, device and part; `scan_error`, `size_error` and `device_error` say what cannot be used.
 
-    `size` is the voxel size as the person typed it for a layer that states no unit (`sizeless`); `scan` has it then.
+    `size` is the voxel size as the user typed it for a layer that states no unit (`sizeless`); `scan` has it then.
     """
 
     scan: LayerScan | None = None

@@ -97,7 +97,7 @@ class ScanView(JobView):
         self._level_row.setVisible(len(shapes) > 1)
 
     def show_size(self, size: str, *, asked: bool) -> None:
-        """The voxel size a person gave; the field is hidden where none is needed."""
+        """The voxel size a user gave; the field is hidden where none is needed."""
         if not self._size.hasFocus():
             self._size.setText(size)
         self._size_row.setVisible(asked)

@@ -133,7 +133,7 @@ class SegmentController(ScanController[SegmentChoices]):
         if self._shortcut in self.viewer.keymap.values():
             self.viewer.bind_key(SHORTCUT, None)
 
-    # --- What the person does ---------------------------------------------------------------------------------------
+    # --- What the user does -------------------------------------------------------------------------------------------
 
     def choose_options(self, options: InferenceConfig) -> None:
         """Take other advanced settings; the slice axis stays."""

@@ -235,7 +235,7 @@ class SegmentJob(ShownRun):
         try:
             scan = read(self.labels)
             in_view = slab_in_view(self.labels, scan, self._viewer, slab.start, slab.stop)
-        except ProsmaError:  # the person has turned the layer in a way that no scan lies
+        except ProsmaError:  # the user has turned the layer in a way that no scan lies
             in_view = True
         if in_view:
             refresh(self.labels)

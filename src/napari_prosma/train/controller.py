@@ -86,7 +86,7 @@ class TrainController:
             self.session.widget_closed,
         )
 
-    # --- What the person chooses ------------------------------------------------------------------------------------
+    # --- What the user chooses ----------------------------------------------------------------------------------------
 
     def _pairs_changed(self) -> None:
         rows = tuple(self._pairs.rows)
@@ -191,7 +191,7 @@ class TrainController:
         self._show_plan()
 
     def _name_it(self) -> None:
-        """Give the model a free name, unless the person did."""
+        """Give the model a free name, unless the user did."""
         if not self._own_name:
             self._choices = replace(self._choices, name=usual_name(self._choices, self.session.models_folder))
         self.view.show_name(self._choices.name)

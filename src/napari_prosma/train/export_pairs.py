@@ -227,7 +227,7 @@ def _made(folder: Path) -> Path:
 
 
 def resampled(pair: Pair, *, voxel_by_voxel: bool = False) -> Labels:
-    """The labels of a pair on the grid of its image, as a new layer; the person's own stays as it is.
+    """The labels of a pair on the grid of its image, as a new layer; the user's own stays as it is.
 
     To be run in a thread.
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 SMALL = 4_000_000
-"""Voxels up to which a scan is shown unless the person says otherwise."""
+"""Voxels up to which a scan is shown unless the user says otherwise."""
 SLOW = 0.25
 """Share of an epoch that a preview may take; one that takes longer is switched off."""
 
@@ -74,7 +74,7 @@ class TrainingPreview:
         self._wanted = wanted
         self._tell(wanted, "")
         if wanted and self._shown is not None and self._shown not in self._viewer.layers:
-            add_layer_keep_selection(self._viewer, self._shown)  # the person had deleted it
+            add_layer_keep_selection(self._viewer, self._shown)  # the user had deleted it
         if self._job is not None:
             self._ask(self._job)
 
@@ -111,7 +111,7 @@ class TrainingPreview:
         """Show a new prediction."""
         if self._shown is None:
             return
-        if self._shown not in self._viewer.layers:  # the person has deleted it
+        if self._shown not in self._viewer.layers:  # the user has deleted it
             self.toggle(False)
             return
         self._shown.refresh()  # with its thumbnail: once an epoch
@@ -142,7 +142,7 @@ class TrainingPreview:
 
     @property
     def _default(self) -> bool:
-        """Whether it is on: as the person said, else where it is quick."""
+        """Whether it is on: as the user said, else where it is quick."""
         if self._layer is None:
             return False
         return self._wanted if self._wanted is not None else prod(self._layer.data.shape) <= SMALL

@@ -113,7 +113,7 @@ class LabelSemanticsPanel(QWidget):
         self._table.setObjectName("classes")
 
     def show_labels(self, labels: LabelsConfig) -> None:
-        """What the values mean; a background value is asked for only where 0 is none."""
+        """Show the meaning of the values; a background value is asked for only where 0 is none."""
         self._labels = labels
         self._zero.setCurrentIndex(self._zero.findData(labels.zero))
         say(self._zero_facts, ZERO[labels.zero][1])

@@ -1,4 +1,4 @@
-"""Training pairs: an image and its labels, from layers or files, and what can be said of them before training."""
+"""Training pairs: an image and its labels, from layers or files, and checks before training."""
 
 from __future__ import annotations
 

@@ -109,16 +109,16 @@ class AbstractTrainView(RunView, Protocol):
         """Pairs to train on, with what each holds and what is wrong with it."""
 
     def show_labels(self, labels: LabelsConfig, /) -> None:
-        """What the label values mean."""
+        """Meaning of the label values."""
 
     def show_classes(self, classes: Sequence[ClassInfo], /) -> None:
         """The classes, without the background."""
 
     def show_starts(self, items: Sequence[tuple[str, Any]], current: Any, facts: str, /) -> None:
-        """What to start from, as (words, None | 2 | 3 | model); the one chosen and what it means."""
+        """Start models as (text, None | 2 | 3 | model), the chosen one and facts about it."""
 
     def show_preset(self, current: str, times: str, /) -> None:
-        """The preset chosen, and how long each takes, in words."""
+        """Chosen preset, and the time of each as text."""
 
     def show_estimate(self, reason: str, /) -> None:
         """Whether the time can be estimated: a reason why not, or empty."""
@@ -130,19 +130,19 @@ class AbstractTrainView(RunView, Protocol):
         """Settings of the loop."""
 
     def show_name(self, name: str, /) -> None:
-        """Name of the model, unless a person is writing it."""
+        """Name of the model, unless a user is writing it."""
 
     def show_size(self, size: str, /, *, asked: bool) -> None:
         """Voxel size of the images that state none; hidden where it is of no use."""
 
     def show_devices(self, devices: Sequence[tuple[str, str]], current: str, facts: str, /) -> None:
-        """Devices as (words, name), the one chosen and what it means."""
+        """Devices as (text, name), the chosen one and facts about it."""
 
     def show_problem(self, field: str | None, text: str, /) -> None:
         """Why the main button is disabled, under its field; None: it is not."""
 
     def show_notes(self, text: str, /) -> None:
-        """What is worth knowing before the run."""
+        """Notes before the run."""
 
     def show_history(self, rows: Sequence[Mapping[str, Any]], classes: Sequence[ClassInfo], /) -> None:
         """Curves of all epochs so far, from rows of history.csv; none hides them."""
@@ -165,7 +165,7 @@ class AbstractTrainView(RunView, Protocol):
     def show_outcome(
         self, before: Mapping[str, float] | None, after: Mapping[str, float | None], words: str, held_out: str, /
     ) -> None:
-        """Dice per class of the start model (None: there was none) and of the new one, and both in words."""
+        """Dice per class of the start model (None: there was none) and of the new one, and a text comparing them."""
 
 
 class TrainPresenter:
@@ -181,7 +181,7 @@ class TrainPresenter:
         self._view, self._session = view, session
 
     def starts(self, choices: TrainChoices) -> None:
-        """What to start from, and the facts of the one chosen."""
+        """Start models, and facts about the chosen one."""
         models = self._session.models()
         items: list[tuple[str, Any]] = [(text, dims) for dims, text in NEW.items()]
         items += [(m.header.name, m) for m in models]
@@ -190,17 +190,17 @@ class TrainPresenter:
         self._view.show_starts(items, current, f"Fine-tuning: {start.facts}" if start else NEW_FACTS)
 
     def preset(self, choices: TrainChoices, times: Mapping[str, str], otherwise: str) -> None:
-        """The preset, and the time each takes as far as it is known; where none is, other words."""
+        """Preset, and the time of each as far as it is known; else the text `otherwise`."""
         known = " · ".join(f"{name}: {times[name]}" for name in get_args(Preset) if name in times)
         self._view.show_preset(choices.preset, known or otherwise)
 
     def options(self, choices: TrainChoices) -> None:
-        """Advanced settings: the preset's, and over them what the person changed."""
+        """Advanced settings: the preset's, and over them what the user changed."""
         usual = preset_training(choices.preset, fine_tuning=choices.start is not None)
         self._view.show_options(usual.replace(**choices.training))
 
     def devices(self, chosen: str, ready: Ready | None) -> None:
-        """Devices that the engine found, and what the chosen one means here."""
+        """Devices that the engine found, and facts about the chosen one."""
         items, facts = format_devices(chosen, ready, alive=self._session.jobs.alive)
         self._view.show_devices(items, chosen, facts)
 

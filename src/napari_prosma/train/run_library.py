@@ -52,7 +52,7 @@ def list_runs(folder: Path) -> list[RunState]:
 
 
 def save_as(model: Path, to: Path) -> Path:
-    """Copy a model to where the person wants it, whole or not at all; what was there is replaced.
+    """Copy a model to where the user wants it, whole or not at all; what was there is replaced.
 
     Returns
     -------

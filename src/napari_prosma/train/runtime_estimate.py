@@ -226,7 +226,7 @@ class PresetTimer:
         request = self._request
         if request is None:
             return
-        if not self._jobs.alive:  # freed by a person, who wants the memory
+        if not self._jobs.alive:  # freed by a user, who wants the memory
             self._wait()
             return
         try:

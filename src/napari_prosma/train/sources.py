@@ -39,7 +39,7 @@ class Source:
     title : str
         Name of what is no layer.
     axes : str or None
-        Letters of an image layer's axes, where a person named them.
+        Letters of an image layer's axes, where a user named them.
     channels : tuple of Path
         A file for each channel, where the channels are apart.
     classes : tuple of ClassInfo
@@ -66,7 +66,7 @@ class Source:
 
     @property
     def name(self) -> str:
-        """Shown to the person: the names the layers have now, or the title."""
+        """Shown to the user: the names the layers have now, or the title."""
         return " + ".join(str(layer.name) for layer in self.layers) or self.title
 
     @property
@@ -84,7 +84,7 @@ def read_pair(image: Source, labels: Source) -> tuple[ImageSpec, Scan]:
     """Geometry of an image, and its labels, to be compared and trained on; voxels of an image layer are not read.
 
     Several frames of a file with one label map are channels, as on the command line; a layer with an axis of time
-    keeps it unless a person named its axes otherwise.
+    keeps it unless a user named its axes otherwise.
 
     Raises
     ------

@@ -136,7 +136,7 @@ def sized(choices: TrainChoices) -> tuple[PairRow, ...]:
 
 
 def asks_for_size(choices: TrainChoices) -> bool:
-    """Whether a voxel size is of use: images state none, and others or the model to start from go by one."""
+    """Whether a voxel size is asked for: images state none, but others or the start model use one."""
     units = {row.spec.unit for row in choices.rows if row.spec is not None}
     pre = choices.start.header.preprocess if choices.start else None
     by_size = pre is not None and pre.resample == "spacing" and pre.unit != "pixel"
@@ -150,7 +150,7 @@ def known_preset(name: Any) -> Any:
 
 
 def usual_name(choices: TrainChoices, folder: Path) -> str:
-    """Name of a model unless the person gives one: after its start or its first image; empty without either."""
+    """Name of a model unless the user gives one: after its start or its first image; empty without either."""
     if choices.start is not None:
         return free_name(f"{choices.start.header.name} tuned", folder)
     return free_name(f"{stem(Path(choices.rows[0].image))} model", folder) if choices.rows else ""
@@ -432,7 +432,7 @@ def classes_of(rows: Sequence[PairRow], start: ModelEntry | None) -> tuple[Class
 
 
 def edited(classes: Sequence[ClassInfo], edits: Mapping[int, tuple[str, str]]) -> tuple[ClassInfo, ...]:
-    """Classes with the names and colors, by value, that a person gave them."""
+    """Classes with the names and colors, by value, that a user gave them."""
     return tuple(
         info.replace(name=edits[info.value][0], color=edits[info.value][1]) if info.value in edits else info
         for info in classes

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 BUDGETS = {"preset": "Preset default", "epochs": "Epochs", "minutes": "Minutes"}
 FIRST_EPOCHS, FIRST_MINUTES = 20, 10.0
-"""What the boxes hold before a person writes into them."""
+"""What the boxes hold before a user writes into them."""
 ESTIMATE = "Read the pairs and time a few steps on this device. Nothing is written."
 
 
@@ -85,14 +85,14 @@ class StartPanel(QWidget):
         self.show_budget(None, None)
 
     def show_starts(self, items: Sequence[tuple[str, Any]], current: Any, facts: str) -> None:
-        """What to start from, as (words, 2 | 3 | model); the one chosen and what it means."""
+        """Start models as (text, None | 2 | 3 | model), the chosen one and facts about it."""
         fill(self._start, items, current)
         self._start.insertSeparator(self._start.count())
         self._start.addItem(BROWSE)
         say(self._facts, facts)
 
     def show_preset(self, current: str, times: str) -> None:
-        """The preset chosen, and how long each takes, in words."""
+        """Chosen preset, and the time of each as text."""
         fill(self._preset, [(name, name) for name in get_args(Preset)], current)
         say(self._times, times)
 
@@ -284,7 +284,7 @@ class TrainView(JobView):
         self._pairs.show_pairs(rows)
 
     def show_labels(self, labels: LabelsConfig) -> None:
-        """What the label values mean."""
+        """Meaning of the label values."""
         self._meaning.show_labels(labels)
 
     def show_classes(self, classes: Sequence[ClassInfo]) -> None:
@@ -292,11 +292,11 @@ class TrainView(JobView):
         self._meaning.show_classes(classes)
 
     def show_starts(self, items: Sequence[tuple[str, Any]], current: Any, facts: str) -> None:
-        """What to start from, as (words, 2 | 3 | model); the one chosen and what it means."""
+        """Start models as (text, None | 2 | 3 | model), the chosen one and facts about it."""
         self._start.show_starts(items, current, facts)
 
     def show_preset(self, current: str, times: str) -> None:
-        """The preset chosen, and how long each takes, in words."""
+        """Chosen preset, and the time of each as text."""
         self._start.show_preset(current, times)
 
     def show_estimate(self, reason: str) -> None:
@@ -312,12 +312,12 @@ class TrainView(JobView):
         self._advanced.show_options(options)
 
     def show_name(self, name: str) -> None:
-        """Name of the model, unless a person is writing it."""
+        """Name of the model, unless a user is writing it."""
         if not self._name.hasFocus():
             self._name.setText(name)
 
     def show_size(self, size: str, *, asked: bool) -> None:
-        """Voxel size of the images that state none, unless a person is writing it; hidden where it is of no use."""
+        """Voxel size of the images that state none, unless a user is writing it; hidden where it is of no use."""
         if not self._size.hasFocus():
             self._size.setText(size)
         self._size_row.setVisible(asked)
@@ -347,7 +347,7 @@ class TrainView(JobView):
     def show_outcome(
         self, before: Mapping[str, float] | None, after: Mapping[str, float | None], words: str, held_out: str
     ) -> None:
-        """Dice per class of the start model (None: there was none) and of the new one, and both in words."""
+        """Dice per class of the start model (None: there was none) and of the new one, and a text comparing them."""
         self._outcome.show_outcome(before, after, words, held_out)
         self._reveal(self._outcome)
 

@@ -17,7 +17,7 @@ MANIFEST = Path(__file__).parents[1] / "napari.yaml"
 
 
 def open_dock(viewer: napari.Viewer, name: str, *args: Any) -> Any:
-    """The widget of this name, in front: the one that is docked, else a new one, in a tab beside the others.
+    """Bring the widget of this name to the front: the docked one, else a new one in a tab.
 
     Parameters
     ----------

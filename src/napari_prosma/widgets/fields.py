@@ -71,7 +71,7 @@ class Fold(QCollapsible):
             self.content().layout().addWidget(part)
 
     def show_title(self, title: str) -> None:
-        """What stands beside the arrow."""
+        """Set the title beside the arrow."""
         self._title = title
         self.setText(f"{'▾' if self.isExpanded() else '▸'} {title}")
 
@@ -113,7 +113,7 @@ def button(text: str, tooltip: str, on_click: Any) -> QPushButton:
 
 
 def note_label(kind: str) -> PlainLabel:
-    """Small text, hidden while empty: facts, or a problem, whose colored edge shows in both of napari's themes."""
+    """Label for facts or a problem, hidden while empty; a problem has a colored edge, visible in both themes."""
     label = PlainLabel()
     label.setWordWrap(True)
     label.setMinimumWidth(1)  # a long name is cut off, with all of it in the tooltip, rather than widening the dock
@@ -172,7 +172,7 @@ def mixed(a: QColor, b: QColor) -> QColor:
 
 
 def clear(color: QColor, text: QColor, back: QColor) -> QColor:
-    """A class's color, moved towards that of texts where it could not be told from what is behind it."""
+    """Color of a class, mixed with the text color where its contrast with the background is too low."""
     return color if abs(_brightness(color) - _brightness(back)) >= CLEAR else mixed(color, text)
 
 
@@ -187,7 +187,7 @@ FRAME = 4
 
 
 def table(columns: Sequence[str], *, stretched: int = 0) -> QTableWidget:
-    """A table to read, without selection; the column `stretched` takes what the others leave."""
+    """Read-only table without selection; the column `stretched` takes the remaining width."""
     made = QTableWidget(0, len(columns))
     made.setHorizontalHeaderLabels(list(columns))
     made.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)

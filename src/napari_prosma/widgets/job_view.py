@@ -270,7 +270,7 @@ class JobView(QWidget):
         return not self._progress.isHidden()
 
     def show_devices(self, devices: Sequence[tuple[str, str]], current: str, facts: str) -> None:
-        """Devices as (words, name), the one chosen and what it means."""
+        """Devices as (text, name), the chosen one and facts about it."""
         fill(self._device, devices, current)
         say(self._device_facts, facts)
 
@@ -280,7 +280,7 @@ class JobView(QWidget):
             say(label, text if name == field else "")
 
     def show_notes(self, text: str) -> None:
-        """What is worth knowing before the run."""
+        """Notes before the run."""
         say(self._notes, text)
 
     def show_run(self, text: str, *, enabled: bool, tooltip: str) -> None:
@@ -307,7 +307,7 @@ class JobView(QWidget):
         return ActivityProgress(title, on_cancel)
 
     def show_messages(self, lines: Sequence[str]) -> None:
-        """What the job said."""
+        """Show the latest messages of the job."""
         say(self._messages, "\n".join(lines))
 
     def show_error(self, text: str, *, details: bool) -> None:
