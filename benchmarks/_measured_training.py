@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
+import multiprocessing
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,7 @@ MOST_EPOCHS = 100_000
 """Epochs of a run that is ended by minutes, as in the Train widget."""
 
 Pairs = Sequence[tuple[Scan, Scan]]
+Work = Callable[[argparse.Namespace, Any], None]
 
 
 def add_options(parser: argparse.ArgumentParser, *, minutes: float, cases: int) -> None:
@@ -96,3 +101,35 @@ def measured_training(values: dict[str, Any], cases: Pairs, title: str) -> float
             held_out = f"{epoch.mean_dice or 0:25.4f}"
             print(f"{minutes:7.2f}{epoch.epoch:7}{epoch.loss:7.3f}{held_out}{mean_dice(path, cases):30.4f}", flush=True)
     return final
+
+
+def write_line(result: dict[str, Any], out: Path | None) -> None:
+    """Print a result, and add it to a file as one line at once: several processes may do so, and all may be stopped."""
+    line = json.dumps(result)
+    print(line, flush=True)
+    if out is not None:
+        with out.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def in_parallel(work: Work, options: argparse.Namespace, jobs: Sequence[Any]) -> None:
+    """Do jobs in ``options.workers`` processes of ``options.threads`` threads each, spread over all GPUs there are."""
+    if options.workers == 1:
+        torch.set_num_threads(options.threads)
+        for job in jobs:
+            work(options, job)
+        return
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.workers, spawn, _begin, (options.threads, spawn.Value("i"))) as pool:
+        for job in as_completed([pool.submit(work, options, job) for job in jobs]):
+            if (error := job.exception()) is not None:  # ends only its job
+                traceback.print_exception(error)
+
+
+def _begin(threads: int, started: Any) -> None:
+    torch.set_num_threads(threads)
+    with started.get_lock():
+        number = started.value
+        started.value += 1
+    if torch.cuda.is_available():
+        torch.cuda.set_device(number % torch.cuda.device_count())

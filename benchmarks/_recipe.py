@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -118,10 +119,13 @@ class Images:
     images : Tensor, uint8, shape (N, C, *canvas)
     labels : Tensor, uint8, shape (N, *canvas)
         `OUTSIDE` where there is no image or nothing is annotated.
+    drawn : Tensor or None, int64
+        Numbers of the images that are drawn, on their device; None draws all.
     """
 
     images: Tensor
     labels: Tensor
+    drawn: Tensor | None = None
 
 
 OUTSIDE = 255
@@ -169,7 +173,8 @@ class Batches:
         """Normalised images, float32, shape (B, C, *size), and labels, int64, shape (B, *size)."""
         recipe, augment, data = self.recipe, self.recipe.augment, self.data
         batch, dims, device = recipe.batch, recipe.dims, self.base.device
-        chosen = torch.randint(len(data.images), (batch,), device=device)
+        chosen = torch.randint(len(data.images if data.drawn is None else data.drawn), (batch,), device=device)
+        chosen = chosen if data.drawn is None else data.drawn[chosen]
         matrix = self._matrices(batch)
         shift = _signed(batch, dims, device=device) * augment.shift * 2 * recipe.covers
         where = torch.einsum("...j,bij->b...i", self.base, matrix) + shift.view(batch, *(1,) * dims, dims)
@@ -296,58 +301,110 @@ class Trained:
 
 def train(model: nn.Module, data: Images, recipe: Recipe) -> Trained:
     """Train a network on the device of the images."""
-    device = data.images.device
-    cuda = device.type == "cuda"
-    model = model.to(device).train()
-    if recipe.network != "unet" and recipe.channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    torch.manual_seed(recipe.seed)
-    groups = _groups(model, recipe)
-    for group in groups:
-        group["base"] = group["lr"]
-        if cuda:
-            group["lr"] = torch.tensor(group["lr"], device=device)
-    optimizer = torch.optim.AdamW(groups, fused=cuda, capturable=cuda)
-    batches = Batches(data, recipe)
-    learned = [p for p in model.parameters() if p.requires_grad]
-    average = [p.detach().clone() for p in learned]
-    keep, value = torch.zeros((), device=device), torch.zeros((), device=device)
+    return Training(model, data, recipe).run()
 
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        images, labels = batches.draw()
-        with torch.autocast(device.type, torch.bfloat16, enabled=cuda or recipe.half, cache_enabled=False):
-            logits = model.forward_deep(images)
+
+class Training:
+    """A training that can be run again from the same weights, after the labels on the device have changed.
+
+    On a GPU each has a stream of its own: several that run in turn overlap there (see `train_together`).
+    """
+
+    def __init__(self, model: nn.Module, data: Images, recipe: Recipe) -> None:
+        self.recipe, self.device = recipe, data.images.device
+        self.stream = torch.cuda.Stream() if self.device.type == "cuda" else None
+        model = model.to(self.device).train()
+        if recipe.network != "unet" and recipe.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        self.model = model
+        torch.manual_seed(recipe.seed)
+        groups = _groups(model, recipe)
+        for group in groups:
+            group["base"] = group["lr"]
+            if self.stream is not None:
+                group["lr"] = torch.tensor(group["lr"], device=self.device)
+        graphed = self.stream is not None
+        self.optimizer = torch.optim.AdamW(groups, fused=graphed, capturable=graphed)
+        self.batches = Batches(data, recipe)
+        self.learned = [p for p in model.parameters() if p.requires_grad]
+        self.average = [p.detach().clone() for p in self.learned]
+        self.keep, self.loss = (torch.zeros((), device=self.device) for _ in range(2))
+        self.start = {name: value.clone() for name, value in model.state_dict().items()}
+        self.done, self.seconds = 0, 0.0
+        self.step = self._step if self.stream is None else _graph(self._step, self.stream)
+
+    def run(self) -> Trained:
+        """Train from the beginning; the network of an earlier run is the same object."""
+        for _ in self.steps():
+            pass
+        return self.result()
+
+    def steps(self) -> Iterator[None]:
+        """Train from the beginning, step by step."""
+        recipe = self.recipe
+        self._restart()
+        began = time.monotonic()
+        while True:
+            self.seconds = time.monotonic() - began
+            share = self.seconds / (60 * recipe.minutes) if recipe.minutes else self.done / recipe.steps
+            if share >= 1:
+                break
+            factor = min(1.0, (share + 1 / recipe.steps) / recipe.warmup) * 0.5 * (1 + math.cos(math.pi * share))
+            with nullcontext() if self.stream is None else torch.cuda.stream(self.stream):
+                for group in self.optimizer.param_groups:
+                    if self.stream is not None:
+                        group["lr"].fill_(group["base"] * factor)
+                    else:
+                        group["lr"] = group["base"] * factor
+                self.keep.fill_(min(recipe.average, (1 + self.done) / (10 + self.done)))
+                self.step()
+            self.done += 1
+            yield
+
+    def result(self) -> Trained:
+        """The network with averaged weights, after the last step."""
+        began = time.monotonic()
+        if self.stream is not None:
+            torch.cuda.current_stream().wait_stream(self.stream)
+        loss = float(self.loss)
+        with torch.no_grad():
+            torch._foreach_copy_(self.learned, self.average)
+        return Trained(self.model.eval(), self.done, self.seconds + time.monotonic() - began, loss)
+
+    def _restart(self) -> None:
+        """The weights of the beginning, and nothing remembered of steps."""
+        self.done = 0
+        self.model.load_state_dict(self.start)
+        self.model.train()
+        for state in self.optimizer.state.values():
+            for value in state.values():
+                value.zero_()
+        with torch.no_grad():
+            torch._foreach_copy_(self.average, self.learned)
+        torch.manual_seed(self.recipe.seed)
+        if self.stream is not None:
+            self.stream.wait_stream(torch.cuda.current_stream())
+
+    def _step(self) -> None:
+        recipe, cuda = self.recipe, self.stream is not None
+        self.optimizer.zero_grad(set_to_none=True)
+        images, labels = self.batches.draw()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=cuda or recipe.half, cache_enabled=False):
+            logits = self.model.forward_deep(images)
         loss = loss_of(logits if recipe.deep else logits[:1], labels, recipe)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(learned, 5.0, foreach=True)
-        optimizer.step()
-        torch._foreach_mul_(average, keep)
-        torch._foreach_add_(average, torch._foreach_mul([p.detach() for p in learned], 1 - keep))
-        value.copy_(loss.detach())
+        torch.nn.utils.clip_grad_norm_(self.learned, 5.0, foreach=True)
+        self.optimizer.step()
+        torch._foreach_mul_(self.average, self.keep)
+        torch._foreach_add_(self.average, torch._foreach_mul([p.detach() for p in self.learned], 1 - self.keep))
+        self.loss.copy_(loss.detach())
 
-    run = _graph(step, model, optimizer, average) if cuda else step
-    began, done = time.monotonic(), 0
-    while True:
-        spent = time.monotonic() - began
-        share = spent / (60 * recipe.minutes) if recipe.minutes else done / recipe.steps
-        if share >= 1:
-            break
-        factor = min(1.0, (share + 1 / recipe.steps) / recipe.warmup) * 0.5 * (1 + math.cos(math.pi * share))
-        for group in optimizer.param_groups:
-            if cuda:
-                group["lr"].fill_(group["base"] * factor)
-            else:
-                group["lr"] = group["base"] * factor
-        keep.fill_(min(recipe.average, (1 + done) / (10 + done)))
-        run()
-        done += 1
-    seconds = time.monotonic() - began
-    loss = float(value)
-    with torch.no_grad():
-        for parameter, mean in zip(learned, average, strict=True):
-            parameter.copy_(mean)
-    return Trained(model.eval(), done, seconds, loss)
+
+def train_together(trainings: Sequence[Training]) -> list[Trained]:
+    """Trainings of as many steps, a step of each in turn: small kernels leave room on a GPU for those of others."""
+    for _ in zip(*(training.steps() for training in trainings), strict=True):
+        pass
+    return [training.result() for training in trainings]
 
 
 def _groups(model: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
@@ -368,27 +425,16 @@ def _groups(model: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
     ]
 
 
-def _graph(
-    step: Callable[[], None], model: nn.Module, optimizer: torch.optim.Optimizer, average: list[Tensor]
-) -> Callable[[], None]:
-    """The step as a CUDA graph; the steps that warm up leave weights and optimizer unchanged."""
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    stream = torch.cuda.Stream()
+def _graph(step: Callable[[], None], stream: torch.cuda.Stream) -> Callable[[], None]:
+    """The step as a CUDA graph, captured on a stream after steps that warm up."""
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
             step()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=stream):
         step()
-    model.load_state_dict(before)
-    for state in optimizer.state.values():
-        for value in state.values():
-            value.zero_()
-    with torch.no_grad():
-        for mean, parameter in zip(average, (p for p in model.parameters() if p.requires_grad), strict=True):
-            mean.copy_(parameter)
     return graph.replay
 
 

@@ -28,11 +28,14 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from _lite0 import Lite0
 from _nuclei import matches, objects
 from _recipe import Case, Images, Recipe, build, predict, score, train
 from _recipe_data import Pair, as_case, few_slices, fitted, one_channel, pixel_sizes, read_pair, training_images
 from numpy.typing import NDArray
+from scipy.cluster.vq import kmeans2
 from torch import nn
+from torch.nn import functional as F
 
 from prosma_core.io.dataset_folder import DatasetFolder, open_dataset
 
@@ -60,10 +63,46 @@ def chosen(folder: DatasetFolder, options: argparse.Namespace) -> tuple[list[str
         measured = training[::5]
         training = [name for name in training if name not in measured]
     if options.images:
-        full = [name for name in training if read_pair(folder, name)[1].any()]
+        held = {name: bool(read_pair(folder, name)[1].any()) for name in training}
+        full = [name for name in training if held[name]]
         count = min(options.images, len(full))
-        training = full[:count] if options.first else [full[i * len(full) // count] for i in range(count)]
+        empty = [name for name in training if not held[name]]
+        training = pick(folder, full, count, options)
+        training += [empty[i * len(empty) // options.negatives] for i in range(options.negatives)]
     return training, measured
+
+
+def pick(folder: DatasetFolder, names: Sequence[str], count: int, options: argparse.Namespace) -> list[str]:
+    """Images to annotate, as ``options.choose`` says."""
+    rng = np.random.default_rng(options.draw)
+    if options.choose == "first":
+        return list(names[:count])
+    if options.choose == "even":
+        return [names[i * len(names) // count] for i in range(count)]
+    if options.choose == "random":
+        return [names[i] for i in sorted(rng.choice(len(names), count, replace=False))]
+    x = features([read_pair(folder, name)[0] for name in names], options.encoder, options.device)
+    if options.choose == "typical":
+        centers, _ = kmeans2(x, count, minit="++", seed=options.draw)
+        return list(dict.fromkeys(names[int(np.square(x - center).sum(1).argmin())] for center in centers))
+    chosen_ones = [int(rng.integers(len(names)))]
+    while len(chosen_ones) < count:
+        away = np.square(x[:, None] - x[chosen_ones]).sum(2).min(1)
+        chosen_ones.append(int(away.argmax()))
+    return [names[i] for i in chosen_ones]
+
+
+@torch.no_grad()
+def features(images: Sequence[NDArray[np.uint8]], weights: Path, device: str) -> NDArray[np.float64]:
+    """Means of the pretrained encoder's coarsest features, of deviation 1 over the images, shape (N, 320)."""
+    encoder = Lite0(weights, "frozen").to(device).eval()
+    found = []
+    for image in images:
+        x = torch.from_numpy(image).to(device).float()[None]
+        x = F.interpolate(x, (224, 224), mode="bilinear", antialias=True).expand(-1, 3, -1, -1)
+        found.append(encoder((x - 127) / 128)[-1].mean((2, 3))[0].double().cpu().numpy())
+    x = np.stack(found)
+    return (x - x.mean(0)) / (x.std(0) + 1e-6)
 
 
 def read(folder: DatasetFolder, options: argparse.Namespace, recipe: Recipe) -> tuple[Images, list[Case], int]:
@@ -122,7 +161,14 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--encoder", type=Path, help="Converted weights; recipes from scratch need none.")
     parser.add_argument("--images", type=int, default=0, help="Images or volumes to train on; 0 for all.")
-    parser.add_argument("--first", action="store_true", help="The first of them, not evenly spaced ones.")
+    parser.add_argument(
+        "--choose",
+        default="even",
+        choices=("even", "first", "random", "far", "typical"),
+        help="Evenly spaced, the first, any; or by the encoder: far apart, or in the middle of groups.",
+    )
+    parser.add_argument("--draw", type=int, default=0, help="Which of many choices, where chance has a part.")
+    parser.add_argument("--negatives", type=int, default=0, help="Images without an object besides.")
     parser.add_argument("--slices", type=int, default=0, help="Annotated slices of each volume; 0 for all.")
     parser.add_argument("--pixel-size", type=float, help="Micrometers to which images are resized first.")
     parser.add_argument("--inner", action="store_true", help="Measure on a fifth of the training split.")
