@@ -336,15 +336,15 @@ class Bench:
         pairs = [change(*read_case(folder.cases[name]), rng) for name in names[3 * draw : 3 * draw + 3]]
         slices = [None if draw == 0 else _some_slices(labels, rng) for _, labels in pairs]
         self.cases, self.known = annotated(pairs, slices, self.start, self.header)
-        self.spare = lambda count: [change(*read_case(folder.cases[n]), rng) for n in names[30 : 30 + count]]
+        self.rng, self.change = rng, change
+        self.spare = [folder.cases[name] for name in names[30:40]]
         self.before = self.others.dice(self.start), self.clean.dice(self.start)
 
     def run(self, name: str, how: Tuning) -> dict[str, Any]:
         """Fine-tune and measure: Dice before and after on annotated slices, other scans, and scans as they are."""
         began = time.monotonic()
-        others = []
-        if how.unlabeled:
-            others, _ = annotated(self.spare(how.unlabeled), [()] * how.unlabeled, self.start, self.header)
+        spare = [self.change(*read_case(case), self.rng) for case in self.spare[: how.unlabeled]]
+        others = annotated(spare, [()] * len(spare), self.start, self.header)[0] if spare else []
         after = tuned(self.start, self.cases, others, self.header, how, self.draw)
         seconds = time.monotonic() - began
         model, start = copy.deepcopy(self.start), self.start.state_dict()
