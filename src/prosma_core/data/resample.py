@@ -62,7 +62,7 @@ def resize_labels(
     """Label map on another grid: argmax over the classes, each resized by itself.
 
     Where some voxels are `IGNORED`, a new voxel is known if the nearest old one is, or one of those nearest to it: a
-    single annotated slice survives, and does not spread. Its class is the argmax_streaming of the known.
+    single annotated slice survives, and does not spread. Its class is the strongest of the known.
 
     Parameters
     ----------
