@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prosma_core.config.model import GateConfig, ModelConfig
+from prosma_core.config.model import ONE_SIDED, GateConfig, ModelConfig
 from prosma_core.model.blocks import CONV
 from prosma_core.model.gate import ProximalGate, SkipGate, build_gate, float32_on_cpu
 from prosma_core.model.kernels import reference
@@ -63,7 +63,7 @@ class Plain(ProximalGate):
 
     def removed(self, z: Tensor, tau: Tensor) -> Tensor:
         """Removed fraction with a gradient."""
-        return removed_estimate(z, tau, signed=self.form != "nonnegative")
+        return removed_estimate(z, tau, signed=self.form not in ONE_SIDED)
 
 
 class SelfGate(ProximalGate):

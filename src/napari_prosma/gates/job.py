@@ -19,6 +19,7 @@ from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.jobs.run import Handlers, RunTexts, RunView, ShownRun
 from napari_prosma.jobs.spec import ScanSpec
 from prosma_core.config.inspection import Inspection, LevelSummary, MapInfo, MapKind, VariantResult
+from prosma_core.config.model import ONE_SIDED
 from prosma_core.data.geometry import map_spec
 from prosma_core.engine.messages import ArrayReady, Finished, InspectResult
 from prosma_core.errors import OutputError
@@ -121,7 +122,7 @@ def at_voxel(found: InspectionResult, level: int, voxel: Mapping[str, int]) -> V
 
 def _signed(found: InspectionResult, field: NDArray[np.float64]) -> NDArray[np.float64]:
     """What is compared with the threshold: the field's size, or of a nonnegative gate the field itself."""
-    return field if found.inspection.form == "nonnegative" else np.abs(field)
+    return field if found.inspection.form in ONE_SIDED else np.abs(field)
 
 
 def _values(found: InspectionResult, info: MapInfo, voxel: Mapping[str, int]) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from napari_prosma.layers.maps import field_layer, map_layer, mask_layer, renew_
 from napari_prosma.layers.results import add_layer_keep_selection
 from napari_prosma.layers.viewport import show_channel, shown_channel
 from prosma_core.config.inspection import MapInfo
-from prosma_core.config.model import GateForm, provenance
+from prosma_core.config.model import ONE_SIDED, GateForm, provenance
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -63,15 +63,13 @@ def band_colors(form: GateForm) -> Colormap:
 
     Parameters
     ----------
-    form : {"signed", "bounded", "nonnegative"}
-        A nonnegative gate removes all that is not above the threshold: its band has no lower end.
+    form : GateForm
+        A gate of a form in `ONE_SIDED` removes all that is not above the threshold: its band has no lower end.
     """
     low, high = 0.5 - 0.5 / REACH, 0.5 + 0.5 / REACH
     warm = [(high - _EDGE, BAND), (high, WARM[0]), (1.0, WARM[1])]
-    if form == "nonnegative":
-        stops = [(0.0, BAND), *warm]
-    else:
-        stops = [(0.0, COLD[1]), (low, COLD[0]), (low + _EDGE, BAND), *warm]
+    cold = [(0.0, BAND)] if form in ONE_SIDED else [(0.0, COLD[1]), (low, COLD[0]), (low + _EDGE, BAND)]
+    stops = [*cold, *warm]
     return Colormap([c for _, c in stops], controls=[p for p, _ in stops], name=f"{BAND_NAME} {form}")
 
 

@@ -15,7 +15,7 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 from napari_prosma.gates.maps import KEPT, REMOVED
 from napari_prosma.widgets.fields import clear, mixed, note_label, say
 from prosma_core.config.inspection import HISTOGRAM_EDGES, LevelSummary
-from prosma_core.config.model import GateForm
+from prosma_core.config.model import ONE_SIDED, GateForm
 from prosma_core.printable import plain
 
 GATE = "#30a46c"
@@ -108,7 +108,7 @@ class GatePlots(QWidget):
 
 def _heading(summary: LevelSummary, form: GateForm, channel: int) -> str:
     threshold = f", τ {summary.thresholds[channel]:.2f}" if channel < len(summary.thresholds) else ""
-    beyond = "; negative z is removed as well" if form == "nonnegative" else ""
+    beyond = "; negative z is removed as well" if form in ONE_SIDED else ""
     return f"% of voxels at |z| / τ: mean (bars), channel {channel}{threshold} (line){beyond}"
 
 

@@ -83,6 +83,8 @@ class PreprocessConfig(Config):
 
 GateKind = Literal["prosma", "none", "attention"]
 GateForm = Literal["signed", "bounded", "nonnegative"]
+ONE_SIDED: tuple[GateForm, ...] = ("nonnegative",)
+"""Forms that remove each value at or below the threshold; the others remove each whose size is."""
 Color = Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")]
 Axes = tuple[Annotated[int, Field(ge=1, le=7)], ...]
 

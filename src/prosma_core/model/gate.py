@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prosma_core.config.model import GateConfig, GateForm
+from prosma_core.config.model import ONE_SIDED, GateConfig, GateForm
 from prosma_core.errors import ChannelError, ConfigError, GeometryError
 from prosma_core.model.blocks import CONV, ChannelGate
 from prosma_core.model.kernels import dispatch
@@ -240,7 +240,7 @@ class ProximalGate(SkipGate):
         x = self.hook_x(x)
         if self.skips_formula:
             return self.forced_skip(x)
-        backend, x, g = dispatch(x, self._on_grid_of(x, g), fused=self.fused, watched=self.watched)
+        backend, x, g = dispatch(x, self._on_grid_of(x, g), form=self.form, fused=self.fused, watched=self.watched)
         q, context = backend.project(x, g, self.project_skip, self.project_decoder)  # GELU(W_x x + W_g g + b), GAP(g)
         q, tau = self.hook_q(q), self.hook_tau(self.threshold())
         z = self.hook_z(backend.field(q, [*self.scales], self.offset))  # sum of D_d * q, + beta
@@ -260,12 +260,12 @@ class ProximalGate(SkipGate):
 
     def fields(self, q: Tensor) -> tuple[Tensor, ...]:
         """Compatibility field z_d of each scale, without offset, from projected features q; each of shape of q."""
-        backend, q, _ = dispatch(q, q, fused=self.fused, watched=True)
+        backend, q, _ = dispatch(q, q, form=self.form, fused=self.fused, watched=True)
         return tuple(backend.field(q, [scale], None) for scale in self.scales)
 
     def removed(self, z: Tensor, tau: Tensor) -> Tensor:
         """Removed fraction with a gradient, from field z and threshold tau, see `removed_estimate`."""
-        return removed_estimate(z, tau.view(-1, *(1,) * (z.ndim - 2)), signed=self.form != "nonnegative")
+        return removed_estimate(z, tau.view(-1, *(1,) * (z.ndim - 2)), signed=self.form not in ONE_SIDED)
 
     def _on_grid_of(self, x: Tensor, g: Tensor) -> Tensor:
         """Decoder features on the grid of the skip; raises where they do not fit."""

@@ -55,7 +55,7 @@ def removed_estimate(z: Tensor, tau: Tensor, *, signed: bool) -> Tensor:
     z, tau : Tensor
         Field, and threshold broadcastable to it.
     signed : bool
-        Whether values at or below -tau are kept (all forms but the non-negative one).
+        Whether values below -tau are kept: all forms but those of `ONE_SIDED`.
     """
     size = z.float().abs() if signed else z.float().clamp_min(0)
     soft = (1 / (1 + (size / tau.float()) ** 4)).mean()

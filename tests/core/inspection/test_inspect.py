@@ -12,13 +12,14 @@ from torch import nn
 
 from prosma_core.config import GateConfig, ModelHeader
 from prosma_core.config.inspection import InspectConfig, LevelEdit, MapInfo, MapKind
-from prosma_core.config.model import ChannelIntensity, ClassInfo, ModelConfig, PreprocessConfig
+from prosma_core.config.model import ONE_SIDED, ChannelIntensity, ClassInfo, ModelConfig, PreprocessConfig
 from prosma_core.data.geometry import ImageSpec, Scan, array_spec, map_spec
 from prosma_core.errors import ConfigError, DeviceError, GeometryError
 from prosma_core.events import StageStarted, TileDone
 from prosma_core.inference.segment import Segmenter
 from prosma_core.inspection import inspect
 from prosma_core.inspection.inspect import Inspected, inspect_scan
+from prosma_core.model.prox import THRESHOLDS
 from prosma_core.model.unet import build_model
 
 Noise = Callable[..., Scan]
@@ -154,7 +155,7 @@ def test_tiles_do_not_show_away_from_their_borders(dims: int, noise: Noise) -> N
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("form", ["signed", "bounded", "nonnegative"])
+@pytest.mark.parametrize("form", sorted(THRESHOLDS))
 def test_kept_and_removed_are_all_and_the_numbers_are_those_of_the_maps(dims: int, form: str, noise: Noise) -> None:
     header = three_levels(dims, (16,) * dims, {"form": form})
     by = Segmenter(header, build_model(header.model, 0), CPU)
@@ -170,7 +171,7 @@ def test_kept_and_removed_are_all_and_the_numbers_are_those_of_the_maps(dims: in
         assert level.removed == pytest.approx(removed.mean(dtype=np.float64), abs=1e-12)
         np.testing.assert_allclose(level.channel_removed, 1 - kept.reshape(4, -1).mean(1), atol=1e-12)
         assert all(sum(row) == pytest.approx(1) for row in level.histogram)
-        if form != "nonnegative":  # 8 bins of an eighth are |z| < tau
+        if form not in ONE_SIDED:  # 8 bins of an eighth are |z| < tau
             np.testing.assert_allclose([sum(row[:8]) for row in level.histogram], level.channel_removed, atol=1e-3)
         else:
             assert set(level.positive) == {1.0}

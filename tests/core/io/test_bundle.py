@@ -9,7 +9,7 @@ import struct
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
 from prosma_core.config import ChannelIntensity, ClassInfo, ModelConfig, ModelHeader, PreprocessConfig
+from prosma_core.config.model import GateForm
 from prosma_core.errors import ModelFileError
 from prosma_core.io.bundle import find_model, load_bundle, read_header, save_bundle, weights_sha256
 from prosma_core.model.unet import build_model
@@ -50,7 +51,7 @@ def headers(draw: st.DrawFn) -> ModelHeader:
         "blocks": draw(st.integers(1, 2)),
         "gate": {
             "kind": draw(st.sampled_from(["prosma", "none", "attention"])),
-            "form": draw(st.sampled_from(["signed", "bounded", "nonnegative"])),
+            "form": draw(st.sampled_from(get_args(GateForm))),
             "threshold": draw(st.floats(0.01, 2)),
         },
     }

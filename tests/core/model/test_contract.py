@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import get_args
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from prosma_core.config.model import GateConfig, ModelConfig
+from prosma_core.config.model import ONE_SIDED, GateConfig, GateForm, ModelConfig
 from prosma_core.errors import ConfigError, GeometryError, ModelFileError
 from prosma_core.model.gate import ProximalGate, SkipGate, build_gate
 from prosma_core.model.gate_hooks import GateRecord, counting, recording_gate
@@ -19,9 +20,7 @@ from prosma_core.model.unet import UNet, build_model
 from prosma_core.model.weights import model_from, transfer, weights_of
 
 GATES = {
-    "signed": GateConfig(form="signed"),
-    "bounded": GateConfig(form="bounded"),
-    "nonnegative": GateConfig(form="nonnegative"),
+    **{form: GateConfig(form=form) for form in get_args(GateForm)},
     "no channel gate": GateConfig(channel_gate=False),
     "one scale": GateConfig(dilations=(1,)),
     "attention": GateConfig(kind="attention"),
@@ -149,7 +148,7 @@ def test_removed_means_exactly_zero_and_grows_with_the_threshold(dims, gate, see
     with torch.no_grad():
         record = recorded(module, x, g)
         z = sum(record.fields, module.offset.view(per_channel))
-        size = z if module.form == "nonnegative" else z.abs()
+        size = z if module.form in ONE_SIDED else z.abs()
         removed = record.a == 0
         assert torch.equal(removed, size <= module.threshold().view(per_channel))
         assert bool((module(x, g)[removed] == 0).all())

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prosma_core.config.model import GateConfig
+from prosma_core.config.model import GateConfig, GateForm
 from prosma_core.io.bundle import find_model, load_bundle
 from prosma_core.model.gate import ProximalGate, build_gate
 from prosma_core.model.gate_hooks import GateRecord, recording_gate
 from prosma_core.model.kernels import cpu
+from prosma_core.model.prox import THRESHOLDS
 from prosma_core.model.weights import model_from
 
 pytestmark = pytest.mark.skipif(not cpu.usable(torch.zeros(1)), reason="the path is for x86 processors with oneDNN")
@@ -59,13 +60,24 @@ def check(gate: ProximalGate, x: Tensor, g: Tensor) -> None:
     assert out.is_contiguous()
 
 
-@pytest.mark.parametrize("form", ["signed", "bounded", "nonnegative"])
+@pytest.mark.parametrize("form", sorted(THRESHOLDS))
 @pytest.mark.parametrize(("kernel", "grid"), SHAPES)
 def test_value_and_gradients_are_those_of_plain_pytorch(
     kernel: tuple[int, ...], grid: tuple[int, ...], form: str
 ) -> None:
     x, g = torch.randn(2, 2, 6, *grid, generator=torch.Generator().manual_seed(1)).unbind()
     check(gate_of(6, kernel, form=form), x, g)
+
+
+@pytest.mark.parametrize("form", sorted(THRESHOLDS))
+def test_a_form_that_cannot_be_computed_in_place_has_the_same_values(
+    form: GateForm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = gate_of(6, (3, 3), form=form)
+    x, g = torch.randn(2, 2, 6, 16, 12, generator=torch.Generator().manual_seed(1)).unbind()
+    monkeypatch.delitem(cpu.IN_PLACE, form, raising=False)
+    with torch.no_grad():
+        torch.testing.assert_close(gate(x, g).double(), gate.double()(x.double(), g.double()), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["prosma", "attention"])

@@ -6,14 +6,15 @@ import pytest
 import torch
 
 from prosma_core.config.inspection import LevelEdit
-from prosma_core.config.model import GateConfig, ModelConfig
+from prosma_core.config.model import ONE_SIDED, GateConfig, ModelConfig
 from prosma_core.errors import ConfigError
 from prosma_core.model.gate import HookPoint
 from prosma_core.model.gate_hooks import GateRecord, counting, edited, estimate_removed, recording
+from prosma_core.model.prox import THRESHOLDS
 from prosma_core.model.unet import UNet, build_model
 from prosma_core.model.weights import transfer, weights_of
 
-FORMS = ["signed", "bounded", "nonnegative"]
+FORMS = sorted(THRESHOLDS)
 both_dims = pytest.mark.parametrize("dims", [2, 3])
 
 
@@ -66,7 +67,7 @@ def test_a_record_is_what_the_gate_did(dims: int, form: str) -> None:
     for gate, r in zip(model.skip_gates, records, strict=True):
         per_channel = (1, -1, *(1,) * dims)
         tau = r.tau.view(per_channel)
-        small = r.z <= tau if form == "nonnegative" else r.z.abs() <= tau
+        small = r.z <= tau if form in ONE_SIDED else r.z.abs() <= tau
         assert 0.05 < small.float().mean() < 0.95
         assert torch.equal(r.a == 0, small)
         torch.testing.assert_close(r.z, sum(r.fields, gate.offset.view(per_channel[1:])))
@@ -103,7 +104,7 @@ def test_a_factor_of_1_changes_nothing_and_others_change_the_threshold(dims: int
     assert bool((removed[0] <= removed[1]).all())
     assert removed[1].sum() > removed[0].sum()
     _, records = run(model, x, (LevelEdit(level=1, threshold=0),))
-    if form != "nonnegative":
+    if form not in ONE_SIDED:
         assert not bool((records[1].a == 0).any())
 
 

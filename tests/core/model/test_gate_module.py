@@ -15,6 +15,7 @@ from prosma_core.errors import ChannelError, ConfigError, GeometryError, ProsmaE
 from prosma_core.model.gate import ProximalGate
 from prosma_core.model.gate_hooks import estimate_removed, recording_gate
 from prosma_core.model.kernels import cpu
+from prosma_core.model.prox import THRESHOLDS
 
 both_dims = pytest.mark.parametrize("dims", [2, 3])
 
@@ -82,7 +83,7 @@ def test_features_that_do_not_fit_are_refused_with_those_that_do(x, g, kind: typ
         ({"kernel_size": 4}, "one of 1, 3, 5, 7"),
         ({"kernel_size": (3, 3, 3)}, "one per spatial axis"),
         ({"dilations": ()}, "dilations"),
-        ({"form": "hard"}, "form"),
+        ({"form": "dense"}, "form"),
         ({"threshold": 0.0}, "threshold"),
         ({"channel_reduction": 0}, "channel_reduction"),
     ],
@@ -159,7 +160,7 @@ def test_export_with_sizes_that_vary() -> None:
     torch.testing.assert_close(exported(other, other.flip(2)), gate(other, other.flip(2)), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("form", ["signed", "bounded", "nonnegative"])
+@pytest.mark.parametrize("form", sorted(THRESHOLDS))
 def test_double_backward_in_float64(form: str) -> None:
     gate, (x, g) = gate_of(decoder=3, form=form).double(), features(decoder=3, size=4, dtype=torch.float64)
     inputs = (x[:1].requires_grad_(), g[:1].requires_grad_())

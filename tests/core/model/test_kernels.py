@@ -23,14 +23,13 @@ from prosma_core.model.gate import build_gate
 from prosma_core.model.gate_hooks import GateRecord, recording_gate
 from prosma_core.model.kernels import cpu, ops, reference
 from prosma_core.model.kernels.taps import merge_branches, tap_offsets
-from prosma_core.model.prox import THRESHOLDS
 
 CUDA = torch.cuda.is_available()
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if CUDA else "cpu"
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-FORMS = sorted(THRESHOLDS)
+FORMS = sorted(ops.FORMS)
 
 runs_kernels = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None or not (CUDA or INTERPRETED),
@@ -296,9 +295,17 @@ def test_on_a_cpu_nothing_takes_the_fused_kernels_and_the_log_says_so(caplog: py
     assert "plain PyTorch on cpu" in caplog.text
     fast = cpu if cpu.usable(x) else reference
     for watched in (False, True):
-        assert kernels.dispatch(x, x, fused=True, watched=watched)[0] is fast
-    assert kernels.dispatch(x, x, fused=False, watched=False)[0] is reference
-    assert kernels.dispatch(x.double(), x.double(), fused=True, watched=False)[0] is reference
+        assert kernels.dispatch(x, x, form="bounded", fused=True, watched=watched)[0] is fast
+    assert kernels.dispatch(x, x, form="bounded", fused=False, watched=False)[0] is reference
+    assert kernels.dispatch(x.double(), x.double(), form="bounded", fused=True, watched=False)[0] is reference
+
+
+def test_a_form_that_the_fused_kernels_lack_is_plain_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "usable", lambda _: True)  # as on a GPU
+    monkeypatch.delitem(ops.FORMS, "signed")
+    x = torch.randn(1, 2, 6, 6, dtype=torch.float64)
+    assert kernels.dispatch(x, x, form="bounded", fused=True, watched=False)[0] is ops
+    assert kernels.dispatch(x, x, form="signed", fused=True, watched=False)[0] is reference
 
 
 @on_gpu
@@ -347,7 +354,7 @@ def test_on_a_gpu_a_recorded_gate_is_plain_pytorch_and_an_edited_threshold_stays
         (record,) = records
         assert torch.equal(record.after, record.c[..., None, None] * record.a * record.before)
         handle = gate.hook_tau.register_forward_hook(lambda _, inputs, tau: 0 * tau)
-        assert kernels.dispatch(x, g, fused=True, watched=gate.watched)[0] is ops
+        assert kernels.dispatch(x, g, form="bounded", fused=True, watched=gate.watched)[0] is ops
         kept = gate(x, g)
         gate.fused = False
         torch.testing.assert_close(kept, gate(x, g), rtol=1e-4, atol=1e-4)

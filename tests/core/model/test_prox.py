@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
+from prosma_core.config.model import ONE_SIDED
 from prosma_core.model.prox import THRESHOLDS, bounded_threshold, nonnegative_threshold, soft_threshold
 
 FINITE = st.floats(-50, 50, allow_nan=False, width=32)
@@ -66,7 +67,7 @@ def test_zeros_never_decrease_when_the_threshold_grows(form: str, seed: int, low
 @pytest.mark.parametrize("form", sorted(THRESHOLDS))
 @given(z=FINITE, tau=TAU)
 def test_a_value_is_removed_exactly_at_or_below_the_threshold(form: str, z: float, tau: float) -> None:
-    size = z if form == "nonnegative" else abs(z)
+    size = z if form in ONE_SIDED else abs(z)
     assert (scalar(THRESHOLDS[form], z, tau) == 0) == (size <= tau)
 
 

@@ -48,13 +48,15 @@ class Backend(Protocol):
         """``x' = c . a . x``."""
 
 
-def dispatch(x: Tensor, g: Tensor, *, fused: bool, watched: bool) -> tuple[Backend, Tensor, Tensor]:
+def dispatch(x: Tensor, g: Tensor, *, form: GateForm, fused: bool, watched: bool) -> tuple[Backend, Tensor, Tensor]:
     """Choose what computes a gate.
 
     Parameters
     ----------
     x, g : Tensor, shapes (B, C, *grid) and (B, D, *grid)
         Encoder and decoder features.
+    form : GateForm
+        The Triton kernels have those of `ops.FORMS`.
     fused : bool
         Whether it may be anything but plain PyTorch.
     watched : bool
@@ -68,7 +70,7 @@ def dispatch(x: Tensor, g: Tensor, *, fused: bool, watched: bool) -> tuple[Backe
     """
     if fused and cpu.usable(x, g):
         return cpu, x, g
-    if fused and not watched and x.shape[1] == g.shape[1] and usable(x):
+    if fused and not watched and form in ops.FORMS and x.shape[1] == g.shape[1] and usable(x):
         dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
         return ops, x.to(dtype), g.to(dtype)
     return reference, x, g

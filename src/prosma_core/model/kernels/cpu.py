@@ -11,7 +11,7 @@ views of memory with the channels last.
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from math import prod
 from typing import Any, NamedTuple
@@ -121,13 +121,19 @@ def prox(z: Tensor, tau: Tensor, form: GateForm, *, keep: bool) -> Tensor:
         return THRESHOLDS[form](z, tau).movedim(-1, 1)
     a = z.clone() if keep else z
     for part in a.view(-1, a.shape[-1]).split(max(1, PIECE // a.shape[-1])):  # type: ignore[no-untyped-call]
-        if form == "nonnegative":
-            part.sub_(tau).relu_()
-            continue
-        part.sub_(part.clamp(-tau, tau))
-        if form == "bounded":
-            part.tanh_()
+        if form in IN_PLACE:
+            IN_PLACE[form](part, tau)
+        else:
+            part.copy_(THRESHOLDS[form](part, tau))
     return a.movedim(-1, 1)
+
+
+IN_PLACE: dict[GateForm, Callable[[Tensor, Tensor], Tensor]] = {
+    "signed": lambda part, tau: part.sub_(part.clamp(-tau, tau)),
+    "bounded": lambda part, tau: part.sub_(part.clamp(-tau, tau)).tanh_(),
+    "nonnegative": lambda part, tau: part.sub_(tau).relu_(),
+}
+"""Operators of `THRESHOLDS` that overwrite what they are given; a form without one takes memory for its result."""
 
 
 def apply(c: Tensor | None, a: Tensor, x: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ def prox(z: Tensor, tau: Tensor, form: GateForm, *, keep: bool = True) -> Tensor
     ----------
     z : Tensor, shape (B, C, *grid)
     tau : Tensor, shape (C,), >= 0
-    form : {"bounded", "signed", "nonnegative"}
+    form : GateForm
     keep : bool
         Whether z is needed afterwards; it is left alone in any case.
     """
@@ -105,7 +105,7 @@ def select(
         Channel gate.
     kernel, dilations : sequence of int
         Kernel size per spatial axis and dilation of each branch.
-    form : {"bounded", "signed", "nonnegative"}
+    form : GateForm
 
     Returns
     -------
