@@ -287,9 +287,8 @@ def segment(
     progress : callable, optional
         Called with each `Event`: `TileDone` counts the tiles.
     **settings
-        Fields of `InferenceConfig`: ``overlap``, ``mirror``, ``threshold``, ``min_size``, ``keep_largest``,
-        ``fill_holes``, ``region``, ``slice_axis``, ``batch_size``; with `full` also ``probabilities``, ``entropy`` and
-        ``objects``.
+        Fields of `InferenceConfig`, such as ``overlap``, ``threshold`` and ``keep_largest``; ``probabilities``,
+        ``entropy`` and ``objects`` with `full` alone.
 
     Returns
     -------

@@ -132,17 +132,15 @@ def _spacing(plan: SegmentPlan) -> list[str]:
 
 
 def _flags(config: InferenceConfig) -> list[str]:
-    default = InferenceConfig()
-    switches = ("mirror", "probabilities", "entropy", "objects", "keep_largest", "fill_holes")
-    flags = ["--" + name.replace("_", "-") for name in switches if getattr(config, name)]
-    if config.threshold is not None:
-        flags += ["--threshold", str(config.threshold)]
-    if config.min_size:
-        flags += ["--min-size", str(config.min_size)]
-    if config.overlap != default.overlap:
-        flags += ["--overlap", f"{config.overlap:g}"]
-    if config.region is not None:
-        flags += ["--region", ",".join(f"{a}:{b}" for a, b in config.region)]
-    if config.slice_axis is not None:
-        flags += ["--slice-axis", config.slice_axis]
+    """An option for each setting that is not its default; the command line names them as `InferenceConfig` does."""
+    flags = []
+    for name, setting in InferenceConfig.model_fields.items():
+        value = getattr(config, name)
+        if value == setting.default or name == "batch_size":  # which does not change the labels
+            continue
+        flags.append("--" + name.replace("_", "-"))
+        if name == "region":
+            flags.append(",".join(f"{start}:{stop}" for start, stop in value))
+        elif value is not True:
+            flags.append(str(value))
     return flags

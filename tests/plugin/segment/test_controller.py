@@ -11,7 +11,7 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels, Points, Shapes
 from napari.utils.key_bindings import coerce_keybinding
 from napari.utils.shortcuts import default_shortcuts
-from qtpy.QtWidgets import QComboBox, QLineEdit, QPushButton
+from qtpy.QtWidgets import QComboBox, QLineEdit, QPushButton, QWidget
 
 from napari_prosma._reader import read_paths
 from napari_prosma._writer import write_image_layer, write_labels_layer
@@ -339,7 +339,7 @@ def test_objects_come_as_a_hidden_layer_with_a_table(
     scan = widget.viewer.add_image(scan_data, name="mri", scale=(5, 2, 2), translate=(1, 2, 3), units=("mm",) * 3)
     widget.choose("phantom-3d")
     widget.controller.choose_options(InferenceConfig(threshold=0.35, min_size=12, objects=True))
-    assert run_command(widget.controller._plan).count(" --objects --threshold 0.35 --min-size 12") == 1
+    assert run_command(widget.controller._plan).count(" --threshold 0.35 --objects --min-size 12") == 1
     job = widget.start()
     labels = job.give_labels()
     objects = np.zeros(scan_data.shape, np.uint16)
@@ -369,6 +369,12 @@ def test_objects_come_as_a_hidden_layer_with_a_table(
     assert kind == "labels"
     assert np.array_equal(data, objects)
     assert meta["metadata"]["prosma"]["provenance"]["model"] == "phantom-3d"
+
+
+def test_every_setting_has_a_field(widget: Widget) -> None:
+    elsewhere = {"region", "slice_axis", "batch_size"}  # the part of the scan; planned from memory
+    shown = {field.objectName() for field in widget.view.advanced.findChildren(QWidget)}
+    assert [n for n in InferenceConfig.model_fields if n not in elsewhere and f"option_{n}" not in shown] == []
 
 
 def test_a_correction_is_a_selected_copy_ready_to_paint(widget: Widget, scan_data: np.ndarray, finished) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from napari.layers import Image
 
 from napari_prosma.layers.scan import read
 from napari_prosma.scan.selection import Problem, fits
-from napari_prosma.segment.state import SegmentChoices, SegmentPlan, resolve, save_path
+from napari_prosma.segment.state import SegmentChoices, SegmentPlan, resolve, run_command, save_path
+from prosma_core.cli.main import app
 from prosma_core.config.inference import InferenceConfig
+from prosma_core.errors import ConfigError
 from prosma_core.io.bundle import ModelEntry, read_header, shipped_models
 
 
@@ -148,3 +153,31 @@ def test_a_slice_for_a_2d_model_is_one_slice() -> None:
     plan = resolve(given, ((5, 6), (0, 40), (0, 44)))
     assert isinstance(plan, SegmentPlan)
     assert plan.notes == ()
+
+
+REGION = ((1, 9), (2, 30), (3, 31))
+OTHER = {"overlap": 0.123456789, "threshold": 0.3, "min_size": 12, "region": REGION, "slice_axis": "y"}
+"""A value that is not the default; the other settings are switches."""
+
+
+@pytest.mark.parametrize("name", sorted(InferenceConfig.model_fields.keys() - {"batch_size"}))
+def test_every_setting_is_in_the_run_command_and_reaches_the_command_line(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = OTHER.get(name, True)
+    options = InferenceConfig.model_validate({name: value})
+    plan = resolve(replace(choices(), options=options, part="view" if name == "region" else "whole"), REGION)
+    assert isinstance(plan, SegmentPlan)
+    seen: dict[str, Any] = {}
+
+    def stop(values: dict[str, Any], what: str) -> InferenceConfig:
+        seen.update(values)
+        raise ConfigError(what)
+
+    monkeypatch.setattr(InferenceConfig, "parse", stop)
+    verb, *arguments = shlex.split(run_command(plan).splitlines()[0].removeprefix("prosma "))
+    with pytest.raises(ConfigError, match="command line"):
+        typer.main.get_command(app).commands[verb].main(arguments, standalone_mode=False)  # type: ignore[attr-defined]
+    assert seen[name] == value
+    default = InferenceConfig()
+    assert [other for other in seen if seen[other] != getattr(default, other)] == [name]
