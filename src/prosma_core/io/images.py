@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -40,6 +40,7 @@ from prosma_core.io.zarr_checks import check_zarr, load_node
 from prosma_core.io.zarr_images import read_zarr, write_zarr
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -60,6 +61,33 @@ __all__ = [
 _LOG = logging.getLogger(__name__)
 
 
+class _Format(NamedTuple):
+    """Functions of a format."""
+
+    check: Callable[[Path], None]
+    read: Callable[..., Scan]
+    """Of a path and axes; with `tells_labels`, ``labels=`` says whether a label map is read."""
+    write: Callable[[Path, NDArray[Any], ImageSpec, dict[str, str]], None] | None = None
+    """None: only read."""
+    tells_labels: bool = False
+    """Label maps are read differently, such as palettes."""
+    oriented: bool = False
+    """Files keep any orientation of a scan, not its voxel size alone."""
+
+
+_FUNCTIONS = {
+    "nifti": _Format(check_nifti, read_nifti, write_nifti, oriented=True),
+    "tiff": _Format(check_tiff, read_tiff, write_tiff, tells_labels=True),
+    "raster": _Format(check_raster, read_raster, write_raster, tells_labels=True),
+    "zarr": _Format(check_zarr, read_zarr, write_zarr, tells_labels=True),
+    "nrrd": _Format(check_nrrd, read_nrrd, write_nrrd, oriented=True),
+    "metaimage": _Format(check_metaimage, read_metaimage, write_metaimage, oriented=True),
+    "dicom": _Format(check_dicom, read_dicom),
+    "nibabel": _Format(check_nibabel, read_nibabel),
+}
+"""By the reader that `FORMATS` names."""
+
+
 def preflight(path: Path) -> None:
     """Check an image file or folder without keeping its voxels.
 
@@ -74,17 +102,7 @@ def preflight(path: Path) -> None:
     GeometryError
         An axis has no voxels, or the affine is not finite and invertible.
     """
-    checks = {
-        "nifti": check_nifti,
-        "tiff": check_tiff,
-        "raster": check_raster,
-        "zarr": check_zarr,
-        "nrrd": check_nrrd,
-        "metaimage": check_metaimage,
-        "dicom": check_dicom,
-        "nibabel": check_nibabel,
-    }
-    checks[reader_of(path)](path)
+    _FUNCTIONS[reader_of(path)].check(path)
 
 
 def reader_of(path: Path) -> str:
@@ -260,33 +278,18 @@ def _check_shape(data: NDArray[Any], spec: ImageSpec, path: Path) -> None:
 
 def _read(path: Path, axes: str | None, *, labels: bool) -> Scan:
     """Check and read in one go: the readers check what they open, NIfTI in the same pass."""
-    kind = reader_of(path)
-    if kind == "nifti":
-        return read_nifti(path, axes)
-    if kind == "raster":
-        return read_raster(path, axes, labels=labels)
-    if kind == "tiff":
-        return read_tiff(path, axes, labels=labels)
-    if kind == "zarr":
-        return read_zarr(path, axes, labels=labels)
-    readers = {"nrrd": read_nrrd, "metaimage": read_metaimage, "dicom": read_dicom, "nibabel": read_nibabel}
-    return readers[kind](path, axes)
+    kind = _FUNCTIONS[reader_of(path)]
+    return kind.read(path, axes, labels=labels) if kind.tells_labels else kind.read(path, axes)
 
 
 def _write(path: Path, data: NDArray[Any], spec: ImageSpec, provenance: dict[str, str] | None, what: str) -> None:
     kind = FORMATS[image_suffix(path).lower()]
-    notes = dict(provenance or {})
-    if kind not in {"nifti", "nrrd", "metaimage"} and not axis_aligned(spec)[1] and spec.format != "array":
+    write, notes = _FUNCTIONS[kind].write, dict(provenance or {})
+    assert write is not None  # `check_output` asks for one of WRITTEN_SUFFIXES
+    if not (_FUNCTIONS[kind].oriented or axis_aligned(spec)[1] or spec.format == "array"):
         _LOG.warning("%s: this format keeps the voxel size, not the orientation of the scan.", path)
     if kind == "zarr":
         notes = notes or {"program": f"prosma {prosma_core.__version__}", "kind": what}  # by which it may be replaced
-        replace_dir(path, lambda temporary: write_zarr(temporary, data, spec, notes))
-        return
-    writers = {
-        "nifti": write_nifti,
-        "tiff": write_tiff,
-        "raster": write_raster,
-        "nrrd": write_nrrd,
-        "metaimage": write_metaimage,
-    }
-    write_atomic(path, lambda temporary: writers[kind](temporary, data, spec, notes))
+        replace_dir(path, lambda temporary: write(temporary, data, spec, notes))
+    else:
+        write_atomic(path, lambda temporary: write(temporary, data, spec, notes))

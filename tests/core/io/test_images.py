@@ -83,11 +83,20 @@ def test_micrometres_survive_nifti(tmp_path: Path) -> None:
     assert (again.spacing, again.unit) == (spec.spacing, "um")
 
 
-def test_a_lost_orientation_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    spec = replace(array_spec((3, 4, 5), "zyx"), world="ras", format="nifti")
+@pytest.mark.parametrize("suffix", [s for s in LABEL_SUFFIXES if s != ".png"])
+def test_an_orientation_is_kept_or_its_loss_is_said(
+    suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    flat = array_spec((3, 4, 5), "zyx", (1.5, 1.0, 1.0), "mm")
+    turned = np.eye(4)
+    turned[:2, :2] = [[0.8, -0.6], [0.6, 0.8]]
+    spec = replace(flat, affine=turned @ flat.affine, world="ras", format="dicom")
     with caplog.at_level(logging.WARNING):
-        write_labels(tmp_path / "a.tif", np.zeros(spec.shape, int), spec)
-    assert "not the orientation" in caplog.text
+        write_labels(tmp_path / f"a{suffix}", np.zeros(spec.shape, int), spec)
+    again = read_labels(tmp_path / f"a{suffix}").spec
+    kept = again.world == "ras" and np.allclose(again.affine, spec.affine, atol=1e-5)
+    assert kept == ("not the orientation" not in caplog.text)
+    assert again.spacing == pytest.approx(spec.spacing)
 
 
 @pytest.mark.parametrize(

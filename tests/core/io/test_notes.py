@@ -8,18 +8,14 @@ import numpy as np
 import pytest
 
 from prosma_core.data.geometry import array_spec
-from prosma_core.io.images import write_labels
+from prosma_core.io.images import LABEL_SUFFIXES, write_labels
 from prosma_core.io.notes import made_by_model, read_notes
 
 NOTES = {"program": "prosma 0", "model": 'CT/MR "liver" <b>&amp;', "model_sha256": "ab", "source": "a\u202eb ü"}
 
 
-@pytest.mark.parametrize(
-    "suffix", [".nii", ".nii.gz", ".ome.tif", ".tif", ".png", ".zarr", ".ome.zarr", ".nrrd", ".mha"]
-)
+@pytest.mark.parametrize("suffix", LABEL_SUFFIXES)
 def test_notes_come_back(suffix: str, tmp_path: Path) -> None:
-    if suffix in {".nrrd", ".mha"}:
-        pytest.importorskip("SimpleITK")
     shape = (8, 9) if suffix == ".png" else (4, 8, 9)
     spec = array_spec(shape, "zyx"[-len(shape) :], (2.0,) * len(shape), "mm")
     path, plain = tmp_path / f"noted{suffix}", tmp_path / f"plain{suffix}"
