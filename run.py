@@ -209,10 +209,15 @@ def run_demo(arguments: list[str]) -> int:
 
 
 def run_test(arguments: list[str]) -> int:
-    """Run the tests, all of them in two processes; what follows goes to pytest, e.g. ``-k tiles``."""
-    which = arguments or ["--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder"]  # the long files first
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # each process, and each engine that it starts
-    return call(on_screen([venv_program("python"), "-m", "pytest", *which]), ROOT, None if arguments else one_thread)
+    """Run the tests, all of them with their branch coverage; what follows goes to pytest, e.g. ``-k tiles``."""
+    pytest = [venv_program("python"), "-m", "pytest"]
+    if arguments:
+        return call(on_screen([*pytest, *arguments]), ROOT)
+    two_processes = ["--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder"]  # the long files first
+    coverage = ["--cov", "--cov-report="]  # one line, and failure below `fail_under` of pyproject.toml
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # each process, and each engine that it starts
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # or every process would compile the tests anew
+    return call(on_screen([*pytest, *two_processes, *coverage]), ROOT, environment)
 
 
 def run_lint(arguments: list[str]) -> int:

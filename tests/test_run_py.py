@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -235,9 +236,16 @@ def test_tests_get_the_arguments_and_give_their_exit_code(run_py: ModuleType, co
     assert commands.seen[-1][-4:] == ["pytest", "-x", "-k", "two words"]
 
 
-def test_all_tests_run_in_two_processes(run_py: ModuleType, commands: Commands) -> None:
+def test_all_tests_run_in_two_processes_with_coverage(run_py: ModuleType, commands: Commands) -> None:
     assert run_py.main(["test"]) == 0
-    assert commands.seen[-1][-4:] == ["pytest", "--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder"]
+    of_two = ["--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder"]
+    assert commands.seen[-1][-6:] == ["pytest", *of_two, "--cov", "--cov-report="]
+
+
+def test_the_floor_of_the_coverage_is_that_of_branches(root: Path) -> None:
+    coverage = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["coverage"]
+    assert coverage["run"]["branch"]
+    assert coverage["report"]["fail_under"] >= 90
 
 
 def test_bench_lists_the_scripts_with_their_first_line_and_sets_nothing_up(
