@@ -1,4 +1,4 @@
-"""The documentation names only what exists: paths, links, verbs and flags."""
+"""The documentation names only what exists: paths, links, verbs and flags; and every option."""
 
 from __future__ import annotations
 
@@ -129,6 +129,12 @@ def test_verbs_and_flags_of_prosma_exist(page: str, cli: dict[str, set[str]]) ->
         name = " ".join(filter(None, match.groups()[:2]))
         assert name in cli, command
         assert flags(match[3]) <= cli[name], command
+
+
+def test_every_option_of_prosma_is_documented(cli: dict[str, set[str]]) -> None:
+    documented = {flag for page in PAGES for flag in re.findall(r"(?<![\w-])--[a-z][\w-]*", text_of(page))}
+    for verb in filter(None, cli):  # those of the program itself are about versions and shells
+        assert {flag for flag in cli[verb] if flag.startswith("--")} <= documented, verb
 
 
 def test_reading_of_commands_sees_continued_lines_prompts_and_spans() -> None:
