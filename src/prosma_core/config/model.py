@@ -85,11 +85,14 @@ GateKind = Literal["prosma", "none", "attention"]
 GateForm = Literal["signed", "bounded", "nonnegative"]
 ONE_SIDED: tuple[GateForm, ...] = ("nonnegative",)
 """Forms that remove each value at or below the threshold; the others remove each whose size is."""
+EncoderKind = Literal["residual", "efficientnet-lite0"]
 Color = Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")]
 Axes = tuple[Annotated[int, Field(ge=1, le=7)], ...]
 
 MAX_WIDTH = 1024
 MAX_STAGES = 8
+LITE0_STRIDES = ((2, 2),) * 5
+"""Downsampling of each level of ``efficientnet-lite0``, which has none at full resolution."""
 
 
 class ClassInfo(Config):
@@ -131,10 +134,14 @@ class ModelConfig(Config):
     """Channels of the scan."""
     num_classes: int = Field(ge=2, le=1024)
     """Classes, background among them."""
+    encoder: EncoderKind = "residual"
+    """``residual``: residual blocks, from scratch; ``efficientnet-lite0``: pretrained on ImageNet, 2D, 1 or 3
+    channels."""
     widths: tuple[Annotated[int, Field(ge=1, le=MAX_WIDTH)], ...] = Field(min_length=2, max_length=MAX_STAGES)
     """Channels of each stage, finest first."""
     strides: tuple[Axes, ...]
-    """Downsampling of each stage per spatial axis, against the stage before; the first is all 1."""
+    """Downsampling of each stage per spatial axis, against the stage before; the first is all 1 (of
+    ``efficientnet-lite0``, all are 2)."""
     kernels: tuple[Axes, ...]
     """Kernel size of each stage per spatial axis; odd."""
     blocks: int = Field(default=1, ge=1, le=8)
@@ -151,11 +158,21 @@ class ModelConfig(Config):
         if any(len(s) != self.dims for s in (*self.strides, *self.kernels)):
             msg = f"every stride and kernel needs {self.dims} numbers, one per spatial axis"
             raise ValueError(msg)
-        if set(self.strides[0]) != {1}:
-            msg = f"the first stage keeps the resolution: its stride must be all 1, got {self.strides[0]}"
-            raise ValueError(msg)
         if any(k % 2 == 0 for kernel in self.kernels for k in kernel):
             msg = "kernel sizes must be odd"
+            raise ValueError(msg)
+        if self.encoder == "efficientnet-lite0":
+            if self.dims != 2 or self.in_channels not in (1, 3):
+                msg = (
+                    f"the encoder efficientnet-lite0 takes 2D images of 1 or 3 channels, not {self.dims}D of "
+                    f"{self.in_channels}; use the encoder residual"
+                )
+                raise ValueError(msg)
+            if self.strides != LITE0_STRIDES or self.blocks != 1:
+                msg = "the encoder efficientnet-lite0 has 5 levels, each with strides of 2, and its own blocks (1)"
+                raise ValueError(msg)
+        elif set(self.strides[0]) != {1}:
+            msg = f"the first stage keeps the resolution: its stride must be all 1, got {self.strides[0]}"
             raise ValueError(msg)
         return self
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,7 @@ from prosma_core.config.model import (
     Axes,
     ChannelIntensity,
     Color,
+    EncoderKind,
     GateConfig,
     Positive,
     Resample,
@@ -78,6 +79,8 @@ class AugmentConfig(Config):
     """Zoom."""
     scale: tuple[Annotated[float, Field(ge=0.1, le=10)], Annotated[float, Field(ge=0.1, le=10)]] = (0.7, 1.4)
     """Smallest and largest zoom factor."""
+    shift: float = Field(default=0.0, ge=0, le=0.5)
+    """Largest shift of a patch, as a share of its size, also beyond the edge of the scan."""
     mirror: str = Field(default="zyx", pattern="^z?y?x?$")
     """Axes to mirror, each with probability 0.5; segmentation's mirroring uses the same. Unless given, fine-tuning
     mirrors those of the model it starts from."""
@@ -110,6 +113,8 @@ class TrainingConfig(Config):
     """AdamW, or SGD with Nesterov momentum 0.99."""
     learning_rate: float = Field(default=1e-3, gt=0, le=1)
     """Peak learning rate; unless one is given, fine-tuning takes 3e-4."""
+    encoder_rate: float = Field(default=1.0, gt=0, le=1)
+    """Share of the learning rate that pretrained weights of an encoder take."""
     weight_decay: float = Field(default=0.01, ge=0, le=1)
     """Weight decay; norms, biases and thresholds are left out."""
     schedule: Literal["cosine", "poly"] = "cosine"
@@ -175,6 +180,9 @@ DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 class NetworkOptions(Config):
     """The network as far as it is chosen by hand; None is planned from the data."""
 
+    encoder: EncoderKind | None = None
+    """``efficientnet-lite0`` (pretrained on ImageNet, for 2D images of 1 or 3 channels) or ``residual``; planned, the
+    first where it can be and no other setting of the network is chosen."""
     width: int = Field(default=24, ge=1, le=MAX_WIDTH)
     """Channels of the finest stage; doubled at each coarser one."""
     max_width: int = Field(default=256, ge=1, le=MAX_WIDTH)
@@ -253,6 +261,8 @@ class RunConfig(Config):
     """The loop."""
 
 
+Settings = TypeVar("Settings", bound=Config)
+
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
         "network": {"width": 12, "max_width": 96, "max_stages": 4},
@@ -288,6 +298,33 @@ def load_run_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+_STRONG = {
+    "p_rotate": 1.0,
+    "p_scale": 1.0,
+    "scale": (0.65, 1.55),
+    "shift": 0.2,
+    "p_contrast": 1.0,
+    "p_noise": 0.5,
+}
+PRETRAINED: dict[str, dict[str, Any]] = {
+    "quick": {
+        "preprocess": {"tile_voxels": 192**2},
+        "training": {"batch_size": 4, "learning_rate": 3e-3, "encoder_rate": 0.1, "ema_decay": 0.99},
+    },
+    "balanced": {
+        "preprocess": {"tile_voxels": 256**2},
+        "training": {"epochs": 40, "steps": 40, "batch_size": 16, "encoder_rate": 0.3, "ema_decay": 0.99},
+    },
+    "best": {
+        "preprocess": {"tile_voxels": 352**2},
+        "training": {"epochs": 60, "steps": 60, "batch_size": 16, "encoder_rate": 0.3, "ema_decay": 0.995},
+    },
+}
+"""What each preset is instead for the encoder ``efficientnet-lite0``."""
+for _values in PRETRAINED.values():
+    _values["training"] |= {"batch_dice": False, "augment": _STRONG}
+
+
 def resolve_run(explicit: dict[str, Any], what: str = "The run's settings") -> RunConfig:
     """A full run from explicit values, with the preset's values underneath.
 
@@ -307,7 +344,32 @@ def resolve_run(explicit: dict[str, Any], what: str = "The run's settings") -> R
     if not isinstance(preset, str) or preset not in PRESETS:
         msg = f"Preset {preset!r} does not exist; use one of {', '.join(PRESETS)}."
         raise ConfigError(msg)
-    return RunConfig.parse(merge(PRESETS[preset], explicit), what)
+    return _mark(RunConfig.parse(merge(PRESETS[preset], explicit), what), RunConfig.parse(explicit, what))
+
+
+def _mark(full: Settings, chosen: Config) -> Settings:
+    """The same settings; as set (`model_fields_set`) count those that were chosen, not those of the preset."""
+    values = {name: _mark(value, getattr(chosen, name)) if isinstance(value, Config) else value for name, value in full}
+    return full.model_construct(_fields_set=set(chosen.model_fields_set), **values)
+
+
+def with_defaults(settings: Settings, values: dict[str, Any]) -> Settings:
+    """Settings with other values for what was not chosen; these still count as not chosen.
+
+    Parameters
+    ----------
+    settings : Config
+    values : dict
+        Nested, as in `PRESETS`.
+    """
+    changed = {}
+    for name, value in settings:
+        other = values.get(name)
+        if isinstance(value, Config):
+            changed[name] = with_defaults(value, other or {})
+        else:
+            changed[name] = value if other is None or name in settings.model_fields_set else other
+    return settings.model_construct(_fields_set=set(settings.model_fields_set), **changed)
 
 
 def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, PlainSerializer, field_validator, model_validator
+from pydantic import Field, PlainSerializer, PlainValidator, field_validator, model_validator
 
 from prosma_core.config.base import Config
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.inspection import InspectConfig, Inspection, Variant, VariantResult
-from prosma_core.config.training import RunConfig
+from prosma_core.config.training import RunConfig, resolve_run
 from prosma_core.data.geometry import ImageSpec, World
 
 
@@ -114,7 +114,12 @@ def _as_given(run: RunConfig) -> dict[str, Any]:
     return run.model_dump(mode="json", exclude_unset=True)
 
 
-Run = Annotated[RunConfig, PlainSerializer(_as_given)]
+def _resolved(values: Any) -> RunConfig:
+    """A run from what was chosen, as it came through the pipe; the preset's values come back."""
+    return values if isinstance(values, RunConfig) else resolve_run(values)
+
+
+Run = Annotated[RunConfig, PlainSerializer(_as_given), PlainValidator(_resolved)]
 """A run that crosses with what was chosen, and nothing else."""
 
 

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypedDict, Unpack
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prosma_core.config.model import GateKind, ModelConfig
 from prosma_core.errors import ConfigError, GeometryError
 from prosma_core.model.blocks import CONV, TRANSPOSED, ResidualBlock
+from prosma_core.model.encoders import EfficientNetLite0, build_encoder
 from prosma_core.model.gate import SkipGate, build_gate
 
 
@@ -28,7 +30,7 @@ class UNetArguments(TypedDict, total=False):
 
 
 class UNet(nn.Module):
-    """Residual encoder and decoder with gated skips and a segmentation head at every level.
+    """Encoder, and residual decoder with gated skips and a segmentation head at every level.
 
     Each level has a head, also without deep supervision, so that weights fit either way.
 
@@ -65,14 +67,7 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config = _network(config, settings)
         dims, widths = config.dims, config.widths
-        inputs = (config.in_channels, *widths[:-1])
-        self.encoder = nn.ModuleList(
-            nn.Sequential(
-                ResidualBlock(dims, before, width, kernel, stride),
-                *(ResidualBlock(dims, width, width, kernel, (1,) * dims) for _ in range(config.blocks - 1)),
-            )
-            for before, width, kernel, stride in zip(inputs, widths, config.kernels, config.strides, strict=True)
-        )
+        self.encoder = build_encoder(config)
         levels = range(len(widths) - 1)  # 0 is the finest
         self.upsample = nn.ModuleList(
             TRANSPOSED[dims](widths[i + 1], widths[i], config.strides[i + 1], config.strides[i + 1]) for i in levels
@@ -101,6 +96,8 @@ class UNet(nn.Module):
             The number of channels or a grid axis does not fit; the text names the legal sizes.
         """
         logits: Tensor = self.heads[0](self.decode(self.encode(x))[0])
+        if logits.shape[2:] != x.shape[2:]:  # the finest level is coarser than the scan
+            logits = F.interpolate(logits, x.shape[2:], mode="bilinear")
         return logits
 
     def forward_deep(self, x: Tensor) -> list[Tensor]:
@@ -111,10 +108,7 @@ class UNet(nn.Module):
         """Features of every stage, finest first; parameters and errors as of `forward`."""
         if not torch.compiler.is_compiling():  # compiled for one shape; older torch cannot trace the check whole
             check_input(x.shape, self.config)
-        skips: list[Tensor] = []
-        for stage in self.encoder:
-            x = stage(x)  # (B, widths[i], *grid / strides)
-            skips.append(x)
+        skips: list[Tensor] = self.encoder(x)  # (B, widths[i], *grid / strides)
         return skips
 
     def decode(self, skips: list[Tensor]) -> list[Tensor]:
@@ -148,6 +142,16 @@ class UNet(nn.Module):
         """Input of a level's decoder: its gated skip, and the coarser features x upsampled to its grid."""
         g = self.upsample[level](x)  # (B, widths[i], *grid of level i)
         return torch.cat([self.gates[level](skips[level], g), g], dim=1)  # (B, 2 widths[i], *grid of level i)
+
+    def pretrained_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters of the encoder that can be pretrained; none of a residual one."""
+        if isinstance(self.encoder, EfficientNetLite0):
+            yield from self.encoder.pretrained_parameters()
+
+    def load_pretrained(self, published: Mapping[str, Tensor]) -> None:
+        """Fill the encoder with published weights, see `prosma_core.model.pretrained.imagenet_weights`."""
+        assert isinstance(self.encoder, EfficientNetLite0)
+        self.encoder.load_pretrained(published)
 
     @property
     def skip_gates(self) -> list[SkipGate]:

@@ -183,11 +183,11 @@ class PatchSampler:
             wanted = [v + p * rng.uniform(-0.25, 0.25) for v, p in zip(point, self.patch, strict=True)]
         else:
             wanted = [rng.uniform(0, n - 1) for n in grid]
-        centre = []
+        centre, shift = [], self.augment.shift
         for value, n, p in zip(wanted, grid, self.patch, strict=True):
             # keep the patch inside the scan where it fits, and the scan inside the patch where it does not
             low, high = sorted((p / 2 - 0.5, n - p / 2 - 0.5))
-            centre.append(min(max(value, low), high))
+            centre.append(min(max(value, low), high) + (rng.uniform(-shift, shift) * p if shift else 0.0))
         return centre
 
     def _matrix(self, rng: Random) -> NDArray[np.float64] | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from prosma_core.config.training import TrainingConfig
 from prosma_core.data.labels import IGNORED
 from prosma_core.model.gate import SkipGate
+from prosma_core.model.unet import UNet
 
 SMOOTH = 1e-5
 """Added to both sides of the fraction of Dice, which is then defined where a class is nowhere."""
@@ -101,15 +102,31 @@ def learning_rate(config: TrainingConfig, progress: float) -> float:
     return config.learning_rate * shape
 
 
-def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW or SGD; weight decay on kernels and matrices only."""
-    decay = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+def build_optimizer(model: UNet, config: TrainingConfig) -> torch.optim.Optimizer:
+    """AdamW or SGD; weight decay on kernels and matrices only.
+
+    Groups of pretrained weights have the share ``encoder_rate`` of the learning rate, all others 1 (see `set_rate`).
+    """
+    pretrained = {id(p) for p in model.pretrained_parameters()}
+    groups = []
+    for share, wanted in ((1.0, False), (config.encoder_rate, True)):
+        chosen = [p for p in model.parameters() if (id(p) in pretrained) == wanted]
+        for parameters, decay in (
+            ([p for p in chosen if p.ndim > 1], config.weight_decay),
+            ([p for p in chosen if p.ndim <= 1], 0.0),
+        ):
+            if parameters:
+                groups.append({"params": parameters, "weight_decay": decay, "share": share})
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.99, nesterov=True)
     fused = next(model.parameters()).device.type == "cuda"
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=fused)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Learning rate of the next step, of each group its share."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["share"]
 
 
 class MovingAverage:

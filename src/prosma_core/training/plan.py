@@ -4,23 +4,46 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from math import ceil, prod
+from math import ceil, isqrt, prod
 
 import numpy as np
 
-from prosma_core.config.model import ChannelIntensity, ModelConfig, PreprocessConfig, Resample
-from prosma_core.config.training import PlanOptions, RunConfig
+from prosma_core.config.model import (
+    LITE0_STRIDES,
+    ChannelIntensity,
+    EncoderKind,
+    ModelConfig,
+    PreprocessConfig,
+    Resample,
+)
+from prosma_core.config.training import NetworkOptions, PlanOptions, RunConfig
 from prosma_core.data.grid import STRONG_ANISOTROPY, resampled_shape
 from prosma_core.data.intensities import AIR_HU, COLOR
 from prosma_core.errors import ConfigError, DatasetError
+from prosma_core.model.pretrained import weights_file
 from prosma_core.printable import counted
 from prosma_core.training.dataset_summary import Fingerprint
 
 
 def plan_preprocess(
-    prints: Sequence[Fingerprint], dims: int, options: PlanOptions, channel_names: tuple[str, ...]
+    prints: Sequence[Fingerprint],
+    dims: int,
+    options: PlanOptions,
+    channel_names: tuple[str, ...],
+    side: int | None = None,
 ) -> PreprocessConfig:
     """Preprocessing for a training set; the tile is only bounded by the data, see `plan_tile`.
+
+    Parameters
+    ----------
+    prints : sequence of Fingerprint
+    dims : int
+    options : PlanOptions
+        What was chosen by hand wins.
+    channel_names : tuple of str
+        From the data set, or empty.
+    side : int, optional
+        Pictures, whose pixels have no size, are brought to this longest side, if what is labelled stays large enough.
 
     Raises
     ------
@@ -31,10 +54,10 @@ def plan_preprocess(
     unit = _common_unit(prints)
     oriented = all(p.oriented for p in prints)
     orientation = options.orientation or ("RAS" if oriented else "keep")
-    resample = options.resample or _choose_resample(prints, unit, dims)
-    longest = options.longest_side
-    if resample == "longest_side" and longest is None:
-        longest = int(np.median([max(p.shape) for p in prints]))
+    usual = int(np.median([max(p.shape) for p in prints]))
+    whole = side is not None and unit == "pixel" and _stay_large(prints, side)
+    resample = options.resample or ("longest_side" if whole else _choose_resample(prints, unit, dims))
+    longest = options.longest_side or (side if whole else usual)
     spacing = options.spacing or target_spacing([p.spacing for p in prints], [p.shape for p in prints])
     names = channel_names if len(channel_names) == channels else _channel_names(prints, channels)
     if options.intensities is None or isinstance(options.intensities, str):
@@ -55,6 +78,15 @@ def plan_preprocess(
         },
         "The planned preprocessing",
     )
+
+
+OBJECT_PIXELS = 25
+"""Smallest mean diameter of objects in pictures that are made smaller."""
+
+
+def _stay_large(prints: Sequence[Fingerprint], side: int) -> bool:
+    """Whether what is labelled can still be told in pictures of this longest side."""
+    return float(np.median([p.object_size * side / max(p.shape) for p in prints])) >= OBJECT_PIXELS
 
 
 def _choose_resample(prints: Sequence[Fingerprint], unit: str, dims: int) -> Resample:
@@ -144,6 +176,8 @@ MIN_EDGE = 4
 TILE_VOXELS = {2: 512**2, 3: 128**3}
 TRAINING_TENSORS = 45
 """Float32 tensors of the finest level alive in a training step, per patch."""
+LITE0_WIDTHS = (24, 32, 64, 96, 128)
+"""Channels of the decoder over the pretrained encoder, finest first."""
 MEMORY_SHARE = 0.7
 """Share of the free memory that is planned with."""
 
@@ -274,18 +308,24 @@ def plan_run(
     ConfigError
         A tile chosen by hand does not fit the network's strides.
     """
-    pre = plan_preprocess(prints, dims, run.preprocess, channel_names)
+    encoder = choose_encoder(run.network, dims, prints[0].channels)
+    side = isqrt(run.preprocess.tile_voxels or 0) if encoder == "efficientnet-lite0" else None
+    pre = plan_preprocess(prints, dims, run.preprocess, channel_names, side)
     shapes = [resampled_shape(p.shape, p.spacing, pre) for p in prints]
     spacing = pre.spacing or (1.0,) * dims
     net = run.network
     room = training_voxels(free_bytes, sum(prod(s) for s in shapes) * (4 * len(pre.channels) + 1), net.width)
     least_batch = run.training.batch_size or (4 if dims == 2 else 2)
     voxels = min(run.preprocess.tile_voxels or TILE_VOXELS[dims], max(16**dims, room // least_batch))
-    if run.preprocess.tile:
+    if encoder == "efficientnet-lite0":
+        tile, _ = (pre.tile, None) if run.preprocess.tile else plan_tile(shapes, spacing, voxels, 5, LITE0_STRIDES)
+        stages = LITE0_STRIDES, ((3, 3),) * len(LITE0_STRIDES)
+    elif run.preprocess.tile:
         tile, stages = pre.tile, plan_stages(pre.tile, spacing, net.max_stages, exact=True)
     else:
         tile, stages = plan_tile(shapes, spacing, voxels, net.max_stages, net.strides)
     strides = net.strides or stages[0]
+    widths = LITE0_WIDTHS if encoder == "efficientnet-lite0" else _widths(net, len(strides))
     kernels = net.kernels or (*stages[1], *(stages[1][-1:] * len(strides)))[: len(strides)]
     check_tile(tile, strides)
     model = ModelConfig.parse(
@@ -293,7 +333,8 @@ def plan_run(
             "dims": dims,
             "in_channels": len(pre.channels),
             "num_classes": num_classes,
-            "widths": tuple(min(net.max_width, net.width * 2**i) for i in range(len(strides))),
+            "encoder": encoder,
+            "widths": widths,
             "strides": strides,
             "kernels": kernels,
             "blocks": net.blocks,
@@ -302,6 +343,21 @@ def plan_run(
         "The planned network",
     )
     return pre.replace(tile=tile), model, run.training.batch_size or plan_batch(tile, room)
+
+
+def _widths(net: NetworkOptions, stages: int) -> tuple[int, ...]:
+    return tuple(min(net.max_width, net.width * 2**i) for i in range(stages))
+
+
+def choose_encoder(net: NetworkOptions, dims: int, channels: int) -> EncoderKind:
+    """The pretrained encoder for 2D images of 1 or 3 channels, unless another setting of the network is chosen.
+
+    Where the package with its weights is missing, the residual one.
+    """
+    if net.encoder is not None:
+        return net.encoder
+    fits = dims == 2 and channels in (1, 3) and not net.model_fields_set
+    return "efficientnet-lite0" if fits and weights_file() is not None else "residual"
 
 
 def training_voxels(free_bytes: int, case_bytes: int, width: int) -> int:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 import prosma_core
 from prosma_core.config.model import ClassInfo, ModelConfig, ModelHeader, PreprocessConfig
-from prosma_core.config.training import FINE_TUNING_RATE, PlanOptions, RunConfig
+from prosma_core.config.training import FINE_TUNING_RATE, PRETRAINED, PlanOptions, RunConfig, with_defaults
 from prosma_core.data.intensities import COLOR
 from prosma_core.errors import IntensityError
 from prosma_core.events import Event, StageStarted, Working
@@ -20,11 +21,12 @@ from prosma_core.inference.device import free_memory
 from prosma_core.io.bundle import Weights, find_model, load_bundle
 from prosma_core.io.dataset_folder import DatasetFolder, open_cases
 from prosma_core.io.notes import made_by_model, read_notes
+from prosma_core.model.pretrained import imagenet_weights
 from prosma_core.printable import counted
 from prosma_core.training.cases import TrainingCase, prepare_case
 from prosma_core.training.classes import check_background, find_classes, format_classes
 from prosma_core.training.dataset_summary import Fingerprint, read_annotated, read_split
-from prosma_core.training.plan import plan_batch, plan_preprocess, plan_run, training_voxels
+from prosma_core.training.plan import choose_encoder, plan_batch, plan_preprocess, plan_run, training_voxels
 from prosma_core.training.split import Split, check_split, choose_cases, class_counts
 
 CPU_BATCH = 2
@@ -48,6 +50,8 @@ class Setup:
         Model to start from.
     synthetic : bool
         Whether all training cases are computed phantoms.
+    pretrained : dict of str to Tensor or None
+        Published weights of the encoder, for a new model that has such an encoder.
     """
 
     run: RunConfig
@@ -57,6 +61,7 @@ class Setup:
     val: list[TrainingCase]
     start: tuple[ModelHeader, Weights] | None
     synthetic: bool = False
+    pretrained: dict[str, Tensor] | None = None
 
 
 def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None) -> Generator[Event, None, Setup]:
@@ -94,6 +99,10 @@ def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None
     if start:
         yield StageStarted(f"Preprocessing and network are those of {start[0].name}.")
     header = start[0] if start else None
+    channels = len(header.preprocess.channels) if header else facts.prints[0].channels
+    encoder = header.model.encoder if header else choose_encoder(run.network, dims, channels)
+    if encoder == "efficientnet-lite0":
+        run = with_defaults(run, PRETRAINED[run.preset])
     pre, model, batch = plan_model(run, header, facts.prints, dims, len(classes), folder.channel_names, device)
     if header:
         run = _for_fine_tuning(run, header)  # from here on, what was not chosen cannot be told from what was
@@ -111,7 +120,8 @@ def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None
         yield StageStarted(split.words())
     train = yield from _prepare_cases(folder, split, "train", run, pre, classes)
     val = yield from _prepare_cases(folder, split, "val", run, pre, classes)
-    return Setup(run, _header(run, model, pre, classes), split, train, val, start, _synthetic(folder, split))
+    published = imagenet_weights() if model.encoder == "efficientnet-lite0" and fresh and not start else None
+    return Setup(run, _header(run, model, pre, classes), split, train, val, start, _synthetic(folder, split), published)
 
 
 def _derived(folder: DatasetFolder, split: Split) -> tuple[str, ...]:
@@ -241,7 +251,11 @@ def _resolved(
         class_colors={c.value: c.color for c in classes},
         gate=model.gate,
         network=run.network.replace(
-            width=model.widths[0], max_width=max(model.widths), strides=model.strides, kernels=model.kernels
+            encoder=model.encoder,
+            width=model.widths[0],
+            max_width=max(model.widths),
+            strides=model.strides,
+            kernels=model.kernels,
         ),
         preprocess=run.preprocess.replace(**options),
         training=run.training.replace(batch_size=batch_size),

@@ -27,6 +27,7 @@ from prosma_core.training.optimization import (
     build_optimizer,
     learning_rate,
     segmentation_loss,
+    set_rate,
     sparsity_loss,
 )
 from prosma_core.training.prepare import Setup
@@ -43,7 +44,10 @@ class Trainer:
         self.setup, self.device = setup, device
         self.config = setup.run.training
         self.folder = RunFolder.beside(setup.run.out)
-        self.model = build_model(setup.header.model, self.config.seed).to(device)
+        self.model = build_model(setup.header.model, self.config.seed)
+        if setup.pretrained is not None:
+            self.model.load_pretrained(setup.pretrained)
+        self.model.to(device)
         self.forward = compiled(self.model) if self.config.compile else self.model.forward_deep
         self.average = MovingAverage(self.model, self.config.ema_decay)
         self.evaluated = build_model(setup.header.model).to(device)
@@ -101,8 +105,7 @@ class Trainer:
             if step and share >= 1:
                 break
             rate = learning_rate(self.config, share)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
+            set_rate(self.optimizer, rate)
             waiting.append((step, self.step(rng)))
             if len(waiting) > (IN_FLIGHT if self.device.type == "cuda" else 0):
                 losses.append(self._read(number, *waiting.popleft()))
