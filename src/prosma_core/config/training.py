@@ -322,7 +322,7 @@ PRETRAINED: dict[str, dict[str, Any]] = {
 }
 """What each preset is instead for the encoder ``efficientnet-lite0``."""
 for _values in PRETRAINED.values():
-    _values["training"] |= {"batch_dice": False, "augment": _STRONG}
+    _values["training"]["augment"] = _STRONG
 
 
 def resolve_run(explicit: dict[str, Any], what: str = "The run's settings") -> RunConfig:

@@ -117,6 +117,7 @@ class EfficientNetLite0(nn.Module):
         """
         self.stem.fold(published, "_conv_stem", "_bn0")
         for i, block in enumerate(self.blocks):
+            assert isinstance(block, _InvertedResidual)
             for convolution, conv, norm in block.published():
                 convolution.fold(published, f"_blocks.{i}.{conv}", f"_blocks.{i}.{norm}")
 
@@ -158,8 +159,8 @@ class _InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features of shape (B, outputs, y / stride, x / stride)."""
-        y = x if self.expand is None else F.relu6(self.expand(x))
-        y = self.project(F.relu6(self.depthwise(y)))
+        wide = x if self.expand is None else F.relu6(self.expand(x))
+        y: Tensor = self.project(F.relu6(self.depthwise(wide)))
         return x + y if self.residual else y
 
     def published(self) -> Iterator[tuple[_Convolution, str, str]]:

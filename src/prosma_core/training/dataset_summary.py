@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from prosma_core.config.training import RunConfig
 from prosma_core.data.frames import frame_spec, frames
 from prosma_core.data.geometry import ImageSpec, Scan, with_voxel_size
-from prosma_core.data.grid import orient_axes
+from prosma_core.data.grid import STRONG_ANISOTROPY, orient_axes
 from prosma_core.data.intensities import single_precision
 from prosma_core.data.labels import Annotation, gray_problem, read_annotation, value_counts
 from prosma_core.data.pair_check import GRAY_HELP
@@ -121,10 +122,10 @@ def mean_diameter(masks: Sequence[NDArray[np.bool_]]) -> float:
 
 
 def grid_fingerprint(spec: ImageSpec, dims: int) -> Fingerprint:
-    """What a scan's grid alone tells: as of a scan of no values, and no labels."""
+    """What a scan's grid alone tells: as of a scan of no values, and of large objects."""
     nothing = np.empty((spec.num_channels, 0), np.float32)
     known: dict[str, Any] = {"color": False, "low": 0.0, "high": 0.0, "whole_numbers": False, "label_values": ()}
-    return Fingerprint(**_geometry(spec, dims), **known, foreground=nothing)
+    return Fingerprint(**_geometry(spec, dims), **known, foreground=nothing, object_size=math.inf)
 
 
 def _geometry(image: ImageSpec, dims: int) -> dict[str, Any]:
@@ -221,7 +222,10 @@ def read_cases(
         if not labels.known:
             yield StageStarted(f"{name} holds no annotation and is left out.")
             continue
-        dims = dims or usual_dims(image.spec)
+        if dims is None:
+            dims = usual_dims(image.spec, sparse=labels.sparse)
+            if dims < usual_dims(image.spec):
+                yield StageStarted(_thick_words(image.spec))
         known = Scan(labels.values, labels.spec)
         facts.prints.append(fingerprint(image, known, dims, np.random.default_rng([run.training.seed, i])))
         facts.slices[name] = labels.slices
@@ -285,9 +289,27 @@ def _read_validation(
     return found
 
 
-def usual_dims(spec: ImageSpec) -> int:
-    """Spatial axes of a network for such a scan."""
-    return 2 if spec.spatial_ndim == 2 or min(spec.spatial_shape) == 1 else 3
+def _thick_words(spec: ImageSpec) -> str:
+    size = " x ".join(f"{edge:.3g}" for edge in spec.spacing)
+    return (
+        f"A 2D model is trained, slice by slice: few slices are annotated, and they are thick (voxels of {size} "
+        f"{spec.unit}). For a 3D model, choose 3D."
+    )
+
+
+def usual_dims(spec: ImageSpec, *, sparse: bool = False) -> int:
+    """Spatial axes of a network for such a scan: 2 for pictures, and for few annotated slices of a stack of thick ones.
+
+    Parameters
+    ----------
+    spec : ImageSpec
+    sparse : bool
+        Whether only some slices are annotated.
+    """
+    if spec.spatial_ndim == 2 or min(spec.spatial_shape) == 1:
+        return 2
+    thick = spec.unit != "pixel" and max(spec.spacing) >= STRONG_ANISOTROPY * min(spec.spacing)
+    return 2 if sparse and thick else 3
 
 
 def read_annotated(

@@ -72,10 +72,8 @@ def segmentation_loss(config: TrainingConfig, *, masked: bool = False) -> Callab
     one = masked_dice_ce if masked else dice_ce
 
     def loss(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
-        if not config.deep_supervision:
-            return one(config, logits[0].float(), labels)
         target, each = labels.float(), []
-        for level, values in enumerate(logits):
+        for level, values in enumerate(logits if config.deep_supervision else logits[:1]):
             grid = values.shape[2:]
             there = target if grid == target.shape[2:] else F.interpolate(target, grid, mode="nearest-exact")
             each.append(max(0.5**level, 0.0625) * one(config, values.float(), there))

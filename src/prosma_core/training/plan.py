@@ -80,7 +80,7 @@ def plan_preprocess(
     )
 
 
-OBJECT_PIXELS = 25
+OBJECT_PIXELS = 20
 """Smallest mean diameter of objects in pictures that are made smaller."""
 
 
@@ -178,6 +178,8 @@ TRAINING_TENSORS = 45
 """Float32 tensors of the finest level alive in a training step, per patch."""
 LITE0_WIDTHS = (24, 32, 64, 96, 128)
 """Channels of the decoder over the pretrained encoder, finest first."""
+LITE0_TRAINING_WIDTH = 12
+"""A training step with the pretrained encoder keeps 490 values a pixel (measured), as a residual one of this width."""
 MEMORY_SHARE = 0.7
 """Share of the free memory that is planned with."""
 
@@ -314,19 +316,20 @@ def plan_run(
     shapes = [resampled_shape(p.shape, p.spacing, pre) for p in prints]
     spacing = pre.spacing or (1.0,) * dims
     net = run.network
-    room = training_voxels(free_bytes, sum(prod(s) for s in shapes) * (4 * len(pre.channels) + 1), net.width)
+    width = LITE0_TRAINING_WIDTH if encoder == "efficientnet-lite0" else net.width
+    room = training_voxels(free_bytes, sum(prod(s) for s in shapes) * (4 * len(pre.channels) + 1), width)
     least_batch = run.training.batch_size or (4 if dims == 2 else 2)
     voxels = min(run.preprocess.tile_voxels or TILE_VOXELS[dims], max(16**dims, room // least_batch))
-    if encoder == "efficientnet-lite0":
-        tile, _ = (pre.tile, None) if run.preprocess.tile else plan_tile(shapes, spacing, voxels, 5, LITE0_STRIDES)
-        stages = LITE0_STRIDES, ((3, 3),) * len(LITE0_STRIDES)
-    elif run.preprocess.tile:
+    fixed = LITE0_STRIDES if encoder == "efficientnet-lite0" else net.strides
+    if run.preprocess.tile:
         tile, stages = pre.tile, plan_stages(pre.tile, spacing, net.max_stages, exact=True)
     else:
-        tile, stages = plan_tile(shapes, spacing, voxels, net.max_stages, net.strides)
+        tile, stages = plan_tile(shapes, spacing, voxels, net.max_stages, fixed)
+    if encoder == "efficientnet-lite0":
+        stages = LITE0_STRIDES, ((3, 3),) * len(LITE0_STRIDES)
     strides = net.strides or stages[0]
-    widths = LITE0_WIDTHS if encoder == "efficientnet-lite0" else _widths(net, len(strides))
     kernels = net.kernels or (*stages[1], *(stages[1][-1:] * len(strides)))[: len(strides)]
+    widths = LITE0_WIDTHS if encoder == "efficientnet-lite0" else _widths(net, len(strides))
     check_tile(tile, strides)
     model = ModelConfig.parse(
         {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,12 +21,19 @@ from prosma_core.inference.device import free_memory
 from prosma_core.io.bundle import Weights, find_model, load_bundle
 from prosma_core.io.dataset_folder import DatasetFolder, open_cases
 from prosma_core.io.notes import made_by_model, read_notes
-from prosma_core.model.pretrained import imagenet_weights
+from prosma_core.model.pretrained import ATTRIBUTION, imagenet_weights
 from prosma_core.printable import counted
 from prosma_core.training.cases import TrainingCase, prepare_case
 from prosma_core.training.classes import check_background, find_classes, format_classes
 from prosma_core.training.dataset_summary import Fingerprint, read_annotated, read_split
-from prosma_core.training.plan import choose_encoder, plan_batch, plan_preprocess, plan_run, training_voxels
+from prosma_core.training.plan import (
+    LITE0_TRAINING_WIDTH,
+    choose_encoder,
+    plan_batch,
+    plan_preprocess,
+    plan_run,
+    training_voxels,
+)
 from prosma_core.training.split import Split, check_split, choose_cases, class_counts
 
 CPU_BATCH = 2
@@ -99,10 +106,7 @@ def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None
     if start:
         yield StageStarted(f"Preprocessing and network are those of {start[0].name}.")
     header = start[0] if start else None
-    channels = len(header.preprocess.channels) if header else facts.prints[0].channels
-    encoder = header.model.encoder if header else choose_encoder(run.network, dims, channels)
-    if encoder == "efficientnet-lite0":
-        run = with_defaults(run, PRETRAINED[run.preset])
+    run = for_encoder(run, header, dims, facts.prints)
     pre, model, batch = plan_model(run, header, facts.prints, dims, len(classes), folder.channel_names, device)
     if header:
         run = _for_fine_tuning(run, header)  # from here on, what was not chosen cannot be told from what was
@@ -133,6 +137,12 @@ def _synthetic(folder: DatasetFolder, split: Split) -> bool:
     """Whether the notes of every training case, of its image or its labels, say that it is a phantom."""
     cases = [folder.cases[name] for name in split.train]
     return all(any(read_notes(path).get("synthetic") for path in (case.label, case.images[0])) for case in cases)
+
+
+def for_encoder(run: RunConfig, start: ModelHeader | None, dims: int, prints: Sequence[Fingerprint]) -> RunConfig:
+    """The run with the defaults of the encoder that its network has or will have."""
+    encoder = start.model.encoder if start else choose_encoder(run.network, dims, prints[0].channels)
+    return with_defaults(run, PRETRAINED[run.preset]) if encoder == "efficientnet-lite0" else run
 
 
 def plan_model(
@@ -188,7 +198,7 @@ def _header(run: RunConfig, model: ModelConfig, pre: PreprocessConfig, classes: 
             "name": run.name or run.out.stem,
             "description": run.description,
             "licence": run.licence,
-            "attribution": run.attribution,
+            "attribution": _attribution(run, model),
             "created": datetime.now(UTC).date().isoformat(),
             "version": prosma_core.__version__,
             "model": model,
@@ -198,6 +208,12 @@ def _header(run: RunConfig, model: ModelConfig, pre: PreprocessConfig, classes: 
         },
         "The model's header",
     )
+
+
+def _attribution(run: RunConfig, model: ModelConfig) -> str:
+    """Whom to credit: for the training data, and for pretrained weights."""
+    pretrained = ATTRIBUTION if model.encoder == "efficientnet-lite0" and ATTRIBUTION not in run.attribution else ""
+    return "\n".join(filter(None, (run.attribution, pretrained)))
 
 
 def _for_fine_tuning(run: RunConfig, start: ModelHeader) -> RunConfig:
@@ -225,7 +241,8 @@ def _plan_from(
         pre = pre.replace(channels=planned.channels, intensities=planned.intensities)
     gate = model.gate.replace(**{name: getattr(run.gate, name) for name in run.gate.model_fields_set})
     model = model.replace(num_classes=num_classes, in_channels=len(pre.channels), gate=gate)
-    room = training_voxels(free_bytes, 0, model.widths[0])
+    width = LITE0_TRAINING_WIDTH if model.encoder == "efficientnet-lite0" else model.widths[0]
+    room = training_voxels(free_bytes, 0, width)
     return pre, model, run.training.batch_size or plan_batch(pre.tile, room)
 
 
