@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prosma_core.config.model import LITE0_STRIDES, ModelConfig
+from prosma_core.config.model import ModelConfig
 from prosma_core.model.blocks import ResidualBlock
 
 LITE0_STAGES = (
@@ -34,27 +34,26 @@ def build_encoder(config: ModelConfig) -> nn.Module:
 
     Those of level i have shape (B, widths[i], *grid / strides[0] / … / strides[i]).
     """
-    return EfficientNetLite0(config) if config.encoder == "efficientnet-lite0" else ResidualEncoder(config)
-
-
-class ResidualEncoder(nn.ModuleList):
-    """One stage of residual blocks for each level; the first block of a stage strides."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        dims, inputs = config.dims, (config.in_channels, *config.widths[:-1])
-        super().__init__(
-            nn.Sequential(
-                ResidualBlock(dims, before, width, kernel, stride),
-                *(ResidualBlock(dims, width, width, kernel, (1,) * dims) for _ in range(config.blocks - 1)),
-            )
-            for before, width, kernel, stride in zip(inputs, config.widths, config.kernels, config.strides, strict=True)
+    if config.encoder == "efficientnet-lite0":
+        return EfficientNetLite0(config)
+    dims, inputs = config.dims, (config.in_channels, *config.widths[:-1])
+    return Stages(
+        nn.Sequential(
+            ResidualBlock(dims, before, width, kernel, stride),
+            *(ResidualBlock(dims, width, width, kernel, (1,) * dims) for _ in range(config.blocks - 1)),
         )
+        for before, width, kernel, stride in zip(inputs, config.widths, config.kernels, config.strides, strict=True)
+    )
+
+
+class Stages(nn.ModuleList):
+    """Stages one after the other."""
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Features of every stage, finest first."""
         skips = []
         for stage in self:
-            x = stage(x)  # (B, widths[i], *grid / strides)
+            x = stage(x)
             skips.append(x)
         return skips
 
@@ -169,6 +168,3 @@ class _InvertedResidual(nn.Module):
             yield self.expand, "_expand_conv", "_bn0"
         yield self.depthwise, "_depthwise_conv", "_bn1"
         yield self.project, "_project_conv", "_bn2"
-
-
-assert len(LITE0_SKIPS) == len(LITE0_STRIDES)

@@ -310,7 +310,7 @@ def plan_run(
     ConfigError
         A tile chosen by hand does not fit the network's strides.
     """
-    encoder = choose_encoder(run.network, dims, prints[0].channels)
+    encoder = choose_encoder(run, dims, prints[0].channels)
     side = isqrt(run.preprocess.tile_voxels or 0) if encoder == "efficientnet-lite0" else None
     pre = plan_preprocess(prints, dims, run.preprocess, channel_names, side)
     shapes = [resampled_shape(p.shape, p.spacing, pre) for p in prints]
@@ -352,14 +352,17 @@ def _widths(net: NetworkOptions, stages: int) -> tuple[int, ...]:
     return tuple(min(net.max_width, net.width * 2**i) for i in range(stages))
 
 
-def choose_encoder(net: NetworkOptions, dims: int, channels: int) -> EncoderKind:
+def choose_encoder(run: RunConfig, dims: int, channels: int) -> EncoderKind:
     """The pretrained encoder for 2D images of 1 or 3 channels, unless another setting of the network is chosen.
 
-    Where the package with its weights is missing, the residual one.
+    Where a tile is chosen that does not fit it, or the package with its weights is missing, the residual one.
     """
+    net, tile = run.network, run.preprocess.tile
     if net.encoder is not None:
         return net.encoder
     fits = dims == 2 and channels in (1, 3) and not net.model_fields_set
+    if tile is not None:
+        fits = fits and not any(n % d for n, d in zip(tile, map(prod, zip(*LITE0_STRIDES, strict=True)), strict=True))
     return "efficientnet-lite0" if fits and weights_file() is not None else "residual"
 
 

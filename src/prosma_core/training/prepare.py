@@ -141,7 +141,7 @@ def _synthetic(folder: DatasetFolder, split: Split) -> bool:
 
 def for_encoder(run: RunConfig, start: ModelHeader | None, dims: int, prints: Sequence[Fingerprint]) -> RunConfig:
     """The run with the defaults of the encoder that its network has or will have."""
-    encoder = start.model.encoder if start else choose_encoder(run.network, dims, prints[0].channels)
+    encoder = start.model.encoder if start else choose_encoder(run, dims, prints[0].channels)
     return with_defaults(run, PRETRAINED[run.preset]) if encoder == "efficientnet-lite0" else run
 
 

@@ -19,6 +19,7 @@ from prosma_core.events import StageStarted, TileDone
 from prosma_core.inference.segment import Segmenter
 from prosma_core.inspection import inspect
 from prosma_core.inspection.inspect import Inspected, inspect_scan
+from prosma_core.model.encoders import Stages
 from prosma_core.model.prox import THRESHOLDS
 from prosma_core.model.unet import build_model
 
@@ -75,7 +76,7 @@ class Pooled(nn.Module):
 def local_network(header: ModelHeader) -> Segmenter:
     """Return a network whose skips are the averages of the scan over each cell, and which sees near voxels only."""
     model = build_model(header.model, seed=3)
-    model.encoder = nn.ModuleList(Pooled(stride) for stride in header.model.strides)
+    model.encoder = Stages(Pooled(stride) for stride in header.model.strides)
     conv = nn.Conv2d if header.model.dims == 2 else nn.Conv3d
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)

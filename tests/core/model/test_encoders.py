@@ -12,6 +12,7 @@ from prosma_core.config.model import LITE0_STRIDES, GateConfig, ModelConfig
 from prosma_core.config.training import TrainingConfig, resolve_run, with_defaults
 from prosma_core.errors import ConfigError, GeometryError, ModelFileError
 from prosma_core.model import pretrained
+from prosma_core.model.gate_hooks import counting
 from prosma_core.model.pretrained import imagenet_weights, weights_file
 from prosma_core.model.unet import UNet, build_model
 from prosma_core.model.weights import model_from, weights_of
@@ -109,7 +110,7 @@ def test_weights_go_out_and_in_exactly() -> None:
 
 def test_removed_activations_are_counted_at_every_skip() -> None:
     model = build_model(config(GateConfig(threshold=3.0)), seed=0).eval()
-    with torch.no_grad(), model.counting() as levels:
+    with torch.no_grad(), counting(model.skip_gates) as levels:
         model(images())
     assert len(levels) == 4
     assert all(level.removed > 0.1 for level in levels)

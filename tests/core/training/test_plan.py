@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prosma_core.config.training import PlanOptions, resolve_run
+from prosma_core.config.training import PRETRAINED, PlanOptions, resolve_run, with_defaults
 from prosma_core.errors import ConfigError, DatasetError
+from prosma_core.model import pretrained
 from prosma_core.training.dataset_summary import Fingerprint
 from prosma_core.training.plan import (
+    LITE0_TRAINING_WIDTH,
     MEMORY_SHARE,
     MIN_EDGE,
     TRAINING_TENSORS,
@@ -151,7 +153,8 @@ def test_tile_and_batch_together_fit_the_memory(preset: str, free: int, shape: t
     run = run_of(preset=preset)
     unit, spacing = ("mm", (1.0,) * 3) if len(shape) == 3 else ("pixel", (1.0,) * 2)
     pre, model, batch = plan_run([case(shape, spacing, unit)], len(shape), 2, run, (), free * GIB)
-    needed = 4 * model.widths[0] * TRAINING_TENSORS * prod(pre.tile) * batch
+    width = LITE0_TRAINING_WIDTH if model.encoder == "efficientnet-lite0" else model.widths[0]
+    needed = 4 * width * TRAINING_TENSORS * prod(pre.tile) * batch
     assert needed <= MEMORY_SHARE * free * GIB
 
 
@@ -182,7 +185,45 @@ def test_strides_chosen_by_hand_get_a_tile_that_fits() -> None:
     assert all(t % 16 == 0 for t in pre.tile)
 
 
+PICTURE = ((480, 640), (1.0, 1.0), "pixel")
+
+
+@pytest.mark.parametrize(
+    ("changes", "chosen"),
+    [
+        ({}, "efficientnet-lite0"),
+        ({"network": {"encoder": "residual"}}, "residual"),
+        ({"network": {"width": 8}}, "residual"),
+        ({"preprocess": {"tile": [96, 64]}}, "efficientnet-lite0"),
+        ({"preprocess": {"tile": [60, 60]}}, "residual"),
+    ],
+)
+def test_pictures_are_learned_by_the_pretrained_encoder_unless_something_else_is_chosen(changes, chosen: str) -> None:
+    pre, model, _ = plan_run([case(*PICTURE)], 2, 2, run_of(**changes), (), 64 * GIB)
+    assert model.encoder == chosen
+    assert all(t % d == 0 for t, d in zip(pre.tile, model.divisor, strict=True))
+
+
+def test_without_the_weights_a_residual_encoder_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrained, "PACKAGE", "efficientnet-nowhere")
+    assert plan_run([case(*PICTURE)], 2, 2, run_of(), (), 64 * GIB)[1].encoder == "residual"
+
+
+def test_two_channels_and_volumes_are_learned_by_a_residual_encoder() -> None:
+    assert plan_run([case(*PICTURE, channels=2)], 2, 2, run_of(), (), 64 * GIB)[1].encoder == "residual"
+    assert plan_run([case()], 3, 2, run_of(), (), 64 * GIB)[1].encoder == "residual"
+
+
+@pytest.mark.parametrize(("diameter", "side"), [(100.0, 256), (15.0, None)])
+def test_pictures_are_made_smaller_only_where_objects_stay_large(diameter: float, side: int | None) -> None:
+    run = with_defaults(run_of(), PRETRAINED["balanced"])
+    pre, _, _ = plan_run([case(*PICTURE, object_size=diameter)], 2, 2, run, (), 64 * GIB)
+    assert pre.longest_side == side
+    assert (pre.resample == "longest_side") == (side is not None)
+
+
 def test_very_small_pictures_get_a_network_all_the_same() -> None:
-    pre, model, _ = plan_run([case((6, 6), (1.0, 1.0), "pixel")], 2, 2, run_of(), (), 64 * GIB)
+    run = run_of(network={"encoder": "residual"})
+    pre, model, _ = plan_run([case((6, 6), (1.0, 1.0), "pixel")], 2, 2, run, (), 64 * GIB)
     assert pre.tile == (8, 8)
     assert len(model.widths) == 2
