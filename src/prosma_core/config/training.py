@@ -344,12 +344,14 @@ def resolve_run(explicit: dict[str, Any], what: str = "The run's settings") -> R
     if not isinstance(preset, str) or preset not in PRESETS:
         msg = f"Preset {preset!r} does not exist; use one of {', '.join(PRESETS)}."
         raise ConfigError(msg)
-    return _mark(RunConfig.parse(merge(PRESETS[preset], explicit), what), RunConfig.parse(explicit, what))
+    return mark_chosen(RunConfig.parse(merge(PRESETS[preset], explicit), what), RunConfig.parse(explicit, what))
 
 
-def _mark(full: Settings, chosen: Config) -> Settings:
+def mark_chosen(full: Settings, chosen: Config) -> Settings:
     """The same settings; as set (`model_fields_set`) count those that were chosen, not those of the preset."""
-    values = {name: _mark(value, getattr(chosen, name)) if isinstance(value, Config) else value for name, value in full}
+    values = {
+        name: mark_chosen(value, getattr(chosen, name)) if isinstance(value, Config) else value for name, value in full
+    }
     return full.model_construct(_fields_set=set(chosen.model_fields_set), **values)
 
 

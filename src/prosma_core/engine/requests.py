@@ -10,7 +10,7 @@ from pydantic import Field, PlainSerializer, PlainValidator, field_validator, mo
 from prosma_core.config.base import Config
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.inspection import InspectConfig, Inspection, Variant, VariantResult
-from prosma_core.config.training import RunConfig, resolve_run
+from prosma_core.config.training import RunConfig, mark_chosen
 from prosma_core.data.geometry import ImageSpec, World
 
 
@@ -109,18 +109,20 @@ class SegmentResult(Config):
     """Where it was computed, in words."""
 
 
-def _as_given(run: RunConfig) -> dict[str, Any]:
-    """Values of a run without the defaults: what was not chosen is planned, or taken from the model to start from."""
-    return run.model_dump(mode="json", exclude_unset=True)
+def _on_the_wire(run: RunConfig) -> dict[str, Any]:
+    """All values of a run, and those that were chosen; the others are planned, or those of the model to start from."""
+    return {"all": run.model_dump(mode="json"), "chosen": run.model_dump(mode="json", exclude_unset=True)}
 
 
-def _resolved(values: Any) -> RunConfig:
-    """A run from what was chosen, as it came through the pipe; the preset's values come back."""
-    return values if isinstance(values, RunConfig) else resolve_run(values)
+def _from_the_wire(values: Any) -> RunConfig:
+    """A run, with what counts as chosen."""
+    if isinstance(values, RunConfig):
+        return values
+    return mark_chosen(RunConfig.model_validate(values["all"]), RunConfig.model_validate(values["chosen"]))
 
 
-Run = Annotated[RunConfig, PlainSerializer(_as_given), PlainValidator(_resolved)]
-"""A run that crosses with what was chosen, and nothing else."""
+Run = Annotated[RunConfig, PlainSerializer(_on_the_wire), PlainValidator(_from_the_wire)]
+"""A run that crosses the pipe."""
 
 
 class TrainRequest(Config):
