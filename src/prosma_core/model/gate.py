@@ -32,7 +32,7 @@ def float32_on_cpu(forward: Forward[Gate]) -> Forward[Gate]:
 
     @wraps(forward)
     def in_float32(gate: Gate, x: Tensor, g: Tensor) -> Tensor:
-        if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        if not torch.is_autocast_enabled("cpu") or x.device.type != "cpu":
             return forward(gate, x, g)
         with torch.autocast("cpu", enabled=False):
             return forward(gate, x.float(), g.float()).to(x.dtype)
@@ -67,7 +67,8 @@ class SkipGate(nn.Module):
         Skip before the gate, the gate's value a (where it has one; 0 exactly where x is removed), and the gated skip;
         each of shape (B, C, *grid).
     forced : {"open", "closed"} or None
-        Pass all or nothing, whatever was learned; the formula is not computed unless `hook_x` is watched.
+        Pass all or nothing, whatever was learned. The formula is computed only where `hook_x` is watched; its a and c
+        are then those of the open or closed gate.
     estimate : Tensor or None
         Removed fraction of the last forward, differentiable, see `prosma_core.model.gate_hooks.estimate_removed`.
     """
@@ -96,7 +97,8 @@ class SkipGate(nn.Module):
         -------
         Tensor, shape (B, C, *grid)
         """
-        return self.hook_out(self.hook_x(x))  # type: ignore[no-any-return]
+        x = self.hook_x(x)
+        return self.hook_out(x if self.forced is None else self.forced_skip(x))  # type: ignore[no-any-return]
 
     @property
     def skips_formula(self) -> bool:
@@ -105,7 +107,21 @@ class SkipGate(nn.Module):
 
     def forced_skip(self, x: Tensor) -> Tensor:
         """Skip after a gate that is forced open or closed."""
-        return x if self.forced == "open" else torch.zeros_like(x)
+        return x if self._opens else torch.zeros_like(x)
+
+    def in_force(self, value: Tensor, *, closes: bool = True) -> Tensor:
+        """A gate's value or, where it is forced, 1 (open) or 0 (closed; as it is without `closes`)."""
+        if self.forced is None or not (self._opens or closes):
+            return value
+        return torch.full_like(value, float(self._opens))
+
+    @property
+    def _opens(self) -> bool:
+        """Whether a forced gate is open."""
+        if self.forced not in ("open", "closed"):
+            msg = f"A gate forced {self.forced!r}: forced is 'open', 'closed' or None."
+            raise ConfigError(msg)
+        return self.forced == "open"
 
     def threshold(self) -> Tensor | None:
         """Threshold tau per channel, shape (C,), or None for a gate without one."""
@@ -236,17 +252,21 @@ class ProximalGate(SkipGate):
         ChannelError, GeometryError
             A tensor has other channels, axes or batch; the text names the legal ones. Not in a compiled or exported
             gate.
+        TypeError
+            One is no tensor of floating-point numbers.
         """
         x = self.hook_x(x)
         if self.skips_formula:
             return self.forced_skip(x)
-        backend, x, g = dispatch(x, self._on_grid_of(x, g), form=self.form, fused=self.fused, watched=self.watched)
+        watched = self.watched or self.forced is not None
+        backend, x, g = dispatch(x, self._on_grid_of(x, g), form=self.form, fused=self.fused, watched=watched)
         q, context = backend.project(x, g, self.project_skip, self.project_decoder)  # GELU(W_x x + W_g g + b), GAP(g)
         q, tau = self.hook_q(q), self.hook_tau(self.threshold())
         z = self.hook_z(backend.field(q, [*self.scales], self.offset))  # sum of D_d * q, + beta
         del q  # without gradients, its memory is free for the rest
-        a = self.hook_a(backend.prox(z, tau, self.form, keep=self.hook_z.watched))  # prox of tau ||.||_1
-        c = None if self.channel_gate is None else self.hook_c(self.channel_gate(context))  # sigmoid(MLP(GAP(g)))
+        a = self.hook_a(self.in_force(backend.prox(z, tau, self.form, keep=self.hook_z.watched)))  # prox of tau ||.||_1
+        c = None if self.channel_gate is None else self.channel_gate(context)  # sigmoid(MLP(GAP(g)))
+        c = None if c is None else self.hook_c(self.in_force(c, closes=False))
         return self.hook_out(backend.apply(c, a, x))  # type: ignore[no-any-return]  # c . a . x
 
     def threshold(self) -> Tensor:
@@ -279,12 +299,19 @@ class ProximalGate(SkipGate):
         dims = len(self.kernel)
         for name, t, channels in (("Skip", x, self.skip_channels), ("Decoder", g, self.decoder_channels)):
             legal = f"this gate takes (batch, {channels}, then {dims} spatial axes)"
+            if not isinstance(t, Tensor) or not t.is_floating_point():
+                kind = t.dtype if isinstance(t, Tensor) else type(t).__name__
+                msg = f"{name} features of type {kind}: {legal}, a tensor of floating-point numbers."
+                raise TypeError(msg)
             if t.ndim != dims + 2:
                 msg = f"{name} features of shape {tuple(t.shape)}: {legal}."
                 raise GeometryError(msg)
             if t.shape[1] != channels:
                 msg = f"{name} features of shape {tuple(t.shape)}: {legal}. Make the gate with these channels."
                 raise ChannelError(msg)
+            if 0 in t.shape:
+                msg = f"{name} features of shape {tuple(t.shape)} are empty: {legal}, each at least 1."
+                raise GeometryError(msg)
         if x.shape[0] != g.shape[0]:
             msg = f"Skip and decoder have batches of {x.shape[0]} and {g.shape[0]}: give features of the same images."
             raise GeometryError(msg)
@@ -292,10 +319,10 @@ class ProximalGate(SkipGate):
 
 def _kernel_of(dims: int, size: int | Sequence[int]) -> tuple[int, ...]:
     """Kernel size per spatial axis."""
-    if dims not in CONV:
+    if dims not in tuple(CONV):
         msg = f"A gate of {dims!r} spatial axes: dims is 2 or 3."
         raise ConfigError(msg)
-    kernel = (size,) * dims if isinstance(size, int) else tuple(size)
+    kernel = tuple(size) if isinstance(size, Sequence) else (size,) * dims
     if len(kernel) != dims or any(k not in KERNEL_SIZES for k in kernel):
         legal = ", ".join(map(str, KERNEL_SIZES))
         msg = f"Kernel size {size} of a gate in {dims}D: give one of {legal}, or {dims} of them, one per spatial axis."
@@ -331,7 +358,7 @@ class AttentionGate(SkipGate):
         if self.skips_formula:
             return self.forced_skip(x)
         a = torch.sigmoid(self.psi(F.relu(self.project_skip(x) + self.project_decoder(g))))  # (B, 1, *grid)
-        return self.hook_out(self.hook_a(a.expand_as(x)) * x)  # type: ignore[no-any-return]
+        return self.hook_out(self.hook_a(self.in_force(a.expand_as(x))) * x)  # type: ignore[no-any-return]
 
 
 def build_gate(channels: int, kernel: tuple[int, ...], config: GateConfig) -> SkipGate:

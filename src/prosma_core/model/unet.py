@@ -107,6 +107,10 @@ class UNet(nn.Module):
     def encode(self, x: Tensor) -> list[Tensor]:
         """Features of every stage, finest first; parameters and errors as of `forward`."""
         if not torch.compiler.is_compiling():  # compiled for one shape; older torch cannot trace the check whole
+            if not isinstance(x, Tensor) or not x.is_floating_point():
+                kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+                msg = f"Input of type {kind}: this network takes a tensor of floating-point numbers."
+                raise TypeError(msg)
             check_input(x.shape, self.config)
         skips: list[Tensor] = self.encoder(x)  # (B, widths[i], *grid / strides)
         return skips
@@ -159,16 +163,19 @@ class UNet(nn.Module):
         return [gate for gate in self.gates if isinstance(gate, SkipGate)]
 
 
-def _network(config: ModelConfig | None, settings: UNetArguments) -> ModelConfig:
+def _network(config: object, settings: UNetArguments) -> ModelConfig:
     """Settings of a network from its config or its fields."""
     if config is not None:
         if settings:
             msg = f"A network by its config takes nothing else, but {', '.join(settings)} was given. Leave out one."
             raise ConfigError(msg)
+        if not isinstance(config, ModelConfig):
+            msg = f"A network by {config!r:.60}: give a ModelConfig, or its fields by name, such as dims=2."
+            raise ConfigError(msg)
         return config
     values: dict[str, Any] = dict(settings)
     dims, widths = values.get("dims"), values.get("widths")
-    if dims in CONV and isinstance(widths, Sequence):  # otherwise the check below reports it
+    if dims in tuple(CONV) and isinstance(widths, Sequence):  # otherwise the check below reports it
         values.setdefault("strides", [(1 if stage == 0 else 2,) * dims for stage in range(len(widths))])
         values.setdefault("kernels", [(3,) * dims] * len(widths))
     if isinstance(values.get("gate"), str):
@@ -183,6 +190,9 @@ def check_input(shape: torch.Size | tuple[int, ...], config: ModelConfig) -> Non
             f"Input of shape {tuple(shape)}: this network takes (batch, "
             f"{config.in_channels}, then {config.dims} spatial axes)."
         )
+        raise GeometryError(msg)
+    if not shape[0]:
+        msg = f"Input of shape {tuple(shape)} holds no image: give a batch of one or more."
         raise GeometryError(msg)
     for axis, (size, divisor) in enumerate(zip(shape[2:], config.divisor, strict=True)):
         if size % divisor or size < divisor:

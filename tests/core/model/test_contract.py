@@ -279,8 +279,23 @@ def test_a_network_of_plain_values_is_the_one_of_its_config(dims) -> None:
         ({"dims": 2, "in_channels": 1, "num_classes": 2, "widths": (8,)}, "widths"),
         ({"dims": 2, "in_channels": 1, "num_classes": 2, "widths": (8, 16), "depth": 3}, "depth"),
         ({"config": config(2, "none"), "blocks": 2}, "blocks was given"),
+        ({"config": 5}, "give a ModelConfig"),
+        ({"dims": [2], "in_channels": 1, "num_classes": 2, "widths": (8, 16)}, "dims"),
     ],
 )
 def test_a_network_that_cannot_be_is_refused(settings, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         UNet(**settings)
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "words"),
+    [
+        (None, TypeError, "NoneType"),
+        (torch.zeros(1, 1, 8, 8, dtype=torch.int32), TypeError, "floating-point"),
+        (torch.zeros(0, 1, 8, 8), GeometryError, "one or more"),
+    ],
+)
+def test_an_input_that_is_no_image_is_refused(given, kind: type[Exception], words: str) -> None:
+    with pytest.raises(kind, match=words):
+        UNet(dims=2, in_channels=1, num_classes=2, widths=(4, 6))(given)

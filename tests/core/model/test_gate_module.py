@@ -6,14 +6,15 @@ import copy
 import inspect
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from prosma_core.config.model import GateConfig
 from prosma_core.errors import ChannelError, ConfigError, GeometryError, ProsmaError
-from prosma_core.model.gate import ProximalGate
-from prosma_core.model.gate_hooks import estimate_removed, recording_gate
+from prosma_core.model.gate import ProximalGate, build_gate
+from prosma_core.model.gate_hooks import GateRecord, estimate_removed, recording_gate
 from prosma_core.model.kernels import cpu
 from prosma_core.model.prox import THRESHOLDS
 
@@ -66,6 +67,8 @@ def test_plain_pytorch_gives_the_same(dims: int) -> None:
         ((4, 8, 8), (1, 6, 8, 8), GeometryError, "(batch, 4, then 2 spatial axes)"),
         ((1, 4, 8, 8), (1, 6, 4, 4, 4), GeometryError, "(batch, 6, then 2 spatial axes)"),
         ((2, 4, 8, 8), (1, 6, 8, 8), GeometryError, "batches of 2 and 1"),
+        ((0, 4, 8, 8), (0, 6, 8, 8), GeometryError, "each at least 1"),
+        ((1, 4, 8, 0), (1, 6, 8, 8), GeometryError, "each at least 1"),
     ],
 )
 def test_features_that_do_not_fit_are_refused_with_those_that_do(x, g, kind: type[ProsmaError], words: str) -> None:
@@ -74,10 +77,41 @@ def test_features_that_do_not_fit_are_refused_with_those_that_do(x, g, kind: typ
     assert words in str(raised.value)
 
 
+@pytest.mark.parametrize("wrong", [None, np.zeros((1, 4, 8, 8)), torch.zeros(1, 4, 8, 8, dtype=torch.int32)])
+def test_features_that_are_no_tensors_of_floating_point_are_refused(wrong) -> None:
+    with pytest.raises(TypeError, match=r"\(batch, 4, then 2 spatial axes\), a tensor of floating-point numbers"):
+        gate_of()(wrong, torch.zeros(1, 6, 8, 8))
+
+
+@pytest.mark.parametrize("kind", ["prosma", "attention", "none"])
+@pytest.mark.parametrize("forced", ["open", "closed"])
+def test_a_forced_gate_is_forced_whoever_watches(kind: str, forced: str) -> None:
+    gate, (x, g) = build_gate(4, (3, 3), GateConfig(kind=kind)), torch.randn(2, 1, 4, 8, 8)
+    expected = x if forced == "open" else torch.zeros_like(x)
+    gate.forced = forced
+    records: list[GateRecord] = []
+    seen: list[torch.Tensor] = []
+    with torch.no_grad(), recording_gate(gate, records.append):
+        assert torch.equal(gate(x, g), expected)
+    gate.hook_x.register_forward_hook(lambda _module, _inputs, value: seen.append(value))
+    assert torch.equal(gate(x, g), expected)
+    assert torch.equal(records[0].after, expected)
+    assert len(seen) == 1
+
+
+def test_a_gate_is_forced_open_or_closed_only() -> None:
+    gate = gate_of()
+    gate.forced = "ajar"  # type: ignore[assignment]
+    with pytest.raises(ConfigError, match="'open', 'closed' or None"):
+        gate(*features())
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ({"dims": 4}, "dims is 2 or 3"),
+        ({"dims": [2]}, "dims is 2 or 3"),
+        ({"kernel_size": None}, "one of 1, 3, 5, 7"),
         ({"skip": 0}, "0 skip channels"),
         ({"decoder": 2.5}, "2.5 decoder channels"),
         ({"kernel_size": 4}, "one of 1, 3, 5, 7"),
