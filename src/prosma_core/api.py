@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.inspection import InspectConfig, LevelEdit, Variant, opened_one_at_a_time
 from prosma_core.config.model import provenance
-from prosma_core.config.training import LabelsConfig
+from prosma_core.config.training import LabelsConfig, resolve_run
 from prosma_core.data.geometry import Scan, with_voxel_size
 from prosma_core.errors import ConfigError, GeometryError
 from prosma_core.events import Event, drain
@@ -37,6 +37,7 @@ from prosma_core.io.inputs import (
     Spacing,
     array_axes,
     array_scan,
+    as_array,
     canonical,
     in_axes,
     labels_on,
@@ -152,6 +153,7 @@ def read_image(
     >>> scan.spec.axes, scan.data.shape, scan.spec.spacing, scan.spec.unit
     ('yx', (32, 32), (0.5, 0.5), 'um')
     """
+    _require(axes, str | None, "The string of axes", "give one letter for each axis, such as 'zyx'")
     scan = images.read_image(Path(path), axes=axes)
     return Scan(scan.data, with_voxel_size(scan.spec, voxel_size_of(spacing, unit)))
 
@@ -201,8 +203,10 @@ def write_labels(
     >>> int(read_image("lesion.nii.gz").data.sum())
     128
     """
+    _require(like, Scan | str | Path | None, "The image `like`", "give the scan, or the path of its file")
+    _require(model, Segmenter | None, "The model", "give the one that load_model gave")
     source = read_image(like) if isinstance(like, str | Path) else like
-    array = np.asarray(labels)
+    array = as_array(labels, "The labels")
     if source is None:
         scan = array_scan(array, axes)
         spec, data = scan.spec, scan.data
@@ -392,7 +396,7 @@ def evaluate(
     True
     """
     config = InferenceConfig.parse(settings, "evaluate()")
-    meaning = LabelsConfig.parse(dict(labels or {}), "evaluate()")
+    meaning = LabelsConfig.parse(labels or {}, "evaluate()")
     show = progress or _ignore
     loaded = _loaded(model, show)
     if isinstance(data, str | Path):
@@ -489,6 +493,7 @@ def train(
             raise ConfigError(msg)
         folder = RunFolder.beside(out)
         check_new_run(out, folder, overwrite=overwrite)
+        resolve_run(given | {"pairs": [(out, out)]}, "train()")  # before anything is written
         given["pairs"] = drain(pair_files(data, folder.root, (axes, spacing, unit, affine)), show)
     run = run_to_train(given, "train()", resume=resume, more_epochs=more_epochs, overwrite=overwrite)
     return drain(run_training(run, resume=resume), show)
@@ -626,6 +631,12 @@ def what_if(
     if changes is None:
         variants = opened_one_at_a_time(loaded.header.model)
     else:
+        _require(
+            changes,
+            Mapping,
+            "The changes",
+            "give edits by name, such as {'gate 0 open': {'level': 0, 'state': 'open'}}",
+        )
         variants = tuple(_variant(name, change) for name, change in changes.items())
     scan, own = drain(read_input(image, (axes, spacing, unit, affine)), show)
     reference = None if truth is None else labels_on(truth, scan, own, "the truth")
@@ -636,11 +647,23 @@ def _ignore(_: Event) -> None:
     """Show nothing."""
 
 
+def _require(value: object, kinds: Any, what: str, legal: str) -> None:
+    """Raise `TypeError` unless a value is of these types."""
+    if not isinstance(value, kinds):
+        msg = f"{what} is of type {type(value).__name__}: {legal}."
+        raise TypeError(msg)
+
+
 def _loaded(model: Model, show: Progress) -> Segmenter:
-    return model if isinstance(model, Segmenter) else load_model(model, progress=show)
+    if isinstance(model, Segmenter):
+        return model
+    _require(model, str | Path, "The model", "give what load_model gave, a shipped model's name, or a file")
+    return load_model(model, progress=show)
 
 
 def _variant(name: str, change: Edit | Sequence[Edit]) -> Variant:
-    edits = (change,) if isinstance(change, Mapping) else tuple(change)
     what = f"The change {name!r}"
-    return Variant(name=name, edits=tuple(LevelEdit.parse(dict(edit), what) for edit in edits))
+    given = [change] if isinstance(change, Mapping) else change
+    _require(given, Sequence, what, "give the edit of a level, such as {'level': 0, 'state': 'open'}, or several")
+    edits = [LevelEdit.parse(edit, what) for edit in given]
+    return Variant.parse({"name": name, "edits": edits}, what)

@@ -19,6 +19,7 @@ from prosma_core.errors import (
     ConfigError,
     DatasetError,
     DeviceError,
+    FileFormatError,
     GeometryError,
     IntensityError,
     LabelError,
@@ -154,7 +155,7 @@ def test_affine_and_spacing_are_in_the_order_of_the_array(volume: Segmenter, rng
         ((32, 32), {"spacing": 1, "unit": "parsec"}, ConfigError, "unit"),
         ((32, 32), {"unit": "um"}, ConfigError, "Give it as well"),
         ((32, 32), {"affine": np.eye(4)}, GeometryError, "needs (3, 3)"),
-        ((32, 32), {"affine": np.zeros((3, 3))}, GeometryError, "Spacing"),
+        ((32, 32), {"affine": np.diag([0, 0, 1])}, GeometryError, "Spacing"),
         ((32, 32), {"affine": np.eye(3), "spacing": 1}, ConfigError, "Leave out the spacing"),
         ((32, 32), {"overlap": 2}, ConfigError, "overlap"),
         ((32, 32), {"overlaps": 0.5}, ConfigError, "overlaps"),
@@ -349,3 +350,78 @@ def test_a_scan_without_a_size_takes_the_one_given(volume: Segmenter, rng: np.ra
     sized = Scan(data, array_spec(data.shape, "zyx", (3.0, 1.25, 1.5), "mm"))
     assert np.array_equal(api.segment(sized, volume, spacing=1, progress=events.append), expected)
     assert any("states a voxel size of its own" in getattr(event, "message", "") for event in events)
+
+
+# --- Wrong use --------------------------------------------------------------------------------------------------------
+
+RAGGED = [[1.0], [1.0, 2.0]]
+PERSPECTIVE = [[1, 0, 0], [0, 1, 0], [0, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("image", "given", "kind", "words"),
+    [
+        (None, {}, GeometryError, "of type NoneType: give an array"),
+        (RAGGED, {}, GeometryError, "rows of different lengths"),
+        ("x" * 5000, {}, FileFormatError, "does not exist"),
+        (np.ones((32, 32)), {"axes": 5}, GeometryError, "Axes 5 do not describe"),
+        (np.ones((32, 32)), {"affine": "a"}, GeometryError, "affine is of type str"),
+        (np.ones((32, 32)), {"affine": RAGGED}, GeometryError, "affine has rows"),
+        (np.ones((32, 32)), {"affine": np.eye(3) * 1j}, GeometryError, "no real numbers"),
+        (np.ones((32, 32)), {"affine": PERSPECTIVE}, GeometryError, "last row of the affine"),
+    ],
+)
+def test_what_is_no_image_is_refused(
+    flat: Segmenter, image: object, given: dict[str, object], kind: type[ProsmaError], words: str
+) -> None:
+    with pytest.raises(kind, match=words):
+        api.segment(image, flat, **given)  # type: ignore[call-overload]
+
+
+def test_a_wrong_item_is_named_once(flat: Segmenter) -> None:
+    with pytest.raises(ConfigError) as raised:
+        api.segment(np.ones((32, 32)), flat, spacing=0)
+    assert str(raised.value).count("\n") == 1
+
+
+def test_models_that_are_none_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="no such file"):
+        api.load_model("x" * 5000)
+    with pytest.raises(TypeError, match="of type int: give what load_model gave"):
+        api.segment(np.ones((32, 32)), 5)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="type str: give the one that load_model gave"):
+        api.write_labels(tmp_path / "a.tif", np.eye(32, dtype=int), model="phantom-3d")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="`like` is of type ndarray"):
+        api.write_labels(tmp_path / "a.tif", np.eye(32, dtype=int), np.eye(32))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="axes is of type int"):
+        api.read_image(tmp_path / "a.tif", axes=5)  # type: ignore[arg-type]
+    with pytest.raises(DatasetError, match="not a data folder"):
+        api.evaluate("phantom-3d", "x" * 5000)
+    with pytest.raises(DatasetError, match="No pairs"):
+        api.evaluate("phantom-3d", None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "words"),
+    [
+        ([1], TypeError, "edits by name"),
+        ({5: {"level": 0}}, ConfigError, "valid string"),
+        ({"a": None}, TypeError, "The change 'a'"),
+        ({"a": "open"}, ConfigError, "The change 'a'"),
+    ],
+)
+def test_changes_that_are_none_are_refused(flat: Segmenter, changes: object, kind: type[Exception], words: str) -> None:
+    with pytest.raises(kind, match=words):
+        api.what_if(phantom_2d(3, (40, 56))[0], flat, changes)  # type: ignore[arg-type]
+
+
+def test_the_overlap_of_an_inspection_has_the_bounds_of_a_segmentation(flat: Segmenter) -> None:
+    for job in (api.segment, api.inspect, api.what_if):
+        with pytest.raises(ConfigError, match="overlap"):
+            job(phantom_2d(3, (40, 56))[0], flat, overlap=1)
+
+
+def test_settings_are_checked_before_arrays_are_written(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="epochs"):
+        api.train([phantom_2d(0, (32, 32))], tmp_path / "model.safetensors", training={"epochs": 0})
+    assert list(tmp_path.iterdir()) == []

@@ -7,11 +7,14 @@ import inspect
 import textwrap
 from functools import cache
 from itertools import pairwise
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from prosma_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 _MOST_PROBLEMS = 3  # listed of one set of settings
 
@@ -55,7 +58,7 @@ class Config(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            problems = error.errors()
+            problems = _causes(error.errors())
             lines = [
                 f"{'.'.join(map(str, e['loc']))[:60] or 'all'}: {e['msg']} (given: {repr(e['input'])[:40]})"
                 for e in problems[:_MOST_PROBLEMS]
@@ -73,3 +76,9 @@ class Config(BaseModel):
             As in `parse`.
         """
         return self.parse({**self.model_dump(), **changes}, type(self).__name__)
+
+
+def _causes(problems: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Problems without those that follow from others: a sequence is too short only as its items are wrong."""
+    wrong = {p["loc"][:-1] for p in problems if p["loc"]}
+    return [p for p in problems if p["type"] != "too_short" or p["loc"] not in wrong]

@@ -137,7 +137,7 @@ class InspectConfig(Config):
     """Maps of each level."""
     edits: Edits = ()
     """Changes to the gates, at most one for each level."""
-    overlap: float = InferenceConfig.model_fields["overlap"].default
+    overlap: float = Field(default=InferenceConfig.model_fields["overlap"].default, ge=0, le=0.9)
     """As in segmentation."""
     region: tuple[tuple[int, int], ...] | None = None
     """As in segmentation."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -247,7 +248,7 @@ def find_model(name_or_file: str) -> Path:
     if name_or_file in shipped:
         return shipped[name_or_file]
     path = Path(name_or_file).expanduser()
-    if path.is_file():
+    if os.path.isfile(path):  # noqa: PTH113  (False for a name that is too long, where pathlib raises)
         return path
     msg = (
         f"There is no model {name_or_file!r}: no such file, and "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -155,9 +156,9 @@ def open_dataset(root: Path) -> DatasetFolder:
     DatasetError
         No such folder, no pairs, an image without a label (or the reverse), or an unusable splits.json.
     """
-    nnunet = (root / "imagesTr").is_dir()
+    nnunet = os.path.isdir(root / "imagesTr")  # noqa: PTH112  (False for a name that is too long)
     image_dir, label_dir = (root / "imagesTr", root / "labelsTr") if nnunet else (root / "images", root / "labels")
-    if not image_dir.is_dir() or not label_dir.is_dir():
+    if not os.path.isdir(image_dir) or not os.path.isdir(label_dir):  # noqa: PTH112  (as above)
         msg = (
             f"{root} is not a data folder: it needs images/ and labels/ with "
             "equal names, or imagesTr/ and labelsTr/ with dataset.json."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -114,7 +115,7 @@ def reader_of(path: Path) -> str:
         `path` does not exist, is empty, is of an unknown format, or is a folder where a file is needed.
     """
     put_back(path)
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110  (False for a name that is too long, where pathlib raises)
         msg = f"{path} does not exist. Check the name and the folder."
         raise FileFormatError(msg)
     if is_dicom_folder(path):

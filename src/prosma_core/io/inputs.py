@@ -78,14 +78,40 @@ def array_scan(
         if voxel_size is not None and len(voxel_size.sizes) == len(spatial):
             voxel_size = voxel_size.replace(sizes=tuple(voxel_size.sizes[i] for i in at))
         return Scan(array, with_voxel_size(array_spec(array.shape, order), voxel_size))
-    matrix = np.asarray(affine, np.float64)
     n = len(spatial)
+    matrix = as_array(affine, "The affine")
+    if matrix.dtype.kind not in "biuf":
+        msg = f"An affine of type {matrix.dtype} holds no real numbers: give a matrix of shape {(n + 1, n + 1)}."
+        raise GeometryError(msg)
+    matrix = matrix.astype(np.float64)
     if matrix.shape != (n + 1, n + 1):
         msg = f"The affine has shape {matrix.shape}; an array with axes {own} needs {(n + 1, n + 1)}."
+        raise GeometryError(msg)
+    if not np.array_equal(matrix[n], np.eye(n + 1)[n]):
+        msg = f"The last row of the affine is {matrix[n].tolist()}: it must be {np.eye(n + 1)[n].tolist()}."
         raise GeometryError(msg)
     matrix = np.ascontiguousarray(matrix[np.ix_([*at, n], [*at, n])])
     world: World = "ras" if n == 3 and unit == "mm" else "image"
     return Scan(array, ImageSpec(order, array.shape, affine_spacing(matrix), unit, matrix, world))
+
+
+def as_array(values: Any, what: str) -> NDArray[Any]:
+    """Values as an array.
+
+    Raises
+    ------
+    GeometryError
+        They are no array: rows of different lengths, or no sequence at all.
+    """
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        msg = f"{what} has rows of different lengths: give a rectangular array."
+        raise GeometryError(msg) from None
+    if array.ndim == 0:
+        msg = f"{what} is of type {type(values).__name__}: give an array, a scan, or the path of a file."
+        raise GeometryError(msg)
+    return array
 
 
 def array_axes(shape: tuple[int, ...], axes: str | None) -> str:
@@ -115,7 +141,12 @@ def array_axes(shape: tuple[int, ...], axes: str | None) -> str:
             )
             raise GeometryError(msg)
         return _USUAL[ndim]
-    if len(axes) != ndim or len(set(axes)) != ndim or not {"y", "x"} <= set(axes) <= set(AXIS_ORDER):
+    if (
+        not isinstance(axes, Sequence)
+        or len(axes) != ndim
+        or len(set(axes)) != ndim
+        or not {"y", "x"} <= set(axes) <= set(AXIS_ORDER)
+    ):
         msg = (
             f"Axes {axes!r} do not describe an array of shape {shape}: one letter of {AXIS_ORDER!r} for each axis, "
             "in the order of the array, y and x among them."
@@ -210,7 +241,7 @@ def read_input(image: Image, geometry: Geometry = _NOTHING) -> Generator[Event, 
         if size is not None and image.spec.unit != "pixel":
             yield StageStarted(f"{name} states a voxel size of its own, which is used.")
         return Scan(image.data, with_voxel_size(image.spec, size)), image.spec.axes
-    array = np.asarray(image)
+    array = as_array(image, "The image")
     own = array_axes(array.shape, axes)
     if affine is None:
         return array_scan(array, own, _array_size(own, spacing, unit)), own
@@ -255,7 +286,7 @@ def labels_on(labels: Image, scan: Scan, own: str, what: str) -> Scan:
         return read_labels(Path(labels))
     if isinstance(labels, Scan):
         return labels
-    spec, array = scan.spec.labels_spec(), np.asarray(labels)
+    spec, array = scan.spec.labels_spec(), as_array(labels, f"The labels ({what})")
     axes = "".join(a for a in own if a in spec.axes)
     if array.ndim == len(axes):
         array = in_axes(array, axes, spec.axes)
@@ -295,7 +326,7 @@ def pair_files(
     ProsmaError
         As in `read_input` and `labels_on`.
     """
-    pairs = list(pairs)
+    pairs = list(pairs) if isinstance(pairs, Iterable) else []
     if not pairs or any(not isinstance(pair, tuple | list) or len(pair) != 2 for pair in pairs):
         msg = "No pairs of images and labels were given: give a sequence such as [(image, labels), …]."
         raise DatasetError(msg)
