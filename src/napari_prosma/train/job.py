@@ -231,6 +231,8 @@ class TrainJob(ShownRun):
         Whether it has finished an epoch.
     """
 
+    LINES = 6
+
     def __init__(
         self,
         order: TrainingOrder,

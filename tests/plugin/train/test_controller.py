@@ -740,6 +740,16 @@ def test_large_scans_are_not_previewed_unless_the_person_wants_it(widget: Any) -
     assert widget.start().previews == []
 
 
+def test_a_plan_of_four_lines_is_read_with_what_comes_after(widget: Any, annotated: Any) -> None:
+    annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    job = widget.start()
+    lines = [f"Line {number}." for number in range(7)]
+    for line in lines:
+        job.say(StageStarted(line))
+    assert widget.text("messages").split("\n") == lines[1:]
+
+
 def test_an_estimate_is_said_and_forgotten_when_something_else_would_be_trained(widget: Any, annotated: Any) -> None:
     annotated(widget.viewer)
     widget.controller.pairs.add_active()
