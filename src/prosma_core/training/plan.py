@@ -352,10 +352,11 @@ def _widths(net: NetworkOptions, stages: int) -> tuple[int, ...]:
     return tuple(min(net.max_width, net.width * 2**i) for i in range(stages))
 
 
-def choose_encoder(run: RunConfig, dims: int, channels: int) -> EncoderKind:
+def choose_encoder(run: RunConfig, dims: int, channels: int, *, installed: bool | None = None) -> EncoderKind:
     """The pretrained encoder for 2D images of 1 or 3 channels, unless another setting of the network is chosen.
 
-    Where a tile is chosen that does not fit it, or the package with its weights is missing, the residual one.
+    Where a tile is chosen that does not fit it, or the package with its weights is missing, the residual one;
+    `installed` says whether it is there, None looks for it.
     """
     net, tile = run.network, run.preprocess.tile
     if net.encoder is not None:
@@ -363,7 +364,9 @@ def choose_encoder(run: RunConfig, dims: int, channels: int) -> EncoderKind:
     fits = dims == 2 and channels in (1, 3) and not net.model_fields_set
     if tile is not None:
         fits = fits and not any(n % d for n, d in zip(tile, map(prod, zip(*LITE0_STRIDES, strict=True)), strict=True))
-    return "efficientnet-lite0" if fits and weights_file() is not None else "residual"
+    if fits and installed is None:
+        installed = weights_file() is not None
+    return "efficientnet-lite0" if fits and installed else "residual"
 
 
 def training_voxels(free_bytes: int, case_bytes: int, width: int) -> int:

@@ -21,6 +21,7 @@ from prosma_core.inference.device import free_memory
 from prosma_core.io.bundle import Weights, find_model, load_bundle
 from prosma_core.io.dataset_folder import DatasetFolder, open_cases
 from prosma_core.io.notes import made_by_model, read_notes
+from prosma_core.model import pretrained
 from prosma_core.model.pretrained import ATTRIBUTION, imagenet_weights
 from prosma_core.printable import counted
 from prosma_core.training.cases import TrainingCase, prepare_case
@@ -108,6 +109,7 @@ def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None
     header = start[0] if start else None
     run = for_encoder(run, header, dims, facts.prints)
     pre, model, batch = plan_model(run, header, facts.prints, dims, len(classes), folder.channel_names, device)
+    published = (yield from _pretrained(run, model)) if fresh and not start else None
     if header:
         run = _for_fine_tuning(run, header)  # from here on, what was not chosen cannot be told from what was
     run = _resolved(run, pre, model, classes, batch)
@@ -124,8 +126,16 @@ def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None
         yield StageStarted(split.words())
     train = yield from _prepare_cases(folder, split, "train", run, pre, classes)
     val = yield from _prepare_cases(folder, split, "val", run, pre, classes)
-    published = imagenet_weights() if model.encoder == "efficientnet-lite0" and fresh and not start else None
     return Setup(run, _header(run, model, pre, classes), split, train, val, start, _synthetic(folder, split), published)
+
+
+def _pretrained(run: RunConfig, model: ModelConfig) -> Generator[Event, None, dict[str, Tensor] | None]:
+    """Published weights of a new network's encoder, where it has such; says so where they would fit and are missing."""
+    if model.encoder == "efficientnet-lite0":
+        return imagenet_weights()
+    if choose_encoder(run, model.dims, model.in_channels, installed=True) != model.encoder:
+        yield StageStarted(f"The package {pretrained.PACKAGE} is not installed: the network is trained from scratch.")
+    return None
 
 
 def _derived(folder: DatasetFolder, split: Split) -> tuple[str, ...]:
@@ -286,9 +296,11 @@ def describe_plan(pre: PreprocessConfig, model: ModelConfig, train: int, val: in
         "longest_side": f"longest side {pre.longest_side} pixels",
         "none": "the files' own pixels",
     }[pre.resample]
+    encoder = "" if model.encoder == "residual" else f"encoder {model.encoder}, "
     kinds = ", ".join(sorted({i.kind for i in pre.intensities}))
     return (
         f"{pre.dims}D, {counted(len(pre.channels), 'channel')} ({kinds}), {grid}, "
-        f"tile {'x'.join(map(str, pre.tile))}, widths {'-'.join(map(str, model.widths))}, gate {model.gate.kind}; "
+        f"tile {'x'.join(map(str, pre.tile))}, {encoder}widths {'-'.join(map(str, model.widths))}, "
+        f"gate {model.gate.kind}; "
         f"{train} training and {counted(val, 'validation case')}."
     )

