@@ -44,6 +44,12 @@ def model_from(config: ModelConfig, weights: Mapping[str, NDArray[Any]]) -> UNet
     return model.eval()
 
 
+def fitting(model: UNet, weights: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+    """The weights that a network has by the same name and shape."""
+    state = model.state_dict()
+    return {k: torch.from_numpy(v) for k, v in weights.items() if k in state and state[k].shape == v.shape}
+
+
 def transfer(model: UNet, weights: Mapping[str, NDArray[Any]]) -> str:
     """Copy every weight that fits by name and shape; the others keep their initial values.
 
@@ -52,8 +58,7 @@ def transfer(model: UNet, weights: Mapping[str, NDArray[Any]]) -> str:
     str
         Text: how many tensors were loaded, and which start from initial values.
     """
-    state = model.state_dict()
-    fits = {k: torch.from_numpy(v) for k, v in weights.items() if k in state and state[k].shape == v.shape}
+    state, fits = model.state_dict(), fitting(model, weights)
     model.load_state_dict(fits, strict=False)
     fresh = sorted({name.rsplit(".", 1)[0] for name in state if name not in fits})
     if not fresh:

@@ -133,6 +133,11 @@ class RunFolder:
         return self.root / "last.safetensors"
 
     @property
+    def start(self) -> Path:
+        """Model that fine-tuning started from, of which it keeps a part."""
+        return self.root / "start.safetensors"
+
+    @property
     def splits(self) -> Path:
         """Cases trained and validated on."""
         return self.root / "splits.json"
@@ -160,7 +165,8 @@ class RunFolder:
     def clear(self) -> None:
         """Remove what an earlier run has reached; raises `OutputError` where it cannot be removed."""
         pictures = self.picture(0).parent.glob("epoch-*.png")
-        remove([self.state, self.previous_state, self.best, self.last, self.before_after, self.history, *pictures])
+        reached = [self.state, self.previous_state, self.best, self.last, self.start, self.before_after, self.history]
+        remove([*reached, *pictures])
 
     def write_settings(self, run: RunConfig, splits: dict[str, Any]) -> None:
         """Write run.yaml, splits.json and command.txt, each in one step; parts of killed trainings are removed."""
@@ -400,7 +406,8 @@ def check_run_targets(run: RunConfig, *, resume: bool = False) -> None:
         with contextlib.suppress(ProsmaError):  # said where it is read
             sources.append(find_model(run.init))
     plan, folder = OutputPlan(sources), RunFolder.beside(run.out)
-    reached = [folder.best, folder.last, folder.history, folder.before_after, *sorted(folder.root.glob("state*"))]
+    models = [folder.best, folder.last, folder.start]
+    reached = [*models, folder.history, folder.before_after, *sorted(folder.root.glob("state*"))]
     settings = [folder.run_yaml, folder.splits, folder.root / "command.txt"]
     for target in (run.out, *settings, *reached, folder.picture(0).parent):
         plan.add(target)

@@ -44,6 +44,8 @@ class TrainingCase:
     annotated : Tensor or None, int64, shape (n, dims)
         Of a sparsely annotated scan: voxels of any class, background too. Patches lie there, and nothing is known
         outside the scan. None where patches may lie anywhere.
+    probabilities : Tensor or None, float16, shape (K, *grid)
+        Of a start model, for some classes; None where they are not wanted.
     """
 
     name: str
@@ -51,6 +53,7 @@ class TrainingCase:
     labels: Tensor
     points: list[Tensor]
     annotated: Tensor | None = None
+    probabilities: Tensor | None = None
 
     @cached_property
     def present(self) -> frozenset[int]:
@@ -64,7 +67,8 @@ class TrainingCase:
 
     def to(self, device: torch.device) -> TrainingCase:
         """The same case with its arrays on a device (points stay on the CPU)."""
-        return replace(self, image=self.image.to(device), labels=self.labels.to(device))
+        soft = None if self.probabilities is None else self.probabilities.to(device)
+        return replace(self, image=self.image.to(device), labels=self.labels.to(device), probabilities=soft)
 
 
 def prepare_case(
@@ -124,7 +128,7 @@ class PatchSampler:
     Parameters
     ----------
     cases : sequence of TrainingCase
-        On the device the patches are wanted on.
+        On the device the patches are wanted on; those with probabilities have as many of them.
     patch : tuple of int
         Patch size.
     spacing : tuple of float
@@ -149,6 +153,7 @@ class PatchSampler:
         self.foreground = foreground
         self.augment = augment
         self.thick = thick_axes(spacing) if len(patch) == 3 else ()
+        self.probabilities = max((len(c.probabilities) for c in cases if c.probabilities is not None), default=0)
         self._base: Tensor | None = None
         self.mirror = [i for i, a in enumerate("zyx"[-len(patch) :]) if a in augment.mirror]
 
@@ -158,13 +163,16 @@ class PatchSampler:
         Returns
         -------
         images : Tensor, float32, shape (B, C, *patch)
+            Followed, along C, by the probabilities of a start model where a case has such; they are 0 outside of a
+            scan, and in a case without.
         labels : Tensor, int64, shape (B, 1, *patch)
         """
         numbers = Random(int(torch.randint(2**62, (), generator=rng)))  # plain numbers: a GPU waits for each of torch's
         places = [self._place(numbers) for _ in range(batch_size)]
         turned = [self._affine(p) for p in places if p.matrix is not None]
-        grids = iter(self._grids(np.stack(turned), places[0].case.image.device) if turned else ())
-        pairs = [self._crop(p) if p.matrix is None else _sample(p.case, next(grids)) for p in places]
+        grids = self._grids(np.stack(turned), places[0].case.image.device) if turned else ()
+        where = iter(zip(grids, turned, strict=True))
+        pairs = [self._crop(p) if p.matrix is None else self._turn(p.case, *next(where)) for p in places]
         images, labels = zip(*(_flip(*pair, p.flips) for pair, p in zip(pairs, places, strict=True)), strict=True)
         return torch.stack(images), torch.stack(labels).long()[:, None]
 
@@ -217,8 +225,33 @@ class PatchSampler:
             for s, p, n in reversed(list(zip(starts, self.patch, grid, strict=True)))
             for amount in (max(0, -s), max(0, s + p - n))
         ]
-        image, labels = case.image[(slice(None), *inside)], case.labels[inside]
+        image, labels = self._with_probabilities(case, case.image[(slice(None), *inside)], inside), case.labels[inside]
         return F.pad(image, pads), F.pad(labels, pads, value=_outside(case))
+
+    def _with_probabilities(self, case: TrainingCase, image: Tensor, part: tuple[slice, ...]) -> Tensor:
+        """A part of the image, followed by its probabilities where any case has such."""
+        if not self.probabilities:
+            return image
+        if case.probabilities is None:
+            return torch.cat([image, image.new_zeros(self.probabilities, *image.shape[1:])])
+        return torch.cat([image, case.probabilities[(slice(None), *part)].float()])
+
+    def _turn(self, case: TrainingCase, where: Tensor, affine: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+        """Image and labels of a turned patch, from the places of its voxels."""
+        image, labels = _sample(case, where)
+        if case.probabilities is None or not self.probabilities:
+            return self._with_probabilities(case, image, ()), labels
+        # of the scan, only the box about the patch becomes float32
+        grid = np.array(case.labels.shape[::-1])
+        reach, middle = np.abs(affine[:, :-1]).sum(1), affine[:, -1]
+        low = np.clip(np.floor(((middle - reach + 1) * grid - 1) / 2).astype(int), 0, grid - 1)
+        high = np.clip(np.ceil(((middle + reach + 1) * grid - 1) / 2).astype(int) + 1, low + 1, grid)
+        box = tuple(slice(a, b) for a, b in zip(low[::-1], high[::-1], strict=True))
+        part = case.probabilities[(slice(None), *box)].float()
+        size, first = (torch.tensor(v, dtype=where.dtype, device=where.device) for v in (high - low, low))
+        there = ((where + 1) * torch.tensor(grid, dtype=where.dtype, device=where.device) / 2 - first) * 2 / size - 1
+        soft = F.grid_sample(part[None], there[None], mode="bilinear", padding_mode="zeros", align_corners=False)[0]
+        return torch.cat([image, soft]), labels
 
     def _affine(self, place: _Place) -> NDArray[np.float64]:
         """Patch to scan in the coordinates of grid_sample: from -1 to 1, edge to edge, and x first."""

@@ -20,6 +20,7 @@ from prosma_core.model.weights import transfer
 from prosma_core.printable import counted
 from prosma_core.runs.run_folder import RunFolder, check_run_targets
 from prosma_core.runs.run_state import format_before_after, run_lock
+from prosma_core.training.fine_tuning import keep_start
 from prosma_core.training.optimization import MovingAverage
 from prosma_core.training.prepare import prepare_run
 from prosma_core.training.split import Split
@@ -75,7 +76,8 @@ def train(run: RunConfig, *, resume: bool = False) -> Generator[Event, None, Tra
         yield StageStarted(f"Training on {choice.reason}.")
         with training_memory(choice.device):
             setup = yield from prepare_run(run, choice.device, split)
-            return (yield from _run(Trainer(setup, choice.device), resume))
+            setup, kept = yield from keep_start(setup, choice.device, resume=resume)
+            return (yield from _run(Trainer(setup, choice.device, kept), resume))
 
 
 @contextmanager
@@ -107,6 +109,8 @@ def _run(trainer: Trainer, resume: bool) -> Generator[Event, None, TrainingResul
     if trainer.setup.start is not None:
         yield StageStarted(transfer(trainer.model, trainer.setup.start[1]))
         trainer.average = MovingAverage(trainer.model, trainer.config.ema_decay)
+    if trainer.kept is not None and not resume:
+        trainer.kept.write(trainer.folder)
     with torch.backends.cudnn.flags(enabled=True, benchmark=True):
         while not trainer.finished:
             yield from trainer.epoch()

@@ -82,6 +82,24 @@ def segmentation_loss(config: TrainingConfig, *, masked: bool = False) -> Callab
     return loss
 
 
+def distillation_loss(logits: Tensor, probabilities: Tensor, labels: Tensor, classes: Sequence[int]) -> Tensor:
+    """Cross-entropy to a start model's probabilities of the voxels that are not annotated; 0 where all are.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (B, K, *grid)
+    probabilities : Tensor, shape (B, len(classes), *grid)
+        Where their sum is at most 0.5, outside of a scan or in classes that are not learned, nothing is known.
+    labels : Tensor, int64, shape (B, 1, *grid)
+    classes : sequence of int
+        Class of each probability; logits of other classes take no part.
+    """
+    known = (labels[:, 0] == IGNORED) & (probabilities.sum(1) > 0.5)
+    chosen = logits if len(classes) == logits.shape[1] else torch.stack([logits[:, k] for k in classes], 1)
+    entropy = -(probabilities * chosen.float().log_softmax(1)).sum(1)
+    return (entropy * known).sum() / known.sum().clamp_min(1)
+
+
 def sparsity_loss(gates: Sequence[SkipGate], target: float) -> Tensor | None:
     """Mean squared distance of each gate's removed fraction, in its last forward, to the target; None without gates."""
     fractions = [gate.estimate for gate in gates if gate.estimate is not None]

@@ -22,9 +22,11 @@ from prosma_core.runs.run_folder import RunFolder, history_row
 from prosma_core.training.cases import PatchSampler, TrainingCase
 from prosma_core.training.checkpoint import Progress, check_finite_state, load_state, save_state
 from prosma_core.training.cuda_graph import Graphed, compiled, graphed
+from prosma_core.training.fine_tuning import Kept, mean_weights
 from prosma_core.training.optimization import (
     MovingAverage,
     build_optimizer,
+    distillation_loss,
     learning_rate,
     segmentation_loss,
     set_rate,
@@ -40,8 +42,8 @@ IN_FLIGHT = 3
 class Trainer:
     """State of one run: network, average, optimizer and progress."""
 
-    def __init__(self, setup: Setup, device: torch.device) -> None:
-        self.setup, self.device = setup, device
+    def __init__(self, setup: Setup, device: torch.device, kept: Kept | None = None) -> None:
+        self.setup, self.device, self.kept = setup, device, kept
         self.config = setup.run.training
         self.folder = RunFolder.beside(setup.run.out)
         self.model = build_model(setup.header.model, self.config.seed)
@@ -50,6 +52,7 @@ class Trainer:
         self.model.to(device)
         self.forward = compiled(self.model) if self.config.compile else self.model.forward_deep
         self.average = MovingAverage(self.model, self.config.ema_decay)
+        self.start = {name: value.to(device) for name, value in kept.weights.items()} if kept else {}
         self.evaluated = build_model(setup.header.model).to(device)
         self.optimizer = build_optimizer(self.model, self.config)
         self.loss = segmentation_loss(self.config, masked=any(case.masked for case in setup.train))
@@ -60,7 +63,7 @@ class Trainer:
         train = setup.train
         if device.type == "cuda" and _size(train) < free_memory(device) // 3:
             train = [case.to(device) for case in train]
-        pre = setup.header.preprocess
+        pre, self.channels = setup.header.preprocess, setup.header.model.in_channels
         spacing = pre.spacing or (1.0,) * pre.dims
         self.picture = CasePicture(self.validation_subset(), spacing, setup.header.classes)
         self.sampler = PatchSampler(train, pre.tile, spacing, self.config.foreground, self.config.augment)
@@ -127,15 +130,17 @@ class Trainer:
         assert self.config.batch_size is not None
         images, labels = self.sampler.draw(self.config.batch_size, rng)
         images, labels = images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        images, probabilities = images.split([self.channels, images.shape[1] - self.channels], 1)
         images = augment_intensities(images, self.config.augment, rng)
-        loss = self.gradients(images, labels)
+        loss = self.gradients(torch.cat([images, probabilities], 1) if probabilities.shape[1] else images, labels)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         self.optimizer.step()
         self.average.update(self.model)
         return torch.stack([loss, norm])
 
     def eager_gradients(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Put the gradients of a batch into the parameters; the loss without the share of removed activations."""
+        """Put the gradients of a batch into the parameters; gives the loss on what is annotated."""
+        images, probabilities = images.split([self.channels, images.shape[1] - self.channels], 1)
         amp = self.config.amp and self.device.type == "cuda"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=amp):
             logits = self.forward(images)
@@ -144,6 +149,9 @@ class Trainer:
         if self.config.removed_target is not None:
             sparsity = sparsity_loss(self.model.skip_gates, self.config.removed_target)
             objective = loss if sparsity is None else loss + self.config.removed_weight * sparsity
+        if self.kept is not None and probabilities.shape[1] and self.config.distillation:
+            known = distillation_loss(logits[0], probabilities, labels, self.kept.classes)
+            objective = objective + self.config.distillation * known
         self.optimizer.zero_grad(set_to_none=True)
         objective.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
@@ -182,8 +190,10 @@ class Trainer:
         return [self.val[i * len(self.val) // count] for i in range(count)]
 
     def weights(self) -> Mapping[str, torch.Tensor]:
-        """The weights that count: their average, where there is one."""
-        return self.average.weights if self.config.ema_decay else self.model.state_dict()
+        """The weights that count: their average, where there is one; of fine-tuning, the mean with the start's."""
+        trained = self.average.weights if self.config.ema_decay else self.model.state_dict()
+        share = self.config.trained_share
+        return trained if share is None or not self.start else mean_weights(self.start, trained, share)
 
     def validate(
         self,
@@ -236,4 +246,5 @@ class Trainer:
 
 
 def _size(cases: Sequence[TrainingCase]) -> int:
-    return sum(c.image.nbytes + c.labels.nbytes for c in cases)
+    soft = sum(c.probabilities.nbytes for c in cases if c.probabilities is not None)
+    return soft + sum(c.image.nbytes + c.labels.nbytes for c in cases)

@@ -264,7 +264,7 @@ def test_fine_tuning_without_steps_starts_from_the_models_weights(folder: Path, 
     assert all(np.allclose(a[k], b[k], atol=1e-5) for k in a)
 
 
-def test_fine_tuning_mirrors_as_the_start_model_did_and_learns_slower_unless_told_otherwise(
+def test_fine_tuning_mirrors_as_the_start_model_did_and_has_its_own_rate_unless_told_otherwise(
     folder: Path, tmp_path: Path
 ) -> None:
     def settings_of(model: Path) -> tuple[str, float]:
@@ -272,15 +272,15 @@ def test_fine_tuning_mirrors_as_the_start_model_did_and_learns_slower_unless_tol
         return training["augment"]["mirror"], training["learning_rate"]
 
     first = tmp_path / "first.safetensors"
-    drain(train(settings(folder, first, training={"augment": {"mirror": "x"}})))
-    assert settings_of(first) == ("x", 1e-3)
+    drain(train(settings(folder, first, training={"augment": {"mirror": "x"}, "learning_rate": 2e-3})))
+    assert settings_of(first) == ("x", 2e-3)
     kept, _ = drain(train(settings(folder, tmp_path / "kept.safetensors", init=str(first))))
     assert kept.header.mirror_axes == "x"
-    assert settings_of(kept.path) == ("x", 3e-4)
-    chosen = {"augment": {"mirror": "y"}, "learning_rate": 1e-3}
+    assert settings_of(kept.path) == ("x", 1e-3)
+    chosen = {"augment": {"mirror": "y"}, "learning_rate": 3e-4}
     other, _ = drain(train(settings(folder, tmp_path / "other.safetensors", init=str(first), training=chosen)))
     assert other.header.mirror_axes == "y"
-    assert settings_of(other.path) == ("y", 1e-3)
+    assert settings_of(other.path) == ("y", 3e-4)
 
 
 def test_a_loss_that_is_not_finite_stops_at_its_step_and_keeps_the_last_good_epoch(
