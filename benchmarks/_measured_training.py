@@ -21,7 +21,7 @@ from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.training import resolve_run
 from prosma_core.data.geometry import Scan
 from prosma_core.data.labels import class_indices
-from prosma_core.events import CheckpointSaved, EpochDone, Event, drain
+from prosma_core.events import CheckpointSaved, EpochDone, Event, StageStarted, drain
 from prosma_core.inference.device import choose_device
 from prosma_core.inference.segment import Segmenter
 from prosma_core.runs.run_folder import RunFolder
@@ -85,7 +85,9 @@ def measured_training(values: dict[str, Any], cases: Pairs, title: str) -> float
         began, done = time.monotonic(), list[EpochDone]()
 
         def show(event: Event) -> None:
-            if isinstance(event, EpochDone):
+            if isinstance(event, StageStarted) and "the start model" in event.message.lower():
+                print(f"  {event.message}", flush=True)
+            elif isinstance(event, EpochDone):
                 done.append(event)
             elif isinstance(event, CheckpointSaved) and event.path != str(out):
                 minutes, path = (time.monotonic() - began) / 60, Path(place) / f"epoch{done[-1].epoch}.safetensors"

@@ -1,6 +1,7 @@
 """What fine-tuning on a few slices wins back on scans of another scanner.
 
-    python3 run.py bench other_scanner DIR/msd_hippocampus [--slices 3] [--scans 3] [--minutes 3] [--threads 2]
+    python3 run.py bench other_scanner DIR/msd_hippocampus [--slices 3] [--scans 3] [--minutes 3] [--threads 2] \
+        [--start before.safetensors] [--epochs 1 --training steps=60 trained_share=1 distillation=0]
 
 Scans of the hippocampus as a worse scanner would give them: with a strong bias field, noise, and slices twice as thick.
 The shipped model is measured on validation scans as they are and made worse, and on the latter once more after it was
@@ -49,7 +50,9 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--slices", type=int, default=3)
     parser.add_argument("--scans", type=int, default=3)
-    parser.add_argument("--learning-rate", type=float, help="Instead of the default.")
+    parser.add_argument("--start", default=MODEL, help="Model to start from.")
+    parser.add_argument("--first", type=int, default=0, help="Number of the first training scan.")
+    parser.add_argument("--training", nargs="+", default=[], metavar="NAME=VALUE", help="Settings of the training.")
     add_options(parser, minutes=3.0, cases=35)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -57,12 +60,14 @@ def main() -> None:
     rng = np.random.default_rng(0)
     clean = [read_case(folder.cases[name]) for name in folder.splits["val"][: options.cases]]
     worse = [other_scanner(image, labels, rng) for image, labels in clean]
-    before, lost = (mean_dice(find_model(MODEL), cases) for cases in (clean, worse))
-    print(f"{MODEL}, mean Dice of {len(clean)} validation scans: {before:.4f}; made worse: {lost:.4f}", flush=True)
-    rate = {"learning_rate": options.learning_rate} if options.learning_rate else {}
+    before, lost = (mean_dice(find_model(options.start), cases) for cases in (clean, worse))
+    print(
+        f"{options.start}, mean Dice of {len(clean)} validation scans: {before:.4f}; made worse: {lost:.4f}", flush=True
+    )
+    chosen = {name: float(value) for name, value in (each.split("=") for each in options.training)}
     with tempfile.TemporaryDirectory() as place:
         pairs = []
-        for name in folder.splits["train"][: options.scans]:
+        for name in folder.splits["train"][options.first : options.first + options.scans]:
             image, labels = other_scanner(*read_case(folder.cases[name]), rng)
             paths = Path(place) / f"{name}.nii.gz", Path(place) / f"{name}-labels.nii.gz"
             write_image(paths[0], image.data, image.spec)
@@ -70,10 +75,10 @@ def main() -> None:
             pairs.append(paths)
         values = {
             "pairs": pairs,
-            "init": MODEL,
+            "init": options.start,
             "device": options.device,
             "labels": {"zero": "annotated_slices", "slice_axis": "z"},
-            "training": budget(options) | rate,
+            "training": budget(options) | chosen,
         }
         title = f"fine-tuned on {options.slices} slices of each of {options.scans} scans, {options.threads} threads"
         after = measured_training(values, worse, title)

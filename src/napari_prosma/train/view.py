@@ -133,6 +133,8 @@ OPTIONS = {
     "steps": "Steps per epoch",
     "batch_size": "Patches per step",
     "learning_rate": "Learning rate",
+    "trained_share": "Share of trained weights",
+    "distillation": "Distillation weight",
     "optimizer": "Optimizer",
     "weight_decay": "Weight decay",
     "foreground": "Foreground share",
@@ -144,7 +146,13 @@ OPTIONS = {
     "keep": "Keep",
     "seed": "Seed",
 }
-NONE = {"batch_size": "planned", "removed_target": "learned", "patience": "off"}
+NONE = {
+    "batch_size": "planned",
+    "trained_share": "automatic",
+    "distillation": "automatic",
+    "removed_target": "learned",
+    "patience": "off",
+}
 
 
 class TrainAdvanced(Fold):

@@ -115,10 +115,10 @@ class TrainingConfig(Config):
     """Peak learning rate; unless one is given, fine-tuning takes 1e-3, whatever the preset."""
     trained_share: float | None = Field(default=None, ge=0, le=1)
     """Fine-tuning: share of the trained weights in the model; the rest are those of the start model (1: none of them).
-    None is chosen by the Dice of the start model on the annotated voxels: the better it is, the less is changed."""
+    None is chosen by the Dice of the start model on the annotated voxels: the better it is, the less changes."""
     distillation: float | None = Field(default=None, ge=0, le=100)
     """Fine-tuning: weight of the cross-entropy to the start model's own probabilities where nothing is annotated. None
-    is chosen as `trained_share` is."""
+    is chosen by the same Dice."""
     encoder_rate: float = Field(default=1.0, gt=0, le=1)
     """Share of the learning rate that pretrained weights of an encoder take."""
     weight_decay: float = Field(default=0.01, ge=0, le=1)

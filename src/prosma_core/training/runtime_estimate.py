@@ -238,7 +238,7 @@ def run_seconds(
     subset, every : float
         Seconds of validating the cases of an epoch, and all of them.
     fine_tuning : bool
-        The model to start from is validated too.
+        The model to start from is validated too; that it segments training cases as well is not counted.
     """
     epoch = config.steps * step + subset / config.validation_every
     training = config.epochs * epoch

@@ -130,7 +130,7 @@ class Trainer:
         assert self.config.batch_size is not None
         images, labels = self.sampler.draw(self.config.batch_size, rng)
         images, labels = images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
-        images, probabilities = images.split([self.channels, images.shape[1] - self.channels], 1)
+        images, probabilities = images[:, : self.channels], images[:, self.channels :]
         images = augment_intensities(images, self.config.augment, rng)
         loss = self.gradients(torch.cat([images, probabilities], 1) if probabilities.shape[1] else images, labels)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
@@ -140,7 +140,7 @@ class Trainer:
 
     def eager_gradients(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Put the gradients of a batch into the parameters; gives the loss on what is annotated."""
-        images, probabilities = images.split([self.channels, images.shape[1] - self.channels], 1)
+        images, probabilities = images[:, : self.channels], images[:, self.channels :]
         amp = self.config.amp and self.device.type == "cuda"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=amp):
             logits = self.forward(images)
