@@ -161,18 +161,33 @@ def test_a_share_of_zero_is_the_start_model_and_one_is_what_was_trained(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("bound", "words", "share", "weight"),
+    ("bound", "memory", "words", "share", "weight"),
     [
-        (-1.0, "corrected carefully (a quarter of the trained weights, and its own predictions where", 0.25, 1.0),
-        (2.0, "retrained (three quarters of the trained weights).", 0.75, 0.0),
+        (-1.0, 10**9, "corrected carefully (a quarter of the trained weights, and its own predictions wh", 0.25, 1.0),
+        (
+            -1.0,
+            0,
+            "(a quarter of the trained weights). The start model's predictions would take 1 MiB",
+            0.25,
+            0.0,
+        ),
+        (2.0, 10**9, "retrained (three quarters of the trained weights).", 0.75, 0.0),
     ],
 )
 def test_what_is_kept_is_chosen_by_the_start_models_dice_and_said(
-    tmp_path: Path, start: Path, monkeypatch: pytest.MonkeyPatch, bound: float, words: str, share: float, weight: float
+    tmp_path: Path,
+    start: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    bound: float,
+    memory: int,
+    words: str,
+    share: float,
+    weight: float,
 ) -> None:
     monkeypatch.setattr(fine_tuning, "GOOD", bound)
     monkeypatch.setattr(fine_tuning, "FAIR", bound)
-    result, said = drain(train(tuned(tmp_path, start)))
+    monkeypatch.setattr(fine_tuning, "free_memory", lambda _: memory)
+    result, said = drain(train(tuned(tmp_path, start, epochs=1, steps=1)))
     (sentence,) = (s for s in said if "on the annotated voxels" in s)
     assert sentence.startswith("The start model has Dice 0.")
     assert words in sentence
