@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prosma_core.config.training import TrainingConfig
 from prosma_core.data.labels import IGNORED
-from prosma_core.model.gate import SkipGate
+from prosma_core.model.gate import LINEAR, SkipGate
 from prosma_core.model.unet import UNet
 
 SMOOTH = 1e-5
@@ -87,7 +87,7 @@ def distillation_loss(logits: Tensor, probabilities: Tensor, labels: Tensor, cla
 
     Parameters
     ----------
-    logits : Tensor, shape (B, K, *grid)
+    logits : Tensor, shape (B, K, *grid of the finest level)
     probabilities : Tensor, shape (B, len(classes), *grid)
         Where their sum is at most 0.5, outside of a scan or in classes that are not learned, nothing is known.
     labels : Tensor, int64, shape (B, 1, *grid)
@@ -96,6 +96,8 @@ def distillation_loss(logits: Tensor, probabilities: Tensor, labels: Tensor, cla
     """
     known = (labels[:, 0] == IGNORED) & (probabilities.sum(1) > 0.5)
     chosen = logits if len(classes) == logits.shape[1] else torch.stack([logits[:, k] for k in classes], 1)
+    if chosen.shape[2:] != labels.shape[2:]:  # the finest level is coarser than the scan
+        chosen = F.interpolate(chosen.float(), labels.shape[2:], mode=LINEAR[labels.ndim - 2])
     entropy = -(probabilities * chosen.float().log_softmax(1)).sum(1)
     return (entropy * known).sum() / known.sum().clamp_min(1)
 

@@ -93,6 +93,16 @@ def test_the_better_the_start_model_the_less_is_changed(dice: float, chosen: tup
     assert choose_by(dice) == chosen
 
 
+def test_logits_coarser_than_the_scan_are_compared_on_its_grid() -> None:
+    coarse = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    soft = torch.rand(1, 2, 8, 8, generator=torch.Generator().manual_seed(1)).softmax(1)
+    labels = torch.full((1, 1, 8, 8), IGNORED)
+    fine = torch.nn.functional.interpolate(coarse, (8, 8), mode="bilinear")
+    torch.testing.assert_close(
+        distillation_loss(coarse, soft, labels, (0, 1)), distillation_loss(fine, soft, labels, (0, 1))
+    )
+
+
 def test_targets_reach_only_what_is_not_annotated_and_only_classes_that_the_start_model_has() -> None:
     logits = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0), requires_grad=True)
     labels = torch.full((2, 1, 6, 6), IGNORED)
