@@ -43,7 +43,7 @@ def plan_preprocess(
     channel_names : tuple of str
         From the data set, or empty.
     side : int, optional
-        Pictures, whose pixels have no size, are brought to this longest side, if what is labelled stays large enough.
+        Larger pictures, whose pixels have no size, are brought to this longest side, if what is labelled stays large.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def plan_preprocess(
     oriented = all(p.oriented for p in prints)
     orientation = options.orientation or ("RAS" if oriented else "keep")
     usual = int(np.median([max(p.shape) for p in prints]))
-    whole = side is not None and unit == "pixel" and _stay_large(prints, side)
+    whole = side is not None and unit == "pixel" and usual > side and _stay_large(prints, side)
     resample = options.resample or ("longest_side" if whole else _choose_resample(prints, unit, dims))
     longest = options.longest_side or (side if whole else usual)
     spacing = options.spacing or target_spacing([p.spacing for p in prints], [p.shape for p in prints])

@@ -222,6 +222,12 @@ def test_pictures_are_made_smaller_only_where_objects_stay_large(diameter: float
     assert (pre.resample == "longest_side") == (side is not None)
 
 
+def test_small_pictures_are_not_made_larger() -> None:
+    run = with_defaults(run_of(), PRETRAINED["balanced"])
+    pre, _, _ = plan_run([case((48, 64), (1.0, 1.0), "pixel", object_size=30.0)], 2, 2, run, (), 64 * GIB)
+    assert (pre.resample, pre.tile) == ("none", (64, 64))
+
+
 def test_very_small_pictures_get_a_network_all_the_same() -> None:
     run = run_of(network={"encoder": "residual"})
     pre, model, _ = plan_run([case((6, 6), (1.0, 1.0), "pixel")], 2, 2, run, (), 64 * GIB)
