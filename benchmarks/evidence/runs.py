@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evidence.experiment import Experiment
-from prosma_core.config.training import resolve_run
+from prosma_core.config.training import merge, resolve_run
 
 Phase = Literal["tune", "judge"]
 Result = dict[str, Any]
@@ -22,6 +22,9 @@ HOW_IT_RUNS = {"run.training.compile", "run.training.graph"}
 """Settings that change the time of a step, not what it computes."""
 ADDED: dict[str, Any] = {
     "run.gate.offset": 0.0,
+    "run.network.encoder": "residual",
+    "run.training.augment.shift": 0.0,
+    "run.training.encoder_rate": 1.0,
     "run.training.augment.p_bias": 0.0,
     "run.validation": [],
     "run.voxel_size": None,
@@ -47,7 +50,8 @@ class Run:
     def values(self) -> dict[str, Any]:
         """Values of its `RunConfig`, but for data, place and device."""
         tuning = self.experiment.tuning_steps if self.phase == "tune" else None
-        return self.experiment.values(self.row, self.rate, self.seed, tuning or self.experiment.steps)
+        values = self.experiment.values(self.row, self.rate, self.seed, tuning or self.experiment.steps)
+        return merge({"network": {"encoder": "residual"}}, values)
 
     @property
     def config(self) -> dict[str, Any]:

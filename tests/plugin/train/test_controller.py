@@ -566,9 +566,9 @@ def test_the_learning_rate_shown_is_the_one_of_fine_tuning_and_that_of_new_model
     image, labels = annotated(widget.viewer)
     widget.controller.fine_tune(image, labels, widget.model("phantom-3d"))
     assert shown[-1].learning_rate == FINE_TUNING_RATE
-    widget.controller.choose_options(shown[-1].replace(learning_rate=1e-3))
+    widget.controller.choose_options(shown[-1].replace(learning_rate=5e-4))
     training = widget.start().prepared().run.training
-    assert training.learning_rate == 1e-3
+    assert training.learning_rate == 5e-4
     assert "learning_rate" in training.model_fields_set
     widget.controller.choose_start(None)
     widget.controller.restore_defaults()
