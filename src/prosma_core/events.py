@@ -72,6 +72,27 @@ class EpochDone:
     best: bool = False
     seconds: float = 0.0
     seconds_left: float | None = None
+    dice_on: str = ""
+    """What the Dice is measured on, in words."""
+
+
+@dataclass(frozen=True)
+class InterimDone:
+    """In the middle of an epoch, for a preview: a model file with the weights of this step, and its mean Dice."""
+
+    epoch: int
+    step: int
+    model: str
+    mean_dice: float | None
+    dice_on: str = ""
+
+
+@dataclass(frozen=True)
+class LabelsTaken:
+    """Labels that changed while training runs are learned from this epoch on: the names of their cases."""
+
+    epoch: int
+    cases: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -87,6 +108,9 @@ class PreviewDone:
 
     epoch: int
     seconds: float
+    mean_dice: float | None = None
+    dice_on: str = ""
+    """What the Dice is measured on, in words."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +138,8 @@ Event = (
     | SlabDone
     | StepDone
     | EpochDone
+    | InterimDone
+    | LabelsTaken
     | CheckpointSaved
     | PreviewDone
     | CaseDone

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from prosma_core.engine.messages import (
     Failed,
     Finished,
     Listener,
+    LiveLabels,
     Message,
     PlanRequest,
     PreviewScan,
@@ -56,6 +57,7 @@ class Job:
         listener: Listener,
         cancel: Callable[[Job], None],
         preview: Callable[[Job, ScanRef | None], None],
+        live: Callable[[Job, LiveLabels], None],
     ) -> None:
         self.child, self.number = child, number
         self.scans = scans_of(request)
@@ -64,7 +66,7 @@ class Job:
         self.over = threading.Event()
         self._telling = threading.RLock()
         self.timer: threading.Timer | None = None
-        self._listener, self._cancel, self._preview = listener, cancel, preview
+        self._listener, self._cancel, self._preview, self._live = listener, cancel, preview, live
 
     def cancel(self) -> None:
         """Ask it to stop; where it does not within the grace time, its process is killed. `Cancelled` follows."""
@@ -84,6 +86,24 @@ class Job:
             The message is too long.
         """
         self._preview(self, scan)
+
+    def learn(self, changed: Mapping[Path, Path], *, wait: bool) -> None:
+        """Let a training learn labels that changed while it runs; it says `LabelsTaken`, or why it does not take them.
+
+        Parameters
+        ----------
+        changed : mapping of Path to Path
+            By the label file in the run folder, the file that takes its place; it is gone afterwards.
+        wait : bool
+            Whether the training waits for new labels when its budget is used, instead of ending.
+
+        Raises
+        ------
+        EngineError
+            The message is too long.
+        """
+        files = {str(label): str(new) for label, new in changed.items()}
+        self._live(self, LiveLabels(live=self.number, changed=files, wait=wait))
 
     def tell(self, message: Message) -> None:
         """Hand a message to the listener, unless it has had its last one; what that raises is logged."""
@@ -338,7 +358,7 @@ class Engine:
             raise EngineError(msg)
         child = self._living_child()
         self._check_idle(child)
-        job = Job(child, next(self._numbers), request, listener, self._cancel, self._preview)
+        job = Job(child, next(self._numbers), request, listener, self._cancel, self._preview, self._learn)
         child.send(Ask(job=job.number, request=request))
         self._jobs[child] = job
         threading.Thread(target=self._watch, args=(job,), name="prosma-engine-watch", daemon=True).start()
@@ -374,6 +394,11 @@ class Engine:
             job.child.send(PreviewScan(preview=job.number, scan=scan))
             if before != job.scans:
                 self._release(*before)
+
+    def _learn(self, job: Job, labels: LiveLabels) -> None:
+        with self._lock:
+            if self._jobs.get(job.child) is job and not job.cancelled:
+                job.child.send(labels)
 
     def _enforce(self, job: Job) -> None:
         with self._lock:

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ from prosma_core.engine.messages import (
     WhatIfResult,
 )
 from prosma_core.errors import DeviceError, EngineError, GeometryError, ProsmaError
-from prosma_core.events import EpochDone, Event, PreviewDone, StageStarted, TileDone, Working, relay
+from prosma_core.events import EpochDone, Event, InterimDone, PreviewDone, StageStarted, TileDone, Working, relay
 from prosma_core.inference.cpu_tuning import start_threads
 from prosma_core.inference.device import DeviceChoice, choose_device, name_memory_errors, prepare_device
 from prosma_core.inference.results import Allocate
@@ -49,6 +49,7 @@ from prosma_core.inspection.whatif import segment_unchanged, what_if
 from prosma_core.io.images import read_image
 from prosma_core.runs.run_folder import RunFolder, check_new_run, check_run_targets, resumed_settings
 from prosma_core.runs.run_state import format_before_after
+from prosma_core.training.live import LiveInput, PreviewClock, discard
 from prosma_core.training.loop import train
 from prosma_core.training.runtime_estimate import estimate, expected_seconds
 
@@ -106,8 +107,16 @@ class Watcher:
         self._scan: Scan | None = None
         self._labels: NDArray[Any] | None = None
         self._refused: ScanRef | None = None
+        self._took = self._ended = 0.0
 
-    def segment_preview(self, model: Path, epoch: int) -> Generator[Event, None, None]:
+    @property
+    def rests(self) -> bool:
+        """Whether another preview, so soon after the last, would hold up the training."""
+        return time.monotonic() < self._ended + PreviewClock.SHARE * self._took
+
+    def segment_preview(
+        self, model: Path, epoch: int, mean_dice: float | None = None, dice_on: str = ""
+    ) -> Generator[Event, None, None]:
         """Segment the watched scan, if any, with a model file; what goes wrong is said once for each scan."""
         ref, began = self._watched(), time.monotonic()
         if ref != self._ref:
@@ -116,7 +125,8 @@ class Watcher:
             return
         try:
             if (yield from self._segment(ref, model, epoch)):
-                yield PreviewDone(epoch, time.monotonic() - began)
+                self._took, self._ended = time.monotonic() - began, time.monotonic()
+                yield PreviewDone(epoch, self._took, mean_dice, dice_on)
         except Exception as error:  # noqa: BLE001  (whatever it is, the training is worth more than its preview)
             reason = str(error) if isinstance(error, ProsmaError) else f"{type(error).__name__}: {error}"
             _LOG.warning("The preview failed", exc_info=True)
@@ -144,15 +154,23 @@ class Watcher:
         return self._labels
 
 
-def serve_training(request: TrainRequest, allocate: Allocate, watched: Watched) -> Generator[Event, None, TrainResult]:
-    """Train, and segment the watched scan after each validation.
+class Input(LiveInput, Protocol):
+    """What reaches a job while it runs."""
+
+    @property
+    def watched(self) -> Watched:
+        """The scan to segment while a model is trained."""
+
+
+def serve_training(request: TrainRequest, allocate: Allocate, live: Input) -> Generator[Event, None, TrainResult]:
+    """Train, and segment the watched scan after each validation, and sooner at first and after new labels.
 
     Parameters
     ----------
     request : TrainRequest
     allocate : callable
         Gives the array of the watched scan's classes.
-    watched : callable
+    live : Input
 
     Raises
     ------
@@ -163,14 +181,20 @@ def serve_training(request: TrainRequest, allocate: Allocate, watched: Watched) 
     run = _run(request)
     folder = RunFolder.beside(run.out)
     choice = yield from prepare_device(run.device)
-    watcher = Watcher(watched, allocate, choice.device)
+    watcher = Watcher(live.watched, allocate, choice.device)
 
     def watch(event: Event) -> Iterator[Event]:
         yield event
-        if isinstance(event, EpochDone) and event.dice is not None:
-            yield from watcher.segment_preview(folder.last, event.epoch)
+        if isinstance(event, EpochDone) and event.dice is not None and not (live.waits and watcher.rests):
+            yield from watcher.segment_preview(folder.last, event.epoch, event.mean_dice, event.dice_on)
+        elif isinstance(event, InterimDone):
+            yield from watcher.segment_preview(Path(event.model), event.epoch, event.mean_dice, event.dice_on)
 
-    result = yield from relay(train(run, resume=request.resume), watch)
+    try:
+        result = yield from relay(train(run, resume=request.resume, live=live), watch)
+    finally:
+        changed, late = live.take()
+        discard([*changed.values(), *late])
     dice = result.validation.dice
     return TrainResult(
         model=str(result.path),
@@ -338,7 +362,7 @@ class Services:
         self._unchanged = Unchanged()
         self._untidy = False
 
-    def run(self, request: Request, allocate: Allocate, watched: Watched) -> Generator[Event, None, Result]:
+    def run(self, request: Request, allocate: Allocate, live: Input) -> Generator[Event, None, Result]:
         """Serve a request.
 
         Parameters
@@ -346,8 +370,8 @@ class Services:
         request : SegmentRequest, InspectRequest, WhatIfRequest, TrainRequest, PlanRequest or TimesRequest
         allocate : callable
             Gives the arrays of the result.
-        watched : callable
-            Gives the scan to segment while a model is trained.
+        live : Input
+            Of a training.
 
         Raises
         ------
@@ -366,7 +390,7 @@ class Services:
             self._unchanged.forget()
             if isinstance(request, PlanRequest):
                 return (yield from serve_plan(request))
-            return (yield from serve_training(request, allocate, watched))
+            return (yield from serve_training(request, allocate, live))
 
     def tidy(self) -> None:
         """Give the memory of a training back, when nothing of it is in use any more."""

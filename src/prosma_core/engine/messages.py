@@ -89,6 +89,17 @@ class PreviewScan(Config):
     scan: ScanRef | None
 
 
+class LiveLabels(Config):
+    """Client to child: labels of a training that changed while it runs, and whether it waits for more at its end."""
+
+    live: int
+    """The training's job."""
+    changed: dict[str, str] = Field(default_factory=dict)
+    """By the label file of the run, the file that takes its place; the child removes it."""
+    wait: bool
+    """Whether the training waits for new labels when its budget is used, instead of ending."""
+
+
 class Ready(Config):
     """Child to client, once: it is there."""
 
@@ -224,7 +235,7 @@ Reply = Ready | Received | Said
 
 REPLY: TypeAdapter[Reply] = TypeAdapter(Annotated[Reply, Field(discriminator="kind")])
 """Reads a line of the child."""
-ASK: TypeAdapter[Ask | Cancel | PreviewScan] = TypeAdapter(Ask | Cancel | PreviewScan)
+ASK: TypeAdapter[Ask | Cancel | PreviewScan | LiveLabels] = TypeAdapter(Ask | Cancel | PreviewScan | LiveLabels)
 """Reads a line of the client."""
 
 

@@ -21,6 +21,7 @@ from prosma_core.engine.messages import (
     Cancelled,
     Failed,
     Finished,
+    LiveLabels,
     PreviewScan,
     Received,
     Reply,
@@ -34,6 +35,53 @@ from prosma_core.errors import DeviceError, EngineError, ProsmaError
 
 if TYPE_CHECKING:
     from prosma_core.engine.handlers import Services
+
+
+class Inbox:
+    """What a client says to a running training: a `LiveInput`. Filled on one thread, emptied on another.
+
+    Parameters
+    ----------
+    watched : callable
+        Gives the scan that is to be segmented while a model is trained, as things are now.
+    """
+
+    def __init__(self, watched: Callable[[], ScanRef | None]) -> None:
+        self.watched = watched
+        self._changing = threading.Lock()
+        self._changed: dict[Path, Path] = {}
+        self._late: list[Path] = []
+        self._wait = False
+
+    @property
+    def waits(self) -> bool:
+        """Whether the training waits for new labels when its budget is used."""
+        return self._wait
+
+    @property
+    def pending(self) -> bool:
+        """Whether there are new labels."""
+        return bool(self._changed)
+
+    @property
+    def wants_preview(self) -> bool:
+        """Whether anybody looks at what the model does."""
+        return self.watched() is not None
+
+    def put(self, message: LiveLabels) -> None:
+        """Take what the client says; of two files for the same labels the later one counts."""
+        with self._changing:
+            self._wait = message.wait
+            for label, new in message.changed.items():
+                if (before := self._changed.pop(Path(label), None)) is not None:
+                    self._late.append(before)
+                self._changed[Path(label)] = Path(new)
+
+    def take(self) -> tuple[dict[Path, Path], list[Path]]:
+        """Labels that changed, by the file they replace, and files that a later one has replaced already."""
+        with self._changing:
+            taken, self._changed, late, self._late = self._changed, {}, self._late, []
+        return taken, late
 
 
 class Server:
@@ -56,6 +104,7 @@ class Server:
         self._waiting: set[int] = set()
         self._cancelled: set[int] = set()
         self._preview: PreviewScan | None = None
+        self._inboxes: dict[int, Inbox] = {}
 
     def listen(self, requests: BinaryIO) -> None:
         """Take requests until the client is gone."""
@@ -67,10 +116,14 @@ class Server:
                 continue
             if isinstance(message, Ask):
                 self._send(Received(job=message.job))
+                self._inboxes = {message.job: Inbox(self._watched(message))}  # there is one job at a time
                 self._waiting.add(message.job)
                 self._asked.put(message)
             elif isinstance(message, PreviewScan):
                 self._preview = message
+            elif isinstance(message, LiveLabels):
+                if message.live in self._inboxes:
+                    self._inboxes[message.live].put(message)
             elif self._claim(message.cancel):  # answered here: the other thread may still import torch
                 self._send(Said.of(message.cancel, Cancelled()))
             else:
@@ -125,13 +178,8 @@ class Server:
             self._send(Said.of_array(ask.job, name, shared.ref))
             return shared.array
 
-        def watched() -> ScanRef | None:
-            said, request = self._preview, ask.request
-            if said is not None and said.preview == ask.job:
-                return said.scan
-            return request.preview if isinstance(request, TrainRequest) else None
-
-        work = services.run(ask.request, allocate, watched)
+        inbox = self._inboxes.get(ask.job) or Inbox(self._watched(ask))
+        work = services.run(ask.request, allocate, inbox)
         while ask.job not in self._cancelled:
             try:
                 event = next(work)
@@ -140,6 +188,17 @@ class Server:
             self._send(Said.of(ask.job, event))
         work.close()
         return Cancelled()
+
+    def _watched(self, ask: Ask) -> Callable[[], ScanRef | None]:
+        """What gives the scan that is watched while a job runs."""
+
+        def watched() -> ScanRef | None:
+            said, request = self._preview, ask.request
+            if said is not None and said.preview == ask.job:
+                return said.scan
+            return request.preview if isinstance(request, TrainRequest) else None
+
+        return watched
 
 
 def _not_understood(line: bytes, error: ValidationError) -> Said:

@@ -69,7 +69,8 @@ def resumed_settings(folder: RunFolder, given: dict[str, Any], more_epochs: int 
             )
             raise ConfigError(msg)
     if more_epochs is not None:
-        values["training"] |= {"epochs": folder.epochs_done() + more_epochs, "minutes": None, "patience": None}
+        before = int(folder.progress().get("budget_epoch", 0))
+        values["training"] |= {"epochs": folder.epochs_done() - before + more_epochs, "minutes": None, "patience": None}
     return values
 
 
@@ -133,6 +134,11 @@ class RunFolder:
         return self.root / "last.safetensors"
 
     @property
+    def interim(self) -> Path:
+        """Model of a step in the middle of an epoch, for a preview."""
+        return self.root / "interim.safetensors"
+
+    @property
     def start(self) -> Path:
         """Model that fine-tuning started from, of which it keeps a part."""
         return self.root / "start.safetensors"
@@ -165,7 +171,8 @@ class RunFolder:
     def clear(self) -> None:
         """Remove what an earlier run has reached; raises `OutputError` where it cannot be removed."""
         pictures = self.picture(0).parent.glob("epoch-*.png")
-        reached = [self.state, self.previous_state, self.best, self.last, self.start, self.before_after, self.history]
+        models = [self.best, self.last, self.interim, self.start]
+        reached = [self.state, self.previous_state, *models, self.before_after, self.history]
         remove([*reached, *pictures])
 
     def write_settings(self, run: RunConfig, splits: dict[str, Any]) -> None:
@@ -406,7 +413,7 @@ def check_run_targets(run: RunConfig, *, resume: bool = False) -> None:
         with contextlib.suppress(ProsmaError):  # said where it is read
             sources.append(find_model(run.init))
     plan, folder = OutputPlan(sources), RunFolder.beside(run.out)
-    models = [folder.best, folder.last, folder.start]
+    models = [folder.best, folder.last, folder.interim, folder.start]
     reached = [*models, folder.history, folder.before_after, *sorted(folder.root.glob("state*"))]
     settings = [folder.run_yaml, folder.splits, folder.root / "command.txt"]
     for target in (run.out, *settings, *reached, folder.picture(0).parent):

@@ -378,6 +378,7 @@ def run_state(folder: RunFolder) -> RunState:
     progress = folder.progress() if folder.states() else {}
     epoch, seconds = int(progress.get("epoch", 0)), float(progress.get("elapsed", 0.0))
     best_epoch = int(progress.get("best_epoch", 0))
+    before, earlier = int(progress.get("budget_epoch", 0)), float(progress.get("budget_seconds", 0.0))
     written, by = folder.model.is_file(), holder(folder)
     validated: list[float] = []
     with contextlib.suppress(TrainingError):  # the run can go on without it
@@ -388,11 +389,11 @@ def run_state(folder: RunFolder) -> RunState:
         name=run.name or folder.root.stem,
         out=folder.model,
         epochs_done=epoch,
-        epochs=run.training.epochs,
+        epochs=before + run.training.epochs,
         minutes_spent=seconds / 60,
         minutes=run.training.minutes,
         dice=(validated[-1] if run.training.keep == "last" else max(validated)) if validated else None,
-        finished=written and run.training.finished(epoch, seconds, best_epoch),
+        finished=written and run.training.finished(epoch - before, seconds - earlier, max(0, best_epoch - before)),
         start=run.init,
         model_written=written,
         held_out=_held_out(folder),

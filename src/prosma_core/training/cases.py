@@ -46,6 +46,8 @@ class TrainingCase:
         outside the scan. None where patches may lie anywhere.
     probabilities : Tensor or None, float16, shape (K, *grid)
         Of a start model, for some classes; None where they are not wanted.
+    scan : str
+        Name of the case that it is a frame of.
     """
 
     name: str
@@ -54,6 +56,7 @@ class TrainingCase:
     points: list[Tensor]
     annotated: Tensor | None = None
     probabilities: Tensor | None = None
+    scan: str = ""
 
     @cached_property
     def present(self) -> frozenset[int]:
@@ -112,6 +115,7 @@ def prepare_case(
             torch.from_numpy(target),
             [p for p in points if len(p)],
             _some_points(target != IGNORED, rng) if labels.sparse else None,
+            scan=name,
         )
 
 

@@ -33,6 +33,9 @@ class Progress:
     best_dice : float
         Best mean validation Dice, -1 before the first.
     best_epoch : int
+    budget_epoch : int
+    budget_seconds : float
+        Epochs and seconds trained before the budget began to count anew, because labels changed.
     history : list of dict
         Rows of history.csv.
     """
@@ -41,6 +44,8 @@ class Progress:
     elapsed: float = 0.0
     best_dice: float = -1.0
     best_epoch: int = 0
+    budget_epoch: int = 0
+    budget_seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
 
 

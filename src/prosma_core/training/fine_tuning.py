@@ -185,18 +185,9 @@ def _predicted(
     if not wanted:
         return None, cases
     yield StageStarted("Segmenting the training cases with the start model.")
-    cuda = device.type == "cuda"
-    predictor = TiledPredictor(
-        network,
-        setup.header.preprocess.tile,
-        device,
-        overlap=InferenceConfig().overlap,
-        batch_size=4 if cuda else 1,
-        amp=training.amp and cuda,
-    )
+    predictor = _predictor(setup, network, device)
     counts = torch.zeros(2, len(setup.header.classes), dtype=torch.int64)  # twice the overlap, and both sizes
     here = torch.zeros(len(setup.header.classes), dtype=torch.bool)
-    sources = list(common)
     for i in wanted:
         logits = yield from predictor.predict(cases[i].image, device)
         if not bool(torch.isfinite(logits).all()):
@@ -209,13 +200,45 @@ def _predicted(
             counts[:, k] += torch.tensor([2 * int((p & r).sum()), int(p.sum()) + int(r.sum())])
             here[k] |= bool(r.any())
         if cases[i].masked and training.distillation != 0:
-            soft = logits.softmax(0)
-            to = torch.tensor([classes.index(common[k]) for k in sources], device=soft.device)
-            known = soft.new_zeros(len(classes), *soft.shape[1:]).index_add_(0, to, soft[sources])
-            cases[i] = replace(cases[i], probabilities=known.half().cpu())
+            cases[i] = replace(cases[i], probabilities=_known(logits, common, classes))
         yield Working(f"Segmented {cases[i].name}")
     scores = (counts[0] / counts[1].clamp_min(1))[here]
     return (float(scores.mean()) if len(scores) else None), cases
+
+
+def start_probabilities(
+    setup: Setup, kept: Kept, cases: Sequence[TrainingCase], device: torch.device
+) -> Generator[Event, None, list[TrainingCase]]:
+    """Cases with the start model's probabilities, as far as they are masked and have none; yields after each tile."""
+    common = {0: 0, **common_classes(kept.header.classes, setup.header.classes)}
+    predictor, found = None, list(cases)
+    for i, case in enumerate(cases):
+        if not case.masked or case.probabilities is not None:
+            continue
+        if predictor is None:
+            predictor = _predictor(setup, model_from(kept.header.model, kept.arrays).to(device), device)
+        logits = yield from predictor.predict(case.image, device)
+        found[i] = replace(case, probabilities=_known(logits, common, kept.classes))
+    return found
+
+
+def _predictor(setup: Setup, network: UNet, device: torch.device) -> TiledPredictor:
+    cuda = device.type == "cuda"
+    return TiledPredictor(
+        network,
+        setup.header.preprocess.tile,
+        device,
+        overlap=InferenceConfig().overlap,
+        batch_size=4 if cuda else 1,
+        amp=setup.run.training.amp and cuda,
+    )
+
+
+def _known(logits: Tensor, common: Mapping[int, int], classes: Sequence[int]) -> Tensor:
+    """Probabilities of the new classes, from logits of the start model's."""
+    soft, sources = logits.softmax(0), list(common)
+    to = torch.tensor([classes.index(common[k]) for k in sources], device=soft.device)
+    return soft.new_zeros(len(classes), *soft.shape[1:]).index_add_(0, to, soft[sources]).half().cpu()
 
 
 def _chosen(training: TrainingConfig, dice: float | None, *, same: bool) -> TrainingConfig:

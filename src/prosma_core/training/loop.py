@@ -21,6 +21,7 @@ from prosma_core.printable import counted
 from prosma_core.runs.run_folder import RunFolder, check_run_targets
 from prosma_core.runs.run_state import format_before_after, run_lock
 from prosma_core.training.fine_tuning import keep_start
+from prosma_core.training.live import LiveInput, wait_for_labels
 from prosma_core.training.optimization import MovingAverage
 from prosma_core.training.prepare import prepare_run
 from prosma_core.training.split import Split
@@ -50,7 +51,9 @@ class TrainingResult:
     held_out: str = ""
 
 
-def train(run: RunConfig, *, resume: bool = False) -> Generator[Event, None, TrainingResult]:
+def train(
+    run: RunConfig, *, resume: bool = False, live: LiveInput | None = None
+) -> Generator[Event, None, TrainingResult]:
     """Train a model and write it to ``run.out``; everything else goes to the run folder beside it.
 
     Parameters
@@ -59,6 +62,8 @@ def train(run: RunConfig, *, resume: bool = False) -> Generator[Event, None, Tra
     resume : bool
         Go on from the run folder's state, with its cases; on a CPU, and without a limit of minutes, the result is the
         same to the bit as if it had never stopped. `run` must be the folder's own (see `resumed_settings`).
+    live : LiveInput, optional
+        Labels that change meanwhile are learned at once, and kept in the run folder; the budget counts anew from then.
 
     Raises
     ------
@@ -77,7 +82,7 @@ def train(run: RunConfig, *, resume: bool = False) -> Generator[Event, None, Tra
         with training_memory(choice.device):
             setup = yield from prepare_run(run, choice.device, split)
             setup, kept = yield from keep_start(setup, choice.device, resume=resume)
-            return (yield from _run(Trainer(setup, choice.device, kept), resume))
+            return (yield from _run(Trainer(setup, choice.device, kept, live), resume))
 
 
 @contextmanager
@@ -112,8 +117,13 @@ def _run(trainer: Trainer, resume: bool) -> Generator[Event, None, TrainingResul
     if trainer.kept is not None and not resume:
         trainer.kept.write(trainer.folder)
     with torch.backends.cudnn.flags(enabled=True, benchmark=True):
-        while not trainer.finished:
-            yield from trainer.epoch()
+        while True:
+            if not trainer.finished:
+                yield from trainer.epoch()
+            elif (yield from wait_for_labels(trainer.live)):
+                yield from trainer.learn_new_labels()
+            else:
+                break
         return (yield from _finish(trainer))
 
 

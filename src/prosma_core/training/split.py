@@ -26,6 +26,7 @@ FEW_HELD_OUT = 5
 """With fewer scans or slices held out, the last weights are kept: the best ones on so few are best by chance."""
 
 Kind = Literal["cases", "slices", "none held out"]
+Part = Literal["train", "val"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,11 @@ class Split:
         """What is held out, or would be, in one word."""
         return "case" if self.kind == "cases" else "slice"
 
+    @property
+    def measured_on(self) -> str:
+        """What is validated on, in words."""
+        return {"cases": "validation scans", "slices": "held-out slices"}.get(self.kind, "training slices")
+
     def keep(self, validation_cases: int) -> Literal["best", "last"]:
         """Weights to keep: the last where each validation sees too little to choose any by.
 
@@ -81,7 +87,7 @@ class Split:
         seen = min(self.held_out, validation_cases) if self.kind == "cases" else self.held_out
         return "last" if seen < FEW_HELD_OUT else "best"
 
-    def part(self, key: Literal["train", "val"], name: str, labels: Annotation) -> Annotation:
+    def part(self, key: Part, name: str, labels: Annotation) -> Annotation:
         """The labels of a case that may be seen in training, or those that are validated on."""
         if name not in self.held:
             return labels

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,7 +15,7 @@ import torch
 from prosma_core.config.model import ModelHeader
 from prosma_core.data.augment import augment_intensities
 from prosma_core.errors import DivergedError
-from prosma_core.events import CheckpointSaved, EpochDone, Event, StepDone
+from prosma_core.events import CheckpointSaved, EpochDone, Event, InterimDone, StepDone
 from prosma_core.inference.device import free_memory
 from prosma_core.io.bundle import save_bundle
 from prosma_core.model.gate_hooks import estimate_removed
@@ -22,7 +25,8 @@ from prosma_core.runs.run_folder import RunFolder, history_row
 from prosma_core.training.cases import PatchSampler, TrainingCase
 from prosma_core.training.checkpoint import Progress, check_finite_state, load_state, save_state
 from prosma_core.training.cuda_graph import Graphed, compiled, graphed
-from prosma_core.training.fine_tuning import Kept, mean_weights
+from prosma_core.training.fine_tuning import Kept, mean_weights, start_probabilities
+from prosma_core.training.live import LiveInput, PreviewClock, discard, take_labels
 from prosma_core.training.optimization import (
     MovingAverage,
     build_optimizer,
@@ -33,8 +37,11 @@ from prosma_core.training.optimization import (
     sparsity_loss,
 )
 from prosma_core.training.prepare import Setup
-from prosma_core.training.validate import CasePicture, Validation, training_summary, validate
+from prosma_core.training.split import Part
+from prosma_core.training.validate import CasePicture, Validation, training_summary, validate, validate_start
 
+FEW_VOXELS = 1_000_000
+"""Voxels that are validated in the middle of an epoch."""
 IN_FLIGHT = 3
 """Steps whose loss is not read yet: reading at once would make a GPU wait for every step."""
 
@@ -42,8 +49,11 @@ IN_FLIGHT = 3
 class Trainer:
     """State of one run: network, average, optimizer and progress."""
 
-    def __init__(self, setup: Setup, device: torch.device, kept: Kept | None = None) -> None:
-        self.setup, self.device, self.kept = setup, device, kept
+    def __init__(
+        self, setup: Setup, device: torch.device, kept: Kept | None = None, live: LiveInput | None = None
+    ) -> None:
+        self.setup, self.device, self.kept, self.live = setup, device, kept, live
+        self._clock: PreviewClock | None = None
         self.config = setup.run.training
         self.folder = RunFolder.beside(setup.run.out)
         self.model = build_model(setup.header.model, self.config.seed)
@@ -55,27 +65,80 @@ class Trainer:
         self.start = {name: value.to(device) for name, value in kept.weights.items()} if kept else {}
         self.evaluated = build_model(setup.header.model).to(device)
         self.optimizer = build_optimizer(self.model, self.config)
-        self.loss = segmentation_loss(self.config, masked=any(case.masked for case in setup.train))
         self.gradients = graphed(self.eager_gradients, self.config, device)
         self.progress = Progress()
         self.before: dict[str, float] | None = None
-        self.val = setup.val
-        train = setup.train
-        if device.type == "cuda" and _size(train) < free_memory(device) // 3:
-            train = [case.to(device) for case in train]
-        pre, self.channels = setup.header.preprocess, setup.header.model.in_channels
-        spacing = pre.spacing or (1.0,) * pre.dims
-        self.picture = CasePicture(self.validation_subset(), spacing, setup.header.classes)
-        self.sampler = PatchSampler(train, pre.tile, spacing, self.config.foreground, self.config.augment)
+        self.channels = setup.header.model.in_channels
+        self._use_cases()
         if self.config.removed_target is not None:
             estimate_removed(self.model.skip_gates)
+
+    def _use_cases(self) -> None:
+        """Draw patches from the training cases, and validate on the validation cases, as they are now."""
+        train, self.val = self.setup.train, self.setup.val
+        pre = self.setup.header.preprocess
+        spacing = pre.spacing or (1.0,) * pre.dims
+        self.loss = segmentation_loss(self.config, masked=any(case.masked for case in train))
+        if self.device.type == "cuda" and _size(train) < free_memory(self.device) // 3:
+            train = [case.to(self.device) for case in train]
+        self.picture = CasePicture(self.validation_subset(), spacing, self.setup.header.classes)
+        self.sampler = PatchSampler(train, pre.tile, spacing, self.config.foreground, self.config.augment)
+
+    def cases_of(self, part: Part, scan: str) -> list[TrainingCase]:
+        """Frames of a scan that are trained or validated on."""
+        return [case for case in (self.setup.train if part == "train" else self.setup.val) if case.scan == scan]
+
+    def with_probabilities(self, cases: Sequence[TrainingCase]) -> Generator[Event, None, list[TrainingCase]]:
+        """Frames with what the start model says of them, where that is learned, too."""
+        known = {c.name: c.probabilities for c in self.setup.train if c.probabilities is not None}
+        cases = [replace(c, probabilities=known.get(c.name)) if c.masked else c for c in cases]
+        if self.kept is None or not self.config.distillation:
+            return cases
+        return (yield from start_probabilities(self.setup, self.kept, cases, self.device))
+
+    def take(self, scan: str, parts: Mapping[Part, Sequence[TrainingCase]]) -> Generator[Event, None, None]:
+        """Put other frames of a scan, which have other labels, into the places of those before."""
+        for part, new in parts.items():
+            names = getattr(self.setup.split, part)
+            cases = [c for name in names for c in (new if name == scan else self.cases_of(part, name))]
+            self.setup = replace(self.setup, **{part: cases})
+        self._release_graph()  # it holds the loss of what is annotated, or not
+        self._use_cases()
+        if "val" not in parts:
+            return
+        self.progress.best_dice, self.progress.best_epoch = -1.0, 0  # of other labels
+        start = (self.kept.header, self.kept.arrays) if self.kept is not None else self.setup.start
+        if self.before is not None and start is not None:
+            self.before = yield from validate_start(replace(self.setup, start=start), self.device)
+            self.folder.write_before_after(self.before or {})
+
+    def learn_new_labels(self, step: int = 0, seconds: float = 0.0) -> Generator[Event, None, None]:
+        """Learn labels that have changed, if any: the budget counts anew, and the learning rate is high again.
+
+        Parameters
+        ----------
+        step, seconds
+            Of the running epoch, as of `share`.
+        """
+        if self.live is None or not self.live.pending:
+            return
+        if not (yield from take_labels(self, self.live, self.progress.epoch + 1)):
+            return
+        p, config = self.progress, self.config
+        kept = math.ceil(config.warmup * config.epochs)  # what is warm need not be warmed up
+        if self.share(step, seconds) > kept / config.epochs:
+            each = 60 * config.minutes / config.epochs if config.minutes else p.elapsed / max(1, p.epoch)
+            p.budget_epoch = max(p.budget_epoch, p.epoch - kept)
+            p.budget_seconds = max(p.budget_seconds, p.elapsed + seconds - kept * each)
+        if self._clock is not None:
+            self._clock.new_labels()
 
     def resume(self) -> str:
         """Restore the run folder's state; what it continues, in words."""
         self.progress, note = load_state(self.folder, self.model, self.average, self.optimizer)
         spent = f", {self.progress.elapsed / 60:.1f} of {self.config.minutes:g} minutes" if self.config.minutes else ""
         done = "; nothing is left to train" if self.finished else ""
-        words = f"Resuming after epoch {self.progress.epoch} of {self.config.epochs}{spent}{done}."
+        words = f"Resuming after epoch {self.progress.epoch} of {self.epochs}{spent}{done}."
         return f"{words} {note}".strip()
 
     def share(self, step: int = 0, seconds: float = 0.0) -> float:
@@ -88,13 +151,21 @@ class Trainer:
         seconds : float
             Time since it began.
         """
-        return self.config.share(self.progress.epoch + step / self.config.steps, self.progress.elapsed + seconds)
+        p = self.progress
+        epochs = p.epoch - p.budget_epoch + step / self.config.steps
+        return self.config.share(epochs, p.elapsed - p.budget_seconds + seconds)
+
+    @property
+    def epochs(self) -> int:
+        """The last epoch, as things are now."""
+        return self.progress.budget_epoch + self.config.epochs
 
     @property
     def finished(self) -> bool:
         """Whether epochs, time or patience are used up."""
         p = self.progress
-        return self.config.finished(p.epoch, p.elapsed, p.best_epoch)
+        done, best = p.epoch - p.budget_epoch, p.best_epoch and max(p.best_epoch - p.budget_epoch, 1)
+        return self.config.finished(done, p.elapsed - p.budget_seconds, best)
 
     def epoch(self) -> Generator[Event, None, None]:
         """One epoch, its validation, and the state on disk."""
@@ -102,6 +173,9 @@ class Trainer:
         rng = torch.Generator().manual_seed(self.config.seed * 1_000_003 + number)
         rate, losses = 0.0, []
         waiting: deque[tuple[int, torch.Tensor]] = deque()
+        if self.live is not None and self._clock is None:
+            self._clock = PreviewClock()
+        yield from self.learn_new_labels()
         self.model.train()
         for step in range(self.config.steps):
             share = self.share(step, time.monotonic() - began)
@@ -113,17 +187,43 @@ class Trainer:
             if len(waiting) > (IN_FLIGHT if self.device.type == "cuda" else 0):
                 losses.append(self._read(number, *waiting.popleft()))
                 yield StepDone(number, step + 1, self.config.steps, losses[-1])
+            if self.live is not None:
+                began += yield from self._between_steps(self.live, step + 1, time.monotonic() - began)
         losses += [self._read(number, *late) for late in waiting]
         self._check(number)  # before anything of this epoch takes the place of the one before
         self.progress.epoch = number
         validation = None
-        if number % self.config.validation_every == 0 or number == self.config.epochs:
+        if number % self.config.validation_every == 0 or number == self.epochs:
             validation = yield from self.validate(self.weights(), self.validation_subset(), self.picture.take)
         event = self._close_epoch(began, sum(losses) / len(losses), rate, validation)
         if validation is not None:
             self.picture.write(self.folder.picture(number))
+        shown = time.monotonic()
         yield event  # whoever stops here has everything of this epoch
+        if self._clock is not None and validation is not None:
+            self._clock.shown(time.monotonic() - shown)
         yield CheckpointSaved(str(self.folder.state))
+
+    def _between_steps(self, live: LiveInput, step: int, seconds: float) -> Generator[Event, None, float]:
+        """Learn new labels, and show what was learned where it is time for that; seconds that count for nothing."""
+        began = time.monotonic()
+        yield from self.learn_new_labels(step, seconds)
+        if self._clock is not None and self._clock.due and live.wants_preview and step < self.config.steps:
+            began_preview = time.monotonic()
+            validation = yield from self.validate(self.weights(), self._few_cases())
+            self.save_model(self.folder.interim, validation)
+            words = self.setup.split.measured_on
+            try:
+                yield InterimDone(self.progress.epoch + 1, step, str(self.folder.interim), validation.mean, words)
+            finally:
+                discard([self.folder.interim])
+            self._clock.shown(time.monotonic() - began_preview)
+        return time.monotonic() - began
+
+    def _few_cases(self) -> Sequence[TrainingCase]:
+        """Cases that are validated in the middle of an epoch: as many as take a moment, at least one."""
+        sizes = itertools.accumulate(case.labels.numel() for case in self.validation_subset())
+        return self.validation_subset()[: max(1, sum(size <= FEW_VOXELS for size in sizes))]
 
     def step(self, rng: torch.Generator) -> torch.Tensor:
         """One optimizer step; gives [loss, gradient norm] without waiting for them."""
@@ -202,13 +302,17 @@ class Trainer:
         on_case: Callable[[TrainingCase, torch.Tensor], None] | None = None,
     ) -> Generator[Event, None, Validation]:
         """Validate weights on cases, as `validate` does; they stay loaded for `save_model`."""
-        if isinstance(self.gradients, Graphed):  # a graph's memory can be used by nothing else
-            self.optimizer.zero_grad(set_to_none=True)
-            self.gradients.release()
+        self._release_graph()
         self.evaluated.load_state_dict(weights)
         h = self.setup.header
         tile, amp = h.preprocess.tile, self.config.amp
         return (yield from validate(self.evaluated, cases, tile, h.classes, self.device, amp=amp, on_case=on_case))
+
+    def _release_graph(self) -> None:
+        """Give the memory of the CUDA graph back, where there is one: nothing else can use it."""
+        if isinstance(self.gradients, Graphed):
+            self.optimizer.zero_grad(set_to_none=True)
+            self.gradients.release()
 
     def _close_epoch(self, began: float, loss: float, rate: float, validation: Validation | None) -> EpochDone:
         p = self.progress
@@ -223,7 +327,7 @@ class Trainer:
         p.elapsed += seconds
         event = EpochDone(
             epoch=p.epoch,
-            epochs=self.config.epochs,
+            epochs=self.epochs,
             loss=loss,
             learning_rate=rate,
             dice=validation.dice if validation else None,
@@ -231,7 +335,8 @@ class Trainer:
             levels=validation.levels if validation else (),
             best=best,
             seconds=seconds,
-            seconds_left=p.elapsed / self.share() * max(0.0, 1 - self.share()),
+            seconds_left=(p.elapsed - p.budget_seconds) / self.share() * max(0.0, 1 - self.share()),
+            dice_on=self.setup.split.measured_on,
         )
         p.history.append(history_row(event))
         save_state(self.folder, self.model, self.average, self.optimizer, p)

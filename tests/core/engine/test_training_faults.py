@@ -17,6 +17,7 @@ from prosma_core.config.training import RunConfig
 from prosma_core.engine.client import Engine
 from prosma_core.engine.handlers import Services
 from prosma_core.engine.messages import Failed, Finished, PlanRequest, TrainRequest
+from prosma_core.engine.serving import Inbox
 from prosma_core.events import EpochDone, StepDone
 from prosma_core.runs.run_folder import RunFolder
 from prosma_core.runs.run_state import keep_stopped, read_history, run_state
@@ -90,7 +91,7 @@ def test_nothing_of_a_training_stays_in_memory(end: str, make_run: MakeRun, only
 
     services, most = Services(), 0
     run = make_run(training={"dice_weight": 1e39} if end == "failed" else {})
-    work = services.run(PlanRequest(run=run) if end == "planned" else TrainRequest(run=run), None, lambda: None)
+    work = services.run(PlanRequest(run=run) if end == "planned" else TrainRequest(run=run), None, Inbox(lambda: None))
     with contextlib.suppress(errors.TrainingError):
         for event in work:
             most = max(most, len(living()))

@@ -1,0 +1,176 @@
+"""Labels that change while a training runs: it learns them from the next step on, and waits for more at its end."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Generator, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from prosma_core.errors import LabelError, ProsmaError
+from prosma_core.events import Event, LabelsTaken, StageStarted, Working
+from prosma_core.io.atomic import replace_dir, write_atomic
+from prosma_core.io.dataset_folder import DatasetFolder, open_cases
+from prosma_core.training.cases import TrainingCase, prepare_case
+from prosma_core.training.dataset_summary import read_annotated
+from prosma_core.training.split import Part
+
+if TYPE_CHECKING:
+    from prosma_core.training.trainer import Trainer
+
+PATIENCE = 600.0
+"""Seconds for which a training whose budget is used waits for new labels."""
+_LOOK = 0.3
+"""Seconds between two looks for them."""
+PAUSED = "Waiting for new labels: paint to go on, or stop."
+
+
+class LiveInput(Protocol):
+    """What reaches a training while it runs."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether the training waits for new labels when its budget is used, instead of ending."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether there are new labels."""
+
+    @property
+    def wants_preview(self) -> bool:
+        """Whether anybody looks at what the model does."""
+
+    def take(self) -> tuple[dict[Path, Path], list[Path]]:
+        """Labels that changed, by the file they replace, and files that a later one has replaced already.
+
+        All of them are the training's to remove.
+        """
+
+
+class PreviewClock:
+    """When a training shows what it has learned, beside the end of each epoch.
+
+    Soon after its first step and after new labels, later at times, and never so often that it holds up the training.
+    """
+
+    FIRST, LATER = 8.0, 30.0
+    """Seconds to the first one, and between others."""
+    SHARE = 4.0
+    """Least time between two, in times of what one takes."""
+
+    def __init__(self) -> None:
+        self._due = time.monotonic() + self.FIRST
+        self._cost = 0.0
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for one."""
+        return time.monotonic() >= self._due
+
+    def new_labels(self) -> None:
+        """Labels have changed: somebody waits for what comes of them."""
+        self._due = min(self._due, time.monotonic() + max(self.FIRST, self._cost))
+
+    def shown(self, seconds: float) -> None:
+        """One was shown, which took so long."""
+        self._cost = seconds
+        self._due = time.monotonic() + max(self.LATER, self.SHARE * seconds)
+
+
+def wait_for_labels(live: LiveInput | None) -> Generator[Event, None, bool]:
+    """Wait for new labels where that is wanted, for a time; whether there are some."""
+    began = time.monotonic()
+    while live is not None and live.waits and not live.pending and time.monotonic() < began + PATIENCE:
+        yield Working(PAUSED)
+        time.sleep(_LOOK)
+    return live is not None and live.pending
+
+
+def take_labels(trainer: Trainer, live: LiveInput, epoch: int) -> Generator[Event, None, bool]:
+    """Let a training learn the labels that have changed, and keep them in its run folder; whether there were any.
+
+    Labels that cannot be learned are left out, and that is said; the training goes on with those before.
+    """
+    changed, late = live.take()
+    discard(late)
+    if not changed:
+        return False
+    run = trainer.setup.run
+    folder = open_cases(run.data, run.pairs, run.validation)
+    names = {case.label: name for name, case in folder.cases.items()}
+    taken = []
+    for label, new in changed.items():
+        name = names.get(label, label.name)
+        yield Working(f"Reading the new labels of {name}")
+        try:
+            _check_copy(trainer, names, label)
+            parts = _prepared(trainer, folder, name, new)
+            soft = yield from trainer.with_probabilities(parts.get("train", []))
+            _put(new, label)
+        except ProsmaError as error:
+            yield StageStarted(f"The new labels of {name} are not learned, training goes on with the last. {error}")
+            continue
+        finally:
+            discard([new])
+        yield from trainer.take(name, {**parts, "train": soft} if "train" in parts else parts)
+        taken.append(name)
+    if taken:
+        yield LabelsTaken(epoch, tuple(taken))
+    return bool(taken)
+
+
+def _check_copy(trainer: Trainer, names: dict[Path, str], label: Path) -> None:
+    """Raise `LabelError` unless a label file is one of the run, and its own copy."""
+    if label not in names or not label.is_relative_to(trainer.folder.root):
+        msg = f"{label} is not a copy in {trainer.folder.root.name}. Train on layers for labels that may change."
+        raise LabelError(msg)
+
+
+def _prepared(trainer: Trainer, folder: DatasetFolder, name: str, new: Path) -> dict[Part, list[TrainingCase]]:
+    """Cases of a scan with new labels, of each part of the split that it is in.
+
+    Raises
+    ------
+    ProsmaError
+        As in `read_annotated` and `prepare_case`; nothing is annotated any more; or slices are held out, and the new
+        labels are annotated along another axis.
+    """
+    run, split, header = trainer.setup.run, trainer.setup.split, trainer.setup.header
+    image, labels = read_annotated(replace(folder.cases[name], label=new), run)
+    if name in split.held and labels.axis != read_annotated(folder.cases[name], run)[1].axis:
+        msg = f"They are annotated along {labels.axis_name or 'no axis'}, the slices held out lie along another axis."
+        raise LabelError(msg)
+    parts: dict[Part, list[TrainingCase]] = {}
+    for key, there in (("train", split.train), ("val", split.val)):
+        if name not in there:
+            continue
+        own = split.part(key, name, labels)
+        try:
+            cases = prepare_case(name, image, own, header.preprocess, header.classes, seed=there.index(name))
+            parts[key] = list(cases)
+        except LabelError as error:
+            msg = f"{error} A new class needs a new training."
+            raise LabelError(msg) from error
+        if not parts[key] and trainer.cases_of(key, name):
+            what = "to train on" if key == "train" else "that is held out"
+            msg = f"Nothing {what} is annotated in them."
+            raise LabelError(msg)
+    return parts
+
+
+def _put(new: Path, label: Path) -> None:
+    """Put labels into the place of those before, in one step; raises `OutputError` where that fails."""
+    if new.is_dir():
+        replace_dir(label, lambda to: shutil.copytree(new, to) and None)
+    else:
+        write_atomic(label, lambda to: shutil.copyfile(new, to) and None)
+
+
+def discard(paths: Iterable[Path]) -> None:
+    """Remove files, or folders, that are of no use any more."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,0 +1,185 @@
+"""Labels that change while a model is trained are learned at once and kept in the run; without any nothing changes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from prosma_core.config.training import RunConfig
+from prosma_core.data.geometry import array_spec
+from prosma_core.engine.client import Engine
+from prosma_core.engine.messages import Cancelled, LiveLabels, ScanRef, TrainRequest
+from prosma_core.engine.serving import Inbox
+from prosma_core.events import EpochDone, InterimDone, LabelsTaken, PreviewDone, StageStarted, StepDone, Working
+from prosma_core.io.bundle import read_header
+from prosma_core.io.images import read_labels, write_labels
+from prosma_core.runs.run_folder import RunFolder, resumed_settings
+from prosma_core.runs.run_state import run_state
+from prosma_core.training import live as live_training
+from prosma_core.training.live import PAUSED, PreviewClock
+from prosma_core.training.loop import train
+
+Begin = Callable[..., Any]
+MakeRun = Callable[..., RunConfig]
+Pairs = list[tuple[Path, Path]]
+
+
+def new_labels(folder: RunFolder, number: int, values: np.ndarray) -> dict[Path, Path]:
+    """Labels of a pair as they were painted by now, in a file beside those that the run has."""
+    new = folder.root / "data" / f"new-{number}.tif"
+    write_labels(new, values, array_spec(values.shape, "yx"), overwrite=True)
+    return {folder.root / "data" / f"labels{number}.tif": new}
+
+
+@pytest.fixture
+def copied(make_run: MakeRun, pairs: Pairs) -> Callable[..., tuple[RunConfig, RunFolder, list[np.ndarray]]]:
+    """Return a maker of runs with their own copies of the labels; of the two first all voxels are noise if wanted."""
+
+    def make(name: str = "m", training: dict[str, Any] | None = None, *, noise: bool = False) -> Any:
+        out = make_run(name).out
+        data = RunFolder.beside(out).root / "data"
+        data.mkdir(parents=True)
+        rng, true, own = np.random.default_rng(0), [], []
+        for image, labels in pairs[:2]:
+            true.append(np.asarray(read_labels(labels).data))
+            own.append((image, data / labels.name))
+            if noise:
+                spec = array_spec((48, 48), "yx")
+                write_labels(own[-1][1], rng.integers(0, 2, (48, 48)).astype(np.uint8), spec)
+            else:
+                shutil.copyfile(labels, own[-1][1])
+        return make_run(name, training, pairs=own), RunFolder.beside(out), true
+
+    return make
+
+
+def events_of(run: RunConfig, live: Inbox, **how: Any) -> Iterator[Any]:
+    return train(run, live=live, **how)
+
+
+def test_true_labels_after_noise_are_learned_and_are_those_of_the_run(copied: Callable[..., Any]) -> None:
+    run, folder, true = copied(training={"epochs": 8, "steps": 6}, noise=True)
+    live, losses, taken = Inbox(lambda: None), {}, None
+    for event in (work := events_of(run, live)):
+        if isinstance(event, StepDone):
+            losses.setdefault(event.epoch, []).append(event.loss)
+            if (event.epoch, event.step) == (3, 3):
+                changed = {k: v for i in (0, 1) for k, v in new_labels(folder, i, true[i]).items()}
+                live.put(LiveLabels(live=1, changed={str(k): str(v) for k, v in changed.items()}, wait=False))
+        elif isinstance(event, LabelsTaken):
+            taken = event
+    work.close()
+    assert taken == LabelsTaken(3, ("scan0", "scan1"))
+    assert max(losses) > 8  # the budget counts anew
+    before, after = np.mean(losses[2]), np.mean(losses[max(losses)])
+    assert before > 1.2  # noise cannot be learned
+    assert after < 0.6 * before
+    for i in (0, 1):
+        np.testing.assert_array_equal(read_labels(folder.root / "data" / f"labels{i}.tif").data, true[i])
+    assert sorted(path.name for path in (folder.root / "data").iterdir()) == ["labels0.tif", "labels1.tif"]
+    assert run_state(folder).finished
+    again = RunConfig.parse(resumed_settings(folder, {"out": str(run.out)}, more_epochs=1), "again")
+    more = [event.epoch for event in train(again, resume=True) if isinstance(event, EpochDone)]
+    assert more == [max(losses) + 1]
+
+
+def test_labels_that_cannot_be_learned_are_left_out_in_words(copied: Callable[..., Any], pairs: Pairs) -> None:
+    run, folder, true = copied(training={"epochs": 2, "steps": 2})
+    own = folder.root / "data" / "labels0.tif"
+    before = own.read_bytes()
+    third = np.where(true[0] > 0, 3, 0).astype(np.uint8)  # a class that was painted meanwhile
+    shutil.copyfile(pairs[0][1], folder.root / "data" / "foreign.tif")
+    foreign = {pairs[3][1]: folder.root / "data" / "foreign.tif"}
+    live, said, epochs = Inbox(lambda: None), [], []
+    for event in events_of(run, live):
+        if isinstance(event, StepDone) and (event.epoch, event.step) in {(1, 1), (2, 1)}:
+            values = third if event.epoch == 1 else np.zeros((8, 8), np.uint8)
+            for changed in (new_labels(folder, 0, values), foreign if event.epoch == 1 else {}):
+                live.put(LiveLabels(live=1, changed={str(k): str(v) for k, v in changed.items()}, wait=False))
+        elif isinstance(event, StageStarted) and "not learned" in event.message:
+            said.append(event.message)
+        elif isinstance(event, EpochDone):
+            epochs.append(event.epoch)
+    assert epochs == [1, 2]
+    assert [message.partition(" are")[0] for message in said] == [
+        "The new labels of scan0",
+        "The new labels of labels3.tif",
+        "The new labels of scan0",
+    ]
+    assert "hold [3], which are none of the classes [0, 1]" in said[0]
+    assert "needs a new training" in said[0]
+    assert "not a copy" in said[1]
+    assert "grid" in said[2]
+    assert own.read_bytes() == before
+    np.testing.assert_array_equal(read_labels(pairs[3][1]).data.shape, (48, 48))
+    assert sorted(path.name for path in (folder.root / "data").iterdir()) == ["labels0.tif", "labels1.tif"]
+
+
+def test_a_training_that_waits_goes_on_with_new_labels_and_ends_when_nobody_waits(
+    copied: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_training, "_LOOK", 0.01)
+    run, folder, true = copied(training={"epochs": 2, "steps": 2})
+    live, paused, epochs = Inbox(lambda: None), 0, []
+    live.put(LiveLabels(live=1, wait=True))
+    for event in events_of(run, live):
+        if isinstance(event, EpochDone):
+            epochs.append((event.epoch, event.epochs))
+        if event == Working(PAUSED):
+            paused += 1
+            changed = {str(k): str(v) for k, v in new_labels(folder, 0, true[1]).items()} if paused == 3 else {}
+            live.put(LiveLabels(live=1, changed=changed, wait=paused < 8))
+    assert epochs == [(1, 2), (2, 2), (3, 3)]  # one epoch of the two is spared: the network is warm
+    assert paused == 8
+    state = run_state(folder)
+    assert (state.epochs_done, state.epochs, state.finished) == (3, 3, True)
+    monkeypatch.setattr(live_training, "PATIENCE", 0.05)
+    live.put(LiveLabels(live=1, wait=True))
+    assert any(event == Working(PAUSED) for event in events_of(run, live, resume=True))  # and it ends
+
+
+def test_previews_in_the_middle_of_an_epoch_change_nothing(
+    copied: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, _, _ = copied("plain")
+    expected = [event.loss for event in train(plain) if isinstance(event, StepDone)]
+    monkeypatch.setattr(PreviewClock, "FIRST", 0.0)
+    run, folder, _ = copied("watched")
+    watched = Inbox(lambda: ScanRef(file="scan.tif"))
+    losses, interim = [], []
+    for event in events_of(run, watched):
+        if isinstance(event, StepDone):
+            losses.append(event.loss)
+        elif isinstance(event, InterimDone):
+            interim.append((event.epoch, event.step, event.dice_on))
+            assert event.mean_dice is not None
+            assert read_header(Path(event.model)).training["validation"] == "none held out"
+    assert interim == [(1, 1, "training slices")]  # the next one comes later
+    assert losses == expected
+    assert read_header(run.out).sha256 == read_header(plain.out).sha256
+    assert not folder.interim.exists()
+
+
+def test_the_engine_shows_soon_what_becomes_of_new_labels(
+    engine: Engine, begin: Begin, copied: Callable[..., Any], pairs: Pairs
+) -> None:
+    run, folder, true = copied(training={"epochs": 1000, "steps": 20}, noise=True)
+    heard = begin(engine, TrainRequest(run=run, preview=ScanRef(file=str(pairs[0][0]))))
+    first = heard.wait_for(PreviewDone)
+    assert (first.epoch, first.dice_on) == (1, "training slices")
+    assert first.mean_dice is not None
+    changed = {k: v for i in (0, 1) for k, v in new_labels(folder, i, true[i]).items()}
+    heard.job.learn(changed, wait=True)
+    taken = heard.wait_for(LabelsTaken)
+    assert taken.cases == ("scan0", "scan1")
+    shown = heard.wait_for(PreviewDone, so=lambda event: event.epoch >= taken.epoch)
+    assert shown.epoch <= taken.epoch + 1
+    heard.job.learn(new_labels(folder, 0, true[1]), wait=True)
+    heard.job.cancel()
+    assert isinstance(heard.end(), Cancelled)
+    heard.job.learn(new_labels(folder, 1, true[1]), wait=True)  # too late: nobody is there to take it
