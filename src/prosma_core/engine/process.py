@@ -19,7 +19,7 @@ import psutil
 
 import prosma_core
 from prosma_core.engine.arrays import remove_arrays
-from prosma_core.engine.messages import Ask, Cancel, PreviewScan, encode, read_lines
+from prosma_core.engine.messages import Ask, Cancel, LiveLabels, PreviewScan, encode, read_lines
 from prosma_core.errors import EngineError, ProsmaError
 from prosma_core.io.hardware import COMPUTING
 
@@ -105,7 +105,7 @@ class Child:
         except psutil.Error:
             return False
 
-    def send(self, message: Ask | Cancel | PreviewScan) -> None:
+    def send(self, message: Ask | Cancel | PreviewScan | LiveLabels) -> None:
         """Let a message be written, after those before it; where the process is gone, `ended` will say so."""
         self._outbox.put(encode(message))
 

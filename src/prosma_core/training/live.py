@@ -144,7 +144,8 @@ def _prepared(trainer: Trainer, folder: DatasetFolder, name: str, new: Path) -> 
         msg = f"They are annotated along {labels.axis_name or 'no axis'}, the slices held out lie along another axis."
         raise LabelError(msg)
     parts: dict[Part, list[TrainingCase]] = {}
-    for key, there in (("train", split.train), ("val", split.val)):
+    places: dict[Part, tuple[str, ...]] = {"train": split.train, "val": split.val}
+    for key, there in places.items():
         if name not in there:
             continue
         own = split.part(key, name, labels)
@@ -163,10 +164,14 @@ def _prepared(trainer: Trainer, folder: DatasetFolder, name: str, new: Path) -> 
 
 def _put(new: Path, label: Path) -> None:
     """Put labels into the place of those before, in one step; raises `OutputError` where that fails."""
-    if new.is_dir():
-        replace_dir(label, lambda to: shutil.copytree(new, to) and None)
-    else:
-        write_atomic(label, lambda to: shutil.copyfile(new, to) and None)
+
+    def copy(to: Path) -> None:
+        if new.is_dir():
+            shutil.copytree(new, to)
+        else:
+            shutil.copyfile(new, to)
+
+    (replace_dir if new.is_dir() else write_atomic)(label, copy)
 
 
 def discard(paths: Iterable[Path]) -> None:

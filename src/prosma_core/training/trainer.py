@@ -98,10 +98,13 @@ class Trainer:
 
     def take(self, scan: str, parts: Mapping[Part, Sequence[TrainingCase]]) -> Generator[Event, None, None]:
         """Put other frames of a scan, which have other labels, into the places of those before."""
-        for part, new in parts.items():
-            names = getattr(self.setup.split, part)
-            cases = [c for name in names for c in (new if name == scan else self.cases_of(part, name))]
-            self.setup = replace(self.setup, **{part: cases})
+        split = self.setup.split
+        if "train" in parts:
+            of = {name: parts["train"] if name == scan else self.cases_of("train", name) for name in split.train}
+            self.setup = replace(self.setup, train=[case for cases in of.values() for case in cases])
+        if "val" in parts:
+            of = {name: parts["val"] if name == scan else self.cases_of("val", name) for name in split.val}
+            self.setup = replace(self.setup, val=[case for cases in of.values() for case in cases])
         self._release_graph()  # it holds the loss of what is annotated, or not
         self._use_cases()
         if "val" not in parts:
