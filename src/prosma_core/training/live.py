@@ -5,21 +5,20 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from prosma_core.errors import LabelError, ProsmaError
 from prosma_core.events import Event, LabelsTaken, StageStarted, Working
 from prosma_core.io.atomic import replace_dir, write_atomic
 from prosma_core.io.dataset_folder import DatasetFolder, open_cases
+from prosma_core.runs.run_folder import RunFolder
 from prosma_core.training.cases import TrainingCase, prepare_case
 from prosma_core.training.dataset_summary import read_annotated
+from prosma_core.training.prepare import Setup
 from prosma_core.training.split import Part
-
-if TYPE_CHECKING:
-    from prosma_core.training.trainer import Trainer
 
 PATIENCE = 600.0
 """Seconds for which a training whose budget is used waits for new labels."""
@@ -48,6 +47,27 @@ class LiveInput(Protocol):
 
         All of them are the training's to remove.
         """
+
+
+class Learner(Protocol):
+    """A training, as far as its labels can change."""
+
+    @property
+    def setup(self) -> Setup:
+        """The run, with its cases as they are now."""
+
+    @property
+    def folder(self) -> RunFolder:
+        """Where its copies of labels are."""
+
+    def cases_of(self, part: Part, scan: str, /) -> list[TrainingCase]:
+        """Frames of a scan that are trained or validated on."""
+
+    def with_probabilities(self, cases: Sequence[TrainingCase], /) -> Generator[Event, None, list[TrainingCase]]:
+        """Frames with what a start model says of them, where that is learned, too."""
+
+    def take(self, scan: str, parts: Mapping[Part, Sequence[TrainingCase]], /) -> Generator[Event, None, None]:
+        """Put other frames of a scan into the places of those before."""
 
 
 class PreviewClock:
@@ -89,7 +109,7 @@ def wait_for_labels(live: LiveInput | None) -> Generator[Event, None, bool]:
     return live is not None and live.pending
 
 
-def take_labels(trainer: Trainer, live: LiveInput, epoch: int) -> Generator[Event, None, bool]:
+def take_labels(trainer: Learner, live: LiveInput, epoch: int) -> Generator[Event, None, bool]:
     """Let a training learn the labels that have changed, and keep them in its run folder; whether there were any.
 
     Labels that cannot be learned are left out, and that is said; the training goes on with those before.
@@ -122,14 +142,14 @@ def take_labels(trainer: Trainer, live: LiveInput, epoch: int) -> Generator[Even
     return bool(taken)
 
 
-def _check_copy(trainer: Trainer, names: dict[Path, str], label: Path) -> None:
+def _check_copy(trainer: Learner, names: dict[Path, str], label: Path) -> None:
     """Raise `LabelError` unless a label file is one of the run, and its own copy."""
     if label not in names or not label.is_relative_to(trainer.folder.root):
         msg = f"{label} is not a copy in {trainer.folder.root.name}. Train on layers for labels that may change."
         raise LabelError(msg)
 
 
-def _prepared(trainer: Trainer, folder: DatasetFolder, name: str, new: Path) -> dict[Part, list[TrainingCase]]:
+def _prepared(trainer: Learner, folder: DatasetFolder, name: str, new: Path) -> dict[Part, list[TrainingCase]]:
     """Cases of a scan with new labels, of each part of the split that it is in.
 
     Raises
