@@ -107,7 +107,7 @@ def train(
     if result.held_out:
         say(result.held_out)
     if result.before is not None:
-        say(f"Before and after: {format_before_after(result.before, result.validation.dice)}")
+        say(f"Before and after: {format_before_after(result.before, result.validation.dice, result.held_out)}")
     say(f"Model: {result.path}", f"Run folder: {RunFolder.beside(run.out).root}")
 
 

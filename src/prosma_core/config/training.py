@@ -233,6 +233,9 @@ class RunConfig(Config):
     """Scans and their labels, beside the folder or instead of it."""
     validation: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Numbers of the pairs, from 0, that are validated on and not trained on; where there are none, some are drawn."""
+    annotated_slices: dict[str, tuple[Annotated[int, Field(ge=0)], ...]] = Field(default_factory=dict)
+    """Slices, from 0, that are annotated as a whole, by case name (of a pair: that of its image); nothing else of these
+    cases is trained or validated on. Along `labels.slice_axis`, else the axis of the thickest voxels."""
     out: Path
     """Model file to write; its run folder lies beside it."""
     preset: Preset = "balanced"

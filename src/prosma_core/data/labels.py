@@ -13,6 +13,7 @@ from prosma_core.config.model import ClassInfo
 from prosma_core.config.training import LabelsConfig
 from prosma_core.data.frames import slice_axis
 from prosma_core.data.geometry import ImageSpec, Scan
+from prosma_core.data.slices import SliceStates
 from prosma_core.errors import GeometryError, LabelError
 
 IGNORED = -1
@@ -242,6 +243,9 @@ class Annotation:
         Value above which voxels are the one class, of a mask with gray edges; None for class numbers.
     frames : (int, int) or None
         Of a time series: time points that are annotated, and how many there are.
+    edited : tuple of int or None
+        Where only checked and edited slices are annotated: slices along `axis` that may be validated on, see
+        `SliceStates.validated`; None where all may.
     """
 
     values: NDArray[Any]
@@ -253,6 +257,12 @@ class Annotation:
     marked: tuple[int, ...]
     threshold: int | None = None
     frames: tuple[int, int] | None = None
+    edited: tuple[int, ...] | None = None
+
+    @property
+    def validated(self) -> tuple[int, ...]:
+        """Slices that hold a class, and that may be validated on."""
+        return self.slices if self.edited is None else tuple(i for i in self.slices if i in self.edited)
 
     @property
     def axis_name(self) -> str:
@@ -293,7 +303,7 @@ class Annotation:
         return self.without(set(range(self.spec.spatial_shape[self.axis])) - set(slices))
 
 
-def read_annotation(labels: Scan, config: LabelsConfig) -> Annotation:
+def read_annotation(labels: Scan, config: LabelsConfig, states: SliceStates | None = None) -> Annotation:
     """Labels of a case as a `LabelsConfig` says.
 
     Of a time series, time points that hold nothing painted are not annotated where another one does.
@@ -303,13 +313,17 @@ def read_annotation(labels: Scan, config: LabelsConfig) -> Annotation:
     labels : Scan, integer, without channels
     config : LabelsConfig
         Masks with gray edges become one class where it says so; it does not refuse any (see `gray_problem`).
+    states : SliceStates, optional
+        Slices of this label map that a person checked or edited. Checked ones are annotated as a whole, edited ones
+        too unless only painted voxels are; where ``states.only``, nothing else is, and what is there is not looked at.
 
     Raises
     ------
     GeometryError
         The labels have no axis ``config.slice_axis``.
     """
-    data = np.asarray(labels.data)
+    only = states is not None and states.only
+    data = np.asarray(states.part(labels).data if states is not None else labels.data)
     unwanted = data == config.ignore if config.ignore is not None else None
     threshold = threshold_of(data, config)
     if threshold is not None:
@@ -320,27 +334,44 @@ def read_annotation(labels: Scan, config: LabelsConfig) -> Annotation:
         values = np.where(values == config.background, 0, values).astype(data.dtype)
     if config.one_class:
         values = (values > 0).astype(np.uint8) * np.uint8(ONE_CLASS)
+    whole = _whole_slices(states, config, labels.spec)
+    if whole is not None and states is not None and states.axis:
+        config = config.replace(slice_axis=states.axis)
     axis = _annotated_axis(marked, labels.spec, config)
     ignored = unwanted if unwanted is not None and unwanted.any() else None
-    if config.sparse:
-        known = marked if config.zero == "unlabelled" else _same_slice(marked, labels.spec, axis)
+    sparse = config.sparse or (only and whole is not None and not whole.all())
+    if sparse:
+        known = np.zeros(marked.shape, bool)
+        if config.sparse:
+            known |= marked if config.zero == "unlabelled" else _same_slice(marked, labels.spec, axis)
+        if whole is not None:
+            known |= whole
+            marked = marked | (whole & (True if unwanted is None else ~unwanted))
         ignored = ~known if unwanted is None else ~known | unwanted
     painted = _painted_frames(marked, labels.spec)
-    if painted is not None and not config.sparse and painted.any() and not painted.all():
+    if painted is not None and not sparse and not only and painted.any() and not painted.all():
         empty = np.broadcast_to(~painted.reshape(-1, *(1,) * labels.spec.spatial_ndim), data.shape)
         ignored = empty.copy() if ignored is None else ignored | empty
     slices = _occupied(values > 0, labels.spec, axis)
     return Annotation(
         values,
         ignored,
-        config.sparse,
+        sparse,
         labels.spec,
         axis,
         slices,
         _occupied(marked, labels.spec, axis),
         threshold,
         None if painted is None else (int(painted.sum()), painted.size),
+        states.validated(labels.spec) if states is not None and only else None,
     )
+
+
+def _whole_slices(states: SliceStates | None, config: LabelsConfig, spec: ImageSpec) -> NDArray[np.bool_] | None:
+    """Slices that are annotated as a whole since a person checked or edited them; None where nothing says so."""
+    if states is None or not (states.only or (states.checked and config.sparse)):
+        return None
+    return states.mask(states.annotated if states.only and config.zero != "unlabelled" else states.checked, spec)
 
 
 def _painted_frames(marked: NDArray[np.bool_], spec: ImageSpec) -> NDArray[np.bool_] | None:

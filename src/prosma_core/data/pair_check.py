@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from prosma_core.config.training import LabelsConfig
 from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.labels import PICTURE_VALUES, Gray, gray_problem, read_annotation
+from prosma_core.data.slices import SliceStates
 
 _OF_A_VOXEL = 0.01
 """Largest distance between voxels that count as the same, in voxels."""
@@ -105,6 +106,10 @@ class PairCheck:
     class_slices: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
 
+NOTHING_CHECKED = "Nothing is checked or edited yet: correct a slice, or mark one as checked."
+"""What to do about a model's result as labels."""
+
+
 def check_pair(
     image: ImageSpec,
     labels: Scan,
@@ -112,6 +117,7 @@ def check_pair(
     *,
     named: Collection[int] = (),
     voxels: Callable[[], NDArray[Any]] | None = None,
+    states: SliceStates | None = None,
 ) -> PairCheck:
     """Check one pair; nothing is raised for what is wrong with it.
 
@@ -128,18 +134,23 @@ def check_pair(
         Values that the labels come with names for.
     voxels : callable, optional
         Gives the values of the scan; called where the labels have many values.
+    states : SliceStates, optional
+        Checked and edited slices of the labels; of a model's result, nothing else is looked at. A pair without any is
+        no problem: it is left out.
     """
     problem = grid_problem(image, labels.spec, "The scan", "the labels")
     if config.slice_axis is not None and config.slice_axis not in labels.spec.spatial_axes:
         config = config.replace(slice_axis=None)
         problem = problem or f"The labels have axes {labels.spec.spatial_axes}: no slices along that axis."
-    found = read_annotation(labels, config)
+    if states is not None:
+        labels = states.part(labels)
+    found = read_annotation(labels, config, states)
     numbers, counts = np.unique(found.values[found.values > 0], return_counts=True)
     values = {int(v): int(n) for v, n in zip(numbers, counts, strict=True)}
     gray, words = gray_problem(np.asarray(labels.data), config, named, voxels, PICTURE_VALUES)
     if not problem and words:
         problem = words if gray == "image" else f"{words} {GRAY_HELP}"
-    if not problem and not values and config.sparse:
+    if not problem and not values and config.sparse and (states is None or not states.only):
         problem = "No class is painted: paint at least one object, or leave this pair out."
     if not problem and not gray and len(values) >= MAX_CLASSES:
         problem = many_values(len(values))

@@ -201,7 +201,7 @@ def serve_training(request: TrainRequest, allocate: Allocate, live: Input) -> Ge
         dice=dice,
         mean_dice=result.validation.mean,
         before=result.before,
-        words=format_before_after(result.before, dice) if result.before else "",
+        words=format_before_after(result.before, dice, result.held_out) if result.before else "",
         held_out=result.held_out,
         seconds=time.monotonic() - began,
         device=choice.reason,

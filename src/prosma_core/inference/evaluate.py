@@ -25,7 +25,7 @@ from prosma_core.events import CaseDone, Event, StageStarted, Working, relay
 from prosma_core.inference.results import Segmentation
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.dataset_folder import Case, DatasetFolder, open_dataset, read_case, read_splits
-from prosma_core.io.notes import NO_INDEPENDENT_LABELS, made_by_model, read_notes
+from prosma_core.io.notes import NO_INDEPENDENT_LABELS, made_by_model, noted_slices, read_notes
 from prosma_core.printable import counted
 
 
@@ -318,12 +318,15 @@ def _evaluate_case(
     header = segmenter.header
     image, labels = read_case(case, on_image=meaning.geometry == "image")
     image = Scan(image.data, with_voxel_size(image.spec, voxel_size))
+    noted = noted_slices(read_notes(case.label))
+    states = noted and noted.on(labels.spec, None, case.name)
+    labels = states.part(labels) if states else labels
     values = {c.value for c in header.classes}
     kind, words = gray_problem(np.asarray(labels.data), meaning, values, lambda: image.data)
     if kind is not None:
         msg = words if kind == "image" else f"{words} {GRAY_HELP}"
         raise LabelError(msg)
-    known = read_annotation(labels, meaning)
+    known = read_annotation(labels, meaning, states)
     if not known.known:
         return {}
     reference = class_indices(known.values, header.classes, case.name)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import re
 from html import unescape
 from pathlib import Path
 from typing import Any
 
 from prosma_core.config.documents import load_json
+from prosma_core.data.slices import SliceStates
 from prosma_core.errors import ProsmaError
 from prosma_core.io.names import FORMATS, image_suffix
 from prosma_core.io.read_errors import reading
@@ -15,6 +18,9 @@ from prosma_core.io.tiff import AXES_NOTE
 
 NO_INDEPENDENT_LABELS = "No independent labels"
 """How a text begins that says why a model is not judged by labels that a model made."""
+SLICES = "slices"
+"""Note on the slices that a person checked or edited: `SliceStates` as JSON."""
+_LOG = logging.getLogger(__name__)
 _COMMENT = 6
 """Code of a comment among the extensions of a NIfTI file."""
 _MOST_BYTES = 1 << 20
@@ -26,6 +32,24 @@ _TEXT_NOTE = re.compile(r"^([A-Za-z_][A-Za-z0-9_]*)(?::=| = )(.*)$", re.MULTILIN
 def made_by_model(notes: dict[str, Any]) -> str:
     """Name of the model whose result a file or layer with these notes is, corrected or not; empty for others."""
     return str(notes.get("model", ""))
+
+
+def slices_note(states: SliceStates | None) -> dict[str, str]:
+    """Note on checked and edited slices, for a file of the label map; none where there is nothing to say."""
+    if states is None or not (states.only or states.checked):
+        return {}
+    return {SLICES: json.dumps(states.as_json())}
+
+
+def noted_slices(notes: dict[str, Any]) -> SliceStates | None:
+    """Checked and edited slices in the notes of a file; None where they say nothing of it, or are damaged."""
+    if SLICES not in notes:
+        return None
+    try:
+        return SliceStates.from_json(load_json(str(notes[SLICES])))
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+        _LOG.warning("What a label file notes on checked slices cannot be read (%r)", error)
+        return None
 
 
 def read_notes(path: Path) -> dict[str, Any]:

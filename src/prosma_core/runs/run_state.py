@@ -349,15 +349,14 @@ def _keep(folder: RunFolder) -> KeptModel:
     training = read_header(kept).training
     dice = {str(name): float(value) for name, value in training["validation_dice"].items()}
     before = folder.read_before()
-    words = []
+    words, held_out = [], ""
+    with contextlib.suppress(TrainingError):  # the model can be kept all the same
+        held_out = _held_out(folder)
     if before is not None:
-        words.append(format_before_after(before, dice))
+        words.append(format_before_after(before, dice, held_out))
     measured, held = training.get("validated_frames"), training.get("validation_frames")
     if measured != held:
         words.append(f"Measured on {measured} of the {held} scans or slices that are held out.")
-    held_out = ""
-    with contextlib.suppress(TrainingError):  # the model can be kept all the same
-        held_out = _held_out(folder)
     write_bytes_atomic(folder.model, kept.read_bytes())
     if before is not None:
         folder.write_before_after(before, dice, " ".join(words))
@@ -437,16 +436,31 @@ def _held_out(folder: RunFolder) -> str:
 
 SMALLEST_CHANGE = 0.005
 """Dice that two models must differ by for one to be called worse."""
+NO_VALIDATION = "No independent validation"
+"""How a text begins that says that the Dice is that of what was trained on."""
+FAVORS_START = (
+    "These labels began as a model's result and agree with it wherever it was left, which favors the model before."
+)
+"""Says that a fall of Dice is no verdict: an improvement is one, since it had to be won against this."""
 
 
-def format_before_after(before: Mapping[str, float], after: Mapping[str, float]) -> str:
-    """Dice before and after fine-tuning, as in ``liver 0.81 -> 0.88; spleen got worse: 0.90 -> 0.86.``, and advice."""
-    parts = []
+def format_before_after(before: Mapping[str, float], after: Mapping[str, float], held_out: str = "") -> str:
+    """Dice before and after fine-tuning, as in ``liver 0.81 -> 0.88; spleen got worse: 0.90 -> 0.86.``, and advice.
+
+    Parameters
+    ----------
+    before, after : mapping of str to float
+    held_out : str
+        What the figures mean; where it says that the labels favor the start model, a fall is no verdict.
+    """
+    parts, favored = [], FAVORS_START in held_out
     for name, old, new in _both(before, after):
-        worse = new < old - SMALLEST_CHANGE
+        worse = new < old - SMALLEST_CHANGE and not favored
         parts.append(f"{name}{' got worse:' if worse else ''} {old:.2f} -> {new:.2f}")
     words = "; ".join(parts) + "."
-    if got_worse(before, after):
+    if favored and got_worse(before, after):
+        words += " Lower on labels that favor the model before: no verdict."
+    elif got_worse(before, after):
         words += (
             " Fine-tuning made the model worse: keep the one it started from, or annotate more, train for longer, or "
             "lower training.learning_rate."
@@ -454,8 +468,10 @@ def format_before_after(before: Mapping[str, float], after: Mapping[str, float])
     return words
 
 
-def got_worse(before: Mapping[str, float], after: Mapping[str, float]) -> bool:
-    """Whether the mean Dice of the classes before fell by more than chance would have it."""
+def got_worse(before: Mapping[str, float], after: Mapping[str, float], held_out: str = "") -> bool:
+    """Whether the mean Dice of the classes before fell by more than chance would have it; as `format_before_after`."""
+    if FAVORS_START in held_out:
+        return False
     changes = [new - old for _, old, new in _both(before, after)]
     return sum(changes) < -SMALLEST_CHANGE * len(changes)
 

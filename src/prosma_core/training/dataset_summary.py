@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from prosma_core.data.grid import STRONG_ANISOTROPY, orient_axes
 from prosma_core.data.intensities import single_precision
 from prosma_core.data.labels import Annotation, gray_problem, read_annotation, value_counts
 from prosma_core.data.pair_check import GRAY_HELP
+from prosma_core.data.slices import SliceStates
 from prosma_core.errors import DatasetError, LabelError
 from prosma_core.events import Event, StageStarted, Working
 from prosma_core.io.dataset_folder import Case, DatasetFolder, file_classes, read_case
 from prosma_core.io.images import read_labels
 from prosma_core.printable import counted
-from prosma_core.training.split import Split, hold_out_slices, keep_classes
+from prosma_core.training.split import Split, case_slices, hold_out_slices, keep_classes, unvalidated
 
 SAMPLES = 2000
 """Foreground values kept per case and channel."""
@@ -154,7 +155,7 @@ class Facts:
     prints : list of Fingerprint
         Of each case that holds an annotation.
     slices : dict of tuple of int
-        Annotated slices of each of them.
+        Annotated slices of each of them that hold a class and may be validated on.
     background : bool
         Whether one has an annotated background voxel.
     said : int
@@ -165,6 +166,8 @@ class Facts:
         Values of the classes that each validation case holds, where whole cases are held out.
     names : dict of int to str
         Names of values that label files have.
+    beside : dict of tuple of int
+        All annotated slices of each case of which not all may be validated on.
     """
 
     prints: list[Fingerprint]
@@ -174,6 +177,7 @@ class Facts:
     values: dict[str, dict[int, tuple[int, ...]]] = field(default_factory=dict)
     validation: dict[str, set[int]] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
+    beside: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def name_classes(self, label: Path, labels: ImageSpec) -> None:
         """Take the names that a label file has for its values (3D Slicer's segments).
@@ -228,7 +232,9 @@ def read_cases(
                 yield StageStarted(_thick_words(image.spec))
         known = Scan(labels.values, labels.spec)
         facts.prints.append(fingerprint(image, known, dims, np.random.default_rng([run.training.seed, i])))
-        facts.slices[name] = labels.slices
+        facts.slices[name] = labels.validated
+        if labels.edited is not None:
+            facts.beside[name] = labels.marked
         facts.values[name] = labels.class_slices()
         facts.name_classes(folder.cases[name].label, labels.spec)
         background = labels.values == 0 if labels.ignored is None else (labels.values == 0) & ~labels.ignored
@@ -244,7 +250,13 @@ def read_cases(
 
 
 def read_split(
-    folder: DatasetFolder, split: Split, run: RunConfig, dims: int | None, *, fresh: bool
+    folder: DatasetFolder,
+    split: Split,
+    run: RunConfig,
+    dims: int | None,
+    *,
+    fresh: bool,
+    states: Mapping[str, SliceStates] | None = None,
 ) -> Generator[Event, None, tuple[int, Facts, Split]]:
     """Read the cases of a split; one that was drawn is changed so that each class can be learned, where it can be.
 
@@ -254,6 +266,8 @@ def read_split(
         As of `read_cases`.
     fresh : bool
         Whether the split may be changed: it is not that of a run that is resumed.
+    states : mapping, optional
+        As of `draw_cases`.
 
     Raises
     ------
@@ -262,10 +276,11 @@ def read_split(
     """
     found, facts = yield from read_cases(folder, split, run, dims)
     if split.kind != "cases":
-        return found, facts, hold_out_slices(facts.slices, run.training.seed, facts.values) if fresh else split
+        held = hold_out_slices(facts.slices, run.training.seed, facts.values, facts.beside)
+        return found, facts, held if fresh else split
     facts.validation = yield from _read_validation(folder, split, run, facts)
     if fresh and not folder.splits:
-        split, moved = keep_classes(split, facts.values, facts.validation)
+        split, moved = keep_classes(split, facts.values, facts.validation, unvalidated(states))
         if moved:
             yield StageStarted(f"Trained on, since no other case holds a class of theirs: {', '.join(moved[:5])}.")
             found, facts = yield from read_cases(folder, split, run, dims)
@@ -281,10 +296,11 @@ def _read_validation(
     found = {}
     for name in split.val:
         label = folder.cases[name].label
-        labels = read_labels(label)
+        labels, states = _own_part(folder.cases[name], read_labels(label), run)
         _refuse_gray(label, labels, run, names)
         facts.name_classes(label, labels.spec)
-        found[name] = set(value_counts(read_annotation(labels, run.labels).values)) - {0}
+        known = split.part("val", name, read_annotation(labels, run.labels, states))
+        found[name] = set(value_counts(known.values)) - {0}
         yield Working(f"Reading the labels of {name}")
     return found
 
@@ -334,10 +350,18 @@ def read_annotated(
         As in `read_case`, `with_voxel_size` and `read_annotation`.
     """
     image, labels = read_case(case, on_image=run.labels.geometry == "image")
+    labels, states = _own_part(case, labels, run)
     if check:
         _refuse_gray(case.label, labels, run, named, lambda: image.data)
     image = Scan(image.data, with_voxel_size(image.spec, run.voxel_size))
-    return image, read_annotation(labels, run.labels)
+    return image, read_annotation(labels, run.labels, states)
+
+
+def _own_part(case: Case, labels: Scan, run: RunConfig) -> tuple[Scan, SliceStates | None]:
+    """Labels without what a model made and nobody checked or edited, and the slices that somebody did."""
+    states = case_slices(case, run)
+    found = states and states.on(labels.spec, run.labels.slice_axis, case.name)
+    return (found.part(labels) if found else labels), found
 
 
 def _refuse_gray(
@@ -370,6 +394,10 @@ def _format_case(name: str, labels: Annotation, run: RunConfig) -> str:
 def _format_slices(name: str, labels: Annotation, run: RunConfig) -> str:
     """Which slices are taken to be annotated, where a person should check that; else empty."""
     slices = labels.slices
+    if labels.edited is not None and labels.sparse:
+        listed = ", ".join(map(str, labels.marked[:12])) + (", …" if len(labels.marked) > 12 else "")
+        where = f"{counted(len(labels.marked), 'slice')} ({labels.axis_name} {listed})" if labels.axis_name else "parts"
+        return f"{name}: {where} checked or edited, or given as annotated; the others are ignored."
     if run.labels.zero == "annotated_slices" and labels.axis is not None:
         listed = ", ".join(map(str, labels.marked[:12])) + (", …" if len(labels.marked) > 12 else "")
         return f"{name}: annotated slices {labels.axis_name} {listed}."

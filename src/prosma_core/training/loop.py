@@ -130,6 +130,7 @@ def _run(trainer: Trainer, resume: bool) -> Generator[Event, None, TrainingResul
 def _finish(trainer: Trainer) -> Generator[Event, None, TrainingResult]:
     """Validate the chosen weights on every validation case and write the model."""
     yield StageStarted(f"Validating on {counted(len(trainer.val), 'validation case')}.")
+    held_out = trainer.setup.split.words()
     folder, weights, out = trainer.folder, trainer.weights(), trainer.setup.run.out
     if trainer.config.keep == "best" and folder.best.is_file():
         weights = {k: torch.from_numpy(v) for k, v in load_bundle(folder.best)[1].items()}
@@ -138,5 +139,6 @@ def _finish(trainer: Trainer) -> Generator[Event, None, TrainingResult]:
     header = trainer.save_model(out, validation)
     yield CheckpointSaved(str(out))
     if trainer.before is not None:
-        folder.write_before_after(trainer.before, validation.dice, format_before_after(trainer.before, validation.dice))
-    return TrainingResult(out, header, validation, trainer.before, trainer.setup.split.words())
+        words = format_before_after(trainer.before, validation.dice, held_out)
+        folder.write_before_after(trainer.before, validation.dice, words)
+    return TrainingResult(out, header, validation, trainer.before, held_out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ import prosma_core
 from prosma_core.config.model import ClassInfo, ModelConfig, ModelHeader, PreprocessConfig
 from prosma_core.config.training import FINE_TUNING_RATE, PRETRAINED, PlanOptions, RunConfig, with_defaults
 from prosma_core.data.intensities import COLOR
+from prosma_core.data.slices import SliceStates
 from prosma_core.errors import IntensityError
 from prosma_core.events import Event, StageStarted, Working
 from prosma_core.inference.device import free_memory
@@ -35,7 +36,7 @@ from prosma_core.training.plan import (
     plan_run,
     training_voxels,
 )
-from prosma_core.training.split import Split, check_split, choose_cases, class_counts
+from prosma_core.training.split import Split, all_slices, check_split, choose_cases, class_counts
 
 CPU_BATCH = 2
 """Most patches per step planned on a CPU, which computes none faster in a larger batch: more steps learn more."""
@@ -91,11 +92,12 @@ def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None
     folder = open_cases(run.data, run.pairs, run.validation)
     start = load_bundle(find_model(run.init)) if run.init and split is None else None
     fresh = split is None
-    split = choose_cases(folder, run.training.seed) if split is None else check_split(folder, split)
+    states = all_slices(folder, run)
+    split = choose_cases(folder, run.training.seed, states) if split is None else check_split(folder, split)
     number = len({*split.train, *split.val})
     yield StageStarted(f"Reading {counted(number, 'case')} of {folder.root.name}.")
     given = start[0].model.dims if start else run.preprocess.dims
-    dims, facts, split = yield from read_split(folder, split, run, given, fresh=fresh)
+    dims, facts, split = yield from read_split(folder, split, run, given, fresh=fresh, states=states)
     names = {**({} if run.labels.one_class else facts.names), **folder.class_names, **run.class_names}
     seen = {v for each in facts.validation.values() for v in each}
     classes = find_classes(facts.prints, names, run.labels, run.class_colors, seen)
@@ -103,7 +105,7 @@ def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None
         yield StageStarted(warning)
     for words in format_classes(classes, *class_counts(split, facts.values, facts.validation), split.unit):
         yield StageStarted(words)
-    split = replace(split, derived=_derived(folder, split))
+    split = replace(split, derived=_derived(folder, split, states), corrected=_corrected(folder, split, states))
     if start:
         yield StageStarted(f"Preprocessing and network are those of {start[0].name}.")
     header = start[0] if start else None
@@ -138,9 +140,18 @@ def _pretrained(run: RunConfig, model: ModelConfig) -> Generator[Event, None, di
     return None
 
 
-def _derived(folder: DatasetFolder, split: Split) -> tuple[str, ...]:
-    """Validation cases whose labels are a model's result, as the notes of their files say."""
-    return tuple(name for name in split.val if made_by_model(read_notes(folder.cases[name].label)))
+def _derived(folder: DatasetFolder, split: Split, states: Mapping[str, SliceStates]) -> tuple[str, ...]:
+    """Validation cases whose labels are a model's result, as the notes of their files say, and not known to be edited."""
+    return tuple(name for name in _results(folder, split) if name not in states or not states[name].edited)
+
+
+def _corrected(folder: DatasetFolder, split: Split, states: Mapping[str, SliceStates]) -> tuple[str, ...]:
+    """Validation cases whose labels are a model's result of which edited slices are validated on."""
+    return tuple(name for name in _results(folder, split) if name in states and states[name].edited)
+
+
+def _results(folder: DatasetFolder, split: Split) -> list[str]:
+    return [name for name in split.val if made_by_model(read_notes(folder.cases[name].label))]
 
 
 def _synthetic(folder: DatasetFolder, split: Split) -> bool:

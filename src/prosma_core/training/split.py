@@ -10,11 +10,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from prosma_core.config.training import RunConfig
 from prosma_core.data.labels import Annotation
-from prosma_core.errors import DatasetError, TrainingError
-from prosma_core.io.dataset_folder import DatasetFolder
-from prosma_core.io.notes import NO_INDEPENDENT_LABELS
+from prosma_core.data.slices import SliceStates
+from prosma_core.errors import ConfigError, DatasetError, TrainingError
+from prosma_core.io.dataset_folder import Case, DatasetFolder
+from prosma_core.io.notes import NO_INDEPENDENT_LABELS, made_by_model, noted_slices, read_notes
 from prosma_core.printable import counted
+from prosma_core.runs.run_state import FAVORS_START, NO_VALIDATION
 
 VALIDATION_SHARE = 0.2
 FEW_CASES = 4
@@ -51,6 +54,8 @@ class Split:
         By case, where slices are held out.
     derived : tuple of str
         Validation cases whose labels are a model's result, corrected or not: no independent labels.
+    corrected : tuple of str
+        Validation cases whose labels were a model's result, of which edited slices alone are validated on.
     """
 
     train: tuple[str, ...]
@@ -58,6 +63,7 @@ class Split:
     kind: Kind = "cases"
     held: dict[str, HeldOut] = field(default_factory=dict)
     derived: tuple[str, ...] = ()
+    corrected: tuple[str, ...] = ()
 
     @property
     def held_out(self) -> int:
@@ -90,7 +96,8 @@ class Split:
     def part(self, key: Part, name: str, labels: Annotation) -> Annotation:
         """The labels of a case that may be seen in training, or those that are validated on."""
         if name not in self.held:
-            return labels
+            own = key == "val" and self.kind == "cases" and labels.edited
+            return labels.only(labels.edited) if own and labels.edited else labels
         held = self.held[name]
         return labels.only(held.slices) if key == "val" else labels.without({*held.slices, *held.left_out})
 
@@ -99,7 +106,11 @@ class Split:
         held = {n: {"slices": list(h.slices), "left_out": list(h.left_out)} for n, h in self.held.items()}
         plain: dict[str, Any] = {"train": list(self.train), "val": list(self.val)}
         if self.derived:
-            plain |= {"derived": list(self.derived), "words": self.words()}
+            plain |= {"derived": list(self.derived)}
+        if self.corrected:
+            plain |= {"corrected": list(self.corrected)}
+        if self.words():
+            plain |= {"words": self.words()}
         few = {"validation": self.kind, "held_out": held, "words": self.words()}
         return plain if self.kind == "cases" else {**plain, **few}
 
@@ -115,17 +126,23 @@ class Split:
         try:
             held = {n: HeldOut(tuple(h["slices"]), tuple(h["left_out"])) for n, h in values.get("held_out", {}).items()}
             kind, derived = values.get("validation", "cases"), tuple(values.get("derived", ()))
-            return cls(tuple(values["train"]), tuple(values["val"]), kind, held, derived)
+            corrected = tuple(values.get("corrected", ()))
+            return cls(tuple(values["train"]), tuple(values["val"]), kind, held, derived, corrected)
         except (KeyError, TypeError, AttributeError) as error:
             msg = f"The run folder's splits.json cannot be read ({error!r}). Start again without --resume."
             raise TrainingError(msg) from error
 
     def words(self) -> str:
         """What validation figures of this split mean; empty for whole cases with labels of their own."""
-        return " ".join(filter(None, (self._kind_text(), self._derived_text())))
+        return " ".join(filter(None, (self._kind_text(), self._derived_text(), self._corrected_text())))
+
+    def _corrected_text(self) -> str:
+        if not self.corrected or self.kind == "none held out":
+            return ""
+        return f"Of a model's result, edited slices alone are validated on. {FAVORS_START}"
 
     def _derived_text(self) -> str:
-        if not self.derived:
+        if not self.derived or self.kind == "none held out":
             return ""
         which = "the" if len(self.derived) == len(self.val) else f"{len(self.derived)} of the {len(self.val)}"
         return (
@@ -143,13 +160,51 @@ class Split:
                 f"{'is' if count == 1 else 'are'} held out for validation. Other scans may be harder."
             )
         return (
-            "Too little is annotated to hold anything out: validation is on what is trained on. Its Dice is not a "
-            f"fair figure; annotate {FEW_CASES} scans, or {FEW_SLICES} slices, for one."
+            f"{NO_VALIDATION}: nothing is held out, so that the Dice is that of the training slices, and no fair "
+            f"figure. For one, annotate {FEW_CASES} scans, or {FEW_SLICES} slices (of a model's result, edit them)."
         )
 
 
-def choose_cases(folder: DatasetFolder, seed: int) -> Split:
+def case_slices(case: Case, run: RunConfig) -> SliceStates | None:
+    """Annotated slices of a case that the run gives, or that its label file notes; None where the labels alone say it.
+
+    Of slices that the run gives, the number along the axis is not known yet (see `SliceStates.on`). Of a model's result
+    they count as checked: what was edited in it cannot be told.
+    """
+    notes = read_notes(case.label)
+    given = run.annotated_slices.get(case.name)
+    if given is None:
+        return noted_slices(notes)
+    kept = tuple(sorted(set(given)))
+    made = bool(made_by_model(notes))
+    return SliceStates("", 0, checked=kept if made else (), edited=() if made else kept, only=True)
+
+
+def all_slices(folder: DatasetFolder, run: RunConfig) -> dict[str, SliceStates]:
+    """`case_slices` of the cases that have any.
+
+    Raises
+    ------
+    ConfigError
+        The run gives slices of a case that is not there.
+    """
+    if unknown := sorted(run.annotated_slices.keys() - folder.cases.keys()):
+        there = ", ".join(sorted(folder.cases)[:5]) + (", …" if len(folder.cases) > 5 else "")
+        msg = f"annotated_slices names {unknown[0]!r}, which is no case; the cases are {there}."
+        raise ConfigError(msg)
+    found = {name: case_slices(case, run) for name, case in folder.cases.items()}
+    return {name: states for name, states in found.items() if states is not None}
+
+
+def choose_cases(folder: DatasetFolder, seed: int, states: Mapping[str, SliceStates] | None = None) -> Split:
     """Training and validation cases: the folder's own, else a seeded draw of a fifth; all in both where there are few.
+
+    Parameters
+    ----------
+    folder : DatasetFolder
+    seed : int
+    states : mapping, optional
+        As of `draw_cases`.
 
     Raises
     ------
@@ -162,22 +217,43 @@ def choose_cases(folder: DatasetFolder, seed: int) -> Split:
             msg = f"{folder.root / folder.splits_file} needs at least one case in 'train' and one in 'val'."
             raise DatasetError(msg)
         return check_split(folder, Split(tuple(train), tuple(val)))
-    return draw_cases(folder.cases, seed)
+    return draw_cases(folder.cases, seed, states)
 
 
-def draw_cases(cases: Iterable[str], seed: int) -> Split:
-    """A seeded draw of a fifth of the cases for validation; all in both parts where there are few."""
-    names = sorted(cases)
+def draw_cases(cases: Iterable[str], seed: int, states: Mapping[str, SliceStates] | None = None) -> Split:
+    """A seeded draw of a fifth of the cases for validation; all in both parts where there are few.
+
+    Parameters
+    ----------
+    cases : iterable of str
+    seed : int
+    states : mapping, optional
+        Checked and edited slices of cases. Of models' results, those without any are left out, and only those with
+        edited slices can be validated on.
+    """
+    results = {name: each for name, each in (states or {}).items() if each.only}
+    names = sorted(name for name in cases if name not in results or results[name].annotated) or sorted(cases)
     if len(names) < FEW_CASES:
         return Split(tuple(names), tuple(names), "none held out")
     order = np.random.default_rng(seed).permutation(len(names))
     count = held_out_cases(len(names))
     drawn = [names[i] for i in order]
-    return Split(tuple(sorted(drawn[count:])), tuple(sorted(drawn[:count])))
+    val = [name for name in drawn if name not in unvalidated(states)][:count]
+    if not val:
+        return Split(tuple(names), tuple(names), "none held out")
+    return Split(tuple(sorted(set(drawn) - set(val))), tuple(sorted(val)))
+
+
+def unvalidated(states: Mapping[str, SliceStates] | None) -> frozenset[str]:
+    """Cases that hold nothing to validate on: a model's results without an edited slice."""
+    return frozenset(name for name, each in (states or {}).items() if each.only and not each.edited)
 
 
 def keep_classes(
-    split: Split, train: Mapping[str, Collection[int]], val: Mapping[str, Collection[int]]
+    split: Split,
+    train: Mapping[str, Collection[int]],
+    val: Mapping[str, Collection[int]],
+    barred: Collection[str] = (),
 ) -> tuple[Split, tuple[str, ...]]:
     """A split of whole cases in which each class is in a training case, where that can be.
 
@@ -189,6 +265,8 @@ def keep_classes(
     split : Split
     train, val : mapping of str to collection of int
         Values of the classes that each case holds.
+    barred : collection of str
+        Training cases that cannot be validated on.
 
     Returns
     -------
@@ -204,7 +282,8 @@ def keep_classes(
         if all(holding[value] for value in own):
             continue
         with_it = holding + Counter(own)
-        spare = next((t for t in trained if all(with_it[value] > 1 for value in values.get(t, ()))), None)
+        free = (t for t in trained if t not in barred)
+        spare = next((t for t in free if all(with_it[value] > 1 for value in values.get(t, ()))), None)
         if spare is None and len(validated) == 1:
             continue
         trained, holding = [*trained, name], with_it
@@ -268,7 +347,10 @@ def check_split(folder: DatasetFolder, split: Split) -> Split:
 
 
 def hold_out_slices(
-    slices: Mapping[str, Sequence[int]], seed: int, values: Mapping[str, Mapping[int, Sequence[int]]] | None = None
+    slices: Mapping[str, Sequence[int]],
+    seed: int,
+    values: Mapping[str, Mapping[int, Sequence[int]]] | None = None,
+    beside: Mapping[str, Collection[int]] | None = None,
 ) -> Split:
     """Split of few cases by slices: about a fifth of each case's, side by side and away from its ends.
 
@@ -277,10 +359,12 @@ def hold_out_slices(
     Parameters
     ----------
     slices : mapping of str to sequence of int
-        Annotated slices of each case, ascending.
+        Annotated slices of each case that may be held out, ascending.
     seed : int
     values : mapping, optional
         Of each case, the slices that hold each class, by its value.
+    beside : mapping, optional
+        All annotated slices of cases of which not all may be held out.
     """
     names = tuple(slices)
     counts = {name: round(VALIDATION_SHARE * len(each)) for name, each in slices.items()}
@@ -296,27 +380,30 @@ def hold_out_slices(
     held: dict[str, HeldOut] = {}
     for name, count in counts.items():
         if count:
-            held[name] = _hold_out(slices[name], count, rng, partial(_loses_none, name, left))
+            known = {*slices[name], *(beside or {}).get(name, ())}
+            held[name] = _hold_out(slices[name], known, count, rng, partial(_loses_none, name, left))
             for learned in left.values():
                 learned -= {(name, i) for i in (*held[name].slices, *held[name].left_out)}
     return Split(names, tuple(held), "slices", held)
 
 
-def _hold_out(slices: Sequence[int], count: int, rng: np.random.Generator, fits: Callable[[HeldOut], bool]) -> HeldOut:
+def _hold_out(
+    slices: Sequence[int], known: Collection[int], count: int, rng: np.random.Generator, fits: Callable[[HeldOut], bool]
+) -> HeldOut:
     """So many slices side by side, at a drawn place; where that does not fit, at the nearest that does."""
     spare = len(slices) - count
     start = int(rng.integers(1, spare)) if spare > 1 else 0
-    drawn = _held_from(slices, start, count)
+    drawn = _held_from(slices, known, start, count)
     if fits(drawn):
         return drawn
-    others = (_held_from(slices, i, count) for i in sorted(range(spare + 1), key=lambda i: abs(i - start)))
+    others = (_held_from(slices, known, i, count) for i in sorted(range(spare + 1), key=lambda i: abs(i - start)))
     return next((held for held in others if fits(held)), drawn)
 
 
-def _held_from(slices: Sequence[int], start: int, count: int) -> HeldOut:
+def _held_from(slices: Sequence[int], known: Collection[int], start: int, count: int) -> HeldOut:
     chosen = tuple(slices[start : start + count])
-    beside = tuple(i for i in (chosen[0] - 1, chosen[-1] + 1) if i in slices)
-    enough = 3 * (len(slices) - count - len(beside)) >= 2 * len(slices)
+    beside = tuple(sorted({i + step for i in chosen for step in (-1, 1)} & (set(known) - set(chosen))))
+    enough = 3 * (len(known) - count - len(beside)) >= 2 * len(known)
     return HeldOut(chosen, beside if enough else ())
 
 

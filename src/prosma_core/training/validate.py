@@ -186,9 +186,13 @@ def _unnamed(info: ClassInfo) -> bool:
 def validate_start(setup: Setup, device: torch.device) -> Generator[Event, None, dict[str, float] | None]:
     """Dice of the start model per class that both models have, on the run's validation cases.
 
-    None without any, and where the labels of a validation case are a model's result: a model is not judged by these.
+    None without any, where nothing is held out (the new model was trained on these slices, the old one was not), and
+    where the labels of a validation case are a model's result: a model is not judged by these.
     """
     if setup.start is None:
+        return None
+    if setup.split.kind == "none held out":
+        yield StageStarted("Nothing is held out: before and after are not compared.")
         return None
     if setup.split.derived:
         yield StageStarted(f"{NO_INDEPENDENT_LABELS}: before and after are not compared.")

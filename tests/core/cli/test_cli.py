@@ -339,7 +339,7 @@ def test_train_takes_pairs_of_files_and_says_before_and_after(
     assert code == 0
     labels = yaml.safe_load((tmp_path / "m.prosma" / "run.yaml").read_text())["labels"]
     assert (labels["zero"], labels["ignore"]) == ("annotated_slices", 9)
-    assert "not a fair figure" in err
+    assert "no fair figure" in err
     assert "Before and after" not in said
     code, said, _ = prosma("train", *pairs, "--init", model, "--out", tuned, "--config", settings)
     assert code == 0

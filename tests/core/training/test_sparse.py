@@ -13,11 +13,14 @@ import pytest
 from prosma_core.cli.train import measured
 from prosma_core.config.training import load_run_yaml, resolve_run
 from prosma_core.data.geometry import array_spec
-from prosma_core.errors import DatasetError, GeometryError, OutputError
+from prosma_core.data.slices import SliceStates
+from prosma_core.errors import ConfigError, DatasetError, GeometryError, OutputError
 from prosma_core.events import EpochDone, StageStarted
 from prosma_core.io.bundle import read_header
 from prosma_core.io.images import write_image, write_labels
+from prosma_core.io.notes import slices_note
 from prosma_core.runs.run_folder import RunFolder, resumed_settings
+from prosma_core.runs.run_state import FAVORS_START, NO_VALIDATION, format_before_after, got_worse, keep_stopped
 from prosma_core.training.loop import TrainingResult, train
 from prosma_core.training.optimization import learning_rate
 
@@ -113,7 +116,7 @@ def test_a_sparse_run_repeats_from_its_yaml_and_resumes_with_its_slices(pair, tm
 
 def test_too_little_to_hold_out_is_said_and_stored(pair, tmp_path: Path) -> None:
     result, said, _ = drain(train(run_of(tmp_path, [pair(0, on_slices(10, 14))], labels=SLICES)))
-    assert any("not a fair figure" in s for s in said)
+    assert any("no fair figure" in s for s in said)
     assert read_header(result.path).training["validation"] == "none held out"
     assert measured(result.header) == "training"
 
@@ -242,3 +245,100 @@ def test_a_full_disk_keeps_the_state_of_the_last_epoch(pair, tmp_path: Path, mon
     assert not [p for p in folder.root.iterdir() if p.name.startswith(".")]
     _, _, epochs = drain(train(resolve_run(resumed_settings(folder, {})), resume=True))
     assert [e.epoch for e in epochs] == [2, 3]
+
+
+def result_of(pair, seed: int, states: SliceStates | None, change=lambda labels: labels) -> tuple[Path, Path]:
+    """Write a pair whose labels are a model's result, with a note on what was checked and edited."""
+    image, painted = pair(seed)
+    notes = {"program": "prosma", "model": "start", **slices_note(states)}
+    write_labels(painted, change(ball(seed)[1]), SPEC, overwrite=True, provenance=notes)
+    return image, painted
+
+
+def garbage(*slices: int):
+    """Return a change that leaves only these slices as they are."""
+
+    def change(labels: np.ndarray) -> np.ndarray:
+        wrong = np.random.default_rng(1).integers(0, 250, labels.shape).astype(np.uint8)
+        wrong[list(slices)] = labels[list(slices)]
+        return wrong
+
+    return change
+
+
+def test_what_nobody_checked_or_edited_changes_neither_weights_nor_dice(pair, tmp_path: Path) -> None:
+    states = SliceStates("z", 24, 1, checked=(2, 9, 15), edited=(5, 7, 11, 12, 13), only=True)
+    found = []
+    for name, change in (("a", lambda labels: labels), ("b", garbage(*states.annotated))):
+        pairs = [result_of(pair, 0, states, change)]
+        result, said, epochs = drain(train(run_of(tmp_path, pairs, out=tmp_path / f"{name}.safetensors")))
+        found.append((result.header.sha256, result.validation.dice, [e.loss for e in epochs], result.held_out, said))
+    assert found[0] == found[1]
+    assert any("8 slices (z 2, 5, 7, 9, 11, 12, 13, 15) checked or edited" in s for s in said)
+    stored = json.loads(RunFolder.beside(tmp_path / "b.safetensors").splits.read_text())
+    assert set(stored["held_out"]["scan0"]["slices"]) <= set(states.edited)
+    assert stored["corrected"] == ["scan0"]
+
+
+def test_a_corrected_result_is_compared_on_edited_slices_and_not_called_worse(pair, tmp_path: Path) -> None:
+    start, _, _ = drain(train(run_of(tmp_path, [pair(i) for i in range(2)])))
+    states = SliceStates("z", 24, 1, checked=(2, 9), edited=(5, 7, 11, 12, 13), only=True)
+    bad = {"epochs": 1, "steps": 10, "learning_rate": 1.0, "warmup": 0.0, "trained_share": 1, "distillation": 0}
+    run = run_of(
+        tmp_path, [result_of(pair, 0, states)], init=str(start.path), out=tmp_path / "t.safetensors", training=bad
+    )
+    tuned, _, _ = drain(train(run))
+    assert tuned.before is not None
+    assert FAVORS_START in tuned.held_out
+    assert "independent_labels" not in tuned.header.training
+    higher = {name: dice + 0.3 for name, dice in tuned.validation.dice.items()}
+    words = format_before_after(higher, tuned.validation.dice, tuned.held_out)
+    assert "got worse" not in words
+    assert "made the model worse" not in words
+    assert "no verdict" in words
+    assert not got_worse(higher, tuned.validation.dice, tuned.held_out)
+    assert keep_stopped(RunFolder.beside(run.out)).held_out == tuned.held_out
+
+
+def test_a_result_that_was_only_checked_trains_and_is_not_compared(pair, tmp_path: Path) -> None:
+    start, _, _ = drain(train(run_of(tmp_path, [pair(i) for i in range(2)])))
+    everything = SliceStates("z", 24, 1, checked=tuple(range(24)), only=True)
+    run = run_of(tmp_path, [result_of(pair, 0, everything)], init=str(start.path), out=tmp_path / "t.safetensors")
+    tuned, said, _ = drain(train(run))
+    assert tuned.before is None
+    assert tuned.held_out.startswith(NO_VALIDATION)
+    assert "Nothing is held out: before and after are not compared." in said
+    assert measured(tuned.header) == "training"
+
+
+def test_whole_cases_are_drawn_among_those_with_edited_slices(pair, tmp_path: Path) -> None:
+    untouched, checked, edited = (
+        SliceStates("z", 24, 1, *each, only=True) for each in (((), ()), ((9, 12), ()), ((9,), (12, 14)))
+    )
+    states = [untouched, checked, checked, checked, edited]
+    pairs = [result_of(pair, i, each) for i, each in enumerate(states)]
+    result, _, _ = drain(train(run_of(tmp_path, pairs)))
+    stored = json.loads(RunFolder.beside(result.path).splits.read_text())
+    assert (stored["train"], stored["val"]) == (["scan1", "scan2", "scan3"], ["scan4"])
+    assert result.header.training["validation_cases"] == 1
+    with pytest.raises(DatasetError, match="holds an annotation"):
+        drain(train(run_of(tmp_path, pairs[:1], out=tmp_path / "n.safetensors")))
+
+
+def test_annotated_slices_are_given_by_case(pair, tmp_path: Path) -> None:
+    given = {"scan0": [5, 7, 9, 11, 12, 13, 20]}
+    hashes = []
+    for name, change in (("a", lambda labels: labels), ("b", garbage(*given["scan0"]))):
+        run = run_of(
+            tmp_path, [pair(0, change), pair(1)], annotated_slices=given, out=tmp_path / f"{name}.safetensors"
+        )
+        result, _, _ = drain(train(run))
+        hashes.append(result.header.sha256)
+        assert result.header.training["validation"] == "slices"
+    assert hashes[0] == hashes[1]
+    again = resolve_run({**load_run_yaml(RunFolder.beside(run.out).run_yaml), "out": tmp_path / "again.safetensors"})
+    assert drain(train(again))[0].header.sha256 == hashes[0]
+    with pytest.raises(ConfigError, match="annotated_slices names 'scan9', which is no case; the cases are scan0"):
+        drain(train(run_of(tmp_path, [pair(0)], annotated_slices={"scan9": [1]}, out=tmp_path / "n.safetensors")))
+    with pytest.raises(GeometryError, match="Slice 24 of scan0 is given as annotated, but it has 24 slices along z"):
+        drain(train(run_of(tmp_path, [pair(0)], annotated_slices={"scan0": [24]}, out=tmp_path / "n.safetensors")))

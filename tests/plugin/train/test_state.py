@@ -235,7 +235,7 @@ def test_what_is_held_out_is_said(tmp_path: Path) -> None:
     def scan(name: str, *slices: int) -> PairRow:
         return row(config=SPARSE, name=name, slices=slices)
 
-    assert "Too little is annotated to hold anything out" in said(scan("a", 1, 4, 8))
+    assert "No independent validation" in said(scan("a", 1, 4, 8))
     assert "1 annotated slice of the same scans" in said(scan("a", 1, 4, 6, 8))
     assert "2 annotated slices of the same scans" in said(scan("a", 1, 3, 5, 7), scan("b", 0, 2, 4, 6, 8))
     assert "held out" not in said(*(scan(name, 1, 4, 8) for name in "abcd"))

@@ -1,0 +1,181 @@
+"""Slices of a label map that a person checked or edited; the others may be a model's own result."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prosma_core.data.frames import slice_axis
+from prosma_core.data.geometry import ImageSpec, Scan
+from prosma_core.errors import GeometryError
+from prosma_core.printable import counted
+
+
+@dataclass(frozen=True)
+class SliceStates:
+    """Which slices of a label map a person checked or edited.
+
+    Slices are numbered along `axis`, time point by time point: slice 3 of time point 2 of 10 slices is number 23.
+
+    Attributes
+    ----------
+    axis : str
+        Letter of the slices' axis; empty for a picture, which is one slice.
+    size, frames : int
+        Slices along it, and time points; 0 slices where the label map was not looked at yet (see `on`).
+    checked : tuple of int
+        Slices that a person called right, also where nothing is painted on them; ascending.
+    edited : tuple of int
+        Slices that differ from what the label map was made from, checked or not; ascending.
+    only : bool
+        Whether nothing but checked and edited slices is annotated: the rest is a model's result.
+    """
+
+    axis: str
+    size: int
+    frames: int = 1
+    checked: tuple[int, ...] = ()
+    edited: tuple[int, ...] = ()
+    only: bool = False
+
+    @property
+    def count(self) -> int:
+        """Number of slices, of all time points."""
+        return self.size * self.frames
+
+    @property
+    def annotated(self) -> tuple[int, ...]:
+        """Slices that are checked or edited."""
+        return tuple(sorted({*self.checked, *self.edited}))
+
+    @property
+    def untouched(self) -> tuple[int, ...]:
+        """Slices that are neither."""
+        return tuple(sorted(set(range(self.count)) - {*self.checked, *self.edited}))
+
+    def state(self, index: int) -> str:
+        """``checked``, ``edited`` or ``untouched``; what is both counts as checked."""
+        return "checked" if index in self.checked else "edited" if index in self.edited else "untouched"
+
+    def words(self) -> str:
+        """Counts, as in ``3 checked, 2 edited, 26 untouched``; what is checked and edited counts as checked."""
+        edited = len(set(self.edited) - set(self.checked))
+        return f"{len(self.checked)} checked, {edited} edited, {len(self.untouched)} untouched"
+
+    def name(self, index: int) -> str:
+        """A slice in words, as in ``slice 7 (z)`` or ``time point 2, slice 7 (z)``; ``picture`` where it is all."""
+        if not self.axis:
+            return f"time point {index}" if self.frames > 1 else "picture"
+        frame, at = divmod(index, self.size)
+        return f"{f'time point {frame}, ' if self.frames > 1 else ''}slice {at} ({self.axis})"
+
+    def marked(self, index: int, *, checked: bool) -> SliceStates:
+        """The same with a slice checked, or not checked any more."""
+        kept = set(self.checked) - {index}
+        return replace(self, checked=tuple(sorted(kept | {index} if checked else kept)))
+
+    def mask(self, which: Collection[int], spec: ImageSpec) -> NDArray[np.bool_]:
+        """Voxels of some slices.
+
+        Parameters
+        ----------
+        which : collection of int
+        spec : ImageSpec
+            Of the label map, without channels.
+
+        Returns
+        -------
+        ndarray, bool, as many axes as the label map
+            To be broadcast to its shape.
+        """
+        flags = np.zeros(self.count, bool)
+        flags[list(which)] = True
+        wanted = {"t": self.frames, self.axis: self.size}
+        return flags.reshape([wanted.get(letter, 1) for letter in spec.axes])
+
+    def part(self, labels: Scan) -> Scan:
+        """The label map with 0 wherever nothing of it is annotated; as it is where all of it may be."""
+        if not self.only:
+            return labels
+        data = np.asarray(labels.data)
+        return Scan(np.where(self.mask(self.annotated, labels.spec), data, data.dtype.type(0)), labels.spec)
+
+    def validated(self, spec: ImageSpec) -> tuple[int, ...]:
+        """Slices along the axis that may be validated on: edited ones, with none of a time point that is only checked.
+
+        A slice that was checked and not edited is a model's own result: a model is not judged by it.
+        """
+        size = self.size or spec.size(self.axis)
+        own = {index % size for index in self.edited}
+        return tuple(sorted(own - {index % size for index in set(self.checked) - set(self.edited)}))
+
+    def fits(self, spec: ImageSpec) -> bool:
+        """Whether a label map has these slices."""
+        size = spec.size(self.axis) if self.axis and self.axis in spec.spatial_axes else 1
+        known = self.axis in spec.spatial_axes if self.axis else spec.spatial_ndim == 2
+        return known and (self.size, self.frames) == (size, spec.num_frames)
+
+    def on(self, spec: ImageSpec, axis: str | None, name: str) -> SliceStates | None:
+        """The same for a label map that was read; None where a note of its file does not fit it any more.
+
+        Parameters
+        ----------
+        spec : ImageSpec
+            Of the label map.
+        axis : str or None
+            Letter of the axis of slices whose `size` is not known; None is the one that a 2D network walks along.
+        name : str
+            Whose slices they are, for the error text.
+
+        Raises
+        ------
+        GeometryError
+            Slices that were given are not there.
+        """
+        if self.size:
+            return self if self.fits(spec) else None
+        letter = "" if spec.spatial_ndim == 2 else spec.spatial_axes[slice_axis(spec, axis)]
+        found = replace(self, axis=letter, size=spec.size(letter) if letter else 1, frames=spec.num_frames)
+        if wrong := [index for index in self.annotated if index >= found.count]:
+            along = f" along {letter}" if letter else ""
+            msg = (
+                f"Slice {wrong[0]} of {name} is given as annotated, but it has {counted(found.count, 'slice')}{along}, "
+                "numbered from 0. Correct annotated_slices."
+            )
+            raise GeometryError(msg)
+        return found
+
+    def as_json(self) -> dict[str, Any]:
+        """Content of a note, see `from_json`."""
+        return {
+            "axis": self.axis,
+            "size": self.size,
+            "frames": self.frames,
+            "checked": list(self.checked),
+            "edited": list(self.edited),
+            "only": self.only,
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> SliceStates:
+        """States of a note.
+
+        Raises
+        ------
+        ValueError
+            It is damaged.
+        """
+        size, frames = (int(values[key]) for key in ("size", "frames"))
+        checked, edited = (tuple(sorted({int(i) for i in values[key]})) for key in ("checked", "edited"))
+        axis, only = values["axis"], values["only"]
+        if axis not in ("", "z", "y", "x") or not isinstance(only, bool) or size < 1 or frames < 1:
+            msg = f"axis {axis!r}, {size} slices"
+            raise ValueError(msg)
+        if any(not 0 <= index < size * frames for index in (*checked, *edited)):
+            msg = f"a slice beyond {size * frames}"
+            raise ValueError(msg)
+        return cls(axis, size, frames, checked, edited, only)
