@@ -7,17 +7,20 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from napari.utils.notifications import show_info, show_warning
 
 from napari_prosma.layers.placement import drawn_axes, oblique_note, spec_arguments, straight_affine, turn_between
 from napari_prosma.layers.results import class_arguments, file_notes, noted_classes, noted_provenance, says_labels
 from napari_prosma.layers.scan import METADATA, OPENED_AS
+from napari_prosma.layers.slices import MARKS, Marks, noted_marks
 from prosma_core.config.model import ClassInfo
-from prosma_core.data.geometry import ImageSpec
+from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.intensities import COLOR
 from prosma_core.engine.decoder import DECODER
 from prosma_core.errors import FileFormatError
 from prosma_core.io.names import FORMATS, image_suffix, is_dicom_folder, is_image_path, is_zarr_node, stem
+from prosma_core.io.notes import SLICES, made_by_model
 from prosma_core.io.read_errors import warnings_of
 from prosma_core.io.zarr_images import OpenZarr, open_zarr
 from prosma_core.printable import plain
@@ -95,12 +98,23 @@ def as_labels_data(layer: LayerData, notes: dict[str, Any]) -> LayerData:
     """The same layer as Labels, with the class names, colors and provenance in a file's notes."""
     data, arguments, _ = layer
     classes = noted_classes(notes)
+    marks = _marks(data, arguments["metadata"][METADATA], notes)
     arguments = {key: value for key, value in arguments.items() if key != "rgb"}
     if classes:
         arguments |= class_arguments(classes)
     own = {**arguments["metadata"][METADATA], "provenance": noted_provenance(notes), "classes": classes}
-    own[OPENED_AS] = "labels"
+    own |= {OPENED_AS: "labels"} | ({MARKS: marks} if marks is not None else {})
     return data, {**arguments, "metadata": {METADATA: own}}, "labels"
+
+
+def _marks(data: Any, own: dict[str, Any], notes: dict[str, Any]) -> Marks | None:
+    """What is kept of the checked and edited slices of a label map, which is read for it; None where nothing is."""
+    data = data[0] if isinstance(data, list) else data
+    spec: ImageSpec = own["spec"]
+    if not (made_by_model(notes) or SLICES in notes) or "c" in own["axes"]:
+        return None
+    canonical = np.asarray(data).transpose([own["axes"].index(letter) for letter in spec.axes])
+    return noted_marks(notes, Scan(canonical, spec))
 
 
 def _is_ours(path: Path) -> bool:

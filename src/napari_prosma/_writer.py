@@ -9,6 +9,8 @@ from typing import Any
 from napari_prosma.layers.placement import Placement
 from napari_prosma.layers.results import file_notes
 from napari_prosma.layers.scan import METADATA, OPENED_AS, LayerScan, read_arrays
+from napari_prosma.layers.slices import MARKS, Marks, states_of
+from prosma_core.data.geometry import Scan
 from prosma_core.errors import OutputError
 from prosma_core.io.images import write_image, write_labels
 from prosma_core.io.labels import one_channel
@@ -40,7 +42,9 @@ def write_labels_layer(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     check_saving(Path(path), meta, "labels")
     scan = _scan(data, meta)
     labels = one_channel(scan.load(), scan.spec.axes, f"the layer {scan.name}")
-    notes = file_notes(scan.metadata.get("provenance", {}), scan.metadata.get("classes", ()), "labels")
+    marks = scan.metadata.get(MARKS)
+    states = states_of(marks, Scan(labels, scan.spec.labels_spec())) if isinstance(marks, Marks) else None
+    notes = file_notes(scan.metadata.get("provenance", {}), scan.metadata.get("classes", ()), "labels", states)
     write_labels(Path(path), labels, scan.spec, overwrite=True, provenance=notes)
     return [path]
 

@@ -17,11 +17,15 @@ from napari.layers import Labels
 from napari_prosma.gates.controller import AbstractGatesView, GatesController
 from napari_prosma.jobs import session
 from napari_prosma.jobs.session import Session
+from napari_prosma.layers.results import editable_copy, labels_layer
+from napari_prosma.layers.scan import read
+from napari_prosma.layers.slices import slice_states
 from napari_prosma.segment.controller import AbstractSegmentView, SegmentController
 from napari_prosma.train.controller import TrainController
 from napari_prosma.train.presenter import AbstractTrainView
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.inspection import Inspection, LevelSummary, MapInfo
+from prosma_core.config.model import ClassInfo
 from prosma_core.engine.messages import Failed, Finished, Ready, SegmentRequest, SegmentResult, TrainResult
 from prosma_core.errors import DeviceError
 from prosma_core.events import EpochDone, LevelStats, StepDone, TileDone, Working
@@ -87,6 +91,20 @@ def open_scan(viewer: ViewerModel, rng: np.random.Generator) -> Callable[[], Any
     """Return what opens a scan in the viewer."""
     scan = rng.normal(100, 20, (12, 40, 44)).astype(np.float32)
     return lambda: viewer.add_image(scan, name="mri", scale=(3, 1, 1), units=("mm",) * 3)
+
+
+@pytest.fixture
+def result(viewer: ViewerModel, open_scan: Callable[[], Any]) -> tuple[Any, Labels]:
+    """A scan, and the corrected copy of a model's result on it, which is selected."""
+    image = open_scan()
+    made = np.zeros(image.data.shape, np.uint8)
+    made[3:9, 10:20, 10:20] = 1
+    classes = (ClassInfo(value=0, name="background"), ClassInfo(value=1, name="organ"))
+    notes = {"program": "prosma", "model": "phantom-3d"}
+    copy = editable_copy(labels_layer(read(image), made, classes, "organ", notes))
+    viewer.add_layer(copy)
+    viewer.layers.selection = {image, copy}
+    return image, copy
 
 
 def choose(controller: Any) -> None:
@@ -285,5 +303,83 @@ def test_all_of_these_pass_in_a_process_that_cannot_import_qt() -> None:
     command = [sys.executable, "-c", RUN, __file__]
     done = subprocess.run(command, check=False, capture_output=True, encoding="utf-8", env=environment)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert "7 passed" in done.stdout
+    assert "10 passed" in done.stdout
     assert "Qt: []" in done.stdout
+
+
+def test_slices_of_a_corrected_result_are_marked_shown_and_asked_for(
+    train: Any, viewer: ViewerModel, clock: Any, result: tuple[Any, Labels]
+) -> None:
+    view, (_, copy) = train.view, result
+    view.add_active_clicked.emit()
+    states, name = view.shown["show_slices"]
+    assert (states.axis, states.count, name) == ("z", 12, copy.name)
+    assert view.shown["show_problem"] == (
+        "pairs",
+        "Nothing is checked or edited yet: correct a slice, or mark one as checked.",
+    )
+    assert not enabled(train)
+
+    viewer.dims.set_point(0, 3 * 5)  # slices are 3 mm thick
+    assert view.shown["show_slice"] == (5,)
+    view.mark_clicked.emit()
+    assert view.shown["show_slices"][0].checked == (5,)  # at once
+    clock.run()
+    assert slice_states(copy).checked == (5,)
+    assert (view.shown["show_problem"], enabled(train)) == ((None, ""), True)
+    assert "11 untouched; untouched slices are the model's own labels and take no part" in view.shown["show_notes"][0]
+    assert "No independent validation" in view.shown["show_notes"][0]
+
+    copy.data_setitem((np.array([7]), np.array([1]), np.array([1])), 1)
+    clock.run()
+    assert view.shown["show_slices"][0].words() == "1 checked, 1 edited, 10 untouched"
+    copy.undo()
+    clock.run()
+    assert view.shown["show_slices"][0].words() == "1 checked, 0 edited, 11 untouched"
+
+    copy.name = "renamed"
+    clock.run()
+    assert view.shown["show_slices"][1] == "renamed"
+    view.slice_clicked.emit(9)
+    assert viewer.dims.point[0] == 27
+    assert view.shown["show_slice"] == (9,)
+    viewer.dims.ndisplay = 3
+    assert view.shown["show_slice"] == (None,)
+    view.mark_clicked.emit()
+    assert "No slice of renamed is in view" in view.shown["show_error"][0]
+    viewer.dims.ndisplay = 2
+    viewer.dims.set_point(0, 15)
+    view.mark_clicked.emit()
+    assert slice_states(copy).annotated == ()
+    train.slices.mark(copy, 2)
+    assert slice_states(copy).checked == (2,)
+    viewer.layers.remove(copy)
+    assert view.shown["show_slices"] == (None, "")
+
+
+def test_corrections_outside_of_the_object_alone_are_asked_about(
+    train: Any, clock: Any, result: tuple[Any, Labels]
+) -> None:
+    train.view.add_active_clicked.emit()
+    _, copy = result
+    copy.data_setitem((np.array([3]), np.array([10]), np.array([10])), 0)
+    copy.data[3] = 0  # all that was found there was wrong
+    copy.refresh()
+    clock.run()
+    field, words = train.view.shown["show_problem"]
+    assert (field, enabled(train)) == ("pairs", False)
+    assert "hold no object" in words
+    train.slices.mark(copy, 5)
+    clock.run()
+    assert enabled(train)
+
+
+def test_all_slices_of_a_result_can_be_checked(train: Any, clock: Any, result: tuple[Any, Labels]) -> None:
+    train.view.add_active_clicked.emit()
+    for index in range(12):
+        train.slices.mark(result[1], index)
+    clock.run()
+    assert train.view.shown["show_slices"][0].words() == "12 checked, 0 edited, 0 untouched"
+    assert enabled(train)
+    assert "untouched" not in train.view.shown["show_notes"][0]
+    assert "No independent validation" in train.view.shown["show_notes"][0]

@@ -16,9 +16,12 @@ from pydantic import ValidationError
 import prosma_core
 from napari_prosma.layers.placement import Placement
 from napari_prosma.layers.scan import METADATA, LayerScan
+from napari_prosma.layers.slices import remember
 from prosma_core.config.documents import load_json
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import ImageSpec
+from prosma_core.data.slices import SliceStates
+from prosma_core.io.notes import SLICES, slices_note
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -137,8 +140,11 @@ def image_layer(
 
 
 def editable_copy(layer: Labels, name: str | None = None) -> Labels:
-    """A Labels layer with a copy of the voxels, to be corrected by hand; it keeps geometry, colors and metadata."""
-    return Labels(
+    """A Labels layer with a copy of the voxels, to be corrected by hand; it keeps geometry, colors and metadata.
+
+    It remembers what it was made from (see `napari_prosma.layers.slices`): the voxels that the model gave.
+    """
+    copy = Labels(
         np.array(layer.data),
         name=name or f"{layer.name} corrected",
         **Placement.of(layer).arguments(),
@@ -146,6 +152,8 @@ def editable_copy(layer: Labels, name: str | None = None) -> Labels:
         features=layer.features.copy(),
         metadata={key: dict(value) if key == METADATA else value for key, value in layer.metadata.items()},
     )
+    remember(copy)
+    return copy
 
 
 def class_arguments(classes: Sequence[ClassInfo]) -> dict[str, Any]:
@@ -197,7 +205,9 @@ def _with_channel(scan: LayerScan) -> tuple[Placement, str]:
 _CLASSES = "classes"
 
 
-def file_notes(provenance: Mapping[str, str], classes: Sequence[ClassInfo], kind: str) -> dict[str, str]:
+def file_notes(
+    provenance: Mapping[str, str], classes: Sequence[ClassInfo], kind: str, states: SliceStates | None = None
+) -> dict[str, str]:
     """Notes for a file.
 
     Parameters
@@ -207,12 +217,14 @@ def file_notes(provenance: Mapping[str, str], classes: Sequence[ClassInfo], kind
     classes : sequence of ClassInfo
         Empty where they are not known.
     kind : {"labels", "image"}
+    states : SliceStates, optional
+        Checked and edited slices of labels.
     """
     notes = dict(provenance) or {"program": f"napari-prosma {prosma_core.__version__}"}
     notes["kind"] = kind
     if classes:
         notes[_CLASSES] = json.dumps([c.model_dump() for c in classes])
-    return notes
+    return notes | slices_note(states)
 
 
 def says_labels(notes: Mapping[str, Any], dtype: Any, axes: str) -> bool:
@@ -233,7 +245,7 @@ def noted_classes(notes: Mapping[str, Any]) -> tuple[ClassInfo, ...]:
 
 def noted_provenance(notes: Mapping[str, Any]) -> dict[str, str]:
     """How a result was made, without what describes the file itself."""
-    return {str(key): str(value) for key, value in notes.items() if key not in {"kind", _CLASSES}}
+    return {str(key): str(value) for key, value in notes.items() if key not in {"kind", _CLASSES, SLICES}}
 
 
 def add_layer_keep_selection(viewer: ViewerModel, layer: Layer, below: Layer | None = None) -> None:

@@ -69,15 +69,68 @@ def current_slice(layer: Any, scan: LayerScan, viewer: Any) -> Region | None:
     if viewer.dims.ndisplay == 3:
         return None
     box = _whole(scan)
+    for axis, voxel in _at_sliders(layer, scan, viewer).items():
+        box[axis] = (voxel, voxel + 1) if 0 <= voxel < scan.data.shape[axis] else (0, 0)
+    return _region(scan, box)
+
+
+def slice_in_view(layer: Any, scan: LayerScan, viewer: Any, axis: str) -> tuple[int, int] | None:
+    """Time point and slice that are displayed.
+
+    Parameters
+    ----------
+    layer, scan, viewer
+        As in `view_box`.
+    axis : str
+        Letter of the slices' axis; empty for a picture, whose one slice is 0.
+
+    Returns
+    -------
+    tuple of (int, int) or None
+        None in 3D view, where the axis has no slider, and where the viewer's position lies outside of the scan.
+    """
+    if viewer.dims.ndisplay == 3:
+        return None
+    at = {scan.axes[number]: voxel for number, voxel in _at_sliders(layer, scan, viewer).items()}
+    wanted = [letter for letter in ("t", axis) if letter and letter in scan.axes]
+    if any(letter not in at or not 0 <= at[letter] < scan.data.shape[scan.axes.index(letter)] for letter in wanted):
+        return None
+    return at.get("t", 0), at.get(axis, 0)
+
+
+def show_slice(layer: Any, scan: LayerScan, viewer: Any, axis: str, index: tuple[int, int]) -> None:
+    """Move the sliders of the viewer to a time point and a slice; those of other axes stay.
+
+    Parameters
+    ----------
+    layer, scan, viewer, axis
+        As in `slice_in_view`.
+    index : tuple of (int, int)
+        As it gives it.
+    """
+    point = np.append(np.asarray(viewer.dims.point, float)[-layer.ndim :], 1)
+    matrix = _world(layer, viewer)
+    data = np.linalg.solve(matrix, point)
+    moved = [(scan.axes.index(x), i) for x, i in zip(("t", axis), index, strict=True) if x and x in scan.axes]
+    for number, voxel in moved:
+        factor = _factor(layer, scan, number)
+        data[number] = (voxel + 0.5) * factor - 0.5
+    there = matrix @ data
+    lead = viewer.dims.ndim - layer.ndim
+    for number, _ in moved:
+        viewer.dims.set_point(lead + number, float(there[number]))
+
+
+def _at_sliders(layer: Any, scan: LayerScan, viewer: Any) -> dict[int, int]:
+    """Voxel of the scan, which may lie outside of it, along each axis of the layer that has a slider."""
     shown = _displayed(layer, viewer)
     hidden = [axis for axis in range(layer.ndim) if axis not in shown]
-    if hidden:
-        point = np.asarray(viewer.dims.point, float)[-layer.ndim :]
-        to_data = np.linalg.inv(_world(layer, viewer))[np.ix_([*hidden, -1], [*hidden, -1])]
-        for axis, at in zip(hidden, to_data[:-1, :-1] @ point[hidden] + to_data[:-1, -1], strict=True):
-            voxel = floor((np.round(at) + 0.5) / _factor(layer, scan, axis))
-            box[axis] = (voxel, voxel + 1) if 0 <= voxel < scan.data.shape[axis] else (0, 0)
-    return _region(scan, box)
+    if not hidden:
+        return {}
+    point = np.asarray(viewer.dims.point, float)[-layer.ndim :]
+    to_data = np.linalg.inv(_world(layer, viewer))[np.ix_([*hidden, -1], [*hidden, -1])]
+    found = to_data[:-1, :-1] @ point[hidden] + to_data[:-1, -1]
+    return {a: floor((np.round(v) + 0.5) / _factor(layer, scan, a)) for a, v in zip(hidden, found, strict=True)}
 
 
 def slab_in_view(layer: Any, scan: LayerScan, viewer: Any, start: tuple[int, ...], stop: tuple[int, ...]) -> bool:

@@ -23,6 +23,7 @@ from napari_prosma.layers.results import (
     refresh,
 )
 from napari_prosma.layers.scan import read
+from napari_prosma.layers.slices import keep, packed
 from napari_prosma.layers.viewport import slab_in_view
 from napari_prosma.segment.state import SegmentPlan
 from prosma_core.config.model import ClassInfo, provenance
@@ -175,7 +176,7 @@ class SegmentJob(ShownRun):
     ) -> None:
         self.plan, self.source = plan, source
         self.labels: Labels | None = None
-        self._viewer, self._view, self._told = viewer, view, over
+        self._viewer, self._view, self._told, self._jobs = viewer, view, over, jobs
         self._arrays: dict[str, NDArray[Any]] = {}
         self._finished = False
         name = plan.scan.path.name if plan.scan.path else plan.scan.name
@@ -250,6 +251,7 @@ class SegmentJob(ShownRun):
             self.labels = self._add_labels()
         plan, labels = self.plan, self.labels
         labels.refresh()  # its thumbnail as well
+        self._jobs.run(lambda: packed(labels), lambda marks: keep(labels, marks), lambda _: None)
         self._add_maps(labels.name)
         rows = class_rows(plan.model.header.classes, result.voxels, plan.scan.spec)
         heading = size_heading(plan.scan.spec)

@@ -27,7 +27,7 @@ EVERY = 60_000
 """Milliseconds between two checks whether anything was painted."""
 PULSE = 500
 """Milliseconds between two moments at which Python runs, and so sees a signal, while Qt waits for events."""
-PAINTED = ("data", "paint", "labels_update", REFRESHED)
+PAINTED = ("data", "paint", "labels_update", "metadata", REFRESHED)
 
 
 class Autosave:

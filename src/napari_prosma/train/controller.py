@@ -16,6 +16,7 @@ from napari_prosma.train.pair_list import PairActions, PairList
 from napari_prosma.train.presenter import AbstractTrainView, TrainPresenter, preset_training
 from napari_prosma.train.run_library import free_name
 from napari_prosma.train.runtime_estimate import RuntimeEstimator
+from napari_prosma.train.slice_marks import SliceMarks
 from napari_prosma.train.state import (
     TrainChoices,
     TrainPlan,
@@ -50,6 +51,8 @@ class TrainController:
     ----------
     pairs : PairActions
         What is trained on.
+    slices : SliceMarks
+        Which slices of the labels that are worked on were checked or edited.
     trainings : TrainingManager
         The one that runs, and what came of the last.
     """
@@ -65,6 +68,7 @@ class TrainController:
         self._presenter = TrainPresenter(view, session)
         self._pairs = PairList(session.jobs, self._pairs_changed)
         self.pairs = PairActions(viewer, self._pairs, session.jobs, self._say)
+        self.slices = SliceMarks(viewer, view, self._pairs, self._say)
         self._preview = TrainingPreview(viewer, view)
         self._estimate = RuntimeEstimator(view, session.jobs, self._show_times, self._show_plan)
         self.trainings = TrainingManager(view, session, self._pairs, self._preview, self._training_over)
@@ -82,6 +86,7 @@ class TrainController:
             lambda: self.session.models_changed.disconnect(self.show_starts),
             lambda: self.session.jobs.started.disconnect(self._show_devices),
             self._estimate.close,
+            self.slices.close,
             self._pairs.close,
             self.session.widget_closed,
         )
@@ -95,6 +100,7 @@ class TrainController:
         self._choices = replace(self._choices, rows=rows)
         self._name_it()
         self.view.show_pairs(rows)
+        self.slices.show()
         self._show_classes()
         self._show_preview()
         self._show_plan()
@@ -242,6 +248,7 @@ class TrainController:
     def _layer_removed(self, event: Any) -> None:
         if self._pairs.close_layer(event.value) and self.trainings.run is None:
             self._say(f"{event.value.name} was closed; its pair stays in the list until you choose “Remove”.")
+        self.slices.show()
         self._show_preview()
 
     def _show_preview(self, _event: Any = None) -> None:

@@ -14,15 +14,17 @@ from numpy.typing import NDArray
 from napari_prosma.layers.results import file_notes, labels_layer
 from napari_prosma.layers.scan import LayerScan
 from napari_prosma.train.pairs import Pair
-from napari_prosma.train.sources import Source, classes_known, image_scan, labels_scan, provenance_of
+from napari_prosma.train.sources import Source, classes_known, image_scan, labels_scan, provenance_of, states_of_labels
 from prosma_core.config.model import ClassInfo
 from prosma_core.config.training import RunConfig, load_run_yaml
 from prosma_core.data.geometry import ImageSpec, Scan
+from prosma_core.data.slices import SliceStates
 from prosma_core.engine.decoder import DECODER
 from prosma_core.errors import GeometryError, OutputError, ProsmaError
 from prosma_core.io.dataset_folder import free_names, storable
 from prosma_core.io.images import write_image, write_labels
 from prosma_core.io.names import image_suffix, safe_name, stem
+from prosma_core.io.notes import noted_slices, slices_note
 from prosma_core.io.output_plan import OutputPlan
 from prosma_core.printable import counted
 from prosma_core.runs.run_folder import RunFolder
@@ -109,7 +111,7 @@ def left_out(pairs: Sequence[Pair], folder: RunFolder) -> str:
         own = [path for path in labels if stem(path) == name]
         try:
             scan = labels_scan(pair.labels, image_scan(pair.image) if pair.image.layer is not None else None)
-            if not any(np.array_equal(DECODER.read_labels(path).data, scan.data) for path in own):
+            if not any(_holds(path, scan, states_of_labels(pair.labels, scan)) for path in own):
                 missing.append(f"{pair.image.name} ({'changed' if own else 'added'} since)")
         except ProsmaError:
             missing.append(f"{pair.image.name} (cannot be compared)")
@@ -118,6 +120,12 @@ def left_out(pairs: Sequence[Pair], folder: RunFolder) -> str:
     listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
     copies = counted(len(labels), "pair")
     return f"This run goes on with its own copies of {copies}. Not in it: {listed}. Train anew to use all."
+
+
+def _holds(path: Path, labels: Scan, states: SliceStates | None) -> bool:
+    """Whether a file holds these labels, and the same slices of them are checked and edited."""
+    same = slices_note(noted_slices(DECODER.read_notes(path))) == slices_note(states)
+    return same and np.array_equal(DECODER.read_labels(path).data, labels.data)
 
 
 def autosave(pairs: Sequence[Pair], folder: Path) -> list[Path]:
@@ -193,7 +201,7 @@ def _write_labels(pair: Pair, path: Path) -> Path:
     scan = labels_scan(source, image_scan(pair.image) if pair.image.layer is not None else None)
     spec, suffix = storable(scan.spec, ".gz")
     path = path.with_name(path.name + suffix)
-    notes = file_notes(provenance_of(source), classes_known(source, ()), "labels")
+    notes = file_notes(provenance_of(source), classes_known(source, ()), "labels", states_of_labels(source, scan))
     write_labels(path, scan.data, spec, overwrite=True, provenance=notes)
     return path
 

@@ -207,7 +207,7 @@ class TrainedModel:
     @property
     def worse(self) -> bool:
         """Whether fine-tuning made the model worse."""
-        return self.before is not None and got_worse(self.before, self.after)
+        return self.before is not None and got_worse(self.before, self.after, self.held_out)
 
 
 class TrainJob(ShownRun):

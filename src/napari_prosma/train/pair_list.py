@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.layers.scan import guess_axes
+from napari_prosma.layers.slices import remember
 from napari_prosma.train.export_pairs import resampled
 from napari_prosma.train.pairs import Pair, PairRow, active_pair, check, pairs_from_files, pairs_from_folder
 from napari_prosma.train.sources import layer_source
 from prosma_core.config.training import LabelsConfig
+from prosma_core.data.slices import SliceStates
 from prosma_core.errors import ProsmaError
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ READING = "Reading…"
 REFRESHED = "_extent_augmented"
 """Event of `Layer.refresh`, which a plugin or script calls that has written into the layer's array."""
 EVENTS = (
-    *("data", "paint", "labels_update", REFRESHED, "visible"),
+    *("data", "paint", "labels_update", "metadata", REFRESHED, "visible"),
     *("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels", "name"),
 )
 """Events of a layer after which its pairs are read again, as far as it has them (a hidden layer tells no refresh)."""
@@ -71,6 +74,7 @@ class PairList:
     def add(self, pairs: Iterable[Pair]) -> int:
         """Add those that are not there yet; how many were."""
         new = [pair for pair in pairs if not any(_same(pair, there) for there in self.pairs)]
+        _remember(new)
         self.rows += [PairRow(pair, pair.image.name, pair.labels.name, facts=READING) for pair in new]
         self._watch()
         self._read(new)
@@ -92,10 +96,16 @@ class PairList:
 
     def replace(self, pair: Pair, by: Pair) -> None:
         """Put another pair in the place of one, where that is still there."""
+        _remember([by])
         row = PairRow(by, by.image.name, by.labels.name, facts=READING)
         self.rows = [row if there.pair is pair else there for there in self.rows]
         self._watch()
         self._read([by])
+
+    def states_are(self, layer: Any, states: SliceStates) -> None:
+        """Show other states of a labels layer's slices at once; its pairs are read anew a moment later."""
+        self.rows = [replace(row, states=states) if row.pair.labels.layer is layer else row for row in self.rows]
+        self._changed()
 
     def read_as(self, config: LabelsConfig) -> None:
         """Check all pairs again with these label settings."""
@@ -174,6 +184,14 @@ class PairList:
 
 def _layers(pair: Pair) -> list[Any]:
     return [*pair.image.layers, *pair.labels.layers]
+
+
+def _remember(pairs: Iterable[Pair]) -> None:
+    """Have results of models among the labels keep what they are now, where they do not know what they were."""
+    for pair in pairs:
+        with contextlib.suppress(ProsmaError):  # to be said in the row
+            if pair.labels.layer is not None:
+                remember(pair.labels.layer)
 
 
 def _events(layer: Any) -> list[str]:

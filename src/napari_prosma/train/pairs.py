@@ -13,7 +13,16 @@ from napari.layers import Image, Labels
 from napari_prosma.layers.labels import lies_on, read_on
 from napari_prosma.layers.results import is_result
 from napari_prosma.layers.scan import are_channels, read
-from napari_prosma.train.sources import Source, classes_known, layer_source, provenance_of, read_pair, unnamed, voxels
+from napari_prosma.train.sources import (
+    Source,
+    classes_known,
+    layer_source,
+    provenance_of,
+    read_pair,
+    states_of_labels,
+    unnamed,
+    voxels,
+)
 from prosma_core.config.model import ClassInfo
 from prosma_core.config.training import LabelsConfig
 from prosma_core.data.geometry import ImageSpec, Scan
@@ -27,6 +36,7 @@ from prosma_core.data.pair_check import (
     overlap,
     without_transform,
 )
+from prosma_core.data.slices import SliceStates
 from prosma_core.errors import DatasetError, ProsmaError
 from prosma_core.io.dataset_folder import group_channels, open_dataset
 from prosma_core.io.names import stem
@@ -95,8 +105,16 @@ def _elsewhere(words: str, image: ImageSpec, labels: ImageSpec) -> tuple[str, tu
     )
 
 
-def facts(found: PairCheck, labels: Scan, image: ImageSpec, config: LabelsConfig) -> str:
+def facts(
+    found: PairCheck, labels: Scan, image: ImageSpec, config: LabelsConfig, states: SliceStates | None = None
+) -> str:
     """What the labels hold: "3 classes, 5 of 40 slices annotated (z), 2 % of voxels"."""
+    if states is not None and states.only:
+        if not states.annotated:
+            return "a model's result, nothing checked or edited yet: left out"
+        classes = counted(len(found.values), "class", "classes") if found.values else "no object"
+        where = "on checked and edited slices" if states.axis else "checked or edited"
+        return f"a model's result: {states.words()}; {classes} {where}"
     parts = [counted(len(found.values), "class", "classes") if found.values or config.sparse else "no object"]
     if found.gray is not None:
         return f"{counted(len(found.values), 'value')} above 0"
@@ -174,6 +192,8 @@ class PairRow:
         How the labels were made, where their layer or file says it.
     closed : bool
         Whether a layer of it is no longer in the viewer; the pair keeps what the layer holds.
+    states : SliceStates or None
+        Which slices of the labels were checked or edited; None where that is not known, as of most files.
     """
 
     pair: Pair
@@ -191,6 +211,12 @@ class PairRow:
     classes: tuple[ClassInfo, ...] = ()
     provenance: dict[str, str] = field(default_factory=dict)
     closed: bool = False
+    states: SliceStates | None = None
+
+    @property
+    def result(self) -> SliceStates | None:
+        """The states of slices where nothing but checked and edited ones is annotated; else None."""
+        return self.states if self.states is not None and self.states.only else None
 
     @property
     def shown_facts(self) -> str:
@@ -299,12 +325,16 @@ def _check(row: PairRow, config: LabelsConfig) -> PairRow:
     drawn = row.pair.image.layer is not None and row.pair.labels.layer is not None
     a, b = (replace(image, world="ras"), replace(labels.spec, world="ras")) if drawn else (image, labels.spec)
     named = [info.value for info in classes_known(row.pair.labels, ()) if not unnamed(info)]
-    found = check_pair(a, Scan(labels.data, b), config, named=named, voxels=lambda: voxels(row.pair.image))
+    own = Scan(labels.data, b)
+    states = states_of_labels(row.pair.labels, own, config.slice_axis)
+    found = check_pair(a, own, config, named=named, voxels=lambda: voxels(row.pair.image), states=states)
+    if states is not None and not states.only and not states.checked and found.axis != states.axis:
+        states = states_of_labels(row.pair.labels, own, found.axis)
     problem, fixes = problem_and_fixes(found, a, b)
     known = round(found.annotated * labels.data.size)
     return replace(
         row,
-        facts=", ".join(filter(None, (facts(found, labels, image, config), _format_part(row.pair)))),
+        facts=", ".join(filter(None, (facts(found, labels, image, config, states), _format_part(row.pair)))),
         problem=problem,
         fixes=fixes,
         values={} if found.gray else found.values,  # they are no classes
@@ -315,6 +345,7 @@ def _check(row: PairRow, config: LabelsConfig) -> PairRow:
         background=known > sum(found.values.values()),
         classes=classes_known(row.pair.labels, tuple(found.values)),
         provenance=provenance_of(row.pair.labels),
+        states=states,
     )
 
 

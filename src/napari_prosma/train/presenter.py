@@ -9,6 +9,7 @@ from napari_prosma.jobs.run import RunView, ViewSignal
 from napari_prosma.jobs.session import Session, format_devices
 from napari_prosma.scan.selection import Problem
 from napari_prosma.train.pairs import PairRow
+from napari_prosma.train.slice_marks import AbstractSliceView
 from napari_prosma.train.state import TrainChoices, TrainPlan
 from prosma_core.config.model import ClassInfo
 from prosma_core.config.training import FINE_TUNING_RATE, PRESETS, LabelsConfig, Preset, TrainingConfig
@@ -19,7 +20,7 @@ NEW = {None: "New model", 2: "New 2D model", 3: "New 3D model"}
 NEW_FACTS = "Size, voxel size and tile are planned from the pairs."
 
 
-class AbstractTrainView(RunView, Protocol):
+class AbstractTrainView(RunView, AbstractSliceView, Protocol):
     """Protocol of the Train widget's view."""
 
     @property

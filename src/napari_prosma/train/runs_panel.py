@@ -9,6 +9,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QAbstractItemView, QGridLayout, QSpinBox, QVBoxLayout, QWidget
 
 from napari_prosma.widgets.fields import Fold, button, cell, fit_height, note_label, say, table
+from prosma_core.runs.run_state import NO_VALIDATION
 
 if TYPE_CHECKING:
     from prosma_core.runs.run_state import RunState
@@ -60,7 +61,8 @@ class TrainedModelPanel(QWidget):
 
         A class that nothing of it holds has none.
         """
-        say(self._title, "Dice on what was held out" if after else "")
+        where = "the training slices" if held_out.startswith(NO_VALIDATION) else "what was held out"
+        say(self._title, f"Dice on {where}" if after else "")
         self._table.setColumnHidden(1, before is None)
         self._table.setHorizontalHeaderLabels(["Class", "Before", "Dice" if before is None else "After"])
         self._table.setRowCount(len(after))

@@ -14,14 +14,17 @@ from napari_prosma.layers.labels import class_numbers, known_classes, lies_on, r
 from napari_prosma.layers.results import noted_classes, noted_provenance
 from napari_prosma.layers.scan import METADATA, LayerScan, read
 from napari_prosma.layers.scan import read_channels as read_channel_layers
+from napari_prosma.layers.slices import marks_of, states_of
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.frames import time_as_channels
 from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.intensities import COLOR
+from prosma_core.data.slices import SliceStates
 from prosma_core.engine.decoder import DECODER
 from prosma_core.errors import GeometryError
 from prosma_core.io.dataset_folder import Case, file_classes
 from prosma_core.io.names import image_suffix
+from prosma_core.io.notes import noted_slices
 from prosma_core.training.classes import COLORS
 
 
@@ -173,6 +176,23 @@ def provenance_of(source: Source) -> dict[str, str]:
     if source.layer is not None:
         return dict((source.layer.metadata.get(METADATA) or {}).get("provenance", {}))
     return noted_provenance(DECODER.read_notes(source.path)) if source.path is not None else {}
+
+
+def states_of_labels(source: Source, labels: Scan, axis: str | None = None) -> SliceStates | None:
+    """Checked and edited slices of labels; of a file, as its notes say, None where they do not.
+
+    Parameters
+    ----------
+    source : Source
+    labels : Scan
+        As they were read.
+    axis : str, optional
+        Letter of the slices' axis, for a layer without marks.
+    """
+    if source.layer is not None:
+        return states_of(marks_of(source.layer), labels, axis)
+    noted = noted_slices(DECODER.read_notes(source.path)) if source.path is not None else None
+    return noted if noted is not None and noted.fits(labels.spec) else None
 
 
 def _read_each(image: Source, labels: Source) -> tuple[ImageSpec, Scan]:

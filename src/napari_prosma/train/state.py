@@ -20,6 +20,7 @@ from prosma_core.data.frames import slice_axis
 from prosma_core.data.geometry import size_note, with_voxel_size
 from prosma_core.data.grid import network_grid
 from prosma_core.data.intensities import COLOR
+from prosma_core.data.pair_check import NOTHING_CHECKED
 from prosma_core.errors import ConfigError, GeometryError, ProsmaError
 from prosma_core.io.axes_units import parse_voxel_size
 from prosma_core.io.bundle import ModelEntry
@@ -27,7 +28,7 @@ from prosma_core.io.names import MOST_LETTERS, safe_name, stem
 from prosma_core.io.notes import made_by_model
 from prosma_core.printable import counted
 from prosma_core.training.classes import COLORS, format_missing_classes
-from prosma_core.training.split import Split, class_counts, draw_cases, hold_out_slices, keep_classes
+from prosma_core.training.split import Split, class_counts, draw_cases, hold_out_slices, keep_classes, unvalidated
 
 MOST_EPOCHS = 100_000
 """Epochs of a run that is ended by minutes."""
@@ -204,6 +205,11 @@ def _pairs_problem(rows: Sequence[PairRow]) -> Problem | None:
     bad = next((row for row in rows if row.problem), None)
     if bad:
         return Problem("pairs", f"{bad.image}: {bad.problem}")
+    if all(row.result is not None and not row.result.annotated for row in rows):
+        return Problem("pairs", NOTHING_CHECKED)
+    if any(row.result is not None for row in rows) and not any(row.values for row in rows):
+        text = "The checked and edited slices hold no object, so that nothing can be learned: "
+        return Problem("pairs", f"{text}correct a slice with the object, or mark one as checked.")
     specs = [(row.image, row.spec) for row in rows if row.spec is not None]
     units = Counter(spec.unit for _, spec in specs)
     if len(units) > 1 and "pixel" in units:
@@ -316,32 +322,40 @@ def _held_out(rows: Sequence[PairRow], classes: Sequence[ClassInfo], seed: int) 
     if words:
         yield words
     names = case_names(pairs)
-    values = {name: row.class_slices for name, row in sorted(zip(names, rows, strict=True), key=itemgetter(0))}
+    known = sorted(zip(names, rows, strict=True), key=itemgetter(0))
+    results = {name: row.result for name, row in known if row.result is not None}
+    values = {name: row.class_slices for name, row in known if name not in results or results[name].annotated}
     if held:
         kept = {names[i] for i in held}
         split = Split(tuple(name for name in names if name not in kept), tuple(names[i] for i in held))
     else:
-        split = draw_cases(names, seed)
+        split = draw_cases(names, seed, results)
     if split.kind != "cases":
         slices = {name: sorted({i for there in each.values() for i in there}) for name, each in values.items()}
-        split = hold_out_slices(slices, seed, values)
+        slices |= {n: [i for i in slices[n] if i in results[n].validated] for n in slices if n in results}
+        split = hold_out_slices(slices, seed, values, {name: row.slices for name, row in known if name in results})
     elif not held:
-        split, _ = keep_classes(split, values, {})
-    trained = {name: values[name] for name in split.train}
-    validated = {name: values[name].keys() for name in split.val} if split.kind == "cases" else {}
-    yield from filter(None, [split.words()])
+        split, _ = keep_classes(split, values, {}, unvalidated(results))
+    trained = {name: values[name] for name in split.train if name in values}
+    validated = {name: values[name].keys() for name in split.val if name in values} if split.kind == "cases" else {}
+    corrected = tuple(name for name in split.val if name in results and results[name].edited)
+    yield from filter(None, [replace(split, corrected=corrected).words()])
     yield from format_missing_classes(classes, *class_counts(split, trained, validated), split.unit)
 
 
 def _annotation(rows: Sequence[PairRow], labels: LabelsConfig, classes: Sequence[ClassInfo]) -> Iterator[str]:
+    for row in rows:
+        if row.result is not None and row.result.untouched:
+            what = f"{row.labels}: {row.result.words()}"
+            yield f"{what}; untouched slices are the model's own labels and take no part."
     for row in rows if labels.zero == "background" else ():
-        if row.spec is not None and row.axis and _looks_unfinished(row):
+        if row.result is None and row.spec is not None and row.axis and _looks_unfinished(row):
             total = row.spec.size(row.axis)
             yield (
                 f"{row.labels}: of {total} slices, {counted(len(row.slices), 'holds', 'hold')} labels, the others "
                 "count as background. If they are not annotated, choose “Only annotated slices”."
             )
-    empty = [row.labels for row in rows if not row.values]
+    empty = [row.labels for row in rows if not row.values and row.result is None]
     if empty and labels.zero == "background":
         names = ", ".join(empty[:5]) + (", …" if len(empty) > 5 else "")
         yield f"No object in {len(empty)} of {len(rows)} label maps ({names}): these scans are background throughout."
@@ -368,7 +382,7 @@ def _looks_unfinished(row: PairRow) -> bool:
 def _start(rows: Sequence[PairRow], classes: Sequence[ClassInfo], start: ModelEntry | None) -> Iterator[str]:
     if start is None:
         return
-    made = [row for row in rows if made_by_model(row.provenance)]
+    made = [row for row in rows if made_by_model(row.provenance) and row.result is None]
     if made:
         which = f"{len(made)} of the {len(rows)} labels are" if len(rows) > 1 else f"{made[0].labels} is"
         yield f"{which} a model's result, corrected or not: before and after are not compared on such labels."

@@ -12,11 +12,13 @@ from napari_prosma.train.label_semantics_panel import LabelSemanticsPanel
 from napari_prosma.train.pairs_table import PairsTable
 from napari_prosma.train.plots import TrainingPlots
 from napari_prosma.train.runs_panel import RunsPanel, TrainedModelPanel
+from napari_prosma.train.slice_bar import SlicePanel
 from napari_prosma.widgets.config_form import ConfigForm
 from napari_prosma.widgets.fields import BROWSE, Fold, button, combo, fill, note_label, row, say
 from napari_prosma.widgets.job_view import JobView
 from prosma_core.config.model import ClassInfo
 from prosma_core.config.training import LabelsConfig, Preset, TrainingConfig
+from prosma_core.data.slices import SliceStates
 from prosma_core.printable import plain
 
 if TYPE_CHECKING:
@@ -185,6 +187,8 @@ class TrainView(JobView):
     """Numbers of the selected pairs (list of int)."""
     fix_clicked = Signal(int, str)
     """Number of a pair, and one of its `PairRow.fixes`."""
+    mark_clicked = Signal()
+    slice_clicked = Signal(int)
     labels_changed = Signal(object)
     """LabelsConfig."""
     class_changed = Signal(int, str, str)
@@ -214,6 +218,7 @@ class TrainView(JobView):
     def __init__(self) -> None:
         super().__init__(("size", "device", "name"))
         self._pairs, self._meaning, self._start = PairsTable(), LabelSemanticsPanel(), StartPanel()
+        self._slices = SlicePanel()
         self._advanced, self._plots, self._outcome, self._runs = (
             TrainAdvanced(),
             TrainingPlots(),
@@ -236,6 +241,7 @@ class TrainView(JobView):
         self._add_device()
         self._add(row("Name", self._name), self._problems["name"], self._advanced)
         self._end_section()
+        self._add(self._slices)
         self._add_run("Train")
         self._add_preview()
         self._add(self._plots, self._outcome, self._runs)
@@ -262,6 +268,7 @@ class TrainView(JobView):
         """Make the panels' signals this view's."""
         names: dict[QWidget, str] = {
             self._pairs: "add_active_clicked add_files_clicked add_folder_clicked remove_clicked fix_clicked",
+            self._slices: "mark_clicked slice_clicked",
             self._meaning: "labels_changed class_changed",
             self._start: "start_chosen browse_clicked preset_chosen budget_chosen estimate_clicked",
             self._advanced: "options_changed defaults_clicked",
@@ -290,6 +297,14 @@ class TrainView(JobView):
     def show_pairs(self, rows: Sequence[PairRow]) -> None:
         """Pairs to train on, with what each holds and what is wrong with it."""
         self._pairs.show_pairs(rows)
+
+    def show_slices(self, states: SliceStates | None, name: str) -> None:
+        """States of the slices of the labels of this name; None hides them."""
+        self._slices.show_slices(states, name)
+
+    def show_slice(self, index: int | None) -> None:
+        """Number of the slice in view; None where none is."""
+        self._slices.show_slice(index)
 
     def show_labels(self, labels: LabelsConfig) -> None:
         """Meaning of the label values."""

@@ -363,7 +363,7 @@ def read_annotation(labels: Scan, config: LabelsConfig, states: SliceStates | No
         _occupied(marked, labels.spec, axis),
         threshold,
         None if painted is None else (int(painted.sum()), painted.size),
-        states.validated(labels.spec) if states is not None and only else None,
+        states.validated if states is not None and only else None,
     )
 
 

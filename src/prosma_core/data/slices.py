@@ -104,14 +104,14 @@ class SliceStates:
         data = np.asarray(labels.data)
         return Scan(np.where(self.mask(self.annotated, labels.spec), data, data.dtype.type(0)), labels.spec)
 
-    def validated(self, spec: ImageSpec) -> tuple[int, ...]:
+    @property
+    def validated(self) -> tuple[int, ...]:
         """Slices along the axis that may be validated on: edited ones, with none of a time point that is only checked.
 
         A slice that was checked and not edited is a model's own result: a model is not judged by it.
         """
-        size = self.size or spec.size(self.axis)
-        own = {index % size for index in self.edited}
-        return tuple(sorted(own - {index % size for index in set(self.checked) - set(self.edited)}))
+        own = {index % self.size for index in self.edited}
+        return tuple(sorted(own - {index % self.size for index in set(self.checked) - set(self.edited)}))
 
     def fits(self, spec: ImageSpec) -> bool:
         """Whether a label map has these slices."""

@@ -141,7 +141,7 @@ def _pretrained(run: RunConfig, model: ModelConfig) -> Generator[Event, None, di
 
 
 def _derived(folder: DatasetFolder, split: Split, states: Mapping[str, SliceStates]) -> tuple[str, ...]:
-    """Validation cases whose labels are a model's result, as the notes of their files say, and not known to be edited."""
+    """Validation cases whose labels are a model's result, as their notes say, and not known to be edited."""
     return tuple(name for name in _results(folder, split) if name not in states or not states[name].edited)
 
 

@@ -341,6 +341,8 @@ def test_train_takes_pairs_of_files_and_says_before_and_after(
     assert (labels["zero"], labels["ignore"]) == ("annotated_slices", 9)
     assert "no fair figure" in err
     assert "Before and after" not in said
+    for i in (2, 3):  # of four, one is held out
+        pairs += ["--pair", *(data / p / f"case_{i}.png" for p in ("images", "labels"))]
     code, said, _ = prosma("train", *pairs, "--init", model, "--out", tuned, "--config", settings)
     assert code == 0
     assert re.search(r"Before and after: class 1 (got worse: )?[01]\.\d\d -> [01]\.\d\d", said)

@@ -329,9 +329,7 @@ def test_annotated_slices_are_given_by_case(pair, tmp_path: Path) -> None:
     given = {"scan0": [5, 7, 9, 11, 12, 13, 20]}
     hashes = []
     for name, change in (("a", lambda labels: labels), ("b", garbage(*given["scan0"]))):
-        run = run_of(
-            tmp_path, [pair(0, change), pair(1)], annotated_slices=given, out=tmp_path / f"{name}.safetensors"
-        )
+        run = run_of(tmp_path, [pair(0, change), pair(1)], annotated_slices=given, out=tmp_path / f"{name}.safetensors")
         result, _, _ = drain(train(run))
         hashes.append(result.header.sha256)
         assert result.header.training["validation"] == "slices"

@@ -13,6 +13,7 @@ from napari.utils.colormaps import DirectLabelColormap
 
 from napari_prosma.layers.results import editable_copy, labels_layer
 from napari_prosma.layers.scan import read
+from napari_prosma.layers.slices import mark, slice_states
 from napari_prosma.train.pairs import Pair, PairRow, check
 from napari_prosma.train.sources import layer_source
 from napari_prosma.train.state import classes_of
@@ -31,12 +32,14 @@ def row(*values: int, config: LabelsConfig | None = None, **layer: Any) -> PairR
 
 
 def corrected(name: str, *values: int) -> PairRow:
-    """A corrected result of a shipped model that holds these values."""
+    """A corrected result of a shipped model that holds these values on a slice that was checked."""
     data = np.zeros((4, 8, 8), np.uint8)
     data.flat[: len(values)] = values
     scan = read(IMAGE)
     result = labels_layer(scan, data, entry(name).header.classes, "result", {"model": name})
-    return check(Pair(layer_source(IMAGE), layer_source(editable_copy(result))), LabelsConfig())
+    copy = editable_copy(result)
+    mark(copy, 0, slice_states(copy))
+    return check(Pair(layer_source(IMAGE), layer_source(copy)), LabelsConfig())
 
 
 def entry(name: str) -> ModelEntry:

@@ -1,0 +1,129 @@
+"""Panel of the slices of the labels that are worked on: counts, a bar with a cell for each, and a button."""
+
+from __future__ import annotations
+
+from qtpy.QtCore import QEvent, QPoint, QRectF, Qt, Signal
+from qtpy.QtGui import QColor, QMouseEvent, QPainter, QPaintEvent
+from qtpy.QtWidgets import QSizePolicy, QToolTip, QVBoxLayout, QWidget
+
+from napari_prosma.train.slice_marks import KEY
+from napari_prosma.widgets.fields import button, note_label, say
+from prosma_core.data.slices import SliceStates
+
+COLORS = {"checked": "#4c9be8", "edited": "#f0a030", "untouched": "#8a8a8a"}
+"""Blue, orange and gray: told apart also where red and green are not."""
+HEIGHTS = {"checked": 1.0, "edited": 0.6, "untouched": 0.2}
+"""Share of the bar's height that a cell takes, so that states are told apart without colors."""
+BAR_HEIGHT = 22
+MARK = "Mark slice as checked"
+UNMARK = "Unmark slice"
+TOOLTIP = (
+    f"The slice in view is right as it is, also where nothing is painted on it, and is trained on (key {KEY}). Of a "
+    "model's result, only checked and edited slices are trained and validated on."
+)
+
+
+class SliceBar(QWidget):
+    """A thin strip with a cell for each slice; a click goes to it."""
+
+    clicked = Signal(int)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFixedHeight(BAR_HEIGHT)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.setMouseTracking(True)
+        self.setCursor(Qt.CursorShape.PointingHandCursor)
+        self._states: SliceStates | None = None
+        self._shown: int | None = None
+
+    def show_states(self, states: SliceStates | None) -> None:
+        """Show these states."""
+        self._states = states
+        self.update()
+
+    def show_slice(self, index: int | None) -> None:
+        """Point at the slice in view."""
+        self._shown = index
+        self.update()
+
+    def slice_at(self, x: float) -> int | None:
+        """Number of the slice at a place of the bar; None outside."""
+        count = self._states.count if self._states is not None else 0
+        index = int(x * count / max(1, self.width()))
+        return index if 0 <= index < count else None
+
+    def text_at(self, x: float) -> str:
+        """Name and state of the slice at a place of the bar."""
+        index = self.slice_at(x)
+        if index is None or self._states is None:
+            return ""
+        name = self._states.name(index)
+        return f"{name[0].upper()}{name[1:]}: {self._states.state(index)}"
+
+    def paintEvent(self, _event: QPaintEvent | None) -> None:
+        """Draw the cells, the one in view under a frame."""
+        states = self._states
+        if states is None:
+            return
+        painter = QPainter(self)
+        width, height = self.width() / states.count, self.height() - 4
+        checked, edited = set(states.checked), set(states.edited)
+        gap = 1.0 if width >= 4 else 0.0
+        for index in range(states.count):
+            state = "checked" if index in checked else "edited" if index in edited else "untouched"
+            share = HEIGHTS[state] * height
+            cell = QRectF(index * width, 2 + height - share, max(1.0, width - gap), share)
+            painter.fillRect(cell, QColor(COLORS[state]))
+        if self._shown is not None:
+            painter.setPen(self.palette().text().color())
+            painter.drawRect(QRectF(self._shown * width - 1, 0.5, max(3.0, width), self.height() - 1.5))
+        painter.end()
+
+    def mousePressEvent(self, event: QMouseEvent | None) -> None:
+        """Go to the slice under the mouse."""
+        index = self.slice_at(event.position().x())
+        if index is not None:
+            self.clicked.emit(index)
+
+    def event(self, event: QEvent | None) -> bool:
+        """Say what the cell under the mouse is."""
+        if event.type() == QEvent.Type.ToolTip:
+            at: QPoint = event.pos()
+            QToolTip.showText(event.globalPos(), self.text_at(at.x()), self)
+            return True
+        return bool(super().event(event))
+
+
+class SlicePanel(QWidget):
+    """Counts, bar and button; hidden where no labels are worked on."""
+
+    mark_clicked = Signal()
+    slice_clicked = Signal(int)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._states: SliceStates | None = None
+        self._text, self._bar = note_label("facts"), SliceBar()
+        self._bar.clicked.connect(self.slice_clicked.emit)
+        self._mark = button(MARK, TOOLTIP, self.mark_clicked)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 4, 0, 4)
+        for name, part in (("slice_counts", self._text), ("slice_bar", self._bar), ("mark_slice", self._mark)):
+            part.setObjectName(name)
+            layout.addWidget(part)
+        self.show_slices(None, "")
+
+    def show_slices(self, states: SliceStates | None, name: str) -> None:
+        """States of the slices of the labels of this name; None hides them."""
+        self._states = states
+        self._bar.show_states(states)
+        say(self._text, f"{name}: {states.words()}" if states is not None else "")
+        self.setVisible(states is not None)
+
+    def show_slice(self, index: int | None) -> None:
+        """Number of the slice in view; None where none is."""
+        self._bar.show_slice(index)
+        marked = self._states is not None and index in self._states.checked
+        self._mark.setText(UNMARK if marked else MARK)
+        self._mark.setEnabled(index is not None)

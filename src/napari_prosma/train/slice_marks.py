@@ -1,0 +1,160 @@
+"""Marking slices as checked: the slice in view of the pair that is worked on. No Qt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from napari_prosma.cleanup import run_all
+from napari_prosma.jobs.run import ViewSignal
+from napari_prosma.layers.labels import read_on
+from napari_prosma.layers.scan import LayerScan, read
+from napari_prosma.layers.slices import mark
+from napari_prosma.layers.viewport import show_slice, slice_in_view
+from napari_prosma.train.pair_list import PairList
+from napari_prosma.train.pairs import PairRow
+from napari_prosma.train.sources import image_scan
+from prosma_core.data.slices import SliceStates
+from prosma_core.errors import ProsmaError
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+KEY = "K"
+"""Marks the slice in view as checked; napari has no use for it."""
+
+
+class AbstractSliceView(Protocol):
+    """Protocol of the view of slices."""
+
+    @property
+    def mark_clicked(self) -> ViewSignal:
+        """Mark the slice in view, or take its mark away."""
+
+    @property
+    def slice_clicked(self) -> ViewSignal:
+        """Number of a slice to go to (int)."""
+
+    def show_slices(self, states: SliceStates | None, name: str, /) -> None:
+        """States of the slices of the labels of this name; None hides them."""
+
+    def show_slice(self, index: int | None, /) -> None:
+        """Number of the slice in view; None where none is."""
+
+
+class SliceMarks:
+    """Shows which slices of the labels that are worked on were checked or edited, and marks them.
+
+    These are the labels of the selected layer's pair, or else of the first pair, as far as they are in the viewer.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+    view : AbstractSliceView
+    pairs : PairList
+    say : callable
+        Told why a slice cannot be marked; with an empty text, that nothing is wrong.
+    """
+
+    def __init__(
+        self, viewer: ViewerModel, view: AbstractSliceView, pairs: PairList, say: Callable[[object], None]
+    ) -> None:
+        self._viewer, self._view, self._pairs, self._say = viewer, view, pairs, say
+        self._shortcut = lambda _viewer: self.toggle()
+        if not any(str(key) == KEY for key in viewer.keymap):  # whoever has it keeps it
+            viewer.bind_key(KEY, self._shortcut)
+        dims = viewer.dims.events
+        self._wires: list[tuple[Any, Callable[[Any], None]]] = []
+        self._wires += [(event, self._moved) for event in (dims.current_step, dims.ndisplay, dims.order)]
+        self._wires += [(viewer.layers.selection.events.active, self._chosen)]
+        for event, call in self._wires:
+            event.connect(call)
+        view.mark_clicked.connect(self.toggle)
+        view.slice_clicked.connect(self.go_to)
+
+    def close(self) -> None:
+        """Disconnect from the viewer."""
+        parts = [lambda e=event, c=call: e.disconnect(c) for event, call in self._wires]
+        run_all("The slices could not be left", *parts, self._unbind)
+
+    def show(self) -> None:
+        """Show the slices of the labels that are worked on."""
+        row = self._row()
+        self._view.show_slices(row.states if row is not None else None, row.labels if row is not None else "")
+        self._moved()
+
+    def toggle(self) -> None:
+        """Mark the slice in view as checked, or take its mark away."""
+        row = self._row()
+        if row is None or row.states is None:
+            self._say("No slice can be marked: add an image and its labels as a pair first.")
+            return
+        index = self._index(row)
+        if index is None:
+            along = f" along {row.states.axis}" if row.states.axis else ""
+            self._say(f"No slice of {row.labels} is in view. In 2D view, show one of its slices{along}, then mark it.")
+            return
+        self.mark(row.pair.labels.layer, index, checked=index not in row.states.checked)
+
+    def mark(self, layer: Any, index: int, *, checked: bool = True) -> None:
+        """Mark a slice of the labels layer of a pair as checked, or take the mark away.
+
+        Parameters
+        ----------
+        layer : napari.layers.Labels
+        index : int
+            As `SliceStates` numbers slices.
+        checked : bool
+        """
+        for row in self._pairs.rows:
+            if row.pair.labels.layer is layer and row.states is not None:
+                self._say("")
+                self._pairs.states_are(layer, mark(layer, index, row.states, checked=checked))
+                return
+
+    def go_to(self, index: int) -> None:
+        """Show a slice of the labels that are worked on."""
+        row = self._row()
+        if row is not None and row.states is not None and 0 <= index < row.states.count:
+            try:
+                show_slice(
+                    row.pair.labels.layer, _scan(row), self._viewer, row.states.axis, divmod(index, row.states.size)
+                )
+            except ProsmaError as error:
+                self._say(error)
+
+    def _row(self) -> PairRow | None:
+        """The pair that is worked on."""
+        layers = self._viewer.layers
+        rows = [row for row in self._pairs.rows if row.states is not None and row.pair.labels.layer in layers]
+        active = layers.selection.active
+        chosen = (row for row in rows if active in (row.pair.labels.layer, *row.pair.image.layers))
+        return next(chosen, None) or next(iter(rows), None)
+
+    def _index(self, row: PairRow) -> int | None:
+        states = row.states
+        if states is None:
+            return None
+        try:
+            found = slice_in_view(row.pair.labels.layer, _scan(row), self._viewer, states.axis)
+        except ProsmaError:  # the layer was changed, and is read anew in a moment
+            return None
+        index = None if found is None else found[0] * states.size + found[1]
+        return index if index is not None and index < states.count else None
+
+    def _moved(self, _event: Any = None) -> None:
+        row = self._row()
+        self._view.show_slice(None if row is None else self._index(row))
+
+    def _chosen(self, _event: Any) -> None:
+        self.show()
+
+    def _unbind(self) -> None:
+        if self._shortcut in self._viewer.keymap.values():
+            self._viewer.bind_key(KEY, None)
+
+
+def _scan(row: PairRow) -> LayerScan:
+    """The labels layer of a pair as a scan, with the axes of its image layer."""
+    layer, image = row.pair.labels.layer, row.pair.image
+    return read(layer) if image.layer is None else read_on(layer, image_scan(image))

@@ -1,0 +1,162 @@
+"""Which slices of a labels layer were checked or edited: by comparison with what it was made from, whatever is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from napari.components import ViewerModel
+from napari.layers import Image, Labels
+
+from napari_prosma._writer import write_labels_layer
+from napari_prosma.layers.results import editable_copy, labels_layer
+from napari_prosma.layers.scan import METADATA, read
+from napari_prosma.layers.slices import edited_voxels, mark, marks_of, remember, slice_states
+from napari_prosma.train.export_pairs import autosave
+from napari_prosma.train.pairs import Pair, check
+from napari_prosma.train.sources import layer_source
+from prosma_core.config.model import ClassInfo
+from prosma_core.config.training import LabelsConfig
+
+CLASSES = (ClassInfo(value=0, name="background"), ClassInfo(value=1, name="organ"), ClassInfo(value=2, name="core"))
+NOTES = {"program": "prosma", "model": "phantom-3d"}
+SHAPE = (5, 6, 7)
+
+
+def result(shape: tuple[int, ...] = SHAPE, **arguments: Any) -> Labels:
+    """A model's result on a scan of this shape."""
+    image = Image(np.zeros(shape, np.float32), **arguments)
+    made = np.random.default_rng(3).integers(0, 3, shape).astype(np.uint8)
+    made[..., :2, :] = 0
+    return labels_layer(read(image), made, CLASSES, "organ", NOTES)
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("paint"), st.integers(0, 4), st.integers(0, 5), st.integers(0, 6), st.integers(0, 2)),
+        st.tuples(st.sampled_from(["undo", "redo", "rename", "copy", "replace"])),
+        st.tuples(st.just("mark"), st.integers(0, 4), st.booleans()),
+    ),
+    max_size=15,
+)
+
+
+@settings(max_examples=60)
+@given(steps)
+def test_whatever_is_done_the_states_are_those_of_a_comparison(steps) -> None:
+    made = result()
+    base, layer, checked = np.array(made.data), editable_copy(made), set()
+    del made  # the result itself may be gone
+    for name, *values in steps:
+        if name == "paint":
+            *at, value = values
+            layer.data_setitem(tuple(np.array([i]) for i in at), value)
+        elif name == "mark":
+            index, wanted = values
+            mark(layer, index, slice_states(layer), checked=wanted)
+            checked = checked | {index} if wanted else checked - {index}
+        elif name == "rename":
+            layer.name = "another name"
+        elif name == "copy":
+            layer = editable_copy(layer)
+        elif name == "replace":
+            layer.data = np.array(layer.data)
+        else:
+            getattr(layer, name)()
+    states = slice_states(layer)
+    edited = {i for i in range(5) if not np.array_equal(base[i], layer.data[i])}
+    assert (set(states.checked), set(states.edited)) == (checked, edited)
+    assert set(states.untouched) == set(range(5)) - checked - edited
+    assert states.only
+    np.testing.assert_array_equal(edited_voxels(layer), base != layer.data)
+
+
+def test_what_is_painted_into_the_result_itself_counts_from_when_it_is_known() -> None:
+    made = result()
+    remember(made)
+    made.data[2, 3, 3] = 3
+    assert slice_states(made).edited == (2,)
+    assert slice_states(editable_copy(made)).edited == (2,)
+    remember(made)  # it stays what was remembered first
+    assert slice_states(made).edited == (2,)
+
+
+def test_marks_of_a_copy_are_its_own() -> None:
+    one = editable_copy(result())
+    mark(one, 1, slice_states(one))
+    two = Labels(np.array(one.data), metadata=one.metadata)  # as napari duplicates a layer
+    mark(two, 3, slice_states(two))
+    assert slice_states(one).checked == (1,)
+    assert slice_states(two).checked == (1, 3)
+
+
+def test_painted_slices_of_drawn_labels_are_edited_and_the_others_untouched() -> None:
+    image, labels = Image(np.zeros(SHAPE)), Labels(np.zeros(SHAPE, np.uint8))
+    labels.data[3, 2, 2] = 1
+    states = slice_states(labels, read(image))
+    assert (states.edited, states.untouched, states.only) == ((3,), (0, 1, 2, 4), False)
+    mark(labels, 0, states)
+    assert slice_states(labels, read(image)).checked == (0,)
+    assert edited_voxels(labels).sum() == 1
+    remember(labels)  # nothing was made by a model
+    assert not slice_states(labels, read(image)).only
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "count"),
+    [((6, 7), "", 1), ((5, 6, 7), "z", 5), ((2, 5, 6, 7), "z", 10), ((1, 6, 7), "z", 1)],
+)
+def test_pictures_stacks_and_series(shape: tuple[int, ...], axis: str, count: int) -> None:
+    copy = editable_copy(result(shape, axis_labels=tuple("tzyx"[-len(shape) :])))
+    states = slice_states(copy)
+    assert (states.axis, states.count, states.annotated) == (axis, count, ())
+    copy.data[..., 3, 3] = 9
+    assert slice_states(copy).edited == tuple(range(count))
+
+
+def test_the_thickest_axis_is_the_one_of_slices() -> None:
+    copy = editable_copy(result((8, 5, 7), scale=(1, 4, 1)))
+    copy.data[1, 2, 3] = 9
+    states = slice_states(copy)
+    assert (states.axis, states.count, states.edited) == ("y", 5, (2,))
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".ome.zarr", ".ome.tif", ".nrrd"])
+def test_what_was_checked_and_edited_is_in_a_saved_file(
+    tmp_path: Path, open_layer: Callable[[Path], Any], suffix: str
+) -> None:
+    copy = editable_copy(result(scale=(3, 1, 1), units=("mm",) * 3))
+    copy.data[2, 3, 3] = 1 + (copy.data[2, 3, 3] == 1)
+    mark(copy, 4, slice_states(copy))
+    data, state, _ = copy.as_layer_data_tuple()
+    (path,) = write_labels_layer(str(tmp_path / f"saved{suffix}"), data, state)
+    again = open_layer(Path(path))
+    states = slice_states(again)
+    assert (states.checked, states.edited, states.only) == ((4,), (2,), True)
+    assert not [key for key in again.metadata[METADATA]["provenance"] if key == "slices"]
+    values = np.array(again.data)
+    values[1, 3, 3] = 1 + (values[1, 3, 3] == 1)
+    again.data = values
+    assert slice_states(again).edited == (1, 2)
+    assert marks_of(again).edited == (2,)
+
+
+def test_autosave_keeps_them_and_a_pair_of_files_knows_them(tmp_path: Path, open_layer: Callable[[Path], Any]) -> None:
+    viewer = ViewerModel()
+    image = viewer.add_image(np.zeros(SHAPE, np.float32), scale=(3, 1, 1), units=("mm",) * 3)
+    copy = editable_copy(labels_layer(read(image), result().data, CLASSES, "organ", NOTES))
+    copy.data[2, 3, 3] = 1 + (copy.data[2, 3, 3] == 1)
+    mark(copy, 4, slice_states(copy))
+    pair = Pair(layer_source(image), layer_source(copy))
+    (path,) = autosave([pair], tmp_path)
+    again = open_layer(path)
+    assert slice_states(again) == slice_states(copy)
+    row = check(pair, LabelsConfig())
+    assert row.states == slice_states(copy)
+    assert row.slices == (2, 4)
+    assert "1 checked, 1 edited, 3 untouched" in row.facts

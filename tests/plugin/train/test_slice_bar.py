@@ -1,0 +1,80 @@
+"""The bar of slices, the button and the key that mark them, in a real view."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from pytestqt.qtbot import QtBot
+from qtpy.QtCore import QPoint, Qt
+from qtpy.QtWidgets import QPushButton
+
+from napari_prosma.layers.results import editable_copy, labels_layer
+from napari_prosma.layers.scan import read
+from napari_prosma.layers.slices import slice_states
+from napari_prosma.train.slice_bar import COLORS, MARK, UNMARK, SliceBar
+from napari_prosma.train.slice_marks import KEY
+from prosma_core.config.model import ClassInfo
+from prosma_core.data.slices import SliceStates
+
+
+def press(viewer: Any, key: str) -> None:
+    """What napari calls for a key, where a viewer has it."""
+    next(call for bound, call in viewer.keymap.items() if str(bound) == key)(viewer)
+
+
+def test_slices_are_marked_by_key_and_button_and_the_bar_follows(widget: Any, annotated: Any, qtbot: QtBot) -> None:
+    image, drawn = annotated(widget.viewer)
+    classes = (ClassInfo(value=0, name="background"), ClassInfo(value=1, name="organ"))
+    notes = {"program": "prosma", "model": "phantom-3d"}
+    copy = widget.viewer.add_layer(editable_copy(labels_layer(read(image), np.array(drawn.data), classes, "o", notes)))
+    widget.controller.pairs.add_layers(image, copy)
+    view = widget.view
+    view.resize(360, 900)
+    view.show()
+    qtbot.waitExposed(view)
+    bar, button = view.findChild(SliceBar, "slice_bar"), view.findChild(QPushButton, "mark_slice")
+    assert widget.text("slice_counts") == "o corrected: 0 checked, 0 edited, 12 untouched"
+    widget.viewer.dims.set_point(0, 4)
+    assert KEY in button.toolTip()
+    press(widget.viewer, KEY)
+    assert slice_states(copy).checked == (4,)
+    assert widget.text("slice_counts") == "o corrected: 1 checked, 0 edited, 11 untouched"
+    assert button.text() == UNMARK
+    qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
+    assert slice_states(copy).checked == ()
+    assert button.text() == MARK
+    qtbot.mouseClick(bar, Qt.MouseButton.LeftButton, pos=QPoint(int(bar.width() * 7.5 / 12), 5))
+    assert widget.viewer.dims.current_step[0] == 7
+    press(widget.viewer, KEY)
+    assert bar.text_at(bar.width() * 7.5 / 12) == "Slice 7 (z): checked"
+    assert bar.text_at(bar.width() * 2.5 / 12) == "Slice 2 (z): untouched"
+    assert bar.text_at(bar.width() + 1) == ""
+    widget.controller.close()
+    assert KEY not in map(str, widget.viewer.keymap)
+
+
+def test_the_key_of_another_plugin_stays_its_own(widget: Any) -> None:
+    widget.controller.close()
+    widget.viewer.bind_key(KEY, own := lambda _viewer: None)
+    again = type(widget)(widget.viewer, widget.models, widget.jobs)
+    assert own in widget.viewer.keymap.values()
+    again.controller.close()
+    assert own in widget.viewer.keymap.values()
+
+
+def test_states_are_told_apart_by_height_and_by_blue_and_orange(qtbot: QtBot) -> None:
+    bar = SliceBar()
+    qtbot.addWidget(bar)
+    bar.resize(300, bar.height())
+    bar.show_states(SliceStates("z", 3, 1, checked=(0,), edited=(1,)))
+    picture = bar.grab().toImage()
+    low, high = picture.height() - 5, 5
+    at = [round((i + 0.5) * picture.width() / 3) for i in range(3)]
+    assert [picture.pixelColor(x, low).name() for x in at] == list(COLORS.values())
+    assert picture.pixelColor(at[0], high).name() == COLORS["checked"]
+    assert picture.pixelColor(at[1], high).name() != COLORS["edited"]
+    many = SliceStates("z", 5000, 1, checked=(0, 4999))
+    bar.show_states(many)
+    bar.grab()
+    assert bar.slice_at(299.99) == 4999
