@@ -96,10 +96,10 @@ class Split:
     def part(self, key: Part, name: str, labels: Annotation) -> Annotation:
         """The labels of a case that may be seen in training, or those that are validated on."""
         if name not in self.held:
-            own = key == "val" and self.kind == "cases" and labels.edited
-            return labels.only(labels.edited) if own and labels.edited else labels
+            return labels.only(labels.edited) if labels.edited and key == "val" and self.kind == "cases" else labels
         held = self.held[name]
-        return labels.only(held.slices) if key == "val" else labels.without({*held.slices, *held.left_out})
+        shown = [i for i in held.slices if labels.edited is None or i in labels.edited]
+        return labels.only(shown) if key == "val" else labels.without({*held.slices, *held.left_out})
 
     def as_json(self) -> dict[str, Any]:
         """Content of splits.json."""
