@@ -44,10 +44,11 @@ class Base:
     def differing(self, number: int, plane: NDArray[Any]) -> NDArray[np.bool_]:
         """Voxels of a slice, as it is now, that differ."""
         kept = self.slices[number]
-        then = (
-            np.frombuffer(zlib.decompress(kept), self.dtype).reshape(plane.shape) if kept else np.zeros((), plane.dtype)
-        )
-        return np.not_equal(plane, then)
+        then: NDArray[Any] = np.zeros((), plane.dtype)
+        if kept:
+            then = np.frombuffer(zlib.decompress(kept), self.dtype).reshape(plane.shape)
+        found: NDArray[np.bool_] = np.not_equal(plane, then)
+        return found
 
 
 @dataclass(frozen=True, eq=False)
