@@ -7,6 +7,7 @@ import importlib
 import json
 import logging
 import threading
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from psygnal import Signal
 
 from napari_prosma.jobs.boundary import Jobs
 from prosma_core.config.documents import load_json
+from prosma_core.config.model import ModelHeader
 from prosma_core.engine.messages import Ready
 from prosma_core.errors import ProsmaError
 from prosma_core.io.atomic import sweep, write_bytes_atomic
@@ -74,10 +76,10 @@ class Session:
 
     def models(self) -> list[ModelEntry]:
         """Shipped models, then the user's own, as far as their files are there and whole."""
-        entries = [ModelEntry(path, read_header(path), shipped=True) for path in shipped_models().values()]
+        entries = [ModelEntry(path, _header(path), shipped=True) for path in shipped_models().values()]
         for name in self._settings.get("models", []):
             try:
-                entries.append(ModelEntry(Path(name), read_header(Path(name)), shipped=False))
+                entries.append(ModelEntry(Path(name), _header(Path(name)), shipped=False))
             except ProsmaError as error:
                 _LOG.info("A model is left out: %s", error)
         return entries
@@ -128,6 +130,20 @@ class Session:
             self._unsaved = True
         else:
             self._unsaved = False
+
+
+def _header(path: Path) -> ModelHeader:
+    """Header of a model file, read anew only where the file is another one than the last time."""
+    try:
+        found = path.stat()
+    except OSError:
+        return read_header(path)  # says what is missing
+    return _header_of(path, (found.st_ino, found.st_mtime_ns, found.st_size))
+
+
+@lru_cache(maxsize=256)
+def _header_of(path: Path, _file: tuple[int, int, int]) -> ModelHeader:
+    return read_header(path)
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -136,9 +138,20 @@ def build_optimizer(model: UNet, config: TrainingConfig) -> torch.optim.Optimize
             if parameters:
                 groups.append({"params": parameters, "weight_decay": decay, "share": share})
     if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.99, nesterov=True)
+        return _eager(torch.optim.SGD)(groups, lr=config.learning_rate, momentum=0.99, nesterov=True)
     fused = next(model.parameters()).device.type == "cuda"
-    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=fused)
+    return _eager(torch.optim.AdamW)(groups, lr=config.learning_rate, fused=fused)
+
+
+def _eager(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    """An optimizer of torch without the wrappers for its use in compiled code: they import the compiler, two seconds.
+
+    It computes the same; a compiled forward does not reach it.
+    """
+    wrapped = ("add_param_group", "load_state_dict", "state_dict", "step", "zero_grad")
+    methods: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in wrapped}
+    methods["step"] = torch.no_grad()(methods["step"])
+    return type(kind.__name__, (kind,), methods)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -143,12 +143,20 @@ def test_breast_lesions_on_real_validation_images(data_root: Path) -> None:
     assert np.mean(scores) == pytest.approx(0.792, abs=0.01)  # measured when it was shipped
 
 
-def test_a_model_is_loaded_without_the_compiler_of_torch() -> None:
+def test_a_model_is_loaded_and_trained_on_without_the_compiler_of_torch() -> None:
     code = (
         "import sys, torch\n"
+        "from prosma_core.config.training import TrainingConfig\n"
         "from prosma_core.inference.segment import Segmenter\n"
         "from prosma_core.io.bundle import find_model\n"
-        "Segmenter.load(find_model('hippocampus-mri'), torch.device('cpu'))\n"
+        "from prosma_core.training.optimization import build_optimizer\n"
+        "model = Segmenter.load(find_model('hippocampus-mri'), torch.device('cpu')).model\n"
+        "for name in ('adamw', 'sgd'):\n"
+        "    optimizer = build_optimizer(model, TrainingConfig(optimizer=name))\n"
+        "    model.requires_grad_()(torch.ones(1, 1, 32, 32, 32)).sum().backward()\n"
+        "    optimizer.step()\n"
+        "    optimizer.load_state_dict(optimizer.state_dict())\n"
+        "    optimizer.zero_grad()\n"
         "assert 'torch._dynamo' not in sys.modules"  # importing it takes 2 seconds
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=60, check=False)

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from napari_prosma.jobs import session as session_module
 from napari_prosma.jobs.session import Session
 from prosma_core.errors import ModelFileError
 from prosma_core.io import atomic
-from prosma_core.io.bundle import shipped_models
+from prosma_core.io.bundle import read_header, shipped_models
 
 
 class NoJobs:
@@ -67,6 +68,27 @@ def test_an_own_model_is_known_from_then_on_and_once(open_session, tmp_path: Pat
     assert not entry.shipped
     assert entry.argument == str(own)
     assert [m.path for m in open_session().models() if not m.shipped] == [own]
+
+
+def test_the_header_of_a_model_is_read_again_only_where_its_file_is_another(
+    open_session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, shipped = tmp_path / "own.safetensors", list(shipped_models().values())
+    own.write_bytes(shipped[0].read_bytes())
+    session, read = open_session(), []
+    first = session.add_model(own)
+    session.models()
+    monkeypatch.setattr(session_module, "read_header", lambda path: read.append(path) or read_header(path))
+    assert session.models()[-1] == first
+    assert read == []
+    atomic.write_bytes_atomic(own, shipped[1].read_bytes())
+    assert session.models()[-1].header == read_header(shipped[1])
+    assert session.models()[-1].header == read_header(shipped[1])
+    assert read == [own]
+    own.write_bytes(b"damaged")
+    assert own not in [m.path for m in session.models()]
+    own.unlink()
+    assert own not in [m.path for m in session.models()]
 
 
 def test_a_file_that_is_no_model_is_refused(open_session, tmp_path: Path) -> None:
