@@ -38,6 +38,8 @@ class FakeJob:
         self.spec, self.say = spec, listener
         self.cancelled = False
         self.previews: list[Any] = []
+        self.learned: list[tuple[dict[Path, Path], bool]] = []
+        self.there = True
 
     @property
     def request(self) -> Any:
@@ -58,6 +60,11 @@ class FakeJob:
 
     def preview(self, scan: Any) -> None:
         self.previews.append(scan)
+
+    def learn(self, changed: dict[Path, Path], *, wait: bool) -> bool:
+        if self.there:
+            self.learned.append((changed, wait))
+        return self.there
 
     def wait_prepared(self) -> None:
         pass

@@ -9,7 +9,8 @@ import functools
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from psygnal import Signal
@@ -261,6 +262,14 @@ class EngineJob:
         """Let a training segment this scan after each validation from now on; None ends that. Returns at once."""
         self._previews += 1  # a later call overtakes this one
         threading.Thread(target=self._preview, args=(scan, self._previews), name="prosma-preview", daemon=True).start()
+
+    def learn(self, changed: Mapping[Path, Path], *, wait: bool) -> bool:
+        """Let a training learn labels that changed, as of `Job.learn`; False where it is not there yet, or over."""
+        with self._lock:
+            if self._job is None or self._job.over.is_set() or self._cancelled.is_set():
+                return False
+            self._job.learn(changed, wait=wait)
+            return True
 
     def wait_prepared(self) -> None:
         """Wait until preparation has ended, which may be after `Cancelled`; not in the GUI thread."""

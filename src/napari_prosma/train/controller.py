@@ -312,6 +312,7 @@ class TrainController:
             (view.run_clicked, self.start_or_stop),
             (view.estimate_clicked, self.estimate),
             (view.preview_toggled, self._preview.toggle),
+            (view.live_toggled, self.trainings.choose_live),
             (view.resume_clicked, self.resume),
             (view.more_clicked, self.resume),
             (view.keep_clicked, self.trainings.keep),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import logging
+import shutil
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -79,6 +82,55 @@ def write_pairs(pairs: Sequence[Pair], folder: Path) -> Generator[str, None, Fil
         yield f"Writing {pair.labels.name} ({i + 1} of {len(pairs)})"
         files.append((done[key], _write_labels(pair, labels / label_names[i])))
     return tuple(files)
+
+
+def write_changed(pair: Pair, label: Path, before: bytes | None, number: int) -> tuple[Path, Path, bytes] | None:
+    """Write the labels layer of a pair anew where it has changed. To be run in a thread.
+
+    Parameters
+    ----------
+    pair : Pair
+        Whose labels are a layer.
+    label : Path
+        What `write_pairs` wrote of it, or what took its place.
+    before : bytes or None
+        Hash of the labels that were written last; None: those in the file.
+    number : int
+        For the name of the new file, which lies in a folder beside that of the labels.
+
+    Returns
+    -------
+    tuple of (Path, Path, bytes) or None
+        The label file, the new one, and the hash of the labels in it; None where they are as before.
+
+    Raises
+    ------
+    ProsmaError
+        As in `write_pairs`.
+    """
+    scan = labels_scan(pair.labels, image_scan(pair.image) if pair.image.layer is not None else None)
+    now = _hash(scan.data)
+    if now == (before if before is not None else _hash(DECODER.read_labels(label).data)):
+        return None
+    folder = _made(changed_folder(label))
+    return label, _write_labels(pair, folder / f"{number}-{stem(label)}"), now
+
+
+def _hash(labels: NDArray[np.integer]) -> bytes:
+    """Hash of label values, whatever their dtype is."""
+    return hashlib.blake2b(np.ascontiguousarray(labels, np.int64 if labels.dtype.itemsize > 4 else np.int32)).digest()
+
+
+def changed_folder(label: Path) -> Path:
+    """Where `write_changed` writes, of any label file of a run."""
+    return label.parent.with_name("changed")
+
+
+def remove_files(paths: Iterable[Path]) -> None:
+    """Remove files, or folders, that nobody needs any more; what cannot be removed stays."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def case_names(pairs: Sequence[Pair]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -21,7 +22,7 @@ from napari_prosma.train.presenter import AbstractTrainView
 from napari_prosma.train.requests import TrainingOrder
 from prosma_core.engine.messages import ArrayReady, Cancelled, Finished, TrainResult
 from prosma_core.errors import ProsmaError, TrainingError
-from prosma_core.events import EpochDone, PreviewDone, StepDone
+from prosma_core.events import EpochDone, LabelsTaken, PreviewDone, StepDone
 from prosma_core.printable import format_duration
 from prosma_core.runs.run_folder import RunFolder, history_row
 from prosma_core.runs.run_state import KeptModel, got_worse, keep_stopped, read_history
@@ -51,12 +52,16 @@ class TrainingPreview:
     ----------
     epoch_seconds : float
         What the last epoch took; 0 while it is not known.
+    awaited : bool
+        Whether new labels were handed over, so that it is looked at: it is not switched off.
     """
 
     def __init__(self, viewer: ViewerModel, view: AbstractTrainView) -> None:
         self.epoch_seconds = 0.0
+        self.awaited = False
         self._viewer, self._view = viewer, view
         self._job: EngineJob | None = None
+        self._began = time.monotonic()
         self._layer: Image | None = None
         self._wanted: bool | None = None
         self._shown: Labels | None = None
@@ -92,7 +97,7 @@ class TrainingPreview:
 
     def begin(self, job: EngineJob) -> None:
         """A training has begun."""
-        self._job = job
+        self._job, self._began, self.awaited = job, time.monotonic(), False
         self._tell(self._default, "")
         if self._default:
             self._ask(job)
@@ -107,16 +112,18 @@ class TrainingPreview:
         self._shown.editable = False  # the next epoch would paint over it
         add_layer_keep_selection(self._viewer, self._shown)
 
-    def refresh(self, epoch: int, seconds: float) -> None:
-        """Show a new prediction."""
+    def refresh(self, done: PreviewDone) -> None:
+        """Show a new prediction, and say after what time of training it is, and how good."""
         if self._shown is None:
             return
         if self._shown not in self._viewer.layers:  # the user has deleted it
             self.toggle(False)
             return
         self._shown.refresh()  # with its thumbnail: once an epoch
-        text = f"Epoch {epoch}, took {format_duration(seconds)}."
-        if self._wanted is None and self.epoch_seconds and seconds > SLOW * self.epoch_seconds:
+        dice = "" if done.mean_dice is None else f", Dice {done.mean_dice:.2f} on {done.dice_on}"
+        text = f"Epoch {done.epoch}, {format_duration(time.monotonic() - self._began)}{dice}."
+        slow = self.epoch_seconds and done.seconds > SLOW * self.epoch_seconds
+        if self._wanted is None and slow and not self.awaited:
             self._wanted = False
             self._tell(False, f"{text} That holds up training: switched off.")
             if self._job is not None:
@@ -229,6 +236,8 @@ class TrainJob(ShownRun):
         None while it runs, and where it reached nothing.
     advanced : bool
         Whether it has finished an epoch.
+    labels_taken : callable
+        Told of labels that changed meanwhile and are learned now.
     """
 
     LINES = 6
@@ -244,6 +253,7 @@ class TrainJob(ShownRun):
         self.order = order
         self.outcome: TrainedModel | None = None
         self.advanced = self._left_behind = False
+        self.labels_taken: Callable[[LabelsTaken], object] = lambda _: None
         self._view, self._jobs, self._preview, self._told = view, jobs, preview, over
         self._rows: list[dict[str, Any]] = []
         self._epochs, self._left = "", ""
@@ -266,7 +276,8 @@ class TrainJob(ShownRun):
             StepDone: self._show_step,
             EpochDone: self._show_epoch,
             ArrayReady: lambda ready: self._preview.take(ready.array, self.order),
-            PreviewDone: lambda done: self._preview.refresh(done.epoch, done.seconds),
+            LabelsTaken: lambda labels: self.labels_taken(labels),
+            PreviewDone: self._preview.refresh,
             Finished: self._finish,
             Cancelled: lambda _: self.say("Stopped."),
         }

@@ -88,6 +88,10 @@ class AbstractTrainView(RunView, AbstractSliceView, Protocol):
         """Whether it is wanted (bool)."""
 
     @property
+    def live_toggled(self) -> ViewSignal:
+        """Whether a training learns what is painted while it runs (bool)."""
+
+    @property
     def resume_clicked(self) -> ViewSignal:
         """RunState."""
 
@@ -153,6 +157,9 @@ class AbstractTrainView(RunView, AbstractSliceView, Protocol):
 
     def show_preview(self, *, checked: bool, enabled: bool, text: str) -> None:
         """Whether the present prediction is shown on the scan, and what is to be known of it."""
+
+    def show_live(self, *, checked: bool, text: str) -> None:
+        """Whether a training learns what is painted while it runs, and what it has learned so."""
 
     def show_runs(self, runs: Sequence[RunState], /) -> None:
         """Earlier runs, the newest first."""

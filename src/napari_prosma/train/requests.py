@@ -63,12 +63,15 @@ class NewTraining:
     folder : RunFolder
     owned : Event
         Set where the run folder is known to be this run's: a name that was free can be another's a moment later.
+    files : list of (Path, Path)
+        Image and labels of each pair, as soon as they are written.
     """
 
     plan: TrainPlan
     pairs: Sequence[Pair]
     folder: RunFolder
     owned: threading.Event = field(default_factory=threading.Event)
+    files: list[tuple[Path, Path]] = field(default_factory=list)
 
     def prepare(self, _: Engine) -> Preparation:
         """Write the layers, and ask for a training on all pairs.
@@ -85,6 +88,7 @@ class NewTraining:
                 raise OutputError(msg)
             self.owned.set()
             run = yield from _run(self.plan, self.pairs, data)
+            self.files.extend(run.pairs)
         return TrainRequest(run=run)
 
 

@@ -13,6 +13,7 @@ from napari_prosma.scan.selection import kind_from, kind_of
 from napari_prosma.train.autosave import Autosave
 from napari_prosma.train.export_pairs import left_out
 from napari_prosma.train.job import TrainedModel, TrainingPreview, TrainJob, trained_model_of
+from napari_prosma.train.live import LiveLabels
 from napari_prosma.train.pair_list import PairList
 from napari_prosma.train.pairs import Pair
 from napari_prosma.train.presenter import AbstractTrainView
@@ -22,6 +23,7 @@ from napari_prosma.train.sources import image_scan
 from napari_prosma.train.state import TrainPlan
 from prosma_core.config.model import ClassInfo
 from prosma_core.errors import ProsmaError
+from prosma_core.events import LabelsTaken
 from prosma_core.io.bundle import ModelEntry
 from prosma_core.io.dicom import dicom_modality
 from prosma_core.runs.run_folder import RunFolder
@@ -64,6 +66,9 @@ class TrainingManager:
         self._pairs = pairs
         self._beginning = self._closed = False
         self._autosave: Autosave | None = None
+        self._live: LiveLabels | None = None
+        self._learns = bool(session.recall("live", True))
+        view.show_live(checked=self._learns, text="")
 
     def start(self, plan: TrainPlan, classes: Sequence[ClassInfo]) -> None:
         """Train on the pairs as they are."""
@@ -118,6 +123,15 @@ class TrainingManager:
             lasting=True,
         )
 
+    def choose_live(self, on: bool) -> None:
+        """Whether a training learns what is painted while it runs, from now on."""
+        self._learns = on
+        self._session.remember("live", on)
+        if self._live is not None:
+            self._live.switch(on)
+        else:
+            self._view.show_live(checked=on, text="")
+
     def show_runs(self) -> None:
         """Show the runs there are."""
         self._view.show_runs(list_runs(self._session.models_folder))
@@ -130,8 +144,9 @@ class TrainingManager:
         """Stop what runs; it is listed where the widget is opened again."""
         self._closed = True
         saved = self._autosave.end if self._autosave is not None else lambda: None
+        live = self._live.end if self._live is not None else lambda: None
         stopped = self.run.abandon if self.run is not None else lambda: None
-        run_all("A training could not be left", saved, stopped, self._preview.release)
+        run_all("A training could not be left", saved, live, stopped, self._preview.release)
 
     def _begin(self, order: TrainingOrder, *, fresh: bool) -> None:
         if self._beginning:  # a click while napari makes its progress bar, which lets the event loop run
@@ -149,10 +164,28 @@ class TrainingManager:
         self._begun = pairs if fresh else None
         try:
             self.run = TrainJob(order, self._view, self._session.jobs, self._preview, self._over)
+            if isinstance(order.spec, NewTraining):
+                self._watch(self.run, order.spec)
         finally:
             self._beginning = False
 
+    def _watch(self, run: TrainJob, spec: NewTraining) -> None:
+        """Hand labels that are painted from now on to a training."""
+
+        def learns(labels: LabelsTaken) -> None:
+            self._preview.awaited = True
+            if self._live is not None:
+                self._live.taken(labels)
+
+        self._live = LiveLabels(
+            spec.pairs, lambda: tuple(spec.files), run.job, self._session.jobs, self._view, on=self._learns
+        )
+        run.labels_taken = learns
+
     def _over(self, run: TrainJob) -> None:
+        if self._live is not None:
+            self._live.end()
+            self._live = None
         self.run, self._failure = None, run.details
         if self._begun is not None and not run.order.folder.run_yaml.is_file() and self._all_there(self._begun):
             self._discard(run)

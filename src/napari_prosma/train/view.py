@@ -206,6 +206,7 @@ class TrainView(JobView):
     name_chosen = Signal(str)
     size_chosen = Signal(str)
     preview_toggled = Signal(bool)
+    live_toggled = Signal(bool)
     use_clicked = Signal()
     save_as_clicked = Signal()
     folder_clicked = Signal()
@@ -254,7 +255,8 @@ class TrainView(JobView):
             self._runs.buttons,
         ]
         self._pass_on()
-        self._finish(name=self._name, size=self._size, preview=self._preview, preview_facts=self._preview_facts)
+        live = {"live": self._live, "live_facts": self._live_facts}
+        self._finish(name=self._name, size=self._size, preview=self._preview, preview_facts=self._preview_facts, **live)
 
     def _add_preview(self) -> None:
         self._preview = QCheckBox("Preview on the scan")
@@ -262,7 +264,14 @@ class TrainView(JobView):
         self._preview.clicked.connect(self.preview_toggled)
         self._preview_facts = note_label("facts")
         self._preview.setVisible(False)
-        self._add(self._preview, self._preview_facts)
+        self._live = QCheckBox("Live: learn what is painted meanwhile")
+        self._live.setToolTip(
+            "Labels that you paint while it trains are learned within an epoch. Training goes on as long as you paint, "
+            "then for its budget, and waits some minutes for more. Off: labels as they were when it began."
+        )
+        self._live.clicked.connect(self.live_toggled)
+        self._live_facts = note_label("facts")
+        self._add(self._preview, self._preview_facts, self._live, self._live_facts)
 
     def _pass_on(self) -> None:
         """Make the panels' signals this view's."""
@@ -366,6 +375,11 @@ class TrainView(JobView):
         self._preview.setVisible(True)
         self._preview_facts.setText(text)
         self._preview_facts.setVisible(bool(text))
+
+    def show_live(self, *, checked: bool, text: str) -> None:
+        """Whether a training learns what is painted while it runs, and what it has learned so."""
+        self._live.setChecked(checked)
+        say(self._live_facts, text)
 
     def show_outcome(
         self, before: Mapping[str, float] | None, after: Mapping[str, float | None], words: str, held_out: str

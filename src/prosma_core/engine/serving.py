@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -47,7 +48,7 @@ class Inbox:
     """
 
     def __init__(self, watched: Callable[[], ScanRef | None]) -> None:
-        self.watched = watched
+        self.watched, self.asked = watched, time.monotonic()
         self._changing = threading.Lock()
         self._changed: dict[Path, Path] = {}
         self._late: list[Path] = []

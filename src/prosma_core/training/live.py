@@ -14,6 +14,7 @@ from prosma_core.errors import LabelError, ProsmaError
 from prosma_core.events import Event, LabelsTaken, StageStarted, Working
 from prosma_core.io.atomic import replace_dir, write_atomic
 from prosma_core.io.dataset_folder import DatasetFolder, open_cases
+from prosma_core.io.names import image_suffix
 from prosma_core.runs.run_folder import RunFolder
 from prosma_core.training.cases import TrainingCase, prepare_case
 from prosma_core.training.dataset_summary import read_annotated
@@ -29,6 +30,10 @@ PAUSED = "Waiting for new labels: paint to go on, or stop."
 
 class LiveInput(Protocol):
     """What reaches a training while it runs."""
+
+    @property
+    def asked(self) -> float:
+        """When the training was asked for, as of `time.monotonic`."""
 
     @property
     def waits(self) -> bool:
@@ -77,12 +82,14 @@ class PreviewClock:
     """
 
     FIRST, LATER = 8.0, 30.0
-    """Seconds to the first one, and between others."""
+    """Seconds from the first step, or from new labels, to the next one, and between others."""
+    ASKED = 18.0
+    """Seconds from the request to the first one: where the first step came soon, more is learned until then."""
     SHARE = 4.0
     """Least time between two, in times of what one takes."""
 
-    def __init__(self) -> None:
-        self._due = time.monotonic() + self.FIRST
+    def __init__(self, asked: float) -> None:
+        self._due = max(time.monotonic() + self.FIRST, asked + self.ASKED)
         self._cost = 0.0
 
     @property
@@ -126,7 +133,7 @@ def take_labels(trainer: Learner, live: LiveInput, epoch: int) -> Generator[Even
         name = names.get(label, label.name)
         yield Working(f"Reading the new labels of {name}")
         try:
-            _check_copy(trainer, names, label)
+            _check_copy(trainer, names, label, new)
             parts = _prepared(trainer, folder, name, new)
             soft = yield from trainer.with_probabilities(parts.get("train", []))
             _put(new, label)
@@ -142,8 +149,11 @@ def take_labels(trainer: Learner, live: LiveInput, epoch: int) -> Generator[Even
     return bool(taken)
 
 
-def _check_copy(trainer: Learner, names: dict[Path, str], label: Path) -> None:
-    """Raise `LabelError` unless a label file is one of the run, and its own copy."""
+def _check_copy(trainer: Learner, names: dict[Path, str], label: Path, new: Path) -> None:
+    """Raise `LabelError` unless a label file is one of the run, its own copy, and of the format of the new one."""
+    if image_suffix(new) != image_suffix(label):
+        msg = "They do not lie where they lay when the training began. Train anew to learn them."
+        raise LabelError(msg)
     if label not in names or not label.is_relative_to(trainer.folder.root):
         msg = f"{label} is not a copy in {trainer.folder.root.name}. Train on layers for labels that may change."
         raise LabelError(msg)

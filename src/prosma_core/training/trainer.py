@@ -177,7 +177,7 @@ class Trainer:
         rate, losses = 0.0, []
         waiting: deque[tuple[int, torch.Tensor]] = deque()
         if self.live is not None and self._clock is None:
-            self._clock = PreviewClock()
+            self._clock = PreviewClock(self.live.asked)
         yield from self.learn_new_labels()
         self.model.train()
         for step in range(self.config.steps):

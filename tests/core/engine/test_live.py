@@ -149,6 +149,7 @@ def test_previews_in_the_middle_of_an_epoch_change_nothing(
     plain, _, _ = copied("plain")
     expected = [event.loss for event in train(plain) if isinstance(event, StepDone)]
     monkeypatch.setattr(PreviewClock, "FIRST", 0.0)
+    monkeypatch.setattr(PreviewClock, "ASKED", 0.0)
     run, folder, _ = copied("watched")
     watched = Inbox(lambda: ScanRef(file="scan.tif"))
     losses, interim = [], []

@@ -1,0 +1,162 @@
+"""Live training: labels that are painted while a training runs are written anew and handed to it. No Qt."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from napari_prosma.cleanup import run_all
+from napari_prosma.jobs.boundary import EngineJob, Jobs
+from napari_prosma.train.autosave import PAINTED
+from napari_prosma.train.export_pairs import Files, changed_folder, remove_files, write_changed
+from napari_prosma.train.pairs import Pair
+from napari_prosma.train.presenter import AbstractTrainView
+from prosma_core.events import LabelsTaken
+
+QUIET = 1000
+"""Milliseconds without a stroke after which painted labels are handed over."""
+Written = dict[int, tuple[Path, Path, bytes]]
+"""By the number of a pair: its label file, the new one, and the hash of the labels in it."""
+OFF = "Labels were painted since the training began: tick Live to learn them."
+
+
+class LiveLabels:
+    """Hands the labels of a running training to it again when they were painted in.
+
+    Nothing is asked of the viewer: a layer that is deleted or renamed meanwhile is what it was to its pair.
+
+    Parameters
+    ----------
+    pairs : sequence of Pair
+        In the order of `files`.
+    files : callable
+        Gives image and label file of each pair in the run folder, as soon as they are written; empty before.
+    job : EngineJob
+        The training.
+    jobs : Jobs
+    view : AbstractTrainView
+    on : bool
+        Whether labels are handed over; while they are not, it is only said that there are some.
+
+    Attributes
+    ----------
+    used : bool
+        Whether labels were handed over.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        files: Callable[[], Files],
+        job: EngineJob,
+        jobs: Jobs,
+        view: AbstractTrainView,
+        *,
+        on: bool,
+    ) -> None:
+        self.used = False
+        self._pairs, self._files, self._job, self._jobs, self._view = tuple(pairs), files, job, jobs, view
+        self._on, self._busy, self._ended = on, False, False
+        self._text = self._said = ""
+        self._stale: set[int] = set()
+        self._sent: dict[int, bytes] = {}
+        self._numbers = itertools.count(1)
+        self._timer = jobs.timer(self._hand_over)
+        self._wires: list[tuple[Any, Callable[..., object]]] = []
+        for i, pair in enumerate(self._pairs):
+            layer = pair.labels.layer
+            for name in PAINTED if layer is not None else ():
+                if name in layer.events:
+                    call = functools.partial(self._painted, i)
+                    layer.events[name].connect(call)
+                    self._wires.append((layer.events[name], call))
+        self._show("")
+
+    def switch(self, on: bool) -> None:
+        """Hand labels over from now on, also those that were painted before; or none any more."""
+        self._on = on
+        if on and self._stale:
+            self._timer.start(0)
+        if self.used:
+            self._job.learn({}, wait=on)
+        self._show("")
+
+    def taken(self, labels: LabelsTaken) -> None:
+        """The training learns labels that were handed over."""
+        self._show(f"Epoch {labels.epoch}: learns the new labels of {', '.join(labels.cases[:3])}.")
+
+    def end(self) -> None:
+        """The training is over, or the widget is gone."""
+        self._ended = True
+        wires, self._wires = self._wires, []
+        parts: list[Callable[[], object]] = [functools.partial(wire.disconnect, call) for wire, call in wires]
+        run_all(
+            "Live training could not be ended", *parts, self._timer.stop, self._remove_untaken, lambda: self._show("")
+        )
+
+    def _remove_untaken(self) -> None:
+        """Remove what the training was given last and did not take, as where its process was killed."""
+        files = self._files()
+        if self.used and files:
+            folder = changed_folder(files[0][1])
+            self._jobs.run(lambda: remove_files([folder]), _nothing, _nothing)
+
+    def _painted(self, number: int, _event: Any = None) -> None:
+        self._stale.add(number)
+        self._timer.start(QUIET)
+
+    def _hand_over(self) -> None:
+        """Write what was painted, in a thread, and tell the training."""
+        files = self._files()
+        if self._ended or self._busy:
+            return
+        if not files:  # it is only about to begin
+            self._timer.start(QUIET)
+            return
+        if not self._on and self._text == OFF:
+            return
+        self._busy, numbers = True, sorted(self._stale)
+        self._stale.clear()
+        prefix = next(self._numbers)
+        chosen = [(i, self._pairs[i], files[i][1], self._sent.get(i)) for i in numbers]
+
+        def write() -> Written:
+            return {i: found for i, *given in chosen if (found := write_changed(*given, prefix)) is not None}
+
+        self._jobs.run(write, self._written, functools.partial(self._failed, numbers), lasting=True)
+
+    def _written(self, found: Written) -> None:
+        self._busy = False
+        told = bool(found) and not self._ended and self._tell(found)
+        if told:
+            self.used, self._said = True, ""
+            self._sent |= {i: digest for i, (_, _, digest) in found.items()}
+        elif found:
+            self._stale |= set(found)
+            self._jobs.run(lambda: remove_files([new for _, new, _ in found.values()]), _nothing, _nothing)
+            if not self._on and not self._ended:
+                self._show(OFF)
+        if self._stale and self._on and not self._ended:
+            self._timer.start(QUIET)
+
+    def _tell(self, found: Written) -> bool:
+        """Whether the training could be told: not while it is only being asked for."""
+        return self._on and self._job.learn({label: new for label, new, _ in found.values()}, wait=True)
+
+    def _failed(self, numbers: Sequence[int], error: Exception) -> None:
+        self._busy = False
+        self._stale |= set(numbers)  # tried again after the next stroke
+        if str(error) != self._said and not self._ended:
+            self._said = str(error)
+            self._view.show_error(f"The labels are not learned as they are now. {error}", details=False)
+
+    def _show(self, text: str) -> None:
+        self._text = text
+        self._view.show_live(checked=self._on, text=text)
+
+
+def _nothing(_: object) -> None:
+    """What is removed, or cannot be, changes nothing."""
