@@ -253,7 +253,7 @@ class TrainJob(ShownRun):
         self.order = order
         self.outcome: TrainedModel | None = None
         self.advanced = self._left_behind = False
-        self.labels_taken: Callable[[LabelsTaken], object] = lambda _: None
+        self.labels_taken: Callable[[LabelsTaken], None] = lambda _: None
         self._view, self._jobs, self._preview, self._told = view, jobs, preview, over
         self._rows: list[dict[str, Any]] = []
         self._epochs, self._left = "", ""

@@ -124,7 +124,8 @@ class LiveLabels:
         chosen = [(i, self._pairs[i], files[i][1], self._sent.get(i)) for i in numbers]
 
         def write() -> Written:
-            return {i: found for i, *given in chosen if (found := write_changed(*given, prefix)) is not None}
+            written = {i: write_changed(pair, label, before, prefix) for i, pair, label, before in chosen}
+            return {i: found for i, found in written.items() if found is not None}
 
         self._jobs.run(write, self._written, functools.partial(self._failed, numbers), lasting=True)
 
