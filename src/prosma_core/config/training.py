@@ -315,6 +315,7 @@ _STRONG = {
     "p_contrast": 1.0,
     "p_noise": 0.5,
 }
+_LONG = {"batch_size": 16, "encoder_rate": 0.3, "batch_dice": False}
 PRETRAINED: dict[str, dict[str, Any]] = {
     "quick": {
         "preprocess": {"tile_voxels": 192**2},
@@ -322,16 +323,29 @@ PRETRAINED: dict[str, dict[str, Any]] = {
     },
     "balanced": {
         "preprocess": {"tile_voxels": 256**2},
-        "training": {"epochs": 40, "steps": 40, "batch_size": 16, "encoder_rate": 0.3, "ema_decay": 0.99},
+        "training": {"epochs": 40, "steps": 40, "ema_decay": 0.99, **_LONG},
     },
     "best": {
         "preprocess": {"tile_voxels": 352**2},
-        "training": {"epochs": 60, "steps": 60, "batch_size": 16, "encoder_rate": 0.3, "ema_decay": 0.995},
+        "training": {"epochs": 60, "steps": 60, "ema_decay": 0.995, **_LONG},
     },
 }
 """What each preset is instead for the encoder ``efficientnet-lite0``."""
 for _values in PRETRAINED.values():
     _values["training"]["augment"] = _STRONG
+
+
+def few_slices(dims: int, preset: Preset) -> dict[str, Any]:
+    """What a preset is instead for a new model from few annotated slices of scans of a body, nested as in `PRESETS`.
+
+    Slices are not mirrored (the left ventricle is no right one), volumes from left to right only; these are also
+    turned and zoomed less, and `quick`, whose few steps are all that there is, learns faster.
+    """
+    if dims == 2:
+        return {"training": {"augment": {"mirror": ""}}}
+    turned = {"p_rotate": 1.0, "rotate_degrees": 15.0, "p_scale": 1.0, "scale": (0.8, 1.25), "shift": 0.1}
+    rate = {"learning_rate": 4e-3} if preset == "quick" else {}
+    return {"training": {"augment": {"mirror": "x", **turned}, **rate}}
 
 
 def resolve_run(explicit: dict[str, Any], what: str = "The run's settings") -> RunConfig:

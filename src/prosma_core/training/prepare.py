@@ -13,7 +13,14 @@ from torch import Tensor
 
 import prosma_core
 from prosma_core.config.model import ClassInfo, ModelConfig, ModelHeader, PreprocessConfig
-from prosma_core.config.training import FINE_TUNING_RATE, PRETRAINED, PlanOptions, RunConfig, with_defaults
+from prosma_core.config.training import (
+    FINE_TUNING_RATE,
+    PRETRAINED,
+    PlanOptions,
+    RunConfig,
+    few_slices,
+    with_defaults,
+)
 from prosma_core.data.intensities import COLOR
 from prosma_core.data.slices import SliceStates
 from prosma_core.errors import IntensityError
@@ -109,7 +116,7 @@ def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None
     if start:
         yield StageStarted(f"Preprocessing and network are those of {start[0].name}.")
     header = start[0] if start else None
-    run = for_encoder(run, header, dims, facts.prints)
+    run = with_usual(run, header, dims, facts.prints)
     pre, model, batch = plan_model(run, header, facts.prints, dims, len(classes), folder.channel_names, device)
     published = (yield from _pretrained(run, model)) if fresh and not start else None
     if header:
@@ -160,10 +167,13 @@ def _synthetic(folder: DatasetFolder, split: Split) -> bool:
     return all(any(read_notes(path).get("synthetic") for path in (case.label, case.images[0])) for case in cases)
 
 
-def for_encoder(run: RunConfig, start: ModelHeader | None, dims: int, prints: Sequence[Fingerprint]) -> RunConfig:
-    """The run with the defaults of the encoder that its network has or will have."""
+def with_usual(run: RunConfig, start: ModelHeader | None, dims: int, prints: Sequence[Fingerprint]) -> RunConfig:
+    """The run with the defaults of the encoder that its network has or will have, and of few slices of a body."""
     encoder = start.model.encoder if start else choose_encoder(run, dims, prints[0].channels)
-    return with_defaults(run, PRETRAINED[run.preset]) if encoder == "efficientnet-lite0" else run
+    if encoder == "efficientnet-lite0":
+        run = with_defaults(run, PRETRAINED[run.preset])
+    body = all(p.unit == "mm" for p in prints)
+    return with_defaults(run, few_slices(dims, run.preset)) if run.labels.sparse and body and not start else run
 
 
 def plan_model(

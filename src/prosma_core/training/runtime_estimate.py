@@ -26,7 +26,7 @@ from prosma_core.training.cuda_graph import BEFORE_REPLAY, Graphed, graphed
 from prosma_core.training.dataset_summary import Fingerprint, grid_fingerprint, usual_dims
 from prosma_core.training.loop import training_memory
 from prosma_core.training.optimization import build_optimizer, segmentation_loss
-from prosma_core.training.prepare import describe_plan, for_encoder, plan_model, prepare_run
+from prosma_core.training.prepare import describe_plan, with_usual, plan_model, prepare_run
 from prosma_core.training.split import held_out_cases
 from prosma_core.training.trainer import Trainer
 
@@ -68,7 +68,7 @@ def expected_seconds(
         device, start = choose_device(given.device).device, read_header(find_model(given.init)) if given.init else None
         dims = start.model.dims if start else given.preprocess.dims or usual_dims(scans[0], sparse=given.labels.sparse)
         prints = [grid_fingerprint(scan, dims) for scan in scans]
-        run = for_encoder(given, start, dims, prints)
+        run = with_usual(given, start, dims, prints)
         pre, model, batch = plan_model(run, start, prints, dims, num_classes, (), device)
         key = f"{model.model_dump_json()} {pre.tile} {batch}"
         if key not in speeds:

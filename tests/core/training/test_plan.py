@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from prosma_core.training.plan import (
     plan_tile,
     target_spacing,
 )
+from prosma_core.training.prepare import with_usual
 
 GIB = 2**30
 
@@ -226,6 +228,25 @@ def test_small_pictures_are_not_made_larger() -> None:
     run = with_defaults(run_of(), PRETRAINED["balanced"])
     pre, _, _ = plan_run([case((48, 64), (1.0, 1.0), "pixel", object_size=30.0)], 2, 2, run, (), 64 * GIB)
     assert (pre.resample, pre.tile) == ("none", (64, 64))
+
+
+SPARSE = {"labels": {"zero": "annotated_slices"}}
+
+
+@pytest.mark.parametrize(("dims", "mirror", "rate"), [(2, "", 3e-3), (3, "x", 4e-3)])
+def test_few_slices_of_a_body_are_not_mirrored_as_photographs_are(dims: int, mirror: str, rate: float) -> None:
+    scans = [case(unit="mm") if dims == 3 else case((256, 216), (1.5, 1.5), "mm")]
+    training = with_usual(run_of(preset="quick", **SPARSE), None, dims, scans).training
+    assert (training.augment.mirror, training.learning_rate) == (mirror, rate)
+    asked = run_of(preset="quick", **SPARSE, training={"augment": {"mirror": "zyx"}, "learning_rate": 1e-2})
+    training = with_usual(asked, None, dims, scans).training
+    assert (training.augment.mirror, training.learning_rate) == ("zyx", 1e-2)
+
+
+@pytest.mark.parametrize("labels", [{}, SPARSE])
+def test_whole_scans_and_microscopy_are_mirrored_along_all_axes(labels: dict[str, Any]) -> None:
+    scan = case(unit="µm" if labels else "mm")
+    assert with_usual(run_of(preset="quick", **labels), None, 3, [scan]).training.augment.mirror == "zyx"
 
 
 def test_very_small_pictures_get_a_network_all_the_same() -> None:
