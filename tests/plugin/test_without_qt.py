@@ -327,7 +327,7 @@ def test_slices_of_a_corrected_result_are_marked_shown_and_asked_for(
     clock.run()
     assert slice_states(copy).checked == (5,)
     assert (view.shown["show_problem"], enabled(train)) == ((None, ""), True)
-    assert "11 untouched; untouched slices are the model's own labels and take no part" in view.shown["show_notes"][0]
+    assert "11 untouched slices hold the model's own labels and take no part" in view.shown["show_notes"][0]
     assert "No independent validation" in view.shown["show_notes"][0]
 
     copy.data_setitem((np.array([7]), np.array([1]), np.array([1])), 1)

@@ -346,8 +346,9 @@ def _held_out(rows: Sequence[PairRow], classes: Sequence[ClassInfo], seed: int) 
 def _annotation(rows: Sequence[PairRow], labels: LabelsConfig, classes: Sequence[ClassInfo]) -> Iterator[str]:
     for row in rows:
         if row.result is not None and row.result.untouched:
-            what = f"{row.labels}: {row.result.words()}"
-            yield f"{what}; untouched slices are the model's own labels and take no part."
+            what = "{} untouched slice{} the model's own labels and take{} no part."
+            count = len(row.result.untouched)
+            yield f"{row.labels}: " + what.format(count, *((" holds", "s") if count == 1 else ("s hold", "")))
     for row in rows if labels.zero == "background" else ():
         if row.result is None and row.spec is not None and row.axis and _looks_unfinished(row):
             total = row.spec.size(row.axis)

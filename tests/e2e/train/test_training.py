@@ -12,7 +12,7 @@ import psutil
 import pytest
 from napari.layers import Labels
 from qtpy.QtGui import QDesktopServices
-from qtpy.QtWidgets import QFileDialog
+from qtpy.QtWidgets import QFileDialog, QPushButton
 from typer.testing import CliRunner
 
 from napari_prosma.segment import SegmentWidget
@@ -106,14 +106,19 @@ def test_the_loop_segment_correct_fine_tune_segment(desk: Any, phantoms: list[tu
     copy = desk.viewer.layers.selection.active
     assert isinstance(copy, Labels)
     desk.read(1)
+    assert not desk.widget.findChild(QPushButton, "run").isEnabled()  # nothing is checked or edited yet
     copy.paint((6, 24, 24), 2)
     copy.events.labels_update(data=copy.data, offset=(0, 0, 0))
     desk.read(1)
+    desk.viewer.dims.set_point(0, copy.scale[0] * 12)
+    desk.click("mark_slice")
+    desk.read(1)
+    assert ": 1 checked, " in desk.text("slice_counts")
     assert desk.text("start_facts").startswith("Fine-tuning: 3D")
     desk.short(epochs=1)
     outcome = desk.train()
     assert outcome.before is None  # the model is not judged by a copy of its own result
-    assert "No independent labels" in desk.text("held_out")
+    assert "No independent validation" in desk.text("held_out")
     assert "->" not in desk.text("outcome_words")
     if not outcome.worse:
         assert segment.controller._choices.model.path == outcome.model
