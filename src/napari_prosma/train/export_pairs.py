@@ -109,16 +109,18 @@ def write_changed(pair: Pair, label: Path, before: bytes | None, number: int) ->
         As in `write_pairs`.
     """
     scan = labels_scan(pair.labels, image_scan(pair.image) if pair.image.layer is not None else None)
-    now = _hash(scan.data)
-    if now == (before if before is not None else _hash(DECODER.read_labels(label).data)):
+    now = _hash(scan.data, states_of_labels(pair.labels, scan))
+    if before is None:
+        before = _hash(DECODER.read_labels(label).data, noted_slices(DECODER.read_notes(label)))
+    if now == before:
         return None
     folder = _made(changed_folder(label))
     return label, _write_labels(pair, folder / f"{number}-{stem(label)}"), now
 
 
-def _hash(labels: NDArray[np.integer]) -> bytes:
-    """Hash of label values, whatever their dtype is."""
-    found = hashlib.blake2b(str(labels.shape).encode())
+def _hash(labels: NDArray[np.integer], states: SliceStates | None) -> bytes:
+    """Hash of label values, whatever their dtype is, and of what a file notes on checked and edited slices."""
+    found = hashlib.blake2b(f"{labels.shape} {slices_note(states)}".encode())
     for plane in labels:  # never all of a large scan at once
         found.update(plane.astype(np.int64).tobytes())
     return found.digest()

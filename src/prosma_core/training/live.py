@@ -169,6 +169,9 @@ def _prepared(trainer: Learner, folder: DatasetFolder, name: str, new: Path) -> 
         labels are annotated along another axis.
     """
     run, split, header = trainer.setup.run, trainer.setup.split, trainer.setup.header
+    if name not in (*split.train, *split.val):
+        msg = "Nothing of them was annotated when the training began. Train anew to use them."
+        raise LabelError(msg)
     image, labels = read_annotated(replace(folder.cases[name], label=new), run)
     if name in split.held and labels.axis != read_annotated(folder.cases[name], run)[1].axis:
         msg = f"They are annotated along {labels.axis_name or 'no axis'}, the slices held out lie along another axis."

@@ -12,12 +12,14 @@ import pytest
 
 from prosma_core.config.training import RunConfig
 from prosma_core.data.geometry import array_spec
+from prosma_core.data.slices import SliceStates
 from prosma_core.engine.client import Engine
 from prosma_core.engine.messages import Cancelled, LiveLabels, ScanRef, TrainRequest
 from prosma_core.engine.serving import Inbox
 from prosma_core.events import EpochDone, InterimDone, LabelsTaken, PreviewDone, StageStarted, StepDone, Working
 from prosma_core.io.bundle import read_header
 from prosma_core.io.images import read_labels, write_labels
+from prosma_core.io.notes import slices_note
 from prosma_core.runs.run_folder import RunFolder, resumed_settings
 from prosma_core.runs.run_state import run_state
 from prosma_core.training import live as live_training
@@ -184,3 +186,21 @@ def test_the_engine_shows_soon_what_becomes_of_new_labels(
     heard.job.cancel()
     assert isinstance(heard.end(), Cancelled)
     heard.job.learn(new_labels(folder, 1, true[1]), wait=True)  # too late: nobody is there to take it
+
+
+def test_a_scan_of_which_nothing_was_annotated_at_first_is_not_said_to_be_learned(copied: Callable[..., Any]) -> None:
+    run, folder, true = copied(training={"epochs": 1, "steps": 2})
+    own, notes = folder.root / "data" / "labels1.tif", {"program": "prosma", "model": "start"}
+    spec, none = array_spec((48, 48), "yx"), SliceStates("", 1, only=True)
+    write_labels(own, true[1], spec, overwrite=True, provenance=notes | slices_note(none))
+    live, said = Inbox(lambda: None), []
+    for event in events_of(run, live):
+        if isinstance(event, StepDone) and event.step == 1:
+            new = new_labels(folder, 1, true[1])
+            edited = slices_note(SliceStates("", 1, edited=(0,), only=True))
+            write_labels(new[own], true[1], spec, overwrite=True, provenance=notes | edited)
+            live.put(LiveLabels(live=1, changed={str(k): str(v) for k, v in new.items()}, wait=False))
+        elif isinstance(event, StageStarted) and "not learned" in event.message:
+            said.append(event.message)
+        assert not isinstance(event, LabelsTaken)
+    assert "Train anew to use them" in "".join(said)

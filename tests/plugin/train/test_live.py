@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 
+from napari_prosma.layers.slices import mark, slice_states
 from napari_prosma.train.export_pairs import write_pairs
 from napari_prosma.train.live import OFF, QUIET, LiveLabels
 from napari_prosma.train.pairs import Pair
@@ -20,6 +21,7 @@ from prosma_core.engine.messages import ArrayReady, Cancelled, Failed
 from prosma_core.errors import EngineError, OutputError
 from prosma_core.events import LabelsTaken, PreviewDone
 from prosma_core.io.images import read_labels
+from prosma_core.io.notes import noted_slices, read_notes
 
 
 @pytest.fixture
@@ -72,6 +74,19 @@ def test_a_layer_that_was_painted_is_handed_over_when_strokes_stop(painting: Any
     assert len(painting.job.learned) == 1  # nothing has changed
     painting.live.taken(LabelsTaken(3, ("liver",)))
     assert painting.view.shown["show_live"] == (True, "Epoch 3: learns the new labels of liver.")
+
+
+def test_a_slice_that_is_marked_as_checked_is_handed_over_too(painting: Any) -> None:
+    painting.write()
+    labels = painting.labels[0]
+    mark(labels, 0, slice_states(labels))
+    painting.clock.run(QUIET)
+    ((changed, _),) = painting.job.learned
+    (new,) = changed.values()
+    assert noted_slices(read_notes(new)).checked == (0,)
+    labels.refresh()
+    painting.clock.run(QUIET)
+    assert len(painting.job.learned) == 1
 
 
 def test_what_is_painted_before_the_training_is_there_waits_for_it(painting: Any) -> None:
