@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from napari_prosma._reader import LayerData, as_labels_data, image_layer_data, read_paths
 from napari_prosma.jobs.download import Archive, download_shown, unpacked
 from napari_prosma.layers.results import file_notes
-from napari_prosma.layers.scan import METADATA
+from napari_prosma.layers.scan import MADE_FOR, METADATA
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import Scan
 from prosma_core.data.phantom import phantom_2d, phantom_3d
@@ -32,12 +32,12 @@ HIPPOCAMPUS = Archive(
 
 def phantom_2d_layers() -> list[LayerData]:
     """An ultrasound-like picture and its true labels."""
-    return _pair(*phantom_2d(_SEED), "Phantom 2D", ("lesion",), "US")
+    return _pair(*phantom_2d(_SEED), "Phantom 2D", ("lesion",), "US", "breast-lesion-us")
 
 
 def phantom_3d_layers() -> list[LayerData]:
     """An MR-like volume and its true labels."""
-    return _pair(*phantom_3d(_SEED), "Phantom 3D", ("organ", "lesion"), "MR")
+    return _pair(*phantom_3d(_SEED), "Phantom 3D", ("organ", "lesion"), "MR", "phantom-3d")
 
 
 def hippocampus_layers() -> list[LayerData]:
@@ -58,8 +58,8 @@ def hippocampus_layers() -> list[LayerData]:
     return [_noted(image, "MR", {}), _labels(labels, "hippocampus_003 labels", ("anterior", "posterior"), {})]
 
 
-def _pair(image: Scan, labels: Scan, name: str, classes: tuple[str, ...], modality: str) -> list[LayerData]:
-    layer = _noted(image_layer_data(image.data, image.spec, name, None), modality, PHANTOM)
+def _pair(image: Scan, labels: Scan, name: str, classes: tuple[str, ...], modality: str, model: str) -> list[LayerData]:
+    layer = _noted(image_layer_data(image.data, image.spec, name, None), modality, PHANTOM | {MADE_FOR: model})
     return [layer, _labels(labels, f"{name} labels", classes, PHANTOM)]
 
 

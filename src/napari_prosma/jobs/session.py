@@ -94,8 +94,8 @@ class Session:
         return known or entry
 
     def prefer(self, entry: ModelEntry, kind: str = "") -> None:
-        """Prefer this model for scans of a kind from now on; as of `remember_model`."""
-        if kind:
+        """Prefer this model for scans of a kind from now on, if it is validated; as of `remember_model`."""
+        if kind and entry.header.validated:
             self.remember_model(kind, entry)
         self.model_preferred.emit(entry)
 

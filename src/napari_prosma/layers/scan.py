@@ -27,6 +27,8 @@ OPENED_AS = "opened_as"
 """Key in it: ``"image"`` or ``"labels"`` for a layer that was read from its file, not computed from the scan there."""
 SIZED = "sized"
 """Key in it: geometry of a result with the voxel size that a user gave for its scan, which states none."""
+MADE_FOR = "made_for"
+"""Key in it: name of the shipped model that sample data is made for."""
 
 _SLAB_BYTES = 32 << 20
 

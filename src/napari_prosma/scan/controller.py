@@ -15,7 +15,7 @@ from napari_prosma.jobs.session import Session, format_devices
 from napari_prosma.layers.results import is_result
 from napari_prosma.layers.scan import LayerScan, are_channels, joined_layer, levels, read
 from napari_prosma.layers.viewport import Region, ViewerWatch, current_slice, view_box
-from napari_prosma.scan.selection import ScanChoices, differ, fits, kind_of, suitable_model, unsuited
+from napari_prosma.scan.selection import ScanChoices, differ, fit_of, fits, kind_of, suitable_model, unsuited
 from prosma_core.data.geometry import size_unknown
 from prosma_core.engine.messages import Ready
 from prosma_core.errors import ProsmaError
@@ -30,6 +30,13 @@ if TYPE_CHECKING:
 
 READINGS = {2: ("yx",), 3: ("zyx", "tyx", "cyx"), 4: ("tzyx", "czyx", "tcyx", "zcyx"), 5: ("tczyx", "tzcyx")}
 """Readings of a layer's axes that are offered, by number of axes."""
+
+
+FIT_TEXTS = {
+    "fits": "This scan is like those it was trained on.",
+    "unknown": "Nothing tells what this scan shows: check that it is what the model is for.",
+}
+"""What is said where nothing speaks against a model."""
 
 
 class AbstractPartFields(Protocol):
@@ -94,6 +101,9 @@ class AbstractScanView(RunView, Protocol):
     def show_models(self, models: Sequence[tuple[str, Any]], current: Any, facts: str, /) -> None:
         """Models as (name, entry), the one chosen and its facts."""
 
+    def show_fit(self, text: str, warning: str, /) -> None:
+        """Whether the chosen model was trained on scans like this one; a warning where it was not."""
+
     def show_devices(self, devices: Sequence[tuple[str, str]], current: str, facts: str, /) -> None:
         """Devices as (text, name), the chosen one and facts about it."""
 
@@ -145,6 +155,15 @@ class ScanPresenter:
         named = [(m.header.name if m.shipped else f"{m.header.name} ({m.path.name})", m) for m in models]
         facts = "\n".join(filter(None, (chosen.description, chosen.facts))) if chosen else ""
         self._scan_view.show_models(named, chosen, facts)
+
+    def fit(self, choices: ScanChoices) -> None:
+        """Whether the chosen model was trained on scans like the chosen one."""
+        scan, model = choices.scan, choices.model
+        if scan is None or model is None or not fits(scan, model):
+            self._scan_view.show_fit("", "")
+            return
+        fit = fit_of(scan, model)
+        self._scan_view.show_fit(FIT_TEXTS.get(fit.verdict, ""), fit.text)
 
     def devices(self, chosen: str, ready: Ready | None) -> None:
         """Devices that the engine found, and facts about the chosen one."""
@@ -198,6 +217,7 @@ class ScanController(Generic[C]):
         self._axes: str | None = None
         self._level = 0
         self._sizes: WeakKeyDictionary[Image, str] = WeakKeyDictionary()
+        self._kept: WeakKeyDictionary[Image, ModelEntry] = WeakKeyDictionary()  # chosen for a layer, not by itself
         self._ahead = False  # whether the model was chosen before there was a scan
         self._choices = choices
 
@@ -281,11 +301,14 @@ class ScanController(Generic[C]):
         if scan is None:
             return
         kind = kind_of(scan)
-        if self._ahead and model is not None and not unsuited(scan, model, kind):
+        kept = self._kept.get(self._layer) if self._layer is not None else None
+        if kept is not None and kept.path.is_file() and fits(scan, kept):
+            model = kept
+        elif self._ahead and model is not None and not unsuited(scan, model):
             self.session.remember_model(kind.text, model)
         else:
             known = self.session.model_for(kind.text)
-            usable = known is not None and fits(scan, known) and (kind.synthetic or not known.purpose.synthetic)
+            usable = known is not None and fits(scan, known) and (kind.synthetic or not known.header.synthetic)
             model = known if usable else suitable_model(scan, self.session.models())
         self._ahead = False
         self._choices = replace(self._choices, model=model)
@@ -318,12 +341,18 @@ class ScanController(Generic[C]):
             self._read(self._axes, self._level)
 
     def choose_model(self, model: ModelEntry | None) -> None:
-        """Take another model."""
-        self._forget()
+        """Take another model, as the user chose it: also for other scans of this kind from now on."""
         scan = self._choices.scan
-        self._ahead = scan is None
         if model is not None and scan is not None:
             self.session.remember_model(kind_of(scan).text, model)
+        self._change_model(model)
+
+    def _change_model(self, model: ModelEntry | None) -> None:
+        """Take another model for this scan."""
+        self._forget()
+        self._ahead = self._choices.scan is None
+        if model is not None and self._layer is not None:
+            self._kept[self._layer] = model
         self._set(model=model)
         self.show_models()
 
@@ -336,7 +365,8 @@ class ScanController(Generic[C]):
             known = self.session.model_for(kind_of(scan).text)
             if (known is None or known.path != model.path) and unsuited(scan, model):
                 return
-        self.choose_model(model)
+        take = self.choose_model if model.header.validated else self._change_model
+        take(model)
 
     def add_model(self, path: Path) -> None:
         """Take a model from a file."""
@@ -387,6 +417,7 @@ class ScanController(Generic[C]):
     def _set(self, **changes: Any) -> None:
         self._choices = replace(self._choices, **changes)
         self._scan_presenter.size(self._choices)
+        self._scan_presenter.fit(self._choices)
         self._show_plan()
 
     def _read(self, axes: str | None, level: int) -> None:
@@ -402,6 +433,7 @@ class ScanController(Generic[C]):
         self._give_size()
         self._scan_presenter.size(self._choices)
         self._scan_presenter.axes(self._layer, self._choices, self.axes, level)
+        self._scan_presenter.fit(self._choices)
         self._show_options()
         self._show_plan()
 

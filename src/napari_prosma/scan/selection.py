@@ -2,111 +2,54 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log
-from typing import Any, Literal
+from typing import Literal
+from weakref import WeakKeyDictionary
 
-import numpy as np
-
-from napari_prosma.layers.scan import LayerScan
+from napari_prosma.layers.scan import MADE_FOR, LayerScan
 from napari_prosma.layers.viewport import Region
+from prosma_core.data.fit import Fit, ScanKind, ScanLook, compare, describe
 from prosma_core.data.frames import frame_spec
 from prosma_core.data.frames import slice_axis as automatic_axis
-from prosma_core.data.geometry import ImageSpec, Scan, size_note
+from prosma_core.data.geometry import Scan, size_note
 from prosma_core.data.grid import network_grid, unit_factor
-from prosma_core.data.intensities import COLOR, check_channels, looks_ct
+from prosma_core.data.intensities import check_channels
 from prosma_core.errors import ProsmaError
 from prosma_core.io.bundle import ModelEntry
 from prosma_core.io.dicom import dicom_modality
-from prosma_core.printable import counted
 
-World = Literal["patient", "sized", "pixels"]
-_SAMPLE = 1 << 18
+_LOOKS: WeakKeyDictionary[LayerScan, ScanLook] = WeakKeyDictionary()
 
 
-@dataclass(frozen=True)
-class ScanKind:
-    """Kind of a scan: what a model must be trained for.
-
-    Attributes
-    ----------
-    dims : int
-        Spatial axes.
-    channels : int
-        3 for a picture in color; a picture of three equal channels is gray and has 1.
-    color : bool
-        Whether the channels are red, green and blue.
-    world : {"patient", "sized", "pixels"}
-        Whether the file knows the patient's axes, only a voxel size, or neither.
-    modality : str
-        As DICOM abbreviates it; empty where nothing tells it.
-    synthetic : bool
-        Whether it is a phantom of this program.
-    """
-
-    dims: int
-    channels: int
-    color: bool
-    world: World
-    modality: str = ""
-    synthetic: bool = False
-
-    @property
-    def text(self) -> str:
-        """In a few words, such as ``3D, 1 channel, CT``; equal kinds have equal texts."""
-        channels = "color" if self.color else counted(self.channels, "channel")
-        world = {"patient": "patient geometry", "sized": "voxel size", "pixels": "no voxel size"}[self.world]
-        kind = self.modality + " phantom" * self.synthetic
-        return ", ".join(part for part in (f"{self.dims}D", channels, world, kind.strip()) if part)
+def look_of(scan: LayerScan) -> ScanLook:
+    """A layer's scan in numbers; voxels in memory are sampled, once for each reading of the layer."""
+    found = _LOOKS.get(scan)
+    if found is None:
+        modality = str(scan.metadata.get("modality", ""))
+        if not modality and scan.path is not None and scan.spec.format == "dicom":
+            modality = dicom_modality(scan.path)
+        synthetic = bool(scan.metadata.get("synthetic"))
+        found = _LOOKS[scan] = describe(scan.spec, scan.data, scan.axes, modality, synthetic=synthetic)
+    return found
 
 
 def kind_of(scan: LayerScan) -> ScanKind:
     """Kind of a layer's scan; voxels in memory are sampled."""
-    modality = str(scan.metadata.get("modality", ""))
-    if not modality and scan.path is not None and scan.spec.format == "dicom":
-        modality = dicom_modality(scan.path)
-    gray = scan.rgb and _is_gray(scan.data)
-    return kind_from(scan.spec, scan.data, modality, synthetic=bool(scan.metadata.get("synthetic")), gray=gray)
+    return look_of(scan).kind
 
 
-def kind_from(
-    spec: ImageSpec, data: Any = None, modality: str = "", *, synthetic: bool = False, gray: bool = False
-) -> ScanKind:
-    """Kind of a scan of this geometry.
-
-    Parameters
-    ----------
-    spec : ImageSpec
-    data : array-like, optional
-        Its voxels, to tell CT by; ``None`` does not.
-    modality : str
-        Where it is known.
-    synthetic : bool
-    gray : bool
-        Whether its colors are known to be equal.
-    """
-    world: World = "patient" if spec.world == "ras" else "pixels" if spec.unit == "pixel" else "sized"
-    color = spec.num_channels == 3 and spec.channel_names == COLOR and not gray
-    if not modality and world != "pixels" and spec.num_channels == 1 and looks_ct(data):
-        modality = "CT"
-    channels = 1 if gray else spec.num_channels
-    return ScanKind(spec.spatial_ndim, channels, color, world, modality, synthetic)
+def fit_of(scan: LayerScan, model: ModelEntry) -> Fit:
+    """Whether a model was trained on scans like this one; sample data is made for the model that it names."""
+    if model.shipped and scan.metadata.get(MADE_FOR) == model.header.name:
+        return Fit("fits")
+    return compare(look_of(scan), model.header)
 
 
 def differ(a: LayerScan, b: LayerScan) -> bool:
     """Whether two readings of a layer need other models."""
     return (a.spec.spatial_ndim, a.spec.num_channels) != (b.spec.spatial_ndim, b.spec.num_channels)
-
-
-def _is_gray(data: Any) -> bool:
-    """Whether the colors of a picture are equal everywhere, as far as some of its pixels tell."""
-    if not isinstance(data, np.ndarray):
-        return False
-    step = max(1, math.isqrt(data.size // _SAMPLE))
-    some = data[..., ::step, ::step, :]
-    return bool((some[..., 0] == some[..., 1]).all() and (some[..., 0] == some[..., 2]).all())
 
 
 Part = Literal["whole", "view", "slice"]
@@ -156,8 +99,7 @@ def scan_problem(choices: ScanChoices, slice_axis: str | None, region: Region | 
     if choices.size_error:
         return Problem("size", choices.size_error)
     if choices.model is None:
-        kind = kind_of(choices.scan).text
-        return Problem("model", f"No model chosen: none is known to be made for this scan ({kind}). Choose one.")
+        return Problem("model", no_model_text(choices.scan))
     wrong = misfit(choices.scan, choices.model, slice_axis)
     if wrong:
         return Problem("model", wrong)
@@ -168,6 +110,12 @@ def scan_problem(choices: ScanChoices, slice_axis: str | None, region: Region | 
     if choices.part == "view" and region is None:
         return Problem("part", "Nothing of the scan is in view. Move the view to it, or choose the whole scan.")
     return None
+
+
+def no_model_text(scan: LayerScan) -> str:
+    """Why no model is chosen, and what to do."""
+    kind = kind_of(scan).text
+    return f"No shipped model is meant for this scan ({kind}): train one from a few slices, or choose a model."
 
 
 def scan_notes(
@@ -186,7 +134,7 @@ def scan_notes(
         What a single slice then has, such as ``"labels"``.
     """
     spec, dims = scan.spec, model.header.model.dims
-    notes = list(doubts(spec, model, kind_of(scan)))
+    notes = []
     if note := size_note(spec, model.header.preprocess):
         notes.append(f"{note} Enter the true one under Voxel size if it differs.")
     if dims < spec.spatial_ndim:
@@ -209,64 +157,22 @@ def fits(scan: LayerScan, model: ModelEntry) -> bool:
 
 
 def suitable_model(scan: LayerScan, models: Sequence[ModelEntry]) -> ModelEntry | None:
-    """Model known to be trained for scans like this one, or None.
+    """Shipped model known to be trained on scans like this one, or None.
 
-    A model that merely can take the scan is not enough: it would give labels of something that is not there.
+    A model that merely can take the scan is not enough: it would give labels of something that is not there. A model
+    of synthetic phantoms is chosen for sample data alone, and none without a Dice on held-out data.
     """
-    kind = kind_of(scan)
-    found = [model for model in models if _is_known(kind, model) and not unsuited(scan, model, kind)]
-    return min(found, key=lambda m: (m.purpose.synthetic != kind.synthetic, distance(scan, m)), default=None)
+    made = next((m for m in models if m.shipped and scan.metadata.get(MADE_FOR) == m.header.name), None)
+    if made is not None:
+        return made
+    usual = [m for m in models if m.shipped and m.header.validated and not m.header.synthetic]
+    found = [m for m in usual if not misfit(scan, m, None) and fit_of(scan, m).verdict == "fits"]
+    return min(found, key=lambda m: distance(scan, m), default=None)
 
 
-def _is_known(kind: ScanKind, model: ModelEntry) -> bool:
-    """Whether something says that a model is for this kind of scan, and not only nothing that it is not."""
-    purpose = model.purpose
-    if purpose.synthetic:
-        return kind.synthetic
-    return purpose.extent is not None or (model.shipped and bool(kind.modality) and purpose.modality == kind.modality)
-
-
-def unsuited(scan: LayerScan, model: ModelEntry, kind: ScanKind | None = None) -> str:
+def unsuited(scan: LayerScan, model: ModelEntry) -> str:
     """Why a model is not chosen automatically for a scan; empty where nothing speaks against it."""
-    kind = kind or kind_of(scan)
-    wrong = misfit(scan, model, None)
-    if wrong:
-        return wrong
-    name, header = model.header.name, model.header
-    if header.model.dims != kind.dims:
-        return f"{name} is a {header.model.dims}D model, the scan is {kind.dims}D."
-    color = tuple(channel.lower() for channel in header.preprocess.channels) == COLOR
-    if color != kind.color:
-        return f"{name} was trained on {'pictures in color' if color else 'gray values'}, unlike this scan."
-    return _other_geometry(model, kind) or next(doubts(scan.spec, model, kind), "")
-
-
-def _other_geometry(model: ModelEntry, kind: ScanKind) -> str:
-    """Why the scans that a model was trained on had another kind of geometry; empty where they had not."""
-    name, pre = model.header.name, model.header.preprocess
-    if pre.orientation is not None and kind.world != "patient":
-        return f"{name} was trained on scans with patient geometry, this one has none."
-    if pre.orientation is None and pre.resample == "spacing" and kind.world == "pixels":
-        return f"{name} was trained on voxels of known size, this scan has no voxel size."
-    if pre.resample == "longest_side" and kind.world == "patient" and kind.dims == 3:
-        return f"{name} was trained on pictures, this is a scan with patient geometry."
-    return ""
-
-
-def doubts(spec: ImageSpec, model: ModelEntry, kind: ScanKind) -> Iterator[str]:
-    """Signs that a compatible model was trained on other scans, a sentence each."""
-    name, purpose = model.header.name, model.purpose
-    if purpose.synthetic and not kind.synthetic:
-        yield f"{name} was trained on synthetic phantoms: on real scans its labels mean nothing."
-    if purpose.modality and kind.modality and purpose.modality != kind.modality:
-        yield f"{name} was trained on {purpose.modality} scans, this one is {kind.modality}."
-    if purpose.extent is not None and kind.world != "pixels":
-        scale = unit_factor(spec.unit, "mm")
-        sides = [n * size * scale for n, size in zip(spec.spatial_shape, spec.spacing, strict=True)]
-        if min(sides) < purpose.extent[0] or max(sides) > purpose.extent[1]:
-            low, high = purpose.extent
-            given = " × ".join(f"{side:.0f}" for side in sides)
-            yield f"{name} was trained on scans of {low:g} to {high:g} mm along each side, this one has {given} mm."
+    return misfit(scan, model, None) or fit_of(scan, model).text
 
 
 def distance(scan: LayerScan, model: ModelEntry) -> float:

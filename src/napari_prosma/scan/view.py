@@ -55,7 +55,9 @@ class ScanView(JobView):
         self._model.setPlaceholderText("No model chosen")
         self._model.activated.connect(self._model_activated)
         self._model_facts = note_label("facts")
-        self._add(row("Model", self._model), self._problems["model"], self._model_facts)
+        self._fit = note_label("facts")
+        self._fit_warning = note_label("warning")
+        self._add(row("Model", self._model), self._problems["model"], self._model_facts, self._fit, self._fit_warning)
         self._locked.append(self._model)
 
     def _scan_parts(self) -> dict[str, QWidget]:
@@ -68,6 +70,8 @@ class ScanView(JobView):
             "size": self._size,
             "model": self._model,
             "model_facts": self._model_facts,
+            "fit": self._fit,
+            "fit_warning": self._fit_warning,
         }
 
     def _model_activated(self, index: int) -> None:
@@ -108,6 +112,11 @@ class ScanView(JobView):
         self._model.insertSeparator(self._model.count())
         self._model.addItem(BROWSE)
         say(self._model_facts, facts)
+
+    def show_fit(self, text: str, warning: str) -> None:
+        """Whether the chosen model was trained on scans like this one; a warning where it was not."""
+        say(self._fit, text)
+        say(self._fit_warning, warning)
 
 
 PARTS = {"whole": "Whole scan", "view": "What the view shows", "slice": "Current slice"}

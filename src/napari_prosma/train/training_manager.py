@@ -9,7 +9,7 @@ from pathlib import Path
 
 from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.session import Session
-from napari_prosma.scan.selection import kind_from, kind_of
+from napari_prosma.scan.selection import kind_of
 from napari_prosma.train.autosave import Autosave
 from napari_prosma.train.export_pairs import left_out
 from napari_prosma.train.job import TrainedModel, TrainingPreview, TrainJob, trained_model_of
@@ -22,6 +22,7 @@ from napari_prosma.train.run_library import list_runs, save_as
 from napari_prosma.train.sources import image_scan
 from napari_prosma.train.state import TrainPlan
 from prosma_core.config.model import ClassInfo
+from prosma_core.data.fit import kind_from, model_modality
 from prosma_core.errors import ProsmaError
 from prosma_core.events import LabelsTaken
 from prosma_core.io.bundle import ModelEntry
@@ -222,7 +223,7 @@ class TrainingManager:
         except ProsmaError:
             return ""
         path = row.pair.image.paths[0]
-        modality = dicom_modality(path) if row.spec.format == "dicom" else model.purpose.modality
+        modality = dicom_modality(path) if row.spec.format == "dicom" else model_modality(model.header)
         return kind_from(row.spec, modality=modality).text
 
     def _all_there(self, pairs: Sequence[Pair]) -> bool:

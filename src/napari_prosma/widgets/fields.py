@@ -112,14 +112,23 @@ def button(text: str, tooltip: str, on_click: Any) -> QPushButton:
     return made
 
 
+AMBER, ON_AMBER = "#f2b134", "#1f1400"
+"""Background and text of a warning, the same in all themes."""
+
+
 def note_label(kind: str) -> PlainLabel:
-    """Label for facts or a problem, hidden while empty; a problem has a colored edge, visible in both themes."""
+    """Label for facts, a problem or a warning, hidden while empty.
+
+    A problem has a colored edge, a warning is dark on amber; both are visible in both themes.
+    """
     label = PlainLabel()
     label.setWordWrap(True)
     label.setMinimumWidth(1)  # a long name is cut off, with all of it in the tooltip, rather than widening the dock
     label.setVisible(False)
     if kind == "problem":
         label.setStyleSheet("QLabel { border-left: 3px solid #e8590c; padding-left: 6px; }")
+    if kind == "warning":
+        label.setStyleSheet(f"QLabel {{ background: {AMBER}; color: {ON_AMBER}; border-radius: 3px; padding: 4px; }}")
     return label
 
 

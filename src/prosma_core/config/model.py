@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from math import prod
 from typing import Annotated, Any, Literal, Self
 
@@ -186,6 +187,57 @@ SCHEMA_VERSION = 1
 """Raised when an older program could misread a newer file."""
 
 
+class Purpose(Config):
+    """Scans that a model is meant for, as a person states it; empty where nothing is stated."""
+
+    modality: str = Field(default="", pattern="^[A-Z0-9]{0,16}$")
+    """As DICOM abbreviates it: ``CT``, ``MR``, ``US``."""
+    body_part: str = Field(default="", max_length=200)
+    """Part of the body, or kind of sample."""
+    shows: str = Field(default="", max_length=300)
+    """What a scan shows, in words that go on after "was trained on"."""
+    not_for: str = Field(default="", max_length=300)
+    """Scans it is not meant for."""
+
+
+Span = tuple[float, float, float]
+"""Lowest, median and highest of all training scans."""
+ScanWorld = Literal["patient", "sized", "pixels"]
+Look = Literal["dark", "lower", "middle", "upper", "entropy", "smoothness"]
+"""Numbers that tell scans apart by their values, whatever their scale; each is 0 to 1 (`prosma_core.data.fit`)."""
+
+
+class ScanFacts(Config):
+    """What the scans of a model's training were like, as measured on them."""
+
+    scans: int = Field(ge=1)
+    """How many were measured."""
+    dims: Literal[2, 3]
+    """Spatial axes of a scan; a 2D network may have learned slices of 3D scans."""
+    channels: int = Field(ge=1, le=4096)
+    """Channels of a scan; 1 for a picture whose colors are equal."""
+    color: bool = False
+    """Whether the channels are red, green and blue."""
+    world: ScanWorld
+    """Whether the files know the patient's axes, only a voxel size, or neither."""
+    modality: str = Field(default="", max_length=16)
+    """As the files say it, or ``CT`` for Hounsfield units; empty where they do not say, or differ."""
+    synthetic: bool = False
+    """Whether they are computed phantoms."""
+    unit: str = Field(default="pixel", max_length=16)
+    """Unit of `sides` and `spacing`: mm where there is a voxel size."""
+    sides: tuple[Span, ...] = ()
+    """Lengths of the field of view, along z, y and x (superior, anterior and right of a patient)."""
+    spacing: tuple[Span, ...] = ()
+    """Voxel size, in the same order."""
+    dtypes: tuple[str, ...] = ()
+    """Types of the values."""
+    values: tuple[Span, ...] = ()
+    """1st, 50th and 99th percentile of the values of a scan."""
+    look: dict[Look, Span] = Field(default_factory=dict)
+    """Share of dark voxels, quartiles between the 1st and 99th percentile, entropy, and smoothness."""
+
+
 class ModelHeader(Config):
     """Everything a model file holds beside its weights."""
 
@@ -211,10 +263,30 @@ class ModelHeader(Config):
     """Classes in the network's order; the first is the background."""
     mirror_axes: str = Field(default="", pattern="^z?y?x?$")
     """Axes the training mirrored, and segmentation may."""
+    purpose: Purpose = Purpose()
+    """Scans it is meant for, as a person states it."""
+    facts: ScanFacts | None = None
+    """What its training scans were like; None in files of earlier versions."""
     training: dict[str, Any] = Field(default_factory=dict)
     """Summary of training: data, cases, epochs, validation Dice, gates per level."""
     sha256: str = Field(default="", pattern="^([0-9a-f]{64})?$")
     """Hash of the weights."""
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether it was trained on computed phantoms alone."""
+        measured = self.facts is not None and self.facts.synthetic
+        said = self.training.get("synthetic") is True or str(self.training.get("data", "")).startswith("phantom")
+        return measured or said
+
+    @property
+    def validated(self) -> bool:
+        """Whether it has a Dice on held-out data that a person, not a model, has annotated."""
+        training = self.training
+        dice = training.get("validation_mean_dice")
+        number = isinstance(dice, int | float) and not isinstance(dice, bool) and math.isfinite(dice)
+        held_out = training.get("validation", "cases") != "none held out" and bool(training.get("validation_cases"))
+        return number and held_out and training.get("independent_labels") is not False
 
     @property
     def label_dtype(self) -> Literal["uint8", "uint16"]:

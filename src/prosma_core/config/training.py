@@ -18,6 +18,7 @@ from prosma_core.config.model import (
     EncoderKind,
     GateConfig,
     Positive,
+    Purpose,
     Resample,
     Size,
     VoxelSize,
@@ -248,6 +249,8 @@ class RunConfig(Config):
     """Name in the model file; the stem of `out` unless given."""
     description: str = Field(default="", max_length=10_000)
     """One sentence for people who choose a model."""
+    purpose: Purpose = Purpose()
+    """Scans that the model is meant for; compared with each scan that it is to segment."""
     licence: str = Field(default="", max_length=1000)
     """Licence of the model (SPDX or words)."""
     attribution: str = Field(default="", max_length=10_000)

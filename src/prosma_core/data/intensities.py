@@ -245,6 +245,8 @@ def fit_channels(image: NDArray[Any], expected: int) -> tuple[NDArray[Any], str 
 
 AIR_HU = -500.0
 """CT is recognised by whole numbers that reach below this."""
+BONE_HU = 2000.0
+"""Half of the voxels of a CT scan at least lie below this."""
 _SAMPLE = 1 << 18
 """Voxels that are sampled, at most."""
 
@@ -262,4 +264,5 @@ def looks_ct(data: Any) -> bool:
     step = max(1, math.ceil((data.size / _SAMPLE) ** (1 / data.ndim)))
     voxels = np.asarray(data[(slice(None, None, step),) * data.ndim], np.float64)
     low = voxels.min()
-    return bool(np.isfinite(voxels).all() and -5000 < low <= AIR_HU and (voxels == np.rint(voxels)).all())
+    whole = np.isfinite(voxels).all() and -5000 < low <= AIR_HU and (voxels == np.rint(voxels)).all()
+    return bool(whole and np.median(voxels) < BONE_HU)

@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,42 +180,6 @@ PRETRAINED = Path(__file__).parent.parent / "pretrained"
 SUFFIX = ".safetensors"
 
 
-@dataclass(frozen=True)
-class Purpose:
-    """Scans that a model was trained on, as far as it is known.
-
-    Attributes
-    ----------
-    synthetic : bool
-        Computed phantoms, not scans of anything.
-    modality : str
-        As DICOM abbreviates it (``"CT"``, ``"MR"``, ``"US"``); empty where it is not known.
-    extent : (float, float) or None
-        Shortest and longest side of the scans in mm, where they show one thing only and are cut around it.
-    """
-
-    synthetic: bool = False
-    modality: str = ""
-    extent: tuple[float, float] | None = None
-
-
-_SHIPPED = {
-    "3ca35ae0ce4484d8aae6a4544cfd4b808141e9a60a114da47018a36c6bad94d4": Purpose(synthetic=True),  # phantom-3d
-    "f65066fba6c8e25a7d4d77b3c380b84540eabad36ed2c1440cfb409c7b59a69f": Purpose(modality="MR", extent=(20.0, 64.0)),
-    "5d3eb367024e135f233e3c409f880c3ea1cd7922b26febd4d32f685accaabe6f": Purpose(modality="US"),  # breast-lesion-us
-}
-"""Of the shipped models, by the hash of their weights: their headers are older than these facts."""
-
-
-def purpose_of(header: ModelHeader) -> Purpose:
-    """What a model was trained on: from its header, of a shipped model (under any name) from a table."""
-    if header.sha256 in _SHIPPED:
-        return _SHIPPED[header.sha256]
-    synthetic = header.training.get("synthetic") is True or str(header.training.get("data", "")).startswith("phantom")
-    ct = any(intensity.kind == "ct" for intensity in header.preprocess.intensities)
-    return Purpose(synthetic=synthetic, modality="CT" if ct else "")
-
-
 def dice_text(header: ModelHeader) -> str:
     """Mean Dice of a model and what it was measured on: only a Dice on held-out data is called validation Dice."""
     training = header.training
@@ -228,7 +193,38 @@ def dice_text(header: ModelHeader) -> str:
     if not training.get("validation_cases"):
         return f"Dice {dice:.3f}, not validated"
     where = " on slices of its training scans" if held_out == "slices" else ""
-    return f"validation Dice {dice:.3f}{' on phantoms' if purpose_of(header).synthetic else where}"
+    return f"validation Dice {dice:.3f}{' on phantoms' if header.synthetic else where}"
+
+
+def missed_text(header: ModelHeader, voxels: Mapping[str, int]) -> str:
+    """What to say of a result without any label, with what is known of the model's misses; empty for other results.
+
+    Parameters
+    ----------
+    header : ModelHeader
+    voxels : mapping of str to int
+        Count by class name.
+    """
+    names = [c.name for c in header.classes[1:]]
+    if not names or any(voxels.get(name) for name in names):
+        return ""
+    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+    said = [f"No {listed} found." if len(names) <= MOST_NAMED else f"None of the {len(names)} classes found."]
+    known = header.training.get("validation_missed")
+    facts = header.facts
+    where = "images" if facts is not None and facts.dims == 2 else "scans"
+    if header.training.get("validation") == "slices" or (facts is not None and facts.dims > header.model.dims):
+        where = "slices"
+    if header.validated and isinstance(known, dict):
+        for name in names[:MOST_NAMED]:
+            count = known.get(name)
+            if isinstance(count, list | tuple) and len(count) == 2 and all(isinstance(n, int) for n in count):
+                said.append(f"This model missed the {name} in {count[0]} of {count[1]} held-out {where} that show it.")
+    return " ".join(said)
+
+
+MOST_NAMED = 4
+"""Classes that are named when nothing was found."""
 
 
 def shipped_models() -> dict[str, Path]:
@@ -261,6 +257,14 @@ LONGEST_DESCRIPTION = 200
 """Of a model's description that are shown."""
 
 
+def description_text(header: ModelHeader) -> str:
+    """What a model is for, and what it is not for, in its own words: the first of them, where there are many."""
+    text, no = (" ".join(each.split()) for each in (header.description, header.purpose.not_for))
+    said = text if len(text) <= LONGEST_DESCRIPTION else f"{text[:LONGEST_DESCRIPTION]}…"
+    not_for = f"Not for: {no.rstrip('.')}." if no else "Synthetic: not for real scans." if header.synthetic else ""
+    return " ".join(filter(None, (said, not_for)))
+
+
 @dataclass(frozen=True)
 class ModelEntry:
     """A model a person can choose."""
@@ -275,16 +279,9 @@ class ModelEntry:
         return self.header.name if self.shipped else str(self.path)
 
     @property
-    def purpose(self) -> Purpose:
-        """What it was trained on, as far as it is known."""
-        return purpose_of(self.header)
-
-    @property
     def description(self) -> str:
-        """What it is for, in its own words: the first of them, where there are many; empty where it says nothing."""
-        text = " ".join(self.header.description.split())
-        said = text if len(text) <= LONGEST_DESCRIPTION else f"{text[:LONGEST_DESCRIPTION]}…"
-        return " ".join(filter(None, (said, "Synthetic: not for real scans." if self.purpose.synthetic else "")))
+        """What it is for and what it is not for; empty where the file says nothing."""
+        return description_text(self.header)
 
     @property
     def facts(self) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prosma_core.config.training import RunConfig
+from prosma_core.data.fit import ScanLook, describe
 from prosma_core.data.frames import frame_spec, frames
 from prosma_core.data.geometry import ImageSpec, Scan, with_voxel_size
 from prosma_core.data.grid import STRONG_ANISOTROPY, orient_axes
@@ -22,6 +23,7 @@ from prosma_core.data.slices import SliceStates
 from prosma_core.errors import DatasetError, LabelError
 from prosma_core.events import Event, StageStarted, Working
 from prosma_core.io.dataset_folder import Case, DatasetFolder, file_classes, read_case
+from prosma_core.io.dicom import dicom_modality
 from prosma_core.io.images import read_labels
 from prosma_core.printable import counted
 from prosma_core.training.split import Split, case_slices, hold_out_slices, keep_classes, unvalidated
@@ -56,6 +58,8 @@ class Fingerprint:
     label_values : tuple of int
     object_size : float
         Mean diameter of what is labelled, in pixels, of a 2D case; 0 where nothing is.
+    look : ScanLook or None
+        What other scans are compared with; None where only a grid is known.
     """
 
     shape: tuple[int, ...]
@@ -71,9 +75,10 @@ class Fingerprint:
     foreground: NDArray[np.floating]
     label_values: tuple[int, ...]
     object_size: float = 0.0
+    look: ScanLook | None = None
 
 
-def fingerprint(image: Scan, labels: Scan, dims: int, rng: np.random.Generator) -> Fingerprint:
+def fingerprint(image: Scan, labels: Scan, dims: int, rng: np.random.Generator, modality: str = "") -> Fingerprint:
     """Numbers of one case for a network of `dims` spatial axes.
 
     Parameters
@@ -84,6 +89,8 @@ def fingerprint(image: Scan, labels: Scan, dims: int, rng: np.random.Generator) 
         2 or 3.
     rng : numpy Generator
         Draws the foreground samples.
+    modality : str
+        As the file says it.
     """
     values = image.data
     pairs = [(frame.image, np.asarray(labels.data)[frame.index] > 0) for frame in frames(image, dims)]
@@ -100,6 +107,7 @@ def fingerprint(image: Scan, labels: Scan, dims: int, rng: np.random.Generator) 
         foreground=foreground.astype(np.float32 if single_precision(low, high) else np.float64),
         label_values=tuple(int(v) for v in np.unique(labels.data)),
         object_size=mean_diameter([inside for _, inside in pairs]) if dims == 2 else 0.0,
+        look=describe(image.spec, values, modality=modality),
     )
 
 
@@ -231,7 +239,9 @@ def read_cases(
             if dims < usual_dims(image.spec):
                 yield StageStarted(_thick_words(image.spec))
         known = Scan(labels.values, labels.spec)
-        facts.prints.append(fingerprint(image, known, dims, np.random.default_rng([run.training.seed, i])))
+        rng = np.random.default_rng([run.training.seed, i])
+        modality = dicom_modality(folder.cases[name].images[0]) if image.spec.format == "dicom" else ""
+        facts.prints.append(fingerprint(image, known, dims, rng, modality))
         facts.slices[name] = labels.validated
         if labels.edited is not None:
             facts.beside[name] = labels.marked

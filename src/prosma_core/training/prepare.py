@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import prosma_core
-from prosma_core.config.model import ClassInfo, ModelConfig, ModelHeader, PreprocessConfig
+from prosma_core.config.model import ClassInfo, ModelConfig, ModelHeader, PreprocessConfig, ScanFacts
 from prosma_core.config.training import (
     FINE_TUNING_RATE,
     PRETRAINED,
@@ -21,6 +21,7 @@ from prosma_core.config.training import (
     few_slices,
     with_defaults,
 )
+from prosma_core.data.fit import facts_of
 from prosma_core.data.intensities import COLOR
 from prosma_core.data.slices import SliceStates
 from prosma_core.errors import IntensityError
@@ -135,7 +136,14 @@ def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None
         yield StageStarted(split.words())
     train = yield from _prepare_cases(folder, split, "train", run, pre, classes)
     val = yield from _prepare_cases(folder, split, "val", run, pre, classes)
-    return Setup(run, _header(run, model, pre, classes), split, train, val, start, _synthetic(folder, split), published)
+    synthetic = _synthetic(folder, split)
+    described = _header(run, model, pre, classes).replace(facts=_scan_facts(facts.prints, synthetic=synthetic))
+    return Setup(run, described, split, train, val, start, synthetic, published)
+
+
+def _scan_facts(prints: Sequence[Fingerprint], *, synthetic: bool) -> ScanFacts | None:
+    looks = [each.look for each in prints if each.look is not None]
+    return facts_of(looks, synthetic=synthetic) if looks else None
 
 
 def _pretrained(run: RunConfig, model: ModelConfig) -> Generator[Event, None, dict[str, Tensor] | None]:
@@ -228,6 +236,7 @@ def _header(run: RunConfig, model: ModelConfig, pre: PreprocessConfig, classes: 
         {
             "name": run.name or run.out.stem,
             "description": run.description,
+            "purpose": run.purpose,
             "licence": run.licence,
             "attribution": _attribution(run, model),
             "created": datetime.now(UTC).date().isoformat(),

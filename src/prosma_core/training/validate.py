@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,15 @@ from prosma_core.training.prepare import Setup
 class Validation:
     """Dice per foreground class (mean over cases), its mean, the gates, finest level first, and how many cases.
 
-    A class that is in no case has no Dice and no part in the mean, which is None where there is none at all.
+    A class that is in no case has no Dice and no part in the mean, which is None where there is none at all. `missed`
+    has for each of the others the cases in which no voxel of it was found, and the cases that show it.
     """
 
     dice: dict[str, float]
     mean: float | None
     levels: tuple[LevelStats, ...]
     count: int
+    missed: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def validate(
@@ -83,6 +85,7 @@ def validate(
     )
     scores: list[list[float]] = []
     present = np.zeros(len(classes) - 1, bool)
+    seen = np.zeros((2, len(classes) - 1), int)
     with counting(model.skip_gates) as levels:
         for case in cases:
             logits = yield from predictor.predict(case.image, device)
@@ -97,10 +100,13 @@ def validate(
             if on_case is not None:
                 on_case(case, found)
             scores.append(dice_per_class(found, case.labels.to(logits.device), len(classes)))
-            present |= np.isin(np.arange(1, len(classes)), list(case.present))
+            here = np.isin(np.arange(1, len(classes)), list(case.present))
+            present |= here
+            seen += np.stack([here & (np.array(scores[-1]) == 0), here])
     mean = np.mean(scores, axis=0)
     dice = {c.name: float(d) for c, d, there in zip(classes[1:], mean, present, strict=True) if there}
-    return Validation(dice, float(mean[present].mean()) if dice else None, tuple(levels), len(scores))
+    missed = {c.name: (int(seen[0, k]), int(seen[1, k])) for k, c in enumerate(classes[1:]) if present[k]}
+    return Validation(dice, float(mean[present].mean()) if dice else None, tuple(levels), len(scores), missed)
 
 
 def dice_per_class(prediction: Tensor, reference: Tensor, num_classes: int) -> list[float]:
@@ -148,6 +154,7 @@ def training_summary(
         "steps_per_epoch": run.training.steps,
         "validation_dice": _rounded(validation.dice),
         "validation_mean_dice": None if validation.mean is None else round(validation.mean, 4),
+        "validation_missed": {name: list(counts) for name, counts in validation.missed.items()},
         "removed_fraction": [round(level.removed, 4) for level in validation.levels],
         "median_threshold": [level.threshold and round(level.threshold, 4) for level in validation.levels],
     }

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Layer
+from napari.utils.theme import get_theme
 from psygnal import Signal
 from pytestqt.qtbot import QtBot
+from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QComboBox, QLabel, QPushButton
 
 from napari_prosma._reader import image_layer_data
@@ -25,6 +27,8 @@ from napari_prosma.layers.scan import read
 from napari_prosma.scan.selection import kind_of, suitable_model
 from napari_prosma.segment.controller import SegmentController
 from napari_prosma.segment.view import SegmentView
+from napari_prosma.widgets.fields import AMBER, ON_AMBER
+from prosma_core.config.model import Purpose
 from prosma_core.data.geometry import array_spec
 from prosma_core.data.intensities import COLOR
 from prosma_core.engine.messages import Ready
@@ -86,12 +90,18 @@ def widget(request: pytest.FixtureRequest, qtbot: QtBot, tmp_path: Path) -> Iter
     made.controller.close()
 
 
+def values(shape: tuple[int, ...]) -> Any:
+    """Values that vary slowly with some noise, 0 to 1: those of a picture are darker than those of a volume."""
+    ramp = np.broadcast_to(np.linspace(0, 1, shape[-1]), shape) ** (1.5 if len(shape) == 2 else 1)
+    return np.clip(0.15 + 0.7 * ramp + np.random.default_rng(0).normal(0, 0.07, shape), 0, 1)
+
+
 def scan(
     shape: tuple[int, ...], unit: str = "mm", *, patient: bool = False, low: int = 0, fmt: str = "nifti", **note: str
 ) -> Any:
     """A layer as the reader makes it, of voxels of 1 unit; `note` is what the file is known to be."""
     axes = {2: "yx", 3: "zyx", 4: "czyx"}[len(shape)]
-    data = np.random.default_rng(0).integers(low, low + 1500, shape).astype(np.int16)
+    data = (low + 1500 * values(shape)).astype(np.int16)
     spec = replace(
         array_spec(shape, axes, (1.0,) * min(len(shape), 3), unit), world="ras" if patient else "image", format=fmt
     )
@@ -102,9 +112,9 @@ def scan(
 
 def picture(*, gray: bool, **note: str) -> Any:
     """A picture of three colors, which may be equal."""
-    pixels = np.random.default_rng(0).integers(0, 255, (3, 60, 70), np.uint8)
-    if gray:
-        pixels[1:] = pixels[0]
+    pixels = (255 * values((60, 70))).astype(np.uint8)[None].repeat(3, axis=0)
+    if not gray:
+        pixels[1:] = np.random.default_rng(0).integers(0, 255, (2, 60, 70), np.uint8)
     spec = replace(array_spec(pixels.shape, "cyx"), channel_names=COLOR, format="png")
     made, arguments, kind = image_layer_data(pixels, spec, "picture", None)
     assert arguments["rgb"]
@@ -155,7 +165,8 @@ def test_where_no_model_is_meant_none_is_chosen_and_the_reason_stands_there(widg
     assert widget.chosen == ""
     assert not widget.run.isEnabled()
     reason = (
-        "No model chosen: none is known to be made for this scan (3D, 1 channel, patient geometry, CT). Choose one."
+        "No shipped model is meant for this scan (3D, 1 channel, patient geometry, CT): train one from a few slices, "
+        "or choose a model."
     )
     assert widget.text("problem_model") == widget.run.toolTip() == reason
     assert widget.text("model_facts") == ""
@@ -166,7 +177,7 @@ def test_the_description_stands_under_the_box(widget: Widget) -> None:
     assert widget.run.isEnabled()
     said = widget.text("model_facts")
     assert said.startswith("Organ and lesions of the procedural MR-like and CT-like phantom")
-    assert "Synthetic: not for real scans." in said
+    assert "Not for: real scans." in said
     assert "validation Dice 0.883 on phantoms" in said
 
 
@@ -186,11 +197,11 @@ def test_a_model_that_a_person_chooses_works_on_any_scan_it_can_take(widget: Wid
     widget.open(ct())
     widget.choose("phantom-3d")
     assert widget.run.isEnabled()
-    assert "phantom-3d was trained on synthetic phantoms" in widget.text("notes")
+    assert "phantom-3d was trained on synthetic phantoms" in widget.text("fit_warning")
     widget.choose("hippocampus-mri")
     assert widget.run.isEnabled()
-    assert "was trained on MR scans, this one is CT" in widget.text("notes")
-    assert "of 20 to 64 mm along each side" not in widget.text("notes")  # 40 to 64 mm
+    assert "1.8 times larger (40 × 64 × 64 mm) and looks like CT" in widget.text("fit_warning")
+    assert widget.text("fit") == ""
 
 
 @pytest.mark.parametrize("widget", ["segment"], indirect=True)
@@ -225,6 +236,7 @@ def test_other_axes_are_another_kind_of_scan(widget: Widget) -> None:
 def own_model(widget: Widget, tmp_path: Path, name: str = "liver", **header: Any) -> ModelEntry:
     """A model that a person trained, added to the list but not chosen."""
     old, weights = load_bundle(find_model("hippocampus-mri"))
+    old = old.replace(purpose=Purpose(), facts=None)  # as in a file of an earlier version
     weights = {key: value * np.float32(0.5) for key, value in weights.items()}
     save_bundle(tmp_path / f"{name}.safetensors", old.replace(name=name, **header), weights)
     return widget.session.add_model(tmp_path / f"{name}.safetensors")
@@ -250,6 +262,74 @@ def test_a_model_trained_on_this_scan_is_chosen_for_it_and_its_like(widget: Widg
     assert again.model_for(kind_of(widget.controller._choices.scan).text).path == entry.path
     entry.path.unlink()
     assert again.model_for(kind_of(widget.controller._choices.scan).text) is None
+
+
+@pytest.mark.parametrize("widget", ["segment"], indirect=True)
+def test_a_model_that_was_not_validated_is_never_chosen_by_itself(widget: Widget, tmp_path: Path) -> None:
+    layer = widget.open(ct())
+    kind = kind_of(widget.controller._choices.scan).text
+    entry = own_model(widget, tmp_path, training={"validation_mean_dice": 0.2, "validation": "none held out"})
+    widget.session.prefer(entry, kind)  # as the Train widget does
+    assert widget.chosen.startswith("liver")  # for the scan it was trained on
+    assert "training Dice" in widget.text("model_facts") or "not validated" in widget.text("model_facts")
+    widget.open(ct())
+    assert widget.chosen == ""
+    widget.controller.choose_image(layer)
+    assert widget.chosen.startswith("liver")
+    widget.open(ct())
+    widget.choose("liver")  # a user's own choice counts
+    widget.open(ct())
+    assert widget.chosen.startswith("liver")
+
+
+def test_what_was_chosen_for_a_scan_is_kept_for_it_and_warned_of(widget: Widget) -> None:
+    layer = widget.open(ct())
+    widget.choose("phantom-3d")
+    assert "on real scans its labels mean nothing" in widget.text("fit_warning")
+    widget.open(scan((36, 50, 35), patient=True))
+    assert widget.chosen == "hippocampus-mri"
+    assert widget.text("fit") == "This scan is like those it was trained on."
+    assert widget.text("fit_warning") == ""
+    widget.controller.choose_image(layer)
+    assert widget.chosen == "phantom-3d"
+    assert widget.text("fit_warning")
+
+
+def test_a_picture_that_does_not_say_what_it_shows_is_not_warned_of(widget: Widget) -> None:
+    widget.open(scan((60, 70), "pixel"))
+    widget.choose("breast-lesion-us")
+    assert widget.text("fit") == "Nothing tells what this scan shows: check that it is what the model is for."
+    assert widget.text("fit_warning") == ""
+
+
+def test_nothing_is_said_of_a_model_that_cannot_take_the_scan(widget: Widget) -> None:
+    widget.open(scan((60, 70), "pixel"))
+    widget.choose("hippocampus-mri")
+    assert "The model is 3D" in widget.text("problem_model")
+    assert widget.text("fit_warning") == widget.text("fit") == ""
+
+
+def test_a_warning_can_be_read_in_every_theme(widget: Widget) -> None:
+    widget.open(ct())
+    widget.choose("phantom-3d")
+    style = widget.view.findChild(QLabel, "fit_warning").styleSheet()
+    assert AMBER in style
+    assert ON_AMBER in style
+    assert contrast(QColor(AMBER), QColor(ON_AMBER)) > 7  # WCAG 2, level AAA
+    backgrounds = [QColor(*get_theme(name).background.as_rgb_tuple()[:3]) for name in ("dark", "light")]
+    assert contrast(QColor(AMBER), backgrounds[0]) > 3
+    assert contrast(QColor(ON_AMBER), backgrounds[1]) > 7
+
+
+def contrast(a: QColor, b: QColor) -> float:
+    """Contrast ratio of two colors, by WCAG 2."""
+    bright, dim = sorted((luminance(a), luminance(b)), reverse=True)
+    return (bright + 0.05) / (dim + 0.05)
+
+
+def luminance(color: QColor) -> float:
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in color.getRgbF()[:3]]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 @pytest.mark.parametrize(

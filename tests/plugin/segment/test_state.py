@@ -75,7 +75,7 @@ def test_a_result_is_saved_under_a_safe_name_whatever_the_model_is_called(
     [
         (SegmentChoices(), "image", "Open a scan"),
         (SegmentChoices(scan_error="Axes 'q' cannot be used"), "axes", "Axes 'q'"),
-        (replace(choices(), model=None), "model", "No model chosen: none is known to be made for this scan"),
+        (replace(choices(), model=None), "model", "No shipped model is meant for this scan"),
         (choices((40, 44)), "model", "The model is 3D, the image 2D"),
     ],
 )

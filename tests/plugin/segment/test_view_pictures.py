@@ -55,7 +55,8 @@ def fill(view: SegmentView, state: str) -> None:
     elif state == "no model":
         view.show_models([("hippocampus-mri", 1)], None, "")
         kind = "3D, 1 channel, patient geometry, CT"
-        view.show_problem("model", f"No model chosen: none is known to be made for this scan ({kind}). Choose one.")
+        words = "train one from a few slices, or choose a model."
+        view.show_problem("model", f"No shipped model is meant for this scan ({kind}): {words}")
     elif state == "running":
         view.show_notes("12 time points are segmented one by one.")
         view.show_run("Cancel", enabled=True, tooltip="")

@@ -1,0 +1,211 @@
+"""Whether a model was trained on scans like a given one: how scans are described, and compared."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from prosma_core.config.model import ModelHeader, Purpose
+from prosma_core.data.fit import ScanLook, compare, describe, facts_of
+from prosma_core.data.geometry import array_spec
+from prosma_core.data.intensities import COLOR
+from prosma_core.io.bundle import description_text, missed_text, read_header, shipped_models
+from prosma_core.io.images import read_image
+
+HEADERS = {name: read_header(path) for name, path in shipped_models().items()}
+MRI = {"dark": 0.02, "lower": 0.33, "middle": 0.55, "upper": 0.78, "entropy": 0.98, "smoothness": 0.9}
+
+
+def look(sides: tuple[float, ...] = (36, 50, 35), values: dict[str, float] | None = None, **kind: Any) -> ScanLook:
+    """A crop of MRI as `hippocampus-mri` was trained on, but for what is given."""
+    spec = replace(array_spec((8,) * len(sides), "zyx"[-len(sides) :], (1.0,) * len(sides), "mm"), world="ras")
+    made = describe(spec)
+    own = {"sides": sides, "spacing": (1.0,) * len(sides), "look": MRI | (values or {})}
+    return replace(made, kind=replace(made.kind, **kind), **own)
+
+
+@pytest.mark.parametrize(
+    ("scan", "verdict", "said"),
+    [
+        (look(), "fits", ""),
+        (look(modality="MR"), "fits", ""),
+        (look((48, 59, 43)), "fits", ""),  # a little larger than any of 155
+        (look((60, 63, 73)), "doubtful", "this scan is 2.1 times larger (60 × 63 × 73 mm)."),
+        (look((12, 50, 35)), "doubtful", "this scan is 3 times smaller (12 × 50 × 35 mm)."),
+        (look(modality="CT", guessed=True), "unfit", "this scan looks like CT."),
+        (look(modality="PT"), "unfit", "this scan is PT."),
+        (look((144, 200, 140), modality="CT", guessed=True), "unfit", "4 times larger (144 × 200 × 140 mm) and looks"),
+        (look(values={"dark": 0.5}), "doubtful", "has more dark background than nearly all of these"),
+        (look(values={"smoothness": 0.3}), "doubtful", "has a finer texture"),
+        (look(values={"dark": 0.5}, world="sized"), "unfit", "has no patient geometry and has more dark background"),
+        (look(color=True, channels=3), "unfit", "is in color"),
+        (replace(look(), look={}), "unknown", ""),  # voxels that are not in memory
+        (replace(look(), spacing=(5.0, 1.0, 1.0)), "doubtful", "has voxels of 5 × 1 × 1 mm instead of 1 × 1 × 1 mm"),
+    ],
+)  # fmt: skip
+def test_a_scan_is_compared_with_the_training_scans(scan: ScanLook, verdict: str, said: str) -> None:
+    fit = compare(scan, HEADERS["hippocampus-mri"])
+    assert fit.verdict == verdict
+    assert said in fit.text
+    assert bool(fit.text) == (verdict in {"doubtful", "unfit"})
+    if fit.text:
+        begin = "hippocampus-mri was trained on T1-weighted MRI cropped around one hippocampus; this scan "
+        assert fit.text.startswith(begin)
+
+
+def test_a_model_of_phantoms_is_for_phantoms_alone() -> None:
+    fit = compare(look(), HEADERS["phantom-3d"])
+    assert fit.verdict == "unfit"
+    assert "on real scans its labels mean nothing" in fit.text
+    assert compare(look(synthetic=True), HEADERS["phantom-3d"]).verdict == "fits"
+
+
+def test_a_picture_that_says_nothing_of_itself_is_neither_meant_nor_warned_of() -> None:
+    header = HEADERS["breast-lesion-us"]
+    assert header.facts is not None
+    usual: Any = {name: middle for name, (_, middle, _) in header.facts.look.items()}
+    picture = replace(look((60, 70), world="pixels"), look=usual, unit="pixel")
+    assert compare(picture, header).verdict == "unknown"
+    assert compare(replace(picture, kind=replace(picture.kind, modality="US")), header).verdict == "fits"
+    assert compare(replace(picture, kind=replace(picture.kind, modality="MR")), header).verdict == "unfit"
+    assert compare(replace(picture, look=usual | {"smoothness": 0.1}), header).verdict == "doubtful"
+
+
+def test_few_training_scans_leave_more_room() -> None:
+    header = HEADERS["hippocampus-mri"].replace(facts=facts_of([look()]))
+    assert compare(look((50, 70, 50)), header).verdict == "fits"
+    many = HEADERS["hippocampus-mri"].replace(facts=facts_of([look()] * 100))
+    assert compare(look((50, 70, 50)), many).verdict == "doubtful"
+    assert compare(look(values={"dark": 0.15}), header).verdict == "fits"
+    assert compare(look(values={"dark": 0.15}), many).verdict == "doubtful"
+
+
+def test_a_model_without_facts_is_compared_by_its_preprocessing() -> None:
+    old = HEADERS["hippocampus-mri"].replace(facts=None, purpose=Purpose())
+    assert compare(look((144, 200, 140)), old).verdict == "unknown"
+    assert "has no patient geometry" in compare(look(world="pixels"), old).text
+    assert compare(look(modality="CT"), old).verdict == "unknown"
+
+
+def test_a_2d_network_may_have_learned_the_slices_of_scans() -> None:
+    header = HEADERS["breast-lesion-us"].replace(facts=facts_of([look((80, 200, 200))]), purpose=Purpose())
+    assert compare(look((80, 200, 200)), header).verdict == "fits"
+    assert "is a single 2D image" in compare(look((200, 200), world="pixels"), header).text
+
+
+@pytest.mark.parametrize("scale", [1, 1000])
+def test_numbers_of_a_look_do_not_depend_on_the_scale_of_the_values(scale: int, rng: np.random.Generator) -> None:
+    spec = array_spec((20, 30, 40), "zyx")
+    values = rng.integers(0, 200, (20, 30, 40)).cumsum(axis=2).astype(np.float32)
+    plain = describe(spec, values).look
+    assert describe(spec, values * scale + 5 * scale).look == pytest.approx(plain)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.zeros((20, 30), np.uint8),
+        np.full((20, 30), np.nan),
+        np.where(np.eye(20, 30), np.inf, 1.0),
+        np.full((20, 30), 1e300) * np.linspace(-1, 1, 30),
+        np.ones((20, 30), bool),
+        np.array([["a"] * 30] * 20),
+        np.arange(600, dtype=np.uint64).reshape(20, 30) * 2**54,
+    ],
+    ids=["equal", "nan", "infinite", "huge", "bool", "text", "uint64"],
+)
+def test_values_that_cannot_be_described_are_left_out(values: np.ndarray) -> None:
+    scan = describe(array_spec((20, 30), "yx"), values)
+    assert scan.sides == (20, 30)
+    assert all(np.isfinite(v) for v in (scan.look or {}).values())
+    assert compare(scan, HEADERS["breast-lesion-us"]).verdict in {"unknown", "doubtful"}
+
+
+def test_a_large_scan_is_sampled_and_one_that_is_not_in_memory_is_left_alone(rng: np.random.Generator) -> None:
+    small = rng.integers(0, 200, (8, 128, 128)).cumsum(axis=2).astype(np.float32)
+    large = np.broadcast_to(small[:, None], (8, 500, 128, 128)).reshape(-1, 128, 128)
+    spec = array_spec(large.shape, "zyx")
+    assert describe(spec, large).look == pytest.approx(describe(array_spec(small.shape, "zyx"), small).look, abs=0.05)
+
+    class Lazy:
+        shape, dtype, ndim = large.shape, large.dtype, 3
+
+        def __getitem__(self, _: object) -> None:
+            raise AssertionError
+
+        __array__ = __getitem__
+
+    assert not describe(spec, Lazy()).look
+
+
+def test_a_picture_of_equal_colors_but_for_a_few_marks_is_gray(rng: np.random.Generator) -> None:
+    spec = replace(array_spec((3, 60, 70), "cyx"), channel_names=COLOR)
+    pixels = np.repeat(rng.integers(0, 255, (1, 60, 70), np.uint8), 3, axis=0)
+    pixels[0, :3, :3] = 255
+    assert not describe(spec, pixels).kind.color
+    assert not describe(spec, np.moveaxis(pixels, 0, -1), "yxc").kind.color
+    assert describe(spec, rng.integers(0, 255, (3, 60, 70), np.uint8)).kind.color
+
+
+def test_facts_are_those_of_most_scans() -> None:
+    facts = facts_of([look(), look((40, 40, 40)), look((30, 60, 35), modality="MR")])
+    assert (facts.scans, facts.dims, facts.world, facts.modality) == (3, 3, "patient", "")
+    assert facts.sides == ((30, 36, 40), (40, 50, 60), (35, 35, 40))
+    assert facts_of([look(modality="MR")] * 2).modality == "MR"
+
+
+def test_shipped_models_say_what_they_are_for_and_not_for() -> None:
+    said = {name: description_text(header) for name, header in HEADERS.items()}
+    assert said["hippocampus-mri"].endswith("Not for: whole heads, CT, other contrasts.")
+    assert said["breast-lesion-us"].endswith("Not for: other organs, other modalities, diagnosis.")
+    assert said["phantom-3d"].endswith("Not for: real scans.")
+    assert [h.facts.scans for h in HEADERS.values() if h.facts] == [677, 155, 40]
+
+
+@pytest.mark.parametrize(
+    ("voxels", "training", "said"),
+    [
+        ({"lesion": 3}, {}, ""),
+        ({"lesion": 0}, {}, "No lesion found. This model missed the lesion in 3 of 30 held-out images that show it."),
+        ({}, {"validation": "none held out"}, "No lesion found."),
+        ({}, {"validation_missed": "x"}, "No lesion found."),
+        ({}, {"validation_missed": {"lesion": ["a", 3]}}, "No lesion found."),
+    ],
+)
+def test_an_empty_result_is_said_with_the_known_misses(
+    voxels: dict[str, int], training: dict[str, Any], said: str
+) -> None:
+    header = HEADERS["breast-lesion-us"]
+    assert missed_text(header.replace(training=header.training | training), voxels) == said
+
+
+def test_an_empty_result_of_several_classes_names_them() -> None:
+    header: ModelHeader = HEADERS["phantom-3d"]
+    assert missed_text(header, {"organ": 0, "lesion": 0}) == "No organ or lesion found."
+    assert not missed_text(header, {"organ": 5, "lesion": 0})
+
+
+@pytest.mark.parametrize(("folder", "name"), [("msd_hippocampus", "hippocampus-mri"), ("busi", "breast-lesion-us")])
+def test_no_validation_scan_of_a_shipped_model_is_warned_of(data_root: Path, folder: str, name: str) -> None:
+    files = _validation(data_root / folder)
+    verdicts = {compare(describe(s.spec, s.data), HEADERS[name]).verdict for s in map(read_image, files)}
+    assert verdicts == ({"fits"} if name == "hippocampus-mri" else {"unknown"})  # a PNG does not say what it shows
+
+
+@pytest.mark.parametrize("folder", ["acdc", "axonmyelin_sem", "fetal_brain_atlas", "glas", "isbi2012_em", "kvasir_seg"])
+def test_no_scan_of_another_set_fits_a_shipped_model(data_root: Path, folder: str) -> None:
+    for path in _validation(data_root / folder)[:2]:
+        scan = read_image(path)
+        seen = describe(scan.spec, scan.data)
+        assert {compare(seen, header).verdict for header in HEADERS.values()} <= {"doubtful", "unfit"}
+
+
+def _validation(folder: Path) -> list[Path]:
+    names = json.loads((folder / "splits.json").read_text(encoding="utf-8"))["val"]
+    files = {path.name.partition(".")[0]: path for path in (folder / "images").iterdir()}
+    return [files[name] for name in names]
