@@ -16,8 +16,8 @@ import numpy as np
 
 from prosma_core.api import load_model, segment
 from prosma_core.config.training import load_run_yaml
-from prosma_core.data.fit import describe, facts_of
 from prosma_core.data.labels import class_indices
+from prosma_core.data.look import describe, facts_of
 from prosma_core.io.bundle import find_model, load_bundle, save_bundle
 from prosma_core.io.dataset_folder import open_dataset, read_case
 from prosma_core.training.split import choose_cases

@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from prosma_core.config.model import ModelHeader
-from prosma_core.data.fit import compare, describe
+from prosma_core.data.fit import compare
 from prosma_core.data.frames import frame_spec
+from prosma_core.data.look import describe
 from prosma_core.errors import ProsmaError
 from prosma_core.io.bundle import read_header, shipped_models
 from prosma_core.io.dicom import dicom_modality

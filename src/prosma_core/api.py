@@ -18,6 +18,7 @@ from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.inspection import InspectConfig, LevelEdit, Variant, opened_one_at_a_time
 from prosma_core.config.model import provenance
 from prosma_core.config.training import LabelsConfig, resolve_run
+from prosma_core.data.fit import warn_unfit
 from prosma_core.data.geometry import Scan, with_voxel_size
 from prosma_core.errors import ConfigError, GeometryError
 from prosma_core.events import Event, drain
@@ -45,6 +46,7 @@ from prosma_core.io.inputs import (
     read_input,
     voxel_size_of,
 )
+from prosma_core.io.notes import known_of
 from prosma_core.model.gate import ProximalGate
 from prosma_core.model.unet import UNet
 from prosma_core.runs.run_folder import RunFolder, check_new_run, run_to_train
@@ -266,7 +268,7 @@ def segment(
     progress: Progress | None = None,
     **settings: Any,
 ) -> NDArray[np.unsignedinteger[Any]] | Segmentation:
-    """Segment an image.
+    """Segment an image; a warning is logged where the model was trained on other scans than this one.
 
     Parameters
     ----------
@@ -326,7 +328,9 @@ def segment(
         raise ConfigError(msg)
     show = progress or _ignore
     scan, own = drain(read_input(image, (axes, spacing, unit, affine)), show)
-    result = drain(_loaded(model, show).segment(scan, config), show)
+    loaded = _loaded(model, show)
+    warn_unfit(scan, loaded.header, **(known_of(Path(image)) if isinstance(image, str | Path) else {}))
+    result = drain(loaded.segment(scan, config), show)
     if full:
         return result
     labels, order = result.labels.data, result.labels.spec.axes

@@ -116,6 +116,13 @@ def test_labels_of_an_array_are_those_of_its_file_and_of_the_command_line(
     assert np.array_equal(api.read_image(tmp_path / "out" / "image.tif").data, expected)
 
 
+def test_a_model_of_other_scans_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    scan, _ = phantom_3d(1, (8, 32, 32))
+    assert api.segment(scan, "phantom-3d").any()
+    (record,) = [record for record in caplog.records if record.name.startswith("prosma_core")]
+    assert record.getMessage() == "phantom-3d was trained on synthetic phantoms: on real scans its labels mean nothing."
+
+
 def test_axes_of_an_array_are_given_back(colors: Segmenter, rng: np.random.Generator) -> None:
     picture = rng.normal(size=(24, 32, 3)).astype(np.float32)
     labels = api.segment(picture, colors, axes="yxc")

@@ -130,7 +130,10 @@ def test_segment_from_the_scan_to_its_result(
     layer = open_scan()
     assert view.shown["show_images"] == ([("mri", layer)], layer)
     assert view.shown["show_axes"][0] == "zyx"
+    assert view.shown["show_train"] == (True,)
     choose(segment)
+    assert view.shown["show_train"] == (False,)
+    assert "on real scans its labels mean nothing" in view.shown["show_fit"][1]
     assert (view.shown["show_problem"], enabled(segment)) == ((None, ""), True)
     view.run_clicked.emit()
     (job,) = jobs.jobs
@@ -143,8 +146,8 @@ def test_segment_from_the_scan_to_its_result(
     assert view.shown["show_progress"][:2] == (1, 4)
     job.say(Finished(SegmentResult(voxels={"organ": 7}, seconds=2.0, device="CPU")))
     (labels,) = labels_in(viewer)
-    name, (row, *_), heading = view.result.shown["show_result"]
-    assert (name, row.voxels, heading) == (labels.name, 7, "Volume (mL)")
+    name, (row, *_), heading, nothing = view.result.shown["show_result"]
+    assert (name, row.voxels, heading, nothing) == (labels.name, 7, "Volume (mL)", "")
     assert (view.shown["show_running"], view.shown["show_run"][0]) == ((False,), "Segment")
     viewer.layers.remove(labels)
     assert segment.last is None

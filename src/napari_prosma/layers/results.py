@@ -139,6 +139,13 @@ def image_layer(
     )
 
 
+def drawing_layer(scan: LayerScan, name: str) -> Labels:
+    """An empty Labels layer on a scan, to be painted by hand."""
+    placement, axes, shown = _without_channel(scan, np.zeros(scan.spec.labels_spec().shape, np.uint8))
+    notes = scan.notes(axes, ImageSpec.labels_spec)
+    return Labels(shown, name=name, **placement.arguments(), metadata={METADATA: notes})
+
+
 def editable_copy(layer: Labels, name: str | None = None) -> Labels:
     """A Labels layer with a copy of the voxels, to be corrected by hand; it keeps geometry, colors and metadata.
 

@@ -10,12 +10,13 @@ from weakref import WeakKeyDictionary
 
 from napari_prosma.layers.scan import MADE_FOR, LayerScan
 from napari_prosma.layers.viewport import Region
-from prosma_core.data.fit import Fit, ScanKind, ScanLook, compare, describe
+from prosma_core.data.fit import Fit, compare
 from prosma_core.data.frames import frame_spec
 from prosma_core.data.frames import slice_axis as automatic_axis
 from prosma_core.data.geometry import Scan, size_note
 from prosma_core.data.grid import network_grid, unit_factor
 from prosma_core.data.intensities import check_channels
+from prosma_core.data.look import ScanKind, ScanLook, describe
 from prosma_core.errors import ProsmaError
 from prosma_core.io.bundle import ModelEntry
 from prosma_core.io.dicom import dicom_modality

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.run import ViewSignal
 from napari_prosma.jobs.session import Session
+from napari_prosma.layers.results import drawing_layer
 from napari_prosma.scan.controller import (
     AbstractPartFields,
     AbstractScanView,
@@ -23,6 +24,7 @@ from prosma_core.errors import ProsmaError
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
+    from napari.layers import Image, Labels
 
 
 SHORTCUT = "Shift+S"
@@ -61,6 +63,9 @@ class AbstractSegmentView(AbstractScanView, SegmentRunView, Protocol):
     def advanced(self) -> AbstractSegmentAdvanced:
         """Advanced settings."""
 
+    def show_train(self, offered: bool, /) -> None:
+        """Whether training a model on the scan is offered: where none is meant for it."""
+
 
 class SegmentPresenter(ScanPresenter):
     """Formats choices and plans as texts and lists, and shows them on the view.
@@ -79,8 +84,9 @@ class SegmentPresenter(ScanPresenter):
         """Advanced settings; slice axes only where a 2D model meets a 3D scan."""
         self._view.advanced.show_options(choices.options, choices.part, slice_axes(choices), choices.name)
 
-    def plan(self, plan: SegmentPlan | Problem, *, running: bool) -> None:
-        """Why Segment is disabled, or what it will do."""
+    def plan(self, plan: SegmentPlan | Problem, choices: SegmentChoices, *, running: bool) -> None:
+        """Why Segment is disabled, or what it will do; without a model for the scan, training one is offered."""
+        self._view.show_train(choices.scan is not None and choices.model is None)
         problem = plan if isinstance(plan, Problem) else None
         self._view.show_problem(problem.field if problem else None, problem.text if problem else "")
         if isinstance(plan, SegmentPlan):
@@ -160,6 +166,17 @@ class SegmentController(ScanController[SegmentChoices]):
             self.view.show_error("", details=False)
             self.run = SegmentJob(self._plan, self._layer, self.viewer, self.view, self.session.jobs, self._run_over)
 
+    def draw_labels(self) -> tuple[Image, Labels] | None:
+        """Add an empty Labels layer on the scan, selected, with the brush; gives both, None where there is no scan."""
+        scan, layer = self._choices.scan, self._layer
+        if scan is None or layer is None:
+            return None
+        labels = drawing_layer(scan, f"{layer.name} labels")
+        self.viewer.add_layer(labels)
+        self.viewer.layers.selection.active = labels
+        labels.mode = "paint"
+        return layer, labels
+
     def details(self) -> str:
         """Log or traceback of the last failure."""
         return self._details or self.session.jobs.log()
@@ -186,7 +203,7 @@ class SegmentController(ScanController[SegmentChoices]):
 
     def _show_plan(self) -> None:
         self._plan = resolve(self._choices, self._region())
-        self._presenter.plan(self._plan, running=self.run is not None)
+        self._presenter.plan(self._plan, self._choices, running=self.run is not None)
 
     def _run_over(self, run: SegmentJob, finished: bool) -> None:
         self.run, self._details = None, run.details

@@ -32,6 +32,7 @@ from prosma_core.data.grid import unit_factor
 from prosma_core.engine.messages import ArrayReady, Finished, SegmentResult
 from prosma_core.errors import ProsmaError
 from prosma_core.events import SlabDone
+from prosma_core.io.bundle import missed_text
 from prosma_core.printable import format_duration
 
 if TYPE_CHECKING:
@@ -120,8 +121,8 @@ def with_measures(features: DataFrame, rows: Sequence[ClassRow], heading: str) -
 class AbstractSegmentResultPanel(Protocol):
     """Table of a result."""
 
-    def show_result(self, title: str, rows: Sequence[ClassRow], size: str, /) -> None:
-        """Show a result; `size` is the heading of its sizes, empty where there are none."""
+    def show_result(self, title: str, rows: Sequence[ClassRow], size: str, nothing: str, /) -> None:
+        """Show a result; `size` is the heading of its sizes, `nothing` is said of one without labels; or empty."""
 
     def show_title(self, title: str, /) -> None:
         """The heading alone."""
@@ -256,7 +257,8 @@ class SegmentJob(ShownRun):
         rows = class_rows(plan.model.header.classes, result.voxels, plan.scan.spec)
         heading = size_heading(plan.scan.spec)
         labels.features = with_measures(labels.features, rows, heading)
-        self._view.result.show_result(labels.name, rows, heading)
+        nothing = missed_text(plan.model.header, result.voxels, part=plan.request.config.region is not None)
+        self._view.result.show_result(labels.name, rows, heading, nothing)
         self.say(f"Done in {format_duration(result.seconds)} on {result.device.partition(' (')[0]}.")
         self._finished = True
 

@@ -41,21 +41,35 @@ class SegmentResultPanel(QWidget):
         )
         self._copy = button("Copy CSV", "Copy the table as comma-separated values.", self._copy_csv)
         self._said = note_label("facts")
+        self._nothing = note_label("warning")
+        self._nothing.setObjectName("nothing_found")
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 8, 0, 0)
         head = QHBoxLayout()
         head.addWidget(self._title, 1)
         head.addWidget(self._copy)
         layout.addLayout(head)
+        layout.addWidget(self._nothing)
         layout.addWidget(self._table)
         for part in (self._save, self._correct, self._gates, self._command):
             layout.addWidget(part)
         layout.addWidget(self._said)
         self.setVisible(False)
 
-    def show_result(self, title: str, rows: Sequence[ClassRow], size: str) -> None:
-        """Show a result; `size` is the heading of its sizes, such as "Volume (mL)", empty where there are none."""
+    def show_result(self, title: str, rows: Sequence[ClassRow], size: str, nothing: str = "") -> None:
+        """Show a result.
+
+        Parameters
+        ----------
+        title : str
+        rows : sequence of ClassRow
+        size : str
+            Heading of the sizes, such as "Volume (mL)", empty where there are none.
+        nothing : str
+            What to say of an empty result.
+        """
         self._rows, self._size = rows, size
+        say(self._nothing, nothing)
         say(self._title, title)
         self._table.setHorizontalHeaderLabels(["Class", "Voxels", size])
         self._table.setColumnHidden(2, not size)
@@ -97,19 +111,32 @@ def _number(size: float) -> str:
 class SegmentView(ScanView):
     """Fields, advanced settings, Segment button, progress and result, from top to bottom."""
 
+    train_clicked = Signal()
+
     def __init__(self) -> None:
         super().__init__(("image", "axes", "size", "model", "device"))
         self.advanced = SegmentAdvanced()
         self._problems["part"] = self.advanced.part.problem
         self._add_image("The scan to segment: an Image layer.")
         self._add_model()
+        self._train = button(
+            "Train a model on this scan",
+            "Paint a few slices of it and train: opens the Train widget.",
+            self.train_clicked,
+        )
+        self._train.setVisible(False)
+        self._add(self._train)
         self._add_device()
         self._add(self.advanced)
         self._add_run("Segment")
         self.result = SegmentResultPanel()
         self._add(self.result)
-        self._locked.append(self.advanced)
-        self._finish(**self._scan_parts())
+        self._locked += [self.advanced, self._train]
+        self._finish(**self._scan_parts(), train=self._train)
+
+    def show_train(self, offered: bool) -> None:
+        """Whether training a model on the scan is offered: where none is meant for it."""
+        self._train.setVisible(offered)
 
     def show_problem(self, field: str | None, text: str) -> None:
         """Why Segment is disabled, under its field; None: it is not."""

@@ -42,6 +42,7 @@ class SegmentWidget(SegmentView):
         self._session = shared or session()
         self.controller = SegmentController(napari_viewer, self, self._session)
         self.browse_clicked.connect(self._browse)
+        self.train_clicked.connect(self._draw_and_train)
         self.details_clicked.connect(self._show_details)
         self.result.save_clicked.connect(self._save)
         self.result.correct_clicked.connect(self._correct)
@@ -70,6 +71,11 @@ class SegmentWidget(SegmentView):
             return
         train = open_dock(self._viewer, "Train", self._session)
         train.controller.fine_tune(last.source, copy, last.plan.model)
+
+    def _draw_and_train(self) -> None:
+        drawn = self.controller.draw_labels()
+        if drawn is not None:
+            open_dock(self._viewer, "Train", self._session).controller.pairs.add_layers(*drawn)
 
     def _inspect(self) -> None:
         last = self.controller.last

@@ -22,7 +22,8 @@ from napari_prosma.train.run_library import list_runs, save_as
 from napari_prosma.train.sources import image_scan
 from napari_prosma.train.state import TrainPlan
 from prosma_core.config.model import ClassInfo
-from prosma_core.data.fit import kind_from, model_modality
+from prosma_core.data.fit import model_modality
+from prosma_core.data.look import kind_from
 from prosma_core.errors import ProsmaError
 from prosma_core.events import LabelsTaken
 from prosma_core.io.bundle import ModelEntry

@@ -27,14 +27,16 @@ def list_models() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from prosma_core.io.bundle import dice_text, read_header, shipped_models
+    from prosma_core.io.bundle import description_text, dice_text, read_header, shipped_models
 
     if not shipped_models():
         say("No models are shipped with this installation; `prosma train` makes one.")
         return
+    said = []
     table = Table("name", "dims", "channels", "classes", "Dice", "MB", "licence")
     for name, path in shipped_models().items():
         header = read_header(path)
+        said.append(f"{name}: {description_text(header)}")
         table.add_row(
             cell(name),
             f"{header.model.dims}D",
@@ -45,6 +47,7 @@ def list_models() -> None:
             cell(header.licence) or "-",
         )
     Console(width=110).print(table)
+    say(*said)
 
 
 @models_app.command("info")

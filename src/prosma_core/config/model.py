@@ -204,7 +204,7 @@ Span = tuple[float, float, float]
 """Lowest, median and highest of all training scans."""
 ScanWorld = Literal["patient", "sized", "pixels"]
 Look = Literal["dark", "lower", "middle", "upper", "entropy", "smoothness"]
-"""Numbers that tell scans apart by their values, whatever their scale; each is 0 to 1 (`prosma_core.data.fit`)."""
+"""Numbers that tell scans apart by their values, whatever their scale; each is 0 to 1 (`prosma_core.data.look`)."""
 
 
 class ScanFacts(Config):

@@ -13,6 +13,7 @@ import numpy as np
 
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.model import VoxelSize, provenance
+from prosma_core.data.fit import warn_unfit
 from prosma_core.data.geometry import Scan, size_text, with_voxel_size
 from prosma_core.data.intensities import COLOR
 from prosma_core.errors import DatasetError, OutputError, ProsmaError
@@ -21,9 +22,11 @@ from prosma_core.inference.device import name_memory_errors
 from prosma_core.inference.results import Segmentation
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.atomic import check_length
+from prosma_core.io.bundle import missed_text
 from prosma_core.io.dataset_folder import channel_name, first_of_sets, image_files, read_channels
 from prosma_core.io.images import is_image_path, read_image, result_name, stem, write_image, write_labels
 from prosma_core.io.names import image_suffix
+from prosma_core.io.notes import known_of
 from prosma_core.io.output_plan import OutputPlan, check_replace
 
 
@@ -146,10 +149,14 @@ def segment_files(
                 scan = Scan(scan.data, spec)
                 _check_target(target, scan, config, overwrite=overwrite)
                 yield StageStarted(f"{name}: {scan.spec.axes} {'x'.join(map(str, scan.spec.shape))}")
+                warn_unfit(scan, segmenter.header, name, **known_of(job.files[0]))
                 result = yield from segmenter.segment(scan, config)
                 notes = provenance(segmenter.header, config, ", ".join(p.name for p in job.files), given)
                 _write(target, result, notes, overwrite=overwrite)
-                yield CaseDone(name, str(target), time.monotonic() - began, _count(result, segmenter))
+                counts = _count(result, segmenter)
+                if nothing := missed_text(segmenter.header, counts, part=config.region is not None):
+                    yield StageStarted(f"{name}: {nothing}")
+                yield CaseDone(name, str(target), time.monotonic() - began, counts)
         except ProsmaError as error:
             failures.append(CaseFailed(name, str(error)))
             yield failures[-1]

@@ -196,7 +196,7 @@ def dice_text(header: ModelHeader) -> str:
     return f"validation Dice {dice:.3f}{' on phantoms' if header.synthetic else where}"
 
 
-def missed_text(header: ModelHeader, voxels: Mapping[str, int]) -> str:
+def missed_text(header: ModelHeader, voxels: Mapping[str, int], *, part: bool = False) -> str:
     """What to say of a result without any label, with what is known of the model's misses; empty for other results.
 
     Parameters
@@ -204,22 +204,25 @@ def missed_text(header: ModelHeader, voxels: Mapping[str, int]) -> str:
     header : ModelHeader
     voxels : mapping of str to int
         Count by class name.
+    part : bool
+        Whether only a part of the scan was segmented, of which the misses say nothing.
     """
     names = [c.name for c in header.classes[1:]]
     if not names or any(voxels.get(name) for name in names):
         return ""
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
-    said = [f"No {listed} found." if len(names) <= MOST_NAMED else f"None of the {len(names)} classes found."]
+    where = " in this part of the scan" if part else ""
+    said = [f"No {listed} found{where}." if len(names) <= MOST_NAMED else f"No voxel of {len(names)} classes{where}."]
     known = header.training.get("validation_missed")
     facts = header.facts
-    where = "images" if facts is not None and facts.dims == 2 else "scans"
+    shown = "images" if facts is not None and facts.dims == 2 else "scans"
     if header.training.get("validation") == "slices" or (facts is not None and facts.dims > header.model.dims):
-        where = "slices"
-    if header.validated and isinstance(known, dict):
+        shown = "slices"
+    if header.validated and isinstance(known, dict) and not part:
         for name in names[:MOST_NAMED]:
             count = known.get(name)
             if isinstance(count, list | tuple) and len(count) == 2 and all(isinstance(n, int) for n in count):
-                said.append(f"This model missed the {name} in {count[0]} of {count[1]} held-out {where} that show it.")
+                said.append(f"This model missed the {name} in {count[0]} of {count[1]} held-out {shown} that show it.")
     return " ".join(said)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from prosma_core.config.documents import load_json
 from prosma_core.data.slices import SliceStates
 from prosma_core.errors import ProsmaError
+from prosma_core.io.dicom import dicom_modality
 from prosma_core.io.names import FORMATS, image_suffix
 from prosma_core.io.read_errors import reading
 from prosma_core.io.tiff import AXES_NOTE
@@ -50,6 +51,22 @@ def noted_slices(notes: dict[str, Any]) -> SliceStates | None:
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         _LOG.warning("What a label file notes on checked slices cannot be read (%r)", error)
         return None
+
+
+def known_of(path: Path) -> dict[str, Any]:
+    """What a file says of its scan beside geometry and values: its modality, and whether it is a phantom.
+
+    Parameters
+    ----------
+    path : Path
+        An image that was read without an error.
+
+    Returns
+    -------
+    dict
+        Arguments of `prosma_core.data.fit.warn_unfit`.
+    """
+    return {"modality": dicom_modality(path), "synthetic": bool(read_notes(path).get("synthetic"))}
 
 
 def read_notes(path: Path) -> dict[str, Any]:

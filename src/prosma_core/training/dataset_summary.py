@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prosma_core.config.training import RunConfig
-from prosma_core.data.fit import ScanLook, describe
 from prosma_core.data.frames import frame_spec, frames
 from prosma_core.data.geometry import ImageSpec, Scan, with_voxel_size
 from prosma_core.data.grid import STRONG_ANISOTROPY, orient_axes
 from prosma_core.data.intensities import single_precision
 from prosma_core.data.labels import Annotation, gray_problem, read_annotation, value_counts
+from prosma_core.data.look import ScanLook, describe
 from prosma_core.data.pair_check import GRAY_HELP
 from prosma_core.data.slices import SliceStates
 from prosma_core.errors import DatasetError, LabelError

@@ -21,8 +21,8 @@ from prosma_core.config.training import (
     few_slices,
     with_defaults,
 )
-from prosma_core.data.fit import facts_of
 from prosma_core.data.intensities import COLOR
+from prosma_core.data.look import facts_of
 from prosma_core.data.slices import SliceStates
 from prosma_core.errors import IntensityError
 from prosma_core.events import Event, StageStarted, Working

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from prosma_core.config.model import ModelHeader, Purpose
-from prosma_core.data.fit import ScanLook, compare, describe, facts_of
+from prosma_core.data.fit import compare
 from prosma_core.data.geometry import array_spec
 from prosma_core.data.intensities import COLOR
+from prosma_core.data.look import ScanLook, describe, facts_of
 from prosma_core.io.bundle import description_text, missed_text, read_header, shipped_models
 from prosma_core.io.images import read_image
 

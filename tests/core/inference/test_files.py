@@ -12,9 +12,11 @@ import torch
 
 from prosma_core.config import InferenceConfig
 from prosma_core.data.geometry import array_spec
-from prosma_core.events import CaseDone, CaseFailed
+from prosma_core.data.phantom import phantom_3d
+from prosma_core.events import CaseDone, CaseFailed, StageStarted
 from prosma_core.inference import files
 from prosma_core.inference.segment import Segmenter
+from prosma_core.io.bundle import shipped_models
 from prosma_core.io.images import write_image
 
 ENDED = [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 TB")]
@@ -80,3 +82,30 @@ def test_scans_of_one_name_are_told_apart_and_where_one_result_is_meant_for_two_
     for name, both in (("one/a.tif", "one/a.tif and a.png"), ("two/a.tif", "two/a.tif and one/a.tif")):
         assert failed[name].startswith(f"{both} would both be written to ")
         assert failed[name].endswith("Rename one, or write them into different folders.")
+
+
+def test_a_scan_of_another_kind_is_warned_of_and_an_empty_result_said_but_nothing_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    picture = save_picture(tmp_path / "a.tif")
+    write_image(picture, np.eye(32, 33, dtype=np.uint8), array_spec((32, 33), "yx"), overwrite=True)
+    segmenter = Segmenter.load(shipped_models()["breast-lesion-us"], torch.device("cpu"))
+    nothing = InferenceConfig(threshold=0.999999)
+    events = list(files.segment_files([picture], tmp_path / "out", segmenter, nothing))
+    (warning,) = [r.getMessage() for r in caplog.records if r.name.startswith("prosma_core")]
+    assert warning.startswith("a: breast-lesion-us was trained on ultrasound images of the breast; this scan ")
+    assert [e.voxels for e in events if isinstance(e, CaseDone)] == [{"lesion": 0}]
+    said = [e.message for e in events if isinstance(e, StageStarted)]
+    assert "a: No lesion found. This model missed the lesion in 3 of 30 held-out images that show it." in said
+
+
+def test_a_phantom_that_says_so_fits_a_model_of_phantoms(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    scan, _ = phantom_3d(1, (8, 32, 32))
+    segmenter = Segmenter.load(shipped_models()["phantom-3d"], torch.device("cpu"))
+    for name, notes in (("said", {"program": "phantom", "synthetic": "phantom"}), ("unsaid", None)):
+        path = tmp_path / f"{name}.nii.gz"
+        write_image(path, scan.data, scan.spec, provenance=notes)
+        list(files.segment_files([path], tmp_path / "out", segmenter, InferenceConfig()))
+    assert [r.getMessage() for r in caplog.records if r.name.startswith("prosma_core")] == [
+        "unsaid: phantom-3d was trained on synthetic phantoms: on real scans its labels mean nothing."
+    ]

@@ -119,7 +119,8 @@ def test_a_compiled_run_takes_the_compiled_forward(folder: Path, tmp_path: Path,
 
 def test_a_run_leaves_a_model_and_everything_that_repeats_it(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
-    result, events = drain(train(settings(folder, out)))
+    purpose = {"modality": "US", "shows": "computed ultrasound"}
+    result, events = drain(train(settings(folder, out, purpose=purpose)))
     files = RunFolder.beside(out)
     assert {p.name for p in files.root.iterdir()} == {
         "run.yaml",
@@ -139,6 +140,13 @@ def test_a_run_leaves_a_model_and_everything_that_repeats_it(folder: Path, tmp_p
     header, weights = load_bundle(out)
     assert header == result.header
     assert header.training["validation_mean_dice"] == pytest.approx(result.validation.mean, abs=1e-4)
+    facts, training = header.facts, header.training
+    assert (header.purpose.modality, header.purpose.shows) == ("US", "computed ultrasound")
+    assert facts is not None
+    assert (facts.scans, facts.dims, facts.world) == (len(splits["train"]), 2, "pixels")
+    assert facts.look["middle"][0] <= facts.look["middle"][1] <= facts.look["middle"][2]
+    (missed,) = training["validation_missed"].values()
+    assert 0 <= missed[0] <= missed[1] <= len(splits["val"])
     again = resolve_run({**load_run_yaml(files.run_yaml), "out": tmp_path / "again.safetensors"})
     drain(train(again))
     repeated = load_bundle(tmp_path / "again.safetensors")[1]

@@ -555,3 +555,42 @@ def test_selected_layers_are_the_channels_of_one_scan(widget: Widget) -> None:
     other = widget.viewer.add_image(np.zeros((64, 50)), name="other")
     widget.viewer.layers.selection = {layers[0], other}
     assert not any("(channels)" in entry for entry in widget.entries("image"))
+
+
+def test_an_empty_result_is_said_with_what_the_model_is_known_to_miss(
+    widget: Widget, scan_data: np.ndarray, finished
+) -> None:
+    widget.viewer.add_image(scan_data[0], name="us")
+    widget.choose("breast-lesion-us")
+    for voxels, said in (
+        ({"lesion": 0}, "No lesion found. This model missed the lesion in 3 of 30 held-out images that show it."),
+        ({"lesion": 4}, ""),
+    ):
+        job = widget.start()
+        job.give_labels()
+        job.say(finished(voxels))
+        assert widget.text("nothing_found") == said
+        assert widget.view.findChild(QWidget, "nothing_found").isHidden() == (not said)
+    widget.controller._set(part="slice")
+    job = widget.start()
+    job.give_labels()
+    job.say(finished({"lesion": 0}))
+    assert widget.text("nothing_found") == "No lesion found in this part of the scan."
+
+
+def test_where_no_model_is_meant_training_one_is_offered_on_an_empty_layer(
+    widget: Widget, scan_data: np.ndarray
+) -> None:
+    offer = widget.view.findChild(QPushButton, "train")
+    assert widget.controller.draw_labels() is None
+    assert offer.isHidden()
+    layer = widget.viewer.add_image(scan_data, name="mri", scale=(3, 1, 1))
+    assert not offer.isHidden()
+    assert "No shipped model is meant for this scan" in widget.text("problem_model")
+    image, labels = widget.controller.draw_labels()
+    assert image is layer
+    assert (labels.name, labels.mode, labels.data.any()) == ("mri labels", "paint", False)
+    assert (labels.data.shape, list(labels.scale)) == (layer.data.shape, [3, 1, 1])
+    assert widget.viewer.layers.selection.active is labels
+    widget.choose("phantom-3d")
+    assert offer.isHidden()
