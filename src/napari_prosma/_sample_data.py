@@ -58,8 +58,11 @@ def hippocampus_layers() -> list[LayerData]:
     return [_noted(image, "MR", {}), _labels(labels, "hippocampus_003 labels", ("anterior", "posterior"), {})]
 
 
-def _pair(image: Scan, labels: Scan, name: str, classes: tuple[str, ...], modality: str, model: str) -> list[LayerData]:
-    layer = _noted(image_layer_data(image.data, image.spec, name, None), modality, PHANTOM | {MADE_FOR: model})
+def _pair(
+    image: Scan, labels: Scan, name: str, classes: tuple[str, ...], modality: str, model: str = ""
+) -> list[LayerData]:
+    notes = PHANTOM | ({MADE_FOR: model} if model else {})
+    layer = _noted(image_layer_data(image.data, image.spec, name, None), modality, notes)
     return [layer, _labels(labels, f"{name} labels", classes, PHANTOM)]
 
 

@@ -15,7 +15,16 @@ from napari_prosma.jobs.session import Session, format_devices
 from napari_prosma.layers.results import is_result
 from napari_prosma.layers.scan import LayerScan, are_channels, joined_layer, levels, read
 from napari_prosma.layers.viewport import Region, ViewerWatch, current_slice, view_box
-from napari_prosma.scan.selection import ScanChoices, differ, fit_of, fits, kind_of, suitable_model, unsuited
+from napari_prosma.scan.selection import (
+    ScanChoices,
+    differ,
+    fit_of,
+    fits,
+    is_made_for,
+    kind_of,
+    suitable_model,
+    unsuited,
+)
 from prosma_core.data.geometry import size_unknown
 from prosma_core.engine.messages import Ready
 from prosma_core.errors import ProsmaError
@@ -37,6 +46,7 @@ FIT_TEXTS = {
     "unknown": "Nothing tells what this scan shows: check that it is what the model is for.",
 }
 """What is said where nothing speaks against a model."""
+SAMPLE_TEXT = "Sample data for this model."
 
 
 class AbstractPartFields(Protocol):
@@ -163,7 +173,8 @@ class ScanPresenter:
             self._scan_view.show_fit("", "")
             return
         fit = fit_of(scan, model)
-        self._scan_view.show_fit(FIT_TEXTS.get(fit.verdict, ""), fit.text)
+        text = SAMPLE_TEXT if is_made_for(scan, model) else FIT_TEXTS.get(fit.verdict, "")
+        self._scan_view.show_fit(text, fit.text)
 
     def devices(self, chosen: str, ready: Ready | None) -> None:
         """Devices that the engine found, and facts about the chosen one."""

@@ -36,6 +36,11 @@ def look_of(scan: LayerScan) -> ScanLook:
     return found
 
 
+def is_made_for(scan: LayerScan, model: ModelEntry) -> bool:
+    """Whether a scan is sample data for a shipped model."""
+    return model.shipped and scan.metadata.get(MADE_FOR) == model.header.name
+
+
 def kind_of(scan: LayerScan) -> ScanKind:
     """Kind of a layer's scan; voxels in memory are sampled."""
     return look_of(scan).kind
@@ -43,7 +48,7 @@ def kind_of(scan: LayerScan) -> ScanKind:
 
 def fit_of(scan: LayerScan, model: ModelEntry) -> Fit:
     """Whether a model was trained on scans like this one; sample data is made for the model that it names."""
-    if model.shipped and scan.metadata.get(MADE_FOR) == model.header.name:
+    if is_made_for(scan, model):
         return Fit("fits")
     return compare(look_of(scan), model.header)
 
@@ -163,7 +168,7 @@ def suitable_model(scan: LayerScan, models: Sequence[ModelEntry]) -> ModelEntry 
     A model that merely can take the scan is not enough: it would give labels of something that is not there. A model
     of synthetic phantoms is chosen for sample data alone, and none without a Dice on held-out data.
     """
-    made = next((m for m in models if m.shipped and scan.metadata.get(MADE_FOR) == m.header.name), None)
+    made = next((m for m in models if is_made_for(scan, m)), None)
     if made is not None:
         return made
     usual = [m for m in models if m.shipped and m.header.validated and not m.header.synthetic]

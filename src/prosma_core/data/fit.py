@@ -167,11 +167,11 @@ _WORDS: dict[Look, tuple[str, str]] = {
 
 
 def _values(look: dict[Look, float], facts: ScanFacts) -> str:
-    """The clearest difference of the values; a range of n scans is widened by 10 % and by 0.2 / √n."""
+    """The clearest difference of the values; a range of n scans is widened by 25 % and by 0.2 / √n."""
     room = 0.2 / math.sqrt(facts.scans)
     worst, words = 0.0, ""
     for name, (low, _, high) in facts.look.items():
-        wide = 0.1 * (high - low) + room
+        wide = 0.25 * (high - low) + room
         beyond = max(low - look[name], look[name] - high) / (high - low + room)
         if beyond * (high - low + room) > wide and beyond > worst:
             worst, words = beyond, _WORDS[name][look[name] > high]

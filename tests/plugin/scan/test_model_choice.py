@@ -178,6 +178,7 @@ def test_the_description_stands_under_the_box(widget: Widget) -> None:
     said = widget.text("model_facts")
     assert said.startswith("Organ and lesions of the procedural MR-like and CT-like phantom")
     assert "Not for: real scans." in said
+    assert widget.text("fit") == "Sample data for this model."
     assert "validation Dice 0.883 on phantoms" in said
 
 
