@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log
-from typing import Literal
-from weakref import WeakKeyDictionary
+from typing import Any, Literal
+
+import numpy as np
 
 from napari_prosma.layers.scan import MADE_FOR, LayerScan
 from napari_prosma.layers.viewport import Region
@@ -21,19 +23,28 @@ from prosma_core.errors import ProsmaError
 from prosma_core.io.bundle import ModelEntry
 from prosma_core.io.dicom import dicom_modality
 
-_LOOKS: WeakKeyDictionary[LayerScan, ScanLook] = WeakKeyDictionary()
+MOST_LOOKS = 8
+"""Scans whose numbers are kept."""
+_LOOKS: dict[tuple[Any, ...], tuple[weakref.ref[Any], ScanLook]] = {}
 
 
 def look_of(scan: LayerScan) -> ScanLook:
-    """A layer's scan in numbers; voxels in memory are sampled, once for each reading of the layer."""
-    found = _LOOKS.get(scan)
-    if found is None:
-        modality = str(scan.metadata.get("modality", ""))
-        if not modality and scan.path is not None and scan.spec.format == "dicom":
-            modality = dicom_modality(scan.path)
-        synthetic = bool(scan.metadata.get("synthetic"))
-        found = _LOOKS[scan] = describe(scan.spec, scan.data, scan.axes, modality, synthetic=synthetic)
-    return found
+    """A layer's scan in numbers; voxels in memory are sampled, once for an array, however often a layer is read."""
+    spec, modality = scan.spec, str(scan.metadata.get("modality", ""))
+    if not modality and scan.path is not None and spec.format == "dicom":
+        modality = dicom_modality(scan.path)
+    synthetic = bool(scan.metadata.get("synthetic"))
+    grid = (spec.axes, spec.shape, spec.spacing, spec.unit, spec.world, spec.channel_names, spec.affine.tobytes())
+    key = (id(scan.data), scan.axes, *grid, modality, synthetic)
+    kept = _LOOKS.get(key)
+    if kept is not None and kept[0]() is scan.data:
+        return kept[1]
+    look = describe(spec, scan.data, scan.axes, modality, synthetic=synthetic)
+    if isinstance(scan.data, np.ndarray):
+        _LOOKS[key] = (weakref.ref(scan.data), look)
+        while len(_LOOKS) > MOST_LOOKS:
+            del _LOOKS[next(iter(_LOOKS))]
+    return look
 
 
 def is_made_for(scan: LayerScan, model: ModelEntry) -> bool:

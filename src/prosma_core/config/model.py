@@ -202,6 +202,8 @@ class Purpose(Config):
 
 Span = tuple[float, float, float]
 """Lowest, median and highest of all training scans."""
+Lengths = tuple[Positive, Positive, Positive]
+"""The same of lengths."""
 ScanWorld = Literal["patient", "sized", "pixels"]
 Look = Literal["dark", "lower", "middle", "upper", "entropy", "smoothness"]
 """Numbers that tell scans apart by their values, whatever their scale; each is 0 to 1 (`prosma_core.data.look`)."""
@@ -226,9 +228,9 @@ class ScanFacts(Config):
     """Whether they are computed phantoms."""
     unit: str = Field(default="pixel", max_length=16)
     """Unit of `sides` and `spacing`: mm where there is a voxel size."""
-    sides: tuple[Span, ...] = ()
+    sides: tuple[Lengths, ...] = ()
     """Lengths of the field of view, along z, y and x (superior, anterior and right of a patient)."""
-    spacing: tuple[Span, ...] = ()
+    spacing: tuple[Lengths, ...] = ()
     """Voxel size, in the same order."""
     dtypes: tuple[str, ...] = ()
     """Types of the values."""
@@ -236,6 +238,13 @@ class ScanFacts(Config):
     """1st, 50th and 99th percentile of the values of a scan."""
     look: dict[Look, Span] = Field(default_factory=dict)
     """Share of dark voxels, quartiles between the 1st and 99th percentile, entropy, and smoothness."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not {len(self.sides), len(self.spacing)} <= {0, self.dims}:
+            msg = f"scans of {self.dims} dimensions have as many sides and spacings, or none"
+            raise ValueError(msg)
+        return self
 
 
 class ModelHeader(Config):

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prosma_core.config.model import ModelHeader, Purpose
+from prosma_core.config.model import ModelHeader, Purpose, ScanFacts
 from prosma_core.data.fit import compare
 from prosma_core.data.geometry import array_spec
 from prosma_core.data.intensities import COLOR
 from prosma_core.data.look import ScanLook, describe, facts_of
+from prosma_core.errors import ConfigError
 from prosma_core.io.bundle import description_text, missed_text, read_header, shipped_models
 from prosma_core.io.images import read_image
 
@@ -158,6 +159,15 @@ def test_facts_are_those_of_most_scans() -> None:
     assert (facts.scans, facts.dims, facts.world, facts.modality) == (3, 3, "patient", "")
     assert facts.sides == ((30, 36, 40), (40, 50, 60), (35, 35, 40))
     assert facts_of([look(modality="MR")] * 2).modality == "MR"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"sides": [[1, 2, 3]]}, {"spacing": [[0, 1, 1]] * 3}, {"look": {"taste": [0, 1, 2]}}, {"scans": 0}, {"dims": 4}],
+)
+def test_facts_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        ScanFacts.parse(facts_of([look()]).model_dump() | wrong, "the facts")
 
 
 def test_shipped_models_say_what_they_are_for_and_not_for() -> None:

@@ -175,3 +175,15 @@ def test_the_command_of_a_coarse_level_names_no_file(bare_desk: Any, volume: np.
     bare_desk.pick("level", "1")
     bare_desk.segment()
     assert bare_desk.command().startswith("prosma segment SCAN ")
+
+
+def test_where_no_model_is_meant_a_click_opens_train_with_the_scan_and_an_empty_layer(
+    desk: Any, scan_file: Path
+) -> None:
+    scan = desk.open(scan_file)
+    assert "train one from a few slices" in desk.text("problem_model")
+    desk.click("train")
+    labels = desk.viewer.layers.selection.active
+    assert (labels.mode, labels.data.shape) == ("paint", scan.data.shape)
+    (pair,) = desk.viewer.window.dock_widgets["Train (napari-prosma)"].controller._pairs.pairs
+    assert (pair.image.layer, pair.labels.layer) == (scan, labels)

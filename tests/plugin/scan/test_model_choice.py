@@ -24,6 +24,7 @@ from napari_prosma.gates.view import GatesView
 from napari_prosma.jobs.qt_loop import QtEventLoop
 from napari_prosma.jobs.session import Session
 from napari_prosma.layers.scan import read
+from napari_prosma.scan import selection
 from napari_prosma.scan.selection import kind_of, suitable_model
 from napari_prosma.segment.controller import SegmentController
 from napari_prosma.segment.view import SegmentView
@@ -301,6 +302,24 @@ def test_a_picture_that_does_not_say_what_it_shows_is_not_warned_of(widget: Widg
     widget.choose("breast-lesion-us")
     assert widget.text("fit") == "Nothing tells what this scan shows: check that it is what the model is for."
     assert widget.text("fit_warning") == ""
+
+
+@pytest.mark.parametrize("widget", ["segment"], indirect=True)
+def test_voxels_are_looked_at_once_however_often_a_layer_changes(
+    widget: Widget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    real = selection.describe
+    monkeypatch.setattr(selection, "describe", lambda *args, **kwargs: seen.append(args) or real(*args, **kwargs))
+    layer = widget.open(scan((36, 50, 35), patient=True))
+    layer.name = "renamed"
+    widget.viewer.add_points(np.zeros((1, 3)))
+    assert len(seen) == 1
+    layer.data = layer.data[:, ::-1]
+    assert len(seen) == 2
+    layer.scale = (9, 9, 9)
+    assert len(seen) == 3
+    assert "times larger" in widget.text("fit_warning")
 
 
 def test_nothing_is_said_of_a_model_that_cannot_take_the_scan(widget: Widget) -> None:
