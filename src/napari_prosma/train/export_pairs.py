@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from napari_prosma.layers.results import file_notes, labels_layer
 from napari_prosma.layers.scan import LayerScan
+from napari_prosma.layers.slices import keep, marks_of
 from napari_prosma.train.pairs import Pair
 from napari_prosma.train.sources import Source, classes_known, image_scan, labels_scan, provenance_of, states_of_labels
 from prosma_core.config.model import ClassInfo
@@ -339,6 +340,9 @@ def resampled(pair: Pair, *, voxel_by_voxel: bool = False) -> Labels:
     result = labels_layer(image, values.reshape(shape), classes, name, provenance)
     if pair.labels.layer is not None:
         result.colormap = pair.labels.layer.colormap
+        marks = marks_of(pair.labels.layer)
+        if marks is not None and voxel_by_voxel:  # the slices are the same
+            keep(result, marks)
     return result
 
 

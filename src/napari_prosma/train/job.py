@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -18,6 +19,7 @@ from napari_prosma.jobs.boundary import EngineJob, Jobs
 from napari_prosma.jobs.run import Handlers, RunTexts, ShownRun
 from napari_prosma.layers.results import add_layer_keep_selection, is_result, labels_layer
 from napari_prosma.layers.scan import LayerScan, read
+from napari_prosma.layers.slices import remember
 from napari_prosma.train.presenter import AbstractTrainView
 from napari_prosma.train.requests import TrainingOrder
 from prosma_core.engine.messages import ArrayReady, Cancelled, Finished, TrainResult
@@ -135,6 +137,8 @@ class TrainingPreview:
         """The training is over; its last prediction stays until the next one begins."""
         self._job = None
         if self._shown is not None:
+            with contextlib.suppress(ProsmaError):  # it cannot be told what will be painted in it
+                remember(self._shown)
             self._shown.editable = True
             self._shown.events.paint.connect(self._on_paint)
         if self._wanted is False:

@@ -11,11 +11,13 @@ import torch
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.training import LabelsConfig
 from prosma_core.data.geometry import Scan, array_spec
+from prosma_core.data.slices import SliceStates
 from prosma_core.errors import DatasetError
 from prosma_core.events import StageStarted, Working
 from prosma_core.inference.evaluate import evaluate_cases
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.images import read_image, read_labels, write_image, write_labels
+from prosma_core.io.notes import slices_note
 
 
 def drain(run, events=None):
@@ -199,3 +201,16 @@ def test_a_class_that_is_in_no_case_has_no_dice(segmenter, tmp_path, make_data) 
     (found,) = summary["classes"].values()
     assert found["dice"] is found["surface_dice"] is summary["mean"]["dice"] is None
     assert found["absent"] == 4
+
+
+def test_of_a_corrected_result_checked_and_edited_slices_are_measured(segmenter, tmp_path, make_data) -> None:
+    folder = make_data(tmp_path / "data")
+    for name, edited in (("case_0", ()), ("case_1", (0,))):
+        path = next((folder / "labels").glob(f"{name}.*"))
+        labels, notes = read_labels(path), {"program": "prosma", "model": "tiny"}
+        states = SliceStates("", 1, edited=edited, only=True)
+        write_labels(path, labels.data, labels.spec, overwrite=True, provenance=notes | slices_note(states))
+    events: list = []
+    report = drain(evaluate_cases(segmenter, folder, None, InferenceConfig(), 1.0), events)
+    assert sorted(report["cases"]) == ["case_1", "case_2", "case_3"]
+    assert "case_0 holds no annotation and is left out." in sentences(events)

@@ -18,6 +18,7 @@ from napari.layers._layer_actions import _duplicate_layer
 from napari_prosma._writer import write_labels_layer
 from napari_prosma.layers.results import editable_copy, labels_layer
 from napari_prosma.layers.scan import read
+from napari_prosma.layers.slices import mark, slice_states
 from napari_prosma.train.export_pairs import resampled
 from napari_prosma.train.pairs import Pair, check
 from napari_prosma.train.sources import Source, layer_source
@@ -26,6 +27,8 @@ from prosma_core.config.training import LabelsConfig
 from prosma_core.data.geometry import array_spec, spacing_affine
 from prosma_core.errors import GeometryError
 from prosma_core.io.images import write_image, write_labels
+
+CLASSES = (ClassInfo(value=0, name="background"), ClassInfo(value=1, name="organ"))
 
 
 def pair_of(image: Any, labels: Any) -> Pair:
@@ -177,3 +180,15 @@ def test_labels_that_a_model_made_are_known_as_such_whatever_becomes_of_them(tmp
     file = Source(path=tmp_path / "labels.nii.gz", title="labels.nii.gz")
     for pair in (pair_of(image, duplicate), pair_of(image, copy), Pair(layer_source(image), file)):
         assert check(pair, LabelsConfig()).provenance.items() >= notes.items()
+
+
+def test_what_was_checked_and_edited_stays_where_voxels_are_copied() -> None:
+    scan = Image(np.zeros((6, 7, 8)), scale=(2, 1, 1), units="mm", name="scan")
+    bare = Image(np.zeros((6, 7, 8)), name="without a transform")
+    made = labels_layer(read(bare), np.ones((6, 7, 8), np.uint8), CLASSES, "organ", {"model": "phantom-3d"})
+    copy = editable_copy(made)
+    copy.data[2, 3, 3] = 0
+    mark(copy, 4, slice_states(copy))
+    result = resampled(pair_of(scan, copy), voxel_by_voxel=True)
+    assert slice_states(result) == slice_states(copy)
+    assert slice_states(result).annotated == (2, 4)
