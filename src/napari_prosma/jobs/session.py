@@ -96,13 +96,23 @@ class Session:
     def prefer(self, entry: ModelEntry, kind: str = "") -> None:
         """Prefer this model for scans of a kind from now on, if it is validated; as of `remember_model`."""
         if kind and entry.header.validated:
-            self.remember_model(kind, entry)
+            self.remember_model(kind, entry, trained=True)
         self.model_preferred.emit(entry)
 
-    def remember_model(self, kind: str, entry: ModelEntry) -> None:
-        """Keep which model a user chose for scans of a kind (the text of a `ScanKind`)."""
+    def remember_model(self, kind: str, entry: ModelEntry, *, trained: bool = False) -> None:
+        """Keep which model is for scans of a kind (the text of a `ScanKind`): a user's choice, or what was trained."""
         known = {k: path for k, path in self._models_by_kind().items() if k != kind}
         self.remember("model_for", dict([*known.items(), (kind, str(entry.path))][-MOST_KINDS:]))
+        kinds = [k for k in self._trained_kinds() if k in known]
+        self.remember("trained_kinds", [*kinds, kind] if trained else kinds)
+
+    def trained_for(self, kind: str) -> bool:
+        """Whether the model for scans of a kind is what was trained on such, and nobody's choice."""
+        return kind in self._trained_kinds()
+
+    def _trained_kinds(self) -> list[str]:
+        kinds = self.recall("trained_kinds", [])
+        return kinds if isinstance(kinds, list) else []
 
     def model_for(self, kind: str) -> ModelEntry | None:
         """The model that a user chose last for scans of a kind, where it is still there."""

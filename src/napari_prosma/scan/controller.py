@@ -320,6 +320,8 @@ class ScanController(Generic[C]):
         else:
             known = self.session.model_for(kind.text)
             usable = known is not None and fits(scan, known) and (kind.synthetic or not known.header.synthetic)
+            if usable and known is not None and self.session.trained_for(kind.text):
+                usable = not unsuited(scan, known)
             model = known if usable else suitable_model(scan, self.session.models())
         self._ahead = False
         self._choices = replace(self._choices, model=model)
@@ -376,8 +378,7 @@ class ScanController(Generic[C]):
             known = self.session.model_for(kind_of(scan).text)
             if (known is None or known.path != model.path) and unsuited(scan, model):
                 return
-        take = self.choose_model if model.header.validated else self._change_model
-        take(model)
+        self._change_model(model)
 
     def add_model(self, path: Path) -> None:
         """Take a model from a file."""

@@ -284,6 +284,26 @@ def test_a_model_that_was_not_validated_is_never_chosen_by_itself(widget: Widget
     assert widget.chosen.startswith("liver")
 
 
+@pytest.mark.parametrize("widget", ["segment"], indirect=True)
+def test_a_model_that_was_trained_here_is_not_chosen_for_a_scan_that_it_does_not_fit(
+    widget: Widget, tmp_path: Path
+) -> None:
+    facts = read_header(find_model("hippocampus-mri")).facts
+    entry = own_model(widget, tmp_path, facts=facts)
+    widget.open(scan((36, 50, 35), patient=True))
+    assert widget.chosen == "hippocampus-mri"
+    widget.session.prefer(entry, kind_of(widget.controller._choices.scan).text)  # as the Train widget does
+    assert widget.chosen.startswith("liver")
+    widget.open(scan((36, 50, 35), patient=True))
+    assert widget.chosen.startswith("liver")
+    widget.open(brain())  # of the same kind
+    assert widget.chosen == ""
+    widget.choose("liver")
+    widget.open(brain())
+    assert widget.chosen.startswith("liver")  # a user's own choice, which is warned of
+    assert "times larger" in widget.text("fit_warning")
+
+
 def test_what_was_chosen_for_a_scan_is_kept_for_it_and_warned_of(widget: Widget) -> None:
     layer = widget.open(ct())
     widget.choose("phantom-3d")
