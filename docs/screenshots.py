@@ -198,7 +198,7 @@ def take_fine_tuning(desk: Desk) -> None:
     corrected.data = truth.data  # what a person makes of it
     widget = desk.train()
     widget.controller.choose_labels(LabelsConfig())
-    short(widget, epochs=20, steps=10)
+    short(widget, epochs=4, steps=10)
     settle(2)  # what was corrected is read again
     wait(widget.findChild(QPushButton, "run").isEnabled)
     widget.controller.start_or_stop()

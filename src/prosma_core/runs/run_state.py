@@ -461,9 +461,9 @@ def format_before_after(before: Mapping[str, float], after: Mapping[str, float],
         worse = new < old - least
         parts.append(f"{name}{' got worse:' if worse else ''} {old:.2f} -> {new:.2f}")
     words = "; ".join(parts) + "."
-    if got_worse(before, after) and not got_worse(before, after, held_out):
+    if got_worse(before, after) and "got worse" not in words:
         words += " Lower on labels that favor the model before: no verdict."
-    elif got_worse(before, after):
+    elif got_worse(before, after, held_out):
         words += (
             " Fine-tuning made the model worse: keep the one it started from, or annotate more, train for longer, or "
             "lower training.learning_rate."

@@ -14,7 +14,7 @@ from prosma_core.config.training import LabelsConfig
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.data.labels import read_annotation
 from prosma_core.errors import DatasetError, TrainingError
-from prosma_core.runs.run_state import format_before_after
+from prosma_core.runs.run_state import FAVORS_START, format_before_after
 from prosma_core.training.classes import check_background, format_classes
 from prosma_core.training.split import FEW_HELD_OUT, FEW_SLICES, HeldOut, Split, hold_out_slices, keep_classes
 from prosma_core.training.validate import common_classes
@@ -78,6 +78,8 @@ def test_classes_of_two_models_are_matched_by_name_then_by_value() -> None:
 def test_what_got_worse_is_said() -> None:
     words = format_before_after({"liver": 0.81, "spleen": 0.9}, {"liver": 0.884, "spleen": 0.86, "new": 0.1})
     assert words == "liver 0.81 -> 0.88; spleen got worse: 0.90 -> 0.86."
+    favored = format_before_after({"a": 0.35, "b": 0.0}, {"a": 0.0, "b": 0.0}, FAVORS_START)
+    assert favored == "a got worse: 0.35 -> 0.00; b 0.00 -> 0.00."  # one class fell by more than that explains
     assert "keep the one it started from" in format_before_after({"liver": 0.9}, {"liver": 0.8})
     assert "worse" not in format_before_after({"liver": 0.9}, {"liver": 0.899})
 
