@@ -83,6 +83,7 @@ class InterimDone:
     epoch: int
     step: int
     model: str
+    """Empty for the light model, which is in no file."""
     mean_dice: float | None
     dice_on: str = ""
 
@@ -111,6 +112,8 @@ class PreviewDone:
     mean_dice: float | None = None
     dice_on: str = ""
     """What the Dice is measured on, in words."""
+    light: bool = False
+    """Whether it was the light model, which answers first."""
 
 
 @dataclass(frozen=True)

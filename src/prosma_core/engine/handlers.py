@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -47,6 +47,7 @@ from prosma_core.inference.segment import Segmenter
 from prosma_core.inspection.inspect import inspect_scan
 from prosma_core.inspection.whatif import segment_unchanged, what_if
 from prosma_core.io.images import read_image
+from prosma_core.model.unet import UNet
 from prosma_core.runs.run_folder import RunFolder, check_new_run, check_run_targets, resumed_settings
 from prosma_core.runs.run_state import format_before_after
 from prosma_core.training.live import LiveInput, PreviewClock, discard
@@ -115,9 +116,9 @@ class Watcher:
         return time.monotonic() < self._ended + PreviewClock.SHARE * self._took
 
     def segment_preview(
-        self, model: Path, epoch: int, mean_dice: float | None = None, dice_on: str = ""
+        self, model: Path | Segmenter, epoch: int, mean_dice: float | None = None, dice_on: str = ""
     ) -> Generator[Event, None, None]:
-        """Segment the watched scan, if any, with a model file; what goes wrong is said once for each scan."""
+        """Segment the watched scan, if any, with a model, or its file; what goes wrong is said once for each scan."""
         ref, began = self._watched(), time.monotonic()
         if ref != self._ref:
             self._ref, self._scan, self._labels = ref, None, None
@@ -126,20 +127,20 @@ class Watcher:
         try:
             if (yield from self._segment(ref, model, epoch)):
                 self._took, self._ended = time.monotonic() - began, time.monotonic()
-                yield PreviewDone(epoch, self._took, mean_dice, dice_on)
+                yield PreviewDone(epoch, self._took, mean_dice, dice_on, isinstance(model, Segmenter))
         except Exception as error:  # noqa: BLE001  (whatever it is, the training is worth more than its preview)
             reason = str(error) if isinstance(error, ProsmaError) else f"{type(error).__name__}: {error}"
             _LOG.warning("The preview failed", exc_info=True)
             self._refused = ref
             yield StageStarted(f"There is no preview, and training goes on. {reason}")
 
-    def _segment(self, ref: ScanRef, model: Path, epoch: int) -> Generator[Event, None, bool]:
+    def _segment(self, ref: ScanRef, model: Path | Segmenter, epoch: int) -> Generator[Event, None, bool]:
         """Whether it came to its end: a scan that is not watched any more is left."""
         words = f"Preview of epoch {epoch}"
         yield Working(words)
         if self._scan is None:
             self._scan = yield from read_scan(ref)
-        segmenter = Segmenter.load(model, self._device)
+        segmenter = model if isinstance(model, Segmenter) else Segmenter.load(model, self._device)
         for event in segmenter.segment(self._scan, PREVIEW_CONFIG, allocate=self._array):
             if self._watched() != ref:
                 return False
@@ -185,10 +186,20 @@ def serve_training(request: TrainRequest, allocate: Allocate, live: Input) -> Ge
 
     def watch(event: Event) -> Iterator[Event]:
         yield event
-        if isinstance(event, EpochDone) and event.dice is not None and not (live.waits and watcher.rests):
-            yield from watcher.segment_preview(folder.last, event.epoch, event.mean_dice, event.dice_on)
+        if not isinstance(event, EpochDone | InterimDone):
+            return
+        model: Path | Segmenter = folder.last
+        if isinstance(event, InterimDone) and not event.model and live.answer is not None:
+            model = Segmenter(live.answer.header, cast("UNet", live.answer.model), choice.device)
+        elif live.answer is not None and not live.answer.is_behind(event.mean_dice):
+            return
         elif isinstance(event, InterimDone):
-            yield from watcher.segment_preview(Path(event.model), event.epoch, event.mean_dice, event.dice_on)
+            live.answer, model = None, Path(event.model)
+        elif event.dice is None or (live.waits and watcher.rests):
+            return
+        else:
+            live.answer = None
+        yield from watcher.segment_preview(model, event.epoch, event.mean_dice, event.dice_on)
 
     try:
         result = yield from relay(train(run, resume=request.resume, live=live), watch)

@@ -36,6 +36,7 @@ from prosma_core.errors import DeviceError, EngineError, ProsmaError
 
 if TYPE_CHECKING:
     from prosma_core.engine.handlers import Services
+    from prosma_core.training.live import FirstAnswer
 
 
 class Inbox:
@@ -53,6 +54,7 @@ class Inbox:
         self._changed: dict[Path, Path] = {}
         self._late: list[Path] = []
         self._wait = False
+        self.answer: FirstAnswer | None = None
 
     @property
     def waits(self) -> bool:

@@ -6,15 +6,24 @@ import contextlib
 import shutil
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from prosma_core.errors import LabelError, ProsmaError
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from prosma_core.config.model import ModelHeader
+from prosma_core.data.grid import padding_to
+from prosma_core.data.labels import IGNORED
+from prosma_core.errors import LabelError, ModelFileError, ProsmaError
 from prosma_core.events import Event, LabelsTaken, StageStarted, Working
 from prosma_core.io.atomic import replace_dir, write_atomic
 from prosma_core.io.dataset_folder import DatasetFolder, open_cases
 from prosma_core.io.names import image_suffix
+from prosma_core.model.light_head import LightHead
+from prosma_core.model.pretrained import imagenet_weights, weights_file
 from prosma_core.runs.run_folder import RunFolder
 from prosma_core.training.cases import TrainingCase, prepare_case
 from prosma_core.training.dataset_summary import read_annotated
@@ -28,8 +37,87 @@ _LOOK = 0.3
 PAUSED = "Waiting for new labels: paint to go on, or stop."
 
 
+@dataclass
+class FirstAnswer:
+    """The light model, which answers until the network is ahead.
+
+    Attributes
+    ----------
+    header : ModelHeader
+        Of the network: preprocessing and classes are the same.
+    model : LightHead
+    dice : float or None
+        Its mean Dice on what the network is measured on.
+    until : float
+        When the network takes over in any case, as of `time.monotonic`.
+    """
+
+    header: ModelHeader
+    model: LightHead
+    dice: float | None
+    until: float
+
+    def is_behind(self, mean_dice: float | None) -> bool:
+        """Whether a network of this mean Dice is ahead; less will do, since the light model fits single slices well."""
+        known = mean_dice is not None and self.dice is not None
+        return (known and mean_dice >= ENOUGH * self.dice) or time.monotonic() > self.until  # type: ignore[operator]
+
+
+ENOUGH = 0.9
+"""Share of the light model's Dice from which on the network is ahead."""
+LONGEST = 120.0
+"""Seconds for which the light model answers at most."""
+LONG = 1_000_000
+"""Voxels of all patches of an epoch from which on it is too long to wait for on a CPU."""
+
+
+def first_answer(setup: Setup, device: torch.device, *, epoch_voxels: int) -> FirstAnswer | None:
+    """The light model, fitted to the annotated slices; None where it is not needed, or cannot be had.
+
+    Parameters
+    ----------
+    setup : Setup
+        With its cases as they are now.
+    device : torch.device
+    epoch_voxels : int
+        Of all patches of an epoch.
+    """
+    header = setup.header
+    channels = header.model.in_channels
+    if setup.start is not None or device.type != "cpu" or channels not in (1, 3) or epoch_voxels < LONG:
+        return None
+    slices = [pair for case in setup.train for pair in _slices(case, header.preprocess.tile)]
+    if not slices or weights_file() is None:
+        return None
+    try:
+        published = setup.pretrained or imagenet_weights()
+    except ModelFileError:
+        return None
+    light = LightHead(published, channels, len(header.classes))
+    light.fit(slices)
+    return FirstAnswer(header, light.eval(), None, time.monotonic() + LONGEST)
+
+
+def _slices(case: TrainingCase, tile: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    """Annotated slices of a case along the first axis, and their labels, padded as for segmentation."""
+    pads = [n for both in reversed(padding_to(tuple(case.labels.shape), tuple(tile))) for n in both]
+    image, labels = F.pad(case.image, pads), F.pad(case.labels.int(), pads, value=IGNORED)
+    if labels.ndim == 2:
+        return [(image, labels)]
+    there = (labels > 0).flatten(1).any(1)
+    return [(image[:, i], labels[i]) for i in torch.nonzero(there)[:, 0].tolist()]
+
+
 class LiveInput(Protocol):
-    """What reaches a training while it runs."""
+    """What reaches a training while it runs.
+
+    Attributes
+    ----------
+    answer : FirstAnswer or None
+        The light model, while it answers instead of the network.
+    """
+
+    answer: FirstAnswer | None
 
     @property
     def asked(self) -> float:

@@ -15,7 +15,7 @@ import torch
 from prosma_core.config.model import ModelHeader
 from prosma_core.data.augment import augment_intensities
 from prosma_core.errors import DivergedError
-from prosma_core.events import CheckpointSaved, EpochDone, Event, InterimDone, StepDone
+from prosma_core.events import CheckpointSaved, EpochDone, Event, InterimDone, StepDone, Working
 from prosma_core.inference.device import free_memory
 from prosma_core.io.bundle import save_bundle
 from prosma_core.model.gate_hooks import estimate_removed
@@ -26,7 +26,7 @@ from prosma_core.training.cases import PatchSampler, TrainingCase
 from prosma_core.training.checkpoint import Progress, check_finite_state, load_state, save_state
 from prosma_core.training.cuda_graph import Graphed, compiled, graphed
 from prosma_core.training.fine_tuning import Kept, mean_weights, start_probabilities
-from prosma_core.training.live import LiveInput, PreviewClock, discard, take_labels
+from prosma_core.training.live import LiveInput, PreviewClock, discard, first_answer, take_labels
 from prosma_core.training.optimization import (
     MovingAverage,
     build_optimizer,
@@ -179,6 +179,8 @@ class Trainer:
         if self.live is not None and self._clock is None:
             self._clock = PreviewClock(self.live.asked)
         yield from self.learn_new_labels()
+        if self.live is not None and self.progress.epoch == 0 and self.live.wants_preview:
+            began += yield from self._answer_first(self.live)
         self.model.train()
         for step in range(self.config.steps):
             share = self.share(step, time.monotonic() - began)
@@ -209,8 +211,10 @@ class Trainer:
 
     def _between_steps(self, live: LiveInput, step: int, seconds: float) -> Generator[Event, None, float]:
         """Learn new labels, and show what was learned where it is time for that; seconds that count for nothing."""
-        began = time.monotonic()
+        began, new = time.monotonic(), live.pending
         yield from self.learn_new_labels(step, seconds)
+        if new and live.answer is not None:
+            yield from self._answer_first(live, step)
         if self._clock is not None and self._clock.due and live.wants_preview and step < self.config.steps:
             began_preview = time.monotonic()
             validation = yield from self.validate(self.weights(), self._few_cases())
@@ -221,6 +225,20 @@ class Trainer:
             finally:
                 discard([self.folder.interim])
             self._clock.shown(time.monotonic() - began_preview)
+        return time.monotonic() - began
+
+    def _answer_first(self, live: LiveInput, step: int = 0) -> Generator[Event, None, float]:
+        """Fit the light model to the labels as they are, and show what it says; seconds that count for nothing."""
+        began, h = time.monotonic(), self.setup.header
+        yield Working("Fitting a light model for a first answer")
+        assert self.config.batch_size is not None
+        voxels = self.config.steps * self.config.batch_size * math.prod(h.preprocess.tile)
+        live.answer = first_answer(self.setup, self.device, epoch_voxels=voxels)
+        if live.answer is not None:
+            light, tile = live.answer.model, h.preprocess.tile
+            found = yield from validate(light, self._few_cases(), tile, h.classes, self.device, amp=False)
+            live.answer.dice = found.mean
+            yield InterimDone(self.progress.epoch + 1, step, "", found.mean, self.setup.split.measured_on)
         return time.monotonic() - began
 
     def _few_cases(self) -> Sequence[TrainingCase]:

@@ -21,6 +21,7 @@ from prosma_core.inference.tiled import TiledPredictor
 from prosma_core.io.notes import NO_INDEPENDENT_LABELS
 from prosma_core.io.raster import gray_values, nearest_pixels, side_by_side, write_picture
 from prosma_core.model.gate_hooks import counting
+from prosma_core.model.light_head import LightHead
 from prosma_core.model.unet import UNet
 from prosma_core.model.weights import model_from
 from prosma_core.printable import counted
@@ -44,7 +45,7 @@ class Validation:
 
 
 def validate(
-    model: UNet,
+    model: UNet | LightHead,
     cases: Sequence[TrainingCase],
     tile: tuple[int, ...],
     classes: tuple[ClassInfo, ...],
@@ -58,7 +59,7 @@ def validate(
 
     Parameters
     ----------
-    model : UNet
+    model : UNet or LightHead
         On `device`; left in evaluation mode.
     cases : sequence of TrainingCase
         At least one.

@@ -168,6 +168,29 @@ def test_previews_in_the_middle_of_an_epoch_change_nothing(
     assert not folder.interim.exists()
 
 
+def test_a_light_model_answers_first_and_after_new_labels_until_the_network_is_ahead(
+    copied: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, _, _ = copied("plain")
+    expected = [event.loss for event in train(plain) if isinstance(event, StepDone)]
+    monkeypatch.setattr(live_training, "LONG", 0)
+    run, folder, true = copied("watched")
+    live, losses, answers = Inbox(lambda: ScanRef(file="scan.tif")), [], []
+    for event in events_of(run, live):
+        if isinstance(event, StepDone):
+            losses.append(event.loss)
+            if len(losses) == 7:
+                changed = {str(k): str(v) for k, v in new_labels(folder, 0, true[0][::-1].copy()).items()}
+                live.put(LiveLabels(live=1, changed=changed, wait=False))
+        elif isinstance(event, InterimDone):
+            answers.append((event.model, live.answer.dice))
+    assert [model for model, _ in answers] == ["", ""]
+    assert answers[0][1] > 0.8
+    assert losses[:7] == expected[:7]
+    assert live.answer.is_behind(0.95 * live.answer.dice)
+    assert not live.answer.is_behind(0.5 * live.answer.dice)
+
+
 def test_the_engine_shows_soon_what_becomes_of_new_labels(
     engine: Engine, begin: Begin, copied: Callable[..., Any], pairs: Pairs
 ) -> None:
