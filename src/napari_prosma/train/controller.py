@@ -25,10 +25,11 @@ from napari_prosma.train.state import (
     edited,
     known_preset,
     resolve,
+    usual_budget,
     usual_name,
 )
 from napari_prosma.train.training_manager import TrainingManager
-from prosma_core.config.training import LabelsConfig, TrainingConfig
+from prosma_core.config.training import LabelsConfig, Preset, TrainingConfig
 from prosma_core.engine.messages import Ready
 from prosma_core.errors import ProsmaError
 from prosma_core.io.bundle import ModelEntry
@@ -59,9 +60,9 @@ class TrainController:
 
     def __init__(self, viewer: ViewerModel, view: AbstractTrainView, session: Session) -> None:
         self.viewer, self.view, self.session = viewer, view, session
-        self._choices = TrainChoices(
-            device=session.recall("device", "auto"), preset=known_preset(session.recall("preset"))
-        )
+        self._choices = TrainChoices(device=session.recall("device", "auto"))
+        self._own_preset: dict[bool, Preset | None] = {False: known_preset(session.recall("preset")), True: None}
+        self._own_budget = False
         self._own_name = ""
         self._edited: dict[int, tuple[str, str]] = {}
         self._plan: TrainPlan | Problem | None = None
@@ -139,7 +140,7 @@ class TrainController:
         self._set(start=model, dims=start if start in (2, 3) else None)
         self._name_it()
         self.show_starts()
-        self._presenter.options(self._choices)
+        self._budget_it()
         self._show_classes()
         self._show_plan()
 
@@ -150,15 +151,18 @@ class TrainController:
         except ProsmaError as error:
             self._say(error)
 
-    def choose_preset(self, preset: str) -> None:
-        """Choose the preset."""
-        self.session.remember("preset", preset)
-        self._set(preset=preset)
-        self._show_times()
-        self._presenter.options(self._choices)
+    def choose_preset(self, preset: Preset) -> None:
+        """Choose the preset, of new models or of fine-tuning."""
+        fine_tuning = self._choices.start is not None
+        if not fine_tuning:
+            self.session.remember("preset", preset)
+        self._own_preset[fine_tuning] = preset
+        self._budget_it()
+        self._show_plan()
 
     def choose_budget(self, budget: tuple[int | None, float | None]) -> None:
         """Set the budget: epochs, or minutes, or neither (preset default)."""
+        self._own_budget = True
         self._set(epochs=budget[0], minutes=budget[1])
         self.view.show_budget(*budget)
 
@@ -195,6 +199,19 @@ class TrainController:
     def _set(self, **changes: Any) -> None:
         self._choices = replace(self._choices, **changes)
         self._show_plan()
+
+    def _budget_it(self) -> None:
+        """Set preset and budget by the device, and by whether a model is fine-tuned, unless the user did."""
+        ready, device = self.session.jobs.ready, self._choices.device
+        gpu = ready is not None and device != "cpu" and not {"auto", "cpu"}.issuperset(ready.devices)
+        fine_tuning = self._choices.start is not None
+        preset, minutes = usual_budget(self._own_preset[fine_tuning], fine_tuning=fine_tuning, gpu=gpu)
+        self._choices = replace(self._choices, preset=preset)
+        if not self._own_budget:
+            self._choices = replace(self._choices, epochs=None, minutes=minutes)
+            self.view.show_budget(None, minutes)
+        self._show_times()
+        self._presenter.options(self._choices)
 
     def _name_it(self) -> None:
         """Give the model a free name, unless the user did."""
@@ -258,9 +275,6 @@ class TrainController:
 
     def _show_everything(self) -> None:
         self.view.show_labels(self._choices.labels)
-        self._show_times()
-        self._presenter.options(self._choices)
-        self.view.show_budget(None, None)
         self.show_starts()
         self._show_devices(self.session.jobs.ready)
         self.trainings.show_runs()
@@ -280,6 +294,7 @@ class TrainController:
 
     def _show_devices(self, ready: Ready | None) -> None:
         self._presenter.devices(self._choices.device, ready)
+        self._budget_it()
         missing = ready.why_not.get(self._choices.device, "") if ready else ""
         if missing != self._choices.device_error:
             self._set(device_error=missing)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol
 
 from napari_prosma.jobs.run import RunView, ViewSignal
 from napari_prosma.jobs.session import Session, format_devices
@@ -12,7 +12,7 @@ from napari_prosma.train.pairs import PairRow
 from napari_prosma.train.slice_marks import AbstractSliceView
 from napari_prosma.train.state import TrainChoices, TrainPlan
 from prosma_core.config.model import ClassInfo
-from prosma_core.config.training import FINE_TUNING_RATE, PRESETS, LabelsConfig, Preset, TrainingConfig
+from prosma_core.config.training import FINE_TUNING_RATE, PRESETS, LabelsConfig, TrainingConfig, presets_for
 from prosma_core.engine.messages import Ready
 from prosma_core.runs.run_state import RunState
 
@@ -122,8 +122,8 @@ class AbstractTrainView(RunView, AbstractSliceView, Protocol):
     def show_starts(self, items: Sequence[tuple[str, Any]], current: Any, facts: str, /) -> None:
         """Start models as (text, None | 2 | 3 | model), the chosen one and facts about it."""
 
-    def show_preset(self, current: str, times: str, /) -> None:
-        """Chosen preset, and the time of each as text."""
+    def show_preset(self, presets: Sequence[str], current: str, times: str, /) -> None:
+        """Presets, the chosen one, and the time of each as text."""
 
     def show_estimate(self, reason: str, /) -> None:
         """Whether the time can be estimated: a reason why not, or empty."""
@@ -199,8 +199,9 @@ class TrainPresenter:
 
     def preset(self, choices: TrainChoices, times: Mapping[str, str], otherwise: str) -> None:
         """Preset, and the time of each as far as it is known; else the text `otherwise`."""
-        known = " · ".join(f"{name}: {times[name]}" for name in get_args(Preset) if name in times)
-        self._view.show_preset(choices.preset, known or otherwise)
+        presets = presets_for(fine_tuning=choices.start is not None)
+        known = " · ".join(f"{name}: {times[name]}" for name in presets if name in times)
+        self._view.show_preset(presets, choices.preset, known or otherwise)
 
     def options(self, choices: TrainChoices) -> None:
         """Advanced settings: the preset's, and over them what the user changed."""

@@ -6,14 +6,13 @@ import threading
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
 
 from napari_prosma.jobs.spec import Preparation
 from napari_prosma.train.export_pairs import write_pairs
 from napari_prosma.train.pairs import Pair, PairRow
 from napari_prosma.train.state import TrainPlan
 from prosma_core.config.model import ClassInfo
-from prosma_core.config.training import Preset, RunConfig, load_run_yaml, resolve_run
+from prosma_core.config.training import RunConfig, load_run_yaml, presets_for, resolve_run
 from prosma_core.engine.client import Engine
 from prosma_core.engine.messages import (
     PlanRequest,
@@ -155,9 +154,10 @@ def times_request(plan: TrainPlan, rows: Sequence[PairRow], num_classes: int) ->
         Background included.
     """
     kept = ("device", "init", "preprocess", "training")
+    presets = presets_for(fine_tuning="init" in plan.request_values)
     values = {"out": "model.safetensors"} | {k: plan.request_values[k] for k in kept if k in plan.request_values}
     return TimesRequest(
-        runs={preset: resolve_run({**values, "preset": preset}) for preset in get_args(Preset)},
+        runs={preset: resolve_run({**values, "preset": preset}) for preset in presets},
         scans=tuple(spec_message(row.spec) for row in rows if row.spec is not None),
         num_classes=num_classes,
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from napari_prosma.scan.selection import Problem
 from napari_prosma.train.export_pairs import case_names
@@ -15,7 +15,7 @@ from napari_prosma.train.pairs import PairRow, splits_of
 from napari_prosma.train.run_library import free_name, taken_names
 from napari_prosma.train.sources import unnamed
 from prosma_core.config.model import ClassInfo
-from prosma_core.config.training import LabelsConfig, Preset, RunConfig, TrainingConfig, resolve_run
+from prosma_core.config.training import LabelsConfig, Preset, RunConfig, TrainingConfig, presets_for, resolve_run
 from prosma_core.data.frames import slice_axis
 from prosma_core.data.geometry import size_note, with_voxel_size
 from prosma_core.data.grid import network_grid
@@ -69,7 +69,7 @@ class TrainChoices:
     size: str = ""
     start: ModelEntry | None = None
     dims: Literal[2, 3] | None = None
-    preset: Preset = RunConfig.model_fields["preset"].default
+    preset: Preset = "quick"
     epochs: int | None = None
     minutes: float | None = None
     training: dict[str, Any] = field(default_factory=dict)
@@ -145,9 +145,32 @@ def asks_for_size(choices: TrainChoices) -> bool:
     return "pixel" in units and (bool(choices.size) or len(units) > 1 or by_size or (deep and pre is None))
 
 
-def known_preset(name: Any) -> Any:
-    """A remembered preset, where there is one of that name still; else the default."""
-    return name if name in get_args(Preset) else TrainChoices().preset
+CPU_MINUTES = 10.0
+"""Minutes of a new model where there is no GPU, unless chosen otherwise."""
+
+
+def known_preset(name: Any) -> Preset | None:
+    """A remembered preset for new models, where there is one of that name still."""
+    return next((preset for preset in presets_for(fine_tuning=False) if preset == name), None)
+
+
+def usual_budget(chosen: Preset | None, *, fine_tuning: bool, gpu: bool) -> tuple[Preset, float | None]:
+    """Preset, and minutes (None: as the preset says), as far as the user has not chosen.
+
+    Parameters
+    ----------
+    chosen : str or None
+        Preset that the user chose.
+    fine_tuning : bool
+        Whether a model goes on learning.
+    gpu : bool
+        Whether it is trained on a GPU.
+    """
+    if chosen is not None:
+        return chosen, None
+    if fine_tuning:
+        return presets_for(fine_tuning=True)[0], None
+    return ("balanced", None) if gpu else ("quick", CPU_MINUTES)
 
 
 def usual_name(choices: TrainChoices, folder: Path) -> str:

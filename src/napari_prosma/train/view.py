@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QAbstractSpinBox, QCheckBox, QDoubleSpinBox, QLineEdit, QSpinBox, QVBoxLayout, QWidget
@@ -17,7 +17,7 @@ from napari_prosma.widgets.config_form import ConfigForm
 from napari_prosma.widgets.fields import BROWSE, Fold, button, combo, fill, note_label, row, say
 from napari_prosma.widgets.job_view import JobView
 from prosma_core.config.model import ClassInfo
-from prosma_core.config.training import LabelsConfig, Preset, TrainingConfig
+from prosma_core.config.training import LabelsConfig, TrainingConfig
 from prosma_core.data.slices import SliceStates
 from prosma_core.printable import plain
 
@@ -93,9 +93,9 @@ class StartPanel(QWidget):
         self._start.addItem(BROWSE)
         say(self._facts, facts)
 
-    def show_preset(self, current: str, times: str) -> None:
-        """Chosen preset, and the time of each as text."""
-        fill(self._preset, [(name, name) for name in get_args(Preset)], current)
+    def show_preset(self, presets: Sequence[str], current: str, times: str) -> None:
+        """Presets, the chosen one, and the time of each as text."""
+        fill(self._preset, [(name, name) for name in presets], current)
         say(self._times, times)
 
     def show_estimate(self, reason: str) -> None:
@@ -327,9 +327,9 @@ class TrainView(JobView):
         """Start models as (text, None | 2 | 3 | model), the chosen one and facts about it."""
         self._start.show_starts(items, current, facts)
 
-    def show_preset(self, current: str, times: str) -> None:
-        """Chosen preset, and the time of each as text."""
-        self._start.show_preset(current, times)
+    def show_preset(self, presets: Sequence[str], current: str, times: str) -> None:
+        """Presets, the chosen one, and the time of each as text."""
+        self._start.show_preset(presets, current, times)
 
     def show_estimate(self, reason: str) -> None:
         """Whether the time can be estimated: a reason why not, or empty."""

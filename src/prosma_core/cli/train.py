@@ -41,7 +41,9 @@ def train(
     config: Annotated[
         Path | None, typer.Option("--config", help="YAML with any of the settings; a run folder's run.yaml repeats it.")
     ] = None,
-    preset: Annotated[str | None, typer.Option("--preset", help="quick, balanced (default) or best.")] = None,
+    preset: Annotated[
+        str | None, typer.Option("--preset", help="quick, balanced (default) or best; with --init fine-tune (default).")
+    ] = None,
     gate: Annotated[
         str | None, typer.Option("--gate", help="prosma (default), none (plain U-Net) or attention.")
     ] = None,

@@ -180,7 +180,7 @@ class TrainingConfig(Config):
         return bool(self.patience and best_epoch and epochs - best_epoch >= max(self.patience, self.validation_every))
 
 
-Preset = Literal["quick", "balanced", "best"]
+Preset = Literal["quick", "balanced", "best", "fine-tune"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
 
@@ -240,7 +240,7 @@ class RunConfig(Config):
     out: Path
     """Model file to write; its run folder lies beside it."""
     preset: Preset = "balanced"
-    """Named set of defaults (see `PRESETS`); explicit values win."""
+    """Named set of defaults (see `PRESETS`); explicit values win. With `init` it is ``fine-tune`` unless given."""
     device: DeviceName = "auto"
     """Where to compute."""
     init: str | None = None
@@ -286,8 +286,18 @@ PRESETS: dict[str, dict[str, Any]] = {
         "network": {"width": 32, "max_width": 320},
         "training": {"epochs": 400, "steps": 200},
     },
+    "fine-tune": {
+        "training": {"epochs": 3, "steps": 20, "batch_size": 2, "ema_decay": 0.98, "validation_cases": 8},
+    },
 }
-"""What each preset changes against the defaults of the config classes. `quick` is sized for a laptop's CPU."""
+"""What each preset changes against the defaults of the config classes. `quick` is sized for a laptop's CPU; `fine-tune`
+goes on from a model: a few slices are learned by heart in more steps (measured)."""
+
+
+def presets_for(*, fine_tuning: bool) -> tuple[Preset, ...]:
+    """Presets that fit a new model, or one that goes on learning; of these the usual one stands first."""
+    new: tuple[Preset, ...] = ("quick", "balanced", "best")
+    return ("fine-tune", *new) if fine_tuning else new
 
 
 def load_run_yaml(path: Path) -> dict[str, Any]:
@@ -332,6 +342,7 @@ PRETRAINED: dict[str, dict[str, Any]] = {
         "preprocess": {"tile_voxels": 352**2},
         "training": {"epochs": 60, "steps": 60, "ema_decay": 0.995, **_LONG},
     },
+    "fine-tune": {"training": {"batch_size": 4, "encoder_rate": 0.1}},
 }
 """What each preset is instead for the encoder ``efficientnet-lite0``."""
 for _values in PRETRAINED.values():
@@ -366,11 +377,17 @@ def resolve_run(explicit: dict[str, Any], what: str = "The run's settings") -> R
     ConfigError
         A name is unknown or a value out of bounds.
     """
-    preset = explicit.get("preset", RunConfig.model_fields["preset"].default)
+    usual = "fine-tune" if explicit.get("init") else RunConfig.model_fields["preset"].default
+    preset = explicit.get("preset", usual)
     if not isinstance(preset, str) or preset not in PRESETS:
         msg = f"Preset {preset!r} does not exist; use one of {', '.join(PRESETS)}."
         raise ConfigError(msg)
-    return mark_chosen(RunConfig.parse(merge(PRESETS[preset], explicit), what), RunConfig.parse(explicit, what))
+    if preset == "fine-tune" and not explicit.get("init"):
+        names = ", ".join(presets_for(fine_tuning=False))
+        msg = f"The preset fine-tune goes on from a model: give one to start from (init), or use {names}."
+        raise ConfigError(msg)
+    full = merge({"preset": preset, **PRESETS[preset]}, explicit)
+    return mark_chosen(RunConfig.parse(full, what), RunConfig.parse(explicit, what))
 
 
 def mark_chosen(full: Settings, chosen: Config) -> Settings:

@@ -542,6 +542,41 @@ def test_fine_tuning_keeps_the_models_classes_and_names_the_model_after_it(widge
     assert run.class_names[1] == "organ"
 
 
+def shown_budget(widget: Any) -> tuple[str, str, bool]:
+    """Preset, kind of the budget, and whether minutes are shown."""
+    preset, budget = widget.view.findChild(QComboBox, "preset"), widget.view.findChild(QComboBox, "budget")
+    return preset.currentText(), budget.currentText(), not widget.view.findChild(QWidget, "minutes").isHidden()
+
+
+def test_a_beginner_gets_ten_minutes_and_fine_tuning_its_own_preset(widget: Any, annotated: Any) -> None:
+    annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    assert shown_budget(widget) == ("quick", "Minutes", True)
+    assert widget.start().prepared().run.training.minutes == 10
+    model = next(m for m in widget.session.models() if m.header.name == "phantom-3d")
+    widget.controller.choose_start(model)
+    assert shown_budget(widget) == ("fine-tune", "Preset default", False)
+    widget.controller.choose_preset("quick")
+    widget.controller.choose_start(None)
+    assert shown_budget(widget)[:2] == ("quick", "Minutes")
+    widget.controller.choose_start(model)
+    assert shown_budget(widget) == ("quick", "Preset default", False)
+
+
+def test_with_a_gpu_a_new_model_is_balanced_unless_the_user_chose(widget: Any, annotated: Any) -> None:
+    annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    gpu = {"auto": "NVIDIA", "cpu": "CPU", "cuda": "NVIDIA"}
+    widget.jobs.ready = Ready(version="1", torch="2", devices=gpu)
+    widget.jobs.started.emit(widget.jobs.ready)
+    assert shown_budget(widget) == ("balanced", "Preset default", False)
+    widget.controller.choose_device("cpu")
+    assert shown_budget(widget) == ("quick", "Minutes", True)
+    widget.controller.choose_budget((7, None))
+    widget.controller.choose_device("cuda")
+    assert shown_budget(widget)[:2] == ("balanced", "Epochs")
+
+
 def test_advanced_settings_that_are_the_presets_are_left_to_it(widget: Any, annotated: Any) -> None:
     annotated(widget.viewer)
     widget.controller.pairs.add_active()

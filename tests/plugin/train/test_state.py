@@ -17,7 +17,7 @@ from napari_prosma.train.pairs import Pair, PairRow, check
 from napari_prosma.train.sources import layer_source
 from napari_prosma.train.state import TrainChoices, TrainPlan, asks_for_size, classes_of, resolve, sized
 from prosma_core.config.model import ClassInfo, VoxelSize
-from prosma_core.config.training import PRESETS, LabelsConfig, load_run_yaml, resolve_run
+from prosma_core.config.training import PRESETS, LabelsConfig, Preset, load_run_yaml, resolve_run
 from prosma_core.io.bundle import ModelEntry, find_model, read_header, shipped_models
 from prosma_core.io.dataset_folder import open_cases
 from prosma_core.io.images import read_labels
@@ -123,13 +123,29 @@ def test_a_valid_choice_gives_a_run_that_can_be_written_and_repeated(tmp_path: P
 
 @pytest.mark.parametrize(
     ("epochs", "minutes", "expected"),
-    [(None, None, (150, None)), (7, None, (7, None)), (None, 2.5, (100_000, 2.5)), (7, 2.5, (7, 2.5))],
+    [(None, None, (40, None)), (7, None, (7, None)), (None, 2.5, (100_000, 2.5)), (7, 2.5, (7, 2.5))],
 )
 def test_the_budget(
     epochs: int | None, minutes: float | None, expected: tuple[int, float | None], tmp_path: Path
 ) -> None:
     run = resolve_run(plan_of(choices(epochs=epochs, minutes=minutes), tmp_path).request_values)
     assert (run.training.epochs, run.training.minutes) == expected
+
+
+@pytest.mark.parametrize(
+    ("chosen", "fine_tuning", "gpu", "expected"),
+    [
+        (None, False, False, ("quick", 10)),
+        (None, False, True, ("balanced", None)),
+        (None, True, False, ("fine-tune", None)),
+        ("best", False, False, ("best", None)),
+        ("balanced", True, True, ("balanced", None)),
+    ],
+)
+def test_preset_and_minutes_fit_device_and_start(
+    chosen: Preset | None, fine_tuning: bool, gpu: bool, expected: tuple[Preset, float | None]
+) -> None:
+    assert usual_budget(chosen, fine_tuning=fine_tuning, gpu=gpu) == expected
 
 
 def test_a_start_model_is_named_as_the_command_line_does(tmp_path: Path) -> None:

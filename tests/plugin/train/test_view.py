@@ -275,12 +275,12 @@ def test_what_to_start_from(view: TrainView, heard: list[Any]) -> None:
 
 
 def test_presets_say_their_time_where_it_is_known(view: TrainView, heard: list[Any]) -> None:
-    view.show_preset("balanced", "")
+    view.show_preset(["quick", "balanced", "best"], "balanced", "")
     box, times = part(view, QComboBox, "preset"), part(view, QLabel, "times")
     assert [box.itemText(i) for i in range(box.count())] == ["quick", "balanced", "best"]
     assert box.currentData() == "balanced"
     assert times.isHidden()
-    view.show_preset("balanced", "quick: about 4 min · best: about 2 h")
+    view.show_preset(["quick", "balanced", "best"], "balanced", "quick: about 4 min · best: about 2 h")
     assert (times.text(), times.isHidden()) == ("quick: about 4 min · best: about 2 h", False)
     choose(box, "quick")
     assert heard == [("preset_chosen", "quick")]
@@ -501,7 +501,7 @@ def turn_wheel(widget: QWidget) -> bool:
 def test_the_wheel_changes_only_what_is_being_edited(
     name: str, view: TrainView, heard: list[Any], qtbot: QtBot
 ) -> None:
-    view.show_preset("balanced", "")
+    view.show_preset(["quick", "balanced", "best"], "balanced", "")
     view.show_devices([("Auto", "auto"), ("CPU", "cpu")], "auto", "")
     view.show_problem("advanced", "opens the fold")
     with qtbot.waitExposed(view):

@@ -77,7 +77,7 @@ def fill(view: TrainView, state: str) -> None:
     view.show_devices([("Auto", "auto")], "auto", "CPU, 2 threads (torch 2.13.0+cpu is a build without CUDA)")
     view.show_options(TrainingConfig())
     view.show_name("liver from five slices")
-    view.show_preset("balanced", "")
+    view.show_preset(["quick", "balanced", "best"], "balanced", "")
     view.show_run("Train", enabled=state != "empty", tooltip="")
     if state == "empty":
         view.show_problem("pairs", "Add a pair: an Image layer and the Labels layer painted on it.")
@@ -85,7 +85,7 @@ def fill(view: TrainView, state: str) -> None:
     view.show_pairs(PAIRS)
     view.show_labels(LabelsConfig(zero="annotated_slices", background=3))
     view.show_classes(CLASSES)
-    view.show_preset("balanced", "quick: about 4 min · balanced: about 1 h 35 min · best: about 16 h")
+    view.show_preset(["quick", "balanced", "best"], "balanced", "quick: about 4 min · balanced: about 1 h 35 min · best: about 16 h")
     view.show_budget(None, 10)
     view.show_problem("labels", "Only one class is painted: paint the background, too, and give its value here.")
     view.show_notes("Whole cases are too few to hold one out: every fifth painted slice is held out instead.")

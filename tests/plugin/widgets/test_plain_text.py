@@ -80,7 +80,7 @@ def train(name: str) -> QWidget:
     view.show_pairs([PairRow(pair, name, name, facts=name, problem=name, fixes=("one_class",), classes=classes)])
     view.show_classes(classes)
     view.show_starts([(name, 2)], 2, name)
-    view.show_preset("quick", name)
+    view.show_preset(["quick"], "quick", name)
     view.show_name(name)
     view.show_outcome({name: 0.5}, {name: 0.6}, name, name)
     view.show_preview(checked=True, enabled=True, text=name)
