@@ -118,6 +118,39 @@ def known_classes(layer: Any, values: Iterable[int] = ()) -> tuple[ClassInfo, ..
     return tuple(found)
 
 
+BRUSH = 10
+"""Diameter of napari's brush in a new layer, in voxels."""
+MOST_COUNTED = 2**24
+"""Voxels of a layer up to which its objects are measured for the brush."""
+
+
+def brush_for(values: NDArray[Any]) -> int:
+    """Diameter of a brush, in voxels, for labels of this shape: about a third of what is painted already.
+
+    Parameters
+    ----------
+    values : ndarray, integer, shape (..., y, x)
+        Of objects, the width of a disc as large as the median slice that holds any; without any, a 25th of the shorter
+        side. At least 1, at most `BRUSH`.
+
+    Examples
+    --------
+    >>> brush_for(np.zeros((20, 35, 50), np.uint8))
+    1
+    """
+    side = min(values.shape[-2:])
+    areas = np.count_nonzero(values, axis=(-2, -1))
+    painted = areas[areas > 0]
+    wide = 2 * np.sqrt(np.median(painted) / np.pi) / 3 if painted.size else side / 25
+    return int(np.clip(round(wide), 1, BRUSH))
+
+
+def fit_brush(layer: Any) -> None:
+    """Give a Labels layer in memory a brush that suits it, unless the user has chosen one."""
+    if layer.brush_size == BRUSH and not layer.multiscale and isinstance(layer.data, np.ndarray):
+        layer.brush_size = brush_for(layer.data if layer.data.size <= MOST_COUNTED else layer.data[:0])
+
+
 def _axes_over(image: LayerScan, placement: Placement, known: str) -> str:
     """Letters of a layer's axes: those of the image beneath, the last ones where the layer has fewer."""
     letters = image.axes[:-1] if image.rgb else image.axes

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 import prosma_core
+from napari_prosma.layers.labels import fit_brush
 from napari_prosma.layers.placement import Placement
 from napari_prosma.layers.scan import METADATA, LayerScan
 from napari_prosma.layers.slices import remember
@@ -143,7 +144,9 @@ def drawing_layer(scan: LayerScan, name: str) -> Labels:
     """An empty Labels layer on a scan, to be painted by hand."""
     placement, axes, shown = _without_channel(scan, np.zeros(scan.spec.labels_spec().shape, np.uint8))
     notes = scan.notes(axes, ImageSpec.labels_spec)
-    return Labels(shown, name=name, **placement.arguments(), metadata={METADATA: notes})
+    layer = Labels(shown, name=name, **placement.arguments(), metadata={METADATA: notes})
+    fit_brush(layer)
+    return layer
 
 
 def editable_copy(layer: Labels, name: str | None = None) -> Labels:
@@ -160,6 +163,7 @@ def editable_copy(layer: Labels, name: str | None = None) -> Labels:
         metadata={key: dict(value) if key == METADATA else value for key, value in layer.metadata.items()},
     )
     remember(copy)
+    fit_brush(copy)
     return copy
 
 

@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari.layers import Image
+from napari.layers import Image, Labels
 
 from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.session import Session
+from napari_prosma.layers.labels import fit_brush
 from napari_prosma.scan.selection import Problem
 from napari_prosma.train.job import TrainingPreview, scan_in_view
 from napari_prosma.train.pair_list import PairActions, PairList
@@ -26,6 +27,7 @@ from napari_prosma.train.state import (
     known_preset,
     resolve,
     usual_budget,
+    usual_meaning,
     usual_name,
 )
 from napari_prosma.train.training_manager import TrainingManager
@@ -62,7 +64,7 @@ class TrainController:
         self.viewer, self.view, self.session = viewer, view, session
         self._choices = TrainChoices(device=session.recall("device", "auto"))
         self._own_preset: dict[bool, Preset | None] = {False: known_preset(session.recall("preset")), True: None}
-        self._own_budget = False
+        self._own_budget = self._own_meaning = False
         self._own_name = ""
         self._edited: dict[int, tuple[str, str]] = {}
         self._plan: TrainPlan | Problem | None = None
@@ -82,6 +84,7 @@ class TrainController:
         run_all(
             "The Train widget could not be closed",
             self.trainings.close,  # what is painted comes first
+            lambda: self.viewer.layers.events.inserted.disconnect(self._layer_added),
             lambda: self.viewer.layers.events.removed.disconnect(self._layer_removed),
             lambda: self.viewer.layers.selection.events.active.disconnect(self._show_preview),
             lambda: self.session.models_changed.disconnect(self.show_starts),
@@ -105,11 +108,19 @@ class TrainController:
         self._show_classes()
         self._show_preview()
         self._show_plan()
+        meaning, why = usual_meaning(rows)
+        decided = bool(why) or not rows  # once chosen, it stays as long as there are pairs
+        if decided and not self._own_meaning and meaning != self._choices.labels:
+            self._choose_labels(meaning, why)
 
     def choose_labels(self, labels: LabelsConfig) -> None:
         """Give the label values another meaning."""
+        self._own_meaning = True
+        self._choose_labels(labels)
+
+    def _choose_labels(self, labels: LabelsConfig, why: str = "") -> None:
         self._choices = replace(self._choices, labels=labels)
-        self.view.show_labels(labels)
+        self.view.show_labels(labels, why)
         self._pairs.read_as(labels)
 
     def _fix(self, number: int, fix: str) -> None:
@@ -262,6 +273,10 @@ class TrainController:
 
     # --- What the viewer does ---------------------------------------------------------------------------------------
 
+    def _layer_added(self, event: Any) -> None:
+        if isinstance(event.value, Labels):
+            fit_brush(event.value)
+
     def _layer_removed(self, event: Any) -> None:
         if self._pairs.close_layer(event.value) and self.trainings.run is None:
             self._say(f"{event.value.name} was closed; its pair stays in the list until you choose “Remove”.")
@@ -334,6 +349,7 @@ class TrainController:
             (view.free_clicked, self.free_memory),
         ):
             signal.connect(call)
+        self.viewer.layers.events.inserted.connect(self._layer_added)
         self.viewer.layers.events.removed.connect(self._layer_removed)
         self.viewer.layers.selection.events.active.connect(self._show_preview)
         self.session.models_changed.connect(self.show_starts)

@@ -112,11 +112,11 @@ class LabelSemanticsPanel(QWidget):
         self._zero_facts.setObjectName("zero_facts")
         self._table.setObjectName("classes")
 
-    def show_labels(self, labels: LabelsConfig) -> None:
-        """Show the meaning of the values; a background value is asked for only where 0 is none."""
+    def show_labels(self, labels: LabelsConfig, why: str = "") -> None:
+        """Show the meaning of the values, and why it was chosen; a background value is asked for where 0 is none."""
         self._labels = labels
         self._zero.setCurrentIndex(self._zero.findData(labels.zero))
-        say(self._zero_facts, ZERO[labels.zero][1])
+        say(self._zero_facts, f"{ZERO[labels.zero][1]} {why}".strip())
         self._axis.setCurrentIndex(list(AXES).index(labels.slice_axis))
         self._axis_row.setVisible(labels.zero == "annotated_slices")
         self._background_row.setVisible(labels.sparse or labels.background is not None)

@@ -113,8 +113,8 @@ class AbstractTrainView(RunView, AbstractSliceView, Protocol):
     def show_pairs(self, rows: Sequence[PairRow], /) -> None:
         """Pairs to train on, with what each holds and what is wrong with it."""
 
-    def show_labels(self, labels: LabelsConfig, /) -> None:
-        """Meaning of the label values."""
+    def show_labels(self, labels: LabelsConfig, why: str = "", /) -> None:
+        """Meaning of the label values, and why the widget chose it."""
 
     def show_classes(self, classes: Sequence[ClassInfo], /) -> None:
         """The classes, without the background."""

@@ -146,7 +146,7 @@ def asks_for_size(choices: TrainChoices) -> bool:
 
 
 CPU_MINUTES = 10.0
-"""Minutes of a new model where there is no GPU, unless chosen otherwise."""
+"""Minutes of a new, quick model where there is no GPU, unless chosen otherwise."""
 
 
 def known_preset(name: Any) -> Preset | None:
@@ -166,11 +166,10 @@ def usual_budget(chosen: Preset | None, *, fine_tuning: bool, gpu: bool) -> tupl
     gpu : bool
         Whether it is trained on a GPU.
     """
-    if chosen is not None:
-        return chosen, None
     if fine_tuning:
-        return presets_for(fine_tuning=True)[0], None
-    return ("balanced", None) if gpu else ("quick", CPU_MINUTES)
+        return chosen or presets_for(fine_tuning=True)[0], None
+    preset = chosen or ("balanced" if gpu else "quick")
+    return preset, CPU_MINUTES if preset == "quick" and not gpu else None
 
 
 def usual_name(choices: TrainChoices, folder: Path) -> str:
@@ -373,7 +372,7 @@ def _annotation(rows: Sequence[PairRow], labels: LabelsConfig, classes: Sequence
             count = len(row.result.untouched)
             yield f"{row.labels}: " + what.format(count, *((" holds", "s") if count == 1 else ("s hold", "")))
     for row in rows if labels.zero == "background" else ():
-        if row.result is None and row.spec is not None and row.axis and _looks_unfinished(row):
+        if row.spec is not None and _looks_unfinished(row):
             total = row.spec.size(row.axis)
             yield (
                 f"{row.labels}: of {total} slices, {counted(len(row.slices), 'holds', 'hold')} labels, the others "
@@ -396,11 +395,32 @@ def _annotation(rows: Sequence[PairRow], labels: LabelsConfig, classes: Sequence
 
 
 def _looks_unfinished(row: PairRow) -> bool:
-    """Whether slices between the labelled ones, or all but one, hold no label."""
-    if not row.slices:
+    """Whether some slices seem to be annotated, and others not yet.
+
+    So it seems where slices between the labelled ones, or all but one, hold no label; and where few slices of a layer
+    do that was painted here.
+    """
+    if not row.slices or row.result is not None or row.spec is None or not row.axis:
         return False
-    first, last = row.slices[0], row.slices[-1]
-    return (len(row.slices) == 1 or last - first + 1 >= 2 * len(row.slices)) and row.spec.size(row.axis) > 1
+    first, last, total = row.slices[0], row.slices[-1], row.spec.size(row.axis)
+    layer = row.pair.labels.layer
+    painted = layer is not None and layer.source.path is None
+    few = painted and FEW * len(row.slices) <= total
+    return total > 1 and (few or len(row.slices) == 1 or last - first + 1 >= 2 * len(row.slices))
+
+
+FEW = 4
+"""A layer painted here on less than one in so many slices is taken as unfinished."""
+
+
+def usual_meaning(rows: Sequence[PairRow]) -> tuple[LabelsConfig, str]:
+    """What unpainted voxels mean unless the user chooses, and why; without a reason it is the default."""
+    row = next(filter(_looks_unfinished, rows), None)
+    if row is None:
+        return LabelsConfig(), ""
+    total = row.spec.size(row.axis) if row.spec else 0
+    why = f"Chosen because {len(row.slices)} of {total} slices of {row.labels} hold labels."
+    return LabelsConfig(zero="annotated_slices"), why
 
 
 def _start(rows: Sequence[PairRow], classes: Sequence[ClassInfo], start: ModelEntry | None) -> Iterator[str]:

@@ -315,9 +315,9 @@ class TrainView(JobView):
         """Number of the slice in view; None where none is."""
         self._slices.show_slice(index)
 
-    def show_labels(self, labels: LabelsConfig) -> None:
-        """Meaning of the label values."""
-        self._meaning.show_labels(labels)
+    def show_labels(self, labels: LabelsConfig, why: str = "") -> None:
+        """Meaning of the label values, and why the widget chose it."""
+        self._meaning.show_labels(labels, why)
 
     def show_classes(self, classes: Sequence[ClassInfo]) -> None:
         """The classes, without the background."""

@@ -230,6 +230,15 @@ def test_small_pictures_are_not_made_larger() -> None:
     assert (pre.resample, pre.tile) == ("none", (64, 64))
 
 
+def test_fine_tuning_takes_its_own_preset_and_needs_a_model() -> None:
+    run = run_of(init="phantom-3d")
+    assert (run.preset, run.training.epochs, run.training.steps) == ("fine-tune", 3, 20)
+    assert run_of(init="phantom-3d", preset="quick").training.epochs == 40
+    assert run_of().preset == "balanced"
+    with pytest.raises(ConfigError, match="quick, balanced, best"):
+        run_of(preset="fine-tune")
+
+
 SPARSE = {"labels": {"zero": "annotated_slices"}}
 
 

@@ -119,7 +119,8 @@ def desk(
 ) -> TrainDesk:
     """Return a window with the widget.
 
-    The networks of *quick* and *fine-tune* are made tiny, and the presets are not timed unasked: these tests are about everything else.
+    The networks of *quick* and *fine-tune* are made tiny, and the presets are not timed unasked: these tests are about
+    everything else.
     """
     monkeypatch.setattr("napari_prosma.train.runtime_estimate.AFTER", 3600)
     monkeypatch.setitem(PRESETS, "quick", TINY)

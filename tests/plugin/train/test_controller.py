@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from napari.layers import Labels
 from pytestqt.qtbot import QtBot
-from qtpy.QtWidgets import QPushButton, QTableWidget
+from qtpy.QtWidgets import QComboBox, QPushButton, QTableWidget, QWidget
 
 from napari_prosma.train import pair_list
 from napari_prosma.train.run_library import list_runs
@@ -542,6 +543,38 @@ def test_fine_tuning_keeps_the_models_classes_and_names_the_model_after_it(widge
     assert run.class_names[1] == "organ"
 
 
+def test_a_few_painted_slices_are_not_taken_as_background_elsewhere(widget: Any, annotated: Any) -> None:
+    _, labels = annotated(widget.viewer)
+    labels.data = np.zeros_like(labels.data)
+    labels.data[4:6, 5:9, 5:9] = 1
+    widget.controller.pairs.add_active()
+    facts = widget.text("zero_facts")
+    assert "2 of 12 slices" in facts
+    assert widget.start().prepared().run.labels.zero == "annotated_slices"
+
+
+def test_a_meaning_that_was_chosen_stays(widget: Any, annotated: Any) -> None:
+    _, labels = annotated(widget.viewer)
+    labels.data = np.zeros_like(labels.data)
+    labels.data[4:6, 5:9, 5:9] = 1
+    widget.controller.choose_labels(LabelsConfig())
+    widget.controller.pairs.add_active()
+    assert "slices of" not in widget.text("zero_facts")
+    assert widget.start().prepared().run.labels.zero == "background"
+
+
+def test_a_new_layer_has_a_brush_that_suits_the_scan(widget: Any, annotated: Any) -> None:
+    annotated(widget.viewer)
+    empty = widget.viewer.add_labels(np.zeros((20, 35, 50), np.uint8))
+    assert empty.brush_size == 1
+    large = widget.viewer.add_labels(np.zeros((20, 512, 512), np.uint8))
+    assert large.brush_size == 10
+    own = Labels(np.zeros((20, 35, 50), np.uint8))
+    own.brush_size = 4
+    widget.viewer.add_layer(own)
+    assert own.brush_size == 4
+
+
 def shown_budget(widget: Any) -> tuple[str, str, bool]:
     """Preset, kind of the budget, and whether minutes are shown."""
     preset, budget = widget.view.findChild(QComboBox, "preset"), widget.view.findChild(QComboBox, "budget")
@@ -581,6 +614,7 @@ def test_advanced_settings_that_are_the_presets_are_left_to_it(widget: Any, anno
     annotated(widget.viewer)
     widget.controller.pairs.add_active()
     widget.controller.choose_preset("quick")
+    widget.controller.choose_budget((None, None))
     usual = RunConfig.model_fields["training"].default
     widget.controller.choose_options(usual.replace(epochs=40, steps=40, batch_size=2, learning_rate=0.01))
     training = widget.start().prepared().run.training

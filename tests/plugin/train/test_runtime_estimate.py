@@ -58,7 +58,7 @@ def test_another_budget_takes_another_time_and_the_old_one_is_still_known(widget
     assert "Estimating" in widget.text("times")
     request, listener = asked(2)
     assert {run.training.minutes for run in request.runs.values()} == {3.0}
-    widget.controller.choose_budget((None, None))
+    widget.controller.choose_budget((None, 10.0))
     assert widget.text("times") == TIMES
     listener(Finished(TimesResult(seconds=dict.fromkeys(SECONDS, 180.0))))
     assert widget.text("times") == TIMES

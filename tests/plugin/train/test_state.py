@@ -15,7 +15,15 @@ from napari_prosma.scan.selection import Problem
 from napari_prosma.train.export_pairs import write_pairs
 from napari_prosma.train.pairs import Pair, PairRow, check
 from napari_prosma.train.sources import layer_source
-from napari_prosma.train.state import TrainChoices, TrainPlan, asks_for_size, classes_of, resolve, sized
+from napari_prosma.train.state import (
+    TrainChoices,
+    TrainPlan,
+    asks_for_size,
+    classes_of,
+    resolve,
+    sized,
+    usual_budget,
+)
 from prosma_core.config.model import ClassInfo, VoxelSize
 from prosma_core.config.training import PRESETS, LabelsConfig, Preset, load_run_yaml, resolve_run
 from prosma_core.io.bundle import ModelEntry, find_model, read_header, shipped_models
@@ -139,6 +147,9 @@ def test_the_budget(
         (None, False, True, ("balanced", None)),
         (None, True, False, ("fine-tune", None)),
         ("best", False, False, ("best", None)),
+        ("quick", False, False, ("quick", 10)),
+        ("quick", False, True, ("quick", None)),
+        ("quick", True, False, ("quick", None)),
         ("balanced", True, True, ("balanced", None)),
     ],
 )

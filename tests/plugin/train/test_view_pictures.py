@@ -85,7 +85,8 @@ def fill(view: TrainView, state: str) -> None:
     view.show_pairs(PAIRS)
     view.show_labels(LabelsConfig(zero="annotated_slices", background=3))
     view.show_classes(CLASSES)
-    view.show_preset(["quick", "balanced", "best"], "balanced", "quick: about 4 min · balanced: about 1 h 35 min · best: about 16 h")
+    times = "quick: about 4 min · balanced: about 1 h 35 min · best: about 16 h"
+    view.show_preset(["quick", "balanced", "best"], "balanced", times)
     view.show_budget(None, 10)
     view.show_problem("labels", "Only one class is painted: paint the background, too, and give its value here.")
     view.show_notes("Whole cases are too few to hold one out: every fifth painted slice is held out instead.")
