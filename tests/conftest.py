@@ -7,8 +7,10 @@ import gc
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,22 @@ from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"
+
+
+def _load(path: Path, name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+UNTRACED = None
+if sys.gettrace() is not None:  # coverage is measured: of ours, here and in the processes that tests start
+    MEASURED = ROOT / "tests" / "measured"
+    UNTRACED = _load(MEASURED / "sitecustomize.py", "prosma_test_measured").untraced
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(MEASURED), os.environ.get("PYTHONPATH"))))
 
 os.environ.setdefault("PROSMA_PROBE", "0")  # every machine computes the same way; the engines that tests start as well
 
@@ -70,6 +88,12 @@ def display() -> None:
         pytest.skip("needs a display: python3 run.py test")
 
 
+@pytest.fixture(scope="session")
+def untraced() -> Callable[[Callable[..., Any]], Callable[..., Any]] | None:
+    """Return what takes a function of others out of what is traced; None where no coverage is measured."""
+    return UNTRACED
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     """Return random numbers, the same ones in every run."""
@@ -79,20 +103,10 @@ def rng() -> np.random.Generator:
 @pytest.fixture
 def run_py() -> ModuleType:
     """Return a fresh module made from ``run.py``."""
-    spec = importlib.util.spec_from_file_location("run_py", ROOT / "run.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return _load(ROOT / "run.py", "run_py")
 
 
 @pytest.fixture(scope="session")
 def faults() -> ModuleType:
     """Return the module ``tests/faults.py``: file operations that fail, or end the process."""
-    spec = importlib.util.spec_from_file_location("prosma_test_faults", ROOT / "tests" / "faults.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return _load(ROOT / "tests" / "faults.py", "prosma_test_faults")

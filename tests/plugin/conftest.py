@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
+from napari.components import ViewerModel
 from napari.layers import Layer
 from napari.plugins.io import save_layers
 from npe2 import PluginManifest
@@ -258,6 +259,30 @@ def _made_from(wanted: Any) -> Any:
     if wanted is ViewSignal:
         return FakeSignal()
     return FakeView(wanted) if getattr(wanted, "_is_protocol", False) else wanted()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _only_ours_is_measured(untraced: Callable[..., Any] | None) -> Iterator[None]:
+    """Let napari make its viewers and layers untraced: half of the time of these tests, and nothing of ours in it."""
+    with pytest.MonkeyPatch.context() as patch:
+        if untraced is not None:
+            patch.setattr(ViewerModel, "__init__", untraced(ViewerModel.__init__))
+            patch.setattr(type(Layer), "__call__", untraced(type(Layer).__call__))
+        yield
+
+
+@pytest.fixture(scope="session")
+def pixels() -> Callable[[Any], np.ndarray]:
+    """Return what gives the colors of a QImage: height, width, red to blue, each from 0 to 1."""
+
+    def colors(picture: Any) -> np.ndarray:
+        picture = picture.convertToFormat(picture.Format.Format_RGBA8888)
+        data = picture.constBits()
+        if hasattr(data, "setsize"):  # PyQt
+            data.setsize(picture.sizeInBytes())
+        return np.frombuffer(data, np.uint8).reshape(picture.height(), picture.width(), 4)[..., :3] / 255
+
+    return colors
 
 
 @pytest.fixture

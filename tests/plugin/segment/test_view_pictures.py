@@ -5,14 +5,15 @@ The pictures that each test looks at lie in its temporary folder (``--basetemp``
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from napari.qt import get_stylesheet
 from napari.settings import get_settings
 from pytestqt.qtbot import QtBot
-from qtpy.QtGui import QColor, QImage
+from qtpy.QtGui import QImage
 from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QLabel, QPushButton, QScrollArea, QSlider, QWidget
 
 from napari_prosma.segment.job import ClassRow
@@ -71,7 +72,9 @@ def fill(view: SegmentView, state: str) -> None:
 
 @pytest.mark.usefixtures("display")
 @pytest.mark.parametrize("state", STATES)
-def test_everything_can_be_read(theme: str, state: str, qtbot: QtBot, tmp_path: Path) -> None:
+def test_everything_can_be_read(
+    theme: str, state: str, qtbot: QtBot, tmp_path: Path, pixels: Callable[[QImage], np.ndarray]
+) -> None:
     view = SegmentView()
     qtbot.addWidget(view)
     view.setStyleSheet(get_stylesheet(theme))
@@ -84,10 +87,11 @@ def test_everything_can_be_read(theme: str, state: str, qtbot: QtBot, tmp_path: 
     assert inner.width() == view.findChild(QScrollArea).viewport().width(), "something is wider than the dock"
     picture = inner.grab()
     assert picture.save(str(tmp_path / f"{theme}-{state}.png"))
+    drawn = pixels(picture.toImage())
     for label in visible(inner, QLabel):
         needed = label.heightForWidth(label.width()) if label.wordWrap() else label.sizeHint().height()
         assert label.height() >= needed, f"cut off: {label.text()}"
-        assert contrast(label, inner, picture.toImage()) > READABLE, f"hard to read: {label.text()}"
+        assert contrast(label, inner, drawn) > READABLE, f"hard to read: {label.text()}"
     for button in visible(inner, QPushButton):
         needed = button.fontMetrics().horizontalAdvance(button.text().replace("&&", "&"))
         assert button.width() > needed, f"cut off: {button.text()}"
@@ -98,7 +102,7 @@ def test_everything_can_be_read(theme: str, state: str, qtbot: QtBot, tmp_path: 
     for box in visible(inner, QComboBox):
         needed = box.fontMetrics().horizontalAdvance(box.currentText())
         assert box.width() > needed + ARROW, f"cut off: {box.currentText()}"
-        assert contrast(box, inner, picture.toImage(), ARROW) > READABLE, f"hard to read: {box.currentText()}"
+        assert contrast(box, inner, drawn, ARROW) > READABLE, f"hard to read: {box.currentText()}"
 
 
 def visible(inside_of: QWidget, kind: type[QWidget]) -> list[QWidget]:
@@ -107,15 +111,11 @@ def visible(inside_of: QWidget, kind: type[QWidget]) -> list[QWidget]:
     return found
 
 
-def contrast(part: QWidget, inner: QWidget, picture: QImage, right: int = 0) -> float:
-    """Ratio of the brightest to the darkest luminance of a text, without the edge of its part."""
-    place = part.rect().translated(part.mapTo(inner, part.rect().topLeft())).adjusted(6, 2, -2 - right, -2)
-    drawn = picture.copy(place)
-    values = [luminance(drawn.pixelColor(x, y)) for x in range(drawn.width()) for y in range(drawn.height())]
-    return (max(values) + 0.05) / (min(values) + 0.05)
-
-
-def luminance(color: QColor) -> float:
-    """Relative luminance as WCAG 2 defines it, 0 to 1."""
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in color.getRgbF()[:3]]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+def contrast(part: QWidget, inner: QWidget, drawn: np.ndarray, right: int = 0) -> float:
+    """Ratio of the brightest to the darkest luminance (WCAG 2) of a text, without the edge of its part."""
+    place = part.mapTo(inner, part.rect().topLeft())
+    rows = slice(place.y() + 2, place.y() + part.height() - 2)
+    color = drawn[rows, place.x() + 6 : place.x() + part.width() - 2 - right]
+    linear = np.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055) ** 2.4)
+    luminance = linear @ (0.2126, 0.7152, 0.0722)
+    return float((luminance.max() + 0.05) / (luminance.min() + 0.05))
