@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from pretrained_encoder import read_recipe
 from torch import Tensor, nn
 
+from prosma_core.inference.next_slice import power_scores
 from prosma_core.io.dataset_folder import DatasetFolder, open_dataset
 
 TABLE = 2520
@@ -128,19 +129,10 @@ def by_entropy_after_middles(pool: Pool) -> int:
 
 
 def by_class(pool: Pool, *, noise: float = 1.0) -> int:
-    """ClaSP PE (arXiv 2601.13677) for slices: two of three choices by the entropy of one class in turn, with noise.
-
-    The logarithm of the score gets Gumbel noise, less with each slice: early choices vary, later ones follow the score.
-    """
+    """ClaSP PE for slices, what the product suggests by: see `power_scores`. Neighbors are not left out here."""
     if not pool.annotated:
         return evenly(pool)
-    step, classes = len(pool.annotated), pool.entropy.shape[1] - 1
-    turn = step - 1 - (step - 1) // 3
-    scores = pool.entropy.sum(1) if step % 3 == 0 else pool.entropy[:, 1 + turn % classes]
-    if scores[pool.left].max() <= 0:
-        scores = pool.entropy.sum(1)
-    gumbel = pool.rng.gumbel(size=len(scores)) * noise / 2 ** ((step - 1) / 2)
-    return pool.best(np.log(np.maximum(scores, 1e-12)) + gumbel)
+    return pool.best(power_scores(pool.entropy, len(pool.annotated), pool.left, pool.rng, noise=noise)[0])
 
 
 def by_class_without_noise(pool: Pool) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -113,6 +114,31 @@ class SliceStates:
         own = {index % self.size for index in self.edited}
         return tuple(sorted(own - {index % self.size for index in set(self.checked) - set(self.edited)}))
 
+    def evenly(self, holds: Callable[[int], bool]) -> int | None:
+        """The slice that spreads annotated ones most evenly: the middle of the longest run of untouched slices.
+
+        Parameters
+        ----------
+        holds : callable
+            Whether a slice, by its number, holds something; one that does not is left out as long as another does.
+
+        Returns
+        -------
+        int or None
+            None where no slice is untouched.
+        """
+        runs: list[list[int]] = []
+        for index in self.untouched:
+            if runs and runs[-1][-1] == index - 1 and index % self.size:
+                runs[-1].append(index)
+            else:
+                runs.append([index])
+        spread: list[int] = []
+        for run in sorted(runs, key=len, reverse=True):
+            middle = (run[0] + run[-1]) / 2
+            spread += sorted(run, key=partial(_away, middle))
+        return next((index for index in spread if holds(index)), spread[0] if spread else None)
+
     def fits(self, spec: ImageSpec) -> bool:
         """Whether a label map has these slices."""
         size = spec.size(self.axis) if self.axis and self.axis in spec.spatial_axes else 1
@@ -179,3 +205,7 @@ class SliceStates:
             msg = f"a slice beyond {size * frames}"
             raise ValueError(msg)
         return cls(axis, size, frames, checked, edited, only)
+
+
+def _away(middle: float, index: int) -> float:
+    return abs(index - middle)

@@ -30,6 +30,7 @@ from prosma_core.engine.messages import (
     Received,
     Request,
     ScanRef,
+    SuggestRequest,
     TimesRequest,
     TrainRequest,
     WhatIfRequest,
@@ -126,14 +127,18 @@ class Job:
 
 
 def scan_of(request: Request) -> ScanRef | None:
-    """The scan that a request names, if any."""
+    """The scan that a request names, if any; of several the first."""
     if isinstance(request, TrainRequest):
         return request.preview
+    if isinstance(request, SuggestRequest):
+        return request.scans[0].scan
     return None if isinstance(request, PlanRequest | TimesRequest) else request.scan
 
 
 def scans_of(request: Request) -> tuple[ScanRef | None, ...]:
-    """All that a request names: the scan, and labels to compare with."""
+    """All that a request names: scans, and labels to compare with."""
+    if isinstance(request, SuggestRequest):
+        return tuple(each.scan for each in request.scans)
     return scan_of(request), request.truth if isinstance(request, WhatIfRequest) else None
 
 
@@ -195,7 +200,7 @@ class Engine:
 
         Parameters
         ----------
-        request : SegmentRequest, InspectRequest, WhatIfRequest, TrainRequest, PlanRequest or TimesRequest
+        request : Request
             An array in it that came from `allocate` is released when the job is over, or if it is refused.
         listener : callable
             Called with events and arrays, and last with exactly one of `Finished`, `Failed` and `Cancelled`.
@@ -353,7 +358,7 @@ class Engine:
     # --- Inside -----------------------------------------------------------------------------------------------------
 
     def _submit(self, request: Request, listener: Listener) -> Job:
-        if not isinstance(request, TrainRequest | PlanRequest | TimesRequest) and request.scan is None:
+        if not isinstance(request, TrainRequest | PlanRequest | TimesRequest) and scan_of(request) is None:
             msg = "The request names no scan. Choose one."
             raise EngineError(msg)
         child = self._living_child()

@@ -7,6 +7,7 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -31,6 +32,8 @@ from prosma_core.engine.messages import (
     ScanRef,
     SegmentRequest,
     SegmentResult,
+    SuggestRequest,
+    SuggestResult,
     TimesRequest,
     TimesResult,
     TrainRequest,
@@ -42,6 +45,7 @@ from prosma_core.errors import DeviceError, EngineError, GeometryError, ProsmaEr
 from prosma_core.events import EpochDone, Event, InterimDone, PreviewDone, StageStarted, TileDone, Working, relay
 from prosma_core.inference.cpu_tuning import start_threads
 from prosma_core.inference.device import DeviceChoice, choose_device, name_memory_errors, prepare_device
+from prosma_core.inference.next_slice import AnnotatedScan, suggest
 from prosma_core.inference.results import Allocate
 from prosma_core.inference.segment import Segmenter
 from prosma_core.inspection.inspect import inspect_scan
@@ -347,6 +351,10 @@ def serve_what_if(
     return WhatIfResult(variants=found.variants, seconds=time.monotonic() - began, device=choice.inferring)
 
 
+MOST_RANKED = 100
+"""Slices of a ranking that are sent."""
+
+
 def _key(request: InspectRequest | WhatIfRequest, model_key: tuple[object, ...], scan: Scan) -> tuple[object, ...]:
     """What an unchanged result depends on."""
     how = request.config
@@ -378,7 +386,7 @@ class Services:
 
         Parameters
         ----------
-        request : SegmentRequest, InspectRequest, WhatIfRequest, TrainRequest, PlanRequest or TimesRequest
+        request : Request
         allocate : callable
             Gives the arrays of the result.
         live : Input
@@ -394,6 +402,8 @@ class Services:
                 return (yield from self._segment(request, allocate))
             if isinstance(request, InspectRequest | WhatIfRequest):
                 return (yield from self._inspect(request, allocate))
+            if isinstance(request, SuggestRequest):
+                return (yield from self._suggest(request))
             self._untidy = True
             if isinstance(request, TimesRequest):
                 return (yield from serve_times(request))
@@ -432,6 +442,16 @@ class Services:
         if isinstance(request, InspectRequest):
             return (yield from serve_inspection(request, *given))
         return (yield from serve_what_if(request, *given))
+
+    def _suggest(self, request: SuggestRequest) -> Generator[Event, None, SuggestResult]:
+        began = time.monotonic()
+        choice = yield from prepare_device(request.device)
+        segmenter = yield from self._segmenter(Path(request.model), choice)
+        scans = [AnnotatedScan(partial(read_scan, each.scan), each.axis, each.annotated) for each in request.scans]
+        ranking = yield from suggest(segmenter, scans, request.seed)
+        of = segmenter.header.classes[ranking.turn].name if ranking.turn else ""
+        ranked = tuple(ranking.order[:MOST_RANKED])
+        return SuggestResult(ranked=ranked, of=of, seconds=time.monotonic() - began, device=choice.inferring)
 
     def _segmenter(self, path: Path, choice: DeviceChoice) -> Generator[Event, None, Segmenter]:
         """The model, loaded unless the last request had the same file on the same device."""

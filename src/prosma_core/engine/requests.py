@@ -271,5 +271,43 @@ class WhatIfResult(Config):
     """Where it was computed, in words."""
 
 
-Request = SegmentRequest | TrainRequest | PlanRequest | TimesRequest | InspectRequest | WhatIfRequest
-Result = SegmentResult | TrainResult | PlanResult | TimesResult | InspectResult | WhatIfResult
+class SlicesRef(Config):
+    """A scan, and which of its slices are annotated."""
+
+    scan: ScanRef
+    axis: Literal["", "z", "y", "x"]
+    """Letter of the slices' axis; empty for a picture, which is one slice."""
+    annotated: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Numbers of annotated slices, counted time point by time point."""
+
+
+class SuggestRequest(Config):
+    """Rank the slices of some scans that are not annotated: which one to annotate next."""
+
+    kind: Literal["suggest"] = "suggest"
+    model: str
+    """Model file."""
+    device: str = "auto"
+    """As of `SegmentRequest`."""
+    scans: tuple[SlicesRef, ...] = Field(min_length=1)
+    """What; those that the model cannot segment are left out as long as there is another."""
+    seed: int = Field(default=0, ge=0)
+    """Of the noise in the ranking."""
+
+
+class SuggestResult(Config):
+    """The ranking of the slices."""
+
+    kind: Literal["suggest"] = "suggest"
+    ranked: tuple[tuple[int, int], ...]
+    """Number of a scan and of its slice, what to annotate first at the top; the first hundred."""
+    of: str
+    """Name of the class whose entropy ranks them; empty where that of all classes does."""
+    seconds: float
+    """From the request to the result."""
+    device: str
+    """Where it was computed, in words."""
+
+
+Request = SegmentRequest | TrainRequest | PlanRequest | TimesRequest | InspectRequest | WhatIfRequest | SuggestRequest
+Result = SegmentResult | TrainResult | PlanResult | TimesResult | InspectResult | WhatIfResult | SuggestResult

@@ -124,3 +124,27 @@ def test_a_damaged_note_says_nothing(change) -> None:
     assert noted_slices({"slices": json.dumps(values | change)}) is None
     assert noted_slices({"slices": "{"}) is None
     assert noted_slices({}) is None
+
+
+@given(st.integers(1, 3), st.integers(1, 9), st.sets(st.integers(0, 26)), st.sets(st.integers(0, 26)))
+def test_slices_are_spread_evenly_where_something_is(frames: int, size: int, known: set, blank: set) -> None:
+    count = frames * size
+    states = SliceStates("z", size, frames, checked=tuple(sorted(i for i in known if i < count)))
+    found = states.evenly(lambda index: index not in blank)
+    assert (found is None) == (not states.untouched)
+    if found is None:
+        return
+    assert found in states.untouched
+    assert found not in blank or blank.issuperset(states.untouched)
+    once = states.marked(found, checked=True)
+    assert once.evenly(lambda _: True) != found
+
+
+def test_the_middle_comes_first_then_the_middles_of_what_is_left() -> None:
+    states, found = SliceStates("z", 31, 1), []
+    for _ in range(7):
+        index = states.evenly(lambda _: True)
+        assert index is not None
+        found.append(index)
+        states = states.marked(index, checked=True)
+    assert found == [15, 7, 23, 3, 11, 19, 27]
