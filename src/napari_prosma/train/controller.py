@@ -31,6 +31,7 @@ from napari_prosma.train.state import (
     usual_name,
 )
 from napari_prosma.train.training_manager import TrainingManager
+from prosma_core.config.model import EncoderKind
 from prosma_core.config.training import LabelsConfig, Preset, TrainingConfig
 from prosma_core.engine.messages import Ready
 from prosma_core.errors import ProsmaError
@@ -177,6 +178,10 @@ class TrainController:
         self._set(epochs=budget[0], minutes=budget[1])
         self.view.show_budget(*budget)
 
+    def choose_encoder(self, encoder: EncoderKind | None) -> None:
+        """Choose the encoder of a new network; None is planned from the data."""
+        self._set(encoder=encoder)
+
     def choose_options(self, options: TrainingConfig) -> None:
         """Advanced settings; those that are the preset's are left to it."""
         usual = preset_training(self._choices.preset, fine_tuning=self._choices.start is not None)
@@ -187,7 +192,7 @@ class TrainController:
 
     def restore_defaults(self) -> None:
         """All advanced settings as the preset has them."""
-        self._set(training={})
+        self._set(training={}, encoder=None)
         self._presenter.options(self._choices)
 
     def choose_device(self, device: str) -> None:
@@ -334,6 +339,7 @@ class TrainController:
             (view.start_chosen, self.choose_start),
             (view.preset_chosen, self.choose_preset),
             (view.budget_chosen, self.choose_budget),
+            (view.encoder_chosen, self.choose_encoder),
             (view.options_changed, self.choose_options),
             (view.defaults_clicked, self.restore_defaults),
             (view.device_chosen, self.choose_device),

@@ -11,7 +11,7 @@ from napari_prosma.scan.selection import Problem
 from napari_prosma.train.pairs import PairRow
 from napari_prosma.train.slice_marks import AbstractSliceView
 from napari_prosma.train.state import TrainChoices, TrainPlan
-from prosma_core.config.model import ClassInfo
+from prosma_core.config.model import ClassInfo, EncoderKind
 from prosma_core.config.training import FINE_TUNING_RATE, PRESETS, LabelsConfig, TrainingConfig, presets_for
 from prosma_core.engine.messages import Ready
 from prosma_core.runs.run_state import RunState
@@ -54,6 +54,10 @@ class AbstractTrainView(RunView, AbstractSliceView, Protocol):
     @property
     def budget_chosen(self) -> ViewSignal:
         """(epochs or None, minutes or None); both None: as the preset says."""
+
+    @property
+    def encoder_chosen(self) -> ViewSignal:
+        """Encoder of a new network, or None: planned."""
 
     @property
     def options_changed(self) -> ViewSignal:
@@ -131,6 +135,9 @@ class AbstractTrainView(RunView, AbstractSliceView, Protocol):
     def show_budget(self, epochs: int | None, minutes: float | None, /) -> None:
         """How long training may take; both None: as the preset says."""
 
+    def show_encoder(self, encoder: EncoderKind | None, /, *, new: bool) -> None:
+        """Encoder of a new network (None: planned); hidden where a model goes on learning."""
+
     def show_options(self, options: TrainingConfig, /) -> None:
         """Settings of the loop."""
 
@@ -207,6 +214,7 @@ class TrainPresenter:
         """Advanced settings: the preset's, and over them what the user changed."""
         usual = preset_training(choices.preset, fine_tuning=choices.start is not None)
         self._view.show_options(usual.replace(**choices.training))
+        self._view.show_encoder(choices.encoder, new=choices.start is None)
 
     def devices(self, chosen: str, ready: Ready | None) -> None:
         """Devices that the engine found, and facts about the chosen one."""

@@ -153,7 +153,7 @@ def times_request(plan: TrainPlan, rows: Sequence[PairRow], num_classes: int) ->
     num_classes : int
         Background included.
     """
-    kept = ("device", "init", "preprocess", "training")
+    kept = ("device", "init", "preprocess", "network", "training")
     presets = presets_for(fine_tuning="init" in plan.request_values)
     values = {"out": "model.safetensors"} | {k: plan.request_values[k] for k in kept if k in plan.request_values}
     return TimesRequest(

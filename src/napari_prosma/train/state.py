@@ -14,7 +14,7 @@ from napari_prosma.train.export_pairs import case_names
 from napari_prosma.train.pairs import PairRow, splits_of
 from napari_prosma.train.run_library import free_name, taken_names
 from napari_prosma.train.sources import unnamed
-from prosma_core.config.model import ClassInfo
+from prosma_core.config.model import ClassInfo, EncoderKind
 from prosma_core.config.training import LabelsConfig, Preset, RunConfig, TrainingConfig, presets_for, resolve_run
 from prosma_core.data.frames import slice_axis
 from prosma_core.data.geometry import size_note, with_voxel_size
@@ -51,6 +51,8 @@ class TrainChoices:
         Model to fine-tune; None for a new one.
     dims : 2, 3 or None
         Of a new model; None is planned from the data.
+    encoder : str or None
+        Of a new network; None is planned from the data.
     preset : str
     epochs, minutes : number or None
         Budget; the preset's own where both are None, by the clock where only minutes are given.
@@ -69,6 +71,7 @@ class TrainChoices:
     size: str = ""
     start: ModelEntry | None = None
     dims: Literal[2, 3] | None = None
+    encoder: EncoderKind | None = None
     preset: Preset = "quick"
     epochs: int | None = None
     minutes: float | None = None
@@ -203,6 +206,7 @@ def _values(choices: TrainChoices, out: Path) -> dict[str, Any]:
     values |= {"validation": validation} if validation else {}
     if choices.start is not None:
         return values | {"init": choices.start.argument}
+    values |= {"network": {"encoder": choices.encoder}} if choices.encoder else {}
     return values | ({"preprocess": {"dims": dims}} if dims else {})
 
 

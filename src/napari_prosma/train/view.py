@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Signal
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QAbstractSpinBox, QCheckBox, QDoubleSpinBox, QLineEdit, QSpinBox, QVBoxLayout, QWidget
 
 from napari_prosma.train.label_semantics_panel import LabelSemanticsPanel
@@ -16,7 +16,7 @@ from napari_prosma.train.slice_bar import SlicePanel
 from napari_prosma.widgets.config_form import ConfigForm
 from napari_prosma.widgets.fields import BROWSE, Fold, button, combo, fill, note_label, row, say
 from napari_prosma.widgets.job_view import JobView
-from prosma_core.config.model import ClassInfo
+from prosma_core.config.model import ClassInfo, EncoderKind
 from prosma_core.config.training import LabelsConfig, TrainingConfig
 from prosma_core.data.slices import SliceStates
 from prosma_core.printable import plain
@@ -157,9 +157,17 @@ NONE = {
 }
 
 
+ENCODERS: dict[EncoderKind | None, tuple[str, str]] = {
+    None: ("automatic", "Pretrained for 2D images of 1 or 3 channels, else from scratch."),
+    "efficientnet-lite0": ("pretrained", "EfficientNet-lite0 with ImageNet weights, for 2D images of 1 or 3 channels."),
+    "residual": ("from scratch", "The residual encoder of the ProSMA-UNet paper."),
+}
+
+
 class TrainAdvanced(Fold):
     """Advanced settings of a training; their defaults come from the preset."""
 
+    encoder_chosen = Signal(object)
     options_changed = Signal(object)
     defaults_clicked = Signal()
 
@@ -170,7 +178,19 @@ class TrainAdvanced(Fold):
         self._form.changed.connect(self.options_changed.emit)
         defaults = button("Restore defaults", "All advanced settings as the preset has them.", self.defaults_clicked)
         defaults.setObjectName("advanced_defaults")
-        self.add(self.problem, self._form.native, defaults)
+        self._encoder = combo("What a new network reads images with. A model that goes on learning keeps its own.")
+        self._encoder.setObjectName("encoder")
+        for kind, (text, tooltip) in ENCODERS.items():
+            self._encoder.addItem(text, kind)
+            self._encoder.setItemData(self._encoder.count() - 1, tooltip, Qt.ItemDataRole.ToolTipRole)
+        self._encoder.activated.connect(lambda _: self.encoder_chosen.emit(self._encoder.currentData()))
+        self._encoder_row = row("Encoder", self._encoder)
+        self.add(self.problem, self._encoder_row, self._form.native, defaults)
+
+    def show_encoder(self, encoder: EncoderKind | None, *, new: bool) -> None:
+        """Encoder of a new network; hidden where a model goes on learning."""
+        self._encoder.setCurrentIndex(list(ENCODERS).index(encoder))
+        self._encoder_row.setVisible(new)
 
     def show_options(self, options: TrainingConfig) -> None:
         """Show settings; those that have no field here are kept as they are."""
@@ -200,6 +220,8 @@ class TrainView(JobView):
     budget_chosen = Signal(object)
     """(epochs or None, minutes or None); both None: as the preset says."""
     estimate_clicked = Signal()
+    encoder_chosen = Signal(object)
+    """EncoderKind, or None: planned."""
     options_changed = Signal(object)
     """TrainingConfig."""
     defaults_clicked = Signal()
@@ -280,7 +302,7 @@ class TrainView(JobView):
             self._slices: "mark_clicked slice_clicked",
             self._meaning: "labels_changed class_changed",
             self._start: "start_chosen browse_clicked preset_chosen budget_chosen estimate_clicked",
-            self._advanced: "options_changed defaults_clicked",
+            self._advanced: "encoder_chosen options_changed defaults_clicked",
             self._outcome: "use_clicked save_as_clicked folder_clicked",
             self._runs: "resume_clicked more_clicked keep_clicked run_folder_clicked",
         }
@@ -338,6 +360,10 @@ class TrainView(JobView):
     def show_budget(self, epochs: int | None, minutes: float | None) -> None:
         """How long training may take; both None: as the preset says."""
         self._start.show_budget(epochs, minutes)
+
+    def show_encoder(self, encoder: EncoderKind | None, *, new: bool) -> None:
+        """Encoder of a new network (None: planned); hidden where a model goes on learning."""
+        self._advanced.show_encoder(encoder, new=new)
 
     def show_options(self, options: TrainingConfig) -> None:
         """Settings of the loop."""

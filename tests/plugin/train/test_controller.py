@@ -575,6 +575,23 @@ def test_a_new_layer_has_a_brush_that_suits_the_scan(widget: Any, annotated: Any
     assert own.brush_size == 4
 
 
+def test_the_encoder_of_a_new_network_can_be_chosen(widget: Any, annotated: Any) -> None:
+    annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    box = widget.view.findChild(QComboBox, "encoder")
+    assert [box.itemText(i) for i in range(box.count())] == ["automatic", "pretrained", "from scratch"]
+    box.setCurrentIndex(2)
+    box.activated.emit(2)
+    widget.controller.restore_defaults()
+    assert (box.currentText(), widget.controller._choices.encoder) == ("automatic", None)
+    widget.controller.choose_encoder("residual")
+    assert widget.start().prepared().run.network.encoder == "residual"
+    model = next(m for m in widget.session.models() if m.header.name == "phantom-3d")
+    widget.controller.choose_start(model)
+    assert box.parentWidget().isHidden()
+    assert "network" not in widget.controller._plan.request_values
+
+
 def shown_budget(widget: Any) -> tuple[str, str, bool]:
     """Preset, kind of the budget, and whether minutes are shown."""
     preset, budget = widget.view.findChild(QComboBox, "preset"), widget.view.findChild(QComboBox, "budget")
