@@ -13,6 +13,7 @@ from napari_prosma.jobs.session import Session
 from napari_prosma.layers.labels import fit_brush
 from napari_prosma.scan.selection import Problem
 from napari_prosma.train.job import TrainingPreview, scan_in_view
+from napari_prosma.train.next_slice import Adviser, NextSlice
 from napari_prosma.train.pair_list import PairActions, PairList
 from napari_prosma.train.presenter import AbstractTrainView, TrainPresenter, preset_training
 from napari_prosma.train.run_library import free_name
@@ -57,6 +58,8 @@ class TrainController:
         What is trained on.
     slices : SliceMarks
         Which slices of the labels that are worked on were checked or edited.
+    next : NextSlice
+        Which of them to annotate next.
     trainings : TrainingManager
         The one that runs, and what came of the last.
     """
@@ -76,6 +79,7 @@ class TrainController:
         self._preview = TrainingPreview(viewer, view)
         self._estimate = RuntimeEstimator(view, session.jobs, self._show_times, self._show_plan)
         self.trainings = TrainingManager(view, session, self._pairs, self._preview, self._training_over)
+        self.next = NextSlice(viewer, view, session.jobs, self._pairs, self.slices, self._adviser, self._show_plan)
         self._connect()
         session.widget_opened()
         self._show_everything()
@@ -91,6 +95,7 @@ class TrainController:
             lambda: self.session.models_changed.disconnect(self.show_starts),
             lambda: self.session.jobs.started.disconnect(self._show_devices),
             self._estimate.close,
+            self.next.close,
             self.slices.close,
             self._pairs.close,
             self.session.widget_closed,
@@ -242,19 +247,22 @@ class TrainController:
         if self.trainings.run is not None:
             self.trainings.run.cancel()
             return
-        if self._estimate.running:
-            self._estimate.cancel()
-            return
+        for other in (self._estimate, self.next):
+            if other.running:
+                other.cancel()
+                return
         self._show_plan()  # the name may have been taken meanwhile
         if isinstance(self._plan, TrainPlan):
             self._show_preview()
             self.trainings.start(self._plan, self._choices.classes)
+            self.next.show()
 
     def resume(self, state: RunState, more_epochs: int | None = None) -> None:
         """Resume an earlier run, to its end or for more epochs than planned."""
-        if self.trainings.run is None and not self._estimate.running:
+        if self.trainings.run is None and not self._estimate.running and not self.next.running:
             self._show_preview()
             self.trainings.resume(state, more_epochs, self._choices.device)
+            self.next.show()
 
     def estimate(self) -> None:
         """Time the chosen settings on this machine."""
@@ -323,7 +331,15 @@ class TrainController:
         self._plan = None if self._pairs.reading else resolve(self._choices, self.session.models_folder)
         self._estimate.plan_is(self._plan, self._choices)
         self.view.show_size(self._choices.size, asked=asks_for_size(self._choices))
-        self._presenter.plan(self._plan, running=self.trainings.run is not None, estimating=self._estimate.running)
+        running = self.trainings.run is not None or self.next.running
+        self._presenter.plan(self._plan, running=running, estimating=self._estimate.running)
+        self.next.show()
+
+    def _adviser(self) -> Adviser:
+        """Who is asked which slice to annotate next."""
+        start, outcome = self._choices.start, self.trainings.outcome
+        model = outcome.model if outcome is not None else start.path if start is not None else None
+        return Adviser(model, self._choices.device, self.trainings.run is not None)
 
     def _say(self, words: object) -> None:
         self.view.show_error(str(words), details=False)

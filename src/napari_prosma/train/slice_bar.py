@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from qtpy.QtCore import QEvent, QPoint, QRectF, Qt, Signal
 from qtpy.QtGui import QColor, QMouseEvent, QPainter, QPaintEvent
-from qtpy.QtWidgets import QSizePolicy, QToolTip, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QSizePolicy, QToolTip, QVBoxLayout, QWidget
 
 from napari_prosma.train.slice_marks import KEY
 from napari_prosma.widgets.fields import button, note_label, say
 from prosma_core.data.slices import SliceStates
+from prosma_core.printable import plain
 
 COLORS = {"checked": "#4c9be8", "edited": "#f0a030", "untouched": "#8a8a8a"}
 """Blue, orange and gray: told apart also where red and green are not."""
@@ -17,6 +18,7 @@ HEIGHTS = {"checked": 1.0, "edited": 0.6, "untouched": 0.2}
 BAR_HEIGHT = 22
 MARK = "Mark slice as checked"
 UNMARK = "Unmark slice"
+NEXT = "Next suggested slice"
 TOOLTIP = (
     f"The slice in view is right as it is, also where nothing is painted on it, and is trained on (key {KEY}). Of a "
     "model's result, only checked and edited slices are trained and validated on."
@@ -96,9 +98,10 @@ class SliceBar(QWidget):
 
 
 class SlicePanel(QWidget):
-    """Counts, bar and button; hidden where no labels are worked on."""
+    """Counts, bar and buttons; hidden where no labels are worked on."""
 
     mark_clicked = Signal()
+    next_clicked = Signal()
     slice_clicked = Signal(int)
 
     def __init__(self) -> None:
@@ -107,11 +110,20 @@ class SlicePanel(QWidget):
         self._text, self._bar = note_label("facts"), SliceBar()
         self._bar.clicked.connect(self.slice_clicked.emit)
         self._mark = button(MARK, TOOLTIP, self.mark_clicked)
+        self._next, self._suggestion = button(NEXT, "", self.next_clicked), note_label("facts")
+        buttons = QWidget()
+        side = QHBoxLayout(buttons)
+        side.setContentsMargins(0, 0, 0, 0)
+        for name, each in (("mark_slice", self._mark), ("next_slice", self._next)):
+            each.setObjectName(name)
+            side.addWidget(each)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 4, 0, 4)
-        for name, part in (("slice_counts", self._text), ("slice_bar", self._bar), ("mark_slice", self._mark)):
+        for name, part in (("slice_counts", self._text), ("slice_bar", self._bar), ("slice_buttons", buttons)):
             part.setObjectName(name)
             layout.addWidget(part)
+        layout.addWidget(self._suggestion)
+        self._suggestion.setObjectName("suggestion")
         self.show_slices(None, "")
 
     def show_slices(self, states: SliceStates | None, name: str) -> None:
@@ -127,3 +139,12 @@ class SlicePanel(QWidget):
         marked = self._states is not None and index in self._states.checked
         self._mark.setText(UNMARK if marked else MARK)
         self._mark.setEnabled(index is not None)
+
+    def show_next(self, *, enabled: bool, tooltip: str) -> None:
+        """Whether a slice can be suggested, and by whom, or why not."""
+        self._next.setEnabled(enabled)
+        self._next.setToolTip(plain(tooltip))
+
+    def show_suggestion(self, text: str) -> None:
+        """Which slice was suggested last, and why; empty hides it."""
+        say(self._suggestion, text)

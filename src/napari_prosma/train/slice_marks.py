@@ -35,11 +35,21 @@ class AbstractSliceView(Protocol):
     def slice_clicked(self) -> ViewSignal:
         """Number of a slice to go to (int)."""
 
+    @property
+    def next_clicked(self) -> ViewSignal:
+        """Go to the next suggested slice."""
+
     def show_slices(self, states: SliceStates | None, name: str, /) -> None:
         """States of the slices of the labels of this name; None hides them."""
 
     def show_slice(self, index: int | None, /) -> None:
         """Number of the slice in view; None where none is."""
+
+    def show_next(self, *, enabled: bool, tooltip: str) -> None:
+        """Whether a slice can be suggested, and by whom, or why not."""
+
+    def show_suggestion(self, text: str, /) -> None:
+        """Which slice was suggested last, and why; empty hides it."""
 
 
 class SliceMarks:
@@ -77,15 +87,24 @@ class SliceMarks:
         parts = [lambda e=event, c=call: e.disconnect(c) for event, call in self._wires]
         run_all("The slices could not be left", *parts, self._unbind)
 
+    @property
+    def row(self) -> PairRow | None:
+        """The pair that is worked on."""
+        layers = self._viewer.layers
+        rows = [row for row in self._pairs.rows if row.states is not None and row.pair.labels.layer in layers]
+        active = layers.selection.active
+        chosen = (row for row in rows if active in (row.pair.labels.layer, *row.pair.image.layers))
+        return next(chosen, None) or next(iter(rows), None)
+
     def show(self) -> None:
         """Show the slices of the labels that are worked on."""
-        row = self._row()
+        row = self.row
         self._view.show_slices(row.states if row is not None else None, row.labels if row is not None else "")
         self._moved()
 
     def toggle(self) -> None:
         """Mark the slice in view as checked, or take its mark away."""
-        row = self._row()
+        row = self.row
         if row is None or row.states is None:
             self._say("No slice can be marked: add an image and its labels as a pair first.")
             return
@@ -114,7 +133,7 @@ class SliceMarks:
 
     def go_to(self, index: int) -> None:
         """Show a slice of the labels that are worked on."""
-        row = self._row()
+        row = self.row
         if row is not None and row.states is not None and 0 <= index < row.states.count:
             try:
                 show_slice(
@@ -122,14 +141,6 @@ class SliceMarks:
                 )
             except ProsmaError as error:
                 self._say(error)
-
-    def _row(self) -> PairRow | None:
-        """The pair that is worked on."""
-        layers = self._viewer.layers
-        rows = [row for row in self._pairs.rows if row.states is not None and row.pair.labels.layer in layers]
-        active = layers.selection.active
-        chosen = (row for row in rows if active in (row.pair.labels.layer, *row.pair.image.layers))
-        return next(chosen, None) or next(iter(rows), None)
 
     def _index(self, row: PairRow) -> int | None:
         states = row.states
@@ -143,7 +154,7 @@ class SliceMarks:
         return index if index is not None and index < states.count else None
 
     def _moved(self, _event: Any = None) -> None:
-        row = self._row()
+        row = self.row
         self._view.show_slice(None if row is None else self._index(row))
 
     def _chosen(self, _event: Any) -> None:

@@ -209,6 +209,7 @@ class TrainView(JobView):
     """Number of a pair, and one of its `PairRow.fixes`."""
     mark_clicked = Signal()
     slice_clicked = Signal(int)
+    next_clicked = Signal()
     labels_changed = Signal(object)
     """LabelsConfig."""
     class_changed = Signal(int, str, str)
@@ -299,7 +300,7 @@ class TrainView(JobView):
         """Make the panels' signals this view's."""
         names: dict[QWidget, str] = {
             self._pairs: "add_active_clicked add_files_clicked add_folder_clicked remove_clicked fix_clicked",
-            self._slices: "mark_clicked slice_clicked",
+            self._slices: "mark_clicked slice_clicked next_clicked",
             self._meaning: "labels_changed class_changed",
             self._start: "start_chosen browse_clicked preset_chosen budget_chosen estimate_clicked",
             self._advanced: "encoder_chosen options_changed defaults_clicked",
@@ -336,6 +337,14 @@ class TrainView(JobView):
     def show_slice(self, index: int | None) -> None:
         """Number of the slice in view; None where none is."""
         self._slices.show_slice(index)
+
+    def show_next(self, *, enabled: bool, tooltip: str) -> None:
+        """Whether a slice can be suggested, and by whom, or why not."""
+        self._slices.show_next(enabled=enabled, tooltip=tooltip)
+
+    def show_suggestion(self, text: str) -> None:
+        """Which slice was suggested last, and why; empty hides it."""
+        self._slices.show_suggestion(text)
 
     def show_labels(self, labels: LabelsConfig, why: str = "") -> None:
         """Meaning of the label values, and why the widget chose it."""

@@ -1,0 +1,356 @@
+"""Next suggested slice: ranked by the newest model, evenly spread while there is none to ask. No Qt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from napari_prosma.jobs.boundary import Jobs
+from napari_prosma.jobs.run import Handlers, RunTexts, ShownRun
+from napari_prosma.jobs.spec import Preparation, release_scans, share_scan
+from napari_prosma.layers.scan import LayerScan
+from napari_prosma.train.pair_list import PairList
+from napari_prosma.train.pairs import PairRow
+from napari_prosma.train.presenter import AbstractTrainView
+from napari_prosma.train.slice_marks import SliceMarks
+from napari_prosma.train.sources import image_scan
+from prosma_core.data.slices import SliceStates
+from prosma_core.engine.client import Engine
+from prosma_core.engine.messages import Failed, Finished, SlicesRef, SuggestRequest, SuggestResult
+from prosma_core.errors import ChannelError, GeometryError, ProsmaError
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+NO_SCAN = "No scan of the list is open: open an image and its labels, and add them as a pair."
+ALL_ANNOTATED = "Every slice is checked or edited."
+EVENLY = "no model yet, evenly spread"
+IN_TRAINING = "evenly spread, as the model is in training"
+TOOLTIPS = {
+    EVENLY: "No model yet: go to the middle of the longest run of slices that are neither checked nor edited.",
+    IN_TRAINING: "The model is in training: go to the middle of the longest run of slices that are neither checked nor "
+    "edited.",
+}
+
+
+class Adviser(NamedTuple):
+    """Who is asked for the next slice.
+
+    Attributes
+    ----------
+    model : Path or None
+        The newest model of the last training, else the start model; None where there is none.
+    device : str
+    training : bool
+        Whether a training has the engine.
+    """
+
+    model: Path | None
+    device: str
+    training: bool
+
+    @property
+    def asked(self) -> Path | None:
+        """The model, if it can be asked now."""
+        return None if self.training or self.model is None or not self.model.is_file() else self.model
+
+    @property
+    def otherwise(self) -> str:
+        """Why slices are spread evenly where it cannot."""
+        return IN_TRAINING if self.training else EVENLY
+
+
+@dataclass(frozen=True, eq=False)
+class SuggestSpec:
+    """A request to rank the slices of some open scans.
+
+    Attributes
+    ----------
+    model : str
+    device : str
+    scans : tuple of (LayerScan, SliceStates)
+    """
+
+    model: str
+    device: str
+    scans: tuple[tuple[LayerScan, SliceStates], ...]
+
+    def prepare(self, engine: Engine) -> Preparation:
+        """Share the scans, and make the request."""
+        refs: list[SlicesRef] = []
+        try:
+            for scan, states in self.scans:
+                ref = yield from share_scan(engine, scan)
+                refs.append(SlicesRef.model_validate({"scan": ref, "axis": states.axis, "annotated": states.annotated}))
+        except BaseException:
+            release_scans(*(each.scan for each in refs))
+            raise
+        return SuggestRequest(model=self.model, device=self.device, scans=tuple(refs))
+
+
+TEXTS = RunTexts(
+    cancel_tooltip="Stop looking for the next slice.",
+    broken="The next slice could not be shown: {reason}. Try again.",
+)
+
+
+class SuggestJob(ShownRun):
+    """A running ranking of slices.
+
+    Parameters
+    ----------
+    spec : SuggestSpec
+    view : AbstractTrainView
+    jobs : Jobs
+    found : callable
+        Told the result; not called where there is none.
+    unfit : callable
+        Called where the model cannot segment the scans.
+    over : callable
+        Called, once, when the job is over.
+    """
+
+    def __init__(
+        self,
+        spec: SuggestSpec,
+        view: AbstractTrainView,
+        jobs: Jobs,
+        found: Callable[[SuggestResult], None],
+        unfit: Callable[[], None],
+        over: Callable[[], None],
+    ) -> None:
+        self._found, self._unfit, self._told = found, unfit, over
+        view.show_running(True)
+        super().__init__(view, TEXTS, "ProSMA: next suggested slice")
+        self.start(jobs, spec)
+
+    @property
+    def handlers(self) -> Handlers:
+        """As of `JobRun`."""
+        return {**super().handlers, Finished: self._finish}
+
+    def over(self) -> None:
+        """End the job."""
+        super().over()
+        if not self.abandoned:
+            self._told()
+
+    def _finish(self, message: Finished) -> None:
+        assert isinstance(message.result, SuggestResult)
+        self._found(message.result)
+
+    def _fail(self, failed: Failed) -> None:
+        super()._fail(failed)
+        if isinstance(failed.error, GeometryError | ChannelError):
+            self._unfit()
+
+
+class NextSlice:
+    """Goes to the slice that is worth annotating next, of the scans in the list that are open as layers.
+
+    A second click with nothing annotated meanwhile goes to the next of the same ranking.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+    view : AbstractTrainView
+    jobs : Jobs
+    pairs : PairList
+    slices : SliceMarks
+    adviser : callable
+        Gives who is asked, as things are now.
+    over : callable
+        Called when the engine has ranked, so that the widget is ready again.
+    """
+
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        view: AbstractTrainView,
+        jobs: Jobs,
+        pairs: PairList,
+        slices: SliceMarks,
+        adviser: Callable[[], Adviser],
+        over: Callable[[], None],
+    ) -> None:
+        self._viewer, self._view, self._jobs = viewer, view, jobs
+        self._pairs, self._slices, self._adviser, self._over = pairs, slices, adviser, over
+        self._job: SuggestJob | None = None
+        self._busy = self._closed = False
+        self._key: tuple[Any, ...] = ()
+        self._ranked: Iterator[tuple[Any, int, str]] = iter(())
+        self._shown: tuple[Any, int] | None = None
+        viewer.layers.selection.events.active.connect(self.show)
+        view.next_clicked.connect(self.go)
+
+    @property
+    def running(self) -> bool:
+        """Whether the engine ranks slices."""
+        return self._job is not None
+
+    def cancel(self) -> None:
+        """Cancel the ranking."""
+        if self._job is not None:
+            self._job.cancel()
+
+    def close(self) -> None:
+        """Leave the viewer; a ranking is cancelled."""
+        self._closed = True
+        self._viewer.layers.selection.events.active.disconnect(self.show)
+        if self._job is not None:
+            self._job.abandon()
+
+    def show(self, _event: Any = None) -> None:
+        """Show whether there is a slice to suggest, and by whom; a suggestion that was followed goes."""
+        rows, adviser = self._rows(), self._adviser()
+        reason = self._reason(rows)
+        asked = adviser.asked
+        by = f"Ask {asked.stem} which slice it is unsure about, and go there." if asked else TOOLTIPS[adviser.otherwise]
+        self._view.show_next(enabled=not reason, tooltip=reason or by)
+        if self._shown is not None and not self._left(*self._shown, rows):
+            self._say(None, "")
+
+    def go(self) -> None:
+        """Go to the next suggested slice."""
+        rows, adviser = self._rows(), self._adviser()
+        if self._busy or self._job is not None:
+            return
+        if reason := self._reason(rows):
+            self._say(None, reason)
+            return
+        model = adviser.asked
+        key = (
+            model and (model, model.stat().st_mtime_ns),
+            [(row.pair, row.states and row.states.annotated) for row in rows],
+        )
+        if model is not None and key == self._key and self._go_on():
+            return
+        self._key, self._ranked = (), iter(())
+        if model is None:
+            self._spread(rows, adviser.otherwise)
+        else:
+            self._ask(model, adviser.device, rows, key)
+
+    # --- By a model -------------------------------------------------------------------------------------------------
+
+    def _ask(self, model: Path, device: str, rows: Sequence[PairRow], key: tuple[Any, ...]) -> None:
+        try:
+            self._jobs.check_idle()
+            scans = tuple((image_scan(row.pair.image), row.states) for row in rows if row.states is not None)
+        except ProsmaError as error:
+            self._view.show_error(str(error), details=False)
+            return
+        self._view.show_error("", details=False)
+        layers = [row.pair.labels.layer for row in rows]
+
+        def found(result: SuggestResult) -> None:
+            why = f"{model.stem} is unsure about {result.of} there" if result.of else f"{model.stem} is unsure there"
+            self._key = key
+            self._ranked = iter([(layers[scan], index, why) for scan, index in result.ranked])
+            if not self._go_on():
+                self._say(None, self._reason(self._rows()) or "The scan was closed or annotated meanwhile.")
+
+        def unfit() -> None:
+            self._spread(self._rows(), f"evenly spread, as {model.stem} cannot segment this scan")
+
+        spec = SuggestSpec(str(model), device, scans)
+        self._busy = True  # napari's progress bar lets the event loop run
+        try:
+            self._job = SuggestJob(spec, self._view, self._jobs, found, unfit, self._leave)
+        finally:
+            self._busy = False
+
+    def _leave(self) -> None:
+        self._job = None
+        self._view.show_running(False)
+        self._over()
+        self.show()
+
+    def _go_on(self) -> bool:
+        """Go to the next of the ranking that is still to be annotated, if any."""
+        for layer, index, why in self._ranked:
+            if self._left(layer, index, self._rows()):
+                self._go_to(layer, index, why)
+                return True
+        return False
+
+    # --- Without one ------------------------------------------------------------------------------------------------
+
+    def _spread(self, rows: Sequence[PairRow], why: str) -> None:
+        """Go to the middle of the longest run of untouched slices of the first scan that has some."""
+        row = next((row for row in rows if row.states is not None and row.states.untouched), None)
+        if row is None or row.states is None:
+            self._say(None, self._reason(rows))
+            return
+        layer, states = row.pair.labels.layer, row.states
+        try:
+            scan = image_scan(row.pair.image)
+        except ProsmaError as error:
+            self._view.show_error(str(error), details=False)
+            return
+        self._busy = True
+
+        def done(index: int | None) -> None:
+            self._busy = False
+            if index is not None and not self._closed and self._left(layer, index, self._rows()):
+                self._go_to(layer, index, why)
+
+        def failed(error: Exception) -> None:
+            self._busy = False
+            if not self._closed:
+                self._view.show_error(f"The scan cannot be read: {error}", details=False)
+
+        self._jobs.run(lambda: states.evenly(lambda index: _holds(scan, states, index)), done, failed)
+
+    # --- Both -------------------------------------------------------------------------------------------------------
+
+    def _rows(self) -> list[PairRow]:
+        """The pairs that are open as layers and can be trained on, the one that is worked on first."""
+        layers = self._viewer.layers
+        here = self._slices.row
+        rows = [
+            row
+            for row in self._pairs.rows
+            if row.states is not None
+            and not row.problem
+            and row.pair.image.layers
+            and all(layer in layers for layer in (row.pair.labels.layer, *row.pair.image.layers))
+        ]
+        return sorted(rows, key=lambda row: row is not here)
+
+    def _reason(self, rows: Sequence[PairRow]) -> str:
+        """Why no slice can be suggested; empty where one can."""
+        if not rows:
+            return NO_SCAN
+        left = any(row.states is not None and row.states.untouched for row in rows)
+        return "" if left else ALL_ANNOTATED
+
+    def _left(self, layer: Any, index: int, rows: Sequence[PairRow]) -> bool:
+        """Whether a slice is there and still to be annotated."""
+        return any(row.pair.labels.layer is layer and row.states and index in row.states.untouched for row in rows)
+
+    def _go_to(self, layer: Any, index: int, why: str) -> None:
+        rows = self._rows()
+        row = next(row for row in rows if row.pair.labels.layer is layer)
+        assert row.states is not None
+        if row is not self._slices.row:
+            self._viewer.layers.selection.active = layer
+        self._slices.go_to(index)
+        where = row.states.name(index)
+        where = f"{row.image}, {where}" if len(rows) > 1 else f"{where[0].upper()}{where[1:]}"
+        self._say((layer, index), f"{where}: {why}.")
+
+    def _say(self, shown: tuple[Any, int] | None, text: str) -> None:
+        self._shown = shown
+        self._view.show_suggestion(text)
+
+
+def _holds(scan: LayerScan, states: SliceStates, index: int) -> bool:
+    """Whether a slice of a scan is more than one value; reads it."""
+    at = dict(zip(("t", states.axis), divmod(index, states.size), strict=True))
+    plane = np.asarray(scan.data[tuple(at.get(letter, slice(None)) for letter in scan.axes)])
+    return bool(plane.min() != plane.max())
