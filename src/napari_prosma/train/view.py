@@ -159,8 +159,8 @@ NONE = {
 
 ENCODERS: dict[EncoderKind | None, tuple[str, str]] = {
     None: ("automatic", "Pretrained for 2D images of 1 or 3 channels, else from scratch."),
-    "efficientnet-lite0": ("pretrained", "EfficientNet-lite0 with ImageNet weights, for 2D images of 1 or 3 channels."),
-    "residual": ("from scratch", "The residual encoder of the ProSMA-UNet paper."),
+    "efficientnet-lite0": ("pretrained (efficientnet-lite0)", "ImageNet weights, for 2D images of 1 or 3 channels."),
+    "residual": ("from scratch (residual)", "The residual encoder of the ProSMA-UNet paper."),
 }
 
 

@@ -14,6 +14,7 @@ from qtpy.QtWidgets import QComboBox, QPushButton, QTableWidget, QWidget
 
 from napari_prosma.train import pair_list
 from napari_prosma.train.run_library import list_runs
+from napari_prosma.train.view import ENCODERS
 from napari_prosma.widgets.job_view import ActivityProgress
 from prosma_core.config.training import FINE_TUNING_RATE, LabelsConfig, RunConfig, resolve_run
 from prosma_core.data.geometry import array_spec
@@ -579,7 +580,7 @@ def test_the_encoder_of_a_new_network_can_be_chosen(widget: Any, annotated: Any)
     annotated(widget.viewer)
     widget.controller.pairs.add_active()
     box = widget.view.findChild(QComboBox, "encoder")
-    assert [box.itemText(i) for i in range(box.count())] == ["automatic", "pretrained", "from scratch"]
+    assert [box.itemText(i) for i in range(box.count())] == [text for text, _ in ENCODERS.values()]
     box.setCurrentIndex(2)
     box.activated.emit(2)
     widget.controller.restore_defaults()
