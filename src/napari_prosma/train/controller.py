@@ -339,7 +339,7 @@ class TrainController:
         """Who is asked which slice to annotate next."""
         start, outcome = self._choices.start, self.trainings.outcome
         model = outcome.model if outcome is not None else start.path if start is not None else None
-        return Adviser(model, self._choices.device, self.trainings.run is not None)
+        return Adviser(model, self._choices.device, self._choices.size, self.trainings.run is not None)
 
     def _say(self, words: object) -> None:
         self.view.show_error(str(words), details=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,10 +19,12 @@ from napari_prosma.train.pairs import PairRow
 from napari_prosma.train.presenter import AbstractTrainView
 from napari_prosma.train.slice_marks import SliceMarks
 from napari_prosma.train.sources import image_scan
+from prosma_core.config.model import VoxelSize
 from prosma_core.data.slices import SliceStates
 from prosma_core.engine.client import Engine
 from prosma_core.engine.messages import Failed, Finished, SlicesRef, SuggestRequest, SuggestResult
 from prosma_core.errors import ChannelError, GeometryError, ProsmaError
+from prosma_core.io.axes_units import parse_voxel_size
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -37,6 +40,10 @@ TOOLTIPS = {
 }
 
 
+MOST_BYTES = 2 << 30
+"""Voxels of scans that are handed to the engine at once, unless one alone has more."""
+
+
 class Adviser(NamedTuple):
     """Who is asked for the next slice.
 
@@ -45,12 +52,15 @@ class Adviser(NamedTuple):
     model : Path or None
         The newest model of the last training, else the start model; None where there is none.
     device : str
+    size : str
+        Voxel size of the scans that state none, as it was typed.
     training : bool
         Whether a training has the engine.
     """
 
     model: Path | None
     device: str
+    size: str
     training: bool
 
     @property
@@ -85,7 +95,11 @@ class SuggestSpec:
         try:
             for scan, states in self.scans:
                 ref = yield from share_scan(engine, scan)
-                refs.append(SlicesRef.model_validate({"scan": ref, "axis": states.axis, "annotated": states.annotated}))
+                refs.append(
+                    SlicesRef.model_validate(
+                        {"name": scan.name, "scan": ref, "axis": states.axis, "annotated": states.annotated}
+                    )
+                )
         except BaseException:
             release_scans(*(each.scan for each in refs))
             raise
@@ -233,19 +247,19 @@ class NextSlice:
         if model is None:
             self._spread(rows, adviser.otherwise)
         else:
-            self._ask(model, adviser.device, rows, key)
+            self._ask(model, adviser, rows, key)
 
     # --- By a model -------------------------------------------------------------------------------------------------
 
-    def _ask(self, model: Path, device: str, rows: Sequence[PairRow], key: tuple[Any, ...]) -> None:
+    def _ask(self, model: Path, adviser: Adviser, rows: Sequence[PairRow], key: tuple[Any, ...]) -> None:
         try:
             self._jobs.check_idle()
-            scans = tuple((image_scan(row.pair.image), row.states) for row in rows if row.states is not None)
+            asked = self._some(rows, parse_voxel_size(adviser.size) if adviser.size else None)
         except ProsmaError as error:
             self._view.show_error(str(error), details=False)
             return
         self._view.show_error("", details=False)
-        layers = [row.pair.labels.layer for row in rows]
+        layers = [row.pair.labels.layer for row, _ in asked]
 
         def found(result: SuggestResult) -> None:
             why = f"{model.stem} is unsure about {result.of} there" if result.of else f"{model.stem} is unsure there"
@@ -257,12 +271,25 @@ class NextSlice:
         def unfit() -> None:
             self._spread(self._rows(), f"evenly spread, as {model.stem} cannot segment this scan")
 
-        spec = SuggestSpec(str(model), device, scans)
+        scans = tuple((scan, row.states) for row, scan in asked if row.states is not None)
+        spec = SuggestSpec(str(model), adviser.device, scans)
         self._busy = True  # napari's progress bar lets the event loop run
         try:
             self._job = SuggestJob(spec, self._view, self._jobs, found, unfit, self._leave)
         finally:
             self._busy = False
+
+    def _some(self, rows: Sequence[PairRow], size: VoxelSize | None) -> list[tuple[PairRow, LayerScan]]:
+        """The pairs to ask about with their scans, the one that is worked on first: as many as are copied at once."""
+        found: list[tuple[PairRow, LayerScan]] = []
+        room = MOST_BYTES
+        for row in self._first(rows):
+            scan = image_scan(row.pair.image).with_size(size)
+            room -= prod(scan.spec.shape) * scan.dtype.itemsize
+            if found and room < 0:
+                break
+            found.append((row, scan))
+        return sorted(found, key=lambda each: rows.index(each[0]))  # the same ranking whichever is worked on
 
     def _leave(self) -> None:
         self._job = None
@@ -282,7 +309,7 @@ class NextSlice:
 
     def _spread(self, rows: Sequence[PairRow], why: str) -> None:
         """Go to the middle of the longest run of untouched slices of the first scan that has some."""
-        row = next((row for row in rows if row.states is not None and row.states.untouched), None)
+        row = next((row for row in self._first(rows) if row.states is not None and row.states.untouched), None)
         if row is None or row.states is None:
             self._say(None, self._reason(rows))
             return
@@ -309,10 +336,9 @@ class NextSlice:
     # --- Both -------------------------------------------------------------------------------------------------------
 
     def _rows(self) -> list[PairRow]:
-        """The pairs that are open as layers and can be trained on, the one that is worked on first."""
+        """The pairs that are open as layers and can be trained on."""
         layers = self._viewer.layers
-        here = self._slices.row
-        rows = [
+        return [
             row
             for row in self._pairs.rows
             if row.states is not None
@@ -320,6 +346,10 @@ class NextSlice:
             and row.pair.image.layers
             and all(layer in layers for layer in (row.pair.labels.layer, *row.pair.image.layers))
         ]
+
+    def _first(self, rows: Sequence[PairRow]) -> list[PairRow]:
+        """Pairs with the one that is worked on before the others."""
+        here = self._slices.row
         return sorted(rows, key=lambda row: row is not here)
 
     def _reason(self, rows: Sequence[PairRow]) -> str:

@@ -447,7 +447,7 @@ class Services:
         began = time.monotonic()
         choice = yield from prepare_device(request.device)
         segmenter = yield from self._segmenter(Path(request.model), choice)
-        scans = [AnnotatedScan(partial(read_scan, each.scan), each.axis, each.annotated) for each in request.scans]
+        scans = [AnnotatedScan(s.name, partial(read_scan, s.scan), s.axis, s.annotated) for s in request.scans]
         ranking = yield from suggest(segmenter, scans, request.seed)
         of = segmenter.header.classes[ranking.turn].name if ranking.turn else ""
         ranked = tuple(ranking.order[:MOST_RANKED])

@@ -274,6 +274,8 @@ class WhatIfResult(Config):
 class SlicesRef(Config):
     """A scan, and which of its slices are annotated."""
 
+    name: str
+    """For messages."""
     scan: ScanRef
     axis: Literal["", "z", "y", "x"]
     """Letter of the slices' axis; empty for a picture, which is one slice."""

@@ -40,6 +40,7 @@ class AnnotatedScan(NamedTuple):
 
     Attributes
     ----------
+    name : str
     read : callable
         Reads it, as a generator, when it is needed.
     axis : str
@@ -48,6 +49,7 @@ class AnnotatedScan(NamedTuple):
         Slices, numbered time point by time point.
     """
 
+    name: str
     read: Callable[[], Generator[Event, None, Scan]]
     axis: str
     annotated: Collection[int]
@@ -78,7 +80,7 @@ def suggest(segmenter: Segmenter, scans: Sequence[AnnotatedScan], seed: int = 0)
         except (GeometryError, ChannelError, IntensityError) as error:
             failures.append(error)
             if len(scans) > 1:
-                yield StageStarted(f"Scan {number + 1} of {len(scans)} is left out. {error}")
+                yield StageStarted(f"{each.name} is left out. {error}")
     if not entropy:
         raise failures[0]
     order, turn = rank_slices(list(entropy.values()), [scans[number].annotated for number in entropy], seed)

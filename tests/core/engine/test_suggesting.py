@@ -36,8 +36,10 @@ def test_the_engine_ranks_as_the_library_does_and_releases_the_scans(
     scans, annotated = [noise((12, 20, 22), "zyx"), noise((9, 20, 22), "zyx")], [(3, 4), ()]
     flat = hand_over(engine, noise((20, 22), "yx"))
     refs = [hand_over(engine, scan) for scan in scans]
-    wanted = [SlicesRef(scan=ref, axis="z", annotated=known) for ref, known in zip(refs, annotated, strict=True)]
-    wanted.insert(1, SlicesRef(scan=flat, axis=""))
+    wanted = [
+        SlicesRef(name="scan", scan=ref, axis="z", annotated=known) for ref, known in zip(refs, annotated, strict=True)
+    ]
+    wanted.insert(1, SlicesRef(name="a picture", scan=flat, axis=""))
     heard = begin(engine, SuggestRequest(model=str(model_3d), device="cpu", scans=tuple(wanted), seed=3))
     end = heard.end()
     assert isinstance(end, Finished), end
@@ -47,7 +49,7 @@ def test_the_engine_ranks_as_the_library_does_and_releases_the_scans(
     order, turn = rank_slices(entropy, annotated, 3)
     assert end.result.ranked == tuple(((0, 2)[scan], index) for scan, index in order)
     assert end.result.of == (segmenter.header.classes[turn].name if turn else "")
-    assert any("Scan 2 of 3 is left out" in event.message for event in heard.of(StageStarted))
+    assert any("a picture is left out" in event.message for event in heard.of(StageStarted))
     assert heard.of(TileDone)
     assert heard.of(ArrayReady) == []
     assert not any(Path(ref.array.path).exists() for ref in (*refs, flat))
@@ -56,16 +58,16 @@ def test_the_engine_ranks_as_the_library_does_and_releases_the_scans(
 def test_a_suggestion_is_cancelled_between_tiles_and_one_that_cannot_be_made_fails_in_words(
     engine: Engine, begin: Begin, hand_over: HandOver, noise: Callable[..., Scan], long_scan: Scan, model_2d: Path
 ) -> None:
-    long = SlicesRef(scan=hand_over(engine, long_scan), axis="z")
+    long = SlicesRef(name="a picture", scan=hand_over(engine, long_scan), axis="z")
     heard = begin(engine, SuggestRequest(model=str(model_2d), device="cpu", scans=(long,)))
     heard.wait_for(TileDone)
     heard.job.cancel()
     assert isinstance(heard.end(), Cancelled)
-    flat = SlicesRef(scan=hand_over(engine, noise((20, 22), "yx")), axis="z")
+    flat = SlicesRef(name="a picture", scan=hand_over(engine, noise((20, 22), "yx")), axis="z")
     failed = begin(engine, SuggestRequest(model=str(model_2d), device="cpu", scans=(flat,))).end()
     assert isinstance(failed, Failed)
     assert isinstance(failed.error, GeometryError)
     with pytest.raises(ValidationError):
         SuggestRequest(model=str(model_2d), scans=())
     with pytest.raises(ValidationError):
-        SlicesRef(scan=flat.scan, axis="z", annotated=(-1,))
+        SlicesRef(name="a picture", scan=flat.scan, axis="z", annotated=(-1,))

@@ -89,12 +89,12 @@ def mixed(header: ModelHeader) -> Segmenter:
     return Segmenter(header, model, torch.device("cpu"))
 
 
-def opened(scan: Scan, axis: str, annotated: tuple[int, ...] = ()) -> AnnotatedScan:
+def opened(name: str, scan: Scan, axis: str, annotated: tuple[int, ...] = ()) -> AnnotatedScan:
     def read() -> Generator[Any, None, Scan]:
         yield from ()
         return scan
 
-    return AnnotatedScan(read, axis, annotated)
+    return AnnotatedScan(name, read, axis, annotated)
 
 
 @pytest.mark.parametrize(
@@ -128,14 +128,16 @@ def test_scans_that_the_model_cannot_segment_are_left_out_as_long_as_there_is_an
     flat, blank = noise((30, 30), "yx"), noise((12, 20, 18), "zyx")
     blank.data[...] = 7
     scan = noise((12, 20, 18), "zyx")
-    (order, _), events = finished(suggest(segmenter, [opened(flat, ""), opened(scan, "z", (4,))]))
+    (order, _), events = finished(
+        suggest(segmenter, [opened("a picture", flat, ""), opened("a scan", scan, "z", (4,))])
+    )
     assert {number for number, _ in order} == {1}
     assert len(order) == 11
-    assert any("Scan 1 of 2 is left out." in event.message for event in events if isinstance(event, StageStarted))
+    assert any("a picture is left out." in event.message for event in events if isinstance(event, StageStarted))
     with pytest.raises(GeometryError):
-        finished(suggest(segmenter, [opened(flat, "")]))
+        finished(suggest(segmenter, [opened("a picture", flat, "")]))
     with pytest.raises(GeometryError, match="Slices along z"):
-        finished(suggest(segmenter, [opened(flat, "z")]))
+        finished(suggest(segmenter, [opened("a picture", flat, "z")]))
     channels = noise((2, 12, 20, 18), "czyx")
     with pytest.raises(ChannelError):
-        finished(suggest(segmenter, [opened(channels, "z"), opened(blank, "z")]))
+        finished(suggest(segmenter, [opened("two channels", channels, "z"), opened("blank", blank, "z")]))

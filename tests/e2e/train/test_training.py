@@ -15,6 +15,7 @@ from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QFileDialog, QPushButton
 from typer.testing import CliRunner
 
+from napari_prosma.layers.slices import slice_states
 from napari_prosma.segment import SegmentWidget
 from napari_prosma.train.run_library import list_runs
 from prosma_core.cli.main import app
@@ -95,6 +96,18 @@ def test_a_run_is_repeated_headless_to_the_bit(desk: Any, phantoms: list[tuple[P
     assert read_header(again).sha256 == read_header(outcome.model).sha256
 
 
+def suggested(desk: Any, labels: Labels) -> str:
+    """What is said of the next suggested slice, once it is in view."""
+    desk.click("next_slice")
+    desk.until(lambda: bool(desk.text("suggestion")) and not desk.controller.next.running)
+    layer, index = desk.controller.next._shown
+    assert layer is labels
+    assert index in slice_states(labels).untouched
+    assert desk.viewer.dims.current_step[0] == index
+    desk.read(1)
+    return desk.text("suggestion")
+
+
 def test_the_loop_segment_correct_fine_tune_segment(desk: Any, phantoms: list[tuple[Path, Path]]) -> None:
     desk.open(phantoms[0][0])
     segment = SegmentWidget(desk.viewer, desk.session)
@@ -115,8 +128,10 @@ def test_the_loop_segment_correct_fine_tune_segment(desk: Any, phantoms: list[tu
     desk.read(1)
     assert ": 1 checked, " in desk.text("slice_counts")
     assert desk.text("start_facts").startswith("Fine-tuning: 3D")
+    assert "phantom-3d is unsure" in suggested(desk, copy)
     desk.short(epochs=1)
     outcome = desk.train()
+    assert f"{outcome.model.stem} is unsure" in suggested(desk, copy)
     assert outcome.before is None  # the model is not judged by a copy of its own result
     assert "No independent validation" in desk.text("held_out")
     assert "->" not in desk.text("outcome_words")

@@ -112,7 +112,7 @@ def test_of_several_open_scans_the_one_is_named_and_a_closed_one_is_passed_over(
     widget.controller.slices.toggle()
     widget.controller.next.go()
     widget.viewer.layers.remove(image)  # while the engine works
-    widget.jobs.jobs[-1].say(ranked((0, 10), (1, 0)))
+    widget.jobs.jobs[-1].say(ranked((1, 10), (0, 0)))
     assert shown(widget)[1] == "Slice 0 (z): phantom-3d is unsure about organ there."
     widget.controller.next.go()
     widget.viewer.layers.remove(painted)
