@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from pretrained_encoder import read_recipe
 from torch import Tensor, nn
 
-from prosma_core.inference.next_slice import power_scores
+from prosma_core.data.next_slice import power_scores
 from prosma_core.io.dataset_folder import DatasetFolder, open_dataset
 
 TABLE = 2520

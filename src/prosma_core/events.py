@@ -114,6 +114,10 @@ class PreviewDone:
     """What the Dice is measured on, in words."""
     light: bool = False
     """Whether it was the light model, which answers first."""
+    axis: str = ""
+    """Letter of the axis of the slices below; empty for a picture."""
+    entropy: tuple[tuple[float, ...], ...] = ()
+    """Of each slice, time point by time point: mean entropy of each class; empty for large scans."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from napari_prosma.jobs.session import Session
 from napari_prosma.layers.labels import fit_brush
 from napari_prosma.scan.selection import Problem
 from napari_prosma.train.job import TrainingPreview, scan_in_view
-from napari_prosma.train.next_slice import Adviser, NextSlice
+from napari_prosma.train.next_slice import Adviser, NextSlice, Preview
 from napari_prosma.train.pair_list import PairActions, PairList
 from napari_prosma.train.presenter import AbstractTrainView, TrainPresenter, preset_training
 from napari_prosma.train.run_library import free_name
@@ -339,7 +339,11 @@ class TrainController:
         """Who is asked which slice to annotate next."""
         start, outcome = self._choices.start, self.trainings.outcome
         model = outcome.model if outcome is not None else start.path if start is not None else None
-        return Adviser(model, self._choices.device, self._choices.size, self.trainings.run is not None)
+        run = self.trainings.run
+        preview = (
+            None if run is None or self._preview.latest is None else Preview(*self._preview.latest, run.order.classes)
+        )
+        return Adviser(model, self._choices.device, self._choices.size, run is not None, preview)
 
     def _say(self, words: object) -> None:
         self.view.show_error(str(words), details=False)

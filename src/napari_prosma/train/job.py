@@ -54,12 +54,15 @@ class TrainingPreview:
     ----------
     epoch_seconds : float
         What the last epoch took; 0 while it is not known.
+    latest : tuple of (Image, PreviewDone), or None
+        The scan that is predicted on, and what was said last of its prediction in this training.
     awaited : bool
         Whether new labels were handed over, so that it is looked at: it is not switched off.
     """
 
     def __init__(self, viewer: ViewerModel, view: AbstractTrainView) -> None:
         self.epoch_seconds = 0.0
+        self.latest: tuple[Image, PreviewDone] | None = None
         self.awaited = False
         self._viewer, self._view = viewer, view
         self._job: EngineJob | None = None
@@ -99,7 +102,7 @@ class TrainingPreview:
 
     def begin(self, job: EngineJob) -> None:
         """A training has begun."""
-        self._job, self._began, self.awaited = job, time.monotonic(), False
+        self._job, self._began, self.awaited, self.latest = job, time.monotonic(), False, None
         self._tell(self._default, "")
         if self._default:
             self._ask(job)
@@ -116,6 +119,7 @@ class TrainingPreview:
 
     def refresh(self, done: PreviewDone) -> None:
         """Show a new prediction, and say after what time of training it is, and how good."""
+        self.latest = None if self._layer is None else (self._layer, done)
         if self._shown is None:
             return
         if self._shown not in self._viewer.layers:  # the user has deleted it

@@ -19,11 +19,13 @@ from napari_prosma.train.pairs import PairRow
 from napari_prosma.train.presenter import AbstractTrainView
 from napari_prosma.train.slice_marks import SliceMarks
 from napari_prosma.train.sources import image_scan
-from prosma_core.config.model import VoxelSize
+from prosma_core.config.model import ClassInfo, VoxelSize
+from prosma_core.data.next_slice import rank_slices
 from prosma_core.data.slices import SliceStates
 from prosma_core.engine.client import Engine
 from prosma_core.engine.messages import Failed, Finished, SlicesRef, SuggestRequest, SuggestResult
 from prosma_core.errors import ChannelError, GeometryError, ProsmaError
+from prosma_core.events import PreviewDone
 from prosma_core.io.axes_units import parse_voxel_size
 
 if TYPE_CHECKING:
@@ -35,13 +37,30 @@ EVENLY = "no model yet, evenly spread"
 IN_TRAINING = "evenly spread, as the model is in training"
 TOOLTIPS = {
     EVENLY: "No model yet: go to the middle of the longest run of slices that are neither checked nor edited.",
-    IN_TRAINING: "The model is in training: go to the middle of the longest run of slices that are neither checked nor "
-    "edited.",
+    IN_TRAINING: "The model is in training: go where its preview is unsure; where there is none, to the middle of the "
+    "longest run of slices that are neither checked nor edited.",
 }
 
 
 MOST_BYTES = 2 << 30
 """Voxels of scans that are handed to the engine at once, unless one alone has more."""
+
+
+class Preview(NamedTuple):
+    """What the model in training says of a scan.
+
+    Attributes
+    ----------
+    image : Image
+    done : PreviewDone
+        With the entropy of its slices, unless the scan is large.
+    classes : sequence of ClassInfo
+        Of the model, the background first.
+    """
+
+    image: Any
+    done: PreviewDone
+    classes: Sequence[ClassInfo]
 
 
 class Adviser(NamedTuple):
@@ -56,12 +75,15 @@ class Adviser(NamedTuple):
         Voxel size of the scans that state none, as it was typed.
     training : bool
         Whether a training has the engine.
+    preview : Preview or None
+        What the model in training said last.
     """
 
     model: Path | None
     device: str
     size: str
     training: bool
+    preview: Preview | None = None
 
     @property
     def asked(self) -> Path | None:
@@ -237,14 +259,16 @@ class NextSlice:
             self._say(None, reason)
             return
         model = adviser.asked
-        key = (
-            model and (model, model.stat().st_mtime_ns),
-            [(row.pair, row.states and row.states.annotated) for row in rows],
-        )
-        if model is not None and key == self._key and self._go_on():
+        known: Any = adviser.preview.done if adviser.preview else model and (model, model.stat().st_mtime_ns)
+        key = (known, [(row.pair, row.states and row.states.annotated) for row in rows])
+        if known and key == self._key and self._go_on():
             return
         self._key, self._ranked = (), iter(())
-        if model is None:
+        if adviser.preview is not None:
+            self._ranked = self._by_preview(adviser.preview, rows)
+        if self._go_on():
+            self._key = key
+        elif model is None:
             self._spread(rows, adviser.otherwise)
         else:
             self._ask(model, adviser, rows, key)
@@ -278,6 +302,21 @@ class NextSlice:
             self._job = SuggestJob(spec, self._view, self._jobs, found, unfit, self._leave)
         finally:
             self._busy = False
+
+    def _by_preview(self, preview: Preview, rows: Sequence[PairRow]) -> Iterator[tuple[Any, int, str]]:
+        """Rank the slices of the scan that the model in training is shown on."""
+        done = preview.done
+        for row in rows:
+            states = row.states
+            if states is None or preview.image not in row.pair.image.layers:
+                continue
+            if (states.axis, states.count) == (done.axis, len(done.entropy)):
+                entropy = np.array(done.entropy).reshape(states.frames, states.size, -1)
+                order, turn = rank_slices([entropy], [states.annotated])
+                of = f" about {preview.classes[turn].name}" if turn else ""
+                why = f"the model in training is unsure{of} there"
+                return iter([(row.pair.labels.layer, index, why) for _, index in order])
+        return iter(())
 
     def _some(self, rows: Sequence[PairRow], size: VoxelSize | None) -> list[tuple[PairRow, LayerScan]]:
         """The pairs to ask about with their scans, the one that is worked on first: as many as are copied at once."""

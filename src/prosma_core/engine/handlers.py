@@ -7,7 +7,9 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -19,6 +21,7 @@ import prosma_core
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.model import ModelHeader
 from prosma_core.config.training import RunConfig, resolve_run
+from prosma_core.data.frames import slice_axis
 from prosma_core.data.geometry import Scan
 from prosma_core.engine.arrays import attach
 from prosma_core.engine.messages import (
@@ -45,8 +48,8 @@ from prosma_core.errors import DeviceError, EngineError, GeometryError, ProsmaEr
 from prosma_core.events import EpochDone, Event, InterimDone, PreviewDone, StageStarted, TileDone, Working, relay
 from prosma_core.inference.cpu_tuning import start_threads
 from prosma_core.inference.device import DeviceChoice, choose_device, name_memory_errors, prepare_device
-from prosma_core.inference.next_slice import AnnotatedScan, suggest
-from prosma_core.inference.results import Allocate
+from prosma_core.inference.next_slice import AnnotatedScan, entropy_by_slice, suggest
+from prosma_core.inference.results import Allocate, Segmentation
 from prosma_core.inference.segment import Segmenter
 from prosma_core.inspection.inspect import inspect_scan
 from prosma_core.inspection.whatif import segment_unchanged, what_if
@@ -91,6 +94,8 @@ Watched = Callable[[], ScanRef | None]
 """Gives the scan that is to be segmented after each validation, as things are now."""
 
 PREVIEW_CONFIG = InferenceConfig(overlap=0.25)
+MOST_UNSURE = 2**24
+"""Voxels of a preview up to which the entropy of its slices is computed as well."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -112,6 +117,8 @@ class Watcher:
         self._scan: Scan | None = None
         self._labels: NDArray[Any] | None = None
         self._refused: ScanRef | None = None
+        self._axis = ""
+        self._entropy: tuple[tuple[float, ...], ...] = ()
         self._took = self._ended = 0.0
 
     @property
@@ -131,7 +138,9 @@ class Watcher:
         try:
             if (yield from self._segment(ref, model, epoch)):
                 self._took, self._ended = time.monotonic() - began, time.monotonic()
-                yield PreviewDone(epoch, self._took, mean_dice, dice_on, isinstance(model, Segmenter))
+                yield PreviewDone(
+                    epoch, self._took, mean_dice, dice_on, isinstance(model, Segmenter), self._axis, self._entropy
+                )
         except Exception as error:  # noqa: BLE001  (whatever it is, the training is worth more than its preview)
             reason = str(error) if isinstance(error, ProsmaError) else f"{type(error).__name__}: {error}"
             _LOG.warning("The preview failed", exc_info=True)
@@ -145,15 +154,29 @@ class Watcher:
         if self._scan is None:
             self._scan = yield from read_scan(ref)
         segmenter = model if isinstance(model, Segmenter) else Segmenter.load(model, self._device)
-        for event in segmenter.segment(self._scan, PREVIEW_CONFIG, allocate=self._array):
-            if self._watched() != ref:
-                return False
-            if isinstance(event, TileDone):
-                words = f"Preview of epoch {epoch}: tile {event.done} of {event.total}"
-            yield Working(words)
+        spec = self._scan.spec.labels_spec()
+        config = PREVIEW_CONFIG.replace(entropy=prod(spec.shape) <= MOST_UNSURE)
+        with closing(segmenter.segment(self._scan, config, allocate=self._array)) as work:
+            while True:
+                try:
+                    event = next(work)
+                except StopIteration as stop:
+                    found: Segmentation = stop.value
+                    break
+                if self._watched() != ref:
+                    return False
+                if isinstance(event, TileDone):
+                    words = f"Preview of epoch {epoch}: tile {event.done} of {event.total}"
+                yield Working(words)
+        self._axis, self._entropy = "" if spec.spatial_ndim == 2 else spec.spatial_axes[slice_axis(spec)], ()
+        if found.entropy is not None:
+            rows = entropy_by_slice(found, segmenter.header, self._axis)
+            self._entropy = tuple(map(tuple, rows.reshape(-1, rows.shape[-1]).tolist()))
         return True
 
-    def _array(self, _: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    def _array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        if name != "labels":
+            return np.zeros(shape, dtype)
         if self._labels is None:
             self._labels = self._allocate("preview", shape, dtype)
         return self._labels

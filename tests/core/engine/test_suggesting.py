@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from prosma_core.data.geometry import Scan
+from prosma_core.data.next_slice import rank_slices
 from prosma_core.engine.client import Engine
 from prosma_core.engine.messages import (
     ArrayReady,
@@ -23,7 +24,7 @@ from prosma_core.engine.messages import (
 )
 from prosma_core.errors import GeometryError
 from prosma_core.events import StageStarted, TileDone, drain
-from prosma_core.inference.next_slice import rank_slices, slice_entropy
+from prosma_core.inference.next_slice import slice_entropy
 from prosma_core.inference.segment import Segmenter
 
 HandOver = Callable[..., Any]

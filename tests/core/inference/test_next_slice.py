@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from prosma_core.config import InferenceConfig, ModelHeader
 from prosma_core.data.geometry import Scan
+from prosma_core.data.next_slice import power_scores, rank_slices
 from prosma_core.errors import ChannelError, GeometryError
 from prosma_core.events import StageStarted, TileDone, drain
-from prosma_core.inference.next_slice import AnnotatedScan, power_scores, rank_slices, slice_entropy, suggest
+from prosma_core.inference.next_slice import AnnotatedScan, slice_entropy, suggest
 from prosma_core.inference.segment import Segmenter
 from prosma_core.model.unet import build_model
 

@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QPushButton
 from napari_prosma.train.next_slice import ALL_ANNOTATED, SuggestSpec
 from prosma_core.engine.messages import Failed, Finished, SuggestResult
 from prosma_core.errors import ChannelError
-from prosma_core.events import TileDone
+from prosma_core.events import PreviewDone, TileDone
 
 
 @pytest.fixture
@@ -95,6 +95,19 @@ def test_while_a_model_is_trained_it_is_not_asked(widget: Any, painted: Any) -> 
     widget.controller.next.go()
     assert len(widget.jobs.jobs) == 1
     assert shown(widget) == (1, "Slice 1 (z): evenly spread, as the model is in training.")
+    entropy = np.zeros((12, 3))
+    entropy[11, 1] = 0.5
+    widget.jobs.jobs[0].say(PreviewDone(1, 0.1, axis="z", entropy=tuple(map(tuple, entropy.tolist()))))
+    widget.controller.next.go()
+    assert shown(widget)[0] == 11
+    assert "the model in training is unsure" in widget.text("suggestion")
+    widget.controller.next.go()  # the second of the same ranking
+    assert shown(widget)[0] in {0, 1, 10}
+    widget.controller.slices.mark(painted, 11)
+    widget.jobs.jobs[0].say(PreviewDone(2, 0.1))  # of a large scan
+    widget.controller.next.go()
+    assert "evenly spread" in widget.text("suggestion")
+    assert len(widget.jobs.jobs) == 1
 
 
 def test_of_several_open_scans_the_one_is_named_and_a_closed_one_is_passed_over(
