@@ -111,6 +111,7 @@ class TrainController:
         self._name_it()
         self.view.show_pairs(rows)
         self.slices.show()
+        self.trainings.pairs_changed()
         self._show_classes()
         self._show_preview()
         self._show_plan()

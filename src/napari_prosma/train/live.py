@@ -20,6 +20,8 @@ QUIET = 1000
 """Milliseconds without a stroke after which painted labels are handed over."""
 Written = dict[int, tuple[Path, Path, bytes]]
 """By the number of a pair: its label file, the new one, and the hash of the labels in it."""
+MOST = 3
+"""Names that a line holds at most."""
 OFF = "Labels were painted since the training began: tick Live to learn them."
 
 
@@ -60,7 +62,7 @@ class LiveLabels:
         self.used = False
         self._pairs, self._files, self._job, self._jobs, self._view = tuple(pairs), files, job, jobs, view
         self._on, self._busy, self._ended = on, False, False
-        self._text = self._said = ""
+        self._text = self._said = self._later = ""
         self._stale: set[int] = set()
         self._sent: dict[int, bytes] = {}
         self._numbers = itertools.count(1)
@@ -84,13 +86,22 @@ class LiveLabels:
             self._job.learn({}, wait=on)
         self._show("")
 
+    def listed(self, pairs: Sequence[Pair]) -> None:
+        """Say which pairs of the list this training began without, whatever is painted in them."""
+        new = list(dict.fromkeys(pair.labels.name for pair in pairs if pair not in self._pairs))
+        more = f" and {len(new) - MOST} more" if len(new) > MOST else ""
+        later = f"For the next training: {', '.join(new[:MOST])}{more}." if new else ""
+        if later != self._later and not self._ended:
+            self._later = later
+            self._show(self._text)
+
     def taken(self, labels: LabelsTaken) -> None:
         """The training learns labels that were handed over."""
-        self._show(f"Epoch {labels.epoch}: learns the new labels of {', '.join(labels.cases[:3])}.")
+        self._show(f"Epoch {labels.epoch}: learns the new labels of {', '.join(labels.cases[:MOST])}.")
 
     def end(self) -> None:
         """The training is over, or the widget is gone."""
-        self._ended = True
+        self._ended, self._later = True, ""
         wires, self._wires = self._wires, []
         parts: list[Callable[[], object]] = [functools.partial(wire.disconnect, call) for wire, call in wires]
         run_all(
@@ -156,7 +167,7 @@ class LiveLabels:
 
     def _show(self, text: str) -> None:
         self._text = text
-        self._view.show_live(checked=self._on, text=text)
+        self._view.show_live(checked=self._on, text=" ".join(filter(None, (text, self._later))))
 
 
 def _nothing(_: object) -> None:

@@ -134,6 +134,11 @@ class TrainingManager:
         else:
             self._view.show_live(checked=on, text="")
 
+    def pairs_changed(self) -> None:
+        """Other pairs are in the list, or others than before."""
+        if self._live is not None:
+            self._live.listed(self._pairs.pairs)
+
     def show_runs(self) -> None:
         """Show the runs there are."""
         self._view.show_runs(list_runs(self._session.models_folder))

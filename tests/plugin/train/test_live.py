@@ -185,6 +185,27 @@ def test_the_widget_learns_what_is_painted_and_keeps_the_preview(widget: Any, an
     assert [int(np.asarray(read_labels(path).data)[0, 0, 0]) for path in saved] == [1]
 
 
+def test_pairs_that_are_added_meanwhile_are_for_the_next_training(widget: Any, annotated: Any) -> None:
+    annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    job = widget.start()
+    job.prepared()
+    assert widget.text("live_facts") == ""
+    for name in ("spleen", "kidney", "lung", "heart"):
+        annotated(widget.viewer, name)
+        widget.controller.pairs.add_active()
+    later = "For the next training: spleen labels, kidney labels, lung labels and 1 more."
+    assert widget.text("live_facts") == later
+    job.say(LabelsTaken(2, ("liver",)))
+    assert widget.text("live_facts") == f"Epoch 2: learns the new labels of liver. {later}"
+    widget.controller._pairs.remove([1, 2, 3, 4])
+    assert widget.text("live_facts") == "Epoch 2: learns the new labels of liver."
+    annotated(widget.viewer, "spleen")
+    widget.controller.pairs.add_active()
+    job.say(Cancelled())
+    assert widget.text("live_facts") == ""
+
+
 def test_whether_it_learns_is_remembered(widget: Any, annotated: Any) -> None:
     widget.view.live_toggled.emit(False)
     assert widget.session.recall("live") is False
