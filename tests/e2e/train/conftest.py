@@ -114,18 +114,23 @@ class TrainDesk(Desk):
 
 
 @pytest.fixture
-def desk(
+def usual_desk(
     display: None, make_napari_viewer: Any, session: Session, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
 ) -> TrainDesk:
-    """Return a window with the widget.
-
-    The networks of *quick* and *fine-tune* are made tiny, and the presets are not timed unasked: these tests are about
-    everything else.
-    """
+    """Return a window with the widget as it is for everybody, except that presets are not timed unasked."""
     monkeypatch.setattr("napari_prosma.train.runtime_estimate.AFTER", 3600)
+    return TrainDesk(make_napari_viewer(show=True), session, qtbot)
+
+
+@pytest.fixture
+def desk(usual_desk: TrainDesk, monkeypatch: pytest.MonkeyPatch) -> TrainDesk:
+    """Return a window with the widget; the networks of *quick* and *fine-tune* are tiny.
+
+    These tests are about everything else.
+    """
     monkeypatch.setitem(PRESETS, "quick", TINY)
     monkeypatch.setitem(PRESETS, "fine-tune", TINY)
-    return TrainDesk(make_napari_viewer(show=True), session, qtbot)
+    return usual_desk
 
 
 @pytest.fixture
