@@ -1,4 +1,4 @@
-"""Autosave of annotations into the run folder: each minute while a training runs, and when the program ends."""
+"""Autosave of annotations: each minute where they were painted in, and when the program ends."""
 
 from __future__ import annotations
 
@@ -30,8 +30,120 @@ PULSE = 500
 PAINTED = ("data", "paint", "labels_update", "metadata", REFRESHED)
 
 
-class Autosave:
-    """Saves the labels layers of a training, as they are: now, while it runs and at its end.
+class Saving:
+    """Saves labels layers as they are: each minute where they were painted in, and when the program ends.
+
+    Layers that are taken out of the viewer meanwhile are saved, too.
+
+    Parameters
+    ----------
+    layers : sequence of napari.layers.Labels
+    write : callable
+        Writes them, in any thread; raises `OutputError`.
+    folder : Path
+        Where, for the log.
+    jobs : Jobs
+    say : callable
+        Told what could not be saved, once for each reason.
+    one_by_one : Lock, optional
+        That of another who writes the same files.
+    unsaved : bool
+        Whether they are to be saved as they are now.
+
+    Attributes
+    ----------
+    folder : Path
+    unsaved : bool
+        Whether there is anything to save.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Any],
+        write: Callable[[], object],
+        folder: Path,
+        jobs: Jobs,
+        say: Callable[[object], None],
+        one_by_one: threading.Lock | None = None,
+        *,
+        unsaved: bool = True,
+    ) -> None:
+        self._jobs, self._say, self._said = jobs, say, ""
+        self.folder, self._save_layers = folder, write
+        self._one_by_one = one_by_one or threading.Lock()
+        self._layers = list(layers)
+        self.unsaved, self._dropped = unsaved, False
+        for layer in self._layers:
+            for name in _events(layer):
+                layer.events[name].connect(self._painted)
+        self._timer, self._pulse = jobs.timer(self.save, repeat=True), jobs.timer(lambda: None, repeat=True)
+        self._timer.start(EVERY)
+        self._pulse.start(PULSE)
+        _open.add(self)
+        _save_at_the_end()
+        self.save()
+
+    def save(self) -> None:
+        """Save what was painted since the last time, in a thread."""
+        if self._layers and self.unsaved:
+            self.unsaved = False
+            self._jobs.run(self._write, lambda _: None, self._failed, lasting=True)
+
+    def save_now(self) -> None:
+        """Save what was painted since the last time, at once.
+
+        Raises
+        ------
+        OutputError
+            A layer could not be saved.
+        """
+        if self._layers and self.unsaved:
+            self.unsaved = False
+            try:
+                self._write()
+            except BaseException:
+                self.unsaved = True  # to be tried again
+                raise
+
+    def end(self) -> None:
+        """Save once more, and stop."""
+        self.save()
+        self.leave()
+
+    def leave(self) -> None:
+        """Stop saving."""
+        layers, self._layers = self._layers, []
+        wires = [layer.events[name] for layer in layers for name in _events(layer)]
+        parts: list[Callable[[], object]] = [functools.partial(wire.disconnect, self._painted) for wire in wires]
+        run_all("The saving of annotations could not be ended", *parts, self._timer.stop, self._pulse.stop)
+
+    def drop(self) -> None:
+        """Stop saving, without reporting errors: the folder will be removed."""
+        self._dropped = True
+        self.leave()
+
+    def wait(self) -> None:
+        """Wait until nothing is being saved; not in the GUI thread."""
+        with self._one_by_one:
+            pass
+
+    def _write(self) -> None:
+        with self._one_by_one:  # what is read last is written last
+            if not self._dropped:
+                self._save_layers()
+
+    def _painted(self, _event: Any) -> None:
+        self.unsaved = True
+
+    def _failed(self, error: Exception) -> None:
+        self.unsaved = True  # to be tried again
+        if str(error) != self._said and not self._dropped:
+            self._said = str(error)
+            self._say(error)
+
+
+class Autosave(Saving):
+    """Saves the labels layers of a training: now, while it runs and at its end.
 
     Layers that are taken out of the viewer or of the list of pairs meanwhile are saved, too.
 
@@ -41,7 +153,7 @@ class Autosave:
     pairs : sequence of Pair
     jobs : Jobs
     say : callable
-        Told what could not be saved, once for each reason.
+        As of `Saving`.
     before : Autosave, optional
         That of the training before: the same pairs of the same run are saved to the same folder.
 
@@ -59,85 +171,22 @@ class Autosave:
         say: Callable[[object], None],
         before: Autosave | None = None,
     ) -> None:
-        self._jobs, self._say, self._said = jobs, say, ""
         self._pairs = tuple(pairs)
-        self.folder: Path
-        self._one_by_one: threading.Lock
-        if before is not None and before._pairs == self._pairs and before.folder.parent == run.root:
-            self.folder, self._one_by_one = before.folder, before._one_by_one
-        else:
-            self.folder, self._one_by_one = _free_folder(run.root), threading.Lock()
-        self._layers = list({id(p.labels.layer): p.labels.layer for p in pairs if p.labels.layer is not None}.values())
-        self._unsaved, self._dropped = True, False
-        for layer in self._layers:
-            for name in _events(layer):
-                layer.events[name].connect(self._painted)
-        self._timer, self._pulse = jobs.timer(self.save, repeat=True), jobs.timer(lambda: None, repeat=True)
-        self._timer.start(EVERY)
-        self._pulse.start(PULSE)
-        _open.add(self)
-        _save_at_the_end()
-        self.save()
+        again = before is not None and before._pairs == self._pairs and before.folder.parent == run.root
+        folder = before.folder if again and before is not None else _free_folder(run.root)
+        lock = before._one_by_one if again and before is not None else None
+        layers = {id(p.labels.layer): p.labels.layer for p in pairs if p.labels.layer is not None}
+        super().__init__(tuple(layers.values()), self._save_pairs, folder, jobs, say, lock)
 
-    def save(self) -> None:
-        """Save what was painted since the last time, in a thread."""
-        if self._layers and self._unsaved:
-            self._unsaved = False
-            self._jobs.run(self._write, lambda _: None, self._failed, lasting=True)
-
-    def save_now(self) -> None:
-        """Save what was painted since the last time, at once.
-
-        Raises
-        ------
-        OutputError
-            A layer could not be saved.
-        """
-        if self._layers and self._unsaved:
-            self._unsaved = False
-            self._write()
-
-    def end(self) -> None:
-        """Save once more at the end of the training."""
-        self.save()
-        self._forget()
-
-    def drop(self) -> None:
-        """Stop saving, without reporting errors: the folder will be removed."""
-        self._dropped = True
-        self._forget()
-
-    def wait(self) -> None:
-        """Wait until nothing is being saved; not in the GUI thread."""
-        with self._one_by_one:
-            pass
-
-    def _forget(self) -> None:
-        layers, self._layers = self._layers, []
-        wires = [layer.events[name] for layer in layers for name in _events(layer)]
-        parts: list[Callable[[], object]] = [functools.partial(wire.disconnect, self._painted) for wire in wires]
-        run_all("The saving of annotations could not be ended", *parts, self._timer.stop, self._pulse.stop)
-
-    def _write(self) -> None:
-        with self._one_by_one:  # what is read last is written last
-            if not self._dropped:
-                autosave(self._pairs, self.folder)
-
-    def _painted(self, _event: Any) -> None:
-        self._unsaved = True
-
-    def _failed(self, error: Exception) -> None:
-        self._unsaved = True  # to be tried again
-        if str(error) != self._said and not self._dropped:
-            self._said = str(error)
-            self._say(error)
+    def _save_pairs(self) -> None:
+        autosave(self._pairs, self.folder)
 
 
 def _events(layer: Any) -> list[str]:
     return [name for name in PAINTED if name in layer.events]
 
 
-_open: weakref.WeakSet[Autosave] = weakref.WeakSet()
+_open: weakref.WeakSet[Saving] = weakref.WeakSet()
 """Those that have something to save, perhaps."""
 _saving: list[bool] = []
 """Not empty while `save_all` is at work."""

@@ -18,6 +18,7 @@ from napari_prosma.train.pair_list import PairActions, PairList
 from napari_prosma.train.presenter import AbstractTrainView, TrainPresenter, preset_training
 from napari_prosma.train.run_library import free_name
 from napari_prosma.train.runtime_estimate import RuntimeEstimator
+from napari_prosma.train.series_work import SeriesWork
 from napari_prosma.train.slice_marks import SliceMarks
 from napari_prosma.train.state import (
     TrainChoices,
@@ -56,6 +57,8 @@ class TrainController:
     ----------
     pairs : PairActions
         What is trained on.
+    series : SeriesWork
+        Scans that are gone through, one after the other.
     slices : SliceMarks
         Which slices of the labels that are worked on were checked or edited.
     next : NextSlice
@@ -75,6 +78,7 @@ class TrainController:
         self._presenter = TrainPresenter(view, session)
         self._pairs = PairList(session.jobs, self._pairs_changed)
         self.pairs = PairActions(viewer, self._pairs, session.jobs, self._say)
+        self.series = SeriesWork(viewer, view.series, session, self._pairs, self._first_labels, self._say)
         self.slices = SliceMarks(viewer, view, self._pairs, self._say)
         self._preview = TrainingPreview(viewer, view)
         self._estimate = RuntimeEstimator(view, session.jobs, self._show_times, self._show_plan)
@@ -89,6 +93,7 @@ class TrainController:
         run_all(
             "The Train widget could not be closed",
             self.trainings.close,  # what is painted comes first
+            self.series.close,
             lambda: self.viewer.layers.events.inserted.disconnect(self._layer_added),
             lambda: self.viewer.layers.events.removed.disconnect(self._layer_removed),
             lambda: self.viewer.layers.selection.events.active.disconnect(self._show_preview),
@@ -112,6 +117,7 @@ class TrainController:
         self.view.show_pairs(rows)
         self.slices.show()
         self.trainings.pairs_changed()
+        self.series.show()
         self._show_classes()
         self._show_preview()
         self._show_plan()
@@ -272,6 +278,13 @@ class TrainController:
             self._estimate.begin(self._choices.preset, self._plan, self._pairs.pairs)
             self._show_plan()
 
+    def _first_labels(self) -> tuple[ModelEntry | None, str]:
+        """Model whose result is corrected on the next scan of a series (the last trained, or the start), and device."""
+        outcome = self.trainings.outcome
+        trained = (m for m in self.session.models() if outcome is not None and m.path == outcome.model.resolve())
+        last = None if outcome is None or outcome.worse else next(trained, None)
+        return last or self._choices.start, self._choices.device
+
     def free_memory(self) -> None:
         """End the engine; it starts again with the next job."""
         self.session.jobs.free()
@@ -292,6 +305,8 @@ class TrainController:
             fit_brush(event.value)
 
     def _layer_removed(self, event: Any) -> None:
+        if self.series.layer_removed(event.value):
+            return
         if self._pairs.close_layer(event.value) and self.trainings.run is None:
             self._say(f"{event.value.name} was closed; its pair stays in the list until you choose “Remove”.")
         self.slices.show()

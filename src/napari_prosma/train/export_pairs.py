@@ -253,15 +253,40 @@ def _write_image(source: Source, path: Path) -> Path:
 
 def _write_labels(pair: Pair, path: Path) -> Path:
     """File of labels, written where they are none yet; `path` lacks its suffix."""
+    if pair.labels.layer is None:
+        return pair.labels.paths[0].absolute()
+    return write_labels_layer(pair, path)[0]
+
+
+def write_labels_layer(pair: Pair, path: Path) -> tuple[Path, SliceStates | None]:
+    """Write the labels layer of a pair. To be run in a thread.
+
+    Parameters
+    ----------
+    pair : Pair
+    path : Path
+        Without suffix; its folder is there.
+
+    Returns
+    -------
+    path : Path
+        The file.
+    states : SliceStates or None
+        Checked and edited slices in it.
+
+    Raises
+    ------
+    ProsmaError
+        As in `write_pairs`.
+    """
     source = pair.labels
-    if source.layer is None:
-        return source.paths[0].absolute()
     scan = labels_scan(source, image_scan(pair.image) if pair.image.layer is not None else None)
     spec, suffix = storable(scan.spec, ".gz")
     path = path.with_name(path.name + suffix)
-    notes = file_notes(provenance_of(source), classes_known(source, ()), "labels", states_of_labels(source, scan))
+    states = states_of_labels(source, scan)
+    notes = file_notes(provenance_of(source), classes_known(source, ()), "labels", states)
     write_labels(path, scan.data, spec, overwrite=True, provenance=notes)
-    return path
+    return path, states
 
 
 def _file_names(sources: Iterable[Source], *, each: bool = False) -> list[str]:

@@ -80,6 +80,10 @@ class PairList:
         self._read(new)
         return len(new)
 
+    def like(self, pair: Pair) -> Pair | None:
+        """The pair of the list with the same layers or files."""
+        return next((there for there in self.pairs if _same(pair, there)), None)
+
     def remove(self, numbers: Iterable[int]) -> None:
         """Take out rows."""
         gone = set(numbers)
@@ -99,7 +103,7 @@ class PairList:
         _remember([by])
         row = PairRow(by, by.image.name, by.labels.name, facts=READING)
         self.rows = [row if there.pair is pair else there for there in self.rows]
-        self._watch()
+        self._forget_gone()
         self._read([by])
 
     def states_are(self, layer: Any, states: SliceStates) -> None:
@@ -120,11 +124,15 @@ class PairList:
 
     def _keep(self, rows: list[PairRow]) -> None:
         self.rows = rows
+        self._forget_gone()
+        self._changed()
+
+    def _forget_gone(self) -> None:
+        """Read and listen to no pair that is not in the list any more."""
         kept = set(self.pairs)
         self._asked = {pair: number for pair, number in self._asked.items() if pair in kept}
         self._stale &= kept
         self._watch()
-        self._changed()
 
     def _read(self, pairs: Iterable[Pair]) -> None:
         """Read pairs one after the other; those that are waiting already are read in their turn."""

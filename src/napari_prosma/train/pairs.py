@@ -115,7 +115,7 @@ def facts(
         classes = counted(len(found.values), "class", "classes") if found.values else "no object"
         where = "on checked and edited slices" if states.axis else "checked or edited"
         return f"a model's result: {states.words()}; {classes} {where}"
-    parts = [counted(len(found.values), "class", "classes") if found.values or config.sparse else "no object"]
+    parts = [counted(len(found.values), "class", "classes") if found.values else "no object"]
     if found.gray is not None:
         return f"{counted(len(found.values), 'value')} above 0"
     if found.threshold is not None:

@@ -35,6 +35,10 @@ FIXES = {
     "classes": ("Keep values", "Each value of masks with gray values is a class of its own."),
     "one_class": ("One class", "Take all labels above 0 as one class, such as numbered cells."),
 }
+SERIES = (
+    "Scans without labels, opened one after the other: correct or draw, mark, go on. Labels are kept beside your models; "
+    "the folder is not written to."
+)
 HEIGHT = 260
 """Most pixels of the rows; more pairs are scrolled to."""
 SELECT = QItemSelectionModel.SelectionFlag.Select | QItemSelectionModel.SelectionFlag.Rows
@@ -48,6 +52,8 @@ class PairsTable(QWidget):
     add_active_clicked = Signal()
     add_files_clicked = Signal()
     add_folder_clicked = Signal()
+    series_clicked = Signal()
+    series_files_clicked = Signal()
     remove_clicked = Signal(object)
     fix_clicked = Signal(int, str)
 
@@ -77,6 +83,8 @@ class PairsTable(QWidget):
             ((0, 0), "add_active", "Add active pair", "The selected Image and Labels layers.", self.add_active_clicked),
             ((0, 1), "add_files", "Add files…", "Scans and their labels from files.", self.add_files_clicked),
             ((1, 0), "add_folder", "Add folder…", "A folder with images/ and labels/.", self.add_folder_clicked),
+            ((2, 0), "series_folder", "Go through folder…", SERIES, self.series_clicked),
+            ((2, 1), "series_files", "Go through files…", SERIES, self.series_files_clicked),
         ):
             made = button(text, tooltip, signal)
             made.setObjectName(name)

@@ -9,6 +9,7 @@ from napari_prosma.jobs.run import RunView, ViewSignal
 from napari_prosma.jobs.session import Session, format_devices
 from napari_prosma.scan.selection import Problem
 from napari_prosma.train.pairs import PairRow
+from napari_prosma.train.series_work import AbstractSeriesView
 from napari_prosma.train.slice_marks import AbstractSliceView
 from napari_prosma.train.state import TrainChoices, TrainPlan
 from prosma_core.config.model import ClassInfo, EncoderKind
@@ -110,6 +111,10 @@ class AbstractTrainView(RunView, AbstractSliceView, Protocol):
     @property
     def free_clicked(self) -> ViewSignal:
         """End the engine."""
+
+    @property
+    def series(self) -> AbstractSeriesView:
+        """Scans that are gone through."""
 
     def show_training(self) -> None:
         """A training has begun: its curves take the place of the choices."""

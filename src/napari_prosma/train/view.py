@@ -12,6 +12,7 @@ from napari_prosma.train.label_semantics_panel import LabelSemanticsPanel
 from napari_prosma.train.pairs_table import PairsTable
 from napari_prosma.train.plots import TrainingPlots
 from napari_prosma.train.runs_panel import RunsPanel, TrainedModelPanel
+from napari_prosma.train.series_panel import SeriesPanel
 from napari_prosma.train.slice_bar import SlicePanel
 from napari_prosma.widgets.config_form import ConfigForm
 from napari_prosma.widgets.fields import BROWSE, Fold, button, combo, fill, note_label, row, say
@@ -203,6 +204,8 @@ class TrainView(JobView):
     add_active_clicked = Signal()
     add_files_clicked = Signal()
     add_folder_clicked = Signal()
+    series_clicked = Signal()
+    series_files_clicked = Signal()
     remove_clicked = Signal(object)
     """Numbers of the selected pairs (list of int)."""
     fix_clicked = Signal(int, str)
@@ -242,7 +245,7 @@ class TrainView(JobView):
     def __init__(self) -> None:
         super().__init__(("size", "device", "name"))
         self._pairs, self._meaning, self._start = PairsTable(), LabelSemanticsPanel(), StartPanel()
-        self._slices = SlicePanel()
+        self._slices, self.series = SlicePanel(), SeriesPanel()
         self._advanced, self._plots, self._outcome, self._runs = (
             TrainAdvanced(),
             TrainingPlots(),
@@ -261,7 +264,7 @@ class TrainView(JobView):
         self._size.editingFinished.connect(lambda: self.size_chosen.emit(self._size.text().strip()))
         self._size_row = row("Voxel size", self._size)
         self._size_row.setVisible(False)
-        self._add(self._pairs, self._size_row, self._problems["size"], self._meaning, self._start)
+        self._add(self.series, self._pairs, self._size_row, self._problems["size"], self._meaning, self._start)
         self._add_device()
         self._add(row("Name", self._name), self._problems["name"], self._advanced)
         self._end_section()
@@ -299,7 +302,8 @@ class TrainView(JobView):
     def _pass_on(self) -> None:
         """Make the panels' signals this view's."""
         names: dict[QWidget, str] = {
-            self._pairs: "add_active_clicked add_files_clicked add_folder_clicked remove_clicked fix_clicked",
+            self._pairs: "add_active_clicked add_files_clicked add_folder_clicked remove_clicked fix_clicked "
+            "series_clicked series_files_clicked",
             self._slices: "mark_clicked slice_clicked next_clicked",
             self._meaning: "labels_changed class_changed",
             self._start: "start_chosen browse_clicked preset_chosen budget_chosen estimate_clicked",

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     import napari
 
 
+PATTERNS = f"Scans ({' '.join(f'*{suffix}' for suffix in IMAGE_SUFFIXES)})"
+
+
 class TrainWidget(TrainView):
     """Dock widget that trains and fine-tunes models.
 
@@ -40,6 +43,8 @@ class TrainWidget(TrainView):
         self.controller = TrainController(napari_viewer, self, self._session)
         self.add_files_clicked.connect(self._add_files)
         self.add_folder_clicked.connect(self._add_folder)
+        self.series_clicked.connect(self._go_through_folder)
+        self.series_files_clicked.connect(self._go_through_files)
         self.browse_clicked.connect(self._browse)
         self.details_clicked.connect(self._show_details)
         self.use_clicked.connect(self._use)
@@ -49,12 +54,11 @@ class TrainWidget(TrainView):
         self.destroyed.connect(self.controller.close)
 
     def _add_files(self) -> None:
-        patterns = f"Scans ({' '.join(f'*{suffix}' for suffix in IMAGE_SUFFIXES)})"
-        images, _ = QFileDialog.getOpenFileNames(self, "Choose the images", "", patterns)
+        images, _ = QFileDialog.getOpenFileNames(self, "Choose the images", "", PATTERNS)
         if not images:
             return
         folder = str(Path(images[0]).parent)
-        labels, _ = QFileDialog.getOpenFileNames(self, "Choose their labels", folder, patterns)
+        labels, _ = QFileDialog.getOpenFileNames(self, "Choose their labels", folder, PATTERNS)
         if labels:
             self.controller.pairs.add_files([Path(name) for name in images], [Path(name) for name in labels])
 
@@ -62,6 +66,16 @@ class TrainWidget(TrainView):
         name = QFileDialog.getExistingDirectory(self, "Choose a folder with images and labels")
         if name:
             self.controller.pairs.add_folder(Path(name))
+
+    def _go_through_folder(self) -> None:
+        name = QFileDialog.getExistingDirectory(self, "Choose a folder with scans to go through")
+        if name:
+            self.controller.series.begin(Path(name))
+
+    def _go_through_files(self) -> None:
+        names, _ = QFileDialog.getOpenFileNames(self, "Choose the scans to go through", "", PATTERNS)
+        if names:
+            self.controller.series.begin(Path(names[0]).parent, [Path(name) for name in names])
 
     def _browse(self) -> None:
         path = self.ask_model()

@@ -121,7 +121,8 @@ def check_pair(
 ) -> PairCheck:
     """Check one pair; nothing is raised for what is wrong with it.
 
-    Labels without any object are no problem where unlabelled means background: such a scan is a negative.
+    Labels without any object are no problem where unlabelled means background, or where slices were checked: such a
+    scan is a negative.
 
     Parameters
     ----------
@@ -150,7 +151,8 @@ def check_pair(
     gray, words = gray_problem(np.asarray(labels.data), config, named, voxels, PICTURE_VALUES)
     if not problem and words:
         problem = words if gray == "image" else f"{words} {GRAY_HELP}"
-    if not problem and not values and config.sparse and (states is None or not states.only):
+    whole = states is not None and (states.only or bool(states.checked))  # a negative says that nothing is there
+    if not problem and not values and config.sparse and not whole:
         problem = "No class is painted: paint at least one object, or leave this pair out."
     if not problem and not gray and len(values) >= MAX_CLASSES:
         problem = many_values(len(values))

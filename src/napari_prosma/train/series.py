@@ -1,0 +1,333 @@
+"""A series of scans to go through: which there are, how far each is, and where its labels are kept. No Qt."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import threading
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from napari_prosma.train.pairs import Pair
+from napari_prosma.train.sources import Source
+from prosma_core.config.documents import load_json
+from prosma_core.data.slices import SliceStates
+from prosma_core.errors import DatasetError, OutputError, ProsmaError
+from prosma_core.io.atomic import write_bytes_atomic
+from prosma_core.io.dataset_folder import image_files
+from prosma_core.io.names import FORMATS, image_suffix, is_dicom_folder, is_image_path, safe_name, stem
+from prosma_core.printable import counted
+
+_LOG = logging.getLogger(__name__)
+
+Step = Literal["untouched", "in work", "done"]
+MOST_SCANS = 5000
+"""Files of a series; a folder with more is not meant as one."""
+LABELS = "_labels"
+"""Ending of the name of saved labels, before the suffix."""
+NOTES = "series.json"
+_FOLDERS = {"images": "labels", "imagesTr": "labelsTr"}
+"""Folders of images, and the folder of labels beside each."""
+NOT_DICOM = FORMATS.keys() - {".dcm"}
+_KEPT = ("annotated", "slices", "finished", "validation")
+_CHANNEL = re.compile(r"^(.+)_(\d{4})$")
+_MOST_CHANNELS = 8
+
+
+@dataclass(frozen=True)
+class SeriesScan:
+    """A scan of a series, and what is known of its labels.
+
+    Attributes
+    ----------
+    name : str
+        Path of its file below the folder of the series; of channels, with the channel's number left out.
+    images : tuple of Path
+        The file, or one for each channel.
+    given : Path or None
+        Labels that the folder holds already; never written to.
+    saved : Path or None
+        Labels that were saved of it.
+    annotated, slices : int
+        Checked and edited slices of the saved labels, and all of them; 0 slices where that is not known.
+    finished : bool
+        Whether it was left with checked or edited slices.
+    validation : bool
+        Whether it is for validation.
+    problem : str
+        Why it cannot be opened; empty unless that was tried.
+    """
+
+    name: str
+    images: tuple[Path, ...]
+    given: Path | None = None
+    saved: Path | None = None
+    annotated: int = 0
+    slices: int = 0
+    finished: bool = False
+    validation: bool = False
+    problem: str = ""
+
+    @property
+    def labels(self) -> Path | None:
+        """File of the labels: what was saved, or else what the folder holds."""
+        return self.saved or self.given
+
+    @property
+    def step(self) -> Step:
+        """How far it is."""
+        if self.saved is None:
+            return "done" if self.given is not None else "untouched"
+        if self.finished:
+            return "done"
+        return "in work" if self.annotated or not self.slices else "untouched"
+
+    @property
+    def words(self) -> str:
+        """How far it is, in words, such as ``done: 3 of 31 slices``."""
+        if self.problem:
+            return "cannot be opened"
+        if self.saved is None:
+            return "done: labels of the folder" if self.given is not None else self.step
+        if self.step == "untouched" or not self.slices:
+            return self.step
+        return f"{self.step}: {self.annotated} of {counted(self.slices, 'slice')}"
+
+    @property
+    def trained_on(self) -> bool:
+        """Whether there are labels to train on."""
+        return not self.problem and self.labels is not None and self.step != "untouched"
+
+
+class Series:
+    """The scans of a folder, and what is kept of them in a folder of its own.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the scans; nothing is written there.
+    home : Path
+        Folder of the models, in which that of the labels is made as soon as there are any.
+    files : sequence of Path
+        Those of the folder that are meant; none: all, also in its subfolders.
+
+    Attributes
+    ----------
+    folder : Path
+    root : Path
+        Where labels and notes are kept; the same for the same folder.
+    scans : list of SeriesScan
+
+    Raises
+    ------
+    DatasetError
+        The folder is not there, or holds no image or too many.
+    """
+
+    def __init__(self, folder: Path, home: Path, files: Sequence[Path] = ()) -> None:
+        self.folder = folder.absolute()
+        digest = hashlib.blake2b(os.fsencode(self.folder.resolve()), digest_size=4).hexdigest()
+        self.root = home / f"{safe_name(self.folder.name)}-{digest} annotations"
+        self._lock = threading.Lock()
+        self._notes = _read_notes(self.root / NOTES)
+        found = find_scans(self.folder, files)
+        there = _saved_files(self.root)
+        self.scans = [self._known(scan, there) for scan in found]
+
+    @property
+    def title(self) -> str:
+        """Name of the folder."""
+        return self.folder.name or str(self.folder)
+
+    @property
+    def words(self) -> str:
+        """How many scans there are, and how far they are."""
+        steps = [scan.step for scan in self.scans if not scan.problem]
+        parts = [counted(len(self.scans), "scan"), f"{steps.count('done')} done", f"{steps.count('in work')} in work"]
+        broken = len(self.scans) - len(steps)
+        return f"{self.title}: {', '.join(parts)}" + (f", {broken} cannot be opened" if broken else "")
+
+    def number(self, name: str) -> int:
+        """Number of a scan."""
+        return next(i for i, scan in enumerate(self.scans) if scan.name == name)
+
+    def next_after(self, name: str | None) -> SeriesScan | None:
+        """The first scan after one (None: from the beginning, and around) that is not done and can be opened."""
+        start = 0 if name is None else self.number(name) + 1
+        order = [*self.scans[start:], *self.scans[:start]]
+        return next((s for s in order if s.step != "done" and not s.problem and s.name != name), None)
+
+    def file_of(self, scan: SeriesScan) -> Path:
+        """Where labels of a scan are saved, without suffix."""
+        flat = scan.name.replace("/", "__")
+        safe = safe_name(flat, most=100)
+        if safe != scan.name:
+            safe += "-" + hashlib.blake2b(scan.name.encode(errors="surrogateescape"), digest_size=4).hexdigest()
+        return self.root / f"{safe}{LABELS}"
+
+    def pair(self, scan: SeriesScan) -> Pair | None:
+        """A scan and the file of its labels; None where there is nothing to train on."""
+        path = scan.labels
+        if path is None or not scan.trained_on:
+            return None
+        channels = scan.images if len(scan.images) > 1 else ()
+        image = Source(path=scan.images[0], title=scan.name, channels=channels)
+        return self.parted(Pair(image, Source(path=path, title=path.name)), scan)
+
+    def parted(self, pair: Pair, scan: SeriesScan) -> Pair:
+        """The pair, for validation where its scan is."""
+        held = scan.validation
+        return replace(pair, part="val" if held else "", splits=f"the series {self.title}" if held else "")
+
+    def update(self, name: str, **changes: Any) -> SeriesScan:
+        """Change what is known of a scan, in memory."""
+        number = self.number(name)
+        self.scans[number] = replace(self.scans[number], **changes)
+        return self.scans[number]
+
+    def keep(self, *names: str, **changes: Any) -> None:
+        """Change what is known of scans, and write it down; in any thread.
+
+        Raises
+        ------
+        OutputError
+            It cannot be written.
+        """
+        with self._lock:
+            for name in names:
+                scan = self.update(name, **changes)
+                self._notes[name] = {key: int(getattr(scan, key)) for key in _KEPT}
+            content = {"folder": str(self.folder), "scans": self._notes}
+            try:
+                self.root.mkdir(parents=True, exist_ok=True)
+                write_bytes_atomic(self.root / NOTES, json.dumps(content, indent=1).encode(errors="surrogateescape"))
+            except OSError as error:
+                msg = f"Cannot write in {self.root}: {error.strerror or error}. Check the free space and permissions."
+                raise OutputError(msg) from error
+
+    def saved(self, name: str, path: Path, states: SliceStates | None) -> None:
+        """Labels of a scan were saved; in any thread, errors as of `keep`."""
+        count = len(states.annotated) if states is not None else 0
+        self.keep(name, saved=path, annotated=count, slices=states.count if states is not None else 0)
+
+    def _known(self, scan: SeriesScan, there: dict[str, Path]) -> SeriesScan:
+        notes = self._notes.get(scan.name, {})
+        numbers = {key: max(0, int(notes.get(key, 0))) for key in ("annotated", "slices")}
+        flags = {key: bool(notes.get(key, False)) for key in ("finished", "validation")}
+        saved = there.get(self.file_of(scan).name)
+        known = replace(scan, **numbers, validation=flags["validation"], saved=saved)  # type: ignore[arg-type]
+        return replace(known, finished=flags["finished"] and saved is not None)
+
+
+def find_scans(folder: Path, files: Sequence[Path] = ()) -> tuple[SeriesScan, ...]:
+    """Scans of a folder and its subfolders, by name; no image is opened.
+
+    Of a data folder (``images`` and ``labels``, or ``imagesTr`` and ``labelsTr``) the images, with the labels there
+    are. Where all of a folder's files end with ``_0000``, ``_0001``, … and each of them has the same of these, they are
+    channels; pictures that are numbered like frames are not.
+
+    Raises
+    ------
+    DatasetError
+        The folder is not there, or holds no image or too many.
+    """
+    if not os.path.isdir(folder):  # noqa: PTH112  (False for a name that is too long)
+        msg = f"The folder {folder} is not there. Connect its drive, or choose it again."
+        raise DatasetError(msg)
+    by_folder: dict[Path, list[Path]] = defaultdict(list)
+    try:
+        for path in sorted(files) if files else _walk(folder):
+            by_folder[path.parent].append(path)
+    except OSError as error:
+        msg = f"The folder {folder} cannot be read: {error.strerror or error}. Check its permissions."
+        raise DatasetError(msg) from error
+    scans = [scan for parent in sorted(by_folder) for scan in _grouped(parent, by_folder[parent], folder)]
+    if not scans:
+        msg = f"{folder} holds no image of a known format. Choose the folder with the scans."
+        raise DatasetError(msg)
+    return tuple(scans)
+
+
+def _walk(folder: Path) -> list[Path]:
+    """Image files of a folder and its subfolders; zarr and DICOM folders are scans, and not looked into."""
+    if is_dicom_folder(folder) and not any(image_suffix(path).lower() in NOT_DICOM for path in folder.iterdir()):
+        return [folder]
+    found: list[Path] = []
+    waiting = [folder]
+    while waiting:
+        here = waiting.pop()
+        files = image_files(here)
+        found += files
+        if len(found) > MOST_SCANS or len(waiting) > MOST_SCANS:
+            msg = f"{folder} holds more than {MOST_SCANS} images or folders. Choose one of its subfolders."
+            raise DatasetError(msg)
+        inside = sorted(path for path in here.iterdir() if path.is_dir() and not path.is_symlink())
+        names = {path.name for path in inside}
+        labels = {_FOLDERS[name] for name in names & _FOLDERS.keys()}
+        labels |= {"labelsTs"} if "imagesTs" in names else set()
+        waiting += [p for p in inside if p.name not in labels and not p.name.startswith(".") and p not in files]
+    return found
+
+
+def _grouped(parent: Path, files: Sequence[Path], folder: Path) -> list[SeriesScan]:
+    """Scans of the files of one folder."""
+    beside = _FOLDERS.get(parent.name)
+    labels: dict[str, Path] = {}
+    if beside is not None and (parent.parent / beside).is_dir():
+        labels = {stem(path): path for path in image_files(parent.parent / beside)}
+    channels = _channels(files, sure=parent.name in {"imagesTr", "imagesTs"}, labels=labels)
+    scans = []
+    for name, images in channels.items():
+        below = os.path.relpath(parent / name, folder).replace(os.sep, "/")
+        path = folder.name if below == "." else below
+        scans.append(SeriesScan(path, images, labels.get(name if len(images) > 1 else stem(images[0]))))
+    return scans
+
+
+def _channels(files: Sequence[Path], *, sure: bool, labels: dict[str, Path]) -> dict[str, tuple[Path, ...]]:
+    """Files by scan: each by its own name, or the channels of one."""
+    groups: dict[str, dict[int, Path]] = defaultdict(dict)
+    for path in files:
+        match = _CHANNEL.match(stem(path))
+        if match:
+            groups[match.group(1)][int(match.group(2))] = path
+    numbers = {tuple(sorted(group)) for group in groups.values()}
+    same = len(numbers) == 1 and sum(map(len, groups.values())) == len(files)
+    pictures = any(FORMATS.get(image_suffix(path).lower()) == "raster" for path in files)
+    count = len(next(iter(numbers))) if same else 0
+    whole = same and next(iter(numbers)) == tuple(range(count)) and count <= _MOST_CHANNELS
+    if sure and all(sorted(group) == list(range(len(group))) for group in groups.values()) and groups:
+        alone = {path.name: (path,) for path in files if not _CHANNEL.match(stem(path))}
+        return {name: tuple(group[n] for n in sorted(group)) for name, group in groups.items()} | alone
+    if whole and count > 1 and not pictures and not any(stem(path) in labels for path in files):
+        return {name: tuple(group[n] for n in range(count)) for name, group in groups.items()}
+    return {path.name: (path,) for path in files}
+
+
+def _read_notes(path: Path) -> dict[str, dict[str, Any]]:
+    """What was written down of the scans; empty where nothing was, or it is damaged."""
+    try:
+        scans = load_json(path.read_bytes())["scans"]
+        kept = {}
+        for name, notes in scans.items():
+            kept[str(name)] = {key: int(value) for key, value in notes.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ProsmaError) as error:
+        _LOG.warning("What is known of a series cannot be read in %s: %s", path, error)
+        return {}
+    return kept
+
+
+def _saved_files(root: Path) -> dict[str, Path]:
+    """Saved labels by their name without suffix."""
+    try:
+        return {stem(path): path for path in sorted(root.iterdir()) if is_image_path(path)}
+    except OSError:
+        return {}

@@ -1,0 +1,156 @@
+"""Which scans a series holds, how far they are, and that nothing of it is lost; no Qt."""
+
+from __future__ import annotations
+
+import errno
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from napari_prosma.train import series as module
+from napari_prosma.train.pairs import splits_of
+from napari_prosma.train.series import Series, find_scans
+from prosma_core.data.slices import SliceStates
+from prosma_core.errors import DatasetError, OutputError
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def found(root: Path) -> dict[str, int]:
+    """Names of the scans, and how many files each has."""
+    return {scan.name: len(scan.images) for scan in find_scans(root)}
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("b.nii.gz", "a.png", "notes.txt", "._a.png"), {"a.png": 1, "b.nii.gz": 1}),
+        (("p1/scan.nii.gz", "p2/scan.nii.gz"), {"p1/scan.nii.gz": 1, "p2/scan.nii.gz": 1}),
+        (("x_0000.nii.gz", "x_0001.nii.gz", "y_0000.nii.gz", "y_0001.nii.gz"), {"x": 2, "y": 2}),
+        (("f_0000.png", "f_0001.png"), {"f_0000.png": 1, "f_0001.png": 1}),
+        (("f_0001.nii.gz", "f_0002.nii.gz"), {"f_0001.nii.gz": 1, "f_0002.nii.gz": 1}),
+        (("x_0000.nii.gz", "other.nii.gz"), {"x_0000.nii.gz": 1, "other.nii.gz": 1}),
+        (("images/a.png", "images/b.png", "labels/a.png"), {"images/a.png": 1, "images/b.png": 1}),
+        (("imagesTr/a_0000.png", "imagesTr/a_0001.png", "labelsTr/a.png"), {"imagesTr/a": 2}),
+        (("dicom/1.dcm", "dicom/2.dcm", "a.nii"), {"dicom": 1, "a.nii": 1}),
+        (("exp.zarr/zarr.json", "exp.zarr/0/zarr.json"), {"exp.zarr": 1}),
+    ],
+)
+def test_scans_of_a_folder(tmp_path: Path, names: tuple[str, ...], expected: dict[str, int]) -> None:
+    assert found(touch(tmp_path, *names)) == expected
+
+
+def test_a_folder_that_is_one_dicom_series_is_one_scan(tmp_path: Path) -> None:
+    root = touch(tmp_path / "ct", "1.dcm", "2.dcm")
+    assert found(root) == {"ct": 1}
+
+
+@pytest.mark.parametrize("names", [(), ("notes.txt",), ("labels/a.png",)])
+def test_a_folder_without_images_is_said(tmp_path: Path, names: tuple[str, ...]) -> None:
+    root = touch(tmp_path, *names)
+    if names[:1] == ("labels/a.png",):
+        (root / "images").mkdir()
+    with pytest.raises(DatasetError, match="no image"):
+        find_scans(root)
+    with pytest.raises(DatasetError, match="not there"):
+        find_scans(root / "gone")
+
+
+def test_labels_of_the_folder_are_given_and_count_as_done(tmp_path: Path) -> None:
+    root = touch(tmp_path / "set", "images/a.png", "images/b.png", "labels/a.png")
+    series = Series(root, tmp_path / "models")
+    a, b = series.scans
+    assert (a.step, a.given, a.words) == ("done", root / "labels" / "a.png", "done: labels of the folder")
+    assert (b.step, b.given) == ("untouched", None)
+    pair = series.pair(a)
+    assert pair is not None
+    assert pair.labels.paths == (a.given,)
+    assert series.pair(b) is None
+    assert series.next_after(None) == b
+
+
+def states(annotated: int, count: int = 8) -> SliceStates:
+    return SliceStates("z", count, edited=tuple(range(annotated)))
+
+
+def save(series: Series, name: str, annotated: int) -> None:
+    """Save labels as the widget does."""
+    path = series.file_of(series.scans[series.number(name)])
+    path = path.with_name(f"{path.name}.nii.gz")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    series.saved(name, path, states(annotated))
+
+
+def test_what_was_saved_is_found_again_and_steps_follow_from_it(tmp_path: Path) -> None:
+    root = touch(tmp_path / "set", "a.nii", "b.nii", "c.nii", "sub/a.nii")
+    first = Series(root, tmp_path / "models")
+    for name, count in (("a.nii", 3), ("sub/a.nii", 2), ("c.nii", 0)):
+        save(first, name, count)
+    first.keep("a.nii", finished=True)
+    first.keep("b.nii", "sub/a.nii", validation=True)
+
+    again = Series(root, tmp_path / "models")
+    assert [scan.words for scan in again.scans] == ["done: 3 of 8 slices", "untouched", "untouched", "in work: 2 of 8 slices"]
+    assert [scan.validation for scan in again.scans] == [False, True, False, True]
+    assert again.words == "set: 4 scans, 1 done, 1 in work"
+    pairs = [pair for scan in again.scans if (pair := again.pair(scan)) is not None]
+    assert [pair.image.name for pair in pairs] == ["a.nii", "sub/a.nii"]
+    assert len({pair.labels.paths for pair in pairs}) == 2
+    assert splits_of(pairs) == ((1,), "Validation: 1 of 2 pairs, as the series set says.")
+    assert Series(touch(tmp_path / "other" / "set", "a.nii"), tmp_path / "models").scans[0].saved is None
+    assert sorted(path.name for path in root.rglob("*")) == ["a.nii", "a.nii", "b.nii", "c.nii", "sub"]
+
+
+def test_next_goes_around_and_leaves_out_what_is_done_or_broken(tmp_path: Path) -> None:
+    series = Series(touch(tmp_path / "set", "a.nii", "b.nii", "c.nii", "d.nii"), tmp_path / "models")
+    series.update("b.nii", problem="broken")
+    save(series, "c.nii", 1)
+    series.keep("c.nii", finished=True)
+    order, name = [], None
+    for _ in range(3):
+        scan = series.next_after(name)
+        assert scan is not None
+        order.append(name := scan.name)
+    assert order == ["a.nii", "d.nii", "a.nii"]
+    series.update("d.nii", problem="broken")
+    assert series.next_after("a.nii") is None
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"scans": 3}', b'{"scans": {"a.nii": {"slices": "many"}}}'])
+def test_damaged_notes_lose_no_labels(tmp_path: Path, content: bytes) -> None:
+    root, home = touch(tmp_path / "set", "a.nii"), tmp_path / "models"
+    series = Series(root, home)
+    save(series, "a.nii", 2)
+    (series.root / "series.json").write_bytes(content)
+    (scan,) = Series(root, home).scans
+    assert (scan.step, scan.words, scan.trained_on) == ("in work", "in work", True)
+
+
+def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    series = Series(touch(tmp_path / "set", "a.nii"), tmp_path / "models")
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "write_bytes_atomic", full)
+    with pytest.raises(OutputError, match="No space left"):
+        series.keep("a.nii", finished=True)
+
+
+def test_five_hundred_files_are_listed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = touch(tmp_path / "set", *(f"p{i}/scan.nii.gz" for i in range(500)))
+    began = time.perf_counter()
+    series = Series(root, tmp_path / "models")
+    assert time.perf_counter() - began < 3
+    assert len({series.file_of(scan) for scan in series.scans}) == 500
+    monkeypatch.setattr(module, "MOST_SCANS", 400)
+    with pytest.raises(DatasetError, match="more than 400"):
+        Series(root, tmp_path / "models")

@@ -1,0 +1,280 @@
+"""Going through a series of scans in the widget, with an engine that the test plays."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+from qtpy.QtWidgets import QPushButton, QTableWidget
+
+from napari_prosma.layers.slices import marks_of
+from napari_prosma.train import export_pairs
+from prosma_core.data.phantom import phantom_3d
+from prosma_core.engine.messages import Finished, SegmentResult
+from prosma_core.io.images import read_image, write_image, write_labels
+from prosma_core.io.notes import noted_slices, read_notes
+
+SHAPE = (8, 32, 32)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a folder with three scans, the second of which is broken."""
+    root = tmp_path / "scans"
+    root.mkdir()
+    for i in range(3):
+        scan, _ = phantom_3d(i, SHAPE)
+        write_image(root / f"s{i}.nii.gz", scan.data, scan.spec)
+    (root / "s1.nii.gz").write_bytes(b"nothing")
+    return root
+
+
+class Series:
+    """Shorthands."""
+
+    def __init__(self, widget: Any) -> None:
+        self.widget, self.work, self.viewer = widget, widget.controller.series, widget.viewer
+        self.table = widget.view.findChild(QTableWidget, "series_table")
+
+    @property
+    def rows(self) -> list[tuple[str, str, str]]:
+        return [tuple(self.table.item(i, c).text() for c in range(3)) for i in range(self.table.rowCount())]
+
+    @property
+    def states(self) -> list[str]:
+        return [row[1] for row in self.rows]
+
+    @property
+    def layers(self) -> list[str]:
+        return [layer.name for layer in self.viewer.layers]
+
+    @property
+    def labels(self) -> Any:
+        return self.viewer.layers[-1]
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        return [(row.image, row.problem or row.facts) for row in self.widget.controller._pairs.rows]
+
+    def click(self, part: str) -> None:
+        button = self.widget.view.findChild(QPushButton, f"series_{part}")
+        assert button.isEnabled()
+        button.click()
+
+    def paint(self, z: int) -> None:
+        self.labels.data[z, 5:15, 5:15] = 1
+        self.labels.refresh()
+
+
+@pytest.fixture
+def series(widget: Any, folder: Path) -> Series:
+    widget.controller.series.begin(folder)
+    return Series(widget)
+
+
+def test_open_correct_next_close_reopen(series: Series, folder: Path) -> None:
+    assert series.states == ["untouched"] * 3
+    assert not series.viewer.layers
+    series.click("next")
+    assert series.layers == ["s0.nii.gz", "s0.nii.gz labels"]
+    assert series.viewer.layers.selection.active is series.labels
+    series.paint(2)
+    series.paint(3)
+    series.click("next")  # the broken one is left out
+    assert series.layers == ["s2.nii.gz", "s2.nii.gz labels"]
+    assert series.states[:2] == ["done: 2 of 8 slices", "cannot be opened"]
+    assert "s1.nii.gz cannot be opened" in series.widget.text("error")
+    assert series.pairs[0] == ("s0.nii.gz", "1 class, on 2 of 8 slices (z), 2.4 % of voxels")
+    series.paint(1)
+    series.click("leave")
+    assert series.layers == []
+    assert series.table.isHidden()
+    assert [name for name, _ in series.pairs] == ["s0.nii.gz", "s2.nii.gz"]
+
+    series.work.begin(folder)
+    assert series.states == ["done: 2 of 8 slices", "untouched", "done: 1 of 8 slices"]
+    assert len(series.pairs) == 2
+    series.table.selectRow(0)
+    series.click("open")
+    assert np.flatnonzero(series.labels.data.any((1, 2))).tolist() == [2, 3]
+    assert series.states[0] == "open: 2 of 8 slices"
+    assert len(series.pairs) == 2
+    assert sorted(path.name for path in folder.iterdir()) == ["s0.nii.gz", "s1.nii.gz", "s2.nii.gz"]
+
+
+def test_labels_are_kept_where_layers_are_deleted_and_when_the_widget_closes(series: Series) -> None:
+    series.click("next")
+    series.paint(2)
+    series.viewer.layers.remove(series.labels)
+    assert series.layers == []
+    assert series.states[0] == "done: 1 of 8 slices"
+    series.table.selectRow(0)
+    series.click("open")
+    series.paint(4)
+    series.widget.controller.close()
+    (file,) = series.widget.models.glob("* annotations/*.nii.gz")
+    assert np.flatnonzero(read_image(file).data.any((1, 2))).tolist() == [2, 4]
+    assert len(series.viewer.layers) == 2  # they are left to the user
+
+
+def test_where_labels_cannot_be_saved_they_stay_open(series: Series, monkeypatch: pytest.MonkeyPatch) -> None:
+    series.click("next")
+    series.paint(2)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export_pairs, "write_labels", full)
+        for leave in (lambda: series.click("next"), lambda: series.viewer.layers.remove(series.labels)):
+            leave()
+            assert sorted(series.layers) == ["s0.nii.gz", "s0.nii.gz labels"]
+            assert "No space left" in series.widget.text("error")
+            assert "stays open" in series.widget.text("error")
+    series.click("next")
+    assert series.states[0] == "done: 1 of 8 slices"
+
+
+def test_a_folder_that_vanished_is_said(series: Series, folder: Path) -> None:
+    series.click("next")
+    series.paint(2)
+    shutil.rmtree(folder)
+    series.click("next")
+    assert "not there any more" in series.widget.text("error")
+    assert series.states == ["done: 1 of 8 slices", "untouched", "untouched"]
+    series.work.begin(folder)
+    assert "is not there" in series.widget.text("error")
+
+
+def test_nothing_here_is_a_negative(series: Series) -> None:
+    series.click("next")
+    series.paint(2)
+    series.click("nothing")
+    assert "Erase them first" in series.widget.text("error")
+    series.labels.data[:] = 0
+    series.click("nothing")
+    assert series.states[0] == "done: 8 of 8 slices"
+    assert series.layers[0] == "s2.nii.gz"
+    series.paint(1)
+    series.click("leave")
+    assert series.pairs[0][1].startswith("no object")
+    assert [row.problem for row in series.widget.controller._pairs.rows] == ["", ""]
+    assert series.widget.controller._pairs.rows[0].states.checked == tuple(range(8))
+
+
+def test_the_models_result_is_corrected_and_untouched_slices_do_not_count(series: Series) -> None:
+    widget = series.widget
+    model = widget.model("phantom-3d")
+    widget.controller.choose_start(model)
+    series.click("next")
+    assert series.layers == ["s0.nii.gz"]
+    (job,) = widget.jobs.jobs
+    assert job.request.model == str(model.path)
+    job.give_labels()[2:4, 5:15, 5:15] = 1
+    job.say(Finished(SegmentResult(voxels={}, seconds=1.0, device="CPU")))
+    assert series.layers == ["s0.nii.gz", "s0.nii.gz labels"]
+    assert series.states[0] == "open: 0 of 8 slices"
+    series.click("next")
+    assert series.states[0] == "untouched"  # nothing was checked: it is not saved, a better model may come
+    assert not list(widget.models.glob("* annotations/*.nii.gz"))
+    series.table.selectRow(0)
+    series.click("open")  # gives the segmentation of the other up
+    assert widget.jobs.jobs[1].cancelled
+    job = widget.jobs.jobs[2]
+    job.give_labels()[2:4, 5:15, 5:15] = 1
+    job.say(Finished(SegmentResult(voxels={}, seconds=1.0, device="CPU")))
+    series.paint(4)
+    widget.controller.slices.mark(series.labels, 2)
+    series.click("next")
+    (file,) = widget.models.glob("* annotations/*.nii.gz")
+    states = noted_slices(read_notes(file))
+    assert states is not None
+    assert (states.only, states.checked, states.edited) == (True, (2,), (4,))
+    assert series.pairs[0][1].startswith("a model's result: 1 checked, 1 edited, 6 untouched")
+    series.table.selectRow(0)
+    series.click("open")
+    marks = marks_of(series.labels)
+    assert (marks.checked, marks.edited) == ((2,), (4,))
+
+
+def test_without_an_engine_labels_are_drawn(series: Series) -> None:
+    widget = series.widget
+    widget.controller.choose_start(widget.model("phantom-3d"))
+    widget.jobs.busy = True
+    series.click("next")
+    assert series.layers == ["s0.nii.gz", "s0.nii.gz labels"]
+    assert "are to be drawn" in widget.text("error")
+
+
+def test_scans_for_validation_are_kept_in_the_project(series: Series, folder: Path) -> None:
+    for z in (2, 3):
+        series.click("next")
+        series.paint(z)
+    series.table.selectRow(2)
+    series.click("validation")
+    series.click("leave")
+    rows = series.widget.controller._pairs.rows
+    assert [row.pair.part for row in rows] == ["", "val"]
+    assert rows[1].facts.endswith("for validation")
+    series.work.begin(folder)
+    assert [use for _, _, use in series.rows] == ["training", "training", "validation"]
+    plan = series.widget.controller._plan
+    assert plan.request_values["validation"] == (1,)
+    series.table.selectRow(2)
+    series.click("validation")
+    assert "validation" not in series.widget.controller._plan.request_values
+
+
+def test_labels_of_the_folder_are_copied_and_channels_are_one_scan(widget: Any, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    (root / "imagesTr").mkdir(parents=True)
+    (root / "labelsTr").mkdir()
+    scan, truth = phantom_3d(1, SHAPE)
+    for i in range(2):
+        write_image(root / "imagesTr" / f"a_000{i}.nii.gz", scan.data + i, scan.spec)
+        write_image(root / "imagesTr" / f"b_000{i}.nii.gz", scan.data + i, scan.spec)
+    write_labels(root / "labelsTr" / "a.nii.gz", truth.data.astype(np.uint8), scan.spec)
+    before = (root / "labelsTr" / "a.nii.gz").read_bytes()
+    series = Series(widget)
+    series.work.begin(root)
+    assert series.states == ["done: labels of the folder", "untouched"]
+    series.click("next")
+    assert series.layers == ["imagesTr/b", "imagesTr/b labels"]
+    assert series.viewer.layers[0].data.shape == (2, *SHAPE)
+    assert series.labels.data.shape == SHAPE
+    series.paint(2)
+    series.table.selectRow(0)
+    series.click("open")
+    np.testing.assert_array_equal(series.labels.data, truth.data)
+    series.paint(2)
+    series.click("leave")
+    assert [row.spec.num_channels for row in widget.controller._pairs.rows] == [2, 2]
+    assert [row.problem for row in widget.controller._pairs.rows] == ["", ""]
+    assert (root / "labelsTr" / "a.nii.gz").read_bytes() == before
+    assert widget.can_run
+
+
+def test_a_picture_is_one_slice_and_a_label_map_is_no_scan(widget: Any, tmp_path: Path) -> None:
+    root = tmp_path / "pictures"
+    root.mkdir()
+    PIL.Image.fromarray(np.arange(32 * 32, dtype=np.uint8).reshape(32, 32)).save(root / "a.png")
+    scan, truth = phantom_3d(1, SHAPE)
+    notes = {"program": "test", "kind": "labels"}
+    write_labels(root / "b.nii.gz", truth.data.astype(np.uint8), scan.spec, provenance=notes)
+    series = Series(widget)
+    series.work.begin(root)
+    series.click("next")
+    series.labels.data[3:9, 3:9] = 1
+    series.labels.refresh()
+    series.click("next")
+    assert series.states == ["done: 1 of 1 slice", "cannot be opened"]
+    assert "labels, not an image" in widget.text("error")
+    assert series.table.item(1, 1).toolTip()
+    series.table.selectRow(0)
+    series.table.doubleClicked.emit(series.table.model().index(0, 0))
+    assert series.labels.data[4, 4] == 1
