@@ -78,7 +78,7 @@ class TrainController:
         self._presenter = TrainPresenter(view, session)
         self._pairs = PairList(session.jobs, self._pairs_changed)
         self.pairs = PairActions(viewer, self._pairs, session.jobs, self._say)
-        self.series = SeriesWork(viewer, view.series, session, self._pairs, self._first_labels, self._say)
+        self.series = SeriesWork(viewer, view.series, session, self._pairs, self._first_labels)
         self.slices = SliceMarks(viewer, view, self._pairs, self._say)
         self._preview = TrainingPreview(viewer, view)
         self._estimate = RuntimeEstimator(view, session.jobs, self._show_times, self._show_plan)

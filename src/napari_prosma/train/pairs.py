@@ -40,6 +40,7 @@ from prosma_core.data.slices import SliceStates
 from prosma_core.errors import DatasetError, ProsmaError
 from prosma_core.io.dataset_folder import group_channels, open_dataset
 from prosma_core.io.names import stem
+from prosma_core.io.notes import made_by_model
 from prosma_core.printable import counted
 from prosma_core.training.classes import COLORS
 
@@ -106,15 +107,21 @@ def _elsewhere(words: str, image: ImageSpec, labels: ImageSpec) -> tuple[str, tu
 
 
 def facts(
-    found: PairCheck, labels: Scan, image: ImageSpec, config: LabelsConfig, states: SliceStates | None = None
+    found: PairCheck,
+    labels: Scan,
+    image: ImageSpec,
+    config: LabelsConfig,
+    states: SliceStates | None = None,
+    model: str = "",
 ) -> str:
-    """What the labels hold: "3 classes, 5 of 40 slices annotated (z), 2 % of voxels"."""
+    """What the labels hold, a model's result or not: "3 classes, 5 of 40 slices annotated (z), 2 % of voxels"."""
     if states is not None and states.only:
+        of = "a model's result: " if model else ""
         if not states.annotated:
-            return "a model's result, nothing checked or edited yet: left out"
+            return f"{of.replace(':', ',')}nothing checked or edited yet: left out"
         classes = counted(len(found.values), "class", "classes") if found.values else "no object"
         where = "on checked and edited slices" if states.axis else "checked or edited"
-        return f"a model's result: {states.words()}; {classes} {where}"
+        return f"{of}{states.words()}; {classes} {where}"
     parts = [counted(len(found.values), "class", "classes") if found.values else "no object"]
     if found.gray is not None:
         return f"{counted(len(found.values), 'value')} above 0"
@@ -331,10 +338,11 @@ def _check(row: PairRow, config: LabelsConfig) -> PairRow:
     if states is not None and not states.only and not states.checked and found.axis != states.axis:
         states = states_of_labels(row.pair.labels, own, found.axis)
     problem, fixes = problem_and_fixes(found, a, b)
+    model = made_by_model(provenance_of(row.pair.labels))
     known = round(found.annotated * labels.data.size)
     return replace(
         row,
-        facts=", ".join(filter(None, (facts(found, labels, image, config, states), _format_part(row.pair)))),
+        facts=", ".join(filter(None, (facts(found, labels, image, config, states, model), _format_part(row.pair)))),
         problem=problem,
         fixes=fixes,
         values={} if found.gray else found.values,  # they are no classes

@@ -36,8 +36,8 @@ FIXES = {
     "one_class": ("One class", "Take all labels above 0 as one class, such as numbered cells."),
 }
 SERIES = (
-    "Scans without labels, opened one after the other: correct or draw, mark, go on. Labels are kept beside your models; "
-    "the folder is not written to."
+    "Scans without labels, opened one after the other: correct or draw, mark, go on. Labels are kept beside "
+    "your models; the folder is not written to."
 )
 HEIGHT = 260
 """Most pixels of the rows; more pairs are scrolled to."""

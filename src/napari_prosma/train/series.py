@@ -90,14 +90,14 @@ class SeriesScan:
 
     @property
     def words(self) -> str:
-        """How far it is, in words, such as ``done: 3 of 31 slices``."""
+        """How far it is, in words, such as ``done: 3 of 31`` (slices)."""
         if self.problem:
             return "cannot be opened"
         if self.saved is None:
-            return "done: labels of the folder" if self.given is not None else self.step
+            return "done: own labels" if self.given is not None else self.step
         if self.step == "untouched" or not self.slices:
             return self.step
-        return f"{self.step}: {self.annotated} of {counted(self.slices, 'slice')}"
+        return f"{self.step}: {self.annotated} of {self.slices}"
 
     @property
     def trained_on(self) -> bool:

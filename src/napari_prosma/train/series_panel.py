@@ -8,10 +8,10 @@ from qtpy.QtCore import QModelIndex, Qt, Signal
 from qtpy.QtWidgets import QAbstractItemView, QGridLayout, QVBoxLayout, QWidget
 
 from napari_prosma.train.series_work import SeriesRow
-from napari_prosma.widgets.fields import button, cell, fit_height, note_label, say, table
+from napari_prosma.widgets.fields import SMALL, button, cell, fit_height, note_label, say, table
 
-HEIGHT = 150
-"""Most pixels of the rows; more scans are scrolled to."""
+HEIGHT, ROW = 132, 22
+"""Most pixels of the rows (more scans are scrolled to), and of one of them."""
 NEXT = "Open next"
 NEXT_TOOLTIP = (
     "Save the labels of the open scan, close its layers, and open the next scan that is not done: with its saved "
@@ -39,10 +39,12 @@ class SeriesPanel(QWidget):
         super().__init__()
         self._rows: tuple[SeriesRow, ...] = ()
         self._current: int | None = None
-        self._text, self._busy = note_label("facts"), note_label("facts")
+        self._text, self._busy, self._problem = note_label("facts"), note_label("facts"), note_label("problem")
         self._table = table(("Scan", "State", "For"))
         self._table.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
         self._table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self._table.setStyleSheet(SMALL)
+        self._table.verticalHeader().setDefaultSectionSize(ROW)
         self._table.setTextElideMode(Qt.TextElideMode.ElideMiddle)
         self._table.doubleClicked.connect(self._double_clicked)
         self._table.itemSelectionChanged.connect(self._enable)
@@ -65,24 +67,28 @@ class SeriesPanel(QWidget):
         layout.addWidget(self._text)
         layout.addWidget(self._table)
         layout.addWidget(self._busy)
+        layout.addWidget(self._problem)
         layout.addLayout(grid)
-        for name, part in (
+        named: tuple[tuple[str, QWidget], ...] = (
             ("series_counts", self._text),
             ("series_table", self._table),
             ("series_busy", self._busy),
+            ("series_problem", self._problem),
             ("series_next", self._next),
             ("series_nothing", self._nothing),
             ("series_open", self._open),
             ("series_validation", self._validation),
             ("series_leave", self._leave),
-        ):
-            part.setObjectName(name)
-        self.show_series("", (), None, "")
+        )
+        for name, widget in named:
+            widget.setObjectName(name)
+        self.show_series("", (), None, "", "")
 
-    def show_series(self, words: str, rows: Sequence[SeriesRow], current: int | None, busy: str) -> None:
-        """What there is (empty: no series), the scans, number of the open one, and what is being done; or empty."""
+    def show_series(self, words: str, rows: Sequence[SeriesRow], current: int | None, busy: str, problem: str) -> None:
+        """What there is (empty: no series), the scans, number of the open one, what is being done, what went wrong."""
         say(self._text, words)
         say(self._busy, busy)
+        say(self._problem, problem)
         if len(rows) != len(self._rows):
             self._rows, self._current = (), None
             self._table.setRowCount(len(rows))
@@ -93,7 +99,7 @@ class SeriesPanel(QWidget):
         if current is not None and current != self._current:
             self._table.scrollToItem(self._table.item(current, 0))
         self._rows, self._current = tuple(rows), current
-        self.setVisible(bool(words or busy))
+        self.setVisible(bool(words or busy or problem))
         self._table.setVisible(bool(rows))
         fit_height(self._table, HEIGHT)
         self._enable(busy=bool(busy))

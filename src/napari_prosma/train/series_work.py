@@ -19,7 +19,7 @@ from napari_prosma.jobs.session import Session
 from napari_prosma.jobs.spec import ScanSpec
 from napari_prosma.layers.results import drawing_layer, labels_layer, noted_provenance, show_labels
 from napari_prosma.layers.scan import LayerScan, read
-from napari_prosma.layers.slices import Marks, keep, marks_of, noted_marks, remember, slice_states
+from napari_prosma.layers.slices import Marks, keep, marks_of, noted_marks, packed, remember, slice_states
 from napari_prosma.train.autosave import Saving
 from napari_prosma.train.export_pairs import write_labels_layer
 from napari_prosma.train.pair_list import PairList
@@ -35,7 +35,6 @@ from prosma_core.engine.messages import ArrayReady, Failed, Finished, SegmentReq
 from prosma_core.errors import DatasetError, GeometryError, ProsmaError
 from prosma_core.events import TileDone
 from prosma_core.io.bundle import ModelEntry
-from prosma_core.printable import counted
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -76,8 +75,10 @@ class AbstractSeriesView(Protocol):
     def leave_clicked(self) -> ViewSignal:
         """Close the series."""
 
-    def show_series(self, words: str, rows: Sequence[SeriesRow], current: int | None, busy: str, /) -> None:
-        """What there is (empty: no series), the scans, number of the open one, and what is being done; or empty."""
+    def show_series(
+        self, words: str, rows: Sequence[SeriesRow], current: int | None, busy: str, problem: str, /
+    ) -> None:
+        """What there is (empty: no series), the scans, number of the open one, what is being done, what went wrong."""
 
 
 @dataclass(eq=False)
@@ -108,8 +109,6 @@ class SeriesWork:
         Holds each scan with checked or edited slices: as layers where it is open, else as files.
     model : callable
         Gives the model whose result is to be corrected, and the device; the model is None where labels are drawn.
-    say : callable
-        Told what went wrong; with an empty text, that nothing did.
     """
 
     def __init__(
@@ -119,15 +118,15 @@ class SeriesWork:
         session: Session,
         pairs: PairList,
         model: Callable[[], tuple[ModelEntry | None, str]],
-        say: Callable[[object], None],
     ) -> None:
         self._viewer, self._view, self._session, self._pairs = viewer, view, session, pairs
-        self._jobs, self._model, self._say = session.jobs, model, say
+        self._jobs, self._model = session.jobs, model
         self._series: Series | None = None
         self._open: _Open | None = None
         self._last: str | None = None
         self._listed: dict[str, Pair] = {}
-        self._busy, self._closing, self._closed = "", False, False
+        self._busy, self._problem = "", ""
+        self._closing = self._closed = False
         view.next_clicked.connect(self.open_next)
         view.open_clicked.connect(self.open_number)
         view.nothing_clicked.connect(self.nothing_here)
@@ -237,16 +236,16 @@ class SeriesWork:
         """Show the series as it is now."""
         series, work = self._series, self._open
         if series is None:
-            self._view.show_series("", (), None, self._busy)
+            self._view.show_series("", (), None, self._busy, self._problem)
             return
         rows = [_row(scan) for scan in series.scans]
         current = series.number(work.name) if work is not None else None
         if current is not None and work is not None:
             pair = next((row for row in self._pairs.rows if row.pair is work.pair), None)
             states = pair.states if pair is not None else None
-            count = f": {len(states.annotated)} of {counted(states.count, 'slice')}" if states is not None else ""
+            count = f": {len(states.annotated)} of {states.count}" if states is not None else ""
             rows[current] = replace(rows[current], state=f"open{count}")
-        self._view.show_series(series.words, rows, current, self._busy)
+        self._view.show_series(series.words, rows, current, self._busy, self._problem)
 
     def _starts(self) -> bool:
         """Whether something new can be done; a segmentation that runs is given up for it."""
@@ -255,6 +254,10 @@ class SeriesWork:
             return False
         self._say("")
         return True
+
+    def _say(self, problem: object) -> None:
+        self._problem = str(problem)
+        self.show()
 
     def _is_busy(self, words: str) -> None:
         self._busy = words
@@ -318,7 +321,9 @@ class SeriesWork:
                 return
             self._busy, self._last = "", scan.name
             if not series.folder.is_dir():
-                self._say(f"The folder {series.folder} is not there any more. Connect its drive, then open a scan again.")
+                self._say(
+                    f"The folder {series.folder} is not there any more. Connect its drive, then open a scan again."
+                )
                 self.show()
                 return
             words = str(error) if isinstance(error, ProsmaError) else f"{type(error).__name__}: {error}"
@@ -373,7 +378,7 @@ class SeriesWork:
         if why:
             self._say(why)
         try:
-            self._work_on(series, drawing_layer(read(work.image), _labels_name(work.name)))
+            self._work_on(series, _drawing(read(work.image), work.name))
         except ProsmaError as error:
             self._is_busy("")
             self._say(error)
@@ -572,8 +577,15 @@ def open_layers(scan: SeriesScan, *, draw: bool) -> tuple[Image, Labels | None]:
     image.name = scan.name
     drawn = read(image)
     if scan.labels is None:
-        return image, drawing_layer(drawn, _labels_name(scan.name)) if draw else None
+        return image, _drawing(drawn, scan.name) if draw else None
     return image, _labels_on(drawn, scan.labels, scan)
+
+
+def _drawing(drawn: LayerScan, name: str) -> Labels:
+    """An empty labels layer of which only checked and edited slices count, whatever 0 means."""
+    layer = drawing_layer(drawn, _labels_name(name))
+    keep(layer, packed(layer))
+    return layer
 
 
 def _labels_on(drawn: LayerScan, path: Path, scan: SeriesScan) -> Labels:
@@ -582,7 +594,9 @@ def _labels_on(drawn: LayerScan, path: Path, scan: SeriesScan) -> Labels:
     spec: ImageSpec = drawn.spec.labels_spec()
     elsewhere = grid_problem(drawn.spec, labels.spec, "The scan", "the labels") if scan.saved is None else ""
     if elsewhere or labels.spec.shape != spec.shape:
-        msg = elsewhere or f"Its labels in {path} have another shape ({labels.spec.shape}) than the scan ({spec.shape})."
+        msg = (
+            elsewhere or f"Its labels in {path} have another shape ({labels.spec.shape}) than the scan ({spec.shape})."
+        )
         raise GeometryError(msg)
     known, name = classes_known(Source(path=path), ()), _labels_name(scan.name)
     values = np.array(labels.data)

@@ -49,7 +49,7 @@ def test_a_folder_of_scans_is_gone_through_and_trained_on(desk: Any, scans: Path
     labels = opened(desk, "scan0.nii.gz")
     assert labels.data.any()
     labels.paint((5, 4, 4), 1)
-    desk.until(lambda: states(desk)[0] == "open: 1 of 12 slices")
+    desk.until(lambda: states(desk)[0] == "open: 1 of 12")
     desk.viewer.dims.set_current_step(0, 8)
     desk.click("mark_slice")
     corrected = labels.data.copy()
@@ -57,25 +57,25 @@ def test_a_folder_of_scans_is_gone_through_and_trained_on(desk: Any, scans: Path
     desk.controller.choose_start(None)
     desk.click("series_next")  # drawn by hand
     labels = opened(desk, "scan1.nii.gz")
-    assert states(desk)[0] == "done: 2 of 12 slices"
+    assert states(desk)[0] == "done: 2 of 12"
     labels.data[4:7, 20:30, 20:30] = 1
     labels.refresh()
     desk.click("series_next")
     opened(desk, "scan2.nii.gz")
     desk.click("series_nothing")
-    desk.until(lambda: desk.text("error").startswith("No scan of scans is left"))
-    desk.until(lambda: states(desk) == ["done: 2 of 12 slices", "done: 3 of 12 slices", "open: 12 of 12 slices"])
+    desk.until(lambda: desk.text("series_problem").startswith("No scan of scans is left"))
+    desk.until(lambda: states(desk) == ["done: 2 of 12", "done: 3 of 12", "open: 12 of 12"])
     desk.click("series_leave")
     desk.until(lambda: desk.text("series_counts") == "")
 
     desk.controller.series.begin(scans)
-    desk.until(lambda: states(desk)[2:] == ["done: 12 of 12 slices"])
+    desk.until(lambda: states(desk)[2:] == ["done: 12 of 12"])
     table = desk.widget.series._table
     table.selectRow(0)
     desk.click("series_open")
     labels = opened(desk, "scan0.nii.gz")
     np.testing.assert_array_equal(labels.data, corrected)
-    desk.until(lambda: states(desk)[0] == "open: 2 of 12 slices")
+    desk.until(lambda: states(desk)[0] == "open: 2 of 12")
 
     desk.read(3)
     desk.short(epochs=1)
@@ -87,6 +87,6 @@ def test_a_folder_of_scans_is_gone_through_and_trained_on(desk: Any, scans: Path
     used = RunConfig.parse(load_run_yaml(run.order.folder.run_yaml), "the run").pairs
     assert len(used) == 3
     noted = [noted_slices(read_notes(label)) for _, label in used]
-    assert sorted(each.annotated for each in noted if each is not None) == [tuple(range(12)), (5, 8)]
+    assert sorted(each.annotated for each in noted if each is not None) == [tuple(range(12)), (4, 5, 6), (5, 8)]
     assert sum(bool(read_image(label).data.any()) for _, label in used) == 2
     assert sorted(path.name for path in scans.iterdir()) == [f"scan{seed}.nii.gz" for seed in range(3)]

@@ -67,7 +67,7 @@ def test_labels_of_the_folder_are_given_and_count_as_done(tmp_path: Path) -> Non
     root = touch(tmp_path / "set", "images/a.png", "images/b.png", "labels/a.png")
     series = Series(root, tmp_path / "models")
     a, b = series.scans
-    assert (a.step, a.given, a.words) == ("done", root / "labels" / "a.png", "done: labels of the folder")
+    assert (a.step, a.given, a.words) == ("done", root / "labels" / "a.png", "done: own labels")
     assert (b.step, b.given) == ("untouched", None)
     pair = series.pair(a)
     assert pair is not None
@@ -98,7 +98,7 @@ def test_what_was_saved_is_found_again_and_steps_follow_from_it(tmp_path: Path) 
     first.keep("b.nii", "sub/a.nii", validation=True)
 
     again = Series(root, tmp_path / "models")
-    assert [scan.words for scan in again.scans] == ["done: 3 of 8 slices", "untouched", "untouched", "in work: 2 of 8 slices"]
+    assert [scan.words for scan in again.scans] == ["done: 3 of 8", "untouched", "untouched", "in work: 2 of 8"]
     assert [scan.validation for scan in again.scans] == [False, True, False, True]
     assert again.words == "set: 4 scans, 1 done, 1 in work"
     pairs = [pair for scan in again.scans if (pair := again.pair(scan)) is not None]

@@ -87,9 +87,9 @@ def test_open_correct_next_close_reopen(series: Series, folder: Path) -> None:
     series.paint(3)
     series.click("next")  # the broken one is left out
     assert series.layers == ["s2.nii.gz", "s2.nii.gz labels"]
-    assert series.states[:2] == ["done: 2 of 8 slices", "cannot be opened"]
-    assert "s1.nii.gz cannot be opened" in series.widget.text("error")
-    assert series.pairs[0] == ("s0.nii.gz", "1 class, on 2 of 8 slices (z), 2.4 % of voxels")
+    assert series.states[:2] == ["done: 2 of 8", "cannot be opened"]
+    assert "s1.nii.gz cannot be opened" in series.widget.text("series_problem")
+    assert series.pairs[0] == ("s0.nii.gz", "0 checked, 2 edited, 6 untouched; 1 class on checked and edited slices")
     series.paint(1)
     series.click("leave")
     assert series.layers == []
@@ -97,12 +97,12 @@ def test_open_correct_next_close_reopen(series: Series, folder: Path) -> None:
     assert [name for name, _ in series.pairs] == ["s0.nii.gz", "s2.nii.gz"]
 
     series.work.begin(folder)
-    assert series.states == ["done: 2 of 8 slices", "untouched", "done: 1 of 8 slices"]
+    assert series.states == ["done: 2 of 8", "untouched", "done: 1 of 8"]
     assert len(series.pairs) == 2
     series.table.selectRow(0)
     series.click("open")
     assert np.flatnonzero(series.labels.data.any((1, 2))).tolist() == [2, 3]
-    assert series.states[0] == "open: 2 of 8 slices"
+    assert series.states[0] == "open: 2 of 8"
     assert len(series.pairs) == 2
     assert sorted(path.name for path in folder.iterdir()) == ["s0.nii.gz", "s1.nii.gz", "s2.nii.gz"]
 
@@ -112,7 +112,7 @@ def test_labels_are_kept_where_layers_are_deleted_and_when_the_widget_closes(ser
     series.paint(2)
     series.viewer.layers.remove(series.labels)
     assert series.layers == []
-    assert series.states[0] == "done: 1 of 8 slices"
+    assert series.states[0] == "done: 1 of 8"
     series.table.selectRow(0)
     series.click("open")
     series.paint(4)
@@ -134,10 +134,10 @@ def test_where_labels_cannot_be_saved_they_stay_open(series: Series, monkeypatch
         for leave in (lambda: series.click("next"), lambda: series.viewer.layers.remove(series.labels)):
             leave()
             assert sorted(series.layers) == ["s0.nii.gz", "s0.nii.gz labels"]
-            assert "No space left" in series.widget.text("error")
-            assert "stays open" in series.widget.text("error")
+            assert "No space left" in series.widget.text("series_problem")
+            assert "stays open" in series.widget.text("series_problem")
     series.click("next")
-    assert series.states[0] == "done: 1 of 8 slices"
+    assert series.states[0] == "done: 1 of 8"
 
 
 def test_a_folder_that_vanished_is_said(series: Series, folder: Path) -> None:
@@ -145,24 +145,24 @@ def test_a_folder_that_vanished_is_said(series: Series, folder: Path) -> None:
     series.paint(2)
     shutil.rmtree(folder)
     series.click("next")
-    assert "not there any more" in series.widget.text("error")
-    assert series.states == ["done: 1 of 8 slices", "untouched", "untouched"]
+    assert "not there any more" in series.widget.text("series_problem")
+    assert series.states == ["done: 1 of 8", "untouched", "untouched"]
     series.work.begin(folder)
-    assert "is not there" in series.widget.text("error")
+    assert "is not there" in series.widget.text("series_problem")
 
 
 def test_nothing_here_is_a_negative(series: Series) -> None:
     series.click("next")
     series.paint(2)
     series.click("nothing")
-    assert "Erase them first" in series.widget.text("error")
+    assert "Erase them first" in series.widget.text("series_problem")
     series.labels.data[:] = 0
     series.click("nothing")
-    assert series.states[0] == "done: 8 of 8 slices"
+    assert series.states[0] == "done: 8 of 8"
     assert series.layers[0] == "s2.nii.gz"
     series.paint(1)
     series.click("leave")
-    assert series.pairs[0][1].startswith("no object")
+    assert series.pairs[0][1] == "8 checked, 0 edited, 0 untouched; no object on checked and edited slices"
     assert [row.problem for row in series.widget.controller._pairs.rows] == ["", ""]
     assert series.widget.controller._pairs.rows[0].states.checked == tuple(range(8))
 
@@ -178,7 +178,7 @@ def test_the_models_result_is_corrected_and_untouched_slices_do_not_count(series
     job.give_labels()[2:4, 5:15, 5:15] = 1
     job.say(Finished(SegmentResult(voxels={}, seconds=1.0, device="CPU")))
     assert series.layers == ["s0.nii.gz", "s0.nii.gz labels"]
-    assert series.states[0] == "open: 0 of 8 slices"
+    assert series.states[0] == "open: 0 of 8"
     series.click("next")
     assert series.states[0] == "untouched"  # nothing was checked: it is not saved, a better model may come
     assert not list(widget.models.glob("* annotations/*.nii.gz"))
@@ -208,7 +208,7 @@ def test_without_an_engine_labels_are_drawn(series: Series) -> None:
     widget.jobs.busy = True
     series.click("next")
     assert series.layers == ["s0.nii.gz", "s0.nii.gz labels"]
-    assert "are to be drawn" in widget.text("error")
+    assert "are to be drawn" in widget.text("series_problem")
 
 
 def test_scans_for_validation_are_kept_in_the_project(series: Series, folder: Path) -> None:
@@ -242,7 +242,7 @@ def test_labels_of_the_folder_are_copied_and_channels_are_one_scan(widget: Any, 
     before = (root / "labelsTr" / "a.nii.gz").read_bytes()
     series = Series(widget)
     series.work.begin(root)
-    assert series.states == ["done: labels of the folder", "untouched"]
+    assert series.states == ["done: own labels", "untouched"]
     series.click("next")
     assert series.layers == ["imagesTr/b", "imagesTr/b labels"]
     assert series.viewer.layers[0].data.shape == (2, *SHAPE)
@@ -272,8 +272,8 @@ def test_a_picture_is_one_slice_and_a_label_map_is_no_scan(widget: Any, tmp_path
     series.labels.data[3:9, 3:9] = 1
     series.labels.refresh()
     series.click("next")
-    assert series.states == ["done: 1 of 1 slice", "cannot be opened"]
-    assert "labels, not an image" in widget.text("error")
+    assert series.states == ["done: 1 of 1", "cannot be opened"]
+    assert "labels, not an image" in widget.text("series_problem")
     assert series.table.item(1, 1).toolTip()
     series.table.selectRow(0)
     series.table.doubleClicked.emit(series.table.model().index(0, 0))
