@@ -118,8 +118,8 @@ def keep(layer: Any, marks: Marks) -> None:
 def noted_marks(notes: Mapping[str, Any], labels: Scan) -> Marks | None:
     """Marks of a label map that was read from a file, from the file's notes; None where there is nothing to keep.
 
-    Of a model's result, and of labels of which only checked and edited slices count, slices that were edited before stay
-    so; what is read is the base of all others.
+    Of a model's result, and of labels of which only checked and edited slices count, slices that were edited before
+    stay so; what is read is the base of all others.
     """
     states = noted_slices(dict(notes))
     if states is not None and not states.fits(labels.spec):
