@@ -114,10 +114,16 @@ class PreviewDone:
     """What the Dice is measured on, in words."""
     light: bool = False
     """Whether it was the light model, which answers first."""
-    axis: str = ""
-    """Letter of the axis of the slices below; empty for a picture."""
-    entropy: tuple[tuple[float, ...], ...] = ()
-    """Of each slice, time point by time point: mean entropy of each class; empty for large scans."""
+
+
+@dataclass(frozen=True)
+class SlicesUnsure:
+    """How unsure the model of an epoch is of each slice of the scan that is watched."""
+
+    axis: str
+    """Letter of the slices' axis; empty for a picture."""
+    entropy: tuple[tuple[float, ...], ...]
+    """Of each slice, time point by time point: mean entropy of each class."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +155,7 @@ Event = (
     | LabelsTaken
     | CheckpointSaved
     | PreviewDone
+    | SlicesUnsure
     | CaseDone
     | CaseFailed
 )

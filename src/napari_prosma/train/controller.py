@@ -357,7 +357,7 @@ class TrainController:
         model = outcome.model if outcome is not None else start.path if start is not None else None
         run = self.trainings.run
         preview = (
-            None if run is None or self._preview.latest is None else Preview(*self._preview.latest, run.order.classes)
+            None if run is None or self._preview.unsure is None else Preview(*self._preview.unsure, run.order.classes)
         )
         return Adviser(model, self._choices.device, self._choices.size, run is not None, preview)
 

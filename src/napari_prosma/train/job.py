@@ -24,7 +24,7 @@ from napari_prosma.train.presenter import AbstractTrainView
 from napari_prosma.train.requests import TrainingOrder
 from prosma_core.engine.messages import ArrayReady, Cancelled, Finished, TrainResult
 from prosma_core.errors import ProsmaError, TrainingError
-from prosma_core.events import EpochDone, LabelsTaken, PreviewDone, StepDone
+from prosma_core.events import EpochDone, LabelsTaken, PreviewDone, SlicesUnsure, StepDone
 from prosma_core.printable import format_duration
 from prosma_core.runs.run_folder import RunFolder, history_row
 from prosma_core.runs.run_state import KeptModel, got_worse, keep_stopped, read_history
@@ -54,15 +54,15 @@ class TrainingPreview:
     ----------
     epoch_seconds : float
         What the last epoch took; 0 while it is not known.
-    latest : tuple of (Image, PreviewDone), or None
-        The scan that is predicted on, and what was said last of its prediction in this training.
+    unsure : tuple of (Image, SlicesUnsure), or None
+        The scan that is predicted on, and how unsure the model in training was last of its slices.
     awaited : bool
         Whether new labels were handed over, so that it is looked at: it is not switched off.
     """
 
     def __init__(self, viewer: ViewerModel, view: AbstractTrainView) -> None:
         self.epoch_seconds = 0.0
-        self.latest: tuple[Image, PreviewDone] | None = None
+        self.unsure: tuple[Image, SlicesUnsure] | None = None
         self.awaited = False
         self._viewer, self._view = viewer, view
         self._job: EngineJob | None = None
@@ -102,7 +102,7 @@ class TrainingPreview:
 
     def begin(self, job: EngineJob) -> None:
         """A training has begun."""
-        self._job, self._began, self.awaited, self.latest = job, time.monotonic(), False, None
+        self._job, self._began, self.awaited, self.unsure = job, time.monotonic(), False, None
         self._tell(self._default, "")
         if self._default:
             self._ask(job)
@@ -117,9 +117,12 @@ class TrainingPreview:
         self._shown.editable = False  # the next epoch would paint over it
         add_layer_keep_selection(self._viewer, self._shown)
 
+    def know(self, slices: SlicesUnsure) -> None:
+        """Keep how unsure the model is of the slices of the scan."""
+        self.unsure = None if self._layer is None else (self._layer, slices)
+
     def refresh(self, done: PreviewDone) -> None:
         """Show a new prediction, and say after what time of training it is, and how good."""
-        self.latest = None if self._layer is None else (self._layer, done)
         if self._shown is None:
             return
         if self._shown not in self._viewer.layers:  # the user has deleted it
@@ -287,6 +290,7 @@ class TrainJob(ShownRun):
             ArrayReady: lambda ready: self._preview.take(ready.array, self.order),
             LabelsTaken: lambda labels: self.labels_taken(labels),
             PreviewDone: self._preview.refresh,
+            SlicesUnsure: self._preview.know,
             Finished: self._finish,
             Cancelled: lambda _: self.say("Stopped."),
         }

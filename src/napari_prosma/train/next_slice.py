@@ -25,7 +25,7 @@ from prosma_core.data.slices import SliceStates
 from prosma_core.engine.client import Engine
 from prosma_core.engine.messages import Failed, Finished, SlicesRef, SuggestRequest, SuggestResult
 from prosma_core.errors import ChannelError, GeometryError, ProsmaError
-from prosma_core.events import PreviewDone
+from prosma_core.events import SlicesUnsure
 from prosma_core.io.axes_units import parse_voxel_size
 
 if TYPE_CHECKING:
@@ -52,14 +52,13 @@ class Preview(NamedTuple):
     Attributes
     ----------
     image : Image
-    done : PreviewDone
-        With the entropy of its slices, unless the scan is large.
+    slices : SlicesUnsure
     classes : sequence of ClassInfo
         Of the model, the background first.
     """
 
     image: Any
-    done: PreviewDone
+    slices: SlicesUnsure
     classes: Sequence[ClassInfo]
 
 
@@ -259,7 +258,7 @@ class NextSlice:
             self._say(None, reason)
             return
         model = adviser.asked
-        known: Any = adviser.preview.done if adviser.preview else model and (model, model.stat().st_mtime_ns)
+        known: Any = adviser.preview.slices if adviser.preview else model and (model, model.stat().st_mtime_ns)
         key = (known, [(row.pair, row.states and row.states.annotated) for row in rows])
         if known and key == self._key and self._go_on():
             return
@@ -305,7 +304,7 @@ class NextSlice:
 
     def _by_preview(self, preview: Preview, rows: Sequence[PairRow]) -> Iterator[tuple[Any, int, str]]:
         """Rank the slices of the scan that the model in training is shown on."""
-        done = preview.done
+        done = preview.slices
         for row in rows:
             states = row.states
             if states is None or preview.image not in row.pair.image.layers:

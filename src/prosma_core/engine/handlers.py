@@ -45,10 +45,20 @@ from prosma_core.engine.messages import (
     WhatIfResult,
 )
 from prosma_core.errors import DeviceError, EngineError, GeometryError, ProsmaError
-from prosma_core.events import EpochDone, Event, InterimDone, PreviewDone, StageStarted, TileDone, Working, relay
+from prosma_core.events import (
+    EpochDone,
+    Event,
+    InterimDone,
+    PreviewDone,
+    SlicesUnsure,
+    StageStarted,
+    TileDone,
+    Working,
+    relay,
+)
 from prosma_core.inference.cpu_tuning import start_threads
 from prosma_core.inference.device import DeviceChoice, choose_device, name_memory_errors, prepare_device
-from prosma_core.inference.next_slice import AnnotatedScan, entropy_by_slice, suggest
+from prosma_core.inference.next_slice import ENTROPY, AnnotatedScan, entropy_by_slice, suggest
 from prosma_core.inference.results import Allocate, Segmentation
 from prosma_core.inference.segment import Segmenter
 from prosma_core.inspection.inspect import inspect_scan
@@ -95,7 +105,9 @@ Watched = Callable[[], ScanRef | None]
 
 PREVIEW_CONFIG = InferenceConfig(overlap=0.25)
 MOST_UNSURE = 2**24
-"""Voxels of a preview up to which the entropy of its slices is computed as well."""
+"""Voxels of a preview up to which the entropy of its slices is computed, too."""
+UNSURE_SHARE = 20
+"""How many times what that took passes until it is computed again."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -117,9 +129,7 @@ class Watcher:
         self._scan: Scan | None = None
         self._labels: NDArray[Any] | None = None
         self._refused: ScanRef | None = None
-        self._axis = ""
-        self._entropy: tuple[tuple[float, ...], ...] = ()
-        self._took = self._ended = 0.0
+        self._took = self._ended = self._unsure_from = 0.0
 
     @property
     def rests(self) -> bool:
@@ -135,48 +145,57 @@ class Watcher:
             self._ref, self._scan, self._labels = ref, None, None
         if ref is None or ref == self._refused:
             return
+        words = f"Preview of epoch {epoch}"
+        yield Working(words)
         try:
-            if (yield from self._segment(ref, model, epoch)):
-                self._took, self._ended = time.monotonic() - began, time.monotonic()
-                yield PreviewDone(
-                    epoch, self._took, mean_dice, dice_on, isinstance(model, Segmenter), self._axis, self._entropy
-                )
+            if self._scan is None:
+                self._scan = yield from read_scan(ref)
+            segmenter = model if isinstance(model, Segmenter) else Segmenter.load(model, self._device)
+            if (yield from self._segment(ref, segmenter, PREVIEW_CONFIG, words, self._array)) is None:
+                return
+            self._took, self._ended = time.monotonic() - began, time.monotonic()
+            yield PreviewDone(epoch, self._took, mean_dice, dice_on, isinstance(model, Segmenter))
+            yield from self._slices(ref, segmenter, epoch)
         except Exception as error:  # noqa: BLE001  (whatever it is, the training is worth more than its preview)
             reason = str(error) if isinstance(error, ProsmaError) else f"{type(error).__name__}: {error}"
             _LOG.warning("The preview failed", exc_info=True)
             self._refused = ref
             yield StageStarted(f"There is no preview, and training goes on. {reason}")
 
-    def _segment(self, ref: ScanRef, model: Path | Segmenter, epoch: int) -> Generator[Event, None, bool]:
-        """Whether it came to its end: a scan that is not watched any more is left."""
-        words = f"Preview of epoch {epoch}"
-        yield Working(words)
-        if self._scan is None:
-            self._scan = yield from read_scan(ref)
-        segmenter = model if isinstance(model, Segmenter) else Segmenter.load(model, self._device)
-        spec = self._scan.spec.labels_spec()
-        config = PREVIEW_CONFIG.replace(entropy=prod(spec.shape) <= MOST_UNSURE)
-        with closing(segmenter.segment(self._scan, config, allocate=self._array)) as work:
+    def _segment(
+        self, ref: ScanRef, segmenter: Segmenter, config: InferenceConfig, words: str, allocate: Allocate | None
+    ) -> Generator[Event, None, Segmentation | None]:
+        """The scan's segmentation; None where it is not watched any more, and is left."""
+        assert self._scan is not None
+        with closing(segmenter.segment(self._scan, config, allocate=allocate)) as work:
             while True:
                 try:
                     event = next(work)
                 except StopIteration as stop:
                     found: Segmentation = stop.value
-                    break
+                    return found
                 if self._watched() != ref:
-                    return False
+                    return None
                 if isinstance(event, TileDone):
-                    words = f"Preview of epoch {epoch}: tile {event.done} of {event.total}"
-                yield Working(words)
-        self._axis, self._entropy = "" if spec.spatial_ndim == 2 else spec.spatial_axes[slice_axis(spec)], ()
-        if found.entropy is not None:
-            rows = entropy_by_slice(found, segmenter.header, self._axis)
-            self._entropy = tuple(map(tuple, rows.reshape(-1, rows.shape[-1]).tolist()))
-        return True
+                    yield Working(f"{words}: tile {event.done} of {event.total}")
+                else:
+                    yield Working(words)
 
-    def _array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        if name != "labels":
-            return np.zeros(shape, dtype)
+    def _slices(self, ref: ScanRef, segmenter: Segmenter, epoch: int) -> Generator[Event, None, None]:
+        """Say how unsure the model is of each slice, as long as that takes a small share of the time."""
+        began = time.monotonic()
+        assert self._scan is not None
+        spec = self._scan.spec.labels_spec()
+        if began < self._unsure_from or prod(spec.shape) > MOST_UNSURE:
+            return
+        found = yield from self._segment(ref, segmenter, ENTROPY, f"Uncertainty of epoch {epoch}", None)
+        if found is not None:
+            axis = spec.spatial_axes[slice_axis(spec)] if spec.spatial_ndim == 3 else ""
+            rows = entropy_by_slice(found, segmenter.header, axis)
+            yield SlicesUnsure(axis, tuple(map(tuple, rows.reshape(-1, rows.shape[-1]).tolist())))
+        self._unsure_from = time.monotonic() + UNSURE_SHARE * (time.monotonic() - began)
+
+    def _array(self, _: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         if self._labels is None:
             self._labels = self._allocate("preview", shape, dtype)
         return self._labels

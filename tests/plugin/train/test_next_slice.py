@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QPushButton
 from napari_prosma.train.next_slice import ALL_ANNOTATED, SuggestSpec
 from prosma_core.engine.messages import Failed, Finished, SuggestResult
 from prosma_core.errors import ChannelError
-from prosma_core.events import PreviewDone, TileDone
+from prosma_core.events import SlicesUnsure, TileDone
 
 
 @pytest.fixture
@@ -97,14 +97,14 @@ def test_while_a_model_is_trained_it_is_not_asked(widget: Any, painted: Any) -> 
     assert shown(widget) == (1, "Slice 1 (z): evenly spread, as the model is in training.")
     entropy = np.zeros((12, 3))
     entropy[11, 1] = 0.5
-    widget.jobs.jobs[0].say(PreviewDone(1, 0.1, axis="z", entropy=tuple(map(tuple, entropy.tolist()))))
+    widget.jobs.jobs[0].say(SlicesUnsure("z", tuple(map(tuple, entropy.tolist()))))
     widget.controller.next.go()
     assert shown(widget)[0] == 11
     assert "the model in training is unsure" in widget.text("suggestion")
     widget.controller.next.go()  # the second of the same ranking
     assert shown(widget)[0] in {0, 1, 10}
     widget.controller.slices.mark(painted, 11)
-    widget.jobs.jobs[0].say(PreviewDone(2, 0.1))  # of a large scan
+    widget.jobs.jobs[0].say(SlicesUnsure("x", ((0.0, 0.1, 0.1),) * 28))  # along another axis
     widget.controller.next.go()
     assert "evenly spread" in widget.text("suggestion")
     assert len(widget.jobs.jobs) == 1
