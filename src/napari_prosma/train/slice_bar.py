@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qtpy.QtCore import QEvent, QPoint, QRectF, Qt, Signal
 from qtpy.QtGui import QColor, QMouseEvent, QPainter, QPaintEvent
-from qtpy.QtWidgets import QHBoxLayout, QSizePolicy, QToolTip, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QSizePolicy, QToolTip, QVBoxLayout, QWidget
 
 from napari_prosma.train.slice_marks import KEY
 from napari_prosma.widgets.fields import button, note_label, say
@@ -112,8 +112,9 @@ class SlicePanel(QWidget):
         self._mark = button(MARK, TOOLTIP, self.mark_clicked)
         self._next, self._suggestion = button(NEXT, "", self.next_clicked), note_label("facts")
         buttons = QWidget()
-        side = QHBoxLayout(buttons)
+        side = QVBoxLayout(buttons)  # side by side they are wider than the dock
         side.setContentsMargins(0, 0, 0, 0)
+        side.setSpacing(2)
         for name, each in (("mark_slice", self._mark), ("next_slice", self._next)):
             each.setObjectName(name)
             side.addWidget(each)
