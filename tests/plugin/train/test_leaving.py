@@ -89,7 +89,7 @@ def test_a_part_that_cannot_be_closed_holds_up_no_other(
     (file,) = folder.iterdir()
     assert np.asarray(read_image(file).data)[1, 1, 1] == 7
     labels.paint((2, 2, 2), 7)
-    assert not widget.controller.trainings._autosave._unsaved  # nobody listens any more
+    assert not widget.controller.trainings._autosave.unsaved  # nobody listens any more
     job.say(Cancelled())
     monkeypatch.undo()
     widget.session.widget_opened()  # for the fixture, which closes again
