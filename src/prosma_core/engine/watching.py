@@ -1,0 +1,157 @@
+"""Scans of requests, and the scan that is segmented while a model is trained. Imports torch."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Generator
+from contextlib import closing
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from prosma_core.config.inference import InferenceConfig
+from prosma_core.data.frames import slice_axis
+from prosma_core.data.geometry import Scan
+from prosma_core.engine.arrays import attach
+from prosma_core.engine.messages import ScanRef
+from prosma_core.errors import EngineError, GeometryError, ProsmaError
+from prosma_core.events import Event, PreviewDone, SlicesUnsure, StageStarted, TileDone, Working
+from prosma_core.inference.next_slice import ENTROPY, entropy_by_slice
+from prosma_core.inference.results import Allocate, Segmentation
+from prosma_core.inference.segment import Segmenter
+from prosma_core.io.images import read_image
+from prosma_core.training.live import PreviewClock
+
+
+def read_scan(ref: ScanRef | None) -> Generator[Event, None, Scan]:
+    """The scan behind a reference.
+
+    Raises
+    ------
+    EngineError, GeometryError
+        There is none, the array is gone, or its geometry does not fit it.
+    FileFormatError
+        As in `prosma_core.io.images.read_image`.
+    """
+    if ref is None:
+        msg = "The request names no scan. Choose one."
+        raise EngineError(msg)
+    if ref.file is not None:
+        path = Path(ref.file)
+        yield Working(f"Reading {path.name}.")
+        scan = read_image(path, axes=ref.axes)
+        data, spec = scan.data, scan.spec if ref.spec is None else ref.spec.spec()
+    else:
+        assert ref.array is not None
+        assert ref.spec is not None
+        data, spec = attach(ref.array), ref.spec.spec()
+    if data.shape != spec.shape:
+        msg = f"The scan has shape {data.shape}, its geometry {spec.shape} (axes {spec.axes}). Open it again."
+        raise GeometryError(msg)
+    return Scan(data, spec)
+
+
+Watched = Callable[[], ScanRef | None]
+"""Gives the scan that is to be segmented after each validation, as things are now."""
+
+PREVIEW_CONFIG = InferenceConfig(overlap=0.25)
+MOST_UNSURE = 2**24
+"""Voxels of a preview up to which the entropy of its slices is computed, too."""
+UNSURE_SHARE = 20
+"""How many times what that took passes until it is computed again."""
+
+_LOG = logging.getLogger(__name__)
+
+
+class Watcher:
+    """Segments the preview scan after each validation, into one array per scan.
+
+    Parameters
+    ----------
+    watched : callable
+    allocate : callable
+        Gives the array of a scan's classes, named ``preview``.
+    device : torch.device
+    """
+
+    def __init__(self, watched: Watched, allocate: Allocate, device: torch.device) -> None:
+        self._watched, self._allocate, self._device = watched, allocate, device
+        self._ref: ScanRef | None = None
+        self._scan: Scan | None = None
+        self._labels: NDArray[Any] | None = None
+        self._refused: ScanRef | None = None
+        self._took = self._ended = self._unsure_from = 0.0
+
+    @property
+    def rests(self) -> bool:
+        """Whether another preview, so soon after the last, would hold up the training."""
+        return time.monotonic() < self._ended + PreviewClock.SHARE * self._took
+
+    def segment_preview(
+        self, model: Path | Segmenter, epoch: int, mean_dice: float | None = None, dice_on: str = ""
+    ) -> Generator[Event, None, None]:
+        """Segment the watched scan, if any, with a model, or its file; what goes wrong is said once for each scan."""
+        ref, began = self._watched(), time.monotonic()
+        if ref != self._ref:
+            self._ref, self._scan, self._labels = ref, None, None
+        if ref is None or ref == self._refused:
+            return
+        words = f"Preview of epoch {epoch}"
+        yield Working(words)
+        try:
+            if self._scan is None:
+                self._scan = yield from read_scan(ref)
+            segmenter = model if isinstance(model, Segmenter) else Segmenter.load(model, self._device)
+            if (yield from self._segment(ref, segmenter, PREVIEW_CONFIG, words, self._array)) is None:
+                return
+            self._took, self._ended = time.monotonic() - began, time.monotonic()
+            yield PreviewDone(epoch, self._took, mean_dice, dice_on, isinstance(model, Segmenter))
+            yield from self._slices(ref, segmenter, epoch)
+        except Exception as error:  # noqa: BLE001  (whatever it is, the training is worth more than its preview)
+            reason = str(error) if isinstance(error, ProsmaError) else f"{type(error).__name__}: {error}"
+            _LOG.warning("The preview failed", exc_info=True)
+            self._refused = ref
+            yield StageStarted(f"There is no preview, and training goes on. {reason}")
+
+    def _segment(
+        self, ref: ScanRef, segmenter: Segmenter, config: InferenceConfig, words: str, allocate: Allocate | None
+    ) -> Generator[Event, None, Segmentation | None]:
+        """The scan's segmentation; None where it is not watched any more, and is left."""
+        assert self._scan is not None
+        with closing(segmenter.segment(self._scan, config, allocate=allocate)) as work:
+            while True:
+                try:
+                    event = next(work)
+                except StopIteration as stop:
+                    found: Segmentation = stop.value
+                    return found
+                if self._watched() != ref:
+                    return None
+                if isinstance(event, TileDone):
+                    yield Working(f"{words}: tile {event.done} of {event.total}")
+                else:
+                    yield Working(words)
+
+    def _slices(self, ref: ScanRef, segmenter: Segmenter, epoch: int) -> Generator[Event, None, None]:
+        """Say how unsure the model is of each slice, as long as that takes a small share of the time."""
+        began = time.monotonic()
+        assert self._scan is not None
+        spec = self._scan.spec.labels_spec()
+        if began < self._unsure_from or prod(spec.shape) > MOST_UNSURE:
+            return
+        found = yield from self._segment(ref, segmenter, ENTROPY, f"Uncertainty of epoch {epoch}", None)
+        if found is not None:
+            axis = spec.spatial_axes[slice_axis(spec)] if spec.spatial_ndim == 3 else ""
+            rows = entropy_by_slice(found, segmenter.header, axis)
+            yield SlicesUnsure(axis, tuple(map(tuple, rows.reshape(-1, rows.shape[-1]).tolist())))
+        self._unsure_from = time.monotonic() + UNSURE_SHARE * (time.monotonic() - began)
+
+    def _array(self, _: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        if self._labels is None:
+            self._labels = self._allocate("preview", shape, dtype)
+        return self._labels
