@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from napari_prosma.scan.selection import Problem
 from napari_prosma.train.export_pairs import case_names
-from napari_prosma.train.pairs import PairRow, splits_of
+from napari_prosma.train.pairs import Pair, PairRow, splits_of
 from napari_prosma.train.run_library import free_name, taken_names
 from napari_prosma.train.sources import unnamed
 from prosma_core.config.model import ClassInfo, EncoderKind
@@ -202,7 +202,7 @@ def _values(choices: TrainChoices, out: Path) -> dict[str, Any]:
     }
     if choices.size and asks_for_size(choices):
         values["voxel_size"] = parse_voxel_size(choices.size).model_dump(mode="json")
-    validation, _ = splits_of([row.pair for row in choices.rows])
+    validation, _ = splits_of(_parted(choices.rows))
     values |= {"validation": validation} if validation else {}
     if choices.start is not None:
         return values | {"init": choices.start.argument}
@@ -343,7 +343,7 @@ def notes(
 
 def _held_out(rows: Sequence[PairRow], classes: Sequence[ClassInfo], seed: int) -> Iterator[str]:
     """What is validated on, and the classes that this part, or the one that is trained on, does not hold."""
-    pairs = [row.pair for row in rows]
+    pairs = _parted(rows)
     held, words = splits_of(pairs)
     if words:
         yield words
@@ -367,6 +367,13 @@ def _held_out(rows: Sequence[PairRow], classes: Sequence[ClassInfo], seed: int) 
     corrected = tuple(name for name in split.val if name in results and results[name].edited)
     yield from filter(None, [replace(split, corrected=corrected).words()])
     yield from format_missing_classes(classes, *class_counts(split, trained, validated), split.unit)
+
+
+def _parted(rows: Sequence[PairRow]) -> list[Pair]:
+    """The pairs, without a part in the splits where nothing of them is checked or edited: nothing is judged by them."""
+    empty = [row.result is not None and not row.result.annotated for row in rows]
+    pairs = zip(rows, empty, strict=True)
+    return [replace(row.pair, part="", splits="") if nothing else row.pair for row, nothing in pairs]
 
 
 def _annotation(rows: Sequence[PairRow], labels: LabelsConfig, classes: Sequence[ClassInfo]) -> Iterator[str]:

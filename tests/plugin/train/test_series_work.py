@@ -230,6 +230,16 @@ def test_scans_for_validation_are_kept_in_the_project(series: Series, folder: Pa
     assert "validation" not in series.widget.controller._plan.request_values
 
 
+def test_nothing_is_judged_by_a_scan_for_validation_that_is_untouched(series: Series) -> None:
+    series.click("next")
+    series.paint(2)
+    series.click("next")
+    series.table.selectRow(2)
+    series.click("validation")
+    assert [row.pair.part for row in series.widget.controller._pairs.rows] == ["", "val"]
+    assert "validation" not in series.widget.controller._plan.request_values
+
+
 def test_labels_of_the_folder_are_copied_and_channels_are_one_scan(widget: Any, tmp_path: Path) -> None:
     root = tmp_path / "set"
     (root / "imagesTr").mkdir(parents=True)
