@@ -17,7 +17,7 @@ import napari
 import numpy as np
 from napari.layers import Image, Labels, Layer
 from PIL import Image as Picture
-from qtpy.QtWidgets import QApplication, QLabel, QPushButton, QWidget
+from qtpy.QtWidgets import QApplication, QLabel, QPushButton, QScrollArea, QWidget
 
 from napari_prosma._reader import image_layer_data
 from napari_prosma._sample_data import PHANTOM
@@ -96,7 +96,7 @@ class Desk:
             part.grab().save(str(path))
         else:
             self.viewer.screenshot(str(path), canvas_only=False, flash=False)
-        few = Picture.open(path).convert("RGB").quantize(255, dither=Picture.Dither.NONE)
+        few = Picture.open(path).convert("RGB").quantize(255, Picture.Quantize.MAXCOVERAGE, dither=Picture.Dither.NONE)
         few.save(path, optimize=True)
 
 
@@ -165,18 +165,18 @@ def take_new_model(desk: Desk) -> None:
     widget.controller.choose_preset("quick")
     wait(widget.findChild(QPushButton, "run").isEnabled)
     desk.viewer.layers.selection.active = scan
-    desk.viewer.window.resize(1400, HEIGHT + 190)  # the button below the choices
+    desk.viewer.window.resize(1400, HEIGHT + 270)  # the button below the choices
     wait(lambda: "about" in widget.findChild(QLabel, "times").text())
     desk.picture("train-ready")
     desk.viewer.window.resize(1400, HEIGHT)
-    short(widget, epochs=12, steps=10)
+    short(widget, epochs=10, steps=15)
     widget.preview_toggled.emit(True)
     labels.visible = False  # to see the preview
     settle(2)  # a layer that changes is read again
     wait(widget.findChild(QPushButton, "run").isEnabled)
     widget.controller.start_or_stop()
     folder = widget.controller.trainings.run.order.folder
-    wait(lambda: len(read_history(folder)) >= 9 and ", step 2 of" in widget.progress_text())
+    wait(lambda: len(read_history(folder)) >= 7 and ", step 2 of" in widget.progress_text())
     desk.picture("train-running")
     desk.picture("train-curves", widget.findChild(TrainingPlots))
     widget.controller.start_or_stop()
@@ -195,18 +195,38 @@ def take_fine_tuning(desk: Desk) -> None:
     wait(lambda: segment.controller.run is None)
     segment.result.correct_clicked.emit()
     corrected = desk.viewer.layers.selection.active
-    corrected.data = truth.data  # what a person makes of it
     widget = desk.train()
+    widget.remove_clicked.emit([0])  # the first scan
     widget.controller.choose_labels(LabelsConfig())
-    short(widget, epochs=4, steps=10)
+    widget.controller.choose_preset("fine-tune")
+    widget.controller.choose_budget((None, None))
+    widget.controller.restore_defaults()
+    middle = widest_slice(truth)
+    correct(corrected, truth, middle - 2)
+    correct(corrected, truth, middle + 2)
     settle(2)  # what was corrected is read again
+    desk.viewer.dims.set_current_step(0, middle + 2)
+    widget.controller.slices.toggle()
     wait(widget.findChild(QPushButton, "run").isEnabled)
+    desk.picture("train-corrected")
     widget.controller.start_or_stop()
     wait(lambda: widget.controller.trainings.run is None)
     desk.viewer.dims.set_current_step(0, widest_slice(truth))
     desk.viewer.layers.selection.active = scan
     corrected.visible = False  # to see the preview
+    settle()
+    area = widget.findChild(QScrollArea)
+    area.verticalScrollBar().setValue(area.verticalScrollBar().maximum())
+    area.ensureWidgetVisible(widget.findChild(QLabel, "held_out"))
     desk.picture("train-finished")
+
+
+def correct(labels: Labels, truth: Scan, z: int) -> None:
+    """Make a slice what the truth is, as a person does by strokes."""
+    plane, now = np.asarray(truth.data)[z], np.asarray(labels.data)[z]
+    for value in np.unique(plane):
+        y, x = np.nonzero((plane == value) & (now != value))
+        labels.data_setitem((np.full(len(y), z), y, x), value)
 
 
 def painted_scan(desk: Desk) -> tuple[Image, Labels]:
@@ -227,7 +247,7 @@ def short(widget: TrainWidget, *, epochs: int, steps: int) -> None:
     """A training of a minute, whose averaged weights follow at once."""
     widget.controller.choose_preset("quick")
     widget.controller.choose_budget((epochs, None))
-    options = preset_training("quick").replace(steps=steps, batch_size=1, ema_decay=0.8, learning_rate=0.003)
+    options = preset_training("quick").replace(steps=steps, ema_decay=0.8)
     widget.controller.choose_options(options)
 
 
