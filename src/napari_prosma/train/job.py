@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 SMALL = 4_000_000
 """Voxels up to which a scan is shown unless the user says otherwise."""
 SLOW = 0.25
-"""Share of an epoch that a preview may take; one that takes longer is switched off."""
+"""Share of an epoch that a preview may take; one that takes longer, and longer than `SHORT`, is switched off."""
+SHORT = 5.0
+"""Seconds of a preview that holds up nobody, also where epochs are short."""
 
 
 class TrainingPreview:
@@ -132,7 +134,7 @@ class TrainingPreview:
         dice = "" if done.mean_dice is None else f", Dice {done.mean_dice:.2f} on {done.dice_on}"
         by = ", light model" if done.light else ""
         text = f"Epoch {done.epoch}, {format_duration(time.monotonic() - self._began)}{by}{dice}."
-        slow = self.epoch_seconds and done.seconds > SLOW * self.epoch_seconds
+        slow = self.epoch_seconds and done.seconds > max(SHORT, SLOW * self.epoch_seconds)
         if self._wanted is None and slow and not self.awaited:
             self._wanted = False
             self._tell(False, f"{text} That holds up training: switched off.")

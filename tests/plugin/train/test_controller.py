@@ -759,6 +759,16 @@ def test_the_preview_is_a_layer_that_follows_the_epochs(widget: Any, annotated: 
     assert "Epoch 1" in widget.text("preview_facts")
 
 
+def test_a_preview_of_a_second_stays_where_epochs_are_short(widget: Any, annotated: Any) -> None:
+    image, _ = annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    job = widget.start()
+    job.say(ArrayReady("preview", np.zeros(image.data.shape, np.uint8)))
+    job.say(epoch(seconds=2))
+    job.say(PreviewDone(1, 1.0))
+    assert job.previews[-1] is not None
+
+
 def test_a_slow_preview_is_switched_off_unless_the_person_wants_it(widget: Any, annotated: Any) -> None:
     image, _ = annotated(widget.viewer)
     widget.controller.pairs.add_active()
