@@ -213,6 +213,8 @@ class TrainPresenter:
         """Preset, and the time of each as far as it is known; else the text `otherwise`."""
         presets = presets_for(fine_tuning=choices.start is not None)
         known = " · ".join(f"{name}: {times[name]}" for name in presets if name in times)
+        if known and choices.minutes is not None and choices.epochs is None:
+            known = "Ends by the clock: in the same time a larger network takes fewer steps."
         self._view.show_preset(presets, choices.preset, known or otherwise)
 
     def options(self, choices: TrainChoices) -> None:

@@ -851,6 +851,7 @@ def test_an_estimate_is_said_and_forgotten_when_something_else_would_be_trained(
     annotated(widget.viewer)
     widget.controller.pairs.add_active()
     widget.controller.choose_preset("quick")
+    widget.controller.choose_budget((None, None))
     widget.controller.estimate()
     job = widget.jobs.jobs[-1]
     assert isinstance(job.prepared(), PlanRequest)
