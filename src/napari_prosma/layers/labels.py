@@ -148,7 +148,8 @@ def brush_for(values: NDArray[Any]) -> int:
 def fit_brush(layer: Any) -> None:
     """Give a Labels layer in memory a brush that suits it, unless the user has chosen one."""
     if layer.brush_size == BRUSH and not layer.multiscale and isinstance(layer.data, np.ndarray):
-        layer.brush_size = brush_for(layer.data if layer.data.size <= MOST_COUNTED else layer.data[:0])
+        counted = layer.data.size <= MOST_COUNTED
+        layer.brush_size = brush_for(layer.data if counted else np.zeros((0, *layer.data.shape[-2:]), np.uint8))
 
 
 def _axes_over(image: LayerScan, placement: Placement, known: str) -> str:

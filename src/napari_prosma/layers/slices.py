@@ -202,8 +202,11 @@ def mark(layer: Any, index: int, states: SliceStates, *, checked: bool = True) -
         Of the layer.
     checked : bool
     """
+    own = marks_of(layer)
+    if own is not None and own.axis == states.axis:  # marks that were set since the states were read
+        states = replace(states, checked=own.checked)
     after = states.marked(index, checked=checked)
-    keep(layer, replace(marks_of(layer) or Marks(states.axis), axis=states.axis, checked=after.checked))
+    keep(layer, replace(own or Marks(states.axis), axis=states.axis, checked=after.checked))
     return after
 
 

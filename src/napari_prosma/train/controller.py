@@ -72,6 +72,7 @@ class TrainController:
         self._choices = TrainChoices(device=session.recall("device", "auto"))
         self._own_preset: dict[bool, Preset | None] = {False: known_preset(session.recall("preset")), True: None}
         self._own_budget = self._own_meaning = False
+        self._ready: Ready | None = None
         self._own_name = ""
         self._edited: dict[int, tuple[str, str]] = {}
         self._plan: TrainPlan | Problem | None = None
@@ -125,6 +126,8 @@ class TrainController:
         decided = bool(why) or not rows  # once chosen, it stays as long as there are pairs
         if decided and not self._own_meaning and meaning != self._choices.labels:
             self._choose_labels(meaning, why)
+        elif not self._own_meaning and self._choices.labels != LabelsConfig():
+            self.view.show_labels(self._choices.labels, why)  # more slices are painted by now
 
     def choose_labels(self, labels: LabelsConfig) -> None:
         """Give the label values another meaning."""
@@ -230,7 +233,8 @@ class TrainController:
 
     def _budget_it(self) -> None:
         """Set preset and budget by the device, and by whether a model is fine-tuned, unless the user did."""
-        ready, device = self.session.jobs.ready, self._choices.device
+        ready = self._ready = self.session.jobs.ready or self._ready  # an engine that ended had the same devices
+        device = self._choices.device
         gpu = ready is not None and device != "cpu" and not {"auto", "cpu"}.issuperset(ready.devices)
         fine_tuning = self._choices.start is not None
         preset, minutes = usual_budget(self._own_preset[fine_tuning], fine_tuning=fine_tuning, gpu=gpu)

@@ -88,7 +88,17 @@ class LiveLabels:
 
     def listed(self, pairs: Sequence[Pair]) -> None:
         """Say which pairs of the list this training began without, whatever is painted in them."""
-        new = list(dict.fromkeys(pair.labels.name for pair in pairs if pair not in self._pairs))
+        known = {id(pair.labels.layer) for pair in self._pairs if pair.labels.layer is not None}
+        scans = {pair.image.name for pair in self._pairs}  # a scan of a series that was closed meanwhile is a file now
+        new = list(
+            dict.fromkeys(
+                pair.labels.name
+                for pair in pairs
+                if pair not in self._pairs
+                and id(pair.labels.layer) not in known
+                and (pair.labels.layer is not None or pair.image.name not in scans)
+            )
+        )
         more = f" and {len(new) - MOST} more" if len(new) > MOST else ""
         later = f"For the next training: {', '.join(new[:MOST])}{more}." if new else ""
         if later != self._later and not self._ended:
@@ -110,9 +120,9 @@ class LiveLabels:
 
     def _remove_untaken(self) -> None:
         """Remove what the training was given last and did not take, as where its process was killed."""
-        files = self._files()
-        if self.used and files:
-            folder = changed_folder(files[0][1])
+        own = [label for pair, (_, label) in zip(self._pairs, self._files(), strict=False) if pair.labels.layer]
+        if self.used and own:  # the files of a user stand in his own folder
+            folder = changed_folder(own[0])
             self._jobs.run(lambda: remove_files([folder]), _nothing, _nothing)
 
     def _painted(self, number: int, _event: Any = None) -> None:

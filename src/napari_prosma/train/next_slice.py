@@ -21,6 +21,7 @@ from napari_prosma.train.slice_marks import SliceMarks
 from napari_prosma.train.sources import image_scan
 from prosma_core.config.model import ClassInfo, VoxelSize
 from prosma_core.data.next_slice import rank_slices
+from prosma_core.data.pair_check import NOTHING_PAINTED
 from prosma_core.data.slices import SliceStates
 from prosma_core.engine.client import Engine
 from prosma_core.engine.messages import Failed, Finished, SlicesRef, SuggestRequest, SuggestResult
@@ -380,7 +381,7 @@ class NextSlice:
             row
             for row in self._pairs.rows
             if row.states is not None
-            and not row.problem
+            and row.problem in ("", NOTHING_PAINTED)
             and row.pair.image.layers
             and all(layer in layers for layer in (row.pair.labels.layer, *row.pair.image.layers))
         ]

@@ -93,8 +93,10 @@ class SliceMarks:
         layers = self._viewer.layers
         rows = [row for row in self._pairs.rows if row.states is not None and row.pair.labels.layer in layers]
         active = layers.selection.active
-        chosen = (row for row in rows if active in (row.pair.labels.layer, *row.pair.image.layers))
-        return next(chosen, None) or next(iter(rows), None)
+        own = [r for r in self._pairs.rows if active in (r.pair.labels.layer, *r.pair.image.layers)]
+        if active is not None and own:  # it may be read only now: no other scan is meant
+            return next((row for row in rows if row in own), None)
+        return next(iter(rows), None)
 
     def show(self) -> None:
         """Show the slices of the labels that are worked on."""

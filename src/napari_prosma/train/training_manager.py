@@ -173,6 +173,8 @@ class TrainingManager:
             self.run = TrainJob(order, self._view, self._session.jobs, self._preview, self._over)
             if isinstance(order.spec, NewTraining):
                 self._watch(self.run, order.spec)
+            else:
+                self._view.show_live(checked=self._learns, text="A run that goes on learns the labels it began with.")
         finally:
             self._beginning = False
 
@@ -193,6 +195,8 @@ class TrainingManager:
         if self._live is not None:
             self._live.end()
             self._live = None
+        else:
+            self._view.show_live(checked=self._learns, text="")
         self.run, self._failure = None, run.details
         if self._begun is not None and not run.order.folder.run_yaml.is_file() and self._all_there(self._begun):
             self._discard(run)

@@ -69,6 +69,10 @@ MAX_CLASSES = 256
 """Most classes of a training set, the background included."""
 
 
+NOTHING_PAINTED = "No class is painted: paint at least one object, or leave this pair out."
+"""Problem of labels that are still empty."""
+
+
 @dataclass(frozen=True)
 class PairCheck:
     """Result of `check_pair`: label values, annotated share, problems.
@@ -153,7 +157,7 @@ def check_pair(
         problem = words if gray == "image" else f"{words} {GRAY_HELP}"
     whole = states is not None and (states.only or bool(states.checked))  # a negative says that nothing is there
     if not problem and not values and config.sparse and not whole:
-        problem = "No class is painted: paint at least one object, or leave this pair out."
+        problem = NOTHING_PAINTED
     if not problem and not gray and len(values) >= MAX_CLASSES:
         problem = many_values(len(values))
     known = found.known / found.values.size

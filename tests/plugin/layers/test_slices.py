@@ -95,6 +95,14 @@ def test_marks_of_a_copy_are_its_own() -> None:
     assert slice_states(two).checked == (1, 3)
 
 
+def test_marks_that_were_set_while_a_pair_was_read_are_kept() -> None:
+    layer = editable_copy(result())
+    then = slice_states(layer)
+    mark(layer, 1, then)
+    assert mark(layer, 3, then).checked == (1, 3)
+    assert slice_states(layer).checked == (1, 3)
+
+
 def test_painted_slices_of_drawn_labels_are_edited_and_the_others_untouched() -> None:
     image, labels = Image(np.zeros(SHAPE)), Labels(np.zeros(SHAPE, np.uint8))
     labels.data[3, 2, 2] = 1

@@ -12,6 +12,7 @@ from napari.layers import Labels
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QComboBox, QPushButton, QTableWidget, QWidget
 
+from napari_prosma.layers.labels import brush_for
 from napari_prosma.train import pair_list
 from napari_prosma.train.run_library import list_runs
 from napari_prosma.train.view import ENCODERS
@@ -570,6 +571,9 @@ def test_a_new_layer_has_a_brush_that_suits_the_scan(widget: Any, annotated: Any
     assert empty.brush_size == 1
     large = widget.viewer.add_labels(np.zeros((20, 512, 512), np.uint8))
     assert large.brush_size == 10
+    assert brush_for(np.zeros((0, 5000, 5000), np.uint8)) == 10
+    picture = widget.viewer.add_labels(np.zeros((5000, 5000), np.uint8))
+    assert picture.brush_size == 10
     own = Labels(np.zeros((20, 35, 50), np.uint8))
     own.brush_size = 4
     widget.viewer.add_layer(own)
@@ -620,6 +624,8 @@ def test_with_a_gpu_a_new_model_is_balanced_unless_the_user_chose(widget: Any, a
     gpu = {"auto": "NVIDIA", "cpu": "CPU", "cuda": "NVIDIA"}
     widget.jobs.ready = Ready(version="1", torch="2", devices=gpu)
     widget.jobs.started.emit(widget.jobs.ready)
+    assert shown_budget(widget) == ("balanced", "Preset default", False)
+    widget.controller.free_memory()  # an engine that ended
     assert shown_budget(widget) == ("balanced", "Preset default", False)
     widget.controller.choose_device("cpu")
     assert shown_budget(widget) == ("quick", "Minutes", True)

@@ -16,7 +16,7 @@ from napari_prosma.train.export_pairs import write_pairs
 from napari_prosma.train.live import OFF, QUIET, LiveLabels
 from napari_prosma.train.pairs import Pair
 from napari_prosma.train.presenter import AbstractTrainView
-from napari_prosma.train.sources import layer_source
+from napari_prosma.train.sources import Source, layer_source
 from prosma_core.engine.messages import ArrayReady, Cancelled, Failed
 from prosma_core.errors import EngineError, OutputError
 from prosma_core.events import LabelsTaken, PreviewDone
@@ -185,6 +185,21 @@ def test_the_widget_learns_what_is_painted_and_keeps_the_preview(widget: Any, an
     assert [int(np.asarray(read_labels(path).data)[0, 0, 0]) for path in saved] == [1]
 
 
+def test_only_what_was_written_for_the_run_is_removed_at_its_end(painting: Any, tmp_path: Path) -> None:
+    painting.write()
+    own, kept = painting.folder / "changed", tmp_path / "mine" / "changed"
+    for folder in (own, kept):
+        folder.mkdir(parents=True)
+        (folder / "labels.nii.gz").touch()
+    files = ((tmp_path / "mine" / "images" / "a.nii.gz", tmp_path / "mine" / "labels" / "a.nii.gz"), painting.files[1])
+    pairs = [Pair(Source(path=files[0][0]), Source(path=files[0][1])), painting.live._pairs[1]]
+    live = LiveLabels(pairs, lambda: files, painting.job, painting.jobs, painting.view, on=True)
+    live.used = True
+    live.end()
+    assert (kept / "labels.nii.gz").is_file()
+    assert not own.exists()
+
+
 def test_pairs_that_are_added_meanwhile_are_for_the_next_training(widget: Any, annotated: Any) -> None:
     annotated(widget.viewer)
     widget.controller.pairs.add_active()
@@ -204,6 +219,14 @@ def test_pairs_that_are_added_meanwhile_are_for_the_next_training(widget: Any, a
     widget.controller.pairs.add_active()
     job.say(Cancelled())
     assert widget.text("live_facts") == ""
+
+
+def test_a_scan_of_a_series_that_was_closed_is_not_for_the_next_training(painting: Any) -> None:
+    first, second = painting.live._pairs
+    closed = Pair(Source(path=Path("liver.nii.gz"), title=first.image.name), Source(path=Path("liver_labels.nii.gz")))
+    again = Pair(second.image, second.labels)
+    painting.live.listed([closed, again])
+    assert painting.live._later == ""
 
 
 def test_whether_it_learns_is_remembered(widget: Any, annotated: Any) -> None:
