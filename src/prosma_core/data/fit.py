@@ -89,7 +89,9 @@ def _trained_on(header: ModelHeader, modality: str) -> str:
 
 
 def _in_color(header: ModelHeader) -> bool:
-    return tuple(channel.lower() for channel in header.preprocess.channels) == COLOR
+    """Whether a model is for color; gray pictures that are stored as red, green and blue are not in color."""
+    named = tuple(channel.lower() for channel in header.preprocess.channels) == COLOR
+    return named and (header.facts is None or header.facts.color)
 
 
 def _contradictions(kind: ScanKind, header: ModelHeader, modality: str) -> Iterator[str]:
@@ -98,7 +100,8 @@ def _contradictions(kind: ScanKind, header: ModelHeader, modality: str) -> Itera
         yield f"looks like {kind.modality}" if kind.guessed else f"is {kind.modality}"
     if _in_color(header) and not kind.color:
         yield "is gray"
-    if not _in_color(header) and kind.color and len(header.preprocess.channels) == 1:
+    gray = len(header.preprocess.channels) == 1 if header.facts is None else not header.facts.color
+    if gray and kind.color:
         yield "is in color"
 
 

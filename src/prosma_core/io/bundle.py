@@ -216,7 +216,8 @@ def missed_text(header: ModelHeader, voxels: Mapping[str, int], *, part: bool = 
     known = header.training.get("validation_missed")
     facts = header.facts
     shown = "images" if facts is not None and facts.dims == 2 else "scans"
-    if header.training.get("validation") == "slices" or (facts is not None and facts.dims > header.model.dims):
+    slices = header.training.get("validation") == "slices" or (facts is not None and facts.dims == 3)
+    if slices and header.model.dims == 2:  # a 3D model is validated scan by scan, on whatever slices of it
         shown = "slices"
     if header.validated and isinstance(known, dict) and not part:
         for name in names[:MOST_NAMED]:

@@ -78,6 +78,19 @@ def test_a_picture_that_says_nothing_of_itself_is_neither_meant_nor_warned_of() 
     assert compare(replace(picture, look=usual | {"smoothness": 0.1}), header).verdict == "doubtful"
 
 
+def test_a_model_of_gray_pictures_that_are_stored_as_colors_is_for_gray_ones() -> None:
+    old = HEADERS["breast-lesion-us"]
+    pre = old.preprocess.replace(channels=COLOR, intensities=old.preprocess.intensities * 3)
+    model = old.model.replace(in_channels=3)
+    gray, photo = look((60, 70), world="pixels"), look((60, 70), world="pixels", color=True, channels=3)
+    for own, other, said in ((gray, photo, "is in color"), (photo, gray, "is gray")):
+        header = old.replace(preprocess=pre, model=model, facts=facts_of([own] * 9), purpose=Purpose())
+        assert compare(own, header).verdict == "unknown"
+        assert said in compare(other, header).text
+        assert ("color scans; " in compare(other, header).text) == own.kind.color
+    assert "is gray" in compare(gray, old.replace(preprocess=pre, model=model, facts=None)).text
+
+
 def test_few_training_scans_leave_more_room() -> None:
     header = HEADERS["hippocampus-mri"].replace(facts=facts_of([look()]))
     assert compare(look((50, 70, 50)), header).verdict == "fits"
@@ -193,6 +206,17 @@ def test_an_empty_result_is_said_with_the_known_misses(
 ) -> None:
     header = HEADERS["breast-lesion-us"]
     assert missed_text(header.replace(training=header.training | training), voxels) == said
+
+
+@pytest.mark.parametrize(("dims", "shown"), [(2, "slices"), (3, "scans")])
+def test_held_out_slices_are_counted_as_slices_of_a_2d_model_and_as_scans_of_a_3d_one(dims: int, shown: str) -> None:
+    header = HEADERS["hippocampus-mri"]
+    model = header.model.model_copy(update={"dims": dims})
+    missed = {c.name: [1, 3] for c in header.classes[1:]}
+    header = header.model_copy(
+        update={"model": model, "training": {**header.training, "validation": "slices", "validation_missed": missed}}
+    )
+    assert f"in 1 of 3 held-out {shown} that show it" in missed_text(header, {})
 
 
 def test_an_empty_result_of_several_classes_names_them() -> None:
