@@ -364,7 +364,7 @@ def _held_out(rows: Sequence[PairRow], classes: Sequence[ClassInfo], seed: int) 
         split, _ = keep_classes(split, values, {}, unvalidated(results))
     trained = {name: values[name] for name in split.train if name in values}
     validated = {name: values[name].keys() for name in split.val if name in values} if split.kind == "cases" else {}
-    corrected = tuple(name for name in split.val if name in results and results[name].edited)
+    corrected = tuple(name for name in split.val if name in results and results[name].judges)
     yield from filter(None, [replace(split, corrected=corrected).words()])
     yield from format_missing_classes(classes, *class_counts(split, trained, validated), split.unit)
 

@@ -114,6 +114,11 @@ class SliceStates:
         own = {index % self.size for index in self.edited}
         return tuple(sorted(own - {index % self.size for index in set(self.checked) - set(self.edited)}))
 
+    @property
+    def judges(self) -> bool:
+        """Whether anything may be validated on; where the label map was not looked at yet, any edited slice may."""
+        return bool(self.validated if self.size else self.edited)
+
     def evenly(self, holds: Callable[[int], bool]) -> int | None:
         """The slice that spreads annotated ones most evenly: the middle of the longest run of untouched slices.
 

@@ -176,6 +176,8 @@ class Facts:
         Names of values that label files have.
     beside : dict of tuple of int
         All annotated slices of each case of which not all may be validated on.
+    partial : int
+        Of how many of them only a part is annotated.
     """
 
     prints: list[Fingerprint]
@@ -186,6 +188,12 @@ class Facts:
     validation: dict[str, set[int]] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
     beside: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    partial: int = 0
+
+    @property
+    def sparse(self) -> bool:
+        """Whether only a part of most of them is annotated."""
+        return 2 * self.partial > len(self.prints)
 
     def name_classes(self, label: Path, labels: ImageSpec) -> None:
         """Take the names that a label file has for its values (3D Slicer's segments).
@@ -243,6 +251,7 @@ def read_cases(
         modality = dicom_modality(folder.cases[name].images[0]) if image.spec.format == "dicom" else ""
         facts.prints.append(fingerprint(image, known, dims, rng, modality))
         facts.slices[name] = labels.validated
+        facts.partial += labels.sparse
         if labels.edited is not None:
             facts.beside[name] = labels.marked
         facts.values[name] = labels.class_slices()

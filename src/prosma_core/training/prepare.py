@@ -117,7 +117,7 @@ def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None
     if start:
         yield StageStarted(f"Preprocessing and network are those of {start[0].name}.")
     header = start[0] if start else None
-    run = with_usual(run, header, dims, facts.prints)
+    run = with_usual(run, header, dims, facts.prints, sparse=facts.sparse)
     pre, model, batch = plan_model(run, header, facts.prints, dims, len(classes), folder.channel_names, device)
     published = (yield from _pretrained(run, model)) if fresh and not start else None
     if header:
@@ -157,12 +157,12 @@ def _pretrained(run: RunConfig, model: ModelConfig) -> Generator[Event, None, di
 
 def _derived(folder: DatasetFolder, split: Split, states: Mapping[str, SliceStates]) -> tuple[str, ...]:
     """Validation cases whose labels are a model's result, as their notes say, and not known to be edited."""
-    return tuple(name for name in _results(folder, split) if name not in states or not states[name].edited)
+    return tuple(name for name in _results(folder, split) if name not in states or not states[name].judges)
 
 
 def _corrected(folder: DatasetFolder, split: Split, states: Mapping[str, SliceStates]) -> tuple[str, ...]:
     """Validation cases whose labels are a model's result of which edited slices are validated on."""
-    return tuple(name for name in _results(folder, split) if name in states and states[name].edited)
+    return tuple(name for name in _results(folder, split) if name in states and states[name].judges)
 
 
 def _results(folder: DatasetFolder, split: Split) -> list[str]:
@@ -175,13 +175,26 @@ def _synthetic(folder: DatasetFolder, split: Split) -> bool:
     return all(any(read_notes(path).get("synthetic") for path in (case.label, case.images[0])) for case in cases)
 
 
-def with_usual(run: RunConfig, start: ModelHeader | None, dims: int, prints: Sequence[Fingerprint]) -> RunConfig:
-    """The run with the defaults of the encoder that its network has or will have, and of few slices of a body."""
+def with_usual(
+    run: RunConfig, start: ModelHeader | None, dims: int, prints: Sequence[Fingerprint], *, sparse: bool = False
+) -> RunConfig:
+    """The run with the defaults of the encoder that its network has or will have, and of few slices of a body.
+
+    Parameters
+    ----------
+    run : RunConfig
+    start : ModelHeader or None
+        Of the model to start from.
+    dims : int
+    prints : sequence of Fingerprint
+    sparse : bool
+        Whether only some slices of the scans are annotated, beside what the run says of all of them.
+    """
     encoder = start.model.encoder if start else choose_encoder(run, dims, prints[0].channels)
     if encoder == "efficientnet-lite0":
         run = with_defaults(run, PRETRAINED[run.preset])
-    body = all(p.unit == "mm" for p in prints)
-    return with_defaults(run, few_slices(dims, run.preset)) if run.labels.sparse and body and not start else run
+    few = (sparse or run.labels.sparse) and all(p.unit == "mm" for p in prints)
+    return with_defaults(run, few_slices(dims, run.preset)) if few and not start else run
 
 
 def plan_model(

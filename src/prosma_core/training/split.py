@@ -245,8 +245,8 @@ def draw_cases(cases: Iterable[str], seed: int, states: Mapping[str, SliceStates
 
 
 def unvalidated(states: Mapping[str, SliceStates] | None) -> frozenset[str]:
-    """Cases that hold nothing to validate on: a model's results without an edited slice."""
-    return frozenset(name for name, each in (states or {}).items() if each.only and not each.edited)
+    """Cases that hold nothing to validate on: a model's results without an edited slice that may be."""
+    return frozenset(name for name, each in (states or {}).items() if each.only and not each.judges)
 
 
 def keep_classes(

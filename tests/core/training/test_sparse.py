@@ -328,6 +328,35 @@ def test_whole_cases_are_drawn_among_those_with_edited_slices(pair, tmp_path: Pa
         drain(train(run_of(tmp_path, pairs[:1], out=tmp_path / "n.safetensors")))
 
 
+@pytest.mark.parametrize("given", [True, False], ids=["annotated_slices", "corrected copies"])
+def test_few_slices_of_a_body_are_learned_without_mirroring_whatever_says_that_they_are_few(
+    given: bool, pair, tmp_path: Path
+) -> None:
+    states = SliceStates("z", 24, 1, checked=(9,), edited=(5, 7, 11, 13), only=True)
+    pairs = [pair(0) if given else result_of(pair, 0, states), pair(1)]
+    slices = {"scan0": states.annotated, "scan1": states.annotated} if given else {"scan0": states.annotated}
+    run = run_of(tmp_path, pairs, **({"annotated_slices": slices} if given else {}))
+    result, _, _ = drain(train(run))
+    assert result.header.mirror_axes == ("x" if given else "zyx")  # most of the scans, not one of two
+
+
+def test_edited_slices_that_are_only_checked_at_another_time_point_are_not_validated_on(tmp_path: Path) -> None:
+    spec = array_spec((2, *SHAPE), "tzyx", (1.0, 1.0, 1.0), "mm")
+    states = SliceStates("z", 24, 2, checked=(24 + 9, 24 + 12), edited=(9, 12), only=True)
+    assert not states.judges
+    pairs = []
+    for i in range(4):
+        image, labels = (np.stack([each] * 2) for each in ball(i))
+        pairs.append((tmp_path / f"scan{i}.nii.gz", tmp_path / f"painted{i}.nii.gz"))
+        write_image(pairs[-1][0], image, spec)
+        result = {"program": "prosma", "model": "start", **slices_note(states)} if i else None
+        write_labels(pairs[-1][1], labels, spec, provenance=result)
+    result, _, _ = drain(train(run_of(tmp_path, pairs)))
+    stored = json.loads(RunFolder.beside(result.path).splits.read_text())
+    assert stored["val"] == ["scan0"]
+    assert "corrected" not in stored
+
+
 def test_annotated_slices_are_given_by_case(pair, tmp_path: Path) -> None:
     given = {"scan0": [5, 7, 9, 11, 12, 13, 20]}
     hashes = []
