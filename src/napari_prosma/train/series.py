@@ -57,7 +57,7 @@ class SeriesScan:
     annotated, slices : int
         Checked and edited slices of the saved labels, and all of them; 0 slices where that is not known.
     finished : bool
-        Whether it was left with checked or edited slices.
+        Whether it was left with checked or edited slices, and still has them.
     validation : bool
         Whether it is for validation.
     problem : str
@@ -212,9 +212,13 @@ class Series:
                 raise OutputError(msg) from error
 
     def saved(self, name: str, path: Path, states: SliceStates | None) -> None:
-        """Labels of a scan were saved; in any thread, errors as of `keep`."""
+        """Labels of a scan were saved; without a checked or edited slice it is not done. Errors as of `keep`.
+
+        In any thread.
+        """
         count = len(states.annotated) if states is not None else 0
-        self.keep(name, saved=path, annotated=count, slices=states.count if states is not None else 0)
+        undone = {"finished": False} if states is not None and not count else {}
+        self.keep(name, saved=path, annotated=count, slices=states.count if states is not None else 0, **undone)
 
     def _known(self, scan: SeriesScan, there: dict[str, Path]) -> SeriesScan:
         notes = self._notes.get(scan.name, {})
@@ -222,15 +226,17 @@ class Series:
         flags = {key: bool(notes.get(key, False)) for key in ("finished", "validation")}
         saved = there.get(self.file_of(scan).name)
         known = replace(scan, **numbers, validation=flags["validation"], saved=saved)  # type: ignore[arg-type]
-        return replace(known, finished=flags["finished"] and saved is not None)
+        marked = known.annotated > 0 or not known.slices
+        return replace(known, finished=flags["finished"] and saved is not None and marked)
 
 
 def find_scans(folder: Path, files: Sequence[Path] = ()) -> tuple[SeriesScan, ...]:
     """Scans of a folder and its subfolders, by name; no image is opened.
 
     Of a data folder (``images`` and ``labels``, or ``imagesTr`` and ``labelsTr``) the images, with the labels there
-    are. Where all of a folder's files end with ``_0000``, ``_0001``, … and each of them has the same of these, they are
-    channels; pictures that are numbered like frames are not.
+    are: by the image's own name, or by that of its case, without ``_0000``. Where all of a folder's files end with
+    ``_0000``, ``_0001``, … and each of them has the same of these, they are channels; pictures that are numbered like
+    frames, files with labels of their own name, and more than 8 of them are not.
 
     Raises
     ------
@@ -282,30 +288,58 @@ def _grouped(parent: Path, files: Sequence[Path], folder: Path) -> list[SeriesSc
     if beside is not None and (parent.parent / beside).is_dir():
         labels = {stem(path): path for path in image_files(parent.parent / beside)}
     channels = _channels(files, sure=parent.name in {"imagesTr", "imagesTs"}, labels=labels)
+    given = _labels_of(channels, labels)
     scans = []
     for name, images in channels.items():
         below = os.path.relpath(parent / name, folder).replace(os.sep, "/")
         path = folder.name if below == "." else below
-        scans.append(SeriesScan(path, images, labels.get(name if len(images) > 1 else stem(images[0]))))
+        scans.append(SeriesScan(path, images, given.get(name)))
     return scans
 
 
+def _labels_of(scans: dict[str, tuple[Path, ...]], labels: dict[str, Path]) -> dict[str, Path]:
+    """Labels by scan: of its name, or its file's, or that without ``_0000`` where no other scan can have them.
+
+    Of a data set with one channel, ``case_0000`` has the labels ``case``.
+    """
+    stems = {name: stem(images[0]) for name, images in scans.items()}
+    cases = {name: match.group(1) for name, own in stems.items() if (match := _CHANNEL.match(own))}
+    taken = {*stems.values(), *(case for name, case in cases.items() if not stems[name].endswith("_0000"))}
+    found = {}
+    for name, own in stems.items():
+        case = cases.get(name, own)
+        first = own.endswith("_0000") and case not in taken
+        path = labels.get(name) or labels.get(own) or (labels.get(case) if first else None)
+        if path is not None:
+            found[name] = path
+    return found
+
+
 def _channels(files: Sequence[Path], *, sure: bool, labels: dict[str, Path]) -> dict[str, tuple[Path, ...]]:
-    """Files by scan: each by its own name, or the channels of one."""
+    """Files by scan: each by its own name, or the channels of one, by the name of the case.
+
+    None are channels where any of them has labels of its own name, or a case has more than 8 of them or one twice.
+    """
     groups: dict[str, dict[int, Path]] = defaultdict(dict)
+    numbered: list[Path] = []
     for path in files:
         match = _CHANNEL.match(stem(path))
         if match:
             groups[match.group(1)][int(match.group(2))] = path
+            numbered.append(path)
+    twice = sum(map(len, groups.values())) < len(numbered)
+    own = any(stem(path) in labels for path in numbered)
+    if not groups or twice or own or max(map(len, groups.values())) > _MOST_CHANNELS:
+        return {path.name: (path,) for path in files}
     numbers = {tuple(sorted(group)) for group in groups.values()}
-    same = len(numbers) == 1 and sum(map(len, groups.values())) == len(files)
+    same = len(numbers) == 1 and len(numbered) == len(files)
     pictures = any(FORMATS.get(image_suffix(path).lower()) == "raster" for path in files)
     count = len(next(iter(numbers))) if same else 0
-    whole = same and next(iter(numbers)) == tuple(range(count)) and count <= _MOST_CHANNELS
-    if sure and all(sorted(group) == list(range(len(group))) for group in groups.values()) and groups:
+    whole = same and numbers == {tuple(range(count))}
+    if sure and all(sorted(group) == list(range(len(group))) for group in groups.values()):
         alone = {path.name: (path,) for path in files if not _CHANNEL.match(stem(path))}
         return {name: tuple(group[n] for n in sorted(group)) for name, group in groups.items()} | alone
-    if whole and count > 1 and not pictures and not any(stem(path) in labels for path in files):
+    if whole and count > 1 and not pictures:
         return {name: tuple(group[n] for n in range(count)) for name, group in groups.items()}
     return {path.name: (path,) for path in files}
 

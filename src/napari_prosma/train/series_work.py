@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -168,8 +169,9 @@ class SeriesWork:
         except ProsmaError as error:
             self._say(error)
             return
-        if states.edited and np.any(layer.data):
-            self._say(f"Labels of {work.name} were painted or edited. Erase them first, or mark slices as checked.")
+        if states.annotated and np.any(layer.data):
+            what = f"Labels of {work.name} were painted, edited or checked."
+            self._say(f"{what} Erase them first, or keep them with Open next.")
             return
         layer.data = np.zeros_like(layer.data)
         marks = marks_of(layer) or Marks(states.axis)
@@ -398,8 +400,13 @@ class SeriesWork:
         work.pair = series.parted(Pair(layer_source(work.image), layer_source(labels)), scan)
         self._list_pair(work.name, work.pair)
 
+        opened = _fingerprint(labels)
+
         def write() -> None:
             assert work.pair is not None
+            saved = series.scans[series.number(scan.name)].saved
+            if saved is None and _fingerprint(labels) == opened:  # only looked at: a better model may come
+                return
             path = series.file_of(scan)
             path.parent.mkdir(parents=True, exist_ok=True)
             series.saved(scan.name, *write_labels_layer(work.pair, path))
@@ -610,6 +617,15 @@ def _labels_on(drawn: LayerScan, path: Path, scan: SeriesScan) -> Labels:
     if marks is not None:
         keep(layer, marks)
     return layer
+
+
+def _fingerprint(layer: Labels) -> tuple[object, ...]:
+    """Shape and checksum of a layer's voxels, and its checked and edited slices: equal while nothing changed."""
+    data, checksum = np.asarray(layer.data), 0
+    for part in data:
+        checksum = zlib.crc32(np.ascontiguousarray(part).data, checksum)
+    marks = marks_of(layer)
+    return data.shape, checksum, (marks.checked, marks.edited) if marks is not None else ((), ())
 
 
 def _row(scan: SeriesScan) -> SeriesRow:

@@ -14,6 +14,7 @@ from napari_prosma.train.pairs import splits_of
 from napari_prosma.train.series import Series, find_scans
 from prosma_core.data.slices import SliceStates
 from prosma_core.errors import DatasetError, OutputError
+from prosma_core.io.names import stem
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -39,6 +40,22 @@ def found(root: Path) -> dict[str, int]:
         (("x_0000.nii.gz", "other.nii.gz"), {"x_0000.nii.gz": 1, "other.nii.gz": 1}),
         (("images/a.png", "images/b.png", "labels/a.png"), {"images/a.png": 1, "images/b.png": 1}),
         (("imagesTr/a_0000.png", "imagesTr/a_0001.png", "labelsTr/a.png"), {"imagesTr/a": 2}),
+        (
+            ("imagesTr/f_0000.png", "imagesTr/f_0001.png", "labelsTr/f_0001.png"),
+            {"imagesTr/f_0000.png": 1, "imagesTr/f_0001.png": 1},
+        ),
+        (
+            tuple(f"imagesTr/f_{i:04d}.png" for i in range(9)),
+            {f"imagesTr/f_{i:04d}.png": 1 for i in range(9)},
+        ),
+        (
+            ("imagesTr/f_0000.png", "imagesTr/f_0000.nii.gz"),
+            {"imagesTr/f_0000.nii.gz": 1, "imagesTr/f_0000.png": 1},
+        ),
+        (
+            ("imagesTr/a_0000.png", "imagesTr/a_0001.png", "imagesTr/b.png", "labelsTr/a.png", "labelsTr/b.png"),
+            {"imagesTr/a": 2, "imagesTr/b.png": 1},
+        ),
         (("dicom/1.dcm", "dicom/2.dcm", "a.nii"), {"dicom": 1, "a.nii": 1}),
         (("exp.zarr/zarr.json", "exp.zarr/0/zarr.json"), {"exp.zarr": 1}),
     ],
@@ -74,6 +91,25 @@ def test_labels_of_the_folder_are_given_and_count_as_done(tmp_path: Path) -> Non
     assert pair.labels.paths == (a.given,)
     assert series.pair(b) is None
     assert series.next_after(None) == b
+
+
+@pytest.mark.parametrize(
+    ("names", "given"),
+    [
+        (("imagesTr/a_0000.nii.gz", "imagesTr/b_0000.nii.gz", "labelsTr/a.nii.gz"), ["a", None]),
+        (("images/a_0000.nii.gz", "images/b_0000.nii.gz", "labels/a.nii.gz"), ["a", None]),
+        (("images/a_0000.png", "images/b.png", "labels/a.png", "labels/b.png"), ["a", "b"]),
+        (("imagesTr/a_0000.png", "imagesTr/a_0001.png", "labelsTr/a.png"), ["a"]),
+        (("imagesTr/f_0000.png", "imagesTr/f_0001.png", "labelsTr/f_0001.png"), [None, "f_0001"]),
+        (("images/f_0000.png", "images/f_0001.png", "labels/f.png"), [None, None]),  # of which frame?
+        (("images/a.png", "images/a_0000.png", "labels/a.png"), ["a", None]),
+    ],
+)
+def test_labels_are_found_by_the_name_of_the_file_or_of_the_case(
+    tmp_path: Path, names: tuple[str, ...], given: list[str | None]
+) -> None:
+    scans = find_scans(touch(tmp_path, *names))
+    assert [stem(scan.given) if scan.given else None for scan in scans] == given
 
 
 def states(annotated: int, count: int = 8) -> SliceStates:
@@ -122,6 +158,22 @@ def test_next_goes_around_and_leaves_out_what_is_done_or_broken(tmp_path: Path) 
     assert order == ["a.nii", "d.nii", "a.nii"]
     series.update("d.nii", problem="broken")
     assert series.next_after("a.nii") is None
+
+
+def test_a_done_scan_whose_marks_were_all_taken_away_is_opened_again(tmp_path: Path) -> None:
+    root, home = touch(tmp_path / "set", "a.nii", "b.nii"), tmp_path / "models"
+    series = Series(root, home)
+    save(series, "a.nii", 2)
+    series.keep("a.nii", finished=True)
+    save(series, "a.nii", 0)
+    for now in (series, Series(root, home)):
+        scan = now.scans[0]
+        assert (scan.step, scan.words, scan.trained_on) == ("untouched", "untouched", False)
+        assert now.next_after("b.nii") == scan
+    save(series, "a.nii", 1)
+    assert series.scans[0].words == "in work: 1 of 8"
+    series.keep("a.nii", annotated=0, finished=True)  # as written by earlier versions
+    assert Series(root, home).scans[0].step == "untouched"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"scans": 3}', b'{"scans": {"a.nii": {"slices": "many"}}}'])

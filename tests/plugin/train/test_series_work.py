@@ -71,6 +71,21 @@ class Series:
         self.labels.refresh()
 
 
+def segmented(series: Series) -> None:
+    """Let the engine find an object in slices 2 and 3 of the scan that was opened last."""
+    job = series.widget.jobs.jobs[-1]
+    job.give_labels()[2:4, 5:15, 5:15] = 1
+    job.say(Finished(SegmentResult(voxels={}, seconds=1.0, device="CPU")))
+
+
+def scroll(series: Series) -> None:
+    """Go to another slice; the layer says by it that it was painted in, perhaps."""
+    saving = series.work._open.saving
+    assert not saving.unsaved
+    series.viewer.dims.set_point(0, 1)
+    assert saving.unsaved
+
+
 @pytest.fixture
 def series(widget: Any, folder: Path) -> Series:
     widget.controller.series.begin(folder)
@@ -165,6 +180,65 @@ def test_nothing_here_is_a_negative(series: Series) -> None:
     assert series.pairs[0][1] == "8 checked, 0 edited, 0 untouched; no object on checked and edited slices"
     assert [row.problem for row in series.widget.controller._pairs.rows] == ["", ""]
     assert series.widget.controller._pairs.rows[0].states.checked == tuple(range(8))
+
+
+def test_nothing_here_keeps_objects_of_checked_slices(series: Series) -> None:
+    widget = series.widget
+    widget.controller.choose_start(widget.model("phantom-3d"))
+    series.click("next")
+    segmented(series)
+    widget.controller.slices.mark(series.labels, 2)
+    series.click("nothing")
+    assert "painted, edited or checked. Erase them first" in widget.text("series_problem")
+    assert series.labels.data.any((1, 2)).tolist() == [False, False, True, True, *[False] * 4]
+    widget.controller.slices.mark(series.labels, 2, checked=False)
+    series.click("nothing")  # a wrong result that nobody checked
+    assert series.states[0] == "done: 8 of 8"
+    (file,) = widget.models.glob("* annotations/*.nii.gz")
+    assert not read_image(file).data.any()
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_a_scan_that_was_only_scrolled_through_is_not_saved(series: Series, drawn: bool) -> None:
+    widget = series.widget
+    if not drawn:
+        widget.controller.choose_start(widget.model("phantom-3d"))
+    series.click("next")
+    if not drawn:
+        segmented(series)
+    first = series.labels
+    scroll(series)
+    series.click("next")
+    assert first not in series.viewer.layers
+    assert series.states[0] == "untouched"
+    assert not list(widget.models.glob("* annotations/*.nii.gz"))
+    series.table.selectRow(0)
+    series.click("open")
+    if not drawn:
+        segmented(series)
+    series.paint(4)
+    series.work._open.saving.save_now()  # as each minute
+    series.labels.data[4] = first.data[4]
+    series.labels.refresh()
+    series.click("next")  # what was saved before is replaced, also by what it was at first
+    (file,) = widget.models.glob("* annotations/*.nii.gz")
+    np.testing.assert_array_equal(read_image(file).data, first.data)
+    assert series.states[0] == "untouched"
+
+
+def test_a_mark_alone_is_saved_and_a_done_scan_without_any_is_next(series: Series) -> None:
+    series.click("next")
+    scroll(series)
+    series.widget.controller.slices.mark(series.labels, 2)
+    series.click("next")
+    assert series.states[0] == "done: 1 of 8"
+    series.table.selectRow(0)
+    series.click("open")
+    series.widget.controller.slices.mark(series.labels, 2, checked=False)
+    series.click("next")
+    assert series.states[0] == "untouched"
+    series.click("next")
+    assert series.layers == ["s0.nii.gz", "s0.nii.gz labels"]
 
 
 def test_the_models_result_is_corrected_and_untouched_slices_do_not_count(series: Series) -> None:
