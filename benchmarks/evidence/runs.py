@@ -17,7 +17,7 @@ Phase = Literal["tune", "judge"]
 Result = dict[str, Any]
 """Content of the JSON of a run."""
 
-NOT_OF_THE_RUN = {"data", "pairs", "out", "device", "init", "name", "description", "licence", "attribution"}
+NOT_OF_THE_RUN = {"data", "pairs", "out", "device", "init", "name", "description", "licence", "attribution", "purpose"}
 HOW_IT_RUNS = {"run.training.compile", "run.training.graph"}
 """Settings that change the time of a step, not what it computes."""
 ADDED: dict[str, Any] = {

@@ -310,6 +310,7 @@ def plan_run(
     ConfigError
         A tile chosen by hand does not fit the network's strides.
     """
+    _check_axes(run.network, dims)
     encoder = choose_encoder(run, dims, prints[0].channels)
     side = isqrt(run.preprocess.tile_voxels or 0) if encoder == "efficientnet-lite0" else None
     pre = plan_preprocess(prints, dims, run.preprocess, channel_names, side)
@@ -346,6 +347,14 @@ def plan_run(
         "The planned network",
     )
     return pre.replace(tile=tile), model, run.training.batch_size or plan_batch(tile, room)
+
+
+def _check_axes(net: NetworkOptions, dims: int) -> None:
+    """Raise `ConfigError` where strides or kernels that were chosen are of another number of axes."""
+    for name, stages in (("strides", net.strides), ("kernels", net.kernels)):
+        if wrong := next((stage for stage in stages or () if len(stage) != dims), None):
+            msg = f"network.{name} has a stage {list(wrong)} of {len(wrong)} axes; the network is {dims}D: give {dims}."
+            raise ConfigError(msg)
 
 
 def _widths(net: NetworkOptions, stages: int) -> tuple[int, ...]:

@@ -230,6 +230,13 @@ def test_small_pictures_are_not_made_larger() -> None:
     assert (pre.resample, pre.tile) == ("none", (64, 64))
 
 
+@pytest.mark.parametrize("name", ["strides", "kernels"])
+def test_stages_of_other_axes_are_refused_in_words(name: str) -> None:
+    run = run_of(network={name: [[1, 1], [2, 2]]})
+    with pytest.raises(ConfigError, match=rf"network\.{name}.*3D: give 3"):
+        plan_run([case()], 3, 2, run, (), 64 * GIB)
+
+
 def test_fine_tuning_takes_its_own_preset_and_needs_a_model() -> None:
     run = run_of(init="phantom-3d")
     assert (run.preset, run.training.epochs, run.training.steps) == ("fine-tune", 3, 20)
