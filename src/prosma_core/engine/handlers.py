@@ -8,7 +8,7 @@ import time
 from collections.abc import Generator, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,16 +37,9 @@ from prosma_core.engine.messages import (
     WhatIfRequest,
     WhatIfResult,
 )
-from prosma_core.engine.watching import Watched, Watcher, read_scan
+from prosma_core.engine.watching import Input, Previews, Watcher, read_scan
 from prosma_core.errors import DeviceError
-from prosma_core.events import (
-    EpochDone,
-    Event,
-    InterimDone,
-    StageStarted,
-    TileDone,
-    relay,
-)
+from prosma_core.events import Event, StageStarted, TileDone, relay
 from prosma_core.inference.cpu_tuning import start_threads
 from prosma_core.inference.device import DeviceChoice, choose_device, name_memory_errors, prepare_device
 from prosma_core.inference.next_slice import AnnotatedScan, suggest
@@ -54,20 +47,11 @@ from prosma_core.inference.results import Allocate
 from prosma_core.inference.segment import Segmenter
 from prosma_core.inspection.inspect import inspect_scan
 from prosma_core.inspection.whatif import segment_unchanged, what_if
-from prosma_core.model.unet import UNet
 from prosma_core.runs.run_folder import RunFolder, check_new_run, check_run_targets, resumed_settings
 from prosma_core.runs.run_state import format_before_after
-from prosma_core.training.live import LiveInput, discard
+from prosma_core.training.live import discard
 from prosma_core.training.loop import train
 from prosma_core.training.runtime_estimate import estimate, expected_seconds
-
-
-class Input(LiveInput, Protocol):
-    """What reaches a job while it runs."""
-
-    @property
-    def watched(self) -> Watched:
-        """The scan to segment while a model is trained."""
 
 
 def serve_training(request: TrainRequest, allocate: Allocate, live: Input) -> Generator[Event, None, TrainResult]:
@@ -89,27 +73,9 @@ def serve_training(request: TrainRequest, allocate: Allocate, live: Input) -> Ge
     run = _run(request)
     folder = RunFolder.beside(run.out)
     choice = yield from prepare_device(run.device)
-    watcher = Watcher(live.watched, allocate, choice.device)
-
-    def watch(event: Event) -> Iterator[Event]:
-        yield event
-        if not isinstance(event, EpochDone | InterimDone):
-            return
-        model: Path | Segmenter = folder.last
-        if isinstance(event, InterimDone) and not event.model and live.answer is not None:
-            model = Segmenter(live.answer.header, cast("UNet", live.answer.model), choice.device)
-        elif live.answer is not None and not live.answer.is_behind(event.mean_dice):
-            return
-        elif isinstance(event, InterimDone):
-            live.answer, model = None, Path(event.model)
-        elif event.dice is None or (live.waits and watcher.rests):
-            return
-        else:
-            live.answer = None
-        yield from watcher.segment_preview(model, event.epoch, event.mean_dice, event.dice_on)
-
+    previews = Previews(Watcher(live.watched, allocate, choice.device), live, folder.last, choice.device)
     try:
-        result = yield from relay(train(run, resume=request.resume, live=live), watch)
+        result = yield from relay(train(run, resume=request.resume, live=live), previews.follow)
     finally:
         changed, late = live.take()
         discard([*changed.values(), *late])

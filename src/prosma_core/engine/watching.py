@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -20,12 +20,23 @@ from prosma_core.data.geometry import Scan
 from prosma_core.engine.arrays import attach
 from prosma_core.engine.messages import ScanRef
 from prosma_core.errors import EngineError, GeometryError, ProsmaError
-from prosma_core.events import Event, PreviewDone, SlicesUnsure, StageStarted, TileDone, Working
+from prosma_core.events import (
+    EpochDone,
+    Event,
+    InterimDone,
+    LabelsTaken,
+    PreviewDone,
+    SlicesUnsure,
+    StageStarted,
+    TileDone,
+    Working,
+)
 from prosma_core.inference.next_slice import ENTROPY, entropy_by_slice
 from prosma_core.inference.results import Allocate, Segmentation
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.images import read_image
-from prosma_core.training.live import PreviewClock
+from prosma_core.model.unet import UNet
+from prosma_core.training.live import PAUSED, LiveInput, PreviewClock
 
 
 def read_scan(ref: ScanRef | None) -> Generator[Event, None, Scan]:
@@ -94,13 +105,19 @@ class Watcher:
 
     def segment_preview(
         self, model: Path | Segmenter, epoch: int, mean_dice: float | None = None, dice_on: str = ""
-    ) -> Generator[Event, None, None]:
-        """Segment the watched scan, if any, with a model, or its file; what goes wrong is said once for each scan."""
+    ) -> Generator[Event, None, ScanRef | None]:
+        """Segment the watched scan, if any, with a model, or its file; what goes wrong is said once for each scan.
+
+        Returns
+        -------
+        ScanRef or None
+            The scan that was segmented, or that cannot be; None where none is watched, or another one is by now.
+        """
         ref, began = self._watched(), time.monotonic()
         if ref != self._ref:
             self._ref, self._scan, self._labels = ref, None, None
         if ref is None or ref == self._refused:
-            return
+            return ref
         words = f"Preview of epoch {epoch}"
         yield Working(words)
         try:
@@ -108,7 +125,7 @@ class Watcher:
                 self._scan = yield from read_scan(ref)
             segmenter = model if isinstance(model, Segmenter) else Segmenter.load(model, self._device)
             if (yield from self._segment(ref, segmenter, PREVIEW_CONFIG, words, self._array)) is None:
-                return
+                return None
             self._took, self._ended = time.monotonic() - began, time.monotonic()
             yield PreviewDone(epoch, self._took, mean_dice, dice_on, isinstance(model, Segmenter))
             yield from self._slices(ref, segmenter, epoch)
@@ -117,6 +134,7 @@ class Watcher:
             _LOG.warning("The preview failed", exc_info=True)
             self._refused = ref
             yield StageStarted(f"There is no preview, and training goes on. {reason}")
+        return ref
 
     def _segment(
         self, ref: ScanRef, segmenter: Segmenter, config: InferenceConfig, words: str, allocate: Allocate | None
@@ -155,3 +173,71 @@ class Watcher:
         if self._labels is None:
             self._labels = self._allocate("preview", shape, dtype)
         return self._labels
+
+
+class Input(LiveInput, Protocol):
+    """What reaches a job while it runs."""
+
+    @property
+    def watched(self) -> Watched:
+        """The scan to segment while a model is trained."""
+
+
+class Previews:
+    """When the watched scan is segmented: after a validation, by the light model before that, and at a pause.
+
+    Parameters
+    ----------
+    watcher : Watcher
+    live : Input
+    last : Path
+        Where the model of the last validation is.
+    device : torch.device
+    """
+
+    def __init__(self, watcher: Watcher, live: Input, last: Path, device: torch.device) -> None:
+        self._watcher, self._live, self._file, self._device = watcher, live, last, device
+        self._last: EpochDone | None = None
+        self._shown: tuple[ScanRef | None, int] | None = None
+        self._new = False
+
+    def follow(self, event: Event) -> Iterator[Event]:
+        """An event of the training, and those of the preview that is due after it."""
+        yield event
+        if isinstance(event, LabelsTaken):
+            self._new = True
+        elif event == Working(PAUSED):
+            yield from self._at_pause()
+        elif isinstance(event, InterimDone):
+            yield from self._within_epoch(event)
+        elif isinstance(event, EpochDone) and event.dice is not None:
+            self._last = event
+            rests = self._live.waits and self._watcher.rests and not self._new  # new labels ask for one at once
+            if not rests and self._is_ahead(event):
+                yield from self._show_last(event)
+
+    def _is_ahead(self, event: EpochDone | InterimDone) -> bool:
+        """Whether the network answers, not the light model."""
+        return self._live.answer is None or self._live.answer.is_behind(event.mean_dice)
+
+    def _within_epoch(self, event: InterimDone) -> Iterator[Event]:
+        model: Path | Segmenter = Path(event.model)
+        if not event.model and self._live.answer is not None:
+            model = Segmenter(self._live.answer.header, cast("UNet", self._live.answer.model), self._device)
+        elif self._is_ahead(event):
+            self._live.answer = None
+        else:
+            return
+        self._new, self._shown = False, None
+        yield from self._watcher.segment_preview(model, event.epoch, event.mean_dice, event.dice_on)
+
+    def _at_pause(self) -> Iterator[Event]:
+        """While the training waits, the scan that is watched has the classes of its last epoch."""
+        ref = self._live.watched()
+        if self._last is not None and ref is not None and self._shown != (ref, self._last.epoch):
+            yield from self._show_last(self._last)
+
+    def _show_last(self, event: EpochDone) -> Generator[Event, None, None]:
+        self._new, self._live.answer = False, None
+        ref = yield from self._watcher.segment_preview(self._file, event.epoch, event.mean_dice, event.dice_on)
+        self._shown = (ref, event.epoch)

@@ -234,8 +234,12 @@ class RunFolder:
         values = {"before": before, "after": after, "words": words}
         write_bytes_atomic(self.before_after, json.dumps(values, indent=1, ensure_ascii=False).encode())
 
+    def remove_before(self) -> None:
+        """Remove before_after.json, where nothing is compared any more; raises `OutputError` where that fails."""
+        remove([self.before_after])
+
     def read_before(self) -> dict[str, float] | None:
-        """Dice of the start model; None where there is none.
+        """Dice of the start model; None where there is none, of no class either.
 
         Raises
         ------
@@ -246,7 +250,7 @@ class RunFolder:
             return None
         try:
             values = load_json(self.before_after.read_bytes())["before"]
-            return {str(name): float(dice) for name, dice in values.items()}
+            return {str(name): float(dice) for name, dice in values.items()} or None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             msg = f"{self.before_after} cannot be read ({error!r}). Remove it to go on without a comparison."
             raise TrainingError(msg) from error

@@ -378,12 +378,13 @@ def run_state(folder: RunFolder) -> RunState:
     epoch, seconds = int(progress.get("epoch", 0)), float(progress.get("elapsed", 0.0))
     best_epoch = int(progress.get("best_epoch", 0))
     before, earlier = int(progress.get("budget_epoch", 0)), float(progress.get("budget_seconds", 0.0))
+    since = best_epoch and max(best_epoch - before, 1)  # as the training itself counts
     written, by = folder.model.is_file(), holder(folder)
     validated: list[float] = []
     with contextlib.suppress(TrainingError):  # the run can go on without it
         validated = [row["mean_dice"] for row in read_history(folder) if row.get("mean_dice") is not None]
-    if not validated and best_epoch:
-        validated = [float(progress["best_dice"])]
+    # epochs before labels changed may have a higher Dice, on other labels
+    best = float(progress["best_dice"]) if best_epoch else max(validated, default=None)
     return RunState(
         name=run.name or folder.root.stem,
         out=folder.model,
@@ -391,8 +392,8 @@ def run_state(folder: RunFolder) -> RunState:
         epochs=before + run.training.epochs,
         minutes_spent=seconds / 60,
         minutes=run.training.minutes,
-        dice=(validated[-1] if run.training.keep == "last" else max(validated)) if validated else None,
-        finished=written and run.training.finished(epoch - before, seconds - earlier, max(0, best_epoch - before)),
+        dice=validated[-1] if run.training.keep == "last" and validated else best,
+        finished=written and run.training.finished(epoch - before, seconds - earlier, since),
         start=run.init,
         model_written=written,
         held_out=_held_out(folder),

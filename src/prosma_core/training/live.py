@@ -205,9 +205,10 @@ def wait_for_labels(live: LiveInput | None) -> Generator[Event, None, bool]:
 
 
 def take_labels(trainer: Learner, live: LiveInput, epoch: int) -> Generator[Event, None, bool]:
-    """Let a training learn the labels that have changed, and keep them in its run folder; whether there were any.
+    """Let a training learn the labels that have changed, and keep them in its run folder; whether it learns any.
 
-    Labels that cannot be learned are left out, and that is said; the training goes on with those before.
+    Labels that cannot be learned are left out, and that is said; the training goes on with those before. Those of a
+    scan that is held out are kept and measured on.
     """
     changed, late = live.take()
     discard(late)
@@ -231,7 +232,10 @@ def take_labels(trainer: Learner, live: LiveInput, epoch: int) -> Generator[Even
         finally:
             discard([new])
         yield from trainer.take(name, {**parts, "train": soft} if "train" in parts else parts)
-        taken.append(name)
+        if "train" in parts:
+            taken.append(name)
+        else:
+            yield StageStarted(f"{name} is held out: its new labels are measured on, not learned.")
     if taken:
         yield LabelsTaken(epoch, tuple(taken))
     return bool(taken)

@@ -107,13 +107,16 @@ class Trainer:
             self.setup = replace(self.setup, val=[case for cases in of.values() for case in cases])
         self._release_graph()  # it holds the loss of what is annotated, or not
         self._use_cases()
+        self.progress.best_dice, self.progress.best_epoch = -1.0, 0  # of other labels: new ones reach the model
         if "val" not in parts:
             return
-        self.progress.best_dice, self.progress.best_epoch = -1.0, 0  # of other labels
         start = (self.kept.header, self.kept.arrays) if self.kept is not None else self.setup.start
         if self.before is not None and start is not None:
             self.before = yield from validate_start(replace(self.setup, start=start), self.device)
-            self.folder.write_before_after(self.before or {})
+            if self.before is None:
+                self.folder.remove_before()
+            else:
+                self.folder.write_before_after(self.before)
 
     def learn_new_labels(self, step: int = 0, seconds: float = 0.0) -> Generator[Event, None, None]:
         """Learn labels that have changed, if any: the budget counts anew, and the learning rate is high again.
@@ -128,7 +131,7 @@ class Trainer:
         if not (yield from take_labels(self, self.live, self.progress.epoch + 1)):
             return
         p, config = self.progress, self.config
-        kept = math.ceil(config.warmup * config.epochs)  # what is warm need not be warmed up
+        kept = min(math.ceil(config.warmup * config.epochs), config.epochs - 1)  # what is warm is not warmed up again
         if self.share(step, seconds) > kept / config.epochs:
             each = 60 * config.minutes / config.epochs if config.minutes else p.elapsed / max(1, p.epoch)
             p.budget_epoch = max(p.budget_epoch, p.epoch - kept)

@@ -14,6 +14,7 @@ from prosma_core.config.training import RunConfig
 from prosma_core.data.geometry import array_spec
 from prosma_core.data.slices import SliceStates
 from prosma_core.engine.client import Engine
+from prosma_core.engine.handlers import serve_training
 from prosma_core.engine.messages import Cancelled, LiveLabels, ScanRef, TrainRequest
 from prosma_core.engine.serving import Inbox
 from prosma_core.events import EpochDone, InterimDone, LabelsTaken, PreviewDone, StageStarted, StepDone, Working
@@ -40,14 +41,14 @@ def new_labels(folder: RunFolder, number: int, values: np.ndarray) -> dict[Path,
 
 @pytest.fixture
 def copied(make_run: MakeRun, pairs: Pairs) -> Callable[..., tuple[RunConfig, RunFolder, list[np.ndarray]]]:
-    """Return a maker of runs with their own copies of the labels; of the two first all voxels are noise if wanted."""
+    """Return a maker of runs with their own copies of the labels, in which all voxels are noise if wanted."""
 
-    def make(name: str = "m", training: dict[str, Any] | None = None, *, noise: bool = False) -> Any:
+    def make(name: str = "m", training: dict[str, Any] | None = None, *, noise: bool = False, count: int = 2) -> Any:
         out = make_run(name).out
         data = RunFolder.beside(out).root / "data"
         data.mkdir(parents=True)
         rng, true, own = np.random.default_rng(0), [], []
-        for image, labels in pairs[:2]:
+        for image, labels in pairs[:count]:
             true.append(np.asarray(read_labels(labels).data))
             own.append((image, data / labels.name))
             if noise:
@@ -122,11 +123,18 @@ def test_labels_that_cannot_be_learned_are_left_out_in_words(copied: Callable[..
     assert sorted(path.name for path in (folder.root / "data").iterdir()) == ["labels0.tif", "labels1.tif"]
 
 
+@pytest.mark.parametrize(
+    ("length", "expected"),
+    [
+        (2, [(1, 2), (2, 2), (3, 3)]),  # one epoch of the two is spared: the network is warm
+        (1, [(1, 1), (2, 2)]),  # never the only one
+    ],
+)
 def test_a_training_that_waits_goes_on_with_new_labels_and_ends_when_nobody_waits(
-    copied: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    length: int, expected: list[tuple[int, int]], copied: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live_training, "_LOOK", 0.01)
-    run, folder, true = copied(training={"epochs": 2, "steps": 2})
+    run, folder, true = copied(training={"epochs": length, "steps": 2})
     live, paused, epochs = Inbox(lambda: None), 0, []
     live.put(LiveLabels(live=1, wait=True))
     for event in events_of(run, live):
@@ -136,10 +144,10 @@ def test_a_training_that_waits_goes_on_with_new_labels_and_ends_when_nobody_wait
             paused += 1
             changed = {str(k): str(v) for k, v in new_labels(folder, 0, true[1]).items()} if paused == 3 else {}
             live.put(LiveLabels(live=1, changed=changed, wait=paused < 8))
-    assert epochs == [(1, 2), (2, 2), (3, 3)]  # one epoch of the two is spared: the network is warm
+    assert epochs == expected
     assert paused == 8
     state = run_state(folder)
-    assert (state.epochs_done, state.epochs, state.finished) == (3, 3, True)
+    assert (state.epochs_done, state.epochs, state.finished) == (*expected[-1], True)
     monkeypatch.setattr(live_training, "PATIENCE", 0.05)
     live.put(LiveLabels(live=1, wait=True))
     assert any(event == Working(PAUSED) for event in events_of(run, live, resume=True))  # and it ends
@@ -227,3 +235,63 @@ def test_a_scan_of_which_nothing_was_annotated_at_first_is_not_said_to_be_learne
             said.append(event.message)
         assert not isinstance(event, LabelsTaken)
     assert "Train anew to use them" in "".join(said)
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_new_labels_reach_a_model_that_is_the_best_and_those_of_a_held_out_scan_are_measured_on(
+    part: str, copied: Callable[..., Any]
+) -> None:
+    still = {"epochs": 4, "steps": 2, "learning_rate": 1e-12, "keep": "best"}  # no epoch is better than the one before
+    run, folder, true = copied(training=still, count=4)
+    live, said, best, taken = Inbox(lambda: None), [], {}, []
+    for event in events_of(run, live):
+        if isinstance(event, StepDone) and (event.epoch, event.step) == (3, 1):
+            name = folder.read_splits()[part][0]
+            number = int(name.removeprefix("scan"))
+            changed = new_labels(folder, number, np.roll(true[number], 3))
+            live.put(LiveLabels(live=1, changed={str(k): str(v) for k, v in changed.items()}, wait=False))
+        elif isinstance(event, StageStarted) and "held out" in event.message:
+            said.append(event.message)
+        elif isinstance(event, EpochDone):
+            best[event.epoch] = event.best
+        elif isinstance(event, LabelsTaken):
+            taken.append(event.cases)
+    assert [best[epoch] for epoch in (1, 2, 3)] == [True, False, True]
+    np.testing.assert_array_equal(
+        read_labels(folder.root / "data" / f"labels{number}.tif").data, np.roll(true[number], 3)
+    )
+    words = f"{name} is held out: its new labels are measured on, not learned."
+    assert (taken, said) == (([(name,)], []) if part == "train" else ([], [words]))
+    assert max(best) == (4 if part == "val" else 5)  # the budget counts anew where something is learned
+    assert folder.progress()["best_epoch"] == 3
+    assert run_state(folder).dice == folder.progress()["best_dice"]
+    assert run_state(folder).finished
+
+
+def test_the_comparison_is_removed_where_nothing_is_compared_any_more(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_before_after({})
+    assert folder.read_before() is None
+    folder.remove_before()
+    assert not folder.before_after.exists()
+
+
+def test_a_scan_that_is_watched_while_a_training_waits_has_the_classes_of_its_last_epoch(
+    copied: Callable[..., Any], pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_training, "_LOOK", 0.01)
+    monkeypatch.setattr(PreviewClock, "SHARE", 1e9)  # previews hold up the training: but for new labels one is enough
+    run, folder, true = copied(training={"epochs": 2, "steps": 2})
+    watched = [ScanRef(file=str(image)) for image, _ in pairs[:2]]
+    scan, paused, shown = watched[0], 0, []
+    live = Inbox(lambda: scan)
+    live.put(LiveLabels(live=1, wait=True))
+    for event in serve_training(TrainRequest(run=run), lambda _, shape, dtype: np.zeros(shape, dtype), live):
+        if isinstance(event, PreviewDone):
+            shown.append((paused, event.epoch))
+        elif event == Working(PAUSED):
+            paused += 1
+            scan = watched[paused >= 4]  # another one
+            changed = {str(k): str(v) for k, v in new_labels(folder, 0, true[1]).items()} if paused == 7 else {}
+            live.put(LiveLabels(live=1, changed=changed, wait=paused < 10))
+    assert shown == [(0, 1), (1, 2), (4, 2), (7, 3)]  # once each; of epoch 3 at once, before the pause

@@ -62,15 +62,15 @@ def history(folder: RunFolder, dice: list[float]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keep", "expected", "dice"), [("auto", "last", 0.6), ("best", "best", 0.7), ("last", "last", 0.6)]
+    ("keep", "expected", "dice"), [("auto", "last", 0.6), ("best", "best", None), ("last", "last", 0.6)]
 )
 def test_the_weights_that_are_kept_are_those_that_the_settings_say_and_their_dice_is_shown(
-    trained: Callable[..., RunFolder], keep: str, expected: str, dice: float
+    trained: Callable[..., RunFolder], keep: str, expected: str, dice: float | None
 ) -> None:
     folder = trained(keep=keep)  # one scan is held out
-    history(folder, [0.7, 0.6])
+    history(folder, [1.7, 0.6])  # the first on other labels, which have changed since
     assert load_run_yaml(folder.run_yaml)["training"]["keep"] == expected
-    assert run_state(folder).dice == dice
+    assert run_state(folder).dice == (dice or folder.progress()["best_dice"])
     kept = keep_stopped(folder).path.read_bytes()
     assert kept == (folder.best if expected == "best" else folder.last).read_bytes()
 
@@ -93,6 +93,17 @@ def test_patience_ends_a_run(trained: Callable[..., RunFolder]) -> None:
     state = run_state(trained(epochs=500, patience=1, learning_rate=1e-12))
     assert state.epochs_done < 500
     assert state.finished
+
+
+def test_patience_counts_from_where_new_labels_were_learned(
+    trained: Callable[..., RunFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = trained(epochs=9, patience=2, steps=1)
+    at = {**folder.progress(), "epoch": 5, "best_epoch": 1, "budget_epoch": 2}
+    monkeypatch.setattr(RunFolder, "progress", lambda _: at)
+    assert run_state(folder).finished
+    at["epoch"] = 4
+    assert not run_state(folder).finished
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])
