@@ -232,10 +232,15 @@ class Previews:
         yield from self._watcher.segment_preview(model, event.epoch, event.mean_dice, event.dice_on)
 
     def _at_pause(self) -> Iterator[Event]:
-        """While the training waits, the scan that is watched has the classes of its last epoch."""
+        """While the training waits, the scan that is watched has the classes of its last epoch; new labels go first."""
         ref = self._live.watched()
-        if self._last is not None and ref is not None and self._shown != (ref, self._last.epoch):
-            yield from self._show_last(self._last)
+        if self._last is None or ref is None or self._shown == (ref, self._last.epoch):
+            return
+        with closing(self._show_last(self._last)) as work:
+            for event in work:
+                yield event
+                if self._live.pending:
+                    return
 
     def _show_last(self, event: EpochDone) -> Generator[Event, None, None]:
         self._new, self._live.answer = False, None

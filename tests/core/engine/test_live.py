@@ -291,7 +291,9 @@ def test_a_scan_that_is_watched_while_a_training_waits_has_the_classes_of_its_la
             shown.append((paused, event.epoch))
         elif event == Working(PAUSED):
             paused += 1
-            scan = watched[paused >= 4]  # another one
-            changed = {str(k): str(v) for k, v in new_labels(folder, 0, true[1]).items()} if paused == 7 else {}
-            live.put(LiveLabels(live=1, changed=changed, wait=paused < 10))
-    assert shown == [(0, 1), (1, 2), (4, 2), (7, 3)]  # once each; of epoch 3 at once, before the pause
+            scan = watched[4 <= paused < 7]  # another one
+            live.put(LiveLabels(live=1, wait=paused < 10))
+        elif paused == 4 and event == Working("Preview of epoch 2"):
+            changed = {str(k): str(v) for k, v in new_labels(folder, 0, true[1]).items()}
+            live.put(LiveLabels(live=1, changed=changed, wait=True))
+    assert shown == [(0, 1), (1, 2), (4, 3), (7, 3)]  # once each; new labels go before a preview, and ask for theirs
