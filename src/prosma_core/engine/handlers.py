@@ -18,6 +18,7 @@ import prosma_core
 from prosma_core.config.model import ModelHeader
 from prosma_core.config.training import RunConfig, resolve_run
 from prosma_core.data.geometry import Scan
+from prosma_core.engine.arrays import attach
 from prosma_core.engine.messages import (
     InspectRequest,
     InspectResult,
@@ -26,6 +27,7 @@ from prosma_core.engine.messages import (
     Ready,
     Request,
     Result,
+    ScanRef,
     SegmentRequest,
     SegmentResult,
     SuggestRequest,
@@ -37,9 +39,9 @@ from prosma_core.engine.messages import (
     WhatIfRequest,
     WhatIfResult,
 )
-from prosma_core.engine.watching import Input, Previews, Watcher, read_scan
-from prosma_core.errors import DeviceError
-from prosma_core.events import Event, StageStarted, TileDone, relay
+from prosma_core.engine.watching import Input, Previews, Watcher
+from prosma_core.errors import DeviceError, EngineError, GeometryError
+from prosma_core.events import Event, StageStarted, TileDone, Working, relay
 from prosma_core.inference.cpu_tuning import start_threads
 from prosma_core.inference.device import DeviceChoice, choose_device, name_memory_errors, prepare_device
 from prosma_core.inference.next_slice import AnnotatedScan, suggest
@@ -47,6 +49,7 @@ from prosma_core.inference.results import Allocate
 from prosma_core.inference.segment import Segmenter
 from prosma_core.inspection.inspect import inspect_scan
 from prosma_core.inspection.whatif import segment_unchanged, what_if
+from prosma_core.io.images import read_image
 from prosma_core.runs.run_folder import RunFolder, check_new_run, check_run_targets, resumed_settings
 from prosma_core.runs.run_state import format_before_after
 from prosma_core.training.live import discard
@@ -73,7 +76,7 @@ def serve_training(request: TrainRequest, allocate: Allocate, live: Input) -> Ge
     run = _run(request)
     folder = RunFolder.beside(run.out)
     choice = yield from prepare_device(run.device)
-    previews = Previews(Watcher(live.watched, allocate, choice.device), live, folder.last, choice.device)
+    previews = Previews(Watcher(live.watched, allocate, choice.device, read_scan), live, folder.last, choice.device)
     try:
         result = yield from relay(train(run, resume=request.resume, live=live), previews.follow)
     finally:
@@ -342,3 +345,31 @@ def _count(labels: NDArray[np.integer], header: ModelHeader) -> dict[str, int]:
         for c in classes:
             counts[c.name] += int(np.count_nonzero(part == c.value))
     return counts
+
+
+def read_scan(ref: ScanRef | None) -> Generator[Event, None, Scan]:
+    """The scan behind a reference.
+
+    Raises
+    ------
+    EngineError, GeometryError
+        There is none, the array is gone, or its geometry does not fit it.
+    FileFormatError
+        As in `prosma_core.io.images.read_image`.
+    """
+    if ref is None:
+        msg = "The request names no scan. Choose one."
+        raise EngineError(msg)
+    if ref.file is not None:
+        path = Path(ref.file)
+        yield Working(f"Reading {path.name}.")
+        scan = read_image(path, axes=ref.axes)
+        data, spec = scan.data, scan.spec if ref.spec is None else ref.spec.spec()
+    else:
+        assert ref.array is not None
+        assert ref.spec is not None
+        data, spec = attach(ref.array), ref.spec.spec()
+    if data.shape != spec.shape:
+        msg = f"The scan has shape {data.shape}, its geometry {spec.shape} (axes {spec.axes}). Open it again."
+        raise GeometryError(msg)
+    return Scan(data, spec)

@@ -1,4 +1,4 @@
-"""Scans of requests, and the scan that is segmented while a model is trained. Imports torch."""
+"""The scan that is segmented while a model is trained. Imports torch."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.data.frames import slice_axis
 from prosma_core.data.geometry import Scan
-from prosma_core.engine.arrays import attach
 from prosma_core.engine.messages import ScanRef
-from prosma_core.errors import EngineError, GeometryError, ProsmaError
+from prosma_core.errors import ProsmaError
 from prosma_core.events import (
     EpochDone,
     Event,
@@ -34,39 +33,10 @@ from prosma_core.events import (
 from prosma_core.inference.next_slice import ENTROPY, entropy_by_slice
 from prosma_core.inference.results import Allocate, Segmentation
 from prosma_core.inference.segment import Segmenter
-from prosma_core.io.images import read_image
 from prosma_core.model.unet import UNet
 from prosma_core.training.live import PAUSED, LiveInput, PreviewClock
 
-
-def read_scan(ref: ScanRef | None) -> Generator[Event, None, Scan]:
-    """The scan behind a reference.
-
-    Raises
-    ------
-    EngineError, GeometryError
-        There is none, the array is gone, or its geometry does not fit it.
-    FileFormatError
-        As in `prosma_core.io.images.read_image`.
-    """
-    if ref is None:
-        msg = "The request names no scan. Choose one."
-        raise EngineError(msg)
-    if ref.file is not None:
-        path = Path(ref.file)
-        yield Working(f"Reading {path.name}.")
-        scan = read_image(path, axes=ref.axes)
-        data, spec = scan.data, scan.spec if ref.spec is None else ref.spec.spec()
-    else:
-        assert ref.array is not None
-        assert ref.spec is not None
-        data, spec = attach(ref.array), ref.spec.spec()
-    if data.shape != spec.shape:
-        msg = f"The scan has shape {data.shape}, its geometry {spec.shape} (axes {spec.axes}). Open it again."
-        raise GeometryError(msg)
-    return Scan(data, spec)
-
-
+ReadScan = Callable[[ScanRef], Generator[Event, None, Scan]]
 Watched = Callable[[], ScanRef | None]
 """Gives the scan that is to be segmented after each validation, as things are now."""
 
@@ -88,10 +58,12 @@ class Watcher:
     allocate : callable
         Gives the array of a scan's classes, named ``preview``.
     device : torch.device
+    read : callable
+        Reads the scan behind a reference.
     """
 
-    def __init__(self, watched: Watched, allocate: Allocate, device: torch.device) -> None:
-        self._watched, self._allocate, self._device = watched, allocate, device
+    def __init__(self, watched: Watched, allocate: Allocate, device: torch.device, read: ReadScan) -> None:
+        self._watched, self._allocate, self._device, self._read = watched, allocate, device, read
         self._ref: ScanRef | None = None
         self._scan: Scan | None = None
         self._labels: NDArray[Any] | None = None
@@ -122,7 +94,7 @@ class Watcher:
         yield Working(words)
         try:
             if self._scan is None:
-                self._scan = yield from read_scan(ref)
+                self._scan = yield from self._read(ref)
             segmenter = model if isinstance(model, Segmenter) else Segmenter.load(model, self._device)
             if (yield from self._segment(ref, segmenter, PREVIEW_CONFIG, words, self._array)) is None:
                 return None

@@ -36,7 +36,7 @@ FILES = 15
 """Most modules, with that one, in the stacks of: the request written, the first tile computed, the layer added."""
 HOPS = 7
 """Most functions of ours from where a message of the child is decoded to the widget's handler of it."""
-IN_WINDOW, IN_CHILD = 38, 41
+IN_WINDOW, IN_CHILD = 38, 40
 """Most modules of which anything runs between the click and the result."""
 
 Step = tuple[str, str]
