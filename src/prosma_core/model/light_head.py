@@ -22,7 +22,7 @@ MOST_PIXELS = 1500
 PENALTY = 1e-3
 """Of the squared weights."""
 SMALL = 128
-"""Pictures smaller than this are enlarged twice for the encoder."""
+"""Pictures are enlarged twice for the encoder where tiles are smaller than this."""
 
 
 class LightHead(nn.Module):
@@ -38,13 +38,17 @@ class LightHead(nn.Module):
         Of the images: 1 or 3.
     classes : int
         Background included.
+    side : int
+        Longest side of the tiles that it is asked for; where these are small, all pictures are enlarged for the
+        encoder, so that it is asked at the scale that it was fitted at.
     """
 
     skip_gates: Sequence[SkipGate] = ()
     """None."""
 
-    def __init__(self, published: Mapping[str, Tensor], channels: int, classes: int) -> None:
+    def __init__(self, published: Mapping[str, Tensor], channels: int, classes: int, side: int) -> None:
         super().__init__()
+        self._larger = 2 if side < SMALL else 1
         config = ModelConfig.parse(
             {
                 "dims": 2,
@@ -132,7 +136,7 @@ class LightHead(nn.Module):
         return found
 
     def _padded(self, images: Tensor) -> Tensor:
-        if max(images.shape[2:]) < SMALL:
+        if self._larger > 1:
             images = F.interpolate(images, scale_factor=2, mode="bilinear", align_corners=False)
         h, w = images.shape[2:]
         return F.pad(images, (0, -w % 32, 0, -h % 32), mode="replicate")
@@ -141,15 +145,14 @@ class LightHead(nn.Module):
         """Values of a level, at each pixel of the images."""
         if values.shape[2:] == tuple(grid):
             return values
-        larger = 2 if max(grid) < SMALL else 1
-        sizes = [n * larger for n in grid]
+        sizes = [n * self._larger for n in grid]
         padded = [n + -n % 32 for n in sizes]
         full = F.interpolate(values, padded, mode="bilinear", align_corners=False)[..., : sizes[0], : sizes[1]]
-        return F.avg_pool2d(full, 2) if larger == 2 else full
+        return F.avg_pool2d(full, 2) if self._larger == 2 else full
 
     def _at(self, values: Tensor, points: Tensor, grid: Sequence[int]) -> Tensor:
         """Values of a level at some pixels, shape (n, channels)."""
-        larger = 2 if max(grid) < SMALL else 1
+        larger = self._larger
         own = values.shape[2:] == tuple(grid)
         sizes = [n if own else n * larger + -(n * larger) % 32 for n in grid]
         scale = torch.tensor([(1 if own else larger) * 2 / n for n in sizes])

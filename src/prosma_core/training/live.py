@@ -93,7 +93,7 @@ def first_answer(setup: Setup, device: torch.device, *, epoch_voxels: int) -> Fi
         published = setup.pretrained or imagenet_weights()
     except ModelFileError:
         return None
-    light = LightHead(published, channels, len(header.classes))
+    light = LightHead(published, channels, len(header.classes), max(header.preprocess.tile[-2:]))
     light.fit(slices)
     return FirstAnswer(header, light.eval(), None, time.monotonic() + LONGEST)
 

@@ -9,8 +9,8 @@ from prosma_core.model.light_head import LightHead
 from prosma_core.model.pretrained import imagenet_weights
 
 
-@pytest.mark.parametrize("size", [60, 140])
-def test_discs_and_rings_are_told_from_one_slice(size: int) -> None:
+@pytest.mark.parametrize(("size", "side"), [(60, 60), (140, 140), (140, 48)])
+def test_discs_and_rings_are_told_from_one_slice(size: int, side: int) -> None:
     grid = torch.stack(torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")).float()
     noise = torch.Generator().manual_seed(0)
 
@@ -21,7 +21,7 @@ def test_discs_and_rings_are_told_from_one_slice(size: int) -> None:
         return image[None], labels
 
     before = torch.get_rng_state()
-    model = LightHead(imagenet_weights(), 1, 3)
+    model = LightHead(imagenet_weights(), 1, 3, side)
     image, labels = picture(25, 28)
     labels[:5] = -1
     model.fit([(image, labels)])
@@ -31,6 +31,9 @@ def test_discs_and_rings_are_told_from_one_slice(size: int) -> None:
     for k in (1, 2):
         both = ((found == k) & (expected == k)).sum()
         assert 2 * both / ((found == k).sum() + (expected == k).sum()) > 0.85
+    tile = model(other[None, :, :side, :side]).argmax(1)[0]  # of a scan that is larger than a tile
+    inner = slice(8, side - 8)
+    assert (tile[inner, inner] == found[inner, inner]).float().mean() > 0.95
     volume = torch.stack([image, other], 1)[None]  # (B, C, D, H, W)
     flat = torch.stack([model(image[None])[0], model(other[None])[0]], 1)
     torch.testing.assert_close(model.to(memory_format=torch.channels_last_3d)(volume)[0], flat, rtol=1e-3, atol=1e-3)
