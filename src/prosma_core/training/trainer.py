@@ -236,8 +236,10 @@ class Trainer:
         yield Working("Fitting a light model for a first answer")
         assert self.config.batch_size is not None
         voxels = self.config.steps * self.config.batch_size * math.prod(h.preprocess.tile)
+        before = live.answer
         live.answer = first_answer(self.setup, self.device, epoch_voxels=voxels)
         if live.answer is not None:
+            live.answer.until = before.until if before is not None else live.answer.until  # strokes prolong nothing
             light, tile = live.answer.model, h.preprocess.tile
             found = yield from validate(light, self._few_cases(), tile, h.classes, self.device, amp=False)
             live.answer.dice = found.mean

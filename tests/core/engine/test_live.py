@@ -183,7 +183,7 @@ def test_a_light_model_answers_first_and_after_new_labels_until_the_network_is_a
     expected = [event.loss for event in train(plain) if isinstance(event, StepDone)]
     monkeypatch.setattr(live_training, "LONG", 0)
     run, folder, true = copied("watched")
-    live, losses, answers = Inbox(lambda: ScanRef(file="scan.tif")), [], []
+    live, losses, answers, limits = Inbox(lambda: ScanRef(file="scan.tif")), [], [], []
     for event in events_of(run, live):
         if isinstance(event, StepDone):
             losses.append(event.loss)
@@ -192,7 +192,9 @@ def test_a_light_model_answers_first_and_after_new_labels_until_the_network_is_a
                 live.put(LiveLabels(live=1, changed=changed, wait=False))
         elif isinstance(event, InterimDone):
             answers.append((event.model, live.answer.dice))
+            limits.append(live.answer.until)
     assert [model for model, _ in answers] == ["", ""]
+    assert limits[0] == limits[1]  # a person who goes on painting does not put off the network
     assert answers[0][1] > 0.8
     assert losses[:7] == expected[:7]
     assert live.answer.is_behind(0.95 * live.answer.dice)
