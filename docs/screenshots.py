@@ -175,7 +175,7 @@ def take_new_model(desk: Desk) -> None:
     wait(widget.findChild(QPushButton, "run").isEnabled)
     desk.viewer.layers.selection.active = scan
     desk.viewer.window.resize(1400, HEIGHT + 270)  # the button below the choices
-    wait(lambda: "about" in widget.findChild(QLabel, "times").text())
+    wait(lambda: "clock" in widget.findChild(QLabel, "times").text())
     desk.picture("train-ready")
     desk.viewer.window.resize(1400, HEIGHT)
     short(widget, epochs=10, steps=15)
