@@ -16,7 +16,7 @@ from prosma_core.io.images import read_image
 
 
 def test_a_killed_engine_is_a_sentence_and_the_next_look_works(desk: Any, volume: np.ndarray) -> None:
-    desk.viewer.add_image(np.tile(volume, (1, 2, 2)), name="scan")
+    desk.viewer.add_image(np.tile(volume, (1, 3, 3)), name="scan")
     desk.choose("plain-3d")
     desk.click("run")
     desk.until(lambda: desk.controller.run is None or desk.widget.progress_text().startswith("Tile"))
