@@ -1,4 +1,4 @@
-"""Writes what the shipped models' training scans were like into their headers; the weights stay as they are.
+"""Write statistics of the training scans into the headers of the shipped models; the weights do not change.
 
     python benchmarks/shipped_facts.py NAME --data DIR [--validation]
 
