@@ -6,6 +6,7 @@ server, with the very request that the click made: a child's stack cannot be see
 
 from __future__ import annotations
 
+import gc
 import inspect
 import io
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from qtpy.QtCore import QCoreApplication, QEvent
 
 from napari_prosma.jobs.qt_loop import QtEventLoop
 from prosma_core.engine import (
@@ -94,13 +96,20 @@ def way(monkeypatch: pytest.MonkeyPatch) -> Way:
 
 @contextmanager
 def modules_that_run() -> Iterator[set[str]]:
-    """Names of the modules of ours of which a function is called, in this thread or one that begins."""
+    """Names of the modules of ours of which a function is called, in this thread or one that begins.
+
+    What earlier tests left is ended before, and no garbage is collected meanwhile: it would run modules of its own.
+    """
     found: set[str] = set()
+    QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+    QCoreApplication.processEvents()
+    gc.collect()
 
     def see(frame: Any, event: str, _: Any) -> None:
         if event == "call" and frame.f_code.co_flags & inspect.CO_NEWLOCALS:  # no body of a module or class
             found.add(frame.f_globals.get("__name__", ""))
 
+    gc.disable()
     threading.setprofile(see)
     sys.setprofile(see)
     try:
@@ -108,6 +117,7 @@ def modules_that_run() -> Iterator[set[str]]:
     finally:
         sys.setprofile(None)
         threading.setprofile(None)  # type: ignore[arg-type]
+        gc.enable()
         found -= {name for name in found if not ours(name)}
 
 
