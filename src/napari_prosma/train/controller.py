@@ -43,6 +43,9 @@ from prosma_core.runs.run_state import RunState
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
+Budget = tuple[int | None, float | None]
+"""Epochs, or minutes, or neither: as the preset says."""
+
 
 class TrainController:
     """Keeps the view in sync with the pairs and the choices, and runs trainings.
@@ -71,7 +74,9 @@ class TrainController:
         self.viewer, self.view, self.session = viewer, view, session
         self._choices = TrainChoices(device=session.recall("device", "auto"))
         self._own_preset: dict[bool, Preset | None] = {False: known_preset(session.recall("preset")), True: None}
-        self._own_budget = self._own_meaning = False
+        self._own_budget: Budget | None = None
+        self._other_mode: tuple[Budget | None, dict[str, Any]] = (None, {})
+        self._own_meaning = False
         self._ready: Ready | None = None
         self._own_name = ""
         self._edited: dict[int, tuple[str, str]] = {}
@@ -164,6 +169,8 @@ class TrainController:
     def choose_start(self, start: Any) -> None:
         """Choose a new network of 2 or 3 dimensions (None: as the scans have), or a model to fine-tune."""
         model = start if isinstance(start, ModelEntry) else None
+        if (model is None) != (self._choices.start is None):
+            self._change_mode()
         self._set(start=model, dims=start if start in (2, 3) else None)
         self._name_it()
         self.show_starts()
@@ -187,9 +194,15 @@ class TrainController:
         self._budget_it()
         self._show_plan()
 
-    def choose_budget(self, budget: tuple[int | None, float | None]) -> None:
+    def _change_mode(self) -> None:
+        """New models and fine-tuning have their own budget and advanced settings, as far as the user chose any."""
+        own = self._own_budget, self._choices.training
+        (self._own_budget, training), self._other_mode = self._other_mode, own
+        self._choices = replace(self._choices, training=training)
+
+    def choose_budget(self, budget: Budget) -> None:
         """Set the budget: epochs, or minutes, or neither (preset default)."""
-        self._own_budget = True
+        self._own_budget = budget
         self._set(epochs=budget[0], minutes=budget[1])
         self.view.show_budget(*budget)
 
@@ -238,10 +251,9 @@ class TrainController:
         gpu = ready is not None and device != "cpu" and not {"auto", "cpu"}.issuperset(ready.devices)
         fine_tuning = self._choices.start is not None
         preset, minutes = usual_budget(self._own_preset[fine_tuning], fine_tuning=fine_tuning, gpu=gpu)
-        self._choices = replace(self._choices, preset=preset)
-        if not self._own_budget:
-            self._choices = replace(self._choices, epochs=None, minutes=minutes)
-            self.view.show_budget(None, minutes)
+        epochs, minutes = self._own_budget or (None, minutes)
+        self._choices = replace(self._choices, preset=preset, epochs=epochs, minutes=minutes)
+        self.view.show_budget(epochs, minutes)
         self._show_times()
         self._presenter.options(self._choices)
 

@@ -28,7 +28,10 @@ QUIET = 800
 """Milliseconds without a stroke after which painted labels are read again."""
 READING = "Reading…"
 REFRESHED = "_extent_augmented"
-"""Event of `Layer.refresh`, which a plugin or script calls that has written into the layer's array."""
+"""Event of `Layer.refresh`, which a plugin or script calls that has written into the layer's array.
+
+It is that of a move of the viewer's sliders, too, after which another slice of the layer is shown.
+"""
 EVENTS = (
     *("data", "paint", "labels_update", "metadata", REFRESHED, "visible"),
     *("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels", "name"),
@@ -58,6 +61,7 @@ class PairList:
         self._number = 0
         self._busy = False
         self._watched: list[Layer] = []
+        self._slices: dict[int, Any] = {}
         self._stale: set[Pair] = set()
         self._timer = jobs.timer(self._read_stale)
 
@@ -178,8 +182,13 @@ class PairList:
                 for name in _events(layer):
                     layer.events[name].connect(self._on_change)
         self._watched = list(wanted.values())
+        self._slices = {key: self._slices.get(key, _slice(layer)) for key, layer in wanted.items()}
 
     def _on_change(self, event: Any) -> None:
+        before, now = self._slices.get(id(event.source)), _slice(event.source)
+        self._slices[id(event.source)] = now
+        if event.type == REFRESHED and now != before:  # only another slice is shown
+            return
         stale = {pair for pair in self.pairs if any(event.source is layer for layer in _layers(pair))} - self._stale
         self._stale |= stale
         self._timer.start(QUIET)
@@ -200,6 +209,11 @@ def _remember(pairs: Iterable[Pair]) -> None:
         with contextlib.suppress(ProsmaError):  # to be said in the row
             if pair.labels.layer is not None:
                 remember(pair.labels.layer)
+
+
+def _slice(layer: Any) -> Any:
+    """What says which slice of a layer is shown; None in a napari that has no such thing."""
+    return getattr(layer, "_slice_input", None)
 
 
 def _events(layer: Any) -> list[str]:

@@ -175,13 +175,14 @@ class Trainer:
 
     def epoch(self) -> Generator[Event, None, None]:
         """One epoch, its validation, and the state on disk."""
-        began, number = time.monotonic(), self.progress.epoch + 1
+        number = self.progress.epoch + 1
         rng = torch.Generator().manual_seed(self.config.seed * 1_000_003 + number)
         rate, losses = 0.0, []
         waiting: deque[tuple[int, torch.Tensor]] = deque()
         if self.live is not None and self._clock is None:
             self._clock = PreviewClock(self.live.asked)
         yield from self.learn_new_labels()
+        began = time.monotonic()  # what it takes to prepare new labels counts for nothing
         if self.live is not None and self.progress.epoch == 0 and self.live.wants_preview:
             began += yield from self._answer_first(self.live)
         self.model.train()

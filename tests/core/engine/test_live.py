@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from prosma_core.io.notes import slices_note
 from prosma_core.runs.run_folder import RunFolder, resumed_settings
 from prosma_core.runs.run_state import run_state
 from prosma_core.training import live as live_training
+from prosma_core.training import trainer
 from prosma_core.training.live import PAUSED, PreviewClock
 from prosma_core.training.loop import train
 
@@ -151,6 +154,30 @@ def test_a_training_that_waits_goes_on_with_new_labels_and_ends_when_nobody_wait
     monkeypatch.setattr(live_training, "PATIENCE", 0.05)
     live.put(LiveLabels(live=1, wait=True))
     assert any(event == Working(PAUSED) for event in events_of(run, live, resume=True))  # and it ends
+
+
+def test_the_time_that_new_labels_take_to_prepare_is_no_training_time(
+    copied: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, folder, true = copied(training={"epochs": 3, "steps": 2})
+    live, seconds, slept = Inbox(lambda: None), {}, 0.0
+
+    def slow(*given: Any) -> Any:
+        nonlocal slept
+        slept += 1000
+        return (yield from take_labels(*given))
+
+    take_labels = trainer.take_labels
+    monkeypatch.setattr(trainer, "take_labels", slow)
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + slept))
+    for event in events_of(run, live):
+        if isinstance(event, EpochDone):
+            seconds[event.epoch] = event.seconds
+        if (isinstance(event, EpochDone) and event.epoch == 1) or (isinstance(event, StepDone) and event.epoch == 3):
+            changed = {str(k): str(v) for k, v in new_labels(folder, 0, true[1]).items()}
+            live.put(LiveLabels(live=1, changed=changed, wait=False))
+    assert max(seconds.values()) < 1000
+    assert slept >= 2000
 
 
 def test_previews_in_the_middle_of_an_epoch_change_nothing(

@@ -142,7 +142,6 @@ def test_two_corrected_slices_and_live_training_make_other_scans_better(
     start = loop.model(first.model)
     desk.controller._pairs.remove([0])
     desk.controller._set(training={})
-    desk.controller.choose_budget((epochs, None))
 
     result = loop.segmented(CORRECTED, start)
     loop.segment.result.correct_clicked.emit()
@@ -154,6 +153,7 @@ def test_two_corrected_slices_and_live_training_make_other_scans_better(
     assert ": 0 checked, 2 edited, " in desk.text("slice_counts")
     assert desk.controller._choices.start.path == start.path
     assert desk.controller._choices.preset == "fine-tune"
+    desk.controller.choose_budget((epochs, None))
     desk.click("run")
     run = desk.controller.trainings.run
     desk.until(lambda: bool(run.order.spec.files))

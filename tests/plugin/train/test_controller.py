@@ -152,6 +152,30 @@ def test_labels_changed_in_place_are_read_again_after_refresh(
     qtbot.waitUntil(lambda: 4 in widget.controller._choices.rows[0].values)
 
 
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_move_of_the_slider_changes_nothing_about_the_pairs(widget: Any, annotated: Any, *, hidden: bool) -> None:
+    _, labels = annotated(widget.viewer)
+    labels.visible = not hidden
+    widget.controller.pairs.add_active()
+    widget.jobs.held = []
+    for move in (lambda: widget.viewer.dims.set_point(0, 3), lambda: setattr(widget.viewer.dims, "order", (1, 0, 2))):
+        move()
+        assert widget.can_run
+    labels.visible = False
+    assert not widget.can_run  # a layer that is hidden tells of no refresh
+    widget.controller._pairs._read_stale()
+    widget.jobs.held.pop()()
+    widget.viewer.dims.set_point(1, 5)
+    assert widget.can_run
+    labels.visible = True
+    widget.controller._pairs._read_stale()
+    widget.jobs.held.pop()()
+    assert widget.can_run
+    labels.data[5, 2, 2] = 3
+    labels.refresh()
+    assert not widget.can_run
+
+
 def test_labels_changed_in_place_during_a_training_are_saved(widget: Any, annotated: Any) -> None:
     _, labels = annotated(widget.viewer)
     widget.controller.pairs.add_active()
@@ -616,6 +640,23 @@ def test_a_beginner_gets_ten_minutes_and_fine_tuning_its_own_preset(widget: Any,
     assert shown_budget(widget)[:2] == ("quick", "Minutes")
     widget.controller.choose_start(model)
     assert shown_budget(widget) == ("quick", "Preset default", False)
+
+
+def test_new_models_and_fine_tuning_have_their_own_budget_and_settings(widget: Any, annotated: Any) -> None:
+    annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    widget.controller.choose_budget((30, None))
+    widget.controller._set(training={"learning_rate": 0.02})
+    widget.controller.choose_start(widget.model("phantom-3d"))
+    chosen = widget.controller._choices
+    assert (chosen.epochs, chosen.minutes, chosen.training) == (None, None, {})
+    assert widget.text("budget") == "Preset default"
+    widget.controller.choose_budget((None, 2.0))
+    widget.controller.choose_start(3)
+    chosen = widget.controller._choices
+    assert (chosen.epochs, chosen.minutes, chosen.training) == (30, None, {"learning_rate": 0.02})
+    widget.controller.choose_start(widget.model("phantom-3d"))
+    assert (widget.controller._choices.epochs, widget.controller._choices.minutes) == (None, 2.0)
 
 
 def test_with_a_gpu_a_new_model_is_balanced_unless_the_user_chose(widget: Any, annotated: Any) -> None:
