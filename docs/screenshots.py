@@ -23,6 +23,7 @@ from napari_prosma._reader import image_layer_data
 from napari_prosma._sample_data import PHANTOM
 from napari_prosma._sample_data import _pair as pair_layers
 from napari_prosma.jobs.qt_loop import make_session
+from napari_prosma.scan.view import ModelBox
 from napari_prosma.segment import SegmentWidget
 from napari_prosma.train import TrainWidget
 from napari_prosma.train.plots import TrainingPlots
@@ -147,6 +148,10 @@ def take_segment(desk: Desk) -> None:
     widget.advanced.collapse()
     widget.controller.choose_model(next(m for m in desk.session.models() if m.header.name == "hippocampus-mri"))
     desk.picture("segment-unfit", widget)
+    box = widget.findChild(ModelBox, "model")
+    box.showPopup()
+    desk.picture("segment-models", box.view().window())
+    box.hidePopup()
     widget.controller.choose_model(next(m for m in desk.session.models() if m.header.name == "phantom-3d"))
     widget.controller.restore_defaults()
     widget.controller.choose_axes("zyq")

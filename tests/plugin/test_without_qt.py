@@ -109,8 +109,11 @@ def result(viewer: ViewerModel, open_scan: Callable[[], Any]) -> tuple[Any, Labe
 
 def choose(controller: Any) -> None:
     """Choose the phantom's model, as a person does."""
-    models = dict(controller.view.shown["show_models"][0])
-    controller.view.model_chosen.emit(models["phantom-3d"])
+    controller.view.model_chosen.emit(models_in(controller.view.shown["show_models"][0])["phantom-3d"])
+
+
+def models_in(groups: Any) -> dict[str, Any]:
+    return {row.name: row.value for _, rows in groups for row in rows}
 
 
 def enabled(controller: Any) -> bool:
@@ -273,7 +276,7 @@ def test_train_from_the_pair_to_its_model(
     job.say(EpochDone(1, 5, 0.7, 1e-3, {"liver": 0.5}, 0.5, (LevelStats(0.3, 0.6),), True, 10.0, 40.0))
     assert len(view.shown["show_history"][0]) == 1
     assert (tmp_path / "models" / "mine.prosma" / "annotations").is_dir()
-    model = dict(view.shown["show_starts"][0])["phantom-3d"].path
+    model = models_in(view.shown["show_starts"][0])["phantom-3d"].path
     job.say(
         Finished(
             TrainResult(

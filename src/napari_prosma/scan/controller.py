@@ -16,12 +16,14 @@ from napari_prosma.layers.results import is_result
 from napari_prosma.layers.scan import LayerScan, are_channels, joined_layer, levels, read
 from napari_prosma.layers.viewport import Region, ViewerWatch, current_slice, view_box
 from napari_prosma.scan.selection import (
+    ModelGroups,
     ScanChoices,
     differ,
     fit_of,
     fits,
     is_made_for,
     kind_of,
+    rows_for,
     suitable_model,
     unsuited,
 )
@@ -108,8 +110,8 @@ class AbstractScanView(RunView, Protocol):
     def show_size(self, size: str, /, *, asked: bool) -> None:
         """The voxel size a user gave; the field is hidden where none is needed."""
 
-    def show_models(self, models: Sequence[tuple[str, Any]], current: Any, facts: str, /) -> None:
-        """Models as (name, entry), the one chosen and its facts."""
+    def show_models(self, models: ModelGroups, current: Any, facts: str, /) -> None:
+        """Models under headings, the one chosen and its facts."""
 
     def show_fit(self, text: str, warning: str, /) -> None:
         """Whether the chosen model was trained on scans like this one; a warning where it was not."""
@@ -160,11 +162,10 @@ class ScanPresenter:
         matters = pre is not None and pre.resample == "spacing" and pre.unit != "pixel"
         self._scan_view.show_size(choices.size, asked=choices.sizeless and (matters or bool(choices.size)))
 
-    def models(self, models: Sequence[ModelEntry], chosen: ModelEntry | None) -> None:
+    def models(self, groups: ModelGroups, chosen: ModelEntry | None) -> None:
         """Models to choose from, and the facts of the chosen one."""
-        named = [(m.header.name if m.shipped else f"{m.header.name} ({m.path.name})", m) for m in models]
         facts = "\n".join(filter(None, (chosen.description, chosen.facts))) if chosen else ""
-        self._scan_view.show_models(named, chosen, facts)
+        self._scan_view.show_models(groups, chosen, facts)
 
     def fit(self, choices: ScanChoices) -> None:
         """Whether the chosen model was trained on scans like the chosen one."""
@@ -443,6 +444,7 @@ class ScanController(Generic[C]):
                 error = str(wrong)
         self._choices = replace(self._choices, scan=scan, scan_error=error, sizeless=False, size="", size_error="")
         self._give_size()
+        self._scan_presenter.models(rows_for(self._choices.scan, self.session.models()), self._choices.model)
         self._scan_presenter.size(self._choices)
         self._scan_presenter.axes(self._layer, self._choices, self.axes, level)
         self._scan_presenter.fit(self._choices)
@@ -479,7 +481,7 @@ class ScanController(Generic[C]):
         """Show the models there are, and the one chosen."""
         models, chosen = self.session.models(), self._choices.model
         current = next((m for m in models if chosen and m.path == chosen.path), None)
-        self._scan_presenter.models(models, current)
+        self._scan_presenter.models(rows_for(self._choices.scan, models), current)
         self._set(model=current)
         self._show_options()
 

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import log
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from napari_prosma.layers.scan import MADE_FOR, LayerScan
 from napari_prosma.layers.viewport import Region
+from prosma_core.data import fit
 from prosma_core.data.fit import Fit, compare
-from prosma_core.data.frames import frame_spec
 from prosma_core.data.frames import slice_axis as automatic_axis
 from prosma_core.data.geometry import Scan, size_note
-from prosma_core.data.grid import network_grid, unit_factor
-from prosma_core.data.intensities import check_channels
+from prosma_core.data.grid import unit_factor
 from prosma_core.data.look import ScanKind, ScanLook, describe
-from prosma_core.errors import ProsmaError
-from prosma_core.io.bundle import ModelEntry
+from prosma_core.io.bundle import ModelEntry, model_groups
 from prosma_core.io.dicom import dicom_modality
 
 MOST_LOOKS = 8
@@ -203,20 +202,76 @@ def distance(scan: LayerScan, model: ModelEntry) -> float:
 
 
 def misfit(scan: LayerScan, model: ModelEntry, slice_axis: str | None) -> str:
-    """Why this model cannot take this scan, empty where it can; the checks are those the engine would fail with.
+    """Why this model cannot take this scan, empty where it can; `slice_axis` as of `scan_problem`."""
+    return fit.misfit(Scan(scan.data, scan.spec), model.header, slice_axis)
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """An entry of a box of models.
+
+    Attributes
+    ----------
+    name : str
+    value : object
+        What is chosen with it: a `ModelEntry`, or what else can stand in such a box.
+    line : str
+        What it is for, in one line.
+    verdict : str
+        Whether it was trained on scans like the chosen one, in a few words; empty where nothing is known.
+    facts : str
+        All that is worth knowing, for a tooltip.
+    picture : Path or None
+        Its thumbnail.
+    sign : str
+        What stands in place of a thumbnail: a modality, or 2D or 3D.
+    """
+
+    name: str
+    value: Any
+    line: str = ""
+    verdict: str = ""
+    facts: str = ""
+    picture: Path | None = None
+    sign: str = ""
+
+    @property
+    def warned(self) -> bool:
+        """Whether it was trained on other scans, or cannot take this one."""
+        return self.verdict not in ("", fit.VERDICTS["fits"])
+
+
+ModelGroups = Sequence[tuple[str, Sequence[ModelRow]]]
+"""Rows under headings; those under an empty heading have none."""
+
+
+def model_rows(models: Sequence[ModelEntry], look: Callable[[ModelEntry], Fit | str] | None = None) -> ModelGroups:
+    """Models by modality, those that fit first.
 
     Parameters
     ----------
-    scan : LayerScan
-    model : ModelEntry
-    slice_axis : str or None
-        Axis along which a 2D model walks through a 3D scan; None: the automatic one.
+    models : sequence of ModelEntry
+    look : callable, optional
+        Whether a model fits, or why it cannot be used at all; without it nothing is said of that.
     """
-    header = model.header
-    try:
-        frame_spec(scan.spec, header.model.dims, slice_axis)
-        check_channels(Scan(scan.data, scan.spec), header.preprocess.channels)
-        network_grid(scan.spec, header.preprocess, slice_axis)
-    except ProsmaError as error:
-        return str(error)
-    return ""
+    found = {model.path: look(model) for model in models} if look else {}
+    said = {model.path: fit.verdict_text(found.get(model.path)) for model in models}
+
+    def made(model: ModelEntry) -> ModelRow:
+        known, header = found.get(model.path), model.header
+        own = "" if model.shipped else str(model.path)
+        name = f"{header.name} ({model.path.name})" if own and model.path.stem != header.name else header.name
+        why = known.text if isinstance(known, Fit) else known
+        facts = "\n".join(filter(None, (name, why, model.description, model.facts, own)))
+        sign = fit.model_modality(header) or f"{header.model.dims}D"
+        return ModelRow(name, model, model.line, said[model.path], facts, model.thumbnail, sign)
+
+    groups = model_groups(models, lambda model: fit.rank_of(said[model.path]))
+    return [(title, [made(model) for model in each]) for title, each in groups]
+
+
+def rows_for(scan: LayerScan | None, models: Sequence[ModelEntry]) -> ModelGroups:
+    """Models by modality, those that fit a scan first."""
+    if scan is None:
+        return model_rows(models)
+    return model_rows(models, lambda model: misfit(scan, model, None) or fit_of(scan, model))

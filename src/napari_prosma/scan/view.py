@@ -1,15 +1,195 @@
-"""Fields for image, axes, level, model and region, shared by Segment and Gates."""
+"""The box of models; fields for image, axes, level, model and region, shared by Segment and Gates."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
-from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QComboBox, QLineEdit, QVBoxLayout, QWidget
+from qtpy.QtCore import QModelIndex, QPoint, QRect, QSize, Qt, Signal
+from qtpy.QtGui import QColor, QFont, QFontMetrics, QPainter, QPaintEvent, QPalette, QPixmap
+from qtpy.QtWidgets import (
+    QComboBox,
+    QLineEdit,
+    QStyle,
+    QStyledItemDelegate,
+    QStyleOptionComboBox,
+    QStyleOptionViewItem,
+    QStylePainter,
+    QVBoxLayout,
+    QWidget,
+)
 
-from napari_prosma.widgets.fields import BROWSE, combo, fill, note_label, row, say
+from napari_prosma.scan.selection import ModelGroups, ModelRow
+from napari_prosma.widgets.fields import AMBER, BROWSE, ON_AMBER, combo, fill, fit_dock, note_label, row, say
 from napari_prosma.widgets.job_view import JobView
+from prosma_core.printable import plain, visible
+
+ROW, HEADING = Qt.ItemDataRole.UserRole + 1, Qt.ItemDataRole.UserRole + 2
+"""Roles of an item: its `ModelRow`, and whether it is a heading."""
+SIDE, GAP = 40, 6
+"""Pixels of a thumbnail in the list, and around it and the texts."""
+WIDEST = 420
+"""Pixels of the list, which may be wider than its box."""
+
+
+class ModelBox(QComboBox):
+    """A box of models under headings, in its list with thumbnail, fit and one line each; the last entry is a file's.
+
+    Parameters
+    ----------
+    tooltip : str
+        While none is chosen.
+    """
+
+    model_chosen = Signal(object)
+    browse_clicked = Signal()
+
+    def __init__(self, tooltip: str) -> None:
+        super().__init__()
+        fit_dock(self, tooltip)
+        self._tooltip = tooltip
+        self._shown: tuple[ModelGroups, Any] = ((), None)
+        self._found = -1
+        self.setItemDelegate(_ModelDelegate(self))
+        self.setMaxVisibleItems(40)  # as many as the screen holds
+        self.activated.connect(self._activated)
+
+    def show_models(self, groups: ModelGroups, current: Any) -> None:
+        """Show models, and which is chosen, without a signal."""
+        if self._shown == (groups, current) and self.currentIndex() == self._found:
+            return  # an open list stays as it is
+        self.blockSignals(True)
+        self.clear()
+        items: Any = self.model()
+        found = -1
+        for title, rows in groups:
+            if title:
+                self.addItem(visible(title))
+                self.setItemData(self.count() - 1, True, HEADING)
+                items.item(self.count() - 1).setFlags(Qt.ItemFlag.NoItemFlags)
+            for each in rows:
+                if found < 0 and (each.value is current or each.value == current):
+                    found = self.count()
+                self.addItem(visible(each.name), each.value)
+                self.setItemData(self.count() - 1, each, ROW)
+                self.setItemData(self.count() - 1, plain(each.facts), Qt.ItemDataRole.ToolTipRole)
+        self.insertSeparator(self.count())
+        self.addItem(BROWSE)
+        self.setCurrentIndex(found)
+        self.blockSignals(False)
+        self._shown, self._found = (groups, current), found
+        chosen = self.itemData(found, ROW) if found >= 0 else None
+        self.setToolTip(plain((chosen.facts or chosen.name) if chosen else self._tooltip))
+
+    def showPopup(self) -> None:
+        """Open the list, wide enough for a line of text and within the screen, however long a name is."""
+        screen = self.screen().availableGeometry()
+        frame, width = self.view().parentWidget(), max(self.width(), min(WIDEST, screen.width()))
+        frame.setFixedWidth(width)
+        super().showPopup()
+        left = min(self.mapToGlobal(QPoint(0, 0)).x(), screen.right() + 1 - width)
+        frame.move(max(left, screen.left()), frame.y())
+
+    def paintEvent(self, event: QPaintEvent | None) -> None:
+        """Draw the box; a name that is too long loses its middle, which tells models apart least."""
+        painter, option = QStylePainter(self), QStyleOptionComboBox()
+        self.initStyleOption(option)
+        if self.currentIndex() < 0:
+            option.currentText = self.placeholderText()
+        field = QStyle.SubControl.SC_ComboBoxEditField
+        room = self.style().subControlRect(QStyle.ComplexControl.CC_ComboBox, option, field, self).width() - GAP
+        option.currentText = option.fontMetrics.elidedText(option.currentText, Qt.TextElideMode.ElideMiddle, room)
+        painter.drawComplexControl(QStyle.ComplexControl.CC_ComboBox, option)
+        painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
+
+    def _activated(self, index: int) -> None:
+        if index == self.count() - 1:  # a model may have its name
+            self.browse_clicked.emit()
+        else:
+            self.model_chosen.emit(self.itemData(index))
+
+
+class _ModelDelegate(QStyledItemDelegate):
+    """Draws headings, and models with thumbnail, name, fit and one line."""
+
+    def sizeHint(self, option: QStyleOptionViewItem, index: QModelIndex) -> QSize:
+        size = super().sizeHint(option, index)
+        row = index.data(ROW)
+        if row is None or not row.sign:
+            return size
+        return QSize(WIDEST, max(SIDE, 2 * option.fontMetrics.height()) + GAP)
+
+    def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: QModelIndex) -> None:
+        row = index.data(ROW)
+        if index.data(HEADING):
+            painter.save()
+            font = QFont(option.font)
+            font.setBold(True)
+            painter.setFont(font)
+            painter.setPen(option.palette.color(QPalette.ColorGroup.Active, QPalette.ColorRole.Text))
+            painter.drawText(option.rect.adjusted(GAP, 0, 0, 0), Qt.AlignmentFlag.AlignVCenter, index.data())
+            painter.restore()
+            return
+        if row is None or not row.sign:
+            super().paint(painter, option, index)
+            return
+        painter.save()
+        chosen = bool(option.state & QStyle.StateFlag.State_Selected)
+        if chosen:
+            painter.fillRect(option.rect, option.palette.highlight())
+        ink = option.palette.color(QPalette.ColorRole.HighlightedText if chosen else QPalette.ColorRole.Text)
+        painter.setPen(ink)
+        inside = option.rect.adjusted(GAP, GAP // 2, -GAP, -GAP // 2)
+        _draw_thumbnail(painter, QRect(inside.left(), inside.top(), SIDE, SIDE), row)
+        texts = inside.adjusted(SIDE + GAP, 0, 0, 0)
+        first = QRect(texts.left(), texts.top(), texts.width(), texts.height() // 2)
+        metrics = option.fontMetrics
+        if row.verdict:
+            first = first.adjusted(0, 0, -_draw_verdict(painter, first, row, metrics) - GAP, 0)
+        for place, text, where in (
+            (first, index.data(), Qt.TextElideMode.ElideMiddle),
+            (texts.adjusted(0, texts.height() // 2, 0, 0), visible(row.line), Qt.TextElideMode.ElideRight),
+        ):
+            painter.drawText(place, Qt.AlignmentFlag.AlignVCenter, metrics.elidedText(text, where, place.width()))
+            ink.setAlphaF(0.75)
+            painter.setPen(ink)
+        painter.restore()
+
+
+def _draw_verdict(painter: QPainter, place: QRect, row: ModelRow, metrics: QFontMetrics) -> int:
+    """Draw whether a model fits at the right of a place, on amber where it does not; returns the width."""
+    width = metrics.horizontalAdvance(row.verdict) + 2 * GAP
+    box = QRect(place.right() - width + 1, place.top(), width, place.height()).adjusted(0, 1, 0, -1)
+    painter.save()
+    painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+    if row.warned:
+        painter.setBrush(QColor(AMBER))
+        painter.setPen(Qt.PenStyle.NoPen)
+    painter.drawRoundedRect(box, 3, 3)
+    if row.warned:
+        painter.setPen(QColor(ON_AMBER))
+    painter.drawText(box, Qt.AlignmentFlag.AlignCenter, row.verdict)
+    painter.restore()
+    return width
+
+
+def _draw_thumbnail(painter: QPainter, place: QRect, row: ModelRow) -> None:
+    """Draw a model's picture, or a frame with its modality."""
+    picture = _pixmap(str(row.picture)) if row.picture else QPixmap()
+    if not picture.isNull():
+        painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
+        painter.drawPixmap(place, picture)
+        return
+    painter.setOpacity(0.6)
+    painter.drawRect(place.adjusted(0, 0, -1, -1))
+    painter.drawText(place, Qt.AlignmentFlag.AlignCenter, visible(row.sign)[:4])
+    painter.setOpacity(1)
+
+
+@lru_cache(maxsize=64)
+def _pixmap(path: str) -> QPixmap:
+    return QPixmap(path)
 
 
 class ScanView(JobView):
@@ -51,9 +231,10 @@ class ScanView(JobView):
         self._locked += [self._image, self._axes, self._level, self._size]
 
     def _add_model(self) -> None:
-        self._model = combo("Shipped models, your own, or a file.")
+        self._model = ModelBox("Shipped models, your own, or a file.")
         self._model.setPlaceholderText("No model chosen")
-        self._model.activated.connect(self._model_activated)
+        self._model.model_chosen.connect(self.model_chosen)
+        self._model.browse_clicked.connect(self.browse_clicked)
         self._model_facts = note_label("facts")
         self._fit = note_label("facts")
         self._fit_warning = note_label("warning")
@@ -73,12 +254,6 @@ class ScanView(JobView):
             "fit": self._fit,
             "fit_warning": self._fit_warning,
         }
-
-    def _model_activated(self, index: int) -> None:
-        if index == self._model.count() - 1:  # a model may have its name
-            self.browse_clicked.emit()
-        else:
-            self.model_chosen.emit(self._model.itemData(index))
 
     # --- Setters ----------------------------------------------------------------------------------------------------
 
@@ -106,11 +281,9 @@ class ScanView(JobView):
             self._size.setText(size)
         self._size_row.setVisible(asked)
 
-    def show_models(self, models: Sequence[tuple[str, Any]], current: Any, facts: str) -> None:
-        """Models as (name, entry), the one chosen and its facts."""
-        fill(self._model, models, current)
-        self._model.insertSeparator(self._model.count())
-        self._model.addItem(BROWSE)
+    def show_models(self, models: ModelGroups, current: Any, facts: str) -> None:
+        """Models under headings, the one chosen and its facts."""
+        self._model.show_models(models, current)
         say(self._model_facts, facts)
 
     def show_fit(self, text: str, warning: str) -> None:

@@ -120,6 +120,7 @@ class TrainController:
             self._edited.clear()  # other scans, other classes
         self._choices = replace(self._choices, rows=rows)
         self._name_it()
+        self.show_starts()
         self.view.show_pairs(rows)
         self.slices.show()
         self.trainings.pairs_changed()

@@ -7,13 +7,15 @@ from typing import Any, Protocol
 
 from napari_prosma.jobs.run import RunView, ViewSignal
 from napari_prosma.jobs.session import Session, format_devices
-from napari_prosma.scan.selection import Problem
+from napari_prosma.scan.selection import ModelGroups, ModelRow, Problem, model_rows
 from napari_prosma.train.pairs import PairRow
 from napari_prosma.train.series_work import AbstractSeriesView
 from napari_prosma.train.slice_marks import AbstractSliceView
 from napari_prosma.train.state import TrainChoices, TrainPlan
 from prosma_core.config.model import ClassInfo, EncoderKind
 from prosma_core.config.training import FINE_TUNING_RATE, PRESETS, LabelsConfig, TrainingConfig, presets_for
+from prosma_core.data.fit import compare
+from prosma_core.data.look import describe
 from prosma_core.engine.messages import Ready
 from prosma_core.runs.run_state import RunState
 
@@ -128,7 +130,7 @@ class AbstractTrainView(RunView, AbstractSliceView, Protocol):
     def show_classes(self, classes: Sequence[ClassInfo], /) -> None:
         """The classes, without the background."""
 
-    def show_starts(self, items: Sequence[tuple[str, Any]], current: Any, facts: str, /) -> None:
+    def show_starts(self, groups: ModelGroups, current: Any, facts: str, /) -> None:
         """Start models as (text, None | 2 | 3 | model), the chosen one and facts about it."""
 
     def show_preset(self, presets: Sequence[str], current: str, times: str, /) -> None:
@@ -202,12 +204,13 @@ class TrainPresenter:
 
     def starts(self, choices: TrainChoices) -> None:
         """Start models, and facts about the chosen one."""
-        models = self._session.models()
-        items: list[tuple[str, Any]] = [(text, dims) for dims, text in NEW.items()]
-        items += [(m.header.name, m) for m in models]
-        start = choices.start
+        models, start = self._session.models(), choices.start
+        spec = next((row.spec for row in choices.rows if row.spec is not None), None)
+        look = describe(spec) if spec is not None else None
+        groups = model_rows(models, (lambda m: compare(look, m.header)) if look is not None else None)
+        new = [ModelRow(text, dims) for dims, text in NEW.items()]
         current = next((m for m in models if start is not None and m.path == start.path), choices.dims)
-        self._view.show_starts(items, current, f"Fine-tuning: {start.facts}" if start else NEW_FACTS)
+        self._view.show_starts([("", new), *groups], current, f"Fine-tuning: {start.facts}" if start else NEW_FACTS)
 
     def preset(self, choices: TrainChoices, times: Mapping[str, str], otherwise: str) -> None:
         """Preset, and the time of each as far as it is known; else the text `otherwise`."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QAbstractSpinBox, QCheckBox, QDoubleSpinBox, QLineEdit, QSpinBox, QVBoxLayout, QWidget
 
+from napari_prosma.scan.selection import ModelGroups
+from napari_prosma.scan.view import ModelBox
 from napari_prosma.train.label_semantics_panel import LabelSemanticsPanel
 from napari_prosma.train.pairs_table import PairsTable
 from napari_prosma.train.plots import TrainingPlots
@@ -15,7 +17,7 @@ from napari_prosma.train.runs_panel import RunsPanel, TrainedModelPanel
 from napari_prosma.train.series_panel import SeriesPanel
 from napari_prosma.train.slice_bar import SlicePanel
 from napari_prosma.widgets.config_form import ConfigForm
-from napari_prosma.widgets.fields import BROWSE, Fold, button, combo, fill, note_label, row, say
+from napari_prosma.widgets.fields import Fold, button, combo, fill, note_label, row, say
 from napari_prosma.widgets.job_view import JobView
 from prosma_core.config.model import ClassInfo, EncoderKind
 from prosma_core.config.training import LabelsConfig, TrainingConfig
@@ -45,8 +47,11 @@ class StartPanel(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.problems = {"start": note_label("problem"), "budget": note_label("problem")}
-        self._start = combo("A new network, or a model that goes on learning (fine-tuning), also with other classes.")
-        self._start.activated.connect(self._start_activated)
+        self._start = ModelBox(
+            "A new network, or a model that goes on learning (fine-tuning), also with other classes."
+        )
+        self._start.model_chosen.connect(self.start_chosen)
+        self._start.browse_clicked.connect(self.browse_clicked)
         self._facts = note_label("facts")
         self._preset = combo("How large the network and how long the training is.")
         self._preset.activated.connect(lambda _: self.preset_chosen.emit(self._preset.currentData()))
@@ -87,11 +92,9 @@ class StartPanel(QWidget):
             widget.setObjectName(name)
         self.show_budget(None, None)
 
-    def show_starts(self, items: Sequence[tuple[str, Any]], current: Any, facts: str) -> None:
-        """Start models as (text, None | 2 | 3 | model), the chosen one and facts about it."""
-        fill(self._start, items, current)
-        self._start.insertSeparator(self._start.count())
-        self._start.addItem(BROWSE)
+    def show_starts(self, groups: ModelGroups, current: Any, facts: str) -> None:
+        """New networks (of value None, 2 or 3) and models, the chosen one and facts about it."""
+        self._start.show_models(groups, current)
         say(self._facts, facts)
 
     def show_preset(self, presets: Sequence[str], current: str, times: str) -> None:
@@ -115,12 +118,6 @@ class StartPanel(QWidget):
                 box.blockSignals(True)
                 box.setValue(value)
                 box.blockSignals(False)
-
-    def _start_activated(self, index: int) -> None:
-        if index == self._start.count() - 1:  # a model may have its name
-            self.browse_clicked.emit()
-        else:
-            self.start_chosen.emit(self._start.itemData(index))
 
     def _budget_edited(self) -> None:
         kind = self._budget.currentData()
@@ -358,9 +355,9 @@ class TrainView(JobView):
         """The classes, without the background."""
         self._meaning.show_classes(classes)
 
-    def show_starts(self, items: Sequence[tuple[str, Any]], current: Any, facts: str) -> None:
-        """Start models as (text, None | 2 | 3 | model), the chosen one and facts about it."""
-        self._start.show_starts(items, current, facts)
+    def show_starts(self, groups: ModelGroups, current: Any, facts: str) -> None:
+        """New networks (of value None, 2 or 3) and models, the chosen one and facts about it."""
+        self._start.show_starts(groups, current, facts)
 
     def show_preset(self, presets: Sequence[str], current: str, times: str) -> None:
         """Presets, the chosen one, and the time of each as text."""

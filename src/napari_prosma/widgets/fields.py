@@ -84,11 +84,16 @@ class Fold(QCollapsible):
 def combo(tooltip: str) -> QComboBox:
     """A box to choose from that never widens the dock."""
     box = QComboBox()
+    fit_dock(box, tooltip)
+    return box
+
+
+def fit_dock(box: QComboBox, tooltip: str) -> None:
+    """Have a box take the width that there is, however long its entries are."""
     box.setToolTip(plain(tooltip))
     box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
     box.setMinimumContentsLength(8)
     box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-    return box
 
 
 def row(text: str, *widgets: QWidget) -> QWidget:

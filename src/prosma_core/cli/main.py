@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,36 +20,67 @@ from prosma_core.errors import ProsmaError
 from prosma_core.io.hardware import COMPUTING
 from prosma_core.printable import visible
 
+if TYPE_CHECKING:
+    from prosma_core.config.model import ModelHeader
+    from prosma_core.data.fit import Fit
+
 models_app = typer.Typer(help="Shipped models, and what a model file says about itself.", no_args_is_help=True)
 
 
 @models_app.command("list")
-def list_models() -> None:
-    """List the shipped models."""
+def list_models(
+    scan: Annotated[
+        Path | None, typer.Option("--for", metavar="SCAN", help="A scan; the models that fit it come first.")
+    ] = None,
+) -> None:
+    """List the shipped models by modality."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    from prosma_core.io.bundle import description_text, dice_text, read_header, shipped_models
+    from prosma_core.data.fit import Fit, rank_of, verdict_text
+    from prosma_core.io.bundle import ModelEntry, dice_text, model_groups, read_header, shipped_models
 
-    if not shipped_models():
+    models = [ModelEntry(path, read_header(path), shipped=True) for path in shipped_models().values()]
+    if not models:
         say("No models are shipped with this installation; `prosma train` makes one.")
         return
+    found = {model.path: look(model.header) for model in models} if (look := _comparing(scan)) else {}
     said = []
-    table = Table("name", "dims", "channels", "classes", "Dice", "MB", "licence")
-    for name, path in shipped_models().items():
-        header = read_header(path)
-        said.append(f"{name}: {description_text(header)}")
-        table.add_row(
-            cell(name),
-            f"{header.model.dims}D",
-            cell(", ".join(header.preprocess.channels)),
-            cell(", ".join(c.name for c in header.classes[1:])),
-            cell(dice_text(header)),
-            f"{path.stat().st_size / 1e6:.1f}",
-            cell(header.licence) or "-",
-        )
+    whole = [Column(name, no_wrap=True) for name in (("name", "fit") if scan else ("name",))]
+    table = Table(*whole, "dims", "channels", "classes", "Dice", "MB", "licence")
+    for title, group in model_groups(models, lambda model: rank_of(verdict_text(found.get(model.path)))):
+        table.add_section()
+        table.add_row(f"[bold]{cell(title)}[/bold]")
+        for model in group:
+            header, fit = model.header, found.get(model.path)
+            why = fit.text if isinstance(fit, Fit) else fit
+            said.append(f"{model.path.stem}: {model.description}" + (f" {why}" if why else ""))
+            table.add_row(
+                cell(model.path.stem),
+                *([verdict_text(fit) or "not known"] if scan else []),
+                f"{header.model.dims}D",
+                cell(", ".join(header.preprocess.channels)),
+                cell(", ".join(c.name for c in header.classes[1:])),
+                cell(dice_text(header)),
+                f"{model.path.stat().st_size / 1e6:.1f}",
+                cell(header.licence) or "-",
+            )
     Console(width=110).print(table)
     say(*said)
+
+
+def _comparing(path: Path | None) -> Callable[[ModelHeader], Fit | str] | None:
+    """What says whether a model fits a scan, or why it cannot take it; None without a scan."""
+    if path is None:
+        return None
+    from prosma_core.data.fit import compare, misfit
+    from prosma_core.data.look import describe
+    from prosma_core.io.images import read_image
+    from prosma_core.io.notes import known_of
+
+    scan = read_image(path)
+    look = describe(scan.spec, scan.data, **known_of(path))
+    return lambda header: misfit(scan, header) or compare(look, header)
 
 
 @models_app.command("info")

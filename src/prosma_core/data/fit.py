@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from prosma_core.config.model import Look, ModelHeader, ScanFacts
+from prosma_core.data.frames import frame_spec
 from prosma_core.data.geometry import Scan
-from prosma_core.data.intensities import COLOR
+from prosma_core.data.grid import network_grid
+from prosma_core.data.intensities import COLOR, check_channels
 from prosma_core.data.look import ScanKind, ScanLook, describe
+from prosma_core.errors import ProsmaError
 
 _LOG = logging.getLogger(__name__)
 
@@ -74,10 +77,75 @@ def warn_unfit(scan: Scan, header: ModelHeader, name: str = "", *, modality: str
         _LOG.warning("%s%s", f"{name}: " if name else "", fit.text)
 
 
+def misfit(scan: Scan, header: ModelHeader, slice_axis: str | None = None) -> str:
+    """Why a model cannot take a scan at all, empty where it can; the checks are those that segmenting would fail with.
+
+    Parameters
+    ----------
+    scan : Scan
+    header : ModelHeader
+    slice_axis : str or None
+        Axis along which a 2D model walks through a 3D scan; None: the automatic one.
+    """
+    try:
+        frame_spec(scan.spec, header.model.dims, slice_axis)
+        check_channels(scan, header.preprocess.channels)
+        network_grid(scan.spec, header.preprocess, slice_axis)
+    except ProsmaError as error:
+        return str(error)
+    return ""
+
+
 def model_modality(header: ModelHeader) -> str:
     """Modality that a model is for; empty where it is not known."""
     ct = any(intensity.kind == "ct" for intensity in header.preprocess.intensities)
     return header.purpose.modality or (header.facts.modality if header.facts else "") or ("CT" if ct else "")
+
+
+MODALITIES = {
+    "CT": "CT",
+    "MR": "MRI",
+    "US": "Ultrasound",
+    "PT": "PET",
+    "DX": "X-ray",
+    "CR": "X-ray",
+    "MG": "Mammography",
+    "OPT": "Optical coherence tomography",
+    "ES": "Endoscopy",
+    "XC": "Photographs",
+    "FM": "Fluorescence microscopy",
+    "GM": "Light microscopy",
+    "SM": "Histology",
+    "EM": "Electron microscopy",
+    "SEM": "Electron microscopy",
+    "TEM": "Electron microscopy",
+}
+"""Names of the modalities; those of DICOM, and of microscopes that DICOM does not tell apart."""
+SYNTHETIC, OTHER_IMAGES = "Synthetic", "Other images"
+
+
+def modality_name(header: ModelHeader) -> str:
+    """Modality that a model is for as a heading of a list: ``"MRI"``, ``"Synthetic"``, ``"Other images"``."""
+    if header.synthetic:
+        return SYNTHETIC
+    modality = model_modality(header)
+    return MODALITIES.get(modality, modality) or OTHER_IMAGES
+
+
+VERDICTS: dict[Verdict, str] = {"fits": "fits", "unknown": "", "doubtful": "may not fit", "unfit": "does not fit"}
+"""What is said of a model in a list, in the order in which models are listed."""
+UNUSABLE = "cannot take it"
+"""The same of a model that cannot take the scan at all; such models come last."""
+
+
+def verdict_text(found: Fit | str | None) -> str:
+    """What is said of a model in a list: of its fit, or of the reason why it cannot take the scan."""
+    return VERDICTS[found.verdict] if isinstance(found, Fit) else UNUSABLE if found else ""
+
+
+def rank_of(said: str) -> int:
+    """Place of one of `VERDICTS` or `UNUSABLE` in the order of a list, 0 best."""
+    return [*VERDICTS.values(), UNUSABLE].index(said)
 
 
 def _trained_on(header: ModelHeader, modality: str) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from prosma_core.config.documents import load_json
 from prosma_core.config.model import SCHEMA_VERSION, ModelHeader
+from prosma_core.data.fit import SYNTHETIC, modality_name
 from prosma_core.errors import ConfigError, ModelFileError
 from prosma_core.io.atomic import write_bytes_atomic
 from prosma_core.printable import counted
@@ -283,6 +285,24 @@ class ModelEntry:
         return self.header.name if self.shipped else str(self.path)
 
     @property
+    def line(self) -> str:
+        """What it is for, in its first sentence; classes and dimensions where the file says nothing."""
+        said = " ".join(self.header.description.split())
+        names = ", ".join(c.name for c in self.header.classes[1:])
+        return re.split(r"(?<=[a-z)])[.;] ", said)[0].rstrip(".") or f"{self.header.model.dims}D: {names}"
+
+    @property
+    def thumbnail(self) -> Path | None:
+        """Picture of a training image with its labels, as shipped models have it beside their file; else None."""
+        path = self.path.with_suffix(".png")
+        return path if self.shipped and path.is_file() else None
+
+    @property
+    def group(self) -> str:
+        """Heading under which it is listed: its modality, or `OWN`."""
+        return modality_name(self.header) if self.shipped else OWN
+
+    @property
     def description(self) -> str:
         """What it is for and what it is not for; empty where the file says nothing."""
         return description_text(self.header)
@@ -302,3 +322,33 @@ class ModelEntry:
             parts.append(f"longest side {pre.longest_side} pixels")
         parts.append(", ".join(c.name for c in self.header.classes[1:]))
         return " · ".join([*parts, dice_text(self.header)])
+
+
+OWN = "Your models"
+"""Heading of models that are not shipped."""
+
+
+def model_groups(
+    models: Iterable[ModelEntry], rank: Callable[[ModelEntry], int] = lambda _: 0
+) -> list[tuple[str, list[ModelEntry]]]:
+    """Models under headings: a user's own, then one heading a modality, the synthetic ones last.
+
+    Parameters
+    ----------
+    models : iterable of ModelEntry
+    rank : callable
+        How well a model fits a scan, 0 best: within a heading, and of headings by their best model, it counts before
+        all else.
+    """
+    groups: dict[str, list[ModelEntry]] = {}
+    for model in models:
+        groups.setdefault(model.group, []).append(model)
+    ranks = {model.path: rank(model) for each in groups.values() for model in each}
+    for each in groups.values():
+        each.sort(key=lambda m: (ranks[m.path], m.header.synthetic, m.header.name.lower(), str(m.path)))
+
+    def place(group: tuple[str, list[ModelEntry]]) -> tuple[int, bool, bool, str]:
+        name, found = group
+        return ranks[found[0].path], name == SYNTHETIC, name != OWN, name.lower()
+
+    return sorted(groups.items(), key=place)

@@ -375,6 +375,23 @@ def test_models_list_shows_name_classes_and_licence(
         assert cell in out
 
 
+def test_models_list_is_grouped_and_sorted_for_a_scan(prosma: Prosma, tmp_path: Path) -> None:
+    code, out, _ = prosma("models", "list")
+    headings = ("MRI", "Ultrasound", "Synthetic")
+    assert code == 0
+    assert [out.index(f" {name} ") for name in headings] == sorted(out.index(f" {name} ") for name in headings)
+    picture = tmp_path / "x.png"
+    Image.fromarray(pixels(60, 70)).convert("L").save(picture)
+    code, out, _ = prosma("models", "list", "--for", picture)
+    table, _, said = out.partition("hippocampus-mri: ")
+    assert code == 0
+    assert table.index(" Ultrasound ") < table.index(" MRI ") < table.index(" Synthetic ")
+    assert table.count("cannot take it") == 2
+    assert "The model is 3D, the image 2D" in said
+    code, _, err = prosma("models", "list", "--for", tmp_path / "none.png")
+    assert (code, "does not exist" in err) == (2, True)
+
+
 def test_models_list_calls_only_held_out_dice_validation(prosma: Prosma) -> None:
     lines = prosma("models", "list")[1]
     assert "val. Dice" not in lines

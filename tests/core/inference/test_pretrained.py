@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from prosma_core.config import InferenceConfig
 from prosma_core.config.inference import CpuSettings
@@ -23,7 +24,7 @@ from prosma_core.inference import cpu_tuning
 from prosma_core.inference.cpu_autotune import bf16_supported
 from prosma_core.inference.evaluate import measure_case
 from prosma_core.inference.segment import Segmenter
-from prosma_core.io.bundle import load_bundle, read_header, shipped_models
+from prosma_core.io.bundle import ModelEntry, load_bundle, read_header, shipped_models
 from prosma_core.io.dataset_folder import open_dataset, read_case
 from prosma_core.model import kernels
 from prosma_core.model.gate import ProximalGate
@@ -69,6 +70,18 @@ def test_each_is_small_whole_licensed_and_has_a_card(name: str) -> None:
     card = path.with_suffix(".md").read_text(encoding="utf-8")
     assert card.startswith(f"# {name}\n")
     assert {"CC-BY-SA-4.0": "CC-BY-SA 4.0", "CC-BY-4.0": "CC BY 4.0", "CC0-1.0": "CC0 1.0"}[header.licence] in card
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_each_has_a_thumbnail_with_its_source(name: str) -> None:
+    entry = ModelEntry(MODELS[name], read_header(MODELS[name]), shipped=True)
+    assert entry.thumbnail is not None
+    assert entry.thumbnail.stat().st_size < 8000
+    with Image.open(entry.thumbnail) as picture:
+        assert (picture.format, picture.mode, picture.size) == ("PNG", "P", (64, 64))
+        assert picture.info["Copyright"] == entry.header.licence
+        assert picture.info["Source"]
+    assert ModelEntry(entry.path, entry.header, shipped=False).thumbnail is None
 
 
 @pytest.mark.parametrize("settings", sorted((ROOT / "benchmarks" / "shipped").iterdir()), ids=lambda path: path.stem)

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Layer
+from napari.qt import get_stylesheet
 from napari.utils.theme import get_theme
 from psygnal import Signal
 from pytestqt.qtbot import QtBot
+from qtpy.QtCore import Qt
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QComboBox, QLabel, QPushButton
 
@@ -25,7 +27,8 @@ from napari_prosma.jobs.qt_loop import QtEventLoop
 from napari_prosma.jobs.session import Session
 from napari_prosma.layers.scan import read
 from napari_prosma.scan import selection
-from napari_prosma.scan.selection import kind_of, suitable_model
+from napari_prosma.scan.selection import kind_of, rows_for, suitable_model
+from napari_prosma.scan.view import HEADING, ROW
 from napari_prosma.segment.controller import SegmentController
 from napari_prosma.segment.view import SegmentView
 from napari_prosma.widgets.fields import AMBER, ON_AMBER
@@ -401,3 +404,150 @@ def luminance(color: QColor) -> float:
 def test_only_what_was_held_out_is_called_validation(training: dict[str, Any], said: str, tmp_path: Path) -> None:
     header = load_bundle(find_model("hippocampus-mri"))[0].replace(training=training, sha256="")
     assert ModelEntry(tmp_path, header, shipped=False).facts.split(" · ")[-1] == said
+
+
+# --- The list of models ---------------------------------------------------------------------------------------------
+
+MADE_UP = {
+    "axon-myelin-sem": ("breast-lesion-us", "SEM", "Axons and myelin in scanning electron microscopy."),
+    "fetal-brain-mri": ("hippocampus-mri", "MR", "Tissues of the fetal brain, in averages of several fetuses."),
+    "nerve-us": ("breast-lesion-us", "US", "Nerves and vessels in ultrasound-guided anesthesia."),
+    "nuclei-fluorescence": ("breast-lesion-us", "FM", "Nuclei in fluorescence microscopy."),
+    "nuclei-stained": ("breast-lesion-us", "SM", "Nuclei in stained tissue."),
+}
+LONG = "left and right ventricles of thick-slice cardiac MRI, all corrected scans, tuned twice"
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> list[ModelEntry]:
+    """Return the shipped models, as many as are planned, and one that a person trained."""
+    folder = tmp_path_factory.mktemp("zoo")
+    models = [ModelEntry(path, read_header(path), shipped=True) for path in shipped_models().values()]
+    headers = {m.header.name: m.header for m in models}
+    for name, (like, modality, line) in MADE_UP.items():
+        purpose = Purpose(modality=modality, shows=line)
+        header = headers[like].replace(name=name, purpose=purpose, description=line, facts=None)
+        models.append(ModelEntry(folder / f"{name}.safetensors", header, shipped=True))
+    own = headers["hippocampus-mri"].replace(name=LONG, description="", purpose=Purpose(), facts=None)
+    return [*models, ModelEntry(folder / "own.safetensors", own, shipped=False)]
+
+
+def listed(layer: Any, models: list[ModelEntry]) -> list[tuple[str, list[tuple[str, str]]]]:
+    found = read(Layer.create(*layer)) if layer else None
+    return [(title, [(row.name, row.verdict) for row in rows]) for title, rows in rows_for(found, models)]
+
+
+def test_models_are_grouped_by_modality_and_own_ones_stand_apart(zoo: list[ModelEntry]) -> None:
+    groups = listed(None, zoo)
+    assert [title for title, _ in groups] == [
+        "Your models",
+        "Electron microscopy",
+        "Fluorescence microscopy",
+        "Histology",
+        "MRI",
+        "Ultrasound",
+        "Synthetic",
+    ]
+    assert dict(groups)["MRI"] == [("fetal-brain-mri", ""), ("hippocampus-mri", "")]
+    assert dict(groups)["Your models"] == [(f"{LONG} (own.safetensors)", "")]
+
+
+@pytest.mark.parametrize(
+    ("layer", "first", "verdict"),
+    [
+        (lambda: scan((36, 50, 35), patient=True, modality="MR"), ("MRI", "hippocampus-mri"), "fits"),
+        (lambda: scan((60, 70), "pixel", modality="US"), ("Ultrasound", "breast-lesion-us"), "fits"),
+        (lambda: phantom_3d_layers()[0], ("Synthetic", "phantom-3d"), "fits"),
+    ],
+)
+def test_what_fits_comes_first_and_what_cannot_take_the_scan_last(
+    layer: Callable[[], Any], first: tuple[str, str], verdict: str, zoo: list[ModelEntry]
+) -> None:
+    groups = listed(layer(), [m for m in zoo if m.header.name not in ("fetal-brain-mri", "nerve-us", LONG)])
+    assert (groups[0][0], *groups[0][1][0]) == (*first, verdict)
+    order = ["fits", "", "may not fit", "does not fit", "cannot take it"]
+    best = [min(order.index(said) for _, said in rows) for _, rows in groups]
+    assert best == sorted(best)
+    for _, rows in groups:
+        ranks = [order.index(said) for _, said in rows]
+        assert ranks == sorted(ranks)
+
+
+@pytest.mark.parametrize("layer", [ct, brain, lambda: scan((60, 70), "um"), lambda: picture(gray=False)])
+def test_a_synthetic_model_is_last_for_every_real_scan(layer: Callable[[], Any], zoo: list[ModelEntry]) -> None:
+    assert [title for title, _ in listed(layer(), zoo)][-1] == "Synthetic"
+
+
+def box_of(widget: Widget, models: list[ModelEntry], monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(widget.session, "models", lambda: models)
+    widget.controller.show_models()
+    return widget.view.findChild(QComboBox, "model")
+
+
+def test_the_list_is_sorted_anew_for_the_scan_that_is_opened(
+    widget: Widget, zoo: list[ModelEntry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = box_of(widget, zoo, monkeypatch)
+    headings = [i for i in range(box.count() - 1) if not box.model().item(i).isEnabled() and box.itemText(i)]
+    assert box.itemText(headings[0]) == "Your models"
+    assert box.currentIndex() == -1
+    widget.open(scan((60, 70), "pixel", modality="US"))
+    assert box.itemText(0) == "Ultrasound"
+    assert box.itemText(box.count() - 1) == "Browse…"
+    widget.open(scan((36, 50, 35), patient=True, modality="MR"))
+    assert "MRI" in (box.itemText(0), box.itemText(2))
+    rows = [box.itemData(i, ROW) for i in range(box.count()) if box.itemData(i, ROW)]
+    assert {row.name: row.warned for row in rows}["nerve-us"]
+    assert not {row.name: row.warned for row in rows}["hippocampus-mri"]
+
+
+@pytest.mark.parametrize("widget", ["segment"], indirect=True)
+def test_headings_cannot_be_chosen_and_models_can(
+    widget: Widget, zoo: list[ModelEntry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = box_of(widget, zoo, monkeypatch)
+    heard: list[Any] = []
+    widget.view.model_chosen.connect(heard.append)
+    for i in range(box.count()):
+        assert (box.model().item(i).flags() == Qt.ItemFlag.NoItemFlags) == bool(box.itemData(i, HEADING))
+    index = box.findText("nerve-us")
+    box.setCurrentIndex(index)
+    box.activated.emit(index)
+    assert [m.header.name for m in heard] == ["nerve-us"]
+    assert (box.currentText(), box.currentData().header.name) == ("nerve-us", "nerve-us")
+    box.setCurrentIndex(box.count() - 1)
+    widget.controller.show_models()  # what happens when nothing is chosen among the files
+    assert box.currentText() == "nerve-us"
+
+
+@pytest.mark.usefixtures("display")
+@pytest.mark.parametrize("widget", ["segment"], indirect=True)
+def test_the_list_of_eight_models_fits_a_small_screen_and_long_names_lose_their_middle(
+    widget: Widget, zoo: list[ModelEntry], monkeypatch: pytest.MonkeyPatch, qtbot: QtBot
+) -> None:
+    widget.view.setStyleSheet(get_stylesheet("dark"))
+    widget.view.resize(320, 700)
+    with qtbot.waitExposed(widget.view):
+        widget.view.show()
+    box = box_of(widget, zoo, monkeypatch)
+    widget.open(scan((36, 50, 35), patient=True, modality="MR"))
+    widget.controller.choose_model(zoo[-1])
+    assert box.width() < 320
+    assert LONG in box.toolTip()
+    assert str(zoo[-1].path) in box.toolTip()
+    box.showPopup()
+    view = box.view()
+    qtbot.waitUntil(view.isVisible)
+    frame, screen = view.window().geometry(), box.screen().availableGeometry()
+    assert screen.contains(frame)
+    assert frame.width() <= 420
+    assert frame.height() < 700
+    rows = [i for i in range(box.count()) if box.itemData(i, ROW)]
+    assert all(view.visualRect(box.model().index(i, 0)).height() >= 44 for i in rows)
+    assert not view.verticalScrollBar().isVisible()
+    drawn = view.viewport().grab().toImage()
+    row = view.visualRect(box.model().index(box.findText("hippocampus-mri"), 0))
+    colors = {drawn.pixelColor(x, y).name() for x in range(10, 44) for y in range(row.top() + 6, row.bottom() - 6)}
+    assert len(colors) > 50  # a picture, not a frame with letters
+    box.hidePopup()
+    assert [m.thumbnail is not None for m in zoo] == [True] * 3 + [False] * 6

@@ -412,10 +412,10 @@ def test_own_models_join_the_list_and_bad_files_are_refused(widget: Widget, tmp_
     own.write_bytes(widget.model("phantom-3d").path.read_bytes())
     widget.controller.add_model(own)
     assert widget.entries("model") == [
-        "breast-lesion-us",
-        "hippocampus-mri",
-        "phantom-3d",
         "phantom-3d (own.safetensors)",
+        "hippocampus-mri",
+        "breast-lesion-us",
+        "phantom-3d",
     ]
     own.unlink()
     assert len(widget.session.models()) == 3

@@ -16,6 +16,7 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtGui import QImage
 from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QLabel, QPushButton, QScrollArea, QSlider, QWidget
 
+from napari_prosma.scan.selection import ModelRow
 from napari_prosma.segment.job import ClassRow
 from napari_prosma.segment.view import SegmentView
 from prosma_core.config.inference import InferenceConfig
@@ -45,7 +46,7 @@ def fill(view: SegmentView, state: str) -> None:
         "Anterior and posterior hippocampus in T1-weighted MRI cropped around one hippocampus, 1 mm voxels.\n"
         "3D · 1 channel · 1 × 1 × 1 mm · anterior hippocampus, posterior · training Dice 0.885, not validated"
     )
-    view.show_models([("hippocampus-mri", 1)], 1, facts)
+    view.show_models([("MRI", [ModelRow("hippocampus-mri", 1)])], 1, facts)
     view.show_devices([("Auto", "auto")], "auto", "CPU, 2 threads (torch 2.13.0+cpu is a build without CUDA)")
     view.advanced.show_options(InferenceConfig(), "view", [("automatic", "")], "")
     view.show_run("Segment", enabled=True, tooltip="")
@@ -54,7 +55,7 @@ def fill(view: SegmentView, state: str) -> None:
         view.show_problem("part", "Nothing of the scan is in view. Move the view to it, or choose the whole scan.")
         view.show_error("Main memory ran out. Close other programs, or crop the scan.", details=True)
     elif state == "no model":
-        view.show_models([("hippocampus-mri", 1)], None, "")
+        view.show_models([("MRI", [ModelRow("hippocampus-mri", 1)])], None, "")
         kind = "3D, 1 channel, patient geometry, CT"
         words = "train one from a few slices, or choose a model."
         view.show_problem("model", f"No shipped model is meant for this scan ({kind}): {words}")

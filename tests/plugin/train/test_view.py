@@ -26,6 +26,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_prosma.scan.selection import ModelRow
 from napari_prosma.train.pairs import Pair, PairRow
 from napari_prosma.train.sources import Source
 from napari_prosma.train.view import TrainView
@@ -265,7 +266,8 @@ def test_a_click_on_the_color_of_a_class_changes_it(view: TrainView, heard: list
 
 def test_what_to_start_from(view: TrainView, heard: list[Any]) -> None:
     model = object()
-    view.show_starts([("New model 2D", 2), ("New model 3D", 3), ("phantom-3d", model)], 3, "planned from the data")
+    new = ("", [ModelRow("New model 2D", 2), ModelRow("New model 3D", 3)])
+    view.show_starts([new, ("Synthetic", [ModelRow("phantom-3d", model)])], 3, "planned from the data")
     box = part(view, QComboBox, "start")
     assert (box.currentText(), part(view, QLabel, "start_facts").text()) == ("New model 3D", "planned from the data")
     assert heard == []

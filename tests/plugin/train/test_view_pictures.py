@@ -19,6 +19,7 @@ from qtpy.QtCore import QRect
 from qtpy.QtGui import QImage
 from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QScrollArea, QTableWidget, QWidget
 
+from napari_prosma.scan.selection import ModelRow
 from napari_prosma.train.pairs import Pair, PairRow
 from napari_prosma.train.sources import Source
 from napari_prosma.train.view import TrainView
@@ -75,7 +76,7 @@ def run(name: str, done: int, dice: float | None, **differs: Any) -> RunState:
 
 def fill(view: TrainView, state: str) -> None:
     """Show what a person sees before pairs are added, with pairs, while it trains, and after."""
-    view.show_starts([("New model 3D", 3)], 3, "Size, voxel size and tile are planned from the pairs.")
+    view.show_starts([("", [ModelRow("New model 3D", 3)])], 3, "Size, voxel size and tile are planned from the pairs.")
     view.show_devices([("Auto", "auto")], "auto", "CPU, 2 threads (torch 2.13.0+cpu is a build without CUDA)")
     view.show_options(TrainingConfig())
     view.show_name("liver from five slices")

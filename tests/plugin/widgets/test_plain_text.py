@@ -16,6 +16,7 @@ from qtpy.QtWidgets import QComboBox, QLabel, QTableWidget, QWidget
 
 import napari_prosma
 from napari_prosma.gates.view import GatesView
+from napari_prosma.scan.selection import ModelRow
 from napari_prosma.segment.job import ClassRow
 from napari_prosma.segment.view import SegmentView
 from napari_prosma.train.pairs import Pair, PairRow
@@ -50,7 +51,7 @@ def fill_scan(view: Any, name: str) -> None:
     fill_job(view, name)
     view.show_images([(name, 1)], 1)
     view.show_axes(name, (name,), name)
-    view.show_models([(name, 1)], 1, name)
+    view.show_models([(name, [ModelRow(name, 1, name, name, name)])], 1, name)
 
 
 def segment(name: str) -> QWidget:
@@ -79,7 +80,7 @@ def train(name: str) -> QWidget:
     pair = Pair(layer_source(Image(np.zeros((4, 4)))), layer_source(Labels(np.zeros((4, 4), int))))
     view.show_pairs([PairRow(pair, name, name, facts=name, problem=name, fixes=("one_class",), classes=classes)])
     view.show_classes(classes)
-    view.show_starts([(name, 2)], 2, name)
+    view.show_starts([(name, [ModelRow(name, 2, name, "", name)])], 2, name)
     view.show_preset(["quick"], "quick", name)
     view.show_name(name)
     view.show_outcome({name: 0.5}, {name: 0.6}, name, name)
