@@ -114,14 +114,18 @@ class _ModelDelegate(QStyledItemDelegate):
     """Draws headings, and models with thumbnail, name, fit and one line."""
 
     def sizeHint(self, option: QStyleOptionViewItem, index: QModelIndex) -> QSize:
+        """As in Qt: two lines of text beside the thumbnail."""
         size = super().sizeHint(option, index)
         row = index.data(ROW)
         if row is None or not row.sign:
             return size
         return QSize(WIDEST, max(SIDE, 2 * option.fontMetrics.height()) + GAP)
 
-    def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: QModelIndex) -> None:
+    def paint(self, painter: QPainter | None, option: QStyleOptionViewItem, index: QModelIndex) -> None:
+        """As in Qt."""
         row = index.data(ROW)
+        if painter is None:
+            return
         if index.data(HEADING):
             painter.save()
             font = QFont(option.font)
