@@ -17,6 +17,8 @@ import prosma_core
 
 ROOT = Path(__file__).resolve().parent.parent
 LARGEST_FILE = 12_000_000
+LARGEST_WHEEL = 60_000_000
+PLANNED_MODELS = 7
 MACHINE_PATHS = re.compile(rb"/wor[k]/|/tm[p]/bas[h]|/roo[t]/|/Users/\w+/|/home/\w+/|[A-Z]:\\Users", re.IGNORECASE)
 
 
@@ -91,3 +93,8 @@ def test_wheel_carries_the_shipped_models_and_their_cards(tmp_path: Path) -> Non
     shipped = [file for file in (ROOT / "src" / "prosma_core" / "pretrained").glob("*.*") if file.suffix != ".py"]
     assert {f"prosma_core/pretrained/{file.name}" for file in shipped} <= inside
     assert {"prosma_core/py.typed", "prosma_core/errors.py", "napari_prosma/__init__.py"} <= inside
+    models = [entry for entry in zipfile.ZipFile(wheel).infolist() if entry.filename.endswith(".safetensors")]
+    assert wheel.stat().st_size < LARGEST_WHEEL
+    assert len(models) == len([file for file in shipped if file.suffix == ".safetensors"])
+    taken = sum(entry.compress_size for entry in models) / len(models)
+    assert max(len(models), PLANNED_MODELS) * taken < LARGEST_WHEEL  # as many as are planned fit in it

@@ -23,6 +23,7 @@ from napari_prosma.scan.selection import (
     fits,
     is_made_for,
     kind_of,
+    listed_for,
     rows_for,
     suitable_model,
     unsuited,
@@ -230,6 +231,7 @@ class ScanController(Generic[C]):
         self._level = 0
         self._sizes: WeakKeyDictionary[Image, str] = WeakKeyDictionary()
         self._kept: WeakKeyDictionary[Image, ModelEntry] = WeakKeyDictionary()  # chosen for a layer, not by itself
+        self._listed: Any = None  # what the order of the models was made for
         self._ahead = False  # whether the model was chosen before there was a scan
         self._choices = choices
 
@@ -444,7 +446,8 @@ class ScanController(Generic[C]):
                 error = str(wrong)
         self._choices = replace(self._choices, scan=scan, scan_error=error, sizeless=False, size="", size_error="")
         self._give_size()
-        self._scan_presenter.models(rows_for(self._choices.scan, self.session.models()), self._choices.model)
+        if listed_for(self._choices.scan) != self._listed:
+            self._list_models(self.session.models())
         self._scan_presenter.size(self._choices)
         self._scan_presenter.axes(self._layer, self._choices, self.axes, level)
         self._scan_presenter.fit(self._choices)
@@ -481,9 +484,15 @@ class ScanController(Generic[C]):
         """Show the models there are, and the one chosen."""
         models, chosen = self.session.models(), self._choices.model
         current = next((m for m in models if chosen and m.path == chosen.path), None)
-        self._scan_presenter.models(rows_for(self._choices.scan, models), current)
-        self._set(model=current)
+        self._choices = replace(self._choices, model=current)
+        self._list_models(models)
+        self._set()
         self._show_options()
+
+    def _list_models(self, models: Sequence[ModelEntry]) -> None:
+        """Show the models there are, in the order for this scan."""
+        self._listed = listed_for(self._choices.scan)
+        self._scan_presenter.models(rows_for(self._choices.scan, models), self._choices.model)
 
     def _show_images(self) -> None:
         images = [layer for layer in self.viewer.layers if _is_scan(layer)]

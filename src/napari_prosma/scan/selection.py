@@ -270,6 +270,11 @@ def model_rows(models: Sequence[ModelEntry], look: Callable[[ModelEntry], Fit | 
     return [(title, [made(model) for model in each]) for title, each in groups]
 
 
+def listed_for(scan: LayerScan | None) -> tuple[ScanLook, Any] | None:
+    """What the order of `rows_for` follows from: it stays the same where this does."""
+    return None if scan is None else (look_of(scan), scan.metadata.get(MADE_FOR))
+
+
 def rows_for(scan: LayerScan | None, models: Sequence[ModelEntry]) -> ModelGroups:
     """Models by modality, those that fit a scan first."""
     if scan is None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.numpy import load
 
 from prosma_core.config import InferenceConfig
 from prosma_core.config.inference import CpuSettings
@@ -70,6 +71,16 @@ def test_each_is_small_whole_licensed_and_has_a_card(name: str) -> None:
     card = path.with_suffix(".md").read_text(encoding="utf-8")
     assert card.startswith(f"# {name}\n")
     assert {"CC-BY-SA-4.0": "CC-BY-SA 4.0", "CC-BY-4.0": "CC BY 4.0", "CC0-1.0": "CC0 1.0"}[header.licence] in card
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_each_is_stored_in_half_precision_and_computed_in_single(name: str) -> None:
+    stored = load(MODELS[name].read_bytes())
+    matrices = {key for key, value in stored.items() if value.ndim > 1}
+    assert {stored[key].dtype for key in matrices} == {np.dtype(np.float16)}
+    assert {stored[key].dtype for key in stored.keys() - matrices} == {np.dtype(np.float32)}
+    assert sum(stored[key].size for key in matrices) > 0.99 * sum(value.size for value in stored.values())
+    assert {value.dtype for value in load_bundle(MODELS[name])[1].values()} == {np.dtype(np.float32)}
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
