@@ -30,16 +30,20 @@ class Base:
     slices : tuple of bytes
         In the order in which `SliceStates` numbers them; empty for a slice of zeros.
     dtype : str
+    shape : tuple of int
+        Of a slice.
     """
 
     slices: tuple[bytes, ...]
     dtype: str
+    shape: tuple[int, ...]
 
     @classmethod
     def of(cls, labels: Scan, axis: str) -> Base:
         """Base of a label map as it is now, with slices along an axis."""
-        packed = (zlib.compress(p.tobytes(), 1) if p.any() else b"" for p in _planes(labels, axis))
-        return cls(tuple(packed), np.asarray(labels.data).dtype.str)
+        planes = list(_planes(labels, axis))
+        packed = (zlib.compress(p.tobytes(), 1) if p.any() else b"" for p in planes)
+        return cls(tuple(packed), np.asarray(labels.data).dtype.str, planes[0].shape)
 
     def differing(self, number: int, plane: NDArray[Any]) -> NDArray[np.bool_]:
         """Voxels of a slice, as it is now, that differ."""
@@ -145,12 +149,9 @@ def states_of(marks: Marks | None, labels: Scan, axis: str | None = None) -> Sli
     spec = labels.spec
     if marks is not None and marks.base is None and not marks.checked:
         marks = None
-    if marks is None:
-        marks = Marks(usual_axis(spec) if axis is None else axis)
+    marks = _on_axes(marks, spec, axis)
     size = spec.size(marks.axis) if marks.axis else 1
     states = SliceStates(marks.axis, size, spec.num_frames, only=marks.base is not None)
-    if marks.base is not None and len(marks.base.slices) != states.count:  # its data was replaced by another array
-        return replace(states, edited=tuple(range(states.count)))
     now = {number for number, part in enumerate(_differences(marks, labels)) if part.any()}
     checked, edited = (tuple(sorted(i for i in each if i < states.count)) for each in (marks.checked, marks.edited))
     return replace(states, checked=checked, edited=tuple(sorted({*edited, *now})))
@@ -183,7 +184,7 @@ def edited_voxels(layer: Any, image: LayerScan | None = None) -> NDArray[np.bool
     ndarray, bool, shape of the label map in canonical axis order
     """
     labels = _label_map(layer, image)
-    marks = marks_of(layer) or Marks(usual_axis(labels.spec))
+    marks = _on_axes(marks_of(layer), labels.spec)
     found = np.empty(labels.spec.shape, bool)
     for plane, part in zip(_planes(Scan(found, labels.spec), marks.axis), _differences(marks, labels), strict=True):
         plane[...] = part
@@ -210,14 +211,36 @@ def mark(layer: Any, index: int, states: SliceStates, *, checked: bool = True) -
     return after
 
 
+def _on_axes(marks: Marks | None, spec: ImageSpec, axis: str | None = None) -> Marks:
+    """The marks; without the checked slices where these lie along an axis that the label map has not, or not any more.
+
+    Parameters
+    ----------
+    marks : Marks or None
+    spec : ImageSpec
+        Of the label map.
+    axis : str, optional
+        As in `states_of`.
+    """
+    if marks is None:
+        return Marks(usual_axis(spec) if axis is None else axis)
+    there = marks.axis in spec.spatial_axes if marks.axis else spec.spatial_ndim == 2
+    return marks if there else replace(marks, axis=usual_axis(spec), checked=(), edited=())
+
+
 def _label_map(layer: Any, image: LayerScan | None) -> Scan:
     scan = read(layer) if image is None else read_on(layer, image)
     return Scan(class_numbers(scan), scan.spec.labels_spec())
 
 
 def _differences(marks: Marks, labels: Scan) -> Iterator[NDArray[np.bool_]]:
-    for number, plane in enumerate(_planes(labels, marks.axis)):
-        yield np.not_equal(plane, 0) if marks.base is None else marks.base.differing(number, plane)
+    planes, base = list(_planes(labels, marks.axis)), marks.base
+    other = base is not None and (len(base.slices), base.shape) != (len(planes), planes[0].shape)
+    for number, plane in enumerate(planes):
+        if base is None or other:  # the data was replaced by another array: nothing of it is the model's
+            yield np.ones(plane.shape, bool) if other else np.not_equal(plane, 0)
+        else:
+            yield base.differing(number, plane)
 
 
 def _planes(labels: Scan, axis: str) -> Iterator[NDArray[Any]]:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 NO_SCAN = "No scan of the list is open: open an image and its labels, and add them as a pair."
 ALL_ANNOTATED = "Every slice is checked or edited."
+ONLY_LEFT = "the only one that is neither checked nor edited"
 EVENLY = "no model yet, evenly spread"
 IN_TRAINING = "evenly spread, as the model is in training"
 TOOLTIPS = {
@@ -257,6 +258,10 @@ class NextSlice:
             return
         if reason := self._reason(rows):
             self._say(None, reason)
+            return
+        left = [(row.pair.labels.layer, i) for row in rows if row.states for i in row.states.untouched]
+        if len(left) == 1:
+            self._go_to(*left[0], ONLY_LEFT)
             return
         model = adviser.asked
         known: Any = adviser.preview.slices if adviser.preview else model and (model, model.stat().st_mtime_ns)

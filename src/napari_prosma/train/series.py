@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -38,6 +40,8 @@ NOT_DICOM = FORMATS.keys() - {".dcm"}
 _KEPT = ("annotated", "slices", "finished", "validation")
 _CHANNEL = re.compile(r"^(.+)_(\d{4})$")
 _MOST_CHANNELS = 8
+Stamp = tuple[tuple[str, int, int, int], ...]
+"""Name, number, time and size of files."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,8 @@ class Series:
     root : Path
         Where labels and notes are kept; the same for the same folder.
     scans : list of SeriesScan
+    moved : str
+        Where labels are kept of a folder with such scans that is not there any more; empty where there are none.
 
     Raises
     ------
@@ -138,7 +144,10 @@ class Series:
         self._notes = _read_notes(self.root / NOTES)
         found = find_scans(self.folder, files)
         there = _saved_files(self.root)
+        self._places: dict[str, Path] = {}
+        self._stamps: dict[str, Stamp] = {}
         self.scans = [self._known(scan, there) for scan in found]
+        self.moved = "" if self._notes or there else self._labels_elsewhere(home)
 
     @property
     def title(self) -> str:
@@ -171,6 +180,35 @@ class Series:
             safe += "-" + hashlib.blake2b(scan.name.encode(errors="surrogateescape"), digest_size=4).hexdigest()
         return self.root / f"{safe}{LABELS}"
 
+    def reread(self) -> None:
+        """Know what another window, or another program, has saved or written down meanwhile; in any thread."""
+        there = _saved_files(self.root)
+        with self._lock:
+            self._notes |= _read_notes(self.root / NOTES)
+            self.scans = [self._known(scan, there) for scan in self.scans]
+
+    def place(self, name: str) -> tuple[Path, str]:
+        """Where labels of a scan, that was opened, are saved next, without suffix; in any thread.
+
+        What was saved there since by somebody else stays: another place is taken, and the text says so, once.
+
+        Raises
+        ------
+        OutputError
+            The folder cannot be made.
+        """
+        self._make_root()
+        usual = self.file_of(self.scans[self.number(name)])
+        own = self._places.get(name, usual)
+        there = _stamps(self.root)
+        if there.get(own.name, ()) == self._stamps.get(name, ()):
+            return own, ""
+        names = (f"{usual.name}-{number}" for number in itertools.count(2))
+        other = self._places[name] = self.root / next(each for each in names if each not in there)
+        self._stamps[name] = ()
+        words = f"Labels of {name} were saved by another window or program since they were opened here: both are kept"
+        return other, f"{words}, yours in {other.name}."
+
     def pair(self, scan: SeriesScan) -> Pair | None:
         """A scan and the file of its labels; None where there is nothing to train on."""
         path = scan.labels
@@ -200,22 +238,23 @@ class Series:
             It cannot be written.
         """
         with self._lock:
+            self._notes |= _read_notes(self.root / NOTES)  # another window goes through other scans
             for name in names:
                 scan = self.update(name, **changes)
                 self._notes[name] = {key: int(getattr(scan, key)) for key in _KEPT}
             content = {"folder": str(self.folder), "scans": self._notes}
+            self._make_root()
             try:
-                self.root.mkdir(parents=True, exist_ok=True)
                 write_bytes_atomic(self.root / NOTES, json.dumps(content, indent=1).encode(errors="surrogateescape"))
             except OSError as error:
-                msg = f"Cannot write in {self.root}: {error.strerror or error}. Check the free space and permissions."
-                raise OutputError(msg) from error
+                raise self._unwritable(error) from error
 
     def saved(self, name: str, path: Path, states: SliceStates | None) -> None:
         """Labels of a scan were saved; without a checked or edited slice it is not done. Errors as of `keep`.
 
         In any thread.
         """
+        self._stamps[name] = _stamps(self.root).get(stem(path), ())
         count = len(states.annotated) if states is not None else 0
         undone = {"finished": False} if states is not None and not count else {}
         self.keep(name, saved=path, annotated=count, slices=states.count if states is not None else 0, **undone)
@@ -224,10 +263,38 @@ class Series:
         notes = self._notes.get(scan.name, {})
         numbers = {key: max(0, int(notes.get(key, 0))) for key in ("annotated", "slices")}
         flags = {key: bool(notes.get(key, False)) for key in ("finished", "validation")}
-        saved = there.get(self.file_of(scan).name)
+        own = self._places.get(scan.name, self.file_of(scan)).name
+        saved = there.get(own)
         known = replace(scan, **numbers, validation=flags["validation"], saved=saved)  # type: ignore[arg-type]
         marked = known.annotated > 0 or not known.slices
         return replace(known, finished=flags["finished"] and saved is not None and marked)
+
+    def opened(self, name: str) -> None:
+        """Labels of a scan are about to be read, or begun: what is there now is theirs."""
+        own = self._places.get(name, self.file_of(self.scans[self.number(name)]))
+        self._stamps[name] = _stamps(self.root).get(own.name, ())
+
+    def _make_root(self) -> None:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> OutputError:
+        reason = error.strerror or str(error)
+        return OutputError(f"Cannot write in {self.root}: {reason}. Check the free space and permissions.")
+
+    def _labels_elsewhere(self, home: Path) -> str:
+        names = {scan.name for scan in self.scans}
+        for path in sorted(home.glob(f"* annotations/{NOTES}")):
+            folder = _noted_folder(path)
+            if folder is not None and not os.path.isdir(folder) and names & _read_notes(path).keys():  # noqa: PTH112
+                return (
+                    f"Labels of {folder}, which is not there any more, are kept in {path.parent.name}. If these are "
+                    f"the same scans, close the series, rename that folder of the models to {self.root.name}, and "
+                    "open the series again."
+                )
+        return ""
 
 
 def find_scans(folder: Path, files: Sequence[Path] = ()) -> tuple[SeriesScan, ...]:
@@ -359,9 +426,32 @@ def _read_notes(path: Path) -> dict[str, dict[str, Any]]:
     return kept
 
 
+def _noted_folder(path: Path) -> str | None:
+    """Folder of the scans, as the notes of a series say."""
+    try:
+        return str(load_json(path.read_bytes())["folder"])
+    except (OSError, ValueError, KeyError, TypeError, ProsmaError):
+        return None
+
+
+def _stamps(root: Path) -> dict[str, Stamp]:
+    """What tells the files of each name, without suffix, from others that took their place."""
+    found: dict[str, Stamp] = {}
+    for path in _saved_paths(root):
+        with contextlib.suppress(OSError):  # gone since
+            status = path.stat()
+            own = (path.name, status.st_ino, status.st_mtime_ns, status.st_size)
+            found[stem(path)] = (*found.get(stem(path), ()), own)
+    return found
+
+
 def _saved_files(root: Path) -> dict[str, Path]:
     """Saved labels by their name without suffix."""
+    return {stem(path): path for path in _saved_paths(root)}
+
+
+def _saved_paths(root: Path) -> list[Path]:
     try:
-        return {stem(path): path for path in sorted(root.iterdir()) if is_image_path(path)}
+        return [path for path in sorted(root.iterdir()) if is_image_path(path)]
     except OSError:
-        return {}
+        return []

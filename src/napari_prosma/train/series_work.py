@@ -126,7 +126,7 @@ class SeriesWork:
         self._open: _Open | None = None
         self._last: str | None = None
         self._listed: dict[str, Pair] = {}
-        self._busy, self._problem = "", ""
+        self._busy, self._problem, self._notice = "", "", ""
         self._closing = self._closed = False
         view.next_clicked.connect(self.open_next)
         view.open_clicked.connect(self.open_number)
@@ -145,9 +145,13 @@ class SeriesWork:
     def open_next(self) -> None:
         """Save and close the open scan, and open the next that is not done; without any, it stays open."""
         series = self._series
-        if series is not None and self._starts():
-            stays = series.next_after(self._last) is None
+
+        def go_on() -> None:
+            stays = series is None or series.next_after(self._last) is None
             self._save_and_close(lambda: self._open_after(self._last), close=not stays)
+
+        if series is not None and self._starts():
+            self._reread(series, go_on)
 
     def open_number(self, number: int) -> None:
         """Save and close the open scan, and open another."""
@@ -156,7 +160,11 @@ class SeriesWork:
             return
         name = series.scans[number].name
         if self._open is None or self._open.name != name:
-            self._save_and_close(lambda: self._read(series.update(name, problem=""), go_on=False))
+
+            def again() -> None:
+                self._read(series.update(name, problem=""), go_on=False)
+
+            self._reread(series, lambda: self._save_and_close(again))
 
     def nothing_here(self) -> None:
         """Mark all slices of the open scan as checked and empty, and go on: it is a negative."""
@@ -203,7 +211,7 @@ class SeriesWork:
         """Save and close the open scan, and the series; its labels stay in the list of pairs."""
 
         def left() -> None:
-            self._series, self._last = None, None
+            self._series, self._last, self._notice = None, None, ""
             self._listed.clear()
             self.show()
 
@@ -237,8 +245,9 @@ class SeriesWork:
     def show(self) -> None:
         """Show the series as it is now."""
         series, work = self._series, self._open
+        problem = " ".join(filter(None, (self._notice, self._problem)))
         if series is None:
-            self._view.show_series("", (), None, self._busy, self._problem)
+            self._view.show_series("", (), None, self._busy, problem)
             return
         rows = [_row(scan) for scan in series.scans]
         current = series.number(work.name) if work is not None else None
@@ -247,7 +256,7 @@ class SeriesWork:
             states = pair.states if pair is not None else None
             count = f": {len(states.annotated)} of {states.count}" if states is not None else ""
             rows[current] = replace(rows[current], state=f"open{count}")
-        self._view.show_series(series.words, rows, current, self._busy, self._problem)
+        self._view.show_series(series.words, rows, current, self._busy, problem)
 
     def _starts(self) -> bool:
         """Whether something new can be done; a segmentation that runs is given up for it."""
@@ -275,12 +284,23 @@ class SeriesWork:
     def _listed_all(self, series: Series) -> None:
         if self._closed:
             return
-        self._series, self._last, self._busy = series, None, ""
+        self._series, self._last, self._busy, self._notice = series, None, "", ""
         found = {scan.name: series.pair(scan) for scan in series.scans}
         pairs = {name: pair for name, pair in found.items() if pair is not None}
         self._pairs.add(pairs.values())
         self._listed = {name: self._pairs.like(pair) or pair for name, pair in pairs.items()}
-        self.show()
+        self._say(series.moved)
+
+    def _reread(self, series: Series, then: Callable[[], None]) -> None:
+        """Know what another window has done, then go on."""
+
+        def done(_: object) -> None:
+            if not self._closed and self._series is series:
+                self._busy = ""
+                then()
+
+        self._is_busy(f"Looking through {series.title}…")
+        self._jobs.run(series.reread, done, self._failed)
 
     def _list_pair(self, name: str, pair: Pair | None) -> None:
         """Put the pair of a scan into the list, in place of the one it had; None takes that out."""
@@ -335,7 +355,12 @@ class SeriesWork:
             self.show()
             self._say(f"{scan.name} cannot be opened: {words}")
 
-        self._jobs.run(lambda: open_layers(scan, draw=draw), done, failed)
+        def work() -> tuple[Image, Labels | None]:
+            if series is not None:
+                series.opened(scan.name)
+            return open_layers(scan, draw=draw)
+
+        self._jobs.run(work, done, failed)
 
     def _show_layers(self, series: Series, scan: SeriesScan, image: Image, labels: Labels | None) -> None:
         self._last = scan.name
@@ -407,13 +432,19 @@ class SeriesWork:
             saved = series.scans[series.number(scan.name)].saved
             if saved is None and _fingerprint(labels) == opened:  # only looked at: a better model may come
                 return
-            path = series.file_of(scan)
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path, words = series.place(scan.name)
             series.saved(scan.name, *write_labels_layer(work.pair, path))
+            if words:
+                self._jobs.run(lambda: words, self._both_kept, self._failed)
 
         unknown = scan.saved is not None and not scan.slices
         work.saving = Saving([labels], write, series.root, self._jobs, self._not_saved, unsaved=unknown)
         self._is_busy("")
+
+    def _both_kept(self, words: str) -> None:
+        if not self._closed:
+            self._notice = words  # until the series is closed
+            self.show()
 
     # --- Save and close -----------------------------------------------------------------------------------------------
 

@@ -19,6 +19,8 @@ from prosma_core.inference.segment import Segmenter
 
 ENTROPY = InferenceConfig(entropy=True, overlap=0.25)
 """How a scan is segmented for its entropy."""
+MOST_COUNTED = 2**22
+"""Voxels of a slice that are counted at once: that takes twenty times their memory."""
 
 
 class AnnotatedScan(NamedTuple):
@@ -124,6 +126,10 @@ def entropy_by_slice(found: Segmentation, header: ModelHeader, axis: str) -> NDA
     planes, unsure = (each[:, None] if at is None else np.moveaxis(each, at, 1) for each in (labels, entropy))
     sums = np.zeros((*planes.shape[:2], len(values)))
     for where in np.ndindex(planes.shape[:2]):
-        classes, weights = numbers[planes[where]].ravel(), unsure[where].ravel()
-        sums[where] = np.bincount(classes, weights, len(values)) / len(classes)
+        plane, weights = planes[where], unsure[where]
+        rows = max(1, MOST_COUNTED // plane.shape[1])
+        for i in range(0, len(plane), rows):
+            part = slice(i, i + rows)
+            sums[where] += np.bincount(numbers[plane[part]].ravel(), weights[part].ravel(), len(values))
+        sums[where] /= plane.size
     return sums

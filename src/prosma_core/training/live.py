@@ -20,7 +20,6 @@ from prosma_core.data.labels import IGNORED
 from prosma_core.errors import LabelError, ModelFileError, ProsmaError
 from prosma_core.events import Event, LabelsTaken, StageStarted, Working
 from prosma_core.io.atomic import replace_dir, write_atomic
-from prosma_core.io.dataset_folder import DatasetFolder, open_cases
 from prosma_core.io.names import image_suffix
 from prosma_core.model.light_head import LightHead
 from prosma_core.model.pretrained import imagenet_weights, weights_file
@@ -214,16 +213,14 @@ def take_labels(trainer: Learner, live: LiveInput, epoch: int) -> Generator[Even
     discard(late)
     if not changed:
         return False
-    run = trainer.setup.run
-    folder = open_cases(run.data, run.pairs, run.validation)
-    names = {case.label: name for name, case in folder.cases.items()}
+    names = {case.label: name for name, case in trainer.setup.cases.items()}
     taken = []
     for label, new in changed.items():
         name = names.get(label, label.name)
         yield Working(f"Reading the new labels of {name}")
         try:
             _check_copy(trainer, names, label, new)
-            parts = _prepared(trainer, folder, name, new)
+            parts = _prepared(trainer, name, new)
             soft = yield from trainer.with_probabilities(parts.get("train", []))
             _put(new, label)
         except ProsmaError as error:
@@ -251,7 +248,7 @@ def _check_copy(trainer: Learner, names: dict[Path, str], label: Path, new: Path
         raise LabelError(msg)
 
 
-def _prepared(trainer: Learner, folder: DatasetFolder, name: str, new: Path) -> dict[Part, list[TrainingCase]]:
+def _prepared(trainer: Learner, name: str, new: Path) -> dict[Part, list[TrainingCase]]:
     """Cases of a scan with new labels, of each part of the split that it is in.
 
     Raises
@@ -264,8 +261,9 @@ def _prepared(trainer: Learner, folder: DatasetFolder, name: str, new: Path) -> 
     if name not in (*split.train, *split.val):
         msg = "Nothing of them was annotated when the training began. Train anew to use them."
         raise LabelError(msg)
-    image, labels = read_annotated(replace(folder.cases[name], label=new), run)
-    if name in split.held and labels.axis != read_annotated(folder.cases[name], run)[1].axis:
+    case = trainer.setup.cases[name]
+    image, labels = read_annotated(replace(case, label=new), run)
+    if name in split.held and labels.axis != read_annotated(case, run)[1].axis:
         msg = f"They are annotated along {labels.axis_name or 'no axis'}, the slices held out lie along another axis."
         raise LabelError(msg)
     parts: dict[Part, list[TrainingCase]] = {}

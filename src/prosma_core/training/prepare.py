@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -28,7 +28,7 @@ from prosma_core.errors import IntensityError
 from prosma_core.events import Event, StageStarted, Working
 from prosma_core.inference.device import free_memory
 from prosma_core.io.bundle import Weights, find_model, load_bundle
-from prosma_core.io.dataset_folder import DatasetFolder, open_cases
+from prosma_core.io.dataset_folder import Case, DatasetFolder, open_cases
 from prosma_core.io.notes import made_by_model, read_notes
 from prosma_core.model import pretrained
 from prosma_core.model.pretrained import ATTRIBUTION, imagenet_weights
@@ -69,6 +69,8 @@ class Setup:
         Whether all training cases are computed phantoms.
     pretrained : dict of str to Tensor or None
         Published weights of the encoder, for a new model that has such an encoder.
+    cases : dict of str to Case
+        Files of each case, as they were when the run began.
     """
 
     run: RunConfig
@@ -79,6 +81,7 @@ class Setup:
     start: tuple[ModelHeader, Weights] | None
     synthetic: bool = False
     pretrained: dict[str, Tensor] | None = None
+    cases: Mapping[str, Case] = field(default_factory=dict)
 
 
 def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None) -> Generator[Event, None, Setup]:
@@ -138,7 +141,7 @@ def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None
     val = yield from _prepare_cases(folder, split, "val", run, pre, classes)
     synthetic = _synthetic(folder, split)
     described = _header(run, model, pre, classes).replace(facts=_scan_facts(facts.prints, synthetic=synthetic))
-    return Setup(run, described, split, train, val, start, synthetic, published)
+    return Setup(run, described, split, train, val, start, synthetic, published, folder.cases)
 
 
 def _scan_facts(prints: Sequence[Fingerprint], *, synthetic: bool) -> ScanFacts | None:

@@ -156,6 +156,26 @@ def test_a_training_that_waits_goes_on_with_new_labels_and_ends_when_nobody_wait
     assert any(event == Working(PAUSED) for event in events_of(run, live, resume=True))  # and it ends
 
 
+def test_files_that_are_gone_meanwhile_end_no_training(copied: Callable[..., Any], tmp_path: Path) -> None:
+    run, folder, true = copied(training={"epochs": 2, "steps": 2})
+    image = tmp_path / "scan1.tif"
+    shutil.copyfile(run.pairs[1][0], image)
+    run = run.replace(pairs=(run.pairs[0], (image, run.pairs[1][1])))
+    live, said, taken = Inbox(lambda: None), [], []
+    for event in events_of(run, live):
+        if isinstance(event, StepDone) and (event.epoch, event.step) == (1, 1):
+            image.rename(tmp_path / "elsewhere.tif")
+            changed = {k: v for i in (0, 1) for k, v in new_labels(folder, i, np.roll(true[i], 1)).items()}
+            live.put(LiveLabels(live=1, changed={str(k): str(v) for k, v in changed.items()}, wait=False))
+        elif isinstance(event, StageStarted) and "not learned" in event.message:
+            said.append(event.message)
+        elif isinstance(event, LabelsTaken):
+            taken.append(event.cases)
+    assert taken == [("scan0",)]
+    assert len(said) == 1
+    assert "new labels of scan1 are not learned" in said[0]
+
+
 def test_the_time_that_new_labels_take_to_prepare_is_no_training_time(
     copied: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ from napari_prosma.train.pairs import Pair, check
 from napari_prosma.train.sources import layer_source
 from prosma_core.config.model import ClassInfo
 from prosma_core.config.training import LabelsConfig
+from prosma_core.io.images import read_labels
 
 CLASSES = (ClassInfo(value=0, name="background"), ClassInfo(value=1, name="organ"), ClassInfo(value=2, name="core"))
 NOTES = {"program": "prosma", "model": "phantom-3d"}
@@ -125,6 +126,34 @@ def test_pictures_stacks_and_series(shape: tuple[int, ...], axis: str, count: in
     assert (states.axis, states.count, states.annotated) == (axis, count, ())
     copy.data[..., 3, 3] = 9
     assert slice_states(copy).edited == tuple(range(count))
+
+
+@pytest.mark.parametrize("shape", [(5, 9, 7), (4, 6, 7), (6, 7), (2, 5, 6, 7)])
+def test_data_that_was_replaced_by_another_array_is_edited_and_can_be_saved(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    viewer, copy = ViewerModel(), editable_copy(result())
+    mark(copy, 1, slice_states(copy))
+    copy.data = np.ones(shape, np.uint8)  # as a plugin that crops or resamples does
+    states = slice_states(copy)
+    assert states.edited == tuple(range(states.count))
+    assert states.only
+    assert edited_voxels(copy).all()
+    mark(copy, 0, states)
+    assert slice_states(copy).checked == ((0,) if len(shape) == 2 else (0, 1))
+    image = viewer.add_image(np.zeros(shape, np.float32))
+    pair = Pair(layer_source(image), layer_source(copy))
+    assert check(pair, LabelsConfig()).problem == ""
+    (path,) = autosave([pair], tmp_path)
+    np.testing.assert_array_equal(np.asarray(read_labels(path).data), copy.data)
+
+
+def test_a_picture_that_became_a_stack_has_slices() -> None:
+    copy = editable_copy(result((6, 7)))
+    mark(copy, 0, slice_states(copy))
+    copy.data = np.ones(SHAPE, np.uint8)
+    states = slice_states(copy)
+    assert (states.axis, states.checked, states.edited) == ("z", (), (0, 1, 2, 3, 4))
 
 
 def test_the_thickest_axis_is_the_one_of_slices() -> None:

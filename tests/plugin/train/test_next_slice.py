@@ -87,6 +87,14 @@ def test_without_a_model_slices_that_hold_something_are_spread_evenly(widget: An
     assert (button.isEnabled(), button.toolTip()) == (False, ALL_ANNOTATED)
 
 
+def test_for_the_only_slice_that_is_left_no_model_is_asked(widget: Any, painted: Any) -> None:
+    for index in (0, 1, 2, 10, 11):
+        widget.controller.slices.mark(painted, index)
+    widget.controller.next.go()  # a large picture would take minutes
+    assert shown(widget) == (9, "Slice 9 (z): the only one that is neither checked nor edited.")
+    assert widget.jobs.jobs == []
+
+
 def test_while_a_model_is_trained_it_is_not_asked(widget: Any, painted: Any) -> None:
     widget.start()
     button = widget.view.findChild(QPushButton, "next_slice")

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+from napari.components import ViewerModel
 from qtpy.QtWidgets import QPushButton, QTableWidget
+from tests.plugin.train.conftest import Widget
 
 from napari_prosma.layers.slices import marks_of
 from napari_prosma.train import export_pairs
@@ -164,6 +166,79 @@ def test_a_folder_that_vanished_is_said(series: Series, folder: Path) -> None:
     assert series.states == ["done: 1 of 8", "untouched", "untouched"]
     series.work.begin(folder)
     assert "is not there" in series.widget.text("series_problem")
+
+
+def test_two_windows_on_one_folder_lose_nothing_of_each_other(
+    series: Series, folder: Path, tmp_path: Path, make_jobs: Any, qtbot: Any
+) -> None:
+    second = Widget(ViewerModel(), tmp_path, make_jobs())
+    qtbot.addWidget(second.view)
+    second.controller.series.begin(folder)
+    other = Series(second)
+    for each in (series, other):
+        each.click("next")
+        assert each.layers == ["s0.nii.gz", "s0.nii.gz labels"]
+    other.paint(2)
+    series.paint(5)
+    other.click("next")
+    assert other.layers[0] == "s2.nii.gz"
+    series.click("next")  # the other window has it open: it is not done
+    words = "Labels of s0.nii.gz were saved by another window or program since they were opened here: both are kept"
+    assert words in series.widget.text("series_problem")
+    saved = {path.name: path for path in series.widget.models.glob("* annotations/*.nii.gz")}
+    (theirs, ours) = (saved[name] for name in sorted(saved, key=len))
+    assert np.flatnonzero(read_image(theirs).data.any((1, 2))).tolist() == [2]
+    assert np.flatnonzero(read_image(ours).data.any((1, 2))).tolist() == [5]
+    assert ours.name.removesuffix(".nii.gz") in series.widget.text("series_problem")
+    other.paint(3)
+    other.work.validate([2])
+    other.click("leave")
+    series.work.validate([0])
+    series.click("leave")
+    second.controller.close()
+    series.work.begin(folder)
+    assert [row[2] for row in series.rows] == ["validation", "training", "validation"]
+    assert series.states[2] == "done: 1 of 8"
+
+
+def test_a_scan_that_another_window_has_done_is_opened_with_its_labels(
+    series: Series, folder: Path, tmp_path: Path, make_jobs: Any, qtbot: Any
+) -> None:
+    second = Widget(ViewerModel(), tmp_path, make_jobs())
+    qtbot.addWidget(second.view)
+    second.controller.series.begin(folder)
+    other = Series(second)
+    other.click("next")
+    other.paint(2)
+    other.click("leave")
+    second.controller.close()
+    series.click("next")
+    assert series.layers[0] == "s2.nii.gz"
+    series.table.selectRow(0)
+    series.click("open")
+    assert np.flatnonzero(series.labels.data.any((1, 2))).tolist() == [2]
+    series.paint(4)
+    series.click("leave")
+    (file,) = series.widget.models.glob("* annotations/*.nii.gz")
+    assert np.flatnonzero(read_image(file).data.any((1, 2))).tolist() == [2, 4]
+
+
+def test_where_the_labels_of_a_folder_that_was_moved_are_is_said(series: Series, folder: Path) -> None:
+    series.click("next")
+    series.paint(2)
+    series.click("leave")
+    moved = folder.rename(folder.with_name("moved"))
+    series.work.begin(moved)
+    assert series.states == ["untouched"] * 3
+    (kept,) = series.widget.models.glob("* annotations")
+    words = series.widget.text("series_problem")
+    assert str(folder) in words
+    assert kept.name in words
+    series.click("leave")
+    kept.rename(kept.with_name(words.split("of the models to ")[1].split(", and open")[0]))
+    series.work.begin(moved)
+    assert series.states[0] == "done: 1 of 8"
+    assert series.widget.text("series_problem") == ""
 
 
 def test_nothing_here_is_a_negative(series: Series) -> None:
