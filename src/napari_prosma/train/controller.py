@@ -148,7 +148,8 @@ class TrainController:
     def _fix(self, number: int, fix: str) -> None:
         labels = self._choices.labels
         if fix == "one_class":
-            self.choose_labels(labels.replace(one_class=True))
+            apart = self._choices.rows[number].numbered
+            self.choose_labels(labels.replace(one_class=True, separate=apart))
         elif fix in {"threshold", "classes"}:
             self.choose_labels(labels.replace(gray=fix))
         elif fix == "channels":

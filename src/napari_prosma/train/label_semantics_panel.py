@@ -78,6 +78,11 @@ class LabelSemanticsPanel(QWidget):
         self._gray_row = row("Gray masks", self._gray)
         self._one_class = QCheckBox("All labels are one class")
         self._one_class.setToolTip("For labels that number objects, such as cells: all above 0 become class 1.")
+        self._separate = QCheckBox("Keep touching objects apart")
+        self._separate.setToolTip(
+            "For labels that number objects: what lies between touching ones becomes background, so that the model's "
+            "connected pieces count them (Segment: Separate objects)."
+        )
         self._table = table(("Value", "Name"), stretched=1)
         self._table.setEditTriggers(ALL_EDITS)
         self._table.itemChanged.connect(self._renamed)
@@ -92,6 +97,7 @@ class LabelSemanticsPanel(QWidget):
             row("Ignore value", self._ignore),
             self._gray_row,
             self._one_class,
+            self._separate,
             self.problems["labels"],
             self._table,
         ):
@@ -107,8 +113,9 @@ class LabelSemanticsPanel(QWidget):
         for name, spin in (("ignore", self._ignore), ("background_value", self._background)):
             spin.setObjectName(name)
             spin.valueChanged.connect(self._edited)
-        self._one_class.setObjectName("one_class")
-        self._one_class.clicked.connect(self._edited)
+        for name, check in (("one_class", self._one_class), ("separate", self._separate)):
+            check.setObjectName(name)
+            check.clicked.connect(self._edited)
         self._zero_facts.setObjectName("zero_facts")
         self._table.setObjectName("classes")
 
@@ -123,6 +130,8 @@ class LabelSemanticsPanel(QWidget):
         self._gray.setCurrentIndex(list(GRAY).index(labels.gray))
         self._gray_row.setVisible(labels.gray != "refuse")
         self._one_class.setChecked(labels.one_class)
+        self._separate.setChecked(labels.separate)
+        self._separate.setVisible(labels.one_class)
         for spin, value in ((self._ignore, labels.ignore), (self._background, labels.background)):
             spin.blockSignals(True)
             spin.setValue(value or 0)
@@ -144,7 +153,15 @@ class LabelSemanticsPanel(QWidget):
 
     def lock(self, locked: bool) -> None:
         """Let nothing be changed, while all of it can be read."""
-        for box in (self._zero, self._axis, self._ignore, self._background, self._gray, self._one_class):
+        for box in (
+            self._zero,
+            self._axis,
+            self._ignore,
+            self._background,
+            self._gray,
+            self._one_class,
+            self._separate,
+        ):
             box.setEnabled(not locked)
         self._table.setEditTriggers(NO_EDITS if locked else ALL_EDITS)
 
@@ -156,6 +173,7 @@ class LabelSemanticsPanel(QWidget):
             "background": self._background.value() or None,
             "gray": self._gray.currentData(),
             "one_class": self._one_class.isChecked(),
+            "separate": self._one_class.isChecked() and self._separate.isChecked(),
         }
         try:
             labels = LabelsConfig.parse({**self._labels.model_dump(), **values}, "The meaning of the labels")

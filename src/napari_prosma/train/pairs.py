@@ -201,6 +201,8 @@ class PairRow:
         Whether a layer of it is no longer in the viewer; the pair keeps what the layer holds.
     states : SliceStates or None
         Which slices of the labels were checked or edited; None where that is not known, as of most files.
+    numbered : bool
+        Whether the values of the labels seem to number objects.
     """
 
     pair: Pair
@@ -219,6 +221,7 @@ class PairRow:
     provenance: dict[str, str] = field(default_factory=dict)
     closed: bool = False
     states: SliceStates | None = None
+    numbered: bool = False
 
     @property
     def result(self) -> SliceStates | None:
@@ -354,6 +357,7 @@ def _check(row: PairRow, config: LabelsConfig) -> PairRow:
         classes=classes_known(row.pair.labels, tuple(found.values)),
         provenance=provenance_of(row.pair.labels),
         states=states,
+        numbered=found.numbered,
     )
 
 

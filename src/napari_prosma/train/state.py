@@ -425,13 +425,23 @@ FEW = 4
 
 
 def usual_meaning(rows: Sequence[PairRow]) -> tuple[LabelsConfig, str]:
-    """What unpainted voxels mean unless the user chooses, and why; without a reason it is the default."""
+    """What the label values mean unless the user chooses, and why; without a reason it is the default."""
+    labels, why = LabelsConfig(), []
     row = next(filter(_looks_unfinished, rows), None)
-    if row is None:
-        return LabelsConfig(), ""
-    total = row.spec.size(row.axis) if row.spec else 0
-    why = f"Chosen because {len(row.slices)} of {total} slices of {row.labels} hold labels."
-    return LabelsConfig(zero="annotated_slices"), why
+    if row is not None:
+        total = row.spec.size(row.axis) if row.spec else 0
+        labels = labels.replace(zero="annotated_slices")
+        why.append(f"Chosen because {len(row.slices)} of {total} slices of {row.labels} hold labels.")
+    row = next(filter(_numbers_objects, rows), None)
+    if row is not None:
+        labels = labels.replace(one_class=True, separate=True)
+        why.append(f"The labels of {row.labels} number objects: taken as one class, touching ones kept apart.")
+    return labels, " ".join(why)
+
+
+def _numbers_objects(row: PairRow) -> bool:
+    """Whether its labels number objects as far as can be told: their values have no names, and no model made them."""
+    return row.numbered and not made_by_model(row.provenance) and all(map(unnamed, row.classes))
 
 
 def _start(rows: Sequence[PairRow], classes: Sequence[ClassInfo], start: ModelEntry | None) -> Iterator[str]:

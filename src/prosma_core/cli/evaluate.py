@@ -69,6 +69,8 @@ def evaluate(
 ) -> None:
     """Measure a model on annotated scans: Dice, IoU, HD95 and surface Dice per case and class.
 
+    Labels that number objects, with --one-class: also how many were found (F1, IoU above 0.5).
+
     Exit code 0: all cases were measured; 3: some could not be, and are named; 2: none.
     """
     from prosma_core.config.inference import InferenceConfig
@@ -143,6 +145,12 @@ def _print_table(report: dict[str, Any]) -> None:
             say(
                 f"{name}: Dice of cases that have it {_number(m['dice_present'])}; "
                 f"no false positive in {m['absent_predicted_empty']} of {counted(m['absent'], 'case')} without it."
+            )
+        if m["objects"]:
+            o = m["objects"]
+            say(
+                f"{name}: {o['matched']} of {counted(o['wanted'], 'object')} found (IoU above 0.5), "
+                f"{o['found'] - o['matched']} pieces match none; F1 {_number(o['f1'])}."
             )
 
 

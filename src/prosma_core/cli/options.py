@@ -281,6 +281,12 @@ LabelsOnImage = Annotated[
 ]
 
 
+Separate = Annotated[
+    bool,
+    typer.Option("--separate", help="With --one-class: keep touching objects apart, by a gap between their numbers."),
+]
+
+
 def label_meaning(
     *,
     sparse: bool,
@@ -288,6 +294,7 @@ def label_meaning(
     ignore: int | None,
     background: int | None,
     one_class: bool,
+    separate: bool = False,
     gray: str | None = None,
     on_image: bool = False,
 ) -> dict[str, Any]:
@@ -306,4 +313,5 @@ def label_meaning(
     if sparse or annotated_slices:
         values["zero"] = "unlabelled" if sparse else "annotated_slices"
     values |= {"geometry": "image"} if on_image else {}
+    values |= {"separate": True} if separate else {}
     return values | ({"one_class": True} if one_class else {})

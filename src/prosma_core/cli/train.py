@@ -16,6 +16,7 @@ from prosma_core.cli.options import (
     LabelsOnImage,
     OneClass,
     Pairs,
+    Separate,
     Spacing,
     Sparse,
     Unit,
@@ -53,6 +54,7 @@ def train(
     ignore: Ignore = None,
     background: Background = None,
     one_class: OneClass = False,
+    separate: Separate = False,
     gray_labels: GrayLabels = None,
     labels_on_image: LabelsOnImage = False,
     spacing: Spacing = None,
@@ -89,6 +91,7 @@ def train(
         ignore=ignore,
         background=background,
         one_class=one_class,
+        separate=separate,
         gray=gray_labels,
         on_image=labels_on_image,
     )

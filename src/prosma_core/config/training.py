@@ -41,6 +41,9 @@ class LabelsConfig(Config):
     """Painted value that means background, needed where 0 does not."""
     one_class: bool = False
     """Take all other labels above 0 as one class (of value 1), such as numbered cells."""
+    separate: bool = False
+    """With `one_class`, of labels that number objects: what lies between touching ones is background, so that a model
+    keeps them apart."""
 
     gray: Literal["refuse", "threshold", "classes"] = "refuse"
     """Labels with gray edges (JPEG, resized masks) and images given as labels: refuse them; threshold them at half of
@@ -61,6 +64,9 @@ class LabelsConfig(Config):
             raise ValueError(msg)
         if self.ignore == 0:
             msg = "to ignore the value 0, set zero: unlabelled"
+            raise ValueError(msg)
+        if self.separate and not self.one_class:
+            msg = "separate keeps objects of one class apart: set one_class as well"
             raise ValueError(msg)
         return self
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from prosma_core.config.model import ClassInfo
 from prosma_core.config.training import LabelsConfig
 from prosma_core.data.frames import slice_axis
 from prosma_core.data.geometry import ImageSpec, Scan
+from prosma_core.data.grid import STRONG_ANISOTROPY
 from prosma_core.data.slices import SliceStates
 from prosma_core.errors import GeometryError, LabelError
 
@@ -332,8 +334,11 @@ def read_annotation(labels: Scan, config: LabelsConfig, states: SliceStates | No
     values = data if unwanted is None else np.where(unwanted, 0, data).astype(data.dtype)
     if config.background and threshold is None:
         values = np.where(values == config.background, 0, values).astype(data.dtype)
+    gap = between_objects(values, labels.spec) if config.separate and threshold is None else None
     if config.one_class:
         values = (values > 0).astype(np.uint8) * np.uint8(ONE_CLASS)
+    if gap is not None:
+        values[gap] = 0
     whole = _whole_slices(states, config, labels.spec)
     if whole is not None and states is not None and states.axis:
         config = config.replace(slice_axis=states.axis)
@@ -365,6 +370,66 @@ def read_annotation(labels: Scan, config: LabelsConfig, states: SliceStates | No
         None if painted is None else (int(painted.sum()), painted.size),
         states.validated if states is not None and only else None,
     )
+
+
+LEAST_OBJECTS = 8
+"""Number of values from which they may number objects."""
+_SMALL, _LARGE, _SPARSE, _OTHERS = 9, 0.05, 0.25, 0.1  # voxels; share of the map, of its box; objects that may be so
+
+
+def number_objects(labels: NDArray[Any], spec: ImageSpec) -> bool:
+    """Whether label values seem to number objects, such as cells, instead of naming classes.
+
+    Nearly each value is one small compact piece. Labels of scans in mm are taken to name parts of a body.
+
+    Parameters
+    ----------
+    labels : ndarray, integer from 0, shape of the label map
+    spec : ImageSpec
+        Of the label map.
+    """
+    if spec.unit == "mm":
+        return False
+    frames = labels.reshape(-1, *labels.shape[labels.ndim - spec.spatial_ndim :])
+    first = next((frame for frame in frames if frame.any()), None)
+    if first is None:
+        return False
+    values, numbers = np.unique(first, return_inverse=True)
+    values = values[values > 0]
+    if len(values) < LEAST_OBJECTS:
+        return False
+    from scipy import ndimage
+
+    numbers = numbers.reshape(first.shape) + (first.min() > 0)
+    sizes = np.bincount(numbers.reshape(-1), minlength=len(values) + 1)[1:]
+    boxes = np.array([prod(s.stop - s.start for s in box) for box in ndimage.find_objects(numbers) if box is not None])
+    unlike = (sizes < _SMALL) | (sizes > _LARGE * first.size) | (sizes < _SPARSE * boxes)
+    return bool(np.count_nonzero(unlike) <= _OTHERS * len(values))
+
+
+GAP = 2
+"""Voxels from an object within which another one counts as touching it."""
+
+
+def between_objects(numbers: NDArray[Any], spec: ImageSpec) -> NDArray[np.bool_]:
+    """Voxels within `GAP` of two numbered objects; along axes of thick voxels, objects do not touch.
+
+    Parameters
+    ----------
+    numbers : ndarray, integer from 0, shape of the label map
+        0 is background.
+    spec : ImageSpec
+        Of the label map.
+    """
+    from scipy import ndimage
+
+    fine = [size < STRONG_ANISOTROPY * min(spec.spacing) for size in spec.spacing]
+    size = [1] * (numbers.ndim - len(fine)) + [2 * GAP + 1 if near else 1 for near in fine]
+    none = numbers.max(initial=0)
+    highest = ndimage.maximum_filter(numbers, size)
+    lowest = ndimage.minimum_filter(np.where(numbers > 0, numbers, none), size)
+    touching: NDArray[np.bool_] = (highest > lowest) & (lowest > 0)
+    return touching
 
 
 def _whole_slices(states: SliceStates | None, config: LabelsConfig, spec: ImageSpec) -> NDArray[np.bool_] | None:

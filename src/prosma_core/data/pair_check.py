@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from prosma_core.config.training import LabelsConfig
 from prosma_core.data.geometry import ImageSpec, Scan
-from prosma_core.data.labels import PICTURE_VALUES, Gray, gray_problem, read_annotation
+from prosma_core.data.labels import PICTURE_VALUES, Gray, gray_problem, number_objects, read_annotation
 from prosma_core.data.slices import SliceStates
 
 _OF_A_VOXEL = 0.01
@@ -97,6 +97,8 @@ class PairCheck:
         Of a time series: time points that are annotated, and how many there are.
     class_slices : dict of int to tuple of int
         Of the slices, those that hold each class, by its value; empty where there is a problem.
+    numbered : bool
+        Whether the values seem to number objects (see `number_objects`), whatever the configuration takes them for.
     """
 
     values: dict[int, int]
@@ -108,6 +110,7 @@ class PairCheck:
     threshold: int | None = None
     frames: tuple[int, int] | None = None
     class_slices: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    numbered: bool = False
 
 
 NOTHING_CHECKED = "Nothing is checked or edited yet: correct a slice, or mark one as checked."
@@ -162,7 +165,10 @@ def check_pair(
         problem = many_values(len(values))
     known = found.known / found.values.size
     where = {} if problem else found.class_slices()
-    return PairCheck(values, known, found.axis_name, found.marked, problem, gray, found.threshold, found.frames, where)
+    numbered = not gray and found.threshold is None and number_objects(np.asarray(labels.data), labels.spec)
+    return PairCheck(
+        values, known, found.axis_name, found.marked, problem, gray, found.threshold, found.frames, where, numbered
+    )
 
 
 def many_values(count: int) -> str:

@@ -6,7 +6,7 @@ import re
 import time
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.model import VoxelSize
 from prosma_core.config.training import LabelsConfig
 from prosma_core.data.geometry import Scan, with_voxel_size
-from prosma_core.data.labels import class_indices, gray_problem, read_annotation
+from prosma_core.data.labels import Annotation, class_indices, gray_problem, read_annotation, value_counts
 from prosma_core.data.pair_check import GRAY_HELP
 from prosma_core.errors import ConfigError, DatasetError, DeviceError, GeometryError, LabelError, ProsmaError
 from prosma_core.events import CaseDone, Event, StageStarted, Working, relay
+from prosma_core.inference.postprocess import ObjectCounts, count_objects
 from prosma_core.inference.results import Segmentation
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.dataset_folder import Case, DatasetFolder, open_dataset, read_case, read_splits
@@ -49,6 +50,8 @@ class ClassMeasures:
         Share of both surfaces that lies within the tolerance of the other one, 0..1; a surface is the voxels
         of a class that have a face to another class or to the border of the map.
     reference_voxels, predicted_voxels : int
+    objects : ObjectCounts or None
+        Where the reference numbers its objects.
     """
 
     dice: float
@@ -57,6 +60,7 @@ class ClassMeasures:
     surface_dice: float
     reference_voxels: int
     predicted_voxels: int
+    objects: ObjectCounts | None = None
 
 
 def measure_case(
@@ -120,7 +124,9 @@ def summarise(cases: Mapping[str, Mapping[str, ClassMeasures]]) -> dict[str, Any
         - ``dice``, ``iou``, ``surface_dice``: mean over all of them; None where no reference has the class;
         - ``hd95``: mean over the cases where it is defined; ``hd95_undefined``: number of the others;
         - ``present``: number of cases with the class in the reference; ``dice_present``: mean Dice over them;
-        - ``absent``: number of cases without it; ``absent_predicted_empty``: those correctly left empty.
+        - ``absent``: number of cases without it; ``absent_predicted_empty``: those correctly left empty;
+        - ``objects``: None, or where references number them: ``found``, ``wanted``, ``matched`` of all cases
+          together, and ``f1``, 2 matched / (found + wanted).
 
         ``"mean"``: ``dice``, ``iou``, ``surface_dice``, ``hd95`` and ``dice_present``, each the mean of that value
         over the classes that have it. A mean of nothing is None.
@@ -192,7 +198,16 @@ def _summarise_class(measures: Sequence[ClassMeasures]) -> dict[str, Any]:
         "dice_present": _mean(m.dice for m in present),
         "absent": len(absent),
         "absent_predicted_empty": sum(not m.predicted_voxels for m in absent),
+        "objects": _sum_objects([m.objects for m in measures if m.objects is not None]),
     }
+
+
+def _sum_objects(counts: Sequence[ObjectCounts]) -> dict[str, Any] | None:
+    if not counts:
+        return None
+    total = {key: sum(getattr(each, key) for each in counts) for key in ("found", "wanted", "matched")}
+    both = total["found"] + total["wanted"]
+    return {**total, "f1": 2 * total["matched"] / both if both else None}
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -224,8 +239,8 @@ def evaluate_cases(
     tolerance : float
         Of surface Dice, in each scan's unit (mm, or pixels where the file has no unit).
     meaning : LabelsConfig, optional
-        What the label values mean; voxels that nothing is known of are background in both maps.
-
+        What the label values mean; voxels that nothing is known of are background in both maps. Labels that are one
+        class may number its objects, which are then counted as well.
     voxel_size : VoxelSize, optional
         Of scans that state none.
 
@@ -335,14 +350,29 @@ def _evaluate_case(
     if known.ignored is not None:
         prediction = np.where(known.ignored, 0, prediction)
     classes = {index: c.name for index, c in enumerate(header.classes) if index}
-    spacing = image.spec.spacing
+    numbers = _object_numbers(labels, reference, known, meaning) if len(classes) == 1 else None
+
+    def measure(at: tuple[int, ...]) -> dict[str, ClassMeasures]:
+        found = measure_case(prediction[at], reference[at], image.spec.spacing, classes, tolerance)
+        if numbers is None:
+            return found
+        (name,) = classes.values()
+        return {name: replace(found[name], objects=count_objects(prediction[at] > 0, numbers[at]))}
+
     if prediction.ndim == image.spec.spatial_ndim:
-        return {case.name: measure_case(prediction, reference, spacing, classes, tolerance)}
-    measures = {}
-    for t, (p, r) in enumerate(zip(prediction, reference, strict=True)):
-        if known.ignored is None or not known.ignored[t].all():
-            measures[f"{case.name} frame {t}"] = measure_case(p, r, spacing, classes, tolerance)
-    return measures
+        return {case.name: measure(())}
+    frames = [t for t in range(len(prediction)) if known.ignored is None or not known.ignored[t].all()]
+    return {f"{case.name} frame {t}": measure((t,)) for t in frames}
+
+
+def _object_numbers(
+    labels: Scan, reference: NDArray[Any], known: Annotation, meaning: LabelsConfig
+) -> NDArray[np.integer[Any]] | None:
+    """Number of each voxel's object, 0 where there is none; None where the labels do not number objects."""
+    if not meaning.one_class or known.threshold is not None:
+        return None
+    numbers = np.where(reference > 0, np.asarray(labels.data), 0)
+    return numbers if len(value_counts(numbers)) > 2 else None  # 0 and one value may be one class as well
 
 
 def _say_once(

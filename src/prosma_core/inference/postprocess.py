@@ -1,4 +1,4 @@
-"""Postprocessing of label maps: largest piece of each class, small pieces removed, holes filled, objects numbered.
+"""Pieces of label maps: the largest of each class, small ones removed, holes filled, objects numbered and counted.
 
 A piece (connected component) is the same everywhere: voxels of one class that touch by a face, an edge or a corner.
 """
@@ -127,6 +127,49 @@ def number_pieces(
         sizes.append((found.number, found.sizes()[1:]))
         first += found.count
     return sizes
+
+
+@dataclass(frozen=True)
+class ObjectCounts:
+    """How many of the numbered objects of a case were found.
+
+    Attributes
+    ----------
+    found, wanted : int
+        Connected pieces of the prediction, and objects of the reference.
+    matched : int
+        Pairs of both whose IoU is above 0.5; no object is in two of them.
+    """
+
+    found: int
+    wanted: int
+    matched: int
+
+
+def count_objects(prediction: NDArray[np.bool_], numbers: NDArray[np.integer[Any]]) -> ObjectCounts:
+    """Connected pieces of a prediction against numbered objects.
+
+    Parameters
+    ----------
+    prediction : ndarray, bool, shape (Y, X) or (Z, Y, X)
+        Voxels that touch by a face, an edge or a corner are one piece.
+    numbers : ndarray, integer from 0, same shape
+        Number of each voxel's object; 0 is background.
+    """
+    pieces = np.zeros(prediction.shape, np.uint32)
+    number_pieces(prediction.astype(np.uint8), 2, pieces)
+    pairs, voxels = np.unique(np.stack([pieces.ravel(), numbers.ravel()]).astype(np.int64), axis=1, return_counts=True)
+    sizes = [dict[int, int](), dict[int, int]()]
+    for row, each in zip(pairs, sizes, strict=True):
+        for value, count in zip(row.tolist(), voxels.tolist(), strict=True):
+            each[value] = each.get(value, 0) + count
+    found, wanted = sizes
+    matched = sum(
+        2 * both > found[piece] + wanted[number] - both
+        for piece, number, both in zip(*pairs.tolist(), voxels.tolist(), strict=True)
+        if piece and number
+    )
+    return ObjectCounts(len(found.keys() - {0}), len(wanted.keys() - {0}), matched)
 
 
 def fill_holes(labels: NDArray[Integer]) -> NDArray[Integer]:

@@ -16,7 +16,7 @@ from prosma_core.data.frames import frame_spec, frames
 from prosma_core.data.geometry import ImageSpec, Scan, with_voxel_size
 from prosma_core.data.grid import STRONG_ANISOTROPY, orient_axes
 from prosma_core.data.intensities import single_precision
-from prosma_core.data.labels import Annotation, gray_problem, read_annotation, value_counts
+from prosma_core.data.labels import Annotation, gray_problem, number_objects, read_annotation, value_counts
 from prosma_core.data.look import ScanLook, describe
 from prosma_core.data.pair_check import GRAY_HELP
 from prosma_core.data.slices import SliceStates
@@ -178,6 +178,8 @@ class Facts:
         All annotated slices of each case of which not all may be validated on.
     partial : int
         Of how many of them only a part is annotated.
+    numbered : int
+        Of how many of them the label values seem to number objects.
     """
 
     prints: list[Fingerprint]
@@ -189,6 +191,7 @@ class Facts:
     names: dict[int, str] = field(default_factory=dict)
     beside: dict[str, tuple[int, ...]] = field(default_factory=dict)
     partial: int = 0
+    numbered: int = 0
 
     @property
     def sparse(self) -> bool:
@@ -252,6 +255,7 @@ def read_cases(
         facts.prints.append(fingerprint(image, known, dims, rng, modality))
         facts.slices[name] = labels.validated
         facts.partial += labels.sparse
+        facts.numbered += labels.threshold is None and number_objects(labels.values, labels.spec)
         if labels.edited is not None:
             facts.beside[name] = labels.marked
         facts.values[name] = labels.class_slices()

@@ -116,6 +116,11 @@ def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None
         yield StageStarted(warning)
     for words in format_classes(classes, *class_counts(split, facts.values, facts.validation), split.unit):
         yield StageStarted(words)
+    if 2 * facts.numbered > len(facts.prints) and not names:
+        yield StageStarted(
+            f"Label values seem to number objects in {facts.numbered} of {len(facts.prints)} cases, and are taken for "
+            "classes: --one-class --separate (labels: {one_class: true, separate: true}) learns one class of them."
+        )
     split = replace(split, derived=_derived(folder, split, states), corrected=_corrected(folder, split, states))
     if start:
         yield StageStarted(f"Preprocessing and network are those of {start[0].name}.")

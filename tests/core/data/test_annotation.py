@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import ndimage
 
 from prosma_core.config.training import LabelsConfig
 from prosma_core.data.geometry import Scan, array_spec
-from prosma_core.data.labels import Annotation, read_annotation
+from prosma_core.data.labels import LEAST_OBJECTS, Annotation, number_objects, read_annotation
 from prosma_core.errors import ConfigError, GeometryError
+from prosma_core.io.images import read_labels
 
 
 def volume(axis: int = 0, slices: tuple[int, ...] = (2, 5), shape: tuple[int, ...] = (9, 10, 11)) -> Scan:
@@ -118,3 +122,76 @@ def test_slices_can_be_kept_apart() -> None:
 def test_meanings_that_cannot_be_are_refused(values) -> None:
     with pytest.raises(ConfigError):
         LabelsConfig.parse(values, "labels")
+
+
+@st.composite
+def numbered(draw: st.DrawFn) -> np.ndarray:
+    """Boxes with numbers, side by side or apart, in 2D or 3D; later ones lie above earlier ones."""
+    shape = draw(st.sampled_from([(16, 20), (5, 14, 12)]))
+    numbers = np.zeros(shape, np.uint16)
+    for number in draw(st.lists(st.integers(1, 900), min_size=1, max_size=5, unique=True)):
+        starts = [draw(st.integers(0, side - 1)) for side in shape]
+        numbers[tuple(slice(a, a + draw(st.integers(1, 9))) for a in starts)] = number
+    return numbers
+
+
+@given(numbered(), st.sampled_from([1.0, 4.0]))
+def test_a_piece_of_separated_labels_is_of_one_object_only(numbers: np.ndarray, thick: float) -> None:
+    spec = array_spec(numbers.shape, "zyx"[-numbers.ndim :], (thick, 1.0, 1.0)[-numbers.ndim :], "um")
+    apart = read_annotation(Scan(numbers, spec), LabelsConfig(one_class=True, separate=True))
+    whole = read_annotation(Scan(numbers, spec), LabelsConfig(one_class=True))
+    assert apart.values.dtype == whole.values.dtype
+    assert not ((apart.values > 0) & (whole.values == 0)).any()
+    structure = np.ones((3,) * numbers.ndim, bool)
+    if numbers.ndim == 3 and thick > 1:
+        structure[[0, 2]] = False  # thick slices are separated one by one
+    pieces, count = ndimage.label(apart.values, structure)
+    for piece in range(1, count + 1):
+        assert len(np.unique(numbers[pieces == piece])) == 1
+    taken = (apart.values == 0) & (numbers > 0)
+    assert not taken.any() or len(np.unique(numbers[numbers > 0])) > 1
+
+
+def test_objects_far_from_others_stay_whole_and_touching_ones_lose_two_voxels() -> None:
+    numbers = np.zeros((9, 30), np.uint8)
+    numbers[:, 2:8], numbers[:, 8:14], numbers[:, 19:25] = 5, 7, 6
+    labels = Scan(numbers, array_spec(numbers.shape, "yx"))
+    apart = read(labels, one_class=True, separate=True)
+    assert np.array_equal(np.flatnonzero(apart.values[4]), [*range(2, 6), *range(10, 14), *range(19, 25)])
+
+
+def test_separated_labels_must_be_one_class() -> None:
+    with pytest.raises(ConfigError, match="set one_class as well"):
+        LabelsConfig.parse({"separate": True}, "The settings")
+
+
+def test_values_of_many_small_pieces_number_objects_and_those_of_organs_or_regions_do_not(rng) -> None:
+    cells = np.zeros((64, 80), np.uint16)
+    for i in range(20):
+        cells[12 * (i // 5) + 2 :, 15 * (i % 5) + 2 :][:9, :13] = 5 * i + 2
+    spec = array_spec(cells.shape, "yx")
+    assert number_objects(cells, spec)
+    assert number_objects(np.stack([np.zeros_like(cells), cells]), array_spec((2, 64, 80), "tyx"))
+    assert number_objects(np.stack([cells] * 4), array_spec((4, 64, 80), "zyx"))
+    assert not number_objects(np.where(cells < 30, cells, 0), spec)  # six of them may be classes
+    assert not number_objects(rng.permutation(cells.reshape(-1)).reshape(cells.shape), spec)  # regions in many parts
+    stripes = np.repeat(np.arange(16, dtype=np.uint8), 4)[:, None].repeat(80, 1)
+    assert not number_objects(stripes, spec)  # layers of a tissue
+    assert not number_objects(np.stack([cells] * 4), array_spec((4, 64, 80), "zyx", (1.0, 1.0, 1.0), "mm"))
+    assert not number_objects(np.arange(1, 5121).reshape(64, 80), spec)  # each voxel by itself
+    assert not number_objects(np.zeros_like(cells), spec)
+    assert number_objects(np.where(cells, cells, 999), spec)  # without a 0
+
+
+@pytest.mark.parametrize(
+    ("name", "numbered"),
+    [("dsb2018_fluo", True), ("axonmyelin_sem", False), ("busi", False)],
+)
+def test_real_label_maps_that_number_objects_are_told(name: str, numbered: bool, data_root) -> None:
+    told = []
+    for path in sorted((data_root / name / "labels").iterdir())[:12]:
+        labels = read_labels(path)
+        if len(np.unique(labels.data)) > LEAST_OBJECTS or not numbered:
+            told.append(number_objects(np.asarray(labels.data), labels.spec))
+    assert told
+    assert set(told) == {numbered}

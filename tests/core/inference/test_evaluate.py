@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from prosma_core.data.slices import SliceStates
 from prosma_core.errors import DatasetError
 from prosma_core.events import StageStarted, Working
 from prosma_core.inference.evaluate import evaluate_cases
+from prosma_core.inference.postprocess import count_objects
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.images import read_image, read_labels, write_image, write_labels
 from prosma_core.io.notes import slices_note
@@ -214,3 +216,26 @@ def test_of_a_corrected_result_checked_and_edited_slices_are_measured(segmenter,
     report = drain(evaluate_cases(segmenter, folder, None, InferenceConfig(), 1.0), events)
     assert sorted(report["cases"]) == ["case_1", "case_2", "case_3"]
     assert "case_0 holds no annotation and is left out." in sentences(events)
+
+
+def test_numbered_objects_are_counted_where_labels_are_one_class(segmenter, tmp_path, rng) -> None:
+    spec = array_spec((24, 32), "yx", (1.0, 1.0), "um")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    data = rng.normal(size=spec.shape).astype(np.float32)
+    write_image(tmp_path / "images/cells.tif", data, spec)
+    answer = np.asarray(drain(segmenter.segment(Scan(data, spec), InferenceConfig())).labels.data)
+    numbers = (answer > 0) * np.where(np.arange(32) < 12, 7, 9).astype(np.uint16)
+    write_labels(tmp_path / "labels/cells.tif", numbers, spec)
+    one = LabelsConfig(one_class=True)
+    report = drain(evaluate_cases(segmenter, tmp_path, None, InferenceConfig(), 1.0, one))
+    ((_, measures),) = report["summary"]["classes"].items()
+    counts = asdict(count_objects(answer > 0, numbers))
+    assert counts["wanted"] == 2
+    assert measures["objects"] == {**counts, "f1": 2 * counts["matched"] / (counts["found"] + 2)}
+    ((_, alone),) = report["cases"]["cells"].items()
+    assert alone["objects"] == counts
+    (tmp_path / "labels/cells.tif").unlink()
+    write_labels(tmp_path / "labels/cells.tif", (numbers > 0).astype(np.uint8) * 7, spec)
+    report = drain(evaluate_cases(segmenter, tmp_path, None, InferenceConfig(), 1.0, one))
+    assert [m["objects"] for m in report["summary"]["classes"].values()] == [None]

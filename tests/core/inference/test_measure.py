@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from prosma_core.errors import ConfigError, GeometryError
 from prosma_core.inference.evaluate import ClassMeasures, measure_case, summarise
+from prosma_core.inference.postprocess import ObjectCounts, count_objects, number_pieces
 
 Labels = NDArray[np.integer[Any]]
 
@@ -169,6 +170,7 @@ def test_summary_separates_present_absent_and_undefined() -> None:
         "dice_present": pytest.approx(0.4),
         "absent": 2,
         "absent_predicted_empty": 1,
+        "objects": None,
     }
     assert summary["mean"]["dice"] == pytest.approx(0.45)
 
@@ -186,3 +188,31 @@ def test_summary_survives_strict_json(several: list[tuple[Labels, Labels]]) -> N
     cases = {str(i): measure_case(*pair, (1.0,) * pair[0].ndim, classes, 1.0) for i, pair in enumerate(several)}
     summary = summarise(cases)
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+
+
+def test_objects_are_counted_by_pieces_that_cover_more_than_half() -> None:
+    numbers = np.zeros((6, 20), np.uint16)
+    numbers[:, 0:4], numbers[:, 4:8], numbers[:3, 10:14], numbers[:, 16:19] = 3, 700, 9, 12
+    prediction = numbers > 0
+    prediction[:, 16:19] = False  # missed
+    prediction[4:, 10:14] = True  # a piece that is no object
+    assert count_objects(prediction, numbers) == ObjectCounts(found=3, wanted=4, matched=1)  # two touch
+    prediction[:, 3:5] = False  # a gap
+    assert count_objects(prediction, numbers) == ObjectCounts(found=4, wanted=4, matched=3)
+    assert count_objects(numbers < 0, numbers) == ObjectCounts(found=0, wanted=4, matched=0)
+    assert count_objects(numbers >= 0, np.full_like(numbers, 5)) == ObjectCounts(found=1, wanted=1, matched=1)
+
+
+@given(pairs())
+def test_every_piece_is_its_own_match(labels: tuple[Labels, Labels]) -> None:
+    pieces = np.zeros(labels[0].shape, np.uint32)
+    count = sum(len(sizes) for _, sizes in number_pieces((labels[0] > 0).astype(np.uint8), 2, pieces))
+    assert count_objects(labels[0] > 0, pieces) == ObjectCounts(count, count, count)
+
+
+def test_objects_of_all_cases_are_counted_together() -> None:
+    part = {"dice": 0.5, "iou": 0.4, "hd95": 1.0, "surface_dice": 0.5, "reference_voxels": 9, "predicted_voxels": 9}
+    counts = (ObjectCounts(4, 5, 3), ObjectCounts(1, 3, 1))
+    cases = {str(i): {"nucleus": ClassMeasures(**part, objects=each)} for i, each in enumerate(counts)}
+    found = summarise(cases)["classes"]["nucleus"]["objects"]
+    assert found == {"found": 5, "wanted": 8, "matched": 4, "f1": pytest.approx(8 / 13)}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from napari.layers import Labels
 from pytestqt.qtbot import QtBot
-from qtpy.QtWidgets import QComboBox, QPushButton, QTableWidget, QWidget
+from qtpy.QtWidgets import QCheckBox, QComboBox, QPushButton, QTableWidget, QWidget
 
 from napari_prosma.layers.labels import brush_for
 from napari_prosma.train import pair_list
@@ -225,7 +225,7 @@ def test_labels_that_number_objects_are_taken_as_one_class_where_the_person_says
     assert "number objects" in widget.text("problem_pairs")
     widget.view.fix_clicked.emit(0, "one_class")
     assert widget.can_run
-    assert widget.start().prepared().run.labels.one_class
+    assert widget.start().prepared().run.labels == LabelsConfig(one_class=True)
 
 
 def test_labels_of_another_grid_are_resampled_into_a_new_layer(widget: Any, annotated: Any) -> None:
@@ -577,6 +577,29 @@ def test_a_few_painted_slices_are_not_taken_as_background_elsewhere(widget: Any,
     facts = widget.text("zero_facts")
     assert "2 of 12 slices" in facts
     assert widget.start().prepared().run.labels.zero == "annotated_slices"
+
+
+def cells(shape: tuple[int, int] = (60, 70)) -> np.ndarray:
+    """Numbers of cells that touch side by side."""
+    numbers = np.zeros(shape, np.uint16)
+    for i in range(12):
+        y, x = 5 + 18 * (i // 4), 4 + 15 * (i % 4)
+        numbers[y : y + 12, x : x + 15] = 3 * i + 1
+    return numbers
+
+
+def test_numbered_cells_are_taken_as_one_class_that_is_kept_apart(widget: Any, rng: Any) -> None:
+    image = widget.viewer.add_image(rng.normal(size=(60, 70)), name="cells")
+    layer = widget.viewer.add_labels(cells(), name="numbers")
+    widget.viewer.layers.selection = {image, layer}
+    widget.controller.pairs.add_active()
+    assert "numbers number objects" in widget.text("zero_facts")
+    assert widget.view.findChild(QCheckBox, "separate").isChecked()
+    assert not widget.view.findChild(QCheckBox, "separate").isHidden()
+    assert widget.start().prepared().run.labels == LabelsConfig(one_class=True, separate=True)
+    widget.controller.choose_labels(LabelsConfig())
+    assert widget.view.findChild(QCheckBox, "separate").isHidden()
+    assert not widget.controller._choices.labels.one_class
 
 
 def test_a_meaning_that_was_chosen_stays(widget: Any, annotated: Any) -> None:

@@ -200,6 +200,7 @@ def test_the_meaning_of_labels_is_shown_and_no_edit(view: TrainView, heard: list
     assert part(view, QComboBox, "slice_axis").currentText() == "y"
     assert (part(view, QSpinBox, "ignore").value(), part(view, QSpinBox, "background_value").value()) == (255, 3)
     assert part(view, QCheckBox, "one_class").isChecked()
+    assert not part(view, QCheckBox, "separate").isChecked()
     assert heard == []
 
 
@@ -208,15 +209,20 @@ def test_each_meaning_can_be_chosen(view: TrainView, heard: list[Any]) -> None:
     choose(part(view, QComboBox, "zero"), "Unlabelled (scribbles)")
     part(view, QSpinBox, "background_value").setValue(4)
     part(view, QSpinBox, "ignore").setValue(9)
+    assert part(view, QCheckBox, "separate").isHidden()
     part(view, QCheckBox, "one_class").click()
+    part(view, QCheckBox, "separate").click()
+    part(view, QCheckBox, "separate").click()
     choose(part(view, QComboBox, "zero"), "Only annotated slices")
     choose(part(view, QComboBox, "slice_axis"), "x")
     part(view, QSpinBox, "ignore").setValue(0)
-    assert [name for name, _ in heard] == ["labels_changed"] * 7
+    assert [name for name, _ in heard] == ["labels_changed"] * 9
     assert [config for _, config in heard] == [
         LabelsConfig(zero="unlabelled"),
         LabelsConfig(zero="unlabelled", background=4),
         LabelsConfig(zero="unlabelled", background=4, ignore=9),
+        LabelsConfig(zero="unlabelled", background=4, ignore=9, one_class=True),
+        LabelsConfig(zero="unlabelled", background=4, ignore=9, one_class=True, separate=True),
         LabelsConfig(zero="unlabelled", background=4, ignore=9, one_class=True),
         LabelsConfig(zero="annotated_slices", background=4, ignore=9, one_class=True),
         LabelsConfig(zero="annotated_slices", background=4, ignore=9, one_class=True, slice_axis="x"),

@@ -1,0 +1,54 @@
+"""Bring a data set into the form that a shipped model is trained on.
+
+    python benchmarks/shipped_sets.py axonmyelin_sem DIR/axonmyelin_sem OUT
+
+Images whose pixel size stands in cases.csv become TIFF files that state it; labels and splits stay. The other sets are
+trained on as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from PIL import Image
+
+
+def write_axons(source: Path, out: Path) -> None:
+    """TIFF images with their pixel size in micrometers, and labels beside them."""
+    for part in ("images", "labels"):
+        (out / part).mkdir(parents=True)
+        with (source / "cases.csv").open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                path = source / part / f"{row['name']}.png"
+                if path.exists():  # the table names the cases of the held-out part as well
+                    size = float(row["pixel_size_um"])
+                    tifffile.imwrite(
+                        out / part / f"{row['name']}.tif",
+                        np.asarray(Image.open(path)),
+                        imagej=True,
+                        resolution=(1 / size, 1 / size),
+                        metadata={"unit": "um", "axes": "YX"},
+                    )
+    shutil.copy(source / "splits.json", out / "splits.json")
+
+
+SETS = {"axonmyelin_sem": write_axons}
+
+
+def main() -> None:
+    """Write one set."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("set", choices=sorted(SETS))
+    parser.add_argument("source", type=Path)
+    parser.add_argument("out", type=Path)
+    options = parser.parse_args()
+    SETS[options.set](options.source, options.out)
+
+
+if __name__ == "__main__":
+    main()
