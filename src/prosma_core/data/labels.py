@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from math import prod
 from typing import Any, Literal
 
 import numpy as np
@@ -374,7 +373,7 @@ def read_annotation(labels: Scan, config: LabelsConfig, states: SliceStates | No
 
 LEAST_OBJECTS = 8
 """Number of values from which they may number objects."""
-_SMALL, _LARGE, _SPARSE, _OTHERS = 9, 0.05, 0.25, 0.1  # voxels; share of the map, of its box; objects that may be so
+_SMALL, _LONG, _SPARSE, _OTHERS = 9, 0.5, 0.25, 0.1  # voxels; share of a side, of its box; objects that may be so
 
 
 def number_objects(labels: NDArray[Any], spec: ImageSpec) -> bool:
@@ -402,8 +401,9 @@ def number_objects(labels: NDArray[Any], spec: ImageSpec) -> bool:
 
     numbers = numbers.reshape(first.shape) + (first.min() > 0)
     sizes = np.bincount(numbers.reshape(-1), minlength=len(values) + 1)[1:]
-    boxes = np.array([prod(s.stop - s.start for s in box) for box in ndimage.find_objects(numbers) if box is not None])
-    unlike = (sizes < _SMALL) | (sizes > _LARGE * first.size) | (sizes < _SPARSE * boxes)
+    boxes = [[s.stop - s.start for s in box] for box in ndimage.find_objects(numbers) if box is not None]
+    long = (np.array(boxes)[:, -2:] > _LONG * np.array(first.shape[-2:])).any(1)  # as layers of a tissue are
+    unlike = long | (sizes < _SMALL) | (sizes < _SPARSE * np.prod(boxes, axis=1))
     return bool(np.count_nonzero(unlike) <= _OTHERS * len(values))
 
 

@@ -157,11 +157,11 @@ def _measure_class(
     predicted: NDArray[np.bool_], wanted: NDArray[np.bool_], spacing: Sequence[float], tolerance: float
 ) -> ClassMeasures:
     """Measures of one class from its two masks; the cases MONAI would warn about are answered here."""
-    counts = {"reference_voxels": int(wanted.sum()), "predicted_voxels": int(predicted.sum())}
-    if not any(counts.values()):
-        return ClassMeasures(1.0, 1.0, 0.0, 1.0, **counts)
-    if not all(counts.values()):
-        return ClassMeasures(0.0, 0.0, None, 0.0, **counts)
+    counts = int(wanted.sum()), int(predicted.sum())
+    if not any(counts):
+        return ClassMeasures(1.0, 1.0, 0.0, 1.0, *counts)
+    if not all(counts):
+        return ClassMeasures(0.0, 0.0, None, 0.0, *counts)
     import torch
     from monai.metrics.hausdorff_distance import compute_hausdorff_distance
     from monai.metrics.meandice import compute_dice
@@ -174,13 +174,8 @@ def _measure_class(
         warnings.filterwarnings("ignore", "monai.metrics.utils get_mask_edges", FutureWarning)
         distance = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=steps)
         surface = compute_surface_dice(*pair, [float(tolerance)], include_background=True, spacing=steps)
-    return ClassMeasures(
-        dice=compute_dice(*pair).item(),
-        iou=compute_iou(*pair).item(),
-        hd95=distance.item(),
-        surface_dice=surface.item(),
-        **counts,
-    )
+    dice, iou = compute_dice(*pair).item(), compute_iou(*pair).item()
+    return ClassMeasures(dice, iou, distance.item(), surface.item(), *counts)
 
 
 def _summarise_class(measures: Sequence[ClassMeasures]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from scipy import ndimage
 
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.training import load_run_yaml, resolve_run
@@ -499,6 +500,29 @@ def test_gray_masks_are_refused_and_thresholded_where_the_person_says_so(folder:
     setup, events = drain(prepare_run(run, torch.device("cpu")))
     assert [c.value for c in setup.header.classes] == [0, 1]
     assert "case1: a mask with gray edges; above 127 is the one class." in said(events)
+
+
+def test_labels_that_number_objects_are_told_and_learned_apart(folder: Path, tmp_path: Path) -> None:
+    numbers = np.zeros((48, 48), np.uint8)
+    for i in range(9):
+        numbers[14 * (i // 3) + 2 :, 15 * (i % 3) + 1 :][:14, :15] = i + 1
+    for path in sorted((folder / "labels").iterdir()):
+        path.unlink()
+        write_labels(path, numbers, array_spec(numbers.shape, "yx"))
+    image = np.where(numbers, 200, 20).astype(np.uint8)
+    for path in sorted((folder / "images").iterdir()):
+        path.unlink()
+        write_image(path, image, array_spec(image.shape, "yx"))
+    setup, events = drain(prepare_run(settings(folder, tmp_path / "m.safetensors"), torch.device("cpu")))
+    assert len(setup.header.classes) == 10
+    assert any(m.startswith("Label values seem to number objects in 4 of 4 cases") for m in said(events))
+    labels = {"one_class": True, "separate": True}
+    setup, events = drain(prepare_run(settings(folder, tmp_path / "m.safetensors", labels=labels), torch.device("cpu")))
+    assert [c.value for c in setup.header.classes] == [0, 1]
+    assert not any("number objects" in m for m in said(events))
+    pieces = ndimage.label(setup.train[0].labels.numpy().squeeze() == 1, np.ones((3, 3)))[1]
+    assert pieces == 9
+    assert setup.run.labels.separate
 
 
 def test_scans_given_as_their_own_labels_are_refused(folder: Path, tmp_path: Path) -> None:
