@@ -42,12 +42,13 @@ class SlabDone:
 
 @dataclass(frozen=True)
 class StepDone:
-    """One optimizer step: its loss."""
+    """One optimizer step: its loss, and the seconds that are left by then."""
 
     epoch: int
     step: int
     steps: int
     loss: float
+    seconds_left: float | None = None
 
 
 @dataclass(frozen=True)

@@ -323,9 +323,11 @@ class ScanController(Generic[C]):
         else:
             known = self.session.model_for(kind.text)
             usable = known is not None and fits(scan, known) and (kind.synthetic or not known.header.synthetic)
-            if usable and known is not None and self.session.trained_for(kind.text):
-                usable = not unsuited(scan, known)
-            model = known if usable else suitable_model(scan, self.session.models())
+            model = suitable_model(scan, self.session.models())
+            if usable and known is not None:
+                doubt = unsuited(scan, known)  # a user's own choice is kept in doubt, unless a shipped model fits
+                kept_in_doubt = model is None and not self.session.trained_for(kind.text)
+                model = known if not doubt or kept_in_doubt else model
         self._ahead = False
         self._choices = replace(self._choices, model=model)
 
@@ -389,6 +391,17 @@ class ScanController(Generic[C]):
             self.choose_model(self.session.add_model(path))
         except ProsmaError as error:
             self._scan_view.show_error(str(error), details=False)
+
+    def use_trained(self, path: Path) -> None:
+        """Take a model that was just trained, for this scan and for those that it does not differ from."""
+        try:
+            model, scan = self.session.add_model(path), self._choices.scan
+        except ProsmaError as error:
+            self._scan_view.show_error(str(error), details=False)
+            return
+        if scan is not None:
+            self.session.remember_model(kind_of(scan).text, model, trained=True)
+        self._change_model(model)
 
     def choose_device(self, device: str) -> None:
         """Choose the device."""

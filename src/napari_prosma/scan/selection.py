@@ -41,8 +41,8 @@ def look_of(scan: LayerScan) -> ScanLook:
     look = describe(spec, scan.data, scan.axes, modality, synthetic=synthetic)
     if isinstance(scan.data, np.ndarray):
         _LOOKS[key] = (weakref.ref(scan.data), look)
-        while len(_LOOKS) > MOST_LOOKS:
-            del _LOOKS[next(iter(_LOOKS))]
+        for old in list(_LOOKS)[:-MOST_LOOKS]:
+            _LOOKS.pop(old, None)  # another thread may have been first
     return look
 
 

@@ -134,6 +134,7 @@ class TrainController:
             self._choose_labels(meaning, why)
         elif not self._own_meaning and self._choices.labels != LabelsConfig():
             self.view.show_labels(self._choices.labels, why)  # more slices are painted by now
+        self.view.show_corrected(bool(rows) and all(row.result is not None for row in rows))
 
     def choose_labels(self, labels: LabelsConfig) -> None:
         """Give the label values another meaning."""

@@ -22,6 +22,7 @@ from napari_prosma.layers.scan import LayerScan, read
 from napari_prosma.layers.slices import remember
 from napari_prosma.train.presenter import AbstractTrainView
 from napari_prosma.train.requests import TrainingOrder
+from prosma_core.config.training import MOST_EPOCHS
 from prosma_core.engine.messages import ArrayReady, Cancelled, Finished, TrainResult
 from prosma_core.errors import ProsmaError, TrainingError
 from prosma_core.events import EpochDone, LabelsTaken, PreviewDone, SlicesUnsure, StepDone
@@ -203,6 +204,9 @@ TEXTS = RunTexts(
 )
 
 
+NO_EPOCH = "No epoch was finished: there is no model yet. Resume, under Earlier runs, begins anew."
+
+
 @dataclass(frozen=True)
 class TrainedModel:
     """Model of a training, with Dice before and after.
@@ -310,13 +314,15 @@ class TrainJob(ShownRun):
             raise
 
     def _show_step(self, step: StepDone) -> None:
+        if step.seconds_left is not None:
+            self._left = f", about {format_duration(step.seconds_left)} left"
         text = f"Epoch {step.epoch}{self._epochs}, step {step.step} of {step.steps}{self._left}"
         self._view.show_progress(step.step, step.steps, text)
         self._view.show_step(step.epoch - 1 + step.step / step.steps, step.loss)
         self._activity.show_progress(step.step, step.steps)
 
     def _show_epoch(self, epoch: EpochDone) -> None:
-        self._epochs = f" of {epoch.epochs}"
+        self._epochs = f" of {epoch.epochs}" if epoch.epochs < MOST_EPOCHS else ""
         self._left = "" if epoch.seconds_left is None else f", about {format_duration(epoch.seconds_left)} left"
         self._preview.epoch_seconds = epoch.seconds
         self.advanced = True
@@ -356,7 +362,7 @@ class TrainJob(ShownRun):
 
     def _not_kept(self, error: Exception) -> None:
         if not self.abandoned:
-            self.say("There is no model yet." if isinstance(error, TrainingError) else str(error))
+            self.say(NO_EPOCH if isinstance(error, TrainingError) else str(error))
         self._end()
 
     def _end(self) -> None:

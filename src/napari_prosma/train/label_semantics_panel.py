@@ -34,6 +34,7 @@ ZERO = {
         "Slices with any paint are complete: 0 is background there. All other slices do not count.",
     ),
 }
+CORRECTED = "Only checked and edited slices count; whatever is not painted on them is background."
 GRAY = {
     "refuse": ("Ask", "Gray values in a mask are named in its row, with what can be done."),
     "threshold": ("Threshold at half", "Above half of the largest value is one class."),
@@ -55,7 +56,7 @@ class LabelSemanticsPanel(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.problems = {"labels": note_label("problem"), "classes": note_label("problem")}
-        self._labels = LabelsConfig()
+        self._labels, self._why, self._corrected = LabelsConfig(), "", False
         self._classes: Sequence[ClassInfo] = ()
         self._zero = combo("What a voxel means that nobody painted.")
         for value, (text, tooltip) in ZERO.items():
@@ -121,9 +122,9 @@ class LabelSemanticsPanel(QWidget):
 
     def show_labels(self, labels: LabelsConfig, why: str = "") -> None:
         """Show the meaning of the values, and why it was chosen; a background value is asked for where 0 is none."""
-        self._labels = labels
+        self._labels, self._why = labels, why
         self._zero.setCurrentIndex(self._zero.findData(labels.zero))
-        say(self._zero_facts, f"{ZERO[labels.zero][1]} {why}".strip())
+        self._show_meaning()
         self._axis.setCurrentIndex(list(AXES).index(labels.slice_axis))
         self._axis_row.setVisible(labels.zero == "annotated_slices")
         self._background_row.setVisible(labels.sparse or labels.background is not None)
@@ -136,6 +137,18 @@ class LabelSemanticsPanel(QWidget):
             spin.blockSignals(True)
             spin.setValue(value or 0)
             spin.blockSignals(False)
+
+    def show_corrected(self, corrected: bool) -> None:
+        """Whether all labels are such that only checked and edited slices count."""
+        self._corrected = corrected
+        self._show_meaning()
+
+    def _show_meaning(self) -> None:
+        zero = self._labels.zero
+        say(
+            self._zero_facts,
+            CORRECTED if self._corrected and zero == "background" else f"{ZERO[zero][1]} {self._why}".strip(),
+        )
 
     def show_classes(self, classes: Sequence[ClassInfo]) -> None:
         """The classes; a click on a color or a name changes it."""

@@ -12,10 +12,12 @@ from napari.layers import Image, Labels
 
 from napari_prosma.layers.labels import lies_on, read_on
 from napari_prosma.layers.results import is_result
-from napari_prosma.layers.scan import are_channels, read
+from napari_prosma.layers.scan import MADE_FOR, are_channels, read
+from napari_prosma.scan.selection import look_of
 from napari_prosma.train.sources import (
     Source,
     classes_known,
+    image_scan,
     layer_source,
     provenance_of,
     read_pair,
@@ -27,6 +29,7 @@ from prosma_core.config.model import ClassInfo
 from prosma_core.config.training import LabelsConfig
 from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.intensities import COLOR
+from prosma_core.data.look import ScanLook
 from prosma_core.data.pair_check import (
     GRAY_HELP,
     MAX_CLASSES,
@@ -203,6 +206,8 @@ class PairRow:
         Which slices of the labels were checked or edited; None where that is not known, as of most files.
     numbered : bool
         Whether the values of the labels seem to number objects.
+    look : ScanLook or None
+        The image in numbers, to compare models with; None of files and where it cannot be read.
     """
 
     pair: Pair
@@ -222,6 +227,7 @@ class PairRow:
     closed: bool = False
     states: SliceStates | None = None
     numbered: bool = False
+    look: ScanLook | None = None
 
     @property
     def result(self) -> SliceStates | None:
@@ -343,6 +349,7 @@ def _check(row: PairRow, config: LabelsConfig) -> PairRow:
     problem, fixes = problem_and_fixes(found, a, b)
     model = made_by_model(provenance_of(row.pair.labels))
     known = round(found.annotated * labels.data.size)
+    scan = image_scan(row.pair.image) if row.pair.image.layer is not None else None
     return replace(
         row,
         facts=", ".join(filter(None, (facts(found, labels, image, config, states, model), _format_part(row.pair)))),
@@ -358,6 +365,7 @@ def _check(row: PairRow, config: LabelsConfig) -> PairRow:
         provenance=provenance_of(row.pair.labels),
         states=states,
         numbered=found.numbered,
+        look=None if scan is None or MADE_FOR in scan.metadata else look_of(scan),
     )
 
 

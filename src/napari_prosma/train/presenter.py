@@ -11,7 +11,7 @@ from napari_prosma.scan.selection import ModelGroups, ModelRow, Problem, model_r
 from napari_prosma.train.pairs import PairRow
 from napari_prosma.train.series_work import AbstractSeriesView
 from napari_prosma.train.slice_marks import AbstractSliceView
-from napari_prosma.train.state import TrainChoices, TrainPlan
+from napari_prosma.train.state import TrainChoices, TrainPlan, start_warning
 from prosma_core.config.model import ClassInfo, EncoderKind
 from prosma_core.config.training import FINE_TUNING_RATE, PRESETS, LabelsConfig, TrainingConfig, presets_for
 from prosma_core.data.fit import compare
@@ -127,11 +127,17 @@ class AbstractTrainView(RunView, AbstractSliceView, Protocol):
     def show_labels(self, labels: LabelsConfig, why: str = "", /) -> None:
         """Meaning of the label values, and why the widget chose it."""
 
+    def show_corrected(self, corrected: bool, /) -> None:
+        """Whether all labels are such that only checked and edited slices count."""
+
     def show_classes(self, classes: Sequence[ClassInfo], /) -> None:
         """The classes, without the background."""
 
     def show_starts(self, groups: ModelGroups, current: Any, facts: str, /) -> None:
         """Start models as (text, None | 2 | 3 | model), the chosen one and facts about it."""
+
+    def show_start_fit(self, warning: str, /) -> None:
+        """Why the start model may not be meant for the scans; empty where nothing says so."""
 
     def show_preset(self, presets: Sequence[str], current: str, times: str, /) -> None:
         """Presets, the chosen one, and the time of each as text."""
@@ -205,12 +211,13 @@ class TrainPresenter:
     def starts(self, choices: TrainChoices) -> None:
         """Start models, and facts about the chosen one."""
         models, start = self._session.models(), choices.start
-        spec = next((row.spec for row in choices.rows if row.spec is not None), None)
-        look = describe(spec) if spec is not None else None
+        row = next((row for row in choices.rows if row.spec is not None), None)
+        look = None if row is None or row.spec is None else row.look or describe(row.spec)
         groups = model_rows(models, (lambda m: compare(look, m.header)) if look is not None else None)
         new = [ModelRow(text, dims) for dims, text in NEW.items()]
         current = next((m for m in models if start is not None and m.path == start.path), choices.dims)
         self._view.show_starts([("", new), *groups], current, f"Fine-tuning: {start.facts}" if start else NEW_FACTS)
+        self._view.show_start_fit(start_warning(choices))
 
     def preset(self, choices: TrainChoices, times: Mapping[str, str], otherwise: str) -> None:
         """Preset, and the time of each as far as it is known; else the text `otherwise`."""

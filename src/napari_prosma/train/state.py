@@ -15,7 +15,16 @@ from napari_prosma.train.pairs import Pair, PairRow, splits_of
 from napari_prosma.train.run_library import free_name, taken_names
 from napari_prosma.train.sources import unnamed
 from prosma_core.config.model import ClassInfo, EncoderKind
-from prosma_core.config.training import LabelsConfig, Preset, RunConfig, TrainingConfig, presets_for, resolve_run
+from prosma_core.config.training import (
+    MOST_EPOCHS,
+    LabelsConfig,
+    Preset,
+    RunConfig,
+    TrainingConfig,
+    presets_for,
+    resolve_run,
+)
+from prosma_core.data.fit import compare
 from prosma_core.data.frames import slice_axis
 from prosma_core.data.geometry import size_note, with_voxel_size
 from prosma_core.data.grid import network_grid
@@ -29,9 +38,6 @@ from prosma_core.io.notes import made_by_model
 from prosma_core.printable import counted
 from prosma_core.training.classes import COLORS, format_missing_classes
 from prosma_core.training.split import Split, class_counts, draw_cases, hold_out_slices, keep_classes, unvalidated
-
-MOST_EPOCHS = 100_000
-"""Epochs of a run that is ended by minutes."""
 
 
 @dataclass(frozen=True)
@@ -291,6 +297,17 @@ def _start_problem(choices: TrainChoices) -> Problem | None:
         except GeometryError as error:
             return Problem("start", f"{row.image}: {error}")
     return None
+
+
+def start_warning(choices: TrainChoices) -> str:
+    """Why the start model may not be meant for the open scans, in the words of Segment; empty where nothing says so."""
+    if choices.start is None:
+        return ""
+    for row in choices.rows:
+        fit = compare(row.look, choices.start.header) if row.look is not None else None
+        if fit is not None and fit.text:
+            return f"{row.image}: {fit.text}" if len(choices.rows) > 1 else fit.text
+    return ""
 
 
 def _budget_problem(choices: TrainChoices) -> Problem | None:

@@ -52,7 +52,7 @@ class StartPanel(QWidget):
         )
         self._start.model_chosen.connect(self.start_chosen)
         self._start.browse_clicked.connect(self.browse_clicked)
-        self._facts = note_label("facts")
+        self._facts, self._fit = note_label("facts"), note_label("warning")
         self._preset = combo("How large the network and how long the training is.")
         self._preset.activated.connect(lambda _: self.preset_chosen.emit(self._preset.currentData()))
         self._times = note_label("facts")
@@ -72,7 +72,7 @@ class StartPanel(QWidget):
         self._minutes.setValue(FIRST_MINUTES)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        for part in (row("Start from", self._start), self.problems["start"], self._facts):
+        for part in (row("Start from", self._start), self.problems["start"], self._facts, self._fit):
             layout.addWidget(part)
         layout.addWidget(row("Preset", self._preset))
         layout.addWidget(self._times)
@@ -86,7 +86,7 @@ class StartPanel(QWidget):
             box.valueChanged.connect(self._budget_edited)
         self.inputs = (self._start, self._preset, self._estimate, self._budget, self._epochs, self._minutes)
         parts = {"start": self._start, "start_facts": self._facts, "preset": self._preset, "estimate": self._estimate}
-        parts |= {"times": self._times}
+        parts |= {"times": self._times, "start_fit": self._fit}
         parts |= {"budget": self._budget, "epochs": self._epochs, "minutes": self._minutes}
         for name, widget in parts.items():
             widget.setObjectName(name)
@@ -96,6 +96,10 @@ class StartPanel(QWidget):
         """New networks (of value None, 2 or 3) and models, the chosen one and facts about it."""
         self._start.show_models(groups, current)
         say(self._facts, facts)
+
+    def show_start_fit(self, warning: str) -> None:
+        """Why the start model may not be meant for the scans; empty hides it."""
+        say(self._fit, warning)
 
     def show_preset(self, presets: Sequence[str], current: str, times: str) -> None:
         """Presets, the chosen one, and the time of each as text."""
@@ -254,6 +258,10 @@ class TrainView(JobView):
         self._name = QLineEdit()
         self._name.setToolTip("Name of the model, and of its file.")
         self._name.editingFinished.connect(lambda: self.name_chosen.emit(self._name.text().strip()))
+        self._what = self._begin_section()
+        self._add(self.series, self._pairs)
+        self._end_section()
+        self._add(self._slices)
         self._setup = self._begin_section()
         self._size = QLineEdit()
         self._size.setPlaceholderText("unknown: z, y, x mm")
@@ -261,14 +269,13 @@ class TrainView(JobView):
         self._size.editingFinished.connect(lambda: self.size_chosen.emit(self._size.text().strip()))
         self._size_row = row("Voxel size", self._size)
         self._size_row.setVisible(False)
-        self._add(self.series, self._pairs, self._size_row, self._problems["size"], self._meaning, self._start)
+        self._add(self._size_row, self._problems["size"], self._meaning, self._start)
         self._add_device()
         self._add(row("Name", self._name), self._problems["name"], self._advanced)
         self._end_section()
-        self._add(self._slices)
-        self._add_run("Train")
         self._add_preview()
-        self._add(self._plots, self._outcome, self._runs)
+        self._add_run("Train", pinned=True)
+        self._add(self._plots, self._messages, self._outcome, self._runs)
         self._locked += [
             self._pairs.buttons,
             *self._start.inputs,
@@ -319,12 +326,14 @@ class TrainView(JobView):
         super().show_running(running)
         self._meaning.lock(running)
         if not running:
+            self._what.setVisible(True)
             self._setup.setVisible(True)
 
     def show_training(self) -> None:
         """A training has begun: its curves take the place of the choices."""
         self.show_running(True)
         self.show_notes("")
+        self._what.setVisible(False)
         self._setup.setVisible(False)
 
     def show_pairs(self, rows: Sequence[PairRow]) -> None:
@@ -351,6 +360,10 @@ class TrainView(JobView):
         """Meaning of the label values, and why the widget chose it."""
         self._meaning.show_labels(labels, why)
 
+    def show_corrected(self, corrected: bool) -> None:
+        """Whether all labels are such that only checked and edited slices count."""
+        self._meaning.show_corrected(corrected)
+
     def show_classes(self, classes: Sequence[ClassInfo]) -> None:
         """The classes, without the background."""
         self._meaning.show_classes(classes)
@@ -358,6 +371,10 @@ class TrainView(JobView):
     def show_starts(self, groups: ModelGroups, current: Any, facts: str) -> None:
         """New networks (of value None, 2 or 3) and models, the chosen one and facts about it."""
         self._start.show_starts(groups, current, facts)
+
+    def show_start_fit(self, warning: str) -> None:
+        """Why the start model may not be meant for the scans; empty hides it."""
+        self._start.show_start_fit(warning)
 
     def show_preset(self, presets: Sequence[str], current: str, times: str) -> None:
         """Presets, the chosen one, and the time of each as text."""

@@ -89,7 +89,7 @@ class TrainWidget(TrainView):
     def _use(self) -> None:
         if self.controller.trainings.outcome is not None:
             segment = open_dock(self._viewer, "Segment", self._session)
-            segment.controller.add_model(self.controller.trainings.outcome.model)
+            segment.controller.use_trained(self.controller.trainings.outcome.model)
 
     def _save_as(self) -> None:
         outcome = self.controller.trainings.outcome

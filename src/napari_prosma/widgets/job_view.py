@@ -149,7 +149,7 @@ class JobView(QWidget):
         area.setFrameShape(QFrame.Shape.NoFrame)
         area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         area.setWidget(inner)
-        outer = QVBoxLayout(self)
+        outer = self._outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
         outer.addWidget(area)
         self.setMinimumWidth(WIDTH)
@@ -194,7 +194,17 @@ class JobView(QWidget):
         self._add(row("Device", self._device), self._problems["device"], facts)
         self._locked += [self._device, self._free]
 
-    def _add_run(self, text: str) -> None:
+    def _add_run(self, text: str, *, pinned: bool = False) -> None:
+        """Add notes, the main button with progress and errors, and messages.
+
+        Parameters
+        ----------
+        text : str
+            On the button.
+        pinned : bool
+            Whether the button stays in view under the column, with what is said of its job; messages are then left to
+            be added.
+        """
         self._notes = note_label("facts")
         self._run = QPushButton(text)
         self._run.setMinimumHeight(34)
@@ -205,7 +215,15 @@ class JobView(QWidget):
         self._error.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self._details = button("Show details", "What the engine wrote while it worked.", self.details_clicked)
         self._details.setVisible(False)
-        self._add(self._notes, self._run, self._progress, self._messages, self._error, self._details)
+        if not pinned:
+            self._add(self._notes, self._run, self._progress, self._messages, self._error, self._details)
+            return
+        self._add(self._notes)
+        footer = QWidget()
+        below = QVBoxLayout(footer)
+        for part in (self._run, self._progress, self._error, self._details):
+            below.addWidget(part)
+        self._outer.addWidget(footer)
 
     def _finish(self, **parts: QWidget) -> None:
         """End the column; parts get object names, by which style sheets, screen readers and tests find them."""

@@ -28,6 +28,7 @@ from prosma_core.cli.options import (
     voxel_size,
 )
 from prosma_core.config.model import ModelHeader
+from prosma_core.config.training import MOST_EPOCHS
 from prosma_core.errors import ConfigError
 from prosma_core.events import CheckpointSaved, EpochDone, Event, StageStarted, StepDone, Working, drain
 from prosma_core.printable import format_duration, visible
@@ -141,6 +142,8 @@ class _Progress:
         elif isinstance(event, StageStarted):
             self.console.print(event.message)
         elif isinstance(event, StepDone):
+            if event.seconds_left is not None:
+                self.left = f", {format_duration(event.seconds_left)} left"
             note = f"loss {event.loss:.3f}{self.left}"
             self.bar.update(
                 self.task, description=f"Epoch {event.epoch}", total=event.steps, completed=event.step, note=note
@@ -164,7 +167,8 @@ def _dice(value: float | None) -> str:
 
 def epoch_line(event: EpochDone) -> str:
     """One epoch in a line: loss, Dice per class, and what each gate removes."""
-    parts = [f"epoch {event.epoch}/{event.epochs}", f"loss {event.loss:.4f}"]
+    of = f"/{event.epochs}" if event.epochs < MOST_EPOCHS else ""
+    parts = [f"epoch {event.epoch}{of}", f"loss {event.loss:.4f}"]
     if event.dice is not None and event.mean_dice is not None:
         classes = ", ".join(f"{name} {dice:.3f}" for name, dice in event.dice.items()) if len(event.dice) > 1 else ""
         parts.append(f"Dice {event.mean_dice:.4f}{f' ({classes})' if classes else ''}{' best' if event.best else ''}")

@@ -105,10 +105,14 @@ class AugmentConfig(Config):
     """Smooth gain, as of an MRI coil: its logarithm has a deviation of 0.1 to 0.4."""
 
 
+MOST_EPOCHS = 100_000
+"""Epochs of a run that is ended by minutes alone."""
+
+
 class TrainingConfig(Config):
     """Training loop: budget, optimizer, loss, validation and averaging of weights."""
 
-    epochs: int = Field(default=150, ge=1, le=100_000)
+    epochs: int = Field(default=150, ge=1, le=MOST_EPOCHS)
     """Epochs of `steps` steps; the learning rate falls to zero over them."""
     steps: int = Field(default=100, ge=1, le=100_000)
     """Steps per epoch."""

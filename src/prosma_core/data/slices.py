@@ -63,9 +63,11 @@ class SliceStates:
         return "checked" if index in self.checked else "edited" if index in self.edited else "untouched"
 
     def words(self) -> str:
-        """Counts, as in ``3 checked, 2 edited, 26 untouched``; what is checked and edited counts as checked."""
-        edited = len(set(self.edited) - set(self.checked))
-        return f"{len(self.checked)} checked, {edited} edited, {len(self.untouched)} untouched"
+        """Counts, as in ``3 checked (1 of them edited), 2 edited, 26 untouched``: both counts as checked."""
+        edited, both = len(set(self.edited) - set(self.checked)), len(set(self.edited) & set(self.checked))
+        parts = [f"{len(self.checked)} checked{f' ({both} of them edited)' if both else ''}"]
+        parts += [f"{edited} edited"] if edited or not both else []
+        return ", ".join([*parts, f"{len(self.untouched)} untouched"])
 
     def name(self, index: int) -> str:
         """A slice in words, as in ``slice 7 (z)`` or ``time point 2, slice 7 (z)``; ``picture`` where it is all."""

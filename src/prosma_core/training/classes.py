@@ -60,7 +60,7 @@ def find_classes(
 
 
 def format_classes(
-    classes: Sequence[ClassInfo], train: Mapping[int, int], val: Mapping[int, int], unit: str
+    classes: Sequence[ClassInfo], train: Mapping[int, int], val: Mapping[int, int], unit: str, *, held_out: bool = True
 ) -> list[str]:
     """The classes of a training set, how many cases or slices hold each, and which are in none; a sentence each.
 
@@ -72,12 +72,14 @@ def format_classes(
         Cases or slices by the value of the class.
     unit : str
         "case" or "slice".
+    held_out : bool
+        Whether training and validation are on different cases or slices.
     """
     counted = _counted(classes, train, val)
-    listed = [f"{c.name} ({c.value}) in {t} and {v}" for c, t, v in counted[:LISTED]]
+    listed = [f"{c.name} ({c.value}) in {f'{t} and {v}' if held_out else t}" for c, t, v in counted[:LISTED]]
     more = f"; and {len(counted) - LISTED} more" if len(counted) > LISTED else ""
     return [
-        f"Classes, in training and validation {unit}s: {'; '.join(listed)}{more}.",
+        f"Classes, in {'training and validation' if held_out else 'annotated'} {unit}s: {'; '.join(listed)}{more}.",
         *format_missing_classes(classes, train, val, unit),
     ]
 

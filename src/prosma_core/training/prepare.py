@@ -114,7 +114,8 @@ def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None
     classes = find_classes(facts.prints, names, run.labels, run.class_colors, seen)
     if warning := check_background(classes, run.labels, painted=facts.background):
         yield StageStarted(warning)
-    for words in format_classes(classes, *class_counts(split, facts.values, facts.validation), split.unit):
+    counts, apart = class_counts(split, facts.values, facts.validation), split.kind != "none held out"
+    for words in format_classes(classes, *counts, split.unit, held_out=apart):
         yield StageStarted(words)
     if 2 * facts.numbered > len(facts.prints) and not names:
         yield StageStarted(
@@ -133,7 +134,7 @@ def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None
     run = _resolved(run, pre, model, classes, batch)
     if run.training.keep == "auto":
         run = run.replace(training=run.training.replace(keep=split.keep(run.training.validation_cases)))
-    yield StageStarted(describe_plan(pre, model, len(split.train), len(split.val)))
+    yield StageStarted(describe_plan(pre, model, split))
     if pre.resample == "spacing" and pre.unit != "pixel" and facts.prints[0].unit == "pixel":
         size = " x ".join(f"{edge:.3g}" for edge in pre.spacing)
         yield StageStarted(
@@ -340,7 +341,7 @@ def _resolved(
     )
 
 
-def describe_plan(pre: PreprocessConfig, model: ModelConfig, train: int, val: int) -> str:
+def describe_plan(pre: PreprocessConfig, model: ModelConfig, split: Split) -> str:
     """Text of the plan."""
     grid = {
         "spacing": f"voxels of {' x '.join(f'{s:.3g}' for s in pre.spacing)} {pre.unit}",
@@ -348,10 +349,11 @@ def describe_plan(pre: PreprocessConfig, model: ModelConfig, train: int, val: in
         "none": "the files' own pixels",
     }[pre.resample]
     encoder = "" if model.encoder == "residual" else f"encoder {model.encoder}, "
+    train, val = len(split.train), counted(len(split.val), "validation case")
+    cases = counted(train, "case") if split.kind == "none held out" else f"{train} training and {val}"
     kinds = ", ".join(sorted({i.kind for i in pre.intensities}))
     return (
         f"{pre.dims}D, {counted(len(pre.channels), 'channel')} ({kinds}), {grid}, "
         f"tile {'x'.join(map(str, pre.tile))}, {encoder}widths {'-'.join(map(str, model.widths))}, "
-        f"gate {model.gate.kind}; "
-        f"{train} training and {counted(val, 'validation case')}."
+        f"gate {model.gate.kind}; {cases}."
     )

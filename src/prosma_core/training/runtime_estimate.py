@@ -216,7 +216,7 @@ def estimate(run: RunConfig) -> Generator[Event, None, TrainingEstimate]:
     config, pre = setup.run.training, setup.header.preprocess
     subset, every = (tile * _tiles(cases, pre.tile) for cases in (trainer.validation_subset(), setup.val))
     epoch, seconds = run_seconds(config, step, subset, every, fine_tuning=setup.start is not None)
-    plan = describe_plan(pre, setup.header.model, len(setup.split.train), len(setup.split.val))
+    plan = describe_plan(pre, setup.header.model, setup.split)
     return TrainingEstimate(
         words=f"{plan} {setup.split.words()}".strip(),
         step_seconds=step,

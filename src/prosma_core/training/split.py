@@ -160,8 +160,8 @@ class Split:
                 f"{'is' if count == 1 else 'are'} held out for validation. Other scans may be harder."
             )
         return (
-            f"{NO_VALIDATION}: nothing is held out, so that the Dice is that of the training slices, and no fair "
-            f"figure. For one, annotate {FEW_CASES} scans, or {FEW_SLICES} slices (of a model's result, edit them)."
+            f"{NO_VALIDATION}: nothing is held out. The Dice is that of the training slices and says little of other "
+            f"scans. To measure it, annotate {FEW_SLICES} slices or {FEW_CASES} scans (of a model's result, edit them)."
         )
 
 

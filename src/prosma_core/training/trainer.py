@@ -42,6 +42,10 @@ from prosma_core.training.validate import CasePicture, Validation, training_summ
 
 FEW_VOXELS = 1_000_000
 """Voxels that are validated in the middle of an epoch."""
+FIRST_EPOCH = 60.0
+"""Seconds after which the first epoch of a run with a limit of minutes ends."""
+FEW_STEPS = 5
+"""Steps of the first epoch after which the time of a run by epochs is told."""
 IN_FLIGHT = 3
 """Steps whose loss is not read yet: reading at once would make a GPU wait for every step."""
 
@@ -188,14 +192,15 @@ class Trainer:
         self.model.train()
         for step in range(self.config.steps):
             share = self.share(step, time.monotonic() - began)
-            if step and share >= 1:
+            if step and (share >= 1 or self._ends_early(number, time.monotonic() - began)):
                 break
             rate = learning_rate(self.config, share)
             set_rate(self.optimizer, rate)
             waiting.append((step, self.step(rng)))
             if len(waiting) > (IN_FLIGHT if self.device.type == "cuda" else 0):
                 losses.append(self._read(number, *waiting.popleft()))
-                yield StepDone(number, step + 1, self.config.steps, losses[-1])
+                left = self._seconds_left(step + 1, time.monotonic() - began)
+                yield StepDone(number, step + 1, self.config.steps, losses[-1], left)
             if self.live is not None:
                 began += yield from self._between_steps(self.live, step + 1, time.monotonic() - began)
         losses += [self._read(number, *late) for late in waiting]
@@ -212,6 +217,17 @@ class Trainer:
         if self._clock is not None and validation is not None:
             self._clock.shown(time.monotonic() - shown)
         yield CheckpointSaved(str(self.folder.state))
+
+    def _ends_early(self, epoch: int, seconds: float) -> bool:
+        """Whether the first epoch of a run by the clock takes long: whoever stops it soon has a model even so."""
+        return epoch == 1 and self.config.minutes is not None and seconds >= FIRST_EPOCH
+
+    def _seconds_left(self, step: int, seconds: float) -> float | None:
+        """Time to the end of the run, as of `share`; None while that cannot be told yet."""
+        share, p = self.share(step, seconds), self.progress
+        if not share or not (self.config.minutes or p.epoch or step >= FEW_STEPS):
+            return None
+        return (p.elapsed - p.budget_seconds + seconds) / share * max(0.0, 1 - share)
 
     def _between_steps(self, live: LiveInput, step: int, seconds: float) -> Generator[Event, None, float]:
         """Learn new labels, and show what was learned where it is time for that; seconds that count for nothing."""
@@ -362,7 +378,7 @@ class Trainer:
             levels=validation.levels if validation else (),
             best=best,
             seconds=seconds,
-            seconds_left=(p.elapsed - p.budget_seconds) / self.share() * max(0.0, 1 - self.share()),
+            seconds_left=self._seconds_left(0, 0.0),
             dice_on=self.setup.split.measured_on,
         )
         p.history.append(history_row(event))

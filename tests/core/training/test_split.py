@@ -55,7 +55,7 @@ def test_neighbours_are_left_out_where_enough_remains() -> None:
 def test_words_say_what_the_figure_means() -> None:
     assert Split(("a",), ("b",)).words() == ""
     assert "1 annotated slice of the same scans" in Split(("a",), ("a",), "slices", {"a": HeldOut((3,))}).words()
-    assert "no fair figure" in Split(("a",), ("a",), "none held out").words()
+    assert "says little of other scans" in Split(("a",), ("a",), "none held out").words()
 
 
 @pytest.mark.parametrize("values", [{}, {"train": ["a"], "val": ["a"], "held_out": [1]}, {"train": 1, "val": 2}])
@@ -161,6 +161,9 @@ def test_classes_are_listed_and_those_that_a_part_lacks_are_named() -> None:
         "Classes, in training and validation cases: organ (1) in 3 and 1; lesion (2) in 2 and 0; duct (3) in 0 and 1.",
         "No validation case holds lesion: no validation Dice (–), no part in the mean.",
         "No training case holds duct: this cannot be learned here.",
+    ]
+    assert format_classes(classes[:3], {1: 3, 2: 2}, {1: 3, 2: 2}, "slice", held_out=False) == [
+        "Classes, in annotated slices: organ (1) in 3; lesion (2) in 2."
     ]
     many = tuple(ClassInfo(value=v, name=f"class {v}") for v in range(41))
     assert format_classes(many, dict.fromkeys(range(41), 1), dict.fromkeys(range(41), 1), "slice")[0].endswith(

@@ -31,7 +31,7 @@ from prosma_core.errors import (
     ModelFileError,
     TrainingError,
 )
-from prosma_core.events import EpochDone, StageStarted, StepDone
+from prosma_core.events import CheckpointSaved, EpochDone, StageStarted, StepDone
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.bundle import load_bundle
 from prosma_core.io.images import read_image, read_labels, write_image, write_labels
@@ -327,6 +327,21 @@ def test_minutes_bound_the_run(folder: Path, tmp_path: Path) -> None:
     (epoch,) = [e for e in events if isinstance(e, EpochDone)]
     assert epoch.learning_rate < 1e-4
     assert 1 < len([e for e in events if isinstance(e, StepDone)]) < 50_000
+
+
+def test_who_stops_a_run_by_the_clock_soon_has_a_model(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "FIRST_EPOCH", 0.0)
+    steps = []
+    for event in train(
+        settings(folder, tmp_path / "m.safetensors", training={"minutes": 60, "epochs": 90_000, "steps": 9})
+    ):
+        steps += [event] if isinstance(event, StepDone) else []
+        if isinstance(event, CheckpointSaved) and len(steps) > 1:
+            break
+    assert [(step.epoch, step.step) for step in steps] == [(1, 1), *((2, i + 1) for i in range(9))]
+    assert all(3500 < step.seconds_left < 3600 for step in steps)
 
 
 def test_a_target_for_the_removed_fraction_moves_the_thresholds_there(folder: Path, tmp_path: Path) -> None:

@@ -307,6 +307,28 @@ def test_a_model_that_was_trained_here_is_not_chosen_for_a_scan_that_it_does_not
     assert "times larger" in widget.text("fit_warning")
 
 
+@pytest.mark.parametrize("widget", ["segment"], indirect=True)
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_a_model_that_was_used_before_gives_way_to_a_shipped_one_that_fits(
+    by_hand: bool, widget: Widget, tmp_path: Path
+) -> None:
+    facts = read_header(find_model("hippocampus-mri")).facts.replace(sides=((200, 200, 200),) * 3)
+    training = {"validation_mean_dice": 0.9, "validation": "none held out"}
+    entry = own_model(widget, tmp_path, facts=facts, training=training)
+    widget.open(scan((160, 200, 200), patient=True))
+    if by_hand:
+        widget.choose("liver")
+    else:
+        widget.controller.use_trained(entry.path)  # as “Use in Segment” does
+    assert widget.chosen.startswith("liver")
+    widget.open(scan((180, 210, 190), patient=True))
+    assert widget.chosen.startswith("liver")
+    widget.open(scan((36, 50, 35), patient=True))  # of the same kind, and much smaller
+    assert widget.chosen == "hippocampus-mri"
+    widget.open(brain())
+    assert widget.chosen.startswith("liver") == by_hand  # nothing shipped is made for it
+
+
 def test_what_was_chosen_for_a_scan_is_kept_for_it_and_warned_of(widget: Widget) -> None:
     layer = widget.open(ct())
     widget.choose("phantom-3d")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QCheckBox, QComboBox, QPushButton, QTableWidget, QWidget
 
 from napari_prosma.layers.labels import brush_for
+from napari_prosma.layers.scan import read
+from napari_prosma.scan.selection import fit_of
 from napari_prosma.train import pair_list
 from napari_prosma.train.run_library import list_runs
 from napari_prosma.train.view import ENCODERS
 from napari_prosma.widgets.job_view import ActivityProgress
-from prosma_core.config.training import FINE_TUNING_RATE, LabelsConfig, RunConfig, resolve_run
+from prosma_core.config.training import FINE_TUNING_RATE, MOST_EPOCHS, LabelsConfig, RunConfig, resolve_run
 from prosma_core.data.geometry import array_spec
 from prosma_core.engine.messages import (
     ArrayReady,
@@ -745,6 +748,39 @@ def test_epochs_are_drawn_and_the_time_left_is_said(widget: Any, annotated: Any)
     job.say(epoch(1))
     job.say(StepDone(2, 1, 40, 0.8))
     assert widget.view.progress_text() == "Epoch 2 of 5, step 1 of 40, about 40 s left"
+
+
+def test_a_run_by_the_clock_says_no_number_of_epochs_but_the_time_from_its_first_step(
+    widget: Any, annotated: Any
+) -> None:
+    annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    job = widget.start()
+    job.say(StepDone(1, 3, 40, 0.9, seconds_left=590.0))
+    assert widget.view.progress_text() == "Epoch 1, step 3 of 40, about 10 min left"
+    job.say(replace(epoch(1), epochs=MOST_EPOCHS))
+    job.say(StepDone(2, 1, 40, 0.8, seconds_left=540.0))
+    assert widget.view.progress_text() == "Epoch 2, step 1 of 40, about 9 min left"
+
+
+def test_a_start_model_that_was_trained_on_other_scans_is_warned_of_as_in_segment(widget: Any) -> None:
+    image = widget.viewer.add_image(np.random.default_rng(0).normal(0, 1, (12, 24, 28)), name="knee")
+    data = np.zeros((12, 24, 28), np.uint8)
+    data[3:9, 8:16, 8:16] = 1
+    labels = widget.viewer.add_labels(data)
+    widget.controller.choose_start(widget.model("hippocampus-mri"))
+    assert widget.text("start_fit") == ""
+    widget.controller.pairs.add_layers(image, labels)
+    warning = fit_of(read(image), widget.model("hippocampus-mri")).text
+    assert widget.text("start_fit") == warning
+    assert warning.startswith("hippocampus-mri was trained on T1-weighted MRI")
+    assert widget.can_run
+    widget.controller.choose_start(None)
+    assert widget.text("start_fit") == ""
+    widget.controller.choose_start(widget.model("phantom-3d"))
+    assert "synthetic phantoms" in widget.text("start_fit")
+    widget.view.remove_clicked.emit([0])
+    assert widget.text("start_fit") == ""
 
 
 def test_a_finished_model_is_in_segments_list_and_preferred(widget: Any, annotated: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ def test_slices_are_marked_by_key_and_button_and_the_bar_follows(widget: Any, an
     qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
     assert slice_states(copy).checked == ()
     assert button.text() == MARK
+    assert widget.text("zero_facts").startswith("Only checked and edited slices count")
     qtbot.mouseClick(bar, Qt.MouseButton.LeftButton, pos=QPoint(int(bar.width() * 7.5 / 12), 5))
     assert widget.viewer.dims.current_step[0] == 7
     press(widget.viewer, KEY)
@@ -52,6 +54,13 @@ def test_slices_are_marked_by_key_and_button_and_the_bar_follows(widget: Any, an
     assert bar.text_at(bar.width() + 1) == ""
     widget.controller.close()
     assert KEY not in map(str, widget.viewer.keymap)
+
+
+def test_counts_say_which_of_the_checked_slices_were_edited() -> None:
+    states = SliceStates("z", 31, checked=(3, 4, 5), edited=(5, 8, 9), only=True)
+    assert states.words() == "3 checked (1 of them edited), 2 edited, 26 untouched"
+    assert replace(states, edited=(3, 4)).words() == "3 checked (2 of them edited), 28 untouched"
+    assert replace(states, edited=()).words() == "3 checked, 0 edited, 28 untouched"
 
 
 def test_the_key_of_another_plugin_stays_its_own(widget: Any) -> None:

@@ -32,6 +32,7 @@ from napari_prosma.train.sources import Source
 from napari_prosma.train.view import TrainView
 from prosma_core.config.model import ClassInfo
 from prosma_core.config.training import LabelsConfig, TrainingConfig
+from prosma_core.data.slices import SliceStates
 from prosma_core.runs.run_state import RunState
 
 CLASSES = (
@@ -98,6 +99,23 @@ def choose(box: QComboBox, text: str) -> None:
 def texts(view: QWidget) -> list[str]:
     """What all labels say that are not hidden."""
     return [label.text() for label in view.findChildren(QLabel) if not label.isHidden()]
+
+
+def test_the_slices_and_the_main_button_are_in_view_on_a_small_screen(view: TrainView, qtbot: QtBot) -> None:
+    view.resize(320, 640)
+    view.show()
+    qtbot.waitExposed(view)
+    view.show_pairs(PAIRS[:1])
+    view.show_slices(SliceStates("z", 31, edited=(3,), only=True), "liver corrected")
+    view.show_slice(3)
+    view.show_run("Train", enabled=True, tooltip="")
+    for show in (lambda: None, view.show_training, lambda: view.show_error("The disk is full. " * 9, details=True)):
+        show()
+        QApplication.processEvents()
+        seen = [part(view, QPushButton, name) for name in ("mark_slice", "next_slice", "run")]
+        assert [each.visibleRegion().boundingRect().height() for each in seen] == [each.height() for each in seen]
+    error = part(view, QLabel, "error")
+    assert error.visibleRegion().boundingRect().height() == error.height()
 
 
 # --- Pairs ----------------------------------------------------------------------------------------------------------
