@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +16,6 @@ from napari_prosma import _writer
 from napari_prosma._reader import image_layer_data
 from napari_prosma.gates import job as gates
 from napari_prosma.gates.job import write_maps, write_numbers
-from napari_prosma.jobs.download import Archive, fetch
 from napari_prosma.jobs.session import Session
 from napari_prosma.layers.scan import read
 from napari_prosma.train.export_pairs import autosave, write_pairs
@@ -133,24 +130,6 @@ def _copy(folder: Path) -> tuple[Save, Found]:
     return save, lambda: Number(names.index(read_header(folder / "copy.safetensors").name), 2)
 
 
-def _download(folder: Path) -> tuple[Save, Found]:
-    """A sample scan: an archive, which is removed, and what is needed of it."""
-    archives = folder.with_name(f"{folder.name} archives")
-    archives.mkdir()
-
-    def save(number: int) -> None:
-        path = archives / f"{number}.tar"
-        if not path.exists():
-            (archives / "scan").write_text(json.dumps([number]))
-            with tarfile.open(path, "w") as tar:
-                tar.add(archives / "scan", "scan")
-        digest = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-        for _ in fetch(Archive(path.as_uri(), digest, (("scan", "scan.json"),)), folder):
-            pass
-
-    return save, lambda: int(json.loads((folder / "scan.json").read_text())[0])
-
-
 def maps(folder: Path) -> tuple[Save, Found]:
     """Maps of the gates: a new folder each time, whose name is its number, and which is there whole or not at all."""
     found = look()
@@ -181,6 +160,5 @@ WINDOW: dict[str, Writer] = {
     "layer zarr": _writer_of("l.ome.zarr"),
     "pairs": _pairs,
     "window settings": settings,
-    "download": _download,
     "maps": maps,
 }

@@ -1,4 +1,4 @@
-"""``python3 run.py demo``: napari with a phantom scan, the Segment widget docked, and the scan segmented."""
+"""``python3 run.py demo``: napari with an MRI of a hippocampus, the Segment widget docked, and the scan segmented."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
 def show(session: Session, device: str, screenshot: Path | None) -> str:
     """Run the window until it is closed; returns why the segmentation failed, empty where it did not."""
     viewer = napari.Viewer(title="ProSMA demo")
-    viewer.open_sample("napari-prosma", "phantom_3d")
+    viewer.open_sample("napari-prosma", "hippocampus")
     image, truth = viewer.layers[0], viewer.layers[1]
     truth.visible = False
     viewer.layers.selection.active = image
@@ -52,10 +52,10 @@ def show(session: Session, device: str, screenshot: Path | None) -> str:
         viewer.window.resize(*PICTURE)
     QTimer.singleShot(500, viewer.reset_view)  # the canvas has become smaller: the scan fits into what is left of it
     controller = widget.controller
-    controller.choose_model(next(m for m in session.models() if m.header.name == "phantom-3d"))
+    controller.choose_model(next(m for m in session.models() if m.header.name == "hippocampus-mri"))
     controller.choose_device(device)
     outcome = ["The window was closed before the segmentation was finished."]
-    say(f"Segmenting a phantom scan of {' x '.join(map(str, image.data.shape))} voxels …")
+    say(f"Segmenting an MRI of {' x '.join(map(str, image.data.shape))} voxels …")
 
     def poll() -> None:
         if controller.run is not None:
@@ -64,6 +64,8 @@ def show(session: Session, device: str, screenshot: Path | None) -> str:
         outcome[0] = "" if controller.last else widget.error_text() or "It did not start."
         if controller.last:
             report(widget, truth.data)
+            if controller.last.labels is not None:
+                controller.last.labels.contour = 1  # the scan is seen below it
         if screenshot:
             QTimer.singleShot(1000, leave)  # the canvas draws the last slab first
 
@@ -84,7 +86,7 @@ def show(session: Session, device: str, screenshot: Path | None) -> str:
 
 
 def report(widget: SegmentWidget, truth: NDArray[Any]) -> None:
-    """Print the Dice of each class against the phantom's truth."""
+    """Print the Dice of each class against the labels that experts drew."""
     last = widget.controller.last
     if last is None or last.labels is None:
         return

@@ -11,7 +11,7 @@ from PIL import Image
 
 
 @pytest.mark.slow
-def test_the_demo_segments_its_phantom_and_writes_a_picture(display: None, tmp_path: Path) -> None:
+def test_the_demo_segments_its_scan_and_writes_a_picture(display: None, tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
