@@ -179,10 +179,8 @@ def take_new_model(desk: Desk) -> None:
     widget.controller.choose_preset("quick")
     wait(widget.findChild(QPushButton, "run").isEnabled)
     desk.viewer.layers.selection.active = scan
-    desk.viewer.window.resize(1400, HEIGHT + 270)  # the button below the choices
     wait(lambda: "clock" in widget.findChild(QLabel, "times").text())
     desk.picture("train-ready")
-    desk.viewer.window.resize(1400, HEIGHT)
     short(widget, epochs=10, steps=15)
     widget.preview_toggled.emit(True)
     labels.visible = False  # to see the preview

@@ -322,7 +322,7 @@ def test_slices_of_a_corrected_result_are_marked_shown_and_asked_for(
     assert (states.axis, states.count, name) == ("z", 12, copy.name)
     assert view.shown["show_problem"] == (
         "pairs",
-        "Nothing is checked or edited yet: correct a slice, or mark one as checked.",
+        "Nothing is checked or edited yet: paint or correct a slice, or mark one as checked.",
     )
     assert not enabled(train)
 

@@ -123,8 +123,7 @@ def facts(
         if not states.annotated:
             return f"{of.replace(':', ',')}nothing checked or edited yet: left out"
         classes = counted(len(found.values), "class", "classes") if found.values else "no object"
-        where = "on checked and edited slices" if states.axis else "checked or edited"
-        return f"{of}{states.words()}; {classes} {where}"
+        return f"{of}{states.words()}; {classes}{' on checked and edited slices' if states.axis else ''}"
     parts = [counted(len(found.values), "class", "classes") if found.values else "no object"]
     if found.gray is not None:
         return f"{counted(len(found.values), 'value')} above 0"

@@ -232,7 +232,8 @@ def _size_problem(choices: TrainChoices) -> Problem | None:
 
 def _pairs_problem(rows: Sequence[PairRow]) -> Problem | None:
     if not rows:
-        text = "Add an image and its labels: select both layers and choose “Add active pair”, or add files."
+        text = "Add an image and its labels: select both layers and choose “Add active pair”, "
+        text += "add files, or go through a folder."
         return Problem("pairs", text)
     bad = next((row for row in rows if row.problem), None)
     if bad:
@@ -395,10 +396,13 @@ def _parted(rows: Sequence[PairRow]) -> list[Pair]:
 
 def _annotation(rows: Sequence[PairRow], labels: LabelsConfig, classes: Sequence[ClassInfo]) -> Iterator[str]:
     for row in rows:
-        if row.result is not None and row.result.untouched:
-            what = "{} untouched slice{} the model's own labels and take{} no part."
-            count = len(row.result.untouched)
-            yield f"{row.labels}: " + what.format(count, *((" holds", "s") if count == 1 else ("s hold", "")))
+        if row.result is not None and row.result.untouched and row.result.axis:
+            single = len(row.result.untouched) == 1
+            own = (
+                f" {'holds' if single else 'hold'} the model's own labels and" if made_by_model(row.provenance) else ""
+            )
+            count = counted(len(row.result.untouched), "untouched slice")
+            yield f"{row.labels}: {count}{own} {'takes' if single else 'take'} no part."
     for row in rows if labels.zero == "background" else ():
         if row.spec is not None and _looks_unfinished(row):
             total = row.spec.size(row.axis)

@@ -258,11 +258,12 @@ class TrainView(JobView):
         self._name = QLineEdit()
         self._name.setToolTip("Name of the model, and of its file.")
         self._name.editingFinished.connect(lambda: self.name_chosen.emit(self._name.text().strip()))
-        self._what = self._begin_section()
-        self._add(self.series, self._pairs)
+        self._scans = self._begin_section()
+        self._add(self.series)
         self._end_section()
         self._add(self._slices)
         self._setup = self._begin_section()
+        self._add(self._pairs)
         self._size = QLineEdit()
         self._size.setPlaceholderText("unknown: z, y, x mm")
         self._size.setToolTip("Size of a voxel of the images that state none, such as 3, 1, 1 mm.")
@@ -326,14 +327,14 @@ class TrainView(JobView):
         super().show_running(running)
         self._meaning.lock(running)
         if not running:
-            self._what.setVisible(True)
+            self._scans.setVisible(True)
             self._setup.setVisible(True)
 
     def show_training(self) -> None:
         """A training has begun: its curves take the place of the choices."""
         self.show_running(True)
         self.show_notes("")
-        self._what.setVisible(False)
+        self._scans.setVisible(False)
         self._setup.setVisible(False)
 
     def show_pairs(self, rows: Sequence[PairRow]) -> None:

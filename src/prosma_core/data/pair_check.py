@@ -113,7 +113,7 @@ class PairCheck:
     numbered: bool = False
 
 
-NOTHING_CHECKED = "Nothing is checked or edited yet: correct a slice, or mark one as checked."
+NOTHING_CHECKED = "Nothing is checked or edited yet: paint or correct a slice, or mark one as checked."
 """What to do about a model's result as labels."""
 
 

@@ -63,7 +63,9 @@ class SliceStates:
         return "checked" if index in self.checked else "edited" if index in self.edited else "untouched"
 
     def words(self) -> str:
-        """Counts, as in ``3 checked (1 of them edited), 2 edited, 26 untouched``: both counts as checked."""
+        """Counts, as in ``3 checked (1 of them edited), 2 edited, 26 untouched``; of a picture its state."""
+        if not self.axis and self.frames == 1:
+            return "checked and edited" if self.checked and self.edited else self.state(0)
         edited, both = len(set(self.edited) - set(self.checked)), len(set(self.edited) & set(self.checked))
         parts = [f"{len(self.checked)} checked{f' ({both} of them edited)' if both else ''}"]
         parts += [f"{edited} edited"] if edited or not both else []

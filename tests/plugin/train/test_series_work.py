@@ -100,6 +100,7 @@ def test_open_correct_next_close_reopen(series: Series, folder: Path) -> None:
     series.click("next")
     assert series.layers == ["s0.nii.gz", "s0.nii.gz labels"]
     assert series.viewer.layers.selection.active is series.labels
+    assert series.labels.mode == "paint"
     series.paint(2)
     series.paint(3)
     series.click("next")  # the broken one is left out
@@ -107,6 +108,7 @@ def test_open_correct_next_close_reopen(series: Series, folder: Path) -> None:
     assert series.states[:2] == ["done: 2 of 8", "cannot be opened"]
     assert "s1.nii.gz cannot be opened" in series.widget.text("series_problem")
     assert series.pairs[0] == ("s0.nii.gz", "0 checked, 2 edited, 6 untouched; 1 class on checked and edited slices")
+    assert "6 untouched slices take no part." in series.widget.text("notes")  # no model made them
     series.paint(1)
     series.click("leave")
     assert series.layers == []

@@ -61,6 +61,10 @@ def test_counts_say_which_of_the_checked_slices_were_edited() -> None:
     assert states.words() == "3 checked (1 of them edited), 2 edited, 26 untouched"
     assert replace(states, edited=(3, 4)).words() == "3 checked (2 of them edited), 28 untouched"
     assert replace(states, edited=()).words() == "3 checked, 0 edited, 28 untouched"
+    picture = SliceStates("", 1, only=True)
+    assert picture.words() == "untouched"
+    assert replace(picture, edited=(0,)).words() == "edited"
+    assert replace(picture, checked=(0,), edited=(0,)).words() == "checked and edited"
 
 
 def test_the_key_of_another_plugin_stays_its_own(widget: Any) -> None:
