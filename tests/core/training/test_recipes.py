@@ -11,6 +11,7 @@ import torch
 
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.model import ModelHeader
+from prosma_core.config.training import load_run_yaml, resolve_run
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.events import drain
 from prosma_core.inference.segment import Segmenter
@@ -35,6 +36,18 @@ def test_a_recipe_is_valid_and_its_patches_fit_the_network(script: Any, path: Pa
     assert len(recipe.size) == len(recipe.canvas) == recipe.dims
     assert not any(side % divisor for side in recipe.size)
     assert recipe.fit or recipe.covers == pytest.approx(max(recipe.size) / max(recipe.canvas), abs=1e-6)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "shipped").iterdir()), ids=lambda path: path.stem)
+def test_settings_of_a_shipped_model_are_valid_and_say_what_it_is_for(path: Path) -> None:
+    run = resolve_run({**load_run_yaml(path), "data": "data", "out": "model.safetensors"}, path.name)
+    assert run.name == path.stem.removesuffix("-bias")
+    assert run.purpose.shows
+    assert run.purpose.not_for
+    assert run.class_names
+    assert run.licence in {"CC-BY-4.0", "CC-BY-SA-4.0", "CC0-1.0", "MIT"}
+    assert run.attribution
+    assert f"--config benchmarks/shipped/{path.name}" in path.read_text(encoding="utf-8")
 
 
 def test_folding_batch_norms_leaves_the_features_as_they_are(script: Any) -> None:
