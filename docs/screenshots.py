@@ -32,6 +32,7 @@ from napari_prosma.widgets.docks import open_dock
 from prosma_core.config.training import LabelsConfig
 from prosma_core.data.geometry import Scan
 from prosma_core.data.phantom import phantom_3d
+from prosma_core.io.images import write_image
 from prosma_core.runs.run_state import read_history
 
 IMAGES = Path(__file__).parent / "images"
@@ -119,6 +120,7 @@ def main() -> None:
     for parts in (
         (take_segment,),
         (take_new_model, take_fine_tuning),
+        (take_series,),
         (take_gates,),
     ):  # a window each: napari's sliders remember
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as settings:
@@ -233,6 +235,35 @@ def take_fine_tuning(desk: Desk) -> None:
     desk.picture("train-finished")
 
 
+def take_series(desk: Desk) -> None:
+    """Train: a folder of scans that is gone through."""
+    truths = []
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / "scans"
+        folder.mkdir()
+        for seed in range(6):
+            image, truth = phantom_3d(seed + 3, (16, 64, 64))
+            write_image(folder / f"patient_{seed:03d}.nii.gz", image.data, image.spec)
+            truths.append(truth)
+        widget = desk.train()
+        series, layers = widget.controller.series, desk.viewer.layers
+        series.begin(folder)
+        for seed, truth in enumerate(truths[:3]):
+            wait(widget.findChild(QPushButton, "series_next").isEnabled)
+            series.open_next()
+            wait(lambda seed=seed: layers[-1:] != [] and layers[-1].name == f"patient_{seed:03d}.nii.gz labels")
+            labels = np.asarray(truth.data)[::-1, ::-1, ::-1]  # as the reader turns what has no orientation
+            for z in range(6, 9 + seed):
+                correct(layers[-1], Scan(labels, truth.spec), z)
+            settle(2)
+            desk.viewer.dims.set_current_step(0, 7)
+        series.validate([1])
+        settle(2)
+        desk.picture("train-series")
+        series.leave()
+        settle()
+
+
 def correct(labels: Labels, truth: Scan, z: int) -> None:
     """Make a slice what the truth is, as a person does by strokes."""
     plane, now = np.asarray(truth.data)[z], np.asarray(labels.data)[z]
@@ -247,7 +278,9 @@ def painted_scan(desk: Desk) -> tuple[Image, Labels]:
     middle = widest_slice(truth)
     left_out = [z for z in range(len(truth.data)) if z not in range(middle - 4, middle + 5, 2)]
     truth.data[left_out] = 0
-    scan, labels = (Layer.create(*made) for made in pair_layers(image, truth, "Phantom 3D", ("organ", "lesion"), ""))
+    scan, labels = (
+        Layer.create(*made) for made in pair_layers(image, truth, "Phantom 3D", ("organ", "lesion"), "", PHANTOM)
+    )
     labels.name = "Painted"
     desk.viewer.layers.extend([scan, labels])
     desk.viewer.dims.set_current_step(0, middle)

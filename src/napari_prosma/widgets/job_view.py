@@ -122,6 +122,10 @@ WIDTH = 320
 """Least width: everything can be read, with a scroll bar, and a 13-inch screen has room for the canvas."""
 
 
+LOOKS = 4
+"""Times that a part is scrolled to, a tenth of a second apart: texts above it may come or go meanwhile."""
+
+
 class JobView(QWidget):
     """Base view of widgets that run jobs: a column of parts that subclasses add; signals out, setters in, no decisions.
 
@@ -154,6 +158,7 @@ class JobView(QWidget):
         outer.addWidget(area)
         self.setMinimumWidth(WIDTH)
         self._to_see: QWidget | None = None
+        self._looks = 0
         self._look = QTimer(self)
         self._look.setSingleShot(True)
         self._look.setInterval(100)
@@ -262,12 +267,15 @@ class JobView(QWidget):
 
     def _reveal(self, part: QWidget) -> None:
         """Scroll to a part as soon as everything has its place."""
-        self._to_see = part
+        self._to_see, self._looks = part, LOOKS
         self._look.start()
 
     def _scroll(self) -> None:
         if self._to_see is not None and self._to_see.isVisible():
             self._area.ensureWidgetVisible(self._to_see)
+            self._looks -= 1
+            if self._looks:
+                self._look.start()
 
     # --- Dialogs ----------------------------------------------------------------------------------------------------
 

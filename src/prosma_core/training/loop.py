@@ -129,8 +129,10 @@ def _run(trainer: Trainer, resume: bool) -> Generator[Event, None, TrainingResul
 
 def _finish(trainer: Trainer) -> Generator[Event, None, TrainingResult]:
     """Validate the chosen weights on every validation case and write the model."""
-    yield StageStarted(f"Validating on {counted(len(trainer.val), 'validation case')}.")
-    held_out = trainer.setup.split.words()
+    split = trainer.setup.split
+    held_out, cases = split.words(), counted(len(trainer.val), "validation case")
+    apart = split.kind != "none held out"
+    yield StageStarted(f"Validating on {cases}." if apart else "Measuring the Dice on the training slices.")
     folder, weights, out = trainer.folder, trainer.weights(), trainer.setup.run.out
     if trainer.config.keep == "best" and folder.best.is_file():
         weights = {k: torch.from_numpy(v) for k, v in load_bundle(folder.best)[1].items()}

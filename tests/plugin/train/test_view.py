@@ -118,6 +118,18 @@ def test_the_slices_and_the_main_button_are_in_view_on_a_small_screen(view: Trai
     assert error.visibleRegion().boundingRect().height() == error.height()
 
 
+def test_the_outcome_is_scrolled_to_while_texts_above_it_change(view: TrainView, qtbot: QtBot) -> None:
+    view.resize(320, 640)
+    view.show()
+    qtbot.waitExposed(view)
+    view.show_pairs(PAIRS)
+    view.show_outcome(None, {"liver": 0.8}, "", "No independent validation")
+    qtbot.wait(150)
+    view.show_notes("One scan is left out. " * 90)
+    use = part(view, QPushButton, "use")
+    qtbot.waitUntil(lambda: use.visibleRegion().boundingRect().height() == use.height(), timeout=2000)
+
+
 # --- Pairs ----------------------------------------------------------------------------------------------------------
 
 
