@@ -131,7 +131,8 @@ def scan_problem(choices: ScanChoices, slice_axis: str | None, region: Region | 
 def no_model_text(scan: LayerScan) -> str:
     """Why no model is chosen, and what to do."""
     kind = kind_of(scan).text
-    return f"No shipped model is meant for this scan ({kind}): train one from a few slices, or choose a model."
+    few = "slices" if scan.spec.spatial_ndim == 3 else "images"
+    return f"No shipped model is meant for this scan ({kind}): train one from a few {few}, or choose a model."
 
 
 def scan_notes(

@@ -264,7 +264,8 @@ def _pairs_problem(rows: Sequence[PairRow]) -> Problem | None:
 def _classes_problem(choices: TrainChoices) -> Problem | None:
     classes = choices.classes
     if len(classes) < 2:
-        return Problem("classes", "No class is painted: paint at least one object in a labels layer.")
+        text = "No object is painted yet: paint all objects of a few slices, one class with label 1, another with 2."
+        return Problem("classes", text)
     twice = [name for name, n in Counter(info.name for info in classes).items() if n > 1]
     if twice:
         return Problem("classes", f"Two classes are named {twice[0]!r}. Give each its own name.")

@@ -176,6 +176,11 @@ def test_where_no_model_is_meant_none_is_chosen_and_the_reason_stands_there(widg
     assert widget.text("model_facts") == ""
 
 
+def test_for_a_picture_a_few_images_are_asked_for(widget: Widget) -> None:
+    widget.open(picture(gray=False))
+    assert "(2D, color, no voxel size): train one from a few images" in widget.text("problem_model")
+
+
 def test_the_description_stands_under_the_box(widget: Widget) -> None:
     widget.open(phantom_3d_layers()[0])
     assert widget.run.isEnabled()

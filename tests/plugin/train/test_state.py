@@ -197,7 +197,7 @@ def bad_rows() -> tuple[PairRow, ...]:
         (lambda: TrainChoices(name="mine"), "pairs", "Add an image and its labels"),
         (lambda: choices(*bad_rows()), "pairs", "odd: The labels have another grid"),
         (lambda: choices(row(units="mm"), row(units="um")), "pairs", "different units (mm, um)"),
-        (lambda: choices(classes=()), "classes", "No class is painted"),
+        (lambda: choices(classes=()), "classes", "No object is painted yet"),
         (
             lambda: choices(classes=(*classes_of([row()], None), ClassInfo(value=2, name="class 1"))),
             "classes",
@@ -383,7 +383,7 @@ def test_scans_without_an_object_are_negatives_unless_all_are(tmp_path: Path) ->
     empty = row(name="normal", values=())
     plan = plan_of(choices(row(), empty), tmp_path)
     assert any("No object in 1 of 2 label maps (normal drawn)" in note for note in plan.notes)
-    assert "No class is painted" in problem_of(choices(empty, empty), tmp_path).text
+    assert "No object is painted yet" in problem_of(choices(empty, empty), tmp_path).text
     sparse = LabelsConfig(zero="annotated_slices")
     undecided = row(name="new", values=(), config=sparse)
     assert "No class is painted" in problem_of(choices(row(config=sparse), undecided, labels=sparse), tmp_path).text
