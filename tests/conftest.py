@@ -7,11 +7,12 @@ import gc
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import coverage
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
@@ -49,8 +50,15 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         compileall.compile_dir(ROOT / "src", quiet=2)
 
 
-FIRST = ("tests/e2e/train", "tests/e2e", "tests/core/engine", "tests/core/training")
-"""Folders whose files take longest: begun first, so that two processes end at about the same time."""
+FIRST = (
+    "tests/e2e/train",
+    "tests/e2e",
+    "tests/core/engine",
+    "tests/core/training",
+    "tests/test_fuzz.py",
+    "tests/evidence",
+)
+"""What takes longest: begun first, so that two processes end at about the same time."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -59,6 +67,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "data_root" in getattr(item, "fixturenames", ()):
             item.add_marker("data")
+
+
+def counts(item: pytest.Item) -> bool:
+    """Whether a test counts for the coverage: it is about the core or the plugin, and not marked as slow."""
+    part = item.path.relative_to(ROOT / "tests").parts[0]
+    return part in {"core", "plugin"} and item.get_closest_marker("slow") is None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Let the others go unmeasured: what they reach, quick tests reach as well, and tracing makes each take longer."""
+    measured = coverage.Coverage.current()
+    if measured is None or counts(item):
+        return (yield)
+    measured.stop()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)  # nor the processes that they start
+        try:
+            return (yield)
+        finally:
+            measured.start()
 
 
 def pytest_collection_finish() -> None:

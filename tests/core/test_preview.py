@@ -134,12 +134,14 @@ def watched(request: pytest.FixtureRequest, make_header: MakeHeader, noise: Nois
     return Watched(by, scan, config), run(by, scan, config)[0].labels.data
 
 
+@pytest.mark.slow
 def test_a_preview_does_not_change_the_result(watched: tuple[Watched, NDArray[Any]]) -> None:
     live, expected = watched
     assert live.result.labels.data is live.labels
     np.testing.assert_array_equal(live.labels, expected)
 
 
+@pytest.mark.slow
 def test_slabs_lie_in_the_label_map_and_cover_all_that_gets_labels(watched: tuple[Watched, NDArray[Any]]) -> None:
     live, expected = watched
     covered = np.zeros(expected.shape, bool)
@@ -150,6 +152,7 @@ def test_slabs_lie_in_the_label_map_and_cover_all_that_gets_labels(watched: tupl
     assert covered[expected > 0].all()
 
 
+@pytest.mark.slow
 def test_classes_appear_only_in_boxes_that_are_announced(watched: tuple[Watched, NDArray[Any]]) -> None:
     live, expected = watched
     announced = np.zeros(expected.shape, bool)

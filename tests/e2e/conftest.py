@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import coverage
 import nibabel
 import numpy as np
 import pytest
 import torch
 from napari import Viewer
+from napari.components import ViewerModel
 from napari.layers import Layer
 from napari.utils.notifications import notification_manager
+from npe2 import PluginManager
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication, QLabel, QPushButton, QScrollArea, QTableWidget, QWidget
@@ -42,7 +43,7 @@ class Desk:
     def __init__(self, viewer: Any, session: Session, qtbot: QtBot) -> None:
         self.viewer, self.session, self.qtbot = viewer, session, qtbot
         if isinstance(viewer, Viewer):
-            viewer.window.resize(1400, 860)
+            viewer.window.resize(1000, 700)  # each change of any part draws all of it anew
         self.widget = self.dock()
         self.until(lambda: session.jobs.ready is not None)
 
@@ -99,21 +100,6 @@ class Desk:
         self.qtbot.waitUntil(so, timeout=PATIENCE)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Let these tests go unmeasured: what they reach counts where a test is about it, and windows are slow to trace."""
-    measured = coverage.Coverage.current()
-    if measured is None or Path(__file__).parent not in item.path.parents:
-        return (yield)
-    measured.stop()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)  # nor the engines that they start
-        try:
-            return (yield)
-        finally:
-            measured.start()
-
-
 @pytest.fixture(scope="session")
 def one_thread() -> Iterator[None]:
     """Let the engine and this process compute with one thread: their results are then the same to the last bit."""
@@ -141,6 +127,16 @@ def session(jobs: Jobs, tmp_path: Path) -> Iterator[Session]:
     made.widget_opened()  # one that stays: the engine is warm for the next test
     yield made
     assert [r.message for r in notification_manager.records if r.severity == "error"] == []
+
+
+@pytest.fixture
+def bare_viewer(display: None) -> ViewerModel:
+    """Return a viewer that draws nothing: its layers, a widget beside it and the engine are those of a window.
+
+    To open a window takes longer than most of these tests, and so does all that is drawn in it.
+    """
+    PluginManager.instance().discover()  # as the first window does
+    return ViewerModel()
 
 
 @pytest.fixture

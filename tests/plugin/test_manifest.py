@@ -42,6 +42,7 @@ def test_the_widgets_are_in_napari_menus(manifest: PluginManifest) -> None:
     assert [item.command for item in manifest.contributions.menus["napari/layers/visualize"]] == ["napari-prosma.gates"]
 
 
+@pytest.mark.slow
 def test_reader_and_layers_bring_no_torch_into_the_viewers_process() -> None:
     code = (
         "import sys, napari_prosma; assert 'napari' not in sys.modules\n"

@@ -22,6 +22,7 @@ def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "out"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", window_writers.SAVED)
 def test_each_operation_of_a_save_fails_or_ends_the_process(kind: str, target: Path, faults: ModuleType) -> None:
     save, found = window_writers.SAVED[kind](target)

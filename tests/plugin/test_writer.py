@@ -158,6 +158,7 @@ def test_what_cannot_be_saved_is_refused_in_words(tmp_path: Path, save_layer: Sa
         save_layer(Image(np.ones((1, 1, 1, 1, 2, 2))), tmp_path / "i.nii.gz")
 
 
+@pytest.mark.slow
 def test_results_on_real_scans_keep_the_exact_grid(
     data_root: Path, tmp_path: Path, open_layer: OpenLayer, save_layer: SaveLayer, classes: Classes
 ) -> None:

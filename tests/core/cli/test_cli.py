@@ -165,6 +165,7 @@ def test_help_is_given_without_torch() -> None:
     assert "evaluate" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "before", "after"),
     [
@@ -236,6 +237,7 @@ def test_a_cpu_is_probed_before_it_is_used_and_that_is_said(
 # ---------------------------------------------------------------- the way from data to a result
 
 
+@pytest.mark.slow
 def test_train_segment_evaluate_and_info_fit_together(
     prosma: Prosma, make_data: Make, settings: Path, tmp_path: Path
 ) -> None:
@@ -868,6 +870,7 @@ def test_a_settings_file_that_cannot_work_is_named(prosma: Prosma, make_data: Ma
 # ---------------------------------------------------------------- as a process of its own
 
 
+@pytest.mark.slow
 def test_a_process_reports_a_bad_file_with_exit_code_2(model: Path, tmp_path: Path) -> None:
     save_png(tmp_path / "in" / "a.png")
     tiff(tmp_path / "in" / "b.tif", "ZYX")

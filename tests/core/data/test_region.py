@@ -117,6 +117,7 @@ def outside(data: np.ndarray, at: tuple[Any, ...]) -> np.ndarray:
     return rest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", list(CASES))
 @settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())

@@ -90,6 +90,7 @@ def test_a_box_has_the_logits_it_has_in_the_whole_grid(case, data) -> None:
     assert len(fewer) == len(wanted_tiles(shape, tile, overlap, box)[0]) <= len(events)
 
 
+@pytest.mark.slow
 @given(grids(), st.integers(1, 4))
 def test_planes_are_shown_once_in_order_when_no_tile_can_change_them(case, batch: int) -> None:
     shape, tile, overlap = case

@@ -161,9 +161,9 @@ def test_a_killed_run_is_kept_and_resumed_from_its_last_epoch(
 def test_fine_tuning_takes_the_models_gate_and_says_before_and_after(
     engine: Engine, begin: Begin, make_run: MakeRun
 ) -> None:
-    first = make_run("first", {"epochs": 4, "steps": 20}, gate={"kind": "none"})
+    first = make_run("first", {"epochs": 2, "steps": 8}, gate={"kind": "none"})
     start = begin(engine, TrainRequest(run=first)).end().result
-    run = make_run("second", {"epochs": 4, "steps": 30, "learning_rate": 1e-6}, init=str(first.out))
+    run = make_run("second", {"epochs": 3, "steps": 15, "learning_rate": 1e-6}, init=str(first.out))
     heard = stop_in_epoch(engine, begin, run, 2)
     assert isinstance(heard.end(), Cancelled)
     kept, folder = keep_stopped(RunFolder.beside(run.out)), RunFolder.beside(run.out)
@@ -182,7 +182,7 @@ def test_what_was_measured_on_a_part_of_what_is_held_out_says_so(
 ) -> None:
     first = make_run("first")
     assert isinstance(begin(engine, TrainRequest(run=first)).end(), Finished)
-    few = {"training": {"epochs": 9, "steps": 30, "validation_cases": 1}, "pairs": pairs[:2], "init": str(first.out)}
+    few = {"training": {"epochs": 9, "steps": 10, "validation_cases": 1}, "pairs": pairs[:2], "init": str(first.out)}
     heard = stop_in_epoch(engine, begin, make_run("second", **few), 2)
     assert isinstance(heard.end(), Cancelled)
     folder = RunFolder.beside(first.out.with_stem("second"))

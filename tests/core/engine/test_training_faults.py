@@ -46,7 +46,7 @@ def test_a_loss_that_is_not_finite_is_said_and_the_engine_lives_on(
 def test_a_disk_that_fills_up_is_said_and_the_state_of_the_last_epoch_stays(
     engine: Engine, begin: Begin, make_run: MakeRun
 ) -> None:
-    run = make_run(training={"epochs": 4, "steps": 30})
+    run = make_run(training={"epochs": 4, "steps": 12})
     folder = RunFolder.beside(run.out)
     heard = begin(engine, TrainRequest(run=run))
     heard.wait_for(StepDone, so=lambda event: event.epoch == 2)

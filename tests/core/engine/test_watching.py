@@ -26,7 +26,7 @@ Begin = Callable[..., Any]
 MakeRun = Callable[..., RunConfig]
 HandOver = Callable[..., ScanRef]
 
-SIX = {"epochs": 6, "steps": 10}
+SIX = {"epochs": 6, "steps": 5}
 
 
 def segmented(model: Path, scan: Scan) -> np.ndarray:

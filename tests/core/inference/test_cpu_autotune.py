@@ -243,6 +243,7 @@ def test_the_device_says_how_it_computes(machine: Callable[[], int]) -> None:
         next(prepare_device("abacus"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("given", "threads"), [(None, 1), ("2", 2)])
 def test_a_process_takes_the_threads_that_were_found_unless_a_person_set_them(
     tmp_path: Path, given: str | None, threads: int

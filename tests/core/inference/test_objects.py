@@ -165,6 +165,7 @@ CASES: dict[str, tuple[int, tuple[int, ...], str, dict[str, Any], dict[str, Any]
 SHAPES = {"yx": (40, 33), "zyx": (12, 33, 18), "tzyx": (2, 3, 20, 21)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", [0.2, 0.8])
 @pytest.mark.parametrize("case", list(CASES))
 def test_labels_follow_the_threshold(case: str, threshold: float, make_header: MakeHeader, noise: Noise) -> None:

@@ -104,6 +104,7 @@ def test_the_settings_that_made_a_model_can_be_used(settings: Path) -> None:
     assert {c.value: c.name for c in header.classes[1:]} == run.class_names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", ["mr", "ct"])
 def test_the_phantom_model_finds_organ_and_lesion_of_new_phantoms(modality: str) -> None:
     scores = [dice("phantom-3d", *phantom_3d(seed, modality=modality)) for seed in (7, 8)]
@@ -129,6 +130,7 @@ def test_every_path_gives_the_same_labels(name: str, monkeypatch: pytest.MonkeyP
     assert np.mean(fused == cpu) > SAME
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_every_way_of_a_cpu_gives_the_same_labels(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     image, _ = phantom_2d(1) if name == "breast-lesion-us" else phantom_3d(1)
@@ -167,6 +169,7 @@ def test_breast_lesions_on_real_validation_images(data_root: Path) -> None:
     assert np.mean(scores) == pytest.approx(0.792, abs=0.01)  # measured when it was shipped
 
 
+@pytest.mark.slow
 def test_a_model_is_loaded_and_trained_on_without_the_compiler_of_torch() -> None:
     code = (
         "import sys, torch\n"

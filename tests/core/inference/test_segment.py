@@ -153,6 +153,7 @@ def test_pictures_are_brought_to_the_longest_side(make_header: MakeHeader, noise
     assert "16x32" in words(events)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resampled", [False, True])
 @pytest.mark.parametrize("order", list(permutations(range(3))))
 @pytest.mark.parametrize("flips", [(), (0,), (1, 2), (0, 1, 2)])

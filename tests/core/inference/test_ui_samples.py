@@ -77,6 +77,7 @@ def same_grid(source: Path, result: Path, *, color: bool = False) -> None:
     assert set(np.unique(np.asanyarray(b.dataobj))) <= {0, 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VOLUMES)
 def test_a_volume_comes_back_on_its_own_grid(name: str, samples: Path, segment: Callable[..., Path]) -> None:
     result = segment([samples / name], 3, ("image",), **COARSE)
@@ -84,6 +85,7 @@ def test_a_volume_comes_back_on_its_own_grid(name: str, samples: Path, segment: 
     same_grid(samples / name, result)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["anat_bigendian/image.nii", "spine_t2s_aniso_oblique/image.nii.gz"])
 def test_a_volume_taken_slice_by_slice_comes_back(name: str, samples: Path, segment: Callable[..., Path]) -> None:
     same_grid(samples / name, segment([samples / name], 2, ("image",), tile=(160, 160), resample="none"))
@@ -113,6 +115,7 @@ def test_color_voxels_pass_through_a_color_model(samples: Path, segment: Callabl
     same_grid(source, segment([source], 3, ("red", "green", "blue"), **COARSE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dims"), [("nuclei2d_instances", 2), ("nuclei3d_instances", 3)])
 def test_a_tiff_comes_back_on_its_own_grid(name: str, dims: int, samples: Path, segment: Callable[..., Path]) -> None:
     import tifffile

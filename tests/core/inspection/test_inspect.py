@@ -193,6 +193,7 @@ def test_energy_is_what_the_decoder_did_not_receive(noise: Noise) -> None:
         np.testing.assert_allclose(found.maps[f"level{level.level}/field"], scales, atol=5e-3)  # beta is 0 at first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resample", ["none", "longest_side"])
 def test_the_maps_of_a_region_are_those_of_the_whole_scan(resample: str, noise: Noise) -> None:
     header = three_levels(2, (16, 16), resample=resample, longest_side=70 if resample != "none" else None)

@@ -29,6 +29,7 @@ def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "out"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FILES)
 def test_each_operation_of_a_save_fails(kind: str, target: Path, faults: ModuleType) -> None:
     save, found = WRITERS[kind](target)
@@ -36,6 +37,7 @@ def test_each_operation_of_a_save_fails(kind: str, target: Path, faults: ModuleT
     assert faults.fail_everywhere(target, save, found, errors=faults.ERRORS if kind == "png" else (), said=said) > 5
 
 
+@pytest.mark.slow
 @ends
 @pytest.mark.parametrize("kind", WRITERS)
 def test_a_process_ends_at_each_operation_of_a_save(kind: str, target: Path, faults: ModuleType) -> None:
@@ -43,12 +45,14 @@ def test_a_process_ends_at_each_operation_of_a_save(kind: str, target: Path, fau
     assert faults.end_everywhere(target, save, found) > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["png", *TORCH & WRITERS.keys()])
 def test_signal_9_at_each_operation_of_a_save(kind: str, target: Path, faults: ModuleType) -> None:
     save, found = WRITERS[kind](target)  # of the others a sample in tests/test_fuzz.py
     assert faults.end_everywhere(target, save, found, kill=True) > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ome-zarr 2", "ome-zarr 3"])
 def test_each_operation_of_a_folder_fails(kind: str, target: Path, faults: ModuleType) -> None:
     save, found = FOLDERS[kind](target)

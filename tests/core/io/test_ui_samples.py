@@ -19,6 +19,7 @@ def scans(data_root: Path) -> list[Path]:
     return [path for path in found if path.suffix != ".dcm"]
 
 
+@pytest.mark.slow
 def test_labels_come_back_on_the_grid_of_every_scan(data_root: Path, tmp_path: Path, rng: np.random.Generator) -> None:
     for number, path in enumerate(scans(data_root)):
         if path.is_dir():

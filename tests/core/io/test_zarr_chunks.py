@@ -84,6 +84,7 @@ def cut_in_shard(file: Path, count: int, keep: float) -> None:
     file.write_bytes(content[: -length - 4] + with_crc(index.tobytes()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMPRESSORS)
 @pytest.mark.parametrize("place", ["plain", "checksum", "shard", "shard and checksum", "shard of shards"])
 def test_a_cut_chunk_is_refused_at_every_place(tmp_path: Path, rng: np.random.Generator, name: str, place: str) -> None:

@@ -124,6 +124,7 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_torch_alone(dims, gate)
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
+@pytest.mark.slow
 @proximal_gate
 @both_dims
 def test_gradcheck_in_float64(dims, gate) -> None:

@@ -136,6 +136,7 @@ def check_project(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> 
     assert far == [], (shape, dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kernel", [(3, 3), (3, 1, 3)])
 def test_gradcheck_of_the_reference(form: str, kernel: tuple[int, ...]) -> None:

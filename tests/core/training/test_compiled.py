@@ -39,6 +39,7 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Any:
     return use
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's compiler uses it itself
 @pytest.mark.filterwarnings("ignore:TensorFloat32:UserWarning")
 @pytest.mark.parametrize("estimating", [False, True])

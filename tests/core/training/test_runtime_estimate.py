@@ -88,6 +88,7 @@ def test_what_training_refuses_is_refused() -> None:
         list(expected_seconds({"a": run_of()}, mixed, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(40, 48, 40), (70, 90)])
 def test_a_larger_network_takes_longer(shape: tuple[int, ...]) -> None:
     small, large = run_of(), run_of(network={"width": 32, "max_width": 64, "max_stages": 3})

@@ -86,9 +86,10 @@ def drain(run) -> tuple[TrainingResult, list[str], list[EpochDone]]:
 SLICES = {"zero": "annotated_slices"}
 
 
+@pytest.mark.slow
 def test_few_annotated_slices_train_a_model_that_is_validated_on_others(pair, tmp_path: Path) -> None:
     pairs = [pair(i, on_slices(6, 9, 12, 15, 18)) for i in range(3)]
-    run = run_of(tmp_path, pairs, labels=SLICES, training={"epochs": 2, "steps": 50, "learning_rate": 0.01})
+    run = run_of(tmp_path, pairs, labels=SLICES, training={"epochs": 1, "steps": 50, "learning_rate": 0.02})
     result, said, _ = drain(train(run))
     assert any("3 annotated slices of the same scans are held out" in s for s in said)
     assert any("annotated slices z 6, 9, 12, 15, 18" in s for s in said)
@@ -99,6 +100,7 @@ def test_few_annotated_slices_train_a_model_that_is_validated_on_others(pair, tm
     assert all(len(h["slices"]) == 1 for h in stored["held_out"].values())
 
 
+@pytest.mark.slow
 def test_a_sparse_run_repeats_from_its_yaml_and_resumes_with_its_slices(pair, tmp_path: Path) -> None:
     pairs = [pair(0, on_slices(6, 9, 12, 15, 18))]
     run = run_of(tmp_path, pairs, labels=SLICES)
@@ -148,6 +150,7 @@ def test_labels_with_empty_slices_between_are_asked_about(pair, tmp_path: Path) 
     assert any("3 slices between z 6 and 18 hold labels" in s and "--annotated-slices" in s for s in said)
 
 
+@pytest.mark.slow
 def test_what_is_ignored_changes_no_weight(pair, tmp_path: Path) -> None:
     def unsure(value: int):
         def change(labels: np.ndarray) -> np.ndarray:
@@ -191,6 +194,7 @@ def test_ten_thousand_objects_are_one_class_where_asked(pair, tmp_path: Path) ->
     assert [c.value for c in result.header.classes] == [0, 1]
 
 
+@pytest.mark.slow
 def test_fine_tuning_is_compared_with_its_start_on_the_same_cases(pair, tmp_path: Path) -> None:
     pairs = [pair(i) for i in range(4)]
     good = {"epochs": 1, "steps": 40, "learning_rate": 0.01}
@@ -214,6 +218,7 @@ def test_fine_tuning_is_compared_with_its_start_on_the_same_cases(pair, tmp_path
     assert resumed.before == tuned.before
 
 
+@pytest.mark.slow
 def test_more_epochs_go_on_at_the_rate_of_a_run_of_that_length(pair, tmp_path: Path) -> None:
     run = run_of(
         tmp_path, [pair(i) for i in range(2)], training={"epochs": 2, "minutes": 60, "patience": 1, "steps": 1}

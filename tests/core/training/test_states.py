@@ -77,6 +77,7 @@ def average(trainer: Trainer) -> None:
     next(iter(trainer.average.weights.values())).view(-1)[3] = torch.nan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("poison", "named"), [(moment, "optimizer.0.exp_avg_sq"), (weight, "model."), (average, "average.")]
 )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog, QSlider, QTableView
@@ -63,6 +64,18 @@ def desk(
     for name in ("plain-3d", "attention-3d", "ungated-3d"):
         session.add_model(own_models[name])
     return GatesDesk(make_napari_viewer(show=True), session, qtbot)
+
+
+@pytest.fixture
+def bare_desk(
+    bare_viewer: ViewerModel, session: Session, own_models: dict[str, Path], qtbot: QtBot
+) -> Iterator[GatesDesk]:
+    """Return the widget beside a viewer that draws nothing, and models of each kind of gate."""
+    for name in ("plain-3d", "attention-3d", "ungated-3d"):
+        session.add_model(own_models[name])
+    made = GatesDesk(bare_viewer, session, qtbot)
+    yield made
+    made.widget.close()
 
 
 @pytest.fixture

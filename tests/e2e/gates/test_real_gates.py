@@ -1,4 +1,4 @@
-"""Looking into the gates of real scans, in a real window with the real engine."""
+"""Looking into the gates, of real scans in a real window, always with the real engine."""
 
 from __future__ import annotations
 
@@ -15,50 +15,50 @@ import pytest
 from prosma_core.io.images import read_image
 
 
-def test_a_killed_engine_is_a_sentence_and_the_next_look_works(desk: Any, volume: np.ndarray) -> None:
-    desk.viewer.add_image(np.tile(volume, (1, 3, 3)), name="scan")
-    desk.choose("plain-3d")
-    desk.click("run")
-    desk.until(lambda: desk.controller.run is None or desk.widget.progress_text().startswith("Tile"))
-    os.kill(desk.session.jobs.pid, signal.SIGKILL)
-    desk.until(lambda: desk.controller.run is None)
-    assert "memory" in desk.text("error")
-    desk.widget.part.part_chosen.emit("slice")
-    found = desk.inspect()
+def test_a_killed_engine_is_a_sentence_and_the_next_look_works(bare_desk: Any, volume: np.ndarray) -> None:
+    bare_desk.viewer.add_image(np.tile(volume, (1, 3, 3)), name="scan")
+    bare_desk.choose("plain-3d")
+    bare_desk.click("run")
+    bare_desk.until(lambda: bare_desk.controller.run is None or bare_desk.widget.progress_text().startswith("Tile"))
+    os.kill(bare_desk.session.jobs.pid, signal.SIGKILL)
+    bare_desk.until(lambda: bare_desk.controller.run is None)
+    assert "memory" in bare_desk.text("error")
+    bare_desk.widget.part.part_chosen.emit("slice")
+    found = bare_desk.inspect()
     assert found.inspection.gate == "prosma"
 
 
-def test_a_look_at_the_current_slice_of_a_turned_scan(desk: Any, volume: np.ndarray) -> None:
-    scan = desk.viewer.add_image(volume, name="scan", scale=(3, 2, 1), translate=(5, 6, 7), units=("mm",) * 3)
-    desk.viewer.dims.set_current_step(0, 4)
-    desk.choose("plain-3d")
-    desk.widget.part.part_chosen.emit("slice")
-    found = desk.inspect()
+def test_a_look_at_the_current_slice_of_a_turned_scan(bare_desk: Any, volume: np.ndarray) -> None:
+    scan = bare_desk.viewer.add_image(volume, name="scan", scale=(3, 2, 1), translate=(5, 6, 7), units=("mm",) * 3)
+    bare_desk.viewer.dims.set_current_step(0, 4)
+    bare_desk.choose("plain-3d")
+    bare_desk.widget.part.part_chosen.emit("slice")
+    found = bare_desk.inspect()
     info = found.maps("removed", 0)[0]
     assert found.arrays[info.name].shape == (1, 40, 48)
-    layer = desk.maps["level 0 removed"]
+    layer = bare_desk.maps["level 0 removed"]
     np.testing.assert_allclose(layer.data_to_world((0, 3, 9)), scan.data_to_world((4, 3, 9)))
-    desk.click("Remove maps")
-    desk.until(lambda: list(desk.viewer.layers) == [scan])
+    bare_desk.click("Remove maps")
+    bare_desk.until(lambda: list(bare_desk.viewer.layers) == [scan])
 
 
-def test_baselines_show_what_they_have_and_say_what_they_have_not(desk: Any, volume: np.ndarray) -> None:
-    desk.viewer.add_image(volume, name="scan")
-    desk.choose("ungated-3d")
-    assert "plain U-Net" in desk.text("problem_model")
-    assert not desk.button("run").isEnabled()
-    desk.choose("attention-3d")
-    found = desk.inspect()
-    assert "remove nothing" in desk.text("messages")
-    assert sorted(desk.maps) == ["level 0 energy", "level 0 gate"]
-    assert desk.maps["level 0 gate"].visible
-    assert [row[2:] for row in desk.cells("levels_table")] == [["0 %", desk.cells("levels_table")[0][3], "–"]]
-    desk.controller.shown_result.picker.pick((0, 3, 4, 5))
+def test_baselines_show_what_they_have_and_say_what_they_have_not(bare_desk: Any, volume: np.ndarray) -> None:
+    bare_desk.viewer.add_image(volume, name="scan")
+    bare_desk.choose("ungated-3d")
+    assert "plain U-Net" in bare_desk.text("problem_model")
+    assert not bare_desk.button("run").isEnabled()
+    bare_desk.choose("attention-3d")
+    found = bare_desk.inspect()
+    assert "remove nothing" in bare_desk.text("messages")
+    assert sorted(bare_desk.maps) == ["level 0 energy", "level 0 gate"]
+    assert bare_desk.maps["level 0 gate"].visible
+    assert [row[2:] for row in bare_desk.cells("levels_table")] == [["0 %", bare_desk.cells("levels_table")[0][3], "–"]]
+    bare_desk.controller.shown_result.picker.pick((0, 3, 4, 5))
     weights = found.arrays["level0/gate"][:, 3, 4, 5]
-    assert {float(row[1]) for row in desk.voxel_rows()} <= {round(float(w), 2) for w in weights}
-    desk.controller.shown_result.what_if.change(0, state="closed")
-    desk.answered()
-    assert "what if" in desk.maps
+    assert {float(row[1]) for row in bare_desk.voxel_rows()} <= {round(float(w), 2) for w in weights}
+    bare_desk.controller.shown_result.what_if.change(0, state="closed")
+    bare_desk.answered()
+    assert "what if" in bare_desk.maps
 
 
 @pytest.mark.slow

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Labels
-from npe2 import PluginManager
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QComboBox, QDialog, QLabel, QPlainTextEdit
@@ -118,10 +117,9 @@ def desk(display: None, make_napari_viewer: Any, session: Session, qtbot: QtBot)
 
 
 @pytest.fixture
-def bare_desk(display: None, session: Session, qtbot: QtBot) -> Iterator[SegmentDesk]:
-    """Return the widget beside a viewer that draws nothing: layers, widget and engine are those of a window."""
-    PluginManager.instance().discover()  # as the first window does
-    made = SegmentDesk(ViewerModel(), session, qtbot)
+def bare_desk(bare_viewer: ViewerModel, session: Session, qtbot: QtBot) -> Iterator[SegmentDesk]:
+    """Return the widget beside a viewer that draws nothing."""
+    made = SegmentDesk(bare_viewer, session, qtbot)
     yield made
     made.widget.close()
 

@@ -1,4 +1,4 @@
-"""What can be chosen before the click, in a real window with the real engine."""
+"""What can be chosen before the click, with the real engine; where a window matters, in one."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_coarse_level_of_a_multiscale_layer_lies_on_the_fine_one(bare_desk: An
     np.testing.assert_array_equal(bare_desk.segment().data, result.data)
 
 
-def test_a_lazy_layer_is_computed_once_and_block_by_block(desk: Any, volume: np.ndarray) -> None:
+def test_a_lazy_layer_is_computed_once_and_block_by_block(bare_desk: Any, volume: np.ndarray) -> None:
     da = pytest.importorskip("dask.array")
     computed: list[tuple[int, int]] = []
 
@@ -107,16 +107,16 @@ def test_a_lazy_layer_is_computed_once_and_block_by_block(desk: Any, volume: np.
         return volume[start:stop]
 
     lazy = da.map_blocks(block, chunks=((1,) * 12, 40, 48), dtype=np.float32, meta=np.empty((0, 0, 0), np.float32))
-    desk.viewer.add_image(lazy, name="lazy", contrast_limits=(0, 200), cache=False)
-    desk.choose("plain-3d")
+    bare_desk.viewer.add_image(lazy, name="lazy", contrast_limits=(0, 200), cache=False)
+    bare_desk.choose("plain-3d")
     computed.clear()
-    result = desk.segment()
+    result = bare_desk.segment()
     assert sorted({start for start, _ in computed}) == list(range(12))
     assert len(computed) <= 12 + 2  # the viewer draws its slice as well
-    desk.viewer.layers.clear()
-    desk.viewer.add_image(volume)
-    desk.choose("plain-3d")
-    np.testing.assert_array_equal(desk.segment().data, result.data)
+    bare_desk.viewer.layers.clear()
+    bare_desk.viewer.add_image(volume)
+    bare_desk.choose("plain-3d")
+    np.testing.assert_array_equal(bare_desk.segment().data, result.data)
 
 
 def test_a_zarr_on_disk_is_opened_by_the_engine_itself(

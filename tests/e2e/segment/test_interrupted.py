@@ -1,4 +1,4 @@
-"""What ends a segmentation early, in a real window: the panel says so, and the next click works."""
+"""What ends a segmentation early, by the real engine: the panel says so, and the next click works."""
 
 from __future__ import annotations
 
@@ -21,13 +21,23 @@ pytestmark = pytest.mark.slow
 SMALL, LONG, LARGE = (16, 32, 40), (48, 256, 256), (128, 448, 448)
 
 
-@pytest.fixture
-def busy(desk: Any, rng: np.random.Generator) -> Any:
-    """Return a window that has begun with a scan of many seconds."""
+def begin(desk: Any, rng: np.random.Generator) -> Any:
     desk.viewer.add_image(rng.normal(100, 20, LONG).astype(np.float32), name="long")
     desk.choose("plain-3d")
     desk.start()
     return desk
+
+
+@pytest.fixture
+def busy(desk: Any, rng: np.random.Generator) -> Any:
+    """Return a window that has begun with a scan of many seconds."""
+    return begin(desk, rng)
+
+
+@pytest.fixture
+def busy_bare(bare_desk: Any, rng: np.random.Generator) -> Any:
+    """Return the widget beside a viewer that draws nothing; it has begun with a scan of many seconds."""
+    return begin(bare_desk, rng)
 
 
 def still_works(desk: Any, rng: np.random.Generator) -> None:
@@ -37,17 +47,17 @@ def still_works(desk: Any, rng: np.random.Generator) -> None:
     assert desk.segment().data.any()
 
 
-def test_cancel_by_a_click_on_the_same_button(busy: Any, rng: np.random.Generator) -> None:
-    engine = busy.session.jobs.pid
-    assert busy.button("run").text() == "Cancel"
-    busy.click("run")
-    busy.wait()
-    assert busy.text("messages").endswith("Cancelled.")
-    assert busy.text("error") == ""
-    assert [layer.name for layer in busy.viewer.layers] == ["long"]
-    assert busy.button("run").text() == "Segment"
-    assert busy.session.jobs.pid == engine
-    still_works(busy, rng)
+def test_cancel_by_a_click_on_the_same_button(busy_bare: Any, rng: np.random.Generator) -> None:
+    engine = busy_bare.session.jobs.pid
+    assert busy_bare.button("run").text() == "Cancel"
+    busy_bare.click("run")
+    busy_bare.wait()
+    assert busy_bare.text("messages").endswith("Cancelled.")
+    assert busy_bare.text("error") == ""
+    assert [layer.name for layer in busy_bare.viewer.layers] == ["long"]
+    assert busy_bare.button("run").text() == "Segment"
+    assert busy_bare.session.jobs.pid == engine
+    still_works(busy_bare, rng)
 
 
 def test_cancel_by_the_button_in_napari_s_activity_dock(busy: Any) -> None:
@@ -61,15 +71,15 @@ def test_cancel_by_the_button_in_napari_s_activity_dock(busy: Any) -> None:
     assert [layer.name for layer in busy.viewer.layers] == ["long"]
 
 
-def test_the_scan_is_deleted_while_it_is_segmented(busy: Any) -> None:
-    result = busy.controller.run.labels
-    busy.viewer.layers.remove("long")
-    assert busy.controller.run is not None
-    busy.click("run")
-    busy.wait()
-    assert result not in busy.viewer.layers
-    assert busy.text("problem_image").startswith("Open a scan")
-    assert not busy.button("run").isEnabled()
+def test_the_scan_is_deleted_while_it_is_segmented(busy_bare: Any) -> None:
+    result = busy_bare.controller.run.labels
+    busy_bare.viewer.layers.remove("long")
+    assert busy_bare.controller.run is not None
+    busy_bare.click("run")
+    busy_bare.wait()
+    assert result not in busy_bare.viewer.layers
+    assert busy_bare.text("problem_image").startswith("Open a scan")
+    assert not busy_bare.button("run").isEnabled()
 
 
 def test_the_result_is_deleted_while_it_grows(busy: Any, rng: np.random.Generator) -> None:
@@ -80,38 +90,38 @@ def test_the_result_is_deleted_while_it_grows(busy: Any, rng: np.random.Generato
     still_works(busy, rng)
 
 
-def test_the_engine_is_killed_while_it_works(busy: Any, rng: np.random.Generator) -> None:
-    engine = busy.session.jobs.pid
+def test_the_engine_is_killed_while_it_works(busy_bare: Any, rng: np.random.Generator) -> None:
+    engine = busy_bare.session.jobs.pid
     os.kill(engine, signal.SIGKILL)
-    busy.wait()
-    assert "The engine ended" in busy.text("error")
-    assert "starts a new one" in busy.text("error")
-    assert [layer.name for layer in busy.viewer.layers] == ["long"]
-    still_works(busy, rng)
-    assert busy.text("error") == ""
-    assert busy.session.jobs.pid != engine
+    busy_bare.wait()
+    assert "The engine ended" in busy_bare.text("error")
+    assert "starts a new one" in busy_bare.text("error")
+    assert [layer.name for layer in busy_bare.viewer.layers] == ["long"]
+    still_works(busy_bare, rng)
+    assert busy_bare.text("error") == ""
+    assert busy_bare.session.jobs.pid != engine
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a running process")
-def test_memory_runs_out_while_the_engine_works(desk: Any, rng: np.random.Generator) -> None:
-    still_works(desk, rng)
-    process = psutil.Process(desk.session.jobs.pid)
+def test_memory_runs_out_while_the_engine_works(bare_desk: Any, rng: np.random.Generator) -> None:
+    still_works(bare_desk, rng)
+    process = psutil.Process(bare_desk.session.jobs.pid)
     before = process.rlimit(psutil.RLIMIT_AS)
-    desk.viewer.layers.clear()
+    bare_desk.viewer.layers.clear()
     large = np.full(LARGE, 100, np.float32)
     large[0] = rng.normal(100, 20, LARGE[1:])
-    desk.viewer.add_image(large, name="long")
-    desk.choose("plain-3d")
+    bare_desk.viewer.add_image(large, name="long")
+    bare_desk.choose("plain-3d")
     process.rlimit(psutil.RLIMIT_AS, (process.memory_info().vms + 2**27, before[1]))  # room for the scan, no more
     try:
-        desk.click("run")
-        desk.wait()
+        bare_desk.click("run")
+        bare_desk.wait()
     finally:
         process.rlimit(psutil.RLIMIT_AS, before)
-    assert "memory" in desk.text("error")
-    assert [layer.name for layer in desk.viewer.layers] == ["long"]
-    desk.click("free")
-    still_works(desk, rng)
+    assert "memory" in bare_desk.text("error")
+    assert [layer.name for layer in bare_desk.viewer.layers] == ["long"]
+    bare_desk.click("free")
+    still_works(bare_desk, rng)
 
 
 def test_the_window_is_closed_while_a_scan_is_segmented(busy: Any) -> None:

@@ -1,4 +1,4 @@
-"""What a result is and what can be done with it, in a real window with the real engine."""
+"""What a result is and what can be done with it, with the real engine; where a window matters, in one."""
 
 from __future__ import annotations
 
@@ -86,12 +86,12 @@ def test_correcting_makes_a_copy_and_picks_the_brush(desk: Any, scan_file: Path,
     assert result.data.any()
 
 
-def test_a_deleted_result_can_no_longer_be_saved(desk: Any, scan_file: Path) -> None:
-    desk.open(scan_file)
-    desk.choose("plain-3d")
-    desk.viewer.layers.remove(desk.segment())
-    desk.qtbot.wait(50)
-    assert desk.widget.result.isHidden()
+def test_a_deleted_result_can_no_longer_be_saved(bare_desk: Any, scan_file: Path) -> None:
+    bare_desk.open(scan_file)
+    bare_desk.choose("plain-3d")
+    bare_desk.viewer.layers.remove(bare_desk.segment())
+    bare_desk.qtbot.wait(50)
+    assert bare_desk.widget.result.isHidden()
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from napari.layers._layer_actions import _convert_to_labels
 from pytestqt.qtbot import QtBot
@@ -114,23 +116,36 @@ class TrainDesk(Desk):
 
 
 @pytest.fixture
-def usual_desk(
-    display: None, make_napari_viewer: Any, session: Session, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
-) -> TrainDesk:
-    """Return a window with the widget as it is for everybody, except that presets are not timed unasked."""
+def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let presets not be timed unasked."""
     monkeypatch.setattr("napari_prosma.train.runtime_estimate.AFTER", 3600)
+
+
+@pytest.fixture
+def tiny(untimed: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the networks of *quick* and *fine-tune* be tiny: most tests are about everything else."""
+    monkeypatch.setitem(PRESETS, "quick", TINY)
+    monkeypatch.setitem(PRESETS, "fine-tune", TINY)
+
+
+@pytest.fixture
+def usual_desk(display: None, untimed: None, make_napari_viewer: Any, session: Session, qtbot: QtBot) -> TrainDesk:
+    """Return a window with the widget as it is for everybody."""
     return TrainDesk(make_napari_viewer(show=True), session, qtbot)
 
 
 @pytest.fixture
-def desk(usual_desk: TrainDesk, monkeypatch: pytest.MonkeyPatch) -> TrainDesk:
-    """Return a window with the widget; the networks of *quick* and *fine-tune* are tiny.
-
-    These tests are about everything else.
-    """
-    monkeypatch.setitem(PRESETS, "quick", TINY)
-    monkeypatch.setitem(PRESETS, "fine-tune", TINY)
+def desk(tiny: None, usual_desk: TrainDesk) -> TrainDesk:
+    """Return a window with the widget; networks are tiny."""
     return usual_desk
+
+
+@pytest.fixture
+def bare_desk(tiny: None, bare_viewer: ViewerModel, session: Session, qtbot: QtBot) -> Iterator[TrainDesk]:
+    """Return the widget beside a viewer that draws nothing; networks are tiny."""
+    made = TrainDesk(bare_viewer, session, qtbot)
+    yield made
+    made.widget.close()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""From annotated layers to a model that segments, in the real window with the real engine."""
+"""From annotated layers to a model that segments, with the real engine; where a window matters, in one."""
 
 from __future__ import annotations
 
@@ -84,11 +84,13 @@ def test_paint_a_few_slices_train_stop_resume_and_segment(desk: Any, data_root: 
     np.testing.assert_array_equal(segment.controller.last.labels.scale, image.scale)
 
 
-def test_a_run_is_repeated_headless_to_the_bit(desk: Any, phantoms: list[tuple[Path, Path]], tmp_path: Path) -> None:
+def test_a_run_is_repeated_headless_to_the_bit(
+    bare_desk: Any, phantoms: list[tuple[Path, Path]], tmp_path: Path
+) -> None:
     for scan, truth in phantoms:
-        desk.add(desk.open(scan), desk.open_labels(truth))
-    desk.short(epochs=1)
-    outcome = desk.train()
+        bare_desk.add(bare_desk.open(scan), bare_desk.open_labels(truth))
+    bare_desk.short(epochs=1)
+    outcome = bare_desk.train()
     again = tmp_path / "again.safetensors"
     config = RunFolder.beside(outcome.model).run_yaml
     result = CliRunner().invoke(app, ["train", "--config", str(config), "--out", str(again)], catch_exceptions=False)
@@ -141,46 +143,46 @@ def test_the_loop_segment_correct_fine_tune_segment(desk: Any, phantoms: list[tu
 
 @pytest.mark.data
 def test_pictures_in_color_from_files_to_a_copy_of_the_model(
-    desk: Any, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bare_desk: Any, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = data_root / "kvasir_seg"
     names = json.loads((folder / "splits.json").read_text())["train"][:2]
     chosen = iter([[str(next((folder / part).glob(f"{name}.*"))) for name in names] for part in ("images", "labels")])
     monkeypatch.setattr(QFileDialog, "getOpenFileNames", lambda *_: (next(chosen), ""))
-    desk.click("add_files")
-    desk.read(2)
-    desk.short(epochs=1)
-    model = desk.train().model
+    bare_desk.click("add_files")
+    bare_desk.read(2)
+    bare_desk.short(epochs=1)
+    model = bare_desk.train().model
     header = read_header(model)
     assert (header.model.dims, header.model.in_channels) == (2, 3)
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "copy"), ""))
-    desk.click("save_as")
-    desk.until(lambda: "Saved" in desk.text("messages"))
+    bare_desk.click("save_as")
+    bare_desk.until(lambda: "Saved" in bare_desk.text("messages"))
     assert (tmp_path / "copy.safetensors").read_bytes() == model.read_bytes()
     opened: list[str] = []
     monkeypatch.setattr(QDesktopServices, "openUrl", lambda url: opened.append(url.toLocalFile()))
-    desk.click("folder")
-    desk.click("run_folder")
+    bare_desk.click("folder")
+    bare_desk.click("run_folder")
     assert opened == [str(RunFolder.beside(model).root)] * 2
 
 
-def test_scribbles_with_painted_background(desk: Any, phantoms: list[tuple[Path, Path]]) -> None:
+def test_scribbles_with_painted_background(bare_desk: Any, phantoms: list[tuple[Path, Path]]) -> None:
     scan, truth = phantoms[0]
-    image, labels = desk.open(scan), desk.open_labels(truth)
+    image, labels = bare_desk.open(scan), bare_desk.open_labels(truth)
     data = np.zeros(labels.data.shape, np.uint8)
     inside = np.asarray(labels.data) > 0
     data[::3][inside[::3]] = 1
     data[::3, 4:8, 4:20] = 7
     labels.data = data
-    desk.add(image, labels)
-    desk.pick("zero", "unlabelled")
-    desk.read(1)
-    desk.controller.choose_labels(desk.controller._choices.labels.replace(background=7))
-    desk.read(1)
-    desk.short(epochs=1)
-    header = read_header(desk.train().model)
+    bare_desk.add(image, labels)
+    bare_desk.pick("zero", "unlabelled")
+    bare_desk.read(1)
+    bare_desk.controller.choose_labels(bare_desk.controller._choices.labels.replace(background=7))
+    bare_desk.read(1)
+    bare_desk.short(epochs=1)
+    header = read_header(bare_desk.train().model)
     assert [c.value for c in header.classes] == [0, 1]
-    written = next((RunFolder.beside(desk.controller.trainings.outcome.model).root / "data" / "labels").iterdir())
+    written = next((RunFolder.beside(bare_desk.controller.trainings.outcome.model).root / "data" / "labels").iterdir())
     assert set(np.unique(read_image(written).data)) == {0, 1, 7}
 
 
@@ -191,14 +193,14 @@ def engines() -> int:
 
 
 def test_the_time_of_each_preset_is_there_without_a_click(
-    desk: Any, phantoms: list[tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
+    bare_desk: Any, phantoms: list[tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for preset in PRESETS:
         monkeypatch.setitem(PRESETS, preset, PRESETS["quick"])
     monkeypatch.setattr("napari_prosma.train.runtime_estimate.AFTER", 0.05)
     before = engines()  # this one's, and those that other tests share
-    desk.controller.choose_budget((None, None))  # by the clock, each would take as long
-    desk.controller.pairs.add_files(*([path] for path in phantoms[0]))
-    desk.until(lambda: "best: about" in desk.text("times"))
-    desk.until(lambda: engines() == before)  # the one that timed has given its memory back
-    assert re.fullmatch(r"quick: about .* · balanced: about .* · best: about .*", desk.text("times"))
+    bare_desk.controller.choose_budget((None, None))  # by the clock, each would take as long
+    bare_desk.controller.pairs.add_files(*([path] for path in phantoms[0]))
+    bare_desk.until(lambda: "best: about" in bare_desk.text("times"))
+    bare_desk.until(lambda: engines() == before)  # the one that timed has given its memory back
+    assert re.fullmatch(r"quick: about .* · balanced: about .* · best: about .*", bare_desk.text("times"))

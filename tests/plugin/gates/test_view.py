@@ -137,6 +137,7 @@ def test_plots_become_a_picture(shown: Widget, tmp_path: Path) -> None:
         assert len(picture.convert("RGB").getcolors(1 << 20)) > 10
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("display")
 def test_a_click_in_a_real_window_picks_the_voxel_and_a_drag_does_not(
     make_napari_viewer: Any, make_widget: Any, scan_data: np.ndarray, qtbot: QtBot

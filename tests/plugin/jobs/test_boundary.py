@@ -64,6 +64,7 @@ def test_a_call_that_fails_does_not_hold_up_the_next(qtbot: QtBot) -> None:
     assert [kind for kind, *_ in failures] == [ValueError]
 
 
+@pytest.mark.slow
 def test_a_program_that_ends_waits_for_work_that_lasts(tmp_path: Path) -> None:
     command = [sys.executable, "-c", LEAVING, str(tmp_path)]
     made = subprocess.run(command, check=False, capture_output=True, encoding="utf-8", timeout=50)
@@ -145,6 +146,7 @@ def times_request() -> TimesRequest:
     return TimesRequest(runs={"best": run}, scans=(spec_message(array_spec((64, 64, 64), "zyx")),), num_classes=2)
 
 
+@pytest.mark.slow
 def test_what_is_done_aside_gives_way_to_a_job(qtbot: QtBot, tmp_path: Path, engines: Callable[[], int]) -> None:
     jobs, heard, done = Jobs(QtEventLoop()), [], []
     plan = RequestSpec(PlanRequest(run=resolve_run({"out": tmp_path / "m.safetensors", "data": tmp_path})))

@@ -111,6 +111,7 @@ def affines(draw: Any) -> NDArray[np.float64]:
     return affine
 
 
+@pytest.mark.slow
 @settings(max_examples=12)  # each moves through all slices of three axes
 @given(affine=affines())
 def test_every_slice_of_a_scan_turned_in_any_way_is_reached(affine: NDArray[np.float64]) -> None:
@@ -266,6 +267,7 @@ def test_the_view_of_an_oblique_layer_is_told_in_its_own_slices(tmp_path: Path, 
     assert view_box(layer, scan, viewer) == ((0, 9), (14, 27), (5, 16))
 
 
+@pytest.mark.slow
 def test_real_oblique_scans_show_every_slice_and_say_so(data_root: Path, open_layer: OpenLayer) -> None:
     for path in sorted((data_root / "ui_samples").rglob("*.nii*")):
         layer = open_layer(path)

@@ -71,6 +71,7 @@ def fill(view: SegmentView, state: str) -> None:
         view.result.say("Saved /data/scans/sub-07_ses-1_T2star_hippocampus-mri.nii.gz")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("display")
 @pytest.mark.parametrize("state", STATES)
 def test_everything_can_be_read(

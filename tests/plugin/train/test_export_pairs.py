@@ -126,6 +126,7 @@ def test_truth_values_and_long_floats_become_what_files_hold(tmp_path: Path) -> 
         assert read_image(file).data.dtype == stored
 
 
+@pytest.mark.slow
 @given(
     axes=st.sampled_from(["yx", "zyx", "cyx", "tyx", "czyx", "tzyx", "tcyx", "tczyx"]),
     step=st.lists(st.floats(1e-3, 1e3), min_size=3, max_size=3),
@@ -334,6 +335,7 @@ def as_labels(image: Image) -> Labels:
     return Labels(np.asarray(image.data).astype(np.int32), name=image.name, **kept)
 
 
+@pytest.mark.slow
 def test_real_scans_come_back(data_root: Path, tmp_path: Path, open_layer: Callable[[Path], Any]) -> None:
     samples = data_root / "ui_samples"
     scans = [path for path in sorted(samples.rglob("*.nii*")) if "label" not in path.parent.name + path.name]

@@ -51,6 +51,7 @@ if sys.argv[2] == "signal":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["end of the script", "signal"])
 def test_what_is_painted_is_saved_however_the_program_ends(way: str, tmp_path: Path, display: None) -> None:
     if way == "signal" and os.name == "nt":

@@ -114,6 +114,7 @@ def fill(view: TrainView, state: str) -> None:
         fold.expand()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("display")
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("width", [320, 420])

@@ -250,6 +250,7 @@ def is_deleted(part: QWidget) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("display")
 def test_plots_load_with_the_first_curve() -> None:
     code = (
