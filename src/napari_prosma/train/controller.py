@@ -89,7 +89,9 @@ class TrainController:
         self._preview = TrainingPreview(viewer, view)
         self._estimate = RuntimeEstimator(view, session.jobs, self._show_times, self._show_plan)
         self.trainings = TrainingManager(view, session, self._pairs, self._preview, self._training_over)
-        self.next = NextSlice(viewer, view, session.jobs, self._pairs, self.slices, self._adviser, self._show_plan)
+        self.next = NextSlice(
+            viewer, view, session.jobs, self._pairs, self.slices, self.series, self._adviser, self._show_plan
+        )
         self._connect()
         session.widget_opened()
         self._show_everything()

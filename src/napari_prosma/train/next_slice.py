@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from napari_prosma.jobs.run import Handlers, RunTexts, ShownRun
 from napari_prosma.jobs.spec import Preparation, release_scans, share_scan
 from napari_prosma.layers.scan import LayerScan
 from napari_prosma.train.pair_list import PairList
-from napari_prosma.train.pairs import PairRow
+from napari_prosma.train.pairs import Pair, PairRow
 from napari_prosma.train.presenter import AbstractTrainView
 from napari_prosma.train.slice_marks import SliceMarks
 from napari_prosma.train.sources import image_scan
@@ -24,7 +24,7 @@ from prosma_core.data.next_slice import rank_slices
 from prosma_core.data.pair_check import NOTHING_PAINTED
 from prosma_core.data.slices import SliceStates
 from prosma_core.engine.client import Engine
-from prosma_core.engine.messages import Failed, Finished, SlicesRef, SuggestRequest, SuggestResult
+from prosma_core.engine.messages import Failed, Finished, ScanRef, SlicesRef, SuggestRequest, SuggestResult
 from prosma_core.errors import ChannelError, GeometryError, ProsmaError
 from prosma_core.events import SlicesUnsure
 from prosma_core.io.axes_units import parse_voxel_size
@@ -44,6 +44,8 @@ TOOLTIPS = {
 }
 
 
+MOST_CLOSED = 4
+"""Scans of the folder that are not open and are asked about as well."""
 MOST_BYTES = 2 << 30
 """Voxels of scans that are handed to the engine at once, unless one alone has more."""
 
@@ -97,20 +99,40 @@ class Adviser(NamedTuple):
         return IN_TRAINING if self.training else EVENLY
 
 
+class ClosedScans(Protocol):
+    """Protocol of a folder's scans that are not open."""
+
+    def closed(self) -> list[tuple[str, Path]]:
+        """Name and file of each that is not begun."""
+
+    def open_named(self, name: str, /) -> None:
+        """Open one."""
+
+    def opened(self, name: str, /) -> Pair | None:
+        """Its pair, as soon as it is open and has labels."""
+
+    def failed(self, name: str, /) -> bool:
+        """Whether it could not be opened, or is gone."""
+
+
 @dataclass(frozen=True, eq=False)
 class SuggestSpec:
-    """A request to rank the slices of some open scans.
+    """A request to rank the slices of some scans.
 
     Attributes
     ----------
     model : str
     device : str
     scans : tuple of (LayerScan, SliceStates)
+        Open ones.
+    closed : tuple of (str, Path)
+        Name and file of others, whose slices lie along their usual axis; none is annotated.
     """
 
     model: str
     device: str
     scans: tuple[tuple[LayerScan, SliceStates], ...]
+    closed: tuple[tuple[str, Path], ...] = ()
 
     def prepare(self, engine: Engine) -> Preparation:
         """Share the scans, and make the request."""
@@ -126,6 +148,7 @@ class SuggestSpec:
         except BaseException:
             release_scans(*(each.scan for each in refs))
             raise
+        refs += [SlicesRef(name=name, scan=ScanRef(file=str(path)), axis=None) for name, path in self.closed]
         return SuggestRequest(model=self.model, device=self.device, scans=tuple(refs))
 
 
@@ -187,9 +210,10 @@ class SuggestJob(ShownRun):
 
 
 class NextSlice:
-    """Goes to the slice that is worth annotating next, of the scans in the list that are open as layers.
+    """Goes to the slice that is worth annotating next.
 
-    A second click with nothing annotated meanwhile goes to the next of the same ranking.
+    With a model to ask, of the scans in the list that are open as layers and of some of the folder that are not; else
+    of those that are open. A second click with nothing annotated meanwhile goes to the next of the same ranking.
 
     Parameters
     ----------
@@ -198,6 +222,8 @@ class NextSlice:
     jobs : Jobs
     pairs : PairList
     slices : SliceMarks
+    folder : ClosedScans
+        The folder that is gone through.
     adviser : callable
         Gives who is asked, as things are now.
     over : callable
@@ -211,16 +237,19 @@ class NextSlice:
         jobs: Jobs,
         pairs: PairList,
         slices: SliceMarks,
+        folder: ClosedScans,
         adviser: Callable[[], Adviser],
         over: Callable[[], None],
     ) -> None:
         self._viewer, self._view, self._jobs = viewer, view, jobs
-        self._pairs, self._slices, self._adviser, self._over = pairs, slices, adviser, over
+        self._pairs, self._slices, self._folder = pairs, slices, folder
+        self._adviser, self._over = adviser, over
         self._job: SuggestJob | None = None
         self._busy = self._closed = False
         self._key: tuple[Any, ...] = ()
         self._ranked: Iterator[tuple[Any, int, str]] = iter(())
         self._shown: tuple[Any, int] | None = None
+        self._awaited: tuple[str, int, str] | None = None
         viewer.layers.selection.events.active.connect(self.show)
         view.next_clicked.connect(self.go)
 
@@ -244,11 +273,13 @@ class NextSlice:
     def show(self, _event: Any = None) -> None:
         """Show whether there is a slice to suggest, and by whom; a suggestion that was followed goes."""
         rows, adviser = self._rows(), self._adviser()
-        reason = self._reason(rows)
         asked = adviser.asked
+        reason = self._reason(rows, self._closed_scans(adviser))
         by = f"Ask {asked.stem} which slice it is unsure about, and go there." if asked else TOOLTIPS[adviser.otherwise]
         self._view.show_next(enabled=not reason, tooltip=reason or by)
-        if self._shown is not None and not self._left(*self._shown, rows):
+        if self._awaited is not None:
+            self._arrive(rows)
+        elif self._shown is not None and not self._left(*self._shown, rows):
             self._say(None, "")
 
     def go(self) -> None:
@@ -256,16 +287,17 @@ class NextSlice:
         rows, adviser = self._rows(), self._adviser()
         if self._busy or self._job is not None:
             return
-        if reason := self._reason(rows):
+        closed, self._awaited = self._closed_scans(adviser), None
+        if reason := self._reason(rows, closed):
             self._say(None, reason)
             return
         left = [(row.pair.labels.layer, i) for row in rows if row.states for i in row.states.untouched]
-        if len(left) == 1:
+        if len(left) == 1 and not closed:
             self._go_to(*left[0], ONLY_LEFT)
             return
         model = adviser.asked
         known: Any = adviser.preview.slices if adviser.preview else model and (model, model.stat().st_mtime_ns)
-        key = (known, [(row.pair, row.states and row.states.annotated) for row in rows])
+        key = (known, [(row.pair, row.states and row.states.annotated) for row in rows], closed)
         if known and key == self._key and self._go_on():
             return
         self._key, self._ranked = (), iter(())
@@ -276,11 +308,18 @@ class NextSlice:
         elif model is None:
             self._spread(rows, adviser.otherwise)
         else:
-            self._ask(model, adviser, rows, key)
+            self._ask(model, adviser, rows, closed, key)
 
     # --- By a model -------------------------------------------------------------------------------------------------
 
-    def _ask(self, model: Path, adviser: Adviser, rows: Sequence[PairRow], key: tuple[Any, ...]) -> None:
+    def _ask(
+        self,
+        model: Path,
+        adviser: Adviser,
+        rows: Sequence[PairRow],
+        closed: Sequence[tuple[str, Path]],
+        key: tuple[Any, ...],
+    ) -> None:
         try:
             self._jobs.check_idle()
             asked = self._some(rows, parse_voxel_size(adviser.size) if adviser.size else None)
@@ -288,20 +327,20 @@ class NextSlice:
             self._view.show_error(str(error), details=False)
             return
         self._view.show_error("", details=False)
-        layers = [row.pair.labels.layer for row, _ in asked]
+        places = [*(row.pair.labels.layer for row, _ in asked), *(name for name, _ in closed)]
 
         def found(result: SuggestResult) -> None:
             why = f"{model.stem} is unsure about {result.of} there" if result.of else f"{model.stem} is unsure there"
             self._key = key
-            self._ranked = iter([(layers[scan], index, why) for scan, index in result.ranked])
+            self._ranked = iter([(places[scan], index, why) for scan, index in result.ranked])
             if not self._go_on():
-                self._say(None, self._reason(self._rows()) or "The scan was closed or annotated meanwhile.")
+                self._say(None, self._reason(self._rows(), ()) or "The scan was closed or annotated meanwhile.")
 
         def unfit() -> None:
             self._spread(self._rows(), f"evenly spread, as {model.stem} cannot segment this scan")
 
         scans = tuple((scan, row.states) for row, scan in asked if row.states is not None)
-        spec = SuggestSpec(str(model), adviser.device, scans)
+        spec = SuggestSpec(str(model), adviser.device, scans, tuple(closed))
         self._busy = True  # napari's progress bar lets the event loop run
         try:
             self._job = SuggestJob(spec, self._view, self._jobs, found, unfit, self._leave)
@@ -343,11 +382,46 @@ class NextSlice:
 
     def _go_on(self) -> bool:
         """Go to the next of the ranking that is still to be annotated, if any."""
-        for layer, index, why in self._ranked:
-            if self._left(layer, index, self._rows()):
-                self._go_to(layer, index, why)
+        for place, index, why in self._ranked:
+            if isinstance(place, str):
+                if any(name == place for name, _ in self._folder.closed()):
+                    self._open(place, index, why)
+                    return True
+            elif self._left(place, index, self._rows()):
+                self._go_to(place, index, why)
                 return True
         return False
+
+    # --- Scans that are not open ------------------------------------------------------------------------------------
+
+    def _closed_scans(self, adviser: Adviser) -> list[tuple[str, Path]]:
+        """Some of the folder's scans that a model can be asked about, evenly spread."""
+        closed = self._folder.closed() if adviser.asked is not None and adviser.preview is None else []
+        return (
+            [closed[i * len(closed) // MOST_CLOSED] for i in range(MOST_CLOSED)]
+            if len(closed) > MOST_CLOSED
+            else closed
+        )
+
+    def _open(self, name: str, index: int, why: str) -> None:
+        """Open a scan, and go to its slice as soon as it has labels."""
+        self._awaited = name, index, why
+        self._say(None, f"Opening {name}: {why}.")
+        self._folder.open_named(name)
+
+    def _arrive(self, rows: Sequence[PairRow]) -> None:
+        assert self._awaited is not None
+        name, index, why = self._awaited
+        pair = self._folder.opened(name)
+        row = next((row for row in rows if row.pair is pair), None)
+        if row is None:
+            if self._folder.failed(name):
+                self._awaited = None
+                self._say(None, "")
+            return
+        self._awaited = None
+        if self._left(row.pair.labels.layer, index, rows):
+            self._go_to(row.pair.labels.layer, index, why)
 
     # --- Without one ------------------------------------------------------------------------------------------------
 
@@ -355,7 +429,7 @@ class NextSlice:
         """Go to the middle of the longest run of untouched slices of the first scan that has some."""
         row = next((row for row in self._first(rows) if row.states is not None and row.states.untouched), None)
         if row is None or row.states is None:
-            self._say(None, self._reason(rows))
+            self._say(None, self._reason(rows, ()))
             return
         layer, states = row.pair.labels.layer, row.states
         try:
@@ -396,8 +470,10 @@ class NextSlice:
         here = self._slices.row
         return sorted(rows, key=lambda row: row is not here)
 
-    def _reason(self, rows: Sequence[PairRow]) -> str:
+    def _reason(self, rows: Sequence[PairRow], closed: Sequence[tuple[str, Path]]) -> str:
         """Why no slice can be suggested; empty where one can."""
+        if closed:
+            return ""
         if not rows:
             return NO_SCAN
         left = any(row.states is not None and row.states.untouched for row in rows)

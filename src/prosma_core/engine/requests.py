@@ -277,8 +277,8 @@ class SlicesRef(Config):
     name: str
     """For messages."""
     scan: ScanRef
-    axis: Literal["", "z", "y", "x"]
-    """Letter of the slices' axis; empty for a picture, which is one slice."""
+    axis: Literal["", "z", "y", "x"] | None
+    """Letter of the slices' axis; empty for a picture, which is one slice; None: the usual one, not yet known."""
     annotated: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Numbers of annotated slices, counted time point by time point."""
 

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.model import ModelHeader
-from prosma_core.data.geometry import Scan
+from prosma_core.data.frames import slice_axis
+from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.next_slice import Ranking, rank_slices
-from prosma_core.errors import ChannelError, GeometryError, IntensityError, ProsmaError
+from prosma_core.errors import ChannelError, FileFormatError, GeometryError, IntensityError, ProsmaError
 from prosma_core.events import Event, StageStarted
 from prosma_core.inference.results import Segmentation
 from prosma_core.inference.segment import Segmenter
@@ -31,22 +32,23 @@ class AnnotatedScan(NamedTuple):
     name : str
     read : callable
         Reads it, as a generator, when it is needed.
-    axis : str
-        Letter of the slices' axis; empty for a picture, which is one slice.
+    axis : str or None
+        Letter of the slices' axis; empty for a picture, which is one slice. None is the usual one of the scan.
     annotated : collection of int
         Slices, numbered time point by time point.
     """
 
     name: str
     read: Callable[[], Generator[Event, None, Scan]]
-    axis: str
+    axis: str | None
     annotated: Collection[int]
 
 
 def suggest(segmenter: Segmenter, scans: Sequence[AnnotatedScan], seed: int = 0) -> Generator[Event, None, Ranking]:
     """Rank the slices of scans by a model; one scan is in memory at a time, and a tile is a place to stop.
 
-    Scans that the model cannot segment are left out, which is said, as long as there is another.
+    Scans that cannot be read, or that the model cannot segment, are left out, which is said, as long as there is
+    another.
 
     Parameters
     ----------
@@ -58,14 +60,16 @@ def suggest(segmenter: Segmenter, scans: Sequence[AnnotatedScan], seed: int = 0)
     Raises
     ------
     ProsmaError
-        As `slice_entropy` does, for the first scan, where the model can segment none.
+        As `slice_entropy` does, for the first scan, where none can be segmented.
     """
     entropy: dict[int, NDArray[np.float64]] = {}
     failures: list[ProsmaError] = []
     for number, each in enumerate(scans):
         try:
-            entropy[number] = yield from slice_entropy(segmenter, (yield from each.read()), each.axis)
-        except (GeometryError, ChannelError, IntensityError) as error:
+            scan = yield from each.read()
+            axis = usual_axis(scan.spec) if each.axis is None else each.axis
+            entropy[number] = yield from slice_entropy(segmenter, scan, axis)
+        except (GeometryError, ChannelError, IntensityError, FileFormatError) as error:
             failures.append(error)
             if len(scans) > 1:
                 yield StageStarted(f"{each.name} is left out. {error}")
@@ -74,6 +78,11 @@ def suggest(segmenter: Segmenter, scans: Sequence[AnnotatedScan], seed: int = 0)
     order, turn = rank_slices(list(entropy.values()), [scans[number].annotated for number in entropy], seed)
     numbers = list(entropy)
     return Ranking([(numbers[scan], index) for scan, index in order], turn)
+
+
+def usual_axis(spec: ImageSpec) -> str:
+    """Letter of the axis that a scan's slices lie along, unless a person chose another; empty for a picture."""
+    return spec.spatial_axes[slice_axis(spec)] if spec.spatial_ndim == 3 else ""
 
 
 def slice_entropy(segmenter: Segmenter, scan: Scan, axis: str) -> Generator[Event, None, NDArray[np.float64]]:

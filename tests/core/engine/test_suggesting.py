@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -18,6 +19,7 @@ from prosma_core.engine.messages import (
     Cancelled,
     Failed,
     Finished,
+    ScanRef,
     SlicesRef,
     SuggestRequest,
     SuggestResult,
@@ -26,20 +28,21 @@ from prosma_core.errors import GeometryError
 from prosma_core.events import StageStarted, TileDone, drain
 from prosma_core.inference.next_slice import slice_entropy
 from prosma_core.inference.segment import Segmenter
+from prosma_core.io.images import write_image
 
 HandOver = Callable[..., Any]
 Begin = Callable[..., Any]
 
 
 def test_the_engine_ranks_as_the_library_does_and_releases_the_scans(
-    engine: Engine, begin: Begin, hand_over: HandOver, noise: Callable[..., Scan], model_3d: Path
+    engine: Engine, begin: Begin, hand_over: HandOver, noise: Callable[..., Scan], model_3d: Path, tmp_path: Path
 ) -> None:
     scans, annotated = [noise((12, 20, 22), "zyx"), noise((9, 20, 22), "zyx")], [(3, 4), ()]
     flat = hand_over(engine, noise((20, 22), "yx"))
-    refs = [hand_over(engine, scan) for scan in scans]
-    wanted = [
-        SlicesRef(name="scan", scan=ref, axis="z", annotated=known) for ref, known in zip(refs, annotated, strict=True)
-    ]
+    ref = hand_over(engine, scans[0])
+    write_image(tmp_path / "closed.tif", np.asarray(scans[1].data), scans[1].spec)  # one that is not open
+    closed = SlicesRef(name="closed", scan=ScanRef(file=str(tmp_path / "closed.tif")), axis=None)
+    wanted = [SlicesRef(name="scan", scan=ref, axis="z", annotated=annotated[0]), closed]
     wanted.insert(1, SlicesRef(name="a picture", scan=flat, axis=""))
     heard = begin(engine, SuggestRequest(model=str(model_3d), device="cpu", scans=tuple(wanted), seed=3))
     end = heard.end()
@@ -53,7 +56,7 @@ def test_the_engine_ranks_as_the_library_does_and_releases_the_scans(
     assert any("a picture is left out" in event.message for event in heard.of(StageStarted))
     assert heard.of(TileDone)
     assert heard.of(ArrayReady) == []
-    assert not any(Path(ref.array.path).exists() for ref in (*refs, flat))
+    assert not any(Path(ref.array.path).exists() for ref in (ref, flat))
 
 
 def test_a_suggestion_is_cancelled_between_tiles_and_one_that_cannot_be_made_fails_in_words(

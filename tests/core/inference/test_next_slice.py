@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from prosma_core.config import InferenceConfig, ModelHeader
 from prosma_core.data.geometry import Scan
 from prosma_core.data.next_slice import power_scores, rank_slices
-from prosma_core.errors import ChannelError, GeometryError
-from prosma_core.events import StageStarted, TileDone, drain
+from prosma_core.errors import ChannelError, FileFormatError, GeometryError
+from prosma_core.events import Event, StageStarted, TileDone, drain
 from prosma_core.inference import next_slice
 from prosma_core.inference.next_slice import AnnotatedScan, slice_entropy, suggest
 from prosma_core.inference.segment import Segmenter
@@ -91,7 +91,7 @@ def mixed(header: ModelHeader) -> Segmenter:
     return Segmenter(header, model, torch.device("cpu"))
 
 
-def opened(name: str, scan: Scan, axis: str, annotated: tuple[int, ...] = ()) -> AnnotatedScan:
+def opened(name: str, scan: Scan, axis: str | None, annotated: tuple[int, ...] = ()) -> AnnotatedScan:
     def read() -> Generator[Any, None, Scan]:
         yield from ()
         return scan
@@ -128,6 +128,26 @@ def test_entropy_of_a_slice_is_the_mean_of_the_map_where_a_class_is_predicted(
         np.testing.assert_allclose(found[..., k].ravel(), part.mean(other).ravel(), rtol=1e-6)
     assert found.shape[:2] == (shape[0] if axes[0] == "t" else 1, shape[axes.index(axis)] if axis else 1)
     assert any(isinstance(event, TileDone) for event in events)
+
+
+def test_the_usual_axis_is_taken_where_none_is_known_yet_and_broken_files_are_left_out(
+    noise: Noise, make_header: Callable[..., ModelHeader]
+) -> None:
+    segmenter = mixed(make_header(3))
+    scan = noise((12, 20, 18), "zyx")
+
+    def broken() -> Generator[Event, None, Scan]:
+        yield StageStarted("Reading.")
+        raise FileFormatError("The file ends too early.")
+
+    known, _ = finished(suggest(segmenter, [opened("a scan", scan, "z")]))
+    (order, turn), events = finished(
+        suggest(segmenter, [AnnotatedScan("broken", broken, None, ()), opened("a scan", scan, None)])
+    )
+    assert [(0, index) for _, index in order] == known.order
+    assert turn == known.turn
+    assert {number for number, _ in order} == {1}
+    assert any("broken is left out. The file ends too early." in e.message for e in events if hasattr(e, "message"))
 
 
 def test_scans_that_the_model_cannot_segment_are_left_out_as_long_as_there_is_another(

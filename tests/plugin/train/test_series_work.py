@@ -17,7 +17,7 @@ from tests.plugin.train.conftest import Widget
 from napari_prosma.layers.slices import marks_of
 from napari_prosma.train import export_pairs
 from prosma_core.data.phantom import phantom_3d
-from prosma_core.engine.messages import Finished, SegmentResult
+from prosma_core.engine.messages import Finished, SegmentResult, SuggestResult
 from prosma_core.io.images import read_image, write_image, write_labels
 from prosma_core.io.notes import noted_slices, read_notes
 
@@ -351,6 +351,33 @@ def test_the_models_result_is_corrected_and_untouched_slices_do_not_count(series
     series.click("open")
     marks = marks_of(series.labels)
     assert (marks.checked, marks.edited) == ((2,), (4,))
+
+
+def test_scans_that_are_not_open_are_suggested_and_opened_at_their_slice(series: Series, folder: Path) -> None:
+    widget, suggestion = series.widget, lambda: series.widget.text("suggestion")
+    widget.controller.choose_start(widget.model("phantom-3d"))
+    button = widget.view.findChild(QPushButton, "next_slice")
+    assert button.isEnabled()
+    widget.controller.next.go()
+    job = widget.jobs.jobs[-1]
+    assert (job.spec.scans, job.spec.closed) == ((), tuple((f"s{i}.nii.gz", folder / f"s{i}.nii.gz") for i in range(3)))
+    job.say(Finished(SuggestResult(ranked=((2, 5), (1, 0), (0, 3)), of="organ", seconds=1.0, device="CPU")))
+    assert suggestion() == "Opening s2.nii.gz: phantom-3d is unsure about organ there."
+    segmented(series)
+    assert series.layers == ["s2.nii.gz", "s2.nii.gz labels"]
+    assert suggestion() == "Slice 5 (z): phantom-3d is unsure about organ there."
+    assert widget.viewer.dims.current_step[0] == 5
+    widget.controller.slices.mark(series.labels, 5)
+    assert suggestion() == ""
+    widget.controller.next.go()  # the open one first, then the others
+    job = widget.jobs.jobs[-1]
+    assert [(scan.name, states.annotated) for scan, states in job.spec.scans] == [("s2.nii.gz", (5,))]
+    assert [name for name, _ in job.spec.closed] == ["s0.nii.gz", "s1.nii.gz"]
+    job.say(Finished(SuggestResult(ranked=((2, 0), (0, 3)), of="", seconds=1.0, device="CPU")))
+    assert suggestion() == ""  # s1 is broken
+    assert series.states == ["untouched", "cannot be opened", "done: 1 of 8"]
+    widget.controller.next.go()
+    assert [name for name, _ in widget.jobs.jobs[-1].spec.closed] == ["s0.nii.gz"]
 
 
 def test_without_an_engine_labels_are_drawn(series: Series) -> None:
