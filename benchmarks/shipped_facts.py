@@ -1,69 +1,177 @@
-"""Write statistics of the training scans into the headers of the shipped models; the weights do not change.
+"""Measure the shipped models, and write what was found into headers, cards and docs/models.md; weights do not change.
 
-    python benchmarks/shipped_facts.py NAME --data DIR [--validation]
+    python3 run.py bench shipped_facts DIR [NAME ...] [--threads 2] [--tables]
 
-DIR is the data set that NAME was trained on (see docs/models.md). The statements of its settings in benchmarks/shipped/
-(``purpose``) and the numbers measured on the train split are written; with --validation also in how many cases of the
-val split a class is missed altogether (no voxel of it found), which takes a minute.
+DIR holds the data sets (see docs/models.md); models without a NAME are left as they are. Of each model are written: the
+statements of its settings in benchmarks/shipped/ (``purpose``); what its training scans are like; figures on the images
+of the val split as they are and made worse, with 95 % intervals; what `shipped_models.yaml` says of its training; and
+its thumbnail, a training image with the outline of its labels. On 2 cores that takes some minutes. --tables writes the
+tables of cards and docs anew from the headers, and measures nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+import yaml
+from _nuclei import matches, objects
+from _shipped import Scores, card_table, evaluation, models_table, scores, thumbnail, usual_case, with_figures
+from evidence.corruptions import CORRUPTIONS, corrupted
+from other_scanner import other_scanner, thick_slices
 
-from prosma_core.api import load_model, segment
+from prosma_core.config.inference import InferenceConfig
+from prosma_core.config.model import Evaluation, ModelHeader
 from prosma_core.config.training import load_run_yaml
+from prosma_core.data.geometry import Scan
 from prosma_core.data.labels import class_indices
 from prosma_core.data.look import describe, facts_of
-from prosma_core.io.bundle import find_model, load_bundle, save_bundle
-from prosma_core.io.dataset_folder import open_dataset, read_case
-from prosma_core.training.split import choose_cases
+from prosma_core.events import drain
+from prosma_core.inference.cpu_tuning import SWITCH
+from prosma_core.inference.segment import Segmenter
+from prosma_core.io.bundle import find_model, load_bundle, read_header, save_bundle, shipped_models
+from prosma_core.io.dataset_folder import DatasetFolder, open_dataset, read_case
 
-SETTINGS = Path(__file__).parent / "shipped"
+HERE = Path(__file__).parent
+SETTINGS, SAID = HERE / "shipped", HERE / "shipped_models.yaml"
+PAGE = HERE.parent / "docs" / "models.md"
+STRENGTH = 2
+"""Of `CORRUPTIONS`: the middle one."""
+GAIN = 1.5
+"""Factor of the values of 8-bit images, cut at 255."""
+
+Pair = tuple[Scan, Scan]
 
 
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name")
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--validation", action="store_true")
+    parser.add_argument("data", type=Path)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--tables", action="store_true")
     options = parser.parse_args()
-    path = find_model(options.name)
+    os.environ[SWITCH] = "0"  # in single precision
+    torch.set_num_threads(options.threads)
+    said = yaml.safe_load(SAID.read_text(encoding="utf-8"))
+    if not options.tables:
+        with tempfile.TemporaryDirectory() as place:
+            for name in options.names or shipped_models():
+                folder = options.data / said[name]["data"]
+                if name == "phantom-3d" and not folder.is_dir():
+                    folder = Path(place) / "phantom_3d"
+                    subprocess.run([sys.executable, str(HERE / "phantom_dataset.py"), str(folder)], check=True)
+                write_facts(name, open_dataset(folder), said[name])
+    write_tables()
+
+
+def write_facts(name: str, folder: DatasetFolder, said: dict[str, Any]) -> None:
+    """Measure one model, and write its header and its thumbnail."""
+    path = find_model(name)
     header, weights = load_bundle(path)
-    purpose = load_run_yaml(SETTINGS / f"{options.name}.yaml")["purpose"]
-    folder = open_dataset(options.data)
-    split = choose_cases(folder, 0)
-    looks = []
-    for case in split.train:
-        image, _ = read_case(folder.cases[case])
-        looks.append(describe(image.spec, image.data))
-    facts = facts_of(looks, synthetic=header.synthetic)
-    training = dict(header.training)
-    if options.validation:
-        training["validation_missed"] = missed(options.name, folder, split.val)
-    values = header.model_dump() | {"purpose": purpose, "facts": facts.model_dump(), "training": training}
-    written = save_bundle(path, type(header).parse(values, options.name), weights)
-    assert written.sha256 == header.sha256, "the weights changed"
-    print(facts.model_dump_json(indent=1), training.get("validation_missed"))
+    train, val = folder.splits["train"], folder.splits["val"]
+    looks = [describe(image.spec, image.data) for image, _ in (read_case(folder.cases[case]) for case in train)]
+    purpose = load_run_yaml(SETTINGS / f"{name}.yaml")["purpose"]
+    found, unfound = measure(path, {case: read_case(folder.cases[case]) for case in val}, said)
+    training = dict(header.training) | {
+        "validation_missed": unfound,
+        "commands": said["commands"],
+        "cost": said["cost"],
+    }
+    values = header.model_dump() | {
+        "purpose": purpose,
+        "facts": facts_of(looks, synthetic=header.synthetic).model_dump(),
+        "training": training,
+        "evaluation": found.model_dump(),
+    }
+    written = save_bundle(path, type(header).parse(values, name), weights)
+    if written.sha256 != header.sha256:
+        raise SystemExit(f"The weights of {name} changed.")
+    case = usual_case(folder, train, header)
+    image, labels = read_case(folder.cases[case])
+    path.with_suffix(".png").write_bytes(thumbnail(image, labels, header, f"{said['data']}, {case}"))
+    print(f"{name}: {found.model_dump_json(indent=1)}", flush=True)
 
 
-def missed(name: str, folder, cases) -> dict[str, tuple[int, int]]:
-    """Cases in which no voxel of a class was found where there is one, and cases that show it, by class."""
-    model = load_model(name, device="cpu")
-    counts = {c.name: [0, 0] for c in model.header.classes[1:]}
-    for case in cases:
-        image, labels = read_case(folder.cases[case])
-        reference = class_indices(labels.data, model.header.classes, case)
-        found = segment(image, model)
-        for i, info in enumerate(model.header.classes[1:], 1):
-            if (reference == i).any():
-                counts[info.name][1] += 1
-                counts[info.name][0] += not np.any((reference == i) & (found == info.value))
-    return {key: (value[0], value[1]) for key, value in counts.items()}
+def measure(path: Path, cases: dict[str, Pair], said: dict[str, Any]) -> tuple[Evaluation, dict[str, tuple[int, int]]]:
+    """Figures on cases; and by class the cases in which not a voxel of it was found, and those that show it."""
+    segmenter = Segmenter.load(path, torch.device("cpu"))
+    classes = segmenter.header.classes
+    names = [info.name for info in classes[1:]][: 1 if said.get("numbered") else None]
+
+    def of(pairs: dict[str, Pair]) -> list[tuple[set[str], Scores, float]]:
+        results = []
+        for case, (image, labels) in pairs.items():
+            labels_found = drain(segmenter.segment(image, InferenceConfig()), lambda _: None).labels.data
+            found, f1 = class_indices(labels_found, classes, case), 0.0
+            if said.get("numbered"):  # one number an object, and classes of the inside and perhaps of a border
+                pair, a, b = matches(objects(found), labels.data)
+                f1 = 2 * pair / max(a + b, 1)
+                found, reference = (found > 0).astype(np.uint8), (labels.data > 0).astype(np.uint8)
+            else:
+                reference = class_indices(labels.data, classes, case)
+            shown = {name for number, name in enumerate(names, 1) if (reference == number).any()}
+            results.append((shown, scores(found, reference, names), f1))
+        return results
+
+    clean = of(cases)
+    worse = {}
+    for kind in said["worse"]:
+        worse[kind] = [each for _, each, _ in of({c: made_worse(pair, c, kind) for c, pair in cases.items()})]
+        print(f"{segmenter.header.name}: {kind}", flush=True)
+    shown = [there for there, _, _ in clean]
+    unfound = {
+        name: (sum(name in there and s[name][0] == 0 for there, s, _ in clean), sum(name in there for there in shown))
+        for name in names
+    }
+    f1 = [value for there, _, value in clean if there] if said.get("numbered") else []
+    return evaluation(said["held_out"], shown, [s for _, s, _ in clean], worse, f1), unfound
+
+
+def made_worse(pair: Pair, case: str, kind: str) -> Pair:
+    """An image made worse, with its labels."""
+    image, labels = pair
+    if kind in CORRUPTIONS:
+        return corrupted(image, case, kind, STRENGTH), labels
+    return OTHERS[kind](image, labels)
+
+
+def _gain(image: Scan, labels: Scan) -> Pair:
+    brighter = np.clip(GAIN * image.data.astype(np.float32), 0, 255)
+    return replace(image, data=brighter), labels
+
+
+OTHERS: dict[str, Callable[[Scan, Scan], Pair]] = {
+    "other gain": _gain,
+    "thick slices": thick_slices,
+    "another scanner": lambda image, labels: other_scanner(image, labels, np.random.default_rng(0)),
+}
+"""Other ways to make images worse than `CORRUPTIONS`."""
+
+
+def write_tables() -> None:
+    """Write the tables of the cards and of docs/models.md from the headers of the models."""
+    headers = {name: read_header(path) for name, path in shipped_models().items()}
+    for name, header in headers.items():
+        if header.evaluation is not None:
+            card = shipped_models()[name].with_suffix(".md")
+            card.write_text(with_figures(card.read_text(encoding="utf-8"), card_table(header)), encoding="utf-8")
+    if all(header.evaluation for header in headers.values()):
+        PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), headers), encoding="utf-8")
+
+
+def page(text: str, headers: dict[str, ModelHeader]) -> str:
+    """docs/models.md with its table."""
+    return with_figures(text, models_table(headers.values(), lambda name: f"../src/prosma_core/pretrained/{name}.png"))
 
 
 if __name__ == "__main__":

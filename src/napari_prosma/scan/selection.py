@@ -19,7 +19,7 @@ from prosma_core.data.frames import slice_axis as automatic_axis
 from prosma_core.data.geometry import Scan, size_note
 from prosma_core.data.grid import unit_factor
 from prosma_core.data.look import ScanKind, ScanLook, describe
-from prosma_core.io.bundle import ModelEntry, model_groups
+from prosma_core.io.bundle import ModelEntry, figures_text, model_groups
 from prosma_core.io.dicom import dicom_modality
 
 MOST_LOOKS = 8
@@ -263,7 +263,7 @@ def model_rows(models: Sequence[ModelEntry], look: Callable[[ModelEntry], Fit | 
         own = "" if model.shipped else str(model.path)
         name = f"{header.name} ({model.path.name})" if own and model.path.stem != header.name else header.name
         why = known.text if isinstance(known, Fit) else known
-        facts = "\n".join(filter(None, (name, why, model.description, model.facts, own)))
+        facts = "\n".join(filter(None, (name, why, model.description, model.facts, figures_text(header), own)))
         sign = fit.model_modality(header) or f"{header.model.dims}D"
         return ModelRow(name, model, model.line, said[model.path], facts, model.thumbnail, sign)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from napari_prosma.jobs.run import RunView, ViewSignal
@@ -214,6 +215,7 @@ class TrainPresenter:
         row = next((row for row in choices.rows if row.spec is not None), None)
         look = None if row is None or row.spec is None else row.look or describe(row.spec)
         groups = model_rows(models, (lambda m: compare(look, m.header)) if look is not None else None)
+        groups = [(title, [replace(row, verdict="") for row in rows]) for title, rows in groups]  # it will learn them
         new = [ModelRow(text, dims) for dims, text in NEW.items()]
         current = next((m for m in models if start is not None and m.path == start.path), choices.dims)
         self._view.show_starts([("", new), *groups], current, f"Fine-tuning: {start.facts}" if start else NEW_FACTS)

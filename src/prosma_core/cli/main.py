@@ -38,7 +38,7 @@ def list_models(
     from rich.table import Column, Table
 
     from prosma_core.data.fit import Fit, rank_of, verdict_text
-    from prosma_core.io.bundle import ModelEntry, dice_text, model_groups, read_header, shipped_models
+    from prosma_core.io.bundle import ModelEntry, dice_text, figures_text, model_groups, read_header, shipped_models
 
     models = [ModelEntry(path, read_header(path), shipped=True) for path in shipped_models().values()]
     if not models:
@@ -54,7 +54,7 @@ def list_models(
         for model in group:
             header, fit = model.header, found.get(model.path)
             why = fit.text if isinstance(fit, Fit) else fit
-            said.append(f"{model.path.stem}: {model.description}" + (f" {why}" if why else ""))
+            said.append(" ".join(filter(None, (f"{model.path.stem}:", model.description, figures_text(header), why))))
             table.add_row(
                 cell(model.path.stem),
                 *([verdict_text(fit) or "not known"] if scan else []),

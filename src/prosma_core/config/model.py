@@ -247,6 +247,53 @@ class ScanFacts(Config):
         return self
 
 
+class Figure(Config):
+    """A mean over images, or a share of them, with its 95 % interval."""
+
+    value: float
+    """The mean or the share."""
+    low: float
+    """Lower end of the interval: of a mean, percentiles of the means of images drawn anew; of a share, Wilson's."""
+    high: float
+    """Upper end."""
+    images: int = Field(ge=1)
+    """How many images it is of."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.low <= self.value <= self.high:
+            msg = f"the value {self.value} is not within its interval, {self.low} to {self.high}"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def count(self) -> int:
+        """Images that a share counts."""
+        return round(self.value * self.images)
+
+
+class Evaluation(Config):
+    """What a model reaches on held-out images, and on the same images made worse."""
+
+    data: str = Field(default="", max_length=200)
+    """Which images they are."""
+    mean_dice: Figure
+    """Mean over the images that show any class, of the mean Dice of the classes that they show."""
+    dice: dict[str, Figure] = Field(default_factory=dict)
+    """By class, over the images that show it."""
+    iou: dict[str, Figure] = Field(default_factory=dict)
+    """The same of intersection over union."""
+    missed: dict[str, Figure] = Field(default_factory=dict)
+    """By class, the share of the images that show it in which its Dice is below 0.1."""
+    false_positives: dict[str, Figure] = Field(default_factory=dict)
+    """By class, the share of the images without it in which it is found; no entry where all show it."""
+    object_f1: dict[str, Figure] = Field(default_factory=dict)
+    """By class, over the images that show it: F1 of its objects, found where their IoU is above 0.5; no entry where
+    objects are not counted."""
+    worse: dict[str, Figure] = Field(default_factory=dict)
+    """`mean_dice` of the images made worse, by what was done to them."""
+
+
 class ModelHeader(Config):
     """Everything a model file holds beside its weights."""
 
@@ -277,7 +324,10 @@ class ModelHeader(Config):
     facts: ScanFacts | None = None
     """What its training scans were like; None in files of earlier versions."""
     training: dict[str, Any] = Field(default_factory=dict)
-    """Summary of training: data, cases, epochs, validation Dice, gates per level."""
+    """Summary of training: data, cases, epochs, validation Dice, gates per level; of shipped models also the commands
+    that repeat it, and what it cost."""
+    evaluation: Evaluation | None = None
+    """What it reaches on held-out images; None where that was not measured, as in files of earlier versions."""
     sha256: str = Field(default="", pattern="^([0-9a-f]{64})?$")
     """Hash of the weights."""
 

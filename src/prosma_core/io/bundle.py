@@ -198,6 +198,24 @@ def dice_text(header: ModelHeader) -> str:
     return f"validation Dice {dice:.3f}{' on phantoms' if header.synthetic else where}"
 
 
+def figures_text(header: ModelHeader) -> str:
+    """What a model reached on held-out images, in a sentence; empty where that was not measured."""
+    found = header.evaluation
+    if found is None:
+        return ""
+    kind = "scans" if header.model.dims == 3 else "images"
+    dice = found.mean_dice
+    parts = [f"Dice {dice.value:.3f} (95 % interval {dice.low:.3f} to {dice.high:.3f})"]
+    parts += [f"{name} missed in {each.count} of {each.images}" for name, each in found.missed.items()][:MOST_NAMED]
+    parts += [
+        f"{name} found in {each.count} of {each.images} without it" for name, each in found.false_positives.items()
+    ][:MOST_NAMED]
+    if found.worse:
+        kinds = min(found.worse, key=lambda kind: found.worse[kind].value)
+        parts.append(f"at worst Dice {found.worse[kinds].value:.3f} where they are made worse ({kinds})")
+    return f"On {dice.images} held-out {kind}: {', '.join(parts)}."
+
+
 def missed_text(header: ModelHeader, voxels: Mapping[str, int], *, part: bool = False) -> str:
     """What to say of a result without any label, with what is known of the model's misses; empty for other results.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -17,15 +18,17 @@ from safetensors.numpy import load
 
 from prosma_core.config import InferenceConfig
 from prosma_core.config.inference import CpuSettings
+from prosma_core.config.model import Figure, ModelHeader
 from prosma_core.config.training import load_run_yaml, resolve_run
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.data.labels import class_indices
 from prosma_core.data.phantom import phantom_2d, phantom_3d
+from prosma_core.errors import ConfigError
 from prosma_core.inference import cpu_tuning
 from prosma_core.inference.cpu_autotune import bf16_supported
 from prosma_core.inference.evaluate import measure_case
 from prosma_core.inference.segment import Segmenter
-from prosma_core.io.bundle import ModelEntry, load_bundle, read_header, shipped_models
+from prosma_core.io.bundle import ModelEntry, figures_text, load_bundle, read_header, shipped_models
 from prosma_core.io.dataset_folder import open_dataset, read_case
 from prosma_core.model import kernels
 from prosma_core.model.gate import ProximalGate
@@ -93,6 +96,80 @@ def test_each_has_a_thumbnail_with_its_source(name: str) -> None:
         assert picture.info["Copyright"] == entry.header.licence
         assert picture.info["Source"]
     assert ModelEntry(entry.path, entry.header, shipped=False).thumbnail is None
+
+
+@pytest.fixture(scope="module")
+def shipping() -> Any:
+    """Return what makes figures and tables of the shipped models."""
+    path = ROOT / "benchmarks" / "_shipped.py"
+    spec = importlib.util.spec_from_file_location("prosma_test_shipped", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_each_says_what_it_reaches_how_it_was_made_and_what_that_cost(name: str, shipping: Any) -> None:
+    header = read_header(MODELS[name])
+    found, shown = header.evaluation, header.training["validation_missed"]
+    assert found is not None
+    assert set(found.dice) == set(found.iou) == set(found.missed) == {c.name for c in header.classes[1:]}
+    assert found.mean_dice.images >= max(images for _, images in shown.values())
+    assert found.mean_dice.value == pytest.approx(header.training["validation_mean_dice"], abs=0.01)
+    assert all(found.missed[name].count >= count for name, (count, _) in shown.items())
+    assert {"noise", "blur", "resolution"} <= set(found.worse)
+    assert header.purpose.shows
+    assert header.purpose.not_for
+    assert all(name in command for command in header.training["commands"][-1:])
+    assert "minutes" in header.training["cost"]
+    card = MODELS[name].with_suffix(".md").read_text(encoding="utf-8")
+    assert shipping.with_figures(card, shipping.card_table(header)) == card
+    assert f"Dice {found.mean_dice.value:.3f} (95 % interval" in figures_text(header)
+
+
+def test_the_page_of_the_models_shows_what_their_headers_say(shipping: Any) -> None:
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    headers = [read_header(path) for path in MODELS.values()]
+    table = shipping.models_table(headers, lambda name: f"../src/prosma_core/pretrained/{name}.png")
+    assert shipping.with_figures(page, table) == page
+    with pytest.raises(ValueError, match="no place for the figures"):
+        shipping.with_figures("# A page", table)
+
+
+def test_figures_are_means_over_the_images_that_show_a_class(shipping: Any) -> None:
+    reference = np.zeros((3, 8, 8), np.uint8)
+    reference[0, :4], reference[1, 4:] = 1, 1  # the third image shows nothing
+    results = reference.copy()
+    results[0, :2] = 0
+    results[1] = 0
+    results[2, :1] = 1
+    measured = [shipping.scores(a, b, ["organ"]) for a, b in zip(results, reference, strict=True)]
+    shown = [{"organ"}, {"organ"}, set()]
+    found = shipping.evaluation("made-up images", shown, measured, {"noise": measured})
+    assert found.dice["organ"].value == pytest.approx((2 / 3 + 0) / 2, abs=1e-4)
+    assert found.iou["organ"].value == 0.25
+    assert found.mean_dice == found.worse["noise"] == found.dice["organ"]
+    assert (found.mean_dice.low, found.mean_dice.high, found.mean_dice.images) == (0, 0.6667, 2)
+    assert (found.missed["organ"].count, found.missed["organ"].images) == (1, 2)
+    assert (found.false_positives["organ"].count, found.false_positives["organ"].images) == (1, 1)
+    none = shipping.share_figure(0, 35)
+    assert (none.value, none.low, round(none.high, 3)) == (0, 0, 0.099)
+    values = np.random.default_rng(1).normal(0.8, 0.1, 100)
+    figure = shipping.mean_figure(values)
+    assert figure == shipping.mean_figure(values)
+    assert figure.high - figure.low == pytest.approx(2 * 1.96 * values.std() / 10, rel=0.05)
+
+
+def test_a_header_without_figures_opens_and_a_figure_lies_within_its_interval() -> None:
+    values = read_header(MODELS["phantom-3d"]).model_dump(mode="json")
+    del values["evaluation"], values["facts"], values["purpose"]
+    header = ModelHeader.parse(values, "a header of an earlier version")
+    assert header.evaluation is None
+    assert figures_text(header) == ""
+    with pytest.raises(ConfigError, match="not within its interval"):
+        Figure.parse({"value": 0.5, "low": 0.6, "high": 0.7, "images": 3}, "a figure")
 
 
 @pytest.mark.parametrize("settings", sorted((ROOT / "benchmarks" / "shipped").iterdir()), ids=lambda path: path.stem)
