@@ -175,7 +175,11 @@ def test_a_header_without_figures_opens_and_a_figure_lies_within_its_interval() 
 @pytest.mark.parametrize("settings", sorted((ROOT / "benchmarks" / "shipped").iterdir()), ids=lambda path: path.stem)
 def test_the_settings_that_made_a_model_can_be_used(settings: Path) -> None:
     run = resolve_run({**load_run_yaml(settings), "data": "DIR", "out": "model.safetensors"})
-    assert run.name in MODELS
+    assert run.name == settings.stem.removesuffix("-bias")
+    assert run.licence
+    assert run.attribution
+    if run.name not in MODELS:  # not trained yet
+        return
     header = read_header(MODELS[run.name])
     assert (header.licence, header.attribution) == (run.licence, run.attribution)
     assert {c.value: c.name for c in header.classes[1:]} == run.class_names
