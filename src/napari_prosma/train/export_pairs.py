@@ -36,6 +36,8 @@ from prosma_core.runs.run_folder import RunFolder
 _LOG = logging.getLogger(__name__)
 
 Files = tuple[tuple[Path, Path], ...]
+MOST_NAMED = 3
+"""Names that a sentence holds at most."""
 
 
 def write_pairs(pairs: Sequence[Pair], folder: Path) -> Generator[str, None, Files]:
@@ -184,6 +186,26 @@ def _holds(path: Path, labels: Scan, states: SliceStates | None) -> bool:
     """Whether a file holds these labels, and the same slices of them are checked and edited."""
     same = slices_note(noted_slices(DECODER.read_notes(path))) == slices_note(states)
     return same and np.array_equal(DECODER.read_labels(path).data, labels.data)
+
+
+def unlearned(pairs: Sequence[tuple[Pair, Path]]) -> str:
+    """Sentence on labels that are not as a training has learned them last; empty where all are. To be run in a thread.
+
+    Parameters
+    ----------
+    pairs : sequence of (Pair, Path)
+        Each with its label file in the run folder, which holds what was learned.
+    """
+    late = []
+    for pair, label in pairs:
+        with contextlib.suppress(ProsmaError):  # it cannot be compared
+            scan = labels_scan(pair.labels, image_scan(pair.image) if pair.image.layer is not None else None)
+            if not _holds(label, scan, states_of_labels(pair.labels, scan)):
+                late.append(pair.labels.name)
+    if not late:
+        return ""
+    more = f" and {len(late) - MOST_NAMED} more" if len(late) > MOST_NAMED else ""
+    return f"Not in this model: what was painted last in {', '.join(late[:MOST_NAMED])}{more}. Train again to learn it."
 
 
 def autosave(pairs: Sequence[Pair], folder: Path) -> list[Path]:

@@ -64,6 +64,7 @@ class LiveLabels:
         self._on, self._busy, self._ended = on, False, False
         self._text = self._said = self._later = ""
         self._stale: set[int] = set()
+        self._painted_in: set[int] = set()
         self._sent: dict[int, bytes] = {}
         self._numbers = itertools.count(1)
         self._timer = jobs.timer(self._hand_over)
@@ -105,6 +106,12 @@ class LiveLabels:
             self._later = later
             self._show(self._text)
 
+    @property
+    def painted(self) -> list[tuple[Pair, Path]]:
+        """Pairs that were perhaps painted in since the training began, each with its label file in the run folder."""
+        files = self._files()
+        return [(self._pairs[i], files[i][1]) for i in sorted(self._painted_in) if i < len(files)]
+
     def taken(self, labels: LabelsTaken) -> None:
         """The training learns labels that were handed over."""
         self._show(f"Epoch {labels.epoch}: learns the new labels of {', '.join(labels.cases[:MOST])}.")
@@ -127,6 +134,7 @@ class LiveLabels:
 
     def _painted(self, number: int, _event: Any = None) -> None:
         self._stale.add(number)
+        self._painted_in.add(number)
         self._timer.start(QUIET)
 
     def _hand_over(self) -> None:

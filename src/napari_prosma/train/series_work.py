@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from napari.layers import Image, Labels, Layer
+from napari.utils.notifications import show_warning
 from numpy.typing import NDArray
 
 from napari_prosma._reader import image_layer_data, read_paths
@@ -537,7 +538,9 @@ class SeriesWork:
             self._closing = False
 
     def _not_saved(self, error: object) -> None:
-        if not self._closed:
+        if self._closed:  # nothing of the widget can say it any more
+            show_warning(f"Labels of the series could not be saved: save their layer yourself. {error}")
+        else:
             name = self._open.name if self._open is not None else "the scan"
             self._say(f"Labels of {name} could not be saved; their layer stays open. {error}")
 

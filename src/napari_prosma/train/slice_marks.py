@@ -71,6 +71,7 @@ class SliceMarks:
     ) -> None:
         self._viewer, self._view, self._pairs, self._say = viewer, view, pairs, say
         self._shortcut = lambda _viewer: self.toggle()
+        self._hidden = False
         if not any(str(key) == KEY for key in viewer.keymap):  # whoever has it keeps it
             viewer.bind_key(KEY, self._shortcut)
         dims = viewer.dims.events
@@ -108,7 +109,7 @@ class SliceMarks:
         """Mark the slice in view as checked, or take its mark away."""
         row = self.row
         if row is None or row.states is None:
-            self._say("No slice can be marked: add an image and its labels as a pair first.")
+            self._say(self._why_not())
             return
         index = self._index(row)
         if index is None:
@@ -143,6 +144,24 @@ class SliceMarks:
                 )
             except ProsmaError as error:
                 self._say(error)
+                return
+            shown, self._hidden = not self._hidden, self._index(row) != index
+            if self._hidden:
+                along = f" with a slider along {row.states.axis}" if row.states.axis else ""
+                self._say(f"To see {row.states.name(index)}, switch to 2D view{along}.")
+            elif not shown:
+                self._say("")
+
+    def _why_not(self) -> str:
+        """Why no slice can be marked."""
+        active = self._viewer.layers.selection.active
+        own = [r for r in self._pairs.rows if active in (r.pair.labels.layer, *r.pair.image.layers)]
+        row = next(iter(own or self._pairs.rows), None)
+        if row is None:
+            return "No slice can be marked: add an image and its labels as a pair first."
+        if row.pair.labels.layer not in self._viewer.layers:
+            return f"No slice can be marked: {row.labels} is not open as a layer."
+        return f"No slice can be marked: {row.problem or f'{row.labels} is being read. Try again in a moment.'}"
 
     def _index(self, row: PairRow) -> int | None:
         states = row.states

@@ -7,11 +7,13 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from napari.utils.notifications import show_warning
+
 from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.session import Session
 from napari_prosma.scan.selection import kind_of
 from napari_prosma.train.autosave import Autosave
-from napari_prosma.train.export_pairs import left_out
+from napari_prosma.train.export_pairs import left_out, unlearned
 from napari_prosma.train.job import TrainedModel, TrainingPreview, TrainJob, trained_model_of
 from napari_prosma.train.live import LiveLabels
 from napari_prosma.train.pair_list import PairList
@@ -193,6 +195,8 @@ class TrainingManager:
 
     def _over(self, run: TrainJob) -> None:
         if self._live is not None:
+            if run.outcome is not None:
+                self._say_unlearned(run, self._live.painted)
             self._live.end()
             self._live = None
         else:
@@ -206,6 +210,16 @@ class TrainingManager:
         if run.outcome is not None:
             self._take(run.outcome)
         self._changed()
+
+    def _say_unlearned(self, run: TrainJob, painted: Sequence[tuple[Pair, Path]]) -> None:
+        """Say what was painted too late to be in the model."""
+
+        def told(words: str) -> None:
+            if words and not self._closed and self.run in (None, run):
+                run.say(words)
+
+        if painted:
+            self._session.jobs.run(lambda: unlearned(painted), told, lambda _: None)
 
     def _take(self, outcome: TrainedModel) -> None:
         """Show what was reached; Segment knows the model at once, and takes it unless it became worse."""
@@ -266,9 +280,10 @@ class TrainingManager:
         self._session.jobs.run(remove, done, self._say)
 
     def _not_saved(self, error: object) -> None:
+        if self._closed:  # nothing of the widget can say it any more
+            show_warning(f"What was painted is not saved in the run folder: save its layers yourself. {error}")
         self._say(f"What is painted is not saved in the run folder for now. {error}")
 
     def _say(self, words: object) -> None:
-        if self._closed:
-            return
-        self._view.show_error(str(words), details=False)
+        if not self._closed:
+            self._view.show_error(str(words), details=False)

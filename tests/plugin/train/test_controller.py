@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from napari.layers import Labels
+from napari.utils.notifications import notification_manager
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QCheckBox, QComboBox, QPushButton, QTableWidget, QWidget
 
@@ -462,6 +463,11 @@ def test_labels_that_cannot_be_saved_are_said(widget: Any, annotated: Any) -> No
     widget.jobs.held.pop()()
     assert "not saved" in widget.text("error")
     assert "annotations" in widget.text("error")
+    notification_manager.records.clear()
+    widget.controller.close()  # it saves once more, and the widget is gone
+    while widget.jobs.held:
+        widget.jobs.held.pop()()
+    assert "save its layers yourself" in notification_manager.records[-1].message
 
 
 def test_a_training_that_ends_before_it_began_leaves_nothing_behind(widget: Any, annotated: Any) -> None:

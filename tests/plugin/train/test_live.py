@@ -17,9 +17,10 @@ from napari_prosma.train.live import OFF, QUIET, LiveLabels
 from napari_prosma.train.pairs import Pair
 from napari_prosma.train.presenter import AbstractTrainView
 from napari_prosma.train.sources import Source, layer_source
-from prosma_core.engine.messages import ArrayReady, Cancelled, Failed
+from prosma_core.engine.messages import ArrayReady, Cancelled, Failed, Finished, TrainResult
 from prosma_core.errors import EngineError, OutputError
 from prosma_core.events import LabelsTaken, PreviewDone
+from prosma_core.io.bundle import find_model, load_bundle, save_bundle
 from prosma_core.io.images import read_labels
 from prosma_core.io.notes import noted_slices, read_notes
 
@@ -227,6 +228,24 @@ def test_a_scan_of_a_series_that_was_closed_is_not_for_the_next_training(paintin
     again = Pair(second.image, second.labels)
     painting.live.listed([closed, again])
     assert painting.live._later == ""
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_what_was_painted_too_late_for_the_model_is_said(widget: Any, annotated: Any, *, late: bool) -> None:
+    _, labels = annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    job = widget.start()
+    job.prepared()
+    widget.viewer.dims.set_point(0, 3)  # nothing is painted by that
+    if late:
+        labels.fill((0, 0, 0), 1)
+    model = widget.models / "m.safetensors"
+    header, weights = load_bundle(find_model("phantom-3d"))
+    save_bundle(model, header.replace(name="m"), weights)
+    figures = {"dice": {}, "mean_dice": None, "before": None, "words": "", "held_out": ""}
+    job.say(Finished(TrainResult(model=str(model), seconds=1.0, device="CPU", **figures)))
+    words = "Not in this model: what was painted last in liver labels. Train again to learn it."
+    assert (words in widget.text("messages")) == late
 
 
 def test_whether_it_learns_is_remembered(widget: Any, annotated: Any) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from napari.components import ViewerModel
+from napari.utils.notifications import notification_manager
 from qtpy.QtWidgets import QPushButton, QTableWidget
 from tests.plugin.train.conftest import Widget
 
@@ -157,6 +158,11 @@ def test_where_labels_cannot_be_saved_they_stay_open(series: Series, monkeypatch
             assert "stays open" in series.widget.text("series_problem")
     series.click("next")
     assert series.states[0] == "done: 1 of 8"
+    series.paint(2)
+    monkeypatch.setattr(export_pairs, "write_labels", full)
+    notification_manager.records.clear()
+    series.widget.controller.close()  # the layers stay in the viewer
+    assert "save their layer yourself" in notification_manager.records[-1].message
 
 
 def test_a_folder_that_vanished_is_said(series: Series, folder: Path) -> None:

@@ -76,6 +76,35 @@ def test_the_key_of_another_plugin_stays_its_own(widget: Any) -> None:
     assert own in widget.viewer.keymap.values()
 
 
+def test_a_slice_that_the_view_cannot_show_is_said(widget: Any, annotated: Any) -> None:
+    annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    for name, value in (("ndisplay", 3), ("ndisplay", 2), ("order", (1, 0, 2)), ("order", (0, 1, 2))):
+        setattr(widget.viewer.dims, name, value)
+        widget.controller.slices.go_to(5)
+        shown = (name, value) in {("ndisplay", 2), ("order", (0, 1, 2))}
+        words = "" if shown else "To see slice 5 (z), switch to 2D view with a slider along z."
+        assert widget.text("error") == words
+    assert widget.viewer.dims.current_step[0] == 5
+
+
+def test_why_no_slice_can_be_marked_is_said(widget: Any, annotated: Any) -> None:
+    viewer = widget.viewer
+    widget.controller.slices.toggle()
+    assert "add an image and its labels" in widget.text("error")
+    _, labels = annotated(viewer)
+    labels.data = np.where(labels.data == 1, -1, 0)
+    widget.controller.pairs.add_active()
+    widget.controller.slices.toggle()
+    assert "contain -1" in widget.text("error")
+    widget.jobs.held = []
+    _, other = annotated(viewer, "other")
+    widget.controller.pairs.add_active()
+    viewer.layers.selection.active = other
+    widget.controller.slices.toggle()
+    assert widget.text("error") == "No slice can be marked: other labels is being read. Try again in a moment."
+
+
 def test_states_are_told_apart_by_height_and_by_blue_and_orange(qtbot: QtBot) -> None:
     bar = SliceBar()
     qtbot.addWidget(bar)
