@@ -23,6 +23,10 @@ OTHER_VOXELS = 2.0
 """Voxels this many times smaller or larger than any of the training scans are others."""
 
 
+SMALL_PICTURE, LARGE_PICTURE = 3.0, 10.0
+"""Pictures this many times smaller or larger than any of the training scans are others."""
+
+
 @dataclass(frozen=True)
 class Fit:
     """Whether a model was trained on scans like this one.
@@ -193,6 +197,8 @@ def _differences(scan: ScanLook, header: ModelHeader) -> Iterator[str]:
             yield words
         if words := _voxels(scan.spacing, facts):
             yield words
+    elif kind.world == facts.world == "pixels" and (words := _picture(scan.sides, facts)):
+        yield words
     if scan.look and facts.look and (words := _values(scan.look, facts)):
         yield words
 
@@ -208,6 +214,19 @@ def _size(sides: Sequence[float], facts: ScanFacts) -> str:
     given = " × ".join(f"{side:.0f}" for side in sides)
     ratio, word = (larger, "larger") if larger >= smaller else (smaller, "smaller")
     return f"is {_times(ratio)} {word} ({given} mm)"
+
+
+def _picture(sides: Sequence[float], facts: ScanFacts) -> str:
+    """How much smaller or larger a picture is than all of them, where its pixels cannot be like theirs."""
+    if not sides or not facts.sides:
+        return ""
+    smaller = max(low for low, _, _ in facts.sides) / max(sides)
+    larger = max(sides) / max(high for _, _, high in facts.sides)
+    if smaller < SMALL_PICTURE and larger < LARGE_PICTURE:
+        return ""
+    given = " × ".join(f"{side:.0f}" for side in sides)
+    ratio, word = (larger, "larger") if larger >= smaller else (smaller, "smaller")
+    return f"is {_times(ratio)} {word} ({given} pixels)"
 
 
 def _times(ratio: float) -> str:

@@ -14,6 +14,7 @@ from prosma_core.data.slices import SliceStates
 from prosma_core.errors import ProsmaError
 from prosma_core.io.dicom import dicom_modality
 from prosma_core.io.names import FORMATS, image_suffix
+from prosma_core.io.raster import open_picture
 from prosma_core.io.read_errors import reading
 from prosma_core.io.tiff import AXES_NOTE
 
@@ -126,9 +127,7 @@ def _tiff(path: Path) -> dict[str, Any]:
 
 
 def _raster(path: Path) -> dict[str, Any]:
-    from PIL import Image
-
-    with Image.open(path) as picture:
+    with open_picture(path) as picture:
         return {str(key): str(value) for key, value in getattr(picture, "text", {}).items()}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import struct
-import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from PIL import Image
+    from PIL.ImageFile import ImageFile
 
     from prosma_core.data.geometry import ImageSpec, Scan
 
@@ -224,19 +224,15 @@ def read_raster(path: Path, axes: str | None, *, labels: bool = False) -> Scan:
     FileFormatError
         As in `check_raster`, or the pixels cannot be decoded.
     """
-    from PIL import Image
-
     header = _read_header(path)
-    with reading(path, "a picture"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, not a bomb; beyond that pillow raises
-        with Image.open(path, formats=("PNG", "JPEG", "BMP")) as picture:
-            if not labels:
-                unpacked = picture.width * picture.height * len(picture.getbands())
-                check_unpacked(path, path.stat().st_size, unpacked)
-            picture.load()
-            warn_orientation(path, _orientation(picture))
-            kind = str(picture.format).lower()
-            pixels = _pixels(picture, path, labels=labels)
+    with reading(path, "a picture"), open_picture(path) as picture:
+        if not labels:
+            unpacked = picture.width * picture.height * len(picture.getbands())
+            check_unpacked(path, path.stat().st_size, unpacked)
+        picture.load()
+        warn_orientation(path, _orientation(picture))
+        kind = str(picture.format).lower()
+        pixels = _pixels(picture, path, labels=labels)
     if labels and header.color == 0 and header.depth in _GRAY_STEP:
         pixels = pixels // np.uint8(_GRAY_STEP[header.depth])
     if header.depth == 16 and header.color != 0:
@@ -245,6 +241,18 @@ def read_raster(path: Path, axes: str | None, *, labels: bool = False) -> Scan:
     names = guess if axes is None else parse_axes(axes, pixels.ndim, path)
     channels = ("red", "green", "blue") if "c" in names else ()
     return arrange(pixels, names, scale=[1.0] * pixels.ndim, unit="pixel", kind=kind, channel_names=channels)
+
+
+def open_picture(path: Path) -> ImageFile:
+    """A PNG, JPEG or BMP as pillow opens it, without its limit of 358 million pixels."""
+    from PIL.BmpImagePlugin import BmpImageFile
+    from PIL.JpegImagePlugin import JpegImageFile
+    from PIL.PngImagePlugin import PngImageFile
+
+    with path.open("rb") as file:
+        start = file.read(2)
+    kinds: dict[bytes, type[ImageFile]] = {b"\xff\xd8": JpegImageFile, b"BM": BmpImageFile}
+    return kinds.get(start, PngImageFile)(path)
 
 
 def _pixels(picture: Image.Image, path: Path, *, labels: bool) -> NDArray[Any]:

@@ -78,6 +78,24 @@ def test_a_picture_that_says_nothing_of_itself_is_neither_meant_nor_warned_of() 
     assert compare(replace(picture, look=usual | {"smoothness": 0.1}), header).verdict == "doubtful"
 
 
+@pytest.mark.parametrize(
+    ("sides", "said"),
+    [
+        ((32, 32), "is 6 times smaller (32 × 32 pixels)."),
+        ((20_000, 500), "is 57 times larger (20000 × 500 pixels)."),
+        ((80, 120), ""),
+        ((1000, 1400), ""),  # ultrasound as machines store it
+    ],
+)
+def test_a_picture_of_far_other_size_is_told(sides: tuple[int, int], said: str) -> None:
+    header = HEADERS["breast-lesion-us"]
+    assert header.facts is not None
+    usual: Any = {name: middle for name, (_, middle, _) in header.facts.look.items()}
+    fit = compare(replace(look(sides, world="pixels", modality="US"), look=usual, unit="pixel"), header)
+    assert fit.verdict == ("doubtful" if said else "fits")
+    assert fit.text.endswith(said)
+
+
 def test_a_model_of_gray_pictures_that_are_stored_as_colors_is_for_gray_ones() -> None:
     old = HEADERS["breast-lesion-us"]
     pre = old.preprocess.replace(channels=COLOR, intensities=old.preprocess.intensities * 3)

@@ -15,6 +15,7 @@ from prosma_core.data.geometry import array_spec
 from prosma_core.data.pair_check import grid_problem
 from prosma_core.errors import FileFormatError, GeometryError, LabelError, OutputError
 from prosma_core.io.images import preflight, read_image, read_labels, result_name, write_image, write_labels
+from prosma_core.io.raster import open_picture
 
 
 def save(path: Path, data: np.ndarray, mode: str | None = None, **options: Any) -> Path:
@@ -202,8 +203,14 @@ def test_a_picture_that_declares_far_more_than_it_holds_is_refused(tmp_path: Pat
 
 def test_a_bomb_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(20000, 20000, 1, 0, bytes(2501 * 20000)))
-    with pytest.raises(FileFormatError, match="bomb"):
+    with pytest.raises(FileFormatError, match=r"381 MB of voxels in .* kB, which no scan fits into"):
         read_image(tmp_path / "a.png")
+
+
+def test_pillows_limit_is_none(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(20_000, 20_000, 8, 0, b""))
+    with open_picture(tmp_path / "a.png") as picture:
+        assert picture.size == (20_000, 20_000)
 
 
 def test_a_side_of_no_pixels_is_refused(tmp_path: Path) -> None:
