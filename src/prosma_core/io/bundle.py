@@ -240,10 +240,12 @@ def missed_text(header: ModelHeader, voxels: Mapping[str, int], *, part: bool = 
     if slices and header.model.dims == 2:  # a 3D model is validated scan by scan, on whatever slices of it
         shown = "slices"
     if header.validated and isinstance(known, dict) and not part:
+        missed = []
         for name in names[:MOST_NAMED]:
             count = known.get(name)
             if isinstance(count, list | tuple) and len(count) == 2 and all(isinstance(n, int) for n in count):
-                said.append(f"This model missed the {name} in {count[0]} of {count[1]} held-out {shown} that show it.")
+                missed.append(f"the {name} in {count[0]} of {count[1]}")
+        said += [f"This model missed {', '.join(missed)} held-out {shown} that show it."] if missed else []
     return " ".join(said)
 
 
