@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import Signal
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QAbstractItemView, QGridLayout, QSpinBox, QVBoxLayout, QWidget
 
 from napari_prosma.widgets.fields import Fold, button, cell, fit_height, note_label, say, table
+from prosma_core.config.training import MOST_EPOCHS
 from prosma_core.runs.run_state import NO_VALIDATION
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ class RunsPanel(Fold):
         super().__init__("Earlier runs")
         self._runs: Sequence[RunState] = ()
         self._table = table(("Name", "Epochs", "Dice", "State"))
+        self._table.setTextElideMode(Qt.TextElideMode.ElideMiddle)  # names often differ at their end
         self._table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self._table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         self._table.itemSelectionChanged.connect(self._selected)
@@ -139,9 +141,11 @@ class RunsPanel(Fold):
         self._table.setRowCount(len(runs))
         for i, run in enumerate(runs):
             dice = "–" if run.dice is None else f"{run.dice:.3f}"
+            dice = f"({dice})" if run.held_out.startswith(NO_VALIDATION) and run.dice is not None else dice
+            epochs = f"{run.epochs_done}/{run.epochs}" if run.epochs < MOST_EPOCHS else str(run.epochs_done)
             self._table.setItem(i, 0, cell(run.name, tooltip=f"{run.name}\n{run.out}\n{run.held_out}".strip()))
-            self._table.setItem(i, 1, cell(f"{run.epochs_done}/{run.epochs}", right=True))
-            self._table.setItem(i, 2, cell(dice, right=True))
+            self._table.setItem(i, 1, cell(epochs, right=True))
+            self._table.setItem(i, 2, cell(dice, right=True, tooltip=run.held_out))
             state = "training" if run.in_use else "finished" if run.finished else "stopped"
             self._table.setItem(i, 3, cell(state, tooltip=run.in_use[:1].upper() + run.in_use[1:]))
         self._table.selectRow(next((i for i, run in enumerate(runs) if run.out == out), 0))

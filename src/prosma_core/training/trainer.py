@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from prosma_core.config.model import ModelHeader
+from prosma_core.config.training import MOST_EPOCHS
 from prosma_core.data.augment import augment_intensities
 from prosma_core.errors import DivergedError
 from prosma_core.events import CheckpointSaved, EpochDone, Event, InterimDone, StepDone, Working
@@ -148,7 +149,8 @@ class Trainer:
         self.progress, note = load_state(self.folder, self.model, self.average, self.optimizer)
         spent = f", {self.progress.elapsed / 60:.1f} of {self.config.minutes:g} minutes" if self.config.minutes else ""
         done = "; nothing is left to train" if self.finished else ""
-        words = f"Resuming after epoch {self.progress.epoch} of {self.epochs}{spent}{done}."
+        of = f" of {self.epochs}" if self.config.epochs < MOST_EPOCHS else ""
+        words = f"Resuming after epoch {self.progress.epoch}{of}{spent}{done}."
         return f"{words} {note}".strip()
 
     def share(self, step: int = 0, seconds: float = 0.0) -> float:

@@ -31,7 +31,7 @@ from napari_prosma.train.pairs import Pair, PairRow
 from napari_prosma.train.sources import Source
 from napari_prosma.train.view import TrainView
 from prosma_core.config.model import ClassInfo
-from prosma_core.config.training import LabelsConfig, TrainingConfig
+from prosma_core.config.training import MOST_EPOCHS, LabelsConfig, TrainingConfig
 from prosma_core.data.slices import SliceStates
 from prosma_core.runs.run_state import RunState
 
@@ -480,13 +480,15 @@ def test_before_and_after_stand_side_by_side(view: TrainView) -> None:
 def test_earlier_runs_and_how_to_go_on_with_them(view: TrainView, heard: list[Any]) -> None:
     stopped, done = run("stopped"), run("done", finished=True, model_written=True, epochs_done=10)
     empty = run("empty", epochs_done=0, dice=None)
-    view.show_runs([stopped, done, empty])
+    clock = run("clock", epochs=MOST_EPOCHS, minutes=10.0, held_out="No independent validation: nothing is held out.")
+    view.show_runs([stopped, done, empty, clock])
     table = part(view, QTableWidget, "runs")
     rows = [[table.item(i, j).text() for j in range(4)] for i in range(table.rowCount())]
     assert rows == [
         ["stopped", "4/10", "0.800", "stopped"],
         ["done", "10/10", "0.800", "finished"],
         ["empty", "0/10", "–", "stopped"],
+        ["clock", "4", "(0.800)", "stopped"],  # of what it was trained on
     ]
     for name in ("resume", "use_model", "run_folder"):
         click(view, name)
