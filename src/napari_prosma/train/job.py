@@ -133,7 +133,7 @@ class TrainingPreview:
             return
         self._shown.refresh()  # with its thumbnail: once an epoch
         dice = "" if done.mean_dice is None else f", Dice {done.mean_dice:.2f} on {done.dice_on}"
-        by = ", light model" if done.light else ""
+        by = ", light model (preview only)" if done.light else ""
         text = f"Epoch {done.epoch}, {format_duration(time.monotonic() - self._began)}{by}{dice}."
         slow = self.epoch_seconds and done.seconds > max(SHORT, SLOW * self.epoch_seconds)
         if self._wanted is None and slow and not self.awaited:

@@ -106,7 +106,8 @@ def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None
     states = all_slices(folder, run)
     split = choose_cases(folder, run.training.seed, states) if split is None else check_split(folder, split)
     number = len({*split.train, *split.val})
-    yield StageStarted(f"Reading {counted(number, 'case')} of {folder.root.name}.")
+    read = f"{counted(number, 'case')} of {folder.root.name}" if run.data else counted(number, "pair")
+    yield StageStarted(f"Reading {read}.")
     given = start[0].model.dims if start else run.preprocess.dims
     dims, facts, split = yield from read_split(folder, split, run, given, fresh=fresh, states=states)
     names = {**({} if run.labels.one_class else facts.names), **folder.class_names, **run.class_names}
