@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,6 @@ from scipy.ndimage import binary_erosion
 
 from prosma_core.config.model import Evaluation, Figure, ModelHeader
 from prosma_core.data.geometry import Scan
-from prosma_core.data.labels import class_indices
-from prosma_core.io.dataset_folder import DatasetFolder, read_case
 
 MISSED = 0.1
 """A class is missed where its Dice is below this."""
@@ -134,18 +132,17 @@ def card_table(header: ModelHeader) -> str:
     return _table(("", ""), rows)
 
 
-def models_table(headers: Iterable[ModelHeader], picture: Callable[[str], str]) -> str:
-    """All models, for docs/models.md; `picture` gives the place of a thumbnail."""
+def models_table(headers: Iterable[ModelHeader]) -> str:
+    """All models, for docs/models.md."""
     rows = []
     for header in headers:
-        found, name = header.evaluation, header.name
+        found = header.evaluation
         assert found is not None
         weakest = min(found.worse, key=lambda kind: found.worse[kind].value)
         others = [f"found in {_count(f)} without it" for f in found.false_positives.values()]
         rows.append(
             (
-                f"![{name}]({picture(name)})",
-                f"`{name}`",
+                f"[{header.name}](../src/prosma_core/pretrained/{header.name}.md)",
                 f"{header.model.dims}D. {header.description.rstrip('.')}. Not for: {header.purpose.not_for}",
                 _mean(found.mean_dice),
                 "; ".join([*(f"{n} {_count(f)}" for n, f in found.missed.items()), *others]),
@@ -153,7 +150,7 @@ def models_table(headers: Iterable[ModelHeader], picture: Callable[[str], str]) 
                 header.licence.replace("CC-BY", "CC BY").replace("-4.0", " 4.0").replace("CC0-1.0", "CC0 1.0"),
             )
         )
-    titles = ("", "name", "what", "mean Dice (95 %)", "missed", "worst, made worse", "licence")
+    titles = ("name", "what", "mean Dice (95 %)", "missed", "worst, made worse", "licence")
     return _table(titles, rows)
 
 
@@ -190,19 +187,14 @@ MOST_LOOKED_AT = 60
 """Cases among which one with objects of a usual size is taken."""
 
 
-def usual_case(folder: DatasetFolder, cases: list[str], header: ModelHeader) -> str:
+def usual_case(classes: Mapping[str, NDArray[np.integer]]) -> str:
     """The case of the median share of labeled voxels, of those that have any."""
-    shares = {}
-    for name in cases[:MOST_LOOKED_AT]:
-        values = class_indices(read_case(folder.cases[name])[1].data, header.classes, name)
-        if values.any():
-            shares[name] = float((values > 0).mean())
+    shares = {name: float((values > 0).mean()) for name, values in classes.items() if values.any()}
     return sorted(shares, key=lambda name: (shares[name], name))[len(shares) // 2]
 
 
-def thumbnail(image: Scan, labels: Scan, header: ModelHeader, source: str) -> bytes:
+def thumbnail(image: Scan, classes: NDArray[np.integer], header: ModelHeader, source: str) -> bytes:
     """A PNG of 64 by 64 pixels in 256 colors; `source` is written into it, with the licence."""
-    classes = class_indices(labels.data, header.classes, source)
     data = np.asarray(image.data, np.float32)
     if "c" in image.spec.axes:
         data = np.moveaxis(data, image.spec.axes.index("c"), -1)
@@ -226,6 +218,15 @@ def thumbnail(image: Scan, labels: Scan, header: ModelHeader, source: str) -> by
     out = io.BytesIO()
     Image.fromarray(picture).quantize(256).save(out, "PNG", optimize=True, pnginfo=notes)
     return out.getvalue()
+
+
+def strip(thumbnails: Iterable[bytes]) -> Image.Image:
+    """Thumbnails side by side, twice as large."""
+    parts = [Image.open(io.BytesIO(each)).convert("RGB").resize((2 * SIDE, 2 * SIDE)) for each in thumbnails]
+    made = Image.new("RGB", (sum(part.width + 8 for part in parts) - 8, 2 * SIDE), "white")
+    for i, part in enumerate(parts):
+        made.paste(part, (i * (2 * SIDE + 8), 0))
+    return made.quantize(256)
 
 
 def _square(mask: NDArray[np.bool_], spacing: tuple[float, ...]) -> tuple[float, float, float, float]:

@@ -24,26 +24,39 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from _nuclei import matches, objects
-from _shipped import Scores, card_table, evaluation, models_table, scores, thumbnail, usual_case, with_figures
+from _shipped import (
+    MOST_LOOKED_AT,
+    Scores,
+    card_table,
+    evaluation,
+    models_table,
+    scores,
+    strip,
+    thumbnail,
+    usual_case,
+    with_figures,
+)
 from evidence.corruptions import CORRUPTIONS, corrupted
+from numpy.typing import NDArray
 from other_scanner import other_scanner, thick_slices
 
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.model import Evaluation, ModelHeader
-from prosma_core.config.training import load_run_yaml
+from prosma_core.config.training import LabelsConfig, load_run_yaml
 from prosma_core.data.geometry import Scan
-from prosma_core.data.labels import class_indices
+from prosma_core.data.labels import class_indices, read_annotation
 from prosma_core.data.look import describe, facts_of
 from prosma_core.events import drain
 from prosma_core.inference.cpu_tuning import SWITCH
+from prosma_core.inference.postprocess import count_objects
 from prosma_core.inference.segment import Segmenter
-from prosma_core.io.bundle import find_model, load_bundle, read_header, save_bundle, shipped_models
+from prosma_core.io.bundle import find_model, load_bundle, read_header, read_thumbnail, save_bundle, shipped_models
 from prosma_core.io.dataset_folder import DatasetFolder, open_dataset, read_case
 
 HERE = Path(__file__).parent
 SETTINGS, SAID = HERE / "shipped", HERE / "shipped_models.yaml"
 PAGE = HERE.parent / "docs" / "models.md"
+PICTURE = HERE.parent / "docs" / "images" / "models.png"
 STRENGTH = 2
 """Of `CORRUPTIONS`: the middle one."""
 GAIN = 1.5
@@ -67,9 +80,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as place:
             for name in options.names or shipped_models():
                 folder = options.data / said[name]["data"]
-                if name == "phantom-3d" and not folder.is_dir():
-                    folder = Path(place) / "phantom_3d"
-                    subprocess.run([sys.executable, str(HERE / "phantom_dataset.py"), str(folder)], check=True)
+                if "made_by" in said[name]:
+                    folder = Path(place) / name
+                    script, *words = (part.format(data=options.data, out=folder) for part in said[name]["made_by"])
+                    subprocess.run([sys.executable, str(HERE / script), *words], check=True)
                 write_facts(name, open_dataset(folder), said[name])
     write_tables()
 
@@ -80,60 +94,75 @@ def write_facts(name: str, folder: DatasetFolder, said: dict[str, Any]) -> None:
     header, weights = load_bundle(path)
     train, val = folder.splits["train"], folder.splits["val"]
     looks = [describe(image.spec, image.data) for image, _ in (read_case(folder.cases[case]) for case in train)]
-    purpose = load_run_yaml(SETTINGS / f"{name}.yaml")["purpose"]
-    found, unfound = measure(path, {case: read_case(folder.cases[case]) for case in val}, said)
+    settings = load_run_yaml(SETTINGS / f"{name}.yaml")
+    meaning = LabelsConfig.parse(settings.get("labels", {}), name)
+    found, unfound = measure(path, {case: read_case(folder.cases[case]) for case in val}, meaning, said)
     training = dict(header.training) | {
         "validation_missed": unfound,
         "commands": said["commands"],
         "cost": said["cost"],
     }
     values = header.model_dump() | {
-        "purpose": purpose,
+        "purpose": settings["purpose"],
         "facts": facts_of(looks, synthetic=header.synthetic).model_dump(),
         "training": training,
         "evaluation": found.model_dump(),
     }
-    written = save_bundle(path, type(header).parse(values, name), weights)
+    cases = {case: read_case(folder.cases[case]) for case in train[:MOST_LOOKED_AT]}
+    classes = {case: of_classes(labels, header, meaning, case) for case, (_, labels) in cases.items()}
+    case = usual_case(classes)
+    picture = thumbnail(cases[case][0], classes[case], header, f"{said['data']}, {case}")
+    written = save_bundle(path, type(header).parse(values, name), weights, picture)
     if written.sha256 != header.sha256:
         raise SystemExit(f"The weights of {name} changed.")
-    case = usual_case(folder, train, header)
-    image, labels = read_case(folder.cases[case])
-    path.with_suffix(".png").write_bytes(thumbnail(image, labels, header, f"{said['data']}, {case}"))
     print(f"{name}: {found.model_dump_json(indent=1)}", flush=True)
 
 
-def measure(path: Path, cases: dict[str, Pair], said: dict[str, Any]) -> tuple[Evaluation, dict[str, tuple[int, int]]]:
+def of_classes(labels: Scan, header: ModelHeader, meaning: LabelsConfig, case: str) -> NDArray[Any]:
+    """Index of the class of each voxel of a label map."""
+    return class_indices(read_annotation(labels, meaning).values, header.classes, case)
+
+
+Measured = tuple[set[str], Scores, float]
+"""Classes that an image shows, its scores, and F1 of its objects (0 where they are not counted)."""
+
+
+def measured(result: NDArray[Any], labels: Scan, header: ModelHeader, meaning: LabelsConfig, case: str) -> Measured:
+    """What the result of one image is worth."""
+    names = [info.name for info in header.classes[1:]]
+    found, wanted = class_indices(result, header.classes, case), of_classes(labels, header, meaning, case)
+    shown = {name for number, name in enumerate(names, 1) if (wanted == number).any()}
+    counts = count_objects(found > 0, np.where(wanted > 0, labels.data, 0)) if meaning.one_class else None
+    f1 = 2 * counts.matched / max(counts.found + counts.wanted, 1) if counts else 0.0
+    return shown, scores(found, wanted, names), f1
+
+
+def measure(
+    path: Path, cases: dict[str, Pair], meaning: LabelsConfig, said: dict[str, Any]
+) -> tuple[Evaluation, dict[str, tuple[int, int]]]:
     """Figures on cases; and by class the cases in which not a voxel of it was found, and those that show it."""
     segmenter = Segmenter.load(path, torch.device("cpu"))
-    classes = segmenter.header.classes
-    names = [info.name for info in classes[1:]][: 1 if said.get("numbered") else None]
+    header = segmenter.header
+    names = [info.name for info in header.classes[1:]]
 
-    def of(pairs: dict[str, Pair]) -> list[tuple[set[str], Scores, float]]:
+    def of(pairs: dict[str, Pair]) -> list[Measured]:
         results = []
         for case, (image, labels) in pairs.items():
-            labels_found = drain(segmenter.segment(image, InferenceConfig()), lambda _: None).labels.data
-            found, f1 = class_indices(labels_found, classes, case), 0.0
-            if said.get("numbered"):  # one number an object, and classes of the inside and perhaps of a border
-                pair, a, b = matches(objects(found), labels.data)
-                f1 = 2 * pair / max(a + b, 1)
-                found, reference = (found > 0).astype(np.uint8), (labels.data > 0).astype(np.uint8)
-            else:
-                reference = class_indices(labels.data, classes, case)
-            shown = {name for number, name in enumerate(names, 1) if (reference == number).any()}
-            results.append((shown, scores(found, reference, names), f1))
+            result = drain(segmenter.segment(image, InferenceConfig()), lambda _: None).labels.data
+            results.append(measured(result, labels, header, meaning, case))
         return results
 
     clean = of(cases)
     worse = {}
     for kind in said["worse"]:
         worse[kind] = [each for _, each, _ in of({c: made_worse(pair, c, kind) for c, pair in cases.items()})]
-        print(f"{segmenter.header.name}: {kind}", flush=True)
+        print(f"{header.name}: {kind}", flush=True)
     shown = [there for there, _, _ in clean]
     unfound = {
         name: (sum(name in there and s[name][0] == 0 for there, s, _ in clean), sum(name in there for there in shown))
         for name in names
     }
-    f1 = [value for there, _, value in clean if there] if said.get("numbered") else []
+    f1 = [value for there, _, value in clean if there] if meaning.one_class else []
     return evaluation(said["held_out"], shown, [s for _, s, _ in clean], worse, f1), unfound
 
 
@@ -166,12 +195,10 @@ def write_tables() -> None:
             card = shipped_models()[name].with_suffix(".md")
             card.write_text(with_figures(card.read_text(encoding="utf-8"), card_table(header)), encoding="utf-8")
     if all(header.evaluation for header in headers.values()):
-        PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), headers), encoding="utf-8")
-
-
-def page(text: str, headers: dict[str, ModelHeader]) -> str:
-    """docs/models.md with its table."""
-    return with_figures(text, models_table(headers.values(), lambda name: f"../src/prosma_core/pretrained/{name}.png"))
+        PAGE.write_text(
+            with_figures(PAGE.read_text(encoding="utf-8"), models_table(headers.values())), encoding="utf-8"
+        )
+        strip([read_thumbnail(path) for path in shipped_models().values()]).save(PICTURE, optimize=True)
 
 
 if __name__ == "__main__":

@@ -222,8 +222,8 @@ class ModelRow:
         Whether it was trained on scans like the chosen one, in a few words; empty where nothing is known.
     facts : str
         All that is worth knowing, for a tooltip.
-    picture : Path or None
-        Its thumbnail.
+    file : Path or None
+        The model's, which may hold a thumbnail.
     sign : str
         What stands in place of a thumbnail: a modality, or 2D or 3D.
     """
@@ -233,7 +233,7 @@ class ModelRow:
     line: str = ""
     verdict: str = ""
     facts: str = ""
-    picture: Path | None = None
+    file: Path | None = None
     sign: str = ""
 
     @property
@@ -265,7 +265,7 @@ def model_rows(models: Sequence[ModelEntry], look: Callable[[ModelEntry], Fit | 
         why = known.text if isinstance(known, Fit) else known
         facts = "\n".join(filter(None, (name, why, model.description, model.facts, figures_text(header), own)))
         sign = fit.model_modality(header) or f"{header.model.dims}D"
-        return ModelRow(name, model, model.line, said[model.path], facts, model.thumbnail, sign)
+        return ModelRow(name, model, model.line, said[model.path], facts, model.path, sign)
 
     groups = model_groups(models, lambda model: fit.rank_of(said[model.path]))
     return [(title, [made(model) for model in each]) for title, each in groups]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import QModelIndex, QPoint, QRect, QSize, Qt, Signal
@@ -23,6 +24,8 @@ from qtpy.QtWidgets import (
 from napari_prosma.scan.selection import ModelGroups, ModelRow
 from napari_prosma.widgets.fields import AMBER, BROWSE, ON_AMBER, combo, fill, fit_dock, note_label, row, say
 from napari_prosma.widgets.job_view import JobView
+from prosma_core.errors import ProsmaError
+from prosma_core.io.bundle import read_thumbnail
 from prosma_core.printable import plain, visible
 
 ROW, HEADING = Qt.ItemDataRole.UserRole + 1, Qt.ItemDataRole.UserRole + 2
@@ -180,7 +183,7 @@ def _draw_verdict(painter: QPainter, place: QRect, row: ModelRow, metrics: QFont
 
 def _draw_thumbnail(painter: QPainter, place: QRect, row: ModelRow) -> None:
     """Draw a model's picture, or a frame with its modality."""
-    picture = _pixmap(str(row.picture)) if row.picture else QPixmap()
+    picture = _pixmap(row.file) if row.file else QPixmap()
     if not picture.isNull():
         painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
         painter.drawPixmap(place, picture)
@@ -192,8 +195,14 @@ def _draw_thumbnail(painter: QPainter, place: QRect, row: ModelRow) -> None:
 
 
 @lru_cache(maxsize=64)
-def _pixmap(path: str) -> QPixmap:
-    return QPixmap(path)
+def _pixmap(path: Path) -> QPixmap:
+    """Thumbnail of a model file, read when it is drawn first; a null pixmap where there is none."""
+    made = QPixmap()
+    try:
+        made.loadFromData(read_thumbnail(path), "PNG")
+    except (ProsmaError, OSError):  # deleted meanwhile
+        return QPixmap()
+    return made
 
 
 class ScanView(JobView):

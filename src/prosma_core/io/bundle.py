@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import math
 import os
@@ -25,6 +26,10 @@ from prosma_core.printable import counted
 METADATA_KEY = "prosma"
 HASH_KEY = "prosma_sha256"
 """Hash of the header's text, which in turn holds the hash of the weights."""
+THUMBNAIL_KEY = "prosma_thumbnail"
+"""A PNG in base64; programs that do not know it pass over it."""
+MOST_THUMBNAIL, LARGEST_THUMBNAIL = 32_000, 256
+"""Bytes and pixels of a side of a thumbnail that is shown."""
 MAX_HEADER_BYTES = 1_000_000
 MAX_WEIGHTS = 500_000_000
 
@@ -41,7 +46,7 @@ def weights_sha256(weights: Weights) -> str:
     return digest.hexdigest()
 
 
-def save_bundle(path: Path, header: ModelHeader, weights: Weights) -> ModelHeader:
+def save_bundle(path: Path, header: ModelHeader, weights: Weights, thumbnail: bytes = b"") -> ModelHeader:
     """Write a model file and return its header with the hash filled in.
 
     Parameters
@@ -51,6 +56,8 @@ def save_bundle(path: Path, header: ModelHeader, weights: Weights) -> ModelHeade
     header : ModelHeader
     weights : dict of ndarray
         Floating point; matrices and kernels are stored as float16, vectors (biases, thresholds) as float32.
+    thumbnail : bytes
+        A small PNG of what the model is for; models that a user trains have none, as their scans may be of patients.
 
     Raises
     ------
@@ -69,7 +76,10 @@ def save_bundle(path: Path, header: ModelHeader, weights: Weights) -> ModelHeade
         raise ModelFileError(msg)
     header = header.replace(sha256=weights_sha256(stored))
     text = header.model_dump_json()
-    blob = save(stored, metadata={METADATA_KEY: text, HASH_KEY: _text_sha256(text)})
+    metadata = {METADATA_KEY: text, HASH_KEY: _text_sha256(text)}
+    if thumbnail:
+        metadata[THUMBNAIL_KEY] = base64.b64encode(thumbnail).decode()
+    blob = save(stored, metadata=metadata)
     if struct.unpack("<Q", blob[:8])[0] > MAX_HEADER_BYTES:
         msg = (
             f"The header of {path} would be larger than the {MAX_HEADER_BYTES} bytes "
@@ -88,6 +98,47 @@ def read_header(path: Path) -> ModelHeader:
     ModelFileError
         Not a model file, truncated, of a newer schema, or with an unusable header.
     """
+    metadata = _metadata(path)
+    try:
+        text, digest = str(metadata[METADATA_KEY]), metadata[HASH_KEY]
+        values = load_json(text)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ModelFileError(_damaged(path)) from error
+    version = values.get("schema_version") if isinstance(values, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        msg = f"{path} has schema {version}; this program reads up to {SCHEMA_VERSION}. Install a newer napari-prosma."
+        raise ModelFileError(msg)
+    if digest != _text_sha256(text):
+        msg = f"{path} was altered: its header does not match the hash beside it. Copy or train the model again."
+        raise ModelFileError(msg)
+    try:
+        return ModelHeader.parse(values, f"The header of {path}")
+    except ConfigError as error:
+        raise ModelFileError(*error.args) from error
+
+
+def read_thumbnail(path: Path) -> bytes:
+    """PNG of what a model is for; empty where its file has none, or none that is small and whole enough to be shown.
+
+    Raises
+    ------
+    ModelFileError
+        As in `read_header`, of the file as a whole.
+    """
+    text = _metadata(path).get(THUMBNAIL_KEY)
+    if not isinstance(text, str) or len(text) > 2 * MOST_THUMBNAIL:
+        return b""
+    try:
+        found = base64.b64decode(text, validate=True)
+    except ValueError:
+        return b""
+    sides = struct.unpack(">II", found[16:24]) if found[:8] == b"\x89PNG\r\n\x1a\n" and len(found) > 24 else (0, 0)
+    small = len(found) <= MOST_THUMBNAIL and all(0 < side <= LARGEST_THUMBNAIL for side in sides)
+    return found if small else b""
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    """What stands at the begin of a safetensors file beside the tensors."""
     if not path.is_file():
         msg = (
             f"There is no model file {path}. `prosma models list` shows "
@@ -109,22 +160,15 @@ def read_header(path: Path) -> ModelHeader:
         raw = file.read(length)
     try:
         metadata = load_json(raw)["__metadata__"]
-        text, digest = str(metadata[METADATA_KEY]), metadata[HASH_KEY]
-        values = load_json(text)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        msg = f"{path} is damaged, or a safetensors file without a ProSMA header. Use one that `prosma train` wrote."
-        raise ModelFileError(msg) from error
-    version = values.get("schema_version") if isinstance(values, dict) else None
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        msg = f"{path} has schema {version}; this program reads up to {SCHEMA_VERSION}. Install a newer napari-prosma."
-        raise ModelFileError(msg)
-    if digest != _text_sha256(text):
-        msg = f"{path} was altered: its header does not match the hash beside it. Copy or train the model again."
-        raise ModelFileError(msg)
-    try:
-        return ModelHeader.parse(values, f"The header of {path}")
-    except ConfigError as error:
-        raise ModelFileError(*error.args) from error
+        raise ModelFileError(_damaged(path)) from error
+    if not isinstance(metadata, dict):
+        raise ModelFileError(_damaged(path))
+    return metadata
+
+
+def _damaged(path: Path) -> str:
+    return f"{path} is damaged, or a safetensors file without a ProSMA header. Use one that `prosma train` wrote."
 
 
 def _text_sha256(text: str) -> str:
@@ -310,12 +354,6 @@ class ModelEntry:
         said = " ".join(self.header.description.split())
         names = ", ".join(c.name for c in self.header.classes[1:])
         return re.split(r"(?<=[a-z)])[.;] ", said)[0].rstrip(".") or f"{self.header.model.dims}D: {names}"
-
-    @property
-    def thumbnail(self) -> Path | None:
-        """Picture of a training image with its labels, as shipped models have it beside their file; else None."""
-        path = self.path.with_suffix(".png")
-        return path if self.shipped and path.is_file() else None
 
     @property
     def group(self) -> str:

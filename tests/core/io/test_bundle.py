@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import pickle
 import struct
@@ -16,12 +17,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.numpy import load, save
 
 from prosma_core.config import ChannelIntensity, ClassInfo, ModelConfig, ModelHeader, PreprocessConfig
 from prosma_core.config.model import GateForm
 from prosma_core.errors import ModelFileError
-from prosma_core.io.bundle import find_model, load_bundle, read_header, save_bundle, weights_sha256
+from prosma_core.io.bundle import find_model, load_bundle, read_header, read_thumbnail, save_bundle, weights_sha256
 from prosma_core.model.unet import build_model
 from prosma_core.model.weights import model_from, weights_of
 
@@ -319,3 +321,26 @@ def test_weights_that_are_not_finite_are_not_written(
         save_bundle(path, make_header(gate="none"), weights)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+def png(side: int, padding: int = 0) -> bytes:
+    out = io.BytesIO()
+    Image.new("L", (side, side)).save(out, "PNG")
+    return out.getvalue() + bytes(padding)
+
+
+@pytest.mark.parametrize(
+    ("thumbnail", "shown"),
+    [(png(64), True), (b"", False), (b"no picture", False), (png(300), False), (png(64, 40_000), False)],
+)
+def test_a_thumbnail_comes_back_where_it_is_a_small_png(
+    thumbnail: bytes, shown: bool, make_model: MakeModel, tmp_path: Path
+) -> None:
+    path = make_model(tmp_path / "m.safetensors")
+    before = load_bundle(path)
+    save_bundle(path, *before, thumbnail)
+    assert read_thumbnail(path) == (thumbnail if shown else b"")
+    assert load_bundle(path)[0] == before[0]
+    broken = path.read_bytes().replace(b"iVBORw0KGgo", b"*VBORw0KGgo")
+    path.write_bytes(broken)
+    assert read_thumbnail(path) == b""
