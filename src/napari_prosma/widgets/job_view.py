@@ -186,6 +186,7 @@ class JobView(QWidget):
         self._device = combo("Where to compute. Auto takes a GPU where there is one.")
         self._device.activated.connect(lambda _: self.device_chosen.emit(self._device.currentData()))
         self._device_facts = note_label("facts")
+        self._device_facts.setAlignment(Qt.AlignmentFlag.AlignTop)
         self._free = button(
             "Free memory",
             "End the engine process and with it all memory it holds. The next run starts it again.",
@@ -194,7 +195,7 @@ class JobView(QWidget):
         facts = QWidget()
         beside = QHBoxLayout(facts)
         beside.setContentsMargins(0, 0, 0, 0)
-        beside.addWidget(self._device_facts, 1, Qt.AlignmentFlag.AlignTop)
+        beside.addWidget(self._device_facts, 1)  # aligned by itself: in a layout, its second line would be cut off
         beside.addWidget(self._free, 0, Qt.AlignmentFlag.AlignTop)
         self._add(row("Device", self._device), self._problems["device"], facts)
         self._locked += [self._device, self._free]

@@ -14,7 +14,7 @@ from napari.qt import get_stylesheet
 from napari.settings import get_settings
 from pytestqt.qtbot import QtBot
 from qtpy.QtGui import QImage
-from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QLabel, QPushButton, QScrollArea, QSlider, QWidget
+from qtpy.QtWidgets import QApplication, QComboBox, QDoubleSpinBox, QLabel, QPushButton, QScrollArea, QSlider, QWidget
 
 from napari_prosma.scan.selection import ModelRow
 from napari_prosma.segment.job import ClassRow
@@ -105,6 +105,11 @@ def test_everything_can_be_read(
         needed = box.fontMetrics().horizontalAdvance(box.currentText())
         assert box.width() > needed + ARROW, f"cut off: {box.currentText()}"
         assert contrast(box, inner, drawn, ARROW) > READABLE, f"hard to read: {box.currentText()}"
+    for width in (300, 340, 400):
+        view.resize(width, 700)
+        QApplication.processEvents()
+        for label in visible(inner, QLabel):
+            assert not label.wordWrap() or label.height() >= label.heightForWidth(label.width()), label.text()
 
 
 def visible(inside_of: QWidget, kind: type[QWidget]) -> list[QWidget]:
