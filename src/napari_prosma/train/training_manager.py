@@ -30,6 +30,7 @@ from prosma_core.errors import ProsmaError
 from prosma_core.events import LabelsTaken
 from prosma_core.io.bundle import ModelEntry
 from prosma_core.io.dicom import dicom_modality
+from prosma_core.printable import plain
 from prosma_core.runs.run_folder import RunFolder
 from prosma_core.runs.run_state import KeptModel, RunState, keep_stopped
 
@@ -281,7 +282,7 @@ class TrainingManager:
 
     def _not_saved(self, error: object) -> None:
         if self._closed:  # nothing of the widget can say it any more
-            show_warning(f"What was painted is not saved in the run folder: save its layers yourself. {error}")
+            show_warning(plain(f"What was painted is not saved in the run folder: save its layers yourself. {error}"))
         self._say(f"What is painted is not saved in the run folder for now. {error}")
 
     def _say(self, words: object) -> None:
