@@ -37,6 +37,7 @@ from prosma_core.engine.messages import ArrayReady, Failed, Finished, SegmentReq
 from prosma_core.errors import DatasetError, GeometryError, ProsmaError
 from prosma_core.events import TileDone
 from prosma_core.io.bundle import ModelEntry
+from prosma_core.printable import plain
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -539,7 +540,7 @@ class SeriesWork:
 
     def _not_saved(self, error: object) -> None:
         if self._closed:  # nothing of the widget can say it any more
-            show_warning(f"Labels of the series could not be saved: save their layer yourself. {error}")
+            show_warning(plain(f"Labels of the series could not be saved: save their layer yourself. {error}"))
         else:
             name = self._open.name if self._open is not None else "the scan"
             self._say(f"Labels of {name} could not be saved; their layer stays open. {error}")
