@@ -162,7 +162,7 @@ def test_two_corrected_slices_and_live_training_make_other_scans_better(
     assert re.match(r"Epoch \d: learns the new labels of ", desk.text("live_facts"))
     desk.viewer.dims.set_point(0, copy.data_to_world((one, 0, 0))[0])
     desk.qtbot.keyClick(desk.viewer.window._qt_viewer.canvas.native, Qt.Key.Key_K)
-    assert ": 1 checked, " in desk.text("slice_counts")
+    assert ": 1 checked (1 of them edited), 2 edited, " in desk.text("slice_counts")
     (own,) = (run.order.folder.root / "data" / "labels").iterdir()
     desk.until(lambda: noted_slices(read_notes(own)).checked == (one,))  # the mark alone was handed over, and learned
     desk.widget.findChild(QCheckBox, "live").click()  # it need not wait for more
