@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from prosma_core.config.training import LabelsConfig
 from prosma_core.data.geometry import ImageSpec, Scan
-from prosma_core.data.labels import PICTURE_VALUES, Gray, gray_problem, number_objects, read_annotation
+from prosma_core.data.labels import PICTURE_VALUES, Gray, gray_problem, number_objects, read_annotation, value_counts
 from prosma_core.data.slices import SliceStates
 
 _OF_A_VOXEL = 0.01
@@ -153,8 +153,7 @@ def check_pair(
     if states is not None:
         labels = states.part(labels)
     found = read_annotation(labels, config, states)
-    numbers, counts = np.unique(found.values[found.values > 0], return_counts=True)
-    values = {int(v): int(n) for v, n in zip(numbers, counts, strict=True)}
+    values = {value: count for value, count in value_counts(found.values).items() if value > 0}
     gray, words = gray_problem(np.asarray(labels.data), config, named, voxels, PICTURE_VALUES)
     if not problem and words:
         problem = words if gray == "image" else f"{words} {GRAY_HELP}"

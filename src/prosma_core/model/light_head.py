@@ -104,7 +104,7 @@ class LightHead(nn.Module):
             parts.append(torch.cat([self._at(f, points, image.shape[1:]) for f in features], 1))
             targets.append(values)
         known, target = torch.cat(parts), torch.cat(targets)
-        mean, deviation = known.mean(0), known.std(0) + 1e-5
+        mean, deviation = known.mean(0), known.std(0, correction=min(1, len(known) - 1)) + 1e-5
         known = (known - mean) / deviation
         weight = torch.zeros(len(self.bias), known.shape[1], requires_grad=True)
         bias = torch.zeros(len(self.bias), requires_grad=True)

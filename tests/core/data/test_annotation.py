@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,6 +13,7 @@ from scipy import ndimage
 from prosma_core.config.training import LabelsConfig
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.data.labels import LEAST_OBJECTS, Annotation, number_objects, read_annotation
+from prosma_core.data.pair_check import check_pair
 from prosma_core.errors import ConfigError, GeometryError
 from prosma_core.io.images import read_labels
 
@@ -22,6 +25,20 @@ def volume(axis: int = 0, slices: tuple[int, ...] = (2, 5), shape: tuple[int, ..
     for i in slices:
         turned[i, 1:9, 2:8], turned[i, 3:5, 3:5] = 1, 2
     return Scan(labels, array_spec(shape, "zyx", (1.0, 1.0, 1.0), "mm"))
+
+
+def test_a_large_picture_is_checked_in_a_few_times_its_memory() -> None:
+    labels = np.zeros((3000, 3000), np.uint8)
+    labels[100:200, 100:300] = 3
+    spec = array_spec(labels.shape, "yx")
+    tracemalloc.start()
+    try:
+        found = check_pair(spec, Scan(labels, spec), LabelsConfig())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (found.values, found.class_slices, found.problem) == ({3: 20_000}, {3: (0,)}, "")
+    assert peak < 8 * labels.nbytes
 
 
 def read(labels: Scan, **config) -> Annotation:

@@ -37,3 +37,11 @@ def test_discs_and_rings_are_told_from_one_slice(size: int, side: int) -> None:
     volume = torch.stack([image, other], 1)[None]  # (B, C, D, H, W)
     flat = torch.stack([model(image[None])[0], model(other[None])[0]], 1)
     torch.testing.assert_close(model.to(memory_format=torch.channels_last_3d)(volume)[0], flat, rtol=1e-3, atol=1e-3)
+
+
+def test_a_single_annotated_pixel_is_learned() -> None:
+    image, labels = torch.randn(1, 48, 48, generator=torch.Generator().manual_seed(0)), torch.full((48, 48), -1)
+    labels[3, 4] = 1
+    model = LightHead(imagenet_weights(), 1, 2, 48)
+    model.fit([(image, labels)])
+    assert (model(image[None]).argmax(1) == 1).all()
