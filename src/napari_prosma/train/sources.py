@@ -57,6 +57,11 @@ class Source:
     classes: tuple[ClassInfo, ...] = ()
     others: tuple[Any, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Take the layers themselves: to plugins, napari hands proxies of them, a new one each time."""
+        object.__setattr__(self, "layer", getattr(self.layer, "__wrapped__", self.layer))
+        object.__setattr__(self, "others", tuple(getattr(each, "__wrapped__", each) for each in self.others))
+
     @property
     def layers(self) -> tuple[Any, ...]:
         """The layer, or the layers of the channels; empty for files."""

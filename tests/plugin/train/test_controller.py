@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from napari.layers import Labels
+from napari.utils._proxies import PublicOnlyProxy
 from napari.utils.notifications import notification_manager
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QCheckBox, QComboBox, QPushButton, QTableWidget, QWidget
@@ -755,6 +756,17 @@ def test_epochs_are_drawn_and_the_time_left_is_said(widget: Any, annotated: Any)
     job.say(epoch(1))
     job.say(StepDone(2, 1, 40, 0.8))
     assert widget.view.progress_text() == "Epoch 2 of 5, step 1 of 40, about 40 s left"
+
+
+@pytest.mark.filterwarnings("error")
+def test_layers_are_known_again_by_whatever_proxy_napari_hands_them_over(widget: Any, annotated: Any) -> None:
+    image, labels = annotated(widget.viewer)
+    widget.controller.pairs.add_layers(PublicOnlyProxy(image), PublicOnlyProxy(labels))
+    assert widget.can_run
+    widget.controller.pairs.add_layers(image, labels)
+    assert len(widget.controller._pairs.rows) == 1
+    image.scale = (2, 1, 1)
+    assert not widget.can_run  # it is read again
 
 
 def test_a_run_by_the_clock_says_no_number_of_epochs_but_the_time_from_its_first_step(
