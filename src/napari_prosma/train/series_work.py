@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from napari_prosma._reader import image_layer_data, read_paths
 from napari_prosma.cleanup import run_all
-from napari_prosma.jobs.boundary import Jobs
+from napari_prosma.jobs.boundary import Jobs, Timer
 from napari_prosma.jobs.run import Handlers, JobRun, ViewSignal
 from napari_prosma.jobs.session import Session
 from napari_prosma.jobs.spec import ScanSpec
@@ -34,7 +34,7 @@ from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.pair_check import grid_problem
 from prosma_core.engine.decoder import DECODER
 from prosma_core.engine.messages import ArrayReady, Failed, Finished, SegmentRequest
-from prosma_core.errors import DatasetError, GeometryError, ProsmaError
+from prosma_core.errors import DatasetError, EngineBusyError, GeometryError, ProsmaError
 from prosma_core.events import TileDone
 from prosma_core.io.bundle import ModelEntry
 from prosma_core.printable import plain
@@ -42,6 +42,8 @@ from prosma_core.printable import plain
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
+PAUSE, TRIES = 200, 100
+"""Milliseconds between two looks whether the engine has ended what was given up, and how many there are."""
 _BACKGROUND = ClassInfo(value=0, name="background", color="#000000")
 
 
@@ -129,7 +131,8 @@ class SeriesWork:
         self._last: str | None = None
         self._listed: dict[str, Pair] = {}
         self._busy, self._problem, self._notice = "", "", ""
-        self._closing = self._closed = False
+        self._closing = self._closed = self._gave_up = False
+        self._wait: Timer | None = None
         view.next_clicked.connect(self.open_next)
         view.open_clicked.connect(self.open_number)
         view.nothing_clicked.connect(self.nothing_here)
@@ -395,20 +398,38 @@ class SeriesWork:
         if labels is not None:
             self._work_on(series, labels)
             return
+        self._segment(series, self._open, TRIES if self._gave_up else 0)
+
+    def _segment(self, series: Series, work: _Open, tries: int) -> None:
+        """Have the open scan segmented; an engine that still ends a segmentation that was given up is waited for."""
+        if self._closed or self._open is not work:
+            return
+        if work.image not in self._viewer.layers:
+            self._busy = ""
+            self._save_and_close(self.show)
+            return
         model, device = self._model()
-        work = self._open
         try:
+            drawn = read(work.image)
             self._jobs.check_idle()
-            drawn = read(image)
+        except EngineBusyError as error:
+            if tries:
+                self._is_busy("Waiting for the engine…")
+                self._wait = self._jobs.timer(lambda: self._segment(series, work, tries - 1))
+                self._wait.start(PAUSE)
+            else:
+                self._draw(series, work, f"{error} The labels of {work.name} are to be drawn.")
+            return
         except ProsmaError as error:
-            self._draw(series, work, f"{error} The labels of {scan.name} are to be drawn.")
+            self._draw(series, work, f"{error} The labels of {work.name} are to be drawn.")
             return
         if model is None:
             self._draw(series, work)
             return
-        self._is_busy(f"Segmenting {scan.name} with {model.header.name}…")
+        self._gave_up = False
+        self._is_busy(f"Segmenting {work.name} with {model.header.name}…")
         work.job = _FirstLabels(model, device, drawn, lambda found, why: self._segmented(series, work, found, why))
-        work.job.begin(self._jobs, lambda text: self._is_busy(f"Segmenting {scan.name}: {text}"))
+        work.job.begin(self._jobs, lambda text: self._is_busy(f"Segmenting {work.name}: {text}"))
 
     def _segmented(self, series: Series, work: _Open, found: Callable[[], Labels] | None, why: str) -> None:
         work.job = None
@@ -485,7 +506,7 @@ class SeriesWork:
             return
         if work.job is not None:
             work.job.abandon()
-            work.job = None
+            work.job, self._gave_up = None, True
         saving, name = work.saving, work.name
         if saving is None:
             self._close_layers(work)

@@ -386,6 +386,28 @@ def test_scans_that_are_not_open_are_suggested_and_opened_at_their_slice(series:
     assert [name for name, _ in widget.jobs.jobs[-1].spec.closed] == ["s0.nii.gz"]
 
 
+def test_after_a_segmentation_that_was_given_up_the_next_scan_is_segmented(series: Series, qtbot: Any) -> None:
+    series.widget.controller.choose_start(series.widget.model("phantom-3d"))
+    for close_image in (False, True):
+        series.widget.jobs.busy = False
+        series.table.selectRow(0)
+        series.click("open")
+        assert "Segmenting s0" in series.widget.text("series_busy")
+        series.widget.jobs.busy, count = True, len(series.widget.jobs.jobs)  # it ends its tile
+        series.work.open_number(2)
+        assert series.widget.text("series_busy") == "Waiting for the engine…"
+        if close_image:
+            series.viewer.layers.clear()
+            qtbot.waitUntil(lambda: series.widget.text("series_busy") == "")
+            assert series.states[2] == "untouched"
+            continue
+        series.widget.jobs.busy = False
+        qtbot.waitUntil(lambda: len(series.widget.jobs.jobs) > count)
+        segmented(series)
+        assert series.layers == ["s2.nii.gz", "s2.nii.gz labels"]
+        assert series.labels.data.any()
+
+
 def test_without_an_engine_labels_are_drawn(series: Series) -> None:
     widget = series.widget
     widget.controller.choose_start(widget.model("phantom-3d"))
