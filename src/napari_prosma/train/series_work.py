@@ -466,7 +466,6 @@ class SeriesWork:
         viewer = self._viewer
         viewer.add_layer(labels)
         viewer.layers.selection.active = labels
-        labels.mode = "paint"
         if all(layer in work.layers for layer in viewer.layers):
             viewer.reset_view()
             viewer.dims.current_step = tuple(int(steps) // 2 for steps in viewer.dims.nsteps)
