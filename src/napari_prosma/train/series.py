@@ -269,10 +269,12 @@ class Series:
         marked = known.annotated > 0 or not known.slices
         return replace(known, finished=flags["finished"] and saved is not None and marked)
 
-    def opened(self, name: str) -> None:
-        """Labels of a scan are about to be read, or begun: what is there now is theirs."""
-        own = self._places.get(name, self.file_of(self.scans[self.number(name)]))
-        self._stamps[name] = _stamps(self.root).get(own.name, ())
+    def opened(self, name: str) -> SeriesScan:
+        """A scan that is about to be opened, as it is now: what is saved of it is known; in any thread."""
+        self.reread()
+        scan = self.scans[self.number(name)]
+        self._stamps[name] = _stamps(self.root).get(self._places.get(name, self.file_of(scan)).name, ())
+        return scan
 
     def _make_root(self) -> None:
         try:

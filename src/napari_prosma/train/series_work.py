@@ -150,13 +150,9 @@ class SeriesWork:
     def open_next(self) -> None:
         """Save and close the open scan, and open the next that is not done; without any, it stays open."""
         series = self._series
-
-        def go_on() -> None:
-            stays = series is None or series.next_after(self._last) is None
-            self._save_and_close(lambda: self._open_after(self._last), close=not stays)
-
         if series is not None and self._starts():
-            self._reread(series, go_on)
+            stays = series.next_after(self._last) is None
+            self._save_and_close(lambda: self._open_after(self._last), close=not stays)
 
     def open_number(self, number: int) -> None:
         """Save and close the open scan, and open another."""
@@ -169,7 +165,7 @@ class SeriesWork:
             def again() -> None:
                 self._read(series.update(name, problem=""), go_on=False)
 
-            self._reread(series, lambda: self._save_and_close(again))
+            self._save_and_close(again)
 
     def nothing_here(self) -> None:
         """Mark all slices of the open scan as checked and empty, and go on: it is a negative."""
@@ -320,17 +316,6 @@ class SeriesWork:
         self._listed = {name: self._pairs.like(pair) or pair for name, pair in pairs.items()}
         self._say(series.moved)
 
-    def _reread(self, series: Series, then: Callable[[], None]) -> None:
-        """Know what another window has done, then go on."""
-
-        def done(_: object) -> None:
-            if not self._closed and self._series is series:
-                self._busy = ""
-                then()
-
-        self._is_busy(f"Looking through {series.title}…")
-        self._jobs.run(series.reread, done, self._failed)
-
     def _list_pair(self, name: str, pair: Pair | None) -> None:
         """Put the pair of a scan into the list, in place of the one it had; None takes that out."""
         old = self._listed.pop(name, None)
@@ -363,9 +348,13 @@ class SeriesWork:
         self._is_busy(f"Reading {scan.name}…")
         draw = self._model()[0] is None
 
-        def done(layers: tuple[Image, Labels | None]) -> None:
-            if not self._closed and series is not None and self._series is series:
-                self._show_layers(series, scan, *layers)
+        def done(layers: tuple[Image, Labels | None] | None) -> None:
+            if self._closed or series is None or self._series is not series:
+                return
+            if layers is None:
+                self._open_after(scan.name)
+            else:
+                self._show_layers(series, series.scans[series.number(scan.name)], *layers)
 
         def failed(error: Exception) -> None:
             if self._closed or series is None or self._series is not series:
@@ -384,10 +373,11 @@ class SeriesWork:
             self.show()
             self._say(f"{scan.name} cannot be opened: {words}")
 
-        def work() -> tuple[Image, Labels | None]:
-            if series is not None:
-                series.opened(scan.name)
-            return open_layers(scan, draw=draw)
+        def work() -> tuple[Image, Labels | None] | None:
+            now = scan if series is None else series.opened(scan.name)
+            if go_on and now.step == "done":  # by another window, meanwhile
+                return None
+            return open_layers(now, draw=draw)
 
         self._jobs.run(work, done, failed)
 
