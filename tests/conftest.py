@@ -8,7 +8,6 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Generator
-from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,10 +30,10 @@ def _load(path: Path, name: str) -> ModuleType:
     return module
 
 
-UNTRACED: ModuleType | None = None
+UNTRACED = None
 if sys.gettrace() is not None:  # coverage is measured: of ours, here and in the processes that tests start
     MEASURED = ROOT / "tests" / "measured"
-    UNTRACED = _load(MEASURED / "sitecustomize.py", "prosma_test_measured")
+    UNTRACED = _load(MEASURED / "sitecustomize.py", "prosma_test_measured").untraced
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(MEASURED), os.environ.get("PYTHONPATH"))))
 
 os.environ.setdefault("PROSMA_PROBE", "0")  # every machine computes the same way; the engines that tests start as well
@@ -49,13 +48,6 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Compile the project once: where Python writes no bytecode, each process of the tests compiles it anew."""
     if not hasattr(session.config, "workerinput"):  # not in each of several workers
         compileall.compile_dir(ROOT / "src", quiet=2)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Generator[None, Any, Any]:
-    """Let the tests be read, and compiled where this is a new copy, without a tracer."""
-    with nullcontext() if UNTRACED is None else UNTRACED.only_imports_of_ours():
-        return (yield)
 
 
 FIRST = (
@@ -128,7 +120,7 @@ def display() -> None:
 @pytest.fixture(scope="session")
 def untraced() -> Callable[[Callable[..., Any]], Callable[..., Any]] | None:
     """Return what takes a function of others out of what is traced; None where no coverage is measured."""
-    return None if UNTRACED is None else UNTRACED.untraced
+    return UNTRACED
 
 
 @pytest.fixture

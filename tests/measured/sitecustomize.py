@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.machinery import SourceFileLoader
 from types import ModuleType
 from typing import Any
 
 OURS = ("prosma_core", "napari_prosma")
-_waiting: list[Any] = []
-"""The tracer where nothing but modules of ours is traced, when they are imported."""
 
 
 def untraced(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,35 +34,13 @@ def untraced(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-@contextmanager
-def only_imports_of_ours() -> Iterator[None]:
-    """Trace nothing meanwhile but what modules of ours do when they are imported."""
-    tracer = sys.gettrace()
-    _waiting.append(tracer)
-    sys.settrace(None)
-    try:
-        yield
-    finally:
-        _waiting.pop()
-        sys.settrace(tracer)
-
-
 def leave_imports_out() -> None:
     """Let modules of others be imported untraced."""
-    imported = SourceFileLoader.exec_module
-    others = untraced(imported)
-
-    def ours(self: SourceFileLoader, module: ModuleType) -> None:
-        if sys.gettrace() is not None or not _waiting:
-            return imported(self, module)
-        sys.settrace(_waiting[-1])
-        try:
-            return imported(self, module)
-        finally:
-            sys.settrace(None)
+    traced = SourceFileLoader.exec_module
+    others = untraced(traced)
 
     def exec_module(self: SourceFileLoader, module: ModuleType) -> None:
-        (ours if self.name.partition(".")[0] in OURS else others)(self, module)
+        (traced if self.name.partition(".")[0] in OURS else others)(self, module)
 
     SourceFileLoader.exec_module = exec_module  # type: ignore[method-assign]
 
