@@ -38,6 +38,9 @@ _FOLDERS = {"images": "labels", "imagesTr": "labelsTr"}
 """Folders of images, and the folder of labels beside each."""
 NOT_DICOM = FORMATS.keys() - {".dcm"}
 _KEPT = ("annotated", "slices", "finished", "validation")
+_COPY = "copy"
+"""Which labels the notes of a scan are of: the number in the name of the file; 0 where it has none."""
+_ASIDE = re.compile(rf"^(.+{LABELS})-([1-9]\d*)$")
 _CHANNEL = re.compile(r"^(.+)_(\d{4})$")
 _MOST_CHANNELS = 8
 Stamp = tuple[tuple[str, int, int, int], ...]
@@ -57,7 +60,9 @@ class SeriesScan:
     given : Path or None
         Labels that the folder holds already; never written to.
     saved : Path or None
-        Labels that were saved of it.
+        Labels that were saved of it, last.
+    others : tuple of str
+        Names of other labels that were saved of it, such as by another window, without suffix.
     annotated, slices : int
         Checked and edited slices of the saved labels, and all of them; 0 slices where that is not known.
     finished : bool
@@ -72,6 +77,7 @@ class SeriesScan:
     images: tuple[Path, ...]
     given: Path | None = None
     saved: Path | None = None
+    others: tuple[str, ...] = ()
     annotated: int = 0
     slices: int = 0
     finished: bool = False
@@ -102,6 +108,14 @@ class SeriesScan:
         if self.step == "untouched" or not self.slices:
             return self.step
         return f"{self.step}: {self.annotated} of {self.slices}"
+
+    @property
+    def others_words(self) -> str:
+        """That there are other labels than those it is opened with; empty where there are none."""
+        if self.saved is None or not self.others:
+            return ""
+        names = ", ".join(self.others[:3]) + (", …" if len(self.others) > 3 else "")
+        return f"{self.name} was opened with its labels {stem(self.saved)}; others are kept beside them: {names}."
 
     @property
     def trained_on(self) -> bool:
@@ -238,10 +252,15 @@ class Series:
             It cannot be written.
         """
         with self._lock:
-            self._notes |= _read_notes(self.root / NOTES)  # another window goes through other scans
+            self._notes |= _read_notes(self.root / NOTES)  # another window writes there, too
+            noted = {key: int(value) for key, value in changes.items() if key in _KEPT}
+            if "saved" in changes:
+                noted[_COPY] = _numbered(changes["saved"])[1]
+            there = _saved_files(self.root)
             for name in names:
-                scan = self.update(name, **changes)
-                self._notes[name] = {key: int(getattr(scan, key)) for key in _KEPT}
+                self._notes[name] = {**self._notes.get(name, {}), **noted}
+                number = self.number(name)
+                self.scans[number] = replace(self._known(self.scans[number], there), **changes)
             content = {"folder": str(self.folder), "scans": self._notes}
             self._make_root()
             try:
@@ -259,13 +278,17 @@ class Series:
         undone = {"finished": False} if states is not None and not count else {}
         self.keep(name, saved=path, annotated=count, slices=states.count if states is not None else 0, **undone)
 
-    def _known(self, scan: SeriesScan, there: dict[str, Path]) -> SeriesScan:
-        notes = self._notes.get(scan.name, {})
+    def _known(self, scan: SeriesScan, there: dict[str, dict[int, Path]]) -> SeriesScan:
+        """What the notes say of a scan and of the labels that were saved last; of others only that they are there."""
+        notes, files = self._notes.get(scan.name, {}), there.get(self.file_of(scan).name, {})
+        copy = notes.get(_COPY, 0)
+        if files and copy not in files:  # gone since
+            copy = min(files)
+            notes = {"validation": notes.get("validation", 0)}
         numbers = {key: max(0, int(notes.get(key, 0))) for key in ("annotated", "slices")}
         flags = {key: bool(notes.get(key, False)) for key in ("finished", "validation")}
-        own = self._places.get(scan.name, self.file_of(scan)).name
-        saved = there.get(own)
-        known = replace(scan, **numbers, validation=flags["validation"], saved=saved)  # type: ignore[arg-type]
+        saved, others = files.get(copy), tuple(stem(files[each]) for each in sorted(files) if each != copy)
+        known = replace(scan, validation=flags["validation"], saved=saved, others=others, **numbers)  # type: ignore[arg-type]
         marked = known.annotated > 0 or not known.slices
         return replace(known, finished=flags["finished"] and saved is not None and marked)
 
@@ -273,7 +296,8 @@ class Series:
         """A scan that is about to be opened, as it is now: what is saved of it is known; in any thread."""
         self.reread()
         scan = self.scans[self.number(name)]
-        self._stamps[name] = _stamps(self.root).get(self._places.get(name, self.file_of(scan)).name, ())
+        own = self._places[name] = self.file_of(scan) if scan.saved is None else self.root / stem(scan.saved)
+        self._stamps[name] = _stamps(self.root).get(own.name, ())
         return scan
 
     def _make_root(self) -> None:
@@ -447,9 +471,19 @@ def _stamps(root: Path) -> dict[str, Stamp]:
     return found
 
 
-def _saved_files(root: Path) -> dict[str, Path]:
-    """Saved labels by their name without suffix."""
-    return {stem(path): path for path in _saved_paths(root)}
+def _saved_files(root: Path) -> dict[str, dict[int, Path]]:
+    """Saved labels by their usual name, without suffix, and the number that is put to it; 0 where none is."""
+    found: dict[str, dict[int, Path]] = defaultdict(dict)
+    for path in _saved_paths(root):
+        usual, number = _numbered(path)
+        found[usual][number] = path
+    return found
+
+
+def _numbered(path: Path) -> tuple[str, int]:
+    """Usual name of saved labels, without suffix, and the number that is put to it; 0 where none is."""
+    aside = _ASIDE.match(stem(path))
+    return (aside.group(1), int(aside.group(2))) if aside else (stem(path), 0)
 
 
 def _saved_paths(root: Path) -> list[Path]:

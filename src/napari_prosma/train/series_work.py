@@ -383,6 +383,7 @@ class SeriesWork:
 
     def _show_layers(self, series: Series, scan: SeriesScan, image: Image, labels: Labels | None) -> None:
         self._last = scan.name
+        self._problem = " ".join(filter(None, (self._problem, scan.others_words)))
         self._open = _Open(scan.name, image)
         self._viewer.add_layer(image)
         if labels is not None:

@@ -125,6 +125,15 @@ def save(series: Series, name: str, annotated: int) -> None:
     series.saved(name, path, states(annotated))
 
 
+def save_opened(series: Series, name: str, annotated: int) -> tuple[Path, str]:
+    """Save labels of a scan that was opened, as the widget does; return the file, and what is said of it."""
+    path, words = series.place(name)
+    path = path.with_name(f"{path.name}.nii.gz")
+    path.write_bytes(b"1" * annotated)
+    series.saved(name, path, states(annotated))
+    return path, words
+
+
 def test_what_was_saved_is_found_again_and_steps_follow_from_it(tmp_path: Path) -> None:
     root = touch(tmp_path / "set", "a.nii", "b.nii", "c.nii", "sub/a.nii")
     first = Series(root, tmp_path / "models")
@@ -174,6 +183,62 @@ def test_a_done_scan_whose_marks_were_all_taken_away_is_opened_again(tmp_path: P
     assert series.scans[0].words == "in work: 1 of 8"
     series.keep("a.nii", annotated=0, finished=True)  # as written by earlier versions
     assert Series(root, home).scans[0].step == "untouched"
+
+
+def test_labels_that_were_put_aside_are_found_again_with_their_own_counts(tmp_path: Path) -> None:
+    root, home = touch(tmp_path / "set", "a.nii", "b.nii"), tmp_path / "models"
+    ours, theirs = Series(root, home), Series(root, home)
+    for each in (ours, theirs):
+        assert each.opened("a.nii").others == ()
+    their_file, words = save_opened(theirs, "a.nii", 1)
+    assert words == ""
+    our_file, words = save_opened(ours, "a.nii", 5)
+    assert stem(our_file) in words
+    again = Series(root, home)
+    for scan in (again.scans[0], again.opened("a.nii"), theirs.opened("a.nii"), ours.scans[0]):
+        assert (scan.saved, scan.words, scan.others) == (our_file, "in work: 5 of 8", (stem(their_file),))
+    pair = again.pair(again.scans[0])
+    assert pair is not None
+    assert pair.labels.paths == (our_file,)
+    assert save_opened(again, "a.nii", 6) == (our_file, "")
+
+    assert Series(root, home).scans[0].words == "in work: 6 of 8"
+    again.keep("a.nii", finished=True, validation=True)
+    our_file.unlink()  # by the user: what is known of it is not said of the other
+    scan = Series(root, home).opened("a.nii")
+    assert (scan.saved, scan.words, scan.others, scan.validation) == (their_file, "in work", (), True)
+
+
+def test_labels_that_are_saved_last_are_the_ones_whatever_was_put_aside(tmp_path: Path) -> None:
+    root, home = touch(tmp_path / "set", "a.nii"), tmp_path / "models"
+    ours, theirs = Series(root, home), Series(root, home)
+    for each in (ours, theirs):
+        each.opened("a.nii")
+    save_opened(theirs, "a.nii", 1)
+    our_file, _ = save_opened(ours, "a.nii", 5)
+    their_file, words = save_opened(theirs, "a.nii", 2)  # it is open there still
+    assert words == ""
+    (scan,) = Series(root, home).scans
+    assert (scan.saved, scan.words, scan.others) == (their_file, "in work: 2 of 8", (stem(our_file),))
+
+
+def test_a_window_writes_down_only_what_it_changed(tmp_path: Path) -> None:
+    root, home = touch(tmp_path / "set", "a.nii", "b.nii"), tmp_path / "models"
+    ours, theirs = Series(root, home), Series(root, home)
+    ours.opened("a.nii")
+    theirs.keep("a.nii", "b.nii", validation=True)
+    save_opened(ours, "a.nii", 3)
+    ours.keep("a.nii", finished=True)
+    assert Series(root, home).scans[0].validation
+    theirs.keep("b.nii", validation=False)
+    theirs.keep("a.nii", validation=True)
+    for each in (ours, theirs, Series(root, home)):
+        scan = each.scans[0]
+        assert (scan.words, scan.validation) == ("done: 3 of 8", True)
+        pair = each.pair(scan)
+        assert pair is not None
+        assert pair.part == "val"
+    assert not Series(root, home).scans[1].validation
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"scans": 3}', b'{"scans": {"a.nii": {"slices": "many"}}}'])

@@ -206,6 +206,12 @@ def test_two_windows_on_one_folder_lose_nothing_of_each_other(
     series.work.begin(folder)
     assert [row[2] for row in series.rows] == ["validation", "training", "validation"]
     assert series.states[2] == "done: 1 of 8"
+    series.table.selectRow(0)
+    series.click("open")
+    assert np.flatnonzero(series.labels.data.any((1, 2))).tolist() == [5]  # those that were saved last
+    names = [path.name.removesuffix(".nii.gz") for path in (ours, theirs)]
+    words = "s0.nii.gz was opened with its labels {}; others are kept beside them: {}."
+    assert series.widget.text("series_problem") == words.format(*names)
 
 
 def test_a_scan_that_another_window_has_done_is_opened_with_its_labels(
