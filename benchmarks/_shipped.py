@@ -14,9 +14,8 @@ from scipy.ndimage import binary_erosion
 
 from prosma_core.config.model import Evaluation, Figure, ModelHeader
 from prosma_core.data.geometry import Scan
+from prosma_core.io.bundle import MISSED, worse_name
 
-MISSED = 0.1
-"""A class is missed where its Dice is below this."""
 DRAWS, PERCENTILES = 10_000, (2.5, 97.5)
 
 Scores = Mapping[str, tuple[float, float]]
@@ -126,7 +125,7 @@ def card_table(header: ModelHeader) -> str:
     rows.append((f"Missed (Dice below {MISSED:g})", _shares(found.missed, kind, "that show it")))
     if found.false_positives:
         rows.append(("Found where there is none", _shares(found.false_positives, kind, "without it")))
-    rows += [(f"Mean Dice, {_worse_name(name)}", _mean(figure)) for name, figure in found.worse.items()]
+    rows += [(f"Mean Dice, {worse_name(name)}", _mean(figure)) for name, figure in found.worse.items()]
     rows.append(("Trained with", "<br>".join(f"`{command}`" for command in training.get("commands", ()))))
     rows.append(("Cost of the training", str(training.get("cost", ""))))
     return _table(("", ""), rows)
@@ -146,16 +145,12 @@ def models_table(headers: Iterable[ModelHeader]) -> str:
                 f"{header.model.dims}D. {header.description.rstrip('.')}. Not for: {header.purpose.not_for}",
                 _mean(found.mean_dice),
                 "; ".join([*(f"{n} {_count(f)}" for n, f in found.missed.items()), *others]),
-                f"{found.worse[weakest].value:.3f} ({_worse_name(weakest)})",
+                f"{found.worse[weakest].value:.3f} ({worse_name(weakest)})",
                 header.licence.replace("CC-BY", "CC BY").replace("-4.0", " 4.0").replace("CC0-1.0", "CC0 1.0"),
             )
         )
     titles = ("name", "what", "mean Dice (95 %)", "missed", "worst, made worse", "licence")
     return _table(titles, rows)
-
-
-def _worse_name(kind: str) -> str:
-    return {"bias": "bias field", "resolution": "half the resolution", "contrast": "low contrast"}.get(kind, kind)
 
 
 def _mean(figure: Figure) -> str:

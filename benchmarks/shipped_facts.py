@@ -128,11 +128,13 @@ Measured = tuple[set[str], Scores, float]
 
 
 def measured(result: NDArray[Any], labels: Scan, header: ModelHeader, meaning: LabelsConfig, case: str) -> Measured:
-    """What the result of one image is worth."""
+    """What the result of one image is worth; its objects are those of the labels, whole, as in `prosma evaluate`."""
     names = [info.name for info in header.classes[1:]]
+    known = read_annotation(labels, meaning.replace(separate=False))
     found, wanted = class_indices(result, header.classes, case), of_classes(labels, header, meaning, case)
+    found = found if known.ignored is None else np.where(known.ignored, 0, found)
     shown = {name for number, name in enumerate(names, 1) if (wanted == number).any()}
-    counts = count_objects(found > 0, np.where(wanted > 0, labels.data, 0)) if meaning.one_class else None
+    counts = count_objects(found > 0, np.where(known.values > 0, labels.data, 0)) if meaning.one_class else None
     f1 = 2 * counts.matched / max(counts.found + counts.wanted, 1) if counts else 0.0
     return shown, scores(found, wanted, names), f1
 

@@ -227,9 +227,14 @@ SUFFIX = ".safetensors"
 
 
 def dice_text(header: ModelHeader) -> str:
-    """Mean Dice of a model and what it was measured on: only a Dice on held-out data is called validation Dice."""
+    """Mean Dice of a model and what it was measured on: only a Dice on held-out data is called validation Dice.
+
+    Of a validated model whose header has an evaluation, it is that of the evaluation, as in `figures_text`.
+    """
     training = header.training
     dice, held_out = training.get("validation_mean_dice"), training.get("validation", "cases")
+    if header.validated and header.evaluation is not None:
+        dice = header.evaluation.mean_dice.value
     if isinstance(dice, bool) or not isinstance(dice, int | float) or not math.isfinite(dice):
         return "not validated"
     if training.get("independent_labels") is False:
@@ -242,6 +247,15 @@ def dice_text(header: ModelHeader) -> str:
     return f"validation Dice {dice:.3f}{' on phantoms' if header.synthetic else where}"
 
 
+MISSED = 0.1
+"""In figures of held-out images, a class is missed where its Dice is below this."""
+
+
+def worse_name(kind: str) -> str:
+    """What was done to images that were made worse, in words."""
+    return {"bias": "bias field", "resolution": "half the resolution", "contrast": "low contrast"}.get(kind, kind)
+
+
 def figures_text(header: ModelHeader) -> str:
     """What a model reached on held-out images, in a sentence; empty where that was not measured."""
     found = header.evaluation
@@ -250,18 +264,19 @@ def figures_text(header: ModelHeader) -> str:
     kind = "scans" if header.model.dims == 3 else "images"
     dice = found.mean_dice
     parts = [f"Dice {dice.value:.3f} (95 % interval {dice.low:.3f} to {dice.high:.3f})"]
-    parts += [f"{name} missed in {each.count} of {each.images}" for name, each in found.missed.items()][:MOST_NAMED]
+    missed = f"missed (Dice below {MISSED:g}) in"
+    parts += [f"{name} {missed} {each.count} of {each.images}" for name, each in found.missed.items()][:MOST_NAMED]
     parts += [
         f"{name} found in {each.count} of {each.images} without it" for name, each in found.false_positives.items()
     ][:MOST_NAMED]
     if found.worse:
-        kinds = min(found.worse, key=lambda kind: found.worse[kind].value)
-        parts.append(f"at worst Dice {found.worse[kinds].value:.3f} where they are made worse ({kinds})")
+        worst = min(found.worse, key=lambda each: found.worse[each].value)
+        parts.append(f"at worst Dice {found.worse[worst].value:.3f} where they are made worse ({worse_name(worst)})")
     return f"On {dice.images} held-out {kind}: {', '.join(parts)}."
 
 
 def missed_text(header: ModelHeader, voxels: Mapping[str, int], *, part: bool = False) -> str:
-    """What to say of a result without any label, with what is known of the model's misses; empty for other results.
+    """What to say of a result without any label, with in how many held-out images nothing was found; else empty.
 
     Parameters
     ----------
@@ -269,7 +284,7 @@ def missed_text(header: ModelHeader, voxels: Mapping[str, int], *, part: bool = 
     voxels : mapping of str to int
         Count by class name.
     part : bool
-        Whether only a part of the scan was segmented, of which the misses say nothing.
+        Whether only a part of the scan was segmented, of which those say nothing.
     """
     names = [c.name for c in header.classes[1:]]
     if not names or any(voxels.get(name) for name in names):
@@ -284,12 +299,12 @@ def missed_text(header: ModelHeader, voxels: Mapping[str, int], *, part: bool = 
     if slices and header.model.dims == 2:  # a 3D model is validated scan by scan, on whatever slices of it
         shown = "slices"
     if header.validated and isinstance(known, dict) and not part:
-        missed = []
+        unfound = []
         for name in names[:MOST_NAMED]:
             count = known.get(name)
             if isinstance(count, list | tuple) and len(count) == 2 and all(isinstance(n, int) for n in count):
-                missed.append(f"the {name} in {count[0]} of {count[1]}")
-        said += [f"This model missed {', '.join(missed)} held-out {shown} that show it."] if missed else []
+                unfound.append(f"of the {name} in {count[0]} of {count[1]}")
+        said += [f"This model found nothing {', '.join(unfound)} held-out {shown} that show it."] if unfound else []
     return " ".join(said)
 
 

@@ -213,7 +213,11 @@ def test_shipped_models_say_what_they_are_for_and_not_for() -> None:
     ("voxels", "training", "said"),
     [
         ({"lesion": 3}, {}, ""),
-        ({"lesion": 0}, {}, "No lesion found. This model missed the lesion in 3 of 30 held-out images that show it."),
+        (
+            {"lesion": 0},
+            {},
+            "No lesion found. This model found nothing of the lesion in 3 of 30 held-out images that show it.",
+        ),
         ({}, {"validation": "none held out"}, "No lesion found."),
         ({}, {"validation_missed": "x"}, "No lesion found."),
         ({}, {"validation_missed": {"lesion": ["a", 3]}}, "No lesion found."),
@@ -239,7 +243,7 @@ def test_held_out_slices_are_counted_as_slices_of_a_2d_model_and_as_scans_of_a_3
 
 def test_an_empty_result_of_several_classes_names_them() -> None:
     header: ModelHeader = HEADERS["phantom-3d"]
-    known = "This model missed the organ in 0 of 10, the lesion in 0 of 10 held-out scans that show it."
+    known = "This model found nothing of the organ in 0 of 10, of the lesion in 0 of 10 held-out scans that show it."
     assert missed_text(header, {"organ": 0, "lesion": 0}) == f"No organ or lesion found. {known}"
     assert not missed_text(header, {"organ": 5, "lesion": 0})
 

@@ -24,14 +24,14 @@ from prosma_core.config.inference import CpuSettings
 from prosma_core.config.model import Figure, ModelHeader
 from prosma_core.config.training import LabelsConfig, load_run_yaml, resolve_run
 from prosma_core.data.geometry import Scan, array_spec
-from prosma_core.data.labels import class_indices
+from prosma_core.data.labels import class_indices, read_annotation
 from prosma_core.data.phantom import phantom_2d, phantom_3d
 from prosma_core.errors import ConfigError
 from prosma_core.inference import cpu_tuning
 from prosma_core.inference.cpu_autotune import bf16_supported
 from prosma_core.inference.evaluate import measure_case
 from prosma_core.inference.segment import Segmenter
-from prosma_core.io.bundle import figures_text, load_bundle, read_header, read_thumbnail, shipped_models
+from prosma_core.io.bundle import dice_text, figures_text, load_bundle, read_header, read_thumbnail, shipped_models
 from prosma_core.io.dataset_folder import open_dataset, read_case
 from prosma_core.model import kernels
 from prosma_core.model.gate import ProximalGate
@@ -128,7 +128,28 @@ def test_each_says_what_it_reaches_how_it_was_made_and_what_that_cost(name: str,
     assert re.search("minutes|hours", header.training["cost"])
     card = MODELS[name].with_suffix(".md").read_text(encoding="utf-8")
     assert shipping.with_figures(card, shipping.card_table(header)) == card
-    assert f"Dice {found.mean_dice.value:.3f} (95 % interval" in figures_text(header)
+    dice, figures = f"Dice {found.mean_dice.value:.3f}", figures_text(header)
+    assert f"{dice} (95 % interval" in figures
+    assert dice_text(header) == f"validation {dice}{' on phantoms' if header.synthetic else ''}"
+    assert "missed (Dice below 0.1) in" in figures
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("bias", "bias field"),
+        ("contrast", "low contrast"),
+        ("resolution", "half the resolution"),
+        ("thick slices", "thick slices"),
+    ],
+)
+def test_how_images_were_made_worse_is_said_in_the_words_of_cards_and_docs(kind: str, said: str, shipping: Any) -> None:
+    header = read_header(MODELS["phantom-3d"])
+    assert header.evaluation is not None
+    worse = {kind: header.evaluation.worse["bias"]}
+    header = header.replace(evaluation=header.evaluation.replace(worse=worse))
+    assert f"where they are made worse ({said})" in figures_text(header)
+    assert f"| Mean Dice, {said} |" in shipping.card_table(header)
 
 
 def test_the_page_of_the_models_shows_what_their_headers_say(shipping: Any) -> None:
@@ -194,6 +215,31 @@ def test_numbered_objects_are_counted_and_every_planned_model_has_its_facts(
     for each in (image, color):
         with Image.open(io.BytesIO(shipping.thumbnail(each, classes, header, "a"))) as picture:
             assert picture.size == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("ignore", "given", "cut", "f1"),
+    [
+        (None, (1, 2, 3), True, 2 * 1 / (3 + 3)),  # half of 1 and of 2 is given: neither counts as found
+        (None, (1, 3), False, 2 * 2 / (2 + 3)),
+        (3, (1, 3), False, 2 * 1 / (1 + 2)),
+    ],
+)
+def test_found_objects_are_those_of_the_labels_not_of_what_the_gap_leaves_of_them(
+    ignore: int | None, given: tuple[int, ...], cut: bool, f1: float, make_model: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import shipped_facts
+
+    numbers = np.zeros((48, 48), np.uint16)
+    numbers[8:20, 8:12], numbers[8:20, 12:16], numbers[30:40, 30:40] = 1, 2, 3
+    labels = Scan(numbers, array_spec((48, 48), "yx"))
+    meaning = LabelsConfig(one_class=True, separate=True, ignore=ignore)
+    header = read_header(make_model(tmp_path / "m.safetensors"))
+    learned = read_annotation(labels, LabelsConfig(one_class=True, separate=True)).values
+    result = np.where(np.isin(numbers, given), learned if cut else 1, 0)
+    assert set(np.unique(numbers[result > 0])) == set(given)
+    assert shipped_facts.measured(result, labels, header, meaning, "a")[2] == pytest.approx(f1)
 
 
 def test_a_header_without_figures_opens_and_a_figure_lies_within_its_interval() -> None:

@@ -563,7 +563,10 @@ def test_an_empty_result_is_said_with_what_the_model_is_known_to_miss(
     widget.viewer.add_image(scan_data[0], name="us")
     widget.choose("breast-lesion-us")
     for voxels, said in (
-        ({"lesion": 0}, "No lesion found. This model missed the lesion in 3 of 30 held-out images that show it."),
+        (
+            {"lesion": 0},
+            "No lesion found. This model found nothing of the lesion in 3 of 30 held-out images that show it.",
+        ),
         ({"lesion": 4}, ""),
     ):
         job = widget.start()
