@@ -130,9 +130,8 @@ class TrainController:
         self._show_classes()
         self._show_preview()
         self._show_plan()
-        meaning, why = usual_meaning(rows)
-        decided = bool(why) or not rows  # once chosen, it stays as long as there are pairs
-        if decided and not self._own_meaning and meaning != self._choices.labels:
+        meaning, why = usual_meaning(rows, self._choices.labels, self._choices.start)
+        if not self._own_meaning and meaning != self._choices.labels:
             self._choose_labels(meaning, why)
         elif not self._own_meaning and self._choices.labels != LabelsConfig():
             self.view.show_labels(self._choices.labels, why)  # more slices are painted by now
@@ -151,8 +150,8 @@ class TrainController:
     def _fix(self, number: int, fix: str) -> None:
         labels = self._choices.labels
         if fix == "one_class":
-            apart = self._choices.rows[number].numbered
-            self.choose_labels(labels.replace(one_class=True, separate=apart))
+            apart = self._choices.rows[number].numbers
+            self.choose_labels(labels.replace(one_class=True, separate=bool(apart)))
         elif fix in {"threshold", "classes"}:
             self.choose_labels(labels.replace(gray=fix))
         elif fix == "channels":

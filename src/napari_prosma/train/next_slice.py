@@ -105,14 +105,14 @@ class ClosedScans(Protocol):
     def closed(self) -> list[tuple[str, Path]]:
         """Name and file of each that is not begun."""
 
-    def open_named(self, name: str, /) -> None:
-        """Open one."""
+    def open_named(self, name: str, /) -> bool:
+        """Open one; whether that has begun."""
 
     def opened(self, name: str, /) -> Pair | None:
         """Its pair, as soon as it is open and has labels."""
 
     def failed(self, name: str, /) -> bool:
-        """Whether it could not be opened, or is gone."""
+        """Whether it is neither open nor being opened."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -396,7 +396,8 @@ class NextSlice:
 
     def _closed_scans(self, adviser: Adviser) -> list[tuple[str, Path]]:
         """Some of the folder's scans that a model can be asked about, evenly spread."""
-        closed = self._folder.closed() if adviser.asked is not None and adviser.preview is None else []
+        asked = adviser.asked is not None and adviser.preview is None and not adviser.size  # files have their own size
+        closed = self._folder.closed() if asked else []
         return (
             [closed[i * len(closed) // MOST_CLOSED] for i in range(MOST_CLOSED)]
             if len(closed) > MOST_CLOSED
@@ -407,7 +408,9 @@ class NextSlice:
         """Open a scan, and go to its slice as soon as it has labels."""
         self._awaited = name, index, why
         self._say(None, f"Opening {name}: {why}.")
-        self._folder.open_named(name)
+        if not self._folder.open_named(name):
+            self._awaited = None
+            self._say(None, "")
 
     def _arrive(self, rows: Sequence[PairRow]) -> None:
         assert self._awaited is not None

@@ -203,8 +203,8 @@ class PairRow:
         Whether a layer of it is no longer in the viewer; the pair keeps what the layer holds.
     states : SliceStates or None
         Which slices of the labels were checked or edited; None where that is not known, as of most files.
-    numbered : bool
-        Whether the values of the labels seem to number objects.
+    numbers : frozenset of int
+        Values of the labels where these seem to number objects; else empty.
     look : ScanLook or None
         The image in numbers, to compare models with; None of files and where it cannot be read.
     """
@@ -225,7 +225,7 @@ class PairRow:
     provenance: dict[str, str] = field(default_factory=dict)
     closed: bool = False
     states: SliceStates | None = None
-    numbered: bool = False
+    numbers: frozenset[int] = frozenset()
     look: ScanLook | None = None
 
     @property
@@ -363,7 +363,7 @@ def _check(row: PairRow, config: LabelsConfig) -> PairRow:
         classes=classes_known(row.pair.labels, tuple(found.values)),
         provenance=provenance_of(row.pair.labels),
         states=states,
-        numbered=found.numbered,
+        numbers=found.numbers,
         look=None if scan is None or MADE_FOR in scan.metadata else look_of(scan),
     )
 

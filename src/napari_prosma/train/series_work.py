@@ -251,19 +251,20 @@ class SeriesWork:
         left = [s for s in self._series.scans if s.step == "untouched" and not s.problem and s.name != open_name]
         return [(scan.name, scan.images[0]) for scan in left if len(scan.images) == 1]
 
-    def open_named(self, name: str) -> None:
-        """Save and close the open scan, and open this one."""
+    def open_named(self, name: str) -> bool:
+        """Save and close the open scan, and open this one; whether that has begun."""
         if self._series is not None:
             self.open_number(self._series.number(name))
+        return not self.failed(name)
 
     def opened(self, name: str) -> Pair | None:
         """The pair of this scan, as soon as it is open and has labels."""
         return self._open.pair if self._open is not None and self._open.name == name else None
 
     def failed(self, name: str) -> bool:
-        """Whether a scan could not be opened, or its series was left."""
-        scans = () if self._series is None else self._series.scans
-        return not any(scan.name == name and not scan.problem for scan in scans)
+        """Whether a scan is neither open nor being opened."""
+        is_open = self._open is not None and self._open.name == name
+        return not (is_open or self._busy or self._closing)
 
     # --- Showing ------------------------------------------------------------------------------------------------------
 

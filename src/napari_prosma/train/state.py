@@ -29,6 +29,7 @@ from prosma_core.data.frames import slice_axis
 from prosma_core.data.geometry import size_note, with_voxel_size
 from prosma_core.data.grid import network_grid
 from prosma_core.data.intensities import COLOR
+from prosma_core.data.labels import LEAST_OBJECTS
 from prosma_core.data.pair_check import NOTHING_CHECKED
 from prosma_core.errors import ConfigError, GeometryError, ProsmaError
 from prosma_core.io.axes_units import parse_voxel_size
@@ -446,24 +447,41 @@ FEW = 4
 """A layer painted here on less than one in so many slices is taken as unfinished."""
 
 
-def usual_meaning(rows: Sequence[PairRow]) -> tuple[LabelsConfig, str]:
-    """What the label values mean unless the user chooses, and why; without a reason it is the default."""
-    labels, why = LabelsConfig(), []
+def usual_meaning(rows: Sequence[PairRow], before: LabelsConfig, start: ModelEntry | None) -> tuple[LabelsConfig, str]:
+    """What the label values mean unless the user chooses, and why.
+
+    Parameters
+    ----------
+    rows : sequence of PairRow
+    before : LabelsConfig
+        What they meant before: what was chosen stays as long as there are pairs.
+    start : ModelEntry or None
+        Model to start from.
+    """
+    labels, why = before if rows else LabelsConfig(), []
     row = next(filter(_looks_unfinished, rows), None)
     if row is not None:
         total = row.spec.size(row.axis) if row.spec else 0
         labels = labels.replace(zero="annotated_slices")
         why.append(f"Chosen because {len(row.slices)} of {total} slices of {row.labels} hold labels.")
-    row = next(filter(_numbers_objects, rows), None)
-    if row is not None:
+    objects = _numbered_objects(rows, start)
+    if objects:
         labels = labels.replace(one_class=True, separate=True)
-        why.append(f"The labels of {row.labels} number objects: taken as one class, touching ones kept apart.")
+        why.append(f"The labels of {objects} number objects: taken as one class, touching ones kept apart.")
     return labels, " ".join(why)
 
 
-def _numbers_objects(row: PairRow) -> bool:
-    """Whether its labels number objects as far as can be told: their values have no names, and no model made them."""
-    return row.numbered and not made_by_model(row.provenance) and all(map(unnamed, row.classes))
+def _numbered_objects(rows: Sequence[PairRow], start: ModelEntry | None) -> str:
+    """Name of the first labels where all number objects as far as can be told; empty where some may name classes.
+
+    Values that have names, that several label maps have in common, or of a model of several classes, name classes.
+    """
+    held = [row for row in rows if row.numbers or len(row.values) >= LEAST_OBJECTS]
+    if not held or (start is not None and len(start.header.classes) > 2):
+        return ""
+    told = all(row.numbers and not made_by_model(row.provenance) and all(map(unnamed, row.classes)) for row in held)
+    alike = len(held) > 1 and len({row.numbers for row in held}) == 1
+    return held[0].labels if told and not alike else ""
 
 
 def _start(rows: Sequence[PairRow], classes: Sequence[ClassInfo], start: ModelEntry | None) -> Iterator[str]:

@@ -377,12 +377,14 @@ def read_annotation(labels: Scan, config: LabelsConfig, states: SliceStates | No
 LEAST_OBJECTS = 8
 """Number of values from which they may number objects."""
 _SMALL, _LONG, _SPARSE, _OTHERS = 9, 0.5, 0.25, 0.1  # voxels; share of a side, of its box; objects that may be so
+_PART = (4, 2048, 2048)
 
 
-def number_objects(labels: NDArray[Any], spec: ImageSpec) -> bool:
-    """Whether label values seem to number objects, such as cells, instead of naming classes.
+def number_objects(labels: NDArray[Any], spec: ImageSpec) -> frozenset[int]:
+    """Values that seem to number objects, such as cells, instead of naming classes; empty where they do not.
 
-    Nearly each value is one small compact piece. Labels of scans in mm are taken to name parts of a body.
+    Nearly each value is one small compact piece. Labels of scans in mm are taken to name parts of a body. Of large maps
+    the middle is looked at.
 
     Parameters
     ----------
@@ -391,29 +393,50 @@ def number_objects(labels: NDArray[Any], spec: ImageSpec) -> bool:
         Of the label map.
     """
     if spec.unit == "mm":
-        return False
+        return frozenset()
     frames = labels.reshape(-1, *labels.shape[labels.ndim - spec.spatial_ndim :])
-    first = next((frame for frame in frames if frame.any()), None)
-    if first is None or len(value_counts(first).keys() - {0}) < LEAST_OBJECTS:
-        return False
-    values, numbers = np.unique(first, return_inverse=True)
-    values = values[values > 0]
+    most = _PART[-spec.spatial_ndim :]
+    starts = [max(0, (n - m) // 2) for n, m in zip(frames.shape[1:], most, strict=True)]
+    middle = tuple(slice(start, start + m) for start, m in zip(starts, most, strict=True))
+    first = next((frame[middle] for frame in frames if frame[middle].any()), None)
+    if first is None:
+        return frozenset()
+    values, numbers = dense_numbers(first)
+    if len(values) < LEAST_OBJECTS:
+        return frozenset()
     from scipy import ndimage
 
-    numbers = numbers.reshape(first.shape) + (first.min() > 0)
     sizes = np.bincount(numbers.reshape(-1), minlength=len(values) + 1)[1:]
     boxes = [[s.stop - s.start for s in box] for box in ndimage.find_objects(numbers) if box is not None]
     long = (np.array(boxes)[:, -2:] > _LONG * np.array(first.shape[-2:])).any(1)  # as layers of a tissue are
     unlike = long | (sizes < _SMALL) | (sizes < _SPARSE * np.prod(boxes, axis=1))
-    return bool(np.count_nonzero(unlike) <= _OTHERS * len(values))
+    return frozenset(values.tolist()) if np.count_nonzero(unlike) <= _OTHERS * len(values) else frozenset()
 
 
-GAP = 2
-"""Voxels from an object within which another one counts as touching it."""
+def dense_numbers(numbers: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int32]]:
+    """The values above 0, ascending, and a map of their places from 1 on; 0 stays 0."""
+    if numbers.size and int(numbers.max()) <= 65535:
+        values = np.flatnonzero(np.bincount(numbers.reshape(-1)))
+        values = values[values > 0]
+        places = np.zeros(65536, np.int32)
+        places[values] = np.arange(1, len(values) + 1)
+        return values, places[numbers]
+    values = np.unique(numbers)
+    values = values[values > 0]
+    dense = np.searchsorted(values, numbers).astype(np.int32) + 1
+    dense[numbers == 0] = 0
+    return values, dense
+
+
+GAPS = ((2, 0.5), (1, 0.75))
+"""Voxels from an object within which another one counts as touching it, and the most that an object may lose by it."""
 
 
 def between_objects(numbers: NDArray[Any], spec: ImageSpec) -> NDArray[np.bool_]:
-    """Voxels within `GAP` of two numbered objects; along axes of thick voxels, objects do not touch.
+    """Voxels of objects within 2 of another one; along axes of thick voxels, objects do not touch.
+
+    Objects that would lose more than half of their voxels lose those within 1 only; where that is more than three
+    quarters, none: a map of small objects side by side would hold nothing but background.
 
     Parameters
     ----------
@@ -424,13 +447,19 @@ def between_objects(numbers: NDArray[Any], spec: ImageSpec) -> NDArray[np.bool_]
     """
     from scipy import ndimage
 
+    values, dense = dense_numbers(numbers)
+    sizes = np.bincount(dense.reshape(-1), minlength=len(values) + 1)
     fine = [size < STRONG_ANISOTROPY * min(spec.spacing) for size in spec.spacing]
-    size = [1] * (numbers.ndim - len(fine)) + [2 * GAP + 1 if near else 1 for near in fine]
-    none = numbers.max(initial=0)
-    highest = ndimage.maximum_filter(numbers, size)
-    lowest = ndimage.minimum_filter(np.where(numbers > 0, numbers, none), size)
-    touching: NDArray[np.bool_] = (highest > lowest) & (lowest > 0)
-    return touching
+    filled = np.where(dense > 0, dense, len(values))
+    gap, left = np.zeros(numbers.shape, bool), np.arange(len(values) + 1) > 0
+    for reach, most in GAPS:
+        size = [1] * (numbers.ndim - len(fine)) + [2 * reach + 1 if near else 1 for near in fine]
+        touching = ndimage.maximum_filter(dense, size) > ndimage.minimum_filter(filled, size)
+        lost = np.bincount(dense[touching], minlength=len(values) + 1)
+        taken = left & (lost <= most * sizes)
+        gap |= touching & taken[dense]
+        left &= ~taken
+    return gap
 
 
 def _whole_slices(states: SliceStates | None, config: LabelsConfig, spec: ImageSpec) -> NDArray[np.bool_] | None:

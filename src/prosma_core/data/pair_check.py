@@ -97,8 +97,8 @@ class PairCheck:
         Of a time series: time points that are annotated, and how many there are.
     class_slices : dict of int to tuple of int
         Of the slices, those that hold each class, by its value; empty where there is a problem.
-    numbered : bool
-        Whether the values seem to number objects (see `number_objects`), whatever the configuration takes them for.
+    numbers : frozenset of int
+        Values where they seem to number objects (see `number_objects`), whatever the configuration takes them for.
     """
 
     values: dict[int, int]
@@ -110,7 +110,7 @@ class PairCheck:
     threshold: int | None = None
     frames: tuple[int, int] | None = None
     class_slices: dict[int, tuple[int, ...]] = field(default_factory=dict)
-    numbered: bool = False
+    numbers: frozenset[int] = frozenset()
 
 
 NOTHING_CHECKED = "Nothing is checked or edited yet: paint or correct a slice, or mark one as checked."
@@ -164,9 +164,10 @@ def check_pair(
         problem = many_values(len(values))
     known = found.known / found.values.size
     where = {} if problem else found.class_slices()
-    numbered = not gray and found.threshold is None and number_objects(np.asarray(labels.data), labels.spec)
+    may = not gray and found.threshold is None
+    numbers = number_objects(np.asarray(labels.data), labels.spec) if may else frozenset()
     return PairCheck(
-        values, known, found.axis_name, found.marked, problem, gray, found.threshold, found.frames, where, numbered
+        values, known, found.axis_name, found.marked, problem, gray, found.threshold, found.frames, where, numbers
     )
 
 

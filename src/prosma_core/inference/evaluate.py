@@ -18,7 +18,7 @@ from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.model import VoxelSize
 from prosma_core.config.training import LabelsConfig
 from prosma_core.data.geometry import Scan, with_voxel_size
-from prosma_core.data.labels import Annotation, class_indices, gray_problem, read_annotation, value_counts
+from prosma_core.data.labels import Annotation, class_indices, gray_problem, read_annotation
 from prosma_core.data.pair_check import GRAY_HELP
 from prosma_core.errors import ConfigError, DatasetError, DeviceError, GeometryError, LabelError, ProsmaError
 from prosma_core.events import CaseDone, Event, StageStarted, Working, relay
@@ -235,7 +235,7 @@ def evaluate_cases(
         Of surface Dice, in each scan's unit (mm, or pixels where the file has no unit).
     meaning : LabelsConfig, optional
         What the label values mean; voxels that nothing is known of are background in both maps. Labels that are one
-        class may number its objects, which are then counted as well.
+        class may number its objects; where those of any case do, all cases are counted.
     voxel_size : VoxelSize, optional
         Of scans that state none.
 
@@ -291,6 +291,8 @@ def evaluate_cases(
             continue
         cases |= found
         yield CaseDone(name, "", time.monotonic() - began)
+    if not any(m.objects and m.objects.wanted > 1 for each in cases.values() for m in each.values()):
+        cases = {n: {k: replace(m, objects=None) for k, m in each.items()} for n, each in cases.items()}  # one class
     if failed and not cases:
         name, reason = next(iter(failed.items()))
         msg = f"None of {cases_text} of {folder.root.name} could be measured, for example {name}: {reason}"
@@ -363,11 +365,10 @@ def _evaluate_case(
 def _object_numbers(
     labels: Scan, reference: NDArray[Any], known: Annotation, meaning: LabelsConfig
 ) -> NDArray[np.integer[Any]] | None:
-    """Number of each voxel's object, 0 where there is none; None where the labels do not number objects."""
+    """Number of each voxel's object, 0 where there is none; None where labels are not one class of numbered objects."""
     if not meaning.one_class or known.threshold is not None:
         return None
-    numbers = np.where(reference > 0, np.asarray(labels.data), 0)
-    return numbers if len(value_counts(numbers)) > 2 else None  # 0 and one value may be one class as well
+    return np.where(reference > 0, np.asarray(labels.data), 0)
 
 
 def _say_once(

@@ -13,7 +13,7 @@ from prosma_core.config.model import ModelHeader
 from prosma_core.data.frames import slice_axis
 from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.next_slice import Ranking, rank_slices
-from prosma_core.errors import ChannelError, FileFormatError, GeometryError, IntensityError, ProsmaError
+from prosma_core.errors import ChannelError, GeometryError, IntensityError, ProsmaError
 from prosma_core.events import Event, StageStarted
 from prosma_core.inference.results import Segmentation
 from prosma_core.inference.segment import Segmenter
@@ -67,9 +67,15 @@ def suggest(segmenter: Segmenter, scans: Sequence[AnnotatedScan], seed: int = 0)
     for number, each in enumerate(scans):
         try:
             scan = yield from each.read()
+        except ProsmaError as error:
+            failures.append(error)
+            if len(scans) > 1:
+                yield StageStarted(f"{each.name} is left out. {error}")
+            continue
+        try:
             axis = usual_axis(scan.spec) if each.axis is None else each.axis
             entropy[number] = yield from slice_entropy(segmenter, scan, axis)
-        except (GeometryError, ChannelError, IntensityError, FileFormatError) as error:
+        except (GeometryError, ChannelError, IntensityError) as error:
             failures.append(error)
             if len(scans) > 1:
                 yield StageStarted(f"{each.name} is left out. {error}")

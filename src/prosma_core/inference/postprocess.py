@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from prosma_core.data.labels import dense_numbers
+
 Integer = TypeVar("Integer", bound=np.integer[Any])
 
 AT_ONCE = 2**24
@@ -156,20 +158,22 @@ def count_objects(prediction: NDArray[np.bool_], numbers: NDArray[np.integer[Any
     numbers : ndarray, integer from 0, same shape
         Number of each voxel's object; 0 is background.
     """
-    pieces = np.zeros(prediction.shape, np.uint32)
-    number_pieces(prediction.astype(np.uint8), 2, pieces)
-    pairs, voxels = np.unique(np.stack([pieces.ravel(), numbers.ravel()]).astype(np.int64), axis=1, return_counts=True)
-    sizes = [dict[int, int](), dict[int, int]()]
-    for row, each in zip(pairs, sizes, strict=True):
-        for value, count in zip(row.tolist(), voxels.tolist(), strict=True):
-            each[value] = each.get(value, 0) + count
-    found, wanted = sizes
-    matched = sum(
-        2 * both > found[piece] + wanted[number] - both
-        for piece, number, both in zip(*pairs.tolist(), voxels.tolist(), strict=True)
-        if piece and number
+    from scipy import ndimage, sparse
+
+    pieces, found = ndimage.label(prediction, np.ones((3,) * prediction.ndim, bool))
+    values, objects = dense_numbers(numbers)
+    sizes = (
+        np.bincount(pieces.reshape(-1), minlength=found + 1),
+        np.bincount(objects.reshape(-1), minlength=len(values) + 1),
     )
-    return ObjectCounts(len(found.keys() - {0}), len(wanted.keys() - {0}), matched)
+    at = (pieces > 0) & (objects > 0)
+    both = sparse.coo_array(
+        (np.ones(int(at.sum()), np.int64), (pieces[at], objects[at])), shape=(found + 1, len(values) + 1)
+    )
+    both = both.tocsr().tocoo()  # sums of equal pairs
+    rows, columns = both.coords
+    matched = 2 * both.data > sizes[0][rows] + sizes[1][columns] - both.data
+    return ObjectCounts(found, len(values), int(matched.sum()))
 
 
 def fill_holes(labels: NDArray[Integer]) -> NDArray[Integer]:

@@ -255,7 +255,7 @@ def read_cases(
         facts.prints.append(fingerprint(image, known, dims, rng, modality))
         facts.slices[name] = labels.validated
         facts.partial += labels.sparse
-        facts.numbered += labels.threshold is None and number_objects(labels.values, labels.spec)
+        facts.numbered += labels.threshold is None and bool(number_objects(labels.values, labels.spec))
         if labels.edited is not None:
             facts.beside[name] = labels.marked
         facts.values[name] = labels.class_slices()

@@ -235,6 +235,13 @@ def test_numbered_objects_are_counted_where_labels_are_one_class(segmenter, tmp_
     assert measures["objects"] == {**counts, "f1": 2 * counts["matched"] / (counts["found"] + 2)}
     ((_, alone),) = report["cases"]["cells"].items()
     assert alone["objects"] == counts
+    empty = np.zeros(spec.shape, np.uint16)  # one that shows no object counts as well: what is found there is wrong
+    write_image(tmp_path / "images/empty.tif", data[::-1].copy(), spec)
+    write_labels(tmp_path / "labels/empty.tif", empty, spec)
+    report = drain(evaluate_cases(segmenter, tmp_path, None, InferenceConfig(), 1.0, one))
+    ((_, alone),) = report["cases"]["empty"].items()
+    assert (alone["objects"]["wanted"], alone["objects"]["matched"]) == (0, 0)
+    assert alone["objects"]["found"] > 0
     (tmp_path / "labels/cells.tif").unlink()
     write_labels(tmp_path / "labels/cells.tif", (numbers > 0).astype(np.uint8) * 7, spec)
     report = drain(evaluate_cases(segmenter, tmp_path, None, InferenceConfig(), 1.0, one))

@@ -6,6 +6,7 @@ from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from napari_prosma.train.state import (
     resolve,
     sized,
     usual_budget,
+    usual_meaning,
 )
 from prosma_core.config.model import ClassInfo, VoxelSize
 from prosma_core.config.training import PRESETS, LabelsConfig, Preset, load_run_yaml, resolve_run
@@ -338,6 +340,27 @@ def test_slices_that_look_unfinished_are_asked_about(tmp_path: Path) -> None:
     assert asked(4)
     assert not asked(2, 3, 4, 5)
     assert not asked(2, 5, 8, labels=SPARSE)
+
+
+def test_what_labels_mean_is_told_and_stays() -> None:
+    cells = row((60, 60), "cells", values=tuple(range(3, 16)))
+    few = row((60, 60), "few", values=(2, 5))
+    other = row((60, 60), "other", values=tuple(range(1, 12)))
+    apart, start = LabelsConfig(one_class=True, separate=True), entry("hippocampus-mri")
+    assert usual_meaning((cells, few), LabelsConfig(), None) == (apart, ANY)
+    assert "cells drawn number objects" in usual_meaning((few, cells), LabelsConfig(), None)[1]
+    assert usual_meaning((cells, other), LabelsConfig(), None)[0] == apart
+    assert usual_meaning((cells, replace(cells, labels="b")), LabelsConfig(), None) == (LabelsConfig(), "")  # teeth
+    assert usual_meaning((cells,), LabelsConfig(), start) == (LabelsConfig(), "")  # it knows two classes
+    named = replace(cells, classes=(ClassInfo(value=3, name="incisor"),))
+    assert usual_meaning((named,), LabelsConfig(), None) == (LabelsConfig(), "")
+    begun = row((40, 60, 60), "stack", slices=(3, 20), values=tuple(range(3, 16)))
+    before, why = usual_meaning((begun,), LabelsConfig(), None)
+    assert before == apart.replace(zero="annotated_slices")
+    assert "2 of 40 slices" in why
+    more = row((40, 60, 60), "stack", slices=tuple(range(3, 14)), values=tuple(range(3, 16)))
+    assert usual_meaning((more,), before, None)[0] == before  # what was chosen stays
+    assert usual_meaning((), before, None) == (LabelsConfig(), "")
 
 
 def test_what_fine_tuning_loses_is_said(tmp_path: Path) -> None:
