@@ -71,7 +71,7 @@ def evaluation(
     measured : sequence
         Scores of each.
     worse : mapping
-        The same, of the images made worse, by what was done to them.
+        The same of the corrupted images, by corruption.
     f1 : sequence of float
         F1 of the objects of the first class in each image that shows it, where they are counted.
     """
@@ -149,7 +149,7 @@ def models_table(headers: Iterable[ModelHeader]) -> str:
                 header.licence.replace("CC-BY", "CC BY").replace("-4.0", " 4.0").replace("CC0-1.0", "CC0 1.0"),
             )
         )
-    titles = ("name", "what", "mean Dice (95 %)", "missed", "worst, made worse", "licence")
+    titles = ("name", "what", "mean Dice (95 %)", "missed", "worst, corrupted", "licence")
     return _table(titles, rows)
 
 

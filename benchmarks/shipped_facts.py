@@ -4,7 +4,7 @@
 
 DIR holds the data sets (see docs/models.md); models without a NAME are left as they are. Of each model are written: the
 statements of its settings in benchmarks/shipped/ (``purpose``); what its training scans are like; figures on the images
-of the val split as they are and made worse, with 95 % intervals; what `shipped_models.yaml` says of its training; and
+of the val split, clean and corrupted, with 95 % intervals; what `shipped_models.yaml` says of its training; and
 its thumbnail, a training image with the outline of its labels. On 2 cores that takes some minutes. --tables writes the
 tables of cards and docs anew from the headers, and measures nothing.
 """
@@ -169,7 +169,7 @@ def measure(
 
 
 def made_worse(pair: Pair, case: str, kind: str) -> Pair:
-    """An image made worse, with its labels."""
+    """A corrupted image, with its labels."""
     image, labels = pair
     if kind in CORRUPTIONS:
         return corrupted(image, case, kind, STRENGTH), labels

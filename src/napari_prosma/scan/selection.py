@@ -253,7 +253,7 @@ def model_rows(models: Sequence[ModelEntry], look: Callable[[ModelEntry], Fit | 
     ----------
     models : sequence of ModelEntry
     look : callable, optional
-        Whether a model fits, or why it cannot be used at all; without it nothing is said of that.
+        Whether a model fits, or why it cannot be used at all; without it no text is shown.
     """
     found = {model.path: look(model) for model in models} if look else {}
     said = {model.path: fit.verdict_text(found.get(model.path)) for model in models}

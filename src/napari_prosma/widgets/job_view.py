@@ -208,7 +208,7 @@ class JobView(QWidget):
         text : str
             On the button.
         pinned : bool
-            Whether the button stays in view under the column, with what is said of its job; messages are then left to
+            Whether the button stays in view under the column, with the messages of its job; messages are then left to
             be added.
         """
         self._notes = note_label("facts")

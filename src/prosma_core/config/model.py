@@ -273,7 +273,7 @@ class Figure(Config):
 
 
 class Evaluation(Config):
-    """What a model reaches on held-out images, and on the same images made worse."""
+    """What a model reaches on held-out images, and on the same images corrupted."""
 
     data: str = Field(default="", max_length=200)
     """Which images they are."""
@@ -291,7 +291,7 @@ class Evaluation(Config):
     """By class, over the images that show it: F1 of its objects, found where their IoU is above 0.5; no entry where
     objects are not counted."""
     worse: dict[str, Figure] = Field(default_factory=dict)
-    """`mean_dice` of the images made worse, by what was done to them."""
+    """`mean_dice` of the corrupted images, by corruption."""
 
 
 class ModelHeader(Config):

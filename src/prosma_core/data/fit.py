@@ -137,13 +137,13 @@ def modality_name(header: ModelHeader) -> str:
 
 
 VERDICTS: dict[Verdict, str] = {"fits": "fits", "unknown": "", "doubtful": "may not fit", "unfit": "does not fit"}
-"""What is said of a model in a list, in the order in which models are listed."""
+"""Texts on a model's fit in a list, in the order in which models are listed."""
 UNUSABLE = "cannot take it"
 """The same of a model that cannot take the scan at all; such models come last."""
 
 
 def verdict_text(found: Fit | str | None) -> str:
-    """What is said of a model in a list: of its fit, or of the reason why it cannot take the scan."""
+    """Text of a model in a list: on its fit, or that it cannot take the scan."""
     return VERDICTS[found.verdict] if isinstance(found, Fit) else UNUSABLE if found else ""
 
 

@@ -47,7 +47,7 @@ class AnnotatedScan(NamedTuple):
 def suggest(segmenter: Segmenter, scans: Sequence[AnnotatedScan], seed: int = 0) -> Generator[Event, None, Ranking]:
     """Rank the slices of scans by a model; one scan is in memory at a time, and a tile is a place to stop.
 
-    Scans that cannot be read, or that the model cannot segment, are left out, which is said, as long as there is
+    Scans that cannot be read, or that the model cannot segment, are left out, which is reported, as long as there is
     another.
 
     Parameters

@@ -252,7 +252,7 @@ MISSED = 0.1
 
 
 def worse_name(kind: str) -> str:
-    """What was done to images that were made worse, in words."""
+    """Text of a corruption."""
     return {"bias": "bias field", "resolution": "half the resolution", "contrast": "low contrast"}.get(kind, kind)
 
 
@@ -271,7 +271,7 @@ def figures_text(header: ModelHeader) -> str:
     ][:MOST_NAMED]
     if found.worse:
         worst = min(found.worse, key=lambda each: found.worse[each].value)
-        parts.append(f"at worst Dice {found.worse[worst].value:.3f} where they are made worse ({worse_name(worst)})")
+        parts.append(f"at worst Dice {found.worse[worst].value:.3f} where they are corrupted ({worse_name(worst)})")
     return f"On {dice.images} held-out {kind}: {', '.join(parts)}."
 
 

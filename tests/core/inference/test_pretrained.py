@@ -148,7 +148,7 @@ def test_how_images_were_made_worse_is_said_in_the_words_of_cards_and_docs(kind:
     assert header.evaluation is not None
     worse = {kind: header.evaluation.worse["bias"]}
     header = header.replace(evaluation=header.evaluation.replace(worse=worse))
-    assert f"where they are made worse ({said})" in figures_text(header)
+    assert f"where they are corrupted ({said})" in figures_text(header)
     assert f"| Mean Dice, {said} |" in shipping.card_table(header)
 
 
