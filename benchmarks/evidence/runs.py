@@ -29,6 +29,7 @@ ADDED: dict[str, Any] = {
     "run.validation": [],
     "run.voxel_size": None,
     "run.labels.gray": "refuse",
+    "run.labels.separate": False,
     "run.labels.geometry": "own",
 }
 """Settings that came when there were results already, and what all of those had."""
