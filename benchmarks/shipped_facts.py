@@ -2,7 +2,7 @@
 
     python3 run.py bench shipped_facts DIR [NAME ...] [--threads 2] [--tables]
 
-DIR holds the data sets (see docs/models.md); models without a NAME are left as they are. Of each model are written: the
+DIR holds the data sets (see docs/models.md); models without a NAME stay unchanged. Of each model are written: the
 statements of its settings in benchmarks/shipped/ (``purpose``); what its training scans are like; figures on the images
 of the val split, clean and corrupted, with 95 % intervals; what `shipped_models.yaml` says of its training; and
 its thumbnail, a training image with the outline of its labels. On 2 cores that takes some minutes. --tables writes the

@@ -2,8 +2,8 @@
 
     python benchmarks/shipped_sets.py axonmyelin_sem DIR/axonmyelin_sem OUT
 
-Images whose pixel size stands in cases.csv become TIFF files that state it; labels and splits stay. The other sets are
-trained on as they are.
+Images whose pixel size stands in cases.csv become TIFF files that state it; labels and splits stay. The other sets
+need no change.
 """
 
 from __future__ import annotations
