@@ -78,7 +78,7 @@ class Watcher:
     def segment_preview(
         self, model: Path | Segmenter, epoch: int, mean_dice: float | None = None, dice_on: str = ""
     ) -> Generator[Event, None, ScanRef | None]:
-        """Segment the watched scan, if any, with a model, or its file; what goes wrong is said once for each scan.
+        """Segment the watched scan, if any, with a model, or its file; an error is reported once for each scan.
 
         Returns
         -------

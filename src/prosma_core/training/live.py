@@ -206,7 +206,7 @@ def wait_for_labels(live: LiveInput | None) -> Generator[Event, None, bool]:
 def take_labels(trainer: Learner, live: LiveInput, epoch: int) -> Generator[Event, None, bool]:
     """Let a training learn the labels that have changed, and keep them in its run folder; whether it learns any.
 
-    Labels that cannot be learned are left out, and that is said; the training goes on with those before. Those of a
+    Labels that cannot be learned are left out, which is reported; the training goes on with those before. Those of a
     scan that is held out are kept and measured on.
     """
     changed, late = live.take()

@@ -126,7 +126,7 @@ def save(series: Series, name: str, annotated: int) -> None:
 
 
 def save_opened(series: Series, name: str, annotated: int) -> tuple[Path, str]:
-    """Save labels of a scan that was opened, as the widget does; return the file, and what is said of it."""
+    """Save labels of a scan that was opened, as the widget does; return the file and the message."""
     path, words = series.place(name)
     path = path.with_name(f"{path.name}.nii.gz")
     path.write_bytes(b"1" * annotated)
