@@ -38,7 +38,16 @@ from prosma_core.io.names import MOST_LETTERS, safe_name, stem
 from prosma_core.io.notes import made_by_model
 from prosma_core.printable import counted
 from prosma_core.training.classes import COLORS, format_missing_classes
-from prosma_core.training.split import Split, class_counts, draw_cases, hold_out_slices, keep_classes, unvalidated
+from prosma_core.training.split import (
+    Split,
+    class_counts,
+    draw_cases,
+    hold_out_slices,
+    keep_classes,
+    leave_unjudged,
+    unjudged_words,
+    unvalidated,
+)
 
 
 @dataclass(frozen=True)
@@ -371,16 +380,19 @@ def _held_out(rows: Sequence[PairRow], classes: Sequence[ClassInfo], seed: int) 
     known = sorted(zip(names, rows, strict=True), key=itemgetter(0))
     results = {name: row.result for name, row in known if row.result is not None}
     values = {name: row.class_slices for name, row in known if name not in results or results[name].annotated}
-    if held:
-        kept = {names[i] for i in held}
-        split = Split(tuple(name for name in names if name not in kept), tuple(names[i] for i in held))
+    marked = tuple(names[i] for i in held)
+    if marked:
+        split = Split(tuple(name for name in names if name not in marked), marked)
+        split = leave_unjudged(split, seed, results)
+        yield from filter(None, [unjudged_words(marked, split)])
     else:
         split = draw_cases(names, seed, results)
+    values = {name: each for name, each in values.items() if name in {*split.train, *split.val}}
     if split.kind != "cases":
         slices = {name: sorted({i for there in each.values() for i in there}) for name, each in values.items()}
         slices |= {n: [i for i in slices[n] if i in results[n].validated] for n in slices if n in results}
         split = hold_out_slices(slices, seed, values, {name: row.slices for name, row in known if name in results})
-    elif not held:
+    elif not set(split.val) <= set(marked):  # it was drawn
         split, _ = keep_classes(split, values, {}, unvalidated(results))
     trained = {name: values[name] for name in split.train if name in values}
     validated = {name: values[name].keys() for name in split.val if name in values} if split.kind == "cases" else {}

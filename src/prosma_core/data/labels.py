@@ -290,11 +290,14 @@ class Annotation:
         return {value: tuple(found[value]) for value in sorted(found)}
 
     def without(self, slices: Collection[int]) -> Annotation:
-        """The same with some slices ignored."""
-        if not slices or self.axis is None:
+        """The same with some slices ignored; a picture is slice 0."""
+        if not slices:
             return self
         ignored = np.zeros(self.values.shape, bool) if self.ignored is None else self.ignored.copy()
-        np.moveaxis(ignored, ignored.ndim - self.spec.spatial_ndim + self.axis, 0)[sorted(slices)] = True
+        if self.axis is None:
+            ignored[...] = True
+        else:
+            np.moveaxis(ignored, ignored.ndim - self.spec.spatial_ndim + self.axis, 0)[sorted(slices)] = True
         kept = tuple(i for i in self.slices if i not in slices)
         marked = tuple(i for i in self.marked if i not in slices)
         values = np.where(ignored, 0, self.values).astype(self.values.dtype)
@@ -302,9 +305,8 @@ class Annotation:
 
     def only(self, slices: Collection[int]) -> Annotation:
         """The same with all other slices ignored."""
-        if self.axis is None:
-            return self
-        return self.without(set(range(self.spec.spatial_shape[self.axis])) - set(slices))
+        count = 1 if self.axis is None else self.spec.spatial_shape[self.axis]
+        return self.without(set(range(count)) - set(slices))
 
 
 def read_annotation(labels: Scan, config: LabelsConfig, states: SliceStates | None = None) -> Annotation:

@@ -302,7 +302,7 @@ def read_split(
         held = hold_out_slices(facts.slices, run.training.seed, facts.values, facts.beside)
         return found, facts, held if fresh else split
     facts.validation = yield from _read_validation(folder, split, run, facts)
-    if fresh and not folder.splits:
+    if fresh and not set(split.val) <= set(folder.splits.get("val", ())):  # it was drawn
         split, moved = keep_classes(split, facts.values, facts.validation, unvalidated(states))
         if moved:
             yield StageStarted(f"Trained on, since no other case holds a class of theirs: {', '.join(moved[:5])}.")

@@ -44,7 +44,7 @@ from prosma_core.training.plan import (
     plan_run,
     training_voxels,
 )
-from prosma_core.training.split import Split, all_slices, check_split, choose_cases, class_counts
+from prosma_core.training.split import Split, all_slices, check_split, choose_cases, class_counts, unjudged_words
 
 CPU_BATCH = 2
 """Most patches per step planned on a CPU, which computes none faster in a larger batch: more steps learn more."""
@@ -108,6 +108,8 @@ def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None
     number = len({*split.train, *split.val})
     read = f"{counted(number, 'case')} of {folder.root.name}" if run.data else counted(number, "pair")
     yield StageStarted(f"Reading {read}.")
+    if fresh and (words := unjudged_words(folder.splits.get("val", ()), split)):
+        yield StageStarted(words)
     given = start[0].model.dims if start else run.preprocess.dims
     dims, facts, split = yield from read_split(folder, split, run, given, fresh=fresh, states=states)
     names = {**({} if run.labels.one_class else facts.names), **folder.class_names, **run.class_names}

@@ -96,7 +96,8 @@ class Split:
     def part(self, key: Part, name: str, labels: Annotation) -> Annotation:
         """The labels of a case that may be seen in training, or those that are validated on."""
         if name not in self.held:
-            return labels.only(labels.edited) if labels.edited and key == "val" and self.kind == "cases" else labels
+            own = labels.edited is not None and key == "val" and self.kind == "cases"
+            return labels.only(labels.edited or ()) if own else labels
         held = self.held[name]
         shown = [i for i in held.slices if labels.edited is None or i in labels.edited]
         return labels.only(shown) if key == "val" else labels.without({*held.slices, *held.left_out})
@@ -204,7 +205,8 @@ def choose_cases(folder: DatasetFolder, seed: int, states: Mapping[str, SliceSta
     folder : DatasetFolder
     seed : int
     states : mapping, optional
-        As of `draw_cases`.
+        As of `draw_cases`. Of the folder's own validation cases, those that hold nothing to validate on are left out
+        (see `leave_unjudged`).
 
     Raises
     ------
@@ -216,12 +218,12 @@ def choose_cases(folder: DatasetFolder, seed: int, states: Mapping[str, SliceSta
         if not train or not val:
             msg = f"{folder.root / folder.splits_file} needs at least one case in 'train' and one in 'val'."
             raise DatasetError(msg)
-        return check_split(folder, Split(tuple(train), tuple(val)))
+        return leave_unjudged(check_split(folder, Split(tuple(train), tuple(val))), seed, states)
     return draw_cases(folder.cases, seed, states)
 
 
 def draw_cases(cases: Iterable[str], seed: int, states: Mapping[str, SliceStates] | None = None) -> Split:
-    """A seeded draw of a fifth of the cases for validation; all in both parts where there are few.
+    """A seeded draw of a fifth of the cases that can be validated on; all in both parts where these are few.
 
     Parameters
     ----------
@@ -229,19 +231,44 @@ def draw_cases(cases: Iterable[str], seed: int, states: Mapping[str, SliceStates
     seed : int
     states : mapping, optional
         Checked and edited slices of cases. Of models' results, those without any are left out, and only those with
-        edited slices can be validated on.
+        edited slices can be validated on: they are what a person corrected, so that most of them are trained on.
     """
     results = {name: each for name, each in (states or {}).items() if each.only}
     names = sorted(name for name in cases if name not in results or results[name].annotated) or sorted(cases)
-    if len(names) < FEW_CASES:
-        return Split(tuple(names), tuple(names), "none held out")
     order = np.random.default_rng(seed).permutation(len(names))
-    count = held_out_cases(len(names))
-    drawn = [names[i] for i in order]
-    val = [name for name in drawn if name not in unvalidated(states)][:count]
-    if not val:
+    judged = [names[i] for i in order if names[i] not in unvalidated(states)]
+    if len(judged) < FEW_CASES:
         return Split(tuple(names), tuple(names), "none held out")
-    return Split(tuple(sorted(set(drawn) - set(val))), tuple(sorted(val)))
+    val = judged[: held_out_cases(len(judged))]
+    return Split(tuple(sorted(set(names) - set(val))), tuple(sorted(val)))
+
+
+def leave_unjudged(split: Split, seed: int, states: Mapping[str, SliceStates] | None = None) -> Split:
+    """A split of whole cases without the validation cases that hold nothing to validate on; where none is left, a draw.
+
+    Parameters
+    ----------
+    split : Split
+    seed : int
+        Of the draw, among the training cases.
+    states : mapping, optional
+        As of `draw_cases`.
+    """
+    val = tuple(name for name in split.val if name not in unvalidated(states))
+    return replace(split, val=val) if val else draw_cases(split.train, seed, states)
+
+
+def unjudged_words(given: Sequence[str], split: Split) -> str:
+    """What is said of validation cases that `leave_unjudged` took out of a split; empty where there are none."""
+    left = [name for name in given if name not in split.val]
+    if not left:
+        return ""
+    listed = ", ".join(left[:5]) + (", …" if len(left) > 5 else "")
+    other = "" if len(left) < len(given) else " What is validated on is drawn from the other cases."
+    return (
+        f"Left out of validation, since no slice of a model's result was edited there: {listed}. They are not trained "
+        f"on.{other}"
+    )
 
 
 def unvalidated(states: Mapping[str, SliceStates] | None) -> frozenset[str]:
@@ -282,7 +309,7 @@ def keep_classes(
         if all(holding[value] for value in own):
             continue
         with_it = holding + Counter(own)
-        free = (t for t in trained if t not in barred)
+        free = sorted((t for t in trained if t not in barred), key=lambda t: not values.get(t))  # empty ones last
         spare = next((t for t in free if all(with_it[value] > 1 for value in values.get(t, ()))), None)
         if spare is None and len(validated) == 1:
             continue

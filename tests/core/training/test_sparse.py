@@ -319,16 +319,18 @@ def test_a_result_that_was_only_checked_trains_and_is_not_compared(pair, tmp_pat
     assert measured(tuned.header) == "training"
 
 
-def test_whole_cases_are_drawn_among_those_with_edited_slices(pair, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("corrected", "kind"), [((12, 14), "none held out"), ((8, 10, 12, 14), "slices")])
+def test_the_only_corrected_scan_is_trained_on(corrected: tuple[int, ...], kind: str, pair, tmp_path: Path) -> None:
     untouched, checked, edited = (
-        SliceStates("z", 24, 1, *each, only=True) for each in (((), ()), ((9, 12), ()), ((9,), (12, 14)))
+        SliceStates("z", 24, 1, *each, only=True) for each in (((), ()), ((9, 12), ()), ((9,), corrected))
     )
     states = [untouched, checked, checked, checked, edited]
     pairs = [result_of(pair, i, each) for i, each in enumerate(states)]
     result, _, _ = drain(train(run_of(tmp_path, pairs)))
     stored = json.loads(RunFolder.beside(result.path).splits.read_text())
-    assert (stored["train"], stored["val"]) == (["scan1", "scan2", "scan3"], ["scan4"])
-    assert result.header.training["validation_cases"] == 1
+    assert (stored["train"], stored["validation"]) == (["scan1", "scan2", "scan3", "scan4"], kind)
+    assert len(stored["held_out"].get("scan4", {"slices": ()})["slices"]) == (kind == "slices")
+    assert set(stored["held_out"]) <= {"scan4"}
     with pytest.raises(DatasetError, match="holds an annotation"):
         drain(train(run_of(tmp_path, pairs[:1], out=tmp_path / "n.safetensors")))
 
@@ -360,6 +362,19 @@ def test_edited_slices_that_are_only_checked_at_another_time_point_are_not_valid
     stored = json.loads(RunFolder.beside(result.path).splits.read_text())
     assert stored["val"] == ["scan0"]
     assert "corrected" not in stored
+
+
+def test_a_marked_scan_that_was_only_checked_takes_the_verdict_from_no_other(pair, tmp_path: Path) -> None:
+    start, _, _ = drain(train(run_of(tmp_path, [pair(i) for i in range(2)])))
+    edited, checked = (SliceStates("z", 24, 1, (9,), each, only=True) for each in ((12, 14), ()))
+    pairs = [result_of(pair, i, edited) for i in range(2)] + [result_of(pair, 2, checked)]
+    run = run_of(tmp_path, pairs, init=str(start.path), out=tmp_path / "t.safetensors", validation=[1, 2])
+    tuned, said, _ = drain(train(run))
+    stored = json.loads(RunFolder.beside(run.out).splits.read_text())
+    assert (stored["train"], stored["val"], stored["corrected"]) == (["scan0"], ["scan1"], ["scan1"])
+    assert any("was edited there: scan2. They are not trained on." in s for s in said)
+    assert tuned.before is not None
+    assert "independent_labels" not in tuned.header.training
 
 
 def test_annotated_slices_are_given_by_case(pair, tmp_path: Path) -> None:

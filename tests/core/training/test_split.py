@@ -13,10 +13,21 @@ from prosma_core.config.model import ClassInfo
 from prosma_core.config.training import LabelsConfig
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.data.labels import read_annotation
+from prosma_core.data.slices import SliceStates
 from prosma_core.errors import DatasetError, TrainingError
 from prosma_core.runs.run_state import FAVORS_START, format_before_after
 from prosma_core.training.classes import check_background, format_classes
-from prosma_core.training.split import FEW_HELD_OUT, FEW_SLICES, HeldOut, Split, hold_out_slices, keep_classes
+from prosma_core.training.split import (
+    FEW_HELD_OUT,
+    FEW_SLICES,
+    HeldOut,
+    Split,
+    draw_cases,
+    hold_out_slices,
+    keep_classes,
+    leave_unjudged,
+    unjudged_words,
+)
 from prosma_core.training.validate import common_classes
 
 annotated = st.dictionaries(
@@ -123,6 +134,8 @@ def test_a_class_only_in_a_validation_case_moves_to_training_and_as_many_cases_v
     assert keep_classes(Split(("a",), ("e",)), {"a": {1}}, {"e": {2}}) == (Split(("a",), ("e",)), ())
     both, moved = keep_classes(Split(("a",), ("e", "f")), {"a": {1}}, {"e": {2}, "f": {1}})
     assert (both.train, both.val, moved) == (("a", "e"), ("f",), ("e",))
+    empty = {"a": set[int](), "b": {1}, "c": {1}}
+    assert keep_classes(Split(("a", "b", "c"), ("e",)), empty, {"e": {1, 2}})[0].val == ("b",)  # it shows something
 
 
 cases_with_classes = st.dictionaries(
@@ -140,6 +153,30 @@ def test_every_class_is_trained_on_where_that_can_be(cases: dict[str, set[int]],
     trained, everything = set().union(*(cases[n] for n in found.train)), set().union(*cases.values())
     assert set().union(*(cases[n] for n in split.train)) <= trained
     assert trained == everything or len(found.val) == 1
+
+
+@pytest.mark.parametrize(("corrected", "checked", "held"), [(1, 4, 0), (3, 7, 0), (4, 16, 1), (10, 0, 2), (20, 5, 4)])
+def test_of_corrected_scans_a_fifth_is_held_out_however_many_others_were_only_checked(
+    corrected: int, checked: int, held: int
+) -> None:
+    yes, no = (SliceStates("z", 24, 1, *each, only=True) for each in (((9,), (12, 14)), ((9, 12), ())))
+    states = {f"{i:02}": yes if i < corrected else no for i in range(corrected + checked)}
+    split = draw_cases(states, 0, states)
+    assert (len(split.val) if split.kind == "cases" else 0) == held
+    assert sum(states[name] is yes for name in split.train) == corrected - held
+    assert split.kind == ("cases" if held else "none held out")
+
+
+def test_marked_scans_without_an_edited_slice_are_left_out_of_validation_and_named() -> None:
+    edited, checked = (SliceStates("z", 24, 1, (9,), each, only=True) for each in ((12,), ()))
+    split = Split(("a", "b"), ("c", "d"))
+    for states, left in (({"c": edited, "d": edited}, ()), ({"c": edited, "d": checked}, ("d",))):
+        found = leave_unjudged(split, 0, states)
+        assert (found.train, found.val) == (split.train, tuple(name for name in split.val if name not in left))
+        assert ("d" in unjudged_words(split.val, found)) == bool(left)
+    none = leave_unjudged(split, 0, dict.fromkeys("cd", checked))
+    assert none == Split(("a", "b"), ("a", "b"), "none held out")
+    assert "c, d. They are not trained on. What is validated on is drawn" in unjudged_words(split.val, none)
 
 
 def test_slices_that_alone_hold_a_class_are_trained_on() -> None:
