@@ -15,7 +15,7 @@ from napari_prosma.scan.selection import Problem
 from napari_prosma.train.job import TrainingPreview, scan_in_view
 from napari_prosma.train.next_slice import Adviser, NextSlice, Preview
 from napari_prosma.train.pair_list import PairActions, PairList
-from napari_prosma.train.presenter import AbstractTrainView, TrainPresenter, preset_training
+from napari_prosma.train.presenter import AbstractTrainView, TrainPresenter
 from napari_prosma.train.run_library import free_name
 from napari_prosma.train.runtime_estimate import RuntimeEstimator
 from napari_prosma.train.series_work import SeriesWork
@@ -31,6 +31,7 @@ from napari_prosma.train.state import (
     usual_budget,
     usual_meaning,
     usual_name,
+    usual_training,
 )
 from napari_prosma.train.training_manager import TrainingManager
 from prosma_core.config.model import EncoderKind
@@ -81,6 +82,7 @@ class TrainController:
         self._own_name = ""
         self._edited: dict[int, tuple[str, str]] = {}
         self._plan: TrainPlan | Problem | None = None
+        self._usual: TrainingConfig | None = None
         self._presenter = TrainPresenter(view, session)
         self._pairs = PairList(session.jobs, self._pairs_changed)
         self.pairs = PairActions(viewer, self._pairs, session.jobs, self._say)
@@ -215,8 +217,8 @@ class TrainController:
         self._set(encoder=encoder)
 
     def choose_options(self, options: TrainingConfig) -> None:
-        """Advanced settings; those that are the preset's are left to it."""
-        usual = preset_training(self._choices.preset, fine_tuning=self._choices.start is not None)
+        """Advanced settings; those that the run has by itself are left to it."""
+        usual = usual_training(self._choices)
         given = {name: getattr(options, name) for name in type(options).model_fields}
         self._set(
             training={n: v for n, v in given.items() if v != getattr(usual, n) and n not in {"epochs", "minutes"}}
@@ -366,6 +368,10 @@ class TrainController:
     def _show_plan(self) -> None:
         self._plan = None if self._pairs.reading else resolve(self._choices, self.session.models_folder)
         self._estimate.plan_is(self._plan, self._choices)
+        usual = usual_training(self._choices)
+        if usual != self._usual:  # else somebody may be at work in its fields
+            self._usual = usual
+            self._presenter.options(self._choices)
         self.view.show_size(self._choices.size, asked=asks_for_size(self._choices))
         running = self.trainings.run is not None or self.next.running
         self._presenter.plan(self._plan, running=running, estimating=self._estimate.running)

@@ -234,6 +234,11 @@ class PairRow:
         return self.states if self.states is not None and self.states.only else None
 
     @property
+    def annotated(self) -> bool:
+        """Whether there is anything to train on, as far as is known."""
+        return self.result is None or bool(self.result.annotated)
+
+    @property
     def shown_facts(self) -> str:
         """The facts, and whether a layer was closed."""
         return f"{self.facts}, layer closed" if self.closed and self.facts else self.facts

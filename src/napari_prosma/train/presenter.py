@@ -12,9 +12,9 @@ from napari_prosma.scan.selection import ModelGroups, ModelRow, Problem, model_r
 from napari_prosma.train.pairs import PairRow
 from napari_prosma.train.series_work import AbstractSeriesView
 from napari_prosma.train.slice_marks import AbstractSliceView
-from napari_prosma.train.state import TrainChoices, TrainPlan, start_warning
+from napari_prosma.train.state import TrainChoices, TrainPlan, start_warning, usual_training
 from prosma_core.config.model import ClassInfo, EncoderKind
-from prosma_core.config.training import FINE_TUNING_RATE, PRESETS, LabelsConfig, TrainingConfig, presets_for
+from prosma_core.config.training import LabelsConfig, TrainingConfig, presets_for
 from prosma_core.data.fit import compare
 from prosma_core.data.look import describe
 from prosma_core.engine.messages import Ready
@@ -69,7 +69,7 @@ class AbstractTrainView(RunView, AbstractSliceView, Protocol):
 
     @property
     def defaults_clicked(self) -> ViewSignal:
-        """All advanced settings as the preset has them."""
+        """All advanced settings as the run has them by itself."""
 
     @property
     def device_chosen(self) -> ViewSignal:
@@ -230,9 +230,8 @@ class TrainPresenter:
         self._view.show_preset(presets, choices.preset, known or otherwise)
 
     def options(self, choices: TrainChoices) -> None:
-        """Advanced settings: the preset's, and over them what the user changed."""
-        usual = preset_training(choices.preset, fine_tuning=choices.start is not None)
-        self._view.show_options(usual.replace(**choices.training))
+        """Advanced settings: those of the run, and over them what the user changed."""
+        self._view.show_options(usual_training(choices).replace(**choices.training))
         self._view.show_encoder(choices.encoder, new=choices.start is None)
 
     def devices(self, chosen: str, ready: Ready | None) -> None:
@@ -251,9 +250,3 @@ class TrainPresenter:
             reason = problem.text if problem else "" if plan else "The pairs are being read."
             self._view.show_run("Train", enabled=not reason, tooltip=reason or "Train on these pairs")
             self._view.show_estimate(reason)
-
-
-def preset_training(preset: str, *, fine_tuning: bool = False) -> TrainingConfig:
-    """Settings of the loop as a preset has them, for a new model or for one that goes on learning."""
-    given = {"learning_rate": FINE_TUNING_RATE} if fine_tuning else {}
-    return TrainingConfig.parse(given | PRESETS[preset].get("training", {}), f"The preset {preset}")

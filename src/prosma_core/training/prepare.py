@@ -12,15 +12,8 @@ import torch
 from torch import Tensor
 
 import prosma_core
-from prosma_core.config.model import ClassInfo, ModelConfig, ModelHeader, PreprocessConfig, ScanFacts
-from prosma_core.config.training import (
-    FINE_TUNING_RATE,
-    PRETRAINED,
-    PlanOptions,
-    RunConfig,
-    few_slices,
-    with_defaults,
-)
+from prosma_core.config.model import PACKAGE, ClassInfo, ModelConfig, ModelHeader, PreprocessConfig, ScanFacts
+from prosma_core.config.training import FINE_TUNING_RATE, PlanOptions, RunConfig
 from prosma_core.data.intensities import COLOR
 from prosma_core.data.look import facts_of
 from prosma_core.data.slices import SliceStates
@@ -30,7 +23,6 @@ from prosma_core.inference.device import free_memory
 from prosma_core.io.bundle import Weights, find_model, load_bundle
 from prosma_core.io.dataset_folder import Case, DatasetFolder, open_cases
 from prosma_core.io.notes import made_by_model, read_notes
-from prosma_core.model import pretrained
 from prosma_core.model.pretrained import ATTRIBUTION, imagenet_weights
 from prosma_core.printable import counted
 from prosma_core.training.cases import TrainingCase, prepare_case
@@ -43,6 +35,7 @@ from prosma_core.training.plan import (
     plan_preprocess,
     plan_run,
     training_voxels,
+    with_usual,
 )
 from prosma_core.training.split import Split, all_slices, check_split, choose_cases, class_counts, unjudged_words
 
@@ -163,7 +156,7 @@ def _pretrained(run: RunConfig, model: ModelConfig) -> Generator[Event, None, di
     if model.encoder == "efficientnet-lite0":
         return imagenet_weights()
     if choose_encoder(run, model.dims, model.in_channels, installed=True) != model.encoder:
-        yield StageStarted(f"The package {pretrained.PACKAGE} is not installed: the network is trained from scratch.")
+        yield StageStarted(f"The package {PACKAGE} is not installed: the network is trained from scratch.")
     return None
 
 
@@ -185,28 +178,6 @@ def _synthetic(folder: DatasetFolder, split: Split) -> bool:
     """Whether the notes of every training case, of its image or its labels, say that it is a phantom."""
     cases = [folder.cases[name] for name in split.train]
     return all(any(read_notes(path).get("synthetic") for path in (case.label, case.images[0])) for case in cases)
-
-
-def with_usual(
-    run: RunConfig, start: ModelHeader | None, dims: int, prints: Sequence[Fingerprint], *, sparse: bool = False
-) -> RunConfig:
-    """The run with the defaults of the encoder that its network has or will have, and of few slices of a body.
-
-    Parameters
-    ----------
-    run : RunConfig
-    start : ModelHeader or None
-        Of the model to start from.
-    dims : int
-    prints : sequence of Fingerprint
-    sparse : bool
-        Whether only some slices of the scans are annotated, beside what the run says of all of them.
-    """
-    encoder = start.model.encoder if start else choose_encoder(run, dims, prints[0].channels)
-    if encoder == "efficientnet-lite0":
-        run = with_defaults(run, PRETRAINED[run.preset])
-    few = (sparse or run.labels.sparse) and all(p.unit == "mm" for p in prints)
-    return with_defaults(run, few_slices(dims, run.preset)) if few and not start else run
 
 
 def plan_model(

@@ -26,7 +26,8 @@ from prosma_core.training.cuda_graph import BEFORE_REPLAY, Graphed, graphed
 from prosma_core.training.dataset_summary import Fingerprint, grid_fingerprint, usual_dims
 from prosma_core.training.loop import training_memory
 from prosma_core.training.optimization import build_optimizer, segmentation_loss
-from prosma_core.training.prepare import describe_plan, plan_model, prepare_run, with_usual
+from prosma_core.training.plan import with_usual
+from prosma_core.training.prepare import describe_plan, plan_model, prepare_run
 from prosma_core.training.split import held_out_cases
 from prosma_core.training.trainer import Trainer
 

@@ -8,12 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prosma_core.config.model import LITE0_STRIDES, GateConfig, ModelConfig
+from prosma_core.config.model import LITE0_STRIDES, GateConfig, ModelConfig, weights_file
 from prosma_core.config.training import TrainingConfig, resolve_run, with_defaults
 from prosma_core.errors import ConfigError, GeometryError, ModelFileError
-from prosma_core.model import pretrained
 from prosma_core.model.gate_hooks import counting
-from prosma_core.model.pretrained import imagenet_weights, weights_file
+from prosma_core.model.pretrained import imagenet_weights
 from prosma_core.model.unet import UNet, build_model
 from prosma_core.model.weights import model_from, weights_of
 from prosma_core.training.optimization import build_optimizer, segmentation_loss, set_rate
@@ -157,7 +156,7 @@ def test_the_loss_takes_logits_that_are_coarser_than_the_labels(deep: bool, mask
 
 
 def test_missing_weights_are_said_and_residual_is_offered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretrained, "PACKAGE", "efficientnet-nowhere")
+    monkeypatch.setattr("prosma_core.config.model.PACKAGE", "efficientnet-nowhere")
     assert weights_file() is None
     with pytest.raises(ModelFileError, match=r"not installed.*residual"):
         imagenet_weights()

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prosma_core.config.training import PRETRAINED, PlanOptions, resolve_run, with_defaults
+from prosma_core.data.geometry import array_spec
 from prosma_core.errors import ConfigError, DatasetError
-from prosma_core.model import pretrained
-from prosma_core.training.dataset_summary import Fingerprint
+from prosma_core.training.dataset_summary import Fingerprint, usual_dims
 from prosma_core.training.plan import (
     LITE0_TRAINING_WIDTH,
     MEMORY_SHARE,
@@ -24,8 +24,8 @@ from prosma_core.training.plan import (
     plan_stages,
     plan_tile,
     target_spacing,
+    with_usual,
 )
-from prosma_core.training.prepare import with_usual
 
 GIB = 2**30
 
@@ -207,7 +207,7 @@ def test_pictures_are_learned_by_the_pretrained_encoder_unless_something_else_is
 
 
 def test_without_the_weights_a_residual_encoder_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretrained, "PACKAGE", "efficientnet-nowhere")
+    monkeypatch.setattr("prosma_core.config.model.PACKAGE", "efficientnet-nowhere")
     assert plan_run([case(*PICTURE)], 2, 2, run_of(), (), 64 * GIB)[1].encoder == "residual"
 
 
@@ -244,6 +244,13 @@ def test_fine_tuning_takes_its_own_preset_and_needs_a_model() -> None:
     assert run_of().preset == "balanced"
     with pytest.raises(ConfigError, match="quick, balanced, best"):
         run_of(preset="fine-tune")
+
+
+@pytest.mark.parametrize(("axis", "expected"), [("z", 2), ("y", 3), ("x", 3), ("", 2)])
+def test_few_slices_across_thick_ones_are_not_learned_slice_by_slice(axis: str, expected: int) -> None:
+    thick = array_spec((9, 64, 64), "zyx", spacing=(10, 1.5, 1.5), unit="mm")
+    assert usual_dims(thick, sparse=True, axis=axis) == expected
+    assert usual_dims(thick, axis=axis) == 3
 
 
 SPARSE = {"labels": {"zero": "annotated_slices"}}

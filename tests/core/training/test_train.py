@@ -35,7 +35,6 @@ from prosma_core.events import CheckpointSaved, EpochDone, StageStarted, StepDon
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.bundle import load_bundle
 from prosma_core.io.images import read_image, read_labels, write_image, write_labels
-from prosma_core.model import pretrained
 from prosma_core.runs.run_folder import RunFolder, resumed_settings
 from prosma_core.runs.run_state import keep_stopped
 from prosma_core.training import split, trainer
@@ -200,7 +199,7 @@ def test_a_pretrained_encoder_is_trained_resumed_and_fine_tuned_without_reading_
     work = train(settings(folder, cut, network={}))
     next(event for event in work if isinstance(event, EpochDone))
     work.close()
-    monkeypatch.setattr(pretrained, "PACKAGE", "efficientnet-nowhere")
+    monkeypatch.setattr("prosma_core.config.model.PACKAGE", "efficientnet-nowhere")
     drain(train(settings(folder, cut, network={"encoder": "efficientnet-lite0"}), resume=True))
     assert equal_states(RunFolder.beside(whole).state, RunFolder.beside(cut).state)
     tuned = settings(folder, tmp_path / "tuned.safetensors", init=str(whole), training={"epochs": 1})
@@ -214,10 +213,10 @@ def test_a_pretrained_encoder_is_trained_resumed_and_fine_tuned_without_reading_
 def test_a_missing_package_of_pretrained_weights_is_said(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pretrained, "PACKAGE", "efficientnet-nowhere")
+    monkeypatch.setattr("prosma_core.config.model.PACKAGE", "efficientnet-nowhere")
     setup, events = drain(prepare_run(settings(folder, tmp_path / "m", network={}), torch.device("cpu")))
     assert setup.header.model.encoder == "residual"
-    assert any("efficientnet-nowhere is not installed" in words for words in said(events))
+    assert any("is not installed: the network is trained from scratch" in words for words in said(events))
     wanted = settings(folder, tmp_path / "m", network={"encoder": "efficientnet-lite0"})
     with pytest.raises(ModelFileError, match=r"not installed.*residual"):
         drain(prepare_run(wanted, torch.device("cpu")))

@@ -726,6 +726,27 @@ def test_advanced_settings_that_are_the_presets_are_left_to_it(widget: Any, anno
     widget.controller.restore_defaults()
 
 
+def test_advanced_shows_what_the_scans_are_trained_with_and_each_value_can_be_chosen(widget: Any, rng: Any) -> None:
+    form = widget.view._advanced._form
+    image = widget.viewer.add_image(rng.normal(size=(60, 70)), name="photograph")
+    drawn = np.zeros((60, 70), np.uint8)
+    drawn[20:40, 20:40] = 1
+    widget.viewer.layers.selection = {image, widget.viewer.add_labels(drawn, name="drawn")}
+    widget.controller.choose_preset("balanced")
+    assert form.value.steps == 100  # of a network from scratch, as long as there is no scan
+    widget.controller.pairs.add_active()
+    assert (form.value.steps, form.value.batch_size) == (40, 16)
+    widget.controller.choose_options(form.value.replace(steps=100))
+    assert resolve_run(widget.controller._plan.request_values).training.steps == 100
+    widget.controller.choose_preset("quick")
+    assert (form.value.steps, form.value.batch_size, form.value.learning_rate) == (100, 4, 3e-3)
+    widget.controller.choose_encoder("residual")
+    assert (form.value.batch_size, form.value.learning_rate) == (2, 1e-3)
+    widget.controller.restore_defaults()
+    assert (form.value.steps, form.value.batch_size) == (40, 4)
+    assert widget.controller._plan.request_values["training"] == {"epochs": 100_000, "minutes": 10.0}
+
+
 def test_the_learning_rate_shown_is_the_one_of_fine_tuning_and_that_of_new_models_can_be_chosen(
     widget: Any, annotated: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,11 +10,13 @@ from unittest.mock import ANY
 
 import numpy as np
 import pytest
+import torch
 from napari.layers import Image, Labels
 
 from napari_prosma.scan.selection import Problem
 from napari_prosma.train.export_pairs import write_pairs
 from napari_prosma.train.pairs import Pair, PairRow, check
+from napari_prosma.train.requests import times_request
 from napari_prosma.train.sources import layer_source
 from napari_prosma.train.state import (
     TrainChoices,
@@ -25,6 +27,7 @@ from napari_prosma.train.state import (
     sized,
     usual_budget,
     usual_meaning,
+    usual_training,
 )
 from prosma_core.config.model import ClassInfo, VoxelSize
 from prosma_core.config.training import PRESETS, LabelsConfig, Preset, load_run_yaml, resolve_run
@@ -33,7 +36,8 @@ from prosma_core.io.dataset_folder import open_cases
 from prosma_core.io.images import read_labels
 from prosma_core.runs.run_folder import RunFolder, check_new_run
 from prosma_core.training.classes import format_classes
-from prosma_core.training.dataset_summary import read_split
+from prosma_core.training.dataset_summary import read_split, thick_words
+from prosma_core.training.prepare import prepare_run
 from prosma_core.training.split import choose_cases, class_counts
 
 SPARSE = LabelsConfig(zero="annotated_slices")
@@ -179,6 +183,54 @@ def test_a_model_may_have_any_name_and_its_file_has_a_safe_one(tmp_path: Path) -
 def test_dimensions_of_a_new_model(dims: Any, expected: int | None, tmp_path: Path) -> None:
     run = resolve_run(plan_of(choices(dims=dims), tmp_path).request_values)
     assert run.preprocess.dims == expected
+
+
+THICK = {"scale": (8, 1, 1), "units": ("mm",) * 3}
+
+
+def few(axis: int, **image: Any) -> PairRow:
+    """A scan of which two slices along an axis are annotated."""
+    scan = Image(np.random.default_rng(0).normal(size=(24, 32, 32)).astype(np.float32), name="few", **image)
+    data = np.zeros(scan.data.shape, np.uint8)
+    np.moveaxis(data, axis, 0)[[5, 12], 4:9, 4:9] = 1
+    labels = Labels(data, name="few drawn", scale=scan.scale, units=scan.units)
+    return check(Pair(layer_source(scan), layer_source(labels)), SPARSE)
+
+
+@pytest.mark.parametrize("preset", ["quick", "balanced"])
+@pytest.mark.parametrize(
+    ("make", "given", "dims"),
+    [
+        (lambda: row((96, 96), name="picture", dtype=np.uint8), {}, 2),
+        (lambda: row((96, 96), name="picture", dtype=np.uint8), {"encoder": "residual"}, 2),
+        (lambda: row((24, 32, 32), **THICK), {}, 3),
+        (lambda: few(0, **THICK), {"labels": SPARSE}, 2),
+        (lambda: few(1, **THICK), {"labels": SPARSE}, 3),
+        (lambda: few(0, **THICK), {"labels": SPARSE, "dims": 3}, 3),
+        (lambda: few(0, scale=(1, 1, 1), units=("mm",) * 3), {"labels": SPARSE}, 3),
+        (lambda: row((24, 32, 32), **THICK), {"start": "phantom-3d"}, 3),
+    ],
+    ids=["picture", "residual", "whole", "thick", "thick across", "thick in 3D", "isotropic", "start"],
+)
+def test_the_settings_shown_and_timed_are_those_that_are_trained_with(
+    make: Any, given: dict[str, Any], dims: int, preset: Preset, tmp_path: Path
+) -> None:
+    there = make()
+    there.pair.image.layer.data = np.random.default_rng(0).integers(0, 200, there.pair.image.layer.data.shape)
+    given = given | ({"start": entry(given["start"])} if "start" in given else {})
+    chosen = choices(there, preset=preset, training={"patience": 7}, device="cpu", **given)
+    plan = plan_of(chosen, tmp_path)
+    files = finished(write_pairs([there.pair], tmp_path / "data"))
+    setup = finished(prepare_run(resolve_run(plan.request_values | {"pairs": files}), torch.device("cpu")))
+    assert plan.dims == setup.header.model.dims == dims
+    shown, trained = usual_training(chosen).replace(**chosen.training), setup.run.training
+    planned = {"keep": trained.keep} | ({} if shown.batch_size else {"batch_size": trained.batch_size})
+    mirror = {"augment": trained.augment} if "start" in given else {}  # that of the model, which has no field
+    assert shown.replace(**planned, **mirror) == trained
+    assert (thick_words(there.spec) in plan.notes) == (dims == 2 and "labels" in given)
+    request = times_request(plan, sized(chosen), 2)
+    if "start" not in given:
+        assert {run.preprocess.dims for run in request.runs.values()} == {dims}
 
 
 def test_pictures_among_scans_make_a_2d_model(tmp_path: Path) -> None:
