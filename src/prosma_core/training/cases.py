@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from random import Random
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from prosma_core.config.model import ClassInfo, PreprocessConfig
 from prosma_core.config.training import AugmentConfig
 from prosma_core.data.frames import frames
 from prosma_core.data.geometry import Scan
-from prosma_core.data.grid import network_grid, thick_axes
+from prosma_core.data.grid import NetworkGrid, network_grid, thick_axes
 from prosma_core.data.intensities import check_channels, check_finite, check_plausible, fit_channels, normalise
 from prosma_core.data.labels import IGNORED, Annotation, class_indices
 from prosma_core.data.resample import resize, resize_labels
@@ -48,6 +49,9 @@ class TrainingCase:
         Of a start model, for some classes; None where they are not wanted.
     scan : str
         Name of the case that it is a frame of.
+    judged : Tensor or None, bool, shape (*grid)
+        Annotated voxels by which a start model may be judged: those of edited slices. The others of a model's result,
+        on slices that were only checked, are its own. None where all may.
     """
 
     name: str
@@ -57,6 +61,7 @@ class TrainingCase:
     annotated: Tensor | None = None
     probabilities: Tensor | None = None
     scan: str = ""
+    judged: Tensor | None = None
 
     @cached_property
     def present(self) -> frozenset[int]:
@@ -92,6 +97,9 @@ def prepare_case(
     indices = class_indices(labels.values, classes, name)
     if labels.ignored is not None:
         indices = np.where(labels.ignored, np.int16(IGNORED), indices.astype(np.int16))
+    unjudged = None if labels.edited is None else labels.only(labels.edited).ignored
+    if unjudged is None or (labels.ignored is not None and np.array_equal(unjudged, labels.ignored)):
+        unjudged = None
     grid = network_grid(image.spec, pre)
     rng = np.random.default_rng(seed)
     every = list(frames(image, pre.dims))
@@ -116,7 +124,14 @@ def prepare_case(
             [p for p in points if len(p)],
             _some_points(target != IGNORED, rng) if labels.sparse else None,
             scan=name,
+            judged=None if unjudged is None else _judged(wanted, grid.orient(unjudged[frame.index]), grid),
         )
+
+
+def _judged(wanted: NDArray[Any], unjudged: NDArray[np.bool_], grid: NetworkGrid) -> Tensor:
+    """Annotated voxels of a frame, oriented, that are not to be left out, on the network's grid."""
+    kept = np.where(unjudged, np.int16(IGNORED), (wanted != IGNORED).astype(np.int16) - 1)  # 0 or ignored
+    return torch.from_numpy(resize_labels(np.ascontiguousarray(kept), grid.shape, grid.thick) != IGNORED)
 
 
 def _some_points(mask: np.ndarray, rng: np.random.Generator) -> Tensor:

@@ -109,18 +109,20 @@ def keep_start(
         and len(header.classes) == len(setup.header.classes) == len(common)
         and all(i == j for i, j in common.items())
     )
-    dice, cases, words = None, setup.train, ""
+    dice, cases, words, edited = None, setup.train, "", False
     if comparable:
         if training.distillation != 0 and not resume:
             training, words = _fitting_memory(training, setup.train, len(classes))
         network = model_from(header.model, arrays).to(device)
-        dice, cases = yield from _predicted(setup, training, network, common, classes, device)
+        dice, edited, cases = yield from _predicted(setup, training, network, common, classes, device)
     chosen = _chosen(training, dice, same=same)
     if not chosen.distillation:
         cases = setup.train
     if not resume:
         soft = any(case.probabilities is not None for case in cases)
-        yield StageStarted(f"{_words(setup.run.training, chosen, dice, soft=soft, same=same)} {words}".strip())
+        where = "edited slices" if edited else "the annotated voxels"
+        said = _words(setup.run.training, chosen, dice, where, soft=soft, same=same)
+        yield StageStarted(f"{said} {words}".strip())
     with torch.device("meta"):
         network = UNet(setup.header.model)
     weights = fitting(network, arrays)
@@ -169,25 +171,36 @@ def _predicted(
     common: Mapping[int, int],
     classes: Sequence[int],
     device: torch.device,
-) -> Generator[Event, None, tuple[float | None, list[TrainingCase]]]:
+) -> Generator[Event, None, tuple[float | None, bool, list[TrainingCase]]]:
     """Dice of the start model on the annotated voxels, all cases together, and the cases with its probabilities.
 
-    Cases without an ignored voxel need none; of them, as many are segmented as are validated after an epoch, and only
-    where something is to be chosen by Dice and no other case is there.
+    Slices of a model's result that were checked and not edited are its own output: they have no part in the Dice,
+    unless no others hold a class. Cases without an ignored voxel need no probabilities; of them, as many are segmented
+    as are validated after an epoch, and only where something is to be chosen by Dice and no other case is there.
+
+    Returns
+    -------
+    dice : float or None
+        None where nothing annotated holds a class that both models have.
+    edited : bool
+        Whether annotated voxels were left out of it.
+    cases : list of TrainingCase
     """
     choose = training.trained_share is None or training.distillation is None
     cases = list(setup.train)
     wanted = [i for i, case in enumerate(cases) if case.masked]
     if training.distillation == 0 or not wanted:
         most = training.validation_cases if choose else 0
-        of = wanted or range(len(cases))
+        of = wanted or list(range(len(cases)))
+        of = [i for i in of if _judges(cases[i])] or of
         wanted = [of[i * len(of) // most] for i in range(most)] if len(of) > most else list(of)
     if not wanted:
-        return None, cases
+        return None, False, cases
     yield StageStarted("Segmenting the training cases with the start model.")
     predictor = _predictor(setup, network, device)
-    counts = torch.zeros(2, len(setup.header.classes), dtype=torch.int64)  # twice the overlap, and both sizes
-    here = torch.zeros(len(setup.header.classes), dtype=torch.bool)
+    # of all that is annotated, and of what may judge: twice the overlap, and both sizes
+    counts = torch.zeros(2, 2, len(setup.header.classes), dtype=torch.int64)
+    here = torch.zeros(2, len(setup.header.classes), dtype=torch.bool)
     for i in wanted:
         logits = yield from predictor.predict(cases[i].image, device)
         if not bool(torch.isfinite(logits).all()):
@@ -195,15 +208,25 @@ def _predicted(
             raise DivergedError(msg)
         meant = torch.tensor([common.get(k, 0) for k in range(len(logits))], device=logits.device)
         found, labels = meant[logits.argmax(0)], cases[i].labels.to(logits.device).long()
-        for k in classes[1:]:
-            p, r = (found == k) & (labels != IGNORED), labels == k
-            counts[:, k] += torch.tensor([2 * int((p & r).sum()), int(p.sum()) + int(r.sum())])
-            here[k] |= bool(r.any())
+        judged = cases[i].judged
+        own = labels if judged is None else torch.where(judged.to(labels.device), labels, IGNORED)
+        for which, known in enumerate((labels, own)):
+            for k in classes[1:]:
+                p, r = (found == k) & (known != IGNORED), known == k
+                counts[which, :, k] += torch.tensor([2 * int((p & r).sum()), int(p.sum()) + int(r.sum())])
+                here[which, k] |= bool(r.any())
         if cases[i].masked and training.distillation != 0:
             cases[i] = replace(cases[i], probabilities=_known(logits, common, classes))
         yield Working(f"Segmented {cases[i].name}")
-    scores = (counts[0] / counts[1].clamp_min(1))[here]
-    return (float(scores.mean()) if len(scores) else None), cases
+    edited = any(cases[i].judged is not None for i in wanted) and bool(here[1].any())
+    twice, sizes = counts[int(edited)]
+    scores = (twice / sizes.clamp_min(1))[here[int(edited)]]
+    return (float(scores.mean()) if len(scores) else None), edited, cases
+
+
+def _judges(case: TrainingCase) -> bool:
+    """Whether a start model may be judged by any voxel of a case."""
+    return case.judged is None or bool(case.judged.any())
 
 
 def start_probabilities(
@@ -250,15 +273,17 @@ def _chosen(training: TrainingConfig, dice: float | None, *, same: bool) -> Trai
     )
 
 
-def _words(given: TrainingConfig, chosen: TrainingConfig, dice: float | None, *, soft: bool, same: bool) -> str:
+def _words(
+    given: TrainingConfig, chosen: TrainingConfig, dice: float | None, where: str, *, soft: bool, same: bool
+) -> str:
     """What is kept of the start model, and why."""
     assert chosen.trained_share is not None
     what = _kept_words(chosen.trained_share, soft=soft)
     if given.trained_share is not None and (dice is None or given.distillation is not None):
         return f"As set, the model has {what}."
     if dice is None:
-        return f"The start model has no Dice on the annotated voxels: {what}."
-    found = f"The start model has Dice {dice:.2f} on the annotated voxels"
+        return f"The start model has no Dice on {where}: {what}."
+    found = f"The start model has Dice {dice:.2f} on {where}"
     if given.trained_share is not None:
         return f"{found}; as set, the model has {what}."
     if not same:

@@ -220,7 +220,7 @@ def take_labels(trainer: Learner, live: LiveInput, epoch: int) -> Generator[Even
         yield Working(f"Reading the new labels of {name}")
         try:
             _check_copy(trainer, names, label, new)
-            parts = _prepared(trainer, name, new)
+            parts, lost = _prepared(trainer, name, new)
             soft = yield from trainer.with_probabilities(parts.get("train", []))
             _put(new, label)
         except ProsmaError as error:
@@ -229,6 +229,8 @@ def take_labels(trainer: Learner, live: LiveInput, epoch: int) -> Generator[Even
         finally:
             discard([new])
         yield from trainer.take(name, {**parts, "train": soft} if "train" in parts else parts)
+        if lost:
+            yield StageStarted(lost)
         if "train" in parts:
             taken.append(name)
         else:
@@ -248,8 +250,17 @@ def _check_copy(trainer: Learner, names: dict[Path, str], label: Path, new: Path
         raise LabelError(msg)
 
 
-def _prepared(trainer: Learner, name: str, new: Path) -> dict[Part, list[TrainingCase]]:
+def _prepared(trainer: Learner, name: str, new: Path) -> tuple[dict[Part, list[TrainingCase]], str]:
     """Cases of a scan with new labels, of each part of the split that it is in.
+
+    Where nothing that is held out is annotated in them any more, the part that is trained on counts all the same; the
+    scan is not measured on any more, or as it was before where nothing else is held out.
+
+    Returns
+    -------
+    parts : dict
+    lost : str
+        What is said of held-out slices in which nothing is annotated any more; else empty.
 
     Raises
     ------
@@ -278,11 +289,22 @@ def _prepared(trainer: Learner, name: str, new: Path) -> dict[Part, list[Trainin
         except LabelError as error:
             msg = f"{error} A new class needs a new training."
             raise LabelError(msg) from error
-        if not parts[key] and trainer.cases_of(key, name):
+        if not parts[key] and trainer.cases_of(key, name) and (key == "train" or not parts.get("train")):
             what = "to train on" if key == "train" else "that is held out"
             msg = f"Nothing {what} is annotated in them."
             raise LabelError(msg)
-    return parts
+    if parts.get("val", True) or not trainer.cases_of("val", name):
+        return parts, ""
+    others = any(case.scan != name for case in trainer.setup.val)
+    if not others:
+        del parts["val"]
+    slices = ", ".join(map(str, split.held[name].slices)) if name in split.held else ""
+    where = f" ({labels.axis_name} {slices})" if labels.axis_name and slices else ""
+    return parts, (
+        f"{name}: nothing is annotated any more on what is held out{where}. "
+        f"{'It is not measured on' if others else 'It is measured on as it was'}, the other slices are learned; paint "
+        "there again to measure on it."
+    )
 
 
 def _put(new: Path, label: Path) -> None:

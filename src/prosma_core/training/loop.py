@@ -105,6 +105,9 @@ def _run(trainer: Trainer, resume: bool) -> Generator[Event, None, TrainingResul
     if resume:
         yield StageStarted(trainer.resume())
         trainer.before = trainer.folder.read_before()
+        if trainer.before is not None and trainer.setup.split.kind == "none held out":  # not any more
+            trainer.before = None
+            trainer.folder.remove_before()
     else:
         trainer.folder.clear()
         trainer.before = yield from validate_start(trainer.setup, trainer.device)

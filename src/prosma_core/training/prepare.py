@@ -141,6 +141,17 @@ def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None
         yield StageStarted(split.words())
     train = yield from _prepare_cases(folder, split, "train", run, pre, classes)
     val = yield from _prepare_cases(folder, split, "val", run, pre, classes)
+    if not val and not fresh and split.kind == "slices":  # since the run began, its labels there were taken back
+        split = Split(split.train, split.train, "none held out")
+        yield StageStarted(f"On the held-out slices nothing is annotated any more. {split.words()}")
+        train = val = yield from _prepare_cases(folder, split, "train", run, pre, classes)
+    for part, cases in (("train", train), ("val", val)):
+        if not cases:
+            msg = (
+                f"No case of {part!r} can be used: every image has one value everywhere, or no annotation. "
+                f"Check {folder.root}."
+            )
+            raise IntensityError(msg)
     synthetic = _synthetic(folder, split)
     described = _header(run, model, pre, classes).replace(facts=_scan_facts(facts.prints, synthetic=synthetic))
     return Setup(run, described, split, train, val, start, synthetic, published, folder.cases)
@@ -218,12 +229,6 @@ def _prepare_cases(
         image, labels = read_annotated(folder.cases[name], run)
         cases.extend(prepare_case(name, image, split.part(key, name, labels), pre, classes, seed=i))
         yield Working(f"Preparing {name}")
-    if not cases:
-        msg = (
-            f"No case of {key!r} can be used: every image has one value everywhere, or no annotation. "
-            f"Check {folder.root}."
-        )
-        raise IntensityError(msg)
     return cases
 
 

@@ -21,7 +21,7 @@ from prosma_core.engine.messages import Cancelled, LiveLabels, ScanRef, TrainReq
 from prosma_core.engine.serving import Inbox
 from prosma_core.events import EpochDone, InterimDone, LabelsTaken, PreviewDone, StageStarted, StepDone, Working
 from prosma_core.io.bundle import read_header
-from prosma_core.io.images import read_labels, write_labels
+from prosma_core.io.images import read_labels, write_image, write_labels
 from prosma_core.io.notes import slices_note
 from prosma_core.runs.run_folder import RunFolder, resumed_settings
 from prosma_core.runs.run_state import run_state
@@ -315,6 +315,49 @@ def test_new_labels_reach_a_model_that_is_the_best_and_those_of_a_held_out_scan_
     assert folder.progress()["best_epoch"] == 3
     assert run_state(folder).dice == folder.progress()["best_dice"]
     assert run_state(folder).finished
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_held_out_slice_that_is_taken_back_keeps_no_other_paint_from_being_learned(
+    count: int, make_run: MakeRun, tmp_path: Path
+) -> None:
+    out = make_run("m").out
+    folder, spec = RunFolder.beside(out), array_spec((24, 32, 32), "zyx", (1.0, 1.0, 1.0), "mm")
+    (data := folder.root / "data").mkdir(parents=True)
+    values, pairs = np.zeros((24, 32, 32), np.uint8), []
+    values[:, 8:20, 8:20] = 1
+    slices = (4, 8, 12, 16, 20)
+    some = np.where(np.isin(np.arange(24), slices)[:, None, None], values, 0).astype(np.uint8)
+    for i in range(count):
+        pairs.append((tmp_path / f"scan{i}.nii.gz", data / f"labels{i}.nii.gz"))
+        write_image(pairs[i][0], values + np.random.default_rng(i).random(values.shape).astype(np.float32), spec)
+        write_labels(pairs[i][1], some, spec)
+    labels = {"zero": "annotated_slices"}
+    run = make_run("m", {"epochs": 2, "steps": 2}, pairs=pairs, labels=labels, preprocess={"dims": 3, "tile": [16] * 3})
+    live, said, taken = Inbox(lambda: None), [], []
+    for event in events_of(run, live):
+        if isinstance(event, StepDone) and (event.epoch, event.step) == (2, 1):
+            (held,) = folder.read_splits()["held_out"]["scan0"]["slices"]
+            changed = some.copy()
+            changed[held], changed[22] = 0, values[22]
+            write_labels(data / "new.nii.gz", changed, spec)
+            new = {str(pairs[0][1]): str(data / "new.nii.gz")}
+            live.put(LiveLabels(live=1, changed=new, wait=False))
+        elif isinstance(event, StageStarted) and "held out (z" in event.message:
+            said.append(event.message)
+        elif isinstance(event, LabelsTaken):
+            taken.append(event.cases)
+    assert taken == [("scan0",)]
+    what = "It is not measured on" if count == 2 else "It is measured on as it was"
+    assert said == [
+        f"scan0: nothing is annotated any more on what is held out (z {held}). {what}, the other slices are learned; "
+        "paint there again to measure on it."
+    ]
+    assert read_header(out).training["validation"] == "slices"
+    again = RunConfig.parse(resumed_settings(folder, {"out": str(out)}, more_epochs=1), "again")
+    said = [event.message for event in train(again, resume=True) if isinstance(event, StageStarted)]
+    assert any("On the held-out slices nothing is annotated any more" in words for words in said) == (count == 1)
+    assert read_header(out).training["validation"] == ("slices" if count == 2 else "none held out")
 
 
 def test_the_comparison_is_removed_where_nothing_is_compared_any_more(tmp_path: Path) -> None:

@@ -11,13 +11,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from prosma_core.api import segment
 from prosma_core.config.training import AugmentConfig, load_run_yaml, resolve_run
 from prosma_core.data.geometry import array_spec
 from prosma_core.data.labels import IGNORED
+from prosma_core.data.slices import SliceStates
 from prosma_core.errors import TrainingError
 from prosma_core.events import EpochDone, StageStarted
 from prosma_core.io.bundle import load_bundle
 from prosma_core.io.images import write_image, write_labels
+from prosma_core.io.notes import slices_note
 from prosma_core.runs.run_folder import RunFolder
 from prosma_core.training import fine_tuning
 from prosma_core.training.cases import PatchSampler, TrainingCase
@@ -203,6 +206,37 @@ def test_what_is_kept_is_chosen_by_the_start_models_dice_and_said(
     assert words in sentence
     chosen = load_run_yaml(RunFolder.beside(result.path).run_yaml)["training"]
     assert (chosen["trained_share"], chosen["distillation"]) == (share, weight)
+
+
+@pytest.mark.parametrize("flat", [False, True], ids=["3D", "2D"])
+def test_slices_that_were_only_checked_do_not_make_a_poor_start_model_good(
+    flat: bool, tmp_path: Path, start: Path
+) -> None:
+    """Of a result, the start model's own labels on checked slices count only where nothing else holds a class."""
+    image, _ = written(tmp_path, "scan", ())
+    spec, notes = array_spec(SHAPE, "zyx", (1.0, 1.0, 1.0), "mm"), {"program": "prosma", "model": "start"}
+    if flat:
+        pair = written(tmp_path, "whole", tuple(range(SHAPE[0])))
+        values = {
+            **TINY,
+            "pairs": [pair],
+            "out": tmp_path / "flat.safetensors",
+            "preprocess": {"dims": 2, "tile": [16] * 2},
+        }
+        start = drain(train(resolve_run({**values, "class_names": {1: "ball"}, "training": LOOP})))[0].path
+    found = segment(image, start)
+    corrected, checked = np.array(found), tuple(i for i in range(16) if i not in (6, 8))
+    corrected[[6, 8]] = 1 - corrected[[6, 8]]  # all of it was wrong there
+    said = []
+    for edited in ((6, 8), ()):
+        states = SliceStates("z", SHAPE[0], 1, checked, edited, only=True)
+        labels = tmp_path / f"{len(edited)}.nii.gz"
+        write_labels(labels, corrected if edited else found, spec, provenance=notes | slices_note(states))
+        values = {"device": "cpu", "pairs": [(image, labels)], "out": tmp_path / f"{len(edited)}.safetensors"}
+        run = resolve_run({**values, "init": str(start), "training": {**LOOP, "epochs": 1, "steps": 1}})
+        said.append(next(s for s in drain(train(run))[1] if "has Dice" in s))
+    assert said[0].startswith("The start model has Dice 0.00 on edited slices: it is retrained")
+    assert said[1].startswith("The start model has Dice 1.00 on the annotated voxels: it is corrected carefully")
 
 
 def test_a_fine_tuning_that_is_resumed_equals_one_that_was_never_stopped(tmp_path: Path, start: Path) -> None:
