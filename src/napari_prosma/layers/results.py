@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -17,11 +18,12 @@ import prosma_core
 from napari_prosma.layers.labels import fit_brush
 from napari_prosma.layers.placement import Placement
 from napari_prosma.layers.scan import METADATA, LayerScan
-from napari_prosma.layers.slices import remember
+from napari_prosma.layers.slices import keep, marks_of, packed, remember
 from prosma_core.config.documents import load_json
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import ImageSpec
 from prosma_core.data.slices import SliceStates
+from prosma_core.errors import ProsmaError
 from prosma_core.io.notes import SLICES, slices_note
 
 if TYPE_CHECKING:
@@ -54,17 +56,19 @@ def labels_layer(
     -------
     Labels
         Transform, units and axis labels are the scan's, without its channel axis. A channel axis that is not the
-        first stays, one voxel wide, so that the labels show at every channel.
+        first stays, one voxel wide, so that the labels show at every channel. Before anything is painted in it, it
+        remembers what a model gave (see `napari_prosma.layers.slices`).
     """
     placement, axes, shown = _without_channel(scan, labels)
     notes = scan.notes(axes, ImageSpec.labels_spec)
-    return Labels(
+    layer = Labels(
         shown,
         name=name,
         **placement.arguments(),
         **class_arguments(classes),
         metadata={METADATA: notes | {"provenance": dict(provenance), "classes": tuple(classes)}},
     )
+    return _remembering(layer)
 
 
 def objects_layer(
@@ -86,7 +90,7 @@ def objects_layer(
         Columns with a value for each object; ``index`` holds its number.
     """
     placement, axes, shown = _without_channel(scan, objects)
-    return Labels(
+    layer = Labels(
         shown,
         name=name,
         visible=visible,
@@ -94,6 +98,20 @@ def objects_layer(
         **placement.arguments(),
         metadata={METADATA: scan.notes(axes, ImageSpec.labels_spec) | {"provenance": dict(provenance)}},
     )
+    return _remembering(layer)
+
+
+def _remembering(layer: Labels) -> Labels:
+    """The layer, which remembers what a model gave when a tool that changes voxels is chosen."""
+    layer.events.mode.connect(_before_painting)
+    return layer
+
+
+def _before_painting(event: Any) -> None:
+    layer = event.source
+    if layer.mode in ("paint", "fill", "erase", "polygon"):
+        with contextlib.suppress(ProsmaError):  # it cannot be told what is painted in it
+            remember(layer)
 
 
 def image_layer(
@@ -189,6 +207,8 @@ def show_labels(layer: Labels, scan: LayerScan, labels: NDArray[Any]) -> None:
     """Show another result on the same scan in a layer that `labels_layer` made; shape as there."""
     _, _, shown = _without_channel(scan, labels)
     layer.data = shown
+    if is_result(layer) and marks_of(layer) is not None:  # those of the result before
+        keep(layer, packed(layer))
 
 
 def _without_channel(scan: LayerScan, data: NDArray[Any]) -> tuple[Placement, str, NDArray[Any]]:

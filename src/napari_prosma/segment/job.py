@@ -23,7 +23,7 @@ from napari_prosma.layers.results import (
     refresh,
 )
 from napari_prosma.layers.scan import read
-from napari_prosma.layers.slices import keep, packed
+from napari_prosma.layers.slices import Marks, keep, marks_of, packed
 from napari_prosma.layers.viewport import slab_in_view
 from napari_prosma.segment.state import SegmentPlan
 from prosma_core.config.model import ClassInfo, provenance
@@ -227,8 +227,19 @@ class SegmentJob(ShownRun):
         labels = labels_layer(
             plan.scan, self._arrays["labels"], plan.model.header.classes, plan.result_name, self._notes
         )
+        labels.editable = False  # the next tile would paint over it
         add_layer_keep_selection(self._viewer, labels)
         return labels
+
+    def _remember(self, labels: Labels) -> None:
+        """Let the result be painted in, and keep what the model gave: by the first stroke, or aside until then."""
+
+        def done(marks: Marks) -> None:
+            if marks_of(labels) is None:
+                keep(labels, marks)
+
+        labels.editable = True
+        self._jobs.run(lambda: packed(labels), done, lambda _: None)
 
     def _show_slab(self, slab: SlabDone) -> None:
         """Draw new labels where they are in view; the array already holds them."""
@@ -252,7 +263,7 @@ class SegmentJob(ShownRun):
             self.labels = self._add_labels()
         plan, labels = self.plan, self.labels
         labels.refresh()  # its thumbnail as well
-        self._jobs.run(lambda: packed(labels), lambda marks: keep(labels, marks), lambda _: None)
+        self._remember(labels)
         self._add_maps(labels.name)
         rows = class_rows(plan.model.header.classes, result.voxels, plan.scan.spec)
         heading = size_heading(plan.scan.spec)

@@ -50,6 +50,7 @@ def still_works(desk: Any, rng: np.random.Generator) -> None:
 def test_cancel_by_a_click_on_the_same_button(busy_bare: Any, rng: np.random.Generator) -> None:
     engine = busy_bare.session.jobs.pid
     assert busy_bare.button("run").text() == "Cancel"
+    assert not busy_bare.controller.run.labels.editable  # what comes next would paint over strokes
     busy_bare.click("run")
     busy_bare.wait()
     assert busy_bare.text("messages").endswith("Cancelled.")

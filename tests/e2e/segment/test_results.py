@@ -12,6 +12,8 @@ import pytest
 from napari.layers import Image, Labels
 from qtpy.QtWidgets import QCheckBox
 
+from napari_prosma.layers.slices import slice_states
+
 pytestmark = pytest.mark.slow
 
 
@@ -75,12 +77,15 @@ def test_correcting_makes_a_copy_and_picks_the_brush(desk: Any, scan_file: Path,
     scan = desk.open(scan_file)
     desk.choose("plain-3d")
     result = desk.segment()
+    result.mode = "paint"
+    result.data_setitem(tuple(np.array([i]) for i in (3, 9, 9)), 1 - int(result.data[3, 9, 9]))
     desk.click("Correct && fine-tune")
     copy = desk.viewer.layers.selection.active
     lies_on(copy, scan, "zyx")
     assert copy is not result
     assert copy.mode == "paint"
     assert not result.visible
+    assert slice_states(copy).edited == (3,)  # what was painted into the result itself
     np.testing.assert_array_equal(copy.data, result.data)
     copy.data[:] = 0
     assert result.data.any()

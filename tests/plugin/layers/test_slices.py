@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,11 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
 from napari_prosma._writer import write_labels_layer
-from napari_prosma.layers.results import editable_copy, labels_layer
+from napari_prosma.layers.results import editable_copy, labels_layer, objects_layer, show_labels
 from napari_prosma.layers.scan import METADATA, read
 from napari_prosma.layers.slices import edited_voxels, mark, marks_of, remember, slice_states
 from napari_prosma.train.export_pairs import autosave
+from napari_prosma.train.pair_list import PairList
 from napari_prosma.train.pairs import Pair, check
 from napari_prosma.train.sources import layer_source
 from prosma_core.config.model import ClassInfo
@@ -27,6 +29,7 @@ from prosma_core.io.images import read_labels
 CLASSES = (ClassInfo(value=0, name="background"), ClassInfo(value=1, name="organ"), ClassInfo(value=2, name="core"))
 NOTES = {"program": "prosma", "model": "phantom-3d"}
 SHAPE = (5, 6, 7)
+RUNS_NOTHING: Any = SimpleNamespace(run=lambda *_: None, timer=lambda _: None)
 
 
 def result(shape: tuple[int, ...] = SHAPE, **arguments: Any) -> Labels:
@@ -84,6 +87,30 @@ def test_what_is_painted_into_the_result_itself_counts_from_when_it_is_known() -
     assert slice_states(made).edited == (2,)
     assert slice_states(editable_copy(made)).edited == (2,)
     remember(made)  # it stays what was remembered first
+    assert slice_states(made).edited == (2,)
+
+
+@pytest.mark.parametrize("mode", ["paint", "fill", "erase", "polygon"])
+@pytest.mark.parametrize("numbered", [False, True], ids=["classes", "objects"])
+def test_a_result_remembers_what_the_model_gave_before_the_first_stroke_in_it(mode: str, numbered: bool) -> None:
+    made = result()
+    if numbered:
+        made = objects_layer(read(Image(np.zeros(SHAPE))), np.array(made.data), {"index": [1, 2]}, "objects", NOTES)
+    assert marks_of(made) is None  # nothing is read until then
+    made.mode = mode
+    made.data_setitem((np.array([2]), np.array([3]), np.array([3])), 5)
+    pairs = PairList(RUNS_NOTHING, lambda: None)  # as Add active pair does
+    pairs.add([Pair(layer_source(Image(np.zeros(SHAPE))), layer_source(made))])
+    assert slice_states(made).edited == (2,)
+    assert slice_states(editable_copy(made)).edited == (2,)
+
+
+def test_another_result_in_the_same_layer_is_what_it_is_compared_with() -> None:
+    made = result()
+    made.mode = "paint"
+    show_labels(made, read(Image(np.zeros(SHAPE))), np.ones(SHAPE, np.uint8))
+    assert slice_states(made).edited == ()
+    made.data_setitem((np.array([2]), np.array([3]), np.array([3])), 5)
     assert slice_states(made).edited == (2,)
 
 
