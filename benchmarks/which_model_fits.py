@@ -15,10 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from prosma_core.config.model import ModelHeader
-from prosma_core.data.fit import compare
-from prosma_core.data.frames import frame_spec
+from prosma_core.data.fit import compare, misfit
 from prosma_core.data.look import describe
-from prosma_core.errors import ProsmaError
 from prosma_core.io.bundle import read_header, shipped_models
 from prosma_core.io.dicom import dicom_modality
 from prosma_core.io.images import is_image_path, read_image
@@ -73,12 +71,8 @@ def verdicts(path: Path, headers: list[ModelHeader]) -> list[tuple[str, str]]:
     look = describe(scan.spec, scan.data, modality=modality)
     found = []
     for header in headers:
-        try:
-            frame_spec(scan.spec, header.model.dims)
-            fit = compare(look, header)
-            found.append((fit.verdict, fit.text))
-        except ProsmaError:
-            found.append(("cannot", ""))
+        refused, fit = misfit(scan, header), compare(look, header)
+        found.append(("cannot", refused) if refused else (fit.verdict, fit.text))
     return found
 
 

@@ -21,7 +21,7 @@ from prosma_core.config.training import LabelsConfig, resolve_run
 from prosma_core.data.fit import warn_unfit
 from prosma_core.data.geometry import Scan, with_voxel_size
 from prosma_core.errors import ConfigError, GeometryError
-from prosma_core.events import Event, drain
+from prosma_core.events import Event, StageStarted, drain
 from prosma_core.inference.device import prepare_device
 from prosma_core.inference.evaluate import evaluate_cases
 from prosma_core.inference.results import Segmentation
@@ -329,7 +329,8 @@ def segment(
     show = progress or _ignore
     scan, own = drain(read_input(image, (axes, spacing, unit, affine)), show)
     loaded = _loaded(model, show)
-    warn_unfit(scan, loaded.header, **(known_of(Path(image)) if isinstance(image, str | Path) else {}))
+    if unknown := warn_unfit(scan, loaded.header, **(known_of(Path(image)) if isinstance(image, str | Path) else {})):
+        show(StageStarted(unknown))
     result = drain(loaded.segment(scan, config), show)
     if full:
         return result

@@ -28,6 +28,7 @@ from napari_prosma.scan.selection import (
     suitable_model,
     unsuited,
 )
+from prosma_core.data.fit import UNKNOWN
 from prosma_core.data.geometry import size_unknown
 from prosma_core.engine.messages import Ready
 from prosma_core.errors import ProsmaError
@@ -46,7 +47,7 @@ READINGS = {2: ("yx",), 3: ("zyx", "tyx", "cyx"), 4: ("tzyx", "czyx", "tcyx", "z
 
 FIT_TEXTS = {
     "fits": "This scan is like those it was trained on.",
-    "unknown": "Nothing tells what this scan shows: check that it is what the model is for.",
+    "unknown": UNKNOWN,
 }
 """What is said where nothing speaks against a model."""
 SAMPLE_TEXT = "Sample data for this model."

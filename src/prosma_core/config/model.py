@@ -233,6 +233,8 @@ class ScanFacts(Config):
     """Channels of a scan; 1 for a picture whose colors are equal."""
     color: bool = False
     """Whether the channels are red, green and blue."""
+    mixed: bool = False
+    """Whether some of the scans are in color and some gray."""
     world: ScanWorld
     """Whether the files know the patient's axes, only a voxel size, or neither."""
     modality: str = Field(default="", max_length=16)

@@ -23,6 +23,8 @@ OTHER_VOXELS = 2.0
 """Voxels this many times smaller or larger than any of the training scans are others."""
 
 
+SMALL_VOXELS = 0.01
+"""Voxels below this, in mm, are given in micrometers."""
 SMALL_PICTURE, LARGE_PICTURE = 3.0, 10.0
 """Pictures this many times smaller or larger than any of the training scans are others."""
 
@@ -57,14 +59,18 @@ def compare(scan: ScanLook, header: ModelHeader) -> Fit:
     hard, soft = list(_contradictions(kind, header, modality)), list(_differences(scan, header))
     if hard or soft:
         reasons = [*soft[: 1 if hard else 2], *hard[:1]]
-        text = f"{name} was trained on {_trained_on(header, modality)}; this scan {' and '.join(reasons)}."
+        text = f"{name} was trained on {_trained_on(header)}; this scan {' and '.join(reasons)}."
         return Fit("unfit" if hard or len(soft) > 1 else "doubtful", text)
     known = bool(modality) and kind.modality == modality
     narrow = facts is not None and facts.world == kind.world == "patient" and bool(facts.sides) and bool(scan.look)
     return Fit("fits" if known or narrow else "unknown")
 
 
-def warn_unfit(scan: Scan, header: ModelHeader, name: str = "", *, modality: str = "", synthetic: bool = False) -> None:
+UNKNOWN = "Nothing tells what this scan shows: check that it is what the model is for."
+"""What is said where nothing speaks against a model, and nothing for it."""
+
+
+def warn_unfit(scan: Scan, header: ModelHeader, name: str = "", *, modality: str = "", synthetic: bool = False) -> str:
     """Log a warning where a model was trained on other scans than this one.
 
     Parameters
@@ -75,10 +81,19 @@ def warn_unfit(scan: Scan, header: ModelHeader, name: str = "", *, modality: str
         What the scan is called, where there are several.
     modality, synthetic
         As of `describe`.
+
+    Returns
+    -------
+    str
+        Where nothing tells what the scan shows, that it does not, and what the model is for; else empty.
     """
     fit = compare(describe(scan.spec, scan.data, modality=modality, synthetic=synthetic), header)
+    which = f"{name}: " if name else ""
     if fit.text:
-        _LOG.warning("%s%s", f"{name}: " if name else "", fit.text)
+        _LOG.warning("%s%s", which, fit.text)
+    if fit.verdict != "unknown":
+        return ""
+    return which + UNKNOWN.replace("the model is for.", f"{header.name} is for ({_trained_on(header)}).")
 
 
 def misfit(scan: Scan, header: ModelHeader, slice_axis: str | None = None) -> str:
@@ -152,18 +167,22 @@ def rank_of(said: str) -> int:
     return [*VERDICTS.values(), UNUSABLE].index(said)
 
 
-def _trained_on(header: ModelHeader, modality: str) -> str:
+def _trained_on(header: ModelHeader) -> str:
     if header.purpose.shows:
         return header.purpose.shows
     facts = header.facts
-    words = [f"{facts.dims if facts else header.model.dims}D", modality, "color" if _in_color(header) else ""]
+    words = [
+        f"{facts.dims if facts else header.model.dims}D",
+        model_modality(header),
+        "color" if _in_color(header) else "",
+    ]
     return " ".join(filter(None, (*words, "scans")))
 
 
 def _in_color(header: ModelHeader) -> bool:
-    """Whether a model is for color; gray pictures that are stored as red, green and blue are not in color."""
+    """Whether a model is for color alone; gray pictures that are stored as red, green and blue are not in color."""
     named = tuple(channel.lower() for channel in header.preprocess.channels) == COLOR
-    return named and (header.facts is None or header.facts.color)
+    return named and (header.facts is None or (header.facts.color and not header.facts.mixed))
 
 
 def _contradictions(kind: ScanKind, header: ModelHeader, modality: str) -> Iterator[str]:
@@ -172,7 +191,8 @@ def _contradictions(kind: ScanKind, header: ModelHeader, modality: str) -> Itera
         yield f"looks like {kind.modality}" if kind.guessed else f"is {kind.modality}"
     if _in_color(header) and not kind.color:
         yield "is gray"
-    gray = len(header.preprocess.channels) == 1 if header.facts is None else not header.facts.color
+    facts = header.facts
+    gray = len(header.preprocess.channels) == 1 if facts is None else not (facts.color or facts.mixed)
     if gray and kind.color:
         yield "is in color"
 
@@ -241,8 +261,14 @@ def _voxels(spacing: Sequence[float], facts: ScanFacts) -> str:
     ]
     if not ratios or max(ratios) <= 1:
         return ""
-    given, usual = (" × ".join(f"{v:.3g}" for v in each) for each in (spacing, [m for _, m, _ in facts.spacing]))
-    return f"has voxels of {given} mm instead of {usual} mm"
+    usual = [middle for _, middle, _ in facts.spacing]
+    return f"has voxels of {_lengths(spacing)} instead of {_lengths(usual)}"
+
+
+def _lengths(sizes: Sequence[float]) -> str:
+    """Lengths in mm as text, those of microscopes in micrometers."""
+    scale, unit = (1000, "µm") if max(sizes) < SMALL_VOXELS else (1, "mm")
+    return f"{' × '.join(f'{size * scale:.3g}' for size in sizes)} {unit}"
 
 
 _WORDS: dict[Look, tuple[str, str]] = {

@@ -118,11 +118,18 @@ def plan_grid(spec: ImageSpec, config: PreprocessConfig) -> NetworkGrid:
     shape = oriented if unknown else resampled_shape(oriented, tuple(s * scale for s in spacing), config)
     if np.prod(shape, dtype=float) > 2**33:
         msg = (
-            f"This scan ({oriented} voxels of {spacing} {spec.unit}) would have {shape} voxels for the model. "
-            "Its voxel size is most likely wrong: correct it in the file. Or segment a part of it, saved as a file."
+            f"This scan ({_by(oriented)} voxels of {_by(spacing)} {spec.unit}) would have {_by(shape)} voxels for the "
+            f"model, which works with voxels of {_by(config.spacing)} {config.unit}. It is for other scans, or the "
+            "voxel size in the file is wrong: correct it. Or segment a part of the scan, saved as a file."
+            if config.resample == "spacing"
+            else f"This scan has {_by(shape)} voxels, which is too much. Segment a part of it, saved as a file."
         )
         raise GeometryError(msg)
     return NetworkGrid(order, flips, oriented, shape, spacing)
+
+
+def _by(values: Sequence[float]) -> str:
+    return " x ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
 
 
 def resampled_shape(shape: tuple[int, ...], spacing: tuple[float, ...], config: PreprocessConfig) -> tuple[int, ...]:

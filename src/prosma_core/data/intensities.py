@@ -139,7 +139,10 @@ def check_finite(image: NDArray[Any], place: Place | None = None) -> None:
         first = np.unravel_index(int(np.argmin(finite)), image.shape)
         where = f", the first at {place(first)}" if place else ""
         msg = (
-            f"Of {image.size} voxels, {counted(bad, 'is', 'are')} NaN or infinite{where}; replace "
+            f"All {bad} voxels are NaN or infinite{where}: there is nothing to see in them. Check that it is the "
+            "right file."
+            if bad == image.size
+            else f"Of {image.size} voxels, {counted(bad, 'is', 'are')} NaN or infinite{where}; replace "
             "them (for example by the background value) and try again."
         )
         raise IntensityError(msg)

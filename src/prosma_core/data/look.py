@@ -17,6 +17,8 @@ from prosma_core.data.intensities import COLOR, looks_ct
 from prosma_core.errors import GeometryError
 from prosma_core.printable import counted
 
+MIXED = 0.05
+"""Training scans are in color and gray where this share of them at least is of the rarer kind."""
 MOST_SAMPLED = 1 << 16
 """Voxels of a scan that are looked at, about."""
 LAG = 64
@@ -220,6 +222,7 @@ def facts_of(scans: Sequence[ScanLook], *, synthetic: bool = False) -> ScanFacts
         Whether all are known to be phantoms.
     """
     first = scans[0].kind
+    colored = sum(scan.kind.color for scan in scans)
     alike = [scan for scan in scans if scan.kind.dims == first.dims]
     worlds, channels = ([scan.kind.world for scan in scans], [scan.kind.channels for scan in scans])
     modalities = {scan.kind.modality for scan in scans}
@@ -231,7 +234,8 @@ def facts_of(scans: Sequence[ScanLook], *, synthetic: bool = False) -> ScanFacts
         scans=len(scans),
         dims=3 if first.dims == 3 else 2,
         channels=max(set(channels), key=channels.count),
-        color=sum(scan.kind.color for scan in scans) * 2 > len(scans),
+        color=colored * 2 > len(scans),
+        mixed=min(colored, len(scans) - colored) >= MIXED * len(scans) > 0,
         world=max(set(worlds), key=worlds.count),
         modality=modalities.pop() if len(modalities) == 1 else "",
         synthetic=synthetic,

@@ -149,7 +149,8 @@ def segment_files(
                 scan = Scan(scan.data, spec)
                 _check_target(target, scan, config, overwrite=overwrite)
                 yield StageStarted(f"{name}: {scan.spec.axes} {'x'.join(map(str, scan.spec.shape))}")
-                warn_unfit(scan, segmenter.header, name, **known_of(job.files[0]))
+                if unknown := warn_unfit(scan, segmenter.header, name, **known_of(job.files[0])):
+                    yield StageStarted(unknown)
                 result = yield from segmenter.segment(scan, config)
                 notes = provenance(segmenter.header, config, ", ".join(p.name for p in job.files), given)
                 _write(target, result, notes, overwrite=overwrite)

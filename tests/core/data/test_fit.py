@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,15 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
-from prosma_core.config.model import ModelHeader, Purpose, ScanFacts
-from prosma_core.data.fit import compare
-from prosma_core.data.geometry import array_spec
+from prosma_core.config.model import ModelHeader, Purpose, ScanFacts, VoxelSize
+from prosma_core.data.fit import compare, misfit, warn_unfit
+from prosma_core.data.geometry import Scan, array_spec, with_voxel_size
 from prosma_core.data.intensities import COLOR
 from prosma_core.data.look import ScanLook, describe, facts_of
+from prosma_core.data.phantom import phantom_3d
 from prosma_core.errors import ConfigError
 from prosma_core.io.bundle import description_text, missed_text, read_header, shipped_models
-from prosma_core.io.images import read_image
+from prosma_core.io.images import is_image_path, read_image
+from prosma_core.io.notes import known_of
 
 HEADERS = {name: read_header(path) for name, path in shipped_models().items()}
 MRI = {"dark": 0.02, "lower": 0.33, "middle": 0.55, "upper": 0.78, "entropy": 0.98, "smoothness": 0.9}
@@ -107,6 +111,24 @@ def test_a_model_of_gray_pictures_that_are_stored_as_colors_is_for_gray_ones() -
         assert said in compare(other, header).text
         assert ("color scans; " in compare(other, header).text) == own.kind.color
     assert "is gray" in compare(gray, old.replace(preprocess=pre, model=model, facts=None)).text
+
+
+def test_a_model_of_pictures_in_color_and_gray_is_for_both() -> None:
+    old = HEADERS["breast-lesion-us"]
+    pre = old.preprocess.replace(channels=COLOR, intensities=old.preprocess.intensities * 3)
+    model = old.model.replace(in_channels=3)
+    gray, photo = look((60, 70), world="pixels"), look((60, 70), world="pixels", color=True, channels=3)
+    header = old.replace(preprocess=pre, model=model, facts=facts_of([photo] * 9 + [gray]), purpose=Purpose())
+    assert {compare(scan, header).verdict for scan in (gray, photo)} == {"unknown"}
+    rare = header.replace(facts=facts_of([photo] * 39 + [gray]))  # a few that are stored wrongly
+    assert "is gray" in compare(gray, rare).text
+
+
+def test_small_voxels_are_given_in_micrometers() -> None:
+    small = replace(look((1801, 1901), world="sized"), spacing=(0.00013, 0.00013))
+    header = HEADERS["hippocampus-mri"].replace(facts=facts_of([small]), purpose=Purpose())
+    other = replace(small, spacing=(0.001, 0.001))
+    assert "has voxels of 1 × 1 µm instead of 0.13 × 0.13 µm" in compare(other, header).text
 
 
 def test_few_training_scans_leave_more_room() -> None:
@@ -206,7 +228,9 @@ def test_shipped_models_say_what_they_are_for_and_not_for() -> None:
     assert said["hippocampus-mri"].endswith("Not for: whole heads, CT, other contrasts.")
     assert said["breast-lesion-us"].endswith("Not for: other organs, other modalities, diagnosis.")
     assert said["phantom-3d"].endswith("Not for: real scans.")
-    assert [h.facts.scans for h in HEADERS.values() if h.facts] == [677, 155, 40]
+    counts = {name: header.facts.scans for name, header in HEADERS.items() if header.facts}
+    assert counts.keys() == HEADERS.keys()
+    assert counts.items() >= {"breast-lesion-us": 677, "hippocampus-mri": 155, "phantom-3d": 40}.items()
 
 
 @pytest.mark.parametrize(
@@ -248,22 +272,92 @@ def test_an_empty_result_of_several_classes_names_them() -> None:
     assert not missed_text(header, {"organ": 5, "lesion": 0})
 
 
-@pytest.mark.parametrize(("folder", "name"), [("msd_hippocampus", "hippocampus-mri"), ("busi", "breast-lesion-us")])
-def test_no_validation_scan_of_a_shipped_model_is_warned_of(data_root: Path, folder: str, name: str) -> None:
-    files = _validation(data_root / folder)
-    verdicts = {compare(describe(s.spec, s.data), HEADERS[name]).verdict for s in map(read_image, files)}
-    assert verdicts == ({"fits"} if name == "hippocampus-mri" else {"unknown"})  # a PNG does not say what it shows
+Seen = tuple[Scan, dict[str, Any]]
+"""A scan, and what its file says of it."""
 
 
-@pytest.mark.parametrize("folder", ["acdc", "axonmyelin_sem", "fetal_brain_atlas", "glas", "isbi2012_em", "kvasir_seg"])
-def test_no_scan_of_another_set_fits_a_shipped_model(data_root: Path, folder: str) -> None:
-    for path in _validation(data_root / folder)[:2]:
-        scan = read_image(path)
-        seen = describe(scan.spec, scan.data)
-        assert {compare(seen, header).verdict for header in HEADERS.values()} <= {"doubtful", "unfit"}
+@pytest.fixture(scope="module")
+def scans(data_root: Path) -> dict[str, dict[str, Seen]]:
+    """Return the first two validation images of each data set, and all samples, by folder and name."""
+    found: dict[str, dict[str, Seen]] = {SAMPLES: {}}
+    for folder in sorted(data_root.iterdir()):
+        if (folder / "images").is_dir():
+            found[folder.name] = {path.name: seen(path) for path in _validation(folder)[:2]}
+    for folder in sorted(path for path in (data_root / SAMPLES).iterdir() if path.is_dir()):
+        series = any(folder.glob("*.dcm"))
+        paths = [folder] if series else [path for path in sorted(folder.iterdir()) if is_image_path(path)]
+        found[SAMPLES] |= {f"{folder.name}/{p.name}": seen(p) for p in paths if not p.name.startswith("label")}
+    assert len(found[SAMPLES]) > 15
+    return found
+
+
+def seen(path: Path) -> Seen:
+    return read_image(path), known_of(path)
+
+
+def verdict_of(scan: Scan, known: dict[str, Any], header: ModelHeader) -> str:
+    """Verdict of a model that can take a scan."""
+    assert not misfit(scan, header)
+    return compare(describe(scan.spec, scan.data, **known), header).verdict
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_no_validation_scan_of_a_shipped_model_is_warned_of(name: str, data_root: Path) -> None:
+    header, folder = HEADERS[name], data_root / SETS[name]["data"]
+    if header.synthetic:
+        assert verdict_of(phantom_3d(7)[0], {"synthetic": True}, header) == "fits"
+        return
+    sizes = _pixel_sizes(folder) if header.preprocess.resample == "spacing" else {}
+    verdicts = set()
+    for path in _validation(folder):
+        scan, known = seen(path)
+        size = sizes.get(path.name.partition(".")[0])
+        given = VoxelSize(sizes=(size,), unit="um") if size else None
+        verdicts.add(verdict_of(Scan(scan.data, with_voxel_size(scan.spec, given)), known, header))
+    assert verdicts == ({"fits"} if header.model.dims == 3 else {"unknown"})  # a picture does not say what it shows
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_shipped_model_is_silent_on_no_scan_of_another_set_and_warned_of_where_that_can_be_told(
+    name: str, scans: dict[str, dict[str, Seen]], caplog: pytest.LogCaptureFixture
+) -> None:
+    header = HEADERS[name]
+    for folder in scans.keys() - {SETS[name]["data"]}:
+        for case, (scan, known) in scans[folder].items():
+            caplog.clear()
+            refused, unknown = misfit(scan, header), warn_unfit(scan, header, case, **known)
+            said = "".join(record.getMessage() for record in caplog.records)
+            if (name, case) in LIKE_THEIRS:
+                assert not refused + said
+                continue
+            assert bool(refused) or bool(said) != bool(unknown), case
+            if unknown and not refused:
+                assert (scan.spec.spatial_ndim, scan.spec.unit) == (2, "pixel"), case
+                assert unknown.startswith(f"{case}: Nothing tells what this scan shows: check that it is what {name} ")
+                assert unknown.endswith(f" ({header.purpose.shows}).")
+            for text in filter(None, (refused, said)):
+                assert 40 < len(text) < 400
+
+
+SAMPLES = "ui_samples"
+SETS = yaml.safe_load(Path(__file__).parents[3].joinpath("benchmarks", "shipped_models.yaml").read_text("utf-8"))
+LIKE_THEIRS = {
+    ("hippocampus-mri", "dicom_hippocrop/dicom_hippocrop"),  # a hippocampus of another set
+    ("nuclei-fluorescence", "nuclei2d_instances/image.tif"),
+}
+"""Samples that show what a model was trained on."""
 
 
 def _validation(folder: Path) -> list[Path]:
     names = json.loads((folder / "splits.json").read_text(encoding="utf-8"))["val"]
     files = {path.name.partition(".")[0]: path for path in (folder / "images").iterdir()}
     return [files[name] for name in names]
+
+
+def _pixel_sizes(folder: Path) -> dict[str, float]:
+    """Pixel sizes in micrometers by case, where the images do not state them and a table does."""
+    table = folder / "cases.csv"
+    if not table.is_file():
+        return {}
+    with table.open(encoding="utf-8", newline="") as file:
+        return {row["name"]: float(row["pixel_size_um"]) for row in csv.DictReader(file)}

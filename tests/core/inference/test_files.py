@@ -99,6 +99,21 @@ def test_a_scan_of_another_kind_is_warned_of_and_an_empty_result_said_but_nothin
     assert "a: No lesion found. This model found nothing of the lesion in 3 of 30 held-out images that show it." in said
 
 
+def test_where_nothing_tells_what_a_picture_shows_the_model_s_purpose_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    picture = save_picture(tmp_path / "a.png")
+    segmenter = Segmenter.load(shipped_models()["breast-lesion-us"], torch.device("cpu"))
+    segmenter.header = segmenter.header.replace(facts=None)
+    events = files.segment_files([picture], tmp_path / "out", segmenter, InferenceConfig())
+    said = [event.message for event in events if isinstance(event, StageStarted)]
+    assert (
+        "a: Nothing tells what this scan shows: check that it is what breast-lesion-us is for "
+        "(ultrasound images of the breast)." in said
+    )
+    assert not [r for r in caplog.records if r.name.startswith("prosma_core")]
+
+
 def test_a_phantom_that_says_so_fits_a_model_of_phantoms(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     scan, _ = phantom_3d(1, (8, 32, 32))
     segmenter = Segmenter.load(shipped_models()["phantom-3d"], torch.device("cpu"))

@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,19 @@ from prosma_core.config.inference import CpuSettings
 from prosma_core.config.model import Figure, ModelHeader
 from prosma_core.config.training import LabelsConfig, load_run_yaml, resolve_run
 from prosma_core.data.geometry import Scan, array_spec
+from prosma_core.data.intensities import COLOR
 from prosma_core.data.labels import class_indices, read_annotation
 from prosma_core.data.phantom import phantom_2d, phantom_3d
 from prosma_core.errors import ConfigError
+from prosma_core.events import CaseFailed, StageStarted
 from prosma_core.inference import cpu_tuning
 from prosma_core.inference.cpu_autotune import bf16_supported
 from prosma_core.inference.evaluate import measure_case
+from prosma_core.inference.files import segment_files
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.bundle import dice_text, figures_text, load_bundle, read_header, read_thumbnail, shipped_models
 from prosma_core.io.dataset_folder import open_dataset, read_case
+from prosma_core.io.images import read_labels, write_image
 from prosma_core.model import kernels
 from prosma_core.model.gate import ProximalGate
 
@@ -308,6 +313,51 @@ def test_every_way_of_a_cpu_gives_the_same_labels(name: str, monkeypatch: pytest
             found = segment(segmenter, image)
         assert np.mean(found == plain) > (SAME if bf16 else 0.9999), chosen.words
     assert np.array_equal(segment(segmenter, image), plain)  # nothing of it stays in the model
+
+
+def phantom_for(header: ModelHeader) -> NDArray[Any]:
+    """8-bit gray values for a model of this many dimensions."""
+    image = (phantom_2d(1, (96, 112)) if header.model.dims == 2 else phantom_3d(1, (16, 48, 48)))[0]
+    values = image.data.astype(np.float64)
+    return np.clip(255 * (values - values.min()) / (values.max() - values.min()), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_odd_pictures_are_read_as_usual_ones_or_refused_in_words(name: str, tmp_path: Path) -> None:
+    segmenter = Segmenter.load(MODELS[name], torch.device("cpu"))
+    header = segmenter.header
+    gray = phantom_for(header)
+    axes, lead = "zyx"[-header.model.dims :], gray.shape[:-2]
+
+    def run(values: NDArray[Any], axes: str = axes) -> tuple[NDArray[Any] | None, str]:
+        path = tmp_path / "a.tif"
+        names = COLOR if "c" in axes else None
+        write_image(path, values, replace(array_spec(values.shape, axes), channel_names=names), overwrite=True)
+        events = list(segment_files([path], tmp_path / "out", segmenter, InferenceConfig(), overwrite=True))
+        said = [e.message if isinstance(e, StageStarted) else getattr(e, "error", "") for e in events]
+        labels = (
+            None if any(isinstance(e, CaseFailed) for e in events) else read_labels(tmp_path / "out" / "a.tif").data
+        )
+        return labels, " ".join(said)
+
+    plain, said = run(gray)
+    assert plain is not None
+    colors = "gray channel was used for red, green and blue"
+    assert (colors in said) == (len(header.preprocess.channels) == 3)
+    deep, _ = run(gray.astype(np.uint16) * 257)
+    assert np.mean(deep == plain) > SAME
+    if header.model.dims == 2:
+        colored, said = run(np.stack([gray] * 3), "cyx")
+        assert np.mean(colored == plain) > SAME
+        assert ("three color channels were turned to gray" in said) == (len(header.preprocess.channels) == 1)
+    tiny, _ = run(gray[..., 8:40, 8:40])
+    assert tiny is not None
+    assert tiny.shape == (*lead, 32, 32)
+    for value in (0, 255, np.nan):
+        labels, said = run(np.full(gray.shape, value, np.float32 if np.isnan(value) else np.uint8))
+        assert labels is None
+        assert "there is nothing to see in" in said
 
 
 def val_cases(folder: Path, count: int, prefix: str = "") -> list[tuple]:

@@ -262,7 +262,7 @@ def bad_rows() -> tuple[PairRow, ...]:
         (
             lambda: choices(row(units="km"), start=entry("hippocampus-mri")),
             "start",
-            "voxel size is most likely wrong",
+            "voxel size in the file is wrong",
         ),
         (lambda: choices(epochs=0), "budget", "greater than or equal to 1"),
         (lambda: choices(minutes=-1.0), "budget", "minutes"),
