@@ -17,7 +17,7 @@ from typing import Any
 from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.boundary import Jobs, at_the_end, finish_lasting
 from napari_prosma.train.export_pairs import autosave
-from napari_prosma.train.pair_list import REFRESHED
+from napari_prosma.train.pair_list import REFRESHED, on_change
 from napari_prosma.train.pairs import Pair
 from prosma_core.runs.run_folder import RunFolder
 
@@ -27,7 +27,8 @@ EVERY = 60_000
 """Milliseconds between two checks whether anything was painted."""
 PULSE = 500
 """Milliseconds between two moments at which Python runs, and so sees a signal, while Qt waits for events."""
-PAINTED = ("data", "paint", "labels_update", "metadata", REFRESHED)
+PAINTED = ("data", "paint", "labels_update", "metadata", REFRESHED, "visible")
+"""Events of a labels layer after which it may hold something else (a hidden one tells of no refresh)."""
 
 
 class Saving:
@@ -73,9 +74,7 @@ class Saving:
         self._one_by_one = one_by_one or threading.Lock()
         self._layers = list(layers)
         self.unsaved, self._dropped = unsaved, False
-        for layer in self._layers:
-            for name in _events(layer):
-                layer.events[name].connect(self._painted)
+        self._wires = [on_change(layer, PAINTED, self._painted) for layer in self._layers]
         self._timer, self._pulse = jobs.timer(self.save, repeat=True), jobs.timer(lambda: None, repeat=True)
         self._timer.start(EVERY)
         self._pulse.start(PULSE)
@@ -112,10 +111,8 @@ class Saving:
 
     def leave(self) -> None:
         """Stop saving."""
-        layers, self._layers = self._layers, []
-        wires = [layer.events[name] for layer in layers for name in _events(layer)]
-        parts: list[Callable[[], object]] = [functools.partial(wire.disconnect, self._painted) for wire in wires]
-        run_all("The saving of annotations could not be ended", *parts, self._timer.stop, self._pulse.stop)
+        wires, self._wires, self._layers = self._wires, [], []
+        run_all("The saving of annotations could not be ended", *wires, self._timer.stop, self._pulse.stop)
 
     def drop(self) -> None:
         """Stop saving, without reporting errors: the folder will be removed."""
@@ -180,10 +177,6 @@ class Autosave(Saving):
 
     def _save_pairs(self) -> None:
         autosave(self._pairs, self.folder)
-
-
-def _events(layer: Any) -> list[str]:
-    return [name for name in PAINTED if name in layer.events]
 
 
 _open: weakref.WeakSet[Saving] = weakref.WeakSet()

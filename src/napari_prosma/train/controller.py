@@ -334,6 +334,10 @@ class TrainController:
         self.slices.show()
         self._show_preview()
 
+    def _toggle_preview(self, wanted: bool) -> None:
+        self._preview.toggle(wanted)
+        self.next.show()
+
     def _show_preview(self, _event: Any = None) -> None:
         self._preview.choose(scan_in_view(self.viewer, self._pairs.pairs))
 
@@ -409,7 +413,7 @@ class TrainController:
             (view.size_chosen, self.choose_size),
             (view.run_clicked, self.start_or_stop),
             (view.estimate_clicked, self.estimate),
-            (view.preview_toggled, self._preview.toggle),
+            (view.preview_toggled, self._toggle_preview),
             (view.live_toggled, self.trainings.choose_live),
             (view.resume_clicked, self.resume),
             (view.more_clicked, self.resume),

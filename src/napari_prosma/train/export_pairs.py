@@ -25,6 +25,7 @@ from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.slices import SliceStates
 from prosma_core.engine.decoder import DECODER
 from prosma_core.errors import GeometryError, OutputError, ProsmaError
+from prosma_core.io.atomic import copy_atomic
 from prosma_core.io.dataset_folder import free_names, storable
 from prosma_core.io.images import write_image, write_labels
 from prosma_core.io.names import image_suffix, safe_name, stem
@@ -45,7 +46,7 @@ def write_pairs(pairs: Sequence[Pair], folder: Path) -> Generator[str, None, Fil
 
     A layer that lies on a patient's grid becomes a NIfTI with the header of its file, any other an OME-Zarr. Both keep
     axes, voxel size, unit and values; NIfTI keeps no names of channels. Files of pairs stay where they are, apart from
-    those that hold one channel each: they are put into one.
+    those that hold one channel each, which are put into one, and from labels that are to be copied.
 
     Parameters
     ----------
@@ -150,9 +151,10 @@ def case_names(pairs: Sequence[Pair]) -> tuple[str, ...]:
 
 
 def left_out(pairs: Sequence[Pair], folder: RunFolder) -> str:
-    """Sentence on current pairs that a resumed run does not use; empty where it uses all.
+    """Sentences on current pairs that a resumed run does not use, or not as it began; empty where it uses all.
 
-    A run goes on with its own copies of layers. To be run in a thread.
+    A run goes on with its own copies of layers, and of the saved labels of a series; other files it reads again. To be
+    run in a thread.
 
     Raises
     ------
@@ -162,24 +164,48 @@ def left_out(pairs: Sequence[Pair], folder: RunFolder) -> str:
     run = RunConfig.parse(load_run_yaml(folder.run_yaml), str(folder.run_yaml))
     labels = [path.absolute() for _, path in run.pairs]
     names = _file_names([pair.image for pair in pairs], each=True)
-    missing = []
+    root = folder.root.absolute()
+    missing, anew = [], []
     for pair, name in zip(pairs, names, strict=True):
-        if pair.labels.layer is None:
-            if pair.labels.paths[0].absolute() not in labels:
-                missing.append(f"{pair.image.name} (added since)")
+        path = pair.labels.paths[0].absolute() if pair.labels.paths else None
+        if path in labels and path is not None:
+            anew += [pair.image.name] if _changed_since(path, folder.run_yaml) else []
             continue
-        own = [path for path in labels if stem(path) == name]
+        own = [path for path in labels if stem(path) == name and path.is_relative_to(root)]
         try:
-            scan = labels_scan(pair.labels, image_scan(pair.image) if pair.image.layer is not None else None)
-            if not any(_holds(path, scan, states_of_labels(pair.labels, scan)) for path in own):
+            if not any(_is_copy(path, pair) for path in own):
                 missing.append(f"{pair.image.name} ({'changed' if own else 'added'} since)")
         except ProsmaError:
             missing.append(f"{pair.image.name} (cannot be compared)")
-    if not missing:
-        return ""
-    listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-    copies = counted(len(labels), "pair")
-    return f"This run goes on with its own copies of {copies}. Not in it: {listed}. Train anew to use all."
+    words = []
+    if missing:
+        number = len([path for path in labels if path.is_relative_to(root)])
+        kept = f"its own copies of {counted(number, 'pair')}" if number else f"its {counted(len(labels), 'pair')}"
+        words.append(f"This run goes on with {kept}. Not in it: {_some(missing)}. Train anew to use all.")
+    if anew:
+        words.append(f"Label files changed since are learned as they are now: {_some(anew)}.")
+    return " ".join(words)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _changed_since(path: Path, other: Path) -> bool:
+    """Whether a file, or anything in a folder, was written later than another file."""
+    try:
+        return any(each.stat().st_mtime_ns > other.stat().st_mtime_ns for each in (path, *path.rglob("*")))
+    except OSError:  # it is said where the run reads it
+        return False
+
+
+def _is_copy(path: Path, pair: Pair) -> bool:
+    """Whether a label file of a run holds what the labels of a pair, a layer or a file, hold now."""
+    if pair.labels.layer is None:
+        now = pair.labels.paths[0]
+        return _holds(path, DECODER.read_labels(now), noted_slices(DECODER.read_notes(now)))
+    scan = labels_scan(pair.labels, image_scan(pair.image) if pair.image.layer is not None else None)
+    return _holds(path, scan, states_of_labels(pair.labels, scan))
 
 
 def _holds(path: Path, labels: Scan, states: SliceStates | None) -> bool:
@@ -274,9 +300,14 @@ def _write_image(source: Source, path: Path) -> Path:
 
 
 def _write_labels(pair: Pair, path: Path) -> Path:
-    """File of labels, written where they are none yet; `path` lacks its suffix."""
+    """File of labels, written where they are none yet, or are to be copied; `path` lacks its suffix."""
     if pair.labels.layer is None:
-        return pair.labels.paths[0].absolute()
+        file = pair.labels.paths[0].absolute()
+        if not pair.labels.copied:
+            return file
+        path = path.with_name(path.name + image_suffix(file))
+        copy_atomic(file, path)
+        return path
     return write_labels_layer(pair, path)[0]
 
 

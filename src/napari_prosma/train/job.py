@@ -85,6 +85,8 @@ class TrainingPreview:
     def toggle(self, wanted: bool) -> None:
         """Turn the preview on or off."""
         self._wanted = wanted
+        if not wanted:
+            self.unsure = None  # it says nothing of a model that learns on
         self._tell(wanted, "")
         if wanted and self._shown is not None and self._shown not in self._viewer.layers:
             add_layer_keep_selection(self._viewer, self._shown)  # the user had deleted it
@@ -122,7 +124,8 @@ class TrainingPreview:
 
     def know(self, slices: SlicesUnsure) -> None:
         """Keep how unsure the model is of the slices of the scan."""
-        self.unsure = None if self._layer is None else (self._layer, slices)
+        if self._layer is not None and self._default:
+            self.unsure = self._layer, slices
 
     def refresh(self, done: PreviewDone) -> None:
         """Show a new prediction, and say after what time of training it is, and how good."""
@@ -137,7 +140,7 @@ class TrainingPreview:
         text = f"Epoch {done.epoch}, {format_duration(time.monotonic() - self._began)}{by}{dice}."
         slow = self.epoch_seconds and done.seconds > max(SHORT, SLOW * self.epoch_seconds)
         if self._wanted is None and slow and not self.awaited:
-            self._wanted = False
+            self._wanted, self.unsure = False, None
             self._tell(False, f"{text} That holds up training: switched off.")
             if self._job is not None:
                 self._job.preview(None)

@@ -12,6 +12,7 @@ from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.boundary import EngineJob, Jobs
 from napari_prosma.train.autosave import PAINTED
 from napari_prosma.train.export_pairs import Files, changed_folder, remove_files, write_changed
+from napari_prosma.train.pair_list import on_change
 from napari_prosma.train.pairs import Pair
 from napari_prosma.train.presenter import AbstractTrainView
 from prosma_core.events import LabelsTaken
@@ -68,14 +69,11 @@ class LiveLabels:
         self._sent: dict[int, bytes] = {}
         self._numbers = itertools.count(1)
         self._timer = jobs.timer(self._hand_over)
-        self._wires: list[tuple[Any, Callable[..., object]]] = []
-        for i, pair in enumerate(self._pairs):
-            layer = pair.labels.layer
-            for name in PAINTED if layer is not None else ():
-                if name in layer.events:
-                    call = functools.partial(self._painted, i)
-                    layer.events[name].connect(call)
-                    self._wires.append((layer.events[name], call))
+        self._wires = [
+            on_change(pair.labels.layer, PAINTED, functools.partial(self._painted, i))
+            for i, pair in enumerate(self._pairs)
+            if pair.labels.layer is not None
+        ]
         self._show("")
 
     def switch(self, on: bool) -> None:
@@ -120,9 +118,8 @@ class LiveLabels:
         """The training is over, or the widget is gone."""
         self._ended, self._later = True, ""
         wires, self._wires = self._wires, []
-        parts: list[Callable[[], object]] = [functools.partial(wire.disconnect, call) for wire, call in wires]
         run_all(
-            "Live training could not be ended", *parts, self._timer.stop, self._remove_untaken, lambda: self._show("")
+            "Live training could not be ended", *wires, self._timer.stop, self._remove_untaken, lambda: self._show("")
         )
 
     def _remove_untaken(self) -> None:

@@ -60,8 +60,7 @@ class PairList:
         self._asked: dict[Pair, int] = {}
         self._number = 0
         self._busy = False
-        self._watched: list[Layer] = []
-        self._slices: dict[int, Any] = {}
+        self._watched: dict[int, tuple[Layer, Callable[[], None]]] = {}
         self._stale: set[Pair] = set()
         self._timer = jobs.timer(self._read_stale)
 
@@ -172,23 +171,13 @@ class PairList:
     def _watch(self) -> None:
         """Listen to the layers of the pairs, and to no other."""
         wanted = {id(layer): layer for pair in self.pairs for layer in _layers(pair)}
-        for layer in self._watched:
-            if id(layer) not in wanted:
-                for name in _events(layer):
-                    layer.events[name].disconnect(self._on_change)
-        known = {id(layer) for layer in self._watched}
-        for layer in wanted.values():
-            if id(layer) not in known:
-                for name in _events(layer):
-                    layer.events[name].connect(self._on_change)
-        self._watched = list(wanted.values())
-        self._slices = {key: self._slices.get(key, _slice(layer)) for key, layer in wanted.items()}
+        for key in self._watched.keys() - wanted.keys():
+            _, leave = self._watched.pop(key)
+            leave()
+        for key in wanted.keys() - self._watched.keys():
+            self._watched[key] = wanted[key], on_change(wanted[key], EVENTS, self._on_change)
 
     def _on_change(self, event: Any) -> None:
-        before, now = self._slices.get(id(event.source)), _slice(event.source)
-        self._slices[id(event.source)] = now
-        if event.type == REFRESHED and now != before:  # only another slice is shown
-            return
         stale = {pair for pair in self.pairs if any(event.source is layer for layer in _layers(pair))} - self._stale
         self._stale |= stale
         self._timer.start(QUIET)
@@ -211,13 +200,35 @@ def _remember(pairs: Iterable[Pair]) -> None:
                 remember(pair.labels.layer)
 
 
+def on_change(layer: Any, names: Iterable[str], call: Callable[[Any], object]) -> Callable[[], None]:
+    """Call with those events of a layer, as far as it has them, that are no mere move to another slice of it.
+
+    Returns
+    -------
+    callable
+        Ends it.
+    """
+    shown = [_slice(layer)]
+
+    def heard(event: Any) -> None:
+        before, shown[0] = shown[0], _slice(layer)
+        if event.type != REFRESHED or shown[0] == before:
+            call(event)
+
+    wires = [layer.events[name] for name in names if name in layer.events]
+    for wire in wires:
+        wire.connect(heard)
+
+    def leave() -> None:
+        for wire in wires:
+            wire.disconnect(heard)
+
+    return leave
+
+
 def _slice(layer: Any) -> Any:
     """What says which slice of a layer is shown; None in a napari that has no such thing."""
     return getattr(layer, "_slice_input", None)
-
-
-def _events(layer: Any) -> list[str]:
-    return [name for name in EVENTS if name in layer.events]
 
 
 def _same(a: Pair, b: Pair) -> bool:

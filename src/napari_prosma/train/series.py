@@ -230,7 +230,8 @@ class Series:
             return None
         channels = scan.images if len(scan.images) > 1 else ()
         image = Source(path=scan.images[0], title=scan.name, channels=channels)
-        return self.parted(Pair(image, Source(path=path, title=path.name)), scan)
+        labels = Source(path=path, title=path.name, copied=path == scan.saved)
+        return self.parted(Pair(image, labels), scan)
 
     def parted(self, pair: Pair, scan: SeriesScan) -> Pair:
         """The pair, for validation where its scan is."""

@@ -47,6 +47,8 @@ class Source:
         A file for each channel, where the channels are apart.
     classes : tuple of ClassInfo
         Names that a data set gives its label values.
+    copied : bool
+        Whether a training takes a copy of the file: one that is written anew as the work goes on.
     """
 
     layer: Any = None
@@ -56,6 +58,7 @@ class Source:
     channels: tuple[Path, ...] = ()
     classes: tuple[ClassInfo, ...] = ()
     others: tuple[Any, ...] = ()
+    copied: bool = False
 
     def __post_init__(self) -> None:
         """Take the layers themselves: to plugins, napari hands proxies of them, a new one each time."""

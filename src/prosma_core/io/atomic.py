@@ -320,6 +320,18 @@ def write_bytes_atomic(path: Path, content: bytes) -> None:
     write_atomic(path, write)
 
 
+def copy_atomic(source: Path, path: Path) -> None:
+    """Put a copy of a file or folder at `path`; errors and what is left behind as of `write_atomic`."""
+
+    def copy(to: Path) -> None:
+        if source.is_dir():
+            shutil.copytree(source, to)
+        else:
+            shutil.copyfile(source, to)
+
+    (replace_dir if source.is_dir() else write_atomic)(path, copy)
+
+
 def replace_dir(path: Path, writer: Callable[[Path], None]) -> None:
     """Put at `path` the folder that `writer` makes; on any failure nothing is left behind and `path` is as before.
 

@@ -19,7 +19,7 @@ from prosma_core.data.grid import padding_to
 from prosma_core.data.labels import IGNORED
 from prosma_core.errors import LabelError, ModelFileError, ProsmaError
 from prosma_core.events import Event, LabelsTaken, StageStarted, Working
-from prosma_core.io.atomic import replace_dir, write_atomic
+from prosma_core.io.atomic import copy_atomic
 from prosma_core.io.names import image_suffix
 from prosma_core.model.light_head import LightHead
 from prosma_core.model.pretrained import imagenet_weights
@@ -222,7 +222,7 @@ def take_labels(trainer: Learner, live: LiveInput, epoch: int) -> Generator[Even
             _check_copy(trainer, names, label, new)
             parts, lost = _prepared(trainer, name, new)
             soft = yield from trainer.with_probabilities(parts.get("train", []))
-            _put(new, label)
+            copy_atomic(new, label)
         except ProsmaError as error:
             yield StageStarted(f"The new labels of {name} are not learned, training goes on with the last. {error}")
             continue
@@ -305,18 +305,6 @@ def _prepared(trainer: Learner, name: str, new: Path) -> tuple[dict[Part, list[T
         f"{'It is not measured on' if others else 'It is measured on as it was'}, the other slices are learned; paint "
         "there again to measure on it."
     )
-
-
-def _put(new: Path, label: Path) -> None:
-    """Put labels into the place of those before, in one step; raises `OutputError` where that fails."""
-
-    def copy(to: Path) -> None:
-        if new.is_dir():
-            shutil.copytree(new, to)
-        else:
-            shutil.copyfile(new, to)
-
-    (replace_dir if new.is_dir() else write_atomic)(label, copy)
 
 
 def discard(paths: Iterable[Path]) -> None:

@@ -19,16 +19,18 @@ from napari.layers import Image, Labels, Layer
 from napari_prosma.layers.labels import class_numbers, known_classes, read_on
 from napari_prosma.layers.results import editable_copy, labels_layer
 from napari_prosma.layers.scan import read
-from napari_prosma.train.export_pairs import autosave, write_pairs
+from napari_prosma.train.export_pairs import autosave, left_out, write_pairs
 from napari_prosma.train.pairs import Pair, check
+from napari_prosma.train.series import Series
 from napari_prosma.train.sources import Source, layer_source
 from prosma_core.config.model import ClassInfo
-from prosma_core.config.training import LabelsConfig
+from prosma_core.config.training import LabelsConfig, resolve_run
 from prosma_core.data.geometry import METRES, ImageSpec, array_spec
 from prosma_core.data.pair_check import check_pair
 from prosma_core.errors import OutputError
 from prosma_core.io.dataset_folder import open_cases, open_dataset, read_case
 from prosma_core.io.images import read_image, read_labels, write_image, write_labels
+from prosma_core.runs.run_folder import RunFolder
 
 Files = tuple[tuple[Path, Path], ...]
 
@@ -230,6 +232,40 @@ def test_files_stay_where_they_are_and_channel_files_are_put_together(tmp_path: 
     assert files[1][0].is_relative_to(tmp_path / "data")
     assert read_image(files[1][0]).spec.axes == "czyx"
     np.testing.assert_array_equal(read_image(files[1][0]).data[1], values((5, 6, 7)) + 1)
+
+
+def test_saved_labels_of_a_series_are_copied_and_a_resumed_run_says_what_changed_since(tmp_path: Path) -> None:
+    def draw(path: Path, value: int) -> Path:
+        labels = np.zeros((8, 9), np.uint8)
+        labels[2:5, 2:5] = value
+        write_labels(path, labels, array_spec((8, 9), "yx"), overwrite=True)
+        return path
+
+    (tmp_path / "scans").mkdir()
+    for name in ("a", "b", "own"):
+        write_image(tmp_path / "scans" / f"{name}.tif", np.ones((8, 9), np.uint8), array_spec((8, 9), "yx"))
+    series = Series(tmp_path / "scans", tmp_path / "models")
+    for name in ("a.tif", "b.tif"):
+        place, _ = series.place(name)
+        series.saved(name, draw(place.with_name(place.name + ".tif"), 1), None)
+    given = Pair(Source(path=tmp_path / "scans/own.tif", title="own"), Source(path=draw(tmp_path / "own.tif", 1)))
+    folder = RunFolder.beside(tmp_path / "models" / "m.safetensors")
+
+    def pairs() -> list[Pair]:
+        return [pair for scan in series.scans if (pair := series.pair(scan)) is not None] + [given]
+
+    files = write(pairs(), folder.root / "data")
+    assert [label.parent == folder.root / "data" / "labels" for _, label in files] == [True, True, False]
+    run = resolve_run({"out": folder.root.parent / "m.safetensors", "pairs": files})
+    folder.write_settings(run, {"train": ["a"], "val": ["b"]})
+    assert left_out(pairs(), folder) == ""
+    draw(series.scans[0].saved, 2)
+    draw(tmp_path / "own.tif", 3)
+    assert left_out(pairs(), folder) == (
+        "This run goes on with its own copies of 2 pairs. Not in it: a.tif (changed since). Train anew to use all. "
+        "Label files changed since are learned as they are now: own."
+    )
+    assert [int(read_labels(label).data.max()) for _, label in files] == [1, 1, 3]
 
 
 def test_names_are_legal_unique_and_make_a_data_folder(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from napari.components import ViewerModel
 
 from napari_prosma.layers.slices import mark, slice_states
+from napari_prosma.train.autosave import Saving
 from napari_prosma.train.export_pairs import write_pairs
 from napari_prosma.train.live import OFF, QUIET, LiveLabels
 from napari_prosma.train.pairs import Pair
@@ -75,6 +76,27 @@ def test_a_layer_that_was_painted_is_handed_over_when_strokes_stop(painting: Any
     assert len(painting.job.learned) == 1  # nothing has changed
     painting.live.taken(LabelsTaken(3, ("liver",)))
     assert painting.view.shown["show_live"] == (True, "Epoch 3: learns the new labels of liver.")
+
+
+def test_a_move_of_the_slider_reads_and_saves_nothing(painting: Any, tmp_path: Path) -> None:
+    painting.write()
+    written: list[int] = []
+    saving = Saving(painting.labels, lambda: written.append(1), tmp_path, painting.jobs, pytest.fail, unsaved=False)
+    for point in (3, 4):
+        painting.viewer.dims.set_point(0, point)
+    assert not saving.unsaved
+    assert painting.live.painted == []
+    painting.labels[0].visible = False  # it tells of no refresh
+    painting.viewer.dims.set_point(0, 5)
+    assert [pair.labels.layer for pair, _ in painting.live.painted] == [painting.labels[0]]
+    painting.labels[0].visible = True
+    saving.unsaved = False
+    painting.labels[0].data[4, 3, 3] = 1
+    painting.labels[0].refresh()
+    assert saving.unsaved
+    assert [pair.labels.layer for pair, _ in painting.live.painted] == [painting.labels[0]]
+    saving.end()
+    assert len(written) == 1
 
 
 def test_a_slice_that_is_marked_as_checked_is_handed_over_too(painting: Any) -> None:

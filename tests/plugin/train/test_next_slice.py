@@ -118,6 +118,21 @@ def test_while_a_model_is_trained_it_is_not_asked(widget: Any, painted: Any) -> 
     assert len(widget.jobs.jobs) == 1
 
 
+def test_without_the_preview_what_it_said_last_counts_no_more(widget: Any, painted: Any) -> None:
+    widget.start()
+    unsure = SlicesUnsure("z", tuple((0.0, 0.5 * (i == 11), 0.0) for i in range(12)))
+    widget.jobs.jobs[0].say(unsure)
+    widget.view.preview_toggled.emit(False)
+    widget.jobs.jobs[0].say(unsure)  # was on its way
+    widget.controller.next.go()
+    assert shown(widget) == (1, "Slice 1 (z): evenly spread, as the model is in training.")
+    widget.view.preview_toggled.emit(True)
+    widget.jobs.jobs[0].say(unsure)
+    widget.controller.next.go()
+    assert shown(widget)[0] == 11
+    assert "the model in training is unsure" in widget.text("suggestion")
+
+
 def test_of_several_open_scans_the_one_is_named_and_a_closed_one_is_passed_over(
     widget: Any, painted: Any, annotated: Any
 ) -> None:

@@ -82,10 +82,11 @@ def segmented(series: Series) -> None:
 
 
 def scroll(series: Series) -> None:
-    """Go to another slice; the layer says by it that it was painted in, perhaps."""
+    """Go to another slice, and refresh the layer, which says by it that it was painted in, perhaps."""
     saving = series.work._open.saving
-    assert not saving.unsaved
     series.viewer.dims.set_point(0, 1)
+    assert not saving.unsaved
+    series.labels.refresh()
     assert saving.unsaved
 
 
