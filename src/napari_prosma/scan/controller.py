@@ -21,6 +21,7 @@ from napari_prosma.scan.selection import (
     differ,
     fit_of,
     fits,
+    fitting_models,
     is_made_for,
     kind_of,
     listed_for,
@@ -330,7 +331,8 @@ class ScanController(Generic[C]):
                 kept_in_doubt = model is None and not self.session.trained_for(kind.text)
                 model = known if not doubt or kept_in_doubt else model
         self._ahead = False
-        self._choices = replace(self._choices, model=model)
+        fitting = fitting_models(scan, self.session.models()) if model is None else ()
+        self._choices = replace(self._choices, model=model, rivals=tuple(m.header.name for m in fitting))
 
     def _forget(self) -> None:
         """Take away what was said about another scan or model."""

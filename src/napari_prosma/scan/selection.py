@@ -57,9 +57,11 @@ def kind_of(scan: LayerScan) -> ScanKind:
 
 
 def fit_of(scan: LayerScan, model: ModelEntry) -> Fit:
-    """Whether a model was trained on scans like this one; sample data is made for the model that it names."""
+    """Whether a model was trained on scans like this one; sample data is made for the model that it names alone."""
     if is_made_for(scan, model):
         return Fit("fits")
+    if model.shipped and (made := scan.metadata.get(MADE_FOR)):
+        return Fit("unfit", f"{model.header.name} was trained on other scans: this is sample data for {made}.")
     return compare(look_of(scan), model.header)
 
 
@@ -76,6 +78,7 @@ class ScanChoices:
     """Choices of scan, model, device and part; `scan_error`, `size_error` and `device_error` say what cannot be used.
 
     `size` is the voxel size as the user typed it for a layer that states no unit (`sizeless`); `scan` has it then.
+    `rivals` are names of the shipped models that fit the scan, where none was chosen for that reason.
     """
 
     scan: LayerScan | None = None
@@ -84,6 +87,7 @@ class ScanChoices:
     size: str = ""
     size_error: str = ""
     model: ModelEntry | None = None
+    rivals: tuple[str, ...] = ()
     device: str = "auto"
     device_error: str = ""
     part: Part = "whole"
@@ -115,7 +119,7 @@ def scan_problem(choices: ScanChoices, slice_axis: str | None, region: Region | 
     if choices.size_error:
         return Problem("size", choices.size_error)
     if choices.model is None:
-        return Problem("model", no_model_text(choices.scan))
+        return Problem("model", no_model_text(choices.scan, choices.rivals))
     wrong = misfit(choices.scan, choices.model, slice_axis)
     if wrong:
         return Problem("model", wrong)
@@ -128,9 +132,11 @@ def scan_problem(choices: ScanChoices, slice_axis: str | None, region: Region | 
     return None
 
 
-def no_model_text(scan: LayerScan) -> str:
-    """Why no model is chosen, and what to do."""
+def no_model_text(scan: LayerScan, rivals: Sequence[str] = ()) -> str:
+    """Why no model is chosen, and what to do; `rivals` are names of models that fit."""
     kind = kind_of(scan).text
+    if len(rivals) > 1:
+        return f"This scan ({kind}) may be one for {' or '.join(rivals)}: choose the one that is for what it shows."
     few = "slices" if scan.spec.spatial_ndim == 3 else "images"
     return f"No shipped model is meant for this scan ({kind}): train one from a few {few}, or choose a model."
 
@@ -177,14 +183,21 @@ def suitable_model(scan: LayerScan, models: Sequence[ModelEntry]) -> ModelEntry 
     """Shipped model known to be trained on scans like this one, or None.
 
     A model that merely can take the scan is not enough: it would give labels of something that is not there. A model
-    of synthetic phantoms is chosen for sample data alone, and none without a Dice on held-out data.
+    of synthetic phantoms is chosen for sample data alone, and none without a Dice on held-out data. Of several
+    for one part of the body the one with the nearest voxel size is taken; between those for several, as all for
+    ultrasound, a person chooses.
     """
     made = next((m for m in models if is_made_for(scan, m)), None)
-    if made is not None:
-        return made
+    found = fitting_models(scan, models)
+    if made is None and len({model.header.purpose.body_part for model in found}) > 1:
+        return None
+    return made or min(found, key=lambda model: distance(scan, model), default=None)
+
+
+def fitting_models(scan: LayerScan, models: Sequence[ModelEntry]) -> list[ModelEntry]:
+    """Shipped models of real scans, with a Dice on held-out data, that fit a scan."""
     usual = [m for m in models if m.shipped and m.header.validated and not m.header.synthetic]
-    found = [m for m in usual if not misfit(scan, m, None) and fit_of(scan, m).verdict == "fits"]
-    return min(found, key=lambda m: distance(scan, m), default=None)
+    return [m for m in usual if not misfit(scan, m, None) and fit_of(scan, m).verdict == "fits"]
 
 
 def unsuited(scan: LayerScan, model: ModelEntry) -> str:

@@ -369,7 +369,7 @@ def _check(row: PairRow, config: LabelsConfig) -> PairRow:
         provenance=provenance_of(row.pair.labels),
         states=states,
         numbers=found.numbers,
-        look=None if scan is None or MADE_FOR in scan.metadata else look_of(scan),
+        look=None if scan is None or (MADE_FOR in scan.metadata and "synthetic" in scan.metadata) else look_of(scan),
     )
 
 

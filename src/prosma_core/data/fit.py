@@ -23,6 +23,8 @@ OTHER_VOXELS = 2.0
 """Voxels this many times smaller or larger than any of the training scans are others."""
 
 
+OTHER_FIELD = 1.25
+"""Fields of view this many times smaller or larger than any of the training scans show textures of another scale."""
 SMALL_VOXELS = 0.01
 """Voxels below this, in mm, are given in micrometers."""
 SMALL_PICTURE, LARGE_PICTURE = 3.0, 10.0
@@ -219,7 +221,7 @@ def _differences(scan: ScanLook, header: ModelHeader) -> Iterator[str]:
             yield words
     elif kind.world == facts.world == "pixels" and (words := _picture(scan.sides, facts)):
         yield words
-    if scan.look and facts.look and (words := _values(scan.look, facts)):
+    if scan.look and facts.look and (words := _values(_comparable(scan, scan.look, facts), facts)):
         yield words
 
 
@@ -282,11 +284,23 @@ _WORDS: dict[Look, tuple[str, str]] = {
 """What is said of a scan whose number is lower, or higher, than that of any training scan."""
 
 
+def _comparable(scan: ScanLook, look: dict[Look, float], facts: ScanFacts) -> dict[Look, float]:
+    """Numbers of a look; of a crop or mosaic of known pixel size all but smoothness, which is over other distances."""
+    if not (scan.unit == facts.unit == "mm" and facts.sides and scan.kind.world == "sized"):
+        return look
+    longest = max(scan.sides)
+    low, high = (max(side[end] for side in facts.sides) for end in (0, 2))
+    alike = low / OTHER_FIELD <= longest <= high * OTHER_FIELD
+    return look if alike else {name: value for name, value in look.items() if name != "smoothness"}
+
+
 def _values(look: dict[Look, float], facts: ScanFacts) -> str:
     """The clearest difference of the values; a range of n scans is widened by 25 % and by 0.2 / √n."""
     room = 0.2 / math.sqrt(facts.scans)
     worst, words = 0.0, ""
     for name, (low, _, high) in facts.look.items():
+        if name not in look:
+            continue
         wide = 0.25 * (high - low) + room
         beyond = max(low - look[name], look[name] - high) / (high - low + room)
         if beyond * (high - low + room) > wide and beyond > worst:

@@ -131,6 +131,15 @@ def test_small_voxels_are_given_in_micrometers() -> None:
     assert "has voxels of 1 × 1 µm instead of 0.13 × 0.13 µm" in compare(other, header).text
 
 
+def test_the_texture_of_a_crop_of_known_pixel_size_is_not_compared_with_that_of_whole_images() -> None:
+    whole = replace(look((2.0, 2.0), world="sized"), spacing=(0.001, 0.001))
+    header = HEADERS["hippocampus-mri"].replace(facts=facts_of([whole] * 9), purpose=Purpose())
+    smooth: Any = MRI | {"smoothness": 0.3}
+    assert "has a finer texture" in compare(replace(whole, look=smooth), header).text
+    assert not compare(replace(whole, look=smooth, sides=(0.5, 0.6)), header).text
+    assert "has more dark" in compare(replace(whole, look=smooth | {"dark": 0.9}, sides=(0.5, 0.6)), header).text
+
+
 def test_few_training_scans_leave_more_room() -> None:
     header = HEADERS["hippocampus-mri"].replace(facts=facts_of([look()]))
     assert compare(look((50, 70, 50)), header).verdict == "fits"

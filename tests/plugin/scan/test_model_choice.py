@@ -20,7 +20,7 @@ from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QComboBox, QLabel, QPushButton
 
 from napari_prosma._reader import image_layer_data
-from napari_prosma._sample_data import phantom_2d_layers, phantom_3d_layers
+from napari_prosma._sample_data import breast_layers, phantom_2d_layers, phantom_3d_layers
 from napari_prosma.gates.controller import GatesController
 from napari_prosma.gates.view import GatesView
 from napari_prosma.jobs.qt_loop import QtEventLoop
@@ -162,6 +162,29 @@ def test_only_a_model_made_for_such_scans_is_meant(layer: Callable[[], Any], exp
     shipped = [ModelEntry(path, read_header(path), shipped=True) for path in shipped_models().values()]
     found = suitable_model(read(Layer.create(*layer())), shipped)
     assert (found.header.name if found else "") == expected
+
+
+@pytest.mark.parametrize(("part", "chosen"), [("breast", "breast-lesion-us"), ("neck", "")])
+def test_between_models_for_several_parts_of_the_body_a_person_chooses(
+    part: str, chosen: str, widget: Widget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breast = widget.model("breast-lesion-us")
+    purpose = breast.header.purpose.replace(body_part=part)
+    header = breast.header.replace(name="other-us", purpose=purpose)
+    other = replace(breast, path=breast.path.with_stem("other-us"), header=header)
+    monkeypatch.setattr(widget.session, "models", lambda: [breast, other])
+    widget.open(scan((60, 70), "pixel", modality="US"))
+    assert widget.chosen == chosen
+    if not chosen:
+        said = "may be one for breast-lesion-us or other-us: choose the one that is for what it shows."
+        assert said in widget.text("problem_model")
+    widget.open(breast_layers()[0])
+    assert widget.chosen == "breast-lesion-us"
+    assert widget.text("fit") == "Sample data for this model."
+    widget.choose("other-us")
+    assert "other-us was trained on other scans: this is sample data for breast-lesion-us." in widget.text(
+        "fit_warning"
+    )
 
 
 def test_where_no_model_is_meant_none_is_chosen_and_the_reason_stands_there(widget: Widget) -> None:
