@@ -184,8 +184,8 @@ class Previews:
             yield from self._within_epoch(event)
         elif isinstance(event, EpochDone) and event.dice is not None:
             self._last = event
-            rests = self._live.waits and self._watcher.rests and not self._new  # new labels ask for one at once
-            if not rests and self._is_ahead(event):
+            last = event.seconds_left == 0 and not self._live.waits  # it stays in view
+            if (last or self._new or not self._watcher.rests) and self._is_ahead(event):
                 yield from self._show_last(event)
 
     def _is_ahead(self, event: EpochDone | InterimDone) -> bool:

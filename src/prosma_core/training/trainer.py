@@ -190,7 +190,7 @@ class Trainer:
         yield from self.learn_new_labels()
         began = time.monotonic()  # what it takes to prepare new labels counts for nothing
         if self.live is not None and self.progress.epoch == 0 and self.live.wants_preview:
-            began += yield from self._answer_first(self.live)
+            yield from self._answer_first(self.live)
         self.model.train()
         for step in range(self.config.steps):
             share = self.share(step, time.monotonic() - began)
@@ -216,8 +216,10 @@ class Trainer:
             self.picture.write(self.folder.picture(number))
         shown = time.monotonic()
         yield event  # whoever stops here has everything of this epoch
+        took = time.monotonic() - shown
         if self._clock is not None and validation is not None:
-            self._clock.shown(time.monotonic() - shown)
+            self.progress.elapsed += took  # a preview counts: ten minutes are ten minutes
+            self._clock.shown(took)
         yield CheckpointSaved(str(self.folder.state))
 
     def _ends_early(self, epoch: int, seconds: float) -> bool:
@@ -232,9 +234,13 @@ class Trainer:
         return (p.elapsed - p.budget_seconds + seconds) / share * max(0.0, 1 - share)
 
     def _between_steps(self, live: LiveInput, step: int, seconds: float) -> Generator[Event, None, float]:
-        """Learn new labels, and show what was learned where it is time for that; seconds that count for nothing."""
+        """Learn new labels, and show what was learned where it is time for that; seconds that count for nothing.
+
+        These are the ones that it took to prepare new labels; previews count.
+        """
         began, new = time.monotonic(), live.pending
         yield from self.learn_new_labels(step, seconds)
+        prepared = time.monotonic() - began
         if new and live.answer is not None:
             yield from self._answer_first(live, step)
         if self._clock is not None and self._clock.due and live.wants_preview and step < self.config.steps:
@@ -247,11 +253,11 @@ class Trainer:
             finally:
                 discard([self.folder.interim])
             self._clock.shown(time.monotonic() - began_preview)
-        return time.monotonic() - began
+        return prepared
 
-    def _answer_first(self, live: LiveInput, step: int = 0) -> Generator[Event, None, float]:
-        """Fit the light model to the labels as they are, and show what it says; seconds that count for nothing."""
-        began, h = time.monotonic(), self.setup.header
+    def _answer_first(self, live: LiveInput, step: int = 0) -> Generator[Event, None, None]:
+        """Fit the light model to the labels as they are, and show what it says."""
+        h = self.setup.header
         yield Working("Fitting a light model for a first answer")
         assert self.config.batch_size is not None
         voxels = self.config.steps * self.config.batch_size * math.prod(h.preprocess.tile)
@@ -263,7 +269,6 @@ class Trainer:
             found = yield from validate(light, self._few_cases(), tile, h.classes, self.device, amp=False)
             live.answer.dice = found.mean
             yield InterimDone(self.progress.epoch + 1, step, "", found.mean, self.setup.split.measured_on)
-        return time.monotonic() - began
 
     def _few_cases(self) -> Sequence[TrainingCase]:
         """Cases that are validated in the middle of an epoch: as many as take a moment, at least one."""

@@ -15,6 +15,7 @@ import pytest
 from prosma_core.config.training import RunConfig
 from prosma_core.data.geometry import array_spec
 from prosma_core.data.slices import SliceStates
+from prosma_core.engine import watching
 from prosma_core.engine.client import Engine
 from prosma_core.engine.handlers import serve_training
 from prosma_core.engine.messages import Cancelled, LiveLabels, ScanRef, TrainRequest
@@ -198,6 +199,32 @@ def test_the_time_that_new_labels_take_to_prepare_is_no_training_time(
             live.put(LiveLabels(live=1, changed=changed, wait=False))
     assert max(seconds.values()) < 1000
     assert slept >= 2000
+
+
+def test_previews_count_among_the_minutes_and_come_seldom_where_they_would_hold_up_training(
+    copied: Callable[..., Any], pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A preview takes 2 seconds, a step one, and nothing else any."""
+    run, _, _ = copied(training={"epochs": 1000, "steps": 2, "minutes": 0.5})
+    spent, shown, epochs = [0.0], [], []
+    clock = SimpleNamespace(monotonic=lambda: spent[0])
+    for module in (trainer, live_training, watching):
+        monkeypatch.setattr(module, "time", clock)
+    live = Inbox(lambda: ScanRef(file=str(pairs[0][0])))
+    for event in serve_training(TrainRequest(run=run), lambda _, shape, dtype: np.zeros(shape, dtype), live):
+        if isinstance(event, Working) and event.message.startswith("Preview") and ": tile 1 of" in event.message:
+            spent[0] += 2.0
+        elif isinstance(event, StepDone):
+            spent[0] += 1.0
+        elif isinstance(event, EpochDone):
+            epochs.append(event)
+        elif isinstance(event, PreviewDone):
+            shown.append((event.epoch, spent[0]))
+    assert spent[0] < 30 + 4  # with the last preview
+    assert epochs[-1].seconds_left == 0
+    assert shown[-1][0] == epochs[-1].epoch
+    assert 2 <= len(shown) <= len(epochs) / 3
+    assert sum(event.seconds for event in epochs) >= 0.75 * 30
 
 
 def test_previews_in_the_middle_of_an_epoch_change_nothing(
