@@ -18,7 +18,7 @@ import prosma_core
 from napari_prosma.layers.labels import fit_brush
 from napari_prosma.layers.placement import Placement
 from napari_prosma.layers.scan import METADATA, LayerScan
-from napari_prosma.layers.slices import keep, marks_of, packed, remember
+from napari_prosma.layers.slices import keep, listen, marks_of, packed, remember
 from prosma_core.config.documents import load_json
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import ImageSpec
@@ -181,6 +181,7 @@ def editable_copy(layer: Labels, name: str | None = None) -> Labels:
         metadata={key: dict(value) if key == METADATA else value for key, value in layer.metadata.items()},
     )
     remember(copy)
+    listen(copy)
     fit_brush(copy)
     return copy
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,11 +14,15 @@ from napari_prosma.layers.labels import class_numbers, read_on
 from napari_prosma.layers.scan import METADATA, LayerScan, read
 from prosma_core.data.frames import slice_axis
 from prosma_core.data.geometry import ImageSpec, Scan
-from prosma_core.data.slices import SliceStates
+from prosma_core.data.slices import SliceStates, planes_of, runs_of
+from prosma_core.errors import ProsmaError
 from prosma_core.io.notes import made_by_model, noted_slices
 
 MARKS = "slices"
 """Key, in what this plugin keeps in a layer's metadata, of `Marks`."""
+MOST_RUNS = 4000
+"""Runs of voxels that partly edited slices may have: more do not fit into the notes of every format."""
+Strokes = tuple[tuple[int, tuple[int, ...]], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,18 +36,21 @@ class Base:
     dtype : str
     shape : tuple of int
         Of a slice.
+    axis : str
+        Letter of the axis that these slices lie along; those that are counted may lie along another.
     """
 
     slices: tuple[bytes, ...]
     dtype: str
     shape: tuple[int, ...]
+    axis: str
 
     @classmethod
     def of(cls, labels: Scan, axis: str) -> Base:
         """Base of a label map as it is now, with slices along an axis."""
-        planes = list(_planes(labels, axis))
+        planes = list(planes_of(labels, axis))
         packed = (zlib.compress(p.tobytes(), 1) if p.any() else b"" for p in planes)
-        return cls(tuple(packed), np.asarray(labels.data).dtype.str, planes[0].shape)
+        return cls(tuple(packed), np.asarray(labels.data).dtype.str, planes[0].shape, axis)
 
     def differing(self, number: int, plane: NDArray[Any]) -> NDArray[np.bool_]:
         """Voxels of a slice, as it is now, that differ."""
@@ -69,12 +76,25 @@ class Marks:
         Slices that were edited before the layer was opened from a file.
     base : Base or None
         What a model made; None for a layer drawn by hand, whose painted slices are the edited ones.
+    strokes : tuple of (int, tuple of int)
+        Voxels that were changed in partly edited slices before, as of `SliceStates`.
+    seen, across : frozenset of int
+        Slices that were in view when something was painted on them; and those that were painted on from the side, or
+        along with the one in view. What was only painted across is edited in its changed voxels alone.
     """
 
     axis: str
     checked: tuple[int, ...] = ()
     edited: tuple[int, ...] = ()
     base: Base | None = None
+    strokes: Strokes = ()
+    seen: frozenset[int] = frozenset()
+    across: frozenset[int] = frozenset()
+
+    @property
+    def unseen(self) -> frozenset[int]:
+        """Slices that were changed, but never looked at as a whole."""
+        return self.across - self.seen - set(self.checked)
 
 
 def marks_of(layer: Any) -> Marks | None:
@@ -103,6 +123,8 @@ def remember(layer: Any) -> None:
     """
     if marks_of(layer) is None and made_by_model((layer.metadata.get(METADATA) or {}).get("provenance", {})):
         keep(layer, packed(layer))
+    elif marks_of(layer) is not None:
+        listen(layer)
 
 
 def packed(layer: Any) -> Marks:
@@ -115,6 +137,7 @@ def packed(layer: Any) -> Marks:
 
 def keep(layer: Any, marks: Marks) -> None:
     """Keep marks with a layer, and tell whoever listens to its metadata; copies of the layer keep their own."""
+    listen(layer)
     own = layer.metadata.get(METADATA) or {}
     layer.metadata = {**layer.metadata, METADATA: {**own, MARKS: marks}}
 
@@ -131,7 +154,7 @@ def noted_marks(notes: Mapping[str, Any], labels: Scan) -> Marks | None:
     axis = states.axis if states is not None else usual_axis(labels.spec)
     if made_by_model(dict(notes)) or (states is not None and states.only):
         kept = states or SliceStates(axis, 1)
-        return Marks(axis, kept.checked, kept.edited, Base.of(labels, axis))
+        return Marks(axis, kept.checked, kept.edited, Base.of(labels, axis), kept.strokes)
     return Marks(axis, states.checked) if states is not None and states.checked else None
 
 
@@ -152,9 +175,34 @@ def states_of(marks: Marks | None, labels: Scan, axis: str | None = None) -> Sli
     marks = _on_axes(marks, spec, axis)
     size = spec.size(marks.axis) if marks.axis else 1
     states = SliceStates(marks.axis, size, spec.num_frames, only=marks.base is not None)
-    now = {number for number, part in enumerate(_differences(marks, labels)) if part.any()}
     checked, edited = (tuple(sorted(i for i in each if i < states.count)) for each in (marks.checked, marks.edited))
-    return replace(states, checked=checked, edited=tuple(sorted({*edited, *now})))
+    if marks.base is None or (marks.base.axis == marks.axis and not marks.unseen and not marks.strokes):
+        now = {number for number, part in enumerate(_differences(marks, labels)) if part.any()}
+        return replace(states, checked=checked, edited=tuple(sorted({*edited, *now})))
+    parts = list(planes_of(Scan(_differing(marks, labels), spec), marks.axis))
+    now = {number for number, part in enumerate(parts) if part.any()}
+    states = replace(states, checked=checked, edited=tuple(sorted({*edited, *(now - marks.unseen)})))
+    before = {number: runs for number, runs in marks.strokes if number < states.count}
+    partly = sorted({*before, *(now & marks.unseen)} - set(states.whole))
+    return replace(states, strokes=_few_runs((i, _joined(before.get(i, ()), parts[i])) for i in partly))
+
+
+def _joined(runs: tuple[int, ...], part: NDArray[np.bool_]) -> tuple[int, ...]:
+    """Runs of a mask, and others."""
+    found = part.reshape(-1).copy()
+    for first, length in zip(runs[::2], runs[1::2], strict=True):
+        found[first : first + length] = True
+    return runs_of(found)
+
+
+def _few_runs(strokes: Iterable[tuple[int, tuple[int, ...]]]) -> Strokes:
+    """Those of slices as far as they are not too many."""
+    kept, left = [], 2 * MOST_RUNS
+    for index, runs in strokes:
+        if len(runs) <= left:
+            kept.append((index, runs))
+            left -= len(runs)
+    return tuple(kept)
 
 
 def slice_states(layer: Any, image: LayerScan | None = None, axis: str | None = None) -> SliceStates:
@@ -184,11 +232,7 @@ def edited_voxels(layer: Any, image: LayerScan | None = None) -> NDArray[np.bool
     ndarray, bool, shape of the label map in canonical axis order
     """
     labels = _label_map(layer, image)
-    marks = _on_axes(marks_of(layer), labels.spec)
-    found = np.empty(labels.spec.shape, bool)
-    for plane, part in zip(_planes(Scan(found, labels.spec), marks.axis), _differences(marks, labels), strict=True):
-        plane[...] = part
-    return found
+    return _differing(_on_axes(marks_of(layer), labels.spec), labels)
 
 
 def mark(layer: Any, index: int, states: SliceStates, *, checked: bool = True) -> SliceStates:
@@ -206,9 +250,81 @@ def mark(layer: Any, index: int, states: SliceStates, *, checked: bool = True) -
     own = marks_of(layer)
     if own is not None and own.axis == states.axis:  # marks that were set since the states were read
         states = replace(states, checked=own.checked)
+    elif own is not None:
+        own = replace(own, strokes=(), seen=frozenset(), across=frozenset())
     after = states.marked(index, checked=checked)
     keep(layer, replace(own or Marks(states.axis), axis=states.axis, checked=after.checked))
     return after
+
+
+# --- Strokes --------------------------------------------------------------------------------------------------------
+
+
+def listen(layer: Any) -> None:
+    """Keep, from now on, in which view something is painted in a layer that has a base."""
+    if "paint" in layer.events:
+        layer.events.paint.connect(_painted)
+
+
+def _painted(event: Any) -> None:
+    """Keep which slices were in view of a stroke.
+
+    Slices lie along the axis that is looked along while nothing counts yet. Later strokes in another view, and what a
+    stroke changes before and behind the slice in view, are seen from the side.
+    """
+    layer, item = event.source, getattr(event, "value", None)
+    marks, view = marks_of(layer), getattr(layer, "_get_pt_not_disp", None)
+    if marks is None or marks.base is None or not marks.axis or not item or view is None:
+        return
+    try:
+        axes = read(layer).axes
+        looked = {axes[dim]: int(at) for dim, at in view().items() if axes[dim] in "zyx"}
+        axis = next(iter(looked)) if len(looked) == 1 else ""
+        if axis and axis != marks.axis and not (marks.across or _counts(layer, marks, item)):
+            marks = replace(marks, axis=axis, strokes=(), seen=frozenset(), across=frozenset())
+        size = layer.data.shape[axes.index(marks.axis)]
+        touched = {number for atom in item for number in _touched(atom, axes, marks.axis, layer.data.shape)}
+    except (ProsmaError, ValueError, IndexError, TypeError):  # no scan, or strokes of another kind: as if not known
+        return
+    there = {number % size for number in touched}
+    seen = touched if len(there) == 1 else {number for number in touched if number % size == looked.get(marks.axis)}
+    seen = seen if axis == marks.axis else set()
+    after = replace(marks, seen=marks.seen | seen, across=marks.across | (touched - seen))
+    if (after.axis, after.seen, after.across) != (marks_of(layer).axis, marks.seen, marks.across):  # type: ignore[union-attr]
+        keep(layer, after)
+
+
+def _touched(atom: Any, axes: str, axis: str, shape: tuple[int, ...]) -> set[int]:
+    """Slices along an axis that a change of napari's history touches, as `SliceStates` numbers them."""
+    letters = [letter for letter in ("t", axis) if letter in axes]
+    dims = [axes.index(letter) for letter in letters]
+    if not hasattr(atom, "slice_key"):  # places of single voxels
+        at = [np.arange(shape[d])[atom[0][d]] for d in dims]
+    elif atom.mask is None:
+        ranges = [np.arange(shape[d])[atom.slice_key[d]] for d in dims]
+        at = list(np.meshgrid(*ranges))
+    else:
+        hit = atom.mask.any(axis=tuple(d for d in range(atom.mask.ndim) if d not in dims), keepdims=True)
+        at = [np.nonzero(hit)[d] + (atom.slice_key[d].start or 0) for d in dims]
+    frame = at[0] if "t" in letters else 0
+    return set(np.unique(frame * shape[dims[-1]] + at[-1]).tolist())
+
+
+def _counts(layer: Any, marks: Marks, item: Any) -> bool:
+    """Whether any slice was checked or edited before a change of napari's history."""
+    if marks.checked or marks.edited or marks.strokes:
+        return True
+    before = np.array(layer.data)
+    for atom in reversed(item):
+        if not hasattr(atom, "slice_key"):
+            before[atom[0]] = atom[1]
+        elif atom.mask is None:
+            before[atom.slice_key] = atom.old_values
+        else:
+            before[atom.slice_key][atom.mask] = atom.old_values
+    scan = replace(read(layer), data=before)
+    labels = Scan(class_numbers(scan), scan.spec.labels_spec())
+    return any(part.any() for part in _differences(marks, labels))
 
 
 def _on_axes(marks: Marks | None, spec: ImageSpec, axis: str | None = None) -> Marks:
@@ -225,7 +341,8 @@ def _on_axes(marks: Marks | None, spec: ImageSpec, axis: str | None = None) -> M
     if marks is None:
         return Marks(usual_axis(spec) if axis is None else axis)
     there = marks.axis in spec.spatial_axes if marks.axis else spec.spatial_ndim == 2
-    return marks if there else replace(marks, axis=usual_axis(spec), checked=(), edited=())
+    none = {"checked": (), "edited": (), "strokes": (), "seen": frozenset(), "across": frozenset()}
+    return marks if there else replace(marks, axis=usual_axis(spec), **none)
 
 
 def _label_map(layer: Any, image: LayerScan | None) -> Scan:
@@ -233,21 +350,28 @@ def _label_map(layer: Any, image: LayerScan | None) -> Scan:
     return Scan(class_numbers(scan), scan.spec.labels_spec())
 
 
+def _walked(marks: Marks, spec: ImageSpec) -> str:
+    """Axis along which a layer is compared with its base, slice by slice."""
+    base = marks.base
+    there = base is not None and (base.axis in spec.spatial_axes if base.axis else spec.spatial_ndim == 2)
+    return base.axis if base is not None and there else marks.axis
+
+
+def _differing(marks: Marks, labels: Scan) -> NDArray[np.bool_]:
+    """Voxels that differ from the base, shape of the label map."""
+    found = np.empty(labels.spec.shape, bool)
+    planes = planes_of(Scan(found, labels.spec), _walked(marks, labels.spec))
+    for plane, part in zip(planes, _differences(marks, labels), strict=True):
+        plane[...] = part
+    return found
+
+
 def _differences(marks: Marks, labels: Scan) -> Iterator[NDArray[np.bool_]]:
-    planes, base = list(_planes(labels, marks.axis)), marks.base
+    """Voxels of each slice that differ from the base, along the base's axis."""
+    planes, base = list(planes_of(labels, _walked(marks, labels.spec))), marks.base
     other = base is not None and (len(base.slices), base.shape) != (len(planes), planes[0].shape)
     for number, plane in enumerate(planes):
         if base is None or other:  # the data was replaced by another array: nothing of it is the model's
             yield np.ones(plane.shape, bool) if other else np.not_equal(plane, 0)
         else:
             yield base.differing(number, plane)
-
-
-def _planes(labels: Scan, axis: str) -> Iterator[NDArray[Any]]:
-    """Slices of a label map as views, time point by time point."""
-    spec, data = labels.spec, np.asarray(labels.data)
-    for frame in data if "t" in spec.axes else data[None]:
-        if axis:
-            yield from np.moveaxis(frame, spec.spatial_axes.index(axis), 0)
-        else:
-            yield frame

@@ -697,7 +697,8 @@ def _fingerprint(layer: Labels) -> tuple[object, ...]:
     for part in data:
         checksum = zlib.crc32(np.ascontiguousarray(part).data, checksum)
     marks = marks_of(layer)
-    return data.shape, checksum, (marks.checked, marks.edited) if marks is not None else ((), ())
+    kept = (marks.axis, marks.checked, marks.edited, marks.seen) if marks is not None else ()
+    return data.shape, checksum, kept
 
 
 def _row(scan: SeriesScan) -> SeriesRow:

@@ -11,9 +11,9 @@ from napari_prosma.widgets.fields import button, note_label, say
 from prosma_core.data.slices import SliceStates
 from prosma_core.printable import plain
 
-COLORS = {"checked": "#4c9be8", "edited": "#f0a030", "untouched": "#8a8a8a"}
+COLORS = {"checked": "#4c9be8", "edited": "#f0a030", "partly edited": "#f0a030", "untouched": "#8a8a8a"}
 """Blue, orange and gray: told apart also where red and green are not."""
-HEIGHTS = {"checked": 1.0, "edited": 0.6, "untouched": 0.2}
+HEIGHTS = {"checked": 1.0, "edited": 0.6, "partly edited": 0.35, "untouched": 0.2}
 """Share of the bar's height that a cell takes, so that states are told apart without colors."""
 BAR_HEIGHT = 22
 MARK = "Mark slice as checked"
@@ -70,10 +70,11 @@ class SliceBar(QWidget):
             return
         painter = QPainter(self)
         width, height = self.width() / states.count, self.height() - 4
-        checked, edited = set(states.checked), set(states.edited)
+        order = {"partly edited": states.partly, "edited": states.edited, "checked": states.checked}  # the last counts
+        known = {index: state for state, those in order.items() for index in those}
         gap = 1.0 if width >= 4 else 0.0
         for index in range(states.count):
-            state = "checked" if index in checked else "edited" if index in edited else "untouched"
+            state = known.get(index, "untouched")
             share = HEIGHTS[state] * height
             cell = QRectF(index * width, 2 + height - share, max(1.0, width - gap), share)
             painter.fillRect(cell, QColor(COLORS[state]))

@@ -468,7 +468,7 @@ def _whole_slices(states: SliceStates | None, config: LabelsConfig, spec: ImageS
     """Slices that are annotated as a whole since a person checked or edited them; None where nothing says so."""
     if states is None or not (states.only or (states.checked and config.sparse)):
         return None
-    return states.mask(states.annotated if states.only and config.zero != "unlabelled" else states.checked, spec)
+    return states.known(spec) if states.only and config.zero != "unlabelled" else states.mask(states.checked, spec)
 
 
 def _painted_frames(marked: NDArray[np.bool_], spec: ImageSpec) -> NDArray[np.bool_] | None:

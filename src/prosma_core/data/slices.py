@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -34,6 +34,10 @@ class SliceStates:
         Slices that differ from what the label map was made from, checked or not; ascending.
     only : bool
         Whether nothing but checked and edited slices is annotated: the rest is a model's result.
+    strokes : tuple of (int, tuple of int)
+        Slices that were changed from the side, or together with others, so that nobody looked at them as a whole: only
+        the voxels that were changed are annotated. Of each its number and runs of them, as first voxel and length of
+        each run, one after the other, in the order of the slice's voxels (see `runs_of`); ascending.
     """
 
     axis: str
@@ -42,6 +46,7 @@ class SliceStates:
     checked: tuple[int, ...] = ()
     edited: tuple[int, ...] = ()
     only: bool = False
+    strokes: tuple[tuple[int, tuple[int, ...]], ...] = ()
 
     @property
     def count(self) -> int:
@@ -49,26 +54,41 @@ class SliceStates:
         return self.size * self.frames
 
     @property
-    def annotated(self) -> tuple[int, ...]:
-        """Slices that are checked or edited."""
+    def whole(self) -> tuple[int, ...]:
+        """Slices that are checked or edited, and annotated as a whole."""
         return tuple(sorted({*self.checked, *self.edited}))
 
     @property
+    def partly(self) -> tuple[int, ...]:
+        """Slices of which only changed voxels are annotated."""
+        return tuple(sorted({index for index, _ in self.strokes} - {*self.checked, *self.edited}))
+
+    @property
+    def annotated(self) -> tuple[int, ...]:
+        """Slices of which anything is annotated."""
+        return tuple(sorted({*self.whole, *self.partly}))
+
+    @property
     def untouched(self) -> tuple[int, ...]:
-        """Slices that are neither."""
-        return tuple(sorted(set(range(self.count)) - {*self.checked, *self.edited}))
+        """Slices of which nothing is annotated."""
+        return tuple(sorted(set(range(self.count)) - set(self.annotated)))
 
     def state(self, index: int) -> str:
-        """``checked``, ``edited`` or ``untouched``; what is both counts as checked."""
-        return "checked" if index in self.checked else "edited" if index in self.edited else "untouched"
+        """``checked``, ``edited``, ``partly edited`` or ``untouched``: the first that it is."""
+        states = {"checked": self.checked, "edited": self.edited, "partly edited": self.partly}
+        return next((name for name, those in states.items() if index in those), "untouched")
 
     def words(self) -> str:
-        """Counts, as in ``3 checked (1 of them edited), 2 edited, 26 untouched``; of a picture its state."""
+        """Counts, as in ``3 checked (1 of them edited), 2 edited, 26 untouched``; of a picture its state.
+
+        Partly edited slices are named where there are some.
+        """
         if not self.axis and self.frames == 1:
             return "checked and edited" if self.checked and self.edited else self.state(0)
         edited, both = len(set(self.edited) - set(self.checked)), len(set(self.edited) & set(self.checked))
         parts = [f"{len(self.checked)} checked{f' ({both} of them edited)' if both else ''}"]
         parts += [f"{edited} edited"] if edited or not both else []
+        parts += [f"{len(self.partly)} partly edited"] if self.partly else []
         return ", ".join([*parts, f"{len(self.untouched)} untouched"])
 
     def name(self, index: int) -> str:
@@ -80,8 +100,8 @@ class SliceStates:
 
     def marked(self, index: int, *, checked: bool) -> SliceStates:
         """The same with a slice checked, or not checked any more."""
-        kept = set(self.checked) - {index}
-        return replace(self, checked=tuple(sorted(kept | {index} if checked else kept)))
+        kept, edited = set(self.checked) - {index}, {*self.edited, *({index} & set(self.partly) if checked else ())}
+        return replace(self, checked=tuple(sorted(kept | {index} if checked else kept)), edited=tuple(sorted(edited)))
 
     def mask(self, which: Collection[int], spec: ImageSpec) -> NDArray[np.bool_]:
         """Voxels of some slices.
@@ -102,12 +122,28 @@ class SliceStates:
         wanted = {"t": self.frames, self.axis: self.size}
         return flags.reshape([wanted.get(letter, 1) for letter in spec.axes])
 
+    def known(self, spec: ImageSpec) -> NDArray[np.bool_]:
+        """Voxels that are annotated: whole slices, and those that were changed of others; as of `mask`."""
+        found = self.mask(self.whole, spec)
+        partly = set(self.partly)
+        if not partly:
+            return found
+        found = np.broadcast_to(found, spec.shape).copy()
+        planes = list(planes_of(Scan(found, spec), self.axis))
+        for index, runs in self.strokes:
+            if index in partly:
+                changed = np.zeros(planes[index].size, bool)
+                for first, length in zip(runs[::2], runs[1::2], strict=True):
+                    changed[first : first + length] = True
+                planes[index][...] = changed.reshape(planes[index].shape)
+        return found
+
     def part(self, labels: Scan) -> Scan:
         """The label map with 0 wherever nothing of it is annotated; as it is where all of it may be."""
         if not self.only:
             return labels
         data = np.asarray(labels.data)
-        return Scan(np.where(self.mask(self.annotated, labels.spec), data, data.dtype.type(0)), labels.spec)
+        return Scan(np.where(self.known(labels.spec), data, data.dtype.type(0)), labels.spec)
 
     @property
     def validated(self) -> tuple[int, ...]:
@@ -193,6 +229,7 @@ class SliceStates:
             "checked": list(self.checked),
             "edited": list(self.edited),
             "only": self.only,
+            **({"strokes": {str(index): list(runs) for index, runs in self.strokes}} if self.strokes else {}),
         }
 
     @classmethod
@@ -210,10 +247,37 @@ class SliceStates:
         if axis not in ("", "z", "y", "x") or not isinstance(only, bool) or size < 1 or frames < 1:
             msg = f"axis {axis!r}, {size} slices"
             raise ValueError(msg)
-        if any(not 0 <= index < size * frames for index in (*checked, *edited)):
+        given = {int(index): tuple(int(n) for n in runs) for index, runs in values.get("strokes", {}).items()}
+        if any(not 0 <= index < size * frames for index in (*checked, *edited, *given)):
             msg = f"a slice beyond {size * frames}"
             raise ValueError(msg)
-        return cls(axis, size, frames, checked, edited, only)
+        if any(len(runs) % 2 or min(runs, default=0) < 0 for runs in given.values()):
+            msg = "runs of voxels that are none"
+            raise ValueError(msg)
+        return cls(axis, size, frames, checked, edited, only, tuple(sorted(given.items())))
+
+
+def planes_of(labels: Scan, axis: str) -> Iterator[NDArray[Any]]:
+    """Slices of a label map as views, in the order in which `SliceStates` numbers them.
+
+    Parameters
+    ----------
+    labels : Scan, without channels
+    axis : str
+        Letter of the slices' axis; empty for a picture.
+    """
+    spec, data = labels.spec, np.asarray(labels.data)
+    for frame in data if "t" in spec.axes else data[None]:
+        if axis:
+            yield from np.moveaxis(frame, spec.spatial_axes.index(axis), 0)
+        else:
+            yield frame
+
+
+def runs_of(mask: NDArray[np.bool_]) -> tuple[int, ...]:
+    """First voxel and length of each run of a mask, one after the other."""
+    edges = np.flatnonzero(np.diff(mask.reshape(-1).astype(np.int8), prepend=0, append=0))
+    return tuple(np.stack([edges[::2], edges[1::2] - edges[::2]], 1).reshape(-1).tolist())
 
 
 def _away(middle: float, index: int) -> float:

@@ -13,7 +13,7 @@ from prosma_core.config.training import LabelsConfig
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.data.labels import read_annotation
 from prosma_core.data.pair_check import check_pair
-from prosma_core.data.slices import SliceStates
+from prosma_core.data.slices import SliceStates, planes_of, runs_of
 from prosma_core.errors import GeometryError
 from prosma_core.io.notes import noted_slices, slices_note
 
@@ -92,6 +92,23 @@ def test_time_points_have_slices_of_their_own() -> None:
     assert states.name(8) == "time point 1, slice 2 (z)"
 
 
+@given(st.sampled_from("zyx"), st.integers(0, 2**32 - 1), st.integers(0, 5), st.integers(0, 5))
+def test_changed_voxels_are_all_that_is_known_of_slices_that_nobody_looked_at(axis, seed, edited, checked) -> None:
+    rng, spec = np.random.default_rng(seed), labels().spec
+    changed = rng.random(SHAPE) < rng.choice([0.0, 0.1, 0.9, 1.0])
+    planes = list(planes_of(Scan(changed, spec), axis))
+    strokes = tuple((i, runs_of(plane)) for i, plane in enumerate(planes) if plane.any())
+    states = SliceStates(axis, spec.size(axis), 1, (checked,), (edited,), only=True, strokes=strokes)
+    for i in (edited, checked):
+        planes[i][...] = True
+    np.testing.assert_array_equal(np.broadcast_to(states.known(spec), SHAPE), changed)
+    assert noted_slices(slices_note(states)) == states
+    assert states.partly == tuple(i for i, _ in strokes if i not in (edited, checked))
+    found = read_annotation(labels(), LabelsConfig(), states)
+    np.testing.assert_array_equal(np.zeros(SHAPE, bool) if found.ignored is None else found.ignored, ~changed)
+    assert set(found.validated) <= {edited}
+
+
 def test_a_picture_counts_whole() -> None:
     picture = labels(np.ones((8, 9), np.uint8))
     none, edited = (SliceStates("", 1, 1, (), each, only=True) for each in ((), (0,)))
@@ -116,7 +133,9 @@ def test_slices_that_were_given_are_numbers_of_slices() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"size": 0}, {"axis": "t"}, {"checked": [9]}, {"edited": "x"}, {"only": 1}, {"frames": None}]
+    "change",
+    [{"size": 0}, {"axis": "t"}, {"checked": [9]}, {"edited": "x"}, {"only": 1}, {"frames": None}]
+    + [{"strokes": each} for each in ({"9": [0, 1]}, {"3": [0]}, {"3": [-1, 2]}, {"x": [0, 1]}, [3])],
 )
 def test_a_damaged_note_says_nothing(change) -> None:
     values = SliceStates("z", 6, 1, (1,), (2,), only=True).as_json()

@@ -17,14 +17,24 @@ from napari.layers import Image, Labels
 from napari_prosma._writer import write_labels_layer
 from napari_prosma.layers.results import editable_copy, labels_layer, objects_layer, show_labels
 from napari_prosma.layers.scan import METADATA, read
-from napari_prosma.layers.slices import edited_voxels, mark, marks_of, remember, slice_states
+from napari_prosma.layers.slices import (
+    edited_voxels,
+    mark,
+    marks_of,
+    noted_marks,
+    remember,
+    slice_states,
+    states_of,
+)
 from napari_prosma.train.export_pairs import autosave
 from napari_prosma.train.pair_list import PairList
 from napari_prosma.train.pairs import Pair, check
 from napari_prosma.train.sources import layer_source
 from prosma_core.config.model import ClassInfo
 from prosma_core.config.training import LabelsConfig
+from prosma_core.data.labels import read_annotation
 from prosma_core.io.images import read_labels
+from prosma_core.io.notes import noted_slices, read_notes
 
 CLASSES = (ClassInfo(value=0, name="background"), ClassInfo(value=1, name="organ"), ClassInfo(value=2, name="core"))
 NOTES = {"program": "prosma", "model": "phantom-3d"}
@@ -112,6 +122,96 @@ def test_another_result_in_the_same_layer_is_what_it_is_compared_with() -> None:
     assert slice_states(made).edited == ()
     made.data_setitem((np.array([2]), np.array([3]), np.array([3])), 5)
     assert slice_states(made).edited == (2,)
+
+
+CUBE = (12, 12, 12)
+
+
+def in_view(axis: str, at: int, *, shape: tuple[int, ...] = CUBE) -> tuple[ViewerModel, Labels]:
+    """An editable copy of a result of all zeros, in a viewer that looks along an axis; slices are counted along z."""
+    viewer = ViewerModel()
+    scan = read(viewer.add_image(np.zeros(shape, np.float32)))
+    layer = editable_copy(labels_layer(scan, np.zeros(shape, np.uint8), CLASSES, "organ", NOTES))
+    viewer.add_layer(layer)
+    layer.brush_size = 5
+    look(viewer, axis, at)
+    return viewer, layer
+
+
+def look(viewer: ViewerModel, axis: str, at: int) -> None:
+    dim = viewer.dims.ndim - 3 + "zyx".index(axis)
+    viewer.dims.order = (dim, *(d for d in range(viewer.dims.ndim) if d != dim))
+    viewer.dims.set_current_step(dim, at)
+
+
+@pytest.mark.parametrize("axis", "zyx")
+def test_slices_lie_along_the_axis_that_was_looked_along_at_the_first_stroke(axis: str) -> None:
+    _, layer = in_view(axis, 6)
+    layer.paint((6, 6, 6), 1)
+    states = slice_states(layer)
+    assert (states.axis, states.edited, states.partly) == (axis, (6,), ())
+    layer.undo()
+    assert slice_states(layer).annotated == ()
+
+
+def test_a_stray_stroke_that_was_undone_decides_nothing() -> None:
+    viewer, layer = in_view("x", 6)
+    layer.paint((6, 6, 6), 1)
+    layer.undo()
+    look(viewer, "z", 6)
+    layer.paint((6, 6, 6), 1)
+    states = slice_states(layer)
+    assert (states.axis, states.edited, states.partly) == ("z", (6,), ())
+
+
+def test_of_slices_that_were_painted_on_from_the_side_only_changed_voxels_are_annotated(tmp_path: Path) -> None:
+    viewer, layer = in_view("z", 6)
+    layer.paint((6, 6, 6), 1)
+    look(viewer, "x", 3)
+    layer.paint((8, 6, 3), 2)
+    states, changed = slice_states(layer), layer.data != 0
+    assert (states.axis, states.edited, states.partly) == ("z", (6,), (7, 8, 9, 10))
+    assert states.words() == "0 checked, 1 edited, 4 partly edited, 7 untouched"
+    (path,) = write_labels_layer(str(tmp_path / "organ.nii.gz"), *layer.as_layer_data_tuple()[:2])
+    read_back, noted = read_labels(Path(path)), noted_slices(read_notes(Path(path)))
+    assert noted == states
+    found = read_annotation(read_back, LabelsConfig(), noted)
+    known = changed.copy()
+    known[6] = True
+    np.testing.assert_array_equal(~found.ignored, known)  # nothing of the model's own is ground truth
+    np.testing.assert_array_equal(found.values, layer.data)
+    assert found.validated == (6,)
+    opened = noted_marks(read_notes(Path(path)), read_back)
+    assert states_of(opened, read_back) == states  # nothing is lost when it is opened again
+    mark(layer, 8, states)
+    assert (slice_states(layer).checked, slice_states(layer).edited, slice_states(layer).partly) == (
+        (8,),
+        (6, 8),
+        (7, 9, 10),
+    )
+
+
+@pytest.mark.parametrize("flat", [True, False], ids=["slices", "3D view"])
+def test_a_brush_in_three_dimensions_annotates_the_slice_in_view_as_a_whole(flat: bool) -> None:
+    viewer, layer = in_view("z", 6)
+    layer.n_edit_dimensions = 3
+    viewer.dims.ndisplay = 2 if flat else 3
+    layer.paint((6, 6, 6), 1)
+    states = slice_states(layer)
+    assert states.edited == ((6,) if flat else ())
+    assert states.annotated == (4, 5, 6, 7, 8)
+    layer.fill((6, 6, 6), 0)  # painted back
+    assert slice_states(layer).annotated == ()
+
+
+def test_time_points_have_their_own_slices_in_view() -> None:
+    viewer, layer = in_view("z", 6, shape=(2, *CUBE))
+    viewer.dims.set_current_step(0, 1)
+    layer.paint((1, 6, 6, 6), 1)
+    look(viewer, "y", 4)
+    layer.paint((1, 9, 4, 6), 1)
+    states = slice_states(layer)
+    assert (states.axis, states.edited, states.partly) == ("z", (18,), (19, 20, 21, 22, 23))
 
 
 def test_marks_of_a_copy_are_its_own() -> None:

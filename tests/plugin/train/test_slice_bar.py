@@ -109,13 +109,15 @@ def test_states_are_told_apart_by_height_and_by_blue_and_orange(qtbot: QtBot) ->
     bar = SliceBar()
     qtbot.addWidget(bar)
     bar.resize(300, bar.height())
-    bar.show_states(SliceStates("z", 3, 1, checked=(0,), edited=(1,)))
+    bar.show_states(SliceStates("z", 4, 1, checked=(0,), edited=(1,), strokes=((2, (0, 1)),)))
     picture = bar.grab().toImage()
-    low, high = picture.height() - 5, 5
-    at = [round((i + 0.5) * picture.width() / 3) for i in range(3)]
+    low, middle, high = picture.height() - 5, picture.height() // 2, 5
+    at = [round((i + 0.5) * picture.width() / 4) for i in range(4)]
     assert [picture.pixelColor(x, low).name() for x in at] == list(COLORS.values())
     assert picture.pixelColor(at[0], high).name() == COLORS["checked"]
     assert picture.pixelColor(at[1], high).name() != COLORS["edited"]
+    assert picture.pixelColor(at[1], middle).name() == COLORS["edited"]
+    assert picture.pixelColor(at[2], middle).name() != COLORS["edited"]
     many = SliceStates("z", 5000, 1, checked=(0, 4999))
     bar.show_states(many)
     bar.grab()
