@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from napari_prosma.layers.labels import class_numbers, read_on
 from napari_prosma.layers.scan import METADATA, LayerScan, read
-from prosma_core.data.frames import slice_axis
+from prosma_core.data.frames import planes_of, slice_axis
 from prosma_core.data.geometry import ImageSpec, Scan
-from prosma_core.data.slices import SliceStates, planes_of, runs_of
+from prosma_core.data.slices import SliceStates, runs_of
 from prosma_core.errors import ProsmaError
 from prosma_core.io.notes import made_by_model, noted_slices
 

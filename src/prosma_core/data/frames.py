@@ -67,6 +67,23 @@ class Frame:
         return (*placed, *axes)
 
 
+def planes_of(labels: Scan, axis: str) -> Iterator[NDArray[Any]]:
+    """Slices of a label map as views, time point by time point.
+
+    Parameters
+    ----------
+    labels : Scan, without channels
+    axis : str
+        Letter of the slices' axis; empty for a picture.
+    """
+    spec, data = labels.spec, np.asarray(labels.data)
+    for frame in data if "t" in spec.axes else data[None]:
+        if axis:
+            yield from np.moveaxis(frame, spec.spatial_axes.index(axis), 0)
+        else:
+            yield frame
+
+
 def slice_axis(spec: ImageSpec, chosen: str | None = None) -> int:
     """Spatial axis a 2D network walks along: the only one of size 1, else the thickest voxels, the first of equals.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prosma_core.data.frames import slice_axis
+from prosma_core.data.frames import planes_of, slice_axis
 from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.errors import GeometryError
 from prosma_core.printable import counted
@@ -255,23 +255,6 @@ class SliceStates:
             msg = "runs of voxels that are none"
             raise ValueError(msg)
         return cls(axis, size, frames, checked, edited, only, tuple(sorted(given.items())))
-
-
-def planes_of(labels: Scan, axis: str) -> Iterator[NDArray[Any]]:
-    """Slices of a label map as views, in the order in which `SliceStates` numbers them.
-
-    Parameters
-    ----------
-    labels : Scan, without channels
-    axis : str
-        Letter of the slices' axis; empty for a picture.
-    """
-    spec, data = labels.spec, np.asarray(labels.data)
-    for frame in data if "t" in spec.axes else data[None]:
-        if axis:
-            yield from np.moveaxis(frame, spec.spatial_axes.index(axis), 0)
-        else:
-            yield frame
 
 
 def runs_of(mask: NDArray[np.bool_]) -> tuple[int, ...]:

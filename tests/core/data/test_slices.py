@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prosma_core.config.training import LabelsConfig
+from prosma_core.data.frames import planes_of
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.data.labels import read_annotation
 from prosma_core.data.pair_check import check_pair
-from prosma_core.data.slices import SliceStates, planes_of, runs_of
+from prosma_core.data.slices import SliceStates, runs_of
 from prosma_core.errors import GeometryError
 from prosma_core.io.notes import noted_slices, slices_note
 
