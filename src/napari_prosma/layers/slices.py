@@ -273,9 +273,10 @@ def _painted(event: Any) -> None:
     stroke changes before and behind the slice in view, are seen from the side.
     """
     layer, item = event.source, getattr(event, "value", None)
-    marks, view = marks_of(layer), getattr(layer, "_get_pt_not_disp", None)
-    if marks is None or marks.base is None or not marks.axis or not item or view is None:
+    known, view = marks_of(layer), getattr(layer, "_get_pt_not_disp", None)
+    if known is None or known.base is None or not known.axis or not item or view is None:
         return
+    marks = known
     try:
         axes = read(layer).axes
         looked = {axes[dim]: int(at) for dim, at in view().items() if axes[dim] in "zyx"}
@@ -290,7 +291,7 @@ def _painted(event: Any) -> None:
     seen = touched if len(there) == 1 else {number for number in touched if number % size == looked.get(marks.axis)}
     seen = seen if axis == marks.axis else set()
     after = replace(marks, seen=marks.seen | seen, across=marks.across | (touched - seen))
-    if (after.axis, after.seen, after.across) != (marks_of(layer).axis, marks.seen, marks.across):  # type: ignore[union-attr]
+    if (after.axis, after.seen, after.across) != (known.axis, known.seen, known.across):
         keep(layer, after)
 
 
@@ -341,8 +342,7 @@ def _on_axes(marks: Marks | None, spec: ImageSpec, axis: str | None = None) -> M
     if marks is None:
         return Marks(usual_axis(spec) if axis is None else axis)
     there = marks.axis in spec.spatial_axes if marks.axis else spec.spatial_ndim == 2
-    none = {"checked": (), "edited": (), "strokes": (), "seen": frozenset(), "across": frozenset()}
-    return marks if there else replace(marks, axis=usual_axis(spec), **none)
+    return marks if there else Marks(usual_axis(spec), base=marks.base)
 
 
 def _label_map(layer: Any, image: LayerScan | None) -> Scan:
