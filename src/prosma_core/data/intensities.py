@@ -27,6 +27,8 @@ SMALLEST, LARGEST = 1e-30, 1e30
 """Ranges of values outside of which float32 has no room for their squares."""
 OFFSET = 16.0
 """Values whose offset is larger than their range by more than this factor lose detail in float32."""
+BLOCK = 2**20
+"""Values that are summed at once."""
 WHOLE = 2**53
 """Whole numbers up to which float64 tells each from its neighbors."""
 ABSURD = 1e6
@@ -94,16 +96,23 @@ def normalise(image: NDArray[Any], intensities: tuple[ChannelIntensity, ...]) ->
         if not single_precision(low, high):
             out[...] = _normalised(channel.astype(np.float64), rule)
             continue
-        values = np.asarray(channel, np.float32)
+        np.copyto(out, channel, casting="unsafe")
         if rule.kind == "ct":
-            np.clip(values, rule.low, rule.high, out=out)
+            np.clip(out, rule.low, rule.high, out=out)
             mean, std = rule.mean, rule.std
         else:
-            mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
-            np.copyto(out, values)
+            mean, std = _mean_std(out)
         out -= mean
         out /= std
     return result
+
+
+def _mean_std(values: NDArray[np.float32]) -> tuple[float, float]:
+    """Mean and standard deviation in float64, without a copy of all values in it; `values` lie one behind the other."""
+    flat = values.reshape(-1)
+    mean = float(flat.mean(dtype=np.float64))
+    blocks = (flat[start : start + BLOCK].astype(np.float64) - mean for start in range(0, flat.size, BLOCK))
+    return mean, math.sqrt(sum(float(block @ block) for block in blocks) / flat.size)
 
 
 def _normalised(values: NDArray[np.float64], rule: ChannelIntensity) -> NDArray[np.float64]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from math import log, log1p
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from math import ceil, log, log1p, prod
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prosma_core.data.geometry import Box, box_slices
+from prosma_core.data.geometry import Box, box_shape, box_slices
 from prosma_core.data.grid import NetworkGrid
 from prosma_core.data.resample import resize
 
@@ -99,7 +99,7 @@ def _resize_axis(image: Tensor, axis: int, part: RegionOfInterest) -> Tensor:
 
 
 def argmax_part(logits: Tensor, part: RegionOfInterest, threshold: float | None = None) -> NDArray[Any]:
-    """Class of each voxel of a part as `argmax_streaming` says; classes are resampled one at a time.
+    """Class of each voxel of a part as `argmax_streaming` says; some planes of one class are resampled at a time.
 
     Parameters
     ----------
@@ -111,8 +111,35 @@ def argmax_part(logits: Tensor, part: RegionOfInterest, threshold: float | None 
     -------
     ndarray, uint8 or int32, shape (*oriented box)
     """
-    classes = (resize_part(logits[k : k + 1], part)[0] for k in range(len(logits)))
-    return argmax_streaming(classes, len(logits), threshold)
+    planes = planes_at_once(box_shape(part.network), box_shape(part.oriented))
+    (start, stop), *rest = part.oriented
+    found = []
+    for first in range(start, stop, planes):
+        box = (first, min(first + planes, stop))
+        piece, values = replace(part, oriented=(box, *rest)), logits
+        if part.grid.shape[0] == part.grid.oriented[0]:
+            piece = replace(piece, network=(box, *part.network[1:]))
+            values = logits[:, box[0] - start : box[1] - start]
+        classes = (resize_part(values[k : k + 1], piece)[0] for k in range(len(values)))
+        found.append(argmax_streaming(classes, len(values), threshold))
+    return found[0] if len(found) == 1 else np.concatenate(found)
+
+
+def planes_at_once(network: Sequence[int], source: Sequence[int]) -> int:
+    """Planes of a part that get their classes at once: about `PIECE` voxels, and no more pieces than cost little.
+
+    The first axis is resampled as a whole for each piece, the others are not.
+
+    Parameters
+    ----------
+    network, source : sequence of int
+        Shapes of the part on the network's grid and on the scan's.
+    """
+    least = max(1, PIECE // prod(source[1:]))
+    if network[0] == source[0]:
+        return least
+    pieces = max(1, prod(source) // (source[0] * prod(network[1:])))
+    return max(least, ceil(source[0] / pieces))
 
 
 def argmax_streaming(classes: Iterable[Tensor], count: int, threshold: float | None = None) -> NDArray[Any]:

@@ -14,10 +14,13 @@ from prosma_core.data.geometry import ImageSpec, check_region, format_region, si
 from prosma_core.data.grid import NetworkGrid
 from prosma_core.errors import DeviceError
 from prosma_core.inference.device import free_memory, gib
+from prosma_core.inference.grid_restore import planes_at_once
 from prosma_core.printable import counted
 
 TENSORS_PER_TILE = 14
 """Tensors of the finest level alive at the peak of a forward, gate temporaries and convolution workspace among them."""
+PREPARED = 8
+"""Bytes that a voxel takes at most usually while a scan is turned and normalized."""
 MAX_BATCH = {"cuda": 16, "mps": 4, "cpu": 1}
 """More tiles at once gain nothing: a CPU is busy with one."""
 SHARE = 0.8
@@ -51,9 +54,12 @@ def tile_bytes(model: ModelConfig, tile: tuple[int, ...]) -> int:
 def sum_bytes(
     num_classes: int, grid: tuple[int, ...], source: tuple[int, ...], all_classes: bool, threshold: bool = False
 ) -> int:
-    """Bytes of the summed logits, their weights, and what the way back to the source grid takes."""
-    back = max(num_classes * 2 if all_classes else 0, 5 if threshold else 3)
-    return 4 * (prod(grid) * (num_classes + 1) + prod(source) * back)
+    """Bytes of the summed logits, their weights, and what the source grid takes, prepared or on the way back."""
+    whole = prod(source)
+    back = 4 * (5 if threshold else 3) * min(whole, planes_at_once(grid, source) * prod(source[1:])) + 2 * whole
+    if all_classes:
+        back = max(back, 4 * whole * num_classes * 2)
+    return 4 * prod(grid) * (num_classes + 1) + max(back, PREPARED * whole)
 
 
 def plan_memory(

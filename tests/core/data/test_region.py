@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from prosma_core.config import InferenceConfig, ModelHeader
 from prosma_core.data.geometry import Box, ImageSpec, Scan, array_spec, box_slices, spacing_affine
+from prosma_core.data.grid import NetworkGrid
 from prosma_core.errors import GeometryError
 from prosma_core.events import StageStarted, TileDone
 from prosma_core.inference import grid_restore
@@ -148,6 +149,24 @@ def test_a_part_resampled_in_pieces_is_the_same(make_header: MakeHeader, monkeyp
     monkeypatch.setattr(grid_restore, "PIECE", 100)
     found, _ = run(by, scan_of(case), EXTRAS.replace(region=region))
     np.testing.assert_array_equal(found.labels.data, expected.labels.data)
+
+
+@pytest.mark.parametrize("network", [(8, 12), (90, 12), (32, 200), (90, 110)])
+@pytest.mark.parametrize("region", [None, ((7, 61), (20, 90))])
+@pytest.mark.parametrize("threshold", [None, 0.4])
+def test_classes_of_a_few_planes_at_a_time_are_those_of_all(
+    network: tuple[int, int], region: Any, threshold: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = NetworkGrid((0, 1), (), (90, 110), network, (1.0, 1.0))
+    part = grid_restore.plan_part(grid, region or ((0, 90), (0, 110)))
+    logits = torch.randn(3, *(b - a for a, b in part.network), generator=torch.Generator().manual_seed(0))
+    expected = grid_restore.argmax_part(logits, part, threshold)
+    seen: list[int] = []
+    real = grid_restore.argmax_streaming
+    monkeypatch.setattr(grid_restore, "argmax_streaming", lambda *given: seen.append(1) or real(*given))
+    monkeypatch.setattr(grid_restore, "PIECE", 500)
+    np.testing.assert_array_equal(grid_restore.argmax_part(logits, part, threshold), expected)
+    assert (len(seen) > 4) == (network in {(8, 12), (90, 12), (90, 110)})
 
 
 def test_only_the_tiles_that_touch_the_region_are_computed(make_header: MakeHeader, noise: Noise) -> None:

@@ -148,9 +148,15 @@ def test_values_out_of_bounds_are_refused(values: dict[str, Any]) -> None:
 
 def test_without_a_threshold_no_memory_is_planned_for_it() -> None:
     grid = (10, 10)
-    assert sum_bytes(2, grid, grid, False) == 4 * 100 * 6
-    assert sum_bytes(2, grid, grid, False, threshold=True) == 4 * 100 * 8
+    assert sum_bytes(2, grid, grid, False) == 4 * 100 * 6 + 2 * 100
+    assert sum_bytes(2, grid, grid, False, threshold=True) == 4 * 100 * 8 + 2 * 100
     assert sum_bytes(5, grid, grid, True, threshold=True) == sum_bytes(5, grid, grid, True)
+
+
+def test_a_huge_picture_for_a_small_network_grid_needs_little_beside_itself() -> None:
+    side = 20_000
+    assert sum_bytes(2, (256, 256), (side, side), False) < 9 * side**2
+    assert sum_bytes(2, (256, 256), (side, side), True) > 16 * side**2
 
 
 # --- A whole segmentation --------------------------------------------------------------------------------------------
