@@ -128,8 +128,8 @@ class TrainingConfig(Config):
     """Fine-tuning: share of the trained weights in the model; the rest are those of the start model (1: none of them).
     None is chosen by the Dice of the start model on the annotated voxels: the better it is, the less changes."""
     distillation: float | None = Field(default=None, ge=0, le=100)
-    """Fine-tuning: weight of the cross-entropy to the start model's own probabilities where nothing is annotated. None
-    is chosen by the same Dice."""
+    """Fine-tuning: weight of the cross-entropy to the start model's own probabilities where nothing is annotated in the
+    cases that are learned: in 3D, and in slices that are annotated in part. None is chosen by the same Dice."""
     encoder_rate: float = Field(default=1.0, gt=0, le=1)
     """Share of the learning rate that pretrained weights of an encoder take."""
     weight_decay: float = Field(default=0.01, ge=0, le=1)

@@ -68,10 +68,15 @@ class TrainingCase:
         """Indices of the classes in its labels."""
         return frozenset(torch.unique(self.labels).tolist())
 
+    @cached_property
+    def unknown(self) -> bool:
+        """Whether it holds voxels that are not annotated; a slice that is annotated as a whole does not."""
+        return bool((self.labels.int() == IGNORED).any())
+
     @property
     def masked(self) -> bool:
-        """Whether patches of it may hold ignored voxels."""
-        return self.annotated is not None or bool((self.labels.int() == IGNORED).any())
+        """Whether patches of it may hold ignored voxels, also beyond its edge."""
+        return self.annotated is not None or self.unknown
 
     def to(self, device: torch.device) -> TrainingCase:
         """The same case with its arrays on a device (points stay on the CPU)."""

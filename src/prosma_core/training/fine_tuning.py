@@ -153,7 +153,7 @@ def _fitting_memory(
     training: TrainingConfig, cases: Sequence[TrainingCase], classes: int
 ) -> tuple[TrainingConfig, str]:
     """The settings without distillation where its probabilities take more than half of the free memory, and why."""
-    size = sum(2 * classes * case.labels.numel() for case in cases if case.masked)
+    size = sum(2 * classes * case.labels.numel() for case in cases if case.unknown)
     free = free_memory(torch.device("cpu"))
     if size <= free // 2:
         return training, ""
@@ -175,8 +175,9 @@ def _predicted(
     """Dice of the start model on the annotated voxels, all cases together, and the cases with its probabilities.
 
     Slices of a model's result that were checked and not edited are its own output: they have no part in the Dice,
-    unless no others hold a class. Cases without an ignored voxel need no probabilities; of them, as many are segmented
-    as are validated after an epoch, and only where something is to be chosen by Dice and no other case is there.
+    unless no others hold a class. Cases without an ignored voxel, such as the annotated slices that a 2D model learns,
+    need no probabilities; of them, as many are segmented as are validated after an epoch, and only where something is
+    to be chosen by Dice and no other case is there.
 
     Returns
     -------
@@ -188,7 +189,7 @@ def _predicted(
     """
     choose = training.trained_share is None or training.distillation is None
     cases = list(setup.train)
-    wanted = [i for i, case in enumerate(cases) if case.masked]
+    wanted = [i for i, case in enumerate(cases) if case.unknown]
     if training.distillation == 0 or not wanted:
         most = training.validation_cases if choose else 0
         of = wanted or list(range(len(cases)))
@@ -215,7 +216,7 @@ def _predicted(
                 p, r = (found == k) & (known != IGNORED), known == k
                 counts[which, :, k] += torch.tensor([2 * int((p & r).sum()), int(p.sum()) + int(r.sum())])
                 here[which, k] |= bool(r.any())
-        if cases[i].masked and training.distillation != 0:
+        if cases[i].unknown and training.distillation != 0:
             cases[i] = replace(cases[i], probabilities=_known(logits, common, classes))
         yield Working(f"Segmented {cases[i].name}")
     edited = any(cases[i].judged is not None for i in wanted) and bool(here[1].any())
@@ -232,11 +233,11 @@ def _judges(case: TrainingCase) -> bool:
 def start_probabilities(
     setup: Setup, kept: Kept, cases: Sequence[TrainingCase], device: torch.device
 ) -> Generator[Event, None, list[TrainingCase]]:
-    """Cases with the start model's probabilities, as far as they are masked and have none; yields after each tile."""
+    """Cases with the start model's probabilities, as far as they need and lack them; yields after each tile."""
     common = {0: 0, **common_classes(kept.header.classes, setup.header.classes)}
     predictor, found = None, list(cases)
     for i, case in enumerate(cases):
-        if not case.masked or case.probabilities is not None:
+        if not case.unknown or case.probabilities is not None:
             continue
         if predictor is None:
             predictor = _predictor(setup, model_from(kept.header.model, kept.arrays).to(device), device)

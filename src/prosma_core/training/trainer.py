@@ -96,7 +96,7 @@ class Trainer:
     def with_probabilities(self, cases: Sequence[TrainingCase]) -> Generator[Event, None, list[TrainingCase]]:
         """Frames with what the start model says of them, where that is learned, too."""
         known = {c.name: c.probabilities for c in self.setup.train if c.probabilities is not None}
-        cases = [replace(c, probabilities=known.get(c.name)) if c.masked else c for c in cases]
+        cases = [replace(c, probabilities=known.get(c.name)) if c.unknown else c for c in cases]
         if self.kept is None or not self.config.distillation:
             return cases
         return (yield from start_probabilities(self.setup, self.kept, cases, self.device))

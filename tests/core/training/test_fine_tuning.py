@@ -18,15 +18,17 @@ from prosma_core.data.labels import IGNORED
 from prosma_core.data.slices import SliceStates
 from prosma_core.errors import TrainingError
 from prosma_core.events import EpochDone, StageStarted
+from prosma_core.inference.tiled import TiledPredictor
 from prosma_core.io.bundle import load_bundle
 from prosma_core.io.images import write_image, write_labels
 from prosma_core.io.notes import slices_note
 from prosma_core.runs.run_folder import RunFolder
 from prosma_core.training import fine_tuning
 from prosma_core.training.cases import PatchSampler, TrainingCase
-from prosma_core.training.fine_tuning import choose_by, mean_weights
-from prosma_core.training.loop import TrainingResult, train
+from prosma_core.training.fine_tuning import choose_by, keep_start, mean_weights
+from prosma_core.training.loop import train
 from prosma_core.training.optimization import distillation_loss
+from prosma_core.training.prepare import prepare_run
 
 SHAPE = (16, 24, 24)
 TINY: dict[str, Any] = {
@@ -52,7 +54,7 @@ def written(tmp_path: Path, name: str, slices: tuple[int, ...], classes: int = 1
     return paths
 
 
-def drain(run) -> tuple[TrainingResult, list[str]]:
+def drain(run) -> tuple[Any, list[str]]:
     said = []
     while True:
         try:
@@ -237,6 +239,30 @@ def test_slices_that_were_only_checked_do_not_make_a_poor_start_model_good(
         said.append(next(s for s in drain(train(run))[1] if "has Dice" in s))
     assert said[0].startswith("The start model has Dice 0.00 on edited slices: it is retrained")
     assert said[1].startswith("The start model has Dice 1.00 on the annotated voxels: it is corrected carefully")
+
+
+def test_slices_that_a_2d_model_learns_are_not_segmented_for_targets_that_they_have_no_place_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flat = {**TINY, "preprocess": {"dims": 2, "tile": [16] * 2}}
+    whole = written(tmp_path, "whole", tuple(range(SHAPE[0])))
+    names = {0: "background", 1: "ball"}
+    loop = {**LOOP, "epochs": 1, "steps": 25, "learning_rate": 0.01}
+    values = {**flat, "pairs": [whole], "out": tmp_path / "start.safetensors", "class_names": names, "training": loop}
+    start = drain(train(resolve_run(values)))[0].path
+    segmented: list[tuple[int, ...]] = []
+    predict = TiledPredictor.predict
+    monkeypatch.setattr(TiledPredictor, "predict", lambda s, x, *a: segmented.append(x.shape) or predict(s, x, *a))
+    monkeypatch.setattr(fine_tuning, "GOOD", 0.0)
+    run = tuned(tmp_path, start, epochs=1, steps=1, validation_cases=1)
+    ready, _ = drain(prepare_run(run, torch.device("cpu")))
+    assert len(ready.train) > 1
+    assert all(case.masked for case in ready.train)  # what lies beyond their edges is not known
+    segmented.clear()
+    (ready, _), said = drain(keep_start(ready, torch.device("cpu"), resume=False))
+    assert len(segmented) == 1  # for the Dice
+    assert said[-1].endswith("it is corrected carefully (a quarter of the trained weights).")
+    assert all(case.probabilities is None for case in ready.train)
 
 
 def test_a_fine_tuning_that_is_resumed_equals_one_that_was_never_stopped(tmp_path: Path, start: Path) -> None:
