@@ -52,6 +52,19 @@ class Base:
         packed = (zlib.compress(p.tobytes(), 1) if p.any() else b"" for p in planes)
         return cls(tuple(packed), np.asarray(labels.data).dtype.str, planes[0].shape, axis)
 
+    def values(self, spec: ImageSpec) -> NDArray[Any] | None:
+        """All voxels, of a label map of this geometry; None where they are not of its shape."""
+        found = np.zeros(spec.shape, self.dtype)
+        if not (self.axis in spec.spatial_axes if self.axis else spec.spatial_ndim == 2):
+            return None
+        planes = list(planes_of(Scan(found, spec), self.axis))
+        if (len(self.slices), self.shape) != (len(planes), planes[0].shape):
+            return None
+        for kept, plane in zip(self.slices, planes, strict=True):
+            if kept:
+                plane[...] = np.frombuffer(zlib.decompress(kept), self.dtype).reshape(plane.shape)
+        return found
+
     def differing(self, number: int, plane: NDArray[Any]) -> NDArray[np.bool_]:
         """Voxels of a slice, as it is now, that differ."""
         kept = self.slices[number]

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import logging
 import shutil
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from napari_prosma.layers.results import file_notes, labels_layer
 from napari_prosma.layers.scan import LayerScan
-from napari_prosma.layers.slices import keep, marks_of
+from napari_prosma.layers.slices import Base, Marks, keep, marks_of, noted_marks, usual_axis
 from napari_prosma.train.pairs import Pair
 from napari_prosma.train.sources import Source, classes_known, image_scan, labels_scan, provenance_of, states_of_labels
 from prosma_core.config.model import ClassInfo
@@ -419,9 +419,58 @@ def resampled(pair: Pair, *, voxel_by_voxel: bool = False) -> Labels:
     if pair.labels.layer is not None:
         result.colormap = pair.labels.layer.colormap
         marks = marks_of(pair.labels.layer)
-        if marks is not None and voxel_by_voxel:  # the slices are the same
-            keep(result, marks)
+    else:
+        marks = noted_marks(DECODER.read_notes(pair.labels.paths[0]), labels)
+    if marks is not None and not voxel_by_voxel:
+        marks = _marks_on(marks, labels.spec, image.spec.labels_spec())
+    if marks is not None:
+        keep(result, marks)
     return result
+
+
+def _marks_on(marks: Marks, labels: ImageSpec, grid: ImageSpec) -> Marks | None:
+    """Marks of resampled labels: what was corrected stays so; None where nothing was kept to compare with.
+
+    Slices are those nearest to the ones before. Where they are turned, no slice was in view as a whole.
+    """
+    values = marks.base.values(labels) if marks.base is not None else None
+    if values is None:
+        return None
+    base = Scan(_nearest(Scan(values, labels), grid).reshape(grid.shape), grid)
+    n, to_labels = grid.spatial_ndim, np.linalg.solve(labels.affine, grid.affine)
+    if not marks.axis:
+        return Marks("", marks.checked, marks.edited, Base.of(base, ""))
+    at = labels.spatial_axes.index(marks.axis)
+    (along,) = np.nonzero(np.abs(to_labels[at, :n]) > TURNED * np.abs(to_labels[at, :n]).max())
+    if len(along) > 1:
+        axis = usual_axis(grid)
+        everything = frozenset(range(grid.num_frames * grid.size(axis)))
+        return Marks(axis, base=Base.of(base, axis), across=everything)
+    axis = grid.spatial_axes[along[0]]
+    places = np.rint(to_labels[at, along[0]] * np.arange(grid.size(axis)) + to_labels[at, n]).astype(int)
+    size, there = labels.size(marks.axis), list(enumerate(places.tolist()))
+    of = [
+        (frame * len(there) + i, frame * size + place)
+        for frame in range(grid.num_frames)
+        for i, place in there
+        if 0 <= place < size
+    ]
+
+    def moved(which: Collection[int]) -> tuple[int, ...]:
+        return tuple(number for number, before in of if before in which)
+
+    return Marks(
+        axis,
+        moved(marks.checked),
+        moved(marks.edited),
+        Base.of(base, axis),
+        seen=frozenset(moved(marks.seen)),
+        across=frozenset(moved(marks.across)),
+    )
+
+
+TURNED = 1e-3
+"""Share of a step along the slices' axis from which on another axis of a grid counts as going through slices."""
 
 
 _BACKGROUND = ClassInfo(value=0, name="background", color="#000000")

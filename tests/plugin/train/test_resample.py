@@ -182,6 +182,31 @@ def test_labels_that_a_model_made_are_known_as_such_whatever_becomes_of_them(tmp
         assert check(pair, LabelsConfig()).provenance.items() >= notes.items()
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_what_was_corrected_stays_so_on_another_grid(turned: bool, tmp_path: Path) -> None:
+    affine = np.diag([2.0, 1.0, 1.0, 1.0])
+    if turned:
+        affine[:2, :2] = [[np.cos(0.5), -np.sin(0.5)], [np.sin(0.5), np.cos(0.5)]]
+    image = Image(np.zeros((6, 7, 8)), affine=affine, units="mm", name="scan")
+    bare = Image(np.zeros((12, 7, 8)), units="mm", name="fine")
+    notes = {"program": "prosma", "model": "phantom-3d"}
+    made = labels_layer(read(bare), np.ones((12, 7, 8), np.uint8), CLASSES, "organ", notes)
+    copy = editable_copy(made)
+    copy.data[4, 3:5, 3:5] = 0  # slice 2 of the scan; the next one lies between two of them
+    mark(copy, 8, slice_states(copy))
+    states = slice_states(resampled(pair_of(image, copy)))
+    assert states.only
+    if turned:
+        assert states.partly
+        assert (states.checked, states.edited) == ((), ())
+        return
+    assert (states.axis, states.checked, states.edited) == ("z", (4,), (2,))
+    write_labels_layer(str(tmp_path / "labels.nii.gz"), *copy.as_layer_data_tuple()[:2])
+    file = Source(path=tmp_path / "labels.nii.gz", title="labels.nii.gz")
+    found = slice_states(resampled(Pair(layer_source(image), file)))
+    assert {len(found.checked), len(found.edited)} == {1}  # in the file's world, that may run the other way
+
+
 def test_what_was_checked_and_edited_stays_where_voxels_are_copied() -> None:
     scan = Image(np.zeros((6, 7, 8)), scale=(2, 1, 1), units="mm", name="scan")
     bare = Image(np.zeros((6, 7, 8)), name="without a transform")
