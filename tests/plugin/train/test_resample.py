@@ -182,6 +182,7 @@ def test_labels_that_a_model_made_are_known_as_such_whatever_becomes_of_them(tmp
         assert check(pair, LabelsConfig()).provenance.items() >= notes.items()
 
 
+@pytest.mark.filterwarnings("ignore:Non-orthogonal slicing")
 @pytest.mark.parametrize("turned", [False, True])
 def test_what_was_corrected_stays_so_on_another_grid(turned: bool, tmp_path: Path) -> None:
     affine = np.diag([2.0, 1.0, 1.0, 1.0])
