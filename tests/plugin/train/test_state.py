@@ -31,6 +31,7 @@ from napari_prosma.train.state import (
 )
 from prosma_core.config.model import ClassInfo, VoxelSize
 from prosma_core.config.training import PRESETS, LabelsConfig, Preset, load_run_yaml, resolve_run
+from prosma_core.data.slices import SliceStates
 from prosma_core.io.bundle import ModelEntry, find_model, read_header, shipped_models
 from prosma_core.io.dataset_folder import open_cases
 from prosma_core.io.images import read_labels
@@ -320,6 +321,26 @@ def test_what_is_held_out_is_said(tmp_path: Path) -> None:
     assert "1 annotated slice of the same scans" in said(scan("a", 1, 4, 6, 8))
     assert "2 annotated slices of the same scans" in said(scan("a", 1, 3, 5, 7), scan("b", 0, 2, 4, 6, 8))
     assert "held out" not in said(*(scan(name, 1, 4, 8) for name in "abcd"))
+
+
+def test_marked_scans_that_were_only_checked_are_named_and_corrected_ones_trained_on(tmp_path: Path) -> None:
+    def scan(name: str, part: str, *edited: int) -> PairRow:
+        found = row(name=name, slices=(1, 2, 4, 8))
+        pair = replace(found.pair, part=part, splits="series" if part else "")
+        return replace(found, pair=pair, states=SliceStates("z", 10, 1, (1,), edited, only=True))
+
+    def plan(*rows: PairRow) -> tuple[Any, str]:
+        found = plan_of(choices(*rows), tmp_path)
+        return found.request_values.get("validation"), " ".join(found.notes)
+
+    marked, said = plan(scan("a", "train", 2, 4), scan("b", "val", 2), scan("c", "val"))
+    assert marked == (1, 2)  # the core leaves out the same
+    assert "was edited there: c. They are not trained on." in said
+    assert "Of a model's result, edited slices alone" in said
+    marked, said = plan(scan("a", "train", 2, 4), scan("b", "train", 2), scan("c", "val"))
+    assert "What is validated on is drawn from the other cases. No independent validation" in said
+    corrected = [scan("a", "", 2, 4), *(scan(name, "") for name in "bcde")]
+    assert "No independent validation" in plan(*corrected)[1]  # the only corrected scan is trained on
 
 
 def test_painted_values_far_apart_are_classes_of_these_values(tmp_path: Path) -> None:
