@@ -56,6 +56,26 @@ def test_slices_are_marked_by_key_and_button_and_the_bar_follows(widget: Any, an
     assert KEY not in map(str, widget.viewer.keymap)
 
 
+def test_a_stroke_in_another_view_counts_the_slice_that_was_in_view(widget: Any, annotated: Any, qtbot: QtBot) -> None:
+    image, drawn = annotated(widget.viewer)
+    classes = (ClassInfo(value=0, name="background"), ClassInfo(value=1, name="organ"))
+    made = labels_layer(read(image), np.array(drawn.data), classes, "o", {"program": "prosma", "model": "phantom-3d"})
+    copy = widget.viewer.add_layer(editable_copy(made))
+    widget.controller.pairs.add_layers(image, copy)
+    assert "12 untouched" in widget.text("slice_counts")
+    viewer, size = widget.viewer, copy.data.shape[2]
+    viewer.dims.order = (2, 0, 1)
+    viewer.dims.set_current_step(2, 3)
+    copy.brush_size = 6
+    copy.paint((6, 6, 3), 1 - int(copy.data[6, 6, 3]))
+    qtbot.waitUntil(lambda: "1 edited" in widget.text("slice_counts"))
+    assert widget.text("slice_counts") == f"o corrected: 0 checked, 1 edited, {size - 1} untouched"
+    press(viewer, KEY)
+    assert slice_states(copy).words() == f"1 checked (1 of them edited), {size - 1} untouched"
+    widget.controller.slices.go_to(5)
+    assert viewer.dims.current_step[2] == 5
+
+
 def test_counts_say_which_of_the_checked_slices_were_edited() -> None:
     states = SliceStates("z", 31, checked=(3, 4, 5), edited=(5, 8, 9), only=True)
     assert states.words() == "3 checked (1 of them edited), 2 edited, 26 untouched"
