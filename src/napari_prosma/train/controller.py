@@ -95,6 +95,8 @@ class TrainController:
             viewer, view, session.jobs, self._pairs, self.slices, self.series, self._adviser, self._show_plan
         )
         self._connect()
+        for layer in viewer.layers:
+            self._fit_brush(layer)
         session.widget_opened()
         self._show_everything()
 
@@ -323,8 +325,11 @@ class TrainController:
     # --- What the viewer does ---------------------------------------------------------------------------------------
 
     def _layer_added(self, event: Any) -> None:
-        if isinstance(event.value, Labels):
-            fit_brush(event.value)
+        self._fit_brush(event.value)
+
+    def _fit_brush(self, layer: Any) -> None:
+        if isinstance(layer, Labels):
+            fit_brush(layer)
 
     def _layer_removed(self, event: Any) -> None:
         if self.series.layer_removed(event.value):

@@ -12,7 +12,14 @@ from torch import nn
 
 from prosma_core.config import GateConfig, ModelHeader
 from prosma_core.config.inspection import InspectConfig, LevelEdit, MapInfo, MapKind
-from prosma_core.config.model import ONE_SIDED, ChannelIntensity, ClassInfo, ModelConfig, PreprocessConfig
+from prosma_core.config.model import (
+    LITE0_STRIDES,
+    ONE_SIDED,
+    ChannelIntensity,
+    ClassInfo,
+    ModelConfig,
+    PreprocessConfig,
+)
 from prosma_core.data.geometry import ImageSpec, Scan, array_spec, map_spec
 from prosma_core.errors import ConfigError, DeviceError, GeometryError
 from prosma_core.events import StageStarted, TileDone
@@ -57,6 +64,13 @@ def three_levels(
     values = {"dims": dims, "channels": ("image",), "intensities": (ChannelIntensity(),), "tile": tile, **preprocess}
     classes = (ClassInfo(value=0, name="background"), ClassInfo(value=1, name="blob"))
     return ModelHeader(name="m", model=model, preprocess=PreprocessConfig.parse(values, "p"), classes=classes)
+
+
+def pretrained_encoder(gate: dict[str, Any] | None = None) -> ModelHeader:
+    """Return the header of a network on the pretrained encoder, whose finest level has half the resolution."""
+    header = three_levels(2, (32, 32), gate)
+    values = {"widths": (4,) * 5, "strides": LITE0_STRIDES, "kernels": ((3, 3),) * 5, "encoder": "efficientnet-lite0"}
+    return header.replace(model=ModelConfig.parse({**header.model.model_dump(), **values}, "m"))
 
 
 class Pooled(nn.Module):
@@ -155,13 +169,22 @@ def test_tiles_do_not_show_away_from_their_borders(dims: int, noise: Noise) -> N
             np.testing.assert_allclose(one[..., part], other[..., part], rtol=2e-3, atol=2e-3)
 
 
-@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("dims", [2, 3, "lite0"])
 @pytest.mark.parametrize("form", sorted(THRESHOLDS))
-def test_kept_and_removed_are_all_and_the_numbers_are_those_of_the_maps(dims: int, form: str, noise: Noise) -> None:
-    header = three_levels(dims, (16,) * dims, {"form": form})
+def test_kept_and_removed_are_all_and_the_numbers_are_those_of_the_maps(
+    dims: int | str, form: str, noise: Noise
+) -> None:
+    header = (
+        three_levels(dims, (16,) * dims, {"form": form})
+        if isinstance(dims, int)
+        else pretrained_encoder({"form": form})
+    )
+    n = header.model.dims
     by = Segmenter(header, build_model(header.model, 0), CPU)
-    found = look(by, noise((27, 30, 19)[:dims], "zyx"[-dims:]))
-    assert [level.level for level in found.inspection.levels] == [0, 1]
+    found = look(by, noise((27, 30, 19)[:n], "zyx"[-n:]))
+    assert [level.level for level in found.inspection.levels] == list(range(len(header.model.widths) - 1))
+    first = next(info for info in found.inspection.maps if (info.level, info.kind) == (0, "removed"))
+    assert first.scale == ((1.0,) * n if n is dims else (2.0, 2.0))
     for level in found.inspection.levels:
         maps = {info.kind: found.maps[info.name] for info in found.inspection.maps if info.level == level.level}
         removed, kept = maps["removed"], maps["kept"]
@@ -175,7 +198,8 @@ def test_kept_and_removed_are_all_and_the_numbers_are_those_of_the_maps(dims: in
         if form not in ONE_SIDED:  # 8 bins of an eighth are |z| < tau
             np.testing.assert_allclose([sum(row[:8]) for row in level.histogram], level.channel_removed, atol=1e-3)
         else:
-            assert set(level.positive) == {1.0}
+            kept_some = [p for p, share in zip(level.positive, level.channel_removed, strict=True) if share < 1]
+            assert set(kept_some) == {1.0}
         assert all(0 < c < 1 for c in level.channel_gate)
         assert maps["channel_gate"].std() < 0.1
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from prosma_core.config import InferenceConfig, ModelHeader
 from prosma_core.config.inspection import InspectConfig, LevelEdit, Variant, opened_one_at_a_time
-from prosma_core.config.model import ClassInfo
+from prosma_core.config.model import LITE0_STRIDES, ClassInfo, ModelConfig
 from prosma_core.data.geometry import Scan
 from prosma_core.errors import ConfigError, GeometryError, LabelError
 from prosma_core.events import TileDone
@@ -36,10 +36,14 @@ def drain(work: Generator[Any, None, Any]) -> tuple[Any, list[Any]]:
             return stop.value, events
 
 
-@pytest.fixture
-def by(make_header: MakeHeader) -> Segmenter:
-    """Return a network of three classes that finds all of them somewhere."""
+@pytest.fixture(params=["residual", "efficientnet-lite0"])
+def by(request: pytest.FixtureRequest, make_header: MakeHeader) -> Segmenter:
+    """Return a network of three classes that finds all of them somewhere, with each encoder."""
     header = make_header(values=(0, 1, 2))
+    if request.param != "residual":
+        values = {"encoder": request.param, "strides": LITE0_STRIDES, "kernels": ((3, 3),) * 5, "widths": (4,) * 5}
+        config = ModelConfig.parse({**header.model.model_dump(), **values}, "m")
+        header = header.replace(model=config, preprocess=header.preprocess.replace(tile=(32, 32)))
     model = build_model(header.model, 4)
     with torch.no_grad():
         model.heads[0].bias.zero_()
@@ -119,8 +123,9 @@ def test_which_level_matters_is_a_variant_for_each_gate(make_header: MakeHeader)
 
 def test_what_does_not_fit_is_refused_in_words(by: Segmenter, noise: Noise) -> None:
     scan = noise((16, 16), "yx")
-    wrong = Variant(name="x", edits=(LevelEdit(level=3, threshold=0),))
-    with pytest.raises(ConfigError, match="no level 3"):
+    levels = len(by.model.skip_gates)
+    wrong = Variant(name="x", edits=(LevelEdit(level=levels, threshold=0),))
+    with pytest.raises(ConfigError, match=f"no level {levels}"):
         next(what_if(by, scan, (wrong,), InspectConfig()))
     other = noise((16, 17), "yx")
     with pytest.raises(GeometryError, match="labels of this scan"):

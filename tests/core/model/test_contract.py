@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import get_args
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from prosma_core.config.model import ONE_SIDED, GateConfig, GateForm, ModelConfig
+from prosma_core.config.model import LITE0_STRIDES, ONE_SIDED, GateConfig, GateForm, ModelConfig
 from prosma_core.errors import ConfigError, GeometryError, ModelFileError
 from prosma_core.model.gate import ProximalGate, SkipGate, build_gate
 from prosma_core.model.gate_hooks import GateRecord, counting, recording_gate
@@ -31,9 +32,19 @@ PROXIMAL = [name for name, gate in GATES.items() if gate.kind == "prosma"]
 every_gate = pytest.mark.parametrize("gate", sorted(GATES))
 proximal_gate = pytest.mark.parametrize("gate", PROXIMAL)
 both_dims = pytest.mark.parametrize("dims", [2, 3])
+every_network = pytest.mark.parametrize(
+    ("dims", "gate"),
+    [*itertools.product((2, 3), sorted(GATES)), *(("lite0", gate) for gate in ("bounded", "attention", "none"))],
+)
 
 
-def config(dims: int, gate: str, *, channels: int = 2, classes: int = 3, thick: bool = False) -> ModelConfig:
+def config(dims: int | str, gate: str, *, channels: int = 2, classes: int = 3, thick: bool = False) -> ModelConfig:
+    """Settings of a small network with 2 or 3 axes, or on the pretrained encoder (``lite0``)."""
+    if dims == "lite0":
+        values = {"dims": 2, "in_channels": 3, "num_classes": classes, "encoder": "efficientnet-lite0"}
+        shape = {"widths": (4, 5, 6, 7, 8), "strides": LITE0_STRIDES, "kernels": ((3, 3),) * 5}
+        return ModelConfig.parse({**values, **shape, "gate": GATES[gate]}, "The network")
+    assert isinstance(dims, int)
     first = (2,) * dims if not thick else (1, *(2,) * (dims - 1))
     kernel = (3,) * dims if not thick else (1, *(3,) * (dims - 1))
     return ModelConfig(
@@ -76,8 +87,7 @@ def test_forward_gives_logits_on_the_input_grid_and_backward_reaches_every_weigh
     assert without == []
 
 
-@every_gate
-@both_dims
+@every_network
 def test_evaluation_is_deterministic_and_leaves_the_input_alone(dims, gate) -> None:
     model = build_model(config(dims, gate), seed=0).eval()
     x = scan(model)
@@ -87,8 +97,7 @@ def test_evaluation_is_deterministic_and_leaves_the_input_alone(dims, gate) -> N
     assert torch.equal(x, before)
 
 
-@every_gate
-@both_dims
+@every_network
 def test_weights_go_out_and_in_exactly(dims, gate) -> None:
     model = build_model(config(dims, gate), seed=3).eval()
     again = model_from(model.config, weights_of(model.state_dict()))
@@ -97,8 +106,7 @@ def test_weights_go_out_and_in_exactly(dims, gate) -> None:
         assert torch.equal(model(x), again(x))
 
 
-@every_gate
-@both_dims
+@every_network
 def test_open_gates_make_the_network_the_plain_unet_with_the_same_weights(dims, gate) -> None:
     model = build_model(config(dims, gate), seed=1).eval()
     plain = build_model(config(dims, "none"), seed=2).eval()
@@ -112,8 +120,7 @@ def test_open_gates_make_the_network_the_plain_unet_with_the_same_weights(dims, 
         assert torch.equal(model(x), plain(x))
 
 
-@every_gate
-@both_dims
+@every_network
 def test_the_same_seed_gives_the_same_weights_and_leaves_torch_alone(dims, gate) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)

@@ -8,12 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prosma_core.config.model import GateConfig, GateForm
+from prosma_core.config.model import LITE0_STRIDES, GateConfig, GateForm, ModelConfig
 from prosma_core.io.bundle import find_model, load_bundle
 from prosma_core.model.gate import ProximalGate, build_gate
 from prosma_core.model.gate_hooks import GateRecord, recording_gate
 from prosma_core.model.kernels import cpu
+from prosma_core.model.pretrained import imagenet_weights
 from prosma_core.model.prox import THRESHOLDS
+from prosma_core.model.unet import UNet, build_model
 from prosma_core.model.weights import model_from
 
 pytestmark = pytest.mark.skipif(not cpu.usable(torch.zeros(1)), reason="the path is for x86 processors with oneDNN")
@@ -141,6 +143,15 @@ def test_layouts_that_are_not_contiguous() -> None:
     torch.testing.assert_close(gate(x.mT.contiguous().mT, g), expected)
 
 
+def pretrained_network() -> UNet:
+    """Return a network on the pretrained encoder, with its published weights."""
+    values = {"dims": 2, "in_channels": 3, "num_classes": 3, "encoder": "efficientnet-lite0"}
+    shape = {"widths": (24, 32, 64, 96, 128), "strides": LITE0_STRIDES, "kernels": ((3, 3),) * 5}
+    model = build_model(ModelConfig.parse({**values, **shape}, "The network"), seed=0)
+    model.load_pretrained(imagenet_weights())
+    return model.eval()
+
+
 def test_only_float32_without_autocast_is_taken() -> None:
     x = torch.zeros(1)
     assert not cpu.usable(x.double())
@@ -149,11 +160,14 @@ def test_only_float32_without_autocast_is_taken() -> None:
         assert not cpu.usable(x)
 
 
-@pytest.mark.parametrize("name", ["phantom-3d", "hippocampus-mri", "breast-lesion-us"])
+@pytest.mark.parametrize("name", ["phantom-3d", "hippocampus-mri", "breast-lesion-us", "efficientnet-lite0"])
 def test_shipped_models_give_the_labels_they_give_as_plain_pytorch(name: str) -> None:
-    header, weights = load_bundle(find_model(name))
-    model = model_from(header.model, weights).eval()
-    x = torch.randn(1, header.model.in_channels, *(2 * d for d in header.model.divisor))
+    if name == "efficientnet-lite0":
+        model = pretrained_network()
+    else:
+        header, weights = load_bundle(find_model(name))
+        model = model_from(header.model, weights).eval()
+    x = torch.randn(1, model.config.in_channels, *(2 * d for d in model.config.divisor))
     with torch.no_grad():
         found = model(x)
         expected = model.double()(x.double())

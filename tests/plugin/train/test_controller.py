@@ -9,18 +9,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from napari.components import ViewerModel
 from napari.layers import Labels
 from napari.utils._proxies import PublicOnlyProxy
 from napari.utils.notifications import notification_manager
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QCheckBox, QComboBox, QPushButton, QTableWidget, QWidget
 
+from napari_prosma.jobs.session import Session
 from napari_prosma.layers.labels import brush_for
 from napari_prosma.layers.scan import read
 from napari_prosma.scan.selection import fit_of
 from napari_prosma.train import pair_list
+from napari_prosma.train.controller import TrainController
 from napari_prosma.train.run_library import list_runs
-from napari_prosma.train.view import ENCODERS
+from napari_prosma.train.view import ENCODERS, TrainView
 from napari_prosma.widgets.job_view import ActivityProgress
 from prosma_core.config.training import FINE_TUNING_RATE, MOST_EPOCHS, LabelsConfig, RunConfig, resolve_run
 from prosma_core.data.geometry import array_spec
@@ -636,6 +639,22 @@ def test_a_new_layer_has_a_brush_that_suits_the_scan(widget: Any, annotated: Any
     own.brush_size = 4
     widget.viewer.add_layer(own)
     assert own.brush_size == 4
+
+
+def test_layers_that_are_there_when_the_widget_opens_have_a_brush_that_suits_them(
+    widget: Any, annotated: Any, make_jobs: Any, qtbot: QtBot
+) -> None:
+    viewer = ViewerModel()
+    _, painted = annotated(viewer)
+    own = viewer.add_labels(np.zeros((20, 35, 50), np.uint8))
+    own.brush_size = 4
+    assert painted.brush_size == 10
+    view = TrainView()
+    qtbot.addWidget(view)
+    controller = TrainController(viewer, view, Session(widget.models, make_jobs()))
+    assert (painted.brush_size, own.brush_size) == (brush_for(painted.data), 4)
+    assert painted.brush_size < 10
+    controller.close()
 
 
 def test_the_encoder_of_a_new_network_can_be_chosen(widget: Any, annotated: Any) -> None:
