@@ -1,4 +1,4 @@
-"""The loop on real scans, with defaults apart from a short budget: draw, train, correct, mark, train live, go on."""
+"""The loop on excerpts of real scans, with defaults apart from steps and epochs: draw, train, correct, mark, go on."""
 
 from __future__ import annotations
 
