@@ -2,9 +2,9 @@
 
     python3 run.py bench sparse_training DIR/msd_hippocampus [--slices 1 3 5 0] [--scans 3] [--minutes 5] [--threads 2]
 
-Of each of the first training scans (of ACDC, the two time points of a patient are two) only so many axial slices keep their labels, evenly spaced over the object (0 for
-all slices); the others are set to 0 and count as not annotated. The Dice is that of validation scans, all of whose
-slices are annotated.
+Of each of the first training scans (of ACDC, the two time points of a patient are two) only so many axial slices keep
+their labels, evenly spaced over the object (0 for all slices); the others are set to 0 and count as not annotated. The
+Dice is that of validation scans, all of whose slices are annotated.
 """
 
 from __future__ import annotations
