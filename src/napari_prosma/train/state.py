@@ -168,7 +168,7 @@ def expected_dims(choices: TrainChoices) -> Literal[2, 3] | None:
 
 def _sparse(row: PairRow, labels: LabelsConfig) -> bool:
     """Whether only a part of a scan is annotated."""
-    return labels.sparse or (row.result is not None and bool(row.result.untouched))
+    return labels.sparse or (row.result is not None and len(row.result.whole) < row.result.count)
 
 
 def usual_training(choices: TrainChoices) -> TrainingConfig:

@@ -11,8 +11,11 @@ from unittest.mock import ANY
 import numpy as np
 import pytest
 import torch
+from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
+from napari_prosma.layers.results import editable_copy, labels_layer
+from napari_prosma.layers.scan import read
 from napari_prosma.scan.selection import Problem
 from napari_prosma.train.export_pairs import write_pairs
 from napari_prosma.train.pairs import Pair, PairRow, check
@@ -198,6 +201,23 @@ def few(axis: int, **image: Any) -> PairRow:
     return check(Pair(layer_source(scan), layer_source(labels)), SPARSE)
 
 
+def corrected(axis: int, **image: Any) -> PairRow:
+    """A scan with a model's result that was corrected in one slice, seen along an axis."""
+    viewer = ViewerModel()
+    scan = viewer.add_image(np.random.default_rng(0).normal(size=(24, 32, 32)).astype(np.float32), name="c", **image)
+    classes = (ClassInfo(value=0, name="background"), ClassInfo(value=1, name="organ"))
+    found = np.zeros(scan.data.shape, np.uint8)
+    found[2:20, 5:15, 5:15] = 1
+    copy = editable_copy(labels_layer(read(scan), found, classes, "organ", {"program": "prosma", "model": "m"}))
+    viewer.add_layer(copy)
+    viewer.dims.order = (axis, *(a for a in range(3) if a != axis))
+    viewer.dims.set_point(axis, copy.data_to_world([9] * 3)[axis])
+    at = [np.arange(5, 12)] * 3
+    at[axis] = np.full(7, 9)
+    copy.data_setitem(tuple(at), 0)
+    return check(Pair(layer_source(scan), layer_source(copy)), LabelsConfig())
+
+
 @pytest.mark.parametrize("preset", ["quick", "balanced"])
 @pytest.mark.parametrize(
     ("make", "given", "dims"),
@@ -208,15 +228,29 @@ def few(axis: int, **image: Any) -> PairRow:
         (lambda: few(0, **THICK), {"labels": SPARSE}, 2),
         (lambda: few(1, **THICK), {"labels": SPARSE}, 3),
         (lambda: few(0, **THICK), {"labels": SPARSE, "dims": 3}, 3),
+        (lambda: corrected(0, **THICK), {}, 2),
+        (lambda: corrected(1, **THICK), {}, 3),
         (lambda: few(0, scale=(1, 1, 1), units=("mm",) * 3), {"labels": SPARSE}, 3),
         (lambda: row((24, 32, 32), **THICK), {"start": "phantom-3d"}, 3),
     ],
-    ids=["picture", "residual", "whole", "thick", "thick across", "thick in 3D", "isotropic", "start"],
+    ids=[
+        "picture",
+        "residual",
+        "whole",
+        "thick",
+        "thick across",
+        "thick in 3D",
+        "corrected",
+        "corrected across",
+        "isotropic",
+        "start",
+    ],
 )
 def test_the_settings_shown_and_timed_are_those_that_are_trained_with(
     make: Any, given: dict[str, Any], dims: int, preset: Preset, tmp_path: Path
 ) -> None:
     there = make()
+    assert there.problem == ""
     there.pair.image.layer.data = np.random.default_rng(0).integers(0, 200, there.pair.image.layer.data.shape)
     given = given | ({"start": entry(given["start"])} if "start" in given else {})
     chosen = choices(there, preset=preset, training={"patience": 7}, device="cpu", **given)
@@ -228,7 +262,7 @@ def test_the_settings_shown_and_timed_are_those_that_are_trained_with(
     planned = {"keep": trained.keep} | ({} if shown.batch_size else {"batch_size": trained.batch_size})
     mirror = {"augment": trained.augment} if "start" in given else {}  # that of the model, which has no field
     assert shown.replace(**planned, **mirror) == trained
-    assert (thick_words(there.spec) in plan.notes) == (dims == 2 and "labels" in given)
+    assert (thick_words(there.spec) in plan.notes) == (dims == 2 and there.spec.spatial_ndim == 3)
     request = times_request(plan, sized(chosen), 2)
     if "start" not in given:
         assert {run.preprocess.dims for run in request.runs.values()} == {dims}
