@@ -47,7 +47,8 @@ def list_models(
     found = {model.path: look(model.header) for model in models} if (look := _comparing(scan)) else {}
     said = []
     whole = [Column(name, no_wrap=True) for name in (("name", "fit") if scan else ("name",))]
-    table = Table(*whole, "dims", "channels", "classes", "Dice", "MB", "licence")
+    classes, licence = Column("classes", min_width=LONGEST_WORD), Column("licence", no_wrap=True)
+    table = Table(*whole, "dims", Column("channels", max_width=8), classes, "Dice", "MB", licence)
     for title, group in model_groups(models, lambda model: rank_of(verdict_text(found.get(model.path)))):
         table.add_section()
         table.add_row(f"[bold]{cell(title)}[/bold]")
@@ -60,13 +61,25 @@ def list_models(
                 *([verdict_text(fit) or "not known"] if scan else []),
                 f"{header.model.dims}D",
                 cell(", ".join(header.preprocess.channels)),
-                cell(", ".join(c.name for c in header.classes[1:])),
+                cell(_some([c.name for c in header.classes[1:]])),
                 cell(dice_text(header)),
                 f"{model.path.stat().st_size / 1e6:.1f}",
                 cell(header.licence) or "-",
             )
-    Console(width=110).print(table)
+    Console(width=114).print(table)
     say(*said)
+
+
+LONGEST_WORD = 12
+"""Letters of a class's name that stand in one line at least."""
+MOST_CLASSES = 4
+"""Classes of a model that are named in the list; of more, the first three and how many there are."""
+
+
+def _some(names: list[str]) -> str:
+    """Names in a cell of the list."""
+    few = names if len(names) <= MOST_CLASSES else [*names[:3], f"and {len(names) - 3} more"]
+    return ", ".join(few)
 
 
 def _comparing(path: Path | None) -> Callable[[ModelHeader], Fit | str] | None:
