@@ -333,7 +333,7 @@ def thick_words(spec: ImageSpec) -> str:
     size = " x ".join(f"{edge:.3g}" for edge in spec.spacing)
     return (
         f"A 2D model is trained, slice by slice: few slices are annotated, and they are thick (voxels of {size} "
-        f"{spec.unit}). For a 3D model, choose 3D."
+        f"{spec.unit}). For a 3D one, set preprocess: {{dims: 3}}, or choose New 3D model."
     )
 
 
