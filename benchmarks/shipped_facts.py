@@ -95,7 +95,9 @@ def write_facts(name: str, folder: DatasetFolder, said: dict[str, Any]) -> None:
     train, val = folder.splits["train"], folder.splits["val"]
     looks = [describe(image.spec, image.data) for image, _ in (read_case(folder.cases[case]) for case in train)]
     settings = load_run_yaml(SETTINGS / f"{name}.yaml")
-    meaning = LabelsConfig.parse(settings.get("labels", {}), name)
+    meaning = LabelsConfig.parse(settings.get("labels", {}), name).replace(separate=False)
+    if said.get("objects"):
+        meaning = LabelsConfig(one_class=True)
     found, unfound = measure(path, {case: read_case(folder.cases[case]) for case in val}, meaning, said)
     training = dict(header.training) | {
         "validation_missed": unfound,
@@ -123,15 +125,22 @@ def of_classes(labels: Scan, header: ModelHeader, meaning: LabelsConfig, case: s
     return class_indices(read_annotation(labels, meaning).values, header.classes, case)
 
 
+def scored(header: ModelHeader, meaning: LabelsConfig) -> list[str]:
+    """Names of the classes that the labels can show: where they number objects, the first."""
+    names = [info.name for info in header.classes[1:]]
+    return names[:1] if meaning.one_class else names
+
+
 Measured = tuple[set[str], Scores, float]
 """Classes that an image shows, its scores, and F1 of its objects (0 where they are not counted)."""
 
 
 def measured(result: NDArray[Any], labels: Scan, header: ModelHeader, meaning: LabelsConfig, case: str) -> Measured:
     """What the result of one image is worth; its objects are those of the labels, whole, as in `prosma evaluate`."""
-    names = [info.name for info in header.classes[1:]]
-    known = read_annotation(labels, meaning.replace(separate=False))
+    names = scored(header, meaning)
+    known = read_annotation(labels, meaning)
     found, wanted = class_indices(result, header.classes, case), of_classes(labels, header, meaning, case)
+    found = np.where(found > len(names), 0, found)  # a border between objects belongs to none
     found = found if known.ignored is None else np.where(known.ignored, 0, found)
     shown = {name for number, name in enumerate(names, 1) if (wanted == number).any()}
     counts = count_objects(found > 0, np.where(known.values > 0, labels.data, 0)) if meaning.one_class else None
@@ -145,7 +154,7 @@ def measure(
     """Figures on cases; and by class the cases in which not a voxel of it was found, and those that show it."""
     segmenter = Segmenter.load(path, torch.device("cpu"))
     header = segmenter.header
-    names = [info.name for info in header.classes[1:]]
+    names = scored(header, meaning)
 
     def of(pairs: dict[str, Pair]) -> list[Measured]:
         results = []

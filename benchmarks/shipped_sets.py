@@ -1,9 +1,10 @@
 """Bring a data set into the form that a shipped model is trained on.
 
     python benchmarks/shipped_sets.py axonmyelin_sem DIR/axonmyelin_sem OUT
+    python benchmarks/shipped_sets.py dsb2018_stained DIR/dsb2018_stained OUT
 
-Images whose pixel size stands in cases.csv become TIFF files that state it; labels and splits stay. The other sets
-need no change.
+Images whose pixel size stands in cases.csv (axonmyelin_sem) become TIFF files that state it; labels that number objects
+(dsb2018_stained) become two classes, 2 where two objects touch. All else stays. The other sets need no change.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
+from _nuclei import touching_classes
 from PIL import Image
 
 
@@ -37,7 +39,16 @@ def write_axons(source: Path, out: Path) -> None:
     shutil.copy(source / "splits.json", out / "splits.json")
 
 
-SETS = {"axonmyelin_sem": write_axons}
+def write_borders(source: Path, out: Path) -> None:
+    """The same images, with labels 1 inside of an object and 2 within 2 pixels of two."""
+    shutil.copytree(source / "images", out / "images")
+    (out / "labels").mkdir()
+    for path in sorted((source / "labels").iterdir()):
+        Image.fromarray(touching_classes(np.asarray(Image.open(path)))).save(out / "labels" / path.name)
+    shutil.copy(source / "splits.json", out / "splits.json")
+
+
+SETS = {"axonmyelin_sem": write_axons, "dsb2018_stained": write_borders}
 
 
 def main() -> None:
