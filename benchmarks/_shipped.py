@@ -57,7 +57,7 @@ def evaluation(
     data: str,
     shown: Sequence[set[str]],
     measured: Sequence[Scores],
-    worse: Mapping[str, Sequence[Scores]],
+    worse: Mapping[str, tuple[Sequence[set[str]], Sequence[Scores]]],
     f1: Sequence[float] = (),
 ) -> Evaluation:
     """Figures from the scores of images.
@@ -71,7 +71,7 @@ def evaluation(
     measured : sequence
         Scores of each.
     worse : mapping
-        The same of the corrupted images, by corruption.
+        The same two of the corrupted images, which may be fewer, by corruption.
     f1 : sequence of float
         F1 of the objects of the first class in each image that shows it, where they are counted.
     """
@@ -86,7 +86,7 @@ def evaluation(
         missed={name: share_figure(sum(d < MISSED for d, _ in e), len(e)) for name, e in showing.items() if e},
         false_positives={name: share_figure(sum(d == 0 for d, _ in e), len(e)) for name, e in without.items() if e},
         object_f1={names[0]: mean_figure(f1)} if f1 else {},
-        worse={kind: _mean_dice(shown, each) for kind, each in worse.items()},
+        worse={kind: _mean_dice(*each) for kind, each in worse.items()},
     )
 
 

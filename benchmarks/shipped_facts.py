@@ -164,9 +164,10 @@ def measure(
         return results
 
     clean = of(cases)
-    worse = {}
+    worse, some = {}, dict(list(cases.items())[:: said.get("worse_every", 1)])
     for kind in said["worse"]:
-        worse[kind] = [each for _, each, _ in of({c: made_worse(pair, c, kind) for c, pair in cases.items()})]
+        results = of({case: made_worse(pair, case, kind) for case, pair in some.items()})
+        worse[kind] = ([there for there, _, _ in results], [each for _, each, _ in results])
         print(f"{header.name}: {kind}", flush=True)
     shown = [there for there, _, _ in clean]
     unfound = {

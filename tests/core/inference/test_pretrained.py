@@ -177,7 +177,7 @@ def test_figures_are_means_over_the_images_that_show_a_class(shipping: Any) -> N
     results[2, :1] = 1
     measured = [shipping.scores(a, b, ["organ"]) for a, b in zip(results, reference, strict=True)]
     shown = [{"organ"}, {"organ"}, set()]
-    found = shipping.evaluation("made-up images", shown, measured, {"noise": measured})
+    found = shipping.evaluation("made-up images", shown, measured, {"noise": (shown, measured)})
     assert found.dice["organ"].value == pytest.approx((2 / 3 + 0) / 2, abs=1e-4)
     assert found.iou["organ"].value == 0.25
     assert found.mean_dice == found.worse["noise"] == found.dice["organ"]
