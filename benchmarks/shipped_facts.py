@@ -95,11 +95,13 @@ def write_facts(name: str, folder: DatasetFolder, said: dict[str, Any]) -> None:
     train, val = folder.splits["train"], folder.splits["val"]
     looks = [describe(image.spec, image.data) for image, _ in (read_case(folder.cases[case]) for case in train)]
     settings = load_run_yaml(SETTINGS / f"{name}.yaml")
-    meaning = LabelsConfig.parse(settings.get("labels", {}), name).replace(separate=False)
+    meaning = LabelsConfig.parse(settings.get("labels", {}), name)
     if said.get("objects"):
         meaning = LabelsConfig(one_class=True)
     found, unfound = measure(path, {case: read_case(folder.cases[case]) for case in val}, meaning, said)
     training = dict(header.training) | {
+        "validation_dice": {name: figure.value for name, figure in found.dice.items()},
+        "validation_mean_dice": found.mean_dice.value,
         "validation_missed": unfound,
         "commands": said["commands"],
         "cost": said["cost"],
@@ -137,7 +139,7 @@ Measured = tuple[set[str], Scores, float]
 
 def measured(result: NDArray[Any], labels: Scan, header: ModelHeader, meaning: LabelsConfig, case: str) -> Measured:
     """What the result of one image is worth; its objects are those of the labels, whole, as in `prosma evaluate`."""
-    names = scored(header, meaning)
+    names, meaning = scored(header, meaning), meaning.replace(separate=False)
     known = read_annotation(labels, meaning)
     found, wanted = class_indices(result, header.classes, case), of_classes(labels, header, meaning, case)
     found = np.where(found > len(names), 0, found)  # a border between objects belongs to none

@@ -37,9 +37,10 @@ from prosma_core.inference.files import segment_files
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.bundle import dice_text, figures_text, load_bundle, read_header, read_thumbnail, shipped_models
 from prosma_core.io.dataset_folder import open_dataset, read_case
-from prosma_core.io.images import read_labels, write_image
+from prosma_core.io.images import read_image, read_labels, write_image
 from prosma_core.model import kernels
 from prosma_core.model.gate import ProximalGate
+from prosma_core.model.pretrained import ATTRIBUTION
 
 ROOT = Path(__file__).resolve().parents[3]
 MODELS = shipped_models()
@@ -67,14 +68,23 @@ def dice(name: str, image, labels) -> dict[str, float]:
 
 
 def test_the_promised_models_are_there() -> None:
-    assert list(MODELS) == ["breast-lesion-us", "hippocampus-mri", "phantom-3d"]
+    assert list(MODELS) == [
+        "axon-myelin-sem",
+        "breast-lesion-us",
+        "fetal-brain-mri",
+        "hippocampus-mri",
+        "nerve-us",
+        "nuclei-fluorescence",
+        "nuclei-stained",
+        "phantom-3d",
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_each_is_small_whole_licensed_and_has_a_card(name: str) -> None:
     path = MODELS[name]
     header, weights = load_bundle(path)
-    assert path.stat().st_size < 10_000_000
+    assert path.stat().st_size < 12_000_000
     assert header.name == name
     assert header.licence
     assert header.attribution
@@ -124,11 +134,12 @@ def test_each_says_what_it_reaches_how_it_was_made_and_what_that_cost(name: str,
     header = read_header(MODELS[name])
     found, shown = header.evaluation, header.training["validation_missed"]
     assert found is not None
-    assert set(found.dice) == set(found.iou) == set(found.missed) == {c.name for c in header.classes[1:]}
+    assert set(found.dice) == set(found.iou) == set(found.missed) == set(shown)
+    assert set(shown) == {c.name for c in header.classes[1 : 2 if found.object_f1 else None]}  # a border is no object
     assert found.mean_dice.images >= max(images for _, images in shown.values())
-    assert found.mean_dice.value == pytest.approx(header.training["validation_mean_dice"], abs=0.01)
+    assert found.mean_dice.value == header.training["validation_mean_dice"]
     assert all(found.missed[name].count >= count for name, (count, _) in shown.items())
-    assert {"noise", "blur", "resolution"} <= set(found.worse)
+    assert found.worse
     assert header.purpose.shows
     assert header.purpose.not_for
     assert all(name in command for command in header.training["commands"][-1:])
@@ -199,7 +210,7 @@ def test_numbered_objects_are_counted_and_every_planned_model_has_its_facts(
     import shipped_facts
 
     said = yaml.safe_load(shipped_facts.SAID.read_text(encoding="utf-8"))
-    settings = {path.stem.removesuffix("-bias") for path in shipped_facts.SETTINGS.iterdir()}
+    settings = {path.stem for path in shipped_facts.SETTINGS.iterdir()}
     assert set(said) == settings >= set(MODELS)
     assert {kind for each in said.values() for kind in each["worse"]} <= {*CORRUPTED, *shipped_facts.OTHERS}
     numbers = np.zeros((48, 48), np.uint16)
@@ -262,13 +273,14 @@ def test_a_header_without_figures_opens_and_a_figure_lies_within_its_interval() 
 @pytest.mark.parametrize("settings", sorted((ROOT / "benchmarks" / "shipped").iterdir()), ids=lambda path: path.stem)
 def test_the_settings_that_made_a_model_can_be_used(settings: Path) -> None:
     run = resolve_run({**load_run_yaml(settings), "data": "DIR", "out": "model.safetensors"})
-    assert run.name == settings.stem.removesuffix("-bias")
+    assert run.name == settings.stem
     assert run.licence
     assert run.attribution
     if run.name not in MODELS:  # not trained yet
         return
     header = read_header(MODELS[run.name])
-    assert (header.licence, header.attribution) == (run.licence, run.attribution)
+    encoder = [ATTRIBUTION] if header.model.encoder == "efficientnet-lite0" else []
+    assert (header.licence, header.attribution) == (run.licence, "\n".join([run.attribution, *encoder]))
     assert {c.value: c.name for c in header.classes[1:]} == run.class_names
 
 
@@ -280,21 +292,34 @@ def test_the_phantom_model_finds_organ_and_lesion_of_new_phantoms(modality: str)
     assert np.mean([s["lesion"] for s in scores]) > 0.75
 
 
-def phantom_scan(name: str) -> Scan:
-    """A phantom for a model; one that is for real scans gets a part of it, without a voxel size."""
-    header = read_header(MODELS[name])
-    image, _ = phantom_2d(1) if header.model.dims == 2 else phantom_3d(1)
-    if header.synthetic:
-        return image
-    values = image.data if header.model.dims == 2 else image.data[:, :56, :56]
-    return Scan(values, array_spec(values.shape, image.spec.axes))
+SAMPLES = {
+    "axon-myelin-sem": "axons_rat7.tif",
+    "breast-lesion-us": "breast_386.png",
+    "fetal-brain-mri": "fetal_brain_ga22.nii.gz",
+    "hippocampus-mri": "hippocampus_095.nii.gz",
+    "nerve-us": "nerve_0178.png",
+    "nuclei-fluorescence": "nuclei_4e1c889d.png",
+    "nuclei-stained": "tissue_ad473063.png",
+}
+
+
+def small_scan(name: str) -> Scan:
+    """The middle of a model's sample scan; for the model of phantoms, one of them."""
+    if name not in SAMPLES:
+        return phantom_3d(1)[0]
+    image = read_image(ROOT / "src" / "napari_prosma" / "samples" / SAMPLES[name])
+    shape = image.spec.shape[-image.spec.spatial_ndim :]
+    most = (256, 256) if len(shape) == 2 else (48, 64, 48)
+    box = [slice((n - min(n, m)) // 2, (n + min(n, m)) // 2) for n, m in zip(shape, most, strict=True)]
+    data = np.asarray(image.data)[(..., *box)]
+    return Scan(data, replace(image.spec, shape=data.shape, header=None))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_every_path_gives_the_same_labels(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "LEAST_VALUES", 0)
-    image = phantom_scan(name)
+    image = small_scan(name)
     cpu = segment(Segmenter.load(MODELS[name], torch.device("cpu")), image)
     gpu = Segmenter.load(MODELS[name], torch.device("cuda"))
     gates = [gate for gate in gpu.model.skip_gates if isinstance(gate, ProximalGate)]
@@ -311,7 +336,7 @@ def test_every_path_gives_the_same_labels(name: str, monkeypatch: pytest.MonkeyP
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_every_way_of_a_cpu_gives_the_same_labels(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    image = phantom_scan(name)
+    image = small_scan(name)
     segmenter = Segmenter.load(MODELS[name], torch.device("cpu"))
     plain = segment(segmenter, image)
     assert plain.any()
@@ -388,7 +413,7 @@ def test_hippocampus_on_real_validation_scans(data_root: Path) -> None:
 @pytest.mark.slow
 def test_breast_lesions_on_real_validation_images(data_root: Path) -> None:
     scores = [dice("breast-lesion-us", *case)["lesion"] for case in val_cases(data_root / "busi", 10, "benign")]
-    assert np.mean(scores) == pytest.approx(0.792, abs=0.01)  # measured when it was shipped
+    assert np.mean(scores) == pytest.approx(0.813, abs=0.01)  # measured when it was shipped
 
 
 @pytest.mark.slow
