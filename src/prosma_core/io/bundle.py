@@ -276,7 +276,7 @@ def figures_text(header: ModelHeader) -> str:
 
 
 def missed_text(header: ModelHeader, voxels: Mapping[str, int], *, part: bool = False) -> str:
-    """What to say of a result without any label, with in how many held-out images nothing was found; else empty.
+    """What to say of a result without any label, with in how many held-out images the model missed it; else empty.
 
     Parameters
     ----------
@@ -298,7 +298,13 @@ def missed_text(header: ModelHeader, voxels: Mapping[str, int], *, part: bool = 
     slices = header.training.get("validation") == "slices" or (facts is not None and facts.dims == 3)
     if slices and header.model.dims == 2:  # a 3D model is validated scan by scan, on whatever slices of it
         shown = "slices"
-    if header.validated and isinstance(known, dict) and not part:
+    if header.evaluation is not None and not part:
+        missed = header.evaluation.missed
+        each = [
+            f"{name} in {missed[name].count} of {missed[name].images}" for name in names[:MOST_NAMED] if name in missed
+        ]
+        said += [f"This model missed (Dice below {MISSED:g}) {', '.join(each)} held-out {shown} that show it."]
+    elif header.validated and isinstance(known, dict) and not part:
         unfound = []
         for name in names[:MOST_NAMED]:
             count = known.get(name)
