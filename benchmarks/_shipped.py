@@ -143,13 +143,13 @@ def models_table(headers: Iterable[ModelHeader]) -> str:
             (
                 f"[{header.name}](../src/prosma_core/pretrained/{header.name}.md)",
                 f"{header.model.dims}D. {header.description.rstrip('.')}. Not for: {header.purpose.not_for}",
-                _mean(found.mean_dice),
+                "; ".join([_mean(found.mean_dice), *(f"F1 {_mean(figure)}" for figure in found.object_f1.values())]),
                 "; ".join([*(f"{n} {_count(f)}" for n, f in found.missed.items()), *others]),
                 f"{found.worse[weakest].value:.3f} ({worse_name(weakest)})",
                 header.licence.replace("CC-BY", "CC BY").replace("-4.0", " 4.0").replace("CC0-1.0", "CC0 1.0"),
             )
         )
-    titles = ("name", "what", "mean Dice (95 %)", "missed", "worst, corrupted", "licence")
+    titles = ("name", "what", "mean Dice, F1 of objects (95 %)", "missed", "worst, corrupted", "licence")
     return _table(titles, rows)
 
 
