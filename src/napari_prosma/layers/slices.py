@@ -292,17 +292,17 @@ def _painted(event: Any) -> None:
     marks = known
     try:
         axes = read(layer).axes
-        looked = {axes[dim]: int(at) for dim, at in view().items() if axes[dim] in "zyx"}
-        axis = next(iter(looked)) if len(looked) == 1 else ""
+        shown = {axes[dim]: int(at) for dim, at in view().items()}
+        looked = [letter for letter in shown if letter in "zyx"]
+        axis = looked[0] if len(looked) == 1 else ""
         if axis and axis != marks.axis and not (marks.across or _counts(layer, marks, item)):
             marks = replace(marks, axis=axis, strokes=(), seen=frozenset(), across=frozenset())
         size = layer.data.shape[axes.index(marks.axis)]
         touched = {number for atom in item for number in _touched(atom, axes, marks.axis, layer.data.shape)}
     except (ProsmaError, ValueError, IndexError, TypeError):  # no scan, or strokes of another kind: as if not known
         return
-    there = {number % size for number in touched}
-    seen = touched if len(there) == 1 else {number for number in touched if number % size == looked.get(marks.axis)}
-    seen = seen if axis == marks.axis else set()
+    in_view = {shown.get("t", 0) * size + shown[axis]} if axis == marks.axis else set()
+    seen = touched if in_view and len(touched) == 1 else touched & in_view
     after = replace(marks, seen=marks.seen | seen, across=marks.across | (touched - seen))
     if (after.axis, after.seen, after.across) != (known.axis, known.seen, known.across):
         keep(layer, after)

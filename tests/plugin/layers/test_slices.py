@@ -212,6 +212,12 @@ def test_time_points_have_their_own_slices_in_view() -> None:
     layer.paint((1, 9, 4, 6), 1)
     states = slice_states(layer)
     assert (states.axis, states.edited, states.partly) == ("z", (18,), (19, 20, 21, 22, 23))
+    look(viewer, "z", 2)
+    layer.n_edit_dimensions = 4
+    layer.fill((1, 2, 6, 6), 2)  # of all time points, one is in view
+    states = slice_states(layer)
+    assert states.edited == (14, 18)
+    assert states.partly == tuple(sorted({*range(24)} - {14, 18}))
 
 
 def test_marks_of_a_copy_are_its_own() -> None:
