@@ -1,7 +1,7 @@
 """Make the pictures of the documentation from the real program: ``python3 run.py screenshots [FOLDER]``.
 
-A real window, the real engine and real, short trainings; the scans are 3D phantoms, so that nothing has to be
-downloaded. Only the pictures of the Gates widget need a breast ultrasound, see `screenshots_gates`.
+A real window, the real engine and real, short trainings. Segment has the plugin's samples, Train 3D phantoms, so that
+nothing has to be downloaded. Only the pictures of the Gates widget need a breast ultrasound, see `screenshots_gates`.
 """
 
 from __future__ import annotations
@@ -10,26 +10,26 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import napari
 import numpy as np
 from napari.layers import Image, Labels, Layer
 from PIL import Image as Picture
-from qtpy.QtWidgets import QApplication, QLabel, QPushButton, QScrollArea, QWidget
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QApplication, QDockWidget, QLabel, QPushButton, QScrollArea, QWidget
 
 from napari_prosma._reader import image_layer_data
-from napari_prosma._sample_data import PHANTOM
+from napari_prosma._sample_data import PHANTOM, SAMPLES
 from napari_prosma._sample_data import _pair as pair_layers
 from napari_prosma.jobs.qt_loop import make_session
 from napari_prosma.scan.view import ModelBox
 from napari_prosma.segment import SegmentWidget
 from napari_prosma.train import TrainWidget
 from napari_prosma.train.plots import TrainingPlots
-from napari_prosma.train.presenter import preset_training
 from napari_prosma.widgets.docks import open_dock
-from prosma_core.config.training import LabelsConfig
+from prosma_core.config.inference import InferenceConfig
+from prosma_core.config.training import LabelsConfig, resolve_run
 from prosma_core.data.geometry import Scan
 from prosma_core.data.phantom import phantom_3d
 from prosma_core.io.images import write_image
@@ -119,6 +119,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for parts in (
         (take_segment,),
+        (take_objects,),
         (take_new_model, take_fine_tuning),
         (take_series,),
         (take_gates,),
@@ -134,41 +135,65 @@ def main() -> None:
 
 
 def take_segment(desk: Desk) -> None:
-    """Segment: finished, errors, advanced settings, and while it runs."""
+    """Segment, on an MRI of a hippocampus: the list of models, a warning, advanced settings, errors, and the result."""
     widget = desk.segment()
-    image, truth = phantom_3d(3)
-    desk.show(image, truth, "Phantom 3D")
-    widget.controller.choose_model(next(m for m in desk.session.models() if m.header.name == "phantom-3d"))
-    widget.controller.start_or_cancel()
-    wait(lambda: widget.controller.run is None)
-    desk.picture("segment-widget")
-    widget.show_error("Main memory ran out. Close other programs, or crop the scan.", details=True)
-    desk.picture("segment-error", widget)
-    widget.show_error("", details=False)
-    widget.advanced.expand()
-    desk.picture("segment-advanced", widget)
-    widget.advanced.collapse()
-    widget.controller.choose_model(next(m for m in desk.session.models() if m.header.name == "hippocampus-mri"))
-    desk.picture("segment-unfit", widget)
+    (scan,) = desk.viewer.open(str(SAMPLES / "hippocampus_095.nii.gz"), plugin="napari-prosma")
+    desk.viewer.dims.set_current_step(0, 14)  # of both parts
+    scan.contrast_limits = np.percentile(scan.data, (1, 99.5))
+    desk.viewer.reset_view()
+    choose(desk, "hippocampus-mri")
     box = widget.findChild(ModelBox, "model")
     box.showPopup()
     desk.picture("segment-models", box.view().window())
     box.hidePopup()
-    widget.controller.choose_model(next(m for m in desk.session.models() if m.header.name == "phantom-3d"))
-    widget.controller.restore_defaults()
+    widget.advanced.expand()
+    desk.picture("segment-advanced", widget)
+    widget.advanced.collapse()
+    choose(desk, "fetal-brain-mri")
+    desk.picture("segment-unfit", widget)
+    choose(desk, "hippocampus-mri")
     widget.controller.choose_axes("zyq")
     desk.picture("segment-axes-refused", widget)
-    desk.viewer.layers.clear()
-    settle()
-    scans, truths = zip(*(phantom_3d(seed) for seed in range(3, 15)), strict=True)
-    spec = replace(scans[0].spec, axes="tzyx", shape=(len(scans), *scans[0].spec.shape))
-    series = desk.show(Scan(np.stack([scan.data for scan in scans]), spec), truths[0], "Phantom series")
-    series.contrast_limits = (0, scans[0].data.max())
-    desk.viewer.dims.set_current_step(0, 0)
-    widget.controller.choose_model(next(m for m in desk.session.models() if m.header.name == "phantom-3d"))
+    widget.controller.choose_axes("zyx")
+    widget.show_error("Main memory ran out. Close other programs, or crop the scan.", details=True)
+    desk.picture("segment-error", widget)
+    widget.show_error("", details=False)
+    widen(widget, 370)
     widget.controller.start_or_cancel()
-    wait(lambda: "left" in widget.progress_text() or widget.controller.run is None)
+    wait(lambda: widget.controller.run is None)
+    widget.controller.last.labels.contour = 1  # the scan is seen below it
+    desk.viewer.reset_view()
+    desk.picture("segment-widget")
+
+
+def take_objects(desk: Desk) -> None:
+    """Segment, on nuclei: while it runs, and with a number for each."""
+    desk.viewer.open_sample("napari-prosma", "nuclei")
+    desk.viewer.layers.pop()  # the labels
+    desk.viewer.reset_view()
+    widget = desk.segment()
+    choose(desk, "nuclei-fluorescence")
+    widget.controller.choose_options(InferenceConfig(objects=True))
+    widget.controller.start_or_cancel()
+    wait(lambda: widget.progress_text().startswith("Tile 8 ") or widget.controller.run is None)
     desk.picture("segment-running")
+    wait(lambda: widget.controller.run is None)
+    *_, result, objects = desk.viewer.layers
+    result.visible, objects.visible = False, True
+    objects.contour, objects.opacity = 3, 1  # in exactly its colors
+    desk.picture("segment-objects")
+
+
+def choose(desk: Desk, model: str) -> None:
+    """Choose a shipped model in Segment."""
+    desk.segment().controller.choose_model(next(m for m in desk.session.models() if m.header.name == model))
+
+
+def widen(widget: QWidget, width: int) -> None:
+    """Make a docked widget as wide as its longest names need."""
+    window = widget.window()
+    docks = [dock for dock in window.findChildren(QDockWidget) if dock.isAncestorOf(widget)]
+    window.resizeDocks(docks, [width], Qt.Orientation.Horizontal)
 
 
 def take_new_model(desk: Desk) -> None:
@@ -292,7 +317,8 @@ def short(widget: TrainWidget, *, epochs: int, steps: int) -> None:
     """A training of a minute, whose averaged weights follow at once."""
     widget.controller.choose_preset("quick")
     widget.controller.choose_budget((epochs, None))
-    options = preset_training("quick").replace(steps=steps, ema_decay=0.8)
+    usual = resolve_run({"out": "model.safetensors", "preset": "quick"}).training
+    options = usual.replace(steps=steps, ema_decay=0.8)
     widget.controller.choose_options(options)
 
 

@@ -396,7 +396,7 @@ class ModelEntry:
             counted(model.in_channels, "channel") + (f" ({names})" if model.in_channels > 1 else ""),
         ]
         if pre.resample == "spacing":
-            parts.append(" × ".join(f"{s:g}" for s in pre.spacing) + f" {pre.unit}")
+            parts.append(" × ".join(f"{s:.3g}" for s in pre.spacing) + f" {pre.unit}")
         elif pre.resample == "longest_side":
             parts.append(f"longest side {pre.longest_side} pixels")
         parts.append(", ".join(c.name for c in self.header.classes[1:]))

@@ -139,6 +139,7 @@ def test_facts_of_a_model_are_one_line() -> None:
     facts = entry("hippocampus-mri").facts
     assert facts.startswith("3D · 1 channel · 1 × 1 × 1 mm · anterior hippocampus, posterior hippocampus")
     assert "validation Dice 0.885" in facts
+    assert "· 0.8 × 0.8 × 0.8 mm ·" in entry("fetal-brain-mri").facts  # 0.799999 in the header
 
 
 def test_colors_that_are_turned_to_gray_are_announced() -> None:
