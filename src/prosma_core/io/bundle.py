@@ -264,6 +264,7 @@ def figures_text(header: ModelHeader) -> str:
     kind = "scans" if header.model.dims == 3 else "images"
     dice = found.mean_dice
     parts = [f"Dice {dice.value:.3f} (95 % interval {dice.low:.3f} to {dice.high:.3f})"]
+    parts += [f"F1 of objects {each.value:.3f}" for each in found.object_f1.values()]
     missed = f"missed (Dice below {MISSED:g}) in"
     parts += [f"{name} {missed} {each.count} of {each.images}" for name, each in found.missed.items()][:MOST_NAMED]
     parts += [

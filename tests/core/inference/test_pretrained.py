@@ -227,6 +227,7 @@ def test_numbered_objects_are_counted_and_every_planned_model_has_its_facts(
     found = shipping.evaluation("x", [shown], [scores], {}, [f1])
     assert found.object_f1[header.classes[1].name].value == pytest.approx(0.8)
     assert "F1 of objects" in shipping.card_table(header.replace(evaluation=found))
+    assert "F1 of objects 0.800" in figures_text(header.replace(evaluation=found))
     classes = shipped_facts.of_classes(labels, header, meaning, "a")
     assert shipping.usual_case({"a": classes, "b": 0 * classes}) == "a"
     color = Scan(np.stack([image.data] * 3), array_spec((3, 48, 48), "cyx"))
