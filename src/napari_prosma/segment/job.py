@@ -69,7 +69,7 @@ def class_rows(classes: Sequence[ClassInfo], voxels: Mapping[str, int], spec: Im
     voxels : mapping of str to int
         Count by class name.
     spec : ImageSpec
-        Of the scan; its voxel size and unit give volumes in mL (3D) or areas in mm² (2D), of a time series the mean.
+        Of the scan; its voxel size and unit give volumes (3D) or areas (2D), of a time series the mean.
     """
     heading, size = _voxel_size(spec)
     rows = []
@@ -100,9 +100,12 @@ def object_features(classes: Sequence[ClassInfo], table: NDArray[np.integer[Any]
 
 
 def _voxel_size(spec: ImageSpec) -> tuple[str, float]:
-    """Heading of sizes, and the size of one voxel: mL (3D) or mm² (2D); empty where the scan's unit is not known."""
+    """Heading of sizes, and the size of one voxel: mL or mm²; µm³ or µm² where the unit is µm or nm; or empty."""
     if spec.unit == "pixel":
         return "", 0.0
+    if spec.unit in {"um", "nm"}:
+        heading = "Volume (µm³)" if spec.spatial_ndim == 3 else "Area (µm²)"
+        return heading, prod(s * unit_factor(spec.unit, "um") for s in spec.spacing)
     size = prod(s * unit_factor(spec.unit, "mm") for s in spec.spacing)
     return ("Volume (mL)", size / MM3_PER_ML) if spec.spatial_ndim == 3 else ("Area (mm²)", size)
 

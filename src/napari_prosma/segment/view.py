@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QHBoxLayout, QLineEdit, QVBoxLayout, QWidget
 from napari_prosma.scan.view import PartFields, ScanView
 from napari_prosma.segment.job import ClassRow
 from napari_prosma.widgets.config_form import ConfigForm
-from napari_prosma.widgets.fields import Fold, button, cell, fit_height, note_label, row, say, table
+from napari_prosma.widgets.fields import SMALL, Fold, button, cell, fit_height, note_label, row, say, table
 from prosma_core.config.inference import InferenceConfig
 
 
@@ -31,6 +31,7 @@ class SegmentResultPanel(QWidget):
         self._title = note_label("facts")
         self._title.setObjectName("result_title")
         self._table = table(("Class", "Voxels", "Volume (mL)"))
+        self._table.setStyleSheet(SMALL)
         self._save = button("Save next to the scan", "Write the labels with the scan's geometry.", self.save_clicked)
         self._correct = button(
             "Correct && fine-tune", "Make an editable copy of the labels and pick the brush.", self.correct_clicked
@@ -71,7 +72,7 @@ class SegmentResultPanel(QWidget):
         self._rows, self._size = rows, size
         say(self._nothing, nothing)
         say(self._title, title)
-        self._table.setHorizontalHeaderLabels(["Class", "Voxels", size])
+        self._table.setHorizontalHeaderLabels(["Class", "Voxels", size.replace(" (", "\n(")])  # room for the names
         self._table.setColumnHidden(2, not size)
         self._table.setRowCount(len(rows))
         for i, line in enumerate(rows):

@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 from napari.layers import Image, Labels
-from qtpy.QtWidgets import QCheckBox
+from qtpy.QtWidgets import QCheckBox, QTableWidget
 
 from napari_prosma.layers.slices import slice_states
 from prosma_core.io.bundle import shipped_models
@@ -101,17 +101,17 @@ def test_a_deleted_result_can_no_longer_be_saved(bare_desk: Any, scan_file: Path
 
 
 SAMPLES = {
-    "hippocampus": ("hippocampus-mri", 0.8),
-    "breast": ("breast-lesion-us", 0.8),
-    "nerve": ("nerve-us", 0.5),
-    "nuclei": ("nuclei-fluorescence", 0.8),
-    "tissue": ("nuclei-stained", 0.6),
-    "axons": ("axon-myelin-sem", 0.8),
-    "fetal_brain": ("fetal-brain-mri", 0.6),
+    "hippocampus": ("hippocampus-mri", 0.81),
+    "breast": ("breast-lesion-us", 0.89),
+    "nerve": ("nerve-us", 0.71),
+    "nuclei": ("nuclei-fluorescence", 0.92),
+    "tissue": ("nuclei-stained", 0.77),
+    "axons": ("axon-myelin-sem", 0.78),
+    "fetal_brain": ("fetal-brain-mri", 0.74),
     "phantom_2d": ("breast-lesion-us", 0),
-    "phantom_3d": ("phantom-3d", 0.8),
+    "phantom_3d": ("phantom-3d", 0.84),
 }
-"""Samples, the model of each, shipped or not, and the least Dice of a class."""
+"""Samples, the model of each, shipped or not, and the least Dice of a class: what was measured, less 0.05."""
 
 
 @pytest.mark.parametrize("sample", [name for name, (model, _) in SAMPLES.items() if model in shipped_models()])
@@ -125,6 +125,8 @@ def test_the_sample_scans(sample: str, desk: Any, lies_on: Callable[..., None], 
     result = desk.segment()
     lies_on(result, scan, "zyx"[-result.ndim :])
     desk.picture(tmp_path / "window.png")
+    table = desk.widget.result.findChild(QTableWidget)
+    assert table.sizeHintForColumn(0) <= table.columnWidth(0)  # no class name is cut off
     if least:
         assert result.thumbnail[..., :3].any()
         for value in np.unique(truth.data)[1:]:

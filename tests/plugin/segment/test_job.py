@@ -28,9 +28,14 @@ def test_volumes_are_in_millilitres() -> None:
     assert [(r.value, r.voxels, r.size) for r in rows] == [(3, 100, pytest.approx(2.0)), (7, 0, 0.0)]
 
 
-def test_micrometres_are_converted() -> None:
-    spec = array_spec((10, 20, 30), "zyx", (1000.0, 1000.0, 1000.0), "um")
-    assert class_rows(CLASSES, {"spleen": 1000}, spec)[1].size == pytest.approx(1.0)
+@pytest.mark.parametrize(("unit", "size"), [("um", 8.0), ("nm", 8e-9)])
+def test_microscopy_has_sizes_in_micrometres(unit: str, size: float) -> None:
+    spec = array_spec((10, 20, 30), "zyx", (2.0, 2.0, 2.0), unit)
+    assert size_heading(spec) == "Volume (µm³)"
+    assert class_rows(CLASSES, {"spleen": 1}, spec)[1].size == pytest.approx(size)
+    flat = array_spec((20, 30), "yx", (0.5, 0.5), "um")
+    assert size_heading(flat) == "Area (µm²)"
+    assert class_rows(CLASSES, {"spleen": 8}, flat)[1].size == pytest.approx(2.0)
 
 
 def test_pictures_have_areas() -> None:
