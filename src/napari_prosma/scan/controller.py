@@ -331,8 +331,12 @@ class ScanController(Generic[C]):
                 kept_in_doubt = model is None and not self.session.trained_for(kind.text)
                 model = known if not doubt or kept_in_doubt else model
         self._ahead = False
-        fitting = fitting_models(scan, self.session.models()) if model is None else ()
-        self._choices = replace(self._choices, model=model, rivals=tuple(m.header.name for m in fitting))
+        fitting, untold = [], False
+        if model is None:
+            fitting = fitting_models(scan, self.session.models())
+            untold = not fitting and bool(fitting_models(scan, self.session.models(), "unknown"))
+        rivals = tuple(m.header.name for m in fitting)
+        self._choices = replace(self._choices, model=model, rivals=rivals, untold=untold)
 
     def _forget(self) -> None:
         """Take away what was said about another scan or model."""

@@ -14,7 +14,7 @@ import numpy as np
 from napari_prosma.layers.scan import MADE_FOR, LayerScan
 from napari_prosma.layers.viewport import Region
 from prosma_core.data import fit
-from prosma_core.data.fit import Fit, compare
+from prosma_core.data.fit import Fit, Verdict, compare
 from prosma_core.data.frames import slice_axis as automatic_axis
 from prosma_core.data.geometry import Scan, size_note
 from prosma_core.data.grid import unit_factor
@@ -78,7 +78,8 @@ class ScanChoices:
     """Choices of scan, model, device and part; `scan_error`, `size_error` and `device_error` say what cannot be used.
 
     `size` is the voxel size as the user typed it for a layer that states no unit (`sizeless`); `scan` has it then.
-    `rivals` are names of the shipped models that fit the scan, where none was chosen for that reason.
+    `rivals` are names of the shipped models that fit the scan, where none was chosen for that reason; `untold` is
+    whether nothing speaks against some of them, but nothing tells what the scan shows either.
     """
 
     scan: LayerScan | None = None
@@ -88,6 +89,7 @@ class ScanChoices:
     size_error: str = ""
     model: ModelEntry | None = None
     rivals: tuple[str, ...] = ()
+    untold: bool = False
     device: str = "auto"
     device_error: str = ""
     part: Part = "whole"
@@ -119,7 +121,7 @@ def scan_problem(choices: ScanChoices, slice_axis: str | None, region: Region | 
     if choices.size_error:
         return Problem("size", choices.size_error)
     if choices.model is None:
-        return Problem("model", no_model_text(choices.scan, choices.rivals))
+        return Problem("model", no_model_text(choices.scan, choices.rivals, untold=choices.untold))
     wrong = misfit(choices.scan, choices.model, slice_axis)
     if wrong:
         return Problem("model", wrong)
@@ -132,12 +134,15 @@ def scan_problem(choices: ScanChoices, slice_axis: str | None, region: Region | 
     return None
 
 
-def no_model_text(scan: LayerScan, rivals: Sequence[str] = ()) -> str:
-    """Why no model is chosen, and what to do; `rivals` are names of models that fit."""
+def no_model_text(scan: LayerScan, rivals: Sequence[str] = (), *, untold: bool = False) -> str:
+    """Why no model is chosen, and what to do; for `rivals` and `untold` see `ScanChoices`."""
     kind = kind_of(scan).text
     if len(rivals) > 1:
         return f"This scan ({kind}) may be one for {' or '.join(rivals)}: choose the one that is for what it shows."
     few = "slices" if scan.spec.spatial_ndim == 3 else "images"
+    if untold:
+        advice = f"choose a model that is for it, or train one from a few {few}."
+        return f"Nothing tells what this scan shows ({kind}): {advice}"
     return f"No shipped model is meant for this scan ({kind}): train one from a few {few}, or choose a model."
 
 
@@ -194,10 +199,10 @@ def suitable_model(scan: LayerScan, models: Sequence[ModelEntry]) -> ModelEntry 
     return made or min(found, key=lambda model: distance(scan, model), default=None)
 
 
-def fitting_models(scan: LayerScan, models: Sequence[ModelEntry]) -> list[ModelEntry]:
-    """Shipped models of real scans, with a Dice on held-out data, that fit a scan."""
+def fitting_models(scan: LayerScan, models: Sequence[ModelEntry], verdict: Verdict = "fits") -> list[ModelEntry]:
+    """Shipped models of real scans, with a Dice on held-out data, that fit a scan, or are of another verdict."""
     usual = [m for m in models if m.shipped and m.header.validated and not m.header.synthetic]
-    return [m for m in usual if not misfit(scan, m, None) and fit_of(scan, m).verdict == "fits"]
+    return [m for m in usual if not misfit(scan, m, None) and fit_of(scan, m).verdict == verdict]
 
 
 def unsuited(scan: LayerScan, model: ModelEntry) -> str:

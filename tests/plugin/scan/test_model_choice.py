@@ -20,12 +20,12 @@ from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QComboBox, QLabel, QPushButton
 
 from napari_prosma._reader import image_layer_data
-from napari_prosma._sample_data import breast_layers, phantom_2d_layers, phantom_3d_layers
+from napari_prosma._sample_data import breast_layers, phantom_2d_layers, phantom_3d_layers, tissue_layers
 from napari_prosma.gates.controller import GatesController
 from napari_prosma.gates.view import GatesView
 from napari_prosma.jobs.qt_loop import QtEventLoop
 from napari_prosma.jobs.session import Session
-from napari_prosma.layers.scan import read
+from napari_prosma.layers.scan import MADE_FOR, METADATA, read
 from napari_prosma.scan import selection
 from napari_prosma.scan.selection import kind_of, rows_for, suitable_model
 from napari_prosma.scan.view import HEADING, ROW
@@ -202,6 +202,15 @@ def test_where_no_model_is_meant_none_is_chosen_and_the_reason_stands_there(widg
 def test_for_a_picture_a_few_images_are_asked_for(widget: Widget) -> None:
     widget.open(picture(gray=False))
     assert "(2D, color, no voxel size): train one from a few images" in widget.text("problem_model")
+
+
+def test_where_a_model_may_be_meant_but_nothing_tells_that_is_said(widget: Widget) -> None:
+    data, arguments, kind = tissue_layers()[0]
+    notes = {key: value for key, value in arguments["metadata"][METADATA].items() if key not in (MADE_FOR, "modality")}
+    widget.open((data, {**arguments, "metadata": {METADATA: notes}}, kind))
+    assert widget.chosen == ""
+    reason = "Nothing tells what this scan shows (2D, color, no voxel size): choose a model that is for it, or train"
+    assert widget.text("problem_model").startswith(reason)
 
 
 def test_the_description_stands_under_the_box(widget: Widget) -> None:
