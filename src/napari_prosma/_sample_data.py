@@ -70,7 +70,7 @@ def fetal_brain_layers() -> list[LayerData]:
 
 def phantom_2d_layers() -> list[LayerData]:
     """An ultrasound-like picture and its true labels."""
-    return _pair(*phantom_2d(_SEED), "Phantom 2D", ("lesion",), "US", PHANTOM | {MADE_FOR: "breast-lesion-us"})
+    return _pair(*phantom_2d(_SEED), "Phantom 2D", ("lesion",), "US", PHANTOM)
 
 
 def phantom_3d_layers() -> list[LayerData]:
