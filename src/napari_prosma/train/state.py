@@ -569,7 +569,7 @@ def _start(rows: Sequence[PairRow], classes: Sequence[ClassInfo], start: ModelEn
 def _network(rows: Sequence[PairRow], start: ModelEntry | None, dims: int | None, chosen: bool) -> Iterator[str]:
     deep = next((row.spec for row in rows if row.spec is not None and row.spec.spatial_ndim == 3), None)
     if dims == 2 and deep is not None and min(deep.spatial_shape) > 1 and not chosen:
-        yield thick_words(deep)
+        yield f"{thick_words(deep)} For a 3D one, choose New 3D model."
     elif dims == 2 and deep is not None and min(deep.spatial_shape) > 1:
         yield f"The model is 2D: scans are taken slice by slice, along {deep.spatial_axes[slice_axis(deep)]}."
     if start is not None:

@@ -248,7 +248,7 @@ def read_cases(
         if dims is None:
             dims = usual_dims(image.spec, sparse=labels.sparse, axis=labels.axis_name)
             if dims < usual_dims(image.spec):
-                yield StageStarted(thick_words(image.spec))
+                yield StageStarted(f"{thick_words(image.spec)} For a 3D one, ask for 3 dimensions.")
         known = Scan(labels.values, labels.spec)
         rng = np.random.default_rng([run.training.seed, i])
         modality = dicom_modality(folder.cases[name].images[0]) if image.spec.format == "dicom" else ""
@@ -333,7 +333,7 @@ def thick_words(spec: ImageSpec) -> str:
     size = " x ".join(f"{edge:.3g}" for edge in spec.spacing)
     return (
         f"A 2D model is trained, slice by slice: few slices are annotated, and they are thick (voxels of {size} "
-        f"{spec.unit}). For a 3D one, set preprocess: {{dims: 3}}, or choose New 3D model."
+        f"{spec.unit})."
     )
 
 

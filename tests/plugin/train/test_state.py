@@ -262,7 +262,8 @@ def test_the_settings_shown_and_timed_are_those_that_are_trained_with(
     planned = {"keep": trained.keep} | ({} if shown.batch_size else {"batch_size": trained.batch_size})
     mirror = {"augment": trained.augment} if "start" in given else {}  # that of the model, which has no field
     assert shown.replace(**planned, **mirror) == trained
-    assert (thick_words(there.spec) in plan.notes) == (dims == 2 and there.spec.spatial_ndim == 3)
+    said = f"{thick_words(there.spec)} For a 3D one, choose New 3D model."
+    assert (said in plan.notes) == (dims == 2 and there.spec.spatial_ndim == 3)
     request = times_request(plan, sized(chosen), 2)
     if "start" not in given:
         assert {run.preprocess.dims for run in request.runs.values()} == {dims}
