@@ -262,7 +262,16 @@ def test_train_from_the_pair_to_its_model(
     ((row,),) = view.shown["show_pairs"]
     assert (row.image, row.labels) == ("mri", "organ")
     titles = [title for title, _ in view.shown["show_starts"][0]]
-    assert titles == ["", "Ultrasound", "MRI", "Synthetic"]  # by the number of signs that speak against each
+    # by the number of signs that speak against each
+    assert titles == [
+        "",
+        "Electron microscopy",
+        "Fluorescence microscopy",
+        "Histology",
+        "Ultrasound",
+        "MRI",
+        "Synthetic",
+    ]
     assert {row.verdict for _, rows in view.shown["show_starts"][0] for row in rows} == {""}
     assert [info.name for info in view.shown["show_classes"][0]] == ["class 1"]
     view.class_changed.emit(1, "liver", "#ff0000")

@@ -71,7 +71,7 @@ def test_the_watched_scan_has_the_classes_of_the_last_epoch(
     assert [path for path in shared_files() if path.suffix == ".array"] == []
 
 
-def test_watching_changes_neither_model_nor_the_time_that_counts(
+def test_watching_does_not_change_the_model_and_counts_among_its_minutes(
     engine: Engine, begin: Begin, make_run: MakeRun, hand_over: HandOver, scan: Scan
 ) -> None:
     plain, watched = make_run("plain"), make_run("watched")
@@ -82,8 +82,11 @@ def test_watching_changes_neither_model_nor_the_time_that_counts(
     assert read_header(watched.out).sha256 == read_header(plain.out).sha256
     folder = RunFolder.beside(watched.out)
     spent = 60 * run_state(folder).minutes_spent
-    assert spent == pytest.approx(sum(row["seconds"] for row in read_history(folder)), abs=0.02)
-    assert spent < sum(event.seconds for event in heard.of(PreviewDone))  # many times as much, and not in it
+    trained, shown = (
+        sum(row["seconds"] for row in read_history(folder)),
+        sum(e.seconds for e in heard.of(PreviewDone)),
+    )
+    assert trained + shown / 2 < spent  # previews count among the minutes
 
 
 def test_a_scan_is_watched_from_the_middle_on_another_follows_and_none_ends_it(

@@ -126,7 +126,7 @@ def test_a_breast_ultrasound_and_what_the_newest_slider_says(desk: Any, copy_of:
     assert not desk.button("run").isEnabled()  # a picture does not say what it shows: no model is chosen by itself
     desk.choose("breast-lesion-us")
     found = desk.inspect()
-    assert len(found.inspection.levels) == 5
+    assert len(found.inspection.levels) == 4
     removed = desk.maps["level 0 removed"]
     shape = scan.data.shape[:2]
     for axis, size in enumerate(shape):  # the map covers the picture, to the pixel
