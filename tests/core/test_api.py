@@ -392,7 +392,7 @@ def test_a_wrong_item_is_named_once(flat: Segmenter) -> None:
 
 
 def test_models_that_are_none_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelFileError, match="There is no model .*the shipped models are "):
+    with pytest.raises(ModelFileError, match=r"There is no model .*the shipped models are "):
         api.load_model("x" * 5000)
     with pytest.raises(TypeError, match="of type int: give what load_model gave"):
         api.segment(np.ones((32, 32)), 5)  # type: ignore[call-overload]
