@@ -209,7 +209,7 @@ def _joined(runs: tuple[int, ...], part: NDArray[np.bool_]) -> tuple[int, ...]:
 
 
 def _few_runs(strokes: Iterable[tuple[int, tuple[int, ...]]]) -> Strokes:
-    """Those of slices as far as they are not too many."""
+    """Runs of slices, in order, as far as all together have at most `MOST_RUNS`."""
     kept, left = [], 2 * MOST_RUNS
     for index, runs in strokes:
         if len(runs) <= left:

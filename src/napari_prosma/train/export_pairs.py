@@ -183,7 +183,7 @@ def left_out(pairs: Sequence[Pair], folder: RunFolder) -> str:
         kept = f"its own copies of {counted(number, 'pair')}" if number else f"its {counted(len(labels), 'pair')}"
         words.append(f"This run goes on with {kept}. Not in it: {_some(missing)}. Train anew to use all.")
     if anew:
-        words.append(f"Label files changed since are learned as they are now: {_some(anew)}.")
+        words.append(f"Label files changed since are learned in their present state: {_some(anew)}.")
     return " ".join(words)
 
 
@@ -195,7 +195,7 @@ def _changed_since(path: Path, other: Path) -> bool:
     """Whether a file, or anything in a folder, was written later than another file."""
     try:
         return any(each.stat().st_mtime_ns > other.stat().st_mtime_ns for each in (path, *path.rglob("*")))
-    except OSError:  # it is said where the run reads it
+    except OSError:  # the run reports it when it reads the file
         return False
 
 

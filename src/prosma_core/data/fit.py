@@ -69,7 +69,7 @@ def compare(scan: ScanLook, header: ModelHeader) -> Fit:
 
 
 UNKNOWN = "Nothing tells what this scan shows: check that it is what the model is for."
-"""What is said where nothing speaks against a model, and nothing for it."""
+"""Text where nothing speaks against a model, and nothing for it."""
 
 
 def warn_unfit(scan: Scan, header: ModelHeader, name: str = "", *, modality: str = "", synthetic: bool = False) -> str:

@@ -260,7 +260,7 @@ def _prepared(trainer: Learner, name: str, new: Path) -> tuple[dict[Part, list[T
     -------
     parts : dict
     lost : str
-        What is said of held-out slices in which nothing is annotated any more; else empty.
+        Message on held-out slices in which nothing is annotated any more; else empty.
 
     Raises
     ------

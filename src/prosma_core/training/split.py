@@ -259,7 +259,7 @@ def leave_unjudged(split: Split, seed: int, states: Mapping[str, SliceStates] | 
 
 
 def unjudged_words(given: Sequence[str], split: Split) -> str:
-    """What is said of validation cases that `leave_unjudged` took out of a split; empty where there are none."""
+    """Message on validation cases that `leave_unjudged` took out of a split; empty where there are none."""
     left = [name for name in given if name not in split.val]
     if not left:
         return ""

@@ -256,7 +256,7 @@ class Trainer:
         return prepared
 
     def _answer_first(self, live: LiveInput, step: int = 0) -> Generator[Event, None, None]:
-        """Fit the light model to the labels as they are, and show what it says."""
+        """Fit the light model to the present labels, and show what it gives."""
         h = self.setup.header
         yield Working("Fitting a light model for a first answer")
         assert self.config.batch_size is not None

@@ -177,3 +177,11 @@ def test_what_was_chosen_wins_over_the_defaults_of_an_encoder() -> None:
     assert changed.training.augment.shift == 0.2
     assert changed.training.epochs == run.training.epochs
     assert changed.model_fields_set == run.model_fields_set
+
+
+@pytest.mark.slow
+def test_a_network_on_it_is_exported_with_the_same_logits() -> None:
+    model, x = build_model(config(), seed=0).eval(), images()[:1, :, :64, :64]
+    with torch.no_grad():
+        exported = torch.export.export(model, (x,)).module()
+        torch.testing.assert_close(exported(x), model(x), atol=1e-4, rtol=1e-4)
