@@ -286,6 +286,17 @@ def pixels() -> Callable[[Any], np.ndarray]:
 
 
 @pytest.fixture
+def press() -> Callable[[Any, str], None]:
+    """Return what does what napari does when a key is pressed in a viewer."""
+
+    def call(viewer: Any, key: str) -> None:
+        bound = {str(k): v for k, v in {**ViewerModel.class_keymap, **viewer.keymap}.items()}
+        bound[key](viewer)
+
+    return call
+
+
+@pytest.fixture
 def fake_view() -> Callable[[Any], Any]:
     """Return what makes a view without Qt of its Protocol."""
     return FakeView

@@ -19,15 +19,13 @@ from napari_prosma.scan.controller import (
 from napari_prosma.scan.selection import Problem
 from napari_prosma.segment.job import SegmentJob, SegmentRunView
 from napari_prosma.segment.state import SegmentChoices, SegmentPlan, resolve
+from napari_prosma.shortcuts import offer, with_key
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.errors import ProsmaError
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image, Labels
-
-
-SHORTCUT = "Shift+S"
 
 
 class AbstractSegmentAdvanced(Protocol):
@@ -79,6 +77,7 @@ class SegmentPresenter(ScanPresenter):
     def __init__(self, view: AbstractSegmentView, session: Session) -> None:
         super().__init__(view, session)
         self._view = view
+        self._tooltip = with_key("Segment the scan", "segment")
 
     def options(self, choices: SegmentChoices) -> None:
         """Advanced settings; slice axes only where a 2D model meets a 3D scan."""
@@ -93,7 +92,7 @@ class SegmentPresenter(ScanPresenter):
             self._view.advanced.show_name_hint(plan.result_name)
         self._view.show_notes("\n".join(plan.notes) if isinstance(plan, SegmentPlan) else "")
         if not running:
-            tooltip = problem.text if problem else f"Segment the scan ({SHORTCUT})"
+            tooltip = problem.text if problem else self._tooltip
             self._view.show_run("Segment", enabled=problem is None, tooltip=tooltip)
 
 
@@ -123,9 +122,7 @@ class SegmentController(ScanController[SegmentChoices]):
         self._details = ""
         self._plan: SegmentPlan | Problem | None = None
         self._connect_view()
-        self._shortcut = lambda _viewer: self.start_or_cancel()
-        if not any(str(key) == SHORTCUT for key in viewer.keymap):  # whoever has it keeps it
-            viewer.bind_key(SHORTCUT, self._shortcut)
+        self._no_shortcut = offer(viewer, {"segment": self.start_or_cancel})
         self._begin()
 
     def close(self) -> None:
@@ -136,8 +133,7 @@ class SegmentController(ScanController[SegmentChoices]):
     def _leave(self) -> None:
         if self.run is not None:
             self.run.abandon()
-        if self._shortcut in self.viewer.keymap.values():
-            self.viewer.bind_key(SHORTCUT, None)
+        self._no_shortcut()
 
     # --- What the user does -------------------------------------------------------------------------------------------
 

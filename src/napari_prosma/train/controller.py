@@ -12,6 +12,7 @@ from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.session import Session
 from napari_prosma.layers.labels import fit_brush
 from napari_prosma.scan.selection import Problem
+from napari_prosma.shortcuts import offer
 from napari_prosma.train.job import TrainingPreview, scan_in_view
 from napari_prosma.train.next_slice import Adviser, NextSlice, Preview
 from napari_prosma.train.pair_list import PairActions, PairList
@@ -94,6 +95,9 @@ class TrainController:
         self.next = NextSlice(
             viewer, view, session.jobs, self._pairs, self.slices, self.series, self._adviser, self._show_plan
         )
+        self._no_shortcuts = offer(
+            viewer, {"train": self.start_or_stop, "mark_slice": self.slices.toggle, "next_slice": self.next.go}
+        )
         self._connect()
         for layer in viewer.layers:
             self._fit_brush(layer)
@@ -105,6 +109,7 @@ class TrainController:
         run_all(
             "The Train widget could not be closed",
             self.trainings.close,  # what is painted comes first
+            self._no_shortcuts,
             self.series.close,
             lambda: self.viewer.layers.events.inserted.disconnect(self._layer_added),
             lambda: self.viewer.layers.events.removed.disconnect(self._layer_removed),

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from napari_prosma.jobs.run import RunView, ViewSignal
 from napari_prosma.jobs.session import Session, format_devices
 from napari_prosma.scan.selection import ModelGroups, ModelRow, Problem, model_rows
+from napari_prosma.shortcuts import with_key
 from napari_prosma.train.pairs import PairRow
 from napari_prosma.train.series_work import AbstractSeriesView
 from napari_prosma.train.slice_marks import AbstractSliceView
@@ -248,5 +249,5 @@ class TrainPresenter:
             self._view.show_run("Cancel", enabled=True, tooltip="Stop estimating.")
         elif not running:
             reason = problem.text if problem else "" if plan else "The pairs are being read."
-            self._view.show_run("Train", enabled=not reason, tooltip=reason or "Train on these pairs")
+            self._view.show_run("Train", enabled=not reason, tooltip=reason or with_key("Train on these pairs", "train"))
             self._view.show_estimate(reason)

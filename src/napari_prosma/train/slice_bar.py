@@ -6,7 +6,7 @@ from qtpy.QtCore import QEvent, QPoint, QRectF, Qt, Signal
 from qtpy.QtGui import QColor, QMouseEvent, QPainter, QPaintEvent
 from qtpy.QtWidgets import QSizePolicy, QToolTip, QVBoxLayout, QWidget
 
-from napari_prosma.train.slice_marks import KEY
+from napari_prosma.shortcuts import with_key
 from napari_prosma.widgets.fields import button, note_label, say
 from prosma_core.data.slices import SliceStates
 from prosma_core.printable import plain
@@ -20,8 +20,8 @@ MARK = "Mark slice as checked"
 UNMARK = "Unmark slice"
 NEXT = "Next suggested slice"
 TOOLTIP = (
-    f"The slice in view is right as it is, also where nothing is painted on it, and is trained on (key {KEY}). Of a "
-    "model's result, only checked and edited slices are trained and validated on."
+    "The slice in view is right as it is, also where nothing is painted on it, and is trained on. Of a model's "
+    "result, only checked and edited slices are trained and validated on."
 )
 
 
@@ -110,7 +110,7 @@ class SlicePanel(QWidget):
         self._states: SliceStates | None = None
         self._text, self._bar = note_label("facts"), SliceBar()
         self._bar.clicked.connect(self.slice_clicked.emit)
-        self._mark = button(MARK, TOOLTIP, self.mark_clicked)
+        self._mark = button(MARK, with_key(TOOLTIP, "mark_slice"), self.mark_clicked)
         self._next, self._suggestion = button(NEXT, "", self.next_clicked), note_label("facts")
         buttons = QWidget()
         side = QVBoxLayout(buttons)  # side by side they are wider than the dock
@@ -145,7 +145,7 @@ class SlicePanel(QWidget):
     def show_next(self, *, enabled: bool, tooltip: str) -> None:
         """Whether a slice can be suggested, and by whom, or why not."""
         self._next.setEnabled(enabled)
-        self._next.setToolTip(plain(tooltip))
+        self._next.setToolTip(plain(with_key(tooltip, "next_slice") if enabled else tooltip))
 
     def show_suggestion(self, text: str) -> None:
         """Which slice was suggested last, and why; empty hides it."""

@@ -20,9 +20,6 @@ from prosma_core.errors import ProsmaError
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-KEY = "K"
-"""Marks the slice in view as checked; napari has no use for it."""
-
 
 class AbstractSliceView(Protocol):
     """Protocol of the view of slices."""
@@ -70,10 +67,7 @@ class SliceMarks:
         self, viewer: ViewerModel, view: AbstractSliceView, pairs: PairList, say: Callable[[object], None]
     ) -> None:
         self._viewer, self._view, self._pairs, self._say = viewer, view, pairs, say
-        self._shortcut = lambda _viewer: self.toggle()
         self._hidden = False
-        if not any(str(key) == KEY for key in viewer.keymap):  # whoever has it keeps it
-            viewer.bind_key(KEY, self._shortcut)
         dims = viewer.dims.events
         self._wires: list[tuple[Any, Callable[[Any], None]]] = []
         self._wires += [(event, self._moved) for event in (dims.current_step, dims.ndisplay, dims.order)]
@@ -86,7 +80,7 @@ class SliceMarks:
     def close(self) -> None:
         """Disconnect from the viewer."""
         parts = [lambda e=event, c=call: e.disconnect(c) for event, call in self._wires]
-        run_all("The slices could not be left", *parts, self._unbind)
+        run_all("The slices could not be left", *parts)
 
     @property
     def row(self) -> PairRow | None:
@@ -180,10 +174,6 @@ class SliceMarks:
 
     def _chosen(self, _event: Any) -> None:
         self.show()
-
-    def _unbind(self) -> None:
-        if self._shortcut in self._viewer.keymap.values():
-            self._viewer.bind_key(KEY, None)
 
 
 def _scan(row: PairRow) -> LayerScan:

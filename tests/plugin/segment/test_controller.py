@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from napari.components import ViewerModel
-from napari.layers import Image, Labels, Points, Shapes
-from napari.utils.key_bindings import coerce_keybinding
-from napari.utils.shortcuts import default_shortcuts
+from napari.layers import Image, Labels
 from qtpy.QtWidgets import QComboBox, QLineEdit, QPushButton, QWidget
 
 from napari_prosma._reader import read_paths
 from napari_prosma._writer import write_image_layer, write_labels_layer
 from napari_prosma.layers.results import editable_copy
 from napari_prosma.layers.scan import read
-from napari_prosma.segment.controller import SHORTCUT
 from napari_prosma.segment.state import run_command, writer
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.engine.messages import ArrayReady, Failed, Ready
@@ -426,23 +424,15 @@ def test_free_memory_ends_the_engine(widget: Widget) -> None:
     assert "next run" in widget.text("device_facts")
 
 
-def test_the_shortcut_runs_and_is_released_on_close(widget: Widget, scan_data: np.ndarray) -> None:
+def test_the_shortcut_runs_while_the_widget_is_open(
+    widget: Widget, scan_data: np.ndarray, press: Callable[[ViewerModel, str], None]
+) -> None:
     widget.viewer.add_image(scan_data, name="mri")
     widget.choose("phantom-3d")
-    bound = {str(key): action for key, action in widget.viewer.keymap.items()}
-    bound["Shift+S"](widget.viewer)
+    press(widget.viewer, "Shift+S")
     assert len(widget.jobs.jobs) == 1
     widget.controller.close()
-    assert "Shift+S" not in {str(key) for key in widget.viewer.keymap}
     assert widget.jobs.jobs[0].cancelled
-
-
-def test_the_shortcut_is_none_of_napari_s_own() -> None:
-    taken = {str(coerce_keybinding(key)) for keys in default_shortcuts.values() for key in keys}
-    classes = (Image, Labels, Points, Shapes, ViewerModel)
-    taken |= {str(key) for kind in classes for key in kind.class_keymap}
-    assert "V" in taken
-    assert SHORTCUT not in taken
 
 
 @pytest.mark.parametrize("axes", ["yx", "zyx"])
@@ -523,14 +513,15 @@ def test_progress_that_cannot_be_shown_ends_the_segmentation_and_frees_the_butto
     assert ("could not be shown: RuntimeError: the view is broken" in widget.text("error")) == error_shown
 
 
-def test_the_shortcut_of_a_second_widget_leaves_the_first_its_own(make_widget, scan_data: np.ndarray) -> None:
+def test_the_shortcut_of_a_second_widget_leaves_the_first_its_own(
+    make_widget, scan_data: np.ndarray, press: Callable[[ViewerModel, str], None]
+) -> None:
     viewer = ViewerModel()
     viewer.add_image(scan_data, name="mri")
     first, second = make_widget(viewer), make_widget(viewer)
     first.choose("phantom-3d")
     second.controller.close()
-    bound = {str(key): action for key, action in viewer.keymap.items()}
-    bound["Shift+S"](viewer)
+    press(viewer, "Shift+S")
     assert len(first.jobs.jobs) == 1
 
 

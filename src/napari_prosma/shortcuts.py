@@ -1,0 +1,111 @@
+"""Keyboard shortcuts: actions in napari's preferences, done by the widget that is open in the viewer. No Qt."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from napari.components import ViewerModel
+from napari.settings import get_settings
+from napari.utils.action_manager import action_manager
+from napari.utils.notifications import show_info
+
+from prosma_core.printable import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PREFIX = "napari-prosma"
+"""Before the colon of an action's name, as napari asks for."""
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """An action with its key.
+
+    Attributes
+    ----------
+    key : str
+        Default: none of napari's own, and all within reach of the left hand or on K.
+    text : str
+        What it does, as napari's preferences list it.
+    widget : str
+        Title of the widget that does it.
+    """
+
+    key: str
+    text: str
+    widget: str
+
+
+SHORTCUTS = {
+    "segment": Shortcut("Shift+S", "Segment the chosen scan, or cancel", "ProSMA Segment"),
+    "train": Shortcut("Shift+D", "Train, or stop the training", "ProSMA Train"),
+    "mark_slice": Shortcut("K", "Mark the slice in view as checked, or unmark it", "ProSMA Train"),
+    "next_slice": Shortcut("Shift+K", "Go to the next suggested slice", "ProSMA Train"),
+}
+"""Every shortcut of the plugin, by the name of its action."""
+
+_OFFERED: defaultdict[tuple[int, str], list[Callable[[], object]]] = defaultdict(list)
+"""What an action does in a viewer (by its identity, as a viewer is not hashable): what was offered last and stands."""
+
+
+def offer(viewer: ViewerModel, calls: Mapping[str, Callable[[], object]]) -> Callable[[], None]:
+    """Let actions of `SHORTCUTS` do something in a viewer.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+    calls : mapping
+        What to call, by the name of the action.
+
+    Returns
+    -------
+    callable
+        Takes the offer back.
+    """
+    _register()
+    mine = {(id(viewer), name): call for name, call in calls.items()}
+    for place, call in mine.items():
+        _OFFERED[place].append(call)
+
+    def withdraw() -> None:
+        for place, call in mine.items():
+            if call in _OFFERED[place]:
+                _OFFERED[place].remove(call)
+
+    return withdraw
+
+
+def with_key(text: str, name: str) -> str:
+    """A tooltip with the key of its action, as the preferences have it."""
+    chosen = get_settings().shortcuts.shortcuts.get(f"{PREFIX}:{name}")
+    keys = [SHORTCUTS[name].key] if chosen is None else list(map(str, chosen))
+    return f"{text} ({' or '.join(keys)})" if keys else text
+
+
+@cache
+def _register() -> None:
+    """Tell napari of every action, once a process; a key that another plugin has stays its own."""
+    chosen, taken = get_settings().shortcuts.shortcuts, {str(bound) for bound in ViewerModel.class_keymap}
+    for name, shortcut in SHORTCUTS.items():
+        action = f"{PREFIX}:{name}"
+        action_manager.register_action(action, _command(name), f"{shortcut.widget}: {shortcut.text}", ViewerModel)
+        if action not in chosen and shortcut.key not in taken:
+            action_manager.bind_shortcut(action, shortcut.key)
+
+
+def _command(name: str) -> Callable[[Any], None]:
+    def command(viewer: Any) -> None:
+        calls = _OFFERED[id(viewer), name]
+        if calls:
+            calls[-1]()
+        else:
+            show_info(plain(f"Open {SHORTCUTS[name].widget} first: Plugins > ProSMA."))
+
+    command.__name__ = f"prosma_{name}"  # by which napari tells active shortcuts
+    command.__annotations__ = {}  # napari passes the viewer on itself, as the first argument
+    return command
