@@ -249,5 +249,7 @@ class TrainPresenter:
             self._view.show_run("Cancel", enabled=True, tooltip="Stop estimating.")
         elif not running:
             reason = problem.text if problem else "" if plan else "The pairs are being read."
-            self._view.show_run("Train", enabled=not reason, tooltip=reason or with_key("Train on these pairs", "train"))
+            self._view.show_run(
+                "Train", enabled=not reason, tooltip=reason or with_key("Train on these pairs", "train")
+            )
             self._view.show_estimate(reason)
