@@ -45,20 +45,21 @@ def main() -> None:
     parser.add_argument("--scan", type=Path, required=True)
     parser.add_argument("--model", default="hippocampus-mri")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--alone", choices=("segment", "inspect"), help=argparse.SUPPRESS)
+    parser.add_argument("--alone", choices=("segment", "inspect", "without"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     segmenter = Segmenter.load(find_model(options.model), torch.device("cpu"))
     scan = read_image(options.scan)
     work = {
         "segment": lambda: segmenter.segment(scan, InferenceConfig()),
         "inspect": lambda: inspect_scan(segmenter, scan, ALL),
+        "without": lambda: inspect_scan(segmenter, scan, ALL.replace(noise_gain=False)),
     }
     if options.alone:
         before = psutil.Process().memory_info().rss
         kept = drain(work[options.alone]())
         print(peak_memory() - before, type(kept).__name__)
         return
-    times: dict[str, list[float]] = {"segment": [], "inspect": []}
+    times: dict[str, list[float]] = {name: [] for name in work}
     for repeat in range(options.repeats + 1):
         for name, run in work.items():
             began = time.perf_counter()
@@ -69,6 +70,8 @@ def main() -> None:
     ratio = median(y / x for x, y in zip(times["segment"], times["inspect"], strict=True))
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, scan {scan.spec.shape}, {options.model}")
     print(f"segmentation {a:.3f} s, inspection {b:.3f} s, median of paired ratios {ratio:.2f}")
+    more = median(y / x for x, y in zip(times["without"], times["inspect"], strict=True))
+    print(f"without the noise gain {median(times['without']):.3f} s; with it, median of paired ratios {more:.2f}")
     taken = {name: measured_alone(options, name) for name in work}
     extra, planned = taken["inspect"] - taken["segment"], planned_extra(segmenter, scan)
     mib = 2**20
@@ -110,7 +113,7 @@ def planned_extra(segmenter: Segmenter, scan: Scan) -> int:
     cells = [level_cells(level, header.model, tile, ALL.overlap, plan.part) for level in levels]
     layout = plan_layout(plan, header.model, None)
     maps = sum(layout.size(info, level) for level in cells for info in layout.infos(level, ALL.maps))
-    return plan_inspection(header.model, cells, maps, 1, segmenter.device).extra
+    return plan_inspection(header.model, cells, maps, 1, segmenter.device, noise=True).extra
 
 
 def what_if_waits(repeats: int) -> list[float]:

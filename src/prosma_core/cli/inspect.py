@@ -51,6 +51,9 @@ def inspect(
     truth: Annotated[
         Path | None, typer.Option("--truth", help="Labels of the scan, to compare changed results with.")
     ] = None,
+    noise_gain: Annotated[
+        bool, typer.Option(help="Measure the noise gain of each level, which takes a second pass.")
+    ] = True,
     device: Device = "auto",
     overlap: Overlap = None,
     region: Annotated[
@@ -77,6 +80,7 @@ def inspect(
         **({} if overlap is None else {"overlap": overlap}),
         "levels": parse_levels(levels),
         "maps": parse_maps(maps),
+        "noise_gain": noise_gain,
         "region": parse_region(region),
         "slice_axis": slice_axis,
     }
@@ -114,11 +118,18 @@ class _Progress:
 def _levels(inspection: Inspection) -> Iterator[str]:
     """Table of the levels."""
     if inspection.levels:
-        yield f"{'level':<7}{'grid':<16}{'channels':>8}{'removed':>10}{'energy removed':>16}{'threshold':>11}"
+        head = f"{'level':<7}{'grid':<16}{'channels':>8}{'removed':>10}{'energy removed':>16}{'threshold':>11}"
+        yield f"{head}{'noise gain':>12}{'flipped':>9}{'gate spread':>13}"
     for level in inspection.levels:
         grid = "x".join(map(str, level.shape))
-        tau = "-" if level.threshold is None else f"{level.threshold:.3f}"
-        yield f"{level.level:<7}{grid:<16}{level.channels:>8}{level.removed:>10.1%}{level.energy:>16.1%}{tau:>11}"
+        counts = f"{level.level:<7}{grid:<16}{level.channels:>8}{level.removed:>10.1%}{level.energy:>16.1%}"
+        tau, gain = _number(level.threshold, ".3f"), _number(level.noise_gain, ".2f")
+        flipped, spread = _number(level.flipped, ".1%"), _number(level.channel_gate_spread, ".4f")
+        yield f"{counts}{tau:>11}{gain:>12}{flipped:>9}{spread:>13}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def _variants(title: str, results: Sequence[VariantResult]) -> Iterator[str]:

@@ -137,6 +137,8 @@ class InspectConfig(Config):
     """Maps of each level."""
     edits: Edits = ()
     """Changes to the gates, at most one for each level."""
+    noise_gain: bool = True
+    """Whether the noise gain is measured, which takes a second pass through the network for each tile."""
     overlap: float = Field(default=InferenceConfig.model_fields["overlap"].default, ge=0, le=0.9)
     """As in segmentation."""
     region: tuple[tuple[int, int], ...] | None = None
@@ -175,6 +177,15 @@ class LevelSummary(Config):
     """Share of the skip's energy that is removed: 1 - |x'|^2 / |x|^2; below 0 where the gate amplifies."""
     threshold: float | None
     """Median of the thresholds; None for a gate without."""
+    noise_gain: float | None = None
+    """Relative change of the skip behind the gate, divided by that in front of it, when noise of 0.3 standard
+    deviations is added to the network's input; above 1, the gate amplifies noise compared with the signal. None where
+    it was not measured, or nothing passes."""
+    flipped: float | None = None
+    """Share of the kept values that have another sign behind the gate than in front of it; None where nothing is kept."""
+    channel_gate_spread: float | None = None
+    """Standard deviation of a channel's weight over the tiles of all frames, averaged over the channels; None without a
+    channel gate, or with one tile."""
     thresholds: tuple[float, ...] = ()
     """Threshold of each channel."""
     channel_removed: tuple[float, ...] = ()

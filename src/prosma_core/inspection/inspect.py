@@ -14,15 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prosma_core.config.inference import InferenceConfig
-from prosma_core.config.inspection import (
-    HISTOGRAM_EDGES,
-    PLAIN,
-    InspectConfig,
-    Inspection,
-    LevelSummary,
-    check_edits,
-    check_levels,
-)
+from prosma_core.config.inspection import PLAIN, InspectConfig, Inspection, check_edits, check_levels
 from prosma_core.config.model import ModelConfig
 from prosma_core.data.frames import Frame, frames
 from prosma_core.data.geometry import ImageSpec, Scan, format_region
@@ -37,9 +29,10 @@ from prosma_core.inference.prepare import ScanPlan, is_blank, network_image, pla
 from prosma_core.inference.results import Allocate
 from prosma_core.inference.segment import Segmenter
 from prosma_core.inference.tiled import wanted_tiles
-from prosma_core.inspection.level_grid import LevelCells, TileCells, all_voxels, level_cells
-from prosma_core.inspection.maps import CHANNELS_AT_ONCE, LevelMaps, has_map, pick, plan_layout
-from prosma_core.model.gate_hooks import GateRecord, edited, recording
+from prosma_core.inspection.level_grid import LevelCells, all_voxels, level_cells
+from prosma_core.inspection.level_sums import NOISE, SEED, LevelSums
+from prosma_core.inspection.maps import CHANNELS_AT_ONCE, LevelMaps, has_map, plan_layout
+from prosma_core.model.gate_hooks import GateRecord, SkipPair, edited, recording, recording_skips
 from prosma_core.printable import counted
 
 BESIDE_FIELDS = 6
@@ -58,11 +51,14 @@ class InspectionPlan:
         Bytes beside those of a segmentation: maps, sums, and one level of one tile as it is recorded.
     words : str
         The plan for people.
+    noise : bool
+        Whether there is memory for the noise gain, where it is wanted.
     """
 
     device: torch.device
     extra: int
     words: str
+    noise: bool
 
 
 def record_bytes(model: ModelConfig, cells: LevelCells) -> int:
@@ -73,7 +69,7 @@ def record_bytes(model: ModelConfig, cells: LevelCells) -> int:
 
 
 def plan_inspection(
-    model: ModelConfig, levels: Sequence[LevelCells], maps: int, tiles: int, device: torch.device
+    model: ModelConfig, levels: Sequence[LevelCells], maps: int, tiles: int, device: torch.device, *, noise: bool
 ) -> InspectionPlan:
     """Plan: one tile at a time, one level of it at a time.
 
@@ -88,6 +84,9 @@ def plan_inspection(
         Tiles in all.
     device : torch.device
         Where to compute, if it has the memory.
+    noise : bool
+        Whether the noise gain is wanted: a second pass, which keeps pace with the first. It is left out where there is
+        no memory for it.
 
     Raises
     ------
@@ -97,7 +96,8 @@ def plan_inspection(
     cpu, tile = torch.device("cpu"), levels[0].tile
     record = max(record_bytes(model, cells) for cells in levels)
     sums = sum(4 * 4 * prod(cells.shape) for cells in levels)
-    one = tile_bytes(model, tile) + record
+    again = tile_bytes(model, tile)
+    one = again + record
     instead = ""
     if device != cpu and one > free_memory(device) * SHARE:
         instead = f" ({device.type} has too little)"
@@ -108,109 +108,17 @@ def plan_inspection(
             "Close other programs, or choose a region."
         )
         raise DeviceError(msg)
+    fits = one + again + sums <= free_memory(cpu) * SHARE and one + again <= free_memory(device) * SHARE
+    without = "; the noise gain is left out, as there is too little memory for it" if noise and not fits else ""
+    noise = noise and fits
+    one += again * noise
     numbers = ", ".join(str(cells.level) for cells in levels)
     words = (
         f"{'levels' if len(levels) > 1 else 'level'} {numbers} in {counted(tiles, 'tile')} of "
         f"{'x'.join(map(str, tile))}, about {gib(one + sums)} of {gib(free_memory(device))} free on {device.type}"
-        f"{instead}, and {gib(maps)} for the maps"
+        f"{instead}, and {gib(maps)} for the maps{without}"
     )
-    return InspectionPlan(device, maps + record + sums, words)
-
-
-_BINS = len(HISTOGRAM_EDGES) - 1
-_BIN_WIDTH = HISTOGRAM_EDGES[1] - HISTOGRAM_EDGES[0]
-
-
-class LevelSums:
-    """Counts and sums of one level, per channel; every cell of every frame counts once.
-
-    Parameters
-    ----------
-    level : int
-    channels : int
-    """
-
-    def __init__(self, level: int, channels: int) -> None:
-        self._level, self._channels = level, channels
-        self._cells = 0
-        self._removed, self._positive = np.zeros(channels, np.int64), np.zeros(channels, np.int64)
-        self._before, self._after, self._gate = (np.zeros(channels) for _ in range(3))
-        self._histogram: np.ndarray[tuple[int, ...], np.dtype[np.int64]] | None = None
-        self._tau: Tensor | None = None
-        self._has_gate = False
-
-    def add(self, inside: TileCells, record: GateRecord) -> None:
-        """Take what the gate did in one tile."""
-        if not inside.owns:
-            return
-        a, before, after = (pick(values[0], inside) for values in (record.a, record.before, record.after))
-        cells = a[0].numel()
-        self._cells += cells
-        self._removed += _sums(a == 0)
-        self._positive += _sums(a > 0)
-        self._before += _squares(before)
-        self._after += _squares(after)
-        if record.c is not None:
-            self._has_gate = True
-            self._gate += cells * record.c[0].float().cpu().numpy().astype(np.float64)
-        if record.z is not None and record.tau is not None:
-            self._tau = record.tau
-            counts = histogram(pick(record.z[0], inside), record.tau)
-            self._histogram = counts if self._histogram is None else self._histogram + counts
-
-    def summary(self, shape: tuple[int, ...]) -> LevelSummary:
-        """The numbers, for maps of this shape along the scan's spatial axes."""
-        cells = max(1, self._cells)
-        kept = cells - self._removed
-        tau = () if self._tau is None else tuple(self._tau.detach().float().cpu().tolist())
-        return LevelSummary(
-            level=self._level,
-            shape=shape,
-            channels=self._channels,
-            removed=float(self._removed.sum() / (cells * self._channels)),
-            energy=_lost(float(self._before.sum()), float(self._after.sum())),
-            threshold=float(np.median(tau)) if tau else None,
-            thresholds=tau,
-            channel_removed=tuple((self._removed / cells).tolist()),
-            channel_energy=tuple(_lost(b, a) for b, a in zip(self._before, self._after, strict=True)),
-            channel_gate=tuple((self._gate / cells).tolist()) if self._has_gate else (),
-            positive=tuple(np.where(kept > 0, self._positive / np.maximum(kept, 1), 0.5).tolist()),
-            histogram=() if self._histogram is None else tuple(map(tuple, (self._histogram / cells).tolist())),
-        )
-
-
-def histogram(z: Tensor, tau: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-    """How often |z| / tau lies in each bin of `HISTOGRAM_EDGES`, the last taking all that is larger.
-
-    Parameters
-    ----------
-    z : Tensor, shape (C, *grid)
-    tau : Tensor, shape (C,)
-        Where it is 0, a z of 0 counts as 0 and all others as large.
-
-    Returns
-    -------
-    ndarray, int64, shape (C, bins)
-    """
-    counts = []
-    for values, threshold in zip(z, tau.to(z.dtype), strict=True):
-        ratio = values.abs().float() / threshold.float().clamp_min(torch.finfo(torch.float32).tiny)
-        bins = (ratio / _BIN_WIDTH).clamp_(0, _BINS - 1).to(torch.int32)
-        counts.append(torch.bincount(bins.flatten().cpu(), minlength=_BINS).numpy())
-    return np.stack(counts)
-
-
-def _lost(before: float, after: float) -> float:
-    return float(1 - after / before) if before > 0 else 0.0
-
-
-def _sums(mask: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-    return mask.flatten(1).sum(1).cpu().numpy()
-
-
-def _squares(values: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """Sum of the squares of each channel, float64; one channel at a time, so that no copy of all is made."""
-    return np.array([float(channel.float().square().sum()) for channel in values])
+    return InspectionPlan(device, maps + record + sums + again * noise, words, noise)
 
 
 ATTENTION = "The model has attention gates: they weigh every voxel by a number above 0 and remove nothing."
@@ -250,6 +158,8 @@ class _Work:
     maps: list[LevelMaps]
     sums: list[LevelSums]
     records: dict[int, GateRecord] = field(default_factory=dict)
+    disturbed: dict[int, SkipPair] = field(default_factory=dict)
+    noise: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(SEED))
     done: int = 0
     said: bool = False
 
@@ -292,8 +202,7 @@ def inspect_scan(
         )
     with name_memory_errors(), edited(segmenter.model, config.edits):
         work = yield from _plan(segmenter, scan, config, levels, allocate or _zeros)
-        with recording(segmenter.model, work.records.__setitem__, levels):
-            yield from _run(work)
+        yield from _run(work)
     found = Inspection(
         gate=model.gate.kind,
         form=model.gate.form,
@@ -329,7 +238,9 @@ def _plan(
     layout = plan_layout(plan, model, config.slice_axis)
     infos = [(info, level) for level in cells for info in layout.infos(level, config.maps)]
     size = sum(layout.size(info, level) for info, level in infos)
-    memory = plan_inspection(model, cells, size, len(tiles) * plan.frames, segmenter.device)
+    memory = plan_inspection(
+        model, cells, size, len(tiles) * plan.frames, segmenter.device, noise=config.noise_gain
+    )
     yield StageStarted(f"Inspecting {memory.words}.")
     maps = []
     for level in cells:
@@ -378,24 +289,53 @@ def _frame(work: _Work, frame: Frame) -> Generator[Event, None, None]:
     work.said = True
     padding = padding_to(grid.shape, header.preprocess.tile)
     padded = F.pad(image, [p for before_after in reversed(padding) for p in before_after])
+    deviation = image.flatten(1).std(1, correction=0)
     for tile in work.tiles:
         batch = padded[(slice(None), *tile.slices)][None]
-        for level in _levels(work, batch):
+        disturbed = None
+        if work.memory.noise:
+            inside = _inside(tile, padding, image.shape[1:])
+            disturbed = _with_noise(batch, inside, NOISE * deviation, work.noise)
+        for level in _levels(work, batch, disturbed):
             _take(work, level, frame, tile)
             yield Working(f"Tile {work.done + 1} of {work.total}, level {level}")
         work.done += 1
         yield TileDone(work.done, work.total)
 
 
-def _levels(work: _Work, batch: Tensor) -> Iterator[int]:
-    """Run the network on a tile, as the prediction does; gives each level when its gate has run."""
+def _inside(tile: Tile, padding: Sequence[tuple[int, int]], shape: Sequence[int]) -> tuple[slice, ...]:
+    """Part of a tile that is no padding of the image."""
+    axes = zip(tile.start, tile.slices, padding, shape, strict=True)
+    return tuple(slice(max(0, p - a), max(0, min(at.stop, p + n) - a)) for a, at, (p, _), n in axes)
+
+
+def _with_noise(batch: Tensor, inside: tuple[slice, ...], deviation: Tensor, noise: torch.Generator) -> Tensor:
+    """A tile (1, C, *tile) with Gaussian noise of a deviation for each channel inside the image."""
+    disturbed = batch.clone()
+    part = disturbed[(slice(None), slice(None), *inside)]
+    drawn = torch.randn(part.shape, generator=noise, dtype=part.dtype)
+    part += drawn * deviation.to(part.dtype).view(1, -1, *(1,) * len(inside))
+    return disturbed
+
+
+def _levels(work: _Work, batch: Tensor, disturbed: Tensor | None) -> Iterator[int]:
+    """Run the network on a tile, as the prediction does; gives each level when its gate has run.
+
+    With noise, the second pass keeps pace, so that of one level at a time there are two records.
+    """
     device = work.memory.device
     model = work.segmenter.model.to(device)
-    steps = model.forward_to_gate(batch.to(device), min(maps.cells.level for maps in work.maps))
+    levels = [maps.cells.level for maps in work.maps]
+    steps = model.forward_to_gate(batch.to(device), min(levels))
+    again = None if disturbed is None else model.forward_to_gate(disturbed.to(device), min(levels))
     while True:
-        # Neither mode must last while this generator waits: whoever drains it would have it too.
+        # None of these modes must last while this generator waits: whoever drains it would have it too.
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=inference_bf16(device)):
-            level = next(steps, None)
+            with recording(model, work.records.__setitem__, levels):
+                level = next(steps, None)
+            if again is not None:
+                with recording_skips(model, work.disturbed.__setitem__, levels):
+                    next(again, None)
         if level is None:
             return
         yield level
@@ -404,7 +344,7 @@ def _levels(work: _Work, batch: Tensor) -> Iterator[int]:
 @torch.no_grad()
 def _take(work: _Work, level: int, frame: Frame, tile: Tile) -> None:
     """Put what a level's gate did in a tile into its maps and sums, and let go of it."""
-    record = work.records.pop(level, None)
+    record, disturbed = work.records.pop(level, None), work.disturbed.pop(level, None)
     if record is None:  # a level between those that are wanted
         return
     for maps, sums in zip(work.maps, work.sums, strict=True):
@@ -412,7 +352,7 @@ def _take(work: _Work, level: int, frame: Frame, tile: Tile) -> None:
             inside = maps.cells.in_tile(tile)
             if not inside.empty:
                 maps.add(frame, inside, record)
-                sums.add(inside, record)
+                sums.add(inside, record, disturbed)
 
 
 def _zeros(_: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:

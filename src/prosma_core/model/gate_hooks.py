@@ -124,6 +124,36 @@ def recording_gate(gate: SkipGate, take: Callable[[GateRecord], None]) -> Iterat
         yield
 
 
+SkipPair = tuple[Tensor, Tensor]
+"""Skip before a gate and behind it, each of shape (B, C, *grid)."""
+
+
+@contextmanager
+def recording_skips(
+    model: GatedNetwork, take: Callable[[int, SkipPair], None], levels: Iterable[int]
+) -> Iterator[None]:
+    """Record the skips of a network inside the block, in front of the gates and behind them, and nothing else of them.
+
+    Parameters
+    ----------
+    model : UNet
+    take : callable
+        Called with each level's number and its `SkipPair`, coarsest first, while the network runs.
+    levels : iterable of int
+    """
+    with ExitStack() as stack:
+        for level in levels:
+            stack.enter_context(_recording_skip(model.skip_gates[level], level, take))
+        yield
+
+
+@contextmanager
+def _recording_skip(gate: SkipGate, level: int, take: Callable[[int, SkipPair], None]) -> Iterator[None]:
+    before: list[Tensor] = []
+    with _hooks((gate.hook_x, before.append), (gate.hook_out, lambda after: take(level, (before.pop(), after)))):
+        yield
+
+
 @contextmanager
 def edited(model: GatedNetwork, edits: Edits) -> Iterator[None]:
     """Change the gates of a network inside the block; records made inside have the changes.

@@ -47,6 +47,9 @@ def test_a_picture_gives_zarr_maps_numbers_and_pictures(
     summary = json.loads((out / "summary.json").read_text())
     (level,) = summary["inspection"]["levels"]
     assert f"{level['removed']:.1%}" in said
+    assert "noise gain" in said
+    assert f"{level['noise_gain']:.2f}" in said
+    assert f"{level['flipped']:.1%}" in said
     assert [v["name"] for v in summary["what_if"]] == ["level=0:tau*0", "level=0:closed"]
     assert [v["name"] for v in summary["which_level"]] == ["level 0 open"]
     kept = read_image(out / "level0_kept.zarr")

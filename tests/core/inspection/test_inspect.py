@@ -21,12 +21,14 @@ from prosma_core.config.model import (
     PreprocessConfig,
 )
 from prosma_core.data.geometry import ImageSpec, Scan, array_spec, map_spec
+from prosma_core.data.grid import padding_to
 from prosma_core.errors import ConfigError, DeviceError, GeometryError
 from prosma_core.events import StageStarted, TileDone
 from prosma_core.inference.segment import Segmenter
 from prosma_core.inspection import inspect
 from prosma_core.inspection.inspect import Inspected, inspect_scan
 from prosma_core.model.encoders import Stages
+from prosma_core.model.gate_hooks import recording_skips
 from prosma_core.model.prox import THRESHOLDS
 from prosma_core.model.unet import build_model
 
@@ -217,6 +219,51 @@ def test_energy_is_what_the_decoder_did_not_receive(noise: Noise) -> None:
         np.testing.assert_allclose(found.maps[f"level{level.level}/field"], scales, atol=5e-3)  # beta is 0 at first
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("gate", [{"form": form} for form in sorted(THRESHOLDS)] + [{"kind": "attention"}])
+def test_the_noise_gain_and_the_flipped_share_are_those_of_the_skips(dims: int, gate: dict, noise: Noise) -> None:
+    header = three_levels(dims, (16,) * dims, gate)
+    by = Segmenter(header, build_model(header.model, 0), CPU)
+    scan = noise((11, 14, 16)[:dims], "zyx"[-dims:])  # one tile, with padding
+    found, without = look(by, scan), look(by, scan, ALL.replace(noise_gain=False))
+    assert set(found.maps) == set(without.maps)
+    assert all(np.array_equal(found.maps[name], without.maps[name]) for name in found.maps)
+    skips: list[tuple[int, torch.Tensor, torch.Tensor]] = []
+    image = torch.from_numpy(np.asarray(scan.data)).float()
+    image = (image - image.mean()) / image.std(correction=0)
+    drawn = torch.randn((1, 1, *image.shape), generator=torch.Generator().manual_seed(0))
+    padding = padding_to(image.shape, header.preprocess.tile)
+    pad = [p for a, b in reversed(padding) for p in (a, b)]
+    for added in (0, 0.3):
+        batch = nn.functional.pad(image[None, None] + added * drawn, pad)
+        with torch.no_grad(), recording_skips(by.model, lambda i, pair: skips.append((i, *pair)), range(2)):
+            by.model(batch)
+    for summary, bare in zip(found.inspection.levels, without.inspection.levels, strict=True):
+        assert bare == summary.replace(noise_gain=None)
+        sizes, step = zip(image.shape, padding, strict=True), 2**summary.level
+        inside = (..., *(slice(p // step, -(-(p + n) // step)) for n, (p, _) in sizes))
+        (before, after), (noisy_before, noisy_after) = [(x[inside], y[inside]) for i, x, y in skips if i == summary.level]
+        expected = (noisy_after - after).norm() / after.norm() / ((noisy_before - before).norm() / before.norm())
+        assert summary.noise_gain == pytest.approx(float(expected), rel=1e-3)
+        maps = {i.kind: found.maps[i.name] for i in found.inspection.maps if i.level == summary.level}
+        signed = (maps["kept"] != 0) & (maps["before"] != 0)
+        flipped = np.sign(maps["before"]) * np.sign(maps["after"]) < 0
+        assert summary.flipped == pytest.approx(flipped.sum() / signed.sum(), abs=2e-3)
+        assert (summary.flipped > 0.2) == (gate.get("form") in {"bounded", "signed"})
+
+
+def test_the_spread_of_the_channel_gate_is_that_of_the_tiles_of_all_frames(noise: Noise) -> None:
+    header = three_levels(2, (16, 16))
+    by = Segmenter(header, build_model(header.model, 0), CPU)
+    scan = noise((3, 16, 16), "tyx")
+    found = look(by, scan, InspectConfig(maps=("channel_gate",)))
+    for level in found.inspection.levels:
+        weights = found.maps[f"level{level.level}/channel_gate"][:, :, 0, 0].astype(np.float64)
+        assert level.channel_gate_spread == pytest.approx(weights.std(0, ddof=1).mean(), abs=5e-4)
+    alone = look(by, Scan(scan.data[0], array_spec((16, 16), "yx"))).inspection.levels
+    assert [level.channel_gate_spread for level in alone] == [None, None]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("resample", ["none", "longest_side"])
 def test_the_maps_of_a_region_are_those_of_the_whole_scan(resample: str, noise: Noise) -> None:
@@ -297,6 +344,11 @@ def test_only_what_is_asked_for_is_made_and_memory_is_said_before(noise: Noise, 
     assert made == [("level1/kept", (4, 10, 8, 8), "uint8"), ("level1/removed", (10, 8, 8), "float16")]
     said = [e.message for e in events if isinstance(e, StageStarted)]
     assert any(s.startswith("Inspecting level 1 in 2 tiles of 16x16x16, about") and "for the maps" in s for s in said)
+    needed = inspect.tile_bytes(header.model, header.preprocess.tile)
+    monkeypatch.setattr(inspect, "free_memory", lambda _: 2.2 * needed)
+    found, events = drain(inspect_scan(by, scan, config))
+    assert any("the noise gain is left out" in e.message for e in events if isinstance(e, StageStarted))
+    assert found.inspection.levels[0].noise_gain is None
     monkeypatch.setattr(inspect, "free_memory", lambda _: 1000)
     with pytest.raises(DeviceError, match=r"needs about .* are free"):
         look(by, scan)
