@@ -3,8 +3,8 @@
     python3 run.py bench gate_numbers DIR [NAME ...] [--images 10]
 
 DIR holds the data sets (see docs/models.md). Of each model the first validation images are inspected, without maps; a
-column is the mean over them, for each level, finest first. The spread of the channel gate between images is the standard
-deviation over images of the mean weight of each channel, averaged over the channels. On 2 cores it takes some minutes.
+column is the mean over them, for each level, finest first. The spread of the channel gate between images is the
+standard deviation over images of each channel's mean weight, averaged over the channels. It takes some minutes.
 """
 
 from __future__ import annotations

@@ -182,7 +182,7 @@ class LevelSummary(Config):
     deviations is added to the network's input; above 1, the gate amplifies noise compared with the signal. None where
     it was not measured, or nothing passes."""
     flipped: float | None = None
-    """Share of the kept values that have another sign behind the gate than in front of it; None where nothing is kept."""
+    """Share of the kept values whose sign behind the gate is not that in front of it; None where nothing is kept."""
     channel_gate_spread: float | None = None
     """Standard deviation of a channel's weight over the tiles of all frames, averaged over the channels; None without a
     channel gate, or with one tile."""

@@ -238,9 +238,7 @@ def _plan(
     layout = plan_layout(plan, model, config.slice_axis)
     infos = [(info, level) for level in cells for info in layout.infos(level, config.maps)]
     size = sum(layout.size(info, level) for info, level in infos)
-    memory = plan_inspection(
-        model, cells, size, len(tiles) * plan.frames, segmenter.device, noise=config.noise_gain
-    )
+    memory = plan_inspection(model, cells, size, len(tiles) * plan.frames, segmenter.device, noise=config.noise_gain)
     yield StageStarted(f"Inspecting {memory.words}.")
     maps = []
     for level in cells:

@@ -242,7 +242,8 @@ def test_the_noise_gain_and_the_flipped_share_are_those_of_the_skips(dims: int, 
         assert bare == summary.replace(noise_gain=None)
         sizes, step = zip(image.shape, padding, strict=True), 2**summary.level
         inside = (..., *(slice(p // step, -(-(p + n) // step)) for n, (p, _) in sizes))
-        (before, after), (noisy_before, noisy_after) = [(x[inside], y[inside]) for i, x, y in skips if i == summary.level]
+        seen = [(x[inside], y[inside]) for level, x, y in skips if level == summary.level]
+        (before, after), (noisy_before, noisy_after) = seen
         expected = (noisy_after - after).norm() / after.norm() / ((noisy_before - before).norm() / before.norm())
         assert summary.noise_gain == pytest.approx(float(expected), rel=1e-3)
         maps = {i.kind: found.maps[i.name] for i in found.inspection.maps if i.level == summary.level}
