@@ -17,7 +17,9 @@ from prosma_core.printable import counted, plain
 
 
 class GatesView(ScanView):
-    """Fields, Inspect button, progress and result, from top to bottom."""
+    """Fields, details and result from top to bottom; Inspect, progress and status under them."""
+
+    TITLE, PURPOSE = "ProSMA Gates", "See what the gates keep and remove."
 
     def __init__(self) -> None:
         super().__init__(("image", "axes", "size", "model", "device"))

@@ -34,6 +34,7 @@ class GatesWidget(GatesView):
     def __init__(self, napari_viewer: napari.Viewer, shared: Session | None = None) -> None:
         super().__init__()
         self._session = shared or session()
+        self.keep_sections(self._session.recall, self._session.remember)
         self.controller = GatesController(napari_viewer, self, self._session)
         self.browse_clicked.connect(self._browse)
         self.details_clicked.connect(self._show_details)

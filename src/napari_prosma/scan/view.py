@@ -8,21 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import QModelIndex, QPoint, QRect, QSize, Qt, Signal
-from qtpy.QtGui import QColor, QFont, QFontMetrics, QPainter, QPaintEvent, QPalette, QPixmap
+from qtpy.QtGui import QColor, QFont, QFontMetrics, QPainter, QPalette, QPixmap
 from qtpy.QtWidgets import (
     QComboBox,
     QLineEdit,
     QStyle,
     QStyledItemDelegate,
-    QStyleOptionComboBox,
     QStyleOptionViewItem,
-    QStylePainter,
     QVBoxLayout,
     QWidget,
 )
 
 from napari_prosma.scan.selection import ModelGroups, ModelRow
-from napari_prosma.widgets.fields import AMBER, BROWSE, ON_AMBER, combo, fill, fit_dock, note_label, row, say
+from napari_prosma.widgets.fields import AMBER, BROWSE, ON_AMBER, DockBox, combo, fill, note_label, row, say
 from napari_prosma.widgets.job_view import JobView
 from prosma_core.errors import ProsmaError
 from prosma_core.io.bundle import read_thumbnail
@@ -36,7 +34,7 @@ WIDEST = 420
 """Pixels of the list, which may be wider than its box."""
 
 
-class ModelBox(QComboBox):
+class ModelBox(DockBox):
     """A box of models under headings, in its list with thumbnail, fit and one line each; the last entry is a file's.
 
     Parameters
@@ -49,8 +47,7 @@ class ModelBox(QComboBox):
     browse_clicked = Signal()
 
     def __init__(self, tooltip: str) -> None:
-        super().__init__()
-        fit_dock(self, tooltip)
+        super().__init__(tooltip)
         self._tooltip = tooltip
         self._shown: tuple[ModelGroups, Any] = ((), None)
         self._found = -1
@@ -93,18 +90,6 @@ class ModelBox(QComboBox):
         super().showPopup()
         left = min(self.mapToGlobal(QPoint(0, 0)).x(), screen.right() + 1 - width)
         frame.move(max(left, screen.left()), frame.y())
-
-    def paintEvent(self, event: QPaintEvent | None) -> None:
-        """Draw the box; a name that is too long loses its middle, which tells models apart least."""
-        painter, option = QStylePainter(self), QStyleOptionComboBox()
-        self.initStyleOption(option)
-        if self.currentIndex() < 0:
-            option.currentText = self.placeholderText()
-        field = QStyle.SubControl.SC_ComboBoxEditField
-        room = self.style().subControlRect(QStyle.ComplexControl.CC_ComboBox, option, field, self).width() - GAP
-        option.currentText = option.fontMetrics.elidedText(option.currentText, Qt.TextElideMode.ElideMiddle, room)
-        painter.drawComplexControl(QStyle.ComplexControl.CC_ComboBox, option)
-        painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
 
     def _activated(self, index: int) -> None:
         if index == self.count() - 1:  # a model may have its name

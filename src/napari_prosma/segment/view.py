@@ -32,7 +32,7 @@ class SegmentResultPanel(QWidget):
         self._title.setObjectName("result_title")
         self._table = table(("Class", "Voxels", "Volume (mL)"))
         self._table.setStyleSheet(SMALL)
-        self._save = button("Save next to the scan", "Write the labels with the scan's geometry.", self.save_clicked)
+        self.save = button("Save result", "Write the labels next to the scan, with its geometry.", self.save_clicked)
         self._correct = button(
             "Correct && fine-tune", "Make an editable copy of the labels and pick the brush.", self.correct_clicked
         )
@@ -41,7 +41,6 @@ class SegmentResultPanel(QWidget):
             "Show run command", "The command that repeats this without napari.", self.command_clicked
         )
         self._copy = button("Copy CSV", "Copy the table as comma-separated values.", self._copy_csv)
-        self._said = note_label("facts")
         self._nothing = note_label("warning")
         self._nothing.setObjectName("nothing_found")
         layout = QVBoxLayout(self)
@@ -52,10 +51,9 @@ class SegmentResultPanel(QWidget):
         layout.addLayout(head)
         layout.addWidget(self._nothing)
         layout.addWidget(self._table)
-        for part in (self._save, self._correct, self._gates, self._command):
+        for part in (self._correct, self._gates, self._command):
             layout.addWidget(part)
-        layout.addWidget(self._said)
-        self.setVisible(False)
+        self.hide()
 
     def show_result(self, title: str, rows: Sequence[ClassRow], size: str, nothing: str = "") -> None:
         """Show a result.
@@ -81,16 +79,17 @@ class SegmentResultPanel(QWidget):
             self._table.setItem(i, 1, cell(f"{line.voxels:,}", right=True))
             self._table.setItem(i, 2, cell(number, right=True))
         fit_height(self._table, 8 * self._table.verticalHeader().defaultSectionSize())
-        self.say("")
         self.setVisible(True)
+        self.save.setVisible(True)
+
+    def hide(self) -> None:
+        """Hide the panel, and the button that saves, which stands elsewhere."""
+        self.setVisible(False)
+        self.save.setVisible(False)
 
     def show_title(self, title: str) -> None:
         """The heading alone: the name of the result's layer."""
         say(self._title, title)
-
-    def say(self, text: str) -> None:
-        """A line under the buttons, such as where the result was saved."""
-        say(self._said, text)
 
     def _copy_csv(self) -> None:
         QGuiApplication.clipboard().setText(self.csv())
@@ -110,8 +109,9 @@ def _number(size: float) -> str:
 
 
 class SegmentView(ScanView):
-    """Fields, advanced settings, Segment button, progress and result, from top to bottom."""
+    """Fields, advanced settings, details and result from top to bottom; Segment, progress and status under them."""
 
+    TITLE, PURPOSE = "ProSMA Segment", "Label a scan with a trained model."
     train_clicked = Signal()
 
     def __init__(self) -> None:
@@ -128,9 +128,9 @@ class SegmentView(ScanView):
         self._train.setVisible(False)
         self._add(self._train)
         self._add_device()
-        self._add(self.advanced)
-        self._add_run("Segment")
         self.result = SegmentResultPanel()
+        self._add(self.advanced)
+        self._add_run("Segment", self.result.save)
         self._add(self.result)
         self._locked += [self.advanced, self._train]
         self._finish(**self._scan_parts(), train=self._train)
@@ -138,12 +138,6 @@ class SegmentView(ScanView):
     def show_train(self, offered: bool) -> None:
         """Whether training a model on the scan is offered: where none is meant for it."""
         self._train.setVisible(offered)
-
-    def show_problem(self, field: str | None, text: str) -> None:
-        """Why Segment is disabled, under its field; None: it is not."""
-        super().show_problem(field, text)
-        if field == "part":
-            self.advanced.expand()
 
 
 OPTIONS = {

@@ -40,6 +40,7 @@ class SegmentWidget(SegmentView):
         super().__init__()
         self._viewer = napari_viewer
         self._session = shared or session()
+        self.keep_sections(self._session.recall, self._session.remember)
         self.controller = SegmentController(napari_viewer, self, self._session)
         self.browse_clicked.connect(self._browse)
         self.train_clicked.connect(self._draw_and_train)
@@ -69,19 +70,19 @@ class SegmentWidget(SegmentView):
         copy = last.correct() if last is not None else None
         if last is None or copy is None or last.source is None or last.source not in self._viewer.layers:
             return
-        train = open_dock(self._viewer, "Train", self._session)
+        train = open_dock(self._viewer, "ProSMA Train", self._session)
         train.controller.fine_tune(last.source, copy, last.plan.model)
 
     def _draw_and_train(self) -> None:
         drawn = self.controller.draw_labels()
         if drawn is not None:
-            open_dock(self._viewer, "Train", self._session).controller.pairs.add_layers(*drawn)
+            open_dock(self._viewer, "ProSMA Train", self._session).controller.pairs.add_layers(*drawn)
 
     def _inspect(self) -> None:
         last = self.controller.last
         if last is None or last.source is None or last.source not in self._viewer.layers:
             return
-        gates = open_dock(self._viewer, "Gates", self._session)
+        gates = open_dock(self._viewer, "ProSMA Gates", self._session)
         gates.controller.inspect_layer(last.source, last.plan.model)
 
     def _save(self) -> None:
@@ -97,14 +98,14 @@ class SegmentWidget(SegmentView):
                 return
             path = Path(name)
         target = path
-        self.result.say(f"Saving {target.name}…")
+        self.show_messages((f"Saving {target.name}…",))
         self._session.jobs.run(
             writer(last.labels, target),
-            lambda _: self.result.say(f"Saved {target}"),
+            lambda _: self.show_messages((f"Saved {target}",)),
             self._not_saved,
             lasting=True,
         )
 
     def _not_saved(self, error: Exception) -> None:
-        self.result.say("")
+        self.show_messages(())
         self.show_error(f"The labels were not saved: {error}", details=False)

@@ -200,7 +200,9 @@ class TrainAdvanced(Fold):
 
 
 class TrainView(JobView):
-    """Pairs, meaning of labels, start, budget, the Train button, curves, outcome and earlier runs, top to bottom."""
+    """Labels, training, curves, outcome, details and earlier runs from top to bottom; Train and status under them."""
+
+    TITLE, PURPOSE = "ProSMA Train", "Train a model on annotated scans."
 
     add_active_clicked = Signal()
     add_files_clicked = Signal()
@@ -258,11 +260,10 @@ class TrainView(JobView):
         self._name = QLineEdit()
         self._name.setToolTip("Name of the model, and of its file.")
         self._name.editingFinished.connect(lambda: self.name_chosen.emit(self._name.text().strip()))
-        self._scans = self._begin_section()
-        self._add(self.series)
-        self._end_section()
         self._add(self._slices)
-        self._setup = self._begin_section()
+        self._choices = self._begin_part()
+        self._add(self.series)
+        self._begin_section("Labels")
         self._add(self._pairs)
         self._size = QLineEdit()
         self._size.setPlaceholderText("unknown: z, y, x mm")
@@ -270,13 +271,20 @@ class TrainView(JobView):
         self._size.editingFinished.connect(lambda: self.size_chosen.emit(self._size.text().strip()))
         self._size_row = row("Voxel size", self._size)
         self._size_row.setVisible(False)
-        self._add(self._size_row, self._problems["size"], self._meaning, self._start)
+        self._add(self._size_row, self._problems["size"], self._meaning)
+        self._end_part()
+        self._begin_section("Training")
+        self._add(self._start)
         self._add_device()
-        self._add(row("Name", self._name), self._problems["name"], self._advanced)
-        self._end_section()
+        self._add(row("Name", self._name), self._problems["name"])
+        self._end_part()
+        self._add(self._advanced)
+        self._end_part()
+        self._add(self._plots)
         self._add_preview()
-        self._add_run("Train", pinned=True)
-        self._add(self._plots, self._messages, self._outcome, self._runs)
+        self._add(self._outcome)
+        self._add_run("Train")
+        self._add(self._runs)
         self._locked += [
             self._pairs.buttons,
             *self._start.inputs,
@@ -327,15 +335,13 @@ class TrainView(JobView):
         super().show_running(running)
         self._meaning.lock(running)
         if not running:
-            self._scans.setVisible(True)
-            self._setup.setVisible(True)
+            self._choices.setVisible(True)
 
     def show_training(self) -> None:
         """A training has begun: its curves take the place of the choices."""
         self.show_running(True)
         self.show_notes("")
-        self._scans.setVisible(False)
-        self._setup.setVisible(False)
+        self._choices.setVisible(False)
 
     def show_pairs(self, rows: Sequence[PairRow]) -> None:
         """Pairs to train on, with what each holds and what is wrong with it."""
@@ -407,12 +413,6 @@ class TrainView(JobView):
         if not self._size.hasFocus():
             self._size.setText(size)
         self._size_row.setVisible(asked)
-
-    def show_problem(self, field: str | None, text: str) -> None:
-        """Why Train is disabled, under its field; None: it is not."""
-        super().show_problem(field, text)
-        if field == "advanced":
-            self._advanced.expand()
 
     def show_history(self, rows: Sequence[Mapping[str, Any]], classes: Sequence[ClassInfo]) -> None:
         """Curves of all epochs so far, from rows of history.csv; none hides them."""

@@ -40,6 +40,7 @@ class TrainWidget(TrainView):
         super().__init__()
         self._viewer = napari_viewer
         self._session = shared or session()
+        self.keep_sections(self._session.recall, self._session.remember)
         self.controller = TrainController(napari_viewer, self, self._session)
         self.add_files_clicked.connect(self._add_files)
         self.add_folder_clicked.connect(self._add_folder)
@@ -88,7 +89,7 @@ class TrainWidget(TrainView):
 
     def _use(self) -> None:
         if self.controller.trainings.outcome is not None:
-            segment = open_dock(self._viewer, "Segment", self._session)
+            segment = open_dock(self._viewer, "ProSMA Segment", self._session)
             segment.controller.use_trained(self.controller.trainings.outcome.model)
 
     def _save_as(self) -> None:

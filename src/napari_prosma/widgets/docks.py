@@ -1,4 +1,4 @@
-"""Opens dock widgets of this plugin by their names in the manifest."""
+"""Docks of this plugin's widgets: one of each in a window, in tabs beside each other, however they are opened."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from npe2 import PluginManifest
 from npe2.manifest.utils import import_python_name
-from qtpy.QtWidgets import QWidget
+from qtpy.QtCore import QEvent, QObject, QTimer
+from qtpy.QtWidgets import QDockWidget, QLabel, QMainWindow, QWidget
 
 if TYPE_CHECKING:
     import napari
@@ -16,32 +17,116 @@ if TYPE_CHECKING:
 MANIFEST = Path(__file__).parents[1] / "napari.yaml"
 
 
-def open_dock(viewer: napari.Viewer, name: str, *args: Any) -> Any:
-    """Bring the widget of this name to the front: the docked one, else a new one in a tab.
+def open_dock(viewer: napari.Viewer, title: str, *args: Any) -> Any:
+    """Bring the widget of this title to the front: the docked one, else a new one in a tab.
 
     Parameters
     ----------
     viewer : napari.Viewer
-    name : str
-        As in the manifest: the menu then finds the same widget.
+    title : str
+        As in the manifest.
     *args
         What a new widget is made with, beside the viewer.
     """
-    title = f"{name} (napari-prosma)"  # what napari calls a plugin's widget
-    widget = viewer.window.dock_widgets.get(title)
+    docked = viewer.window.dock_widgets.values()
+    widget = next((each for each in docked if getattr(each, "TITLE", "") == title), None)
     if widget is None:
-        widget = import_python_name(_widgets()[name])(viewer, *args)
-        viewer.window.add_dock_widget(widget, name=title, area="right", tabify=True)
+        name, places = _widgets()
+        widget = import_python_name(places[title])(viewer, *args)
+        viewer.window.add_dock_widget(widget, name=f"{title} ({name})", area="right")  # the menu's name for it
     dock = widget.parent()
-    if isinstance(dock, QWidget):
-        dock.show()
-        dock.raise_()
+    if isinstance(dock, QDockWidget):
+        _raise(dock)
     return widget
 
 
 @cache
-def _widgets() -> dict[str, str]:
-    """Where each widget of the manifest is, by its name."""
-    contributions = PluginManifest.from_file(MANIFEST).contributions
-    places = {command.id: str(command.python_name) for command in contributions.commands or ()}
-    return {widget.display_name: places[widget.command] for widget in contributions.widgets or ()}
+def _widgets() -> tuple[str, dict[str, str]]:
+    """Name of the plugin in menus, and where each widget of the manifest is, by its title."""
+    manifest = PluginManifest.from_file(MANIFEST)
+    places = {command.id: str(command.python_name) for command in manifest.contributions.commands or ()}
+    widgets = {widget.display_name: places[widget.command] for widget in manifest.contributions.widgets or ()}
+    return str(manifest.display_name), widgets
+
+
+def settle(view: Any, dock: QDockWidget) -> None:
+    """Give a new dock its widget's title and a place beside its sisters; a second one of its kind makes way at once.
+
+    napari knows a widget under one name where its menu opens it and under another where the command line does: it would
+    open both.
+
+    Parameters
+    ----------
+    view : QWidget
+        Widget of this plugin, with `TITLE`.
+    dock : QDockWidget
+        Its dock, which is not in a window yet.
+    """
+    _Settled(view, dock)
+
+
+class _Settled(QObject):
+    """What is done with a dock; it lives as long as the dock."""
+
+    def __init__(self, view: Any, dock: QDockWidget) -> None:
+        super().__init__(dock)
+        self._view, self._dock = view, dock
+        self._first = dock
+        self._placed = self._front = False
+        self._soon = QTimer(self)  # napari goes on with a new dock first
+        self._soon.setSingleShot(True)
+        self._soon.timeout.connect(self._come)
+        dock.setWindowTitle(view.TITLE)
+        dock.dockLocationChanged.connect(self._place)
+        dock.topLevelChanged.connect(self._show_title)
+        dock.visibilityChanged.connect(self._seen)
+        dock.installEventFilter(self)
+
+    def _place(self, *_: object) -> None:
+        """Once it is in a window: beside its sisters, or away, where the window has such a widget."""
+        window = self._dock.window()
+        if self._placed or not isinstance(window, QMainWindow):
+            return
+        self._placed = True
+        self._show_title()
+        sisters = [each for each in _docks(window) if each is not self._dock]
+        self._first = next((each for each in sisters if type(each.widget()) is type(self._view)), self._dock)
+        near = next((each for each in sisters if not each.isFloating()), None)
+        if near is not None:
+            window.tabifyDockWidget(near, self._dock)
+            self._soon.start()
+
+    def _come(self) -> None:
+        """Come to the front, or close for the one that is there already."""
+        if self._first is not self._dock:
+            dock: Any = self._dock
+            dock.destroyOnClose()
+        _raise(self._first)
+
+    def _show_title(self, *_: object) -> None:
+        """Have napari's own title bar, which it makes anew for a floating dock, show the title."""
+        bar = self._dock.titleBarWidget()
+        for label in bar.findChildren(QLabel) if bar is not None else ():
+            if label.text():
+                label.setText(self._view.TITLE)
+
+    def _seen(self, seen: bool) -> None:
+        self._front = seen
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
+        """Come to the front where napari's menu, which opens and hides in turns, hides a tab that is behind another."""
+        if event is not None and event.type() == QEvent.Type.Close:
+            self._front = True  # it is closed as a tab, too
+        if event is not None and event.type() == QEvent.Type.Hide and self._dock.isHidden() and not self._front:
+            self._soon.start()
+        return bool(super().eventFilter(watched, event))
+
+
+def _docks(window: QWidget) -> list[QDockWidget]:
+    """Docks of this plugin's widgets in a window."""
+    return [dock for dock in window.findChildren(QDockWidget) if getattr(dock.widget(), "TITLE", "")]
+
+
+def _raise(dock: QDockWidget) -> None:
+    dock.show()
+    dock.raise_()

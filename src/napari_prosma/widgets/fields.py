@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
-from qtpy.QtCore import Qt
-from qtpy.QtGui import QColor, QFontDatabase, QGuiApplication, QIcon
+from qtpy.QtCore import QEvent, Qt, Signal
+from qtpy.QtGui import (
+    QColor,
+    QFontDatabase,
+    QGuiApplication,
+    QHelpEvent,
+    QIcon,
+    QPaintEvent,
+    QResizeEvent,
+)
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QComboBox,
@@ -18,8 +27,12 @@ from qtpy.QtWidgets import (
     QPlainTextEdit,
     QPushButton,
     QSizePolicy,
+    QStyle,
+    QStyleOptionComboBox,
+    QStylePainter,
     QTableWidget,
     QTableWidgetItem,
+    QToolTip,
     QVBoxLayout,
     QWidget,
 )
@@ -46,6 +59,48 @@ class PlainLabel(QLabel):
         super().setText(shown(text or ""))
 
 
+class NoteLabel(PlainLabel):
+    """A label of wrapped text; a word that is wider than the label, such as a file's name, loses its middle."""
+
+    def __init__(self) -> None:
+        self._whole = ""
+        super().__init__()
+        self.setWordWrap(True)
+        self.setMinimumWidth(1)  # a long name does not widen the dock
+
+    def setText(self, text: str | None) -> None:
+        """Show a text."""
+        self._whole = shown(text or "")
+        self._fit()
+
+    def text(self) -> str:
+        """The whole text."""
+        return self._whole
+
+    def resizeEvent(self, event: QResizeEvent | None) -> None:
+        """Shorten words for the present width."""
+        super().resizeEvent(event)
+        self._fit()
+
+    def _fit(self) -> None:
+        metrics, room = self.fontMetrics(), self.contentsRect().width() - EDGE
+        fitting = WORD.sub(
+            lambda word: metrics.elidedText(word[0], Qt.TextElideMode.ElideMiddle, max(room, SHORTEST)), self._whole
+        )
+        if fitting != super().text():
+            super().setText(fitting)
+
+
+WORD = re.compile(r"\S{12,}")
+"""Words that may be too wide."""
+EDGE, SHORTEST = 10, 60
+"""Pixels of the edge and padding of a problem or warning, and that a word has at least."""
+
+
+TITLE_STYLE = "QPushButton, QPushButton:checked { text-align: left; font-weight: bold; background: transparent; }"
+"""Style sheet of a section's title, the same open and closed."""
+
+
 class Fold(QCollapsible):
     """A section under a title that opens and closes it; closed at first.
 
@@ -53,15 +108,21 @@ class Fold(QCollapsible):
     so that the Tab key skips it, and as high as its wrapped texts need while it is open.
     """
 
+    opened_by_user = Signal(bool)
+    """It was opened or closed by a click, not by the program."""
+
     def __init__(self, title: str) -> None:
         super().__init__("", None, QIcon(), QIcon())
         self.setDuration(0)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Preferred)
-        self.toggleButton().setStyleSheet("text-align: left;")
+        self.toggleButton().setStyleSheet(TITLE_STYLE)
         self.layout().setAlignment(Qt.AlignmentFlag(0))
-        self.layout().setContentsMargins(0, 6, 0, 6)
-        self.content().layout().setContentsMargins(6, 0, 6, 0)
+        self.layout().setContentsMargins(0, 2, 0, 2)
+        self.content().layout().setContentsMargins(0, 0, 0, 0)
+        self.setObjectName(f"section_{title.lower().replace(' ', '_')}")
+        self.title = ""
         self.toggled.connect(self._show_content)
+        self.toggleButton().clicked.connect(lambda: self.opened_by_user.emit(self.isExpanded()))
         self.show_title(title)
         self._show_content(False)
 
@@ -72,20 +133,64 @@ class Fold(QCollapsible):
 
     def show_title(self, title: str) -> None:
         """Set the title beside the arrow."""
-        self._title = title
+        self.title = title
         self.setText(f"{'▾' if self.isExpanded() else '▸'} {title}")
+
+    def show_open(self, opened: bool) -> None:
+        """Open or close it."""
+        if opened:
+            self.expand()
+        else:
+            self.collapse()
 
     def _show_content(self, opened: bool) -> None:
         self.content().setMaximumHeight(NO_LIMIT)
         self.content().setVisible(opened)
-        self.show_title(self._title)
+        self.show_title(self.title)
+
+
+class DockBox(QComboBox):
+    """A box to choose from that never widens the dock; a name that is too long loses its middle.
+
+    Parameters
+    ----------
+    tooltip : str
+        Shown after the whole of a name that lost its middle.
+    """
+
+    def __init__(self, tooltip: str) -> None:
+        super().__init__()
+        fit_dock(self, tooltip)
+
+    def paintEvent(self, event: QPaintEvent | None) -> None:
+        """Draw the box; the middle tells names apart least."""
+        painter, option = QStylePainter(self), QStyleOptionComboBox()
+        self.initStyleOption(option)
+        if self.currentIndex() < 0:
+            option.currentText = self.placeholderText()
+        option.currentText = self._fitting(option.currentText or "")
+        painter.drawComplexControl(QStyle.ComplexControl.CC_ComboBox, option)
+        painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
+
+    def event(self, event: QEvent | None) -> bool:
+        """Tell the whole of a name that lost its middle."""
+        name = self.currentText()
+        if isinstance(event, QHelpEvent) and event.type() == QEvent.Type.ToolTip and self._fitting(name) != name:
+            QToolTip.showText(event.globalPos(), plain(f"{name}\n{self.toolTip()}"), self)
+            return True
+        return bool(super().event(event))
+
+    def _fitting(self, text: str) -> str:
+        option = QStyleOptionComboBox()
+        self.initStyleOption(option)
+        field = QStyle.SubControl.SC_ComboBoxEditField
+        room = self.style().subControlRect(QStyle.ComplexControl.CC_ComboBox, option, field, self).width()
+        return self.fontMetrics().elidedText(text, Qt.TextElideMode.ElideMiddle, room)
 
 
 def combo(tooltip: str) -> QComboBox:
     """A box to choose from that never widens the dock."""
-    box = QComboBox()
-    fit_dock(box, tooltip)
-    return box
+    return DockBox(tooltip)
 
 
 def fit_dock(box: QComboBox, tooltip: str) -> None:
@@ -121,14 +226,19 @@ AMBER, ON_AMBER = "#f2b134", "#1f1400"
 """Background and text of a warning, the same in all themes."""
 
 
+def keeps_place(part: QWidget) -> None:
+    """Have a part keep its place while it is hidden, so that nothing jumps."""
+    policy = part.sizePolicy()
+    policy.setRetainSizeWhenHidden(True)
+    part.setSizePolicy(policy)
+
+
 def note_label(kind: str) -> PlainLabel:
     """Label for facts, a problem or a warning, hidden while empty.
 
     A problem has a colored edge, a warning is dark on amber; both are visible in both themes.
     """
-    label = PlainLabel()
-    label.setWordWrap(True)
-    label.setMinimumWidth(1)  # a long name is cut off, with all of it in the tooltip, rather than widening the dock
+    label = NoteLabel()
     label.setVisible(False)
     if kind == "problem":
         label.setStyleSheet("QLabel { border-left: 3px solid #e8590c; padding-left: 6px; }")
@@ -138,7 +248,7 @@ def note_label(kind: str) -> PlainLabel:
 
 
 def say(label: QLabel, text: str) -> None:
-    """Show a text and, where it may be cut off, all of it in the tooltip."""
+    """Show a text, hidden where it is empty, and all of it in the tooltip, as words may be shortened."""
     label.setText(text)
     label.setToolTip(plain(text))
     label.setVisible(bool(text))
@@ -207,6 +317,7 @@ def table(columns: Sequence[str], *, stretched: int = 0) -> QTableWidget:
     made.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
     made.setSelectionMode(QAbstractItemView.SelectionMode.NoSelection)
     made.setWordWrap(False)
+    made.setTextElideMode(Qt.TextElideMode.ElideMiddle)  # names often differ at their end
     made.verticalHeader().setVisible(False)
     header = made.horizontalHeader()
     header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)

@@ -1,10 +1,12 @@
-"""Base view of widgets that run jobs: scrolling column, device, main button, progress, messages."""
+"""Base view of widgets that run jobs: header, scrolling column, footer with main button, progress and status."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from napari.settings import get_settings
 from napari.utils.progress import cancelable_progress
@@ -15,6 +17,7 @@ from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QApplication,
     QComboBox,
+    QDockWidget,
     QFileDialog,
     QFrame,
     QHBoxLayout,
@@ -28,7 +31,19 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_prosma.widgets.fields import button, combo, fill, note_label, row, say, show_text
+from napari_prosma.widgets.docks import settle
+from napari_prosma.widgets.fields import (
+    Fold,
+    PlainLabel,
+    button,
+    combo,
+    fill,
+    keeps_place,
+    note_label,
+    row,
+    say,
+    show_text,
+)
 from prosma_core.printable import plain, visible
 
 SPINNER_SPEED = 8
@@ -39,26 +54,52 @@ second take half a core from the engine, which computes on the same processor (d
 """
 
 
-class ProgressPanel(QWidget):
-    """Progress bar and a line of text; hidden while nothing runs.
+READY = "Ready."
+"""Said where nothing keeps a job from starting and none has ended."""
+BAR = 6
+"""Pixels of the progress bar."""
 
-    Where the total is not known the line counts the seconds; a bar that moves by itself costs too much (as above).
+
+class StatusPanel(QWidget):
+    """Progress bar, and under it one line that says how things stand. Both keep their places while a job runs.
+
+    The line says how far the job is; else how the last one ended, or what has kept the next one from starting since
+    then; else that all is ready. Where the total is not known it counts the seconds; a bar that moves by itself costs
+    too much (as above).
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self.running = False
         self._bar = QProgressBar()
         self._bar.setTextVisible(False)
+        self._bar.setFixedHeight(BAR)
+        keeps_place(self._bar)
         self._line = note_label("facts")
-        self._text, self._began = "", 0.0
+        self._line.setObjectName("status")
+        self._progress = self._problem = self._end = ""
+        self._began = 0.0
         self._clock = QTimer(self)
         self._clock.setInterval(1000)
         self._clock.timeout.connect(self._count)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(4)
         layout.addWidget(self._bar)
         layout.addWidget(self._line)
-        self.setVisible(False)
+        self.show_running(False)
+
+    def show_running(self, running: bool) -> None:
+        """Whether a job runs; its bar is empty at first."""
+        if running != self.running or self._bar.isHidden() == running:
+            self.running = running
+            self._progress = ""
+            self._bar.setValue(0)
+            self._bar.setVisible(running)
+        if not running:
+            self._clock.stop()
+        self._line.setMinimumHeight(0)
+        self._say()
 
     def show_progress(self, done: int, total: int, text: str) -> None:
         """Show `done` of `total` (0: unknown) and a line of text."""
@@ -66,13 +107,30 @@ class ProgressPanel(QWidget):
         self._bar.setValue(done)
         if total:
             self._clock.stop()
-            say(self._line, text)
-        elif text != self._text or not self._clock.isActive():
+        elif text != self._progress or not self._clock.isActive():
             self._began = time.monotonic()
             self._clock.start()
-            say(self._line, text)
-        self._text = text
-        self.setVisible(True)
+        else:
+            return
+        self._progress = text
+        self.running = True
+        self._bar.setVisible(True)
+        self._say()
+
+    def show_problem(self, text: str) -> None:
+        """What keeps a job from starting, empty where nothing does."""
+        if text != self._problem:
+            self._problem, self._end = text, ""
+            self._say()
+
+    def show_end(self, text: str) -> None:
+        """How the last job ended, empty where none has."""
+        self._end = text
+        self._say()
+
+    def text(self) -> str:
+        """The line shown."""
+        return self._line.text()
 
     def hideEvent(self, event: QHideEvent | None) -> None:
         """Stop counting."""
@@ -80,11 +138,15 @@ class ProgressPanel(QWidget):
         super().hideEvent(event)
 
     def _count(self) -> None:
-        say(self._line, f"{self._text} ({round(time.monotonic() - self._began)} s)")
+        self._show(f"{self._progress} ({round(time.monotonic() - self._began)} s)")
 
-    def text(self) -> str:
-        """The line shown."""
-        return self._line.text()
+    def _say(self) -> None:
+        self._show(self._progress if self.running else self._end or self._problem or READY)
+
+    def _show(self, text: str) -> None:
+        say(self._line, text or READY)
+        if self.running:  # a shorter line does not let the button above it move
+            self._line.setMinimumHeight(max(self._line.minimumHeight(), self._line.heightForWidth(self._line.width())))
 
 
 class ActivityProgress(cancelable_progress):
@@ -118,6 +180,8 @@ def _calm_spinners() -> None:
 
 MODEL_FILES = "ProSMA models (*.safetensors)"
 """Filter of file dialogs."""
+MARGIN = 9
+"""Pixels at the left and right of header, column and footer."""
 WIDTH = 320
 """Least width: everything can be read, with a scroll bar, and a 13-inch screen has room for the canvas."""
 
@@ -126,15 +190,47 @@ LOOKS = 4
 """Times that a part is scrolled to, a tenth of a second apart: texts above it may come or go meanwhile."""
 
 
+PLACES = {
+    "image": "Image",
+    "axes": "Axes",
+    "size": "Voxel size",
+    "model": "Model",
+    "part": "Part",
+    "levels": "Levels",
+    "pairs": "Labels",
+    "labels": "Labels",
+    "classes": "Labels",
+    "start": "Start from",
+    "budget": "Budget",
+    "name": "Name",
+    "device": "Device",
+    "advanced": "Advanced",
+}
+"""What a field is called in the window."""
+
+
 class JobView(QWidget):
-    """Base view of widgets that run jobs: a column of parts that subclasses add; signals out, setters in, no decisions.
+    """Base view of widgets that run jobs: header, a scrolling column of parts that subclasses add, and a footer.
+
+    The footer always shows the main button, the progress and one line on how things stand. Signals out, setters in, no
+    decisions.
 
     Parameters
     ----------
     fields : iterable of str
         Fields that can have a problem, which is said under them.
+
+    Attributes
+    ----------
+    TITLE : str
+        Of the dock and its tab.
+    PURPOSE : str
+        What the widget is for, in the header.
+    header : QHBoxLayout
+        The purpose, and at its right room for a small button.
     """
 
+    TITLE = PURPOSE = ""
     device_chosen = Signal(str)
     run_clicked = Signal()
     free_clicked = Signal()
@@ -144,18 +240,30 @@ class JobView(QWidget):
         super().__init__()
         self._problems = {field: note_label("problem") for field in fields}
         self._locked: list[QWidget] = []
+        self._lines: Sequence[str] = ()
+        self._sections: Sequence[Fold] = ()
         self._theme = ""
         inner = QWidget()
-        self._layout = QVBoxLayout(inner)
-        self._column = self._layout
+        self._layout: Any = QVBoxLayout(inner)
+        self._around: list[Any] = []
         self._area = area = QScrollArea()
         area.setWidgetResizable(True)
         area.setFrameShape(QFrame.Shape.NoFrame)
         area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         area.setWidget(inner)
-        outer = self._outer = QVBoxLayout(self)
+        self.header, self._footer = QHBoxLayout(), QVBoxLayout()
+        purpose = PlainLabel(self.PURPOSE)
+        purpose.setObjectName("purpose")
+        self.header.setContentsMargins(MARGIN, 4, MARGIN, 2)
+        self.header.addWidget(purpose, 1)
+        self._footer.setContentsMargins(MARGIN, 4, MARGIN, MARGIN)
+        self._footer.setSpacing(4)
+        outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
-        outer.addWidget(area)
+        outer.setSpacing(0)
+        outer.addLayout(self.header)
+        outer.addWidget(area, 1)
+        outer.addLayout(self._footer)
         self.setMinimumWidth(WIDTH)
         self._to_see: QWidget | None = None
         self._looks = 0
@@ -170,70 +278,78 @@ class JobView(QWidget):
         for widget in widgets:
             self._layout.addWidget(widget)
 
-    def _begin_section(self) -> QWidget:
+    def _begin_part(self) -> QWidget:
         """A part of the column that can be hidden as a whole: what is added from now on goes into it."""
-        section = QWidget()
-        self._add(section)
-        self._layout = QVBoxLayout(section)
+        part = QWidget()
+        self._open(part, QVBoxLayout(part))
         self._layout.setContentsMargins(0, 0, 0, 0)
+        return part
+
+    def _begin_section(self, title: str) -> Fold:
+        """A section under a title, open at first: what is added from now on goes into it."""
+        section = Fold(title)
+        section.expand()
+        self._open(section, section.content().layout())
         return section
 
-    def _end_section(self) -> None:
-        """What is added from now on goes into the column again."""
-        self._layout = self._column
+    def _open(self, part: QWidget, layout: Any) -> None:
+        self._add(part)
+        self._around.append(self._layout)
+        self._layout = layout
+
+    def _end_part(self) -> None:
+        """What is added from now on goes below the part or section that was begun last."""
+        self._layout = self._around.pop()
 
     def _add_device(self) -> None:
         self._device = combo("Where to compute. Auto takes a GPU where there is one.")
         self._device.activated.connect(lambda _: self.device_chosen.emit(self._device.currentData()))
         self._device_facts = note_label("facts")
-        self._device_facts.setAlignment(Qt.AlignmentFlag.AlignTop)
         self._free = button(
-            "Free memory",
+            "Unload model",
             "End the engine process and with it all memory it holds. The next run starts it again.",
             self.free_clicked,
         )
-        facts = QWidget()
-        beside = QHBoxLayout(facts)
-        beside.setContentsMargins(0, 0, 0, 0)
-        beside.addWidget(self._device_facts, 1)  # aligned by itself: in a layout, its second line would be cut off
-        beside.addWidget(self._free, 0, Qt.AlignmentFlag.AlignTop)
-        self._add(row("Device", self._device), self._problems["device"], facts)
+        self._add(row("Device", self._device), self._problems["device"])
         self._locked += [self._device, self._free]
 
-    def _add_run(self, text: str, *, pinned: bool = False) -> None:
-        """Add notes, the main button with progress and errors, and messages.
+    def _add_run(self, text: str, *actions: QWidget) -> None:
+        """Add notes and details to the column, and the main button with what belongs to it to the footer.
 
         Parameters
         ----------
         text : str
             On the button.
-        pinned : bool
-            Whether the button stays in view under the column, with the messages of its job; messages are then left to
-            be added.
+        *actions : QWidget
+            Buttons beside it.
         """
         self._notes = note_label("facts")
+        self._more = Fold("Details")
+        self._messages = note_label("facts")
+        self._more.add(self._device_facts, self._free, self._messages)
+        self._add(self._notes, self._more)
         self._run = QPushButton(text)
         self._run.setMinimumHeight(34)
         self._run.clicked.connect(self.run_clicked)
-        self._progress = ProgressPanel()
-        self._messages = note_label("facts")
+        self._status = StatusPanel()
         self._error = note_label("problem")
         self._error.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self._details = button("Show details", "What the engine wrote while it worked.", self.details_clicked)
         self._details.setVisible(False)
-        if not pinned:
-            self._add(self._notes, self._run, self._progress, self._messages, self._error, self._details)
-            return
-        self._add(self._notes)
-        footer = QWidget()
-        below = QVBoxLayout(footer)
-        for part in (self._run, self._progress, self._error, self._details):
-            below.addWidget(part)
-        self._outer.addWidget(footer)
+        beside = QHBoxLayout()
+        beside.addWidget(self._run, 1)
+        for action in actions:
+            action.setMinimumHeight(34)
+            beside.addWidget(action)
+        self._footer.addLayout(beside)
+        for part in (self._status, self._error, self._details):
+            self._footer.addWidget(part)
 
     def _finish(self, **parts: QWidget) -> None:
         """End the column; parts get object names, by which style sheets, screen readers and tests find them."""
-        self._layout.addStretch(1)
+        column: Any = self._area.widget().layout()
+        column.addStretch(1)
+        self._sections = self.findChildren(Fold)
         parts |= {"device": self._device, "device_facts": self._device_facts, "free": self._free, "run": self._run}
         parts |= {"notes": self._notes, "messages": self._messages, "error": self._error, "details": self._details}
         parts |= {f"problem_{field}": label for field, label in self._problems.items()}
@@ -261,10 +377,34 @@ class JobView(QWidget):
         return bool(super().eventFilter(watched, event))
 
     def event(self, event: QEvent | None) -> bool:
-        """Delete the widget when its dock is closed: napari only takes it out of the dock."""
-        if event is not None and event.type() == QEvent.Type.ParentChange and self.parent() is None:
-            self.deleteLater()
+        """Settle in a dock, and delete the widget when its dock is closed: napari only takes it out of the dock."""
+        if event is not None and event.type() == QEvent.Type.ParentChange:
+            if self.parent() is None:
+                self.deleteLater()
+            elif isinstance(dock := self.parent(), QDockWidget):
+                settle(self, dock)
         return bool(super().event(event))
+
+    def keep_sections(self, recall: Callable[[str, Any], Any], remember: Callable[[str, Any], None]) -> None:
+        """Open and close sections as the user left them, and keep what is opened or closed from now on.
+
+        Parameters
+        ----------
+        recall, remember : callable
+            As of `Session`.
+        """
+
+        def kept() -> dict[str, bool]:
+            known = recall("sections", {})
+            return known if isinstance(known, dict) else {}
+
+        def keep(name: str, opened: bool) -> None:
+            remember("sections", {**kept(), name: opened})
+
+        for section in self._sections:
+            name = f"{self.TITLE}: {section.objectName()}"
+            section.show_open(bool(kept().get(name, section.isExpanded())))
+            section.opened_by_user.connect(partial(keep, name))
 
     def _reveal(self, part: QWidget) -> None:
         """Scroll to a part as soon as everything has its place."""
@@ -294,7 +434,7 @@ class JobView(QWidget):
     @property
     def running(self) -> bool:
         """Whether the choices are locked."""
-        return not self._progress.isHidden()
+        return self._status.running
 
     def show_devices(self, devices: Sequence[tuple[str, str]], current: str, facts: str) -> None:
         """Devices as (text, name), the chosen one and facts about it."""
@@ -304,7 +444,12 @@ class JobView(QWidget):
     def show_problem(self, field: str | None, text: str) -> None:
         """Why the main button is disabled, under its field; None: it is not."""
         for name, label in self._problems.items():
+            new = name == field and text != label.text()
             say(label, text if name == field else "")
+            for section in self._sections if new else ():
+                if section.isAncestorOf(label):
+                    section.expand()
+        self._status.show_problem(f"Not ready yet: see {PLACES.get(field, field)} above." if field else "")
 
     def show_notes(self, text: str) -> None:
         """Notes before the run."""
@@ -319,34 +464,43 @@ class JobView(QWidget):
     def show_running(self, running: bool) -> None:
         """Lock the choices while a job runs."""
         self._keep_locked_readable()
-        self._progress.setVisible(running)
+        self._status.show_running(running)
+        self._settle_texts()
         for widget in self._locked:
             widget.setEnabled(not running)
-        if running:
-            self._reveal(self._progress)
 
     def show_progress(self, done: int, total: int, text: str) -> None:
         """How far the job is; `total` 0: not known yet."""
-        self._progress.show_progress(done, total, text)
+        self._status.show_progress(done, total, text)
 
     def begin_activity(self, title: str, on_cancel: Callable[[], None]) -> ActivityProgress:
         """Show the job in napari's activity dock, too."""
         return ActivityProgress(title, on_cancel)
 
     def show_messages(self, lines: Sequence[str]) -> None:
-        """Show the latest messages of the job."""
-        say(self._messages, "\n".join(lines))
+        """Show the latest messages of the job: the last one in the footer once it is over, the others under Details."""
+        self._lines = lines
+        self._status.show_end(lines[-1] if lines else "")
+        self._settle_texts()
 
     def show_error(self, text: str, *, details: bool) -> None:
-        """Message of a failure; empty clears it. `details`: whether there is a log to show."""
+        """Message of a failure, in place of the line on how things stand; empty clears it.
+
+        `details`: whether there is a log to show.
+        """
         say(self._error, text)
-        if text:
-            self._reveal(self._error)
         self._details.setVisible(details)
+        self._settle_texts()
+
+    def _settle_texts(self) -> None:
+        """Say nothing twice: the last message is in the footer, once the job is over, unless there is an error."""
+        running = self._status.running
+        say(self._messages, "\n".join(self._lines if running else self._lines[:-1]))
+        self._status.setVisible(running or not self._error.text())
 
     def progress_text(self) -> str:
         """Progress of the job as text."""
-        return self._progress.text()
+        return self._status.text()
 
     def error_text(self) -> str:
         """Why the last job failed, empty where it did not."""

@@ -13,7 +13,7 @@ from napari.components import ViewerModel
 from napari.layers import Labels
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QComboBox, QDialog, QLabel, QPlainTextEdit
+from qtpy.QtWidgets import QComboBox, QDialog, QPlainTextEdit
 from tests.e2e.conftest import Desk
 from typer.testing import CliRunner
 
@@ -27,7 +27,7 @@ from prosma_core.io.images import write_image
 class SegmentDesk(Desk):
     """A viewer with the Segment widget, docked where it has a window."""
 
-    WIDGET, NAME = SegmentWidget, "Segment"
+    WIDGET, NAME = SegmentWidget, "ProSMA Segment (ProSMA)"
 
     def pick(self, part: str, text: str) -> None:
         """Choose the entry of a box that starts with a text."""
@@ -68,12 +68,11 @@ class SegmentDesk(Desk):
         return self.widget.progress_text()
 
     def save(self) -> Path:
-        """Click Save next to the scan, wait, and return the file."""
-        self.click("Save next to the scan")
-        said = self.widget.result.findChildren(QLabel)
-        self.until(lambda: any(label.text().startswith("Saved ") for label in said) or self.text("error") != "")
+        """Click Save result, wait, and return the file."""
+        self.click("Save result")
+        self.until(lambda: self.text("status").startswith("Saved ") or self.text("error") != "")
         assert self.text("error") == ""
-        return Path(next(label.text() for label in said if label.text().startswith("Saved ")).removeprefix("Saved "))
+        return Path(self.text("status").removeprefix("Saved "))
 
     def command(self) -> str:
         """Click Show run command, read it, and close its window."""

@@ -33,7 +33,7 @@ TINY = {
 class TrainDesk(Desk):
     """A window with the Train widget docked in it."""
 
-    WIDGET, NAME = TrainWidget, "Train (napari-prosma)"
+    WIDGET, NAME = TrainWidget, "ProSMA Train (ProSMA)"
 
     @property
     def models(self) -> Path:

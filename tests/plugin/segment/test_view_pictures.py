@@ -68,7 +68,7 @@ def fill(view: SegmentView, state: str) -> None:
         view.advanced.expand()
         rows = [ClassRow(1, "anterior hippocampus", "#e6194b", 123_456_789, 1234.5)]
         view.result.show_result("sub-07_ses-1_T2star hippocampus-mri", rows, "Volume (mL)")
-        view.result.say("Saved /data/scans/sub-07_ses-1_T2star_hippocampus-mri.nii.gz")
+        view.show_messages(("Saved /data/scans/sub-07_ses-1_T2star_hippocampus-mri.nii.gz",))
 
 
 @pytest.mark.slow

@@ -532,7 +532,7 @@ def test_a_run_that_cannot_go_on_leaves_its_finished_model_as_it_was(widget: Any
     widget.jobs.jobs[-1].say(Failed(DeviceError("The data are gone."), ""))
     assert folder.model.read_bytes() == before
     assert widget.controller.trainings.outcome is None
-    assert "as it was" in widget.text("messages")
+    assert "as it was" in widget.text("status")
 
 
 def test_a_run_stopped_in_its_first_epoch_begins_anew(widget: Any) -> None:
@@ -880,7 +880,7 @@ def test_stopping_asks_the_engine_and_says_where_nothing_can_be_kept(widget: Any
     job.say(Cancelled())
     assert widget.can_run
     assert widget.controller.trainings.outcome is None
-    assert "no model yet" in widget.text("messages")
+    assert "no model yet" in widget.text("status")
 
 
 def test_a_failure_is_said_and_the_widget_can_go_on(widget: Any, annotated: Any) -> None:

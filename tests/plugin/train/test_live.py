@@ -267,7 +267,7 @@ def test_what_was_painted_too_late_for_the_model_is_said(widget: Any, annotated:
     figures = {"dice": {}, "mean_dice": None, "before": None, "words": "", "held_out": ""}
     job.say(Finished(TrainResult(model=str(model), seconds=1.0, device="CPU", **figures)))
     words = "Not in this model: what was painted last in liver labels. Train again to learn it."
-    assert (words in widget.text("messages")) == late
+    assert (words in widget.text("status")) == late
 
 
 def test_whether_it_learns_is_remembered(widget: Any, annotated: Any) -> None:

@@ -12,7 +12,7 @@ from qtpy.QtGui import QMovie
 from qtpy.QtWidgets import QLabel, QMainWindow, QProgressBar
 
 from napari_prosma.jobs.run import TimeLeft
-from napari_prosma.widgets.job_view import SPINNER_SPEED, ActivityProgress, ProgressPanel
+from napari_prosma.widgets.job_view import READY, SPINNER_SPEED, ActivityProgress, StatusPanel
 from prosma_core.printable import format_duration
 
 
@@ -45,7 +45,7 @@ def test_time_left_follows_the_pace_since_the_first_tile(monkeypatch: pytest.Mon
 
 
 def test_without_a_total_the_line_counts_the_seconds_and_the_bar_stands_still(qtbot: QtBot) -> None:
-    panel = ProgressPanel()
+    panel = StatusPanel()
     qtbot.addWidget(panel)
     panel.show_progress(0, 0, "Reading the scan…")
     bar = panel.findChild(QProgressBar)
@@ -64,8 +64,31 @@ def test_without_a_total_the_line_counts_the_seconds_and_the_bar_stands_still(qt
     qtbot.wait(30)
     assert (panel.text(), bar.maximum(), bar.value()) == ("Tile 2 of 8", 8, 2)
     panel.show_progress(0, 0, "Writing…")
-    panel.setVisible(False)
+    panel.show_running(False)
     assert not panel._clock.isActive()
+
+
+def test_the_line_says_what_matters_first_and_nothing_moves_while_a_job_runs(qtbot: QtBot) -> None:
+    panel = StatusPanel()
+    qtbot.addWidget(panel)
+    panel.resize(300, 80)
+    panel.show()
+    assert panel.text() == READY
+    panel.show_end("Done in 3 s on cpu.")
+    assert panel.text() == "Done in 3 s on cpu."
+    panel.show_problem("Not ready yet: see Model above.")
+    assert panel.text() == "Not ready yet: see Model above."
+    panel.show_problem("")
+    assert panel.text() == READY
+    idle = panel.heightForWidth(300)
+    panel.show_running(True)
+    panel.show_progress(1, 9, "Epoch 1 of 150, step 3 of 100, about 1 h 31 min left, and then the validation")
+    high = panel.heightForWidth(300)
+    panel.show_progress(2, 9, "Epoch 2")
+    assert (panel.text(), panel.heightForWidth(300)) == ("Epoch 2", high)
+    panel.show_end("Stopped.")
+    panel.show_running(False)
+    assert (panel.text(), panel.heightForWidth(300)) == ("Stopped.", idle)
 
 
 def test_the_sign_of_naparis_activity_dock_turns_slowly_while_a_job_runs(qtbot: QtBot) -> None:

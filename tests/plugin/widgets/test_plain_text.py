@@ -58,7 +58,7 @@ def segment(name: str) -> QWidget:
     view = SegmentView()
     fill_scan(view, name)
     view.result.show_result(name, [ClassRow(1, name, "#e6194b", 1, 1.0)], "Volume (mL)")
-    view.result.say(name)
+    view.show_messages([name])
     return view
 
 
