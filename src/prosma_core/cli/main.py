@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from prosma_core.cli.inspect import inspect
 from prosma_core.cli.options import ERROR_EXIT, PairsCommand, VisibleGroup, cell, say, say_error
 from prosma_core.cli.segment import segment
 from prosma_core.cli.train import train
-from prosma_core.errors import ProsmaError
+from prosma_core.errors import FileFormatError, ProsmaError
 from prosma_core.io.hardware import COMPUTING
 from prosma_core.printable import visible
 
@@ -181,10 +182,43 @@ app.add_typer(models_app, name="models")
 app.command()(doctor)
 
 
+PACKAGE_INDEX = "https://pypi.org/pypi/napari-prosma/json"
+LONGEST_ANSWER = 20_000_000
+"""Bytes that are read of the package index's answer."""
+
+
 def _print_version(value: bool) -> None:
     if value:
         say(f"prosma {__version__}")
         raise typer.Exit
+
+
+def _check_update(value: bool) -> None:
+    if value:
+        newest = _newest_release()
+        newer = _numbers(newest) > _numbers(__version__)
+        advice = f"Version {newest} is available: pip install --upgrade napari-prosma" if newer else "Up to date."
+        say(f"prosma {__version__}", advice)
+        raise typer.Exit
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """Numbers of a version, so that 0.10.0 comes after 0.9.2."""
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+
+
+def _newest_release() -> str:
+    """Version of the newest release on the package index, asked once."""
+    import json
+    from urllib.request import urlopen
+
+    try:
+        with urlopen(PACKAGE_INDEX, timeout=10) as answer:
+            return str(json.loads(answer.read(LONGEST_ANSWER))["info"]["version"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FileFormatError(
+            f"The newest release could not be read from {PACKAGE_INDEX}: {error}. Check the network and try again."
+        ) from error
 
 
 @app.callback()
@@ -192,8 +226,17 @@ def _common(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
     ] = False,
+    check_update: Annotated[
+        bool,
+        typer.Option(
+            "--check-update",
+            help="Ask the package index (pypi.org) once whether there is a newer release; nothing else does.",
+            is_eager=True,
+            callback=_check_update,
+        ),
+    ] = False,
 ) -> None:
-    """Segmentation that shows its work."""
+    """Segmentation of 2D and 3D scans with ProSMA-UNets."""
 
 
 def main() -> None:

@@ -65,7 +65,7 @@ def segment(
     unit: Unit = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")] = False,
 ) -> None:
-    """Segment scans; each result lies on its scan's own grid."""
+    """Segment scans; each label map is written on its scan's grid."""
     from prosma_core.cli.options import ERROR_EXIT
     from prosma_core.config.inference import InferenceConfig
     from prosma_core.inference.files import segment_files

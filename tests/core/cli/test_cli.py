@@ -10,7 +10,9 @@ import pickle
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from PIL import Image
 from safetensors.numpy import load, load_file, save
 from scipy import ndimage
 
+from prosma_core.cli import main
 from prosma_core.cli.main import app
 from prosma_core.data.geometry import array_spec
 from prosma_core.inference.cpu_tuning import cpu_settings
@@ -193,6 +196,63 @@ def test_the_version_is_printed(prosma: Prosma) -> None:
     from prosma_core import __version__
 
     assert prosma("--version") == (0, f"prosma {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("newest", "said"),
+    [
+        ("0.10.2", "Version 0.10.2 is available: pip install --upgrade napari-prosma"),
+        ("0.0.9", "Up to date."),
+        ("1.0rc1", "Version 1.0rc1 is available"),
+    ],
+)
+def test_the_package_index_is_asked_only_on_request(
+    prosma: Prosma, index: list[str], monkeypatch: pytest.MonkeyPatch, newest: str, said: str
+) -> None:
+    monkeypatch.setattr(main, "__version__", "0.9.1" if newest == "0.10.2" else "0.1.0")
+    index.append(json.dumps({"info": {"version": newest}}))
+    code, out, _ = prosma("--check-update")
+    assert (code, out.splitlines()[1].startswith(said)) == (0, True), out
+    assert index == []  # one request
+    index.append("not asked for")
+    for other in (["--version"], ["models", "list"], ["--help"]):
+        assert prosma(*other)[0] == 0
+    assert index == ["not asked for"]
+
+
+@pytest.mark.parametrize("answer", ["", "[]", '{"info": {}}', "<html>"])
+def test_an_index_that_says_nothing_useful_is_an_error_in_one_line(
+    prosma: Prosma, index: list[str], answer: str
+) -> None:
+    index.append(answer)
+    code, out, error = prosma("--check-update")
+    assert (code, out) == (2, "")
+    assert error.startswith("Error: The newest release could not be read from http://")
+    assert "Check the network" in error
+
+
+@pytest.fixture
+def index(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """A package index on this machine that gives each answer once."""
+    answers: list[str] = []
+
+    class Index(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if answers else 404)
+            self.end_headers()
+            self.wfile.write(answers.pop(0).encode() if answers else b"")
+
+        def log_message(self, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Index) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        monkeypatch.setattr(main, "PACKAGE_INDEX", f"http://127.0.0.1:{server.server_port}/json")
+        for name in ("http_proxy", "HTTP_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        yield answers
+        server.shutdown()
+        thread.join()
 
 
 def test_doctor_says_what_would_be_used(prosma: Prosma) -> None:
