@@ -76,7 +76,8 @@ def _lines(command: Any, name: str, context: Any) -> list[str]:
     usage = [name, *(["[OPTIONS]"] if options else []), *(["COMMAND"] if inner else []), *map(_usage, arguments)]
     lines = [f"## {name}", "", _cell(command.help or ""), "", "```text", " ".join(usage), "```", ""]
     if arguments or options:
-        lines += ["| argument or option | value | meaning |", "|---|---|---|", *(_row(p, context) for p in [*arguments, *options]), ""]
+        rows = [_row(parameter, context) for parameter in [*arguments, *options]]
+        lines += ["| argument or option | value | meaning |", "|---|---|---|", *rows, ""]
     for verb, each in inner.items():
         lines += _lines(each, f"{name} {verb}", context)
     return lines

@@ -137,6 +137,48 @@ def test_every_option_of_prosma_is_documented(cli: dict[str, set[str]]) -> None:
         assert {flag for flag in cli[verb] if flag.startswith("--")} <= documented, verb
 
 
+def test_readme_and_models_page_state_the_figures_in_the_headers_of_the_models() -> None:
+    from prosma_core.io.bundle import read_header, shipped_models
+
+    readme, page = (
+        {
+            re.sub(r"\].*", "", row.removeprefix("| [")): row
+            for row in text_of(name).splitlines()
+            if "/pretrained/" in row
+        }
+        for name in ("README.md", "docs/models.md")
+    )
+    assert set(readme) == set(page) - {"phantom-3d"}
+    for name, path in shipped_models().items():
+        header = read_header(path)
+        assert header.evaluation is not None
+        dice = header.evaluation.mean_dice
+        stated = f"{dice.value:.3f} ({dice.low:.3f} to {dice.high:.3f})"
+        assert stated in page[name]
+        if name in readme:
+            assert f"| {stated}, {dice.images} |" in readme[name]
+            assert readme[name].rstrip().endswith(f"| {header.purpose.not_for} |")
+
+
+def test_readme_states_the_evidence() -> None:
+    """Dice to three digits; intervals of three seeds are 4.303 standard errors to either side."""
+    glance = text_of("docs/evidence.md").partition("## At a glance")[2].partition("\n## ")[0]
+    measured = [[cell.strip(" *") for cell in row.split("|")[1:-1]] for row in glance.splitlines() if "±" in row]
+    figures = re.compile(r"\| [\d.]+ \| [\d.]+ \| [\d.]+ \|")
+    stated = [
+        [c.strip() for c in row.split("|")[1:-1]] for row in text_of("README.md").splitlines() if figures.search(row)
+    ]
+    assert len(stated) == len(measured) == 6
+    for said, found in zip(stated, measured, strict=True):
+        assert found[0][:3].lower() in said[0].lower()
+        assert [float(cell) for cell in said[1:4]] == pytest.approx([float(cell) for cell in found[2:5]], abs=0.00051)
+        difference, error = (float(part) for part in found[7].split("±"))
+        numbers = [float(number) for number in re.findall(r"[+-]?\d+\.\d+", said[4])]
+        expected = [difference, difference - 4.303 * error, difference + 4.303 * error]
+        assert numbers == pytest.approx(expected, abs=0.0501)
+        assert said[5] == f"{found[11]} %"
+
+
 def test_reading_of_commands_sees_continued_lines_prompts_and_spans() -> None:
     fenced = "```bash\n$ prosma train --data A \\\n    --out B  # why\ncd x && prosma segment y\n```\n"
     expected = ["prosma train --data A --out B", "cd x", "prosma segment y", "prosma models list", "prosma doctor"]

@@ -88,12 +88,9 @@ def test_one_address_of_the_project_everywhere(project: dict[str, Any]) -> None:
     assert citation["repository-code"] == about["homepage"] == home
     assert citation["url"] == about["documentation"] == site
     owner = home.removeprefix("https://github.com/")
-    texts = ["README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
-    named = {
-        found
-        for name in texts
-        for found in re.findall(r"github(?:usercontent)?\.com/([\w.-]+/napari-prosma)\b", (ROOT / name).read_text("utf-8"))
-    }
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "docs" / "site_hooks.py"]
+    ours = re.compile(r"github(?:usercontent)?\.com/([\w.-]+/napari-prosma)\b")
+    named = {found for page in pages for found in ours.findall(page.read_text(encoding="utf-8"))}
     assert named == {owner}
 
 
@@ -112,7 +109,9 @@ def test_the_readme_can_be_shown_elsewhere(project: dict[str, Any]) -> None:
     links = re.findall(r"\]\(([^)\s]+)", readme)
     assert [link for link in links if not link.startswith(("https://", "#"))] == []
     home = project["urls"]["Homepage"].removeprefix("https://github.com/")
-    inside = rf"https://(?:raw\.githubusercontent\.com/{home}/main|github\.com/{home}/(?:blob|tree|raw)/main)/([^)#\s]+)"
+    inside = (
+        rf"https://(?:raw\.githubusercontent\.com/{home}/main|github\.com/{home}/(?:blob|tree|raw)/main)/([^)#\s]+)"
+    )
     paths = re.findall(inside, readme)
     assert len([path for path in paths if path.endswith((".png", ".gif"))]) >= 4
     assert [path for path in paths if not (ROOT / path).exists()] == []

@@ -1,0 +1,121 @@
+"""Every command of `prosma` in README and documentation runs, on small data in folders of the names that it uses."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from prosma_core.cli import main as program
+from prosma_core.data.geometry import array_spec
+from prosma_core.io.images import write_image, write_labels
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^ *```[^\n]*\n(.*?)^ *```|^ {4,}(\S[^\n]*)$", re.MULTILINE | re.DOTALL)
+STANDS_FOR = {
+    "IMAGE": "scan.nii.gz",
+    "INPUT...": "scan.nii.gz",
+    "NAME_OR_FILE": "liver.safetensors",
+    "FILE_OR_DIR": "results",
+    "OUT": "maps",
+    "RUN/run.yaml": "liver.prosma/run.yaml",
+    "hippocampus-mri": "liver.safetensors",  # a small network, with levels 0 and 1
+    "level=2:tau*0": "level=1:tau*0",
+    "20": "1",  # epochs
+}
+LEFT_OUT = {
+    "--check-update": "asks a server",
+    "benchmarks/shipped/breast-lesion-us.yaml": "trains on a whole public data set",
+}
+TINY = {
+    "network": {"width": 4, "max_width": 8, "max_stages": 3},
+    "preprocess": {"tile": [16, 16, 16]},
+    "training": {"epochs": 1, "steps": 1, "batch_size": 1, "validation_cases": 1},
+}
+
+
+def documented() -> list[str]:
+    """The distinct command lines of all pages, in their order."""
+    found: dict[str, None] = {}
+    for page in PAGES:
+        for fenced, indented in BLOCK.findall(page.read_text(encoding="utf-8")):
+            for line in (fenced or indented).replace("\\\n", " ").splitlines():
+                part = re.sub(r"\s#.*", "", line).strip().removeprefix("$ ")
+                if part.startswith("prosma "):
+                    found[" ".join(part.split()[1:])] = None
+    return list(found)
+
+
+def test_every_documented_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_inputs(tmp_path)
+    lines = documented()
+    assert len(lines) > 20
+    run: list[list[str]] = []
+    for line in sorted(lines, key=lambda line: not line.startswith("train --data")):  # the others use their models
+        words = [STANDS_FOR.get(word, word) for word in shlex.split(line)]
+        if LEFT_OUT.keys() & set(words) or words in run:
+            continue
+        run.append(list(words))
+        remove_results(words)
+        if words[0] == "train" and "--config" not in words and "--resume" not in words:
+            words += ["--config", "tiny.yaml"]
+        monkeypatch.setattr(sys, "argv", ["prosma", *words])
+        code: object = 0
+        try:
+            program.main()
+        except SystemExit as end:
+            code = end.code or 0
+        assert code == 0, f"prosma {line}: {capsys.readouterr().err}"
+        for before, word in pairwise(words):
+            assert before not in ("--out", "--json") or Path(word).exists(), line
+
+
+def remove_results(words: list[str]) -> None:
+    """What an earlier command wrote under the same name."""
+    if "--resume" in words:
+        return
+    for before, word in pairwise(words):
+        if before in ("--out", "--json"):
+            for path in (Path(word), Path(word).with_suffix(".prosma")):
+                shutil.rmtree(path, ignore_errors=True)
+                if path.is_file():
+                    path.unlink()
+
+
+def make_inputs(folder: Path) -> None:
+    """Scans, label maps, training folders and settings under the names of the documentation."""
+    rng = np.random.default_rng(0)
+    spec = array_spec((16, 16, 16), "zyx", (1, 1, 1), "mm")
+    labels = np.zeros((16, 16, 16), np.uint8)
+    labels[4:12, 4:12, 4:12] = 1
+    labels[10:14, 10:14, 10:14] = 2
+    image = rng.normal(100, 20, labels.shape).astype(np.float32) + 80 * labels
+
+    def write(image_path: str, labels_path: str = "") -> None:
+        (folder / image_path).parent.mkdir(parents=True, exist_ok=True)
+        write_image(folder / image_path, image, spec)
+        if labels_path:
+            (folder / labels_path).parent.mkdir(parents=True, exist_ok=True)
+            write_labels(folder / labels_path, labels, spec)
+
+    write("scan.nii.gz", "labels.nii.gz")
+    write("scans/a.nii.gz")
+    write("new_scans/a.nii.gz")
+    for number in "12":
+        write(f"scan{number}.nii.gz", f"painted{number}.nii.gz")
+    for data in ("DIR", "DIR/msd_hippocampus"):
+        for case in "abcd":
+            write(f"{data}/images/{case}.nii.gz", f"{data}/labels/{case}.nii.gz")
+        (folder / data / "splits.json").write_text('{"train": ["a", "b", "c"], "val": ["d"]}', encoding="utf-8")
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY), encoding="utf-8")
