@@ -3,8 +3,8 @@
     python3 run.py bench pretrained_encoder DIR/kvasir_seg --recipe benchmarks/recipes/few-images.yaml \
         --encoder lite0.safetensors --images 10 --minutes 3 [--seeds 0 1 2] [--device cuda] [--set gate=none]
 
-What `docs/benchmarks.md` says under "Experiments towards training on few images"; nothing of it is part of the package
-yet. Trained on images that hold an object, evenly spaced over the training split (all of it with `--images 0`; of
+The section "Experiments towards training on few images" of `benchmarks/experiments.md`; it is not part of the package.
+Trained on images that hold an object, evenly spaced over the training split (all of it with `--images 0`; of
 volumes only `--slices` annotated slices); Dice of the validation split, on each image's own grid. With `--inner` a
 fifth of the training split is held out and measured instead, to choose settings.
 

@@ -1,4 +1,4 @@
-"""Which shipped model is warned of on which scan, and which is chosen by itself: the table of docs/benchmarks.md.
+"""Which shipped model is warned of on which scan, which is chosen by itself: a table of benchmarks/experiments.md.
 
     python benchmarks/which_model_fits.py --data DIR
 

@@ -37,10 +37,10 @@ class Claim:
 def claims(sets: Sequence[Measured]) -> list[Claim]:
     """All claims, judged by the comparisons on each data set."""
     return [
-        _above(sets, "On images as they are, ProSMA is above the plain and the attention U-Net", 4, clean),
+        _above(sets, "On clean images, ProSMA is above the plain and the attention U-Net", 4, clean),
         _never_below(sets),
         _above(sets, "With mirroring, ProSMA is above both", 4, mirrored),
-        _above(sets, f"On images made worse (strength {STRENGTH}), ProSMA is above both", 5, worse),
+        _above(sets, f"On corrupted images (strength {STRENGTH}), ProSMA is above both", 5, worse),
         _sparse(sets),
         _not_by_size(sets),
     ]
@@ -76,7 +76,7 @@ def half_interval(spread: Spread) -> float:
 
 
 def clean(measured: Measured, row: str) -> BySeed:
-    """Dice on the images as they are."""
+    """Dice on the clean images."""
     return measured.clean(row)
 
 
@@ -86,7 +86,7 @@ def mirrored(measured: Measured, row: str) -> BySeed:
 
 
 def worse(measured: Measured, row: str) -> BySeed:
-    """Dice on the images made worse: the mean of all kinds."""
+    """Dice on the corrupted images: the mean of all kinds."""
     return measured.corrupted(row, STRENGTH)
 
 
@@ -120,7 +120,7 @@ def _above(sets: Sequence[Measured], text: str, wanted: int, values: Values) -> 
     elif won + open_sets < wanted:
         verdict = "does not hold"
     text = f"{text} on at least {wanted} of {len(sets)} data sets (by the mean, however small the difference;"
-    text += f" certain {', '.join(f'against {rival} on {count}' for rival, count in sure.items())})."
+    text += f" significant {', '.join(f'against {rival} on {count}' for rival, count in sure.items())})."
     return Claim(text, verdict, tuple(why))
 
 
@@ -145,7 +145,7 @@ def _never_below(sets: Sequence[Measured]) -> Claim:
         entries.append((measured.experiment.name, true, told or TOO_FEW))
         every += len(known)
         further += sum(spread.mean - half_interval(spread) < WORST for _, spread in known)
-    text = f"By the mean, on images as they are, it is nowhere more than {-100 * WORST:g} Dice points below either"
+    text = f"By the mean, on clean images, it is nowhere more than {-100 * WORST:g} Dice points below either"
     return _each(f"{text} (of {every} 95 % intervals, {further} reach further below).", entries)
 
 
@@ -189,7 +189,7 @@ def goals(sets: Sequence[Measured]) -> list[Claim]:
     result = []
     for measured in sets:
         for name, target in measured.experiment.targets.items():
-            ways = (("as it is", measured.clean), ("mirrored", measured.mirrored))
+            ways = (("clean", measured.clean), ("mirrored", measured.mirrored))
             entries = [(way, *_reached(values, name, target)) for way, values in ways]
             word = {"dice": "Dice", "iou": "IoU"}[name]
             result.append(_each(f"{measured.experiment.title}: {word} of ProSMA at least {target:g}.", entries))

@@ -128,7 +128,7 @@ def _robustness(measured: Measured, rows: Sequence[str]) -> str:
         for strength in (1, 2, 3):
             values = [number(Spread.of(list(measured.corrupted(row, strength, kind).values()))) for row in rows]
             lines.append([kind or "**mean**", str(strength), *values])
-    return "Dice on the same images made worse:\n\n" + table(["corruption", "strength", *rows], lines)
+    return "Dice on the same images, corrupted:\n\n" + table(["corruption", "strength", *rows], lines)
 
 
 def curve(measured: Measured) -> str:

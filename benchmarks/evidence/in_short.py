@@ -21,9 +21,9 @@ def in_short(sets: Sequence[Measured], longer: Sequence[Measured]) -> str:
     if not sets:
         return ""
     ways: dict[str, Values] = {
-        "as they are": clean,
-        "as they are, mirrored": mirrored,
-        f"made worse (mean of {len(CORRUPTIONS)} kinds, strength {STRENGTH})": worse,
+        "clean": clean,
+        "clean, mirrored": mirrored,
+        f"corrupted (mean of {len(CORRUPTIONS)} kinds, strength {STRENGTH})": worse,
     }
     lines = [
         [images, rival, *_ahead_and_behind(_differences(sets, rival, values))]
@@ -32,10 +32,10 @@ def in_short(sets: Sequence[Measured], longer: Sequence[Measured]) -> str:
         if any(measured.results.get(rival) for measured in sets)
     ]
     words = (
-        f"Data sets where ProSMA is ahead or behind by the mean over {LEAST_SEEDS} seeds, and where that is certain "
-        "(the 95 % interval does not hold 0)."
+        f"Data sets where ProSMA is ahead or behind by the mean over {LEAST_SEEDS} seeds, and where significantly "
+        "(the 95 % interval does not include 0)."
     )
-    head = ["images", "against", "ahead on", "certainly", "behind on", "certainly"]
+    head = ["images", "against", "ahead on", "significantly", "behind on", "significantly"]
     facts = [*_over_cases(sets), *_single_kinds(sets), *_opened([*sets, *longer])]
     facts += what_becomes_of_the_lead(sets, longer)
     listed = "\n".join(f"- {fact}" for fact in facts)
@@ -61,7 +61,7 @@ def _over_cases(sets: Sequence[Measured]) -> list[str]:
     facts = []
     for rival in RIVALS:
         spreads = {m.experiment.name: paired(by_case(m)[1]("prosma"), by_case(m)[1](rival)) for m in sets}
-        facts.append(f"Against {rival}, certain over images or patients instead of seeds: {_sure(spreads)}.")
+        facts.append(f"Against {rival}, significant over images or patients instead of seeds: {_sure(spreads)}.")
     return facts
 
 
@@ -77,8 +77,8 @@ def _single_kinds(sets: Sequence[Measured]) -> list[str]:
         ahead = sum(spread is not None and certain(spread) and spread.mean > 0 for spread in spreads.values())
         behind = {name: spread for name, spread in spreads.items() if spread and spread.mean < 0}
         facts.append(
-            f"Single kinds of worse images (strength {STRENGTH}), against {rival}: certainly ahead on {ahead} of "
-            f"{len(spreads)}, certainly behind on {_sure(behind)}."
+            f"Single kinds of corruption (strength {STRENGTH}), against {rival}: significantly ahead on {ahead} of "
+            f"{len(spreads)}, significantly behind on {_sure(behind)}."
         )
     return facts
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evidence.claims import RIVALS, STRENGTH, clean, difference, lead
+from evidence.claims import LEAST_SEEDS, RIVALS, STRENGTH, clean, difference, lead
 from evidence.comparison import curve, over_cases
 from evidence.measured import Measured, Spread, paired
 from evidence.tables import against, number, table
@@ -23,12 +23,27 @@ def longer_training(longer: Sequence[Measured]) -> str:
     if not lines:
         return ""
     head = ["data", "row", "seeds", "rate", "Dice", "IoU", "mirrored", *(f"against {rival}" for rival in RIVALS)]
-    head += [f"worse images (strength {STRENGTH}), against {rival}" for rival in RIVALS]
+    head += [f"corrupted (strength {STRENGTH}), against {rival}" for rival in RIVALS]
     parts = [WORDS, table([*head, "removed per level (%)"], lines)]
     for measured in longer:
         found = [text for text in (over_cases(measured), curve(measured)) if text]
         parts += [f"{measured.experiment.title}:\n", *found] if found else []
     return "\n".join(parts)
+
+
+def short_table(longer: Sequence[Measured]) -> str:
+    """Dice of the trainings with enough seeds, and ProSMA's lead; nothing without any."""
+    lines = [
+        [
+            measured.experiment.title,
+            *(number(Spread.of(list(measured.clean(row).values()))) for row in (*RIVALS, "prosma")),
+            *(against(measured, "prosma", rival) for rival in RIVALS),
+        ]
+        for measured in longer
+        if len(measured.experiment.seeds) >= LEAST_SEEDS and measured.results.get("prosma")
+    ]
+    head = ["data", *RIVALS, "prosma", *(f"against {rival}" for rival in RIVALS)]
+    return f"{WORDS}\n{table(head, lines)}" if lines else ""
 
 
 def what_becomes_of_the_lead(sets: Sequence[Measured], longer: Sequence[Measured]) -> list[str]:

@@ -12,7 +12,7 @@ from evidence.comparison import comparison
 from evidence.defaults import defaults, stands
 from evidence.experiment import Experiment
 from evidence.in_short import LARGER, in_short
-from evidence.longer import longer_training
+from evidence.longer import longer_training, short_table
 from evidence.measured import Measured, Spread, paired
 from evidence.runs import Result
 from evidence.tables import against, number, table
@@ -22,49 +22,70 @@ FULL_CURVE = 0.95
 HEAD = """\
 # Evidence: does the gate earn its place?
 
-This page is made by `python3 run.py bench evidence_page` from `benchmarks/evidence/results/`, a result for each
-training; the experiments are the YAML files of `benchmarks/evidence/`. Do not edit it.
+Made by `python3 run.py bench evidence_page` from one stored result per training (`benchmarks/evidence/results/`); do
+not edit it. Every table behind it, with corruptions, thresholds, learning rates and ablations of each data set:
+[benchmarks/evidence/tables.md](../benchmarks/evidence/tables.md).
 
-Every row of a data set has the same steps, patches, loss, weight decay and augmentation, which are that data set's, not
-the package's defaults; prosma has the package's default gate. Only the learning rate is tuned for each: on a part of
-the training cases, by one shorter run for each of the same rates (plain-wide has that of plain, plain-same-rate that of
-ProSMA); the other settings were found earlier, with ProSMA, those of hippocampus on the cases judged here. Then it was
-trained on all training cases, and judged on the validation cases, by the moving average of its weights at the last
-step, on each image's own grid. The data are parts of the public sets with splits of their own: Dice cannot be compared
-with papers.
+**How it was measured.** Plain U-Net, attention U-Net and ProSMA-UNet (the package's default gate) with the same
+steps, patches, loss and augmentation on six public data sets, three seeds each. Only the learning rate was tuned for
+each network, on training cases set aside. Then all training cases were trained on, and the moving average of the last
+weights was judged on the validation cases, on each image's own grid. *plain-wide* is a plain U-Net with at least
+ProSMA's parameters and operations; *residual-encoder* is nnU-Net's network alone, larger, trained like the others.
+Splits are our own: Dice cannot be compared with papers.
 
-Words: a *level* is a skip connection, the finest first; an activation of a skip is *removed* where the gate sets it to
-exactly 0, which its *threshold* decides; *dilations* are the scales of the gate's field, *offset* is what is added to
-it (`docs/method.md`). *Strengths* 1 to 3 of what makes images worse are in `benchmarks/evidence/corruptions.py`.
-residual-encoder is nnU-Net's network alone, trained as all others; it is no result of nnU-Net.
+**How to read it.** Dice is the mean over the images that show a class, then over classes, then over seeds.
+Differences are paired by seed, in Dice points, ± their standard error. In **bold**: significant, the 95 % interval
+(4.3 standard errors to either side with three seeds) does not include 0. Many differences are looked at: some are
+bold by chance.
 
-Dice and IoU are means over the images in which a class is, then over classes, then over seeds (± is the standard
-deviation over seeds). Differences are paired by seed, in Dice points, ± the standard error of their mean. One that is
-not **bold** may as well be none: its 95 % interval, with three seeds 4.3 standard errors to either side, holds 0. These
-errors are those of other seeds; how much hangs on the images is said below each table. Many differences are looked at:
-some are bold by chance. Rates were added where the lowest or highest had been chosen (not below 0.0001 and above 0.01):
-0.01 after GlaS and hippocampus had been judged with the other three, 0.0003 after Kvasir-SEG had, 0.0001 after ACDC,
-BUSI and Kvasir-SEG had. One run on few images chooses among rates that are all but equal; what was judged with another
-rate is listed at the end.
+**What was not independent.** Settings other than the rate were found earlier, with ProSMA, those of hippocampus on
+the cases judged here. Rates were added where the lowest or highest had been chosen, some after a row had been judged
+(on GlaS that turned -0.82 against plain into +0.48).
 """
+TABLES = """\
+# Tables of the evidence
+
+All that was measured, by data set; made with `docs/evidence.md`, which says how it was measured and what follows from
+it.
+
+Words: a *level* is a skip connection, the finest first; an activation of a skip is *removed* where the gate sets it
+to exactly 0, which its *threshold* decides; *dilations* are the scales of the gate's field, *offset* is what is added
+to it (`docs/method.md`). *Strengths* 1 to 3 of the corruptions are in `benchmarks/evidence/corruptions.py`. ± of a
+Dice is the standard deviation over seeds, of a difference its standard error. plain-wide has the learning rate of
+plain, plain-same-rate that of ProSMA. Rates were added where the lowest or highest had been chosen (not below 0.0001
+and above 0.01): 0.01 after GlaS and hippocampus had been judged with the other three, 0.0003 after Kvasir-SEG had,
+0.0001 after ACDC, BUSI and Kvasir-SEG had.
+"""
+DRY = "**This is a dry run of two steps: none of its numbers means anything.**\n"
 
 
 def page(experiments: Sequence[Experiment], results: Sequence[Result], *, dry: bool = False) -> str:
-    """The page as Markdown."""
-    measured = [Measured.of(experiment, results) for experiment in experiments]
-    sets = [m for m in measured if m.experiment.kind == "comparison"]
-    parts = [HEAD]
-    if dry:
-        parts.append("**This is a dry run of two steps: none of its numbers means anything.**\n")
-    longer = [m for m in measured if m.experiment.kind == "longer"]
-    ablations = [m for m in measured if m.experiment.kind == "ablation"]
+    """What a reader decides by, as Markdown."""
+    measured, sets, longer, ablations = _measured(experiments, results)
     judged = [*claims(sets), *stands(sets, ablations), *claims_of_longer(longer)]
-    parts += [in_short(sets, longer), _overview(sets), _claims(judged, goals([*sets, *longer]))]
-    parts += [*(comparison(m) for m in sets), longer_training(longer)]
-    parts += [defaults(sets, ablations), *(_ablation(m) for m in ablations)]
-    used = {id(found) for each in measured for rows in each.results.values() for found in rows.values()}
-    parts += [_missing(measured), _no_longer(sets, [r for r in results if id(r) not in used]), _origin(results)]
+    parts = [HEAD, DRY if dry else "", in_short(sets, longer), _overview(sets)]
+    parts += [_claims(judged), short_table(longer), defaults(sets, ablations), _missing(measured), _origin(results)]
     return "\n".join(part for part in parts if part)
+
+
+def tables(experiments: Sequence[Experiment], results: Sequence[Result], *, dry: bool = False) -> str:
+    """Everything that was measured, as Markdown."""
+    measured, sets, longer, ablations = _measured(experiments, results)
+    judged = [*claims(sets), *stands(sets, ablations), *claims_of_longer(longer)]
+    parts = [TABLES, DRY if dry else "", _claims(judged, whole=True), _goals(goals([*sets, *longer]))]
+    parts += [*(comparison(m) for m in sets), longer_training(longer), *(_ablation(m) for m in ablations)]
+    used = {id(found) for each in measured for rows in each.results.values() for found in rows.values()}
+    parts += [_no_longer(sets, [r for r in results if id(r) not in used])]
+    return "\n".join(part for part in parts if part)
+
+
+def _measured(
+    experiments: Sequence[Experiment], results: Sequence[Result]
+) -> tuple[list[Measured], list[Measured], list[Measured], list[Measured]]:
+    """All experiments; the comparisons, the longer trainings and the ablations among them."""
+    measured = [Measured.of(experiment, results) for experiment in experiments]
+    kinds = {kind: [m for m in measured if m.experiment.kind == kind] for kind in ("comparison", "longer", "ablation")}
+    return measured, kinds["comparison"], kinds["longer"], kinds["ablation"]
 
 
 def _overview(sets: Sequence[Measured]) -> str:
@@ -92,10 +113,10 @@ def _overview(sets: Sequence[Measured]) -> str:
         )
     head = ["data", "judged", *rows]
     head += [f"against {rival}" for rival in RIVALS]
-    head += [f"worse images, against {rival}" for rival in RIVALS]
+    head += [f"corrupted, against {rival}" for rival in RIVALS]
     words = (
-        f"Dice; ProSMA's difference to plain and attention, as they are and made worse (strength {STRENGTH}); what its "
-        "gates remove, by level."
+        "Dice on clean images; ProSMA's difference to plain and attention on clean and corrupted ones (strength "
+        f"{STRENGTH}); share of activations that its gates set to zero, lowest to highest level."
     )
     return f"## At a glance\n\n{words}\n\n" + table([*head, "removed (%)"], lines)
 
@@ -107,23 +128,23 @@ def _with_count(measured: Measured, row: str) -> str:
     return f"{mean(values):.4f}{missing}" if values else "–"
 
 
-def _claims(judged: Sequence[Claim], goals_set: Sequence[Claim]) -> str:
+def _claims(judged: Sequence[Claim], *, whole: bool = False) -> str:
     lines = ["## What holds, and what does not\n", f"A comparison needs {LEAST_SEEDS} seeds of both sides.\n"]
-    lines += _listed(judged)
-    if goals_set:
-        lines += [
-            "\n## Goals\n",
-            "Set for ProSMA before anything was measured; reaching one is no credit to the gate.\n",
-        ]
-        lines += _listed(goals_set)
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_listed(judged, whole=whole)]) + "\n"
 
 
-def _listed(judged: Sequence[Claim]) -> list[str]:
+def _goals(goals_set: Sequence[Claim]) -> str:
+    if not goals_set:
+        return ""
+    words = "Set for ProSMA before anything was measured; reaching one is no credit to the gate.\n"
+    return "\n".join(["## Goals\n", words, *_listed(goals_set, whole=True)]) + "\n"
+
+
+def _listed(judged: Sequence[Claim], *, whole: bool) -> list[str]:
     lines = []
     for claim in judged:
         lines.append(f"- **{claim.verdict.capitalize()}**: {claim.text}")
-        lines += [f"  - {why}" for why in claim.why]
+        lines += [f"  - {why}" for why in claim.why if whole]
     return lines
 
 

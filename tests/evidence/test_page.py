@@ -20,6 +20,11 @@ SIGNED = {"gate": {"form": "signed"}}
 WON = {"plain": 0.80, "attention": 0.81, "prosma": 0.83, "plain-wide": 0.80}
 
 
+def whole(ev: SimpleNamespace, experiments: list[Any], results: list[dict[str, Any]], **options: bool) -> str:
+    """The page and the tables behind it."""
+    return ev.page.page(experiments, results, **options) + ev.page.tables(experiments, results, **options)
+
+
 def verdicts(ev: SimpleNamespace, experiments: list[Any], results: list[dict[str, Any]]) -> list[str]:
     sets = [ev.measured.Measured.of(each, results) for each in experiments]
     return [claim.verdict for claim in (*ev.claims.claims(sets), *ev.claims.goals(sets))]
@@ -34,8 +39,8 @@ def test_claims_do_not_hold_where_it_loses(ev: SimpleNamespace, experiment: Make
     each = experiment(rows=COMPARED, seeds=(0, 1, 2), targets={"dice": 0.8})
     lost = judged(each, {**WON, "prosma": 0.79}, levels=[{"removed": 0.5}, {"removed": 0.1}])
     assert verdicts(ev, [each], lost) == ["does not hold"] * 7
-    text = ev.page.page([each], lost)
-    assert "**Does not hold**: On images as they are" in text
+    text = whole(ev, [each], lost)
+    assert "**Does not hold**: On clean images" in text
     assert "not above both (**-1.00 ± 0.00** against plain, **-2.00 ± 0.00** against attention)" in text
 
 
@@ -77,7 +82,7 @@ def test_page_names_what_is_missing_and_what_diverged(ev: SimpleNamespace, exper
     each = experiment(rows=COMPARED, seeds=(0, 1, 2), title="Tiny set")
     results = judged(each, {"plain": 0.8, "prosma": 0.82})
     results[0] = {**results[0], "failed": "training diverged"}
-    text = ev.page.page([each], results)
+    text = whole(ev, [each], results)
     assert "- tiny: plain (1 of 3 seeds), attention, plain-wide\n" in text
     assert "- tiny, diverged: plain (1)" in text
     assert "| prosma | 3 | 0.001 | 0.8210 ± 0.0010 |" in text
@@ -87,12 +92,12 @@ def test_page_names_what_is_missing_and_what_diverged(ev: SimpleNamespace, exper
 def test_page_begins_with_one_line_for_each_data_set(ev: SimpleNamespace, experiment: Make, judged: Make) -> None:
     each = experiment(rows=COMPARED, seeds=(0, 1, 2))
     results = [r for r in judged(each, {**WON, "prosma": 0.831}) if (r["row"], r["seed"]) != ("plain", 2)]
-    (line,) = [line for line in ev.page.page([each], results).split("\n") if line.startswith("| tiny | 2 |")]
+    (line,) = [line for line in whole(ev, [each], results).split("\n") if line.startswith("| tiny | 2 |")]
     assert line.startswith(
         "| tiny | 2 | 0.8005 (2 of 3) | 0.8110 | 0.8320 | 0.8010 | **+3.10 ± 0.00** | **+2.10 ± 0.00** |"
     )
     assert line.endswith("| 50 to 50 |")
-    assert "| tiny | – | – |" in ev.page.page([each], [])
+    assert "| tiny | – | – |" in whole(ev, [each], [])
 
 
 def test_page_has_tables_of_robustness_curve_and_ablation(ev: SimpleNamespace, experiment: Make, judged: Make) -> None:
@@ -102,7 +107,7 @@ def test_page_has_tables_of_robustness_curve_and_ablation(ev: SimpleNamespace, e
     )
     results = judged(each, WON)
     results += judged(ablation, {"signed": 0.82}, levels=[{"removed": 0.25}])
-    text = ev.page.page([each, ablation], results)
+    text = whole(ev, [each, ablation], results)
     assert "| speckle | 1 | 0.7010 ± 0.0010 |" in text
     assert "| **mean** | 3 |" in text
     assert "4 cases were trained on in 2 steps (learning rates are chosen by 2), 2 judged." in text
@@ -111,7 +116,7 @@ def test_page_has_tables_of_robustness_curve_and_ablation(ev: SimpleNamespace, e
 
 
 def test_page_without_results_claims_nothing(ev: SimpleNamespace) -> None:
-    text = ev.page.page(ev.experiment.every(), [])
+    text = whole(ev, ev.experiment.every(), [])
     assert "**Holds**" not in text
     assert "**Does not hold**" not in text
     assert "- busi: every row" in text
@@ -129,7 +134,7 @@ def test_page_says_how_much_hangs_on_the_images(ev: SimpleNamespace, experiment:
 
     results = [run_of("plain", s, 0.5, 0.9) for s in (0, 1)]
     results += [run_of("prosma", 0, 0.6, 0.7), run_of("prosma", 1, 0.62, 0.7)]
-    text = ev.page.page([each], results)
+    text = whole(ev, [each], results)
     assert "2 judged. Two patients." in text
     assert "Over the 2 images instead of the seeds, ± the standard error of their mean: ProSMA -4.50 ± 15.50 ag" in text
     assert "Without them, over seeds: ProSMA +11.00 ± 1.00 against plain." in text
@@ -138,9 +143,9 @@ def test_page_says_how_much_hangs_on_the_images(ev: SimpleNamespace, experiment:
 def test_page_lists_what_was_judged_with_another_rate(ev: SimpleNamespace, experiment: Make, judged: Make) -> None:
     each = experiment(rows=COMPARED, seeds=(0, 1, 2))
     before = experiment(rows=COMPARED, seeds=(0, 1, 2), rates=(0.02,))
-    text = ev.page.page([each], judged(each, WON) + judged(before, {"plain": 0.9}))
+    text = whole(ev, [each], judged(each, WON) + judged(before, {"plain": 0.9}))
     assert "| tiny | plain | 0.02 | 2 | 3 | 0.9010 ± 0.0010 |" in text
-    assert "Measured, and not used" not in ev.page.page([each], judged(each, WON))
+    assert "Measured, and not used" not in whole(ev, [each], judged(each, WON))
 
 
 def test_page_shows_what_rates_were_chosen_by(
@@ -153,14 +158,14 @@ def test_page_shows_what_rates_were_chosen_by(
         for run in ev.runs.ready(each, [])
         if (run.row, run.rate) != ("plain", 1e-2)
     ]
-    text = ev.page.page([each], results + judged(each, {"prosma": 0.8}))
+    text = whole(ev, [each], results + judged(each, {"prosma": 0.8}))
     assert "| row | 0.001 | 0.01 |\n| --- | --- | --- |\n| prosma | 0.4000 | diverged |\n| plain | 0.4000 | – |" in text
 
 
 def test_ablation_on_training_cases_is_said_to_be_one(ev: SimpleNamespace, experiment: Make, result: Make) -> None:
     each = experiment(kind="ablation", judged_on="choose", rates=(0.003,), rows={"prosma": {}, "fast": {"rate": 0.01}})
     scores = {"prosma": 0.8, "fast": 0.82}
-    text = ev.page.page([each], [result(run, score=scores[run.row]) for run in ev.runs.ready(each, [])])
+    text = whole(ev, [each], [result(run, score=scores[run.row]) for run in ev.runs.ready(each, [])])
     assert "no validation case is seen.\n4 cases trained on in 2 steps, 2 judged.\n" in text
     assert "\nLearning rate 0.003 unless the row says otherwise." in text
     assert "| fast |  | 1 | 0.8200 | +2.00 (one seed) |" in text
@@ -168,9 +173,9 @@ def test_ablation_on_training_cases_is_said_to_be_one(ev: SimpleNamespace, exper
 
 def test_page_of_the_repository_is_that_of_its_results(ev: SimpleNamespace) -> None:
     results = ev.runs.read_results(ev.experiment.RESULTS)
-    text = ev.page.page(ev.experiment.every(), results)
-    stored = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
-    assert stored == text, "make it anew: python3 run.py bench evidence_page"
+    for make, name in ((ev.page.page, "docs/evidence.md"), (ev.page.tables, "benchmarks/evidence/tables.md")):
+        stored = (ROOT / name).read_text(encoding="utf-8")
+        assert stored == make(ev.experiment.every(), results), "make them anew: python3 run.py bench evidence_page"
 
 
 def test_row_that_turns_out_to_be_another_is_listed_once(ev: SimpleNamespace, experiment: Make, judged: Make) -> None:
@@ -180,7 +185,7 @@ def test_row_that_turns_out_to_be_another_is_listed_once(ev: SimpleNamespace, ex
     measured = ev.measured.Measured.of(each, results)
     assert len(measured.results["again"]) == 3
     assert measured.there() == ["plain", "attention", "prosma", "plain-wide"]
-    assert "| again |" not in ev.page.page([each], results)
+    assert "| again |" not in whole(ev, [each], results)
 
 
 def test_summary_says_where_the_gate_is_ahead_and_how_surely(
@@ -191,20 +196,23 @@ def test_summary_says_where_the_gate_is_ahead_and_how_surely(
     worse = judged(two[1], {"plain": 0.8})[0]["corrupted"]["speckle"]["2"]["dice"] + 0.1
     unsure = [r for r in results if (r["data"], r["row"], r["seed"]) == ("won", "plain", 1)]
     unsure[0]["corrupted"]["blur"]["2"] = {"dice": worse}
-    text = ev.page.page(two, results)
-    assert "| as they are | plain | won | won | lost | lost |" in text
-    assert "| as they are, mirrored | plain-wide |" in text
-    assert "strength 2), against plain: certainly ahead on 5 of 12, certainly behind on lost speckle -10.00" in text
+    text = whole(ev, two, results)
+    assert "| clean | plain | won | won | lost | lost |" in text
+    assert "| clean, mirrored | plain-wide |" in text
+    assert (
+        "strength 2), against plain: significantly ahead on 5 of 12, significantly behind on lost speckle -10.00"
+        in text
+    )
     curve = [{"scale": scale, "removed": [scale / 2], "dice": dice} for scale, dice in ((0, 0.81), (1, 0.83))]
-    assert "Dice changes by -2.00 (won) to -2.00 (won)." in ev.page.page(two, judged(two[0], WON, curve=curve))
+    assert "Dice changes by -2.00 (won) to -2.00 (won)." in whole(ev, two, judged(two[0], WON, curve=curve))
 
 
 def test_summary_says_nothing_of_fewer_than_three_seeds(ev: SimpleNamespace, experiment: Make, judged: Make) -> None:
     each = experiment(rows=COMPARED, seeds=(0, 1, 2))
     two = [result for result in judged(each, WON) if result["seed"] < 2]
-    text = ev.page.page([each], two)
-    assert "| as they are | plain | – | – | – | – |" in text
-    assert "certainly ahead on 0 of 6, certainly behind on none" in text
+    text = whole(ev, [each], two)
+    assert "| clean | plain | – | – | – | – |" in text
+    assert "significantly ahead on 0 of 6, significantly behind on none" in text
 
 
 def test_a_difference_counts_as_certain_where_the_other_rival_is_missing(
@@ -213,7 +221,7 @@ def test_a_difference_counts_as_certain_where_the_other_rival_is_missing(
     each = experiment(rows=COMPARED, seeds=(0, 1, 2))
     results = judged(each, {row: WON[row] for row in ("plain", "prosma")})
     claim = ev.claims.claims([ev.measured.Measured.of(each, results)])[0]
-    assert (claim.verdict, "certain against plain on 1" in claim.text) == ("cannot be said", True)
+    assert (claim.verdict, "significant against plain on 1" in claim.text) == ("cannot be said", True)
     assert claim.why == ("tiny: (**+3.00 ± 0.00** against plain, not measured with 3 seeds)",)
 
 
@@ -224,12 +232,12 @@ def test_longer_training_has_a_table_and_targets_of_its_own(
     each = experiment(name="long", kind="longer", title="Tiny, long", rows=rows, targets={"dice": 0.82}, steps=200)
     short = experiment(rows=rows, steps=100, seeds=(0, 1, 2))
     results = judged(each, {row: WON[row] for row in rows})
-    text = ev.page.page([each, short], results + judged(short, {"plain": 0.7, "prosma": 0.75}))
+    text = whole(ev, [each, short], results + judged(short, {"plain": 0.7, "prosma": 0.75}))
     assert "| Tiny, long | prosma | 1 | 0.001 | 0.8300 |" in text
     assert "+3.00 (one seed)" in text
-    assert "Tiny, long: Dice of ProSMA at least 0.82.\n  - as it is: 0.8300 (plain 0.8000), 1 of 3 seeds" in text
+    assert "Tiny, long: Dice of ProSMA at least 0.82.\n  - clean: 0.8300 (plain 0.8000), 1 of 3 seeds" in text
     assert "With longer training" not in text
-    assert "## Longer training" not in ev.page.page([each], [])
+    assert "## Longer training" not in whole(ev, [each], [])
 
 
 def test_longer_training_of_three_seeds_is_a_comparison(ev: SimpleNamespace, experiment: Make, judged: Make) -> None:
@@ -237,11 +245,11 @@ def test_longer_training_of_three_seeds_is_a_comparison(ev: SimpleNamespace, exp
         experiment(name=name, kind=kind, rows=COMPARED, steps=steps, seeds=(0, 1, 2))
         for name, kind, steps in (("tiny", "comparison", 100), ("tiny_long", "longer", 200))
     )
-    text = ev.page.page([few, many], judged(few, WON) + judged(many, WON | {"prosma": 0.82}))
+    text = whole(ev, [few, many], judged(few, WON) + judged(many, WON | {"prosma": 0.82}))
     lead = "tiny **+2.00 ± 0.00** to **+1.00 ± 0.00** (100 to 200 steps)"
     assert f"- With longer training, against attention: {lead}." in text
     assert "- **Holds**: With longer training, ProSMA is above both on at least 1 of 1 data sets" in text
-    lost = ev.page.page([few, many], judged(few, WON) + judged(many, WON | {"attention": 0.84}))
+    lost = whole(ev, [few, many], judged(few, WON) + judged(many, WON | {"attention": 0.84}))
     assert "- **Does not hold**: With longer training" in lost
 
 
@@ -258,7 +266,7 @@ def change(ev: SimpleNamespace, experiment: Make, result: Make, score: float, **
     scores = {"prosma": 0.8, "signed": score}
     results = [result(run, score=0.7 if run.rate == 1e-2 else 0.6) for run in ev.runs.ready(each, [])]
     results += [result(run, score=scores[run.row], **more) for run in ev.runs.ready(asked, [])]
-    return [ev.page.page([each, asked], results), *(ev.measured.Measured.of(e, results) for e in (each, asked))]
+    return [whole(ev, [each, asked], results), *(ev.measured.Measured.of(e, results) for e in (each, asked))]
 
 
 def test_default_stands_where_no_change_is_above_it(ev: SimpleNamespace, experiment: Make, result: Make) -> None:
@@ -311,13 +319,13 @@ def test_patient_with_two_scans_counts_once(ev: SimpleNamespace, experiment: Mak
         scores = {name: {"organ": {"dice": value, "present": True}} for name, value in names}
         return result(ev.runs.Run(each, row, "judge", 0, 1e-3), 0.5, scores=scores)
 
-    text = ev.page.page([each], [run_of("plain", 0.5, 0.7, 0.6), run_of("prosma", 0.6, 0.8, 0.8)])
+    text = whole(ev, [each], [run_of("plain", 0.5, 0.7, 0.6), run_of("prosma", 0.6, 0.8, 0.8)])
     assert "Over the 2 patients instead of the seeds" in text
     assert "ProSMA +15.00 ± 5.00 against plain." in text
 
 
 def test_curve_that_ends_early_is_missing(ev: SimpleNamespace, experiment: Make, judged: Make) -> None:
     each = experiment(rows=COMPARED, seeds=(0, 1, 2))
-    assert "- tiny: Dice beyond 50 % removed\n" in ev.page.page([each], judged(each, WON))
-    whole = judged(each, WON, curve=[{"scale": 9.0, "removed": [0.96], "dice": 0.1}])
-    assert "removed\n" not in ev.page.page([each], whole).partition("## Missing")[2]
+    assert "- tiny: Dice beyond 50 % removed\n" in whole(ev, [each], judged(each, WON))
+    full = judged(each, WON, curve=[{"scale": 9.0, "removed": [0.96], "dice": 0.1}])
+    assert "removed\n" not in whole(ev, [each], full).partition("## Missing")[2]
