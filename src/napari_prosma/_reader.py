@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 from napari.utils.notifications import show_info, show_warning
 
+from napari_prosma.jobs.session import recall_looks
+from napari_prosma.layers.patient_view import stand_in_window
 from napari_prosma.layers.placement import drawn_axes, oblique_note, spec_arguments, straight_affine, turn_between
 from napari_prosma.layers.results import class_arguments, file_notes, noted_classes, noted_provenance, says_labels
-from napari_prosma.layers.scan import METADATA, OPENED_AS
+from napari_prosma.layers.scan import METADATA, OPENED_AS, RANGE
 from napari_prosma.layers.slices import MARKS, Marks, noted_marks
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import ImageSpec, Scan
-from prosma_core.data.intensities import COLOR
+from prosma_core.data.intensities import COLOR, display_window
 from prosma_core.engine.decoder import DECODER
 from prosma_core.errors import FileFormatError
 from prosma_core.io.names import FORMATS, image_suffix, is_dicom_folder, is_image_path, is_zarr_node, stem
@@ -51,7 +53,30 @@ def read_paths(path: str | list[str]) -> list[LayerData]:
     layers: list[LayerData] = []
     for item in [path] if isinstance(path, str) else path:
         layers += _read(Path(item))
+    let_stand()
     return layers
+
+
+def let_stand() -> None:
+    """Let scans of a patient that are opened now stand as radiologists expect, in the window in front."""
+    recall_looks()
+    stand_in_window()
+
+
+def windowed(layer: LayerData, modality: str = "") -> LayerData:
+    """The same image drawn between the values of `display_window`; as it is where it is in color or on disk."""
+    data, arguments, kind = layer
+    own = arguments["metadata"][METADATA]
+    if arguments["rgb"] or not isinstance(data, np.ndarray):
+        return layer
+    header = own["spec"].header if own["spec"].format == "dicom" else None
+    stated = tuple(getattr(header, "window", ())) or None
+    window = display_window(data, stated, modality=getattr(header, "modality", "") or modality)
+    if window is None:
+        return layer
+    ends = (float(np.nanmin(data)), float(np.nanmax(data)))
+    notes = {METADATA: own | ({RANGE: ends} if np.isfinite(ends).all() else {})}
+    return data, {**arguments, "contrast_limits": window, "metadata": notes}, kind
 
 
 def image_layer_data(data: Any, spec: ImageSpec, name: str, path: Path | None) -> LayerData:
@@ -153,7 +178,7 @@ def _read(path: Path) -> list[LayerData]:
     if note:
         show_info(plain(note))
     labels = says_labels(notes, dtype, layer[1]["metadata"][METADATA]["axes"])
-    return [as_labels_data(layer, notes) if labels else layer]
+    return [as_labels_data(layer, notes) if labels else windowed(layer)]
 
 
 def _segment_notes(spec: ImageSpec) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from napari_prosma._reader import LayerData, as_labels_data, image_layer_data
+from napari_prosma._reader import LayerData, as_labels_data, image_layer_data, let_stand, windowed
 from napari_prosma.layers.results import file_notes
 from napari_prosma.layers.scan import MADE_FOR, METADATA
 from prosma_core.config.model import ClassInfo
@@ -90,7 +90,9 @@ def _real(name: str, suffix: str, classes: tuple[str, ...], modality: str, model
 def _pair(
     image: Scan, labels: Scan, name: str, classes: tuple[str, ...], modality: str, notes: Mapping[str, str]
 ) -> list[LayerData]:
-    layer = _noted(image_layer_data(image.data, image.spec, name, None), {"modality": modality, **notes})
+    layer = windowed(image_layer_data(image.data, image.spec, name, None), modality)
+    layer = _noted(layer, {"modality": modality, **notes})
+    let_stand()
     made = {key: value for key, value in notes.items() if key in PHANTOM}
     return [layer, _labels(labels, f"{name} labels", classes, made)]
 

@@ -14,7 +14,8 @@ import zarr
 from napari.components import ViewerModel
 from PIL import Image
 
-from napari_prosma._reader import get_reader
+from napari_prosma._reader import get_reader, read_paths
+from napari_prosma.layers.patient_view import patient_view
 from napari_prosma.layers.results import file_notes, noted_classes
 from napari_prosma.layers.scan import levels, read
 from prosma_core.config.model import ClassInfo
@@ -353,3 +354,23 @@ def test_a_dicom_series_opens_from_its_folder(data_root: Path, open_layer: OpenL
     spec = read(layer).spec
     assert (spec.format, spec.world, spec.unit) == ("dicom", "ras", "mm")
     np.testing.assert_allclose((spec.affine @ (1, 2, 3, 1))[:3], layer.data_to_world((1, 2, 3)))
+
+
+def test_a_scan_opens_in_a_window_of_values_and_the_sliders_reach_all_of_them(
+    tmp_path: Path, open_layer: OpenLayer
+) -> None:
+    values = np.linspace(-1000, 1500, 8000).round().astype(np.int16).reshape(20, 20, 20)
+    nib.save(nib.Nifti1Image(values, np.diag([1, 1, 2, 1])), tmp_path / "ct.nii")
+    layer = open_layer(tmp_path / "ct.nii")
+    assert layer.contrast_limits == [-160, 240]
+    viewer = ViewerModel()
+    patient_view(viewer)
+    viewer.add_layer(layer)
+    assert (layer.contrast_limits, layer.contrast_limits_range) == ([-160, 240], [-1000, 1500])
+    np.testing.assert_array_equal(np.sort(layer.data.ravel()), np.sort(values.ravel()))
+    spec = read_image(tmp_path / "ct.nii").spec
+    write_labels(tmp_path / "labels.nii", (values > 0).astype(np.uint8), spec, provenance={"program": "p"})
+    Image.fromarray(np.zeros((8, 9, 3), np.uint8)).save(tmp_path / "mask.png")
+    for name in ("labels.nii", "mask.png"):
+        ((_, arguments, _),) = read_paths(str(tmp_path / name))
+        assert "contrast_limits" not in arguments

@@ -15,9 +15,9 @@ from napari_prosma.gates.state import ChannelState, GateEdits, InspectPlan
 from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.jobs.run import Handlers, JobRun, ViewSignal
 from napari_prosma.jobs.spec import ScanSpec
-from napari_prosma.layers.labels import lies_on, read_on
-from napari_prosma.layers.results import add_layer_keep_selection, labels_layer, show_labels
-from napari_prosma.layers.scan import LayerScan
+from napari_prosma.layers.labels import colors_apart, lies_on, read_on
+from napari_prosma.layers.results import CHANGED, add_layer_keep_selection, contour_width, labels_layer, show_labels
+from napari_prosma.layers.scan import METADATA, LayerScan
 from prosma_core.config.inspection import Edits, InspectConfig, Variant, VariantResult, opened_one_at_a_time
 from prosma_core.config.model import ClassInfo
 from prosma_core.engine.messages import ArrayReady, Cancelled, Failed, Finished, WhatIfRequest, WhatIfResult
@@ -166,7 +166,14 @@ CHANGES = (
     ClassInfo(value=2, name="turned off", color="#ff3d71"),
     ClassInfo(value=3, name="class changed", color="#ffd60a"),
 )
-"""Values of the layer that shows what changed."""
+"""Values of the layer that shows what changed, in the colors they have unless a class has one like them."""
+
+
+def changes_beside(classes: Sequence[ClassInfo]) -> tuple[ClassInfo, ...]:
+    """`CHANGES` in colors that none of the classes has, which are drawn over them."""
+    same, *others = CHANGES
+    colors = colors_apart([c.color for c in others], [c.color for c in classes[1:]])
+    return (same, *(c.replace(color=color) for c, color in zip(others, colors, strict=True)))
 
 
 class AbstractWhatIfPanel(Protocol):
@@ -378,7 +385,7 @@ class WhatIfController:
             text = f"With {self._edits.text()}: {changed} of another class ({answer.seconds:.1f} s)."
             self._panel.show_changes(text, result, classes)
             self._show_layer("labels", "what if", answer, classes)
-            self._show_layer("changes", "what if, changes", answer, CHANGES)
+            self._show_layer("changes", "what if, changes", answer, changes_beside(classes))
 
     def _show_layer(self, array: str, title: str, answer: Answer, classes: tuple[ClassInfo, ...]) -> None:
         """Show an array in its layer; a new one where there is none, or the user deleted it."""
@@ -390,8 +397,9 @@ class WhatIfController:
             return
         name = f"{self._found.plan.group}: {title}"
         layer = labels_layer(scan, answer.arrays[array], classes, name, self._notes)
-        if array == "labels":
-            layer.contour = 1  # the changes below it are seen as well
+        own = layer.metadata[METADATA]
+        own[CHANGED] = array == "changes"
+        layer.contour = 0 if own[CHANGED] else contour_width(layer)  # the changes below it are seen as well
         self._layers[array] = layer
         add_layer_keep_selection(self._viewer, layer)
 

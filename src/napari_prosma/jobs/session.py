@@ -7,6 +7,7 @@ import importlib
 import json
 import logging
 import threading
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from platformdirs import user_config_path, user_data_path
 from psygnal import Signal
 
 from napari_prosma.jobs.boundary import Jobs
+from napari_prosma.layers.results import LOOKS
 from prosma_core.config.documents import load_json
 from prosma_core.config.model import ModelHeader
 from prosma_core.engine.messages import Ready
@@ -27,6 +29,9 @@ _LOG = logging.getLogger(__name__)
 
 MOST_KINDS = 100
 """Kinds of scans for which a model is remembered."""
+SETTINGS = "settings.json"
+_LOOKS = {"contours": False, "letters": True}
+"""What of `LOOKS` is remembered, and what it is at first."""
 EARLY = 0.5
 """Seconds after a widget opened when the imports of its first result begin."""
 
@@ -51,12 +56,14 @@ class Session:
     model_preferred = Signal(ModelEntry)
 
     def __init__(self, folder: Path | None, jobs: Jobs) -> None:
-        self._file = (folder or user_config_path("napari-prosma")) / "settings.json"
+        self._file = (folder or user_config_path("napari-prosma")) / SETTINGS
         self.models_folder = (folder or user_data_path("napari-prosma")) / "models"
         if logging.lastResort is not None:  # what shows warnings where nobody set up logging
             logging.lastResort.addFilter(show_visibly)
         sweep(self._file.parent)
         self._settings, self._unsaved = _read_settings(self._file), False
+        _take_looks(self._settings)
+        LOOKS.changed.connect(self._remember_looks)
         self.jobs = jobs
         self._widgets = 0
 
@@ -73,6 +80,10 @@ class Session:
         self._widgets -= 1
         if self._widgets == 0:
             self.jobs.free()
+
+    def _remember_looks(self) -> None:
+        for name in _LOOKS:
+            self.remember(name, getattr(LOOKS, name))
 
     def models(self) -> list[ModelEntry]:
         """Shipped models, then the user's own, as far as their files are there and whole."""
@@ -140,6 +151,16 @@ class Session:
             self._unsaved = True
         else:
             self._unsaved = False
+
+
+def recall_looks() -> None:
+    """Let scans that are opened before any widget look as the user chose."""
+    if not LOOKS.recalled:
+        _take_looks(_read_settings(user_config_path("napari-prosma") / SETTINGS))
+
+
+def _take_looks(settings: Mapping[str, Any]) -> None:
+    LOOKS.choose(**{name: bool(settings.get(name, default)) for name, default in _LOOKS.items()})
 
 
 def _header(path: Path) -> ModelHeader:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,50 @@ def fit_brush(layer: Any) -> None:
     if layer.brush_size == BRUSH and not layer.multiscale and isinstance(layer.data, np.ndarray):
         counted = layer.data.size <= MOST_COUNTED
         layer.brush_size = brush_for(layer.data if counted else np.zeros((0, *layer.data.shape[-2:]), np.uint8))
+
+
+APART = 150.0
+"""Distance of two colors, of 765 between black and white, from which on nobody takes one for the other."""
+_LEVELS = (0, 85, 170, 255)
+
+
+def colors_apart(wanted: Sequence[str], taken: Iterable[str]) -> list[str]:
+    """Colors for a layer that is seen beside another: those wanted, unless one of the taken ones is like them.
+
+    Parameters
+    ----------
+    wanted, taken : str
+        As ``#rrggbb``.
+
+    Returns
+    -------
+    list of str
+        As many as wanted. In place of one that is less than `APART` from those taken or from another one, the bright
+        color that is farthest from these.
+    """
+    used, chosen = [_rgb(color) for color in taken], []
+    levels = np.array(list(itertools.product(_LEVELS, repeat=3)))
+    bright = levels[(levels.max(axis=1) == _LEVELS[-1]) & (np.ptp(levels, axis=1) >= _LEVELS[2])]
+    for color in wanted:
+        own = _rgb(color)
+        if used and _distances(own[None], used).min() < APART:
+            own = bright[_distances(bright, used).argmax()]
+        used.append(own)
+        chosen.append("#" + "".join(f"{part:02x}" for part in own))
+    return chosen
+
+
+def _rgb(color: str) -> NDArray[np.int_]:
+    return np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)])
+
+
+def _distances(colors: NDArray[np.int_], used: Sequence[NDArray[np.int_]]) -> NDArray[np.float64]:
+    """How far each color is from the nearest of those used, about as an eye sees it (the "redmean" distance)."""
+    a, b = colors[:, None].astype(np.float64), np.array(used, np.float64)[None]
+    red, squares = (a[..., 0] + b[..., 0]) / 2, (a - b) ** 2
+    weights = np.stack([2 + red / 256, np.full(red.shape, 4.0), 2 + (255 - red) / 256], axis=-1)
+    nearest: NDArray[np.float64] = np.sqrt((weights * squares).sum(axis=-1)).min(axis=1)
+    return nearest
 
 
 def _axes_over(image: LayerScan, placement: Placement, known: str) -> str:

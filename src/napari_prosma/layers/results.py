@@ -12,6 +12,7 @@ import numpy as np
 from napari.layers import Image, Labels, Layer
 from napari.utils.colormaps import DirectLabelColormap
 from numpy.typing import NDArray
+from psygnal import Signal
 from pydantic import ValidationError
 
 import prosma_core
@@ -30,6 +31,87 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
 _LOG = logging.getLogger(__name__)
+
+
+class Looks:
+    """How results and scans look in all viewers of this process; the session of the widgets remembers it.
+
+    Attributes
+    ----------
+    changed : Signal
+        Emitted after a change.
+    contours : bool
+        Whether results and previews are drawn as contours, not filled.
+    letters : bool
+        Whether letters at the edges of the canvas tell the directions of a patient.
+    recalled : bool
+        Whether these are the remembered ones, or newer.
+    """
+
+    changed = Signal()
+
+    def __init__(self) -> None:
+        self.contours, self.letters, self.recalled = False, True, False
+
+    def choose(self, *, contours: bool | None = None, letters: bool | None = None) -> None:
+        """Change what is given."""
+        self.recalled = True
+        before = self.contours, self.letters
+        self.contours = self.contours if contours is None else contours
+        self.letters = self.letters if letters is None else letters
+        if before != (self.contours, self.letters):
+            self.changed.emit()
+
+
+LOOKS = Looks()
+"""Those of this process."""
+OBJECTS = "objects"
+"""Key in a layer's metadata: its values are numbers of objects."""
+PREVIEW = "preview"
+"""Key in a layer's metadata: it shows a model in training."""
+CORRECTED = "corrected"
+"""Key in a layer's metadata: a copy of a result that is painted in, which stays filled."""
+CHANGED = "changed"
+"""Key in a layer's metadata: it shows what differs between two results, and stays filled."""
+_OUTLINED = "outlined"
+"""Key in a layer's metadata: whether it was drawn as contours here, so that what a user chose for it since stays."""
+THIN = 250
+"""A contour is one pixel wide for so many pixels of the shorter side."""
+
+
+def toggle_contours(viewer: ViewerModel) -> None:
+    """Draw all results and previews as contours, or filled where they are contours now; also those to come."""
+    LOOKS.choose(contours=not LOOKS.contours)
+    for layer in viewer.layers:
+        show_contours(layer, viewer)
+
+
+def show_contours(layer: Any, viewer: ViewerModel | None = None) -> None:
+    """Draw a result or preview as `LOOKS` says; other layers stay.
+
+    A preview is filled only where no annotation is visible in the viewer: their colors would mix.
+    """
+    own = layer.metadata.get(METADATA) or {}
+    result = isinstance(layer, Labels) and is_result(layer) and not (own.get(CORRECTED) or own.get(CHANGED))
+    if not result or not (own.get("classes") or own.get(OBJECTS)):
+        return
+    mixed = bool(own.get(PREVIEW)) and viewer is not None and any(map(_painted, viewer.layers))
+    outlined = LOOKS.contours or mixed
+    if own.get(_OUTLINED, layer.contour > 0) != outlined:
+        layer.contour = contour_width(layer) if outlined else 0
+    own[_OUTLINED] = outlined
+
+
+def contour_width(layer: Labels) -> int:
+    """Width of a contour in pixels of a layer that is still seen where all of a slice is in view."""
+    shape = layer.data[0].shape if layer.multiscale else layer.data.shape
+    return max(1, round(min(shape[-2:]) / THIN))
+
+
+def _painted(layer: Any) -> bool:
+    """Whether a layer shows what a person painted."""
+    own = layer.metadata.get(METADATA) or {}
+    return isinstance(layer, Labels) and layer.visible and (not is_result(layer) or bool(own.get(CORRECTED)))
 
 
 def labels_layer(
@@ -68,6 +150,7 @@ def labels_layer(
         **class_arguments(classes),
         metadata={METADATA: notes | {"provenance": dict(provenance), "classes": tuple(classes)}},
     )
+    show_contours(layer)
     return _remembering(layer)
 
 
@@ -96,8 +179,9 @@ def objects_layer(
         visible=visible,
         features=features,
         **placement.arguments(),
-        metadata={METADATA: scan.notes(axes, ImageSpec.labels_spec) | {"provenance": dict(provenance)}},
+        metadata={METADATA: scan.notes(axes, ImageSpec.labels_spec) | {"provenance": dict(provenance), OBJECTS: True}},
     )
+    show_contours(layer)
     return _remembering(layer)
 
 
@@ -178,7 +262,7 @@ def editable_copy(layer: Labels, name: str | None = None) -> Labels:
         **Placement.of(layer).arguments(),
         colormap=layer.colormap,
         features=layer.features.copy(),
-        metadata={key: dict(value) if key == METADATA else value for key, value in layer.metadata.items()},
+        metadata=layer.metadata | {METADATA: dict(layer.metadata.get(METADATA) or {}) | {CORRECTED: True}},
     )
     remember(copy)
     listen(copy)

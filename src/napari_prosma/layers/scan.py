@@ -29,6 +29,8 @@ SIZED = "sized"
 """Key in it: geometry of a result with the voxel size that a user gave for its scan, which states none."""
 MADE_FOR = "made_for"
 """Key in it: name of the shipped model that sample data is made for."""
+RANGE = "range"
+"""Key in it: smallest and largest value of an image that was opened with an intensity window, until it is shown."""
 
 _SLAB_BYTES = 32 << 20
 

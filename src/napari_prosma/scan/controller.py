@@ -12,6 +12,7 @@ from napari.layers import Image
 from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.run import RunView, ViewSignal
 from napari_prosma.jobs.session import Session, format_devices
+from napari_prosma.layers.patient_view import patient_view
 from napari_prosma.layers.results import is_result
 from napari_prosma.layers.scan import LayerScan, are_channels, joined_layer, levels, read
 from napari_prosma.layers.viewport import Region, ViewerWatch, current_slice, view_box
@@ -290,6 +291,7 @@ class ScanController(Generic[C]):
     def choose_image(self, layer: Image | None) -> None:
         """Take another layer; its axes are guessed anew."""
         self._forget()
+        patient_view(self.viewer).look_at(layer)
         other = layer is not self._layer
         self._layer = layer
         self._watch.follow(layer)

@@ -11,6 +11,7 @@ from napari.layers import Image, Labels
 from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.session import Session
 from napari_prosma.layers.labels import fit_brush
+from napari_prosma.layers.patient_view import patient_view
 from napari_prosma.scan.selection import Problem
 from napari_prosma.shortcuts import offer
 from napari_prosma.train.job import TrainingPreview, scan_in_view
@@ -74,6 +75,7 @@ class TrainController:
 
     def __init__(self, viewer: ViewerModel, view: AbstractTrainView, session: Session) -> None:
         self.viewer, self.view, self.session = viewer, view, session
+        patient_view(viewer)
         self._choices = TrainChoices(device=session.recall("device", "auto"))
         self._own_preset: dict[bool, Preset | None] = {False: known_preset(session.recall("preset")), True: None}
         self._own_budget: Budget | None = None

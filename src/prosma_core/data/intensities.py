@@ -1,4 +1,4 @@
-"""Intensities: checks, normalization to what the network expects, and whether they are Hounsfield units."""
+"""Intensities: checks, normalization for the network, whether they are Hounsfield units, and the window to see them."""
 
 from __future__ import annotations
 
@@ -261,6 +261,12 @@ BONE_HU = 2000.0
 """Half of the voxels of a CT scan at least lie below this."""
 _SAMPLE = 1 << 18
 """Voxels that are sampled, at most."""
+SOFT_TISSUE = (-160.0, 240.0)
+"""Window in which soft tissue of a CT scan is seen: level 40, width 400."""
+SEEN = (0.5, 99.5)
+"""Percentiles of the values between which other scans are seen."""
+FILLED = 0.2
+"""Share of a window that the values must fill between those percentiles: else all of it is nearly black, or white."""
 
 
 def looks_ct(data: Any) -> bool:
@@ -273,8 +279,45 @@ def looks_ct(data: Any) -> bool:
     """
     if not isinstance(data, np.ndarray) or data.dtype.kind not in "if" or data.ndim < 2:
         return False
-    step = max(1, math.ceil((data.size / _SAMPLE) ** (1 / data.ndim)))
-    voxels = np.asarray(data[(slice(None, None, step),) * data.ndim], np.float64)
+    voxels = _sampled(data)
     low = voxels.min()
     whole = np.isfinite(voxels).all() and -5000 < low <= AIR_HU and (voxels == np.rint(voxels)).all()
     return bool(whole and np.median(voxels) < BONE_HU)
+
+
+def _sampled(data: NDArray[Any]) -> NDArray[np.float64]:
+    """Voxels on a grid, at most `_SAMPLE`."""
+    step = max(1, math.ceil((data.size / _SAMPLE) ** (1 / data.ndim)))
+    return np.asarray(data[(slice(None, None, step),) * data.ndim], np.float64)
+
+
+def display_window(
+    data: NDArray[Any], stated: tuple[float, float] | None = None, *, modality: str = ""
+) -> tuple[float, float] | None:
+    """Values between which a scan is drawn from black to white.
+
+    Parameters
+    ----------
+    data : ndarray, integer or float
+        Of a large one a sample of voxels on a grid counts.
+    stated : tuple of (float, float), optional
+        Lowest and highest value as the file says; taken where the values fill at least the share `FILLED` of it.
+    modality : str
+        As DICOM abbreviates it, where the file tells. CT is drawn in `SOFT_TISSUE`, also where the values tell it.
+
+    Returns
+    -------
+    tuple of (float, float) or None
+        Else the percentiles `SEEN`. None where these are equal, as of a mask.
+    """
+    if data.dtype.kind not in "iuf" or not data.size:
+        return None
+    values = _sampled(data)
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return None
+    low, high = (float(v) for v in np.percentile(values, SEEN))
+    for window in (stated, SOFT_TISSUE if modality == "CT" or (not modality and looks_ct(data)) else None):
+        if window is not None and min(high, window[1]) - max(low, window[0]) >= FILLED * (window[1] - window[0]) > 0:
+            return window
+    return (low, high) if low < high else None

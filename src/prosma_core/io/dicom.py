@@ -40,9 +40,16 @@ class DicomHeader:
     ----------
     classes : dict of int to str
         Names of the segments of a segmentation.
+    modality : str
+        Such as ``"CT"``; empty where it says none.
+    window : tuple of (float, float)
+        Lowest and highest physical value to be drawn: the first window of each image, of a series the median. Empty
+        where it states none.
     """
 
     classes: dict[int, str] = field(default_factory=dict)
+    modality: str = ""
+    window: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,7 @@ class _Series:
     modality: str
     forms: tuple[PixelFormat, ...]
     segmentation: bool
+    window: tuple[float, ...] = ()
 
 
 def check_dicom(path: Path) -> None:
@@ -110,7 +118,7 @@ def read_dicom(path: Path, axes: str | None) -> Scan:
         data, names = np.moveaxis(data, -1, at), names[:at] + "c" + names[at:-1]
         channels = ("red", "green", "blue", "alpha")[: data.shape[at]]
     world: Any = "ras" if stack.patient else "image"
-    header = DicomHeader(classes)
+    header = DicomHeader(classes, series.modality, series.window)
     spec = ImageSpec(names, data.shape, affine_spacing(spatial), stack.unit, spatial, world, channels, "dicom", header)
     return Scan(data, spec)
 
@@ -185,7 +193,9 @@ def _one(source: Path, file: DicomFile, forms: tuple[PixelFormat, ...], slices: 
         if kind == "FRACTIONAL":
             msg = f"{source} is a fractional segmentation (probabilities). Export it as a binary segmentation."
             raise FileFormatError(msg)
-    return _Series(source, tuple(slices), file.data.text(_MODALITY), forms, uid in _SEGMENTATION)
+    windows = [one.window for one in slices if one.window]
+    window = tuple(float(end) for end in np.median(windows, axis=0)) if windows else ()
+    return _Series(source, tuple(slices), file.data.text(_MODALITY), forms, uid in _SEGMENTATION, window)
 
 
 def _values(series: _Series, stack: Stack) -> NDArray[Any]:

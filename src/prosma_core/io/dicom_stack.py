@@ -68,6 +68,7 @@ _POSITION, _ORIENTATION, _PIXEL_SPACING = 0x00200032, 0x00200037, 0x00280030
 _PLANE_POSITION, _PLANE_ORIENTATION, _PIXEL_MEASURES = 0x00209113, 0x00209116, 0x00289110
 _TRANSFORMATION, _SLOPE, _INTERCEPT = 0x00289145, 0x00281053, 0x00281052
 _THICKNESS, _BETWEEN = 0x00180050, 0x00180088
+_WINDOWS, _CENTER, _WIDTH = 0x00289132, 0x00281050, 0x00281051
 DIFFERENT = {
     "the echo time": ((0x00180081,), (0x00189114, 0x00189082)),
     "the echo number": ((0x00180086,),),
@@ -116,6 +117,8 @@ class Slice:
         Values of `DIFFERENT` and `TIMES`.
     segment : int
         Number of the segment, for segmentations.
+    window : tuple of (float, float)
+        Lowest and highest physical value to be drawn, by the first window stated; empty where there is none.
     """
 
     path: Path
@@ -130,6 +133,7 @@ class Slice:
     number: int
     marks: dict[str, str] = field(default_factory=dict, repr=False)
     segment: int = 0
+    window: tuple[float, ...] = ()
 
     @property
     def placed(self) -> bool:
@@ -195,7 +199,18 @@ def _slice(file: DicomFile, index: int, size: tuple[int, int], own: Any, shared:
         int(data.number(0x00200013) or 0),
         {name: mark for name, paths in {**DIFFERENT, **TIMES}.items() if (mark := _mark(paths, data, own, shared))},
         int(segments[0]) if segments else 0,
+        _window(data, own, shared),
     )
+
+
+def _window(data: DicomObject, own: Any, shared: Any) -> tuple[float, ...]:
+    """The first window of a frame; empty where none is stated, or its numbers make no sense."""
+    groups = (item for holder in (own, shared) if holder is not None for item in holder.items(_WINDOWS))
+    for holder in (*groups, data):
+        centers, widths = holder.numbers(_CENTER), holder.numbers(_WIDTH)
+        if centers and widths and math.isfinite(centers[0]) and math.isfinite(widths[0]) and widths[0] > 0:
+            return (centers[0] - widths[0] / 2, centers[0] + widths[0] / 2)
+    return ()
 
 
 def _mark(paths: Sequence[tuple[int, ...]], data: DicomObject, own: Any, shared: Any) -> str:

@@ -16,7 +16,7 @@ from prosma_core.config.model import ChannelIntensity, PreprocessConfig
 from prosma_core.data.frames import frames
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.data.grid import plan_grid
-from prosma_core.data.intensities import check_plausible, normalise, single_precision
+from prosma_core.data.intensities import SOFT_TISSUE, check_plausible, display_window, normalise, single_precision
 from prosma_core.errors import IntensityError
 from prosma_core.inference.prepare import network_image
 from prosma_core.io.images import read_image, write_image
@@ -210,3 +210,27 @@ def test_what_float32_holds() -> None:
     assert not single_precision(1e7, 1e7 + 1)
     assert not single_precision(0, 1e-31)
     assert not single_precision(float("nan"), 1)
+
+
+def test_a_scan_is_drawn_in_the_window_of_its_file_else_between_percentiles_of_its_values() -> None:
+    values = np.arange(10_000, dtype=np.int16).reshape(10, 20, 50)
+    values[0, 0, :3] = 32_000  # hot pixels
+    low, high = display_window(values)
+    assert (low, high) == pytest.approx((0.005 * 10_000, 0.995 * 10_000), abs=5)
+    assert display_window(values, (1000.0, 3000.0)) == (1000.0, 3000.0)
+    assert display_window(values, (-90_000.0, 90_000.0)) == (low, high)  # nothing would be seen
+    assert display_window(values, (50_000.0, 60_000.0)) == (low, high)
+    assert display_window(np.where(values > 5000, np.nan, values / 2.0))[1] < 2500
+    mask = np.zeros((90, 90), np.uint8)
+    mask[4, 4] = 1
+    for nothing in (mask, np.full((9, 9), np.nan), np.zeros((9, 9), bool)):
+        assert display_window(nothing) is None
+
+
+def test_ct_is_drawn_in_the_window_of_soft_tissue() -> None:
+    body = np.linspace(-1000, 900, 8000).round().astype(np.int16).reshape(20, 20, 20)
+    assert display_window(body) == SOFT_TISSUE  # by its values
+    assert display_window(body + 1024, modality="CT") == SOFT_TISSUE
+    assert display_window(body, (-1350.0, 150.0), modality="CT") == (-1350.0, 150.0)  # of the lung, as its file says
+    assert display_window(body, modality="MR") != SOFT_TISSUE
+    assert display_window(body[..., :2] * 0 + 3000, modality="CT") is None

@@ -449,3 +449,18 @@ def test_objects_without_an_image_are_left_out_of_a_folder(
     save(report, folder / "report.dcm")
     assert np.array_equal(read_image(folder).data, volume)
     assert "report.dcm (a structured report)" in caplog.text
+
+
+def test_the_first_window_of_the_images_is_kept_of_a_series_the_median(tmp_path: Path, volume: np.ndarray) -> None:
+    path = enhanced(tmp_path / "a.dcm", volume, [3.0 * k for k in range(6)])
+    assert read_image(path).spec.header.window == ()
+    data = pydicom.dcmread(path)
+    data.SharedFunctionalGroupsSequence[0].FrameVOILUTSequence = [content(WindowCenter=[40, 300], WindowWidth=[400, 9])]
+    save(data, path)
+    assert read_image(path).spec.header.window == (-160.0, 240.0)
+    for number, (center, width) in enumerate(((["50", "7"], ["100", "1"]), ("70", "100"), ("90", "0"))):
+        own = {"ImagePositionPatient": [0, 0, 3 * number], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
+        own |= {"PixelSpacing": [1, 1], "WindowCenter": center, "WindowWidth": width, "Modality": "CT"}
+        save(object_of(CT, number, volume[number], **own), tmp_path / "series" / f"{number}.dcm")
+    header = read_image(tmp_path / "series").spec.header
+    assert (header.window, header.modality) == ((10.0, 110.0), "CT")  # a width of 0 is none

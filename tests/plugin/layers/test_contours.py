@@ -1,0 +1,113 @@
+"""Results and previews as contours or filled, and colors that nobody takes for those of a class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from napari.layers import Image, Labels
+from napari.utils.colormaps import label_colormap
+
+from napari_prosma.gates.what_if import CHANGES, changes_beside
+from napari_prosma.jobs.session import Session, recall_looks
+from napari_prosma.layers.labels import APART, _distances, _rgb, colors_apart
+from napari_prosma.layers.results import (
+    LOOKS,
+    PREVIEW,
+    contour_width,
+    drawing_layer,
+    editable_copy,
+    image_layer,
+    labels_layer,
+    objects_layer,
+    show_contours,
+    toggle_contours,
+)
+from napari_prosma.layers.scan import METADATA, read
+from prosma_core.config.model import ClassInfo
+from prosma_core.training.classes import COLORS
+
+Classes = tuple[ClassInfo, ...]
+NOTES = {"model": "m"}
+
+
+@pytest.fixture(autouse=True)
+def _looks() -> Iterator[None]:
+    LOOKS.choose(contours=False, letters=True)
+    yield
+    LOOKS.choose(contours=False, letters=True)
+
+
+def test_one_toggle_draws_all_results_as_contours_and_those_to_come(classes: Classes) -> None:
+    viewer, scan = ViewerModel(), read(Image(np.zeros((4, 500, 600)), name="scan"))
+    labels = np.zeros(scan.spec.shape, np.uint8)
+    result = labels_layer(scan, labels, classes, "result", NOTES)
+    objects = objects_layer(scan, labels, {"index": []}, "objects", NOTES)
+    own, corrected = drawing_layer(scan, "painted"), editable_copy(result)
+    others: list[Any] = [own, corrected, Labels(labels), image_layer(scan, labels / 1.0, "zyx", "entropy", NOTES)]
+    for layer in (result, objects, *others):
+        viewer.add_layer(layer)
+    toggle_contours(viewer)
+    assert (result.contour, objects.contour) == (2, 2)  # of 500 pixels
+    assert [layer.contour for layer in others[:3]] == [0, 0, 0]
+    assert labels_layer(scan, labels, classes, "next", NOTES).contour == 2
+    toggle_contours(viewer)
+    assert (result.contour, objects.contour) == (0, 0)
+    result.contour = 5  # in napari's own controls
+    show_contours(result, viewer)
+    assert result.contour == 5
+
+
+def test_a_preview_never_mixes_its_colors_with_painted_labels(classes: Classes) -> None:
+    viewer, scan = ViewerModel(), read(Image(np.zeros((4, 50, 60)), name="scan"))
+    preview = labels_layer(scan, np.zeros(scan.spec.shape, np.uint8), classes, "preview", NOTES)
+    preview.metadata[METADATA][PREVIEW] = True
+    painted = viewer.add_layer(drawing_layer(scan, "painted"))
+    viewer.add_layer(preview)
+    show_contours(preview, viewer)
+    assert preview.contour == contour_width(preview) == 1
+    painted.visible = False
+    show_contours(preview, viewer)
+    assert preview.contour == 0
+    toggle_contours(viewer)
+    assert preview.contour == 1
+
+
+def test_looks_are_remembered(jobs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Session(tmp_path, jobs)
+    toggle_contours(ViewerModel())
+    LOOKS.choose(letters=False)
+    assert (session.recall("contours"), session.recall("letters")) == (True, False)
+    LOOKS.changed.disconnect(session._remember_looks)
+    LOOKS.choose(contours=False, letters=True)
+    LOOKS.recalled = False
+    monkeypatch.setattr("napari_prosma.jobs.session.user_config_path", lambda _: tmp_path)
+    recall_looks()  # as where a file is opened before any widget
+    assert (LOOKS.contours, LOOKS.letters) == (True, False)
+    Session(tmp_path / "other", jobs)
+    assert (LOOKS.contours, LOOKS.letters) == (False, True)
+
+
+@pytest.mark.parametrize("count", range(1, 21))
+def test_changes_are_drawn_in_colors_that_no_class_has(count: int) -> None:
+    own = [COLORS[1 + i % (len(COLORS) - 1)] for i in range(count)]
+    drawn = label_colormap(49).map(np.arange(1, count + 1))[:, :3]
+    napari = ["#" + "".join(f"{round(255 * part):02x}" for part in color) for color in drawn.tolist()]
+    for colors in (own, napari):
+        made = (ClassInfo(value=0, name="background"), *(
+            ClassInfo(value=i + 1, name=f"class {i}", color=color) for i, color in enumerate(colors)
+        ))  # fmt: skip
+        changes = [_rgb(c.color) for c in changes_beside(made)[1:]]
+        assert _distances(np.array(changes), [_rgb(color) for color in colors]).min() >= APART
+        for i, change in enumerate(changes):
+            assert _distances(change[None], changes[:i] + changes[i + 1 :]).min() >= APART / 2
+
+
+def test_wanted_colors_stay_where_no_class_is_like_them() -> None:
+    wanted = [c.color for c in CHANGES[1:]]
+    assert colors_apart(wanted, ["#4363d8"]) == wanted
+    assert colors_apart(["#e6194b"], ["#e6194b"]) != ["#e6194b"]
