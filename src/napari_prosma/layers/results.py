@@ -104,7 +104,7 @@ def show_contours(layer: Any, viewer: ViewerModel | None = None) -> None:
 
 def contour_width(layer: Labels) -> int:
     """Width of a contour in pixels of a layer that is still seen where all of a slice is in view."""
-    shape = layer.data[0].shape if layer.multiscale else layer.data.shape
+    shape: tuple[int, ...] = layer.data[0].shape if layer.multiscale else layer.data.shape
     return max(1, round(min(shape[-2:]) / THIN))
 
 
