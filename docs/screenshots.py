@@ -75,11 +75,11 @@ class Desk:
 
     def segment(self) -> SegmentWidget:
         """The Segment widget, in front."""
-        return open_dock(self.viewer, "Segment", self.session)
+        return open_dock(self.viewer, "ProSMA Segment", self.session)
 
     def train(self) -> TrainWidget:
         """The Train widget, in front."""
-        return open_dock(self.viewer, "Train", self.session)
+        return open_dock(self.viewer, "ProSMA Train", self.session)
 
     def show(self, image: Scan, truth: Scan, name: str) -> Image:
         """Open a scan at its widest slice."""
@@ -175,7 +175,7 @@ def take_objects(desk: Desk) -> None:
     choose(desk, "nuclei-fluorescence")
     widget.controller.choose_options(InferenceConfig(objects=True))
     widget.controller.start_or_cancel()
-    wait(lambda: widget.progress_text().startswith("Tile 8 ") or widget.controller.run is None)
+    wait(lambda: widget.progress_text().startswith("Segmenting: ") or widget.controller.run is None)
     desk.picture("segment-running")
     wait(lambda: widget.controller.run is None)
     *_, result, objects = desk.viewer.layers

@@ -28,7 +28,7 @@ def take_gates(desk: Desk) -> None:
     if not SCAN.is_file():
         return
     viewer = desk.viewer
-    widget = open_dock(viewer, "Gates", desk.session)
+    widget = open_dock(viewer, "ProSMA Gates", desk.session)
     scan = viewer.open(str(SCAN), plugin="napari")[0]
     truth = read_labels(SCAN.parents[1] / "labels" / SCAN.name).data
     drawn = viewer.add_labels((truth > 0).astype(np.uint8), name="Drawn by an expert", visible=False)

@@ -146,6 +146,7 @@ def _values(found: InspectionResult, info: MapInfo, voxel: Mapping[str, int]) ->
 
 TEXTS = RunTexts(
     cancel_tooltip="Stop this inspection.",
+    doing="Inspecting",
     broken="The gates could not be shown: {reason}. Inspect again.",
 )
 

@@ -121,6 +121,8 @@ def _distribution(summary: LevelSummary, channel: int) -> Bars:
 
 HEIGHT = 118
 """Pixels of the bars, without the heading."""
+LEAST_TOP = 5.0
+"""Percent that a scale holds at least, so that noise does not look like a distribution."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,4 +279,4 @@ def _edges(bars: Bars) -> NDArray[np.float64]:
 
 def _top(bars: Bars) -> float:
     line = bars.line if bars.line is not None else bars.heights
-    return max(float(bars.heights.max()), float(line.max()), 1e-6)
+    return max(float(bars.heights.max()), float(line.max()), LEAST_TOP)

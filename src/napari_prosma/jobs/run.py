@@ -140,6 +140,8 @@ class RunTexts:
 
     Attributes
     ----------
+    doing : str
+        What the job does with the scan, part by part.
     cancel, cancel_tooltip : str
         The main button while the job runs.
     cancelling, cancelling_tooltip : str
@@ -150,6 +152,7 @@ class RunTexts:
 
     cancel_tooltip: str
     broken: str
+    doing: str = "Segmenting"
     cancel: str = "Cancel"
     cancelling: str = "Cancelling…"
     cancelling_tooltip: str = "The engine finishes its current tile."
@@ -219,7 +222,7 @@ class ShownRun(JobRun):
 
     def _show_tile(self, tile: TileDone) -> None:
         left = self._time.text(tile.done, tile.total)
-        text = f"Tile {tile.done} of {tile.total}" + (f", {left}" if left else "")
+        text = f"{self._texts.doing}: {100 * tile.done // tile.total} %" + (f", {left}" if left else "")
         self._run_view.show_progress(tile.done, tile.total, text)
         self._activity.show_progress(tile.done, tile.total)
 

@@ -20,6 +20,8 @@ REDRAW = 200
 """Least milliseconds between two drawings of the steps' losses."""
 LEVELS = ("#3b9eff", "#e8590c", "#30a46c", "#d6409f", "#b58900", "#8e6fe8")
 """Colors of the levels, the finest first; they show on dark and on light."""
+LOSS = ("#f2b134", "#3b9eff", "#d6409f", "#30a46c")
+"""Colors of the loss: the one least like those of the classes."""
 
 
 class TrainingPlots(QWidget):
@@ -29,6 +31,7 @@ class TrainingPlots(QWidget):
         super().__init__()
         self._steps: list[tuple[float, float]] = []
         self._last = 0.0
+        self._classes: Sequence[ClassInfo] = ()
         self._learning: Plot | None = None
         self._gates: Plot | None = None
         self._timer = QTimer(self)
@@ -49,13 +52,12 @@ class TrainingPlots(QWidget):
         classes : sequence of ClassInfo
             For the colors.
         """
-        self._last = float(rows[-1]["epoch"]) if rows else 0.0
+        self._classes, self._last = classes, float(rows[-1]["epoch"]) if rows else 0.0
         self._steps = [step for step in self._steps if rows and step[0] > self._last]
         self.setVisible(bool(rows))
         if not rows and self._learning is None:
             return
-        loss = [Curve("training loss", "", _points(rows, "loss"), left=True)] if rows else []
-        self._learning_plot().show_curves([*loss, *_dice(rows, classes)])
+        self._learning_plot().show_curves([_loss(rows, classes), *_dice(rows, classes)])
         levels = _levels(rows)
         if levels:
             self._gates_plot().show_curves(levels)
@@ -81,15 +83,30 @@ class TrainingPlots(QWidget):
     def _learning_plot(self) -> Plot:
         """The first plot, made when it is first needed: importing what draws it takes a third of a second."""
         if self._learning is None:
-            self._learning = Plot("Training loss (left), Dice (right)", 1)
+            self._learning = Plot("Training loss (left) and Dice (right) by epoch", 1)
+            self._learning.show_curves([_loss((), self._classes)])
             self._layout.insertWidget(0, self._learning)
         return self._learning
 
     def _gates_plot(self) -> Plot:
         if self._gates is None:
-            self._gates = Plot("Gates: median threshold (left, dashed), removed share in % (right)", 100)
+            self._gates = Plot("Gates by epoch: median threshold (left, dashed), removed share in % (right)", 100)
             self._layout.addWidget(self._gates)
         return self._gates
+
+
+def _loss(rows: Sequence[Mapping[str, Any]], classes: Sequence[ClassInfo]) -> Curve:
+    return Curve("training loss", _loss_color(classes), _points(rows, "loss"), left=True)
+
+
+def _loss_color(classes: Sequence[ClassInfo]) -> str:
+    """The color of the loss that is farthest from every class's."""
+    taken = [QColor(info.color).getRgb()[:3] for info in classes]
+
+    def distance(color: str) -> float:
+        return min((math.dist(QColor(color).getRgb()[:3], other) for other in taken), default=0.0)
+
+    return max(LOSS, key=distance)
 
 
 def _dice(rows: Sequence[Mapping[str, Any]], classes: Sequence[ClassInfo]) -> list[Curve]:
@@ -136,8 +153,12 @@ NAMED = 8
 """Most curves that a legend names."""
 LONGEST_NAME = 28
 """Letters of a name in the legend; more are cut off."""
-FEW = 30
-"""Curves of fewer points show them."""
+FEW, VERY_FEW = 30, 4
+"""Curves of fewer points show them, and show them large."""
+FEW_EPOCHS = 8
+"""Up to so many epochs, each has its figure on the scale."""
+USUAL = 95
+"""Percentile of the steps' losses that the scale holds: a single one does not press the others flat."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +193,8 @@ class Plot(QWidget):
     heading : str
         What is drawn, and on which scale.
     top : float
-        Upper end of the right scale; the lower is 0. The left one fits its curves.
+        Upper end of the right scale; the lower is 0. The left one begins at 0, too, and holds its curves: what hardly
+        changes looks like it.
     """
 
     def __init__(self, heading: str, top: float) -> None:
@@ -193,7 +215,7 @@ class Plot(QWidget):
         self._area.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
         self._item = self._area.getPlotItem()
         self._item.hideButtons()
-        self._item.layout.setContentsMargins(1, ABOVE, 1, 1)
+        self._item.layout.setContentsMargins(1, ABOVE, 4, 1)
         self._item.showAxis("right")
         self._right = pyqtgraph.ViewBox(enableMenu=False)
         self._item.scene().addItem(self._right)
@@ -245,10 +267,13 @@ class Plot(QWidget):
             for side in ("left", "bottom", "right"):
                 self._item.getAxis(side).setPen(mixed(text, back))
                 self._item.getAxis(side).setTextPen(text)
-            self._step_curve.setPen(mixed(text, back))
         shown = [clear(QColor(c.color), text, back) if c.color else text for c in self._curves]
         curves = [replace(curve, color=color.name()) for curve, color in zip(self._curves, shown, strict=True)]
         self._make_items([curve.left for curve in curves])
+        own = {curve.color for curve in curves if curve.left}
+        left = QColor(own.pop()) if len(own) == 1 else text
+        self._item.getAxis("left").setTextPen(left)  # of one curve, in its color
+        self._step_curve.setPen(mixed(left, back))
         for item, curve in zip(self._items, curves, strict=True):
             item.setData(*_columns(curve.points), **_style(curve))
         self._item.showAxis("left", any(curve.left for curve in curves) or not curves)
@@ -271,12 +296,19 @@ class Plot(QWidget):
             (self._item if on_left else self._right).addItem(item)
 
     def _fit(self) -> None:
-        """Make the scale of the epochs begin at 0 and hold one epoch at least, and all curves."""
+        """Make the scales begin at 0; that of the epochs holds one epoch at least, and all curves."""
         ends = [1.0]
         ends += [curve.points[-1][0] for curve in self._curves if curve.points]
         steps, _ = self._step_curve.getData()
         ends += [] if steps is None or not len(steps) else [math.ceil(steps[-1])]  # one scale for all of an epoch
         self._item.setXRange(0, max(ends), padding=0.02)
+        spacing = (1.0, 1.0) if max(ends) <= FEW_EPOCHS else (None, None)
+        self._item.getAxis("bottom").setTickSpacing(*spacing)
+        values = [y for curve in self._curves if curve.left for _, y in curve.points]
+        usual, losses = [], self._step_curve.getData()[1]
+        if losses is not None and len(losses):
+            usual = [float(np.percentile(losses, USUAL))]
+        self._item.setYRange(min([0.0, *values]), max([*values, *usual], default=0.0) or 1.0, padding=0.04)
 
 
 def _columns(points: Sequence[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
@@ -290,8 +322,8 @@ def _style(curve: Curve) -> dict[str, Any]:
 
     style = Qt.PenStyle.DashLine if curve.dashed else Qt.PenStyle.SolidLine
     pen = pyqtgraph.mkPen(curve.color, width=1.5, style=style)
-    symbol = "o" if len(curve.points) < FEW else None
-    return {"pen": pen, "symbol": symbol, "symbolSize": 4, "symbolBrush": curve.color, "symbolPen": None}
+    symbol, size = "o" if len(curve.points) < FEW else None, 7 if len(curve.points) < VERY_FEW else 4
+    return {"pen": pen, "symbol": symbol, "symbolSize": size, "symbolBrush": curve.color, "symbolPen": None}
 
 
 def _legend(curves: Sequence[Curve]) -> str:

@@ -83,6 +83,9 @@ class NoteLabel(PlainLabel):
         self._fit()
 
     def _fit(self) -> None:
+        if self.textFormat() != Qt.TextFormat.PlainText:
+            super().setText(self._whole)
+            return
         metrics, room = self.fontMetrics(), self.contentsRect().width() - EDGE
         fitting = WORD.sub(
             lambda word: metrics.elidedText(word[0], Qt.TextElideMode.ElideMiddle, max(room, SHORTEST)), self._whole

@@ -60,7 +60,7 @@ class SegmentDesk(Desk):
     def start(self) -> Labels:
         """Click Segment and wait until the first labels are there; return the growing result."""
         self.click("run")
-        self.until(lambda: self.controller.run is None or self.progress().startswith("Tile"))
+        self.until(lambda: self.controller.run is None or self.progress().startswith("Segmenting: "))
         assert self.controller.run is not None, "it was over before it could be watched"
         return self.controller.run.labels
 

@@ -183,7 +183,7 @@ widget.controller.choose_model(next(m for m in widget.controller.session.models(
 widget.controller.start_or_cancel()
 
 def look():
-    if widget.progress_text().startswith("Tile"):
+    if widget.progress_text().startswith("Segmenting: "):
         print(widget.controller.session.jobs.pid)
         timer.stop()
         viewer.close()

@@ -43,7 +43,7 @@ def test_inspect_becomes_cancel_and_leaves_nothing_when_it_is_cancelled(widget: 
     job = widget.start()
     assert widget.text("run") == "Cancel"
     job.say(TileDone(9, 36))
-    assert widget.view.progress_text().startswith("Tile 9 of 36")
+    assert widget.view.progress_text().startswith("Inspecting: 25 %")
     widget.controller.start_or_cancel()
     assert job.cancelled
     assert widget.text("run") == "Cancelling…"

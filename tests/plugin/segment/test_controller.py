@@ -208,7 +208,7 @@ def test_segment_becomes_cancel_and_shows_how_far_it_is(widget: Widget, scan_dat
     assert widget.text("run") == "Cancel"
     job.say(StageStarted("Segmenting: 36 tiles."))
     job.say(TileDone(9, 36))
-    assert widget.view.progress_text().startswith("Tile 9 of 36")
+    assert widget.view.progress_text().startswith("Segmenting: 25 %")
     assert "36 tiles" in widget.text("messages")
     widget.controller.start_or_cancel()
     assert job.cancelled

@@ -63,7 +63,7 @@ def fill(view: SegmentView, state: str) -> None:
         view.show_notes("12 time points are segmented one by one.")
         view.show_run("Cancel", enabled=True, tooltip="")
         view.show_running(True)
-        view.show_progress(2, 12, "Tile 2 of 12, about 1 h 11 min left")
+        view.show_progress(2, 12, "Segmenting: 16 %, about 1 h 11 min left")
     else:
         view.advanced.expand()
         rows = [ClassRow(1, "anterior hippocampus", "#e6194b", 123_456_789, 1234.5)]

@@ -81,7 +81,7 @@ def test_loss_and_dice_are_drawn_over_epochs(plots: TrainingPlots) -> None:
     plots.show_history(ROWS, CLASSES)
     text = plots.palette().windowText().color().name()
     assert drawn(areas(plots)[0]) == {
-        f"left {text} SolidLine": [(1, 2.0), (2, 1.0), (3, pytest.approx(2 / 3, abs=1e-5)), (4, 0.5)],
+        "left #3b9eff SolidLine": [(1, 2.0), (2, 1.0), (3, pytest.approx(2 / 3, abs=1e-5)), (4, 0.5)],
         "right #e6194b SolidLine": [(2, 0.5), (4, 0.75)],
         "right #3cb44b SolidLine": [(2, 0.3), (4, 0.25)],
         f"right {text} DashLine": [(2, 0.4), (4, 0.5)],
@@ -96,6 +96,20 @@ def test_the_uppermost_figures_of_the_scales_have_room(plots: TrainingPlots) -> 
     for area in areas(plots):
         box = area.getPlotItem().getViewBox().sceneBoundingRect()
         assert box.top() >= QFontMetrics(QApplication.font()).ascent() / 2
+
+
+def test_the_loss_has_a_color_of_its_own_and_scales_begin_at_zero(plots: TrainingPlots) -> None:
+    blue = (ClassInfo(value=1, name="liver", color="#3b9eff"),)
+    plots.show_history([row(1, dice={"liver": 0.5})], blue)
+    assert {key.split()[1] for key in drawn(areas(plots)[0]) if key.startswith("left")} == {"#f2b134"}
+    for area, top in zip(areas(plots), (2.0, 0.6), strict=True):  # loss, thresholds: from the first epoch on
+        low, high = area.getPlotItem().viewRange()[1]
+        assert -0.1 * top < low <= 0
+        assert top < high < 1.2 * top
+    for step in range(99):
+        plots.show_step(1.01 + step / 100, 90.0 if step == 50 else 1.0)
+    plots._draw_steps()
+    assert areas(plots)[0].getPlotItem().viewRange()[1][1] < 3  # one step does not press the curve flat
 
 
 def test_what_the_gates_do_is_drawn_level_by_level(plots: TrainingPlots) -> None:
@@ -166,7 +180,7 @@ def test_a_new_run_begins_without_the_curves_of_the_last(plots: TrainingPlots, q
     learning, gates = areas(plots)
     assert list(drawn(learning).values()) == [[(0.1, 3.0)]]
     assert not gates.isVisible()
-    assert legends(plots)[0] == ""
+    assert legends(plots)[0].endswith("training&nbsp;loss")
 
 
 def test_names_are_plain_text_and_many_are_counted(plots: TrainingPlots) -> None:
@@ -224,8 +238,8 @@ def test_the_view_passes_on_what_is_drawn(qtbot: QtBot) -> None:
     view = TrainView()
     qtbot.addWidget(view)
     view.show_history(ROWS, CLASSES)
-    view.show_step(4.5, 0.4)
     assert len(drawn(areas(view)[0])) == 4
+    view.show_step(4.5, 0.4)
     qtbot.waitUntil(lambda: [(4.5, 0.4)] in drawn(areas(view)[0]).values())
 
 
