@@ -19,7 +19,9 @@ def test_a_killed_engine_is_a_sentence_and_the_next_look_works(bare_desk: Any, v
     bare_desk.viewer.add_image(np.tile(volume, (1, 3, 3)), name="scan")
     bare_desk.choose("plain-3d")
     bare_desk.click("run")
-    bare_desk.until(lambda: bare_desk.controller.run is None or bare_desk.widget.progress_text().startswith("Inspecting: "))
+    bare_desk.until(
+        lambda: bare_desk.controller.run is None or bare_desk.widget.progress_text().startswith("Inspecting: ")
+    )
     os.kill(bare_desk.session.jobs.pid, signal.SIGKILL)
     bare_desk.until(lambda: bare_desk.controller.run is None)
     assert "memory" in bare_desk.text("error")
