@@ -93,6 +93,7 @@ def test_wheel_carries_the_shipped_models_and_their_cards(tmp_path: Path) -> Non
     shipped = [file for file in (ROOT / "src" / "prosma_core" / "pretrained").glob("*.*") if file.suffix != ".py"]
     assert {f"prosma_core/pretrained/{file.name}" for file in shipped} <= inside
     assert {"prosma_core/py.typed", "prosma_core/errors.py", "napari_prosma/__init__.py"} <= inside
+    assert {f"napari_prosma/help/{name}-widget.md" for name in ("segment", "train", "gates")} <= inside
     models = [entry for entry in zipfile.ZipFile(wheel).infolist() if entry.filename.endswith(".safetensors")]
     assert wheel.stat().st_size < LARGEST_WHEEL
     assert len(models) == len([file for file in shipped if file.suffix == ".safetensors"])

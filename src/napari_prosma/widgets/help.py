@@ -1,0 +1,167 @@
+"""Help of a widget: its page of the docs, shown offline, the docs online, and About."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from napari.settings import get_settings
+from napari.utils.theme import get_theme
+from qtpy.QtCore import Qt, QUrl
+from qtpy.QtGui import QColor, QDesktopServices, QPalette, QTextBlock
+from qtpy.QtWidgets import QDialog, QDialogButtonBox, QMenu, QTextBrowser, QToolButton, QVBoxLayout, QWidget
+
+import prosma_core
+from prosma_core.io.bundle import read_header, shipped_models
+
+SITE = "https://napari-prosma.github.io/napari-prosma/"
+"""The docs online; a page has the name of its file."""
+SHIPPED = Path(__file__).parents[1] / "help"
+"""Pages in an installed package."""
+SOURCES = Path(__file__).parents[3] / "docs"
+"""Pages in a checkout."""
+PICTURE = re.compile(r"!\[[^\]]*\]\([^)]*\)")
+"""Left out of pages that are shown offline: pictures are not shipped."""
+CITATION = (
+    "If you use this software, please cite it by its name and version, and the paper that introduced the network:\n\n"
+    "Chun-Wun Cheng, Yanqi Cheng, Peiyuan Jing, Guang Yang, Javier A. Montoya-Zegarra, Carola-Bibiane Schönlieb, "
+    "Angelica I. Aviles-Rivero. *ProSMA-UNet: Decoder Conditioning for Proximal-Sparse Skip Feature Selection.* "
+    "[arXiv:2603.03187](https://arxiv.org/abs/2603.03187), 2026.\n\n"
+    "This is an independent re-implementation from the abstract of the paper."
+)
+
+
+class HelpButton(QToolButton):
+    """The "?" of a widget.
+
+    Parameters
+    ----------
+    page : str
+        Name of the widget's page, without its suffix.
+    """
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.setText("?")
+        self.setObjectName("help")
+        self.setAccessibleName("Help")
+        self.setToolTip("Help on this widget, the documentation online, and about ProSMA.")
+        self.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setStyleSheet("QToolButton::menu-indicator { image: none; }")
+        self._page = page
+        menu = QMenu(self)
+        menu.addAction("Help on this widget", self.show_page)
+        menu.addAction("Documentation online", lambda: QDesktopServices.openUrl(QUrl(online(page))))
+        menu.addAction("About ProSMA", self.show_about)
+        self.setMenu(menu)
+
+    def show_page(self) -> None:
+        """Show the widget's page."""
+        HelpWindow(self.window(), self._page).show()
+
+    def show_about(self) -> None:
+        """Show version, citation and licences."""
+        HelpWindow(self.window(), "", about()).show()
+
+
+class HelpWindow(QDialog):
+    """A window with a page of the docs; links to pages that are not shipped open the browser.
+
+    Parameters
+    ----------
+    parent : QWidget
+    page : str
+        Name of the page, without its suffix.
+    text : str, optional
+        Shown instead of the page, in Markdown.
+    """
+
+    def __init__(self, parent: QWidget, page: str, text: str | None = None) -> None:
+        super().__init__(parent)
+        self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        self.setWindowTitle("ProSMA help" if text is None else "About ProSMA")
+        self._text = QTextBrowser()
+        self._text.setOpenLinks(False)
+        self._text.anchorClicked.connect(self._follow)
+        self._text.setAccessibleName(self.windowTitle())
+        colors = self._text.palette()
+        colors.setColor(QPalette.ColorRole.Link, QColor(link_color()))
+        self._text.setPalette(colors)
+        buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
+        buttons.rejected.connect(self.reject)
+        layout = QVBoxLayout(self)
+        layout.addWidget(self._text)
+        layout.addWidget(buttons)
+        self.resize(760, 620)
+        self._page = page
+        self._text.setMarkdown(read_page(page) if text is None else text)
+
+    def text(self) -> str:
+        """What is shown, without its markup."""
+        return self._text.toPlainText()
+
+    def _follow(self, url: QUrl) -> None:
+        target, _, heading = url.toString().partition("#")
+        page = target.removesuffix(".md") or self._page
+        if url.scheme() or not is_shipped(page):
+            QDesktopServices.openUrl(url if url.scheme() else QUrl(online(page, heading)))
+            return
+        if page != self._page:
+            self._page = page
+            self._text.setMarkdown(read_page(page))
+        self._show_heading(heading)
+
+    def _show_heading(self, heading: str) -> None:
+        document = self._text.document()
+        block: QTextBlock = document.begin()
+        while block.isValid() and not (block.blockFormat().headingLevel() and anchor(block.text()) == heading):
+            block = block.next()
+        top = document.documentLayout().blockBoundingRect(block).top() if block.isValid() else 0
+        self._text.verticalScrollBar().setValue(round(top))
+
+
+def link_color() -> str:
+    """A blue that can be read in the present theme."""
+    bright = sum(get_theme(get_settings().appearance.theme).text.as_rgb_tuple()[:3]) > 3 * 128
+    return "#6ab0ff" if bright else "#0b57d0"
+
+
+def anchor(heading: str) -> str:
+    """What links call a heading.
+
+    Examples
+    --------
+    >>> anchor("Which model is chosen?")
+    'which-model-is-chosen'
+    """
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def is_shipped(page: str) -> bool:
+    """Whether a page can be shown offline."""
+    return bool(re.fullmatch(r"[\w-]+", page)) and _file(page).is_file()
+
+
+def read_page(page: str) -> str:
+    """Text of a page in Markdown, without its pictures."""
+    return PICTURE.sub("", _file(page).read_text(encoding="utf-8"))
+
+
+def online(page: str, heading: str = "") -> str:
+    """Address of a page of the docs online."""
+    return f"{SITE}{page}/{f'#{heading}' if heading else ''}"
+
+
+def about() -> str:
+    """Version, citation, licences of code and models, in Markdown."""
+    headers = [read_header(path) for path in shipped_models().values()]
+    models = "\n".join(f"- **{header.name}**: {header.licence}. {header.attribution}" for header in headers)
+    return (
+        f"# napari-prosma {prosma_core.__version__}\n\nNot a medical device: results are for research and must be "
+        f"checked by a person.\n\n{CITATION}\n\n## Licences\n\nCode: BSD-3-Clause. Shipped models:\n\n{models}\n"
+    )
+
+
+def _file(page: str) -> Path:
+    return (SHIPPED if SHIPPED.is_dir() else SOURCES) / f"{page}.md"

@@ -1,0 +1,90 @@
+"""Help of the widgets: their pages, offline; About with version, citation and licences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pytestqt.qtbot import QtBot
+from qtpy.QtCore import QUrl
+from qtpy.QtGui import QDesktopServices
+from qtpy.QtWidgets import QWidget
+
+import prosma_core
+from napari_prosma.widgets import help as help_module
+from napari_prosma.widgets.help import HelpButton, HelpWindow, about, anchor, is_shipped, online, read_page
+from prosma_core.io.bundle import shipped_models
+
+ROOT = Path(__file__).resolve().parents[3]
+PAGES = ("segment-widget", "train-widget", "gates-widget")
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the addresses that a browser was asked for."""
+    asked: list[str] = []
+    monkeypatch.setattr(QDesktopServices, "openUrl", lambda url: asked.append(url.toString()))
+    return asked
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_page_of_each_widget_is_shown_without_a_network(page: str, qtbot: QtBot, opened: list[str]) -> None:
+    parent = QWidget()
+    qtbot.addWidget(parent)
+    window = HelpWindow(parent, page)
+    title = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+    assert window.text().startswith(title)
+    assert "![" not in read_page(page)
+    assert ".png" not in window.text()
+    assert opened == []
+
+
+def test_links_stay_in_the_window_where_the_page_is_there(qtbot: QtBot, opened: list[str]) -> None:
+    parent = QWidget()
+    qtbot.addWidget(parent)
+    window: Any = HelpWindow(parent, "segment-widget")
+    window.show()
+    window._follow(QUrl("#keyboard-shortcuts"))
+    assert window._text.verticalScrollBar().value() > 100
+    window._follow(QUrl("train-widget.md"))
+    assert "Train widget" in window.text()
+    window._follow(QUrl("../CHANGELOG.md"))
+    window._follow(QUrl("no-such-page.md#its-part"))
+    window._follow(QUrl("https://napari.org"))
+    assert opened[1:] == [online("no-such-page", "its-part"), "https://napari.org"]
+    assert not is_shipped("../README")
+
+
+def test_anchors_are_those_of_the_docs() -> None:
+    assert anchor("Was it worth it?") == "was-it-worth-it"
+    assert anchor("The walk: open a scan, draw or segment") == "the-walk-open-a-scan-draw-or-segment"
+
+
+def test_about_names_version_paper_and_the_licence_of_every_model() -> None:
+    text = about()
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert f"napari-prosma {prosma_core.__version__}" in text
+    paper = citation["references"][0]
+    assert paper["title"] in text
+    assert all(f"{a['given-names']} {a['family-names']}" in text for a in paper["authors"])
+    for name in shipped_models():
+        assert f"**{name}**" in text
+    assert "CC-BY-SA-4.0" in text
+    assert "BSD-3-Clause" in text
+
+
+def test_the_button_opens_page_site_and_about(qtbot: QtBot, opened: list[str]) -> None:
+    parent = QWidget()
+    qtbot.addWidget(parent)
+    button = HelpButton("gates-widget")
+    button.setParent(parent)
+    page, site, about_this = button.menu().actions()
+    page.trigger()
+    about_this.trigger()
+    site.trigger()
+    shown = [window.text() for window in parent.findChildren(HelpWindow)]
+    assert any(text.startswith("The Gates widget") for text in shown)
+    assert any(prosma_core.__version__ in text for text in shown)
+    assert opened == [f"{help_module.SITE}gates-widget/"]
