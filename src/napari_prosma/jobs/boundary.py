@@ -140,7 +140,7 @@ class Jobs:
         """
         self._engine.check_idle()
         if self._aside is not None or any(job.preparing for job in self._begun):
-            msg = "The engine is busy with another job. Wait for it, or cancel it."
+            msg = "Another job is running. Wait for it, or cancel it."
             raise EngineBusyError(msg)
 
         def tell(message: Message) -> None:

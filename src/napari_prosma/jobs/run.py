@@ -155,7 +155,7 @@ class RunTexts:
     doing: str = "Segmenting"
     cancel: str = "Cancel"
     cancelling: str = "Cancelling…"
-    cancelling_tooltip: str = "The engine finishes its current tile."
+    cancelling_tooltip: str = "Stops after the current tile."
 
 
 class ShownRun(JobRun):

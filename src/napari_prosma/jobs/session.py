@@ -207,7 +207,7 @@ def format_devices(chosen: str, ready: Ready | None, *, alive: bool) -> tuple[li
     alive : bool
         Whether it is on its way.
     """
-    facts = "The engine is starting…" if alive else "The engine starts with the next run."
+    facts = "Looking for a GPU…" if alive else "The devices are listed when the next run starts."
     names = ["auto"]
     if ready is not None:
         names = list(ready.devices)

@@ -205,7 +205,7 @@ TEXTS = RunTexts(
     cancel="Stop",
     cancel_tooltip="Stop within one step; what was learned so far is kept.",
     cancelling="Stopping…",
-    cancelling_tooltip="The engine finishes its current step.",
+    cancelling_tooltip="Stops after the current step.",
     broken="The training could not be shown: {reason}. Resume it below.",
 )
 

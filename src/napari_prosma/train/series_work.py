@@ -406,7 +406,7 @@ class SeriesWork:
             self._jobs.check_idle()
         except EngineBusyError as error:
             if tries:
-                self._is_busy("Waiting for the engine…")
+                self._is_busy("Waiting for the job that is running…")
                 self._wait = self._jobs.timer(lambda: self._segment(series, work, tries - 1))
                 self._wait.start(PAUSE)
             else:

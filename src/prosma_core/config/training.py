@@ -157,14 +157,14 @@ class TrainingConfig(Config):
     removed_weight: float = Field(default=1.0, ge=0)
     """Weight of the squared distance to `removed_target`."""
     patience: int | None = Field(default=None, ge=1)
-    """Stop after this many epochs (at least `validation_every`) without a better validation Dice."""
+    """Stop after this many epochs (at least those between two validations) without a better validation Dice."""
     validation_cases: int = Field(default=16, ge=1)
     """Cases validated after each epoch (the whole validation set at the end)."""
     validation_every: int = Field(default=1, ge=1)
     """Epochs between validations."""
     keep: Literal["auto", "best", "last"] = "auto"
     """Which weights become the model: of the best validation, or the last (nothing is chosen on the validation);
-    ``auto``: the last where fewer than 5 scans or slices are held out, too few to choose by."""
+    auto: the last where fewer than 5 scans or slices are held out, too few to choose by."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of weights, patches and augmentation."""
     amp: bool = True

@@ -152,7 +152,7 @@ ANSWER = 5.0
 """Seconds after which a job is told that the engine does not answer."""
 STARTING = 60.0
 """The same of an engine that has not started yet."""
-NOT_ANSWERING = "The engine is not answering. Wait, or cancel to end its process."
+NOT_ANSWERING = "The background process is not answering. Wait, or cancel to end it."
 CLOSING = 5.0
 """Seconds for which `Engine.close` waits for a process that was killed."""
 
@@ -280,7 +280,7 @@ class Engine:
                 return
             message = reply.message()
         except ValueError as error:
-            msg = f"The engine sent something that cannot be read, and was ended: {line[:60]!r}. Run again."
+            msg = f"The background process sent something that cannot be read, and was ended: {line[:60]!r}. Run again."
             raise EngineError(msg) from error
         with self._lock:
             job = self._jobs.get(child)
@@ -371,7 +371,7 @@ class Engine:
 
     def _check_idle(self, child: Child | None) -> None:
         if child in self._jobs:
-            msg = "The engine is busy with another job. Wait for it, or cancel it."
+            msg = "Another job is running. Wait for it, or cancel it."
             raise EngineBusyError(msg)
 
     def _living_child(self) -> Child:

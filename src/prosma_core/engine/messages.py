@@ -249,7 +249,7 @@ def encode(message: Config) -> bytes:
     """The line of a message; raises `EngineError` where it is longer than `MAX_LINE`."""
     line = message.model_dump_json().encode() + b"\n"
     if len(line) > MAX_LINE:
-        msg = f"A message of {len(line) >> 20} MiB is too long for the engine; at most {MAX_LINE >> 20} are allowed."
+        msg = f"A message of {len(line) >> 20} MiB is too long for one request; at most {MAX_LINE >> 20} are allowed."
         raise EngineError(msg)
     return line
 

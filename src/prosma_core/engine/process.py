@@ -134,7 +134,8 @@ class Child:
             self._log = places[-1] / f"{secrets.token_hex(4)}.log"
             self._process = _launch(places, self._log)
         except OSError as error:
-            fault = EngineError(f"The engine could not start: {error}. Check that {sys.executable!r} can be run.")
+            text = f"The background process could not start: {error}. Check that {sys.executable!r} can be run."
+            fault = EngineError(text)
         except EngineError as error:
             fault = error
         self._started.set()
@@ -170,12 +171,12 @@ class Child:
                     self._receive(self, line)
                 process.wait(LAST_WORDS)
             except subprocess.TimeoutExpired:
-                fault = EngineError("The engine closed its pipe and had to be ended. The next run starts a new one.")
+                fault = EngineError("The background process fell silent and was ended. The next run starts a new one.")
             except ProsmaError as error:
                 fault = EngineError(str(error))
             except Exception as error:  # noqa: BLE001  (a job must not wait for ever, whatever it is)
                 _LOG.exception("Messages of the engine cannot be taken")
-                fault = EngineError(f"The engine had to be ended: {type(error).__name__}: {error}. Run again.")
+                fault = EngineError(f"The background process was ended: {type(error).__name__}: {error}. Run again.")
         process.kill()
         process.wait()
         self._outbox.put(None)
@@ -194,9 +195,9 @@ class Child:
         lines = log.split("\n")
         said = next((line.strip() for line in reversed(lines) if line.strip()), "")
         if self.is_ready or name in _CAUSES:
-            return EngineError(f"The engine ended: {cause}. The next run starts a new one.")
-        words = f"The engine could not start: {said or cause}."
-        return EngineError(f"{words} Check the installation with `prosma doctor`; the details show the log.")
+            return EngineError(f"The background process ended: {cause}. The next run starts a new one.")
+        words = f"The background process could not start: {said or cause}."
+        return EngineError(f"{words} Check the installation with the command prosma doctor; the details show the log.")
 
 
 def _launch(folders: Sequence[Path], log: Path) -> subprocess.Popen[bytes]:

@@ -172,7 +172,7 @@ class Server:
             return Failed(DeviceError(words), traceback.format_exc())
         except Exception as error:  # noqa: BLE001  (whatever it is, the person hears of it and the engine lives on)
             reason = f"{type(error).__name__}: {error}"
-            words = f"The engine met an error it does not know: {reason}. The log has the details."
+            words = f"An unexpected error: {reason}. The log has the details."
             return Failed(EngineError(words), traceback.format_exc())
 
     def _work(self, ask: Ask, services: Services) -> Finished | Cancelled:
@@ -211,5 +211,5 @@ def _not_understood(line: bytes, error: ValidationError) -> Said:
     except (ValueError, TypeError, LookupError, RecursionError):
         job = None
     reason = error.errors()[0]["msg"]
-    text = f"The engine cannot read the request: {reason}. Restart napari; if it stays, install the plugin again."
+    text = f"The request cannot be read: {reason}. Restart napari; if it stays, install the plugin again."
     return Said.of(job, Failed(EngineError(text), str(error)[:2000]))

@@ -467,7 +467,7 @@ def format_before_after(before: Mapping[str, float], after: Mapping[str, float],
     elif got_worse(before, after, held_out):
         words += (
             " Fine-tuning made the model worse: keep the one it started from, or annotate more, train for longer, or "
-            "lower training.learning_rate."
+            "choose a lower learning rate."
         )
     return words
 

@@ -93,10 +93,10 @@ def training_memory(device: torch.device) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not memory_ended(error):
             raise
-        graph = "training.graph: false, " if device.type == "cuda" else ""
+        graph = ", or switch CUDA graphs off" if device.type == "cuda" else ""
         msg = (
-            f"Memory of {device.type} ran out. Set {graph}a smaller training.batch_size or preprocess.tile_voxels, or "
-            "close other programs; a run that has finished an epoch can be resumed where that is enough."
+            f"Memory of {device.type} ran out. Choose a smaller batch size or patch size{graph}, or close other "
+            "programs; a run that has finished an epoch can be resumed where that is enough."
         )
         raise DeviceError(msg) from error
 

@@ -72,7 +72,9 @@ def test_a_process_that_dies_is_mourned_in_words(
     end = submit(own_engine, model_2d, noise((20, 20), "yx")).end()
     assert isinstance(end, Failed)
     assert type(end.error) is errors.EngineError
-    assert f"The engine ended: {words}" in str(end.error).replace("it was killed, ", "").replace("exit code -12, ", "")
+    assert f"The background process ended: {words}" in str(end.error).replace("it was killed, ", "").replace(
+        "exit code -12, ", ""
+    )
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV"])
@@ -298,7 +300,7 @@ def test_a_process_that_closes_its_pipe_and_stays_is_ended(
     monkeypatch.setattr("prosma_core.engine.process.LAST_WORDS", 0.3)
     play_engine("import os\nos.close(1)\ntime.sleep(99)")
     heard = submit(own_engine, model_2d, noise((20, 20), "yx"))
-    assert "closed its pipe" in str(heard.end().error)
+    assert "fell silent" in str(heard.end().error)
 
 
 def test_an_interpreter_without_torch_is_said_with_its_last_words(
@@ -355,7 +357,7 @@ def test_an_error_that_nobody_foresaw_is_told_and_the_process_lives_on(
     trap.write_bytes(model_2d.read_bytes())
     end = submit(odd_engine, trap, noise((20, 20), "yx")).end()
     assert isinstance(end, Failed)
-    assert "an error it does not know: ZeroDivisionError: division by zero. The log has the details." in str(end.error)
+    assert "An unexpected error: ZeroDivisionError: division by zero. The log has the details." in str(end.error)
     assert "Traceback" in end.details
     pid = odd_engine.pid
     assert isinstance(submit(odd_engine, model_2d, noise((20, 20), "yx")).end(), Finished)

@@ -95,7 +95,7 @@ def test_the_engine_is_killed_while_it_works(busy_bare: Any, rng: np.random.Gene
     engine = busy_bare.session.jobs.pid
     os.kill(engine, signal.SIGKILL)
     busy_bare.wait()
-    assert "The engine ended" in busy_bare.text("error")
+    assert "The background process ended" in busy_bare.text("error")
     assert "starts a new one" in busy_bare.text("error")
     assert [layer.name for layer in busy_bare.viewer.layers] == ["long"]
     still_works(busy_bare, rng)

@@ -36,7 +36,7 @@ def test_a_killed_engine_costs_at_most_an_epoch(bare_desk: Any, phantoms: list[t
     labels.events.labels_update(data=labels.data, offset=(0, 0, 0))
     os.kill(bare_desk.session.jobs.pid, signal.SIGKILL)
     kept = bare_desk.wait()
-    assert "engine" in bare_desk.text("error")
+    assert "background process" in bare_desk.text("error")
     assert kept.model.is_file()
     (state,) = list_runs(bare_desk.models)
     assert 1 <= state.epochs_done < EPOCHS

@@ -57,7 +57,7 @@ def test_paint_is_learned_within_an_epoch_and_survives_the_layer_and_the_engine(
     labels.fill((0, 0, 0), 1)
     os.kill(desk.session.jobs.pid, signal.SIGKILL)
     kept = desk.wait()
-    assert "engine" in desk.text("error")
+    assert "background process" in desk.text("error")
     assert kept.model.is_file()
     saved = folder.root / "annotations" / "renamed.nii.gz"
     desk.until(lambda: read_image(saved).data[0, 0, 0] == 1)

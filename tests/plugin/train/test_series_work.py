@@ -406,7 +406,7 @@ def test_after_a_segmentation_that_was_given_up_the_next_scan_is_segmented(serie
         series.widget.jobs.busy = True  # it ends its tile
         series.widget.jobs.jobs.clear()
         series.work.open_number(2)
-        assert series.widget.text("series_busy") == "Waiting for the engine…"
+        assert series.widget.text("series_busy") == "Waiting for the job that is running…"
         if close_image:
             series.viewer.layers.clear()
             qtbot.waitUntil(lambda: series.widget.text("series_busy") == "")

@@ -1,0 +1,144 @@
+"""Words of the window: no identifiers, no backticks, no word of the program's own parts; every control has a name."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pytestqt.qtbot import QtBot
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import (
+    QAbstractButton,
+    QAbstractSpinBox,
+    QComboBox,
+    QLabel,
+    QLineEdit,
+    QSlider,
+    QTableWidget,
+    QTabBar,
+    QWidget,
+)
+
+import napari_prosma
+import prosma_core
+from napari_prosma.gates.view import GatesView
+from napari_prosma.segment.view import SegmentView
+from napari_prosma.train.view import TrainView
+
+PLUGIN, CORE = Path(napari_prosma.__file__).parent, Path(prosma_core.__file__).parent
+STRANGE = re.compile(
+    r"`|\b[a-z]+_[a-z_]+\b"
+    r"|\b(engines?|tensors?|dtype|boolean|kwargs?|std(out|err)|traceback|callbacks?|softmax|logits?|argmax|bf16|fp16"
+    r"|pydantic|made worse|looks? into|taken over)\b"
+)
+"""Identifiers, and words of the program's parts or of no field."""
+QUIET = {"setObjectName", "getattr", "setattr", "debug", "info", "warning", "exception", "run_all"}
+"""Calls whose texts nobody reads in the window."""
+
+
+def texts(path: Path) -> Iterator[tuple[int, str]]:
+    """Texts with a blank in a module, other than docstrings, what is logged and names of objects."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    left_out: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            left_out.add(id(node.value))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in QUIET:
+            left_out |= {id(part) for part in ast.walk(node)}
+        if isinstance(node, ast.Raise) and "msg" not in ast.unparse(node):
+            continue
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr) and id(node) not in left_out:
+            left_out |= {id(part) for part in node.values}
+            parts = (p.value if isinstance(p, ast.Constant) else "…" for p in node.values)
+            yield node.lineno, "".join(map(str, parts))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in left_out:
+            yield node.lineno, node.value
+
+
+def modules() -> list[Path]:
+    """Modules whose texts reach the window: the plugin's own, and what the background process says of itself."""
+    return [*sorted(PLUGIN.rglob("*.py")), *sorted((CORE / "engine").glob("*.py"))]
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_no_text_has_an_identifier_or_a_word_of_the_program_s_parts(path: Path) -> None:
+    read = [(line, text) for line, text in texts(path) if " " in text.strip() and re.search("[A-Z]", text)]
+    strange = [f"{path.name}:{line}: {found[0]!r} in {t!r}" for line, t in read if (found := STRANGE.search(t))]
+    assert strange == []
+
+
+def test_what_the_rule_reads() -> None:
+    found = [text for _, text in texts(PLUGIN / "jobs" / "session.py")]
+    assert "The devices are listed when the next run starts." in found
+    assert not any("What the engine found" in text for text in found)
+    for text in ("Set batch_size", "The `x`", "The engine ended", "a tensor"):
+        assert STRANGE.search(text), text
+
+
+VIEWS = {"segment": SegmentView, "train": TrainView, "gates": GatesView}
+CONTROLS = (QAbstractButton, QAbstractSpinBox, QComboBox, QLineEdit, QSlider, QTableWidget)
+
+
+@pytest.fixture(params=VIEWS, scope="module")
+def view(request: pytest.FixtureRequest, qapp: object) -> Iterator[QWidget]:
+    """Return each view, as it is opened."""
+    made = VIEWS[request.param]()
+    yield made
+    made.deleteLater()
+
+
+def controls(view: QWidget) -> list[QWidget]:
+    """Every control of a view that a person can use; the inner parts of another one are part of it."""
+    found = [part for kind in CONTROLS for part in view.findChildren(kind)]
+    inner = [part for part in found if any(other is not part and other.isAncestorOf(part) for other in found)]
+    return [part for part in found if part not in inner]
+
+
+def name_of(part: QWidget) -> str:
+    """What a screen reader calls it."""
+    return part.accessibleName() or (part.text() if isinstance(part, QAbstractButton) else "")
+
+
+def test_every_control_has_a_name_a_tooltip_and_a_place_in_the_tab_order(view: QWidget) -> None:
+    found = controls(view)
+    assert len(found) > 10
+    say: Callable[[QWidget], str] = lambda part: f"{type(part).__name__} {part.objectName()!r} {name_of(part)!r}"  # noqa: E731
+    assert [say(part) for part in found if not re.search(r"[A-Za-z?]", name_of(part))] == []
+    assert [say(part) for part in found if not part.toolTip()] == []
+    assert [say(part) for part in found if not part.focusPolicy() & Qt.FocusPolicy.TabFocus] == []
+
+
+def test_names_tooltips_and_labels_are_in_plain_words(view: QWidget) -> None:
+    read = [part.toolTip() for part in view.findChildren(QWidget)]
+    read += [part.text() for kind in (QLabel, QAbstractButton) for part in view.findChildren(kind)]
+    read += [part.accessibleName() for part in view.findChildren(QWidget)]
+    for box in view.findChildren(QComboBox):
+        read += [box.itemText(i) for i in range(box.count())]
+    assert len([text for text in read if text]) > 40
+    assert [text for text in read if STRANGE.search(text)] == []
+
+
+def test_tab_goes_from_top_to_bottom(view: QWidget, qtbot: QtBot) -> None:
+    view.resize(360, 1400)
+    view.show()
+    qtbot.waitExposed(view)
+    order: list[QWidget] = []
+    part = view.nextInFocusChain()
+    while part is not view:
+        if part.focusPolicy() & Qt.FocusPolicy.TabFocus and part.isVisible() and not isinstance(part, QTabBar):
+            order.append(part)
+        part = part.nextInFocusChain()
+    tops = [part.mapTo(view, part.rect().topLeft()).y() for part in order]
+    backwards = [
+        (a.objectName() or name_of(a), b.objectName() or name_of(b))
+        for a, b, y, z in zip(order, order[1:], tops, tops[1:], strict=False)
+        if z < y - 12
+    ]
+    view.hide()
+    assert len(order) > 5
+    assert backwards == []
