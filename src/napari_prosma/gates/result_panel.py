@@ -269,7 +269,7 @@ class LevelsTable(QWidget):
         super().__init__()
         self._levels: Sequence[LevelSummary] = ()
         self._title = note_label("facts")
-        self._table = table(COLUMNS)
+        self._table = table("Numbers of each level", COLUMNS)
         self._table.setObjectName("levels_table")
         self._table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         self._table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)

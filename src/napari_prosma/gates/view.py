@@ -20,6 +20,7 @@ class GatesView(ScanView):
     """Fields, details and result from top to bottom; Inspect, progress and status under them."""
 
     TITLE, PURPOSE = "ProSMA Gates", "See what the gates keep and remove."
+    PAGE = "gates-widget"
 
     def __init__(self) -> None:
         super().__init__(("image", "axes", "size", "model", "device"))

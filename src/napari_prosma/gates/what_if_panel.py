@@ -55,7 +55,7 @@ class WhatIfPanel(QWidget):
         self._edits = LevelEdits()
         self._edits.state_chosen.connect(self.state_chosen)
         self._edits.threshold_chosen.connect(self.threshold_chosen)
-        self._channel_gate = QCheckBox()
+        self._channel_gate = QCheckBox("Channel gate")
         self._channel_gate.setObjectName("channel_gate")
         self._channel_gate.setToolTip("Whether the decoder may damp whole channels of this level.")
         self._channel_gate.clicked.connect(self.channel_gate_toggled)
@@ -69,7 +69,7 @@ class WhatIfPanel(QWidget):
         self._truth.activated.connect(lambda _: self.truth_chosen.emit(self._truth.currentData()))
         self._said = note_label("facts")
         self._said.setObjectName("whatif_said")
-        self._classes = table(CLASS_COLUMNS)
+        self._classes = table("What the change does to each class", CLASS_COLUMNS)
         self._classes.setObjectName("whatif_classes")
         for column, text in enumerate(CLASS_TOOLTIPS):
             self._classes.horizontalHeaderItem(column).setToolTip(plain(text))
@@ -81,7 +81,7 @@ class WhatIfPanel(QWidget):
             self.ranking_clicked,
         )
         self._ranking.setObjectName("ranking")
-        self._levels = table(LEVEL_COLUMNS)
+        self._levels = table("What each level decides", LEVEL_COLUMNS)
         self._levels.setObjectName("whatif_levels")
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 6, 0, 0)

@@ -30,7 +30,7 @@ class SegmentResultPanel(QWidget):
         self._size = ""
         self._title = note_label("facts")
         self._title.setObjectName("result_title")
-        self._table = table(("Class", "Voxels", "Volume (mL)"))
+        self._table = table("Size of each class", ("Class", "Voxels", "Volume (mL)"))
         self._table.setStyleSheet(SMALL)
         self.save = button("Save result", "Write the labels next to the scan, with its geometry.", self.save_clicked)
         self._correct = button(
@@ -112,6 +112,7 @@ class SegmentView(ScanView):
     """Fields, advanced settings, details and result from top to bottom; Segment, progress and status under them."""
 
     TITLE, PURPOSE = "ProSMA Segment", "Label a scan with a trained model."
+    PAGE = "segment-widget"
     train_clicked = Signal()
 
     def __init__(self) -> None:

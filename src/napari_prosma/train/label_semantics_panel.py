@@ -84,7 +84,7 @@ class LabelSemanticsPanel(QWidget):
             "For labels that number objects: what lies between touching ones becomes background, so that the model's "
             "connected pieces count them (Segment: Separate objects)."
         )
-        self._table = table(("Value", "Name"), stretched=1)
+        self._table = table("Classes: label value and name", ("Value", "Name"), stretched=1)
         self._table.setEditTriggers(ALL_EDITS)
         self._table.itemChanged.connect(self._renamed)
         self._table.cellActivated.connect(self._pick_color)

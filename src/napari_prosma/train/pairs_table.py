@@ -63,7 +63,7 @@ class PairsTable(QWidget):
         self._rows: Sequence[PairRow | None] = ()
         self._pairs: list[int] = []
         self._writing = False
-        self._table = table(("Image", "Labels"))
+        self._table = table("Images and their labels", ("Image", "Labels"))
         self._table.setObjectName("pairs")
         self._table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self._table.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
@@ -74,22 +74,28 @@ class PairsTable(QWidget):
         self._table.itemSelectionChanged.connect(self._selected)
         self._table.viewport().installEventFilter(self)
         self._table.setVisible(False)
-        self._remove = button("Remove", "Take the selected pairs out of this list; nothing is deleted.", self._removed)
-        self._remove.setObjectName("remove_pairs")
         self.buttons = QWidget()
         buttons = QGridLayout(self.buttons)
         buttons.setContentsMargins(0, 0, 0, 0)
+        selected, made = "The Image and Labels layers that are selected.", {}
         for place, name, text, tooltip, signal in (
-            ((0, 0), "add_active", "Add active pair", "The selected Image and Labels layers.", self.add_active_clicked),
+            ((0, 0), "add_active", "Add selected image + labels", selected, self.add_active_clicked),
             ((0, 1), "add_files", "Add files…", "Scans and their labels from files.", self.add_files_clicked),
             ((1, 0), "add_folder", "Add folder…", "A folder with images/ and labels/.", self.add_folder_clicked),
+            (
+                (1, 1),
+                "remove_pairs",
+                "Remove",
+                "Remove the selected pairs from this list; no data is deleted.",
+                self._removed,
+            ),
             ((2, 0), "series_folder", "Go through folder…", SERIES, self.series_clicked),
             ((2, 1), "series_files", "Go through files…", SERIES, self.series_files_clicked),
         ):
-            made = button(text, tooltip, signal)
-            made.setObjectName(name)
-            buttons.addWidget(made, *place)
-        buttons.addWidget(self._remove, 1, 1)
+            made[name] = button(text, tooltip, signal)
+            made[name].setObjectName(name)
+            buttons.addWidget(made[name], *place)
+        self._remove = made["remove_pairs"]
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._table)

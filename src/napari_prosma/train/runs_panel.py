@@ -30,7 +30,7 @@ class TrainedModelPanel(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self._title = note_label("facts")
-        self._table = table(("Class", "Before", "After"))
+        self._table = table("Dice of each class before and after", ("Class", "Before", "After"))
         self._text, self._held_out = note_label("facts"), note_label("facts")
         buttons = QGridLayout()
         for place, name, text, tooltip, signal in (
@@ -96,7 +96,7 @@ class RunsPanel(Fold):
     def __init__(self) -> None:
         super().__init__("Earlier runs")
         self._runs: Sequence[RunState] = ()
-        self._table = table(("Name", "Epochs", "Dice", "State"))
+        self._table = table("Earlier runs", ("Name", "Epochs", "Dice", "State"))
         self._table.setTextElideMode(Qt.TextElideMode.ElideMiddle)  # names often differ at their end
         self._table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self._table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
@@ -117,6 +117,7 @@ class RunsPanel(Fold):
         self._count.setValue(FIRST_MORE)
         self._count.setSuffix(" epochs")
         self._count.setToolTip("So many epochs are trained more.")
+        self._count.setAccessibleName("More epochs")
         self._more = button("Train more", "Go on for so many epochs, whatever limits the run had.", self._more_clicked)
         self.buttons = QWidget()
         grid = QGridLayout(self.buttons)

@@ -40,7 +40,7 @@ class SeriesPanel(QWidget):
         self._rows: tuple[SeriesRow, ...] = ()
         self._current: int | None = None
         self._text, self._busy, self._problem = note_label("facts"), note_label("facts"), note_label("problem")
-        self._table = table(("Scan", "State", "For"))
+        self._table = table("Scans of the folder", ("Scan", "State", "For"))
         self._table.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
         self._table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self._table.setStyleSheet(SMALL)

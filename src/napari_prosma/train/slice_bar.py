@@ -111,7 +111,10 @@ class SlicePanel(QWidget):
         self._text, self._bar = note_label("facts"), SliceBar()
         self._bar.clicked.connect(self.slice_clicked.emit)
         self._mark = button(MARK, with_key(TOOLTIP, "mark_slice"), self.mark_clicked)
-        self._next, self._suggestion = button(NEXT, "", self.next_clicked), note_label("facts")
+        self._next, self._suggestion = (
+            button(NEXT, "Go to the slice that is worth annotating next.", self.next_clicked),
+            note_label("facts"),
+        )
         buttons = QWidget()
         side = QVBoxLayout(buttons)  # side by side they are wider than the dock
         side.setContentsMargins(0, 0, 0, 0)

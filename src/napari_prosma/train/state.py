@@ -287,7 +287,7 @@ def _size_problem(choices: TrainChoices) -> Problem | None:
 
 def _pairs_problem(rows: Sequence[PairRow]) -> Problem | None:
     if not rows:
-        text = "Add an image and its labels: select both layers and choose “Add active pair”, "
+        text = "Add an image and its labels: select both layers and choose “Add selected image + labels”, "
         text += "add files, or go through a folder."
         return Problem("pairs", text)
     bad = next((row for row in rows if row.problem), None)

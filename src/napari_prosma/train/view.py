@@ -17,7 +17,7 @@ from napari_prosma.train.runs_panel import RunsPanel, TrainedModelPanel
 from napari_prosma.train.series_panel import SeriesPanel
 from napari_prosma.train.slice_bar import SlicePanel
 from napari_prosma.widgets.config_form import ConfigForm
-from napari_prosma.widgets.fields import Fold, button, combo, fill, note_label, row, say
+from napari_prosma.widgets.fields import Fold, button, call_it, combo, fill, note_label, row, say
 from napari_prosma.widgets.job_view import JobView
 from prosma_core.config.model import ClassInfo, EncoderKind
 from prosma_core.config.training import LabelsConfig, TrainingConfig
@@ -70,6 +70,8 @@ class StartPanel(QWidget):
         self._minutes.setDecimals(1)
         self._minutes.setSingleStep(5)
         self._minutes.setValue(FIRST_MINUTES)
+        call_it(self._epochs, "Epochs", "How many epochs are trained.")
+        call_it(self._minutes, "Minutes", "How many minutes the training takes.")
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         for part in (row("Start from", self._start), self.problems["start"], self._facts, self._fit):
@@ -203,6 +205,7 @@ class TrainView(JobView):
     """Labels, training, curves, outcome, details and earlier runs from top to bottom; Train and status under them."""
 
     TITLE, PURPOSE = "ProSMA Train", "Train a model on annotated scans."
+    PAGE = "train-widget"
 
     add_active_clicked = Signal()
     add_files_clicked = Signal()

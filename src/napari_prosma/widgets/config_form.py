@@ -12,6 +12,7 @@ from psygnal import Signal
 from pydantic.fields import FieldInfo
 from qtpy.QtWidgets import QFormLayout, QWidget
 
+from napari_prosma.widgets.fields import call_it
 from prosma_core.config.base import Config
 
 LARGEST = 2**31 - 1
@@ -59,6 +60,7 @@ class ConfigForm:
         for name, entry in self._inputs.items():
             widget = entry.widget
             widget.native.setObjectName(f"option_{name}")
+            call_it(widget.native, labels[name], config.explanations().get(name, ""))
             if isinstance(widget, CheckBox):
                 layout.addRow(widget.native)
             else:

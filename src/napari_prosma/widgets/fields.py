@@ -119,6 +119,7 @@ class Fold(QCollapsible):
         self.setDuration(0)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Preferred)
         self.toggleButton().setStyleSheet(TITLE_STYLE)
+        self.toggleButton().setToolTip("Show or hide this section.")
         self.layout().setAlignment(Qt.AlignmentFlag(0))
         self.layout().setContentsMargins(0, 2, 0, 2)
         self.content().layout().setContentsMargins(0, 0, 0, 0)
@@ -138,6 +139,7 @@ class Fold(QCollapsible):
         """Set the title beside the arrow."""
         self.title = title
         self.setText(f"{'▾' if self.isExpanded() else '▸'} {title}")
+        self.toggleButton().setAccessibleName(title)
 
     def show_open(self, opened: bool) -> None:
         """Open or close it."""
@@ -214,7 +216,17 @@ def row(text: str, *widgets: QWidget) -> QWidget:
     layout.addWidget(label)
     for widget in widgets:
         layout.addWidget(widget)
+        call_it(widget, text)
     return line
+
+
+def call_it(widget: QWidget, name: str, tooltip: str = "") -> None:
+    """Give a control, and what it is put together from, the name that screen readers say, and its tooltip."""
+    for part in (widget, *widget.findChildren(QWidget)):
+        if not part.accessibleName():
+            part.setAccessibleName(name)
+        if not part.toolTip():
+            part.setToolTip(plain(tooltip or widget.toolTip()))
 
 
 def button(text: str, tooltip: str, on_click: Any) -> QPushButton:
@@ -313,9 +325,12 @@ FRAME = 4
 """Pixels of a table's frame, above and below together."""
 
 
-def table(columns: Sequence[str], *, stretched: int = 0) -> QTableWidget:
-    """Read-only table without selection; the column `stretched` takes the remaining width."""
+def table(name: str, columns: Sequence[str], *, stretched: int = 0) -> QTableWidget:
+    """Read-only table without selection; the column `stretched` takes the remaining width; the tooltip is its name."""
     made = QTableWidget(0, len(columns))
+    made.setAccessibleName(name)
+    made.setToolTip(plain(name))
+    made.setCornerButtonEnabled(False)
     made.setHorizontalHeaderLabels(list(columns))
     made.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
     made.setSelectionMode(QAbstractItemView.SelectionMode.NoSelection)

@@ -23,7 +23,6 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QProgressBar,
-    QPushButton,
     QScrollArea,
     QSlider,
     QStatusBar,
@@ -44,6 +43,7 @@ from napari_prosma.widgets.fields import (
     say,
     show_text,
 )
+from napari_prosma.widgets.help import HelpButton
 from prosma_core.printable import plain, visible
 
 SPINNER_SPEED = 8
@@ -226,11 +226,13 @@ class JobView(QWidget):
         Of the dock and its tab.
     PURPOSE : str
         What the widget is for, in the header.
+    PAGE : str
+        Name of its page in the docs, which the "?" in the header shows.
     header : QHBoxLayout
-        The purpose, and at its right room for a small button.
+        The purpose, and the "?".
     """
 
-    TITLE = PURPOSE = ""
+    TITLE = PURPOSE = PAGE = ""
     device_chosen = Signal(str)
     run_clicked = Signal()
     free_clicked = Signal()
@@ -256,6 +258,7 @@ class JobView(QWidget):
         purpose.setObjectName("purpose")
         self.header.setContentsMargins(MARGIN, 4, MARGIN, 2)
         self.header.addWidget(purpose, 1)
+        self.header.addWidget(HelpButton(self.PAGE))
         self._footer.setContentsMargins(MARGIN, 4, MARGIN, MARGIN)
         self._footer.setSpacing(4)
         outer = QVBoxLayout(self)
@@ -307,7 +310,7 @@ class JobView(QWidget):
         self._device_facts = note_label("facts")
         self._free = button(
             "Unload model",
-            "End the engine process and with it all memory it holds. The next run starts it again.",
+            "Free all memory that the model and the last run take. The next run loads the model again.",
             self.free_clicked,
         )
         self._add(row("Device", self._device), self._problems["device"])
@@ -328,13 +331,12 @@ class JobView(QWidget):
         self._messages = note_label("facts")
         self._more.add(self._device_facts, self._free, self._messages)
         self._add(self._notes, self._more)
-        self._run = QPushButton(text)
+        self._run = button(text, f"{text} with these settings", self.run_clicked)
         self._run.setMinimumHeight(34)
-        self._run.clicked.connect(self.run_clicked)
         self._status = StatusPanel()
         self._error = note_label("problem")
         self._error.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self._details = button("Show details", "What the engine wrote while it worked.", self.details_clicked)
+        self._details = button("Show details", "The log of the last run, to read and to copy.", self.details_clicked)
         self._details.setVisible(False)
         beside = QHBoxLayout()
         beside.addWidget(self._run, 1)
@@ -427,7 +429,7 @@ class JobView(QWidget):
 
     def show_log(self, text: str) -> None:
         """Show what the engine wrote, in a window."""
-        show_text(self, "What the engine said", text or "The log is empty.")
+        show_text(self, "Log of the last run", text or "The log is empty.")
 
     # --- Setters ----------------------------------------------------------------------------------------------------
 

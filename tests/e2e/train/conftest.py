@@ -51,7 +51,7 @@ class TrainDesk(Desk):
         return labels
 
     def add(self, image: Image, labels: Labels) -> None:
-        """Select both layers and click Add active pair."""
+        """Select both layers and click Add selected image + labels."""
         count = len(self.controller._choices.rows)
         self.viewer.layers.selection = {image, labels}
         self.click("add_active")

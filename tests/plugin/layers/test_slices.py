@@ -109,7 +109,7 @@ def test_a_result_remembers_what_the_model_gave_before_the_first_stroke_in_it(mo
     assert marks_of(made) is None  # nothing is read until then
     made.mode = mode
     made.data_setitem((np.array([2]), np.array([3]), np.array([3])), 5)
-    pairs = PairList(RUNS_NOTHING, lambda: None)  # as Add active pair does
+    pairs = PairList(RUNS_NOTHING, lambda: None)  # as Add selected image + labels does
     pairs.add([Pair(layer_source(Image(np.zeros(SHAPE))), layer_source(made))])
     assert slice_states(made).edited == (2,)
     assert slice_states(editable_copy(made)).edited == (2,)

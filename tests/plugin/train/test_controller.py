@@ -78,7 +78,7 @@ def result(path: Any, before: dict[str, float] | None = None, after: float = 0.8
 
 def test_without_pairs_the_widget_says_what_to_do(widget: Any) -> None:
     assert not widget.can_run
-    assert "Add active pair" in widget.text("problem_pairs")
+    assert "Add selected image + labels" in widget.text("problem_pairs")
 
 
 def test_the_selected_layers_become_a_pair_that_can_be_trained_on(widget: Any, annotated: Any) -> None:
