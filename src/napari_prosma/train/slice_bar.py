@@ -19,6 +19,7 @@ BAR_HEIGHT = 22
 MARK = "Mark slice as checked"
 UNMARK = "Unmark slice"
 NEXT = "Next suggested slice"
+NEXT_TOOLTIP = "Go to the slice that is worth annotating next."
 TOOLTIP = (
     "The slice in view is right as it is, also where nothing is painted on it, and is trained on. Of a model's "
     "result, only checked and edited slices are trained and validated on."

@@ -96,7 +96,8 @@ def controls(view: QWidget) -> list[QWidget]:
     """Every control of a view that a person can use; the inner parts of another one are part of it."""
     found = [part for kind in CONTROLS for part in view.findChildren(kind)]
     inner = [part for part in found if any(other is not part and other.isAncestorOf(part) for other in found)]
-    inner += [part for part in found if part.objectName() == "qt_tableview_cornerbutton"]  # of headers, not shown
+    of_qt = {"qt_tableview_cornerbutton", "ScrollLeftButton", "ScrollRightButton"}  # of headers and tabs
+    inner += [part for part in found if part.objectName() in of_qt]
     return [part for part in found if part not in inner]
 
 
