@@ -110,6 +110,7 @@ class GatesAdvanced(Fold):
         for kind, text in MAP_NAMES.items():
             box = QCheckBox(text)
             box.setObjectName(f"map_{kind}")
+            box.setToolTip("Whether the next inspection records this map.")
             box.clicked.connect(self._changed)
             column.addWidget(box)
             self._boxes[kind] = box

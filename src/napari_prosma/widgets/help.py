@@ -70,14 +70,14 @@ class HelpWindow(QDialog):
 
     Parameters
     ----------
-    parent : QWidget
+    parent : QWidget or None
     page : str
         Name of the page, without its suffix.
     text : str, optional
         Shown instead of the page, in Markdown.
     """
 
-    def __init__(self, parent: QWidget, page: str, text: str | None = None) -> None:
+    def __init__(self, parent: QWidget | None, page: str, text: str | None = None) -> None:
         super().__init__(parent)
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         self.setWindowTitle("ProSMA help" if text is None else "About ProSMA")
