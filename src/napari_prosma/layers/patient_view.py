@@ -11,6 +11,7 @@ import sys
 import weakref
 from collections.abc import Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import napari
@@ -147,9 +148,8 @@ def is_picture(layer: Any) -> bool:
     if spec is not None:
         return spec.world != "ras" or spec.spatial_ndim != 3
     path = layer.source.path
-    return bool(
-        getattr(layer, "rgb", False) or (path and FORMATS.get(image_suffix(path).lower(), "raster") == "raster")
-    )
+    raster = path and FORMATS.get(image_suffix(Path(path)).lower(), "raster") == "raster"
+    return bool(getattr(layer, "rgb", False) or raster)
 
 
 class PatientView:

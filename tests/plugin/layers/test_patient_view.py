@@ -9,6 +9,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import PIL.Image
 import pytest
 import tifffile
 from napari.components import ViewerModel
@@ -227,3 +228,15 @@ def test_scans_stand_in_a_window_when_files_are_opened(display: None, make_napar
             assert (rows.mean() < light.shape[0] / 2, columns.mean() > light.shape[1] / 2) == (True, right)
             viewer.dims.roll()
         viewer.dims.order = (0, 1, 2)
+
+
+def test_pictures_that_napari_opened_are_pictures(tmp_path: Path) -> None:
+    """Its layers name their file as a text."""
+    for name in ("gray.png", "photo.webp"):
+        PIL.Image.fromarray(np.zeros((6, 7), np.uint8)).save(tmp_path / name)
+        viewer = ViewerModel()
+        patient_view(viewer)
+        viewer.add_layer(layer_of(nifti_affine((2, 0, 1), (1, -1, 1))))
+        (picture,) = viewer.open(str(tmp_path / name), plugin="napari")
+        patient_view(viewer).look_at(picture)
+        assert viewer.scene.camera.orientation == DEFAULT_ORIENTATION
