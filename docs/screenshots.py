@@ -1,11 +1,14 @@
-"""Make the pictures of the documentation from the real program: ``python3 run.py screenshots [FOLDER]``.
+"""Make the pictures of the documentation from the real program: ``python3 run.py screenshots [FOLDER [PART ...]]``.
 
-A real window, the real engine and real, short trainings. Segment has the plugin's samples, Train 3D phantoms, so that
-nothing has to be downloaded. Only the pictures of the Gates widget need a breast ultrasound, see `screenshots_gates`.
+A real window, the real engine, real, short trainings, and real scans: the plugin's samples (Medical Segmentation
+Decathlon Task04, CC BY-SA 4.0; 2018 Data Science Bowl, CC0) and, where the folder ``shared/data`` is beside the
+repository, further scans of Task04 and a breast ultrasound of BUSI (CC BY 4.0). Pictures whose scans are not there stay
+as they are. Parts: segment, objects, train, series, gates, tour.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 import time
@@ -14,14 +17,12 @@ from pathlib import Path
 
 import napari
 import numpy as np
-from napari.layers import Image, Labels, Layer
+from napari.layers import Image, Labels
 from PIL import Image as Picture
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication, QDockWidget, QLabel, QPushButton, QScrollArea, QWidget
 
-from napari_prosma._reader import image_layer_data
-from napari_prosma._sample_data import PHANTOM, SAMPLES
-from napari_prosma._sample_data import _pair as pair_layers
+from napari_prosma._sample_data import SAMPLES
 from napari_prosma.jobs.qt_loop import make_session
 from napari_prosma.scan.view import ModelBox
 from napari_prosma.segment import SegmentWidget
@@ -30,16 +31,13 @@ from napari_prosma.train.plots import TrainingPlots
 from napari_prosma.widgets.docks import open_dock
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.training import LabelsConfig, resolve_run
-from prosma_core.data.geometry import Scan
-from prosma_core.data.phantom import phantom_3d
-from prosma_core.io.images import write_image
 from prosma_core.runs.run_state import read_history
 
 IMAGES = Path(__file__).parent / "images"
 HEIGHT = 860
 """Of the window, in pixels."""
-SMALL = (16, 40, 40)
-"""Shape of the scans that are trained on."""
+MORE = Path(__file__).resolve().parents[2] / "shared" / "data" / "msd_hippocampus"
+"""Further scans of Task04, with labels."""
 
 
 def wait(until: Callable[[], bool], seconds: float = 300) -> None:
@@ -59,9 +57,10 @@ def settle(seconds: float = 1.0) -> None:
     wait(lambda: time.monotonic() > end, seconds + 5)
 
 
-def widest_slice(truth: Scan) -> int:
-    """The slice with the most tissue."""
-    return int(np.argmax((truth.data > 0).sum(axis=(1, 2))))
+def widest_slice(labels: np.ndarray) -> int:
+    """The slice that shows most of both parts of the hippocampus."""
+    parts = [(labels == value).sum(axis=(1, 2)) for value in (1, 2)]
+    return int(np.argmax(np.minimum(*parts)))
 
 
 class Desk:
@@ -81,14 +80,15 @@ class Desk:
         """The Train widget, in front."""
         return open_dock(self.viewer, "ProSMA Train", self.session)
 
-    def show(self, image: Scan, truth: Scan, name: str) -> Image:
-        """Open a scan at its widest slice."""
-        data, options, _ = image_layer_data(image.data, image.spec, name, None)
-        options["metadata"]["prosma"] |= PHANTOM
-        layer = self.viewer.add_image(data, **options)
-        self.viewer.dims.set_current_step(data.ndim - 3, widest_slice(truth))
+    def open(self, name: str) -> tuple[Image, np.ndarray]:
+        """Open a further scan at its widest slice; returns its layer and its reference labels."""
+        (drawn,) = self.viewer.open(str(MORE / "labels" / name), plugin="napari-prosma", layer_type="labels")
+        labels = np.asarray(drawn.data)
+        self.viewer.layers.remove(drawn)
+        (scan,) = self.viewer.open(str(MORE / "images" / name), plugin="napari-prosma")
+        self.viewer.dims.set_current_step(0, widest_slice(labels))
         self.viewer.reset_view()
-        return layer
+        return scan, labels
 
     def picture(self, name: str, part: QWidget | None = None) -> None:
         """Save a picture of the window, or of a part of it, in few colors."""
@@ -112,23 +112,26 @@ def few_colors(picture: Picture.Image) -> Picture.Image:
 
 
 def main() -> None:
-    """Take every picture."""
+    """Take every picture, or those of the named parts."""
     from screenshots_gates import take_gates
+    from screenshots_tour import take_tour
 
+    parts: dict[str, tuple[Callable[[Desk], None], ...]] = {  # a window each: napari's sliders remember
+        "segment": (take_segment,),
+        "objects": (take_objects,),
+        "train": (take_new_model, take_fine_tuning),
+        "series": (take_series,),
+        "gates": (take_gates,),
+        "tour": (take_tour,),
+    }
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else IMAGES
     folder.mkdir(parents=True, exist_ok=True)
-    for parts in (
-        (take_segment,),
-        (take_objects,),
-        (take_new_model, take_fine_tuning),
-        (take_series,),
-        (take_gates,),
-    ):  # a window each: napari's sliders remember
+    for name in sys.argv[2:] or parts:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as settings:
             desk = Desk(folder, Path(settings))
             desk.segment()
             wait(lambda desk=desk: desk.session.jobs.ready is not None)
-            for take in parts:
+            for take in parts[name]:
                 take(desk)
             desk.session.jobs.close()
             desk.viewer.close()
@@ -200,22 +203,24 @@ def take_new_model(desk: Desk) -> None:
     """Train: a new model from a few painted slices, before and while it runs."""
     scan, labels = painted_scan(desk)
     widget = desk.train()
+    widen(widget, 400)
     desk.viewer.layers.selection = {scan, labels}
     widget.add_active_clicked.emit()
     widget.controller.choose_labels(LabelsConfig(zero="annotated_slices"))
     widget.controller.choose_preset("quick")
     wait(widget.findChild(QPushButton, "run").isEnabled)
     desk.viewer.layers.selection.active = scan
-    wait(lambda: "clock" in widget.findChild(QLabel, "times").text())
+    desk.viewer.reset_view()
+    settle(5)  # the times of the presets are estimated
     desk.picture("train-ready")
-    short(widget, epochs=10, steps=15)
+    short(widget, epochs=8, steps=15)
     widget.preview_toggled.emit(True)
     labels.visible = False  # to see the preview
     settle(2)  # a layer that changes is read again
     wait(widget.findChild(QPushButton, "run").isEnabled)
     widget.controller.start_or_stop()
     folder = widget.controller.trainings.run.order.folder
-    wait(lambda: len(read_history(folder)) >= 7 and ", step 2 of" in widget.progress_text())
+    wait(lambda: len(read_history(folder)) >= 6 and ", step 2 of" in widget.progress_text(), seconds=1500)
     desk.picture("train-running")
     desk.picture("train-curves", widget.findChild(TrainingPlots))
     widget.controller.start_or_stop()
@@ -226,8 +231,9 @@ def take_new_model(desk: Desk) -> None:
 
 def take_fine_tuning(desk: Desk) -> None:
     """Train: the loop. Another scan is segmented by the new model, corrected, and the model fine-tuned on it."""
-    image, truth = phantom_3d(10, SMALL)
-    scan = desk.show(image, truth, "Next scan")
+    if not MORE.is_dir():
+        return
+    scan, truth = desk.open("hippocampus_035.nii.gz")
     segment = desk.segment()
     segment.controller.choose_image(scan)
     segment.controller.start_or_cancel()
@@ -241,16 +247,16 @@ def take_fine_tuning(desk: Desk) -> None:
     widget.controller.choose_budget((None, None))
     widget.controller.restore_defaults()
     middle = widest_slice(truth)
-    correct(corrected, truth, middle - 2)
-    correct(corrected, truth, middle + 2)
+    for z in (middle - 4, middle - 2, middle, middle + 2):
+        correct(corrected, truth, z)
     settle(2)  # what was corrected is read again
     desk.viewer.dims.set_current_step(0, middle + 2)
     widget.controller.slices.toggle()
     wait(widget.findChild(QPushButton, "run").isEnabled)
     desk.picture("train-corrected")
     widget.controller.start_or_stop()
-    wait(lambda: widget.controller.trainings.run is None)
-    desk.viewer.dims.set_current_step(0, widest_slice(truth))
+    wait(lambda: widget.controller.trainings.run is None, seconds=1500)
+    desk.viewer.dims.set_current_step(0, middle)
     desk.viewer.layers.selection.active = scan
     corrected.visible = False  # to see the preview
     settle()
@@ -262,26 +268,29 @@ def take_fine_tuning(desk: Desk) -> None:
 
 def take_series(desk: Desk) -> None:
     """Train: a folder of scans that is gone through."""
-    truths = []
+    if not MORE.is_dir():
+        return
+    names = sorted(path.name for path in (MORE / "images").glob("*.nii.gz"))[:6]
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "scans"
         folder.mkdir()
-        for seed in range(6):
-            image, truth = phantom_3d(seed + 3, (16, 64, 64))
-            write_image(folder / f"patient_{seed:03d}.nii.gz", image.data, image.spec)
-            truths.append(truth)
+        for name in names:
+            shutil.copy(MORE / "images" / name, folder / name)
         widget = desk.train()
+        widen(widget, 400)
         series, layers = widget.controller.series, desk.viewer.layers
+        truths = [desk.open(name)[1] for name in names[:3]]
+        layers.clear()
         series.begin(folder)
-        for seed, truth in enumerate(truths[:3]):
+        for count, (name, truth) in enumerate(zip(names, truths, strict=False)):
             wait(widget.findChild(QPushButton, "series_next").isEnabled)
             series.open_next()
-            wait(lambda seed=seed: layers[-1:] != [] and layers[-1].name == f"patient_{seed:03d}.nii.gz labels")
-            labels = np.asarray(truth.data)[::-1, ::-1, ::-1]  # as the reader turns what has no orientation
-            for z in range(6, 9 + seed):
-                correct(layers[-1], Scan(labels, truth.spec), z)
+            wait(lambda name=name: layers[-1:] != [] and layers[-1].name == f"{name} labels")
+            middle = widest_slice(truth)
+            for z in range(middle - 2, middle + 1 + count):
+                correct(layers[-1], truth, z)
             settle(2)
-            desk.viewer.dims.set_current_step(0, 7)
+            desk.viewer.dims.set_current_step(0, middle)
         series.validate([1])
         settle(2)
         desk.picture("train-series")
@@ -289,25 +298,21 @@ def take_series(desk: Desk) -> None:
         settle()
 
 
-def correct(labels: Labels, truth: Scan, z: int) -> None:
-    """Make a slice what the truth is, as a person does by strokes."""
-    plane, now = np.asarray(truth.data)[z], np.asarray(labels.data)[z]
+def correct(labels: Labels, truth: np.ndarray, z: int) -> None:
+    """Make a slice what the reference is, as a person does by strokes."""
+    plane, now = truth[z], np.asarray(labels.data)[z]
     for value in np.unique(plane):
         y, x = np.nonzero((plane == value) & (now != value))
         labels.data_setitem((np.full(len(y), z), y, x), value)
 
 
 def painted_scan(desk: Desk) -> tuple[Image, Labels]:
-    """A scan, and a Labels layer in which a few slices of it are painted."""
-    image, truth = phantom_3d(3, SMALL)
-    middle = widest_slice(truth)
-    left_out = [z for z in range(len(truth.data)) if z not in range(middle - 4, middle + 5, 2)]
-    truth.data[left_out] = 0
-    scan, labels = (
-        Layer.create(*made) for made in pair_layers(image, truth, "Phantom 3D", ("organ", "lesion"), "", PHANTOM)
-    )
-    labels.name = "Painted"
-    desk.viewer.layers.extend([scan, labels])
+    """The sample scan, and a Labels layer in which five slices of it are painted."""
+    scan, labels = desk.viewer.open_sample("napari-prosma", "hippocampus")
+    data = np.asarray(labels.data).copy()
+    middle = widest_slice(data)
+    data[[z for z in range(len(data)) if z not in range(middle - 6, middle + 7, 3)]] = 0
+    labels.data, labels.name = data, "Painted"
     desk.viewer.dims.set_current_step(0, middle)
     desk.viewer.reset_view()
     return scan, labels
