@@ -7,16 +7,17 @@ import importlib
 import json
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from platformdirs import user_config_path, user_data_path
 from psygnal import Signal
 
 from napari_prosma.jobs.boundary import Jobs
-from napari_prosma.layers.results import LOOKS
+from napari_prosma.jobs.run import ViewSignal
+from napari_prosma.layers.results import LOOKS, toggle_contours
 from prosma_core.config.documents import load_json
 from prosma_core.config.model import ModelHeader
 from prosma_core.engine.messages import Ready
@@ -24,6 +25,9 @@ from prosma_core.errors import ProsmaError
 from prosma_core.io.atomic import sweep, write_bytes_atomic
 from prosma_core.io.bundle import ModelEntry, read_header, shipped_models
 from prosma_core.printable import show_visibly
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
 
 _LOG = logging.getLogger(__name__)
 
@@ -34,6 +38,21 @@ _LOOKS = {"contours": False, "letters": True}
 """What of `LOOKS` is remembered, and what it is at first."""
 EARLY = 0.5
 """Seconds after a widget opened when the imports of its first result begin."""
+
+
+class LooksView(Protocol):
+    """Protocol of a view with switches for how results and scans look in the viewer."""
+
+    @property
+    def contours_toggled(self) -> ViewSignal:
+        """Whether results and previews are drawn as contours (bool)."""
+
+    @property
+    def letters_toggled(self) -> ViewSignal:
+        """Whether letters tell the patient's directions (bool)."""
+
+    def show_looks(self, *, contours: bool, letters: bool) -> None:
+        """Show both."""
 
 
 class Session:
@@ -80,6 +99,22 @@ class Session:
         self._widgets -= 1
         if self._widgets == 0:
             self.jobs.free()
+
+    def follow_looks(self, viewer: ViewerModel, view: LooksView) -> Callable[[], None]:
+        """Show in a view how results and scans look, and let it choose; gives what ends that."""
+
+        def show() -> None:
+            view.show_looks(contours=LOOKS.contours, letters=LOOKS.letters)
+
+        def choose_contours(on: bool) -> None:
+            if on != LOOKS.contours:
+                toggle_contours(viewer)
+
+        view.contours_toggled.connect(choose_contours)
+        view.letters_toggled.connect(lambda on: LOOKS.choose(letters=on))
+        LOOKS.changed.connect(show)
+        show()
+        return lambda: LOOKS.changed.disconnect(show)
 
     def _remember_looks(self) -> None:
         for name in _LOOKS:

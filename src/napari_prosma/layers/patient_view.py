@@ -74,25 +74,29 @@ def standing_orientation(displayed: Sequence[int], ndim: int) -> Orientation:
 
 
 def standing_order(order: Sequence[int], before: Sequence[int]) -> tuple[int, ...]:
-    """Order of the viewer's axes in which another plane of a patient stands: superior up where it is in the plane.
+    """Order of the viewer's axes in which a plane of a patient stands: superior up where it is in the plane.
 
     Parameters
     ----------
     order : sequence of int
         As napari has it now.
     before : sequence of int
-        As it was. Where the plane is the same it was transposed, and stays so; where it was rolled on from the coronal
-        plane as this function gives it, the axial one is next.
+        As it was. Where it was rolled, the next of axial, sagittal and coronal plane follows, in a time series as well;
+        a plane that was transposed stays so.
     """
-    n, now = len(order), tuple(order)
-    if n < 3 or len(before) != n or set(now[-2:]) == set(before[-2:]):
+    n, now, was = len(order), tuple(order), tuple(before)
+    if n < 3 or len(was) != n:
         return now
     superior, anterior, right = n + SUPERIOR, n + ANTERIOR, n + RIGHT
-    coronal = (anterior, superior, right)
-    if tuple(before[-3:]) == coronal and now[-3:] == (right, anterior, superior):
-        return (*now[:-3], superior, anterior, right)
-    if now[-2:] in ((right, superior), (anterior, superior), (right, anterior)):
-        return (*now[:-2], now[-1], now[-2])
+    planes = [(superior, anterior, right), (right, superior, anterior), (anterior, superior, right)]
+    if now == (was[-1], *was[:-1]):
+        for plane, following in zip(planes, planes[1:] + planes[:1], strict=True):
+            if set(was[-2:]) == set(plane[1:]):
+                return (*(axis for axis in was if axis not in plane), *following)
+    if set(now[-2:]) != set(was[-2:]):
+        for _, vertical, horizontal in planes:
+            if now[-2:] == (horizontal, vertical):
+                return (*now[:-2], vertical, horizontal)
     return now
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.run import ViewSignal
-from napari_prosma.jobs.session import Session
+from napari_prosma.jobs.session import LooksView, Session
 from napari_prosma.layers.results import drawing_layer
 from napari_prosma.scan.controller import (
     AbstractPartFields,
@@ -54,7 +54,7 @@ class AbstractSegmentAdvanced(Protocol):
         """Name the result gets unless another is given."""
 
 
-class AbstractSegmentView(AbstractScanView, SegmentRunView, Protocol):
+class AbstractSegmentView(AbstractScanView, SegmentRunView, LooksView, Protocol):
     """Protocol of the Segment widget's view."""
 
     @property
@@ -122,6 +122,7 @@ class SegmentController(ScanController[SegmentChoices]):
         self._details = ""
         self._plan: SegmentPlan | Problem | None = None
         self._connect_view()
+        self._no_looks = session.follow_looks(viewer, view)
         self._no_shortcut = offer(viewer, {"segment": self.start_or_cancel})
         self._begin()
 
@@ -133,7 +134,7 @@ class SegmentController(ScanController[SegmentChoices]):
     def _leave(self) -> None:
         if self.run is not None:
             self.run.abandon()
-        self._no_shortcut()
+        run_all("A viewer could not be left", self._no_shortcut, self._no_looks)
 
     # --- What the user does -------------------------------------------------------------------------------------------
 

@@ -129,6 +129,7 @@ class SegmentView(ScanView):
         self._train.setVisible(False)
         self._add(self._train)
         self._add_device()
+        self._add_looks()
         self.result = SegmentResultPanel()
         self._add(self.advanced)
         self._add_run("Segment", self.result.save)

@@ -97,6 +97,7 @@ class TrainController:
         self.next = NextSlice(
             viewer, view, session.jobs, self._pairs, self.slices, self.series, self._adviser, self._show_plan
         )
+        self._no_looks = session.follow_looks(viewer, view)
         self._no_shortcuts = offer(
             viewer, {"train": self.start_or_stop, "mark_slice": self.slices.toggle, "next_slice": self.next.go}
         )
@@ -112,6 +113,7 @@ class TrainController:
             "The Train widget could not be closed",
             self.trainings.close,  # what is painted comes first
             self._no_shortcuts,
+            self._no_looks,
             self.series.close,
             lambda: self.viewer.layers.events.inserted.disconnect(self._layer_added),
             lambda: self.viewer.layers.events.removed.disconnect(self._layer_removed),

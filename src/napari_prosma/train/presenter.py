@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from napari_prosma.jobs.run import RunView, ViewSignal
-from napari_prosma.jobs.session import Session, format_devices
+from napari_prosma.jobs.session import LooksView, Session, format_devices
 from napari_prosma.scan.selection import ModelGroups, ModelRow, Problem, model_rows
 from napari_prosma.shortcuts import with_key
 from napari_prosma.train.pairs import PairRow
@@ -25,7 +25,7 @@ NEW = {None: "New model", 2: "New 2D model", 3: "New 3D model"}
 NEW_FACTS = "Size, voxel size and tile are planned from the pairs."
 
 
-class AbstractTrainView(RunView, AbstractSliceView, Protocol):
+class AbstractTrainView(RunView, AbstractSliceView, LooksView, Protocol):
     """Protocol of the Train widget's view."""
 
     @property

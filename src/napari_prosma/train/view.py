@@ -285,6 +285,7 @@ class TrainView(JobView):
         self._end_part()
         self._add(self._plots)
         self._add_preview()
+        self._add_looks()
         self._add(self._outcome)
         self._add_run("Train")
         self._add(self._runs)

@@ -16,6 +16,7 @@ from qtpy.QtGui import QHideEvent
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QApplication,
+    QCheckBox,
     QComboBox,
     QDockWidget,
     QFileDialog,
@@ -237,6 +238,8 @@ class JobView(QWidget):
     run_clicked = Signal()
     free_clicked = Signal()
     details_clicked = Signal()
+    contours_toggled = Signal(bool)
+    letters_toggled = Signal(bool)
 
     def __init__(self, fields: Iterable[str]) -> None:
         super().__init__()
@@ -315,6 +318,30 @@ class JobView(QWidget):
         )
         self._add(row("Device", self._device), self._problems["device"])
         self._locked += [self._device, self._free]
+
+    def _add_looks(self) -> None:
+        """Add how results and scans look in the viewer."""
+        self._contours, self._letters = QCheckBox("Results as contours"), QCheckBox("Directions")
+        self._contours.setToolTip("Draw all results and previews as contours instead of filled.")
+        self._letters.setToolTip(
+            "At the edges of the canvas: the patient's left, right, anterior, posterior, superior and inferior."
+        )
+        self._contours.clicked.connect(self.contours_toggled)
+        self._letters.clicked.connect(self.letters_toggled)
+        self._contours.setObjectName("contours")
+        self._letters.setObjectName("letters")
+        line = QWidget()
+        layout = QHBoxLayout(line)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._contours)
+        layout.addWidget(self._letters)
+        layout.addStretch(1)
+        self._add(line)
+
+    def show_looks(self, *, contours: bool, letters: bool) -> None:
+        """How results and scans look in the viewer."""
+        self._contours.setChecked(contours)
+        self._letters.setChecked(letters)
 
     def _add_run(self, text: str, *actions: QWidget) -> None:
         """Add notes and details to the column, and the main button with what belongs to it to the footer.

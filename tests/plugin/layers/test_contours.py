@@ -13,7 +13,7 @@ from napari.layers import Image, Labels
 from napari.utils.colormaps import label_colormap
 
 from napari_prosma.gates.what_if import CHANGES, changes_beside
-from napari_prosma.jobs.session import Session, recall_looks
+from napari_prosma.jobs.session import LooksView, Session, recall_looks
 from napari_prosma.layers.labels import APART, _distances, _rgb, colors_apart
 from napari_prosma.layers.results import (
     LOOKS,
@@ -90,6 +90,20 @@ def test_looks_are_remembered(jobs: Any, tmp_path: Path, monkeypatch: pytest.Mon
     assert (LOOKS.contours, LOOKS.letters) == (True, False)
     Session(tmp_path / "other", jobs)
     assert (LOOKS.contours, LOOKS.letters) == (False, True)
+
+
+def test_a_view_shows_and_chooses_the_looks(jobs: Any, tmp_path: Path, fake_view: Any) -> None:
+    session, view, viewer = Session(tmp_path, jobs), fake_view(LooksView), ViewerModel()
+    leave = session.follow_looks(viewer, view)
+    assert view.shown["show_looks"] == (False, True)
+    view.contours_toggled.emit(True)
+    view.letters_toggled.emit(False)
+    assert view.shown["show_looks"] == (LOOKS.contours, LOOKS.letters) == (True, False)
+    toggle_contours(viewer)  # by its shortcut
+    assert view.shown["show_looks"] == (False, False)
+    leave()
+    toggle_contours(viewer)
+    assert view.shown["show_looks"] == (False, False)
 
 
 @pytest.mark.parametrize("count", range(1, 21))

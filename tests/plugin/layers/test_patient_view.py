@@ -22,6 +22,7 @@ from napari_prosma.layers.patient_view import (
     edge_letters,
     is_patient,
     patient_view,
+    standing_order,
     standing_orientation,
 )
 from napari_prosma.layers.results import LOOKS
@@ -99,6 +100,23 @@ def test_all_planes_stand_as_the_axes_are_rolled() -> None:
     for letters in (*PLANES.values(), "APRL"):
         assert shown(viewer) == letters
         viewer.dims.roll()
+    viewer.layers.clear()
+    viewer.dims.order = (0, 1, 2)
+    series = layer_of(nifti_affine((0, 1, 2), (1, 1, 1)))
+    viewer.add_layer(Image(np.zeros((3, *SIZE[::-1])), scale=(1, *series.scale), metadata=series.metadata))
+    for letters in (*PLANES.values(), "APRL"):
+        assert shown(viewer) == letters
+        viewer.dims.roll()
+
+
+def test_order_of_axes() -> None:
+    planes = [(0, 1, 2, 3), (0, 3, 1, 2), (0, 2, 1, 3), (0, 1, 2, 3)]  # of a time series
+    for before, after in itertools.pairwise(planes):
+        assert standing_order((before[-1], *before[:-1]), before) == after
+    assert standing_order((1, 2, 0), (0, 1, 2)) == (1, 0, 2)  # chosen at once
+    assert standing_order((0, 2, 1), (0, 1, 2)) == (0, 2, 1)  # transposed
+    assert standing_order((1, 0, 3, 2), (0, 1, 2, 3)) == (1, 0, 3, 2)
+    assert standing_order((3, 2, 0, 1), (0, 1, 2, 3)) == (3, 2, 0, 1)  # time in the plane
 
 
 def test_no_view_is_a_mirror_image() -> None:

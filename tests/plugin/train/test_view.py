@@ -403,7 +403,10 @@ def test_choices_are_locked_while_it_trains_and_can_still_be_read(
     inputs = (QComboBox, QSpinBox, QDoubleSpinBox, QLineEdit, QPushButton, QCheckBox)
     free = {p.objectName() for kind in inputs for p in view.findChildren(kind) if p.isEnabled() and p.objectName()}
     outcome = {"use", "save_as", "folder"}
-    assert free - {"qt_spinbox_lineedit"} == {"run", "preview", "live", "mark_slice", "next_slice", "details"} | outcome
+    assert (
+        free - {"qt_spinbox_lineedit"}
+        == {"run", "preview", "live", "mark_slice", "next_slice", "contours", "letters", "details"} | outcome
+    )
     assert all(label.isEnabled() for label in view.findChildren(QLabel) if label.isVisible())
     assert part(view, QTableWidget, "pairs").isEnabled()
     table = part(view, QTableWidget, "classes")
