@@ -217,14 +217,18 @@ def test_gates_from_the_scan_to_maps_a_voxel_and_what_if(
     assert enabled(gates)
     view.run_clicked.emit()
     jobs.jobs[-1].answer(*found(), "words")
+    jobs.jobs[-1].reply((), changed=9)
     assert view.shown["show_messages"][0][0] == "words"
+    assert "this level" in panel.levels.shown["show_headline"][0]
     assert panel.levels.shown["show_levels"][2] == 0
     assert panel.plots.shown["show_level"][2] == 0
     clock.run(10)
-    assert sorted(layer.name.rpartition(": ")[2] for layer in viewer.layers[1:]) == ["level 0 kept", "level 0 removed"]
+    assert [layer.name for layer in viewer.layers[1:]] == ["Gates: level 0 removed"]
     panel.plots.channel_clicked.emit(1)
+    clock.run(10)
+    assert [layer.name for layer in viewer.layers[1:]] == ["Gates: level 0 kept or removed"]
     assert panel.plots.shown["show_level"][2] == 1
-    gates.shown_result.picker.pick((3.0, 5.0, 6.0))
+    gates.shown_result.picker.pick((1.0, 3.0, 5.0, 6.0))
     assert panel.voxel.shown["show_voxel"][0] == "Voxel z 1, y 5, x 6. Level 0: 1 of 2 channels kept"
     panel.what_if.threshold_chosen.emit(0, 2.0)
     assert panel.what_if.shown["say"] == ("Segmenting with level 0: threshold × 2…",)

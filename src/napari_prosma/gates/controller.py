@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from napari_prosma.cleanup import run_all
 from napari_prosma.gates.job import InspectionResult, InspectJob
-from napari_prosma.gates.result_controller import AbstractGatesResultPanel, ResultController, Steps
+from napari_prosma.gates.maps import Steps
+from napari_prosma.gates.ranking import RankJob
+from napari_prosma.gates.result_controller import AbstractGatesResultPanel, ResultController
 from napari_prosma.gates.state import InspectChoices, InspectPlan, LevelFacts, level_facts, resolve
 from napari_prosma.jobs.run import ViewSignal
 from napari_prosma.jobs.session import Session
@@ -19,7 +21,7 @@ from napari_prosma.scan.controller import (
     slice_axes,
 )
 from napari_prosma.scan.selection import Problem
-from prosma_core.config.inspection import InspectConfig
+from prosma_core.config.inspection import InspectConfig, VariantResult
 from prosma_core.errors import ProsmaError
 from prosma_core.io.bundle import ModelEntry
 
@@ -125,17 +127,17 @@ class GatesController(ScanController[InspectChoices]):
 
     Attributes
     ----------
-    run : InspectJob or None
-        The running inspection.
-    showing : ResultController or None
-        What the last one found, while it is shown.
+    run : InspectJob or RankJob or None
+        The running inspection or, after it, ranking of its levels.
+    shown_result : ResultController or None
+        What the last inspection found, while it is shown.
     """
 
     def __init__(self, viewer: ViewerModel, view: AbstractGatesView, session: Session) -> None:
         self._presenter = GatesPresenter(view, session)
         super().__init__(viewer, view, session, self._presenter, _recalled(session))
         self.view = view
-        self.run: InspectJob | None = None
+        self.run: InspectJob | RankJob | None = None
         self.shown_result: ResultController | None = None
         self._details = ""
         self._source: Image | None = None
@@ -198,8 +200,16 @@ class GatesController(ScanController[InspectChoices]):
     def remove_maps(self) -> None:
         """Remove the layers of the last inspection from the viewer, and its numbers from the panel."""
         shown_result, self.shown_result = self.shown_result, None
+        if isinstance(self.run, RankJob):
+            self.run.cancel()
         if shown_result is not None:
             self._leaving.run(shown_result.close())
+
+    def rank(self) -> None:
+        """Rank the levels of what is shown, once the engine is free."""
+        shown_result = self.shown_result
+        if self.run is None and shown_result is not None and not shown_result.what_if.read_truth()[1]:
+            shown_result.what_if.queries.stop(lambda: self._rank([]))
 
     def details(self) -> str:
         """Log or traceback of the last failure."""
@@ -210,25 +220,53 @@ class GatesController(ScanController[InspectChoices]):
     def _start(self, plan: InspectPlan) -> None:
         self._waiting = False
         self._source = self._layer
-        self.run = InspectJob(plan, self.view, self.session.jobs, self._run_over)
-        if self._source is not None:
-            self._source.events.data.connect(self.run.scan_changed)
+        self.run = InspectJob(plan, self.view, self.session.jobs, self._show_result, self._inspected)
 
-    def _run_over(self, found: InspectionResult | None) -> None:
+    def _show_result(self, found: InspectionResult) -> None:
+        earlier = self.shown_result
+        if earlier is not None:
+            earlier.detach()
+            self.view.result.voxel.stop()
+        source = self._source if self._source in self.viewer.layers else None
+        before, jobs = self._leaving.take(), self.session.jobs
+        self.shown_result = ResultController(found, source, self.viewer, self.view.result, jobs, before, earlier)
+
+    def _inspected(self, shown: bool) -> None:
+        """An inspection is over: rank the levels of what it found, if it found anything."""
+        run = self.run
+        assert isinstance(run, InspectJob)
+        self._run_over()
+        if shown and self.shown_result is not None and self.shown_result.found.inspection.levels:
+            self._rank(run.said)
+        if shown:
+            self.view.scroll_to_result()
+
+    def _rank(self, said: Sequence[str]) -> None:
+        shown_result = self.shown_result
+        if shown_result is None or self.run is not None:
+            return
+        reference, problem = shown_result.what_if.read_truth()
+
+        def ranked(answer: tuple[VariantResult, ...] | str) -> None:
+            if self.shown_result is shown_result:
+                shown_result.show_ranking(answer)
+
+        shown_result.show_ranking_begun()
+        self.run = RankJob(
+            shown_result.found,
+            shown_result.what_if.queries.key,
+            None if problem else reference,
+            said,
+            self.view,
+            self.session.jobs,
+            ranked,
+            self._run_over,
+        )
+
+    def _run_over(self) -> None:
         run, self.run = self.run, None
         self._details = run.details if run is not None else ""
-        if run is not None and self._source is not None:
-            self._source.events.data.disconnect(run.scan_changed)
         self.view.show_running(False)
-        if found is not None:
-            earlier = self.shown_result
-            if earlier is not None:
-                earlier.detach()
-                self.view.result.voxel.stop()
-            source = self._source if self._source in self.viewer.layers else None
-            before, jobs = self._leaving.take(), self.session.jobs
-            self.shown_result = ResultController(found, source, self.viewer, self.view.result, jobs, before, earlier)
-            self.view.scroll_to_result()
         self._layers_changed()
         self._show_devices(self.session.jobs.ready)
 
@@ -284,7 +322,8 @@ class GatesController(ScanController[InspectChoices]):
         edits.channel_state_chosen.connect(when(lambda result, state: result.what_if.change_channel(state)))
         edits.truth_chosen.connect(when(lambda result, layer: result.what_if.choose_truth(layer)))
         edits.reset_clicked.connect(when(lambda result, *_: result.what_if.reset()))
-        edits.ranking_clicked.connect(when(lambda result, *_: result.what_if.rank()))
+        panel.maps.map_chosen.connect(when(lambda result, kind: result.show_map(kind)))
+        panel.ranking_clicked.connect(self.rank)
 
     def _when_shown(self, act: Callable[..., None]) -> Callable[..., None]:
         """What does something with what is shown, and nothing where it is gone: a slider that rests says so late."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,14 +39,16 @@ class InspectionResult:
         The summary, and where each map lies.
     arrays : dict of str to ndarray
         The maps by name, axes as their `MapInfo` says.
-    key : str
-        Names the scan as it was inspected: the engine caches the unedited result under it. Empty where it changed.
     """
 
     plan: InspectPlan
     inspection: Inspection
     arrays: Mapping[str, NDArray[Any]] = field(repr=False)
-    key: str = ""
+
+    @property
+    def unit(self) -> str:
+        """What a value of the scan is called: voxel, or of a picture pixel."""
+        return "pixel" if self.plan.scan.spec.spatial_ndim == 2 else "voxel"
 
     def level(self, level: int) -> LevelSummary | None:
         """Summary of a level, None where it was not inspected."""
@@ -159,25 +160,27 @@ class InspectJob(ShownRun):
     plan : InspectPlan
     view : RunView
     jobs : Jobs
+    found : callable
+        Told what was found.
     over : callable
-        Told, once, what was found; None where nothing was.
+        Told, once and last, whether something was found and shown.
     """
 
     def __init__(
-        self, plan: InspectPlan, view: RunView, jobs: Jobs, over: Callable[[InspectionResult | None], None]
+        self,
+        plan: InspectPlan,
+        view: RunView,
+        jobs: Jobs,
+        found: Callable[[InspectionResult], None],
+        over: Callable[[bool], None],
     ) -> None:
         self.plan = plan
-        self._told = over
+        self._found, self._told = found, over
         self._arrays: dict[str, NDArray[Any]] = {}
         self._shown = False
-        self._key = uuid.uuid4().hex
         view.show_running(True)
-        super().__init__(view, TEXTS, f"ProSMA: {plan.group}")
-        self.start(jobs, ScanSpec(plan.request.replace(key=self._key), plan.scan))
-
-    def scan_changed(self, _event: Any = None) -> None:
-        """The scan's voxels changed: cached results of it are not reused."""
-        self._key = ""
+        super().__init__(view, TEXTS, f"ProSMA: inspecting {plan.scan.name}")
+        self.start(jobs, ScanSpec(plan.request, plan.scan))
 
     # --- Messages of the engine, in the GUI thread ------------------------------------------------------------------
 
@@ -186,11 +189,16 @@ class InspectJob(ShownRun):
         """As of `JobRun`."""
         return {**super().handlers, ArrayReady: self._take, Finished: self._finish}
 
+    @property
+    def said(self) -> list[str]:
+        """Messages that are shown."""
+        return self._lines[-self.LINES :]
+
     def over(self) -> None:
-        """End the job; where there is no result to show, the widget is called without one."""
+        """The engine is free."""
         super().over()
-        if not (self._shown or self.abandoned):
-            self._told(None)
+        if not self.abandoned:
+            self._told(self._shown)
 
     def _take(self, ready: ArrayReady) -> None:
         self._arrays[ready.name] = ready.array
@@ -201,7 +209,7 @@ class InspectJob(ShownRun):
         if result.words:
             self.say(result.words)
         self.say(f"Done in {format_duration(result.seconds)} on {result.device.partition(' (')[0]}.")
-        self._told(InspectionResult(self.plan, result.inspection, self._arrays, self._key))
+        self._found(InspectionResult(self.plan, result.inspection, self._arrays))
         self._shown = True
 
 
@@ -209,6 +217,8 @@ KEYS = ("provenance", "inspection", "what_if")
 """Of a JSON file of numbers."""
 COLUMNS = ("threshold", "removed", "energy_removed", "channel_gate", "kept_positive")
 """Numbers of each channel."""
+LEVEL_COLUMNS = ("noise_gain", "flipped", "channel_gate_spread")
+"""Numbers of each level alone."""
 
 
 def numbers(found: InspectionResult, notes: Mapping[str, str], variants: Sequence[VariantResult]) -> dict[str, Any]:
@@ -222,11 +232,13 @@ def channel_table(found: InspectionResult) -> str:
     """The numbers of each level (channel ``all``) and channel as comma-separated values."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(("level", "channel", *COLUMNS))
+    writer.writerow(("level", "channel", *COLUMNS, *LEVEL_COLUMNS))
     for summary in found.inspection.levels:
-        writer.writerow((summary.level, "all", summary.threshold, summary.removed, summary.energy, None, None))
+        level = (summary.noise_gain, summary.flipped, summary.channel_gate_spread)
+        writer.writerow((summary.level, "all", summary.threshold, summary.removed, summary.energy, None, None, *level))
         for channel in range(summary.channels):
-            writer.writerow((summary.level, channel, *(_at(values, channel) for values in _columns(summary))))
+            values = (_at(values, channel) for values in _columns(summary))
+            writer.writerow((summary.level, channel, *values, None, None, None))
     return out.getvalue()
 
 

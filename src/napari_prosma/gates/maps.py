@@ -1,14 +1,18 @@
-"""Layers of an inspection and their styles: added, updated by the next inspection, removed together."""
+"""The layer of an inspection that shows a map, one at a time, its style, and the legend on the canvas."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
+from napari.components.overlays import TextOverlay
 from napari.layers import Image, Layer
 from napari.utils.colormaps import Colormap
 
 from napari_prosma.gates.job import InspectionResult
+from napari_prosma.gates.state import GROUP
+from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.layers.maps import field_layer, map_layer, mask_layer, renew_layer, set_limits
 from napari_prosma.layers.results import add_layer_keep_selection
 from napari_prosma.layers.viewport import show_channel, shown_channel
@@ -35,27 +39,35 @@ REMOVED = "#e8590c"
 """Color of what is removed, likewise."""
 MASK_NAMES = ("removed", "kept")
 """Names of 0 and 1 in a mask."""
-SHARES = {"removed": "inferno", "energy": "magma", "gate": "viridis", "channel_gate": "viridis"}
+SHARES = {"removed": "inferno", "energy": "magma", "gate": "viridis"}
 """Maps of shares, and the colormap of each."""
 WORDS = {
     "removed": "removed",
-    "energy": "energy",
-    "kept": "kept",
+    "energy": "energy removed",
+    "kept": "kept or removed",
     "field": "field",
-    "scales": "dilation {dilation}",
+    "scales": "field, dilation {dilation}",
     "gate": "gate",
-    "channel_gate": "channel gate",
-    "before": "skip before",
-    "after": "skip after",
 }
-"""What a map is called in the name of its layer."""
+"""What a map is called in the name of its layer and in the box of maps."""
+LEGEND = "prosma_gates"
+"""Name of the legend among the overlays of the canvas."""
+LEGENDS = {
+    "removed": "Removed share of the channels\n0 none, 1 all",
+    "energy": "Removed share of the skip's energy\n0 none, 1 all",
+    "gate": "Weight of the gate\n0 nothing passes, 1 all",
+    "kept": "Blue: kept. Orange: removed",
+    "field": "Field z. Gray: removed ({range})\n{kept}",
+    "scales": "Field of dilation {dilation}, a part of z",
+}
+"""What the legend says of a map, below its level and channel."""
 
 _EDGE = 1e-4
 
 
-def map_title(info: MapInfo) -> str:
-    """Text of a map, such as ``level 0 removed``."""
-    return f"level {info.level} {WORDS[info.kind].format(dilation=info.dilation)}"
+def map_name(info: MapInfo) -> str:
+    """What a map is called, such as ``removed``."""
+    return WORDS[info.kind].format(dilation=info.dilation)
 
 
 def band_colors(form: GateForm) -> Colormap:
@@ -79,173 +91,275 @@ def plain_colors() -> Colormap:
     return Colormap(colors, controls=[0.0, 0.25, 0.5, 0.75, 1.0], name="prosma field")
 
 
-class MapLayers:
-    """Layers of one inspection's maps.
+class MapLayer:
+    """The layer that shows one map of an inspection, and its legend.
+
+    Another level or kind of map comes into the same layer where that can show it, else into a new one in its place.
+    A layer that was renamed is the user's: it stays as it is.
 
     Parameters
     ----------
     viewer : ViewerModel
     found : InspectionResult
-    earlier : MapLayers, optional
-        Those of the previous inspection: `renew` gives them the maps of this one.
+    earlier : MapLayer, optional
+        That of the previous inspection, disconnected: its layer and kind are taken over.
+
+    Attributes
+    ----------
+    kind : str
+        Name of the kind of map that is shown, one of those of `choices`.
+    notes : dict of str to str
+        How the maps were made.
     """
 
-    def __init__(self, viewer: ViewerModel, found: InspectionResult, earlier: MapLayers | None = None) -> None:
+    def __init__(self, viewer: ViewerModel, found: InspectionResult, earlier: MapLayer | None = None) -> None:
         self._viewer, self._found = viewer, found
-        self._layers: dict[str, Layer] = {}
-        self._names: dict[str, str] = {}  # that the layers were given
-        if earlier is not None:
-            self._layers, self._names = dict(earlier._layers), dict(earlier._names)
+        self._layer: Layer | None = None if earlier is None else earlier._layer
+        self._name: str = "" if earlier is None else earlier._name
+        self._info: MapInfo | None = None
         self._channel = 0
         plan = found.plan
         source = plan.scan.path.name if plan.scan.path else plan.scan.name
         self.notes = provenance(plan.model.header, plan.request.config, source, plan.scan.given_size)
+        self.kind: str = "" if earlier is None else earlier.kind
+        if self.kind not in self.choices:
+            self.kind = _lead(found) if _lead(found) in self.choices else next(iter(self.choices), "")
+        if self._layer is not None:
+            self._layer.events.visible.connect(self._show_legend)
+        viewer.layers.events.removed.connect(self._show_legend)
 
-    def renew(self, others: Sequence[Layer]) -> Iterator[None]:
-        """Update the layers of the previous inspection with the maps of this one, one per step, visible ones first.
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Kinds of maps that there are, the one to see first in front."""
+        names = [map_name(info) for info in self._found.inspection.maps if self._showable(info)]
+        return tuple(sorted(dict.fromkeys(names), key=lambda name: name != _lead(self._found)))
 
-        Visibility, colors and opacity stay as they were set. Layers that have no map in this inspection, or were
-        renamed, are removed in the last step, together with `others`.
+    @property
+    def of_channels(self) -> str:
+        """The kind of map to see a channel in, empty where there is none."""
+        names = [map_name(info) for info in self._found.inspection.maps if "c" in info.axes and self._showable(info)]
+        return WORDS["field"] if WORDS["field"] in names else next(iter(names), "")
 
-        Parameters
-        ----------
-        others : sequence of Layer
-            Layers of the previous inspection that show no maps.
-        """
-        infos = {info.name: info for info in self._found.inspection.maps if info.name in self._found.arrays}
-        there = {name: layer for name, layer in self._layers.items() if layer in self._viewer.layers}
-        self._layers, leaving = dict(there), list(others)
-        for name, layer in sorted(there.items(), key=lambda item: not item[1].visible):
-            info = infos.get(name)
-            if info is not None and layer.name == self._names[name] and self._renew(layer, info):
-                yield
-            else:
-                del self._layers[name]
-                leaving.append(layer)
-        yield from remove_all(self._viewer, leaving)
+    @property
+    def layers(self) -> list[Layer]:
+        """The layer, where there is one that is still ours."""
+        return [self._layer] if self._layer is not None and self._is_ours(self._layer) else []
 
-    def add(self, level: int, kinds: frozenset[str] = frozenset()) -> Iterator[None]:
-        """Add the missing layers of a level, one per step.
-
-        The one that a user should see first comes first, and the others below it.
+    def show(self, level: int, kind: str, *, visible: bool | None = True) -> Iterator[None]:
+        """Steps that show a map in the place of the one that is shown.
 
         Parameters
         ----------
         level : int
-        kinds : frozenset of str
-            Those that are visible; none: the one to see first.
+        kind : str
+            One of `choices`.
+        visible : bool or None
+            Whether it is seen; None: where the one before is.
         """
-        infos = [i for i in self._found.inspection.maps if i.level == level and i.name in self._found.arrays]
-        lead, below = _lead(self._found), None
-        for info in sorted(infos, key=lambda info: _kind(info) != lead):
-            layer = self._layers.get(info.name)
-            if layer is None:
-                layer = self._make(info, visible=_kind(info) in (kinds or {lead}))
-                if layer is None:
-                    continue
-                self._layers[info.name] = layer
-                add_layer_keep_selection(self._viewer, layer, below)
-                self._names[info.name] = layer.name
-                yield
-            below = below or layer
+        self.kind = kind
+        maps = self._found.inspection.maps
+        info = next((i for i in maps if i.level == level and map_name(i) == kind and self._showable(i)), None)
+        if info is None:
+            return
+        old = self._layer if self._layer is not None and self._is_ours(self._layer) else None
+        shown = old.visible if visible is None and old is not None else visible is not False
+        fresh = self._make(info, visible=shown)
+        same = self._info is None or self._info.kind == info.kind
+        self._info = info
+        if old is not None and renew_layer(old, fresh):
+            self._restyle(old, fresh, same=same)
+            if old.visible != shown:
+                old.visible = shown
+        else:
+            self._replace(old, fresh)
+        assert self._layer is not None
+        self._name = self._layer.name
+        self._fit()
+        self._show_legend()
+        yield
+        if old is not None and old is not self._layer:
+            yield from remove_all(self._viewer, [old])
 
-    @property
-    def layers(self) -> list[Layer]:
-        """Layers that were added, and those of the previous inspection that are still to be updated."""
-        return list(self._layers.values())
-
-    def show_level(self, level: int) -> Iterator[None]:
-        """Show, of each kind of map that is visible, this level's and no other's; the steps add what is missing."""
-        infos = {info.name: info for info in self._found.inspection.maps}
-        there = {name: layer for name, layer in self._layers.items() if layer in self._viewer.layers}
-        seen = frozenset(_kind(infos[name]) for name, layer in there.items() if name in infos and layer.visible)
-        kinds = seen or frozenset({_lead(self._found)})
-        for name, layer in there.items():
-            shown = name in infos and infos[name].level == level and _kind(infos[name]) in kinds
-            if layer.visible != shown:
-                layer.visible = shown
-        return self.add(level, kinds)
-
-    def show_channel(self, level: int, channel: int) -> bool:
-        """Move the channel slider; False where this level has no layer with channels in the viewer."""
-        layer = self._with_channels(level)
-        if layer is None:
+    def show_channel(self, channel: int) -> bool:
+        """Move the channel slider; False where the map has no channels."""
+        if not self._has_channels:
             return False
-        show_channel(layer, self._viewer, channel)
+        assert self._layer is not None
+        show_channel(self._layer, self._viewer, channel)
         return True
 
-    def shown_channel(self, level: int) -> int | None:
+    def shown_channel(self) -> int | None:
         """Channel the slider stands at, None where there is no slider."""
-        layer = self._with_channels(level)
-        return None if layer is None else shown_channel(layer, self._viewer)
+        return shown_channel(self._layer, self._viewer) if self._has_channels and self._layer is not None else None
 
     def fit_colors(self, channel: int) -> None:
-        """Let the colors of all fields follow the thresholds of this channel."""
+        """Let colors and legend follow this channel."""
         self._channel = channel
-        for info in self._found.inspection.maps:
-            layer = self._layers.get(info.name)
-            if layer is not None and layer in self._viewer.layers:
-                self._fit(layer, info)
+        self._fit()
+        self._show_legend()
 
-    def _fit(self, layer: Layer, info: MapInfo) -> None:
+    def detach(self) -> None:
+        """Disconnect from the layer, and take the legend from the canvas; the layer stays."""
+        self._viewer.layers.events.removed.disconnect(self._show_legend)
+        if self._layer is not None:
+            self._layer.events.visible.disconnect(self._show_legend)
+        self._viewer.canvas.overlays.pop(LEGEND, None)
+
+    @property
+    def _has_channels(self) -> bool:
+        return self._info is not None and "c" in self._info.axes and bool(self.layers)
+
+    def _is_ours(self, layer: Layer) -> bool:
+        return layer in self._viewer.layers and layer.name == self._name
+
+    def _showable(self, info: MapInfo) -> bool:
+        return info.kind in LEGENDS and info.name in self._found.arrays
+
+    def _replace(self, old: Layer | None, fresh: Layer) -> None:
+        """Add a layer where the old one is, which is hidden until the next step removes it."""
+        if self._layer is not None:
+            self._layer.events.visible.disconnect(self._show_legend)
+        if old is not None:
+            old.visible = False
+        add_layer_keep_selection(self._viewer, fresh, old)
+        self._layer = fresh
+        fresh.events.visible.connect(self._show_legend)
+
+    def _restyle(self, layer: Layer, fresh: Layer, *, same: bool) -> None:
+        """Give a layer the colors of a fresh one; where it shows the same kind of map, those of the user stay."""
+        if not isinstance(layer, Image) or not isinstance(fresh, Image):
+            return
+        own = layer.colormap.name.startswith(BAND_NAME) and layer.colormap.name != fresh.colormap.name
+        if not same or own:
+            layer.colormap, layer.opacity = fresh.colormap, fresh.opacity
+            layer.contrast_limits_range = fresh.contrast_limits
+            layer.contrast_limits = fresh.contrast_limits
+
+    def _fit(self) -> None:
         """Let the colors of a field end where those of the present channel do."""
-        if info.kind in {"field", "scales"} and isinstance(layer, Image):
-            set_limits(layer, self._limit(info.level))
+        if self._info is not None and self._info.kind in {"field", "scales"} and isinstance(self._layer, Image):
+            set_limits(self._layer, self._limit(self._info.level))
 
-    def _renew(self, layer: Layer, info: MapInfo) -> bool:
-        """Give a layer the map of this inspection; False where it cannot show it."""
-        fresh = self._make(info, visible=layer.visible)
-        if fresh is None or not renew_layer(layer, fresh):
-            return False
-        self._names[info.name] = layer.name
-        if info.kind == "field" and isinstance(layer, Image) and isinstance(fresh, Image):
-            name = layer.colormap.name  # not one that the user has chosen
-            if name.startswith(BAND_NAME) and name != fresh.colormap.name:
-                layer.colormap = fresh.colormap
-        self._fit(layer, info)
-        return True
+    def _show_legend(self, _event: Any = None) -> None:
+        """Say on the canvas what is shown; nothing where the layer is hidden or gone."""
+        overlays = self._viewer.canvas.overlays
+        if self._info is None or self._layer is None or not self.layers or not self._layer.visible:
+            overlays.pop(LEGEND, None)
+            return
+        text = legend(self._info, self._channel, self._threshold(self._info.level), self._found.inspection.form)
+        if LEGEND not in overlays:
+            overlays[LEGEND] = TextOverlay(text=text, visible=True, position="top_right", box=True)
+        elif overlays[LEGEND].text != text:
+            overlays[LEGEND].text = text
 
-    def _with_channels(self, level: int) -> Layer | None:
-        infos = [i for i in self._found.inspection.maps if i.level == level and "c" in i.axes]
-        layers = (self._layers.get(info.name) for info in infos)
-        return next((layer for layer in layers if layer is not None and layer in self._viewer.layers), None)
-
-    def _make(self, info: MapInfo, *, visible: bool) -> Layer | None:
-        """The layer of a map, None for one that is not shown."""
+    def _make(self, info: MapInfo, *, visible: bool) -> Layer:
+        """The layer of a map."""
         found, data = self._found, self._found.arrays[info.name]
-        given = (found.plan.scan, info, data, f"{found.plan.group}: {map_title(info)}", self.notes)
+        given = (found.plan.scan, info, data, f"{GROUP}level {info.level} {map_name(info)}", self.notes)
         if info.kind in SHARES:
-            return map_layer(*given, colormap=SHARES[info.kind], visible=visible)
-        if info.kind == "kept":
+            layer = map_layer(*given, colormap=SHARES[info.kind], visible=visible)
+        elif info.kind == "kept":
             return mask_layer(*given, names=MASK_NAMES, colors=(REMOVED, KEPT), visible=visible)
-        colors = {"field": band_colors(found.inspection.form), "scales": plain_colors()}
-        if info.kind in colors:
-            limit = self._limit(info.level)
-            return field_layer(*given, colormap=colors[info.kind], limit=limit, visible=visible)
-        return None
+        else:
+            colors = band_colors(found.inspection.form) if info.kind == "field" else plain_colors()
+            layer = field_layer(*given, colormap=colors, limit=self._limit(info.level), visible=visible)
+        layer.colorbar.visible = True
+        return layer
+
+    def _threshold(self, level: int) -> float | None:
+        """Threshold of the present channel at a level; None for a gate without."""
+        summary = self._found.level(level)
+        if summary is None or not summary.thresholds:
+            return None
+        return summary.thresholds[min(self._channel, len(summary.thresholds) - 1)]
 
     def _limit(self, level: int) -> float:
         """End of the colors of a level's fields at the present channel."""
-        summary = self._found.level(level)
-        if summary is None or not summary.thresholds:
-            return 1.0
-        return REACH * max(summary.thresholds[min(self._channel, len(summary.thresholds) - 1)], 1e-6)
+        threshold = self._threshold(level)
+        return 1.0 if threshold is None else REACH * max(threshold, 1e-6)
+
+
+def legend(info: MapInfo, channel: int, threshold: float | None, form: GateForm) -> str:
+    """What a map shows, in two or three lines: level and channel, kind, and what its values or colors mean."""
+    where = f"Level {info.level}" + (f", channel {channel}" if "c" in info.axes else "")
+    tau = "its threshold" if threshold is None else f"{threshold:.2f}"
+    removed, kept = f"z within ± {tau}", "Blue: kept, negative. Orange: kept, positive"
+    if form in ONE_SIDED:
+        removed, kept = f"z up to {tau}", "Orange: kept"
+    return f"{where}\n{LEGENDS[info.kind].format(dilation=info.dilation, range=removed, kept=kept)}"
 
 
 def remove_all(viewer: ViewerModel, layers: Sequence[Layer]) -> Iterator[None]:
     """Remove layers that are still there, in one step: drawing between two of them has crashed OpenGL."""
     there = [layer for layer in layers if layer in viewer.layers]
     if there:
-        with viewer.layers.batched_update():
+        selection = viewer.layers.selection
+        quiet = nullcontext() if set(selection) & set(there) else selection.events.blocker_all()
+        with viewer.layers.batched_update(), quiet:  # otherwise the controls of what is selected are shown anew
             for layer in there:
                 viewer.layers.remove(layer)
         yield
 
 
-def _kind(info: MapInfo) -> str:
-    return info.kind if info.dilation is None else f"{info.kind} {info.dilation}"
-
-
 def _lead(found: InspectionResult) -> str:
     """Kind of map that is shown at first."""
-    return "gate" if found.inspection.gate == "attention" else "removed"
+    return WORDS["gate" if found.inspection.gate == "attention" else "removed"]
+
+
+PAUSE = 5
+"""Milliseconds between two steps, so that what waits in the window comes first."""
+
+
+class Steps:
+    """Runs work of the GUI thread, such as adding many layers, in steps between other events.
+
+    Parameters
+    ----------
+    jobs : Jobs
+        Gives the timer.
+    """
+
+    def __init__(self, jobs: Jobs) -> None:
+        self._work: Iterator[None] | None = None
+        self._timer = jobs.timer(self._step)
+        self._coming = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether steps are left."""
+        return self._work is not None
+
+    def run(self, work: Iterator[None]) -> None:
+        """Take the steps of this work, and no more of what was done before."""
+        self._work = work
+        self._wait()
+
+    def take(self) -> Iterator[None]:
+        """The steps that are left, for somebody else to take."""
+        work, self._work = self._work, None
+        return work if work is not None else iter(())
+
+    def stop(self) -> None:
+        """Take no more steps."""
+        self._work = None
+
+    def _wait(self) -> None:
+        if not self._coming:
+            self._coming = True
+            self._timer.start(PAUSE)
+
+    def _step(self) -> None:
+        self._coming = False
+        work = self._work
+        if work is None:
+            return
+        try:
+            next(work)
+        except StopIteration:
+            if self._work is work:
+                self._work = None
+        except Exception:
+            self._work = None
+            raise
+        if self._work is not None:
+            self._wait()

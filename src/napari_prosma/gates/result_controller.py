@@ -1,4 +1,4 @@
-"""Controller of an inspection's result: layers, selected level and channel, picked voxel, what-if."""
+"""Controller of an inspection's result: ranking, map, selected level and channel, picked voxel, what-if."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from napari.layers import Points
 
 from napari_prosma.cleanup import run_all
 from napari_prosma.gates.job import InspectionResult, VoxelChannels, at_voxel
-from napari_prosma.gates.maps import MapLayers, remove_all
+from napari_prosma.gates.maps import MapLayer, Steps, remove_all
+from napari_prosma.gates.ranking import NONE, RANKING, LevelEffect, effects, headline
+from napari_prosma.gates.state import GROUP
 from napari_prosma.gates.what_if import AbstractWhatIfPanel, WhatIfController
 from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.jobs.run import ViewSignal
 from napari_prosma.layers.maps import cross_layer, cross_voxel, move_cross
 from napari_prosma.layers.results import add_layer_keep_selection
 from napari_prosma.layers.viewport import voxel_at
-from prosma_core.config.inspection import LevelSummary
+from prosma_core.config.inspection import LevelSummary, VariantResult
 from prosma_core.config.model import GateForm
 from prosma_core.printable import counted
 
@@ -141,7 +143,7 @@ class VoxelPicker:
         if self.voxel is None:
             return
         if self._cross is None or self._cross not in self._viewer.layers:
-            self._cross = cross_layer(scan, self.voxel, f"{self._found.plan.group}: voxel", self._notes)
+            self._cross = cross_layer(scan, self.voxel, f"{GROUP}voxel", self._notes)
             add_layer_keep_selection(self._viewer, self._cross)
             self._cross.events.data.connect(self._dragged)
             return
@@ -186,67 +188,8 @@ def _near(a: Any, b: Any) -> bool:
     return bool(abs(a[0] - b[0]) <= STILL and abs(a[1] - b[1]) <= STILL)
 
 
-PAUSE = 5
-"""Milliseconds between two steps, so that what waits in the window comes first."""
-
-
-class Steps:
-    """Runs work of the GUI thread, such as adding many layers, in steps between other events.
-
-    Parameters
-    ----------
-    jobs : Jobs
-        Gives the timer.
-    """
-
-    def __init__(self, jobs: Jobs) -> None:
-        self._work: Iterator[None] | None = None
-        self._timer = jobs.timer(self._step)
-        self._coming = False
-
-    @property
-    def busy(self) -> bool:
-        """Whether steps are left."""
-        return self._work is not None
-
-    def run(self, work: Iterator[None]) -> None:
-        """Take the steps of this work, and no more of what was done before."""
-        self._work = work
-        self._wait()
-
-    def take(self) -> Iterator[None]:
-        """The steps that are left, for somebody else to take."""
-        work, self._work = self._work, None
-        return work if work is not None else iter(())
-
-    def stop(self) -> None:
-        """Take no more steps."""
-        self._work = None
-
-    def _wait(self) -> None:
-        if not self._coming:
-            self._coming = True
-            self._timer.start(PAUSE)
-
-    def _step(self) -> None:
-        self._coming = False
-        work = self._work
-        if work is None:
-            return
-        try:
-            next(work)
-        except StopIteration:
-            if self._work is work:
-                self._work = None
-        except Exception:
-            self._work = None
-            raise
-        if self._work is not None:
-            self._wait()
-
-
 class AbstractLevelsTable(Protocol):
-    """Table of levels."""
+    """Sentence on the ranking, and table of levels."""
 
     @property
     def level_clicked(self) -> ViewSignal:
@@ -256,7 +199,24 @@ class AbstractLevelsTable(Protocol):
         """Show these levels; `level` is the one whose maps and plots are shown."""
 
     def mark(self, level: int, /) -> None:
-        """Mark the level that is shown."""
+        """Mark the level that is shown, and say all of its numbers."""
+
+    def show_headline(self, text: str, /) -> None:
+        """Show which level decides, or why that is not known."""
+
+    def show_ranking(self, ranked: Sequence[LevelEffect], unit: str, /) -> None:
+        """Order the levels by what the result owes to their gates."""
+
+
+class AbstractMapBox(Protocol):
+    """Box of the kinds of maps."""
+
+    @property
+    def map_chosen(self) -> ViewSignal:
+        """Kind of map (str)."""
+
+    def show_maps(self, kinds: Sequence[str], kind: str, /) -> None:
+        """Show kinds of maps, and which is shown."""
 
 
 class AbstractPlots(Protocol):
@@ -288,6 +248,10 @@ class AbstractGatesResultPanel(Protocol):
         """The levels."""
 
     @property
+    def maps(self) -> AbstractMapBox:
+        """Kind of map that is shown."""
+
+    @property
     def plots(self) -> AbstractPlots:
         """Plots of the level that is shown."""
 
@@ -304,11 +268,18 @@ class AbstractGatesResultPanel(Protocol):
         """Export."""
 
     @property
+    def ranking_clicked(self) -> ViewSignal:
+        """Rank the levels."""
+
+    @property
     def remove_clicked(self) -> ViewSignal:
         """Take all layers of this inspection out of the viewer."""
 
     def show_tabs(self, *, gates: bool) -> None:
         """Show the tabs where there are gates to inspect."""
+
+    def show_ranking_running(self, running: bool, /) -> None:
+        """Lock what needs the engine while the levels are ranked."""
 
     def show(self) -> None:
         """Show the panel."""
@@ -330,15 +301,15 @@ class ResultController:
     jobs : Jobs
     before : iterator of None
         Steps to take before layers are added, such as the removal of others.
-    earlier : Showing, optional
-        Of the previous inspection, disconnected: its maps are given new data, its level and channel are shown.
+    earlier : ResultController, optional
+        Of the previous inspection, disconnected: its layer is given the new map, its level and channel are shown.
 
     Attributes
     ----------
     found : InspectionResult
     level, channel : int
         What is shown.
-    probe : VoxelPicker
+    picker : VoxelPicker
     what_if : WhatIfController
     """
 
@@ -354,10 +325,12 @@ class ResultController:
     ) -> None:
         self.found = found
         self._source, self._viewer, self._panel = source, viewer, panel
-        self._maps: MapLayers = MapLayers(viewer, found, earlier._maps if earlier else None)
-        self._before: Iterator[None] = chain(before, self._renew_maps(earlier) if earlier else ())
-        self.notes = self._maps.notes
+        self._map: MapLayer = MapLayer(viewer, found, earlier._map if earlier else None)
+        leaving = remove_all(viewer, earlier._others) if earlier else ()
+        self._before: Iterator[None] = chain(before, earlier._before if earlier else (), leaving)
+        self.notes = self._map.notes
         self._steps = Steps(jobs)
+        self._ranking: tuple[VariantResult, ...] = ()
         levels = found.inspection.levels
         self.level, self.channel = levels[0].level if levels else 0, 0
         if earlier is not None and (summary := found.level(earlier.level)) is not None:
@@ -365,6 +338,8 @@ class ResultController:
         self.picker = VoxelPicker(viewer, panel.voxel, found, self.notes)
         self.what_if = WhatIfController(viewer, panel.what_if, jobs, found, self.notes)
         panel.levels.show_levels(_title(found), levels, self.level)
+        panel.levels.show_headline("" if levels else NONE)
+        panel.maps.show_maps(self._map.choices, self._map.kind)
         panel.show_tabs(gates=bool(levels))
         panel.files.say("")
         panel.show()
@@ -373,29 +348,25 @@ class ResultController:
         if source is not None:
             source.events.data.connect(self._renew)
         self.picker.listen(panel.voxel.probing)
-        self._steps.run(chain(self._before, self._with_slider(self._maps.show_level(self.level))))
+        self._show_map(visible=None)
 
     @property
     def adding(self) -> bool:
-        """Whether layers are still being added."""
+        """Whether a layer is still to be added."""
         return self._steps.busy
+
+    @property
+    def results(self) -> tuple[VariantResult, ...]:
+        """Numbers of the shown what-if result, then those of the ranking."""
+        return (*self.what_if.results, *self._ranking)
 
     def close(self) -> Iterator[None]:
         """Hide the panel and disconnect; the returned steps remove all layers."""
+        layers = [*self._others, *self._map.layers]
         self.detach()
         self._panel.voxel.stop()
         self._panel.hide()
-        return chain(self._before, remove_all(self._viewer, [*self._others, *self._maps.layers]))
-
-    @property
-    def _others(self) -> list[Layer]:
-        """Layers of ours that show no map."""
-        return [*self.picker.layers, *self.what_if.layers]
-
-    def _renew_maps(self, earlier: ResultController) -> Iterator[None]:
-        """Steps: those left of the previous inspection, then new data for its maps; its other layers are removed."""
-        yield from earlier._before
-        yield from self._maps.renew(earlier._others)
+        return chain(self._before, remove_all(self._viewer, layers))
 
     def detach(self) -> None:
         """Disconnect from viewer and panel, which may be deleted already; layers stay."""
@@ -405,34 +376,71 @@ class ResultController:
             self._steps.stop,
             lambda: self._viewer.dims.events.current_step.disconnect(self._slider_moved),
             *([lambda: source.events.data.disconnect(self._renew)] if source is not None else []),
+            self._map.detach,
             self.picker.detach,
             self.what_if.queries.stop,
         )
 
     def show_level(self, level: int) -> None:
-        """Show another level: its maps instead of those shown, its plots and channels."""
+        """Show another level: its map instead of the one shown, its plots and channels."""
         summary = self.found.level(level)
         if summary is None:
             return
         self.level = level
         self.channel = min(self.channel, summary.channels - 1)
-        self._steps.run(chain(self._before, self._with_slider(self._maps.show_level(level))))
+        self._show_map()
         self._panel.levels.mark(level)
         self._show()
 
-    def _with_slider(self, steps: Iterator[None]) -> Iterator[None]:
-        """The steps, and then the slider at the channel that is shown."""
-        yield from steps
-        self._maps.show_channel(self.level, self.channel)
+    def show_map(self, kind: str) -> None:
+        """Show another kind of map of the level."""
+        self._map.kind = kind
+        self._show_map()
 
     def show_channel(self, channel: int) -> None:
-        """Show another channel, by the viewer's slider where there is one."""
+        """Show another channel, by the viewer's slider; where the map has no channels, in the map of the field."""
         self.channel = channel
-        self._maps.show_channel(self.level, channel)
+        if not self._map.show_channel(channel) and self._map.of_channels:
+            self.show_map(self._map.of_channels)
+            self._panel.maps.show_maps(self._map.choices, self._map.kind)
         self._show()
 
+    def show_ranking_begun(self) -> None:
+        """The levels are being ranked."""
+        self._panel.levels.show_headline(RANKING)
+        self._panel.show_ranking_running(True)
+
+    def show_ranking(self, answer: tuple[VariantResult, ...] | str) -> None:
+        """Show the results of the levels, finest first, or why there are none."""
+        self._panel.show_ranking_running(False)
+        if isinstance(answer, str):
+            self._panel.levels.show_headline(answer)
+            return
+        self._ranking = answer
+        ranked = effects([summary.level for summary in self.found.inspection.levels], answer)
+        self._panel.levels.show_headline(headline(ranked, self.found.unit))
+        self._panel.levels.show_ranking(ranked, self.found.unit)
+
+    # --- Inside -----------------------------------------------------------------------------------------------------
+
+    @property
+    def _others(self) -> list[Layer]:
+        """Layers of ours that show no map."""
+        return [*self.picker.layers, *self.what_if.layers]
+
+    def _show_map(self, *, visible: bool | None = True) -> None:
+        """Take the steps that show the map of the level, and then put the slider at the channel that is shown."""
+
+        def steps() -> Iterator[None]:
+            yield from self._map.show(self.level, self._map.kind, visible=visible)
+            self._map.show_channel(self.channel)
+
+        self._steps.run(chain(self._before, steps()))
+
     def _slider_moved(self, _event: Any) -> None:
-        channel, summary = self._maps.shown_channel(self.level), self.found.level(self.level)
+        if self.adding:  # a new axis begins in its middle
+            return
+        channel, summary = self._map.shown_channel(), self.found.level(self.level)
         if channel is not None and channel != self.channel and summary is not None and channel < summary.channels:
             self.channel = channel
             self._show()
@@ -443,7 +451,7 @@ class ResultController:
             self._panel.plots.show_nothing(inspection.gate)
             return
         self._panel.plots.show_level(summary, inspection.form, self.channel)
-        self._maps.fit_colors(self.channel)
+        self._map.fit_colors(self.channel)
         self.picker.show_level(self.level)
         self.what_if.show_level(self.level, self.channel)
 

@@ -1,4 +1,4 @@
-"""Result panel: table of levels, and tabs for plots, voxel, what-if and export."""
+"""Result panel: sentence and table of the ranking, box of maps, and tabs for plots, voxel, what-if and export."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QComboBox,
+    QHBoxLayout,
     QHeaderView,
     QPushButton,
     QTableView,
@@ -21,9 +22,10 @@ from qtpy.QtWidgets import (
 from napari_prosma.gates.job import VoxelChannels
 from napari_prosma.gates.maps import KEPT, REMOVED
 from napari_prosma.gates.plots import GatePlots
+from napari_prosma.gates.ranking import LevelEffect, tell_classes
 from napari_prosma.gates.result_controller import HINT
 from napari_prosma.gates.what_if_panel import WhatIfPanel
-from napari_prosma.widgets.fields import SMALL, button, cell, combo, fit_height, note_label, row, say, table
+from napari_prosma.widgets.fields import SMALL, button, cell, combo, fill, fit_height, note_label, row, say, table
 from prosma_core.config.inspection import LevelSummary
 from prosma_core.printable import plain
 
@@ -165,32 +167,69 @@ class GatesResultPanel(QWidget):
     """Result of an inspection; hidden until there is one."""
 
     remove_clicked = Signal()
+    ranking_clicked = Signal()
 
     def __init__(self) -> None:
         super().__init__()
-        self.levels, self.plots = LevelsTable(), GatePlots()
+        self.levels, self.maps, self.plots = LevelsTable(), MapBox(), GatePlots()
         self.voxel, self.what_if, self.files = VoxelPanel(), WhatIfPanel(), FilesPanel()
         self._tabs = _Tabs()
         self._tabs.setObjectName("tabs")
         parts = (("Plots", self.plots), ("Voxel", self.voxel), ("What if", self.what_if), ("Export", self.files))
         for text, part in parts:
             self._tabs.add(part, text)
-        remove = button("Remove maps", "Remove all layers of this inspection from the viewer.", self.remove_clicked)
+        self._ranking = button(
+            "Rank levels",
+            "Force the gate of each level open, one at a time, and compare with the present result and, where they are "
+            "chosen on the tab What if, with reference labels.",
+            self.ranking_clicked,
+        )
+        self._ranking.setObjectName("ranking")
+        remove = button("Remove map", "Remove all layers of this inspection from the viewer.", self.remove_clicked)
         remove.setObjectName("remove")
+        buttons = QHBoxLayout()
+        buttons.addWidget(self._ranking)
+        buttons.addWidget(remove)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 8, 0, 0)
-        for widget in (self.levels, self._tabs, remove):
+        for widget in (self.levels, self.maps, self._tabs):
             layout.addWidget(widget)
+        layout.addLayout(buttons)
         self.setVisible(False)
 
     def show_tabs(self, *, gates: bool) -> None:
         """Show the tabs where there are gates to inspect."""
-        self._tabs.setVisible(gates)
+        for part in (self._tabs, self.maps, self._ranking):
+            part.setVisible(gates)
+
+    def show_ranking_running(self, running: bool) -> None:
+        """Lock what needs the engine while the levels are ranked."""
+        self.what_if.setEnabled(not running)
+        self._ranking.setEnabled(not running)
 
     def open_tab(self, text: str) -> None:
         """Bring a tab to the front."""
         names = [self._tabs.tabText(i) for i in range(self._tabs.count())]
         self._tabs.setCurrentIndex(names.index(text))
+
+
+class MapBox(QWidget):
+    """Box of the kinds of maps."""
+
+    map_chosen = Signal(str)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._box = combo("What the map on the scan shows of the level that is marked above.")
+        self._box.setObjectName("map")
+        self._box.activated.connect(lambda _: self.map_chosen.emit(self._box.currentData()))
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(row("Map", self._box))
+
+    def show_maps(self, kinds: Sequence[str], kind: str) -> None:
+        """Show kinds of maps, and which is shown."""
+        fill(self._box, [(text[:1].upper() + text[1:], text) for text in kinds], kind)
 
 
 class _Tabs(QTabWidget):
@@ -250,27 +289,39 @@ class FilesPanel(QWidget):
         self.maps_clicked.emit(self._format.currentData())
 
 
-COLUMNS = ("Level", "Ch.", "Removed", "Energy", "τ")
+COLUMNS = ("Level", "Dice", "Changed", "Removed", "Noise", "Flipped")
 TOOLTIPS = (
-    "Number, 0 for the finest, and voxels of the level. Click a row to show its maps and plots.",
-    "Channels.",
+    "Number of the level, 0 for the finest. Click a row to show its map and plots.",
+    "Dice with the present result when the gate of this level is forced open: lowest of all classes. The lower, the "
+    "more the result owes to this gate.",
+    "Voxels (pixels of a picture) of another class then.",
     "Share of all activations of the skip connection that the gate sets to exactly 0.",
-    "Share of the skip's energy (sum of squares) that does not pass: what is removed, damped or switched off.",
-    "Median of the learned thresholds; activations whose field lies within ± τ are removed.",
+    "Noise gain: how much larger the relative change of the skip is behind the gate than in front of it, when noise is "
+    "added to the scan. Above 1, the gate amplifies noise compared with the signal.",
+    "Share of the kept values that have another sign behind the gate than in front of it.",
 )
+UNKNOWN = "–"
 
 
 class LevelsTable(QWidget):
-    """Table of levels."""
+    """Sentence on which level decides, the table of levels, and all numbers of the level that is marked."""
 
     level_clicked = Signal(int)
 
     def __init__(self) -> None:
         super().__init__()
-        self._levels: Sequence[LevelSummary] = ()
-        self._title = note_label("facts")
+        self._levels: list[LevelSummary] = []
+        self._effects: dict[int, LevelEffect] = {}
+        self._marked = 0
+        self._headline, self._title, self._facts = note_label("facts"), note_label("facts"), note_label("facts")
+        for label, name in ((self._headline, "headline"), (self._title, "inspected"), (self._facts, "level_facts")):
+            label.setObjectName(name)
+        font = self._headline.font()
+        font.setBold(True)
+        self._headline.setFont(font)
         self._table = table("Numbers of each level", COLUMNS)
         self._table.setObjectName("levels_table")
+        self._table.setStyleSheet(SMALL)
         self._table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         self._table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         for column, text in enumerate(TOOLTIPS):
@@ -278,35 +329,79 @@ class LevelsTable(QWidget):
         self._table.cellClicked.connect(lambda row, _: self.level_clicked.emit(self._levels[row].level))
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self._title)
-        layout.addWidget(self._table)
+        for part in (self._headline, self._title, self._table, self._facts):
+            layout.addWidget(part)
 
     def show_levels(self, title: str, levels: Sequence[LevelSummary], level: int) -> None:
-        """Show these levels; `level` is the one whose maps and plots are shown."""
-        self._levels = levels
+        """Show these levels; `level` is the one whose map and plots are shown."""
+        self._levels, self._effects = list(levels), {}
         say(self._title, title)
         self._table.setVisible(bool(levels))
-        self._table.setRowCount(len(levels))
-        for line, summary in enumerate(levels):
-            for column, text in enumerate(_texts(summary)):
-                self._table.setItem(line, column, cell(text, right=column > 0, tooltip=TOOLTIPS[column]))
-        fit_height(self._table, 8 * self._table.verticalHeader().defaultSectionSize())
+        self._fill()
         self.mark(level)
 
+    def show_headline(self, text: str) -> None:
+        """Show which level decides, or why that is not known."""
+        say(self._headline, text)
+
+    def show_ranking(self, ranked: Sequence[LevelEffect], unit: str) -> None:
+        """Order the levels by what the result owes to their gates."""
+        self._effects = {effect.level: effect for effect in ranked}
+        order = list(self._effects)
+        self._levels.sort(key=lambda summary: order.index(summary.level))
+        self._table.horizontalHeaderItem(2).setToolTip(f"{unit.capitalize()}s that are of another class then.")
+        self._fill()
+        self.mark(self._marked)
+
     def mark(self, level: int) -> None:
-        """Mark the level that is shown."""
+        """Mark the level that is shown, and say all of its numbers."""
+        self._marked = level
         for line, summary in enumerate(self._levels):
             if summary.level == level:
                 self._table.selectRow(line)
+                say(self._facts, _facts(summary))
+        self._facts.setVisible(bool(self._levels))
+
+    def _fill(self) -> None:
+        self._table.setRowCount(len(self._levels))
+        for line, summary in enumerate(self._levels):
+            effect = self._effects.get(summary.level)
+            for column, text in enumerate(_texts(summary, effect)):
+                tooltip = tell_classes(effect) if effect is not None and column == 1 else TOOLTIPS[column]
+                self._table.setItem(line, column, cell(text, right=column > 0, tooltip=tooltip))
+        fit_height(self._table, 8 * self._table.verticalHeader().defaultSectionSize())
 
 
-def _texts(summary: LevelSummary) -> tuple[str, ...]:
-    threshold = "–" if summary.threshold is None else f"{summary.threshold:.2f}"
-    grid = "×".join(map(str, summary.shape))
+def _texts(summary: LevelSummary, effect: LevelEffect | None) -> tuple[str, ...]:
     return (
-        f"{summary.level}: {grid}",
-        str(summary.channels),
-        f"{100 * summary.removed:.0f} %",
-        f"{100 * summary.energy:.0f} %",
-        threshold,
+        str(summary.level),
+        UNKNOWN if effect is None else f"{effect.dice:.3f}",
+        UNKNOWN if effect is None else f"{effect.changed:,}",
+        _percent(summary.removed),
+        UNKNOWN if summary.noise_gain is None else f"{summary.noise_gain:.2f}",
+        _percent(summary.flipped),
     )
+
+
+def _percent(share: float | None) -> str:
+    return UNKNOWN if share is None else f"{100 * share:.0f} %"
+
+
+def _facts(summary: LevelSummary) -> str:
+    """All numbers of a level in sentences."""
+    grid = " × ".join(map(str, summary.shape))
+    energy = f"{_percent(summary.energy)} of the energy removed"
+    said = [f"Level {summary.level}: {grid}, {summary.channels} channels; {energy}"]
+    if summary.threshold is not None:
+        said.append(f", median threshold {summary.threshold:.2f}")
+    said.append(".")
+    if summary.noise_gain is not None:
+        does = "amplifies noise" if summary.noise_gain > 1 else "dampens noise"
+        said.append(f" Noise gain {summary.noise_gain:.2f}: the gate {does} compared with the signal.")
+    if summary.flipped is not None:
+        said.append(f" {_percent(summary.flipped)} of the kept values change sign.")
+    if summary.channel_gate_spread is not None:
+        said.append(f" The channel gate varies by {summary.channel_gate_spread:.3f} between tiles.")
+    elif summary.channel_gate:
+        said.append(" How the channel gate varies needs more than one tile.")
+    return "".join(said)

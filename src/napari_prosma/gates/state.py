@@ -27,6 +27,8 @@ MAP_NAMES: dict[MapKind, str] = {
 """Maps that can be chosen, and what stands beside each."""
 ATTENTION_MAPS: tuple[MapKind, ...] = ("gate", "energy")
 """All that there is of an attention gate."""
+GROUP = "Gates: "
+"""What the names of all layers of an inspection begin with."""
 LARGE = 1.0
 """GiB of maps from which on it is said how large they are."""
 
@@ -50,12 +52,11 @@ class LevelFacts:
 
 @dataclass(frozen=True)
 class InspectPlan:
-    """Valid choices as a request (without its scan), name of the group, and notes."""
+    """Valid choices as a request (without its scan), and notes."""
 
     scan: LayerScan
     model: ModelEntry
     request: InspectRequest
-    group: str
     notes: tuple[str, ...]
 
 
@@ -89,7 +90,7 @@ def resolve(choices: InspectChoices, region: Region | None) -> InspectPlan | Pro
         maps=maps,
     )
     request = InspectRequest(model=str(model.path), device=choices.device, config=config)
-    return InspectPlan(scan, model, request, f"{scan.name} gates", _notes(scan, model, config))
+    return InspectPlan(scan, model, request, _notes(scan, model, config))
 
 
 def map_bytes(scan: LayerScan, model: ModelEntry, config: InspectConfig) -> int:

@@ -11,14 +11,14 @@ from napari.layers import Labels
 from numpy.typing import NDArray
 
 from napari_prosma.gates.job import InspectionResult
-from napari_prosma.gates.state import ChannelState, GateEdits, InspectPlan
+from napari_prosma.gates.state import GROUP, ChannelState, GateEdits, InspectPlan
 from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.jobs.run import Handlers, JobRun, ViewSignal
 from napari_prosma.jobs.spec import ScanSpec
 from napari_prosma.layers.labels import colors_apart, lies_on, read_on
 from napari_prosma.layers.results import CHANGED, add_layer_keep_selection, contour_width, labels_layer, show_labels
 from napari_prosma.layers.scan import METADATA, LayerScan
-from prosma_core.config.inspection import Edits, InspectConfig, Variant, VariantResult, opened_one_at_a_time
+from prosma_core.config.inspection import Edits, InspectConfig, Variant, VariantResult
 from prosma_core.config.model import ClassInfo
 from prosma_core.engine.messages import ArrayReady, Cancelled, Failed, Finished, WhatIfRequest, WhatIfResult
 from prosma_core.errors import ProsmaError
@@ -35,7 +35,6 @@ WHAT_IF = "what if"
 class Answer:
     """Answer to the newest query: variants and arrays, or an error."""
 
-    ranking: bool
     variants: tuple[VariantResult, ...] = ()
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict, repr=False)
     seconds: float = 0.0
@@ -51,35 +50,30 @@ class WhatIfQueries:
     jobs : Jobs
     plan : InspectPlan
         Of the inspection that is queried.
-    key : str
-        Names its scan, as of `InspectionResult`.
     heard : callable
         Told the answer to the newest question.
     """
 
-    def __init__(self, jobs: Jobs, plan: InspectPlan, key: str, heard: Callable[[Answer], None]) -> None:
+    def __init__(self, jobs: Jobs, plan: InspectPlan, heard: Callable[[Answer], None]) -> None:
         self._jobs, self._plan, self._heard = jobs, plan, heard
         self._generation = 0
         self._job: _Query | None = None
         self._next: Callable[[], None] | None = None
-        self._key = key or uuid.uuid4().hex
+        self._key = uuid.uuid4().hex
 
     def renew(self) -> None:
         """Drop the cached unedited result, since the scan may have changed."""
         self._key = uuid.uuid4().hex
 
     @property
+    def key(self) -> str:
+        """Names the scan as it is now: the engine caches the unchanged result under it."""
+        return self._key
+
+    @property
     def busy(self) -> bool:
         """Whether a query runs."""
         return self._job is not None
-
-    def what_if(self, edits: Edits, truth: LayerScan | None) -> None:
-        """Query the effect of edits."""
-        self._ask((Variant(name=WHAT_IF, edits=edits),), truth, ranking=False)
-
-    def rank_levels(self, truth: LayerScan | None) -> None:
-        """Query the effect of each level forced open alone."""
-        self._ask(opened_one_at_a_time(self._plan.model.header.model), truth, ranking=True)
 
     def stop(self, then: Callable[[], None] | None = None) -> None:
         """Cancel the pending query; `then` is called when the engine is free."""
@@ -90,21 +84,21 @@ class WhatIfQueries:
         else:
             self._go_on()
 
-    def _ask(self, variants: tuple[Variant, ...], truth: LayerScan | None, *, ranking: bool) -> None:
+    def what_if(self, edits: Edits, truth: LayerScan | None) -> None:
+        """Query the effect of edits."""
         given, plan = self._plan.request.config, self._plan
         config = InspectConfig(overlap=given.overlap, region=given.region, slice_axis=given.slice_axis)
         request = WhatIfRequest(
             model=plan.request.model,
             device=plan.request.device,
-            variants=variants,
+            variants=(Variant(name=WHAT_IF, edits=edits),),
             config=config,
             key=self._key,
-            arrays=not ranking,
         )
         spec = ScanSpec(request, plan.scan, truth)
-        self.stop(lambda: self._submit(spec, ranking=ranking))
+        self.stop(lambda: self._submit(spec))
 
-    def _submit(self, spec: ScanSpec, *, ranking: bool) -> None:
+    def _submit(self, spec: ScanSpec) -> None:
         generation = self._generation
 
         def answered(answer: Answer) -> None:
@@ -115,7 +109,7 @@ class WhatIfQueries:
             self._job = None
             self._go_on()
 
-        self._job = _Query(answered, over, ranking=ranking)
+        self._job = _Query(answered, over)
         self._job.start(self._jobs, spec)
 
     def _go_on(self) -> None:
@@ -128,9 +122,9 @@ class WhatIfQueries:
 class _Query(JobRun):
     """Job of one query."""
 
-    def __init__(self, answered: Callable[[Answer], None], over: Callable[[], None], *, ranking: bool) -> None:
+    def __init__(self, answered: Callable[[Answer], None], over: Callable[[], None]) -> None:
         super().__init__()
-        self._answered, self._told, self._ranking = answered, over, ranking
+        self._answered, self._told = answered, over
         self._arrays: dict[str, NDArray[Any]] = {}
 
     @property
@@ -145,7 +139,7 @@ class _Query(JobRun):
 
     def show_error(self, reason: str, details: str) -> None:
         """Answer with an error."""
-        self._answered(Answer(self._ranking, error=reason, details=details))
+        self._answered(Answer(error=reason, details=details))
 
     def over(self) -> None:
         """The engine is free."""
@@ -157,7 +151,7 @@ class _Query(JobRun):
     def _finish(self, message: Finished) -> None:
         result = message.result
         assert isinstance(result, WhatIfResult)
-        self._answered(Answer(self._ranking, result.variants, self._arrays, result.seconds))
+        self._answered(Answer(result.variants, self._arrays, result.seconds))
 
 
 CHANGES = (
@@ -203,10 +197,6 @@ class AbstractWhatIfPanel(Protocol):
     def reset_clicked(self) -> ViewSignal:
         """Reset all gates to their learned state."""
 
-    @property
-    def ranking_clicked(self) -> ViewSignal:
-        """Rank the levels."""
-
     def make_rows(self, levels: Sequence[int], /, *, thresholds: bool) -> None:
         """Make a row of edits for each level."""
 
@@ -222,14 +212,8 @@ class AbstractWhatIfPanel(Protocol):
     def show_changes(self, text: str, result: VariantResult, classes: Sequence[ClassInfo], /) -> None:
         """Show the effect of edits, class by class."""
 
-    def show_ranking(self, results: Sequence[VariantResult], /) -> None:
-        """Show the effect of each level forced open alone."""
-
     def forget_changes(self) -> None:
         """Clear the numbers of the edits."""
-
-    def forget(self) -> None:
-        """Clear all numbers."""
 
 
 class WhatIfController:
@@ -248,7 +232,7 @@ class WhatIfController:
     ----------
     questions : WhatIfQueries
     results : tuple of VariantResult
-        The numbers of the change that is shown, then those of each level open.
+        The numbers of the change that is shown; empty where none is.
     """
 
     def __init__(
@@ -260,23 +244,17 @@ class WhatIfController:
         notes: Mapping[str, str],
     ) -> None:
         self._viewer, self._panel, self._found, self._notes = viewer, panel, found, dict(notes)
-        self.queries = WhatIfQueries(jobs, found.plan, found.key, self._heard)
+        self.queries = WhatIfQueries(jobs, found.plan, self._heard)
         self._edits = GateEdits()
         self._level = self._channel = 0
         self._truth: Labels | None = None
         self._layers: dict[str, Labels] = {}
-        self._changes: tuple[VariantResult, ...] = ()
-        self._ranking: tuple[VariantResult, ...] = ()
+        self.results: tuple[VariantResult, ...] = ()
         self._gate = found.plan.model.header.model.gate
         levels = [summary.level for summary in found.inspection.levels]
         panel.make_rows(levels, thresholds=self._gate.kind == "prosma")
-        panel.forget()
+        panel.forget_changes()
         self.show_truths()
-
-    @property
-    def results(self) -> tuple[VariantResult, ...]:
-        """Numbers of the shown what-if result, then those of the ranking."""
-        return (*self._changes, *self._ranking)
 
     # --- What the user does -------------------------------------------------------------------------------------------
 
@@ -309,53 +287,16 @@ class WhatIfController:
         """Reset all gates to their learned state."""
         self._take(GateEdits())
 
-    def rank(self) -> None:
-        """Rank the levels by ablation."""
-        truth, problem = self._read_truth()
-        if problem:
-            return
-        self._panel.say("Segmenting with one level open after the other…")
-        self.queries.rank_levels(truth)
-
     def show_truths(self) -> None:
         """List Labels layers as reference labels, except our own results."""
         layers = [x for x in self._viewer.layers if isinstance(x, Labels) and not self._is_ours(x)]
         if self._truth is not None and self._truth not in layers:
             self._truth = None
-        _, problem = self._read_truth()
+        _, problem = self.read_truth()
         self._panel.show_truths([(layer.name, layer) for layer in reversed(layers)], self._truth, problem)
 
-    @property
-    def layers(self) -> list[Labels]:
-        """Layers of the what-if result."""
-        return list(self._layers.values())
-
-    # --- Inside -----------------------------------------------------------------------------------------------------
-
-    def _is_ours(self, layer: Labels) -> bool:
-        return str(layer.name).startswith(f"{self._found.plan.group}: ")
-
-    def _take(self, edits: GateEdits) -> None:
-        if edits == self._edits:
-            return
-        self._edits = edits
-        self.show_level(self._level, self._channel)
-        if edits.levels:
-            self._ask()
-        else:
-            self.queries.stop()
-            self._changes = ()
-            self._panel.forget_changes()
-            self._remove()
-
-    def _ask(self) -> None:
-        truth, problem = self._read_truth()
-        if not problem:
-            self._panel.say(f"Segmenting with {self._edits.text()}…")
-            self.queries.what_if(self._edits.ordered, truth)
-
-    def _read_truth(self) -> tuple[LayerScan | None, str]:
-        """The labels to compare with, and why they cannot be."""
+    def read_truth(self) -> tuple[LayerScan | None, str]:
+        """The reference labels, and why they cannot be compared with."""
         scan = self._found.plan.scan
         if self._truth is None:
             return None, ""
@@ -370,18 +311,44 @@ class WhatIfController:
             )
         return labels, ""
 
+    @property
+    def layers(self) -> list[Labels]:
+        """Layers of the what-if result."""
+        return list(self._layers.values())
+
+    # --- Inside -----------------------------------------------------------------------------------------------------
+
+    def _is_ours(self, layer: Labels) -> bool:
+        return str(layer.name).startswith(GROUP)
+
+    def _take(self, edits: GateEdits) -> None:
+        if edits == self._edits:
+            return
+        self._edits = edits
+        self.show_level(self._level, self._channel)
+        if edits.levels:
+            self._ask()
+        else:
+            self.queries.stop()
+            self.results = ()
+            self._panel.forget_changes()
+            self._remove()
+
+    def _ask(self) -> None:
+        truth, problem = self.read_truth()
+        if not problem:
+            self._panel.say(f"Segmenting with {self._edits.text()}…")
+            self.queries.what_if(self._edits.ordered, truth)
+
     def _heard(self, answer: Answer) -> None:
         if answer.error:
             self._panel.say(f"There is no answer: {answer.error}")
-        elif answer.ranking:
-            self._ranking = answer.variants
-            self._panel.say("")
-            self._panel.show_ranking(answer.variants)
         else:
-            self._changes = answer.variants
+            self.results = answer.variants
             (result,) = answer.variants
             classes = self._found.plan.model.header.classes
-            changed = "1 voxel is" if result.changed == 1 else f"{result.changed:,} voxels are"
+            unit = self._found.unit
+            changed = f"1 {unit} is" if result.changed == 1 else f"{result.changed:,} {unit}s are"
             text = f"With {self._edits.text()}: {changed} of another class ({answer.seconds:.1f} s)."
             self._panel.show_changes(text, result, classes)
             self._show_layer("labels", "what if", answer, classes)
@@ -395,7 +362,7 @@ class WhatIfController:
         if layer is not None and layer in self._viewer.layers:
             show_labels(layer, scan, answer.arrays[array])
             return
-        name = f"{self._found.plan.group}: {title}"
+        name = f"{GROUP}{title}"
         layer = labels_layer(scan, answer.arrays[array], classes, name, self._notes)
         own = layer.metadata[METADATA]
         own[CHANGED] = array == "changes"

@@ -27,19 +27,18 @@ from prosma_core.config.inspection import VariantResult
 from prosma_core.config.model import ClassInfo
 from prosma_core.printable import plain
 
-CLASS_COLUMNS = ("Class", "On", "Off", "Dice", "Truth")
+CLASS_COLUMNS = ("Class", "Added", "Lost", "Dice", "Reference")
 CLASS_TOOLTIPS = (
     "Class.",
-    "Voxels of this class now that were background.",
-    "Voxels that are background now and were of this class.",
-    "Dice of the changed result against the unchanged one: 1 where nothing changed.",
-    "Dice against the chosen labels, before and after the change.",
+    "Voxels (pixels of a picture) of this class now that were background.",
+    "Voxels (pixels of a picture) that are background now and were of this class.",
+    "Dice of the changed result with the present one: 1 where nothing changed.",
+    "Dice with the reference labels, before and after the change.",
 )
-LEVEL_COLUMNS = ("Gate", "Changed", "Dice", "Truth")
 
 
 class WhatIfPanel(QWidget):
-    """Sliders and boxes, a table of classes, and a table of levels."""
+    """Sliders and boxes, and a table of classes."""
 
     state_chosen = Signal(int, str)
     threshold_chosen = Signal(int, float)
@@ -47,7 +46,6 @@ class WhatIfPanel(QWidget):
     channel_state_chosen = Signal(str)
     truth_chosen = Signal(object)
     reset_clicked = Signal()
-    ranking_clicked = Signal()
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +62,7 @@ class WhatIfPanel(QWidget):
         self._channel.addItems(STATES)
         self._channel.textActivated.connect(self.channel_state_chosen)
         self._channel_row = row("Channel", self._channel)
-        self._truth = combo("Labels that are true, to see whether a change makes the result better or worse.")
+        self._truth = combo("Labels to compare with: they tell whether a change makes the result better or worse.")
         self._truth.setObjectName("truth")
         self._truth.activated.connect(lambda _: self.truth_chosen.emit(self._truth.currentData()))
         self._said = note_label("facts")
@@ -75,23 +73,14 @@ class WhatIfPanel(QWidget):
             self._classes.horizontalHeaderItem(column).setToolTip(plain(text))
         self._reset = button("Reset", "All gates as they were learned; the changed result goes.", self.reset_clicked)
         self._reset.setObjectName("reset")
-        self._ranking = button(
-            "Which level matters",
-            "Each level is forced open alone, and the result compared with the unchanged one.",
-            self.ranking_clicked,
-        )
-        self._ranking.setObjectName("ranking")
-        self._levels = table("What each level decides", LEVEL_COLUMNS)
-        self._levels.setObjectName("whatif_levels")
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 6, 0, 0)
-        for part in (self._edits, self._channel_gate, self._channel_row, row("Truth", self._truth), self.problem):
+        for part in (self._edits, self._channel_gate, self._channel_row, row("Reference", self._truth), self.problem):
             layout.addWidget(part)
-        for part in (self._reset, self._said, self._classes, self._ranking, self._levels):
+        for part in (self._reset, self._said, self._classes):
             layout.addWidget(part)
-        for shown in (self._classes, self._levels):
-            shown.setStyleSheet(SMALL)
-        self.forget()
+        self._classes.setStyleSheet(SMALL)
+        self.forget_changes()
 
     # --- Setters ----------------------------------------------------------------------------------------------------
 
@@ -142,39 +131,10 @@ class WhatIfPanel(QWidget):
         fit_height(self._classes, 6 * self._classes.verticalHeader().defaultSectionSize())
         self._classes.setVisible(True)
 
-    def show_ranking(self, results: Sequence[VariantResult]) -> None:
-        """Show the effect of each level forced open alone, the largest first."""
-        ordered = sorted(results, key=lambda r: -r.changed)
-        compared = any(c.truth_after is not None for r in results for c in r.classes)
-        self._levels.setColumnHidden(3, not compared)
-        self._levels.setRowCount(len(ordered))
-        for place, result in enumerate(ordered):
-            dice = _mean([c.dice for c in result.classes])
-            before = _mean([c.truth_before for c in result.classes if c.truth_before is not None])
-            after = _mean([c.truth_after for c in result.classes if c.truth_after is not None])
-            texts = (result.name, f"{result.changed:,}", _number(dice), _before_after(before, after))
-            for column, text in enumerate(texts):
-                self._levels.setItem(place, column, cell(text, right=column > 0))
-        fit_height(self._levels, 8 * self._levels.verticalHeader().defaultSectionSize())
-        self._levels.setVisible(True)
-
     def forget_changes(self) -> None:
         """Clear the numbers of the edits."""
         self.say("")
         self._classes.setVisible(False)
-
-    def forget(self) -> None:
-        """Clear all numbers."""
-        self.forget_changes()
-        self._levels.setVisible(False)
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
 
 
 def _before_after(before: float | None, after: float | None) -> str:

@@ -58,7 +58,7 @@ class GatesWidget(GatesView):
         shown_result = self.controller.shown_result
         path = self._file("Save the numbers", "gates.csv", "Tables (*.csv *.json)")
         if shown_result is not None and path is not None:
-            self._write(path, write_numbers(path, shown_result.found, shown_result.notes, shown_result.what_if.results))
+            self._write(path, write_numbers(path, shown_result.found, shown_result.notes, shown_result.results))
 
     def _save_plots(self) -> None:
         content = self.result.plots.png()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,14 +41,14 @@ from prosma_core.engine.messages import (
 )
 from prosma_core.engine.watching import Input, Previews, Watcher
 from prosma_core.errors import DeviceError, EngineError, GeometryError
-from prosma_core.events import Event, StageStarted, TileDone, Working, relay
+from prosma_core.events import Event, StageStarted, Working, relay
 from prosma_core.inference.cpu_tuning import start_threads
 from prosma_core.inference.device import DeviceChoice, choose_device, name_memory_errors, prepare_device
 from prosma_core.inference.next_slice import AnnotatedScan, suggest
 from prosma_core.inference.results import Allocate
 from prosma_core.inference.segment import Segmenter
 from prosma_core.inspection.inspect import inspect_scan
-from prosma_core.inspection.whatif import segment_unchanged, what_if
+from prosma_core.inspection.whatif import what_if
 from prosma_core.io.images import read_image
 from prosma_core.runs.run_folder import RunFolder, check_new_run, check_run_targets, resumed_settings
 from prosma_core.runs.run_state import format_before_after
@@ -124,10 +124,6 @@ def _run(request: TrainRequest) -> RunConfig:
     return resolve_run(resumed_settings(folder, given, request.more_epochs), str(folder.run_yaml))
 
 
-QUICK_TILES = 4
-"""Tiles of a 2D network that take a fraction of a second."""
-
-
 class Unchanged:
     """Cache of one segmentation with unchanged gates, valid while scan, model and settings stay."""
 
@@ -149,40 +145,17 @@ class Unchanged:
 
 
 def serve_inspection(
-    request: InspectRequest,
-    segmenter: Segmenter,
-    choice: DeviceChoice,
-    allocate: Allocate,
-    began: float,
-    unchanged: Unchanged,
-    model_key: tuple[object, ...],
+    request: InspectRequest, segmenter: Segmenter, choice: DeviceChoice, allocate: Allocate, began: float
 ) -> Generator[Event, None, InspectResult]:
     """Inspect the gates; errors as of `inspect_scan`.
-
-    An inspection stops the network at its finest gate. Where the rest is quick as well, the scan is segmented after
-    it, so that the first what-if need not do it.
 
     Parameters
     ----------
     request, segmenter, choice, allocate, began
         As of `Services`.
-    unchanged : Unchanged
-        Where the unchanged result is kept, if the request has a key.
-    model_key : tuple
-        Tells the model file and the device from others.
     """
     scan = yield from read_scan(request.scan)
-    total = 0
-
-    def count(event: Event) -> Iterator[Event]:
-        nonlocal total
-        total = event.total if isinstance(event, TileDone) else total
-        yield event
-
-    found = yield from relay(inspect_scan(segmenter, scan, request.config, allocate), count)
-    if request.key and segmenter.header.model.dims == 2 and 0 < total <= QUICK_TILES:
-        labels = yield from segment_unchanged(segmenter, scan, request.config)
-        unchanged.put(_key(request, model_key, scan), labels)
+    found = yield from inspect_scan(segmenter, scan, request.config, allocate)
     return InspectResult(
         inspection=found.inspection, words=found.words, seconds=time.monotonic() - began, device=choice.inferring
     )
@@ -201,8 +174,12 @@ def serve_what_if(
 
     Parameters
     ----------
-    request, segmenter, choice, allocate, began, unchanged, model_key
-        As of `serve_inspection`.
+    request, segmenter, choice, allocate, began
+        As of `Services`.
+    unchanged : Unchanged
+        Where the unchanged result is kept, if the request has a key.
+    model_key : tuple
+        Tells the model file and the device from others.
     """
     scan = yield from read_scan(request.scan)
     truth = None if request.truth is None else (yield from read_scan(request.truth))
@@ -227,7 +204,7 @@ MOST_RANKED = 100
 """Slices of a ranking that are sent."""
 
 
-def _key(request: InspectRequest | WhatIfRequest, model_key: tuple[object, ...], scan: Scan) -> tuple[object, ...]:
+def _key(request: WhatIfRequest, model_key: tuple[object, ...], scan: Scan) -> tuple[object, ...]:
     """What an unchanged result depends on."""
     how = request.config
     return (request.key, model_key, how.overlap, how.region, how.slice_axis, scan.spec.shape)
@@ -310,10 +287,10 @@ class Services:
         choice = yield from prepare_device(request.device)
         segmenter = yield from self._segmenter(Path(request.model), choice)
         assert self._loaded is not None
-        given = segmenter, choice, allocate, began, self._unchanged, self._loaded[0]
+        given = segmenter, choice, allocate, began
         if isinstance(request, InspectRequest):
             return (yield from serve_inspection(request, *given))
-        return (yield from serve_what_if(request, *given))
+        return (yield from serve_what_if(request, *given, self._unchanged, self._loaded[0]))
 
     def _suggest(self, request: SuggestRequest) -> Generator[Event, None, SuggestResult]:
         began = time.monotonic()

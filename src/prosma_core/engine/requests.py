@@ -217,8 +217,6 @@ class InspectRequest(Config):
     """At what."""
     scan: ScanRef | None = None
     """As of `SegmentRequest`."""
-    key: str = Field(default="", max_length=64)
-    """Names the scan as of `WhatIfRequest`: where that is quick, the unchanged result is computed and kept for it."""
 
 
 class InspectResult(Config):

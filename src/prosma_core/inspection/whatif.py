@@ -207,15 +207,6 @@ def what_if(
     return WhatIf(tuple(results), unchanged, first, found)
 
 
-def segment_unchanged(segmenter: Segmenter, scan: Scan, config: InspectConfig) -> Generator[Event, None, Scan]:
-    """Class values with the gates as they were learned, for `what_if` with the same config.
-
-    Yields nothing that is shown for good; errors as of `Segmenter.segment`.
-    """
-    work = _segment(segmenter, scan, config, (), (0, 1), None)
-    return (yield from relay(work, lambda _: [Working("Segmenting")]))
-
-
 def _segment(
     segmenter: Segmenter,
     scan: Scan,

@@ -93,44 +93,6 @@ def test_what_if_keeps_the_unchanged_result_under_its_key_and_releases_both_scan
     assert [p for p in shared_files() if p.suffix == ".array"] == []
 
 
-@pytest.mark.parametrize(
-    ("shape", "key", "settings", "known"),
-    [
-        ((20, 17), "a", {}, True),
-        ((20, 17), "b", {}, False),  # the scan may be another one
-        ((20, 17), "", {}, False),
-        ((20, 17), "a", {"overlap": 0.25}, False),
-        ((90, 90), "a", {}, False),  # many tiles: not unless it is asked for
-    ],
-)
-def test_a_quick_look_hands_its_unchanged_result_on(
-    shape: tuple[int, ...],
-    key: str,
-    settings: dict[str, Any],
-    known: bool,
-    engine: Engine,
-    begin: Begin,
-    hand_over: HandOver,
-    noise: Noise,
-    model_2d: Path,
-) -> None:
-    scan = noise(shape, "yx")
-    by = Segmenter.load(model_2d, torch.device("cpu"))
-    expected = result_of(what_if(by, scan, (OPEN,), InspectConfig(**settings)))
-    look = inspect(model_2d, hand_over(engine, scan)).replace(key="a" if key else "")
-    assert isinstance(begin(engine, look).end(), Finished)
-    request = change(model_2d, hand_over(engine, scan), key=key, config=InspectConfig(**settings))
-    heard = begin(engine, request)
-    end = heard.end()
-    assert isinstance(end, Finished)
-    assert end.result.variants == expected.variants
-    np.testing.assert_array_equal(arrays(heard)["changes"], expected.changes.data)
-    tiles = heard.of(TileDone)
-    alone = begin(engine, request.replace(scan=hand_over(engine, scan), key=f"{shape} {key} {settings}"))
-    assert isinstance(alone.end(), Finished)
-    assert len(tiles) == len(alone.of(TileDone)) // (2 if known else 1)
-
-
 @pytest.mark.parametrize("kind", [inspect, change])
 def test_both_stop_when_asked(
     kind: Callable[..., Any], engine: Engine, begin: Begin, hand_over: HandOver, long_scan: Scan, model_2d: Path

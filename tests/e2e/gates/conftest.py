@@ -14,6 +14,7 @@ from qtpy.QtWidgets import QFileDialog, QSlider, QTableView
 from tests.e2e.conftest import Desk
 
 from napari_prosma.gates import GatesWidget
+from napari_prosma.gates.state import GROUP
 from napari_prosma.jobs.session import Session
 
 
@@ -25,8 +26,8 @@ class GatesDesk(Desk):
     @property
     def maps(self) -> dict[str, Any]:
         """Layers of ours, by what follows the group's name."""
-        names = [layer.name for layer in self.viewer.layers if " gates: " in layer.name]
-        return {name.partition(" gates: ")[2]: self.viewer.layers[name] for name in names}
+        names = [layer.name for layer in self.viewer.layers if layer.name.startswith(GROUP)]
+        return {name.removeprefix(GROUP): self.viewer.layers[name] for name in names}
 
     def slide(self, level: int, value: int) -> None:
         """Move the slider of a level's thresholds."""
@@ -39,7 +40,7 @@ class GatesDesk(Desk):
         return [[str(model.index(row, c).data() or "") for c in columns] for row in range(model.rowCount())]
 
     def inspect(self) -> Any:
-        """Click Inspect, wait for the layers, and return what was found."""
+        """Click Inspect, wait for the ranking and the layer, and return what was found."""
         self.click("run")
         self.until(lambda: self.controller.run is None)
         assert self.text("error") == ""

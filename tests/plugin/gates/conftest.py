@@ -14,7 +14,8 @@ from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QTableWidget, QWidget
 
 from napari_prosma.gates.controller import GatesController
 from napari_prosma.gates.job import InspectionResult
-from napari_prosma.gates.state import InspectPlan, level_facts
+from napari_prosma.gates.maps import LEGEND
+from napari_prosma.gates.state import GROUP, InspectPlan, level_facts
 from napari_prosma.gates.view import GatesView
 from napari_prosma.jobs.session import Session
 from prosma_core.config.inspection import (
@@ -80,6 +81,8 @@ def _summary(
         removed=float(removed.mean()),
         energy=0.4,
         threshold=float(np.median(tau)),
+        noise_gain=1.25,
+        flipped=0.5,
         thresholds=tuple(tau),
         channel_removed=tuple(removed),
         channel_energy=(0.4,) * len(tau),
@@ -133,8 +136,23 @@ class Widget:
     @property
     def maps(self) -> dict[str, Any]:
         """Layers of ours, by what follows the group's name."""
-        names = [layer.name for layer in self.viewer.layers if " gates: " in layer.name]
-        return {name.partition(" gates: ")[2]: self.viewer.layers[name] for name in names}
+        names = [layer.name for layer in self.viewer.layers if layer.name.startswith(GROUP)]
+        return {name.removeprefix(GROUP): self.viewer.layers[name] for name in names}
+
+    @property
+    def legend(self) -> str:
+        """What the canvas says of the map, empty where it says nothing."""
+        overlays = self.viewer.canvas.overlays
+        return overlays[LEGEND].text if LEGEND in overlays and overlays[LEGEND].visible else ""
+
+    def show(self, level: int, kind: str = "") -> Any:
+        """Show a map, and return its layer."""
+        shown_result = self.controller.shown_result
+        if kind:
+            shown_result.show_map(kind)
+        shown_result.show_level(level)
+        self._qtbot.waitUntil(lambda: not shown_result.adding)
+        return next(layer for name, layer in self.maps.items() if name.startswith("level "))
 
     def start(self) -> Any:
         """Click the main button; where nothing is meant for the scan, the phantom's model is chosen first."""
@@ -147,6 +165,7 @@ class Widget:
         """Look, let the engine find something made up, and wait for its layers."""
         job = self.start()
         job.answer(*made_up(self.controller.run.plan))
+        self.jobs.jobs[-1].reply(())  # to the ranking of levels
         self._qtbot.waitUntil(lambda: not self.controller.shown_result.adding, timeout=30_000)
         return self.controller.shown_result.found
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
-from napari.layers import Image, Labels
-from qtpy.QtWidgets import QPushButton
+from qtpy.QtWidgets import QPushButton, QTableWidget
 from tests.plugin.gates.conftest import Widget, made_up
 
+from napari_prosma.gates.ranking import effects, headline
+from prosma_core.config.inspection import ClassChange, VariantResult
 from prosma_core.engine.messages import Failed
 from prosma_core.errors import EngineError
 from prosma_core.events import TileDone
@@ -52,34 +55,20 @@ def test_inspect_becomes_cancel_and_leaves_nothing_when_it_is_cancelled(widget: 
     assert widget.maps == {}
 
 
-def test_a_look_adds_the_finest_level_and_shows_what_it_removed(looked: Widget) -> None:
-    names = ["removed", "energy", "kept", "field", "dilation 1", "dilation 2", "dilation 4"]
-    assert sorted(looked.maps) == sorted(f"level 0 {name}" for name in names)
-    assert [name for name, layer in looked.maps.items() if layer.visible] == ["level 0 removed"]
-    assert looked.viewer.layers[-1].name == "mri gates: level 0 removed"
-    assert [row[0] for row in looked.cells("levels_table")][:2] == ["0: 12×40×44", "1: 12×20×22"]
+def test_a_look_shows_what_the_finest_level_removed(looked: Widget) -> None:
+    assert list(looked.maps) == ["level 0 removed"]
+    assert looked.viewer.layers[-1].name == "Gates: level 0 removed"
+    assert looked.text("level_facts").startswith("Level 0: 12 × 40 × 44, 16 channels; 40 % of the energy removed")
+    assert "Noise gain 1.25: the gate amplifies noise" in looked.text("level_facts")
     assert [layer.name for layer in looked.viewer.layers.selection] == ["mri"]
 
 
-def test_another_level_shows_its_maps_in_the_place_of_the_first(looked: Widget, qtbot) -> None:
-    looked.maps["level 0 field"].visible = True
-    looked.controller.shown_result.show_level(2)
-    qtbot.waitUntil(lambda: not looked.controller.shown_result.adding)
-    visible = {name for name, layer in looked.maps.items() if layer.visible}
-    assert visible == {"level 2 removed", "level 2 field"}
-    looked.controller.shown_result.show_level(0)
-    assert {name for name, layer in looked.maps.items() if layer.visible} == {"level 0 removed", "level 0 field"}
-    qtbot.waitUntil(lambda: not looked.controller.shown_result.adding)
-    assert len(looked.maps) == 14
-
-
 def test_slider_bar_and_colors_follow_each_other(looked: Widget) -> None:
-    summary = looked.controller.shown_result.found.level(0)
+    summary, field = looked.controller.shown_result.found.level(0), looked.show(0, "field")
     looked.view.result.plots.channel_clicked.emit(5)
     assert looked.viewer.dims.current_step[0] == 5
     looked.viewer.dims.set_current_step(0, 9)
     assert looked.controller.shown_result.channel == 9
-    field = looked.maps["level 0 field"]
     assert field.contrast_limits == pytest.approx((-4 * summary.thresholds[9], 4 * summary.thresholds[9]))
     # the band |z| <= tau has one color, and what lies beyond it another
     inside, edge, beyond = field.colormap.map(np.array([0.5, 0.5 + 0.124, 0.5 + 0.127]))
@@ -95,7 +84,7 @@ def test_removing_takes_all_of_it_and_a_new_look_replaces_it(looked: Widget, qtb
     looked.jobs.jobs[-1].reply(SHAPE)
     assert {"voxel", "what if", "what if, changes"} <= set(looked.maps)
     looked.inspect()
-    assert len(looked.maps) == 7
+    assert list(looked.maps) == ["level 0 removed"]
     assert not any("[" in name for name in looked.maps), "the old ones went before the new ones came"
     looked.part("remove", QPushButton).click()
     assert looked.view.result.isHidden()
@@ -122,7 +111,85 @@ def test_a_dead_engine_is_a_sentence_and_the_maps_stay(looked: Widget) -> None:
     looked.controller.shown_result.what_if.change(0, state="closed")
     looked.jobs.jobs[-1].say(Failed(EngineError("The engine is busy with another job."), ""))
     assert "busy with another job" in looked.text("whatif_said")
-    assert len(looked.maps) == 7
+    assert list(looked.maps) == ["level 0 removed"]
+
+
+class TestRanking:
+    """Which level decides: asked as part of each inspection."""
+
+    def test_an_inspection_ends_with_a_sentence_and_the_levels_in_order(self, widget: Widget, scan_data: Any) -> None:
+        widget.viewer.add_image(scan_data, name="mri")
+        job = widget.start()
+        job.answer(*made_up(widget.controller.run.plan), "the last words")
+        assert widget.text("headline") == "Ranking levels by ablation…"
+        assert [row[:2] for row in widget.cells("levels_table")] == [[str(i), "–"] for i in range(4)]
+        assert widget.text("run") == "Stop ranking"
+        assert not widget.view.result.what_if.isEnabled()
+        ranking = widget.jobs.jobs[-1]
+        assert not ranking.request.arrays
+        assert [(v.edits[0].level, v.edits[0].state) for v in ranking.request.variants] == [
+            (i, "open") for i in range(4)
+        ]
+        ranking.say(TileDone(2, 9))
+        assert widget.view.progress_text().startswith("Ranking levels: tile 2 of 9")
+        ranking.reply(())
+        assert widget.text("headline").startswith("Without the gate of level 3, the Dice of organ with the present result")
+        rows = [row[:3] for row in widget.cells("levels_table")]
+        assert rows == [[str(i), "0.970", str(5 * (i + 1))] for i in (3, 2, 1, 0)]
+        assert (widget.text("run"), widget.controller.run) == ("Inspect", None)
+        assert widget.view.result.what_if.isEnabled()
+        assert "the last words" in widget.text("messages")
+        assert [result.changed for result in widget.controller.shown_result.results] == [5, 10, 15, 20]
+        table = widget.part("levels_table", QTableWidget)
+        table.cellClicked.emit(0, 0)
+        assert widget.controller.shown_result.level == 3
+
+    def test_it_can_be_stopped_and_asked_again_with_reference_labels(self, looked: Widget) -> None:
+        looked.start().answer(*made_up(looked.controller.run.plan))
+        looked.controller.start_or_cancel()
+        assert looked.jobs.jobs[-1].cancelled
+        looked.jobs.jobs[-1].end_cancelled()
+        assert "was stopped" in looked.text("headline")
+        assert looked.maps
+        assert looked.can_run
+        same = looked.viewer.add_labels(np.zeros(SHAPE, np.uint8), name="same", scale=(3, 1, 1), units=("mm",) * 3)
+        looked.view.result.what_if.truth_chosen.emit(same)
+        looked.controller.shown_result.what_if.change(0, state="open")
+        question = looked.jobs.jobs[-1]
+        looked.part("ranking", QPushButton).click()
+        assert question.cancelled
+        question.end_cancelled()
+        again = looked.jobs.jobs[-1]
+        assert again.spec.truth is not None
+        assert again.request.key == question.request.key
+        again.say(Failed(EngineError("The engine was killed."), "log"))
+        assert "the ranking failed" in looked.text("headline")
+        assert "The engine was killed." in looked.view.error_text()
+        assert looked.can_run
+
+
+def change(name: str, dice: float, before: int = 100, after: int = 90, reference: Any = (None, None)) -> ClassChange:
+    """Return what became of a class."""
+    counts = {"before": before, "after": after, "turned_on": 0, "turned_off": 0}
+    return ClassChange(name=name, dice=dice, truth_before=reference[0], truth_after=reference[1], **counts)
+
+
+def test_the_sentence_on_the_ranking_says_what_a_person_wants_to_know() -> None:
+    def said(*levels: tuple[ClassChange, ...], unit: str = "voxel") -> str:
+        results = [VariantResult(name="x", changed=3, classes=classes) for classes in levels]
+        return headline(effects(range(len(levels)), results), unit)
+
+    fine, lost = change("liver", 0.999), change("lesion", 0.731, reference=(0.93, 0.9))
+    start = "Without the gate of level 1, the Dice of lesion with the present result falls to 0.73: this level decides."
+    assert said((fine, fine), (fine, lost)) == (
+        f"{start} Dice with the reference labels: 0.93 with all gates, 0.90 without that of level 1."
+    )
+    assert "this level matters most, and none decides alone" in said((change("liver", 0.95),), (fine,))
+    assert said((fine,), (fine,)).endswith("stays at 0.999 or above: no level decides.")
+    assert "1.000" not in said((change("liver", 0.99999),))
+    none, some = change("lesion", 1, 0, 0), change("lesion", 0, 0, 1)
+    assert said((none,), (none,)).startswith("Nothing is segmented in this scan")
+    assert "level 1, 1 pixel of lesion come" in said((none,), (some,), unit="pixel")
 
 
 class TestVoxel:
@@ -198,16 +265,6 @@ class TestWhatIf:
         assert not {"what if", "what if, changes"} & set(looked.maps)
         assert looked.text("whatif_said") == ""
 
-    def test_which_level_matters_is_a_table_with_the_largest_change_first(self, looked: Widget) -> None:
-        looked.part("ranking", QPushButton).click()
-        request = looked.jobs.jobs[-1].request
-        assert not request.arrays
-        assert [(v.edits[0].level, v.edits[0].state) for v in request.variants] == [(i, "open") for i in range(4)]
-        looked.jobs.jobs[-1].reply(SHAPE)
-        rows = [row[:2] for row in looked.cells("whatif_levels")]
-        assert rows == [[f"level {i} open", str(5 * (i + 1))] for i in (3, 2, 1, 0)]
-        assert "what if" not in looked.maps
-
     def test_labels_on_another_grid_are_refused_under_their_field(self, looked: Widget) -> None:
         other = looked.viewer.add_labels(np.zeros((6, 40, 44), np.uint8), name="other")
         looked.view.result.what_if.truth_chosen.emit(other)
@@ -236,19 +293,6 @@ class TestWhatIf:
         what_if.change(0, state="closed")
         assert looked.jobs.jobs[-1].request.key != first
 
-    def test_the_first_question_names_the_scan_as_the_look_did(self, looked: Widget) -> None:
-        looked.controller.shown_result.what_if.change(0, state="open")
-        look, question = looked.jobs.jobs
-        assert look.request.key
-        assert question.request.key == look.request.key
-
-    def test_a_scan_that_changes_during_the_look_is_segmented_anew(self, looked: Widget) -> None:
-        look = looked.start()
-        looked.viewer.layers["mri"].data = looked.viewer.layers["mri"].data + 1
-        look.answer(*made_up(looked.controller.run.plan))
-        looked.controller.shown_result.what_if.change(0, state="open")
-        assert looked.jobs.jobs[-1].request.key not in ("", look.request.key)
-
 
 def test_our_layers_are_offered_to_nobody_as_scans_or_truth(looked: Widget) -> None:
     box = looked.part("image")
@@ -266,13 +310,6 @@ def test_a_closed_widget_leaves_its_maps_and_touches_nothing_more(looked: Widget
     looked.viewer.dims.set_current_step(0, 1)
     looked.viewer.layers["mri"].data = looked.viewer.layers["mri"].data + 1
     assert list(looked.viewer.layers) == before
-
-
-def test_made_up_maps_are_what_the_layers_show(looked: Widget) -> None:
-    _, arrays = made_up(looked.controller.shown_result.found.plan)
-    np.testing.assert_array_equal(looked.maps["level 0 removed"].data, arrays["level0/removed"])
-    assert isinstance(looked.maps["level 0 kept"], Labels)
-    assert isinstance(looked.maps["level 0 dilation 4"], Image)
 
 
 def broken(*_: object, **__: object) -> None:

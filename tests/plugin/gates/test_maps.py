@@ -1,14 +1,17 @@
-"""A look after another: the layers stay and get new data; only what differs comes or goes."""
+"""The layer of the map: one at a time, at its place, in the colors of its kind, with a legend; and the next look's."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from napari.layers import Image, Labels
 from pytestqt.qtbot import QtBot
-from qtpy.QtWidgets import QPushButton
+from qtpy.QtWidgets import QComboBox, QPushButton
 from tests.plugin.gates.conftest import Widget, made_up
 
 from napari_prosma.gates.job import InspectionResult
+from napari_prosma.gates.maps import LEGEND, legend
+from prosma_core.config.inspection import MapInfo
 
 
 @pytest.fixture
@@ -24,6 +27,7 @@ def look_again(widget: Widget, qtbot: QtBot, seed: int = 1) -> InspectionResult:
     """Look at what is chosen now; the engine finds something else."""
     job = widget.start()
     job.answer(*made_up(widget.controller.run.plan, seed))
+    widget.jobs.jobs[-1].reply(())
     qtbot.waitUntil(lambda: not widget.controller.shown_result.adding)
     return widget.controller.shown_result.found
 
@@ -36,36 +40,74 @@ def moves(widget: Widget) -> list[str]:
     return names
 
 
-def test_no_layer_comes_or_goes_and_all_show_the_new_maps(looked: Widget, qtbot: QtBot) -> None:
+def test_every_map_is_chosen_in_the_box_and_shown_alone_with_its_legend(looked: Widget, qtbot: QtBot) -> None:
+    _, arrays = made_up(looked.controller.shown_result.found.plan)
+    box = looked.part("map", QComboBox)
+    said = [box.itemText(i) for i in range(box.count())]
+    assert said[0] == box.currentText() == "Removed"
+    names = {"removed": "removed", "energy removed": "energy", "kept or removed": "kept", "field": "field"}
+    names |= {f"field, dilation {d}": f"scale{d}" for d in (1, 2, 4)}
+    assert {text.lower() for text in said} == set(names)
+    for level in (2, 0):
+        for place, text in enumerate(said):
+            looked.controller.shown_result.show_level(level)
+            box.setCurrentIndex(place)
+            box.activated.emit(place)
+            qtbot.waitUntil(lambda: not looked.controller.shown_result.adding)
+            assert list(looked.maps) == [f"level {level} {text.lower()}"]
+            (layer,) = looked.maps.values()
+            np.testing.assert_array_equal(layer.data, arrays[f"level{level}/{names[text.lower()]}"])
+            assert isinstance(layer, Labels if text == "Kept or removed" else Image)
+            assert isinstance(layer, Labels) or layer.colorbar.visible
+            channel = ", channel 0" if layer.ndim == 4 else ""
+            assert looked.legend.startswith(f"Level {level}{channel}\n")
+
+
+def test_a_legend_is_there_while_its_map_is_seen(looked: Widget) -> None:
+    (layer,) = looked.maps.values()
+    assert looked.legend == "Level 0\nRemoved share of the channels\n0 none, 1 all"
+    layer.visible = False
+    assert looked.legend == ""
+    layer.visible = True
+    assert looked.legend
+    looked.viewer.layers.remove(layer)
+    assert LEGEND not in looked.viewer.canvas.overlays
+    assert looked.show(0, "field") in looked.viewer.layers
+    tau = looked.controller.shown_result.found.level(0).thresholds
+    looked.controller.shown_result.show_channel(3)
+    assert looked.legend.startswith(f"Level 0, channel 3\nField z. Gray: removed (z within ± {tau[3]:.2f})\nBlue")
+    looked.close()
+    assert LEGEND not in looked.viewer.canvas.overlays
+
+
+def test_the_legend_of_a_one_sided_gate_knows_no_negative_values() -> None:
+    where = {"level": 1, "scale": (1, 1), "offset": (0, 0)}
+    info = MapInfo(name="level1/field", kind="field", axes="cyx", **where)
+    assert legend(info, 2, 0.5, "nonnegative") == "Level 1, channel 2\nField z. Gray: removed (z up to 0.50)\nOrange: kept"
+
+
+def test_no_layer_comes_or_goes_when_another_look_is_shown(looked: Widget, qtbot: QtBot) -> None:
+    field = looked.show(1, "field")
+    looked.controller.shown_result.show_channel(5)
+    field.opacity, field.colormap = 0.4, "gray"
     before, moved = looked.maps, moves(looked)
     found = look_again(looked, qtbot)
     assert moved == []
     assert looked.maps == before
-    for kind, title in (("removed", "removed"), ("kept", "kept"), ("field", "field"), ("scale4", "dilation 4")):
-        data = looked.maps[f"level 0 {title}"].data
-        np.testing.assert_array_equal(data, found.arrays[f"level0/{kind}"])
-    tau = found.level(0).thresholds[0]
-    assert looked.maps["level 0 field"].contrast_limits == pytest.approx((-4 * tau, 4 * tau))
-
-
-def test_level_channel_and_what_a_person_has_set_stay(looked: Widget, qtbot: QtBot) -> None:
-    looked.controller.shown_result.show_level(1)
-    qtbot.waitUntil(lambda: not looked.controller.shown_result.adding)
-    field = looked.maps["level 1 field"]
-    field.visible, field.opacity, field.colormap = True, 0.4, "gray"
-    looked.controller.shown_result.show_channel(5)
-    found = look_again(looked, qtbot)
+    np.testing.assert_array_equal(field.data, found.arrays["level1/field"])
     shown_result = looked.controller.shown_result
     assert (shown_result.level, shown_result.channel, looked.viewer.dims.current_step[0]) == (1, 5, 5)
     assert (field.visible, field.opacity, field.colormap.name) == (True, 0.4, "gray")
-    assert {name for name, layer in looked.maps.items() if layer.visible} == {"level 1 removed", "level 1 field"}
     tau = found.level(1).thresholds[5]
     assert field.contrast_limits == pytest.approx((-4 * tau, 4 * tau))
+    assert looked.show(2) is field
+    assert (field.opacity, field.colormap.name) == (0.4, "gray")
+    assert looked.show(2, "field, dilation 4").colormap.name != "gray", "another kind has its own colors"
 
 
 def test_a_part_of_the_scan_lies_where_it_was_looked_at(looked: Widget, qtbot: QtBot) -> None:
     layer = looked.maps["level 0 removed"]
-    looked.viewer.dims.set_point(1, 3 * 7.0)  # the axis in front is the channels'
+    looked.viewer.dims.set_point(0, 3 * 7.0)
     looked.view.part.part_chosen.emit("slice")
     found = look_again(looked, qtbot)
     (region, *_) = found.plan.request.config.region
@@ -77,60 +119,54 @@ def test_a_part_of_the_scan_lies_where_it_was_looked_at(looked: Widget, qtbot: Q
     assert layer.metadata["prosma"]["spec"].shape == layer.data.shape
 
 
-def test_another_scan_gives_the_layers_its_name(looked: Widget, qtbot: QtBot, scan_data: np.ndarray) -> None:
+def test_another_scan_is_shown_where_it_lies(looked: Widget, qtbot: QtBot, scan_data: np.ndarray) -> None:
     layer = looked.maps["level 0 removed"]
     other = looked.viewer.add_image(scan_data[:, :32], name="ct", scale=(2, 1, 1), translate=(5, 0, 0))
     looked.controller.choose_image(other)
     look_again(looked, qtbot)
-    assert layer.name == "ct gates: level 0 removed"
+    assert looked.maps == {"level 0 removed": layer}
     np.testing.assert_allclose(layer.data_to_world((1, 2, 3)), other.data_to_world((1, 2, 3)))
-    assert not [x.name for x in looked.viewer.layers if x.name.startswith("mri gates")]
 
 
-def test_what_has_no_map_any_more_goes_and_what_was_deleted_comes(looked: Widget, qtbot: QtBot) -> None:
-    looked.viewer.layers.remove(looked.maps["level 0 energy"])
-    looked.maps["level 0 dilation 1"].name = "mine"
-    options = looked.controller.shown_result.found.plan.request.config
-    looked.controller.choose_options(options.replace(maps=("removed", "energy", "kept", "scales")))
-    moved = moves(looked)
+def test_a_renamed_map_is_the_users_and_a_deleted_one_comes_again(looked: Widget, qtbot: QtBot) -> None:
+    mine = looked.maps["level 0 removed"]
+    mine.name, data = "mine", mine.data
+    assert looked.show(1).name == "Gates: level 1 removed"
+    assert mine in looked.viewer.layers
+    assert mine.data is data
+    looked.viewer.layers.remove(looked.maps["level 1 removed"])
     look_again(looked, qtbot)
-    assert set(moved[:2]) == {"mine", "mri gates: level 0 field"}
-    assert set(moved[2:]) == {"mri gates: level 0 energy", "mri gates: level 0 dilation 1"}
-    names = ["removed", "energy", "kept", "dilation 1", "dilation 2", "dilation 4"]
-    assert sorted(looked.maps) == sorted(f"level 0 {name}" for name in names)
+    assert list(looked.maps) == ["level 1 removed"]
+    looked.part("remove", QPushButton).click()
+    qtbot.waitUntil(lambda: [layer.name for layer in looked.viewer.layers] == ["mri", "mine"])
 
 
-def test_another_kind_of_gate_replaces_all(looked: Widget, qtbot: QtBot) -> None:
+def test_a_kind_without_a_map_gives_way_to_the_first(looked: Widget, qtbot: QtBot) -> None:
+    looked.show(0, "field")
+    options = looked.controller.shown_result.found.plan.request.config
+    looked.controller.choose_options(options.replace(maps=("removed", "energy")))
+    look_again(looked, qtbot)
+    assert list(looked.maps) == ["level 0 removed"]
     looked.viewer.add_image(np.zeros((40, 44)), name="flat")
     looked.controller.choose_image(looked.viewer.layers["flat"])
     looked.choose("breast-lesion-us")
     look_again(looked, qtbot)
-    assert all(layer.ndim == 2 + ("c" in layer.metadata["prosma"]["axes"]) for layer in looked.maps.values())
-    assert all(layer.name.startswith("flat gates: level 0") for layer in looked.maps.values())
+    assert [layer.ndim for layer in looked.maps.values()] == [2]
 
 
-def test_removed_while_the_maps_are_renewed_all_go(looked: Widget, qtbot: QtBot) -> None:
+def test_removed_while_the_map_is_renewed_it_goes(looked: Widget, qtbot: QtBot) -> None:
     job = looked.start()
     job.answer(*made_up(looked.controller.run.plan, 1))
     looked.part("remove", QPushButton).click()
+    assert looked.jobs.jobs[-1].cancelled, "the ranking is of what is gone"
+    looked.jobs.jobs[-1].end_cancelled()
     qtbot.waitUntil(lambda: [layer.name for layer in looked.viewer.layers] == ["mri"])
 
 
-def test_looks_that_follow_each_other_at_once_leave_one_set(looked: Widget, qtbot: QtBot) -> None:
-    for seed in (1, 2):
-        job = looked.start()
-        job.answer(*made_up(looked.controller.run.plan, seed))
-    qtbot.waitUntil(lambda: not looked.controller.shown_result.adding)
-    found = looked.controller.shown_result.found
-    assert len(looked.maps) == 7
-    np.testing.assert_array_equal(looked.maps["level 0 removed"].data, found.arrays["level0/removed"])
-
-
-def test_a_layer_is_added_without_a_word_about_the_selection(looked: Widget, qtbot: QtBot) -> None:
+def test_a_layer_is_added_without_a_word_about_the_selection(looked: Widget) -> None:
     told: list[object] = []
     looked.viewer.layers.selection.events.changed.connect(told.append)
-    looked.controller.shown_result.show_level(1)
-    qtbot.waitUntil(lambda: not looked.controller.shown_result.adding)
-    assert len(looked.maps) == 14
+    looked.show(1, "field")
+    looked.show(1, "kept or removed")
     assert told == []
     assert looked.viewer.layers.selection.active is looked.viewer.layers["mri"]

@@ -36,10 +36,9 @@ def planned(given: InspectChoices, region: tuple[tuple[int, int], ...] | None = 
     return plan
 
 
-def test_a_valid_choice_asks_for_all_levels_and_names_the_group_after_the_scan() -> None:
+def test_a_valid_choice_asks_for_all_levels() -> None:
     plan = planned(choices())
     assert plan.request.config == InspectConfig()
-    assert plan.group == "scan gates"
     assert ["has no unit: mm is assumed" in note for note in plan.notes] == [True]
 
 

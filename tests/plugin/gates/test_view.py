@@ -34,7 +34,8 @@ def shown(widget: Widget, scan_data: np.ndarray, qtbot: QtBot) -> Widget:
 
 def test_a_click_on_a_row_shows_that_level(shown: Widget, qtbot: QtBot) -> None:
     table = shown.part("levels_table", QTableWidget)
-    place = table.visualItemRect(table.item(2, 1)).center()
+    (line,) = [row for row in range(table.rowCount()) if table.item(row, 0).text() == "2"]
+    place = table.visualItemRect(table.item(line, 1)).center()
     qtbot.mouseClick(table.viewport(), Qt.MouseButton.LeftButton, pos=place)
     assert shown.controller.shown_result.level == 2
     qtbot.waitUntil(lambda: "level 2 removed" in shown.maps)
@@ -46,6 +47,8 @@ def test_a_click_on_a_bar_moves_the_slider_to_its_channel(shown: Widget, qtbot: 
     with qtbot.waitSignal(plot.bar_clicked) as clicked:
         qtbot.mouseClick(plot, Qt.MouseButton.LeftButton, pos=QPoint(plot.width() // 2, plot.height() - 40))
     wanted = int(np.argsort(-removed, kind="stable")[clicked.args[0]])
+    qtbot.waitUntil(lambda: not shown.controller.shown_result.adding)
+    assert (list(shown.maps), shown.text("map")) == (["level 0 field"], "Field"), "the first map has no channels"
     assert shown.viewer.dims.current_step[0] == wanted
     headings = [label.text() for label in plot.findChildren(QLabel)]
     assert f"Channel {wanted}: {100 * removed[wanted]:.0f} %" in headings[0]
@@ -116,6 +119,7 @@ def test_a_voxel_is_a_table_of_channels_and_a_row_moves_the_slider(shown: Widget
     assert all(width >= need for width, need in zip(widths, needed, strict=True))
     place = table.visualRect(model.index(4, 0)).center()
     qtbot.mouseClick(table.viewport(), Qt.MouseButton.LeftButton, pos=place)
+    qtbot.waitUntil(lambda: not shown.controller.shown_result.adding)
     assert shown.viewer.dims.current_step[0] == int(model.index(4, 0).data())
 
 

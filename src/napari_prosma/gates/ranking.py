@@ -1,0 +1,213 @@
+"""Ranking of levels by ablation: its job in the engine, what each level's gate does to the result, and a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from napari_prosma.gates.job import InspectionResult
+from napari_prosma.jobs.boundary import Jobs
+from napari_prosma.jobs.run import Handlers, RunTexts, RunView, ShownRun
+from napari_prosma.jobs.spec import ScanSpec
+from napari_prosma.layers.scan import LayerScan
+from prosma_core.config.inspection import ClassChange, InspectConfig, LevelEdit, Variant, VariantResult
+from prosma_core.engine.messages import Cancelled, Failed, Finished, WhatIfRequest, WhatIfResult
+from prosma_core.events import StageStarted, TileDone
+from prosma_core.printable import counted, format_duration
+
+DECIDES = 0.9
+"""Below this Dice with the present result, a level decides."""
+MATTERS = 0.98
+"""At or above it, a level does not matter."""
+
+TEXTS = RunTexts(
+    cancel="Stop ranking",
+    cancel_tooltip="Stop the ranking of levels. Maps and numbers stay.",
+    cancelling="Stopping…",
+    broken="The ranking could not be shown: {reason}. Rank the levels again.",
+)
+RANKING = "Ranking levels by ablation…"
+STOPPED = "The ranking was stopped: which level decides is not known. Rank levels computes it."
+FAILED = "Which level decides is not known, as the ranking failed."
+NONE = "A plain U-Net has no gates: there is no level to rank."
+
+
+@dataclass(frozen=True)
+class LevelEffect:
+    """What becomes of the result without the gate of one level.
+
+    Attributes
+    ----------
+    level : int
+    changed : int
+        Voxels of another class.
+    worst : ClassChange or None
+        The class whose Dice with the present result is lowest; None where no class is in either result.
+    classes : tuple of ClassChange
+        All classes but the background.
+    """
+
+    level: int
+    changed: int
+    worst: ClassChange | None
+    classes: tuple[ClassChange, ...]
+
+    @property
+    def dice(self) -> float:
+        """The lowest Dice of a class with the present result; 1 where none is in either."""
+        return 1.0 if self.worst is None else self.worst.dice
+
+
+def effects(levels: Sequence[int], results: Sequence[VariantResult]) -> list[LevelEffect]:
+    """Effect of each level's gate, the largest first: the lowest Dice, then most changed voxels."""
+    found = []
+    for level, result in zip(levels, results, strict=True):
+        there = [c for c in result.classes if c.before or c.after]
+        worst = min(there, key=lambda c: c.dice, default=None)
+        found.append(LevelEffect(level, result.changed, worst, result.classes))
+    return sorted(found, key=lambda effect: (effect.dice, -effect.changed, effect.level))
+
+
+def headline(ranked: Sequence[LevelEffect], unit: str) -> str:
+    """The ranking in a sentence or two.
+
+    Parameters
+    ----------
+    ranked : sequence of LevelEffect
+        As of `effects`, at least one.
+    unit : str
+        ``voxel``, or of a picture ``pixel``.
+    """
+    first = ranked[0]
+    if all(effect.worst is None for effect in ranked):
+        return f"Nothing is segmented in this scan, with the gates or without one of them: {_no(ranked)}."
+    worst = first.worst
+    assert worst is not None
+    if not worst.before:
+        return (
+            f"Without the gate of level {first.level}, {counted(worst.after, unit)} of {worst.name} come up, of which "
+            "the present result has none: this level decides."
+        )
+    without, dice = f"Without the gate of level {first.level}", f"the Dice of {worst.name} with the present result"
+    if first.dice < DECIDES:
+        said = f"{without}, {dice} falls to {first.dice:.2f}: this level decides."
+    elif first.dice < MATTERS:
+        said = f"{without}, {dice} falls to {first.dice:.2f}: this level matters most, and none decides alone."
+    else:
+        stays = f"Dice with the present result stays at {_floor(first.dice)} or above"
+        said = f"Without the gate of any one level, {stays}: {_no(ranked)}."
+    return said + _with_reference(first.level, worst)
+
+
+def tell_classes(effect: LevelEffect) -> str:
+    """The effect on each class, a line each."""
+    lines = []
+    for c in effect.classes:
+        reference = "" if c.truth_before is None else f"; with the reference {c.truth_before:.3f} → {c.truth_after:.3f}"
+        lines.append(f"{c.name}: Dice {c.dice:.3f}{reference}")
+    return "\n".join(lines)
+
+
+def _no(ranked: Sequence[LevelEffect]) -> str:
+    return "no level decides" if len(ranked) > 1 else "this level does not decide"
+
+
+def _floor(dice: float) -> str:
+    """Dice, rounded down: it must not seem higher than it is."""
+    return f"{int(dice * 1000 + 1e-9) / 1000:.3f}"
+
+
+def _with_reference(level: int, change: ClassChange) -> str:
+    if change.truth_before is None or change.truth_after is None:
+        return ""
+    before, after = f"{change.truth_before:.2f}", f"{change.truth_after:.2f}"
+    return f" Dice with the reference labels: {before} with all gates, {after} without that of level {level}."
+
+
+class RankJob(ShownRun):
+    """A running ranking: the scan segmented with the gate of each inspected level forced open, one at a time.
+
+    Parameters
+    ----------
+    found : InspectionResult
+    key : str
+        Names the scan, as of `WhatIfQueries`.
+    reference : LayerScan or None
+        Reference labels to compare with.
+    said : sequence of str
+        Messages of the inspection, which stay.
+    view : RunView
+    jobs : Jobs
+    ranked : callable
+        Told, once, the results of the levels, finest first, or why there are none.
+    over : callable
+        Told, last, that the engine is free.
+    """
+
+    def __init__(
+        self,
+        found: InspectionResult,
+        key: str,
+        reference: LayerScan | None,
+        said: Sequence[str],
+        view: RunView,
+        jobs: Jobs,
+        ranked: Callable[[tuple[VariantResult, ...] | str], None],
+        over: Callable[[], None],
+    ) -> None:
+        self._ranked, self._told = ranked, over
+        self._answer: tuple[VariantResult, ...] | str = FAILED
+        view.show_running(True)
+        super().__init__(view, TEXTS, f"ProSMA: ranking levels, {found.plan.scan.name}")
+        for line in said:
+            self.say(line)
+        given = found.plan.request
+        request = WhatIfRequest(
+            model=given.model,
+            device=given.device,
+            variants=tuple(_without(summary.level) for summary in found.inspection.levels),
+            config=InspectConfig(
+                overlap=given.config.overlap, region=given.config.region, slice_axis=given.config.slice_axis
+            ),
+            key=key,
+            arrays=False,
+        )
+        self.start(jobs, ScanSpec(request, found.plan.scan, reference))
+
+    @property
+    def handlers(self) -> Handlers:
+        """As of `JobRun`."""
+        shown = super().handlers
+        return {
+            **shown,
+            StageStarted: lambda stage: self._run_view.show_progress(0, 0, stage.message),
+            Finished: self._finish,
+            Failed: shown[Failed],
+            Cancelled: self._stop,
+        }
+
+    def over(self) -> None:
+        """The engine is free."""
+        super().over()
+        if not self.abandoned:
+            self._told()
+            self._ranked(self._answer)
+
+    def _show_tile(self, tile: TileDone) -> None:
+        left = self._time.text(tile.done, tile.total)
+        text = f"Ranking levels: tile {tile.done} of {tile.total}" + (f", {left}" if left else "")
+        self._run_view.show_progress(tile.done, tile.total, text)
+        self._activity.show_progress(tile.done, tile.total)
+
+    def _finish(self, message: Finished) -> None:
+        result = message.result
+        assert isinstance(result, WhatIfResult)
+        self.say(f"Levels ranked in {format_duration(result.seconds)}.")
+        self._answer = result.variants
+
+    def _stop(self, _: Cancelled) -> None:
+        self._answer = STOPPED
+
+
+def _without(level: int) -> Variant:
+    return Variant(name=f"level {level} open", edits=(LevelEdit(level=level, state="open"),))
