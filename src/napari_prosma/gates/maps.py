@@ -52,6 +52,8 @@ WORDS = {
 """What a map is called in the name of its layer and in the box of maps."""
 LEGEND = "prosma_gates"
 """Name of the legend among the overlays of the canvas."""
+FONT = 8
+"""Points of the texts of legend and color bar."""
 LEGENDS = {
     "removed": "Removed share of the channels\n0 none, 1 all",
     "energy": "Removed share of the skip's energy\n0 none, 1 all",
@@ -116,6 +118,7 @@ class MapLayer:
         self._viewer, self._found = viewer, found
         self._layer: Layer | None = None if earlier is None else earlier._layer
         self._name: str = "" if earlier is None else earlier._name
+        self._stale: list[Layer] = [] if earlier is None else earlier._stale
         self._info: MapInfo | None = None
         self._channel = 0
         plan = found.plan
@@ -142,8 +145,8 @@ class MapLayer:
 
     @property
     def layers(self) -> list[Layer]:
-        """The layer, where there is one that is still ours."""
-        return [self._layer] if self._layer is not None and self._is_ours(self._layer) else []
+        """The layer, where there is one that is still ours, and those that are to be removed."""
+        return [*self._stale, *([self._layer] if self._there else [])]
 
     def show(self, level: int, kind: str, *, visible: bool | None = True) -> Iterator[None]:
         """Steps that show a map in the place of the one that is shown.
@@ -161,7 +164,8 @@ class MapLayer:
         info = next((i for i in maps if i.level == level and map_name(i) == kind and self._showable(i)), None)
         if info is None:
             return
-        old = self._layer if self._layer is not None and self._is_ours(self._layer) else None
+        yield from self._remove_stale()
+        old = self._layer if self._there else None
         shown = old.visible if visible is None and old is not None else visible is not False
         fresh = self._make(info, visible=shown)
         same = self._info is None or self._info.kind == info.kind
@@ -177,8 +181,7 @@ class MapLayer:
         self._fit()
         self._show_legend()
         yield
-        if old is not None and old is not self._layer:
-            yield from remove_all(self._viewer, [old])
+        yield from self._remove_stale()
 
     def show_channel(self, channel: int) -> bool:
         """Move the channel slider; False where the map has no channels."""
@@ -207,10 +210,13 @@ class MapLayer:
 
     @property
     def _has_channels(self) -> bool:
-        return self._info is not None and "c" in self._info.axes and bool(self.layers)
+        return self._info is not None and "c" in self._info.axes and self._there
 
-    def _is_ours(self, layer: Layer) -> bool:
-        return layer in self._viewer.layers and layer.name == self._name
+    @property
+    def _there(self) -> bool:
+        """Whether the layer is in the viewer, and still ours."""
+        layer = self._layer
+        return layer is not None and layer in self._viewer.layers and layer.name == self._name
 
     def _showable(self, info: MapInfo) -> bool:
         return info.kind in LEGENDS and info.name in self._found.arrays
@@ -221,9 +227,14 @@ class MapLayer:
             self._layer.events.visible.disconnect(self._show_legend)
         if old is not None:
             old.visible = False
+            self._stale.append(old)
         add_layer_keep_selection(self._viewer, fresh, old)
         self._layer = fresh
         fresh.events.visible.connect(self._show_legend)
+
+    def _remove_stale(self) -> Iterator[None]:
+        stale, self._stale = self._stale, []
+        yield from remove_all(self._viewer, stale)
 
     def _restyle(self, layer: Layer, fresh: Layer, *, same: bool) -> None:
         """Give a layer the colors of a fresh one; where it shows the same kind of map, those of the user stay."""
@@ -243,12 +254,12 @@ class MapLayer:
     def _show_legend(self, _event: Any = None) -> None:
         """Say on the canvas what is shown; nothing where the layer is hidden or gone."""
         overlays = self._viewer.canvas.overlays
-        if self._info is None or self._layer is None or not self.layers or not self._layer.visible:
+        if self._info is None or self._layer is None or not self._there or not self._layer.visible:
             overlays.pop(LEGEND, None)
             return
         text = legend(self._info, self._channel, self._threshold(self._info.level), self._found.inspection.form)
         if LEGEND not in overlays:
-            overlays[LEGEND] = TextOverlay(text=text, visible=True, position="top_right", box=True)
+            overlays[LEGEND] = TextOverlay(text=text, visible=True, position="top_right", box=True, font_size=FONT)
         elif overlays[LEGEND].text != text:
             overlays[LEGEND].text = text
 
@@ -263,6 +274,7 @@ class MapLayer:
         else:
             colors = band_colors(found.inspection.form) if info.kind == "field" else plain_colors()
             layer = field_layer(*given, colormap=colors, limit=self._limit(info.level), visible=visible)
+        layer.colorbar.font_size = FONT
         layer.colorbar.visible = True
         return layer
 

@@ -180,7 +180,7 @@ class RankJob(ShownRun):
         shown = super().handlers
         return {
             **shown,
-            StageStarted: lambda stage: self._run_view.show_progress(0, 0, stage.message),
+            StageStarted: lambda _: self._run_view.show_progress(0, 0, RANKING),
             Finished: self._finish,
             Failed: shown[Failed],
             Cancelled: self._stop,

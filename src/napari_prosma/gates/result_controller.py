@@ -395,6 +395,7 @@ class ResultController:
     def show_map(self, kind: str) -> None:
         """Show another kind of map of the level."""
         self._map.kind = kind
+        self._panel.maps.show_maps(self._map.choices, kind)
         self._show_map()
 
     def show_channel(self, channel: int) -> None:
@@ -402,7 +403,6 @@ class ResultController:
         self.channel = channel
         if not self._map.show_channel(channel) and self._map.of_channels:
             self.show_map(self._map.of_channels)
-            self._panel.maps.show_maps(self._map.choices, self._map.kind)
         self._show()
 
     def show_ranking_begun(self) -> None:

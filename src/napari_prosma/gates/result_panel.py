@@ -289,18 +289,19 @@ class FilesPanel(QWidget):
         self.maps_clicked.emit(self._format.currentData())
 
 
-COLUMNS = ("Level", "Dice", "Changed", "Removed", "Noise", "Flipped")
+COLUMNS = ("Level", "Dice", "Removed", "Noise", "Flipped")
 TOOLTIPS = (
     "Number of the level, 0 for the finest. Click a row to show its map and plots.",
     "Dice with the present result when the gate of this level is forced open: lowest of all classes. The lower, the "
     "more the result owes to this gate.",
-    "Voxels (pixels of a picture) of another class then.",
     "Share of all activations of the skip connection that the gate sets to exactly 0.",
     "Noise gain: how much larger the relative change of the skip is behind the gate than in front of it, when noise is "
     "added to the scan. Above 1, the gate amplifies noise compared with the signal.",
     "Share of the kept values that have another sign behind the gate than in front of it.",
 )
 UNKNOWN = "–"
+ALIKE = 0.05
+"""Distance of a noise gain from 1 up to which noise and signal are taken to pass alike."""
 
 
 class LevelsTable(QWidget):
@@ -312,7 +313,7 @@ class LevelsTable(QWidget):
         super().__init__()
         self._levels: list[LevelSummary] = []
         self._effects: dict[int, LevelEffect] = {}
-        self._marked = 0
+        self._marked, self._unit = 0, "voxel"
         self._headline, self._title, self._facts = note_label("facts"), note_label("facts"), note_label("facts")
         for label, name in ((self._headline, "headline"), (self._title, "inspected"), (self._facts, "level_facts")):
             label.setObjectName(name)
@@ -349,7 +350,7 @@ class LevelsTable(QWidget):
         self._effects = {effect.level: effect for effect in ranked}
         order = list(self._effects)
         self._levels.sort(key=lambda summary: order.index(summary.level))
-        self._table.horizontalHeaderItem(2).setToolTip(f"{unit.capitalize()}s that are of another class then.")
+        self._unit = unit
         self._fill()
         self.mark(self._marked)
 
@@ -359,7 +360,7 @@ class LevelsTable(QWidget):
         for line, summary in enumerate(self._levels):
             if summary.level == level:
                 self._table.selectRow(line)
-                say(self._facts, _facts(summary))
+                say(self._facts, _facts(summary, self._effects.get(level), self._unit))
         self._facts.setVisible(bool(self._levels))
 
     def _fill(self) -> None:
@@ -376,7 +377,6 @@ def _texts(summary: LevelSummary, effect: LevelEffect | None) -> tuple[str, ...]
     return (
         str(summary.level),
         UNKNOWN if effect is None else f"{effect.dice:.3f}",
-        UNKNOWN if effect is None else f"{effect.changed:,}",
         _percent(summary.removed),
         UNKNOWN if summary.noise_gain is None else f"{summary.noise_gain:.2f}",
         _percent(summary.flipped),
@@ -387,7 +387,7 @@ def _percent(share: float | None) -> str:
     return UNKNOWN if share is None else f"{100 * share:.0f} %"
 
 
-def _facts(summary: LevelSummary) -> str:
+def _facts(summary: LevelSummary, effect: LevelEffect | None, unit: str) -> str:
     """All numbers of a level in sentences."""
     grid = " × ".join(map(str, summary.shape))
     energy = f"{_percent(summary.energy)} of the energy removed"
@@ -395,13 +395,25 @@ def _facts(summary: LevelSummary) -> str:
     if summary.threshold is not None:
         said.append(f", median threshold {summary.threshold:.2f}")
     said.append(".")
+    if effect is not None:
+        said.append(f" Without its gate, {_changed(effect.changed, unit)} class.")
     if summary.noise_gain is not None:
-        does = "amplifies noise" if summary.noise_gain > 1 else "dampens noise"
-        said.append(f" Noise gain {summary.noise_gain:.2f}: the gate {does} compared with the signal.")
+        said.append(f" Noise gain {summary.noise_gain:.2f}: {_gain(summary.noise_gain)}.")
     if summary.flipped is not None:
         said.append(f" {_percent(summary.flipped)} of the kept values change sign.")
     if summary.channel_gate_spread is not None:
         said.append(f" The channel gate varies by {summary.channel_gate_spread:.3f} between tiles.")
     elif summary.channel_gate:
-        said.append(" How the channel gate varies needs more than one tile.")
+        said.append(" The spread of the channel gate needs more than one tile.")
     return "".join(said)
+
+
+def _changed(number: int, unit: str) -> str:
+    return f"1 {unit} changes" if number == 1 else f"{number:,} {unit}s change"
+
+
+def _gain(gain: float) -> str:
+    """What a noise gain means."""
+    if abs(gain - 1) < ALIKE:
+        return "noise and signal pass alike"
+    return f"the gate {'amplifies' if gain > 1 else 'dampens'} noise compared with the signal"

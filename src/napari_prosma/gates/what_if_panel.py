@@ -147,7 +147,7 @@ STEPS = 20
 """Steps of a slider from one whole factor to the next."""
 FOUR = 4
 """Largest factor."""
-BOX = 92
+BOX = 112
 """Greatest width of a box: the slider gets the rest."""
 STATES = ("learned", "open", "closed")
 
@@ -198,7 +198,7 @@ class LevelEdits(QWidget):
             state = combo("learned: as trained. open: the skip passes unchanged. closed: nothing passes.")
             state.setObjectName(f"state_{level}")
             state.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)
-            state.setMinimumContentsLength(5)
+            state.setMinimumContentsLength(8)
             state.setMaximumWidth(BOX)
             state.addItems(STATES)
             row = _Row(level, slider, factor, state)

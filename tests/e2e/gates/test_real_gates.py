@@ -53,7 +53,7 @@ def test_baselines_show_what_they_have_and_say_what_they_have_not(bare_desk: Any
     found = bare_desk.inspect()
     assert "remove nothing" in bare_desk.text("messages")
     assert list(bare_desk.maps) == ["level 0 gate"]
-    assert [row[3] for row in bare_desk.cells("levels_table")] == ["0 %"]
+    assert [row[2] for row in bare_desk.cells("levels_table")] == ["0 %"]
     assert "level" in bare_desk.text("headline")
     bare_desk.controller.shown_result.picker.pick((0, 3, 4, 5))
     weights = found.arrays["level0/gate"][:, 3, 4, 5]
@@ -76,7 +76,7 @@ def test_a_hippocampus_from_the_click_to_the_files(
     rows = desk.cells("levels_table")
     assert sorted(row[0] for row in rows) == ["0", "1", "2"]
     assert [float(row[1]) for row in rows] == sorted(float(row[1]) for row in rows)
-    assert all(float(row[4]) > 0.5 for row in rows)
+    assert all(float(row[3]) > 0.5 for row in rows)
     arrays, summary = found.arrays, found.level(0)
     kept = arrays["level0/kept"].astype(bool)
     np.testing.assert_allclose(arrays["level0/removed"], 1 - kept.mean(axis=0), atol=1e-3)

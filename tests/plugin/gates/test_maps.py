@@ -154,6 +154,15 @@ def test_a_kind_without_a_map_gives_way_to_the_first(looked: Widget, qtbot: QtBo
     assert [layer.ndim for layer in looked.maps.values()] == [2]
 
 
+def test_maps_chosen_in_quick_succession_leave_the_last_one_alone(looked: Widget, qtbot: QtBot) -> None:
+    shown_result = looked.controller.shown_result
+    for kind in ("field", "kept or removed", "removed", "field"):
+        shown_result.show_map(kind)
+        qtbot.waitUntil(lambda kind=kind: f"level 0 {kind}" in looked.maps)
+    qtbot.waitUntil(lambda: not shown_result.adding)
+    assert list(looked.maps) == ["level 0 field"]
+
+
 def test_removed_while_the_map_is_renewed_it_goes(looked: Widget, qtbot: QtBot) -> None:
     job = looked.start()
     job.answer(*made_up(looked.controller.run.plan, 1))
