@@ -22,7 +22,7 @@ CHANNEL_OF = 2
 
 
 def take_gates(desk: Desk) -> None:
-    """Gates: each level's removed share, a field, a voxel, what-ifs, and a model that cannot be looked into."""
+    """Gates: the ranking and each level's removed share, a field, a voxel, and a what-if."""
     from screenshots import wait
 
     if not SCAN.is_file():
@@ -52,12 +52,11 @@ def take_gates(desk: Desk) -> None:
 
 def take_field(desk: Desk, widget: GatesWidget, truth: np.ndarray) -> None:
     """The field of a channel, and a voxel at the edge of the lesion."""
+    from screenshots import wait
+
     shown_result = widget.controller.shown_result
     shown_result.show_channel(telling_channel(shown_result.found.arrays[f"level{CHANNEL_OF}/kept"], truth))
-    group = shown_result.found.plan.group
-    layers: dict[str, Layer] = {layer.name: layer for layer in desk.viewer.layers}
-    removed, field = (layers[f"{group}: level {CHANNEL_OF} {kind}"] for kind in ("removed", "field"))
-    removed.visible, field.visible = False, True
+    wait(lambda: not shown_result.adding)
     widget.result.open_tab("Voxel")
     widget.findChild(QPushButton, "probe").click()
     rows, columns = np.nonzero(truth)
@@ -65,7 +64,8 @@ def take_field(desk: Desk, widget: GatesWidget, truth: np.ndarray) -> None:
     shown_result.picker.pick((shown_result.channel, *at))
     desk.picture("gates-field")
     widget.findChild(QPushButton, "probe").click()
-    removed.visible, field.visible = False, False
+    shown_result.show_map("removed")
+    wait(lambda: not shown_result.adding)
 
 
 def telling_channel(kept: np.ndarray, truth: np.ndarray) -> int:
@@ -76,15 +76,13 @@ def telling_channel(kept: np.ndarray, truth: np.ndarray) -> int:
 
 
 def take_what_if(desk: Desk, widget: GatesWidget, drawn: Layer) -> None:
-    """Level 2 open, and which level matters."""
+    """Level 2 open, compared with what an expert drew."""
     from screenshots import wait
 
     shown_result = widget.controller.shown_result
     widget.result.open_tab("What if")
     shown_result.what_if.choose_truth(drawn)
     shown_result.what_if.change(CHANNEL_OF, state="open")
-    wait(lambda: not shown_result.what_if.queries.busy)
-    shown_result.what_if.rank()
     wait(lambda: not shown_result.what_if.queries.busy)
     area = widget.findChild(QScrollArea)
     area.ensureWidgetVisible(widget.findChild(QTabWidget, "tabs"))

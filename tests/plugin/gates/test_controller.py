@@ -133,7 +133,7 @@ class TestRanking:
         ranking.say(TileDone(2, 9))
         assert widget.view.progress_text().startswith("Ranking levels: tile 2 of 9")
         ranking.reply(())
-        assert widget.text("headline").startswith("Without the gate of level 3, the Dice of organ with the present result")
+        assert widget.text("headline").startswith("Without the gate of level 3, the Dice of organ with the present")
         assert [row[:2] for row in widget.cells("levels_table")] == [[str(i), "0.970"] for i in (3, 2, 1, 0)]
         assert "Without its gate, 5 voxels change class." in widget.text("level_facts")
         assert (widget.text("run"), widget.controller.run) == ("Inspect", None)

@@ -83,7 +83,8 @@ def test_a_legend_is_there_while_its_map_is_seen(looked: Widget) -> None:
 def test_the_legend_of_a_one_sided_gate_knows_no_negative_values() -> None:
     where = {"level": 1, "scale": (1, 1), "offset": (0, 0)}
     info = MapInfo(name="level1/field", kind="field", axes="cyx", **where)
-    assert legend(info, 2, 0.5, "nonnegative") == "Level 1, channel 2\nField z. Gray: removed (z up to 0.50)\nOrange: kept"
+    said = legend(info, 2, 0.5, "nonnegative")
+    assert said == "Level 1, channel 2\nField z. Gray: removed (z up to 0.50)\nOrange: kept"
 
 
 def test_no_layer_comes_or_goes_when_another_look_is_shown(looked: Widget, qtbot: QtBot) -> None:
