@@ -24,6 +24,7 @@ from qtpy.QtWidgets import QApplication, QDockWidget, QLabel, QPushButton, QScro
 
 from napari_prosma._sample_data import SAMPLES
 from napari_prosma.jobs.qt_loop import make_session
+from napari_prosma.layers.results import LOOKS
 from napari_prosma.scan.view import ModelBox
 from napari_prosma.segment import SegmentWidget
 from napari_prosma.train import TrainWidget
@@ -71,6 +72,7 @@ class Desk:
         self.viewer = napari.Viewer(title="napari")
         self.viewer.window.resize(1400, HEIGHT)
         self.session = make_session(settings)
+        LOOKS.choose(contours=True)  # scans are seen below results
 
     def segment(self) -> SegmentWidget:
         """The Segment widget, in front."""
@@ -164,7 +166,6 @@ def take_segment(desk: Desk) -> None:
     widen(widget, 370)
     widget.controller.start_or_cancel()
     wait(lambda: widget.controller.run is None)
-    widget.controller.last.labels.contour = 1  # the scan is seen below it
     desk.viewer.reset_view()
     desk.picture("segment-widget")
 

@@ -11,13 +11,13 @@ from qtpy.QtCore import QBuffer, QPoint
 from qtpy.QtWidgets import QPushButton, QWidget
 
 from napari_prosma._sample_data import SAMPLES
+from napari_prosma.widgets.docks import open_dock
 
 if TYPE_CHECKING:
     from screenshots import Desk
 
 WIDTH = 960
 """Of the recording, in pixels."""
-COLORS = 96
 POINTER = [(0, 0), (0, 20), (5, 16), (9, 24), (13, 22), (9, 14), (15, 14)]
 """Corners of the arrow that stands where a button is clicked."""
 
@@ -45,13 +45,13 @@ class Recorder:
 
     def save(self, path: str) -> None:
         """Write the recording as an animated GIF, all of its pictures in the same colors."""
+        from screenshots import few_colors
+
         pictures = [picture for picture, _ in self.frames]
-        sheet = Picture.new("RGB", (WIDTH, sum(p.height for p in pictures[:: max(1, len(pictures) // 8)])))
-        top = 0
-        for picture in pictures[:: max(1, len(pictures) // 8)]:
-            sheet.paste(picture, (0, top))
-            top += picture.height
-        palette = sheet.quantize(COLORS, Picture.Quantize.MEDIANCUT, dither=Picture.Dither.NONE)
+        sheet = Picture.new("RGB", (WIDTH, pictures[0].height * len(pictures)))
+        for number, picture in enumerate(pictures):
+            sheet.paste(picture, (0, number * picture.height))
+        palette = few_colors(sheet)
         first, *others = (p.quantize(palette=palette, dither=Picture.Dither.NONE) for p in pictures)
         first.save(
             path,
@@ -64,7 +64,7 @@ class Recorder:
 
 
 def take_tour(desk: Desk) -> None:
-    """Open, segment and leaf through an MRI; then an ultrasound."""
+    """Open, segment and leaf through an MRI; then an ultrasound, and the gates of its model."""
     from screenshots import choose, settle, wait, widen
 
     viewer, widget = desk.viewer, desk.segment()
@@ -83,19 +83,29 @@ def take_tour(desk: Desk) -> None:
         choose(desk, model)
         wait(button.isEnabled)
         settle()
-        recorder.shoot(900)
+        recorder.shoot(700)
         recorder.shoot(500, pointer=button)
         widget.controller.start_or_cancel()
         settle(0.3)
         recorder.shoot(300, pointer=button)
         wait(lambda: widget.controller.run is None)
-        if not widget.controller.last.labels.contour:
-            widget.controller.last.labels.contour = 1
         settle()
-        recorder.shoot(1200)
+        recorder.shoot(900)
         for z in [*range(15, 24), *range(23, 13, -1)] if scan.ndim == 3 else ():
             viewer.dims.set_current_step(0, z)
             settle(0.4)
-            recorder.shoot(150)
-    recorder.frames[-1] = (recorder.frames[-1][0], 2000)
+            recorder.shoot(120)
+    gates = open_dock(viewer, "ProSMA Gates", desk.session)
+    gates.controller.choose_image(scan)
+    gates.controller.choose_model(next(m for m in desk.session.models() if m.header.name == "breast-lesion-us"))
+    recorder.shoot(600, pointer=gates.findChild(QPushButton, "run"))
+    gates.controller.start_or_cancel()
+    wait(lambda: gates.controller.run is None)
+    wait(lambda: not gates.controller.shown_result.adding)
+    settle()
+    recorder.shoot(1200)
+    gates.controller.shown_result.show_level(2)
+    wait(lambda: not gates.controller.shown_result.adding)
+    settle()
+    recorder.shoot(1800)
     recorder.save(str(desk.folder / "tour.gif"))
