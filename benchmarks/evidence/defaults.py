@@ -118,7 +118,7 @@ def defaults(sets: Sequence[Measured], ablations: Sequence[Measured]) -> str:
         "sets, by the mean over seeds, and in the mean over data sets, and every level still removes "
         f"{100 * LEAST_REMOVED:.0f} %. All of it is measured on training cases set "
         "aside; no validation case is seen. Changes have the learning rate of that data set's ablation, not one of "
-        "their own, which favours the default. Dice points against it:\n",
+        "their own, which favors the default. Dice points against it:\n",
     ]
     if gates:
         lines = [[c.name, c.words, *_cells(c, names, difference), _above(c)] for c in gates]
