@@ -24,17 +24,17 @@ from prosma_core.errors import ConfigError
 from prosma_core.printable import plain
 
 ZERO = {
-    "background": ("Background", "Whatever is not painted is background: the scans are annotated as a whole."),
+    "background": ("Background (fully annotated)", "Every unlabelled voxel is background."),
     "unlabelled": (
-        "Unlabelled (scribbles)",
-        "Only what is painted counts, such as scribbles. The background is painted, too.",
+        "Ignored (scribbles)",
+        "Only labelled voxels count. Label some background as well.",
     ),
     "annotated_slices": (
-        "Only annotated slices",
-        "Slices with any paint are complete: 0 is background there. All other slices do not count.",
+        "Ignored outside annotated slices",
+        "Slices containing labels are fully annotated; other slices are ignored.",
     ),
 }
-CORRECTED = "Only checked and edited slices count; whatever is not painted on them is background."
+CORRECTED = "Only checked and edited slices count; unlabelled voxels in them are background."
 GRAY = {
     "refuse": ("Ask", "Gray values in a mask are named in its row, with what can be done."),
     "threshold": ("Threshold at half", "Above half of the largest value is one class."),
@@ -58,12 +58,12 @@ class LabelSemanticsPanel(QWidget):
         self.problems = {"labels": note_label("problem"), "classes": note_label("problem")}
         self._labels, self._why, self._corrected = LabelsConfig(), "", False
         self._classes: Sequence[ClassInfo] = ()
-        self._zero = combo("What a voxel means that nobody painted.")
+        self._zero = combo("What unlabelled voxels (value 0) are.")
         for value, (text, tooltip) in ZERO.items():
             self._zero.addItem(text, value)
             self._zero.setItemData(self._zero.count() - 1, tooltip, Qt.ItemDataRole.ToolTipRole)
         self._zero_facts = note_label("facts")
-        self._axis = combo("The axis of the painted slices. Automatic: the one along which labels continue least.")
+        self._axis = combo("The axis of the annotated slices. Automatic: the sparsest axis.")
         for axis, text in AXES.items():
             self._axis.addItem(text, axis)
         self._axis_row = row("Slices along", self._axis)
@@ -77,7 +77,7 @@ class LabelSemanticsPanel(QWidget):
             self._gray.addItem(text, value)
             self._gray.setItemData(self._gray.count() - 1, tooltip, Qt.ItemDataRole.ToolTipRole)
         self._gray_row = row("Gray masks", self._gray)
-        self._one_class = QCheckBox("All labels are one class")
+        self._one_class = QCheckBox("Merge labels into one class")
         self._one_class.setToolTip("For labels that number objects, such as cells: all above 0 become class 1.")
         self._separate = QCheckBox("Keep touching objects apart")
         self._separate.setToolTip(
@@ -92,7 +92,7 @@ class LabelSemanticsPanel(QWidget):
         self._connect_and_name()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        for part in (row("0 means", self._zero), self._zero_facts, self._axis_row, self._background_row):
+        for part in (row("Unlabelled", self._zero), self._zero_facts, self._axis_row, self._background_row):
             layout.addWidget(part)
         for part in (
             row("Ignore value", self._ignore),

@@ -62,8 +62,8 @@ class TrainedModelPanel(QWidget):
 
         A class that nothing of it holds has none.
         """
-        where = "the training slices" if held_out.startswith(NO_VALIDATION) else "what was held out"
-        say(self._title, f"Dice on {where}" if after else "")
+        kind = "Training" if held_out.startswith(NO_VALIDATION) else "Validation"
+        say(self._title, f"{kind} Dice" if after else "")
         self._table.setColumnHidden(1, before is None)
         self._table.setHorizontalHeaderLabels(["Class", "Before", "Dice" if before is None else "After"])
         self._table.setRowCount(len(after))

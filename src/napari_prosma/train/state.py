@@ -329,9 +329,9 @@ def _classes_problem(choices: TrainChoices) -> Problem | None:
     given = choices.labels.background
     missing = f"no voxel has the background value {given}" if given else "no background value is given"
     text = (
-        f"Only {classes[1].name} is painted, 0 means unlabelled, and {missing}: nothing says what is background. "
-        "Paint some background with a value of its own and give it as background value, or choose “Only "
-        "annotated slices” where each annotated slice is painted completely."
+        f"Only {classes[1].name} is painted, unlabelled voxels are ignored, and {missing}. Paint some background with "
+        "a value of its own and give it as background value, or choose “Ignored outside annotated slices” where each "
+        "annotated slice is painted completely."
     )
     return Problem("labels", text)
 
@@ -471,7 +471,7 @@ def _annotation(rows: Sequence[PairRow], labels: LabelsConfig, classes: Sequence
             total = row.spec.size(row.axis)
             yield (
                 f"{row.labels}: of {total} slices, {counted(len(row.slices), 'holds', 'hold')} labels, the others "
-                "count as background. If they are not annotated, choose “Only annotated slices”."
+                "count as background. If they are not annotated, choose “Ignored outside annotated slices”."
             )
     empty = [row.labels for row in rows if not row.values and row.result is None]
     if empty and labels.zero == "background":
@@ -480,8 +480,8 @@ def _annotation(rows: Sequence[PairRow], labels: LabelsConfig, classes: Sequence
     if labels.zero == "unlabelled" and not any(row.background for row in rows):
         names = ", ".join(info.name for info in classes[1:])
         yield (
-            f"0 means unlabelled and no background is painted: the model will give every voxel one of {names}. Where "
-            "one of them is the background, give its value as background value."
+            f"Unlabelled voxels are ignored and no background is painted: the model will give every voxel one of "
+            f"{names}. Where one of them is the background, give its value as background value."
         )
     images = [row.pair.image.key if row.pair.image.layers else row.pair.image.paths for row in rows]
     twice = next((row for i, row in enumerate(rows) if images[i] in images[:i]), None)

@@ -133,12 +133,13 @@ def check_background(classes: tuple[ClassInfo, ...], config: LabelsConfig, *, pa
     names = ", ".join(c.name for c in classes[1:])
     if len(classes) == 2:
         msg = (
-            f"Only {names} is painted, 0 means unlabelled, and {given}: nothing says what is background. Paint some "
-            "background with a value of its own and give it as --background N (labels: {background: N}); or give "
+            f"Only {names} is painted, unlabelled voxels are ignored, and {given}. Paint some background with a value "
+            "of its own and give it as --background N (labels: {background: N}); or give "
             "--annotated-slices where each annotated slice is painted completely."
         )
         raise DatasetError(msg)
     return (
-        f"0 means unlabelled and {given}: the model will give every voxel one of the painted classes ({names}). "
+        f"Unlabelled voxels are ignored and {given}: the model will give every voxel one of the painted classes "
+        f"({names}). "
         "Where one of them is the background, give its value as --background N."
     )

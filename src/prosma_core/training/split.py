@@ -157,12 +157,12 @@ class Split:
         if self.kind == "slices":
             count = self.held_out
             return (
-                f"Too few cases to hold one out: {counted(count, 'annotated slice')} of the same scans "
-                f"{'is' if count == 1 else 'are'} held out for validation. Other scans may be harder."
+                f"Validation: {counted(count, 'annotated slice')} of the same scans "
+                f"{'is' if count == 1 else 'are'} held out; expect lower Dice on new scans."
             )
         return (
-            f"{NO_VALIDATION}: nothing is held out. The Dice is that of the training slices and says little of other "
-            f"scans. To measure it, annotate {FEW_SLICES} slices or {FEW_CASES} scans (of a model's result, edit them)."
+            f"{NO_VALIDATION}: the Dice shown is training Dice; expect lower Dice on new scans. Validation needs "
+            f"{FEW_SLICES} annotated slices or {FEW_CASES} scans (of a model's result, edited ones)."
         )
 
 

@@ -262,7 +262,7 @@ def test_a_plan_of_few_slices_says_what_is_held_out_and_errors_are_those_of_trai
     engine: Engine, begin: Begin, make_run: MakeRun, pairs: list[Any]
 ) -> None:
     few = begin(engine, PlanRequest(run=make_run(pairs=pairs[:1]))).end().result
-    assert "says little of other scans" in few.words
+    assert "expect lower Dice on new scans" in few.words
     gone = (pairs[0][0].with_stem("gone"), pairs[0][1])
     missing = begin(engine, PlanRequest(run=make_run(pairs=[gone]))).end()
     assert isinstance(missing.error, errors.ProsmaError)

@@ -118,7 +118,7 @@ def test_a_sparse_run_repeats_from_its_yaml_and_resumes_with_its_slices(pair, tm
 
 def test_too_little_to_hold_out_is_said_and_stored(pair, tmp_path: Path) -> None:
     result, said, _ = drain(train(run_of(tmp_path, [pair(0, on_slices(10, 14))], labels=SLICES)))
-    assert any("says little of other scans" in s for s in said)
+    assert any("expect lower Dice on new scans" in s for s in said)
     assert read_header(result.path).training["validation"] == "none held out"
     assert measured(result.header) == "training"
 

@@ -332,7 +332,7 @@ def test_one_class_of_scribbles_without_background_is_refused(tmp_path: Path) ->
     config = LabelsConfig(zero="unlabelled")
     problem = problem_of(choices(row(config=config), labels=config), tmp_path)
     assert problem.field == "labels"
-    assert "nothing says what is background" in problem.text
+    assert "Paint some background" in problem.text
     unpainted = config.replace(background=7)
     assert (
         "no voxel has the background value 7"

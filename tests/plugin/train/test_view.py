@@ -236,14 +236,14 @@ def test_the_meaning_of_labels_is_shown_and_no_edit(view: TrainView, heard: list
 
 def test_each_meaning_can_be_chosen(view: TrainView, heard: list[Any]) -> None:
     view.show_labels(LabelsConfig())
-    choose(part(view, QComboBox, "zero"), "Unlabelled (scribbles)")
+    choose(part(view, QComboBox, "zero"), "Ignored (scribbles)")
     part(view, QSpinBox, "background_value").setValue(4)
     part(view, QSpinBox, "ignore").setValue(9)
     assert part(view, QCheckBox, "separate").isHidden()
     part(view, QCheckBox, "one_class").click()
     part(view, QCheckBox, "separate").click()
     part(view, QCheckBox, "separate").click()
-    choose(part(view, QComboBox, "zero"), "Only annotated slices")
+    choose(part(view, QComboBox, "zero"), "Ignored outside annotated slices")
     choose(part(view, QComboBox, "slice_axis"), "x")
     part(view, QSpinBox, "ignore").setValue(0)
     assert [name for name, _ in heard] == ["labels_changed"] * 9
