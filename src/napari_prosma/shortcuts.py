@@ -13,6 +13,7 @@ from napari.settings import get_settings
 from napari.utils.action_manager import action_manager
 from napari.utils.notifications import show_info
 
+from napari_prosma.layers.results import toggle_contours
 from prosma_core.printable import plain
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Shortcut:
     text : str
         What it does, as napari's preferences list it.
     widget : str
-        Title of the widget that does it.
+        Title of the widget that does it, or of the plugin.
     """
 
     key: str
@@ -46,8 +47,12 @@ SHORTCUTS = {
     "train": Shortcut("Shift+D", "Train, or stop the training", "ProSMA Train"),
     "mark_slice": Shortcut("K", "Mark the slice in view as checked, or unmark it", "ProSMA Train"),
     "next_slice": Shortcut("Shift+K", "Go to the next suggested slice", "ProSMA Train"),
+    "contours": Shortcut("Shift+C", "Show results and previews as contours, or filled", "ProSMA"),
 }
 """Every shortcut of the plugin, by the name of its action."""
+
+WITHOUT_WIDGET: dict[str, Callable[[Any], None]] = {"contours": toggle_contours}
+"""Actions that need no open widget."""
 
 _OFFERED: defaultdict[tuple[int, str], list[Callable[[], object]]] = defaultdict(list)
 """What an action does in a viewer (by its identity, as a viewer is not hashable): what was offered last and stands."""
@@ -101,7 +106,9 @@ def _register() -> None:
 def _command(name: str) -> Callable[[Any], None]:
     def command(viewer: Any) -> None:
         calls = _OFFERED[id(viewer), name]
-        if calls:
+        if name in WITHOUT_WIDGET:
+            WITHOUT_WIDGET[name](viewer)
+        elif calls:
             calls[-1]()
         else:
             show_info(plain(f"Open {SHORTCUTS[name].widget} first: Plugins > ProSMA."))

@@ -15,7 +15,8 @@ from napari.utils.key_bindings import KeyBinding, coerce_keybinding
 from napari.utils.shortcuts import default_shortcuts
 
 from napari_prosma import shortcuts
-from napari_prosma.shortcuts import PREFIX, SHORTCUTS, offer, with_key
+from napari_prosma.layers.results import LOOKS
+from napari_prosma.shortcuts import PREFIX, SHORTCUTS, WITHOUT_WIDGET, offer, with_key
 
 
 def test_no_key_is_one_of_napari_s_own() -> None:
@@ -30,7 +31,7 @@ def test_no_key_is_one_of_napari_s_own() -> None:
     assert len(ours) == len(SHORTCUTS)
 
 
-@pytest.mark.parametrize("name", SHORTCUTS)
+@pytest.mark.parametrize("name", sorted(SHORTCUTS.keys() - WITHOUT_WIDGET.keys()))
 def test_a_key_does_what_the_open_widget_offers_in_its_viewer(
     name: str, press: Callable[[Any, str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,6 +83,15 @@ def test_napari_s_preferences_list_every_action_and_a_key_chosen_there_counts(
         settings.shortcuts = {name: keys for name, keys in settings.shortcuts.items() if name != action}
         action_manager.unbind_shortcut(action)
         action_manager.bind_shortcut(action, "Shift+S")
+
+
+def test_contours_need_no_open_widget(press: Callable[[Any, str], None]) -> None:
+    viewer, before = ViewerModel(), LOOKS.contours
+    offer(viewer, {})
+    press(viewer, "Shift+C")
+    assert LOOKS.contours is not before
+    press(viewer, "Shift+C")
+    assert LOOKS.contours is before
 
 
 def test_a_viewer_s_own_key_goes_first() -> None:

@@ -31,6 +31,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_prosma.shortcuts import with_key
 from napari_prosma.widgets.docks import settle
 from napari_prosma.widgets.fields import (
     Fold,
@@ -322,7 +323,7 @@ class JobView(QWidget):
     def _add_looks(self) -> None:
         """Add how results and scans look in the viewer."""
         self._contours, self._letters = QCheckBox("Results as contours"), QCheckBox("Directions")
-        self._contours.setToolTip("Draw all results and previews as contours instead of filled.")
+        self._contours.setToolTip(plain(with_key("Draw results and previews as contours, not filled", "contours")))
         self._letters.setToolTip(
             "At the edges of the canvas: the patient's left, right, anterior, posterior, superior and inferior."
         )
