@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from functools import cache
@@ -177,6 +178,37 @@ def test_readme_states_the_evidence() -> None:
         expected = [difference, difference - 4.303 * error, difference + 4.303 * error]
         assert numbers == pytest.approx(expected, abs=0.0501)
         assert said[5] == f"{found[11]} %"
+
+
+@pytest.fixture(scope="module")
+def site() -> ModuleType:
+    """Return what mkdocs calls while it builds the site."""
+    spec = importlib.util.spec_from_file_location("site_hooks", ROOT / "docs" / "site_hooks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_reference_on_the_site_has_every_command_and_option(site: ModuleType, cli: dict[str, set[str]]) -> None:
+    assert site.REFERENCE in text_of("docs/cli.md")
+    sections = dict(part.split("\n", 1) for part in site.reference().split("## ")[1:])
+    assert set(sections) == {f"prosma {name}".strip() for name in cli}
+    for name, names in cli.items():
+        listed = re.findall(r"`(--?[\w-]+)`", sections[f"prosma {name}".strip()])
+        assert {flag for flag in names - {"--help"} if flag.startswith("-")} == set(listed)
+
+
+def test_start_page_and_links_of_the_site_stay_inside_it(site: ModuleType) -> None:
+    text = site.start_page()
+    assert "](images/tour.gif)" in text
+    assert "](cards/hippocampus-mri.md)" in text
+    assert "](evidence.md)" in text
+    assert "shields.io" not in text
+    assert site._target("../src/prosma_core/pretrained/nerve-us.md", "") == "cards/nerve-us.md"
+    assert site._target("../benchmarks/experiments.md", "") == f"{site.REPOSITORY}/blob/main/benchmarks/experiments.md"
+    assert site._target("models.md", "") == "models.md"
 
 
 def test_reading_of_commands_sees_continued_lines_prompts_and_spans() -> None:
