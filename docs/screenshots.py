@@ -221,7 +221,8 @@ def take_new_model(desk: Desk) -> None:
     wait(widget.findChild(QPushButton, "run").isEnabled)
     widget.controller.start_or_stop()
     folder = widget.controller.trainings.run.order.folder
-    wait(lambda: len(read_history(folder)) >= 4 and ", step 2 of" in widget.progress_text(), seconds=1500)
+    wait(lambda: len(read_history(folder)) >= 4, seconds=1500)
+    settle(3)  # the preview of that epoch
     desk.picture("train-running")
     desk.picture("train-curves", widget.findChild(TrainingPlots))
     widget.controller.start_or_stop()
