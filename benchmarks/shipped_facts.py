@@ -212,7 +212,8 @@ def write_tables() -> None:
         PAGE.write_text(
             with_figures(PAGE.read_text(encoding="utf-8"), models_table(headers.values())), encoding="utf-8"
         )
-        strip([read_thumbnail(path) for path in shipped_models().values()]).save(PICTURE, optimize=True)
+        real = [path for path in shipped_models().values() if not read_header(path).synthetic]
+        strip([read_thumbnail(path) for path in real]).save(PICTURE, optimize=True)
 
 
 if __name__ == "__main__":
