@@ -112,6 +112,16 @@ def test_links_lead_to_files(page: str) -> None:
     assert [link for link in LINK.findall(text_of(page)) if not (folder / link).exists()] == []
 
 
+def test_every_picture_is_shown_somewhere_and_made_of_real_scans() -> None:
+    linked = {Path(link).name for page in PAGES for link in re.findall(r"\]\(([^)\s]+)\)", text_of(page))}
+    pictures = {path.name for path in (ROOT / "docs" / "images").iterdir()}
+    assert pictures - linked == set()
+    scripts = list((ROOT / "docs").glob("screenshots*.py"))
+    assert scripts
+    assert [path.name for path in scripts if "phantom" in path.read_text(encoding="utf-8").lower()] == []
+    assert (ROOT / "docs" / "images" / "tour.gif").stat().st_size < 3_000_000
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_verbs_and_benchmarks_of_run_py_exist(page: str, run_py: ModuleType) -> None:
     found = [re.search(r"\brun\.py +([a-z]+)(?: +(\w+))?", command) for command in commands(text_of(page))]
