@@ -42,6 +42,7 @@ class Desk:
 
     def __init__(self, viewer: Any, session: Session, qtbot: QtBot) -> None:
         self.viewer, self.session, self.qtbot = viewer, session, qtbot
+        self.clicks = 0
         if isinstance(viewer, Viewer):
             viewer.window.resize(1000, 700)  # each change of any part draws all of it anew
         self.widget = self.dock()
@@ -95,6 +96,7 @@ class Desk:
         QApplication.processEvents()  # what was just shown takes its place
         self.widget.findChild(QScrollArea).ensureWidgetVisible(button)
         self.qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
+        self.clicks += 1
 
     def until(self, so: Callable[[], bool]) -> None:
         self.qtbot.waitUntil(so, timeout=PATIENCE)

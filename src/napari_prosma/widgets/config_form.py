@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 from magicgui.widgets import CheckBox, ComboBox, FloatSlider, FloatSpinBox
 from psygnal import Signal
 from pydantic.fields import FieldInfo
-from qtpy.QtWidgets import QFormLayout, QWidget
+from qtpy.QtWidgets import QAbstractSpinBox, QFormLayout, QWidget
 
 from napari_prosma.widgets.fields import call_it
 from prosma_core.config.base import Config
@@ -141,6 +141,7 @@ def _box(field: FieldInfo, step: float, decimals: int, options: dict[str, Any]) 
     box = FloatSpinBox(min=max(low, -LARGEST), max=min(high, LARGEST), step=step, **options)
     box.native.setDecimals(decimals)
     box.native.setKeyboardTracking(False)
+    box.native.setButtonSymbols(QAbstractSpinBox.ButtonSymbols.NoButtons)  # they would take the room of the text
     box.native.setMinimumWidth(80)  # the largest number it could hold would widen the dock
     return box
 

@@ -100,7 +100,11 @@ EDGE, SHORTEST = 10, 60
 """Pixels of the edge and padding of a problem or warning, and that a word has at least."""
 
 
-TITLE_STYLE = "QPushButton, QPushButton:checked { text-align: left; font-weight: bold; background: transparent; }"
+TITLE_STYLE = """
+QPushButton, QPushButton:checked, QPushButton:disabled {
+    text-align: left; font-weight: bold; background: transparent; border: none;
+}
+"""
 """Style sheet of a section's title, the same open and closed."""
 
 

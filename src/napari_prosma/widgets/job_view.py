@@ -364,7 +364,7 @@ class JobView(QWidget):
         self._status = StatusPanel()
         self._error = note_label("problem")
         self._error.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self._details = button("Show details", "The log of the last run, to read and to copy.", self.details_clicked)
+        self._details = button("Show log", "The log of the last run, to read and to copy.", self.details_clicked)
         self._details.setVisible(False)
         beside = QHBoxLayout()
         beside.addWidget(self._run, 1)
@@ -457,7 +457,7 @@ class JobView(QWidget):
 
     def show_log(self, text: str) -> None:
         """Show what the engine wrote, in a window."""
-        show_text(self, "Log of the last run", text or "The log is empty.")
+        self._details = button("Show log", "The log of the last run, to read and to copy.", self.details_clicked)
 
     # --- Setters ----------------------------------------------------------------------------------------------------
 

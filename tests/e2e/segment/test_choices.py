@@ -31,6 +31,15 @@ def test_a_2d_model_walks_along_the_axis_that_is_chosen(axis: str, bare_desk: An
     same_as_command_line(bare_desk, bare_desk.segment())
 
 
+@pytest.mark.data
+def test_two_clicks_from_an_opened_scan_to_a_saved_result(bare_desk: Any, copy_of: Any, data_root: Path) -> None:
+    name = next(path.name for path in sorted((data_root / "msd_hippocampus" / "images").iterdir()))
+    bare_desk.open(copy_of(f"msd_hippocampus/images/{name}"))
+    bare_desk.segment()
+    assert bare_desk.save().is_file()
+    assert bare_desk.clicks == 2
+
+
 def test_only_the_current_slice_gets_labels(bare_desk: Any, scan_file: Path) -> None:
     scan = bare_desk.open(scan_file)
     bare_desk.choose("plain-3d")

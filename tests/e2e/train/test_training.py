@@ -166,6 +166,19 @@ def test_pictures_in_color_from_files_to_a_copy_of_the_model(
     assert opened == [str(RunFolder.beside(model).root)] * 2
 
 
+def test_two_painted_slices_are_trained_on_after_two_clicks(bare_desk: Any, phantoms: list[tuple[Path, Path]]) -> None:
+    image = bare_desk.open(phantoms[0][0])
+    placed = {name: getattr(image, name) for name in ("scale", "translate", "affine", "units")}
+    labels = bare_desk.viewer.add_labels(np.zeros(image.data.shape, np.uint8), **placed)
+    for z in (5, 7):
+        labels.data_setitem((np.full(90, z), *np.mgrid[20:29, 20:30].reshape(2, -1)), 1)
+    bare_desk.add(image, labels)
+    bare_desk.click("run")
+    assert (bare_desk.clicks, bare_desk.widget.running) == (2, True)
+    bare_desk.click("run")
+    bare_desk.wait()
+
+
 def test_scribbles_with_painted_background(bare_desk: Any, phantoms: list[tuple[Path, Path]]) -> None:
     scan, truth = phantoms[0]
     image, labels = bare_desk.open(scan), bare_desk.open_labels(truth)

@@ -32,7 +32,6 @@ from napari_prosma.train.sources import Source
 from napari_prosma.train.view import TrainView
 from prosma_core.config.model import ClassInfo
 from prosma_core.config.training import MOST_EPOCHS, LabelsConfig, TrainingConfig
-from prosma_core.data.slices import SliceStates
 from prosma_core.runs.run_state import RunState
 
 CLASSES = (
@@ -99,23 +98,6 @@ def choose(box: QComboBox, text: str) -> None:
 def texts(view: QWidget) -> list[str]:
     """What all labels say that are not hidden."""
     return [label.text() for label in view.findChildren(QLabel) if not label.isHidden()]
-
-
-def test_the_slices_and_the_main_button_are_in_view_on_a_small_screen(view: TrainView, qtbot: QtBot) -> None:
-    view.resize(320, 640)
-    view.show()
-    qtbot.waitExposed(view)
-    view.show_pairs(PAIRS[:1])
-    view.show_slices(SliceStates("z", 31, edited=(3,), only=True), "liver corrected")
-    view.show_slice(3)
-    view.show_run("Train", enabled=True, tooltip="")
-    for show in (lambda: None, view.show_training, lambda: view.show_error("The disk is full. " * 9, details=True)):
-        show()
-        QApplication.processEvents()
-        seen = [part(view, QPushButton, name) for name in ("mark_slice", "next_slice", "run")]
-        assert [each.visibleRegion().boundingRect().height() for each in seen] == [each.height() for each in seen]
-    error = part(view, QLabel, "error")
-    assert error.visibleRegion().boundingRect().height() == error.height()
 
 
 def test_the_outcome_is_scrolled_to_while_texts_above_it_change(view: TrainView, qtbot: QtBot) -> None:
@@ -433,20 +415,6 @@ def test_what_a_job_says_is_shown(view: TrainView) -> None:
     assert (button.text(), button.toolTip(), button.isEnabled()) == ("Stop", "Keeps what is learned", True)
     assert (view.progress_text(), view.error_text()) == ("Epoch 3 of 10", "The disk is full.")
     assert {"Planning.\nTraining.", "Nothing is held out."} <= set(texts(view))
-
-
-@pytest.mark.parametrize("what", ["error", "progress"])
-def test_what_is_said_below_the_fold_is_scrolled_to(view: TrainView, qtbot: QtBot, what: str) -> None:
-    view.resize(320, 400)
-    with qtbot.waitExposed(view):
-        view.show()
-    if what == "error":
-        view.show_error("Which pair is meant cannot be told.", details=False)
-    else:
-        view.show_progress(0, 0, "Which pair is meant cannot be told.")
-        view.show_running(True)
-    label = next(x for x in view.findChildren(QLabel) if x.text().startswith("Which pair"))
-    qtbot.waitUntil(lambda: view.rect().contains(label.mapTo(view, label.rect().center())))
 
 
 def test_the_preview_can_be_asked_for(view: TrainView, heard: list[Any]) -> None:

@@ -1,0 +1,237 @@
+"""The frame of the three widgets in a real window: what is always in view, what is whole, and one dock of each kind.
+
+`STATES` is the list of states that are walked through. The pictures of each lie in the test's temporary folder
+(``--basetemp`` keeps them), to be looked at by people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import pytest
+from napari._app_model import get_app_model
+from qtpy.QtCore import QRect, Qt
+from qtpy.QtWidgets import (
+    QApplication,
+    QCheckBox,
+    QDockWidget,
+    QDoubleSpinBox,
+    QLabel,
+    QPushButton,
+    QScrollArea,
+    QStackedWidget,
+    QTableWidget,
+    QWidget,
+)
+from tests.plugin.segment import test_view_pictures as segment
+from tests.plugin.train import test_view_pictures as train
+
+from napari_prosma.gates.view import GatesView
+from napari_prosma.jobs.session import Session
+from napari_prosma.segment.view import SegmentView
+from napari_prosma.train.view import TrainView
+from napari_prosma.widgets.docks import open_dock
+from napari_prosma.widgets.fields import DockBox, Fold
+from napari_prosma.widgets.job_view import JobView
+from prosma_core.data.slices import SliceStates
+
+SIZES = ((1366, 700), (1440, 900))
+"""Of the window: what a task bar leaves of 1366 x 768, and a larger screen."""
+WIDTH = 320
+LONG = "sub-07_ses-1_acq-highres_run-02_desc-preprocessed_T2starw_bias-corrected.nii.gz"
+FAILURE = "Main memory ran out while the scan was read: close other programs, crop the scan, or choose a part. " * 4
+STAGES = ["Planning from 3 scans.", "36 tiles (40 × 56 × 40), batch size 1, about 0.2 GiB of memory."]
+
+
+def failed(view: Any) -> None:
+    view.show_run("Again", enabled=True, tooltip="")
+    view.show_error(FAILURE[:400], details=True)
+
+
+def cancelling(view: Any) -> None:
+    view.show_run("Cancelling…", enabled=False, tooltip="")
+    view.show_running(True)
+    view.show_messages(STAGES)
+    view.show_progress(0, 0, "Reading the scan…")
+
+
+def stopped(view: Any) -> None:
+    view.show_running(True)
+    view.show_messages([*STAGES, "The model of epoch 24 is kept."])
+    view.show_running(False)
+
+
+def saved(view: Any) -> None:
+    segment.fill(view, "finished")
+    view.show_images([(LONG, 1)], 1)
+    view.result.show_title(f"{LONG} hippocampus-mri")
+    view.show_messages([f"Saved /data/studies/2026/{LONG}"])
+
+
+def painting(view: Any) -> None:
+    train.fill(view, "ready")
+    view.show_error("", details=False)
+    view.show_slices(SliceStates("z", 31, edited=(3, 4), only=True), f"{LONG} corrected")
+    view.show_slice(3)
+    view.show_suggestion("Slice 17: its labels are least certain (uncertainty 0.31).")
+
+
+def first_epoch(view: Any) -> None:
+    train.fill(view, "ready")
+    view.show_error("", details=False)
+    view.show_training()
+    view.show_history((), train.CLASSES)
+    view.show_step(0.5, 1.3)
+    view.show_messages(STAGES)
+    view.show_progress(50, 100, "Epoch 1, step 50 of 100, about 9 min left")
+    view.show_run("Stop", enabled=True, tooltip="")
+
+
+def gates(view: Any, then: Callable[[Any], None] = lambda _: None) -> None:
+    view.show_images([(LONG, 1)], 1)
+    view.show_axes("zyx", ("zyx",), "z 24 · y 320 · x 320; voxels 3.75 × 0.977 × 0.977 mm")
+    view.show_devices([("Auto", "auto")], "auto", "CPU, 2 threads (torch 2.13.0+cpu is a build without CUDA)")
+    view.show_run("Inspect", enabled=True, tooltip="")
+    then(view)
+
+
+def no_scan(view: Any) -> None:
+    view.show_run("Inspect", enabled=False, tooltip="")
+    view.show_problem("image", "Open a scan: File > Open, or drop it into the window.")
+
+
+STATES: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
+    "segment, axes refused": (SegmentView, lambda view: segment.fill(view, "refused")),
+    "segment, no model": (SegmentView, lambda view: segment.fill(view, "no model")),
+    "segment, running": (SegmentView, lambda view: segment.fill(view, "running")),
+    "segment, cancelling": (SegmentView, cancelling),
+    "segment, finished": (SegmentView, lambda view: segment.fill(view, "finished")),
+    "segment, saved": (SegmentView, saved),
+    "segment, failed": (SegmentView, failed),
+    "train, empty": (TrainView, lambda view: train.fill(view, "empty")),
+    "train, painting": (TrainView, painting),
+    "train, refused": (TrainView, lambda view: train.fill(view, "ready")),
+    "train, first epoch": (TrainView, first_epoch),
+    "train, running": (TrainView, lambda view: train.fill(view, "running")),
+    "train, finished": (TrainView, lambda view: train.fill(view, "finished")),
+    "train, stopped": (TrainView, stopped),
+    "train, failed": (TrainView, failed),
+    "gates, no scan": (GatesView, no_scan),
+    "gates, ready": (GatesView, gates),
+    "gates, running": (GatesView, lambda view: gates(view, cancelling)),
+    "gates, failed": (GatesView, lambda view: gates(view, failed)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("display")
+def test_button_and_status_are_in_view_and_nothing_is_cut_off(make_napari_viewer: Any, tmp_path: Path) -> None:
+    viewer = make_napari_viewer(show=True)
+    window, pages, faults = viewer.window._qt_window, QStackedWidget(), list[str]()
+    viewer.window._qt_viewer.canvas.native.hide()  # to draw it takes longer than all else here
+    for kind, fill in STATES.values():
+        view = kind()
+        fill(view)
+        pages.addWidget(view)
+    dock = viewer.window.add_dock_widget(pages, name="states", area="right")
+    for width, height in SIZES:
+        window.resize(width, height)
+        window.resizeDocks([dock], [WIDTH], Qt.Orientation.Horizontal)
+        for number, state in enumerate(STATES):
+            view = pages.widget(number)
+            pages.setCurrentWidget(view)
+            settle()
+            faults += [f"{state}, {width} x {height}: {fault}" for fault in faults_of(view, window)]
+            if height == SIZES[0][1]:
+                assert window.grab().save(str(tmp_path / f"{state}.png"))
+                view.findChild(Fold, "section_details").expand()
+    assert faults == []
+
+
+def settle() -> None:
+    for _ in range(3):
+        QApplication.processEvents()
+
+
+def faults_of(view: Any, window: QWidget) -> Iterator[str]:
+    """What is out of view in the frame, and what is cut off anywhere in a widget."""
+    if view.width() != WIDTH:
+        yield f"{view.width()} pixels wide"
+    area = view.findChild(QScrollArea)
+    if area.widget().width() != area.viewport().width():
+        yield "something is wider than the dock"
+    button = view.findChild(QPushButton, "run")
+    said = [label for name in ("status", "error") if (label := view.findChild(QLabel, name)).isVisible()]
+    if len(said) != 1 and not view.running:
+        yield f"{len(said)} lines say how things stand"
+    for part in (button, *said):
+        seen = QRect(part.mapTo(window, part.rect().topLeft()), part.size())
+        if part.visibleRegion().boundingRect() != part.rect() or not window.rect().contains(seen):
+            yield f"not in view: {part.objectName()}"
+    for label in visible(view, QLabel):
+        needed = label.heightForWidth(label.width()) if label.wordWrap() else label.sizeHint().height()
+        if label.height() < needed or (not label.wordWrap() and label.width() < label.sizeHint().width()):
+            yield f"cut off: {label.text()}"
+        drawn = QLabel.text(label)
+        if "…" in drawn and "…" not in label.text() and label.text() not in label.toolTip():
+            yield f"shortened without a tooltip: {label.text()}"
+    for kind, around in ((QPushButton, 4), (QCheckBox, 20)):
+        for each in visible(view, kind):
+            if each.width() < each.fontMetrics().horizontalAdvance(each.text().replace("&&", "&")) + around:
+                yield f"cut off: {each.text()}"
+    for box in visible(view, DockBox):
+        if box._fitting(box.currentText()) != box.currentText() and len(box.currentText()) < 20:
+            yield f"shortened: {box.currentText()}"
+    for box in visible(view, QDoubleSpinBox):
+        if box.lineEdit().width() < box.fontMetrics().horizontalAdvance(box.text()):
+            yield f"cut off: {box.text()}"
+    for table in visible(view, QTableWidget):
+        if table.horizontalScrollBar().isVisible():
+            yield f"wider than the dock: {table.objectName()}"
+
+
+def visible(inside_of: QWidget, kind: type[Any]) -> list[Any]:
+    return [part for part in inside_of.findChildren(kind) if part.isVisible()]
+
+
+NAMES = ("Segment", "Train", "Gates")
+OPENERS: dict[str, Callable[[Any, str, Session], object]] = {
+    "menu": lambda _, name, __: get_app_model().commands.execute_command(f"napari-prosma.{name.lower()}").result(),
+    "button": lambda viewer, name, session: open_dock(viewer, f"ProSMA {name}", session),
+    "command": lambda viewer, name, _: viewer.window.add_plugin_dock_widget(
+        "napari-prosma", f"ProSMA {name}", tabify=True
+    ),
+}
+"""Ways to open a widget: napari's menu, a button of a sister, and ``napari -w napari-prosma``, which does just this."""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("display")
+def test_one_of_each_in_tabs_in_whatever_order_they_are_opened(
+    make_napari_viewer: Any, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in NAMES:
+        monkeypatch.setattr(f"napari_prosma.{name.lower()}.widget.session", lambda: session)
+    viewer = make_napari_viewer(show=True)
+    window = viewer.window._qt_window
+    viewer.window._qt_viewer.canvas.native.hide()
+    for number, ways in enumerate(list(permutations(OPENERS))[::2]):  # each way is first, second and last once
+        names = NAMES[number:] + NAMES[:number]
+        for way in ways:
+            for name in names:
+                OPENERS[way](viewer, name, session)
+                settle()
+            docks = [dock for dock in window.findChildren(QDockWidget) if isinstance(dock.widget(), JobView)]
+            assert sorted(dock.windowTitle() for dock in docks) == sorted(f"ProSMA {name}" for name in NAMES), ways
+            assert [len(window.tabifiedDockWidgets(dock)) for dock in docks] == [2, 2, 2], ways
+            for dock in docks:
+                said = [label.text() for label in dock.titleBarWidget().findChildren(QLabel) if label.text()]
+                assert said == [dock.windowTitle()]
+            front = [dock.windowTitle() for dock in docks if not dock.visibleRegion().isEmpty()]
+            assert front == [f"ProSMA {names[-1]}"], ways
+        for dock in docks:
+            dock.destroyOnClose()
+        settle()
