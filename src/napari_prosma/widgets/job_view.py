@@ -43,7 +43,6 @@ from napari_prosma.widgets.fields import (
     note_label,
     row,
     say,
-    show_text,
 )
 from napari_prosma.widgets.help import HelpButton
 from prosma_core.printable import plain, visible
