@@ -79,11 +79,11 @@ class PairsTable(QWidget):
         buttons.setContentsMargins(0, 0, 0, 0)
         selected, made = "The Image and Labels layers that are selected.", {}
         for place, name, text, tooltip, signal in (
-            ((0, 0), "add_active", "Add selected image + labels", selected, self.add_active_clicked),
-            ((0, 1), "add_files", "Add files…", "Scans and their labels from files.", self.add_files_clicked),
-            ((1, 0), "add_folder", "Add folder…", "A folder with images/ and labels/.", self.add_folder_clicked),
+            ((0, 0, 1, 2), "add_active", "Add selected image + labels", selected, self.add_active_clicked),
+            ((1, 0), "add_files", "Add files…", "Scans and their labels from files.", self.add_files_clicked),
+            ((1, 1), "add_folder", "Add folder…", "A folder with images/ and labels/.", self.add_folder_clicked),
             (
-                (1, 1),
+                (3, 0, 1, 2),
                 "remove_pairs",
                 "Remove",
                 "Remove the selected pairs from this list; no data is deleted.",
@@ -116,7 +116,8 @@ class PairsTable(QWidget):
         self._rows = tuple(rows)
         self._writing = False
         self._table.blockSignals(False)
-        self._table.setVisible(bool(rows))
+        for part in (self._table, self._remove):
+            part.setVisible(bool(rows))
         self._selected()
         self._fit(set(changed))
 
