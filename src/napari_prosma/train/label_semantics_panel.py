@@ -24,13 +24,13 @@ from prosma_core.errors import ConfigError
 from prosma_core.printable import plain
 
 ZERO = {
-    "background": ("Background (fully annotated)", "Every unlabelled voxel is background."),
+    "background": ("Background", "Every unlabelled voxel is background."),
     "unlabelled": (
         "Ignored (scribbles)",
         "Only labelled voxels count. Label some background as well.",
     ),
     "annotated_slices": (
-        "Ignored outside annotated slices",
+        "Ignored in other slices",
         "Slices containing labels are fully annotated; other slices are ignored.",
     ),
 }

@@ -45,6 +45,8 @@ SELECT = QItemSelectionModel.SelectionFlag.Select | QItemSelectionModel.Selectio
 MARGIN = 6
 """Pixels between a text and the edges of its cell."""
 
+REMOVE = "Remove the selected pairs from this list; no data is deleted."
+
 
 class PairsTable(QWidget):
     """Table of pairs, and `buttons` that add and remove them."""
@@ -82,15 +84,9 @@ class PairsTable(QWidget):
             ((0, 0, 1, 2), "add_active", "Add selected image + labels", selected, self.add_active_clicked),
             ((1, 0), "add_files", "Add files…", "Scans and their labels from files.", self.add_files_clicked),
             ((1, 1), "add_folder", "Add folder…", "A folder with images/ and labels/.", self.add_folder_clicked),
-            (
-                (3, 0, 1, 2),
-                "remove_pairs",
-                "Remove",
-                "Remove the selected pairs from this list; no data is deleted.",
-                self._removed,
-            ),
             ((2, 0), "series_folder", "Go through folder…", SERIES, self.series_clicked),
             ((2, 1), "series_files", "Go through files…", SERIES, self.series_files_clicked),
+            ((3, 0, 1, 2), "remove_pairs", "Remove", REMOVE, self._removed),
         ):
             made[name] = button(text, tooltip, signal)
             made[name].setObjectName(name)

@@ -330,7 +330,7 @@ def _classes_problem(choices: TrainChoices) -> Problem | None:
     missing = f"no voxel has the background value {given}" if given else "no background value is given"
     text = (
         f"Only {classes[1].name} is painted, unlabelled voxels are ignored, and {missing}. Paint some background with "
-        "a value of its own and give it as background value, or choose “Ignored outside annotated slices” where each "
+        "a value of its own and give it as background value, or choose “Ignored in other slices” where each "
         "annotated slice is painted completely."
     )
     return Problem("labels", text)
@@ -471,7 +471,7 @@ def _annotation(rows: Sequence[PairRow], labels: LabelsConfig, classes: Sequence
             total = row.spec.size(row.axis)
             yield (
                 f"{row.labels}: of {total} slices, {counted(len(row.slices), 'holds', 'hold')} labels, the others "
-                "count as background. If they are not annotated, choose “Ignored outside annotated slices”."
+                "count as background. If they are not annotated, choose “Ignored in other slices”."
             )
     empty = [row.labels for row in rows if not row.values and row.result is None]
     if empty and labels.zero == "background":

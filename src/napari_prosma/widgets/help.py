@@ -20,6 +20,11 @@ SHIPPED = Path(__file__).parents[1] / "help"
 """Pages in an installed package."""
 SOURCES = Path(__file__).parents[3] / "docs"
 """Pages in a checkout."""
+STYLE = """
+QToolButton { border: 1px solid palette(mid); border-radius: 9px; min-width: 18px; min-height: 18px; }
+QToolButton::menu-indicator { image: none; }
+"""
+"""Of the "?": a circle that is seen to be a button in both themes."""
 PICTURE = re.compile(r"!\[[^\]]*\]\([^)]*\)")
 """Left out of pages that are shown offline: pictures are not shipped."""
 CITATION = (
@@ -48,7 +53,7 @@ class HelpButton(QToolButton):
         self.setToolTip("Help on this widget, the documentation online, and about ProSMA.")
         self.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self.setStyleSheet("QToolButton::menu-indicator { image: none; }")
+        self.setStyleSheet(STYLE)
         self._page = page
         menu = QMenu(self)
         menu.addAction("Help on this widget", self.show_page)

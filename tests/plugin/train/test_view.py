@@ -225,7 +225,7 @@ def test_each_meaning_can_be_chosen(view: TrainView, heard: list[Any]) -> None:
     part(view, QCheckBox, "one_class").click()
     part(view, QCheckBox, "separate").click()
     part(view, QCheckBox, "separate").click()
-    choose(part(view, QComboBox, "zero"), "Ignored outside annotated slices")
+    choose(part(view, QComboBox, "zero"), "Ignored in other slices")
     choose(part(view, QComboBox, "slice_axis"), "x")
     part(view, QSpinBox, "ignore").setValue(0)
     assert [name for name, _ in heard] == ["labels_changed"] * 9
