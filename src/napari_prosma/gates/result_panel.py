@@ -29,6 +29,8 @@ from napari_prosma.widgets.fields import SMALL, button, cell, combo, fill, fit_h
 from prosma_core.config.inspection import LevelSummary
 from prosma_core.printable import plain
 
+WIDE = 9.995
+"""Value from which on three digits are shown: more would be cut off."""
 ROWS = 9
 """Channels that are seen without scrolling."""
 
@@ -145,7 +147,9 @@ class _ChannelModel(QAbstractTableModel):
         if head == "ch.":
             return str(rows.channels[index.row()])
         value = rows.columns[head][index.row()]
-        return f"{value:.5g}" if role == Qt.ItemDataRole.ToolTipRole else f"{value:.2f}"
+        if role == Qt.ItemDataRole.ToolTipRole:
+            return f"{value:.5g}"
+        return f"{value:.2f}" if abs(value) < WIDE else f"{value:.3g}"
 
 
 def _meaning(head: str) -> str:
@@ -192,8 +196,9 @@ class GatesResultPanel(QWidget):
         buttons.addWidget(remove)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 8, 0, 0)
-        for widget in (self.levels, self.maps, self._tabs):
-            layout.addWidget(widget)
+        layout.addWidget(self.levels)
+        layout.addWidget(self.maps)
+        layout.addWidget(self._tabs, 1)
         layout.addLayout(buttons)
         self.setVisible(False)
 

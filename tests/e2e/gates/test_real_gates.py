@@ -96,7 +96,7 @@ def test_a_hippocampus_from_the_click_to_the_files(
     rows = desk.voxel_rows()
     voxel = desk.controller.shown_result.picker.voxel
     column = arrays["level0/field"][:, voxel["z"], voxel["y"], voxel["x"]]
-    assert float(rows[0][4]) == pytest.approx(float(column[int(rows[0][0])]), abs=0.006)
+    assert float(rows[0][4]) == pytest.approx(float(column[int(rows[0][0])]), rel=0.006, abs=0.006)
 
     desk.widget.result.open_tab("What if")
     desk.slide(0, 0)

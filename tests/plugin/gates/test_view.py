@@ -106,6 +106,8 @@ def test_a_slider_that_rests_after_all_was_removed_does_nothing(shown: Widget, q
 
 def test_a_voxel_is_a_table_of_channels_and_a_row_moves_the_slider(shown: Widget, qtbot: QtBot) -> None:
     shown.view.result.open_tab("Voxel")
+    arrays = shown.controller.shown_result.found.arrays
+    arrays["level0/scale1"][:, 3, 4, 5] = -123.456  # a real network's fields are as large
     shown.controller.shown_result.picker.pick((0, *shown.viewer.layers["mri"].data_to_world((3, 4, 5))))
     table = shown.part("voxel_table", QTableView)
     model = table.model()
@@ -124,6 +126,7 @@ def test_a_voxel_is_a_table_of_channels_and_a_row_moves_the_slider(shown: Widget
 
 
 def test_nothing_is_wider_than_the_dock(shown: Widget, qtbot: QtBot) -> None:
+    assert shown.part("levels_table", QTableWidget).horizontalScrollBar().maximum() == 0
     for tab in ("Plots", "Voxel", "What if", "Export"):
         shown.view.result.open_tab(tab)
         qtbot.wait(20)
