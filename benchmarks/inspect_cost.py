@@ -123,7 +123,7 @@ def what_if_waits(repeats: int) -> list[float]:
     for number in range(repeats + 2):
         shared = engine.allocate(spec.shape, picture.data.dtype)
         shared.array[...] = picture.data
-        variant = Variant(name="x", edits=(LevelEdit(level=number % 5, threshold=number / 4),))
+        variant = Variant(name="x", edits=(LevelEdit(level=number % 4, threshold=number / 4),))
         scan = ScanRef(array=shared.ref, spec=spec_message(spec))
         request = WhatIfRequest(
             model=str(find_model("breast-lesion-us")), device="cpu", variants=(variant,), scan=scan, key="x"
