@@ -214,14 +214,14 @@ def take_new_model(desk: Desk) -> None:
     desk.viewer.reset_view()
     settle(5)  # the times of the presets are estimated
     desk.picture("train-ready")
-    short(widget, epochs=7, steps=8)
+    short(widget, epochs=10, steps=15)
     widget.preview_toggled.emit(True)
     labels.visible = False  # to see the preview
     settle(2)  # a layer that changes is read again
     wait(widget.findChild(QPushButton, "run").isEnabled)
     widget.controller.start_or_stop()
     folder = widget.controller.trainings.run.order.folder
-    wait(lambda: len(read_history(folder)) >= 4, seconds=1500)
+    wait(lambda: len(read_history(folder)) >= 6, seconds=1500)
     settle(3)  # the preview of that epoch
     desk.picture("train-running")
     desk.picture("train-curves", widget.findChild(TrainingPlots))
