@@ -43,7 +43,9 @@ def take_gates(desk: Desk) -> None:
     desk.picture("gates-widget")
     shown_result.show_level(CHANNEL_OF)
     wait(lambda: not shown_result.adding)
+    drawn.contour, drawn.opacity, drawn.visible = 3, 1, True
     desk.picture("gates-level-2")
+    drawn.visible = False
     take_field(desk, widget, truth)
     take_what_if(desk, widget, drawn)
     widget.controller.remove_maps()
