@@ -34,6 +34,13 @@ from napari_prosma.segment import SegmentWidget
 from prosma_core.data.phantom import phantom_3d
 
 OURS = str(Path(napari_prosma.__file__).parent)
+PARTS = {
+    "visuals of the drawing tools": ("visual.py", "create_vispy_overlay"),
+    "visual of the layer": ("visual.py", "create_vispy_layer"),
+    "layer controls": ("qt_layer_controls_container.py", "create_qt_layer_controls"),
+    "all of adding": ("layerlist.py", "insert"),
+}
+"""What napari does for a new layer: file and function."""
 
 
 class Window:
@@ -90,6 +97,12 @@ class Window:
         own = sum(row[2] for (file, _, _), row in stats.stats.items() if file.startswith(OURS))
         return stats.total_tt, own
 
+    def parts(self, kind: str) -> dict[str, float]:
+        """Share of each of `PARTS` in the profile."""
+        stats: Any = pstats.Stats(self.profiles[kind])
+        rows = {(Path(file).name, name): row[3] for (file, _, name), row in stats.stats.items()}
+        return {part: rows.get(place, 0.0) / stats.total_tt for part, place in PARTS.items()}
+
 
 def main() -> None:
     """Measure and print."""
@@ -114,7 +127,8 @@ def main() -> None:
             words = zip(("added", "drawn", "longest gap"), middle, largest, strict=True)
             print(f"{kind}: " + ", ".join(f"{word} {m:.0f} (at most {x:.0f}) ms" for word, m, x in words))
             total, own = window.ours(kind)
-            print(f"  of adding it, in functions of this plugin: {100 * own / total:.1f} %")
+            print(f"  profile: {100 * own / total:.1f} % in functions of this plugin")
+            print("  " + ", ".join(f"{part} {100 * share:.0f} %" for part, share in window.parts(kind).items()))
         differences = np.subtract(times["result"], times["bare"])
         print("result - bare, median of pairs:", ", ".join(f"{d:+.1f} ms" for d in np.median(differences, axis=0)))
         print(f"load {os.getloadavg()[0]:.1f}")

@@ -185,14 +185,30 @@ def objects_layer(
     return _remembering(layer)
 
 
+_TOOLS = ("polygon", "brush_stroke")
+"""What napari draws a Labels layer's tools with, by its names for them."""
+
+
 def _remembering(layer: Labels) -> Labels:
-    """The layer, which remembers what a model gave when a tool that changes voxels is chosen."""
+    """The layer, which remembers what a model gave when a tool that changes voxels is chosen.
+
+    What napari draws its tools with is made then, too: that is half of the time that adding the layer takes.
+    """
+    for tool in _tools(layer):
+        tool.visible = False
     layer.events.mode.connect(_before_painting)
     return layer
 
 
+def _tools(layer: Any) -> list[Any]:
+    overlays = getattr(layer, "_overlays", {})
+    return [overlays[name] for name in _TOOLS if name in overlays]
+
+
 def _before_painting(event: Any) -> None:
     layer = event.source
+    for tool in _tools(layer) if layer.mode != "pan_zoom" else ():
+        tool.visible = True
     if layer.mode in ("paint", "fill", "erase", "polygon"):
         with contextlib.suppress(ProsmaError):  # it cannot be told what is painted in it
             remember(layer)

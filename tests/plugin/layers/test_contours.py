@@ -77,6 +77,25 @@ def test_a_preview_never_mixes_its_colors_with_painted_labels(classes: Classes) 
     assert preview.contour == 1
 
 
+def test_tools_of_a_result_are_drawn_once_it_is_painted_in(
+    display: None, make_napari_viewer: Any, classes: Classes
+) -> None:
+    viewer = make_napari_viewer(show=True)
+    image = viewer.add_image(np.zeros((40, 50)), name="scan")
+    result = viewer.add_layer(labels_layer(read(image), np.zeros((40, 50), np.uint8), classes, "result", NOTES))
+    drawn = viewer.window._qt_viewer.canvas._layer_overlay_to_visual[result]
+    assert not drawn
+    result.mode = "polygon"
+    tools = {name: result._overlays[name] for name in ("polygon", "brush_stroke")}
+    assert set(tools.values()) <= set(drawn)
+    tools["polygon"].points = [[5, 5], [5, 20], [20, 20], [20, 5]]
+    assert drawn[tools["polygon"]]._polygon.visible
+    tools["polygon"].add_polygon_to_labels(result)
+    assert result.data[10, 10] == result.selected_label
+    viewer.layers.remove(result)  # with its tools
+    assert result not in viewer.window._qt_viewer.canvas._layer_overlay_to_visual
+
+
 def test_looks_are_remembered(jobs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = Session(tmp_path, jobs)
     toggle_contours(ViewerModel())
