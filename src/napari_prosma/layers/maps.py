@@ -11,6 +11,7 @@ from napari.utils.colormaps import Colormap, DirectLabelColormap
 from numpy.typing import NDArray
 
 from napari_prosma.layers.placement import Placement
+from napari_prosma.layers.results import tools_later
 from napari_prosma.layers.scan import METADATA, LayerScan
 from prosma_core.config.inspection import MapInfo
 from prosma_core.data.geometry import map_spec
@@ -88,7 +89,7 @@ def mask_layer(
     placement, letters, shown = place_map(scan, info, data)
     table = {"index": list(range(len(names))), "name": list(names)}
     colored: dict[int | None, Any] = {**dict(enumerate(colors)), None: "white"}
-    return Labels(
+    layer = Labels(
         shown.view(np.uint8) if shown.dtype == bool else shown,
         name=name,
         visible=visible,
@@ -98,6 +99,7 @@ def mask_layer(
         metadata=_metadata(scan, info, data, letters, provenance),
         **placement.arguments(),
     )
+    return tools_later(layer)
 
 
 def renew_layer(layer: Layer, like: Layer) -> bool:

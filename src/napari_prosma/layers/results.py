@@ -189,14 +189,14 @@ _TOOLS = ("polygon", "brush_stroke")
 """What napari draws a Labels layer's tools with, by its names for them."""
 
 
-def _remembering(layer: Labels) -> Labels:
-    """The layer, which remembers what a model gave when a tool that changes voxels is chosen.
+def tools_later(layer: Labels) -> Labels:
+    """The layer, for which napari makes what it draws its tools with once one is chosen.
 
-    What napari draws its tools with is made then, too: that is half of the time that adding the layer takes.
+    To make these visuals is half of the time that adding the layer takes.
     """
     for tool in _tools(layer):
         tool.visible = False
-    layer.events.mode.connect(_before_painting)
+    layer.events.mode.connect(_show_tools)
     return layer
 
 
@@ -205,10 +205,20 @@ def _tools(layer: Any) -> list[Any]:
     return [overlays[name] for name in _TOOLS if name in overlays]
 
 
+def _show_tools(event: Any) -> None:
+    if event.source.mode != "pan_zoom":
+        for tool in _tools(event.source):
+            tool.visible = True
+
+
+def _remembering(layer: Labels) -> Labels:
+    """The layer, which remembers what a model gave when a tool that changes voxels is chosen."""
+    layer.events.mode.connect(_before_painting)
+    return tools_later(layer)
+
+
 def _before_painting(event: Any) -> None:
     layer = event.source
-    for tool in _tools(layer) if layer.mode != "pan_zoom" else ():
-        tool.visible = True
     if layer.mode in ("paint", "fill", "erase", "polygon"):
         with contextlib.suppress(ProsmaError):  # it cannot be told what is painted in it
             remember(layer)
