@@ -86,21 +86,23 @@ def offer(viewer: ViewerModel, calls: Mapping[str, Callable[[], object]]) -> Cal
 
 
 def with_key(text: str, name: str) -> str:
-    """A tooltip with the key of its action, as the preferences have it."""
+    """A tooltip with the key of its action, as the preferences have it; without one that another plugin has."""
+    free = _register()
     chosen = get_settings().shortcuts.shortcuts.get(f"{PREFIX}:{name}")
-    keys = [SHORTCUTS[name].key] if chosen is None else list(map(str, chosen))
+    keys = [SHORTCUTS[name].key] * (name in free) if chosen is None else list(map(str, chosen))
     return f"{text} ({' or '.join(keys)})" if keys else text
 
 
 @cache
-def _register() -> None:
-    """Tell napari of every action, once a process; a key that another plugin has stays its own."""
+def _register() -> frozenset[str]:
+    """Tell napari of every action, once a process; the actions whose keys no other plugin has."""
     chosen, taken = get_settings().shortcuts.shortcuts, {str(bound) for bound in ViewerModel.class_keymap}
     for name, shortcut in SHORTCUTS.items():
         action = f"{PREFIX}:{name}"
         action_manager.register_action(action, _command(name), f"{shortcut.widget}: {shortcut.text}", ViewerModel)
         if action not in chosen and shortcut.key not in taken:
             action_manager.bind_shortcut(action, shortcut.key)
+    return frozenset(name for name, shortcut in SHORTCUTS.items() if shortcut.key not in taken)
 
 
 def _command(name: str) -> Callable[[Any], None]:

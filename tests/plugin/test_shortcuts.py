@@ -106,3 +106,21 @@ def test_the_page_of_the_widget_lists_every_shortcut() -> None:
     page = (Path(__file__).parents[2] / "docs" / "segment-widget.md").read_text(encoding="utf-8")
     for shortcut in SHORTCUTS.values():
         assert f"| {shortcut.key} | {shortcut.widget}: {shortcut.text} |" in page
+
+
+def test_a_key_that_another_plugin_has_stays_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    offer(ViewerModel(), {})
+    registered, bound = [], []
+    taken = {KeyBinding.from_str("Shift+D"): print}
+    monkeypatch.setattr(ViewerModel, "class_keymap", taken)
+    monkeypatch.setattr(action_manager, "register_action", lambda name, *_: registered.append(name))
+    monkeypatch.setattr(action_manager, "bind_shortcut", lambda name, _: bound.append(name))
+    shortcuts._register.cache_clear()
+    try:
+        assert with_key("Train", "train") == "Train"
+        assert with_key("Segment", "segment") == "Segment (Shift+S)"
+        assert set(registered) - set(bound) == {f"{PREFIX}:train"}
+    finally:
+        shortcuts._register.cache_clear()
+        monkeypatch.undo()
+        offer(ViewerModel(), {})

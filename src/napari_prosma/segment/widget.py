@@ -98,6 +98,7 @@ class SegmentWidget(SegmentView):
                 return
             path = Path(name)
         target = path
+        self.show_error("", details=False)
         self.show_messages((f"Saving {target.name}…",))
         self._session.jobs.run(
             writer(last.labels, target),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from pathlib import Path
 
@@ -16,6 +17,10 @@ from prosma_core.io.bundle import read_header, shipped_models
 
 SITE = "https://napari-prosma.github.io/napari-prosma/"
 """The docs online; a page has the name of its file."""
+FILES = "https://github.com/napari-prosma/napari-prosma/blob/main/"
+"""Files of the repository that are no pages."""
+CARDS = "src/prosma_core/pretrained/"
+"""Where the cards of models are, which have a folder of their own in the docs online."""
 SHIPPED = Path(__file__).parents[1] / "help"
 """Pages in an installed package."""
 SOURCES = Path(__file__).parents[3] / "docs"
@@ -57,7 +62,7 @@ class HelpButton(QToolButton):
         self._page = page
         menu = QMenu(self)
         menu.addAction("Help on this widget", self.show_page)
-        menu.addAction("Documentation online", lambda: QDesktopServices.openUrl(QUrl(online(page))))
+        menu.addAction("Documentation online", lambda: QDesktopServices.openUrl(QUrl(online(f"{page}.md"))))
         menu.addAction("About ProSMA", self.show_about)
         self.setMenu(menu)
 
@@ -66,7 +71,7 @@ class HelpButton(QToolButton):
         HelpWindow(self.window(), self._page).show()
 
     def show_about(self) -> None:
-        """Show version, citation and licences."""
+        """Show version, citation and licenses."""
         HelpWindow(self.window(), "", about()).show()
 
 
@@ -110,7 +115,7 @@ class HelpWindow(QDialog):
         target, _, heading = url.toString().partition("#")
         page = target.removesuffix(".md") or self._page
         if url.scheme() or not is_shipped(page):
-            QDesktopServices.openUrl(url if url.scheme() else QUrl(online(page, heading)))
+            QDesktopServices.openUrl(url if url.scheme() else QUrl(online(target, heading)))
             return
         if page != self._page:
             self._page = page
@@ -153,18 +158,30 @@ def read_page(page: str) -> str:
     return PICTURE.sub("", _file(page).read_text(encoding="utf-8"))
 
 
-def online(page: str, heading: str = "") -> str:
-    """Address of a page of the docs online."""
-    return f"{SITE}{page}/{f'#{heading}' if heading else ''}"
+def online(target: str, heading: str = "") -> str:
+    """Address of what a page links to, relative to the folder of the pages.
+
+    Examples
+    --------
+    >>> online("kernels.md", "speed")
+    'https://napari-prosma.github.io/napari-prosma/kernels.html#speed'
+    """
+    path = posixpath.normpath(f"docs/{target}")
+    if path.startswith(CARDS):
+        path = f"docs/cards/{path.removeprefix(CARDS)}"
+    part = f"#{heading}" if heading else ""
+    if path.startswith("docs/") and path.endswith(".md"):
+        return f"{SITE}{path.removeprefix('docs/').removesuffix('.md')}.html{part}"
+    return f"{FILES}{path}{part}"
 
 
 def about() -> str:
-    """Version, citation, licences of code and models, in Markdown."""
+    """Version, citation, licenses of code and models, in Markdown."""
     headers = [read_header(path) for path in shipped_models().values()]
     models = "\n".join(f"- **{header.name}**: {header.licence}. {header.attribution}" for header in headers)
     return (
         f"# napari-prosma {prosma_core.__version__}\n\nNot a medical device: results are for research and must be "
-        f"checked by a person.\n\n{CITATION}\n\n## Licences\n\nCode: BSD-3-Clause. Shipped models:\n\n{models}\n"
+        f"checked by a person.\n\n{CITATION}\n\n## Licenses\n\nCode: BSD-3-Clause. Shipped models:\n\n{models}\n"
     )
 
 

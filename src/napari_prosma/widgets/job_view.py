@@ -43,6 +43,7 @@ from napari_prosma.widgets.fields import (
     note_label,
     row,
     say,
+    show_text,
 )
 from napari_prosma.widgets.help import HelpButton
 from prosma_core.printable import plain, visible
@@ -456,7 +457,7 @@ class JobView(QWidget):
 
     def show_log(self, text: str) -> None:
         """Show what the engine wrote, in a window."""
-        self._details = button("Show log", "The log of the last run, to read and to copy.", self.details_clicked)
+        show_text(self, "Log of the last run", text or "The log is empty.")
 
     # --- Setters ----------------------------------------------------------------------------------------------------
 

@@ -50,10 +50,27 @@ def test_links_stay_in_the_window_where_the_page_is_there(qtbot: QtBot, opened: 
     assert window._text.verticalScrollBar().value() > 100
     window._follow(QUrl("train-widget.md"))
     assert "Train widget" in window.text()
-    window._follow(QUrl("../CHANGELOG.md"))
-    window._follow(QUrl("no-such-page.md#its-part"))
-    window._follow(QUrl("https://napari.org"))
-    assert opened[1:] == [online("no-such-page", "its-part"), "https://napari.org"]
+    for link in (
+        "../CHANGELOG.md",
+        "../src/prosma_core/pretrained/nerve-us.md",
+        "kernels.md#part",
+        "https://napari.org",
+    ):
+        window._follow(QUrl(link))
+    site, files = help_module.SITE, help_module.FILES
+    expected = [f"{files}CHANGELOG.md", f"{site}cards/nerve-us.html", f"{site}none.html#part", "https://napari.org"]
+    assert opened == expected
+
+
+def test_addresses_are_those_of_the_site() -> None:
+    config = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert f"site_url: {help_module.SITE}\n" in config
+    assert "use_directory_urls: false" in config
+    assert help_module.FILES in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert online("models.md") == f"{help_module.SITE}models.html"
+
+
+def test_only_pages_are_shown() -> None:
     assert not is_shipped("../README")
 
 
@@ -87,4 +104,4 @@ def test_the_button_opens_page_site_and_about(qtbot: QtBot, opened: list[str]) -
     shown = [window.text() for window in parent.findChildren(HelpWindow)]
     assert any(text.startswith("The Gates widget") for text in shown)
     assert any(prosma_core.__version__ in text for text in shown)
-    assert opened == [f"{help_module.SITE}gates-widget/"]
+    assert opened == [f"{help_module.SITE}gates-widget.html"]

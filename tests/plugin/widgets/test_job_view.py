@@ -9,9 +9,10 @@ import pytest
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QBuffer, QByteArray
 from qtpy.QtGui import QMovie
-from qtpy.QtWidgets import QLabel, QMainWindow, QProgressBar
+from qtpy.QtWidgets import QDialog, QLabel, QMainWindow, QPlainTextEdit, QProgressBar
 
 from napari_prosma.jobs.run import TimeLeft
+from napari_prosma.segment.view import SegmentView
 from napari_prosma.widgets.job_view import READY, SPINNER_SPEED, ActivityProgress, StatusPanel
 from prosma_core.printable import format_duration
 
@@ -100,3 +101,13 @@ def test_the_sign_of_naparis_activity_dock_turns_slowly_while_a_job_runs(qtbot: 
     activity = ActivityProgress("job", lambda: None)
     assert sign.movie().speed() == SPINNER_SPEED
     activity.close()
+
+
+def test_the_log_is_shown_in_a_window(qtbot: QtBot) -> None:
+    view = SegmentView()
+    qtbot.addWidget(view)
+    view.show_error("It failed.", details=True)
+    view.show_log("line 1\nline 2")
+    (window,) = view.findChildren(QDialog)
+    assert window.windowTitle() == "Log of the last run"
+    assert "line 2" in window.findChild(QPlainTextEdit).toPlainText()
