@@ -12,8 +12,8 @@ from evidence.tables import against, number, table
 WORDS = """\
 ## Longer training
 
-The same data, settings and learning rates as above, more steps; rates were not chosen for so many. One seed is a look,
-not a comparison.
+The same data, settings and learning rates as above, more steps; rates were not chosen for so many. One seed decides
+nothing.
 """
 
 
