@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from prosma_core.data.geometry import Box, box_shape, whole
 from prosma_core.data.grid import Tile, gaussian_weight, padding_to, plan_tiles
 from prosma_core.events import StageStarted, TileDone
-from prosma_core.inference.cpu_tuning import inference_bf16, inference_layout
+from prosma_core.inference.cpu_tuning import inference_dtype, inference_layout
 from prosma_core.inference.device import memory_ended
 from prosma_core.printable import counted
 
@@ -40,8 +40,8 @@ class TiledPredictor:
         Tiles per forward.
     device : torch.device
     amp : bool
-        bf16 autocast with CUDA; on a CPU, what was found to be fastest there (`prosma_core.inference.cpu_tuning`).
-        Otherwise float32 and contiguous.
+        float16 autocast with CUDA, bfloat16 from the first tile on that overflows; on a CPU, what was found to be fastest
+        there (`prosma_core.inference.cpu_tuning`). Otherwise float32 and contiguous.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class TiledPredictor:
         self.overlap = overlap
         self.mirrors = list(chain.from_iterable(combinations(mirror, n) for n in range(len(mirror) + 1)))
         self.batch_size = batch_size
-        self.amp = amp and inference_bf16(device)
+        self.dtype = inference_dtype(device) if amp else torch.float32
 
     def predict(
         self, image: Tensor, sums_on: torch.device, box: Box | None = None, show: Planes | None = None
@@ -127,11 +127,19 @@ class TiledPredictor:
             total /= weights
         return total
 
-    @torch.no_grad()
     def _forward(self, batch: Tensor) -> Tensor:
         batch = batch.to(self.device, memory_format=self.layout)
+        logits = self._logits(batch)
+        if self.dtype is torch.float16 and not logits.isfinite().all():
+            log.info("A value lies beyond those of float16: going on in bfloat16.")
+            self.dtype = torch.bfloat16
+            logits = self._logits(batch)
+        return logits
+
+    @torch.no_grad()
+    def _logits(self, batch: Tensor) -> Tensor:
         total: Tensor | None = None
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
+        with autocast(self.device, self.dtype):
             for axes in self.mirrors:
                 dims = tuple(a + 2 for a in axes)
                 logits = self.model(batch.flip(dims) if dims else batch).float()
@@ -139,6 +147,12 @@ class TiledPredictor:
                 total = logits if total is None else total + logits
         assert total is not None
         return total / len(self.mirrors) if len(self.mirrors) > 1 else total
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Autocast to a half-precision type; float32 changes nothing."""
+    half = dtype if dtype.itemsize == 2 else torch.bfloat16
+    return torch.autocast(device.type, half, enabled=dtype.itemsize == 2)
 
 
 class _Known:

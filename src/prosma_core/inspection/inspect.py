@@ -22,7 +22,7 @@ from prosma_core.data.grid import Tile, padding_to
 from prosma_core.data.intensities import check_varies
 from prosma_core.errors import DeviceError
 from prosma_core.events import Event, StageStarted, TileDone, Working
-from prosma_core.inference.cpu_tuning import inference_bf16
+from prosma_core.inference.cpu_tuning import inference_dtype
 from prosma_core.inference.device import free_memory, gib, name_memory_errors
 from prosma_core.inference.memory import SHARE, format_plan, tile_bytes
 from prosma_core.inference.prepare import ScanPlan, is_blank, network_image, plan_scan
@@ -324,11 +324,13 @@ def _levels(work: _Work, batch: Tensor, disturbed: Tensor | None) -> Iterator[in
     device = work.memory.device
     model = work.segmenter.model.to(device)
     levels = [maps.cells.level for maps in work.maps]
+    half = inference_dtype(device) is not torch.float32
     steps = model.forward_to_gate(batch.to(device), min(levels))
     again = None if disturbed is None else model.forward_to_gate(disturbed.to(device), min(levels))
     while True:
-        # None of these modes must last while this generator waits: whoever drains it would have it too.
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=inference_bf16(device)):
+        # None of these modes must last while this generator waits: whoever drains it would have it too. Half precision is
+        # bfloat16 here: what float16 cannot hold is found out where the network has ended, after the records.
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
             with recording(model, work.records.__setitem__, levels):
                 level = next(steps, None)
             if again is not None:

@@ -12,6 +12,7 @@ from torch import nn
 from prosma_core.data.grid import gaussian_weight, padding_to, plan_tiles, tile_starts
 from prosma_core.errors import GeometryError
 from prosma_core.events import StageStarted, TileDone
+from prosma_core.inference import tiled
 from prosma_core.inference.tiled import TiledPredictor, wanted_tiles
 
 CPU = torch.device("cpu")
@@ -110,9 +111,24 @@ def test_planes_are_shown_once_in_order_when_no_tile_can_change_them(case, batch
 def test_a_network_without_neighbourhood_gives_the_same_tiled_and_whole(overlap: float) -> None:
     conv = nn.Conv2d(2, 3, 1)
     image = torch.randn(2, 40, 33, generator=torch.Generator().manual_seed(0))
-    tiled, _ = run(TiledPredictor(conv, (16, 16), CPU, overlap=overlap), image)
+    found, _ = run(TiledPredictor(conv, (16, 16), CPU, overlap=overlap), image)
     with torch.no_grad():
-        torch.testing.assert_close(tiled, conv(image[None])[0], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found, conv(image[None])[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("largest", "dtype"), [(60.0, torch.float16), (100.0, torch.bfloat16)])
+def test_what_float16_cannot_hold_is_computed_in_bfloat16(
+    largest: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiled, "inference_dtype", lambda device: torch.float16)
+    conv = nn.Conv2d(1, 2, 1, bias=False)
+    nn.init.constant_(conv.weight, 1000.0)
+    image = torch.rand(1, 40, 33, generator=torch.Generator().manual_seed(0))
+    image[0, 30, 20] = largest
+    predictor = TiledPredictor(conv, (16, 16), CPU, overlap=0.5, batch_size=2)
+    logits, _ = run(predictor, image)
+    torch.testing.assert_close(logits, (1000 * image).expand(2, -1, -1), rtol=1e-2, atol=0)
+    assert predictor.dtype == dtype  # of the tiles that follow as well
 
 
 def test_a_tiles_rim_counts_by_its_weight_only() -> None:
@@ -120,9 +136,9 @@ def test_a_tiles_rim_counts_by_its_weight_only() -> None:
     torch.manual_seed(0)
     conv = nn.Conv2d(1, 3, 3, padding=1)
     image = torch.randn(1, 40, 33)
-    tiled, _ = run(TiledPredictor(conv, (16, 16), CPU, overlap=0.5), image)
+    found, _ = run(TiledPredictor(conv, (16, 16), CPU, overlap=0.5), image)
     with torch.no_grad():
-        difference = (tiled - conv(image[None])[0]).abs().amax(0).numpy()
+        difference = (found - conv(image[None])[0]).abs().amax(0).numpy()
         largest = float(conv.weight.abs().sum((1, 2, 3)).max() * image.abs().max())
     weight = gaussian_weight((16, 16)).astype(np.float64)
     rim = np.ones((16, 16), bool)
