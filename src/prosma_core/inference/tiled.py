@@ -40,8 +40,8 @@ class TiledPredictor:
         Tiles per forward.
     device : torch.device
     amp : bool
-        float16 autocast with CUDA, bfloat16 from the first tile on that overflows; on a CPU, what was found to be fastest
-        there (`prosma_core.inference.cpu_tuning`). Otherwise float32 and contiguous.
+        float16 autocast with CUDA, bfloat16 from the first tile on that overflows; on a CPU, what was found to be
+        fastest there (`prosma_core.inference.cpu_tuning`). Otherwise float32 and contiguous.
     """
 
     def __init__(

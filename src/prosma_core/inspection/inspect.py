@@ -328,8 +328,8 @@ def _levels(work: _Work, batch: Tensor, disturbed: Tensor | None) -> Iterator[in
     steps = model.forward_to_gate(batch.to(device), min(levels))
     again = None if disturbed is None else model.forward_to_gate(disturbed.to(device), min(levels))
     while True:
-        # None of these modes must last while this generator waits: whoever drains it would have it too. Half precision is
-        # bfloat16 here: what float16 cannot hold is found out where the network has ended, after the records.
+        # None of these modes must last while this generator waits: whoever drains it would have it too. Half precision
+        # is bfloat16 here: what float16 cannot hold shows where the network has ended, after the records.
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
             with recording(model, work.records.__setitem__, levels):
                 level = next(steps, None)
