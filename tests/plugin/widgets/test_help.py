@@ -53,7 +53,7 @@ def test_links_stay_in_the_window_where_the_page_is_there(qtbot: QtBot, opened: 
     for link in (
         "../CHANGELOG.md",
         "../src/prosma_core/pretrained/nerve-us.md",
-        "kernels.md#part",
+        "none.md#part",
         "https://napari.org",
     ):
         window._follow(QUrl(link))
