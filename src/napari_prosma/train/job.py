@@ -25,7 +25,7 @@ from napari_prosma.train.requests import TrainingOrder
 from prosma_core.config.training import MOST_EPOCHS
 from prosma_core.engine.messages import ArrayReady, Cancelled, Finished, TrainResult
 from prosma_core.errors import ProsmaError, TrainingError
-from prosma_core.events import EpochDone, LabelsTaken, PreviewDone, SlicesUnsure, StepDone
+from prosma_core.events import EpochDone, LabelsTaken, PreviewDone, SlicesUnsure, StepDone, Working
 from prosma_core.printable import format_duration
 from prosma_core.runs.run_folder import RunFolder, history_row
 from prosma_core.runs.run_state import KeptModel, got_worse, keep_stopped, read_history
@@ -206,6 +206,7 @@ TEXTS = RunTexts(
     cancel_tooltip="Stop within one step; what was learned so far is kept.",
     cancelling="Stopping…",
     cancelling_tooltip="Stops after the current step.",
+    doing="Predicting",
     broken="The training could not be shown: {reason}. Resume it below.",
 )
 
@@ -305,6 +306,7 @@ class TrainJob(ShownRun):
             SlicesUnsure: self._preview.know,
             Finished: self._finish,
             Cancelled: lambda _: self.say("Stopped."),
+            Working: lambda working: self._view.show_progress(0, 0, f"{working.message}{self._left}"),
         }
         return {**super().handlers, **own}
 

@@ -17,7 +17,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_prosma.widgets.fields import cell, combo, fit_height, note_label, row, say, table
+from napari_prosma.widgets.fields import PlainLabel, call_it, cell, combo, fit_height, note_label, row, say, table
 from prosma_core.config.model import ClassInfo
 from prosma_core.config.training import LabelsConfig
 from prosma_core.errors import ConfigError
@@ -92,7 +92,14 @@ class LabelSemanticsPanel(QWidget):
         self._connect_and_name()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        for part in (row("Unlabelled", self._zero), self._zero_facts, self._axis_row, self._background_row):
+        call_it(self._zero, "Unlabelled voxels are")
+        for part in (
+            PlainLabel("Unlabelled voxels are"),
+            self._zero,
+            self._zero_facts,
+            self._axis_row,
+            self._background_row,
+        ):
             layout.addWidget(part)
         for part in (
             row("Ignore value", self._ignore),

@@ -600,7 +600,7 @@ class _FirstLabels(JobRun):
         """As of `JobRun`."""
         return {
             ArrayReady: self._take,
-            TileDone: lambda tile: self._progress(f"tile {tile.done} of {tile.total}"),
+            TileDone: lambda tile: self._progress(f"{100 * tile.done // tile.total} %"),
             Finished: self._finish,
             Failed: lambda failed: self.show_error(str(failed.error), ""),
         }

@@ -79,7 +79,7 @@ class StatusPanel(QWidget):
         keeps_place(self._bar)
         self._line = note_label("facts")
         self._line.setObjectName("status")
-        self._progress = self._problem = self._end = ""
+        self._progress = self._problem = self._end = self._wait = ""
         self._began = 0.0
         self._clock = QTimer(self)
         self._clock.setInterval(1000)
@@ -125,6 +125,11 @@ class StatusPanel(QWidget):
             self._problem, self._end = text, ""
             self._say()
 
+    def show_wait(self, text: str) -> None:
+        """What a job waits for before it can start, empty where it can; it does not take the place of how one ended."""
+        self._wait = text
+        self._say()
+
     def show_end(self, text: str) -> None:
         """How the last job ended, empty where none has."""
         self._end = text
@@ -143,7 +148,7 @@ class StatusPanel(QWidget):
         self._show(f"{self._progress} ({round(time.monotonic() - self._began)} s)")
 
     def _say(self) -> None:
-        self._show(self._progress if self.running else self._end or self._problem or READY)
+        self._show(self._progress if self.running else self._end or self._problem or self._wait or READY)
 
     def _show(self, text: str) -> None:
         say(self._line, text or READY)
@@ -490,6 +495,7 @@ class JobView(QWidget):
         self._run.setText(text)
         self._run.setEnabled(enabled)
         self._run.setToolTip(plain(tooltip))
+        self._status.show_wait("" if enabled else tooltip)
 
     def show_running(self, running: bool) -> None:
         """Lock the choices while a job runs."""

@@ -123,7 +123,7 @@ class Watcher:
                 if self._watched() != ref:
                     return None
                 if isinstance(event, TileDone):
-                    yield Working(f"{words}: tile {event.done} of {event.total}")
+                    yield Working(f"{words}: {100 * event.done // event.total} %")
                 else:
                     yield Working(words)
 

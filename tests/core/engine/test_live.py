@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -206,14 +207,15 @@ def test_previews_count_among_the_minutes_and_come_seldom_where_they_would_hold_
 ) -> None:
     """A preview takes 2 seconds, a step one, and nothing else any."""
     run, _, _ = copied(training={"epochs": 1000, "steps": 2, "minutes": 0.5})
-    spent, shown, epochs = [0.0], [], []
+    spent, shown, epochs, percent = [0.0], [], [], 100
     clock = SimpleNamespace(monotonic=lambda: spent[0])
     for module in (trainer, live_training, watching):
         monkeypatch.setattr(module, "time", clock)
     live = Inbox(lambda: ScanRef(file=str(pairs[0][0])))
     for event in serve_training(TrainRequest(run=run), lambda _, shape, dtype: np.zeros(shape, dtype), live):
-        if isinstance(event, Working) and event.message.startswith("Preview") and ": tile 1 of" in event.message:
-            spent[0] += 2.0
+        if isinstance(event, Working) and (done := re.fullmatch(r"Preview of epoch \d+: (\d+) %", event.message)):
+            spent[0] += 2.0 * (int(done[1]) <= percent)  # the first tile
+            percent = int(done[1])
         elif isinstance(event, StepDone):
             spent[0] += 1.0
         elif isinstance(event, EpochDone):
