@@ -109,6 +109,7 @@ class SlicePanel(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self._states: SliceStates | None = None
+        self._name = ""
         self._text, self._bar = note_label("facts"), SliceBar()
         self._bar.clicked.connect(self.slice_clicked.emit)
         self._mark = button(MARK, with_key(TOOLTIP, "mark_slice"), self.mark_clicked)
@@ -134,9 +135,13 @@ class SlicePanel(QWidget):
 
     def show_slices(self, states: SliceStates | None, name: str) -> None:
         """States of the slices of the labels of this name; None hides them."""
+        if name != self._name:
+            self._name = name
+            self._text.setMinimumHeight(0)
         self._states = states
         self._bar.show_states(states)
         say(self._text, f"{name}: {states.words()}" if states is not None else "")
+        self._text.keep_height()  # the buttons below stay in their place while slices are painted
         self.setVisible(states is not None)
 
     def show_slice(self, index: int | None) -> None:

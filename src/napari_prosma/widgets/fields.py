@@ -77,6 +77,10 @@ class NoteLabel(PlainLabel):
         """The whole text."""
         return self._whole
 
+    def keep_height(self) -> None:
+        """Do not become lower from now on, so that what stands below does not jump with the text."""
+        self.setMinimumHeight(max(self.minimumHeight(), self.heightForWidth(self.width())))
+
     def resizeEvent(self, event: QResizeEvent | None) -> None:
         """Shorten words for the present width."""
         super().resizeEvent(event)
@@ -252,7 +256,7 @@ def keeps_place(part: QWidget) -> None:
     part.setSizePolicy(policy)
 
 
-def note_label(kind: str) -> PlainLabel:
+def note_label(kind: str) -> NoteLabel:
     """Label for facts, a problem or a warning, hidden while empty.
 
     A problem has a colored edge, a warning is dark on amber; both are visible in both themes.

@@ -153,7 +153,7 @@ class StatusPanel(QWidget):
     def _show(self, text: str) -> None:
         say(self._line, text or READY)
         if self.running:  # a shorter line does not let the button above it move
-            self._line.setMinimumHeight(max(self._line.minimumHeight(), self._line.heightForWidth(self._line.width())))
+            self._line.keep_height()
 
 
 class ActivityProgress(cancelable_progress):

@@ -32,6 +32,7 @@ from napari_prosma.train.sources import Source
 from napari_prosma.train.view import TrainView
 from prosma_core.config.model import ClassInfo
 from prosma_core.config.training import MOST_EPOCHS, LabelsConfig, TrainingConfig
+from prosma_core.data.slices import SliceStates
 from prosma_core.runs.run_state import RunState
 
 CLASSES = (
@@ -98,6 +99,25 @@ def choose(box: QComboBox, text: str) -> None:
 def texts(view: QWidget) -> list[str]:
     """What all labels say that are not hidden."""
     return [label.text() for label in view.findChildren(QLabel) if not label.isHidden()]
+
+
+def test_nothing_that_is_clicked_jumps_while_slices_are_painted(view: TrainView, qtbot: QtBot) -> None:
+    view.resize(320, 640)
+    view.show()
+    qtbot.waitExposed(view)
+    view.show_pairs(PAIRS[:1])
+    places = set()
+    for edited in (3, 12, 1):
+        view.show_slices(SliceStates("z", 31, edited=tuple(range(edited)), only=True), "a liver, corrected by hand")
+        view.show_slice(edited)
+        view.show_pairs([pair("first", facts=f"{edited} slices annotated " * (edited // 3))])
+        view.show_problem("pairs" if edited == 3 else None, "Nothing is checked or edited yet." if edited == 3 else "")
+        view.show_notes("Too few slices to hold one out. " * (edited % 3))
+        view.show_run("Train", enabled=edited != 3, tooltip="Loading the pairs.")
+        QApplication.processEvents()
+        parts = [part(view, QPushButton, name) for name in ("mark_slice", "next_slice", "run")]
+        places.add(tuple(each.mapTo(view, each.rect().topLeft()).y() for each in parts))
+    assert len(places) == 1
 
 
 def test_the_outcome_is_scrolled_to_while_texts_above_it_change(view: TrainView, qtbot: QtBot) -> None:

@@ -1,18 +1,20 @@
-"""Words for the time left."""
+"""The frame that widgets share: words for the time left, the status line, sections, long names."""
 
 from __future__ import annotations
 
 import re
 import time
+from typing import Any
 
 import pytest
 from pytestqt.qtbot import QtBot
-from qtpy.QtCore import QBuffer, QByteArray
-from qtpy.QtGui import QMovie
-from qtpy.QtWidgets import QDialog, QLabel, QMainWindow, QPlainTextEdit, QProgressBar
+from qtpy.QtCore import QBuffer, QByteArray, QEvent, QPoint
+from qtpy.QtGui import QHelpEvent, QMovie
+from qtpy.QtWidgets import QApplication, QDialog, QLabel, QMainWindow, QPlainTextEdit, QProgressBar, QToolTip
 
 from napari_prosma.jobs.run import TimeLeft
 from napari_prosma.segment.view import SegmentView
+from napari_prosma.widgets.fields import Fold, combo, note_label, say
 from napari_prosma.widgets.job_view import READY, SPINNER_SPEED, ActivityProgress, StatusPanel
 from prosma_core.printable import format_duration
 
@@ -80,6 +82,9 @@ def test_the_line_says_what_matters_first_and_nothing_moves_while_a_job_runs(qtb
     panel.show_problem("Not ready yet: see Model above.")
     assert panel.text() == "Not ready yet: see Model above."
     panel.show_problem("")
+    panel.show_wait("Loading the pairs.")
+    assert panel.text() == "Loading the pairs."
+    panel.show_wait("")
     assert panel.text() == READY
     idle = panel.heightForWidth(300)
     panel.show_running(True)
@@ -90,6 +95,51 @@ def test_the_line_says_what_matters_first_and_nothing_moves_while_a_job_runs(qtb
     panel.show_end("Stopped.")
     panel.show_running(False)
     assert (panel.text(), panel.heightForWidth(300)) == ("Stopped.", idle)
+
+
+def test_sections_stay_as_they_were_left(qtbot: QtBot) -> None:
+    kept: dict[str, Any] = {}
+
+    def opened(view: SegmentView) -> dict[str, bool]:
+        return {fold.title: fold.isExpanded() for fold in view.findChildren(Fold)}
+
+    def make() -> SegmentView:
+        view = SegmentView()
+        qtbot.addWidget(view)
+        view.keep_sections(kept.get, kept.__setitem__)
+        return view
+
+    first = make()
+    assert opened(first) == {"Advanced": False, "Details": False}
+    first.findChild(Fold, "section_details").toggleButton().click()
+    first.show_problem("part", "Nothing of the scan is in view.")  # opens Advanced, for now
+    assert opened(first) == {"Advanced": True, "Details": True}
+    first.show_problem("part", "Nothing of the scan is in view.")
+    first.findChild(Fold, "section_advanced").collapse()
+    first.show_problem("part", "Nothing of the scan is in view.")
+    assert opened(first)["Advanced"] is False  # not again
+    assert opened(make()) == {"Advanced": False, "Details": True}
+    kept["sections"] = "damaged"
+    assert opened(make()) == {"Advanced": False, "Details": False}
+
+
+def test_a_wide_word_loses_its_middle_and_the_tooltip_has_all_of_it(qtbot: QtBot) -> None:
+    label, box, name = note_label("facts"), combo("The scan."), f"sub-{'0' * 90}-T2.nii.gz"
+    for part in (label, box):
+        qtbot.addWidget(part)
+        part.resize(200, 40)
+    say(label, f"Saved {name}")
+    box.addItem(name)
+    label.show()
+    drawn = QLabel.text(label)
+    assert label.text() == label.toolTip() == f"Saved {name}"
+    assert re.fullmatch(r"Saved sub-0+…0*-T2\.nii\.gz", drawn)
+    label.resize(4000, 40)
+    assert QLabel.text(label) == label.text()
+    box.show()
+    QApplication.sendEvent(box, QHelpEvent(QEvent.Type.ToolTip, QPoint(5, 5), box.mapToGlobal(QPoint(5, 5))))
+    assert name in QToolTip.text()
+    QToolTip.hideText()
 
 
 def test_the_sign_of_naparis_activity_dock_turns_slowly_while_a_job_runs(qtbot: QtBot) -> None:
