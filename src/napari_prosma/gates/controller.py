@@ -162,8 +162,10 @@ class GatesController(ScanController[InspectChoices]):
     # --- What the user does -------------------------------------------------------------------------------------------
 
     def inspect_layer(self, layer: Image, model: ModelEntry) -> None:
-        """Choose a scan and a model for another widget, unless an inspection runs."""
-        if self.run is None:
+        """Choose a scan and a model for another widget, unless an inspection runs; a ranking is stopped."""
+        if isinstance(self.run, RankJob):
+            self.run.cancel()
+        if not isinstance(self.run, InspectJob):
             self.choose_image(layer)
             self.choose_model(model)
 
@@ -184,11 +186,13 @@ class GatesController(ScanController[InspectChoices]):
 
     def start_or_cancel(self) -> None:
         """Main button: start an inspection, or cancel the running one."""
+        if self._waiting:  # events are also handled while a job is being started
+            return
         if self.run is not None:
             self.run.cancel()
             return
         self._show_plan()  # the view may have moved
-        if isinstance(self._plan, InspectPlan) and not self._waiting:
+        if isinstance(self._plan, InspectPlan):
             self.view.show_error("", details=False)
             if self.shown_result is None:
                 self._start(self._plan)
@@ -200,6 +204,7 @@ class GatesController(ScanController[InspectChoices]):
     def remove_maps(self) -> None:
         """Remove the layers of the last inspection from the viewer, and its numbers from the panel."""
         shown_result, self.shown_result = self.shown_result, None
+        self._waiting = False  # a start that waits for a query of this result is dropped with it
         if isinstance(self.run, RankJob):
             self.run.cancel()
         if shown_result is not None:
@@ -209,7 +214,7 @@ class GatesController(ScanController[InspectChoices]):
         """Rank the levels of what is shown, once the engine is free."""
         shown_result = self.shown_result
         if self.run is None and shown_result is not None and not shown_result.what_if.read_truth()[1]:
-            shown_result.what_if.queries.stop(lambda: self._rank([]))
+            shown_result.what_if.queries.stop(lambda: self._rank([]) if self.run is None else None)
 
     def details(self) -> str:
         """Log or traceback of the last failure."""
@@ -218,9 +223,11 @@ class GatesController(ScanController[InspectChoices]):
     # --- What follows -----------------------------------------------------------------------------------------------
 
     def _start(self, plan: InspectPlan) -> None:
-        self._waiting = False
-        self._source = self._layer
-        self.run = InspectJob(plan, self.view, self.session.jobs, self._show_result, self._inspected)
+        self._source, self._waiting = self._layer, True
+        try:
+            self.run = InspectJob(plan, self.view, self.session.jobs, self._show_result, self._inspected)
+        finally:
+            self._waiting = False
 
     def _show_result(self, found: InspectionResult) -> None:
         earlier = self.shown_result
@@ -235,15 +242,16 @@ class GatesController(ScanController[InspectChoices]):
         """An inspection is over: rank the levels of what it found, if it found anything."""
         run = self.run
         assert isinstance(run, InspectJob)
-        self._run_over()
         if shown and self.shown_result is not None and self.shown_result.found.inspection.levels:
             self._rank(run.said)
+        else:
+            self._run_over()
         if shown:
             self.view.scroll_to_result()
 
     def _rank(self, said: Sequence[str]) -> None:
         shown_result = self.shown_result
-        if shown_result is None or self.run is not None:
+        if shown_result is None:
             return
         reference, problem = shown_result.what_if.read_truth()
 
@@ -252,16 +260,20 @@ class GatesController(ScanController[InspectChoices]):
                 shown_result.show_ranking(answer)
 
         shown_result.show_ranking_begun()
-        self.run = RankJob(
-            shown_result.found,
-            shown_result.what_if.queries.key,
-            None if problem else reference,
-            said,
-            self.view,
-            self.session.jobs,
-            ranked,
-            self._run_over,
-        )
+        self._waiting = True
+        try:
+            self.run = RankJob(
+                shown_result.found,
+                shown_result.what_if.queries.key,
+                None if problem else reference,
+                said,
+                self.view,
+                self.session.jobs,
+                ranked,
+                self._run_over,
+            )
+        finally:
+            self._waiting = False
 
     def _run_over(self) -> None:
         run, self.run = self.run, None

@@ -150,6 +150,12 @@ class TestRanking:
         assert looked.jobs.jobs[-1].cancelled
         looked.jobs.jobs[-1].end_cancelled()
         assert "was stopped" in looked.text("headline")
+        looked.part("ranking", QPushButton).click()
+        looked.controller.inspect_layer(looked.viewer.layers["mri"], looked.model("breast-lesion-us"))
+        assert looked.jobs.jobs[-1].cancelled
+        assert looked.text("model") == "breast-lesion-us"
+        looked.jobs.jobs[-1].end_cancelled()
+        looked.choose("phantom-3d")
         assert looked.maps
         assert looked.can_run
         same = looked.viewer.add_labels(np.zeros(SHAPE, np.uint8), name="same", scale=(3, 1, 1), units=("mm",) * 3)
@@ -282,6 +288,16 @@ class TestWhatIf:
         assert question.cancelled
         assert looked.controller.run is None
         question.end_cancelled()
+        assert looked.controller.run is not None
+
+    def test_a_look_that_waits_is_dropped_with_the_result_and_can_be_asked_again(self, looked: Widget) -> None:
+        looked.controller.shown_result.what_if.change(0, state="open")
+        question = looked.jobs.jobs[-1]
+        looked.controller.start_or_cancel()
+        looked.part("remove", QPushButton).click()
+        question.end_cancelled()
+        assert looked.controller.run is None
+        looked.controller.start_or_cancel()
         assert looked.controller.run is not None
 
     def test_a_scan_that_changes_is_segmented_anew(self, looked: Widget) -> None:
