@@ -366,7 +366,9 @@ class WhatIfController:
         layer = labels_layer(scan, answer.arrays[array], classes, name, self._notes)
         own = layer.metadata[METADATA]
         own[CHANGED] = array == "changes"
-        layer.contour = 0 if own[CHANGED] else contour_width(layer)  # the changes below it are seen as well
+        layer.contour = 0 if own[CHANGED] else contour_width(layer)
+        if own[CHANGED]:
+            layer.opacity = 1.0  # no color of a class shines through
         self._layers[array] = layer
         add_layer_keep_selection(self._viewer, layer)
 

@@ -75,6 +75,8 @@ CHANGED = "changed"
 """Key in a layer's metadata: it shows what differs between two results, and stays filled."""
 _OUTLINED = "outlined"
 """Key in a layer's metadata: whether it was drawn as contours here, so that what a user chose for it since stays."""
+OPACITY = 0.7
+"""Of a filled preview, as of napari's Labels layers."""
 THIN = 250
 """A contour is one pixel wide for so many pixels of the shorter side."""
 
@@ -89,7 +91,8 @@ def toggle_contours(viewer: ViewerModel) -> None:
 def show_contours(layer: Any, viewer: ViewerModel | None = None) -> None:
     """Draw a result or preview as `LOOKS` says; other layers stay.
 
-    A preview is filled only where no annotation is visible in the viewer: their colors would mix.
+    A preview is filled only where no annotation is visible in the viewer: their colors would mix. Its contours are
+    opaque for the same reason.
     """
     own = layer.metadata.get(METADATA) or {}
     result = isinstance(layer, Labels) and is_result(layer) and not (own.get(CORRECTED) or own.get(CHANGED))
@@ -99,6 +102,8 @@ def show_contours(layer: Any, viewer: ViewerModel | None = None) -> None:
     outlined = LOOKS.contours or mixed
     if own.get(_OUTLINED, layer.contour > 0) != outlined:
         layer.contour = contour_width(layer) if outlined else 0
+        if own.get(PREVIEW):
+            layer.opacity = 1.0 if outlined else OPACITY
     own[_OUTLINED] = outlined
 
 

@@ -250,6 +250,7 @@ class TestWhatIf:
         what_if.change(0, state="open")
         looked.jobs.jobs[-1].reply(SHAPE)
         before = looked.maps["what if"], looked.maps["what if, changes"]
+        assert [(layer.contour, layer.opacity) for layer in before] == [(1, 0.7), (0, 1)]
         what_if.change(1, state="closed")
         arrays = looked.jobs.jobs[-1].reply(SHAPE)
         assert (looked.maps["what if"], looked.maps["what if, changes"]) == before

@@ -70,9 +70,10 @@ def test_a_preview_never_mixes_its_colors_with_painted_labels(classes: Classes) 
     viewer.add_layer(preview)
     show_contours(preview, viewer)
     assert preview.contour == contour_width(preview) == 1
+    assert preview.opacity == 1  # no color shines through
     painted.visible = False
     show_contours(preview, viewer)
-    assert preview.contour == 0
+    assert (preview.contour, preview.opacity) == (0, Labels(np.zeros((4, 4), int)).opacity)
     toggle_contours(viewer)
     assert preview.contour == 1
 
