@@ -19,8 +19,8 @@ COPY pyproject.toml README.md LICENSE ./
 COPY src ./src
 RUN pip install --no-cache-dir -c constraints.txt ".[medical]"
 
-RUN useradd --create-home prosma
-USER prosma
+RUN useradd --create-home --uid 1000 prosma
+USER 1000
 WORKDIR /data
 ENTRYPOINT ["prosma"]
 CMD ["--help"]
