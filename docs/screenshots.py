@@ -85,8 +85,8 @@ class Desk:
 
     def open(self, name: str) -> tuple[Image, np.ndarray]:
         """Open a further scan at its widest slice; returns its layer and its reference labels."""
-        (drawn,) = self.viewer.open(str(MORE / "labels" / name), plugin="napari-prosma", layer_type="labels")
-        labels = np.asarray(drawn.data)
+        (drawn,) = self.viewer.open(str(MORE / "labels" / name), plugin="napari-prosma")
+        labels = np.rint(np.asarray(drawn.data)).astype(np.uint8)  # some files have real numbers
         self.viewer.layers.remove(drawn)
         (scan,) = self.viewer.open(str(MORE / "images" / name), plugin="napari-prosma")
         self.viewer.dims.set_current_step(0, widest_slice(labels))
