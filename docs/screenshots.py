@@ -95,6 +95,9 @@ class Desk:
 
     def picture(self, name: str, part: QWidget | None = None) -> None:
         """Save a picture of the window, or of a part of it, in few colors."""
+        self.viewer.window.resize(1400, HEIGHT + 1)  # napari's sliders draw their numbers anew
+        settle(0.3)
+        self.viewer.window.resize(1400, HEIGHT)
         settle()
         path = self.folder / f"{name}.png"
         if part is not None:
