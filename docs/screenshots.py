@@ -20,7 +20,7 @@ import napari
 import numpy as np
 from napari.layers import Image, Labels
 from PIL import Image as Picture
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QEvent, Qt
 from qtpy.QtWidgets import QApplication, QDockWidget, QLabel, QPushButton, QScrollArea, QWidget
 
 from napari_prosma._sample_data import SAMPLES
@@ -47,6 +47,7 @@ def wait(until: Callable[[], bool], seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not until():
         QApplication.processEvents()
+        QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete.value)  # sliders of closed scans go
         time.sleep(0.01)
         if time.monotonic() > end:
             msg = f"Nothing happened within {seconds} s."
@@ -95,9 +96,6 @@ class Desk:
 
     def picture(self, name: str, part: QWidget | None = None) -> None:
         """Save a picture of the window, or of a part of it, in few colors."""
-        self.viewer.window.resize(1400, HEIGHT + 1)  # napari's sliders draw their numbers anew
-        settle(0.3)
-        self.viewer.window.resize(1400, HEIGHT)
         settle()
         path = self.folder / f"{name}.png"
         if part is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from napari.layers import Layer
+from napari.utils import DirectLabelColormap
 from qtpy.QtWidgets import QPushButton, QScrollArea, QTabWidget
 
 from napari_prosma.gates import GatesWidget
@@ -32,6 +33,7 @@ def take_gates(desk: Desk) -> None:
     scan = viewer.open(str(SCAN), plugin="napari")[0]
     truth = read_labels(SCAN.parents[1] / "labels" / SCAN.name).data
     drawn = viewer.add_labels((truth > 0).astype(np.uint8), name="Drawn by an expert", visible=False)
+    drawn.colormap = DirectLabelColormap(color_dict={None: "transparent", 1: "cyan"})
     viewer.layers.selection.active = scan
     widget.controller.choose_image(scan)
     widget.controller.choose_model(next(m for m in desk.session.models() if m.header.name == "breast-lesion-us"))
@@ -43,6 +45,7 @@ def take_gates(desk: Desk) -> None:
     desk.picture("gates-widget")
     shown_result.show_level(CHANNEL_OF)
     wait(lambda: not shown_result.adding)
+    viewer.layers.move(viewer.layers.index(drawn), len(viewer.layers))
     drawn.contour, drawn.opacity, drawn.visible = 3, 1, True
     desk.picture("gates-level-2")
     drawn.visible = False
