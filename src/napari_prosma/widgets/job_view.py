@@ -52,7 +52,7 @@ SPINNER_SPEED = 8
 """Percent of napari's own speed at which the sign of its activity dock turns while our jobs run.
 
 A window with an OpenGL canvas is put together anew for every picture of it. Where the processor draws, 30 pictures a
-second take half a core from the engine, which computes on the same processor (docs/benchmarks.md).
+second take half a core from the engine, which computes on the same processor (benchmarks/experiments.md).
 """
 
 
