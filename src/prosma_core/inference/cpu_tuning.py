@@ -14,8 +14,12 @@ from prosma_core.inference.cpu_autotune import Probe, bf16_supported, find_faste
 from prosma_core.io.hardware import cpu_name, load_cpu_settings, save_cpu_settings, usable_cores
 
 SWITCH = "PROSMA_PROBE"
-"""Environment variable that turns the probe off with ``0``: float32, contiguous, a thread for each core."""
-VERSION = 1
+"""Environment variable that turns the probe off with ``0``: float32, contiguous, a thread for each core.
+
+``bf16`` lets it try bfloat16 as well, which some CPUs are faster with: not asked for, it is left out, as the labels of
+some networks are then not those of float32 (docs/kernels.md).
+"""
+VERSION = 2
 """Of the probe; with another one every machine is probed again."""
 
 _LOG = logging.getLogger(__name__)
@@ -48,7 +52,7 @@ def default_cpu_settings() -> CpuSettings:
 def probe_cpu() -> Probe:
     """Autotune this machine, known or not, and cache the settings where that is possible."""
     cores = None if _threads_given() else usable_cores()
-    found = find_fastest(default_cpu_settings().threads, cores, bf16=bf16_supported())
+    found = find_fastest(default_cpu_settings().threads, cores, bf16=_bf16_wanted() and bf16_supported())
     _LOG.info("This CPU was probed in %.1f s: %s.", found.seconds, found.settings.words)
     save_cpu_settings(_key(), found.settings)
     return found
@@ -60,7 +64,7 @@ def start_threads() -> None:
 
 
 def inference_dtype(device: torch.device) -> torch.dtype:
-    """What inference on a device computes in: float16 with CUDA, bfloat16 on a CPU where that was found to be fastest.
+    """What inference on a device computes in: float16 with CUDA, bfloat16 on a CPU where asked for and fastest.
 
     Of the two, float16 has three more bits, and gives the labels of float32 but for a few voxels in 10,000; what
     overflows there is computed in bfloat16 (`prosma_core.inference.tiled`).
@@ -79,6 +83,10 @@ def _wanted() -> bool:
     return os.environ.get(SWITCH) != "0"
 
 
+def _bf16_wanted() -> bool:
+    return os.environ.get(SWITCH) == "bf16"
+
+
 def _set_threads(settings: CpuSettings) -> None:
     if not _threads_given():
         _OURS.add(settings.threads)
@@ -93,7 +101,11 @@ def _threads_given() -> bool:
 
 def _key() -> str:
     """What the fastest settings depend on."""
-    features = [torch.backends.cpu.get_cpu_capability(), *(["bf16"] if bf16_supported() else [])]
+    features = [
+        torch.backends.cpu.get_cpu_capability(),
+        *(["bf16"] if bf16_supported() else []),
+        *(["bf16 tried"] if _bf16_wanted() else []),
+    ]
     given = [f"{torch.get_num_threads()} threads given"] if _threads_given() else []
     parts = [cpu_name(), *features, f"{usable_cores()} cores", *given, f"torch {torch.__version__}", f"probe {VERSION}"]
     return ", ".join(parts)

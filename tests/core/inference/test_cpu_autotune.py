@@ -197,6 +197,19 @@ def test_another_machine_is_probed_anew(machine: Callable[[], int], monkeypatch:
     assert machine() == 2
 
 
+@pytest.mark.parametrize(("asked", "tried"), [("1", False), ("bf16", True)])
+def test_bf16_is_tried_only_where_it_is_asked_for(
+    machine: Callable[[], int], monkeypatch: pytest.MonkeyPatch, asked: str, tried: bool
+) -> None:
+    given: list[bool] = []
+    monkeypatch.setenv("PROSMA_PROBE", asked)
+    monkeypatch.setattr(cpu_tuning, "bf16_supported", lambda: True)
+    found = Probe(CpuSettings(threads=1), (), 0.1)
+    monkeypatch.setattr(cpu_tuning, "find_fastest", lambda *_, bf16: given.append(bf16) or found)
+    cpu_tuning.cpu_settings()
+    assert given == [tried]
+
+
 def test_a_damaged_file_is_written_anew(machine: Callable[[], int]) -> None:
     cache_folder().mkdir()
     (cache_folder() / "cpu.json").write_text("{")
