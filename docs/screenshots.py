@@ -2,8 +2,8 @@
 
 A real window, the real engine, real, short trainings, and real scans: the plugin's samples (Medical Segmentation
 Decathlon Task04, CC BY-SA 4.0; 2018 Data Science Bowl, CC0) and, where the folder ``shared/data`` is beside the
-repository, further scans of Task04 and a breast ultrasound of BUSI (CC BY 4.0). Pictures whose scans are not there stay
-as they are. Parts: segment, objects, train, series, gates, tour.
+repository, further scans of Task04, a CT of Task09 and a breast ultrasound of BUSI (CC BY 4.0). Pictures whose scans
+are not there stay as they are. Parts: segment, planes, objects, train, series, gates, tour.
 """
 
 from __future__ import annotations
@@ -122,6 +122,7 @@ def main() -> None:
 
     parts: dict[str, tuple[Callable[[Desk], None], ...]] = {  # a window each: napari's sliders remember
         "segment": (take_segment,),
+        "planes": (take_planes,),
         "objects": (take_objects,),
         "train": (take_new_model, take_fine_tuning),
         "series": (take_series,),
@@ -144,9 +145,8 @@ def main() -> None:
 def take_segment(desk: Desk) -> None:
     """Segment, on an MRI of a hippocampus: the list of models, a warning, advanced settings, errors, and the result."""
     widget = desk.segment()
-    (scan,) = desk.viewer.open(str(SAMPLES / "hippocampus_095.nii.gz"), plugin="napari-prosma")
+    desk.viewer.open(str(SAMPLES / "hippocampus_095.nii.gz"), plugin="napari-prosma")
     desk.viewer.dims.set_current_step(0, 14)  # of both parts
-    scan.contrast_limits = np.percentile(scan.data, (1, 99.5))
     desk.viewer.reset_view()
     choose(desk, "hippocampus-mri")
     box = widget.findChild(ModelBox, "model")
@@ -170,6 +170,26 @@ def take_segment(desk: Desk) -> None:
     wait(lambda: widget.controller.run is None)
     desk.viewer.reset_view()
     desk.picture("segment-widget")
+
+
+def take_planes(desk: Desk) -> None:
+    """A CT around a spleen and its labels in the three planes of the patient."""
+    folder = MORE.parent / "ui_samples" / "spleen2_crop"
+    if not folder.is_dir():
+        return
+    viewer = desk.viewer
+    viewer.open(str(folder / "image.nii.gz"), plugin="napari-prosma")
+    (labels,) = viewer.open(str(folder / "label.nii.gz"), plugin="napari-prosma", layer_type="labels")
+    labels.contour, labels.opacity = 1, 1
+    viewer.dims.point = labels.data_to_world(np.argwhere(labels.data > 0).mean(axis=0))
+    planes = []
+    for _ in range(3):
+        viewer.reset_view()
+        settle()
+        canvas = Picture.fromarray(viewer.screenshot(canvas_only=True, flash=False)[..., :3])
+        planes.append(canvas.resize((420, 420 * canvas.height // canvas.width)))
+        viewer.dims.roll()
+    few_colors(Picture.fromarray(np.hstack(planes))).save(desk.folder / "segment-planes.png", optimize=True)
 
 
 def take_objects(desk: Desk) -> None:

@@ -158,8 +158,9 @@ def test_pictures_stand_as_napari_shows_them_and_what_is_selected_decides(
     assert (orientation(viewer), shown(viewer)) == (("away", "up", "left"), "APRL")
     viewer.layers.selection.active = picture
     assert (orientation(viewer), shown(viewer)) == (DEFAULT_ORIENTATION, "")
-    viewer.layers.selection.active = scan
+    patient_view(viewer).look_at(scan)  # chosen in Segment
     assert shown(viewer) == "APRL"
+    viewer.layers.selection.active = scan
     viewer.layers.remove(scan)
     assert (orientation(viewer), shown(viewer)) == (DEFAULT_ORIENTATION, "")
 
