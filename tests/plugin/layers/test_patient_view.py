@@ -15,6 +15,7 @@ import tifffile
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 from napari.utils.camera_orientations import DEFAULT_ORIENTATION
+from npe2 import PluginManager
 
 from napari_prosma._reader import image_layer_data
 from napari_prosma.layers.patient_view import (
@@ -251,6 +252,7 @@ def test_scans_stand_in_a_window_when_files_are_opened(display: None, make_napar
 
 def test_pictures_that_napari_opened_are_pictures(tmp_path: Path) -> None:
     """Its layers name their file as a text."""
+    PluginManager.instance().discover()  # as the first window does
     for name in ("gray.png", "photo.webp"):
         PIL.Image.fromarray(np.zeros((6, 7), np.uint8)).save(tmp_path / name)
         viewer = ViewerModel()
