@@ -37,7 +37,7 @@ class FakeJob:
 
     def __init__(self, spec: Any, listener: Listener) -> None:
         self.spec, self.say = spec, listener
-        self.cancelled = False
+        self.cancelled = self.yields = False
         self.previews: list[Any] = []
         self.learned: list[tuple[dict[Path, Path], bool]] = []
         self.there = True
@@ -129,8 +129,12 @@ class FakeJobs:
     def warm_up(self) -> None:
         self.pid, self.alive = 1, True
 
-    def start(self, spec: Any, listener: Listener) -> FakeJob:
+    def start(self, spec: Any, listener: Listener, *, yields: bool = False) -> FakeJob:
+        for earlier in self.jobs:
+            if earlier.yields:
+                earlier.cancel()
         self.jobs.append(FakeJob(spec, listener))
+        self.jobs[-1].yields = yields
         return self.jobs[-1]
 
     def check_idle(self) -> None:

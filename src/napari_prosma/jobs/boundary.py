@@ -106,11 +106,12 @@ class Jobs:
         run_all("An engine could not be closed", self._second.close, self._engine.close)
 
     def check_idle(self) -> None:
-        """Raise `EngineBusyError` where the engine has a job that is not over yet."""
-        self._engine.check_idle()
+        """Raise `EngineBusyError` where the engine has a job that is not over yet and does not yield."""
+        if not self._yielding:
+            self._engine.check_idle()
 
-    def start(self, spec: JobSpec, listener: Listener) -> EngineJob:
-        """Give the engine a job; its data is prepared in a thread.
+    def start(self, spec: JobSpec, listener: Listener, *, yields: bool = False) -> EngineJob:
+        """Give the engine a job; its data is prepared in a thread. A job that yields is cancelled for it.
 
         Parameters
         ----------
@@ -118,9 +119,15 @@ class Jobs:
         listener : callable
             Called in the GUI thread with events, arrays and, exactly once and last, `Finished`, `Failed` or
             `Cancelled`.
+        yields : bool
+            Whether the next job, of whatever widget, cancels this one instead of being refused.
         """
         self.end_background()
-        job = self._run(self._engine, spec, listener)
+        before = self._yielding
+        for earlier in before:
+            earlier.cancel()
+        job = self._run(self._engine, spec, listener, before)
+        job.yields = yields
         self._begun.add(job)
         return job
 
@@ -192,8 +199,14 @@ class Jobs:
         """A timer of the GUI thread, as of `EventLoop`."""
         return self._loop.timer(call, repeat=repeat)
 
-    def _run(self, engine: Engine, spec: JobSpec, listener: Listener) -> EngineJob:
-        job = EngineJob(engine, functools.partial(self._loop.post, listener))
+    @property
+    def _yielding(self) -> tuple[EngineJob, ...]:
+        return tuple(job for job in self._begun if job.yields and not job.over)
+
+    def _run(
+        self, engine: Engine, spec: JobSpec, listener: Listener, before: tuple[EngineJob, ...] = ()
+    ) -> EngineJob:
+        job = EngineJob(engine, functools.partial(self._loop.post, listener), before)
         threading.Thread(target=job.run, args=(spec,), name="prosma-job", daemon=True).start()
         return job
 
@@ -233,10 +246,18 @@ class EngineJob:
     engine : Engine
     listener : callable
         Told of what happens, on other threads, and exactly once and last `Finished`, `Failed` or `Cancelled`.
+    before : tuple of EngineJob
+        Cancelled jobs whose end is awaited.
+
+    Attributes
+    ----------
+    yields : bool
+        Whether the next job cancels this one.
     """
 
-    def __init__(self, engine: Engine, listener: Listener) -> None:
-        self._engine, self._tell = engine, listener
+    def __init__(self, engine: Engine, listener: Listener, before: tuple[EngineJob, ...] = ()) -> None:
+        self._engine, self._tell, self._before = engine, listener, before
+        self.yields = False
         self._cancelled = threading.Event()
         self._prepared = threading.Event()
         self._lock = threading.Lock()
@@ -248,6 +269,11 @@ class EngineJob:
     def preparing(self) -> bool:
         """Whether the request is still being prepared."""
         return not self._prepared.is_set()
+
+    @property
+    def over(self) -> bool:
+        """Whether the engine has nothing more to do for it."""
+        return not self.preparing and (self._job is None or self._job.over.is_set())
 
     def cancel(self) -> None:
         """Ask it to stop; `Cancelled` follows, at once while the job is still being prepared."""
@@ -275,6 +301,12 @@ class EngineJob:
         """Wait until preparation has ended, which may be after `Cancelled`; not in the GUI thread."""
         self._prepared.wait()
 
+    def wait_over(self) -> None:
+        """Wait until the engine has nothing more to do for it; not in the GUI thread."""
+        self._prepared.wait()
+        if self._job is not None:
+            self._job.over.wait()
+
     def run(self, spec: JobSpec) -> None:
         """Prepare the request and submit it; in a thread of its own."""
         try:
@@ -286,6 +318,9 @@ class EngineJob:
         request = None
         try:
             request = self._drain(spec.prepare(self._engine), self._tell)
+            before, self._before = self._before, ()
+            for earlier in before:
+                earlier.wait_over()
             with self._lock:
                 if request is not None and not self._cancelled.is_set():
                     self._job = self._engine.submit(request, self._tell)

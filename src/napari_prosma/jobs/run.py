@@ -30,6 +30,8 @@ class JobRun(ABC):
 
     Attributes
     ----------
+    YIELDS : bool
+        Whether the next job, of whatever widget, stops this one instead of being refused.
     cancelling : bool
         Whether it was asked to stop.
     abandoned : bool
@@ -38,12 +40,14 @@ class JobRun(ABC):
         Whether a handler has raised.
     """
 
+    YIELDS = False
+
     def __init__(self) -> None:
         self.cancelling = self.abandoned = self.broken = self._ended = False
 
     def start(self, jobs: Jobs, spec: JobSpec) -> None:
         """Give the job to the engine; returns at once."""
-        self.job = jobs.start(spec, self._receive)
+        self.job = jobs.start(spec, self._receive, yields=self.YIELDS)
 
     def cancel(self) -> None:
         """Ask the engine to stop; `over` follows when it has."""

@@ -147,7 +147,7 @@ def times_request() -> TimesRequest:
 
 
 @pytest.mark.slow
-def test_what_is_done_aside_gives_way_to_a_job(qtbot: QtBot, tmp_path: Path, engines: Callable[[], int]) -> None:
+def test_what_is_done_aside_or_yields_gives_way_to_a_job(qtbot: QtBot, tmp_path: Path, engines: Callable[[], int]) -> None:
     jobs, heard, done = Jobs(QtEventLoop()), [], []
     plan = RequestSpec(PlanRequest(run=resolve_run({"out": tmp_path / "m.safetensors", "data": tmp_path})))
     try:
@@ -159,6 +159,15 @@ def test_what_is_done_aside_gives_way_to_a_job(qtbot: QtBot, tmp_path: Path, eng
         assert isinstance(heard[-1], Cancelled)
         qtbot.waitUntil(lambda: engines() == 1, timeout=10_000)
         qtbot.waitUntil(lambda: bool(done) and is_last(done[-1]), timeout=60_000)
+        ranking, wanted = list[Any](), list[Any]()
+        kept = jobs.start(RequestSpec(times_request()), ranking.append, yields=True)
+        assert kept.yields
+        qtbot.waitUntil(lambda: any(isinstance(message, Working) for message in ranking), timeout=60_000)
+        jobs.check_idle()  # nobody has to wait for what yields either
+        jobs.start(plan, wanted.append)
+        qtbot.waitUntil(lambda: bool(wanted) and is_last(wanted[-1]), timeout=60_000)
+        assert isinstance(ranking[-1], Cancelled)
+        assert str(wanted[-1].error) == str(done[-1].error), "it was done, not refused"
         jobs.submit_background(times_request(), heard.append)  # it can be asked again
         jobs.end_background()
         qtbot.waitUntil(lambda: sum(map(is_last, heard)) == 2, timeout=10_000)
