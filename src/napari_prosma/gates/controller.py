@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from napari_prosma.cleanup import run_all
 from napari_prosma.gates.job import InspectionResult, InspectJob
 from napari_prosma.gates.maps import Steps
-from napari_prosma.gates.ranking import RankJob
+from napari_prosma.gates.ranking import STOPPED, RankJob
 from napari_prosma.gates.result_controller import AbstractGatesResultPanel, ResultController
 from napari_prosma.gates.state import InspectChoices, InspectPlan, LevelFacts, level_facts, resolve
 from napari_prosma.jobs.run import ViewSignal
@@ -28,6 +28,13 @@ from prosma_core.io.bundle import ModelEntry
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image
+
+
+RANK = "Rank levels"
+RANK_TOOLTIP = (
+    "Force the gate of each level open, one at a time, and compare with the present result and, where they are chosen "
+    "on the tab What if, with reference labels."
+)
 
 
 class ChoosablePart(AbstractPartFields, Protocol):
@@ -142,7 +149,7 @@ class GatesController(ScanController[InspectChoices]):
         self._details = ""
         self._source: Image | None = None
         self._plan: InspectPlan | Problem | None = None
-        self._waiting = False
+        self._starting = False
         self._leaving = Steps(session.jobs)
         self._connect_choices()
         self._connect_result()
@@ -163,9 +170,8 @@ class GatesController(ScanController[InspectChoices]):
 
     def inspect_layer(self, layer: Image, model: ModelEntry) -> None:
         """Choose a scan and a model for another widget, unless an inspection runs; a ranking is stopped."""
-        if isinstance(self.run, RankJob):
-            self.run.cancel()
-        if not isinstance(self.run, InspectJob):
+        self._leave_ranking()
+        if not self._busy():
             self.choose_image(layer)
             self.choose_model(model)
 
@@ -185,49 +191,45 @@ class GatesController(ScanController[InspectChoices]):
         self._show_options()
 
     def start_or_cancel(self) -> None:
-        """Main button: start an inspection, or cancel the running one."""
-        if self._waiting:  # events are also handled while a job is being started
+        """Main button: start an inspection, or cancel the running one. A ranking or what-if is stopped for it."""
+        if self._starting:
             return
-        if self.run is not None:
+        if isinstance(self.run, InspectJob):
             self.run.cancel()
             return
         self._show_plan()  # the view may have moved
-        if isinstance(self._plan, InspectPlan):
+        plan = self._plan
+        if isinstance(plan, InspectPlan):
             self.view.show_error("", details=False)
-            if self.shown_result is None:
-                self._start(self._plan)
-            else:
-                plan = self._plan
-                self._waiting = True
-                self.shown_result.what_if.queries.stop(lambda: self._start(plan))
+            self._leave_ranking()
+            if self.shown_result is not None:
+                self.shown_result.what_if.stop()
+            self._source = self._layer
+            self._begin_job(
+                lambda: InspectJob(plan, self.view, self.session.jobs, self._show_result, self._inspected)
+            )
 
     def remove_maps(self) -> None:
         """Remove the layers of the last inspection from the viewer, and its numbers from the panel."""
+        self._leave_ranking()
         shown_result, self.shown_result = self.shown_result, None
-        self._waiting = False  # a start that waits for a query of this result is dropped with it
-        if isinstance(self.run, RankJob):
-            self.run.cancel()
         if shown_result is not None:
             self._leaving.run(shown_result.close())
 
-    def rank(self) -> None:
-        """Rank the levels of what is shown, once the engine is free."""
+    def rank_or_stop(self) -> None:
+        """Rank the levels of what is shown, or stop that. A what-if is stopped for it."""
         shown_result = self.shown_result
-        if self.run is None and shown_result is not None and not shown_result.what_if.read_truth()[1]:
-            shown_result.what_if.queries.stop(lambda: self._rank([]) if self.run is None else None)
+        if isinstance(self.run, RankJob):
+            self.run.cancel()
+        elif not self._occupied and shown_result is not None and not shown_result.what_if.read_truth()[1]:
+            shown_result.what_if.stop()
+            self._rank([])
 
     def details(self) -> str:
         """Log or traceback of the last failure."""
         return self._details or self.session.jobs.log()
 
     # --- What follows -----------------------------------------------------------------------------------------------
-
-    def _start(self, plan: InspectPlan) -> None:
-        self._source, self._waiting = self._layer, True
-        try:
-            self.run = InspectJob(plan, self.view, self.session.jobs, self._show_result, self._inspected)
-        finally:
-            self._waiting = False
 
     def _show_result(self, found: InspectionResult) -> None:
         earlier = self.shown_result
@@ -242,10 +244,9 @@ class GatesController(ScanController[InspectChoices]):
         """An inspection is over: rank the levels of what it found, if it found anything."""
         run = self.run
         assert isinstance(run, InspectJob)
-        if shown and self.shown_result is not None and self.shown_result.found.inspection.levels:
+        self._run_over()
+        if shown:
             self._rank(run.said)
-        else:
-            self._run_over()
         if shown:
             self.view.scroll_to_result()
 
@@ -260,24 +261,53 @@ class GatesController(ScanController[InspectChoices]):
                 shown_result.show_ranking(answer)
 
         shown_result.show_ranking_begun()
-        self._waiting = True
-        try:
-            self.run = RankJob(
+        self._begin_job(
+            lambda: RankJob(
                 shown_result.found,
                 shown_result.what_if.queries.key,
                 None if problem else reference,
                 said,
                 self.view,
+                self.view.result.show_ranking_button,
                 self.session.jobs,
                 ranked,
                 self._run_over,
             )
+        )
+        if self.shown_result is not shown_result:  # it was removed meanwhile
+            self._leave_ranking()
+
+    def _begin_job(self, begin: Callable[[], InspectJob | RankJob]) -> None:
+        """Begin a job of ours. Meanwhile events are handled, as napari makes its progress bar: no other begins."""
+        self._lock(True)
+        self._starting = True
+        try:
+            self.run = begin()
         finally:
-            self._waiting = False
+            self._starting = False
+
+    @property
+    def _occupied(self) -> bool:
+        return self.run is not None or self._starting
+
+    def _leave_ranking(self) -> None:
+        """Stop the ranking where one runs, without waiting for its end."""
+        if isinstance(self.run, RankJob):
+            self.run.abandon()
+            self._run_over()
+            if self.shown_result is not None:
+                self.shown_result.show_ranking(STOPPED)
+
+    def _lock(self, locked: bool) -> None:
+        """Lock what needs the engine while a job of ours has it."""
+        panel = self.view.result
+        panel.show_ranking_button(RANK, enabled=not locked, tooltip=RANK_TOOLTIP)
+        panel.lock_what_if(locked)
 
     def _run_over(self) -> None:
         run, self.run = self.run, None
         self._details = run.details if run is not None else ""
+        self._lock(False)
         self.view.show_running(False)
         self._layers_changed()
         self._show_devices(self.session.jobs.ready)
@@ -299,14 +329,14 @@ class GatesController(ScanController[InspectChoices]):
         self.session.remember("gates", kept)
 
     def _busy(self) -> bool:
-        return self.run is not None
+        return isinstance(self.run, InspectJob)
 
     def _show_options(self) -> None:
         self._presenter.options(self._choices)
 
     def _show_plan(self) -> None:
         self._plan = resolve(self._choices, self._region())
-        self._presenter.plan(self._plan, running=self.run is not None)
+        self._presenter.plan(self._plan, running=self._busy())
 
     # --- Wires ------------------------------------------------------------------------------------------------------
 
@@ -322,20 +352,20 @@ class GatesController(ScanController[InspectChoices]):
     def _connect_result(self) -> None:
         panel = self.view.result
         panel.remove_clicked.connect(self.remove_maps)
-        when = self._when_shown
+        when, when_free = self._when_shown, self._when_free
         panel.levels.level_clicked.connect(when(lambda result, level: result.show_level(level)))
         panel.plots.channel_clicked.connect(when(lambda result, channel: result.show_channel(channel)))
         panel.voxel.channel_clicked.connect(when(lambda result, channel: result.show_channel(channel)))
         panel.voxel.probe_toggled.connect(when(lambda result, on: result.picker.listen(on)))
         edits = panel.what_if
-        edits.threshold_chosen.connect(when(lambda result, level, k: result.what_if.change(level, threshold=k)))
-        edits.state_chosen.connect(when(lambda result, level, state: result.what_if.change(level, state=state)))
-        edits.channel_gate_toggled.connect(when(lambda result, on: result.what_if.toggle_channel_gate(on)))
-        edits.channel_state_chosen.connect(when(lambda result, state: result.what_if.change_channel(state)))
-        edits.truth_chosen.connect(when(lambda result, layer: result.what_if.choose_truth(layer)))
-        edits.reset_clicked.connect(when(lambda result, *_: result.what_if.reset()))
+        edits.threshold_chosen.connect(when_free(lambda result, level, k: result.what_if.change(level, threshold=k)))
+        edits.state_chosen.connect(when_free(lambda result, level, state: result.what_if.change(level, state=state)))
+        edits.channel_gate_toggled.connect(when_free(lambda result, on: result.what_if.toggle_channel_gate(on)))
+        edits.channel_state_chosen.connect(when_free(lambda result, state: result.what_if.change_channel(state)))
+        edits.truth_chosen.connect(when_free(lambda result, layer: result.what_if.choose_truth(layer)))
+        edits.reset_clicked.connect(when_free(lambda result, *_: result.what_if.reset()))
         panel.maps.map_chosen.connect(when(lambda result, kind: result.show_map(kind)))
-        panel.ranking_clicked.connect(self.rank)
+        panel.ranking_clicked.connect(self.rank_or_stop)
 
     def _when_shown(self, act: Callable[..., None]) -> Callable[..., None]:
         """What does something with what is shown, and nothing where it is gone: a slider that rests says so late."""
@@ -345,6 +375,18 @@ class GatesController(ScanController[InspectChoices]):
                 act(self.shown_result, *values)
 
         return do
+
+    def _when_free(self, act: Callable[..., None]) -> Callable[..., None]:
+        """The same; what was changed just before a job of ours began is taken back."""
+
+        def do(result: ResultController, *values: Any) -> None:
+            if not self._occupied:
+                act(result, *values)
+            else:
+                result.what_if.show_level(result.level, result.channel)
+                result.what_if.show_truths()
+
+        return self._when_shown(do)
 
 
 def _recalled(session: Session) -> InspectChoices:

@@ -20,10 +20,7 @@ from prosma_core.printable import plain
 
 GATE = "#30a46c"
 """Color of the channel gate."""
-NO_PLOTS = {
-    "attention": "An attention gate has no threshold and removes nothing: there is no distribution to draw.",
-    "none": "A plain U-Net has no gates.",
-}
+NO_PLOTS = "An attention gate has no threshold and removes nothing: there is no distribution to draw."
 
 
 class GatePlots(QWidget):
@@ -43,7 +40,9 @@ class GatePlots(QWidget):
     def show_level(self, summary: LevelSummary, form: GateForm, channel: int) -> None:
         """Draw a level; `channel` stands out."""
         if summary.threshold is None or not summary.channel_removed:
-            self.show_nothing("attention")
+            for plot in self._made or ():
+                plot.setVisible(False)
+            say(self._said, NO_PLOTS)
             return
         say(self._said, "")
         removed = 100 * np.array(summary.channel_removed)
@@ -61,12 +60,6 @@ class GatePlots(QWidget):
             weights = np.array(summary.channel_gate)
             words = f"Channel gate (0 off, 1 on), same order. Channel {channel}: {weights[channel]:.2f}"
             gates.show_bars(words, Bars(weights[self._order], (GATE,) * len(weights), marked=place, top=1))
-
-    def show_nothing(self, gate: str) -> None:
-        """Say why there is nothing to draw."""
-        for plot in self._made or ():
-            plot.setVisible(False)
-        say(self._said, NO_PLOTS[gate])
 
     def png(self) -> bytes:
         """The plots as a PNG file, empty where there are none."""

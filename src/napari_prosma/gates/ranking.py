@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from napari_prosma.gates.job import InspectionResult
 from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.jobs.run import Handlers, RunTexts, RunView, ShownRun
 from napari_prosma.jobs.spec import ScanSpec
 from napari_prosma.layers.scan import LayerScan
-from prosma_core.config.inspection import ClassChange, InspectConfig, LevelEdit, Variant, VariantResult
+from prosma_core.config.inspection import ClassChange, InspectConfig, VariantResult, opened_one_at_a_time
 from prosma_core.engine.messages import Cancelled, Failed, Finished, WhatIfRequest, WhatIfResult
-from prosma_core.events import StageStarted, TileDone
+from prosma_core.events import StageStarted
 from prosma_core.printable import counted, format_duration
 
 DECIDES = 0.9
@@ -24,12 +25,12 @@ TEXTS = RunTexts(
     cancel="Stop ranking",
     cancel_tooltip="Stop the ranking of levels. Maps and numbers stay.",
     cancelling="Stopping…",
+    doing="Ranking levels",
     broken="The ranking could not be shown: {reason}. Rank the levels again.",
 )
 RANKING = "Ranking levels by ablation…"
 STOPPED = "The ranking was stopped: which level decides is not known. Rank levels computes it."
 FAILED = "Which level decides is not known, as the ranking failed."
-NONE = "A plain U-Net has no gates: there is no level to rank."
 
 
 @dataclass(frozen=True)
@@ -124,8 +125,17 @@ def _with_reference(level: int, change: ClassChange) -> str:
     return f" Dice with the reference labels: {before} with all gates, {after} without that of level {level}."
 
 
+class ShowButton(Protocol):
+    """Shows the button that ranks levels, and stops that."""
+
+    def __call__(self, text: str, /, *, enabled: bool, tooltip: str) -> None:
+        """Show the button."""
+
+
 class RankJob(ShownRun):
     """A running ranking: the scan segmented with the gate of each inspected level forced open, one at a time.
+
+    It has a button of its own and locks no choices: the next job stops it.
 
     Parameters
     ----------
@@ -137,12 +147,15 @@ class RankJob(ShownRun):
     said : sequence of str
         Messages of the inspection, which stay.
     view : RunView
+    button : ShowButton
     jobs : Jobs
     ranked : callable
         Told, once, the results of the levels, finest first, or why there are none.
     over : callable
         Told, last, that the engine is free.
     """
+
+    YIELDS = True
 
     def __init__(
         self,
@@ -151,21 +164,22 @@ class RankJob(ShownRun):
         reference: LayerScan | None,
         said: Sequence[str],
         view: RunView,
+        button: ShowButton,
         jobs: Jobs,
         ranked: Callable[[tuple[VariantResult, ...] | str], None],
         over: Callable[[], None],
     ) -> None:
-        self._ranked, self._told = ranked, over
+        self._ranked, self._told, self._button = ranked, over, button
         self._answer: tuple[VariantResult, ...] | str = FAILED
-        view.show_running(True)
         super().__init__(view, TEXTS, f"ProSMA: ranking levels, {found.plan.scan.name}")
         for line in said:
             self.say(line)
         given = found.plan.request
+        opened = opened_one_at_a_time(found.plan.model.header.model)
         request = WhatIfRequest(
             model=given.model,
             device=given.device,
-            variants=tuple(_without(summary.level) for summary in found.inspection.levels),
+            variants=tuple(opened[summary.level] for summary in found.inspection.levels),
             config=InspectConfig(
                 overlap=given.config.overlap, region=given.config.region, slice_axis=given.config.slice_axis
             ),
@@ -193,11 +207,8 @@ class RankJob(ShownRun):
             self._told()
             self._ranked(self._answer)
 
-    def _show_tile(self, tile: TileDone) -> None:
-        left = self._time.text(tile.done, tile.total)
-        text = f"Ranking levels: tile {tile.done} of {tile.total}" + (f", {left}" if left else "")
-        self._run_view.show_progress(tile.done, tile.total, text)
-        self._activity.show_progress(tile.done, tile.total)
+    def _show_button(self, text: str, *, enabled: bool, tooltip: str) -> None:
+        self._button(text, enabled=enabled, tooltip=tooltip)
 
     def _finish(self, message: Finished) -> None:
         result = message.result
@@ -207,7 +218,3 @@ class RankJob(ShownRun):
 
     def _stop(self, _: Cancelled) -> None:
         self._answer = STOPPED
-
-
-def _without(level: int) -> Variant:
-    return Variant(name=f"level {level} open", edits=(LevelEdit(level=level, state="open"),))

@@ -11,7 +11,7 @@ from napari.layers import Points
 from napari_prosma.cleanup import run_all
 from napari_prosma.gates.job import InspectionResult, VoxelChannels, at_voxel
 from napari_prosma.gates.maps import MapLayer, Steps, remove_all
-from napari_prosma.gates.ranking import NONE, RANKING, LevelEffect, effects, headline
+from napari_prosma.gates.ranking import RANKING, LevelEffect, effects, headline
 from napari_prosma.gates.state import GROUP
 from napari_prosma.gates.what_if import AbstractWhatIfPanel, WhatIfController
 from napari_prosma.jobs.boundary import Jobs
@@ -229,9 +229,6 @@ class AbstractPlots(Protocol):
     def show_level(self, summary: LevelSummary, form: GateForm, channel: int, /) -> None:
         """Draw a level; `channel` stands out."""
 
-    def show_nothing(self, gate: str, /) -> None:
-        """Say why there is nothing to draw."""
-
 
 class AbstractFilesPanel(Protocol):
     """Export buttons, and a status line."""
@@ -269,17 +266,17 @@ class AbstractGatesResultPanel(Protocol):
 
     @property
     def ranking_clicked(self) -> ViewSignal:
-        """Rank the levels."""
+        """Rank the levels, or stop that."""
 
     @property
     def remove_clicked(self) -> ViewSignal:
         """Take all layers of this inspection out of the viewer."""
 
-    def show_tabs(self, *, gates: bool) -> None:
-        """Show the tabs where there are gates to inspect."""
+    def show_ranking_button(self, text: str, /, *, enabled: bool, tooltip: str) -> None:
+        """The button that ranks the levels, and stops that."""
 
-    def show_ranking_running(self, running: bool, /) -> None:
-        """Lock what needs the engine while the levels are ranked."""
+    def lock_what_if(self, locked: bool, /) -> None:
+        """Lock the edits of the gates."""
 
     def show(self) -> None:
         """Show the panel."""
@@ -332,15 +329,14 @@ class ResultController:
         self._steps = Steps(jobs)
         self._ranking: tuple[VariantResult, ...] = ()
         levels = found.inspection.levels
-        self.level, self.channel = levels[0].level if levels else 0, 0
+        self.level, self.channel = levels[0].level, 0
         if earlier is not None and (summary := found.level(earlier.level)) is not None:
             self.level, self.channel = earlier.level, min(earlier.channel, summary.channels - 1)
         self.picker = VoxelPicker(viewer, panel.voxel, found, self.notes)
         self.what_if = WhatIfController(viewer, panel.what_if, jobs, found, self.notes)
         panel.levels.show_levels(_title(found), levels, self.level)
-        panel.levels.show_headline("" if levels else NONE)
+        panel.levels.show_headline("")
         panel.maps.show_maps(self._map.choices, self._map.kind)
-        panel.show_tabs(gates=bool(levels))
         panel.files.say("")
         panel.show()
         self._show()
@@ -408,11 +404,9 @@ class ResultController:
     def show_ranking_begun(self) -> None:
         """The levels are being ranked."""
         self._panel.levels.show_headline(RANKING)
-        self._panel.show_ranking_running(True)
 
     def show_ranking(self, answer: tuple[VariantResult, ...] | str) -> None:
         """Show the results of the levels, finest first, or why there are none."""
-        self._panel.show_ranking_running(False)
         if isinstance(answer, str):
             self._panel.levels.show_headline(answer)
             return
@@ -446,11 +440,9 @@ class ResultController:
             self._show()
 
     def _show(self) -> None:
-        summary, inspection = self.found.level(self.level), self.found.inspection
-        if summary is None:
-            self._panel.plots.show_nothing(inspection.gate)
-            return
-        self._panel.plots.show_level(summary, inspection.form, self.channel)
+        summary = self.found.level(self.level)
+        assert summary is not None
+        self._panel.plots.show_level(summary, self.found.inspection.form, self.channel)
         self._map.fit_colors(self.channel)
         self.picker.show_level(self.level)
         self.what_if.show_level(self.level, self.channel)
@@ -461,5 +453,5 @@ class ResultController:
 
 def _title(found: InspectionResult) -> str:
     """Title: scan, model and kind of gate."""
-    gate = {"prosma": "ProSMA gates", "attention": "attention gates", "none": "no gates"}[found.inspection.gate]
+    gate = "attention gates" if found.inspection.gate == "attention" else "ProSMA gates"
     return f"{found.plan.scan.name} · {found.plan.model.header.name} · {gate}"

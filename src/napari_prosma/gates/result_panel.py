@@ -182,14 +182,13 @@ class GatesResultPanel(QWidget):
         parts = (("Plots", self.plots), ("Voxel", self.voxel), ("What if", self.what_if), ("Export", self.files))
         for text, part in parts:
             self._tabs.add(part, text)
-        self._ranking = button(
-            "Rank levels",
-            "Force the gate of each level open, one at a time, and compare with the present result and, where they are "
-            "chosen on the tab What if, with reference labels.",
-            self.ranking_clicked,
-        )
+        self._ranking = button("Rank levels", "", self.ranking_clicked)
         self._ranking.setObjectName("ranking")
-        remove = button("Remove map", "Remove all layers of this inspection from the viewer.", self.remove_clicked)
+        remove = button(
+            "Remove inspection",
+            "Remove all layers of this inspection from the viewer, and its numbers, ranking and what-ifs.",
+            self.remove_clicked,
+        )
         remove.setObjectName("remove")
         buttons = QHBoxLayout()
         buttons.addWidget(self._ranking)
@@ -202,15 +201,15 @@ class GatesResultPanel(QWidget):
         layout.addLayout(buttons)
         self.setVisible(False)
 
-    def show_tabs(self, *, gates: bool) -> None:
-        """Show the tabs where there are gates to inspect."""
-        for part in (self._tabs, self.maps, self._ranking):
-            part.setVisible(gates)
+    def show_ranking_button(self, text: str, *, enabled: bool, tooltip: str) -> None:
+        """The button that ranks the levels, and stops that."""
+        self._ranking.setText(text)
+        self._ranking.setEnabled(enabled)
+        self._ranking.setToolTip(plain(tooltip))
 
-    def show_ranking_running(self, running: bool) -> None:
-        """Lock what needs the engine while the levels are ranked."""
-        self.what_if.setEnabled(not running)
-        self._ranking.setEnabled(not running)
+    def lock_what_if(self, locked: bool) -> None:
+        """Lock the edits of the gates."""
+        self.what_if.setEnabled(not locked)
 
     def open_tab(self, text: str) -> None:
         """Bring a tab to the front."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
 
+STOPPED = "The what-if was stopped for another job. Change it to ask again."
 WHAT_IF = "what if"
 """Name of the variant that a user makes with the sliders."""
 
@@ -76,7 +77,7 @@ class WhatIfQueries:
         return self._job is not None
 
     def stop(self, then: Callable[[], None] | None = None) -> None:
-        """Cancel the pending query; `then` is called when the engine is free."""
+        """Cancel the pending query, and the one that waits for its end; `then` waits for it instead."""
         self._generation += 1
         self._next = then
         if self._job is not None:
@@ -121,6 +122,8 @@ class WhatIfQueries:
 
 class _Query(JobRun):
     """Job of one query."""
+
+    YIELDS = True
 
     def __init__(self, answered: Callable[[Answer], None], over: Callable[[], None]) -> None:
         super().__init__()
@@ -282,6 +285,12 @@ class WhatIfController:
         self.show_truths()
         if self._edits.levels:
             self._ask()
+
+    def stop(self) -> None:
+        """Stop the pending query for another job."""
+        if self.queries.busy:
+            self.queries.stop()
+            self._panel.say(STOPPED)
 
     def reset(self) -> None:
         """Reset all gates to their learned state."""

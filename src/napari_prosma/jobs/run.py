@@ -187,7 +187,7 @@ class ShownRun(JobRun):
         self._run_view, self._texts = view, texts
         self._lines: list[str] = []
         self._time = TimeLeft()
-        view.show_run(texts.cancel, enabled=True, tooltip=texts.cancel_tooltip)
+        self._show_button(texts.cancel, enabled=True, tooltip=texts.cancel_tooltip)
         view.show_progress(0, 0, "Starting…")
         view.show_messages(())
         self._activity = view.begin_activity(title, self.cancel)
@@ -195,9 +195,13 @@ class ShownRun(JobRun):
     def cancel(self) -> None:
         """Ask the engine to stop; the widget is ready again when it has."""
         if not self.cancelling:
-            view, texts = self._run_view, self._texts
-            view.show_run(texts.cancelling, enabled=False, tooltip=texts.cancelling_tooltip)
+            texts = self._texts
+            self._show_button(texts.cancelling, enabled=False, tooltip=texts.cancelling_tooltip)
             super().cancel()
+
+    def _show_button(self, text: str, *, enabled: bool, tooltip: str) -> None:
+        """The button that cancels the job."""
+        self._run_view.show_run(text, enabled=enabled, tooltip=tooltip)
 
     def say(self, line: str) -> None:
         """Show a message of the job."""

@@ -1,4 +1,4 @@
-"""Looking into the gates, of real scans in a real window, always with the real engine."""
+"""Inspections of the gates, of real scans in a real window, always with the real engine."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_look_at_the_current_slice_of_a_turned_scan(bare_desk: Any, volume: np
     assert found.arrays[info.name].shape == (1, 40, 48)
     layer = bare_desk.maps["level 0 removed"]
     np.testing.assert_allclose(layer.data_to_world((0, 3, 9)), scan.data_to_world((4, 3, 9)))
-    bare_desk.click("Remove map")
+    bare_desk.click("Remove inspection")
     bare_desk.until(lambda: list(bare_desk.viewer.layers) == [scan])
 
 
@@ -118,7 +118,7 @@ def test_a_hippocampus_from_the_click_to_the_files(
     info = found.maps("removed", 1)[0]
     there = np.array(info.offset) + np.array(info.scale) * (2, 3, 4)
     np.testing.assert_allclose(world, found.plan.scan.spec.affine @ (*there, 1), atol=1e-4)
-    desk.click("Remove map")
+    desk.click("Remove inspection")
     desk.until(lambda: list(desk.viewer.layers) == [scan])
     assert str(scan.as_layer_data_tuple()[1]) == before[1]
     np.testing.assert_array_equal(scan.data, before[0])

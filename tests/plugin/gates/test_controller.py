@@ -123,7 +123,7 @@ class TestRanking:
         job.answer(*made_up(widget.controller.run.plan), "the last words")
         assert widget.text("headline") == "Ranking levels by ablation…"
         assert [row[:2] for row in widget.cells("levels_table")] == [[str(i), "–"] for i in range(4)]
-        assert widget.text("run") == "Stop ranking"
+        assert (widget.text("run"), widget.text("ranking"), widget.can_run) == ("Inspect", "Stop ranking", True)
         assert not widget.view.result.what_if.isEnabled()
         ranking = widget.jobs.jobs[-1]
         assert not ranking.request.arrays
@@ -131,12 +131,13 @@ class TestRanking:
             (i, "open") for i in range(4)
         ]
         ranking.say(TileDone(2, 9))
-        assert widget.view.progress_text().startswith("Ranking levels: tile 2 of 9")
+        assert widget.view.progress_text().startswith("Ranking levels: 22 %")
         ranking.reply(())
         assert widget.text("headline").startswith("Without the gate of level 3, the Dice of organ with the present")
         assert [row[:2] for row in widget.cells("levels_table")] == [[str(i), "0.970"] for i in (3, 2, 1, 0)]
         assert "Without its gate, 5 voxels change class." in widget.text("level_facts")
-        assert (widget.text("run"), widget.controller.run) == ("Inspect", None)
+        assert (widget.text("run"), widget.text("ranking"), widget.controller.run) == ("Inspect", "Rank levels", None)
+        assert not widget.view.running
         assert widget.view.result.what_if.isEnabled()
         assert "the last words" in widget.text("messages")
         assert [result.changed for result in widget.controller.shown_result.results] == [5, 10, 15, 20]
@@ -146,8 +147,9 @@ class TestRanking:
 
     def test_it_can_be_stopped_and_asked_again_with_reference_labels(self, looked: Widget) -> None:
         looked.start().answer(*made_up(looked.controller.run.plan))
-        looked.controller.start_or_cancel()
+        looked.part("ranking", QPushButton).click()
         assert looked.jobs.jobs[-1].cancelled
+        assert looked.text("ranking") == "Stopping…"
         looked.jobs.jobs[-1].end_cancelled()
         assert "was stopped" in looked.text("headline")
         looked.part("ranking", QPushButton).click()
@@ -172,6 +174,29 @@ class TestRanking:
         assert "the ranking failed" in looked.text("headline")
         assert "The engine was killed." in looked.view.error_text()
         assert looked.can_run
+
+
+    @pytest.mark.parametrize("by", ["Inspect", "another widget", "Remove inspection"])
+    def test_whatever_comes_next_stops_it(self, looked: Widget, by: str) -> None:
+        looked.start().answer(*made_up(looked.controller.run.plan))
+        ranking = looked.jobs.jobs[-1]
+        assert ranking.yields
+        if by == "Inspect":
+            job = looked.start()
+            assert (job is not ranking, looked.text("run"), looked.text("ranking")) == (True, "Cancel", "Rank levels")
+            assert not looked.part("ranking", QPushButton).isEnabled()
+        elif by == "Remove inspection":
+            looked.part("remove", QPushButton).click()
+        else:
+            looked.jobs.start(None, lambda _: None)
+        assert ranking.cancelled
+        ranking.end_cancelled()
+        if by == "Inspect":
+            assert looked.controller.run is not None
+            job.end_cancelled()
+        assert (looked.controller.run, looked.text("run"), looked.can_run) == (None, "Inspect", True)
+        assert not looked.view.running
+        assert by == "Remove inspection" or "was stopped" in looked.text("headline")
 
 
 def change(name: str, dice: float, before: int = 100, after: int = 90, reference: Any = (None, None)) -> ClassChange:
@@ -282,24 +307,24 @@ class TestWhatIf:
         looked.viewer.layers.remove(same)
         assert looked.text("truth") == "none"
 
-    def test_a_look_waits_for_the_question_before_it(self, looked: Widget) -> None:
-        looked.controller.shown_result.what_if.change(0, state="open")
+    def test_a_look_stops_the_question_before_it_and_nothing_moves_meanwhile(self, looked: Widget) -> None:
+        edits = looked.view.result.what_if
+        edits.state_chosen.emit(0, "open")
         question = looked.jobs.jobs[-1]
+        assert question.yields
         looked.controller.start_or_cancel()
         assert question.cancelled
-        assert looked.controller.run is None
+        job = looked.jobs.jobs[-1]
+        assert job is not question, "the engine takes it when the question is over"
+        assert not edits.isEnabled()
+        edits.threshold_chosen.emit(1, 0.5)  # a slider that rests late
+        looked.controller.rank_or_stop()
+        assert looked.jobs.jobs[-1] is job
         question.end_cancelled()
-        assert looked.controller.run is not None
-
-    def test_a_look_that_waits_is_dropped_with_the_result_and_can_be_asked_again(self, looked: Widget) -> None:
-        looked.controller.shown_result.what_if.change(0, state="open")
-        question = looked.jobs.jobs[-1]
-        looked.controller.start_or_cancel()
-        looked.part("remove", QPushButton).click()
-        question.end_cancelled()
-        assert looked.controller.run is None
-        looked.controller.start_or_cancel()
-        assert looked.controller.run is not None
+        assert "was stopped for another job" in looked.text("whatif_said")
+        job.end_cancelled()
+        assert (looked.controller.run, looked.can_run, edits.isEnabled()) == (None, True, True)
+        looked.inspect()
 
     def test_a_scan_that_changes_is_segmented_anew(self, looked: Widget) -> None:
         what_if = looked.controller.shown_result.what_if
