@@ -11,6 +11,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from napari._app_model import get_app_model
 from qtpy.QtCore import QRect, Qt
@@ -23,12 +24,16 @@ from qtpy.QtWidgets import (
     QPushButton,
     QScrollArea,
     QStackedWidget,
-    QTableWidget,
+    QTableView,
     QWidget,
 )
 from tests.plugin.segment import test_view_pictures as segment
 from tests.plugin.train import test_view_pictures as train
 
+from napari_prosma.gates.job import VoxelChannels
+from napari_prosma.gates.ranking import RANKING, effects, headline
+from napari_prosma.gates.result_panel import GatesResultPanel
+from napari_prosma.gates.state import GateEdits, LevelFacts
 from napari_prosma.gates.view import GatesView
 from napari_prosma.jobs.session import Session
 from napari_prosma.segment.view import SegmentView
@@ -36,13 +41,15 @@ from napari_prosma.train.view import TrainView
 from napari_prosma.widgets.docks import open_dock
 from napari_prosma.widgets.fields import DockBox, Fold
 from napari_prosma.widgets.job_view import JobView
+from prosma_core.config.inspection import HISTOGRAM_EDGES, ClassChange, LevelSummary, VariantResult
+from prosma_core.config.model import ClassInfo, GateConfig
 from prosma_core.data.slices import SliceStates
 
 SIZES = ((1366, 700), (1440, 900))
 """Of the window: what a task bar leaves of 1366 x 768, and a larger screen."""
 WIDTH = 320
 LONG = "sub-07_ses-1_acq-highres_run-02_desc-preprocessed_T2starw_bias-corrected.nii.gz"
-NAMED = ("image", "model", "start")
+NAMED = ("image", "model", "start", "truth")
 """Boxes whose entries are names, which may lose their middle: the tooltip has all of them."""
 FAILURE = "Main memory ran out while the scan was read: close other programs, crop the scan, or choose a part. " * 4
 STAGES = ["Planning from 3 scans.", "36 tiles (40 × 56 × 40), batch size 1, about 0.2 GiB of memory."]
@@ -105,6 +112,83 @@ def no_scan(view: Any) -> None:
     view.show_problem("image", "Open a scan: File > Open, or drop it into the window.")
 
 
+ORGANS = (
+    ClassInfo(value=0, name="background", color="#000000"),
+    ClassInfo(value=1, name="anterior part of the hippocampus", color="#ff0000"),
+    ClassInfo(value=2, name="lesion", color="#00ff00"),
+)
+
+
+def inspected(view: Any, tab: str, *, attention: bool = False) -> None:
+    """An inspection of four levels that were ranked, with a tab in front."""
+    levels, panel = [level_of(i, attention=attention) for i in range(4)], view.result
+    gates(view)
+    view.levels.show_levels(tuple(LevelFacts(i, (1 << i,) * 3, 32 << i) for i in range(4)), frozenset())
+    panel.levels.show_levels(f"{LONG} · hippocampus-mri · ProSMA gates", levels, 2)
+    ranked = effects(range(4), [without_gate(i) for i in range(4)])
+    panel.levels.show_headline(headline(ranked, "voxel"))
+    panel.levels.show_ranking(ranked, "voxel")
+    kinds = ("gate", "energy removed") if attention else ("removed", "kept or removed", "field, dilation 4")
+    panel.maps.show_maps(kinds, kinds[-1])
+    panel.plots.show_level(levels[2], GateConfig().form, 17)
+    rng = np.random.default_rng(0)
+    columns = ("a",) if attention else ("z1", "z2", "z4", "z", "τ")
+    values = {name: rng.normal(0, 90, 128) for name in columns}
+    rows = VoxelChannels(2, np.arange(128), values, None if attention else values["z"] > 0)
+    panel.voxel.show_voxel("Voxel z 17, y 203, x 187. Level 2: 64 of 128 channels kept", rows, "Level 0: 20 of 32 kept")
+    panel.what_if.make_rows(range(4), thresholds=not attention)
+    edits = GateEdits().change(2, state="open", threshold=2.5).change(0, threshold=0.0)
+    panel.what_if.show_edits(edits, 2, 117, channel_gate=not attention)
+    panel.what_if.show_truths([(LONG, 1)], 1, f"{LONG} lies on another grid. Choose labels on its voxels, or none.")
+    panel.what_if.show_changes(f"With {edits.text()}: 5,283 voxels are of another class.", without_gate(2), ORGANS)
+    panel.files.say(f"Saved /data/studies/2026/{LONG} maps")
+    panel.open_tab(tab)
+    panel.show()
+
+
+def level_of(level: int, *, attention: bool) -> LevelSummary:
+    """What could be found in the gate of a level."""
+    n, shape = 32 << level, (24 >> level, 320 >> level, 320 >> level)
+    if attention:
+        return LevelSummary(level=level, shape=shape, channels=n, removed=0, energy=0.3, threshold=None)
+    share, bins = tuple(np.linspace(0, 1, n)), len(HISTOGRAM_EDGES) - 1
+    return LevelSummary(
+        level=level,
+        shape=shape,
+        channels=n,
+        removed=0.317,
+        energy=0.5,
+        threshold=0.42,
+        noise_gain=1.25,
+        flipped=0.43,
+        thresholds=(0.4,) * n,
+        channel_removed=share,
+        channel_energy=share,
+        channel_gate=share,
+        channel_gate_spread=0.012,
+        positive=share,
+        histogram=((1 / bins,) * bins,) * n,
+    )
+
+
+def without_gate(level: int) -> VariantResult:
+    """What could become of the result without the gate of a level."""
+    classes = [
+        ClassChange(name=c.name, before=8203, after=8102, turned_on=1201, turned_off=1302, dice=0.89 - level / 9)
+        for c in ORGANS[1:]
+    ]
+    found = tuple(c.replace(truth_before=0.934, truth_after=0.871) for c in classes)
+    return VariantResult(name="", changed=123_456, classes=found)
+
+
+def ranking(view: Any) -> None:
+    inspected(view, "Plots")
+    view.result.levels.show_headline(RANKING)
+    view.result.show_ranking_button("Stop ranking", enabled=True, tooltip="")
+    view.result.lock_what_if(True)
+    view.show_progress(3, 12, "Ranking levels: 25 %, about 2 min left")
+
+
 STATES: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "segment, axes refused": (SegmentView, lambda view: segment.fill(view, "refused")),
     "segment, no model": (SegmentView, lambda view: segment.fill(view, "no model")),
@@ -125,6 +209,10 @@ STATES: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "gates, ready": (GatesView, gates),
     "gates, running": (GatesView, lambda view: gates(view, cancelling)),
     "gates, failed": (GatesView, lambda view: gates(view, failed)),
+    "gates, ranking": (GatesView, ranking),
+    "gates, attention": (GatesView, lambda view: inspected(view, "Plots", attention=True)),
+    "gates, voxel": (GatesView, lambda view: inspected(view, "Voxel")),
+    "gates, what if": (GatesView, lambda view: inspected(view, "What if")),
 }
 
 
@@ -148,6 +236,8 @@ def test_button_and_status_are_in_view_and_nothing_is_cut_off(make_napari_viewer
             settle()
             faults += [f"{state}, {width} x {height}: {fault}" for fault in faults_of(view, window)]
             if height == SIZES[0][1]:
+                if (result := view.findChild(GatesResultPanel)) is not None:
+                    view.findChild(QScrollArea).verticalScrollBar().setValue(result.y())
                 assert window.grab().save(str(tmp_path / f"{state}.png"))
                 view.findChild(Fold, "section_details").expand()
     assert faults == []
@@ -190,7 +280,7 @@ def faults_of(view: Any, window: QWidget) -> Iterator[str]:
     for box in visible(view, QDoubleSpinBox):
         if box.lineEdit().width() < box.fontMetrics().horizontalAdvance(box.text()):
             yield f"cut off: {box.text()}"
-    for table in visible(view, QTableWidget):
+    for table in visible(view, QTableView):
         if table.horizontalScrollBar().isVisible():
             yield f"wider than the dock: {table.objectName()}"
 

@@ -12,7 +12,7 @@ from napari_prosma.gates.ranking import STOPPED, RankJob
 from napari_prosma.gates.result_controller import AbstractGatesResultPanel, ResultController
 from napari_prosma.gates.state import InspectChoices, InspectPlan, LevelFacts, level_facts, resolve
 from napari_prosma.jobs.run import ViewSignal
-from napari_prosma.jobs.session import Session
+from napari_prosma.jobs.session import LooksView, Session
 from napari_prosma.scan.controller import (
     AbstractPartFields,
     AbstractScanView,
@@ -70,7 +70,7 @@ class AbstractGatesAdvanced(Protocol):
         """Show settings."""
 
 
-class AbstractGatesView(AbstractScanView, Protocol):
+class AbstractGatesView(AbstractScanView, LooksView, Protocol):
     """Protocol of the Gates widget's view."""
 
     @property
@@ -153,6 +153,7 @@ class GatesController(ScanController[InspectChoices]):
         self._leaving = Steps(session.jobs)
         self._connect_choices()
         self._connect_result()
+        self._no_looks = session.follow_looks(viewer, view)
         self._begin()
 
     def close(self) -> None:
@@ -162,6 +163,7 @@ class GatesController(ScanController[InspectChoices]):
             "An inspection could not be left",
             *([run.abandon] if run is not None else []),
             self._leaving.stop,
+            self._no_looks,
             *([shown_result.detach] if shown_result is not None else []),
         )
         super().close()
@@ -205,9 +207,7 @@ class GatesController(ScanController[InspectChoices]):
             if self.shown_result is not None:
                 self.shown_result.what_if.stop()
             self._source = self._layer
-            self._begin_job(
-                lambda: InspectJob(plan, self.view, self.session.jobs, self._show_result, self._inspected)
-            )
+            self._begin_job(lambda: InspectJob(plan, self.view, self.session.jobs, self._show_result, self._inspected))
 
     def remove_maps(self) -> None:
         """Remove the layers of the last inspection from the viewer, and its numbers from the panel."""

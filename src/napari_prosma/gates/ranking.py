@@ -20,6 +20,10 @@ DECIDES = 0.9
 """Below this Dice with the present result, a level decides."""
 MATTERS = 0.98
 """At or above it, a level does not matter."""
+NEW = 0.01
+"""Share of what is segmented from which on a class that the present result lacks is told of."""
+FEW = 10
+"""Voxels that such a class has at least."""
 
 TEXTS = RunTexts(
     cancel="Stop ranking",
@@ -43,7 +47,7 @@ class LevelEffect:
     changed : int
         Voxels of another class.
     worst : ClassChange or None
-        The class whose Dice with the present result is lowest; None where no class is in either result.
+        The class of the present result whose Dice with it is lowest; None where nothing is segmented.
     classes : tuple of ClassChange
         All classes but the background.
     """
@@ -55,7 +59,7 @@ class LevelEffect:
 
     @property
     def dice(self) -> float:
-        """The lowest Dice of a class with the present result; 1 where none is in either."""
+        """The lowest Dice of a class with the present result; 1 where nothing is segmented."""
         return 1.0 if self.worst is None else self.worst.dice
 
 
@@ -63,8 +67,7 @@ def effects(levels: Sequence[int], results: Sequence[VariantResult]) -> list[Lev
     """Effect of each level's gate, the largest first: the lowest Dice, then most changed voxels."""
     found = []
     for level, result in zip(levels, results, strict=True):
-        there = [c for c in result.classes if c.before or c.after]
-        worst = min(there, key=lambda c: c.dice, default=None)
+        worst = min((c for c in result.classes if c.before), key=lambda c: c.dice, default=None)
         found.append(LevelEffect(level, result.changed, worst, result.classes))
     return sorted(found, key=lambda effect: (effect.dice, -effect.changed, effect.level))
 
@@ -79,16 +82,10 @@ def headline(ranked: Sequence[LevelEffect], unit: str) -> str:
     unit : str
         ``voxel``, or of a picture ``pixel``.
     """
-    first = ranked[0]
-    if all(effect.worst is None for effect in ranked):
-        return f"Nothing is segmented in this scan, with the gates or without one of them: {_no(ranked)}."
+    first, new = ranked[0], _new(ranked, unit)
     worst = first.worst
-    assert worst is not None
-    if not worst.before:
-        return (
-            f"Without the gate of level {first.level}, {counted(worst.after, unit)} of {worst.name} come up, of which "
-            "the present result has none: this level decides."
-        )
+    if worst is None:
+        return f"Nothing is segmented in this scan.{new or f' Without the gate of any one level, too: {_no(ranked)}.'}"
     without, dice = f"Without the gate of level {first.level}", f"the Dice of {worst.name} with the present result"
     if first.dice < DECIDES:
         said = f"{without}, {dice} falls to {first.dice:.2f}: this level decides."
@@ -97,16 +94,28 @@ def headline(ranked: Sequence[LevelEffect], unit: str) -> str:
     else:
         stays = f"Dice with the present result stays at {_floor(first.dice)} or above"
         said = f"Without the gate of any one level, {stays}: {_no(ranked)}."
-    return said + _with_reference(first.level, worst)
+    return said + _with_reference(first.level, worst) + new
 
 
-def tell_classes(effect: LevelEffect) -> str:
+def tell_classes(effect: LevelEffect, unit: str) -> str:
     """The effect on each class, a line each."""
     lines = []
     for c in effect.classes:
+        if not c.before:
+            lines.append(f"{c.name}: {counted(c.after, unit) if c.after else 'none'}, and none in the present result")
+            continue
         reference = "" if c.truth_before is None else f"; with the reference {c.truth_before:.3f} → {c.truth_after:.3f}"
         lines.append(f"{c.name}: Dice {c.dice:.3f}{reference}")
     return "\n".join(lines)
+
+
+def _new(ranked: Sequence[LevelEffect], unit: str) -> str:
+    """A sentence on the largest class that is in a result without a gate, but not in the present one."""
+    found = [(c.after, effect.level, c.name) for effect in ranked for c in effect.classes if not c.before]
+    after, level, name = max(found, default=(0, 0, ""))
+    if after < max(FEW, NEW * sum(c.before for c in ranked[0].classes)):
+        return ""
+    return f" Without the gate of level {level}, {after:,} {unit}s of {name} appear: the present result has none."
 
 
 def _no(ranked: Sequence[LevelEffect]) -> str:

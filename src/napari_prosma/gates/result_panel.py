@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt, Signal
+from qtpy.QtCore import QAbstractTableModel, QModelIndex, QSignalBlocker, Qt, Signal
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
     QAbstractItemView,
+    QApplication,
     QComboBox,
     QHBoxLayout,
     QHeaderView,
@@ -25,7 +26,19 @@ from napari_prosma.gates.plots import GatePlots
 from napari_prosma.gates.ranking import LevelEffect, tell_classes
 from napari_prosma.gates.result_controller import HINT
 from napari_prosma.gates.what_if_panel import WhatIfPanel
-from napari_prosma.widgets.fields import SMALL, button, cell, combo, fill, fit_height, note_label, row, say, table
+from napari_prosma.widgets.fields import (
+    SMALL,
+    button,
+    call_it,
+    cell,
+    combo,
+    fill,
+    fit_height,
+    note_label,
+    row,
+    say,
+    table,
+)
 from prosma_core.config.inspection import LevelSummary
 from prosma_core.printable import plain
 
@@ -67,7 +80,11 @@ class VoxelPanel(QWidget):
         row = 22
         self._table.verticalHeader().setDefaultSectionSize(row)
         self._table.setFixedHeight((ROWS + 1) * row)
-        self._table.clicked.connect(lambda index: self.channel_clicked.emit(self._model.channel(index.row())))
+        call_it(
+            self._table, "Channels at the voxel", "A row for each channel. Click one, or press Enter, to show its map."
+        )
+        for chosen in (self._table.clicked, self._table.activated):
+            chosen.connect(lambda index: self.channel_clicked.emit(self._model.channel(index.row())))
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 6, 0, 0)
         for part in (self._probe, self._said, self._table, self._others):
@@ -295,7 +312,7 @@ class FilesPanel(QWidget):
 
 COLUMNS = ("Level", "Dice", "Removed", "Noise", "Flipped")
 TOOLTIPS = (
-    "Number of the level, 0 for the finest. Click a row to show its map and plots.",
+    "Number of the level, 0 for the finest. Click a row, or use the arrow keys, to show its map and plots.",
     "Dice with the present result when the gate of this level is forced open: lowest of all classes. The lower, the "
     "more the result owes to this gate.",
     "Share of all activations of the skip connection that the gate sets to exactly 0.",
@@ -332,6 +349,7 @@ class LevelsTable(QWidget):
         for column, text in enumerate(TOOLTIPS):
             self._table.horizontalHeaderItem(column).setToolTip(plain(text))
         self._table.cellClicked.connect(lambda row, _: self.level_clicked.emit(self._levels[row].level))
+        self._table.currentCellChanged.connect(self._moved)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         for part in (self._headline, self._title, self._table, self._facts):
@@ -363,16 +381,23 @@ class LevelsTable(QWidget):
         self._marked = level
         for line, summary in enumerate(self._levels):
             if summary.level == level:
-                self._table.selectRow(line)
+                with QSignalBlocker(self._table):
+                    self._table.selectRow(line)
                 say(self._facts, _facts(summary, self._effects.get(level), self._unit))
         self._facts.setVisible(bool(self._levels))
 
+    def _moved(self, row: int, _column: int, before: int, _column_before: int) -> None:
+        """Show the level of the row that a key led to; what a mouse button leads to is a click."""
+        if row != before and 0 <= row < len(self._levels) and not QApplication.mouseButtons():
+            self.level_clicked.emit(self._levels[row].level)
+
     def _fill(self) -> None:
-        self._table.setRowCount(len(self._levels))
+        with QSignalBlocker(self._table):
+            self._table.setRowCount(len(self._levels))
         for line, summary in enumerate(self._levels):
             effect = self._effects.get(summary.level)
             for column, text in enumerate(_texts(summary, effect)):
-                tooltip = tell_classes(effect) if effect is not None and column == 1 else TOOLTIPS[column]
+                tooltip = tell_classes(effect, self._unit) if effect is not None and column == 1 else TOOLTIPS[column]
                 self._table.setItem(line, column, cell(text, right=column > 0, tooltip=tooltip))
         fit_height(self._table, 8 * self._table.verticalHeader().defaultSectionSize())
 

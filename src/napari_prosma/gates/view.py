@@ -31,6 +31,7 @@ class GatesView(ScanView):
         self._add_model()
         self._add(self.part, self.levels)
         self._add_device()
+        self._add_looks()
         self._add(self.advanced)
         self._add_run("Inspect")
         self.result = GatesResultPanel()
@@ -82,6 +83,7 @@ class LevelBoxes(QWidget):
 
     def _box(self, fact: LevelFacts) -> QCheckBox:
         box = QCheckBox(str(fact.level))
+        box.setAccessibleName(f"Level {fact.level}")
         box.setObjectName(f"level_{fact.level}")
         step = " × ".join(map(str, fact.step))
         box.setToolTip(

@@ -14,6 +14,7 @@ from napari_prosma.widgets.fields import (
     SMALL,
     PlainLabel,
     button,
+    call_it,
     cell,
     combo,
     fill,
@@ -195,12 +196,14 @@ class LevelEdits(QWidget):
             slider.setPageStep(STEPS // 2)
             slider.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
             slider.setToolTip("The learned thresholds of this level times this: 0 removes nothing, 4 nearly all.")
+            slider.setAccessibleName(f"Threshold of level {level}")
             state = combo("learned: as trained. open: the skip passes unchanged. closed: nothing passes.")
             state.setObjectName(f"state_{level}")
             state.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)
             state.setMinimumContentsLength(8)
             state.setMaximumWidth(BOX)
             state.addItems(STATES)
+            call_it(state, f"Gate of level {level}")
             row = _Row(level, slider, factor, state)
             slider.valueChanged.connect(lambda _, row=row: self._slid(row))
             state.textActivated.connect(lambda text, level=level: self.state_chosen.emit(level, text))

@@ -203,9 +203,7 @@ class Jobs:
     def _yielding(self) -> tuple[EngineJob, ...]:
         return tuple(job for job in self._begun if job.yields and not job.over)
 
-    def _run(
-        self, engine: Engine, spec: JobSpec, listener: Listener, before: tuple[EngineJob, ...] = ()
-    ) -> EngineJob:
+    def _run(self, engine: Engine, spec: JobSpec, listener: Listener, before: tuple[EngineJob, ...] = ()) -> EngineJob:
         job = EngineJob(engine, functools.partial(self._loop.post, listener), before)
         threading.Thread(target=job.run, args=(spec,), name="prosma-job", daemon=True).start()
         return job

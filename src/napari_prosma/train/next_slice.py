@@ -154,7 +154,7 @@ class SuggestSpec:
 
 TEXTS = RunTexts(
     cancel_tooltip="Stop looking for the next slice.",
-    doing="Looking at slices",
+    doing="Ranking slices",
     broken="The next slice could not be shown: {reason}. Try again.",
 )
 

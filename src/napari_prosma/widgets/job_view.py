@@ -12,7 +12,7 @@ from napari.settings import get_settings
 from napari.utils.progress import cancelable_progress
 from napari.utils.theme import get_theme
 from qtpy.QtCore import QEvent, QObject, Qt, QTimer, Signal
-from qtpy.QtGui import QHideEvent
+from qtpy.QtGui import QHideEvent, QShowEvent
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QApplication,
@@ -80,7 +80,7 @@ class StatusPanel(QWidget):
         self._line = note_label("facts")
         self._line.setObjectName("status")
         self._progress = self._problem = self._end = self._wait = ""
-        self._began = 0.0
+        self._began, self._counting = 0.0, False
         self._clock = QTimer(self)
         self._clock.setInterval(1000)
         self._clock.timeout.connect(self._count)
@@ -99,7 +99,7 @@ class StatusPanel(QWidget):
             self._bar.setValue(0)
             self._bar.setVisible(running)
         if not running:
-            self._clock.stop()
+            self._stop_counting()
         self._line.setMinimumHeight(0)
         self._say()
 
@@ -108,9 +108,9 @@ class StatusPanel(QWidget):
         self._bar.setRange(0, max(total, 1))
         self._bar.setValue(done)
         if total:
-            self._clock.stop()
-        elif text != self._progress or not self._clock.isActive():
-            self._began = time.monotonic()
+            self._stop_counting()
+        elif text != self._progress or not self._counting:
+            self._began, self._counting = time.monotonic(), True
             self._clock.start()
         else:
             return
@@ -140,9 +140,20 @@ class StatusPanel(QWidget):
         return self._line.text()
 
     def hideEvent(self, event: QHideEvent | None) -> None:
-        """Stop counting."""
+        """Show no seconds that nobody sees."""
         self._clock.stop()
         super().hideEvent(event)
+
+    def showEvent(self, event: QShowEvent | None) -> None:
+        """Show the seconds again."""
+        super().showEvent(event)
+        if self._counting:
+            self._count()
+            self._clock.start()
+
+    def _stop_counting(self) -> None:
+        self._counting = False
+        self._clock.stop()
 
     def _count(self) -> None:
         self._show(f"{self._progress} ({round(time.monotonic() - self._began)} s)")

@@ -1,4 +1,4 @@
-"""Looking into gates and changing them in the real engine: as in the library, stopped when asked, all released."""
+"""Inspecting gates and changing them in the real engine: as in the library, stopped when asked, all released."""
 
 from __future__ import annotations
 

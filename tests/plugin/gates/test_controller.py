@@ -175,6 +175,17 @@ class TestRanking:
         assert "The engine was killed." in looked.view.error_text()
         assert looked.can_run
 
+    def test_clicks_while_a_job_begins_do_nothing(self, looked: Widget, monkeypatch: pytest.MonkeyPatch) -> None:
+        begin, before = looked.view.begin_activity, len(looked.jobs.jobs)
+
+        def click_meanwhile(title: str, on_cancel: Any) -> Any:
+            looked.controller.start_or_cancel()
+            looked.controller.rank_or_stop()
+            return begin(title, on_cancel)
+
+        monkeypatch.setattr(looked.view, "begin_activity", click_meanwhile)
+        looked.start().answer(*made_up(looked.controller.run.plan))
+        assert len(looked.jobs.jobs) == before + 2, "the inspection and its ranking"
 
     @pytest.mark.parametrize("by", ["Inspect", "another widget", "Remove inspection"])
     def test_whatever_comes_next_stops_it(self, looked: Widget, by: str) -> None:
@@ -218,9 +229,18 @@ def test_the_sentence_on_the_ranking_says_what_a_person_wants_to_know() -> None:
     assert "this level matters most, and none decides alone" in said((change("liver", 0.95),), (fine,))
     assert said((fine,), (fine,)).endswith("stays at 0.999 or above: no level decides.")
     assert "1.000" not in said((change("liver", 0.99999),))
-    none, some = change("lesion", 1, 0, 0), change("lesion", 0, 0, 1)
-    assert said((none,), (none,)).startswith("Nothing is segmented in this scan")
-    assert "level 1, 1 pixel of lesion come" in said((none,), (some,), unit="pixel")
+    nothing = "Nothing is segmented in this scan. Without the gate of any one level, too: no level decides."
+    none, one, many = (change("lesion", float(not n), 0, n) for n in (0, 1, 1200))
+    assert said((none,), (none,)) == said((none,), (one,)) == nothing
+    assert said((none,), (many,), unit="pixel") == (
+        "Nothing is segmented in this scan. Without the gate of level 1, 1,200 pixels of lesion appear: the present "
+        "result has none."
+    )
+    falls = "Without the gate of level 1, the Dice of organ with the present result falls to 0.30: this level decides."
+    organ = change("organ", 0.99, 90_000, 90_000), change("organ", 0.3, 90_000, 27_000)
+    appears = " Without the gate of level 0, 1,200 voxels of lesion appear: the present result has none."
+    for appear, told in ((one, ""), (many, appears)):
+        assert said((organ[0], appear), (organ[1], none)) == falls + told
 
 
 class TestVoxel:

@@ -41,6 +41,18 @@ def test_a_click_on_a_row_shows_that_level(shown: Widget, qtbot: QtBot) -> None:
     qtbot.waitUntil(lambda: "level 2 removed" in shown.maps)
 
 
+def test_keys_lead_from_level_to_level_and_controls_have_names(shown: Widget, qtbot: QtBot) -> None:
+    table = shown.part("levels_table", QTableWidget)
+    assert table.item(table.currentRow(), 0).text() == "0"
+    second = int(table.item(table.currentRow() - 1, 0).text())
+    qtbot.keyClick(table, Qt.Key.Key_Up)
+    assert shown.controller.shown_result.level == second
+    qtbot.waitUntil(lambda: f"level {second} removed" in shown.maps)
+    named = {"threshold_1": "Threshold of level 1", "state_1": "Gate of level 1", "level_1": "Level 1"}
+    named["voxel_table"] = "Channels at the voxel"
+    assert {part: shown.part(part).accessibleName() for part in named} == named
+
+
 def test_a_click_on_a_bar_moves_the_slider_to_its_channel(shown: Widget, qtbot: QtBot) -> None:
     plot = shown.part("plot_removed", BarPlot)
     removed = np.array(shown.controller.shown_result.found.level(0).channel_removed)

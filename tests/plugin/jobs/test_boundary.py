@@ -147,7 +147,9 @@ def times_request() -> TimesRequest:
 
 
 @pytest.mark.slow
-def test_what_is_done_aside_or_yields_gives_way_to_a_job(qtbot: QtBot, tmp_path: Path, engines: Callable[[], int]) -> None:
+def test_what_is_done_aside_or_yields_gives_way_to_a_job(
+    qtbot: QtBot, tmp_path: Path, engines: Callable[[], int]
+) -> None:
     jobs, heard, done = Jobs(QtEventLoop()), [], []
     plan = RequestSpec(PlanRequest(run=resolve_run({"out": tmp_path / "m.safetensors", "data": tmp_path})))
     try:

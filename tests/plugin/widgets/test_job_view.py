@@ -59,7 +59,13 @@ def test_without_a_total_the_line_counts_the_seconds_and_the_bar_stands_still(qt
         found = re.fullmatch(r"Reading the scan… \((\d+) s\)", panel.text())
         return int(found[1]) if found else -1
 
+    panel.show()
     qtbot.waitUntil(lambda: seconds() >= 0)
+    panel.hide()  # as where its tab is not in front
+    assert not panel._clock.isActive()
+    panel.show_progress(0, 0, "Reading the scan…")
+    panel.show()
+    assert panel._clock.isActive()
     panel._began -= 50
     panel.show_progress(0, 0, "Reading the scan…")  # said again, it goes on counting
     qtbot.waitUntil(lambda: seconds() >= 50)
