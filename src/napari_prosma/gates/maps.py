@@ -59,10 +59,10 @@ LEGENDS = {
     "energy": "Removed share of the skip's energy\n0 none, 1 all",
     "gate": "Weight of the gate\n0 nothing passes, 1 all",
     "kept": "Blue: kept. Orange: removed",
-    "field": "Field z. Gray: removed ({range})\n{kept}",
+    "field": "Field z\nGray: removed ({range})\n{kept}",
     "scales": "Field of dilation {dilation}, a part of z",
 }
-"""What the legend says of a map, below its level and channel."""
+"""What the legend says of a map, below its level and channel; narrow, so that letters at the edges stay free."""
 
 _EDGE = 1e-4
 
@@ -292,10 +292,10 @@ class MapLayer:
 
 
 def legend(info: MapInfo, channel: int, threshold: float | None, form: GateForm) -> str:
-    """What a map shows, in two or three lines: level and channel, kind, and what its values or colors mean."""
+    """What a map shows, in short lines: level and channel, kind, and what its values or colors mean."""
     where = f"Level {info.level}" + (f", channel {channel}" if "c" in info.axes else "")
     tau = "its threshold" if threshold is None else f"{threshold:.2f}"
-    removed, kept = f"z within ± {tau}", "Blue: kept, negative. Orange: kept, positive"
+    removed, kept = f"z within ± {tau}", "Blue: kept, negative\nOrange: kept, positive"
     if form in ONE_SIDED:
         removed, kept = f"z up to {tau}", "Orange: kept"
     return f"{where}\n{LEGENDS[info.kind].format(dilation=info.dilation, range=removed, kept=kept)}"

@@ -75,7 +75,7 @@ def test_a_legend_is_there_while_its_map_is_seen(looked: Widget) -> None:
     assert looked.show(0, "field") in looked.viewer.layers
     tau = looked.controller.shown_result.found.level(0).thresholds
     looked.controller.shown_result.show_channel(3)
-    assert looked.legend.startswith(f"Level 0, channel 3\nField z. Gray: removed (z within ± {tau[3]:.2f})\nBlue")
+    assert looked.legend.startswith(f"Level 0, channel 3\nField z\nGray: removed (z within ± {tau[3]:.2f})\nBlue")
     looked.close()
     assert LEGEND not in looked.viewer.canvas.overlays
 
@@ -84,7 +84,7 @@ def test_the_legend_of_a_one_sided_gate_knows_no_negative_values() -> None:
     where = {"level": 1, "scale": (1, 1), "offset": (0, 0)}
     info = MapInfo(name="level1/field", kind="field", axes="cyx", **where)
     said = legend(info, 2, 0.5, "nonnegative")
-    assert said == "Level 1, channel 2\nField z. Gray: removed (z up to 0.50)\nOrange: kept"
+    assert said == "Level 1, channel 2\nField z\nGray: removed (z up to 0.50)\nOrange: kept"
 
 
 def test_no_layer_comes_or_goes_when_another_look_is_shown(looked: Widget, qtbot: QtBot) -> None:
