@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from napari.qt import get_stylesheet
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtGui import QColor, QPalette
-from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QScrollArea, QSlider, QTableView, QTableWidget
+from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QSlider, QTableView, QTableWidget
+from tests.e2e.test_frame import faults_of
 from tests.plugin.gates.conftest import Widget
 
 from napari_prosma.gates.plots import BarPlot, Bars
@@ -137,13 +139,18 @@ def test_a_voxel_is_a_table_of_channels_and_a_row_moves_the_slider(shown: Widget
     assert shown.viewer.dims.current_step[0] == int(model.index(4, 0).data())
 
 
-def test_nothing_is_wider_than_the_dock(shown: Widget, qtbot: QtBot) -> None:
-    assert shown.part("levels_table", QTableWidget).horizontalScrollBar().maximum() == 0
+def test_button_and_status_are_in_view_and_nothing_is_cut_off(shown: Widget, qtbot: QtBot) -> None:
+    view = shown.view
+    view.setStyleSheet(get_stylesheet("dark"))
+
+    def whole() -> None:
+        assert list(faults_of(view, view)) == [], tab
+
     for tab in ("Plots", "Voxel", "What if", "Export"):
-        shown.view.result.open_tab(tab)
-        qtbot.wait(20)
-        area = shown.view.findChild(QScrollArea)
-        assert area.widget().minimumSizeHint().width() <= area.viewport().width(), tab
+        view.result.open_tab(tab)
+        for height in (620, 800):
+            view.resize(320, height)
+            qtbot.waitUntil(whole)
 
 
 def test_plots_become_a_picture(shown: Widget, tmp_path: Path) -> None:
