@@ -313,7 +313,7 @@ def test_one_of_each_in_tabs_in_whatever_order_they_are_opened(
     for number, ways in enumerate(list(permutations(OPENERS))[::2]):  # each way is first, second and last once
         names = NAMES[number:] + NAMES[:number]
         for way in ways:
-            for name in names:
+            for name in names if way == ways[0] else names[:1]:
                 OPENERS[way](viewer, name, session)
                 settle()
             docks = [dock for dock in window.findChildren(QDockWidget) if isinstance(dock.widget(), JobView)]
@@ -323,7 +323,7 @@ def test_one_of_each_in_tabs_in_whatever_order_they_are_opened(
                 said = [label.text() for label in dock.titleBarWidget().findChildren(QLabel) if label.text()]
                 assert said == [dock.windowTitle()]
             front = [dock.windowTitle() for dock in docks if not dock.visibleRegion().isEmpty()]
-            assert front == [f"ProSMA {names[-1]}"], ways
+            assert front == [f"ProSMA {name}"], ways
         for dock in docks:
             dock.destroyOnClose()
         settle()
