@@ -296,7 +296,7 @@ class PatientView:
             if name not in overlays:
                 if not letter:
                     continue
-                overlays[name] = TextOverlay(position=_PLACES[edge], font_size=SIZE, box=True)
+                overlays[name] = TextOverlay(position=_PLACES[edge], font_size=SIZE, box=True, gridded=True)
             overlay = overlays[name]
             if overlay.text != letter:
                 overlay.text = letter
