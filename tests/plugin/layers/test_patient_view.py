@@ -10,7 +10,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import PIL.Image
-import pytest
 import tifffile
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
@@ -77,10 +76,9 @@ def edges(displayed: tuple[int, ...], camera: tuple[str, ...], step: np.ndarray)
     return vertical + (["right" if right > 0 else "left"] if abs(right) > 1e-6 else [])
 
 
-@pytest.mark.parametrize("tilt", [0.0, 0.3])
-def test_each_letter_stands_where_the_file_says_that_the_patient_continues(tilt: float) -> None:
-    for order, signs in ORIENTATIONS:
-        affine = nifti_affine(order, signs, tilt)
+def test_each_letter_stands_where_the_file_says_that_the_patient_continues() -> None:
+    for number, (order, signs) in enumerate(ORIENTATIONS):
+        affine = nifti_affine(order, signs, tilt=0.3 * (number % 3 == 0))  # a third of them oblique
         layer = layer_of(affine)
         drawn = layer.metadata["prosma"]["axes"]
         for axis, letter in enumerate("xyz"):  # a step along each axis of the file
