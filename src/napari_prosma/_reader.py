@@ -11,14 +11,15 @@ import numpy as np
 from napari.utils.notifications import show_info, show_warning
 
 from napari_prosma.jobs.session import recall_looks
-from napari_prosma.layers.patient_view import stand_in_window
+from napari_prosma.layers.contours import contour_view
+from napari_prosma.layers.patient_view import open_viewers, patient_view
 from napari_prosma.layers.placement import drawn_axes, oblique_note, spec_arguments, straight_affine, turn_between
 from napari_prosma.layers.results import class_arguments, file_notes, noted_classes, noted_provenance, says_labels
 from napari_prosma.layers.scan import METADATA, OPENED_AS, RANGE
 from napari_prosma.layers.slices import MARKS, Marks, noted_marks
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import ImageSpec, Scan
-from prosma_core.data.intensities import COLOR, display_window
+from prosma_core.data.intensities import COLOR, display_window, finite_range
 from prosma_core.engine.decoder import DECODER
 from prosma_core.errors import FileFormatError
 from prosma_core.io.names import FORMATS, image_suffix, is_dicom_folder, is_image_path, is_zarr_node, stem
@@ -58,9 +59,11 @@ def read_paths(path: str | list[str]) -> list[LayerData]:
 
 
 def let_stand() -> None:
-    """Let scans of a patient that are opened now stand as radiologists expect, in the window in front."""
+    """Let scans and results that are opened now look as with a widget, whichever window they go to."""
     recall_looks()
-    stand_in_window()
+    for viewer in open_viewers():
+        patient_view(viewer)
+        contour_view(viewer)
 
 
 def windowed(layer: LayerData, modality: str = "") -> LayerData:
@@ -74,8 +77,7 @@ def windowed(layer: LayerData, modality: str = "") -> LayerData:
     window = display_window(data, stated, modality=getattr(header, "modality", "") or modality)
     if window is None:
         return layer
-    ends = (float(np.nanmin(data)), float(np.nanmax(data)))
-    notes = {METADATA: own | ({RANGE: ends} if np.isfinite(ends).all() else {})}
+    notes = {METADATA: own | {RANGE: finite_range(data)}}
     return data, {**arguments, "contrast_limits": window, "metadata": notes}, kind
 
 

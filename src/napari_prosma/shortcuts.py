@@ -13,7 +13,7 @@ from napari.settings import get_settings
 from napari.utils.action_manager import action_manager
 from napari.utils.notifications import show_info
 
-from napari_prosma.layers.results import toggle_contours
+from napari_prosma.layers.contours import toggle_contours
 from prosma_core.printable import plain
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.jobs.run import Handlers, JobRun, ViewSignal
 from napari_prosma.jobs.spec import ScanSpec
 from napari_prosma.layers.labels import colors_apart, lies_on, read_on
-from napari_prosma.layers.results import CHANGED, add_layer_keep_selection, contour_width, labels_layer, show_labels
+from napari_prosma.layers.results import CHANGED, OUTLINED, add_layer_keep_selection, labels_layer, show_labels
 from napari_prosma.layers.scan import METADATA, LayerScan
 from prosma_core.config.inspection import Edits, InspectConfig, Variant, VariantResult
 from prosma_core.config.model import ClassInfo
@@ -374,9 +374,8 @@ class WhatIfController:
         name = f"{GROUP}{title}"
         layer = labels_layer(scan, answer.arrays[array], classes, name, self._notes)
         own = layer.metadata[METADATA]
-        own[CHANGED] = array == "changes"
-        layer.contour = 0 if own[CHANGED] else contour_width(layer)
-        if own[CHANGED]:
+        own[CHANGED if array == "changes" else OUTLINED] = True
+        if array == "changes":
             layer.opacity = 1.0  # no color of a class shines through
         self._layers[array] = layer
         add_layer_keep_selection(self._viewer, layer)

@@ -17,7 +17,8 @@ from psygnal import Signal
 
 from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.jobs.run import ViewSignal
-from napari_prosma.layers.results import LOOKS, toggle_contours
+from napari_prosma.layers.contours import contour_view
+from napari_prosma.layers.results import LOOKS
 from prosma_core.config.documents import load_json
 from prosma_core.config.model import ModelHeader
 from prosma_core.engine.messages import Ready
@@ -106,11 +107,8 @@ class Session:
         def show() -> None:
             view.show_looks(contours=LOOKS.contours, letters=LOOKS.letters)
 
-        def choose_contours(on: bool) -> None:
-            if on != LOOKS.contours:
-                toggle_contours(viewer)
-
-        view.contours_toggled.connect(choose_contours)
+        contour_view(viewer)
+        view.contours_toggled.connect(lambda on: LOOKS.choose(contours=on))
         view.letters_toggled.connect(lambda on: LOOKS.choose(letters=on))
         LOOKS.changed.connect(show)
         show()

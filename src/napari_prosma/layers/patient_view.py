@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import napari
 import numpy as np
 from napari.components.overlays import TextOverlay
 from napari.layers import Image
 from napari.utils.camera_orientations import DEFAULT_ORIENTATION
 from numpy.typing import NDArray
 
+from napari_prosma.layers.contours import one_per_viewer
 from napari_prosma.layers.results import LOOKS
 from napari_prosma.layers.scan import METADATA, RANGE
 from prosma_core.io.names import FORMATS, image_suffix
@@ -81,15 +81,17 @@ def standing_order(order: Sequence[int], before: Sequence[int]) -> tuple[int, ..
     order : sequence of int
         As napari has it now.
     before : sequence of int
-        As it was. Where it was rolled, the next of axial, sagittal and coronal plane follows, in a time series as well;
-        a plane that was transposed stays so.
+        As it was. Where the patient's three axes were rolled, with time or without, the next of axial, sagittal and
+        coronal plane follows; a plane that was transposed stays so.
     """
     n, now, was = len(order), tuple(order), tuple(before)
     if n < 3 or len(was) != n:
         return now
     superior, anterior, right = n + SUPERIOR, n + ANTERIOR, n + RIGHT
     planes = [(superior, anterior, right), (right, superior, anterior), (anterior, superior, right)]
-    if now == (was[-1], *was[:-1]):
+    rolled = [place for place in range(n) if now[place] != was[place]]  # napari rolls not every axis
+    turning = tuple(was[place] for place in rolled)
+    if {superior, anterior, right} <= set(turning) and tuple(now[p] for p in rolled) == (turning[-1], *turning[:-1]):
         for plane, following in zip(planes, planes[1:] + planes[:1], strict=True):
             if set(was[-2:]) == set(plane[1:]):
                 return (*(axis for axis in was if axis not in plane), *following)
@@ -179,6 +181,7 @@ class PatientView:
         self._own = False  # the user's orientation
         self._setting = False
         self._standing = False
+        self._angles: tuple[float, ...] | None = None  # of the camera, as set here
         camera, dims = viewer.scene.camera.events, viewer.dims.events
         viewer.layers.selection.events.active.connect(self._on_active)
         viewer.layers.events.removed.connect(self._on_active)
@@ -210,7 +213,10 @@ class PatientView:
         if changed:
             self._before = tuple(viewer.dims.order)
             self._orient(viewer)
-            self._turn(viewer)
+            if patient:
+                self._turn(viewer)
+            else:
+                self._turn_back(viewer)
         if changed or patient:
             self._show_letters()
 
@@ -237,6 +243,14 @@ class PatientView:
             forward, up = np.zeros(3), np.zeros(3)
             forward[axes.index(ANTERIOR)], up[axes.index(SUPERIOR)] = -1, 1
             camera.set_view_direction(tuple(forward), tuple(up))
+            self._angles = tuple(camera.angles)
+
+    def _turn_back(self, viewer: ViewerModel) -> None:
+        """Take back the angles that were set for a patient, unless somebody has turned the camera since."""
+        camera = viewer.scene.camera
+        if self._angles is not None and tuple(camera.angles) == self._angles:
+            camera.angles = (0, 0, 0)
+        self._angles = None
 
     @contextmanager
     def _ours(self) -> Iterator[None]:
@@ -317,22 +331,11 @@ def _text(orientation: Sequence[Any]) -> Orientation:
     return depth, vertical, horizontal
 
 
-_VIEWS: dict[int, tuple[Any, PatientView]] = {}
+patient_view = one_per_viewer(PatientView)
+"""The one of a viewer."""
 
 
-def patient_view(viewer: ViewerModel) -> PatientView:
-    """The one of a viewer."""
-    known = _VIEWS.get(id(viewer))
-    if known is None or known[0]() is not viewer:
-        for key in [key for key, (there, _) in _VIEWS.items() if there() is None]:
-            del _VIEWS[key]
-        known = _VIEWS[id(viewer)] = (weakref.ref(viewer), PatientView(viewer))
-    return known[1]
-
-
-def stand_in_window() -> None:
-    """Let the viewer in front stand for what is about to be opened in it; nothing where there is no window."""
-    window = sys.modules.get("napari._qt.qt_main_window")  # it is not imported for this
-    viewer = napari.current_viewer() if window is not None else None
-    if viewer is not None:
-        patient_view(viewer)
+def open_viewers() -> list[ViewerModel]:
+    """Viewers of all windows: into which of them a file is dropped is not told to who reads it."""
+    module = sys.modules.get("napari.viewer")  # it is not imported for this
+    return [] if module is None else list(module.Viewer._instances)

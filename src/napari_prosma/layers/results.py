@@ -73,50 +73,10 @@ CORRECTED = "corrected"
 """Key in a layer's metadata: a copy of a result that is painted in, which stays filled."""
 CHANGED = "changed"
 """Key in a layer's metadata: it shows what differs between two results, and stays filled."""
-_OUTLINED = "outlined"
-"""Key in a layer's metadata: whether it was drawn as contours here, so that what a user chose for it since stays."""
-OPACITY = 0.7
-"""Of a filled preview, as of napari's Labels layers."""
-THIN = 250
-"""A contour is one pixel wide for so many pixels of the shorter side."""
-
-
-def toggle_contours(viewer: ViewerModel) -> None:
-    """Draw all results and previews as contours, or filled where they are contours now; also those to come."""
-    LOOKS.choose(contours=not LOOKS.contours)
-    for layer in viewer.layers:
-        show_contours(layer, viewer)
-
-
-def show_contours(layer: Any, viewer: ViewerModel | None = None) -> None:
-    """Draw a result or preview as `LOOKS` says; other layers stay.
-
-    A preview is filled only where no annotation is visible in the viewer: their colors would mix. Its contours are
-    opaque for the same reason.
-    """
-    own = layer.metadata.get(METADATA) or {}
-    result = isinstance(layer, Labels) and is_result(layer) and not (own.get(CORRECTED) or own.get(CHANGED))
-    if not result or not (own.get("classes") or own.get(OBJECTS)):
-        return
-    mixed = bool(own.get(PREVIEW)) and viewer is not None and any(map(_painted, viewer.layers))
-    outlined = LOOKS.contours or mixed
-    if own.get(_OUTLINED, layer.contour > 0) != outlined:
-        layer.contour = contour_width(layer) if outlined else 0
-        if own.get(PREVIEW):
-            layer.opacity = 1.0 if outlined else OPACITY
-    own[_OUTLINED] = outlined
-
-
-def contour_width(layer: Labels) -> int:
-    """Width of a contour in pixels of a layer that is still seen where all of a slice is in view."""
-    shape: tuple[int, ...] = layer.data[0].shape if layer.multiscale else layer.data.shape
-    return max(1, round(min(shape[-2:]) / THIN))
-
-
-def _painted(layer: Any) -> bool:
-    """Whether a layer shows what a person painted."""
-    own = layer.metadata.get(METADATA) or {}
-    return isinstance(layer, Labels) and layer.visible and (not is_result(layer) or bool(own.get(CORRECTED)))
+OUTLINED = "outlined"
+"""Key in a layer's metadata: it is drawn as contours in any case, as what lies below it is to be seen."""
+PAINTING = ("paint", "fill", "erase", "polygon")
+"""Tools of a Labels layer that change voxels, by napari's names for them."""
 
 
 def labels_layer(
@@ -155,7 +115,6 @@ def labels_layer(
         **class_arguments(classes),
         metadata={METADATA: notes | {"provenance": dict(provenance), "classes": tuple(classes)}},
     )
-    show_contours(layer)
     return _remembering(layer)
 
 
@@ -186,7 +145,6 @@ def objects_layer(
         **placement.arguments(),
         metadata={METADATA: scan.notes(axes, ImageSpec.labels_spec) | {"provenance": dict(provenance), OBJECTS: True}},
     )
-    show_contours(layer)
     return _remembering(layer)
 
 
@@ -224,7 +182,7 @@ def _remembering(layer: Labels) -> Labels:
 
 def _before_painting(event: Any) -> None:
     layer = event.source
-    if layer.mode in ("paint", "fill", "erase", "polygon"):
+    if layer.mode in PAINTING:
         with contextlib.suppress(ProsmaError):  # it cannot be told what is painted in it
             remember(layer)
 

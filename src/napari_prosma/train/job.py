@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.boundary import EngineJob, Jobs
 from napari_prosma.jobs.run import Handlers, RunTexts, ShownRun
-from napari_prosma.layers.results import PREVIEW, add_layer_keep_selection, is_result, labels_layer, show_contours
+from napari_prosma.layers.results import PREVIEW, add_layer_keep_selection, is_result, labels_layer
 from napari_prosma.layers.scan import METADATA, LayerScan, read
 from napari_prosma.layers.slices import remember
 from napari_prosma.train.presenter import AbstractTrainView
@@ -121,7 +121,6 @@ class TrainingPreview:
         self._shown = labels_layer(self._scan, array, order.classes, f"{self._scan.name} preview", notes)
         self._shown.editable = False  # the next epoch would paint over it
         self._shown.metadata[METADATA][PREVIEW] = True
-        show_contours(self._shown, self._viewer)
         add_layer_keep_selection(self._viewer, self._shown)
 
     def know(self, slices: SlicesUnsure) -> None:
@@ -136,7 +135,6 @@ class TrainingPreview:
         if self._shown not in self._viewer.layers:  # the user has deleted it
             self.toggle(False)
             return
-        show_contours(self._shown, self._viewer)  # annotations may be shown or hidden by now
         self._shown.refresh()  # with its thumbnail: once an epoch
         dice = "" if done.mean_dice is None else f", Dice {done.mean_dice:.2f} on {done.dice_on}"
         by = ", light model (preview only)" if done.light else ""

@@ -321,3 +321,25 @@ def display_window(
         if window is not None and min(high, window[1]) - max(low, window[0]) >= FILLED * (window[1] - window[0]) > 0:
             return window
     return (low, high) if low < high else None
+
+
+def finite_range(data: NDArray[Any]) -> tuple[float, float]:
+    """Smallest and largest finite value, of which there must be one.
+
+    Parameters
+    ----------
+    data : ndarray, integer or float
+        Read once, in the order in which it lies in memory.
+    """
+    forward = data[tuple(slice(None, None, -1 if stride < 0 else 1) for stride in data.strides)]
+    lows, highs = [], []
+    for part in forward.transpose(np.argsort(forward.strides)[::-1]):
+        low, high = part.min(), part.max()
+        if not (np.isfinite(low) and np.isfinite(high)):
+            finite = part[np.isfinite(part)]
+            if not finite.size:
+                continue
+            low, high = finite.min(), finite.max()
+        lows.append(float(low))
+        highs.append(float(high))
+    return min(lows), max(highs)

@@ -16,7 +16,14 @@ from prosma_core.config.model import ChannelIntensity, PreprocessConfig
 from prosma_core.data.frames import frames
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.data.grid import plan_grid
-from prosma_core.data.intensities import SOFT_TISSUE, check_plausible, display_window, normalise, single_precision
+from prosma_core.data.intensities import (
+    SOFT_TISSUE,
+    check_plausible,
+    display_window,
+    finite_range,
+    normalise,
+    single_precision,
+)
 from prosma_core.errors import IntensityError
 from prosma_core.inference.prepare import network_image
 from prosma_core.io.images import read_image, write_image
@@ -234,3 +241,13 @@ def test_ct_is_drawn_in_the_window_of_soft_tissue() -> None:
     assert display_window(body, (-1350.0, 150.0), modality="CT") == (-1350.0, 150.0)  # of the lung, as its file says
     assert display_window(body, modality="MR") != SOFT_TISSUE
     assert display_window(body[..., :2] * 0 + 3000, modality="CT") is None
+
+
+def test_the_range_of_a_scan_is_that_of_its_finite_values() -> None:
+    values = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    values[0, 0, 0], values[0, 1, 1], values[1, 2, 3] = np.nan, np.inf, -np.inf
+    for data in (values, values.transpose(2, 0, 1)[::-1, :, ::-1]):
+        assert finite_range(data) == (1, 22)
+    values[0] = np.nan
+    assert finite_range(values) == (12, 22)
+    assert finite_range(np.array([[-32768, 32767]], np.int16)) == (-32768, 32767)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,29 +11,30 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
+from napari.layers._layer_actions import _duplicate_layer
 from napari.utils.colormaps import label_colormap
 
+from napari_prosma._writer import write_labels_layer
 from napari_prosma.gates.what_if import CHANGES, changes_beside
 from napari_prosma.jobs.session import LooksView, Session, recall_looks
+from napari_prosma.layers.contours import contour_view, contour_width, toggle_contours
 from napari_prosma.layers.labels import APART, _distances, _rgb, colors_apart
 from napari_prosma.layers.results import (
     LOOKS,
+    OUTLINED,
     PREVIEW,
-    contour_width,
     drawing_layer,
     editable_copy,
     image_layer,
     labels_layer,
     objects_layer,
-    show_contours,
-    toggle_contours,
 )
 from napari_prosma.layers.scan import METADATA, read
 from prosma_core.config.model import ClassInfo
 from prosma_core.training.classes import COLORS
 
 Classes = tuple[ClassInfo, ...]
-NOTES = {"model": "m"}
+NOTES = {"model": "m", "program": "p"}
 
 
 @pytest.fixture(autouse=True)
@@ -42,8 +44,23 @@ def _looks() -> Iterator[None]:
     LOOKS.choose(contours=False, letters=True)
 
 
-def test_one_toggle_draws_all_results_as_contours_and_those_to_come(classes: Classes) -> None:
-    viewer, scan = ViewerModel(), read(Image(np.zeros((4, 500, 600)), name="scan"))
+@pytest.fixture
+def viewer() -> ViewerModel:
+    viewer = ViewerModel()
+    contour_view(viewer)
+    return viewer
+
+
+def result_on(shape: tuple[int, ...], classes: Classes, **own: Any) -> Labels:
+    """A result, with what else is kept in its metadata."""
+    scan = read(Image(np.zeros(shape, np.uint8), name="scan"))
+    layer = labels_layer(scan, np.zeros(shape, np.uint8), classes, "result", NOTES)
+    layer.metadata[METADATA].update(own)
+    return layer
+
+
+def test_one_toggle_draws_all_results_as_contours_and_those_to_come(viewer: ViewerModel, classes: Classes) -> None:
+    scan = read(Image(np.zeros((4, 500, 600)), name="scan"))
     labels = np.zeros(scan.spec.shape, np.uint8)
     result = labels_layer(scan, labels, classes, "result", NOTES)
     objects = objects_layer(scan, labels, {"index": []}, "objects", NOTES)
@@ -54,28 +71,130 @@ def test_one_toggle_draws_all_results_as_contours_and_those_to_come(classes: Cla
     toggle_contours(viewer)
     assert (result.contour, objects.contour) == (2, 2)  # of 500 pixels
     assert [layer.contour for layer in others[:3]] == [0, 0, 0]
-    assert labels_layer(scan, labels, classes, "next", NOTES).contour == 2
+    assert viewer.add_layer(labels_layer(scan, labels, classes, "next", NOTES)).contour == 2
     toggle_contours(viewer)
     assert (result.contour, objects.contour) == (0, 0)
     result.contour = 5  # in napari's own controls
-    show_contours(result, viewer)
+    own.visible = False
     assert result.contour == 5
 
 
-def test_a_preview_never_mixes_its_colors_with_painted_labels(classes: Classes) -> None:
-    viewer, scan = ViewerModel(), read(Image(np.zeros((4, 50, 60)), name="scan"))
-    preview = labels_layer(scan, np.zeros(scan.spec.shape, np.uint8), classes, "preview", NOTES)
-    preview.metadata[METADATA][PREVIEW] = True
-    painted = viewer.add_layer(drawing_layer(scan, "painted"))
-    viewer.add_layer(preview)
-    show_contours(preview, viewer)
-    assert preview.contour == contour_width(preview) == 1
-    assert preview.opacity == 1  # no color shines through
+@pytest.mark.parametrize(
+    ("shape", "width"), [((60, 50), 1), ((4, 500, 600), 2), ((2048, 2048), 3), ((2, 4096, 4096), 1), ((5000, 5000), 0)]
+)
+def test_contours_are_as_wide_as_napari_draws_at_once(shape: tuple[int, ...], width: int) -> None:
+    assert contour_width(Labels(np.broadcast_to(np.uint8(0), shape))) == width
+
+
+def test_contours_of_a_pyramid_are_as_wide_as_its_coarsest_level_asks_for() -> None:
+    levels = [np.broadcast_to(np.uint8(0), (size, size)) for size in (8192, 2048, 512)]
+    assert contour_width(Labels(levels, multiscale=True)) == 2
+
+
+def test_every_viewer_follows_the_toggle(viewer: ViewerModel, classes: Classes) -> None:
+    other = ViewerModel()
+    contour_view(other)
+    layers = [each.add_layer(result_on((50, 60), classes)) for each in (viewer, other)]
+    toggle_contours(viewer)
+    assert [layer.contour for layer in layers] == [1, 1]
+
+
+def test_a_saved_result_is_opened_as_contours_and_saved_annotations_are_not(
+    viewer: ViewerModel, classes: Classes, tmp_path: Path, open_layer: Any
+) -> None:
+    LOOKS.choose(contours=True)
+    painted = drawing_layer(read(Image(np.zeros((50, 60)), name="scan")), "painted")
+    for path, layer, contour in (
+        (tmp_path / "a.nii", result_on((50, 60), classes), 1),
+        (tmp_path / "b.nii", painted, 0),
+    ):
+        write_labels_layer(str(path), *layer.as_layer_data_tuple()[:2])
+        assert viewer.add_layer(open_layer(path)).contour == contour
+    preview = viewer.add_layer(result_on((50, 60), classes, **{PREVIEW: True}))
+    LOOKS.choose(contours=False)
+    assert preview.contour == 1  # a person painted what is opened here
+
+
+def test_a_duplicate_of_a_result_follows_on_its_own(viewer: ViewerModel, classes: Classes) -> None:
+    LOOKS.choose(contours=True)
+    result = viewer.add_layer(result_on((50, 60), classes))
+    viewer.layers.selection = {result}
+    _duplicate_layer(viewer.layers)
+    assert [layer.contour for layer in viewer.layers] == [1, 1]
+    toggle_contours(viewer)
+    assert [layer.contour for layer in viewer.layers] == [0, 0]
+    toggle_contours(viewer)
+    viewer.layers[1].paint((5, 5), 1)  # of one, not of the other
+    assert [layer.contour for layer in viewer.layers] == [1, 0]
+
+
+def test_what_is_painted_in_a_result_stays_filled(viewer: ViewerModel, classes: Classes) -> None:
+    LOOKS.choose(contours=True)
+    result = viewer.add_layer(result_on((50, 60), classes))
+    result.mode = "paint"
+    assert result.contour == 0
+    result.mode = "pan_zoom"  # nothing was painted
+    assert result.contour == 1
+    result.mode = "paint"
+    result.paint((5, 5), 1)
+    result.mode = "pan_zoom"
+    assert result.contour == 0
+    toggle_contours(viewer)
+    toggle_contours(viewer)
+    assert result.contour == 0
+
+
+def test_a_preview_never_mixes_its_colors_with_painted_labels(viewer: ViewerModel, classes: Classes) -> None:
+    preview = viewer.add_layer(result_on((4, 50, 60), classes, **{PREVIEW: True}))
+    assert preview.contour == 0
+    painted = viewer.add_layer(drawing_layer(read(Image(np.zeros((4, 50, 60)), name="scan")), "painted"))
+    assert (preview.contour, preview.opacity) == (1, 1)  # no color shines through
     painted.visible = False
-    show_contours(preview, viewer)
     assert (preview.contour, preview.opacity) == (0, Labels(np.zeros((4, 4), int)).opacity)
+    painted.visible = True
+    assert preview.contour == 1
+    viewer.layers.remove(painted)
+    assert preview.contour == 0
+    result = viewer.add_layer(result_on((4, 50, 60), classes))
+    assert preview.contour == 0
+    result.paint((0, 5, 5), 1)  # it holds a person's colors from now on
+    assert preview.contour == 1
+    viewer.layers.remove(result)
     toggle_contours(viewer)
     assert preview.contour == 1
+
+
+def test_a_what_if_result_is_always_contours(viewer: ViewerModel, classes: Classes) -> None:
+    layer = viewer.add_layer(result_on((50, 60), classes, **{OUTLINED: True}))
+    toggle_contours(viewer)
+    toggle_contours(viewer)
+    assert layer.contour == 1
+
+
+@pytest.mark.filterwarnings("error:Contours are not displayed")
+def test_results_are_filled_in_3d(viewer: ViewerModel, classes: Classes) -> None:
+    LOOKS.choose(contours=True)
+    result = viewer.add_layer(result_on((4, 50, 60), classes))
+    result.contour = 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        viewer.dims.ndisplay = 3  # napari draws it before anybody is told, and says so
+    result.refresh()
+    added = viewer.add_layer(result_on((4, 50, 60), classes))
+    assert (result.contour, added.contour) == (0, 0)
+    viewer.dims.ndisplay = 2
+    assert (result.contour, added.contour) == (2, 1)  # of the user's own width
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        viewer.dims.ndisplay = 3
+    toggle_contours(viewer)
+    viewer.dims.ndisplay = 2
+    assert (result.contour, added.contour) == (0, 0)
+    viewer.dims.ndisplay = 3
+    toggle_contours(viewer)
+    assert result.contour == 0
+    viewer.dims.ndisplay = 2
+    assert result.contour == 1
 
 
 def test_tools_of_a_result_are_drawn_once_it_is_painted_in(

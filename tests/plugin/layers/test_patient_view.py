@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import napari
 import nibabel as nib
 import numpy as np
 import PIL.Image
+import pytest
 import tifffile
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
@@ -108,6 +110,18 @@ def test_all_planes_stand_as_the_axes_are_rolled() -> None:
         viewer.dims.roll()
 
 
+@pytest.mark.parametrize("frames", [1, 3])
+def test_planes_are_rolled_without_time_where_napari_leaves_it_out(frames: int) -> None:
+    viewer = ViewerModel()
+    patient_view(viewer)
+    series = layer_of(nifti_affine((0, 1, 2), (1, 1, 1)))
+    viewer.add_layer(Image(np.zeros((frames, *SIZE[::-1])), scale=(1, *series.scale), metadata=series.metadata))
+    viewer.dims.rollable = (False, True, True, True)  # as a person unticks it
+    for letters in (*PLANES.values(), *PLANES.values()):
+        assert shown(viewer) == letters
+        viewer.dims.roll()
+
+
 def test_order_of_axes() -> None:
     planes = [(0, 1, 2, 3), (0, 3, 1, 2), (0, 2, 1, 3), (0, 1, 2, 3)]  # of a time series
     for before, after in itertools.pairwise(planes):
@@ -115,7 +129,8 @@ def test_order_of_axes() -> None:
     assert standing_order((1, 2, 0), (0, 1, 2)) == (1, 0, 2)  # chosen at once
     assert standing_order((0, 2, 1), (0, 1, 2)) == (0, 2, 1)  # transposed
     assert standing_order((1, 0, 3, 2), (0, 1, 2, 3)) == (1, 0, 3, 2)
-    assert standing_order((3, 2, 0, 1), (0, 1, 2, 3)) == (3, 2, 0, 1)  # time in the plane
+    for order in ((3, 2, 0, 1), (3, 1, 0, 2)):  # time in the plane
+        assert standing_order(order, (0, 1, 2, 3)) == order
 
 
 def test_no_view_is_a_mirror_image() -> None:
@@ -141,6 +156,24 @@ def test_in_3d_the_patient_is_seen_from_the_front_and_letters_follow_the_camera(
     assert shown(viewer) == ""
     viewer.reset_view()
     assert shown(viewer) == "SIRL"
+
+
+def test_in_3d_a_picture_is_not_turned_as_the_patient_before() -> None:
+    viewer = ViewerModel()
+    patient_view(viewer)
+    cells = viewer.add_layer(layer_of(np.eye(4), "image"))
+    scan = viewer.add_layer(layer_of(nifti_affine((0, 1, 2), (1, 1, 1))))
+    viewer.dims.ndisplay = 3
+    camera = viewer.scene.camera
+    front = tuple(camera.angles)
+    assert any(front)
+    viewer.layers.selection.active = cells
+    assert (orientation(viewer), tuple(camera.angles)) == (DEFAULT_ORIENTATION, (0, 0, 0))
+    viewer.layers.selection.active = scan
+    assert tuple(camera.angles) == front
+    camera.angles = (20, 50, 110)  # a person turns it
+    viewer.layers.selection.active = cells
+    assert tuple(camera.angles) == pytest.approx((20, 50, 110))
 
 
 def test_pictures_stand_as_napari_shows_them_and_what_is_selected_decides(
@@ -227,7 +260,8 @@ def test_letters_can_be_switched_off() -> None:
 
 def test_scans_stand_in_a_window_when_files_are_opened(display: None, make_napari_viewer: Any, tmp_path: Path) -> None:
     """What lies at the patient's left, front and top is seen there, of two scans that are stored in other ways."""
-    viewer = make_napari_viewer(show=True)
+    viewer, later = make_napari_viewer(show=True), make_napari_viewer()
+    assert later is napari.current_viewer()  # a file may be dropped on the other window
     for name, order, signs, planes in (("las", (0, 1, 2), (-1, 1, 1), 3), ("psr", (1, 2, 0), (-1, 1, 1), 1)):
         affine = nifti_affine(order, signs)
         data = np.zeros((20, 20, 20), np.int16)
