@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from napari_prosma.layers.labels import class_numbers
-from napari_prosma.layers.scan import LayerScan
+from napari_prosma.layers.scan import LayerScan, class_numbers
 from prosma_core.engine.client import Engine
 from prosma_core.engine.messages import InspectRequest, Request, ScanRef, SegmentRequest, WhatIfRequest, spec_message
 

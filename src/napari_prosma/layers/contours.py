@@ -83,12 +83,13 @@ class ContourView:
             self._draw(layer)
 
     def _draw(self, layer: Any) -> None:
-        viewer = self._viewer()
-        if viewer is None or not is_drawn(layer):
+        viewer, own = self._viewer(), layer.metadata.get(METADATA) or {}
+        if viewer is None:
             return
-        own = layer.metadata[METADATA]
         mixed = bool(own.get(PREVIEW)) and any(map(_colors_of_a_person, viewer.layers))
         wanted = LOOKS.contours or mixed or bool(own.get(OUTLINED))
+        if not (wanted or layer in self._outlined) or not is_drawn(layer):
+            return
         outlined = wanted and layer.mode not in PAINTING and not is_painted(layer)
         before = self._outlined.get(layer, outlined and layer.contour > 0)
         self._outlined[layer] = outlined

@@ -16,8 +16,6 @@ from napari_prosma.layers.placement import Placement, same_grid
 from napari_prosma.layers.scan import METADATA, LayerScan, guess, read, read_arrays
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import METRES, affine_spacing
-from prosma_core.errors import LabelError
-from prosma_core.io.labels import as_labels
 
 MOST_NAMES = 256
 """Names and colors that are taken from a layer: more values than that are no classes."""
@@ -60,33 +58,6 @@ def lies_on(labels: LayerScan, image: LayerScan) -> bool:
         and a.num_frames in (1, b.num_frames)
         and same_grid(a.affine, b.affine, b.spacing)
     )
-
-
-def class_numbers(scan: LayerScan) -> NDArray[Any]:
-    """Voxels of a Labels layer as class numbers, a copy.
-
-    Returns
-    -------
-    ndarray, smallest unsigned integer type that holds them, shape ``scan.spec.labels_spec().shape``
-        Painted at any channel where the layer has a channel axis.
-
-    Raises
-    ------
-    LabelError
-        Values are negative, or two channels are painted with different values at the same place.
-    """
-    values = np.array(scan.load())
-    if "c" in scan.spec.axes:
-        at = scan.spec.axes.index("c")
-        merged = values.max(axis=at, keepdims=True)
-        if np.any((values != 0) & (values != merged)):
-            msg = (
-                f"The layer {scan.name} is painted differently at its {scan.spec.num_channels} channels: labels need "
-                "one value per voxel. Paint in a labels layer without a channel axis."
-            )
-            raise LabelError(msg)
-        values = merged.squeeze(at)
-    return as_labels(values, f"the layer {scan.name}")
 
 
 def known_classes(layer: Any, values: Iterable[int] = ()) -> tuple[ClassInfo, ...]:

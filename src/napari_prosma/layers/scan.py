@@ -17,7 +17,8 @@ from napari_prosma.layers.placement import Placement, oblique_note, rows_and_col
 from prosma_core.config.model import VoxelSize
 from prosma_core.data.geometry import AXIS_ORDER, ImageSpec, affine_spacing, size_text, size_unknown, with_voxel_size
 from prosma_core.data.intensities import COLOR
-from prosma_core.errors import GeometryError, ProsmaError
+from prosma_core.errors import GeometryError, LabelError, ProsmaError
+from prosma_core.io.labels import as_labels
 from prosma_core.io.names import FORMATS, image_suffix
 from prosma_core.printable import counted
 
@@ -414,3 +415,30 @@ def check_axes(axes: str, shape: tuple[int, ...], *, rgb: bool) -> str:
         msg = f"Axes {axes!r}: the last axis of a color layer is its channel; let the letters end with c."
         raise GeometryError(msg)
     return axes
+
+
+def class_numbers(scan: LayerScan) -> NDArray[Any]:
+    """Voxels of a Labels layer as class numbers, a copy.
+
+    Returns
+    -------
+    ndarray, smallest unsigned integer type that holds them, shape ``scan.spec.labels_spec().shape``
+        Painted at any channel where the layer has a channel axis.
+
+    Raises
+    ------
+    LabelError
+        Values are negative, or two channels are painted with different values at the same place.
+    """
+    values = np.array(scan.load())
+    if "c" in scan.spec.axes:
+        at = scan.spec.axes.index("c")
+        merged = values.max(axis=at, keepdims=True)
+        if np.any((values != 0) & (values != merged)):
+            msg = (
+                f"The layer {scan.name} is painted differently at its {scan.spec.num_channels} channels: labels need "
+                "one value per voxel. Paint in a labels layer without a channel axis."
+            )
+            raise LabelError(msg)
+        values = merged.squeeze(at)
+    return as_labels(values, f"the layer {scan.name}")

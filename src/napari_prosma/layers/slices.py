@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_prosma.layers.labels import class_numbers, read_on
-from napari_prosma.layers.scan import METADATA, LayerScan, read
+from napari_prosma.layers.labels import read_on
+from napari_prosma.layers.scan import METADATA, LayerScan, class_numbers, read
 from prosma_core.data.frames import planes_of, slice_axis
 from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.slices import SliceStates, runs_of

@@ -10,9 +10,9 @@ from napari.layers import Layer
 from numpy.typing import NDArray
 
 from napari_prosma._reader import image_layer_data
-from napari_prosma.layers.labels import class_numbers, known_classes, lies_on, read_on
+from napari_prosma.layers.labels import known_classes, lies_on, read_on
 from napari_prosma.layers.results import noted_classes, noted_provenance
-from napari_prosma.layers.scan import METADATA, LayerScan, read
+from napari_prosma.layers.scan import METADATA, LayerScan, class_numbers, read
 from napari_prosma.layers.scan import read_channels as read_channel_layers
 from napari_prosma.layers.slices import marks_of, states_of
 from prosma_core.config.model import ClassInfo

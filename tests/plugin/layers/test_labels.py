@@ -13,8 +13,8 @@ import pytest
 from napari.layers import Image, Labels
 from napari.utils.colormaps import DirectLabelColormap
 
-from napari_prosma.layers.labels import class_numbers, known_classes, lies_on, read_on
-from napari_prosma.layers.scan import LayerScan, read
+from napari_prosma.layers.labels import known_classes, lies_on, read_on
+from napari_prosma.layers.scan import LayerScan, class_numbers, read
 from prosma_core.config.model import ClassInfo
 
 

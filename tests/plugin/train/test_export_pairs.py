@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 
-from napari_prosma.layers.labels import class_numbers, known_classes, read_on
+from napari_prosma.layers.labels import known_classes, read_on
 from napari_prosma.layers.results import editable_copy, labels_layer
-from napari_prosma.layers.scan import read
+from napari_prosma.layers.scan import class_numbers, read
 from napari_prosma.train.export_pairs import autosave, left_out, write_pairs
 from napari_prosma.train.pairs import Pair, check
 from napari_prosma.train.series import Series
