@@ -6,7 +6,7 @@ One window with a scan; both kinds of layer hold the same labels and are added a
 the Segment widget adds its results, the widget docked and listening, and with ``viewer.add_labels`` while nobody
 listens. Times are the processor time of the GUI thread: of adding the layer, of what follows until it is drawn, and the
 longest stretch of these without a look at the event loop. A profile tells how much of it is computed in functions of
-this plugin.
+this plugin. At the end, what it takes to draw large pictures as contours, once.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ from typing import Any
 
 import napari
 import numpy as np
+from napari.components import ViewerModel
 from qtpy.QtWidgets import QApplication
 from viewer_smoothness import Pulse, wait
 
 import napari_prosma
 from napari_prosma.jobs.qt_loop import make_session
-from napari_prosma.layers.results import add_layer_keep_selection, labels_layer
+from napari_prosma.layers.contours import contour_view, contour_width
+from napari_prosma.layers.results import LOOKS, add_layer_keep_selection, labels_layer
 from napari_prosma.layers.scan import read
 from napari_prosma.segment import SegmentWidget
 from prosma_core.data.phantom import phantom_3d
@@ -106,6 +108,20 @@ class Window:
         return {part: rows.get(place, 0.0) / stats.total_tt for part, place in PARTS.items()}
 
 
+def draw_contours(side: int, classes: Any) -> str:
+    """What it takes to draw a square result as contours, which napari does anew for every slab and slice."""
+    viewer, values = ViewerModel(), np.arange(side, dtype=np.uint8) // 64 % len(classes)
+    image = viewer.add_image(np.zeros((side, side), np.uint8), name="scan")
+    contour_view(viewer)
+    labels = np.maximum.outer(values, values)
+    layer = viewer.add_layer(labels_layer(read(image), labels, classes, "result", {"model": "m"}))
+    began = time.thread_time()
+    LOOKS.choose(contours=True)
+    taken = time.thread_time() - began
+    LOOKS.choose(contours=False)
+    return f"contours of {side} x {side}: {1000 * taken:.0f} ms, {contour_width(layer)} wide"
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -133,6 +149,8 @@ def main() -> None:
         differences = np.subtract(times["result"], times["bare"])
         print("result - bare, median of pairs:", ", ".join(f"{d:+.1f} ms" for d in np.median(differences, axis=0)))
         print(f"load {os.getloadavg()[0]:.1f}")
+        for side in (1024, 2048, 4096, 5000):
+            print(draw_contours(side, window.classes))
         window.listen(False)
         window.session.jobs.close()
         window.viewer.close()
