@@ -96,7 +96,7 @@ class Desk:
 
     def picture(self, name: str, part: QWidget | None = None) -> None:
         """Save a picture of the window, or of a part of it, in few colors."""
-        settle()
+        settle(3.0)  # on a busy processor, parts inside of parts find their places one after the other
         path = self.folder / f"{name}.png"
         if part is not None:
             part.grab().save(str(path))

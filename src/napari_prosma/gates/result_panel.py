@@ -213,9 +213,9 @@ class GatesResultPanel(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 8, 0, 0)
         layout.addWidget(self.levels)
+        layout.addLayout(buttons)
         layout.addWidget(self.maps)
         layout.addWidget(self._tabs, 1)
-        layout.addLayout(buttons)
         self.setVisible(False)
 
     def show_ranking_button(self, text: str, *, enabled: bool, tooltip: str) -> None:
