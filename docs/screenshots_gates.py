@@ -82,13 +82,14 @@ def telling_channel(kept: np.ndarray, truth: np.ndarray) -> int:
 
 def take_what_if(desk: Desk, widget: GatesWidget, drawn: Layer) -> None:
     """Level 2 open, compared with what an expert drew."""
-    from screenshots import wait
+    from screenshots import settle, wait
 
     shown_result = widget.controller.shown_result
     widget.result.open_tab("What if")
     shown_result.what_if.choose_truth(drawn)
     shown_result.what_if.change(CHANNEL_OF, state="open")
     wait(lambda: not shown_result.what_if.queries.busy)
+    settle(3.0)  # until all that is new has its place, so that its end can be scrolled to
     area = widget.findChild(QScrollArea)
     area.ensureWidgetVisible(widget.findChild(QTabWidget, "tabs"))
     area.verticalScrollBar().setValue(area.verticalScrollBar().maximum())
