@@ -107,4 +107,5 @@ def _labels(labels: Scan, name: str, classes: tuple[str, ...], notes: Mapping[st
     names = ("background", *classes)
     infos = [ClassInfo(value=i, name=n, color=c) for i, (n, c) in enumerate(zip(names, COLORS, strict=False))]
     layer = image_layer_data(labels.data, labels.spec, name, None)
-    return as_labels_data(layer, file_notes({"program": "ground truth", **notes}, infos, "labels"))
+    data, arguments, kind = as_labels_data(layer, file_notes({"program": "ground truth", **notes}, infos, "labels"))
+    return data, {**arguments, "visible": False}, kind  # they have the colors of a result, and would hide it

@@ -180,6 +180,7 @@ class SegmentJob(ShownRun):
     ) -> None:
         self.plan, self.source = plan, source
         self.labels: Labels | None = None
+        self._corrected: Labels | None = None
         self._viewer, self._view, self._told, self._jobs = viewer, view, over, jobs
         self._arrays: dict[str, NDArray[Any]] = {}
         self._finished = False
@@ -194,12 +195,18 @@ class SegmentJob(ShownRun):
         """Add an editable copy of the result, selected, with the brush; the result itself is hidden."""
         if self.labels is None:
             return None
-        copy = editable_copy(self.labels)
+        copy = self._corrected = editable_copy(self.labels)
         self.labels.visible = False
         self._viewer.add_layer(copy)
         self._viewer.layers.selection.active = copy
         copy.mode = "paint"
         return copy
+
+    @property
+    def to_save(self) -> Labels | None:
+        """The labels that are saved: the copy that is corrected, while it is in the viewer, else the result."""
+        corrected = self._corrected
+        return corrected if corrected is not None and corrected in self._viewer.layers else self.labels
 
     # --- Messages of the engine, in the GUI thread ------------------------------------------------------------------
 

@@ -87,22 +87,23 @@ class SegmentWidget(SegmentView):
 
     def _save(self) -> None:
         last = self.controller.last
-        if last is None or last.labels is None:
+        labels = last.to_save if last is not None else None
+        if last is None or labels is None:
             return
         path = save_path(last.plan)
         if path is None or path.exists():
-            proposed = str(path) if path else f"{safe_name(last.labels.name)}.nii.gz"
+            proposed = str(path) if path else f"{safe_name(labels.name)}.nii.gz"
             patterns = " ".join(f"*{suffix}" for suffix in LABEL_SUFFIXES)
             name, _ = QFileDialog.getSaveFileName(self, "Save the labels", proposed, f"Label maps ({patterns})")
             if not name:
                 return
             path = Path(name)
-        target = path
+        target, what = path, "" if labels is last.labels else "the corrected labels as "
         self.show_error("", details=False)
         self.show_messages((f"Saving {target.name}…",))
         self._session.jobs.run(
-            writer(last.labels, target),
-            lambda _: self.show_messages((f"Saved {target}",)),
+            writer(labels, target),
+            lambda _: self.show_messages((f"Saved {what}{target.absolute()}",)),
             self._not_saved,
             lasting=True,
         )

@@ -89,7 +89,14 @@ def test_correcting_makes_a_copy_and_picks_the_brush(desk: Any, scan_file: Path,
     assert slice_states(copy).edited == (3,)  # what was painted into the result itself
     np.testing.assert_array_equal(copy.data, result.data)
     copy.data[:] = 0
+    copy.data[3, 9, 9] = 1
     assert result.data.any()
+    desk.click("Save result")
+    desk.until(lambda: desk.text("status").startswith("Saved the corrected labels as "))
+    saved = np.asarray(nibabel.load(desk.text("status").removeprefix("Saved the corrected labels as ")).dataobj)
+    assert saved.sum() == 1
+    desk.viewer.layers.remove(copy)
+    assert desk.controller.last.to_save is result
 
 
 def test_a_deleted_result_can_no_longer_be_saved(bare_desk: Any, scan_file: Path) -> None:
