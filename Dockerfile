@@ -16,6 +16,7 @@ WORKDIR /opt/napari-prosma
 COPY constraints.txt ./
 RUN pip install --no-cache-dir torch==2.13.0 --index-url https://download.pytorch.org/whl/${TORCH}
 COPY pyproject.toml README.md LICENSE ./
+COPY docs ./docs
 COPY src ./src
 RUN pip install --no-cache-dir -c constraints.txt ".[medical]"
 

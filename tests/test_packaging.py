@@ -61,6 +61,8 @@ def test_container_copies_what_is_there_and_starts_a_program_of_the_project(
     let_through = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert set(copied) <= let_through
     needed = {"pyproject.toml", project["readme"], *project["license-files"], "src"}  # what a wheel is made of
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    needed |= {name.split("/")[0] for name in settings["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]}
     assert needed <= set(copied)
     (program,) = [yaml.safe_load(line.split(" ", 1)[1]) for line in dockerfile if line.startswith("ENTRYPOINT ")]
     assert program[0] in project["scripts"]
