@@ -74,7 +74,7 @@ class TrainingPreview:
         self._wanted: bool | None = None
         self._shown: Labels | None = None
         self._scan: LayerScan | None = None
-        self._painted = False
+        self._painted = self._light = False
 
     def choose(self, layer: Image | None) -> None:
         """Choose the scan to predict on; ignored while a training runs."""
@@ -137,6 +137,7 @@ class TrainingPreview:
             return
         self._shown.refresh()  # with its thumbnail: once an epoch
         dice = "" if done.mean_dice is None else f", Dice {done.mean_dice:.2f} on {done.dice_on}"
+        self._light = done.light
         by = ", light model (preview only)" if done.light else ""
         text = f"Epoch {done.epoch}, {format_duration(time.monotonic() - self._began)}{by}{dice}."
         slow = self.epoch_seconds and done.seconds > max(SHORT, SLOW * self.epoch_seconds)
@@ -151,6 +152,9 @@ class TrainingPreview:
     def end(self) -> None:
         """The training is over; its last prediction stays until the next one begins."""
         self._job = None
+        if self._light:
+            self._light = False
+            self._tell(self._default, "The preview is the light model's. Segment the scan to see the trained model's.")
         if self._shown is not None:
             with contextlib.suppress(ProsmaError):  # it cannot be told what will be painted in it
                 remember(self._shown)

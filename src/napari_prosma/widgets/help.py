@@ -9,7 +9,7 @@ from pathlib import Path
 from napari.settings import get_settings
 from napari.utils.theme import get_theme
 from qtpy.QtCore import Qt, QUrl
-from qtpy.QtGui import QColor, QDesktopServices, QPalette, QTextBlock
+from qtpy.QtGui import QColor, QDesktopServices, QTextBlock, QTextCharFormat, QTextCursor, QTextDocument
 from qtpy.QtWidgets import QDialog, QDialogButtonBox, QMenu, QTextBrowser, QToolButton, QVBoxLayout, QWidget
 
 import prosma_core
@@ -95,9 +95,6 @@ class HelpWindow(QDialog):
         self._text.setOpenLinks(False)
         self._text.anchorClicked.connect(self._follow)
         self._text.setAccessibleName(self.windowTitle())
-        colors = self._text.palette()
-        colors.setColor(QPalette.ColorRole.Link, QColor(link_color()))
-        self._text.setPalette(colors)
         buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
         buttons.rejected.connect(self.reject)
         layout = QVBoxLayout(self)
@@ -105,7 +102,7 @@ class HelpWindow(QDialog):
         layout.addWidget(buttons)
         self.resize(760, 620)
         self._page = page
-        self._text.setMarkdown(read_page(page) if text is None else text)
+        self._show(read_page(page) if text is None else text)
 
     def text(self) -> str:
         """What is shown, without its markup."""
@@ -119,8 +116,19 @@ class HelpWindow(QDialog):
             return
         if page != self._page:
             self._page = page
-            self._text.setMarkdown(read_page(page))
+            self._show(read_page(page))
         self._show_heading(heading)
+
+    def _show(self, text: str) -> None:
+        """Show a text in Markdown, its links in a color that can be read: Qt gives them that of light windows."""
+        self._text.setMarkdown(text)
+        links, color = QTextCursor(self._text.document()), QTextCharFormat()
+        color.setForeground(QColor(link_color()))
+        for start, length in link_places(self._text.document()):
+            links.setPosition(start)
+            links.setPosition(start + length, QTextCursor.MoveMode.KeepAnchor)
+            links.mergeCharFormat(color)
+        self._text.moveCursor(QTextCursor.MoveOperation.Start)
 
     def _show_heading(self, heading: str) -> None:
         document = self._text.document()
@@ -135,6 +143,21 @@ def link_color() -> str:
     """A blue that can be read in the present theme."""
     bright = sum(get_theme(get_settings().appearance.theme).text.as_rgb_tuple()[:3]) > 3 * 128
     return "#6ab0ff" if bright else "#0b57d0"
+
+
+def link_places(document: QTextDocument) -> list[tuple[int, int]]:
+    """Position and length of each piece of a link in a text."""
+    places: list[tuple[int, int]] = []
+    block = document.begin()
+    while block.isValid():
+        pieces = block.begin()
+        while not pieces.atEnd():
+            piece = pieces.fragment()
+            if piece.charFormat().isAnchor():
+                places.append((piece.position(), piece.length()))
+            pieces += 1
+        block = block.next()
+    return places
 
 
 def anchor(heading: str) -> str:

@@ -959,6 +959,21 @@ def test_a_preview_that_is_deleted_is_not_asked_for_any_more(widget: Any, annota
     assert job.previews[-1] is None
 
 
+@pytest.mark.parametrize("light", [True, False])
+def test_a_preview_of_the_light_model_is_not_taken_for_the_trained_one(
+    widget: Any, annotated: Any, light: bool
+) -> None:
+    image, _ = annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    job = widget.start()
+    job.say(ArrayReady("preview", np.zeros(image.data.shape, np.uint8)))
+    job.say(PreviewDone(1, 0.1, 0.85, "held-out slices", light=light))
+    assert "Dice 0.85" in widget.text("preview_facts")
+    job.end_cancelled()
+    assert ("light model's. Segment the scan" in widget.text("preview_facts")) is light
+    assert ("0.85" in widget.text("preview_facts")) is not light
+
+
 def test_a_preview_that_was_deleted_comes_back_and_another_takes_its_place(widget: Any, annotated: Any) -> None:
     image, _ = annotated(widget.viewer)
     widget.controller.pairs.add_active()

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QUrl
-from qtpy.QtGui import QDesktopServices
+from qtpy.QtGui import QDesktopServices, QTextCursor
 from qtpy.QtWidgets import QWidget
 
 import prosma_core
@@ -68,6 +68,20 @@ def test_addresses_are_those_of_the_site() -> None:
     assert "use_directory_urls: false" in config
     assert help_module.FILES in (ROOT / "README.md").read_text(encoding="utf-8")
     assert online("models.md") == f"{help_module.SITE}models.html"
+
+
+def test_links_can_be_read_on_the_background_of_the_theme(qtbot: QtBot) -> None:
+    parent = QWidget()
+    qtbot.addWidget(parent)
+    window: Any = HelpWindow(parent, "", about())
+    document = window._text.document()
+    places = help_module.link_places(document)
+    assert places
+    for start, length in places:
+        cursor = QTextCursor(document)
+        cursor.setPosition(start + length)
+        assert cursor.charFormat().isAnchor()
+        assert cursor.charFormat().foreground().color().name() == help_module.link_color()
 
 
 def test_only_pages_are_shown() -> None:
