@@ -163,9 +163,9 @@ def test_only_one_job_at_a_time(
     first = submit(engine, model_2d, long_scan)
     first.wait_for(TileDone)
     before = shared_files()
-    with pytest.raises(errors.EngineBusyError, match="busy"):
+    with pytest.raises(errors.EngineBusyError, match="Another job is running"):
         submit(engine, model_2d, noise((20, 20), "yx"))
-    with pytest.raises(errors.EngineBusyError, match="busy"):
+    with pytest.raises(errors.EngineBusyError, match="Another job is running"):
         engine.check_idle()
     assert shared_files() == before
     first.job.cancel()

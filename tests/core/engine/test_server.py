@@ -79,7 +79,7 @@ def test_a_line_that_is_no_request_is_refused_and_the_process_lives_on(server: P
     assert refused.job == (7 if b"coffee" in line else None)
     message = refused.message()
     assert isinstance(message, Failed)
-    assert "cannot read the request" in str(message.error)
+    assert "The request cannot be read" in str(message.error)
     say(server, encode(Ask(job=8, request=SegmentRequest(model="none", device="abacus"))))
     failed = answer(server)
     assert failed.job == 8
