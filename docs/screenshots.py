@@ -3,7 +3,7 @@
 A real window, the real engine, real, short trainings, and real scans: the plugin's samples (Medical Segmentation
 Decathlon Task04, CC BY-SA 4.0; 2018 Data Science Bowl, CC0) and, where the folder ``shared/data`` is beside the
 repository, further scans of Task04, a CT of Task09 and a breast ultrasound of BUSI (CC BY 4.0). Pictures whose scans
-are not there stay as they are. Parts: segment, planes, objects, train, series, gates, tour.
+are not there stay unchanged. Parts: segment, planes, objects, train, series, gates, tour.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pictures of the Gates widget, on a breast ultrasound of BUSI (CC BY 4.0); without that file they stay as they are."""
+"""Pictures of the Gates widget, on a breast ultrasound of BUSI (CC BY 4.0); without that file they stay unchanged."""
 
 from __future__ import annotations
 

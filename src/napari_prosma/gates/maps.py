@@ -104,7 +104,7 @@ class MapLayer:
     viewer : ViewerModel
     found : InspectionResult
     earlier : MapLayer, optional
-        That of the previous inspection, disconnected: its layer and kind are taken over.
+        That of the previous inspection, disconnected: its layer and kind are kept.
 
     Attributes
     ----------

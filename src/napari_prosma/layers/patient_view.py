@@ -2,7 +2,7 @@
 
 Scans of a patient are drawn in one world, whichever way their files store them: its last three axes run to the
 patient's superior, anterior and right (see `napari_prosma.layers.placement`). What is set here is the view alone:
-layers, their transforms and their voxels stay as they are.
+layers, their transforms and their voxels stay unchanged.
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ def link_color() -> str:
     return "#6ab0ff" if bright else "#0b57d0"
 
 
-def link_places(document: QTextDocument) -> list[tuple[int, int]]:
+def link_places(document: QTextDocument | None) -> list[tuple[int, int]]:
     """Position and length of each piece of a link in a text."""
     places: list[tuple[int, int]] = []
     block = document.begin()
