@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 from pathlib import Path
+from typing import Any
 
 from napari.settings import get_settings
 from napari.utils.theme import get_theme
@@ -150,7 +151,7 @@ def link_places(document: QTextDocument | None) -> list[tuple[int, int]]:
     places: list[tuple[int, int]] = []
     block = document.begin()
     while block.isValid():
-        pieces = block.begin()
+        pieces: Any = block.begin()
         while not pieces.atEnd():
             piece = pieces.fragment()
             if piece.charFormat().isAnchor():
