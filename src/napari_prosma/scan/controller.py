@@ -25,6 +25,7 @@ from napari_prosma.scan.selection import (
     fits,
     fitting_models,
     is_made_for,
+    is_weak,
     kind_of,
     listed_for,
     rows_for,
@@ -333,7 +334,8 @@ class ScanController(Generic[C]):
             if usable and known is not None:
                 doubt = unsuited(scan, known)  # a user's own choice is kept in doubt, unless a shipped model fits
                 kept_in_doubt = model is None and not self.session.trained_for(kind.text)
-                model = known if not doubt or kept_in_doubt else model
+                better = model is not None and is_weak(known)
+                model = known if (not doubt and not better) or kept_in_doubt else model
         self._ahead = False
         fitting, untold = [], False
         if model is None:

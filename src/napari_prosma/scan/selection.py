@@ -205,6 +205,15 @@ def fitting_models(scan: LayerScan, models: Sequence[ModelEntry], verdict: Verdi
     return [m for m in usual if not misfit(scan, m, None) and fit_of(scan, m).verdict == verdict]
 
 
+WEAK = 0.5
+"""Validation Dice below which a model that was trained here gives way to a shipped one that fits."""
+
+
+def is_weak(model: ModelEntry) -> bool:
+    """Whether a model that was trained here has learned little."""
+    return not model.shipped and model.header.validated and model.header.training["validation_mean_dice"] < WEAK
+
+
 def unsuited(scan: LayerScan, model: ModelEntry) -> str:
     """Why a model is not chosen automatically for a scan; empty where nothing speaks against it."""
     return misfit(scan, model, None) or fit_of(scan, model).text

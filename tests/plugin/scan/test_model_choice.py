@@ -307,6 +307,20 @@ def test_a_model_trained_on_this_scan_is_chosen_for_it_and_its_like(widget: Widg
 
 
 @pytest.mark.parametrize("widget", ["segment"], indirect=True)
+@pytest.mark.parametrize(("dice", "chosen"), [(0.28, "hippocampus-mri"), (0.8, "liver")])
+def test_a_model_that_learned_little_gives_way_to_a_shipped_one_that_fits(
+    widget: Widget, tmp_path: Path, dice: float, chosen: str
+) -> None:
+    training = read_header(find_model("hippocampus-mri")).training | {"validation_mean_dice": dice}
+    entry = own_model(widget, tmp_path, training=training)
+    widget.open(scan((36, 50, 35), patient=True, modality="MR"))
+    widget.session.prefer(entry, kind_of(widget.controller._choices.scan).text)
+    widget.viewer.layers.clear()
+    widget.open(scan((36, 50, 35), patient=True, modality="MR"))
+    assert widget.chosen.startswith(chosen)
+
+
+@pytest.mark.parametrize("widget", ["segment"], indirect=True)
 def test_a_model_that_was_not_validated_is_never_chosen_by_itself(widget: Widget, tmp_path: Path) -> None:
     layer = widget.open(ct())
     kind = kind_of(widget.controller._choices.scan).text
