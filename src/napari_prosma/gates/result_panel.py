@@ -199,7 +199,7 @@ class GatesResultPanel(QWidget):
         parts = (("Plots", self.plots), ("Voxel", self.voxel), ("What if", self.what_if), ("Export", self.files))
         for text, part in parts:
             self._tabs.add(part, text)
-        self._ranking = button("Rank levels", "", self.ranking_clicked)
+        self._ranking = button("Rank levels", "Which level decides, again.", self.ranking_clicked)
         self._ranking.setObjectName("ranking")
         remove = button(
             "Remove inspection",
