@@ -159,8 +159,8 @@ class _Query(JobRun):
 
 CHANGES = (
     ClassInfo(value=0, name="the same"),
-    ClassInfo(value=1, name="turned on", color="#2fd07f"),
-    ClassInfo(value=2, name="turned off", color="#ff3d71"),
+    ClassInfo(value=1, name="added", color="#2fd07f"),
+    ClassInfo(value=2, name="lost", color="#ff3d71"),
     ClassInfo(value=3, name="class changed", color="#ffd60a"),
 )
 """Values of the layer that shows what changed, in the colors they have unless a class has one like them."""

@@ -10,6 +10,7 @@ from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import QCheckBox, QComboBox, QGridLayout, QLabel, QSizePolicy, QSlider, QVBoxLayout, QWidget
 
 from napari_prosma.gates.state import GateEdits
+from napari_prosma.gates.what_if import changes_beside
 from napari_prosma.widgets.fields import (
     SMALL,
     PlainLabel,
@@ -117,8 +118,9 @@ class WhatIfPanel(QWidget):
         say(self._said, text)
 
     def show_changes(self, text: str, result: VariantResult, classes: Sequence[ClassInfo]) -> None:
-        """Show the effect of edits, class by class."""
+        """Show the effect of edits, class by class, with the colors of the layer of changes."""
         self.say(text)
+        drawn = {column: info.color for column, info in enumerate(changes_beside(classes)) if column in (1, 2)}
         colors = {c.name: c.color for c in classes}
         compared = any(c.truth_before is not None for c in result.classes)
         self._classes.setColumnHidden(4, not compared)
@@ -128,7 +130,8 @@ class WhatIfPanel(QWidget):
             self._classes.setItem(place, 0, cell(change.name, color=colors.get(change.name, ""), tooltip=change.name))
             texts = (f"{change.turned_on:,}", f"{change.turned_off:,}", f"{change.dice:.3f}", truth)
             for column, text_ in enumerate(texts, 1):
-                self._classes.setItem(place, column, cell(text_, right=True, tooltip=CLASS_TOOLTIPS[column]))
+                made = cell(text_, right=True, color=drawn.get(column, ""), tooltip=CLASS_TOOLTIPS[column])
+                self._classes.setItem(place, column, made)
         fit_height(self._classes, 6 * self._classes.verticalHeader().defaultSectionSize())
         self._classes.setVisible(True)
 

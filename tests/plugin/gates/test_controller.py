@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QPushButton, QTableWidget
 from tests.plugin.gates.conftest import Widget, made_up
 
@@ -300,8 +301,12 @@ class TestWhatIf:
         arrays = looked.jobs.jobs[-1].reply(SHAPE)
         assert (looked.maps["what if"], looked.maps["what if, changes"]) == before
         assert np.shares_memory(before[1].data, arrays["changes"])
-        names = ["the same", "turned on", "turned off", "class changed"]
+        names = ["the same", "added", "lost", "class changed"]
         assert list(before[1].features["name"]) == names
+        table = looked.part("whatif_classes", QTableWidget)
+        for value, column in ((1, 1), (2, 2)):  # Added and Lost are marked in the colors of the layer
+            drawn = table.item(0, column).data(Qt.ItemDataRole.DecorationRole).getRgbF()
+            np.testing.assert_allclose(drawn, before[1].get_color(value), atol=0.01)
         np.testing.assert_array_equal(before[0].scale, looked.viewer.layers["mri"].scale)
 
     def test_reset_takes_the_changed_result_away(self, looked: Widget) -> None:
