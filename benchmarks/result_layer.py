@@ -141,8 +141,8 @@ def main() -> None:
                     found = window.add(kind, profiled=profiled)
                     times[kind] += [] if profiled else [found]
         for kind, rows in times.items():
-            words = zip(("added", "drawn", "longest gap"), *np.percentile(rows, (50, 0, 100), axis=0), strict=True)
-            print(f"{kind}: " + ", ".join(f"{word} {m:.0f} ({a:.0f} to {b:.0f}) ms" for word, m, a, b in words))
+            parts = zip(("added", "drawn", "longest gap"), *np.percentile(rows, (50, 0, 100), axis=0), strict=True)
+            print(f"{kind}: " + ", ".join(f"{word} {m:.0f} ({a:.0f} to {b:.0f}) ms" for word, m, a, b in parts))
             total, own = window.ours(kind)
             print(f"  profile: {100 * own / total:.1f} % in functions of this plugin")
             print("  " + ", ".join(f"{part} {100 * share:.0f} %" for part, share in window.parts(kind).items()))

@@ -63,29 +63,29 @@ def test_every_documented_command_runs(
     assert len(lines) > 20
     run: list[list[str]] = []
     for line in sorted(lines, key=lambda line: not line.startswith("train --data")):  # the others use their models
-        words = [STANDS_FOR.get(word, word) for word in shlex.split(line)]
-        if LEFT_OUT.keys() & set(words) or words in run:
+        arguments = [STANDS_FOR.get(word, word) for word in shlex.split(line)]
+        if LEFT_OUT.keys() & set(arguments) or arguments in run:
             continue
-        run.append(list(words))
-        remove_results(words)
-        if words[0] == "train" and "--config" not in words and "--resume" not in words:
-            words += ["--config", "tiny.yaml"]
-        monkeypatch.setattr(sys, "argv", ["prosma", *words])
+        run.append(list(arguments))
+        remove_results(arguments)
+        if arguments[0] == "train" and "--config" not in arguments and "--resume" not in arguments:
+            arguments += ["--config", "tiny.yaml"]
+        monkeypatch.setattr(sys, "argv", ["prosma", *arguments])
         code: object = 0
         try:
             program.main()
         except SystemExit as end:
             code = end.code or 0
         assert code == 0, f"prosma {line}: {capsys.readouterr().err}"
-        for before, word in pairwise(words):
+        for before, word in pairwise(arguments):
             assert before not in ("--out", "--json") or Path(word).exists(), line
 
 
-def remove_results(words: list[str]) -> None:
+def remove_results(arguments: list[str]) -> None:
     """What an earlier command wrote under the same name."""
-    if "--resume" in words:
+    if "--resume" in arguments:
         return
-    for before, word in pairwise(words):
+    for before, word in pairwise(arguments):
         if before in ("--out", "--json"):
             for path in (Path(word), Path(word).with_suffix(".prosma")):
                 shutil.rmtree(path, ignore_errors=True)
