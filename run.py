@@ -209,12 +209,13 @@ def run_demo(arguments: list[str]) -> int:
 
 
 def run_test(arguments: list[str]) -> int:
-    """Run the tests, all of them with their branch coverage; what follows goes to pytest, e.g. ``-k tiles``."""
+    """Run all tests, with ``--cov`` also their branch coverage; what else follows goes to pytest, e.g. ``-k tiles``."""
     pytest = [venv_program("python"), "-m", "pytest"]
-    if arguments:
+    if arguments not in ([], ["--cov"]):
         return call(on_screen([*pytest, *arguments]), ROOT)
     two_processes = ["--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder"]  # the long files first
-    coverage = ["--cov", "--cov-report="]  # one line, and failure below `fail_under` of pyproject.toml
+    # a quarter more time for one line, and failure below `fail_under` of pyproject.toml
+    coverage = ["--cov", "--cov-report="] if arguments else []
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # each process, and each engine that it starts
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # or every process would compile the tests anew
     return call(on_screen([*pytest, *two_processes, *coverage]), ROOT, environment)

@@ -236,10 +236,17 @@ def test_tests_get_the_arguments_and_give_their_exit_code(run_py: ModuleType, co
     assert commands.seen[-1][-4:] == ["pytest", "-x", "-k", "two words"]
 
 
-def test_all_tests_run_in_two_processes_with_coverage(run_py: ModuleType, commands: Commands) -> None:
-    assert run_py.main(["test"]) == 0
-    of_two = ["--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder"]
-    assert commands.seen[-1][-6:] == ["pytest", *of_two, "--cov", "--cov-report="]
+@pytest.mark.parametrize("coverage", [[], ["--cov"]])
+def test_all_tests_run_in_two_processes(coverage: list[str], run_py: ModuleType, commands: Commands) -> None:
+    assert run_py.main(["test", *coverage]) == 0
+    wanted = [
+        "--numprocesses=2",
+        "--dist=loadfile",
+        "--no-loadscope-reorder",
+        *coverage,
+        *["--cov-report="] * len(coverage),
+    ]
+    assert commands.seen[-1][-len(wanted) - 1 :] == ["pytest", *wanted]
 
 
 def test_the_floor_of_the_coverage_is_that_of_branches(root: Path) -> None:
