@@ -259,6 +259,15 @@ def editable_copy(layer: Labels, name: str | None = None) -> Labels:
     return copy
 
 
+def paint_in(viewer: ViewerModel, layer: Labels) -> None:
+    """Have a layer painted in, which is added where it is not there: shown, selected, with the brush."""
+    if layer not in viewer.layers:
+        viewer.add_layer(layer)
+    layer.visible = True
+    viewer.layers.selection.active = layer
+    layer.mode = "paint"
+
+
 def class_arguments(classes: Sequence[ClassInfo]) -> dict[str, Any]:
     """Colors and the features table (a row per class) of a Labels layer."""
     colors: dict[int | None, Any] = {c.value: c.color for c in classes[1:]}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
+from weakref import WeakKeyDictionary
 
 from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.run import ViewSignal
 from napari_prosma.jobs.session import LooksView, Session
-from napari_prosma.layers.results import drawing_layer
+from napari_prosma.layers.results import drawing_layer, paint_in
 from napari_prosma.scan.controller import (
     AbstractPartFields,
     AbstractScanView,
@@ -119,6 +120,7 @@ class SegmentController(ScanController[SegmentChoices]):
         self.view = view
         self.run: SegmentJob | None = None
         self.last: SegmentJob | None = None
+        self._drawn: WeakKeyDictionary[Image, Labels] = WeakKeyDictionary()
         self._details = ""
         self._plan: SegmentPlan | Problem | None = None
         self._connect_view()
@@ -164,14 +166,14 @@ class SegmentController(ScanController[SegmentChoices]):
             self.run = SegmentJob(self._plan, self._layer, self.viewer, self.view, self.session.jobs, self._run_over)
 
     def draw_labels(self) -> tuple[Image, Labels] | None:
-        """Add an empty Labels layer on the scan, selected, with the brush; gives both, None where there is no scan."""
+        """Scan and the Labels layer to paint in on it, selected, with the brush; None where there is no scan."""
         scan, layer = self._choices.scan, self._layer
         if scan is None or layer is None:
             return None
-        labels = drawing_layer(scan, f"{layer.name} labels")
-        self.viewer.add_layer(labels)
-        self.viewer.layers.selection.active = labels
-        labels.mode = "paint"
+        labels = self._drawn.get(layer)
+        if labels is None or labels not in self.viewer.layers:
+            labels = self._drawn[layer] = drawing_layer(scan, f"{layer.name} labels")
+        paint_in(self.viewer, labels)
         return layer, labels
 
     def details(self) -> str:
@@ -181,11 +183,12 @@ class SegmentController(ScanController[SegmentChoices]):
     # --- What follows -----------------------------------------------------------------------------------------------
 
     def _layers_changed(self) -> None:
-        if self.last is not None and self.last.labels not in self.viewer.layers:
+        shown = self.last.to_save if self.last is not None else None
+        if shown is not None:
+            self.view.result.show_title(shown.name)
+        elif self.last is not None:
             self.last = None
             self.view.result.hide()
-        if self.last is not None and self.last.labels is not None:
-            self.view.result.show_title(self.last.labels.name)
         super()._layers_changed()
 
     def _remember_options(self) -> None:

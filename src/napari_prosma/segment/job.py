@@ -20,6 +20,7 @@ from napari_prosma.layers.results import (
     image_layer,
     labels_layer,
     objects_layer,
+    paint_in,
     refresh,
 )
 from napari_prosma.layers.scan import read
@@ -192,21 +193,25 @@ class SegmentJob(ShownRun):
         self.start(jobs, ScanSpec(plan.request, plan.scan))
 
     def correct(self) -> Labels | None:
-        """Add an editable copy of the result, selected, with the brush; the result itself is hidden."""
-        if self.labels is None:
+        """Have the result corrected in an editable copy, which is made once: it is selected, with the brush.
+
+        The result itself is hidden then. None where neither it nor the copy is there.
+        """
+        if self.to_save is None:
             return None
-        copy = self._corrected = editable_copy(self.labels)
-        self.labels.visible = False
-        self._viewer.add_layer(copy)
-        self._viewer.layers.selection.active = copy
-        copy.mode = "paint"
-        return copy
+        if self._corrected is None or self.to_save is not self._corrected:
+            self._corrected = editable_copy(self.to_save)
+            self.to_save.visible = False
+        paint_in(self._viewer, self._corrected)
+        return self._corrected
 
     @property
     def to_save(self) -> Labels | None:
         """The labels that are saved: the copy that is corrected, while it is in the viewer, else the result."""
-        corrected = self._corrected
-        return corrected if corrected is not None and corrected in self._viewer.layers else self.labels
+        there = (
+            layer for layer in (self._corrected, self.labels) if layer is not None and layer in self._viewer.layers
+        )
+        return next(there, None)
 
     # --- Messages of the engine, in the GUI thread ------------------------------------------------------------------
 

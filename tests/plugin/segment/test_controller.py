@@ -391,6 +391,31 @@ def test_a_correction_is_a_selected_copy_ready_to_paint(widget: Widget, scan_dat
     assert not np.asarray(result.data).any()
 
 
+def test_the_copy_that_is_corrected_is_the_only_one_and_stays_to_be_saved(
+    widget: Widget, scan_data: np.ndarray, finished
+) -> None:
+    scan = widget.viewer.add_image(scan_data, name="mri")
+    job = widget.start()
+    job.give_labels()
+    job.say(finished({"organ": 0, "lesion": 0}))
+    last, panel = widget.controller.last, widget.view.result
+    copy = last.correct()
+    copy.paint((3, 5, 5), 1)
+    copy.visible, copy.mode = False, "pan_zoom"
+    widget.viewer.layers.selection.active = scan
+    assert last.correct() is copy, "back to Train, say"
+    assert widget.viewer.layers.selection.active is copy
+    assert (copy.visible, copy.mode) == (True, "paint")
+    assert labels_of(widget) == [last.labels, copy]
+    widget.viewer.layers.remove(last.labels)
+    assert last.correct() is last.to_save is copy
+    assert widget.text("result_title") == copy.name
+    assert not panel.isHidden()
+    assert not panel.save.isHidden()
+    widget.viewer.layers.remove(copy)
+    assert (last.to_save, last.correct(), panel.isHidden()) == (None, None, True)
+
+
 def test_what_was_chosen_is_remembered(widget: Widget, scan_data: np.ndarray, make_widget) -> None:
     widget.viewer.add_image(scan_data, name="mri")
     widget.choose("hippocampus-mri")
@@ -585,5 +610,10 @@ def test_where_no_model_is_meant_training_one_is_offered_on_an_empty_layer(
     assert (labels.name, labels.mode, labels.data.any()) == ("mri labels", "paint", False)
     assert (labels.data.shape, list(labels.scale)) == (layer.data.shape, [3, 1, 1])
     assert widget.viewer.layers.selection.active is labels
+    widget.viewer.layers.selection.active = layer
+    assert widget.controller.draw_labels() == (layer, labels), "the layer that is drawn in, not one more"
+    assert widget.viewer.layers.selection.active is labels
+    widget.viewer.layers.remove(labels)
+    assert widget.controller.draw_labels()[1] is not labels
     widget.choose("phantom-3d")
     assert offer.isHidden()
