@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from napari.utils.notifications import show_info, show_warning
+from numpy.typing import NDArray
 
 from napari_prosma.jobs.session import recall_looks
 from napari_prosma.layers.contours import contour_view
@@ -16,7 +17,7 @@ from napari_prosma.layers.patient_view import open_viewers, patient_view
 from napari_prosma.layers.placement import drawn_axes, oblique_note, spec_arguments, straight_affine, turn_between
 from napari_prosma.layers.results import class_arguments, file_notes, noted_classes, noted_provenance, says_labels
 from napari_prosma.layers.scan import METADATA, OPENED_AS, RANGE
-from napari_prosma.layers.slices import MARKS, Marks, noted_marks
+from napari_prosma.layers.slices import MARKS, Base, Marks, noted_marks, noted_marks_of
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.intensities import COLOR, display_window, finite_range
@@ -135,13 +136,19 @@ def as_labels_data(layer: LayerData, notes: dict[str, Any]) -> LayerData:
 
 
 def _marks(data: Any, own: dict[str, Any], notes: dict[str, Any]) -> Marks | None:
-    """What is kept of the checked and edited slices of a label map, which is read for it; None where nothing is."""
+    """What is kept of the checked and edited slices of a label map; None where nothing is. One on disk stays there."""
     data = data[0] if isinstance(data, list) else data
     spec: ImageSpec = own["spec"]
     if not (made_by_model(notes) or SLICES in notes) or "c" in own["axes"]:
         return None
-    canonical = np.asarray(data).transpose([own["axes"].index(letter) for letter in spec.axes])
-    return noted_marks(notes, Scan(canonical, spec))
+
+    def load() -> NDArray[Any]:
+        values: NDArray[Any] = np.asarray(data).transpose([own["axes"].index(letter) for letter in spec.axes])
+        return values
+
+    if isinstance(data, np.ndarray):
+        return noted_marks(notes, Scan(load(), spec))
+    return noted_marks_of(notes, spec, lambda axis: Base.on_disk(load, np.dtype(data.dtype), spec, axis))
 
 
 def _is_ours(path: Path) -> bool:

@@ -207,6 +207,9 @@ class AbstractLevelsTable(Protocol):
     def show_ranking(self, ranked: Sequence[LevelEffect], unit: str, /) -> None:
         """Order the levels by what the result owes to their gates."""
 
+    def forget_ranking(self) -> None:
+        """Finest level first, and no effects."""
+
 
 class AbstractMapBox(Protocol):
     """Box of the kinds of maps."""
@@ -402,7 +405,9 @@ class ResultController:
         self._show()
 
     def show_ranking_begun(self) -> None:
-        """The levels are being ranked."""
+        """The levels are being ranked; an earlier ranking does not count any more."""
+        self._ranking = ()
+        self._panel.levels.forget_ranking()
         self._panel.levels.show_headline(RANKING)
 
     def show_ranking(self, answer: tuple[VariantResult, ...] | str) -> None:

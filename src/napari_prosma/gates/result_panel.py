@@ -376,6 +376,13 @@ class LevelsTable(QWidget):
         self._fill()
         self.mark(self._marked)
 
+    def forget_ranking(self) -> None:
+        """Finest level first, and no effects."""
+        self._effects = {}
+        self._levels.sort(key=lambda summary: summary.level)
+        self._fill()
+        self.mark(self._marked)
+
     def mark(self, level: int) -> None:
         """Mark the level that is shown, and say all of its numbers."""
         self._marked = level

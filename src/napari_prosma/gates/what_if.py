@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 
 
 STOPPED = "The what-if was stopped for another job. Change it to ask again."
+UNUSABLE = "There is no answer: the reference labels cannot be used. Choose others, or none."
 WHAT_IF = "what if"
 """Name of the variant that a user makes with the sliders."""
 
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """Answer to the newest query: variants and arrays, or an error."""
+    """Answer to the newest query: variants and arrays, or what is said where there are none."""
 
     variants: tuple[VariantResult, ...] = ()
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict, repr=False)
     seconds: float = 0.0
-    error: str = ""
-    details: str = ""
+    none: str = ""
 
 
 class WhatIfQueries:
@@ -137,12 +137,12 @@ class _Query(JobRun):
             ArrayReady: self._take,
             Finished: self._finish,
             Failed: lambda failed: self.show_error(str(failed.error), failed.details),
-            Cancelled: lambda _: self.show_error("It was cancelled.", ""),
+            Cancelled: lambda _: self._answered(Answer(none=STOPPED)),
         }
 
     def show_error(self, reason: str, details: str) -> None:
         """Answer with an error."""
-        self._answered(Answer(error=reason, details=details))
+        self._answered(Answer(none=f"There is no answer: {reason}"))
 
     def over(self) -> None:
         """The engine is free."""
@@ -215,6 +215,9 @@ class AbstractWhatIfPanel(Protocol):
     def show_changes(self, text: str, result: VariantResult, classes: Sequence[ClassInfo], /) -> None:
         """Show the effect of edits, class by class."""
 
+    def dim_changes(self) -> None:
+        """Show the numbers as those of edits before."""
+
     def forget_changes(self) -> None:
         """Clear the numbers of the edits."""
 
@@ -235,7 +238,7 @@ class WhatIfController:
     ----------
     questions : WhatIfQueries
     results : tuple of VariantResult
-        The numbers of the change that is shown; empty where none is.
+        The numbers of the edits that are shown; empty where none are, or while they are computed.
     """
 
     def __init__(
@@ -289,8 +292,7 @@ class WhatIfController:
     def stop(self) -> None:
         """Stop the pending query for another job."""
         if self.queries.busy:
-            self.queries.stop()
-            self._panel.say(STOPPED)
+            self._forget(STOPPED)
 
     def reset(self) -> None:
         """Reset all gates to their learned state."""
@@ -338,20 +340,29 @@ class WhatIfController:
         if edits.levels:
             self._ask()
         else:
-            self.queries.stop()
-            self.results = ()
-            self._panel.forget_changes()
-            self._remove()
+            self._forget()
 
     def _ask(self) -> None:
         truth, problem = self.read_truth()
-        if not problem:
-            self._panel.say(f"Segmenting with {self._edits.text()}…")
-            self.queries.what_if(self._edits.ordered, truth)
+        if problem:
+            self._forget(UNUSABLE)
+            return
+        self.results = ()
+        self._panel.dim_changes()
+        self._panel.say(f"Segmenting with {self._edits.text()}…")
+        self.queries.what_if(self._edits.ordered, truth)
+
+    def _forget(self, said: str = "") -> None:
+        """Take away numbers and layers: they are of other edits, or compared with other labels."""
+        self.queries.stop()
+        self.results = ()
+        self._panel.forget_changes()
+        self._panel.say(said)
+        self._remove()
 
     def _heard(self, answer: Answer) -> None:
-        if answer.error:
-            self._panel.say(f"There is no answer: {answer.error}")
+        if answer.none:
+            self._forget(answer.none)
         else:
             self.results = answer.variants
             (result,) = answer.variants

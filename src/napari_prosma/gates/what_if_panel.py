@@ -133,7 +133,12 @@ class WhatIfPanel(QWidget):
                 made = cell(text_, right=True, color=drawn.get(column, ""), tooltip=CLASS_TOOLTIPS[column])
                 self._classes.setItem(place, column, made)
         fit_height(self._classes, 6 * self._classes.verticalHeader().defaultSectionSize())
+        self._classes.setEnabled(True)
         self._classes.setVisible(True)
+
+    def dim_changes(self) -> None:
+        """Show the numbers as those of edits before."""
+        self._classes.setEnabled(False)
 
     def forget_changes(self) -> None:
         """Clear the numbers of the edits."""

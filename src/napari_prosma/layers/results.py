@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -253,6 +254,9 @@ def editable_copy(layer: Labels, name: str | None = None) -> Labels:
         features=layer.features.copy(),
         metadata=layer.metadata | {METADATA: dict(layer.metadata.get(METADATA) or {}) | {CORRECTED: True}},
     )
+    marks = marks_of(copy)
+    if marks is not None and marks.base is not None and marks.base.later:  # the file may be replaced
+        keep(copy, replace(marks, base=packed(copy).base))
     remember(copy)
     listen(copy)
     fit_brush(copy)

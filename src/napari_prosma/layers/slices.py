@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +31,9 @@ class Base:
 
     Attributes
     ----------
-    slices : tuple of bytes
-        In the order in which `SliceStates` numbers them; empty for a slice of zeros.
+    slices : sequence of bytes
+        In the order in which `SliceStates` numbers them; empty for a slice of zeros. Those of an array on disk are
+        read once the first is asked for.
     dtype : str
     shape : tuple of int
         Of a slice.
@@ -40,7 +41,7 @@ class Base:
         Letter of the axis that these slices lie along; those that are counted may lie along another.
     """
 
-    slices: tuple[bytes, ...]
+    slices: Sequence[bytes]
     dtype: str
     shape: tuple[int, ...]
     axis: str
@@ -49,8 +50,19 @@ class Base:
     def of(cls, labels: Scan, axis: str) -> Base:
         """Base of a label map as it is now, with slices along an axis."""
         planes = list(planes_of(labels, axis))
-        packed = (zlib.compress(p.tobytes(), 1) if p.any() else b"" for p in planes)
-        return cls(tuple(packed), np.asarray(labels.data).dtype.str, planes[0].shape, axis)
+        return cls(_compressed(planes), np.asarray(labels.data).dtype.str, planes[0].shape, axis)
+
+    @classmethod
+    def on_disk(cls, load: Callable[[], NDArray[Any]], dtype: np.dtype[Any], spec: ImageSpec, axis: str) -> Base:
+        """Base of a label map that `load` reads, once it is asked for: no layer can be painted in that lies on disk."""
+        planes = list(planes_of(Scan(np.broadcast_to(np.zeros((), dtype), spec.shape), spec), axis))  # no memory
+        slices = _LaterSlices(len(planes), lambda: _compressed(planes_of(Scan(load(), spec), axis)))
+        return cls(slices, dtype.str, planes[0].shape, axis)
+
+    @property
+    def later(self) -> bool:
+        """Whether its voxels are still to be read."""
+        return isinstance(self.slices, _LaterSlices) and not self.slices.known
 
     def values(self, spec: ImageSpec) -> NDArray[Any] | None:
         """All voxels, of a label map of this geometry; None where they are not of its shape."""
@@ -73,6 +85,32 @@ class Base:
             then = np.frombuffer(zlib.decompress(kept), self.dtype).reshape(plane.shape)
         found: NDArray[np.bool_] = np.not_equal(plane, then)
         return found
+
+
+def _compressed(planes: Iterable[NDArray[Any]]) -> tuple[bytes, ...]:
+    return tuple(zlib.compress(plane.tobytes(), 1) if plane.any() else b"" for plane in planes)
+
+
+class _LaterSlices(Sequence[bytes]):
+    """Slices of a `Base` that are made once one is asked for, in the thread that asks."""
+
+    def __init__(self, count: int, make: Callable[[], tuple[bytes, ...]]) -> None:
+        self.known: tuple[bytes, ...] = ()
+        self._count, self._make = count, make
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[bytes, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> bytes | tuple[bytes, ...]:
+        if not self.known:
+            self.known = self._make()
+        return self.known[index]
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,13 +199,18 @@ def noted_marks(notes: Mapping[str, Any], labels: Scan) -> Marks | None:
     Of a model's result, and of labels of which only checked and edited slices count, slices that were edited before
     stay so; what is read is the base of all others.
     """
+    return noted_marks_of(notes, labels.spec, lambda axis: Base.of(labels, axis))
+
+
+def noted_marks_of(notes: Mapping[str, Any], spec: ImageSpec, base: Callable[[str], Base]) -> Marks | None:
+    """As `noted_marks`, for a label map of this geometry; `base` makes its base for the axis of its slices."""
     states = noted_slices(dict(notes))
-    if states is not None and not states.fits(labels.spec):
+    if states is not None and not states.fits(spec):
         states = None
-    axis = states.axis if states is not None else usual_axis(labels.spec)
+    axis = states.axis if states is not None else usual_axis(spec)
     if made_by_model(dict(notes)) or (states is not None and states.only):
         kept = states or SliceStates(axis, 1)
-        return Marks(axis, kept.checked, kept.edited, Base.of(labels, axis), kept.strokes)
+        return Marks(axis, kept.checked, kept.edited, base(axis), kept.strokes)
     return Marks(axis, states.checked) if states is not None and states.checked else None
 
 

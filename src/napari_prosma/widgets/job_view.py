@@ -262,6 +262,7 @@ class JobView(QWidget):
         super().__init__()
         self._problems = {field: note_label("problem") for field in fields}
         self._locked: list[QWidget] = []
+        self._locks = False
         self._lines: Sequence[str] = ()
         self._sections: Sequence[Fold] = ()
         self._theme = ""
@@ -479,8 +480,8 @@ class JobView(QWidget):
 
     @property
     def running(self) -> bool:
-        """Whether the choices are locked."""
-        return self._status.running
+        """Whether the choices are locked; progress is also shown of jobs that lock none."""
+        return self._locks
 
     def show_devices(self, devices: Sequence[tuple[str, str]], current: str, facts: str) -> None:
         """Devices as (text, name), the chosen one and facts about it."""
@@ -511,6 +512,7 @@ class JobView(QWidget):
     def show_running(self, running: bool) -> None:
         """Lock the choices while a job runs."""
         self._keep_locked_readable()
+        self._locks = running
         self._status.show_running(running)
         self._settle_texts()
         for widget in self._locked:

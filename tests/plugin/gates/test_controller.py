@@ -167,6 +167,8 @@ class TestRanking:
         question = looked.jobs.jobs[-1]
         looked.part("ranking", QPushButton).click()
         assert question.cancelled
+        before = [row[:2] for row in looked.cells("levels_table")]
+        assert (before, looked.controller.shown_result.results) == ([[str(i), "–"] for i in range(4)], ())
         question.end_cancelled()
         again = looked.jobs.jobs[-1]
         assert again.spec.truth is not None
@@ -175,6 +177,14 @@ class TestRanking:
         assert "the ranking failed" in looked.text("headline")
         assert "The engine was killed." in looked.view.error_text()
         assert looked.can_run
+
+    def test_scan_and_axes_can_be_chosen_meanwhile(self, looked: Widget, scan_data: Any) -> None:
+        looked.start().answer(*made_up(looked.controller.run.plan))
+        looked.viewer.add_image(scan_data[:, :30], name="other")
+        looked.viewer.layers["mri"].scale = (2, 1, 1)
+        assert looked.text("ranking") == "Stop ranking"
+        assert all(looked.part(name).isEnabled() for name in ("image", "axes", "model", "device", "free"))
+        assert looked.view.progress_text().startswith("Starting…")
 
     def test_clicks_while_a_job_begins_do_nothing(self, looked: Widget, monkeypatch: pytest.MonkeyPatch) -> None:
         begin, before = looked.view.begin_activity, len(looked.jobs.jobs)
@@ -308,6 +318,38 @@ class TestWhatIf:
             drawn = table.item(0, column).data(Qt.ItemDataRole.DecorationRole).getRgbF()
             np.testing.assert_allclose(drawn, before[1].get_color(value), atol=0.01)
         np.testing.assert_array_equal(before[0].scale, looked.viewer.layers["mri"].scale)
+
+    @pytest.mark.parametrize("why", ["failed", "another widget", "Rank levels", "reference"])
+    def test_a_question_without_an_answer_leaves_nothing_of_the_one_before(self, looked: Widget, why: str) -> None:
+        shown = looked.controller.shown_result
+        shown.what_if.change(0, threshold=0.5)
+        looked.jobs.jobs[-1].reply(SHAPE)
+        assert "what if" in looked.maps
+        ranked = len(shown.results) - 1
+        if why == "reference":
+            other = looked.viewer.add_labels(np.zeros((6, 40, 44), np.uint8), name="other")
+            looked.view.result.what_if.truth_chosen.emit(other)
+            said = "the reference labels cannot be used"
+        else:
+            shown.what_if.change(0, threshold=0.25)
+            question = looked.jobs.jobs[-1]
+            table = looked.part("whatif_classes", QTableWidget)
+            assert (table.isHidden(), table.isEnabled(), len(shown.results)) == (False, False, ranked)
+            if why == "failed":
+                question.say(Failed(EngineError("The engine was killed."), "log"))
+                said = "There is no answer: The engine was killed."
+            elif why == "another widget":
+                looked.jobs.start(None, lambda _: None)
+                question.end_cancelled()
+                said = "was stopped for another job. Change it to ask again."
+            else:
+                looked.part("ranking", QPushButton).click()
+                question.end_cancelled()
+                said, ranked = "was stopped for another job", 0
+        assert said in looked.text("whatif_said")
+        assert looked.part("whatif_classes", QTableWidget).isHidden()
+        assert not {"what if", "what if, changes"} & set(looked.maps)
+        assert len(shown.results) == ranked
 
     def test_reset_takes_the_changed_result_away(self, looked: Widget) -> None:
         what_if = looked.controller.shown_result.what_if

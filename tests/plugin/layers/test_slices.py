@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -314,6 +315,21 @@ def test_what_was_checked_and_edited_is_in_a_saved_file(
     again.data = values
     assert slice_states(again).edited == (1, 2)
     assert marks_of(again).edited == (2,)
+
+
+def test_a_result_in_a_zarr_is_read_once_its_slices_are_compared_and_by_a_copy(
+    tmp_path: Path, open_layer: Callable[[Path], Any]
+) -> None:
+    data, state, _ = result(scale=(3, 1, 1), units=("mm",) * 3).as_layer_data_tuple()
+    (path,) = write_labels_layer(str(tmp_path / "saved.ome.zarr"), data, state)
+    layer = open_layer(Path(path))
+    assert marks_of(layer).base.later
+    copy = editable_copy(layer)
+    assert not marks_of(copy).base.later, "the file may be replaced while the copy is corrected"
+    shutil.rmtree(path)
+    copy.data[1, 3, 3] = 1 + (copy.data[1, 3, 3] == 1)
+    assert (slice_states(copy).edited, slice_states(copy).only) == ((1,), True)
+    assert marks_of(layer).base.later
 
 
 def test_autosave_keeps_them_and_a_pair_of_files_knows_them(tmp_path: Path, open_layer: Callable[[Path], Any]) -> None:
