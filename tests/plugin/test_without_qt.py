@@ -6,14 +6,18 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 from napari.components import ViewerModel
-from napari.layers import Labels
+from napari.layers import Labels, Layer
 
+from napari_prosma._reader import image_layer_data
+from napari_prosma._sample_data import SAMPLES
 from napari_prosma.gates.controller import AbstractGatesView, GatesController
 from napari_prosma.jobs import session
 from napari_prosma.jobs.session import Session
@@ -26,6 +30,7 @@ from napari_prosma.train.presenter import AbstractTrainView
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.inspection import Inspection, LevelSummary, MapInfo
 from prosma_core.config.model import ClassInfo
+from prosma_core.data.geometry import array_spec
 from prosma_core.engine.messages import Failed, Finished, Ready, SegmentRequest, SegmentResult, TrainResult
 from prosma_core.errors import DeviceError
 from prosma_core.events import EpochDone, LevelStats, StepDone, TileDone, Working
@@ -114,6 +119,41 @@ def choose(controller: Any) -> None:
 
 def models_in(groups: Any) -> dict[str, Any]:
     return {row.name: row.value for _, rows in groups for row in rows}
+
+
+def chosen(controller: Any) -> str:
+    """Name of the model that is shown as chosen, empty for none."""
+    model = controller.view.shown["show_models"][1]
+    return model.header.name if model is not None else ""
+
+
+PICTURES = {"breast_386": "breast-lesion-us", "nerve_0178": "nerve-us", "nuclei_4e1c889d": "nuclei-fluorescence"}
+"""Gray pictures that do not say what they show, and the models that are for them."""
+
+
+def open_picture(viewer: ViewerModel, name: str, file: Path) -> None:
+    """Open one of `PICTURES` as from a file of another program, which does not tell what it shows."""
+    with PIL.Image.open(SAMPLES / f"{name}.png") as picture:
+        gray = np.asarray(picture.convert("L"))
+    pixels = gray if file.stem == "first" else gray[:, ::-1]
+    layer = image_layer_data(pixels, replace(array_spec(pixels.shape, "yx"), format="png"), name, file)
+    viewer.add_layer(Layer.create(*layer))
+
+
+@pytest.mark.parametrize("order", [list(PICTURES), list(PICTURES)[::-1]])
+def test_a_model_that_was_used_before_is_chosen_for_pictures_of_its_folder_alone(
+    order: list[str], segment: Any, viewer: ViewerModel, tmp_path: Path
+) -> None:
+    for name in order:
+        open_picture(viewer, name, tmp_path / name / "first.png")
+        assert chosen(segment) == ""  # what was used for other pictures of this kind says nothing
+        segment.view.model_chosen.emit(models_in(segment.view.shown["show_models"][0])[PICTURES[name]])
+    for name in order:
+        viewer.layers.clear()
+        open_picture(viewer, name, tmp_path / name / "second.png")
+        assert chosen(segment) == PICTURES[name]
+    viewer.add_image(np.full((200, 300), 7, np.uint8))  # looks like none of them
+    assert chosen(segment) == ""
 
 
 def enabled(controller: Any) -> bool:
@@ -325,7 +365,7 @@ def test_all_of_these_pass_in_a_process_that_cannot_import_qt() -> None:
     command = [sys.executable, "-c", RUN, __file__]
     done = subprocess.run(command, check=False, capture_output=True, encoding="utf-8", env=environment)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert "10 passed" in done.stdout
+    assert "12 passed" in done.stdout
     assert "Qt: []" in done.stdout
 
 

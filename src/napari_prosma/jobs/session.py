@@ -8,6 +8,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -32,13 +33,60 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-MOST_KINDS = 100
-"""Kinds of scans for which a model is remembered."""
+MOST_CHOICES = 100
+"""Folders of scans for which a model is remembered."""
+ALIKE = 0.15
+"""Scans look alike whose numbers (`LOOKS` of the core, each from 0 to 1) differ by this at most."""
 SETTINGS = "settings.json"
 _LOOKS = {"contours": False, "letters": True}
 """What of `LOOKS` is remembered, and what it is at first."""
 EARLY = 0.5
 """Seconds after a widget opened when the imports of its first result begin."""
+
+
+@dataclass(frozen=True)
+class ScanMark:
+    """What a choice of model is remembered by: the scan that it was made for.
+
+    Attributes
+    ----------
+    kind : str
+        Text of its `ScanKind`.
+    folder : str
+        Folder of its file; empty where it has none.
+    look : dict of str to float
+        Of its `ScanLook`; empty where its voxels are not in memory.
+    """
+
+    kind: str
+    folder: str = ""
+    look: Mapping[str, float] = field(default_factory=dict)
+
+    def is_like(self, other: ScanMark) -> bool:
+        """Whether the values of two scans of one kind look alike."""
+        both = self.look.keys() & other.look.keys()
+        return bool(both) and all(abs(self.look[name] - other.look[name]) <= ALIKE for name in both)
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """A choice of model that is remembered, as it concerns another scan of the same kind.
+
+    Attributes
+    ----------
+    model : ModelEntry
+    trained : bool
+        Whether it was trained on such scans, and nobody's choice.
+    near : bool
+        Whether it was made for a scan of the same folder.
+    like : bool
+        Whether it was made for a scan that looks like this one.
+    """
+
+    model: ModelEntry
+    trained: bool
+    near: bool
+    like: bool
 
 
 class LooksView(Protocol):
@@ -137,35 +185,34 @@ class Session:
             self.models_changed.emit()
         return known or entry
 
-    def prefer(self, entry: ModelEntry, kind: str = "") -> None:
-        """Prefer this model for scans of a kind from now on, if it is validated; as of `remember_model`."""
-        if kind and entry.header.validated:
-            self.remember_model(kind, entry, trained=True)
+    def prefer(self, entry: ModelEntry, mark: ScanMark | None = None) -> None:
+        """Prefer this model for scans like the one of `mark` from now on, if it is validated; see `remember_model`."""
+        if mark is not None and entry.header.validated:
+            self.remember_model(mark, entry, trained=True)
         self.model_preferred.emit(entry)
 
-    def remember_model(self, kind: str, entry: ModelEntry, *, trained: bool = False) -> None:
-        """Keep which model is for scans of a kind (the text of a `ScanKind`): a user's choice, or what was trained."""
-        known = {k: path for k, path in self._models_by_kind().items() if k != kind}
-        self.remember("model_for", dict([*known.items(), (kind, str(entry.path))][-MOST_KINDS:]))
-        kinds = [k for k in self._trained_kinds() if k in known]
-        self.remember("trained_kinds", [*kinds, kind] if trained else kinds)
+    def remember_model(self, mark: ScanMark, entry: ModelEntry, *, trained: bool = False) -> None:
+        """Keep which model is for scans like this one: a user's choice, or what was trained."""
+        kept = [known for known in self._choices() if (known["kind"], known["folder"]) != (mark.kind, mark.folder)]
+        made = {"kind": mark.kind, "folder": mark.folder, "look": dict(mark.look)}
+        kept.append(made | {"model": str(entry.path), "trained": trained})
+        self.remember("chosen_models", kept[-MOST_CHOICES:])
 
-    def trained_for(self, kind: str) -> bool:
-        """Whether the model for scans of a kind is what was trained on such, and nobody's choice."""
-        return kind in self._trained_kinds()
+    def model_for(self, mark: ScanMark) -> ModelChoice | None:
+        """The last choice for scans of this kind whose model is still there: of this folder, of such a look, of any."""
+        models = {str(model.path): model for model in self.models()}
+        found: list[ModelChoice] = []
+        for known in reversed(self._choices()):
+            if known["kind"] == mark.kind and known["model"] in models:
+                near = bool(mark.folder) and known["folder"] == mark.folder
+                like = mark.is_like(ScanMark(mark.kind, look=known["look"]))
+                found.append(ModelChoice(models[known["model"]], known["trained"], near, like))
+        return max(found, key=lambda choice: (choice.near, choice.like), default=None)
 
-    def _trained_kinds(self) -> list[str]:
-        kinds = self.recall("trained_kinds", [])
-        return kinds if isinstance(kinds, list) else []
-
-    def model_for(self, kind: str) -> ModelEntry | None:
-        """The model that a user chose last for scans of a kind, where it is still there."""
-        wanted = self._models_by_kind().get(kind)
-        return next((m for m in self.models() if wanted is not None and str(m.path) == wanted), None)
-
-    def _models_by_kind(self) -> dict[str, str]:
-        known = self.recall("model_for", {})
-        return known if isinstance(known, dict) else {}
+    def _choices(self) -> list[dict[str, Any]]:
+        """What is remembered, as far as it can be read."""
+        kept = self.recall("chosen_models", [])
+        return [known for known in kept if _is_choice(known)] if isinstance(kept, list) else []
 
     def recall(self, key: str, default: Any = None) -> Any:
         """A remembered setting (plain JSON values)."""
@@ -208,6 +255,15 @@ def _header(path: Path) -> ModelHeader:
 @lru_cache(maxsize=256)
 def _header_of(path: Path, _file: tuple[int, int, int]) -> ModelHeader:
     return read_header(path)
+
+
+def _is_choice(known: Any) -> bool:
+    """Whether an entry of the settings is a choice that can be used."""
+    if not isinstance(known, dict) or not isinstance(known.get("look"), dict):
+        return False
+    texts = all(isinstance(known.get(name), str) for name in ("kind", "folder", "model"))
+    numbers = all(isinstance(value, (int, float)) for value in known["look"].values())
+    return texts and numbers and isinstance(known.get("trained"), bool)
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

@@ -24,10 +24,10 @@ from napari_prosma.scan.selection import (
     fit_of,
     fits,
     fitting_models,
+    holds,
     is_made_for,
-    is_weak,
-    kind_of,
     listed_for,
+    mark_of,
     rows_for,
     suitable_model,
     unsuited,
@@ -317,25 +317,20 @@ class ScanController(Generic[C]):
         self.viewer.add_layer(layer)
 
     def _settle_model(self) -> None:
-        """Take the model that the user chose for such scans, else one that is made for this one, else none."""
+        """Take the model chosen for such scans, where that holds for this one, else one that is made for it, else none."""
         scan, model = self._choices.scan, self._choices.model
         if scan is None:
             return
-        kind = kind_of(scan)
         kept = self._kept.get(self._layer) if self._layer is not None else None
         if kept is not None and kept.path.is_file() and fits(scan, kept):
             model = kept
         elif self._ahead and model is not None and not unsuited(scan, model):
-            self.session.remember_model(kind.text, model)
+            self.session.remember_model(mark_of(scan), model)
         else:
-            known = self.session.model_for(kind.text)
-            usable = known is not None and fits(scan, known) and (kind.synthetic or not known.header.synthetic)
+            choice = self.session.model_for(mark_of(scan))
             model = suitable_model(scan, self.session.models())
-            if usable and known is not None:
-                doubt = unsuited(scan, known)  # a user's own choice is kept in doubt, unless a shipped model fits
-                kept_in_doubt = model is None and not self.session.trained_for(kind.text)
-                better = model is not None and is_weak(known)
-                model = known if (not doubt and not better) or kept_in_doubt else model
+            if choice is not None and holds(scan, choice, model):
+                model = choice.model
         self._ahead = False
         fitting, untold = [], False
         if model is None:
@@ -372,10 +367,10 @@ class ScanController(Generic[C]):
             self._read(self._axes, self._level)
 
     def choose_model(self, model: ModelEntry | None) -> None:
-        """Take another model, as the user chose it: also for other scans of this kind from now on."""
+        """Take another model, as the user chose it: also for other scans like this one from now on."""
         scan = self._choices.scan
         if model is not None and scan is not None:
-            self.session.remember_model(kind_of(scan).text, model)
+            self.session.remember_model(mark_of(scan), model)
         self._change_model(model)
 
     def _change_model(self, model: ModelEntry | None) -> None:
@@ -393,8 +388,8 @@ class ScanController(Generic[C]):
         if self._busy():
             return
         if scan is not None:
-            known = self.session.model_for(kind_of(scan).text)
-            if (known is None or known.path != model.path) and unsuited(scan, model):
+            choice = self.session.model_for(mark_of(scan))
+            if (choice is None or choice.model.path != model.path) and unsuited(scan, model):
                 return
         self._change_model(model)
 
@@ -406,14 +401,14 @@ class ScanController(Generic[C]):
             self._scan_view.show_error(str(error), details=False)
 
     def use_trained(self, path: Path) -> None:
-        """Take a model that was just trained, for this scan and for those that it does not differ from."""
+        """Take a model that was just trained, for this scan and for those like it."""
         try:
             model, scan = self.session.add_model(path), self._choices.scan
         except ProsmaError as error:
             self._scan_view.show_error(str(error), details=False)
             return
         if scan is not None:
-            self.session.remember_model(kind_of(scan).text, model, trained=True)
+            self.session.remember_model(mark_of(scan), model, trained=True)
         self._change_model(model)
 
     def choose_device(self, device: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from napari_prosma.jobs.session import ModelChoice, ScanMark
 from napari_prosma.layers.scan import MADE_FOR, LayerScan
 from napari_prosma.layers.viewport import Region
 from prosma_core.data import fit
@@ -54,6 +55,13 @@ def is_made_for(scan: LayerScan, model: ModelEntry) -> bool:
 def kind_of(scan: LayerScan) -> ScanKind:
     """Kind of a layer's scan; voxels in memory are sampled."""
     return look_of(scan).kind
+
+
+def mark_of(scan: LayerScan) -> ScanMark:
+    """What a choice of model for a layer's scan is remembered by."""
+    look = look_of(scan)
+    numbers = {str(name): round(value, 4) for name, value in (look.look or {}).items()}
+    return ScanMark(look.kind.text, str(scan.path.parent) if scan.path is not None else "", numbers)
 
 
 def fit_of(scan: LayerScan, model: ModelEntry) -> Fit:
@@ -217,6 +225,31 @@ def is_weak(model: ModelEntry) -> bool:
 def unsuited(scan: LayerScan, model: ModelEntry) -> str:
     """Why a model is not chosen automatically for a scan; empty where nothing speaks against it."""
     return misfit(scan, model, None) or fit_of(scan, model).text
+
+
+def holds(scan: LayerScan, choice: ModelChoice, shipped: ModelEntry | None) -> bool:
+    """Whether a choice that was made for another scan of the same kind holds for this one, too.
+
+    Where the model is known to be trained on scans like this one it does; where nothing tells, for scans of the same
+    folder and those that look like it; where something speaks against it, for scans of the same folder for which
+    nothing shipped is meant, if a person chose it.
+
+    Parameters
+    ----------
+    scan : LayerScan
+    choice : ModelChoice
+    shipped : ModelEntry or None
+        What is chosen for the scan otherwise.
+    """
+    model = choice.model
+    if not fits(scan, model) or (model.header.synthetic and not kind_of(scan).synthetic):
+        return False
+    if shipped is not None and is_weak(model):
+        return False
+    fit = fit_of(scan, model)
+    if fit.text:
+        return choice.near and not choice.trained and shipped is None
+    return fit.verdict == "fits" or choice.near or choice.like
 
 
 def distance(scan: LayerScan, model: ModelEntry) -> float:

@@ -10,8 +10,8 @@ from pathlib import Path
 from napari.utils.notifications import show_warning
 
 from napari_prosma.cleanup import run_all
-from napari_prosma.jobs.session import Session
-from napari_prosma.scan.selection import kind_of
+from napari_prosma.jobs.session import ScanMark, Session
+from napari_prosma.scan.selection import mark_of
 from napari_prosma.train.autosave import Autosave
 from napari_prosma.train.export_pairs import left_out, unlearned
 from napari_prosma.train.job import TrainedModel, TrainingPreview, TrainJob, trained_model_of
@@ -235,21 +235,23 @@ class TrainingManager:
         after |= {info.name: None for info in entry.header.classes[1:] if info.name not in after}
         self._view.show_outcome(outcome.before, after, outcome.words, outcome.held_out)
         if not outcome.worse:
-            self._session.prefer(entry, self._kind(entry))
+            self._session.prefer(entry, self._mark(entry))
 
-    def _kind(self, model: ModelEntry) -> str:
-        """The kind of scan that was trained on, as the text of a `ScanKind`; empty where no pair is left to tell."""
+    def _mark(self, model: ModelEntry) -> ScanMark | None:
+        """The scan that was trained on, for what is remembered of it; None where no pair is left to tell."""
         row = next((row for row in self._pairs.rows if row.spec is not None), None)
         if row is None or row.spec is None:
-            return ""
+            return None
         try:
             if row.pair.image.layer is not None:
-                return kind_of(image_scan(row.pair.image)).text
+                return mark_of(image_scan(row.pair.image))
         except ProsmaError:
-            return ""
+            return None
         path = row.pair.image.paths[0]
         modality = dicom_modality(path) if row.spec.format == "dicom" else model_modality(model.header)
-        return kind_from(row.spec, modality=modality).text
+        look = model.header.facts.look if model.header.facts else {}
+        usual = {str(name): middle for name, (_, middle, _) in look.items()}
+        return ScanMark(kind_from(row.spec, modality=modality).text, str(path.parent), usual)
 
     def _all_there(self, pairs: Sequence[Pair]) -> bool:
         """Whether what is painted is in the viewer still."""

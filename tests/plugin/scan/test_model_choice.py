@@ -27,7 +27,7 @@ from napari_prosma.jobs.qt_loop import QtEventLoop
 from napari_prosma.jobs.session import Session
 from napari_prosma.layers.scan import MADE_FOR, METADATA, read
 from napari_prosma.scan import selection
-from napari_prosma.scan.selection import kind_of, rows_for, suitable_model
+from napari_prosma.scan.selection import mark_of, rows_for, suitable_model
 from napari_prosma.scan.view import HEADING, ROW
 from napari_prosma.segment.controller import SegmentController
 from napari_prosma.segment.view import SegmentView
@@ -130,8 +130,8 @@ def ct() -> Any:
     return scan((40, 64, 64), patient=True, low=-1000)
 
 
-def brain() -> Any:
-    return scan((90, 110, 90), patient=True)
+def brain(**note: str) -> Any:
+    return scan((90, 110, 90), patient=True, **note)
 
 
 @pytest.mark.parametrize(
@@ -289,21 +289,22 @@ def test_a_model_trained_on_this_scan_is_chosen_for_it_and_its_like(widget: Widg
     layer = widget.open(ct())
     entry = own_model(widget, tmp_path)
     assert widget.chosen == ""
-    widget.session.prefer(entry, kind_of(widget.controller._choices.scan).text)
+    widget.session.prefer(entry, mark_of(widget.controller._choices.scan))
     assert widget.chosen.startswith("liver")
     widget.open(brain())
     assert widget.chosen == ""  # another modality, although it can take it
-    widget.session.prefer(entry, kind_of(widget.controller._choices.scan).text.replace("3D", "2D"))
+    mark = mark_of(widget.controller._choices.scan)
+    widget.session.prefer(entry, replace(mark, kind=mark.kind.replace("3D", "2D")))
     assert widget.chosen.startswith("liver")  # nothing speaks against it
     widget.open(picture(gray=False))
-    widget.session.prefer(entry, "")
+    widget.session.prefer(entry)
     assert widget.chosen == ""
     widget.controller.choose_image(layer)
     assert widget.chosen.startswith("liver")
     again = Session(tmp_path, NoEngine())  # type: ignore[arg-type]
-    assert again.model_for(kind_of(widget.controller._choices.scan).text).path == entry.path
+    assert again.model_for(mark_of(widget.controller._choices.scan)).model.path == entry.path
     entry.path.unlink()
-    assert again.model_for(kind_of(widget.controller._choices.scan).text) is None
+    assert again.model_for(mark_of(widget.controller._choices.scan)) is None
 
 
 @pytest.mark.parametrize("widget", ["segment"], indirect=True)
@@ -314,7 +315,7 @@ def test_a_model_that_learned_little_gives_way_to_a_shipped_one_that_fits(
     training = read_header(find_model("hippocampus-mri")).training | {"validation_mean_dice": dice}
     entry = own_model(widget, tmp_path, training=training)
     widget.open(scan((36, 50, 35), patient=True, modality="MR"))
-    widget.session.prefer(entry, kind_of(widget.controller._choices.scan).text)
+    widget.session.prefer(entry, mark_of(widget.controller._choices.scan))
     widget.viewer.layers.clear()
     widget.open(scan((36, 50, 35), patient=True, modality="MR"))
     assert widget.chosen.startswith(chosen)
@@ -323,9 +324,9 @@ def test_a_model_that_learned_little_gives_way_to_a_shipped_one_that_fits(
 @pytest.mark.parametrize("widget", ["segment"], indirect=True)
 def test_a_model_that_was_not_validated_is_never_chosen_by_itself(widget: Widget, tmp_path: Path) -> None:
     layer = widget.open(ct())
-    kind = kind_of(widget.controller._choices.scan).text
+    mark = mark_of(widget.controller._choices.scan)
     entry = own_model(widget, tmp_path, training={"validation_mean_dice": 0.2, "validation": "none held out"})
-    widget.session.prefer(entry, kind)  # as the Train widget does
+    widget.session.prefer(entry, mark)  # as the Train widget does
     assert widget.chosen.startswith("liver")  # for the scan it was trained on
     assert "training Dice" in widget.text("model_facts") or "not validated" in widget.text("model_facts")
     widget.open(ct())
@@ -346,16 +347,19 @@ def test_a_model_that_was_trained_here_is_not_chosen_for_a_scan_that_it_does_not
     entry = own_model(widget, tmp_path, facts=facts)
     widget.open(scan((36, 50, 35), patient=True))
     assert widget.chosen == "hippocampus-mri"
-    widget.session.prefer(entry, kind_of(widget.controller._choices.scan).text)  # as the Train widget does
+    widget.session.prefer(entry, mark_of(widget.controller._choices.scan))  # as the Train widget does
     assert widget.chosen.startswith("liver")
     widget.open(scan((36, 50, 35), patient=True))
     assert widget.chosen.startswith("liver")
     widget.open(brain())  # of the same kind
     assert widget.chosen == ""
+    widget.open(brain(path="/study/a.nii"))
     widget.choose("liver")
-    widget.open(brain())
-    assert widget.chosen.startswith("liver")  # a user's own choice, which is warned of
+    widget.open(brain(path="/study/b.nii"))
+    assert widget.chosen.startswith("liver")  # a user's own choice for the scans of this folder, which is warned of
     assert "times larger" in widget.text("fit_warning")
+    widget.open(brain(path="/other/b.nii"))
+    assert widget.chosen == ""
 
 
 @pytest.mark.parametrize("widget", ["segment"], indirect=True)
@@ -366,7 +370,7 @@ def test_a_model_that_was_used_before_gives_way_to_a_shipped_one_that_fits(
     facts = read_header(find_model("hippocampus-mri")).facts.replace(sides=((200, 200, 200),) * 3)
     training = {"validation_mean_dice": 0.9, "validation": "none held out"}
     entry = own_model(widget, tmp_path, facts=facts, training=training)
-    widget.open(scan((160, 200, 200), patient=True))
+    widget.open(scan((160, 200, 200), patient=True, path="/study/a.nii"))
     if by_hand:
         widget.choose("liver")
     else:
@@ -376,7 +380,7 @@ def test_a_model_that_was_used_before_gives_way_to_a_shipped_one_that_fits(
     assert widget.chosen.startswith("liver")
     widget.open(scan((36, 50, 35), patient=True))  # of the same kind, and much smaller
     assert widget.chosen == "hippocampus-mri"
-    widget.open(brain())
+    widget.open(brain(path="/study/b.nii"))
     assert widget.chosen.startswith("liver") == by_hand  # nothing shipped is made for it
 
 

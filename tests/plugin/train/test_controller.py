@@ -16,7 +16,7 @@ from napari.utils.notifications import notification_manager
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QCheckBox, QComboBox, QPushButton, QTableWidget, QWidget
 
-from napari_prosma.jobs.session import Session
+from napari_prosma.jobs.session import ScanMark, Session
 from napari_prosma.layers.labels import brush_for
 from napari_prosma.layers.scan import read
 from napari_prosma.scan.selection import fit_of
@@ -851,9 +851,10 @@ def test_a_finished_model_is_in_segments_list_and_preferred(widget: Any, annotat
     job.say(result(write_model(widget, "liver model")))
     assert "liver model" in [m.header.name for m in widget.session.models()]
     assert preferred == ["liver model"]
-    chosen = widget.session.model_for("3D, 1 channel, no voxel size")
+    chosen = widget.session.model_for(ScanMark("3D, 1 channel, no voxel size"))
     assert chosen is not None
-    assert chosen.path == widget.models / "liver model.safetensors"
+    assert chosen.trained
+    assert chosen.model.path == widget.models / "liver model.safetensors"
     assert widget.text("run") == "Train"
     assert widget.text("name") == "liver model-2"  # the next one
 
