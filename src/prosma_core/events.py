@@ -42,13 +42,14 @@ class SlabDone:
 
 @dataclass(frozen=True)
 class StepDone:
-    """One optimizer step: its loss, and the seconds that are left by then."""
+    """One optimizer step: its loss, the seconds that are left by then, and how many epochs there will be at most."""
 
     epoch: int
     step: int
     steps: int
     loss: float
     seconds_left: float | None = None
+    epochs: int | None = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 import unicodedata
+from collections import deque
 
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Unicode categories that are shown as escapes: controls, bidirectional and other formats, surrogates, line ends."""
@@ -50,6 +52,29 @@ def format_duration(seconds: float) -> str:
     if hours >= 10:
         return f"{round(minutes / 60)} h"
     return f"{minutes} min" if minutes < 60 else f"{hours} h {minutes % 60} min"
+
+
+class TimeLeft:
+    """Remaining time of what is done part by part, from the pace of the last parts."""
+
+    PARTS, SECONDS = 8, 3.0
+    """Reports, and seconds, that the pace is taken from at least."""
+
+    def __init__(self) -> None:
+        self._reports: deque[tuple[float, float]] = deque()
+
+    def text(self, done: float, total: float) -> str:
+        """Remaining time after `done` of `total` as text, empty while it is unknown."""
+        now, reports = time.monotonic(), self._reports
+        if reports and done < reports[-1][1]:  # something else is counted
+            reports.clear()
+        reports.append((now, done))
+        while len(reports) > self.PARTS + 1 and now - reports[1][0] >= self.SECONDS:
+            reports.popleft()
+        began, first = reports[0]
+        if done <= first or done >= total:
+            return ""
+        return f"about {format_duration((now - began) / (done - first) * (total - done))} left"
 
 
 def unsafe(letter: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.jobs.spec import JobSpec
 from prosma_core.engine.messages import Cancelled, Failed, Message, is_last
 from prosma_core.events import StageStarted, TileDone, Working
-from prosma_core.printable import format_duration
+from prosma_core.printable import TimeLeft
 
 _LOG = logging.getLogger(__name__)
 
@@ -237,21 +236,3 @@ class ShownRun(JobRun):
     def _fail(self, failed: Failed) -> None:
         self.details = failed.details
         self._run_view.show_error(str(failed.error), details=bool(failed.details))
-
-
-class TimeLeft:
-    """Remaining time of tiles, from the pace since the first one."""
-
-    def __init__(self) -> None:
-        self._began: float | None = None
-        self._first = 0
-
-    def text(self, done: int, total: int) -> str:
-        """Remaining time after `done` of `total` as text, empty while it is unknown."""
-        now = time.monotonic()
-        if self._began is None:
-            self._began, self._first = now, done
-        if done <= self._first or done >= total:
-            return ""
-        seconds = (now - self._began) / (done - self._first) * (total - done)
-        return f"about {format_duration(seconds)} left"

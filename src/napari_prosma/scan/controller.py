@@ -317,7 +317,7 @@ class ScanController(Generic[C]):
         self.viewer.add_layer(layer)
 
     def _settle_model(self) -> None:
-        """Take the model chosen for such scans, where that holds for this one, else one that is made for it, else none."""
+        """Take the model chosen for such scans, where it holds for this one, else one made for it, else none."""
         scan, model = self._choices.scan, self._choices.model
         if scan is None:
             return

@@ -283,7 +283,7 @@ class TrainJob(ShownRun):
         self.labels_taken: Callable[[LabelsTaken], None] = lambda _: None
         self._view, self._jobs, self._preview, self._told = view, jobs, preview, over
         self._rows: list[dict[str, Any]] = []
-        self._epochs, self._left = "", ""
+        self._epoch, self._epochs, self._left = "", "", ""
         view.show_training()
         super().__init__(view, TEXTS, f"ProSMA: training {order.name}")
         self._show_history(_known_rows(order.folder))
@@ -308,7 +308,7 @@ class TrainJob(ShownRun):
             SlicesUnsure: self._preview.know,
             Finished: self._finish,
             Cancelled: lambda _: self.say("Stopped."),
-            Working: lambda working: self._view.show_progress(0, 0, f"{working.message}{self._left}"),
+            Working: self._show_work,
         }
         return {**super().handlers, **own}
 
@@ -323,17 +323,27 @@ class TrainJob(ShownRun):
             self._end()
             raise
 
+    def _show_work(self, working: Working) -> None:
+        """Show what is done between two steps: of which epoch, and how long the training takes."""
+        words = working.message
+        if self._epoch in words:  # it names its epoch by itself
+            words = words.replace(self._epoch, f"{self._epoch}{self._epochs}", 1) if self._epoch else words
+        else:
+            words = f"{self._epoch.capitalize()}{self._epochs}, {words[:1].lower()}{words[1:]}"
+        self._view.show_progress(0, 0, f"{words}{self._left}")
+
     def _show_step(self, step: StepDone) -> None:
-        if step.seconds_left is not None:
-            self._left = f", about {format_duration(step.seconds_left)} left"
-        text = f"Epoch {step.epoch}{self._epochs}, step {step.step} of {step.steps}{self._left}"
+        self._epoch = f"epoch {step.epoch}"
+        self._epochs = _of(step.epochs) if step.epochs is not None else self._epochs
+        self._left = _left(step.seconds_left) or self._left
+        text = f"{self._epoch.capitalize()}{self._epochs}, step {step.step} of {step.steps}{self._left}"
         self._view.show_progress(step.step, step.steps, text)
         self._view.show_step(step.epoch - 1 + step.step / step.steps, step.loss)
         self._activity.show_progress(step.step, step.steps)
 
     def _show_epoch(self, epoch: EpochDone) -> None:
-        self._epochs = f" of {epoch.epochs}" if epoch.epochs < MOST_EPOCHS else ""
-        self._left = "" if epoch.seconds_left is None else f", about {format_duration(epoch.seconds_left)} left"
+        self._epoch, self._epochs = f"epoch {epoch.epoch}", _of(epoch.epochs)
+        self._left = _left(epoch.seconds_left)
         self._preview.epoch_seconds = epoch.seconds
         self.advanced = True
         self._show_history([*self._rows, history_row(epoch)])
@@ -382,6 +392,16 @@ class TrainJob(ShownRun):
         run_all("A training that is over could not be tidied up", self._preview.end, super().over)
         if not self.abandoned:
             self._told(self)
+
+
+def _of(epochs: int) -> str:
+    """How many epochs there are, where time alone does not end the training."""
+    return f" of {epochs}" if epochs < MOST_EPOCHS else ""
+
+
+def _left(seconds: float | None) -> str:
+    """Time left, empty where it is not known and at the end."""
+    return f", about {format_duration(seconds)} left" if seconds else ""
 
 
 def trained_model_of(kept: KeptModel) -> TrainedModel:

@@ -28,10 +28,10 @@ from prosma_core.cli.options import (
     label_meaning,
     log_to_stderr,
     say,
-    stderr_console,
     voxel_size,
 )
-from prosma_core.events import CaseDone, Event, StageStarted, Working, drain
+from prosma_core.cli.progress import Lines
+from prosma_core.events import CaseDone, Event, StageStarted, TileDone, Working, drain
 from prosma_core.printable import counted, visible
 
 PARTIAL_EXIT = 3
@@ -103,8 +103,10 @@ def evaluate(
     segmenter = Segmenter.load(path, choice.device)
     given = {"mirror": mirror} if overlap is None else {"mirror": mirror, "overlap": overlap}
     config = InferenceConfig.parse(given, "The command line")
-    with stderr_console().status("Reading") as status:
-        report = drain(evaluate_cases(segmenter, data, split, config, tolerance, meaning, size), partial(_show, status))
+    lines = Lines()
+    with lines.console.status("Reading") as status:
+        work = evaluate_cases(segmenter, data, split, config, tolerance, meaning, size)
+        report = drain(work, partial(_show, lines, status))
     if json_file:
         write_bytes_atomic(json_file, json.dumps(report, indent=1).encode())
     _print_table(report)
@@ -114,15 +116,18 @@ def evaluate(
         raise typer.Exit(PARTIAL_EXIT)
 
 
-def _show(status: Status, event: Event) -> None:
+def _show(lines: Lines, status: Status, event: Event) -> None:
     from rich.text import Text
 
     if isinstance(event, Working):
         status.update(Text(visible(event.message)))
+        lines.now(event.message)
+    elif isinstance(event, TileDone):
+        lines.now(f"Segmenting: {event.done} of {event.total} tiles")
     elif isinstance(event, StageStarted):
-        status.console.print(event.message)
+        lines.say(event.message)
     elif isinstance(event, CaseDone):
-        status.console.print(f"{event.name} ({event.seconds:.1f} s)")
+        lines.say(f"{event.name} ({event.seconds:.1f} s)")
 
 
 def _print_table(report: dict[str, Any]) -> None:

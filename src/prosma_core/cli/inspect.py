@@ -21,9 +21,9 @@ from prosma_core.cli.options import (
     parse_region,
     parse_what_if,
     say,
-    stderr_console,
     voxel_size,
 )
+from prosma_core.cli.progress import Lines
 from prosma_core.events import Event, StageStarted, TileDone, Working, drain
 
 if TYPE_CHECKING:
@@ -104,15 +104,18 @@ class _Progress:
     """Sentences, and where there is a terminal what is done at the moment."""
 
     def __init__(self) -> None:
-        self.console = stderr_console()
+        self.lines = Lines()
+        self.console = self.lines.console
 
     def show(self, event: Event) -> None:
         """Show one event."""
         if isinstance(event, StageStarted):
-            self.console.print(event.message)
-        elif self.console.is_terminal and isinstance(event, TileDone | Working):
+            self.lines.say(event.message)
+        elif isinstance(event, TileDone | Working):
             words = event.message if isinstance(event, Working) else f"Tile {event.done} of {event.total}"
-            self.console.print(f"{words:<60}", end="\r")
+            self.lines.now(words)
+            if self.console.is_terminal:
+                self.console.print(f"{words:<60}", end="\r")
 
 
 def _levels(inspection: Inspection) -> Iterator[str]:

@@ -17,12 +17,12 @@ from prosma_core.cli.options import (
     log_to_stderr,
     parse_region,
     say_error,
-    stderr_console,
     voxel_size,
 )
+from prosma_core.cli.progress import Lines
 from prosma_core.errors import BELOW
-from prosma_core.events import CaseDone, CaseFailed, Event, StageStarted, TileDone, drain
-from prosma_core.printable import format_duration, visible
+from prosma_core.events import CaseDone, CaseFailed, Event, StageStarted, TileDone, Working, drain
+from prosma_core.printable import TimeLeft, format_duration, visible
 
 
 def segment(
@@ -114,7 +114,8 @@ class _Progress:
     def __init__(self) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self.console = stderr_console()
+        self.lines, self.left = Lines(), TimeLeft()
+        self.console = self.lines.console
         self.finished = self.failed = 0
         self.bar = Progress(
             TextColumn("{task.description}", markup=False),
@@ -132,11 +133,16 @@ class _Progress:
         if isinstance(event, TileDone):
             failed = f" ({self.failed} failed)" if self.failed else ""
             self.bar.update(self.task, description=f"Segmenting{failed}", completed=event.done, total=event.total)
+            left = self.left.text(event.done, event.total)
+            done = f"{event.done} of {event.total} tiles" + (f", {left}" if left else "")
+            self.lines.now(f"Segmenting scan {self.finished + self.failed + 1}: {done}")
+        elif isinstance(event, Working):
+            self.lines.now(event.message)
         elif isinstance(event, StageStarted):
-            self.console.print(event.message)
+            self.lines.say(event.message)
         elif isinstance(event, CaseDone):
             sizes = ", ".join(f"{name} {count}" for name, count in event.voxels.items())
-            self.console.print(f"{event.name} -> {event.output} ({format_duration(event.seconds)}; voxels: {sizes})")
+            self.lines.say(f"{event.name} -> {event.output} ({format_duration(event.seconds)}; voxels: {sizes})")
             self.finished += 1
             self.bar.reset(self.task, total=None, description="Reading")
         elif isinstance(event, CaseFailed):

@@ -24,9 +24,9 @@ from prosma_core.cli.options import (
     log_to_stderr,
     say,
     split_pairs,
-    stderr_console,
     voxel_size,
 )
+from prosma_core.cli.progress import Lines
 from prosma_core.config.model import ModelHeader
 from prosma_core.config.training import MOST_EPOCHS
 from prosma_core.errors import ConfigError
@@ -123,7 +123,8 @@ class _Progress:
     def __init__(self) -> None:
         from rich.progress import BarColumn, Progress, TextColumn
 
-        self.console = stderr_console()
+        self.lines = Lines()
+        self.console = self.lines.console
         self.bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -133,26 +134,39 @@ class _Progress:
             disable=not self.console.is_terminal,
         )
         self.task = self.bar.add_task("Preparing", total=None, note="")
-        self.left = ""
+        self.epoch = self.left = ""
 
     def show(self, event: Event) -> None:
         """Show one event."""
         if isinstance(event, Working):
             self.bar.update(self.task, note=visible(event.message))
+            words = f"{self.epoch}, {event.message[:1].lower()}{event.message[1:]}" if self.epoch else event.message
+            self.lines.now(f"{words}{self.left}")
         elif isinstance(event, StageStarted):
-            self.console.print(event.message)
+            self.lines.say(event.message)
         elif isinstance(event, StepDone):
-            if event.seconds_left is not None:
-                self.left = f", {format_duration(event.seconds_left)} left"
+            self.left = _left(event) or self.left
+            self.epoch = f"epoch {event.epoch}{_of(event)}"
             note = f"loss {event.loss:.3f}{self.left}"
             self.bar.update(
-                self.task, description=f"Epoch {event.epoch}", total=event.steps, completed=event.step, note=note
+                self.task, description=self.epoch.capitalize(), total=event.steps, completed=event.step, note=note
             )
+            self.lines.now(f"{self.epoch}, step {event.step} of {event.steps}, {note}", "steps")
         elif isinstance(event, EpochDone):
-            self.left = "" if event.seconds_left is None else f", {format_duration(event.seconds_left)} left"
-            self.console.print(epoch_line(event))
+            self.left = _left(event)
+            self.lines.say(epoch_line(event))
         elif isinstance(event, CheckpointSaved):
             self.bar.update(self.task, note=f"saved{self.left}")
+
+
+def _of(event: StepDone | EpochDone) -> str:
+    """How many epochs there are, where that is known."""
+    return f"/{event.epochs}" if event.epochs is not None and event.epochs < MOST_EPOCHS else ""
+
+
+def _left(event: StepDone | EpochDone) -> str:
+    """Time left, empty where it is not known and at the end."""
+    return f", {format_duration(event.seconds_left)} left" if event.seconds_left else ""
 
 
 def measured(header: ModelHeader) -> str:
@@ -167,8 +181,7 @@ def _dice(value: float | None) -> str:
 
 def epoch_line(event: EpochDone) -> str:
     """One epoch in a line: loss, Dice per class, and what each gate removes."""
-    of = f"/{event.epochs}" if event.epochs < MOST_EPOCHS else ""
-    parts = [f"epoch {event.epoch}{of}", f"loss {event.loss:.4f}"]
+    parts = [f"epoch {event.epoch}{_of(event)}", f"loss {event.loss:.4f}"]
     if event.dice is not None and event.mean_dice is not None:
         classes = ", ".join(f"{name} {dice:.3f}" for name, dice in event.dice.items()) if len(event.dice) > 1 else ""
         parts.append(f"Dice {event.mean_dice:.4f}{f' ({classes})' if classes else ''}{' best' if event.best else ''}")

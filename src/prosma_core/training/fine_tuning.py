@@ -22,7 +22,7 @@ from prosma_core.model.weights import fitting, model_from
 from prosma_core.runs.run_folder import RunFolder
 from prosma_core.training.cases import TrainingCase
 from prosma_core.training.prepare import Setup
-from prosma_core.training.validate import common_classes
+from prosma_core.training.validate import common_classes, in_words
 
 GOOD, FAIR = 0.85, 0.5
 """Dice of the start model on the annotated voxels from which on it is corrected, and adapted."""
@@ -203,7 +203,7 @@ def _predicted(
     counts = torch.zeros(2, 2, len(setup.header.classes), dtype=torch.int64)
     here = torch.zeros(2, len(setup.header.classes), dtype=torch.bool)
     for i in wanted:
-        logits = yield from predictor.predict(cases[i].image, device)
+        logits = yield from in_words(predictor.predict(cases[i].image, device), f"Segmenting {cases[i].name}")
         if not bool(torch.isfinite(logits).all()):
             msg = f"The start model gives NaN or infinity on {cases[i].name}. Start from another model."
             raise DivergedError(msg)

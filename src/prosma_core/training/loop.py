@@ -26,7 +26,7 @@ from prosma_core.training.optimization import MovingAverage
 from prosma_core.training.prepare import prepare_run
 from prosma_core.training.split import Split
 from prosma_core.training.trainer import Trainer
-from prosma_core.training.validate import Validation, validate_start
+from prosma_core.training.validate import Validation, in_words, validate_start
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,8 @@ def _finish(trainer: Trainer) -> Generator[Event, None, TrainingResult]:
     folder, weights, out = trainer.folder, trainer.weights(), trainer.setup.run.out
     if trainer.config.keep == "best" and folder.best.is_file():
         weights = {k: torch.from_numpy(v) for k, v in load_bundle(folder.best)[1].items()}
-    validation = yield from trainer.validate(weights, trainer.val)
+    work = trainer.validate(weights, trainer.val)
+    validation = yield from in_words(work, "Validating the model", len(trainer.val), timed=True)
     make_folder(out.parent)
     header = trainer.save_model(out, validation)
     yield CheckpointSaved(str(out))

@@ -39,7 +39,14 @@ from prosma_core.training.optimization import (
 )
 from prosma_core.training.prepare import Setup
 from prosma_core.training.split import Part
-from prosma_core.training.validate import CasePicture, Validation, training_summary, validate, validate_start
+from prosma_core.training.validate import (
+    CasePicture,
+    Validation,
+    in_words,
+    training_summary,
+    validate,
+    validate_start,
+)
 
 FEW_VOXELS = 1_000_000
 """Voxels that are validated in the middle of an epoch."""
@@ -72,6 +79,7 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, self.config)
         self.gradients = graphed(self.eager_gradients, self.config, device)
         self.progress = Progress()
+        self._marks: deque[tuple[float, float]] = deque(maxlen=self.config.steps + 2)  # share, seconds, of an epoch
         self.before: dict[str, float] | None = None
         self.channels = setup.header.model.in_channels
         self._use_cases()
@@ -188,6 +196,7 @@ class Trainer:
         if self.live is not None and self._clock is None:
             self._clock = PreviewClock(self.live.asked)
         yield from self.learn_new_labels()
+        self._seconds_left(0, 0.0)
         began = time.monotonic()  # what it takes to prepare new labels counts for nothing
         if self.live is not None and self.progress.epoch == 0 and self.live.wants_preview:
             yield from self._answer_first(self.live)
@@ -202,7 +211,7 @@ class Trainer:
             if len(waiting) > (IN_FLIGHT if self.device.type == "cuda" else 0):
                 losses.append(self._read(number, *waiting.popleft()))
                 left = self._seconds_left(step + 1, time.monotonic() - began)
-                yield StepDone(number, step + 1, self.config.steps, losses[-1], left)
+                yield StepDone(number, step + 1, self.config.steps, losses[-1], left, self.epochs)
             if self.live is not None:
                 began += yield from self._between_steps(self.live, step + 1, time.monotonic() - began)
         losses += [self._read(number, *late) for late in waiting]
@@ -210,7 +219,10 @@ class Trainer:
         self.progress.epoch = number
         validation = None
         if number % self.config.validation_every == 0 or number == self.epochs:
-            validation = yield from self.validate(self.weights(), self.validation_subset(), self.picture.take)
+            cases = self.validation_subset()
+            validation = yield from in_words(
+                self.validate(self.weights(), cases, self.picture.take), "Validating", len(cases)
+            )
         event = self._close_epoch(began, sum(losses) / len(losses), rate, validation)
         if validation is not None:
             self.picture.write(self.folder.picture(number))
@@ -227,11 +239,17 @@ class Trainer:
         return epoch == 1 and self.config.minutes is not None and seconds >= FIRST_EPOCH
 
     def _seconds_left(self, step: int, seconds: float) -> float | None:
-        """Time to the end of the run, as of `share`; None while that cannot be told yet."""
-        share, p = self.share(step, seconds), self.progress
-        if not share or not (self.config.minutes or p.epoch or step >= FEW_STEPS):
+        """Time to the end of the run, as of `share`, at the pace of the last epoch; None while that is not known."""
+        share, p, marks = self.share(step, seconds), self.progress, self._marks
+        if marks and share < marks[-1][0]:  # the budget counts anew
+            marks.clear()
+        marks.append((share, p.elapsed + seconds))
+        done, spent = share, p.elapsed - p.budget_seconds + seconds
+        if len(marks) > FEW_STEPS and share > marks[0][0]:
+            done, spent = share - marks[0][0], p.elapsed + seconds - marks[0][1]
+        elif not share or not (self.config.minutes or p.epoch):
             return None
-        return (p.elapsed - p.budget_seconds + seconds) / share * max(0.0, 1 - share)
+        return spent / done * max(0.0, 1 - share)
 
     def _between_steps(self, live: LiveInput, step: int, seconds: float) -> Generator[Event, None, float]:
         """Learn new labels, and show what was learned where it is time for that; seconds that count for nothing.
@@ -245,7 +263,8 @@ class Trainer:
             yield from self._answer_first(live, step)
         if self._clock is not None and self._clock.due and live.wants_preview and step < self.config.steps:
             began_preview = time.monotonic()
-            validation = yield from self.validate(self.weights(), self._few_cases())
+            cases = self._few_cases()
+            validation = yield from in_words(self.validate(self.weights(), cases), "Validating", len(cases))
             self.save_model(self.folder.interim, validation)
             words = self.setup.split.measured_on
             try:
@@ -265,8 +284,9 @@ class Trainer:
         live.answer = first_answer(self.setup, self.device, epoch_voxels=voxels)
         if live.answer is not None:
             live.answer.until = before.until if before is not None else live.answer.until  # strokes prolong nothing
-            light, tile = live.answer.model, h.preprocess.tile
-            found = yield from validate(light, self._few_cases(), tile, h.classes, self.device, amp=False)
+            light, tile, cases = live.answer.model, h.preprocess.tile, self._few_cases()
+            work = validate(light, cases, tile, h.classes, self.device, amp=False)
+            found = yield from in_words(work, "Validating the light model", len(cases))
             live.answer.dice = found.mean
             yield InterimDone(self.progress.epoch + 1, step, "", found.mean, self.setup.split.measured_on)
 

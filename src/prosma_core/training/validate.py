@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+import math
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.labels import IGNORED
 from prosma_core.errors import DivergedError
-from prosma_core.events import Event, LevelStats, StageStarted
+from prosma_core.events import Event, LevelStats, StageStarted, TileDone, Working, relay
 from prosma_core.inference.tiled import TiledPredictor
 from prosma_core.io.notes import NO_INDEPENDENT_LABELS
 from prosma_core.io.raster import gray_values, nearest_pixels, side_by_side, write_picture
@@ -24,9 +25,11 @@ from prosma_core.model.gate_hooks import counting
 from prosma_core.model.light_head import LightHead
 from prosma_core.model.unet import UNet
 from prosma_core.model.weights import model_from
-from prosma_core.printable import counted
+from prosma_core.printable import TimeLeft, counted
 from prosma_core.training.cases import TrainingCase
 from prosma_core.training.prepare import Setup
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -191,6 +194,37 @@ def _unnamed(info: ClassInfo) -> bool:
     return info.name == f"class {info.value}"
 
 
+def in_words(
+    work: Generator[Event, None, R], words: str, scans: int = 1, *, timed: bool = False
+) -> Generator[Event, None, R]:
+    """Pass the events of a job within a training on, tiles as what is done and how much of it; returns its result.
+
+    Parameters
+    ----------
+    work : generator of Event
+        Segments scans tile by tile.
+    words : str
+        What is done.
+    scans : int
+        How many there are.
+    timed : bool
+        Whether the time left of it is said, from the pace since its first tile.
+    """
+    finished, pace = 0, TimeLeft()
+
+    def tell(event: Event) -> Iterator[Event]:
+        nonlocal finished
+        if not isinstance(event, TileDone):
+            yield event
+            return
+        share = (finished + event.done / event.total) / scans
+        finished += event.done == event.total
+        left = pace.text(share, 1) if timed else ""
+        yield Working(f"{words}: {math.floor(100 * share)} %" + (f", {left}" if left else ""))
+
+    return (yield from relay(work, tell))
+
+
 def validate_start(setup: Setup, device: torch.device) -> Generator[Event, None, dict[str, float] | None]:
     """Dice of the start model per class that both models have, on the run's validation cases.
 
@@ -220,7 +254,8 @@ def validate_start(setup: Setup, device: torch.device) -> Generator[Event, None,
         meant[i] = j
     pre, classes = setup.header.preprocess, setup.header.classes
     amp = setup.run.training.amp
-    found = yield from validate(model, setup.val, pre.tile, classes, device, amp=amp, meant=meant)
+    work = validate(model, setup.val, pre.tile, classes, device, amp=amp, meant=meant)
+    found = yield from in_words(work, f"Validating {header.name}", len(setup.val), timed=True)
     names = [classes[j].name for j in sorted(common.values()) if classes[j].name in found.dice]
     if not names:
         yield StageStarted("No validation case holds a class of the start model: before and after are not compared.")

@@ -27,7 +27,7 @@ from PIL import Image
 from safetensors.numpy import load, load_file, save
 from scipy import ndimage
 
-from prosma_core.cli import main
+from prosma_core.cli import main, progress
 from prosma_core.cli.main import app
 from prosma_core.data.geometry import array_spec
 from prosma_core.inference.cpu_tuning import cpu_settings
@@ -328,6 +328,24 @@ def test_train_segment_evaluate_and_info_fit_together(
     assert described["model"]["gate"]["kind"] == "none"
     assert described["training"]["epochs"] == 2
     assert described["sha256"] == values["sha256"]
+
+
+def test_without_a_terminal_every_verb_says_how_far_it_is(
+    prosma: Prosma, make_data: Make, settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, trained = make_data(tmp_path / "data"), tmp_path / "own.safetensors"
+    scan = sorted((data / "images").iterdir())[0]
+    begun = prosma("train", "--data", data, "--out", trained, "--config", settings)[2]
+    assert re.search(r"^epoch 1/2, step 1 of 2, loss \d\.\d+$", begun, re.MULTILINE)  # as soon as a stage begins
+    assert "step 2 of" not in begun
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    lines = prosma("train", "--data", data, "--out", trained, "--config", settings, "--overwrite")[2]
+    assert re.search(r"^epoch 2/2, step 2 of 2, loss ", lines, re.MULTILINE)
+    assert re.search(r"^epoch 1/2, validating: 100 %", lines, re.MULTILINE)
+    assert re.search(r"^epoch 2/2, validating the model: 100 %$", lines, re.MULTILINE)
+    assert "Segmenting scan 1: " in prosma("segment", scan, "--model", trained, "--out", tmp_path / "seg")[2]
+    assert re.search(r"^Tile 1 of \d", prosma("inspect", scan, "--model", trained, "--out", tmp_path / "g")[2], re.M)
+    assert re.search(r"^Segmenting: 1 of \d+ tile", prosma("evaluate", "--model", trained, "--data", data)[2], re.M)
 
 
 def test_evaluate_says_what_it_measures_and_takes_a_runs_splits(

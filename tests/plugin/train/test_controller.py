@@ -39,7 +39,7 @@ from prosma_core.engine.messages import (
     TrainResult,
 )
 from prosma_core.errors import DeviceError, ProsmaError
-from prosma_core.events import EpochDone, LevelStats, PreviewDone, StageStarted, StepDone
+from prosma_core.events import EpochDone, LevelStats, PreviewDone, StageStarted, StepDone, Working
 from prosma_core.io.bundle import find_model, load_bundle, save_bundle
 from prosma_core.io.images import read_image, write_image, write_labels
 from prosma_core.runs.run_folder import RunFolder
@@ -815,11 +815,31 @@ def test_a_run_by_the_clock_says_no_number_of_epochs_but_the_time_from_its_first
     annotated(widget.viewer)
     widget.controller.pairs.add_active()
     job = widget.start()
-    job.say(StepDone(1, 3, 40, 0.9, seconds_left=590.0))
+    job.say(StepDone(1, 3, 40, 0.9, seconds_left=590.0, epochs=MOST_EPOCHS))
     assert widget.view.progress_text() == "Epoch 1, step 3 of 40, about 10 min left"
     job.say(replace(epoch(1), epochs=MOST_EPOCHS))
     job.say(StepDone(2, 1, 40, 0.8, seconds_left=540.0))
     assert widget.view.progress_text() == "Epoch 2, step 1 of 40, about 9 min left"
+
+
+def test_every_line_of_a_running_training_names_the_epoch_and_the_time_left(widget: Any, annotated: Any) -> None:
+    annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    job = widget.start()
+
+    def said(event: Any) -> str:
+        job.say(event)
+        return str(widget.view.progress_text())
+
+    assert said(Working("Reading scan 2")).startswith("Reading scan 2")
+    assert said(StepDone(1, 1, 40, 0.9, epochs=20)) == "Epoch 1 of 20, step 1 of 40"
+    assert said(StepDone(1, 40, 40, 0.9, 190.0, 20)) == "Epoch 1 of 20, step 40 of 40, about 3 min left"
+    assert said(Working("Validating: 40 %")).startswith("Epoch 1 of 20, validating: 40 %, about 3 min left")
+    job.say(replace(epoch(1), epochs=20, seconds_left=130.0))
+    assert said(Working("Preview of epoch 1: 7 %")).startswith("Preview of epoch 1 of 20: 7 %, about 2 min left")
+    job.say(replace(epoch(20), epochs=20, seconds_left=0.0))
+    last = said(Working("Validating the model: 50 %, about 9 s left"))
+    assert last.startswith("Epoch 20 of 20, validating the model: 50 %, about 9 s left")
 
 
 def test_a_start_model_that_was_trained_on_other_scans_is_warned_of_as_in_segment(widget: Any) -> None:

@@ -12,11 +12,10 @@ from qtpy.QtCore import QBuffer, QByteArray, QEvent, QPoint
 from qtpy.QtGui import QHelpEvent, QMovie
 from qtpy.QtWidgets import QApplication, QDialog, QLabel, QMainWindow, QPlainTextEdit, QProgressBar, QToolTip
 
-from napari_prosma.jobs.run import TimeLeft
 from napari_prosma.segment.view import SegmentView
 from napari_prosma.widgets.fields import Fold, combo, note_label, say
 from napari_prosma.widgets.job_view import READY, SPINNER_SPEED, ActivityProgress, StatusPanel
-from prosma_core.printable import format_duration
+from prosma_core.printable import TimeLeft, format_duration
 
 
 @pytest.mark.parametrize(
@@ -45,6 +44,22 @@ def test_time_left_follows_the_pace_since_the_first_tile(monkeypatch: pytest.Mon
     assert left.text(5, 11) == "about 12 s left"
     now[0] += 12
     assert left.text(11, 11) == ""
+
+
+def test_time_left_follows_the_pace_of_the_last_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    left = TimeLeft()
+    for tile in range(1, 101):  # on quiet cores
+        left.text(tile, 200)
+        now[0] += 1
+    for tile in range(101, 110):  # under load
+        now[0] += 9
+        said = left.text(tile, 200)
+    assert said == "about 14 min left"  # 91 tiles, 9 s each
+    assert left.text(1, 200) == ""  # of another scan
+    now[0] += 2
+    assert left.text(2, 11) == "about 18 s left"
 
 
 def test_without_a_total_the_line_counts_the_seconds_and_the_bar_stands_still(qtbot: QtBot) -> None:
