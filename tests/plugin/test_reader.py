@@ -18,6 +18,7 @@ from napari_prosma._reader import get_reader, read_paths
 from napari_prosma.layers.patient_view import patient_view
 from napari_prosma.layers.results import file_notes, noted_classes
 from napari_prosma.layers.scan import levels, read
+from napari_prosma.scan.selection import kind_of
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import array_spec
 from prosma_core.errors import FileFormatError
@@ -308,6 +309,16 @@ def test_what_is_not_ours_is_left_to_others(tmp_path: Path) -> None:
     assert get_reader(str(tmp_path / "a.csv")) is None
     assert get_reader([str(tmp_path / "a.nii"), str(tmp_path / "a.csv")]) is None
     assert get_reader([]) is None
+
+
+def test_the_modality_of_a_dicom_is_known_without_its_files(tmp_path: Path, open_layer: OpenLayer) -> None:
+    file = tmp_path / "scan.dcm"
+    file.write_bytes((Path(pydicom.__file__).parent / "data" / "test_files" / "MR_small.dcm").read_bytes())
+    layer = open_layer(file)
+    file.unlink()
+    assert kind_of(read(layer)).modality == "MR"
+    layer.scale = [2 * step for step in layer.scale]
+    assert kind_of(read(layer)).modality == "MR"
 
 
 def test_a_dicom_segmentation_opens_as_labels_with_its_names(open_layer: OpenLayer) -> None:

@@ -21,7 +21,6 @@ from prosma_core.data.geometry import Scan, size_note
 from prosma_core.data.grid import unit_factor
 from prosma_core.data.look import ScanKind, ScanLook, describe
 from prosma_core.io.bundle import ModelEntry, figures_text, model_groups
-from prosma_core.io.dicom import dicom_modality
 
 MOST_LOOKS = 8
 """Scans whose numbers are kept."""
@@ -30,9 +29,8 @@ _LOOKS: dict[tuple[Any, ...], tuple[weakref.ref[Any], ScanLook]] = {}
 
 def look_of(scan: LayerScan) -> ScanLook:
     """A layer's scan in numbers; voxels in memory are sampled, once for an array, however often a layer is read."""
-    spec, modality = scan.spec, str(scan.metadata.get("modality", ""))
-    if not modality and scan.path is not None and spec.format == "dicom":
-        modality = dicom_modality(scan.path)
+    spec, read_from = scan.spec, getattr(scan.metadata.get("spec"), "header", None)
+    modality = str(scan.metadata.get("modality", "")) or str(getattr(read_from, "modality", ""))
     synthetic = bool(scan.metadata.get("synthetic"))
     grid = (spec.axes, spec.shape, spec.spacing, spec.unit, spec.world, spec.channel_names, spec.affine.tobytes())
     key = (id(scan.data), scan.axes, *grid, modality, synthetic)

@@ -36,7 +36,7 @@ from napari_prosma.train.state import (
     usual_training,
 )
 from napari_prosma.train.training_manager import TrainingManager
-from prosma_core.config.model import EncoderKind
+from prosma_core.config.model import LONGEST_CLASS_NAME, EncoderKind
 from prosma_core.config.training import LabelsConfig, Preset, TrainingConfig
 from prosma_core.engine.messages import Ready
 from prosma_core.errors import ProsmaError
@@ -173,7 +173,11 @@ class TrainController:
             self.pairs.resample(number, voxel_by_voxel=fix == "place")
 
     def choose_class(self, value: int, name: str, color: str) -> None:
-        """Set name and color of a class."""
+        """Set name and color of a class; a name that cannot be used is not kept, and the field says why."""
+        if len(name) > LONGEST_CLASS_NAME:
+            allowed = f"at most {LONGEST_CLASS_NAME} are allowed"
+            self._show_classes(f"That class name has {len(name):,} characters; {allowed}. Give a shorter one.")
+            return
         self._edited[value] = (name, color)
         self._show_classes()
         self._show_plan()
@@ -364,10 +368,10 @@ class TrainController:
         self.trainings.show_runs()
         self._pairs_changed()
 
-    def _show_classes(self) -> None:
+    def _show_classes(self, problem: str = "") -> None:
         classes = edited(classes_of(self._choices.rows, self._choices.start), self._edited)
         self._choices = replace(self._choices, classes=classes)
-        self.view.show_classes(classes[1:])
+        self.view.show_classes(classes[1:], problem)
 
     def show_starts(self) -> None:
         """Show what to start from, and what is chosen."""

@@ -157,8 +157,8 @@ class LabelSemanticsPanel(QWidget):
             CORRECTED if self._corrected and zero == "background" else f"{ZERO[zero][1]} {self._why}".strip(),
         )
 
-    def show_classes(self, classes: Sequence[ClassInfo]) -> None:
-        """The classes; a click on a color or a name changes it."""
+    def show_classes(self, classes: Sequence[ClassInfo], problem: str = "") -> None:
+        """The classes, of which a click on a color or a name changes it; `problem` says why one was not changed."""
         self._classes = classes
         self._table.blockSignals(True)
         self._table.setRowCount(len(classes))
@@ -170,6 +170,8 @@ class LabelSemanticsPanel(QWidget):
         self._table.blockSignals(False)
         self._table.setVisible(bool(classes))
         fit_height(self._table, CLASSES_HEIGHT)
+        if problem:
+            say(self.problems["classes"], problem)
 
     def lock(self, locked: bool) -> None:
         """Let nothing be changed, while all of it can be read."""

@@ -132,8 +132,8 @@ class AbstractTrainView(RunView, AbstractSliceView, LooksView, Protocol):
     def show_corrected(self, corrected: bool, /) -> None:
         """Whether all labels are such that only checked and edited slices count."""
 
-    def show_classes(self, classes: Sequence[ClassInfo], /) -> None:
-        """The classes, without the background."""
+    def show_classes(self, classes: Sequence[ClassInfo], problem: str = "", /) -> None:
+        """The classes, without the background; `problem` says why one was not changed."""
 
     def show_starts(self, groups: ModelGroups, current: Any, facts: str, /) -> None:
         """Start models as (text, None | 2 | 3 | model), the chosen one and facts about it."""

@@ -375,9 +375,9 @@ class TrainView(JobView):
         """Whether all labels are such that only checked and edited slices count."""
         self._meaning.show_corrected(corrected)
 
-    def show_classes(self, classes: Sequence[ClassInfo]) -> None:
-        """The classes, without the background."""
-        self._meaning.show_classes(classes)
+    def show_classes(self, classes: Sequence[ClassInfo], problem: str = "") -> None:
+        """The classes, without the background; `problem` says why one was not changed."""
+        self._meaning.show_classes(classes, problem)
 
     def show_starts(self, groups: ModelGroups, current: Any, facts: str) -> None:
         """New networks (of value None, 2 or 3) and models, the chosen one and facts about it."""

@@ -109,12 +109,16 @@ def weights_file() -> Path | None:
     return path if path.is_file() else None
 
 
+LONGEST_CLASS_NAME = 200
+"""Characters that the name of a class may have."""
+
+
 class ClassInfo(Config):
     """One class of a label map."""
 
     value: int = Field(ge=0, le=65535)
     """Number the class has in label maps."""
-    name: str = Field(min_length=1, max_length=200)
+    name: str = Field(min_length=1, max_length=LONGEST_CLASS_NAME)
     """Plain-text name."""
     color: Color = "#e6194b"
     """Color for display, ``#rrggbb``."""

@@ -195,7 +195,7 @@ def _one(source: Path, file: DicomFile, forms: tuple[PixelFormat, ...], slices: 
             raise FileFormatError(msg)
     windows = [one.window for one in slices if one.window]
     window = tuple(float(end) for end in np.median(windows, axis=0)) if windows else ()
-    return _Series(source, tuple(slices), file.data.text(_MODALITY), forms, uid in _SEGMENTATION, window)
+    return _Series(source, tuple(slices), _modality(file.data.text(_MODALITY)), forms, uid in _SEGMENTATION, window)
 
 
 def _values(series: _Series, stack: Stack) -> NDArray[Any]:
@@ -350,5 +350,11 @@ def dicom_modality(path: Path) -> str:
     # With an explicit value representation two bytes of length follow it, else four in its place.
     at, size = (2, 2) if rest[:2] == b"CS" else (0, 4)
     value = rest[4 : 4 + min(int.from_bytes(rest[at : at + size], order), _LONGEST_MODALITY)]
-    text = value.decode("ascii", "replace").strip(" \0")
-    return text if text.isalnum() and text.isupper() and text.isascii() else ""
+    return _modality(value.decode("ascii", "replace"))
+
+
+def _modality(text: str) -> str:
+    """A modality as it stands in a file; empty where that is no word of capital letters."""
+    text = text.strip(" \0")
+    known = text.isalnum() and text.isupper() and text.isascii() and len(text) <= _LONGEST_MODALITY
+    return text if known else ""

@@ -249,6 +249,18 @@ def test_labels_of_another_grid_are_resampled_into_a_new_layer(widget: Any, anno
     np.testing.assert_array_equal(coarse.data, before)
 
 
+def test_a_class_name_that_is_too_long_is_said_and_not_kept(widget: Any, annotated: Any) -> None:
+    annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    table = widget.view.findChild(QTableWidget, "classes")
+    problem = widget.view._problems["classes"]
+    table.item(0, 1).setText("l" * 201)
+    assert "201 characters; at most 200" in problem.text()
+    assert (table.item(0, 1).text(), widget.can_run) == ("class 1", True)
+    table.item(0, 1).setText("l" * 200)
+    assert (table.item(0, 1).text(), problem.text(), widget.can_run) == ("l" * 200, "", True)
+
+
 def test_the_request_holds_what_was_chosen_and_files_of_the_layers(widget: Any, annotated: Any) -> None:
     image, labels = annotated(widget.viewer, value=3)
     widget.controller.pairs.add_active()
