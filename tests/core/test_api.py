@@ -158,7 +158,7 @@ def test_affine_and_spacing_are_in_the_order_of_the_array(volume: Segmenter, rng
         ((32, 32), {"axes": "zy"}, GeometryError, "y and x among them"),
         ((32, 32), {"axes": "yxc"}, GeometryError, "one letter"),
         ((32, 32), {"spacing": (1, 1, 1)}, GeometryError, "give one, or 2 of them"),
-        ((32, 32), {"spacing": 0}, ConfigError, "greater than 0"),
+        ((32, 32), {"spacing": 0}, ConfigError, "more than 0"),
         ((32, 32), {"spacing": 1, "unit": "parsec"}, ConfigError, "unit"),
         ((32, 32), {"unit": "um"}, ConfigError, "Give it as well"),
         ((32, 32), {"affine": np.eye(4)}, GeometryError, "needs (3, 3)"),
@@ -412,7 +412,7 @@ def test_models_that_are_none_are_refused(tmp_path: Path) -> None:
     ("changes", "kind", "words"),
     [
         ([1], TypeError, "edits by name"),
-        ({5: {"level": 0}}, ConfigError, "valid string"),
+        ({5: {"level": 0}}, ConfigError, "must be a text"),
         ({"a": None}, TypeError, "The change 'a'"),
         ({"a": "open"}, ConfigError, "The change 'a'"),
     ],

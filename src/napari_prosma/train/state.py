@@ -147,10 +147,18 @@ def resolve(choices: TrainChoices, folder: Path) -> TrainPlan | Problem:
     try:
         run = resolve_run(values, "This training")
     except ConfigError as error:
-        return Problem("advanced", str(error))
+        return Problem("advanced", in_words(error))
     dims = expected_dims(choices)
     said = notes(sized(choices), choices.labels, choices.classes, choices.start, run, dims)
     return TrainPlan(values, out, said, dims)
+
+
+def in_words(error: ConfigError) -> str:
+    """What is wrong with settings, for the window: fields instead of the names that settings have in files."""
+    first, *lines = error.args
+    named = [line.partition(": ") for line in lines if ": " in line]
+    texts = [f"{name.rpartition('.')[2].replace('_', ' ').capitalize()}: {text}." for name, _, text in named]
+    return " ".join(texts) or str(first)
 
 
 def expected_dims(choices: TrainChoices) -> Literal[2, 3] | None:
@@ -372,7 +380,7 @@ def _budget_problem(choices: TrainChoices) -> Problem | None:
     try:
         TrainingConfig.parse({key: value for key, value in given.items() if value is not None}, "The budget")
     except ConfigError as error:
-        return Problem("budget", str(error))
+        return Problem("budget", in_words(error))
     return None
 
 

@@ -60,7 +60,7 @@ class Config(BaseModel):
         except ValidationError as error:
             problems = _causes(error.errors())
             lines = [
-                f"{'.'.join(map(str, e['loc']))[:60] or 'all'}: {e['msg']} (given: {repr(e['input'])[:40]})"
+                f"{'.'.join(map(str, e['loc']))[:60] or 'all'}: {_text(e)} (given: {repr(e['input'])[:40]})"
                 for e in problems[:_MOST_PROBLEMS]
             ]
             more = [f"and {len(problems) - len(lines)} more"] if len(problems) > len(lines) else []
@@ -76,6 +76,47 @@ class Config(BaseModel):
             As in `parse`.
         """
         return self.parse({**self.model_dump(), **changes}, type(self).__name__)
+
+
+_TEXTS = {
+    "missing": "is missing",
+    "extra_forbidden": "there is no such setting",
+    "greater_than": "must be more than {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than": "must be less than {lt:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "multiple_of": "must be a multiple of {multiple_of}",
+    "literal_error": "must be one of {expected}",
+    "too_short": "has {actual_length} values, needs at least {min_length}",
+    "too_long": "has more than {max_length} values",
+    "string_too_short": "must not be empty",
+    "string_too_long": "is longer than {max_length} characters",
+    "string_pattern_mismatch": "is not of the form {pattern}",
+    "finite_number": "must be finite",
+    "value_error": "{error}",
+    "none_required": "must be left out",
+}
+"""What is said of a problem, by the name that pydantic has for it."""
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "a text",
+    "tuple": "a list",
+    "list": "a list",
+    "dict": "names with values",
+    "model": "names with values",
+    "path": "a path",
+}
+
+
+def _text(problem: ErrorDetails) -> str:
+    """What is wrong with a value, and what is allowed."""
+    name = problem["type"]
+    if name in _TEXTS:
+        return _TEXTS[name].format(**problem.get("ctx", {}))
+    kind = _KINDS.get(name.partition("_")[0])
+    return f"must be {kind}" if kind else problem["msg"]
 
 
 def _causes(problems: list[ErrorDetails]) -> list[ErrorDetails]:

@@ -82,7 +82,7 @@ def test_what_becomes_of_the_scan_is_said_once(prosma: Prosma, tmp_path: Path, p
         (["--levels", "x"], "--levels 'x'"),
         (["--maps", "fields"], "Allowed are removed, energy, kept, field"),
         (["--what-if", "level=0:half"], "Allowed are level=L:tau*K"),
-        (["--what-if", "level=0:tau*9"], "less than or equal to 4"),
+        (["--what-if", "level=0:tau*9"], "at most 4"),
         (["--what-if", "level=4:open"], "no level 4"),
         (["--region", "0:90,0:4"], "reaches outside"),
         (["--truth", "absent.png"], "absent.png"),

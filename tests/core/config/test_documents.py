@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -99,6 +100,23 @@ def test_many_wrong_settings_make_one_short_message() -> None:
     with pytest.raises(ConfigError, match="and 36 more") as caught:
         resolve_run({f"unknown{i}": "x" * 500 for i in range(38)})
     assert len(str(caught.value)) <= LONGEST_TEXT
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"training": {"epochs": 0}}, "training.epochs: must be at least 1 (given: 0)"),
+        ({"training": {"batch_size": "x"}}, "training.batch_size: must be a whole number (given: 'x')"),
+        ({"foo": 1}, "foo: there is no such setting (given: 1)"),
+        ({"class_names": {1: ""}}, "class_names.1: must not be empty (given: '')"),
+        ({"labels": {"ignore": 0}}, "labels: to ignore the value 0, set zero: unlabelled (given: {'ignore': 0})"),
+        ({"init": 3}, "init: must be a text (given: 3)"),
+    ],
+)
+def test_settings_are_refused_in_plain_words(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve_run({"out": "a.safetensors", **values})
+    assert caught.value.args[1] == said
 
 
 def test_a_long_message_keeps_its_beginning_and_its_end() -> None:

@@ -300,15 +300,15 @@ def bad_rows() -> tuple[PairRow, ...]:
             "start",
             "voxel size in the file is wrong",
         ),
-        (lambda: choices(epochs=0), "budget", "greater than or equal to 1"),
-        (lambda: choices(minutes=-1.0), "budget", "minutes"),
+        (lambda: choices(epochs=0), "budget", "Epochs: must be at least 1 (given: 0)."),
+        (lambda: choices(minutes=-1.0), "budget", "Minutes: must be more than 0 (given: -1.0)."),
         (lambda: choices(device_error="There is no such device."), "device", "There is no such device."),
         (lambda: replace(choices(), name="  "), "name", "Give the new model a name"),
         (lambda: replace(choices(), name="a" * 101), "name", "101 characters"),
         (lambda: replace(choices(), name="ta:ken"), "name", "already"),
         (lambda: replace(choices(), name="phantom-3d"), "name", "already"),
         (lambda: replace(choices(), name="Taken"), "name", "already"),
-        (lambda: choices(training={"learning_rate": 5}), "advanced", "learning_rate"),
+        (lambda: choices(training={"learning_rate": 5}), "advanced", "Learning rate: must be at most 1 (given: 5)"),
     ],
 )
 def test_what_is_wrong_is_said_under_its_field(make: Any, field: str, words: str, tmp_path: Path) -> None:
