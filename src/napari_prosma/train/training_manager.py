@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,6 +34,8 @@ from prosma_core.io.dicom import dicom_modality
 from prosma_core.printable import plain
 from prosma_core.runs.run_folder import RunFolder
 from prosma_core.runs.run_state import KeptModel, RunState, keep_stopped
+
+_LOG = logging.getLogger(__name__)
 
 
 class TrainingManager:
@@ -70,6 +73,7 @@ class TrainingManager:
         self._view, self._session, self._preview, self._changed = view, session, preview, changed
         self._pairs = pairs
         self._beginning = self._closed = False
+        self._runs_asked = 0
         self._autosave: Autosave | None = None
         self._live: LiveLabels | None = None
         self._learns = bool(session.recall("live", True))
@@ -143,8 +147,18 @@ class TrainingManager:
             self._live.listed(self._pairs.pairs)
 
     def show_runs(self) -> None:
-        """Show the runs there are."""
-        self._view.show_runs(list_runs(self._session.models_folder))
+        """Show the runs there are, once they are read: each has files of its own."""
+        folder, asked = self._session.models_folder, self._runs_asked + 1
+        self._runs_asked = asked
+
+        def done(runs: list[RunState]) -> None:
+            if not self._closed and asked == self._runs_asked:
+                self._view.show_runs(runs)
+
+        def failed(error: Exception) -> None:
+            _LOG.warning("The runs in %s cannot be listed: %s", folder, error)
+
+        self._session.jobs.run(lambda: list_runs(folder), done, failed)
 
     def details(self) -> str:
         """Log or traceback of the last failure."""

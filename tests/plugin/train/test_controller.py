@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -330,6 +331,24 @@ def test_paint_is_saved_where_the_image_was_deleted_meanwhile(widget: Any, annot
     job.say(Cancelled())
     (saved,) = (widget.models / "liver model.prosma" / "annotations").iterdir()
     assert read_image(saved).data[0, 2, 2] == 1
+
+
+def test_runs_are_read_in_a_thread_and_the_newest_list_is_shown(widget: Any, annotated: Any) -> None:
+    annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    widget.start()
+    begun(widget)
+    table = widget.view.findChild(QTableWidget, "runs")
+    widget.jobs.held = []
+    widget.controller.trainings.show_runs()
+    assert (len(widget.jobs.held), table.rowCount()) == (1, 0)
+    widget.controller.trainings.show_runs()
+    before, newest = widget.jobs.held
+    newest()
+    assert table.rowCount() == 1
+    shutil.rmtree(widget.models)
+    before()
+    assert table.rowCount() == 1, "what was read before does not count"
 
 
 def test_paint_while_a_resumed_run_trains_is_saved_too_and_other_labels_beside_it(widget: Any, annotated: Any) -> None:
