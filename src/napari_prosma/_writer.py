@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from napari_prosma.layers.patient_view import open_viewers
 from napari_prosma.layers.placement import Placement
 from napari_prosma.layers.results import file_notes
 from napari_prosma.layers.scan import METADATA, OPENED_AS, LayerScan, read_arrays
@@ -68,9 +69,9 @@ def _scan(data: Any, meta: dict[str, Any]) -> LayerScan:
     return read_arrays(levels, Placement.from_state(meta, ndim), meta).to_save()
 
 
-def open_files(but: str | None = None) -> list[Path]:
-    """Source files of the layers in the current viewer, except those of the layer named `but`."""
-    return [path for layer in _open_layers() if layer.name != but and (path := _file(layer)) is not None]
+def open_files() -> list[Path]:
+    """Source files of the layers in all viewers."""
+    return [path for layer in _open_layers() if (path := _file(layer)) is not None]
 
 
 def check_saving(path: Path, meta: Mapping[str, Any], kind: str) -> None:
@@ -97,7 +98,7 @@ def check_saving(path: Path, meta: Mapping[str, Any], kind: str) -> None:
     if own is not None and kept.get(OPENED_AS) == kind and own.exists() and path.exists() and own.samefile(path):
         return
     name = str(meta.get("name", ""))
-    others = [layer for layer in _open_layers() if layer.name != name and not (kind == "labels" and _is_labels(layer))]
+    others = [layer for layer in _open_layers(but=name) if not (kind == "labels" and _is_labels(layer))]
     sources = [file for layer in others if (file := _file(layer)) is not None]
     if own is not None and not (kind == "labels" and kept.get(OPENED_AS) == "labels"):
         sources.append(own)
@@ -108,12 +109,15 @@ def check_saving(path: Path, meta: Mapping[str, Any], kind: str) -> None:
         raise OutputError(msg) from error
 
 
-def _open_layers() -> Iterable[Any]:
-    """Layers of the current viewer; none where there is no viewer."""
+def _open_layers(but: str | None = None) -> Iterable[Any]:
+    """Layers of all viewers, except that of the current one with the name `but`; none where there is no viewer."""
     import napari
 
-    viewer = napari.current_viewer()
-    return () if viewer is None else tuple(viewer.layers)
+    current = napari.current_viewer()
+    viewers = [*([] if current is None else [current]), *(v for v in open_viewers() if v is not current)]
+    layers = [layer for viewer in viewers for layer in viewer.layers]
+    own = None if current is None or but not in current.layers else current.layers[but]
+    return [layer for layer in layers if layer is not own]
 
 
 def _file(layer: Any) -> Path | None:

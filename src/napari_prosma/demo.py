@@ -15,6 +15,7 @@ from qtpy.QtCore import QTimer
 
 from napari_prosma.jobs.qt_loop import make_session
 from napari_prosma.jobs.session import Session
+from napari_prosma.layers.results import LOOKS
 from napari_prosma.segment import SegmentWidget
 
 MINUTES = 5
@@ -51,6 +52,7 @@ def show(session: Session, device: str, screenshot: Path | None) -> str:
     if screenshot:
         viewer.window.resize(*PICTURE)
     QTimer.singleShot(500, viewer.reset_view)  # the canvas has become smaller: the scan fits into what is left of it
+    LOOKS.choose(contours=True)  # the scan is seen below the result
     controller = widget.controller
     controller.choose_model(next(m for m in session.models() if m.header.name == "hippocampus-mri"))
     controller.choose_device(device)
@@ -64,8 +66,6 @@ def show(session: Session, device: str, screenshot: Path | None) -> str:
         outcome[0] = "" if controller.last else widget.error_text() or "It did not start."
         if controller.last:
             report(widget, truth.data)
-            if controller.last.labels is not None:
-                controller.last.labels.contour = 1  # the scan is seen below it
         if screenshot:
             QTimer.singleShot(1000, leave)  # the canvas draws the last slab first
 

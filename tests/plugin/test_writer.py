@@ -15,6 +15,7 @@ import tifffile
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
+from napari_prosma import _writer
 from napari_prosma._reader import get_reader
 from napari_prosma.layers.results import editable_copy, labels_layer
 from napari_prosma.layers.scan import read
@@ -236,6 +237,12 @@ def test_the_files_of_other_layers_are_not_replaced(
     save_layer(drawn, labels)
     save_layer(viewer.layers["labels"], labels)
     save_layer(viewer.layers["scan"], scan)
+    here = ViewerModel()
+    here.add_image(np.ones((6, 5, 4), np.float32), name="scan")
+    monkeypatch.setattr(napari, "current_viewer", lambda: here)
+    monkeypatch.setattr(_writer, "open_viewers", lambda: [here, viewer])
+    with pytest.raises(OutputError, match="would replace the input"):
+        save_layer(here.layers["scan"], scan)
 
 
 def test_a_file_of_another_kind_is_not_replaced(tmp_path: Path, save_layer: SaveLayer) -> None:

@@ -13,6 +13,7 @@ from napari_prosma.gates.job import check_place, write_maps, write_numbers
 from napari_prosma.gates.view import GatesView
 from napari_prosma.jobs.qt_loop import session
 from napari_prosma.jobs.session import Session
+from napari_prosma.widgets.job_view import tell
 from prosma_core.errors import ProsmaError
 from prosma_core.io.atomic import write_bytes_atomic
 from prosma_core.io.names import safe_name
@@ -96,5 +97,9 @@ class GatesWidget(GatesView):
             say(f"Nothing was saved: {error}")
             return
         say(f"Saving {path.name}…")
-        failed = lambda error: say(f"Nothing was saved: {error}")  # noqa: E731
-        self._session.jobs.run(work, lambda _: say(f"Saved {path}"), failed, lasting=True)
+        self._session.jobs.run(
+            work,
+            lambda _: tell(self, say, f"Saved {path}"),
+            lambda error: tell(self, say, f"{path.name} was not saved: {error}"),
+            lasting=True,
+        )

@@ -16,6 +16,7 @@ from napari_prosma.segment.state import run_command, save_path, writer
 from napari_prosma.segment.view import SegmentView
 from napari_prosma.widgets.docks import open_dock
 from napari_prosma.widgets.fields import show_text
+from napari_prosma.widgets.job_view import tell
 from prosma_core.io.names import LABEL_SUFFIXES, safe_name
 
 if TYPE_CHECKING:
@@ -103,11 +104,14 @@ class SegmentWidget(SegmentView):
         self.show_messages((f"Saving {target.name}…",))
         self._session.jobs.run(
             writer(labels, target),
-            lambda _: self.show_messages((f"Saved {what}{target.absolute()}",)),
+            lambda _: tell(self, lambda text: self.show_messages((text,)), f"Saved {what}{target.absolute()}"),
             self._not_saved,
             lasting=True,
         )
 
     def _not_saved(self, error: Exception) -> None:
-        self.show_messages(())
-        self.show_error(f"The labels were not saved: {error}", details=False)
+        def show(text: str) -> None:
+            self.show_messages(())
+            self.show_error(text, details=False)
+
+        tell(self, show, f"The labels were not saved: {error}")

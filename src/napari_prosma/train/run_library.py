@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from pathlib import Path
 
@@ -21,8 +20,8 @@ _LOG = logging.getLogger(__name__)
 
 def taken_names(folder: Path) -> set[str]:
     """Names of models and runs in a folder, and of the shipped models, in small letters."""
-    files = [name.rpartition(".") for name in (os.listdir(folder) if folder.is_dir() else ())]
-    own = {stem.lower() for stem, _, suffix in files if f".{suffix}" in {SUFFIX, ".prosma"}}
+    files = folder.iterdir() if folder.is_dir() else ()
+    own = {path.stem.lower() for path in files if path.suffix in {SUFFIX, ".prosma"}}
     return own | {name.lower() for name in shipped_models()}
 
 

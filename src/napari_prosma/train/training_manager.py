@@ -299,8 +299,11 @@ class TrainingManager:
     def _not_saved(self, error: object) -> None:
         if self._closed:  # nothing of the widget can say it any more
             show_warning(plain(f"What was painted is not saved in the run folder: save its layers yourself. {error}"))
+            return
         self._say(f"What is painted is not saved in the run folder for now. {error}")
 
     def _say(self, words: object) -> None:
-        if not self._closed:
+        if self._closed:
+            show_warning(plain(str(words)))
+        else:
             self._view.show_error(str(words), details=False)

@@ -31,8 +31,8 @@ QToolButton { border: 1px solid palette(mid); border-radius: 9px; min-width: 18p
 QToolButton::menu-indicator { image: none; }
 """
 """Of the "?": a circle that is seen to be a button in both themes."""
-PICTURE = re.compile(r"!\[[^\]]*\]\([^)]*\)")
-"""Left out of pages that are shown offline: pictures are not shipped."""
+PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)]*)\)")
+"""Of pages that are shown offline its caption stays, as a link: pictures are not shipped."""
 CITATION = (
     "If you use this software, please cite it by its name and version, and the paper that introduced the network:\n\n"
     "Chun-Wun Cheng, Yanqi Cheng, Peiyuan Jing, Guang Yang, Javier A. Montoya-Zegarra, Carola-Bibiane Schönlieb, "
@@ -178,8 +178,8 @@ def is_shipped(page: str) -> bool:
 
 
 def read_page(page: str) -> str:
-    """Text of a page in Markdown, without its pictures."""
-    return PICTURE.sub("", _file(page).read_text(encoding="utf-8"))
+    """Text of a page in Markdown, with links to its pictures online in their places."""
+    return PICTURE.sub(r"*[Picture online: \1](\2)*", _file(page).read_text(encoding="utf-8"))
 
 
 def online(target: str, heading: str = "") -> str:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from napari.settings import get_settings
+from napari.utils.notifications import show_warning
 from napari.utils.progress import cancelable_progress
 from napari.utils.theme import get_theme
+from qtpy.compat import isalive
 from qtpy.QtCore import QEvent, QObject, Qt, QTimer, Signal
 from qtpy.QtGui import QHideEvent, QShowEvent
 from qtpy.QtWidgets import (
@@ -194,6 +196,14 @@ def _calm_spinners() -> None:
     for label in (label for bar in bars for label in bar.findChildren(QLabel)):
         if (movie := label.movie()) is not None:
             movie.setSpeed(SPINNER_SPEED)
+
+
+def tell(view: QWidget, show: Callable[[str], object], text: str) -> None:
+    """Show what became of a save in its widget; where that was closed meanwhile, napari shows it."""
+    if isalive(view):  # type: ignore[no-untyped-call]
+        show(text)
+    else:
+        show_warning(plain(text))
 
 
 MODEL_FILES = "ProSMA models (*.safetensors)"

@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Labels
+from napari.utils.notifications import notification_manager
 from pytestqt.qtbot import QtBot
 
+from napari_prosma.jobs.session import Session
+from napari_prosma.segment.widget import SegmentWidget
 from prosma_core.engine.messages import Ready
+from prosma_core.errors import OutputError
 from prosma_core.events import TileDone
 
 READY = Ready(version="1", torch="2", devices={"auto": "CPU, 2 cores"}, why_not={})
@@ -59,6 +63,22 @@ def test_two_widgets_hear_that_the_engine_is_ready(make_widget: Callable) -> Non
     assert other.text("device_facts") == "CPU, 2 cores"
     one.jobs.started.emit(READY)
     assert one.text("device_facts") == "CPU, 2 cores"
+
+
+def test_a_save_that_fails_after_its_widget_was_closed_is_said_by_napari(
+    tmp_path: Path, qtbot: QtBot, make_jobs: Callable
+) -> None:
+    closed, gone = SegmentWidget(ViewerModel(), Session(tmp_path, make_jobs())), []
+    closed.destroyed.connect(lambda: gone.append(True))
+    closed._not_saved(OutputError("The disk is full."))
+    assert closed.error_text() == "The labels were not saved: The disk is full."
+    notification_manager.records.clear()
+    closed.deleteLater()
+    qtbot.waitUntil(lambda: gone == [True])
+    closed._not_saved(OutputError("The disk is full."))
+    assert [record.message for record in notification_manager.records] == [
+        "The labels were not saved: The disk is full."
+    ]
 
 
 def test_a_closed_widget_touches_nothing_more(

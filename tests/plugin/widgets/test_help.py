@@ -38,6 +38,7 @@ def test_the_page_of_each_widget_is_shown_without_a_network(page: str, qtbot: Qt
     assert window.text().startswith(title)
     assert "![" not in read_page(page)
     assert ".png" not in window.text()
+    assert "Picture online: " in window.text()
     assert opened == []
 
 
@@ -55,10 +56,12 @@ def test_links_stay_in_the_window_where_the_page_is_there(qtbot: QtBot, opened: 
         "../src/prosma_core/pretrained/nerve-us.md",
         "none.md#part",
         "https://napari.org",
+        "images/train-curves.png",
     ):
         window._follow(QUrl(link))
     site, files = help_module.SITE, help_module.FILES
     expected = [f"{files}CHANGELOG.md", f"{site}cards/nerve-us.html", f"{site}none.html#part", "https://napari.org"]
+    expected.append(f"{files}docs/images/train-curves.png")
     assert opened == expected
 
 
