@@ -289,6 +289,28 @@ def visible(inside_of: QWidget, kind: type[Any]) -> list[Any]:
     return [part for part in inside_of.findChildren(kind) if part.isVisible()]
 
 
+@pytest.mark.usefixtures("display")
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_scan_opened_by_the_command_with_the_widget_fills_the_canvas_unless_somebody_zoomed(
+    moved: bool, make_napari_viewer: Any, session: Session, monkeypatch: pytest.MonkeyPatch, qtbot: Any
+) -> None:
+    monkeypatch.setattr("napari_prosma.segment.widget.session", lambda: session)
+    viewer = make_napari_viewer(show=False)
+    viewer.add_image(np.random.default_rng(0).normal(0, 1, (40, 200, 400)).astype(np.float32))
+    if moved:
+        viewer.scene.camera.zoom = 7.5
+    viewer.window.add_plugin_dock_widget("napari-prosma", "ProSMA Segment", tabify=True)
+    viewer.window._qt_window.resize(1366, 700)
+    viewer.show()
+    qtbot.wait(300)
+    zoom = viewer.scene.camera.zoom
+    if moved:
+        assert zoom == 7.5
+        return
+    viewer.fit_to_view()
+    assert zoom == pytest.approx(viewer.scene.camera.zoom, rel=0.001)
+
+
 NAMES = ("Segment", "Train", "Gates")
 OPENERS: dict[str, Callable[[Any, str, Session], object]] = {
     "menu": lambda _, name, __: get_app_model().commands.execute_command(f"napari-prosma.{name.lower()}").result(),

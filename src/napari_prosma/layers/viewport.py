@@ -23,6 +23,45 @@ if TYPE_CHECKING:
 Region = tuple[tuple[int, int], ...]
 
 
+class FittedView:
+    """Keeps layers that are fitted to the canvas fitted while the canvas changes its size; not what a person moved.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer or ViewerModel
+    """
+
+    def __init__(self, viewer: ViewerModel) -> None:
+        self._viewer, self._fitted = viewer, False
+        if not viewer.layers:
+            return
+        before = self._camera
+        viewer.fit_to_view()
+        if self._camera == before:
+            self._seen, self._fitted = before, True
+            viewer.canvas.events.size.connect(self._resized)
+        else:  # somebody has moved it
+            viewer.scene.camera.center, viewer.scene.camera.zoom = before
+
+    def end(self) -> None:
+        """Leave the camera alone from now on."""
+        if self._fitted:
+            self._fitted = False
+            self._viewer.canvas.events.size.disconnect(self._resized)
+
+    def _resized(self, _event: Any = None) -> None:
+        if self._camera != self._seen:
+            self.end()
+            return
+        self._viewer.fit_to_view()
+        self._seen = self._camera
+
+    @property
+    def _camera(self) -> tuple[tuple[float, ...], float]:
+        camera = self._viewer.scene.camera
+        return tuple(camera.center), camera.zoom
+
+
 def view_box(layer: Any, scan: LayerScan, viewer: Any) -> Region | None:
     """Box of a scan that lies inside the canvas; the whole extent along axes that are not displayed, and in 3D view.
 

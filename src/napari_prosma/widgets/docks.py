@@ -11,9 +11,13 @@ from npe2.manifest.utils import import_python_name
 from qtpy.QtCore import QEvent, QObject, QTimer
 from qtpy.QtWidgets import QDockWidget, QLabel, QMainWindow, QWidget
 
+from napari_prosma.layers.viewport import FittedView
+
 if TYPE_CHECKING:
     import napari
 
+ROOM = 1000
+"""Milliseconds, from when a dock is first seen, in which a view that nobody moved is fitted to the canvas anew."""
 MANIFEST = Path(__file__).parents[1] / "napari.yaml"
 
 
@@ -73,6 +77,11 @@ class _Settled(QObject):
         self._view, self._dock = view, dock
         self._first = dock
         self._placed = self._front = False
+        self._fitted = FittedView(view.controller.viewer) if hasattr(view, "controller") else None
+        self._taken = QTimer(self)  # until then the canvas makes room for the dock
+        self._taken.setSingleShot(True)
+        self._taken.setInterval(ROOM)
+        self._taken.timeout.connect(self._leave_view)
         self._soon = QTimer(self)  # napari goes on with a new dock first
         self._soon.setSingleShot(True)
         self._soon.timeout.connect(self._come)
@@ -103,6 +112,12 @@ class _Settled(QObject):
             dock.destroyOnClose()
         _raise(self._first)
 
+    def _leave_view(self) -> None:
+        """Leave the camera alone: the dock and the window have their sizes."""
+        if self._fitted is not None:
+            self._fitted.end()
+            self._fitted = None
+
     def _show_title(self, *_: object) -> None:
         """Have napari's own title bar, which it makes anew for a floating dock, show the title."""
         bar = self._dock.titleBarWidget()
@@ -112,6 +127,8 @@ class _Settled(QObject):
 
     def _seen(self, seen: bool) -> None:
         self._front = seen
+        if seen and self._fitted is not None:
+            self._taken.start()
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
         """Come to the front where napari's menu, which opens and hides in turns, hides a tab that is behind another."""
