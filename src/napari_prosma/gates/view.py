@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qtpy.QtCore import QTimer, Signal
+from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QVBoxLayout, QWidget
 
 from napari_prosma.gates.result_panel import GatesResultPanel
@@ -41,10 +41,7 @@ class GatesView(ScanView):
 
     def scroll_to_result(self) -> None:
         """Scroll to the result as soon as the layout is updated."""
-        QTimer.singleShot(0, self._scroll)
-
-    def _scroll(self) -> None:
-        self._area.verticalScrollBar().setValue(self.result.y())
+        self._reveal(self.result)
 
 
 class LevelBoxes(QWidget):

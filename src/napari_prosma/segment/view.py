@@ -23,6 +23,7 @@ class SegmentResultPanel(QWidget):
     correct_clicked = Signal()
     gates_clicked = Signal()
     command_clicked = Signal()
+    shown = Signal()
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,6 +82,7 @@ class SegmentResultPanel(QWidget):
         fit_height(self._table, 8 * self._table.verticalHeader().defaultSectionSize())
         self.setVisible(True)
         self.save.setVisible(True)
+        self.shown.emit()
 
     def hide(self) -> None:
         """Hide the panel, and the button that saves, which stands elsewhere."""
@@ -134,6 +136,7 @@ class SegmentView(ScanView):
         self._add(self.advanced)
         self._add_run("Segment", self.result.save)
         self._add(self.result)
+        self.result.shown.connect(lambda: self._reveal(self.result))
         self._locked += [self.advanced, self._train]
         self._finish(**self._scan_parts(), train=self._train)
 

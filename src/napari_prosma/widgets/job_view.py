@@ -470,7 +470,9 @@ class JobView(QWidget):
 
     def _scroll(self) -> None:
         if self._to_see is not None and self._to_see.isVisible():
-            self._area.ensureWidgetVisible(self._to_see)
+            part, bar, height = self._to_see, self._area.verticalScrollBar(), self._area.viewport().height()
+            top = part.mapTo(self._area.widget(), part.rect().topLeft()).y()
+            bar.setValue(min(max(bar.value(), top + part.height() - height), top))
             self._looks -= 1
             if self._looks:
                 self._look.start()

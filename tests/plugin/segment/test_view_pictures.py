@@ -71,6 +71,19 @@ def fill(view: SegmentView, state: str) -> None:
         view.show_messages(("Saved /data/scans/sub-07_ses-1_T2star_hippocampus-mri.nii.gz",))
 
 
+@pytest.mark.usefixtures("display")
+def test_a_result_is_in_view_on_a_small_screen_without_scrolling(qtbot: QtBot) -> None:
+    view = SegmentView()
+    qtbot.addWidget(view)
+    view.resize(320, 480)  # what is left of 960 x 600 by the menu, the title and the status bar
+    fill(view, "running")
+    with qtbot.waitExposed(view):
+        view.show()
+    fill(view, "finished")
+    qtbot.wait(700)
+    assert view.result.visibleRegion().boundingRect() == view.result.rect()
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("display")
 @pytest.mark.parametrize("state", STATES)
