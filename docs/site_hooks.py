@@ -21,6 +21,8 @@ CARDS = ROOT / "src" / "prosma_core" / "pretrained"
 REPOSITORY = "https://github.com/napari-prosma/napari-prosma"
 IMAGES = "https://raw.githubusercontent.com/napari-prosma/napari-prosma/main/docs/"
 REFERENCE = "<!-- commands: written by docs/site_hooks.py -->"
+ELSEWHERE = re.compile(r"<!-- github -->.*?<!-- end -->\n", re.DOTALL)
+"""What stands in place of the reference where the page is read in the repository."""
 BADGES = re.compile(r"^\[!\[.*\n", re.MULTILINE)
 RELATIVE = re.compile(r"(\]\()(?!https?:|mailto:|#)([^)#\s]+)")
 
@@ -38,7 +40,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     """Put in the reference, and make links to files outside the site lead to the repository."""
     if REFERENCE in markdown:
-        markdown = markdown.replace(REFERENCE, reference())
+        markdown = ELSEWHERE.sub("", markdown).replace(REFERENCE, reference())
     folder = posixpath.dirname(page.file.src_uri)
     return RELATIVE.sub(lambda link: link[1] + _target(link[2], folder), markdown)
 

@@ -7,7 +7,7 @@ import os
 import re
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -208,6 +208,17 @@ def test_reference_on_the_site_has_every_command_and_option(site: ModuleType, cl
     for name, names in cli.items():
         listed = re.findall(r"`(--?[\w-]+)`", sections[f"prosma {name}".strip()])
         assert {flag for flag in names - {"--help"} if flag.startswith("-")} == set(listed)
+
+
+def test_reference_says_on_github_what_the_commands_are_and_where_the_options_stand(
+    site: ModuleType, cli: dict[str, set[str]]
+) -> None:
+    text = text_of("docs/cli.md")
+    for name in filter(None, cli):
+        assert f"`prosma {name}`" in text or any(other.startswith(f"{name} ") for other in cli), name
+    made = site.on_page_markdown(text, SimpleNamespace(file=SimpleNamespace(src_uri="cli.md")))
+    assert "github" not in made.split("## prosma", 1)[0]
+    assert "| `--overlap` |" in made
 
 
 def test_start_page_and_links_of_the_site_stay_inside_it(site: ModuleType) -> None:

@@ -84,6 +84,13 @@ def writer(labels: Labels, path: Path) -> Callable[[], object]:
     return lambda: write_labels_layer(str(path), data, meta)
 
 
+NO_FILE = (
+    "SCAN stands for a file. What was segmented is in none as it is: a sample, a layer that another program made, a "
+    "cropped or combined one, or a coarser level. Save its layer (File > Save Selected Layers…), and write the name of "
+    "that file in place of SCAN."
+)
+
+
 def run_command(plan: SegmentPlan) -> str:
     """The ``prosma segment`` line that gives the same labels; where no file holds the scan as it is, it is SCAN."""
     config, scan = plan.request.config, plan.scan
@@ -93,10 +100,12 @@ def run_command(plan: SegmentPlan) -> str:
     parts += ["--out", str(out or "LABELS.nii.gz"), *_axes(scan), *_spacing(plan), *_flags(config)]
     if plan.request.device != "auto":
         parts += ["--device", plan.request.device]
-    line = command_line(parts)
-    if path is None:
-        return f"{line}\n\nNo file holds what was segmented as it is: save it as one, and put its name for SCAN."
-    return line
+    return command_line(parts)
+
+
+def run_command_note(scan: LayerScan) -> str:
+    """What is to be known of `run_command`: where no file holds the scan as it is, what SCAN means; else empty."""
+    return NO_FILE if _file(scan) is None else ""
 
 
 def _file(scan: LayerScan) -> Path | None:

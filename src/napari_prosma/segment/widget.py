@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QFileDialog
 from napari_prosma.jobs.qt_loop import session
 from napari_prosma.jobs.session import Session
 from napari_prosma.segment.controller import SegmentController
-from napari_prosma.segment.state import run_command, save_path, writer
+from napari_prosma.segment.state import run_command, run_command_note, save_path, writer
 from napari_prosma.segment.view import SegmentView
 from napari_prosma.widgets.docks import open_dock
 from napari_prosma.widgets.fields import show_text
@@ -64,7 +64,9 @@ class SegmentWidget(SegmentView):
 
     def _show_command(self) -> None:
         if self.controller.last is not None:
-            show_text(self, "The command that repeats this without napari", run_command(self.controller.last.plan))
+            plan = self.controller.last.plan
+            note = run_command_note(plan.scan)
+            show_text(self, "The command that repeats this without napari", run_command(plan), note)
 
     def _correct(self) -> None:
         last = self.controller.last

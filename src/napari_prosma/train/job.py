@@ -358,7 +358,12 @@ class TrainJob(ShownRun):
         result = message.result
         assert isinstance(result, TrainResult)
         self.outcome = TrainedModel(Path(result.model), result.before, result.dice, result.words, result.held_out)
+        self._say_no_more(result.held_out)
         self.say(f"Done in {format_duration(result.seconds)} on {result.device.partition(' (')[0]}.")
+
+    def _say_no_more(self, words: str) -> None:
+        """Take a line away that stands with the Dice from now on."""
+        self._lines = [line for line in self._lines if line != words]
 
     def _keep(self) -> None:
         """Make a model of what a training has reached that did not come to its end; one that is there may stay."""
@@ -377,6 +382,7 @@ class TrainJob(ShownRun):
     def _kept(self, kept: KeptModel) -> None:
         if not self.abandoned:
             self.outcome = trained_model_of(kept)
+            self._say_no_more(kept.held_out)
             self.say(f"The model of epoch {kept.epoch} is kept.")
         self._end()
 

@@ -288,8 +288,8 @@ def fill(box: QComboBox, items: Sequence[tuple[str, Any]], current: Any) -> None
     box.blockSignals(False)
 
 
-def show_text(parent: QWidget, title: str, text: str) -> None:
-    """A window with text to read and copy."""
+def show_text(parent: QWidget, title: str, text: str, note: str = "") -> None:
+    """A window with text to read and copy, and under it what is to be known of it."""
     dialog = QDialog(parent)
     dialog.setWindowTitle(title)
     dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
@@ -304,6 +304,9 @@ def show_text(parent: QWidget, title: str, text: str) -> None:
     layout = QVBoxLayout(dialog)
     layout.addWidget(label)
     layout.addWidget(box)
+    about = note_label("facts")
+    say(about, note)
+    layout.addWidget(about)
     layout.addWidget(buttons)
     dialog.resize(640, 320)
     dialog.show()

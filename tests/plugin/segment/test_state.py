@@ -14,7 +14,7 @@ from napari.layers import Image
 
 from napari_prosma.layers.scan import read
 from napari_prosma.scan.selection import Problem, fits
-from napari_prosma.segment.state import SegmentChoices, SegmentPlan, resolve, run_command, save_path
+from napari_prosma.segment.state import SegmentChoices, SegmentPlan, resolve, run_command, run_command_note, save_path
 from prosma_core.cli.main import app
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.errors import ConfigError
@@ -156,6 +156,15 @@ def test_a_slice_for_a_2d_model_is_one_slice() -> None:
     assert plan.notes == ()
 
 
+def test_the_run_command_of_what_is_in_no_file_says_what_its_scan_stands_for(tmp_path: Path) -> None:
+    plan = resolve(choices(), None)
+    assert isinstance(plan, SegmentPlan)
+    assert " SCAN " in run_command(plan)
+    assert "\n" not in run_command(plan)  # it is copied and run as it is
+    assert "File > Save Selected Layers" in run_command_note(plan.scan)
+    assert run_command_note(replace(plan.scan, path=tmp_path / "x.nii")) == ""
+
+
 REGION = ((1, 9), (2, 30), (3, 31))
 OTHER = {"overlap": 0.123456789, "threshold": 0.3, "min_size": 12, "region": REGION, "slice_axis": "y"}
 """A value that is not the default; the other settings are switches."""
@@ -176,7 +185,7 @@ def test_every_setting_is_in_the_run_command_and_reaches_the_command_line(
         raise ConfigError(what)
 
     monkeypatch.setattr(InferenceConfig, "parse", stop)
-    verb, *arguments = shlex.split(run_command(plan).splitlines()[0].removeprefix("prosma "))
+    verb, *arguments = shlex.split(run_command(plan).removeprefix("prosma "))
     with pytest.raises(ConfigError, match="command line"):
         typer.main.get_command(app).commands[verb].main(arguments, standalone_mode=False)  # type: ignore[attr-defined]
     assert seen[name] == value

@@ -910,6 +910,18 @@ def test_a_finished_model_is_in_segments_list_and_preferred(widget: Any, annotat
     assert widget.text("name") == "liver model-2"  # the next one
 
 
+def test_what_is_held_out_is_said_once_at_the_end(widget: Any, annotated: Any) -> None:
+    annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    job, words = widget.start(), "Validation: 5 annotated slices of the same scans are held out."
+    job.say(StageStarted(words))
+    assert words in widget.text("messages")
+    done = result(write_model(widget, "liver model"))
+    job.say(replace(done, result=done.result.replace(held_out=words)))
+    assert words not in widget.text("messages")
+    assert widget.text("held_out") == words
+
+
 def test_fine_tuning_that_got_worse_is_listed_and_not_preferred(widget: Any, annotated: Any) -> None:
     image, labels = annotated(widget.viewer)
     widget.controller.fine_tune(image, labels, widget.model("phantom-3d"))
