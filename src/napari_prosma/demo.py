@@ -48,10 +48,9 @@ def show(session: Session, device: str, screenshot: Path | None) -> str:
     viewer.layers.selection.active = image
     viewer.dims.set_current_step(0, int(np.argmax((truth.data > 0).sum(axis=(1, 2)))))
     widget = SegmentWidget(viewer, session)
-    viewer.window.add_dock_widget(widget, name="ProSMA Segment (ProSMA)", area="right")  # the menu finds it
+    viewer.window.add_dock_widget(widget, name="Segment (ProSMA)", area="right")  # the menu finds it
     if screenshot:
         viewer.window.resize(*PICTURE)
-    QTimer.singleShot(500, viewer.reset_view)  # the canvas has become smaller: the scan fits into what is left of it
     LOOKS.choose(contours=True)  # the scan is seen below the result
     controller = widget.controller
     controller.choose_model(next(m for m in session.models() if m.header.name == "hippocampus-mri"))

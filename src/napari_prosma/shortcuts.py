@@ -87,10 +87,46 @@ def offer(viewer: ViewerModel, calls: Mapping[str, Callable[[], object]]) -> Cal
 
 def with_key(text: str, name: str) -> str:
     """A tooltip with the key of its action, as the preferences have it; without one that another plugin has."""
+    return text + _key(name)
+
+
+def _key(name: str) -> str:
+    """What stands behind a tooltip; empty without a key."""
     free = _register()
     chosen = get_settings().shortcuts.shortcuts.get(f"{PREFIX}:{name}")
     keys = [SHORTCUTS[name].key] * (name in free) if chosen is None else list(map(str, chosen))
-    return f"{text} ({' or '.join(keys)})" if keys else text
+    return f" ({' or '.join(keys)})" if keys else ""
+
+
+def follow_keys(changed: Callable[[Callable[[str], str]], object]) -> Callable[[], None]:
+    """Tell of keys that are changed in napari's preferences.
+
+    Parameters
+    ----------
+    changed : callable
+        Called with what turns a tooltip with the key it had into one with its new key; others stay.
+
+    Returns
+    -------
+    callable
+        Ends it.
+    """
+    known = {name: _key(name) for name in SHORTCUTS}
+
+    def tell(_event: Any = None) -> None:
+        before, now = dict(known), {name: _key(name) for name in SHORTCUTS}
+        known.update(now)
+
+        def renewed(text: str) -> str:
+            name = next((name for name, key in before.items() if key and text.endswith(key)), None)
+            return text if name is None else text.removesuffix(before[name]) + now[name]
+
+        if now != before:
+            changed(renewed)
+
+    events = get_settings().shortcuts.events.shortcuts
+    events.connect(tell)
+    return lambda: events.disconnect(tell)
 
 
 @cache

@@ -299,7 +299,7 @@ def test_a_scan_opened_by_the_command_with_the_widget_fills_the_canvas_unless_so
     viewer.add_image(np.random.default_rng(0).normal(0, 1, (40, 200, 400)).astype(np.float32))
     if moved:
         viewer.scene.camera.zoom = 7.5
-    viewer.window.add_plugin_dock_widget("napari-prosma", "ProSMA Segment", tabify=True)
+    viewer.window.add_plugin_dock_widget("napari-prosma", "Segment", tabify=True)
     viewer.window._qt_window.resize(1366, 700)
     viewer.show()
     qtbot.wait(300)
@@ -315,9 +315,7 @@ NAMES = ("Segment", "Train", "Gates")
 OPENERS: dict[str, Callable[[Any, str, Session], object]] = {
     "menu": lambda _, name, __: get_app_model().commands.execute_command(f"napari-prosma.{name.lower()}").result(),
     "button": lambda viewer, name, session: open_dock(viewer, f"ProSMA {name}", session),
-    "command": lambda viewer, name, _: viewer.window.add_plugin_dock_widget(
-        "napari-prosma", f"ProSMA {name}", tabify=True
-    ),
+    "command": lambda viewer, name, _: viewer.window.add_plugin_dock_widget("napari-prosma", name, tabify=True),
 }
 """Ways to open a widget: napari's menu, a button of a sister, and ``napari -w napari-prosma``, which does just this."""
 

@@ -36,7 +36,7 @@ def test_the_package_announces_its_manifest(root: Path) -> None:
 
 
 def test_the_widgets_are_in_napari_menus(manifest: PluginManifest) -> None:
-    commands = {f"ProSMA {name}": f"napari-prosma.{name.lower()}" for name in ("Segment", "Train", "Gates")}
+    commands = {name: f"napari-prosma.{name.lower()}" for name in ("Segment", "Train", "Gates")}
     assert {w.display_name: w.command for w in manifest.contributions.widgets or []} == commands
     assert [item.command for item in manifest.contributions.menus["napari/layers/segment"]] == list(commands.values())
     assert [item.command for item in manifest.contributions.menus["napari/layers/visualize"]] == ["napari-prosma.gates"]

@@ -13,9 +13,11 @@ from napari.settings import get_settings
 from napari.utils.action_manager import action_manager
 from napari.utils.key_bindings import KeyBinding, coerce_keybinding
 from napari.utils.shortcuts import default_shortcuts
+from qtpy.QtWidgets import QPushButton
 
 from napari_prosma import shortcuts
 from napari_prosma.layers.results import LOOKS
+from napari_prosma.segment.view import SegmentView
 from napari_prosma.shortcuts import PREFIX, SHORTCUTS, WITHOUT_WIDGET, offer, with_key
 
 
@@ -69,6 +71,9 @@ def test_napari_s_preferences_list_every_action_and_a_key_chosen_there_counts(
     assert {f"{PREFIX}:{name}" for name in SHORTCUTS} <= set(listed)
     assert listed[f"{PREFIX}:segment"].description == "ProSMA Segment: Segment the chosen scan, or cancel"
     assert with_key("Segment the scan", "segment") == "Segment the scan (Shift+S)"
+    view = SegmentView()
+    qtbot.addWidget(view)
+    view.show_run("Segment", enabled=True, tooltip=with_key("Segment the scan", "segment"))
     action, settings = f"{PREFIX}:segment", get_settings().shortcuts
     try:
         action_manager.unbind_shortcut(action)
@@ -77,8 +82,10 @@ def test_napari_s_preferences_list_every_action_and_a_key_chosen_there_counts(
         press(viewer, "Shift+Q")
         assert done == [1]
         assert with_key("Segment the scan", "segment") == "Segment the scan (Shift+Q)"
+        assert view.findChild(QPushButton, "run").toolTip() == "Segment the scan (Shift+Q)"
         settings.shortcuts = {**settings.shortcuts, action: []}
         assert with_key("Segment the scan", "segment") == "Segment the scan"
+        assert view.findChild(QPushButton, "run").toolTip() == "Segment the scan"
     finally:
         settings.shortcuts = {name: keys for name, keys in settings.shortcuts.items() if name != action}
         action_manager.unbind_shortcut(action)

@@ -78,7 +78,6 @@ class SegmentPresenter(ScanPresenter):
     def __init__(self, view: AbstractSegmentView, session: Session) -> None:
         super().__init__(view, session)
         self._view = view
-        self._tooltip = with_key("Segment the scan", "segment")
 
     def options(self, choices: SegmentChoices) -> None:
         """Advanced settings; slice axes only where a 2D model meets a 3D scan."""
@@ -93,7 +92,7 @@ class SegmentPresenter(ScanPresenter):
             self._view.advanced.show_name_hint(plan.result_name)
         self._view.show_notes("\n".join(plan.notes) if isinstance(plan, SegmentPlan) else "")
         if not running:
-            tooltip = problem.text if problem else self._tooltip
+            tooltip = problem.text if problem else with_key("Segment the scan", "segment")
             self._view.show_run("Segment", enabled=problem is None, tooltip=tooltip)
 
 

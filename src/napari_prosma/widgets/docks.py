@@ -28,16 +28,16 @@ def open_dock(viewer: napari.Viewer, title: str, *args: Any) -> Any:
     ----------
     viewer : napari.Viewer
     title : str
-        As in the manifest.
+        Of the dock: names of plugin and widget in the manifest.
     *args
         What a new widget is made with, beside the viewer.
     """
     docked = viewer.window.dock_widgets.values()
     widget = next((each for each in docked if getattr(each, "TITLE", "") == title), None)
     if widget is None:
-        name, places = _widgets()
-        widget = import_python_name(places[title])(viewer, *args)
-        viewer.window.add_dock_widget(widget, name=f"{title} ({name})", area="right")  # the menu's name for it
+        name, place = _widgets()[title]
+        widget = import_python_name(place)(viewer, *args)
+        viewer.window.add_dock_widget(widget, name=name, area="right")
     dock = widget.parent()
     if isinstance(dock, QDockWidget):
         _raise(dock)
@@ -45,12 +45,12 @@ def open_dock(viewer: napari.Viewer, title: str, *args: Any) -> Any:
 
 
 @cache
-def _widgets() -> tuple[str, dict[str, str]]:
-    """Name of the plugin in menus, and where each widget of the manifest is, by its title."""
+def _widgets() -> dict[str, tuple[str, str]]:
+    """Name in napari's menus, and place, of each widget of the manifest, by its title."""
     manifest = PluginManifest.from_file(MANIFEST)
-    places = {command.id: str(command.python_name) for command in manifest.contributions.commands or ()}
-    widgets = {widget.display_name: places[widget.command] for widget in manifest.contributions.widgets or ()}
-    return str(manifest.display_name), widgets
+    plugin, places = manifest.display_name, {c.id: str(c.python_name) for c in manifest.contributions.commands or ()}
+    widgets = manifest.contributions.widgets or ()
+    return {f"{plugin} {w.display_name}": (f"{w.display_name} ({plugin})", places[w.command]) for w in widgets}
 
 
 def settle(view: Any, dock: QDockWidget) -> None:

@@ -33,7 +33,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_prosma.shortcuts import with_key
+from napari_prosma.shortcuts import follow_keys, with_key
 from napari_prosma.widgets.docks import settle
 from napari_prosma.widgets.fields import (
     Fold,
@@ -413,10 +413,17 @@ class JobView(QWidget):
         for name, part in parts.items():
             part.setObjectName(name)
         self._keep_locked_readable()
+        self.destroyed.connect(follow_keys(self._renew_keys))
         for kind in (QComboBox, QAbstractSpinBox, QSlider):
             for part in self.findChildren(kind):
                 part.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
                 part.installEventFilter(self)
+
+    def _renew_keys(self, renewed: Callable[[str], str]) -> None:
+        """Have tooltips show the keys that were changed in napari's preferences."""
+        for part in self.findChildren(QWidget):
+            if (text := renewed(part.toolTip())) != part.toolTip():
+                part.setToolTip(text)
 
     def _keep_locked_readable(self) -> None:
         """Let what was chosen be read while it is locked: napari draws locked text at a third of its color."""

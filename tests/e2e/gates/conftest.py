@@ -21,7 +21,7 @@ from napari_prosma.jobs.session import Session
 class GatesDesk(Desk):
     """A window with the Gates widget docked in it."""
 
-    WIDGET, NAME = GatesWidget, "ProSMA Gates (ProSMA)"
+    WIDGET, NAME = GatesWidget, "Gates (ProSMA)"
 
     @property
     def maps(self) -> dict[str, Any]:

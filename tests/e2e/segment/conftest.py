@@ -27,7 +27,7 @@ from prosma_core.io.images import write_image
 class SegmentDesk(Desk):
     """A viewer with the Segment widget, docked where it has a window."""
 
-    WIDGET, NAME = SegmentWidget, "ProSMA Segment (ProSMA)"
+    WIDGET, NAME = SegmentWidget, "Segment (ProSMA)"
 
     def pick(self, part: str, text: str) -> None:
         """Choose the entry of a box that starts with a text."""

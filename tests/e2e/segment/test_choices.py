@@ -194,5 +194,5 @@ def test_where_no_model_is_meant_a_click_opens_train_with_the_scan_and_an_empty_
     desk.click("train")
     labels = desk.viewer.layers.selection.active
     assert (labels.mode, labels.data.shape) == ("paint", scan.data.shape)
-    (pair,) = desk.viewer.window.dock_widgets["ProSMA Train (ProSMA)"].controller._pairs.pairs
+    (pair,) = desk.viewer.window.dock_widgets["Train (ProSMA)"].controller._pairs.pairs
     assert (pair.image.layer, pair.labels.layer) == (scan, labels)

@@ -147,7 +147,7 @@ import napari, numpy as np
 from qtpy.QtCore import QTimer
 
 viewer = napari.Viewer()
-_, widget = viewer.window.add_plugin_dock_widget("napari-prosma", "ProSMA Segment")
+_, widget = viewer.window.add_plugin_dock_widget("napari-prosma", "Segment")
 {body}
 assert "torch" not in sys.modules
 """

@@ -33,7 +33,7 @@ TINY = {
 class TrainDesk(Desk):
     """A window with the Train widget docked in it."""
 
-    WIDGET, NAME = TrainWidget, "ProSMA Train (ProSMA)"
+    WIDGET, NAME = TrainWidget, "Train (ProSMA)"
 
     @property
     def models(self) -> Path:

@@ -54,7 +54,7 @@ class Loop:
     def __init__(self, desk: Any, scans: list[tuple[Path, NDArray[Any]]]) -> None:
         self.desk, self.scans = desk, scans
         self.segment = SegmentWidget(desk.viewer, desk.session)
-        desk.viewer.window.add_dock_widget(self.segment, name="ProSMA Segment (ProSMA)", area="right")
+        desk.viewer.window.add_dock_widget(self.segment, name="Segment (ProSMA)", area="right")
 
     def truth(self, number: int) -> NDArray[Any]:
         return self.scans[number][1].transpose(2, 1, 0)  # as layers have their axes

@@ -74,7 +74,7 @@ def test_paint_a_few_slices_train_stop_resume_and_segment(desk: Any, data_root: 
     desk.picture(tmp_path / "outcome.png")
 
     desk.click("Use in Segment")
-    segment = desk.viewer.window.dock_widgets["ProSMA Segment (ProSMA)"]
+    segment = desk.viewer.window.dock_widgets["Segment (ProSMA)"]
     assert isinstance(segment, SegmentWidget)
     assert segment.controller._choices.model.path == outcome.model
     segment.controller.choose_image(image)
@@ -113,7 +113,7 @@ def suggested(desk: Any, labels: Labels) -> str:
 def test_the_loop_segment_correct_fine_tune_segment(desk: Any, phantoms: list[tuple[Path, Path]]) -> None:
     desk.open(phantoms[0][0])
     segment = SegmentWidget(desk.viewer, desk.session)
-    desk.viewer.window.add_dock_widget(segment, name="ProSMA Segment (ProSMA)", area="right")
+    desk.viewer.window.add_dock_widget(segment, name="Segment (ProSMA)", area="right")
     segment.controller.choose_model(next(m for m in desk.session.models() if m.header.name == "phantom-3d"))
     segment.controller.start_or_cancel()
     desk.until(lambda: segment.controller.run is None)
