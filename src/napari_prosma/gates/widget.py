@@ -36,6 +36,7 @@ class GatesWidget(GatesView):
         super().__init__()
         self._session = shared or session()
         self.keep_sections(self._session.recall, self._session.remember)
+        self.help.offer_updates(self._session.jobs.run)
         self.controller = GatesController(napari_viewer, self, self._session)
         self.browse_clicked.connect(self._browse)
         self.details_clicked.connect(self._show_details)

@@ -42,6 +42,7 @@ class SegmentWidget(SegmentView):
         self._viewer = napari_viewer
         self._session = shared or session()
         self.keep_sections(self._session.recall, self._session.remember)
+        self.help.offer_updates(self._session.jobs.run)
         self.controller = SegmentController(napari_viewer, self, self._session)
         self.browse_clicked.connect(self._browse)
         self.train_clicked.connect(self._draw_and_train)

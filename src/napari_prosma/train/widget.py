@@ -41,6 +41,7 @@ class TrainWidget(TrainView):
         self._viewer = napari_viewer
         self._session = shared or session()
         self.keep_sections(self._session.recall, self._session.remember)
+        self.help.offer_updates(self._session.jobs.run)
         self.controller = TrainController(napari_viewer, self, self._session)
         self.add_files_clicked.connect(self._add_files)
         self.add_folder_clicked.connect(self._add_folder)

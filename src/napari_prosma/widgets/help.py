@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from qtpy.QtWidgets import QDialog, QDialogButtonBox, QMenu, QTextBrowser, QTool
 
 import prosma_core
 from prosma_core.io.bundle import read_header, shipped_models
+from prosma_core.io.releases import ask_for_update
 
 SITE = "https://napari-prosma.github.io/napari-prosma/"
 """The docs online; a page has the name of its file."""
@@ -64,16 +67,34 @@ class HelpButton(QToolButton):
         menu = QMenu(self)
         menu.addAction("Help on this widget", self.show_page)
         menu.addAction("Documentation online", lambda: QDesktopServices.openUrl(QUrl(online(f"{page}.md"))))
-        menu.addAction("About ProSMA", self.show_about)
+        self._updates: Any = menu.addAction("Check for updates")
+        self._updates.setEnabled(False)
+        menu.addAction("About ProSMA", lambda: self.show_about())
         self.setMenu(menu)
 
     def show_page(self) -> None:
         """Show the widget's page."""
         HelpWindow(self.window(), self._page).show()
 
-    def show_about(self) -> None:
-        """Show version, citation and licenses."""
-        HelpWindow(self.window(), "", about()).show()
+    def show_about(self, news: str = "") -> None:
+        """Show version, citation and licenses, below what is new."""
+        HelpWindow(self.window(), "", about(news)).show()
+
+    def offer_updates(self, run: Callable[..., None]) -> None:
+        """Let the menu ask the package index for a newer release, in a thread; the program never asks by itself.
+
+        Parameters
+        ----------
+        run : callable
+            As of `Jobs`.
+        """
+
+        def show(news: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the widget is gone meanwhile
+                self.show_about(str(news))
+
+        self._updates.triggered.connect(lambda: run(lambda: ask_for_update(prosma_core.__version__), show, show))
+        self._updates.setEnabled(True)
 
 
 class HelpWindow(QDialog):
@@ -199,13 +220,14 @@ def online(target: str, heading: str = "") -> str:
     return f"{FILES}{path}{part}"
 
 
-def about() -> str:
-    """Version, citation, licenses of code and models, in Markdown."""
+def about(news: str = "") -> str:
+    """Version, citation, licenses of code and models, in Markdown; below the version what is new."""
     headers = [read_header(path) for path in shipped_models().values()]
     models = "\n".join(f"- **{header.name}**: {header.licence}. {header.attribution}" for header in headers)
     return (
-        f"# napari-prosma {prosma_core.__version__}\n\nNot a medical device: results are for research and must be "
-        f"checked by a person.\n\n{CITATION}\n\n## Licenses\n\nCode: BSD-3-Clause. Shipped models:\n\n{models}\n"
+        f"# napari-prosma {prosma_core.__version__}\n\n{news}\n\nNot a medical device: results are for research "
+        f"and must be checked by a person.\n\n{CITATION}\n\n"
+        f"## Licenses\n\nCode: BSD-3-Clause. Shipped models:\n\n{models}\n"
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from prosma_core.cli.inspect import inspect
 from prosma_core.cli.options import ERROR_EXIT, PairsCommand, VisibleGroup, cell, say, say_error
 from prosma_core.cli.segment import segment
 from prosma_core.cli.train import train
-from prosma_core.errors import FileFormatError, ProsmaError
+from prosma_core.errors import ProsmaError
 from prosma_core.io.hardware import COMPUTING
 from prosma_core.printable import visible
 
@@ -182,11 +181,6 @@ app.add_typer(models_app, name="models")
 app.command()(doctor)
 
 
-PACKAGE_INDEX = "https://pypi.org/pypi/napari-prosma/json"
-LONGEST_ANSWER = 20_000_000
-"""Bytes that are read of the package index's answer."""
-
-
 def _print_version(value: bool) -> None:
     if value:
         say(f"prosma {__version__}")
@@ -195,30 +189,10 @@ def _print_version(value: bool) -> None:
 
 def _check_update(value: bool) -> None:
     if value:
-        newest = _newest_release()
-        newer = _numbers(newest) > _numbers(__version__)
-        advice = f"Version {newest} is available: pip install --upgrade napari-prosma" if newer else "Up to date."
-        say(f"prosma {__version__}", advice)
+        from prosma_core.io.releases import ask_for_update
+
+        say(f"prosma {__version__}", ask_for_update(__version__))
         raise typer.Exit
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """Numbers of a version, so that 0.10.0 comes after 0.9.2."""
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
-
-
-def _newest_release() -> str:
-    """Version of the newest release on the package index, asked once."""
-    import json
-    from urllib.request import urlopen
-
-    try:
-        with urlopen(PACKAGE_INDEX, timeout=10) as answer:
-            return str(json.loads(answer.read(LONGEST_ANSWER))["info"]["version"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FileFormatError(
-            f"The newest release could not be read from {PACKAGE_INDEX}: {error}. Check the network and try again."
-        ) from error
 
 
 @app.callback()

@@ -31,6 +31,7 @@ from prosma_core.cli import main, progress
 from prosma_core.cli.main import app
 from prosma_core.data.geometry import array_spec
 from prosma_core.inference.cpu_tuning import cpu_settings
+from prosma_core.io import releases
 from prosma_core.io.bundle import find_model, load_bundle, read_header, save_bundle, shipped_models
 from prosma_core.io.images import read_image, write_image
 from prosma_core.io.notes import read_notes
@@ -247,7 +248,7 @@ def index(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     with HTTPServer(("127.0.0.1", 0), Index) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        monkeypatch.setattr(main, "PACKAGE_INDEX", f"http://127.0.0.1:{server.server_port}/json")
+        monkeypatch.setattr(releases, "PACKAGE_INDEX", f"http://127.0.0.1:{server.server_port}/json")
         for name in ("http_proxy", "HTTP_PROXY"):
             monkeypatch.delenv(name, raising=False)
         yield answers

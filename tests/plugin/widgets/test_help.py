@@ -15,6 +15,7 @@ from qtpy.QtWidgets import QWidget
 import prosma_core
 from napari_prosma.widgets import help as help_module
 from napari_prosma.widgets.help import HelpButton, HelpWindow, about, anchor, is_shipped, online, read_page
+from prosma_core.errors import FileFormatError
 from prosma_core.io.bundle import shipped_models
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -109,12 +110,44 @@ def test_about_names_version_paper_and_the_licence_of_every_model() -> None:
     assert "BSD-3-Clause" in text
 
 
+@pytest.mark.parametrize("there", ["Version 9.1.0 is available: pip install --upgrade napari-prosma", None])
+def test_the_package_index_is_asked_by_a_click_alone(
+    there: str | None, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def ask(version: str) -> str:
+        asked.append(version)
+        if there is None:
+            msg = "The newest release could not be read."
+            raise FileFormatError(msg)
+        return there
+
+    def run(work: Any, done: Any, failed: Any) -> None:
+        try:
+            done(work())
+        except FileFormatError as error:
+            failed(error)
+
+    monkeypatch.setattr(help_module, "ask_for_update", ask)
+    parent = QWidget()
+    qtbot.addWidget(parent)
+    button = HelpButton("gates-widget")
+    button.setParent(parent)
+    button.offer_updates(run)
+    button.show_about()
+    assert asked == []
+    next(action for action in button.menu().actions() if action.text() == "Check for updates").trigger()
+    assert asked == [prosma_core.__version__]
+    assert (there or "The newest release could not be read.") in parent.findChildren(HelpWindow)[-1].text()
+
+
 def test_the_button_opens_page_site_and_about(qtbot: QtBot, opened: list[str]) -> None:
     parent = QWidget()
     qtbot.addWidget(parent)
     button = HelpButton("gates-widget")
     button.setParent(parent)
-    page, site, about_this = button.menu().actions()
+    page, site, _updates, about_this = button.menu().actions()
     page.trigger()
     about_this.trigger()
     site.trigger()
