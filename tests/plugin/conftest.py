@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -129,7 +130,8 @@ class FakeJobs:
     def warm_up(self) -> None:
         self.pid, self.alive = 1, True
 
-    def start(self, spec: Any, listener: Listener, *, yields: bool = False) -> FakeJob:
+    def start(self, spec: Any, listener: Listener, _name: Any = None, *, yields: bool = False) -> FakeJob:
+        self.check_idle()
         for earlier in self.jobs:
             if earlier.yields:
                 earlier.cancel()
@@ -141,6 +143,11 @@ class FakeJobs:
         if self.busy:
             msg = "The engine is busy."
             raise EngineBusyError(msg)
+
+    @contextlib.contextmanager
+    def reserve(self, _: Any) -> Iterator[None]:
+        self.check_idle()
+        yield
 
     def submit_background(self, request: Any, listener: Listener) -> None:
         if self.busy or self.aside_busy:
@@ -171,6 +178,10 @@ class FakeJobs:
             call()
         else:
             self.held.append(call)
+
+    def unload(self) -> None:
+        self.check_idle()
+        self.free()
 
     def free(self) -> None:
         self.freed, self.alive, self.pid, self.ready = True, False, None, None

@@ -280,6 +280,44 @@ def test_gates_from_the_scan_to_maps_a_voxel_and_what_if(
     assert [layer.name for layer in viewer.layers] == ["mri"]
 
 
+def test_while_another_job_has_the_engine_a_click_changes_nothing(
+    segment: Any, gates: Any, train: Any, jobs: Any, clock: Any, viewer: ViewerModel, open_scan: Callable[[], Any]
+) -> None:
+    image = open_scan()
+    choose(segment)
+    choose(gates)
+    viewer.layers.selection = {image, viewer.add_labels(np.ones((12, 40, 44), np.uint8), name="organ", scale=(3, 1, 1))}
+    train.view.add_active_clicked.emit()
+    gates.view.run_clicked.emit()
+    jobs.jobs[-1].answer(*found())
+    jobs.jobs[-1].reply((), changed=9)
+    clock.run(10)
+    given, there, panel = list(jobs.jobs), list(viewer.layers), gates.view.result
+    panel.what_if.threshold_chosen.emit(0, 2.0)
+    what_if = jobs.jobs[-1]
+    jobs.busy = True
+    for controller in (segment, gates, train):
+        view = controller.view
+        view.shown.pop("show_run")
+        view.run_clicked.emit()
+        assert view.shown["show_error"] == ("The engine is busy.", False)
+        assert view.shown.get("show_run", ("",))[0] != "Cancel"
+        view.free_clicked.emit()
+        assert view.shown["show_error"] == ("Nothing was unloaded. The engine is busy.", False)
+    assert "hide_outcome" not in train.view.shown
+    assert not what_if.cancelled, "what was asked before is still answered"
+    what_if.reply((12, 40, 44), changed=3)
+    panel.what_if.threshold_chosen.emit(0, 3.0)
+    assert panel.what_if.shown["say"] == ("There is no answer: The engine is busy.",)
+    panel.ranking_clicked.emit()
+    assert panel.levels.shown["show_headline"] == ("The levels were not ranked. The engine is busy.",)
+    assert (jobs.jobs[:-1], jobs.freed) == (given, False)
+    assert list(viewer.layers)[: len(there)] == there
+    jobs.busy = False
+    segment.view.free_clicked.emit()
+    assert jobs.freed
+
+
 def test_gates_are_inspected_at_the_levels_that_are_ticked(gates: Any, jobs: Any, open_scan: Callable[[], Any]) -> None:
     view = gates.view
     open_scan()
@@ -365,7 +403,7 @@ def test_all_of_these_pass_in_a_process_that_cannot_import_qt() -> None:
     command = [sys.executable, "-c", RUN, __file__]
     done = subprocess.run(command, check=False, capture_output=True, encoding="utf-8", env=environment)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert "12 passed" in done.stdout
+    assert "13 passed" in done.stdout
     assert "Qt: []" in done.stdout
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from napari_prosma.cleanup import run_all
 from napari_prosma.gates.job import InspectionResult, InspectJob
 from napari_prosma.gates.maps import Steps
-from napari_prosma.gates.ranking import STOPPED, RankJob
+from napari_prosma.gates.ranking import NOT_RANKED, STOPPED, RankJob
 from napari_prosma.gates.result_controller import AbstractGatesResultPanel, ResultController
 from napari_prosma.gates.state import InspectChoices, InspectPlan, LevelFacts, level_facts, resolve
 from napari_prosma.jobs.run import ViewSignal
@@ -22,7 +22,7 @@ from napari_prosma.scan.controller import (
 )
 from napari_prosma.scan.selection import Problem
 from prosma_core.config.inspection import InspectConfig, VariantResult
-from prosma_core.errors import ProsmaError
+from prosma_core.errors import EngineBusyError, ProsmaError
 from prosma_core.io.bundle import ModelEntry
 
 if TYPE_CHECKING:
@@ -202,12 +202,19 @@ class GatesController(ScanController[InspectChoices]):
         self._show_plan()  # the view may have moved
         plan = self._plan
         if isinstance(plan, InspectPlan):
-            self.view.show_error("", details=False)
-            self._leave_ranking()
-            if self.shown_result is not None:
-                self.shown_result.what_if.stop()
-            self._source = self._layer
-            self._begin_job(lambda: InspectJob(plan, self.view, self.session.jobs, self._show_result, self._inspected))
+            try:
+                with self.session.jobs.reserve(InspectJob.NAME):
+                    self._inspect(plan)
+            except EngineBusyError as error:
+                self.view.show_error(str(error), details=False)
+
+    def _inspect(self, plan: InspectPlan) -> None:
+        self.view.show_error("", details=False)
+        self._leave_ranking()
+        if self.shown_result is not None:
+            self.shown_result.what_if.stop()
+        self._source = self._layer
+        self._begin_job(lambda: InspectJob(plan, self.view, self.session.jobs, self._show_result, self._inspected))
 
     def remove_maps(self) -> None:
         """Remove the layers of the last inspection from the viewer, and its numbers from the panel."""
@@ -260,9 +267,9 @@ class GatesController(ScanController[InspectChoices]):
             if self.shown_result is shown_result:
                 shown_result.show_ranking(answer)
 
-        shown_result.show_ranking_begun()
-        self._begin_job(
-            lambda: RankJob(
+        def begin() -> RankJob:
+            shown_result.show_ranking_begun()
+            return RankJob(
                 shown_result.found,
                 shown_result.what_if.queries.key,
                 None if problem else reference,
@@ -273,7 +280,12 @@ class GatesController(ScanController[InspectChoices]):
                 ranked,
                 self._run_over,
             )
-        )
+
+        try:
+            with self.session.jobs.reserve(RankJob.NAME):
+                self._begin_job(begin)
+        except EngineBusyError as error:
+            shown_result.show_ranking(f"{NOT_RANKED} {error}")
         if self.shown_result is not shown_result:  # it was removed meanwhile
             self._leave_ranking()
 

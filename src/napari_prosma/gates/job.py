@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_prosma.gates.state import InspectPlan
-from napari_prosma.jobs.boundary import Jobs
+from napari_prosma.jobs.boundary import JobName, Jobs
 from napari_prosma.jobs.run import Handlers, RunTexts, RunView, ShownRun
 from napari_prosma.jobs.spec import ScanSpec
 from prosma_core.config.inspection import Inspection, LevelSummary, MapInfo, MapKind, VariantResult
@@ -165,6 +165,8 @@ class InspectJob(ShownRun):
     over : callable
         Told, once and last, whether something was found and shown.
     """
+
+    NAME = JobName("An inspection", "ProSMA Gates")
 
     def __init__(
         self,

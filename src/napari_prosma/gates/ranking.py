@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from napari_prosma.gates.job import InspectionResult
-from napari_prosma.jobs.boundary import Jobs
+from napari_prosma.jobs.boundary import JobName, Jobs
 from napari_prosma.jobs.run import Handlers, RunTexts, RunView, ShownRun
 from napari_prosma.jobs.spec import ScanSpec
 from napari_prosma.layers.scan import LayerScan
@@ -34,6 +34,7 @@ TEXTS = RunTexts(
 )
 RANKING = "Ranking levels by ablation…"
 STOPPED = "The ranking was stopped: which level decides is not known. Rank levels computes it."
+NOT_RANKED = "The levels were not ranked."
 FAILED = "Which level decides is not known, as the ranking failed."
 
 
@@ -164,6 +165,7 @@ class RankJob(ShownRun):
         Told, last, that the engine is free.
     """
 
+    NAME = JobName("A ranking of levels", "ProSMA Gates")
     YIELDS = True
 
     def __init__(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from napari_prosma.gates.job import InspectionResult
 from napari_prosma.gates.state import GROUP, ChannelState, GateEdits, InspectPlan
-from napari_prosma.jobs.boundary import Jobs
+from napari_prosma.jobs.boundary import JobName, Jobs
 from napari_prosma.jobs.run import Handlers, JobRun, ViewSignal
 from napari_prosma.jobs.spec import ScanSpec
 from napari_prosma.layers.labels import colors_apart, lies_on, read_on
@@ -21,7 +21,7 @@ from napari_prosma.layers.scan import METADATA, LayerScan
 from prosma_core.config.inspection import Edits, InspectConfig, Variant, VariantResult
 from prosma_core.config.model import ClassInfo
 from prosma_core.engine.messages import ArrayReady, Cancelled, Failed, Finished, WhatIfRequest, WhatIfResult
-from prosma_core.errors import ProsmaError
+from prosma_core.errors import EngineBusyError, ProsmaError
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -110,8 +110,13 @@ class WhatIfQueries:
             self._job = None
             self._go_on()
 
-        self._job = _Query(answered, over)
-        self._job.start(self._jobs, spec)
+        query = _Query(answered, over)
+        try:
+            query.start(self._jobs, spec)
+        except EngineBusyError as error:
+            query.show_error(str(error), "")
+        else:
+            self._job = query
 
     def _go_on(self) -> None:
         """Do what waits for the engine, if anything does."""
@@ -123,6 +128,7 @@ class WhatIfQueries:
 class _Query(JobRun):
     """Job of one query."""
 
+    NAME = JobName("A what-if", "ProSMA Gates")
     YIELDS = True
 
     def __init__(self, answered: Callable[[Answer], None], over: Callable[[], None]) -> None:

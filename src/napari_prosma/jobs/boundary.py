@@ -9,7 +9,8 @@ import functools
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -26,6 +27,22 @@ from prosma_core.events import Working
 _LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class JobName:
+    """What a job is called, so that a user knows where to stop it.
+
+    Attributes
+    ----------
+    what : str
+        With its article, as the beginning of a sentence.
+    widget : str
+        Title of its widget.
+    """
+
+    what: str
+    widget: str
 
 
 class Timer(Protocol):
@@ -70,6 +87,7 @@ class Jobs:
         self._second = Engine()
         self._aside: EngineJob | None = None
         self._begun: weakref.WeakSet[EngineJob] = weakref.WeakSet()  # while they are prepared, their thread has them
+        self._reserved: JobName | None = None
         atexit.register(self.close)
 
     def warm_up(self) -> None:
@@ -106,11 +124,32 @@ class Jobs:
         run_all("An engine could not be closed", self._second.close, self._engine.close)
 
     def check_idle(self) -> None:
-        """Raise `EngineBusyError` where the engine has a job that is not over yet and does not yield."""
-        if not self._yielding:
-            self._engine.check_idle()
+        """Raise `EngineBusyError`, which names the job, where there is one that neither yields nor is being stopped."""
+        holds = (job.name for job in self._begun if not (job.over or job.yields or job.stopping))
+        name = self._reserved or next(holds, None)
+        if name is not None:
+            msg = f"{name.what} is running in {name.widget}. Stop it there, or wait."
+            raise EngineBusyError(msg)
 
-    def start(self, spec: JobSpec, listener: Listener, *, yields: bool = False) -> EngineJob:
+    def unload(self) -> None:
+        """End the engine for a user who wants its memory, and what yields; raises as `check_idle`."""
+        self.check_idle()
+        self.free()
+
+    @contextlib.contextmanager
+    def reserve(self, name: JobName) -> Iterator[None]:
+        """Keep the engine for a job of this name, from the click until it is begun; raises as `check_idle`.
+
+        What a job changes in its widget first may let events be handled: no other is begun meanwhile.
+        """
+        self.check_idle()
+        self._reserved = name
+        try:
+            yield
+        finally:
+            self._reserved = None
+
+    def start(self, spec: JobSpec, listener: Listener, name: JobName, *, yields: bool = False) -> EngineJob:
         """Give the engine a job; its data is prepared in a thread. A job that yields is cancelled for it.
 
         Parameters
@@ -119,15 +158,24 @@ class Jobs:
         listener : callable
             Called in the GUI thread with events, arrays and, exactly once and last, `Finished`, `Failed` or
             `Cancelled`.
+        name : JobName
         yields : bool
             Whether the next job, of whatever widget, cancels this one instead of being refused.
+
+        Raises
+        ------
+        EngineBusyError
+            As of `check_idle`, unless the engine was reserved for a job of this name.
         """
+        if self._reserved != name:
+            self.check_idle()
         self.end_background()
-        before = self._yielding
-        for earlier in before:
-            earlier.cancel()
-        job = self._run(self._engine, spec, listener, before)
-        job.yields = yields
+        for earlier in self._begun:
+            if not earlier.over:
+                earlier.cancel()
+        ending = tuple(job for job in self._begun if not job.over)  # the engine still has them
+        job = self._run(self._engine, spec, listener, ending)
+        job.name, job.yields = name, yields
         self._begun.add(job)
         return job
 
@@ -145,8 +193,7 @@ class Jobs:
         EngineBusyError
             A job of one of the engines is not over yet.
         """
-        self._engine.check_idle()
-        if self._aside is not None or any(job.preparing for job in self._begun):
+        if self._aside is not None or self._reserved or any(job.preparing or not job.over for job in self._begun):
             msg = "Another job is running. Wait for it, or cancel it."
             raise EngineBusyError(msg)
 
@@ -199,10 +246,6 @@ class Jobs:
         """A timer of the GUI thread, as of `EventLoop`."""
         return self._loop.timer(call, repeat=repeat)
 
-    @property
-    def _yielding(self) -> tuple[EngineJob, ...]:
-        return tuple(job for job in self._begun if job.yields and not job.over)
-
     def _run(self, engine: Engine, spec: JobSpec, listener: Listener, before: tuple[EngineJob, ...] = ()) -> EngineJob:
         job = EngineJob(engine, functools.partial(self._loop.post, listener), before)
         threading.Thread(target=job.run, args=(spec,), name="prosma-job", daemon=True).start()
@@ -249,13 +292,18 @@ class EngineJob:
 
     Attributes
     ----------
+    name : JobName
     yields : bool
         Whether the next job cancels this one.
+    stopping : bool
+        Whether it was asked to stop.
     """
+
+    name = JobName("A job", "ProSMA")
 
     def __init__(self, engine: Engine, listener: Listener, before: tuple[EngineJob, ...] = ()) -> None:
         self._engine, self._tell, self._before = engine, listener, before
-        self.yields = False
+        self.yields = self.stopping = False
         self._cancelled = threading.Event()
         self._prepared = threading.Event()
         self._lock = threading.Lock()
@@ -271,10 +319,13 @@ class EngineJob:
     @property
     def over(self) -> bool:
         """Whether the engine has nothing more to do for it."""
-        return not self.preparing and (self._job is None or self._job.over.is_set())
+        if self._job is None:
+            return self._cancelled.is_set() or not self.preparing
+        return self._job.over.is_set()
 
     def cancel(self) -> None:
         """Ask it to stop; `Cancelled` follows, at once while the job is still being prepared."""
+        self.stopping = True
         with self._lock:
             if self._job is not None:
                 self._job.cancel()

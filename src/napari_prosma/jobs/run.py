@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from napari_prosma.cleanup import run_all
-from napari_prosma.jobs.boundary import Jobs
+from napari_prosma.jobs.boundary import JobName, Jobs
 from napari_prosma.jobs.spec import JobSpec
 from prosma_core.engine.messages import Cancelled, Failed, Message, is_last
 from prosma_core.events import StageStarted, TileDone, Working
@@ -29,6 +29,8 @@ class JobRun(ABC):
 
     Attributes
     ----------
+    NAME : JobName
+        What it is called where it keeps others from starting.
     YIELDS : bool
         Whether the next job, of whatever widget, stops this one instead of being refused.
     cancelling : bool
@@ -39,14 +41,15 @@ class JobRun(ABC):
         Whether a handler has raised.
     """
 
+    NAME: JobName
     YIELDS = False
 
     def __init__(self) -> None:
         self.cancelling = self.abandoned = self.broken = self._ended = False
 
     def start(self, jobs: Jobs, spec: JobSpec) -> None:
-        """Give the job to the engine; returns at once."""
-        self.job = jobs.start(spec, self._receive, yields=self.YIELDS)
+        """Give the job to the engine; returns at once, and raises as `Jobs.start`."""
+        self.job = jobs.start(spec, self._receive, self.NAME, yields=self.YIELDS)
 
     def cancel(self) -> None:
         """Ask the engine to stop; `over` follows when it has."""

@@ -35,7 +35,7 @@ from napari_prosma.scan.selection import (
 from prosma_core.data.fit import UNKNOWN
 from prosma_core.data.geometry import size_unknown
 from prosma_core.engine.messages import Ready
-from prosma_core.errors import ProsmaError
+from prosma_core.errors import EngineBusyError, ProsmaError
 from prosma_core.io.axes_units import parse_voxel_size
 from prosma_core.io.bundle import ModelEntry
 
@@ -418,9 +418,13 @@ class ScanController(Generic[C]):
         self._show_devices(self.session.jobs.ready)
 
     def free_memory(self) -> None:
-        """End the engine; it starts again with the next job."""
-        self.session.jobs.free()
-        self._show_devices(None)
+        """End the engine, unless a job has it; it starts again with the next job."""
+        try:
+            self.session.jobs.unload()
+        except EngineBusyError as error:
+            self._scan_view.show_error(f"Nothing was unloaded. {error}", details=False)
+        else:
+            self._show_devices(None)
 
     # --- What the viewer does ---------------------------------------------------------------------------------------
 

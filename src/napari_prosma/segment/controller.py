@@ -22,7 +22,7 @@ from napari_prosma.segment.job import SegmentJob, SegmentRunView
 from napari_prosma.segment.state import SegmentChoices, SegmentPlan, resolve
 from napari_prosma.shortcuts import offer, with_key
 from prosma_core.config.inference import InferenceConfig
-from prosma_core.errors import ProsmaError
+from prosma_core.errors import EngineBusyError, ProsmaError
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -161,8 +161,13 @@ class SegmentController(ScanController[SegmentChoices]):
             return
         self._show_plan()  # the view may have moved
         if isinstance(self._plan, SegmentPlan):
-            self.view.show_error("", details=False)
-            self.run = SegmentJob(self._plan, self._layer, self.viewer, self.view, self.session.jobs, self._run_over)
+            plan, jobs = self._plan, self.session.jobs
+            try:
+                with jobs.reserve(SegmentJob.NAME):
+                    self.view.show_error("", details=False)
+                    self.run = SegmentJob(plan, self._layer, self.viewer, self.view, jobs, self._run_over)
+            except EngineBusyError as error:
+                self.view.show_error(str(error), details=False)
 
     def draw_labels(self) -> tuple[Image, Labels] | None:
         """Scan and the Labels layer to paint in on it, selected, with the brush; None where there is no scan."""

@@ -11,7 +11,7 @@ import numpy as np
 from napari.layers import Image, Labels
 from numpy.typing import NDArray
 
-from napari_prosma.jobs.boundary import Jobs
+from napari_prosma.jobs.boundary import JobName, Jobs
 from napari_prosma.jobs.run import Handlers, RunTexts, RunView, ShownRun
 from napari_prosma.jobs.spec import ScanSpec
 from napari_prosma.layers.results import (
@@ -169,6 +169,8 @@ class SegmentJob(ShownRun):
     labels : Labels or None
         The result layer, from its first slab on.
     """
+
+    NAME = JobName("A segmentation", "ProSMA Segment")
 
     def __init__(
         self,

@@ -39,7 +39,7 @@ from napari_prosma.train.training_manager import TrainingManager
 from prosma_core.config.model import LONGEST_CLASS_NAME, EncoderKind
 from prosma_core.config.training import LabelsConfig, Preset, TrainingConfig
 from prosma_core.engine.messages import Ready
-from prosma_core.errors import ProsmaError
+from prosma_core.errors import EngineBusyError, ProsmaError
 from prosma_core.io.bundle import ModelEntry
 from prosma_core.runs.run_state import RunState
 
@@ -89,7 +89,7 @@ class TrainController:
         self._presenter = TrainPresenter(view, session)
         self._pairs = PairList(session.jobs, self._pairs_changed)
         self.pairs = PairActions(viewer, self._pairs, session.jobs, self._say)
-        self.series = SeriesWork(viewer, view.series, session, self._pairs, self._first_labels)
+        self.series = SeriesWork(viewer, view.series, session, self._pairs, self._first_labels, self._show_plan)
         self.slices = SliceMarks(viewer, view, self._pairs, self._say)
         self._preview = TrainingPreview(viewer, view)
         self._estimate = RuntimeEstimator(view, session.jobs, self._show_times, self._show_plan)
@@ -287,11 +287,11 @@ class TrainController:
     # --- Trainings --------------------------------------------------------------------------------------------------
 
     def start_or_stop(self) -> None:
-        """Main button: start a training, or stop the training or estimate that runs."""
+        """Main button: start a training, or stop what runs."""
         if self.trainings.run is not None:
             self.trainings.run.cancel()
             return
-        for other in (self._estimate, self.next):
+        for other in (self._estimate, self.next, self.series):
             if other.running:
                 other.cancel()
                 return
@@ -323,9 +323,13 @@ class TrainController:
         return last or self._choices.start, self._choices.device
 
     def free_memory(self) -> None:
-        """End the engine; it starts again with the next job."""
-        self.session.jobs.free()
-        self._show_devices(None)
+        """End the engine, unless a job has it; it starts again with the next job."""
+        try:
+            self.session.jobs.unload()
+        except EngineBusyError as error:
+            self._say(f"Nothing was unloaded. {error}")
+        else:
+            self._show_devices(None)
 
     def _training_over(self) -> None:
         if self._own_name:
@@ -396,7 +400,10 @@ class TrainController:
             self._presenter.options(self._choices)
         self.view.show_size(self._choices.size, asked=asks_for_size(self._choices))
         running = self.trainings.run is not None or self.next.running
-        self._presenter.plan(self._plan, running=running, estimating=self._estimate.running)
+        cancels = "Stop estimating." if self._estimate.running else ""
+        if self.series.running:
+            cancels = "Stop segmenting the scan: its labels are drawn by hand then."
+        self._presenter.plan(self._plan, running=running, cancels=cancels)
         self.next.show()
 
     def _adviser(self) -> Adviser:

@@ -15,7 +15,7 @@ from napari.layers import Image, Labels
 from numpy.typing import NDArray
 
 from napari_prosma.cleanup import run_all
-from napari_prosma.jobs.boundary import EngineJob, Jobs
+from napari_prosma.jobs.boundary import EngineJob, JobName, Jobs
 from napari_prosma.jobs.run import Handlers, RunTexts, ShownRun
 from napari_prosma.layers.results import PREVIEW, add_layer_keep_selection, is_result, labels_layer
 from napari_prosma.layers.scan import METADATA, LayerScan, read
@@ -267,6 +267,7 @@ class TrainJob(ShownRun):
         Told of labels that changed meanwhile and are learned now.
     """
 
+    NAME = JobName("A training", "ProSMA Train")
     LINES = 6
 
     def __init__(

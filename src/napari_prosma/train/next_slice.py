@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from napari_prosma.jobs.boundary import Jobs
+from napari_prosma.jobs.boundary import JobName, Jobs
 from napari_prosma.jobs.run import Handlers, RunTexts, ShownRun
 from napari_prosma.jobs.spec import Preparation, release_scans, share_scan
 from napari_prosma.layers.scan import LayerScan
@@ -175,6 +175,8 @@ class SuggestJob(ShownRun):
         Called, once, when the job is over.
     """
 
+    NAME = JobName("A ranking of slices", "ProSMA Train")
+
     def __init__(
         self,
         spec: SuggestSpec,
@@ -322,8 +324,8 @@ class NextSlice:
         key: tuple[Any, ...],
     ) -> None:
         try:
-            self._jobs.check_idle()
             asked = self._some(rows, parse_voxel_size(adviser.size) if adviser.size else None)
+            self._jobs.check_idle()
         except ProsmaError as error:
             self._view.show_error(str(error), details=False)
             return
@@ -344,7 +346,8 @@ class NextSlice:
         spec = SuggestSpec(str(model), adviser.device, scans, tuple(closed))
         self._busy = True  # napari's progress bar lets the event loop run
         try:
-            self._job = SuggestJob(spec, self._view, self._jobs, found, unfit, self._leave)
+            with self._jobs.reserve(SuggestJob.NAME):
+                self._job = SuggestJob(spec, self._view, self._jobs, found, unfit, self._leave)
         finally:
             self._busy = False
 

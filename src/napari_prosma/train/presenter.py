@@ -240,13 +240,16 @@ class TrainPresenter:
         items, facts = format_devices(chosen, ready, alive=self._session.jobs.alive)
         self._view.show_devices(items, chosen, facts)
 
-    def plan(self, plan: TrainPlan | Problem | None, *, running: bool, estimating: bool) -> None:
-        """Why Train is disabled, or what it will do (a running one says it itself); None while pairs are read."""
+    def plan(self, plan: TrainPlan | Problem | None, *, running: bool, cancels: str) -> None:
+        """Why Train is disabled, or what it will do (a running one says it itself); None while pairs are read.
+
+        `cancels`: what the button stops, where that is no training.
+        """
         problem = plan if isinstance(plan, Problem) else None
         self._view.show_problem(problem.field if problem else None, problem.text if problem else "")
         self._view.show_notes("\n".join(plan.notes) if isinstance(plan, TrainPlan) and not running else "")
-        if estimating:
-            self._view.show_run("Cancel", enabled=True, tooltip="Stop estimating.")
+        if cancels and not running:
+            self._view.show_run("Cancel", enabled=True, tooltip=cancels)
         elif not running:
             reason = problem.text if problem else "" if plan else "The pairs are being read."
             self._view.show_run(

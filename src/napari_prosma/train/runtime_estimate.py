@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_prosma.cleanup import run_all
-from napari_prosma.jobs.boundary import Jobs
+from napari_prosma.jobs.boundary import JobName, Jobs
 from napari_prosma.jobs.run import Handlers, JobRun
 from napari_prosma.scan.selection import Problem
 from napari_prosma.train.pairs import Pair
@@ -128,6 +128,8 @@ class RuntimeEstimator:
 
 class _EstimateJob(JobRun):
     """Job of one plan; `over` is not called for a deleted widget, `tidy` always."""
+
+    NAME = JobName("An estimate of the training time", "ProSMA Train")
 
     def __init__(
         self,

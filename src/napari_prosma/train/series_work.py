@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from napari_prosma._reader import image_layer_data, read_paths
 from napari_prosma.cleanup import run_all
-from napari_prosma.jobs.boundary import Jobs, Timer
+from napari_prosma.jobs.boundary import JobName, Jobs
 from napari_prosma.jobs.run import Handlers, JobRun, ViewSignal
 from napari_prosma.jobs.session import Session
 from napari_prosma.jobs.spec import ScanSpec
@@ -34,7 +34,7 @@ from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.pair_check import grid_problem
 from prosma_core.engine.decoder import DECODER
 from prosma_core.engine.messages import ArrayReady, Failed, Finished, SegmentRequest
-from prosma_core.errors import DatasetError, EngineBusyError, GeometryError, ProsmaError
+from prosma_core.errors import DatasetError, GeometryError, ProsmaError
 from prosma_core.events import TileDone
 from prosma_core.io.bundle import ModelEntry
 from prosma_core.printable import plain
@@ -42,8 +42,6 @@ from prosma_core.printable import plain
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-PAUSE, TRIES = 200, 100
-"""Milliseconds between two looks whether the engine has ended what was given up, and how many there are."""
 _BACKGROUND = ClassInfo(value=0, name="background", color="#000000")
 
 
@@ -114,6 +112,8 @@ class SeriesWork:
         Holds each scan with checked or edited slices: as layers where it is open, else as files.
     model : callable
         Gives the model whose result is to be corrected, and the device; the model is None where labels are drawn.
+    changed : callable
+        Called when a scan is segmented from now on, or not any more.
     """
 
     def __init__(
@@ -123,16 +123,16 @@ class SeriesWork:
         session: Session,
         pairs: PairList,
         model: Callable[[], tuple[ModelEntry | None, str]],
+        changed: Callable[[], None],
     ) -> None:
         self._viewer, self._view, self._session, self._pairs = viewer, view, session, pairs
-        self._jobs, self._model = session.jobs, model
+        self._jobs, self._model, self._changed = session.jobs, model, changed
         self._series: Series | None = None
         self._open: _Open | None = None
         self._last: str | None = None
         self._listed: dict[str, Pair] = {}
         self._busy, self._problem, self._notice = "", "", ""
-        self._closing = self._closed = self._gave_up = False
-        self._wait: Timer | None = None
+        self._closing = self._closed = False
         view.next_clicked.connect(self.open_next)
         view.open_clicked.connect(self.open_number)
         view.nothing_clicked.connect(self.nothing_here)
@@ -390,41 +390,41 @@ class SeriesWork:
         if labels is not None:
             self._work_on(series, labels)
             return
-        self._segment(series, self._open, TRIES if self._gave_up else 0)
+        self._segment(series, self._open)
 
-    def _segment(self, series: Series, work: _Open, tries: int) -> None:
-        """Have the open scan segmented; an engine that still ends a segmentation that was given up is waited for."""
-        if self._closed or self._open is not work:
-            return
-        if work.image not in self._viewer.layers:
-            self._busy = ""
-            self._save_and_close(self.show)
-            return
+    def _segment(self, series: Series, work: _Open) -> None:
+        """Have the open scan segmented."""
         model, device = self._model()
-        try:
-            drawn = read(work.image)
-            self._jobs.check_idle()
-        except EngineBusyError as error:
-            if tries:
-                self._is_busy("Waiting for the job that is running…")
-                self._wait = self._jobs.timer(lambda: self._segment(series, work, tries - 1))
-                self._wait.start(PAUSE)
-            else:
-                self._draw(series, work, f"{error} The labels of {work.name} are to be drawn.")
-            return
-        except ProsmaError as error:
-            self._draw(series, work, f"{error} The labels of {work.name} are to be drawn.")
-            return
         if model is None:
             self._draw(series, work)
             return
-        self._gave_up = False
+
+        def told(found: Callable[[], Labels] | None, why: str) -> None:
+            self._segmented(series, work, found, why)
+
+        try:
+            job = _FirstLabels(model, device, read(work.image), told)
+            job.begin(self._jobs, lambda text: self._is_busy(f"Segmenting {work.name}: {text}"))
+        except ProsmaError as error:
+            self._draw(series, work, f"{error} The labels of {work.name} are to be drawn.")
+            return
+        work.job = job
         self._is_busy(f"Segmenting {work.name} with {model.header.name}…")
-        work.job = _FirstLabels(model, device, drawn, lambda found, why: self._segmented(series, work, found, why))
-        work.job.begin(self._jobs, lambda text: self._is_busy(f"Segmenting {work.name}: {text}"))
+        self._changed()
+
+    @property
+    def running(self) -> bool:
+        """Whether the open scan is being segmented."""
+        return self._open is not None and self._open.job is not None
+
+    def cancel(self) -> None:
+        """Stop segmenting the open scan: its labels are drawn then."""
+        if self._open is not None and self._open.job is not None:
+            self._open.job.cancel()
 
     def _segmented(self, series: Series, work: _Open, found: Callable[[], Labels] | None, why: str) -> None:
         work.job = None
+        self._changed()
         if self._closed or self._open is not work:
             return
         if found is None:
@@ -497,7 +497,8 @@ class SeriesWork:
             return
         if work.job is not None:
             work.job.abandon()
-            work.job, self._gave_up = None, True
+            work.job = None
+            self._changed()
         saving, name = work.saving, work.name
         if saving is None:
             self._close_layers(work)
@@ -574,6 +575,8 @@ class _FirstLabels(JobRun):
     told : callable
         Told, once, what makes the layer (in any thread) and an empty text, or None and why there is none.
     """
+
+    NAME = JobName("A segmentation of the next scan", "ProSMA Train")
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ from napari_prosma.train.state import TrainPlan
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.fit import model_modality
 from prosma_core.data.look import kind_from
-from prosma_core.errors import ProsmaError
+from prosma_core.errors import EngineBusyError, ProsmaError
 from prosma_core.events import LabelsTaken
 from prosma_core.io.bundle import ModelEntry
 from prosma_core.io.dicom import dicom_modality
@@ -176,10 +176,12 @@ class TrainingManager:
         if self._beginning:  # a click while napari makes its progress bar, which lets the event loop run
             return
         try:
-            self._session.jobs.check_idle()
-        except ProsmaError as error:
+            with self._session.jobs.reserve(TrainJob.NAME):
+                self._begin_reserved(order, fresh=fresh)
+        except EngineBusyError as error:
             self._say(error)
-            return
+
+    def _begin_reserved(self, order: TrainingOrder, *, fresh: bool) -> None:
         self._beginning, pairs = True, self._pairs.pairs
         self._view.show_error("", details=False)
         self._view.hide_outcome()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QApplication
 
-from napari_prosma.jobs.boundary import EngineJob, Jobs
+from napari_prosma.jobs.boundary import EngineJob, JobName, Jobs
 from napari_prosma.jobs.qt_loop import QtEventLoop
 from napari_prosma.jobs.spec import RequestSpec
 from prosma_core.config.training import resolve_run
@@ -25,6 +26,9 @@ from prosma_core.engine.messages import Cancelled, Failed, PlanRequest, TimesReq
 from prosma_core.errors import EngineBusyError, ProsmaError
 from prosma_core.events import Working
 
+TRAINING = JobName("A training", "ProSMA Train")
+SEGMENTATION = JobName("A segmentation", "ProSMA Segment")
+RANKING = JobName("A ranking of levels", "ProSMA Gates")
 LEAVING = """
 import pathlib, sys, time
 from qtpy.QtCore import QCoreApplication
@@ -120,7 +124,7 @@ def test_a_job_that_is_over_keeps_nothing_of_whoever_listened() -> None:
             self.append(message)
 
     jobs, widget = Jobs(Loop()), Widget()
-    job = jobs.start(Bad(), widget.hear)
+    job = jobs.start(Bad(), widget.hear, SEGMENTATION)
     job.wait_prepared()
     assert [type(message) for message in widget] == [Working, Failed]
     kept = weakref.ref(widget)
@@ -132,6 +136,72 @@ def test_a_job_that_is_over_keeps_nothing_of_whoever_listened() -> None:
     gc.collect()
     assert kept() is None
     jobs.close()
+
+
+class Preparing:
+    """A job that is prepared when the test wants it, and is refused then."""
+
+    def __init__(self) -> None:
+        self.began, self.may_end = threading.Event(), threading.Event()
+
+    def prepare(self, _: Any) -> Any:
+        self.began.set()
+        self.may_end.wait(20)
+        yield "ready"
+        msg = "It cannot be read."
+        raise ProsmaError(msg)
+
+
+@pytest.fixture
+def idle_jobs() -> Iterator[Jobs]:
+    """Jobs whose engine is never reached."""
+
+    class Loop:
+        post = timer = staticmethod(lambda call, *values: call(*values))
+
+    jobs = Jobs(Loop())
+    yield jobs
+    jobs.close()
+
+
+def test_a_job_is_refused_at_once_while_another_is_prepared_and_told_which(idle_jobs: Jobs) -> None:
+    first, second, heard = Preparing(), Preparing(), list[Any]()
+    job = idle_jobs.start(first, lambda _: None, TRAINING)
+    assert first.began.wait(10)
+    wanted: tuple[Callable[[], object], ...] = (
+        lambda: idle_jobs.start(second, heard.append, SEGMENTATION),
+        lambda: idle_jobs.start(second, heard.append, RANKING, yields=True),
+        idle_jobs.reserve(SEGMENTATION).__enter__,
+        idle_jobs.unload,
+        idle_jobs.check_idle,
+    )
+    for want in wanted:
+        with pytest.raises(
+            EngineBusyError, match=r"^A training is running in ProSMA Train\. Stop it there, or wait\.$"
+        ):
+            want()
+    assert (second.began.is_set(), heard) == (False, []), "nothing was copied in vain"
+    job.cancel()
+    idle_jobs.start(second, heard.append, SEGMENTATION)  # what is given up keeps nobody
+    assert second.began.wait(10)
+    for each in (first, second):
+        each.may_end.set()
+
+
+def test_the_engine_is_kept_for_the_job_whose_widget_is_still_being_made_ready(idle_jobs: Jobs) -> None:
+    spec, other = Preparing(), Preparing()
+    with idle_jobs.reserve(TRAINING):
+        with pytest.raises(EngineBusyError, match="A training is running"):
+            idle_jobs.start(other, lambda _: None, RANKING, yields=True)
+        idle_jobs.start(spec, lambda _: None, TRAINING).cancel()
+    with contextlib.suppress(RuntimeError), idle_jobs.reserve(TRAINING):
+        msg = "the view is broken"
+        raise RuntimeError(msg)
+    ranking = idle_jobs.start(spec, lambda _: None, RANKING, yields=True)
+    idle_jobs.unload()  # nobody waits for what yields
+    ranking.cancel()
+    assert not other.began.is_set()
+    spec.may_end.set()
 
 
 @pytest.fixture
@@ -150,23 +220,23 @@ def times_request() -> TimesRequest:
 def test_what_is_done_aside_or_yields_gives_way_to_a_job(
     qtbot: QtBot, tmp_path: Path, engines: Callable[[], int]
 ) -> None:
-    jobs, heard, done = Jobs(QtEventLoop()), [], []
+    jobs, heard, done = Jobs(QtEventLoop()), list[Any](), list[Any]()
     plan = RequestSpec(PlanRequest(run=resolve_run({"out": tmp_path / "m.safetensors", "data": tmp_path})))
     try:
         jobs.submit_background(times_request(), heard.append)
         jobs.check_idle()  # nobody has to wait for it
         qtbot.waitUntil(lambda: any(isinstance(message, Working) for message in heard), timeout=60_000)
-        jobs.start(plan, done.append)
+        jobs.start(plan, done.append, TRAINING)
         qtbot.waitUntil(lambda: bool(heard) and is_last(heard[-1]), timeout=10_000)
         assert isinstance(heard[-1], Cancelled)
         qtbot.waitUntil(lambda: engines() == 1, timeout=10_000)
         qtbot.waitUntil(lambda: bool(done) and is_last(done[-1]), timeout=60_000)
         ranking, wanted = list[Any](), list[Any]()
-        kept = jobs.start(RequestSpec(times_request()), ranking.append, yields=True)
+        kept = jobs.start(RequestSpec(times_request()), ranking.append, RANKING, yields=True)
         assert kept.yields
         qtbot.waitUntil(lambda: any(isinstance(message, Working) for message in ranking), timeout=60_000)
         jobs.check_idle()  # nobody has to wait for what yields either
-        jobs.start(plan, wanted.append)
+        jobs.start(plan, wanted.append, TRAINING)
         qtbot.waitUntil(lambda: bool(wanted) and is_last(wanted[-1]), timeout=60_000)
         assert isinstance(ranking[-1], Cancelled)
         assert str(wanted[-1].error) == str(done[-1].error), "it was done, not refused"
@@ -180,19 +250,12 @@ def test_what_is_done_aside_or_yields_gives_way_to_a_job(
 def test_nothing_is_done_aside_while_a_job_is_prepared_or_something_else_is_done_aside(
     qtbot: QtBot, engines: Callable[[], int]
 ) -> None:
-    jobs, heard, done, may_end = Jobs(QtEventLoop()), [], [], threading.Event()
-
-    class Unreadable:
-        def prepare(self, _: Any) -> Any:
-            may_end.wait(20)
-            yield "ready"
-            raise ProsmaError("It cannot be read.")
-
+    jobs, heard, done, reading = Jobs(QtEventLoop()), list[Any](), list[Any](), Preparing()
     try:
-        jobs.start(Unreadable(), done.append)
+        jobs.start(reading, done.append, TRAINING)
         with pytest.raises(EngineBusyError):
             jobs.submit_background(times_request(), heard.append)
-        may_end.set()
+        reading.may_end.set()
         qtbot.waitUntil(lambda: bool(done) and is_last(done[-1]), timeout=10_000)
         jobs.submit_background(times_request(), heard.append)
         with pytest.raises(EngineBusyError):

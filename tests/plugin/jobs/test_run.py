@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from napari_prosma.jobs.boundary import JobName
 from napari_prosma.jobs.run import Handlers, JobRun
 from napari_prosma.jobs.spec import RequestSpec
 from prosma_core.engine.messages import Cancelled, Failed, Finished, SegmentRequest, SegmentResult
@@ -23,6 +24,8 @@ ENDS = [
 
 class Noted(JobRun):
     """Notes what it is told; `raises` names what fails."""
+
+    NAME = JobName("A test", "ProSMA Segment")
 
     def __init__(self, *raises: str) -> None:
         super().__init__()

@@ -396,27 +396,18 @@ def test_scans_that_are_not_open_are_suggested_and_opened_at_their_slice(series:
     assert not suggestion().startswith("Opening")
 
 
-def test_after_a_segmentation_that_was_given_up_the_next_scan_is_segmented(series: Series, qtbot: Any) -> None:
-    series.widget.controller.choose_start(series.widget.model("phantom-3d"))
-    for close_image in (False, True):
-        series.widget.jobs.busy = False
-        series.table.selectRow(0)
-        series.click("open")
-        assert "Segmenting s0" in series.widget.text("series_busy")
-        series.widget.jobs.busy = True  # it ends its tile
-        series.widget.jobs.jobs.clear()
-        series.work.open_number(2)
-        assert series.widget.text("series_busy") == "Waiting for the job that is running…"
-        if close_image:
-            series.viewer.layers.clear()
-            qtbot.waitUntil(lambda: series.widget.text("series_busy") == "")
-            assert series.states[2] == "untouched"
-            continue
-        series.widget.jobs.busy = False
-        qtbot.waitUntil(lambda: bool(series.widget.jobs.jobs))
-        segmented(series)
-        assert series.layers == ["s2.nii.gz", "s2.nii.gz labels"]
-        assert series.labels.data.any()
+def test_the_segmentation_of_a_scan_is_cancelled_by_the_main_button(series: Series) -> None:
+    widget = series.widget
+    widget.controller.choose_start(widget.model("phantom-3d"))
+    series.click("next")
+    assert widget.text("run") == "Cancel"
+    widget.controller.start_or_stop()
+    (job,) = widget.jobs.jobs
+    assert job.cancelled
+    job.end_cancelled()
+    assert widget.text("run") == "Train"
+    assert series.layers == ["s0.nii.gz", "s0.nii.gz labels"]
+    assert "Its labels are to be drawn" in widget.text("series_problem")
 
 
 def test_without_an_engine_labels_are_drawn(series: Series) -> None:
