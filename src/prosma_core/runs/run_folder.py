@@ -418,13 +418,16 @@ def check_run_targets(run: RunConfig, *, resume: bool = False) -> None:
             sources.append(find_model(run.init))
     plan, folder = OutputPlan(sources), RunFolder.beside(run.out)
     models = [folder.best, folder.last, folder.interim, folder.start]
-    reached = [*models, folder.history, folder.before_after, *sorted(folder.root.glob("state*"))]
+    states = sorted(folder.root.glob("state*"))
+    reached = [*models, folder.history, folder.before_after]
     settings = [folder.run_yaml, folder.splits, folder.root / "command.txt"]
     for target in (run.out, *settings, *reached, folder.picture(0).parent):
         plan.add(target)
+    for state in states:
+        plan.check(state)  # a training that is killed while it writes one can leave both names to one file
     if run.out.is_file():
         check_replace(run.out, overwrite=True)
-    foreign = next((path for path in reached if path.exists()), None)
+    foreign = next((path for path in [*reached, *states] if path.exists()), None)
     if foreign is not None and not folder.run_yaml.is_file():
         msg = f"{folder.root} is not the folder of a training run, but holds {foreign.name}. Choose another --out."
         raise OutputError(msg)

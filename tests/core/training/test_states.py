@@ -19,7 +19,7 @@ from prosma_core.errors import DivergedError, OutputError, RunLockedError, Train
 from prosma_core.events import EpochDone, StageStarted, StepDone
 from prosma_core.io.bundle import load_bundle
 from prosma_core.io.images import write_image, write_labels
-from prosma_core.runs.run_folder import RunFolder
+from prosma_core.runs.run_folder import RunFolder, check_run_targets
 from prosma_core.runs.run_state import LOCK_NAME, run_state
 from prosma_core.training.loop import train
 from prosma_core.training.trainer import Trainer
@@ -170,6 +170,8 @@ def test_the_good_state_is_never_given_up_for_a_damaged_one(
     assert next(event for event in work if isinstance(event, StepDone))
     work.close()
     assert [path.read_bytes() == good for path in folder.states()] == [True, True]
+    assert folder.state.samefile(folder.previous_state)
+    check_run_targets(settings(data, cut), resume=True)  # it can be resumed again, although both names are one file
     monkeypatch.setattr("prosma_core.runs.run_folder._link_or_copy", shutil.copyfile)  # a file system without links
     folder.write_state(b"newer")
     assert [path.read_bytes() for path in folder.states()] == [b"newer", good]
