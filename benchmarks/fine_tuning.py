@@ -47,7 +47,7 @@ from prosma_core.io.dataset_folder import DatasetFolder, open_dataset, read_case
 from prosma_core.model.unet import UNet
 from prosma_core.model.weights import model_from
 from prosma_core.training.cases import PatchSampler, TrainingCase, prepare_case
-from prosma_core.training.optimization import MovingAverage, build_optimizer, learning_rate, segmentation_loss
+from prosma_core.training.optimization import MovingAverage, SegmentationLoss, build_optimizer, learning_rate
 from prosma_core.training.validate import dice_per_class
 
 Pair = tuple[Scan, Scan]
@@ -270,7 +270,7 @@ def tuned(
             or (how.learns == "decoder" and not name.startswith("encoder."))
         )
     optimizer, average = build_optimizer(model, config), MovingAverage(model, config.ema_decay)
-    loss_of = segmentation_loss(config, masked=True)
+    loss_of = SegmentationLoss(config, masked=True)
     spacing = header.preprocess.spacing or (1.0,) * header.model.dims
     samplers = [
         PatchSampler(scans, header.preprocess.tile, spacing, config.foreground, config.augment)

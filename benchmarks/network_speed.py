@@ -38,7 +38,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from prosma_core.config.training import TrainingConfig
 from prosma_core.model.unet import count_parameters
 from prosma_core.training.cuda_graph import Graphed
-from prosma_core.training.optimization import build_optimizer, segmentation_loss
+from prosma_core.training.optimization import SegmentationLoss, build_optimizer
 
 CLASSES = 3
 STRIDES = (2,) * (len(WIDTHS) - 1)
@@ -93,7 +93,7 @@ def size_of(model: nn.Module, shape: tuple[int, ...]) -> dict[str, float]:
 def step_work(net: Callable[[Tensor], Tensor], model: nn.Module, x: Tensor, *, graph: bool) -> Work:
     """A training step on one batch; all but the optimizer as a CUDA graph if wanted, as our trainer does it."""
     labels = torch.randint(CLASSES, (x.shape[0], 1, *x.shape[2:]), device=x.device)
-    loss, optimizer = segmentation_loss(TRAINING), build_optimizer(model, TRAINING)
+    loss, optimizer = SegmentationLoss(TRAINING), build_optimizer(model, TRAINING)
 
     def gradients(images: Tensor, labels: Tensor) -> Tensor:
         with autocast(x.device.type):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from prosma_core.cli.options import (
+    ERROR_EXIT,
     AnnotatedSlices,
     Background,
     Device,
@@ -32,6 +33,9 @@ from prosma_core.config.training import MOST_EPOCHS
 from prosma_core.errors import ConfigError
 from prosma_core.events import CheckpointSaved, EpochDone, Event, StageStarted, StepDone, Working, drain
 from prosma_core.printable import format_duration, visible
+
+if TYPE_CHECKING:
+    from prosma_core.training.processes import Processes
 
 
 def train(
@@ -71,12 +75,8 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing model and its run.")] = False,
 ) -> None:
     """Train a model on a folder of annotated scans, or fine-tune one."""
-    from prosma_core.config.training import load_run_yaml, merge
-    from prosma_core.runs.run_folder import RunFolder, run_to_train
-    from prosma_core.runs.run_state import format_before_after
-    from prosma_core.training.loop import train as run_training
+    from prosma_core.training.processes import EndedElsewhereError, joined
 
-    log_to_stderr()
     given: dict[str, Any] = {"data": data, "out": out, "preset": preset, "init": init}
     given = {k: v for k, v in given.items() if v is not None}
     given |= {"device": device} if device != "auto" else {}
@@ -97,16 +97,46 @@ def train(
         on_image=labels_on_image,
     )
     given |= {"labels": labels} if labels else {}
-    values = load_run_yaml(config) if config else {}
-    given = merge(values, given)
     if more_epochs is not None and (not resume or epochs is not None or minutes is not None):
         msg = "--more-epochs continues a run: give it with --resume, and without --epochs and --minutes."
         raise ConfigError(msg)
+    try:
+        with joined() as group:
+            _train(given, config, group, resume=resume, more_epochs=more_epochs, overwrite=overwrite)
+    except EndedElsewhereError:
+        raise typer.Exit(ERROR_EXIT) from None
+
+
+def _train(
+    given: dict[str, Any],
+    config: Path | None,
+    group: Processes,
+    *,
+    resume: bool,
+    more_epochs: int | None,
+    overwrite: bool,
+) -> None:
+    """Train, and print what comes of it; of several processes, the first one prints."""
+    from prosma_core.config.training import load_run_yaml, merge
+    from prosma_core.runs.run_folder import RunFolder, run_to_train
+    from prosma_core.runs.run_state import format_before_after
+    from prosma_core.training.loop import train as run_training
+
+    given = merge(load_run_yaml(config) if config else {}, given)
     source = str(config or "The command line")
     run = run_to_train(given, source, resume=resume, more_epochs=more_epochs, overwrite=overwrite)
+    if not group.first:
+        drain(run_training(run, resume=resume, group=group), lambda _: group.check_stop())
+        return
+    log_to_stderr()
     progress = _Progress()
+
+    def show(event: Event) -> None:
+        progress.show(event)
+        group.check_stop()
+
     with progress.bar:
-        result = drain(run_training(run, resume=resume), progress.show)
+        result = drain(run_training(run, resume=resume, group=group), show)
     say(f"Mean {measured(result.header)} Dice {_dice(result.validation.mean)}")
     for info in result.header.classes[1:]:
         say(f"  {info.name}: {_dice(result.validation.dice.get(info.name))}")

@@ -119,7 +119,7 @@ class TrainingConfig(Config):
     minutes: float | None = Field(default=None, gt=0)
     """Stop after this time, all sessions of the run together; the learning rate falls over it."""
     batch_size: int | None = Field(default=None, ge=1, le=4096)
-    """Patches per step; None is planned from the tile."""
+    """Patches per step, of all processes together; None is planned from the tile."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW, or SGD with Nesterov momentum 0.99."""
     learning_rate: float = Field(default=1e-3, gt=0, le=1)
@@ -174,7 +174,7 @@ class TrainingConfig(Config):
     thirds of the time on an NVIDIA GPU. Needs Triton; CPUs gain nothing."""
     graph: bool = True
     """Run forward, loss and backward as one CUDA graph on an NVIDIA GPU, which then does not wait for Python; takes
-    about a sixth more GPU memory."""
+    about a sixth more GPU memory. One process only: with several (torchrun) it is off."""
     augment: AugmentConfig = AugmentConfig()
     """Augmentation."""
 

@@ -48,6 +48,18 @@ class Progress:
     budget_seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
 
+    @classmethod
+    def from_json(cls, text: str) -> Progress:
+        """What `as_json` wrote; raises `ValueError` or `TypeError` for another text."""
+        return cls(**load_json(text))
+
+    def as_json(self) -> str:
+        """As JSON, which knows no numbers that are not finite: a Dice that is none becomes null."""
+        values = asdict(self)
+        for row in values["history"]:
+            row.update({k: None for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)})
+        return json.dumps(values, allow_nan=False)
+
 
 def check_finite_state(
     model: nn.Module, average: MovingAverage, optimizer: torch.optim.Optimizer, progress: Progress
@@ -76,7 +88,7 @@ def save_state(
     tensors = _tensors(model, average, optimizer)
     _check(tensors, progress, optimizer)
     tensors = {k: v.detach().contiguous().cpu().clone() for k, v in tensors.items()}
-    metadata = {"progress": _json(progress), "average_steps": str(average.steps), "hash": _hash(tensors)}
+    metadata = {"progress": progress.as_json(), "average_steps": str(average.steps), "hash": _hash(tensors)}
     folder.write_state(save(tensors, metadata))
 
 
@@ -125,7 +137,7 @@ def _load(path: Path, model: nn.Module, average: MovingAverage, optimizer: torch
         if "hash" in metadata and metadata["hash"] != _hash(tensors):  # states of older versions have none
             msg = "its content was changed after it was written"
             raise ValueError(msg)
-        progress = Progress(**load_json(metadata["progress"]))
+        progress = Progress.from_json(metadata["progress"])
         _check(tensors, progress)
         _restore(tensors, model, average, optimizer)
         average.steps = int(metadata["average_steps"])
@@ -155,14 +167,6 @@ def _check(tensors: Mapping[str, Tensor], progress: Progress, optimizer: torch.o
             f"{counted(len(bad), 'value of the training is', 'values of the training are')} not finite, first {bad[0]}"
         )
         raise DivergedError(msg)
-
-
-def _json(progress: Progress) -> str:
-    """A progress as JSON, which knows no numbers that are not finite: a Dice that is none becomes null."""
-    values = asdict(progress)
-    for row in values["history"]:
-        row.update({k: None for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)})
-    return json.dumps(values, allow_nan=False)
 
 
 def _hash(tensors: Mapping[str, Tensor]) -> str:

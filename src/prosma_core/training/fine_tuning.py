@@ -14,7 +14,7 @@ from prosma_core.config.training import TrainingConfig
 from prosma_core.data.labels import IGNORED
 from prosma_core.errors import DivergedError, TrainingError
 from prosma_core.events import Event, StageStarted, Working
-from prosma_core.inference.device import free_memory, gib
+from prosma_core.inference.device import gib
 from prosma_core.inference.tiled import TiledPredictor
 from prosma_core.io.bundle import Weights, load_bundle, save_bundle
 from prosma_core.model.unet import UNet
@@ -22,6 +22,7 @@ from prosma_core.model.weights import fitting, model_from
 from prosma_core.runs.run_folder import RunFolder
 from prosma_core.training.cases import TrainingCase
 from prosma_core.training.prepare import Setup
+from prosma_core.training.processes import ALONE, Processes
 from prosma_core.training.validate import common_classes, in_words
 
 GOOD, FAIR = 0.85, 0.5
@@ -73,7 +74,7 @@ def mean_weights(start: Mapping[str, Tensor], trained: Mapping[str, Tensor], sha
 
 
 def keep_start(
-    setup: Setup, device: torch.device, *, resume: bool
+    setup: Setup, device: torch.device, *, resume: bool, group: Processes = ALONE
 ) -> Generator[Event, None, tuple[Setup, Kept | None]]:
     """Choose what fine-tuning keeps of its start model, and compute its probabilities; yields after each tile.
 
@@ -83,6 +84,8 @@ def keep_start(
     device : torch.device
     resume : bool
         Take the start model of the run folder, and what was chosen.
+    group : Processes
+        Those that do this at the same time, and choose the same.
 
     Returns
     -------
@@ -112,9 +115,11 @@ def keep_start(
     dice, cases, words, edited = None, setup.train, "", False
     if comparable:
         if training.distillation != 0 and not resume:
-            training, words = _fitting_memory(training, setup.train, len(classes))
+            training, words = _fitting_memory(training, setup.train, len(classes), group)
         network = model_from(header.model, arrays).to(device)
         dice, edited, cases = yield from _predicted(setup, training, network, common, classes, device)
+        if dice is not None:  # on GPUs it may differ in the last bits
+            (dice,) = group.agreed(dice)
     chosen = _chosen(training, dice, same=same)
     if not chosen.distillation:
         cases = setup.train
@@ -150,11 +155,11 @@ def _stored(setup: Setup) -> tuple[ModelHeader, Weights] | None:
 
 
 def _fitting_memory(
-    training: TrainingConfig, cases: Sequence[TrainingCase], classes: int
+    training: TrainingConfig, cases: Sequence[TrainingCase], classes: int, group: Processes
 ) -> tuple[TrainingConfig, str]:
     """The settings without distillation where its probabilities take more than half of the free memory, and why."""
     size = sum(2 * classes * case.labels.numel() for case in cases if case.unknown)
-    free = free_memory(torch.device("cpu"))
+    free = group.free_memory(torch.device("cpu"))
     if size <= free // 2:
         return training, ""
     words = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 
 from prosma_core.config.model import ModelHeader
 from prosma_core.config.training import RunConfig
-from prosma_core.errors import DeviceError
+from prosma_core.errors import ConfigError, DeviceError
 from prosma_core.events import CheckpointSaved, Event, StageStarted
 from prosma_core.inference.device import memory_ended, prepare_device
 from prosma_core.io.atomic import make_folder
@@ -24,6 +24,7 @@ from prosma_core.training.fine_tuning import keep_start
 from prosma_core.training.live import LiveInput, wait_for_labels
 from prosma_core.training.optimization import MovingAverage
 from prosma_core.training.prepare import prepare_run
+from prosma_core.training.processes import ALONE, Processes
 from prosma_core.training.split import Split
 from prosma_core.training.trainer import Trainer
 from prosma_core.training.validate import Validation, in_words, validate_start
@@ -52,7 +53,7 @@ class TrainingResult:
 
 
 def train(
-    run: RunConfig, *, resume: bool = False, live: LiveInput | None = None
+    run: RunConfig, *, resume: bool = False, live: LiveInput | None = None, group: Processes = ALONE
 ) -> Generator[Event, None, TrainingResult]:
     """Train a model and write it to ``run.out``; everything else goes to the run folder beside it.
 
@@ -64,6 +65,8 @@ def train(
         same to the bit as if it had never stopped. `run` must be the folder's own (see `resumed_settings`).
     live : LiveInput, optional
         Labels that change meanwhile are learned at once, and kept in the run folder; the budget counts anew from then.
+    group : Processes
+        Those that train together, see `joined`; each does this. Only the first one's result has a validation.
 
     Raises
     ------
@@ -71,18 +74,33 @@ def train(
         The data, the settings or the device cannot be used, memory ended, the loss or what it led to is not finite,
         or another process trains into the run folder.
     """
+    if live is not None and group.size > 1:
+        msg = "Labels that change meanwhile are learned by one process only. Start it without torchrun."
+        raise ConfigError(msg)
     check_run_targets(run, resume=resume)
     folder = RunFolder.beside(run.out)
     if resume:
         folder.read_splits()  # without a run there is nothing to lock
-    with run_lock(folder):
-        choice = yield from prepare_device(run.device)
+    group.choose_gpu()
+    with run_lock(folder) if group.first else nullcontext():
+        with group.first_before_others():  # a CPU that is not known yet is probed once
+            choice = yield from prepare_device(run.device)
+        group.use(choice.device)
         split = Split.from_json(folder.read_splits()) if resume else None
-        yield StageStarted(f"Training on {choice.reason}.")
+        together = f", with {group.size} processes that divide each batch" if group.size > 1 else ""
+        yield StageStarted(f"Training on {choice.reason}{together}.")
         with training_memory(choice.device):
-            setup = yield from prepare_run(run, choice.device, split)
-            setup, kept = yield from keep_start(setup, choice.device, resume=resume)
-            return (yield from _run(Trainer(setup, choice.device, kept, live), resume))
+            setup = yield from prepare_run(run, choice.device, split, group)
+            setup, kept = yield from keep_start(setup, choice.device, resume=resume, group=group)
+            group.check_same(f"{choice.device} {setup.run.model_dump_json()} {setup.split.as_json()}")
+            trainer = Trainer(setup, choice.device, kept, live, group)
+            if resume:
+                with group.first_before_others():  # it may have to put a damaged state right
+                    words = trainer.resume()
+                yield StageStarted(words)
+            if group.first:
+                yield from _begin(trainer, resume)
+            return (yield from _run(trainer))
 
 
 @contextmanager
@@ -101,9 +119,9 @@ def training_memory(device: torch.device) -> Iterator[None]:
         raise DeviceError(msg) from error
 
 
-def _run(trainer: Trainer, resume: bool) -> Generator[Event, None, TrainingResult]:
+def _begin(trainer: Trainer, resume: bool) -> Generator[Event, None, None]:
+    """Write what a run folder holds from the start on, and validate the start model of fine-tuning."""
     if resume:
-        yield StageStarted(trainer.resume())
         trainer.before = trainer.folder.read_before()
         if trainer.before is not None and trainer.setup.split.kind == "none held out":  # not any more
             trainer.before = None
@@ -114,11 +132,14 @@ def _run(trainer: Trainer, resume: bool) -> Generator[Event, None, TrainingResul
     trainer.folder.write_settings(trainer.setup.run, trainer.setup.split.as_json())
     if trainer.before is not None:
         trainer.folder.write_before_after(trainer.before)
+    if trainer.kept is not None and not resume:
+        trainer.kept.write(trainer.folder)
+
+
+def _run(trainer: Trainer) -> Generator[Event, None, TrainingResult]:
     if trainer.setup.start is not None:
         yield StageStarted(transfer(trainer.model, trainer.setup.start[1]))
         trainer.average = MovingAverage(trainer.model, trainer.config.ema_decay)
-    if trainer.kept is not None and not resume:
-        trainer.kept.write(trainer.folder)
     with torch.backends.cudnn.flags(enabled=True, benchmark=True):
         while True:
             if not trainer.finished:
@@ -127,7 +148,12 @@ def _run(trainer: Trainer, resume: bool) -> Generator[Event, None, TrainingResul
                 yield from trainer.learn_new_labels()
             else:
                 break
-        return (yield from _finish(trainer))
+        if trainer.group.first:
+            result = yield from _finish(trainer)
+        else:
+            result = TrainingResult(trainer.folder.model, trainer.setup.header, Validation({}, None, (), 0))
+        trainer.group.agreed()  # the others wait until the model is written
+        return result
 
 
 def _finish(trainer: Trainer) -> Generator[Event, None, TrainingResult]:

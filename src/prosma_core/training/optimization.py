@@ -20,72 +20,102 @@ SMOOTH = 1e-5
 """Added to both sides of the fraction of Dice, which is then defined where a class is nowhere."""
 
 
-def dice_loss(probabilities: Tensor, wanted: Tensor, *, batch: bool) -> Tensor:
-    """1 - soft Dice of the foreground's classes, on average: `DiceLoss` of MONAI, whose import takes three seconds.
+def dice_sums(probabilities: Tensor, wanted: Tensor, *, batch: bool) -> list[Tensor]:
+    """What the Dice of the foreground's classes is computed from: overlap, predicted, wanted.
 
     Parameters
     ----------
     probabilities, wanted : Tensor
         Shape (B, K, *grid), floating point; `wanted` is one-hot, or 0 where nothing is known.
     batch : bool
-        Whether Dice is of all B together, not of each by itself.
+        Whether the sums are over all B together, shape (K - 1,), else of each by itself, shape (B, K - 1).
     """
     predicted, target = probabilities[:, 1:], wanted[:, 1:]
     axes = [0] * batch + list(range(2, target.ndim))
-    both = (predicted * target).sum(axes)
-    only_predicted, only_wanted = predicted.sum(axes) - both, target.sum(axes) - both
+    return [(predicted * target).sum(axes), predicted.sum(axes), target.sum(axes)]
+
+
+def dice_loss(both: Tensor, predicted: Tensor, wanted: Tensor) -> Tensor:
+    """1 - soft Dice, on average, from `dice_sums`: `DiceLoss` of MONAI, whose import takes three seconds."""
+    only_predicted, only_wanted = predicted - both, wanted - both
     union = both + only_predicted * 0.5 + only_wanted * 0.5
     return (1 - (2 * both + SMOOTH) / (2 * union + SMOOTH)).mean()
 
 
-def dice_ce(config: TrainingConfig, logits: Tensor, labels: Tensor) -> Tensor:
-    """Dice + cross-entropy of logits, shape (B, K, *grid), and labels, shape (B, 1, *grid)."""
-    target = labels.long()
-    wanted = logits.new_zeros(logits.shape).scatter_(1, target, 1)
-    dice = dice_loss(logits.softmax(1), wanted, batch=config.batch_dice)
-    return config.dice_weight * dice + config.ce_weight * F.cross_entropy(logits, target[:, 0])
-
-
-def masked_dice_ce(config: TrainingConfig, logits: Tensor, labels: Tensor) -> Tensor:
-    """`dice_ce` of the voxels that are not `IGNORED`; 0 where all are."""
-    target = labels[:, 0].long()
-    known = target != IGNORED
-    wanted = F.one_hot(target.clamp_min(0), logits.shape[1]).movedim(-1, 1) * known[:, None]
-    dice = dice_loss(logits.softmax(1) * known[:, None], wanted.to(logits.dtype), batch=config.batch_dice)
-    entropy = F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum") / known.sum().clamp_min(1)
-    return config.dice_weight * dice + config.ce_weight * entropy
-
-
-def segmentation_loss(config: TrainingConfig, *, masked: bool = False) -> Callable[[Sequence[Tensor], Tensor], Tensor]:
+class SegmentationLoss:
     """Dice + cross-entropy over all levels, weights 1, 1/2, 1/4, … down to 1/16 with deep supervision.
+
+    It is computed in two steps, so that several processes, each with a part of the batch, can add up in between.
 
     Parameters
     ----------
     config : TrainingConfig
     masked : bool
-        Whether labels may hold `IGNORED`.
-
-    Returns
-    -------
-    callable
-        Of logits per level, finest first, each of shape (B, K, *grid of the level), and labels, int64, shape
-        (B, 1, *grid); gives a scalar.
+        Whether labels may hold `IGNORED`; such voxels take no part.
     """
-    one = masked_dice_ce if masked else dice_ce
 
-    def loss(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
-        target, each = labels.float(), []
-        for level, values in enumerate(logits if config.deep_supervision else logits[:1]):
+    def __init__(self, config: TrainingConfig, *, masked: bool = False) -> None:
+        self.config, self.masked = config, masked
+
+    def __call__(self, logits: Sequence[Tensor], labels: Tensor) -> Tensor:
+        """The loss, a scalar, of a whole batch; parameters as of `sums`."""
+        return self.of(self.sums(logits, labels))
+
+    def sums(self, logits: Sequence[Tensor], labels: Tensor, share: float = 1.0) -> list[Tensor]:
+        """What the loss is computed from, to be added up over all parts of a batch.
+
+        Parameters
+        ----------
+        logits : sequence of Tensor, shape (B, K, *grid of the level)
+            Per level, finest first.
+        labels : Tensor, int64, shape (B, 1, *grid)
+        share : float
+            Share of the batch's patches.
+        """
+        target, sums = labels.float(), list[Tensor]()
+        for values in logits if self.config.deep_supervision else logits[:1]:
             grid = values.shape[2:]
             there = target if grid == target.shape[2:] else F.interpolate(target, grid, mode="nearest-exact")
-            each.append(max(0.5**level, 0.0625) * one(config, values.float(), there))
+            sums += self._of_level(values.float(), there[:, 0].long(), share)
+        return sums
+
+    def of(self, sums: Sequence[Tensor]) -> Tensor:
+        """The loss, a scalar, from the sums of a whole batch."""
+        config, each = self.config, []
+        dice_parts = 3 if config.batch_dice else 1
+        parts = dice_parts + (2 if self.masked else 1)
+        for level in range(len(sums) // parts):
+            own = sums[level * parts : (level + 1) * parts]
+            dice = dice_loss(own[0], own[1], own[2]) if config.batch_dice else own[0]
+            entropy = own[-2] / own[-1].clamp_min(1) if self.masked else own[-1]
+            each.append(max(0.5**level, 0.0625) * (config.dice_weight * dice + config.ce_weight * entropy))
         return sum(each[1:], each[0])  # from a level on: a CUDA graph holds no number of the CPU
 
-    return loss
+    def _of_level(self, logits: Tensor, target: Tensor, share: float) -> list[Tensor]:
+        """Sums of one level: those of Dice, or its mean over patches; cross-entropy, its sum and number, or its mean.
+
+        Parameters
+        ----------
+        logits : Tensor, float32, shape (B, K, *grid)
+        target : Tensor, int64, shape (B, *grid)
+        share : float
+            Factor of what is a mean, so that the parts of a batch add up to the mean of all.
+        """
+        probabilities, batch = logits.softmax(1), self.config.batch_dice
+        if self.masked:
+            known = target != IGNORED
+            wanted = F.one_hot(target.clamp_min(0), logits.shape[1]).movedim(-1, 1) * known[:, None]
+            dice = dice_sums(probabilities * known[:, None], wanted.to(logits.dtype), batch=batch)
+            entropy = [F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum"), known.sum()]
+        else:
+            wanted = logits.new_zeros(logits.shape).scatter_(1, target[:, None], 1)
+            dice = dice_sums(probabilities, wanted, batch=batch)
+            entropy = [F.cross_entropy(logits, target) * share]
+        return [*(dice if batch else [dice_loss(*dice) * share]), *entropy]
 
 
-def distillation_loss(logits: Tensor, probabilities: Tensor, labels: Tensor, classes: Sequence[int]) -> Tensor:
-    """Cross-entropy to a start model's probabilities of the voxels that are not annotated; 0 where all are.
+def distillation_sums(logits: Tensor, probabilities: Tensor, labels: Tensor, classes: Sequence[int]) -> list[Tensor]:
+    """Cross-entropy to a start model's probabilities of the voxels that are not annotated: its sum, and their number.
 
     Parameters
     ----------
@@ -101,15 +131,22 @@ def distillation_loss(logits: Tensor, probabilities: Tensor, labels: Tensor, cla
     if chosen.shape[2:] != labels.shape[2:]:  # the finest level is coarser than the scan
         chosen = F.interpolate(chosen.float(), labels.shape[2:], mode=LINEAR[labels.ndim - 2])
     entropy = -(probabilities * chosen.float().log_softmax(1)).sum(1)
-    return (entropy * known).sum() / known.sum().clamp_min(1)
+    return [(entropy * known).sum(), known.sum()]
 
 
-def sparsity_loss(gates: Sequence[SkipGate], target: float) -> Tensor | None:
-    """Mean squared distance of each gate's removed fraction, in its last forward, to the target; None without gates."""
-    fractions = [gate.estimate for gate in gates if gate.estimate is not None]
-    if not fractions:
-        return None
-    return (torch.stack(fractions) - target).square().mean()
+def distillation_loss(entropy: Tensor, known: Tensor) -> Tensor:
+    """Mean of the cross-entropy from `distillation_sums`; 0 where no voxel takes part."""
+    return entropy / known.clamp_min(1)
+
+
+def removed_fractions(gates: Sequence[SkipGate]) -> list[Tensor]:
+    """Fraction that each gate removed in its last forward, with a gradient; none of gates that keep no estimate."""
+    return [gate.estimate for gate in gates if gate.estimate is not None]
+
+
+def sparsity_loss(fractions: Sequence[Tensor], target: float) -> Tensor:
+    """Mean squared distance of removed fractions, at least one, to the target."""
+    return (torch.stack(list(fractions)) - target).square().mean()
 
 
 def learning_rate(config: TrainingConfig, progress: float) -> float:

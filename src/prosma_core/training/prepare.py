@@ -19,7 +19,6 @@ from prosma_core.data.look import facts_of
 from prosma_core.data.slices import SliceStates
 from prosma_core.errors import IntensityError
 from prosma_core.events import Event, StageStarted, Working
-from prosma_core.inference.device import free_memory
 from prosma_core.io.bundle import Weights, find_model, load_bundle
 from prosma_core.io.dataset_folder import Case, DatasetFolder, open_cases
 from prosma_core.io.notes import made_by_model, read_notes
@@ -37,6 +36,7 @@ from prosma_core.training.plan import (
     training_voxels,
     with_usual,
 )
+from prosma_core.training.processes import ALONE, Processes
 from prosma_core.training.split import Split, all_slices, check_split, choose_cases, class_counts, unjudged_words
 
 CPU_BATCH = 2
@@ -77,7 +77,9 @@ class Setup:
     cases: Mapping[str, Case] = field(default_factory=dict)
 
 
-def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None) -> Generator[Event, None, Setup]:
+def prepare_run(
+    run: RunConfig, device: torch.device, split: Split | None = None, group: Processes = ALONE
+) -> Generator[Event, None, Setup]:
     """Read the data, plan, and put all cases on the network's grid; yields after each case.
 
     Parameters
@@ -87,6 +89,8 @@ def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None
         Whose memory the tile must fit.
     split : Split, optional
         Of a run that is resumed; its weights are not those of ``run.init`` any more, which is not read.
+    group : Processes
+        Those that prepare the same run at the same time; their plan is the same.
 
     Raises
     ------
@@ -123,7 +127,7 @@ def prepare_run(run: RunConfig, device: torch.device, split: Split | None = None
         yield StageStarted(f"Preprocessing and network are those of {start[0].name}.")
     header = start[0] if start else None
     run = with_usual(run, header, dims, facts.prints, sparse=facts.sparse)
-    pre, model, batch = plan_model(run, header, facts.prints, dims, len(classes), folder.channel_names, device)
+    pre, model, batch = plan_model(run, header, facts.prints, dims, len(classes), folder.channel_names, device, group)
     published = (yield from _pretrained(run, model)) if fresh and not start else None
     if header:
         run = _for_fine_tuning(run, header)  # from here on, what was not chosen cannot be told from what was
@@ -199,20 +203,27 @@ def plan_model(
     num_classes: int,
     channel_names: tuple[str, ...],
     device: torch.device,
+    group: Processes = ALONE,
 ) -> tuple[PreprocessConfig, ModelConfig, int]:
     """Preprocessing, network and batch size of a new model or of one that goes on learning, on a device.
+
+    A batch that is planned is as large as one process would have it, and has a patch for each process.
 
     Raises
     ------
     DatasetError, ConfigError
         As in `plan_run`.
     """
+    free = group.free_memory(device)
     if start:
-        pre, model, batch = _plan_from(start, run, num_classes, prints, free_memory(device))
+        pre, model, batch = _plan_from(start, run, num_classes, prints, free)
     else:
-        pre, model, batch = plan_run(prints, dims, num_classes, run, channel_names, free_memory(device))
+        pre, model, batch = plan_run(prints, dims, num_classes, run, channel_names, free)
     if device.type == "cpu" and run.training.batch_size is None:
         batch = min(batch, CPU_BATCH)
+    if run.training.batch_size is None:
+        batch = max(batch, group.size)
+    group.check_batch(batch)
     return pre, model, batch
 
 

@@ -25,7 +25,7 @@ from prosma_core.training.cases import TrainingCase
 from prosma_core.training.cuda_graph import BEFORE_REPLAY, Graphed, graphed
 from prosma_core.training.dataset_summary import Fingerprint, grid_fingerprint, usual_dims
 from prosma_core.training.loop import training_memory
-from prosma_core.training.optimization import build_optimizer, segmentation_loss
+from prosma_core.training.optimization import SegmentationLoss, build_optimizer
 from prosma_core.training.plan import with_usual
 from prosma_core.training.prepare import describe_plan, plan_model, prepare_run
 from prosma_core.training.split import held_out_cases
@@ -98,7 +98,7 @@ def _speed(
 ) -> Generator[Event, None, Speed]:
     """Time a network: on a CPU by the smallest part of a step that takes long enough to stand for all of it."""
     network = build_model(model).to(device)
-    optimizer, loss_of = build_optimizer(network, config), segmentation_loss(config)
+    optimizer, loss_of = build_optimizer(network, config), SegmentationLoss(config)
     half = torch.autocast(device.type, torch.bfloat16, enabled=config.amp and device.type == "cuda")
 
     def eager(images: Tensor, labels: Tensor) -> Tensor:

@@ -30,14 +30,17 @@ from prosma_core.training.fine_tuning import Kept, mean_weights, start_probabili
 from prosma_core.training.live import LiveInput, PreviewClock, discard, first_answer, take_labels
 from prosma_core.training.optimization import (
     MovingAverage,
+    SegmentationLoss,
     build_optimizer,
     distillation_loss,
+    distillation_sums,
     learning_rate,
-    segmentation_loss,
+    removed_fractions,
     set_rate,
     sparsity_loss,
 )
 from prosma_core.training.prepare import Setup
+from prosma_core.training.processes import ALONE, Processes
 from prosma_core.training.split import Part
 from prosma_core.training.validate import (
     CasePicture,
@@ -62,9 +65,14 @@ class Trainer:
     """State of one run: network, average, optimizer and progress."""
 
     def __init__(
-        self, setup: Setup, device: torch.device, kept: Kept | None = None, live: LiveInput | None = None
+        self,
+        setup: Setup,
+        device: torch.device,
+        kept: Kept | None = None,
+        live: LiveInput | None = None,
+        group: Processes = ALONE,
     ) -> None:
-        self.setup, self.device, self.kept, self.live = setup, device, kept, live
+        self.setup, self.device, self.kept, self.live, self.group = setup, device, kept, live, group
         self._clock: PreviewClock | None = None
         self.config = setup.run.training
         self.folder = RunFolder.beside(setup.run.out)
@@ -77,7 +85,8 @@ class Trainer:
         self.start = {name: value.to(device) for name, value in kept.weights.items()} if kept else {}
         self.evaluated = build_model(setup.header.model).to(device)
         self.optimizer = build_optimizer(self.model, self.config)
-        self.gradients = graphed(self.eager_gradients, self.config, device)
+        # with an exchange by NCCL within the step, a graph was not tried yet
+        self.gradients = graphed(self.eager_gradients, self.config, device) if group.size == 1 else self.eager_gradients
         self.progress = Progress()
         self._marks: deque[tuple[float, float]] = deque(maxlen=self.config.steps + 2)  # share, seconds, of an epoch
         self.before: dict[str, float] | None = None
@@ -91,7 +100,7 @@ class Trainer:
         train, self.val = self.setup.train, self.setup.val
         pre = self.setup.header.preprocess
         spacing = pre.spacing or (1.0,) * pre.dims
-        self.loss = segmentation_loss(self.config, masked=any(case.masked for case in train))
+        self.loss = SegmentationLoss(self.config, masked=any(case.masked for case in train))
         if self.device.type == "cuda" and _size(train) < free_memory(self.device) // 3:
             train = [case.to(self.device) for case in train]
         self.picture = CasePicture(self.validation_subset(), spacing, self.setup.header.classes)
@@ -190,7 +199,7 @@ class Trainer:
     def epoch(self) -> Generator[Event, None, None]:
         """One epoch, its validation, and the state on disk."""
         number = self.progress.epoch + 1
-        rng = torch.Generator().manual_seed(self.config.seed * 1_000_003 + number)
+        rng = torch.Generator().manual_seed(self.group.seed(self.config.seed * 1_000_003 + number))
         rate, losses = 0.0, []
         waiting: deque[tuple[int, torch.Tensor]] = deque()
         if self.live is not None and self._clock is None:
@@ -203,7 +212,9 @@ class Trainer:
         self.model.train()
         for step in range(self.config.steps):
             share = self.share(step, time.monotonic() - began)
-            if step and (share >= 1 or self._ends_early(number, time.monotonic() - began)):
+            enough = step > 0 and (share >= 1 or self._ends_early(number, time.monotonic() - began))
+            share, ends = self.group.agreed(share, enough)  # clocks differ
+            if ends:
                 break
             rate = learning_rate(self.config, share)
             set_rate(self.optimizer, rate)
@@ -217,6 +228,9 @@ class Trainer:
         losses += [self._read(number, *late) for late in waiting]
         self._check(number)  # before anything of this epoch takes the place of the one before
         self.progress.epoch = number
+        if not self.group.first:
+            self.progress = Progress.from_json(self.group.shared(""))
+            return
         validation = None
         if number % self.config.validation_every == 0 or number == self.epochs:
             cases = self.validation_subset()
@@ -226,6 +240,7 @@ class Trainer:
         event = self._close_epoch(began, sum(losses) / len(losses), rate, validation)
         if validation is not None:
             self.picture.write(self.folder.picture(number))
+        self.group.shared(self.progress.as_json())
         shown = time.monotonic()
         yield event  # whoever stops here has everything of this epoch
         took = time.monotonic() - shown
@@ -298,7 +313,7 @@ class Trainer:
     def step(self, rng: torch.Generator) -> torch.Tensor:
         """One optimizer step; gives [loss, gradient norm] without waiting for them."""
         assert self.config.batch_size is not None
-        images, labels = self.sampler.draw(self.config.batch_size, rng)
+        images, labels = self.sampler.draw(self.group.part(self.config.batch_size), rng)
         images, labels = images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
         images, probabilities = images[:, : self.channels], images[:, self.channels :]
         images = augment_intensities(images, self.config.augment, rng)
@@ -309,21 +324,29 @@ class Trainer:
         return torch.stack([loss, norm])
 
     def eager_gradients(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Put the gradients of a batch into the parameters; gives the loss on what is annotated."""
+        """Put the gradients of a batch into the parameters; gives the loss on what is annotated.
+
+        Of several processes, each has its share of the batch; gradients and loss are those of all of it.
+        """
+        share = len(images) / self.config.batch_size if self.group.size > 1 and self.config.batch_size else 1.0
         images, probabilities = images[:, : self.channels], images[:, self.channels :]
         amp = self.config.amp and self.device.type == "cuda"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=amp):
             logits = self.forward(images)
-        loss = self.loss(logits, labels)
-        objective = loss
+        sums, removed, known = self.loss.sums(logits, labels, share), list[torch.Tensor](), list[torch.Tensor]()
         if self.config.removed_target is not None:
-            sparsity = sparsity_loss(self.model.skip_gates, self.config.removed_target)
-            objective = loss if sparsity is None else loss + self.config.removed_weight * sparsity
+            removed = [value * share for value in removed_fractions(self.model.skip_gates)]
         if self.kept is not None and probabilities.shape[1] and self.config.distillation:
-            known = distillation_loss(logits[0], probabilities, labels, self.kept.classes)
-            objective = objective + self.config.distillation * known
+            known = distillation_sums(logits[0], probabilities, labels, self.kept.classes)
+        sums, removed, known = self.group.summed(sums, removed, known)
+        objective = loss = self.loss.of(sums)
+        if removed and self.config.removed_target is not None:
+            objective = loss + self.config.removed_weight * sparsity_loss(removed, self.config.removed_target)
+        if known and self.config.distillation:
+            objective = objective + self.config.distillation * distillation_loss(*known)
         self.optimizer.zero_grad(set_to_none=True)
         objective.backward()  # type: ignore[no-untyped-call]
+        self.group.sum_gradients(self.model.parameters())
         return loss.detach()
 
     def _read(self, epoch: int, step: int, values: torch.Tensor) -> float:

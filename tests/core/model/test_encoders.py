@@ -14,7 +14,7 @@ from prosma_core.errors import ConfigError, GeometryError, ModelFileError
 from prosma_core.model.gate_hooks import counting
 from prosma_core.model.pretrained import imagenet_weights
 from prosma_core.model.unet import UNet, build_model
-from prosma_core.training.optimization import build_optimizer, segmentation_loss, set_rate
+from prosma_core.training.optimization import SegmentationLoss, build_optimizer, set_rate
 
 KINDS = {kind: GateConfig(kind=kind) for kind in ("prosma", "attention", "none")}
 
@@ -143,7 +143,7 @@ def test_the_loss_takes_logits_that_are_coarser_than_the_labels(deep: bool, mask
     model = build_model(config(), seed=0)
     labels = torch.zeros(2, 1, 64, 96, dtype=torch.long)
     labels[..., :32] = 1
-    loss = segmentation_loss(TrainingConfig(deep_supervision=deep), masked=masked)
+    loss = SegmentationLoss(TrainingConfig(deep_supervision=deep), masked=masked)
     assert torch.isfinite(loss(model.forward_deep(images()), labels))
 
 

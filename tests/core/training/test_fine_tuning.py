@@ -23,11 +23,11 @@ from prosma_core.io.bundle import load_bundle
 from prosma_core.io.images import write_image, write_labels
 from prosma_core.io.notes import slices_note
 from prosma_core.runs.run_folder import RunFolder
-from prosma_core.training import fine_tuning
+from prosma_core.training import fine_tuning, processes
 from prosma_core.training.cases import PatchSampler, TrainingCase
 from prosma_core.training.fine_tuning import choose_by, keep_start, mean_weights
 from prosma_core.training.loop import train
-from prosma_core.training.optimization import distillation_loss
+from prosma_core.training.optimization import distillation_loss, distillation_sums
 from prosma_core.training.prepare import prepare_run
 
 SHAPE = (16, 24, 24)
@@ -104,7 +104,7 @@ def test_logits_coarser_than_the_scan_are_compared_on_its_grid() -> None:
     labels = torch.full((1, 1, 8, 8), IGNORED)
     fine = torch.nn.functional.interpolate(coarse, (8, 8), mode="bilinear")
     torch.testing.assert_close(
-        distillation_loss(coarse, soft, labels, (0, 1)), distillation_loss(fine, soft, labels, (0, 1))
+        distillation_sums(coarse, soft, labels, (0, 1)), distillation_sums(fine, soft, labels, (0, 1))
     )
 
 
@@ -114,7 +114,7 @@ def test_targets_reach_only_what_is_not_annotated_and_only_classes_that_the_star
     labels[:, :, 2:4] = 2
     soft = torch.rand(2, 2, 6, 6, generator=torch.Generator().manual_seed(1)).softmax(1)
     soft[:, :, 5] = 0  # outside of the scan
-    loss = distillation_loss(logits, soft, labels, (0, 2))
+    loss = distillation_loss(*distillation_sums(logits, soft, labels, (0, 2)))
     loss.backward()
     assert logits.grad is not None
     reached = logits.grad != 0
@@ -201,7 +201,7 @@ def test_what_is_kept_is_chosen_by_the_start_models_dice_and_said(
 ) -> None:
     monkeypatch.setattr(fine_tuning, "GOOD", bound)
     monkeypatch.setattr(fine_tuning, "FAIR", bound)
-    monkeypatch.setattr(fine_tuning, "free_memory", lambda _: memory)
+    monkeypatch.setattr(processes, "free_memory", lambda _: memory)
     result, said = drain(train(tuned(tmp_path, start, epochs=1, steps=1)))
     (sentence,) = (s for s in said if "on the annotated voxels" in s)
     assert sentence.startswith("The start model has Dice 0.")

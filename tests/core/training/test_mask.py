@@ -12,7 +12,7 @@ from monai.losses import DeepSupervisionLoss, DiceCELoss
 from prosma_core.config.training import AugmentConfig, TrainingConfig
 from prosma_core.data.labels import IGNORED
 from prosma_core.training.cases import PatchSampler, TrainingCase
-from prosma_core.training.optimization import segmentation_loss
+from prosma_core.training.optimization import SegmentationLoss
 from prosma_core.training.validate import dice_per_class
 
 CLASSES = 3
@@ -29,7 +29,7 @@ def drawn(seed: int, share: float) -> tuple[list[torch.Tensor], torch.Tensor]:
 
 def loss_and_gradients(config: TrainingConfig, levels: list[torch.Tensor], labels: torch.Tensor, *, masked=True):
     levels = [level.detach().clone().requires_grad_() for level in levels]
-    value = segmentation_loss(config, masked=masked)(levels, labels)
+    value = SegmentationLoss(config, masked=masked)(levels, labels)
     value.backward()
     return value.detach(), [torch.zeros_like(v) if v.grad is None else v.grad for v in levels]
 
