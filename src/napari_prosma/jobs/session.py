@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -37,6 +38,8 @@ MOST_CHOICES = 100
 """Folders of scans for which a model is remembered."""
 ALIKE = 0.15
 """Scans look alike whose numbers (`LOOKS` of the core, each from 0 to 1) differ by this at most."""
+SAME = 0.002
+"""The same, of one scan that is opened again."""
 SETTINGS = "settings.json"
 _LOOKS = {"contours": False, "letters": True}
 """What of `LOOKS` is remembered, and what it is at first."""
@@ -64,8 +67,15 @@ class ScanMark:
 
     def is_like(self, other: ScanMark) -> bool:
         """Whether the values of two scans of one kind look alike."""
+        return self._differs(other) <= ALIKE
+
+    def is_near(self, other: ScanMark) -> bool:
+        """Whether two scans of one kind lie in one folder; without files, whether they are the same scan."""
+        return self.folder == other.folder and (bool(self.folder) or self._differs(other) <= SAME)
+
+    def _differs(self, other: ScanMark) -> float:
         both = self.look.keys() & other.look.keys()
-        return bool(both) and all(abs(self.look[name] - other.look[name]) <= ALIKE for name in both)
+        return max((abs(self.look[name] - other.look[name]) for name in both), default=inf)
 
 
 @dataclass(frozen=True)
@@ -78,7 +88,7 @@ class ModelChoice:
     trained : bool
         Whether it was trained on such scans, and nobody's choice.
     near : bool
-        Whether it was made for a scan of the same folder.
+        Whether it was made for a scan of the same folder, or without a file for the same scan.
     like : bool
         Whether it was made for a scan that looks like this one.
     """
@@ -204,8 +214,8 @@ class Session:
         found: list[ModelChoice] = []
         for known in reversed(self._choices()):
             if known["kind"] == mark.kind and known["model"] in models:
-                near = bool(mark.folder) and known["folder"] == mark.folder
-                like = mark.is_like(ScanMark(mark.kind, look=known["look"]))
+                of = ScanMark(mark.kind, known["folder"], known["look"])
+                near, like = mark.is_near(of), mark.is_like(of)
                 found.append(ModelChoice(models[known["model"]], known["trained"], near, like))
         return max(found, key=lambda choice: (choice.near, choice.like), default=None)
 

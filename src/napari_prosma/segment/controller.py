@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary
 
@@ -20,7 +20,7 @@ from napari_prosma.scan.controller import (
 from napari_prosma.scan.selection import Problem
 from napari_prosma.segment.job import SegmentJob, SegmentRunView
 from napari_prosma.segment.state import SegmentChoices, SegmentPlan, resolve
-from napari_prosma.shortcuts import offer, with_key
+from napari_prosma.shortcuts import follow_keys, offer, with_key
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.errors import EngineBusyError, ProsmaError
 
@@ -78,6 +78,12 @@ class SegmentPresenter(ScanPresenter):
     def __init__(self, view: AbstractSegmentView, session: Session) -> None:
         super().__init__(view, session)
         self._view = view
+        self._tooltip = with_key("Segment the scan", "segment")
+        self.close = follow_keys(self._renew)
+
+    def _renew(self, renewed: Callable[[str], str]) -> None:
+        """Take the key that was chosen in napari's preferences."""
+        self._tooltip = renewed(self._tooltip)
 
     def options(self, choices: SegmentChoices) -> None:
         """Advanced settings; slice axes only where a 2D model meets a 3D scan."""
@@ -92,7 +98,7 @@ class SegmentPresenter(ScanPresenter):
             self._view.advanced.show_name_hint(plan.result_name)
         self._view.show_notes("\n".join(plan.notes) if isinstance(plan, SegmentPlan) else "")
         if not running:
-            tooltip = problem.text if problem else with_key("Segment the scan", "segment")
+            tooltip = problem.text if problem else self._tooltip
             self._view.show_run("Segment", enabled=problem is None, tooltip=tooltip)
 
 
@@ -129,7 +135,7 @@ class SegmentController(ScanController[SegmentChoices]):
 
     def close(self) -> None:
         """Disconnect from viewer and view (which may be deleted already); a running job ends."""
-        run_all("A segmentation could not be left", self._leave)
+        run_all("A segmentation could not be left", self._leave, self._presenter.close)
         super().close()
 
     def _leave(self) -> None:
