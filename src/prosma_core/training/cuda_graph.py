@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 
@@ -74,13 +75,15 @@ class Graphed:
         """Capture the function, where that is possible; nothing is computed."""
         self._images, self._labels = images.clone(), labels.clone()
         graph, random = torch.cuda.CUDAGraph(), torch.cuda.default_generators[images.device.index]
+        pool = torch.cuda.graph_pool_handle()
         numbers, stream = random.clone_state(), torch.cuda.current_stream()
         try:
-            with torch.cuda.graph(graph, stream=self._stream):
+            with torch.cuda.graph(graph, pool=pool, stream=self._stream):
                 self._loss = self._gradients(self._images, self._labels)
         except RuntimeError as error:
             random.graphsafe_set_state(numbers)  # else it goes on waiting for the capture's end
             torch.cuda.set_stream(stream)  # which the end of a capture that failed leaves as it was within
+            _end_allocations(images.device, pool)
             if memory_ended(error):  # a graph takes more than the step by itself
                 del graph
                 torch.cuda.empty_cache()
@@ -88,6 +91,13 @@ class Graphed:
             self._failed = True
         else:
             self._graph = graph
+
+
+def _end_allocations(device: torch.device, pool: tuple[int, int]) -> None:
+    """End what a capture that failed leaves open in torch: until then later graphs do not give their memory back."""
+    with contextlib.suppress(RuntimeError):  # where the capture itself was sound, its end has done it
+        torch._C._cuda_endAllocateToPool(device.index, pool)
+        torch._C._cuda_releasePool(device.index, pool)
 
 
 def graphed(gradients: Gradients, config: TrainingConfig, device: torch.device) -> Gradients:
