@@ -79,13 +79,18 @@ def main() -> None:
     if not options.tables:
         with tempfile.TemporaryDirectory() as place:
             for name in options.names or shipped_models():
-                folder = options.data / said[name]["data"]
-                if "made_by" in said[name]:
-                    folder = Path(place) / name
-                    script, *words = (part.format(data=options.data, out=folder) for part in said[name]["made_by"])
-                    subprocess.run([sys.executable, str(HERE / script), *words], check=True)
+                folder = data_of(said[name], options.data, Path(place) / name)
                 write_facts(name, open_dataset(folder), said[name])
     write_tables()
+
+
+def data_of(said: dict[str, Any], data: Path, out: Path) -> Path:
+    """Folder of a model's data set; written to `out` first where it is made from another."""
+    if "made_by" not in said:
+        return data / str(said["data"])
+    script, *words = (part.format(data=data, out=out) for part in said["made_by"])
+    subprocess.run([sys.executable, str(HERE / script), *words], check=True)
+    return out
 
 
 def write_facts(name: str, folder: DatasetFolder, said: dict[str, Any]) -> None:

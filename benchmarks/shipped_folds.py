@@ -1,25 +1,33 @@
 """What a shipped model's settings reach on all training images, each answered by a model that has not seen it.
 
-    python3 run.py bench shipped_folds DIR/busi [--model breast-lesion-us] [--folds 5] [--device cuda] [--epochs 40]
+    python3 run.py bench shipped_folds DIR [breast-lesion-us] [--parallel 5] [--device cuda] [--only 0 1] [--epochs 40]
+    python3 run.py bench shipped_folds DIR axon-myelin-sem --parallel 4
 
-The training images are dealt into folds; images that look alike (thumbnails with a correlation above 0.95, such as
-repeated frames) stay in one. Of images with an object: Dice, IoU, and how many are missed; of images without: in how
-many something was found. For data sets of one class in 2D, whose kinds of images begin with their kind (``normal_12``).
+DIR holds the data sets. The training images are dealt into as many folds as `shipped_models.yaml` says; images that look
+alike (thumbnails with a correlation above 0.95, such as repeated frames) stay in one, and where it says so all images of
+an animal (what their names begin with: ``rat3_data9``). Of the images that show a class: Dice, IoU, and in how many it
+is missed; of the others: in how many it was found. For data sets in 2D, whose kinds of images, or animals, begin their
+names.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import numpy as np
-from _shipped import scores
+import yaml
+from _shipped import Scores, scores
 from numpy.typing import NDArray
 from PIL import Image
-from shipped_facts import SETTINGS
+from shipped_facts import SAID, SETTINGS, data_of
 
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.training import load_run_yaml, merge, resolve_run
@@ -33,41 +41,60 @@ from prosma_core.training.loop import train
 
 ALIKE, SIDE = 0.95, 32
 
-Result = tuple[float, float] | bool
-"""Dice and IoU; of an image without an object, whether something was found."""
+Found = dict[str, tuple[float, float, bool, bool]]
+"""By class: Dice and IoU, whether the image shows it, and whether it was found."""
 
 
 def main() -> None:
     """Train, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--model", default="breast-lesion-us", help="Whose settings are taken.")
-    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("model", nargs="?", default="breast-lesion-us")
+    parser.add_argument("--parallel", type=int, default=1, help="Folds side by side.")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--only", type=int, nargs="+", help="Only these folds, from 0.")
+    parser.add_argument("--settings", type=Path, help="YAML of what differs from the shipped settings.")
     parser.add_argument("--epochs", type=int, help="Instead of those of the settings, to try it.")
     options = parser.parse_args()
-    folder = open_dataset(options.data)
-    parts = dealt(folder, options.folds)
-    lesions, empty, found = list[tuple[float, float]](), 0, 0
-    for number, held_out in enumerate(parts):
-        results = measured(folder, held_out, options)
-        with_object = [result for result in results if not isinstance(result, bool)]
-        lesions += with_object
-        without = [result for result in results if isinstance(result, bool)]
-        empty, found = empty + len(without), found + sum(without)
-        print(f"fold {number}: Dice {mean(d for d, _ in with_object):.3f} of {len(with_object)}, ", end="")
-        print(f"something found in {sum(without)} of {len(without)} without an object", flush=True)
-    dice, iou = (mean(result[i] for result in lesions) for i in (0, 1))
-    missed = sum(d < MISSED for d, _ in lesions)
-    print(
-        f"all: Dice {dice:.3f}, IoU {iou:.3f}, missed {missed} of {len(lesions)}; found in {found} of {empty} without"
-    )
+    said = yaml.safe_load(SAID.read_text(encoding="utf-8"))[options.model]
+    with tempfile.TemporaryDirectory() as place:
+        folder = data_of(said, options.data, Path(place) / "set")
+        parts = dealt(open_dataset(folder), said["folds"]["count"], by_animal=said["folds"].get("by_animal", False))
+        os.environ.setdefault("OMP_NUM_THREADS", "2" if options.parallel == 1 else "1")
+        every: list[Found] = []
+        with ProcessPoolExecutor(options.parallel, multiprocessing.get_context("spawn")) as pool:
+            numbers = options.only or range(len(parts))
+            jobs = [(n, pool.submit(measured, folder, parts[n], options)) for n in numbers]
+            for number, job in jobs:
+                results = job.result()
+                every += results
+                print(f"fold {number}, {len(results)} images: {said_of(results)}", flush=True)
+    print(f"all {len(every)} images: {said_of(every)}")
 
 
-def dealt(folder: DatasetFolder, count: int) -> list[list[str]]:
-    """Training cases in folds, each kind of image spread evenly, images that look alike together."""
+def said_of(results: list[Found]) -> str:
+    """Each class in words."""
+    parts = []
+    for name in results[0]:
+        shown = [each[name] for each in results if each[name][2]]
+        without = [each[name] for each in results if not each[name][2]]
+        if shown:
+            dice, iou = (mean(values[i] for values in shown) for i in (0, 1))
+            missed = sum(values[0] < MISSED for values in shown)
+            parts.append(f"{name}: Dice {dice:.3f}, IoU {iou:.3f}, missed in {missed} of {len(shown)}")
+        if without:
+            parts.append(f"{name} found in {sum(values[3] for values in without)} of {len(without)} without it")
+    return "; ".join(parts)
+
+
+def dealt(folder: DatasetFolder, count: int, *, by_animal: bool) -> list[list[str]]:
+    """Training cases in folds, each kind of image spread evenly, images that look alike (or of an animal) together."""
     names = folder.splits["train"]
     views = np.stack([thumbnail(folder.cases[name].images[0]) for name in names])
+    kinds = [name.split("_")[0] for name in names]
+    alike = views @ views.T > ALIKE
+    if by_animal:
+        alike |= np.equal.outer(kinds, kinds)
     group = list(range(len(names)))
 
     def first(i: int) -> int:
@@ -75,16 +102,16 @@ def dealt(folder: DatasetFolder, count: int) -> list[list[str]]:
             i = group[i]
         return i
 
-    for i, j in zip(*np.nonzero(np.triu(views @ views.T > ALIKE, 1)), strict=True):
+    for i, j in zip(*np.nonzero(np.triu(alike, 1)), strict=True):
         group[first(int(i))] = first(int(j))
     groups: dict[int, list[str]] = {}
     for i, name in enumerate(names):
         groups.setdefault(first(i), []).append(name)
     folds: list[list[str]] = [[] for _ in range(count)]
-    for alike in sorted(groups.values(), key=lambda each: (-len(each), each[0])):
-        kind = alike[0].split("_")[0]
+    for together in sorted(groups.values(), key=lambda each: (-len(each), each[0])):
+        kind = together[0].split("_")[0]
         least = min(folds, key=lambda fold: (sum(name.startswith(kind) for name in fold), len(fold)))
-        least += alike
+        least += together
     return folds
 
 
@@ -96,10 +123,9 @@ def thumbnail(path: Path) -> NDArray[np.float64]:
     return scaled
 
 
-def measured(
-    folder: DatasetFolder, held_out: list[str], options: argparse.Namespace
-) -> list[tuple[float, float] | bool]:
-    """Dice and IoU of each held-out image with an object; of one without, whether something was found."""
+def measured(root: Path, held_out: list[str], options: argparse.Namespace) -> list[Found]:
+    """Train without the held-out images, and what is found in each of them."""
+    folder = open_dataset(root)
     with tempfile.TemporaryDirectory() as place:
         data, out = Path(place) / "data", Path(place) / "model.safetensors"
         data.mkdir()
@@ -107,18 +133,29 @@ def measured(
             (data / part).symlink_to((folder.root / part).resolve())
         trained = [name for name in folder.splits["train"] if name not in set(held_out)]
         (data / "splits.json").write_text(json.dumps({"train": trained, "val": held_out}), encoding="utf-8")
-        epochs = {"epochs": options.epochs} if options.epochs else {}
-        values = {"data": data, "out": out, "device": options.device, "training": epochs}
-        drain(train(resolve_run(merge(load_run_yaml(SETTINGS / f"{options.model}.yaml"), values))), lambda _: None)
+        values: dict[str, Any] = load_run_yaml(SETTINGS / f"{options.model}.yaml")
+        if options.settings:
+            values = merge(values, load_run_yaml(options.settings))
+        if options.epochs:
+            values = merge(values, {"training": {"epochs": options.epochs}})
+        values = merge(values, {"data": data, "out": out, "device": options.device})
+        drain(train(resolve_run(values)), lambda _: None)
         segmenter = Segmenter.load(out, choose_device(options.device).device)
-        classes = segmenter.header.classes
-        results: list[Result] = []
-        for name in held_out:
-            image, labels = read_case(folder.cases[name])
-            result = drain(segmenter.segment(image, InferenceConfig()), lambda _: None).labels.data
-            pair = [class_indices(np.asarray(values), classes, name) for values in (result, labels.data)]
-            results.append(scores(*pair, ["object"])["object"] if pair[1].any() else bool(pair[0].any()))
-        return results
+        return [found_in(segmenter, folder, name) for name in held_out]
+
+
+def found_in(segmenter: Segmenter, folder: DatasetFolder, case: str) -> Found:
+    """What a model finds in one image."""
+    image, labels = read_case(folder.cases[case])
+    result = drain(segmenter.segment(image, InferenceConfig()), lambda _: None).labels.data
+    classes = segmenter.header.classes
+    found, wanted = (class_indices(np.asarray(values), classes, case) for values in (result, labels.data))
+    names = [info.name for info in classes[1:]]
+    each: Scores = scores(found, wanted, names)
+    return {
+        name: (*each[name], bool((wanted == number).any()), bool((found == number).any()))
+        for number, name in enumerate(names, 1)
+    }
 
 
 if __name__ == "__main__":
