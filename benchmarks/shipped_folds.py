@@ -3,11 +3,11 @@
     python3 run.py bench shipped_folds DIR [breast-lesion-us] [--parallel 5] [--device cuda] [--only 0 1] [--epochs 40]
     python3 run.py bench shipped_folds DIR axon-myelin-sem --parallel 4
 
-DIR holds the data sets. The training images are dealt into as many folds as `shipped_models.yaml` says; images that look
-alike (thumbnails with a correlation above 0.95, such as repeated frames) stay in one, and where it says so all images of
-an animal (what their names begin with: ``rat3_data9``). Of the images that show a class: Dice, IoU, and in how many it
-is missed; of the others: in how many it was found. For data sets in 2D, whose kinds of images, or animals, begin their
-names.
+DIR holds the data sets. The training images are dealt into as many folds as `shipped_models.yaml` says; images that
+look alike (thumbnails with a correlation above 0.95, such as repeated frames) stay in one, and where it says so all
+images of an animal (what their names begin with: ``rat3_data9``). Of the images that show a class: Dice, IoU, and in
+how many it is missed; of the others: in how many it was found. For data sets in 2D, whose kinds of images, or animals,
+begin their names.
 """
 
 from __future__ import annotations
