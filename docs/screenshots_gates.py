@@ -1,8 +1,7 @@
-"""Pictures of the Gates widget, on a breast ultrasound of BUSI (CC BY 4.0); without that file they stay unchanged."""
+"""Pictures of the Gates widget, on the sample of a breast ultrasound (BUSI, CC BY 4.0)."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +9,7 @@ from napari.layers import Layer
 from napari.utils import DirectLabelColormap
 from qtpy.QtWidgets import QPushButton, QScrollArea, QTabWidget
 
+from napari_prosma._sample_data import SAMPLES
 from napari_prosma.gates import GatesWidget
 from napari_prosma.widgets.docks import open_dock
 from prosma_core.io.images import read_labels
@@ -17,7 +17,7 @@ from prosma_core.io.images import read_labels
 if TYPE_CHECKING:
     from screenshots import Desk
 
-SCAN = Path(__file__).resolve().parents[2] / "shared" / "data" / "busi" / "images" / "benign_241.png"
+SCAN = SAMPLES / "breast_386.png"
 CHANNEL_OF = 2
 """Level whose field is pictured."""
 
@@ -26,12 +26,10 @@ def take_gates(desk: Desk) -> None:
     """Gates: the ranking and each level's removed share, a field, a voxel, and a what-if."""
     from screenshots import wait
 
-    if not SCAN.is_file():
-        return
     viewer = desk.viewer
     widget = open_dock(viewer, "ProSMA Gates", desk.session)
     scan = viewer.open(str(SCAN), plugin="napari")[0]
-    truth = read_labels(SCAN.parents[1] / "labels" / SCAN.name).data
+    truth = read_labels(SAMPLES / "breast_386_labels.png").data
     drawn = viewer.add_labels((truth > 0).astype(np.uint8), name="Drawn by an expert", visible=False)
     drawn.colormap = DirectLabelColormap(color_dict={None: "transparent", 1: "cyan"})
     viewer.layers.selection.active = scan
