@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -126,6 +127,7 @@ def _train(
     source = str(config or "The command line")
     run = run_to_train(given, source, resume=resume, more_epochs=more_epochs, overwrite=overwrite)
     if not group.first:
+        logging.getLogger().addHandler(logging.NullHandler())  # the first logs
         drain(run_training(run, resume=resume, group=group), lambda _: group.check_stop())
         return
     log_to_stderr()
