@@ -149,7 +149,7 @@ def models_table(headers: Iterable[ModelHeader]) -> str:
                 header.licence.replace("CC-BY", "CC BY").replace("-4.0", " 4.0").replace("CC0-1.0", "CC0 1.0"),
             )
         )
-    titles = ("name", "what", "mean Dice, F1 of objects (95 %)", "missed", "worst, corrupted", "licence")
+    titles = ("name", "what", "mean Dice, F1 of objects (95 %)", "missed", "worst, corrupted", "license")
     return _table(titles, rows)
 
 
@@ -189,7 +189,7 @@ def usual_case(classes: Mapping[str, NDArray[np.integer]]) -> str:
 
 
 def thumbnail(image: Scan, classes: NDArray[np.integer], header: ModelHeader, source: str) -> bytes:
-    """A PNG of 64 by 64 pixels in 256 colors; `source` is written into it, with the licence."""
+    """A PNG of 64 by 64 pixels in 256 colors; `source` is written into it, with the license."""
     data = np.asarray(image.data, np.float32)
     if "c" in image.spec.axes:
         data = np.moveaxis(data, image.spec.axes.index("c"), -1)

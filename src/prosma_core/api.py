@@ -205,7 +205,7 @@ def write_labels(
     >>> int(read_image("lesion.nii.gz").data.sum())
     128
     """
-    _require(like, Scan | str | Path | None, "The image `like`", "give the scan, or the path of its file")
+    _require(like, Scan | str | Path | None, "The image given as like", "give the scan, or the path of its file")
     _require(model, Segmenter | None, "The model", "give the one that load_model gave")
     source = read_image(like) if isinstance(like, str | Path) else like
     array = as_array(labels, "The labels")
@@ -644,7 +644,7 @@ def what_if(
         )
         variants = tuple(_variant(name, change) for name, change in changes.items())
     scan, own = drain(read_input(image, (axes, spacing, unit, affine)), show)
-    reference = None if truth is None else labels_on(truth, scan, own, "the truth")
+    reference = None if truth is None else labels_on(truth, scan, own, "the reference labels")
     return drain(changed_scan(loaded, scan, variants, config, truth=reference), show)
 
 

@@ -344,7 +344,7 @@ def test_inspection_and_changes_of_an_array(flat: Segmenter) -> None:
             api.what_if(image, flat, {"wrong": change})
     with pytest.raises(ConfigError, match="maps"):
         api.inspect(image, flat, maps=("all",))
-    with pytest.raises(GeometryError, match="the truth"):
+    with pytest.raises(GeometryError, match="the reference labels"):
         api.what_if(image, flat, truth=labels.data[1:])
 
 

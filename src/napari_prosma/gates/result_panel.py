@@ -125,7 +125,7 @@ class _ChannelModel(QAbstractTableModel):
     def show(self, rows: VoxelChannels) -> None:
         self.beginResetModel()
         self._rows = rows
-        self._heads = ["ch.", *rows.columns, *([] if rows.kept is None else ["is"])]
+        self._heads = ["Channel", *rows.columns, *([] if rows.kept is None else ["Kept"])]
         self.endResetModel()
 
     def channel(self, row: int) -> int:
@@ -152,7 +152,7 @@ class _ChannelModel(QAbstractTableModel):
         head = self._heads[index.column()]
         if role == Qt.ItemDataRole.TextAlignmentRole:
             return Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
-        if head == "is" and rows.kept is not None:
+        if head == "Kept" and rows.kept is not None:
             kept = bool(rows.kept[index.row()])
             if role == Qt.ItemDataRole.DecorationRole:
                 return QColor(KEPT if kept else REMOVED)
@@ -161,7 +161,7 @@ class _ChannelModel(QAbstractTableModel):
             return None
         if role not in {Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.ToolTipRole}:
             return None
-        if head == "ch.":
+        if head == "Channel":
             return str(rows.channels[index.row()])
         value = rows.columns[head][index.row()]
         if role == Qt.ItemDataRole.ToolTipRole:
@@ -172,11 +172,11 @@ class _ChannelModel(QAbstractTableModel):
 def _meaning(head: str) -> str:
     """What a column holds."""
     meanings = {
-        "ch.": "Channel.",
+        "Channel": "Channel.",
         "z": "Combined field: the sum over the dilations.",
         "τ": "Learned threshold of the channel.",
         "a": "Weight of the gate, 0 to 1.",
-        "is": "Blue: kept. Orange: removed, exactly 0 goes to the decoder.",
+        "Kept": "Blue: kept. Orange: removed, exactly 0 goes to the decoder.",
     }
     return meanings.get(head, f"Field of the convolution with dilation {head[1:]}.")
 

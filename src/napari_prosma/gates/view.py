@@ -115,7 +115,7 @@ class GatesAdvanced(Fold):
             self._boxes[kind] = box
         self._form = ConfigForm(InspectConfig, {"overlap": "Tile overlap"})
         self._form.changed.connect(self._changed)
-        defaults = button("Restore defaults", "All advanced settings as they were at first.", self.defaults_clicked)
+        defaults = button("Restore defaults", "All advanced settings back to their defaults.", self.defaults_clicked)
         self.add(PlainLabel("Maps"), inner, self._form.native, defaults)
 
     def show_options(self, options: InspectConfig) -> None:

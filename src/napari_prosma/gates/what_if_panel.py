@@ -73,7 +73,9 @@ class WhatIfPanel(QWidget):
         self._classes.setObjectName("whatif_classes")
         for column, text in enumerate(CLASS_TOOLTIPS):
             self._classes.horizontalHeaderItem(column).setToolTip(plain(text))
-        self._reset = button("Reset", "All gates as they were learned; the changed result goes.", self.reset_clicked)
+        self._reset = button(
+            "Reset", "All gates back to their learned state; the changed result is removed.", self.reset_clicked
+        )
         self._reset.setObjectName("reset")
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 6, 0, 0)

@@ -174,7 +174,7 @@ class SegmentAdvanced(Fold):
         self._name = QLineEdit()
         self._name.setToolTip("Name of the result layer.")
         self._name.editingFinished.connect(lambda: self.name_chosen.emit(self._name.text().strip()))
-        defaults = button("Restore defaults", "All advanced settings as they were at first.", self.defaults_clicked)
+        defaults = button("Restore defaults", "All advanced settings back to their defaults.", self.defaults_clicked)
         self.add(self.part, self._form.native, row("Result name", self._name), defaults)
 
     def show_options(self, options: InferenceConfig, part: str, axes: Sequence[tuple[str, str]], name: str) -> None:

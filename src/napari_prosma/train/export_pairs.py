@@ -181,7 +181,7 @@ def left_out(pairs: Sequence[Pair], folder: RunFolder) -> str:
     if missing:
         number = len([path for path in labels if path.is_relative_to(root)])
         kept = f"its own copies of {counted(number, 'pair')}" if number else f"its {counted(len(labels), 'pair')}"
-        words.append(f"This run goes on with {kept}. Not in it: {_some(missing)}. Train anew to use all.")
+        words.append(f"This run continues with {kept}. Not in it: {_some(missing)}. Train anew to use all.")
     if anew:
         words.append(f"Label files changed since are learned in their present state: {_some(anew)}.")
     return " ".join(words)

@@ -36,7 +36,7 @@ FIXES = {
     "one_class": ("One class", "Take all labels above 0 as one class, such as numbered cells."),
 }
 SERIES = (
-    "Scans without labels, opened one after the other: correct or draw, mark, go on. Labels are kept beside "
+    "Scans without labels, opened one after the other: correct or draw, mark, open the next. Labels are kept beside "
     "your models; the folder is not written to."
 )
 HEIGHT = 260

@@ -151,7 +151,7 @@ class AbstractTrainView(RunView, AbstractSliceView, LooksView, Protocol):
         """How long training may take; both None: as the preset says."""
 
     def show_encoder(self, encoder: EncoderKind | None, /, *, new: bool) -> None:
-        """Encoder of a new network (None: planned); hidden where a model goes on learning."""
+        """Encoder of a new network (None: planned); hidden where a model is fine-tuned."""
 
     def show_options(self, options: TrainingConfig, /) -> None:
         """Settings of the loop."""

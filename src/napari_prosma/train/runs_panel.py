@@ -102,7 +102,7 @@ class RunsPanel(Fold):
         self._table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         self._table.itemSelectionChanged.connect(self._selected)
         self._resume = button(
-            "Resume", "Go on exactly where the run stopped.", lambda: self.resume_clicked.emit(self._run())
+            "Resume", "Continue exactly where the run stopped.", lambda: self.resume_clicked.emit(self._run())
         )
         self._keep = button(
             "Use model",
@@ -118,7 +118,9 @@ class RunsPanel(Fold):
         self._count.setSuffix(" epochs")
         self._count.setToolTip("So many epochs are trained more.")
         self._count.setAccessibleName("More epochs")
-        self._more = button("Train more", "Go on for so many epochs, whatever limits the run had.", self._more_clicked)
+        self._more = button(
+            "Train more", "Continue for so many epochs, whatever limits the run had.", self._more_clicked
+        )
         self.buttons = QWidget()
         grid = QGridLayout(self.buttons)
         grid.setContentsMargins(0, 0, 0, 0)

@@ -15,7 +15,7 @@ HEIGHT, ROW = 132, 22
 NEXT = "Open next"
 NEXT_TOOLTIP = (
     "Save the labels of the open scan, close its layers, and open the next scan that is not done: with its saved "
-    "labels, those of the folder, what the chosen or last trained model makes of it, or an empty labels layer."
+    "labels, those of the folder, the result of the chosen or last trained model, or an empty labels layer."
 )
 NOTHING_TOOLTIP = "The open scan holds no object: mark all its slices as checked, without labels, and open the next."
 OPEN_TOOLTIP = "Save and close the open scan, and open the selected one again (also by a double click)."

@@ -193,7 +193,9 @@ class TrainingManager:
             if isinstance(order.spec, NewTraining):
                 self._watch(self.run, order.spec)
             else:
-                self._view.show_live(checked=self._learns, text="A run that goes on learns the labels it began with.")
+                self._view.show_live(
+                    checked=self._learns, text="A run that is resumed learns the labels it began with."
+                )
         finally:
             self._beginning = False
 

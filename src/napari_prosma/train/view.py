@@ -47,9 +47,7 @@ class StartPanel(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.problems = {"start": note_label("problem"), "budget": note_label("problem")}
-        self._start = ModelBox(
-            "A new network, or a model that goes on learning (fine-tuning), also with other classes."
-        )
+        self._start = ModelBox("A new network, or a model to fine-tune, also with other classes.")
         self._start.model_chosen.connect(self.start_chosen)
         self._start.browse_clicked.connect(self.browse_clicked)
         self._facts, self._fit = note_label("facts"), note_label("warning")
@@ -57,7 +55,7 @@ class StartPanel(QWidget):
         self._preset.activated.connect(lambda _: self.preset_chosen.emit(self._preset.currentData()))
         self._times = note_label("facts")
         self._estimate = button("Estimate the time", ESTIMATE, self.estimate_clicked)
-        self._budget = combo("When training ends. It can be stopped at any time, and goes on later.")
+        self._budget = combo("When training ends. It can be stopped at any time and resumed later.")
         self._budget.setMinimumContentsLength(2)  # a number stands beside it
         for kind, text in BUDGETS.items():
             self._budget.addItem(text, kind)
@@ -180,9 +178,11 @@ class TrainAdvanced(Fold):
         self.problem = note_label("problem")
         self._form = ConfigForm(TrainingConfig, OPTIONS, NONE)
         self._form.changed.connect(self.options_changed.emit)
-        defaults = button("Restore defaults", "All advanced settings as the preset has them.", self.defaults_clicked)
+        defaults = button(
+            "Restore defaults", "All advanced settings back to those of the preset.", self.defaults_clicked
+        )
         defaults.setObjectName("advanced_defaults")
-        self._encoder = combo("What a new network reads images with. A model that goes on learning keeps its own.")
+        self._encoder = combo("What a new network reads images with. A model that is fine-tuned keeps its own.")
         self._encoder.setObjectName("encoder")
         for kind, (text, tooltip) in ENCODERS.items():
             self._encoder.addItem(text, kind)
@@ -192,7 +192,7 @@ class TrainAdvanced(Fold):
         self.add(self.problem, self._encoder_row, self._form.native, defaults)
 
     def show_encoder(self, encoder: EncoderKind | None, *, new: bool) -> None:
-        """Encoder of a new network; hidden where a model goes on learning."""
+        """Encoder of a new network; hidden where a model is fine-tuned."""
         self._encoder.setCurrentIndex(list(ENCODERS).index(encoder))
         self._encoder_row.setVisible(new)
 
@@ -303,14 +303,14 @@ class TrainView(JobView):
 
     def _add_preview(self) -> None:
         self._preview = QCheckBox("Preview on the scan")
-        self._preview.setToolTip("After each validation, show what the model makes of the scan in view.")
+        self._preview.setToolTip("After each validation, segment the scan in view and show the result.")
         self._preview.clicked.connect(self.preview_toggled)
         self._preview_facts = note_label("facts")
         self._preview.setVisible(False)
         self._live = QCheckBox("Live: learn what is painted meanwhile")
         self._live.setToolTip(
-            "Labels that you paint while it trains are learned within an epoch. Training goes on as long as you paint, "
-            "then for its budget, and waits some minutes for more. Off: labels as they were when it began."
+            "Labels that you paint while it trains are learned within an epoch. Training continues as long as you "
+            "paint, then for its budget, and waits some minutes for more. Off: labels as they were when it began."
         )
         self._live.clicked.connect(self.live_toggled)
         self._live_facts = note_label("facts")
@@ -400,7 +400,7 @@ class TrainView(JobView):
         self._start.show_budget(epochs, minutes)
 
     def show_encoder(self, encoder: EncoderKind | None, *, new: bool) -> None:
-        """Encoder of a new network (None: planned); hidden where a model goes on learning."""
+        """Encoder of a new network (None: planned); hidden where a model is fine-tuned."""
         self._advanced.show_encoder(encoder, new=new)
 
     def show_options(self, options: TrainingConfig) -> None:

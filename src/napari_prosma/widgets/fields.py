@@ -270,8 +270,16 @@ def note_label(kind: str) -> NoteLabel:
     return label
 
 
+OPTIONS = re.compile(r" \((?:without )?--[a-z][^()]*\)")
+"""Options of the command line in a message of the core."""
+
+
 def say(label: QLabel, text: str) -> None:
-    """Show a text, hidden where it is empty, and all of it in the tooltip, as words may be shortened."""
+    """Show a text, hidden where it is empty, and all of it in the tooltip, as words may be shortened.
+
+    Messages of the core name options of the command line in parentheses, which are left out here.
+    """
+    text = OPTIONS.sub("", text)
     label.setText(text)
     label.setToolTip(plain(text))
     label.setVisible(bool(text))

@@ -46,10 +46,14 @@ def inspect(
         typer.Option("--what-if", help="Segment with changed gates: level=2:tau*0, level=1:open, …; may be repeated."),
     ] = None,
     which_level: Annotated[
-        bool, typer.Option("--which-level", help="Force each gate open, one at a time, and compare.")
+        bool,
+        typer.Option(
+            "--which-level", help="Rank levels by ablation: force each gate open, one at a time, and compare."
+        ),
     ] = False,
-    truth: Annotated[
-        Path | None, typer.Option("--truth", help="Labels of the scan, to compare changed results with.")
+    reference: Annotated[
+        Path | None,
+        typer.Option("--reference", "--truth", help="Reference labels of the scan, to compare both results with."),
     ] = None,
     noise_gain: Annotated[
         bool, typer.Option(help="Measure the noise gain of each level, which takes a second pass.")
@@ -89,13 +93,13 @@ def inspect(
     size = voxel_size(spacing, unit)
     path = find_model(model)
     choice = computing_on(device)
-    asked = Asked(config, variants, which_level, truth, axes, size, overwrite, (path,))
+    asked = Asked(config, variants, which_level, reference, axes, size, overwrite, (path,))
     report = drain(inspect_file(Segmenter.load(path, choice.device), image, out, asked), _Progress().show)
     if report.words:
         say(report.words)
     for line in (*_levels(report.inspection), *_variants("what if", report.what_if)):
         say(line)
-    for line in _variants("which level matters", report.which_level):
+    for line in _variants("level ranking", report.which_level):
         say(line)
     say(f"Written to {out}.", err=True)
 
@@ -142,10 +146,10 @@ def _variants(title: str, results: Sequence[VariantResult]) -> Iterator[str]:
     width = max(len(title), *(len(result.name) for result in results)) + 2
     names = max(len(change.name) for result in results for change in result.classes) + 2
     yield ""
-    head = f"{'before':>9}{'after':>9}{'on':>9}{'off':>9}{'Dice':>8}  Dice of the truth"
+    head = f"{'before':>9}{'after':>9}{'added':>9}{'lost':>9}{'Dice':>8}  Dice with reference"
     yield f"{title:<{width}}{'class':<{names}}{head}"
     for result in results:
         for c in result.classes:
-            truth = "-" if c.truth_before is None else f"{c.truth_before:.3f} -> {c.truth_after:.3f}"
+            reference = "-" if c.truth_before is None else f"{c.truth_before:.3f} -> {c.truth_after:.3f}"
             counts = f"{c.before:>9}{c.after:>9}{c.turned_on:>9}{c.turned_off:>9}"
-            yield f"{result.name:<{width}}{c.name:<{names}}{counts}{c.dice:>8.3f}  {truth}"
+            yield f"{result.name:<{width}}{c.name:<{names}}{counts}{c.dice:>8.3f}  {reference}"

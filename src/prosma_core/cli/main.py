@@ -42,12 +42,12 @@ def list_models(
 
     models = [ModelEntry(path, read_header(path), shipped=True) for path in shipped_models().values()]
     if not models:
-        say("No models are shipped with this installation; `prosma train` makes one.")
+        say("No models are shipped with this installation; prosma train makes one.")
         return
     found = {model.path: look(model.header) for model in models} if (look := _comparing(scan)) else {}
     said = []
     whole = [Column(name, no_wrap=True) for name in (("name", "fit") if scan else ("name",))]
-    classes, licence = Column("classes", min_width=LONGEST_WORD), Column("licence", no_wrap=True)
+    classes, licence = Column("classes", min_width=LONGEST_WORD), Column("license", no_wrap=True)
     table = Table(*whole, "dims", Column("channels", max_width=8), classes, "Dice", "MB", licence)
     for title, group in model_groups(models, lambda model: rank_of(verdict_text(found.get(model.path)))):
         table.add_section()

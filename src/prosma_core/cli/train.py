@@ -65,7 +65,7 @@ def train(
     labels_on_image: LabelsOnImage = False,
     spacing: Spacing = None,
     unit: Unit = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run beside --out stopped.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue where the run beside --out stopped.")] = False,
     device: Device = "auto",
     epochs: Annotated[int | None, typer.Option("--epochs", help="Epochs to train.", min=1)] = None,
     more_epochs: Annotated[

@@ -40,7 +40,7 @@ class InferenceConfig(Config):
     """How a scan is tiled and what is written."""
 
     overlap: float = Field(default=0.5, ge=0, le=0.9)
-    """Overlap of neighbouring tiles, as a share of the tile."""
+    """Overlap of neighboring tiles, as a share of the tile."""
     mirror: bool = False
     """Average over all mirrored copies of each tile: 4 (2D) or 8 (3D) times the work."""
     probabilities: bool = False
@@ -58,8 +58,8 @@ class InferenceConfig(Config):
     fill_holes: bool = False
     """Fill holes inside each class."""
     batch_size: int | None = Field(default=None, ge=1, le=256)
-    """Tiles per forward; None plans it from memory."""
+    """Tiles per forward; unless given, planned from memory."""
     region: tuple[tuple[int, int], ...] | None = None
-    """Box of the scan that gets classes, (start, stop) per spatial axis in the scan's order; None is the whole scan."""
+    """Box of the scan that gets classes, (start, stop) per spatial axis in the scan's order; unless given, all."""
     slice_axis: Literal["z", "y", "x"] | None = None
-    """Axis along which a 2D model walks through a 3D scan; None takes the flat or the thickest one."""
+    """Axis along which a 2D model walks through a 3D scan; unless given, the flat or the thickest one."""

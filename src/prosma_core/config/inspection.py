@@ -132,7 +132,7 @@ class InspectConfig(Config):
     """What is inspected, and which maps are made."""
 
     levels: tuple[Index, ...] | None = None
-    """Levels, 0 for the finest; None takes all that have a gate."""
+    """Levels, 0 for the finest; unless given, all that have a gate."""
     maps: tuple[MapKind, ...] = ("removed", "energy", "kept", "field", "scales")
     """Maps of each level."""
     edits: Edits = ()

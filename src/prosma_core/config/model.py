@@ -323,7 +323,7 @@ class ModelHeader(Config):
     description: str = Field(default="", max_length=10_000)
     """One sentence on what it segments."""
     licence: str = Field(default="", max_length=1000)
-    """Licence of the weights."""
+    """License of the weights."""
     attribution: str = Field(default="", max_length=10_000)
     """Whom to credit for the training data."""
     created: str = Field(default="", max_length=64)

@@ -119,17 +119,17 @@ class TrainingConfig(Config):
     minutes: float | None = Field(default=None, gt=0)
     """Stop after this time, all sessions of the run together; the learning rate falls over it."""
     batch_size: int | None = Field(default=None, ge=1, le=4096)
-    """Patches per step, of all processes together; None is planned from the tile."""
+    """Patches per step, of all processes together; unless given, planned from the tile."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW, or SGD with Nesterov momentum 0.99."""
     learning_rate: float = Field(default=1e-3, gt=0, le=1)
     """Peak learning rate; unless one is given, fine-tuning takes 1e-3, whatever the preset."""
     trained_share: float | None = Field(default=None, ge=0, le=1)
     """Fine-tuning: share of the trained weights in the model; the rest are those of the start model (1: none of them).
-    None is chosen by the Dice of the start model on the annotated voxels: the better it is, the less changes."""
+    Unless given, it follows from the start model's Dice on the annotated voxels: the better, the less changes."""
     distillation: float | None = Field(default=None, ge=0, le=100)
     """Fine-tuning: weight of the cross-entropy to the start model's own probabilities where nothing is annotated in the
-    cases that are learned: in 3D, and in slices that are annotated in part. None is chosen by the same Dice."""
+    cases that are learned: in 3D, and in slices that are annotated in part. Unless given, as the trained share."""
     encoder_rate: float = Field(default=1.0, gt=0, le=1)
     """Share of the learning rate that pretrained weights of an encoder take."""
     weight_decay: float = Field(default=0.01, ge=0, le=1)
@@ -151,9 +151,9 @@ class TrainingConfig(Config):
     batch_dice: bool = True
     """Dice over all patches of a batch together, so that empty patches count, too; else patch by patch."""
     foreground: float = Field(default=0.4, ge=0, le=1)
-    """Share of patches centred on a foreground voxel."""
+    """Share of patches centered on a foreground voxel."""
     removed_target: float | None = Field(default=None, ge=0, lt=1)
-    """Fraction of skip activations to remove at every level; None leaves the thresholds to the loss."""
+    """Fraction of skip activations to remove at every level; unless given, the loss alone sets the thresholds."""
     removed_weight: float = Field(default=1.0, ge=0)
     """Weight of the squared distance to `removed_target`."""
     patience: int | None = Field(default=None, ge=1)
@@ -262,7 +262,7 @@ class RunConfig(Config):
     purpose: Purpose = Purpose()
     """Scans that the model is meant for; compared with each scan that it is to segment."""
     licence: str = Field(default="", max_length=1000)
-    """Licence of the model (SPDX or words)."""
+    """License of the model (SPDX or words)."""
     attribution: str = Field(default="", max_length=10_000)
     """Whom to credit for the training data."""
     class_names: dict[LabelValue, Annotated[str, Field(min_length=1, max_length=200)]] = Field(default_factory=dict)
@@ -305,7 +305,7 @@ goes on from a model: a few slices are learned by heart in more steps (measured)
 
 
 def presets_for(*, fine_tuning: bool) -> tuple[Preset, ...]:
-    """Presets that fit a new model, or one that goes on learning; of these the usual one stands first."""
+    """Presets that fit a new model, or one that is fine-tuned; of these the usual one stands first."""
     new: tuple[Preset, ...] = ("quick", "balanced", "best")
     return ("fine-tune", *new) if fine_tuning else new
 
@@ -394,7 +394,7 @@ def resolve_run(explicit: dict[str, Any], what: str = "The run's settings") -> R
         raise ConfigError(msg)
     if preset == "fine-tune" and not explicit.get("init"):
         names = ", ".join(presets_for(fine_tuning=False))
-        msg = f"The preset fine-tune goes on from a model: give one to start from (init), or use {names}."
+        msg = f"The preset fine-tune starts from a model: give one to start from (init), or use {names}."
         raise ConfigError(msg)
     full = merge({"preset": preset, **PRESETS[preset]}, explicit)
     return mark_chosen(RunConfig.parse(full, what), RunConfig.parse(explicit, what))

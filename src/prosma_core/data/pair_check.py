@@ -175,7 +175,7 @@ def many_values(count: int) -> str:
     """What to do about labels that number objects."""
     return (
         f"The labels hold {count} values, more than {MAX_CLASSES}: they number objects, not classes, or are an image. "
-        "Give --one-class (labels: {one_class: true}) to take all objects as one class."
+        "To take all objects as one class, merge labels into one class (--one-class)."
     )
 
 
@@ -215,8 +215,8 @@ def without_transform(spec: ImageSpec) -> bool:
 def _format_overlap(a: ImageSpec, b: ImageSpec) -> str:
     if a.spatial_shape == b.spatial_shape and without_transform(b):
         return (
-            "The second has no geometry of its own, and the shape of the first: give --labels-on-image where its "
-            "voxels are those of the first."
+            "The second has no geometry of its own, and the shape of the first: where its voxels are those of the "
+            "first, take them voxel by voxel (--labels-on-image)."
         )
     share = overlap(a, b)
     if share is None:
@@ -225,7 +225,7 @@ def _format_overlap(a: ImageSpec, b: ImageSpec) -> str:
         return "They lie in different places and belong to different scans. Choose the labels of this scan."
     words = f"{100 * share:.0f} % of the second lies within the first: resample it onto the first's grid"
     if a.spatial_shape == b.spatial_shape:
-        return f"{words}, or give --labels-on-image where its voxels are those of the first."
+        return f"{words}, or, where its voxels are those of the first, take them voxel by voxel (--labels-on-image)."
     return f"{words}."
 
 

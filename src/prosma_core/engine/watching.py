@@ -105,7 +105,7 @@ class Watcher:
             reason = str(error) if isinstance(error, ProsmaError) else f"{type(error).__name__}: {error}"
             _LOG.warning("The preview failed", exc_info=True)
             self._refused = ref
-            yield StageStarted(f"There is no preview, and training goes on. {reason}")
+            yield StageStarted(f"There is no preview, and training continues. {reason}")
         return ref
 
     def _segment(

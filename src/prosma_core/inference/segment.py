@@ -147,7 +147,7 @@ class Segmenter:
         except (DeviceError, RuntimeError, MemoryError) as error:
             if work.device.type == "cpu" or not (isinstance(error, DeviceError) or memory_ended(error)):
                 raise
-        yield StageStarted(f"Memory of {work.device.type} does not suffice: going on with the CPU, which takes longer.")
+        yield StageStarted(f"Memory of {work.device.type} does not suffice: continuing on the CPU, which takes longer.")
         work.device, work.said = torch.device("cpu"), False
         self.model.to(work.device)
         torch.cuda.empty_cache()

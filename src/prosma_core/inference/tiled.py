@@ -107,7 +107,7 @@ class TiledPredictor:
                 if self.batch_size == 1 or not memory_ended(error):
                     raise
                 self.batch_size = max(1, self.batch_size // 2)
-                yield StageStarted(f"Memory ran out: going on with {_tiles(self.batch_size)} at a time.")
+                yield StageStarted(f"Memory ran out: continuing with {_tiles(self.batch_size)} at a time.")
                 continue
             logits = [values.to(sums_on) for values in logits]
             if count == 1:

@@ -41,7 +41,7 @@ from prosma_core.io.raster import gray_values, nearest_pixels, side_by_side, wri
 RAMP = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 """Colors of 0 to 1, evenly spread: from dark blue to yellow."""
 COLORS = {TURNED_ON: (60, 180, 75), TURNED_OFF: (230, 25, 75), OTHER_CLASS: (255, 225, 25)}
-"""Green where a class was turned on, red where it was turned off, yellow where it is another."""
+"""Green where a class was added, red where it was lost, yellow where it is another."""
 
 
 class SlicePicture:

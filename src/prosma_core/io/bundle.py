@@ -141,8 +141,8 @@ def _metadata(path: Path) -> dict[str, Any]:
     """What stands at the begin of a safetensors file beside the tensors."""
     if not path.is_file():
         msg = (
-            f"There is no model file {path}. `prosma models list` shows "
-            "the shipped ones; otherwise give a .safetensors file."
+            f"There is no model file {path}. Give a .safetensors file, or the name of a shipped model "
+            "(prosma models list)."
         )
         raise ModelFileError(msg)
     size = path.stat().st_size
@@ -168,7 +168,7 @@ def _metadata(path: Path) -> dict[str, Any]:
 
 
 def _damaged(path: Path) -> str:
-    return f"{path} is damaged, or a safetensors file without a ProSMA header. Use one that `prosma train` wrote."
+    return f"{path} is damaged, or a safetensors file without a ProSMA header. Use one that a training of ProSMA wrote."
 
 
 def _text_sha256(text: str) -> str:
@@ -179,7 +179,7 @@ def _not_a_model(path: Path, start: bytes, size: int) -> str:
     if start[:2] == b"PK" or (start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")):
         return (
             f"{path} is a pickle or torch.save file, which can run code when opened "
-            "and is never read. Use a .safetensors model of `prosma train`."
+            "and is never read. Use a .safetensors model that a training of ProSMA wrote."
         )
     if size == 0:
         return f"{path} is empty. Copy or train the model again."

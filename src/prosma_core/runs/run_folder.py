@@ -217,14 +217,16 @@ class RunFolder:
             There is no run to resume, or its splits cannot be read.
         """
         if not self.states() or not self.splits.is_file():
-            msg = f"There is no training to resume: {self.root} holds no state. Start without --resume."
+            msg = (
+                f"There is no training to resume: {self.root} holds no state. Start a new training (without --resume)."
+            )
             raise TrainingError(msg)
         try:
             values = load_json(self.splits.read_bytes())
             names = {key: [str(name) for name in values[key]] for key in ("train", "val")}
             return {**values, **names}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            msg = f"{self.splits} cannot be read ({error}). Start again without --resume."
+            msg = f"{self.splits} cannot be read ({error}). Start a new training (without --resume)."
             raise TrainingError(msg) from error
 
     def write_before_after(
@@ -252,7 +254,7 @@ class RunFolder:
             values = load_json(self.before_after.read_bytes())["before"]
             return {str(name): float(dice) for name, dice in values.items()} or None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            msg = f"{self.before_after} cannot be read ({error!r}). Remove it to go on without a comparison."
+            msg = f"{self.before_after} cannot be read ({error!r}). Remove it to continue without a comparison."
             raise TrainingError(msg) from error
 
     def epochs_done(self) -> int:
@@ -306,7 +308,7 @@ def _progress(state: Path) -> dict[str, Any]:
         {name: float(values[name]) for name in ("epoch", "elapsed", "best_dice", "best_epoch")}
         return values
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-        msg = f"The training state {state} is damaged ({error}). Start again without --resume."
+        msg = f"The training state {state} is damaged ({error}). Start a new training (without --resume)."
         raise TrainingError(msg) from error
 
 
@@ -336,7 +338,7 @@ def check_new_run(model: Path, folder: RunFolder, *, overwrite: bool) -> None:
     check_model_name(model)
     existing = next((p for p in (model, folder.state, folder.previous_state) if p.exists()), None)
     if existing and not overwrite:
-        msg = f"{existing} exists already: use --resume to go on, --overwrite to start again, or another --out."
+        msg = f"{existing} exists already: use --resume to continue, --overwrite to start again, or another --out."
         raise OutputError(msg)
 
 

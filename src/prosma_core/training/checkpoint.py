@@ -120,8 +120,8 @@ def load_state(
         folder.restore_state(path)
         return progress, f"{problems[0]} The state before it is used."
     if problems:
-        raise TrainingError(f"{problems[0]} Start again without --resume.")
-    msg = f"There is no training to resume: {folder.state} does not exist. Start without --resume."
+        raise TrainingError(f"{problems[0]} Start a new training (without --resume).")
+    msg = f"There is no training to resume: {folder.state} does not exist. Start a new training (without --resume)."
     raise TrainingError(msg)
 
 

@@ -134,12 +134,12 @@ def check_background(classes: tuple[ClassInfo, ...], config: LabelsConfig, *, pa
     if len(classes) == 2:
         msg = (
             f"Only {names} is painted, unlabelled voxels are ignored, and {given}. Paint some background with a value "
-            "of its own and give it as --background N (labels: {background: N}); or give "
-            "--annotated-slices where each annotated slice is painted completely."
+            "of its own and give it (--background N), or, where each annotated slice is painted completely, ignore the "
+            "other slices (--annotated-slices)."
         )
         raise DatasetError(msg)
     return (
         f"Unlabelled voxels are ignored and {given}: the model will give every voxel one of the painted classes "
         f"({names}). "
-        "Where one of them is the background, give its value as --background N."
+        "Where one of them is the background, give its value (--background N)."
     )

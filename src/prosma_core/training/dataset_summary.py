@@ -433,5 +433,5 @@ def _format_slices(name: str, labels: Annotation, run: RunConfig) -> str:
         return ""
     return (
         f"{name}: {len(slices)} slices between {labels.axis_name} {slices[0]} and {slices[-1]} hold labels; the others "
-        "count as background. If they are not annotated, stop and give --annotated-slices."
+        "count as background. If they are not annotated, stop and let them be ignored (--annotated-slices)."
     )

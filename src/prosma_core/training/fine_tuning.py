@@ -148,7 +148,7 @@ def _stored(setup: Setup) -> tuple[ModelHeader, Weights] | None:
     if not folder.start.is_file():
         msg = (
             f"{folder.start} is missing: the model that this fine-tuning started from, a part of its result. Start "
-            "again without --resume."
+            "a new training (without --resume)."
         )
         raise TrainingError(msg)
     return load_bundle(folder.start)

@@ -33,7 +33,7 @@ PATIENCE = 600.0
 """Seconds for which a training whose budget is used waits for new labels."""
 _LOOK = 0.3
 """Seconds between two looks for them."""
-PAUSED = "Waiting for new labels: paint to go on, or stop."
+PAUSED = "Waiting for new labels: paint to continue, or stop."
 
 
 @dataclass
@@ -224,7 +224,7 @@ def take_labels(trainer: Learner, live: LiveInput, epoch: int) -> Generator[Even
             soft = yield from trainer.with_probabilities(parts.get("train", []))
             copy_atomic(new, label)
         except ProsmaError as error:
-            yield StageStarted(f"The new labels of {name} are not learned, training goes on with the last. {error}")
+            yield StageStarted(f"The new labels of {name} are not learned, training continues with the last. {error}")
             continue
         finally:
             discard([new])

@@ -120,7 +120,8 @@ def prepare_run(
     if 2 * facts.numbered > len(facts.prints) and not names:
         yield StageStarted(
             f"Label values seem to number objects in {facts.numbered} of {len(facts.prints)} cases, and are taken for "
-            "classes: --one-class --separate (labels: {one_class: true, separate: true}) learns one class of them."
+            "classes. To learn one class of them, merge labels into one class and keep touching objects apart "
+            "(--one-class --separate)."
         )
     split = replace(split, derived=_derived(folder, split, states), corrected=_corrected(folder, split, states))
     if start:

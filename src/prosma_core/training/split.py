@@ -34,7 +34,7 @@ Part = Literal["train", "val"]
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Slices of one case: those validated on, and their neighbours, used for nothing because they look alike."""
+    """Slices of one case: those validated on, and their neighbors, used for nothing because they look alike."""
 
     slices: tuple[int, ...]
     left_out: tuple[int, ...] = ()
@@ -130,7 +130,7 @@ class Split:
             corrected = tuple(values.get("corrected", ()))
             return cls(tuple(values["train"]), tuple(values["val"]), kind, held, derived, corrected)
         except (KeyError, TypeError, AttributeError) as error:
-            msg = f"The run folder's splits.json cannot be read ({error!r}). Start again without --resume."
+            msg = f"The run folder's splits.json cannot be read ({error!r}). Start a new training (without --resume)."
             raise TrainingError(msg) from error
 
     def words(self) -> str:

@@ -373,7 +373,9 @@ class Trainer:
         if epoch == 1:
             return words
         kept = self.folder.progress()["epoch"]
-        return f"{words} Epoch {kept} is kept in {self.folder.root}; prosma train --resume continues from it."
+        return (
+            f"{words} Epoch {kept} is kept in {self.folder.root}: resume to continue from it (prosma train --resume)."
+        )
 
     def validation_subset(self) -> Sequence[TrainingCase]:
         """Cases that are validated after an epoch."""

@@ -443,7 +443,7 @@ def test_fine_tuning_says_which_weights_are_loaded(
     assert "weights loaded" in err
 
 
-def test_models_list_shows_name_classes_and_licence(
+def test_models_list_shows_name_classes_and_license(
     prosma: Prosma, make_model: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("prosma_core.io.bundle.PRETRAINED", tmp_path)
@@ -452,7 +452,7 @@ def test_models_list_shows_name_classes_and_licence(
     make_model(tmp_path / "liver-ct.safetensors", 3, ("CT",), (0, 4))
     code, out, _ = prosma("models", "list")
     assert code == 0
-    for cell in ("liver-ct", "3D", "CT", "class 4", "licence", "not validated"):
+    for cell in ("liver-ct", "3D", "CT", "class 4", "license", "not validated"):
         assert cell in out
 
 

@@ -52,6 +52,8 @@ def test_a_picture_gives_zarr_maps_numbers_and_pictures(
     assert f"{level['flipped']:.1%}" in said
     assert [v["name"] for v in summary["what_if"]] == ["level=0:tau*0", "level=0:closed"]
     assert [v["name"] for v in summary["which_level"]] == ["level 0 open"]
+    (ranked,) = (line.split() for line in said.splitlines() if line.startswith("level ranking"))
+    assert ranked[2:] == ["class", "before", "after", "added", "lost", "Dice", "Dice", "with", "reference"]
     kept = read_image(out / "level0_kept.zarr")
     assert (kept.spec.axes, kept.data.shape) == ("cyx", (4, 40, 48))
     assert 1 - kept.data.mean() == pytest.approx(level["removed"])
@@ -85,7 +87,7 @@ def test_what_becomes_of_the_scan_is_said_once(prosma: Prosma, tmp_path: Path, p
         (["--what-if", "level=0:tau*9"], "at most 4"),
         (["--what-if", "level=4:open"], "no level 4"),
         (["--region", "0:90,0:4"], "reaches outside"),
-        (["--truth", "absent.png"], "absent.png"),
+        (["--reference", "absent.png"], "absent.png"),
     ],
 )
 def test_what_cannot_work_is_refused_and_nothing_is_written(

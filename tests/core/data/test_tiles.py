@@ -188,7 +188,7 @@ def test_out_of_memory_halves_the_batch_says_so_and_loses_nothing() -> None:
     result, events = run(TiledPredictor(Hungry(2), (8, 8), CPU, overlap=0.5, batch_size=8), image)
     torch.testing.assert_close(result, image, rtol=1e-4, atol=1e-5)
     said = [e.message for e in events if isinstance(e, StageStarted)]
-    assert said == [f"Memory ran out: going on with {n} tiles at a time." for n in (4, 2)]
+    assert said == [f"Memory ran out: continuing with {n} tiles at a time." for n in (4, 2)]
 
 
 def test_out_of_memory_on_a_single_tile_is_raised() -> None:

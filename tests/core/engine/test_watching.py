@@ -140,7 +140,7 @@ def test_a_scan_that_does_not_fit_is_said_once_and_training_goes_on(
     heard.job.preview(hand_over(engine, scan))
     assert isinstance(heard.end(), Finished)
     assert [event for event in heard.of(StageStarted) if "no preview" in event.message] == [said]
-    assert said.message.startswith("There is no preview, and training goes on. ")
+    assert said.message.startswith("There is no preview, and training continues. ")
     assert [event.epoch for event in heard.of(EpochDone)] == list(range(1, 7))
     assert heard.of(PreviewDone)
 

@@ -498,8 +498,8 @@ def test_batches_are_halved_until_they_fit(error: Exception) -> None:
     assert model.batches[:3] == [8, 4, 2]
     assert set(model.batches[2:]) <= {1, 2}
     assert [e.message for e in events if isinstance(e, StageStarted)] == [
-        "Memory ran out: going on with 4 tiles at a time.",
-        "Memory ran out: going on with 2 tiles at a time.",
+        "Memory ran out: continuing with 4 tiles at a time.",
+        "Memory ran out: continuing with 2 tiles at a time.",
     ]
     torch.testing.assert_close(found, expected)
 
@@ -602,7 +602,7 @@ def test_the_cpu_takes_over_when_the_gpus_memory_does_not_suffice(make_header: M
     expected = labels_of(segmenter(make_header(2)), scan)
     by = on_gpu(make_header(2))
     result, events = run(by, scan)
-    assert "Memory of cuda does not suffice: going on with the CPU" in words(events)
+    assert "Memory of cuda does not suffice: continuing on the CPU" in words(events)
     assert "free on cpu" in words(events)
     assert by.model.place == "cpu"
     assert np.array_equal(result.labels.data, expected)
@@ -612,7 +612,7 @@ def test_the_cpu_takes_over_when_the_gpus_memory_does_not_suffice(make_header: M
 @pytest.mark.usefixtures("small_gpu")
 def test_one_scan_too_large_for_the_gpu_does_not_keep_the_others_from_it(make_header: MakeHeader, noise: Noise) -> None:
     by = on_gpu(make_header(2))
-    assert "going on with the CPU" in words(run(by, noise((20, 21), "yx"))[1])
+    assert "continuing on the CPU" in words(run(by, noise((20, 21), "yx"))[1])
     said = words(run(by, noise((20, 20), "yx"))[1])
     assert "free on cuda" in said
     assert "CPU" not in said
@@ -623,4 +623,4 @@ def test_one_scan_too_large_for_the_gpu_does_not_keep_the_others_from_it(make_he
 @pytest.mark.usefixtures("small_gpu")
 def test_the_other_frames_of_a_scan_too_large_stay_on_the_cpu(make_header: MakeHeader, noise: Noise) -> None:
     said = words(run(on_gpu(make_header(2)), noise((3, 20, 21), "tyx"))[1])
-    assert said.count("going on with the CPU") == 1
+    assert said.count("continuing on the CPU") == 1

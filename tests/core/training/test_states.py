@@ -190,7 +190,9 @@ def test_a_state_that_does_not_read_back_is_not_taken(cut: Path, monkeypatch: py
 def test_where_no_state_is_whole_the_run_is_refused(data: Path, cut: Path) -> None:
     for state in RunFolder.beside(cut).states():
         truncated(state)
-    with pytest.raises(TrainingError, match=r"state\.safetensors is damaged.*Start again without --resume"):
+    with pytest.raises(
+        TrainingError, match=r"state\.safetensors is damaged.*Start a new training \(without --resume\)"
+    ):
         drain(train(settings(data, cut), resume=True))
 
 

@@ -262,7 +262,7 @@ def test_saved_labels_of_a_series_are_copied_and_a_resumed_run_says_what_changed
     draw(series.scans[0].saved, 2)
     draw(tmp_path / "own.tif", 3)
     assert left_out(pairs(), folder) == (
-        "This run goes on with its own copies of 2 pairs. Not in it: a.tif (changed since). Train anew to use all. "
+        "This run continues with its own copies of 2 pairs. Not in it: a.tif (changed since). Train anew to use all. "
         "Label files changed since are learned in their present state: own."
     )
     assert [int(read_labels(label).data.max()) for _, label in files] == [1, 1, 3]

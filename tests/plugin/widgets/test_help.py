@@ -1,4 +1,4 @@
-"""Help of the widgets: their pages, offline; About with version, citation and licences."""
+"""Help of the widgets: their pages, offline; About with version, citation and licenses."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_anchors_are_those_of_the_docs() -> None:
     assert anchor("The walk: open a scan, draw or segment") == "the-walk-open-a-scan-draw-or-segment"
 
 
-def test_about_names_version_paper_and_the_licence_of_every_model() -> None:
+def test_about_names_version_paper_and_the_license_of_every_model() -> None:
     text = about()
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert f"napari-prosma {prosma_core.__version__}" in text
