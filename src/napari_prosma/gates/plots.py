@@ -9,17 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QBuffer, QByteArray, QEvent, QIODevice, QPointF, Qt, Signal
-from qtpy.QtGui import QColor, QMouseEvent, QPainter, QPalette, QPixmap, QShowEvent
+from qtpy.QtGui import QColor, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPalette, QPixmap, QShowEvent
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_prosma.gates.maps import KEPT, REMOVED
-from napari_prosma.widgets.fields import clear, mixed, note_label, say
+from napari_prosma.widgets.fields import clear, mixed, moved, note_label, say
 from prosma_core.config.inspection import HISTOGRAM_EDGES, LevelSummary
 from prosma_core.config.model import ONE_SIDED, GateForm
 from prosma_core.printable import plain
 
 GATE = "#30a46c"
 """Color of the channel gate."""
+BARS = "Click a bar, or press arrow keys, to show its channel."
 NO_PLOTS = "An attention gate has no threshold and removes nothing: there is no distribution to draw."
 
 
@@ -85,16 +86,18 @@ class GatePlots(QWidget):
         if self._made is None:
             self._made = (
                 BarPlot(
+                    "Distribution of distances to the threshold",
                     "Share of the voxels at each distance |z| / τ, on average over the channels (bars) and of the "
-                    "chosen channel (line). Left of the dashed line they are removed. The last bar holds all beyond."
+                    "chosen channel (line). Left of the dashed line they are removed. The last bar holds all beyond.",
                 ),
-                BarPlot("Share of its voxels that each channel removes. Click a bar to show its channel."),
-                BarPlot("Weight the decoder gives each channel. Click a bar to show its channel."),
+                BarPlot("Removed share of each channel", f"Share of its voxels that each channel removes. {BARS}"),
+                BarPlot("Channel gate of each channel", f"Weight the decoder gives each channel. {BARS}"),
             )
             for plot, name in zip(self._made, ("distribution", "removed", "channel_gate"), strict=True):
                 plot.setObjectName(f"plot_{name}")
                 self._layout.addWidget(plot)
             for plot in self._made[1:]:
+                plot.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
                 plot.bar_clicked.connect(lambda bar: self.channel_clicked.emit(int(self._order[bar])))
         return self._made
 
@@ -150,17 +153,19 @@ class Bars:
 
 
 class BarPlot(QWidget):
-    """Bars under a heading. The wheel scrolls what it stands in; a click tells which bar.
+    """Bars under a heading. The wheel scrolls what it stands in; a click tells which bar, as do arrow keys.
 
     Parameters
     ----------
+    name : str
+        What a screen reader calls it.
     tooltip : str
         What is drawn, in full.
     """
 
     bar_clicked = Signal(int)
 
-    def __init__(self, tooltip: str) -> None:
+    def __init__(self, name: str, tooltip: str) -> None:
         import pyqtgraph
 
         super().__init__()
@@ -173,9 +178,11 @@ class BarPlot(QWidget):
         self._item = self._area.getPlotItem()
         self._item.hideButtons()
         self._item.getAxis("left").setWidth(34)
+        self._area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.setAccessibleName(name)
         self.setToolTip(plain(tooltip))
         layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setContentsMargins(1, 1, 1, 1)
         layout.setSpacing(2)
         layout.addWidget(self._heading)
         layout.addWidget(self._area)
@@ -184,6 +191,7 @@ class BarPlot(QWidget):
         """Show these bars and no others."""
         say(self._heading, heading)
         self._heading.setToolTip("")
+        self.setAccessibleDescription(heading)
         self._bars = bars
         self._stale = True
         if self.isVisible():
@@ -228,6 +236,24 @@ class BarPlot(QWidget):
         found = self.bar_at(place.x())
         if found is not None and view.sceneBoundingRect().contains(self._area.mapToScene(inside)):
             self.bar_clicked.emit(found)
+
+    def keyPressEvent(self, event: QKeyEvent | None) -> None:
+        """Tell which bar is beside the marked one, or the first or last."""
+        bars = self._bars
+        found = None if bars is None else moved(event, bars.marked, len(bars.heights))
+        if found is None:
+            super().keyPressEvent(event)
+        else:
+            self.bar_clicked.emit(found)
+
+    def paintEvent(self, event: QPaintEvent | None) -> None:
+        """Draw a frame where keys lead here."""
+        super().paintEvent(event)
+        if self.hasFocus():
+            painter = QPainter(self)
+            painter.setPen(self.palette().color(QPalette.ColorRole.Highlight))
+            painter.drawRect(self.rect().adjusted(0, 0, -1, -1))
+            painter.end()
 
     def _draw(self) -> None:
         self._stale = False

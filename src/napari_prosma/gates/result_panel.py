@@ -111,6 +111,8 @@ class VoxelPanel(QWidget):
         say(self._said, title)
         say(self._others, others)
         self._model.show(rows)
+        for column in (0, self._model.columnCount() - 1):  # with the longest headings
+            self._table.horizontalHeader().setSectionResizeMode(column, QHeaderView.ResizeMode.ResizeToContents)
         self._table.setVisible(True)
 
 

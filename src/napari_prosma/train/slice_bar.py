@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from qtpy.QtCore import QEvent, QPoint, QRectF, Qt, Signal
-from qtpy.QtGui import QColor, QMouseEvent, QPainter, QPaintEvent
+from qtpy.QtGui import QColor, QKeyEvent, QMouseEvent, QPainter, QPaintEvent
 from qtpy.QtWidgets import QSizePolicy, QToolTip, QVBoxLayout, QWidget
 
 from napari_prosma.shortcuts import with_key
-from napari_prosma.widgets.fields import button, note_label, say
+from napari_prosma.widgets.fields import button, call_it, moved, note_label, say
 from prosma_core.data.slices import SliceStates
 from prosma_core.printable import plain
 
@@ -16,6 +16,9 @@ COLORS = {"checked": "#4c9be8", "edited": "#f0a030", "partly edited": "#f0a030",
 HEIGHTS = {"checked": 1.0, "edited": 0.6, "partly edited": 0.35, "untouched": 0.2}
 """Share of the bar's height that a cell takes, so that states are told apart without colors."""
 BAR_HEIGHT = 22
+BAR_TOOLTIP = (
+    "A cell for each slice: blue checked, orange edited, gray untouched. Click one, or press arrow keys, to go to it."
+)
 MARK = "Mark slice as checked"
 UNMARK = "Unmark slice"
 NEXT = "Next suggested slice"
@@ -27,7 +30,7 @@ TOOLTIP = (
 
 
 class SliceBar(QWidget):
-    """A thin strip with a cell for each slice; a click goes to it."""
+    """A thin strip with a cell for each slice; a click goes to it, and arrow keys to those beside the one in view."""
 
     clicked = Signal(int)
 
@@ -37,6 +40,8 @@ class SliceBar(QWidget):
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setMouseTracking(True)
         self.setCursor(Qt.CursorShape.PointingHandCursor)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        call_it(self, "Slices", BAR_TOOLTIP)
         self._states: SliceStates | None = None
         self._shown: int | None = None
 
@@ -48,6 +53,7 @@ class SliceBar(QWidget):
     def show_slice(self, index: int | None) -> None:
         """Point at the slice in view."""
         self._shown = index
+        self.setAccessibleDescription(self._text(index))
         self.update()
 
     def slice_at(self, x: float) -> int | None:
@@ -58,8 +64,10 @@ class SliceBar(QWidget):
 
     def text_at(self, x: float) -> str:
         """Name and state of the slice at a place of the bar."""
-        index = self.slice_at(x)
-        if index is None or self._states is None:
+        return self._text(self.slice_at(x))
+
+    def _text(self, index: int | None) -> str:
+        if index is None or self._states is None or index >= self._states.count:
             return ""
         name = self._states.name(index)
         return f"{name[0].upper()}{name[1:]}: {self._states.state(index)}"
@@ -82,12 +90,24 @@ class SliceBar(QWidget):
         if self._shown is not None:
             painter.setPen(self.palette().text().color())
             painter.drawRect(QRectF(self._shown * width - 1, 0.5, max(3.0, width), self.height() - 1.5))
+        if self.hasFocus():
+            painter.setPen(self.palette().highlight().color())
+            painter.drawRect(QRectF(0.5, 0.5, self.width() - 1, self.height() - 1))
         painter.end()
 
     def mousePressEvent(self, event: QMouseEvent | None) -> None:
         """Go to the slice under the mouse."""
         index = self.slice_at(event.position().x())
         if index is not None:
+            self.clicked.emit(index)
+
+    def keyPressEvent(self, event: QKeyEvent | None) -> None:
+        """Go to a slice beside the one in view, or to the first or last."""
+        count = self._states.count if self._states is not None else 0
+        index = moved(event, self._shown, count)
+        if index is None:
+            super().keyPressEvent(event)
+        else:
             self.clicked.emit(index)
 
     def event(self, event: QEvent | None) -> bool:

@@ -13,6 +13,7 @@ from qtpy.QtGui import (
     QGuiApplication,
     QHelpEvent,
     QIcon,
+    QKeyEvent,
     QPaintEvent,
     QResizeEvent,
 )
@@ -235,6 +236,26 @@ def call_it(widget: QWidget, name: str, tooltip: str = "") -> None:
             part.setAccessibleName(name)
         if not part.toolTip():
             part.setToolTip(plain(tooltip or widget.toolTip()))
+
+
+STEPS = {
+    Qt.Key.Key_Left: -1,
+    Qt.Key.Key_Right: 1,
+    Qt.Key.Key_PageUp: -10,
+    Qt.Key.Key_PageDown: 10,
+    Qt.Key.Key_Home: -(1 << 30),
+    Qt.Key.Key_End: 1 << 30,
+}
+"""How far keys lead in a row of things."""
+
+
+def moved(event: QKeyEvent | None, shown: int | None, count: int) -> int | None:
+    """Where a key leads in a row of things of which one is shown, or none; None for other keys, and where it stays."""
+    step = STEPS.get(Qt.Key(event.key())) if event is not None else None
+    if step is None or count < 1:
+        return None
+    index = 0 if shown is None else min(max(shown + step, 0), count - 1)
+    return None if index == shown else index
 
 
 def button(text: str, tooltip: str, on_click: Any) -> QPushButton:

@@ -51,7 +51,8 @@ def test_keys_lead_from_level_to_level_and_controls_have_names(shown: Widget, qt
     assert shown.controller.shown_result.level == second
     qtbot.waitUntil(lambda: f"level {second} removed" in shown.maps)
     named = {"threshold_1": "Threshold of level 1", "state_1": "Gate of level 1", "level_1": "Level 1"}
-    named["voxel_table"] = "Channels at the voxel"
+    named |= {"voxel_table": "Channels at the voxel", "plot_distribution": "Distribution of distances to the threshold"}
+    named |= {"plot_removed": "Removed share of each channel", "plot_channel_gate": "Channel gate of each channel"}
     assert {part: shown.part(part).accessibleName() for part in named} == named
 
 
@@ -68,6 +69,20 @@ def test_a_click_on_a_bar_moves_the_slider_to_its_channel(shown: Widget, qtbot: 
     assert f"Channel {wanted}: {100 * removed[wanted]:.0f} %" in headings[0]
 
 
+def test_arrow_keys_lead_from_bar_to_bar(shown: Widget, qtbot: QtBot) -> None:
+    plot = shown.part("plot_removed", BarPlot)
+    assert plot.focusPolicy() & Qt.FocusPolicy.TabFocus
+    order = np.argsort(-np.array(shown.controller.shown_result.found.level(0).channel_removed), kind="stable")
+    shown.controller.shown_result.show_channel(int(order[3]))
+    qtbot.keyClick(plot, Qt.Key.Key_Right)
+    assert shown.controller.shown_result.channel == order[4]
+    qtbot.keyClick(plot, Qt.Key.Key_End)
+    qtbot.keyClick(plot, Qt.Key.Key_Right)
+    assert shown.controller.shown_result.channel == order[-1]
+    assert f"Channel {order[-1]}" in plot.accessibleDescription()
+    qtbot.waitUntil(lambda: not shown.controller.shown_result.adding)
+
+
 def test_the_distribution_holds_all_voxels_and_is_told_apart_at_the_threshold(shown: Widget) -> None:
     summary = shown.controller.shown_result.found.level(0)
     assert np.allclose(np.sum(summary.histogram, axis=1), 1)
@@ -77,7 +92,7 @@ def test_the_distribution_holds_all_voxels_and_is_told_apart_at_the_threshold(sh
 
 
 def test_bars_follow_the_theme(qtbot: QtBot) -> None:
-    plot = BarPlot("bars")
+    plot = BarPlot("bars", "bars")
     qtbot.addWidget(plot)
     plot.show_bars("heading", Bars(np.array([1.0, 2.0]), ("#101010", "#e8590c"), marked=1))
     for back, text in (("#262930", "#f0f1f2"), ("#efebe9", "#3b3a39")):
@@ -130,8 +145,11 @@ def test_a_voxel_is_a_table_of_channels_and_a_row_moves_the_slider(shown: Widget
     assert model.rowCount() == 16
     texts = [model.index(0, column).data() for column in range(6)]
     assert not any("…" in text for text in texts)
-    widths = [table.columnWidth(i) for i in range(6)]
-    needed = [table.fontMetrics().horizontalAdvance(text) for text in texts]
+    widths = [table.columnWidth(i) for i in range(7)]
+    head = table.horizontalHeader().fontMetrics().horizontalAdvance
+    needed = [
+        max(head(text), table.fontMetrics().horizontalAdvance(t)) for text, t in zip(heads, [*texts, ""], strict=True)
+    ]
     assert all(width >= need for width, need in zip(widths, needed, strict=True))
     place = table.visualRect(model.index(4, 0)).center()
     qtbot.mouseClick(table.viewport(), Qt.MouseButton.LeftButton, pos=place)

@@ -45,6 +45,10 @@ def test_slices_are_marked_by_key_and_button_and_the_bar_follows(
     qtbot.mouseClick(bar, Qt.MouseButton.LeftButton, pos=QPoint(int(bar.width() * 7.5 / 12), 5))
     assert widget.viewer.dims.current_step[0] == 7
     press(widget.viewer, "K")
+    for key, number in ((Qt.Key.Key_Left, 6), (Qt.Key.Key_Home, 0), (Qt.Key.Key_PageDown, 10), (Qt.Key.Key_End, 11)):
+        qtbot.keyClick(bar, key)
+        assert widget.viewer.dims.current_step[0] == number
+    assert (bar.accessibleName(), bar.accessibleDescription()) == ("Slices", "Slice 11 (z): untouched")
     assert bar.text_at(bar.width() * 7.5 / 12) == "Slice 7 (z): checked"
     assert bar.text_at(bar.width() * 2.5 / 12) == "Slice 2 (z): untouched"
     assert bar.text_at(bar.width() + 1) == ""

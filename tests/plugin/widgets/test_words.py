@@ -18,6 +18,7 @@ from qtpy.QtWidgets import (
     QLineEdit,
     QSlider,
     QTabBar,
+    QTableView,
     QTableWidget,
     QWidget,
 )
@@ -26,6 +27,7 @@ import napari_prosma
 import prosma_core
 from napari_prosma.gates.view import GatesView
 from napari_prosma.segment.view import SegmentView
+from napari_prosma.train.slice_bar import SliceBar
 from napari_prosma.train.view import TrainView
 from napari_prosma.widgets.fields import say
 from prosma_core.config.base import Config
@@ -120,7 +122,7 @@ def test_what_the_rule_reads() -> None:
 
 
 VIEWS = {"segment": SegmentView, "train": TrainView, "gates": GatesView}
-CONTROLS = (QAbstractButton, QAbstractSpinBox, QComboBox, QLineEdit, QSlider, QTableWidget)
+CONTROLS = (QAbstractButton, QAbstractSpinBox, QComboBox, QLineEdit, QSlider, QTableView, SliceBar)
 
 
 @pytest.fixture(params=VIEWS, scope="module")
