@@ -70,6 +70,10 @@ class DatasetError(ProsmaError):
     """A training folder that lacks images, labels, pairs or a usable split."""
 
 
+class NothingDoneError(DatasetError):
+    """Every scan of several failed."""
+
+
 class ModelFileError(ProsmaError):
     """A model file that is truncated, altered, of a newer schema, or not a model file at all."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prosma_core.cli.options import (
+    PARTIAL_EXIT,
     AnnotatedSlices,
     Background,
     Data,
@@ -33,9 +34,6 @@ from prosma_core.cli.options import (
 from prosma_core.cli.progress import Lines
 from prosma_core.events import CaseDone, Event, StageStarted, TileDone, Working, drain
 from prosma_core.printable import counted, visible
-
-PARTIAL_EXIT = 3
-"""Exit code where some cases were measured and others could not be."""
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -71,7 +69,8 @@ def evaluate(
 
     Labels that number objects, with --one-class: also how many were found (F1, IoU above 0.5).
 
-    Exit code 0: all cases were measured; 3: some could not be, and are named; 2: none.
+    Exit code 0: all cases were measured; 2: the command cannot be used as given; 3: some could not be measured, and
+    are named; 4: none could; 130 or 143: stopped by Ctrl+C or SIGTERM.
     """
     from prosma_core.config.inference import InferenceConfig
     from prosma_core.config.training import LabelsConfig

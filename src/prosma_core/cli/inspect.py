@@ -10,17 +10,26 @@ import typer
 
 from prosma_core.cli.options import (
     Device,
+    ListFile,
+    Match,
     Model,
     Overlap,
+    PartOf,
+    Recursive,
+    Root,
+    SkipExisting,
     Spacing,
     Unit,
     computing_on,
+    describe_part,
+    end_of,
     log_to_stderr,
     parse_levels,
     parse_maps,
     parse_region,
     parse_what_if,
     say,
+    scan_choice,
     voxel_size,
 )
 from prosma_core.cli.progress import Lines
@@ -31,9 +40,12 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A scan.")],
     model: Model,
-    out: Annotated[Path, typer.Option("--out", help="Folder for maps, pictures and summary.json.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", help="Folder for maps, pictures and summary.json; of several scans, one in it each."),
+    ],
+    inputs: Annotated[list[Path] | None, typer.Argument(metavar="INPUT...", help="Scans, or folders of scans.")] = None,
     levels: Annotated[
         str | None, typer.Option("--levels", help="Levels to inspect, 0 the finest: 0,1; all unless given.")
     ] = None,
@@ -71,13 +83,23 @@ def inspect(
     ] = None,
     spacing: Spacing = None,
     unit: Unit = None,
+    listed: ListFile = None,
+    recursive: Recursive = False,
+    match: Match = "",
+    root: Root = None,
+    part: PartOf = None,
+    skip_existing: SkipExisting = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files in the folder.")] = False,
 ) -> None:
-    """Inspect the gates: what each skip connection removed from a scan, and what changes when it is changed."""
+    """Inspect the gates: what each skip connection removed from a scan, and what changes when it is changed.
+
+    Exit code 0: all scans are done; 2: the command cannot be used as given; 3: some scans failed; 4: all failed;
+    130 or 143: stopped by Ctrl+C or SIGTERM.
+    """
     from prosma_core.config.inspection import InspectConfig
     from prosma_core.inference.segment import Segmenter
-    from prosma_core.inspection.files import Asked, inspect_file
-    from prosma_core.io.bundle import find_model
+    from prosma_core.inspection.files import Asked, Report, check_asked, inspect_plan, plan_inspections
+    from prosma_core.io.bundle import find_model, read_header
 
     log_to_stderr()
     settings = {
@@ -92,16 +114,26 @@ def inspect(
     variants = tuple(parse_what_if(text) for text in what_if or ())
     size = voxel_size(spacing, unit)
     path = find_model(model)
-    choice = computing_on(device)
-    asked = Asked(config, variants, which_level, reference, axes, size, overwrite, (path,))
-    report = drain(inspect_file(Segmenter.load(path, choice.device), image, out, asked), _Progress().show)
-    if report.words:
-        say(report.words)
-    for line in (*_levels(report.inspection), *_variants("what if", report.what_if)):
-        say(line)
-    for line in _variants("level ranking", report.which_level):
-        say(line)
-    say(f"Written to {out}.", err=True)
+    protected = (path, *([listed] if listed else []))
+    asked = Asked(config, variants, which_level, reference, axes, size, overwrite, protected)
+    header = read_header(path)
+    check_asked(header, asked)
+    choice = scan_choice(inputs, listed, recursive, match, root, part)
+    plan = plan_inspections(choice, out, header, asked, skip_existing=skip_existing)
+    say(*describe_part(plan, choice.part), err=True)
+    several = plan.total > 1
+
+    def show(name: str, report: Report) -> None:
+        said = (*([report.words] if report.words else []), *_levels(report.inspection))
+        changed = (*_variants("what if", report.what_if), *_variants("level ranking", report.which_level))
+        say(*([f"{name}:"] if several else []), *said, *changed)
+
+    if plan.left:
+        segmenter = Segmenter.load(path, computing_on(device).device)
+        drain(inspect_plan(plan, segmenter, asked, show), _Progress().show)
+    if plan.done:
+        say(f"Written to {out}.", err=True)
+    end_of(plan, "inspected")
 
 
 class _Progress:

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from prosma_core import __version__
 from prosma_core.cli.evaluate import evaluate
 from prosma_core.cli.inspect import inspect
-from prosma_core.cli.options import ERROR_EXIT, PairsCommand, VisibleGroup, cell, say, say_error
+from prosma_core.cli.options import (
+    ERROR_EXIT,
+    NOTHING_EXIT,
+    SIGNAL_EXIT,
+    PairsCommand,
+    Stopped,
+    VisibleGroup,
+    cell,
+    say,
+    say_error,
+)
 from prosma_core.cli.segment import segment
 from prosma_core.cli.train import train
-from prosma_core.errors import ProsmaError
+from prosma_core.errors import NothingDoneError, ProsmaError
 from prosma_core.io.hardware import COMPUTING
 from prosma_core.printable import visible
 
@@ -213,23 +228,75 @@ def _common(
     """Segmentation of 2D and 3D scans with ProSMA-UNets."""
 
 
+STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")
+"""Signals that end a command as soon as what it writes is whole or gone."""
+SAME_SIGNAL_S = 1.0
+"""Signals within so many seconds are one: of a job scheduler to a process and to its group."""
+
+
 def main() -> None:
     """Run the command line; our own errors become one message and exit code 2."""
     for name, value in COMPUTING.items():
         os.environ.setdefault(name, value)
     try:
-        app(prog_name="prosma")
+        with _stoppable():
+            app(prog_name="prosma")
     except ProsmaError as error:
         say_error(str(error))
-        sys.exit(ERROR_EXIT)
+        sys.exit(NOTHING_EXIT if isinstance(error, NothingDoneError) else ERROR_EXIT)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         say_error(visible(f"{place}{error.strerror or error}. Check the name, the permissions and the disk."))
         sys.exit(ERROR_EXIT)
-    except KeyboardInterrupt:
-        say("Stopped.", err=True)
-        sys.exit(130)
+    except Stopped as stop:
+        name = signal.Signals(stop.number).name
+        say("Stopped." if name == "SIGINT" else f"Stopped by {name}.", err=True)
+        sys.exit(SIGNAL_EXIT + stop.number)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Signals raise `Stopped` in the main thread, unless they are ignored (nohup) or handled by others."""
+    before: dict[int, Any] = {}
+    told: list[float] = []
+
+    def stop(number: int, _: object) -> None:
+        told.append(time.monotonic())
+        if len(told) == 1 or told[-1] - told[-2] > SAME_SIGNAL_S:  # cleaning up is not interrupted at once
+            raise Stopped(number)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (getattr(signal, name) for name in STOPPING if hasattr(signal, name)):
+            handler = signal.getsignal(number)
+            if handler in (signal.SIG_DFL, signal.default_int_handler):
+                before[number] = handler
+                signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def program() -> None:
+    """Run the command line as a process; one that was stopped ends by the signal, so that a shell's loop ends, too."""
+    stopped: list[int] = []
+    atexit.register(_end_by, stopped)  # first in, last out
+    try:
+        main()
+    except SystemExit as end:
+        if isinstance(end.code, int) and end.code > SIGNAL_EXIT:
+            stopped.append(end.code - SIGNAL_EXIT)
+        raise
+
+
+def _end_by(stopped: list[int]) -> None:
+    if stopped and os.name == "posix":
+        sys.stdout.flush()
+        sys.stderr.flush()
+        signal.signal(stopped[0], signal.SIG_DFL)
+        os.kill(os.getpid(), stopped[0])
 
 
 if __name__ == "__main__":
-    main()
+    program()

@@ -9,26 +9,35 @@ import typer
 
 from prosma_core.cli.options import (
     Device,
+    ListFile,
+    Match,
     Model,
     Overlap,
+    PartOf,
+    Recursive,
+    Root,
+    SkipExisting,
     Spacing,
+    Stopped,
     Unit,
     computing_on,
+    describe_part,
+    end_of,
     log_to_stderr,
     parse_region,
-    say_error,
+    say,
+    scan_choice,
     voxel_size,
 )
 from prosma_core.cli.progress import Lines
-from prosma_core.errors import BELOW
 from prosma_core.events import CaseDone, CaseFailed, Event, StageStarted, TileDone, Working, drain
-from prosma_core.printable import TimeLeft, format_duration, visible
+from prosma_core.printable import TimeLeft, format_duration
 
 
 def segment(
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Scans, or folders of scans.")],
     model: Model,
     out: Annotated[Path, typer.Option("--out", help="Folder for the results; with one input also a file name.")],
+    inputs: Annotated[list[Path] | None, typer.Argument(metavar="INPUT...", help="Scans, or folders of scans.")] = None,
     device: Device = "auto",
     overlap: Overlap = None,
     mirror: Annotated[
@@ -63,14 +72,27 @@ def segment(
     ] = None,
     spacing: Spacing = None,
     unit: Unit = None,
+    listed: ListFile = None,
+    recursive: Recursive = False,
+    match: Match = "",
+    root: Root = None,
+    part: PartOf = None,
+    skip_existing: SkipExisting = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")] = False,
+    table: Annotated[
+        Path | None,
+        typer.Option("--table", metavar="FILE", help="A .csv that gets a row for each scan and class; others stay."),
+    ] = None,
 ) -> None:
-    """Segment scans; each label map is written on its scan's grid."""
-    from prosma_core.cli.options import ERROR_EXIT
+    """Segment scans; each label map is written on its scan's grid.
+
+    Exit code 0: all scans are done; 2: the command cannot be used as given; 3: some scans failed; 4: all failed;
+    130 or 143: stopped by Ctrl+C or SIGTERM.
+    """
     from prosma_core.config.inference import InferenceConfig
-    from prosma_core.inference.files import segment_files
-    from prosma_core.inference.segment import Segmenter
-    from prosma_core.io.bundle import find_model
+    from prosma_core.inference.files import FileOptions, describe_finished, fill_table, plan_files, segment_plan
+    from prosma_core.io.bundle import find_model, read_header
+    from prosma_core.io.result_table import ResultTable
 
     log_to_stderr()
     config = InferenceConfig.parse(
@@ -89,34 +111,43 @@ def segment(
         },
         "The command line",
     )
-    size = voxel_size(spacing, unit)
+    choice = scan_choice(inputs, listed, recursive, match, root, part)
     path = find_model(model)
-    choice = computing_on(device)
-    segmenter = Segmenter.load(path, choice.device)
-    progress = _Progress()
-    with progress.bar:
-        run = segment_files(
-            inputs, out, segmenter, config, axes=axes, voxel_size=size, overwrite=overwrite, protected=[path]
-        )
-        failures = drain(run, progress.show)
-    if failures:
-        total = progress.finished + len(failures)
-        reasons = [f"{visible(failure.name)}: {failure.error}" for failure in failures]
-        if total > 1:
-            reasons = [f"{len(failures)} of {total} scans could not be segmented:", *reasons]
-        say_error(BELOW.join(reasons))
-        raise typer.Exit(ERROR_EXIT)
+    protected = (path, *([listed] if listed else []))
+    options = FileOptions(axes, voxel_size(spacing, unit), overwrite, skip_existing, protected)
+    header = read_header(path)
+    plan = plan_files(choice, out, header, config, options)
+    rows = ResultTable(table, [*protected, *(f for t in plan.left for f in t.scan.files)]) if table else None
+    say(*describe_part(plan, choice.part), *describe_finished(plan, header, config), err=True)
+    progress = _Progress(len(plan.left))
+    try:
+        if plan.left:
+            from prosma_core.inference.segment import Segmenter  # late: brings torch
+
+            segmenter = Segmenter.load(path, computing_on(device).device)
+            with progress.bar:
+                drain(segment_plan(plan, segmenter, config, options, rows), progress.show)
+        if rows is not None:
+            drain(fill_table(plan, header, rows), progress.show)
+    except Stopped:
+        if len(plan.left) > 1:
+            again = "" if skip_existing else " with --skip-existing"
+            say(
+                f"{plan.done} of {len(plan.left)} scans segmented. Run the command again{again} for the rest.", err=True
+            )
+        raise
+    end_of(plan, "segmented", rows.problem if rows is not None else "")
 
 
 class _Progress:
     """A bar over the tiles of the present scan, and one line per finished scan."""
 
-    def __init__(self) -> None:
+    def __init__(self, scans: int) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self.lines, self.left = Lines(), TimeLeft()
         self.console = self.lines.console
-        self.finished = self.failed = 0
+        self.scans, self.finished, self.failed = scans, 0, 0
         self.bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -135,7 +166,7 @@ class _Progress:
             self.bar.update(self.task, description=f"Segmenting{failed}", completed=event.done, total=event.total)
             left = self.left.text(event.done, event.total)
             done = f"{event.done} of {event.total} tiles" + (f", {left}" if left else "")
-            self.lines.now(f"Segmenting scan {self.finished + self.failed + 1}: {done}")
+            self.lines.now(f"Segmenting scan {self.finished + self.failed + 1} of {self.scans}: {done}")
         elif isinstance(event, Working):
             self.lines.now(event.message)
         elif isinstance(event, StageStarted):

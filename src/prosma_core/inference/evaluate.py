@@ -20,7 +20,15 @@ from prosma_core.config.training import LabelsConfig
 from prosma_core.data.geometry import Scan, with_voxel_size
 from prosma_core.data.labels import Annotation, class_indices, gray_problem, read_annotation
 from prosma_core.data.pair_check import GRAY_HELP
-from prosma_core.errors import ConfigError, DatasetError, DeviceError, GeometryError, LabelError, ProsmaError
+from prosma_core.errors import (
+    ConfigError,
+    DatasetError,
+    DeviceError,
+    GeometryError,
+    LabelError,
+    NothingDoneError,
+    ProsmaError,
+)
 from prosma_core.events import CaseDone, Event, StageStarted, Working, relay
 from prosma_core.inference.postprocess import ObjectCounts, count_objects
 from prosma_core.inference.results import Segmentation
@@ -296,7 +304,7 @@ def evaluate_cases(
     if failed and not cases:
         name, reason = next(iter(failed.items()))
         msg = f"None of {cases_text} of {folder.root.name} could be measured, for example {name}: {reason}"
-        raise DatasetError(msg)
+        raise NothingDoneError(msg)
     return {
         "model": header.name,
         "sha256": header.sha256,

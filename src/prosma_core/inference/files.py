@@ -4,83 +4,123 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from prosma_core.config.inference import InferenceConfig
-from prosma_core.config.model import VoxelSize, provenance
+from prosma_core.config.model import ModelHeader, VoxelSize, provenance
 from prosma_core.data.fit import warn_unfit
 from prosma_core.data.geometry import Scan, size_text, with_voxel_size
-from prosma_core.data.intensities import COLOR
-from prosma_core.errors import DatasetError, OutputError, ProsmaError
-from prosma_core.events import CaseDone, CaseFailed, Event, StageStarted
-from prosma_core.inference.device import name_memory_errors
-from prosma_core.inference.results import Segmentation
-from prosma_core.inference.segment import Segmenter
+from prosma_core.errors import OutputError, ProsmaError
+from prosma_core.events import CaseFailed, Event, StageStarted, Working
+from prosma_core.inference.scan_runs import ScanPlan, ScanTask, is_finished, run_scans, tasks_of
 from prosma_core.io.atomic import check_length
 from prosma_core.io.bundle import missed_text
-from prosma_core.io.dataset_folder import channel_name, first_of_sets, image_files, read_channels
-from prosma_core.io.images import is_image_path, read_image, result_name, stem, write_image, write_labels
+from prosma_core.io.dataset_folder import read_channels
+from prosma_core.io.images import read_image, read_labels, stem, write_image, write_labels
 from prosma_core.io.names import image_suffix
-from prosma_core.io.notes import known_of
-from prosma_core.io.output_plan import OutputPlan, check_replace
+from prosma_core.io.notes import known_of, made_by_model, read_notes
+from prosma_core.io.output_plan import check_replace
+from prosma_core.io.result_table import ResultTable, Row, class_rows
+from prosma_core.io.scan_files import ScanChoice, ScanFiles, collect_scans, of_part, separate, target_name
+from prosma_core.printable import counted
+
+if TYPE_CHECKING:
+    from prosma_core.inference.results import Segmentation
+    from prosma_core.inference.segment import Segmenter
 
 
 @dataclass(frozen=True)
-class ScanFiles:
-    """One scan: its name and its files, one per channel or one with all."""
+class FileOptions:
+    """How scan files are read and results written.
 
-    name: str
-    files: tuple[Path, ...]
+    Attributes
+    ----------
+    axes : str or None
+        How the files' axes are read.
+    voxel_size : VoxelSize or None
+        Of scans that state none; the results state it.
+    overwrite : bool
+        Replace existing results; otherwise a scan whose result exists is reported as failed.
+    skip_existing : bool
+        Leave out scans all of whose results exist, before they are read.
+    protected : tuple of Path
+        Files that are read besides the scans, such as the model.
+    """
+
+    axes: str | None = None
+    voxel_size: VoxelSize | None = None
+    overwrite: bool = False
+    skip_existing: bool = False
+    protected: tuple[Path, ...] = ()
 
 
-def collect_scans(inputs: Sequence[Path], channels: tuple[str, ...]) -> list[ScanFiles]:
-    """Scans among files and folders; ``NAME_0000, NAME_0001, …`` are one scan where a file is there for each channel.
-
-    Files are never taken for the colors of a picture: those of a model of colors stay apart.
+def plan_files(
+    choice: ScanChoice, out: Path, header: ModelHeader, config: InferenceConfig, options: FileOptions
+) -> ScanPlan:
+    """What is to be segmented; where finished scans are left out, none of these is read.
 
     Parameters
     ----------
-    inputs : sequence of Path
-    channels : tuple of str
-        Names of the model's channels.
+    choice : ScanChoice
+    out : Path
+        Folder, or with one scan also a file name of a known format.
+    header : ModelHeader
+    config : InferenceConfig
+    options : FileOptions
 
     Raises
     ------
-    DatasetError
-        A folder holds no scan.
+    DatasetError, OutputError
+        Nothing to segment, or `out` is a file name for several scans.
     """
-    files: list[Path] = []
-    for path in inputs:
-        if path.is_dir() and not is_image_path(path):
-            found = image_files(path)
-            if not found:
-                msg = (
-                    f"{path} holds no scan of a known format. Give files, "
-                    "or a folder with .nii.gz, .tif, .png, .zarr, … in it."
-                )
-                raise DatasetError(msg)
-            files += found
-        else:
-            files.append(path)
-    files = first_of_sets(files)
-    if len(channels) == 1 or tuple(name.lower() for name in channels) == COLOR:
-        return [ScanFiles(stem(p), (p,)) for p in files]
-    groups: dict[tuple[Path, str], list[Path]] = {}
-    for path in files:
-        groups.setdefault((path.parent, channel_name(path)), []).append(path)
-    jobs: list[ScanFiles] = []
-    for (_, name), group in groups.items():
-        numbered = sorted(group, key=stem)
-        if [stem(p) for p in numbered] == [f"{name}_{n:04d}" for n in range(len(channels))]:
-            jobs.append(ScanFiles(name, tuple(numbered)))
-        else:
-            jobs += [ScanFiles(stem(p), (p,)) for p in group]
-    return jobs
+    check_length(out)
+    single = names_file(out)
+    scans = collect_scans(choice, header.preprocess.channels, None if single else out)
+    if single and len(scans) > 1:
+        msg = f"--out {out} is a file name, but there are {len(scans)} scans. Give a folder."
+        raise OutputError(msg)
+
+    def target(scan: ScanFiles) -> Path:
+        return out if single else out / target_name(scan)
+
+    def finished(scan: ScanFiles) -> bool:
+        return options.skip_existing and is_finished(_wanted(target(scan), config))
+
+    found: list[tuple[ScanFiles, bool]] = []
+    for scan, mine in zip(scans, of_part(scans, choice.part), strict=True):
+        apart = [scan]
+        if mine and len(scan.files) > 1 and not finished(scan):
+            each = separate(scan)
+            apart = each if all(map(finished, each)) or _several_each(scan.files[0], len(scan.files)) else apart
+        found += [(one, mine) for one in apart]
+    tasks = tasks_of(
+        [scan for scan, _ in found],
+        [target(scan) for scan, _ in found],
+        lambda path: _wanted(path, config),
+        options.protected,
+    )
+    ours = [task for task, (_, mine) in zip(tasks, found, strict=True) if mine]
+    ready = [options.skip_existing and task.refused is None and is_finished(task.wanted) for task in ours]
+    return ScanPlan(
+        left=[task for task, there in zip(ours, ready, strict=True) if not there],
+        finished=[task for task, there in zip(ours, ready, strict=True) if there],
+        total=len(tasks),
+        skip=options.skip_existing,
+        folder=out.parent if single else out,
+    )
+
+
+def _several_each(file: Path, files: int) -> bool:
+    """Whether a file of what may be one scan holds several channels by itself: scans whose names are numbers."""
+    with contextlib.suppress(ProsmaError, MemoryError):  # said when its turn comes
+        spec = read_image(file).spec
+        return spec.num_channels > 1 or spec.num_frames == files
+    return False
 
 
 def segment_files(
@@ -88,137 +128,115 @@ def segment_files(
     out: Path,
     segmenter: Segmenter,
     config: InferenceConfig,
-    *,
-    axes: str | None = None,
-    voxel_size: VoxelSize | None = None,
-    overwrite: bool = False,
-    protected: Sequence[Path] = (),
+    options: FileOptions | None = None,
 ) -> Generator[Event, None, list[CaseFailed]]:
-    """Segment files one by one; a bad one is reported and the others go on.
+    """Segment files and folders one by one, as `plan_files` and `segment_plan` do; returns the failures."""
+    options = options or FileOptions()
+    plan = plan_files(ScanChoice(tuple(inputs)), out, segmenter.header, config, options)
+    yield from segment_plan(plan, segmenter, config, options)
+    return plan.failed
+
+
+def segment_plan(
+    plan: ScanPlan,
+    segmenter: Segmenter,
+    config: InferenceConfig,
+    options: FileOptions,
+    table: ResultTable | None = None,
+) -> Generator[Event, None, None]:
+    """Segment what is left of a plan; a bad scan is reported, and the others go on.
 
     Parameters
     ----------
-    inputs : sequence of Path
-        Files and folders.
-    out : Path
-        Folder, or with one scan also a file name of a known format.
+    plan : ScanPlan
+        As of `plan_files`, with the same settings; what becomes of each scan is kept in it.
     segmenter : Segmenter
     config : InferenceConfig
-    axes : str, optional
-        How the files' axes are read.
-    voxel_size : VoxelSize, optional
-        Of scans that state none; the results state it.
-    overwrite : bool
-        Replace existing results; otherwise a scan whose result exists is reported as failed.
-    protected : sequence of Path
-        Files that are read besides the scans, such as the model.
-
-    Returns
-    -------
-    list of CaseFailed
-
-    Raises
-    ------
-    DatasetError, OutputError
-        Nothing to segment, or `out` is a file name for several scans.
+    options : FileOptions
+    table : ResultTable, optional
     """
-    jobs = _apart(collect_scans(inputs, segmenter.header.preprocess.channels))
-    check_length(out)
-    single = names_file(out)
-    if single and len(jobs) > 1:
-        msg = f"--out {out} is a file name, but there are {len(jobs)} scans. Give a folder."
-        raise OutputError(msg)
-    folder = out.parent if single else out
-    targets = [out if single else folder / _target_name(job) for job in jobs]
-    names = _names(jobs)
-    refused = _refused(jobs, names, targets, config, protected)
-    if len(refused) < len(jobs):
-        _make_folder(folder)
-    failures: list[CaseFailed] = []
-    for number, (job, name, target) in enumerate(zip(jobs, names, targets, strict=True)):
-        began = time.monotonic()
+    yield from run_scans(plan, _Work(segmenter, config, options), table)
+
+
+def describe_finished(plan: ScanPlan, header: ModelHeader, config: InferenceConfig) -> list[str]:
+    """Sentences on the scans that are left out: how many, and whose results may not be what is asked for."""
+    if not plan.finished:
+        return []
+    said = [f"{counted(len(plan.finished), 'scan')} of {plan.total} finished already."]
+    asked = (header.sha256, config.model_dump_json(exclude_defaults=True))
+    foreign, other = [], []
+    for task in plan.finished:
+        notes = read_notes(task.target)
+        if not notes:
+            foreign.append(task.name)
+        elif (notes.get("model_sha256"), notes.get("settings")) != asked:
+            other.append(task.name)
+    for names, what in ((other, "made with another model or other settings"), (foreign, "without a note of a model")):
+        if names:
+            each = counted(len(names), "result there is", "results there are")
+            said.append(f"{each} {what}, such as that of {names[0]}. --overwrite alone replaces them.")
+    return said
+
+
+def fill_table(plan: ScanPlan, header: ModelHeader, table: ResultTable) -> Generator[Event, None, None]:
+    """Rows of finished scans that the table lacks, counted in their label maps; one that cannot be read has failed."""
+    for task in [task for task in plan.finished if not table.has(task.target)]:
+        yield Working(f"Reading the result of {task.name}")
+        source = task.scan.files[0]
         try:
-            if number in refused:
-                raise refused[number]
-            with name_memory_errors():
-                scan = _read(job, axes)
-                if voxel_size is not None and scan.spec.unit != "pixel":
-                    yield StageStarted(f"{name} states a voxel size of its own, which is used.")
-                spec = with_voxel_size(scan.spec, voxel_size)
-                given = "" if spec is scan.spec else size_text(spec)
-                scan = Scan(scan.data, spec)
-                _check_target(target, scan, config, overwrite=overwrite)
-                yield StageStarted(f"{name}: {scan.spec.axes} {'x'.join(map(str, scan.spec.shape))}")
-                if unknown := warn_unfit(scan, segmenter.header, name, **known_of(job.files[0])):
-                    yield StageStarted(unknown)
-                result = yield from segmenter.segment(scan, config)
-                notes = provenance(segmenter.header, config, ", ".join(p.name for p in job.files), given)
-                _write(target, result, notes, overwrite=overwrite)
-                counts = _count(result, segmenter)
-                if nothing := missed_text(segmenter.header, counts, part=config.region is not None):
-                    yield StageStarted(f"{name}: {nothing}")
-                yield CaseDone(name, str(target), time.monotonic() - began, counts)
+            labels = read_labels(task.target)
         except ProsmaError as error:
-            failures.append(CaseFailed(name, str(error)))
-            yield failures[-1]
-    return failures
+            plan.finished.remove(task)
+            plan.failed.append(CaseFailed(task.name, f"its result cannot be read. {error}"))
+            table.put(task.target, [Row(str(source), "failed", error=str(error))])
+            yield plan.failed[-1]
+            continue
+        notes = read_notes(task.target)
+        same = notes.get("model_sha256") == header.sha256
+        names = {c.value: c.name for c in header.classes[1:]} if same else {}
+        values, sizes = np.unique(labels.data, return_counts=True)
+        found = dict(zip(values.tolist(), sizes.tolist(), strict=True))
+        counts = {names.get(value, str(value)): found.get(value, 0) for value in names or found if value}
+        table.put(task.target, class_rows(source, counts, labels.spec, made_by_model(notes)))
+    table.flush()
 
 
-def _apart(jobs: Sequence[ScanFiles]) -> list[ScanFiles]:
-    """The jobs, those apart again whose first file holds several channels by itself: scans whose names are numbers."""
-    found: list[ScanFiles] = []
-    for job in jobs:
-        several = False
-        if len(job.files) > 1:
-            with contextlib.suppress(ProsmaError, MemoryError):  # said when its turn comes
-                spec = read_image(job.files[0]).spec
-                several = spec.num_channels > 1 or spec.num_frames == len(job.files)
-        found += [ScanFiles(stem(file), (file,)) for file in job.files] if several else [job]
-    return found
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """Segments one scan."""
+
+    segmenter: Segmenter
+    config: InferenceConfig
+    options: FileOptions
+
+    def __call__(self, task: ScanTask) -> Generator[Event, None, tuple[dict[str, int], list[Row]]]:
+        from prosma_core.inference.device import name_memory_errors  # late: needs torch
+
+        began = time.monotonic()
+        header, config, options = self.segmenter.header, self.config, self.options
+        replaceable = _replaceable(task, options)
+        with name_memory_errors():
+            scan = _read(task.scan, options.axes)
+            if options.voxel_size is not None and scan.spec.unit != "pixel":
+                yield StageStarted(f"{task.name} states a voxel size of its own, which is used.")
+            spec = with_voxel_size(scan.spec, options.voxel_size)
+            given = "" if spec is scan.spec else size_text(spec)
+            scan = Scan(scan.data, spec)
+            _check_format(task.target, scan)
+            yield StageStarted(f"{task.name}: {scan.spec.axes} {'x'.join(map(str, scan.spec.shape))}")
+            if unknown := warn_unfit(scan, header, task.name, **known_of(task.scan.files[0])):
+                yield StageStarted(unknown)
+            result = yield from self.segmenter.segment(scan, config)
+            notes = provenance(header, config, ", ".join(p.name for p in task.scan.files), given)
+            _write(task.target, result, notes, replaceable)
+            counts = _count(result, self.segmenter)
+            if nothing := missed_text(header, counts, part=config.region is not None):
+                yield StageStarted(f"{task.name}: {nothing}")
+        return counts, class_rows(task.scan.files[0], counts, spec, header.name, time.monotonic() - began)
 
 
-def _names(jobs: Sequence[ScanFiles]) -> list[str]:
-    """What each scan is called in messages: its name, or so much of its path that no other scan is called the same."""
-    ways: tuple[Callable[[ScanFiles], str], ...] = (
-        lambda job: job.name,
-        lambda job: job.files[0].name,
-        lambda job: "/".join(job.files[0].parts[-2:]),
-        lambda job: str(job.files[0]),
-    )
-    called = [[way(job) for job in jobs] for way in ways]
-    often = [Counter(each) for each in called]
-    return [
-        next((each[i] for each, times in zip(called, often, strict=True) if times[each[i]] == 1), called[-1][i])
-        for i in range(len(jobs))
-    ]
-
-
-def _refused(
-    jobs: Sequence[ScanFiles],
-    names: Sequence[str],
-    targets: Sequence[Path],
-    config: InferenceConfig,
-    protected: Sequence[Path],
-) -> dict[int, OutputError]:
-    """Jobs whose results would replace what any of them reads, or the result of another; before any is written."""
-    plan = OutputPlan([*(file for job in jobs for file in job.files), *protected])
-    refused: dict[int, OutputError] = {}
-    for number, (name, target) in enumerate(zip(names, targets, strict=True)):
-        try:
-            for path in _wanted(target, config):
-                plan.add(path, name)
-        except OutputError as error:
-            refused[number] = error
-    return refused
-
-
-def _read(job: ScanFiles, axes: str | None) -> Scan:
-    return read_image(job.files[0], axes=axes) if len(job.files) == 1 else read_channels(job.files)
-
-
-def _target_name(job: ScanFiles) -> str:
-    name = result_name(job.files[0])
-    return name if len(job.files) == 1 else job.name + name.removeprefix(stem(job.files[0]))
+def _read(scan: ScanFiles, axes: str | None) -> Scan:
+    return read_image(scan.files[0], axes=axes) if len(scan.files) == 1 else read_channels(scan.files)
 
 
 def names_file(out: Path) -> bool:
@@ -227,18 +245,25 @@ def names_file(out: Path) -> bool:
     return bool(suffix) and (suffix.endswith(".zarr") or not out.is_dir())
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        msg = f"The folder {folder} for results cannot be made ({error.strerror}). Choose another --out."
-        raise OutputError(msg) from error
+def _replaceable(task: ScanTask, options: FileOptions) -> set[Path]:
+    """Files of a result that may be replaced; raises `OutputError` where one that is there may not."""
+    found = set()
+    for path in task.wanted:
+        if options.overwrite or (options.skip_existing and _is_left(path, task.target)):
+            found.add(path)
+        check_replace(path, overwrite=path in found)
+    return found
 
 
-def _check_target(target: Path, scan: Scan, config: InferenceConfig, *, overwrite: bool) -> None:
+def _is_left(path: Path, target: Path) -> bool:
+    """Whether a file is what an interrupted run left: empty, or an extra result whose label map did not follow."""
+    if not path.is_file():
+        return False
+    return not path.stat().st_size or (path != target and not is_finished([target]) and bool(read_notes(path)))
+
+
+def _check_format(target: Path, scan: Scan) -> None:
     """Refuse what could only fail after the work is done."""
-    for path in _wanted(target, config):
-        check_replace(path, overwrite=overwrite)
     suffix = image_suffix(target).lower()
     if suffix in {".jpg", ".jpeg"} or (suffix == ".png" and scan.spec.labels_spec().axes != "yx"):
         msg = (
@@ -261,16 +286,18 @@ def _extra_targets(target: Path) -> dict[str, Path]:
     }
 
 
-def _write(target: Path, result: Segmentation, notes: dict[str, str], *, overwrite: bool) -> None:
+def _write(target: Path, result: Segmentation, notes: dict[str, str], replaceable: set[Path]) -> None:
     """Extra results first: where the label map exists, everything does."""
     extras = _extra_targets(target)
     for kind, scan in (("probabilities", result.probabilities), ("entropy", result.entropy)):
         if scan is not None:
-            write_image(extras[kind], scan.data, scan.spec, overwrite=overwrite, provenance=notes)
+            path = extras[kind]
+            write_image(path, scan.data, scan.spec, overwrite=path in replaceable, provenance=notes)
     if result.objects is not None:
-        objects = result.objects
-        write_labels(extras["objects"], objects.data, objects.spec, overwrite=overwrite, provenance=notes)
-    write_labels(target, result.labels.data, result.labels.spec, overwrite=overwrite, provenance=notes)
+        objects, path = result.objects, extras["objects"]
+        write_labels(path, objects.data, objects.spec, overwrite=path in replaceable, provenance=notes)
+    labels = result.labels
+    write_labels(target, labels.data, labels.spec, overwrite=target in replaceable, provenance=notes)
 
 
 def _count(result: Segmentation, segmenter: Segmenter) -> dict[str, int]:

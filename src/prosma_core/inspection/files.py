@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -25,18 +25,23 @@ from prosma_core.config.inspection import (
     check_levels,
     opened_one_at_a_time,
 )
-from prosma_core.config.model import VoxelSize, provenance
+from prosma_core.config.model import ModelHeader, VoxelSize, provenance
 from prosma_core.data.geometry import Box, ImageSpec, Scan, check_region, map_spec, size_text, with_voxel_size
-from prosma_core.errors import OutputError
+from prosma_core.errors import ConfigError, OutputError
 from prosma_core.events import Event, StageStarted, Working, relay
+from prosma_core.inference.device import name_memory_errors
+from prosma_core.inference.scan_runs import ScanPlan, ScanTask, is_finished, run_scans, tasks_of
 from prosma_core.inference.segment import Segmenter
 from prosma_core.inspection.inspect import Inspected, inspect_scan
 from prosma_core.inspection.maps import WHOLE
 from prosma_core.inspection.whatif import OTHER_CLASS, TURNED_OFF, TURNED_ON, what_if
-from prosma_core.io.atomic import check_length, make_folder, scratch_folder, sweep, write_bytes_atomic
+from prosma_core.io.atomic import PREFIX, check_length, make_folder, scratch_folder, sweep, write_bytes_atomic
+from prosma_core.io.dataset_folder import read_channels
 from prosma_core.io.images import read_image, read_labels, write_image, write_labels
 from prosma_core.io.output_plan import OutputPlan, check_replace
 from prosma_core.io.raster import gray_values, nearest_pixels, side_by_side, write_picture
+from prosma_core.io.result_table import Row
+from prosma_core.io.scan_files import ScanChoice, collect_scans, of_part
 
 RAMP = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 """Colors of 0 to 1, evenly spread: from dark blue to yellow."""
@@ -158,13 +163,77 @@ class Report:
     which_level: list[VariantResult] = field(default_factory=list)
 
 
-def inspect_file(segmenter: Segmenter, image: Path, out: Path, asked: Asked) -> Generator[Event, None, Report]:
+def check_asked(header: ModelHeader, asked: Asked) -> None:
+    """Raise `ConfigError` where a model has no such level or gate."""
+    check_levels(header.model, asked.config.levels)
+    for variant in asked.variants:
+        check_edits(header.model, variant.edits)
+
+
+def plan_inspections(
+    choice: ScanChoice, out: Path, header: ModelHeader, asked: Asked, *, skip_existing: bool
+) -> ScanPlan:
+    """What is to be inspected: one scan that was given by itself into `out`, others into a folder in it for each.
+
+    Raises
+    ------
+    DatasetError, OutputError
+        Nothing to inspect, or the folder cannot be used.
+    ConfigError
+        Labels of one scan were given for several.
+    """
+    check_length(out)
+    scans = collect_scans(choice, header.preprocess.channels, out)
+    alone = choice == ScanChoice(choice.inputs) and len(scans) == 1 and scans[0].files[0] in choice.inputs
+    if asked.truth is not None and len(scans) > 1:
+        msg = f"--truth {asked.truth} belongs to one scan, and there are {len(scans)}. Inspect them one at a time."
+        raise ConfigError(msg)
+    targets = [out if alone else out / scan.folder / scan.name for scan in scans]
+    protected = [*asked.protected, *([asked.truth] if asked.truth else [])]
+    tasks = tasks_of(scans, targets, lambda target: [target / "summary.json"], protected)
+    ours = [task for task, mine in zip(tasks, of_part(scans, choice.part), strict=True) if mine]
+    ready = [skip_existing and task.refused is None and is_finished(task.wanted) for task in ours]
+    return ScanPlan(
+        left=[task for task, there in zip(ours, ready, strict=True) if not there],
+        finished=[task for task, there in zip(ours, ready, strict=True) if there],
+        total=len(tasks),
+        skip=skip_existing,
+    )
+
+
+def inspect_plan(
+    plan: ScanPlan, segmenter: Segmenter, asked: Asked, show: Callable[[str, Report], None]
+) -> Generator[Event, None, None]:
+    """Inspect what is left of a plan; a scan that fails is reported, and the others go on.
+
+    Parameters
+    ----------
+    plan : ScanPlan
+    segmenter : Segmenter
+    asked : Asked
+    show : callable
+        Takes the name of each scan and what was found.
+    """
+
+    def work(task: ScanTask) -> Generator[Event, None, tuple[dict[str, int], list[Row]]]:
+        with name_memory_errors():
+            report = yield from inspect_file(segmenter, task.scan.files, task.target, asked)
+        show(task.name, report)
+        return {}, []
+
+    yield from run_scans(plan, work)
+
+
+def inspect_file(
+    segmenter: Segmenter, image: Path | tuple[Path, ...], out: Path, asked: Asked
+) -> Generator[Event, None, Report]:
     """Inspect the gates on a scan file, and write the results into a folder; ``summary.json`` comes last.
 
     Parameters
     ----------
     segmenter : Segmenter
-    image : Path
+    image : Path or tuple of Path
+        A file, or one for each channel.
     out : Path
         Folder; made where it is not there.
     asked : Asked
@@ -177,14 +246,12 @@ def inspect_file(segmenter: Segmenter, image: Path, out: Path, asked: Asked) -> 
     ProsmaError
         As in `read_image`, `inspect_scan` and `what_if`.
     """
-    model = segmenter.header.model
-    check_levels(model, asked.config.levels)
-    opened = opened_one_at_a_time(model) if asked.which_level else ()
-    for variant in asked.variants:
-        check_edits(model, variant.edits)
-    _check_folder(image, out, asked)
-    yield Working(f"Reading {image.name}")
-    scan = read_image(image, axes=asked.axes)
+    files = image if isinstance(image, tuple) else (image,)
+    check_asked(segmenter.header, asked)
+    opened = opened_one_at_a_time(segmenter.header.model) if asked.which_level else ()
+    _check_folder(files, out, asked)
+    yield Working(f"Reading {files[0].name}")
+    scan = read_image(files[0], axes=asked.axes) if len(files) == 1 else read_channels(files)
     spec = with_voxel_size(scan.spec, asked.voxel_size)
     given = "" if spec is scan.spec else size_text(spec)
     scan = Scan(scan.data, spec)
@@ -194,7 +261,7 @@ def inspect_file(segmenter: Segmenter, image: Path, out: Path, asked: Asked) -> 
     make_folder(out)
     said: set[str] = set()
     settings = InferenceConfig(overlap=config.overlap, region=config.region)
-    notes = provenance(segmenter.header, settings, image.name, given)
+    notes = provenance(segmenter.header, settings, ", ".join(file.name for file in files), given)
     with scratch_folder(out) as folder:
         found = yield from _once(inspect_scan(segmenter, scan, config, _Arrays(folder)), said)
         scan = Scan(scan.data, found.spec)
@@ -290,15 +357,15 @@ def _suffix(spec: ImageSpec, *, per_channel: bool) -> str:
     return ".nii" if per_channel else ".nii.gz"
 
 
-def _check_folder(image: Path, out: Path, asked: Asked) -> None:
+def _check_folder(files: tuple[Path, ...], out: Path, asked: Asked) -> None:
     check_length(out)
     if out.exists() and not out.is_dir():
         msg = f"{out} is a file; a folder is needed for the maps. Choose another --out."
         raise OutputError(msg)
-    plan = OutputPlan([image, *asked.protected, *([asked.truth] if asked.truth else [])])
+    plan = OutputPlan([*files, *asked.protected, *([asked.truth] if asked.truth else [])])
     plan.check(out / "summary.json")
     sweep(out)
-    there = sorted(out.iterdir()) if out.is_dir() else []
+    there = [path for path in sorted(out.iterdir()) if not path.name.startswith(PREFIX)] if out.is_dir() else []
     for path in there:
         if _NAMES.fullmatch(path.name):
             plan.check(path)

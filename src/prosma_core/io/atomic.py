@@ -37,6 +37,8 @@ LONGEST_PART = len(PREFIX) + 13 + _LONGEST_SUFFIX
 _REMOVALS = 4
 _UNKNOWN_AFTER = 7 * 86_400.0
 """Seconds after which a part is abandoned whose owner cannot be asked: it is of another machine, or has no lock."""
+_MISSED = 10
+"""Touches of a lock file that were left out, after which its process is taken to have ended."""
 _RECORD_BYTES = 8192
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 
@@ -71,14 +73,25 @@ class Part:
     @property
     def lock(self) -> Path:
         """The file that is locked; it is made first and removed last."""
-        return self._name("-lock")
+        return lock_of(self.target, self.token)
 
     def release(self) -> None:
         """Remove what is left; what cannot be removed now is left to `sweep`."""
-        try:
-            _settle([self.path, self.aside], self.aside, self.target, self.lock)
-        finally:
+        lock = self.lock if _at(self.lock, self.descriptor) else None
+        closed = os.name == "nt"  # an open file cannot be removed there
+        if closed:
             self._close()
+        try:
+            _settle([self.path, self.aside], self.aside, self.target, lock)
+        finally:
+            if not closed:
+                self._close()
+
+    def touch(self) -> None:
+        """Show that this process is alive, to those who can tell it from the time of the lock file alone."""
+        with contextlib.suppress(OSError):
+            if _at(self.lock, self.descriptor):
+                os.utime(self.lock)
 
     def keep(self) -> None:
         """Leave both names alone for good: `sweep` does not touch what has no lock file."""
@@ -94,25 +107,46 @@ class Part:
         return self.target.with_name(f"{PREFIX}p{self.token}{ending}")
 
 
-def take(target: Path) -> Part:
-    """Names for a write to `target`, locked; raises `OSError` where the folder cannot be written."""
+def take(target: Path, token: str = "", touched: float = 0.0) -> Part:
+    """Names for a write to `target`, locked.
+
+    Parameters
+    ----------
+    target : Path
+    token : str
+        12 hexadecimal digits that no other process may have at the same time; any unless given.
+    touched : float
+        Seconds between two calls of `Part.touch`; 0 where it is not called.
+
+    Raises
+    ------
+    FileExistsError
+        The token that was given is in use, or was when its process ended.
+    OSError
+        The folder cannot be written.
+    """
     while True:
-        token = secrets.token_hex(6)
-        lock = target.with_name(f"{PREFIX}p{token}-lock")
+        chosen = token or secrets.token_hex(6)
+        lock = lock_of(target, chosen)
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0)
-        part = Part(target, token, os.open(lock, flags, 0o666))
+        part = Part(target, chosen, os.open(lock, flags, 0o666))
         try:
             locked = _lock(part.descriptor)
             if locked is not None:
-                os.write(part.descriptor, json.dumps(_record(target, locked)).encode())
-                if os.path.samestat(os.fstat(part.descriptor), lock.stat()):
+                record = _record(target, locked) | ({"touched": touched} if touched else {})
+                os.write(part.descriptor, json.dumps(record).encode())
+                if _at(lock, part.descriptor):
                     return part
-        except FileNotFoundError:  # swept before it was locked: other names
-            pass
         except BaseException:
             part.release()
             raise
-        part.release()
+        part._close()  # swept before it was locked: again
+        time.sleep(0.001)
+
+
+def lock_of(target: Path, token: str) -> Path:
+    """The file that is locked for a write to `target`."""
+    return target.with_name(f"{PREFIX}p{token}-lock")
 
 
 @contextlib.contextmanager
@@ -144,7 +178,7 @@ def sweep(folder: Path) -> None:
     for token, group in names.items():
         lock = folder / f"{PREFIX}p{token}-lock"
         if lock.name in group:
-            _sweep_one(lock, [folder / name for name in group if name != lock.name])
+            sweep_one(lock, [folder / name for name in group if name != lock.name])
 
 
 def put_back(path: Path) -> None:
@@ -153,39 +187,47 @@ def put_back(path: Path) -> None:
         sweep(path.parent)
 
 
-def _sweep_one(lock: Path, others: list[Path]) -> None:
+def sweep_one(lock: Path, others: list[Path]) -> dict[str, Any]:
+    """Remove a lock file and what belongs to it where its process has ended; what it says where that is not known."""
     try:
         descriptor = os.open(lock, os.O_RDWR | getattr(os, "O_BINARY", 0))
     except OSError:  # gone, or of another user
-        return
+        return {}
+    record: dict[str, Any] = {}
     try:
         locked = _lock(descriptor)
-        if locked is None:
-            return
         record = _read_record(os.read(descriptor, _RECORD_BYTES))
-        if not _ended(record, locked=locked, age=_age(lock)):
-            return
+        if locked is None or not _ended(record, locked=locked, age=_age(lock)) or not _at(lock, descriptor):
+            return record
         target = str(record.get("target", ""))
         known = bool(target) and target == Path(target).name
         aside = lock.with_name(lock.name.removesuffix("lock") + "old")
-        if aside in others and not known:
-            return
-        _settle(others, aside, lock.with_name(target) if known else None, lock)
+        if aside not in others or known:
+            _settle(others, aside, lock.with_name(target) if known else None, lock)
     except OSError:
-        return
+        pass
     finally:
         os.close(descriptor)
+    return record
 
 
-def _settle(others: list[Path], aside: Path, target: Path | None, lock: Path) -> None:
-    """Put back what was moved aside where nothing took its place, remove the rest, then the lock file."""
+def _at(path: Path, descriptor: int) -> bool:
+    """Whether an open file is still the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except OSError:
+        return False
+
+
+def _settle(others: list[Path], aside: Path, target: Path | None, lock: Path | None) -> None:
+    """Put back what was moved aside where nothing took its place, remove the rest, then the lock file if it is ours."""
     if target is not None and os.path.lexists(aside) and not os.path.lexists(target):
         try:
             aside.rename(target)
         except OSError:
             return
     gone = [_remove(path) for path in others]
-    if all(gone):
+    if lock is not None and all(gone):
         with contextlib.suppress(OSError):
             lock.unlink(missing_ok=True)
 
@@ -237,12 +279,14 @@ def _read_record(content: bytes) -> dict[str, Any]:
 def _ended(record: dict[str, Any], *, locked: bool, age: float) -> bool:
     """Whether the process of a record has ended; `locked` is whether its lock file could be locked by us."""
     here = _machine()
+    touched = record.get("touched")
+    limit = _MISSED * touched if isinstance(touched, float) and touched > 0 else _UNKNOWN_AFTER
     if locked and (not record or record.get("locked")):
         same = not record or record.get("boot") == here["boot"] != "" or record.get("host") == here["host"]
-        return same or age > _UNKNOWN_AFTER
+        return same or age > limit
     if record and record.get("host") == here["host"] and record.get("pids") == here["pids"]:
         return record.get("start") != _start(record.get("pid"))
-    return age > _UNKNOWN_AFTER
+    return age > limit
 
 
 @cache

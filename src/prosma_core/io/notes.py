@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import re
+import struct
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -96,18 +98,30 @@ def read_notes(path: Path) -> dict[str, Any]:
 
 
 def _nifti(path: Path) -> dict[str, Any]:
-    import nibabel as nib
-
-    header: Any = nib.load(path).header
-    for extension in header.extensions:
-        if extension.get_code() != _COMMENT:
-            continue
-        try:
-            notes = load_json(bytes(extension.get_content()).rstrip(b"\0"))
-        except ValueError:
-            continue
-        if isinstance(notes, dict) and "program" in notes:
-            return notes
+    """From the extensions behind the header; much faster than nibabel, which matters where a folder is gone through."""
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    with gzip.open(path) if packed else path.open("rb") as stream:
+        head = stream.read(540)
+        order = "<" if head[:4] in (b"\x5c\x01\0\0", b"\x1c\x02\0\0") else ">"
+        if head[344:347] == b"n+1":
+            size, offset = 348, int(struct.unpack_from(f"{order}f", head, 108)[0])
+        elif head[4:7] == b"n+2":
+            size, offset = 540, struct.unpack_from(f"{order}q", head, 168)[0]
+        else:
+            return {}
+        content = (head + stream.read(max(0, min(offset, _MOST_BYTES) - len(head))))[size:offset]
+    at = 4
+    while content[:1] not in (b"", b"\0") and at + 8 <= len(content):
+        length, code = struct.unpack_from(f"{order}2i", content, at)
+        if code == _COMMENT:
+            try:
+                notes = load_json(content[at + 8 : at + length].rstrip(b"\0"))
+            except ValueError:
+                notes = None
+            if isinstance(notes, dict) and "program" in notes:
+                return notes
+        at += max(length, 8)
     return {}
 
 

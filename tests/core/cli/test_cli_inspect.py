@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def test_a_picture_gives_zarr_maps_numbers_and_pictures(
         assert shown.size == (2 * 384 + 4, 320)
     before = (out / "summary.json").read_bytes()
     code, _, err = prosma("inspect", picture, "--model", model, "--out", out)
-    assert code == 2
+    assert code == 4
     assert "--overwrite" in err
     assert (out / "summary.json").read_bytes() == before
     code, _, _ = prosma("inspect", picture, "--model", model, "--out", out, "--overwrite", "--levels", "0")
@@ -95,7 +96,7 @@ def test_what_cannot_work_is_refused_and_nothing_is_written(
 ) -> None:
     model, out = make_model(tmp_path / "m.safetensors"), tmp_path / "out"
     code, _, err = prosma("inspect", picture, "--model", model, "--out", out, *flags)
-    assert code == 2
+    assert code in (2, 4)
     assert words in err
     assert not (out.exists() and list(out.iterdir()))
 
@@ -142,7 +143,7 @@ def test_nothing_that_is_read_is_replaced(prosma: Prosma, tmp_path: Path, pictur
     before = scan.read_bytes()
     for overwrite in ((), ("--overwrite",)):
         code, _, err = prosma("inspect", scan, "--model", model, "--out", out, *overwrite)
-        assert code == 2
+        assert code == 4
         assert "would replace the input" in err
         assert "--overwrite" not in err
     assert scan.read_bytes() == before
@@ -150,10 +151,36 @@ def test_nothing_that_is_read_is_replaced(prosma: Prosma, tmp_path: Path, pictur
     (out / "level0_energy.zarr" / "thesis.txt").write_text("years of work")
     scan = scan.rename(tmp_path / "x.png")
     code, _, err = prosma("inspect", scan, "--model", model, "--out", out, "--overwrite")
-    assert code == 2
+    assert code == 4
     assert "was not written by this program" in err
     write_image(tmp_path / "x.zarr", np.zeros((40, 48), np.uint8), read_image(scan).spec)
     code, _, err = prosma("inspect", tmp_path / "x.zarr", "--model", model, "--out", tmp_path / "x.zarr" / "maps")
-    assert code == 2
+    assert code == 4
     assert "lies inside the input" in err
     assert not (tmp_path / "x.zarr" / "maps").exists()
+
+
+def test_each_of_several_scans_has_a_folder_of_its_own(
+    prosma: Prosma, tmp_path: Path, picture: Path, make_model: Make
+) -> None:
+    model, out = make_model(tmp_path / "m.safetensors"), tmp_path / "out"
+    for name in ("a/x.png", "b/x.png", "b/y.png"):
+        (tmp_path / "scans" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(picture, tmp_path / "scans" / name)
+    (tmp_path / "scans" / "b" / "y.png").write_bytes(b"no picture")
+    command = ("inspect", tmp_path / "scans", "--recursive", "--model", model, "--out", out, "--no-noise-gain")
+    code, said, err = prosma(*command)
+    assert (code, said.count("energy removed")) == (3, 2)
+    assert "y: " in err
+    assert sorted(path.relative_to(out).as_posix() for path in out.rglob("summary.json")) == [
+        "a/x/summary.json",
+        "b/x/summary.json",
+    ]
+    assert not (out / "b" / "y").exists()
+    shutil.copy(picture, tmp_path / "scans" / "b" / "y.png")
+    code, said, err = prosma(*command, "--skip-existing")
+    assert (code, said.count("energy removed")) == (0, 1)
+    assert "1 inspected, 2 finished already, 0 failed." in err
+    code, _, err = prosma(*command, "--truth", picture)
+    assert code == 2
+    assert "belongs to one scan, and there are 3" in err

@@ -18,7 +18,7 @@ from prosma_core.data.geometry import METRES, array_spec, size_note, with_voxel_
 from prosma_core.data.grid import network_grid, unit_factor
 from prosma_core.errors import ConfigError, DatasetError, GeometryError
 from prosma_core.events import CaseDone, CaseFailed, StageStarted
-from prosma_core.inference.files import segment_files
+from prosma_core.inference.files import FileOptions, segment_files
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.axes_units import OME_UNITS, ZARR_UNITS, parse_voxel_size
 from prosma_core.io.images import read_labels, write_image
@@ -119,7 +119,9 @@ def test_a_stack_without_a_size_is_segmented_voxel_by_voxel_and_a_given_size_is_
     inputs = [tmp_path / "a.tif", tmp_path / "b.ome.tif"]
 
     def run(name: str, size: VoxelSize | None) -> list[str]:
-        events = list(segment_files(inputs, tmp_path / name, segmenter, InferenceConfig(), voxel_size=size))
+        events = list(
+            segment_files(inputs, tmp_path / name, segmenter, InferenceConfig(), FileOptions(voxel_size=size))
+        )
         assert sum(isinstance(event, CaseDone) for event in events) == 2
         return [event.message for event in events if isinstance(event, StageStarted)]
 

@@ -32,7 +32,7 @@ from prosma_core.errors import ConfigError
 from prosma_core.events import CaseFailed, StageStarted
 from prosma_core.inference import cpu_tuning, tiled
 from prosma_core.inference.evaluate import measure_case
-from prosma_core.inference.files import segment_files
+from prosma_core.inference.files import FileOptions, segment_files
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.bundle import dice_text, figures_text, load_bundle, read_header, read_thumbnail, shipped_models
 from prosma_core.io.dataset_folder import open_dataset, read_case
@@ -368,7 +368,9 @@ def test_odd_pictures_are_read_as_usual_ones_or_refused_in_words(name: str, tmp_
         path = tmp_path / "a.tif"
         names = COLOR if "c" in axes else None
         write_image(path, values, replace(array_spec(values.shape, axes), channel_names=names), overwrite=True)
-        events = list(segment_files([path], tmp_path / "out", segmenter, InferenceConfig(), overwrite=True))
+        events = list(
+            segment_files([path], tmp_path / "out", segmenter, InferenceConfig(), FileOptions(overwrite=True))
+        )
         said = [e.message if isinstance(e, StageStarted) else getattr(e, "error", "") for e in events]
         labels = (
             None if any(isinstance(e, CaseFailed) for e in events) else read_labels(tmp_path / "out" / "a.tif").data

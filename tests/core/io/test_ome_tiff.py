@@ -11,9 +11,9 @@ import pytest
 import tifffile
 
 from prosma_core.errors import FileFormatError
-from prosma_core.inference.files import collect_scans
 from prosma_core.io.dataset_folder import image_files
 from prosma_core.io.images import preflight, read_image, read_labels
+from prosma_core.io.scan_files import collect_scans
 
 NAMESPACE = 'xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"'
 SIZES = (

@@ -17,9 +17,9 @@ import zarr
 import zarr.codecs
 
 from prosma_core.errors import FileFormatError, GeometryError
-from prosma_core.inference.files import collect_scans
 from prosma_core.io import zarr_chunks
 from prosma_core.io.images import is_image_path, preflight, read_image, read_labels, result_name
+from prosma_core.io.scan_files import collect_scans
 from prosma_core.io.zarr_images import open_zarr
 
 pytestmark = pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr version 3")  # zarr, on writing
