@@ -32,7 +32,7 @@ USER_SIDE = [
     r"\.venv(/.*)?",
     r"build/.*",  # what tools make
     r"\w{1,2}/\w{1,2}",  # units and ratios: mm/s, n/a
-    r"(demo|results)/.*",  # what the demo and the examples write
+    r"(demo|results|bids)/.*",  # what the demo and the examples write
 ]
 
 

@@ -10,29 +10,31 @@ import typer
 
 from prosma_core.cli.options import (
     Device,
-    ListFile,
-    Match,
     Model,
     Overlap,
-    PartOf,
-    Recursive,
-    Root,
-    SkipExisting,
     Spacing,
     Unit,
     computing_on,
-    describe_part,
-    end_of,
     log_to_stderr,
     parse_levels,
     parse_maps,
     parse_region,
     parse_what_if,
     say,
-    scan_choice,
     voxel_size,
 )
 from prosma_core.cli.progress import Lines
+from prosma_core.cli.scans import (
+    ListFile,
+    Match,
+    PartOf,
+    Recursive,
+    Root,
+    SkipExisting,
+    describe_part,
+    end_of,
+    scan_choice,
+)
 from prosma_core.events import Event, StageStarted, TileDone, Working, drain
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
     from prosma_core.config.model import VoxelSize
     from prosma_core.inference.device import DeviceChoice
-    from prosma_core.inference.scan_runs import ScanPlan
-    from prosma_core.io.scan_files import ScanChoice
 
 
 ERROR_EXIT = 2
@@ -93,9 +92,12 @@ class VisibleGroup(TyperGroup):
             return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: Any) -> Any:
-        """As in click."""
-        with _usage_visible():
-            return super().invoke(ctx)
+        """As in click, which would end on `KeyboardInterrupt` without a word."""
+        try:
+            with _usage_visible():
+                return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise Stopped(signal.SIGINT) from error
 
 
 @contextmanager
@@ -116,68 +118,6 @@ Spacing = Annotated[
 ]
 Unit = Annotated[str | None, typer.Option("--unit", help="Unit of --spacing: mm unless given, um, nm, …")]
 Overlap = Annotated[float | None, typer.Option("--overlap", help="Least overlap of tiles, 0 to 0.9; less is faster.")]
-
-ListFile = Annotated[
-    Path | None,
-    typer.Option("--list", metavar="FILE", help="Text file with one scan a line, or a .csv; - is standard input."),
-]
-Recursive = Annotated[
-    bool, typer.Option("--recursive", help="Also folders in folders; results lie in folders as the scans do.")
-]
-Match = Annotated[
-    str, typer.Option("--match", metavar="PATTERN", help="Names to take from folders, such as '*_T1w.nii.gz'.")
-]
-Root = Annotated[
-    Path | None,
-    typer.Option("--root", metavar="DIR", help="Results lie in folders below --out as the scans do below DIR."),
-]
-PartOf = Annotated[
-    str | None,
-    typer.Option("--part", metavar="I/N", help="Only part I of N of the scans, such as 1/4."),
-]
-SkipExisting = Annotated[
-    bool, typer.Option("--skip-existing", help="Leave out scans whose results exist; they are not read.")
-]
-
-
-def scan_choice(
-    inputs: list[Path] | None, listed: Path | None, recursive: bool, match: str, root: Path | None, part: str | None
-) -> ScanChoice:
-    """Which scans a command is for; raises `ConfigError` where there is none, or an option has no meaning."""
-    from prosma_core.io.scan_files import ScanChoice, parse_part, read_list
-
-    given = [*(inputs or ()), *(read_list(listed) if listed else ())]
-    if not given:
-        msg = "No scan is given: name files or folders, or a list of them with --list FILE."
-        raise ConfigError(msg)
-    return ScanChoice(tuple(given), recursive, match, root, parse_part(part))
-
-
-def describe_part(plan: ScanPlan, part: tuple[int, int]) -> list[str]:
-    """Which scans are done of how many, where this is not all."""
-    number, parts = part
-    ours = len(plan.left) + len(plan.finished)
-    return [f"Part {number} of {parts}: {ours} of {plan.total} scans."] if parts > 1 else []
-
-
-def end_of(plan: ScanPlan, what: str, problem: str = "") -> None:
-    """Print how many scans were done and what failed; raises `typer.Exit` with the exit code where not all was done."""
-    done, there, failures = plan.done, len(plan.finished), plan.failed
-    total = done + there + len(failures)
-    reasons = [f"{visible(failure.name)}: {failure.error}" for failure in failures]
-    if total > 1:
-        say(f"{done} {what}, {there} finished already, {len(failures)} failed.", err=True)
-        reasons = [f"{len(failures)} of {total} scans could not be {what}:", *reasons] if reasons else []
-    if reasons:
-        say_error(BELOW.join(reasons))
-        if any(" exists already; add --overwrite" in failure.error for failure in failures) and not plan.skip:
-            say("Add --skip-existing to leave out scans whose results exist.", err=True)
-        if any(" would both be written to " in failure.error for failure in failures):
-            say("With --root DIR, results lie in folders as the scans do below DIR.", err=True)
-    if problem:
-        say_error(problem)
-    if failures or problem:
-        raise typer.Exit(PARTIAL_EXIT if done or there else NOTHING_EXIT)
 
 
 def parse_region(text: str | None) -> tuple[tuple[int, int], ...] | None:

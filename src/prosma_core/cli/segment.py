@@ -9,27 +9,29 @@ import typer
 
 from prosma_core.cli.options import (
     Device,
-    ListFile,
-    Match,
     Model,
     Overlap,
-    PartOf,
-    Recursive,
-    Root,
-    SkipExisting,
     Spacing,
     Stopped,
     Unit,
     computing_on,
-    describe_part,
-    end_of,
     log_to_stderr,
     parse_region,
     say,
-    scan_choice,
     voxel_size,
 )
 from prosma_core.cli.progress import Lines
+from prosma_core.cli.scans import (
+    ListFile,
+    Match,
+    PartOf,
+    Recursive,
+    Root,
+    SkipExisting,
+    describe_part,
+    end_of,
+    scan_choice,
+)
 from prosma_core.events import CaseDone, CaseFailed, Event, StageStarted, TileDone, Working, drain
 from prosma_core.printable import TimeLeft, format_duration
 

@@ -344,7 +344,7 @@ def test_without_a_terminal_every_verb_says_how_far_it_is(
     assert re.search(r"^epoch 2/2, step 2 of 2, loss ", lines, re.MULTILINE)
     assert re.search(r"^epoch 1/2, validating: 100 %", lines, re.MULTILINE)
     assert re.search(r"^epoch 2/2, validating the model: 100 %$", lines, re.MULTILINE)
-    assert "Segmenting scan 1: " in prosma("segment", scan, "--model", trained, "--out", tmp_path / "seg")[2]
+    assert "Segmenting scan 1 of 1: " in prosma("segment", scan, "--model", trained, "--out", tmp_path / "seg")[2]
     assert re.search(r"^Tile 1 of \d", prosma("inspect", scan, "--model", trained, "--out", tmp_path / "g")[2], re.M)
     assert re.search(r"^Segmenting: 1 of \d+ tile", prosma("evaluate", "--model", trained, "--data", data)[2], re.M)
 
