@@ -186,7 +186,7 @@ def plan_inspections(
     scans = collect_scans(choice, header.preprocess.channels, out)
     alone = choice == ScanChoice(choice.inputs) and len(scans) == 1 and scans[0].files[0] in choice.inputs
     if asked.truth is not None and len(scans) > 1:
-        msg = f"--truth {asked.truth} belongs to one scan, and there are {len(scans)}. Inspect them one at a time."
+        msg = f"--reference {asked.truth} belongs to one scan, and there are {len(scans)}. Inspect them one at a time."
         raise ConfigError(msg)
     targets = [out if alone else out / scan.folder / scan.name for scan in scans]
     protected = [*asked.protected, *([asked.truth] if asked.truth else [])]

@@ -181,6 +181,6 @@ def test_each_of_several_scans_has_a_folder_of_its_own(
     code, said, err = prosma(*command, "--skip-existing")
     assert (code, said.count("energy removed")) == (0, 1)
     assert "1 inspected, 2 finished already, 0 failed." in err
-    code, _, err = prosma(*command, "--truth", picture)
+    code, _, err = prosma(*command, "--reference", picture)
     assert code == 2
     assert "belongs to one scan, and there are 3" in err
