@@ -134,12 +134,31 @@ def test_verbs_and_benchmarks_of_run_py_exist(page: str, run_py: ModuleType) -> 
 @pytest.mark.parametrize("page", PAGES)
 def test_verbs_and_flags_of_prosma_exist(page: str, cli: dict[str, set[str]]) -> None:
     for command in commands(text_of(page)):
-        match = re.match(r"(?:\S*/)?prosma +([a-z]+)(?: +(list|info)\b)?(.*)", command)
+        match = re.search(r"(?:^|\s)(?:(?:\S*/)?prosma|-m prosma_core\.cli) +([a-z]+)(?: +(list|info)\b)?(.*)", command)
         if match is None:
             continue
         name = " ".join(filter(None, match.groups()[:2]))
         assert name in cli, command
         assert flags(match[3]) <= cli[name], command
+
+
+def test_commands_of_other_programs_name_what_is_there() -> None:
+    """Extras of pip, files of python and docker, the plugin's name, also of lines that are too slow to be run."""
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    extras = re.findall(r"^(\w+) = \[", project.partition("[project.optional-dependencies]")[2], re.MULTILINE)
+    known = {"pip", "napari", "python", "python3", "docker", "torchrun", "source"}
+    found = [part for page in PAGES for part in commands(text_of(page)) if part.partition(" ")[0] in known]
+    assert known - {part.partition(" ")[0] for part in found} == set()
+    for part in found:
+        for asked in re.findall(r"napari-prosma\[([\w,]+)\]", part):
+            assert set(asked.split(",")) <= set(extras), part
+        for path in re.findall(r"(?<!\S)(?:benchmarks|docs|src|tests)/\S+", part):
+            assert exists(path), part
+        for name in re.findall(r"-w (\S+)(?: ([A-Z]\w+))?", part):
+            manifest = text_of("src/napari_prosma/napari.yaml")
+            assert f"name: {name[0]}\n" in manifest, part
+            assert not name[1] or f"display_name: {name[1]}" in manifest, part
+        assert not part.startswith("docker build") or (ROOT / "Dockerfile").is_file()
 
 
 def test_every_option_of_prosma_is_documented(cli: dict[str, set[str]]) -> None:
@@ -169,6 +188,30 @@ def test_readme_and_models_page_state_the_figures_in_the_headers_of_the_models()
         if name in readme:
             assert f"| {stated}, {dice.images} |" in readme[name]
             assert readme[name].rstrip().endswith(f"| {header.purpose.not_for} |")
+
+
+def test_shares_that_gates_remove_and_missed_lesions_are_those_measured() -> None:
+    """One range in README and method: over the cards' images, and over those of the table of noise and signs."""
+    cards = sorted((ROOT / "src" / "prosma_core" / "pretrained").glob("*.md"))
+    rows = [
+        row for card in cards for row in card.read_text(encoding="utf-8").splitlines() if row.startswith("| Gates |")
+    ]
+    assert len(rows) == len(cards) == 8
+    method = text_of("docs/method.md")
+    table = [
+        row.split("|")[3] for row in method.splitlines() if re.match(rf"\| ({'|'.join(c.stem for c in cards)}) \|", row)
+    ]
+    assert len(table) == len(cards)
+    shares = [int(share) for row in [*rows, *table] for share in re.findall(r"(\d+) %", row)]
+    for page in ("README.md", "docs/method.md"):
+        assert f"{min(shares)} to {max(shares)} % of the" in text_of(page), page
+    from prosma_core.io.bundle import read_header, shipped_models
+
+    found = read_header(shipped_models()["breast-lesion-us"]).evaluation
+    assert found is not None
+    missed, wrong = found.missed["lesion"], found.false_positives["lesion"]
+    said = f"misses {missed.count} of {missed.images} lesions, and finds one in {wrong.count} of {wrong.images} images"
+    assert said in text_of("README.md")
 
 
 def test_readme_states_the_evidence() -> None:

@@ -128,6 +128,11 @@ def shipping() -> Any:
     return module
 
 
+def test_the_table_of_all_models_has_the_figures_of_their_headers(shipping: Any) -> None:
+    headers = [read_header(path) for path in MODELS.values()]
+    assert shipping.models_table(headers) in (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_each_says_what_it_reaches_how_it_was_made_and_what_that_cost(name: str, shipping: Any) -> None:
     header = read_header(MODELS[name])
