@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from prosma_core.data.geometry import METRES, SPATIAL_AXES, ImageSpec
 from prosma_core.errors import GeometryError
 from prosma_core.io.axes_units import unit_name
 
+_unit_name = functools.lru_cache(maxsize=64)(unit_name)  # the texts of napari's units are slow to make
 _PART = 1e-6
 """Two grids are the same where they differ by less than this part of a voxel."""
 
@@ -128,7 +130,7 @@ class Placement:
 
     def unit(self, axes: Sequence[int]) -> tuple[str, NDArray[np.float64]]:
         """Unit of these axes (that of the last), and what to multiply the numbers of each with to be in it."""
-        names = [unit_name(self.physical.units[axis]) for axis in axes]
+        names = [_unit_name(self.physical.units[axis]) for axis in axes]
         if len(set(names)) == 1:
             return names[0], np.ones(len(axes))
         if set(names) <= set(METRES):

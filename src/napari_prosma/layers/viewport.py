@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import ceil, floor
 from typing import TYPE_CHECKING, Any
 
@@ -324,3 +324,41 @@ class ViewerWatch:
 
     def _on_select(self, _event: Any) -> None:
         self._selected()
+
+
+REFRESHED = "_extent_augmented"
+"""Event of `Layer.refresh`, which a plugin or script calls that has written into the layer's array.
+
+It is that of a move of the viewer's sliders, too, after which another slice of the layer is shown.
+"""
+
+
+def on_change(layer: Any, names: Iterable[str], call: Callable[[Any], object]) -> Callable[[], None]:
+    """Call with those events of a layer, as far as it has them, that are no mere move to another slice of it.
+
+    Returns
+    -------
+    callable
+        Ends it.
+    """
+    shown = [_slice(layer)]
+
+    def heard(event: Any) -> None:
+        before, shown[0] = shown[0], _slice(layer)
+        if event.type != REFRESHED or shown[0] == before:
+            call(event)
+
+    wires = [layer.events[name] for name in names if name in layer.events]
+    for wire in wires:
+        wire.connect(heard)
+
+    def leave() -> None:
+        for wire in wires:
+            wire.disconnect(heard)
+
+    return leave
+
+
+def _slice(layer: Any) -> Any:
+    """What says which slice of a layer is shown; None in a napari that has no such thing."""
+    return getattr(layer, "_slice_input", None)

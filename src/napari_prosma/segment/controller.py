@@ -139,6 +139,8 @@ class SegmentController(ScanController[SegmentChoices]):
         super().close()
 
     def _leave(self) -> None:
+        if self.last is not None:
+            self.last.measures.leave()
         if self.run is not None:
             self.run.abandon()
         run_all("A viewer could not be left", self._no_shortcut, self._no_looks)
@@ -193,10 +195,10 @@ class SegmentController(ScanController[SegmentChoices]):
     # --- What follows -----------------------------------------------------------------------------------------------
 
     def _layers_changed(self) -> None:
-        shown = self.last.to_save if self.last is not None else None
-        if shown is not None:
-            self.view.result.show_title(shown.name)
+        if self.last is not None and self.last.to_save is not None:
+            self.last.measures.show_title()
         elif self.last is not None:
+            self.last.measures.leave()
             self.last = None
             self.view.result.hide()
         super()._layers_changed()
@@ -218,10 +220,16 @@ class SegmentController(ScanController[SegmentChoices]):
     def _run_over(self, run: SegmentJob, finished: bool) -> None:
         self.run, self._details = None, run.details
         if finished:
+            if self.last is not None:
+                self.last.measures.leave()
             self.last = run
         self.view.show_running(False)
         self._layers_changed()
         self._show_devices(self.session.jobs.ready)
+
+    def _recount(self) -> None:
+        if self.last is not None:
+            self.last.measures.count()
 
     def _connect_view(self) -> None:
         view = self.view
@@ -231,6 +239,7 @@ class SegmentController(ScanController[SegmentChoices]):
         view.advanced.name_chosen.connect(lambda name: self._set(name=name))
         view.advanced.defaults_clicked.connect(self.restore_defaults)
         view.run_clicked.connect(self.start_or_cancel)
+        view.result.recount_clicked.connect(self._recount)
 
 
 def _recalled(session: Session) -> SegmentChoices:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from math import prod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 from napari.layers import Image, Labels
 from numpy.typing import NDArray
 
@@ -26,10 +23,9 @@ from napari_prosma.layers.results import (
 from napari_prosma.layers.scan import read
 from napari_prosma.layers.slices import Marks, keep, marks_of, packed
 from napari_prosma.layers.viewport import slab_in_view
+from napari_prosma.segment.measures import AbstractSegmentResultPanel, Measures, object_features
 from napari_prosma.segment.state import SegmentPlan
-from prosma_core.config.model import ClassInfo, provenance
-from prosma_core.data.geometry import ImageSpec
-from prosma_core.data.grid import unit_factor
+from prosma_core.config.model import provenance
 from prosma_core.engine.messages import ArrayReady, Finished, SegmentResult
 from prosma_core.errors import ProsmaError
 from prosma_core.events import SlabDone
@@ -38,101 +34,6 @@ from prosma_core.printable import format_duration
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
-    from pandas import DataFrame
-
-
-MM3_PER_ML = 1000.0
-
-
-@dataclass(frozen=True)
-class ClassRow:
-    """One class of a result; `size` is its volume or area, None where the scan has no unit."""
-
-    value: int
-    name: str
-    color: str
-    voxels: int
-    size: float | None
-
-
-def size_heading(spec: ImageSpec) -> str:
-    """Heading of the sizes, of one time point on average; empty where the scan's unit is not known."""
-    heading, _ = _voxel_size(spec)
-    return f"Mean {heading[0].lower()}{heading[1:]}" if heading and spec.num_frames > 1 else heading
-
-
-def class_rows(classes: Sequence[ClassInfo], voxels: Mapping[str, int], spec: ImageSpec) -> list[ClassRow]:
-    """A row for each class but the background.
-
-    Parameters
-    ----------
-    classes : sequence of ClassInfo
-    voxels : mapping of str to int
-        Count by class name.
-    spec : ImageSpec
-        Of the scan; its voxel size and unit give volumes (3D) or areas (2D), of a time series the mean.
-    """
-    heading, size = _voxel_size(spec)
-    rows = []
-    for c in classes[1:]:
-        count = voxels.get(c.name, 0)
-        rows.append(ClassRow(c.value, c.name, c.color, count, count * size / spec.num_frames if heading else None))
-    return rows
-
-
-def object_features(classes: Sequence[ClassInfo], table: NDArray[np.integer[Any]], spec: ImageSpec) -> dict[str, Any]:
-    """The features table of a Labels layer of objects: number (column ``index``), class, voxels, and volume or area.
-
-    Parameters
-    ----------
-    classes : sequence of ClassInfo
-    table : ndarray, integer, shape (objects + 1, 2)
-        Class value and voxels of each object at its number; row 0, the background, is left out.
-    spec : ImageSpec
-        As of `class_rows`; the size of an object is its own, also in a time series.
-    """
-    values, voxels = table[1:].T
-    order = sorted(classes, key=lambda c: c.value)
-    names = np.array([c.name for c in order], object)
-    heading, size = _voxel_size(spec)
-    found = np.searchsorted([c.value for c in order], values)
-    features = {"index": np.arange(1, len(table)), "class": names[found], "voxels": voxels}
-    return features | ({heading: voxels * size} if heading else {})
-
-
-def _voxel_size(spec: ImageSpec) -> tuple[str, float]:
-    """Heading of sizes, and the size of one voxel: mL or mm²; µm³ or µm² where the unit is µm or nm; or empty."""
-    if spec.unit == "pixel":
-        return "", 0.0
-    if spec.unit in {"um", "nm"}:
-        heading = "Volume (µm³)" if spec.spatial_ndim == 3 else "Area (µm²)"
-        return heading, prod(s * unit_factor(spec.unit, "um") for s in spec.spacing)
-    size = prod(s * unit_factor(spec.unit, "mm") for s in spec.spacing)
-    return ("Volume (mL)", size / MM3_PER_ML) if spec.spatial_ndim == 3 else ("Area (mm²)", size)
-
-
-def with_measures(features: DataFrame, rows: Sequence[ClassRow], heading: str) -> DataFrame:
-    """The features table of a Labels layer (column ``index`` holds the value) with voxel counts and sizes added."""
-    table = features.copy()
-    by_value = {row.value: row for row in rows}
-    chosen = [by_value.get(int(value)) for value in table["index"]]
-    table["voxels"] = [row.voxels if row else 0 for row in chosen]
-    if heading:
-        table[heading] = [row.size if row else None for row in chosen]
-    return table
-
-
-class AbstractSegmentResultPanel(Protocol):
-    """Table of a result."""
-
-    def show_result(self, title: str, rows: Sequence[ClassRow], size: str, nothing: str, /) -> None:
-        """Show a result; `size` is the heading of its sizes, `nothing` is said of one without labels; or empty."""
-
-    def show_title(self, title: str, /) -> None:
-        """The heading alone."""
-
-    def hide(self) -> None:
-        """Hide the panel."""
 
 
 class SegmentRunView(RunView, Protocol):
@@ -168,6 +69,8 @@ class SegmentJob(ShownRun):
     ----------
     labels : Labels or None
         The result layer, from its first slab on.
+    measures : Measures
+        Voxels and sizes of its classes, once it has finished.
     """
 
     NAME = JobName("A segmentation", "ProSMA Segment")
@@ -202,9 +105,12 @@ class SegmentJob(ShownRun):
         if self.to_save is None:
             return None
         if self._corrected is None or self.to_save is not self._corrected:
-            self._corrected = editable_copy(self.to_save)
-            self.to_save.visible = False
+            made = self.to_save
+            self._corrected = editable_copy(made)
+            self.measures.copied(made, self._corrected)
+            made.visible = False
         paint_in(self._viewer, self._corrected)
+        self.measures.show_title()
         return self._corrected
 
     @property
@@ -282,11 +188,14 @@ class SegmentJob(ShownRun):
         labels.refresh()  # its thumbnail as well
         self._remember(labels)
         self._add_maps(labels.name)
-        rows = class_rows(plan.model.header.classes, result.voxels, plan.scan.spec)
-        heading = size_heading(plan.scan.spec)
-        labels.features = with_measures(labels.features, rows, heading)
-        nothing = missed_text(plan.model.header, result.voxels, part=plan.request.config.region is not None)
-        self._view.result.show_result(labels.name, rows, heading, nothing)
+
+        def nothing() -> str:
+            return missed_text(plan.model.header, result.voxels, part=plan.request.config.region is not None)
+
+        classes, spec, panel = plan.model.header.classes, plan.scan.spec, self._view.result
+        self.measures = Measures(classes, spec, panel, self._jobs, lambda: self.to_save, nothing)
+        self.measures.result(labels, result.voxels)
+        self.measures.show()
         self.say(f"Done in {format_duration(result.seconds)} on {result.device.partition(' (')[0]}.")
         self._finished = True
 

@@ -10,7 +10,7 @@ from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import QHBoxLayout, QLineEdit, QVBoxLayout, QWidget
 
 from napari_prosma.scan.view import PartFields, ScanView
-from napari_prosma.segment.job import ClassRow
+from napari_prosma.segment.measures import ClassRow
 from napari_prosma.widgets.config_form import ConfigForm
 from napari_prosma.widgets.fields import SMALL, Fold, button, cell, fit_height, note_label, row, say, table
 from prosma_core.config.inference import InferenceConfig
@@ -23,6 +23,7 @@ class SegmentResultPanel(QWidget):
     correct_clicked = Signal()
     gates_clicked = Signal()
     command_clicked = Signal()
+    recount_clicked = Signal()
     shown = Signal()
 
     def __init__(self) -> None:
@@ -42,6 +43,8 @@ class SegmentResultPanel(QWidget):
             "Show run command", "The command that repeats this without napari.", self.command_clicked
         )
         self._copy = button("Copy CSV", "Copy the table as comma-separated values.", self._copy_csv)
+        self._recount = button("Count again", "Labels changed since: count their voxels.", self.recount_clicked)
+        self._recount.setVisible(False)
         self._nothing = note_label("warning")
         self._nothing.setObjectName("nothing_found")
         layout = QVBoxLayout(self)
@@ -49,6 +52,7 @@ class SegmentResultPanel(QWidget):
         head = QHBoxLayout()
         head.addWidget(self._title, 1)
         head.addWidget(self._copy)
+        head.addWidget(self._recount)
         layout.addLayout(head)
         layout.addWidget(self._nothing)
         layout.addWidget(self._table)
@@ -88,6 +92,11 @@ class SegmentResultPanel(QWidget):
         """Hide the panel, and the button that saves, which stands elsewhere."""
         self.setVisible(False)
         self.save.setVisible(False)
+
+    def show_stale(self, stale: bool) -> None:
+        """Whether the labels were changed since they were counted, and are counted again only on demand."""
+        self._recount.setVisible(stale)
+        self._copy.setVisible(not stale)
 
     def show_title(self, title: str) -> None:
         """The heading alone: the name of the result's layer."""

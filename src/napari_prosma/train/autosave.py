@@ -16,8 +16,8 @@ from typing import Any
 
 from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.boundary import Jobs, at_the_end, finish_lasting
+from napari_prosma.layers.viewport import REFRESHED, on_change
 from napari_prosma.train.export_pairs import autosave
-from napari_prosma.train.pair_list import REFRESHED, on_change
 from napari_prosma.train.pairs import Pair
 from prosma_core.runs.run_folder import RunFolder
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.boundary import EngineJob, Jobs
+from napari_prosma.layers.viewport import on_change
 from napari_prosma.train.autosave import PAINTED
 from napari_prosma.train.export_pairs import Files, changed_folder, remove_files, write_changed
-from napari_prosma.train.pair_list import on_change
 from napari_prosma.train.pairs import Pair
 from napari_prosma.train.presenter import AbstractTrainView
 from prosma_core.events import LabelsTaken

@@ -12,6 +12,7 @@ from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.layers.scan import guess_axes
 from napari_prosma.layers.slices import remember
+from napari_prosma.layers.viewport import REFRESHED, on_change
 from napari_prosma.train.export_pairs import resampled
 from napari_prosma.train.pairs import Pair, PairRow, active_pair, check, pairs_from_files, pairs_from_folder
 from napari_prosma.train.sources import layer_source
@@ -27,11 +28,6 @@ if TYPE_CHECKING:
 QUIET = 800
 """Milliseconds without a stroke after which painted labels are read again."""
 READING = "Reading…"
-REFRESHED = "_extent_augmented"
-"""Event of `Layer.refresh`, which a plugin or script calls that has written into the layer's array.
-
-It is that of a move of the viewer's sliders, too, after which another slice of the layer is shown.
-"""
 EVENTS = (
     *("data", "paint", "labels_update", "metadata", REFRESHED, "visible"),
     *("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels", "name"),
@@ -198,37 +194,6 @@ def _remember(pairs: Iterable[Pair]) -> None:
         with contextlib.suppress(ProsmaError):  # to be said in the row
             if pair.labels.layer is not None:
                 remember(pair.labels.layer)
-
-
-def on_change(layer: Any, names: Iterable[str], call: Callable[[Any], object]) -> Callable[[], None]:
-    """Call with those events of a layer, as far as it has them, that are no mere move to another slice of it.
-
-    Returns
-    -------
-    callable
-        Ends it.
-    """
-    shown = [_slice(layer)]
-
-    def heard(event: Any) -> None:
-        before, shown[0] = shown[0], _slice(layer)
-        if event.type != REFRESHED or shown[0] == before:
-            call(event)
-
-    wires = [layer.events[name] for name in names if name in layer.events]
-    for wire in wires:
-        wire.connect(heard)
-
-    def leave() -> None:
-        for wire in wires:
-            wire.disconnect(heard)
-
-    return leave
-
-
-def _slice(layer: Any) -> Any:
-    """What says which slice of a layer is shown; None in a napari that has no such thing."""
-    return getattr(layer, "_slice_input", None)
 
 
 def _same(a: Pair, b: Pair) -> bool:

@@ -184,6 +184,6 @@ def test_a_click_on_segment_is_short_to_follow(
     hops = back[back.index("Engine._receive") : back.index("SegmentJob._take")]  # from where it is decoded
     assert len(files) <= FILES, sorted(files)
     assert len(hops) <= HOPS, hops
-    assert len(in_window) <= IN_WINDOW, sorted(in_window)
+    assert len(in_window) <= IN_WINDOW, "\n".join(sorted(in_window))
     assert len(in_child) <= IN_CHILD, sorted(in_child)
     assert imported == []

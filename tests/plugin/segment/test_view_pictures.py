@@ -17,7 +17,7 @@ from qtpy.QtGui import QImage
 from qtpy.QtWidgets import QApplication, QComboBox, QDoubleSpinBox, QLabel, QPushButton, QScrollArea, QSlider, QWidget
 
 from napari_prosma.scan.selection import ModelRow
-from napari_prosma.segment.job import ClassRow
+from napari_prosma.segment.measures import ClassRow
 from napari_prosma.segment.view import SegmentView
 from prosma_core.config.inference import InferenceConfig
 

@@ -17,7 +17,7 @@ from qtpy.QtWidgets import QComboBox, QLabel, QTableWidget, QWidget
 import napari_prosma
 from napari_prosma.gates.view import GatesView
 from napari_prosma.scan.selection import ModelRow
-from napari_prosma.segment.job import ClassRow
+from napari_prosma.segment.measures import ClassRow
 from napari_prosma.segment.view import SegmentView
 from napari_prosma.train.pairs import Pair, PairRow
 from napari_prosma.train.sources import layer_source
