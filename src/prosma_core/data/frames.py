@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prosma_core.data.geometry import SPATIAL_AXES, Box, ImageSpec, Scan, check_region, spacing_affine
+from prosma_core.data.geometry import SPATIAL_AXES, Box, ImageSpec, Scan, box_slices, check_region, spacing_affine
 from prosma_core.data.intensities import COLOR
+from prosma_core.data.lazy import LazyArray
 from prosma_core.errors import GeometryError
 
 UNNAMED_AXES = ("nifti", "nrrd", "mha")
@@ -24,8 +25,9 @@ class Frame:
 
     Attributes
     ----------
-    image : ndarray, float32 or a wider integer or float, shape (C, *grid)
-        Values of the file: float32 where that holds any value of the file's type, else of the file's own type.
+    image : ndarray, float32 or a wider integer or float, shape (C, *grid), or LazyArray
+        Values of the file: float32 where that holds any value of the file's type, else of the file's own type. Of a
+        scan that is not in memory: as the file has them, still unread.
     index : tuple
         Where its labels go in a label map of the whole scan (axes of ``spec.labels_spec()``).
     spec : ImageSpec
@@ -38,12 +40,29 @@ class Frame:
         Whether the scan has a channel axis.
     """
 
-    image: NDArray[Any]
+    image: Any
     index: tuple[int | slice | EllipsisType, ...]
     spec: ImageSpec
     name: str
     region: Box
     channels: bool = False
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Shape of the grid."""
+        shape: tuple[int, ...] = self.image.shape[1:]
+        return shape
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """What is unpacked at once along each axis."""
+        return self.image.chunks[1:] if isinstance(self.image, LazyArray) else (1,) * (self.image.ndim - 1)
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """Values of a box of the grid, shape (C, *box); types as of an `image` in memory."""
+        if isinstance(self.image, LazyArray):
+            return _numbers(self.image.read(((0, self.image.shape[0]), *box)))
+        return _numbers(self.image[(slice(None), *box_slices(box))])
 
     def where(self, voxel: tuple[Any, ...]) -> str:
         """Where a voxel of `image` lies in the scan, such as ``"z 3, y 10, x 12"``."""
@@ -170,14 +189,20 @@ def frames(scan: Scan, dims: int, along: str | None = None, region: Box | None =
         head: tuple[int | slice | EllipsisType, ...] = (t,) if "t" in spec.axes else ()
         time = f"frame {t}" if spec.num_frames > 1 else ""
         if walk is None:
-            yield Frame(_numbers(data), (*head, ...), one, time, box, channels)
+            yield Frame(_converted(data), (*head, ...), one, time, box, channels)
             continue
         inside = frame_region(spec, dims, along, box)
         for k in range(*box[walk]):
             at: list[int | slice] = [slice(None)] * 3
             at[walk] = k
             name = f"{time} slice {k}".strip()
-            yield Frame(_numbers(data[(slice(None), *at)]), (*head, *at), one, name, inside, channels)
+            yield Frame(_converted(data[(slice(None), *at)]), (*head, *at), one, name, inside, channels)
+
+
+def frame_axes(spec: ImageSpec, dims: int, along: str | None = None) -> str:
+    """Letters of the axes of a frame, in the scan's order."""
+    axes = spec.spatial_axes
+    return axes if dims == len(axes) else axes.replace(axes[slice_axis(spec, along)], "")
 
 
 def frame_region(spec: ImageSpec, dims: int, along: str | None, region: Box) -> Box:
@@ -186,6 +211,10 @@ def frame_region(spec: ImageSpec, dims: int, along: str | None, region: Box) -> 
         return region
     walk = slice_axis(spec, along)
     return tuple(box for axis, box in enumerate(region) if axis != walk)
+
+
+def _converted(data: NDArray[Any] | LazyArray) -> NDArray[Any] | LazyArray:
+    return data if isinstance(data, LazyArray) else _numbers(data)
 
 
 def _numbers(data: NDArray[Any]) -> NDArray[Any]:

@@ -151,10 +151,11 @@ class Scan:
     ----------
     data : ndarray
         Shape ``spec.shape``, axes ``spec.axes``; the file's own dtype, or float32 where it scales its integers.
+        A `LazyArray` (`prosma_core.data.lazy`) of a scan that is read by parts, where that was asked for.
     spec : ImageSpec
     """
 
-    data: NDArray[Any]
+    data: Any
     spec: ImageSpec
 
 

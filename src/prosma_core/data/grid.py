@@ -57,6 +57,12 @@ class NetworkGrid:
         turned = array.transpose(*range(lead), *(lead + a for a in self.order))
         return np.flip(turned, tuple(lead + a for a in self.flips))
 
+    def restore(self, array: NDArray[T]) -> NDArray[T]:
+        """Inverse of `orient`, a view as well."""
+        lead = array.ndim - len(self.order)
+        flipped = np.flip(array, tuple(lead + a for a in self.flips))
+        return flipped.transpose(*range(lead), *(lead + self.order.index(a) for a in range(len(self.order))))
+
     def orient_box(self, box: Box) -> Box:
         """Box of the source grid as a box of the turned one."""
         return self._flip_box(tuple(box[a] for a in self.order))
@@ -72,13 +78,22 @@ class NetworkGrid:
 
     def network_box(self, box: Box) -> Box:
         """Box of the network's grid whose values a box of the turned grid is resampled from."""
-        reach = []
-        for (start, stop), size, target in zip(box, self.oriented, self.shape, strict=True):
-            ratio = target / size
-            width = max(ratio, 1.0) + 0.5  # half the resampling kernel, and what rounding may add
-            low, high = floor((start + 0.5) * ratio - width), ceil((stop - 0.5) * ratio + width)
-            reach.append((start, stop) if size == target else (max(0, low), min(target, high)))
-        return tuple(reach)
+        return _reach(box, self.oriented, self.shape)
+
+    def oriented_box(self, box: Box) -> Box:
+        """Box of the turned grid whose values a box of the network's grid is resampled from."""
+        return _reach(box, self.shape, self.oriented)
+
+
+def _reach(box: Box, shape: tuple[int, ...], other: tuple[int, ...]) -> Box:
+    """Box of another grid of the same extent that a box is resampled from."""
+    reach = []
+    for (start, stop), size, target in zip(box, shape, other, strict=True):
+        ratio = target / size
+        width = max(ratio, 1.0) + 0.5  # half the resampling kernel, and what rounding may add
+        low, high = floor((start + 0.5) * ratio - width), ceil((stop - 0.5) * ratio + width)
+        reach.append((start, stop) if size == target else (max(0, low), min(target, high)))
+    return tuple(reach)
 
 
 def network_grid(spec: ImageSpec, config: PreprocessConfig, along: str | None = None) -> NetworkGrid:

@@ -1,21 +1,17 @@
-"""Intensities: checks, normalization for the network, whether they are Hounsfield units, and the window to see them."""
+"""Intensities: what float32 can hold, channels and colors, Hounsfield units, and the window to see them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prosma_core.config.model import ChannelIntensity
 from prosma_core.data.geometry import Scan
+from prosma_core.data.lazy import LazyArray
 from prosma_core.errors import ChannelError, IntensityError
 from prosma_core.printable import counted
-
-Place = Callable[[tuple[Any, ...]], str]
-"""Text that locates a voxel of a frame in its scan, from its index."""
 
 LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 """Weights of red, green and blue in a gray picture (ITU-R BT.601)."""
@@ -27,14 +23,8 @@ SMALLEST, LARGEST = 1e-30, 1e30
 """Ranges of values outside of which float32 has no room for their squares."""
 OFFSET = 16.0
 """Values whose offset is larger than their range by more than this factor lose detail in float32."""
-BLOCK = 2**20
-"""Values that are summed at once."""
 WHOLE = 2**53
 """Whole numbers up to which float64 tells each from its neighbors."""
-ABSURD = 1e6
-"""A few voxels that lie this many times farther from the median than all others are taken for damage."""
-FEW = 16
-"""At most so many voxels, or one of 100,000."""
 
 
 def single_precision(low: float, high: float) -> bool:
@@ -64,153 +54,16 @@ def from_smallest(values: NDArray[Any]) -> NDArray[Any]:
     return shifted
 
 
-def normalise(image: NDArray[Any], intensities: tuple[ChannelIntensity, ...]) -> NDArray[np.float32]:
-    """Channels normalised as the training set fixed it.
-
-    Parameters
-    ----------
-    image : ndarray, integer or float, shape (C, *grid)
-        Values of the file.
-    intensities : tuple of ChannelIntensity
-        One per channel.
-
-    Returns
-    -------
-    ndarray, float32, shape (C, *grid)
-        Computed in float64 where float32 cannot hold the differences between the values.
-
-    Raises
-    ------
-    IntensityError
-        See `check_finite` and `check_varies`.
-    """
-    check_finite(image)
-    check_varies(image)
-    result = np.empty(image.shape, np.float32)
-    for given, rule, out in zip(image, intensities, result, strict=True):
-        channel = given if rule.kind == "ct" else from_smallest(given)
-        low, high = float(channel.min()), float(channel.max())
-        if low == high and rule.kind == "zscore":
-            out[...] = 0
-            continue
-        if not single_precision(low, high):
-            out[...] = _normalised(channel.astype(np.float64), rule)
-            continue
-        np.copyto(out, channel, casting="unsafe")
-        if rule.kind == "ct":
-            np.clip(out, rule.low, rule.high, out=out)
-            mean, std = rule.mean, rule.std
-        else:
-            mean, std = _mean_std(out)
-        out -= mean
-        out /= std
-    return result
-
-
-def _mean_std(values: NDArray[np.float32]) -> tuple[float, float]:
-    """Mean and standard deviation in float64, without a copy of all values in it; `values` lie one behind the other."""
-    flat = values.reshape(-1)
-    mean = float(flat.mean(dtype=np.float64))
-    blocks = (flat[start : start + BLOCK].astype(np.float64) - mean for start in range(0, flat.size, BLOCK))
-    return mean, math.sqrt(sum(float(block @ block) for block in blocks) / flat.size)
-
-
-def _normalised(values: NDArray[np.float64], rule: ChannelIntensity) -> NDArray[np.float64]:
-    """Values of a channel normalised in place; those of a z-score brought to a range of 1 first."""
-    if rule.kind == "ct":
-        np.clip(values, rule.low, rule.high, out=values)
-        mean, std = rule.mean, rule.std
-    else:
-        low, high = float(values.min()), float(values.max())
-        middle, half = low / 2 + high / 2, high / 2 - low / 2
-        values -= middle
-        values /= half
-        mean, std = float(values.mean()), float(values.std())
-    values -= mean
-    values /= std
-    return values
-
-
-def check_finite(image: NDArray[Any], place: Place | None = None) -> None:
-    """Raise `IntensityError` if any voxel is NaN or infinite.
-
-    Parameters
-    ----------
-    image : ndarray, integer or float, shape (C, *grid)
-    place : callable, optional
-        Says where a voxel lies, from its index in `image`.
-    """
-    if image.dtype.kind != "f":
-        return
-    finite = np.isfinite(image)
-    bad = image.size - int(finite.sum())
-    if bad:
-        first = np.unravel_index(int(np.argmin(finite)), image.shape)
-        where = f", the first at {place(first)}" if place else ""
-        msg = (
-            f"All {bad} voxels are NaN or infinite{where}: there is nothing to see in them. Check that it is the "
-            "right file."
-            if bad == image.size
-            else f"Of {image.size} voxels, {counted(bad, 'is', 'are')} NaN or infinite{where}; replace "
-            "them (for example by the background value) and try again."
-        )
-        raise IntensityError(msg)
-
-
-def check_plausible(image: NDArray[Any], intensities: tuple[ChannelIntensity, ...], place: Place) -> None:
-    """Raise `IntensityError` if a few finite voxels of a channel lie absurdly far from all others.
-
-    They would decide over mean and standard deviation alone. A channel that is clipped (CT) may hold such voxels.
-
-    Parameters
-    ----------
-    image : ndarray, integer or float, shape (C, *grid), or (1, *grid) or (3, *grid) where colors are exchanged
-        Finite.
-    intensities : tuple of ChannelIntensity
-        One per channel of the model.
-    place : callable
-        Says where a voxel lies, from its index in `image`.
-    """
-    for c, channel in enumerate(image):
-        if intensities[min(c, len(intensities) - 1)].kind == "ct":
-            continue
-        values = from_smallest(channel)
-        some = _some(values)
-        middle = float(np.median(some))
-        reach = max(float(values.max()) - middle, middle - float(values.min())) / ABSURD
-        if np.count_nonzero(np.abs(some - middle) > reach) > FEW * 4:  # as of any usual scan
-            continue
-        near = (values >= middle - reach) & (values <= middle + reach)
-        far = channel.size - int(np.count_nonzero(near))
-        if not 0 < far <= max(FEW, channel.size // 100_000):
-            continue
-        rest = channel[near]
-        low, high = rest.min(), rest.max()
-        if low < high:
-            first = np.unravel_index(int(np.argmin(near)), channel.shape)
-            count = "One voxel lies" if far == 1 else f"{far} voxels lie"
-            msg = (
-                f"{count} far outside of all others: {float(channel[first]):g} at {place((c, *first))}, while the "
-                f"others are between {float(low):g} and {float(high):g}. Replace it (for example by the background "
-                "value) and try again."
-            )
-            raise IntensityError(msg)
-
-
-def _some(channel: NDArray[Any]) -> NDArray[Any]:
-    """About 4,000 values, evenly spread, as floats."""
-    flat = channel.reshape(-1) if channel.flags.c_contiguous else channel.ravel(order="K")
-    return flat[:: max(1, flat.size // 4096)].astype(np.float64)
-
-
-def check_varies(image: NDArray[Any]) -> None:
-    """Raise `IntensityError` if all voxels have one value."""
-    if image.max() == image.min():
-        msg = (
-            f"Every voxel has the value {float(image.flat[0]):g}: there is "
-            "nothing to see in this image. Check that it is the right file."
-        )
-        raise IntensityError(msg)
+def check_varies(image: NDArray[Any] | LazyArray) -> None:
+    """Raise `IntensityError` if all voxels have one value; read plane by plane, up to the first other value."""
+    first: Any = None
+    for index in np.ndindex(image.shape[:-2]):
+        plane = np.asarray(image[index])
+        first = plane[0, 0] if first is None else first
+        if (plane != first).any():
+            return
+    msg = f"Every voxel has the value {float(first):g}: there is nothing to see in this image. Check that it is the "
+    raise IntensityError(msg + "right file.")
 
 
 def check_channels(scan: Scan, channels: tuple[str, ...]) -> None:
@@ -250,9 +103,9 @@ def fit_channels(image: NDArray[Any], expected: int) -> tuple[NDArray[Any], str 
     if image.shape[0] == 1:
         return np.repeat(image, 3, axis=0), "the gray channel was used for red, green and blue"
     kind = np.float64 if image.dtype.itemsize > 4 else np.float32
-    image = from_smallest(image)
-    gray = np.tensordot(LUMINANCE.astype(kind), image.astype(kind, copy=False), axes=1)[None]
-    return gray, "the three color channels were turned to gray"
+    colors = zip(LUMINANCE.astype(kind), from_smallest(image), strict=True)
+    red, green, blue = (share * values for share, values in colors)  # each voxel by itself, wherever it is read
+    return (red + green + blue).astype(kind, copy=False)[None], "the three color channels were turned to gray"
 
 
 AIR_HU = -500.0

@@ -10,8 +10,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from prosma_core.data.geometry import Box, whole
 from prosma_core.data.labels import IGNORED
 
+PIECE = 2**24
+"""Voxels taken at once where a part is resampled within the whole length of its grid."""
 MAX_ROWS = 32768
 """Rows (or planes) resized in one call: the anti-aliasing kernels of GPUs have an end to their launch grid."""
 
@@ -54,6 +57,60 @@ def _resize_axis(image: Tensor, axis: int, size: int, nearest: bool) -> Tensor:
             parts.append(F.interpolate(part, target, mode="bilinear", antialias=True))
     flat = torch.cat(parts, split) if len(parts) > 1 else parts[0]
     return flat.reshape(*image.shape[:axis], size, *image.shape[axis + 1 :])
+
+
+def resize_box(
+    image: Tensor, box: Box, shape: Sequence[int], wanted: Box, target: Sequence[int], nearest: Sequence[int] = ()
+) -> Tensor:
+    """A box of what `resize` makes of a whole image, from a box of that image.
+
+    Parameters
+    ----------
+    image : Tensor, float32, shape (C, *box)
+    box : tuple of (int, int)
+        Where it lies in the whole image; all that the kernels of `wanted` reach.
+    shape : sequence of int
+        Of the whole image.
+    wanted : tuple of (int, int)
+        Box of the new grid.
+    target : sequence of int
+        Shape of the new grid.
+    nearest
+        As in `resize`.
+
+    Returns
+    -------
+    Tensor, float32, shape (C, *wanted)
+        To the bit what `resize` gives there.
+    """
+    if box == whole(tuple(shape)) and wanted == whole(tuple(target)):
+        return resize(image, target, nearest)
+    for axis, (size, new) in enumerate(zip(shape, target, strict=True)):
+        if size == new:
+            low = wanted[axis][0] - box[axis][0]
+            image = image.narrow(axis + 1, low, wanted[axis][1] - wanted[axis][0])
+            continue
+        how = (box[axis][0], size, wanted[axis], new, axis in nearest)
+        if image.shape[axis + 1] == size:
+            image = _resize_part_of_axis(image, axis + 1, *how)
+        else:  # few voxels at a time: each is resampled within the whole length of the axis
+            other = 1 if axis else 2
+            row = size * image[0].numel() // (image.shape[axis + 1] * image.shape[other])
+            pieces = [torch.split(k, max(1, PIECE // row), other) for k in torch.split(image, 1)]
+            image = torch.cat([torch.cat([_resize_part_of_axis(p, axis + 1, *how) for p in k], other) for k in pieces])
+    return image
+
+
+def _resize_part_of_axis(
+    image: Tensor, axis: int, start: int, size: int, wanted: tuple[int, int], target: int, nearest: bool
+) -> Tensor:
+    """One axis: the image begins at `start` of `size` voxels; `wanted` of `target` new ones come back."""
+    there = image.shape[axis]
+    if there < size:
+        after = [0, 0] * (image.ndim - 1 - axis)
+        image = F.pad(image, [*after, start, size - there - start])
+    image = _resize_axis(image, axis, target, nearest)
+    return image.narrow(axis, wanted[0], wanted[1] - wanted[0])
 
 
 def resize_labels(

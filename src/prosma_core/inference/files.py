@@ -7,7 +7,7 @@ import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,13 +15,14 @@ from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.model import ModelHeader, VoxelSize, provenance
 from prosma_core.data.fit import warn_unfit
 from prosma_core.data.geometry import Scan, size_text, with_voxel_size
+from prosma_core.data.lazy import LazyArray, chunks_of
 from prosma_core.errors import OutputError, ProsmaError
 from prosma_core.events import CaseFailed, Event, StageStarted, Working
 from prosma_core.inference.scan_runs import ScanPlan, ScanTask, is_finished, run_scans, tasks_of
 from prosma_core.io.atomic import check_length
 from prosma_core.io.bundle import missed_text
 from prosma_core.io.dataset_folder import read_channels
-from prosma_core.io.images import read_image, read_labels, stem, write_image, write_labels
+from prosma_core.io.images import open_image, read_labels, stem, write_image, write_labels
 from prosma_core.io.names import image_suffix
 from prosma_core.io.notes import known_of, made_by_model, read_notes
 from prosma_core.io.output_plan import check_replace
@@ -118,7 +119,7 @@ def plan_files(
 def _several_each(file: Path, files: int) -> bool:
     """Whether a file of what may be one scan holds several channels by itself: scans whose names are numbers."""
     with contextlib.suppress(ProsmaError, MemoryError):  # said when its turn comes
-        spec = read_image(file).spec
+        spec = open_image(file).spec
         return spec.num_channels > 1 or spec.num_frames == files
     return False
 
@@ -211,6 +212,7 @@ class _Work:
 
     def __call__(self, task: ScanTask) -> Generator[Event, None, tuple[dict[str, int], list[Row]]]:
         from prosma_core.inference.device import name_memory_errors  # late: needs torch
+        from prosma_core.inference.stored_results import StoredResults, is_zarr, read_whole_if_it_fits
 
         began = time.monotonic()
         header, config, options = self.segmenter.header, self.config, self.options
@@ -224,19 +226,26 @@ class _Work:
             scan = Scan(scan.data, spec)
             _check_format(task.target, scan)
             yield StageStarted(f"{task.name}: {scan.spec.axes} {'x'.join(map(str, scan.spec.shape))}")
+            scan, parts = read_whole_if_it_fits(scan, self.segmenter, config, task.target)
             if unknown := warn_unfit(scan, header, task.name, **known_of(task.scan.files[0])):
                 yield StageStarted(unknown)
-            result = yield from self.segmenter.segment(scan, config)
             notes = provenance(header, config, ", ".join(p.name for p in task.scan.files), given)
-            _write(task.target, result, notes, replaceable)
-            counts = _count(result, self.segmenter)
+            if parts and is_zarr(task.target):
+                places = {"labels": task.target, **_extra_targets(task.target)}
+                with StoredResults(places, scan.spec, header, config, notes, replaceable) as stored:
+                    result = yield from self.segmenter.segment(scan, config, allocate=stored.allocate)
+                    counts = _count(result, self.segmenter)
+            else:
+                result = yield from self.segmenter.segment(scan, config)
+                _write(task.target, result, notes, replaceable)
+                counts = _count(result, self.segmenter)
             if nothing := missed_text(header, counts, part=config.region is not None):
                 yield StageStarted(f"{task.name}: {nothing}")
         return counts, class_rows(task.scan.files[0], counts, spec, header.name, time.monotonic() - began)
 
 
 def _read(scan: ScanFiles, axes: str | None) -> Scan:
-    return read_image(scan.files[0], axes=axes) if len(scan.files) == 1 else read_channels(scan.files)
+    return open_image(scan.files[0], axes=axes) if len(scan.files) == 1 else read_channels(scan.files)
 
 
 def names_file(out: Path) -> bool:
@@ -301,4 +310,8 @@ def _write(target: Path, result: Segmentation, notes: dict[str, str], replaceabl
 
 
 def _count(result: Segmentation, segmenter: Segmenter) -> dict[str, int]:
-    return {c.name: int(np.count_nonzero(result.labels.data == c.value)) for c in segmenter.header.classes[1:]}
+    labels: Any = result.labels.data
+    values = np.zeros(np.iinfo(labels.dtype).max + 1, np.int64)
+    for part in chunks_of(labels) if isinstance(labels, LazyArray) else labels:
+        values += np.bincount(part.reshape(-1), minlength=len(values))
+    return {c.name: int(values[c.value]) for c in segmenter.header.classes[1:]}

@@ -9,16 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prosma_core.data.geometry import Box, box_shape, box_slices
+from prosma_core.data.geometry import Box, box_shape
 from prosma_core.data.grid import NetworkGrid
-from prosma_core.data.resample import resize
-
-PIECE = 2**24
-"""Voxels taken at once where a part is resampled within the whole length of its grid."""
+from prosma_core.data.resample import PIECE, resize_box
 
 
 @dataclass(frozen=True)
@@ -38,11 +34,10 @@ class RegionOfInterest:
     oriented: Box
     network: Box
 
-    def of(self, frame: NDArray[Any]) -> NDArray[Any]:
-        """The part of an array on the frame's own grid (..., *grid), turned: a view to write into."""
-        index: tuple[Any, ...] = (..., *box_slices(self.oriented))
-        part: NDArray[Any] = self.grid.orient(frame)[index]
-        return part
+    @property
+    def source(self) -> Box:
+        """Its box on the frame's own grid."""
+        return self.grid.restore_box(self.oriented)
 
     def nearest(self) -> list[NDArray[np.intp]]:
         """For each axis: the plane of the network box nearest to each plane of the oriented box."""
@@ -72,30 +67,10 @@ def resize_part(image: Tensor, part: RegionOfInterest) -> Tensor:
     -------
     Tensor, float32, shape (K, *oriented box)
     """
-    for axis, (size, target) in enumerate(zip(part.grid.shape, part.grid.oriented, strict=True)):
-        if size == target:
-            continue
-        if image.shape[axis + 1] == size:
-            image = _resize_axis(image, axis, part)
-        else:  # few voxels at a time: each is resampled within the whole length of the axis
-            other = 1 if axis else 2
-            row = size * image[0].numel() // (image.shape[axis + 1] * image.shape[other])
-            pieces = [torch.split(k, max(1, PIECE // row), other) for k in torch.split(image, 1)]
-            image = torch.cat([torch.cat([_resize_axis(p, axis, part) for p in k], other) for k in pieces])
-    return image
-
-
-def _resize_axis(image: Tensor, axis: int, part: RegionOfInterest) -> Tensor:
-    """One axis of the network box resampled to that of the oriented box."""
-    start, stop = part.network[axis]
-    size, target = part.grid.shape[axis], part.grid.oriented[axis]
-    if stop - start < size:
-        after = [0, 0] * (image.ndim - 2 - axis)
-        image = F.pad(image, [*after, start, size - stop])
-    shape = list(image.shape[1:])
-    shape[axis] = target
-    first, last = part.oriented[axis]
-    return resize(image, shape, part.grid.thick).narrow(axis + 1, first, last - first)
+    grid = part.grid
+    if grid.shape == grid.oriented and part.network == part.oriented:
+        return image
+    return resize_box(image, part.network, grid.shape, part.oriented, grid.oriented, grid.thick)
 
 
 def argmax_part(logits: Tensor, part: RegionOfInterest, threshold: float | None = None) -> NDArray[Any]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from math import prod
+from dataclasses import dataclass, replace
+from itertools import pairwise, product
+from math import ceil, prod
 
 import torch
 
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.model import ModelConfig, ModelHeader
-from prosma_core.data.geometry import ImageSpec, check_region, format_region, size_note, size_unknown
-from prosma_core.data.grid import NetworkGrid
+from prosma_core.data.geometry import Box, ImageSpec, box_shape, check_region, format_region, size_note, size_unknown
+from prosma_core.data.geometry import whole as whole_box
+from prosma_core.data.grid import NetworkGrid, padding_to, tile_starts
+from prosma_core.data.lazy import KEPT
 from prosma_core.errors import DeviceError
 from prosma_core.inference.device import free_memory, gib
-from prosma_core.inference.grid_restore import planes_at_once
+from prosma_core.inference.grid_restore import RegionOfInterest, plan_part, planes_at_once
 from prosma_core.printable import counted
 
 TENSORS_PER_TILE = 14
@@ -25,6 +28,208 @@ MAX_BATCH = {"cuda": 16, "mps": 4, "cpu": 1}
 """More tiles at once gain nothing: a CPU is busy with one."""
 SHARE = 0.8
 """Share of the free memory that is planned with."""
+
+
+IN_CORE = 2 << 30
+"""Bytes up to which a scan that can be read by parts is taken at once; more memory would gain nothing."""
+WORKING = 9 << 27
+"""Bytes that a block takes at most, where there are so many."""
+WORTH = 1.15
+"""Times the tiles that a scan may take in blocks; where `WORKING` is not enough for it, free memory is used."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """Blocks that are computed one after the other, along the first axis of the network's grid.
+
+    Attributes
+    ----------
+    blocks : tuple of RegionOfInterest
+        In this order; neighbors share tiles, which are computed once.
+    tiles : int
+        How many tiles they take.
+    """
+
+    blocks: tuple[RegionOfInterest, ...]
+    tiles: int
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """What of a frame is computed at once.
+
+    Attributes
+    ----------
+    columns : tuple of Column
+    words : str
+        The plan for people; empty where the frame is computed as a whole.
+    """
+
+    columns: tuple[Column, ...]
+    words: str = ""
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of a frame."""
+        return sum(column.tiles for column in self.columns)
+
+
+@dataclass(frozen=True)
+class Need:
+    """What the memory of a segmentation depends on.
+
+    Attributes
+    ----------
+    model : ModelConfig
+    tile : tuple of int
+    overlap : float
+    all_classes, threshold : bool
+        As of `plan_memory`.
+    scan : int
+        Bytes of the scan that are read if it is taken as a whole; 0 if it is in memory.
+    chunks : tuple of int
+        Of the result, along each axis of a frame.
+    """
+
+    model: ModelConfig
+    tile: tuple[int, ...]
+    overlap: float
+    all_classes: bool
+    threshold: bool
+    scan: int
+    chunks: tuple[int, ...]
+
+    def bytes(self, part: RegionOfInterest, *, block: bool) -> int:
+        """Bytes that a part takes, computed as a whole or as a block of a column."""
+        network, source = box_shape(part.network), box_shape(part.oriented)
+        if not block:
+            sums = sum_bytes(self.model.num_classes, network, source, self.all_classes, self.threshold)
+            return tile_bytes(self.model, self.tile) + sums + 4 * self.model.in_channels * prod(network) + self.scan
+        grid = part.grid
+        depth = min(network[0] + self.tile[0], grid.shape[0])
+        sides = zip(network[1:], self.tile[1:], grid.shape[1:], strict=True)
+        reach = (depth, *(min(n + 2 * t, size) for n, t, size in sides))
+        read = prod(min(o, ceil(r * o / n) + 4) for r, o, n in zip(reach, grid.oriented, grid.shape, strict=True))
+        image = 4 * self.model.in_channels * (prod(reach) + (0 if grid.shape == grid.oriented else 2 * read))
+        held = (depth + self.tile[0], *network[1:])  # what is carried over among them
+        back = sum_bytes(self.model.num_classes, network, source, self.all_classes, self.threshold, prepared=0)
+        sums = 4 * (self.model.num_classes + 1) * prod(held)
+        back -= 4 * (self.model.num_classes + 1) * prod(network)
+        return KEPT + max(image + 6 * read, image + tile_bytes(self.model, self.tile) + sums, sums + back)
+
+
+def plan_blocks(
+    part: RegionOfInterest, need: Need, *, lazy: bool, working: int | None = None, least: bool = False
+) -> BlockPlan:
+    """What of a frame is computed at once: all of it where that fits, else blocks of whole chunks of the result.
+
+    Parameters
+    ----------
+    part : RegionOfInterest
+        What is wanted of the frame.
+    need : Need
+    lazy : bool
+        Whether the scan is read by parts; else it is in memory.
+    working : int, optional
+        Bytes that a block may take; by what is free for None.
+    least : bool
+        Never take the frame as a whole, unless it is a single block.
+    """
+    free = int(free_memory(torch.device("cpu")) * SHARE)
+    alone = BlockPlan((_column(part, need, part.source),))
+    every = prod(
+        len(_starts(replace(part, network=whole_box(part.grid.shape)), need, axis)) for axis in range(len(need.tile))
+    )
+    whole = need.bytes(part, block=False)
+    if every == 1 or not (least or working is not None or whole > (min(free, IN_CORE) if lazy else free)):
+        return alone
+    most = min(free, WORKING) if working is None else working
+    plan = _cut(part, need, most)
+    while working is None and plan.tiles > WORTH * alone.tiles and most < free:
+        most = min(2 * most, free)
+        plan = _cut(part, need, most)
+    first = plan.columns[0].blocks
+    count = sum(len(column.blocks) for column in plan.columns)
+    if count == 1:
+        return plan
+    shapes = [box_shape(block.source) for column in plan.columns for block in column.blocks]
+    size = " x ".join(str(max(sizes)) for sizes in zip(*shapes, strict=True))
+    more = round(100 * (plan.tiles / alone.tiles - 1))
+    return BlockPlan(
+        plan.columns,
+        f"Computed in {count} blocks of up to {size} voxels, about {gib(need.bytes(first[0], block=True))} at a time "
+        f"(as a whole {gib(whole)}; {gib(free / SHARE)} are free)" + (f", {more} % more tiles." if more else "."),
+    )
+
+
+def _column(part: RegionOfInterest, need: Need, box: Box, depth: int = 0) -> Column:
+    """The blocks of a column, `depth` chunks along the network's first axis each; one for 0."""
+    grid = part.grid
+    axis = grid.order[0]
+    cuts = _cuts(box[axis], depth * need.chunks[axis]) if depth else [box[axis]]
+    blocks = [plan_part(grid, (*box[:axis], cut, *box[axis + 1 :])) for cut in cuts]
+    blocks.sort(key=lambda block: block.oriented[0])
+    tiles = prod(len(_starts(plan_part(grid, box), need, axis)) for axis in range(len(box)))
+    return Column(tuple(blocks), tiles)
+
+
+def _cut(part: RegionOfInterest, need: Need, working: int) -> BlockPlan:
+    """The columns that take the fewest tiles among those whose blocks fit; the smallest where none do."""
+    grid, box, along = part.grid, part.source, part.grid.order[0]
+    across = [axis for axis in range(len(box)) if axis != along]
+    whole = [-(-box[axis][1] // need.chunks[axis]) - box[axis][0] // need.chunks[axis] for axis in range(len(box))]
+    ways = product(*(sorted({-(-whole[axis] // n) for n in range(1, whole[axis] + 1)}) for axis in across))
+    best: tuple[float, list[Box], int] | None = None
+    for chunks in ways:
+        size = dict(zip(across, chunks, strict=True))
+        cuts = [
+            [box[axis]] if axis == along else _cuts(box[axis], size[axis] * need.chunks[axis])
+            for axis in range(len(box))
+        ]
+        tiles = prod(
+            sum(len(_starts(_with(part, grid.order[axis], cut), need, axis)) for cut in cuts[grid.order[axis]])
+            for axis in range(len(box))
+        )
+        least = all(n == 1 for n in chunks)
+        depth = whole[along]
+        while depth > 1 and need.bytes(_first(part, need, cuts, along, depth), block=True) > working:
+            depth = (depth + 1) // 2
+        fits = need.bytes(_first(part, need, cuts, along, depth), block=True) <= working
+        if (fits or (least and best is None)) and (best is None or (tiles, -depth) < (best[0], -best[2])):
+            best = tiles, list(product(*cuts)), depth
+    assert best is not None
+    return BlockPlan(tuple(_column(part, need, column, best[2]) for column in best[1]))
+
+
+def _first(
+    part: RegionOfInterest, need: Need, cuts: list[list[tuple[int, int]]], along: int, depth: int
+) -> RegionOfInterest:
+    """A block of the largest size."""
+    largest = [max(cut, key=lambda ends: ends[1] - ends[0]) for cut in cuts]
+    largest[along] = max(_cuts(part.source[along], depth * need.chunks[along]), key=lambda ends: ends[1] - ends[0])
+    return plan_part(part.grid, tuple(largest))
+
+
+def _with(part: RegionOfInterest, axis: int, cut: tuple[int, int]) -> RegionOfInterest:
+    """A piece of a part along an axis of the scan."""
+    box = part.source
+    return plan_part(part.grid, (*box[:axis], cut, *box[axis + 1 :]))
+
+
+def _starts(part: RegionOfInterest, need: Need, axis: int) -> list[int]:
+    """First voxels of the tiles along an axis of the network that reach a part."""
+    low, high = part.network[axis]
+    size, tile = part.grid.shape[axis], need.tile[axis]
+    before, after = padding_to((size,), (tile,))[0]
+    starts = tile_starts(size + before + after, tile, need.overlap)
+    return [start for start in starts if start < high + before and low + before < start + tile]
+
+
+def _cuts(ends: tuple[int, int], step: int) -> list[tuple[int, int]]:
+    """Pieces between multiples of a number of voxels."""
+    start, stop = ends
+    inside = range((start // step + 1) * step, stop, step)
+    return list(pairwise([start, *inside, stop]))
 
 
 @dataclass(frozen=True)
@@ -52,14 +257,19 @@ def tile_bytes(model: ModelConfig, tile: tuple[int, ...]) -> int:
 
 
 def sum_bytes(
-    num_classes: int, grid: tuple[int, ...], source: tuple[int, ...], all_classes: bool, threshold: bool = False
+    num_classes: int,
+    grid: tuple[int, ...],
+    source: tuple[int, ...],
+    all_classes: bool,
+    threshold: bool = False,
+    prepared: int = PREPARED,
 ) -> int:
     """Bytes of the summed logits, their weights, and what the source grid takes, prepared or on the way back."""
     whole = prod(source)
     back = 4 * (5 if threshold else 3) * min(whole, planes_at_once(grid, source) * prod(source[1:])) + 2 * whole
     if all_classes:
         back = max(back, 4 * whole * num_classes * 2)
-    return 4 * prod(grid) * (num_classes + 1) + max(back, PREPARED * whole)
+    return 4 * prod(grid) * (num_classes + 1) + max(back, prepared * whole)
 
 
 def plan_memory(

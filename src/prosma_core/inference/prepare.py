@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
+from math import ceil, prod
 
 import numpy as np
 import torch
@@ -17,10 +17,12 @@ from prosma_core.data.frames import (
     time_as_channels,
     time_means_channels,
 )
-from prosma_core.data.geometry import Box, Scan, check_region
+from prosma_core.data.geometry import Box, Scan, box_shape, check_region
+from prosma_core.data.geometry import whole as whole_box
 from prosma_core.data.grid import NetworkGrid, network_grid
-from prosma_core.data.intensities import check_channels, check_finite, check_plausible, fit_channels, normalise
-from prosma_core.data.resample import resize
+from prosma_core.data.intensities import check_channels, fit_channels
+from prosma_core.data.normalization import Normalization, check_not_blank, measure
+from prosma_core.data.resample import PIECE, resize_box
 from prosma_core.inference.grid_restore import RegionOfInterest, plan_part
 
 
@@ -79,12 +81,28 @@ def plan_scan(scan: Scan, header: ModelHeader, region: Box | None, along: str | 
     return ScanPlan(scan, note, box, part, wanted, whole)
 
 
-def network_image(frame: Frame, grid: NetworkGrid, preprocess: PreprocessConfig) -> tuple[Tensor, str | None]:
-    """A frame turned, normalised and resampled.
+def network_image(
+    frame: Frame,
+    grid: NetworkGrid,
+    preprocess: PreprocessConfig,
+    how: Normalization | None = None,
+    box: Box | None = None,
+) -> tuple[Tensor, str | None]:
+    """A frame turned, normalized and resampled, or a box of that.
+
+    Parameters
+    ----------
+    frame : Frame
+    grid : NetworkGrid
+    preprocess : PreprocessConfig
+    how : Normalization, optional
+        As it was measured; measured here for None.
+    box : tuple of (int, int), optional
+        Box of the network's grid; all of it for None. Only what it is resampled from is read.
 
     Returns
     -------
-    image : Tensor, float32, shape (C, *grid.shape)
+    image : Tensor, float32, shape (C, *box)
     note : str or None
         What was done to its channels, in words.
 
@@ -93,14 +111,19 @@ def network_image(frame: Frame, grid: NetworkGrid, preprocess: PreprocessConfig)
     IntensityError
         The frame cannot be computed with.
     """
-    check_finite(frame.image, frame.where)
-    check_plausible(frame.image, preprocess.intensities, frame.where)
-    image, note = fit_channels(frame.image, len(preprocess.channels))
-    image = normalise(np.ascontiguousarray(grid.orient(image)), preprocess.intensities)
-    return resize(torch.from_numpy(image), grid.shape, grid.thick), note
-
-
-def is_blank(frame: Frame) -> bool:
-    """Whether a frame has one finite value everywhere."""
-    low = frame.image.min()
-    return isfinite(low) and bool(low == frame.image.max())
+    if how is None:
+        how = measure([frame], preprocess.intensities)[0]
+        check_not_blank(how)
+    box = box or whole_box(grid.shape)
+    turned = grid.oriented_box(box)
+    values = np.empty((len(preprocess.channels), *box_shape(turned)), np.float32)
+    (start, stop), *rest = grid.restore_box(turned)
+    step, note = max(frame.chunks[0], ceil(PIECE / prod(box_shape((*rest,))))), None
+    out = grid.restore(values)
+    for first in range(start // step * step, stop, step):  # the values of the file beside those few at a time
+        low, high = max(first, start), min(first + step, stop)
+        image, note = fit_channels(frame.read(((low, high), *rest)), len(values))
+        how.apply(image, out[:, low - start : high - start])
+    if grid.shape == grid.oriented:
+        return torch.from_numpy(values), note
+    return resize_box(torch.from_numpy(values), turned, grid.oriented, box, grid.shape, grid.thick), note

@@ -15,7 +15,8 @@ from torch import Tensor
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.model import ModelHeader
 from prosma_core.data.frames import Frame
-from prosma_core.data.geometry import Box, ImageSpec, Scan, box_slices
+from prosma_core.data.geometry import Box, ImageSpec, Scan, box_shape, box_slices
+from prosma_core.data.lazy import LazyArray
 from prosma_core.events import SlabDone
 from prosma_core.inference.grid_restore import RegionOfInterest, argmax_part, argmax_streaming, resize_part
 from prosma_core.inference.postprocess import fill_holes, keep_largest, number_pieces, remove_small
@@ -23,8 +24,33 @@ from prosma_core.inference.postprocess import fill_holes, keep_largest, number_p
 MOST_NAMED = 8
 """Classes whose objects are counted in words."""
 
-Allocate = Callable[[str, tuple[int, ...], "np.dtype[Any]"], NDArray[Any]]
-"""Gives the zero-filled array for a result: its name (see `Segmentation`), shape and dtype."""
+
+@dataclass(frozen=True)
+class StoredArray:
+    """An array on a disk that is written by parts.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    dtype : numpy.dtype
+    chunks : tuple of int
+        What is packed at once along each axis.
+    put : callable
+        Takes a box and its voxels.
+    values : LazyArray
+        What was written.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    chunks: tuple[int, ...]
+    put: Callable[[Box, NDArray[Any]], None]
+    values: LazyArray
+
+
+Allocate = Callable[[str, tuple[int, ...], "np.dtype[Any]"], Any]
+"""Gives the array for a result: its name (see `Segmentation`), shape and dtype. A numpy array filled with zeros, or a
+`StoredArray` filled with the value of the background."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,8 +108,8 @@ class Results:
         self.values = np.array([c.value for c in header.classes], header.label_dtype)
         self._make = make = allocate or _zeros
         with_classes = spec.with_channels(self.names)
-        self.labels = make("labels", spec.shape, self.values.dtype)
-        if self.values[0]:
+        self.labels: Any = make("labels", spec.shape, self.values.dtype)
+        if self.values[0] and not self.stored:
             self.labels[...] = self.values[0]
         single = np.dtype(np.float32)
         self.probabilities = make("probabilities", with_classes.shape, single) if config.probabilities else None
@@ -91,30 +117,38 @@ class Results:
         self.objects: NDArray[Any] | None = None
         self.object_table: NDArray[np.int64] | None = None
 
-    def put_blank(self, frame: Frame) -> SlabDone:
-        """Take a frame without content: surely background."""
+    def put_blank(self, frame: Frame, part: RegionOfInterest) -> SlabDone:
+        """Take a part of a frame without content: surely background."""
+        shape = box_shape(part.oriented)
+        if isinstance(self.labels, StoredArray):
+            self._write(frame, part.oriented, np.zeros(shape, np.uint8))
         if self.probabilities is not None:
-            self._probabilities_of(frame)[0] = 1
-        return self._slab(frame, self.part.oriented)
+            first = np.eye(1, len(self.names), dtype=np.float32)[0]
+            values = np.broadcast_to(first.reshape(-1, *(1,) * len(shape)), (len(first), *shape))
+            self._put(self.probabilities, frame, part.oriented, values)
+        return self._slab(frame, part.oriented)
 
-    def put(self, frame: Frame, logits: Tensor) -> SlabDone:
-        """Take a frame's logits, float32, shape (K, *network box)."""
-        self._write(frame, self.part.oriented, argmax_part(logits, self.part, self.threshold))
+    def put(self, frame: Frame, part: RegionOfInterest, logits: Tensor) -> SlabDone:
+        """Take the logits of a part of a frame, float32, shape (K, *network box)."""
+        self._write(frame, part.oriented, argmax_part(logits, part, self.threshold))
         if self.probabilities is not None or self.entropy is not None:
-            p = torch.softmax(resize_part(logits, self.part), dim=0)
+            p = torch.softmax(resize_part(logits, part), dim=0)
             if self.probabilities is not None:
-                self._probabilities_of(frame)[...] = p.cpu().numpy()
+                self._put(self.probabilities, frame, part.oriented, p.cpu().numpy())
             if self.entropy is not None:
                 entropy = -torch.xlogy(p, p).sum(0) / log(len(self.names))
-                self.part.of(self.entropy[frame.index])[...] = entropy.clamp(0, 1).cpu().numpy()
-        return self._slab(frame, self.part.oriented)
+                self._put(self.entropy, frame, part.oriented, entropy.clamp(0, 1).cpu().numpy())
+        return self._slab(frame, part.oriented)
 
-    def put_planes(self, frame: Frame, first: int, sums: Tensor, weights: Tensor) -> SlabDone | None:
+    def put_planes(
+        self, frame: Frame, part: RegionOfInterest, first: int, sums: Tensor, weights: Tensor
+    ) -> SlabDone | None:
         """Take the weighted sums of some planes of a frame, and give its voxels there their class for the time being.
 
         Parameters
         ----------
         frame : Frame
+        part : RegionOfInterest
         first : int
             First plane along the first axis of the network box.
         sums : Tensor, float32, shape (K, planes, *rest of the network box)
@@ -126,14 +160,14 @@ class Results:
         SlabDone or None
             None where no voxel of the scan lies in these planes.
         """
-        planes, *rest = self.part.nearest()
+        planes, *rest = part.nearest()
         here = np.flatnonzero((planes >= first) & (planes < first + sums.shape[1]))
         if not len(here):
             return None
         logits = sums if self.threshold is None else (values / weights for values in sums)
         classes = argmax_streaming(logits, len(sums), self.threshold)
-        start = self.part.oriented[0][0] + int(here[0])
-        box = ((start, start + len(here)), *self.part.oriented[1:])
+        start = part.oriented[0][0] + int(here[0])
+        box = ((start, start + len(here)), *part.oriented[1:])
         self._write(frame, box, classes[np.ix_(planes[here] - first, *rest)])
         return self._slab(frame, box)
 
@@ -169,10 +203,16 @@ class Results:
 
     def segmentation(self) -> Segmentation:
         """The arrays and where they lie."""
-        p = None if self.probabilities is None else Scan(self.probabilities, self.spec.with_channels(self.names))
-        e = None if self.entropy is None else Scan(self.entropy, self.spec)
+        with_classes = self.spec.with_channels(self.names)
+        p = None if self.probabilities is None else Scan(_values_of(self.probabilities), with_classes)
+        e = None if self.entropy is None else Scan(_values_of(self.entropy), self.spec)
         o = None if self.objects is None else Scan(self.objects, self.spec)
-        return Segmentation(Scan(self.labels, self.spec), p, e, o, self.object_table)
+        return Segmentation(Scan(_values_of(self.labels), self.spec), p, e, o, self.object_table)
+
+    @property
+    def stored(self) -> bool:
+        """Whether the label map is written by parts, and never whole in memory."""
+        return isinstance(self.labels, StoredArray)
 
     def _class_numbers(self, region: Box) -> Iterator[tuple[tuple[int | slice, ...], NDArray[Any]]]:
         """The region at each time point: its index in the label map, and its class numbers."""
@@ -182,14 +222,31 @@ class Results:
             place = (*index, *box_slices(region))
             yield place, numbers[self.labels[place]]
 
-    def _probabilities_of(self, frame: Frame) -> NDArray[Any]:
-        assert self.probabilities is not None
-        at = (*frame.index[: self.lead], slice(None), *frame.index[self.lead :])
-        return self.part.of(self.probabilities[at])
-
     def _write(self, frame: Frame, box: Box, classes: NDArray[Any]) -> None:
+        """Write class values in place of class numbers into a box of the turned frame."""
+        if isinstance(self.labels, StoredArray):
+            self._put(self.labels, frame, box, self.values[classes])
+            return
         turned = self.part.grid.orient(self.labels[frame.index])
         _put_values(turned[box_slices(box)], classes, self.values)
+
+    def _put(self, array: NDArray[Any] | StoredArray, frame: Frame, box: Box, values: NDArray[Any]) -> None:
+        """Write values of a box of the turned frame, shape (*box) or (K, *box), where they lie in the scan."""
+        grid, channels = self.part.grid, values.ndim > len(box)
+        index: Any = frame.index
+        if channels:
+            index = (*frame.index[: self.lead], slice(None), *frame.index[self.lead :])
+        if not isinstance(array, StoredArray):
+            view: Any = array[index]
+            turned: Any = grid.orient(view)
+            turned[(..., *box_slices(box))] = values
+            return
+        placed = frame.place(grid.restore_box(box))
+        source = np.empty((*values.shape[: int(channels)], *box_shape(grid.restore_box(box))), array.dtype)
+        grid.orient(source)[...] = values
+        if channels:
+            placed = (*placed[: self.lead], (0, len(values)), *placed[self.lead :])
+        array.put(placed, source.reshape(box_shape(placed)))
 
     def _slab(self, frame: Frame, box: Box) -> SlabDone:
         placed = frame.place(self.part.grid.restore_box(box))
@@ -205,6 +262,10 @@ def _objects_text(counts: dict[str, int]) -> str:
     if len(counts) > MOST_NAMED:
         return f"{objects} of {len(counts)} classes."
     return f"{objects}: {', '.join(f'{name} {count}' for name, count in counts.items())}."
+
+
+def _values_of(array: NDArray[Any] | StoredArray) -> Any:
+    return array.values if isinstance(array, StoredArray) else array
 
 
 def _zeros(_: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -3,45 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.model import ModelHeader
-from prosma_core.data.frames import Frame, frames
+from prosma_core.data.frames import Frame, frame_axes, frames
 from prosma_core.data.geometry import SPATIAL_AXES, Scan, box_shape
+from prosma_core.data.geometry import whole as whole_box
 from prosma_core.data.intensities import check_varies
+from prosma_core.data.lazy import LazyArray, in_memory
+from prosma_core.data.normalization import Normalization, check_not_blank, measure
 from prosma_core.errors import DeviceError
 from prosma_core.events import Event, SlabDone, StageStarted, TileDone, Working, relay
 from prosma_core.inference.device import memory_ended, name_memory_errors
 from prosma_core.inference.grid_restore import RegionOfInterest
-from prosma_core.inference.memory import format_plan, plan_memory
-from prosma_core.inference.prepare import is_blank, network_image, plan_scan
+from prosma_core.inference.memory import BlockPlan, Column, Need, format_plan, plan_blocks, plan_memory
+from prosma_core.inference.prepare import ScanPlan, network_image, plan_scan
 from prosma_core.inference.results import Allocate, Results, Segmentation
-from prosma_core.inference.tiled import TiledPredictor, wanted_tiles
+from prosma_core.inference.tiled import Among, TiledPredictor, wanted_tiles
 from prosma_core.io.bundle import load_bundle
 from prosma_core.model.unet import UNet
 from prosma_core.model.weights import model_from
 from prosma_core.printable import counted
 
+_CHUNK = 64
+"""Voxels that blocks of a label map in memory are multiples of, along each axis."""
+
 
 @dataclass
 class _Work:
-    """One scan under way: `total` frames of `tiles` tiles each, of which `number` is computed now."""
+    """One scan under way: `done` of `total` tiles of all its frames are computed."""
 
     config: InferenceConfig
-    part: RegionOfInterest
     results: Results
     device: torch.device
-    total: int
     tiles: int
+    total: int
     preview: bool
-    number: int = 0
+    done: int = 0
     said: bool = False
+    known: dict[tuple[float, ...], Tensor] = field(default_factory=dict)
 
 
 class Segmenter:
@@ -56,6 +61,9 @@ class Segmenter:
         Where to compute; when its memory ends, the CPU takes over for the rest of that scan.
     """
 
+    working: int | None = None
+    """Bytes that a block of a scan may take; None plans it from the memory that is free."""
+
     def __init__(self, header: ModelHeader, model: UNet, device: torch.device) -> None:
         self.header = header
         self.model = model.to(device).eval()
@@ -66,6 +74,14 @@ class Segmenter:
         """Segmenter from a model file; raises `ModelFileError` as `load_bundle` does."""
         header, weights = load_bundle(path)
         return cls(header, model_from(header.model, weights), device)
+
+    def by_parts(self, scan: Scan, config: InferenceConfig) -> bool:
+        """Whether a scan that is still on the disk would be computed in blocks, as it is too large to be read whole.
+
+        Told by its geometry alone; errors as of `segment`.
+        """
+        plan = plan_scan(scan, self.header, config.region, config.slice_axis)
+        return bool(self._plan_blocks(plan, config).words)
 
     def segment(
         self, scan: Scan, config: InferenceConfig, *, allocate: Allocate | None = None, preview: bool = False
@@ -97,30 +113,50 @@ class Segmenter:
         self, scan: Scan, config: InferenceConfig, allocate: Allocate | None, preview: bool
     ) -> Generator[Event, None, Segmentation]:
         plan = plan_scan(scan, self.header, config.region, config.slice_axis)
-        scan, part, total, whole = plan.scan, plan.part, plan.frames, plan.whole
+        scan, part, whole = plan.scan, plan.part, plan.whole
         if plan.note:
             yield StageStarted(plan.note)
         tiles, every = wanted_tiles(part.grid.shape, self.header.preprocess.tile, config.overlap, part.network)
         for sentence in format_plan(
-            scan.spec, self.header, config, part.grid, frames=(total, whole), tiles=(len(tiles), every)
+            scan.spec, self.header, config, part.grid, frames=(plan.frames, whole), tiles=(len(tiles), every)
         ):
             yield StageStarted(sentence)
         results = Results(self.header, config, scan.spec.labels_spec(), part, allocate)
-        work = _Work(config, part, results, self.device, total, len(tiles), preview)
-        blank = 0
-        for work.number, frame in enumerate(frames(scan, self.header.model.dims, config.slice_axis, plan.region)):
-            if whole > 1 and is_blank(frame):
-                blank += 1
-                done = results.put_blank(frame)
-            else:
-                done = yield from self._frame(frame, work)
-            if preview:
-                yield done
-        if blank == total:
-            check_varies(np.asarray(scan.data))
+        blocks = self._blocks(plan, results, config)
+        if blocks.words:
+            yield StageStarted(blocks.words)
+        elif isinstance(scan.data, LazyArray):
+            yield Working("Reading the scan")
+            scan = Scan(in_memory(scan.data), scan.spec)
+        work = _Work(config, results, self.device, len(tiles), plan.frames * blocks.tiles, preview)
+        measured: dict[int, Normalization] = {}
+        if isinstance(scan.data, LazyArray):
+            yield Working("Reading intensities")
+            if self.header.model.dims < scan.spec.spatial_ndim:
+                scan.data.origin.keep *= 3  # chunks of several slices, which are computed one by one
+            every_frame = list(frames(scan, self.header.model.dims, config.slice_axis, plan.region))
+            measured = dict(enumerate(measure(every_frame, self.header.preprocess.intensities)))
+        blank = set()
+        for column in blocks.columns:
+            for number, frame in enumerate(frames(scan, self.header.model.dims, config.slice_axis, plan.region)):
+                if number not in measured:
+                    measured[number] = measure([frame], self.header.preprocess.intensities)[0]
+                if whole > 1 and measured[number].blank:
+                    blank.add(number)
+                    for block in column.blocks:
+                        done = results.put_blank(frame, block)
+                        if preview:
+                            yield done
+                    work.done += column.tiles
+                else:
+                    check_not_blank(measured[number])
+                    yield from self._column(frame, measured[number], column, work)
+        if len(blank) == plan.frames:
+            check_varies(scan.data)
         if blank:
             yield StageStarted(
-                f"Left as background, as they have one value everywhere: {blank} of {counted(total, 'frame')}."
+                f"Left as background, as they have one value everywhere: {len(blank)} of "
+                f"{counted(plan.frames, 'frame')}."
             )
         results.clean(plan.region, config)
         if config.objects:
@@ -128,22 +164,67 @@ class Segmenter:
             yield StageStarted(results.separate(plan.region))
         return results.segmentation()
 
-    def _frame(self, frame: Frame, work: _Work) -> Generator[Event, None, SlabDone]:
-        logits = yield from self._frame_logits(frame, work)
-        try:
-            return work.results.put(frame, logits)
-        except RuntimeError as error:
-            if logits.device.type == "cpu" or not memory_ended(error):
-                raise
-        yield StageStarted(f"Memory of {logits.device.type} does not suffice: finishing on the CPU.")
-        return work.results.put(frame, logits.cpu())
+    def _blocks(self, plan: ScanPlan, results: Results, config: InferenceConfig) -> BlockPlan:
+        """What of a frame is computed at once; raises `DeviceError` for settings that need the whole label map."""
+        chunks = None
+        if results.stored:
+            scan, kept = plan.scan, plan.scan.spec.labels_spec().axes
+            taken = frame_axes(scan.spec, self.header.model.dims, config.slice_axis)
+            chunks = tuple(results.labels.chunks[kept.index(axis)] for axis in taken)
+            needs = ("objects", "keep_largest", "fill_holes")
+            asked = [name.replace("_", " ") for name in needs if getattr(config, name)]
+            asked += ["min size"] if config.min_size > 1 else []
+            if asked:
+                msg = (
+                    f"This scan is segmented by parts, for which there is no {' or '.join(asked)}: connected pieces "
+                    "need the whole label map. Leave it out, or segment a part of the scan."
+                )
+                raise DeviceError(msg)
+        return self._plan_blocks(plan, config, chunks)
 
-    def _frame_logits(self, frame: Frame, work: _Work) -> Generator[Event, None, Tensor]:
-        image, note = network_image(frame, work.part.grid, self.header.preprocess)
-        if note and not work.said:
-            yield StageStarted(f"For the model, {note}.")
+    def _plan_blocks(self, plan: ScanPlan, config: InferenceConfig, chunks: tuple[int, ...] | None = None) -> BlockPlan:
+        scan, part, lazy = plan.scan, plan.part, isinstance(plan.scan.data, LazyArray)
+        need = Need(
+            self.header.model,
+            self.header.preprocess.tile,
+            config.overlap,
+            config.probabilities or config.entropy,
+            config.threshold is not None,
+            int(scan.data.nbytes) if lazy else 0,
+            chunks or tuple(_CHUNK for _ in part.oriented),
+        )
+        return plan_blocks(part, need, lazy=lazy, working=self.working, least=chunks is not None)
+
+    def _column(self, frame: Frame, how: Normalization, column: Column, work: _Work) -> Generator[Event, None, None]:
+        """Compute the blocks of a column, each with what the one before has left of their common tiles."""
+        grid, tile = column.blocks[0].grid, self.header.preprocess.tile
+        among = Among(grid.shape, whole_box(grid.shape), known=work.known)
+        for block, following in zip(column.blocks, [*column.blocks[1:], None], strict=True):
+            among.on = None if following is None else following.network[0][0]
+            among.box = among.hull(tile, work.config.overlap, block.network)
+            image, note = network_image(frame, grid, self.header.preprocess, how, among.box)
+            if note and not work.said:
+                yield StageStarted(f"For the model, {note}.")
+            computed = len(among.tiles(tile, work.config.overlap, block.network)[0])
+            logits = yield from self._logits(image, among, frame, block, work)
+            del image
+            try:
+                done = work.results.put(frame, block, logits)
+            except RuntimeError as error:
+                if logits.device.type == "cpu" or not memory_ended(error):
+                    raise
+                yield StageStarted(f"Memory of {logits.device.type} does not suffice: finishing on the CPU.")
+                done = work.results.put(frame, block, logits.cpu())
+            work.done += computed
+            among.done = block.network[0][1]
+            if work.preview:
+                yield done
+
+    def _logits(
+        self, image: Tensor, among: Among, frame: Frame, block: RegionOfInterest, work: _Work
+    ) -> Generator[Event, None, Tensor]:
         try:
-            return (yield from self._predict(image, frame, work))
+            return (yield from self._predict(image, among, frame, block, work))
         except (DeviceError, RuntimeError, MemoryError) as error:
             if work.device.type == "cpu" or not (isinstance(error, DeviceError) or memory_ended(error)):
                 raise
@@ -151,15 +232,18 @@ class Segmenter:
         work.device, work.said = torch.device("cpu"), False
         self.model.to(work.device)
         torch.cuda.empty_cache()
-        return (yield from self._predict(image, frame, work))
+        return (yield from self._predict(image, among, frame, block, work))
 
-    def _predict(self, image: Tensor, frame: Frame, work: _Work) -> Generator[Event, None, Tensor]:
-        config, tile, box = work.config, self.header.preprocess.tile, work.part.network
+    def _predict(
+        self, image: Tensor, among: Among, frame: Frame, block: RegionOfInterest, work: _Work
+    ) -> Generator[Event, None, Tensor]:
+        config, tile, box = work.config, self.header.preprocess.tile, block.network
+        more = tile[0] if among.on is not None or among.carried is not None else 0
         plan = plan_memory(
             self.header.model,
             tile,
-            box_shape(box),
-            box_shape(work.part.oriented),
+            (box_shape(box)[0] + more, *box_shape(box)[1:]),
+            box_shape(block.oriented),
             work.device,
             tiles=work.tiles,
             all_classes=config.probabilities or config.entropy,
@@ -178,14 +262,14 @@ class Segmenter:
         shown: list[SlabDone | None] = []
 
         def show(first: int, sums: Tensor, weights: Tensor) -> None:
-            shown.append(work.results.put_planes(frame, first, sums, weights))
+            shown.append(work.results.put_planes(frame, block, first, sums, weights))
 
         def change(event: Event) -> Iterator[Event]:
             if isinstance(event, TileDone):
-                event = TileDone(work.number * work.tiles + event.done, work.total * work.tiles)
+                event = TileDone(work.done + event.done, work.total)
             yield event
             yield from (slab for slab in shown if slab is not None)
             shown.clear()
 
-        run = predictor.predict(image, plan.sums_on, box, show if work.preview else None)
+        run = predictor.predict(image, plan.sums_on, box, show if work.preview else None, among)
         return (yield from relay(run, change))

@@ -4,20 +4,113 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Iterable, Sequence
-from itertools import chain, combinations
+from dataclasses import dataclass, field
+from itertools import chain, combinations, product
+from math import prod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prosma_core.data.geometry import Box, box_shape, whole
-from prosma_core.data.grid import Tile, gaussian_weight, padding_to, plan_tiles
+from prosma_core.data.grid import Tile, gaussian_weight, padding_to, tile_starts
 from prosma_core.events import StageStarted, TileDone
 from prosma_core.inference.cpu_tuning import inference_dtype, inference_layout
 from prosma_core.inference.device import memory_ended
 from prosma_core.printable import counted
 
 log = logging.getLogger(__name__)
+
+
+@dataclass
+class Carried:
+    """Weighted sums of planes that tiles of the block before have reached.
+
+    Attributes
+    ----------
+    first : int
+        Number of the first of these planes in the padded grid.
+    sums, weights : Tensor
+        As `predict` adds them up.
+    """
+
+    first: int
+    sums: Tensor
+    weights: Tensor
+
+    def onto(self, box: Box, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Sums and weights of a box that begins with these planes."""
+        total = torch.zeros(len(self.sums), *box_shape(box), device=device)
+        weights = torch.zeros(box_shape(box), device=device)
+        at = self.first - box[0][0]
+        total[:, at : at + self.sums.shape[1]] = self.sums
+        weights[at : at + len(self.weights)] = self.weights
+        return total, weights
+
+
+@dataclass
+class Among:
+    """What of a grid an image is, where the grid is computed block by block along its first axis.
+
+    No tile is computed twice: what tiles of a block add to the next is carried over. As the tiles come in the same
+    order, all sums are those of the grid computed at once, to the bit.
+
+    Attributes
+    ----------
+    grid : tuple of int
+        Shape of the network's grid.
+    box : tuple of (int, int)
+        What of it the image is: all that the block's tiles reach.
+    done : int or None
+        Tiles that touch planes before this one are computed; None: no tile is.
+    on : int or None
+        First plane of the next block.
+    carried : Carried or None
+        From the block before; after `predict`, for the next one.
+    known : dict
+        Logits of tiles of one value.
+    """
+
+    grid: tuple[int, ...]
+    box: Box
+    done: int | None = None
+    on: int | None = None
+    carried: Carried | None = None
+    known: dict[tuple[float, ...], Tensor] = field(default_factory=dict)
+
+    def tiles(self, tile: tuple[int, ...], overlap: float, box: Box) -> tuple[list[Tile], int]:
+        """Tiles to compute, in the padded grid, and how many the whole grid has."""
+        found, count = wanted_tiles(self.grid, tile, overlap, box)
+        if self.done is None:
+            return found, count
+        done = self.done + padding_to(self.grid, tile)[0][0]
+        return [t for t in found if t.start[0] >= done], count
+
+    def hull(self, tile: tuple[int, ...], overlap: float, box: Box) -> Box:
+        """All of the grid that these tiles reach; the box itself where there are none."""
+        found, _ = self.tiles(tile, overlap, box)
+        if not found:
+            return box
+        padding = padding_to(self.grid, tile)
+        starts, stops = ([f(t.start[a] for t in found) for a in range(len(tile))] for f in (min, max))
+        ends = zip(starts, stops, tile, padding, self.grid, strict=True)
+        return tuple((max(0, low - p), min(high + n - p, size)) for low, high, n, (p, _), size in ends)
+
+    def reach(self, box: Box, tiles: Sequence[Tile]) -> Box:
+        """A box of the padded grid with the planes behind it that tiles reach, where those of the block go on."""
+        if self.on is None and self.carried is None:
+            return box
+        ends = [box[0][1], *(t.start[0] + t.size[0] for t in tiles)]
+        if self.carried is not None:
+            ends.append(self.carried.first + len(self.carried.weights))
+        return ((box[0][0], max(ends)), *box[1:])
+
+    def keep(self, sums: Tensor, weights: Tensor, first: int, padding: int) -> None:
+        """Take the sums of planes from `first` on, of which those of the next block are carried over."""
+        if self.on is not None:
+            start = self.on + padding - first
+            self.carried = Carried(self.on + padding, sums[:, start:].clone(), weights[start:].clone())
+
 
 Planes = Callable[[int, Tensor, Tensor], None]
 """Takes planes that no further tile reaches: the first's number along the first axis, weighted sums, and weights."""
@@ -65,7 +158,12 @@ class TiledPredictor:
         self.dtype = inference_dtype(device) if amp else torch.float32
 
     def predict(
-        self, image: Tensor, sums_on: torch.device, box: Box | None = None, show: Planes | None = None
+        self,
+        image: Tensor,
+        sums_on: torch.device,
+        box: Box | None = None,
+        show: Planes | None = None,
+        among: Among | None = None,
     ) -> Generator[TileDone | StageStarted, None, Tensor]:
         """Logits of the grid, or of a box of it; yields after each batch of tiles.
 
@@ -80,24 +178,34 @@ class TiledPredictor:
             grid, so that its logits are those it has there.
         show : callable, optional
             Called with the planes of the box that have just been finished, except for the last.
+        among : Among, optional
+            Where the image is a part of the grid: what of it, and what the block before has left.
 
         Returns
         -------
         Tensor, float32, shape (K, *box), on `sums_on`
         """
-        grid = tuple(image.shape[1:])
-        box = box or whole(grid)
-        padding = padding_to(grid, self.tile)
+        if among is None:
+            among = Among(tuple(image.shape[1:]), whole(tuple(image.shape[1:])))
+        grid, box = among.grid, box or whole(among.grid)
         if sums_on == self.device:  # then there is room for the scan as well, and no tile has to be brought there
             image = image.to(self.device)
-        padded = F.pad(image, [p for before_after in reversed(padding) for p in before_after])
-        tiles, count = wanted_tiles(grid, self.tile, self.overlap, box)
-        box = tuple((a + p, b + p) for (a, b), (p, _) in zip(box, padding, strict=True))
+        tiles, count = among.tiles(self.tile, self.overlap, box)
+        padded, origin = _padded(image, among.box, padding_to(grid, self.tile))
+        placed = [Tile(tuple(a - o for a, o in zip(t.start, origin, strict=True)), t.size) for t in tiles]
+        before = padding_to(grid, self.tile)
+        box = tuple((a + p, b + p) for (a, b), (p, _) in zip(box, before, strict=True))
+        inside = box_shape(box)[0]
+        box = among.reach(box, tiles)
         total: Tensor | None = None
         if count > 1:
             weight = torch.from_numpy(gaussian_weight(self.tile)).to(sums_on)
             weights = torch.zeros(box_shape(box), device=sums_on)
-        known = _Known(padded, tiles)
+        if among.carried is not None:
+            total, weights = among.carried.onto(box, sums_on)
+            if self.device.type == "cpu":  # no other device takes over, where they are needed once more
+                among.carried = None
+        known = _Known(padded, placed, among.known)
         done = shown = 0
         while done < len(tiles):
             batch = tiles[done : done + self.batch_size]
@@ -124,7 +232,9 @@ class TiledPredictor:
             yield TileDone(done, len(tiles))
         assert total is not None
         if count > 1:
-            total /= weights
+            among.keep(total, weights, box[0][0], before[0][0])
+            total = total[:, :inside]
+            total /= weights[:inside]
         return total
 
     def _forward(self, batch: Tensor) -> Tensor:
@@ -164,12 +274,14 @@ class _Known:
     ----------
     padded : Tensor, float32, shape (C, *grid)
     tiles : sequence of Tile
+    logits : dict
+        Of the values that are known, by which more are added.
     """
 
-    def __init__(self, padded: Tensor, tiles: Sequence[Tile]) -> None:
+    def __init__(self, padded: Tensor, tiles: Sequence[Tile], logits: dict[tuple[float, ...], Tensor]) -> None:
         self._padded, self._tiles = padded, tiles
         self._value = _single_values(padded, tiles)
-        self._logits: dict[tuple[float, ...], Tensor] = {}
+        self._logits = logits
 
     def complete(self, numbers: Iterable[int], forward: Callable[[Tensor], Tensor]) -> list[Tensor]:
         """Logits of these tiles, each of shape (K, *tile); `forward` gives those that are not known, all at once."""
@@ -191,9 +303,20 @@ class _Known:
 
 def _single_values(padded: Tensor, tiles: Sequence[Tile]) -> list[tuple[float, ...] | None]:
     """The value of each channel in each tile, or None where a tile has several."""
+    if not tiles:
+        return []
     parts = (padded[(slice(None), *tile.slices)].flatten(1) for tile in tiles)
     bounds = torch.stack([torch.stack(part.aminmax(dim=1)) for part in parts]).cpu()  # (tiles, 2, C)
     return [tuple(low) if low == high else None for low, high in bounds.tolist()]
+
+
+def _padded(image: Tensor, box: Box, padding: tuple[tuple[int, int], ...]) -> tuple[Tensor, tuple[int, ...]]:
+    """An image padded with 0 where its grid is, and its first voxel in the padded grid."""
+    if not any(map(sum, padding)):
+        return image, tuple(a for a, _ in box)
+    sides = [both if sum(both) else (0, 0) for both in padding]  # the box is the whole axis there
+    image = F.pad(image, [p for before_after in reversed(sides) for p in before_after])
+    return image, tuple(a for a, _ in box)
 
 
 def _tiles(count: int) -> str:
@@ -202,13 +325,11 @@ def _tiles(count: int) -> str:
 
 def wanted_tiles(grid: tuple[int, ...], tile: tuple[int, ...], overlap: float, box: Box) -> tuple[list[Tile], int]:
     """Tiles of a grid that touch a box of it, in coordinates of the padded grid, and how many the whole grid has."""
-    padding = padding_to(grid, tile)
-    tiles = plan_tiles(tuple(n + sum(p) for n, p in zip(grid, padding, strict=True)), tile, overlap)
-    ends = tuple((a + p, b + p) for (a, b), (p, _) in zip(box, padding, strict=True))
-    touching = [
-        t for t in tiles if all(s < b and a < s + n for s, n, (a, b) in zip(t.start, t.size, ends, strict=True))
-    ]
-    return touching, len(tiles)
+    starts, touching = [], []
+    for n, (before, after), size, (a, b) in zip(grid, padding_to(grid, tile), tile, box, strict=True):
+        starts.append(tile_starts(n + before + after, size, overlap))
+        touching.append([start for start in starts[-1] if start < b + before and a + before < start + size])
+    return [Tile(start, tile) for start in product(*touching)], prod(map(len, starts))
 
 
 def _add(

@@ -20,12 +20,13 @@ from prosma_core.data.frames import Frame, frames
 from prosma_core.data.geometry import ImageSpec, Scan, format_region
 from prosma_core.data.grid import Tile, padding_to
 from prosma_core.data.intensities import check_varies
+from prosma_core.data.normalization import Normalization, check_not_blank, measure
 from prosma_core.errors import DeviceError
 from prosma_core.events import Event, StageStarted, TileDone, Working
 from prosma_core.inference.cpu_tuning import inference_dtype
 from prosma_core.inference.device import free_memory, gib, name_memory_errors
 from prosma_core.inference.memory import SHARE, format_plan, tile_bytes
-from prosma_core.inference.prepare import ScanPlan, is_blank, network_image, plan_scan
+from prosma_core.inference.prepare import ScanPlan, network_image, plan_scan
 from prosma_core.inference.results import Allocate
 from prosma_core.inference.segment import Segmenter
 from prosma_core.inference.tiled import wanted_tiles
@@ -265,12 +266,14 @@ def _run(work: _Work) -> Generator[Event, None, None]:
     header, config, plan = work.segmenter.header, work.config, work.plan
     blank = 0
     for frame in frames(plan.scan, header.model.dims, config.slice_axis, plan.region):
-        if plan.whole > 1 and is_blank(frame):
+        how = measure([frame], header.preprocess.intensities)[0]
+        if plan.whole > 1 and how.blank:
             blank += 1
             work.done += len(work.tiles)
             yield TileDone(work.done, work.total)
             continue
-        yield from _frame(work, frame)
+        check_not_blank(how)
+        yield from _frame(work, frame, how)
         for maps in work.maps:
             maps.end(frame)
     if blank == plan.frames:
@@ -279,9 +282,9 @@ def _run(work: _Work) -> Generator[Event, None, None]:
         yield StageStarted(f"Left out, as they have one value everywhere: {blank} of {counted(plan.frames, 'frame')}.")
 
 
-def _frame(work: _Work, frame: Frame) -> Generator[Event, None, None]:
+def _frame(work: _Work, frame: Frame, how: Normalization) -> Generator[Event, None, None]:
     header, grid = work.segmenter.header, work.plan.part.grid
-    image, note = network_image(frame, grid, header.preprocess)
+    image, note = network_image(frame, grid, header.preprocess, how)
     if note and not work.said:
         yield StageStarted(f"For the model, {note}.")
     work.said = True

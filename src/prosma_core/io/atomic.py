@@ -393,9 +393,16 @@ def replace_dir(path: Path, writer: Callable[[Path], None]) -> None:
         As in `write_atomic`; or neither the new nor the old folder could be put at `path`: both are kept, under the
         names that the message gives.
     """
+    with made_dir(path) as temporary:
+        writer(temporary)
+
+
+@contextlib.contextmanager
+def made_dir(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` for a folder, which takes its name at the end; see `replace_dir`."""
     check_target(path, folder=True)
     with _output_errors(path), taken(path) as part:
-        writer(part.path)
+        yield part.path
         sweep(part.path)  # what the writer used and could not remove
         _sync_tree(part.path)
         if not os.path.lexists(path):

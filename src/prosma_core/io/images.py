@@ -32,13 +32,13 @@ from prosma_core.io.names import (
     stem,
 )
 from prosma_core.io.nibabel_formats import check_nibabel, read_nibabel
-from prosma_core.io.nifti import check_nifti, read_nifti, write_nifti
+from prosma_core.io.nifti import check_nifti, lazy_nifti, read_nifti, write_nifti
 from prosma_core.io.nrrd import check_nrrd, read_nrrd, write_nrrd
 from prosma_core.io.output_plan import check_replace
 from prosma_core.io.raster import check_raster, read_raster, write_raster
-from prosma_core.io.tiff import check_tiff, read_tiff, write_tiff
+from prosma_core.io.tiff import check_tiff, lazy_tiff, read_tiff, write_tiff
 from prosma_core.io.zarr_checks import check_zarr, load_node
-from prosma_core.io.zarr_images import read_zarr, write_zarr
+from prosma_core.io.zarr_images import lazy_zarr, read_zarr, write_zarr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,6 +62,10 @@ __all__ = [
 _LOG = logging.getLogger(__name__)
 
 
+SMALL = 16 << 20
+"""Bytes of a file that is always read whole."""
+
+
 class _Format(NamedTuple):
     """Functions of a format."""
 
@@ -74,13 +78,15 @@ class _Format(NamedTuple):
     """Label maps are read differently, such as palettes."""
     oriented: bool = False
     """Files keep any orientation of a scan, not its voxel size alone."""
+    lazy: Callable[[Path, str | None], Scan | None] | None = None
+    """Opens what can be read by parts; None for a file that cannot."""
 
 
 _FUNCTIONS = {
-    "nifti": _Format(check_nifti, read_nifti, write_nifti, oriented=True),
-    "tiff": _Format(check_tiff, read_tiff, write_tiff, tells_labels=True),
+    "nifti": _Format(check_nifti, read_nifti, write_nifti, oriented=True, lazy=lazy_nifti),
+    "tiff": _Format(check_tiff, read_tiff, write_tiff, tells_labels=True, lazy=lazy_tiff),
     "raster": _Format(check_raster, read_raster, write_raster, tells_labels=True),
-    "zarr": _Format(check_zarr, read_zarr, write_zarr, tells_labels=True),
+    "zarr": _Format(check_zarr, read_zarr, write_zarr, tells_labels=True, lazy=lazy_zarr),
     "nrrd": _Format(check_nrrd, read_nrrd, write_nrrd, oriented=True),
     "metaimage": _Format(check_metaimage, read_metaimage, write_metaimage, oriented=True),
     "dicom": _Format(check_dicom, read_dicom),
@@ -167,6 +173,17 @@ def read_image(path: Path, *, axes: str | None = None) -> Scan:
         The format needs SimpleITK, which is not installed.
     """
     return _read(path, axes, labels=False)
+
+
+def open_image(path: Path, *, axes: str | None = None, least: int = SMALL) -> Scan:
+    """A scan as of `read_image`, whose voxels are a `LazyArray` where the file can be read by parts.
+
+    These are zarr folders, gray TIFF, and NIfTI that is neither packed nor scaled; of at least so many bytes.
+    """
+    kind = _FUNCTIONS[reader_of(path)]
+    small = path.is_file() and path.stat().st_size < least
+    found = None if small or kind.lazy is None else kind.lazy(path, axes)
+    return _read(path, axes, labels=False) if found is None else found
 
 
 def read_labels(path: Path) -> Scan:

@@ -11,8 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prosma_core.data.geometry import METRES, ImageSpec, Scan, affine_spacing, reverse_affine
+from prosma_core.data.geometry import (
+    AXIS_ORDER,
+    METRES,
+    Box,
+    ImageSpec,
+    Scan,
+    affine_spacing,
+    box_slices,
+    reverse_affine,
+)
 from prosma_core.data.intensities import single_precision
+from prosma_core.data.lazy import LazyArray
 from prosma_core.errors import FileFormatError, GeometryError
 from prosma_core.io.axes_units import arrange, ask_for_axes, parse_axes, to_canonical, unit_name
 from prosma_core.io.read_errors import damaged, reading
@@ -95,6 +105,37 @@ def read_nifti(path: Path, axes: str | None) -> Scan:
     names = _axis_names(voxels.shape, path, axes, rgb=bool(declared.dtype.names))
     kept = tuple(slice(None) if name else 0 for name in names)
     return _scan(voxels[kept], "".join(names), declared.header, path)
+
+
+def lazy_nifti(path: Path, axes: str | None) -> Scan | None:
+    """The scan of a NIfTI file that is neither packed nor scaled, read by parts when they are asked for; else None.
+
+    Parameters and errors as in `read_nifti`.
+    """
+    with reading(path, "a NIfTI file"), path.open("rb") as plain:
+        packed = plain.read(2) == b"\x1f\x8b"
+        plain.seek(0)
+        declared = None if packed else _read_header(plain, path)
+        scaled = declared is not None and declared.header.get_slope_inter()[0] not in (None, 1.0)
+        shifted = declared is not None and declared.header.get_slope_inter()[1] not in (None, 0.0)
+    if declared is None or scaled or shifted or declared.dtype.kind not in "iuf" or declared.dtype.itemsize > 8:
+        return None
+    got = path.stat().st_size - declared.offset
+    if got < declared.nbytes:
+        raise damaged(path, f"its header declares {declared.nbytes} bytes of voxels but only {max(got, 0)} are there")
+    names = _axis_names(declared.shape, path, axes, rgb=False)
+    kept = tuple(slice(None) if name else 0 for name in names)
+    native = declared.dtype.newbyteorder("=")
+
+    def read(box: Box) -> NDArray[Any]:
+        with reading(path, "a NIfTI file"):  # mapped for a moment: what was read counts as memory of this process
+            mapped = np.memmap(path, declared.dtype, "r", declared.offset, declared.shape, order="F")
+            return np.array(mapped[box_slices(box)], native)
+
+    voxels = LazyArray(declared.shape, native, read)[kept]
+    spec = _scan(np.broadcast_to(np.zeros((), native), voxels.shape), "".join(names), declared.header, path).spec
+    ordered = "".join(letter for letter in AXIS_ORDER if letter in names)
+    return Scan(voxels.transpose(tuple("".join(names).index(letter) for letter in ordered)), spec)
 
 
 def _read_file(path: Path, *, keep: bool) -> tuple[_Declared, NDArray[np.uint8]]:

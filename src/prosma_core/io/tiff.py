@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prosma_core.data.geometry import METRES
+from prosma_core.data.geometry import METRES, Box, Scan, box_shape, box_slices
+from prosma_core.data.lazy import LazyArray
 from prosma_core.errors import FileFormatError, OutputError
 from prosma_core.io.axes_units import OME_UNITS, arrange, ask_for_axes, parse_axes, unit_name, usable_size
 from prosma_core.io.ome_tiff import Ome, Planes, claims_ome, find_planes, read_ome
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tifffile import TiffFile, TiffPage, TiffPageSeries
 
-    from prosma_core.data.geometry import ImageSpec, Scan
+    from prosma_core.data.geometry import ImageSpec
 
 
 _LOG = logging.getLogger(__name__)
@@ -86,6 +87,79 @@ def read_tiff(path: Path, axes: str | None, *, labels: bool = False) -> Scan:
     scan = _open(path, axes, check_only=False, labels=labels)
     assert scan is not None
     return scan
+
+
+def lazy_tiff(path: Path, axes: str | None) -> Scan | None:
+    """The first image of a TIFF of gray planes, read plane by plane when they are asked for; None for other files.
+
+    Parameters and errors as in `read_tiff`; a damaged plane is reported when it is read.
+    """
+    with reading(path, "a TIFF file"):
+        pages = check_pages(path)
+        found = _ome(path, pages, axes)
+        if found is not None and list(found[1].files) != [path]:
+            return None
+        check_shaped(path, pages.description)
+        with _tiff_file(path) as tiff:
+            return _lazy(path, tiff, pages, found, axes)
+
+
+def _lazy(path: Path, tiff: TiffFile, pages: Pages, found: tuple[Ome, Planes] | None, axes: str | None) -> Scan | None:
+    imagej = (tiff.imagej_metadata or {}) if tiff.is_imagej else None
+    offset, frames, more = None, list[Any](), dict[str, Any]()
+    page: Any
+    if found is None:
+        series = _first_series(tiff, pages)
+        check_series(path, series)
+        if series.kind and len(tiff.series) > 1:
+            _LOG.warning("%s holds %d images; the first one is read.", path, len(tiff.series))
+        shape, letters, page, offset = tuple(series.shape), series.axes, series.keyframe, series.dataoffset
+        frames = list(series.pages) if offset is None else []
+        more = {"channels": (), "kind": "tiff"}
+    else:
+        planes = found[1]
+        frames = _frames(tiff, [number for _, number in sorted(planes.files[path])])
+        check_frames(path, frames)
+        page = frames[0]
+        shape, letters = (*planes.sizes.values(), *page.shape), planes.image.order + page.axes
+        more = {"channels": planes.image.channels, "kind": "ome-tiff", "ome": planes.image.attributes}
+    plain = page.axes == "YX" and page.photometric == 1 and letters.endswith("YX") and "S" not in letters
+    if not plain or page.dtype.kind not in "uif" or (offset is None and len(frames) != math.prod(shape[:-2])):
+        return None
+    native = page.dtype.newbyteorder("=")
+    chunks = (*(1,) * (len(shape) - 2), *(shape[-2:] if offset is None else (1, 1)))
+    voxels = LazyArray(shape, native, _plane_reader(path, tiff, frames, shape, native, offset), chunks)
+    outline: Any = np.broadcast_to(np.zeros((), native), shape)
+    if found is not None:
+        outline, kept = _squeezed(outline, letters, str(found[0].notes.get(AXES_NOTE, "")) if axes is None else "")
+        voxels = voxels[tuple(slice(None) if letter in kept else 0 for letter in letters)]
+        letters = kept
+        if found[1].image.modulo:
+            _LOG.warning("%s holds further axes within t, c or z (lifetimes, angles); they are not told apart.", path)
+    spec = _scan(path, outline, letters, axes, page, imagej=imagej, **more).spec
+    names = _guess_axes(path, letters, outline.shape) if axes is None else parse_axes(axes, outline.ndim, path)
+    return Scan(voxels.transpose(tuple(names.index(letter) for letter in spec.axes)), spec)
+
+
+def _plane_reader(
+    path: Path, tiff: TiffFile, frames: list[Any], shape: tuple[int, ...], native: np.dtype[Any], offset: int | None
+) -> Any:
+    """Reads boxes of planes that are packed each by itself, or lie behind one another from `offset` on."""
+    order = np.dtype(native).newbyteorder(tiff.byteorder)
+
+    def read(box: Box) -> NDArray[Any]:
+        with reading(path, "a TIFF file"):
+            if offset is not None:  # mapped for a moment: what was read counts as memory of this process
+                return np.array(np.memmap(path, order, "r", offset, shape)[box_slices(box)], native)
+            found = np.empty(box_shape(box), native)
+            tiff.filehandle.open()
+            for index in np.ndindex(found.shape[:-2]):
+                number = np.ravel_multi_index([i + a for i, (a, _) in zip(index, box[:-2], strict=True)], shape[:-2])
+                found[index] = frames[int(number)].asarray()[box_slices(box[-2:])]
+            tiff.filehandle.close()
+            return found
+
+    return read
 
 
 def _open(path: Path, axes: str | None, *, check_only: bool, labels: bool) -> Scan | None:

@@ -200,7 +200,7 @@ def _inside(group: Path, dataset: dict[str, Any]) -> Path:
 
 _LOG = logging.getLogger(__name__)
 
-Empty = Literal["usual", "reported", "refused"]
+Empty = Literal["usual", "reported", "sparse", "refused"]
 
 CODECS = {
     "blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd",
@@ -240,7 +240,7 @@ def check_zarr(path: Path) -> None:
         check_array(found.array, "usual" if found.labels else "refused")
 
 
-def check_array(node: Node, empty: Empty) -> list[tuple[slice, ...]]:
+def check_array(node: Node, empty: Empty) -> dict[Path, tuple[slice, ...]]:
     """Check one array; errors as in `check_zarr`.
 
     Parameters
@@ -248,12 +248,13 @@ def check_array(node: Node, empty: Empty) -> list[tuple[slice, ...]]:
     node : Node
     empty : {"usual", "reported", "refused"}
         What missing chunks are: as a rule for labels, in which most chunks hold none; reported for an image to look
-        at; refused for an image that is read, if all are missing, or nearly all of many.
+        at; sparse for an image that is read by parts, of which only all may not be missing; refused for an image that
+        is read whole, if all are missing, or nearly all of many.
 
     Returns
     -------
-    list of tuple of slice
-        The parts of the array for which there are files; all else has the fill value.
+    dict of Path to tuple of slice
+        The files of the array and the parts that they hold; all else has the fill value.
     """
     path, metadata = node.path, node.metadata
     shape, chunks = _sizes(path, metadata.get("shape"), 0), _sizes(path, _chunk_shape(node), 1)
@@ -277,7 +278,7 @@ def check_array(node: Node, empty: Empty) -> list[tuple[slice, ...]]:
     _check_present(path, present, total, declared, empty)
     if empty == "refused":
         check_unpacked(path, sum(file.stat().st_size for file, _ in files), declared)
-    return [tuple(slice(i * n, (i + 1) * n) for i, n in zip(index, chunks, strict=True)) for _, index in files]
+    return {file: tuple(slice(i * n, (i + 1) * n) for i, n in zip(index, chunks, strict=True)) for file, index in files}
 
 
 def _check_sizes(path: Path, chunk_bytes: int, total: int, declared: int) -> None:
@@ -309,9 +310,9 @@ def _present(file: Path, index: tuple[int, ...], packing: Packing, shape: tuple[
 
 def _check_present(path: Path, present: int, total: int, declared: int, empty: Empty) -> None:
     missing = total - present
-    least = 0 if empty == "usual" else 0.01 * total
+    least = 0.01 * total if empty in {"refused", "reported"} else 0
     many = declared > _BLANK_BYTES or (empty == "refused" and total >= _MANY_CHUNKS)
-    if many and present < max(least, 1):
+    if (many or empty == "sparse") and present < max(least, 1):
         raise damaged(
             path,
             f"{missing} of its {total} chunks {'is' if missing == 1 else 'are'} missing, {declared} bytes are declared",

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prosma_core.data.geometry import METRES, ImageSpec, Scan
-from prosma_core.errors import GeometryError
+from prosma_core.data.geometry import AXIS_ORDER, METRES, Box, ImageSpec, Scan, box_slices
+from prosma_core.data.lazy import LazyArray
+from prosma_core.errors import FileFormatError, GeometryError
 from prosma_core.io.axes_units import (
     ZARR_UNITS,
     arrange,
@@ -21,7 +22,7 @@ from prosma_core.io.axes_units import (
     unit_name,
     usable_size,
 )
-from prosma_core.io.read_errors import reading
+from prosma_core.io.read_errors import damaged, excerpt, reading
 from prosma_core.io.zarr_checks import Empty, Located, ZarrHeader, check_array, coarser_levels, load_node, locate_array
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _read(opened: OpenZarr) -> Any:
     if 2 * len(parts) >= array.nchunks or array.fill_value is None:
         return array[...]
     data = np.full(array.shape, array.fill_value, array.dtype)
-    for part in parts:
+    for part in parts.values():
         data[part] = array[part]
     return data
 
@@ -95,8 +96,8 @@ class OpenZarr:
         Of the finest level, in canonical axis order.
     notes : dict
         What `write_zarr` was given as provenance; empty for other folders.
-    parts : list of tuple of slice
-        The parts of the finest level for which there are files.
+    parts : dict of Path to tuple of slice
+        The files of the finest level and the parts that they hold.
     labels : bool
         Whether the folder says that it holds labels of an image.
     """
@@ -105,8 +106,61 @@ class OpenZarr:
     axes: str
     spec: ImageSpec
     notes: dict[str, Any]
-    parts: list[tuple[slice, ...]]
+    parts: dict[Path, tuple[slice, ...]]
     labels: bool
+
+
+def lazy_zarr(path: Path, axes: str | None) -> Scan:
+    """The array of a zarr folder, read by parts when they are asked for; a sparse one may lack nearly all chunks.
+
+    Parameters and errors as in `read_zarr`; a chunk that cannot be unpacked, or that is gone, is named when it is read.
+    """
+    with reading(path, "a zarr folder"):
+        opened = _open(path, axes, coarser=False, labels=False, sparse=True)
+    array = opened.levels[0]
+    chunks = tuple(int(n) for n in (array.shards or array.chunks))
+    files = {tuple(s.start // n for s, n in zip(at, chunks, strict=True)): file for file, at in opened.parts.items()}
+    there = np.zeros(tuple(-(-size // n) for size, n in zip(array.shape, chunks, strict=True)), bool)
+    for index in files:
+        there[index] = True
+    fill = 0 if array.fill_value is None else array.fill_value
+    native = array.dtype.newbyteorder("=")
+
+    def grid(box: Box) -> tuple[slice, ...]:
+        return tuple(slice(a // n, -(-b // n)) for (a, b), n in zip(box, chunks, strict=True))
+
+    def single(box: Box) -> Any:
+        return None if there[grid(box)].any() else fill
+
+    def read(box: Box) -> Any:
+        start = [part.start for part in grid(box)]
+        wanted = [tuple(map(int, index + start)) for index in np.argwhere(there[grid(box)])]
+        try:
+            data = array[box_slices(box)]
+        except MemoryError:
+            raise
+        except Exception as error:  # of any codec
+            places = {files[at]: tuple((i * n, (i + 1) * n) for i, n in zip(at, chunks, strict=True)) for at in wanted}
+            raise _chunk_error(array, places, error) from error
+        gone = next((files[index] for index in wanted if not files[index].exists()), None)
+        if gone is not None:
+            msg = f"{gone} is gone since {path.name} was opened. Check the disk or the connection, and run it again."
+            raise FileFormatError(msg)
+        return data.astype(native, copy=False)
+
+    ordered = "".join(letter for letter in AXIS_ORDER if letter in opened.axes)
+    data = LazyArray(tuple(array.shape), native, read, chunks, single)
+    return Scan(data.transpose(tuple(opened.axes.index(letter) for letter in ordered)), opened.spec)
+
+
+def _chunk_error(array: Any, files: dict[Path, Box], error: Exception) -> FileFormatError:
+    """The error for a part that cannot be read: names the chunk, found by reading them one by one."""
+    for file, box in files.items():
+        try:
+            array[box_slices(box)]
+        except Exception as own:  # noqa: BLE001  (of any codec)
+            return damaged(file, f"this chunk cannot be unpacked ({excerpt(str(own)) or type(own).__name__})")
+    return damaged(next(iter(files)), f"a chunk cannot be read ({excerpt(str(error)) or type(error).__name__})")
 
 
 def open_zarr(path: Path) -> OpenZarr:
@@ -115,12 +169,13 @@ def open_zarr(path: Path) -> OpenZarr:
         return _open(path, None, coarser=True, labels=False)
 
 
-def _open(path: Path, axes: str | None, *, coarser: bool, labels: bool) -> OpenZarr:
+def _open(path: Path, axes: str | None, *, coarser: bool, labels: bool, sparse: bool = False) -> OpenZarr:
     import zarr
 
     found = locate_array(path)
     nodes = [found.array, *(coarser_levels(found) if coarser else [])]
-    empty: Empty = "usual" if labels or found.labels else "reported" if coarser else "refused"
+    usual = labels or found.labels
+    empty: Empty = "usual" if usual else "reported" if coarser else "sparse" if sparse else "refused"
     parts = [check_array(node, empty) for node in nodes]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # codecs that the specification does not have are checked above
@@ -233,17 +288,48 @@ _CHUNK = {"t": 1, "c": 1, "z": 64, "y": 256, "x": 256}
 
 
 def write_zarr(path: Path, data: NDArray[Any], spec: ImageSpec, provenance: dict[str, str]) -> None:
-    """Write an array as a new zarr folder of the version `spec` came from, or OME-Zarr 0.4.
+    """Write an array as a new zarr folder; parameters as of `create_zarr`.
+
+    Parameters
+    ----------
+    path, spec, provenance
+    data : ndarray
+        Shape ``spec.shape``, axes ``spec.axes``.
+    """
+    create_zarr(path, data.dtype, spec, provenance)[...] = data
+
+
+def zarr_chunks(spec: ImageSpec) -> tuple[int, ...]:
+    """Chunks of the arrays that are written."""
+    return tuple(min(_CHUNK[axis], size) for axis, size in zip(spec.axes, spec.shape, strict=True))
+
+
+def create_zarr(
+    path: Path,
+    dtype: np.dtype[Any],
+    spec: ImageSpec,
+    provenance: dict[str, str],
+    chunks: tuple[int, ...] | None = None,
+    fill: int = 0,
+) -> Any:
+    """A new zarr folder of the version `spec` came from, or OME-Zarr 0.4, to be filled.
 
     Parameters
     ----------
     path : Path
         Must not exist.
-    data : ndarray
-        Shape ``spec.shape``, axes ``spec.axes``.
+    dtype : numpy.dtype
     spec : ImageSpec
     provenance : dict
         Becomes the attribute ``prosma``.
+    chunks : tuple of int, optional
+        Those of `zarr_chunks` unless given.
+    fill : int
+        Value of what is never written.
+
+    Returns
+    -------
+    zarr.Array
     """
     import zarr
 
@@ -252,32 +338,34 @@ def write_zarr(path: Path, data: NDArray[Any], spec: ImageSpec, provenance: dict
     notes: dict[str, Any] = {"prosma": provenance} if provenance else {}
     if header.ome:
         group = zarr.create_group(str(path), zarr_format=header.zarr_format)  # type: ignore[arg-type]
-        _write_array(path / "0", data, spec, header)
+        array = _create(path / "0", dtype, spec, header, chunks, fill)
         group.attrs.update({**_ome(spec, origin, header), **notes})
-        return
-    array = _write_array(path, data, spec, header)
+        return array
+    array = _create(path, dtype, spec, header, chunks, fill)
     names = {"channel_names": list(spec.channel_names)} if spec.channel_names else {}
     grid = {"axes": list(spec.axes), "spacing": list(spec.spacing), "origin": list(origin), "unit": spec.unit}
     dimensions = {"_ARRAY_DIMENSIONS": list(spec.axes)} if header.zarr_format == 2 else {}
     array.attrs.update({**grid, **dimensions, **names, **notes})
+    return array
 
 
-def _write_array(path: Path, data: NDArray[Any], spec: ImageSpec, header: ZarrHeader) -> Any:
+def _create(
+    path: Path, dtype: np.dtype[Any], spec: ImageSpec, header: ZarrHeader, chunks: tuple[int, ...] | None, fill: int
+) -> Any:
     import zarr
 
     separate: Any = {"name": "v2", "separator": "/"} if header.zarr_format == 2 else None
-    array = zarr.create_array(
+    return zarr.create_array(
         str(path),
-        shape=data.shape,
-        dtype=data.dtype,
-        chunks=tuple(min(_CHUNK[axis], size) for axis, size in zip(spec.axes, spec.shape, strict=True)),
+        shape=spec.shape,
+        dtype=dtype,
+        chunks=chunks or zarr_chunks(spec),
+        fill_value=fill,
         zarr_format=header.zarr_format,  # type: ignore[arg-type]
         chunk_key_encoding=separate,
         dimension_names=list(spec.axes) if header.zarr_format == 3 else None,
         config={"write_empty_chunks": True},  # so that a missing chunk always means a damaged copy
     )
-    array[...] = data
-    return array
 
 
 def _ome(spec: ImageSpec, origin: tuple[float, ...], header: ZarrHeader) -> dict[str, Any]:

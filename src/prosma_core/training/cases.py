@@ -20,8 +20,9 @@ from prosma_core.config.training import AugmentConfig
 from prosma_core.data.frames import frames
 from prosma_core.data.geometry import Scan
 from prosma_core.data.grid import NetworkGrid, network_grid, thick_axes
-from prosma_core.data.intensities import check_channels, check_finite, check_plausible, fit_channels, normalise
+from prosma_core.data.intensities import check_channels, fit_channels
 from prosma_core.data.labels import IGNORED, Annotation, class_indices
+from prosma_core.data.normalization import check_not_blank, measure
 from prosma_core.data.resample import resize, resize_labels
 from prosma_core.errors import ChannelError, IntensityError
 
@@ -113,9 +114,9 @@ def prepare_case(
         if bool((wanted == IGNORED).all()) or (len(every) > 1 and frame.image.min() == frame.image.max()):
             continue
         try:
-            check_finite(frame.image, frame.where)
-            check_plausible(frame.image, pre.intensities, frame.where)
-            values = normalise(grid.orient(fit_channels(frame.image, len(pre.channels))[0]), pre.intensities)
+            how = measure([frame], pre.intensities)[0]
+            check_not_blank(how)
+            values = how.apply(grid.orient(fit_channels(frame.image, len(pre.channels))[0]))
         except IntensityError as error:
             msg = f"{name}: {error}"
             raise IntensityError(msg) from error

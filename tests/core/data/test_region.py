@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prosma_core.config import InferenceConfig, ModelHeader
+from prosma_core.data import resample
 from prosma_core.data.geometry import Box, ImageSpec, Scan, array_spec, box_slices, spacing_affine
 from prosma_core.data.grid import NetworkGrid
 from prosma_core.errors import GeometryError
@@ -146,7 +147,8 @@ def test_a_part_resampled_in_pieces_is_the_same(make_header: MakeHeader, monkeyp
     case = "volume, turned and finer"
     by, region = segmenter_of(case, make_header), ((3, 9), (10, 20), (2, 22))
     expected, _ = run(by, scan_of(case), EXTRAS.replace(region=region))
-    monkeypatch.setattr(grid_restore, "PIECE", 100)
+    for module in (grid_restore, resample):
+        monkeypatch.setattr(module, "PIECE", 100)
     found, _ = run(by, scan_of(case), EXTRAS.replace(region=region))
     np.testing.assert_array_equal(found.labels.data, expected.labels.data)
 

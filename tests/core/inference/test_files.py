@@ -22,7 +22,7 @@ from prosma_core.io.images import write_image
 ENDED = [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 TB")]
 
 
-@pytest.mark.parametrize("step", ["read_image", "write_labels", "Segmenter.segment"])
+@pytest.mark.parametrize("step", ["open_image", "write_labels", "Segmenter.segment"])
 @pytest.mark.parametrize("error", ENDED, ids=["numpy", "torch"])
 def test_a_scan_too_large_for_main_memory_does_not_stop_the_others(
     step: str,

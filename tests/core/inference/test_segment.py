@@ -536,8 +536,8 @@ def test_the_plan_is_said_in_words(make_header: MakeHeader, noise: Noise) -> Non
 @pytest.mark.parametrize(
     "place",
     [
-        "prepare.normalise",
-        "prepare.resize",
+        "segment.measure",
+        "segment.network_image",
         "segment.Results",
         "prepare.network_grid",
         "results.argmax_part",

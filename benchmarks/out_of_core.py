@@ -1,0 +1,132 @@
+"""Memory and time of a segmentation that does not fit in memory, against one in memory.
+
+    python3 run.py bench out_of_core [--mib 256] [--filled 1] [--model phantom-3d] [--compare] [--folder DIR]
+
+A synthetic zarr of uint16 (chunks of 64 x 256 x 256) is segmented by the command line, read and written by parts.
+Memory is the largest sum of the resident sets (RSS) of the command and all its children, sampled every 50 ms. With
+`--compare` the same scan is segmented in memory as well: labels must be equal in every voxel, and the time is the
+processor time of both, so that other programs on the machine do not count. `--filled` is the share of the scan, from
+its first corner on, that holds anything: tiles of one value are computed once, so that a large scan takes less time,
+and no less memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import zarr
+
+from prosma_core.io.images import read_labels
+
+CHUNKS = (64, 256, 256)
+IN_MEMORY = (
+    "import sys; from prosma_core.inference import memory; memory.IN_CORE = 1 << 60; "
+    "from prosma_core.cli.main import main; main()"
+)
+
+
+def make_scan(path: Path, mib: int, filled: float) -> tuple[int, ...]:
+    """A scan of noise and bright balls, so that every class is somewhere; behind the filled share all is 100."""
+    side = round((mib * 2**20 / 2 / 0.7) ** (1 / 3))
+    shape = (round(0.7 * side), side, side)
+    array = zarr.create_array(str(path), shape=shape, dtype="uint16", chunks=CHUNKS, zarr_format=2)
+    ends = [round(filled ** (1 / 3) * n) for n in shape]
+    array.attrs.update({"axes": ["z", "y", "x"], "spacing": [3.0, 1.0, 1.0], "unit": "mm"})
+    rng = np.random.default_rng(0)
+    for start in range(0, shape[0], CHUNKS[0]):
+        planes = rng.integers(80, 220, (min(CHUNKS[0], shape[0] - start), *shape[1:]), np.uint16)
+        z, y, x = np.ogrid[: len(planes), :side, :side]
+        planes[((z - 32) * 3) ** 2 + (y % 200 - 100) ** 2 + (x % 200 - 100) ** 2 < 60**2] += 150
+        held = planes[: max(0, ends[0] - start), : ends[1], : ends[2]].copy()
+        planes[...] = 100
+        planes[: held.shape[0], : held.shape[1], : held.shape[2]] = held
+        array[start : start + len(planes)] = planes
+    return shape
+
+
+def tree_rss(process: psutil.Process) -> int:
+    """Bytes that a process and all its children hold."""
+    total = 0
+    for one in [process, *process.children(recursive=True)]:
+        try:
+            total += one.memory_info().rss
+        except psutil.Error:
+            continue
+    return total
+
+
+def measured(command: list[str]) -> tuple[int, float, float]:
+    """Largest RSS of the tree in bytes, seconds, and processor seconds of a command."""
+    began, before = time.monotonic(), os.times()
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    most, process = [0], psutil.Process(child.pid)
+
+    def watch() -> None:
+        while child.poll() is None:
+            try:
+                most[0] = max(most[0], tree_rss(process))
+            except psutil.Error:
+                return
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    assert child.stderr is not None
+    for line in child.stderr:
+        print(" ", line.rstrip()[:200], flush=True)
+    thread.join()
+    if child.wait():
+        sys.exit(f"The command failed: {' '.join(command)}")
+    used = os.times()
+    return (
+        most[0],
+        time.monotonic() - began,
+        used.children_user + used.children_system - before.children_user - before.children_system,
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mib", type=int, default=256)
+    parser.add_argument("--filled", type=float, default=1.0)
+    parser.add_argument("--model", default="phantom-3d")
+    parser.add_argument("--overlap", default="0.5")
+    parser.add_argument("--compare", action="store_true")
+    parser.add_argument("--folder", type=Path)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=given.folder) as name:
+        folder = Path(name)
+        shape = make_scan(folder / "scan.zarr", given.mib, given.filled)
+        print(f"{' x '.join(map(str, shape))} voxels, {np.prod(shape) * 2 / 2**30:.2f} GiB of uint16", flush=True)
+        rest = ["segment", str(folder / "scan.zarr"), "--model", given.model, "--device", "cpu"]
+        rest += ["--overlap", given.overlap]
+        ways = {"by parts": ["-m", "prosma_core.cli.main"]}
+        ways |= {"in memory": ["-c", IN_MEMORY]} if given.compare else {}
+        found = {}
+        for way, start in ways.items():
+            out = folder / f"{way.replace(' ', '-')}.zarr"
+            found[way] = measured([sys.executable, *start, *rest, "--out", str(out)])
+            most, seconds, work = found[way]
+            print(f"{way}: peak {most / 2**30:.2f} GiB, {seconds:.0f} s, {work:.0f} s of processor time", flush=True)
+        if given.compare:
+            labels = [read_labels(folder / f"{way.replace(' ', '-')}.zarr").data for way in ways]
+            same = np.array_equal(*labels)
+            classes = np.bincount(labels[0].reshape(-1)).tolist()
+            print(f"labels equal: {same}, voxels of each class {classes}")
+            print(f"processor time by parts / in memory: {found['by parts'][2] / found['in memory'][2]:.3f}")
+            if not same:
+                sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,271 @@
+"""A scan that is read and computed by parts has the labels of the scan in memory, to the bit."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+
+from prosma_core.config import InferenceConfig, ModelHeader
+from prosma_core.data.geometry import Box, ImageSpec, Scan, array_spec, box_shape, box_slices, spacing_affine
+from prosma_core.data.lazy import LazyArray
+from prosma_core.events import CaseFailed, Event, StageStarted, TileDone
+from prosma_core.inference import memory, segment, stored_results
+from prosma_core.inference.files import segment_files
+from prosma_core.inference.results import Segmentation, StoredArray
+from prosma_core.inference.segment import Segmenter
+from prosma_core.inference.tiled import TiledPredictor
+from prosma_core.io import zarr_images
+from prosma_core.io.images import read_image, read_labels
+from prosma_core.model.unet import build_model
+
+MakeHeader = Callable[..., ModelHeader]
+
+
+def segmenter(header: ModelHeader, working: int | None = None) -> Segmenter:
+    """Return a network whose random weights give every class somewhere."""
+    model = build_model(header.model, 0)
+    for gate in model.heads:
+        gate.bias.data.zero_()
+        gate.weight.data.mul_(20)
+    by = Segmenter(header, model, segment.torch.device("cpu"))
+    by.working = working
+    return by
+
+
+def run(by: Segmenter, scan: Scan, config: InferenceConfig, **more: Any) -> tuple[Segmentation, list[Event]]:
+    events, work = [], by.segment(scan, config, **more)
+    while True:
+        try:
+            events.append(next(work))
+        except StopIteration as stop:
+            return stop.value, events
+
+
+class Disk:
+    """Arrays on a disk, of which it is known what was read and written."""
+
+    def __init__(self, chunks: tuple[int, ...], fill: int = 0) -> None:
+        self.chunks, self.fill = chunks, fill
+        self.arrays: dict[str, np.ndarray] = {}
+        self.written: list[tuple[str, Box]] = []
+        self.most = 0
+
+    def lazy(self, data: np.ndarray) -> LazyArray:
+        def read(box: Box) -> np.ndarray:
+            found = data[box_slices(box)].copy()
+            self.most = max(self.most, found.nbytes)
+            return found
+
+        return LazyArray(data.shape, data.dtype, read, (1,) * (data.ndim - len(self.chunks)) + self.chunks)
+
+    def allocate(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> StoredArray:
+        data = self.arrays[name] = np.full(shape, self.fill if name == "labels" else 0, dtype)
+
+        def put(box: Box, values: np.ndarray) -> None:
+            self.written.append((name, box))
+            data[box_slices(box)] = values
+
+        chunks = (1,) * (len(shape) - len(self.chunks)) + self.chunks
+        return StoredArray(shape, dtype, chunks, put, self.lazy(data))
+
+
+def turned(shape: tuple[int, ...], spacing: tuple[float, ...], flips: tuple[int, ...], swap: bool) -> ImageSpec:
+    """Geometry of a patient's scan whose axes are not those of RAS."""
+    matrix = np.diag(spacing)
+    for axis in flips:
+        matrix[axis, axis] *= -1
+    matrix = matrix[[1, 0, 2]] if swap else matrix
+    affine = np.eye(4)
+    affine[:3, :3] = matrix
+    return ImageSpec("zyx", shape, spacing, "mm", affine, "ras", format="nifti")
+
+
+def sized(shape: tuple[int, ...], spacing: tuple[float, ...]) -> ImageSpec:
+    return ImageSpec("zyx", shape, spacing, "mm", spacing_affine(spacing))
+
+
+def resampled(*spacing: float) -> dict[str, Any]:
+    return {"resample": "spacing", "spacing": spacing, "unit": "mm"}
+
+
+CASES: dict[str, tuple[int, dict[str, Any], ImageSpec]] = {
+    "odd": (3, {}, array_spec((21, 17, 13), "zyx")),
+    "channels": (3, {"channels": ("t1", "t2")}, array_spec((2, 17, 20, 11), "czyx")),
+    "thin": (3, {}, array_spec((3, 12, 19), "zyx")),
+    "resampled": (3, resampled(1.3, 0.8, 1.0), sized((20, 13, 15), (1.0, 1.0, 1.7))),
+    "thick axis resampled": (3, resampled(2.0, 1.5, 1.5), sized((9, 25, 21), (5.0, 1.0, 1.0))),
+    "flipped": (3, {"orientation": "RAS"}, turned((20, 17, 13), (1, 1, 1), (0, 2), False)),
+    "turned and resampled": (
+        3,
+        {"orientation": "RAS", **resampled(1.4, 1.0, 0.7)},
+        turned((17, 20, 13), (1, 1.2, 1), (1,), True),
+    ),
+    "frames": (3, {}, array_spec((2, 20, 10, 17), "tzyx")),
+    "slices": (2, {}, array_spec((3, 35, 23), "zyx")),
+    "slices with channels": (2, {"channels": ("a", "b")}, array_spec((2, 3, 25, 33), "czyx")),
+    "color": (2, {}, replace(array_spec((3, 35, 33), "cyx"), channel_names=("red", "green", "blue"))),
+}
+
+
+def scan_of(spec: ImageSpec) -> Scan:
+    data = np.random.default_rng(0).normal(100, 20, spec.shape)
+    return Scan(data.astype(np.uint8 if spec.channel_names else np.float32), spec)
+
+
+SIZES = [(case, 0, 0.25) for case in CASES]
+SIZES += [(case, working, overlap) for case in ("odd", "resampled") for working, overlap in ((0, 0.5), (250_000, 0.5))]
+
+
+@pytest.mark.parametrize(("case", "working", "overlap"), SIZES)
+def test_labels_do_not_depend_on_the_blocks(
+    case: str, working: int, overlap: float, make_header: MakeHeader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "KEPT", 0)
+    dims, more, spec = CASES[case]
+    header, scan = make_header(dims, tile=(8,) * dims, **more), scan_of(spec)
+    config = InferenceConfig(overlap=overlap, probabilities=True, mirror=case == "thin")
+    whole, one = run(segmenter(header), scan, config)
+    disk = Disk((4, 8, 8)[3 - scan.spec.spatial_ndim :], header.classes[0].value)
+    by = segmenter(header, working)
+    _, several = run(by, Scan(disk.lazy(scan.data), scan.spec), config, allocate=disk.allocate)
+    assert len(np.unique(whole.labels.data)) > 1
+    np.testing.assert_array_equal(disk.arrays["labels"], whole.labels.data)
+    assert whole.probabilities is not None  # whose softmax may round otherwise at the end of a row
+    np.testing.assert_allclose(disk.arrays["probabilities"], whole.probabilities.data, atol=1e-6)
+    assert working or "Computed in" in " ".join(e.message for e in several if isinstance(e, StageStarted))
+    voxels = sum(prod(box_shape(box)) for name, box in disk.written if name == "labels")
+    assert voxels == disk.arrays["labels"].size  # each is written once
+    done = [event for event in several if isinstance(event, TileDone)]
+    assert [event.done for event in done] == list(range(1, done[-1].total + 1))
+    assert done[-1].total >= [event for event in one if isinstance(event, TileDone)][-1].total
+
+
+def store(path: Path, spec: ImageSpec, chunks: tuple[int, ...] = (4, 8, 8), **attributes: Any) -> Scan:
+    """A scan in a zarr folder."""
+    scan = scan_of(spec)
+    data = (scan.data * 10).astype(np.uint16)
+    array = zarr.create_array(str(path), shape=data.shape, dtype=data.dtype, chunks=chunks, zarr_format=2)
+    array[...] = data
+    array.attrs.update({"axes": list(spec.axes), **attributes})
+    return Scan(data, spec)
+
+
+@pytest.fixture
+def by_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No scan is small enough to be read whole, where parts of it can be read."""
+    monkeypatch.setattr(memory, "IN_CORE", 0)
+    monkeypatch.setattr(memory, "WORKING", 0)
+    monkeypatch.setattr(memory, "KEPT", 0)
+    monkeypatch.setattr(memory, "WORTH", 99.0)
+    monkeypatch.setattr(segment, "_CHUNK", 8)
+    monkeypatch.setattr(zarr_images, "_CHUNK", {"t": 1, "c": 1, "z": 4, "y": 8, "x": 8})
+
+
+def segmented(inputs: list[Path], out: Path, by: Segmenter, **settings: Any) -> tuple[list[CaseFailed], str]:
+    """Failures and messages of a command."""
+    failures, said = [], []
+    for event in segment_files(inputs, out, by, InferenceConfig(overlap=0.25, **settings)):
+        failures += [event] if isinstance(event, CaseFailed) else []
+        said += [event.message] if isinstance(event, StageStarted) else []
+    return failures, " ".join(said)
+
+
+@pytest.mark.usefixtures("by_parts")
+@pytest.mark.parametrize("name", ["labels.zarr", "labels.nii.gz"])
+@pytest.mark.parametrize("region", [None, ((3, 9), (0, 12), (5, 9))])
+def test_files_read_by_parts_give_the_labels_of_the_scan_in_memory(
+    name: str, region: Box | None, tmp_path: Path, make_header: MakeHeader
+) -> None:
+    by = segmenter(make_header(3, tile=(8, 8, 8)))
+    scan = store(tmp_path / "scan.zarr", array_spec((15, 13, 11), "zyx"))
+    wanted, _ = run(by, scan, InferenceConfig(overlap=0.25, region=region, probabilities=True))
+    failures, said = segmented([tmp_path / "scan.zarr"], tmp_path / name, by, region=region, probabilities=True)
+    assert not failures
+    assert "Computed in" in said
+    assert wanted.probabilities is not None
+    np.testing.assert_array_equal(read_labels(tmp_path / name).data, wanted.labels.data)
+    found = read_image(tmp_path / name.replace("labels", "labels_probabilities")).data
+    np.testing.assert_allclose(found, wanted.probabilities.data, atol=1e-6)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+@pytest.mark.usefixtures("by_parts")
+def test_a_damaged_chunk_is_named_and_the_other_scans_are_done(tmp_path: Path, make_header: MakeHeader) -> None:
+    by = segmenter(make_header(3, tile=(8, 8, 8)))
+    for name in ("a.zarr", "b.zarr"):
+        store(tmp_path / name, array_spec((15, 13, 11), "zyx"))
+    chunk = tmp_path / "a.zarr" / "1.0.0"
+    chunk.write_bytes(chunk.read_bytes()[:-3] + b"abc")
+    failures, _ = segmented([tmp_path / "a.zarr", tmp_path / "b.zarr"], tmp_path / "out", by)
+    assert [failure.name for failure in failures] == ["a"]
+    assert "a.zarr/1.0.0 is damaged" in failures[0].error
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.zarr"]
+
+
+@pytest.mark.usefixtures("by_parts")
+def test_a_full_disk_leaves_nothing_and_the_run_can_be_repeated(
+    tmp_path: Path, make_header: MakeHeader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by, real, count = segmenter(make_header(3, tile=(8, 8, 8))), stored_results.create_zarr, [0]
+    store(tmp_path / "scan.zarr", array_spec((15, 13, 11), "zyx"))
+
+    class Full:
+        def __init__(self, array: Any) -> None:
+            self.array = array
+
+        def __setitem__(self, index: Any, values: Any) -> None:
+            count[0] += 1
+            if count[0] == 3:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            self.array[index] = values
+
+        def __getitem__(self, index: Any) -> Any:
+            return self.array[index]
+
+    monkeypatch.setattr(stored_results, "create_zarr", lambda *given: Full(real(*given)))
+    failures, _ = segmented([tmp_path / "scan.zarr"], tmp_path / "out.zarr", by)
+    assert "No space left on device" in failures[0].error
+    assert [path.name for path in tmp_path.iterdir()] == ["scan.zarr"]
+    assert not segmented([tmp_path / "scan.zarr"], tmp_path / "out.zarr", by)[0]
+
+
+@pytest.mark.usefixtures("by_parts")
+def test_what_cannot_be_done_by_parts_is_said_before_the_work(
+    tmp_path: Path, make_header: MakeHeader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by = segmenter(make_header(3, tile=(8, 8, 8)))
+    store(tmp_path / "scan.zarr", array_spec((15, 13, 11), "zyx"))
+    failures, _ = segmented([tmp_path / "scan.zarr"], tmp_path / "out.zarr", by, keep_largest=True, min_size=5)
+    assert "by parts, for which there is no keep largest or min size" in failures[0].error
+    assert not segmented([tmp_path / "scan.zarr"], tmp_path / "out.nii", by, keep_largest=True)[0]
+    monkeypatch.setattr(stored_results, "free_memory", lambda _: 1000)
+    failures, _ = segmented([tmp_path / "scan.zarr"], tmp_path / "out.nii.gz", by)
+    assert "Let --out end with .zarr" in failures[0].error
+
+
+@pytest.mark.usefixtures("by_parts")
+def test_empty_tiles_of_a_sparse_scan_are_computed_once(
+    tmp_path: Path, make_header: MakeHeader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by, computed = segmenter(make_header(3, tile=(8, 8, 8))), []
+    array = zarr.create_array(str(tmp_path / "scan.zarr"), shape=(64, 24, 24), dtype="uint16", chunks=(8, 8, 8))
+    array[:8, :8, :8] = np.random.default_rng(0).integers(0, 1000, (8, 8, 8))
+    array.attrs["axes"] = ["z", "y", "x"]
+    real = TiledPredictor._forward
+    monkeypatch.setattr(
+        TiledPredictor, "_forward", lambda self, batch: computed.append(len(batch)) or real(self, batch)
+    )
+    failures, said = segmented([tmp_path / "scan.zarr"], tmp_path / "out.zarr", by)
+    assert not failures
+    assert "of 66 tiles" not in said
+    assert sum(computed) <= 30
+    wanted, _ = run(by, Scan(array[...], array_spec(array.shape, "zyx")), InferenceConfig(overlap=0.25))
+    np.testing.assert_array_equal(read_labels(tmp_path / "out.zarr").data, wanted.labels.data)
