@@ -18,12 +18,15 @@ from qtpy.QtCore import QRect, Qt
 from qtpy.QtWidgets import (
     QApplication,
     QCheckBox,
+    QComboBox,
     QDockWidget,
     QDoubleSpinBox,
     QLabel,
+    QLineEdit,
     QPushButton,
     QScrollArea,
     QStackedWidget,
+    QTabBar,
     QTableView,
     QWidget,
 )
@@ -31,12 +34,13 @@ from tests.plugin.segment import test_view_pictures as segment
 from tests.plugin.train import test_view_pictures as train
 
 from napari_prosma.gates.job import VoxelChannels
-from napari_prosma.gates.ranking import RANKING, effects, headline
+from napari_prosma.gates.ranking import FAILED, RANKING, effects, headline
 from napari_prosma.gates.result_panel import GatesResultPanel
 from napari_prosma.gates.state import GateEdits, LevelFacts
 from napari_prosma.gates.view import GatesView
 from napari_prosma.jobs.session import Session
 from napari_prosma.segment.view import SegmentView
+from napari_prosma.train.series_work import SeriesRow
 from napari_prosma.train.view import TrainView
 from napari_prosma.widgets.docks import open_dock
 from napari_prosma.widgets.fields import DockBox, Fold
@@ -189,16 +193,42 @@ def ranking(view: Any) -> None:
     view.show_progress(3, 12, "Ranking levels: 25 %, about 2 min left")
 
 
+def nothing_found(view: Any) -> None:
+    segment.fill(view, "finished")
+    said = "No anterior part of the hippocampus or lesion found. On 10 held-out scans the model missed none."
+    view.result.show_result(f"{LONG} hippocampus-mri", [], "Volume (mL)", said)
+
+
+def series(view: Any) -> None:
+    train.fill(view, "ready")
+    view.show_error("", details=False)
+    rows = [
+        SeriesRow(f"{i:02d} {LONG}", "12 of 31 slices, 3 checked", "validation" if i % 2 else "training")
+        for i in range(9)
+    ]
+    view.series.show_series("9 scans: 3 done, 1 for validation", rows, 3, "Segmenting 03…", "")
+    view.show_live(checked=True, text=f"Learned: 3 slices of {LONG}, at step 120.")
+
+
+def ranking_failed(view: Any) -> None:
+    inspected(view, "Plots")
+    view.result.levels.forget_ranking()
+    view.result.levels.show_headline(FAILED)
+    failed(view)
+
+
 STATES: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "segment, axes refused": (SegmentView, lambda view: segment.fill(view, "refused")),
     "segment, no model": (SegmentView, lambda view: segment.fill(view, "no model")),
     "segment, running": (SegmentView, lambda view: segment.fill(view, "running")),
     "segment, cancelling": (SegmentView, cancelling),
     "segment, finished": (SegmentView, lambda view: segment.fill(view, "finished")),
+    "segment, nothing found": (SegmentView, nothing_found),
     "segment, saved": (SegmentView, saved),
     "segment, failed": (SegmentView, failed),
     "train, empty": (TrainView, lambda view: train.fill(view, "empty")),
     "train, painting": (TrainView, painting),
+    "train, series": (TrainView, series),
     "train, refused": (TrainView, lambda view: train.fill(view, "ready")),
     "train, first epoch": (TrainView, first_epoch),
     "train, running": (TrainView, lambda view: train.fill(view, "running")),
@@ -212,6 +242,8 @@ STATES: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "gates, ranking": (GatesView, ranking),
     "gates, attention": (GatesView, lambda view: inspected(view, "Plots", attention=True)),
     "gates, voxel": (GatesView, lambda view: inspected(view, "Voxel")),
+    "gates, ranking failed": (GatesView, ranking_failed),
+    "gates, export": (GatesView, lambda view: inspected(view, "Export")),
     "gates, what if": (GatesView, lambda view: inspected(view, "What if")),
 }
 
@@ -283,6 +315,35 @@ def faults_of(view: Any, window: QWidget) -> Iterator[str]:
     for table in visible(view, QTableView):
         if table.horizontalScrollBar().isVisible():
             yield f"wider than the dock: {table.objectName()}"
+        yield from cut_cells(table)
+    for bar in visible(view, QTabBar):
+        for i in range(bar.count()):
+            if bar.isTabVisible(i) and bar.tabRect(i).width() < bar.fontMetrics().horizontalAdvance(bar.tabText(i)):
+                yield f"cut off: tab {bar.tabText(i)}"
+    for line in visible(view, QLineEdit):
+        text = line.text() or line.placeholderText()
+        named = isinstance(line.parent(), QComboBox) or line.toolTip().startswith(text)
+        if text and not named and line.width() < line.fontMetrics().horizontalAdvance(text) + 4:
+            yield f"cut off: {text}"
+
+
+def cut_cells(table: QTableView) -> Iterator[str]:
+    """Heads of columns that are cut off, and texts that no tooltip shows whole; long ones may be wrapped or spanned."""
+    head, model = table.horizontalHeader(), table.model()
+    for column in (i for i in range(model.columnCount()) if not table.isColumnHidden(i)):
+        text = str(model.headerData(column, Qt.Orientation.Horizontal) or "")
+        needed = max(head.fontMetrics().horizontalAdvance(line) for line in text.split("\n")) + 4
+        if head.isVisible() and table.columnWidth(column) < needed:
+            yield f"cut off: head {text}"
+        for row in range(min(model.rowCount(), 12)):
+            index = model.index(row, column)
+            shown, whole = (
+                str(index.data(role) or "") for role in (Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.ToolTipRole)
+            )
+            if table.columnSpan(row, column) > 1 or table.indexWidget(index) is not None or shown in whole:
+                continue
+            if table.columnWidth(column) < table.fontMetrics().horizontalAdvance(shown) + 4:
+                yield f"cut off: {shown} in {table.objectName()}"
 
 
 def visible(inside_of: QWidget, kind: type[Any]) -> list[Any]:

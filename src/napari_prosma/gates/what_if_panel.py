@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qtpy.QtCore import Qt, QTimer, Signal
+from qtpy.QtCore import QSize, Qt, QTimer, Signal
 from qtpy.QtWidgets import QCheckBox, QComboBox, QGridLayout, QLabel, QSizePolicy, QSlider, QVBoxLayout, QWidget
 
 from napari_prosma.gates.state import GateEdits
@@ -84,6 +84,7 @@ class WhatIfPanel(QWidget):
         for part in (self._reset, self._said, self._classes):
             layout.addWidget(part)
         self._classes.setStyleSheet(SMALL)
+        self._classes.setIconSize(QSize(8, 8))  # names need the room
         self.forget_changes()
 
     # --- Setters ----------------------------------------------------------------------------------------------------
