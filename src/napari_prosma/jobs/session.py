@@ -26,6 +26,7 @@ from prosma_core.config.model import ModelHeader
 from prosma_core.engine.messages import Ready
 from prosma_core.errors import ProsmaError
 from prosma_core.io.atomic import sweep, write_bytes_atomic
+from prosma_core.io.bundle import SUFFIX as MODEL_SUFFIX
 from prosma_core.io.bundle import ModelEntry, read_header, shipped_models
 from prosma_core.printable import show_visibly
 
@@ -139,8 +140,11 @@ class Session:
         if logging.lastResort is not None:  # what shows warnings where nobody set up logging
             logging.lastResort.addFilter(show_visibly)
         sweep(self._file.parent)
-        self._settings, self._unsaved = _read_settings(self._file), False
-        _take_looks(self._settings)
+        self._settings: dict[str, Any] = {}
+        self._unsaved: dict[str, Any] = {}
+        self._stamp: tuple[int, ...] | None = None
+        _take_looks(self._now())
+        self._looks = {name: getattr(LOOKS, name) for name in _LOOKS}
         LOOKS.changed.connect(self._remember_looks)
         self.jobs = jobs
         self._widgets = 0
@@ -173,25 +177,37 @@ class Session:
         return lambda: LOOKS.changed.disconnect(show)
 
     def _remember_looks(self) -> None:
-        for name in _LOOKS:
-            self.remember(name, getattr(LOOKS, name))
+        for name, before in list(self._looks.items()):
+            self._looks[name] = getattr(LOOKS, name)
+            if self._looks[name] != before:  # else another napari may have switched it
+                self.remember(name, self._looks[name])
 
     def models(self) -> list[ModelEntry]:
         """Shipped models, then the user's own, as far as their files are there and whole."""
         entries = [ModelEntry(path, _header(path), shipped=True) for path in shipped_models().values()]
-        for name in self._settings.get("models", []):
+        for path in self._own_models():
             try:
-                entries.append(ModelEntry(Path(name), _header(Path(name)), shipped=False))
+                entries.append(ModelEntry(path, _header(path), shipped=False))
             except ProsmaError as error:
                 _LOG.info("A model is left out: %s", error)
         return entries
+
+    def _own_models(self) -> list[Path]:
+        """Model files that were added, then the others in the folder of those that were trained here."""
+        added = [Path(name) for name in self.recall("models", [])]
+        try:
+            found = sorted(self.models_folder.resolve().glob(f"[!.]*{MODEL_SUFFIX}"))
+        except OSError:
+            found = []
+        return [*added, *(path for path in found if path not in added)]
 
     def add_model(self, path: Path) -> ModelEntry:
         """Remember a model file and return its entry; raises `ModelFileError` where it is none."""
         entry = ModelEntry(path.resolve(), read_header(path), shipped=False)
         known = next((e for e in self.models() if e.path == entry.path), None)
-        if known is None:
-            self.remember("models", [*self._settings.get("models", []), str(entry.path)])
+        added = self.recall("models", [])
+        if str(entry.path) not in added and not (known is not None and known.shipped):
+            self.remember("models", [*added, str(entry.path)])
             self.models_changed.emit()
         return known or entry
 
@@ -225,22 +241,30 @@ class Session:
         return [known for known in kept if _is_choice(known)] if isinstance(kept, list) else []
 
     def recall(self, key: str, default: Any = None) -> Any:
-        """A remembered setting (plain JSON values)."""
-        return self._settings.get(key, default)
+        """A remembered setting (plain JSON values), also one that another napari has changed since."""
+        return self._now().get(key, default)
 
     def remember(self, key: str, value: Any) -> None:
-        """Keep a setting for the next time."""
-        if self._settings.get(key) == value and not self._unsaved:
+        """Keep a setting for the next time; what another napari has changed in others stays."""
+        now = self._now()
+        if now.get(key) == value and not self._unsaved:
             return
-        self._settings[key] = value
+        settings = now | {key: value}
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes_atomic(self._file, json.dumps(self._settings, indent=1).encode())
+            write_bytes_atomic(self._file, json.dumps(settings, indent=1).encode())
         except (OSError, ProsmaError) as error:
             _LOG.warning("Settings could not be saved: %s", error)
-            self._unsaved = True
+            self._unsaved[key] = value
         else:
-            self._unsaved = False
+            self._settings, self._unsaved, self._stamp = settings, {}, _stamp(self._file)
+
+    def _now(self) -> dict[str, Any]:
+        """The settings in the file, which is read again where it is another, and those that could not be saved."""
+        stamp = _stamp(self._file)
+        if stamp is not None and stamp != self._stamp:
+            self._settings, self._stamp = _read_settings(self._file), stamp
+        return self._settings | self._unsaved
 
 
 def recall_looks() -> None:
@@ -255,15 +279,21 @@ def _take_looks(settings: Mapping[str, Any]) -> None:
 
 def _header(path: Path) -> ModelHeader:
     """Header of a model file, read anew only where the file is another one than the last time."""
+    stamp = _stamp(path)
+    return read_header(path) if stamp is None else _header_of(path, stamp)  # the first says what is missing
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """What tells a file from another one, or from an earlier state of it; None where it cannot be read."""
     try:
         found = path.stat()
     except OSError:
-        return read_header(path)  # says what is missing
-    return _header_of(path, (found.st_ino, found.st_mtime_ns, found.st_size))
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 @lru_cache(maxsize=256)
-def _header_of(path: Path, _file: tuple[int, int, int]) -> ModelHeader:
+def _header_of(path: Path, _file: tuple[int, ...]) -> ModelHeader:
     return read_header(path)
 
 

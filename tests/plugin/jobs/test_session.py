@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 
 from napari_prosma.jobs import session as session_module
-from napari_prosma.jobs.session import Session
+from napari_prosma.jobs.session import ScanMark, Session
+from napari_prosma.layers.results import Looks
 from prosma_core.errors import ModelFileError
 from prosma_core.io import atomic
 from prosma_core.io.bundle import read_header, shipped_models
@@ -54,6 +56,61 @@ def test_a_damaged_settings_file_is_left_out(open_session, tmp_path: Path) -> No
     assert session.recall("device") is None
     session.remember("device", "cpu")
     assert open_session().recall("device") == "cpu"
+
+
+def test_two_sessions_that_are_open_at_once_lose_nothing_of_each_other(open_session, tmp_path: Path) -> None:
+    own = tmp_path / "own.safetensors"
+    own.write_bytes(shipped_models()["phantom-3d"].read_bytes())
+    first, second = open_session(), open_session()
+    entry = first.add_model(own)
+    first.remember("sections", {"Segment: Advanced": True})
+    first.remember_model(ScanMark("mri", "a"), entry)
+    second.remember_model(ScanMark("ct", "b"), entry)
+    second.remember("sections", {**second.recall("sections", {}), "Train: Advanced": False})
+    second.remember("device", "cpu")
+    for session in (first, second, open_session()):
+        assert session.models()[-1].path == own
+        assert session.recall("sections") == {"Segment: Advanced": True, "Train: Advanced": False}
+        assert session.model_for(ScanMark("mri", "a")).near
+        assert session.model_for(ScanMark("ct", "b")).near
+        assert session.recall("device") == "cpu"
+
+
+def test_what_one_session_switches_leaves_the_other_switches_alone(open_session, monkeypatch) -> None:
+    monkeypatch.setattr(session_module, "LOOKS", Looks())
+    session = open_session()
+    session.remember("letters", False)  # as another napari does
+    session_module.LOOKS.choose(contours=True)
+    assert (open_session().recall("contours"), open_session().recall("letters")) == (True, False)
+
+
+def test_settings_that_cannot_be_saved_are_kept_until_they_can(open_session, monkeypatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    session, other = open_session(), open_session()
+    with monkeypatch.context() as patch:
+        patch.setattr(session_module, "write_bytes_atomic", full)
+        session.remember("device", "cpu")
+    other.remember("preset", "quick")
+    assert (session.recall("device"), session.recall("preset")) == ("cpu", "quick")
+    session.remember("live", False)
+    assert [open_session().recall(key) for key in ("device", "preset", "live")] == ["cpu", "quick", False]
+
+
+def test_models_in_the_folder_of_trained_ones_are_known_though_no_setting_names_them(open_session) -> None:
+    session = open_session()
+    changes: list[None] = []
+    session.models_changed.connect(lambda: changes.append(None))
+    session.models_folder.mkdir()
+    trained = session.models_folder / "mine.safetensors"
+    trained.write_bytes(shipped_models()["phantom-3d"].read_bytes())
+    (session.models_folder / "bad.safetensors").write_bytes(b"nothing")
+    (session.models_folder / "mine.prosma").mkdir()
+    assert [m.path for m in session.models() if not m.shipped] == [trained]
+    assert session.add_model(trained).path == trained  # at the end of its training: widgets list it
+    assert len(changes) == 1
+    assert [m.path for m in open_session().models() if not m.shipped] == [trained]
 
 
 def test_an_own_model_is_known_from_then_on_and_once(open_session, tmp_path: Path) -> None:
