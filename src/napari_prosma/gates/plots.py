@@ -13,7 +13,7 @@ from qtpy.QtGui import QColor, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QP
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_prosma.gates.maps import KEPT, REMOVED
-from napari_prosma.widgets.fields import clear, mixed, moved, note_label, say
+from napari_prosma.widgets.fields import clear, mixed, moved, note_label, say, tab_after
 from prosma_core.config.inspection import HISTOGRAM_EDGES, LevelSummary
 from prosma_core.config.model import ONE_SIDED, GateForm
 from prosma_core.printable import plain
@@ -96,6 +96,7 @@ class GatePlots(QWidget):
             for plot, name in zip(self._made, ("distribution", "removed", "channel_gate"), strict=True):
                 plot.setObjectName(f"plot_{name}")
                 self._layout.addWidget(plot)
+            tab_after(self, self._made[1:])
             for plot in self._made[1:]:
                 plot.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
                 plot.bar_clicked.connect(lambda bar: self.channel_clicked.emit(int(self._order[bar])))

@@ -72,6 +72,7 @@ class VoxelPanel(QWidget):
         self._table.setObjectName("voxel_table")
         self._table.setModel(self._model)
         self._table.verticalHeader().setVisible(False)
+        self._table.setTabKeyNavigation(False)
         self._table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self._table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
         self._table.horizontalHeader().setMinimumSectionSize(24)

@@ -11,7 +11,7 @@ from napari_prosma.gates.result_panel import GatesResultPanel
 from napari_prosma.gates.state import MAP_NAMES, LevelFacts
 from napari_prosma.scan.view import PartFields, ScanView
 from napari_prosma.widgets.config_form import ConfigForm
-from napari_prosma.widgets.fields import Fold, PlainLabel, button, note_label
+from napari_prosma.widgets.fields import Fold, PlainLabel, button, note_label, tab_after
 from prosma_core.config.inspection import InspectConfig, MapKind
 from prosma_core.printable import counted, plain
 
@@ -74,6 +74,7 @@ class LevelBoxes(QWidget):
             self._boxes = {fact.level: self._box(fact) for fact in facts}
             for place, box in enumerate(self._boxes.values(), 1):
                 self._row.insertWidget(place, box)
+            tab_after(self, self._boxes.values())
         for level, box in self._boxes.items():
             box.setChecked(level not in without)
         self.setVisible(bool(facts))

@@ -23,6 +23,7 @@ from napari_prosma.widgets.fields import (
     note_label,
     row,
     say,
+    tab_after,
     table,
 )
 from prosma_core.config.inspection import VariantResult
@@ -224,6 +225,7 @@ class LevelEdits(QWidget):
             slider.setVisible(thresholds)
             factor.setVisible(thresholds)
             self._rows.append(row)
+        tab_after(self, (part for row in self._rows for part in (row.slider, row.state)))
 
     def show_edits(self, edits: GateEdits) -> None:
         """Show these changes; no signal is sent."""

@@ -12,6 +12,7 @@ from qtpy.QtWidgets import (
     QGridLayout,
     QHBoxLayout,
     QHeaderView,
+    QPushButton,
     QStyledItemDelegate,
     QStyleOptionViewItem,
     QTableWidgetItem,
@@ -19,7 +20,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_prosma.widgets.fields import button, cell, fit_height, note_label, say, table
+from napari_prosma.widgets.fields import button, cell, fit_height, note_label, say, tab_after, table
 
 if TYPE_CHECKING:
     from napari_prosma.train.pairs import PairRow
@@ -116,6 +117,8 @@ class PairsTable(QWidget):
             part.setVisible(bool(rows))
         self._selected()
         self._fit(set(changed))
+        parts = [self._table.cellWidget(line, 0) for line in range(self._table.rowCount())]
+        tab_after(self._table, (each for part in parts if part is not None for each in part.findChildren(QPushButton)))
 
     def _put(self, pair: int, row: PairRow) -> None:
         """Write the lines of a pair, in place of those it has: names, facts, problem."""

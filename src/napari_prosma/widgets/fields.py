@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from qtpy.QtCore import QEvent, Qt, Signal
@@ -258,6 +258,16 @@ def moved(event: QKeyEvent | None, shown: int | None, count: int) -> int | None:
     return None if index == shown else index
 
 
+def tab_after(before: QWidget, parts: Iterable[QWidget]) -> None:
+    """Let Tab lead to parts that are made later from what stands before, or around, them: else they come last."""
+    listed = list(parts)
+    if any(before.isAncestorOf(part) for part in listed) and before.focusPolicy() == Qt.FocusPolicy.NoFocus:
+        before = before.previousInFocusChain() or before
+    for part in listed:
+        QWidget.setTabOrder(before, part)
+        before = part
+
+
 def button(text: str, tooltip: str, on_click: Any) -> QPushButton:
     """A button; `on_click` is a signal or a function without arguments."""
     made = QPushButton(text)
@@ -371,6 +381,7 @@ def table(name: str, columns: Sequence[str], *, stretched: int = 0) -> QTableWid
     made.setAccessibleName(name)
     made.setToolTip(plain(name))
     made.setCornerButtonEnabled(False)
+    made.setTabKeyNavigation(False)  # Tab leads on to what is below
     made.setHorizontalHeaderLabels(list(columns))
     made.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
     made.setSelectionMode(QAbstractItemView.SelectionMode.NoSelection)

@@ -424,7 +424,7 @@ class JobView(QWidget):
         """Have tooltips show the keys that were changed in napari's preferences."""
         for part in self.findChildren(QWidget):
             if (text := renewed(part.toolTip())) != part.toolTip():
-                part.setToolTip(text)
+                part.setToolTip(plain(text))
 
     def _keep_locked_readable(self) -> None:
         """Let what was chosen be read while it is locked: napari draws locked text at a third of its color."""

@@ -7,7 +7,9 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from napari.layers import Image, Labels
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
@@ -25,14 +27,20 @@ from qtpy.QtWidgets import (
 
 import napari_prosma
 import prosma_core
+from napari_prosma.gates.plots import BarPlot
+from napari_prosma.gates.state import LevelFacts
 from napari_prosma.gates.view import GatesView
 from napari_prosma.segment.view import SegmentView
+from napari_prosma.train.pairs import Pair, PairRow
+from napari_prosma.train.pairs_table import FIXES
 from napari_prosma.train.slice_bar import SliceBar
+from napari_prosma.train.sources import layer_source
 from napari_prosma.train.view import TrainView
 from napari_prosma.widgets.fields import say
 from prosma_core.config.base import Config
 from prosma_core.config.inference import InferenceConfig
-from prosma_core.config.inspection import InspectConfig
+from prosma_core.config.inspection import HISTOGRAM_EDGES, InspectConfig, LevelSummary
+from prosma_core.config.model import ClassInfo, GateConfig
 from prosma_core.config.training import TrainingConfig
 from prosma_core.data.pair_check import many_values
 
@@ -122,21 +130,42 @@ def test_what_the_rule_reads() -> None:
 
 
 VIEWS = {"segment": SegmentView, "train": TrainView, "gates": GatesView}
-CONTROLS = (QAbstractButton, QAbstractSpinBox, QComboBox, QLineEdit, QSlider, QTableView, SliceBar)
+CONTROLS = (QAbstractButton, QAbstractSpinBox, QComboBox, QLineEdit, QSlider, QTableView, SliceBar, BarPlot)
 
 
 @pytest.fixture(params=VIEWS, scope="module")
 def view(request: pytest.FixtureRequest, qapp: object) -> Iterator[QWidget]:
     """Return each view, as it is opened."""
     made = VIEWS[request.param]()
+    fill(made)
     yield made
     made.deleteLater()
+
+
+def fill(view: QWidget) -> None:
+    """Show what has controls of its own only once it is there: pairs that can be mended, levels, edits, plots."""
+    if isinstance(view, TrainView):
+        pair = Pair(layer_source(Image(np.zeros((4, 4)))), layer_source(Labels(np.zeros((4, 4), int))))
+        view.show_pairs([PairRow(pair, "a", "b", facts="2D", problem="Mend it.", fixes=tuple(FIXES))])
+        view.show_classes((ClassInfo(value=1, name="lesion"),))
+    if isinstance(view, GatesView):
+        gate, share = GateConfig().form, (0.5, 0.25)
+        histogram = ((1 / (len(HISTOGRAM_EDGES) - 1),) * (len(HISTOGRAM_EDGES) - 1),) * 2
+        found = LevelSummary(
+            level=0, shape=(4, 4), channels=2, removed=0.4, energy=0.5, threshold=0.4, thresholds=share,
+            channel_removed=share, channel_energy=share, channel_gate=share, positive=share, histogram=histogram,
+        )  # fmt: skip
+        view.levels.show_levels((LevelFacts(0, (1, 1), 2), LevelFacts(1, (2, 2), 4)), frozenset())
+        view.result.levels.show_levels("a", [found], 0)
+        view.result.what_if.make_rows((0, 1), thresholds=True)
+        view.result.plots.show_level(found, gate, 0)
 
 
 def controls(view: QWidget) -> list[QWidget]:
     """Every control of a view that a person can use; the inner parts of another one are part of it."""
     found = [part for kind in CONTROLS for part in view.findChildren(kind)]
     inner = [part for part in found if any(other is not part and other.isAncestorOf(part) for other in found)]
+    inner += [part for part in found if part.objectName() == "plot_distribution"]  # none of its bars can be chosen
     of_qt = {"qt_tableview_cornerbutton", "ScrollLeftButton", "ScrollRightButton"}  # of headers and tabs
     inner += [part for part in found if part.objectName() in of_qt]
     return [part for part in found if part not in inner]
@@ -186,6 +215,8 @@ def test_tab_goes_from_top_to_bottom(view: QWidget, qtbot: QtBot) -> None:
         for a, b, y, z in zip(order, order[1:], tops, tops[1:], strict=False)
         if z < y - 12
     ]
+    trapped = [part.objectName() for part in view.findChildren(QTableView) if part.tabKeyNavigation()]
     view.hide()
+    assert trapped == [], "Tab would lead from cell to cell, and never out"
     assert len(order) > 5
     assert backwards == []
