@@ -262,7 +262,8 @@ def tab_after(before: QWidget, parts: Iterable[QWidget]) -> None:
     """Let Tab lead to parts that are made later from what stands before, or around, them: else they come last."""
     listed = list(parts)
     if any(before.isAncestorOf(part) for part in listed) and before.focusPolicy() == Qt.FocusPolicy.NoFocus:
-        before = before.previousInFocusChain() or before
+        earlier = before.previousInFocusChain()
+        before = before if earlier is None else earlier  # a box without entries counts as false
     for part in listed:
         QWidget.setTabOrder(before, part)
         before = part
