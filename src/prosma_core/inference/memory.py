@@ -104,7 +104,8 @@ class Need:
         network, source = box_shape(part.network), box_shape(part.oriented)
         if not block:
             sums = sum_bytes(self.model.num_classes, network, source, self.all_classes, self.threshold)
-            return tile_bytes(self.model, self.tile) + sums + 4 * self.model.in_channels * prod(network) + self.scan
+            values = 4 * self.model.in_channels * (prod(network) + prod(source))  # as the network takes them, and as read
+            return tile_bytes(self.model, self.tile) + sums + values + self.scan
         grid = part.grid
         depth = min(network[0] + self.tile[0], grid.shape[0])
         sides = zip(network[1:], self.tile[1:], grid.shape[1:], strict=True)
@@ -310,10 +311,12 @@ def plan_memory(
     cpu = torch.device("cpu")
     one, sums = tile_bytes(model, tile), sum_bytes(model.num_classes, grid, source, all_classes, threshold)
     sums += 4 * model.in_channels * prod(grid)  # the scan itself
+    in_main_memory = sums + 4 * model.in_channels * prod(source)  # and its values as they were read
+    sums = in_main_memory if device == cpu else sums
     free = int(free_memory(device) * SHARE)
     sums_on = device if one + sums <= free else cpu
     needed_here = one + (sums if sums_on == device else 0)
-    if needed_here > free or (sums_on != device and sums > free_memory(cpu) * SHARE):
+    if needed_here > free or (sums_on != device and in_main_memory > free_memory(cpu) * SHARE):
         msg = (
             f"This scan needs about {gib(one + sums)} ({gib(one)} for one tile, {gib(sums)} for the result); "
             f"{gib(free_memory(device))} are free on {device.type}. Close other "

@@ -305,8 +305,9 @@ def _single_values(padded: Tensor, tiles: Sequence[Tile]) -> list[tuple[float, .
     """The value of each channel in each tile, or None where a tile has several."""
     if not tiles:
         return []
-    parts = (padded[(slice(None), *tile.slices)].flatten(1) for tile in tiles)
-    bounds = torch.stack([torch.stack(part.aminmax(dim=1)) for part in parts]).cpu()  # (tiles, 2, C)
+    views, axes = (padded[(slice(None), *tile.slices)] for tile in tiles), tuple(range(1, padded.ndim))
+    # Copies of tiles, with small results kept between them, would fill main memory with holes as large as a tile.
+    bounds = torch.stack([torch.stack((view.amin(axes), view.amax(axes))) for view in views]).cpu()  # (tiles, 2, C)
     return [tuple(low) if low == high else None for low, high in bounds.tolist()]
 
 

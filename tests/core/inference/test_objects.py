@@ -21,7 +21,7 @@ from prosma_core.errors import ConfigError
 from prosma_core.events import SlabDone
 from prosma_core.inference import results
 from prosma_core.inference.grid_restore import argmax_streaming
-from prosma_core.inference.memory import sum_bytes
+from prosma_core.inference.memory import plan_memory, sum_bytes
 from prosma_core.inference.postprocess import find_pieces, number_pieces, remove_small
 from prosma_core.inference.segment import Segmentation, Segmenter
 from prosma_core.io.bundle import find_model
@@ -157,6 +157,19 @@ def test_a_huge_picture_for_a_small_network_grid_needs_little_beside_itself() ->
     side = 20_000
     assert sum_bytes(2, (256, 256), (side, side), False) < 9 * side**2
     assert sum_bytes(2, (256, 256), (side, side), True) > 16 * side**2
+
+
+def test_a_huge_color_picture_is_planned_with_all_that_is_alive_on_a_processor(
+    make_header: Callable[..., ModelHeader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prosma_core.inference.memory.free_memory", lambda _: 2**40)
+    network = make_header(2, ("red", "green", "blue")).model
+    side = (20_000, 20_000)
+    cpu = torch.device("cpu")
+    words = plan_memory(network, (16, 16), side, side, cpu, tiles=1, all_classes=False, batch_size=1).words
+    planned = float(words.partition("about ")[2].split(" GiB")[0]) * 2**30
+    alive = 3 + 4 * 3 + 4 * 3 + 4 * (network.num_classes + 1)  # file, its values, normalized, summed logits and weights
+    assert planned > alive * 20_000**2
 
 
 # --- A whole segmentation --------------------------------------------------------------------------------------------
