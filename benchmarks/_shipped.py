@@ -126,6 +126,8 @@ def card_table(header: ModelHeader) -> str:
     if found.false_positives:
         rows.append(("Found where there is none", _shares(found.false_positives, kind, "without it")))
     rows += [(f"Mean Dice, {worse_name(name)}", _mean(figure)) for name, figure in found.worse.items()]
+    if "folds" in training:
+        rows.append(("Folds of the training images, Dice", str(training["folds"])))
     rows.append(("Trained with", "<br>".join(f"`{command}`" for command in training.get("commands", ()))))
     rows.append(("Cost of the training", str(training.get("cost", ""))))
     return _table(("", ""), rows)

@@ -5,8 +5,8 @@
 DIR holds the data sets (see docs/models.md); models without a NAME stay unchanged. Of each model are written: the
 statements of its settings in benchmarks/shipped/ (``purpose``); what its training scans are like; figures on the images
 of the val split, clean and corrupted, with 95 % intervals; what `shipped_models.yaml` says of its training; and
-its thumbnail, a training image with the outline of its labels. On 2 cores that takes some minutes. --tables writes the
-tables of cards and docs anew from the headers, and measures nothing.
+its thumbnail, a training image with the outline of its labels. On 2 cores that takes some minutes. --tables writes what
+`shipped_models.yaml` says and the tables of cards and docs anew, and measures nothing.
 """
 
 from __future__ import annotations
@@ -81,6 +81,8 @@ def main() -> None:
             for name in options.names or shipped_models():
                 folder = data_of(said[name], options.data, Path(place) / name)
                 write_facts(name, open_dataset(folder), said[name])
+    for name in shipped_models():
+        write_said(name, said[name])
     write_tables()
 
 
@@ -104,13 +106,15 @@ def write_facts(name: str, folder: DatasetFolder, said: dict[str, Any]) -> None:
     if said.get("objects"):
         meaning = LabelsConfig(one_class=True)
     found, unfound = measure(path, {case: read_case(folder.cases[case]) for case in val}, meaning, said)
-    training = dict(header.training) | {
-        "validation_dice": {name: figure.value for name, figure in found.dice.items()},
-        "validation_mean_dice": found.mean_dice.value,
-        "validation_missed": unfound,
-        "commands": said["commands"],
-        "cost": said["cost"],
-    }
+    training = (
+        header.training
+        | of_training(said)
+        | {
+            "validation_dice": {name: figure.value for name, figure in found.dice.items()},
+            "validation_mean_dice": found.mean_dice.value,
+            "validation_missed": unfound,
+        }
+    )
     values = header.model_dump() | {
         "purpose": settings["purpose"],
         "facts": facts_of(looks, synthetic=header.synthetic).model_dump(),
@@ -125,6 +129,21 @@ def write_facts(name: str, folder: DatasetFolder, said: dict[str, Any]) -> None:
     if written.sha256 != header.sha256:
         raise SystemExit(f"The weights of {name} changed.")
     print(f"{name}: {found.model_dump_json(indent=1)}", flush=True)
+
+
+def of_training(said: dict[str, Any]) -> dict[str, Any]:
+    """What `shipped_models.yaml` says of a training."""
+    folds = {"folds": said["folds"]["found"]} if "folds" in said else {}
+    return {"commands": said["commands"], "cost": said["cost"], **folds}
+
+
+def write_said(name: str, said: dict[str, Any]) -> None:
+    """Write what `shipped_models.yaml` says into a header, where it says something else."""
+    path = find_model(name)
+    header, weights = load_bundle(path)
+    training = header.training | of_training(said)
+    if training != header.training:
+        save_bundle(path, header.replace(training=training), weights, read_thumbnail(path))
 
 
 def of_classes(labels: Scan, header: ModelHeader, meaning: LabelsConfig, case: str) -> NDArray[Any]:
@@ -171,9 +190,9 @@ def measure(
         return results
 
     clean = of(cases)
-    worse, some = {}, dict(list(cases.items())[:: said.get("worse_every", 1)])
+    worse = {}
     for kind in said["worse"]:
-        results = of({case: made_worse(pair, case, kind) for case, pair in some.items()})
+        results = of({case: made_worse(pair, case, kind) for case, pair in cases.items()})
         worse[kind] = ([there for there, _, _ in results], [each for _, each, _ in results])
         print(f"{header.name}: {kind}", flush=True)
     shown = [there for there, _, _ in clean]
