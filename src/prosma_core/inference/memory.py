@@ -104,7 +104,7 @@ class Need:
         network, source = box_shape(part.network), box_shape(part.oriented)
         if not block:
             sums = sum_bytes(self.model.num_classes, network, source, self.all_classes, self.threshold)
-            values = 4 * self.model.in_channels * (prod(network) + prod(source))  # as the network takes them, and as read
+            values = 4 * self.model.in_channels * (prod(network) + prod(source))  # for the network, and as read
             return tile_bytes(self.model, self.tile) + sums + values + self.scan
         grid = part.grid
         depth = min(network[0] + self.tile[0], grid.shape[0])
