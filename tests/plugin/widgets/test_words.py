@@ -45,11 +45,12 @@ from prosma_core.config.training import TrainingConfig
 from prosma_core.data.pair_check import many_values
 
 PLUGIN, CORE = Path(napari_prosma.__file__).parent, Path(prosma_core.__file__).parent
-STRANGE = re.compile(
-    r"`|\b[a-z]+_[a-z_]+\b"
-    r"|\b(engines?|tensors?|dtype|boolean|kwargs?|std(out|err)|traceback|callbacks?|softmax|logits?|argmax|bf16|fp16"
+PARTS = (
+    r"\b(engines?|tensors?|dtype|boolean|kwargs?|std(out|err)|traceback|callbacks?|softmax|logits?|argmax|bf16|fp16"
     r"|pydantic|made worse|looks? into|taken over)\b"
 )
+"""Words of the program's parts or of no field."""
+STRANGE = re.compile(r"`|\b[a-z]+_[a-z_]+\b|" + PARTS)
 """Identifiers, and words of the program's parts or of no field."""
 BANNED = re.compile(
     r"`|\blicences?\b|\bneighbour|\bcentred?\b|\bcolours?\b|\bbehaviours?\b|\bgrey\b|\w(?:al|im|gn)is(?:ed?|ing)\b"
@@ -100,6 +101,15 @@ def test_window_and_command_line_share_one_vocabulary() -> None:
     read = [(path, line, text) for path in paths for line, text in texts(path) if text != "licence"]
     assert len(read) > 5000
     assert [f"{p.name}:{n}: {found[0]!r} in {t!r}" for p, n, t in read if (found := BANNED.search(t))] == []
+
+
+def test_messages_of_the_library_name_no_part_of_the_program() -> None:
+    """Those that reach the window with a scan, a file or a training; names of settings and files may be among them."""
+    packages = ("config", "data", "io", "inference", "inspection", "runs", "training")
+    read = [(p, *each) for name in packages for p in sorted((CORE / name).glob("*.py")) for each in texts(p)]
+    read = [(path, line, text) for path, line, text in read if " " in text.strip() and text != "bf16 tried"]  # a key
+    assert len(read) > 800
+    assert [f"{p.name}:{n}: {found[0]!r} in {t!r}" for p, n, t in read if (found := re.search(PARTS, t))] == []
 
 
 SETTINGS = (InferenceConfig, TrainingConfig, InspectConfig)
