@@ -232,6 +232,8 @@ STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")
 """Signals that end a command as soon as what it writes is whole or gone."""
 SAME_SIGNAL_S = 1.0
 """Signals within so many seconds are one: of a job scheduler to a process and to its group."""
+AGAIN_S = 0.1
+"""Seconds after which a signal comes again that came at a moment when it cannot be handled."""
 
 
 def main() -> None:
@@ -258,11 +260,16 @@ def main() -> None:
 def _stoppable() -> Iterator[None]:
     """Signals raise `Stopped` in the main thread, unless they are ignored (nohup) or handled by others."""
     before: dict[int, Any] = {}
-    told: list[float] = []
+    told: list[tuple[float, int]] = []
 
     def stop(number: int, _: object) -> None:
-        told.append(time.monotonic())
-        if len(told) == 1 or told[-1] - told[-2] > SAME_SIGNAL_S:  # cleaning up is not interrupted at once
+        if _importing_torch():
+            again = threading.Timer(AGAIN_S, signal.raise_signal, (number,))
+            again.daemon = True
+            again.start()
+            return
+        told.append((time.monotonic(), number))
+        if len(told) == 1 or told[-1][0] - told[-2][0] > SAME_SIGNAL_S:  # cleaning up is not interrupted at once
             raise Stopped(number)
 
     if threading.current_thread() is threading.main_thread():
@@ -273,9 +280,18 @@ def _stoppable() -> Iterator[None]:
                 signal.signal(number, stop)
     try:
         yield
+    except Exception as error:
+        if told:  # Python and libraries wrap what is raised within them
+            raise Stopped(told[-1][1]) from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _importing_torch() -> bool:
+    """Whether torch is being imported: an exception in its C++ code ends the process by a crash."""
+    return bool(getattr(getattr(sys.modules.get("torch"), "__spec__", None), "_initializing", False))
 
 
 def program() -> None:

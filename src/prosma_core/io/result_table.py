@@ -89,10 +89,13 @@ class ResultTable:
     Raises
     ------
     OutputError
-        Something else is at `path`, or it cannot be written.
+        Something else is at `path`, it is not named ``.csv``, or it cannot be written.
     """
 
     def __init__(self, path: Path, sources: Sequence[Path] = ()) -> None:
+        if path.suffix.lower() != ".csv":
+            msg = f"The table {path} is a CSV file: let its name end with .csv."
+            raise OutputError(msg)
         OutputPlan(sources).check(path)
         check_replace(path, overwrite=True, keys=KEYS)
         make_folder(path.parent)

@@ -117,6 +117,32 @@ def test_what_is_not_whole_is_not_finished(
     assert "1 result there is without a note of a model" in err
 
 
+def test_files_of_channels_are_one_scan_and_not_read_once_it_is_finished(
+    prosma: Prosma, reads: list[str], tmp_path: Path, make_model: Make, make_header: Callable[..., Any]
+) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        path = tmp_path / "scans" / f"{'ab'[number // 2]}_000{number % 2}.tif"
+        path.parent.mkdir(exist_ok=True)
+        write_image(path, rng.normal(size=(20, 21)).astype(np.float32), array_spec((20, 21), "yx"))
+    model = make_model(tmp_path / "m.safetensors", channels=("t1", "t2"))
+    command = ("segment", tmp_path / "scans", "--model", model, "--out", tmp_path / "out", "--skip-existing")
+    assert prosma(*command, "--part", "1/2")[0] == 0
+    assert written(tmp_path) == ["a.tif"]
+    assert prosma(*command, "--part", "2/2")[0] == 0
+    assert written(tmp_path) == ["a.tif", "b.tif"]
+    reads.clear()
+    assert prosma(*command)[0] == 0
+    assert reads == []
+    for name in ("a_0000", "a_0001", "b_0000", "b_0001"):  # as where each were a scan of its own
+        (tmp_path / "out" / f"{name}.tif").write_bytes((tmp_path / "out" / "a.tif").read_bytes())
+    (tmp_path / "out" / "a.tif").unlink()
+    (tmp_path / "out" / "b.tif").unlink()
+    code, _, err = prosma(*command)
+    assert (code, reads) == (0, [])
+    assert "4 scans of 4 finished already." in err
+
+
 def test_exit_codes_tell_all_some_and_none(prosma: Prosma, command: list[object], tmp_path: Path) -> None:
     bad = tmp_path / "scans" / "one" / "b.tif"
     content = bad.read_bytes()
@@ -228,3 +254,25 @@ def test_signals_are_handled_as_before_afterwards(prosma: Prosma) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     assert prosma("models", "list")[0] == 0
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_a_signal_stops_where_a_library_wraps_it_and_after_torch_is_imported(
+    prosma: Prosma, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wraps(**_: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except BaseException as error:
+            raise RuntimeError("in a library") from error
+
+    def imports(**_: object) -> None:
+        monkeypatch.setattr(sys.modules["torch"].__spec__, "_initializing", True)
+        signal.raise_signal(signal.SIGTERM)  # an exception there would end the process by a crash
+        monkeypatch.setattr(sys.modules["torch"].__spec__, "_initializing", False)
+        time.sleep(30)
+
+    for work in (wraps, imports):
+        monkeypatch.setattr("prosma_core.cli.main.app", work)
+        code, _, err = prosma()
+        assert (code, err) == (143, "Stopped by SIGTERM.\n")

@@ -46,6 +46,8 @@ def test_columns_of_a_person_stay_and_other_files_are_never_replaced(tmp_path: P
     path.write_text("".join(f"{line},{note}\n" for line, note in zip(lines, ("checked", "yes"), strict=True)))
     ResultTable(path).put(tmp_path / "b.nii", [Row("b", "done", "x")])
     assert [row["checked"] for row in rows(path)] == ["yes", ""]
+    with pytest.raises(OutputError, match=r"let its name end with \.csv"):
+        ResultTable(tmp_path / "results.txt")
     path.write_text("name,age\n")
     with pytest.raises(OutputError, match="never replaced"):
         ResultTable(path)
