@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -213,6 +214,8 @@ TEXTS = RunTexts(
 )
 
 
+EPOCH = re.compile(r"\bepoch \d+")
+"""Where a line names its epoch by itself."""
 NO_EPOCH = "No epoch was finished: there is no model yet. Resume, under Earlier runs, begins anew."
 
 
@@ -327,9 +330,9 @@ class TrainJob(ShownRun):
     def _show_work(self, working: Working) -> None:
         """Show what is done between two steps: of which epoch, and how long the training takes."""
         words = working.message
-        if self._epoch in words:  # it names its epoch by itself
-            words = words.replace(self._epoch, f"{self._epoch}{self._epochs}", 1) if self._epoch else words
-        else:
+        if own := EPOCH.search(words):
+            words = f"{words[: own.end()]}{self._epochs}{words[own.end() :]}"
+        elif self._epoch:
             words = f"{self._epoch.capitalize()}{self._epochs}, {words[:1].lower()}{words[1:]}"
         self._view.show_progress(0, 0, f"{words}{self._left}")
 

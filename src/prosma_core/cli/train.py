@@ -172,7 +172,9 @@ class _Progress:
         """Show one event."""
         if isinstance(event, Working):
             self.bar.update(self.task, note=visible(event.message))
-            words = f"{self.epoch}, {event.message[:1].lower()}{event.message[1:]}" if self.epoch else event.message
+            words = event.message
+            if self.epoch and "epoch" not in words:
+                words = f"{self.epoch}, {words[:1].lower()}{words[1:]}"
             self.lines.now(f"{words}{self.left}")
         elif isinstance(event, StageStarted):
             self.lines.say(event.message)

@@ -210,6 +210,7 @@ class Trainer:
         if self.live is not None and self.progress.epoch == 0 and self.live.wants_preview:
             yield from self._answer_first(self.live)
         self.model.train()
+        yield Working(f"Training epoch {number}")
         for step in range(self.config.steps):
             share = self.share(step, time.monotonic() - began)
             enough = step > 0 and (share >= 1 or self._ends_early(number, time.monotonic() - began))
@@ -287,6 +288,9 @@ class Trainer:
             finally:
                 discard([self.folder.interim])
             self._clock.shown(time.monotonic() - began_preview)
+            new = True
+        if new:
+            yield Working(f"Training epoch {self.progress.epoch + 1}")
         return prepared
 
     def _answer_first(self, live: LiveInput, step: int = 0) -> Generator[Event, None, None]:

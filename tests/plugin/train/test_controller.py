@@ -868,6 +868,7 @@ def test_every_line_of_a_running_training_names_the_epoch_and_the_time_left(widg
     assert said(Working("Validating: 40 %")).startswith("Epoch 1 of 20, validating: 40 %, about 3 min left")
     job.say(replace(epoch(1), epochs=20, seconds_left=130.0))
     assert said(Working("Preview of epoch 1: 7 %")).startswith("Preview of epoch 1 of 20: 7 %, about 2 min left")
+    assert said(Working("Training epoch 2")).startswith("Training epoch 2 of 20, about 2 min left")
     job.say(replace(epoch(20), epochs=20, seconds_left=0.0))
     last = said(Working("Validating the model: 50 %, about 9 s left"))
     assert last.startswith("Epoch 20 of 20, validating the model: 50 %, about 9 s left")
