@@ -65,7 +65,7 @@ def offer(viewer: ViewerModel, calls: Mapping[str, Callable[[], object]]) -> Cal
     ----------
     viewer : ViewerModel
     calls : mapping
-        What to call, by the name of the action.
+        What to call, by the name of the action; gives why nothing was done, or nothing.
 
     Returns
     -------
@@ -147,7 +147,8 @@ def _command(name: str) -> Callable[[Any], None]:
         if name in WITHOUT_WIDGET:
             WITHOUT_WIDGET[name](viewer)
         elif calls:
-            calls[-1]()
+            if why_not := calls[-1]():
+                show_info(plain(str(why_not)))  # the widget may be behind another tab
         else:
             show_info(plain(f"Open {SHORTCUTS[name].widget} first: Plugins > ProSMA."))
 

@@ -19,6 +19,7 @@ from napari_prosma import shortcuts
 from napari_prosma.layers.results import LOOKS
 from napari_prosma.segment.view import SegmentView
 from napari_prosma.shortcuts import PREFIX, SHORTCUTS, WITHOUT_WIDGET, offer, with_key
+from prosma_core.printable import plain
 
 
 def test_no_key_is_one_of_napari_s_own() -> None:
@@ -42,6 +43,10 @@ def test_a_key_does_what_the_open_widget_offers_in_its_viewer(
     withdraw = offer(viewer, {name: lambda: done.append(name)})
     press(viewer, SHORTCUTS[name].key)
     assert done == [name]
+    refuse = offer(viewer, {name: lambda: "Draw `labels` first."})
+    press(viewer, SHORTCUTS[name].key)
+    refuse()
+    assert said.pop() == plain("Draw `labels` first."), "the widget may be behind another tab"
     press(other, SHORTCUTS[name].key)
     withdraw()
     press(viewer, SHORTCUTS[name].key)

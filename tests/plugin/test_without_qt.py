@@ -197,6 +197,44 @@ def test_segment_from_the_scan_to_its_result(
     assert "hide" in view.result.shown
 
 
+def test_what_a_closed_scan_or_a_running_inspection_keeps_from_being_done_is_said(
+    segment: Any, gates: Any, train: Any, jobs: Any, viewer: ViewerModel, open_scan: Callable[[], Any]
+) -> None:
+    assert segment.start_or_cancel() == segment.view.shown["show_problem"][1] != ""
+    assert train.start_or_stop() == train.view.shown["show_problem"][1] != ""
+    assert train.slices.toggle() == train.view.shown["show_error"][0] != ""
+    assert train.next.go() == train.view.shown["show_suggestion"][0] != ""
+    scan, other = open_scan(), open_scan()
+    segment.choose_image(scan)
+    choose(segment)
+    assert segment.start_or_cancel() == ""
+    jobs.jobs[-1].give_labels()
+    jobs.jobs[-1].say(Finished(SegmentResult(voxels={"organ": 7}, seconds=2.0, device="CPU")))
+    panel = segment.view.result
+    assert panel.shown["show_scan_open"] == (True,)
+    viewer.layers.remove(scan)
+    assert panel.shown["show_scan_open"] == (False,)
+    choose(gates)
+    gates.view.run_clicked.emit()
+    gates.inspect_layer(scan, segment.last.plan.model)
+    assert gates.view.shown["show_error"][0].startswith(f"An inspection is running: {scan.name} was not chosen.")
+    assert gates._layer is other
+
+
+def test_a_pair_that_is_there_or_closed_is_no_failure(train: Any, viewer: ViewerModel, result: Any) -> None:
+    view, (image, copy) = train.view, result
+    view.add_active_clicked.emit()
+    view.add_active_clicked.emit()
+    assert view.shown["show_error"] == ("", False)
+    assert view.shown["show_messages"] == (("This pair is in the list already.",),)
+    view.shown.pop("show_messages")
+    train.pairs.add_layers(image, copy)  # as Segment does when it goes back to the copy
+    assert "show_messages" not in view.shown
+    viewer.layers.remove(copy)
+    assert view.shown["show_error"] == ("", False)
+    assert "its pair stays" in view.shown["show_messages"][0][0]
+
+
 def test_segment_is_cancelled_fails_and_finds_no_device(
     segment: Any, jobs: Any, viewer: ViewerModel, open_scan: Callable[[], Any]
 ) -> None:
@@ -403,7 +441,7 @@ def test_all_of_these_pass_in_a_process_that_cannot_import_qt() -> None:
     command = [sys.executable, "-c", RUN, __file__]
     done = subprocess.run(command, check=False, capture_output=True, encoding="utf-8", env=environment)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert "13 passed" in done.stdout
+    assert "15 passed" in done.stdout
     assert "Qt: []" in done.stdout
 
 

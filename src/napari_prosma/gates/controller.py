@@ -171,9 +171,12 @@ class GatesController(ScanController[InspectChoices]):
     # --- What the user does -------------------------------------------------------------------------------------------
 
     def inspect_layer(self, layer: Image, model: ModelEntry) -> None:
-        """Choose a scan and a model for another widget, unless an inspection runs; a ranking is stopped."""
+        """Choose a scan and a model for another widget, unless an inspection runs, as is said; a ranking is stopped."""
         self._leave_ranking()
-        if not self._busy():
+        if self._busy():
+            text = f"An inspection is running: {layer.name} was not chosen. Cancel it, or wait; then choose the image."
+            self.view.show_error(text, details=False)
+        else:
             self.choose_image(layer)
             self.choose_model(model)
 

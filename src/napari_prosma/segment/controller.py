@@ -162,20 +162,23 @@ class SegmentController(ScanController[SegmentChoices]):
         self._remember_options()
         self._show_options()
 
-    def start_or_cancel(self) -> None:
-        """Main button: start a segmentation, or cancel the running one."""
+    def start_or_cancel(self) -> str:
+        """Main button: start a segmentation, or cancel the running one; why neither was done, else empty."""
         if self.run is not None:
             self.run.cancel()
-            return
+            return ""
         self._show_plan()  # the view may have moved
-        if isinstance(self._plan, SegmentPlan):
-            plan, jobs = self._plan, self.session.jobs
-            try:
-                with jobs.reserve(SegmentJob.NAME):
-                    self.view.show_error("", details=False)
-                    self.run = SegmentJob(plan, self._layer, self.viewer, self.view, jobs, self._run_over)
-            except EngineBusyError as error:
-                self.view.show_error(str(error), details=False)
+        plan, jobs = self._plan, self.session.jobs
+        if not isinstance(plan, SegmentPlan):
+            return plan.text if plan is not None else ""
+        try:
+            with jobs.reserve(SegmentJob.NAME):
+                self.view.show_error("", details=False)
+                self.run = SegmentJob(plan, self._layer, self.viewer, self.view, jobs, self._run_over)
+        except EngineBusyError as error:
+            self.view.show_error(str(error), details=False)
+            return str(error)
+        return ""
 
     def draw_labels(self) -> tuple[Image, Labels] | None:
         """Scan and the Labels layer to paint in on it, selected, with the brush; None where there is no scan."""
@@ -197,6 +200,7 @@ class SegmentController(ScanController[SegmentChoices]):
     def _layers_changed(self) -> None:
         if self.last is not None and self.last.to_save is not None:
             self.last.measures.show_title()
+            self.view.result.show_scan_open(self.last.source is not None and self.last.source in self.viewer.layers)
         elif self.last is not None:
             self.last.measures.leave()
             self.last = None

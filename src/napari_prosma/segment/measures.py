@@ -162,6 +162,9 @@ class AbstractSegmentResultPanel(Protocol):
     def show_title(self, title: str, /) -> None:
         """The heading alone."""
 
+    def show_scan_open(self, is_open: bool, /) -> None:
+        """Whether the scan is in the viewer still."""
+
     def hide(self) -> None:
         """Hide the panel."""
 

@@ -15,6 +15,11 @@ from napari_prosma.widgets.config_form import ConfigForm
 from napari_prosma.widgets.fields import SMALL, Fold, button, cell, fit_height, note_label, row, say, table
 from prosma_core.config.inference import InferenceConfig
 
+CORRECT = "Make an editable copy of the labels and pick the brush."
+CORRECT_CLOSED = "The scan was closed: the labels can be corrected and saved, but not trained on."
+GATES = "See what the skip connections kept and removed."
+GATES_CLOSED = "The scan was closed. Open it and segment it again to inspect the gates."
+
 
 class SegmentResultPanel(QWidget):
     """Result of a segmentation; hidden until there is one."""
@@ -35,10 +40,8 @@ class SegmentResultPanel(QWidget):
         self._table = table("Size of each class", ("Class", "Voxels", "Volume (mL)"))
         self._table.setStyleSheet(SMALL)
         self.save = button("Save result", "Write the labels next to the scan, with its geometry.", self.save_clicked)
-        self._correct = button(
-            "Correct && fine-tune", "Make an editable copy of the labels and pick the brush.", self.correct_clicked
-        )
-        self._gates = button("Inspect gates", "See what the skip connections kept and removed.", self.gates_clicked)
+        self._correct = button("Correct && fine-tune", CORRECT, self.correct_clicked)
+        self._gates = button("Inspect gates", GATES, self.gates_clicked)
         self._command = button(
             "Show run command", "The command that repeats this without napari.", self.command_clicked
         )
@@ -97,6 +100,12 @@ class SegmentResultPanel(QWidget):
         """Whether the labels were changed since they were counted, and are counted again only on demand."""
         self._recount.setVisible(stale)
         self._copy.setVisible(not stale)
+
+    def show_scan_open(self, is_open: bool) -> None:
+        """Whether the scan is in the viewer still."""
+        self._gates.setEnabled(is_open)
+        self._gates.setToolTip(GATES if is_open else GATES_CLOSED)
+        self._correct.setToolTip(CORRECT if is_open else CORRECT_CLOSED)
 
     def show_title(self, title: str) -> None:
         """The heading alone: the name of the result's layer."""

@@ -13,7 +13,7 @@ from napari_prosma.jobs.qt_loop import session
 from napari_prosma.jobs.session import Session
 from napari_prosma.segment.controller import SegmentController
 from napari_prosma.segment.state import run_command, run_command_note, save_path, writer
-from napari_prosma.segment.view import SegmentView
+from napari_prosma.segment.view import CORRECT_CLOSED, SegmentView
 from napari_prosma.widgets.docks import open_dock
 from napari_prosma.widgets.fields import show_text
 from napari_prosma.widgets.job_view import tell
@@ -72,7 +72,10 @@ class SegmentWidget(SegmentView):
     def _correct(self) -> None:
         last = self.controller.last
         copy = last.correct() if last is not None else None
-        if last is None or copy is None or last.source is None or last.source not in self._viewer.layers:
+        if last is None or copy is None:
+            return
+        if last.source is None or last.source not in self._viewer.layers:
+            self.show_messages((CORRECT_CLOSED,))
             return
         train = open_dock(self._viewer, "ProSMA Train", self._session)
         train.controller.fine_tune(last.source, copy, last.plan.model)

@@ -17,7 +17,7 @@ from napari_prosma.shortcuts import offer
 from napari_prosma.train.job import TrainingPreview, scan_in_view
 from napari_prosma.train.next_slice import Adviser, NextSlice, Preview
 from napari_prosma.train.pair_list import PairActions, PairList
-from napari_prosma.train.presenter import AbstractTrainView, TrainPresenter
+from napari_prosma.train.presenter import PAIRS_READ, AbstractTrainView, TrainPresenter
 from napari_prosma.train.run_library import free_name
 from napari_prosma.train.runtime_estimate import RuntimeEstimator
 from napari_prosma.train.series_work import SeriesWork
@@ -88,7 +88,7 @@ class TrainController:
         self._usual: TrainingConfig | None = None
         self._presenter = TrainPresenter(view, session)
         self._pairs = PairList(session.jobs, self._pairs_changed)
-        self.pairs = PairActions(viewer, self._pairs, session.jobs, self._say)
+        self.pairs = PairActions(viewer, self._pairs, session.jobs, self._say, self._tell)
         self.series = SeriesWork(viewer, view.series, session, self._pairs, self._first_labels, self._show_plan)
         self.slices = SliceMarks(viewer, view, self._pairs, self._say)
         self._preview = TrainingPreview(viewer, view)
@@ -286,20 +286,22 @@ class TrainController:
 
     # --- Trainings --------------------------------------------------------------------------------------------------
 
-    def start_or_stop(self) -> None:
-        """Main button: start a training, or stop what runs."""
+    def start_or_stop(self) -> str:
+        """Main button: start a training, or stop what runs; why neither was done, else empty."""
         if self.trainings.run is not None:
             self.trainings.run.cancel()
-            return
+            return ""
         for other in (self._estimate, self.next, self.series):
             if other.running:
                 other.cancel()
-                return
+                return ""
         self._show_plan()  # the name may have been taken meanwhile
-        if isinstance(self._plan, TrainPlan):
-            self._show_preview()
-            self.trainings.start(self._plan, self._choices.classes)
-            self.next.show()
+        if not isinstance(self._plan, TrainPlan):
+            return PAIRS_READ if self._plan is None else self._plan.text
+        self._show_preview()
+        why_not = self.trainings.start(self._plan, self._choices.classes)
+        self.next.show()
+        return why_not
 
     def resume(self, state: RunState, more_epochs: int | None = None) -> None:
         """Resume an earlier run, to its end or for more epochs than planned."""
@@ -352,7 +354,7 @@ class TrainController:
         if self.series.layer_removed(event.value):
             return
         if self._pairs.close_layer(event.value) and self.trainings.run is None:
-            self._say(f"{event.value.name} was closed; its pair stays in the list until you choose “Remove”.")
+            self._tell(f"{event.value.name} was closed; its pair stays in the list until you choose “Remove”.")
         self.slices.show()
         self._show_preview()
 
@@ -415,6 +417,10 @@ class TrainController:
             None if run is None or self._preview.unsure is None else Preview(*self._preview.unsure, run.order.classes)
         )
         return Adviser(model, self._choices.device, self._choices.size, run is not None, preview)
+
+    def _tell(self, text: str) -> None:
+        """Show what is no failure, in the line on how things stand."""
+        self.view.show_messages((text,))
 
     def _say(self, words: object) -> None:
         self.view.show_error(str(words), details=False)

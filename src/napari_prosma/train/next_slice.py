@@ -285,24 +285,27 @@ class NextSlice:
         elif self._shown is not None and not self._left(*self._shown, rows):
             self._say(None, "")
 
-    def go(self) -> None:
-        """Go to the next suggested slice."""
+    def go(self) -> str:
+        """Go to the next suggested slice; why there is none, else empty."""
         rows, adviser = self._rows(), self._adviser()
         if self._busy or self._job is not None:
-            return
+            return ""
         closed, self._awaited = self._closed_scans(adviser), None
         if reason := self._reason(rows, closed):
             self._say(None, reason)
-            return
+            return reason
+        return self._find(rows, adviser, closed)
+
+    def _find(self, rows: Sequence[PairRow], adviser: Adviser, closed: Sequence[tuple[str, Path]]) -> str:
         left = [(row.pair.labels.layer, i) for row in rows if row.states for i in row.states.untouched]
         if len(left) == 1 and not closed:
             self._go_to(*left[0], ONLY_LEFT)
-            return
+            return ""
         model = adviser.asked
         known: Any = adviser.preview.slices if adviser.preview else model and (model, model.stat().st_mtime_ns)
         key = (known, [(row.pair, row.states and row.states.annotated) for row in rows], closed)
         if known and key == self._key and self._go_on():
-            return
+            return ""
         self._key, self._ranked = (), iter(())
         if adviser.preview is not None:
             self._ranked = self._by_preview(adviser.preview, rows)
@@ -311,7 +314,8 @@ class NextSlice:
         elif model is None:
             self._spread(rows, adviser.otherwise)
         else:
-            self._ask(model, adviser, rows, closed, key)
+            return self._ask(model, adviser, rows, closed, key)
+        return ""
 
     # --- By a model -------------------------------------------------------------------------------------------------
 
@@ -322,13 +326,13 @@ class NextSlice:
         rows: Sequence[PairRow],
         closed: Sequence[tuple[str, Path]],
         key: tuple[Any, ...],
-    ) -> None:
+    ) -> str:
         try:
             asked = self._some(rows, parse_voxel_size(adviser.size) if adviser.size else None)
             self._jobs.check_idle()
         except ProsmaError as error:
             self._view.show_error(str(error), details=False)
-            return
+            return str(error)
         self._view.show_error("", details=False)
         places = [*(row.pair.labels.layer for row, _ in asked), *(name for name, _ in closed)]
 
@@ -350,6 +354,7 @@ class NextSlice:
                 self._job = SuggestJob(spec, self._view, self._jobs, found, unfit, self._leave)
         finally:
             self._busy = False
+        return ""
 
     def _by_preview(self, preview: Preview, rows: Sequence[PairRow]) -> Iterator[tuple[Any, int, str]]:
         """Rank the slices of the scan that the model in training is shown on."""

@@ -211,18 +211,27 @@ class PairActions:
     jobs : Jobs
     say : callable
         Told what went wrong; with an empty text, that nothing did.
+    tell : callable
+        Told what is to be known, though nothing went wrong.
     """
 
-    def __init__(self, viewer: ViewerModel, pairs: PairList, jobs: Jobs, say: Callable[[object], None]) -> None:
-        self._viewer, self._pairs, self._jobs, self._say = viewer, pairs, jobs, say
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        pairs: PairList,
+        jobs: Jobs,
+        say: Callable[[object], None],
+        tell: Callable[[str], None],
+    ) -> None:
+        self._viewer, self._pairs, self._jobs, self._say, self._tell = viewer, pairs, jobs, say, tell
 
     def add_active(self) -> None:
         """Add the selected layers."""
         self._add(lambda: (active_pair(self._viewer),))
 
     def add_layers(self, image: Image, labels: Labels) -> None:
-        """Add an image layer and its labels layer."""
-        self._add(lambda: (Pair(layer_source(image), layer_source(labels)),))
+        """Add an image layer and its labels layer, for another widget; nothing is said where they are there."""
+        self._add(lambda: (Pair(layer_source(image), layer_source(labels)),), again=True)
 
     def add_files(self, images: Sequence[Path], labels: Sequence[Path]) -> None:
         """Add pairs of files."""
@@ -254,10 +263,12 @@ class PairActions:
         axes = guess_axes(layer).replace("t", "c")
         self._pairs.replace(pair, replace(pair, image=layer_source(layer, axes)))
 
-    def _add(self, find: Callable[[], Sequence[Pair]]) -> None:
+    def _add(self, find: Callable[[], Sequence[Pair]], *, again: bool = False) -> None:
         try:
             pairs = find()
         except ProsmaError as error:
             self._say(error)
             return
-        self._say("" if self._pairs.add(pairs) else "This pair is in the list already.")
+        self._say("")
+        if not self._pairs.add(pairs) and not again:
+            self._tell(f"{'This pair is' if len(pairs) == 1 else 'These pairs are'} in the list already.")

@@ -21,6 +21,7 @@ from prosma_core.data.look import describe
 from prosma_core.engine.messages import Ready
 from prosma_core.runs.run_state import RunState
 
+PAIRS_READ = "The pairs are being read."
 NEW = {None: "New model", 2: "New 2D model", 3: "New 3D model"}
 NEW_FACTS = "Size, voxel size and tile are planned from the pairs."
 
@@ -251,7 +252,7 @@ class TrainPresenter:
         if cancels and not running:
             self._view.show_run("Cancel", enabled=True, tooltip=cancels)
         elif not running:
-            reason = problem.text if problem else "" if plan else "The pairs are being read."
+            reason = problem.text if problem else "" if plan else PAIRS_READ
             self._view.show_run(
                 "Train", enabled=not reason, tooltip=reason or with_key("Train on these pairs", "train")
             )

@@ -99,18 +99,23 @@ class SliceMarks:
         self._view.show_slices(row.states if row is not None else None, row.labels if row is not None else "")
         self._moved()
 
-    def toggle(self) -> None:
-        """Mark the slice in view as checked, or take its mark away."""
+    def toggle(self) -> str:
+        """Mark the slice in view as checked, or take its mark away; why neither was done, else empty."""
         row = self.row
         if row is None or row.states is None:
-            self._say(self._why_not())
-            return
+            return self._refused(self._why_not())
         index = self._index(row)
         if index is None:
             along = f" along {row.states.axis}" if row.states.axis else ""
-            self._say(f"No slice of {row.labels} is in view. In 2D view, show one of its slices{along}, then mark it.")
-            return
+            return self._refused(
+                f"No slice of {row.labels} is in view. In 2D view, show one of its slices{along}, then mark it."
+            )
         self.mark(row.pair.labels.layer, index, checked=index not in row.states.checked)
+        return ""
+
+    def _refused(self, why: str) -> str:
+        self._say(why)
+        return why
 
     def mark(self, layer: Any, index: int, *, checked: bool = True) -> None:
         """Mark a slice of the labels layer of a pair as checked, or take the mark away.

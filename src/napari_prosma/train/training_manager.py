@@ -79,11 +79,11 @@ class TrainingManager:
         self._learns = bool(session.recall("live", True))
         view.show_live(checked=self._learns, text="")
 
-    def start(self, plan: TrainPlan, classes: Sequence[ClassInfo]) -> None:
-        """Train on the pairs as they are."""
+    def start(self, plan: TrainPlan, classes: Sequence[ClassInfo]) -> str:
+        """Train on the pairs as they are; why that cannot begin, else empty."""
         folder = RunFolder.beside(plan.out)
         spec = NewTraining(plan, self._pairs.pairs, folder)
-        self._begin(TrainingOrder(plan.out.stem, folder, tuple(classes), spec), fresh=True)
+        return self._begin(TrainingOrder(plan.out.stem, folder, tuple(classes), spec), fresh=True)
 
     def resume(self, state: RunState, more_epochs: int | None, device: str) -> None:
         """Resume an earlier run, to its end or for more epochs than planned."""
@@ -172,14 +172,16 @@ class TrainingManager:
         stopped = self.run.abandon if self.run is not None else lambda: None
         run_all("A training could not be left", saved, live, stopped, self._preview.release)
 
-    def _begin(self, order: TrainingOrder, *, fresh: bool) -> None:
+    def _begin(self, order: TrainingOrder, *, fresh: bool) -> str:
         if self._beginning:  # a click while napari makes its progress bar, which lets the event loop run
-            return
+            return ""
         try:
             with self._session.jobs.reserve(TrainJob.NAME):
                 self._begin_reserved(order, fresh=fresh)
         except EngineBusyError as error:
             self._say(error)
+            return str(error)
+        return ""
 
     def _begin_reserved(self, order: TrainingOrder, *, fresh: bool) -> None:
         self._beginning, pairs = True, self._pairs.pairs

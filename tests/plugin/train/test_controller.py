@@ -94,7 +94,7 @@ def test_a_pair_is_added_once(widget: Any, annotated: Any) -> None:
     annotated(widget.viewer)
     widget.controller.pairs.add_active()
     widget.controller.pairs.add_active()
-    assert "already" in widget.text("error")
+    assert "already" in widget.text("status")
 
 
 def test_nothing_is_trained_while_a_pair_is_being_read(widget: Any, annotated: Any) -> None:
@@ -215,7 +215,7 @@ def test_pairs_of_closed_layers_stay_until_they_are_removed(widget: Any, annotat
     data, painted = np.asarray(image.data), np.asarray(labels.data)
     widget.controller.pairs.add_active()
     widget.viewer.layers.clear()
-    assert "liver labels was closed" in widget.text("error")
+    assert "liver labels was closed" in widget.text("status")
     assert widget.controller._pairs.rows[0].closed
     annotated(widget.viewer, "next")
     widget.controller.pairs.add_active()
@@ -443,7 +443,7 @@ def test_several_selected_images_are_the_channels_of_one_scan(widget: Any, rng: 
     assert (row.image, row.problem) == ("DAPI + actin + tubulin", "")
     assert row.facts.endswith("3 channels")
     widget.controller.pairs.add_active()
-    assert "already" in widget.text("error")
+    assert "already" in widget.text("status")
     ((image, painted),) = widget.start().prepared().run.pairs
     assert np.array_equal(read_image(image).data, data)
     assert read_image(painted).spec.spatial_shape == (8, 24, 24)
