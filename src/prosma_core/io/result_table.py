@@ -76,8 +76,15 @@ def _voxel_size(spec: ImageSpec) -> tuple[float, str]:
     return size / spec.num_frames, f"{unit}^{spec.spatial_ndim}"
 
 
+def _made(rows: Sequence[Row]) -> bool:
+    """Whether a result was made."""
+    return any(row.status == "done" for row in rows)
+
+
 class ResultTable:
     """Rows by result; those of other results in the file stay, those of the same one are replaced.
+
+    A failure leaves the rows of a result that is there: it was not made again, or belongs to another scan.
 
     Parameters
     ----------
@@ -114,7 +121,9 @@ class ResultTable:
 
     def put(self, result: Path, rows: Sequence[Row]) -> None:
         """Give the rows of a result; they are written soon."""
-        self._pending[self._key(result)] = list(rows)
+        key, scans = self._key(result), {row.scan for row in rows}
+        others = [row for row in self._pending.get(key, ()) if row.scan not in scans]
+        self._pending[key] = [*(() if _made(rows) else others), *rows]
         if time.monotonic() >= self._due:
             self.flush()
 
@@ -138,7 +147,7 @@ class ResultTable:
                 with claimed(self.path):
                     self._read()
                     rows = [row for row in self._rows if row["result"] not in self._pending]
-                    rows += [self._cells(key, row) for key, given in self._pending.items() for row in given]
+                    rows += [row for key, given in self._pending.items() for row in self._merged(key, given)]
                     self._rows = sorted(rows, key=lambda row: row["result"])  # classes stay in their order
                     self._done = {row["result"] for row in self._rows if row["status"] == "done"}
                     text = io.StringIO(newline="")
@@ -153,6 +162,20 @@ class ResultTable:
                 time.sleep(0.05)
             else:
                 return
+
+    def _merged(self, key: str, given: Sequence[Row]) -> list[dict[str, str]]:
+        """The rows of a result: those given, and where all are failures those that these do not change."""
+        new = [self._cells(key, row) for row in given]
+        if _made(given):
+            return new
+        there, scans = os.path.lexists(self.path.parent / key), {row.scan for row in given}
+        old = [
+            row
+            for row in self._rows
+            if row["result"] == key and (there if row["status"] == "done" else row["scan"] not in scans)
+        ]
+        finished = {row["scan"] for row in old if row["status"] == "done"}
+        return [*old, *(row for row in new if row["scan"] not in finished)]
 
     def _read(self) -> None:
         check_replace(self.path, overwrite=True, keys=KEYS)

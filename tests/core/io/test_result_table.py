@@ -66,6 +66,29 @@ def test_rows_are_kept_while_the_table_cannot_be_written(tmp_path: Path, monkeyp
     assert [row["scan"] for row in rows(path)] == ["a"]
 
 
+def test_a_failure_leaves_the_rows_of_a_result_that_is_there(tmp_path: Path) -> None:
+    path, result = tmp_path / "results.csv", tmp_path / "a.nii"
+    result.write_bytes(b"a")
+    table = ResultTable(path)
+    table.put(result, [Row("a", "done", "liver", 10), Row("a", "done", "spleen", 5)])
+    done = [(row["scan"], row["class"], row["voxels"]) for row in rows(path)]
+    for scans in (("a",), ("other/a", "third/a"), ("other/a",)):  # exists already; would both be written there
+        for scan in scans:
+            table.put(result, [Row(scan, "failed", error="of another")])
+    table.flush()
+    found = [(row["scan"], row["class"], row["voxels"]) for row in rows(path)]
+    assert found == [*done, ("third/a", "", ""), ("other/a", "", "")]
+    assert table.has(result)
+    result.unlink()
+    table.put(result, [Row("a", "failed", error="cannot be read")])
+    table.flush()
+    assert not table.has(result)
+    assert {row["status"] for row in rows(path)} == {"failed"}
+    table.put(result, [Row("a", "done", "liver", 10)])
+    table.flush()
+    assert [row["status"] for row in rows(path)] == ["done"]
+
+
 @pytest.mark.parametrize(
     ("shape", "axes", "spacing", "unit", "volume"),
     [
