@@ -398,7 +398,7 @@ def test_models_that_are_none_are_refused(tmp_path: Path) -> None:
         api.segment(np.ones((32, 32)), 5)  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="type str: give the one that load_model gave"):
         api.write_labels(tmp_path / "a.tif", np.eye(32, dtype=int), model="phantom-3d")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="`like` is of type ndarray"):
+    with pytest.raises(TypeError, match="The image given as like is of type ndarray"):
         api.write_labels(tmp_path / "a.tif", np.eye(32, dtype=int), np.eye(32))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="axes is of type int"):
         api.read_image(tmp_path / "a.tif", axes=5)  # type: ignore[arg-type]
