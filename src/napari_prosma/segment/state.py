@@ -85,9 +85,9 @@ def writer(labels: Labels, path: Path) -> Callable[[], object]:
 
 
 NO_FILE = (
-    "SCAN stands for a file. What was segmented is in none as it is: a sample, a layer that another program made, a "
-    "cropped or combined one, or a coarser level. Save its layer (File > Save Selected Layers…), and write the name of "
-    "that file in place of SCAN."
+    "SCAN stands for a file: what was segmented is not in a file of its own (a sample, a layer made by a program, "
+    "channels put together, a coarser level). Save its layer by File > Save Selected Layers…, and put the name of that "
+    "file in place of SCAN."
 )
 
 
