@@ -1,6 +1,6 @@
 """Memory and time of a segmentation that does not fit in memory, against one in memory.
 
-    python3 run.py bench out_of_core [--mib 256] [--filled 1] [--model phantom-3d] [--compare] [--folder DIR]
+    python3 run.py bench out_of_core [--mib 256] [--filled 1] [--model phantom-3d] [--compare] [--working MIB]
 
 A synthetic zarr of uint16 (chunks of 64 x 256 x 256) is segmented by the command line, read and written by parts.
 Memory is the largest sum of the resident sets (RSS) of the command and all its children, sampled every 50 ms. With
@@ -28,10 +28,7 @@ import zarr
 from prosma_core.io.images import read_labels
 
 CHUNKS = (64, 256, 256)
-IN_MEMORY = (
-    "import sys; from prosma_core.inference import memory; memory.IN_CORE = 1 << 60; "
-    "from prosma_core.cli.main import main; main()"
-)
+START = "from prosma_core.inference import memory; {}; from prosma_core.cli.main import main; main()"
 
 
 def make_scan(path: Path, mib: int, filled: float) -> tuple[int, ...]:
@@ -101,6 +98,7 @@ def main() -> None:
     parser.add_argument("--filled", type=float, default=1.0)
     parser.add_argument("--model", default="phantom-3d")
     parser.add_argument("--overlap", default="0.5")
+    parser.add_argument("--working", type=int, default=0, help="MiB that a block may take, also of a small scan")
     parser.add_argument("--compare", action="store_true")
     parser.add_argument("--folder", type=Path)
     given = parser.parse_args()
@@ -110,8 +108,9 @@ def main() -> None:
         print(f"{' x '.join(map(str, shape))} voxels, {np.prod(shape) * 2 / 2**30:.2f} GiB of uint16", flush=True)
         rest = ["segment", str(folder / "scan.zarr"), "--model", given.model, "--device", "cpu"]
         rest += ["--overlap", given.overlap]
-        ways = {"by parts": ["-m", "prosma_core.cli.main"]}
-        ways |= {"in memory": ["-c", IN_MEMORY]} if given.compare else {}
+        forced = f"memory.IN_CORE, memory.WORKING, memory.WORTH = 0, {given.working} << 20, 99"
+        ways = {"by parts": ["-c", START.format(forced)] if given.working else ["-m", "prosma_core.cli.main"]}
+        ways |= {"in memory": ["-c", START.format("memory.IN_CORE = 1 << 60")]} if given.compare else {}
         found = {}
         for way, start in ways.items():
             out = folder / f"{way.replace(' ', '-')}.zarr"

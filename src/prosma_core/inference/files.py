@@ -232,7 +232,10 @@ class _Work:
             notes = provenance(header, config, ", ".join(p.name for p in task.scan.files), given)
             if parts and is_zarr(task.target):
                 places = {"labels": task.target, **_extra_targets(task.target)}
-                with StoredResults(places, scan.spec, header, config, notes, replaceable) as stored:
+                source = task.scan.files[0]
+                with StoredResults(places, source, scan.spec, header, config, notes, replaceable) as stored:
+                    if stored.done:
+                        yield StageStarted(f"{task.name}: {counted(stored.done, 'block')} of an earlier run stay.")
                     result = yield from self.segmenter.segment(scan, config, allocate=stored.allocate)
                     counts = _count(result, self.segmenter)
             else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from math import log
 from typing import Any
@@ -39,6 +39,10 @@ class StoredArray:
         Takes a box and its voxels.
     values : LazyArray
         What was written.
+    done : set of box
+        Blocks of the label map that are written, with all other results there.
+    mark : callable
+        Takes a block that is.
     """
 
     shape: tuple[int, ...]
@@ -46,6 +50,8 @@ class StoredArray:
     chunks: tuple[int, ...]
     put: Callable[[Box, NDArray[Any]], None]
     values: LazyArray
+    done: Set[Box] = frozenset()
+    mark: Callable[[Box], None] = lambda _: None
 
 
 Allocate = Callable[[str, tuple[int, ...], "np.dtype[Any]"], Any]
@@ -139,6 +145,15 @@ class Results:
                 entropy = -torch.xlogy(p, p).sum(0) / log(len(self.names))
                 self._put(self.entropy, frame, part.oriented, entropy.clamp(0, 1).cpu().numpy())
         return self._slab(frame, part.oriented)
+
+    def is_done(self, frame: Frame, part: RegionOfInterest) -> bool:
+        """Whether an earlier run has written all results of a part of a frame."""
+        return isinstance(self.labels, StoredArray) and frame.place(part.source) in self.labels.done
+
+    def mark_done(self, frame: Frame, part: RegionOfInterest) -> None:
+        """Keep that all results of a part of a frame are written."""
+        if isinstance(self.labels, StoredArray):
+            self.labels.mark(frame.place(part.source))
 
     def put_planes(
         self, frame: Frame, part: RegionOfInterest, first: int, sums: Tensor, weights: Tensor

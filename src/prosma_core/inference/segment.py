@@ -200,6 +200,9 @@ class Segmenter:
         grid, tile = column.blocks[0].grid, self.header.preprocess.tile
         among = Among(grid.shape, whole_box(grid.shape), known=work.known)
         for block, following in zip(column.blocks, [*column.blocks[1:], None], strict=True):
+            if work.results.is_done(frame, block):  # those after it begin anew
+                among = Among(grid.shape, whole_box(grid.shape), known=work.known)
+                continue
             among.on = None if following is None else following.network[0][0]
             among.box = among.hull(tile, work.config.overlap, block.network)
             image, note = network_image(frame, grid, self.header.preprocess, how, among.box)
@@ -215,7 +218,8 @@ class Segmenter:
                     raise
                 yield StageStarted(f"Memory of {logits.device.type} does not suffice: finishing on the CPU.")
                 done = work.results.put(frame, block, logits.cpu())
-            work.done += computed
+            work.results.mark_done(frame, block)
+            work.done = min(work.done + computed, work.total)
             among.done = block.network[0][1]
             if work.preview:
                 yield done
@@ -266,7 +270,7 @@ class Segmenter:
 
         def change(event: Event) -> Iterator[Event]:
             if isinstance(event, TileDone):
-                event = TileDone(work.done + event.done, work.total)
+                event = TileDone(min(work.done + event.done, work.total), work.total)
             yield event
             yield from (slab for slab in shown if slab is not None)
             shown.clear()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import shutil
 from collections.abc import Collection, Mapping
-from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,10 +26,10 @@ from prosma_core.inference.device import free_memory, gib
 from prosma_core.inference.memory import SHARE
 from prosma_core.inference.results import StoredArray
 from prosma_core.inference.segment import Segmenter
-from prosma_core.io.atomic import made_dir
+from prosma_core.io.atomic import PREFIX, check_target, machine_state, output_errors, replace_dir
 from prosma_core.io.images import check_output
 from prosma_core.io.names import FORMATS, image_suffix
-from prosma_core.io.zarr_images import create_zarr, zarr_chunks
+from prosma_core.io.zarr_images import create_zarr, open_written, zarr_chunks
 
 DEPTH = 32
 """Planes of the chunks of other results: blocks of fewer planes take less memory."""
@@ -79,12 +83,16 @@ def read_whole_if_it_fits(scan: Scan, segmenter: Segmenter, config: InferenceCon
 class StoredResults:
     """Zarr folders that a segmentation fills part by part; each takes its place when all are whole.
 
-    Used in a ``with`` statement; where it ends with an error, nothing is left behind.
+    Used in a ``with`` statement. Until then they lie in a hidden folder beside the label map, with a list of the blocks
+    that are done. Where the statement ends with an error, or the process is killed, that folder stays, and the next
+    run of the same job does what is missing.
 
     Parameters
     ----------
     targets : mapping of str to Path
         Where each result goes, by its name in `Segmentation`.
+    source : Path
+        The scan, whose change makes what is done worthless.
     spec : ImageSpec
         Of the scan.
     header : ModelHeader
@@ -98,6 +106,7 @@ class StoredResults:
     def __init__(
         self,
         targets: Mapping[str, Path],
+        source: Path,
         spec: ImageSpec,
         header: ModelHeader,
         config: InferenceConfig,
@@ -106,38 +115,71 @@ class StoredResults:
     ) -> None:
         self._targets, self._spec, self._header = targets, spec, header
         self._config, self._notes, self._replaceable = config, notes, replaceable
-        self._stack = ExitStack()
+        self._folder = targets["labels"].with_name(f"{PREFIX}partial-{targets['labels'].name}")
+        self._key = json.dumps([*sorted(notes.items()), *_state_of(source), *machine_state().items()])
+        self._list = self._folder / "blocks.txt"
+        self._done: set[Box] = set()
+        self._made: list[str] = []
+
+    @property
+    def done(self) -> int:
+        """Blocks that are done."""
+        return len(self._done)
 
     def __enter__(self) -> StoredResults:
-        """Nothing is made before it is asked for."""
+        """Take up what an earlier run of the same job has done."""
+        with contextlib.suppress(OSError, ValueError):
+            first, *lines = self._list.read_text(encoding="utf-8").splitlines()
+            if first == self._key:
+                self._done = {tuple(map(tuple, json.loads(line))) for line in lines if line.endswith("]]")}
+        if not self._done:
+            shutil.rmtree(self._folder, ignore_errors=True)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """The label map last: where it is, everything is."""
-        self._stack.__exit__(kind, error, trace)
+        """Put the results in place, the label map last: where it is, everything is."""
+        if kind is None:
+            for name in reversed(self._made):
+                replace_dir(self._targets[name], partial(os.rename, self._folder / name))
+        if kind is None or not self._done:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def allocate(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> StoredArray:
-        """Make the array of a result; see `Allocate`."""
-        path = self._targets[name]
+        """Make the array of a result, or open that of an earlier run; see `Allocate`."""
+        path, folder = self._targets[name], self._folder / name
         check_output(path, overwrite=path in self._replaceable)
-        folder = self._stack.enter_context(made_dir(path))
+        check_target(path, folder=True)
         spec = self._spec.labels_spec()
         if name == "probabilities":
             spec = spec.with_channels(tuple(c.name for c in self._header.classes))
         fill = self._header.classes[0].value if name == "labels" else 0
         chunks = self._chunks(spec)
-        array = create_zarr(folder, dtype, spec, self._notes, chunks, fill)
+        with output_errors(path):
+            if not self._list.is_file():
+                self._folder.mkdir(exist_ok=True)
+                self._list.write_text(self._key + "\n", encoding="utf-8")
+            array = (
+                open_written(folder) if folder.is_dir() else create_zarr(folder, dtype, spec, self._notes, chunks, fill)
+            )
+        self._made.append(name)
 
         def put(box: Box, values: NDArray[Any]) -> None:
-            array[box_slices(box)] = values
+            with output_errors(path):
+                array[box_slices(box)] = values
 
         def read(box: Box) -> NDArray[Any]:
             found: NDArray[Any] = array[box_slices(box)]
             return found
 
-        return StoredArray(shape, dtype, chunks, put, LazyArray(shape, dtype, read, chunks))
+        values = LazyArray(shape, dtype, read, chunks)
+        return StoredArray(shape, dtype, chunks, put, values, self._done, self._mark)
+
+    def _mark(self, box: Box) -> None:
+        with output_errors(self._targets["labels"]), self._list.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(box) + "\n")
+        self._done.add(box)
 
     def _chunks(self, spec: ImageSpec) -> tuple[int, ...]:
         """Chunks that are each written at once: of slices where the model takes slices."""
@@ -148,3 +190,9 @@ class StoredResults:
         taken = frame_axes(spec, dims, along)
         sizes = zip(spec.axes, spec.shape, strict=True)
         return tuple(min(SLICE, size) if axis in taken else 1 for axis, size in sizes)
+
+
+def _state_of(source: Path) -> tuple[str, int, int, int]:
+    """By which a changed scan is told: path, files, bytes, and the last change."""
+    files = [file.stat() for file in source.rglob("*") if file.is_file()] if source.is_dir() else [source.stat()]
+    return str(source.resolve()), len(files), sum(f.st_size for f in files), max(f.st_mtime_ns for f in files)

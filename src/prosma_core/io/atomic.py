@@ -265,7 +265,7 @@ def _lock(descriptor: int) -> bool | None:
 def _record(target: Path, locked: bool) -> dict[str, Any]:
     """Who writes what; the time it began is needed only where the lock does not tell whether it lives."""
     start = None if locked else _start(os.getpid())
-    return {"target": target.name, "locked": locked, "pid": os.getpid(), "start": start, **_machine()}
+    return {"target": target.name, "locked": locked, "pid": os.getpid(), "start": start, **machine_state()}
 
 
 def _read_record(content: bytes) -> dict[str, Any]:
@@ -278,7 +278,7 @@ def _read_record(content: bytes) -> dict[str, Any]:
 
 def _ended(record: dict[str, Any], *, locked: bool, age: float) -> bool:
     """Whether the process of a record has ended; `locked` is whether its lock file could be locked by us."""
-    here = _machine()
+    here = machine_state()
     touched = record.get("touched")
     limit = _MISSED * touched if isinstance(touched, float) and touched > 0 else _UNKNOWN_AFTER
     if locked and (not record or record.get("locked")):
@@ -290,7 +290,7 @@ def _ended(record: dict[str, Any], *, locked: bool, age: float) -> bool:
 
 
 @cache
-def _machine() -> dict[str, str]:
+def machine_state() -> dict[str, str]:
     """The machine, its present start, and the space of its process numbers (containers have their own)."""
     boot, pids = "", ""
     with contextlib.suppress(OSError):
@@ -342,7 +342,7 @@ def write_atomic(path: Path, writer: Callable[[Path], None]) -> None:
         The folder does not exist or cannot be written, or the disk is full.
     """
     check_target(path)
-    with _output_errors(path), taken(path) as part:
+    with output_errors(path), taken(path) as part:
         writer(part.path)
         _sync(part.path)
         _replace(part.path, path)
@@ -393,16 +393,9 @@ def replace_dir(path: Path, writer: Callable[[Path], None]) -> None:
         As in `write_atomic`; or neither the new nor the old folder could be put at `path`: both are kept, under the
         names that the message gives.
     """
-    with made_dir(path) as temporary:
-        writer(temporary)
-
-
-@contextlib.contextmanager
-def made_dir(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` for a folder, which takes its name at the end; see `replace_dir`."""
     check_target(path, folder=True)
-    with _output_errors(path), taken(path) as part:
-        yield part.path
+    with output_errors(path), taken(path) as part:
+        writer(part.path)
         sweep(part.path)  # what the writer used and could not remove
         _sync_tree(part.path)
         if not os.path.lexists(path):
@@ -424,7 +417,7 @@ def reserved(path: Path) -> Iterator[Path]:
         The folder cannot be written.
     """
     with contextlib.ExitStack() as stack:
-        with _output_errors(path):
+        with output_errors(path):
             part = stack.enter_context(taken(path))
         yield part.path
 
@@ -439,14 +432,14 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
 
 def make_folder(path: Path) -> None:
     """Make a folder, and those above it, where it is not there; raises `OutputError` where it cannot be."""
-    with _output_errors(path):
+    with output_errors(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
 def remove(paths: Iterable[Path]) -> None:
     """Remove files that may be there; raises `OutputError` where one cannot be removed."""
     for path in paths:
-        with _output_errors(path):
+        with output_errors(path):
             path.unlink(missing_ok=True)
 
 
@@ -540,7 +533,8 @@ def _replace(new: Path, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _output_errors(path: Path) -> Iterator[None]:
+def output_errors(path: Path) -> Iterator[None]:
+    """Turn what the system says within into an `OutputError` for this path."""
     try:
         yield
     except OSError as error:

@@ -304,6 +304,19 @@ def zarr_chunks(spec: ImageSpec) -> tuple[int, ...]:
     return tuple(min(_CHUNK[axis], size) for axis, size in zip(spec.axes, spec.shape, strict=True))
 
 
+def open_written(path: Path) -> Any:
+    """The array that `create_zarr` has made at a path, to be filled further."""
+    import zarr
+
+    found = locate_array(path).array
+    return zarr.open_array(
+        str(found.path),
+        mode="r+",
+        zarr_format=found.zarr_format,  # type: ignore[arg-type]
+        config={"write_empty_chunks": True},
+    )
+
+
 def create_zarr(
     path: Path,
     dtype: np.dtype[Any],

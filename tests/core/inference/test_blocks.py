@@ -210,31 +210,57 @@ def test_a_damaged_chunk_is_named_and_the_other_scans_are_done(tmp_path: Path, m
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.zarr"]
 
 
+class Watched:
+    """A stored array whose writes are counted; one of them may fail."""
+
+    def __init__(self, array: Any, fails: int = 0) -> None:
+        self.array, self.fails, self.count = array, fails, 0
+
+    def __setitem__(self, index: Any, values: Any) -> None:
+        self.count += 1
+        if self.count == self.fails:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.array[index] = values
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.array[index]
+
+
 @pytest.mark.usefixtures("by_parts")
-def test_a_full_disk_leaves_nothing_and_the_run_can_be_repeated(
-    tmp_path: Path, make_header: MakeHeader, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("end", ["full", "stopped", "changed"])
+def test_what_is_done_stays_and_the_next_run_does_the_rest(
+    end: str, tmp_path: Path, make_header: MakeHeader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    by, real, count = segmenter(make_header(3, tile=(8, 8, 8))), stored_results.create_zarr, [0]
-    store(tmp_path / "scan.zarr", array_spec((15, 13, 11), "zyx"))
+    by, out = segmenter(make_header(3, tile=(8, 8, 8))), tmp_path / "out.zarr"
+    scan = store(tmp_path / "scan.zarr", array_spec((15, 13, 11), "zyx"))
+    wanted, _ = run(by, scan, InferenceConfig(overlap=0.25))
+    made: list[Watched] = []
 
-    class Full:
-        def __init__(self, array: Any) -> None:
-            self.array = array
+    def watch(name: str, fails: int) -> None:
+        real = getattr(zarr_images, name)
+        monkeypatch.setattr(stored_results, name, lambda *given: made.append(Watched(real(*given), fails)) or made[-1])
 
-        def __setitem__(self, index: Any, values: Any) -> None:
-            count[0] += 1
-            if count[0] == 3:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            self.array[index] = values
-
-        def __getitem__(self, index: Any) -> Any:
-            return self.array[index]
-
-    monkeypatch.setattr(stored_results, "create_zarr", lambda *given: Full(real(*given)))
-    failures, _ = segmented([tmp_path / "scan.zarr"], tmp_path / "out.zarr", by)
-    assert "No space left on device" in failures[0].error
-    assert [path.name for path in tmp_path.iterdir()] == ["scan.zarr"]
-    assert not segmented([tmp_path / "scan.zarr"], tmp_path / "out.zarr", by)[0]
+    watch("create_zarr", 4 if end == "full" else 0)
+    watch("open_written", 0)
+    if end == "full":
+        assert "No space left on device" in segmented([tmp_path / "scan.zarr"], out, by)[0][0].error
+    else:
+        work = segment_files([tmp_path / "scan.zarr"], out, by, InferenceConfig(overlap=0.25))
+        while not made or made[0].count < 3:
+            next(work)
+        work.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".prosma-partial-out.zarr", "scan.zarr"]
+    kept = len((tmp_path / ".prosma-partial-out.zarr" / "blocks.txt").read_text().splitlines()) - 1
+    assert 2 <= kept < 16
+    watch("create_zarr", 0)
+    if end == "changed":
+        (tmp_path / "scan.zarr" / "0.0.0").touch()
+    failures, said = segmented([tmp_path / "scan.zarr"], out, by)
+    assert not failures
+    assert ("blocks of an earlier run stay" in said) == (end != "changed")
+    assert made[-1].count == (16 if end == "changed" else 16 - kept)
+    np.testing.assert_array_equal(read_labels(out).data, wanted.labels.data)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.zarr", "scan.zarr"]
 
 
 @pytest.mark.usefixtures("by_parts")
