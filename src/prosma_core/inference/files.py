@@ -212,12 +212,13 @@ class _Work:
 
     def __call__(self, task: ScanTask) -> Generator[Event, None, tuple[dict[str, int], list[Row]]]:
         from prosma_core.inference.device import name_memory_errors  # late: needs torch
-        from prosma_core.inference.stored_results import StoredResults, is_zarr, read_whole_if_it_fits
+        from prosma_core.inference.stored_results import StoredResults, check_fits, is_zarr, read_whole_if_it_fits
 
         began = time.monotonic()
         header, config, options = self.segmenter.header, self.config, self.options
         replaceable = _replaceable(task, options)
         with name_memory_errors():
+            check_fits(task.scan.files)
             scan = _read(task.scan, options.axes)
             if options.voxel_size is not None and scan.spec.unit != "pixel":
                 yield StageStarted(f"{task.name} states a voxel size of its own, which is used.")

@@ -27,11 +27,11 @@ from prosma_core.inference.memory import SHARE
 from prosma_core.inference.results import StoredArray
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.atomic import PREFIX, check_target, machine_state, output_errors, replace_dir
-from prosma_core.io.images import check_output
+from prosma_core.io.images import check_output, least_bytes
 from prosma_core.io.names import FORMATS, image_suffix
 from prosma_core.io.zarr_images import create_zarr, open_written, zarr_chunks
 
-DEPTH = 32
+DEPTH = 16
 """Planes of the chunks of other results: blocks of fewer planes take less memory."""
 SLICE = 1024
 """Side of the chunks of results that are computed slice by slice."""
@@ -40,6 +40,18 @@ SLICE = 1024
 def is_zarr(path: Path) -> bool:
     """Whether a result of this name is written by parts."""
     return FORMATS.get(image_suffix(path).lower()) == "zarr"
+
+
+def check_fits(files: Collection[Path]) -> None:
+    """Raise `DeviceError` where files that are read whole take more memory than is free, before they are read."""
+    needed, free = sum(map(least_bytes, files)), free_memory(torch.device("cpu"))
+    if needed > free * SHARE:
+        first = next(iter(files)).name
+        msg = (
+            f"{first} takes at least {gib(needed)} of memory, as it is not read by parts; {gib(free)} are free. Close "
+            "other programs, or convert it to .zarr (or .nii without scaling), which is read by parts."
+        )
+        raise DeviceError(msg)
 
 
 def read_whole_if_it_fits(scan: Scan, segmenter: Segmenter, config: InferenceConfig, target: Path) -> tuple[Scan, bool]:

@@ -32,7 +32,7 @@ from prosma_core.io.names import (
     stem,
 )
 from prosma_core.io.nibabel_formats import check_nibabel, read_nibabel
-from prosma_core.io.nifti import check_nifti, lazy_nifti, read_nifti, write_nifti
+from prosma_core.io.nifti import check_nifti, declared_nifti, lazy_nifti, read_nifti, write_nifti
 from prosma_core.io.nrrd import check_nrrd, read_nrrd, write_nrrd
 from prosma_core.io.output_plan import check_replace
 from prosma_core.io.raster import check_raster, read_raster, write_raster
@@ -184,6 +184,20 @@ def open_image(path: Path, *, axes: str | None = None, least: int = SMALL) -> Sc
     small = path.is_file() and path.stat().st_size < least
     found = None if small or kind.lazy is None else kind.lazy(path, axes)
     return _read(path, axes, labels=False) if found is None else found
+
+
+def least_bytes(path: Path) -> int:
+    """Bytes of memory that a file at least takes which is read whole: of NIfTI its voxels, as floats as well.
+
+    Told by the header of NIfTI, by the size of other files; 0 for what is read by parts, and for folders.
+    """
+    if not path.is_file() or path.stat().st_size == 0:
+        return 0
+    kind = reader_of(path)
+    if kind != "nifti":
+        return 0 if _FUNCTIONS[kind].lazy is not None else path.stat().st_size
+    stored, voxels = declared_nifti(path)
+    return stored + 4 * voxels if path.stat().st_size < stored or path.stat().st_size < SMALL else 0
 
 
 def read_labels(path: Path) -> Scan:

@@ -107,6 +107,19 @@ def read_nifti(path: Path, axes: str | None) -> Scan:
     return _scan(voxels[kept], "".join(names), declared.header, path)
 
 
+def declared_nifti(path: Path) -> tuple[int, int]:
+    """Bytes of the voxels that a header declares, and their number; errors as in `check_nifti`."""
+    with reading(path, "a NIfTI file"), path.open("rb") as plain:
+        packed = plain.read(2) == b"\x1f\x8b"
+        plain.seek(0)
+        if not packed:
+            declared = _read_header(plain, path)
+        else:
+            with gzip.GzipFile(fileobj=plain) as stream:
+                declared = _read_header(stream, path)  # type: ignore[arg-type]
+    return declared.nbytes, math.prod(declared.shape)
+
+
 def lazy_nifti(path: Path, axes: str | None) -> Scan | None:
     """The scan of a NIfTI file that is neither packed nor scaled, read by parts when they are asked for; else None.
 

@@ -22,8 +22,8 @@ from prosma_core.inference.files import segment_files
 from prosma_core.inference.results import Segmentation, StoredArray
 from prosma_core.inference.segment import Segmenter
 from prosma_core.inference.tiled import TiledPredictor
-from prosma_core.io import zarr_images
-from prosma_core.io.images import read_image, read_labels
+from prosma_core.io import images, zarr_images
+from prosma_core.io.images import read_image, read_labels, write_image
 from prosma_core.model.unet import build_model
 
 MakeHeader = Callable[..., ModelHeader]
@@ -275,6 +275,11 @@ def test_what_cannot_be_done_by_parts_is_said_before_the_work(
     monkeypatch.setattr(stored_results, "free_memory", lambda _: 1000)
     failures, _ = segmented([tmp_path / "scan.zarr"], tmp_path / "out.nii.gz", by)
     assert "Let --out end with .zarr" in failures[0].error
+    write_image(tmp_path / "packed.nii.gz", np.zeros((100, 100, 100), np.uint8), array_spec((100, 100, 100), "zyx"))
+    monkeypatch.setattr(stored_results, "free_memory", lambda _: 4_000_000)
+    monkeypatch.setattr(images, "_read", None)
+    failures, _ = segmented([tmp_path / "packed.nii.gz"], tmp_path / "out.nii.gz", by)
+    assert "packed.nii.gz takes at least 5 MiB of memory" in failures[0].error
 
 
 @pytest.mark.usefixtures("by_parts")
