@@ -14,6 +14,7 @@ from napari_prosma.segment.measures import ClassRow
 from napari_prosma.widgets.config_form import ConfigForm
 from napari_prosma.widgets.fields import SMALL, Fold, button, cell, fit_height, note_label, row, say, table
 from prosma_core.config.inference import InferenceConfig
+from prosma_core.printable import plain
 
 CORRECT = "Make an editable copy of the labels and pick the brush."
 CORRECT_CLOSED = "The scan was closed: the labels can be corrected and saved, but not trained on."
@@ -104,8 +105,8 @@ class SegmentResultPanel(QWidget):
     def show_scan_open(self, is_open: bool) -> None:
         """Whether the scan is in the viewer still."""
         self._gates.setEnabled(is_open)
-        self._gates.setToolTip(GATES if is_open else GATES_CLOSED)
-        self._correct.setToolTip(CORRECT if is_open else CORRECT_CLOSED)
+        self._gates.setToolTip(plain(GATES if is_open else GATES_CLOSED))
+        self._correct.setToolTip(plain(CORRECT if is_open else CORRECT_CLOSED))
 
     def show_title(self, title: str) -> None:
         """The heading alone: the name of the result's layer."""
