@@ -165,18 +165,30 @@ def describe_finished(plan: ScanPlan, header: ModelHeader, config: InferenceConf
         return []
     said = [f"{counted(len(plan.finished), 'scan')} of {plan.total} finished already."]
     asked = (header.sha256, config.model_dump_json(exclude_defaults=True))
-    foreign, other = [], []
+    foreign, other, elsewhere = [], [], []
     for task in plan.finished:
         notes = read_notes(task.target)
         if not notes:
             foreign.append(task.name)
         elif (notes.get("model_sha256"), notes.get("settings")) != asked:
             other.append(task.name)
-    for names, what in ((other, "made with another model or other settings"), (foreign, "without a note of a model")):
+        source = str(notes.get("source", ""))
+        if image_suffix(Path(source)) and source != _source_name(task.scan):  # without: of a layer in napari
+            elsewhere.append(f"{task.name} (made from {source})")
+    for names, what in (
+        (other, "made with another model or other settings"),
+        (foreign, "without a note of a model"),
+        (elsewhere, "of other files than the scan"),
+    ):
         if names:
             each = counted(len(names), "result there is", "results there are")
             said.append(f"{each} {what}, such as that of {names[0]}. --overwrite alone replaces them.")
     return said
+
+
+def _source_name(scan: ScanFiles) -> str:
+    """What notes call a scan."""
+    return ", ".join(file.name for file in scan.files)
 
 
 def fill_table(plan: ScanPlan, header: ModelHeader, table: ResultTable) -> Generator[Event, None, None]:
@@ -230,7 +242,7 @@ class _Work:
             scan, parts = read_whole_if_it_fits(scan, self.segmenter, config, task.target)
             if unknown := warn_unfit(scan, header, task.name, **known_of(task.scan.files[0])):
                 yield StageStarted(unknown)
-            notes = provenance(header, config, ", ".join(p.name for p in task.scan.files), given)
+            notes = provenance(header, config, _source_name(task.scan), given)
             if parts and is_zarr(task.target):
                 places = {"labels": task.target, **_extra_targets(task.target)}
                 source = task.scan.files[0]

@@ -10,13 +10,14 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prosma_core.errors import OutputError, ProsmaError
+from prosma_core.errors import FileFormatError, OutputError, ProsmaError
 from prosma_core.events import CaseDone, CaseFailed, Event, StageStarted, Working
 from prosma_core.io.atomic import make_folder, put_back
 from prosma_core.io.claims import ClaimedError, claimed
 from prosma_core.io.output_plan import OutputPlan
 from prosma_core.io.result_table import ResultTable, Row
 from prosma_core.io.scan_files import ScanFiles
+from prosma_core.io.zarr_checks import load_node
 from prosma_core.printable import counted
 
 WAIT_S = 1.0
@@ -75,9 +76,9 @@ def is_finished(wanted: Iterable[Path]) -> bool:
         put_back(path)
         try:
             found = path.stat()
-            if path.is_file() and not found.st_size:
+            if not (found.st_size if path.is_file() else load_node(path)):  # any folder may be called .zarr
                 return False
-        except OSError:
+        except (OSError, FileFormatError):
             return False
     return True
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from prosma_core.data.geometry import array_spec
 from prosma_core.errors import OutputError
@@ -142,6 +143,27 @@ def test_files_of_channels_are_one_scan_and_not_read_once_it_is_finished(
     code, _, err = prosma(*command)
     assert (code, reads) == (0, [])
     assert "4 scans of 4 finished already." in err
+
+
+def test_what_is_there_of_others_is_not_silently_a_result(
+    prosma: Prosma, command: list[object], tmp_path: Path
+) -> None:
+    scans, other = tmp_path / "scans", tmp_path / "other.zarr"
+    picture = np.zeros((20, 21), np.uint8)
+    picture[5:9, 5:9] = 200
+    for name in ("x.png", "x.bmp"):  # the result of either is x.png
+        Image.fromarray(picture).save(scans / name)
+    other.mkdir()
+    (other / "notes.txt").write_text("mine")
+    run = [command[0], *command[3:5], "--skip-existing"]
+    code, _, err = prosma(*run, scans / "x.png", "--out", other)
+    assert (code, [path.name for path in other.iterdir()]) == (4, ["notes.txt"])
+    assert "was not written by this program" in err
+    assert prosma(*run, scans / "x.png", "--out", tmp_path / "out")[0] == 0
+    code, _, err = prosma(*run, scans / "x.bmp", "--out", tmp_path / "out")
+    assert code == 0
+    assert "1 result there is of other files than the scan, such as that of x (made from x.png)." in err
+    assert "of other files" not in prosma(*run, scans / "x.png", "--out", tmp_path / "out")[2]
 
 
 def test_exit_codes_tell_all_some_and_none(prosma: Prosma, command: list[object], tmp_path: Path) -> None:
