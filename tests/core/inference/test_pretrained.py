@@ -19,20 +19,24 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import load
+from scipy.ndimage import label
 
 from prosma_core.config import InferenceConfig
 from prosma_core.config.inference import CpuSettings
 from prosma_core.config.model import Figure, ModelHeader
 from prosma_core.config.training import LabelsConfig, load_run_yaml, resolve_run
+from prosma_core.data.fit import compare
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.data.intensities import COLOR
 from prosma_core.data.labels import class_indices, read_annotation
+from prosma_core.data.look import describe
 from prosma_core.data.phantom import phantom_2d, phantom_3d
 from prosma_core.errors import ConfigError
-from prosma_core.events import CaseFailed, StageStarted
+from prosma_core.events import CaseFailed, StageStarted, drain
 from prosma_core.inference import cpu_tuning, tiled
 from prosma_core.inference.evaluate import measure_case
 from prosma_core.inference.files import FileOptions, segment_files
+from prosma_core.inference.postprocess import count_objects
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.bundle import dice_text, figures_text, load_bundle, read_header, read_thumbnail, shipped_models
 from prosma_core.io.dataset_folder import open_dataset, read_case
@@ -399,6 +403,27 @@ def test_odd_pictures_are_read_as_usual_ones_or_refused_in_words(name: str, tmp_
         labels, said = run(np.full(gray.shape, value, np.float32 if np.isnan(value) else np.uint8))
         assert labels is None
         assert "there is nothing to see in" in said
+
+
+def test_fluorescent_nuclei_are_found_at_half_and_twice_their_size_and_dark_ones_are_warned_of() -> None:
+    segmenter = Segmenter.load(MODELS["nuclei-fluorescence"], torch.device("cpu"))
+    folder = ROOT / "src" / "napari_prosma" / "samples"
+    pictures = [Image.open(folder / f"nuclei_4e1c889d{part}.png") for part in ("", "_labels")]
+    for factor, side in ((0.5, 256), (1, 256), (2, 128)):
+        values, drawn = (
+            np.asarray(picture.crop((40, 40, 40 + side, 40 + side)).resize((int(factor * side),) * 2, kind))
+            for picture, kind in zip(pictures, (Image.Resampling.BILINEAR, Image.Resampling.NEAREST), strict=True)
+        )
+        deep = Scan(values.astype(np.uint16) * 200, array_spec(values.shape, "yx"))
+        found = drain(segmenter.segment(deep, InferenceConfig()), lambda _: None).labels.data > 0
+        assert 2 * (found & (drawn > 0)).sum() / (found.sum() + (drawn > 0).sum()) > 0.93, factor
+        objects = count_objects(found, label(drawn > 0)[0])
+        assert objects.matched >= 0.9 * objects.wanted, factor
+    dark = 255 - np.asarray(pictures[0])
+    fit = compare(describe(array_spec(dark.shape, "yx"), dark), segmenter.header)
+    assert fit.verdict == "doubtful"
+    assert "bright on dark" in fit.text
+    assert "this scan is brighter than nearly all of these" in fit.text
 
 
 def val_cases(folder: Path, count: int, prefix: str = "") -> list[tuple]:
