@@ -13,7 +13,7 @@ from napari_prosma.jobs.spec import ScanSpec
 from napari_prosma.layers.scan import LayerScan
 from prosma_core.config.inspection import ClassChange, InspectConfig, VariantResult, opened_one_at_a_time
 from prosma_core.engine.messages import Cancelled, Failed, Finished, WhatIfRequest, WhatIfResult
-from prosma_core.events import StageStarted
+from prosma_core.events import StageStarted, Working
 from prosma_core.printable import counted, format_duration
 
 DECIDES = 0.9
@@ -206,6 +206,7 @@ class RankJob(ShownRun):
         return {
             **shown,
             StageStarted: lambda _: self._run_view.show_progress(0, 0, RANKING),
+            Working: lambda _: self._run_view.show_progress(0, 0, RANKING),
             Finished: self._finish,
             Failed: shown[Failed],
             Cancelled: self._stop,

@@ -223,7 +223,7 @@ def _segment(
         if isinstance(event, TileDone):
             yield TileDone(number * event.total + event.done, runs * event.total)
         else:
-            yield Working(event.message) if isinstance(event, StageStarted) and number else event
+            yield Working("Segmenting again") if isinstance(event, StageStarted) and number else event
 
     with edited(segmenter.model, edits):
         segmentation = yield from relay(segmenter.segment(scan, how, allocate=allocate), change)

@@ -14,7 +14,7 @@ from napari_prosma.gates.ranking import effects, headline
 from prosma_core.config.inspection import ClassChange, VariantResult
 from prosma_core.engine.messages import Failed
 from prosma_core.errors import EngineError
-from prosma_core.events import TileDone
+from prosma_core.events import TileDone, Working
 
 SHAPE = (12, 40, 44)
 
@@ -131,6 +131,8 @@ class TestRanking:
         assert [(v.edits[0].level, v.edits[0].state) for v in ranking.request.variants] == [
             (i, "open") for i in range(4)
         ]
+        ranking.say(Working("Segmenting: 1 tile of 256x256, 1 at a time"))
+        assert widget.view.progress_text().startswith("Ranking levels by ablation…")
         ranking.say(TileDone(2, 9))
         assert widget.view.progress_text().startswith("Ranking levels: 22 %")
         ranking.reply(())
