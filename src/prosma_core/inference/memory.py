@@ -32,7 +32,7 @@ SHARE = 0.8
 
 IN_CORE = 2 << 30
 """Bytes up to which a scan that can be read by parts is taken at once; more memory would gain nothing."""
-WORKING = 9 << 27
+WORKING = 1 << 30
 """Bytes that a block takes at most, where there are so many."""
 WORTH = 1.15
 """Times the tiles that a scan may take in blocks; where `WORKING` is not enough for it, free memory is used."""
