@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 
 from prosma_core.config.model import ModelHeader
-from prosma_core.config.training import RunConfig
+from prosma_core.config.training import MOST_EPOCHS, RunConfig
 from prosma_core.errors import ConfigError, DeviceError
 from prosma_core.events import CheckpointSaved, Event, StageStarted
 from prosma_core.inference.device import memory_ended, prepare_device
 from prosma_core.io.atomic import make_folder
 from prosma_core.io.bundle import load_bundle
 from prosma_core.model.weights import transfer
-from prosma_core.printable import counted
+from prosma_core.printable import counted, format_duration
 from prosma_core.runs.run_folder import RunFolder, check_run_targets
 from prosma_core.runs.run_state import format_before_after, run_lock
 from prosma_core.training.fine_tuning import keep_start
@@ -28,6 +28,9 @@ from prosma_core.training.processes import ALONE, Processes
 from prosma_core.training.split import Split
 from prosma_core.training.trainer import Trainer
 from prosma_core.training.validate import Validation, in_words, validate_start
+
+LOW_DICE = 0.5
+"""A model whose training was ended by its minutes is hardly trained where its mean Dice is below this."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,8 @@ def _finish(trainer: Trainer) -> Generator[Event, None, TrainingResult]:
         weights = {k: torch.from_numpy(v) for k, v in load_bundle(folder.best)[1].items()}
     work = trainer.validate(weights, trainer.val)
     validation = yield from in_words(work, "Validating the model", len(trainer.val), timed=True)
+    if words := _ended_by_time(trainer, validation.mean):
+        yield StageStarted(words)
     make_folder(out.parent)
     header = trainer.save_model(out, validation)
     yield CheckpointSaved(str(out))
@@ -174,3 +179,28 @@ def _finish(trainer: Trainer) -> Generator[Event, None, TrainingResult]:
         words = format_before_after(trainer.before, validation.dice, held_out)
         folder.write_before_after(trainer.before, validation.dice, words)
     return TrainingResult(out, header, validation, trainer.before, held_out)
+
+
+def _ended_by_time(trainer: Trainer, dice: float | None) -> str:
+    """What to know of a run that its minutes ended before its epochs; empty for any other.
+
+    Parameters
+    ----------
+    trainer : Trainer
+    dice : float or None
+        Mean Dice of the model, 0..1.
+    """
+    p, config = trainer.progress, trainer.config
+    spent = p.elapsed - p.budget_seconds
+    if config.minutes is None or spent < 60 * config.minutes or p.epoch >= trainer.epochs:
+        return ""
+    part = trainer.steps_done is not None and trainer.steps_done < config.steps
+    of = f" of {trainer.epochs}" if config.epochs < MOST_EPOCHS else ""
+    where = "in the middle of" if part else "after"
+    why = ["less than one epoch was trained"] if part and p.epoch == 1 and trainer.setup.start is None else []
+    why += [f"its mean Dice is {dice:.3f}"] if dice is not None and dice < LOW_DICE else []
+    hardly = f" The model is hardly trained: {', and '.join(why)}." if why else ""
+    return (
+        f"The time budget of {format_duration(60 * config.minutes)} was used up {where} epoch {p.epoch}{of}.{hardly} "
+        "To go on: Train more, under Earlier runs, or prosma train --resume with --more-epochs or more --minutes."
+    )

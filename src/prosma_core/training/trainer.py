@@ -90,6 +90,7 @@ class Trainer:
         self.progress = Progress()
         self._marks: deque[tuple[float, float]] = deque(maxlen=self.config.steps + 2)  # share, seconds, of an epoch
         self.before: dict[str, float] | None = None
+        self.steps_done: int | None = None  # of the last epoch; None before one was trained here
         self.channels = setup.header.model.in_channels
         self._use_cases()
         if self.config.removed_target is not None:
@@ -227,6 +228,7 @@ class Trainer:
             if self.live is not None:
                 began += yield from self._between_steps(self.live, step + 1, time.monotonic() - began)
         losses += [self._read(number, *late) for late in waiting]
+        self.steps_done = len(losses)
         self._check(number)  # before anything of this epoch takes the place of the one before
         self.progress.epoch = number
         if not self.group.first:

@@ -71,6 +71,10 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
+def sentences(events) -> list[str]:
+    return [event.message for event in events if isinstance(event, StageStarted)]
+
+
 def settings(folder: Path, out: Path, **changes):
     values = {**TINY, "data": folder, "out": out, **changes}
     values["training"] = {**TINY["training"], **changes.get("training", {})}
@@ -320,16 +324,24 @@ def test_patience_stops_early(folder: Path, tmp_path: Path) -> None:
     )
     _, events = drain(train(run))
     assert len([e for e in events if isinstance(e, EpochDone)]) <= 6
+    assert not [said for said in sentences(events) if "time budget" in said]
 
 
 def test_minutes_bound_the_run(folder: Path, tmp_path: Path) -> None:
     began = time.monotonic()
     change = {"epochs": 10_000, "minutes": 0.03, "steps": 50_000}
-    _, events = drain(train(settings(folder, tmp_path / "m.safetensors", training=change)))
+    run = settings(folder, tmp_path / "m.safetensors", training=change)
+    result, events = drain(train(run))
     assert time.monotonic() - began < 30
     (epoch,) = [e for e in events if isinstance(e, EpochDone)]
     assert epoch.learning_rate < 1e-4
     assert 1 < len([e for e in events if isinstance(e, StepDone)]) < 50_000
+    (said,) = (said for said in sentences(events) if "time budget" in said)
+    assert "of 2 s was used up in the middle of epoch 1 of 10000. The model is hardly trained: less than one" in said
+    assert (f"its mean Dice is {result.validation.mean:.3f}" in said) == (result.validation.mean < 0.5)
+    assert "prosma train --resume with --more-epochs" in said
+    _, events = drain(train(run, resume=True))  # nothing is left of the budget: whoever looks again is told again
+    assert any("was used up after epoch 1 of 10000" in said for said in sentences(events))
 
 
 def test_who_stops_a_run_by_the_clock_soon_has_a_model(
