@@ -133,7 +133,9 @@ def _print_table(report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("case", "class", "Dice", "IoU", "HD95", "surface Dice")
+    unit = "/".join(visible(unit) for unit in report["units"])  # cases need not have the same
+    distance = f"{report['tolerance']:g} {unit}"
+    table = Table("case", "class", "Dice", "IoU", f"HD95 ({unit})", f"surface Dice ({distance})")
     for case, classes in report["cases"].items():
         for name, m in classes.items():
             table.add_row(cell(case), cell(name), *(_number(m[k]) for k in ("dice", "iou", "hd95", "surface_dice")))

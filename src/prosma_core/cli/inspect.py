@@ -35,7 +35,7 @@ from prosma_core.cli.scans import (
     end_of,
     scan_choice,
 )
-from prosma_core.events import Event, StageStarted, TileDone, Working, drain
+from prosma_core.events import CaseFailed, Event, StageStarted, TileDone, Working, drain
 
 if TYPE_CHECKING:
     from prosma_core.config.inspection import Inspection, VariantResult
@@ -132,7 +132,7 @@ def inspect(
 
     if plan.left:
         segmenter = Segmenter.load(path, computing_on(device).device)
-        drain(inspect_plan(plan, segmenter, asked, show), _Progress().show)
+        drain(inspect_plan(plan, segmenter, asked, show), _Progress(len(plan.left)).show)
     if plan.done:
         say(f"Written to {out}.", err=True)
     end_of(plan, "inspected")
@@ -141,14 +141,16 @@ def inspect(
 class _Progress:
     """Sentences, and where there is a terminal what is done at the moment."""
 
-    def __init__(self) -> None:
-        self.lines = Lines()
+    def __init__(self, scans: int) -> None:
+        self.lines, self.scans = Lines(), scans
         self.console = self.lines.console
 
     def show(self, event: Event) -> None:
         """Show one event."""
         if isinstance(event, StageStarted):
             self.lines.say(event.message)
+        elif isinstance(event, CaseFailed):
+            self.lines.failed(event, self.scans)
         elif isinstance(event, TileDone | Working):
             words = event.message if isinstance(event, Working) else f"Tile {event.done} of {event.total}"
             self.lines.now(words)

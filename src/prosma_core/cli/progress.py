@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from prosma_core.cli.options import stderr_console
+from prosma_core.events import CaseFailed
 from prosma_core.printable import visible
 
 EVERY = 15.0
@@ -27,6 +28,11 @@ class Lines:
         """Print a line that stays."""
         self.console.print(text)
         self._said = time.monotonic()
+
+    def failed(self, event: CaseFailed, scans: int) -> None:
+        """Print that one of several scans failed, and why, when it happens; of a single one the end says it."""
+        if scans > 1:
+            self.say(f"{event.name} failed: {' '.join(event.error.split())}")
 
     def now(self, text: str, stage: str = "") -> None:
         """Print what is done at the moment, where a stage begins and when nothing was said for `EVERY` seconds.

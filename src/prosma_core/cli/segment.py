@@ -179,4 +179,5 @@ class _Progress:
             self.finished += 1
             self.bar.reset(self.task, total=None, description="Reading")
         elif isinstance(event, CaseFailed):
-            self.failed += 1  # the reasons are listed at the end
+            self.failed += 1
+            self.lines.failed(event, self.scans)

@@ -250,8 +250,9 @@ def evaluate_cases(
     Returns
     -------
     dict
-        "model", "sha256", "split", "tolerance", "derived_labels" (cases whose labels are a model's result), "cases"
-        (per case and class), "failed" (reason by case) and "summary"; plain values for JSON.
+        "model", "sha256", "split", "tolerance", "units" (of distances and the tolerance: those of the scans),
+        "derived_labels" (cases whose labels are a model's result), "cases" (per case and class), "failed" (reason by
+        case) and "summary"; plain values for JSON.
 
     Raises
     ------
@@ -281,11 +282,12 @@ def evaluate_cases(
     cases: dict[str, dict[str, ClassMeasures]] = {}
     failed: dict[str, str] = {}
     said: set[str] = set()
+    units: set[str] = set()
     for name in names:
         began = time.monotonic()
         yield Working(f"Reading {name}")
         try:
-            found = yield from _evaluate_case(
+            found, unit = yield from _evaluate_case(
                 segmenter, folder.cases[name], config, tolerance, meaning, voxel_size, said
             )
         except DeviceError:
@@ -298,6 +300,7 @@ def evaluate_cases(
             yield StageStarted(f"{name} holds no annotation and is left out.")
             continue
         cases |= found
+        units.add(unit)
         yield CaseDone(name, "", time.monotonic() - began)
     if not any(m.objects and m.objects.wanted > 1 for each in cases.values() for m in each.values()):
         cases = {n: {k: replace(m, objects=None) for k, m in each.items()} for n, each in cases.items()}  # one class
@@ -312,6 +315,7 @@ def evaluate_cases(
         "split": split,
         "settings": config.model_dump(mode="json"),
         "tolerance": tolerance,
+        "units": sorted(units),
         "derived_labels": derived,
         "cases": {name: {k: asdict(m) for k, m in measures.items()} for name, measures in cases.items()},
         "failed": failed,
@@ -327,8 +331,8 @@ def _evaluate_case(
     meaning: LabelsConfig,
     voxel_size: VoxelSize | None,
     said: set[str],
-) -> Generator[Event, None, dict[str, dict[str, ClassMeasures]]]:
-    """Measures of one case, or of each of its time points that is annotated; empty where none is.
+) -> Generator[Event, None, tuple[dict[str, dict[str, ClassMeasures]], str]]:
+    """Measures of one case, or of each of its annotated time points (empty where none is), and the unit of distances.
 
     Raises
     ------
@@ -348,7 +352,7 @@ def _evaluate_case(
         raise LabelError(msg)
     known = read_annotation(labels, meaning, states)
     if not known.known:
-        return {}
+        return {}, image.spec.unit
     reference = class_indices(known.values, header.classes, case.name)
     result = yield from _say_once(segmenter.segment(image, config), case.name, said)
     prediction = class_indices(result.labels.data, header.classes, case.name)
@@ -365,9 +369,9 @@ def _evaluate_case(
         return {name: replace(found[name], objects=count_objects(prediction[at] > 0, numbers[at]))}
 
     if prediction.ndim == image.spec.spatial_ndim:
-        return {case.name: measure(())}
+        return {case.name: measure(())}, image.spec.unit
     frames = [t for t in range(len(prediction)) if known.ignored is None or not known.ignored[t].all()]
-    return {f"{case.name} frame {t}": measure((t,)) for t in frames}
+    return {f"{case.name} frame {t}": measure((t,)) for t in frames}, image.spec.unit
 
 
 def _object_numbers(

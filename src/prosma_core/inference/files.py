@@ -163,7 +163,8 @@ def describe_finished(plan: ScanPlan, header: ModelHeader, config: InferenceConf
     """Sentences on the scans that are left out: how many, and whose results may not be what is asked for."""
     if not plan.finished:
         return []
-    said = [f"{counted(len(plan.finished), 'scan')} of {plan.total} finished already."]
+    ours = len(plan.left) + len(plan.finished)
+    said = [f"{counted(len(plan.finished), 'scan')} of {ours} finished already."]
     asked = (header.sha256, config.model_dump_json(exclude_defaults=True))
     foreign, other, elsewhere = [], [], []
     for task in plan.finished:

@@ -42,6 +42,7 @@ from prosma_core.io.output_plan import OutputPlan, check_replace
 from prosma_core.io.raster import gray_values, nearest_pixels, side_by_side, write_picture
 from prosma_core.io.result_table import Row
 from prosma_core.io.scan_files import ScanChoice, collect_scans, of_part
+from prosma_core.printable import counted
 
 RAMP = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 """Colors of 0 to 1, evenly spread: from dark blue to yellow."""
@@ -310,6 +311,7 @@ def _changes(work: _Work, asked: Asked, opened: Sequence[Variant], report: Repor
     """Compare all that was asked for with the unchanged result, which is computed once."""
     unchanged: Scan | None = None
     for number, variant in enumerate(asked.variants, 1):
+        yield StageStarted(f"What if {variant.name}.")
         changed = what_if(work.segmenter, work.scan, (variant,), work.config, truth=work.truth, unchanged=unchanged)
         found = yield from _once(changed, work.said)
         unchanged = found.unchanged
@@ -325,6 +327,7 @@ def _changes(work: _Work, asked: Asked, opened: Sequence[Variant], report: Repor
         picture = SlicePicture(work.scan, region, at)
         write_picture(work.out / f"whatif{number}.png", picture.of_changes(found.changes.data))
     if opened:
+        yield StageStarted(f"Level ranking: {counted(len(opened), 'level')}, one at a time with its gate open.")
         changed = what_if(
             work.segmenter, work.scan, opened, work.config, truth=work.truth, unchanged=unchanged, arrays=False
         )

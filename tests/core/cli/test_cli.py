@@ -353,8 +353,10 @@ def test_evaluate_says_what_it_measures_and_takes_a_runs_splits(
     prosma: Prosma, make_data: Make, model: Path, tmp_path: Path
 ) -> None:
     data, splits, report = make_data(tmp_path / "data"), tmp_path / "splits.json", tmp_path / "report.json"
-    code, _, err = prosma("evaluate", "--model", model, "--data", data)
+    code, said, err = prosma("evaluate", "--model", model, "--data", data)
     assert code == 0
+    assert "HD95 (pixel)" in said
+    assert "surface Dice (1 pixel)" in said
     assert "training cases possibly among them" in err
     assert err.count("Segmenting: ") == 1
     assert "Reading case" not in err
@@ -586,7 +588,7 @@ def test_a_threshold_or_size_out_of_bounds_is_refused(
     option: str, value: str, prosma: Prosma, model: Path, picture: Path, tmp_path: Path
 ) -> None:
     name = option[2:].replace("-", "_")
-    refused(prosma("segment", picture, "--model", model, "--out", tmp_path / "out", option, value), f"{name}: Input")
+    refused(prosma("segment", picture, "--model", model, "--out", tmp_path / "out", option, value), f"{name}: must be ")
     assert leftovers(tmp_path / "out") == []
 
 

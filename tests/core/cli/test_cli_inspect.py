@@ -75,6 +75,8 @@ def test_what_becomes_of_the_scan_is_said_once(prosma: Prosma, tmp_path: Path, p
     code, _, err = prosma("inspect", picture, "--model", model, "--out", out, "--region", "0:8,0:8", *changes)
     assert code == 0
     assert err.count("gets labels") == 1
+    for words in ("What if level=0:open.", "What if level=0:closed.", "Level ranking: 1 level, one at a time"):
+        assert err.count(words) == 1
     assert len(set(err.splitlines())) == len(err.splitlines())
 
 
@@ -172,6 +174,8 @@ def test_each_of_several_scans_has_a_folder_of_its_own(
     code, said, err = prosma(*command)
     assert (code, said.count("energy removed")) == (3, 2)
     assert "y: " in err
+    failed = next(number for number, line in enumerate(err.splitlines()) if line.startswith("y failed: "))
+    assert failed < err.splitlines().index("2 inspected, 0 finished already, 1 failed.")  # when it happens
     assert sorted(path.relative_to(out).as_posix() for path in out.rglob("summary.json")) == [
         "a/x/summary.json",
         "b/x/summary.json",

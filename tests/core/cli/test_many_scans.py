@@ -78,7 +78,7 @@ def test_a_finished_folder_is_not_read_again(
     code, _, err = prosma(*command, "--table", results)
     assert (code, reads) == (4, [])  # before, each was read first
     assert table(results) == rows  # what was not made again has not failed: its result is there
-    assert err.count("exists already; add --overwrite") == 4
+    assert err.count("exists already; add --overwrite") == 8  # when it happens, and in the summary
     assert "--skip-existing" in err
     monkeypatch.setattr("prosma_core.cli.segment.computing_on", None)  # no device is prepared for nothing
     code, _, err = prosma(*command, "--skip-existing")
@@ -134,6 +134,8 @@ def test_files_of_channels_are_one_scan_and_not_read_once_it_is_finished(
     assert prosma(*command, "--part", "2/2")[0] == 0
     assert written(tmp_path) == ["a.tif", "b.tif"]
     reads.clear()
+    code, _, err = prosma(*command, "--part", "2/2")
+    assert "Part 2 of 2: 1 of 2 scans.\n1 scan of 1 finished already." in err
     assert prosma(*command)[0] == 0
     assert reads == []
     for name in ("a_0000", "a_0001", "b_0000", "b_0001"):  # as where each were a scan of its own
