@@ -69,6 +69,7 @@ def test_a_run_is_listed_and_goes_on_where_the_widget_is_opened_again(
     desk.begin()
     desk.viewer.window.remove_dock_widget(desk.widget)  # in the middle of it
     desk.dock()
+    desk.until(lambda: bool(desk.cells("runs")))  # listed in a thread
     (state,) = desk.cells("runs")
     assert state[0].startswith("scan3")
     desk.until(desk.idle)  # the step of the training that was left is over

@@ -60,6 +60,7 @@ def test_paint_a_few_slices_train_stop_resume_and_segment(desk: Any, data_root: 
     kept = desk.wait()
     assert kept is not None
     assert kept.model.is_file()
+    desk.until(lambda: bool(desk.cells("runs")))  # listed in a thread
     (state,) = desk.cells("runs")
     assert state[0] == kept.model.stem
 
