@@ -204,7 +204,7 @@ def test_shares_that_gates_remove_and_missed_lesions_are_those_measured() -> Non
     assert len(table) == len(cards)
     shares = [int(share) for row in [*rows, *table] for share in re.findall(r"(\d+) %", row)]
     for page in ("README.md", "docs/method.md"):
-        assert f"{min(shares)} to {max(shares)} % of the" in text_of(page), page
+        assert f"at each level, {min(shares)} to {max(shares)} % of the" in text_of(page), page
     from prosma_core.io.bundle import read_header, shipped_models
 
     found = read_header(shipped_models()["breast-lesion-us"]).evaluation
