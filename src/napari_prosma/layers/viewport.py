@@ -8,10 +8,12 @@ from math import ceil, floor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from napari.layers import Image, Labels
 from numpy.typing import NDArray
 
 from napari_prosma.cleanup import run_all
 from napari_prosma.layers.placement import Placement
+from napari_prosma.layers.results import PAINTING
 from napari_prosma.layers.scan import LayerScan
 from prosma_core.data.geometry import SPATIAL_AXES
 
@@ -60,6 +62,64 @@ class FittedView:
     def _camera(self) -> tuple[tuple[float, ...], float]:
         camera = self._viewer.scene.camera
         return tuple(camera.center), camera.zoom
+
+
+SEEN = 0.05
+"""Share of the canvas that a scan covers at least, and of a scan that the canvas shows, for it to be seen."""
+
+
+def bring_into_view(viewer: ViewerModel, layer: Image) -> None:
+    """Fit the view to a scan that was opened beside others, where it cannot be seen; not while labels are painted.
+
+    It cannot be seen outside of the canvas or of the slice that is displayed, nor where it is far smaller or larger
+    than what the canvas shows, unless the other layers are so, too: a person has zoomed then.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer or ViewerModel
+        It has taken the layer up: its sliders are those of all layers.
+    layer : napari.layers.Image
+    """
+    active = viewer.layers.selection.active
+    others = [x for x in viewer.layers if x is not layer and isinstance(x, Image | Labels)]
+    if not others or (isinstance(active, Labels) and str(active.mode) in PAINTING):
+        return
+    lead, (low, high) = viewer.dims.ndim - layer.ndim, _extent(layer, viewer)
+    for axis in set(range(layer.ndim)) - set(_displayed(layer, viewer)):
+        if not low[axis] <= viewer.dims.point[lead + axis] <= high[axis]:
+            viewer.dims.set_point(lead + axis, float(low[axis] + high[axis]) / 2)
+    shares = _shares(layer, viewer)
+    if min(shares) >= SEEN or (max(shares) > 0 and all(min(_shares(x, viewer)) < SEEN for x in others)):
+        return
+    shown = _displayed(layer, viewer)
+    size, canvas = (high - low)[shown], np.asarray(viewer.canvas.viewbox_size(viewer.layers), float)
+    center = list(viewer.scene.camera.center)
+    center[-len(shown) :] = (low + high)[shown] / 2
+    viewer.scene.camera.center = tuple(float(x) for x in center)
+    room = canvas.min() / np.linalg.norm(size) if viewer.dims.ndisplay == 3 else (canvas[-len(shown) :] / size).min()
+    viewer.scene.camera.zoom = 0.95 * float(room)
+
+
+def _extent(layer: Any, viewer: Any) -> NDArray[np.float64]:
+    """Lowest and highest world coordinates of a layer in the units of the viewer, shape (2, axes of the layer)."""
+    shape = (layer.data[0] if layer.multiscale else layer.data).shape[: layer.ndim]
+    ends = np.stack([np.full(layer.ndim, -0.5), np.asarray(shape, float) - 0.5])
+    matrix = _world(layer, viewer)
+    each = matrix[:-1, :-1].T[None] * ends[:, :, None]  # (2, axis of the layer, axis of the world)
+    extent: NDArray[np.float64] = np.stack([each.min(axis=0).sum(axis=0), each.max(axis=0).sum(axis=0)])
+    return extent + matrix[:-1, -1]
+
+
+def _shares(layer: Any, viewer: Any) -> tuple[float, float]:
+    """Share of the canvas that a layer covers, and of the layer that the canvas shows; of the axes displayed."""
+    shown = _displayed(layer, viewer)
+    low, high = _extent(layer, viewer)[:, shown]
+    canvas = np.asarray(viewer.canvas.viewbox_size(viewer.layers), float)
+    canvas = np.full(3, canvas.max()) if viewer.dims.ndisplay == 3 else canvas
+    half = canvas[-len(shown) :] / viewer.scene.camera.zoom / 2
+    center = np.asarray(viewer.scene.camera.center, float)[-len(shown) :]
+    both = np.prod(np.clip(np.minimum(high, center + half) - np.maximum(low, center - half), 0, None))
+    return float(both / np.prod(2 * half)), float(both / np.prod(high - low))
 
 
 def view_box(layer: Any, scan: LayerScan, viewer: Any) -> Region | None:
@@ -281,6 +341,8 @@ class ViewerWatch:
         Called when the view was moved.
     selected : callable
         Called when other layers were selected.
+    arrived : callable
+        Called with the event of a new layer once the viewer has taken it up.
     """
 
     def __init__(
@@ -290,6 +352,7 @@ class ViewerWatch:
         changed: Callable[[], None],
         moved: Callable[[], None],
         selected: Callable[[], None],
+        arrived: Callable[[Any], None],
     ) -> None:
         self._changed, self._selected = changed, selected
         self._layer: Layer | None = None
@@ -301,6 +364,8 @@ class ViewerWatch:
         self._wires.append((viewer.layers.selection.events.changed, self._on_select))
         for event, callback in self._wires:
             event.connect(callback)
+        events.inserted.connect(arrived, position="last")
+        self._wires.append((events.inserted, arrived))
 
     def follow(self, layer: Layer | None) -> None:
         """Listen to this layer only."""

@@ -16,7 +16,7 @@ from napari_prosma.layers.contours import contour_view
 from napari_prosma.layers.patient_view import patient_view
 from napari_prosma.layers.results import is_result
 from napari_prosma.layers.scan import LayerScan, are_channels, joined_layer, levels, read
-from napari_prosma.layers.viewport import Region, ViewerWatch, current_slice, view_box
+from napari_prosma.layers.viewport import Region, ViewerWatch, bring_into_view, current_slice, view_box
 from napari_prosma.scan.selection import (
     ModelGroups,
     ScanChoices,
@@ -268,7 +268,12 @@ class ScanController(Generic[C]):
         view.device_chosen.connect(self.choose_device)
         view.free_clicked.connect(self.free_memory)
         self._watch = ViewerWatch(
-            self.viewer, self._layer_inserted, self._layers_changed, self._view_moved, self._show_images
+            self.viewer,
+            self._layer_inserted,
+            self._layers_changed,
+            self._view_moved,
+            self._show_images,
+            self._layer_arrived,
         )
         session.models_changed.connect(self.show_models)
         session.model_preferred.connect(self._take_model)
@@ -434,6 +439,10 @@ class ScanController(Generic[C]):
             self.choose_image(layer)
         else:
             self._show_images()
+
+    def _layer_arrived(self, event: Any) -> None:
+        if event.value is self._layer:
+            bring_into_view(self.viewer, event.value)
 
     def _layers_changed(self) -> None:
         if self._layer is not None and self._layer not in self.viewer.layers:

@@ -12,6 +12,8 @@ from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.session import Session
 from napari_prosma.layers.labels import fit_brush
 from napari_prosma.layers.patient_view import patient_view
+from napari_prosma.layers.results import is_result
+from napari_prosma.layers.viewport import bring_into_view
 from napari_prosma.scan.selection import Problem
 from napari_prosma.shortcuts import offer
 from napari_prosma.train.job import TrainingPreview, scan_in_view
@@ -116,6 +118,7 @@ class TrainController:
             self._no_looks,
             self.series.close,
             lambda: self.viewer.layers.events.inserted.disconnect(self._layer_added),
+            lambda: self.viewer.layers.events.inserted.disconnect(self._layer_arrived),
             lambda: self.viewer.layers.events.removed.disconnect(self._layer_removed),
             lambda: self.viewer.layers.selection.events.active.disconnect(self._show_preview),
             lambda: self.session.models_changed.disconnect(self.show_starts),
@@ -346,6 +349,10 @@ class TrainController:
     def _layer_added(self, event: Any) -> None:
         self._fit_brush(event.value)
 
+    def _layer_arrived(self, event: Any) -> None:
+        if isinstance(event.value, Image) and not is_result(event.value):
+            bring_into_view(self.viewer, event.value)
+
     def _fit_brush(self, layer: Any) -> None:
         if isinstance(layer, Labels):
             fit_brush(layer)
@@ -405,7 +412,7 @@ class TrainController:
         cancels = "Stop estimating." if self._estimate.running else ""
         if self.series.running:
             cancels = "Stop segmenting the scan: its labels are drawn by hand then."
-        self._presenter.plan(self._plan, running=running, cancels=cancels)
+        self._presenter.plan(self._plan, running=running, cancels=cancels, told=self.trainings.held_out)
         self.next.show()
 
     def _adviser(self) -> Adviser:
@@ -453,6 +460,7 @@ class TrainController:
         ):
             signal.connect(call)
         self.viewer.layers.events.inserted.connect(self._layer_added)
+        self.viewer.layers.events.inserted.connect(self._layer_arrived, position="last")
         self.viewer.layers.events.removed.connect(self._layer_removed)
         self.viewer.layers.selection.events.active.connect(self._show_preview)
         self.session.models_changed.connect(self.show_starts)

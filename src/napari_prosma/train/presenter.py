@@ -241,14 +241,15 @@ class TrainPresenter:
         items, facts = format_devices(chosen, ready, alive=self._session.jobs.alive)
         self._view.show_devices(items, chosen, facts)
 
-    def plan(self, plan: TrainPlan | Problem | None, *, running: bool, cancels: str) -> None:
+    def plan(self, plan: TrainPlan | Problem | None, *, running: bool, cancels: str, told: str) -> None:
         """Why Train is disabled, or what it will do (a running one says it itself); None while pairs are read.
 
-        `cancels`: what the button stops, where that is no training.
+        `cancels`: what the button stops, where that is no training. `told`: a note that is shown elsewhere.
         """
         problem = plan if isinstance(plan, Problem) else None
         self._view.show_problem(problem.field if problem else None, problem.text if problem else "")
-        self._view.show_notes("\n".join(plan.notes) if isinstance(plan, TrainPlan) and not running else "")
+        notes = plan.notes if isinstance(plan, TrainPlan) and not running else ()
+        self._view.show_notes("\n".join(note for note in notes if note != told))
         if cancels and not running:
             self._view.show_run("Cancel", enabled=True, tooltip=cancels)
         elif not running:

@@ -56,6 +56,8 @@ class TrainingManager:
         The running training.
     outcome : TrainedModel or None
         What the last one reached.
+    held_out : str
+        What the result that is shown says of the validation; empty where none is.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class TrainingManager:
     ) -> None:
         self.run: TrainJob | None = None
         self.outcome: TrainedModel | None = None
+        self.held_out = ""
         self._failure = ""
         self._begun: Sequence[Pair] | None = None
         self._view, self._session, self._preview, self._changed = view, session, preview, changed
@@ -187,6 +190,7 @@ class TrainingManager:
         self._beginning, pairs = True, self._pairs.pairs
         self._view.show_error("", details=False)
         self._view.hide_outcome()
+        self.held_out = ""
         self._preview.clear(keep=[pair.labels.layer for pair in pairs])
         self._autosave = Autosave(order.folder, pairs, self._session.jobs, self._not_saved, before=self._autosave)
         self._begun = pairs if fresh else None
@@ -244,7 +248,7 @@ class TrainingManager:
 
     def _take(self, outcome: TrainedModel) -> None:
         """Show what was reached; Segment knows the model at once, and takes it unless it became worse."""
-        self.outcome = outcome
+        self.outcome, self.held_out = outcome, outcome.held_out
         after: dict[str, float | None] = dict(outcome.after)
         try:
             entry = self._session.add_model(outcome.model)

@@ -16,6 +16,7 @@ from napari_prosma._reader import read_paths
 from napari_prosma._writer import write_image_layer, write_labels_layer
 from napari_prosma.layers.results import editable_copy
 from napari_prosma.layers.scan import read
+from napari_prosma.layers.viewport import current_slice, view_box
 from napari_prosma.segment.state import run_command, writer
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.engine.messages import ArrayReady, Failed, Ready
@@ -49,6 +50,13 @@ def test_the_active_scan_is_preselected(make_widget) -> None:
     assert widget.text("image") == "first"
     widget.choose("phantom-3d")
     assert widget.can_run
+
+
+def test_a_second_scan_that_lies_elsewhere_is_shown(widget: Widget, scan_data: np.ndarray) -> None:
+    widget.viewer.add_image(scan_data, name="mri")
+    second = widget.viewer.add_image(scan_data, name="ct", translate=(-500, 0, 900))
+    assert view_box(second, read(second), widget.viewer) == ((0, 12), (0, 40), (0, 44))
+    assert current_slice(second, read(second), widget.viewer) is not None
 
 
 def test_a_scan_that_is_opened_is_taken(widget: Widget, scan_data: np.ndarray) -> None:

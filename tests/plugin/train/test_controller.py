@@ -20,6 +20,7 @@ from qtpy.QtWidgets import QCheckBox, QComboBox, QPushButton, QTableWidget, QWid
 from napari_prosma.jobs.session import ScanMark, Session
 from napari_prosma.layers.labels import brush_for
 from napari_prosma.layers.scan import read
+from napari_prosma.layers.viewport import view_box
 from napari_prosma.scan.selection import fit_of
 from napari_prosma.train import pair_list
 from napari_prosma.train.controller import TrainController
@@ -88,6 +89,12 @@ def test_the_selected_layers_become_a_pair_that_can_be_trained_on(widget: Any, a
     assert widget.can_run
     assert widget.text("name") == "liver model"
     assert widget.text("problem_pairs") == ""
+
+
+def test_a_second_scan_that_lies_elsewhere_is_shown(widget: Any, annotated: Any) -> None:
+    annotated(widget.viewer)
+    second = widget.viewer.add_image(np.zeros((12, 24, 28), np.float32), translate=(0, 500, 0))
+    assert view_box(second, read(second), widget.viewer) == ((0, 12), (0, 24), (0, 28))
 
 
 def test_a_pair_is_added_once(widget: Any, annotated: Any) -> None:
@@ -921,6 +928,21 @@ def test_what_is_held_out_is_said_once_at_the_end(widget: Any, annotated: Any) -
     job.say(replace(done, result=done.result.replace(held_out=words)))
     assert words not in widget.text("messages")
     assert widget.text("held_out") == words
+
+
+def test_what_was_held_out_is_no_note_on_the_next_training_while_it_stands_with_the_result(
+    widget: Any, annotated: Any
+) -> None:
+    annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    (words,) = [note for note in widget.text("notes").split("\n") if "held out" in note]
+    job = widget.start()
+    done = result(write_model(widget, "liver model"))
+    job.say(replace(done, result=done.result.replace(held_out=words)))
+    assert widget.text("held_out") == words
+    assert words not in widget.text("notes")
+    widget.start().say(Failed(DeviceError("The device is gone."), ""))
+    assert words in widget.text("notes"), "nothing else says it"
 
 
 def test_fine_tuning_that_got_worse_is_listed_and_not_preferred(widget: Any, annotated: Any) -> None:
