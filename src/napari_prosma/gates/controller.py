@@ -225,6 +225,8 @@ class GatesController(ScanController[InspectChoices]):
         shown_result, self.shown_result = self.shown_result, None
         if shown_result is not None:
             self._leaving.run(shown_result.close())
+            if not self._occupied:
+                self.view.show_messages(())
 
     def rank_or_stop(self) -> None:
         """Rank the levels of what is shown, or stop that. A what-if is stopped for it."""
@@ -396,6 +398,7 @@ class GatesController(ScanController[InspectChoices]):
 
         def do(result: ResultController, *values: Any) -> None:
             if not self._occupied:
+                self.view.show_messages(())  # they are of the last inspection or ranking
                 act(result, *values)
             else:
                 result.what_if.show_level(result.level, result.channel)

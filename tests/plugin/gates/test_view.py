@@ -133,6 +133,17 @@ def test_a_slider_that_rests_after_all_was_removed_does_nothing(shown: Widget, q
     assert len(shown.jobs.jobs) == before
 
 
+@pytest.mark.parametrize("act", ["what-if", "remove"])
+def test_the_status_no_longer_tells_of_a_ranking_that_is_past(shown: Widget, act: str) -> None:
+    assert shown.text("status").startswith("Levels ranked in ")
+    if act == "remove":
+        shown.controller.remove_maps()
+    else:
+        shown.part("state_2", QComboBox).textActivated.emit("closed")
+        shown.jobs.jobs[-1].reply(SHAPE)
+    assert "ranked" not in shown.text("status") + shown.text("messages")
+
+
 def test_a_voxel_is_a_table_of_channels_and_a_row_moves_the_slider(shown: Widget, qtbot: QtBot) -> None:
     shown.view.result.open_tab("Voxel")
     arrays = shown.controller.shown_result.found.arrays
