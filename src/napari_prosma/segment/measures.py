@@ -107,11 +107,14 @@ def _voxel_size(spec: ImageSpec) -> tuple[str, float]:
 
 
 def with_measures(features: DataFrame, rows: Sequence[ClassRow], heading: str) -> DataFrame:
-    """The features table of a Labels layer (column ``index`` holds the value) with voxel counts and sizes added."""
+    """The features table of a Labels layer (column ``index`` holds the value) with voxel counts and sizes added.
+
+    Of values that no row is of, such as the background, both are left empty.
+    """
     table = features.copy()
     by_value = {row.value: row for row in rows}
     chosen = [by_value.get(int(value)) for value in table["index"]]
-    table["voxels"] = [row.voxels if row else 0 for row in chosen]
+    table["voxels"] = np.array([row.voxels if row else None for row in chosen], object)  # whole numbers beside none
     if heading:
         table[heading] = [row.size if row else None for row in chosen]
     return table

@@ -63,14 +63,18 @@ LONGEST_NAME = 220
 """Bytes of a file name that leave room for what is written beside it."""
 
 
-def save_path(plan: SegmentPlan) -> Path | None:
-    """File beside the scan for its labels, such as ``case_hippocampus-mri.nii.gz``; None for a scan without a file."""
+def save_path(plan: SegmentPlan, *, corrected: bool = False) -> Path | None:
+    """File beside the scan for its labels, such as ``case_hippocampus-mri.nii.gz``; None for a scan without a file.
+
+    Of corrected labels the name ends with ``_corrected``.
+    """
     path = plan.scan.path
     if path is None or not path.exists():
         return None
     name = Path(result_name(path, plan.scan.spec))
-    room = LONGEST_NAME - len(os.fsencode(name.name))
-    return path.with_name(f"{stem(name)}_{safe_name(plan.model.header.name, most=room)}{image_suffix(name)}")
+    end = "_corrected" if corrected else ""
+    room = LONGEST_NAME - len(os.fsencode(name.name + end))
+    return path.with_name(f"{stem(name)}_{safe_name(plan.model.header.name, most=room)}{end}{image_suffix(name)}")
 
 
 def writer(labels: Labels, path: Path) -> Callable[[], object]:

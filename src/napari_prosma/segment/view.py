@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import floor, log10
 
-import numpy as np
 from qtpy.QtCore import Signal
 from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import QHBoxLayout, QLineEdit, QVBoxLayout, QWidget
@@ -82,8 +82,8 @@ class SegmentResultPanel(QWidget):
         self._table.setHorizontalHeaderLabels(["Class", "Voxels", size.replace(" (", "\n(")])  # room for the names
         self._table.setColumnHidden(2, not size)
         self._table.setRowCount(len(rows))
-        for i, line in enumerate(rows):
-            number = "" if line.size is None else _number(line.size)
+        numbers = _numbers([line.size for line in rows])
+        for i, (line, number) in enumerate(zip(rows, numbers, strict=True)):
             self._table.setItem(i, 0, cell(f"{line.value}  {line.name}", color=line.color, tooltip=line.name))
             self._table.setItem(i, 1, cell(f"{line.voxels:,}", right=True))
             self._table.setItem(i, 2, cell(number, right=True))
@@ -124,9 +124,11 @@ class SegmentResultPanel(QWidget):
         return "\n".join(lines) + "\n"
 
 
-def _number(size: float) -> str:
-    """Three digits, or all those before the decimal point; never an exponent."""
-    return f"{size:,.0f}" if size >= 100 else np.format_float_positional(size, 3, fractional=False, trim="-")
+def _numbers(sizes: Sequence[float | None]) -> list[str]:
+    """Sizes with the same decimals: three digits of the largest, two of the smallest at least; never an exponent."""
+    some = [size for size in sizes if size]
+    decimals = max(0, 2 - floor(log10(max(some))), 1 - floor(log10(min(some)))) if some else 0
+    return ["" if size is None else f"{size:,.{decimals}f}" if size else "0" for size in sizes]
 
 
 class SegmentView(ScanView):

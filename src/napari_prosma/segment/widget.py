@@ -97,7 +97,8 @@ class SegmentWidget(SegmentView):
         labels = last.to_save if last is not None else None
         if last is None or labels is None:
             return
-        path = save_path(last.plan)
+        corrected = labels is not last.labels
+        path = save_path(last.plan, corrected=corrected)
         if path is None or path.exists():
             proposed = str(path) if path else f"{safe_name(labels.name)}.nii.gz"
             patterns = " ".join(f"*{suffix}" for suffix in LABEL_SUFFIXES)
@@ -105,7 +106,7 @@ class SegmentWidget(SegmentView):
             if not name:
                 return
             path = Path(name)
-        target, what = path, "" if labels is last.labels else "the corrected labels as "
+        target, what = path, "the corrected labels as " if corrected else ""
         self.show_error("", details=False)
         self.show_messages((f"Saving {target.name}…",))
         self._session.jobs.run(

@@ -93,8 +93,9 @@ def test_correcting_makes_a_copy_and_picks_the_brush(desk: Any, scan_file: Path,
     assert result.data.any()
     desk.click("Save result")
     desk.until(lambda: desk.text("status").startswith("Saved the corrected labels as "))
-    saved = np.asarray(nibabel.load(desk.text("status").removeprefix("Saved the corrected labels as ")).dataobj)
-    assert saved.sum() == 1
+    target = Path(desk.text("status").removeprefix("Saved the corrected labels as "))
+    assert target == scan_file.with_name("scan_plain-3d_corrected.nii.gz"), "not the name of the result itself"
+    assert np.asarray(nibabel.load(target).dataobj).sum() == 1
     desk.viewer.layers.remove(copy)
     assert desk.controller.last.to_save is result
 

@@ -80,6 +80,25 @@ def test_volumes_are_plain_numbers(voxels: int, shown: str, qtbot: QtBot) -> Non
     assert panel.findChild(QTableWidget).item(1, 2).text() == shown
 
 
+@pytest.mark.parametrize(
+    ("voxels", "shown"),
+    [
+        ((1900, 1510), ["1.90", "1.51"]),
+        ((12_400, 1510), ["12.4", "1.5"]),
+        ((1_420_000, 350), ["1,420.00", "0.35"]),
+        ((1_420_000, 0), ["1,420", "0"]),
+        ((0, 0), ["0", "0"]),
+    ],
+)
+def test_volumes_of_a_table_have_the_same_decimals(voxels: tuple[int, int], shown: list[str], qtbot: QtBot) -> None:
+    panel = SegmentResultPanel()
+    qtbot.addWidget(panel)
+    spec = array_spec((10, 20, 30), "zyx", (1.0, 1.0, 1.0), "mm")
+    counts = dict(zip(('liver, "left"', "spleen"), voxels, strict=True))
+    panel.show_result("result", class_rows(CLASSES, counts, spec), size_heading(spec))
+    assert [panel.findChild(QTableWidget).item(row, 2).text() for row in range(2)] == shown
+
+
 def test_sizes_of_a_time_series_are_those_of_one_time_point() -> None:
     spec = array_spec((4, 10, 20, 30), "tzyx", (5.0, 2.0, 2.0), "mm")
     assert size_heading(spec) == "Mean volume (mL)"
@@ -129,9 +148,11 @@ def test_the_table_follows_the_labels_that_would_be_saved(shown: SimpleNamespace
     assert shown.table() == made, "while it is painted"
     clock.run()
     assert shown.table() == ("organs corrected", {'liver, "left"': (2, 2.0), "spleen": (5, 5.0)}, "")
-    assert list(copy.features["voxels"]) == [0, 2, 5]
+    assert list(copy.features["voxels"]) == [None, 2, 5]
     assert list(copy.features["Volume (mL)"])[1:] == [2.0, 5.0]
-    assert list(shown.layer.features["voxels"]) == [0, 0, 5], "the result was not painted in"
+    assert list(shown.layer.features["voxels"]) == [None, 0, 5], "the result was not painted in"
+    assert copy._get_properties((3, 5, 5)) == ["name: background"], "no count of what is not counted"
+    assert copy._get_properties((0, 0, 0))[:2] == ["name: spleen", "voxels: 5"]
     set_to(copy, 9, 2, 2, 2)  # a class that the model has not
     clock.run()
     assert shown.table()[1]["class 9"] == (1, 1.0)
@@ -166,7 +187,7 @@ def test_a_large_label_map_is_counted_on_demand_and_its_old_figures_are_no_featu
     shown.measures.count()
     assert (shown.table()[0], shown.table()[1]["spleen"]) == ("organs", (3, 3.0))
     assert shown.panel.shown["show_stale"] == (False,)
-    assert list(shown.layer.features["voxels"]) == [0, 0, 3]
+    assert list(shown.layer.features["voxels"]) == [None, 0, 3]
 
 
 def test_measures_that_were_left_change_nothing_any_more(shown: SimpleNamespace, clock: Any, jobs: Any) -> None:

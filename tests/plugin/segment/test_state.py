@@ -67,6 +67,8 @@ def test_a_result_is_saved_under_a_safe_name_whatever_the_model_is_called(
     plan = resolve(replace(given, model=replace(given.model, header=given.model.header.replace(name=name))), None)
     assert isinstance(plan, SegmentPlan)
     assert save_path(plan) == tmp_path / expected
+    corrected = expected.replace(".nii.gz", "_corrected.nii.gz")
+    assert save_path(plan, corrected=True) == tmp_path / corrected
     assert save_path(replace(plan, scan=replace(plan.scan, path=tmp_path / f"{'s' * 240}.nii"))) is None  # not there
 
 
