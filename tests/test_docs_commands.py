@@ -112,6 +112,7 @@ def make_inputs(folder: Path) -> None:
             write_labels(folder / labels_path, labels, spec)
 
     write("scan.nii.gz", "labels.nii.gz")
+    write("brain.zarr")
     for subject in ("sub-01", "sub-02"):
         write(f"bids/{subject}/anat/{subject}_T1w.nii.gz")
     (folder / "scans.txt").write_text("bids/sub-01/anat/sub-01_T1w.nii.gz\nbids/sub-02/anat/sub-02_T1w.nii.gz\n")
