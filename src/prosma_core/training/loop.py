@@ -202,5 +202,5 @@ def _ended_by_time(trainer: Trainer, dice: float | None) -> str:
     hardly = f" The model is hardly trained: {', and '.join(why)}." if why else ""
     return (
         f"The time budget of {format_duration(60 * config.minutes)} was used up {where} epoch {p.epoch}{of}.{hardly} "
-        "To go on: Train more, under Earlier runs, or prosma train --resume with --more-epochs or more --minutes."
+        "To continue: Train more, under Earlier runs, or prosma train --resume with --more-epochs or more --minutes."
     )
