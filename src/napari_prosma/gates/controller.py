@@ -171,7 +171,7 @@ class GatesController(ScanController[InspectChoices]):
     # --- What the user does -------------------------------------------------------------------------------------------
 
     def inspect_layer(self, layer: Image, model: ModelEntry) -> None:
-        """Choose a scan and a model for another widget, unless an inspection runs, as is said; a ranking is stopped."""
+        """Choose a scan and a model for another widget; a ranking is stopped, a running inspection keeps its own."""
         self._leave_ranking()
         if self._busy():
             text = f"An inspection is running: {layer.name} was not chosen. Cancel it, or wait; then choose the image."

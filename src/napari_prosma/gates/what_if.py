@@ -35,7 +35,7 @@ WHAT_IF = "what if"
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """Answer to the newest query: variants and arrays, or what is said where there are none."""
+    """Answer to the newest query: variants and arrays, or the message where there are none."""
 
     variants: tuple[VariantResult, ...] = ()
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict, repr=False)

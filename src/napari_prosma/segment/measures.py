@@ -153,7 +153,7 @@ class AbstractSegmentResultPanel(Protocol):
     """Table of a result."""
 
     def show_result(self, title: str, rows: Sequence[ClassRow], size: str, nothing: str, /) -> None:
-        """Show a result; `size` is the heading of its sizes, `nothing` is said of one without labels; or empty."""
+        """Show a result; `size` is the heading of its sizes, `nothing` is the text for one without labels; or empty."""
 
     @property
     def recount_clicked(self) -> ViewSignal:
@@ -188,7 +188,7 @@ class Measures:
     labels : callable
         Gives the layer that would be saved; None where there is none.
     nothing : callable
-        Gives what is said of it where nothing is labeled.
+        Gives the text for it where nothing is labeled.
     """
 
     def __init__(

@@ -230,7 +230,7 @@ class PairActions:
         self._add(lambda: (active_pair(self._viewer),))
 
     def add_layers(self, image: Image, labels: Labels) -> None:
-        """Add an image layer and its labels layer, for another widget; nothing is said where they are there."""
+        """Add an image layer and its labels layer, for another widget; without a message where they are listed."""
         self._add(lambda: (Pair(layer_source(image), layer_source(labels)),), again=True)
 
     def add_files(self, images: Sequence[Path], labels: Sequence[Path]) -> None:

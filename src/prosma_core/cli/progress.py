@@ -35,7 +35,7 @@ class Lines:
             self.say(f"{event.name} failed: {' '.join(event.error.split())}")
 
     def now(self, text: str, stage: str = "") -> None:
-        """Print what is done at the moment, where a stage begins and when nothing was said for `EVERY` seconds.
+        """Print what is done at the moment, where a stage begins and after `EVERY` seconds without a line.
 
         Parameters
         ----------

@@ -96,7 +96,7 @@ _TEXTS = {
     "value_error": "{error}",
     "none_required": "must be left out",
 }
-"""What is said of a problem, by the name that pydantic has for it."""
+"""Text for a problem, by the name that pydantic has for it."""
 _KINDS = {
     "int": "a whole number",
     "float": "a number",

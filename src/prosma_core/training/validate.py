@@ -208,7 +208,7 @@ def in_words(
     scans : int
         How many there are.
     timed : bool
-        Whether the time left of it is said, from the pace since its first tile.
+        Whether its time left is reported, from the pace since its first tile.
     """
     finished, pace = 0, TimeLeft()
 
