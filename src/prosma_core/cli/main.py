@@ -264,7 +264,7 @@ def _stoppable() -> Iterator[None]:
 
     def stop(number: int, _: object) -> None:
         if _importing_torch():
-            again = threading.Timer(AGAIN_S, signal.raise_signal, (number,))
+            again = threading.Timer(AGAIN_S, _signal_main_thread, (number,))
             again.daemon = True
             again.start()
             return
@@ -287,6 +287,14 @@ def _stoppable() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _signal_main_thread(number: int) -> None:
+    """Send a signal to the main thread, which wakes it where it waits."""
+    if os.name == "nt":
+        signal.raise_signal(number)
+    else:
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
 def _importing_torch() -> bool:
