@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -281,7 +281,16 @@ def test_signals_are_handled_as_before_afterwards(prosma: Prosma) -> None:
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
+@pytest.fixture
+def usual_sigterm() -> Iterator[None]:
+    """SIGTERM as in a process that was just started: a window in this one may have set its own handler."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.usefixtures("usual_sigterm")
 def test_a_signal_stops_where_a_library_wraps_it_and_after_torch_is_imported(
     prosma: Prosma, monkeypatch: pytest.MonkeyPatch
 ) -> None:

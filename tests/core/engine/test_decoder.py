@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -94,6 +95,8 @@ def _read_while_stopped(decoder: Decoder, path: Path, then: signal.Signals | Cal
     decoder.read_file(path)
     (pid,) = decoder.pids
     os.kill(pid, signal.SIGSTOP)
+    while psutil.Process(pid).status() != psutil.STATUS_STOPPED:  # a busy machine takes a moment
+        time.sleep(0.01)
     said: list[str] = []
 
     def read() -> None:
