@@ -54,6 +54,8 @@ LEGEND = "prosma_gates"
 """Name of the legend among the overlays of the canvas."""
 FONT = 8
 """Points of the texts of legend and color bar."""
+BAR = (14, 80)
+"""Width and height of the color bar in pixels: small, as it may lie on the scan."""
 LEGENDS = {
     "removed": "Removed share of the channels\n0 none, 1 all",
     "energy": "Removed share of the skip's energy\n0 none, 1 all",
@@ -274,7 +276,7 @@ class MapLayer:
         else:
             colors = band_colors(found.inspection.form) if info.kind == "field" else plain_colors()
             layer = field_layer(*given, colormap=colors, limit=self._limit(info.level), visible=visible)
-        layer.colorbar.font_size = FONT
+        layer.colorbar.font_size, layer.colorbar.size = FONT, BAR
         layer.colorbar.visible = True
         return layer
 

@@ -55,6 +55,7 @@ FIT_TEXTS = {
 }
 """What is said where nothing speaks against a model."""
 SAMPLE_TEXT = "Sample data for this model."
+REMEMBERED_TEXT = "Chosen because you chose it for another scan of this folder."
 
 
 class AbstractPartFields(Protocol):
@@ -181,6 +182,8 @@ class ScanPresenter:
             return
         fit = fit_of(scan, model)
         text = SAMPLE_TEXT if is_made_for(scan, model) else FIT_TEXTS.get(fit.verdict, "")
+        if fit.text and choices.remembered:
+            text = REMEMBERED_TEXT
         self._scan_view.show_fit(text, fit.text)
 
     def devices(self, chosen: str, ready: Ready | None) -> None:
@@ -327,6 +330,7 @@ class ScanController(Generic[C]):
         if scan is None:
             return
         kept = self._kept.get(self._layer) if self._layer is not None else None
+        remembered = False
         if kept is not None and kept.path.is_file() and fits(scan, kept):
             model = kept
         elif self._ahead and model is not None and not unsuited(scan, model):
@@ -335,14 +339,14 @@ class ScanController(Generic[C]):
             choice = self.session.model_for(mark_of(scan))
             model = suitable_model(scan, self.session.models())
             if choice is not None and holds(scan, choice, model):
-                model = choice.model
+                model, remembered = choice.model, choice.near
         self._ahead = False
         fitting, untold = [], False
         if model is None:
             fitting = fitting_models(scan, self.session.models())
             untold = not fitting and bool(fitting_models(scan, self.session.models(), "unknown"))
         rivals = tuple(m.header.name for m in fitting)
-        self._choices = replace(self._choices, model=model, rivals=rivals, untold=untold)
+        self._choices = replace(self._choices, model=model, rivals=rivals, untold=untold, remembered=remembered)
 
     def _forget(self) -> None:
         """Take away what was said about another scan or model."""
@@ -384,7 +388,7 @@ class ScanController(Generic[C]):
         self._ahead = self._choices.scan is None
         if model is not None and self._layer is not None:
             self._kept[self._layer] = model
-        self._set(model=model)
+        self._set(model=model, remembered=False)
         self.show_models()
 
     def _take_model(self, model: ModelEntry) -> None:

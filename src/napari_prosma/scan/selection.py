@@ -85,7 +85,8 @@ class ScanChoices:
 
     `size` is the voxel size as the user typed it for a layer that states no unit (`sizeless`); `scan` has it then.
     `rivals` are names of the shipped models that fit the scan, where none was chosen for that reason; `untold` is
-    whether nothing speaks against some of them, but nothing tells what the scan shows either.
+    whether nothing speaks against some of them, but nothing tells what the scan shows either. `remembered` is whether
+    the model was chosen for another scan of the same folder.
     """
 
     scan: LayerScan | None = None
@@ -96,6 +97,7 @@ class ScanChoices:
     model: ModelEntry | None = None
     rivals: tuple[str, ...] = ()
     untold: bool = False
+    remembered: bool = False
     device: str = "auto"
     device_error: str = ""
     part: Part = "whole"

@@ -159,6 +159,8 @@ FEW_EPOCHS = 8
 """Up to so many epochs, each has its figure on the scale."""
 USUAL = 95
 """Percentile of the steps' losses that the scale holds: a single one does not press the others flat."""
+MANY_STEPS = 40
+"""From so many steps on; of fewer it holds all, which fall from the first on."""
 
 
 @dataclass(frozen=True)
@@ -307,7 +309,7 @@ class Plot(QWidget):
         values = [y for curve in self._curves if curve.left for _, y in curve.points]
         usual, losses = [], self._step_curve.getData()[1]
         if losses is not None and len(losses):
-            usual = [float(np.percentile(losses, USUAL))]
+            usual = [float(np.percentile(losses, USUAL) if len(losses) >= MANY_STEPS else losses.max())]
         self._item.setYRange(min([0.0, *values]), max([*values, *usual], default=0.0) or 1.0, padding=0.04)
 
 

@@ -299,7 +299,8 @@ def _frame(work: _Work, frame: Frame, how: Normalization) -> Generator[Event, No
             disturbed = _with_noise(batch, inside, NOISE * deviation, work.noise)
         for level in _levels(work, batch, disturbed):
             _take(work, level, frame, tile)
-            yield Working(f"Tile {work.done + 1} of {work.total}, level {level}")
+            share = f", {100 * work.done // work.total} %" if work.done else ""
+            yield Working(f"Inspecting level {level}{share}")
         work.done += 1
         yield TileDone(work.done, work.total)
 

@@ -355,8 +355,10 @@ def test_a_model_that_was_trained_here_is_not_chosen_for_a_scan_that_it_does_not
     assert widget.chosen == ""
     widget.open(brain(path="/study/a.nii"))
     widget.choose("liver")
+    assert widget.text("fit") == ""
     widget.open(brain(path="/study/b.nii"))
     assert widget.chosen.startswith("liver")  # a user's own choice for the scans of this folder, which is warned of
+    assert widget.text("fit") == "Chosen because you chose it for another scan of this folder."
     assert "times larger" in widget.text("fit_warning")
     widget.open(brain(path="/other/b.nii"))
     assert widget.chosen == ""

@@ -158,6 +158,14 @@ def test_steps_show_before_the_first_epoch_is_done(plots: TrainingPlots, qtbot: 
     assert high >= 1
 
 
+def test_the_first_losses_of_a_run_are_all_in_the_plot(plots: TrainingPlots, qtbot: QtBot) -> None:
+    for step in range(10):
+        plots.show_step((step + 1) / 100, 3.0 - 0.25 * step)
+    qtbot.waitUntil(lambda: not plots.isHidden())
+    _, (_, high) = areas(plots)[0].getPlotItem().viewRange()
+    assert high >= 3.0
+
+
 def test_steps_of_an_epoch_make_room_for_the_epoch(plots: TrainingPlots, qtbot: QtBot) -> None:
     plots.show_step(0.5, 2.0)
     qtbot.waitUntil(lambda: not plots.isHidden())
