@@ -202,10 +202,7 @@ def nothing_found(view: Any) -> None:
 def series(view: Any) -> None:
     train.fill(view, "ready")
     view.show_error("", details=False)
-    rows = [
-        SeriesRow(f"{i:02d} {LONG}", "12 of 31 slices, 3 checked", "validation" if i % 2 else "training")
-        for i in range(9)
-    ]
+    rows = [SeriesRow(f"{i:02d} {LONG}", "in work: 12 of 31", "validation" if i % 2 else "training") for i in range(9)]
     view.series.show_series("9 scans: 3 done, 1 for validation", rows, 3, "Segmenting 03…", "")
     view.show_live(checked=True, text=f"Learned: 3 slices of {LONG}, at step 120.")
 
