@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def said_of(results: list[Found]) -> str:
-    """Each class in words."""
+    """Text of each class."""
     parts = []
     for name in results[0]:
         shown = [each[name] for each in results if each[name][2]]
