@@ -132,13 +132,21 @@ def follow_keys(changed: Callable[[Callable[[str], str]], object]) -> Callable[[
 @cache
 def _register() -> frozenset[str]:
     """Tell napari of every action, once a process; the actions whose keys no other plugin has."""
-    chosen, taken = get_settings().shortcuts.shortcuts, {str(bound) for bound in ViewerModel.class_keymap}
+    ours = {_name(name) for name in SHORTCUTS}
+    keymap = ViewerModel.class_keymap.items()
+    chosen = get_settings().shortcuts.shortcuts
+    taken = {str(bound) for bound, call in keymap if getattr(call, "__name__", "") not in ours}
     for name, shortcut in SHORTCUTS.items():
         action = f"{PREFIX}:{name}"
         action_manager.register_action(action, _command(name), f"{shortcut.widget}: {shortcut.text}", ViewerModel)
         if action not in chosen and shortcut.key not in taken:
             action_manager.bind_shortcut(action, shortcut.key)
     return frozenset(name for name, shortcut in SHORTCUTS.items() if shortcut.key not in taken)
+
+
+def _name(name: str) -> str:
+    """What an action's function is called, by which napari tells active shortcuts, and the plugin its own."""
+    return f"prosma_{name}"
 
 
 def _command(name: str) -> Callable[[Any], None]:
@@ -152,6 +160,6 @@ def _command(name: str) -> Callable[[Any], None]:
         else:
             show_info(plain(f"Open {SHORTCUTS[name].widget} first: Plugins > ProSMA."))
 
-    command.__name__ = f"prosma_{name}"  # by which napari tells active shortcuts
+    command.__name__ = _name(name)
     command.__annotations__ = {}  # napari passes the viewer on itself, as the first argument
     return command

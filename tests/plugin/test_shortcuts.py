@@ -136,3 +136,4 @@ def test_a_key_that_another_plugin_has_stays_its_own(monkeypatch: pytest.MonkeyP
         shortcuts._register.cache_clear()
         monkeypatch.undo()
         offer(ViewerModel(), {})
+    assert with_key("Train", "train") == "Train (Shift+D)", "registered anew, its own keys are no other plugin's"
