@@ -39,6 +39,7 @@ from napari_prosma.gates.result_panel import GatesResultPanel
 from napari_prosma.gates.state import GateEdits, LevelFacts
 from napari_prosma.gates.view import GatesView
 from napari_prosma.jobs.session import Session
+from napari_prosma.layers.contours import contour_view
 from napari_prosma.segment.view import SegmentView
 from napari_prosma.train.series_work import SeriesRow
 from napari_prosma.train.view import TrainView
@@ -376,6 +377,29 @@ OPENERS: dict[str, Callable[[Any, str, Session], object]] = {
     "command": lambda viewer, name, _: viewer.window.add_plugin_dock_widget("napari-prosma", name, tabify=True),
 }
 """Ways to open a widget: napari's menu, a button of a sister, and ``napari -w napari-prosma``, which does just this."""
+
+
+@pytest.mark.usefixtures("display")
+@pytest.mark.parametrize("way", OPENERS)
+def test_keys_act_in_the_window_and_contours_have_one_owner_however_the_widgets_were_opened(
+    way: str, make_napari_viewer: Any, session: Session, monkeypatch: pytest.MonkeyPatch, qtbot: Any
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("napari_prosma.shortcuts.show_info", said.append)
+    for name in NAMES:
+        monkeypatch.setattr(f"napari_prosma.{name.lower()}.widget.session", lambda: session)
+    viewer = make_napari_viewer(show=True)
+    for name in NAMES:
+        OPENERS[way](viewer, name, session)
+    canvas = viewer.window._qt_viewer.canvas.native
+    qtbot.keyClick(canvas, Qt.Key.Key_K)
+    for key in (Qt.Key.Key_S, Qt.Key.Key_D, Qt.Key.Key_K):
+        qtbot.keyClick(canvas, key, Qt.KeyboardModifier.ShiftModifier)
+    assert len(said) == 4
+    assert not [text for text in said if text.endswith("first: Plugins > ProSMA.")]
+    widgets = [dock.widget() for dock in viewer.window._qt_window.findChildren(QDockWidget)]
+    opened = [widget for widget in widgets if isinstance(widget, JobView)]
+    assert [contour_view(widget.controller.viewer) for widget in opened] == [contour_view(viewer)] * len(NAMES)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from napari_prosma.gates.job import check_place, write_maps, write_numbers
 from napari_prosma.gates.view import GatesView
 from napari_prosma.jobs.qt_loop import session
 from napari_prosma.jobs.session import Session
+from napari_prosma.layers.proxies import unwrapped
 from napari_prosma.widgets.job_view import tell
 from prosma_core.errors import ProsmaError
 from prosma_core.io.atomic import write_bytes_atomic
@@ -37,7 +38,7 @@ class GatesWidget(GatesView):
         self._session = shared or session()
         self.keep_sections(self._session.recall, self._session.remember)
         self.help.offer_updates(self._session.jobs.run)
-        self.controller = GatesController(napari_viewer, self, self._session)
+        self.controller = GatesController(unwrapped(napari_viewer), self, self._session)
         self.browse_clicked.connect(self._browse)
         self.details_clicked.connect(self._show_details)
         self.result.files.numbers_clicked.connect(self._save_numbers)

@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QFileDialog
 
 from napari_prosma.jobs.qt_loop import session
 from napari_prosma.jobs.session import Session
+from napari_prosma.layers.proxies import unwrapped
 from napari_prosma.segment.controller import SegmentController
 from napari_prosma.segment.state import run_command, run_command_note, save_path, writer
 from napari_prosma.segment.view import CORRECT_CLOSED, SegmentView
@@ -39,11 +40,11 @@ class SegmentWidget(SegmentView):
 
     def __init__(self, napari_viewer: napari.Viewer, shared: Session | None = None) -> None:
         super().__init__()
-        self._viewer = napari_viewer
+        self._viewer = unwrapped(napari_viewer)
         self._session = shared or session()
         self.keep_sections(self._session.recall, self._session.remember)
         self.help.offer_updates(self._session.jobs.run)
-        self.controller = SegmentController(napari_viewer, self, self._session)
+        self.controller = SegmentController(self._viewer, self, self._session)
         self.browse_clicked.connect(self._browse)
         self.train_clicked.connect(self._draw_and_train)
         self.details_clicked.connect(self._show_details)

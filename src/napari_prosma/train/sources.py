@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from napari_prosma._reader import image_layer_data
 from napari_prosma.layers.labels import known_classes, lies_on, read_on
+from napari_prosma.layers.proxies import unwrapped
 from napari_prosma.layers.results import noted_classes, noted_provenance
 from napari_prosma.layers.scan import METADATA, LayerScan, class_numbers, read
 from napari_prosma.layers.scan import read_channels as read_channel_layers
@@ -62,8 +63,8 @@ class Source:
 
     def __post_init__(self) -> None:
         """Take the layers themselves: to plugins, napari hands proxies of them, a new one each time."""
-        object.__setattr__(self, "layer", getattr(self.layer, "__wrapped__", self.layer))
-        object.__setattr__(self, "others", tuple(getattr(each, "__wrapped__", each) for each in self.others))
+        object.__setattr__(self, "layer", unwrapped(self.layer))
+        object.__setattr__(self, "others", tuple(map(unwrapped, self.others)))
 
     @property
     def layers(self) -> tuple[Any, ...]:

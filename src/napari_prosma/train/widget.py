@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QFileDialog
 
 from napari_prosma.jobs.qt_loop import session
 from napari_prosma.jobs.session import Session
+from napari_prosma.layers.proxies import unwrapped
 from napari_prosma.train.controller import TrainController
 from napari_prosma.train.view import TrainView
 from napari_prosma.widgets.docks import open_dock
@@ -38,11 +39,11 @@ class TrainWidget(TrainView):
 
     def __init__(self, napari_viewer: napari.Viewer, shared: Session | None = None) -> None:
         super().__init__()
-        self._viewer = napari_viewer
+        self._viewer = unwrapped(napari_viewer)
         self._session = shared or session()
         self.keep_sections(self._session.recall, self._session.remember)
         self.help.offer_updates(self._session.jobs.run)
-        self.controller = TrainController(napari_viewer, self, self._session)
+        self.controller = TrainController(self._viewer, self, self._session)
         self.add_files_clicked.connect(self._add_files)
         self.add_folder_clicked.connect(self._add_folder)
         self.series_clicked.connect(self._go_through_folder)
