@@ -81,7 +81,7 @@ class Block(nn.Sequential):
 
 
 class Lite0(nn.Module):
-    """Features of an RGB image, normalised by (x - 127) / 128, at five resolutions; sides are multiples of 32.
+    """Features of an RGB image, normalized by (x - 127) / 128, at five resolutions; sides are multiples of 32.
 
     Parameters
     ----------
@@ -194,7 +194,7 @@ class PretrainedUNet(nn.Module):
         self.heads = nn.ModuleList(nn.Conv2d(widths[i], classes, 1) for i in levels)
 
     def forward_deep(self, x: Tensor) -> list[Tensor]:
-        """Logits of every level, finest first, from a normalised image of shape (B, channels, y, x)."""
+        """Logits of every level, finest first, from a normalized image of shape (B, channels, y, x)."""
         x = x if x.shape[1] == 3 else x.expand(-1, 3, -1, -1)
         skips = [reduce(f) for reduce, f in zip(self.reduce, self.encoder(x), strict=True)]
         if self.full is not None:
@@ -207,7 +207,7 @@ class PretrainedUNet(nn.Module):
         return logits
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of shape (B, classes, y, x), from a normalised image of shape (B, channels, y, x)."""
+        """Logits of shape (B, classes, y, x), from a normalized image of shape (B, channels, y, x)."""
         logits = self.forward_deep(x)[0]
         return logits if self.full is not None else F.interpolate(logits, x.shape[2:], mode="bilinear")
 

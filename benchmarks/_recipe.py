@@ -63,7 +63,7 @@ class Recipe(Config):
 
     dims: Literal[2, 3] = 2
     """3 for volumes; 2 for images, and for volumes slice by slice."""
-    neighbours: bool = False
+    neighbors: bool = False
     """Slices of volumes: the slices before and after it are further channels."""
     canvas: tuple[int, ...] = (352, 352)
     """Training images lie in the middle of a canvas of this size; larger ones are cut into crops."""
@@ -170,7 +170,7 @@ class Batches:
         self.per_axis = torch.tensor([max(canvas) / n for n in canvas], device=device)
 
     def draw(self) -> tuple[Tensor, Tensor]:
-        """Normalised images, float32, shape (B, C, *size), and labels, int64, shape (B, *size)."""
+        """Normalized images, float32, shape (B, C, *size), and labels, int64, shape (B, *size)."""
         recipe, augment, data = self.recipe, self.recipe.augment, self.data
         batch, dims, device = recipe.batch, recipe.dims, self.base.device
         chosen = torch.randint(len(data.images if data.drawn is None else data.drawn), (batch,), device=device)
@@ -235,13 +235,13 @@ class Batches:
 
     def _boxes(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         batch, dims, device = len(images), self.recipe.dims, images.device
-        centre, half = (
+        center, half = (
             torch.rand(batch, dims, device=device) * 2 - 1,
             0.2 + 0.3 * torch.rand(batch, dims, device=device),
         )
         half = half * (torch.rand(batch, 1, device=device) < self.recipe.augment.boxes)
         view = (batch, *(1,) * dims, dims)
-        inside = ((self.base - centre.view(view)).abs() < half.view(view)).all(-1)
+        inside = ((self.base - center.view(view)).abs() < half.view(view)).all(-1)
         return torch.where(inside[:, None], images.roll(1, 0), images), torch.where(inside, labels.roll(1, 0), labels)
 
 

@@ -51,7 +51,7 @@ def training_images(pairs: Sequence[Pair], recipe: Recipe) -> Images:
     if recipe.touching:
         pairs = [(image, touching_classes(labels)) for image, labels in pairs]
     if pairs[0][1].ndim > recipe.dims:
-        slices = [s for pair in pairs for s in slices_of(pair, neighbours=recipe.neighbours)]
+        slices = [s for pair in pairs for s in slices_of(pair, neighbors=recipe.neighbors)]
         pairs = [(image, labels) for image, labels in slices if (labels != OUTSIDE).any()]
     if recipe.fit:
         pairs = [fitted(pair, max(recipe.canvas)) for pair in pairs]
@@ -90,10 +90,10 @@ def fitted(pair: Pair, side: int) -> Pair:
     return x.round().clamp(0, 255).to(torch.uint8).numpy(), y.to(torch.uint8).numpy()
 
 
-def slices_of(pair: Pair, *, neighbours: bool) -> list[Pair]:
+def slices_of(pair: Pair, *, neighbors: bool) -> list[Pair]:
     """The slices of a volume as images, with the slices before and after as channels if wanted."""
     stack, labels = pair[0][0], pair[1]
-    if not neighbours:
+    if not neighbors:
         return [(stack[i][None], labels[i]) for i in range(len(stack))]
     padded = np.pad(stack, ((1, 1), (0, 0), (0, 0)), mode="edge")
     return [(padded[i : i + 3], labels[i]) for i in range(len(stack))]
@@ -101,7 +101,7 @@ def slices_of(pair: Pair, *, neighbours: bool) -> list[Pair]:
 
 def as_case(pair: Pair, recipe: Recipe) -> Case:
     """A pair as it is measured."""
-    pairs = slices_of(pair, neighbours=recipe.neighbours) if pair[1].ndim > recipe.dims else [pair]
+    pairs = slices_of(pair, neighbors=recipe.neighbors) if pair[1].ndim > recipe.dims else [pair]
     return np.stack([image for image, _ in pairs]), np.stack([labels for _, labels in pairs])
 
 

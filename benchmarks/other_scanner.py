@@ -32,7 +32,7 @@ BIAS, NOISE = 0.3, 0.15
 
 
 def other_scanner(image: Scan, labels: Scan, rng: np.random.Generator) -> tuple[Scan, Scan]:
-    """A scan with bias field and noise, of which every second slice is left, with a quarter of each neighbour in it."""
+    """A scan with bias field and noise, of which every second slice is left, with a quarter of each neighbor in it."""
     biased = image.data * np.exp(BIAS * smooth_field(rng, image.data.shape, 3))
     thick, fewer = thick_slices(replace(image, data=biased), labels)
     noisy = thick.data + rng.normal(0, NOISE * thick.data.std(), thick.data.shape)
@@ -40,7 +40,7 @@ def other_scanner(image: Scan, labels: Scan, rng: np.random.Generator) -> tuple[
 
 
 def thick_slices(image: Scan, labels: Scan) -> tuple[Scan, Scan]:
-    """Every second slice of a scan, with a quarter of each neighbour in it, and the labels of these slices."""
+    """Every second slice of a scan, with a quarter of each neighbor in it, and the labels of these slices."""
     padded = np.pad(image.data.astype(np.float64), ((1, 1), (0, 0), (0, 0)), mode="edge")
     thick = (padded[:-2] / 4 + padded[1:-1] / 2 + padded[2:] / 4)[::2]
     affine = image.spec.affine.copy()

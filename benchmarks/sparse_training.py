@@ -24,7 +24,7 @@ from prosma_core.io.images import write_labels
 
 
 def keep_slices(labels: NDArray[Any], count: int) -> NDArray[Any]:
-    """Labels of `count` axial slices, evenly spaced over what is labelled (all for 0); 0 on the others."""
+    """Labels of `count` axial slices, evenly spaced over what is labeled (all for 0); 0 on the others."""
     data = labels.copy()
     if count:
         full = np.flatnonzero((data > 0).any(axis=(1, 2)))

@@ -104,7 +104,7 @@ class Desk:
         return wait(lambda: self.controller.run is None and run.isEnabled() and run.text() == "Segment")
 
     def seconds_per_tile(self) -> float:
-        """Median time between two tiles, of a run that is then cancelled."""
+        """Median time between two tiles, of a run that is then canceled."""
         self.controller.start_or_cancel()
         wait(lambda: self.widget.progress_text().startswith("Tile"))
         times = []
@@ -159,9 +159,9 @@ def main() -> None:
         desk.controller.free_memory()
         cold = desk.cancel_after(0.2)
         print(
-            f"a tile {tile:.2f} s; cancelled, ready after: median {np.median(times):.2f} s, longest {max(times):.2f} s"
+            f"a tile {tile:.2f} s; canceled, ready after: median {np.median(times):.2f} s, longest {max(times):.2f} s"
         )
-        print(f"cancelled at once: longest {max(early):.2f} s; while the engine starts: {cold:.2f} s")
+        print(f"canceled at once: longest {max(early):.2f} s; while the engine starts: {cold:.2f} s")
         preview_cost(desk)
         print(f"load {os.getloadavg()[0]:.1f}")
         desk.session.jobs.close()

@@ -46,7 +46,7 @@ def noise(image: Image, voxel: tuple[float, ...], strength: float, rng: np.rando
 def contrast(image: Image, voxel: tuple[float, ...], strength: float, rng: np.random.Generator) -> Image:
     """Differences to the surroundings reduced by the share `strength`, as by a veil.
 
-    The same reduction everywhere would be undone by the normalisation of any network.
+    The same reduction everywhere would be undone by the normalization of any network.
     """
     around = _blur(image, voxel, BROAD * max(image.shape[1:]))
     return (around + (1 - strength) * (image - around)).astype(np.float32)

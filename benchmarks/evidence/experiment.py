@@ -13,7 +13,7 @@ from prosma_core.errors import ConfigError
 
 Variant = Literal[
     "self-gate",
-    "normalised",
+    "normalized",
     "conditioned",
     "sharp",
     "grouped",
@@ -36,7 +36,7 @@ class InnerSplit(Config):
     """Seed of the draw."""
     group: Literal["case", "alike", "prefix", "last"] = "case"
     """What stays on one side: each case for itself; pictures that look alike; cases of the same name up to the first
-    underscore (a patient); or the last cases, in the order of their names (neighbouring sections)."""
+    underscore (a patient); or the last cases, in the order of their names (neighboring sections)."""
 
 
 class Row(Config):

@@ -74,8 +74,8 @@ class SelfGate(ProximalGate):
         return super().forward(x, x)
 
 
-class NormalisedGate(Plain):
-    """The projected features are normalised, so that the field does not follow the strength of the features."""
+class NormalizedGate(Plain):
+    """The projected features are normalized, so that the field does not follow the strength of the features."""
 
     def __init__(self, channels: int, **settings: Any) -> None:
         super().__init__(channels, **settings)
@@ -116,7 +116,7 @@ class SharpGate(Plain):
 
 
 class GroupedGate(Plain):
-    """Prox of the group norm: neighbouring channels are kept or removed together, by their root mean square."""
+    """Prox of the group norm: neighboring channels are kept or removed together, by their root mean square."""
 
     def weight(self, z: Tensor, tau: Tensor) -> Tensor:
         """The gate's value from the field."""
@@ -137,7 +137,7 @@ class GroupedGate(Plain):
 
 
 class UnrolledGate(Plain):
-    """A second proximal step with momentum and neighbours: prox(z + m p + K * p), m and K (3^n, by channel) from 0."""
+    """A second proximal step with momentum and neighbors: prox(z + m p + K * p), m and K (3^n, by channel) from 0."""
 
     def __init__(self, channels: int, **settings: Any) -> None:
         super().__init__(channels, **settings)
@@ -155,7 +155,7 @@ class UnrolledGate(Plain):
 
 GATES: dict[str, type[ProximalGate]] = {
     "self-gate": SelfGate,
-    "normalised": NormalisedGate,
+    "normalized": NormalizedGate,
     "conditioned": ConditionedGate,
     "sharp": SharpGate,
     "grouped": GroupedGate,

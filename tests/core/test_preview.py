@@ -188,7 +188,7 @@ def test_what_is_shown_lies_where_it_will_be(spacing: float, make_header: MakeHe
 
 
 class Sign(torch.nn.Module):
-    """Class 1 where the normalised scan is above its mean."""
+    """Class 1 where the normalized scan is above its mean."""
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return torch.cat([-image, image], dim=1)

@@ -66,7 +66,7 @@ def failed(view: Any) -> None:
 
 
 def cancelling(view: Any) -> None:
-    view.show_run("Cancelling…", enabled=False, tooltip="")
+    view.show_run("Canceling…", enabled=False, tooltip="")
     view.show_running(True)
     view.show_messages(STAGES)
     view.show_progress(0, 0, "Reading the scan…")
@@ -219,7 +219,7 @@ STATES: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "segment, axes refused": (SegmentView, lambda view: segment.fill(view, "refused")),
     "segment, no model": (SegmentView, lambda view: segment.fill(view, "no model")),
     "segment, running": (SegmentView, lambda view: segment.fill(view, "running")),
-    "segment, cancelling": (SegmentView, cancelling),
+    "segment, canceling": (SegmentView, cancelling),
     "segment, finished": (SegmentView, lambda view: segment.fill(view, "finished")),
     "segment, nothing found": (SegmentView, nothing_found),
     "segment, saved": (SegmentView, saved),

@@ -16,7 +16,7 @@ from prosma_core.model.gate import ProximalGate, SkipGate
 from prosma_core.model.gate_hooks import GateRecord, counting, estimate_removed, recording_gate
 from prosma_core.model.unet import UNet
 
-GATES = ("self-gate", "normalised", "conditioned", "sharp", "grouped", "unrolled")
+GATES = ("self-gate", "normalized", "conditioned", "sharp", "grouped", "unrolled")
 LIKE_OURS_AT_FIRST = ("conditioned", "unrolled")
 
 
@@ -89,7 +89,7 @@ def test_it_differs_from_the_packages_gate_in_one_thing(ev: SimpleNamespace, var
     if variant == "sharp":
         torch.nn.init.ones_(changed.get_parameter("sharpness"))
         assert torch.allclose(changed(x, g), ours(x, g), atol=1e-5)
-    if variant == "normalised":
+    if variant == "normalized":
         torch.nn.init.zeros_(changed.project_skip.bias)
         assert torch.allclose(value(changed, x, g), value(changed, 3 * x, 3 * g), atol=1e-3)
 

@@ -244,9 +244,9 @@ def test_segment_is_cancelled_fails_and_finds_no_device(
     view.run_clicked.emit()
     view.run_clicked.emit()
     assert jobs.jobs[-1].cancelled
-    assert view.shown["show_run"][:2] == ("Cancelling…", False)
+    assert view.shown["show_run"][:2] == ("Canceling…", False)
     jobs.jobs[-1].end_cancelled()
-    assert (view.shown["show_messages"], enabled(segment)) == ((["Cancelled."],), True)
+    assert (view.shown["show_messages"], enabled(segment)) == ((["Canceled."],), True)
     view.run_clicked.emit()
     jobs.jobs[-1].say(Failed(DeviceError("no memory"), "log"))
     assert view.shown["show_error"] == ("no memory", True)

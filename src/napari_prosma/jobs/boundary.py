@@ -150,7 +150,7 @@ class Jobs:
             self._reserved = None
 
     def start(self, spec: JobSpec, listener: Listener, name: JobName, *, yields: bool = False) -> EngineJob:
-        """Give the engine a job; its data is prepared in a thread. A job that yields is cancelled for it.
+        """Give the engine a job; its data is prepared in a thread. A job that yields is canceled for it.
 
         Parameters
         ----------
@@ -288,7 +288,7 @@ class EngineJob:
     listener : callable
         Told of what happens, on other threads, and exactly once and last `Finished`, `Failed` or `Cancelled`.
     before : tuple of EngineJob
-        Cancelled jobs whose end is awaited.
+        Canceled jobs whose end is awaited.
 
     Attributes
     ----------
@@ -384,7 +384,7 @@ class EngineJob:
         release_scans(*(scans_of(request) if request is not None else ()), self._first_preview)
 
     def _drain(self, work: Generator[str, None, T], tell: Listener) -> T | None:
-        """What a preparation returns; None where the job was cancelled meanwhile."""
+        """What a preparation returns; None where the job was canceled meanwhile."""
         while not self._cancelled.is_set():
             try:
                 doing = next(work)

@@ -24,7 +24,7 @@ Handlers = Mapping[type, Callable[[Any], None]]
 class JobRun(ABC):
     """A job of the engine from its start to its last message; subclasses handle the messages.
 
-    A handler that raises does not leave the widget with a job that goes on unseen: the job is cancelled, the error is
+    A handler that raises does not leave the widget with a job that goes on unseen: the job is canceled, the error is
     shown, and nothing more is handled but its end.
 
     Attributes
@@ -33,7 +33,7 @@ class JobRun(ABC):
         What it is called where it keeps others from starting.
     YIELDS : bool
         Whether the next job, of whatever widget, stops this one instead of being refused.
-    cancelling : bool
+    canceling : bool
         Whether it was asked to stop.
     abandoned : bool
         Whether its widget is gone: nothing is handled any more.
@@ -97,7 +97,7 @@ class JobRun(ABC):
         self.broken = True
         reason, details = f"{type(error).__name__}: {error}", traceback.format_exc()
         if not self._ended:
-            run_all("The job could not be cancelled", self.cancel)
+            run_all("The job could not be canceled", self.cancel)
         run_all("The error could not be shown", lambda: self.show_error(reason, details))
 
 
@@ -150,17 +150,17 @@ class RunTexts:
         What the job does with the scan, part by part.
     cancel, cancel_tooltip : str
         The main button while the job runs.
-    cancelling, cancelling_tooltip : str
+    canceling, cancelling_tooltip : str
         The main button from a click on it until the job has ended.
     broken : str
-        Why the job was cancelled where its result could not be shown; ``{reason}`` is filled in.
+        Why the job was canceled where its result could not be shown; ``{reason}`` is filled in.
     """
 
     cancel_tooltip: str
     broken: str
     doing: str = "Segmenting"
     cancel: str = "Cancel"
-    cancelling: str = "Cancelling…"
+    cancelling: str = "Canceling…"
     cancelling_tooltip: str = "Stops after the current tile."
 
 
@@ -227,7 +227,7 @@ class ShownRun(JobRun):
             Working: lambda working: self._run_view.show_progress(0, 0, working.message),
             TileDone: self._show_tile,
             Failed: self._fail,
-            Cancelled: lambda _: self.say("Cancelled."),
+            Cancelled: lambda _: self.say("Canceled."),
         }
 
     def _show_tile(self, tile: TileDone) -> None:

@@ -64,7 +64,7 @@ def field_layer(
     limit: float,
     visible: bool,
 ) -> Image:
-    """An Image layer with a field, whose colors are centred at 0; parameters as of `map_layer`.
+    """An Image layer with a field, whose colors are centered at 0; parameters as of `map_layer`.
 
     Parameters
     ----------

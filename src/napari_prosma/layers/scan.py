@@ -377,7 +377,7 @@ def guess(axis_labels: Sequence[str], known: str, *, rgb: bool) -> str:
     known : str
         Letters kept from reading, empty where there are none; used where they fit.
     rgb : bool
-        Whether the array has a last axis of colors beside those that are labelled; it is ``"c"``.
+        Whether the array has a last axis of colors beside those that are labeled; it is ``"c"``.
 
     Raises
     ------

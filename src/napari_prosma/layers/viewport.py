@@ -140,11 +140,11 @@ def view_box(layer: Any, scan: LayerScan, viewer: Any) -> Region | None:
     box = _whole(scan)
     shown = _displayed(layer, viewer)
     if viewer.dims.ndisplay == 2 and shown:
-        centre = np.asarray(viewer.scene.camera.center, float)[-2:]
+        center = np.asarray(viewer.scene.camera.center, float)[-2:]
         half = np.asarray(viewer.canvas.viewbox_size(viewer.layers), float) / viewer.scene.camera.zoom / 2
         keep = slice(2 - len(shown), None)  # a layer may have fewer axes than the viewer
         to_data = np.linalg.inv(_world(layer, viewer)[np.ix_([*shown, -1], [*shown, -1])])
-        low, high = centre[keep] - half[keep], centre[keep] + half[keep]
+        low, high = center[keep] - half[keep], center[keep] + half[keep]
         corners = np.stack(np.meshgrid(*zip(low, high, strict=True), indexing="ij"), axis=-1).reshape(-1, len(shown))
         inside = corners @ to_data[:-1, :-1].T + to_data[:-1, -1]
         for place, axis in enumerate(shown):

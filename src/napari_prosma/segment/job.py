@@ -180,7 +180,7 @@ class SegmentJob(ShownRun):
         result = message.result
         assert isinstance(result, SegmentResult)
         if self.cancelling and self.labels is None:  # it was deleted while the last message was on its way
-            self.say("Cancelled.")
+            self.say("Canceled.")
             return
         if self.labels is None:
             self.labels = self._add_labels()
@@ -231,5 +231,5 @@ class SegmentJob(ShownRun):
     def _layer_removed(self, event: object) -> None:
         if self.labels is not None and self.labels not in self._viewer.layers:
             self.labels = None
-            self.say("The result layer was deleted: cancelling.")
+            self.say("The result layer was deleted: canceling.")
             self.cancel()

@@ -1,4 +1,4 @@
-"""Meaning of the label values: unlabelled voxels, special values, classes with names and colors."""
+"""Meaning of the label values: unlabeled voxels, special values, classes with names and colors."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from prosma_core.errors import ConfigError
 from prosma_core.printable import plain
 
 ZERO = {
-    "background": ("Background", "Every unlabelled voxel is background."),
-    "unlabelled": (
+    "background": ("Background", "Every unlabeled voxel is background."),
+    "unlabeled": (
         "Ignored (scribbles)",
-        "Only labelled voxels count. Label some background as well.",
+        "Only labeled voxels count. Label some background as well.",
     ),
     "annotated_slices": (
         "Ignored in other slices",
         "Slices containing labels are fully annotated; other slices are ignored.",
     ),
 }
-CORRECTED = "Only checked and edited slices count; unlabelled voxels in them are background."
+CORRECTED = "Only checked and edited slices count; unlabeled voxels in them are background."
 GRAY = {
     "refuse": ("Ask", "Gray values in a mask are named in its row, with what can be done."),
     "threshold": ("Threshold at half", "Above half of the largest value is one class."),
@@ -58,7 +58,7 @@ class LabelSemanticsPanel(QWidget):
         self.problems = {"labels": note_label("problem"), "classes": note_label("problem")}
         self._labels, self._why, self._corrected = LabelsConfig(), "", False
         self._classes: Sequence[ClassInfo] = ()
-        self._zero = combo("What unlabelled voxels (value 0) are.")
+        self._zero = combo("What unlabeled voxels (value 0) are.")
         for value, (text, tooltip) in ZERO.items():
             self._zero.addItem(text, value)
             self._zero.setItemData(self._zero.count() - 1, tooltip, Qt.ItemDataRole.ToolTipRole)
@@ -92,9 +92,9 @@ class LabelSemanticsPanel(QWidget):
         self._connect_and_name()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        call_it(self._zero, "Unlabelled voxels are")
+        call_it(self._zero, "Unlabeled voxels are")
         for part in (
-            PlainLabel("Unlabelled voxels are"),
+            PlainLabel("Unlabeled voxels are"),
             self._zero,
             self._zero_facts,
             self._axis_row,

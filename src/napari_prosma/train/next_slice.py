@@ -267,7 +267,7 @@ class NextSlice:
             self._job.cancel()
 
     def close(self) -> None:
-        """Leave the viewer; a ranking is cancelled."""
+        """Leave the viewer; a ranking is canceled."""
         self._closed = True
         self._viewer.layers.selection.events.active.disconnect(self.show)
         if self._job is not None:

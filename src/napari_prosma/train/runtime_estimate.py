@@ -115,7 +115,7 @@ class RuntimeEstimator:
         run_all("The widget could not be made ready", lambda: self._view.show_running(False), self._over)
 
     def _remove(self, scratch: ExitStack) -> None:
-        """Remove the copies of layers; in a thread, as what is cancelled may still be writing."""
+        """Remove the copies of layers; in a thread, as what is canceled may still be writing."""
         job = self._job
         assert job is not None
 

@@ -588,7 +588,7 @@ class _FirstLabels(JobRun):
         super().__init__()
         self._model, self._device, self._scan, self._told = model, device, scan, told
         self._array: NDArray[Any] | None = None
-        self._why = "It was cancelled."
+        self._why = "It was canceled."
         self._finished = False
         self._progress: Callable[[str], None] = lambda _: None
 

@@ -332,12 +332,12 @@ def _classes_problem(choices: TrainChoices) -> Problem | None:
     twice = [name for name, n in Counter(info.name for info in classes).items() if n > 1]
     if twice:
         return Problem("classes", f"Two classes are named {twice[0]!r}. Give each its own name.")
-    if choices.labels.zero != "unlabelled" or len(classes) > 2 or any(row.background for row in choices.rows):
+    if choices.labels.zero != "unlabeled" or len(classes) > 2 or any(row.background for row in choices.rows):
         return None
     given = choices.labels.background
     missing = f"no voxel has the background value {given}" if given else "no background value is given"
     text = (
-        f"Only {classes[1].name} is painted, unlabelled voxels are ignored, and {missing}. Paint some background with "
+        f"Only {classes[1].name} is painted, unlabeled voxels are ignored, and {missing}. Paint some background with "
         "a value of its own and give it as background value, or choose “Ignored in other slices” where each "
         "annotated slice is painted completely."
     )
@@ -485,10 +485,10 @@ def _annotation(rows: Sequence[PairRow], labels: LabelsConfig, classes: Sequence
     if empty and labels.zero == "background":
         names = ", ".join(empty[:5]) + (", …" if len(empty) > 5 else "")
         yield f"No object in {len(empty)} of {len(rows)} label maps ({names}): these scans are background throughout."
-    if labels.zero == "unlabelled" and not any(row.background for row in rows):
+    if labels.zero == "unlabeled" and not any(row.background for row in rows):
         names = ", ".join(info.name for info in classes[1:])
         yield (
-            f"Unlabelled voxels are ignored and no background is painted: the model will give every voxel one of "
+            f"Unlabeled voxels are ignored and no background is painted: the model will give every voxel one of "
             f"{names}. Where one of them is the background, give its value as background value."
         )
     images = [row.pair.image.key if row.pair.image.layers else row.pair.image.paths for row in rows]
@@ -500,7 +500,7 @@ def _annotation(rows: Sequence[PairRow], labels: LabelsConfig, classes: Sequence
 def _looks_unfinished(row: PairRow) -> bool:
     """Whether some slices seem to be annotated, and others not yet.
 
-    So it seems where slices between the labelled ones, or all but one, hold no label; and where few slices of a layer
+    So it seems where slices between the labeled ones, or all but one, hold no label; and where few slices of a layer
     do that was painted here.
     """
     if not row.slices or row.result is not None or row.spec is None or not row.axis:

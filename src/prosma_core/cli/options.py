@@ -338,7 +338,7 @@ def label_meaning(
     values: dict[str, Any] = {"ignore": ignore, "background": background, "gray": gray}
     values = {key: value for key, value in values.items() if value is not None}
     if sparse or annotated_slices:
-        values["zero"] = "unlabelled" if sparse else "annotated_slices"
+        values["zero"] = "unlabeled" if sparse else "annotated_slices"
     values |= {"geometry": "image"} if on_image else {}
     values |= {"separate": True} if separate else {}
     return values | ({"one_class": True} if one_class else {})

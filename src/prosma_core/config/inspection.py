@@ -161,7 +161,7 @@ class MapInfo(Config):
     scale: tuple[float, ...]
     """Voxels of the scan per voxel of the map, per spatial axis of the scan."""
     offset: tuple[float, ...]
-    """Index in the scan, per spatial axis, of the centre of the map's first voxel (voxel centres are whole numbers)."""
+    """Index in the scan, per spatial axis, of the center of the map's first voxel (voxel centers are whole numbers)."""
 
 
 class LevelSummary(Config):

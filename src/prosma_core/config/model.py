@@ -31,7 +31,7 @@ Size = Annotated[int, Field(ge=1, le=4096)]
 
 
 class ChannelIntensity(Config):
-    """How the values of one channel are normalised."""
+    """How the values of one channel are normalized."""
 
     kind: Literal["zscore", "ct"] = "zscore"
     """``zscore``: by the scan's mean and deviation; ``ct``: clip, then by the training set's mean and deviation."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from prosma_core.config.base import Config
 from prosma_core.config.documents import load_yaml
@@ -28,10 +28,17 @@ from prosma_core.errors import ConfigError
 LabelValue = Annotated[int, Field(ge=0, le=65535)]
 
 
+def _zero_of_earlier(value: Any) -> Any:
+    """What 0 means, also where it was saved with its earlier spelling."""
+    return "unlabeled" if value == "unlabelled" else value
+
+
 class LabelsConfig(Config):
     """What the label values of a training set mean; a model's own background is always 0."""
 
-    zero: Literal["background", "unlabelled", "annotated_slices"] = "background"
+    zero: Annotated[Literal["background", "unlabeled", "annotated_slices"], BeforeValidator(_zero_of_earlier)] = (
+        "background"
+    )
     """0 is background; or not annotated; or background on slices that hold any label, and not annotated elsewhere."""
     slice_axis: Literal["z", "y", "x"] | None = None
     """Axis of the annotated slices; None is the axis along which labels continue least from one slice to the next."""
@@ -63,7 +70,7 @@ class LabelsConfig(Config):
             msg = f"ignore and background cannot both be {self.ignore}"
             raise ValueError(msg)
         if self.ignore == 0:
-            msg = "to ignore the value 0, set zero: unlabelled"
+            msg = "to ignore the value 0, set zero: unlabeled"
             raise ValueError(msg)
         if self.separate and not self.one_class:
             msg = "separate keeps objects of one class apart: set one_class as well"
@@ -228,7 +235,7 @@ class PlanOptions(Config):
     longest_side: int | None = Field(default=None, ge=8, le=16384)
     """Target of ``resample: longest_side``."""
     intensities: tuple[ChannelIntensity, ...] | Literal["zscore", "ct"] | None = None
-    """Normalisation: of all channels, or channel by channel."""
+    """Normalization: of all channels, or channel by channel."""
     tile: tuple[Size, ...] | None = None
     """Training patch = tile."""
     tile_voxels: int | None = Field(default=None, ge=64)

@@ -45,7 +45,7 @@ def augment_intensities(images: Tensor, config: AugmentConfig, rng: torch.Genera
     Parameters
     ----------
     images : Tensor, float32, shape (B, C, *patch)
-        Normalised to about zero mean and unit deviation.
+        Normalized to about zero mean and unit deviation.
     config : AugmentConfig
         Probabilities per patch.
     rng : torch.Generator

@@ -218,7 +218,7 @@ def _converted(data: NDArray[Any] | LazyArray) -> NDArray[Any] | LazyArray:
 
 
 def _numbers(data: NDArray[Any]) -> NDArray[Any]:
-    """Values as float32 where that is exact; wider types stay until they are normalised, which knows their range."""
+    """Values as float32 where that is exact; wider types stay until they are normalized, which knows their range."""
     return np.asarray(data, np.float32) if data.dtype.itemsize <= 2 or data.dtype == np.float32 else np.asarray(data)
 
 

@@ -118,7 +118,7 @@ def network_grid(spec: ImageSpec, config: PreprocessConfig, along: str | None = 
 def plan_grid(spec: ImageSpec, config: PreprocessConfig) -> NetworkGrid:
     """Network grid of a frame with this geometry; `spec` has exactly ``config.dims`` spatial axes.
 
-    A frame whose unit is not known is not resampled to a voxel size in millimetres: it keeps its own grid.
+    A frame whose unit is not known is not resampled to a voxel size in millimeters: it keeps its own grid.
 
     Raises
     ------
@@ -215,7 +215,7 @@ class Tile:
 def tile_starts(size: int, tile: int, overlap: float) -> list[int]:
     """First voxels of tiles along one axis: evenly spread, first at 0, last flush with the end.
 
-    Neighbours overlap by at least `overlap` of a tile.
+    Neighbors overlap by at least `overlap` of a tile.
     """
     if tile >= size:
         return [0]
@@ -234,7 +234,7 @@ def plan_tiles(shape: tuple[int, ...], tile: tuple[int, ...], overlap: float) ->
     tile : tuple of int
         Tile size.
     overlap : float
-        Least overlap of neighbours, as a share of the tile, 0 to 0.9.
+        Least overlap of neighbors, as a share of the tile, 0 to 0.9.
 
     Raises
     ------
@@ -249,7 +249,7 @@ def plan_tiles(shape: tuple[int, ...], tile: tuple[int, ...], overlap: float) ->
 
 
 def gaussian_weight(tile: tuple[int, ...], at: Sequence[NDArray[np.float64]] | None = None) -> NDArray[np.float32]:
-    """Weight of each voxel of a tile: a Gaussian about its centre, sigma 1/8 of the tile, never below 1e-3.
+    """Weight of each voxel of a tile: a Gaussian about its center, sigma 1/8 of the tile, never below 1e-3.
 
     Parameters
     ----------

@@ -109,7 +109,7 @@ def fit_channels(image: NDArray[Any], expected: int) -> tuple[NDArray[Any], str 
 
 
 AIR_HU = -500.0
-"""CT is recognised by whole numbers that reach below this."""
+"""CT is recognized by whole numbers that reach below this."""
 BONE_HU = 2000.0
 """Half of the voxels of a CT scan at least lie below this."""
 _SAMPLE = 1 << 18

@@ -352,7 +352,7 @@ def read_annotation(labels: Scan, config: LabelsConfig, states: SliceStates | No
     if sparse:
         known = np.zeros(marked.shape, bool)
         if config.sparse:
-            known |= marked if config.zero == "unlabelled" else _same_slice(marked, labels.spec, axis)
+            known |= marked if config.zero == "unlabeled" else _same_slice(marked, labels.spec, axis)
         if whole is not None:
             known |= whole
             marked = marked | (whole & (True if unwanted is None else ~unwanted))
@@ -468,7 +468,7 @@ def _whole_slices(states: SliceStates | None, config: LabelsConfig, spec: ImageS
     """Slices that are annotated as a whole since a person checked or edited them; None where nothing says so."""
     if states is None or not (states.only or (states.checked and config.sparse)):
         return None
-    return states.known(spec) if states.only and config.zero != "unlabelled" else states.mask(states.checked, spec)
+    return states.known(spec) if states.only and config.zero != "unlabeled" else states.mask(states.checked, spec)
 
 
 def _painted_frames(marked: NDArray[np.bool_], spec: ImageSpec) -> NDArray[np.bool_] | None:
@@ -479,7 +479,7 @@ def _painted_frames(marked: NDArray[np.bool_], spec: ImageSpec) -> NDArray[np.bo
 
 
 def _annotated_axis(marked: NDArray[np.bool_], spec: ImageSpec, config: LabelsConfig) -> int | None:
-    """Axis of the slices: along which the fewest painted voxels have a painted neighbour.
+    """Axis of the slices: along which the fewest painted voxels have a painted neighbor.
 
     Where several axes have as few, the one that a 2D network would walk along.
     """

@@ -165,7 +165,7 @@ def measure(frames: Sequence[Source], intensities: tuple[ChannelIntensity, ...])
     return [each.normalization(intensities) for each in sums]
 
 
-def normalise(image: NDArray[Any], intensities: tuple[ChannelIntensity, ...]) -> NDArray[np.float32]:
+def normalize(image: NDArray[Any], intensities: tuple[ChannelIntensity, ...]) -> NDArray[np.float32]:
     """Channels normalized as the training set fixed it.
 
     Parameters

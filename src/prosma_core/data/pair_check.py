@@ -128,7 +128,7 @@ def check_pair(
 ) -> PairCheck:
     """Check one pair; nothing is raised for what is wrong with it.
 
-    Labels without any object are no problem where unlabelled means background, or where slices were checked: such a
+    Labels without any object are no problem where unlabeled means background, or where slices were checked: such a
     scan is a negative.
 
     Parameters

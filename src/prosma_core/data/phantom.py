@@ -94,15 +94,15 @@ def anatomy(
     return image, organ, lesion
 
 
-def _radius(points: list[FloatArray], centre: Any, radii: Any) -> FloatArray:
-    """Distance from the centre of an ellipsoid, 1 on its surface."""
-    squares = [((axis - c) / r) ** 2 for axis, c, r in zip(points, centre, radii, strict=True)]
+def _radius(points: list[FloatArray], center: Any, radii: Any) -> FloatArray:
+    """Distance from the center of an ellipsoid, 1 on its surface."""
+    squares = [((axis - c) / r) ** 2 for axis, c, r in zip(points, center, radii, strict=True)]
     radius: FloatArray = np.sqrt(squares[0] + squares[1] + squares[2])
     return radius
 
 
 def _grid(shape: tuple[int, ...]) -> list[FloatArray]:
-    """Coordinates of voxel centres, one open array per axis, -1 to 1 across the volume."""
+    """Coordinates of voxel centers, one open array per axis, -1 to 1 across the volume."""
     return list(np.meshgrid(*((2 * np.arange(n) + 1) / n - 1 for n in shape), indexing="ij", sparse=True))
 
 
@@ -217,8 +217,8 @@ def phantom_3d(seed: int, shape: tuple[int, int, int] = (24, 80, 80), modality: 
     fine, organ, lesion = anatomy(rng, (shape[0] * Z_SAMPLES, *shape[1:]), varied_levels(rng, modality))
     clean, labels = thick_slices(fine), (thick_slices(organ) >= 0.5).astype(np.uint8)
     labels[thick_slices(lesion) >= 0.5] = 2
-    centre = tuple(-(n - 1) / 2 * s for n, s in zip(shape, SPACING_3D, strict=True))
-    origin = tuple(c + float(shift) for c, shift in zip(centre, rng.uniform(-20.0, 20.0, 3), strict=True))
+    center = tuple(-(n - 1) / 2 * s for n, s in zip(shape, SPACING_3D, strict=True))
+    origin = tuple(c + float(shift) for c, shift in zip(center, rng.uniform(-20.0, 20.0, 3), strict=True))
     spec = ImageSpec("zyx", shape, SPACING_3D, "mm", spacing_affine(SPACING_3D, origin), "ras")
     image = mr_picture(rng, clean) if modality == "mr" else ct_picture(rng, clean)
     return Scan(image, spec), Scan(labels, spec)

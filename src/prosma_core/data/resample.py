@@ -28,7 +28,7 @@ def resize(image: Tensor, shape: Sequence[int], nearest: Sequence[int] = ()) -> 
     shape : sequence of int
         New grid.
     nearest : sequence of int
-        Grid axes to resample by nearest neighbour (a thick axis of strongly anisotropic scans).
+        Grid axes to resample by nearest neighbor (a thick axis of strongly anisotropic scans).
 
     Returns
     -------

@@ -224,7 +224,7 @@ class Engine:
         return arrays.create(self._private_folders(), shape, dtype)
 
     def free(self) -> None:
-        """End the child and with it all memory it holds; a running job is cancelled. The next job starts another."""
+        """End the child and with it all memory it holds; a running job is canceled. The next job starts another."""
         with self._lock:
             child, self._child, self.ready = self._child, None, None
             if child in self._jobs:

@@ -184,7 +184,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Cancelled:
-    """The job was cancelled."""
+    """The job was canceled."""
 
 
 Message = Event | ArrayReady | Finished | Failed | Cancelled

@@ -115,7 +115,7 @@ def measure_case(
     }
 
 
-def summarise(cases: Mapping[str, Mapping[str, ClassMeasures]]) -> dict[str, Any]:
+def summarize(cases: Mapping[str, Mapping[str, ClassMeasures]]) -> dict[str, Any]:
     """Means over cases for each class, and over classes; plain numbers that JSON can hold.
 
     Parameters
@@ -140,7 +140,7 @@ def summarise(cases: Mapping[str, Mapping[str, ClassMeasures]]) -> dict[str, Any
         over the classes that have it. A mean of nothing is None.
     """
     names = dict.fromkeys(name for case in cases.values() for name in case)
-    classes = {name: _summarise_class([case[name] for case in cases.values() if name in case]) for name in names}
+    classes = {name: _summarize_class([case[name] for case in cases.values() if name in case]) for name in names}
     keys = ("dice", "iou", "surface_dice", "hd95", "dice_present")
     overall = {key: _mean(summary[key] for summary in classes.values()) for key in keys}
     return {"cases": len(cases), "classes": classes, "mean": overall}
@@ -186,7 +186,7 @@ def _measure_class(
     return ClassMeasures(dice, iou, distance.item(), surface.item(), *counts)
 
 
-def _summarise_class(measures: Sequence[ClassMeasures]) -> dict[str, Any]:
+def _summarize_class(measures: Sequence[ClassMeasures]) -> dict[str, Any]:
     present = [m for m in measures if m.reference_voxels]
     absent = [m for m in measures if not m.reference_voxels]
     counted = measures if present else []  # of a class that is nowhere, every value would be of what is not there
@@ -319,7 +319,7 @@ def evaluate_cases(
         "derived_labels": derived,
         "cases": {name: {k: asdict(m) for k, m in measures.items()} for name, measures in cases.items()},
         "failed": failed,
-        "summary": summarise(cases),
+        "summary": summarize(cases),
     }
 
 

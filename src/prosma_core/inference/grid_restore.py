@@ -44,8 +44,8 @@ class RegionOfInterest:
         planes = []
         sizes = zip(self.grid.shape, self.grid.oriented, self.oriented, self.network, strict=True)
         for size, target, (start, stop), (low, high) in sizes:
-            centres = (np.arange(start, stop) + 0.5) * (size / target)
-            planes.append(np.clip(centres.astype(np.intp), low, high - 1) - low)
+            centers = (np.arange(start, stop) + 0.5) * (size / target)
+            planes.append(np.clip(centers.astype(np.intp), low, high - 1) - low)
         return planes
 
 

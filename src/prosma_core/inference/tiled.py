@@ -126,7 +126,7 @@ class TiledPredictor:
     tile : tuple of int
         Tile = training patch.
     overlap : float
-        Least overlap of neighbours, as a share of the tile.
+        Least overlap of neighbors, as a share of the tile.
     mirror : sequence of int
         Grid axes to mirror; the logits of all mirrored copies are averaged.
     batch_size : int
@@ -170,7 +170,7 @@ class TiledPredictor:
         Parameters
         ----------
         image : Tensor, float32, shape (C, *grid)
-            Normalised; padded with 0 (the mean) where it is smaller than the tile.
+            Normalized; padded with 0 (the mean) where it is smaller than the tile.
         sums_on : torch.device
             Where the logits are added up.
         box : tuple of (int, int), optional

@@ -1,6 +1,6 @@
 """Geometry of a level's cells: in the padded grid of the network, in its tiles, and in the scan.
 
-Cell j of a level whose strides multiply to s covers the voxels s j to s j + s - 1 of the padded grid; its centre is
+Cell j of a level whose strides multiply to s covers the voxels s j to s j + s - 1 of the padded grid; its center is
 s j + (s - 1) / 2. A tile has cells of its own, which lie between those of the grid where its start is no multiple of s.
 """
 
@@ -20,18 +20,18 @@ from prosma_core.inference.grid_restore import RegionOfInterest
 
 @dataclass(frozen=True, eq=False)
 class AxisCells:
-    """Cells of the wanted box whose centres lie in one tile, along one axis.
+    """Cells of the wanted box whose centers lie in one tile, along one axis.
 
     Attributes
     ----------
     start, stop : int
         First cell and the one after the last, counted from the start of the box.
     offsets : ndarray, float64, shape (stop - start,)
-        Centres, in voxels of the tile.
+        Centers, in voxels of the tile.
     places : ndarray, float64, shape (stop - start,)
         The same in cells of the tile: whole numbers where its cells are those of the grid.
     own : tuple of int
-        Of these cells, the first and the one after the last that lie nearest to this tile's centre of all tiles'.
+        Of these cells, the first and the one after the last that lie nearest to this tile's center of all tiles'.
     """
 
     start: int
@@ -45,7 +45,7 @@ class AxisCells:
 class TileCells:
     """Cells of the wanted box in one tile.
 
-    The cells that a tile owns are those whose centre is nearest to its own centre, where its weight is largest: each
+    The cells that a tile owns are those whose center is nearest to its own center, where its weight is largest: each
     cell belongs to exactly one tile.
     """
 
@@ -77,7 +77,7 @@ class TileCells:
         return [np.floor(a.places[a.own[0] : a.own[1]] + 0.5).astype(np.intp) for a in self.axes]
 
     def weight(self) -> NDArray[np.float32]:
-        """Weight of the tile at each cell's centre, as in the prediction: shape of `box`."""
+        """Weight of the tile at each cell's center, as in the prediction: shape of `box`."""
         return gaussian_weight(self.tile, [axis.offsets for axis in self.axes])
 
 
@@ -134,12 +134,12 @@ class LevelCells:
     def _axis(self, axis: int, start: int) -> AxisCells:
         s, n, (first, last) = self.stride[axis], self.tile[axis], self.box[axis]
         # A last cell that reaches far over the edge is looked up at the edge, where there still is a tile.
-        centres = np.minimum(s * np.arange(first, last) + (s - 1) / 2, self.padded[axis] - 1.0)
-        inside = np.flatnonzero((centres >= start - 0.5) & (centres < start + n - 0.5))
+        centers = np.minimum(s * np.arange(first, last) + (s - 1) / 2, self.padded[axis] - 1.0)
+        inside = np.flatnonzero((centers >= start - 0.5) & (centers < start + n - 0.5))
         low = int(inside[0]) if len(inside) else 0
-        offsets = centres[inside] - start
+        offsets = centers[inside] - start
         places = np.clip((offsets - (s - 1) / 2) / s, 0, n // s - 1)
-        distances = np.abs(centres[inside] - (np.array(self.starts[axis])[:, None] + (n - 1) / 2))
+        distances = np.abs(centers[inside] - (np.array(self.starts[axis])[:, None] + (n - 1) / 2))
         own = np.flatnonzero(np.array(self.starts[axis])[distances.argmin(0)] == start)
         bounds = (int(own[0]), int(own[-1]) + 1) if len(own) else (0, 0)
         return AxisCells(low, low + len(inside), offsets, places, bounds)
@@ -150,7 +150,7 @@ class LevelCells:
         return tuple(shape[order.index(axis)] for axis in range(len(order)))
 
     def placement(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Voxels of the frame per cell, and index in the frame of the first cell's centre, along its own axes."""
+        """Voxels of the frame per cell, and index in the frame of the first cell's center, along its own axes."""
         grid = self.part.grid
         scale, offset = [], []
         for axis in (grid.order.index(a) for a in range(len(grid.order))):
@@ -158,9 +158,9 @@ class LevelCells:
             ratio = target / size
             first, last = self.box[axis]
             cell = last - 1 if axis in grid.flips else first
-            centre = (s * cell + (s - 1) / 2 - self.before[axis] + 0.5) * ratio - 0.5  # on the turned frame
+            center = (s * cell + (s - 1) / 2 - self.before[axis] + 0.5) * ratio - 0.5  # on the turned frame
             scale.append(s * ratio)
-            offset.append(target - 1 - centre if axis in grid.flips else centre)
+            offset.append(target - 1 - center if axis in grid.flips else center)
         return tuple(scale), tuple(offset)
 
 

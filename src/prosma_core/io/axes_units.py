@@ -180,7 +180,7 @@ def parse_voxel_size(text: str, unit: str | None = None) -> VoxelSize:
     Parameters
     ----------
     text : str
-        ``"3,1,1"``, ``"0.5 x 0.2 x 0.2 µm"``, ``"0.5mm"``; millimetres unless a unit is given.
+        ``"3,1,1"``, ``"0.5 x 0.2 x 0.2 µm"``, ``"0.5mm"``; millimeters unless a unit is given.
     unit : str, optional
         Unit of the numbers; wins over one in the text.
 

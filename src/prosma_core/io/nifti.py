@@ -381,7 +381,7 @@ def _same_grid(header: Any, spec: ImageSpec) -> bool:
 
 
 def _set_geometry(header: Any, spec: ImageSpec) -> None:
-    """Affine and unit of a scan that did not come from NIfTI; units NIfTI has no code for become micrometres."""
+    """Affine and unit of a scan that did not come from NIfTI; units NIfTI has no code for become micrometers."""
     unit = {"mm": "mm", "um": "micron", "m": "meter", "pixel": "unknown"}.get(spec.unit, "micron")
     affine = np.eye(4)
     n = spec.spatial_ndim

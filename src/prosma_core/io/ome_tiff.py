@@ -281,7 +281,7 @@ def read_ome(path: Path, description: bytes) -> tuple[Ome, str]:
     own = parse_ome(path, description)
     if not own.companion:
         return own, own.uuid
-    companion = _neighbour(path, own.companion)
+    companion = _neighbor(path, own.companion)
     if not companion.is_file():
         msg = (
             f"{path.name} is one file of an OME-TIFF set whose description, {companion.name}, is not in its folder. "
@@ -311,7 +311,7 @@ def set_members(path: Path) -> tuple[Path, ...]:
         ome, uuid = read_ome(path, description)
         image = _image_of(path, ome, uuid)
         names = {block.file for block in image.blocks if block.file and not _is_own(path, block, ome, uuid)}
-        others = {_neighbour(path, name) for name in names}
+        others = {_neighbor(path, name) for name in names}
     except (FileFormatError, OSError):  # reading it says what is wrong with it
         return (path,)
     if not all(other.is_file() for other in others):
@@ -346,10 +346,10 @@ def find_planes(path: Path, pages: Pages, ome: Ome, uuid: str) -> Planes:
     here = [block for block in image.blocks if _is_own(path, block, ome, uuid)]
     others = [block for block in image.blocks if not _is_own(path, block, ome, uuid)]
     files, first_page = {path: pages}, here[0].page
-    missing = sorted({block.file for block in others if not _neighbour(path, block.file).is_file()})
+    missing = sorted({block.file for block in others if not _neighbor(path, block.file).is_file()})
     if others and not missing:
         for name in sorted({block.file for block in others}):
-            files[_neighbour(path, name)] = check_pages(_neighbour(path, name))
+            files[_neighbor(path, name)] = check_pages(_neighbor(path, name))
         _check_uuids(path, files, others)
         here = list(image.blocks)
     image = _with_samples(path, image, pages.layouts[min(first_page, len(pages) - 1)])
@@ -395,7 +395,7 @@ def _is_own(path: Path, block: Block, ome: Ome, uuid: str) -> bool:
     return not uuid and len({(b.file, b.uuid) for image in ome.images for b in image.blocks}) == 1
 
 
-def _neighbour(path: Path, name: str) -> Path:
+def _neighbor(path: Path, name: str) -> Path:
     if not name or name in {".", ".."} or any(letter in name for letter in "/\\:\0"):
         msg = f"The OME-XML of {path} names {name!r:.60}; only plain names of files in its own folder are read."
         raise FileFormatError(msg)
@@ -404,7 +404,7 @@ def _neighbour(path: Path, name: str) -> Path:
 
 def _check_uuids(path: Path, files: dict[Path, Pages], blocks: Iterable[Block]) -> None:
     for block in blocks:
-        other = _neighbour(path, block.file)
+        other = _neighbor(path, block.file)
         found = _UUID.search(files[other].description[:65536])
         if found and block.uuid and found[1].decode(errors="replace").lower() != block.uuid.lower():
             msg = f"{other.name} is not the file that the OME-TIFF set of {path.name} names: their UUIDs differ. "
@@ -432,7 +432,7 @@ def _place(
     placed: dict[tuple[int, ...], tuple[Path, int]] = {}
     used = 0
     for block in blocks:
-        file = path if _is_own(path, block, ome, uuid) else _neighbour(path, block.file)
+        file = path if _is_own(path, block, ome, uuid) else _neighbor(path, block.file)
         have = len(files[file])
         count = max(have - block.page, 0) if block.count is None else block.count
         index = [block.first.get(letter, 0) for letter in image.order]

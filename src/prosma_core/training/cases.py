@@ -27,7 +27,7 @@ from prosma_core.data.resample import resize, resize_labels
 from prosma_core.errors import ChannelError, IntensityError
 
 MAX_POINTS = 5000
-"""Voxels kept per class, and of all that are annotated, to centre patches on."""
+"""Voxels kept per class, and of all that are annotated, to center patches on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class TrainingCase:
     ----------
     name : str
     image : Tensor, float32, shape (C, *grid)
-        Normalised.
+        Normalized.
     labels : Tensor, uint8, int16 or int32, shape (*grid)
         Class indices, `IGNORED` where nothing is known.
     points : list of Tensor, int64, shape (n, dims)
@@ -159,7 +159,7 @@ class PatchSampler:
     spacing : tuple of float
         Voxel size of the grid: rotations are rotations of space, not of voxels.
     foreground : float
-        Share of patches centred on a foreground voxel; the others lie anywhere, or about an annotated voxel where
+        Share of patches centered on a foreground voxel; the others lie anywhere, or about an annotated voxel where
         the case is sparsely annotated.
     augment : AugmentConfig
     """
@@ -203,10 +203,10 @@ class PatchSampler:
 
     def _place(self, rng: Random) -> _Place:
         case = rng.choice(self.cases)
-        centre, matrix = self._centre(case, rng), self._matrix(rng)
-        return _Place(case, centre, matrix, [a for a in self.mirror if rng.random() < 0.5])
+        center, matrix = self._center(case, rng), self._matrix(rng)
+        return _Place(case, center, matrix, [a for a in self.mirror if rng.random() < 0.5])
 
-    def _centre(self, case: TrainingCase, rng: Random) -> list[float]:
+    def _center(self, case: TrainingCase, rng: Random) -> list[float]:
         grid = case.labels.shape
         if case.points and rng.random() < self.foreground:
             points = rng.choice(case.points)
@@ -216,15 +216,15 @@ class PatchSampler:
             wanted = [v + p * rng.uniform(-0.25, 0.25) for v, p in zip(point, self.patch, strict=True)]
         else:
             wanted = [rng.uniform(0, n - 1) for n in grid]
-        centre, shift = [], self.augment.shift
+        center, shift = [], self.augment.shift
         for value, n, p in zip(wanted, grid, self.patch, strict=True):
             # keep the patch inside the scan where it fits, and the scan inside the patch where it does not
             low, high = sorted((p / 2 - 0.5, n - p / 2 - 0.5))
-            centre.append(min(max(value, low), high) + (rng.uniform(-shift, shift) * p if shift else 0.0))
-        return centre
+            center.append(min(max(value, low), high) + (rng.uniform(-shift, shift) * p if shift else 0.0))
+        return center
 
     def _matrix(self, rng: Random) -> NDArray[np.float64] | None:
-        """Patch voxels to scan voxels, about the centre; None where the patch is neither turned nor zoomed."""
+        """Patch voxels to scan voxels, about the center; None where the patch is neither turned nor zoomed."""
         a, dims = self.augment, len(self.patch)
         rotate, zoom = rng.random() < a.p_rotate, rng.random() < a.p_scale
         if not rotate and not zoom:
@@ -243,7 +243,7 @@ class PatchSampler:
 
     def _crop(self, place: _Place) -> tuple[Tensor, Tensor]:
         case, grid = place.case, place.case.labels.shape
-        starts = [round(c - (p - 1) / 2) for c, p in zip(place.centre, self.patch, strict=True)]
+        starts = [round(c - (p - 1) / 2) for c, p in zip(place.center, self.patch, strict=True)]
         inside = tuple(slice(max(0, s), min(n, s + p)) for s, p, n in zip(starts, self.patch, grid, strict=True))
         pads = [
             amount
@@ -283,7 +283,7 @@ class PatchSampler:
         assert place.matrix is not None
         grid = np.array(place.case.labels.shape)
         turned = place.matrix * self.patch / grid[:, None]
-        shift = (2 * np.array(place.centre) + 1) / grid - 1
+        shift = (2 * np.array(place.center) + 1) / grid - 1
         return np.concatenate([turned[::-1, ::-1], shift[::-1, None]], axis=1)
 
     def _grids(self, affines: NDArray[np.float64], device: torch.device) -> Tensor:
@@ -303,7 +303,7 @@ class _Place:
     """Where a patch comes from: a case, a point in it, how it is turned and zoomed (None: not), what is mirrored."""
 
     case: TrainingCase
-    centre: list[float]
+    center: list[float]
     matrix: NDArray[np.float64] | None
     flips: list[int]
 

@@ -30,7 +30,7 @@ def find_classes(
     Raises
     ------
     DatasetError
-        No labelled voxel at all, or far too many values for classes.
+        No labeled voxel at all, or far too many values for classes.
     """
     config, colors = config or LabelsConfig(), colors or {}
     other = {config.ignore, config.background} - {None, 0}
@@ -41,7 +41,7 @@ def find_classes(
         found = [0, 1] if len(found) > 1 else [0]
     values = sorted(names) if 0 in names else sorted(set(found) | set(names))
     if not trained or len(values) < 2:
-        msg = "No training case has a labelled voxel; at least one foreground class is needed. Paint some, and save."
+        msg = "No training case has a labeled voxel; at least one foreground class is needed. Paint some, and save."
         raise DatasetError(msg)
     if len(values) > MAX_CLASSES:
         raise DatasetError(many_values(len(values)))
@@ -113,7 +113,7 @@ def _names(names: Sequence[str]) -> str:
 
 
 def check_background(classes: tuple[ClassInfo, ...], config: LabelsConfig, *, painted: bool) -> str:
-    """What follows where 0 means unlabelled and no background is painted, in words; empty where all is well.
+    """What follows where 0 means unlabeled and no background is painted, in words; empty where all is well.
 
     Parameters
     ----------
@@ -127,19 +127,19 @@ def check_background(classes: tuple[ClassInfo, ...], config: LabelsConfig, *, pa
     DatasetError
         There is only one class, so that nothing could be learned.
     """
-    if config.zero != "unlabelled" or painted:
+    if config.zero != "unlabeled" or painted:
         return ""
     given = f"no voxel is painted {config.background}" if config.background else "no background value was given"
     names = ", ".join(c.name for c in classes[1:])
     if len(classes) == 2:
         msg = (
-            f"Only {names} is painted, unlabelled voxels are ignored, and {given}. Paint some background with a value "
+            f"Only {names} is painted, unlabeled voxels are ignored, and {given}. Paint some background with a value "
             "of its own and give it (--background N), or, where each annotated slice is painted completely, ignore the "
             "other slices (--annotated-slices)."
         )
         raise DatasetError(msg)
     return (
-        f"Unlabelled voxels are ignored and {given}: the model will give every voxel one of the painted classes "
+        f"Unlabeled voxels are ignored and {given}: the model will give every voxel one of the painted classes "
         f"({names}). "
         "Where one of them is the background, give its value (--background N)."
     )

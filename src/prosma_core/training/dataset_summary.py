@@ -54,10 +54,10 @@ class Fingerprint:
     whole_numbers : bool
         Whether all values are whole numbers.
     foreground : ndarray, float32 or float64, shape (C, up to SAMPLES)
-        Values at labelled voxels; float64 where float32 cannot hold their differences.
+        Values at labeled voxels; float64 where float32 cannot hold their differences.
     label_values : tuple of int
     object_size : float
-        Mean diameter of what is labelled, in pixels, of a 2D case; 0 where nothing is.
+        Mean diameter of what is labeled, in pixels, of a 2D case; 0 where nothing is.
     look : ScanLook or None
         What other scans are compared with; None where only a grid is known.
     """
@@ -112,7 +112,7 @@ def fingerprint(image: Scan, labels: Scan, dims: int, rng: np.random.Generator, 
 
 
 def mean_diameter(masks: Sequence[NDArray[np.bool_]]) -> float:
-    """Mean diameter of what is labelled: 4 area / perimeter, which is that of a disc and twice the width of a band.
+    """Mean diameter of what is labeled: 4 area / perimeter, which is that of a disc and twice the width of a band.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def mean_diameter(masks: Sequence[NDArray[np.bool_]]) -> float:
     Returns
     -------
     float
-        In pixels; 0 where nothing is labelled.
+        In pixels; 0 where nothing is labeled.
     """
     area, edges = 0, 0
     for inside in masks:

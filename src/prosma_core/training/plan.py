@@ -51,7 +51,7 @@ def plan_preprocess(
     channel_names : tuple of str
         From the data set, or empty.
     side : int, optional
-        Larger pictures, whose pixels have no size, are brought to this longest side, if what is labelled stays large.
+        Larger pictures, whose pixels have no size, are brought to this longest side, if what is labeled stays large.
 
     Raises
     ------
@@ -93,7 +93,7 @@ OBJECT_PIXELS = 20
 
 
 def _stay_large(prints: Sequence[Fingerprint], side: int) -> bool:
-    """Whether what is labelled can still be told in pictures of this longest side."""
+    """Whether what is labeled can still be told in pictures of this longest side."""
     return float(np.median([p.object_size * side / max(p.shape) for p in prints])) >= OBJECT_PIXELS
 
 
@@ -161,7 +161,7 @@ def target_spacing(spacings: Sequence[tuple[float, ...]], shapes: Sequence[tuple
 def plan_intensities(
     prints: Sequence[Fingerprint], channels: int, kind: str | None, names: tuple[str, ...]
 ) -> tuple[ChannelIntensity, ...]:
-    """Normalisation per channel: CT by its name or its values, z-score otherwise."""
+    """Normalization per channel: CT by its name or its values, z-score otherwise."""
     looks_ct = sum(p.whole_numbers and p.low <= AIR_HU for p in prints) >= 0.8 * len(prints)
     result = []
     for c in range(channels):

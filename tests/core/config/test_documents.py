@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prosma_core.config.documents import load_json, load_yaml
-from prosma_core.config.training import load_run_yaml, resolve_run
+from prosma_core.config.training import LabelsConfig, RunConfig, load_run_yaml, resolve_run
 from prosma_core.errors import LONGEST_TEXT, ConfigError, DatasetError, ProsmaError
 from prosma_core.io.dataset_folder import read_splits
 
@@ -109,7 +109,7 @@ def test_many_wrong_settings_make_one_short_message() -> None:
         ({"training": {"batch_size": "x"}}, "training.batch_size: must be a whole number (given: 'x')"),
         ({"foo": 1}, "foo: there is no such setting (given: 1)"),
         ({"class_names": {1: ""}}, "class_names.1: must not be empty (given: '')"),
-        ({"labels": {"ignore": 0}}, "labels: to ignore the value 0, set zero: unlabelled (given: {'ignore': 0})"),
+        ({"labels": {"ignore": 0}}, "labels: to ignore the value 0, set zero: unlabeled (given: {'ignore': 0})"),
         ({"init": 3}, "init: must be a text (given: 3)"),
     ],
 )
@@ -117,6 +117,18 @@ def test_settings_are_refused_in_plain_words(values: dict[str, Any], said: str) 
     with pytest.raises(ConfigError) as caught:
         resolve_run({"out": "a.safetensors", **values})
     assert caught.value.args[1] == said
+
+
+def test_unlabeled_as_earlier_versions_spelled_it_is_read(tmp_path: Path) -> None:
+    old = tmp_path / "run.yaml"
+    old.write_text("out: a.safetensors\nlabels: {zero: unlabelled, background: 4}\n", encoding="utf-8")
+    run = RunConfig.parse(load_run_yaml(old), str(old))
+    assert run.labels == LabelsConfig(zero="unlabeled", background=4)
+    assert run.labels.model_fields_set == {"zero", "background"}
+    assert RunConfig.model_validate_json(run.model_dump_json().replace("unlabeled", "unlabelled")) == run
+    assert LabelsConfig().replace(zero="unlabelled").zero == "unlabeled"
+    with pytest.raises(ConfigError, match="must be one of 'background', 'unlabeled' or 'annotated_slices'"):
+        LabelsConfig.parse({"zero": "unlabellled"}, "This")
 
 
 def test_a_long_message_keeps_its_beginning_and_its_end() -> None:

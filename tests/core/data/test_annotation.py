@@ -94,7 +94,7 @@ def test_a_slice_painted_with_background_only_is_annotated() -> None:
 def test_scribbles_are_known_where_they_are_painted() -> None:
     labels = volume()
     labels.data[4, 0] = 3
-    found = read(labels, zero="unlabelled", background=3)
+    found = read(labels, zero="unlabeled", background=3)
     np.testing.assert_array_equal(found.ignored, labels.data == 0)
     assert not found.values[4, 0].any()
 

@@ -22,7 +22,7 @@ from prosma_core.data.intensities import (
     finite_range,
     single_precision,
 )
-from prosma_core.data.normalization import normalise
+from prosma_core.data.normalization import normalize
 from prosma_core.errors import IntensityError
 from prosma_core.inference.prepare import network_image
 from prosma_core.io.images import read_image, write_image
@@ -107,7 +107,7 @@ def test_numbers_beyond_what_float64_tells_apart_are_neither_blank_nor_absurd() 
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64])
-def test_usual_values_are_normalised_in_float32_as_ever(dtype: type[np.generic]) -> None:
+def test_usual_values_are_normalized_in_float32_as_ever(dtype: type[np.generic]) -> None:
     data = PLAIN.clip(0, 255).astype(dtype)
     values = data.astype(np.float32)[None]
     wanted = values.copy()
@@ -118,7 +118,7 @@ def test_usual_values_are_normalised_in_float32_as_ever(dtype: type[np.generic])
 
 def test_a_channel_of_one_value_beside_another_is_zero() -> None:
     image = np.stack([np.full_like(PLAIN, 1e9 + 0.1), PLAIN * 1e-9])
-    found = normalise(image, ZSCORE * 2)
+    found = normalize(image, ZSCORE * 2)
     assert not found[0].any()
     assert found[1].std() == pytest.approx(1, abs=1e-5)
 
@@ -170,7 +170,7 @@ def test_bright_points_are_no_damage(data: NDArray[np.floating]) -> None:
 def test_a_channel_that_is_clipped_may_hold_absurd_voxels() -> None:
     data = PLAIN.astype(np.float32).copy()
     data[0, 0, 0] = 1e20
-    normalise(data[None], (ChannelIntensity(kind="ct", low=-1000, high=1000, mean=0, std=1),))
+    normalize(data[None], (ChannelIntensity(kind="ct", low=-1000, high=1000, mean=0, std=1),))
 
 
 @pytest.mark.parametrize(("slope", "intercept"), [(1e-3, 1e7), (1e-12, 0.0), (2.0, 0.0), (1.0, 4e9)])
@@ -206,8 +206,8 @@ def test_ct_limits_are_planned_from_values_with_an_offset() -> None:
         rules.append(rule)
         assert rule.std == pytest.approx(rules[0].std, rel=1e-3)
         assert rule.low - offset == pytest.approx(rules[0].low, abs=0.5)
-    shifted = normalise((PLAIN + 1e8)[None], rules[1:])
-    np.testing.assert_allclose(shifted, normalise(PLAIN[None], rules[:1]), atol=1e-2)
+    shifted = normalize((PLAIN + 1e8)[None], rules[1:])
+    np.testing.assert_allclose(shifted, normalize(PLAIN[None], rules[:1]), atol=1e-2)
 
 
 def test_what_float32_holds() -> None:

@@ -83,7 +83,7 @@ def test_2d_lesions_are_darker_than_the_ring_around_them() -> None:
     assert 15 < np.median(contrasts) < 70
 
 
-def test_2d_speckle_is_neighbourly_and_wider_than_deep() -> None:
+def test_2d_speckle_is_neighborly_and_wider_than_deep() -> None:
     image = phantom_2d(3)[0].data.astype(np.float64)
     residual = image - ndimage.gaussian_filter(image, 8.0)
     variance = (residual**2).mean()

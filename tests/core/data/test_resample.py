@@ -41,12 +41,12 @@ def test_a_constant_stays_and_a_flip_stays_a_flip(shape: list[int], data: st.Dat
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize(("size", "target"), [(12, 24), (12, 6), (12, 7), (12, 37)])
 def test_a_ramp_stays_a_ramp(axis: int, size: int, target: int) -> None:
-    """Linear values at voxel centres stay linear, to a tenth of a voxel, away from the ends."""
+    """Linear values at voxel centers stay linear, to a tenth of a voxel, away from the ends."""
     shape, new = [5, 5, 5], [5, 5, 5]
     shape[axis], new[axis] = size, target
-    centres = (torch.arange(size) + 0.5) / size
+    centers = (torch.arange(size) + 0.5) / size
     image = torch.empty(shape)
-    image.movedim(axis, -1)[...] = centres
+    image.movedim(axis, -1)[...] = centers
     found = resize(image[None], new)[0].movedim(axis, -1)
     inside = slice(target // 4, target - target // 4)
     expected = ((torch.arange(target) + 0.5) / target).expand(5, 5, -1)

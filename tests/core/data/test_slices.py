@@ -41,7 +41,7 @@ def test_every_slice_is_checked_edited_or_untouched_and_the_note_says_so(checked
     assert toggled.marked(3, checked=3 in checked) == states
 
 
-@given(indices, indices, st.sampled_from(["background", "unlabelled", "annotated_slices"]))
+@given(indices, indices, st.sampled_from(["background", "unlabeled", "annotated_slices"]))
 def test_of_a_result_only_checked_and_edited_slices_are_known(checked, edited, zero) -> None:
     states = SliceStates("z", 6, 1, checked, edited, only=True)
     painted = labels()
@@ -49,7 +49,7 @@ def test_of_a_result_only_checked_and_edited_slices_are_known(checked, edited, z
     found = read_annotation(painted, LabelsConfig(zero=zero), states)
     known = np.ones(SHAPE, bool) if found.ignored is None else ~found.ignored
     for i in range(6):
-        whole = i in checked or (i in edited and zero != "unlabelled")
+        whole = i in checked or (i in edited and zero != "unlabeled")
         assert known[i].all() == whole
         assert known[i].any() == (i in states.annotated)
     assert set(found.slices) == set(states.annotated)

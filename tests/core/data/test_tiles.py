@@ -47,7 +47,7 @@ def test_tiles_cover_every_voxel_and_stay_inside(case) -> None:
 
 
 @given(st.integers(1, 200), st.integers(1, 50), st.integers(0, 90))
-def test_neighbours_overlap_at_least_as_asked(size: int, tile: int, percent: int) -> None:
+def test_neighbors_overlap_at_least_as_asked(size: int, tile: int, percent: int) -> None:
     starts = tile_starts(size, tile, percent / 100)
     assert starts[0] == 0
     assert starts[-1] == max(0, size - tile)
@@ -108,7 +108,7 @@ def test_planes_are_shown_once_in_order_when_no_tile_can_change_them(case, batch
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.5, 0.8])
-def test_a_network_without_neighbourhood_gives_the_same_tiled_and_whole(overlap: float) -> None:
+def test_a_network_without_neighborhood_gives_the_same_tiled_and_whole(overlap: float) -> None:
     conv = nn.Conv2d(2, 3, 1)
     image = torch.randn(2, 40, 33, generator=torch.Generator().manual_seed(0))
     found, _ = run(TiledPredictor(conv, (16, 16), CPU, overlap=overlap), image)

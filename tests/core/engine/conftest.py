@@ -83,7 +83,7 @@ def engine(warm_engine: Engine) -> Iterator[Engine]:
 
 @pytest.fixture
 def own_engine() -> Iterator[Engine]:
-    """Return an engine of the test's own that waits only a moment for a cancelled job."""
+    """Return an engine of the test's own that waits only a moment for a canceled job."""
     made = Engine(grace=0.5)
     yield made
     made.close()
@@ -151,8 +151,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, Path]]:
     folder, found, spec = tmp_path_factory.mktemp("pairs"), [], array_spec((48, 48), "yx")
     for seed in range(4):
         rng = np.random.default_rng(seed)
-        centre = rng.integers(18, 30, 2)
-        labels = (sum((g - c) ** 2 for g, c in zip(np.indices((48, 48)), centre, strict=True)) < 150).astype(np.uint8)
+        center = rng.integers(18, 30, 2)
+        labels = (sum((g - c) ** 2 for g, c in zip(np.indices((48, 48)), center, strict=True)) < 150).astype(np.uint8)
         paths = folder / f"scan{seed}.tif", folder / f"labels{seed}.tif"
         write_image(paths[0], (labels * 50 + rng.normal(0, 10, (48, 48))).astype(np.float32), spec)
         write_labels(paths[1], labels, spec)

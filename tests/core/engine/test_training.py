@@ -59,7 +59,7 @@ def uninterrupted(
 
 
 def stop_in_epoch(engine: Engine, begin: Begin, run: RunConfig, number: int, step: int = 1) -> Any:
-    """Return the listener of a training that was cancelled in the middle of an epoch."""
+    """Return the listener of a training that was canceled in the middle of an epoch."""
     heard = begin(engine, TrainRequest(run=run))
     heard.wait_for(StepDone, so=lambda event: event.epoch == number and event.step >= step)
     heard.job.cancel()

@@ -120,7 +120,7 @@ def test_what_is_not_annotated_is_not_measured(segmenter, tmp_path, make_data, r
         write_labels(root / "labels" / f"{name}.png", wrong, answer.spec, overwrite=True)
     (root / "labels" / "case_1.png").unlink()
     write_labels(root / "labels" / "case_1.png", np.zeros((32, 32), np.uint8), answer.spec)
-    meaning = LabelsConfig(zero="unlabelled", background=5, ignore=9)
+    meaning = LabelsConfig(zero="unlabeled", background=5, ignore=9)
     events: list = []
     report = drain(evaluate_cases(segmenter, root, None, InferenceConfig(), 1.0, meaning), events)
     assert list(report["cases"]) == ["case_0"]

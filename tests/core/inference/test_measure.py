@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
 from prosma_core.errors import ConfigError, GeometryError
-from prosma_core.inference.evaluate import ClassMeasures, measure_case, summarise
+from prosma_core.inference.evaluate import ClassMeasures, measure_case, summarize
 from prosma_core.inference.postprocess import ObjectCounts, count_objects, number_pieces
 
 Labels = NDArray[np.integer[Any]]
@@ -157,7 +157,7 @@ def test_summary_separates_present_absent_and_undefined() -> None:
         "invented": {"lesion": ClassMeasures(0.0, 0.0, None, 0.0, 0, 5)},
         "empty": {"lesion": ClassMeasures(1.0, 1.0, 0.0, 1.0, 0, 0)},
     }
-    summary = summarise(cases)
+    summary = summarize(cases)
     assert summary["cases"] == 4
     assert summary["classes"]["lesion"] == {
         "cases": 4,
@@ -177,7 +177,7 @@ def test_summary_separates_present_absent_and_undefined() -> None:
 
 def test_summary_gives_each_class_the_same_weight_in_the_mean() -> None:
     good, bad = ClassMeasures(1.0, 1.0, 0.0, 1.0, 5, 5), ClassMeasures(0.0, 0.0, None, 0.0, 5, 0)
-    summary = summarise({"a": {"one": good, "two": bad}, "b": {"one": good}})
+    summary = summarize({"a": {"one": good, "two": bad}, "b": {"one": good}})
     assert summary["mean"] == {"dice": 0.5, "iou": 0.5, "surface_dice": 0.5, "hd95": 0.0, "dice_present": 0.5}
     assert summary["classes"]["two"]["hd95"] is None
 
@@ -186,7 +186,7 @@ def test_summary_gives_each_class_the_same_weight_in_the_mean() -> None:
 def test_summary_survives_strict_json(several: list[tuple[Labels, Labels]]) -> None:
     classes = {1: "one", 2: "two"}
     cases = {str(i): measure_case(*pair, (1.0,) * pair[0].ndim, classes, 1.0) for i, pair in enumerate(several)}
-    summary = summarise(cases)
+    summary = summarize(cases)
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
 
@@ -214,5 +214,5 @@ def test_objects_of_all_cases_are_counted_together() -> None:
     part = {"dice": 0.5, "iou": 0.4, "hd95": 1.0, "surface_dice": 0.5, "reference_voxels": 9, "predicted_voxels": 9}
     counts = (ObjectCounts(4, 5, 3), ObjectCounts(1, 3, 1))
     cases = {str(i): {"nucleus": ClassMeasures(**part, objects=each)} for i, each in enumerate(counts)}
-    found = summarise(cases)["classes"]["nucleus"]["objects"]
+    found = summarize(cases)["classes"]["nucleus"]["objects"]
     assert found == {"found": 5, "wanted": 8, "matched": 4, "f1": pytest.approx(8 / 13)}

@@ -121,7 +121,7 @@ def test_resampling_keeps_voxel_edges_in_place(make_header: MakeHeader) -> None:
 
 
 class Sign(torch.nn.Module):
-    """Class 1 where the normalised scan is above its mean."""
+    """Class 1 where the normalized scan is above its mean."""
 
     def __init__(self, header: ModelHeader) -> None:
         super().__init__()

@@ -100,16 +100,16 @@ def local_network(header: ModelHeader) -> Segmenter:
     return Segmenter(header, model, CPU)
 
 
-def blob(spec: ImageSpec, centre: tuple[float, ...], width: float) -> Scan:
+def blob(spec: ImageSpec, center: tuple[float, ...], width: float) -> Scan:
     """Return a scan with a round blob about a point of the world."""
     n = spec.spatial_ndim
     index = np.stack(np.meshgrid(*(np.arange(s) for s in spec.shape), indexing="ij"), -1)
     world = index @ spec.affine[:n, :n].T + spec.affine[:n, n]
-    return Scan(np.exp(-(((world - np.array(centre)) / width) ** 2).sum(-1) / 2).astype(np.float32), spec)
+    return Scan(np.exp(-(((world - np.array(center)) / width) ** 2).sum(-1) / 2).astype(np.float32), spec)
 
 
 def middle(array: np.ndarray, info: MapInfo, spec: ImageSpec) -> np.ndarray:
-    """Return where in the world the first channel of a map has its centre of mass."""
+    """Return where in the world the first channel of a map has its center of mass."""
     values = array[0].astype(np.float64)
     values -= values.min()
     values[values < 0.1 * values.max()] = 0
@@ -127,10 +127,10 @@ OBLIQUE = np.array([[0.1, -0.9, 0.2], [-1.2, -0.1, 0.1], [0.1, 0.2, 1.7]])
 def test_maps_of_all_levels_lie_where_the_scan_has_what_they_show(case: str) -> None:
     if case in ("plain", "padded"):
         header = three_levels(2, (32, 32) if case == "plain" else (64, 64))
-        spec, centre, width = array_spec((45, 51), "yx"), (20.3, 28.6), 5.0
+        spec, center, width = array_spec((45, 51), "yx"), (20.3, 28.6), 5.0
     elif case == "resampled":
         header = three_levels(2, (32, 32), resample="longest_side", longest_side=72)
-        spec, centre, width = array_spec((45, 51), "yx"), (20.3, 28.6), 5.0
+        spec, center, width = array_spec((45, 51), "yx"), (20.3, 28.6), 5.0
     else:
         header = three_levels(
             3, (24, 24, 24), resample="spacing", spacing=(1.0, 1.0, 1.0), unit="mm", orientation="RAS"
@@ -139,14 +139,14 @@ def test_maps_of_all_levels_lie_where_the_scan_has_what_they_show(case: str) -> 
         affine[:3, :3], affine[:3, 3] = OBLIQUE, (3.0, 40.0, -20.0)
         spacing = tuple(float(s) for s in np.linalg.norm(OBLIQUE, axis=0))
         spec = ImageSpec("zyx", (34, 40, 25), spacing, "mm", affine, "ras")
-        centre, width = tuple(affine[:3, :3] @ (17.3, 18.8, 11.4) + affine[:3, 3]), 3.5
-    scan = blob(spec, centre, width)
+        center, width = tuple(affine[:3, :3] @ (17.3, 18.8, 11.4) + affine[:3, 3]), 3.5
+    scan = blob(spec, center, width)
     found = look(local_network(header), scan, InspectConfig(maps=("before", "field")))
     checked = 0
     for info in found.inspection.maps:
         if info.kind == "before":
             place = middle(found.maps[info.name], info, spec)
-            assert np.abs(place - centre).max() < 0.12, (info.name, place, centre)
+            assert np.abs(place - center).max() < 0.12, (info.name, place, center)
             checked += 1
     assert checked == 2
 

@@ -62,7 +62,7 @@ def test_one_picture_painted_for_a_volume_is_refused_with_what_to_do() -> None:
 def test_nothing_painted_and_numbered_objects_are_said() -> None:
     spec = array_spec((40, 50), "yx")
     empty = Scan(np.zeros(spec.shape, np.uint8), spec)
-    assert "No class is painted" in check_pair(spec, empty, LabelsConfig(zero="unlabelled")).problem
+    assert "No class is painted" in check_pair(spec, empty, LabelsConfig(zero="unlabeled")).problem
     many = Scan(np.arange(2000, dtype=np.uint16).reshape(spec.shape), spec)
     assert "--one-class" in check_pair(spec, many, LabelsConfig()).problem
     assert check_pair(spec, many, LabelsConfig(one_class=True)).problem == ""

@@ -42,7 +42,7 @@ def save_segments(
 
 
 def cropped(labels: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Labels cut to what is labelled, and the first voxel of the box."""
+    """Labels cut to what is labeled, and the first voxel of the box."""
     places = np.argwhere(labels)
     low, high = places.min(0), places.max(0) + 1
     return labels[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], tuple(low.tolist())

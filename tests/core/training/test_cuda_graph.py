@@ -65,8 +65,8 @@ def blobs(root: Path, dims: int) -> Path:
         (root / part).mkdir(parents=True)
     for number in range(4):
         rng = np.random.default_rng(number)
-        centre = rng.integers(12, 20, dims)
-        ball = sum((g - c) ** 2 for g, c in zip(np.indices(shape), centre, strict=True)) < 50
+        center = rng.integers(12, 20, dims)
+        ball = sum((g - c) ** 2 for g, c in zip(np.indices(shape), center, strict=True)) < 50
         spec = array_spec(shape, axes, (1.0,) * dims, "mm")
         image = (ball * 50 + rng.normal(0, 10, shape)).astype(np.float32)
         write_image(root / "images" / f"{number}.nii.gz", image, spec)

@@ -11,14 +11,14 @@ from prosma_core.training.cases import PatchSampler, TrainingCase
 STILL = AugmentConfig(p_rotate=0, p_scale=0, mirror="")
 
 
-def coordinates_case(grid=(20, 24), labelled=None) -> TrainingCase:
+def coordinates_case(grid=(20, 24), labeled=None) -> TrainingCase:
     """Each voxel's value is its own position + 1 (channels = axes)."""
     axes = torch.meshgrid(*(torch.arange(1.0, n + 1) for n in grid), indexing="ij")
     labels = torch.zeros(grid, dtype=torch.uint8)
     points = []
-    if labelled:
-        labels[labelled] = 1
-        points = [torch.tensor([labelled])]
+    if labeled:
+        labels[labeled] = 1
+        points = [torch.tensor([labeled])]
     return TrainingCase("case", torch.stack(axes), labels, points)
 
 
@@ -44,7 +44,7 @@ def test_a_scan_smaller_than_the_patch_is_padded_with_zeros_and_kept_whole() -> 
 
 
 def test_foreground_patches_contain_the_foreground() -> None:
-    case = coordinates_case((40, 40), labelled=(3, 36))
+    case = coordinates_case((40, 40), labeled=(3, 36))
     sampler = PatchSampler([case], (8, 8), (1.0, 1.0), 1.0, AugmentConfig(mirror="yx", p_rotate=0, p_scale=0))
     _, labels = sampler.draw(32, rng())
     assert bool((labels.sum(dim=(1, 2, 3)) == 1).all())
@@ -61,12 +61,12 @@ def test_a_tiny_lesion_is_drawn_as_often_as_the_organ_around_it() -> None:
     )
     _, labels = sampler.draw(400, rng())
     share = (labels == 2).flatten(1).any(1).float().mean()
-    assert 0.2 < float(share) < 0.35  # a quarter is centred on it, few others hold it by chance
+    assert 0.2 < float(share) < 0.35  # a quarter is centered on it, few others hold it by chance
 
 
 def test_no_rotation_about_another_axis_than_the_thick_one() -> None:
     augment = AugmentConfig(p_rotate=1, p_scale=0, mirror="")
-    middle = coordinates_case((12, 40, 40), labelled=(6, 20, 20))
+    middle = coordinates_case((12, 40, 40), labeled=(6, 20, 20))
     sampler = PatchSampler([middle], (4, 8, 8), (10.0, 1.0, 1.0), 1.0, augment)
     images, _ = sampler.draw(16, rng())
     slices = images[:, 0]
@@ -90,7 +90,7 @@ def test_image_and_labels_are_turned_alike() -> None:
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (2.0, 1.0, 1.0)])
 def test_rotations_keep_distances_in_space(spacing) -> None:
     augment = AugmentConfig(p_rotate=1, p_scale=0, mirror="")
-    middle = coordinates_case((60, 60, 60), labelled=(30, 30, 30))
+    middle = coordinates_case((60, 60, 60), labeled=(30, 30, 30))
     sampler = PatchSampler([middle], (6, 6, 6), spacing, 1.0, augment)
     images, _ = sampler.draw(8, rng(3))
     step = images.diff(dim=-1)[..., 2, 2, 2] * torch.tensor(spacing)
@@ -98,7 +98,7 @@ def test_rotations_keep_distances_in_space(spacing) -> None:
 
 
 def test_the_same_generator_gives_the_same_patches() -> None:
-    cases = [coordinates_case(), coordinates_case((32, 32), labelled=(4, 4))]
+    cases = [coordinates_case(), coordinates_case((32, 32), labeled=(4, 4))]
     sampler = PatchSampler(cases, (8, 8), (1.0, 1.0), 0.5, AugmentConfig())
     a, b = sampler.draw(6, rng(7)), sampler.draw(6, rng(7))
     assert torch.equal(a[0], b[0])

@@ -75,7 +75,7 @@ def test_a_strongly_anisotropic_axis_takes_the_tenth_percentile() -> None:
     assert target_spacing([(1.0, 1.0, 2.0)] * 3, [(50, 50, 50)] * 3) == (1.0, 1.0, 2.0)
 
 
-def test_ct_is_recognised_and_clipped_to_its_foreground() -> None:
+def test_ct_is_recognized_and_clipped_to_its_foreground() -> None:
     pre = plan_preprocess([case(low=-1024.0)], 3, PlanOptions(), ())
     (rule,) = pre.intensities
     assert rule.kind == "ct"
@@ -84,7 +84,7 @@ def test_ct_is_recognised_and_clipped_to_its_foreground() -> None:
     assert plan_preprocess([case(low=0.0)], 3, PlanOptions(), ("CT",)).intensities[0].kind == "ct"
 
 
-def test_pictures_sized_to_one_longest_side_are_recognised() -> None:
+def test_pictures_sized_to_one_longest_side_are_recognized() -> None:
     pictures = [case(shape, (1.0, 1.0), "pixel") for shape in ((352, 280), (300, 352), (352, 352))]
     pre = plan_preprocess(pictures, 2, PlanOptions(), ())
     assert (pre.resample, pre.longest_side) == ("longest_side", 352)

@@ -130,7 +130,7 @@ def scribble(labels: np.ndarray) -> np.ndarray:
 
 
 def test_scribbles_with_painted_background_train(pair, tmp_path: Path) -> None:
-    meaning = {"zero": "unlabelled", "background": 9}
+    meaning = {"zero": "unlabeled", "background": 9}
     result, said, _ = drain(train(run_of(tmp_path, [pair(i, scribble) for i in range(4)], labels=meaning)))
     assert [c.value for c in result.header.classes] == [0, 1, 2]
     assert result.header.training["validation"] == "cases"
@@ -139,10 +139,10 @@ def test_scribbles_with_painted_background_train(pair, tmp_path: Path) -> None:
 
 def test_scribbles_without_background_are_explained(pair, tmp_path: Path) -> None:
     pairs = [pair(i, scribble) for i in range(2)]
-    _, said, _ = drain(train(run_of(tmp_path, pairs, labels={"zero": "unlabelled", "ignore": 9})))
+    _, said, _ = drain(train(run_of(tmp_path, pairs, labels={"zero": "unlabeled", "ignore": 9})))
     assert any("every voxel one of the painted classes (class 1, class 2)" in s for s in said)
     with pytest.raises(DatasetError, match="Only class 1 is painted"):
-        drain(train(run_of(tmp_path, pairs, labels={"zero": "unlabelled", "ignore": 9, "one_class": True})))
+        drain(train(run_of(tmp_path, pairs, labels={"zero": "unlabeled", "ignore": 9, "one_class": True})))
 
 
 def test_labels_with_empty_slices_between_are_asked_about(pair, tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_an_empty_pair_is_left_out_and_none_annotated_is_refused(pair, tmp_path:
     assert any("scan1 holds no annotation and is left out" in s for s in said)
     with pytest.raises(DatasetError, match=r"No case .* holds an annotation"):
         drain(train(run_of(tmp_path, [empty], labels=SLICES)))
-    with pytest.raises(DatasetError, match="No training case has a labelled voxel"):
+    with pytest.raises(DatasetError, match="No training case has a labeled voxel"):
         drain(train(run_of(tmp_path, [empty])))
 
 

@@ -36,7 +36,7 @@ annotated = st.dictionaries(
 
 
 @given(annotated, st.integers(0, 99))
-def test_held_out_slices_and_their_neighbours_are_not_trained_on(slices: dict[str, list[int]], seed: int) -> None:
+def test_held_out_slices_and_their_neighbors_are_not_trained_on(slices: dict[str, list[int]], seed: int) -> None:
     split = hold_out_slices(slices, seed)
     assert split == hold_out_slices(slices, seed)
     assert split == Split.from_json(json.loads(json.dumps(split.as_json())))
@@ -55,7 +55,7 @@ def test_held_out_slices_and_their_neighbours_are_not_trained_on(slices: dict[st
         assert split.part("val", name, found).slices == held.slices
 
 
-def test_neighbours_are_left_out_where_enough_remains() -> None:
+def test_neighbors_are_left_out_where_enough_remains() -> None:
     dense = hold_out_slices({"a": range(10, 40)}, 0).held["a"]
     assert len(dense.slices) == 6
     assert dense.left_out == (dense.slices[0] - 1, dense.slices[-1] + 1)
@@ -97,13 +97,13 @@ def test_what_got_worse_is_said() -> None:
 
 def test_scribbles_need_background() -> None:
     one, two = infos((1, "cell")), infos((1, "cell"), (2, "wall"))
-    sparse = LabelsConfig(zero="unlabelled")
+    sparse = LabelsConfig(zero="unlabeled")
     assert check_background(one, LabelsConfig(), painted=False) == ""
     assert check_background(one, sparse, painted=True) == ""
     with pytest.raises(DatasetError, match=r"Only cell is painted.*--background N"):
         check_background(one, sparse, painted=False)
     with pytest.raises(DatasetError, match="no voxel is painted 7"):
-        check_background(one, LabelsConfig(zero="unlabelled", background=7), painted=False)
+        check_background(one, LabelsConfig(zero="unlabeled", background=7), painted=False)
     assert "every voxel one of the painted classes (cell, wall)" in check_background(two, sparse, painted=False)
 
 

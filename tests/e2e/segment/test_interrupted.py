@@ -53,7 +53,7 @@ def test_cancel_by_a_click_on_the_same_button(busy_bare: Any, rng: np.random.Gen
     assert not busy_bare.controller.run.labels.editable  # what comes next would paint over strokes
     busy_bare.click("run")
     busy_bare.wait()
-    assert busy_bare.text("status").endswith("Cancelled.")
+    assert busy_bare.text("status").endswith("Canceled.")
     assert busy_bare.text("error") == ""
     assert [layer.name for layer in busy_bare.viewer.layers] == ["long"]
     assert busy_bare.button("run").text() == "Segment"
@@ -68,7 +68,7 @@ def test_cancel_by_the_button_in_napari_s_activity_dock(busy: Any) -> None:
     (cancel,) = bar.findChildren(QPushButton)
     busy.qtbot.mouseClick(cancel, Qt.MouseButton.LeftButton)
     busy.wait()
-    assert busy.text("status").endswith("Cancelled.")
+    assert busy.text("status").endswith("Canceled.")
     assert [layer.name for layer in busy.viewer.layers] == ["long"]
 
 

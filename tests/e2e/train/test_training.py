@@ -189,7 +189,7 @@ def test_scribbles_with_painted_background(bare_desk: Any, phantoms: list[tuple[
     data[::3, 4:8, 4:20] = 7
     labels.data = data
     bare_desk.add(image, labels)
-    bare_desk.pick("zero", "unlabelled")
+    bare_desk.pick("zero", "unlabeled")
     bare_desk.read(1)
     bare_desk.controller.choose_labels(bare_desk.controller._choices.labels.replace(background=7))
     bare_desk.read(1)

@@ -50,7 +50,7 @@ def test_inspect_becomes_cancel_and_leaves_nothing_when_it_is_cancelled(widget: 
     assert widget.view.progress_text().startswith("Inspecting: 25 %")
     widget.controller.start_or_cancel()
     assert job.cancelled
-    assert widget.text("run") == "Cancelling…"
+    assert widget.text("run") == "Canceling…"
     job.end_cancelled()
     assert widget.text("run") == "Inspect"
     assert widget.maps == {}

@@ -220,7 +220,7 @@ def test_segment_becomes_cancel_and_shows_how_far_it_is(widget: Widget, scan_dat
     assert "36 tiles" in widget.text("messages")
     widget.controller.start_or_cancel()
     assert job.cancelled
-    assert widget.text("run") == "Cancelling…"
+    assert widget.text("run") == "Canceling…"
     job.end_cancelled()
     assert widget.text("run") == "Segment"
     assert widget.can_run

@@ -36,7 +36,7 @@ def test_volumes_are_in_millilitres() -> None:
 
 
 @pytest.mark.parametrize(("unit", "size"), [("um", 8.0), ("nm", 8e-9)])
-def test_microscopy_has_sizes_in_micrometres(unit: str, size: float) -> None:
+def test_microscopy_has_sizes_in_micrometers(unit: str, size: float) -> None:
     spec = array_spec((10, 20, 30), "zyx", (2.0, 2.0, 2.0), unit)
     assert size_heading(spec) == "Volume (µm³)"
     assert class_rows(CLASSES, {"spleen": 1}, spec)[1].size == pytest.approx(size)

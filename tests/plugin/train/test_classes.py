@@ -96,7 +96,7 @@ def test_a_mask_of_255_is_class_1() -> None:
 def test_the_background_keeps_its_name_and_other_meanings_are_no_classes() -> None:
     named = row(1, features={"index": [0, 1], "name": ["tissue", "tumour"]})
     assert listed(classes_of([named], None)) == [(0, "tissue"), (1, "tumour")]
-    config = LabelsConfig(zero="unlabelled", background=2, ignore=9)
+    config = LabelsConfig(zero="unlabeled", background=2, ignore=9)
     assert [c.value for c in classes_of([row(1, 2, 9, config=config)], None)] == [0, 1]
     assert [c.value for c in classes_of([row(4, 9, 800, config=LabelsConfig(one_class=True))], None)] == [0, 1]
 

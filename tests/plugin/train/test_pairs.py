@@ -264,11 +264,11 @@ class TestFacts:
         slices = row_of(image, painted(), LabelsConfig(zero="annotated_slices"))
         assert slices.facts == "2 classes, 2 of 10 slices annotated (z), 20 % of voxels"
         assert slices.background
-        scribbles = row_of(image, painted(), LabelsConfig(zero="unlabelled"))
+        scribbles = row_of(image, painted(), LabelsConfig(zero="unlabeled"))
         assert not scribbles.background
-        named = row_of(image, painted(), LabelsConfig(zero="unlabelled", background=2))
+        named = row_of(image, painted(), LabelsConfig(zero="unlabeled", background=2))
         assert (named.values, named.background) == ({1: 32}, True)
-        ignored = row_of(image, painted(), LabelsConfig(zero="unlabelled", ignore=2))
+        ignored = row_of(image, painted(), LabelsConfig(zero="unlabeled", ignore=2))
         assert (ignored.values, ignored.background) == ({1: 32}, False)
 
     @given(data=st.data())

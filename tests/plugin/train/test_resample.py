@@ -41,7 +41,7 @@ def pair_of(image: Any, labels: Any) -> Pair:
     shift=st.tuples(*[st.integers(-20, 20).map(lambda n: n / 10 + 0.033)] * 3),
     seed=st.integers(0, 1000),
 )
-def test_each_voxel_gets_the_label_drawn_at_its_centre(scale: Any, flips: Any, shift: Any, seed: int) -> None:
+def test_each_voxel_gets_the_label_drawn_at_its_center(scale: Any, flips: Any, shift: Any, seed: int) -> None:
     rng = np.random.default_rng(seed)
     image = Image(np.zeros((6, 7, 8)), scale=(2, 1, 1.5), translate=(10, -5, 3), units="mm", name="scan")
     values = rng.integers(0, 4, (9, 10, 12))
@@ -51,9 +51,9 @@ def test_each_voxel_gets_the_label_drawn_at_its_centre(scale: Any, flips: Any, s
     result = resampled(pair_of(image, labels))
     assert result.data.shape == image.data.shape
     corners = np.stack(np.meshgrid(*map(np.arange, image.data.shape), indexing="ij"), -1).reshape(-1, 3)
-    centres = corners * (2, 1, 1.5) + (10, -5, 3)
+    centers = corners * (2, 1, 1.5) + (10, -5, 3)
     np.testing.assert_allclose(labels.data_to_world((1, 2, 3)), (affine @ (1, 2, 3, 1))[:3])
-    there = np.linalg.solve(affine, np.c_[centres, np.ones(len(centres))].T)[:3].T
+    there = np.linalg.solve(affine, np.c_[centers, np.ones(len(centers))].T)[:3].T
     sure = np.all(np.abs(there - np.floor(there) - 0.5) > 1e-6, axis=1)  # no tie between two voxels
     index = np.rint(there).astype(int)
     inside = np.all((index >= 0) & (index < values.shape), axis=1)

@@ -329,7 +329,7 @@ def test_images_of_different_channels_are_refused_but_gray_and_color_go_together
 
 
 def test_one_class_of_scribbles_without_background_is_refused(tmp_path: Path) -> None:
-    config = LabelsConfig(zero="unlabelled")
+    config = LabelsConfig(zero="unlabeled")
     problem = problem_of(choices(row(config=config), labels=config), tmp_path)
     assert problem.field == "labels"
     assert "Paint some background" in problem.text

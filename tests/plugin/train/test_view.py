@@ -250,12 +250,12 @@ def test_each_meaning_can_be_chosen(view: TrainView, heard: list[Any]) -> None:
     part(view, QSpinBox, "ignore").setValue(0)
     assert [name for name, _ in heard] == ["labels_changed"] * 9
     assert [config for _, config in heard] == [
-        LabelsConfig(zero="unlabelled"),
-        LabelsConfig(zero="unlabelled", background=4),
-        LabelsConfig(zero="unlabelled", background=4, ignore=9),
-        LabelsConfig(zero="unlabelled", background=4, ignore=9, one_class=True),
-        LabelsConfig(zero="unlabelled", background=4, ignore=9, one_class=True, separate=True),
-        LabelsConfig(zero="unlabelled", background=4, ignore=9, one_class=True),
+        LabelsConfig(zero="unlabeled"),
+        LabelsConfig(zero="unlabeled", background=4),
+        LabelsConfig(zero="unlabeled", background=4, ignore=9),
+        LabelsConfig(zero="unlabeled", background=4, ignore=9, one_class=True),
+        LabelsConfig(zero="unlabeled", background=4, ignore=9, one_class=True, separate=True),
+        LabelsConfig(zero="unlabeled", background=4, ignore=9, one_class=True),
         LabelsConfig(zero="annotated_slices", background=4, ignore=9, one_class=True),
         LabelsConfig(zero="annotated_slices", background=4, ignore=9, one_class=True, slice_axis="x"),
         LabelsConfig(zero="annotated_slices", background=4, one_class=True, slice_axis="x"),
@@ -263,13 +263,13 @@ def test_each_meaning_can_be_chosen(view: TrainView, heard: list[Any]) -> None:
 
 
 def test_one_value_cannot_be_both_ignored_and_background(view: TrainView, heard: list[Any]) -> None:
-    view.show_labels(LabelsConfig(zero="unlabelled", background=4))
+    view.show_labels(LabelsConfig(zero="unlabeled", background=4))
     part(view, QSpinBox, "ignore").setValue(4)
     assert heard == []
     assert "cannot both be 4" in part(view, QLabel, "problem_labels").text()
     assert part(view, QSpinBox, "ignore").value() == 0
     part(view, QSpinBox, "ignore").setValue(5)
-    assert heard == [("labels_changed", LabelsConfig(zero="unlabelled", background=4, ignore=5))]
+    assert heard == [("labels_changed", LabelsConfig(zero="unlabeled", background=4, ignore=5))]
     assert part(view, QLabel, "problem_labels").isHidden()
 
 
