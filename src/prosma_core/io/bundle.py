@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from prosma_core.config.documents import load_json
 from prosma_core.config.model import SCHEMA_VERSION, ModelHeader
-from prosma_core.data.fit import SYNTHETIC, modality_name
+from prosma_core.data.fit import MODALITIES, SYNTHETIC, modality_name
 from prosma_core.errors import ConfigError, ModelFileError
 from prosma_core.io.atomic import write_bytes_atomic
 from prosma_core.printable import counted
@@ -347,14 +347,34 @@ def find_model(name_or_file: str) -> Path:
 
 LONGEST_DESCRIPTION = 200
 """Of a model's description that are shown."""
+LONGEST_NAME = 80
+"""Of the name of the model that one was tuned from."""
 
 
 def description_text(header: ModelHeader) -> str:
-    """What a model is for, and what it is not for, in its own words: the first of them, where there are many."""
+    """What a model is for, what it was tuned on, and what it is not for: the first words, where there are many."""
     text, no = (" ".join(each.split()) for each in (header.description, header.purpose.not_for))
-    said = text if len(text) <= LONGEST_DESCRIPTION else f"{text[:LONGEST_DESCRIPTION]}…"
     not_for = f"Not for: {no.rstrip('.')}." if no else "Synthetic: not for real scans." if header.synthetic else ""
-    return " ".join(filter(None, (said, not_for)))
+    return " ".join(filter(None, (_cut(text, LONGEST_DESCRIPTION), _tuned_text(header), not_for)))
+
+
+def _tuned_text(header: ModelHeader) -> str:
+    """From which model one was tuned, on how many scans of which modality; empty for others."""
+    name, number, facts = header.training.get("start"), header.training.get("train_cases"), header.facts
+    if not isinstance(name, str) or not name.strip():
+        return ""
+    said = f"Fine-tuned from {_cut(' '.join(name.split()), LONGEST_NAME)}"
+    if isinstance(number, int) and not isinstance(number, bool):
+        kind = "image" if facts is not None and facts.dims == 2 else "scan"
+        modality = (
+            f" ({MODALITIES.get(facts.modality, facts.modality)})" if facts is not None and facts.modality else ""
+        )
+        said += f" on {counted(number, kind)}{modality}"
+    return f"{said}."
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,17 @@ import torch
 from torch import Tensor
 
 import prosma_core
-from prosma_core.config.model import PACKAGE, ClassInfo, ModelConfig, ModelHeader, PreprocessConfig, ScanFacts
+from prosma_core.config.model import (
+    PACKAGE,
+    ClassInfo,
+    ModelConfig,
+    ModelHeader,
+    PreprocessConfig,
+    Purpose,
+    ScanFacts,
+)
 from prosma_core.config.training import FINE_TUNING_RATE, PlanOptions, RunConfig
+from prosma_core.data.fit import model_modality
 from prosma_core.data.intensities import COLOR
 from prosma_core.data.look import facts_of
 from prosma_core.data.slices import SliceStates
@@ -130,7 +139,9 @@ def prepare_run(
     run = with_usual(run, header, dims, facts.prints, sparse=facts.sparse)
     pre, model, batch = plan_model(run, header, facts.prints, dims, len(classes), folder.channel_names, device, group)
     published = (yield from _pretrained(run, model)) if fresh and not start else None
+    scans = _scan_facts(facts.prints, synthetic=(synthetic := _synthetic(folder, split)))
     if header:
+        run = run.replace(purpose=inherited(run.purpose, header, scans))
         run = _for_fine_tuning(run, header)  # from here on, what was not chosen cannot be told from what was
     run = _resolved(run, pre, model, classes, batch)
     if run.training.keep == "auto":
@@ -157,8 +168,7 @@ def prepare_run(
                 f"Check {folder.root}."
             )
             raise IntensityError(msg)
-    synthetic = _synthetic(folder, split)
-    described = _header(run, model, pre, classes).replace(facts=_scan_facts(facts.prints, synthetic=synthetic))
+    described = _header(run, model, pre, classes).replace(facts=scans)
     return Setup(run, described, split, train, val, start, synthetic, published, folder.cases)
 
 
@@ -267,6 +277,26 @@ def _attribution(run: RunConfig, model: ModelConfig) -> str:
     """Whom to credit: for the training data, and for pretrained weights."""
     pretrained = ATTRIBUTION if model.encoder == "efficientnet-lite0" and ATTRIBUTION not in run.attribution else ""
     return "\n".join(filter(None, (run.attribution, pretrained)))
+
+
+def inherited(purpose: Purpose, start: ModelHeader, scans: ScanFacts | None) -> Purpose:
+    """What a tuned model is for: where no one states what it is not for, the same as the model it started from.
+
+    Not where its own scans are of another modality, or real and those of the start model synthetic: what that was not
+    for may be what this one is for.
+
+    Parameters
+    ----------
+    purpose : Purpose
+        As stated for the run.
+    start : ModelHeader
+    scans : ScanFacts or None
+        The training scans of the run.
+    """
+    modality, before = purpose.modality or (scans.modality if scans else ""), model_modality(start)
+    other = bool(modality and before and modality != before)
+    real = start.synthetic and not (scans and scans.synthetic)
+    return purpose if purpose.not_for or other or real else purpose.replace(not_for=start.purpose.not_for)
 
 
 def _for_fine_tuning(run: RunConfig, start: ModelHeader) -> RunConfig:

@@ -162,6 +162,8 @@ def training_summary(
         "removed_fraction": [round(level.removed, 4) for level in validation.levels],
         "median_threshold": [level.threshold and round(level.threshold, 4) for level in validation.levels],
     }
+    if run.init:
+        summary["start"] = Path(run.init).stem
     if setup.synthetic:
         summary["synthetic"] = True
     if split.derived:

@@ -242,6 +242,23 @@ def test_shipped_models_say_what_they_are_for_and_not_for() -> None:
     assert counts.items() >= {"breast-lesion-us": 677, "hippocampus-mri": 155, "phantom-3d": 40}.items()
 
 
+@pytest.mark.parametrize(
+    ("training", "modality", "said"),
+    [
+        ({"start": "a", "train_cases": 3}, "MR", "Fine-tuned from a on 3 scans (MRI). Not for: CT."),
+        ({"start": "a", "train_cases": 1}, "", "Fine-tuned from a on 1 scan. Not for: CT."),
+        ({"start": "a", "train_cases": 1}, "XA", "Fine-tuned from a on 1 scan (XA). Not for: CT."),
+        ({"start": "a"}, "MR", "Fine-tuned from a. Not for: CT."),
+        ({"start": "a" * 500, "train_cases": True}, "MR", f"Fine-tuned from {'a' * 80}…. Not for: CT."),
+        ({"start": 3, "train_cases": 3}, "MR", "Not for: CT."),
+    ],
+)
+def test_a_tuned_model_says_what_it_was_tuned_from_and_on(training: dict[str, Any], modality: str, said: str) -> None:
+    facts = facts_of([look(modality=modality)])
+    base = HEADERS["hippocampus-mri"].replace(description="", training=training, facts=facts)
+    assert description_text(base.replace(purpose=Purpose(not_for="CT"))) == said
+
+
 MISSED_OWN = "No lesion found. This model found nothing of the lesion in 2 of 9 held-out images that show it."
 
 

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from prosma_core.api import segment
+from prosma_core.config.model import Purpose, ScanFacts
 from prosma_core.config.training import AugmentConfig, load_run_yaml, resolve_run
 from prosma_core.data.geometry import array_spec
 from prosma_core.data.labels import IGNORED
@@ -19,7 +20,7 @@ from prosma_core.data.slices import SliceStates
 from prosma_core.errors import TrainingError
 from prosma_core.events import EpochDone, StageStarted
 from prosma_core.inference.tiled import TiledPredictor
-from prosma_core.io.bundle import load_bundle
+from prosma_core.io.bundle import description_text, load_bundle, read_header
 from prosma_core.io.images import write_image, write_labels
 from prosma_core.io.notes import slices_note
 from prosma_core.runs.run_folder import RunFolder
@@ -28,7 +29,7 @@ from prosma_core.training.cases import PatchSampler, TrainingCase
 from prosma_core.training.fine_tuning import choose_by, keep_start, mean_weights
 from prosma_core.training.loop import train
 from prosma_core.training.optimization import distillation_loss, distillation_sums
-from prosma_core.training.prepare import prepare_run
+from prosma_core.training.prepare import inherited, prepare_run
 
 SHAPE = (16, 24, 24)
 TINY: dict[str, Any] = {
@@ -71,6 +72,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("start")
     pair = written(root, "whole", tuple(range(SHAPE[0])))
     values = {**TINY, "pairs": [pair], "out": root / "start.safetensors", "class_names": {0: "background", 1: "ball"}}
+    values["purpose"] = {"modality": "MR", "not_for": "cubes"}
     loop = {**LOOP, "epochs": 1, "steps": 25, "learning_rate": 0.01}
     return drain(train(resolve_run({**values, "training": loop})))[0].path
 
@@ -282,9 +284,24 @@ def test_a_fine_tuning_that_is_resumed_equals_one_that_was_never_stopped(tmp_pat
     one, two = (load_file(RunFolder.beside(model.path).state) for model in (whole, result))
     assert all(torch.equal(one[k], two[k]) for k in one)
     assert result.before == whole.before
+    for each, name in ((whole, "start"), (result, "moved")):
+        assert description_text(each.header) == f"Fine-tuned from {name} on 1 scan. Not for: cubes."
     RunFolder.beside(cut.out).start.unlink()
     with pytest.raises(TrainingError, match="the model that this fine-tuning started from"):
         drain(train(resolve_run(load_run_yaml(RunFolder.beside(cut.out).run_yaml)), resume=True))
+
+
+def test_what_a_start_model_is_not_for_holds_for_what_it_becomes_unless_that_is_of_other_scans(start: Path) -> None:
+    base, facts = read_header(start), ScanFacts(scans=3, dims=3, channels=1, world="patient", modality="MR")
+    phantom = base.replace(facts=facts.replace(synthetic=True), purpose=Purpose(not_for="real scans"))
+    assert inherited(Purpose(), base, facts).not_for == "cubes"
+    assert inherited(Purpose(), base, facts.replace(modality="")).not_for == "cubes"
+    assert inherited(Purpose(), base, None).not_for == "cubes"
+    assert inherited(Purpose(not_for="rods", modality="MR"), base, facts) == Purpose(not_for="rods", modality="MR")
+    assert inherited(Purpose(shows="balls"), base, facts) == Purpose(shows="balls", not_for="cubes")
+    assert inherited(Purpose(), base, facts.replace(modality="CT")) == Purpose()
+    assert inherited(Purpose(), phantom, facts) == Purpose()
+    assert inherited(Purpose(), phantom, facts.replace(synthetic=True)).not_for == "real scans"
 
 
 def test_with_other_classes_new_outputs_take_no_part_in_the_mean(tmp_path: Path, start: Path) -> None:
