@@ -18,7 +18,7 @@ from napari_prosma.train.export_pairs import left_out, unlearned
 from napari_prosma.train.job import TrainedModel, TrainingPreview, TrainJob, trained_model_of
 from napari_prosma.train.live import LiveLabels
 from napari_prosma.train.pair_list import PairList
-from napari_prosma.train.pairs import Pair
+from napari_prosma.train.pairs import Pair, PairRow
 from napari_prosma.train.presenter import AbstractTrainView
 from napari_prosma.train.requests import NewTraining, ResumedTraining, TrainingOrder, run_classes
 from napari_prosma.train.run_library import list_runs, save_as
@@ -72,7 +72,7 @@ class TrainingManager:
         self.outcome: TrainedModel | None = None
         self.held_out = ""
         self._failure = ""
-        self._begun: Sequence[Pair] | None = None
+        self._begun: Sequence[PairRow] = ()  # pairs of a new training; none of a resumed run, whose files are its own
         self._view, self._session, self._preview, self._changed = view, session, preview, changed
         self._pairs = pairs
         self._beginning = self._closed = False
@@ -113,7 +113,7 @@ class TrainingManager:
 
         def done(kept: KeptModel) -> None:
             if not self._closed:
-                self._take(trained_model_of(kept))
+                self._take(trained_model_of(kept), ())
                 self._changed()
 
         self._session.jobs.run(lambda: keep_stopped(folder), done, self._say, lasting=True)
@@ -187,13 +187,13 @@ class TrainingManager:
         return ""
 
     def _begin_reserved(self, order: TrainingOrder, *, fresh: bool) -> None:
-        self._beginning, pairs = True, self._pairs.pairs
+        self._beginning, pairs, rows = True, self._pairs.pairs, tuple(self._pairs.rows)
         self._view.show_error("", details=False)
         self._view.hide_outcome()
         self.held_out = ""
         self._preview.clear(keep=[pair.labels.layer for pair in pairs])
         self._autosave = Autosave(order.folder, pairs, self._session.jobs, self._not_saved, before=self._autosave)
-        self._begun = pairs if fresh else None
+        self._begun = rows if fresh else ()
         try:
             self.run = TrainJob(order, self._view, self._session.jobs, self._preview, self._over)
             if isinstance(order.spec, NewTraining):
@@ -227,13 +227,13 @@ class TrainingManager:
         else:
             self._view.show_live(checked=self._learns, text="")
         self.run, self._failure = None, run.details
-        if self._begun is not None and not run.order.folder.run_yaml.is_file() and self._all_there(self._begun):
+        if self._begun and not run.order.folder.run_yaml.is_file() and self._all_there(self._begun):
             self._discard(run)
         elif self._autosave is not None:
             self._autosave.end()
         self._view.show_running(False)
         if run.outcome is not None:
-            self._take(run.outcome)
+            self._take(run.outcome, self._begun)
         self._changed()
 
     def _say_unlearned(self, run: TrainJob, painted: Sequence[tuple[Pair, Path]]) -> None:
@@ -246,8 +246,8 @@ class TrainingManager:
         if painted:
             self._session.jobs.run(lambda: unlearned(painted), told, lambda _: None)
 
-    def _take(self, outcome: TrainedModel) -> None:
-        """Show what was reached; Segment knows the model at once, and takes it unless it became worse."""
+    def _take(self, outcome: TrainedModel, rows: Sequence[PairRow]) -> None:
+        """Show what was reached, from these pairs if they are known; Segment takes the model unless it became worse."""
         self.outcome, self.held_out = outcome, outcome.held_out
         after: dict[str, float | None] = dict(outcome.after)
         try:
@@ -259,28 +259,12 @@ class TrainingManager:
         after |= {info.name: None for info in entry.header.classes[1:] if info.name not in after}
         self._view.show_outcome(outcome.before, after, outcome.words, outcome.held_out)
         if not outcome.worse:
-            self._session.prefer(entry, self._mark(entry))
+            self._session.prefer(entry, _mark(rows, entry))
 
-    def _mark(self, model: ModelEntry) -> ScanMark | None:
-        """The scan that was trained on, for what is remembered of it; None where no pair is left to tell."""
-        row = next((row for row in self._pairs.rows if row.spec is not None), None)
-        if row is None or row.spec is None:
-            return None
-        try:
-            if row.pair.image.layer is not None:
-                return mark_of(image_scan(row.pair.image))
-        except ProsmaError:
-            return None
-        path = row.pair.image.paths[0]
-        modality = dicom_modality(path) if row.spec.format == "dicom" else model_modality(model.header)
-        look = model.header.facts.look if model.header.facts else {}
-        usual = {str(name): middle for name, (_, middle, _) in look.items()}
-        return ScanMark(kind_from(row.spec, modality=modality).text, str(path.parent), usual)
-
-    def _all_there(self, pairs: Sequence[Pair]) -> bool:
+    def _all_there(self, begun: Sequence[PairRow]) -> bool:
         """Whether what is painted is in the viewer still."""
         there = [row.pair for row in self._pairs.rows if not row.closed]
-        return all(pair in there for pair in pairs)
+        return all(row.pair in there for row in begun)
 
     def _discard(self, run: TrainJob) -> None:
         """Remove what a training has written that ended before it began: copies of layers that are all there."""
@@ -317,3 +301,20 @@ class TrainingManager:
             show_warning(plain(str(words)))
         else:
             self._view.show_error(str(words), details=False)
+
+
+def _mark(rows: Sequence[PairRow], model: ModelEntry) -> ScanMark | None:
+    """The scan that was trained on, for what is remembered of it; None where no pair tells."""
+    row = next((row for row in rows if row.spec is not None), None)
+    if row is None or row.spec is None:
+        return None
+    try:
+        if row.pair.image.layer is not None:
+            return mark_of(image_scan(row.pair.image))
+    except ProsmaError:
+        return None
+    path = row.pair.image.paths[0]
+    modality = dicom_modality(path) if row.spec.format == "dicom" else model_modality(model.header)
+    look = model.header.facts.look if model.header.facts else {}
+    usual = {str(name): middle for name, (_, middle, _) in look.items()}
+    return ScanMark(kind_from(row.spec, modality=modality).text, str(path.parent), usual)

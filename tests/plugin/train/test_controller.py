@@ -918,6 +918,49 @@ def test_a_finished_model_is_in_segments_list_and_preferred(widget: Any, annotat
     assert widget.text("name") == "liver model-2"  # the next one
 
 
+def test_a_model_is_remembered_for_the_scans_it_was_trained_on_whatever_is_listed_at_its_end(
+    widget: Any, annotated: Any
+) -> None:
+    annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    job = widget.start()
+    widget.view.remove_clicked.emit([0])
+    brain = widget.viewer.add_image(np.ones((40, 44), np.float32), name="brain")
+    widget.viewer.layers.selection = {brain, widget.viewer.add_labels(np.ones((40, 44), np.uint8))}
+    widget.controller.pairs.add_active()
+    job.say(result(write_model(widget, "liver model")))
+    assert widget.session.model_for(ScanMark("3D, 1 channel, no voxel size")) is not None
+    assert widget.session.model_for(ScanMark("2D, 1 channel, no voxel size")) is None
+
+
+@pytest.mark.parametrize("more_epochs", [None, 5])
+def test_a_run_that_is_resumed_says_nothing_of_the_pairs_that_are_listed(
+    widget: Any, annotated: Any, more_epochs: int | None
+) -> None:
+    begun(widget, "brain")
+    annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    widget.start().say(result(write_model(widget, "liver model")))
+    widget.controller.resume(list_runs(widget.models)[0], more_epochs)
+    widget.jobs.jobs[-1].say(result(write_model(widget, "brain")))
+    chosen = widget.session.model_for(ScanMark("3D, 1 channel, no voxel size"))
+    assert chosen is not None
+    assert chosen.model.header.name == "liver model"
+
+
+def test_a_model_kept_of_a_stopped_run_says_nothing_of_the_pairs_that_are_listed(widget: Any, annotated: Any) -> None:
+    folder = begun(widget, "brain")
+    header, weights = load_bundle(find_model("phantom-3d"))
+    save_bundle(folder.best, header, weights)
+    annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    preferred: list[str] = []
+    widget.session.model_preferred.connect(lambda entry: preferred.append(entry.path.stem))
+    widget.controller.trainings.keep(list_runs(widget.models)[0])
+    assert widget.session.model_for(ScanMark("3D, 1 channel, no voxel size")) is None
+    assert preferred == ["brain"], "the widgets take it where nothing speaks against it"
+
+
 def test_what_is_held_out_is_said_once_at_the_end(widget: Any, annotated: Any) -> None:
     annotated(widget.viewer)
     widget.controller.pairs.add_active()
