@@ -125,13 +125,14 @@ class FakeJobs:
         self.asides: list[tuple[Any, Listener]] = []
         self.ready: Ready | None = None
         self.pid: int | None = None
-        self.alive = self.freed = self.busy = self.aside_busy = False
+        self.alive = self.freed = self.busy = self.aside_busy = self._reserved = False
 
     def warm_up(self) -> None:
         self.pid, self.alive = 1, True
 
     def start(self, spec: Any, listener: Listener, _name: Any = None, *, yields: bool = False) -> FakeJob:
-        self.check_idle()
+        if not self._reserved:
+            self.check_idle()
         for earlier in self.jobs:
             if earlier.yields:
                 earlier.cancel()
@@ -140,14 +141,18 @@ class FakeJobs:
         return self.jobs[-1]
 
     def check_idle(self) -> None:
-        if self.busy:
+        if self.busy or self._reserved:
             msg = "The engine is busy."
             raise EngineBusyError(msg)
 
     @contextlib.contextmanager
     def reserve(self, _: Any) -> Iterator[None]:
         self.check_idle()
-        yield
+        self._reserved = True
+        try:
+            yield
+        finally:
+            self._reserved = False
 
     def submit_background(self, request: Any, listener: Listener) -> None:
         if self.busy or self.aside_busy:

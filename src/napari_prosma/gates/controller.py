@@ -149,7 +149,7 @@ class GatesController(ScanController[InspectChoices]):
         self._details = ""
         self._source: Image | None = None
         self._plan: InspectPlan | Problem | None = None
-        self._starting = False
+        self._starting: type[InspectJob | RankJob] | None = None
         self._leaving = Steps(session.jobs)
         self._connect_choices()
         self._connect_result()
@@ -197,7 +197,7 @@ class GatesController(ScanController[InspectChoices]):
 
     def start_or_cancel(self) -> None:
         """Main button: start an inspection, or cancel the running one. A ranking or what-if is stopped for it."""
-        if self._starting:
+        if self._starting is not None:
             return
         if isinstance(self.run, InspectJob):
             self.run.cancel()
@@ -217,7 +217,10 @@ class GatesController(ScanController[InspectChoices]):
         if self.shown_result is not None:
             self.shown_result.what_if.stop()
         self._source = self._layer
-        self._begin_job(lambda: InspectJob(plan, self.view, self.session.jobs, self._show_result, self._inspected))
+        self._begin_job(
+            InspectJob,
+            lambda: InspectJob(plan, self.view, self.session.jobs, self._show_result, self._inspected),
+        )
 
     def remove_maps(self) -> None:
         """Remove the layers of the last inspection from the viewer, and its numbers from the panel."""
@@ -288,24 +291,24 @@ class GatesController(ScanController[InspectChoices]):
 
         try:
             with self.session.jobs.reserve(RankJob.NAME):
-                self._begin_job(begin)
+                self._begin_job(RankJob, begin)
         except EngineBusyError as error:
             shown_result.show_ranking(f"{NOT_RANKED} {error}")
         if self.shown_result is not shown_result:  # it was removed meanwhile
             self._leave_ranking()
 
-    def _begin_job(self, begin: Callable[[], InspectJob | RankJob]) -> None:
+    def _begin_job(self, kind: type[InspectJob | RankJob], begin: Callable[[], InspectJob | RankJob]) -> None:
         """Begin a job of ours. Meanwhile events are handled, as napari makes its progress bar: no other begins."""
         self._lock(True)
-        self._starting = True
+        self._starting = kind
         try:
             self.run = begin()
         finally:
-            self._starting = False
+            self._starting = None
 
     @property
     def _occupied(self) -> bool:
-        return self.run is not None or self._starting
+        return self.run is not None or self._starting is not None
 
     def _leave_ranking(self) -> None:
         """Stop the ranking where one runs, without waiting for its end."""
@@ -346,7 +349,7 @@ class GatesController(ScanController[InspectChoices]):
         self.session.remember("gates", kept)
 
     def _busy(self) -> bool:
-        return isinstance(self.run, InspectJob)
+        return isinstance(self.run, InspectJob) or self._starting is InspectJob
 
     def _show_options(self) -> None:
         self._presenter.options(self._choices)

@@ -128,6 +128,7 @@ class SegmentController(ScanController[SegmentChoices]):
         self._drawn: WeakKeyDictionary[Image, Labels] = WeakKeyDictionary()
         self._details = ""
         self._plan: SegmentPlan | Problem | None = None
+        self._starting = False
         self._connect_view()
         self._no_looks = session.follow_looks(viewer, view)
         self._no_shortcut = offer(viewer, {"segment": self.start_or_cancel})
@@ -164,6 +165,8 @@ class SegmentController(ScanController[SegmentChoices]):
 
     def start_or_cancel(self) -> str:
         """Main button: start a segmentation, or cancel the running one; why neither was done, else empty."""
+        if self._starting:
+            return ""
         if self.run is not None:
             self.run.cancel()
             return ""
@@ -174,10 +177,13 @@ class SegmentController(ScanController[SegmentChoices]):
         try:
             with jobs.reserve(SegmentJob.NAME):
                 self.view.show_error("", details=False)
+                self._starting = True  # napari's progress bar lets the event loop run
                 self.run = SegmentJob(plan, self._layer, self.viewer, self.view, jobs, self._run_over)
         except EngineBusyError as error:
             self.view.show_error(str(error), details=False)
             return str(error)
+        finally:
+            self._starting = False
         return ""
 
     def draw_labels(self) -> tuple[Image, Labels] | None:
@@ -212,14 +218,14 @@ class SegmentController(ScanController[SegmentChoices]):
         self.session.remember("options", kept)
 
     def _busy(self) -> bool:
-        return self.run is not None
+        return self.run is not None or self._starting
 
     def _show_options(self) -> None:
         self._presenter.options(self._choices)
 
     def _show_plan(self) -> None:
         self._plan = resolve(self._choices, self._region())
-        self._presenter.plan(self._plan, self._choices, running=self.run is not None)
+        self._presenter.plan(self._plan, self._choices, running=self._busy())
 
     def _run_over(self, run: SegmentJob, finished: bool) -> None:
         self.run, self._details = None, run.details

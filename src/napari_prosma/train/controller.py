@@ -291,8 +291,9 @@ class TrainController:
 
     def start_or_stop(self) -> str:
         """Main button: start a training, or stop what runs; why neither was done, else empty."""
-        if self.trainings.run is not None:
-            self.trainings.run.cancel()
+        if self.trainings.running:
+            if self.trainings.run is not None:
+                self.trainings.run.cancel()
             return ""
         for other in (self._estimate, self.next, self.series):
             if other.running:
@@ -308,14 +309,14 @@ class TrainController:
 
     def resume(self, state: RunState, more_epochs: int | None = None) -> None:
         """Resume an earlier run, to its end or for more epochs than planned."""
-        if self.trainings.run is None and not self._estimate.running and not self.next.running:
+        if not self.trainings.running and not self._estimate.running and not self.next.running:
             self._show_preview()
             self.trainings.resume(state, more_epochs, self._choices.device)
             self.next.show()
 
     def estimate(self) -> None:
         """Time the chosen settings on this machine."""
-        if self.trainings.run is None and isinstance(self._plan, TrainPlan):
+        if not self.trainings.running and isinstance(self._plan, TrainPlan):
             self.view.show_error("", details=False)
             self._estimate.begin(self._choices.preset, self._plan, self._pairs.pairs)
             self._show_plan()
@@ -360,7 +361,7 @@ class TrainController:
     def _layer_removed(self, event: Any) -> None:
         if self.series.layer_removed(event.value):
             return
-        if self._pairs.close_layer(event.value) and self.trainings.run is None:
+        if self._pairs.close_layer(event.value) and not self.trainings.running:
             self._tell(f"{event.value.name} was closed; its pair stays in the list until you choose “Remove”.")
         self.slices.show()
         self._show_preview()
@@ -408,7 +409,7 @@ class TrainController:
             self._usual = usual
             self._presenter.options(self._choices)
         self.view.show_size(self._choices.size, asked=asks_for_size(self._choices))
-        running = self.trainings.run is not None or self.next.running
+        running = self.trainings.running or self.next.running
         cancels = "Stop estimating." if self._estimate.running else ""
         if self.series.running:
             cancels = "Stop segmenting the scan: its labels are drawn by hand then."

@@ -248,7 +248,7 @@ class NextSlice:
         self._pairs, self._slices, self._folder = pairs, slices, folder
         self._adviser, self._over = adviser, over
         self._job: SuggestJob | None = None
-        self._busy = self._closed = False
+        self._busy = self._asking = self._closed = False
         self._key: tuple[Any, ...] = ()
         self._ranked: Iterator[tuple[Any, int, str]] = iter(())
         self._shown: tuple[Any, int] | None = None
@@ -258,8 +258,8 @@ class NextSlice:
 
     @property
     def running(self) -> bool:
-        """Whether the engine ranks slices."""
-        return self._job is not None
+        """Whether the engine ranks slices, or is about to."""
+        return self._job is not None or self._asking
 
     def cancel(self) -> None:
         """Cancel the ranking."""
@@ -288,7 +288,7 @@ class NextSlice:
     def go(self) -> str:
         """Go to the next suggested slice; why there is none, else empty."""
         rows, adviser = self._rows(), self._adviser()
-        if self._busy or self._job is not None:
+        if self._busy or self.running:
             return ""
         closed, self._awaited = self._closed_scans(adviser), None
         if reason := self._reason(rows, closed):
@@ -348,12 +348,12 @@ class NextSlice:
 
         scans = tuple((scan, row.states) for row, scan in asked if row.states is not None)
         spec = SuggestSpec(str(model), adviser.device, scans, tuple(closed))
-        self._busy = True  # napari's progress bar lets the event loop run
+        self._asking = True  # napari's progress bar lets the event loop run
         try:
             with self._jobs.reserve(SuggestJob.NAME):
                 self._job = SuggestJob(spec, self._view, self._jobs, found, unfit, self._leave)
         finally:
-            self._busy = False
+            self._asking = False
         return ""
 
     def _by_preview(self, preview: Preview, rows: Sequence[PairRow]) -> Iterator[tuple[Any, int, str]]:

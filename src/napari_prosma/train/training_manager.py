@@ -82,6 +82,11 @@ class TrainingManager:
         self._learns = bool(session.recall("live", True))
         view.show_live(checked=self._learns, text="")
 
+    @property
+    def running(self) -> bool:
+        """Whether a training runs, or begins: napari's progress bar lets the event loop run meanwhile."""
+        return self.run is not None or self._beginning
+
     def start(self, plan: TrainPlan, classes: Sequence[ClassInfo]) -> str:
         """Train on the pairs as they are; why that cannot begin, else empty."""
         folder = RunFolder.beside(plan.out)
@@ -176,34 +181,33 @@ class TrainingManager:
         run_all("A training could not be left", saved, live, stopped, self._preview.release)
 
     def _begin(self, order: TrainingOrder, *, fresh: bool) -> str:
-        if self._beginning:  # a click while napari makes its progress bar, which lets the event loop run
+        if self._beginning:
             return ""
+        self._beginning = True
         try:
             with self._session.jobs.reserve(TrainJob.NAME):
                 self._begin_reserved(order, fresh=fresh)
         except EngineBusyError as error:
             self._say(error)
             return str(error)
+        finally:
+            self._beginning = False
         return ""
 
     def _begin_reserved(self, order: TrainingOrder, *, fresh: bool) -> None:
-        self._beginning, pairs, rows = True, self._pairs.pairs, tuple(self._pairs.rows)
+        rows = tuple(self._pairs.rows)
+        pairs = [row.pair for row in rows]
         self._view.show_error("", details=False)
         self._view.hide_outcome()
         self.held_out = ""
         self._preview.clear(keep=[pair.labels.layer for pair in pairs])
         self._autosave = Autosave(order.folder, pairs, self._session.jobs, self._not_saved, before=self._autosave)
         self._begun = rows if fresh else ()
-        try:
-            self.run = TrainJob(order, self._view, self._session.jobs, self._preview, self._over)
-            if isinstance(order.spec, NewTraining):
-                self._watch(self.run, order.spec)
-            else:
-                self._view.show_live(
-                    checked=self._learns, text="A run that is resumed learns the labels it began with."
-                )
-        finally:
-            self._beginning = False
+        self.run = TrainJob(order, self._view, self._session.jobs, self._preview, self._over)
+        if isinstance(order.spec, NewTraining):
+            self._watch(self.run, order.spec)
+        else:
+            self._view.show_live(checked=self._learns, text="A run that is resumed learns the labels it began with.")
 
     def _watch(self, run: TrainJob, spec: NewTraining) -> None:
         """Hand labels that are painted from now on to a training."""
