@@ -141,8 +141,8 @@ def prepare_run(
     published = (yield from _pretrained(run, model)) if fresh and not start else None
     scans = _scan_facts(facts.prints, synthetic=(synthetic := _synthetic(folder, split)))
     if header:
-        run = run.replace(purpose=inherited(run.purpose, header, scans))
         run = _for_fine_tuning(run, header)  # from here on, what was not chosen cannot be told from what was
+        run = run.replace(purpose=inherited(run.purpose, header, scans))
     run = _resolved(run, pre, model, classes, batch)
     if run.training.keep == "auto":
         run = run.replace(training=run.training.replace(keep=split.keep(run.training.validation_cases)))
