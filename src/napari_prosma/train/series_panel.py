@@ -21,7 +21,7 @@ NOTHING_TOOLTIP = "The open scan holds no object: mark all its slices as checked
 OPEN_TOOLTIP = "Save and close the open scan, and open the selected one again (also by a double click)."
 VALIDATION_TOOLTIP = (
     "The selected scans are for validation: the model is judged by them and does not learn them. Once more: for "
-    "training. Without any, what is held out is drawn by itself."
+    "training. Without any, what is held out is drawn at random."
 )
 LEAVE_TOOLTIP = "Save and close the open scan, and this list. Labels stay saved, and in the pairs below."
 

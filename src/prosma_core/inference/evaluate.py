@@ -138,12 +138,17 @@ def summarize(cases: Mapping[str, Mapping[str, ClassMeasures]]) -> dict[str, Any
 
         ``"mean"``: ``dice``, ``iou``, ``surface_dice``, ``hd95`` and ``dice_present``, each the mean of that value
         over the classes that have it. A mean of nothing is None.
+        ``"mean_dice"``: that of model cards and headers, the mean over cases of the mean Dice of the classes that
+        each case shows (``"value"``, None where none shows any), and how many cases show one (``"cases"``).
     """
     names = dict.fromkeys(name for case in cases.values() for name in case)
     classes = {name: _summarize_class([case[name] for case in cases.values() if name in case]) for name in names}
     keys = ("dice", "iou", "surface_dice", "hd95", "dice_present")
     overall = {key: _mean(summary[key] for summary in classes.values()) for key in keys}
-    return {"cases": len(cases), "classes": classes, "mean": overall}
+    shown = [[m.dice for m in case.values() if m.reference_voxels] for case in cases.values()]
+    by_case = [float(np.mean(values)) for values in shown if values]
+    mean_dice = {"value": _mean(by_case), "cases": len(by_case)}
+    return {"cases": len(cases), "classes": classes, "mean": overall, "mean_dice": mean_dice}
 
 
 def _check(prediction: NDArray[Any], reference: NDArray[Any], spacing: Sequence[float]) -> None:

@@ -173,12 +173,14 @@ def test_summary_separates_present_absent_and_undefined() -> None:
         "objects": None,
     }
     assert summary["mean"]["dice"] == pytest.approx(0.45)
+    assert summary["mean_dice"] == {"value": pytest.approx(0.4), "cases": 2}
 
 
 def test_summary_gives_each_class_the_same_weight_in_the_mean() -> None:
     good, bad = ClassMeasures(1.0, 1.0, 0.0, 1.0, 5, 5), ClassMeasures(0.0, 0.0, None, 0.0, 5, 0)
     summary = summarize({"a": {"one": good, "two": bad}, "b": {"one": good}})
     assert summary["mean"] == {"dice": 0.5, "iou": 0.5, "surface_dice": 0.5, "hd95": 0.0, "dice_present": 0.5}
+    assert summary["mean_dice"] == {"value": 0.75, "cases": 2}, "of each case the classes that it shows, as in cards"
     assert summary["classes"]["two"]["hd95"] is None
 
 
