@@ -194,10 +194,15 @@ def _in_unit_of(image: LayerScan, scan: LayerScan) -> LayerScan:
     return replace(scan, spec=replace(spec, unit=target.unit, affine=affine, spacing=affine_spacing(affine)))
 
 
+def names_values(features: Any) -> bool:
+    """Whether a layer's features table names its values; else another plugin put it there, and it is of something else."""
+    return {"index", "name"} <= set(features.columns)
+
+
 def _features(layer: Any) -> dict[int, str]:
     """Names by value from a layer's features table; empty where it has no such columns."""
     table = layer.features
-    if not {"index", "name"} <= set(table.columns) or len(table) > MOST_NAMES:
+    if not names_values(table) or len(table) > MOST_NAMES:
         return {}
     rows = zip(table["index"], table["name"], strict=True)
     return {int(v): str(n) for v, n in rows if isinstance(v, int | np.integer) and isinstance(n, str) and n}

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.jobs.run import ViewSignal
+from napari_prosma.layers.labels import names_values
 from napari_prosma.layers.viewport import REFRESHED, on_change
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import ImageSpec
@@ -113,7 +114,7 @@ def with_measures(features: DataFrame, rows: Sequence[ClassRow], heading: str) -
     """
     table = features.copy()
     by_value = {row.value: row for row in rows}
-    chosen = [by_value.get(int(value)) for value in table["index"]]
+    chosen = [by_value.get(value) for value in table["index"]]
     table["voxels"] = np.array([row.voxels if row else None for row in chosen], object)  # whole numbers beside none
     if heading:
         table[heading] = [row.size if row else None for row in chosen]
@@ -278,12 +279,14 @@ class Measures:
         if not _large(layer):
             self._timer.start(QUIET)
         elif known is not None:
-            layer.features = without_measures(layer.features, self._heading)
+            if names_values(layer.features):
+                layer.features = without_measures(layer.features, self._heading)
             self.show()
 
     def _know(self, layer: Labels, rows: Sequence[ClassRow]) -> None:
         self._known[layer] = rows
-        layer.features = with_measures(layer.features, rows, self._heading)
+        if names_values(layer.features):
+            layer.features = with_measures(layer.features, rows, self._heading)
 
     def _counted(self, layer: Labels, voxels: Mapping[int, int]) -> list[ClassRow]:
         """A row for each class of the model, and for each value that was painted besides."""

@@ -167,6 +167,36 @@ def test_the_table_follows_the_labels_that_would_be_saved(shown: SimpleNamespace
     assert shown.table()[1]["spleen"] == (4, 4.0)
 
 
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        {"label": [3, 7], "area": [12.0, 5.0], "voxels": [12, 5]},  # as of regionprops
+        {"index": [1, 2], "area": [12.0, 5.0], "voxels": [12, 5]},  # of objects
+        {},
+    ],
+)
+@pytest.mark.parametrize("large", [False, True])
+def test_a_table_of_another_plugin_is_left_as_it_is(
+    shown: SimpleNamespace, clock: Any, foreign: dict[str, Any], large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if large:
+        monkeypatch.setattr(measures, "LARGE", 10)
+    shown.layer.features = foreign
+    before = shown.layer.features.copy()
+    set_to(shown.layer, 0, 0, 0, 0)
+    clock.run()
+    shown.measures.count()
+    assert shown.table()[1]["spleen"] == (4, 4.0)
+    assert shown.layer.features.equals(before)
+
+
+def test_values_of_a_features_table_that_are_no_classes_are_left_empty(shown: SimpleNamespace, clock: Any) -> None:
+    shown.layer.features = {"index": [3, np.nan, 7], "name": ["liver", "note", "spleen"]}
+    set_to(shown.layer, 0, 0, 0, 0)
+    clock.run()
+    assert list(shown.layer.features["voxels"]) == [0, None, 4]
+
+
 def test_a_large_label_map_is_counted_on_demand_and_its_old_figures_are_no_features(
     shown: SimpleNamespace, clock: Any, jobs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
