@@ -91,12 +91,12 @@ def bring_into_view(viewer: ViewerModel, layer: Image) -> None:
     shares = _shares(layer, viewer)
     if min(shares) >= SEEN or (max(shares) > 0 and all(min(_shares(x, viewer)) < SEEN for x in others)):
         return
-    shown = _displayed(layer, viewer)
+    shown, places = _displayed(layer, viewer), _on_canvas(layer, viewer)
     size, canvas = (high - low)[shown], np.asarray(viewer.canvas.viewbox_size(viewer.layers), float)
-    center = list(viewer.scene.camera.center)
-    center[-len(shown) :] = (low + high)[shown] / 2
+    center = np.asarray(viewer.scene.camera.center, float)
+    center[places] = (low + high)[shown] / 2
     viewer.scene.camera.center = tuple(float(x) for x in center)
-    room = canvas.min() / np.linalg.norm(size) if viewer.dims.ndisplay == 3 else (canvas[-len(shown) :] / size).min()
+    room = canvas.min() / np.linalg.norm(size) if viewer.dims.ndisplay == 3 else (canvas[places] / size).min()
     viewer.scene.camera.zoom = 0.95 * float(room)
 
 
@@ -111,13 +111,16 @@ def _extent(layer: Any, viewer: Any) -> NDArray[np.float64]:
 
 
 def _shares(layer: Any, viewer: Any) -> tuple[float, float]:
-    """Share of the canvas that a layer covers, and of the layer that the canvas shows; of the axes displayed."""
-    shown = _displayed(layer, viewer)
+    """Share of the canvas that a layer covers, and of the layer that the canvas shows; of the axes displayed.
+
+    Both are 1 where none of its axes is displayed.
+    """
+    shown, places = _displayed(layer, viewer), _on_canvas(layer, viewer)
     low, high = _extent(layer, viewer)[:, shown]
     canvas = np.asarray(viewer.canvas.viewbox_size(viewer.layers), float)
     canvas = np.full(3, canvas.max()) if viewer.dims.ndisplay == 3 else canvas
-    half = canvas[-len(shown) :] / viewer.scene.camera.zoom / 2
-    center = np.asarray(viewer.scene.camera.center, float)[-len(shown) :]
+    half = canvas[places] / viewer.scene.camera.zoom / 2
+    center = np.asarray(viewer.scene.camera.center, float)[places]
     both = np.prod(np.clip(np.minimum(high, center + half) - np.maximum(low, center - half), 0, None))
     return float(both / np.prod(2 * half)), float(both / np.prod(high - low))
 
@@ -140,11 +143,11 @@ def view_box(layer: Any, scan: LayerScan, viewer: Any) -> Region | None:
     box = _whole(scan)
     shown = _displayed(layer, viewer)
     if viewer.dims.ndisplay == 2 and shown:
-        center = np.asarray(viewer.scene.camera.center, float)[-2:]
-        half = np.asarray(viewer.canvas.viewbox_size(viewer.layers), float) / viewer.scene.camera.zoom / 2
-        keep = slice(2 - len(shown), None)  # a layer may have fewer axes than the viewer
+        places = _on_canvas(layer, viewer)
+        center = np.asarray(viewer.scene.camera.center, float)[places]
+        half = np.asarray(viewer.canvas.viewbox_size(viewer.layers), float)[places] / viewer.scene.camera.zoom / 2
         to_data = np.linalg.inv(_world(layer, viewer)[np.ix_([*shown, -1], [*shown, -1])])
-        low, high = center[keep] - half[keep], center[keep] + half[keep]
+        low, high = center - half, center + half
         corners = np.stack(np.meshgrid(*zip(low, high, strict=True), indexing="ij"), axis=-1).reshape(-1, len(shown))
         inside = corners @ to_data[:-1, :-1].T + to_data[:-1, -1]
         for place, axis in enumerate(shown):
@@ -294,6 +297,13 @@ def _displayed(layer: Any, viewer: Any) -> list[int]:
     """The layer's axes that are displayed; a viewer may have more axes than the layer, in front."""
     lead = viewer.dims.ndim - layer.ndim
     return [axis - lead for axis in viewer.dims.displayed if axis >= lead]
+
+
+def _on_canvas(layer: Any, viewer: Any) -> NDArray[np.int_]:
+    """Where these axes are among those of the canvas and the camera, counted from the last, which is -1."""
+    displayed = list(viewer.dims.displayed)
+    lead = viewer.dims.ndim - layer.ndim
+    return np.array([displayed.index(lead + axis) - len(displayed) for axis in _displayed(layer, viewer)], int)
 
 
 def _world(layer: Any, viewer: Any) -> NDArray[np.float64]:

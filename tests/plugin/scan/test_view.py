@@ -58,6 +58,32 @@ def test_a_scan_that_lies_elsewhere_or_has_another_size_is_brought_into_view(
     assert camera(viewer) == seen
 
 
+@pytest.mark.parametrize("order", [(2, 3, 0, 1), (1, 2, 0, 3), (0, 2, 3, 1), (0, 1, 3, 2)])
+@pytest.mark.parametrize("ndisplay", [2, 3])
+def test_a_picture_with_fewer_axes_than_the_viewer_is_brought_into_view_as_far_as_it_is_displayed(
+    order: tuple[int, ...], ndisplay: int
+) -> None:
+    viewer = ViewerModel()
+    viewer.add_image(np.zeros((3, 20, 60, 80), np.float32), axis_labels=tuple("tzyx"))
+    viewer.dims.ndisplay, viewer.dims.order = ndisplay, order
+    viewer.scene.camera.center = (7.0, 7.0, 7.0)
+    scan = viewer.add_image(np.zeros((20, 20), np.uint8), translate=(700, 900))
+    bring_into_view(viewer, scan)
+    places = {axis: place for place, axis in enumerate(viewer.dims.displayed, 3 - ndisplay)}
+    center = [7.0, 7.0, 7.0]
+    for axis, middle in ((2, 709.5), (3, 909.5)):
+        if axis in places:
+            center[places[axis]] = middle
+        else:
+            assert viewer.dims.point[axis] == middle
+    assert viewer.scene.camera.center == pytest.approx(center)
+    assert view_box(scan, read(scan), viewer) == ((0, 20), (0, 20))
+    seen = camera(viewer)
+    viewer.add_image(np.zeros((3, 20, 60, 80), np.float32))
+    bring_into_view(viewer, scan)
+    assert camera(viewer) == seen
+
+
 def test_a_scan_at_the_same_place_keeps_the_view_that_a_person_chose(viewer: ViewerModel) -> None:
     viewer.scene.camera.center, viewer.scene.camera.zoom = (0, 60, 60), 100.0
     viewer.dims.set_point(0, 4)
