@@ -1,10 +1,12 @@
-"""Every command of `prosma` in README and documentation runs, on small data in folders of the names that it uses."""
+"""Every command and script of `prosma` in README and documentation runs, on small data under the names that it uses."""
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -81,6 +83,35 @@ def test_every_documented_command_runs(
         assert code == 0, f"prosma {line}: {capsys.readouterr().err}"
         for before, word in pairwise(arguments):
             assert before not in ("--out", "--json") or Path(word).exists(), line
+
+
+SCRIPT = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
+RULE = re.compile(r'shell: "(.*?)"')
+TASK = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "8", "SLURM_CPUS_PER_TASK": "1"}
+
+
+def scripts() -> list[str]:
+    """Lines for a shell: scripts of all pages, and the command of each rule of Snakemake."""
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    rules = [
+        rule.format(input="bids/sub-01/anat/sub-01_T1w.nii.gz", output="one.nii.gz") for rule in RULE.findall(text)
+    ]
+    return [*SCRIPT.findall(text), *rules]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="scripts for a POSIX shell")
+@pytest.mark.parametrize("script", scripts())
+def test_every_documented_script_runs(script: str, tmp_path: Path) -> None:
+    if "parallel" in script and not shutil.which("parallel"):
+        script = re.sub("(?m)^parallel .*\n", "", script)  # GNU parallel is not there
+    make_inputs(tmp_path)
+    paths = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    environment = {**os.environ, **TASK, "PATH": paths, "OMP_NUM_THREADS": "1"}
+    command = ["bash", "-euo", "pipefail", "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.glob("results/**/*_T1w.nii.gz")) or (tmp_path / "one.nii.gz").exists(), done.stderr
 
 
 def remove_results(arguments: list[str]) -> None:
