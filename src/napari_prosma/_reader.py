@@ -15,21 +15,20 @@ from napari_prosma.jobs.session import recall_looks
 from napari_prosma.layers.contours import contour_view
 from napari_prosma.layers.patient_view import open_viewers, patient_view
 from napari_prosma.layers.placement import drawn_axes, oblique_note, spec_arguments, straight_affine, turn_between
-from napari_prosma.layers.results import class_arguments, file_notes, noted_classes, noted_provenance, says_labels
+from napari_prosma.layers.results import class_arguments, file_notes, noted_provenance, says_labels
 from napari_prosma.layers.scan import METADATA, OPENED_AS, RANGE
 from napari_prosma.layers.slices import MARKS, Base, Marks, noted_marks, noted_marks_of
-from prosma_core.config.model import ClassInfo
+from prosma_core.config.model import COLORS, ClassInfo
 from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.intensities import COLOR, display_window, finite_range
 from prosma_core.engine.decoder import DECODER
 from prosma_core.errors import FileFormatError
 from prosma_core.io.names import FORMATS, image_suffix, is_dicom_folder, is_image_path, is_zarr_node, stem
-from prosma_core.io.notes import SLICES, made_by_model
+from prosma_core.io.notes import SLICES, made_by_model, noted_classes
 from prosma_core.io.read_errors import warnings_of
 from prosma_core.io.zarr_images import OpenZarr, open_zarr
 from prosma_core.printable import plain
 from prosma_core.runs.run_folder import RunFolder
-from prosma_core.training.classes import COLORS
 
 LayerData = tuple[Any, dict[str, Any], str]
 Reader = Callable[[str | list[str]], list[LayerData]]

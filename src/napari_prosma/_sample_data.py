@@ -8,11 +8,10 @@ from pathlib import Path
 from napari_prosma._reader import LayerData, as_labels_data, image_layer_data, let_stand, windowed
 from napari_prosma.layers.results import file_notes
 from napari_prosma.layers.scan import MADE_FOR, METADATA
-from prosma_core.config.model import ClassInfo
+from prosma_core.config.model import COLORS, ClassInfo
 from prosma_core.data.geometry import Scan
 from prosma_core.data.phantom import phantom_2d, phantom_3d
 from prosma_core.engine.decoder import DECODER
-from prosma_core.training.classes import COLORS
 
 _TISSUES = (
     "white matter",

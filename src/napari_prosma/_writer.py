@@ -103,7 +103,7 @@ def check_saving(path: Path, meta: Mapping[str, Any], kind: str) -> None:
     if own is not None and not (kind == "labels" and kept.get(OPENED_AS) == "labels"):
         sources.append(own)
     try:
-        OutputPlan(sources).check(path)
+        OutputPlan(sources).check(path, labels=kind == "labels")
     except OutputError as error:
         msg = f"A layer is not saved over the scan of a layer. {error}"
         raise OutputError(msg) from error

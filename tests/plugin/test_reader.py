@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from PIL import Image
 
 from napari_prosma._reader import get_reader, read_paths
 from napari_prosma.layers.patient_view import patient_view
-from napari_prosma.layers.results import file_notes, noted_classes
+from napari_prosma.layers.results import file_notes
 from napari_prosma.layers.scan import levels, read
 from napari_prosma.scan.selection import kind_of
 from prosma_core.config.model import ClassInfo
@@ -24,6 +25,7 @@ from prosma_core.data.geometry import array_spec
 from prosma_core.errors import FileFormatError
 from prosma_core.io.images import read_image, write_image, write_labels
 from prosma_core.io.names import FORMATS, WRITTEN_SUFFIXES
+from prosma_core.io.notes import noted_classes
 from prosma_core.io.zarr_images import open_zarr
 
 OpenLayer = Callable[[Path], Any]
@@ -385,3 +387,31 @@ def test_a_scan_opens_in_a_window_of_values_and_the_sliders_reach_all_of_them(
     for name in ("labels.nii", "mask.png"):
         ((_, arguments, _),) = read_paths(str(tmp_path / name))
         assert "contrast_limits" not in arguments
+
+
+def test_labels_of_an_image_open_with_all_levels_names_and_colors(tmp_path: Path, open_layer: OpenLayer) -> None:
+    spec = array_spec((2, 600, 40), "zyx", (2.0, 0.5, 0.5), "um")
+    classes = [
+        ClassInfo(value=0, name="background", color="#000000"),
+        ClassInfo(value=7, name="nucleus", color="#00ff00"),
+    ]
+    labels = np.zeros(spec.shape, np.uint8)
+    labels[:, 300:] = 7
+    write_image(tmp_path / "scan.ome.zarr", labels, spec)
+    place = tmp_path / "scan.ome.zarr" / "labels" / "nuclei"
+    write_labels(place, labels, spec, provenance=file_notes({}, classes, "labels"))
+    write_labels(tmp_path / "own.ome.zarr", labels, spec, provenance=file_notes({}, classes, "labels"))
+    for path, levels in ((place, 1), (tmp_path / "own.ome.zarr", 2)):
+        layer = open_layer(path)
+        assert type(layer).__name__ == "Labels"
+        assert len(layer.data) == levels if layer.multiscale else levels == 1
+        assert layer.features["name"].tolist() == ["background", "nucleus"]
+        np.testing.assert_allclose(layer.get_color(7), (0, 1, 0, 1))
+        np.testing.assert_allclose(layer.scale, (2, 0.5, 0.5))
+    attributes = tmp_path / "own.ome.zarr" / ".zattrs"
+    content = json.loads(attributes.read_text())
+    del content["prosma"]
+    attributes.write_text(json.dumps(content))
+    layer = open_layer(tmp_path / "own.ome.zarr")  # as of another program
+    assert layer.features["name"].tolist() == ["background", "nucleus"]
+    np.testing.assert_allclose(layer.get_color(7), (0, 1, 0, 1))

@@ -218,6 +218,11 @@ def test_nothing_is_saved_into_the_folder_of_a_scan(tmp_path: Path, save_layer: 
     labels = Labels(np.zeros((4, 5, 6), np.uint8), metadata=arguments["metadata"])
     with pytest.raises(OutputError, match="lies inside the input"):
         save_layer(labels, tmp_path / "scan.zarr" / "labels.nii.gz")
+    place = tmp_path / "scan.zarr" / "labels" / "drawn.zarr"
+    with pytest.raises(OutputError, match="lies inside the input"):
+        save_layer(Image(labels.data, metadata=arguments["metadata"]), place)
+    save_layer(labels, place)  # the labels of an image are the place for them
+    assert read_labels(place).data.shape == (4, 5, 6)
 
 
 def test_the_files_of_other_layers_are_not_replaced(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -14,24 +12,20 @@ from napari.layers import Image, Labels, Layer
 from napari.utils.colormaps import DirectLabelColormap
 from numpy.typing import NDArray
 from psygnal import Signal
-from pydantic import ValidationError
 
 import prosma_core
 from napari_prosma.layers.labels import fit_brush
 from napari_prosma.layers.placement import Placement
 from napari_prosma.layers.scan import METADATA, LayerScan
 from napari_prosma.layers.slices import keep, listen, marks_of, packed, remember
-from prosma_core.config.documents import load_json
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import ImageSpec
 from prosma_core.data.slices import SliceStates
 from prosma_core.errors import ProsmaError
-from prosma_core.io.notes import SLICES, slices_note
+from prosma_core.io.notes import CLASSES, SLICES, classes_note, slices_note
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
-
-_LOG = logging.getLogger(__name__)
 
 
 class Looks:
@@ -320,9 +314,6 @@ def _with_channel(scan: LayerScan) -> tuple[Placement, str]:
     return scan.placement.with_channel(), "c" + axes
 
 
-_CLASSES = "classes"
-
-
 def file_notes(
     provenance: Mapping[str, str], classes: Sequence[ClassInfo], kind: str, states: SliceStates | None = None
 ) -> dict[str, str]:
@@ -340,9 +331,7 @@ def file_notes(
     """
     notes = dict(provenance) or {"program": f"napari-prosma {prosma_core.__version__}"}
     notes["kind"] = kind
-    if classes:
-        notes[_CLASSES] = json.dumps([c.model_dump() for c in classes])
-    return notes | slices_note(states)
+    return notes | classes_note(classes) | slices_note(states)
 
 
 def says_labels(notes: Mapping[str, Any], dtype: Any, axes: str) -> bool:
@@ -352,18 +341,9 @@ def says_labels(notes: Mapping[str, Any], dtype: Any, axes: str) -> bool:
     return bool(notes.get("kind", "labels") == "labels")
 
 
-def noted_classes(notes: Mapping[str, Any]) -> tuple[ClassInfo, ...]:
-    """Classes in the notes of a file, empty where there are none or they are damaged."""
-    try:
-        return tuple(ClassInfo.model_validate(entry) for entry in load_json(notes.get(_CLASSES, "[]")))
-    except (TypeError, ValueError, ValidationError) as error:
-        _LOG.warning("The class names in a file's notes cannot be read (%s)", error)
-        return ()
-
-
 def noted_provenance(notes: Mapping[str, Any]) -> dict[str, str]:
     """How a result was made, without what describes the file itself."""
-    return {str(key): str(value) for key, value in notes.items() if key not in {"kind", _CLASSES, SLICES}}
+    return {str(key): str(value) for key, value in notes.items() if key not in {"kind", CLASSES, SLICES}}
 
 
 def add_layer_keep_selection(viewer: ViewerModel, layer: Layer, below: Layer | None = None) -> None:

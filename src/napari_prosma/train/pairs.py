@@ -25,7 +25,7 @@ from napari_prosma.train.sources import (
     unnamed,
     voxels,
 )
-from prosma_core.config.model import ClassInfo
+from prosma_core.config.model import COLORS, ClassInfo
 from prosma_core.config.training import LabelsConfig
 from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.intensities import COLOR
@@ -45,7 +45,6 @@ from prosma_core.io.dataset_folder import group_channels, open_dataset
 from prosma_core.io.names import stem
 from prosma_core.io.notes import made_by_model
 from prosma_core.printable import counted
-from prosma_core.training.classes import COLORS
 
 _LOG = logging.getLogger(__name__)
 

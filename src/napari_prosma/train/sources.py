@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from napari_prosma._reader import image_layer_data
 from napari_prosma.layers.labels import known_classes, lies_on, read_on
 from napari_prosma.layers.proxies import unwrapped
-from napari_prosma.layers.results import noted_classes, noted_provenance
+from napari_prosma.layers.results import noted_provenance
 from napari_prosma.layers.scan import METADATA, LayerScan, class_numbers, read
 from napari_prosma.layers.scan import read_channels as read_channel_layers
 from napari_prosma.layers.slices import marks_of, states_of
-from prosma_core.config.model import ClassInfo
+from prosma_core.config.model import COLORS, ClassInfo
 from prosma_core.data.frames import time_as_channels
 from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.intensities import COLOR
@@ -25,8 +25,7 @@ from prosma_core.engine.decoder import DECODER
 from prosma_core.errors import GeometryError
 from prosma_core.io.dataset_folder import Case, file_classes
 from prosma_core.io.names import image_suffix
-from prosma_core.io.notes import noted_slices
-from prosma_core.training.classes import COLORS
+from prosma_core.io.notes import noted_classes, noted_slices
 
 
 @dataclass(frozen=True, eq=False)

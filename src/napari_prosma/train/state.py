@@ -14,7 +14,7 @@ from napari_prosma.train.export_pairs import case_names
 from napari_prosma.train.pairs import Pair, PairRow, splits_of
 from napari_prosma.train.run_library import free_name, taken_names
 from napari_prosma.train.sources import unnamed
-from prosma_core.config.model import ClassInfo, EncoderKind
+from prosma_core.config.model import COLORS, ClassInfo, EncoderKind
 from prosma_core.config.training import (
     FINE_TUNING_RATE,
     MOST_EPOCHS,
@@ -38,7 +38,7 @@ from prosma_core.io.bundle import ModelEntry
 from prosma_core.io.names import MOST_LETTERS, safe_name, stem
 from prosma_core.io.notes import made_by_model
 from prosma_core.printable import counted
-from prosma_core.training.classes import COLORS, format_missing_classes
+from prosma_core.training.classes import format_missing_classes
 from prosma_core.training.dataset_summary import grid_fingerprint, thick_words, usual_dims
 from prosma_core.training.plan import with_usual
 from prosma_core.training.split import (

@@ -113,6 +113,10 @@ LONGEST_CLASS_NAME = 200
 """Characters that the name of a class may have."""
 
 
+COLORS = ("#000000", "#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#911eb4", "#46f0f0", "#f032e6", "#bcf60c")
+"""Colors of classes, the background first."""
+
+
 class ClassInfo(Config):
     """One class of a label map."""
 

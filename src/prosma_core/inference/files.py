@@ -22,12 +22,13 @@ from prosma_core.inference.scan_runs import ScanPlan, ScanTask, is_finished, run
 from prosma_core.io.atomic import check_length
 from prosma_core.io.bundle import missed_text
 from prosma_core.io.dataset_folder import read_channels
-from prosma_core.io.images import open_image, read_labels, stem, write_image, write_labels
+from prosma_core.io.images import open_image, read_labels, stem, write_image, write_labels, written_format
 from prosma_core.io.names import image_suffix
-from prosma_core.io.notes import known_of, made_by_model, read_notes
+from prosma_core.io.notes import classes_note, known_of, made_by_model, read_notes
 from prosma_core.io.output_plan import check_replace
 from prosma_core.io.result_table import ResultTable, Row, class_rows
 from prosma_core.io.scan_files import ScanChoice, ScanFiles, collect_scans, of_part, separate, target_name
+from prosma_core.io.zarr_labels import image_of, is_listed, plan_label_image
 from prosma_core.printable import counted
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def plan_files(
         [target(scan) for scan, _ in found],
         lambda path: _wanted(path, config),
         options.protected,
+        labels=True,
     )
     ours = [task for task, (_, mine) in zip(tasks, found, strict=True) if mine]
     ready = [options.skip_existing and task.refused is None and is_finished(task.wanted) for task in ours]
@@ -238,12 +240,13 @@ class _Work:
             spec = with_voxel_size(scan.spec, options.voxel_size)
             given = "" if spec is scan.spec else size_text(spec)
             scan = Scan(scan.data, spec)
-            _check_format(task.target, scan)
+            notes = provenance(header, config, _source_name(task.scan), given)
+            of_labels = {**notes, "kind": "labels", **classes_note(header.classes)}
+            _check_format(task.target, scan, config, of_labels)
             yield StageStarted(f"{task.name}: {scan.spec.axes} {'x'.join(map(str, scan.spec.shape))}")
             scan, parts = read_whole_if_it_fits(scan, self.segmenter, config, task.target)
             if unknown := warn_unfit(scan, header, task.name, **known_of(task.scan.files[0])):
                 yield StageStarted(unknown)
-            notes = provenance(header, config, _source_name(task.scan), given)
             if parts and is_zarr(task.target):
                 places = {"labels": task.target, **_extra_targets(task.target)}
                 source = task.scan.files[0]
@@ -252,9 +255,10 @@ class _Work:
                         yield StageStarted(f"{task.name}: {counted(stored.done, 'block')} of an earlier run stay.")
                     result = yield from self.segmenter.segment(scan, config, allocate=stored.allocate)
                     counts = _count(result, self.segmenter)
+                    yield from stored.complete()
             else:
                 result = yield from self.segmenter.segment(scan, config)
-                _write(task.target, result, notes, replaceable)
+                _write(task.target, result, notes, of_labels, replaceable)
                 counts = _count(result, self.segmenter)
             if nothing := missed_text(header, counts, part=config.region is not None):
                 yield StageStarted(f"{task.name}: {nothing}")
@@ -267,6 +271,8 @@ def _read(scan: ScanFiles, axes: str | None) -> Scan:
 
 def names_file(out: Path) -> bool:
     """Whether a person who gave this ``--out`` means a file (or a zarr), not a folder for results."""
+    if image_of(out) is not None:
+        return True
     suffix = image_suffix(out).lower()
     return bool(suffix) and (suffix.endswith(".zarr") or not out.is_dir())
 
@@ -282,14 +288,26 @@ def _replaceable(task: ScanTask, options: FileOptions) -> set[Path]:
 
 
 def _is_left(path: Path, target: Path) -> bool:
-    """Whether a file is what an interrupted run left: empty, or an extra result whose label map did not follow."""
+    """Whether a file is what an interrupted run left: empty, or an extra result whose label map did not follow.
+
+    Of the labels of an OME-Zarr image: what its group does not name yet.
+    """
     if not path.is_file():
-        return False
+        return path.is_dir() and not is_listed(path)
     return not path.stat().st_size or (path != target and not is_finished([target]) and bool(read_notes(path)))
 
 
-def _check_format(target: Path, scan: Scan) -> None:
+def _check_format(target: Path, scan: Scan, config: InferenceConfig, notes: dict[str, str]) -> None:
     """Refuse what could only fail after the work is done."""
+    if written_format(target) == "zarr":
+        plan_label_image(target, scan.spec.labels_spec(), notes)
+    asked = [f"--{kind}" for kind in ("probabilities", "entropy") if getattr(config, kind)]
+    if asked and image_of(target) is not None:
+        msg = (
+            f"{target} lies among the labels of an OME-Zarr image, where only label maps go. Leave out "
+            f"{' and '.join(asked)}, or let --out be a file or folder of its own."
+        )
+        raise OutputError(msg)
     suffix = image_suffix(target).lower()
     if suffix in {".jpg", ".jpeg"} or (suffix == ".png" and scan.spec.labels_spec().axes != "yx"):
         msg = (
@@ -305,14 +323,16 @@ def _wanted(target: Path, config: InferenceConfig) -> list[Path]:
 
 
 def _extra_targets(target: Path) -> dict[str, Path]:
-    suffix = image_suffix(target)
+    suffix, name = image_suffix(target), stem(target)
+    if image_of(target) is not None:
+        name = target.name.removesuffix(suffix)
     suffix = ".tif" if suffix.lower() == ".png" else suffix
-    return {
-        kind: target.with_name(f"{stem(target)}_{kind}{suffix}") for kind in ("probabilities", "entropy", "objects")
-    }
+    return {kind: target.with_name(f"{name}_{kind}{suffix}") for kind in ("probabilities", "entropy", "objects")}
 
 
-def _write(target: Path, result: Segmentation, notes: dict[str, str], replaceable: set[Path]) -> None:
+def _write(
+    target: Path, result: Segmentation, notes: dict[str, str], of_labels: dict[str, str], replaceable: set[Path]
+) -> None:
     """Extra results first: where the label map exists, everything does."""
     extras = _extra_targets(target)
     for kind, scan in (("probabilities", result.probabilities), ("entropy", result.entropy)):
@@ -321,9 +341,10 @@ def _write(target: Path, result: Segmentation, notes: dict[str, str], replaceabl
             write_image(path, scan.data, scan.spec, overwrite=path in replaceable, provenance=notes)
     if result.objects is not None:
         objects, path = result.objects, extras["objects"]
-        write_labels(path, objects.data, objects.spec, overwrite=path in replaceable, provenance=notes)
+        own = {**notes, "kind": "labels"}
+        write_labels(path, objects.data, objects.spec, overwrite=path in replaceable, provenance=own)
     labels = result.labels
-    write_labels(target, labels.data, labels.spec, overwrite=target in replaceable, provenance=notes)
+    write_labels(target, labels.data, labels.spec, overwrite=target in replaceable, provenance=of_labels)
 
 
 def _count(result: Segmentation, segmenter: Segmenter) -> dict[str, int]:

@@ -18,6 +18,7 @@ from prosma_core.io.output_plan import OutputPlan
 from prosma_core.io.result_table import ResultTable, Row
 from prosma_core.io.scan_files import ScanFiles
 from prosma_core.io.zarr_checks import load_node
+from prosma_core.io.zarr_labels import is_listed
 from prosma_core.printable import counted
 
 WAIT_S = 1.0
@@ -76,7 +77,8 @@ def is_finished(wanted: Iterable[Path]) -> bool:
         put_back(path)
         try:
             found = path.stat()
-            if not (found.st_size if path.is_file() else load_node(path)):  # any folder may be called .zarr
+            there = found.st_size if path.is_file() else load_node(path)  # any folder may be called .zarr
+            if not there or not is_listed(path):
                 return False
         except (OSError, FileFormatError):
             return False
@@ -104,15 +106,20 @@ def tasks_of(
     targets: Sequence[Path],
     wanted: Callable[[Path], Sequence[Path]],
     protected: Sequence[Path],
+    *,
+    labels: bool = False,
 ) -> list[ScanTask]:
-    """Tasks; those are refused whose results would replace what any of them reads, or the result of another."""
+    """Tasks; those are refused whose results would replace what any of them reads, or the result of another.
+
+    `labels` says whether the results are label maps, as of `OutputPlan.add`.
+    """
     plan = OutputPlan([*(file for scan in scans for file in scan.files), *protected])
     tasks = []
     for scan, name, target in zip(scans, names_of(scans), targets, strict=True):
         refused = None
         try:
             for path in wanted(target):
-                plan.add(path, name)
+                plan.add(path, name, labels=labels)
         except OutputError as error:
             refused = error
         tasks.append(ScanTask(scan, name, target, tuple(wanted(target)), refused))

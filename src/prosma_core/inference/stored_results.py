@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Generator, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -22,14 +22,16 @@ from prosma_core.data.frames import frame_axes
 from prosma_core.data.geometry import Box, ImageSpec, Scan, box_slices
 from prosma_core.data.lazy import LazyArray, in_memory
 from prosma_core.errors import DeviceError
+from prosma_core.events import Event, Working
 from prosma_core.inference.device import free_memory, gib
 from prosma_core.inference.memory import SHARE
 from prosma_core.inference.results import StoredArray
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.atomic import PREFIX, check_target, machine_state, output_errors, replace_dir
-from prosma_core.io.images import check_output, least_bytes
-from prosma_core.io.names import FORMATS, image_suffix
-from prosma_core.io.zarr_images import create_zarr, open_written, zarr_chunks
+from prosma_core.io.images import check_output, least_bytes, written_format
+from prosma_core.io.notes import classes_note
+from prosma_core.io.zarr_images import complete_zarr, create_zarr, open_written, zarr_chunks
+from prosma_core.io.zarr_labels import GROUP, LabelImage, list_label_image, plan_label_image
 
 DEPTH = 16
 """Planes of the chunks of other results: blocks of fewer planes take less memory."""
@@ -39,7 +41,7 @@ SLICE = 1024
 
 def is_zarr(path: Path) -> bool:
     """Whether a result of this name is written by parts."""
-    return FORMATS.get(image_suffix(path).lower()) == "zarr"
+    return written_format(path) == "zarr"
 
 
 def check_fits(files: Collection[Path]) -> None:
@@ -131,7 +133,8 @@ class StoredResults:
         self._key = json.dumps([*sorted(notes.items()), *_state_of(source), *machine_state().items()])
         self._list = self._folder / "blocks.txt"
         self._done: set[Box] = set()
-        self._made: list[str] = []
+        self._made: dict[str, tuple[Any, LabelImage]] = {}
+        self._completed = False
 
     @property
     def done(self) -> int:
@@ -153,10 +156,27 @@ class StoredResults:
     ) -> None:
         """Put the results in place, the label map last: where it is, everything is."""
         if kind is None:
+            for _ in self.complete():
+                pass
             for name in reversed(self._made):
                 replace_dir(self._targets[name], partial(os.rename, self._folder / name))
+                list_label_image(self._targets[name])
         if kind is None or not self._done:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+    def complete(self) -> Generator[Event, None, None]:
+        """Make the coarser levels of filled results, once; what a killed run has made of them is made anew."""
+        for name, (array, image) in () if self._completed else self._made.items():
+            for number in range(1, len(image.levels) + 1):
+                shutil.rmtree(self._folder / name / str(number), ignore_errors=True)
+            steps = complete_zarr(self._folder / name, array, image)
+            while True:
+                with output_errors(self._targets[name]):
+                    step = next(steps, None)
+                if step is None:
+                    break
+                yield Working(f"Coarser levels: {step[0]} of {step[1]} chunks")
+        self._completed = True
 
     def allocate(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> StoredArray:
         """Make the array of a result, or open that of an earlier run; see `Allocate`."""
@@ -166,6 +186,10 @@ class StoredResults:
         spec = self._spec.labels_spec()
         if name == "probabilities":
             spec = spec.with_channels(tuple(c.name for c in self._header.classes))
+        notes = self._notes
+        if name == "labels":
+            notes = {**notes, "kind": "labels", **classes_note(self._header.classes)}
+        image = plan_label_image(path, spec, notes)
         fill = self._header.classes[0].value if name == "labels" else 0
         chunks = self._chunks(spec)
         with output_errors(path):
@@ -173,9 +197,11 @@ class StoredResults:
                 self._folder.mkdir(exist_ok=True)
                 self._list.write_text(self._key + "\n", encoding="utf-8")
             array = (
-                open_written(folder) if folder.is_dir() else create_zarr(folder, dtype, spec, self._notes, chunks, fill)
+                open_written(folder)
+                if folder.is_dir()
+                else create_zarr(folder, dtype, spec, notes, chunks, fill, image)
             )
-        self._made.append(name)
+        self._made[name] = array, image
 
         def put(box: Box, values: NDArray[Any]) -> None:
             with output_errors(path):
@@ -206,5 +232,6 @@ class StoredResults:
 
 def _state_of(source: Path) -> tuple[str, int, int, int]:
     """By which a changed scan is told: path, files, bytes, and the last change."""
-    files = [file.stat() for file in source.rglob("*") if file.is_file()] if source.is_dir() else [source.stat()]
+    inside = source.rglob("*") if source.is_dir() else [source]
+    files = [file.stat() for file in inside if file.is_file() and GROUP not in file.relative_to(source).parts]
     return str(source.resolve()), len(files), sum(f.st_size for f in files), max(f.st_mtime_ns for f in files)

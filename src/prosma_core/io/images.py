@@ -12,7 +12,7 @@ import prosma_core
 from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.intensities import single_precision
 from prosma_core.errors import FileFormatError, GeometryError, LabelError, OutputError
-from prosma_core.io.atomic import put_back, replace_dir, write_atomic
+from prosma_core.io.atomic import make_folder, put_back, replace_dir, write_atomic
 from prosma_core.io.axes_units import axis_aligned
 from prosma_core.io.dicom import check_dicom, read_dicom
 from prosma_core.io.labels import as_labels, one_channel, scale_step
@@ -39,6 +39,7 @@ from prosma_core.io.raster import check_raster, read_raster, write_raster
 from prosma_core.io.tiff import check_tiff, lazy_tiff, read_tiff, write_tiff
 from prosma_core.io.zarr_checks import check_zarr, load_node
 from prosma_core.io.zarr_images import lazy_zarr, read_zarr, write_zarr
+from prosma_core.io.zarr_labels import image_of, list_label_image, plan_label_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -296,10 +297,21 @@ def write_image(
 
 def check_output(path: Path, *, overwrite: bool) -> None:
     """Raise `OutputError` unless `path` has a known suffix and nothing is there, or what `overwrite` may replace."""
-    if image_suffix(path).lower() not in WRITTEN_SUFFIXES:
+    if not written_format(path):
         msg = f"{path} names no format that can be written; let it end with one of {', '.join(WRITTEN_SUFFIXES)}."
         raise OutputError(msg)
     check_replace(path, overwrite=overwrite)
+
+
+def written_format(path: Path) -> str:
+    """The value of `FORMATS` that a result of this name is written in; empty where it names none.
+
+    A name in the `labels` group of an OME-Zarr image is a zarr, whatever its suffix.
+    """
+    suffix = image_suffix(path).lower()
+    if image_of(path) is not None:
+        return "zarr"
+    return FORMATS[suffix] if suffix in WRITTEN_SUFFIXES else ""
 
 
 def _check_shape(data: NDArray[Any], spec: ImageSpec, path: Path) -> None:
@@ -315,13 +327,17 @@ def _read(path: Path, axes: str | None, *, labels: bool) -> Scan:
 
 
 def _write(path: Path, data: NDArray[Any], spec: ImageSpec, provenance: dict[str, str] | None, what: str) -> None:
-    kind = FORMATS[image_suffix(path).lower()]
+    kind = written_format(path)
     write, notes = _FUNCTIONS[kind].write, dict(provenance or {})
     assert write is not None  # `check_output` asks for one of WRITTEN_SUFFIXES
     if not (_FUNCTIONS[kind].oriented or axis_aligned(spec)[1] or spec.format == "array"):
         _LOG.warning("%s: this format keeps the voxel size, not the orientation of the scan.", path)
     if kind == "zarr":
         notes = notes or {"program": f"prosma {prosma_core.__version__}", "kind": what}  # by which it may be replaced
-        replace_dir(path, lambda temporary: write(temporary, data, spec, notes))
+        image = plan_label_image(path, spec, {"kind": what, **notes})
+        if image_of(path) is not None:
+            make_folder(path.parent)
+        replace_dir(path, lambda temporary: write_zarr(temporary, data, spec, notes, image))
+        list_label_image(path)
     else:
         write_atomic(path, lambda temporary: write(temporary, data, spec, notes))

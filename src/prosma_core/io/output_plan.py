@@ -16,6 +16,7 @@ from prosma_core.io.atomic import check_length, put_back
 from prosma_core.io.names import FORMATS, image_suffix
 from prosma_core.io.notes import read_notes
 from prosma_core.io.zarr_checks import load_node
+from prosma_core.io.zarr_labels import image_of
 
 NOTE = "prosma"
 """Attribute of every zarr folder that this program writes."""
@@ -138,7 +139,7 @@ class OutputPlan:
                     if (above := _identity(parent)) is not None:
                         self._above.setdefault(above, source)
 
-    def add(self, target: Path, owner: str = "") -> None:
+    def add(self, target: Path, owner: str = "", *, labels: bool = False) -> None:
         """Promise a target.
 
         Parameters
@@ -146,13 +147,15 @@ class OutputPlan:
         target : Path
         owner : str
             Whose result it is, for the message.
+        labels : bool
+            Whether it is a label map, which may become one of the `labels` of an OME-Zarr image that is a source.
 
         Raises
         ------
         OutputError
             The target is, holds or lies in a source, it is another target, or its name is too long.
         """
-        self.check(target)
+        self.check(target, labels=labels)
         key = _key(target)
         if key in self._taken:
             other, whose = self._taken[key]
@@ -161,9 +164,12 @@ class OutputPlan:
             raise OutputError(msg)
         self._taken[key] = (target, owner)
 
-    def check(self, target: Path) -> None:
+    def check(self, target: Path, *, labels: bool = False) -> None:
         """Raise `OutputError` where a target is, holds or lies in a source, or its name is too long."""
         check_length(target)
+        image = image_of(target) if labels else None
+        around = () if image is None else (image, *image.parents, _resolved(image), *_resolved(image).parents)
+        allowed = set(map(_identity, around))
         own = _identity(target)
         if own is not None and own in self._sources:
             msg = (
@@ -175,8 +181,9 @@ class OutputPlan:
             msg = f"{target} holds the input {self._above[own]}, which would be deleted with it. Choose another name."
             raise OutputError(msg)
         for parent in (*target.absolute().parents, *_resolved(target).parents):
-            source = self._sources.get(_identity(parent) or (-1, -1))
-            if source is not None and source.is_dir():
+            identity = _identity(parent)
+            source = self._sources.get(identity or (-1, -1))
+            if source is not None and source.is_dir() and identity not in allowed:
                 msg = f"{target} lies inside the input {source}, which is never changed. Choose another folder."
                 raise OutputError(msg)
 

@@ -80,7 +80,7 @@ def locate_array(path: Path) -> Located:
         raise damaged(path, "the folder has no zarr metadata (.zarray, .zgroup or zarr.json)")
     if node.is_array:
         return _level(node) or Located(node, ZarrHeader(node.zarr_format, ""), labels=path.parent.name == "labels")
-    ome = _ome(node)
+    ome = ome_of(node)
     if ome.get("multiscales"):
         return _finest_level(node, ome)
     images = _images(path, path.resolve(), _MOST_LEVELS)
@@ -94,9 +94,9 @@ def locate_array(path: Path) -> Located:
 def _level(array: Node) -> Located | None:
     """An array that is a level of the OME-Zarr image around it, with its own voxel size."""
     group = load_node(array.path.parent)
-    if group is None or group.is_array or not _ome(group).get("multiscales"):
+    if group is None or group.is_array or not ome_of(group).get("multiscales"):
         return None
-    found = _finest_level(group, _ome(group))
+    found = _finest_level(group, ome_of(group))
     own = [entry for entry in found.multiscale["datasets"] if str(entry.get("path")) == array.path.name]
     return replace(found, array=array, multiscale={**found.multiscale, "datasets": own}) if own else None
 
@@ -110,14 +110,14 @@ def _images(group: Path, root: Path, levels: int) -> list[Path]:
         node = load_node(child)
         if node is None or len(found) >= _MOST_MEMBERS:
             continue
-        if node.is_array or _ome(node).get("multiscales"):
+        if node.is_array or ome_of(node).get("multiscales"):
             found.append(child)
         elif levels > 1:
             found += _images(child, root, levels - 1)
     return found
 
 
-def _ome(node: Node) -> dict[str, Any]:
+def ome_of(node: Node) -> dict[str, Any]:
     """What OME-Zarr says in the attributes of a group: from version 0.5 on under a name of its own."""
     ome = node.attributes.get("ome", node.attributes)
     return ome if isinstance(ome, dict) else {}

@@ -23,14 +23,16 @@ from prosma_core.io.axes_units import (
     usable_size,
 )
 from prosma_core.io.read_errors import damaged, excerpt, reading
-from prosma_core.io.zarr_checks import Empty, Located, ZarrHeader, check_array, coarser_levels, load_node, locate_array
+from prosma_core.io.zarr_checks import Empty, Located, check_array, coarser_levels, load_node, locate_array
+from prosma_core.io.zarr_labels import LabelImage, fill_levels, foreign_notes, plan_label_image
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from prosma_core.data.geometry import ImageSpec
+    from prosma_core.io.zarr_checks import ZarrHeader
 
 
 _LOG = logging.getLogger(__name__)
@@ -95,7 +97,7 @@ class OpenZarr:
     spec : ImageSpec
         Of the finest level, in canonical axis order.
     notes : dict
-        What `write_zarr` was given as provenance; empty for other folders.
+        What `write_zarr` was given as provenance; of other folders the classes that OME-Zarr names, if any.
     parts : dict of Path to tuple of slice
         The files of the finest level and the parts that they hold.
     labels : bool
@@ -184,7 +186,7 @@ def _open(path: Path, axes: str | None, *, coarser: bool, labels: bool, sparse: 
             for node in nodes
         ]
     shape = tuple(arrays[0].shape)
-    names = _axes(path, found, shape) if axes is None else parse_axes(axes, len(shape), path)
+    names = axes_of(path, found, shape) if axes is None else parse_axes(axes, len(shape), path)
     scale, origin, unit = _grid(path, found, names)
     placeholder = np.broadcast_to(np.zeros((), arrays[0].dtype), shape)  # costs no memory
     spec = arrange(
@@ -198,11 +200,11 @@ def _open(path: Path, axes: str | None, *, coarser: bool, labels: bool, sparse: 
         header=found.header,
     ).spec
     group = load_node(path)
-    notes = (group.attributes if group else {}).get("prosma", {})
+    notes = group.attributes.get("prosma") or foreign_notes(group) if group else {}
     return OpenZarr(arrays, names, spec, notes if isinstance(notes, dict) else {}, parts[0], found.labels)
 
 
-def _axes(path: Path, found: Located, shape: tuple[int, ...]) -> str:
+def axes_of(path: Path, found: Located, shape: tuple[int, ...]) -> str:
     """Our letter for each dimension."""
     ndim = len(shape)
     attributes = found.array.attributes
@@ -228,7 +230,7 @@ def _axes(path: Path, found: Located, shape: tuple[int, ...]) -> str:
 def _grid(path: Path, found: Located, axes: str) -> tuple[list[float], list[float] | None, str]:
     """Voxel size and position of voxel 0 for each dimension, in one unit."""
     if found.multiscale:
-        scale, origin = _transform(path, found.multiscale, len(axes))
+        scale, origin = transform_of(path, found.multiscale, len(axes))
         entries = [
             entry if isinstance(entry, dict) else {} for entry in found.multiscale.get("axes") or [{}] * len(axes)
         ]
@@ -249,7 +251,7 @@ def _grid(path: Path, found: Located, axes: str) -> tuple[list[float], list[floa
     return scale, origin, unit_name(attributes.get("unit"))
 
 
-def _transform(path: Path, multiscale: dict[str, Any], ndim: int) -> tuple[list[float], list[float]]:
+def transform_of(path: Path, multiscale: dict[str, Any], ndim: int) -> tuple[list[float], list[float]]:
     """Scale and translation of the finest level: its own, then those of the whole image."""
     scale, origin = [1.0] * ndim, [0.0] * ndim
     own = multiscale["datasets"][0].get("coordinateTransformations") or []
@@ -287,16 +289,35 @@ def _one_unit(
 _CHUNK = {"t": 1, "c": 1, "z": 64, "y": 256, "x": 256}
 
 
-def write_zarr(path: Path, data: NDArray[Any], spec: ImageSpec, provenance: dict[str, str]) -> None:
+def write_zarr(
+    path: Path, data: NDArray[Any], spec: ImageSpec, provenance: dict[str, str], image: LabelImage | None = None
+) -> None:
     """Write an array as a new zarr folder; parameters as of `create_zarr`.
 
     Parameters
     ----------
-    path, spec, provenance
+    path, spec, provenance, image
     data : ndarray
         Shape ``spec.shape``, axes ``spec.axes``.
     """
-    create_zarr(path, data.dtype, spec, provenance)[...] = data
+    image = image or plan_label_image(path, spec, provenance)
+    array = create_zarr(path, data.dtype, spec, provenance, image=image)
+    array[...] = data
+    for _ in complete_zarr(path, array, image):
+        pass
+
+
+def complete_zarr(path: Path, array: Any, image: LabelImage) -> Iterator[tuple[int, int]]:
+    """Fill the coarser levels of what `create_zarr` has made, once its array is filled; yields as `fill_levels`."""
+    if not image.levels:
+        return
+    names = tuple(array.metadata.dimension_names or ()) if array.metadata.zarr_format == 3 else ()
+
+    def create(place: Path, shape: tuple[int, ...]) -> Any:
+        chunks = tuple(min(chunk, size) for chunk, size in zip(array.chunks, shape, strict=True))
+        return _create(place, array.dtype, shape, names, image.header, chunks, array.fill_value)
+
+    yield from fill_levels(path, array, image.levels, create)
 
 
 def zarr_chunks(spec: ImageSpec) -> tuple[int, ...]:
@@ -324,6 +345,7 @@ def create_zarr(
     provenance: dict[str, str],
     chunks: tuple[int, ...] | None = None,
     fill: int = 0,
+    image: LabelImage | None = None,
 ) -> Any:
     """A new zarr folder of the version `spec` came from, or OME-Zarr 0.4, to be filled.
 
@@ -339,6 +361,8 @@ def create_zarr(
         Those of `zarr_chunks` unless given.
     fill : int
         Value of what is never written.
+    image : LabelImage, optional
+        Of `plan_label_image`, for the place where it will lie; `path` unless given.
 
     Returns
     -------
@@ -346,15 +370,16 @@ def create_zarr(
     """
     import zarr
 
-    header = spec.header if isinstance(spec.header, ZarrHeader) else ZarrHeader()
+    image = image or plan_label_image(path, spec, provenance)
+    header, chunks = image.header, chunks or zarr_chunks(spec)
     origin, _ = axis_aligned(spec)
     notes: dict[str, Any] = {"prosma": provenance} if provenance else {}
     if header.ome:
         group = zarr.create_group(str(path), zarr_format=header.zarr_format)  # type: ignore[arg-type]
-        array = _create(path / "0", dtype, spec, header, chunks, fill)
-        group.attrs.update({**_ome(spec, origin, header), **notes})
+        array = _create(path / "0", dtype, spec.shape, tuple(spec.axes), header, chunks, fill)
+        group.attrs.update({**_ome(spec, origin, image), **notes})
         return array
-    array = _create(path, dtype, spec, header, chunks, fill)
+    array = _create(path, dtype, spec.shape, tuple(spec.axes), header, chunks, fill)
     names = {"channel_names": list(spec.channel_names)} if spec.channel_names else {}
     grid = {"axes": list(spec.axes), "spacing": list(spec.spacing), "origin": list(origin), "unit": spec.unit}
     dimensions = {"_ARRAY_DIMENSIONS": list(spec.axes)} if header.zarr_format == 2 else {}
@@ -363,39 +388,59 @@ def create_zarr(
 
 
 def _create(
-    path: Path, dtype: np.dtype[Any], spec: ImageSpec, header: ZarrHeader, chunks: tuple[int, ...] | None, fill: int
+    path: Path,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    names: tuple[str, ...],
+    header: ZarrHeader,
+    chunks: tuple[int, ...],
+    fill: int,
 ) -> Any:
     import zarr
 
     separate: Any = {"name": "v2", "separator": "/"} if header.zarr_format == 2 else None
     return zarr.create_array(
         str(path),
-        shape=spec.shape,
+        shape=shape,
         dtype=dtype,
-        chunks=chunks or zarr_chunks(spec),
+        chunks=chunks,
         fill_value=fill,
         zarr_format=header.zarr_format,  # type: ignore[arg-type]
         chunk_key_encoding=separate,
-        dimension_names=list(spec.axes) if header.zarr_format == 3 else None,
+        dimension_names=list(names) if header.zarr_format == 3 else None,
         config={"write_empty_chunks": True},  # so that a missing chunk always means a damaged copy
     )
 
 
-def _ome(spec: ImageSpec, origin: tuple[float, ...], header: ZarrHeader) -> dict[str, Any]:
-    """Attributes of an OME-Zarr image of one level."""
-    spacing = dict(zip(spec.spatial_axes, spec.spacing, strict=True))
+def _ome(spec: ImageSpec, origin: tuple[float, ...], image: LabelImage) -> dict[str, Any]:
+    """Attributes of an OME-Zarr image."""
+    by_letter = dict(zip(spec.spatial_axes, spec.spacing, strict=True))
     start = dict(zip(spec.spatial_axes, origin, strict=True))
-    steps = [
-        {"type": "scale", "scale": [spacing.get(letter, 1.0) for letter in spec.axes]},
-        {"type": "translation", "translation": [start.get(letter, 0.0) for letter in spec.axes]},
-    ]
-    modern = header.zarr_format == 3
+    scale = [by_letter.get(letter, 1.0) for letter in spec.axes]
+    first = [start.get(letter, 0.0) for letter in spec.axes]
+    places = [(scale, first)]
+    for level in image.levels:
+        sizes = zip(scale, first, level.ratio, level.shift, strict=True)
+        placed = [(size * ratio, begin + size * shift) for size, begin, ratio, shift in sizes]
+        places.append(([size for size, _ in placed], [begin for _, begin in placed]))
+    modern = image.header.zarr_format == 3
     multiscale: dict[str, Any] = {
         "axes": [_axis(letter, spec.unit) for letter in spec.axes],
-        "datasets": [{"path": "0", "coordinateTransformations": steps}],
+        "datasets": [
+            {
+                "path": str(number),
+                "coordinateTransformations": [
+                    {"type": "scale", "scale": size},
+                    {"type": "translation", "translation": begin},
+                ],
+            }
+            for number, (size, begin) in enumerate(places)
+        ],
     }
     version = {"version": "0.5" if modern else "0.4"}
     content: dict[str, Any] = {"multiscales": [multiscale if modern else {**version, **multiscale}]}
+    if image.attributes:
+        content["image-label"] = image.attributes
     if spec.channel_names:
         content["omero"] = {"channels": [{"label": name} for name in spec.channel_names]}
     return {"ome": {**version, **content}} if modern else content

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from prosma_core.config.model import ClassInfo
+from prosma_core.config.model import COLORS, ClassInfo
 from prosma_core.config.training import LabelsConfig
 from prosma_core.data.pair_check import MAX_CLASSES, many_values
 from prosma_core.errors import DatasetError
@@ -12,7 +12,6 @@ from prosma_core.training.dataset_summary import Fingerprint
 
 LISTED = 12
 """Classes that are named in a message; of more, how many there are."""
-COLORS = ("#000000", "#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#911eb4", "#46f0f0", "#f032e6", "#bcf60c")
 
 
 def find_classes(

@@ -18,12 +18,15 @@ from prosma_core.data.geometry import Box, ImageSpec, Scan, array_spec, box_shap
 from prosma_core.data.lazy import LazyArray
 from prosma_core.events import CaseFailed, Event, StageStarted, TileDone
 from prosma_core.inference import memory, segment, stored_results
-from prosma_core.inference.files import segment_files
+from prosma_core.inference.files import FileOptions, plan_files, segment_files
 from prosma_core.inference.results import Segmentation, StoredArray
 from prosma_core.inference.segment import Segmenter
 from prosma_core.inference.tiled import TiledPredictor
 from prosma_core.io import images, zarr_images
 from prosma_core.io.images import read_image, read_labels, write_image
+from prosma_core.io.notes import noted_classes
+from prosma_core.io.scan_files import ScanChoice
+from prosma_core.io.zarr_labels import is_listed
 from prosma_core.model.unet import build_model
 
 MakeHeader = Callable[..., ModelHeader]
@@ -300,3 +303,78 @@ def test_empty_tiles_of_a_sparse_scan_are_computed_once(
     assert sum(computed) <= 30
     wanted, _ = run(by, Scan(array[...], array_spec(array.shape, "zyx")), InferenceConfig(overlap=0.25))
     np.testing.assert_array_equal(read_labels(tmp_path / "out.zarr").data, wanted.labels.data)
+
+
+def store_image(path: Path, version: int = 2) -> Scan:
+    """A scan in an OME-Zarr image of two levels."""
+    scan = scan_of(array_spec((15, 13, 11), "zyx"))
+    data = (scan.data * 10).astype(np.uint16)
+    group = zarr.create_group(str(path), zarr_format=version)
+    for name, values in (("0", data), ("1", data[:7, :6, :5])):
+        zarr.create_array(str(path / name), data=values, chunks=(4, 8, 8), zarr_format=version)
+    scales: list[list[dict[str, Any]]] = [[{"type": "scale", "scale": [n] * 3}] for n in (1.0, 2.0)]
+    levels = [{"path": str(n), "coordinateTransformations": scale} for n, scale in enumerate(scales)]
+    multiscale = {"axes": [{"name": n, "type": "space"} for n in "zyx"], "datasets": levels}
+    if version == 2:
+        group.attrs["multiscales"] = [{"version": "0.4", **multiscale}]
+    else:
+        group.attrs["ome"] = {"version": "0.5", "multiscales": [multiscale]}
+    return Scan(data, scan.spec)
+
+
+def image_files(path: Path) -> dict[Path, bytes]:
+    inside = (file for file in path.rglob("*") if file.is_file())
+    return {file: file.read_bytes() for file in inside if "labels" not in file.relative_to(path).parts}
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("parts", [False, True])
+def test_a_label_map_goes_into_the_labels_of_its_image(
+    parts: bool, version: int, tmp_path: Path, make_header: MakeHeader, request: pytest.FixtureRequest
+) -> None:
+    if parts:
+        request.getfixturevalue("by_parts")
+    by, image = segmenter(make_header(3, tile=(8, 8, 8))), tmp_path / "scan.ome.zarr"
+    scan = store_image(image, version)
+    wanted, _ = run(by, scan, InferenceConfig(overlap=0.25))
+    before, place = image_files(image), image / "labels" / "organs"
+    assert "only label maps go" in segmented([image], place, by, probabilities=True)[0][0].error
+    failures, said = segmented([image], place, by)
+    assert not failures
+    assert ("Computed in" in said) == parts
+    assert image_files(image) == before
+    np.testing.assert_array_equal(read_labels(place).data, wanted.labels.data)
+    opened = zarr_images.open_zarr(place)
+    assert [level.shape for level in opened.levels] == [(15, 13, 11), (7, 6, 5)]
+    assert [c.name for c in noted_classes(opened.notes)] == [c.name for c in by.header.classes]
+    assert [path.name for path in (image / "labels").iterdir() if path.is_dir()] == ["organs"]
+    assert "add --overwrite" in segmented([image], place, by)[0][0].error
+    options = FileOptions(skip_existing=True)
+    plan = plan_files(ScanChoice((image,)), place, by.header, InferenceConfig(), options)
+    assert (len(plan.left), len(plan.finished)) == (0, 1)
+    for file in (image / "labels").glob("z*.json"):
+        file.unlink()
+    for file in (image / "labels").glob(".zattrs"):
+        file.unlink()
+    assert not is_listed(place)
+    list(segment_files([image], place, by, InferenceConfig(overlap=0.25), options))
+    assert is_listed(place)
+
+
+@pytest.mark.usefixtures("by_parts")
+def test_labels_in_an_image_are_continued(tmp_path: Path, make_header: MakeHeader) -> None:
+    by, image = segmenter(make_header(3, tile=(8, 8, 8))), tmp_path / "scan.ome.zarr"
+    scan = store_image(image)
+    wanted, _ = run(by, scan, InferenceConfig(overlap=0.25))
+    place = image / "labels" / "organs"
+    work = segment_files([image], place, by, InferenceConfig(overlap=0.25))
+    done = image / "labels" / ".prosma-partial-organs" / "blocks.txt"
+    while not done.is_file() or len(done.read_text().splitlines()) < 3:
+        next(work)
+    work.close()
+    assert not place.exists()
+    failures, said = segmented([image], place, by)
+    assert not failures
+    assert "of an earlier run stay" in said
+    np.testing.assert_array_equal(read_labels(place).data, wanted.labels.data)
+    assert sorted(path.name for path in (image / "labels").iterdir()) == [".zattrs", ".zgroup", "organs"]

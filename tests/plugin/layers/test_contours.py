@@ -30,8 +30,7 @@ from napari_prosma.layers.results import (
     objects_layer,
 )
 from napari_prosma.layers.scan import METADATA, read
-from prosma_core.config.model import ClassInfo
-from prosma_core.training.classes import COLORS
+from prosma_core.config.model import COLORS, ClassInfo
 
 Classes = tuple[ClassInfo, ...]
 NOTES = {"model": "m", "program": "p"}
