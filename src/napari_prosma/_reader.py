@@ -23,8 +23,9 @@ from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.intensities import COLOR, display_window, finite_range
 from prosma_core.engine.decoder import DECODER
 from prosma_core.errors import FileFormatError
+from prosma_core.io.class_notes import noted_classes
 from prosma_core.io.names import FORMATS, image_suffix, is_dicom_folder, is_image_path, is_zarr_node, stem
-from prosma_core.io.notes import SLICES, made_by_model, noted_classes
+from prosma_core.io.notes import SLICES, made_by_model
 from prosma_core.io.read_errors import warnings_of
 from prosma_core.io.zarr_images import OpenZarr, open_zarr
 from prosma_core.printable import plain

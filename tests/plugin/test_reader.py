@@ -23,9 +23,9 @@ from napari_prosma.scan.selection import kind_of
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import array_spec
 from prosma_core.errors import FileFormatError
+from prosma_core.io.class_notes import noted_classes
 from prosma_core.io.images import read_image, write_image, write_labels
 from prosma_core.io.names import FORMATS, WRITTEN_SUFFIXES
-from prosma_core.io.notes import noted_classes
 from prosma_core.io.zarr_images import open_zarr
 
 OpenLayer = Callable[[Path], Any]
@@ -401,10 +401,10 @@ def test_labels_of_an_image_open_with_all_levels_names_and_colors(tmp_path: Path
     place = tmp_path / "scan.ome.zarr" / "labels" / "nuclei"
     write_labels(place, labels, spec, provenance=file_notes({}, classes, "labels"))
     write_labels(tmp_path / "own.ome.zarr", labels, spec, provenance=file_notes({}, classes, "labels"))
-    for path, levels in ((place, 1), (tmp_path / "own.ome.zarr", 2)):
+    for path, count in ((place, 1), (tmp_path / "own.ome.zarr", 2)):
         layer = open_layer(path)
         assert type(layer).__name__ == "Labels"
-        assert len(layer.data) == levels if layer.multiscale else levels == 1
+        assert (len(layer.data) if layer.multiscale else 1) == count
         assert layer.features["name"].tolist() == ["background", "nucleus"]
         np.testing.assert_allclose(layer.get_color(7), (0, 1, 0, 1))
         np.testing.assert_allclose(layer.scale, (2, 0.5, 0.5))

@@ -22,7 +22,8 @@ from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import ImageSpec
 from prosma_core.data.slices import SliceStates
 from prosma_core.errors import ProsmaError
-from prosma_core.io.notes import CLASSES, SLICES, classes_note, slices_note
+from prosma_core.io.class_notes import CLASSES, classes_note
+from prosma_core.io.notes import SLICES, slices_note
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel

@@ -23,9 +23,10 @@ from prosma_core.data.intensities import COLOR
 from prosma_core.data.slices import SliceStates
 from prosma_core.engine.decoder import DECODER
 from prosma_core.errors import GeometryError
+from prosma_core.io.class_notes import noted_classes
 from prosma_core.io.dataset_folder import Case, file_classes
 from prosma_core.io.names import image_suffix
-from prosma_core.io.notes import noted_classes, noted_slices
+from prosma_core.io.notes import noted_slices
 
 
 @dataclass(frozen=True, eq=False)

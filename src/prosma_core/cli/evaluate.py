@@ -145,7 +145,9 @@ def _print_table(report: dict[str, Any]) -> None:
         table.add_row("mean", cell(name), *(_number(m[k]) for k in ("dice", "iou", "hd95", "surface_dice")))
     Console(width=110).print(table)
     if (dice := summary["mean_dice"])["cases"]:
-        say(f"Mean Dice {_number(dice['value'])}: of the classes that each case shows, over {counted(dice['cases'], 'case')}.")
+        say(
+            f"Mean Dice {_number(dice['value'])}: of the classes that each case shows, over {counted(dice['cases'], 'case')}."
+        )
     for name, m in summary["classes"].items():
         if not m["present"]:
             say(f"{name} is in no case: it has no Dice.")

@@ -21,10 +21,11 @@ from prosma_core.events import CaseFailed, Event, StageStarted, Working
 from prosma_core.inference.scan_runs import ScanPlan, ScanTask, is_finished, run_scans, tasks_of
 from prosma_core.io.atomic import check_length
 from prosma_core.io.bundle import missed_text
+from prosma_core.io.class_notes import classes_note
 from prosma_core.io.dataset_folder import read_channels
 from prosma_core.io.images import open_image, read_labels, stem, write_image, write_labels, written_format
 from prosma_core.io.names import image_suffix
-from prosma_core.io.notes import classes_note, known_of, made_by_model, read_notes
+from prosma_core.io.notes import known_of, made_by_model, read_notes
 from prosma_core.io.output_plan import check_replace
 from prosma_core.io.result_table import ResultTable, Row, class_rows
 from prosma_core.io.scan_files import ScanChoice, ScanFiles, collect_scans, of_part, separate, target_name

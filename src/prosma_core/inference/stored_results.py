@@ -28,8 +28,8 @@ from prosma_core.inference.memory import SHARE
 from prosma_core.inference.results import StoredArray
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.atomic import PREFIX, check_target, machine_state, output_errors, replace_dir
+from prosma_core.io.class_notes import classes_note
 from prosma_core.io.images import check_output, least_bytes, written_format
-from prosma_core.io.notes import classes_note
 from prosma_core.io.zarr_images import complete_zarr, create_zarr, open_written, zarr_chunks
 from prosma_core.io.zarr_labels import GROUP, LabelImage, list_label_image, plan_label_image
 

@@ -7,15 +7,11 @@ import json
 import logging
 import re
 import struct
-from collections.abc import Mapping, Sequence
 from html import unescape
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from prosma_core.config.documents import load_json
-from prosma_core.config.model import ClassInfo
 from prosma_core.data.slices import SliceStates
 from prosma_core.errors import ProsmaError
 from prosma_core.io.dicom import dicom_modality
@@ -26,8 +22,6 @@ from prosma_core.io.tiff import AXES_NOTE
 
 NO_INDEPENDENT_LABELS = "No independent labels"
 """How a text begins that says why a model is not judged by labels that a model made."""
-CLASSES = "classes"
-"""Note on the classes of a label map: `ClassInfo` as a JSON list."""
 SLICES = "slices"
 """Note on the slices that a person checked or edited: `SliceStates` as JSON."""
 _LOG = logging.getLogger(__name__)
@@ -42,20 +36,6 @@ _TEXT_NOTE = re.compile(r"^([A-Za-z_][A-Za-z0-9_]*)(?::=| = )(.*)$", re.MULTILIN
 def made_by_model(notes: dict[str, Any]) -> str:
     """Name of the model whose result a file or layer with these notes is, corrected or not; empty for others."""
     return str(notes.get("model", ""))
-
-
-def classes_note(classes: Sequence[ClassInfo]) -> dict[str, str]:
-    """Note on names and colors of classes, for a file of the label map; none where they are not known."""
-    return {CLASSES: json.dumps([c.model_dump() for c in classes])} if classes else {}
-
-
-def noted_classes(notes: Mapping[str, Any]) -> tuple[ClassInfo, ...]:
-    """Classes in the notes of a file, empty where there are none or they are damaged."""
-    try:
-        return tuple(ClassInfo.model_validate(entry) for entry in load_json(notes.get(CLASSES, "[]")))
-    except (TypeError, ValueError, ValidationError) as error:
-        _LOG.warning("The class names in a file's notes cannot be read (%s)", error)
-        return ()
 
 
 def slices_note(states: SliceStates | None) -> dict[str, str]:

@@ -18,8 +18,9 @@ from prosma_core.config.model import COLORS, LONGEST_CLASS_NAME, ClassInfo
 from prosma_core.errors import OutputError, ProsmaError
 from prosma_core.io.atomic import output_errors, write_bytes_atomic
 from prosma_core.io.claims import ClaimedError, claimed
-from prosma_core.io.notes import classes_note, noted_classes
+from prosma_core.io.class_notes import classes_note, noted_classes
 from prosma_core.io.zarr_checks import Located, Node, ZarrHeader, load_node, locate_array, ome_of
+from prosma_core.io.zarr_geometry import axes_of, transform_of
 
 if TYPE_CHECKING:
     from prosma_core.data.geometry import ImageSpec
@@ -171,8 +172,6 @@ def own_levels(spec: ImageSpec) -> tuple[Level, ...]:
 
 def _levels_of(image: Path, found: Located, spec: ImageSpec) -> tuple[Level, ...]:
     """The levels of an image behind the one that has the shape of a label map."""
-    from prosma_core.io.zarr_images import axes_of, transform_of
-
     entries = found.multiscale["datasets"]
     levels = []
     for entry in entries:

@@ -23,8 +23,8 @@ from prosma_core.inference.results import Segmentation, StoredArray
 from prosma_core.inference.segment import Segmenter
 from prosma_core.inference.tiled import TiledPredictor
 from prosma_core.io import images, zarr_images
+from prosma_core.io.class_notes import noted_classes
 from prosma_core.io.images import read_image, read_labels, write_image
-from prosma_core.io.notes import noted_classes
 from prosma_core.io.scan_files import ScanChoice
 from prosma_core.io.zarr_labels import is_listed
 from prosma_core.model.unet import build_model

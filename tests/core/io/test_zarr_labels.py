@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import ImageSpec, spacing_affine
 from prosma_core.errors import OutputError
+from prosma_core.io.class_notes import classes_note, noted_classes
 from prosma_core.io.images import read_image, read_labels, write_image, write_labels
-from prosma_core.io.notes import classes_note, noted_classes, read_notes
+from prosma_core.io.notes import read_notes
 from prosma_core.io.output_plan import OutputPlan
 from prosma_core.io.zarr_images import open_zarr
 from prosma_core.io.zarr_labels import LARGEST, image_of, is_listed, list_label_image, own_levels
@@ -117,7 +118,7 @@ def test_labels_of_an_image_have_its_levels_names_and_colors(version: int, name:
     assert noted_classes(read_notes(image / "labels" / name)) == CLASSES
     write_labels(image / "labels" / "more", labels, spec, provenance=NOTES)
     assert ome(image / "labels")["labels"] == [name, "more"]
-    assert not [file for file in image.rglob(".prosma*")]
+    assert not list(image.rglob(".prosma*"))
 
 
 @pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")
@@ -128,7 +129,7 @@ def test_metadata_that_is_kept_together_names_the_labels(version: int, tmp_path:
     for _ in range(2):
         write_labels(image / "labels" / "organs", labels, read_image(image).spec, overwrite=True, provenance=NOTES)
     group = zarr.open_consolidated(str(image), zarr_format=version)
-    assert [name for name in dict(group["labels"].members())] == ["organs"]
+    assert list(dict(group["labels"].members())) == ["organs"]
     np.testing.assert_array_equal(group["labels/organs/0"][...], labels)
     assert group["0"].shape == SHAPES[0]
     again = dict(group.metadata.consolidated_metadata.metadata)
