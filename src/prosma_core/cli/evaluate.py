@@ -146,7 +146,8 @@ def _print_table(report: dict[str, Any]) -> None:
     Console(width=110).print(table)
     if (dice := summary["mean_dice"])["cases"]:
         say(
-            f"Mean Dice {_number(dice['value'])}: of the classes that each case shows, over {counted(dice['cases'], 'case')}."
+            f"Mean Dice {_number(dice['value'])}: of the classes that each case shows, over "
+            f"{counted(dice['cases'], 'case')}."
         )
     for name, m in summary["classes"].items():
         if not m["present"]:
