@@ -370,6 +370,24 @@ def test_a_scan_opened_by_the_command_with_the_widget_fills_the_canvas_unless_so
     assert zoom == pytest.approx(viewer.scene.camera.zoom, rel=0.001)
 
 
+@pytest.mark.usefixtures("display")
+def test_a_window_wider_than_the_screen_becomes_as_wide_as_it_when_a_widget_is_first_shown(
+    make_napari_viewer: Any, session: Session, monkeypatch: pytest.MonkeyPatch, qtbot: Any
+) -> None:
+    monkeypatch.setattr("napari_prosma.segment.widget.session", lambda: session)
+    viewer = make_napari_viewer(show=False)
+    viewer.window.add_plugin_dock_widget("napari-prosma", "Segment", tabify=True)
+    window = viewer.window._qt_window
+    room = window.screen().availableVirtualSize()
+    viewer.show()
+    window.resize(room.width() + 123, 700)  # as napari does in a new installation
+    qtbot.waitUntil(lambda: window.width() == room.width())
+    assert window.height() == 700
+    window.resize(room.width() + 123, 700)
+    qtbot.wait(300)
+    assert window.width() == room.width() + 123, "a person may have it so"
+
+
 NAMES = ("Segment", "Train", "Gates")
 OPENERS: dict[str, Callable[[Any, str, Session], object]] = {
     "menu": lambda _, name, __: get_app_model().commands.execute_command(f"napari-prosma.{name.lower()}").result(),

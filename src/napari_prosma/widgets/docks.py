@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from npe2 import PluginManifest
 from npe2.manifest.utils import import_python_name
-from qtpy.QtCore import QEvent, QObject, QTimer
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtWidgets import QDockWidget, QLabel, QMainWindow, QWidget
 
 from napari_prosma.layers.viewport import FittedView
@@ -85,6 +85,9 @@ class _Settled(QObject):
         self._soon = QTimer(self)  # napari goes on with a new dock first
         self._soon.setSingleShot(True)
         self._soon.timeout.connect(self._come)
+        self._shown = QTimer(self)  # napari sizes its first window of all right after it shows it
+        self._shown.setSingleShot(True)
+        self._shown.timeout.connect(self._keep_on_screen)
         dock.setWindowTitle(view.TITLE)
         dock.dockLocationChanged.connect(self._place)
         dock.topLevelChanged.connect(self._show_title)
@@ -129,6 +132,16 @@ class _Settled(QObject):
         self._front = seen
         if seen and self._fitted is not None:
             self._taken.start()
+            self._shown.start()
+
+    def _keep_on_screen(self) -> None:
+        """Make a window no larger than the screens: napari's first one takes all the width that its docks ask for."""
+        window = self._dock.window()
+        screen = None if window is None else window.screen()
+        if window is None or screen is None or window.isMaximized() or window.isFullScreen():
+            return
+        frame = window.frameGeometry().size() - window.size()
+        window.resize(window.size().boundedTo(screen.availableVirtualSize() - frame))
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
         """Come to the front where napari's menu, which opens and hides in turns, hides a tab that is behind another."""
