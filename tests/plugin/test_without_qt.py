@@ -388,6 +388,38 @@ def test_a_second_click_while_a_job_begins_is_none(
     assert view.shown["show_run"][0] in ("Cancel", "Stop")
 
 
+@pytest.mark.parametrize("job", ["segment", "gates", "train", "next", "estimate"])
+def test_the_log_is_that_of_the_failure_that_is_shown(
+    job: str, request: pytest.FixtureRequest, jobs: Any, clock: Any, result: Any
+) -> None:
+    controller = request.getfixturevalue(job if job in ("segment", "gates") else "train")
+    view = controller.view
+    if job in ("segment", "gates"):
+        choose(controller)
+    else:
+        view.add_active_clicked.emit()
+        controller.slices.mark(result[1], 5)
+        clock.run()
+        view.start_chosen.emit(models_in(view.shown["show_starts"][0])["phantom-3d"])
+    view.run_clicked.emit()
+    jobs.jobs[-1].say(Failed(DeviceError("no memory"), "first log"))
+    assert (view.shown["show_error"], controller.details()) == (("no memory", True), "first log")
+    signal = {"next": "next_clicked", "estimate": "estimate_clicked"}.get(job, "run_clicked")
+    getattr(view, signal).emit()
+    assert view.shown["show_error"] == ("", False)
+    jobs.jobs[-1].say(Failed(DeviceError("no device"), "second log"))
+    assert (view.shown["show_error"], controller.details()) == (("no device", True), "second log")
+    getattr(view, signal).emit()
+    jobs.jobs[-1].say(Failed(DeviceError("no words"), ""))
+    assert (view.shown["show_error"], controller.details()) == (("no words", False), "the log")
+    getattr(view, signal).emit()
+    view.show_progress = lambda *_: 1 / 0
+    jobs.jobs[-1].say(Working("Reading the scan"))
+    assert view.shown["show_error"][1]
+    assert "ZeroDivisionError" in view.shown["show_error"][0]
+    assert "Traceback" in controller.details(), "before the engine has stopped"
+
+
 def test_gates_are_inspected_at_the_levels_that_are_ticked(gates: Any, jobs: Any, open_scan: Callable[[], Any]) -> None:
     view = gates.view
     open_scan()
@@ -473,7 +505,7 @@ def test_all_of_these_pass_in_a_process_that_cannot_import_qt() -> None:
     command = [sys.executable, "-c", RUN, __file__]
     done = subprocess.run(command, check=False, capture_output=True, encoding="utf-8", env=environment)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert "19 passed" in done.stdout
+    assert "24 passed" in done.stdout
     assert "Qt: []" in done.stdout
 
 

@@ -11,7 +11,7 @@ from napari_prosma.gates.maps import Steps
 from napari_prosma.gates.ranking import NOT_RANKED, STOPPED, RankJob
 from napari_prosma.gates.result_controller import AbstractGatesResultPanel, ResultController
 from napari_prosma.gates.state import InspectChoices, InspectPlan, LevelFacts, level_facts, resolve
-from napari_prosma.jobs.run import ViewSignal
+from napari_prosma.jobs.run import Failure, ViewSignal
 from napari_prosma.jobs.session import LooksView, Session
 from napari_prosma.scan.controller import (
     AbstractPartFields,
@@ -146,7 +146,7 @@ class GatesController(ScanController[InspectChoices]):
         self.view = view
         self.run: InspectJob | RankJob | None = None
         self.shown_result: ResultController | None = None
-        self._details = ""
+        self._failure = Failure()
         self._source: Image | None = None
         self._plan: InspectPlan | Problem | None = None
         self._starting: type[InspectJob | RankJob] | None = None
@@ -242,7 +242,7 @@ class GatesController(ScanController[InspectChoices]):
 
     def details(self) -> str:
         """Log or traceback of the last failure."""
-        return self._details or self.session.jobs.log()
+        return self._failure.details or self.session.jobs.log()
 
     # --- What follows -----------------------------------------------------------------------------------------------
 
@@ -303,6 +303,7 @@ class GatesController(ScanController[InspectChoices]):
         self._starting = kind
         try:
             self.run = begin()
+            self._failure = self.run.failure
         finally:
             self._starting = None
 
@@ -325,8 +326,7 @@ class GatesController(ScanController[InspectChoices]):
         panel.lock_what_if(locked)
 
     def _run_over(self) -> None:
-        run, self.run = self.run, None
-        self._details = run.details if run is not None else ""
+        self.run = None
         self._lock(False)
         self.view.show_running(False)
         self._layers_changed()

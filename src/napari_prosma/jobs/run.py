@@ -21,6 +21,19 @@ _LOG = logging.getLogger(__name__)
 Handlers = Mapping[type, Callable[[Any], None]]
 
 
+@dataclass
+class Failure:
+    """Why a job failed, for the log that a user can read; it outlives the job.
+
+    Attributes
+    ----------
+    details : str
+        Log or traceback; empty where there is none.
+    """
+
+    details: str = ""
+
+
 class JobRun(ABC):
     """A job of the engine from its start to its last message; subclasses handle the messages.
 
@@ -39,6 +52,7 @@ class JobRun(ABC):
         Whether its widget is gone: nothing is handled any more.
     broken : bool
         Whether a handler has raised.
+    failure : Failure
     """
 
     NAME: JobName
@@ -46,6 +60,7 @@ class JobRun(ABC):
 
     def __init__(self) -> None:
         self.cancelling = self.abandoned = self.broken = self._ended = False
+        self.failure = Failure()
 
     def start(self, jobs: Jobs, spec: JobSpec) -> None:
         """Give the job to the engine; returns at once, and raises as `Jobs.start`."""
@@ -173,11 +188,6 @@ class ShownRun(JobRun):
     texts : RunTexts
     title : str
         In the activity dock.
-
-    Attributes
-    ----------
-    details : str
-        What the engine said of a failure.
     """
 
     LINES = 4
@@ -185,7 +195,6 @@ class ShownRun(JobRun):
 
     def __init__(self, view: RunView, texts: RunTexts, title: str) -> None:
         super().__init__()
-        self.details = ""
         self._run_view, self._texts = view, texts
         self._lines: list[str] = []
         self._time = TimeLeft()
@@ -212,7 +221,7 @@ class ShownRun(JobRun):
 
     def show_error(self, reason: str, details: str) -> None:
         """As of `JobRun`."""
-        self.details = details
+        self.failure.details = details
         self._run_view.show_error(self._texts.broken.format(reason=reason), details=True)
 
     def over(self) -> None:
@@ -237,5 +246,5 @@ class ShownRun(JobRun):
         self._activity.show_progress(tile.done, tile.total)
 
     def _fail(self, failed: Failed) -> None:
-        self.details = failed.details
+        self.failure.details = failed.details
         self._run_view.show_error(str(failed.error), details=bool(failed.details))

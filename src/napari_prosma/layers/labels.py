@@ -195,7 +195,7 @@ def _in_unit_of(image: LayerScan, scan: LayerScan) -> LayerScan:
 
 
 def names_values(features: Any) -> bool:
-    """Whether a layer's features table names its values; else another plugin put it there, and it is of something else."""
+    """Whether a layer's features table names its values; a table without names is another plugin's."""
     return {"index", "name"} <= set(features.columns)
 
 

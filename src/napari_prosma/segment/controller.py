@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary
 
 from napari_prosma.cleanup import run_all
-from napari_prosma.jobs.run import ViewSignal
+from napari_prosma.jobs.run import Failure, ViewSignal
 from napari_prosma.jobs.session import LooksView, Session
 from napari_prosma.layers.results import drawing_layer, paint_in
 from napari_prosma.scan.controller import (
@@ -126,7 +126,7 @@ class SegmentController(ScanController[SegmentChoices]):
         self.run: SegmentJob | None = None
         self.last: SegmentJob | None = None
         self._drawn: WeakKeyDictionary[Image, Labels] = WeakKeyDictionary()
-        self._details = ""
+        self._failure = Failure()
         self._plan: SegmentPlan | Problem | None = None
         self._starting = False
         self._connect_view()
@@ -179,6 +179,7 @@ class SegmentController(ScanController[SegmentChoices]):
                 self.view.show_error("", details=False)
                 self._starting = True  # napari's progress bar lets the event loop run
                 self.run = SegmentJob(plan, self._layer, self.viewer, self.view, jobs, self._run_over)
+                self._failure = self.run.failure
         except EngineBusyError as error:
             self.view.show_error(str(error), details=False)
             return str(error)
@@ -199,7 +200,7 @@ class SegmentController(ScanController[SegmentChoices]):
 
     def details(self) -> str:
         """Log or traceback of the last failure."""
-        return self._details or self.session.jobs.log()
+        return self._failure.details or self.session.jobs.log()
 
     # --- What follows -----------------------------------------------------------------------------------------------
 
@@ -228,7 +229,7 @@ class SegmentController(ScanController[SegmentChoices]):
         self._presenter.plan(self._plan, self._choices, running=self._busy())
 
     def _run_over(self, run: SegmentJob, finished: bool) -> None:
-        self.run, self._details = None, run.details
+        self.run = None
         if finished:
             if self.last is not None:
                 self.last.measures.leave()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from napari.layers import Image, Labels
 
 from napari_prosma.cleanup import run_all
+from napari_prosma.jobs.run import Failure
 from napari_prosma.jobs.session import Session
 from napari_prosma.layers.labels import fit_brush
 from napari_prosma.layers.patient_view import patient_view
@@ -87,6 +88,7 @@ class TrainController:
         self._own_name = ""
         self._edited: dict[int, tuple[str, str]] = {}
         self._plan: TrainPlan | Problem | None = None
+        self._failure = Failure()
         self._usual: TrainingConfig | None = None
         self._presenter = TrainPresenter(view, session)
         self._pairs = PairList(session.jobs, self._pairs_changed)
@@ -94,10 +96,18 @@ class TrainController:
         self.series = SeriesWork(viewer, view.series, session, self._pairs, self._first_labels, self._show_plan)
         self.slices = SliceMarks(viewer, view, self._pairs, self._say)
         self._preview = TrainingPreview(viewer, view)
-        self._estimate = RuntimeEstimator(view, session.jobs, self._show_times, self._show_plan)
-        self.trainings = TrainingManager(view, session, self._pairs, self._preview, self._training_over)
+        self._estimate = RuntimeEstimator(view, session.jobs, self._show_times, self._show_plan, self._begun)
+        self.trainings = TrainingManager(view, session, self._pairs, self._preview, self._training_over, self._begun)
         self.next = NextSlice(
-            viewer, view, session.jobs, self._pairs, self.slices, self.series, self._adviser, self._show_plan
+            viewer,
+            view,
+            session.jobs,
+            self._pairs,
+            self.slices,
+            self.series,
+            self._adviser,
+            self._show_plan,
+            self._begun,
         )
         self._no_looks = session.follow_looks(viewer, view)
         self._no_shortcuts = offer(
@@ -336,6 +346,13 @@ class TrainController:
             self._say(f"Nothing was unloaded. {error}")
         else:
             self._show_devices(None)
+
+    def details(self) -> str:
+        """Log or traceback of the last failure."""
+        return self._failure.details or self.session.jobs.log()
+
+    def _begun(self, failure: Failure) -> None:
+        self._failure = failure
 
     def _training_over(self) -> None:
         if self._own_name:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from napari_prosma.jobs.boundary import JobName, Jobs
-from napari_prosma.jobs.run import Handlers, RunTexts, ShownRun
+from napari_prosma.jobs.run import Failure, Handlers, RunTexts, ShownRun
 from napari_prosma.jobs.spec import Preparation, release_scans, share_scan
 from napari_prosma.layers.scan import LayerScan
 from napari_prosma.train.pair_list import PairList
@@ -231,6 +231,8 @@ class NextSlice:
         Gives who is asked, as things are now.
     over : callable
         Called when the engine has ranked, so that the widget is ready again.
+    begun : callable
+        Told where the failure of a ranking that begins will be.
     """
 
     def __init__(
@@ -243,10 +245,11 @@ class NextSlice:
         folder: ClosedScans,
         adviser: Callable[[], Adviser],
         over: Callable[[], None],
+        begun: Callable[[Failure], None],
     ) -> None:
         self._viewer, self._view, self._jobs = viewer, view, jobs
         self._pairs, self._slices, self._folder = pairs, slices, folder
-        self._adviser, self._over = adviser, over
+        self._adviser, self._over, self._begun = adviser, over, begun
         self._job: SuggestJob | None = None
         self._busy = self._asking = self._closed = False
         self._key: tuple[Any, ...] = ()
@@ -352,6 +355,7 @@ class NextSlice:
         try:
             with self._jobs.reserve(SuggestJob.NAME):
                 self._job = SuggestJob(spec, self._view, self._jobs, found, unfit, self._leave)
+                self._begun(self._job.failure)
         finally:
             self._asking = False
         return ""

@@ -10,7 +10,7 @@ from typing import Any
 
 from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.boundary import JobName, Jobs
-from napari_prosma.jobs.run import Handlers, JobRun
+from napari_prosma.jobs.run import Failure, Handlers, JobRun
 from napari_prosma.scan.selection import Problem
 from napari_prosma.train.pairs import Pair
 from napari_prosma.train.presenter import AbstractTrainView
@@ -43,12 +43,22 @@ class RuntimeEstimator:
         Called when `times` or `text` changed.
     over : callable
         Called when an estimate is over.
+    begun : callable
+        Told where the failure of an estimate that begins will be.
     """
 
-    def __init__(self, view: AbstractTrainView, jobs: Jobs, told: Callable[[], None], over: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        view: AbstractTrainView,
+        jobs: Jobs,
+        told: Callable[[], None],
+        over: Callable[[], None],
+        begun: Callable[[Failure], None],
+    ) -> None:
         self._times: dict[str, str] = {}
         self._preset_times = PresetTimer(jobs, told)
         self._view, self._jobs, self._told, self._over = view, jobs, told, over
+        self._begun = begun
         self._job: _EstimateJob | None = None
         self._preset = ""
         self._what: dict[str, Any] = {}
@@ -84,6 +94,7 @@ class RuntimeEstimator:
         self._view.show_running(True)
         self._view.show_progress(0, 0, "Starting…")
         self._job = _EstimateJob(self._view, self._done, self._leave, lambda: self._remove(scratch))
+        self._begun(self._job.failure)
         self._job.start(self._jobs, PlanSpec(plan, pairs, folder))
 
     def cancel(self) -> None:
@@ -148,18 +159,22 @@ class _EstimateJob(JobRun):
             StageStarted: lambda stage: self._view.show_progress(0, 0, stage.message),
             Working: lambda working: self._view.show_progress(0, 0, working.message),
             Finished: self._finish,
-            Failed: lambda failed: self._view.show_error(str(failed.error), details=bool(failed.details)),
+            Failed: lambda failed: self._show(str(failed.error), failed.details),
         }
 
-    def show_error(self, reason: str, _details: str) -> None:
+    def show_error(self, reason: str, details: str) -> None:
         """Show that an estimate failed."""
-        self._view.show_error(f"The time cannot be shown: {reason}", details=False)
+        self._show(f"The time cannot be shown: {reason}", details)
 
     def over(self) -> None:
         """End the estimate."""
         run_all("The copies of an estimate could not be removed", self._tidy)
         if not self.abandoned:
             self._told()
+
+    def _show(self, text: str, details: str) -> None:
+        self.failure.details = details
+        self._view.show_error(text, details=bool(details))
 
     def _finish(self, message: Finished) -> None:
         assert isinstance(message.result, PlanResult)

@@ -11,6 +11,7 @@ from pathlib import Path
 from napari.utils.notifications import show_warning
 
 from napari_prosma.cleanup import run_all
+from napari_prosma.jobs.run import Failure
 from napari_prosma.jobs.session import ScanMark, Session
 from napari_prosma.scan.selection import mark_of
 from napari_prosma.train.autosave import Autosave
@@ -49,6 +50,8 @@ class TrainingManager:
     preview : TrainingPreview
     changed : callable
         Called when a training has ended, or another model is there.
+    begun : callable
+        Told where the failure of a training that begins will be.
 
     Attributes
     ----------
@@ -67,13 +70,14 @@ class TrainingManager:
         pairs: PairList,
         preview: TrainingPreview,
         changed: Callable[[], None],
+        begun: Callable[[Failure], None],
     ) -> None:
         self.run: TrainJob | None = None
         self.outcome: TrainedModel | None = None
         self.held_out = ""
-        self._failure = ""
         self._begun: Sequence[PairRow] = ()  # pairs of a new training; none of a resumed run, whose files are its own
         self._view, self._session, self._preview, self._changed = view, session, preview, changed
+        self._tell_begun = begun
         self._pairs = pairs
         self._beginning = self._closed = False
         self._runs_asked = 0
@@ -168,10 +172,6 @@ class TrainingManager:
 
         self._session.jobs.run(lambda: list_runs(folder), done, failed)
 
-    def details(self) -> str:
-        """Log or traceback of the last failure."""
-        return self._failure or self._session.jobs.log()
-
     def close(self) -> None:
         """Stop what runs; it is listed where the widget is opened again."""
         self._closed = True
@@ -204,6 +204,7 @@ class TrainingManager:
         self._autosave = Autosave(order.folder, pairs, self._session.jobs, self._not_saved, before=self._autosave)
         self._begun = rows if fresh else ()
         self.run = TrainJob(order, self._view, self._session.jobs, self._preview, self._over)
+        self._tell_begun(self.run.failure)
         if isinstance(order.spec, NewTraining):
             self._watch(self.run, order.spec)
         else:
@@ -230,7 +231,7 @@ class TrainingManager:
             self._live = None
         else:
             self._view.show_live(checked=self._learns, text="")
-        self.run, self._failure = None, run.details
+        self.run = None
         if self._begun and not run.order.folder.run_yaml.is_file() and self._all_there(self._begun):
             self._discard(run)
         elif self._autosave is not None:

@@ -87,7 +87,7 @@ class TrainWidget(TrainView):
         self.controller.show_starts()
 
     def _show_details(self) -> None:
-        self.show_log(self.controller.trainings.details())
+        self.show_log(self.controller.details())
 
     def _use(self) -> None:
         if self.controller.trainings.outcome is not None:

@@ -512,14 +512,20 @@ def test_a_result_deleted_at_the_last_moment_stays_deleted(widget: Widget, scan_
     assert widget.text("run") == "Segment"
 
 
-def test_what_cannot_be_shown_is_said_and_the_widget_goes_on(widget: Widget, scan_data: np.ndarray, finished) -> None:
+def test_what_cannot_be_shown_is_said_and_the_widget_goes_on(
+    widget: Widget, scan_data: np.ndarray, finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        msg = "the table is broken"
+        raise RuntimeError(msg)
+
     widget.viewer.add_image(scan_data, name="mri")
     widget.choose("phantom-3d")
     job = widget.start()
     job.give_labels()
-    labels_of(widget)[0].features = {"other": [1, 2]}
+    monkeypatch.setattr(widget.view.result, "show_result", broken)
     job.say(finished({"organ": 0, "lesion": 0}))
-    assert "could not be shown" in widget.text("error")
+    assert "could not be shown: RuntimeError: the table is broken" in widget.text("error")
     assert widget.text("run") == "Segment"
     assert widget.can_run
 

@@ -1019,7 +1019,7 @@ def test_a_failure_is_said_and_the_widget_can_go_on(widget: Any, annotated: Any)
     job = widget.start()
     job.say(Failed(DeviceError("Memory of cuda ran out."), "a traceback"))
     assert widget.text("error") == "Memory of cuda ran out."
-    assert widget.controller.trainings.details() == "a traceback"
+    assert widget.controller.details() == "a traceback"
     assert widget.can_run
     job.say(Cancelled())  # late words of a dead engine
     assert widget.text("error") == "Memory of cuda ran out."
