@@ -32,11 +32,13 @@ STANDS_FOR = {
     "hippocampus-mri": "liver.safetensors",  # a small network, with levels 0 and 1
     "level=2:tau*0": "level=1:tau*0",
     "20": "1",  # epochs
+    "scheduler.json": "local:1",
     "$part/2": "1/2",
     "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT": "1/8",
 }
 LEFT_OUT = {
     "--check-update": "asks a server",
+    "tls://HOST:8786": "needs a scheduler with certificates; tests/core/cluster has one of each",
     "benchmarks/shipped/breast-lesion-us.yaml": "trains on a whole public data set",
 }
 TINY = {

@@ -102,6 +102,10 @@ class MissingExtraError(ProsmaError):
     """An optional dependency that is not installed; the text names the extra to install."""
 
 
+class ClusterError(ProsmaError):
+    """A Dask cluster that does not answer, has no workers, or whose workers do not fit this computer."""
+
+
 class EngineError(ProsmaError):
     """The engine process could not be started, died, or could not be understood."""
 

@@ -12,6 +12,7 @@ from prosma_core.errors import BELOW, ConfigError
 from prosma_core.printable import visible
 
 if TYPE_CHECKING:
+    from prosma_core.cluster.connection import Place
     from prosma_core.inference.scan_runs import ScanPlan
     from prosma_core.io.scan_files import ScanChoice
 
@@ -37,6 +38,15 @@ SkipExisting = Annotated[
     bool, typer.Option("--skip-existing", help="Leave out scans whose results exist; they are not read.")
 ]
 
+On = Annotated[
+    str | None,
+    typer.Option(
+        "--on",
+        metavar="WHERE",
+        help="Compute on Dask workers: local, local:2, tcp://HOST:8786 or scheduler.json; this process unless given.",
+    ),
+]
+
 
 def scan_choice(
     inputs: list[Path] | None, listed: Path | None, recursive: bool, match: str, root: Path | None, part: str | None
@@ -49,6 +59,13 @@ def scan_choice(
         msg = "No scan is given: name files or folders, or a list of them with --list FILE."
         raise ConfigError(msg)
     return ScanChoice(tuple(given), recursive, match, root, parse_part(part))
+
+
+def place_of(on: str | None) -> Place | None:
+    """Where is computed, None for this process; raises `ConfigError` where the text of ``--on`` names no place."""
+    from prosma_core.cluster.connection import parse_place
+
+    return None if on is None else parse_place(on)
 
 
 def describe_part(plan: ScanPlan, part: tuple[int, int]) -> list[str]:

@@ -24,16 +24,18 @@ from prosma_core.cli.progress import Lines
 from prosma_core.cli.scans import (
     ListFile,
     Match,
+    On,
     PartOf,
     Recursive,
     Root,
     SkipExisting,
     describe_part,
     end_of,
+    place_of,
     scan_choice,
 )
 from prosma_core.events import CaseDone, CaseFailed, Event, StageStarted, TileDone, Working, drain
-from prosma_core.printable import TimeLeft, format_duration
+from prosma_core.printable import TimeLeft, format_duration, visible
 
 
 def segment(
@@ -41,6 +43,7 @@ def segment(
     out: Annotated[Path, typer.Option("--out", help="Folder for the results; with one input also a file name.")],
     inputs: Annotated[list[Path] | None, typer.Argument(metavar="INPUT...", help="Scans, or folders of scans.")] = None,
     device: Device = "auto",
+    on: On = None,
     overlap: Overlap = None,
     mirror: Annotated[
         bool, typer.Option("--mirror", help="Average over mirrored copies (4 or 8 times slower).")
@@ -97,6 +100,7 @@ def segment(
     from prosma_core.io.result_table import ResultTable
 
     log_to_stderr()
+    place = place_of(on)
     config = InferenceConfig.parse(
         {
             **({} if overlap is None else {"overlap": overlap}),
@@ -121,9 +125,16 @@ def segment(
     plan = plan_files(choice, out, header, config, options)
     rows = ResultTable(table, [*protected, *(f for t in plan.left for f in t.scan.files)]) if table else None
     say(*describe_part(plan, choice.part), *describe_finished(plan, header, config), err=True)
-    progress = _Progress(len(plan.left))
+    progress = _Progress(len(plan.left), several=place is not None)
     try:
-        if plan.left:
+        if plan.left and place is not None:
+            from prosma_core.cluster.connection import connect
+            from prosma_core.cluster.scans import segment_on
+
+            say(f"Connecting to {place.text}.", err=True)
+            with connect(place) as cluster, progress.bar:
+                drain(segment_on(cluster, plan, path, config, options, rows, device), progress.show)
+        elif plan.left:
             from prosma_core.inference.segment import Segmenter  # late: brings torch
 
             segmenter = Segmenter.load(path, computing_on(device).device)
@@ -142,18 +153,18 @@ def segment(
 
 
 class _Progress:
-    """A bar over the tiles of the present scan, and one line per finished scan."""
+    """A bar over the tiles of the present scan, or over scans where several are computed; a line per finished scan."""
 
-    def __init__(self, scans: int) -> None:
+    def __init__(self, scans: int, *, several: bool = False) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self.lines, self.left = Lines(), TimeLeft()
         self.console = self.lines.console
-        self.scans, self.finished, self.failed = scans, 0, 0
+        self.scans, self.finished, self.failed, self.several = scans, 0, 0, several
         self.bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.completed}/{task.total} tiles"),
+            TextColumn("{task.completed}/{task.total} " + ("scans" if several else "tiles")),
             TimeRemainingColumn(),
             console=self.console,
             transient=True,
@@ -170,6 +181,10 @@ class _Progress:
             done = f"{event.done} of {event.total} tiles" + (f", {left}" if left else "")
             self.lines.now(f"Segmenting scan {self.finished + self.failed + 1} of {self.scans}: {done}")
         elif isinstance(event, Working):
+            if self.several:
+                self.bar.update(
+                    self.task, description=visible(event.message), completed=self.finished, total=self.scans
+                )
             self.lines.now(event.message)
         elif isinstance(event, StageStarted):
             self.lines.say(event.message)

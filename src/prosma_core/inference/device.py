@@ -121,12 +121,22 @@ def name_memory_errors() -> Iterator[None]:
         raise DeviceError(msg) from error
 
 
+_LIMIT: list[int] = []
+"""Bytes of main memory that this process may take."""
+
+
+def limit_memory(limit: int | None) -> None:
+    """Let `free_memory` count with so many bytes of main memory for this process at most."""
+    _LIMIT[:] = [limit] if limit else []
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that can be taken on a device now."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(psutil.virtual_memory().available)
+    available = int(psutil.virtual_memory().available)
+    return max(0, min(available, _LIMIT[0] - int(psutil.Process().memory_info().rss))) if _LIMIT else available
 
 
 def gib(size: float) -> str:

@@ -159,7 +159,7 @@ def segment_plan(
     options : FileOptions
     table : ResultTable, optional
     """
-    yield from run_scans(plan, _Work(segmenter, config, options), table)
+    yield from run_scans(plan, SegmentFile(segmenter, config, options), table)
 
 
 def describe_finished(plan: ScanPlan, header: ModelHeader, config: InferenceConfig) -> list[str]:
@@ -219,7 +219,7 @@ def fill_table(plan: ScanPlan, header: ModelHeader, table: ResultTable) -> Gener
 
 
 @dataclass(frozen=True, eq=False)
-class _Work:
+class SegmentFile:
     """Segments one scan."""
 
     segmenter: Segmenter
@@ -227,6 +227,7 @@ class _Work:
     options: FileOptions
 
     def __call__(self, task: ScanTask) -> Generator[Event, None, tuple[dict[str, int], list[Row]]]:
+        """Read, segment and write it; returns voxels by class, and the rows of the table."""
         from prosma_core.inference.device import name_memory_errors  # late: needs torch
         from prosma_core.inference.stored_results import StoredResults, check_fits, is_zarr, read_whole_if_it_fits
 

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -150,12 +150,7 @@ def run_scans(plan: ScanPlan, work: Work, table: ResultTable | None = None) -> G
     OutputError
         The folder for results cannot be made.
     """
-    if plan.folder is not None and any(task.refused is None for task in plan.left):
-        try:
-            plan.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            msg = f"The folder {plan.folder} for results cannot be made ({error.strerror}). Choose another --out."
-            raise OutputError(msg) from error
+    make_results_folder(plan)
     waiting = list(plan.left)
     said = False
     try:
@@ -170,14 +165,10 @@ def run_scans(plan: ScanPlan, work: Work, table: ResultTable | None = None) -> G
                     held.append(task)
                     said = True
                 except ProsmaError as error:
-                    plan.failed.append(CaseFailed(task.name, str(error)))
-                    if table is not None:
-                        table.put(task.target, [Row(str(task.scan.files[0]), "failed", error=str(error))])
-                    yield plan.failed[-1]
+                    yield failed(plan, task, error, table)
                     rest = len(waiting) - number + len(held)
-                    if rest and _of_disk(error):
-                        text = counted(rest, "scan was", "scans were")
-                        yield StageStarted(f"{text} not started, because nothing more can be written.")
+                    if rest and of_disk(error):
+                        yield not_started(rest)
                         return
             if len(held) == len(waiting):
                 yield Working(f"Waiting for {counted(len(held), 'scan')} that another process works on")
@@ -198,18 +189,36 @@ def _run_one(plan: ScanPlan, task: ScanTask, work: Work, table: ResultTable | No
     ProsmaError
         It cannot be made.
     """
+    began = time.monotonic()
+    with scan_claimed(plan, task) as wanted:
+        if not wanted:
+            return
+        voxels, rows = yield from work(task)
+    yield done(plan, task, voxels, rows, time.monotonic() - began, table)
+
+
+@contextlib.contextmanager
+def scan_claimed(plan: ScanPlan, task: ScanTask) -> Iterator[bool]:
+    """Claim the result of a scan while it is made; gives False where it was finished meanwhile.
+
+    Raises
+    ------
+    ClaimedError
+        Another process makes it, and its result may be waited for.
+    ProsmaError
+        It cannot be made.
+    """
     if task.refused:
         raise task.refused
-    began = time.monotonic()
     folder = task.wanted[0].parent
     new = not folder.exists()
     make_folder(folder)
     try:
         with claimed(task.wanted[0]):
-            if plan.skip and is_finished(task.wanted):
+            finished = plan.skip and is_finished(task.wanted)
+            if finished:
                 plan.finished.append(task)
-                return
-            voxels, rows = yield from work(task)
+            yield not finished
     except ClaimedError as error:
         if plan.skip:
             raise
@@ -218,13 +227,48 @@ def _run_one(plan: ScanPlan, task: ScanTask, work: Work, table: ResultTable | No
         if new:
             with contextlib.suppress(OSError):
                 folder.rmdir()  # only where nothing was written
+
+
+def done(
+    plan: ScanPlan,
+    task: ScanTask,
+    voxels: dict[str, int],
+    rows: Sequence[Row],
+    seconds: float,
+    table: ResultTable | None,
+) -> CaseDone:
+    """Keep that a scan is done, and give its rows to the table."""
     plan.done += 1
     if table is not None:
         table.put(task.target, rows)
-    yield CaseDone(task.name, str(task.target), time.monotonic() - began, voxels)
+    return CaseDone(task.name, str(task.target), seconds, voxels)
 
 
-def _of_disk(error: BaseException | None) -> bool:
+def failed(plan: ScanPlan, task: ScanTask, error: ProsmaError, table: ResultTable | None) -> CaseFailed:
+    """Keep that a scan failed, and why."""
+    plan.failed.append(CaseFailed(task.name, str(error)))
+    if table is not None:
+        table.put(task.target, [Row(str(task.scan.files[0]), "failed", error=str(error))])
+    return plan.failed[-1]
+
+
+def not_started(scans: int) -> StageStarted:
+    """Sentence on scans that are left out where the disk takes nothing more."""
+    text = counted(scans, "scan was", "scans were")
+    return StageStarted(f"{text} not started, because nothing more can be written.")
+
+
+def make_results_folder(plan: ScanPlan) -> None:
+    """Make the folder for results before the first scan is read; raises `OutputError` where it cannot be."""
+    if plan.folder is not None and any(task.refused is None for task in plan.left):
+        try:
+            plan.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            msg = f"The folder {plan.folder} for results cannot be made ({error.strerror}). Choose another --out."
+            raise OutputError(msg) from error
+
+
+def of_disk(error: BaseException | None) -> bool:
     """Whether an error is one of a disk that takes nothing more."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _DISK:

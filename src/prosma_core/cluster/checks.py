@@ -1,0 +1,96 @@
+"""What is checked on every worker before work begins: versions, scans to read, a folder to write."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import prosma_core
+
+PACKAGES = ("torch", "numpy", "zarr", "nibabel", "tifffile", "pydantic", "distributed")
+"""Packages that the results, or the way to them, depend on."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a worker is asked to look at.
+
+    Attributes
+    ----------
+    folder : Path or None
+        A folder in the one for results.
+    token : str
+        What the file ``client`` in it says.
+    scans : tuple of Path
+    """
+
+    folder: Path | None = None
+    token: str = ""
+    scans: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a worker found: its versions, where it is, and what it cannot read or write."""
+
+    versions: dict[str, str]
+    place: str
+    problem: str = ""
+
+
+def versions_here() -> dict[str, str]:
+    """Versions of this process; builds of a package (such as torch's for CUDA) are one version."""
+    found = {"napari-prosma": prosma_core.__version__, "Python": ".".join(platform.python_version_tuple()[:2])}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name).partition("+")[0]
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def difference(ours: dict[str, str], theirs: dict[str, str]) -> str:
+    """Which versions differ, as text; empty where none does."""
+    other = [(name, theirs.get(name, "not installed")) for name in ours if theirs.get(name) != ours[name]]
+    return ", ".join(f"{name} {there} (here {ours[name]})" for name, there in other)
+
+
+def answer(probe: Probe) -> Answer:
+    """Look, on a worker."""
+    place = f"process {os.getpid()} on {platform.node()}"
+    return Answer(versions_here(), place, _unwritable(probe) or unreadable(probe.scans))
+
+
+def _unwritable(probe: Probe) -> str:
+    """Why the folder for results is not that of the client; leaves a file in it."""
+    if probe.folder is None:
+        return ""
+    folder = probe.folder.parent
+    try:
+        if (probe.folder / "client").read_text(encoding="ascii") != probe.token:
+            return f"{folder} is another folder there"
+        own = probe.folder / f"{platform.node()}-{os.getpid()}"
+        own.write_text(probe.token, encoding="ascii")
+        own.unlink()
+    except OSError as error:
+        what = "does not see" if isinstance(error, FileNotFoundError) else "cannot write to"
+        return f"{what} {folder} ({error.strerror})"
+    return ""
+
+
+def unreadable(scans: Sequence[Path]) -> str:
+    """Which scan cannot be read here, and why; empty where all can."""
+    for path in scans:
+        try:
+            if path.is_dir():
+                os.listdir(path)  # noqa: PTH208  (whether it may be read)
+            else:
+                with path.open("rb") as file:
+                    file.read(1)
+        except OSError as error:
+            return f"cannot read {path} ({error.strerror})"
+    return ""
