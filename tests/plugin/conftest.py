@@ -89,7 +89,8 @@ class FakeJob:
     def reply(self, shape: tuple[int, ...], *, changed: int = 5) -> dict[str, np.ndarray]:
         """Say what a change of the gates changed; return the arrays."""
         arrays = {"labels": np.zeros(shape, np.uint8), "changes": np.zeros(shape, np.uint8)}
-        change = ClassChange(name="organ", before=100, after=105, turned_on=changed, turned_off=0, dice=0.97)
+        truth = {"truth_before": 0.9, "truth_after": 0.8} if self.spec.truth is not None else {}
+        change = ClassChange(name="organ", before=100, after=105, turned_on=changed, turned_off=0, dice=0.97, **truth)
         results = tuple(
             VariantResult(name=v.name, changed=changed * (i + 1), classes=(change,))
             for i, v in enumerate(self.request.variants)

@@ -13,7 +13,7 @@ from napari_prosma.gates.job import InspectionResult, VoxelChannels, at_voxel
 from napari_prosma.gates.maps import MapLayer, Steps, remove_all
 from napari_prosma.gates.ranking import RANKING, LevelEffect, effects, headline
 from napari_prosma.gates.state import GROUP
-from napari_prosma.gates.what_if import AbstractWhatIfPanel, WhatIfController
+from napari_prosma.gates.what_if import AbstractWhatIfPanel, WhatIfController, without_reference
 from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.jobs.run import ViewSignal
 from napari_prosma.layers.maps import cross_layer, cross_voxel, move_cross
@@ -331,12 +331,13 @@ class ResultController:
         self.notes = self._map.notes
         self._steps = Steps(jobs)
         self._ranking: tuple[VariantResult, ...] = ()
+        self._ranked_with = 0
         levels = found.inspection.levels
         self.level, self.channel = levels[0].level, 0
         if earlier is not None and (summary := found.level(earlier.level)) is not None:
             self.level, self.channel = earlier.level, min(earlier.channel, summary.channels - 1)
         self.picker = VoxelPicker(viewer, panel.voxel, found, self.notes)
-        self.what_if = WhatIfController(viewer, panel.what_if, jobs, found, self.notes)
+        self.what_if = WhatIfController(viewer, panel.what_if, jobs, found, self.notes, self._reference_changed)
         panel.levels.show_levels(_title(found), levels, self.level)
         panel.levels.show_headline("")
         panel.maps.show_maps(self._map.choices, self._map.kind)
@@ -377,7 +378,7 @@ class ResultController:
             *([lambda: source.events.data.disconnect(self._renew)] if source is not None else []),
             self._map.detach,
             self.picker.detach,
-            self.what_if.queries.stop,
+            self.what_if.detach,
         )
 
     def show_level(self, level: int) -> None:
@@ -406,7 +407,7 @@ class ResultController:
 
     def show_ranking_begun(self) -> None:
         """The levels are being ranked; an earlier ranking does not count any more."""
-        self._ranking = ()
+        self._ranking, self._ranked_with = (), self.what_if.reference
         self._panel.levels.forget_ranking()
         self._panel.levels.show_headline(RANKING)
 
@@ -415,12 +416,22 @@ class ResultController:
         if isinstance(answer, str):
             self._panel.levels.show_headline(answer)
             return
-        self._ranking = answer
-        ranked = effects([summary.level for summary in self.found.inspection.levels], answer)
+        self._ranking = answer if self._ranked_with == self.what_if.reference else without_reference(answer)
+        self._show_ranking()
+
+    # --- Inside -----------------------------------------------------------------------------------------------------
+
+    def _show_ranking(self) -> None:
+        ranked = effects([summary.level for summary in self.found.inspection.levels], self._ranking)
         self._panel.levels.show_headline(headline(ranked, self.found.unit))
         self._panel.levels.show_ranking(ranked, self.found.unit)
 
-    # --- Inside -----------------------------------------------------------------------------------------------------
+    def _reference_changed(self) -> None:
+        """Take the numbers that compare with other reference labels out of the ranking."""
+        kept = without_reference(self._ranking)
+        if kept != self._ranking:
+            self._ranking = kept
+            self._show_ranking()
 
     @property
     def _others(self) -> list[Layer]:

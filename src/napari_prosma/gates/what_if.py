@@ -16,8 +16,10 @@ from napari_prosma.jobs.boundary import JobName, Jobs
 from napari_prosma.jobs.run import Handlers, JobRun, ViewSignal
 from napari_prosma.jobs.spec import ScanSpec
 from napari_prosma.layers.labels import colors_apart, lies_on, read_on
-from napari_prosma.layers.results import CHANGED, OUTLINED, add_layer_keep_selection, labels_layer, show_labels
+from napari_prosma.layers.numbers import PAINTED
+from napari_prosma.layers.results import OUTLINED, add_layer_keep_selection, labels_layer, show_labels
 from napari_prosma.layers.scan import METADATA, LayerScan
+from napari_prosma.layers.viewport import on_change
 from prosma_core.config.inspection import Edits, InspectConfig, Variant, VariantResult
 from prosma_core.config.model import ClassInfo
 from prosma_core.engine.messages import ArrayReady, Cancelled, Failed, Finished, WhatIfRequest, WhatIfResult
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 STOPPED = "The what-if was stopped for another job. Change it to ask again."
 UNUSABLE = "There is no answer: the reference labels cannot be used. Choose others, or none."
+CHANGED_REFERENCE = " The reference labels have changed since: choose them again to compare."
 WHAT_IF = "what if"
 """Name of the variant that a user makes with the sliders."""
 
@@ -179,6 +182,12 @@ def changes_beside(classes: Sequence[ClassInfo]) -> tuple[ClassInfo, ...]:
     return (same, *(c.replace(color=color) for c, color in zip(others, colors, strict=True)))
 
 
+def without_reference(results: Sequence[VariantResult]) -> tuple[VariantResult, ...]:
+    """The same numbers without those that compare with reference labels."""
+    none = {"truth_before": None, "truth_after": None}
+    return tuple(r.replace(classes=tuple(c.replace(**none) for c in r.classes)) for r in results)
+
+
 class AbstractWhatIfPanel(Protocol):
     """Edits of the gates, and their effect."""
 
@@ -239,12 +248,16 @@ class WhatIfController:
     found : InspectionResult
     notes : mapping of str to str
         How the maps were made.
+    reference_changed : callable
+        Told that the reference labels are others, or gone: what was compared with them is old.
 
     Attributes
     ----------
-    questions : WhatIfQueries
+    queries : WhatIfQueries
     results : tuple of VariantResult
         The numbers of the edits that are shown; empty where none are, or while they are computed.
+    reference : int
+        Number of the reference labels as they are now; another once others are chosen, or they are changed or deleted.
     """
 
     def __init__(
@@ -254,12 +267,18 @@ class WhatIfController:
         jobs: Jobs,
         found: InspectionResult,
         notes: Mapping[str, str],
+        reference_changed: Callable[[], None],
     ) -> None:
         self._viewer, self._panel, self._found, self._notes = viewer, panel, found, dict(notes)
+        self._reference_changed = reference_changed
         self.queries = WhatIfQueries(jobs, found.plan, self._heard)
         self._edits = GateEdits()
         self._level = self._channel = 0
         self._truth: Labels | None = None
+        self._leave_truth: Callable[[], None] = lambda: None
+        self.reference = self._asked_with = 0
+        self._old_truth = False
+        self._shown: tuple[str, VariantResult] | None = None
         self._layers: dict[str, Labels] = {}
         self.results: tuple[VariantResult, ...] = ()
         self._gate = found.plan.model.header.model.gate
@@ -290,7 +309,8 @@ class WhatIfController:
 
     def choose_truth(self, layer: Labels | None) -> None:
         """Compare with these labels from now on."""
-        self._truth = layer
+        if layer is not self._truth or self._old_truth:
+            self._take_truth(layer)
         self.show_truths()
         if self._edits.levels:
             self._ask()
@@ -308,7 +328,7 @@ class WhatIfController:
         """List Labels layers as reference labels, except our own results."""
         layers = [x for x in self._viewer.layers if isinstance(x, Labels) and not self._is_ours(x)]
         if self._truth is not None and self._truth not in layers:
-            self._truth = None
+            self._take_truth(None)
         _, problem = self.read_truth()
         self._panel.show_truths([(layer.name, layer) for layer in reversed(layers)], self._truth, problem)
 
@@ -328,6 +348,11 @@ class WhatIfController:
             )
         return labels, ""
 
+    def detach(self) -> None:
+        """Stop the pending query, and follow the reference labels no more; layers stay."""
+        self._leave_truth()
+        self.queries.stop()
+
     @property
     def layers(self) -> list[Labels]:
         """Layers of the what-if result."""
@@ -337,6 +362,29 @@ class WhatIfController:
 
     def _is_ours(self, layer: Labels) -> bool:
         return str(layer.name).startswith(GROUP)
+
+    def _take_truth(self, layer: Labels | None) -> None:
+        self._leave_truth()
+        self._truth, self._old_truth = layer, False
+        self._leave_truth = (lambda: None) if layer is None else on_change(layer, PAINTED, self._truth_painted)
+        self._forget_reference()
+
+    def _truth_painted(self, _event: Any) -> None:
+        if not self._old_truth:
+            self._old_truth = True
+            self._forget_reference()
+
+    def _forget_reference(self) -> None:
+        """Take away what was compared with reference labels that are not the chosen ones, or not any more like this."""
+        self.reference += 1
+        self.results = without_reference(self.results)
+        if self._shown is not None and self._shown[1] != (result := without_reference((self._shown[1],))[0]):
+            text = f"{self._shown[0]}{CHANGED_REFERENCE if self._old_truth else ''}"
+            self._shown = text, result
+            self._panel.show_changes(text, result, self._found.plan.model.header.classes)
+            if not self.results:  # new ones are computed
+                self._dim()
+        self._reference_changed()
 
     def _take(self, edits: GateEdits) -> None:
         if edits == self._edits:
@@ -353,15 +401,18 @@ class WhatIfController:
         if problem:
             self._forget(UNUSABLE)
             return
-        self.results = ()
+        self.results, self._asked_with = (), self.reference
+        self._dim()
+        self.queries.what_if(self._edits.ordered, truth)
+
+    def _dim(self) -> None:
         self._panel.dim_changes()
         self._panel.say(f"Segmenting with {self._edits.text()}…")
-        self.queries.what_if(self._edits.ordered, truth)
 
     def _forget(self, said: str = "") -> None:
         """Take away numbers and layers: they are of other edits, or compared with other labels."""
         self.queries.stop()
-        self.results = ()
+        self.results, self._shown = (), None
         self._panel.forget_changes()
         self._panel.say(said)
         self._remove()
@@ -370,12 +421,14 @@ class WhatIfController:
         if answer.none:
             self._forget(answer.none)
         else:
-            self.results = answer.variants
-            (result,) = answer.variants
+            same = self._asked_with == self.reference
+            self.results = answer.variants if same else without_reference(answer.variants)
+            (result,) = self.results
             classes = self._found.plan.model.header.classes
             unit = self._found.unit
             changed = f"1 {unit} is" if result.changed == 1 else f"{result.changed:,} {unit}s are"
             text = f"With {self._edits.text()}: {changed} of another class ({answer.seconds:.1f} s)."
+            self._shown = text, result
             self._panel.show_changes(text, result, classes)
             self._show_layer("labels", "what if", answer, classes)
             self._show_layer("changes", "what if, changes", answer, changes_beside(classes))
@@ -390,10 +443,10 @@ class WhatIfController:
             return
         name = f"{GROUP}{title}"
         layer = labels_layer(scan, answer.arrays[array], classes, name, self._notes)
-        own = layer.metadata[METADATA]
-        own[CHANGED if array == "changes" else OUTLINED] = True
         if array == "changes":
             layer.opacity = 1.0  # no color of a class shines through
+        else:
+            layer.metadata[METADATA][OUTLINED] = True
         self._layers[array] = layer
         add_layer_keep_selection(self._viewer, layer)
 

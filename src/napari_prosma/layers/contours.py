@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from napari.layers import Labels
 
-from napari_prosma.layers.results import CHANGED, CORRECTED, LOOKS, OBJECTS, OUTLINED, PAINTING, PREVIEW
+from napari_prosma.layers.results import CORRECTED, LOOKS, OBJECTS, OUTLINED, PAINTING, PREVIEW
 from napari_prosma.layers.scan import METADATA, OPENED_AS
 from napari_prosma.layers.slices import marks_of
 from prosma_core.io.notes import made_by_model
@@ -121,9 +121,7 @@ def is_drawn(layer: Any) -> bool:
     """Whether a layer is a result of a model, or a preview, that can be drawn as contours."""
     own = layer.metadata.get(METADATA) or {}
     known = own.get("classes") or own.get(OBJECTS) or own.get(OPENED_AS) == "labels"
-    return (
-        isinstance(layer, Labels) and bool(known and made_by_model(own.get("provenance", {}))) and not own.get(CHANGED)
-    )
+    return isinstance(layer, Labels) and bool(known and made_by_model(own.get("provenance", {})))
 
 
 def is_painted(layer: Any) -> bool:

@@ -67,8 +67,6 @@ PREVIEW = "preview"
 """Key in a layer's metadata: it shows a model in training."""
 CORRECTED = "corrected"
 """Key in a layer's metadata: a copy of a result that is painted in, which stays filled."""
-CHANGED = "changed"
-"""Key in a layer's metadata: it shows what differs between two results, and stays filled."""
 OUTLINED = "outlined"
 """Key in a layer's metadata: it is drawn as contours in any case, as what lies below it is to be seen."""
 PAINTING = ("paint", "fill", "erase", "polygon")

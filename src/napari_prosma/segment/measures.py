@@ -16,6 +16,7 @@ from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.jobs.run import ViewSignal
 from napari_prosma.layers.labels import names_values
+from napari_prosma.layers.numbers import ML, MM2, PAINTED, UM2, UM3, VOXELS, mean_heading
 from napari_prosma.layers.viewport import REFRESHED, on_change
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import ImageSpec
@@ -33,10 +34,6 @@ LARGE = 100_000_000
 """Voxels from which on they are counted only when a user asks."""
 CHUNK = 1 << 18
 """Voxels that are counted at once: other threads wait as long."""
-PAINTED = ("data", "paint", "labels_update")
-"""Events of a Labels layer after which its voxels may be others."""
-
-
 MM3_PER_ML = 1000.0
 
 
@@ -54,7 +51,7 @@ class ClassRow:
 def size_heading(spec: ImageSpec) -> str:
     """Heading of the sizes, of one time point on average; empty where the scan's unit is not known."""
     heading, _ = _voxel_size(spec)
-    return f"Mean {heading[0].lower()}{heading[1:]}" if heading and spec.num_frames > 1 else heading
+    return mean_heading(heading) if heading and spec.num_frames > 1 else heading
 
 
 def class_rows(classes: Sequence[ClassInfo], voxels: Mapping[str, int], spec: ImageSpec) -> list[ClassRow]:
@@ -92,7 +89,7 @@ def object_features(classes: Sequence[ClassInfo], table: NDArray[np.integer[Any]
     names = np.array([c.name for c in order], object)
     heading, size = _voxel_size(spec)
     found = np.searchsorted([c.value for c in order], values)
-    features = {"index": np.arange(1, len(table)), "class": names[found], "voxels": voxels}
+    features = {"index": np.arange(1, len(table)), "class": names[found], VOXELS: voxels}
     return features | ({heading: voxels * size} if heading else {})
 
 
@@ -101,10 +98,9 @@ def _voxel_size(spec: ImageSpec) -> tuple[str, float]:
     if spec.unit == "pixel":
         return "", 0.0
     if spec.unit in {"um", "nm"}:
-        heading = "Volume (µm³)" if spec.spatial_ndim == 3 else "Area (µm²)"
-        return heading, prod(s * unit_factor(spec.unit, "um") for s in spec.spacing)
+        return UM3 if spec.spatial_ndim == 3 else UM2, prod(s * unit_factor(spec.unit, "um") for s in spec.spacing)
     size = prod(s * unit_factor(spec.unit, "mm") for s in spec.spacing)
-    return ("Volume (mL)", size / MM3_PER_ML) if spec.spatial_ndim == 3 else ("Area (mm²)", size)
+    return (ML, size / MM3_PER_ML) if spec.spatial_ndim == 3 else (MM2, size)
 
 
 def with_measures(features: DataFrame, rows: Sequence[ClassRow], heading: str) -> DataFrame:
@@ -115,7 +111,7 @@ def with_measures(features: DataFrame, rows: Sequence[ClassRow], heading: str) -
     table = features.copy()
     by_value = {row.value: row for row in rows}
     chosen = [by_value.get(value) for value in table["index"]]
-    table["voxels"] = np.array([row.voxels if row else None for row in chosen], object)  # whole numbers beside none
+    table[VOXELS] = np.array([row.voxels if row else None for row in chosen], object)  # whole numbers beside none
     if heading:
         table[heading] = [row.size if row else None for row in chosen]
     return table
@@ -123,7 +119,7 @@ def with_measures(features: DataFrame, rows: Sequence[ClassRow], heading: str) -
 
 def without_measures(features: DataFrame, heading: str) -> DataFrame:
     """The features table without what `with_measures` added."""
-    return features.drop(columns=["voxels", heading], errors="ignore")
+    return features.drop(columns=[VOXELS, heading], errors="ignore")
 
 
 def count_voxels(labels: Any) -> dict[int, int]:

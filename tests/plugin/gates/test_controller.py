@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QPushButton, QTableWidget
 from tests.plugin.gates.conftest import Widget, made_up
 
 from napari_prosma.gates.ranking import effects, headline
+from napari_prosma.layers.results import LOOKS
 from prosma_core.config.inspection import ClassChange, VariantResult
 from prosma_core.engine.messages import Failed
 from prosma_core.errors import EngineError
@@ -320,6 +321,75 @@ class TestWhatIf:
             drawn = table.item(0, column).data(Qt.ItemDataRole.DecorationRole).getRgbF()
             np.testing.assert_allclose(drawn, before[1].get_color(value), atol=0.01)
         np.testing.assert_array_equal(before[0].scale, looked.viewer.layers["mri"].scale)
+
+    def test_changes_are_contours_where_results_are(self, looked: Widget) -> None:
+        looked.controller.shown_result.what_if.change(0, state="open")
+        looked.jobs.jobs[-1].reply(SHAPE)
+        layers = looked.maps["what if"], looked.maps["what if, changes"]
+        assert [layer.contour for layer in layers] == [1, 0]
+        LOOKS.choose(contours=True)
+        try:
+            assert [layer.contour for layer in layers] == [1, 1]
+        finally:
+            LOOKS.choose(contours=False)
+        assert [layer.contour for layer in layers] == [1, 0]
+
+    @pytest.mark.parametrize("pending", [False, True])
+    @pytest.mark.parametrize("how", ["deleted", "painted", "another", "none"])
+    def test_numbers_of_other_reference_labels_go(self, looked: Widget, how: str, pending: bool) -> None:
+        spaced = {"scale": (3, 1, 1), "units": ("mm",) * 3}
+        same, other = (
+            looked.viewer.add_labels(np.zeros(SHAPE, np.uint8), name=name, **spaced) for name in ("same", "other")
+        )
+        shown, panel = looked.controller.shown_result, looked.view.result.what_if
+        panel.truth_chosen.emit(same)
+        looked.part("ranking", QPushButton).click()
+        looked.jobs.jobs[-1].reply(SHAPE)
+        shown.what_if.change(0, state="open")
+        looked.jobs.jobs[-1].reply(SHAPE)
+        table = looked.part("whatif_classes", QTableWidget)
+        assert looked.cells("whatif_classes")[0][4] == "0.90 → 0.80"
+        assert "Dice with the reference labels: 0.90 with all gates" in looked.text("headline")
+        levels = looked.part("levels_table", QTableWidget)
+        assert "with the reference 0.900 → 0.800" in levels.item(0, 1).toolTip()
+        panel.truth_chosen.emit(same)  # the same again: nothing is old
+        looked.jobs.jobs[-1].reply(SHAPE)
+        assert "Dice with the reference labels" in looked.text("headline")
+        if pending:
+            shown.what_if.change(1, state="open")
+        question = looked.jobs.jobs[-1]
+        if how == "deleted":
+            looked.viewer.layers.remove(same)
+        elif how == "painted":
+            same.paint((2, 5, 5), 1)
+        else:
+            panel.truth_chosen.emit(other if how == "another" else None)
+            if pending:
+                question.end_cancelled()
+            question = looked.jobs.jobs[-1]
+        assert table.isColumnHidden(4)
+        assert "reference" not in looked.text("headline") + levels.item(0, 1).toolTip()
+        if pending or how in ("another", "none"):
+            assert looked.text("whatif_said").startswith("Segmenting with")
+            assert not table.isEnabled()
+            question.reply(SHAPE)
+        assert table.isColumnHidden(4) is (how != "another")
+        assert all(c.truth_before is None for r in shown.results[1:] for c in r.classes)
+        if how == "painted":
+            assert pending or "have changed since: choose them again" in looked.text("whatif_said")
+            panel.truth_chosen.emit(same)
+            looked.jobs.jobs[-1].reply(SHAPE)
+            assert looked.cells("whatif_classes")[0][4] == "0.90 → 0.80"
+
+    def test_a_ranking_is_not_compared_with_reference_labels_that_were_deleted_meanwhile(self, looked: Widget) -> None:
+        same = looked.viewer.add_labels(np.zeros(SHAPE, np.uint8), name="same", scale=(3, 1, 1), units=("mm",) * 3)
+        looked.view.result.what_if.truth_chosen.emit(same)
+        looked.part("ranking", QPushButton).click()
+        looked.viewer.layers.remove(same)
+        looked.jobs.jobs[-1].reply(SHAPE)
+        assert looked.text("headline").startswith("Without the gate of level 3")
+        tooltip = looked.part("levels_table", QTableWidget).item(0, 1).toolTip()
+        assert "reference" not in looked.text("headline") + tooltip
 
     @pytest.mark.parametrize("why", ["failed", "another widget", "Rank levels", "reference"])
     def test_a_question_without_an_answer_leaves_nothing_of_the_one_before(self, looked: Widget, why: str) -> None:

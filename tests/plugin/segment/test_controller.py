@@ -19,7 +19,7 @@ from napari_prosma.layers.scan import read
 from napari_prosma.layers.viewport import current_slice, view_box
 from napari_prosma.segment.state import run_command, writer
 from prosma_core.config.inference import InferenceConfig
-from prosma_core.engine.messages import ArrayReady, Failed, Ready
+from prosma_core.engine.messages import ArrayReady, Failed, Finished, Ready
 from prosma_core.errors import DeviceError
 from prosma_core.events import SlabDone, StageStarted, TileDone
 from prosma_core.io.bundle import shipped_models
@@ -376,6 +376,27 @@ def test_objects_come_as_a_hidden_layer_with_a_table(
     assert kind == "labels"
     assert np.array_equal(data, objects)
     assert meta["metadata"]["prosma"]["provenance"]["model"] == "phantom-3d"
+    layer.paint((2, 20, 20), 3)
+    assert layer.features.to_dict("list") == {"index": [1, 2, 3], "class": ["organ", "lesion", "lesion"]}
+    assert list(result.features["voxels"]) == [None, 10, 6], "nothing was painted in the result"
+
+
+def test_an_earlier_result_loses_its_numbers_when_it_is_painted_in(
+    widget: Widget, scan_data: np.ndarray, finished: Callable[[dict[str, int]], Finished]
+) -> None:
+    widget.viewer.add_image(scan_data, name="mri", scale=(5, 2, 2), units=("mm",) * 3)
+    widget.choose("phantom-3d")
+    for _ in range(2):
+        job = widget.start()
+        job.give_labels()
+        job.say(finished({"organ": 10, "lesion": 6}))
+    earlier, last = labels_of(widget)
+    for layer in (earlier, last):
+        layer.paint((2, 20, 20), 1)
+    widget.controller.last.measures.count()
+    assert list(earlier.features.columns) == ["index", "name"]
+    painted = int((last.data == 1).sum())
+    assert list(last.features["voxels"]) == [None, painted, 0], "counted again"
 
 
 def test_every_setting_has_a_field(widget: Widget) -> None:
