@@ -366,6 +366,7 @@ class TrainController:
 
     def _layer_added(self, event: Any) -> None:
         self._fit_brush(event.value)
+        self._pairs.open_layer(event.value)
 
     def _layer_arrived(self, event: Any) -> None:
         if isinstance(event.value, Image) and not is_result(event.value):

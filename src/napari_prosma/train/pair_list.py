@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.boundary import Jobs
@@ -58,6 +59,7 @@ class PairList:
         self._busy = False
         self._watched: dict[int, tuple[Layer, Callable[[], None]]] = {}
         self._stale: set[Pair] = set()
+        self._gone: WeakSet[Layer] = WeakSet()
         self._timer = jobs.timer(self._read_stale)
 
     @property
@@ -74,7 +76,7 @@ class PairList:
         """Add those that are not there yet; how many were."""
         new = [pair for pair in pairs if not any(_same(pair, there) for there in self.pairs)]
         _remember(new)
-        self.rows += [PairRow(pair, pair.image.name, pair.labels.name, facts=READING) for pair in new]
+        self.rows += [self._row(pair) for pair in new]
         self._watch()
         self._read(new)
         return len(new)
@@ -90,17 +92,19 @@ class PairList:
 
     def close_layer(self, layer: Any) -> bool:
         """Mark the rows of a closed layer; returns whether there are any. They stay: their pair holds the layer."""
-        rows = [replace(row, closed=True) if layer in _layers(row.pair) else row for row in self.rows]
-        held = rows != self.rows
-        self.rows = rows
-        if held:
-            self._changed()
-        return held
+        self._gone.add(layer)
+        return self._close_rows()
+
+    def open_layer(self, layer: Any) -> None:
+        """A layer is in the viewer, perhaps again: rows none of whose layers is closed are marked no more."""
+        if layer in self._gone:
+            self._gone.discard(layer)
+            self._close_rows()
 
     def replace(self, pair: Pair, by: Pair) -> None:
         """Put another pair in the place of one, where that is still there."""
         _remember([by])
-        row = PairRow(by, by.image.name, by.labels.name, facts=READING)
+        row = self._row(by)
         self.rows = [row if there.pair is pair else there for there in self.rows]
         self._forget_gone()
         self._read([by])
@@ -120,6 +124,23 @@ class PairList:
         self.rows = []
         self._asked.clear()
         run_all("Pairs could not be left", self._timer.stop, self._watch)
+
+    def _close_rows(self) -> bool:
+        """Mark the rows with a closed layer, and no others; whether that changed any."""
+        rows = [replace(row, closed=self._is_closed(row.pair)) for row in self.rows]
+        changed = rows != self.rows
+        self.rows = rows
+        if changed:
+            self._changed()
+        return changed
+
+    def _row(self, pair: Pair) -> PairRow:
+        """The row of a pair that is still to be read."""
+        closed = self._is_closed(pair)
+        return PairRow(pair, pair.image.name, pair.labels.name, facts=READING, closed=closed)
+
+    def _is_closed(self, pair: Pair) -> bool:
+        return any(layer in self._gone for layer in _layers(pair))
 
     def _keep(self, rows: list[PairRow]) -> None:
         self.rows = rows
@@ -158,7 +179,7 @@ class PairList:
         self._busy = False
         if self._asked.get(row.pair) == number:  # else taken out, or asked for anew
             del self._asked[row.pair]
-            self.rows = [replace(row, closed=there.closed) if there.pair is row.pair else there for there in self.rows]
+            self.rows = [replace(row, closed=self._is_closed(row.pair)) if there.pair is row.pair else there for there in self.rows]
             self._changed()
         self._read_next()
 

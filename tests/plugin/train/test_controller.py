@@ -233,6 +233,25 @@ def test_pairs_of_closed_layers_stay_until_they_are_removed(widget: Any, annotat
     np.testing.assert_array_equal(read_image(first[1]).data, painted)
 
 
+def test_a_pair_is_open_again_once_all_of_its_layers_are_in_the_viewer_again(widget: Any, annotated: Any) -> None:
+    def facts() -> str:
+        return str(widget.view.findChild(QTableWidget, "pairs").item(1, 0).text())
+
+    image, labels = annotated(widget.viewer)
+    widget.controller.pairs.add_active()
+    before = facts()
+    widget.viewer.layers.clear()
+    assert facts() == f"{before}, layer closed"
+    widget.viewer.add_layer(image)
+    assert facts() == f"{before}, layer closed", "its labels are closed"
+    widget.controller.choose_labels(LabelsConfig())  # read anew
+    assert facts() == f"{before}, layer closed"
+    widget.viewer.add_layer(labels)
+    assert facts() == before
+    widget.start().say(Failed(DeviceError("Memory of cuda ran out."), ""))
+    assert not (widget.models / "liver model.prosma").exists()
+
+
 def test_labels_that_number_objects_are_taken_as_one_class_where_the_person_says_so(widget: Any, rng: Any) -> None:
     image = widget.viewer.add_image(rng.normal(size=(40, 50)), name="cells")
     cells = widget.viewer.add_labels(np.arange(2000, dtype=np.uint16).reshape(40, 50), name="numbers")
