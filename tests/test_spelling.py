@@ -40,10 +40,10 @@ RIGHT = {
 NAMES = re.compile(r"`[^`]*`|\w*_\w+|\w+\.\w+|\b[A-Z]+\b|\blicence(?=[:=])")
 """Of the program: code, constants, attributes, and a setting that keeps its name as model files hold it."""
 KEYS = {
-    *("licence", "unlabelled"),
+    *("licence", "unlabelled", "cancelled"),
     *("kilometre", "metre", "decimetre", "centimetre", "millimetre", "micrometre", "nanometre", "picometre"),
 }
-"""Texts that files hold: a key of the header of models, a value in settings saved earlier, spellings of units."""
+"""Texts of files and other programs: a key of model headers, an earlier value of a setting, a state of dask, units."""
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/**/*.yaml"), *ROOT.glob("src/**/*.md")]
 MODULES = [*ROOT.glob("src/**/*.py"), *ROOT.glob("benchmarks/**/*.py"), *ROOT.glob("docs/*.py"), ROOT / "run.py"]
 

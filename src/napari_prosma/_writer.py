@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +40,27 @@ def write_labels_layer(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     OutputError, LabelError, GeometryError
         As in `prosma_core.io.images.write_labels`, or `path` is the scan of a layer (see `check_saving`).
     """
-    check_saving(Path(path), meta, "labels")
-    scan = _scan(data, meta)
-    labels = one_channel(scan.load(), scan.spec.axes, f"the layer {scan.name}")
-    marks = scan.metadata.get(MARKS)
-    states = states_of(marks, Scan(labels, scan.spec.labels_spec())) if isinstance(marks, Marks) else None
-    notes = file_notes(scan.metadata.get("provenance", {}), scan.metadata.get("classes", ()), "labels", states)
-    write_labels(Path(path), labels, scan.spec, overwrite=True, provenance=notes)
+    labels_writer(path, data, meta)()
     return [path]
+
+
+def labels_writer(path: str, data: Any, meta: dict[str, Any]) -> Callable[[], None]:
+    """Check that a Labels layer may be written, and give what writes it, which may run in a thread.
+
+    Parameters and errors are those of `write_labels_layer`; what other layers lie in that file is looked up now, as
+    viewers are those of the GUI thread.
+    """
+    check_saving(Path(path), meta, "labels")
+
+    def write() -> None:
+        scan = _scan(data, meta)
+        labels = one_channel(scan.load(), scan.spec.axes, f"the layer {scan.name}")
+        marks = scan.metadata.get(MARKS)
+        states = states_of(marks, Scan(labels, scan.spec.labels_spec())) if isinstance(marks, Marks) else None
+        notes = file_notes(scan.metadata.get("provenance", {}), scan.metadata.get("classes", ()), "labels", states)
+        write_labels(Path(path), labels, scan.spec, overwrite=True, provenance=notes)
+
+    return write
 
 
 def write_image_layer(path: str, data: Any, meta: dict[str, Any]) -> list[str]:

@@ -19,6 +19,7 @@ from napari_prosma import _writer
 from napari_prosma._reader import get_reader
 from napari_prosma.layers.results import editable_copy, labels_layer
 from napari_prosma.layers.scan import read
+from napari_prosma.segment.state import writer
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import array_spec, reverse_affine
 from prosma_core.errors import LabelError, OutputError, ProsmaError
@@ -193,6 +194,19 @@ def test_labels_are_not_saved_over_the_scan_they_are_of(
                 save_layer(labels, target)
     assert scan.read_bytes() == before
     assert save_layer(layer, scan)  # itself: napari has asked
+
+
+def test_a_save_from_the_widget_is_refused_before_a_thread_writes(
+    tmp_path: Path, open_layer: OpenLayer, classes: Classes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = nifti(tmp_path / "scan.nii.gz")
+    result, _ = result_of(open_layer(scan), classes)
+    with pytest.raises(OutputError, match="not saved over the scan of a layer"):
+        writer(result, scan)
+    write = writer(result, tmp_path / "labels.nii.gz")
+    monkeypatch.setattr(_writer, "_open_layers", lambda **_: pytest.fail("viewers are looked into while it is written"))
+    write()
+    assert (tmp_path / "labels.nii.gz").is_file()
 
 
 def test_painted_labels_are_saved_over_their_own_file_and_over_earlier_labels(

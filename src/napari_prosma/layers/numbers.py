@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from napari.layers import Labels
 
 from napari_prosma.layers.contours import one_per_viewer
+from napari_prosma.layers.results import is_result
 from napari_prosma.layers.viewport import on_change
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ NUMBERS = {VOXELS, *(name for size in (ML, MM2, UM3, UM2) for name in (size, mea
 
 
 class NumbersView:
-    """Takes the numbers out of the features table of any Labels layer of a viewer whose voxels change.
+    """Takes the numbers out of the features table of any result in a viewer whose voxels change.
 
     Names of classes and objects stay. Who counts again adds the new numbers.
 
@@ -58,6 +59,6 @@ numbers_view = one_per_viewer(NumbersView)
 
 def _forget_numbers(event: Any) -> None:
     layer = event.source
-    old = [name for name in layer.features.columns if name in NUMBERS]
+    old = is_result(layer) and [name for name in layer.features.columns if name in NUMBERS]
     if old:
         layer.features = layer.features.drop(columns=old)

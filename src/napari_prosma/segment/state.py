@@ -81,11 +81,16 @@ def writer(labels: Labels, path: Path) -> Callable[[], object]:
     """Function that writes a result layer with the geometry and header of its scan; may run in a thread.
 
     It raises `OutputError` where the file cannot be written.
+
+    Raises
+    ------
+    OutputError
+        The file is the scan of an open layer.
     """
-    from napari_prosma._writer import write_labels_layer  # with the file formats: late, to open sooner
+    from napari_prosma._writer import labels_writer  # with the file formats: late, to open sooner
 
     data, meta, _ = labels.as_layer_data_tuple()
-    return lambda: write_labels_layer(str(path), data, meta)
+    return labels_writer(str(path), data, meta)
 
 
 NO_FILE = (

@@ -18,6 +18,7 @@ from napari_prosma.segment.view import CORRECT_CLOSED, SegmentView
 from napari_prosma.widgets.docks import open_dock
 from napari_prosma.widgets.fields import show_text
 from napari_prosma.widgets.job_view import tell
+from prosma_core.errors import OutputError
 from prosma_core.io.names import LABEL_SUFFIXES, safe_name
 
 if TYPE_CHECKING:
@@ -109,9 +110,14 @@ class SegmentWidget(SegmentView):
             path = Path(name)
         target, what = path, "the corrected labels as " if corrected else ""
         self.show_error("", details=False)
+        try:
+            write = writer(labels, target)
+        except OutputError as error:
+            self._not_saved(error)
+            return
         self.show_messages((f"Saving {target.name}…",))
         self._session.jobs.run(
-            writer(labels, target),
+            write,
             lambda _: tell(self, lambda text: self.show_messages((text,)), f"Saved {what}{target.absolute()}"),
             self._not_saved,
             lasting=True,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from npe2 import PluginManifest
 from npe2.manifest.utils import import_python_name
-from qtpy.QtCore import QEvent, QObject, Qt, QTimer
+from qtpy.QtCore import QEvent, QObject, QTimer
 from qtpy.QtWidgets import QDockWidget, QLabel, QMainWindow, QWidget
 
 from napari_prosma.layers.viewport import FittedView

@@ -51,6 +51,14 @@ def test_numbers_of_objects_go_with_the_first_change(objects: Labels, change: st
     assert copied is ("voxels" in objects.features)
 
 
+def test_a_table_of_another_plugin_stays() -> None:
+    viewer = ViewerModel()
+    numbers_view(viewer)
+    layer = viewer.add_labels(np.zeros((30, 40), np.uint8), features={"cell": ["a"], "voxels": [5]})
+    layer.paint((5, 5), 2)
+    assert layer.features.to_dict("list") == {"cell": ["a"], "voxels": [5]}
+
+
 @pytest.mark.parametrize("unit", ["mm", "um", "nm", "m"])
 @pytest.mark.parametrize("axes", ["yx", "zyx", "tyx", "tzyx"])
 def test_every_size_is_known_as_a_number(unit: str, axes: str) -> None:
