@@ -189,8 +189,8 @@ def test_segment_from_the_scan_to_its_result(
     assert view.shown["show_progress"][:2] == (1, 4)
     job.say(Finished(SegmentResult(voxels={"organ": 7}, seconds=2.0, device="CPU")))
     (labels,) = labels_in(viewer)
-    name, (row, *_), heading, nothing = view.result.shown["show_result"]
-    assert (name, row.voxels, heading, nothing) == (labels.name, 7, "Volume (mL)", "")
+    name, (row, *_), heading, nothing, counted = view.result.shown["show_result"]
+    assert (name, row.voxels, heading, nothing, counted) == (labels.name, 7, "Volume (mL)", "", "Voxels")
     assert (view.shown["show_running"], view.shown["show_run"][0]) == ((False,), "Segment")
     viewer.layers.remove(labels)
     assert segment.last is None

@@ -78,6 +78,7 @@ def share_scan(engine: Engine, scan: LayerScan) -> Generator[str, None, ScanRef]
     try:
         for share in scan.fill(shared.array):
             yield f"Reading the scan: {share:.0%}"
+        yield "Starting…"  # the engine takes seconds where it is not loaded yet
     except BaseException:
         shared.release()
         raise

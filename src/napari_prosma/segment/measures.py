@@ -149,8 +149,12 @@ def count_voxels(labels: Any) -> dict[int, int]:
 class AbstractSegmentResultPanel(Protocol):
     """Table of a result."""
 
-    def show_result(self, title: str, rows: Sequence[ClassRow], size: str, nothing: str, /) -> None:
-        """Show a result; `size` is the heading of its sizes, `nothing` is the text for one without labels; or empty."""
+    def show_result(self, title: str, rows: Sequence[ClassRow], size: str, nothing: str, counted: str, /) -> None:
+        """Show a result.
+
+        `size` is the heading of its sizes, `nothing` is the text for one without labels, or empty; `counted` is the
+        heading of the counts.
+        """
 
     @property
     def recount_clicked(self) -> ViewSignal:
@@ -199,7 +203,7 @@ class Measures:
     ) -> None:
         self._classes, self._spec, self._nothing = classes, spec, nothing
         self._panel, self._jobs, self._labels = panel, jobs, labels
-        self._heading = size_heading(spec)
+        self._heading, self._unit = size_heading(spec), "Pixels" if spec.spatial_ndim == 2 else "Voxels"
         self._known: WeakKeyDictionary[Labels, Sequence[ClassRow]] = WeakKeyDictionary()
         self._rows: Sequence[ClassRow] = ()
         self._wires: list[Callable[[], None]] = []
@@ -232,7 +236,7 @@ class Measures:
         stale = rows is None and large
         title = f"{layer.name}: counted before the last changes" if stale else layer.name
         empty = not any(row.voxels for row in self._rows)
-        self._panel.show_result(title, self._rows, self._heading, self._nothing() if empty else "")
+        self._panel.show_result(title, self._rows, self._heading, self._nothing() if empty else "", self._unit)
         self._panel.show_stale(stale)
 
     def show_title(self) -> None:

@@ -64,7 +64,9 @@ class SegmentResultPanel(QWidget):
             layout.addWidget(part)
         self.hide()
 
-    def show_result(self, title: str, rows: Sequence[ClassRow], size: str, nothing: str = "") -> None:
+    def show_result(
+        self, title: str, rows: Sequence[ClassRow], size: str, nothing: str = "", counted: str = "Voxels"
+    ) -> None:
         """Show a result.
 
         Parameters
@@ -75,11 +77,13 @@ class SegmentResultPanel(QWidget):
             Heading of the sizes, such as "Volume (mL)", empty where there are none.
         nothing : str
             What to say of an empty result.
+        counted : str
+            Heading of the counts: pixels where the scan is a picture.
         """
         self._rows, self._size = rows, size
         say(self._nothing, nothing)
         say(self._title, title)
-        self._table.setHorizontalHeaderLabels(["Class", "Voxels", size.replace(" (", "\n(")])  # room for the names
+        self._table.setHorizontalHeaderLabels(["Class", counted, size.replace(" (", "\n(")])  # room for the names
         self._table.setColumnHidden(2, not size)
         self._table.setRowCount(len(rows))
         numbers = _numbers([line.size for line in rows])

@@ -48,10 +48,13 @@ def prepared() -> ScanSpec:
 def test_scan_and_labels_are_copied(copies: list[Path]) -> None:
     engine = Engine()
     work = prepared().prepare(engine)
+    said = []
     while len(copies) < 2:
-        next(work)
+        said.append(next(work))
     with pytest.raises(StopIteration) as stop:
-        next(work)
+        while True:
+            said.append(next(work))
+    assert said[-1] == "Starting…", "what it waits for after that is the engine, not the scan"
     request = stop.value.value
     assert [Path(ref.array.path) for ref in (request.truth, request.scan)] == copies
     assert all(path.is_file() for path in copies)

@@ -595,7 +595,7 @@ def test_selected_layers_are_the_channels_of_one_scan(widget: Widget) -> None:
     box.setCurrentIndex(3)
     box.activated.emit(3)
     assert (widget.text("image"), widget.text("axes")) == ("R + G + B", "cyx")
-    assert widget.text("image_facts").startswith("c 3 · y 64 · x 48; voxels 2 × 3")
+    assert widget.text("image_facts").startswith("c 3 · y 64 · x 48; pixels 2 × 3")
     joined = widget.viewer.layers["R + G + B"]
     np.testing.assert_array_equal(np.moveaxis(np.asarray(joined.data), 0, -1), picture)
     np.testing.assert_array_equal(joined.extent.world[:, 1:], layers[0].extent.world)

@@ -125,11 +125,22 @@ def shown(jobs: Any, fake_view: Callable[[Any], Any]) -> SimpleNamespace:
     found.measures.show()
 
     def table() -> tuple[str, dict[str, tuple[int, float]], str]:
-        title, rows, _, nothing = found.panel.shown["show_result"]
+        title, rows, _, nothing, _ = found.panel.shown["show_result"]
         return title, {row.name: (row.voxels, row.size) for row in rows}, nothing
 
     found.table = table
     return found
+
+
+def test_of_a_picture_pixels_are_counted(jobs: Any, qtbot: QtBot) -> None:
+    panel = SegmentResultPanel()
+    qtbot.addWidget(panel)
+    layer = Labels(np.zeros((10, 10), np.uint8), **class_arguments(CLASSES))
+    for spec, heading in ((array_spec((10, 10), "yx"), "Pixels"), (array_spec((1, 10, 10), "zyx"), "Voxels")):
+        found = Measures(CLASSES, spec, panel, jobs, lambda: layer, lambda: "")
+        found.result(layer, {})
+        found.show()
+        assert panel.findChild(QTableWidget).horizontalHeaderItem(1).text() == heading
 
 
 def set_to(layer: Labels, value: int, *at: int) -> None:
