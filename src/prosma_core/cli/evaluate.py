@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,6 +33,7 @@ from prosma_core.cli.options import (
     voxel_size,
 )
 from prosma_core.cli.progress import Lines
+from prosma_core.cli.scans import On, place_of
 from prosma_core.events import CaseDone, Event, StageStarted, TileDone, Working, drain
 from prosma_core.printable import counted, visible
 
@@ -50,6 +52,7 @@ def evaluate(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write every number to this file.")] = None,
     device: Device = "auto",
+    on: On = None,
     overlap: Overlap = None,
     mirror: Annotated[bool, typer.Option("--mirror", help="Average over mirrored copies.")] = False,
     sparse: Sparse = False,
@@ -74,14 +77,15 @@ def evaluate(
     """
     from prosma_core.config.inference import InferenceConfig
     from prosma_core.config.training import LabelsConfig
-    from prosma_core.inference.evaluate import evaluate_cases
+    from prosma_core.inference.evaluate import CaseOptions, evaluate_cases
     from prosma_core.inference.segment import Segmenter
     from prosma_core.io.atomic import check_target, write_bytes_atomic
-    from prosma_core.io.bundle import find_model
+    from prosma_core.io.bundle import find_model, read_header
     from prosma_core.io.dataset_folder import input_files, open_dataset
     from prosma_core.io.output_plan import OutputPlan, check_replace
 
     log_to_stderr()
+    place = place_of(on)
     values = label_meaning(
         sparse=sparse,
         annotated_slices=annotated_slices,
@@ -98,13 +102,22 @@ def evaluate(
         check_target(json_file)
         OutputPlan([path, *input_files(open_dataset(data)), *([Path(split)] if split else [])]).check(json_file)
         check_replace(json_file, overwrite=True, keys=("cases", "summary"))
-    choice = computing_on(device)
-    segmenter = Segmenter.load(path, choice.device)
     given = {"mirror": mirror} if overlap is None else {"mirror": mirror, "overlap": overlap}
     config = InferenceConfig.parse(given, "The command line")
     lines = Lines()
-    with lines.console.status("Reading") as status:
-        work = evaluate_cases(segmenter, data, split, config, tolerance, meaning, size)
+    with ExitStack() as stack:
+        if place is None:
+            segmenter = Segmenter.load(path, computing_on(device).device)
+            work = evaluate_cases(segmenter, data, split, config, tolerance, meaning, size)
+        else:
+            from prosma_core.cluster.cases import evaluate_on
+            from prosma_core.cluster.connection import connect
+
+            say(f"Connecting to {place.text}.", err=True)
+            cluster = stack.enter_context(connect(place))
+            options = CaseOptions(config, tolerance, meaning, size)
+            work = evaluate_on(cluster, path, read_header(path), data, split, options, device)
+        status = stack.enter_context(lines.console.status("Reading"))
         report = drain(work, partial(_show, lines, status))
     if json_file:
         write_bytes_atomic(json_file, json.dumps(report, indent=1).encode())

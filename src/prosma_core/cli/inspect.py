@@ -27,12 +27,14 @@ from prosma_core.cli.progress import Lines
 from prosma_core.cli.scans import (
     ListFile,
     Match,
+    On,
     PartOf,
     Recursive,
     Root,
     SkipExisting,
     describe_part,
     end_of,
+    place_of,
     scan_choice,
 )
 from prosma_core.events import CaseFailed, Event, StageStarted, TileDone, Working, drain
@@ -73,6 +75,7 @@ def inspect(
         bool, typer.Option(help="Measure the noise gain of each level, which takes a second pass.")
     ] = True,
     device: Device = "auto",
+    on: On = None,
     overlap: Overlap = None,
     region: Annotated[
         str | None, typer.Option("--region", help="Inspect this box of voxels only: z0:z1,y0:y1,x0:x1.")
@@ -104,6 +107,7 @@ def inspect(
     from prosma_core.io.bundle import find_model, read_header
 
     log_to_stderr()
+    place = place_of(on)
     settings = {
         **({} if overlap is None else {"overlap": overlap}),
         "levels": parse_levels(levels),
@@ -130,7 +134,15 @@ def inspect(
         changed = (*_variants("what if", report.what_if), *_variants("level ranking", report.which_level))
         say(*([f"{name}:"] if several else []), *said, *changed)
 
-    if plan.left:
+    if plan.left and place is not None:
+        from prosma_core.cluster.connection import connect
+        from prosma_core.cluster.inspections import inspect_on
+
+        say(f"Connecting to {place.text}.", err=True)
+        with connect(place) as cluster:
+            work = inspect_on(cluster, plan, out, path, asked, show, device)
+            drain(work, _Progress(len(plan.left)).show)
+    elif plan.left:
         segmenter = Segmenter.load(path, computing_on(device).device)
         drain(inspect_plan(plan, segmenter, asked, show), _Progress(len(plan.left)).show)
     if plan.done:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from prosma_core.cluster.checks import Answer, Probe, answer, difference, unreadable, versions_here
 from prosma_core.cluster.jobs import Job, Outcome, Sent, decode
 from prosma_core.errors import ClusterError, ConfigError, MissingExtraError
-from prosma_core.events import Event, Working
+from prosma_core.events import Event, StageStarted, Working
 from prosma_core.io.atomic import make_folder, scratch_folder
 from prosma_core.io.hardware import COMPUTING, usable_cores
 from prosma_core.printable import counted
@@ -226,6 +226,13 @@ class Cluster:
                 raise ClusterError(msg)
             answers.append(said)
         return answers
+
+    def begin(self, folder: Path | None = None, files: Sequence[Path] = ()) -> Generator[Event, None, None]:
+        """Check all workers, see `check`, and say how many there are."""
+        yield Working("Checking the workers")
+        answers = self.check(folder, files)
+        how_many = f": {counted(len(answers), 'worker')}" if self.place.address else ""
+        yield StageStarted(f"Computing on {self.place.text}{how_many}.")
 
     @contextmanager
     def with_model(self, path: Path, device: str) -> Iterator[Sent]:

@@ -82,12 +82,13 @@ def segment_on(
     def job(task: ScanTask) -> Job:
         return SegmentScan(task, config, sent)
 
-    yield from run_scans_on(cluster, plan, model, device, job, lambda _, made: made, table)
+    yield from run_scans_on(cluster, plan, plan.folder, model, device, job, lambda _, made: made, table)
 
 
 def run_scans_on(
     cluster: Cluster,
     plan: ScanPlan,
+    folder: Path | None,
     model: Path,
     device: str,
     job: Callable[[ScanTask], Job],
@@ -100,6 +101,8 @@ def run_scans_on(
     ----------
     cluster, plan, model, device
         As of `segment_on`.
+    folder : Path or None
+        For results.
     job : callable
         Gives what a worker does for a scan, whose paths are absolute.
     take : callable
@@ -114,10 +117,7 @@ def run_scans_on(
         As of `Cluster.check`.
     """
     make_results_folder(plan)
-    yield Working("Checking the workers")
-    answers = cluster.check(plan.folder, [file for task in plan.left for file in task.scan.files])
-    how_many = f": {counted(len(answers), 'worker')}" if cluster.place.address else ""
-    yield StageStarted(f"Computing on {cluster.place.text}{how_many}.")
+    yield from cluster.begin(folder, [file for task in plan.left for file in task.scan.files])
     work = _Scans(cluster, plan, job, take, table)
     with cluster.with_model(model, device) as sent:
         yield from work.all(lambda jobs: cluster.work(jobs, sent))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import time
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from prosma_core.config.documents import load_json
 from prosma_core.config.inference import InferenceConfig
-from prosma_core.config.model import VoxelSize
+from prosma_core.config.model import ModelHeader, VoxelSize
 from prosma_core.config.training import LabelsConfig
 from prosma_core.data.geometry import Scan, with_voxel_size
 from prosma_core.data.labels import Annotation, class_indices, gray_problem, read_annotation
@@ -31,7 +32,6 @@ from prosma_core.errors import (
 )
 from prosma_core.events import CaseDone, Event, StageStarted, Working, relay
 from prosma_core.inference.postprocess import ObjectCounts, count_objects
-from prosma_core.inference.results import Segmentation
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.dataset_folder import Case, DatasetFolder, open_dataset, read_case, read_splits
 from prosma_core.io.notes import NO_INDEPENDENT_LABELS, made_by_model, noted_slices, read_notes
@@ -264,10 +264,71 @@ def evaluate_cases(
     ProsmaError
         The folder or the split cannot be used, or none of its cases.
     """
+    options = CaseOptions(config, tolerance, meaning or LabelsConfig(), voxel_size)
+    return (yield from evaluate_by(partial(_one_by_one, segmenter), segmenter.header, data, split, options))
+
+
+@dataclass(frozen=True)
+class CaseOptions:
+    """How cases are measured: as of `evaluate_cases`."""
+
+    config: InferenceConfig
+    tolerance: float
+    meaning: LabelsConfig
+    voxel_size: VoxelSize | None = None
+
+
+@dataclass(frozen=True)
+class CaseMeasures:
+    """Measures of one case, or of each of its annotated time points; empty where none is annotated, or with the error.
+
+    Attributes
+    ----------
+    name, error : str
+    seconds : float
+    measures : dict
+        By case or time point, and class.
+    unit : str
+        Of distances.
+    """
+
+    name: str
+    seconds: float
+    measures: dict[str, dict[str, ClassMeasures]]
+    unit: str = ""
+    error: str = ""
+
+
+Measure = Callable[[Sequence[Case], CaseOptions], Generator[Event | CaseMeasures, None, None]]
+"""Measures cases, in any order."""
+
+
+def _one_by_one(
+    segmenter: Segmenter, cases: Sequence[Case], options: CaseOptions
+) -> Generator[Event | CaseMeasures, None, None]:
+    """Measure cases here; raises `DeviceError` where memory is gone, or the device: the next would fail as well."""
+    said: set[str] = set()
+    for case in cases:
+        began = time.monotonic()
+        yield Working(f"Reading {case.name}")
+        try:
+            work = evaluate_case(segmenter, case, options)
+            found, unit = yield from relay(work, partial(said_once, case.name, said))
+        except DeviceError:
+            raise
+        except ProsmaError as error:
+            yield CaseMeasures(case.name, time.monotonic() - began, {}, error=str(error))
+        else:
+            yield CaseMeasures(case.name, time.monotonic() - began, found, unit)
+
+
+def evaluate_by(
+    measure: Measure, header: ModelHeader, data: Path | DatasetFolder, split: str | None, options: CaseOptions
+) -> Generator[Event, None, dict[str, Any]]:
+    """Measures of all cases of a split by a model that `measure` has; the rest as of `evaluate_cases`."""
     folder = open_dataset(data) if isinstance(data, Path) else data
     split = split or ("val" if folder.splits.get("val") else None)
     names = split_cases(folder, split)
-    header = segmenter.header
     cases_text = counted(len(names), "case")
     yield StageStarted(f"Evaluating {header.name} on {cases_text} of {folder.root.name}.")
     if split is None:
@@ -283,30 +344,21 @@ def evaluate_cases(
             f"{NO_INDEPENDENT_LABELS}: those of {len(derived)} of {cases_text} are a model's result, corrected or not. "
             "The figures measure agreement with that result."
         )
-    meaning = meaning or LabelsConfig()
-    cases: dict[str, dict[str, ClassMeasures]] = {}
+    results: dict[str, CaseMeasures] = {}
     failed: dict[str, str] = {}
-    said: set[str] = set()
-    units: set[str] = set()
-    for name in names:
-        began = time.monotonic()
-        yield Working(f"Reading {name}")
-        try:
-            found, unit = yield from _evaluate_case(
-                segmenter, folder.cases[name], config, tolerance, meaning, voxel_size, said
-            )
-        except DeviceError:
-            raise  # memory is gone, or the device: the next case would fail as well
-        except ProsmaError as error:
-            failed[name] = str(error)
-            yield StageStarted(f"{name} is left out: {error}")
-            continue
-        if not found:
-            yield StageStarted(f"{name} holds no annotation and is left out.")
-            continue
-        cases |= found
-        units.add(unit)
-        yield CaseDone(name, "", time.monotonic() - began)
+    for found in measure([folder.cases[name] for name in names], options):
+        if not isinstance(found, CaseMeasures):
+            yield found
+        elif found.error:
+            failed[found.name] = found.error
+            yield StageStarted(f"{found.name} is left out: {found.error}")
+        elif not found.measures:
+            yield StageStarted(f"{found.name} holds no annotation and is left out.")
+        else:
+            results[found.name] = found
+            yield CaseDone(found.name, "", found.seconds)
+    cases = {key: each for name in names if name in results for key, each in results[name].measures.items()}
+    failed = {name: failed[name] for name in names if name in failed}
     if not any(m.objects and m.objects.wanted > 1 for each in cases.values() for m in each.values()):
         cases = {n: {k: replace(m, objects=None) for k, m in each.items()} for n, each in cases.items()}  # one class
     if failed and not cases:
@@ -318,9 +370,9 @@ def evaluate_cases(
         "sha256": header.sha256,
         "data": folder.root.name,
         "split": split,
-        "settings": config.model_dump(mode="json"),
-        "tolerance": tolerance,
-        "units": sorted(units),
+        "settings": options.config.model_dump(mode="json"),
+        "tolerance": options.tolerance,
+        "units": sorted({found.unit for found in results.values()}),
         "derived_labels": derived,
         "cases": {name: {k: asdict(m) for k, m in measures.items()} for name, measures in cases.items()},
         "failed": failed,
@@ -328,14 +380,8 @@ def evaluate_cases(
     }
 
 
-def _evaluate_case(
-    segmenter: Segmenter,
-    case: Case,
-    config: InferenceConfig,
-    tolerance: float,
-    meaning: LabelsConfig,
-    voxel_size: VoxelSize | None,
-    said: set[str],
+def evaluate_case(
+    segmenter: Segmenter, case: Case, options: CaseOptions
 ) -> Generator[Event, None, tuple[dict[str, dict[str, ClassMeasures]], str]]:
     """Measures of one case, or of each of its annotated time points (empty where none is), and the unit of distances.
 
@@ -344,9 +390,9 @@ def _evaluate_case(
     ProsmaError
         The case cannot be read, segmented or measured.
     """
-    header = segmenter.header
+    header, meaning = segmenter.header, options.meaning
     image, labels = read_case(case, on_image=meaning.geometry == "image")
-    image = Scan(image.data, with_voxel_size(image.spec, voxel_size))
+    image = Scan(image.data, with_voxel_size(image.spec, options.voxel_size))
     noted = noted_slices(read_notes(case.label))
     states = noted and noted.on(labels.spec, None, case.name)
     labels = states.part(labels) if states else labels
@@ -359,7 +405,7 @@ def _evaluate_case(
     if not known.known:
         return {}, image.spec.unit
     reference = class_indices(known.values, header.classes, case.name)
-    result = yield from _say_once(segmenter.segment(image, config), case.name, said)
+    result = yield from segmenter.segment(image, options.config)
     prediction = class_indices(result.labels.data, header.classes, case.name)
     if known.ignored is not None:
         prediction = np.where(known.ignored, 0, prediction)
@@ -367,7 +413,7 @@ def _evaluate_case(
     numbers = _object_numbers(labels, reference, known, meaning) if len(classes) == 1 else None
 
     def measure(at: tuple[int, ...]) -> dict[str, ClassMeasures]:
-        found = measure_case(prediction[at], reference[at], image.spec.spacing, classes, tolerance)
+        found = measure_case(prediction[at], reference[at], image.spec.spacing, classes, options.tolerance)
         if numbers is None:
             return found
         (name,) = classes.values()
@@ -388,20 +434,14 @@ def _object_numbers(
     return np.where(reference > 0, np.asarray(labels.data), 0)
 
 
-def _say_once(
-    run: Generator[Event, None, Segmentation], name: str, said: set[str]
-) -> Generator[Event, None, Segmentation]:
-    """Events of one case; a sentence that differs from one in `said` by numbers only becomes `Working`."""
-
-    def change(event: Event) -> Iterator[Event]:
-        if isinstance(event, StageStarted):
-            kind = re.sub(r"[\d.]+", "0", event.message)
-            if kind in said:
-                event = Working(f"{name}: {event.message}")
-            said.add(kind)
-        yield event
-
-    return (yield from relay(run, change))
+def said_once(name: str, said: set[str], event: Event) -> Iterator[Event]:
+    """An event of one case; a sentence that differs from one in `said` by numbers only becomes `Working`."""
+    if isinstance(event, StageStarted):
+        kind = re.sub(r"[\d.]+", "0", event.message)
+        if kind in said:
+            event = Working(f"{name}: {event.message}")
+        said.add(kind)
+    yield event
 
 
 def _trained_on(split: str) -> bool:
