@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Generator, Iterator, Set
 from dataclasses import dataclass
-from math import log
+from functools import partial
+from math import log, prod
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,19 @@ from prosma_core.config.model import ModelHeader
 from prosma_core.data.frames import Frame
 from prosma_core.data.geometry import Box, ImageSpec, Scan, box_shape, box_slices
 from prosma_core.data.lazy import LazyArray
-from prosma_core.events import SlabDone
+from prosma_core.events import Event, SlabDone
 from prosma_core.inference.grid_restore import RegionOfInterest, argmax_part, argmax_streaming, resize_part
 from prosma_core.inference.postprocess import fill_holes, keep_largest, number_pieces, remove_small
+from prosma_core.inference.stored_pieces import (
+    CORNERS,
+    Blocks,
+    Joined,
+    Put,
+    clean_stored,
+    join,
+    number_stored,
+    object_order,
+)
 
 MOST_NAMED = 8
 """Classes whose objects are counted in words."""
@@ -120,7 +131,7 @@ class Results:
         single = np.dtype(np.float32)
         self.probabilities = make("probabilities", with_classes.shape, single) if config.probabilities else None
         self.entropy = make("entropy", spec.shape, single) if config.entropy else None
-        self.objects: NDArray[Any] | None = None
+        self.objects: Any = None
         self.object_table: NDArray[np.int64] | None = None
 
     def put_blank(self, frame: Frame, part: RegionOfInterest) -> SlabDone:
@@ -216,12 +227,39 @@ class Results:
         self.objects[...] = numbers
         return _objects_text({name: count for name, count in zip(self.names, counts, strict=True) if count})
 
+    def clean_stored(self, region: Box, config: InferenceConfig) -> Generator[Event, None, None]:
+        """The same as `clean` of a label map on a disk, block by block; yields `Working`."""
+        if config.keep_largest or config.min_size > 1 or config.fill_holes:
+            for index in np.ndindex(self.labels.shape[: self.lead]):
+                yield from clean_stored(*self._stored(region, index), len(self.values), config)
+
+    def separate_stored(self, region: Box) -> Generator[Event, None, str]:
+        """The same as `separate` of a label map on a disk, block by block; yields `Working`."""
+        found: list[Joined] = []
+        rows, total = [np.array([[self.values[0], prod(self.labels.shape)]], np.int64)], 0
+        for index in np.ndindex(self.labels.shape[: self.lead]):
+            each = yield from join(self._stored(region, index)[0], CORNERS)
+            order = object_order(each)
+            rows.append(np.stack([self.values[each.number[order]].astype(np.int64), each.size[order]], 1))
+            total += len(order)
+            found.append(each)
+        self.object_table = np.concatenate(rows)
+        self.object_table[0, 1] -= self.object_table[1:, 1].sum()
+        self.objects = self._make("objects", self.spec.shape, np.dtype(np.uint16 if total < 2**16 else np.uint32))
+        first = 1
+        for index, each in zip(np.ndindex(self.labels.shape[: self.lead]), found, strict=True):
+            blocks, _ = self._stored(region, index)
+            yield from number_stored(blocks, partial(self._put_stored, self.objects, index), first, each)
+            first += len(each.number) - 1
+        counts = np.bincount(np.concatenate([each.number[1:] for each in found]), minlength=len(self.names)).tolist()
+        return _objects_text({name: count for name, count in zip(self.names, counts, strict=True) if count})
+
     def segmentation(self) -> Segmentation:
         """The arrays and where they lie."""
         with_classes = self.spec.with_channels(self.names)
         p = None if self.probabilities is None else Scan(_values_of(self.probabilities), with_classes)
         e = None if self.entropy is None else Scan(_values_of(self.entropy), self.spec)
-        o = None if self.objects is None else Scan(self.objects, self.spec)
+        o = None if self.objects is None else Scan(_values_of(self.objects), self.spec)
         return Segmentation(Scan(_values_of(self.labels), self.spec), p, e, o, self.object_table)
 
     @property
@@ -229,10 +267,34 @@ class Results:
         """Whether the label map is written by parts, and never whole in memory."""
         return isinstance(self.labels, StoredArray)
 
-    def _class_numbers(self, region: Box) -> Iterator[tuple[tuple[int | slice, ...], NDArray[Any]]]:
-        """The region at each time point: its index in the label map, and its class numbers."""
+    def _stored(self, region: Box, index: tuple[int, ...]) -> tuple[Blocks, Put]:
+        """The region at a time point of a label map on a disk, in class numbers, and how to write there."""
+        labels, numbers = self.labels, self._numbers()
+
+        def read(box: Box) -> NDArray[Any]:
+            found: NDArray[Any] = labels.values.read((*((i, i + 1) for i in index), *box))
+            classes: NDArray[Any] = numbers[found.reshape(box_shape(box))]
+            return classes
+
+        def put(box: Box, classes: NDArray[Any]) -> None:
+            self._put_stored(labels, index, box, self.values[classes])
+
+        return Blocks(region, labels.chunks[self.lead :], read), put
+
+    def _put_stored(self, array: StoredArray, index: tuple[int, ...], box: Box, values: NDArray[Any]) -> None:
+        placed = (*((i, i + 1) for i in index), *box)
+        array.put(placed, values.astype(array.dtype).reshape(box_shape(placed)))
+        array.values.release()
+
+    def _numbers(self) -> NDArray[Any]:
+        """Class number of each value of the label map."""
         numbers = np.zeros(int(self.values.max()) + 1, self.values.dtype)
         numbers[self.values] = np.arange(len(self.values))
+        return numbers
+
+    def _class_numbers(self, region: Box) -> Iterator[tuple[tuple[int | slice, ...], NDArray[Any]]]:
+        """The region at each time point: its index in the label map, and its class numbers."""
+        numbers = self._numbers()
         for index in np.ndindex(self.labels.shape[: self.lead]):
             place = (*index, *box_slices(region))
             yield place, numbers[self.labels[place]]

@@ -158,28 +158,25 @@ class Segmenter:
                 f"Left as background, as they have one value everywhere: {len(blank)} of "
                 f"{counted(plan.frames, 'frame')}."
             )
-        results.clean(plan.region, config)
+        if results.stored:
+            yield from results.clean_stored(plan.region, config)
+        else:
+            results.clean(plan.region, config)
         if config.objects:
             yield Working("Numbering objects")
-            yield StageStarted(results.separate(plan.region))
+            if results.stored:
+                yield StageStarted((yield from results.separate_stored(plan.region)))
+            else:
+                yield StageStarted(results.separate(plan.region))
         return results.segmentation()
 
     def _blocks(self, plan: ScanPlan, results: Results, config: InferenceConfig) -> BlockPlan:
-        """What of a frame is computed at once; raises `DeviceError` for settings that need the whole label map."""
+        """What of a frame is computed at once."""
         chunks = None
         if results.stored:
             scan, kept = plan.scan, plan.scan.spec.labels_spec().axes
             taken = frame_axes(scan.spec, self.header.model.dims, config.slice_axis)
             chunks = tuple(results.labels.chunks[kept.index(axis)] for axis in taken)
-            needs = ("objects", "keep_largest", "fill_holes")
-            asked = [name.replace("_", " ") for name in needs if getattr(config, name)]
-            asked += ["min size"] if config.min_size > 1 else []
-            if asked:
-                msg = (
-                    f"This scan is segmented by parts, for which there is no {' or '.join(asked)}: connected pieces "
-                    "need the whole label map. Leave it out, or segment a part of the scan."
-                )
-                raise DeviceError(msg)
         return self._plan_blocks(plan, config, chunks)
 
     def _plan_blocks(self, plan: ScanPlan, config: InferenceConfig, chunks: tuple[int, ...] | None = None) -> BlockPlan:

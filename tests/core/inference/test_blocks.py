@@ -17,7 +17,7 @@ from prosma_core.config import InferenceConfig, ModelHeader
 from prosma_core.data.geometry import Box, ImageSpec, Scan, array_spec, box_shape, box_slices, spacing_affine
 from prosma_core.data.lazy import LazyArray
 from prosma_core.events import CaseFailed, Event, StageStarted, TileDone
-from prosma_core.inference import memory, segment, stored_results
+from prosma_core.inference import memory, segment, stored_pieces, stored_results
 from prosma_core.inference.files import FileOptions, plan_files, segment_files
 from prosma_core.inference.results import Segmentation, StoredArray
 from prosma_core.inference.segment import Segmenter
@@ -272,8 +272,6 @@ def test_what_cannot_be_done_by_parts_is_said_before_the_work(
 ) -> None:
     by = segmenter(make_header(3, tile=(8, 8, 8)))
     store(tmp_path / "scan.zarr", array_spec((15, 13, 11), "zyx"))
-    failures, _ = segmented([tmp_path / "scan.zarr"], tmp_path / "out.zarr", by, keep_largest=True, min_size=5)
-    assert "by parts, for which there is no keep largest or min size" in failures[0].error
     assert not segmented([tmp_path / "scan.zarr"], tmp_path / "out.nii", by, keep_largest=True)[0]
     monkeypatch.setattr(stored_results, "free_memory", lambda _: 1000)
     failures, _ = segmented([tmp_path / "scan.zarr"], tmp_path / "out.nii.gz", by)
@@ -378,3 +376,56 @@ def test_labels_in_an_image_are_continued(tmp_path: Path, make_header: MakeHeade
     assert "of an earlier run stay" in said
     np.testing.assert_array_equal(read_labels(place).data, wanted.labels.data)
     assert sorted(path.name for path in (image / "labels").iterdir()) == [".zattrs", ".zgroup", "organs"]
+
+
+FEW = 1 - 1e-9
+"""Threshold above which a few pieces of random logits lie."""
+TIDIED = [
+    {"keep_largest": True, "threshold": FEW},
+    {"min_size": 4, "threshold": FEW},
+    {"fill_holes": True},
+    {"min_size": 2, "fill_holes": True, "threshold": 0.3},
+]
+
+
+@pytest.mark.parametrize("settings", TIDIED)
+@pytest.mark.parametrize("case", ["odd", "flipped", "frames", "slices", "color"])
+def test_pieces_of_a_map_by_parts_are_those_of_the_map_in_memory(
+    case: str, settings: dict[str, Any], make_header: MakeHeader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "KEPT", 0)
+    monkeypatch.setattr(stored_pieces, "BLOCK", 700)
+    dims, more, spec = CASES[case]
+    header, scan = make_header(dims, tile=(8,) * dims, **more), scan_of(spec)
+    plain, _ = run(segmenter(header), scan, InferenceConfig(overlap=0.25, threshold=settings.get("threshold")))
+    box = tuple((n > 4, n - (n > 8)) for n in scan.spec.labels_spec().spatial_shape)
+    config = InferenceConfig(overlap=0.25, objects=True, region=box, **settings)
+    whole, said = run(segmenter(header), scan, config)
+    assert (whole.labels.data != plain.labels.data)[..., *box_slices(box)].any()
+    disk = Disk((4, 8, 8)[3 - scan.spec.spatial_ndim :], header.classes[0].value)
+    by_parts, heard = run(segmenter(header, 0), Scan(disk.lazy(scan.data), scan.spec), config, allocate=disk.allocate)
+    np.testing.assert_array_equal(disk.arrays["labels"], whole.labels.data)
+    assert whole.objects is not None
+    assert by_parts.objects is not None
+    assert by_parts.objects.data.dtype == whole.objects.data.dtype
+    np.testing.assert_array_equal(disk.arrays["objects"], whole.objects.data)
+    assert whole.object_table is not None
+    assert by_parts.object_table is not None
+    assert by_parts.object_table.tolist() == whole.object_table.tolist()
+    assert heard[-1] == said[-1]  # how many objects of each class
+
+
+@pytest.mark.usefixtures("by_parts")
+def test_objects_of_files_by_parts(tmp_path: Path, make_header: MakeHeader) -> None:
+    by = segmenter(make_header(3, tile=(8, 8, 8)))
+    scan = store(tmp_path / "scan.zarr", array_spec((15, 13, 11), "zyx"))
+    config = InferenceConfig(overlap=0.25, objects=True, min_size=4, fill_holes=True)
+    wanted, _ = run(by, scan, config)
+    failures, said = segmented(
+        [tmp_path / "scan.zarr"], tmp_path / "out.zarr", by, objects=True, min_size=4, fill_holes=True
+    )
+    assert not failures
+    assert "Computed in" in said
+    assert wanted.objects is not None
+    np.testing.assert_array_equal(read_labels(tmp_path / "out.zarr").data, wanted.labels.data)
+    np.testing.assert_array_equal(read_labels(tmp_path / "out_objects.zarr").data, wanted.objects.data)
