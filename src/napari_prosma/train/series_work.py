@@ -432,14 +432,14 @@ class SeriesWork:
             return
 
         def done(labels: Labels) -> None:
-            if self._open is work and work.labels is None:
+            if self._open is work and work.labels is None and not self._close_deleted(work):
                 self._work_on(series, labels)
 
         self._jobs.run(found, done, lambda error: self._draw(series, work, str(error)))
 
     def _draw(self, series: Series, work: _Open, why: str = "") -> None:
         """Have the labels drawn by hand."""
-        if self._open is not work or work.labels is not None:
+        if self._open is not work or work.labels is not None or self._close_deleted(work):
             return
         if why:
             self._say(why)
@@ -521,7 +521,7 @@ class SeriesWork:
                 self._save_and_close(then, close=close)
                 return
             self._busy = ""
-            if close:
+            if close or not self._is_there(work):
                 self._list_pair(name, series.pair(series.scans[series.number(name)]))
                 self._close_layers(work)
             then()
@@ -536,6 +536,18 @@ class SeriesWork:
             self._not_saved(error)
 
         self._jobs.run(save, done, failed, lasting=True)
+
+    def _is_there(self, work: _Open) -> bool:
+        """Whether the layers of the open scan are in the viewer."""
+        return all(layer in self._viewer.layers for layer in work.layers)
+
+    def _close_deleted(self, work: _Open) -> bool:
+        """Close a scan whose image was deleted while its labels were made; whether it was."""
+        if self._is_there(work):
+            return False
+        self._close_layers(work)
+        self._is_busy("")
+        return True
 
     def _close_layers(self, work: _Open) -> None:
         self._open = None

@@ -19,6 +19,7 @@ from napari_prosma.layers.slices import marks_of
 from napari_prosma.train import export_pairs
 from prosma_core.data.phantom import phantom_3d
 from prosma_core.engine.messages import Finished, SegmentResult, SuggestResult
+from prosma_core.errors import DatasetError
 from prosma_core.io.images import read_image, write_image, write_labels
 from prosma_core.io.notes import noted_slices, read_notes
 
@@ -408,6 +409,48 @@ def test_the_segmentation_of_a_scan_is_cancelled_by_the_main_button(series: Seri
     assert widget.text("run") == "Train"
     assert series.layers == ["s0.nii.gz", "s0.nii.gz labels"]
     assert "Its labels are to be drawn" in widget.text("series_problem")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_scan_deleted_while_its_labels_are_made_is_closed(
+    series: Series, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        msg = "no labels"
+        raise DatasetError(msg)
+
+    widget = series.widget
+    if fails:
+        monkeypatch.setattr("napari_prosma.train.series_work.labels_layer", broken)
+    widget.controller.choose_start(widget.model("phantom-3d"))
+    series.click("next")
+    widget.jobs.held = []
+    segmented(series)
+    series.viewer.layers.clear()
+    for call in widget.jobs.held:
+        call()
+    widget.jobs.held = None
+    assert (series.layers, series.pairs, series.states[0]) == ([], [], "untouched")
+    series.click("next")
+    assert series.layers == ["s2.nii.gz"]
+
+
+def test_a_layer_deleted_while_the_last_scan_is_saved_closes_the_scan(series: Series) -> None:
+    for _ in range(2):
+        series.click("next")
+        series.paint(2)
+    series.widget.jobs.held = held = []
+    series.click("next")
+    series.viewer.layers.remove(series.labels)
+    series.widget.jobs.held = None
+    for call in held:
+        call()
+    assert series.layers == []
+    assert series.states == ["done: 1 of 8", "cannot be opened", "done: 1 of 8"]
+    assert len(series.pairs) == 2
+    series.table.selectRow(2)
+    series.click("open")
+    assert np.flatnonzero(series.labels.data.any((1, 2))).tolist() == [2]
 
 
 def test_without_an_engine_labels_are_drawn(series: Series) -> None:
