@@ -74,6 +74,7 @@ class Saving:
         self._one_by_one = one_by_one or threading.Lock()
         self._layers = list(layers)
         self.unsaved, self._dropped = unsaved, False
+        self._writing, self._ended = 0, False
         self._wires = [on_change(layer, PAINTED, self._painted) for layer in self._layers]
         self._timer, self._pulse = jobs.timer(self.save, repeat=True), jobs.timer(lambda: None, repeat=True)
         self._timer.start(EVERY)
@@ -86,7 +87,8 @@ class Saving:
         """Save what was painted since the last time, in a thread."""
         if self._layers and self.unsaved:
             self.unsaved = False
-            self._jobs.run(self._write, lambda _: None, self._failed, lasting=True)
+            self._writing += 1
+            self._jobs.run(self._write, lambda _: self._written(), self._failed, lasting=True)
 
     def save_now(self) -> None:
         """Save what was painted since the last time, at once.
@@ -105,12 +107,17 @@ class Saving:
                 raise
 
     def end(self) -> None:
-        """Save once more, and stop."""
+        """Save once more, and stop as soon as that has succeeded; until then it is tried again."""
+        self._ended = True
+        _ending.add(self)
+        wires, self._wires = self._wires, []
+        run_all("Layers could not be left", *wires)
         self.save()
-        self.leave()
+        self._leave_saved()
 
     def leave(self) -> None:
         """Stop saving."""
+        _ending.discard(self)
         wires, self._wires, self._layers = self._wires, [], []
         run_all("The saving of annotations could not be ended", *wires, self._timer.stop, self._pulse.stop)
 
@@ -132,7 +139,17 @@ class Saving:
     def _painted(self, _event: Any) -> None:
         self.unsaved = True
 
+    def _written(self) -> None:
+        self._writing -= 1
+        self._leave_saved()
+
+    def _leave_saved(self) -> None:
+        """Stop where the end was asked for and everything is saved."""
+        if self._ended and not self.unsaved and not self._writing:
+            self.leave()
+
     def _failed(self, error: Exception) -> None:
+        self._writing -= 1
         self.unsaved = True  # to be tried again
         if str(error) != self._said and not self._dropped:
             self._said = str(error)
@@ -172,6 +189,8 @@ class Autosave(Saving):
         again = before is not None and before._pairs == self._pairs and before.folder.parent == run.root
         folder = before.folder if again and before is not None else _free_folder(run.root)
         lock = before._one_by_one if again and before is not None else None
+        if again and before is not None:
+            before.leave()  # what it could not save is saved now
         layers = {id(p.labels.layer): p.labels.layer for p in pairs if p.labels.layer is not None}
         super().__init__(tuple(layers.values()), self._save_pairs, folder, jobs, say, lock)
 
@@ -181,6 +200,8 @@ class Autosave(Saving):
 
 _open: weakref.WeakSet[Saving] = weakref.WeakSet()
 """Those that have something to save, perhaps."""
+_ending: set[Saving] = set()
+"""Those that nobody else may hold any more, and whose last save has not succeeded yet."""
 _saving: list[bool] = []
 """Not empty while `save_all` is at work."""
 

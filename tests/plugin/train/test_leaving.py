@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -11,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from napari.layers import Labels
 
 from napari_prosma.cleanup import run_all
-from napari_prosma.train.autosave import save_all
+from napari_prosma.train.autosave import Saving, save_all
 from prosma_core.engine.messages import Cancelled
+from prosma_core.errors import OutputError
 from prosma_core.io.images import read_image
 
 LEAVING = """
@@ -110,6 +113,59 @@ def test_only_what_was_painted_since_is_saved_at_the_end(
     save_all()
     save_all()
     assert len(written) == 1
+
+
+@pytest.mark.parametrize("written", ["before the end", "at the end"])
+@pytest.mark.parametrize("again", ["a minute later", "when the program ends"])
+def test_a_last_save_that_fails_is_tried_again(
+    written: str, again: str, jobs: Any, clock: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timers: list[Any] = []
+    monkeypatch.setattr(
+        jobs, "timer", lambda call, repeat=False: timers.append(clock.timer(call, repeat=repeat)) or timers[-1]
+    )
+    layer, full, saved, told = Labels(np.zeros((4, 4), np.uint8)), [True], [], []
+
+    def write() -> None:
+        if full[0]:
+            msg = "No space left on device"
+            raise OutputError(msg)
+        saved.append(layer.data.copy())
+
+    saving = Saving([layer], write, tmp_path, jobs, told.append, unsaved=False)
+    layer.paint((1, 1), 7)
+    if written == "before the end":
+        jobs.held = held = []
+        saving.save()  # which has not failed yet
+        saving.end()
+        jobs.held = None
+        for call in held:
+            call()
+    else:
+        saving.end()
+    assert (saved, [str(error) for error in told]) == ([], ["No space left on device"])
+    del saving
+    gc.collect()  # nobody holds it any more
+    full[0] = False
+    if again == "a minute later":
+        for timer in timers:
+            timer.fire()
+        assert [timer.due for timer in timers] == [None, None], "nothing is left to do"
+    else:
+        save_all()
+    (data,) = saved
+    assert data[1, 1] == 7
+
+
+def test_what_was_saved_at_the_end_is_left_alone(jobs: Any, tmp_path: Path) -> None:
+    layer, saved = Labels(np.zeros((4, 4), np.uint8)), []
+    saving = Saving([layer], lambda: saved.append(1), tmp_path, jobs, pytest.fail)
+    layer.paint((1, 1), 7)
+    saving.end()
+    layer.paint((2, 2), 7)
+    saving.save()
+    save_all()
+    assert len(saved) == 2
 
 
 def test_each_does_every_part_and_says_which_failed(caplog: pytest.LogCaptureFixture) -> None:
