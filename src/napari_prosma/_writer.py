@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from napari_prosma.layers.patient_view import open_viewers
 from napari_prosma.layers.placement import Placement
 from napari_prosma.layers.results import file_notes
 from napari_prosma.layers.scan import METADATA, OPENED_AS, LayerScan, read_arrays
-from napari_prosma.layers.slices import MARKS, Marks, states_of
+from napari_prosma.layers.slices import MARKS, Marks, noted_states, states_of
+from napari_prosma.layers.source import is_large
+from napari_prosma.layers.stored import is_on_disk
 from prosma_core.data.geometry import Scan
-from prosma_core.errors import OutputError
-from prosma_core.io.images import write_image, write_labels
+from prosma_core.errors import LabelError, OutputError
+from prosma_core.io.images import write_image, write_labels, written_format
 from prosma_core.io.labels import one_channel
 from prosma_core.io.output_plan import OutputPlan
+from prosma_core.io.zarr_parts import write_parts
 
 
 def write_labels_layer(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
@@ -38,7 +44,8 @@ def write_labels_layer(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     Raises
     ------
     OutputError, LabelError, GeometryError
-        As in `prosma_core.io.images.write_labels`, or `path` is the scan of a layer (see `check_saving`).
+        As in `prosma_core.io.images.write_labels`, or `path` is the scan of a layer (see `check_saving`); or the layer
+        lies on a disk, is too large for memory, and `path` is no zarr.
     """
     labels_writer(path, data, meta)()
     return [path]
@@ -54,6 +61,9 @@ def labels_writer(path: str, data: Any, meta: dict[str, Any]) -> Callable[[], No
 
     def write() -> None:
         scan = _scan(data, meta)
+        if is_on_disk(scan.data) and is_large(scan):
+            _write_parts(Path(path), scan, "labels")
+            return
         labels = one_channel(scan.load(), scan.spec.axes, f"the layer {scan.name}")
         marks = scan.metadata.get(MARKS)
         states = states_of(marks, Scan(labels, scan.spec.labels_spec())) if isinstance(marks, Marks) else None
@@ -70,10 +80,39 @@ def write_image_layer(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     """
     check_saving(Path(path), meta, "image")
     scan = _scan(data, meta)
+    if is_on_disk(scan.data) and is_large(scan):
+        _write_parts(Path(path), scan, "image")
+        return [path]
     provenance = scan.metadata.get("provenance", {})
     notes = file_notes(provenance, (), "image") if provenance else None
     write_image(Path(path), scan.load(), scan.spec, overwrite=True, provenance=notes)
     return [path]
+
+
+def _write_parts(path: Path, scan: LayerScan, kind: str) -> None:
+    """Write a scan on the disk part by part, which only zarr allows."""
+    if written_format(path) != "zarr":
+        size = scan.dtype.itemsize * prod(scan.spec.shape)
+        msg = (
+            f"{scan.name} ({size / 2**30:.1f} GiB) is too large to be written to {path.name} as a whole. Let the name "
+            "end with .zarr, which is written part by part."
+        )
+        raise OutputError(msg)
+    spec, marks, states = scan.spec, scan.metadata.get(MARKS), None
+    provenance = scan.metadata.get("provenance", {})
+    chunks, parts, dtype = scan.chunks, scan.parts(), scan.dtype
+    if kind == "labels":
+        if scan.dtype.kind not in "bu":
+            msg = f"Labels for {path} are of type {scan.dtype}; unsigned integers are needed."
+            raise LabelError(msg)
+        if "c" in spec.axes and spec.num_channels == 1:
+            at, spec = spec.axes.index("c"), spec.labels_spec()
+            parts = ((index[:at] + index[at + 1 :], values.squeeze(at)) for index, values in scan.parts())
+            chunks = chunks[:at] + chunks[at + 1 :]
+        states = noted_states(marks if isinstance(marks, Marks) else None, provenance, spec)
+    kinds: dict[str, Any] = {"bool": np.dtype(np.uint8), "float16": np.dtype(np.float32)}
+    notes = file_notes(provenance, scan.metadata.get("classes", ()), kind, states)
+    write_parts(path, parts, kinds.get(dtype.name, dtype), spec, provenance=notes, chunks=chunks, overwrite=True)
 
 
 def _scan(data: Any, meta: dict[str, Any]) -> LayerScan:

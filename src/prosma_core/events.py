@@ -41,6 +41,15 @@ class SlabDone:
 
 
 @dataclass(frozen=True)
+class ResultStored:
+    """Where a result lies that is too large for memory: a zarr folder, filled block by block; again where it moved."""
+
+    name: str
+    """Of the result, such as ``labels``."""
+    path: str
+
+
+@dataclass(frozen=True)
 class StepDone:
     """One optimizer step: its loss, the seconds that are left by then, and how many epochs there will be at most."""
 
@@ -151,6 +160,7 @@ Event = (
     | Working
     | TileDone
     | SlabDone
+    | ResultStored
     | StepDone
     | EpochDone
     | InterimDone

@@ -19,6 +19,7 @@ from napari_prosma._reader import get_reader, read_paths
 from napari_prosma.layers.patient_view import patient_view
 from napari_prosma.layers.results import file_notes
 from napari_prosma.layers.scan import levels, read
+from napari_prosma.layers.source import source_of
 from napari_prosma.scan.selection import kind_of
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import array_spec
@@ -234,9 +235,9 @@ def test_a_zarr_is_opened_without_reading_it(tmp_path: Path, open_layer: OpenLay
     np.testing.assert_array_equal(layer.scale, (3, 1, 2))
     assert [str(unit) for unit in layer.units] == ["micrometer"] * 3
     scan = read(layer)
-    reference = scan.reference()
-    assert reference is not None
-    assert read_image(reference, axes=scan.axes).data.shape == scan.spec.shape
+    found = source_of(scan)
+    assert found is not None
+    assert read_image(found.path, axes=found.axes).data.shape == scan.spec.shape
 
 
 def test_a_zarr_of_several_levels_is_a_multiscale_layer(tmp_path: Path, open_layer: OpenLayer) -> None:

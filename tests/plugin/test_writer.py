@@ -12,18 +12,22 @@ import nibabel as nib
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
 from napari_prosma import _writer
 from napari_prosma._reader import get_reader
-from napari_prosma.layers.results import editable_copy, labels_layer
-from napari_prosma.layers.scan import read
+from napari_prosma.layers import source
+from napari_prosma.layers.results import editable_copy, image_layer, labels_layer
+from napari_prosma.layers.scan import METADATA, LayerScan, read
+from napari_prosma.layers.stored import DiskArray
 from napari_prosma.segment.state import writer
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import array_spec, reverse_affine
 from prosma_core.errors import LabelError, OutputError, ProsmaError
 from prosma_core.io.images import read_image, read_labels, write_image
+from prosma_core.io.notes import read_notes
 
 OpenLayer = Callable[[Path], Any]
 SaveLayer = Callable[[Any, Path], list[str]]
@@ -269,3 +273,61 @@ def test_a_file_of_another_kind_is_not_replaced(tmp_path: Path, save_layer: Save
     with pytest.raises(OutputError, match="is never replaced"):
         save_layer(Labels(np.zeros((4, 5), np.uint8)), tmp_path / "notes.tif")
     assert (tmp_path / "notes.tif").read_text() == "years of work"
+
+
+def on_disk(folder: Path, shape: tuple[int, ...], dtype: str, chunks: tuple[int, ...]) -> DiskArray:
+    """A result in a zarr folder."""
+    array = zarr.create_array(str(folder), shape=shape, dtype=dtype, chunks=chunks)
+    array[...] = np.random.default_rng(0).integers(0, 3, shape).astype(dtype)
+    return DiskArray(folder)
+
+
+@pytest.mark.parametrize("axes", ["zyx", "czyx", "zcyx"])
+def test_a_large_result_is_saved_part_by_part(
+    axes: str,
+    tmp_path: Path,
+    open_layer: OpenLayer,
+    save_layer: SaveLayer,
+    classes: Classes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(source, "IN_CORE", 0)
+    monkeypatch.setattr(LayerScan, "load", None)
+    shape, at = (21, 33, 30), axes.find("c")
+    wide = shape if at < 0 else (*shape[:at], 2, *shape[at:])
+    scan = read(Image(np.zeros(wide), axis_labels=tuple(axes)))
+    data = on_disk(tmp_path / "a", shape, "u1", (4, 16, 16))
+    layer = labels_layer(scan, data, classes, "result", {"program": "prosma 1", "model": "m"})
+    with pytest.raises(OutputError, match=r"too large to be written to labels.nii.gz as a whole.*end with .zarr"):
+        save_layer(layer, tmp_path / "labels.nii.gz")
+    save_layer(layer, tmp_path / "labels.zarr")
+    found = read_labels(tmp_path / "labels.zarr")
+    np.testing.assert_array_equal(found.data, np.asarray(data))
+    assert read_notes(tmp_path / "labels.zarr")["model"] == "m"
+    again = open_layer(tmp_path / "labels.zarr")
+    assert [c.name for c in again.metadata[METADATA]["classes"]] == [c.name for c in classes]
+    save_layer(again, tmp_path / "copy.zarr")
+    np.testing.assert_array_equal(read_labels(tmp_path / "copy.zarr").data, found.data)
+    assert read_notes(tmp_path / "copy.zarr") == read_notes(tmp_path / "labels.zarr")
+
+
+def test_large_probabilities_are_saved_part_by_part(
+    tmp_path: Path, save_layer: SaveLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "IN_CORE", 0)
+    scan = read(Image(np.zeros((6, 8, 9))))
+    data = on_disk(tmp_path / "a", (3, 6, 8, 9), "f4", (1, 4, 8, 8))
+    layer = image_layer(scan, data, "czyx", "p", {"program": "prosma 1"}, channel_names=("a", "b", "c"))
+    save_layer(layer, tmp_path / "p.zarr")
+    found = read_image(tmp_path / "p.zarr")
+    assert found.spec.channel_names == ("a", "b", "c")
+    np.testing.assert_array_equal(found.data, np.asarray(data))
+
+
+def test_large_labels_of_signed_numbers_are_refused(
+    tmp_path: Path, save_layer: SaveLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "IN_CORE", 0)
+    layer = Labels(da.zeros((4, 5, 6), dtype=np.int32))
+    with pytest.raises(LabelError, match="int32; unsigned integers are needed"):
+        save_layer(layer, tmp_path / "labels.zarr")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from napari.layers import Labels
 
+from napari_prosma.layers.painting import guard_voxels
 from napari_prosma.layers.results import CORRECTED, LOOKS, OBJECTS, OUTLINED, PAINTING, PREVIEW
 from napari_prosma.layers.scan import METADATA, OPENED_AS
 from napari_prosma.layers.slices import marks_of
@@ -34,7 +35,8 @@ class ContourView:
 
     What a user chooses for a layer in napari's own controls stays until that changes. What a person paints is filled:
     layers that are drawn by hand, corrected copies, and a result once a tool that paints is chosen in it. A preview is
-    filled only where nothing painted is visible: their colors would mix. In 3D napari draws no contours.
+    filled only where nothing painted is visible: their colors would mix. In 3D napari draws no contours. Where
+    a tool that paints is chosen, `guard_voxels` sees to it that there is something to paint in.
 
     Parameters
     ----------
@@ -56,6 +58,7 @@ class ContourView:
     def _follow(self, layer: Any) -> None:
         layer.events.visible.connect(self._draw_all)
         if isinstance(layer, Labels):
+            layer.events.mode.connect(guard_voxels)
             layer.events.mode.connect(self._on_mode)
             layer.events.paint.connect(self._on_paint)
 

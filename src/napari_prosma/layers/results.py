@@ -18,6 +18,7 @@ from napari_prosma.layers.labels import fit_brush
 from napari_prosma.layers.placement import Placement
 from napari_prosma.layers.scan import METADATA, LayerScan
 from napari_prosma.layers.slices import keep, listen, marks_of, packed, remember
+from napari_prosma.layers.stored import DiskArray
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import ImageSpec
 from prosma_core.data.slices import SliceStates
@@ -75,7 +76,7 @@ PAINTING = ("paint", "fill", "erase", "polygon")
 
 def labels_layer(
     scan: LayerScan,
-    labels: NDArray[Any],
+    labels: NDArray[Any] | DiskArray,
     classes: Sequence[ClassInfo],
     name: str,
     provenance: dict[str, str],
@@ -85,7 +86,7 @@ def labels_layer(
     Parameters
     ----------
     scan : LayerScan
-    labels : ndarray, integer, shape ``scan.spec.labels_spec().shape``
+    labels : ndarray or DiskArray, integer, shape ``scan.spec.labels_spec().shape``
         Shown as it is, without a copy: what is written into it later shows after `refresh`.
     classes : sequence of ClassInfo
         Names and colors; the first is the background.
@@ -183,7 +184,7 @@ def _before_painting(event: Any) -> None:
 
 def image_layer(
     scan: LayerScan,
-    data: NDArray[Any],
+    data: NDArray[Any] | DiskArray,
     axes: str,
     name: str,
     provenance: dict[str, str],
@@ -198,7 +199,7 @@ def image_layer(
     Parameters
     ----------
     scan : LayerScan
-    data : ndarray
+    data : ndarray or DiskArray
         Shown as it is, without a copy.
     axes : str
         Canonical letters of `data`: those of the scan without channels, or with c for one channel per class.
@@ -210,7 +211,7 @@ def image_layer(
         notes = scan.notes(layer_axes, ImageSpec.labels_spec)
     else:
         placement, layer_axes = _with_channel(scan)
-        shown = data.transpose([axes.index(letter) for letter in layer_axes])
+        shown = data.transpose(tuple(axes.index(letter) for letter in layer_axes))
         names = channel_names or tuple(f"channel {i}" for i in range(data.shape[axes.index("c")]))
         notes = scan.notes(layer_axes, lambda spec: spec.with_channels(names))
     return Image(
@@ -291,18 +292,19 @@ def show_labels(layer: Labels, scan: LayerScan, labels: NDArray[Any]) -> None:
         keep(layer, packed(layer))
 
 
-def _without_channel(scan: LayerScan, data: NDArray[Any]) -> tuple[Placement, str, NDArray[Any]]:
+def _without_channel(scan: LayerScan, data: Any) -> tuple[Placement, str, Any]:
     """Placement, axes and array (a view) of a result without channels, for data in canonical order."""
     axes, placement = scan.axes, scan.placement
     kept = "".join(letter for letter in axes if letter != "c")
     canonical = scan.spec.labels_spec().axes
-    shown = data if kept == canonical else data.transpose([canonical.index(letter) for letter in kept])
+    shown = data if kept == canonical else data.transpose(tuple(canonical.index(letter) for letter in kept))
     if "c" not in axes or scan.rgb:
         return placement, kept, shown
     at = axes.index("c")
     if at == 0:
         return placement.without(0), kept, shown
-    return placement.spread(at, scan.data.shape[at]), axes, np.expand_dims(shown, at)
+    wide = shown.expand(at) if isinstance(shown, DiskArray) else np.expand_dims(shown, at)
+    return placement.spread(at, scan.data.shape[at]), axes, wide
 
 
 def _with_channel(scan: LayerScan) -> tuple[Placement, str]:

@@ -122,16 +122,28 @@ class LayerScan:
 
         Parameters
         ----------
-        out : ndarray, shape ``spec.shape``
+        out : ndarray or zarr array, shape ``spec.shape``
             Filled in canonical axis order.
         """
-        target = out.transpose([self.spec.axes.index(letter) for letter in self.axes])
-        done, total = 0, math.prod(target.shape)
-        for slab in _slabs(target.shape, _chunks(self.data), np.dtype(self.data.dtype).itemsize):
-            part = target[slab]
-            part[...] = np.asarray(self.data[slab])
-            done += part.size
+        total = math.prod(self.spec.shape)
+        done = 0
+        for at, values in self.parts():
+            out[at] = values
+            done += values.size
             yield done / total
+
+    def parts(self) -> Iterator[tuple[tuple[slice, ...], NDArray[Any]]]:
+        """Voxels part by part, each with where it lies; both in canonical axis order."""
+        order = [self.axes.index(letter) for letter in self.spec.axes]
+        shape = tuple(self.spec.size(letter) for letter in self.axes)
+        for slab in _slabs(shape, _chunks(self.data), np.dtype(self.data.dtype).itemsize):
+            yield tuple(slab[axis] for axis in order), _values(self.data, slab).transpose(order)
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Blocks in which the layer's array is stored or computed, in canonical axis order; 1 where it has none."""
+        chunks = _chunks(self.data)
+        return tuple(chunks[self.axes.index(letter)] for letter in self.spec.axes)
 
     def load(self) -> NDArray[Any]:
         """All voxels in canonical axis order: a view of a plain array, else a copy in memory."""
@@ -142,15 +154,6 @@ class LayerScan:
         for _ in self.fill(out):
             pass
         return out
-
-    def reference(self) -> Path | None:
-        """Folder of the zarr array that the layer shows as it is, which another process can open; else None."""
-        store = getattr(self.data, "store", None)
-        root = getattr(store, "root", None)
-        if type(self.data).__module__.partition(".")[0] != "zarr" or root is None or self.rgb:
-            return None
-        folder = Path(str(root)) / str(getattr(self.data, "path", ""))
-        return folder if folder.is_dir() else None
 
 
 def guess_axes(layer: Any) -> str:
@@ -275,6 +278,12 @@ def _chunks(data: Any) -> tuple[int, ...]:
     if not chunks:
         return (1,) * len(data.shape)
     return tuple(int(c if isinstance(c, int) else max(c)) for c in chunks)
+
+
+def _values(data: Any, slab: tuple[slice, ...]) -> NDArray[Any]:
+    """A part of an array; of dask computed past napari's cache, which would keep it."""
+    part = data[slab]
+    return np.asarray(part.compute(callbacks=()) if hasattr(part, "dask") else part)
 
 
 def _slabs(shape: tuple[int, ...], chunks: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]:

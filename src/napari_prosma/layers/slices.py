@@ -261,6 +261,16 @@ def _few_runs(strokes: Iterable[tuple[int, tuple[int, ...]]]) -> Strokes:
     return tuple(kept)
 
 
+def noted_states(marks: Marks | None, provenance: Mapping[str, Any], spec: ImageSpec) -> SliceStates | None:
+    """Checked and edited slices of a label map of this geometry in which nothing was painted, as they are kept."""
+    made = bool(made_by_model(dict(provenance)))
+    if marks is None and not made:
+        return None
+    marks = marks or Marks(usual_axis(spec))
+    size, only = spec.size(marks.axis) if marks.axis else 1, made or marks.base is not None
+    return SliceStates(marks.axis, size, spec.num_frames, marks.checked, marks.edited, only, marks.strokes)
+
+
 def slice_states(layer: Any, image: LayerScan | None = None, axis: str | None = None) -> SliceStates:
     """Checked, edited and untouched slices of a Labels layer, as it is now; reads its voxels.
 

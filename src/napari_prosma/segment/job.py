@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from napari.layers import Image, Labels
-from numpy.typing import NDArray
 
 from napari_prosma.jobs.boundary import JobName, Jobs
 from napari_prosma.jobs.run import Handlers, RunTexts, RunView, ShownRun
@@ -22,13 +22,14 @@ from napari_prosma.layers.results import (
 )
 from napari_prosma.layers.scan import read
 from napari_prosma.layers.slices import Marks, keep, marks_of, packed
+from napari_prosma.layers.stored import DiskArray
 from napari_prosma.layers.viewport import slab_in_view
 from napari_prosma.segment.measures import AbstractSegmentResultPanel, Measures, object_features
 from napari_prosma.segment.state import SegmentPlan
 from prosma_core.config.model import provenance
-from prosma_core.engine.messages import ArrayReady, Finished, SegmentResult
+from prosma_core.engine.messages import ArrayReady, Cancelled, Finished, SegmentResult
 from prosma_core.errors import ProsmaError
-from prosma_core.events import SlabDone
+from prosma_core.events import ResultStored, SlabDone
 from prosma_core.io.bundle import missed_text
 from prosma_core.printable import format_duration
 
@@ -47,6 +48,14 @@ class SegmentRunView(RunView, Protocol):
 TEXTS = RunTexts(
     cancel_tooltip="Stop this segmentation.",
     broken="The result could not be shown: {reason}. Run again.",
+)
+REFRESH = 200
+"""Milliseconds, at least, between two times that new blocks of a result on the disk are drawn."""
+CONTINUES = "Cancelled. Segment again to continue: the finished blocks are kept until napari ends."
+KEEP = "The result lies in a temporary folder until napari ends: Save result keeps it."
+TOO_LARGE = (
+    "This result is too large to be corrected here, and stays on the disk. Crop the scan to what is to be corrected, "
+    "and segment that."
 )
 
 
@@ -88,8 +97,10 @@ class SegmentJob(ShownRun):
         self.labels: Labels | None = None
         self._corrected: Labels | None = None
         self._viewer, self._view, self._told, self._jobs = viewer, view, over, jobs
-        self._arrays: dict[str, NDArray[Any]] = {}
-        self._finished = False
+        self._arrays: dict[str, Any] = {}  # ndarray, or DiskArray
+        self._blocks: list[SlabDone] = []
+        self._drawing = self._finished = False
+        self._timer = jobs.timer(self._draw_blocks)
         name = plan.scan.path.name if plan.scan.path else plan.scan.name
         self._notes = provenance(plan.model.header, plan.request.config, name, plan.scan.given_size)
         view.show_running(True)
@@ -100,9 +111,12 @@ class SegmentJob(ShownRun):
     def correct(self) -> Labels | None:
         """Have the result corrected in an editable copy, which is made once: it is selected, with the brush.
 
-        The result itself is hidden then. None where neither it nor the copy is there.
+        The result itself is hidden then. None where neither it nor the copy is there, or the result is on the disk.
         """
         if self.to_save is None:
+            return None
+        if isinstance(self.to_save.data, DiskArray):
+            self._view.show_error(TOO_LARGE, details=False)
             return None
         if self._corrected is None or self.to_save is not self._corrected:
             made = self.to_save
@@ -126,12 +140,19 @@ class SegmentJob(ShownRun):
     @property
     def handlers(self) -> Handlers:
         """As of `JobRun`."""
-        own: Handlers = {SlabDone: self._show_slab, ArrayReady: self._take, Finished: self._finish}
+        own: Handlers = {
+            SlabDone: self._show_slab,
+            ArrayReady: self._take,
+            ResultStored: self._take_stored,
+            Finished: self._finish,
+            Cancelled: lambda _: self.say(CONTINUES if self._on_disk else "Cancelled."),
+        }
         return {**super().handlers, **own}
 
     def over(self) -> None:
         """Disconnect from the viewer; the partial result of a job that did not finish is removed."""
         super().over()
+        self._timer.stop()
         self._viewer.layers.events.removed.disconnect(self._layer_removed)
         if not self._finished:
             labels, self.labels = self.labels, None
@@ -144,6 +165,22 @@ class SegmentJob(ShownRun):
         self._arrays[ready.name] = ready.array
         if ready.name == "labels" and not self.cancelling:
             self.labels = self._add_labels()
+
+    def _take_stored(self, stored: ResultStored) -> None:
+        """Show a result that fills on the disk; once it is whole, it is read from where it lies then."""
+        path, known = Path(stored.path), self._arrays.get(stored.name)
+        if known is None:
+            self._arrays[stored.name] = DiskArray(path)
+            if stored.name == "labels" and not self.cancelling:
+                self.labels = self._add_labels()
+            return
+        for array in (known, self.labels.data if self.labels is not None and stored.name == "labels" else None):
+            if isinstance(array, DiskArray):
+                array.move(path)
+
+    @property
+    def _on_disk(self) -> bool:
+        return isinstance(self._arrays.get("labels"), DiskArray)
 
     def _add_labels(self) -> Labels:
         plan = self.plan
@@ -166,15 +203,42 @@ class SegmentJob(ShownRun):
 
     def _show_slab(self, slab: SlabDone) -> None:
         """Draw new labels where they are in view; the array already holds them."""
-        if self.labels is None or not self.labels.visible:
-            return
-        try:
-            scan = read(self.labels)
-            in_view = slab_in_view(self.labels, scan, self._viewer, slab.start, slab.stop)
-        except ProsmaError:  # the user has turned the layer in a way that no scan lies
-            in_view = True
-        if in_view:
+        if self._on_disk:
+            self._blocks.append(slab)
+            if not self._drawing:
+                self._drawing = True
+                self._timer.start(REFRESH)
+        elif self._in_view(slab) and self.labels is not None:
             refresh(self.labels)
+
+    def _in_view(self, slab: SlabDone) -> bool:
+        if self.labels is None or not self.labels.visible:
+            return False
+        try:
+            return slab_in_view(self.labels, read(self.labels), self._viewer, slab.start, slab.stop)
+        except ProsmaError:  # the user has turned the layer in a way that no scan lies
+            return True
+
+    def _draw_blocks(self) -> None:
+        """Read the latest blocks in a thread, as far as they are in what is shown, and draw them then."""
+        blocks, self._blocks, labels = self._blocks, [], self.labels
+        if labels is None:
+            self._drawing = False
+            return
+        data, in_view = labels.data, any(map(self._in_view, blocks))
+
+        def load() -> None:
+            for block in blocks:
+                data.refresh(tuple(zip(block.start, block.stop, strict=True)))
+
+        def drawn(_: object = None) -> None:
+            self._drawing = bool(self._blocks)
+            if in_view and self.labels is labels:
+                refresh(labels)
+            if self._drawing:
+                self._timer.start(REFRESH)
+
+        self._jobs.run(load, drawn, drawn)
 
     def _finish(self, message: Finished) -> None:
         result = message.result
@@ -186,7 +250,10 @@ class SegmentJob(ShownRun):
             self.labels = self._add_labels()
         plan, labels = self.plan, self.labels
         labels.refresh()  # its thumbnail as well
-        self._remember(labels)
+        if self._on_disk:
+            self.say(KEEP)
+        else:
+            self._remember(labels)
         self._add_maps(labels.name)
 
         def nothing() -> str:

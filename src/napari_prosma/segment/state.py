@@ -15,7 +15,7 @@ from prosma_core.config.inference import InferenceConfig
 from prosma_core.data.geometry import size_text, sized_for
 from prosma_core.engine.messages import SegmentRequest
 from prosma_core.io.bundle import ModelEntry
-from prosma_core.io.names import command_line, image_suffix, result_name, safe_name, stem
+from prosma_core.io.names import FORMATS, command_line, image_suffix, result_name, safe_name, stem
 
 if TYPE_CHECKING:
     from napari.layers import Labels
@@ -63,18 +63,21 @@ LONGEST_NAME = 220
 """Bytes of a file name that leave room for what is written beside it."""
 
 
-def save_path(plan: SegmentPlan, *, corrected: bool = False) -> Path | None:
+def save_path(plan: SegmentPlan, *, corrected: bool = False, by_parts: bool = False) -> Path | None:
     """File beside the scan for its labels, such as ``case_hippocampus-mri.nii.gz``; None for a scan without a file.
 
-    Of corrected labels the name ends with ``_corrected``.
+    Of corrected labels the name ends with ``_corrected``; labels that are written by parts become a zarr.
     """
     path = plan.scan.path
     if path is None or not path.exists():
         return None
     name = Path(result_name(path, plan.scan.spec))
     end = "_corrected" if corrected else ""
+    suffix = image_suffix(name)
+    if by_parts and FORMATS.get(suffix.lower()) != "zarr":
+        suffix = ".zarr"
     room = LONGEST_NAME - len(os.fsencode(name.name + end))
-    return path.with_name(f"{stem(name)}_{safe_name(plan.model.header.name, most=room)}{end}{image_suffix(name)}")
+    return path.with_name(f"{stem(name)}_{safe_name(plan.model.header.name, most=room)}{end}{suffix}")
 
 
 def writer(labels: Labels, path: Path) -> Callable[[], object]:

@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QFileDialog
 from napari_prosma.jobs.qt_loop import session
 from napari_prosma.jobs.session import Session
 from napari_prosma.layers.proxies import unwrapped
+from napari_prosma.layers.stored import DiskArray
 from napari_prosma.segment.controller import SegmentController
 from napari_prosma.segment.state import run_command, run_command_note, save_path, writer
 from napari_prosma.segment.view import CORRECT_CLOSED, SegmentView
@@ -100,9 +101,10 @@ class SegmentWidget(SegmentView):
         if last is None or labels is None:
             return
         corrected = labels is not last.labels
-        path = save_path(last.plan, corrected=corrected)
+        path = save_path(last.plan, corrected=corrected, by_parts=isinstance(labels.data, DiskArray))
         if path is None or path.exists():
-            proposed = str(path) if path else f"{safe_name(labels.name)}.nii.gz"
+            suffix = ".zarr" if isinstance(labels.data, DiskArray) else ".nii.gz"
+            proposed = str(path) if path else f"{safe_name(labels.name)}{suffix}"
             patterns = " ".join(f"*{suffix}" for suffix in LABEL_SUFFIXES)
             name, _ = QFileDialog.getSaveFileName(self, "Save the labels", proposed, f"Label maps ({patterns})")
             if not name:

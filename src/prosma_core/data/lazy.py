@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from prosma_core.data.geometry import Box, box_shape
 from prosma_core.errors import DeviceError
 
+IN_CORE = 2 << 30
+"""Bytes up to which a scan that can be read by parts is taken at once; more memory would gain nothing."""
 KEPT = 96 << 20
 """Bytes of whole chunks that are kept after a read, for the next one."""
 

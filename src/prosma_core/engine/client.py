@@ -223,6 +223,10 @@ class Engine:
         """An array of zeros for a scan of a request or a preview; raises `EngineError` where there is no room."""
         return arrays.create(self._private_folders(), shape, dtype)
 
+    def disk_folder(self) -> Path:
+        """A folder on the disk for what jobs leave there, removed with this engine; raises as `private_folders`."""
+        return self._private_folders()[-1]
+
     def free(self) -> None:
         """End the child and with it all memory it holds; a running job is canceled. The next job starts another."""
         with self._lock:

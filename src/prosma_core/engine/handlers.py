@@ -7,6 +7,7 @@ import gc
 import time
 from collections.abc import Generator
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import torch
 from numpy.typing import NDArray
 
 import prosma_core
+from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.model import ModelHeader
 from prosma_core.config.training import RunConfig, resolve_run
 from prosma_core.data.geometry import Scan
+from prosma_core.data.lazy import IN_CORE, LazyArray, chunks_of, in_memory
 from prosma_core.engine.arrays import attach
 from prosma_core.engine.messages import (
     InspectRequest,
@@ -39,17 +42,27 @@ from prosma_core.engine.messages import (
     WhatIfRequest,
     WhatIfResult,
 )
+from prosma_core.engine.on_disk import goes_on_disk, segment_to_disk
 from prosma_core.engine.watching import Input, Previews, Watcher
 from prosma_core.errors import DeviceError, EngineError, GeometryError
 from prosma_core.events import Event, StageStarted, Working, relay
 from prosma_core.inference.cpu_tuning import start_threads
-from prosma_core.inference.device import DeviceChoice, choose_device, name_memory_errors, prepare_device
+from prosma_core.inference.device import (
+    DeviceChoice,
+    choose_device,
+    free_memory,
+    gib,
+    name_memory_errors,
+    prepare_device,
+)
+from prosma_core.inference.memory import SHARE
 from prosma_core.inference.next_slice import AnnotatedScan, suggest
 from prosma_core.inference.results import Allocate
 from prosma_core.inference.segment import Segmenter
 from prosma_core.inspection.inspect import inspect_scan
 from prosma_core.inspection.whatif import what_if
-from prosma_core.io.images import read_image
+from prosma_core.io.images import open_image
+from prosma_core.printable import counted
 from prosma_core.runs.run_folder import RunFolder, check_new_run, check_run_targets, resumed_settings
 from prosma_core.runs.run_state import format_before_after
 from prosma_core.training.live import discard
@@ -76,7 +89,7 @@ def serve_training(request: TrainRequest, allocate: Allocate, live: Input) -> Ge
     run = _run(request)
     folder = RunFolder.beside(run.out)
     choice = yield from prepare_device(run.device)
-    previews = Previews(Watcher(live.watched, allocate, choice.device, read_scan), live, folder.last, choice.device)
+    previews = Previews(Watcher(live.watched, allocate, choice.device, watched_scan), live, folder.last, choice.device)
     try:
         result = yield from relay(train(run, resume=request.resume, live=live), previews.follow)
     finally:
@@ -154,7 +167,12 @@ def serve_inspection(
     request, segmenter, choice, allocate, began
         As of `Services`.
     """
-    scan = yield from read_scan(request.scan)
+    scan = yield from open_scan(request.scan)
+    how = InferenceConfig(
+        overlap=request.config.overlap, region=request.config.region, slice_axis=request.config.slice_axis
+    )
+    if isinstance(scan.data, LazyArray) and not segmenter.by_parts(scan, how):
+        scan = Scan(in_memory(scan.data), scan.spec)
     found = yield from inspect_scan(segmenter, scan, request.config, allocate)
     return InspectResult(
         inspection=found.inspection, words=found.words, seconds=time.monotonic() - began, device=choice.inferring
@@ -181,7 +199,8 @@ def serve_what_if(
     model_key : tuple
         Tells the model file and the device from others.
     """
-    scan = yield from read_scan(request.scan)
+    scan = yield from open_scan(request.scan)
+    check_labels_fit(scan, segmenter.header, 3 if request.arrays else 2)
     truth = None if request.truth is None else (yield from read_scan(request.truth))
     how = request.config
     key = _key(request, model_key, scan)
@@ -200,6 +219,9 @@ def serve_what_if(
     return WhatIfResult(variants=found.variants, seconds=time.monotonic() - began, device=choice.inferring)
 
 
+PREVIEWED = IN_CORE
+"""Bytes up to which a scan is watched while a model is trained."""
+PART = "Crop the layer to what matters, or choose a part of it where there is such a choice."
 MOST_RANKED = 100
 """Slices of a ranking that are sent."""
 
@@ -275,9 +297,12 @@ class Services:
         began = time.monotonic()
         choice = yield from prepare_device(request.device)
         segmenter = yield from self._segmenter(Path(request.model), choice)
-        scan = yield from read_scan(request.scan)
-        result = yield from segmenter.segment(scan, request.config, allocate=allocate, preview=request.preview)
-        voxels = _count(result.labels.data, segmenter.header)
+        scan = yield from open_scan(request.scan)
+        if request.store and goes_on_disk(request, scan, segmenter):
+            voxels = yield from segment_to_disk(request, scan, segmenter, count_classes)
+        else:
+            result = yield from segmenter.segment(scan, request.config, allocate=allocate, preview=request.preview)
+            voxels = count_classes(result.labels.data, segmenter.header)
         return SegmentResult(voxels=voxels, seconds=time.monotonic() - began, device=choice.inferring)
 
     def _inspect(
@@ -314,25 +339,34 @@ class Services:
         return self._loaded[1]
 
 
-def _count(labels: NDArray[np.integer], header: ModelHeader) -> dict[str, int]:
+def count_classes(labels: NDArray[np.integer] | LazyArray, header: ModelHeader) -> dict[str, int]:
     """Voxels of each class but the background, counted part by part: no second array of that size."""
     classes = header.classes[1:]
     counts = dict.fromkeys((c.name for c in classes), 0)
-    for part in labels:
+    for part in chunks_of(labels) if isinstance(labels, LazyArray) else labels:
         for c in classes:
             counts[c.name] += int(np.count_nonzero(part == c.value))
     return counts
 
 
-def read_scan(ref: ScanRef | None) -> Generator[Event, None, Scan]:
-    """The scan behind a reference.
+def check_labels_fit(scan: Scan, header: ModelHeader, maps: int) -> None:
+    """Raise `DeviceError` where so many label maps of a scan do not fit into memory."""
+    voxels = prod(scan.spec.labels_spec().shape)
+    needed, free = maps * voxels * np.dtype(header.label_dtype).itemsize, free_memory(torch.device("cpu"))
+    if needed > free * SHARE:
+        msg = f"{counted(maps, 'label map')} of this scan would take {gib(needed)} of memory; {gib(free)} are free. "
+        raise DeviceError(msg + "Crop the layer to what matters.")
+
+
+def open_scan(ref: ScanRef | None) -> Generator[Event, None, Scan]:
+    """The scan behind a reference; of a file that can be read by parts still unread.
 
     Raises
     ------
     EngineError, GeometryError
-        There is none, the array is gone, or its geometry does not fit it.
+        There is none, the array is gone, or it is not what the reference says: the file was changed since.
     FileFormatError
-        As in `prosma_core.io.images.read_image`.
+        As in `prosma_core.io.images.open_image`.
     """
     if ref is None:
         msg = "The request names no scan. Choose one."
@@ -340,8 +374,11 @@ def read_scan(ref: ScanRef | None) -> Generator[Event, None, Scan]:
     if ref.file is not None:
         path = Path(ref.file)
         yield Working(f"Reading {path.name}.")
-        scan = read_image(path, axes=ref.axes)
-        data, spec = scan.data, scan.spec if ref.spec is None else ref.spec.spec()
+        scan = open_image(path, axes=ref.axes)
+        data, spec = _selected(scan, ref.select), scan.spec if ref.spec is None else ref.spec.spec()
+        if ref.dtype and data.dtype != np.dtype(ref.dtype):
+            msg = f"{path} holds voxels of type {data.dtype}, the layer of {np.dtype(ref.dtype)}. Open it again."
+            raise GeometryError(msg)
     else:
         assert ref.array is not None
         assert ref.spec is not None
@@ -350,3 +387,42 @@ def read_scan(ref: ScanRef | None) -> Generator[Event, None, Scan]:
         msg = f"The scan has shape {data.shape}, its geometry {spec.shape} (axes {spec.axes}). Open it again."
         raise GeometryError(msg)
     return Scan(data, spec)
+
+
+def read_scan(ref: ScanRef | None, most: int | None = None) -> Generator[Event, None, Scan]:
+    """The scan behind a reference, in memory; other errors as of `open_scan`.
+
+    Parameters
+    ----------
+    ref : ScanRef or None
+    most : int, optional
+        Bytes that it may take; what is free unless given.
+
+    Raises
+    ------
+    DeviceError
+        It takes more.
+    """
+    scan = yield from open_scan(ref)
+    if not isinstance(scan.data, LazyArray):
+        return scan
+    needed, free = scan.data.nbytes, int(free_memory(torch.device("cpu")) * SHARE)
+    if needed > free or (most is not None and needed > most):
+        limit = f"{gib(free)} are free" if needed > free else f"at most {gib(most or 0)} are taken"
+        msg = f"The scan takes {gib(needed)} of memory, which it needs here as a whole; {limit}. {PART}"
+        raise DeviceError(msg)
+    return Scan(in_memory(scan.data), scan.spec)
+
+
+def watched_scan(ref: ScanRef) -> Generator[Event, None, Scan]:
+    """The scan that is watched while a model is trained; as of `read_scan`."""
+    return (yield from read_scan(ref, PREVIEWED))
+
+
+def _selected(scan: Scan, select: dict[str, int]) -> Any:
+    """Voxels at an index along some axes; raises `GeometryError` where there is no such axis or index."""
+    for letter, index in select.items():
+        if letter not in scan.spec.axes or index >= scan.spec.size(letter):
+            msg = f"The file has no {letter} {index} (axes {scan.spec.axes}, shape {scan.spec.shape}). Open it again."
+            raise GeometryError(msg)
+    return scan.data[tuple(select.get(letter, slice(None)) for letter in scan.spec.axes)] if select else scan.data

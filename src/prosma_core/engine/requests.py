@@ -70,6 +70,10 @@ class ScanRef(Config):
     """A scan file, or a zarr folder."""
     axes: str | None = None
     """How the file's axes are read, as for `prosma_core.io.images.read_image`."""
+    select: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
+    """Index along axes of the file that the scan does not have, by letter."""
+    dtype: str = ""
+    """What the file's voxels must be, as numpy writes it; empty: any."""
     spec: SpecMessage | None = None
     """Geometry of the array; with a file, it replaces the file's own."""
 
@@ -95,6 +99,9 @@ class SegmentRequest(Config):
     """What; may be filled in late, but before the request is submitted."""
     preview: bool = True
     """Whether classes appear in the labels while it works."""
+    store: str = ""
+    """Zarr folder for the label map of a scan file too large to be read whole, which `ResultStored` then tells of; more
+    results lie beside it. Empty: all results are arrays."""
 
 
 class SegmentResult(Config):

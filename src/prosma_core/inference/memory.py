@@ -14,7 +14,7 @@ from prosma_core.config.model import ModelConfig, ModelHeader
 from prosma_core.data.geometry import Box, ImageSpec, box_shape, check_region, format_region, size_note, size_unknown
 from prosma_core.data.geometry import whole as whole_box
 from prosma_core.data.grid import NetworkGrid, padding_to, tile_starts
-from prosma_core.data.lazy import KEPT
+from prosma_core.data.lazy import IN_CORE, KEPT
 from prosma_core.errors import DeviceError
 from prosma_core.inference.device import free_memory, gib
 from prosma_core.inference.grid_restore import RegionOfInterest, plan_part, planes_at_once
@@ -30,8 +30,6 @@ SHARE = 0.8
 """Share of the free memory that is planned with."""
 
 
-IN_CORE = 2 << 30
-"""Bytes up to which a scan that can be read by parts is taken at once; more memory would gain nothing."""
 WORKING = 1 << 30
 """Bytes that a block takes at most, where there are so many."""
 WORTH = 1.15
@@ -62,11 +60,14 @@ class BlockPlan:
     ----------
     columns : tuple of Column
     words : str
-        The plan for people; empty where the frame is computed as a whole.
+        The plan for people; empty where all that is wanted of the frame is computed at once.
+    by_parts : bool
+        Whether only the parts of the scan are read that the blocks need.
     """
 
     columns: tuple[Column, ...]
     words: str = ""
+    by_parts: bool = False
 
     @property
     def tiles(self) -> int:
@@ -152,7 +153,7 @@ def plan_blocks(
     first = plan.columns[0].blocks
     count = sum(len(column.blocks) for column in plan.columns)
     if count == 1:
-        return plan
+        return replace(plan, by_parts=True)
     shapes = [box_shape(block.source) for column in plan.columns for block in column.blocks]
     size = " x ".join(str(max(sizes)) for sizes in zip(*shapes, strict=True))
     more = round(100 * (plan.tiles / alone.tiles - 1))
@@ -160,6 +161,7 @@ def plan_blocks(
         plan.columns,
         f"Computed in {count} blocks of up to {size} voxels, about {gib(need.bytes(first[0], block=True))} at a time "
         f"(as a whole {gib(whole)}; {gib(free / SHARE)} are free)" + (f", {more} % more tiles." if more else "."),
+        by_parts=True,
     )
 
 

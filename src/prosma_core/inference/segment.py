@@ -81,7 +81,7 @@ class Segmenter:
         Told by its geometry alone; errors as of `segment`.
         """
         plan = plan_scan(scan, self.header, config.region, config.slice_axis)
-        return bool(self._plan_blocks(plan, config).words)
+        return self._plan_blocks(plan, config).by_parts
 
     def segment(
         self, scan: Scan, config: InferenceConfig, *, allocate: Allocate | None = None, preview: bool = False
@@ -97,7 +97,8 @@ class Segmenter:
             Gives the arrays that the results are written into, see `Allocate`; new arrays otherwise.
         preview : bool
             Put classes into the label map while it is computed, and yield a `SlabDone` for each box that has some.
-            At the end the same array holds the final classes.
+            At the end the same array holds the final classes. A label map on a disk gets final classes only, and has a
+            `SlabDone` for each block in any case.
 
         Raises
         ------
@@ -125,9 +126,10 @@ class Segmenter:
         blocks = self._blocks(plan, results, config)
         if blocks.words:
             yield StageStarted(blocks.words)
-        elif isinstance(scan.data, LazyArray):
+        if isinstance(scan.data, LazyArray) and not blocks.by_parts:
             yield Working("Reading the scan")
             scan = Scan(in_memory(scan.data), scan.spec)
+        preview = preview and not results.stored
         work = _Work(config, results, self.device, len(tiles), plan.frames * blocks.tiles, preview)
         measured: dict[int, Normalization] = {}
         if isinstance(scan.data, LazyArray):
@@ -145,7 +147,7 @@ class Segmenter:
                     blank.add(number)
                     for block in column.blocks:
                         done = results.put_blank(frame, block)
-                        if preview:
+                        if preview or results.stored:
                             yield done
                     work.done += column.tiles
                 else:
@@ -218,7 +220,7 @@ class Segmenter:
             work.results.mark_done(frame, block)
             work.done = min(work.done + computed, work.total)
             among.done = block.network[0][1]
-            if work.preview:
+            if work.preview or work.results.stored:
                 yield done
 
     def _logits(

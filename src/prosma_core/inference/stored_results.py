@@ -141,6 +141,10 @@ class StoredResults:
         """Blocks that are done."""
         return len(self._done)
 
+    def place(self, name: str) -> Path:
+        """Where a result lies until all are whole, by its name in `Segmentation`."""
+        return self._folder / name
+
     def __enter__(self) -> StoredResults:
         """Take up what an earlier run of the same job has done."""
         with contextlib.suppress(OSError, ValueError):
@@ -180,7 +184,7 @@ class StoredResults:
 
     def allocate(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> StoredArray:
         """Make the array of a result, or open that of an earlier run; see `Allocate`."""
-        path, folder = self._targets[name], self._folder / name
+        path, folder = self._targets[name], self.place(name)
         check_output(path, overwrite=path in self._replaceable)
         check_target(path, folder=True)
         spec = self._spec.labels_spec()

@@ -89,12 +89,7 @@ class Among:
     def hull(self, tile: tuple[int, ...], overlap: float, box: Box) -> Box:
         """All of the grid that these tiles reach; the box itself where there are none."""
         found, _ = self.tiles(tile, overlap, box)
-        if not found:
-            return box
-        padding = padding_to(self.grid, tile)
-        starts, stops = ([f(t.start[a] for t in found) for a in range(len(tile))] for f in (min, max))
-        ends = zip(starts, stops, tile, padding, self.grid, strict=True)
-        return tuple((max(0, low - p), min(high + n - p, size)) for low, high, n, (p, _), size in ends)
+        return reach_of(found, self.grid, tile) if found else box
 
     def reach(self, box: Box, tiles: Sequence[Tile]) -> Box:
         """A box of the padded grid with the planes behind it that tiles reach, where those of the block go on."""
@@ -110,6 +105,14 @@ class Among:
         if self.on is not None:
             start = self.on + padding - first
             self.carried = Carried(self.on + padding, sums[:, start:].clone(), weights[start:].clone())
+
+
+def reach_of(tiles: Sequence[Tile], grid: tuple[int, ...], size: tuple[int, ...]) -> Box:
+    """Box of a grid that tiles reach, at least one; they lie in the padded grid and have one size."""
+    padding = padding_to(grid, size)
+    starts, stops = ([f(t.start[a] for t in tiles) for a in range(len(size))] for f in (min, max))
+    ends = zip(starts, stops, size, padding, grid, strict=True)
+    return tuple((max(0, low - p), min(high + n - p, whole)) for low, high, n, (p, _), whole in ends)
 
 
 Planes = Callable[[int, Tensor, Tensor], None]
@@ -191,7 +194,7 @@ class TiledPredictor:
         if sums_on == self.device:  # then there is room for the scan as well, and no tile has to be brought there
             image = image.to(self.device)
         tiles, count = among.tiles(self.tile, self.overlap, box)
-        padded, origin = _padded(image, among.box, padding_to(grid, self.tile))
+        padded, origin = padded_part(image, among.box, padding_to(grid, self.tile))
         placed = [Tile(tuple(a - o for a, o in zip(t.start, origin, strict=True)), t.size) for t in tiles]
         before = padding_to(grid, self.tile)
         box = tuple((a + p, b + p) for (a, b), (p, _) in zip(box, before, strict=True))
@@ -311,7 +314,7 @@ def _single_values(padded: Tensor, tiles: Sequence[Tile]) -> list[tuple[float, .
     return [tuple(low) if low == high else None for low, high in bounds.tolist()]
 
 
-def _padded(image: Tensor, box: Box, padding: tuple[tuple[int, int], ...]) -> tuple[Tensor, tuple[int, ...]]:
+def padded_part(image: Tensor, box: Box, padding: tuple[tuple[int, int], ...]) -> tuple[Tensor, tuple[int, ...]]:
     """An image padded with 0 where its grid is, and its first voxel in the padded grid."""
     if not any(map(sum, padding)):
         return image, tuple(a for a, _ in box)

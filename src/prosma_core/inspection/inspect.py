@@ -9,17 +9,18 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.inspection import PLAIN, InspectConfig, Inspection, check_edits, check_levels
-from prosma_core.config.model import ModelConfig
+from prosma_core.config.model import ModelConfig, ModelHeader
 from prosma_core.data.frames import Frame, frames
-from prosma_core.data.geometry import ImageSpec, Scan, format_region
+from prosma_core.data.geometry import ImageSpec, Scan, box_shape, format_region
+from prosma_core.data.geometry import whole as whole_box
 from prosma_core.data.grid import Tile, padding_to
 from prosma_core.data.intensities import check_varies
+from prosma_core.data.lazy import LazyArray
 from prosma_core.data.normalization import Normalization, check_not_blank, measure
 from prosma_core.errors import DeviceError
 from prosma_core.events import Event, StageStarted, TileDone, Working
@@ -29,7 +30,7 @@ from prosma_core.inference.memory import SHARE, format_plan, tile_bytes
 from prosma_core.inference.prepare import ScanPlan, network_image, plan_scan
 from prosma_core.inference.results import Allocate
 from prosma_core.inference.segment import Segmenter
-from prosma_core.inference.tiled import wanted_tiles
+from prosma_core.inference.tiled import padded_part, reach_of, wanted_tiles
 from prosma_core.inspection.level_grid import LevelCells, all_voxels, level_cells
 from prosma_core.inspection.level_sums import NOISE, SEED, LevelSums
 from prosma_core.inspection.maps import CHANNELS_AT_ONCE, LevelMaps, has_map, plan_layout
@@ -165,6 +166,11 @@ class _Work:
     said: bool = False
 
     @property
+    def by_parts(self) -> bool:
+        """Whether only what the tiles reach is read of the scan."""
+        return isinstance(self.plan.scan.data, LazyArray)
+
+    @property
     def total(self) -> int:
         return len(self.tiles) * self.plan.frames
 
@@ -179,7 +185,9 @@ def inspect_scan(
     segmenter : Segmenter
         Not to be used by others meanwhile: its gates may be changed.
     scan : Scan
-        Any grid, orientation and dtype, as of `Segmenter.segment`.
+        Any grid, orientation and dtype, as of `Segmenter.segment`. Of one that is not in memory, only what the tiles
+        of the region reach is read, and the intensities in one pass; the noise of the noise gain then has the deviation
+        of that part.
     config : InspectConfig
     allocate : callable, optional
         Gives the arrays of the maps, see `Allocate`; new arrays otherwise.
@@ -240,6 +248,8 @@ def _plan(
     infos = [(info, level) for level in cells for info in layout.infos(level, config.maps)]
     size = sum(layout.size(info, level) for info, level in infos)
     memory = plan_inspection(model, cells, size, len(tiles) * plan.frames, segmenter.device, noise=config.noise_gain)
+    if isinstance(plan.scan.data, LazyArray):
+        _check_part(tiles, plan, header, size)
     yield StageStarted(f"Inspecting {memory.words}.")
     maps = []
     for level in cells:
@@ -248,6 +258,19 @@ def _plan(
     return _Work(
         segmenter, config, plan, tiles, memory, maps, [LevelSums(c.level, model.widths[c.level]) for c in cells]
     )
+
+
+def _check_part(tiles: list[Tile], plan: ScanPlan, header: ModelHeader, maps: int) -> None:
+    """Raise `DeviceError` where what the tiles reach, and the maps of it, do not fit into memory."""
+    reach = reach_of(tiles, plan.part.grid.shape, header.preprocess.tile)
+    needed = 2 * 4 * header.model.in_channels * prod(box_shape(reach)) + maps  # padded, too
+    free = free_memory(torch.device("cpu"))
+    if needed > free * SHARE:
+        msg = (
+            f"Inspecting this part of the scan needs about {gib(needed)}; {gib(free)} are free. Choose a smaller part, "
+            "such as what the view shows, or fewer levels and maps."
+        )
+        raise DeviceError(msg)
 
 
 def _say(plan: ScanPlan, segmenter: Segmenter, config: InspectConfig, tiles: tuple[int, int]) -> Iterator[Event]:
@@ -277,25 +300,27 @@ def _run(work: _Work) -> Generator[Event, None, None]:
         for maps in work.maps:
             maps.end(frame)
     if blank == plan.frames:
-        check_varies(np.asarray(plan.scan.data))
+        check_varies(plan.scan.data)
     if blank:
         yield StageStarted(f"Left out, as they have one value everywhere: {blank} of {counted(plan.frames, 'frame')}.")
 
 
 def _frame(work: _Work, frame: Frame, how: Normalization) -> Generator[Event, None, None]:
     header, grid = work.segmenter.header, work.plan.part.grid
-    image, note = network_image(frame, grid, header.preprocess, how)
+    box = reach_of(work.tiles, grid.shape, header.preprocess.tile) if work.by_parts else whole_box(grid.shape)
+    image, note = network_image(frame, grid, header.preprocess, how, box)
     if note and not work.said:
         yield StageStarted(f"For the model, {note}.")
     work.said = True
     padding = padding_to(grid.shape, header.preprocess.tile)
-    padded = F.pad(image, [p for before_after in reversed(padding) for p in before_after])
+    padded, origin = padded_part(image, box, padding)
     deviation = image.flatten(1).std(1, correction=0)
     for tile in work.tiles:
-        batch = padded[(slice(None), *tile.slices)][None]
+        placed = Tile(tuple(a - o for a, o in zip(tile.start, origin, strict=True)), tile.size)
+        batch = padded[(slice(None), *placed.slices)][None]
         disturbed = None
         if work.memory.noise:
-            inside = _inside(tile, padding, image.shape[1:])
+            inside = _inside(tile, padding, grid.shape)
             disturbed = _with_noise(batch, inside, NOISE * deviation, work.noise)
         for level in _levels(work, batch, disturbed):
             _take(work, level, frame, tile)

@@ -200,6 +200,21 @@ def test_files_read_by_parts_give_the_labels_of_the_scan_in_memory(
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 
+def test_a_small_region_of_a_large_scan_is_one_block_and_the_rest_is_not_read(
+    make_header: MakeHeader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "IN_CORE", 4_000_000)
+    monkeypatch.setattr(memory, "KEPT", 0)
+    by, scan = segmenter(make_header(3, tile=(8, 8, 8))), scan_of(array_spec((200, 80, 80), "zyx"))
+    config = InferenceConfig(overlap=0.25, region=((40, 50), (30, 40), (50, 60)))
+    disk = Disk((4, 8, 8))
+    lazy = Scan(disk.lazy(scan.data), scan.spec)
+    assert by.by_parts(lazy, config)
+    found, _ = run(by, lazy, config)
+    assert disk.most <= scan.data.nbytes / 10
+    np.testing.assert_array_equal(found.labels.data, run(by, scan, config)[0].labels.data)
+
+
 @pytest.mark.usefixtures("by_parts")
 def test_a_damaged_chunk_is_named_and_the_other_scans_are_done(tmp_path: Path, make_header: MakeHeader) -> None:
     by = segmenter(make_header(3, tile=(8, 8, 8)))

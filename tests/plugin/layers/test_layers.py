@@ -19,6 +19,7 @@ from npe2 import PluginManifest
 from napari_prosma.layers.placement import Placement
 from napari_prosma.layers.results import editable_copy, image_layer, is_result, labels_layer, refresh
 from napari_prosma.layers.scan import LayerScan, guess_axes, levels, read, read_arrays
+from napari_prosma.layers.source import Source, source_of
 from napari_prosma.layers.viewport import current_slice, slab_in_view, view_box
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import array_spec
@@ -237,11 +238,11 @@ def test_a_zarr_array_is_handed_over_by_reference(tmp_path: Path) -> None:
     group = zarr.create_group(tmp_path / "scan.zarr")
     array = group.create_array("a", shape=(4, 5, 6), dtype="u2", chunks=(1, 5, 6))
     scan = read(Image(array, contrast_limits=(0, 1)))
-    assert scan.reference() == tmp_path / "scan.zarr" / "a"
+    assert source_of(scan) == Source(tmp_path / "scan.zarr" / "a", "zyx")
     assert scan.data is array
-    assert read(Image(np.zeros((2, 3)))).reference() is None
+    assert source_of(read(Image(np.zeros((2, 3))))) is None
     in_memory = zarr.create_array(zarr.storage.MemoryStore(), shape=(4, 5), dtype="u2")
-    assert read(Image(in_memory, contrast_limits=(0, 1))).reference() is None
+    assert source_of(read(Image(in_memory, contrast_limits=(0, 1)))) is None
 
 
 def test_probabilities_have_a_slider_for_the_classes(classes: Classes) -> None:

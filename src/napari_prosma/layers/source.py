@@ -1,0 +1,185 @@
+"""Where another process finds the voxels of a layer: the file that holds them as the layer shows them. No Qt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations, product
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from napari_prosma.layers.scan import LayerScan
+from prosma_core.data.geometry import SPATIAL_AXES, Scan
+from prosma_core.data.lazy import IN_CORE
+from prosma_core.errors import ProsmaError
+
+PER_VOXEL = 24
+"""Bytes that a segmentation takes at least for each voxel beside those of the scan: values, two classes, the result."""
+SHARE = 0.8
+"""Share of the free memory that is planned with."""
+PROBES = 24
+"""Voxels by which a layer is compared with its file."""
+MOST_PARTS = 512
+"""Channels and time points of a file among which a layer is looked for."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that holds a layer's scan.
+
+    Attributes
+    ----------
+    path : Path
+        A file, a zarr folder, or an array in one.
+    axes : str or None
+        How the file's axes are read; None: as the file says.
+    select : dict of str to int
+        Index along axes of the file that the layer does not have, by letter.
+    """
+
+    path: Path
+    axes: str | None = None
+    select: dict[str, int] = field(default_factory=dict)
+
+
+def is_large(scan: LayerScan) -> bool:
+    """Whether a scan that is not in memory is too large to be segmented as a whole, told by its size alone."""
+    if type(scan.data) is np.ndarray:
+        return False
+    needed = scan.dtype.itemsize * prod(scan.spec.shape) + PER_VOXEL * prod(scan.spec.labels_spec().shape)
+    return bool(needed > min(IN_CORE, psutil.virtual_memory().available * SHARE))
+
+
+def source_of(scan: LayerScan) -> Source | None:
+    """The file that holds a layer's scan as the layer shows it; None where none is known to. Reads a few voxels.
+
+    A zarr array is found by its store; a dask array of a large scan by the zarr array in its graph, or the file that
+    the layer was read from, where voxels are the same at some places.
+    """
+    if scan.rgb and scan.spec.num_channels != scan.data.shape[-1]:
+        return None
+    if _is_zarr(scan.data):
+        folder = _folder(scan.data)
+        return None if folder is None else Source(folder, scan.axes)
+    if not is_large(scan) or not hasattr(scan.data, "dask"):
+        return None
+    array = _zarr_in(scan.data)
+    if array is not None:
+        return _in_zarr(scan, array)
+    return _in_file(scan) if scan.path is not None and _has_no_zarr(scan.data) else None
+
+
+def _is_zarr(data: Any) -> bool:
+    return type(data).__module__.partition(".")[0] == "zarr" and hasattr(data, "store")
+
+
+def _folder(array: Any) -> Path | None:
+    """Folder of a zarr array on this computer."""
+    store = array.store
+    root = getattr(store, "root", None)
+    if root is None and "file" in np.atleast_1d(getattr(getattr(store, "fs", None), "protocol", "")):
+        root = getattr(store, "path", None)
+    if root is None:
+        return None
+    folder = Path(str(root)) / str(getattr(array, "path", ""))
+    return folder if folder.is_absolute() and folder.is_dir() else None
+
+
+def _tasks(data: Any) -> Iterator[tuple[str, Any]]:
+    """Layers of a dask graph: the name and the first task of each."""
+    for name, layer in data.dask.layers.items():
+        yield str(name), next(iter(dict(layer).values()), None)
+
+
+def _has_no_zarr(data: Any) -> bool:
+    return not any(_is_zarr(task) for _, task in _tasks(data))
+
+
+def _zarr_in(data: Any) -> Any:
+    """The zarr array that a dask array is, or is a part of; None where anything is computed."""
+    found = None
+    for name, task in _tasks(data):
+        kind = name.removeprefix("original-").rpartition("-")[0]
+        if kind not in {"from-zarr", "array", "getitem"} or (found is not None and _is_zarr(task)):
+            return None
+        found = task if _is_zarr(task) else found
+    return found
+
+
+def _in_zarr(scan: LayerScan, array: Any) -> Source | None:
+    folder = _folder(array)
+    if folder is None or array.dtype != scan.data.dtype:
+        return None
+    if tuple(array.shape) == tuple(scan.data.shape) and not any(n.startswith("getitem") for n, _ in _tasks(scan.data)):
+        return Source(folder, scan.axes)
+    missing = "".join(letter for letter in "tc" if letter not in scan.axes)
+    more = array.ndim - scan.data.ndim
+    for at in combinations(range(array.ndim), more):
+        if tuple(n for axis, n in enumerate(array.shape) if axis not in at) != tuple(scan.data.shape):
+            continue
+        index = _found(scan.data, array, at)
+        if index is not None and more <= len(missing):
+            names, letters = iter(missing[-more:]), iter(scan.axes)
+            axes = "".join(next(names) if axis in at else next(letters) for axis in range(array.ndim))
+            return Source(folder, axes, {axes[axis]: i for axis, i in zip(at, index, strict=True)})
+    return None
+
+
+def _in_file(scan: LayerScan) -> Source | None:
+    """The file that a layer was read from, where it can be read by parts."""
+    from prosma_core.io.images import open_image  # with all file formats: late, to open the widgets sooner
+
+    try:
+        found = open_image(scan.path) if scan.path is not None else None
+    except ProsmaError:
+        return None
+    if found is None or isinstance(found.data, np.ndarray) or found.data.dtype != scan.dtype:
+        return None
+    missing = [letter for letter in found.spec.axes if letter not in scan.spec.axes]
+    kept = "".join(letter for letter in found.spec.axes if letter in scan.spec.axes)
+    shape = tuple(found.spec.size(letter) for letter in kept)
+    if kept != scan.spec.axes or shape != scan.spec.shape or set(missing) & set(SPATIAL_AXES):
+        return None
+    turned = scan.data.transpose([scan.axes.index(letter) for letter in kept])
+    at = tuple(found.spec.axes.index(letter) for letter in missing)
+    index = _found(turned, _Voxels(found), at)
+    return None if index is None else Source(scan.path, None, dict(zip(missing, index, strict=True)))  # type: ignore[arg-type]
+
+
+class _Voxels:
+    """Single voxels of a scan that is read by parts."""
+
+    def __init__(self, scan: Scan) -> None:
+        self.data, self.shape, self.ndim = scan.data, scan.spec.shape, len(scan.spec.shape)
+
+    def __getitem__(self, index: Sequence[int]) -> Any:
+        return self.data.read(tuple((i, i + 1) for i in index)).reshape(())
+
+
+def _found(data: Any, array: Any, at: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Index along some axes of an array under which it holds other data, told by voxels; None where that is unsure."""
+    kept = list(product(*(range(array.shape[axis]) for axis in at)))
+    if len(kept) > MOST_PARTS:
+        return None
+    values = set()
+    draw = np.random.default_rng(0)
+    for _ in range(PROBES):
+        voxel = tuple(int(draw.integers(n)) for n in data.shape)
+        value = np.asarray(data[voxel])
+        values.add(value.tobytes())
+        rest = [(index, iter(index), iter(voxel)) for index in kept]
+        kept = [
+            index
+            for index, mine, others in rest
+            if np.array_equal(
+                np.asarray(array[tuple(next(mine) if axis in at else next(others) for axis in range(array.ndim))]),
+                value,
+            )
+        ]
+        if not kept:
+            return None
+    return kept[0] if len(kept) == 1 and len(values) > 1 else None

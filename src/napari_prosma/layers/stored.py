@@ -1,0 +1,155 @@
+"""A result in a zarr folder as the array of a layer: read by parts, while another process fills it. No Qt."""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prosma_core.data.geometry import Box, box_shape, box_slices
+
+KEPT = 192 << 20
+"""Bytes of whole chunks that are kept for the next slice."""
+
+
+class DiskArray:
+    """An array in a zarr folder, which cannot be written to; what was read last is kept, until it is read anew.
+
+    Parameters
+    ----------
+    path : Path
+        Of the zarr array.
+    order : tuple of int or None
+        Its axis for each axis of this one; None for an axis of one voxel that it does not have.
+
+    Attributes
+    ----------
+    path : Path
+    shape : tuple of int
+    dtype : numpy.dtype
+    chunks : tuple of int
+    """
+
+    def __init__(self, path: Path, order: tuple[int | None, ...] | None = None) -> None:
+        self._kept: tuple[Box, NDArray[Any]] | None = None
+        self._array: Any = _opened(path)
+        self.path = path
+        self._order: tuple[int | None, ...] = tuple(range(self._array.ndim)) if order is None else order
+        self.shape = tuple(1 if axis is None else int(self._array.shape[axis]) for axis in self._order)
+        self.chunks = tuple(1 if axis is None else int(self._array.chunks[axis]) for axis in self._order)
+        self.dtype: np.dtype[Any] = np.dtype(self._array.dtype)
+
+    def move(self, path: Path) -> None:
+        """Read from another place from now on, where the same array lies."""
+        self._array, self.path = _opened(path), path
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of voxels."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all voxels in memory."""
+        return self.size * self.dtype.itemsize
+
+    def transpose(self, axes: tuple[int, ...]) -> DiskArray:
+        """The same voxels with the axes in another order."""
+        return DiskArray(self.path, tuple(self._order[axis] for axis in axes))
+
+    def expand(self, at: int) -> DiskArray:
+        """The same voxels with a further axis of one voxel."""
+        return DiskArray(self.path, (*self._order[:at], None, *self._order[at:]))
+
+    def refresh(self, box: Box) -> bool:
+        """Read a box of the zarr array anew, where some of it is kept; whether any is. A thread may do it."""
+        kept, array = self._kept, self._array
+        if kept is None:
+            return False
+        both = tuple((max(a, c), min(b, d)) for (a, b), (c, d) in zip(box, kept[0], strict=True))
+        if any(a >= b for a, b in both):
+            return False
+        values = array[box_slices(both)]
+        kept[1][tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(both, kept[0], strict=True))] = values
+        return True
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """Voxels of a box of the zarr array, not to be written to."""
+        kept, array = self._kept, self._array
+        if kept is None or not all(c <= a and b <= d for (a, b), (c, d) in zip(box, kept[0], strict=True)):
+            sizes = zip(box, array.chunks, array.shape, strict=True)
+            wide = tuple((a // n * n, min(-(-b // n) * n, size)) for (a, b), n, size in sizes)
+            if prod(box_shape(wide)) * self.dtype.itemsize > KEPT:
+                found: NDArray[Any] = array[box_slices(box)]
+                return found
+            kept = wide, np.array(array[box_slices(wide)])
+            self._kept = kept
+        return kept[1][tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(box, kept[0], strict=True))]
+
+    def __getitem__(self, index: Any) -> Any:
+        """A part by numbers and slices, or single voxels by arrays of their indices; an array in memory."""
+        index = index if isinstance(index, tuple) else (index,)
+        if Ellipsis in [i if isinstance(i, type(Ellipsis)) else None for i in index]:
+            at = next(n for n, i in enumerate(index) if isinstance(i, type(Ellipsis)))
+            index = (*index[:at], *[slice(None)] * (self.ndim - len(index) + 1), *index[at + 1 :])
+        index = (*index, *[slice(None)] * (self.ndim - len(index)))
+        if len(index) > self.ndim:
+            msg = f"{len(index)} indices are too many for {self.ndim} axes."
+            raise IndexError(msg)
+        if not all(isinstance(i, slice | int | np.integer) for i in index):
+            return self._points(index)
+        box: list[tuple[int, int]] = [(0, 1)] * len(self._array.shape)
+        rest: list[int | slice] = []
+        for i, size, axis in zip(index, self.shape, self._order, strict=True):
+            if isinstance(i, slice):
+                taken = range(*i.indices(size))
+                low, high = (min(taken), max(taken) + 1) if len(taken) else (0, 0)
+                step = taken.step
+                rest.append(slice(None, None, step) if len(taken) else slice(0, 0))
+                low, high = (0, 1) if axis is None else (low, max(high, low + 1))
+            else:
+                number = int(i) + size if i < 0 else int(i)
+                if not 0 <= number < size:
+                    msg = f"Index {i} is out of bounds for an axis of {size}."
+                    raise IndexError(msg)
+                low, high = number, number + 1
+                rest.append(0)
+            if axis is not None:
+                box[axis] = (low, high)
+        values: NDArray[Any] = self.read(tuple(box))
+        order = [axis for axis in self._order if axis is not None]
+        values = values.transpose(order)
+        for at, axis in enumerate(self._order):
+            values = np.expand_dims(values, at) if axis is None else values
+        found: NDArray[Any] = values[tuple(rest)].copy()
+        return found
+
+    def _points(self, index: tuple[Any, ...]) -> NDArray[Any]:
+        points = np.broadcast_arrays(*(np.asarray(i) for i in index))
+        own = {axis: at for at, axis in zip(points, self._order, strict=True) if axis is not None}
+        return np.asarray(self._array.vindex[tuple(own[axis] for axis in range(len(own)))])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """All voxels."""
+        found: NDArray[Any] = self[(slice(None),) * self.ndim]
+        return found if dtype is None else found.astype(dtype, copy=False)
+
+
+def _opened(path: Path) -> Any:
+    import zarr
+
+    return zarr.open_array(str(path), mode="r")
+
+
+def is_on_disk(data: Any) -> bool:
+    """Whether the array of a layer cannot be painted in, as its voxels lie in a file or are computed when asked for."""
+    data = data[0] if isinstance(data, list | tuple) and data else data
+    return isinstance(data, DiskArray) or type(data).__module__.partition(".")[0] in {"zarr", "dask"}

@@ -1,0 +1,82 @@
+"""Segmentation of a scan that is too large for memory, into zarr folders. Imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prosma_core.config.model import ModelHeader, provenance
+from prosma_core.data.geometry import Scan
+from prosma_core.data.lazy import LazyArray
+from prosma_core.engine.requests import SegmentRequest
+from prosma_core.events import Event, ResultStored, StageStarted, relay
+from prosma_core.inference.results import StoredArray
+from prosma_core.inference.segment import Segmenter
+from prosma_core.inference.stored_results import StoredResults
+from prosma_core.io.zarr_checks import ZarrHeader, locate_array
+from prosma_core.printable import counted
+
+
+def goes_on_disk(request: SegmentRequest, scan: Scan, segmenter: Segmenter) -> bool:
+    """Whether a result goes into the zarr folder of its request: that of a scan too large to be read whole."""
+    return isinstance(scan.data, LazyArray) and segmenter.by_parts(scan, request.config)
+
+
+def segment_to_disk(
+    request: SegmentRequest, scan: Scan, segmenter: Segmenter, count: Callable[[Any, ModelHeader], dict[str, int]]
+) -> Generator[Event, None, dict[str, int]]:
+    """Segment a scan by parts, into zarr folders; says where they are, at first and at the end.
+
+    Parameters
+    ----------
+    request : SegmentRequest
+        With a folder for the result.
+    scan : Scan
+        Of `open_scan`.
+    segmenter : Segmenter
+    count : callable
+        Counts the voxels of each class in the label map, before that is moved to its place.
+
+    Returns
+    -------
+    dict of str to int
+        What it counts.
+    """
+    config = request.config
+    assert request.scan is not None
+    assert request.scan.file is not None
+    source, target, header = Path(request.scan.file), Path(request.store), segmenter.header
+    places = {"labels": target}
+    places |= {name: target.with_name(f"{target.stem}_{name}.zarr") for name in ("probabilities", "entropy")}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    notes = provenance(header, config, source.name)
+    plain = replace(scan.spec, header=ZarrHeader(ome=""))
+    with StoredResults(places, source, plain, header, config, notes) as stored:
+        if stored.done:
+            yield StageStarted(f"{counted(stored.done, 'block')} of an earlier run stay.")
+        made: list[str] = []
+
+        def store(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> StoredArray:
+            made.append(name)
+            return stored.allocate(name, shape, dtype)
+
+        def change(event: Event) -> Iterator[Event]:
+            yield from (_stored(name, stored.place(name)) for name in made)
+            done.extend(made)
+            made.clear()
+            yield event
+
+        done: list[str] = []
+        result = yield from relay(segmenter.segment(scan, config, allocate=store), change)
+        voxels = count(result.labels.data, header)
+    for name in done:
+        yield _stored(name, places[name])
+    return voxels
+
+
+def _stored(name: str, folder: Path) -> ResultStored:
+    return ResultStored(name, str(locate_array(folder).array.path))

@@ -1,0 +1,12 @@
+"""An engine for which no scan that can be read by parts is small: `tests/e2e` puts this folder into its PYTHONPATH."""
+
+from __future__ import annotations
+
+from prosma_core.inference import memory, segment, stored_results
+from prosma_core.io import zarr_images
+
+memory.IN_CORE = memory.WORKING = memory.KEPT = 0
+memory.WORTH = 99.0
+segment._CHUNK = 8
+stored_results.DEPTH = 8
+zarr_images._CHUNK = {"t": 1, "c": 1, "z": 8, "y": 16, "x": 16}

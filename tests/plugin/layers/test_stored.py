@@ -1,0 +1,80 @@
+"""An array in a zarr folder is indexed as an array in memory is, and shows what is written when it is told to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+
+from napari_prosma.layers import stored
+from napari_prosma.layers.stored import DiskArray, is_on_disk
+
+
+@pytest.fixture
+def array(tmp_path: Path) -> Any:
+    made = zarr.create_array(str(tmp_path / "a"), shape=(7, 12, 10), chunks=(4, 5, 5), dtype="u1")
+    made[...] = np.random.default_rng(0).integers(0, 9, made.shape, np.uint8)
+    return made
+
+
+INDICES: tuple[Any, ...] = (
+    3,
+    -1,
+    (2, slice(None), slice(None)),
+    (slice(1, 6, 2), slice(None, None, 3), 4),
+    (Ellipsis, 5),
+    (slice(2, 2), 0),
+    (slice(None), slice(-4, -1)),
+    (np.array([0, 6]), np.array([1, 11]), np.array([9, 0])),
+    (np.int64(1), np.int64(2), np.int64(3)),
+)
+
+
+@pytest.mark.parametrize("kept", [0, stored.KEPT])
+@pytest.mark.parametrize("index", INDICES, ids=str)
+def test_it_is_indexed_like_an_array(index: Any, kept: int, array: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored, "KEPT", kept)
+    data, disk = array[...], DiskArray(Path(array.store.root))
+    np.testing.assert_array_equal(disk[index], data[index])
+    np.testing.assert_array_equal(disk[index], data[index])
+    turned, expanded = disk.transpose((2, 0, 1)), disk.expand(1)
+    np.testing.assert_array_equal(np.asarray(turned), data.transpose(2, 0, 1))
+    assert turned.chunks == (5, 4, 5)
+    np.testing.assert_array_equal(expanded[2], data[2][None])
+    np.testing.assert_array_equal(expanded[2, 0], data[2])
+    assert (expanded.shape, expanded.ndim, expanded.size) == ((7, 1, 12, 10), 4, 840)
+
+
+@pytest.mark.parametrize("index", [7, (0, 12), (0, 0, 0, 0)])
+def test_what_lies_outside_is_an_index_error(index: Any, array: Any) -> None:
+    with pytest.raises(IndexError):
+        DiskArray(Path(array.store.root))[index]
+
+
+def test_a_slice_is_kept_until_a_box_is_read_anew(array: Any) -> None:
+    disk = DiskArray(Path(array.store.root))
+    assert not disk.refresh(((0, 7), (0, 12), (0, 10)))  # nothing is kept yet
+    before = disk[2].copy()
+    array[...] = 50
+    np.testing.assert_array_equal(disk[3], disk[3])
+    np.testing.assert_array_equal(disk[2], before)
+    assert not disk.refresh(((4, 7), (0, 12), (0, 10)))
+    assert disk.refresh(((0, 4), (5, 10), (0, 5)))
+    assert (disk[2][5:10, :5] == 50).all()
+    np.testing.assert_array_equal(disk[2][:5], before[:5])
+    assert (disk[6] == 50).all()
+
+
+def test_it_cannot_be_written_to_and_follows_where_it_moves(array: Any, tmp_path: Path) -> None:
+    disk = DiskArray(Path(array.store.root))
+    with pytest.raises(TypeError):
+        disk[0] = 1  # type: ignore[index]
+    (tmp_path / "a").rename(tmp_path / "b")
+    disk.move(tmp_path / "b")
+    assert disk[5].any()
+    assert is_on_disk(disk)
+    assert is_on_disk([array])
+    assert not is_on_disk(array[...])
