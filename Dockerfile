@@ -18,7 +18,7 @@ RUN pip install --no-cache-dir torch==2.13.0 --index-url https://download.pytorc
 COPY pyproject.toml README.md LICENSE ./
 COPY docs ./docs
 COPY src ./src
-RUN pip install --no-cache-dir -c constraints.txt ".[medical]"
+RUN pip install --no-cache-dir -c constraints.txt ".[medical,remote]"
 
 RUN useradd --create-home --uid 1000 prosma
 USER 1000

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-EXTRAS = "cluster,dev,docs,medical,qt"
+EXTRAS = "cluster,dev,docs,medical,qt,remote"
 
 # Debian and Ubuntu packages that Qt and OpenGL need, beyond what Python's own packages bring.
 WINDOW_PACKAGES = [

@@ -89,7 +89,7 @@ def test_first_set_up_makes_the_environment_then_torch_alone_then_the_project(
     assert "venv" in commands.seen[0]
     assert commands.of_pip() == [
         ["install", "-c", "constraints.txt", PIN],
-        ["install", "-c", "constraints.txt", "-e", ".[cluster,dev,docs,medical,qt]"],
+        ["install", "-c", "constraints.txt", "-e", ".[cluster,dev,docs,medical,qt,remote]"],
     ]
 
 

@@ -47,6 +47,7 @@ from prosma_core.io.inputs import (
     voxel_size_of,
 )
 from prosma_core.io.notes import known_of
+from prosma_core.io.remote import input_path, local_path
 from prosma_core.model.gate import ProximalGate
 from prosma_core.model.unet import UNet
 from prosma_core.runs.run_folder import RunFolder, check_new_run, run_to_train
@@ -121,7 +122,7 @@ def read_image(
     Parameters
     ----------
     path : str or Path
-        A file of any format that is read, a zarr folder, or a folder with one DICOM series.
+        A file of any format that is read, a zarr folder, a folder with one DICOM series, or the URL of a scan.
     axes : str, optional
         Letters of ``"tczyx"``, one per dimension of the file: for NIfTI in the order of its header (``"xyz…"``), for
         all others in the order of the array (``"…yx"``).
@@ -156,7 +157,7 @@ def read_image(
     ('yx', (32, 32), (0.5, 0.5), 'um')
     """
     _require(axes, str | None, "The string of axes", "give one letter for each axis, such as 'zyx'")
-    scan = images.read_image(Path(path), axes=axes)
+    scan = images.read_image(input_path(path), axes=axes)
     return Scan(scan.data, with_voxel_size(scan.spec, voxel_size_of(spacing, unit)))
 
 
@@ -220,10 +221,10 @@ def write_labels(
             raise GeometryError(msg)
     notes = None
     if model is not None:
-        source_name = Path(like).name if isinstance(like, str | Path) else "array"
+        source_name = input_path(like).name if isinstance(like, str | Path) else "array"
         notes = provenance(model.header, InferenceConfig(), source_name)
         del notes["settings"]  # which are not known here
-    images.write_labels(Path(path), data, spec, overwrite=overwrite, provenance=notes)
+    images.write_labels(local_path(path), data, spec, overwrite=overwrite, provenance=notes)
 
 
 @overload
@@ -329,7 +330,9 @@ def segment(
     show = progress or _ignore
     scan, own = drain(read_input(image, (axes, spacing, unit, affine)), show)
     loaded = _loaded(model, show)
-    if unknown := warn_unfit(scan, loaded.header, **(known_of(Path(image)) if isinstance(image, str | Path) else {})):
+    if unknown := warn_unfit(
+        scan, loaded.header, **(known_of(input_path(image)) if isinstance(image, str | Path) else {})
+    ):
         show(StageStarted(unknown))
     result = drain(loaded.segment(scan, config), show)
     if full:
@@ -408,7 +411,7 @@ def evaluate(
         if axes is not None or affine is not None:
             raise ConfigError(OF_ARRAYS)
         size = voxel_size_of(spacing, unit)
-        return drain(evaluate_cases(loaded, Path(data), split, config, tolerance, meaning, size), show)
+        return drain(evaluate_cases(loaded, local_path(data), split, config, tolerance, meaning, size), show)
     with tempfile.TemporaryDirectory(prefix="prosma-") as folder:
         files = drain(pair_files(data, Path(folder), (axes, spacing, unit, affine)), show)
         cases = open_cases(None, files)
@@ -485,13 +488,13 @@ def train(
     ('lesion.safetensors', ['class 1'])
     """
     show = progress or _ignore
-    out = Path(out)
+    out = local_path(out)
     given = {**settings, "out": out}
     if isinstance(data, str | Path):
         if axes is not None or affine is not None:
             raise ConfigError(OF_ARRAYS)
         size = voxel_size_of(spacing, unit)
-        given |= {"data": Path(data)} | ({"voxel_size": size.model_dump(mode="json")} if size else {})
+        given |= {"data": local_path(data)} | ({"voxel_size": size.model_dump(mode="json")} if size else {})
     elif data is not None:
         if resume:
             msg = "A run that is resumed continues with its own copies of the arrays: give None as data."

@@ -35,6 +35,7 @@ from prosma_core.cli.options import (
 from prosma_core.cli.progress import Lines
 from prosma_core.cli.scans import On, place_of
 from prosma_core.events import CaseDone, Event, StageStarted, TileDone, Working, drain
+from prosma_core.io.remote import local_path
 from prosma_core.printable import counted, visible
 
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ def evaluate(
             "--split", help="Cases of this key of splits.json, or a run folder's splits.json; val where there is one."
         ),
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write every number to this file.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", parser=local_path, metavar="PATH", help="Write every number to this file.")
+    ] = None,
     device: Device = "auto",
     on: On = None,
     overlap: Overlap = None,

@@ -25,6 +25,7 @@ from prosma_core.cli.options import (
 )
 from prosma_core.cli.progress import Lines
 from prosma_core.cli.scans import (
+    Inputs,
     ListFile,
     Match,
     On,
@@ -38,6 +39,7 @@ from prosma_core.cli.scans import (
     scan_choice,
 )
 from prosma_core.events import CaseFailed, Event, StageStarted, TileDone, Working, drain
+from prosma_core.io.remote import input_path, local_path
 
 if TYPE_CHECKING:
     from prosma_core.config.inspection import Inspection, VariantResult
@@ -47,9 +49,14 @@ def inspect(
     model: Model,
     out: Annotated[
         Path,
-        typer.Option("--out", help="Folder for maps, pictures and summary.json; of several scans, one in it each."),
+        typer.Option(
+            "--out",
+            parser=local_path,
+            metavar="PATH",
+            help="Folder for maps, pictures and summary.json; of several scans, one in it each.",
+        ),
     ],
-    inputs: Annotated[list[Path] | None, typer.Argument(metavar="INPUT...", help="Scans, or folders of scans.")] = None,
+    inputs: Inputs = None,
     levels: Annotated[
         str | None, typer.Option("--levels", help="Levels to inspect, 0 the finest: 0,1; all unless given.")
     ] = None,
@@ -69,7 +76,13 @@ def inspect(
     ] = False,
     reference: Annotated[
         Path | None,
-        typer.Option("--reference", "--truth", help="Reference labels of the scan, to compare both results with."),
+        typer.Option(
+            "--reference",
+            "--truth",
+            parser=input_path,
+            metavar="PATH",
+            help="Reference labels of the scan, to compare both results with.",
+        ),
     ] = None,
     noise_gain: Annotated[
         bool, typer.Option(help="Measure the noise gain of each level, which takes a second pass.")

@@ -33,6 +33,7 @@ from prosma_core.cli.segment import segment
 from prosma_core.cli.train import train
 from prosma_core.errors import NothingDoneError, ProsmaError
 from prosma_core.io.hardware import COMPUTING
+from prosma_core.io.remote import input_path
 from prosma_core.printable import visible
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ models_app = typer.Typer(help="Shipped models, and what a model file says about 
 @models_app.command("list")
 def list_models(
     scan: Annotated[
-        Path | None, typer.Option("--for", metavar="SCAN", help="A scan; the models that fit it come first.")
+        Path | None,
+        typer.Option("--for", parser=input_path, metavar="SCAN", help="A scan; the models that fit it come first."),
     ] = None,
 ) -> None:
     """List the shipped models by modality."""

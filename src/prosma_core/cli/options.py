@@ -17,6 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 from prosma_core.config.inspection import InspectConfig, LevelEdit, MapKind, Variant
 from prosma_core.errors import BELOW, ConfigError
 from prosma_core.events import Event, StageStarted, drain
+from prosma_core.io.remote import local_path
 from prosma_core.printable import VisibleFormatter, visible
 
 if TYPE_CHECKING:
@@ -111,7 +112,12 @@ def _usage_visible() -> Iterator[None]:
 
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.", show_default=True)]
 Model = Annotated[str, typer.Option("--model", help="A shipped model's name, or a .safetensors file.")]
-Data = Annotated[Path, typer.Option("--data", help="Folder with images/ and labels/, or an nnU-Net raw data set.")]
+Data = Annotated[
+    Path,
+    typer.Option(
+        "--data", parser=local_path, metavar="PATH", help="Folder with images/ and labels/, or an nnU-Net raw data set."
+    ),
+]
 Spacing = Annotated[
     str | None,
     typer.Option("--spacing", help="Voxel size of scans that state none: z,y,x, such as 3,1,1mm or 0.5,0.2,0.2um."),
@@ -250,7 +256,7 @@ def split_pairs(values: list[str] | None) -> list[tuple[str, str]]:
     Raises
     ------
     ConfigError
-        One of the two is missing.
+        One of the two is missing, or a URL.
     """
     pairs = []
     for value in values or []:
@@ -258,7 +264,7 @@ def split_pairs(values: list[str] | None) -> list[tuple[str, str]]:
         if not (image and between and labels):
             msg = f"--pair {image} needs two files: --pair IMAGE LABELS."
             raise ConfigError(msg)
-        pairs.append((image, labels))
+        pairs.append((str(local_path(image)), str(local_path(labels))))
     return pairs
 
 

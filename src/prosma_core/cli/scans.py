@@ -9,6 +9,7 @@ import typer
 
 from prosma_core.cli.options import NOTHING_EXIT, PARTIAL_EXIT, say, say_error
 from prosma_core.errors import BELOW, ConfigError
+from prosma_core.io.remote import input_path, local_path
 from prosma_core.printable import visible
 
 if TYPE_CHECKING:
@@ -16,9 +17,18 @@ if TYPE_CHECKING:
     from prosma_core.inference.scan_runs import ScanPlan
     from prosma_core.io.scan_files import ScanChoice
 
+Inputs = Annotated[
+    list[Path] | None,
+    typer.Argument(parser=input_path, metavar="INPUT...", help="Scans, folders of scans, or URLs of scans."),
+]
 ListFile = Annotated[
     Path | None,
-    typer.Option("--list", metavar="FILE", help="Text file with one scan a line, or a .csv; - is standard input."),
+    typer.Option(
+        "--list",
+        parser=local_path,
+        metavar="FILE",
+        help="Text file with one scan a line, or a .csv; - is standard input.",
+    ),
 ]
 Recursive = Annotated[
     bool, typer.Option("--recursive", help="Also folders in folders; results lie in folders as the scans do.")
@@ -28,7 +38,9 @@ Match = Annotated[
 ]
 Root = Annotated[
     Path | None,
-    typer.Option("--root", metavar="DIR", help="Results lie in folders below --out as the scans do below DIR."),
+    typer.Option(
+        "--root", parser=input_path, metavar="DIR", help="Results lie in folders below --out as the scans do below DIR."
+    ),
 ]
 PartOf = Annotated[
     str | None,

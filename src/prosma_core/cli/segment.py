@@ -22,6 +22,7 @@ from prosma_core.cli.options import (
 )
 from prosma_core.cli.progress import Lines
 from prosma_core.cli.scans import (
+    Inputs,
     ListFile,
     Match,
     On,
@@ -35,13 +36,19 @@ from prosma_core.cli.scans import (
     scan_choice,
 )
 from prosma_core.events import CaseDone, CaseFailed, Event, StageStarted, TileDone, Working, drain
+from prosma_core.io.remote import local_path
 from prosma_core.printable import TimeLeft, format_duration, visible
 
 
 def segment(
     model: Model,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the results; with one input also a file name.")],
-    inputs: Annotated[list[Path] | None, typer.Argument(metavar="INPUT...", help="Scans, or folders of scans.")] = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", parser=local_path, metavar="PATH", help="Folder for results; with one input also a file."
+        ),
+    ],
+    inputs: Inputs = None,
     device: Device = "auto",
     on: On = None,
     overlap: Overlap = None,
@@ -86,7 +93,12 @@ def segment(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")] = False,
     table: Annotated[
         Path | None,
-        typer.Option("--table", metavar="FILE", help="A .csv that gets a row for each scan and class; others stay."),
+        typer.Option(
+            "--table",
+            parser=local_path,
+            metavar="FILE",
+            help="A .csv that gets a row for each scan and class; others stay.",
+        ),
     ] = None,
 ) -> None:
     """Segment scans; each label map is written on its scan's grid.

@@ -33,6 +33,7 @@ from prosma_core.config.model import ModelHeader
 from prosma_core.config.training import MOST_EPOCHS
 from prosma_core.errors import ConfigError
 from prosma_core.events import CheckpointSaved, EpochDone, Event, StageStarted, StepDone, Working, drain
+from prosma_core.io.remote import local_path
 from prosma_core.printable import format_duration, visible
 
 if TYPE_CHECKING:
@@ -41,12 +42,27 @@ if TYPE_CHECKING:
 
 def train(
     data: Annotated[
-        Path | None, typer.Option("--data", help="Folder with images/ and labels/, or an nnU-Net raw data set.")
+        Path | None,
+        typer.Option(
+            "--data",
+            parser=local_path,
+            metavar="PATH",
+            help="Folder with images/ and labels/, or an nnU-Net raw data set.",
+        ),
     ] = None,
     pair: Pairs = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Model file to write, MODEL.safetensors.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", parser=local_path, metavar="PATH", help="Model file to write, MODEL.safetensors."),
+    ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", help="YAML with any of the settings; a run folder's run.yaml repeats it.")
+        Path | None,
+        typer.Option(
+            "--config",
+            parser=local_path,
+            metavar="PATH",
+            help="YAML with any of the settings; a run folder's run.yaml repeats it.",
+        ),
     ] = None,
     preset: Annotated[
         str | None, typer.Option("--preset", help="quick, balanced (default) or best; with --init fine-tune (default).")

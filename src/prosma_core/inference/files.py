@@ -23,6 +23,7 @@ from prosma_core.io.atomic import check_length
 from prosma_core.io.bundle import missed_text
 from prosma_core.io.class_notes import classes_note
 from prosma_core.io.dataset_folder import read_channels
+from prosma_core.io.downloads import Downloads
 from prosma_core.io.images import open_image, read_labels, stem, write_image, write_labels, written_format
 from prosma_core.io.names import image_suffix
 from prosma_core.io.notes import known_of, made_by_model, read_notes
@@ -234,9 +235,10 @@ class SegmentFile:
         began = time.monotonic()
         header, config, options = self.segmenter.header, self.config, self.options
         replaceable = _replaceable(task, options)
-        with name_memory_errors():
-            check_fits(task.scan.files)
-            scan = _read(task.scan, options.axes)
+        with name_memory_errors(), Downloads() as downloads:
+            files = yield from downloads.fetch_all(task.scan.files)
+            check_fits(files)
+            scan = _read(files, options.axes)
             if options.voxel_size is not None and scan.spec.unit != "pixel":
                 yield StageStarted(f"{task.name} states a voxel size of its own, which is used.")
             spec = with_voxel_size(scan.spec, options.voxel_size)
@@ -247,12 +249,12 @@ class SegmentFile:
             _check_format(task.target, scan, config, of_labels)
             yield StageStarted(f"{task.name}: {scan.spec.axes} {'x'.join(map(str, scan.spec.shape))}")
             scan, parts = read_whole_if_it_fits(scan, self.segmenter, config, task.target)
-            if unknown := warn_unfit(scan, header, task.name, **known_of(task.scan.files[0])):
+            if unknown := warn_unfit(scan, header, task.name, **known_of(files[0])):
                 yield StageStarted(unknown)
             if parts and is_zarr(task.target):
                 places = {"labels": task.target, **_extra_targets(task.target)}
                 source = task.scan.files[0]
-                with StoredResults(places, source, scan.spec, header, config, notes, replaceable) as stored:
+                with StoredResults(places, source, scan.spec, header, config, notes, replaceable, files[0]) as stored:
                     if stored.done:
                         yield StageStarted(f"{task.name}: {counted(stored.done, 'block')} of an earlier run stay.")
                     result = yield from self.segmenter.segment(scan, config, allocate=stored.allocate)
@@ -267,8 +269,8 @@ class SegmentFile:
         return counts, class_rows(task.scan.files[0], counts, spec, header.name, time.monotonic() - began)
 
 
-def _read(scan: ScanFiles, axes: str | None) -> Scan:
-    return open_image(scan.files[0], axes=axes) if len(scan.files) == 1 else read_channels(scan.files)
+def _read(files: tuple[Path, ...], axes: str | None) -> Scan:
+    return open_image(files[0], axes=axes) if len(files) == 1 else read_channels(files)
 
 
 def names_file(out: Path) -> bool:

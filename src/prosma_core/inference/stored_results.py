@@ -30,6 +30,8 @@ from prosma_core.inference.segment import Segmenter
 from prosma_core.io.atomic import PREFIX, check_target, machine_state, output_errors, replace_dir
 from prosma_core.io.class_notes import classes_note
 from prosma_core.io.images import check_output, least_bytes, written_format
+from prosma_core.io.remote import RemotePath
+from prosma_core.io.zarr_checks import remote_state
 from prosma_core.io.zarr_images import complete_zarr, create_zarr, open_written, zarr_chunks
 from prosma_core.io.zarr_labels import GROUP, LabelImage, list_label_image, plan_label_image
 
@@ -115,6 +117,8 @@ class StoredResults:
         How the results are made.
     replaceable : collection of Path
         Targets that may be there already.
+    copy : Path, optional
+        The file that a scan was downloaded to.
     """
 
     def __init__(
@@ -126,11 +130,12 @@ class StoredResults:
         config: InferenceConfig,
         notes: dict[str, str],
         replaceable: Collection[Path] = (),
+        copy: Path | None = None,
     ) -> None:
         self._targets, self._spec, self._header = targets, spec, header
         self._config, self._notes, self._replaceable = config, notes, replaceable
         self._folder = targets["labels"].with_name(f"{PREFIX}partial-{targets['labels'].name}")
-        self._key = json.dumps([*sorted(notes.items()), *_state_of(source), *machine_state().items()])
+        self._key = json.dumps([*sorted(notes.items()), *_state_of(source, copy or source), *machine_state().items()])
         self._list = self._folder / "blocks.txt"
         self._done: set[Box] = set()
         self._made: dict[str, tuple[Any, LabelImage]] = {}
@@ -234,8 +239,10 @@ class StoredResults:
         return tuple(min(SLICE, size) if axis in taken else 1 for axis, size in sizes)
 
 
-def _state_of(source: Path) -> tuple[str, int, int, int]:
-    """By which a changed scan is told: path, files, bytes, and the last change."""
-    inside = source.rglob("*") if source.is_dir() else [source]
-    files = [file.stat() for file in inside if file.is_file() and GROUP not in file.relative_to(source).parts]
+def _state_of(source: Path, copy: Path) -> tuple[str, int, int, int]:
+    """By which a changed scan is told: path, files, bytes, and the last change; of a zarr on a server its metadata."""
+    if isinstance(copy, RemotePath):
+        return str(source), 0, 0, remote_state(copy)
+    inside = copy.rglob("*") if copy.is_dir() else [copy]
+    files = [file.stat() for file in inside if file.is_file() and GROUP not in file.relative_to(copy).parts]
     return str(source.resolve()), len(files), sum(f.st_size for f in files), max(f.st_mtime_ns for f in files)

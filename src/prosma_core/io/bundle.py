@@ -21,6 +21,7 @@ from prosma_core.config.model import SCHEMA_VERSION, ModelHeader
 from prosma_core.data.fit import MODALITIES, SYNTHETIC, modality_name
 from prosma_core.errors import ConfigError, ModelFileError
 from prosma_core.io.atomic import write_bytes_atomic
+from prosma_core.io.remote import local_path
 from prosma_core.printable import counted
 
 METADATA_KEY = "prosma"
@@ -331,11 +332,13 @@ def find_model(name_or_file: str) -> Path:
     ------
     ModelFileError
         There is no such model; the text lists the shipped ones.
+    ConfigError
+        It is a URL.
     """
     shipped = shipped_models()
     if name_or_file in shipped:
         return shipped[name_or_file]
-    path = Path(name_or_file).expanduser()
+    path = local_path(name_or_file).expanduser()
     if os.path.isfile(path):  # noqa: PTH113  (False for a name that is too long, where pathlib raises)
         return path
     msg = (

@@ -21,6 +21,7 @@ from prosma_core.io.atomic import make_folder
 from prosma_core.io.images import is_image_path, read_image, read_labels, write_image, write_labels
 from prosma_core.io.names import stem
 from prosma_core.io.ome_tiff import set_members
+from prosma_core.io.remote import RemotePath
 from prosma_core.printable import counted
 
 _MOST_DIGITS = 9  # of a class or channel number
@@ -212,7 +213,7 @@ def first_of_sets(paths: Iterable[Path]) -> list[Path]:
     for path in paths:
         if path not in seen:
             found.append(path)
-            seen.update((path, *set_members(path)))
+            seen.update((path, *(() if isinstance(path, RemotePath) else set_members(path))))
     return found
 
 

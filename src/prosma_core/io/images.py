@@ -15,6 +15,7 @@ from prosma_core.errors import FileFormatError, GeometryError, LabelError, Outpu
 from prosma_core.io.atomic import make_folder, put_back, replace_dir, write_atomic
 from prosma_core.io.axes_units import axis_aligned
 from prosma_core.io.dicom import check_dicom, read_dicom
+from prosma_core.io.downloads import fetched, is_streamed, remote_format
 from prosma_core.io.labels import as_labels, one_channel, scale_step
 from prosma_core.io.metaimage import check_metaimage, read_metaimage, write_metaimage
 from prosma_core.io.names import (
@@ -36,10 +37,12 @@ from prosma_core.io.nifti import check_nifti, declared_nifti, lazy_nifti, read_n
 from prosma_core.io.nrrd import check_nrrd, read_nrrd, write_nrrd
 from prosma_core.io.output_plan import check_replace
 from prosma_core.io.raster import check_raster, read_raster, write_raster
+from prosma_core.io.remote import RemotePath
 from prosma_core.io.tiff import check_tiff, lazy_tiff, read_tiff, write_tiff
 from prosma_core.io.zarr_checks import check_zarr, load_node
 from prosma_core.io.zarr_images import lazy_zarr, read_zarr, write_zarr
 from prosma_core.io.zarr_labels import image_of, list_label_image, plan_label_image
+from prosma_core.io.zarr_stores import is_zipped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,7 +113,8 @@ def preflight(path: Path) -> None:
     GeometryError
         An axis has no voxels, or the affine is not finite and invertible.
     """
-    _FUNCTIONS[reader_of(path)].check(path)
+    with fetched(path) as file:
+        _FUNCTIONS[reader_of(path)].check(file)
 
 
 def reader_of(path: Path) -> str:
@@ -121,6 +125,8 @@ def reader_of(path: Path) -> str:
     FileFormatError
         `path` does not exist, is empty, is of an unknown format, or is a folder where a file is needed.
     """
+    if isinstance(path, RemotePath):
+        return remote_format(path)
     put_back(path)
     if not os.path.exists(path):  # noqa: PTH110  (False for a name that is too long, where pathlib raises)
         msg = f"{path} does not exist. Check the name and the folder."
@@ -138,7 +144,7 @@ def reader_of(path: Path) -> str:
         msg = f"{path} is not an image that can be read: {COMMON_SUFFIXES}, a DICOM folder and others.{more}"
         raise FileFormatError(msg)
     kind = FORMATS[suffix]
-    if path.is_dir() != (kind == "zarr"):
+    if path.is_dir() != (kind == "zarr" and not is_zipped(path)):
         found, wanted = ("folder", "file") if path.is_dir() else ("file", "folder")
         msg = f"{path} is a {found}, but {suffix} names a {wanted}. Check the name."
         raise FileFormatError(msg)
@@ -182,7 +188,7 @@ def open_image(path: Path, *, axes: str | None = None, least: int = SMALL) -> Sc
     These are zarr folders, gray TIFF, and NIfTI that is neither packed nor scaled; of at least so many bytes.
     """
     kind = _FUNCTIONS[reader_of(path)]
-    small = path.is_file() and path.stat().st_size < least
+    small = (path.is_file() and path.stat().st_size < least) or (isinstance(path, RemotePath) and not is_streamed(path))
     found = None if small or kind.lazy is None else kind.lazy(path, axes)
     return _read(path, axes, labels=False) if found is None else found
 
@@ -323,7 +329,8 @@ def _check_shape(data: NDArray[Any], spec: ImageSpec, path: Path) -> None:
 def _read(path: Path, axes: str | None, *, labels: bool) -> Scan:
     """Check and read in one go: the readers check what they open, NIfTI in the same pass."""
     kind = _FUNCTIONS[reader_of(path)]
-    return kind.read(path, axes, labels=labels) if kind.tells_labels else kind.read(path, axes)
+    with fetched(path) as file:
+        return kind.read(file, axes, labels=labels) if kind.tells_labels else kind.read(file, axes)
 
 
 def _write(path: Path, data: NDArray[Any], spec: ImageSpec, provenance: dict[str, str] | None, what: str) -> None:

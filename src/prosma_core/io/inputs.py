@@ -25,6 +25,7 @@ from prosma_core.events import Event, StageStarted, Working
 from prosma_core.io.axes_units import unit_name
 from prosma_core.io.dataset_folder import store_image, store_labels
 from prosma_core.io.images import read_image, read_labels
+from prosma_core.io.remote import input_path, local_path
 
 _USUAL = {2: "yx", 3: "zyx"}
 _COLORS = (3, 4)
@@ -234,10 +235,10 @@ def read_input(image: Image, geometry: Geometry = _NOTHING) -> Generator[Event, 
             msg = "Axes and affine are those of an array: a file or scan has its own. Leave them out."
             raise ConfigError(msg)
         size = voxel_size_of(spacing, unit)
-        name = "The scan" if isinstance(image, Scan) else Path(image).name
+        name = "The scan" if isinstance(image, Scan) else input_path(image).name
         if not isinstance(image, Scan):
             yield Working(f"Reading {name}")
-            image = read_image(Path(image), axes=axes)
+            image = read_image(input_path(image), axes=axes)
         if size is not None and image.spec.unit != "pixel":
             yield StageStarted(f"{name} states a voxel size of its own, which is used.")
         return Scan(image.data, with_voxel_size(image.spec, size)), image.spec.axes
@@ -283,7 +284,7 @@ def labels_on(labels: Image, scan: Scan, own: str, what: str) -> Scan:
         As in `read_labels`.
     """
     if isinstance(labels, str | Path):
-        return read_labels(Path(labels))
+        return read_labels(input_path(labels))
     if isinstance(labels, Scan):
         return labels
     spec, array = scan.spec.labels_spec(), as_array(labels, f"The labels ({what})")
@@ -334,13 +335,13 @@ def pair_files(
     for number, (image, labels) in enumerate(pairs, 1):
         name = f"pair-{number}"
         if isinstance(image, str | Path) and isinstance(labels, str | Path):
-            found.append((Path(image).absolute(), Path(labels).absolute()))
+            found.append((local_path(image).absolute(), local_path(labels).absolute()))
             continue
         yield Working(f"Writing {name} of {len(pairs)}")
         of_image = _NOTHING if isinstance(image, Scan | str | Path) else geometry
         scan, own = yield from read_input(image, of_image)
         truth = labels_on(labels, scan, own, f"pair {number}")
-        stored = Path(image).absolute() if isinstance(image, str | Path) else store_image(folder, name, scan)
-        kept = Path(labels).absolute() if isinstance(labels, str | Path) else store_labels(folder, name, truth)
+        stored = local_path(image).absolute() if isinstance(image, str | Path) else store_image(folder, name, scan)
+        kept = local_path(labels).absolute() if isinstance(labels, str | Path) else store_labels(folder, name, truth)
         found.append((stored, kept))
     return tuple(found)

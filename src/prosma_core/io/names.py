@@ -8,6 +8,7 @@ import subprocess
 import unicodedata
 from typing import TYPE_CHECKING
 
+from prosma_core.io.remote import RemotePath
 from prosma_core.printable import unsafe
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ FORMATS = {
     ".jpeg": "raster",
     ".jpg": "raster",
     ".bmp": "raster",
+    ".ome.zarr.zip": "zarr",
+    ".zarr.zip": "zarr",
+    ".ozx": "zarr",
     ".ome.zarr": "zarr",
     ".zarr": "zarr",
     ".seg.nrrd": "nrrd",
@@ -50,9 +54,15 @@ RESULT_SUFFIXES = {
     ".bmp": ".png",
     ".nhdr": ".nrrd",
     ".mhd": ".mha",
+    ".ome.zarr.zip": ".ome.zarr",
+    ".zarr.zip": ".zarr",
+    ".ozx": ".ome.zarr",
     **dict.fromkeys((".dcm", ".mgz", ".mgh", ".mnc", ".par", ".hdr", ".head"), ".nii.gz"),
 }
 """Suffix of a label result for inputs whose own format is not written, or cannot hold labels."""
+
+ZIPPED = (".ome.zarr.zip", ".zarr.zip", ".ozx")
+"""Suffixes of a zip file that holds a zarr."""
 
 _READ_ONLY = RESULT_SUFFIXES.keys() - {".jpg", ".jpeg"}
 
@@ -158,6 +168,11 @@ def is_zarr_node(path: Path) -> bool:
     return path.is_dir() and any((path / name).is_file() for name in _ZARR_NODES)
 
 
+def is_zarr_member(path: Path) -> bool:
+    """Whether a folder above `path` has the name of a zarr."""
+    return any(image_suffix(parent).lower().endswith(".zarr") for parent in path.parents)
+
+
 def is_dicom_folder(path: Path) -> bool:
     """Whether `path` is a folder, not a zarr, that holds files named ``.dcm`` or DICOM files without a suffix."""
     if not path.is_dir() or image_suffix(path).lower() not in {"", ".dcm"}:
@@ -191,7 +206,8 @@ def result_name(path: Path, spec: ImageSpec | None = None) -> str:
         What was read from it.
     """
     suffix = image_suffix(path)
-    member = path.is_dir() and not is_dicom_folder(path) if spec is None else spec.format in {"zarr", "ome-zarr"}
+    folder = is_zarr_member(path) if isinstance(path, RemotePath) else path.is_dir() and not is_dicom_folder(path)
+    member = folder if spec is None else spec.format in {"zarr", "ome-zarr"}
     if not suffix and member:
         return f"{stem(path)}.zarr"
     if (spec is not None and spec.format == "dicom") or not suffix:

@@ -15,6 +15,7 @@ from prosma_core.errors import OutputError, ProsmaError
 from prosma_core.io.atomic import check_length, put_back
 from prosma_core.io.names import FORMATS, image_suffix
 from prosma_core.io.notes import read_notes
+from prosma_core.io.remote import RemotePath
 from prosma_core.io.zarr_checks import load_node
 from prosma_core.io.zarr_labels import image_of
 
@@ -220,7 +221,9 @@ def check_replace(path: Path, *, overwrite: bool, keys: Sequence[str] = ()) -> N
 
 
 def _with_others(source: Path) -> tuple[Path, ...]:
-    """A source, and the files and folders that are read with it."""
+    """A source, and the files and folders that are read with it; none of a URL, which nothing is written to."""
+    if isinstance(source, RemotePath):
+        return ()
     kind = FORMATS.get(image_suffix(source).lower())
     try:  # late imports: only where such a file is read
         if source.is_dir():

@@ -44,7 +44,7 @@ def reading(path: Path, kind: str) -> Iterator[None]:
         raise damaged(path, f"it cannot be read as {kind} ({reason})") from error
 
 
-def damaged(path: Path, what: str) -> FileFormatError:
+def damaged(path: object, what: str) -> FileFormatError:
     """The error for a file that is not what it should be; `what` completes "The file … is damaged: …"."""
     return FileFormatError(f"{path} is damaged or not what its name says: {what}. Copy or export it again.")
 
@@ -59,7 +59,7 @@ _SMALL = 1 << 20
 _MOST = 240 << 20
 
 
-def check_unpacked(path: Path, packed: int, declared: int) -> None:
+def check_unpacked(path: object, packed: int, declared: int) -> None:
     """Refuse an image, but not a label map, that is nearly nothing but one value.
 
     Parameters

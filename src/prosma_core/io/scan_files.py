@@ -17,6 +17,7 @@ from prosma_core.errors import ConfigError, DatasetError
 from prosma_core.io.dataset_folder import channel_name, first_of_sets, image_files
 from prosma_core.io.names import image_suffix, is_dicom_file, is_dicom_folder, is_image_path, result_name, stem
 from prosma_core.io.notes import made_by_model, read_notes
+from prosma_core.io.remote import RemotePath, input_path
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,9 @@ def _column(text: str, separator: str) -> list[str]:
 
 
 def _place(word: str, folder: Path, source: Path) -> Path:
-    here, beside = Path(word).expanduser(), folder / word
+    here, beside = input_path(word).expanduser(), folder / word
+    if isinstance(here, RemotePath):
+        return here
     if here.is_absolute() or not beside.exists():
         return here
     if here.exists() and not here.samefile(beside):
@@ -245,12 +248,19 @@ def _below(base: Path, file: Path) -> Path:
     """Folder of a file, as seen from a folder above it."""
     zarr = [parent for parent in file.parents if image_suffix(parent).lower().endswith(".zarr")]
     parent = (zarr[-1] if zarr else file).parent
+    if isinstance(file, RemotePath) or isinstance(base, RemotePath):
+        if isinstance(base, RemotePath) and parent.is_relative_to(base):
+            return Path(*parent.relative_to(base).parts)
+        raise _not_below(file, base)
     for way in (os.path.abspath, os.path.realpath):
         place, top = Path(way(parent)), Path(way(base))
         if place.is_relative_to(top):
             return place.relative_to(top)
-    msg = f"{file} does not lie below --root {base}. Choose a folder above all scans."
-    raise ConfigError(msg)
+    raise _not_below(file, base)
+
+
+def _not_below(file: Path, base: Path) -> ConfigError:
+    return ConfigError(f"{file} does not lie below --root {base}. Choose a folder above all scans.")
 
 
 def target_name(scan: ScanFiles) -> Path:

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import re
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
 
 import numpy as np
 
 from prosma_core.config.documents import load_json
 from prosma_core.errors import FileFormatError, GeometryError
 from prosma_core.io.read_errors import check_unpacked, damaged, reading
-from prosma_core.io.zarr_chunks import Packing, check_chunk, packing_of
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
+from prosma_core.io.remote import RemotePath
+from prosma_core.io.remote_objects import unreachable
+from prosma_core.io.zarr_chunks import Packing, check_chunk, check_content, is_index, packing_of
+from prosma_core.io.zarr_stores import Place, StoredPath, ZipFiles, check_unzipped, is_zipped, place_of, zarr_store
 
 _MOST_BYTES = 16 << 20  # of one metadata file
 _MOST_LEVELS = 3  # of groups: row, column and field of a plate
 _MOST_MEMBERS = 2000
+DENIED = "Check the URL, and the credentials in the environment (AWS_PROFILE, AWS_ACCESS_KEY_ID)"
 _NO_IMAGES = {"labels", "OME"}  # groups beside the image
 
 
@@ -46,7 +49,7 @@ class ZarrHeader:
 class Node:
     """A zarr array or group: where it is, its own metadata and its attributes."""
 
-    path: Path
+    path: Place
     zarr_format: int
     is_array: bool
     metadata: dict[str, Any]
@@ -75,25 +78,46 @@ def locate_array(path: Path) -> Located:
     FileFormatError
         The folder is no zarr, its metadata is damaged, or it holds several arrays and none is marked as the image.
     """
-    node = load_node(path)
+    return _locate(path, place_of(path))
+
+
+def _locate(path: Path, place: Place) -> Located:
+    node = _node(place)
     if node is None:
-        raise damaged(path, "the folder has no zarr metadata (.zarray, .zgroup or zarr.json)")
+        raise _no_zarr(path, place)
     if node.is_array:
-        return _level(node) or Located(node, ZarrHeader(node.zarr_format, ""), labels=path.parent.name == "labels")
+        return _level(node) or Located(node, ZarrHeader(node.zarr_format, ""), labels=place.parent.name == "labels")
     ome = ome_of(node)
     if ome.get("multiscales"):
         return _finest_level(node, ome)
-    images = _images(path, path.resolve(), _MOST_LEVELS)
+    images = _images(place, place.resolve() if isinstance(place, Path) else None, _MOST_LEVELS)
     if len(images) != 1:
-        some = ", ".join(f"{path.name}/{image.relative_to(path).as_posix()}" for image in images[:3]) or "none"
-        msg = f"{path} is a zarr group of {len(images)} images. Give the path of one of them: {some}."
-        raise FileFormatError(msg)
-    return locate_array(images[0])
+        raise _several(path, place, images)
+    return _locate(path, images[0])
+
+
+def _no_zarr(path: Path, place: Place) -> FileFormatError:
+    if isinstance(place, StoredPath) and place.files.denied:
+        return unreachable(path, "access is denied, or there is no such file (403)", DENIED)
+    if isinstance(path, RemotePath) and not is_zipped(path):
+        return unreachable(path, "the server has no zarr there (.zarray, .zgroup or zarr.json)", "Check the URL")
+    return damaged(path, "the folder has no zarr metadata (.zarray, .zgroup or zarr.json)")
+
+
+def _several(path: Path, place: Place, images: Sequence[Place]) -> FileFormatError:
+    if isinstance(path, RemotePath) and not images:
+        msg = f"{path} is a zarr group without an image of its own. Give the URL of an image in it, such as {path}/0."
+        return FileFormatError(msg)
+    if is_zipped(path):
+        msg = f"{path} holds a zarr group of {len(images)} images. Unpack it, and give the path of one of them."
+        return FileFormatError(msg)
+    some = ", ".join(f"{path.name}{str(image).removeprefix(str(place))}" for image in images[:3]) or "none"
+    return FileFormatError(f"{path} is a zarr group of {len(images)} images. Give the path of one of them: {some}.")
 
 
 def _level(array: Node) -> Located | None:
     """An array that is a level of the OME-Zarr image around it, with its own voxel size."""
-    group = load_node(array.path.parent)
+    group = _node(array.path.parent)
     if group is None or group.is_array or not ome_of(group).get("multiscales"):
         return None
     found = _finest_level(group, ome_of(group))
@@ -101,13 +125,11 @@ def _level(array: Node) -> Located | None:
     return replace(found, array=array, multiscale={**found.multiscale, "datasets": own}) if own else None
 
 
-def _images(group: Path, root: Path, levels: int) -> list[Path]:
+def _images(group: Place, root: Path | None, levels: int) -> list[Place]:
     """Arrays and OME-Zarr images in a group and its groups, without labels and what links out of the folder lead to."""
-    found: list[Path] = []
-    for child in sorted(group.iterdir()):
-        if not child.is_dir() or child.name in _NO_IMAGES or not child.resolve().is_relative_to(root):
-            continue
-        node = load_node(child)
+    found: list[Place] = []
+    for child in _folders(group, root):
+        node = _node(child) if child.name not in _NO_IMAGES else None
         if node is None or len(found) >= _MOST_MEMBERS:
             continue
         if node.is_array or ome_of(node).get("multiscales"):
@@ -115,6 +137,14 @@ def _images(group: Path, root: Path, levels: int) -> list[Path]:
         elif levels > 1:
             found += _images(child, root, levels - 1)
     return found
+
+
+def _folders(group: Place, root: Path | None) -> list[Place]:
+    """Folders in a group, sorted; of a folder none that links out of `root` lead to."""
+    if isinstance(group, StoredPath):
+        return [group / name for name in group.files.children(group.key)]
+    inside = (child for child in sorted(group.iterdir()) if child.is_dir())
+    return [child for child in inside if root is None or child.resolve().is_relative_to(root)]
 
 
 def ome_of(node: Node) -> dict[str, Any]:
@@ -137,7 +167,7 @@ def coarser_levels(found: Located) -> list[Node]:
     group = found.array.path
     for _ in Path(str(datasets[0]["path"])).parts:
         group = group.parent
-    nodes = [load_node(_inside(group, entry)) for entry in datasets[1:]]
+    nodes = [_node(_inside(group, entry)) for entry in datasets[1:]]
     return [node for node in nodes if node is not None and node.is_array]
 
 
@@ -147,8 +177,12 @@ def load_node(path: Path) -> Node | None:
     Raises
     ------
     FileFormatError
-        Its metadata is not JSON, or not an object.
+        Its metadata is not JSON, or not an object; or its server does not answer.
     """
+    return _node(place_of(path))
+
+
+def _node(path: Place) -> Node | None:
     both = _load(path / "zarr.json")
     if both is not None:
         attributes = both.get("attributes", {})
@@ -159,13 +193,20 @@ def load_node(path: Path) -> Node | None:
     return Node(path, 2, array is not None, array or {}, _load(path / ".zattrs") or {})
 
 
-def _load(file: Path) -> dict[str, Any] | None:
-    if not file.is_file():
+def _load(file: Place) -> dict[str, Any] | None:
+    if isinstance(file, StoredPath):
+        given = file.load(0, _MOST_BYTES + 1) if isinstance(file.files, ZipFiles) else file.load()
+    elif file.is_file():
+        with file.open("rb") as opened:
+            given = opened.read(_MOST_BYTES + 1)
+    else:
+        given = None
+    if given is None:
         return None
-    if file.stat().st_size > _MOST_BYTES:
+    if len(given) > _MOST_BYTES:
         raise damaged(file, "its metadata is larger than 16 MB")
     try:
-        content = load_json(file.read_bytes(), finite=False)
+        content = load_json(given, finite=False)
     except ValueError as error:
         raise damaged(file, f"its metadata is not JSON ({str(error)[:100]})") from error
     if not isinstance(content, dict):
@@ -181,7 +222,7 @@ def _finest_level(group: Node, ome: dict[str, Any]) -> Located:
     except (LookupError, TypeError, AttributeError) as error:
         raise damaged(group.path, "its OME-Zarr metadata names no level with a path") from error
     place = _inside(group.path, datasets[0])
-    array = load_node(place)
+    array = _node(place)
     if array is None or not array.is_array:
         raise damaged(group.path, f"the array of its first level, {place.name}, is missing")
     version = str(ome.get("version") or multiscale.get("version") or "0.4")
@@ -191,7 +232,12 @@ def _finest_level(group: Node, ome: dict[str, Any]) -> Located:
     return Located(array, ZarrHeader(group.zarr_format, version), multiscale, names, is_labels)
 
 
-def _inside(group: Path, dataset: dict[str, Any]) -> Path:
+def _inside(group: Place, dataset: dict[str, Any]) -> Place:
+    if isinstance(group, StoredPath):
+        parts = PurePosixPath(str(dataset["path"])).parts
+        if ".." in parts or "/" in parts:
+            raise damaged(group, "one of its levels lies outside the folder")
+        return StoredPath(group.files, "/".join(filter(None, (group.key, *parts))))
     place = (group / str(dataset["path"])).resolve()
     if not place.is_relative_to(group.resolve()):
         raise damaged(group, "one of its levels lies outside the folder")
@@ -240,7 +286,7 @@ def check_zarr(path: Path) -> None:
         check_array(found.array, "usual" if found.labels else "refused")
 
 
-def check_array(node: Node, empty: Empty) -> dict[Path, tuple[slice, ...]]:
+def check_array(node: Node, empty: Empty) -> dict[Place, tuple[slice, ...]] | None:
     """Check one array; errors as in `check_zarr`.
 
     Parameters
@@ -253,8 +299,9 @@ def check_array(node: Node, empty: Empty) -> dict[Path, tuple[slice, ...]]:
 
     Returns
     -------
-    dict of Path to tuple of slice
-        The files of the array and the parts that they hold; all else has the fill value.
+    dict of place to tuple of slice, or None
+        The files of the array and the parts that they hold; all else has the fill value. None on a server, where files
+        are not listed, and are checked when they are read.
     """
     path, metadata = node.path, node.metadata
     shape, chunks = _sizes(path, metadata.get("shape"), 0), _sizes(path, _chunk_shape(node), 1)
@@ -273,15 +320,52 @@ def check_array(node: Node, empty: Empty) -> dict[Path, tuple[slice, ...]]:
     grid = tuple(-(-size // chunk) for size, chunk in zip(shape, packing.unit.chunk, strict=True))
     _check_sizes(path, packing.unit.nbytes, math.prod(grid), declared)
     files = _chunk_files(node, tuple(-(-size // chunk) for size, chunk in zip(shape, chunks, strict=True)))
+    if files is None:
+        return None
     present = sum(_present(file, index, packing, shape) for file, index in files)
     total = math.prod(_inner_grid(shape, packing))
     _check_present(path, present, total, declared, empty)
     if empty == "refused":
-        check_unpacked(path, sum(file.stat().st_size for file, _ in files), declared)
+        check_unpacked(path, sum(_size(file) for file, _ in files), declared)
     return {file: tuple(slice(i * n, (i + 1) * n) for i, n in zip(index, chunks, strict=True)) for file, index in files}
 
 
-def _check_sizes(path: Path, chunk_bytes: int, total: int, declared: int) -> None:
+def remote_state(path: Path) -> int:
+    """A number that changes with the metadata of the array on a server, and with the time of their last change."""
+    node = locate_array(path).array
+    assert isinstance(node.path, StoredPath)
+    file = node.path / ("zarr.json" if node.zarr_format == 3 else ".zarray")
+    return zlib.crc32(json.dumps([node.metadata, node.attributes, file.files.stamp(file.key)]).encode())
+
+
+def check_there(node: Node) -> None:
+    """Raise `FileFormatError` where a server does not have an array any more."""
+    if _node(node.path) is None:
+        raise unreachable(node.path, "it is gone from the server since it was opened", "Check the URL and run it again")
+
+
+def checked_store(node: Node) -> Any:
+    """The store to open an array with that `check_array` took: its chunks are checked as they are read."""
+    assert isinstance(node.path, StoredPath)
+    chunks = _sizes(node.path, _chunk_shape(node), 1)
+    packing = packing_of(node.path, chunks, _dtype(node).itemsize, _codecs(node))
+
+    def check(place: StoredPath, part: Any, content: bytes) -> None:
+        if part is None:
+            check_content(place, content, packing)
+        elif packing.inner is not None and hasattr(part, "end") and not is_index(packing, part.start, part.end):
+            check_content(place, content, packing.inner)
+
+    return zarr_store(node.path, check)
+
+
+def _size(file: Place) -> int:
+    if isinstance(file, StoredPath):
+        return (file.files.names() or {})[file.key]
+    return file.stat().st_size
+
+
+def _check_sizes(path: Place, chunk_bytes: int, total: int, declared: int) -> None:
     if chunk_bytes > _MOST_CHUNK_BYTES or total > _MOST_CHUNKS:
         msg = f"{path} declares {total} chunks of {chunk_bytes} bytes; at most {_MOST_CHUNKS} of 2 GiB are read."
         raise FileFormatError(msg + " Write it again with other chunks.")
@@ -296,19 +380,26 @@ def _inner_grid(shape: tuple[int, ...], packing: Packing) -> tuple[int, ...]:
     return tuple(-(-size // n) for size, n in zip(shape, chunk, strict=True))
 
 
-def _present(file: Path, index: tuple[int, ...], packing: Packing, shape: tuple[int, ...]) -> int:
+def _present(file: Place, index: tuple[int, ...], packing: Packing, shape: tuple[int, ...]) -> int:
     """Number of chunks in a file that are part of the array, each checked."""
+    if isinstance(file, StoredPath):  # looked into when it is read
+        check_unzipped(file, 8 * packing.nbytes + _MOST_BYTES)
+        return math.prod(_within(index, packing, shape))
     there = check_chunk(file, packing)
     if there is None or packing.inner is None:
         return 1
-    grid = _inner_grid(shape, packing)
-    within = tuple(
-        slice(0, max(n - i * size, 0)) for n, i, size in zip(grid, index, there.shape, strict=True)
-    )  # chunks of a shard at the border may lie outside
+    within = tuple(slice(0, n) for n in _within(index, packing, shape))
     return int(there[within].sum())
 
 
-def _check_present(path: Path, present: int, total: int, declared: int, empty: Empty) -> None:
+def _within(index: tuple[int, ...], packing: Packing, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Number of chunks along each axis of a file that lie in the array: some of a shard at its border may not."""
+    inner = packing.chunk if packing.inner is None else packing.inner.chunk
+    grids = zip(_inner_grid(shape, packing), index, packing.chunk, inner, strict=True)
+    return tuple(max(min(n - i * (size // chunk), size // chunk), 0) for n, i, size, chunk in grids)
+
+
+def _check_present(path: Place, present: int, total: int, declared: int, empty: Empty) -> None:
     missing = total - present
     least = 0.01 * total if empty in {"refused", "reported"} else 0
     many = declared > _BLANK_BYTES or (empty == "refused" and total >= _MANY_CHUNKS)
@@ -324,7 +415,7 @@ def _check_present(path: Path, present: int, total: int, declared: int, empty: E
     _LOG.warning("%s: %d of %d chunks are missing and read as the fill value.", path, missing, total)
 
 
-def _sizes(path: Path, values: object, least: int) -> tuple[int, ...]:
+def _sizes(path: Place, values: object, least: int) -> tuple[int, ...]:
     if not isinstance(values, list) or not all(type(v) is int and least <= v < 1 << 48 for v in values):
         raise damaged(path, f"its metadata has the shape or chunk shape {values!r}")
     return tuple(values)
@@ -361,22 +452,45 @@ def _codecs(node: Node) -> list[Any]:
     return codecs
 
 
-def _chunk_files(node: Node, grid: tuple[int, ...]) -> list[tuple[Path, tuple[int, ...]]]:
-    """The files in the folder that are chunks of the grid, and their places in it."""
-    prefix, separator = "", str(node.metadata.get("dimension_separator", "."))
-    if node.zarr_format == 3:
-        encoding = node.metadata.get("chunk_key_encoding") or {}
-        named = encoding.get("name", "default") == "default"
-        prefix = "c" if named else ""
-        separator = str((encoding.get("configuration") or {}).get("separator", "/" if named else "."))
+def _key_form(node: Node) -> tuple[str, str]:
+    """What chunks' names start with, and what is between their numbers."""
+    if node.zarr_format == 2:
+        return "", str(node.metadata.get("dimension_separator", "."))
+    encoding = node.metadata.get("chunk_key_encoding") or {}
+    named = encoding.get("name", "default") == "default"
+    return "c" if named else "", str((encoding.get("configuration") or {}).get("separator", "/" if named else "."))
+
+
+def chunk_place(node: Node, index: tuple[int, ...]) -> Place:
+    """Where a chunk of an array lies."""
+    prefix, separator = _key_form(node)
+    return node.path / separator.join(([prefix] if prefix else []) + [str(i) for i in index])
+
+
+def _chunk_files(node: Node, grid: tuple[int, ...]) -> list[tuple[Place, tuple[int, ...]]] | None:
+    """The files in the folder that are chunks of the grid, and their places in it; None where they are not listed."""
+    prefix, separator = _key_form(node)
     numbers = re.escape(separator).join([r"(\d+)"] * len(grid))
     pattern = re.compile(f"{prefix}{re.escape(separator) if prefix else ''}{numbers}")
-    files = []
-    for file in node.path.rglob("*"):
-        found = pattern.fullmatch(file.relative_to(node.path).as_posix())
-        if not found or not file.is_file():
+    files: list[tuple[Place, tuple[int, ...]]] = []
+    listed = _files_below(node.path)
+    if listed is None:
+        return None
+    for name, file in listed:
+        found = pattern.fullmatch(name)
+        if not found or (isinstance(file, Path) and not file.is_file()):
             continue
         index = tuple(int(i) if len(i) < 20 else _MOST_CHUNKS for i in found.groups())
         if all(i < n for i, n in zip(index, grid, strict=True)):
             files.append((file, index))
     return files
+
+
+def _files_below(place: Place) -> Iterator[tuple[str, Place]] | None:
+    """Files in a folder and in folders in it, with their names as seen from there; None where they are not listed."""
+    if isinstance(place, Path):
+        return ((file.relative_to(place).as_posix(), file) for file in place.rglob("*"))
+    names, start = place.files.names(), f"{place.key}/" if place.key else ""
+    if names is None:
+        return None
+    return ((name[len(start) :], StoredPath(place.files, name)) for name in names if name.startswith(start))

@@ -83,7 +83,7 @@ class Packing:
         return [*(codec.name for codec in self.codecs), *index, *inner]
 
 
-def packing_of(path: Path, chunk: tuple[int, ...], itemsize: int, codecs: list[Any], depth: int = 0) -> Packing:
+def packing_of(path: object, chunk: tuple[int, ...], itemsize: int, codecs: list[Any], depth: int = 0) -> Packing:
     """What the metadata says of the packing.
 
     Parameters
@@ -159,6 +159,20 @@ class _Held:
         return _Held(self._content[start : start + length])
 
 
+def check_content(file: object, content: bytes, packing: Packing) -> None:
+    """Check one chunk as `check_chunk`, of its bytes; `file` is named in errors."""
+    _check(file, _Held(content), packing)
+
+
+def is_index(packing: Packing, start: int, stop: int) -> bool:
+    """Whether a part of a shard is its index, not a chunk."""
+    step = packing.codecs[0]
+    if packing.inner is None or step.name != _SHARD or step.settings.get("index_location", "end") != "start":
+        return False
+    grid = (n // m for n, m in zip(packing.chunk, packing.inner.chunk, strict=True))
+    return start == 0 and stop == 16 * math.prod(grid) + 4 * (len(_names(step.settings.get("index_codecs", []))) - 1)
+
+
 def check_chunk(file: Path, packing: Packing) -> NDArray[np.bool_] | None:
     """Check one chunk.
 
@@ -181,7 +195,7 @@ def check_chunk(file: Path, packing: Packing) -> NDArray[np.bool_] | None:
         return _check(file, _Region(opened, 0, file.stat().st_size), packing)
 
 
-def _check(file: Path, source: _Region | _Held, packing: Packing) -> NDArray[np.bool_] | None:
+def _check(file: object, source: _Region | _Held, packing: Packing) -> NDArray[np.bool_] | None:
     most = 8 * packing.nbytes + _SLACK
     steps = list(packing.codecs)
     while steps:
@@ -202,7 +216,7 @@ def _check(file: Path, source: _Region | _Held, packing: Packing) -> NDArray[np.
     return None
 
 
-def _check_packed(file: Path, source: _Source, step: Codec, most: int, *, unpack: bool) -> bytes | None:
+def _check_packed(file: object, source: _Source, step: Codec, most: int, *, unpack: bool) -> bytes | None:
     """Check the size that a packed chunk declares; its content where that is to be looked at, too."""
     if step.name in _STREAMS:
         if not unpack and source.length * _STREAMS[step.name] <= max(most, _UNCHECKED):
@@ -230,7 +244,7 @@ def _check_packed(file: Path, source: _Source, step: Codec, most: int, *, unpack
     return bytes(numcodecs.get_codec({"id": step.name}).decode(source.read(0, source.length)))
 
 
-def _zstd_size(file: Path, header: bytes) -> int | None:
+def _zstd_size(file: object, header: bytes) -> int | None:
     """Content size of the first frame, None where it does not say it."""
     if len(header) < 6 or header[:4] != b"\x28\xb5\x2f\xfd":
         raise damaged(file, "this chunk does not start as Zstandard")
@@ -243,7 +257,7 @@ def _zstd_size(file: Path, header: bytes) -> int | None:
     return int.from_bytes(header[start : start + width], "little") + (256 if width == 2 else 0)
 
 
-def _unknown_zstd(file: Path, source: _Source, most: int) -> bytes:
+def _unknown_zstd(file: object, source: _Source, most: int) -> bytes:
     """Unpack into bounded memory a frame that does not say its size."""
     import imagecodecs
 
@@ -253,7 +267,7 @@ def _unknown_zstd(file: Path, source: _Source, most: int) -> bytes:
         raise _too_large(file, most) from error
 
 
-def _stream(file: Path, source: _Source, step: Codec, most: int, *, keep: bool) -> bytes:
+def _stream(file: object, source: _Source, step: Codec, most: int, *, keep: bool) -> bytes:
     """Unpack a block at a time, never more than `most` bytes."""
     unpacker, whole = _unpacker(step), False
     kept, count, position, pending = [], 0, 0, b""
@@ -292,7 +306,7 @@ def _unpacker(step: Codec) -> Any:
 
 
 def _check_shard(
-    file: Path, source: _Region | _Held, packing: Packing, inner: Packing, step: Codec
+    file: object, source: _Region | _Held, packing: Packing, inner: Packing, step: Codec
 ) -> NDArray[np.bool_]:
     """Compare the index of a shard with its bytes, and check each chunk in it."""
     grid = tuple(n // m for n, m in zip(packing.chunk, inner.chunk, strict=True))
@@ -319,5 +333,5 @@ def _check_shard(
     return shaped
 
 
-def _too_large(file: Path, declared: int) -> FileFormatError:
+def _too_large(file: object, declared: int) -> FileFormatError:
     return damaged(file, f"this chunk unpacks to {declared >> 20} MB or more, far more than its share of the array")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from prosma_core.data.geometry import AXIS_ORDER, Box, ImageSpec, Scan, box_slices
 from prosma_core.data.lazy import LazyArray
-from prosma_core.errors import FileFormatError
+from prosma_core.errors import FileFormatError, ProsmaError
 from prosma_core.io.axes_units import (
     ZARR_UNITS,
     arrange,
@@ -20,13 +21,23 @@ from prosma_core.io.axes_units import (
     to_canonical,
 )
 from prosma_core.io.read_errors import damaged, excerpt, reading
-from prosma_core.io.zarr_checks import Empty, check_array, coarser_levels, load_node, locate_array
+from prosma_core.io.zarr_checks import (
+    Empty,
+    Node,
+    check_array,
+    check_there,
+    checked_store,
+    chunk_place,
+    coarser_levels,
+    load_node,
+    locate_array,
+)
 from prosma_core.io.zarr_geometry import axes_of, grid_of
 from prosma_core.io.zarr_labels import LabelImage, fill_levels, foreign_notes, plan_label_image
+from prosma_core.io.zarr_stores import Place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -66,11 +77,20 @@ def read_zarr(path: Path, axes: str | None, *, labels: bool = False) -> Scan:
 def _read(opened: OpenZarr) -> Any:
     """All voxels of the finest level; where most chunks are missing, only those that are there are looked for."""
     array, parts = opened.levels[0], opened.parts
-    if 2 * len(parts) >= array.nchunks or array.fill_value is None:
-        return array[...]
+    if parts is None or 2 * len(parts) >= array.nchunks or array.fill_value is None:
+        return _part(opened, (slice(None),) * array.ndim)
     data = np.full(array.shape, array.fill_value, array.dtype)
     for part in parts.values():
         data[part] = array[part]
+    return data
+
+
+def _part(opened: OpenZarr, part: tuple[slice, ...]) -> Any:
+    """A part of the finest level; raises `FileFormatError` where a server lost the array since it was opened."""
+    data, store = opened.levels[0][part], opened.levels[0].store
+    if getattr(store, "missing", False):  # a chunk that is not there is legal, unless nothing is there any more
+        store.missing = False
+        check_there(opened.node)
     return data
 
 
@@ -88,18 +108,21 @@ class OpenZarr:
         Of the finest level, in canonical axis order.
     notes : dict
         What `write_zarr` was given as provenance; of other folders the classes that OME-Zarr names, if any.
-    parts : dict of Path to tuple of slice
-        The files of the finest level and the parts that they hold.
+    parts : dict of place to tuple of slice, or None
+        The files of the finest level and the parts that they hold; None where they are not listed.
     labels : bool
         Whether the folder says that it holds labels of an image.
+    node : Node
+        Metadata of the finest level.
     """
 
     levels: list[Any]
     axes: str
     spec: ImageSpec
     notes: dict[str, Any]
-    parts: dict[Path, tuple[slice, ...]]
+    parts: dict[Place, tuple[slice, ...]] | None
     labels: bool
+    node: Node
 
 
 def lazy_zarr(path: Path, axes: str | None) -> Scan:
@@ -111,8 +134,11 @@ def lazy_zarr(path: Path, axes: str | None) -> Scan:
         opened = _open(path, axes, coarser=False, labels=False, sparse=True)
     array = opened.levels[0]
     chunks = tuple(int(n) for n in (array.shards or array.chunks))
-    files = {tuple(s.start // n for s, n in zip(at, chunks, strict=True)): file for file, at in opened.parts.items()}
-    there = np.zeros(tuple(-(-size // n) for size, n in zip(array.shape, chunks, strict=True)), bool)
+    parts = opened.parts or {}
+    files = {tuple(s.start // n for s, n in zip(at, chunks, strict=True)): file for file, at in parts.items()}
+    there = np.full(
+        tuple(-(-size // n) for size, n in zip(array.shape, chunks, strict=True)), opened.parts is None, bool
+    )
     for index in files:
         there[index] = True
     fill = 0 if array.fill_value is None else array.fill_value
@@ -128,13 +154,17 @@ def lazy_zarr(path: Path, axes: str | None) -> Scan:
         start = [part.start for part in grid(box)]
         wanted = [tuple(map(int, index + start)) for index in np.argwhere(there[grid(box)])]
         try:
-            data = array[box_slices(box)]
-        except MemoryError:
+            data = _part(opened, box_slices(box))
+        except (MemoryError, ProsmaError):
             raise
         except Exception as error:  # of any codec
-            places = {files[at]: tuple((i * n, (i + 1) * n) for i, n in zip(at, chunks, strict=True)) for at in wanted}
+            places = {
+                chunk_place(opened.node, at): tuple((i * n, (i + 1) * n) for i, n in zip(at, chunks, strict=True))
+                for at in wanted
+            }
             raise _chunk_error(array, places, error) from error
-        gone = next((files[index] for index in wanted if not files[index].exists()), None)
+        known = (file for index in wanted if isinstance(file := files.get(index), Path))
+        gone = next((file for file in known if not file.exists()), None)
         if gone is not None:
             msg = f"{gone} is gone since {path.name} was opened. Check the disk or the connection, and run it again."
             raise FileFormatError(msg)
@@ -145,11 +175,13 @@ def lazy_zarr(path: Path, axes: str | None) -> Scan:
     return Scan(data.transpose(tuple(opened.axes.index(letter) for letter in ordered)), opened.spec)
 
 
-def _chunk_error(array: Any, files: dict[Path, Box], error: Exception) -> FileFormatError:
+def _chunk_error(array: Any, files: dict[Place, Box], error: Exception) -> ProsmaError:
     """The error for a part that cannot be read: names the chunk, found by reading them one by one."""
     for file, box in files.items():
         try:
             array[box_slices(box)]
+        except ProsmaError as own:
+            return own
         except Exception as own:  # noqa: BLE001  (of any codec)
             return damaged(file, f"this chunk cannot be unpacked ({excerpt(str(own)) or type(own).__name__})")
     return damaged(next(iter(files)), f"a chunk cannot be read ({excerpt(str(error)) or type(error).__name__})")
@@ -172,7 +204,12 @@ def _open(path: Path, axes: str | None, *, coarser: bool, labels: bool, sparse: 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # codecs that the specification does not have are checked above
         arrays: list[Any] = [
-            zarr.open_array(str(node.path), mode="r", zarr_format=node.zarr_format)  # type: ignore[arg-type]
+            zarr.open_array(
+                str(node.path) if isinstance(node.path, Path) else checked_store(node),
+                path="" if isinstance(node.path, Path) else node.path.key,
+                mode="r",
+                zarr_format=node.zarr_format,  # type: ignore[arg-type]
+            )
             for node in nodes
         ]
     shape = tuple(arrays[0].shape)
@@ -191,7 +228,8 @@ def _open(path: Path, axes: str | None, *, coarser: bool, labels: bool, sparse: 
     ).spec
     group = load_node(path)
     notes = group.attributes.get("prosma") or foreign_notes(group) if group else {}
-    return OpenZarr(arrays, names, spec, notes if isinstance(notes, dict) else {}, parts[0], found.labels)
+    notes = notes if isinstance(notes, dict) else {}
+    return OpenZarr(arrays, names, spec, notes, parts[0], found.labels, found.array)
 
 
 _CHUNK = {"t": 1, "c": 1, "z": 64, "y": 256, "x": 256}
