@@ -356,6 +356,31 @@ def test_while_another_job_has_the_engine_a_click_changes_nothing(
     assert jobs.freed
 
 
+def test_values_of_a_picture_are_pixels(
+    segment: Any, gates: Any, train: Any, jobs: Any, clock: Any, viewer: ViewerModel
+) -> None:
+    picture = viewer.add_image(np.random.default_rng(0).integers(0, 255, (40, 44), np.uint8), name="photo")
+    assert segment.view.shown["show_axes"][2] == "y 40 · x 44; pixel size unknown"
+    model = models_in(gates.view.shown["show_models"][0])["breast-lesion-us"]
+    gates.view.model_chosen.emit(model)
+    gates.view.run_clicked.emit()
+    level = LevelSummary(level=0, shape=(40, 44), channels=2, removed=0.5, energy=0.4, threshold=0.3)
+    kept = np.ones((2, 40, 44), bool)
+    info = MapInfo(name="kept", kind="kept", axes="cyx", level=0, scale=(1, 1), offset=(0, 0))
+    jobs.jobs[-1].answer(Inspection(gate="prosma", form="signed", levels=(level,), maps=(info,)), {"kept": kept})
+    voxel = gates.view.result.voxel
+    assert voxel.shown["show_hint"] == ("Tick Probe and click a pixel of the scan in the viewer (2D view, pan tool).",)
+    gates.shown_result.picker.pick((5.0, 6.0))
+    assert voxel.shown["show_voxel"][0] == "Pixel y 5, x 6. Level 0: 2 of 2 channels kept"
+    viewer.dims.ndisplay = 3
+    gates.shown_result.picker.pick((5.0, 6.0))
+    assert voxel.shown["show_hint"] == ("In 3D view a click names no pixel. Turn to the 2D view.",)
+    viewer.dims.ndisplay = 2
+    viewer.layers.selection = {picture, viewer.add_labels(np.ones((40, 44), np.uint8))}
+    train.view.add_active_clicked.emit()
+    assert train.view.shown["show_pairs"][0][0].facts == "1 class, 100 % of pixels"
+
+
 @pytest.mark.parametrize("job", ["segment", "gates", "train", "next"])
 def test_a_second_click_while_a_job_begins_is_none(
     job: str, request: pytest.FixtureRequest, jobs: Any, clock: Any, viewer: ViewerModel, result: Any
@@ -505,7 +530,7 @@ def test_all_of_these_pass_in_a_process_that_cannot_import_qt() -> None:
     command = [sys.executable, "-c", RUN, __file__]
     done = subprocess.run(command, check=False, capture_output=True, encoding="utf-8", env=environment)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert "24 passed" in done.stdout
+    assert "25 passed" in done.stdout
     assert "Qt: []" in done.stdout
 
 

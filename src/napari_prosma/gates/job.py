@@ -48,7 +48,7 @@ class InspectionResult:
     @property
     def unit(self) -> str:
         """What a value of the scan is called: voxel, or of a picture pixel."""
-        return "pixel" if self.plan.scan.spec.spatial_ndim == 2 else "voxel"
+        return self.plan.scan.spec.voxel_word
 
     def level(self, level: int) -> LevelSummary | None:
         """Summary of a level, None where it was not inspected."""

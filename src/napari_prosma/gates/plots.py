@@ -87,10 +87,10 @@ class GatePlots(QWidget):
             self._made = (
                 BarPlot(
                     "Distribution of distances to the threshold",
-                    "Share of the voxels at each distance |z| / τ, on average over the channels (bars) and of the "
+                    "Share of the values at each distance |z| / τ, on average over the channels (bars) and of the "
                     "chosen channel (line). Left of the dashed line they are removed. The last bar holds all beyond.",
                 ),
-                BarPlot("Removed share of each channel", f"Share of its voxels that each channel removes. {BARS}"),
+                BarPlot("Removed share of each channel", f"Share of its values that each channel removes. {BARS}"),
                 BarPlot("Channel gate of each channel", f"Weight the decoder gives each channel. {BARS}"),
             )
             for plot, name in zip(self._made, ("distribution", "removed", "channel_gate"), strict=True):
@@ -106,7 +106,7 @@ class GatePlots(QWidget):
 def _heading(summary: LevelSummary, form: GateForm, channel: int) -> str:
     threshold = f", τ {summary.thresholds[channel]:.2f}" if channel < len(summary.thresholds) else ""
     beyond = "; negative z is removed as well" if form in ONE_SIDED else ""
-    return f"% of voxels at |z| / τ: mean (bars), channel {channel}{threshold} (line){beyond}"
+    return f"% of values at |z| / τ: mean (bars), channel {channel}{threshold} (line){beyond}"
 
 
 def _distribution(summary: LevelSummary, channel: int) -> Bars:

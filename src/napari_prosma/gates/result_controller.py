@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from napari.layers import Image, Layer
 
 
-HINT = "Tick Probe and click a voxel of the scan in the viewer (2D view, pan tool)."
+HINT = "Tick Probe and click a {} of the scan in the viewer (2D view, pan tool)."
+"""What to do where nothing is picked; with `InspectionResult.unit`."""
 STILL = 3.0
 """Pixels by which a click may move."""
 
@@ -78,7 +79,7 @@ class VoxelPicker:
         self._level = 0
         self._moving = False
         self.voxel: dict[str, int] | None = None
-        panel.show_hint(HINT)
+        panel.show_hint(HINT.format(found.unit))
 
     def listen(self, on: bool) -> None:
         """Turn voxel picking on or off."""
@@ -108,7 +109,7 @@ class VoxelPicker:
     def pick(self, position: Any) -> None:
         """Take the voxel at a place of the viewer (world coordinates)."""
         if self._viewer.dims.ndisplay == 3:
-            self._panel.show_hint("In 3D view a click names no voxel. Turn to the 2D view.")
+            self._panel.show_hint(f"In 3D view a click names no {self._found.unit}. Turn to the 2D view.")
             return
         voxel = voxel_at(self._found.plan.scan, self._viewer, position)
         if voxel is None:
@@ -126,7 +127,8 @@ class VoxelPicker:
         if event.button != 1 or event.modifiers:
             return
         if str(getattr(active, "mode", "pan_zoom")) != "pan_zoom":
-            self._panel.show_hint(f"{active.name} has another tool in use: choose its pan tool to pick voxels.")
+            unit = self._found.unit
+            self._panel.show_hint(f"{active.name} has another tool in use: choose its pan tool to pick {unit}s.")
             return
         began = tuple(event.pos)
         yield
@@ -165,16 +167,17 @@ class VoxelPicker:
             return
         found, spec = self._found, self._found.plan.scan.spec
         place = ", ".join(f"{a} {self.voxel[a]}" for a in spec.axes if a in self.voxel and a != "c")
-        rows = at_voxel(found, self._level, self.voxel)
+        rows, word = at_voxel(found, self._level, self.voxel), found.unit.capitalize()
         if rows is None:
-            self._panel.show_hint(f"Voxel {place}: outside of the part that was inspected, or no map has channels.")
+            self._panel.show_hint(f"{word} {place}: outside of the part that was inspected, or no map has channels.")
             return
         others = []
         for summary in found.inspection.levels:
             other = at_voxel(found, summary.level, self.voxel) if summary.level != self._level else None
             if other is not None and other.kept is not None:
                 others.append(f"Level {summary.level}: {_kept(other)}")
-        title = f"Voxel {place}. Level {self._level}: {_kept(rows)}" if rows.kept is not None else f"Voxel {place}"
+        kept = f". Level {self._level}: {_kept(rows)}" if rows.kept is not None else ""
+        title = f"{word} {place}{kept}"
         self._panel.show_voxel(title, rows, "\n".join(others))
 
 

@@ -24,7 +24,6 @@ from napari_prosma.gates.job import VoxelChannels
 from napari_prosma.gates.maps import KEPT, REMOVED
 from napari_prosma.gates.plots import GatePlots
 from napari_prosma.gates.ranking import LevelEffect, tell_classes
-from napari_prosma.gates.result_controller import HINT
 from napari_prosma.gates.what_if_panel import WhatIfPanel
 from napari_prosma.widgets.fields import (
     SMALL,
@@ -60,8 +59,8 @@ class VoxelPanel(QWidget):
         self._probe.setObjectName("probe")
         self._probe.setCheckable(True)
         self._probe.setToolTip(
-            "While it is pressed, a click in the viewer picks a voxel. Dragging moves the view as ever, and tools such "
-            "as the brush are left alone: choose the pan tool of the selected layer to pick."
+            "While it is pressed, a click in the viewer picks a voxel or pixel. Dragging moves the view as ever, and "
+            "tools such as the brush are left alone: choose the pan tool of the selected layer to pick."
         )
         self._probe.toggled.connect(self.probe_toggled)
         self._said, self._others = note_label("facts"), note_label("facts")
@@ -90,7 +89,7 @@ class VoxelPanel(QWidget):
         layout.setContentsMargins(0, 6, 0, 0)
         for part in (self._probe, self._said, self._table, self._others):
             layout.addWidget(part)
-        self.show_hint(HINT)
+        self.show_hint("")
 
     @property
     def probing(self) -> bool:

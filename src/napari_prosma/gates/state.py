@@ -124,7 +124,8 @@ def _notes(scan: LayerScan, model: ModelEntry, config: InspectConfig) -> tuple[s
     """Notes before the inspection, a sentence each."""
     notes = scan_notes(scan, model, config.slice_axis, config.region, "inspected", "maps")
     if model.header.model.gate.kind == "attention":
-        notes += ("An attention gate weighs every voxel and removes none: there are its weights and their energy.",)
+        word = scan.spec.voxel_word
+        notes += (f"An attention gate weighs every {word} and removes none: there are its weights and their energy.",)
     size = map_bytes(scan, model, config) / (1 << 30)
     if size >= LARGE:
         notes += (f"The maps take about {size:.1f} GiB: choose fewer levels or maps, or a part of the scan.",)

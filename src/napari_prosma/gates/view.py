@@ -84,9 +84,8 @@ class LevelBoxes(QWidget):
         box.setAccessibleName(f"Level {fact.level}")
         box.setObjectName(f"level_{fact.level}")
         step = " × ".join(map(str, fact.step))
-        box.setToolTip(
-            plain(f"Level {fact.level}: a voxel covers {step} of the network's; {counted(fact.channels, 'channel')}.")
-        )
+        channels = counted(fact.channels, "channel")
+        box.setToolTip(plain(f"Level {fact.level}: a value covers {step} of the network's input; {channels}."))
         box.clicked.connect(self._chosen)
         return box
 

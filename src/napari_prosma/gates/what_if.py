@@ -342,10 +342,8 @@ class WhatIfController:
         except ProsmaError as error:
             return None, str(error)
         if not lies_on(labels, scan):
-            return (
-                None,
-                f"{self._truth.name} lies on another grid than {scan.name}. Choose labels on its voxels, or none.",
-            )
+            advice = f"Choose labels on its {self._found.unit}s, or none."
+            return None, f"{self._truth.name} lies on another grid than {scan.name}. {advice}"
         return labels, ""
 
     def detach(self) -> None:

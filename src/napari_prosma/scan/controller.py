@@ -207,8 +207,8 @@ def scan_facts(scan: LayerScan) -> str:
     sizes = " · ".join(f"{axis} {spec.size(axis)}" for axis in scan.axes)
     spacing = " × ".join(f"{s:.3g}" for s in spec.spacing)
     unit = "without a unit" if spec.unit == "pixel" else spec.unit
-    part = "pixel" if spec.spatial_ndim == 2 else "voxel"
-    voxels = f"{part} size unknown" if size_unknown(spec) else f"{part}s {spacing} {unit}"
+    word = spec.voxel_word
+    voxels = f"{word} size unknown" if size_unknown(spec) else f"{word}s {spacing} {unit}"
     return f"{sizes}; {voxels}" + (f". {scan.note}" if scan.note else "")
 
 

@@ -203,7 +203,7 @@ class Measures:
     ) -> None:
         self._classes, self._spec, self._nothing = classes, spec, nothing
         self._panel, self._jobs, self._labels = panel, jobs, labels
-        self._heading, self._unit = size_heading(spec), "Pixels" if spec.spatial_ndim == 2 else "Voxels"
+        self._heading, self._unit = size_heading(spec), f"{spec.voxel_word.capitalize()}s"
         self._known: WeakKeyDictionary[Labels, Sequence[ClassRow]] = WeakKeyDictionary()
         self._rows: Sequence[ClassRow] = ()
         self._wires: list[Callable[[], None]] = []

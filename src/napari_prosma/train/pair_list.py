@@ -179,10 +179,8 @@ class PairList:
         self._busy = False
         if self._asked.get(row.pair) == number:  # else taken out, or asked for anew
             del self._asked[row.pair]
-            self.rows = [
-                replace(row, closed=self._is_closed(row.pair)) if there.pair is row.pair else there
-                for there in self.rows
-            ]
+            row = replace(row, closed=self._is_closed(row.pair))
+            self.rows = [row if there.pair is row.pair else there for there in self.rows]
             self._changed()
         self._read_next()
 

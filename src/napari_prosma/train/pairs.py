@@ -136,7 +136,9 @@ def facts(
     painted = found.annotated if config.sparse else sum(found.values.values()) / labels.data.size
     percent = 100 * painted
     if found.values or config.sparse:
-        parts.append(f"{percent:.2g} % of voxels" if percent < 10 else f"{percent:.0f} % of voxels")
+        parts.append(
+            f"{percent:.2g} % of {image.voxel_word}s" if percent < 10 else f"{percent:.0f} % of {image.voxel_word}s"
+        )
     if image.num_frames > 1 and not any("time points" in part for part in parts):
         parts.append(f"{image.num_frames} time points")
     if image.num_channels > 1 and image.channel_names != COLOR:

@@ -117,6 +117,11 @@ class ImageSpec:
 
         return "".join(aff2axcodes(reverse_affine(self.affine)))  # type: ignore[no-untyped-call]
 
+    @property
+    def voxel_word(self) -> str:
+        """What one place of the grid is called: ``"pixel"`` in 2D, else ``"voxel"``."""
+        return "pixel" if self.spatial_ndim == 2 else "voxel"
+
     def size(self, axis: str) -> int:
         """Size of the axis with this letter, 1 where the array has no such axis."""
         return self.shape[self.axes.index(axis)] if axis in self.axes else 1

@@ -249,7 +249,7 @@ class TestFiles:
         write_labels(tmp_path / "l.tif", np.ones((6, 7), np.uint8), array_spec((6, 7), "yx"))
         (pair,) = pairs_from_files([tmp_path / "i.tif"], [tmp_path / "l.tif"])
         row = check(pair, LabelsConfig())
-        assert (row.problem, row.facts) == ("", "1 class, 100 % of voxels")
+        assert (row.problem, row.facts) == ("", "1 class, 100 % of pixels")
 
 
 class TestFacts:
