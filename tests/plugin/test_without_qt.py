@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -316,6 +317,50 @@ def test_gates_from_the_scan_to_maps_a_voxel_and_what_if(
     clock.run(10)
     assert "hide" in panel.shown
     assert [layer.name for layer in viewer.layers] == ["mri"]
+
+
+def test_the_time_that_is_said_counts_from_the_click(
+    segment: Any,
+    gates: Any,
+    train: Any,
+    jobs: Any,
+    clock: Any,
+    result: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    image, copy = result
+    for controller in (segment, gates):
+        controller.choose_image(image)
+        choose(controller)
+
+    def later(click: Any, answer: Callable[[Any], object]) -> None:
+        click.emit()
+        now[0] += 8  # the engine is started, it gets the scan, and says itself that it took 2 s
+        answer(jobs.jobs[-1])
+
+    done = SegmentResult(voxels={"organ": 7}, seconds=2.0, device="CPU (8 threads)")
+    later(segment.view.run_clicked, lambda job: (job.give_labels(), job.say(Finished(done))))
+    assert segment.view.shown["show_messages"][0][-1] == "Done in 8 s on CPU."
+    later(gates.view.run_clicked, lambda job: job.answer(*found()))
+    assert gates.view.shown["show_messages"][0][-1] == "Done in 8 s on CPU."
+    now[0] += 5
+    jobs.jobs[-1].reply((), changed=9)
+    assert gates.view.shown["show_messages"][0][-1] == "Levels ranked in 5 s."
+    panel = gates.view.result.what_if
+    panel.threshold_chosen.emit(0, 2.0)
+    now[0] += 1.5
+    jobs.jobs[-1].reply((12, 40, 44), changed=3)
+    assert panel.shown["show_changes"][0].endswith("3 voxels are of another class (1.5 s).")
+    train.view.add_active_clicked.emit()
+    train.slices.mark(copy, 5)
+    clock.run()
+    model = str(models_in(train.view.shown["show_starts"][0])["phantom-3d"].path)
+    dice: dict[str, Any] = {"dice": {"organ": 0.8}, "mean_dice": 0.8, "words": "", "held_out": ""}
+    trained = TrainResult(model=model, seconds=2.0, device="CPU", **dice)
+    later(train.view.run_clicked, lambda job: job.say(Finished(trained)))
+    assert train.view.shown["show_messages"][0][-1] == "Done in 8 s on CPU."
 
 
 def test_while_another_job_has_the_engine_a_click_changes_nothing(

@@ -24,7 +24,6 @@ from prosma_core.engine.messages import ArrayReady, Finished, InspectResult
 from prosma_core.errors import OutputError
 from prosma_core.io.atomic import replace_dir, write_bytes_atomic
 from prosma_core.io.output_plan import OutputPlan, check_replace
-from prosma_core.printable import format_duration
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,7 +209,7 @@ class InspectJob(ShownRun):
         assert isinstance(result, InspectResult)
         if result.words:
             self.say(result.words)
-        self.say(f"Done in {format_duration(result.seconds)} on {result.device.partition(' (')[0]}.")
+        self.say_done(result.device)
         self._found(InspectionResult(self.plan, result.inspection, self._arrays))
         self._shown = True
 

@@ -14,7 +14,7 @@ from napari_prosma.layers.scan import LayerScan
 from prosma_core.config.inspection import ClassChange, InspectConfig, VariantResult, opened_one_at_a_time
 from prosma_core.engine.messages import Cancelled, Failed, Finished, WhatIfRequest, WhatIfResult
 from prosma_core.events import StageStarted, Working
-from prosma_core.printable import counted, format_duration
+from prosma_core.printable import counted
 
 DECIDES = 0.9
 """Below this Dice with the present result, a level decides."""
@@ -225,7 +225,7 @@ class RankJob(ShownRun):
     def _finish(self, message: Finished) -> None:
         result = message.result
         assert isinstance(result, WhatIfResult)
-        self.say(f"Levels ranked in {format_duration(result.seconds)}.")
+        self.say(f"Levels ranked in {self.duration}.")
         self._answer = result.variants
 
     def _stop(self, _: Cancelled) -> None:

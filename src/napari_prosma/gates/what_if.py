@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,7 +43,6 @@ class Answer:
 
     variants: tuple[VariantResult, ...] = ()
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict, repr=False)
-    seconds: float = 0.0
     none: str = ""
 
 
@@ -163,7 +163,7 @@ class _Query(JobRun):
     def _finish(self, message: Finished) -> None:
         result = message.result
         assert isinstance(result, WhatIfResult)
-        self._answered(Answer(result.variants, self._arrays, result.seconds))
+        self._answered(Answer(result.variants, self._arrays))
 
 
 CHANGES = (
@@ -277,6 +277,7 @@ class WhatIfController:
         self._truth: Labels | None = None
         self._leave_truth: Callable[[], None] = lambda: None
         self.reference = self._asked_with = 0
+        self._asked = 0.0
         self._old_truth = False
         self._shown: tuple[str, VariantResult] | None = None
         self._layers: dict[str, Labels] = {}
@@ -401,6 +402,7 @@ class WhatIfController:
             return
         self.results, self._asked_with = (), self.reference
         self._dim()
+        self._asked = time.monotonic()
         self.queries.what_if(self._edits.ordered, truth)
 
     def _dim(self) -> None:
@@ -424,8 +426,9 @@ class WhatIfController:
             (result,) = self.results
             classes = self._found.plan.model.header.classes
             unit = self._found.unit
+            took = time.monotonic() - self._asked
             changed = f"1 {unit} is" if result.changed == 1 else f"{result.changed:,} {unit}s are"
-            text = f"With {self._edits.text()}: {changed} of another class ({answer.seconds:.1f} s)."
+            text = f"With {self._edits.text()}: {changed} of another class ({took:.1f} s)."
             self._shown = text, result
             self._panel.show_changes(text, result, classes)
             self._show_layer("labels", "what if", answer, classes)

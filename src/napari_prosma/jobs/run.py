@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from napari_prosma.jobs.boundary import JobName, Jobs
 from napari_prosma.jobs.spec import JobSpec
 from prosma_core.engine.messages import Cancelled, Failed, Message, is_last
 from prosma_core.events import StageStarted, TileDone, Working
-from prosma_core.printable import TimeLeft
+from prosma_core.printable import TimeLeft, format_duration
 
 _LOG = logging.getLogger(__name__)
 
@@ -195,6 +196,7 @@ class ShownRun(JobRun):
 
     def __init__(self, view: RunView, texts: RunTexts, title: str) -> None:
         super().__init__()
+        self._clicked = time.monotonic()
         self._run_view, self._texts = view, texts
         self._lines: list[str] = []
         self._time = TimeLeft()
@@ -218,6 +220,15 @@ class ShownRun(JobRun):
         """Show a message of the job."""
         self._lines.append(line)
         self._run_view.show_messages(self._lines[-self.LINES :])
+
+    @property
+    def duration(self) -> str:
+        """Time since the click, as text: also what the engine took to load, and to receive the scan."""
+        return format_duration(time.monotonic() - self._clicked)
+
+    def say_done(self, device: str) -> None:
+        """Say that it is done: after what time, and on what device."""
+        self.say(f"Done in {self.duration} on {device.partition(' (')[0]}.")
 
     def show_error(self, reason: str, details: str) -> None:
         """As of `JobRun`."""

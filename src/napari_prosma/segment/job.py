@@ -31,7 +31,6 @@ from prosma_core.engine.messages import ArrayReady, Cancelled, Finished, Segment
 from prosma_core.errors import ProsmaError
 from prosma_core.events import ResultStored, SlabDone
 from prosma_core.io.bundle import missed_text
-from prosma_core.printable import format_duration
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -263,7 +262,7 @@ class SegmentJob(ShownRun):
         self.measures = Measures(classes, spec, panel, self._jobs, lambda: self.to_save, nothing)
         self.measures.result(labels, result.voxels)
         self.measures.show()
-        self.say(f"Done in {format_duration(result.seconds)} on {result.device.partition(' (')[0]}.")
+        self.say_done(result.device)
         self._finished = True
 
     def _add_maps(self, name: str) -> None:

@@ -363,7 +363,7 @@ class TrainJob(ShownRun):
         assert isinstance(result, TrainResult)
         self.outcome = TrainedModel(Path(result.model), result.before, result.dice, result.words, result.held_out)
         self._say_no_more(result.held_out)
-        self.say(f"Done in {format_duration(result.seconds)} on {result.device.partition(' (')[0]}.")
+        self.say_done(result.device)
 
     def _say_no_more(self, words: str) -> None:
         """Take a line away that stands with the Dice from now on."""
