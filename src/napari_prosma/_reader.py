@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from napari.utils import progress
 from napari.utils.notifications import show_info, show_warning
 from numpy.typing import NDArray
 
@@ -23,11 +25,15 @@ from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.intensities import COLOR, display_window, finite_range
 from prosma_core.engine.decoder import DECODER
 from prosma_core.errors import FileFormatError
+from prosma_core.events import Event, Working, drain
 from prosma_core.io.class_notes import noted_classes
+from prosma_core.io.downloads import Downloads, is_streamed
 from prosma_core.io.names import FORMATS, image_suffix, is_dicom_folder, is_image_path, is_zarr_node, stem
 from prosma_core.io.notes import SLICES, made_by_model
 from prosma_core.io.read_errors import warnings_of
+from prosma_core.io.remote import RemotePath, input_path
 from prosma_core.io.zarr_images import OpenZarr, open_zarr
+from prosma_core.io.zarr_stores import is_zipped
 from prosma_core.printable import plain
 from prosma_core.runs.run_folder import RunFolder
 
@@ -37,15 +43,16 @@ Reader = Callable[[str | list[str]], list[LayerData]]
 
 def get_reader(path: str | list[str]) -> Reader | None:
     """Function that reads this path, None where it is nothing that is read here."""
-    paths = [Path(p) for p in ([path] if isinstance(path, str) else path)]
+    paths = [input_path(p) for p in ([path] if isinstance(path, str) else path)]
     return read_paths if paths and all(_is_ours(p) for p in paths) else None
 
 
 def read_paths(path: str | list[str]) -> list[LayerData]:
-    """Layers of one or several files or folders.
+    """Layers of one or several files, folders or URLs.
 
-    Files are decoded by a process of their own (see `prosma_core.engine.decoder`), apart from zarr folders, which stay
-    on disk. What is worth knowing is shown: that an oblique scan is drawn along its own axes, and what readers warn of.
+    Files are decoded by a process of their own (see `prosma_core.engine.decoder`), those of a URL once downloaded;
+    a zarr stays on the disk or the server. What is worth knowing is shown: that an oblique scan is drawn along its own
+    axes, and what readers warn of.
 
     Raises
     ------
@@ -54,7 +61,7 @@ def read_paths(path: str | list[str]) -> list[LayerData]:
     """
     layers: list[LayerData] = []
     for item in [path] if isinstance(path, str) else path:
-        layers += _read(Path(item))
+        layers += _read(input_path(item))
     let_stand()
     return layers
 
@@ -154,11 +161,13 @@ def _marks(data: Any, own: dict[str, Any], notes: dict[str, Any]) -> Marks | Non
 def _is_ours(path: Path) -> bool:
     if path.is_dir():
         return _is_zarr(path) or path.suffix == ".prosma" or is_dicom_folder(path)
-    return bool(image_suffix(path)) or path.suffix.lower() == ".dcm"
+    return bool(image_suffix(path)) or path.suffix.lower() == ".dcm" or is_streamed(path)
 
 
 def _is_zarr(path: Path) -> bool:
-    """Whether it is a zarr folder, or a member of one."""
+    """Whether it is a zarr, or a member of one."""
+    if is_streamed(path) or (path.is_file() and is_zipped(path)):
+        return True
     return path.is_dir() and (FORMATS.get(image_suffix(path).lower()) == "zarr" or is_zarr_node(path))
 
 
@@ -173,11 +182,13 @@ def _read(path: Path) -> list[LayerData]:
         notes = {"kind": "labels", **notes} if opened.labels else notes
         dtype = opened.levels[0].dtype
     elif image_suffix(path).lower() == ".seg.nrrd":
-        scan = DECODER.read_labels(path)
+        with _local(path) as file:
+            scan = DECODER.read_labels(file)
         layer, dtype = image_layer_data(scan.data, scan.spec, stem(path), path), scan.data.dtype
         notes = {"kind": "labels", **_segment_notes(scan.spec)}
     else:
-        found = DECODER.read_file(path)
+        with _local(path) as file:
+            found = DECODER.read_file(file)
         scan, said = found.scan, found.warnings
         notes = {**found.notes, **_segment_notes(scan.spec)}
         layer, dtype = image_layer_data(scan.data, scan.spec, stem(path), path), scan.data.dtype
@@ -188,6 +199,18 @@ def _read(path: Path) -> list[LayerData]:
         show_info(plain(note))
     labels = says_labels(notes, dtype, layer[1]["metadata"][METADATA]["axes"])
     return [as_labels_data(layer, notes) if labels else windowed(layer)]
+
+
+@contextmanager
+def _local(path: Path) -> Iterator[Path]:
+    """The file of a path, downloaded where it is a URL; napari shows how far it is."""
+    with Downloads() as downloads, progress(total=0) if isinstance(path, RemotePath) else nullcontext() as bar:
+
+        def show(event: Event) -> None:
+            if bar is not None and isinstance(event, Working):
+                bar.set_description(event.message)
+
+        yield drain(downloads.fetch(path), show)
 
 
 def _segment_notes(spec: ImageSpec) -> dict[str, str]:

@@ -82,7 +82,7 @@ class GatesWidget(GatesView):
         """A place to write to: beside the scan, where it has a file, is proposed."""
         shown_result = self.controller.shown_result
         scan = shown_result.found.plan.scan if shown_result is not None else None
-        beside = scan.path.parent if scan is not None and scan.path is not None else Path()
+        beside = scan.path.parent if scan is not None and scan.path is not None and scan.path.exists() else Path()
         proposed = beside / f"{safe_name(scan.name if scan is not None else 'scan')} {name}"
         chosen, _ = QFileDialog.getSaveFileName(self, title, str(proposed), patterns)
         return Path(chosen) if chosen else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from napari_prosma.layers.placement import Placement, same_grid
 from napari_prosma.layers.scan import METADATA, LayerScan, guess, read, read_arrays
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import METRES, affine_spacing
+from prosma_core.io.remote import input_path
 
 MOST_NAMES = 256
 """Names and colors that are taken from a layer: more values than that are no classes."""
@@ -46,7 +46,7 @@ def read_on(layer: Any, image: LayerScan) -> LayerScan:
     state = {"name": layer.name, "metadata": {METADATA: kept}}
     path = layer.source.path
     axes = _axes_over(image, Placement.of(layer), str(kept.get("axes", "")))
-    scan = read_arrays(data, Placement.of(layer), state, axes=axes, path=Path(path) if path else None)
+    scan = read_arrays(data, Placement.of(layer), state, axes=axes, path=input_path(path) if path else None)
     return _in_unit_of(image, scan)
 
 

@@ -20,6 +20,7 @@ from prosma_core.data.intensities import COLOR
 from prosma_core.errors import GeometryError, LabelError, ProsmaError
 from prosma_core.io.labels import as_labels
 from prosma_core.io.names import FORMATS, image_suffix
+from prosma_core.io.remote import input_path
 from prosma_core.printable import counted
 
 METADATA = "prosma"
@@ -194,7 +195,9 @@ def read(layer: Any, axes: str | None = None, level: int = 0) -> LayerScan:
     data = list(layer.data) if layer.multiscale else [layer.data]
     state = {"name": layer.name, "rgb": bool(getattr(layer, "rgb", False)), "metadata": layer.metadata}
     path = layer.source.path
-    return read_arrays(data, Placement.of(layer), state, axes=axes, level=level, path=Path(path) if path else None)
+    return read_arrays(
+        data, Placement.of(layer), state, axes=axes, level=level, path=input_path(path) if path else None
+    )
 
 
 def read_arrays(
@@ -225,7 +228,7 @@ def read_arrays(
         )
         raise GeometryError(msg)
     spec = _spec(here, axes, shape, kept, rgb=rgb)
-    path = Path(kept["path"]) if kept.get("path") else path
+    path = input_path(kept["path"]) if kept.get("path") else path
     name = str(state.get("name", ""))
     note = _note(spec, path, oblique_note(name, kept.get("turn")), ours="spec" in kept, alpha=rgb and shape[-1] == 4)
     return LayerScan(name, axes, level, spec, data[level], path, here, rgb, kept, note)

@@ -31,6 +31,7 @@ from prosma_core.io.images import write_image, write_labels
 from prosma_core.io.names import image_suffix, safe_name, stem
 from prosma_core.io.notes import noted_slices, slices_note
 from prosma_core.io.output_plan import OutputPlan
+from prosma_core.io.remote import input_path
 from prosma_core.printable import counted
 from prosma_core.runs.run_folder import RunFolder
 
@@ -279,7 +280,7 @@ def _files_of(source: Source) -> tuple[Path, ...]:
     if source.layer is None:
         return source.paths
     path = source.layer.source.path
-    return (Path(path),) if path else ()
+    return (input_path(path),) if path else ()
 
 
 def _write_image(source: Source, path: Path) -> Path:

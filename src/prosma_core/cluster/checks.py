@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import prosma_core
+from prosma_core.io.remote import RemotePath
 
 PACKAGES = ("torch", "numpy", "zarr", "nibabel", "tifffile", "pydantic", "distributed")
 """Packages that the results, or the way to them, depend on."""
@@ -83,8 +84,10 @@ def _unwritable(probe: Probe) -> str:
 
 
 def unreadable(scans: Sequence[Path]) -> str:
-    """Which scan cannot be read here, and why; empty where all can."""
+    """Which scan cannot be read here, and why; empty where all can. Those of a URL are not asked for."""
     for path in scans:
+        if isinstance(path, RemotePath):
+            continue
         try:
             if path.is_dir():
                 os.listdir(path)  # noqa: PTH208  (whether it may be read)

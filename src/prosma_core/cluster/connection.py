@@ -24,6 +24,7 @@ from prosma_core.errors import ClusterError, ConfigError, MissingExtraError
 from prosma_core.events import Event, StageStarted, Working
 from prosma_core.io.atomic import make_folder, scratch_folder
 from prosma_core.io.hardware import COMPUTING, usable_cores
+from prosma_core.io.remote import RemotePath
 from prosma_core.printable import counted
 
 if TYPE_CHECKING:
@@ -373,6 +374,8 @@ class _Run:
 
 def absolute(path: Path) -> Path:
     """A path that means the same on other computers; links are kept."""
+    if isinstance(path, RemotePath):
+        return path
     return Path(os.path.abspath(path))  # noqa: PTH100
 
 

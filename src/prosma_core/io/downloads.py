@@ -18,7 +18,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import prosma_core
-from prosma_core.errors import FileFormatError, OutputError
+from prosma_core.errors import FileFormatError, OutputError, ProsmaError
 from prosma_core.events import Event, Working, drain
 from prosma_core.io import remote_objects
 from prosma_core.io.names import COMMON_SUFFIXES, FORMATS, image_suffix, is_zarr_member, safe_name, stem
@@ -44,7 +44,7 @@ class Downloads:
 
     def __init__(self) -> None:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._count = 0
+        self._names: dict[str, str] = {}
 
     def __enter__(self) -> Downloads:
         return self
@@ -52,7 +52,10 @@ class Downloads:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Remove what was downloaded."""
+        """Remove what was downloaded; an error names the URL, not the local file."""
+        if isinstance(error, ProsmaError):
+            for url, file in self._names.items():
+                error.args = tuple(str(line).replace(file, url) for line in error.args)
         if self._folder is not None:
             self._folder.cleanup()
 
@@ -73,10 +76,10 @@ class Downloads:
         remote_format(path)
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="prosma-", ignore_cleanup_errors=True)
-        self._count += 1
-        place = Path(self._folder.name) / str(self._count)
+        place = Path(self._folder.name) / str(len(self._names))
         place.mkdir()
         target = place / f"{safe_name(stem(path))}{image_suffix(path)}"
+        self._names[str(path)] = str(target)
         with target.open("wb") as file:
             changed = yield from _download(path, file)
         if changed is not None:

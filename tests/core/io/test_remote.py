@@ -263,6 +263,12 @@ def test_a_server_that_does_not_answer_is_given_up(server: Served, scan: Scan, n
         read_image(input_path(f"{server.url}/{name}"))
 
 
+def test_a_damaged_file_is_named_by_its_url(server: Served) -> None:
+    (server.folder / "x.nii").write_bytes(bytes(400))
+    with pytest.raises(FileFormatError, match=f"^{server.url}/x.nii is damaged"):
+        read_image(input_path(f"{server.url}/x.nii"))
+
+
 def test_a_web_page_is_no_scan(server: Served) -> None:
     (server.folder / "x.nii").write_bytes(b"<html>")
     server.kind = "text/html; charset=utf-8"
