@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from itertools import permutations
 from pathlib import Path
@@ -313,6 +314,9 @@ def faults_of(view: Any, window: QWidget) -> Iterator[str]:
     for table in visible(view, QTableView):
         if table.horizontalScrollBar().isVisible():
             yield f"wider than the dock: {table.objectName()}"
+        rows, room = table.verticalHeader().length(), table.viewport().height()
+        if room < rows <= room + 8:
+            yield f"scrolled by {rows - room} pixels: {table.objectName()}"
         yield from cut_cells(table)
     for bar in visible(view, QTabBar):
         for i in range(bar.count()):
@@ -338,7 +342,10 @@ def cut_cells(table: QTableView) -> Iterator[str]:
             shown, whole = (
                 str(index.data(role) or "") for role in (Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.ToolTipRole)
             )
-            if table.columnSpan(row, column) > 1 or table.indexWidget(index) is not None or shown in whole:
+            number = re.fullmatch(r"[-\d.,%]+", shown) is not None  # half a number is another one
+            if table.columnSpan(row, column) > 1 or table.indexWidget(index) is not None:
+                continue
+            if shown in whole and not number:
                 continue
             if table.columnWidth(column) < table.fontMetrics().horizontalAdvance(shown) + 4:
                 yield f"cut off: {shown} in {table.objectName()}"

@@ -32,7 +32,6 @@ from napari_prosma.widgets.fields import (
     cell,
     combo,
     fill,
-    fit_height,
     note_label,
     row,
     say,
@@ -41,6 +40,8 @@ from napari_prosma.widgets.fields import (
 from prosma_core.config.inspection import LevelSummary
 from prosma_core.printable import plain
 
+CHANNEL = "Ch."
+"""Head of the channels' numbers: the numbers beside them need the room."""
 WIDE = 9.995
 """Value from which on three digits are shown: more would be cut off."""
 ROWS = 9
@@ -127,7 +128,7 @@ class _ChannelModel(QAbstractTableModel):
     def show(self, rows: VoxelChannels) -> None:
         self.beginResetModel()
         self._rows = rows
-        self._heads = ["Channel", *rows.columns, *([] if rows.kept is None else ["Kept"])]
+        self._heads = [CHANNEL, *rows.columns, *([] if rows.kept is None else ["Kept"])]
         self.endResetModel()
 
     def channel(self, row: int) -> int:
@@ -163,7 +164,7 @@ class _ChannelModel(QAbstractTableModel):
             return None
         if role not in {Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.ToolTipRole}:
             return None
-        if head == "Channel":
+        if head == CHANNEL:
             return str(rows.channels[index.row()])
         value = rows.columns[head][index.row()]
         if role == Qt.ItemDataRole.ToolTipRole:
@@ -174,7 +175,7 @@ class _ChannelModel(QAbstractTableModel):
 def _meaning(head: str) -> str:
     """What a column holds."""
     meanings = {
-        "Channel": "Channel.",
+        CHANNEL: "Channel.",
         "z": "Combined field: the sum over the dilations.",
         "τ": "Learned threshold of the channel.",
         "a": "Weight of the gate, 0 to 1.",
@@ -408,7 +409,7 @@ class LevelsTable(QWidget):
             for column, text in enumerate(_texts(summary, effect)):
                 tooltip = tell_classes(effect, self._unit) if effect is not None and column == 1 else TOOLTIPS[column]
                 self._table.setItem(line, column, cell(text, right=column > 0, tooltip=tooltip))
-        fit_height(self._table, 8 * self._table.verticalHeader().defaultSectionSize())
+        self._table.fit_height(8 * self._table.verticalHeader().defaultSectionSize())
 
 
 def _texts(summary: LevelSummary, effect: LevelEffect | None) -> tuple[str, ...]:

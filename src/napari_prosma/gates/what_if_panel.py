@@ -19,7 +19,6 @@ from napari_prosma.widgets.fields import (
     cell,
     combo,
     fill,
-    fit_height,
     note_label,
     row,
     say,
@@ -136,7 +135,7 @@ class WhatIfPanel(QWidget):
             for column, text_ in enumerate(texts, 1):
                 made = cell(text_, right=True, color=drawn.get(column, ""), tooltip=CLASS_TOOLTIPS[column])
                 self._classes.setItem(place, column, made)
-        fit_height(self._classes, 6 * self._classes.verticalHeader().defaultSectionSize())
+        self._classes.fit_height(6 * self._classes.verticalHeader().defaultSectionSize())
         self._classes.setEnabled(True)
         self._classes.setVisible(True)
 

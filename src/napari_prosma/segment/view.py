@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QHBoxLayout, QLineEdit, QVBoxLayout, QWidget
 from napari_prosma.scan.view import PartFields, ScanView
 from napari_prosma.segment.measures import ClassRow
 from napari_prosma.widgets.config_form import ConfigForm
-from napari_prosma.widgets.fields import SMALL, Fold, button, cell, fit_height, note_label, row, say, table
+from napari_prosma.widgets.fields import SMALL, Fold, button, cell, note_label, row, say, table
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.printable import plain
 
@@ -91,7 +91,7 @@ class SegmentResultPanel(QWidget):
             self._table.setItem(i, 0, cell(f"{line.value}  {line.name}", color=line.color, tooltip=line.name))
             self._table.setItem(i, 1, cell(f"{line.voxels:,}", right=True))
             self._table.setItem(i, 2, cell(number, right=True))
-        fit_height(self._table, 8 * self._table.verticalHeader().defaultSectionSize())
+        self._table.fit_height(8 * self._table.verticalHeader().defaultSectionSize())
         self.setVisible(True)
         self.save.setVisible(True)
         self.shown.emit()

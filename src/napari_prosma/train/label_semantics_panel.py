@@ -17,7 +17,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_prosma.widgets.fields import PlainLabel, call_it, cell, combo, fit_height, note_label, row, say, table
+from napari_prosma.widgets.fields import PlainLabel, call_it, cell, combo, note_label, row, say, table
 from prosma_core.config.model import ClassInfo
 from prosma_core.config.training import LabelsConfig
 from prosma_core.errors import ConfigError
@@ -169,7 +169,7 @@ class LabelSemanticsPanel(QWidget):
             self._table.setItem(i, 1, cell(info.name, tooltip=f"{info.name}\nClick to change the name."))
         self._table.blockSignals(False)
         self._table.setVisible(bool(classes))
-        fit_height(self._table, CLASSES_HEIGHT)
+        self._table.fit_height(CLASSES_HEIGHT)
         if problem:
             say(self.problems["classes"], problem)
 

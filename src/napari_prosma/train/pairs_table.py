@@ -20,7 +20,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_prosma.widgets.fields import button, cell, fit_height, note_label, say, tab_after, table
+from napari_prosma.widgets.fields import button, cell, note_label, say, tab_after, table
 
 if TYPE_CHECKING:
     from napari_prosma.train.pairs import PairRow
@@ -178,7 +178,7 @@ class PairsTable(QWidget):
                 text = metrics.boundingRect(0, 0, width - 2 * MARGIN, 10_000, flags, item.text())
                 height = text.height() + MARGIN
             self._table.setRowHeight(line, height)
-        fit_height(self._table, HEIGHT)
+        self._table.fit_height(HEIGHT)
 
     def _chosen(self) -> list[int]:
         return sorted({self._pairs[index.row()] for index in self._table.selectionModel().selectedRows()})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QAbstractItemView, QGridLayout, QSpinBox, QVBoxLayout, QWidget
 
-from napari_prosma.widgets.fields import Fold, button, cell, fit_height, note_label, say, table
+from napari_prosma.widgets.fields import Fold, button, cell, note_label, say, table
 from prosma_core.config.training import MOST_EPOCHS
 from prosma_core.runs.run_state import NO_VALIDATION
 
@@ -73,7 +73,7 @@ class TrainedModelPanel(QWidget):
             self._table.setItem(i, 1, cell("–" if old is None else f"{old:.3f}", right=True))
             self._table.setItem(i, 2, cell("–" if dice is None else f"{dice:.3f}", right=True))
         self._table.setVisible(bool(after))
-        fit_height(self._table, RESULT_HEIGHT)
+        self._table.fit_height(RESULT_HEIGHT)
         say(self._text, words)
         say(self._held_out, held_out)
         self.setVisible(True)
@@ -153,7 +153,7 @@ class RunsPanel(Fold):
             self._table.setItem(i, 3, cell(state, tooltip=run.in_use[:1].upper() + run.in_use[1:]))
         self._table.selectRow(next((i for i, run in enumerate(runs) if run.out == out), 0))
         self._table.blockSignals(False)
-        fit_height(self._table, RUNS_HEIGHT)
+        self._table.fit_height(RUNS_HEIGHT)
         self.show_title(f"Earlier runs ({len(runs)})")
         self.setVisible(bool(runs))
         self._selected()

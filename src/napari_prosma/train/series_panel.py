@@ -8,7 +8,7 @@ from qtpy.QtCore import QModelIndex, Qt, Signal
 from qtpy.QtWidgets import QAbstractItemView, QGridLayout, QVBoxLayout, QWidget
 
 from napari_prosma.train.series_work import SeriesRow
-from napari_prosma.widgets.fields import SMALL, button, cell, fit_height, note_label, say, table
+from napari_prosma.widgets.fields import SMALL, button, cell, note_label, say, table
 
 HEIGHT, ROW = 132, 22
 """Most pixels of the rows (more scans are scrolled to), and of one of them."""
@@ -101,7 +101,7 @@ class SeriesPanel(QWidget):
         self._rows, self._current = tuple(rows), current
         self.setVisible(bool(words or busy or problem))
         self._table.setVisible(bool(rows))
-        fit_height(self._table, HEIGHT)
+        self._table.fit_height(HEIGHT)
         self._enable(busy=bool(busy))
 
     def _put(self, number: int, row: SeriesRow, *, bold: bool) -> None:

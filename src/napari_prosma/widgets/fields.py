@@ -16,6 +16,7 @@ from qtpy.QtGui import (
     QKeyEvent,
     QPaintEvent,
     QResizeEvent,
+    QShowEvent,
 )
 from qtpy.QtWidgets import (
     QAbstractItemView,
@@ -376,9 +377,36 @@ FRAME = 4
 """Pixels of a table's frame, above and below together."""
 
 
-def table(name: str, columns: Sequence[str], *, stretched: int = 0) -> QTableWidget:
+class FittingTable(QTableWidget):
+    """A table that is as high as its rows once `fit_height` was called, also where a style sheet comes later."""
+
+    _most: int | None = None
+
+    def fit_height(self, most: int) -> None:
+        """Be as high as the rows, but not higher than `most` pixels; the rest is scrolled to."""
+        self._most = most
+        rows = sum(self.rowHeight(i) for i in range(self.rowCount()))
+        self.setFixedHeight(min(rows, most) + self.horizontalHeader().sizeHint().height() + FRAME)
+
+    def showEvent(self, event: QShowEvent | None) -> None:
+        """Take the heights that style sheets give."""
+        super().showEvent(event)
+        self._fit()
+
+    def changeEvent(self, event: QEvent | None) -> None:
+        """Take the heights of another style sheet."""
+        super().changeEvent(event)
+        if event is not None and event.type() == QEvent.Type.StyleChange:
+            self._fit()
+
+    def _fit(self) -> None:
+        if self._most is not None:
+            self.fit_height(self._most)
+
+
+def table(name: str, columns: Sequence[str], *, stretched: int = 0) -> FittingTable:
     """Read-only table without selection; the column `stretched` takes the remaining width; the tooltip is its name."""
-    made = QTableWidget(0, len(columns))
+    made = FittingTable(0, len(columns))
     made.setAccessibleName(name)
     made.setToolTip(plain(name))
     made.setCornerButtonEnabled(False)
@@ -404,9 +432,3 @@ def cell(text: str, *, right: bool = False, color: str = "", tooltip: str = "") 
     if color:
         item.setData(Qt.ItemDataRole.DecorationRole, QColor(color))
     return item
-
-
-def fit_height(shown: QTableWidget, most: int) -> None:
-    """Make a table as high as its rows, but not higher than `most` pixels; the rest is scrolled to."""
-    rows = sum(shown.rowHeight(i) for i in range(shown.rowCount()))
-    shown.setFixedHeight(min(rows, most) + shown.horizontalHeader().sizeHint().height() + FRAME)

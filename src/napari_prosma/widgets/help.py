@@ -9,10 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from napari.settings import get_settings
-from napari.utils.theme import get_theme
 from qtpy.QtCore import Qt, QUrl
-from qtpy.QtGui import QColor, QDesktopServices, QTextBlock, QTextCharFormat, QTextCursor, QTextDocument
+from qtpy.QtGui import QColor, QDesktopServices, QPalette, QTextBlock, QTextCharFormat, QTextCursor, QTextDocument
 from qtpy.QtWidgets import QDialog, QDialogButtonBox, QMenu, QTextBrowser, QToolButton, QVBoxLayout, QWidget
 
 import prosma_core
@@ -145,7 +143,7 @@ class HelpWindow(QDialog):
         """Show a text in Markdown, its links in a color that can be read: Qt gives them that of light windows."""
         self._text.setMarkdown(text)
         links, color = QTextCursor(self._text.document()), QTextCharFormat()
-        color.setForeground(QColor(link_color()))
+        color.setForeground(QColor(link_color(self._text)))
         for start, length in link_places(self._text.document()):
             links.setPosition(start)
             links.setPosition(start + length, QTextCursor.MoveMode.KeepAnchor)
@@ -161,9 +159,11 @@ class HelpWindow(QDialog):
         self._text.verticalScrollBar().setValue(round(top))
 
 
-def link_color() -> str:
-    """A blue that can be read in the present theme."""
-    bright = sum(get_theme(get_settings().appearance.theme).text.as_rgb_tuple()[:3]) > 3 * 128
+def link_color(shown: QWidget) -> str:
+    """A blue that can be read where a widget shows text, in the theme of its window."""
+    shown.ensurePolished()
+    text = shown.palette().color(QPalette.ColorGroup.Active, QPalette.ColorRole.Text)
+    bright = text.red() + text.green() + text.blue() > 3 * 128
     return "#6ab0ff" if bright else "#0b57d0"
 
 

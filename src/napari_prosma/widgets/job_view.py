@@ -8,13 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from napari.settings import get_settings
 from napari.utils.notifications import show_warning
 from napari.utils.progress import cancelable_progress
-from napari.utils.theme import get_theme
 from qtpy.compat import isalive
 from qtpy.QtCore import QEvent, QObject, Qt, QTimer, Signal
-from qtpy.QtGui import QHideEvent, QShowEvent
+from qtpy.QtGui import QColor, QHideEvent, QPalette, QShowEvent
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QApplication,
@@ -275,7 +273,7 @@ class JobView(QWidget):
         self._locks = False
         self._lines: Sequence[str] = ()
         self._sections: Sequence[Fold] = ()
-        self._theme = ""
+        self._text = QColor()
         inner = QWidget()
         self._layout: Any = QVBoxLayout(inner)
         self._around: list[Any] = []
@@ -428,11 +426,11 @@ class JobView(QWidget):
 
     def _keep_locked_readable(self) -> None:
         """Let what was chosen be read while it is locked: napari draws locked text at a third of its color."""
-        theme = get_settings().appearance.theme
-        if theme != self._theme:
-            self._theme = theme
-            red, green, blue = get_theme(theme).text.as_rgb_tuple()[:3]
-            self._area.widget().setStyleSheet(f"QComboBox:disabled {{ color: rgba({red}, {green}, {blue}, 180); }}")
+        color = self.palette().color(QPalette.ColorGroup.Active, QPalette.ColorRole.WindowText)
+        if color != self._text:
+            self._text = color
+            shade = f"rgba({color.red()}, {color.green()}, {color.blue()}, 180)"
+            self._area.widget().setStyleSheet(f"QComboBox:disabled {{ color: {shade}; }}")
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
         """Let the wheel scroll the column instead of changing a value that is not being edited."""
@@ -449,6 +447,12 @@ class JobView(QWidget):
             elif isinstance(dock := self.parent(), QDockWidget):
                 settle(self, dock)
         return bool(super().event(event))
+
+    def changeEvent(self, event: QEvent | None) -> None:
+        """Follow the window's theme."""
+        super().changeEvent(event)
+        if event is not None and event.type() in {QEvent.Type.StyleChange, QEvent.Type.PaletteChange}:
+            self._keep_locked_readable()
 
     def keep_sections(self, recall: Callable[[str, Any], Any], remember: Callable[[str, Any], None]) -> None:
         """Open and close sections as the user left them, and keep what is opened or closed from now on.

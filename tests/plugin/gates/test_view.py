@@ -152,7 +152,7 @@ def test_a_voxel_is_a_table_of_channels_and_a_row_moves_the_slider(shown: Widget
     table = shown.part("voxel_table", QTableView)
     model = table.model()
     heads = [model.headerData(i, Qt.Orientation.Horizontal) for i in range(model.columnCount())]
-    assert heads == ["Channel", "z1", "z2", "z4", "z", "τ", "Kept"]
+    assert heads == ["Ch.", "z1", "z2", "z4", "z", "τ", "Kept"]
     assert model.rowCount() == 16
     texts = [model.index(0, column).data() for column in range(6)]
     assert not any("…" in text for text in texts)

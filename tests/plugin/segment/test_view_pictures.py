@@ -1,4 +1,4 @@
-"""How the Segment widget looks: nothing is cut off and all can be read, in both of napari's themes, also while it runs.
+"""How the Segment widget looks: nothing is cut off and all can be read, in each theme, also while it runs.
 
 The pictures that each test looks at lie in its temporary folder (``--basetemp`` keeps them), to be looked at by people.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from napari.qt import get_stylesheet
-from napari.settings import get_settings
+from napari.utils.theme import register_theme, unregister_theme
 from pytestqt.qtbot import QtBot
 from qtpy.QtGui import QImage
 from qtpy.QtWidgets import QApplication, QComboBox, QDoubleSpinBox, QLabel, QPushButton, QScrollArea, QSlider, QWidget
@@ -28,13 +28,34 @@ READABLE = 4.5
 STATES = ("refused", "running", "finished", "no model")
 
 
-@pytest.fixture(params=["dark", "light"])
+CONTRAST = {
+    "id": "contrast",
+    "label": "High contrast",
+    "type": "dark",
+    "syntax_style": "native",
+    "canvas": "black",
+    "console": "black",
+    "background": "black",
+    "foreground": "#1a1a1a",
+    "primary": "#333333",
+    "secondary": "white",
+    "highlight": "#4d4d00",
+    "text": "yellow",
+    "icon": "yellow",
+    "current": "#0033cc",
+    "warning": "yellow",
+    "error": "#ff5555",
+}
+"""A theme as another plugin may register it."""
+
+
+@pytest.fixture(params=["dark", "light", "contrast"])
 def theme(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Return the name of a theme, which napari has while the test runs."""
-    appearance = get_settings().appearance
-    before, appearance.theme = appearance.theme, request.param
+    """Return the name of a theme; the one in napari's settings is another, as after napari's key for the next theme."""
+    if request.param == "contrast":
+        register_theme("contrast", CONTRAST, "test")
     yield request.param
-    appearance.theme = before
+    unregister_theme("contrast")
 
 
 def fill(view: SegmentView, state: str) -> None:
@@ -82,6 +103,25 @@ def test_a_result_is_in_view_on_a_small_screen_without_scrolling(qtbot: QtBot) -
     fill(view, "finished")
     qtbot.wait(700)
     assert view.result.visibleRegion().boundingRect() == view.result.rect()
+
+
+@pytest.mark.usefixtures("display")
+def test_locked_choices_follow_a_theme_that_changes_while_they_are_shown(
+    qtbot: QtBot, pixels: Callable[[QImage], np.ndarray]
+) -> None:
+    view = SegmentView()
+    qtbot.addWidget(view)
+    fill(view, "running")
+    view.resize(320, 700)
+    with qtbot.waitExposed(view):
+        view.show()
+    inner = view.findChild(QScrollArea).widget()
+    for theme in ("light", "dark", "light"):
+        view.setStyleSheet(get_stylesheet(theme))
+        QApplication.processEvents()
+        drawn = pixels(inner.grab().toImage())
+        for box in visible(inner, QComboBox):
+            assert contrast(box, inner, drawn, ARROW) > READABLE, f"{theme}: {box.currentText()}"
 
 
 @pytest.mark.slow

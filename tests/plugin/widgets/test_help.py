@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from napari.qt import get_stylesheet
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QUrl
 from qtpy.QtGui import QDesktopServices, QTextCursor
@@ -74,8 +75,10 @@ def test_addresses_are_those_of_the_site() -> None:
     assert online("models.md") == f"{help_module.SITE}models.html"
 
 
-def test_links_can_be_read_on_the_background_of_the_theme(qtbot: QtBot) -> None:
+@pytest.mark.parametrize(("theme", "color"), [("dark", "#6ab0ff"), ("light", "#0b57d0")])
+def test_links_can_be_read_on_the_background_of_the_theme(theme: str, color: str, qtbot: QtBot) -> None:
     parent = QWidget()
+    parent.setStyleSheet(get_stylesheet(theme))
     qtbot.addWidget(parent)
     window: Any = HelpWindow(parent, "", about())
     document = window._text.document()
@@ -85,7 +88,7 @@ def test_links_can_be_read_on_the_background_of_the_theme(qtbot: QtBot) -> None:
         cursor = QTextCursor(document)
         cursor.setPosition(start + length)
         assert cursor.charFormat().isAnchor()
-        assert cursor.charFormat().foreground().color().name() == help_module.link_color()
+        assert cursor.charFormat().foreground().color().name() == color
 
 
 def test_only_pages_are_shown() -> None:
