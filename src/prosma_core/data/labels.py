@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -289,7 +289,7 @@ class Annotation:
                 found.setdefault(value, []).append(i)
         return {value: tuple(found[value]) for value in sorted(found)}
 
-    def without(self, slices: Collection[int]) -> Annotation:
+    def without(self, slices: Collection[int]) -> Self:
         """The same with some slices ignored; a picture is slice 0."""
         if not slices:
             return self
@@ -303,7 +303,7 @@ class Annotation:
         values = np.where(ignored, 0, self.values).astype(self.values.dtype)
         return replace(self, values=values, ignored=ignored, slices=kept, marked=marked)
 
-    def only(self, slices: Collection[int]) -> Annotation:
+    def only(self, slices: Collection[int]) -> Self:
         """The same with all other slices ignored."""
         count = 1 if self.axis is None else self.spec.spatial_shape[self.axis]
         return self.without(set(range(count)) - set(slices))
@@ -478,15 +478,21 @@ def _painted_frames(marked: NDArray[np.bool_], spec: ImageSpec) -> NDArray[np.bo
     return np.array([bool(frame.any()) for frame in marked])
 
 
+def check_slice_axis(config: LabelsConfig, spec: ImageSpec) -> None:
+    """Raise `GeometryError` where labels have no axis ``config.slice_axis``."""
+    letters = spec.spatial_axes
+    if config.slice_axis is not None and config.slice_axis not in letters:
+        msg = f"The labels have axes {letters}; there are no slices along {config.slice_axis!r}. Name one of them."
+        raise GeometryError(msg)
+
+
 def _annotated_axis(marked: NDArray[np.bool_], spec: ImageSpec, config: LabelsConfig) -> int | None:
     """Axis of the slices: along which the fewest painted voxels have a painted neighbor.
 
     Where several axes have as few, the one that a 2D network would walk along.
     """
+    check_slice_axis(config, spec)
     letters = spec.spatial_axes
-    if config.slice_axis is not None and config.slice_axis not in letters:
-        msg = f"The labels have axes {letters}; there are no slices along {config.slice_axis!r}. Name one of them."
-        raise GeometryError(msg)
     if len(letters) == 2:
         return None
     if config.slice_axis is not None:

@@ -178,6 +178,37 @@ def chunks_of(array: LazyArray) -> Iterator[NDArray[Any]]:
         yield array.read(box)
 
 
+PART = 32 << 20
+"""Voxels, about, of a part."""
+
+
+def parts_of(array: LazyArray, most: int = PART, whole: tuple[int, ...] = ()) -> Iterator[Box]:
+    """Boxes that together are an array, of whole chunks where these are small, in the order of their first voxels.
+
+    Parameters
+    ----------
+    array : LazyArray
+    most : int
+        Voxels of a part, about.
+    whole : tuple of int
+        Axes that are not divided.
+    """
+    steps = [size if axis in whole else n for axis, (n, size) in enumerate(zip(array.chunks, array.shape, strict=True))]
+    for axis in reversed(range(array.ndim)):  # few long rows; of large chunks, parts that follow each other
+        voxels = int(np.prod(steps, dtype=np.int64))
+        if voxels <= most:
+            steps[axis] = min(array.shape[axis], steps[axis] * max(1, most // voxels))
+        elif axis not in whole:
+            steps[axis] = max(1, steps[axis] * most // voxels)
+    cuts = ([(a, min(a + n, size)) for a in range(0, size, n)] for n, size in zip(steps, array.shape, strict=True))
+    yield from product(*cuts)
+
+
+def as_lazy(data: NDArray[Any]) -> LazyArray:
+    """An array in memory as one that is read by parts."""
+    return LazyArray(data.shape, data.dtype, lambda box: data[tuple(slice(a, b) for a, b in box)])
+
+
 def in_memory(array: NDArray[Any] | LazyArray) -> NDArray[Any]:
     """All voxels of an array in memory.
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prosma_core.data.geometry import Box, whole
+from prosma_core.data.geometry import Box, box_shape, whole
 from prosma_core.data.labels import IGNORED
 
 PIECE = 2**24
@@ -134,18 +134,47 @@ def resize_labels(
     if labels.shape == tuple(shape):
         return labels
     known = labels != IGNORED
-    partly = not bool(known.all())
+    old, new = whole(labels.shape), whole(tuple(shape))
+    return resize_labels_box(labels, old, labels.shape, new, shape, nearest, partly=not bool(known.all()))
+
+
+def resize_labels_box(
+    labels: NDArray[np.integer],
+    box: Box,
+    shape: Sequence[int],
+    wanted: Box,
+    target: Sequence[int],
+    nearest: Sequence[int] = (),
+    *,
+    partly: bool,
+) -> NDArray[np.integer]:
+    """A box of what `resize_labels` makes of a whole label map, from a box of that.
+
+    Parameters
+    ----------
+    labels : ndarray, integer, shape (*box)
+    box, shape, wanted, target, nearest
+        As of `resize_box`.
+    partly : bool
+        Whether any voxel of the whole label map is `IGNORED`.
+
+    Returns
+    -------
+    ndarray, dtype of `labels`, shape (*wanted)
+    """
+    known = labels != IGNORED
     if partly:  # a slice that nearest sampling skips would have no class
-        nearest = [axis for axis in nearest if shape[axis] >= labels.shape[axis]]
-    result = np.zeros(tuple(shape), dtype=labels.dtype)
-    best = torch.zeros(tuple(shape))
+        nearest = [axis for axis in nearest if target[axis] >= shape[axis]]
+    result = np.zeros(box_shape(wanted), dtype=labels.dtype)
+    best = torch.zeros(box_shape(wanted))
     for value in np.unique(labels[known]):
-        share = resize(torch.from_numpy((labels == value).astype(np.float32))[None], shape, nearest)[0]
+        image = torch.from_numpy((labels == value).astype(np.float32))[None]
+        share = resize_box(image, box, shape, wanted, target, nearest)[0]
         stronger = share > best
         result[stronger.numpy()] = value
         best = torch.where(stronger, share, best)
     if partly:
-        result[~resize_known(known, shape)] = IGNORED
+        result[~_resize_known_box(known, box, shape, wanted, target)] = IGNORED
     return result
 
 
@@ -158,10 +187,18 @@ def resize_known(known: NDArray[np.bool_], shape: Sequence[int]) -> NDArray[np.b
     shape : sequence of int
         New grid.
     """
-    for axis, (old, new) in enumerate(zip(known.shape, shape, strict=True)):
+    return _resize_known_box(known, whole(known.shape), known.shape, whole(tuple(shape)), shape)
+
+
+def _resize_known_box(
+    known: NDArray[np.bool_], box: Box, shape: Sequence[int], wanted: Box, target: Sequence[int]
+) -> NDArray[np.bool_]:
+    for axis, ((start, stop), old, (low, high), new) in enumerate(zip(box, shape, wanted, target, strict=True)):
         if new >= old:
-            known = known.take((2 * np.arange(new) + 1) * old // (2 * new), axis=axis)
+            known = known.take((2 * np.arange(low, high) + 1) * old // (2 * new) - start, axis=axis)
         else:
-            bins = (2 * np.arange(old) + 1) * new // (2 * old)
-            known = np.logical_or.reduceat(known, np.searchsorted(bins, np.arange(new)), axis=axis)
+            bins = (2 * np.arange(start, stop) + 1) * new // (2 * old)
+            known = known.take(np.flatnonzero((bins >= low) & (bins < high)), axis=axis)
+            bins = bins[(bins >= low) & (bins < high)]
+            known = np.logical_or.reduceat(known, np.searchsorted(bins, np.arange(low, high)), axis=axis)
     return known

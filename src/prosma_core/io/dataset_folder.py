@@ -15,10 +15,18 @@ from numpy.typing import NDArray
 from prosma_core.config.documents import load_json
 from prosma_core.data.frames import time_as_channels
 from prosma_core.data.geometry import ImageSpec, Scan, spacing_affine
+from prosma_core.data.lazy import LazyArray, as_lazy
 from prosma_core.data.pair_check import grid_problem, pasted
 from prosma_core.errors import ConfigError, DatasetError, GeometryError
 from prosma_core.io.atomic import make_folder
-from prosma_core.io.images import is_image_path, read_image, read_labels, write_image, write_labels
+from prosma_core.io.images import (
+    is_image_path,
+    lazy_image,
+    read_image,
+    read_labels,
+    write_image,
+    write_labels,
+)
 from prosma_core.io.names import stem
 from prosma_core.io.ome_tiff import set_members
 from prosma_core.io.remote import RemotePath
@@ -311,17 +319,52 @@ def read_case(case: Case, *, on_image: bool = False) -> tuple[Scan, Scan]:
         As in `read_image` and `read_labels`.
     """
     image, labels = read_channels(case.images), read_labels(case.label)
+    return _paired(case, image, labels, on_image=on_image)
+
+
+def _paired(case: Case, image: Scan, labels: Scan, *, on_image: bool) -> tuple[Scan, Scan]:
+    """Image and labels on the same grid, see `read_case`."""
     if labels.spec.num_frames == 1:
         image = time_as_channels(image, image.spec.num_frames)
     if image.spec.spatial_shape != labels.spec.spatial_shape:
         image = _drop_thin(image, labels)
-    if file_classes(labels.spec):  # cropped to what is segmented
+    if file_classes(labels.spec) and not isinstance(labels.data, LazyArray):  # cropped to what is segmented
         labels = pasted(labels, image.spec) or labels
     a, b = image.spec, labels.spec
     if on_image and (a.spatial_shape, a.num_frames) == (b.spatial_shape, b.num_frames):
         labels = Scan(labels.data, replace(a.labels_spec(), axes=b.axes, shape=b.shape))
     check_same_grid(image, labels, *("/".join(p.parts[-2:]) for p in (case.images[0], case.label)))
     return image, labels
+
+
+def open_case(case: Case, *, on_image: bool = False) -> tuple[Scan, Scan] | None:
+    """A case as of `read_case` whose voxels are `LazyArray`s; None where its image cannot be read by parts.
+
+    Labels that cannot be are read as a whole.
+
+    Parameters
+    ----------
+    case : Case
+    on_image : bool
+        As in `read_case`.
+
+    Raises
+    ------
+    GeometryError, FileFormatError, LabelError
+        As in `read_case`.
+    """
+    if len(case.images) > 1:
+        return None
+    image = lazy_image(case.images[0])
+    if image is None:
+        return None
+    labels = lazy_image(case.label)
+    if labels is None or "c" in labels.spec.axes or labels.data.dtype.kind not in "bui":
+        labels = read_labels(case.label)
+        if file_classes(labels.spec):
+            labels = pasted(labels, image.spec) or labels
+    data = labels.data if isinstance(labels.data, LazyArray) else as_lazy(labels.data)
+    return _paired(case, image, Scan(data, labels.spec.labels_spec()), on_image=on_image)
 
 
 def _drop_thin(image: Scan, labels: Scan) -> Scan:
@@ -339,7 +382,8 @@ def _drop_thin(image: Scan, labels: Scan) -> Scan:
         affine=spec.affine[1:, 1:],
         world="image",
     )
-    return Scan(image.data.reshape(shape), new)
+    data = image.data[(*[slice(None)] * at, 0)] if isinstance(image.data, LazyArray) else image.data.reshape(shape)
+    return Scan(data, new)
 
 
 def check_same_grid(a: Scan, b: Scan, name_a: str, name_b: str) -> None:

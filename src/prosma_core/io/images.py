@@ -187,10 +187,16 @@ def open_image(path: Path, *, axes: str | None = None, least: int = SMALL) -> Sc
 
     These are zarr folders, gray TIFF, and NIfTI that is neither packed nor scaled; of at least so many bytes.
     """
+    found = lazy_image(path, least, axes=axes)
+    return _read(path, axes, labels=False) if found is None else found
+
+
+def lazy_image(path: Path, least: int | None = None, *, axes: str | None = None) -> Scan | None:
+    """A scan as of `open_image`; None where it cannot be read by parts."""
+    least = SMALL if least is None else least
     kind = _FUNCTIONS[reader_of(path)]
     small = (path.is_file() and path.stat().st_size < least) or (isinstance(path, RemotePath) and not is_streamed(path))
-    found = None if small or kind.lazy is None else kind.lazy(path, axes)
-    return _read(path, axes, labels=False) if found is None else found
+    return None if small or kind.lazy is None else kind.lazy(path, axes)
 
 
 def least_bytes(path: Path) -> int:

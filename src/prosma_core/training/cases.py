@@ -1,4 +1,4 @@
-"""Training cases in memory, on the network's grid, and batches of augmented patches drawn from them."""
+"""Training cases on the network's grid, in memory or read by parts, and batches of augmented patches of them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,11 @@ from prosma_core.data.grid import NetworkGrid, network_grid, thick_axes
 from prosma_core.data.intensities import check_channels, fit_channels
 from prosma_core.data.labels import IGNORED, Annotation, class_indices
 from prosma_core.data.normalization import check_not_blank, measure
+from prosma_core.data.point_table import LabelFacts
 from prosma_core.data.resample import resize, resize_labels
+from prosma_core.data.stored_annotation import StoredAnnotation
 from prosma_core.errors import ChannelError, IntensityError
+from prosma_core.training.stored_cases import StoredImage, StoredLabels, stored_frames
 
 MAX_POINTS = 5000
 """Voxels kept per class, and of all that are annotated, to center patches on."""
@@ -37,9 +40,9 @@ class TrainingCase:
     Attributes
     ----------
     name : str
-    image : Tensor, float32, shape (C, *grid)
+    image : Tensor or StoredImage, float32, shape (C, *grid)
         Normalized.
-    labels : Tensor, uint8, int16 or int32, shape (*grid)
+    labels : Tensor or StoredLabels, uint8, int16 or int32, shape (*grid)
         Class indices, `IGNORED` where nothing is known.
     points : list of Tensor, int64, shape (n, dims)
         Voxels of each foreground class that is present.
@@ -53,26 +56,41 @@ class TrainingCase:
     judged : Tensor or None, bool, shape (*grid)
         Annotated voxels by which a start model may be judged: those of edited slices. The others of a model's result,
         on slices that were only checked, are its own. None where all may.
+    stored : LabelFacts or None
+        Of a case that is read by parts, what is known of its labels; None of one in memory.
     """
 
     name: str
-    image: Tensor
-    labels: Tensor
+    image: Tensor | StoredImage
+    labels: Tensor | StoredLabels
     points: list[Tensor]
     annotated: Tensor | None = None
     probabilities: Tensor | None = None
     scan: str = ""
-    judged: Tensor | None = None
+    judged: Tensor | StoredLabels | None = None
+    stored: LabelFacts | None = None
 
     @cached_property
     def present(self) -> frozenset[int]:
         """Indices of the classes in its labels."""
-        return frozenset(torch.unique(self.labels).tolist())
+        return self.stored.present if self.stored else frozenset(torch.unique(self.labels_in_memory).tolist())
 
     @cached_property
     def unknown(self) -> bool:
         """Whether it holds voxels that are not annotated; a slice that is annotated as a whole does not."""
-        return bool((self.labels.int() == IGNORED).any())
+        return self.stored.unknown if self.stored else bool((self.labels_in_memory.int() == IGNORED).any())
+
+    @property
+    def image_in_memory(self) -> Tensor:
+        """The image of a case in memory."""
+        assert isinstance(self.image, Tensor)
+        return self.image
+
+    @property
+    def labels_in_memory(self) -> Tensor:
+        """The labels of a case in memory."""
+        assert isinstance(self.labels, Tensor)
+        return self.labels
 
     @property
     def masked(self) -> bool:
@@ -82,19 +100,30 @@ class TrainingCase:
     def to(self, device: torch.device) -> TrainingCase:
         """The same case with its arrays on a device (points stay on the CPU)."""
         soft = None if self.probabilities is None else self.probabilities.to(device)
-        return replace(self, image=self.image.to(device), labels=self.labels.to(device), probabilities=soft)
+        image, labels = self.image_in_memory.to(device), self.labels_in_memory.to(device)
+        return replace(self, image=image, labels=labels, probabilities=soft)
 
 
 def prepare_case(
-    name: str, image: Scan, labels: Annotation, pre: PreprocessConfig, classes: tuple[ClassInfo, ...], seed: int
+    name: str,
+    image: Scan,
+    labels: Annotation | StoredAnnotation,
+    pre: PreprocessConfig,
+    classes: tuple[ClassInfo, ...],
+    seed: int,
 ) -> Iterator[TrainingCase]:
     """Training cases of a scan, one per frame; frames without annotation, and of one value in stacks, are left out.
+
+    With labels that are read by parts, the scan is, too.
 
     Raises
     ------
     ProsmaError
         Of the kinds `segment` raises, with the case named, or `LabelError` for values outside the classes.
     """
+    if isinstance(labels, StoredAnnotation):
+        yield from _stored_cases(name, image, labels, pre, classes, seed)
+        return
     try:
         check_channels(image, pre.channels)
     except ChannelError as error:
@@ -134,6 +163,31 @@ def prepare_case(
         )
 
 
+def _stored_cases(
+    name: str,
+    image: Scan,
+    labels: StoredAnnotation,
+    pre: PreprocessConfig,
+    classes: tuple[ClassInfo, ...],
+    seed: int,
+) -> Iterator[TrainingCase]:
+    rng = np.random.default_rng(seed)
+    for frame in stored_frames(name, image, labels, pre, classes):
+        wanted = [*range(1, len(classes)), *[IGNORED] * labels.sparse]
+        drawn = [torch.from_numpy(each) for each in frame.table.draw(wanted, MAX_POINTS, rng)]
+        points, annotated = drawn[: len(classes) - 1], drawn[len(classes) - 1 :]
+        yield TrainingCase(
+            frame.name,
+            frame.image,
+            frame.labels,
+            [p for p in points if len(p)],
+            annotated[0] if annotated else None,
+            scan=name,
+            judged=frame.judged,
+            stored=frame.table.facts,
+        )
+
+
 def _judged(wanted: NDArray[Any], unjudged: NDArray[np.bool_], grid: NetworkGrid) -> Tensor:
     """Annotated voxels of a frame, oriented, that are not to be left out, on the network's grid."""
     kept = np.where(unjudged, np.int16(IGNORED), (wanted != IGNORED).astype(np.int16) - 1)  # 0 or ignored
@@ -148,12 +202,12 @@ def _some_points(mask: np.ndarray, rng: np.random.Generator) -> Tensor:
 
 
 class PatchSampler:
-    """Draws patches from cases that are in memory; the same generator state gives the same patches.
+    """Draws patches from cases; the same generator state gives the same patches.
 
     Parameters
     ----------
     cases : sequence of TrainingCase
-        On the device the patches are wanted on; those with probabilities have as many of them.
+        On one device, of whatever is in memory; those with probabilities have as many of them.
     patch : tuple of int
         Patch size.
     spacing : tuple of float
@@ -194,9 +248,9 @@ class PatchSampler:
         """
         numbers = Random(int(torch.randint(2**62, (), generator=rng)))  # plain numbers: a GPU waits for each of torch's
         places = [self._place(numbers) for _ in range(batch_size)]
-        turned = [self._affine(p) for p in places if p.matrix is not None]
-        grids = self._grids(np.stack(turned), places[0].case.image.device) if turned else ()
-        where = iter(zip(grids, turned, strict=True))
+        turned = [self._about(p) for p in places if p.matrix is not None]
+        grids = self._grids(np.stack([a for _, a in turned]), places[0].case.image.device) if turned else ()
+        where = iter([(box, grid) for (box, _), grid in zip(turned, grids, strict=True)])
         pairs = [self._crop(p) if p.matrix is None else self._turn(p.case, *next(where)) for p in places]
         images, labels = zip(*(_flip(*pair, p.flips) for pair, p in zip(pairs, places, strict=True)), strict=True)
         return torch.stack(images), torch.stack(labels).long()[:, None]
@@ -261,30 +315,29 @@ class PatchSampler:
             return torch.cat([image, image.new_zeros(self.probabilities, *image.shape[1:])])
         return torch.cat([image, case.probabilities[(slice(None), *part)].float()])
 
-    def _turn(self, case: TrainingCase, where: Tensor, affine: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
-        """Image and labels of a turned patch, from the places of its voxels."""
-        image, labels = _sample(case, where)
-        if case.probabilities is None or not self.probabilities:
-            return self._with_probabilities(case, image, ()), labels
-        # of the scan, only the box about the patch becomes float32
-        grid = np.array(case.labels.shape[::-1])
-        reach, middle = np.abs(affine[:, :-1]).sum(1), affine[:, -1]
-        low = np.clip(np.floor(((middle - reach + 1) * grid - 1) / 2).astype(int), 0, grid - 1)
-        high = np.clip(np.ceil(((middle + reach + 1) * grid - 1) / 2).astype(int) + 1, low + 1, grid)
-        box = tuple(slice(a, b) for a, b in zip(low[::-1], high[::-1], strict=True))
-        part = case.probabilities[(slice(None), *box)].float()
-        size, first = (torch.tensor(v, dtype=where.dtype, device=where.device) for v in (high - low, low))
-        there = ((where + 1) * torch.tensor(grid, dtype=where.dtype, device=where.device) / 2 - first) * 2 / size - 1
-        soft = F.grid_sample(part[None], there[None], mode="bilinear", padding_mode="zeros", align_corners=False)[0]
-        return torch.cat([image, soft]), labels
+    def _turn(self, case: TrainingCase, box: tuple[slice, ...], where: Tensor) -> tuple[Tensor, Tensor]:
+        """Image and labels of a turned patch, from the places of its voxels in a box of the case."""
+        image = self._with_probabilities(case, case.image[(slice(None), *box)], box)
+        image = F.grid_sample(image[None], where[None], mode="bilinear", padding_mode="zeros", align_corners=False)[0]
+        labels, outside = case.labels[box], _outside(case)
+        shifted = labels[None, None].float() - outside  # grid_sample fills with 0
+        turned = F.grid_sample(shifted, where[None], mode="nearest", align_corners=False)[0, 0] + outside
+        return image, turned.to(labels.dtype)
 
-    def _affine(self, place: _Place) -> NDArray[np.float64]:
-        """Patch to scan in the coordinates of grid_sample: from -1 to 1, edge to edge, and x first."""
+    def _about(self, place: _Place) -> tuple[tuple[slice, ...], NDArray[np.float64]]:
+        """The box of a case that a turned patch reaches: all that is read of it; and where the patch lies in it.
+
+        That is an affine in the coordinates of grid_sample: from -1 to 1, edge to edge, and x first.
+        """
         assert place.matrix is not None
-        grid = np.array(place.case.labels.shape)
-        turned = place.matrix * self.patch / grid[:, None]
-        shift = (2 * np.array(place.center) + 1) / grid - 1
-        return np.concatenate([turned[::-1, ::-1], shift[::-1, None]], axis=1)
+        grid, middle = np.array(place.case.labels.shape), np.array(place.center)
+        turned = place.matrix * self.patch / 2
+        reach = np.abs(turned).sum(1)
+        low = np.clip(np.floor(middle - reach).astype(int), 0, grid - 1)
+        high = np.clip(np.ceil(middle + reach).astype(int) + 1, low + 1, grid)
+        size, shift = high - low, (2 * (middle - low) + 1) / (high - low) - 1
+        affine = np.concatenate([(2 * turned / size[:, None])[::-1, ::-1], shift[::-1, None]], axis=1)
+        return tuple(slice(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True)), affine
 
     def _grids(self, affines: NDArray[np.float64], device: torch.device) -> Tensor:
         """Where the voxels of each turned patch lie, shape (n, *patch, dims); one small copy to the device for all."""
@@ -306,19 +359,6 @@ class _Place:
     center: list[float]
     matrix: NDArray[np.float64] | None
     flips: list[int]
-
-
-def _sample(case: TrainingCase, where: Tensor) -> tuple[Tensor, Tensor]:
-    """Image and labels of a turned patch, from the places of its voxels."""
-    image = F.grid_sample(case.image[None], where[None], mode="bilinear", padding_mode="zeros", align_corners=False)[0]
-    outside = _outside(case)
-    shifted = case.labels[None, None].float()
-    if outside:  # grid_sample fills with 0
-        shifted -= outside
-    labels = F.grid_sample(shifted, where[None], mode="nearest", align_corners=False)[0, 0]
-    if outside:
-        labels += outside
-    return image, labels.to(case.labels.dtype)
 
 
 def _flip(image: Tensor, labels: Tensor, axes: list[int]) -> tuple[Tensor, Tensor]:

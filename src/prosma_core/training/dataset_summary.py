@@ -17,12 +17,15 @@ from prosma_core.data.geometry import ImageSpec, Scan, with_voxel_size
 from prosma_core.data.grid import STRONG_ANISOTROPY, orient_axes
 from prosma_core.data.intensities import single_precision
 from prosma_core.data.labels import Annotation, gray_problem, number_objects, read_annotation, value_counts
+from prosma_core.data.lazy import LazyArray, parts_of
 from prosma_core.data.look import ScanLook, describe
 from prosma_core.data.pair_check import GRAY_HELP
+from prosma_core.data.point_table import PointTable
 from prosma_core.data.slices import SliceStates
+from prosma_core.data.stored_annotation import StoredAnnotation, annotation_by_parts
 from prosma_core.errors import DatasetError, LabelError
 from prosma_core.events import Event, StageStarted, Working
-from prosma_core.io.dataset_folder import Case, DatasetFolder, file_classes, read_case
+from prosma_core.io.dataset_folder import Case, DatasetFolder, file_classes, open_case, read_case
 from prosma_core.io.dicom import dicom_modality
 from prosma_core.io.images import read_labels
 from prosma_core.printable import counted
@@ -108,6 +111,44 @@ def fingerprint(image: Scan, labels: Scan, dims: int, rng: np.random.Generator, 
         label_values=tuple(int(v) for v in np.unique(labels.data)),
         object_size=mean_diameter([inside for _, inside in pairs]) if dims == 2 else 0.0,
         look=describe(image.spec, values, modality=modality),
+    )
+
+
+def fingerprint_by_parts(image: Scan, labels: StoredAnnotation, dims: int, rng: np.random.Generator) -> Fingerprint:
+    """As `fingerprint`, of a case that is read by parts; objects of pictures count as large."""
+    spec, data, axes = image.spec, image.data, labels.spec.axes
+    inside = LazyArray(
+        labels.spec.shape,
+        np.dtype(np.uint8),
+        lambda box: (labels.read(box)[0] > 0).astype(np.uint8),
+        labels.labels.chunks,
+    )
+    inside.keep = 0
+    (places,) = PointTable(inside, 2).draw([1], SAMPLES, rng)
+    foreground = np.zeros((spec.num_channels, len(places)), np.float64)
+    low, high, whole_numbers = math.inf, -math.inf, True
+    at, channels = [spec.axes.index(axis) for axis in axes], spec.axes.find("c")
+    for box in parts_of(data, whole=(channels,) if channels >= 0 else ()):
+        values = data.read(box)
+        low, high = min(low, float(values.min())), max(high, float(values.max()))
+        if values.dtype.kind == "f":
+            whole_numbers = whole_numbers and bool((values == np.rint(values)).all())
+        first, stop = np.array([box[a] for a in at]).T
+        here = np.flatnonzero(((places >= first) & (places < stop)).all(1))
+        if len(here):
+            first_c = values if channels >= 0 else values[None]
+            moved = np.moveaxis(first_c, channels, 0) if channels >= 0 else first_c
+            foreground[:, here] = moved[(slice(None), *(places[here] - first).T)]
+    return Fingerprint(
+        **_geometry(spec, dims),
+        color=spec.num_channels == 3 and data.dtype == np.uint8,
+        low=low,
+        high=high,
+        whole_numbers=whole_numbers,
+        foreground=foreground.astype(np.float32 if single_precision(low, high) else np.float64),
+        label_values=tuple(sorted(labels.values)),
+        object_size=math.inf if dims == 2 else 0.0,
+        look=describe(spec),
     )
 
 
@@ -217,7 +258,7 @@ class Facts:
 
 
 def read_cases(
-    folder: DatasetFolder, split: Split, run: RunConfig, dims: int | None
+    folder: DatasetFolder, split: Split, run: RunConfig, dims: int | None, by_parts: Collection[str] = ()
 ) -> Generator[Event, None, tuple[int, Facts]]:
     """Read every training case; those without any annotation are left out, and reported.
 
@@ -228,6 +269,8 @@ def read_cases(
     run : RunConfig
     dims : int or None
         Spatial axes of the network; None is told by the first case.
+    by_parts : collection of str
+        Cases that do not fit into memory.
 
     Returns
     -------
@@ -241,7 +284,7 @@ def read_cases(
     """
     facts, names = Facts([], {}), folder.class_names.keys() | run.class_names.keys()
     for i, name in enumerate(split.train):
-        image, labels = read_annotated(folder.cases[name], run, named=names, check=True)
+        image, labels = read_annotated(folder.cases[name], run, named=names, check=True, by_parts=name in by_parts)
         if not labels.known:
             yield StageStarted(f"{name} holds no annotation and is left out.")
             continue
@@ -249,19 +292,24 @@ def read_cases(
             dims = usual_dims(image.spec, sparse=labels.sparse, axis=labels.axis_name)
             if dims < usual_dims(image.spec):
                 yield StageStarted(f"{thick_words(image.spec)} For a 3D one, ask for 3 dimensions.")
-        known = Scan(labels.values, labels.spec)
         rng = np.random.default_rng([run.training.seed, i])
-        modality = dicom_modality(folder.cases[name].images[0]) if image.spec.format == "dicom" else ""
-        facts.prints.append(fingerprint(image, known, dims, rng, modality))
+        if isinstance(labels, StoredAnnotation):
+            yield Working(f"Reading {name} by parts")
+            facts.prints.append(fingerprint_by_parts(image, labels, dims, rng))
+            facts.background = facts.background or labels.background
+        else:
+            known = Scan(labels.values, labels.spec)
+            modality = dicom_modality(folder.cases[name].images[0]) if image.spec.format == "dicom" else ""
+            facts.prints.append(fingerprint(image, known, dims, rng, modality))
+            facts.numbered += labels.threshold is None and bool(number_objects(labels.values, labels.spec))
+            background = labels.values == 0 if labels.ignored is None else (labels.values == 0) & ~labels.ignored
+            facts.background = facts.background or bool(background.any())
         facts.slices[name] = labels.validated
         facts.partial += labels.sparse
-        facts.numbered += labels.threshold is None and bool(number_objects(labels.values, labels.spec))
         if labels.edited is not None:
             facts.beside[name] = labels.marked
         facts.values[name] = labels.class_slices()
         facts.name_classes(folder.cases[name].label, labels.spec)
-        background = labels.values == 0 if labels.ignored is None else (labels.values == 0) & ~labels.ignored
-        facts.background = facts.background or bool(background.any())
         if words := _format_case(name, labels, run):
             yield StageStarted(words) if facts.said < SAID_ONCE else Working(words)
             facts.said += 1
@@ -280,12 +328,13 @@ def read_split(
     *,
     fresh: bool,
     states: Mapping[str, SliceStates] | None = None,
+    by_parts: Collection[str] = (),
 ) -> Generator[Event, None, tuple[int, Facts, Split]]:
     """Read the cases of a split; one that was drawn is changed so that each class can be learned, where it can be.
 
     Parameters
     ----------
-    folder, split, run, dims
+    folder, split, run, dims, by_parts
         As of `read_cases`.
     fresh : bool
         Whether the split may be changed: it is not that of a run that is resumed.
@@ -297,32 +346,38 @@ def read_split(
     ProsmaError
         As in `read_cases`.
     """
-    found, facts = yield from read_cases(folder, split, run, dims)
+    found, facts = yield from read_cases(folder, split, run, dims, by_parts)
     if split.kind != "cases":
         held = hold_out_slices(facts.slices, run.training.seed, facts.values, facts.beside)
         return found, facts, held if fresh else split
-    facts.validation = yield from _read_validation(folder, split, run, facts)
+    facts.validation = yield from _read_validation(folder, split, run, facts, by_parts)
     if fresh and not set(split.val) <= set(folder.splits.get("val", ())):  # it was drawn
         split, moved = keep_classes(split, facts.values, facts.validation, unvalidated(states))
         if moved:
             yield StageStarted(f"Trained on, since no other case holds a class of theirs: {', '.join(moved[:5])}.")
-            found, facts = yield from read_cases(folder, split, run, dims)
-            facts.validation = yield from _read_validation(folder, split, run, facts)
+            found, facts = yield from read_cases(folder, split, run, dims, by_parts)
+            facts.validation = yield from _read_validation(folder, split, run, facts, by_parts)
     return found, facts, split
 
 
 def _read_validation(
-    folder: DatasetFolder, split: Split, run: RunConfig, facts: Facts
+    folder: DatasetFolder, split: Split, run: RunConfig, facts: Facts, by_parts: Collection[str]
 ) -> Generator[Event, None, dict[str, set[int]]]:
     """Values of the classes of each validation case; its image is not opened."""
     names = folder.class_names.keys() | run.class_names.keys()
     found = {}
     for name in split.val:
+        if name in by_parts:
+            _, stored = read_annotated(folder.cases[name], run, named=names, by_parts=True)
+            found[name] = set(split.part("val", name, stored).class_slices())
+            yield Working(f"Reading the labels of {name}")
+            continue
         label = folder.cases[name].label
         labels, states = _own_part(folder.cases[name], read_labels(label), run)
         _refuse_gray(label, labels, run, names)
         facts.name_classes(label, labels.spec)
         known = split.part("val", name, read_annotation(labels, run.labels, states))
+        assert isinstance(known, Annotation)
         found[name] = set(value_counts(known.values)) - {0}
         yield Working(f"Reading the labels of {name}")
     return found
@@ -357,8 +412,8 @@ def usual_dims(spec: ImageSpec, *, sparse: bool = False, axis: str = "") -> Lite
 
 
 def read_annotated(
-    case: Case, run: RunConfig, *, named: Collection[int] = (), check: bool = False
-) -> tuple[Scan, Annotation]:
+    case: Case, run: RunConfig, *, named: Collection[int] = (), check: bool = False, by_parts: bool = False
+) -> tuple[Scan, Annotation | StoredAnnotation]:
     """A case's image, and what its labels say.
 
     Parameters
@@ -369,6 +424,8 @@ def read_annotated(
         Label values that have a name.
     check : bool
         Refuse labels that are no class numbers.
+    by_parts : bool
+        Leave the voxels on the disk.
 
     Raises
     ------
@@ -377,7 +434,15 @@ def read_annotated(
     ProsmaError
         As in `read_case`, `with_voxel_size` and `read_annotation`.
     """
-    image, labels = read_case(case, on_image=run.labels.geometry == "image")
+    on_image = run.labels.geometry == "image"
+    opened = open_case(case, on_image=on_image) if by_parts else None
+    if opened is not None:
+        image, labels = opened
+        states = case_slices(case, run)
+        states = states and states.on(labels.spec, run.labels.slice_axis, case.name)
+        image = Scan(image.data, with_voxel_size(image.spec, run.voxel_size))
+        return image, annotation_by_parts(labels, run.labels, states, case.name, named)
+    image, labels = read_case(case, on_image=on_image)
     labels, states = _own_part(case, labels, run)
     if check:
         _refuse_gray(case.label, labels, run, named, lambda: image.data)
@@ -405,7 +470,7 @@ def _refuse_gray(
         raise LabelError(msg)
 
 
-def _format_case(name: str, labels: Annotation, run: RunConfig) -> str:
+def _format_case(name: str, labels: Annotation | StoredAnnotation, run: RunConfig) -> str:
     """What a person should check of a case: the gray value it is cut at, its time points, its slices; else empty."""
     said = []
     if labels.threshold is not None:
@@ -419,7 +484,7 @@ def _format_case(name: str, labels: Annotation, run: RunConfig) -> str:
     return " ".join(filter(None, said))
 
 
-def _format_slices(name: str, labels: Annotation, run: RunConfig) -> str:
+def _format_slices(name: str, labels: Annotation | StoredAnnotation, run: RunConfig) -> str:
     """Which slices are taken to be annotated, where a person should check that; else empty."""
     slices = labels.slices
     if labels.edited is not None and labels.sparse:

@@ -11,6 +11,7 @@ from torch import Tensor
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.model import ModelHeader
 from prosma_core.config.training import TrainingConfig
+from prosma_core.data.geometry import Box, box_slices
 from prosma_core.data.labels import IGNORED
 from prosma_core.errors import DivergedError, TrainingError
 from prosma_core.events import Event, StageStarted, Working
@@ -20,9 +21,11 @@ from prosma_core.io.bundle import Weights, load_bundle, save_bundle
 from prosma_core.model.unet import UNet
 from prosma_core.model.weights import fitting, model_from
 from prosma_core.runs.run_folder import RunFolder
+from prosma_core.training.case_logits import predict_case
 from prosma_core.training.cases import TrainingCase
 from prosma_core.training.prepare import Setup
 from prosma_core.training.processes import ALONE, Processes
+from prosma_core.training.stored_cases import StoredLabels
 from prosma_core.training.validate import common_classes, in_words
 
 GOOD, FAIR = 0.85, 0.5
@@ -158,6 +161,10 @@ def _fitting_memory(
     training: TrainingConfig, cases: Sequence[TrainingCase], classes: int, group: Processes
 ) -> tuple[TrainingConfig, str]:
     """The settings without distillation where its probabilities take more than half of the free memory, and why."""
+    if any(case.stored is not None and case.unknown for case in cases):
+        return training.replace(distillation=0.0), (
+            "The start model's predictions are not used where nothing is annotated: the scans are read by parts."
+        )
     size = sum(2 * classes * case.labels.numel() for case in cases if case.unknown)
     free = group.free_memory(torch.device("cpu"))
     if size <= free // 2:
@@ -208,22 +215,30 @@ def _predicted(
     counts = torch.zeros(2, 2, len(setup.header.classes), dtype=torch.int64)
     here = torch.zeros(2, len(setup.header.classes), dtype=torch.bool)
     for i in wanted:
-        logits = yield from in_words(predictor.predict(cases[i].image, device), f"Segmenting {cases[i].name}")
-        if not bool(torch.isfinite(logits).all()):
-            msg = f"The start model gives NaN or infinity on {cases[i].name}. Start from another model."
-            raise DivergedError(msg)
-        meant = torch.tensor([common.get(k, 0) for k in range(len(logits))], device=logits.device)
-        found, labels = meant[logits.argmax(0)], cases[i].labels.to(logits.device).long()
-        judged = cases[i].judged
-        own = labels if judged is None else torch.where(judged.to(labels.device), labels, IGNORED)
-        for which, known in enumerate((labels, own)):
-            for k in classes[1:]:
-                p, r = (found == k) & (known != IGNORED), known == k
-                counts[which, :, k] += torch.tensor([2 * int((p & r).sum()), int(p.sum()) + int(r.sum())])
-                here[which, k] |= bool(r.any())
+        case, kept = cases[i], list[Tensor]()
+
+        def take(box: Box, logits: Tensor, case: TrainingCase = case, kept: list[Tensor] = kept) -> None:
+            if not bool(torch.isfinite(logits).all()):
+                msg = f"The start model gives NaN or infinity on {case.name}. Start from another model."
+                raise DivergedError(msg)
+            meant = torch.tensor([common.get(k, 0) for k in range(len(logits))], device=logits.device)
+            found, labels = meant[logits.argmax(0)], case.labels[box_slices(box)].to(logits.device).long()
+            own = labels
+            if case.judged is not None:
+                judged = case.judged[box_slices(box)].to(labels.device)
+                own = torch.where(judged if judged.dtype == torch.bool else judged != IGNORED, labels, IGNORED)
+            for which, known in enumerate((labels, own)):
+                for k in classes[1:]:
+                    p, r = (found == k) & (known != IGNORED), known == k
+                    counts[which, :, k] += torch.tensor([2 * int((p & r).sum()), int(p.sum()) + int(r.sum())])
+                    here[which, k] |= bool(r.any())
+            kept.append(logits)
+            del kept[:-1]
+
+        yield from in_words(predict_case(case, predictor, device, take), f"Segmenting {case.name}")
         if cases[i].unknown and training.distillation != 0:
-            cases[i] = replace(cases[i], probabilities=_known(logits, common, classes))
-        yield Working(f"Segmented {cases[i].name}")
+            cases[i] = replace(case, probabilities=_known(kept[0], common, classes))
+        yield Working(f"Segmented {case.name}")
     edited = any(cases[i].judged is not None for i in wanted) and bool(here[1].any())
     twice, sizes = counts[int(edited)]
     scores = (twice / sizes.clamp_min(1))[here[int(edited)]]
@@ -232,7 +247,7 @@ def _predicted(
 
 def _judges(case: TrainingCase) -> bool:
     """Whether a start model may be judged by any voxel of a case."""
-    return case.judged is None or bool(case.judged.any())
+    return case.judged is None or isinstance(case.judged, StoredLabels) or bool(case.judged.any())
 
 
 def start_probabilities(
@@ -246,7 +261,7 @@ def start_probabilities(
             continue
         if predictor is None:
             predictor = _predictor(setup, model_from(kept.header.model, kept.arrays).to(device), device)
-        logits = yield from predictor.predict(case.image, device)
+        logits = yield from predictor.predict(case.image_in_memory, device)
         found[i] = replace(case, probabilities=_known(logits, common, kept.classes))
     return found
 

@@ -100,7 +100,7 @@ def first_answer(setup: Setup, device: torch.device, *, epoch_voxels: int) -> Fi
 def _slices(case: TrainingCase, tile: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
     """Annotated slices of a case along the first axis, and their labels, padded as for segmentation."""
     pads = [n for both in reversed(padding_to(tuple(case.labels.shape), tuple(tile))) for n in both]
-    image, labels = F.pad(case.image, pads), F.pad(case.labels.int(), pads, value=IGNORED)
+    image, labels = F.pad(case.image_in_memory, pads), F.pad(case.labels_in_memory.int(), pads, value=IGNORED)
     if labels.ndim == 2:
         return [(image, labels)]
     there = (labels > 0).flatten(1).any(1)

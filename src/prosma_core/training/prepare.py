@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,6 +46,7 @@ from prosma_core.training.plan import (
     with_usual,
 )
 from prosma_core.training.processes import ALONE, Processes
+from prosma_core.training.reading import plan_reading
 from prosma_core.training.split import Split, all_slices, check_split, choose_cases, class_counts, unjudged_words
 
 CPU_BATCH = 2
@@ -116,8 +117,12 @@ def prepare_run(
     yield StageStarted(f"Reading {read}.")
     if fresh and (words := unjudged_words(folder.splits.get("val", ()), split)):
         yield StageStarted(words)
-    given = start[0].model.dims if start else run.preprocess.dims
-    dims, facts, split = yield from read_split(folder, split, run, given, fresh=fresh, states=states)
+    given, header = (start[0].model.dims, start[0]) if start else (run.preprocess.dims, None)
+    reading = plan_reading(folder.cases, {*split.train, *split.val}, run, header, group)
+    if reading.words:
+        yield StageStarted(reading.words)
+    parts = reading.by_parts
+    dims, facts, split = yield from read_split(folder, split, run, given, fresh=fresh, states=states, by_parts=parts)
     names = {**({} if run.labels.one_class else facts.names), **folder.class_names, **run.class_names}
     seen = {v for each in facts.validation.values() for v in each}
     classes = find_classes(facts.prints, names, run.labels, run.class_colors, seen)
@@ -135,7 +140,6 @@ def prepare_run(
     split = replace(split, derived=_derived(folder, split, states), corrected=_corrected(folder, split, states))
     if start:
         yield StageStarted(f"Preprocessing and network are those of {start[0].name}.")
-    header = start[0] if start else None
     run = with_usual(run, header, dims, facts.prints, sparse=facts.sparse)
     pre, model, batch = plan_model(run, header, facts.prints, dims, len(classes), folder.channel_names, device, group)
     published = (yield from _pretrained(run, model)) if fresh and not start else None
@@ -155,12 +159,12 @@ def prepare_run(
         )
     if split.words():
         yield StageStarted(split.words())
-    train = yield from _prepare_cases(folder, split, "train", run, pre, classes)
-    val = yield from _prepare_cases(folder, split, "val", run, pre, classes)
+    train = yield from _prepare_cases(folder, split, "train", run, pre, classes, parts)
+    val = yield from _prepare_cases(folder, split, "val", run, pre, classes, parts)
     if not val and not fresh and split.kind == "slices":  # since the run began, its labels there were taken back
         split = Split(split.train, split.train, "none held out")
         yield StageStarted(f"On the held-out slices nothing is annotated any more. {split.words()}")
-        train = val = yield from _prepare_cases(folder, split, "train", run, pre, classes)
+        train = val = yield from _prepare_cases(folder, split, "train", run, pre, classes, parts)
     for part, cases in (("train", train), ("val", val)):
         if not cases:
             msg = (
@@ -245,10 +249,11 @@ def _prepare_cases(
     run: RunConfig,
     pre: PreprocessConfig,
     classes: tuple[ClassInfo, ...],
+    by_parts: Collection[str],
 ) -> Generator[Event, None, list[TrainingCase]]:
     cases: list[TrainingCase] = []
     for i, name in enumerate(split.train if key == "train" else split.val):
-        image, labels = read_annotated(folder.cases[name], run)
+        image, labels = read_annotated(folder.cases[name], run, by_parts=name in by_parts)
         cases.extend(prepare_case(name, image, split.part(key, name, labels), pre, classes, seed=i))
         yield Working(f"Preparing {name}")
     return cases

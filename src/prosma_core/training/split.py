@@ -13,6 +13,7 @@ import numpy as np
 from prosma_core.config.training import RunConfig
 from prosma_core.data.labels import Annotation
 from prosma_core.data.slices import SliceStates
+from prosma_core.data.stored_annotation import StoredAnnotation
 from prosma_core.errors import ConfigError, DatasetError, TrainingError
 from prosma_core.io.dataset_folder import Case, DatasetFolder
 from prosma_core.io.notes import NO_INDEPENDENT_LABELS, made_by_model, noted_slices, read_notes
@@ -93,7 +94,7 @@ class Split:
         seen = min(self.held_out, validation_cases) if self.kind == "cases" else self.held_out
         return "last" if seen < FEW_HELD_OUT else "best"
 
-    def part(self, key: Part, name: str, labels: Annotation) -> Annotation:
+    def part(self, key: Part, name: str, labels: Annotation | StoredAnnotation) -> Annotation | StoredAnnotation:
         """The labels of a case that may be seen in training, or those that are validated on."""
         if name not in self.held:
             own = labels.edited is not None and key == "val" and self.kind == "cases"

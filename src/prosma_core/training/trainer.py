@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +44,7 @@ from prosma_core.training.processes import ALONE, Processes
 from prosma_core.training.split import Part
 from prosma_core.training.validate import (
     CasePicture,
+    OnCase,
     Validation,
     in_words,
     training_summary,
@@ -102,7 +103,8 @@ class Trainer:
         pre = self.setup.header.preprocess
         spacing = pre.spacing or (1.0,) * pre.dims
         self.loss = SegmentationLoss(self.config, masked=any(case.masked for case in train))
-        if self.device.type == "cuda" and _size(train) < free_memory(self.device) // 3:
+        in_memory = all(case.stored is None for case in train)  # a batch comes from one device
+        if self.device.type == "cuda" and in_memory and _size(train) < free_memory(self.device) // 3:
             train = [case.to(self.device) for case in train]
         self.picture = CasePicture(self.validation_subset(), spacing, self.setup.header.classes)
         self.sampler = PatchSampler(train, pre.tile, spacing, self.config.foreground, self.config.augment)
@@ -400,7 +402,7 @@ class Trainer:
         self,
         weights: Mapping[str, torch.Tensor],
         cases: Sequence[TrainingCase],
-        on_case: Callable[[TrainingCase, torch.Tensor], None] | None = None,
+        on_case: OnCase | None = None,
     ) -> Generator[Event, None, Validation]:
         """Validate weights on cases, as `validate` does; they stay loaded for `save_model`."""
         self._release_graph()
@@ -453,4 +455,4 @@ class Trainer:
 
 def _size(cases: Sequence[TrainingCase]) -> int:
     soft = sum(c.probabilities.nbytes for c in cases if c.probabilities is not None)
-    return soft + sum(c.image.nbytes + c.labels.nbytes for c in cases)
+    return soft + sum(c.image_in_memory.nbytes + c.labels_in_memory.nbytes for c in cases)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.model import ClassInfo
+from prosma_core.data.geometry import Box, box_slices
 from prosma_core.data.labels import IGNORED
 from prosma_core.errors import DivergedError
 from prosma_core.events import Event, LevelStats, StageStarted, TileDone, Working, relay
@@ -26,10 +28,12 @@ from prosma_core.model.light_head import LightHead
 from prosma_core.model.unet import UNet
 from prosma_core.model.weights import model_from
 from prosma_core.printable import TimeLeft, counted
+from prosma_core.training.case_logits import predict_case
 from prosma_core.training.cases import TrainingCase
 from prosma_core.training.prepare import Setup
 
 R = TypeVar("R")
+OnCase = Callable[[TrainingCase, Box, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def validate(
     *,
     amp: bool,
     meant: Tensor | None = None,
-    on_case: Callable[[TrainingCase, Tensor], None] | None = None,
+    on_case: OnCase | None = None,
 ) -> Generator[Event, None, Validation]:
     """Segment each case by the same tiles as `prosma segment` and compare; yields after each tile.
 
@@ -75,7 +79,7 @@ def validate(
     meant : Tensor, optional, int64, shape (outputs of the model,)
         Class index that each output of another model stands for.
     on_case : callable, optional
-        Called with each case and the class indices that were found in it, integer, shape (*grid).
+        Called with each case, a box of it, and the class indices that were found there, integer, shape (*box).
 
     Raises
     ------
@@ -92,18 +96,10 @@ def validate(
     seen = np.zeros((2, len(classes) - 1), int)
     with counting(model.skip_gates) as levels:
         for case in cases:
-            logits = yield from predictor.predict(case.image, device)
-            if not bool(torch.isfinite(logits).all()):
-                msg = (
-                    "The network gives NaN or infinity on validation case "
-                    f"{case.name}. Lower the learning rate and resume."
-                )
-                raise DivergedError(msg)
-            found = logits.argmax(0)
-            found = found if meant is None else meant.to(found.device)[found]
-            if on_case is not None:
-                on_case(case, found)
-            scores.append(dice_per_class(found, case.labels.to(logits.device), len(classes)))
+            sizes = np.zeros((2, len(classes) - 1), np.int64)
+            take = partial(_compare, case, sizes, meant, on_case)
+            yield from predict_case(case, predictor, device, take)
+            scores.append(dice_of(sizes))
             here = np.isin(np.arange(1, len(classes)), list(case.present))
             present |= here
             seen += np.stack([here & (np.array(scores[-1]) == 0), here])
@@ -113,8 +109,22 @@ def validate(
     return Validation(dice, float(mean[present].mean()) if dice else None, tuple(levels), len(scores), missed)
 
 
-def dice_per_class(prediction: Tensor, reference: Tensor, num_classes: int) -> list[float]:
-    """Dice of each foreground class over the voxels whose reference is known, 1 where a class is in neither.
+def _compare(
+    case: TrainingCase, sizes: NDArray[np.int64], meant: Tensor | None, on_case: OnCase | None, box: Box, logits: Tensor
+) -> None:
+    """Add what is found in a box of a case to the sizes that its Dice is of."""
+    if not bool(torch.isfinite(logits).all()):
+        msg = f"The network gives NaN or infinity on validation case {case.name}. Lower the learning rate and resume."
+        raise DivergedError(msg)
+    found = logits.argmax(0)
+    found = found if meant is None else meant.to(found.device)[found]
+    if on_case is not None:
+        on_case(case, box, found)
+    sizes += dice_sizes(found, case.labels[box_slices(box)].to(logits.device), sizes.shape[1] + 1)
+
+
+def dice_sizes(prediction: Tensor, reference: Tensor, num_classes: int) -> NDArray[np.int64]:
+    """Twice the overlap and both sizes together of each foreground class, over the voxels whose reference is known.
 
     Parameters
     ----------
@@ -123,14 +133,27 @@ def dice_per_class(prediction: Tensor, reference: Tensor, num_classes: int) -> l
         Class indices, `IGNORED` where nothing is known.
     num_classes : int
         Background included.
+
+    Returns
+    -------
+    ndarray, int64, shape (2, num_classes - 1)
     """
     prediction = torch.where(reference.int() == IGNORED, IGNORED, prediction.int())
-    result = []
+    result = np.zeros((2, num_classes - 1), np.int64)
     for k in range(1, num_classes):
         p, r = prediction == k, reference == k
-        total = int(p.sum()) + int(r.sum())
-        result.append(2 * int((p & r).sum()) / total if total else 1.0)
+        result[:, k - 1] = 2 * int((p & r).sum()), int(p.sum()) + int(r.sum())
     return result
+
+
+def dice_of(sizes: NDArray[np.int64]) -> list[float]:
+    """Dice of each foreground class from `dice_sizes`, 1 where a class is in neither."""
+    return [twice / both if both else 1.0 for twice, both in sizes.T.tolist()]
+
+
+def dice_per_class(prediction: Tensor, reference: Tensor, num_classes: int) -> list[float]:
+    """Dice of each foreground class; parameters as of `dice_sizes`."""
+    return dice_of(dice_sizes(prediction, reference, num_classes))
 
 
 def training_summary(
@@ -285,24 +308,36 @@ class CasePicture:
     """
 
     def __init__(self, cases: Sequence[TrainingCase], spacing: Sequence[float], classes: Sequence[ClassInfo]) -> None:
-        case = max(cases, key=lambda case: float((case.labels > 0).float().mean()))
-        labels = np.where(case.labels.int().cpu().numpy() == IGNORED, 0, case.labels.cpu().numpy())
+        case = max(cases, key=_foreground_share)
         self._colors = np.array([[int(c.color[i : i + 2], 16) for i in (1, 3, 5)] for c in classes], np.float64)
         self._case, self._at = case, tuple[Any, ...]()
-        if labels.ndim == 3:
+        self._plane: tuple[int, int] | None = None
+        if len(case.labels.shape) == 3:
             axis = _axis(case) if case.masked else 0
-            index = int((labels > 0).sum(tuple(a for a in range(3) if a != axis)).argmax())
-            self._at = (*[slice(None)] * axis, index)
+            index = int(_foreground_planes(case)[axis].argmax())
+            self._plane = axis, index
+            self._at = (*[slice(None)] * axis, index, *[slice(None)] * (2 - axis))
             spacing = [s for a, s in enumerate(spacing) if a != axis]
-        self._rows, self._columns = nearest_pixels(labels[self._at].shape, spacing)
+        else:
+            self._at = (slice(None), slice(None))
+        drawn = case.labels[self._at].int().cpu().numpy()
+        labels = np.where(drawn == IGNORED, 0, drawn)
+        self._rows, self._columns = nearest_pixels(labels.shape, spacing)
         self._image = self._zoom(gray_values(case.image[(slice(None), *self._at)].cpu().numpy()))
-        self._outline = _outline(self._zoom(labels[self._at]))
-        self._found = np.zeros_like(labels[self._at])
+        self._outline = _outline(self._zoom(labels))
+        self._found = np.zeros_like(labels)
 
-    def take(self, case: TrainingCase, found: Tensor) -> None:
-        """Take the segmentation of a case: class indices, integer, shape (*grid)."""
-        if case is self._case:
-            self._found = found[self._at].cpu().numpy()
+    def take(self, case: TrainingCase, box: Box, found: Tensor) -> None:
+        """Take the segmentation of a box of a case: class indices, integer, shape (*box)."""
+        if case is not self._case:
+            return
+        inside = box
+        if self._plane is not None:
+            axis, index = self._plane
+            if not box[axis][0] <= index < box[axis][1]:
+                return
+            found, inside = found.select(axis, index - box[axis][0]), (*box[:axis], *box[axis + 1 :])
+        self._found[box_slices(inside)] = found.cpu().numpy()
 
     def draw(self) -> NDArray[np.uint8]:
         """The slice as it is, and with the classes found as colors and the annotated ones as outlines.
@@ -326,9 +361,25 @@ class CasePicture:
         return zoomed
 
 
+def _foreground_share(case: TrainingCase) -> float:
+    if case.stored is not None:
+        return case.stored.foreground / case.labels.numel()
+    return float((case.labels_in_memory > 0).float().mean())
+
+
+def _foreground_planes(case: TrainingCase) -> Sequence[NDArray[Any]]:
+    """Foreground voxels of each plane along each axis."""
+    if case.stored is not None:
+        return case.stored.planes
+    inside = case.labels_in_memory.cpu().numpy() > 0
+    return [inside.sum(tuple(b for b in range(inside.ndim) if b != a)) for a in range(inside.ndim)]
+
+
 def _axis(case: TrainingCase) -> int:
     """Axis along which the fewest slices are annotated."""
-    known = case.labels.int().cpu().numpy() != IGNORED
+    if case.stored is not None:
+        return int(np.argmin([each.sum() for each in case.stored.known_planes]))
+    known = case.labels_in_memory.int().cpu().numpy() != IGNORED
     counts = [known.any(tuple(b for b in range(3) if b != a)).sum() for a in range(3)]
     return int(np.argmin(counts))
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from prosma_core.config import ClassInfo
+from prosma_core.data.geometry import whole
 from prosma_core.data.labels import IGNORED
 from prosma_core.errors import OutputError
 from prosma_core.io.raster import PICTURE_GAP, PICTURE_SIDE
@@ -45,7 +46,7 @@ def test_a_picture_holds_the_image_the_annotated_outline_and_what_was_found() ->
     picture = CasePicture([case], (1.0, 1.0), CLASSES)
     found = torch.zeros((32, 32), dtype=torch.int64)
     found[0:4] = 2
-    picture.take(case, found)
+    picture.take(case, whole(tuple(found.shape)), found)
     plain, drawn = halves(picture.draw())
     assert plain.shape == drawn.shape == (PICTURE_SIDE, PICTURE_SIDE, 3)
     zoom = PICTURE_SIDE // 32
@@ -67,7 +68,7 @@ def test_the_slice_with_most_labels_of_the_case_with_most_is_shown() -> None:
     for case, index in zip(cases, (0, 2), strict=True):
         found = torch.zeros((4, 32, 32), dtype=torch.int64)
         found[index, 28:] = 2
-        picture.take(case, found)
+        picture.take(case, whole(tuple(found.shape)), found)
     plain, drawn = halves(picture.draw())
     assert plain.shape == (PICTURE_SIDE, PICTURE_SIDE, 3)
     zoom = PICTURE_SIDE // 32
