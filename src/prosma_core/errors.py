@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prosma_core.printable import visible
 
 LONGEST_TEXT = 400
@@ -48,6 +50,21 @@ class ConfigError(ProsmaError):
 
 class FileFormatError(ProsmaError):
     """A file that is missing, empty, truncated, of an unknown format, or not what its header declares."""
+
+
+class PartUnreadableError(FileFormatError):
+    """A part of a file cannot be read; all others may be.
+
+    Parameters
+    ----------
+    *lines : str
+    files : iterable of str
+        The files that hold these parts.
+    """
+
+    def __init__(self, *lines: str, files: Iterable[str] = ()) -> None:
+        super().__init__(*lines)
+        self.files = tuple(files)
 
 
 class GeometryError(ProsmaError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from prosma_core.config.model import ChannelIntensity
 from prosma_core.data.geometry import Box
 from prosma_core.data.intensities import WHOLE, fit_channels, single_precision
-from prosma_core.errors import IntensityError
+from prosma_core.errors import IntensityError, PartUnreadableError
 from prosma_core.printable import counted
 
 CELL = 512
@@ -105,6 +105,19 @@ class Normalization:
     low: float
     high: float
 
+    def as_json(self) -> dict[str, Any]:
+        """For a document; numbers stay what they are to the bit."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> Normalization:
+        """The inverse of `as_json`; raises `KeyError` or `TypeError` for other documents."""
+        scales = [
+            ChannelScale(**{**scale, "clip": None if scale["clip"] is None else tuple(scale["clip"])})
+            for scale in found["channels"]
+        ]
+        return cls(tuple(scales), found["low"], found["high"])
+
     @property
     def blank(self) -> bool:
         """Whether all voxels have one value."""
@@ -144,7 +157,11 @@ class Source(Protocol):
         """What is unpacked at once."""
 
 
-def measure(frames: Sequence[Source], intensities: tuple[ChannelIntensity, ...]) -> list[Normalization]:
+def measure(
+    frames: Sequence[Source],
+    intensities: tuple[ChannelIntensity, ...],
+    unreadable: list[PartUnreadableError] | None = None,
+) -> list[Normalization]:
     """How frames of one shape are to be normalized; each part of the scan is read once, as a rule.
 
     Parameters
@@ -152,16 +169,29 @@ def measure(frames: Sequence[Source], intensities: tuple[ChannelIntensity, ...])
     frames : sequence of Source
     intensities : tuple of ChannelIntensity
         One per channel of the model.
+    unreadable : list of PartUnreadableError, optional
+        Gets the errors of parts that cannot be read, which are left out; the first is raised where it is None, and
+        where a frame has no other parts.
 
     Raises
     ------
     IntensityError
         Voxels are NaN or infinite, or a few lie absurdly far from all others.
+    PartUnreadableError
+        See `unreadable`.
     """
     sums = [_FrameSums(frame, len(intensities)) for frame in frames]
     for box in _parts(frames[0]) if frames else ():
         for each in sums:
-            each.add(box)
+            try:
+                each.add(box)
+            except PartUnreadableError as error:
+                if unreadable is None:
+                    raise
+                unreadable.append(error)
+                each.without.add(box)
+    if unreadable and not all(each.given for each in sums):
+        raise unreadable[0]
     return [each.normalization(intensities) for each in sums]
 
 
@@ -281,6 +311,7 @@ class _FrameSums:
         self.bad = self.voxels = 0
         self.first: tuple[int, ...] | None = None
         self.samples: list[list[NDArray[Any]]] = []
+        self.without: set[Box] = set()
         self.step = max(1, round((math.prod(frame.sizes) / SAMPLE) ** (1 / len(frame.sizes))))
 
     def add(self, box: Box) -> None:
@@ -349,9 +380,12 @@ class _FrameSums:
         mean, std = sums.mean_std()
         return ChannelScale(None, shift, scale.middle, scale.half, double, mean, std)
 
+    def _readable(self) -> Iterator[Box]:
+        return (box for box in _parts(self.frame) if box not in self.without)
+
     def _again(self) -> Iterator[NDArray[Any]]:
         """The cells of the frame once more, channels as the network takes them."""
-        for box in _parts(self.frame):
+        for box in self._readable():
             image = self.frame.read(box)
             image = image if self.fitted is None else fit_channels(image, self.expected)[0]
             yield from (image[(slice(None), *cell)] for cell in _cells(box))
@@ -370,7 +404,7 @@ class _FrameSums:
             return
         far, total, first, value = 0, 0, None, 0.0
         lows, highs = [], []
-        for box in _parts(self.frame):
+        for box in self._readable():
             image = self.frame.read(box)[c]
             values = _from(image, shift)
             near = (values >= middle - reach) & (values <= middle + reach)

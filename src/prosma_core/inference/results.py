@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from math import log, prod
 from typing import Any
@@ -54,6 +54,8 @@ class StoredArray:
         Blocks of the label map that are written, with all other results there.
     mark : callable
         Takes a block that is.
+    kept : dict of str to str
+        What is to be known in the next run, should this one end before all is done; filled by that run.
     """
 
     shape: tuple[int, ...]
@@ -63,6 +65,7 @@ class StoredArray:
     values: LazyArray
     done: Set[Box] = frozenset()
     mark: Callable[[Box], None] = lambda _: None
+    kept: dict[str, str] = field(default_factory=dict)
 
 
 Allocate = Callable[[str, tuple[int, ...], "np.dtype[Any]"], Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from prosma_core.config.documents import load_json
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.model import ModelHeader
 from prosma_core.data.frames import Frame, frame_axes, frames
@@ -17,19 +19,20 @@ from prosma_core.data.geometry import whole as whole_box
 from prosma_core.data.intensities import check_varies
 from prosma_core.data.lazy import LazyArray, in_memory
 from prosma_core.data.normalization import Normalization, check_not_blank, measure
-from prosma_core.errors import DeviceError
+from prosma_core.errors import DeviceError, PartUnreadableError
 from prosma_core.events import Event, SlabDone, StageStarted, TileDone, Working, relay
 from prosma_core.inference.device import memory_ended, name_memory_errors
 from prosma_core.inference.grid_restore import RegionOfInterest
 from prosma_core.inference.memory import BlockPlan, Column, Need, format_plan, plan_blocks, plan_memory
 from prosma_core.inference.prepare import ScanPlan, network_image, plan_scan
-from prosma_core.inference.results import Allocate, Results, Segmentation
+from prosma_core.inference.results import Allocate, Results, Segmentation, StoredArray
 from prosma_core.inference.tiled import Among, TiledPredictor, wanted_tiles
 from prosma_core.io.bundle import load_bundle
 from prosma_core.model.unet import UNet
 from prosma_core.model.weights import model_from
 from prosma_core.printable import counted
 
+_INTENSITIES = "intensities"
 _CHUNK = 64
 """Voxels that blocks of a label map in memory are multiples of, along each axis."""
 
@@ -47,6 +50,7 @@ class _Work:
     done: int = 0
     said: bool = False
     known: dict[tuple[float, ...], Tensor] = field(default_factory=dict)
+    unreadable: list[PartUnreadableError] = field(default_factory=list)
 
 
 class Segmenter:
@@ -137,7 +141,7 @@ class Segmenter:
             if self.header.model.dims < scan.spec.spatial_ndim:
                 scan.data.origin.keep *= 3  # chunks of several slices, which are computed one by one
             every_frame = list(frames(scan, self.header.model.dims, config.slice_axis, plan.region))
-            measured = dict(enumerate(measure(every_frame, self.header.preprocess.intensities)))
+            measured = yield from self._measured(every_frame, results)
         blank = set()
         for column in blocks.columns:
             for number, frame in enumerate(frames(scan, self.header.model.dims, config.slice_axis, plan.region)):
@@ -153,6 +157,8 @@ class Segmenter:
                 else:
                     check_not_blank(measured[number])
                     yield from self._column(frame, measured[number], column, work)
+        if work.unreadable:
+            raise _left_out(work.unreadable, plan.frames * sum(len(column.blocks) for column in blocks.columns))
         if len(blank) == plan.frames:
             check_varies(scan.data)
         if blank:
@@ -171,6 +177,19 @@ class Segmenter:
             else:
                 yield StageStarted(results.separate(plan.region))
         return results.segmentation()
+
+    def _measured(self, every: list[Frame], results: Results) -> Generator[Event, None, dict[int, Normalization]]:
+        """How each frame of a scan on a disk is normalized; where the result is as well, without unreadable parts."""
+        kept = results.labels.kept if isinstance(results.labels, StoredArray) else None
+        if kept and _INTENSITIES in kept:
+            yield StageStarted("Intensities are those of the earlier run, measured without what could not be read.")
+            return dict(enumerate(map(Normalization.from_json, load_json(kept[_INTENSITIES]))))
+        missing: list[PartUnreadableError] = []
+        found = measure(every, self.header.preprocess.intensities, None if kept is None else missing)
+        if missing and kept is not None:
+            kept[_INTENSITIES] = json.dumps([each.as_json() for each in found])
+            yield StageStarted(f"{missing[0]} All blocks that do not reach it are segmented.")
+        return dict(enumerate(found))
 
     def _blocks(self, plan: ScanPlan, results: Results, config: InferenceConfig) -> BlockPlan:
         """What of a frame is computed at once."""
@@ -204,7 +223,14 @@ class Segmenter:
                 continue
             among.on = None if following is None else following.network[0][0]
             among.box = among.hull(tile, work.config.overlap, block.network)
-            image, note = network_image(frame, grid, self.header.preprocess, how, among.box)
+            try:
+                image, note = network_image(frame, grid, self.header.preprocess, how, among.box)
+            except PartUnreadableError as error:
+                if not work.results.stored:
+                    raise
+                work.unreadable.append(error)
+                among = Among(grid.shape, whole_box(grid.shape), known=work.known)  # the next one begins anew
+                continue
             if note and not work.said:
                 yield StageStarted(f"For the model, {note}.")
             computed = len(among.tiles(tile, work.config.overlap, block.network)[0])
@@ -276,3 +302,16 @@ class Segmenter:
 
         run = predictor.predict(image, plan.sums_on, box, show if work.preview else None, among)
         return (yield from relay(run, change))
+
+
+def _left_out(errors: list[PartUnreadableError], blocks: int) -> PartUnreadableError:
+    """The error for blocks that could not be read, where all others are done."""
+    if len(errors) >= blocks:
+        return errors[0]
+    files = list(dict.fromkeys(file for error in errors for file in error.files))
+    more = f" {counted(len(files) - 1, 'other file')} as well." if len(files) > 1 else ""
+    return PartUnreadableError(
+        f"{errors[0]}{more} {len(errors)} of {counted(blocks, 'block')} reach it and are not done; the others are "
+        "kept. Run the same command again when it can be read: these blocks are done then.",
+        files=files,
+    )

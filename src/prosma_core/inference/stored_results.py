@@ -21,13 +21,20 @@ from prosma_core.config.model import ModelHeader
 from prosma_core.data.frames import frame_axes
 from prosma_core.data.geometry import Box, ImageSpec, Scan, box_slices
 from prosma_core.data.lazy import LazyArray, in_memory
-from prosma_core.errors import DeviceError
+from prosma_core.errors import DeviceError, PartUnreadableError
 from prosma_core.events import Event, Working
 from prosma_core.inference.device import free_memory, gib
 from prosma_core.inference.memory import SHARE
 from prosma_core.inference.results import StoredArray
 from prosma_core.inference.segment import Segmenter
-from prosma_core.io.atomic import PREFIX, check_target, machine_state, output_errors, replace_dir
+from prosma_core.io.atomic import (
+    PREFIX,
+    check_target,
+    machine_state,
+    output_errors,
+    replace_dir,
+    write_bytes_atomic,
+)
 from prosma_core.io.class_notes import classes_note
 from prosma_core.io.images import check_output, least_bytes, written_format
 from prosma_core.io.remote import RemotePath
@@ -35,6 +42,7 @@ from prosma_core.io.zarr_checks import remote_state
 from prosma_core.io.zarr_images import complete_zarr, create_zarr, open_written, zarr_chunks
 from prosma_core.io.zarr_labels import GROUP, LabelImage, list_label_image, plan_label_image
 
+_UNREADABLE = "unreadable.json"
 DEPTH = 16
 """Planes of the chunks of other results: blocks of fewer planes take less memory."""
 SLICE = 1024
@@ -135,8 +143,11 @@ class StoredResults:
         self._targets, self._spec, self._header = targets, spec, header
         self._config, self._notes, self._replaceable = config, notes, replaceable
         self._folder = targets["labels"].with_name(f"{PREFIX}partial-{targets['labels'].name}")
-        self._key = json.dumps([*sorted(notes.items()), *_state_of(source, copy or source), *machine_state().items()])
+        self._source, self._copy = source, copy or source
         self._list = self._folder / "blocks.txt"
+        self._kept: dict[str, str] = {}
+        self._unreadable: list[str] = []
+        self._key = ""
         self._done: set[Box] = set()
         self._made: dict[str, tuple[Any, LabelImage]] = {}
         self._completed = False
@@ -152,13 +163,33 @@ class StoredResults:
 
     def __enter__(self) -> StoredResults:
         """Take up what an earlier run of the same job has done."""
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            found = json.loads((self._folder / _UNREADABLE).read_text(encoding="utf-8"))
+            self._unreadable, self._kept = list(map(str, found["files"])), dict(found["kept"])
+        self._key = self._state()
         with contextlib.suppress(OSError, ValueError):
             first, *lines = self._list.read_text(encoding="utf-8").splitlines()
             if first == self._key:
                 self._done = {tuple(map(tuple, json.loads(line))) for line in lines if line.endswith("]]")}
         if not self._done:
             shutil.rmtree(self._folder, ignore_errors=True)
+            self._unreadable, self._kept = [], {}
+            self._key = self._state()
         return self
+
+    def _state(self) -> str:
+        """By which the same job is told: without the files that could not be read, which may be mended."""
+        state = _state_of(self._source, self._copy, self._unreadable)
+        return json.dumps([*sorted(self._notes.items()), *state, *machine_state().items()])
+
+    def _leave(self, files: Collection[str]) -> None:
+        """Note which files could not be read, and what else the next run has to know."""
+        self._unreadable = sorted({*self._unreadable, *(str(Path(file).resolve()) for file in files)})
+        lines = [self._state(), *map(json.dumps, sorted(self._done))]
+        with contextlib.suppress(OSError):
+            content = json.dumps({"files": self._unreadable, "kept": self._kept})
+            (self._folder / _UNREADABLE).write_text(content, encoding="utf-8")
+            write_bytes_atomic(self._list, ("\n".join(lines) + "\n").encode())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -170,6 +201,8 @@ class StoredResults:
             for name in reversed(self._made):
                 replace_dir(self._targets[name], partial(os.rename, self._folder / name))
                 list_label_image(self._targets[name])
+        if isinstance(error, PartUnreadableError) and self._done:
+            self._leave(error.files)
         if kind is None or not self._done:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -196,8 +229,8 @@ class StoredResults:
         if name == "probabilities":
             spec = spec.with_channels(tuple(c.name for c in self._header.classes))
         notes = self._notes
-        if name == "labels":
-            notes = {**notes, "kind": "labels", **classes_note(self._header.classes)}
+        if name in {"labels", "objects"}:
+            notes = {**notes, "kind": "labels", **(classes_note(self._header.classes) if name == "labels" else {})}
         image = plan_label_image(path, spec, notes)
         fill = self._header.classes[0].value if name == "labels" else 0
         chunks = self._chunks(spec)
@@ -221,7 +254,7 @@ class StoredResults:
             return found
 
         values = LazyArray(shape, dtype, read, chunks)
-        return StoredArray(shape, dtype, chunks, put, values, self._done, self._mark)
+        return StoredArray(shape, dtype, chunks, put, values, self._done, self._mark, self._kept)
 
     def _mark(self, box: Box) -> None:
         with output_errors(self._targets["labels"]), self._list.open("a", encoding="utf-8") as file:
@@ -239,10 +272,16 @@ class StoredResults:
         return tuple(min(SLICE, size) if axis in taken else 1 for axis, size in sizes)
 
 
-def _state_of(source: Path, copy: Path) -> tuple[str, int, int, int]:
+def _state_of(source: Path, copy: Path, without: Collection[str] = ()) -> tuple[str, int, int, int]:
     """By which a changed scan is told: path, files, bytes, and the last change; of a zarr on a server its metadata."""
     if isinstance(copy, RemotePath):
         return str(source), 0, 0, remote_state(copy)
+    copy = copy.resolve()
     inside = copy.rglob("*") if copy.is_dir() else [copy]
-    files = [file.stat() for file in inside if file.is_file() and GROUP not in file.relative_to(copy).parts]
-    return str(source.resolve()), len(files), sum(f.st_size for f in files), max(f.st_mtime_ns for f in files)
+    files = [
+        file.stat()
+        for file in inside
+        if file.is_file() and GROUP not in file.relative_to(copy).parts and str(file) not in without
+    ]
+    newest = max((f.st_mtime_ns for f in files), default=0)
+    return str(source.resolve()), len(files), sum(f.st_size for f in files), newest

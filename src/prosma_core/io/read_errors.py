@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from prosma_core.errors import FileFormatError, ProsmaError
+from prosma_core.errors import FileFormatError, PartUnreadableError, ProsmaError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 
@@ -46,7 +46,16 @@ def reading(path: Path, kind: str) -> Iterator[None]:
 
 def damaged(path: object, what: str) -> FileFormatError:
     """The error for a file that is not what it should be; `what` completes "The file … is damaged: …"."""
-    return FileFormatError(f"{path} is damaged or not what its name says: {what}. Copy or export it again.")
+    return FileFormatError(_damaged(path, what))
+
+
+def damaged_part(path: Path | str, what: str, files: Sequence[str] = ()) -> PartUnreadableError:
+    """The error of `damaged` for a file that holds a part of a scan, which has others; `files` are all such files."""
+    return PartUnreadableError(_damaged(path, what), files=files or [str(path)])
+
+
+def _damaged(path: Path | str, what: str) -> str:
+    return f"{path} is damaged or not what its name says: {what}. Copy or export it again."
 
 
 def excerpt(text: object, longest: int = _LONGEST) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from prosma_core.data.geometry import AXIS_ORDER, Box, ImageSpec, Scan, box_slices
 from prosma_core.data.lazy import LazyArray
-from prosma_core.errors import FileFormatError, ProsmaError
+from prosma_core.errors import FileFormatError, PartUnreadableError, ProsmaError
 from prosma_core.io.axes_units import (
     ZARR_UNITS,
     arrange,
@@ -20,7 +20,7 @@ from prosma_core.io.axes_units import (
     parse_axes,
     to_canonical,
 )
-from prosma_core.io.read_errors import damaged, excerpt, reading
+from prosma_core.io.read_errors import damaged_part, excerpt, reading
 from prosma_core.io.zarr_checks import (
     Empty,
     Node,
@@ -132,7 +132,7 @@ def lazy_zarr(path: Path, axes: str | None) -> Scan:
     """
     with reading(path, "a zarr folder"):
         opened = _open(path, axes, coarser=False, labels=False, sparse=True)
-    array = opened.levels[0]
+    array, folder = opened.levels[0], opened.node.path
     chunks = tuple(int(n) for n in (array.shards or array.chunks))
     parts = opened.parts or {}
     files = {tuple(s.start // n for s, n in zip(at, chunks, strict=True)): file for file, at in parts.items()}
@@ -164,10 +164,11 @@ def lazy_zarr(path: Path, axes: str | None) -> Scan:
             }
             raise _chunk_error(array, places, error) from error
         known = (file for index in wanted if isinstance(file := files.get(index), Path))
-        gone = next((file for file in known if not file.exists()), None)
-        if gone is not None:
-            msg = f"{gone} is gone since {path.name} was opened. Check the disk or the connection, and run it again."
-            raise FileFormatError(msg)
+        if gone := [str(file) for file in known if not file.exists()]:
+            msg = f"{gone[0]} is gone since {path.name} was opened. Check the disk or the connection, and run it again."
+            if isinstance(folder, Path) and not folder.is_dir():  # all of it
+                raise FileFormatError(msg)
+            raise PartUnreadableError(msg, files=gone)
         return data.astype(native, copy=False)
 
     ordered = "".join(letter for letter in AXIS_ORDER if letter in opened.axes)
@@ -176,15 +177,18 @@ def lazy_zarr(path: Path, axes: str | None) -> Scan:
 
 
 def _chunk_error(array: Any, files: dict[Place, Box], error: Exception) -> ProsmaError:
-    """The error for a part that cannot be read: names the chunk, found by reading them one by one."""
+    """The error for a part that cannot be read: names the first chunk, found by reading them one by one."""
+    bad: dict[str, Exception] = {}
     for file, box in files.items():
         try:
             array[box_slices(box)]
         except ProsmaError as own:
             return own
         except Exception as own:  # noqa: BLE001  (of any codec)
-            return damaged(file, f"this chunk cannot be unpacked ({excerpt(str(own)) or type(own).__name__})")
-    return damaged(next(iter(files)), f"a chunk cannot be read ({excerpt(str(error)) or type(error).__name__})")
+            bad[str(file)] = own
+    first, reason = next(iter(bad.items()), (str(next(iter(files))), error))
+    text = excerpt(str(reason)) or type(reason).__name__
+    return damaged_part(first, f"this chunk cannot be unpacked ({text})", files=list(bad) or [first])
 
 
 def open_zarr(path: Path) -> OpenZarr:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from math import prod
@@ -14,6 +16,7 @@ import pytest
 import zarr
 
 from prosma_core.config import InferenceConfig, ModelHeader
+from prosma_core.config.model import ChannelIntensity
 from prosma_core.data.geometry import Box, ImageSpec, Scan, array_spec, box_shape, box_slices, spacing_affine
 from prosma_core.data.lazy import LazyArray
 from prosma_core.events import CaseFailed, Event, StageStarted, TileDone
@@ -220,12 +223,12 @@ def test_a_damaged_chunk_is_named_and_the_other_scans_are_done(tmp_path: Path, m
     by = segmenter(make_header(3, tile=(8, 8, 8)))
     for name in ("a.zarr", "b.zarr"):
         store(tmp_path / name, array_spec((15, 13, 11), "zyx"))
-    chunk = tmp_path / "a.zarr" / "1.0.0"
+    chunk = tmp_path / "a.zarr" / "3.0.0"
     chunk.write_bytes(chunk.read_bytes()[:-3] + b"abc")
     failures, _ = segmented([tmp_path / "a.zarr", tmp_path / "b.zarr"], tmp_path / "out", by)
     assert [failure.name for failure in failures] == ["a"]
-    assert "a.zarr/1.0.0 is damaged" in failures[0].error
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.zarr"]
+    assert "a.zarr/3.0.0 is damaged" in failures[0].error
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".prosma-partial-a.zarr", "b.zarr"]
 
 
 class Watched:
@@ -444,3 +447,124 @@ def test_objects_of_files_by_parts(tmp_path: Path, make_header: MakeHeader) -> N
     assert wanted.objects is not None
     np.testing.assert_array_equal(read_labels(tmp_path / "out.zarr").data, wanted.labels.data)
     np.testing.assert_array_equal(read_labels(tmp_path / "out_objects.zarr").data, wanted.objects.data)
+
+
+CT = {"intensities": (ChannelIntensity(kind="ct", low=700.0, high=1300.0, mean=1000.0, std=200.0),)}
+
+
+@pytest.mark.usefixtures("by_parts")
+@pytest.mark.parametrize("intensities", ["ct", "zscore"])
+@pytest.mark.parametrize("image", ["array", "image"])
+def test_all_blocks_but_those_that_cannot_be_read_are_done(
+    image: str, intensities: str, tmp_path: Path, make_header: MakeHeader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by = segmenter(make_header(3, tile=(8, 8, 8), **(CT if intensities == "ct" else {})))
+    path, out = tmp_path / "scan.zarr", tmp_path / "out.zarr"
+    if image == "image":
+        scan = store_image(path)
+        chunk = path / "0" / "3.0.0"
+    else:
+        scan, chunk = store(path, array_spec((15, 13, 11), "zyx")), path / "3.0.0"
+    whole = chunk.read_bytes()
+    chunk.write_bytes(whole[:-3] + b"abc")
+    made: list[Watched] = []
+    for name in ("create_zarr", "open_written"):
+        real = getattr(zarr_images, name)
+        monkeypatch.setattr(
+            stored_results, name, lambda *given, real=real: made.append(Watched(real(*given))) or made[-1]
+        )
+    failures, said = segmented([path], out, by)
+    text = failures[0].error
+    assert "3.0.0 is damaged" in text
+    assert "Run the same command again" in text
+    left = int(re.search(r"(\d+) of 16 blocks reach it and are not done", text)[1])  # type: ignore[index]
+    assert left == 12  # tiles of 8 planes reach it from planes 4 on
+    assert made[0].count == 16 - left
+    assert not out.exists()
+    assert "All blocks that do not reach it are segmented" in said
+    again, _ = segmented([path], out, by)  # it is still damaged: nothing is done twice
+    assert again[0].error == text
+    assert made[1].count == 0
+    chunk.write_bytes(whole)
+    failures, said = segmented([path], out, by)
+    assert not failures
+    assert f"{16 - left} blocks of an earlier run stay" in said
+    assert "Intensities are those of the earlier run" in said
+    assert made[2].count == left
+    wanted, _ = run(by, scan, InferenceConfig(overlap=0.25))
+    found = read_labels(out).data
+    if intensities == "ct":
+        np.testing.assert_array_equal(found, wanted.labels.data)
+    else:  # mean and deviation are those of all other voxels
+        assert np.mean(found == wanted.labels.data) > 0.9
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["out.zarr", "scan.zarr"]
+
+
+@pytest.mark.usefixtures("by_parts")
+def test_a_scan_that_changed_elsewhere_too_is_started_anew(tmp_path: Path, make_header: MakeHeader) -> None:
+    by, path, out = segmenter(make_header(3, tile=(8, 8, 8))), tmp_path / "scan.zarr", tmp_path / "out.zarr"
+    scan = store(path, array_spec((15, 13, 11), "zyx"))
+    chunk = path / "3.0.0"
+    whole = chunk.read_bytes()
+    chunk.write_bytes(b"")
+    assert segmented([path], out, by)[0]
+    chunk.write_bytes(whole)
+    (path / "0.0.0").touch()
+    failures, said = segmented([path], out, by)
+    assert not failures
+    assert "earlier run" not in said
+    wanted, _ = run(by, scan, InferenceConfig(overlap=0.25))
+    np.testing.assert_array_equal(read_labels(out).data, wanted.labels.data)
+
+
+@pytest.mark.usefixtures("by_parts")
+def test_a_store_that_vanishes_midway_is_gone_on_with_when_it_is_back(tmp_path: Path, make_header: MakeHeader) -> None:
+    by, path, out = segmenter(make_header(3, tile=(8, 8, 8))), tmp_path / "scan.zarr", tmp_path / "out.zarr"
+    scan = store(path, array_spec((15, 13, 11), "zyx"))
+    done = tmp_path / ".prosma-partial-out.zarr" / "blocks.txt"
+    failures = []
+    for event in segment_files([path], out, by, InferenceConfig(overlap=0.25)):
+        failures += [event] if isinstance(event, CaseFailed) else []
+        if path.exists() and done.is_file() and len(done.read_text().splitlines()) > 3:
+            path.rename(tmp_path / "away")
+    assert "is gone since scan.zarr was opened" in failures[0].error
+    assert len(done.read_text().splitlines()) < 16
+    (tmp_path / "away").rename(path)
+    failures, said = segmented([path], out, by)
+    assert not failures
+    assert "blocks of an earlier run stay" in said
+    wanted, _ = run(by, scan, InferenceConfig(overlap=0.25))
+    np.testing.assert_array_equal(read_labels(out).data, wanted.labels.data)
+
+
+@pytest.mark.usefixtures("by_parts")
+@pytest.mark.parametrize("reason", [errno.EROFS, errno.EACCES])
+def test_a_target_that_cannot_be_written_ends_before_the_work(
+    reason: int, tmp_path: Path, make_header: MakeHeader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by, path = segmenter(make_header(3, tile=(8, 8, 8))), tmp_path / "scan.zarr"
+    store(path, array_spec((15, 13, 11), "zyx"))
+    real, computed = Path.mkdir, []
+
+    def refuse(self: Path, *given: Any, **more: Any) -> None:
+        if "partial" in self.name:
+            raise OSError(reason, os.strerror(reason))
+        real(self, *given, **more)
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    monkeypatch.setattr(TiledPredictor, "_forward", lambda *_: computed.append(1))
+    failures, _ = segmented([path], tmp_path / "out.zarr", by)
+    assert f"Cannot write {tmp_path / 'out.zarr'}: {os.strerror(reason)}" in failures[0].error
+    assert not computed
+
+
+@pytest.mark.usefixtures("by_parts")
+def test_objects_by_parts_lie_among_the_labels_of_an_image(tmp_path: Path, make_header: MakeHeader) -> None:
+    by, image = segmenter(make_header(3, tile=(8, 8, 8))), tmp_path / "scan.ome.zarr"
+    scan = store_image(image)
+    failures, _ = segmented([image], image / "labels" / "organs", by, objects=True)
+    assert not failures
+    wanted, _ = run(by, scan, InferenceConfig(overlap=0.25, objects=True))
+    assert wanted.objects is not None
+    np.testing.assert_array_equal(read_labels(image / "labels" / "organs_objects").data, wanted.objects.data)
+    assert sorted(zarr.open_group(str(image / "labels")).attrs["labels"]) == ["organs", "organs_objects"]
