@@ -54,7 +54,7 @@ def damaged_part(path: Path | str, what: str, files: Sequence[str] = ()) -> Part
     return PartUnreadableError(_damaged(path, what), files=files or [str(path)])
 
 
-def _damaged(path: Path | str, what: str) -> str:
+def _damaged(path: object, what: str) -> str:
     return f"{path} is damaged or not what its name says: {what}. Copy or export it again."
 
 

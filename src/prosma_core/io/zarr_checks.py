@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from prosma_core.config.documents import load_json
-from prosma_core.errors import FileFormatError, GeometryError
+from prosma_core.errors import FileFormatError, GeometryError, ProsmaError
 from prosma_core.io.read_errors import check_unpacked, damaged, reading
 from prosma_core.io.remote import RemotePath
 from prosma_core.io.remote_objects import unreachable
@@ -286,7 +286,9 @@ def check_zarr(path: Path) -> None:
         check_array(found.array, "usual" if found.labels else "refused")
 
 
-def check_array(node: Node, empty: Empty) -> dict[Place, tuple[slice, ...]] | None:
+def check_array(
+    node: Node, empty: Empty, bad: dict[str, ProsmaError] | None = None
+) -> dict[Place, tuple[slice, ...]] | None:
     """Check one array; errors as in `check_zarr`.
 
     Parameters
@@ -296,6 +298,8 @@ def check_array(node: Node, empty: Empty) -> dict[Place, tuple[slice, ...]] | No
         What missing chunks are: as a rule for labels, in which most chunks hold none; reported for an image to look
         at; sparse for an image that is read by parts, of which only all may not be missing; refused for an image that
         is read whole, if all are missing, or nearly all of many.
+    bad : dict of str to ProsmaError, optional
+        Gets the files whose chunks are damaged, with the reason; without it, and where all are, the first is raised.
 
     Returns
     -------
@@ -322,9 +326,19 @@ def check_array(node: Node, empty: Empty) -> dict[Place, tuple[slice, ...]] | No
     files = _chunk_files(node, tuple(-(-size // chunk) for size, chunk in zip(shape, chunks, strict=True)))
     if files is None:
         return None
-    present = sum(_present(file, index, packing, shape) for file, index in files)
+    present = 0
+    for file, index in files:
+        try:
+            present += _present(file, index, packing, shape)
+        except (ProsmaError, OSError) as error:
+            if bad is None:
+                raise
+            own = error if isinstance(error, ProsmaError) else damaged(file, f"it cannot be read ({error.strerror})")
+            bad[str(file)] = own
+    if bad and len(bad) == len(files):
+        raise next(iter(bad.values()))
     total = math.prod(_inner_grid(shape, packing))
-    _check_present(path, present, total, declared, empty)
+    _check_present(path, present + len(bad or ()), total, declared, empty)
     if empty == "refused":
         check_unpacked(path, sum(_size(file) for file, _ in files), declared)
     return {file: tuple(slice(i * n, (i + 1) * n) for i, n in zip(index, chunks, strict=True)) for file, index in files}

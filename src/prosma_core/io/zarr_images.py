@@ -114,6 +114,8 @@ class OpenZarr:
         Whether the folder says that it holds labels of an image.
     node : Node
         Metadata of the finest level.
+    bad : dict of str to ProsmaError
+        Files of the finest level that are damaged, with the reason, where it is read by parts.
     """
 
     levels: list[Any]
@@ -123,6 +125,7 @@ class OpenZarr:
     parts: dict[Place, tuple[slice, ...]] | None
     labels: bool
     node: Node
+    bad: dict[str, ProsmaError]
 
 
 def lazy_zarr(path: Path, axes: str | None) -> Scan:
@@ -153,6 +156,8 @@ def lazy_zarr(path: Path, axes: str | None) -> Scan:
     def read(box: Box) -> Any:
         start = [part.start for part in grid(box)]
         wanted = [tuple(map(int, index + start)) for index in np.argwhere(there[grid(box)])]
+        if opened.bad and (bad := [name for i in wanted if (name := str(files.get(i))) in opened.bad]):
+            raise PartUnreadableError(str(opened.bad[bad[0]]), files=bad)
         try:
             data = _part(opened, box_slices(box))
         except (MemoryError, ProsmaError):
@@ -204,7 +209,8 @@ def _open(path: Path, axes: str | None, *, coarser: bool, labels: bool, sparse: 
     nodes = [found.array, *(coarser_levels(found) if coarser else [])]
     usual = labels or found.labels
     empty: Empty = "usual" if usual else "reported" if coarser else "sparse" if sparse else "refused"
-    parts = [check_array(node, empty) for node in nodes]
+    bad: dict[str, ProsmaError] = {}
+    parts = [check_array(node, empty, bad if sparse else None) for node in nodes]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # codecs that the specification does not have are checked above
         arrays: list[Any] = [
@@ -233,7 +239,7 @@ def _open(path: Path, axes: str | None, *, coarser: bool, labels: bool, sparse: 
     group = load_node(path)
     notes = group.attributes.get("prosma") or foreign_notes(group) if group else {}
     notes = notes if isinstance(notes, dict) else {}
-    return OpenZarr(arrays, names, spec, notes, parts[0], found.labels, found.array)
+    return OpenZarr(arrays, names, spec, notes, parts[0], found.labels, found.array, bad)
 
 
 _CHUNK = {"t": 1, "c": 1, "z": 64, "y": 256, "x": 256}

@@ -453,10 +453,12 @@ CT = {"intensities": (ChannelIntensity(kind="ct", low=700.0, high=1300.0, mean=1
 
 
 @pytest.mark.usefixtures("by_parts")
-@pytest.mark.parametrize("intensities", ["ct", "zscore"])
-@pytest.mark.parametrize("image", ["array", "image"])
+@pytest.mark.parametrize(
+    ("image", "intensities", "damage"),
+    [("array", "ct", "garbled"), ("image", "ct", "cut"), ("image", "zscore", "garbled"), ("array", "zscore", "cut")],
+)
 def test_all_blocks_but_those_that_cannot_be_read_are_done(
-    image: str, intensities: str, tmp_path: Path, make_header: MakeHeader, monkeypatch: pytest.MonkeyPatch
+    image: str, intensities: str, damage: str, tmp_path: Path, make_header: MakeHeader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     by = segmenter(make_header(3, tile=(8, 8, 8), **(CT if intensities == "ct" else {})))
     path, out = tmp_path / "scan.zarr", tmp_path / "out.zarr"
@@ -466,7 +468,7 @@ def test_all_blocks_but_those_that_cannot_be_read_are_done(
     else:
         scan, chunk = store(path, array_spec((15, 13, 11), "zyx")), path / "3.0.0"
     whole = chunk.read_bytes()
-    chunk.write_bytes(whole[:-3] + b"abc")
+    chunk.write_bytes(whole[:-3] + b"abc" if damage == "garbled" else whole[:-3])
     made: list[Watched] = []
     for name in ("create_zarr", "open_written"):
         real = getattr(zarr_images, name)
@@ -508,6 +510,7 @@ def test_a_scan_that_changed_elsewhere_too_is_started_anew(tmp_path: Path, make_
     whole = chunk.read_bytes()
     chunk.write_bytes(b"")
     assert segmented([path], out, by)[0]
+    assert (tmp_path / ".prosma-partial-out.zarr" / "unreadable.json").is_file()
     chunk.write_bytes(whole)
     (path / "0.0.0").touch()
     failures, said = segmented([path], out, by)
