@@ -50,7 +50,7 @@ TEXTS = RunTexts(
 )
 REFRESH = 200
 """Milliseconds, at least, between two times that new blocks of a result on the disk are drawn."""
-CONTINUES = "Cancelled. Segment again to continue: the finished blocks are kept until napari ends."
+CONTINUES = "Canceled. Segment again to continue: the finished blocks are kept until napari ends."
 KEEP = "The result lies in a temporary folder until napari ends: Save result keeps it."
 TOO_LARGE = (
     "This result is too large to be corrected here, and stays on the disk. Crop the scan to what is to be corrected, "
@@ -144,7 +144,7 @@ class SegmentJob(ShownRun):
             ArrayReady: self._take,
             ResultStored: self._take_stored,
             Finished: self._finish,
-            Cancelled: lambda _: self.say(CONTINUES if self._on_disk else "Cancelled."),
+            Cancelled: lambda _: self.say(CONTINUES if self._on_disk else "Canceled."),
         }
         return {**super().handlers, **own}
 
