@@ -8,6 +8,11 @@ Memory is the largest sum of the resident sets (RSS) of the command and all its 
 processor time of both, so that other programs on the machine do not count. `--filled` is the share of the scan, from
 its first corner on, that holds anything: tiles of one value are computed once, so that a large scan takes less time,
 and no less memory.
+
+With `--window zarr` or `--window dask` the scan is opened in a napari window instead, as an array of that kind, and
+segmented there while a timer steps through its slices twice a second; memory is that of napari and the engine. A timer
+in the GUI thread that should fire every millisecond tells how long the event loop was busy: while nothing but the
+stepping goes on, and during the job.
 """
 
 from __future__ import annotations
@@ -50,27 +55,27 @@ def make_scan(path: Path, mib: int, filled: float) -> tuple[int, ...]:
     return shape
 
 
-def tree_rss(process: psutil.Process) -> int:
-    """Bytes that a process and all its children hold."""
-    total = 0
+def tree_rss(process: psutil.Process) -> list[int]:
+    """Bytes that a process holds, and each of its children."""
+    found = []
     for one in [process, *process.children(recursive=True)]:
         try:
-            total += one.memory_info().rss
+            found.append(one.memory_info().rss)
         except psutil.Error:
             continue
-    return total
+    return found
 
 
-def measured(command: list[str]) -> tuple[int, float, float]:
-    """Largest RSS of the tree in bytes, seconds, and processor seconds of a command."""
+def measured(command: list[str]) -> tuple[list[int], float, float]:
+    """RSS of each process of the tree in bytes, when their sum was largest; seconds, and processor seconds."""
     began, before = time.monotonic(), os.times()
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    most, process = [0], psutil.Process(child.pid)
+    most, process = [[0]], psutil.Process(child.pid)
 
     def watch() -> None:
         while child.poll() is None:
             try:
-                most[0] = max(most[0], tree_rss(process))
+                most[0] = max(most[0], tree_rss(process), key=sum)
             except psutil.Error:
                 return
             time.sleep(0.05)
@@ -79,7 +84,8 @@ def measured(command: list[str]) -> tuple[int, float, float]:
     thread.start()
     assert child.stderr is not None
     for line in child.stderr:
-        print(" ", line.rstrip()[:200], flush=True)
+        if "it/s]" not in line:  # napari's own progress
+            print(" ", line.rstrip()[:200], flush=True)
     thread.join()
     if child.wait():
         sys.exit(f"The command failed: {' '.join(command)}")
@@ -89,6 +95,67 @@ def measured(command: list[str]) -> tuple[int, float, float]:
         time.monotonic() - began,
         used.children_user + used.children_system - before.children_user - before.children_system,
     )
+
+
+def segment_in_window(path: Path, kind: str, model: str, overlap: float) -> None:
+    """Open a scan in a window, segment it, and print the gaps of the event loop; runs in a process of its own."""
+    import dask.array as da
+    import napari
+    from qtpy.QtCore import QTimer
+    from viewer_smoothness import Pulse, wait
+
+    from napari_prosma.jobs.qt_loop import make_session
+    from napari_prosma.segment import SegmentWidget
+
+    with tempfile.TemporaryDirectory() as folder:
+        viewer = napari.Viewer()
+        viewer.window.resize(1400, 860)
+        size = {"scale": (3, 1, 1), "units": ("mm",) * 3}
+        data = zarr.open_array(str(path), mode="r") if kind == "zarr" else da.from_zarr(str(path))
+        layer = viewer.add_image(data, name="scan", contrast_limits=(0, 400), **size)
+        session = make_session(Path(folder))
+        widget = SegmentWidget(viewer, session)
+        viewer.window.add_dock_widget(widget)
+        control = widget.controller
+        control.choose_image(layer)
+        control.choose_model(next(m for m in session.models() if m.header.name == model))
+        control.choose_options(control._choices.options.replace(overlap=overlap))
+        wait(lambda: session.jobs.ready is not None)
+        steps, took = [0], []
+
+        def step() -> None:
+            steps[0] += 1
+            began = time.perf_counter()
+            viewer.dims.set_current_step(
+                0, (steps[0] % 64 if steps[0] // 64 % 2 else 63 - steps[0] % 64) % data.shape[0]
+            )
+            took.append(1000 * (time.perf_counter() - began))
+
+        timer = QTimer(interval=500)
+        timer.timeout.connect(step)
+        timer.start()
+
+        def tell(what: str, pulse: Pulse) -> None:
+            print(f"{what}: {pulse.stop()}\n  a step: median {np.median(took):.0f} ms, longest {max(took):.0f} ms")
+            took.clear()
+
+        wait(lambda: False, 5)
+        took.clear()
+        pulse = Pulse()
+        wait(lambda: False, 20)
+        tell("stepping", pulse)
+        pulse = Pulse()
+        control.start_or_cancel()
+        wait(lambda: control.run is None, 7200)
+        timer.stop()
+        wait(lambda: False, 1)
+        tell("stepping while it segments", pulse)
+        print(f"{widget.progress_text()} {widget.error_text()}", flush=True)
+        if control.last is not None:
+            counts = control.last.labels.features.get("voxels")
+            print(f"result: {type(control.last.labels.data).__name__}, voxels {list(counts)}", flush=True)
+        session.jobs.close()
+        viewer.close()
 
 
 def main() -> None:
@@ -101,11 +168,24 @@ def main() -> None:
     parser.add_argument("--working", type=int, default=0, help="MiB that a block may take, also of a small scan")
     parser.add_argument("--compare", action="store_true")
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--window", choices=("zarr", "dask"), help="segment in a window, as an array of this kind")
+    parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.inside is not None:
+        segment_in_window(given.inside, given.window, given.model, float(given.overlap))
+        return
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         folder = Path(name)
         shape = make_scan(folder / "scan.zarr", given.mib, given.filled)
         print(f"{' x '.join(map(str, shape))} voxels, {np.prod(shape) * 2 / 2**30:.2f} GiB of uint16", flush=True)
+        if given.window:
+            inside = [sys.executable, __file__, "--inside", str(folder / "scan.zarr"), "--window", given.window]
+            most, seconds, work = measured([*inside, "--model", given.model, "--overlap", given.overlap])
+            each = " + ".join(f"{one / 2**30:.2f}" for one in most)
+            print(
+                f"{given.window} in a window: peak {sum(most) / 2**30:.2f} GiB ({each}), {seconds:.0f} s, {work:.0f} s"
+            )
+            return
         rest = ["segment", str(folder / "scan.zarr"), "--model", given.model, "--device", "cpu"]
         rest += ["--overlap", given.overlap]
         forced = f"memory.IN_CORE, memory.WORKING, memory.WORTH = 0, {given.working} << 20, 99"
@@ -116,7 +196,9 @@ def main() -> None:
             out = folder / f"{way.replace(' ', '-')}.zarr"
             found[way] = measured([sys.executable, *start, *rest, "--out", str(out)])
             most, seconds, work = found[way]
-            print(f"{way}: peak {most / 2**30:.2f} GiB, {seconds:.0f} s, {work:.0f} s of processor time", flush=True)
+            print(
+                f"{way}: peak {sum(most) / 2**30:.2f} GiB, {seconds:.0f} s, {work:.0f} s of processor time", flush=True
+            )
         if given.compare:
             labels = [read_labels(folder / f"{way.replace(' ', '-')}.zarr").data for way in ways]
             same = np.array_equal(*labels)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,8 @@ from prosma_core.io.bundle import ModelEntry, save_bundle
 from prosma_core.model.unet import build_model
 from prosma_core.model.weights import weights_of
 
+LARGE = Path(__file__).parents[1] / "large"
+"""What an engine imports for which every scan is large."""
 PATIENCE = 180_000
 """Milliseconds after which a test gives up."""
 
@@ -119,6 +123,18 @@ def jobs(one_thread: None, qapp: Any) -> Iterator[Jobs]:
     made = Jobs(QtEventLoop())
     yield made
     made.close()
+
+
+@contextmanager
+def engine_of_large_scans() -> Iterator[Jobs]:
+    """Give an engine, and a window, for which every scan that can be read by parts is too large for memory."""
+    before = os.environ.get("PYTHONPATH")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(LARGE), *([before] if before else [])]))
+        patch.setattr("napari_prosma.layers.source.IN_CORE", 0)
+        made = Jobs(QtEventLoop())
+        yield made
+        made.close()
 
 
 @pytest.fixture

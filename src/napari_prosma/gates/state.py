@@ -8,6 +8,7 @@ from math import prod
 from typing import Any, Literal
 
 from napari_prosma.layers.scan import LayerScan
+from napari_prosma.layers.source import free_memory
 from napari_prosma.layers.viewport import Region
 from napari_prosma.scan.selection import Problem, ScanChoices, scan_notes, scan_problem
 from prosma_core.config.inspection import Edits, InspectConfig, LevelEdit, MapKind
@@ -89,6 +90,14 @@ def resolve(choices: InspectChoices, region: Region | None) -> InspectPlan | Pro
         levels=levels if choices.without else None,
         maps=maps,
     )
+    needed, free = needed_bytes(scan, model, config), free_memory()
+    if needed > free:
+        what = "This part of the scan" if config.region else "The whole scan"
+        return Problem(
+            "part",
+            f"{what} is too large to be inspected: that takes about {needed / 2**30:.1f} GiB of memory, and "
+            f"{free / 2**30:.1f} GiB can be used. Choose what the view shows, zoomed in, or fewer levels or maps.",
+        )
     request = InspectRequest(model=str(model.path), device=choices.device, config=config)
     return InspectPlan(scan, model, request, _notes(scan, model, config))
 
@@ -104,6 +113,12 @@ def map_bytes(scan: LayerScan, model: ModelEntry, config: InspectConfig) -> int:
             voxels = frames * prod(-(-n // s) for n, s in zip(shape, facts.step, strict=True))
             total += voxels * sum(once.get(m, 0) + facts.channels * each.get(m, 0) for m in config.maps)
     return total
+
+
+def needed_bytes(scan: LayerScan, model: ModelEntry, config: InspectConfig) -> int:
+    """Approximate memory of an inspection in bytes: the maps, and what the network sees, twice."""
+    shape, _ = _grid(scan, model, config)
+    return map_bytes(scan, model, config) + 2 * 4 * model.header.model.in_channels * prod(shape)
 
 
 def _grid(scan: LayerScan, model: ModelEntry, config: InspectConfig) -> tuple[tuple[int, ...], int]:

@@ -46,12 +46,17 @@ class Source:
     select: dict[str, int] = field(default_factory=dict)
 
 
+def free_memory() -> int:
+    """Bytes of memory that are planned with."""
+    return int(psutil.virtual_memory().available * SHARE)
+
+
 def is_large(scan: LayerScan) -> bool:
     """Whether a scan that is not in memory is too large to be segmented as a whole, told by its size alone."""
     if type(scan.data) is np.ndarray:
         return False
     needed = scan.dtype.itemsize * prod(scan.spec.shape) + PER_VOXEL * prod(scan.spec.labels_spec().shape)
-    return bool(needed > min(IN_CORE, psutil.virtual_memory().available * SHARE))
+    return bool(needed > min(IN_CORE, free_memory()))
 
 
 def source_of(scan: LayerScan) -> Source | None:

@@ -20,8 +20,9 @@ from prosma_core.config.model import (
     ModelConfig,
     PreprocessConfig,
 )
-from prosma_core.data.geometry import ImageSpec, Scan, array_spec, map_spec
+from prosma_core.data.geometry import Box, ImageSpec, Scan, array_spec, box_slices, map_spec
 from prosma_core.data.grid import padding_to
+from prosma_core.data.lazy import LazyArray
 from prosma_core.errors import ConfigError, DeviceError, GeometryError
 from prosma_core.events import StageStarted, TileDone
 from prosma_core.inference.segment import Segmenter
@@ -282,6 +283,36 @@ def test_the_maps_of_a_region_are_those_of_the_whole_scan(resample: str, noise: 
         for o, s, n, (start, stop) in zip(one.offset, one.scale, shape, ((9, 21), (30, 50)), strict=True):
             assert start - 0.5 - s < o - s / 2 <= start - 0.5 + 1e-9  # the cells cover the region, and no more do
             assert stop - 0.5 - 1e-9 <= o + (n - 0.5) * s < stop - 0.5 + s
+
+
+@pytest.mark.parametrize("resample", ["none", "longest_side"])
+def test_of_a_scan_on_a_disk_only_what_the_tiles_of_a_region_reach_is_read(
+    resample: str, noise: Noise, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header = three_levels(2, (16, 16), resample=resample, longest_side=150 if resample != "none" else None)
+    by = Segmenter(header, build_model(header.model, 0), CPU)
+    scan, boxes = noise((103, 120), "yx"), list[Box]()
+
+    def read(box: Box) -> np.ndarray:
+        boxes.append(box)
+        return scan.data[box_slices(box)].copy()
+
+    lazy = Scan(LazyArray(scan.data.shape, scan.data.dtype, read, (1, 120)), scan.spec)
+    monkeypatch.setattr(lazy.data, "keep", 0)
+    config = InspectConfig(maps=EVERY, region=((9, 21), (30, 50)), noise_gain=False)
+    wanted, found = look(by, scan, config), look(by, lazy, config)
+    for name, values in wanted.maps.items():
+        np.testing.assert_array_equal(found.maps[name], values)
+    assert found.inspection == wanted.inspection
+    measured = [box for box in boxes if box[1] == (0, 120)]
+    assert sum(stop - start for (start, stop), _ in measured) == 103  # one pass for the intensities
+    assert all(stop <= 60 for (start, stop), columns in boxes if columns != (0, 120))
+    monkeypatch.setattr(inspect, "free_memory", lambda _: 12_000_000)
+    look(by, lazy, config)
+    monkeypatch.setattr(inspect, "plan_inspection", lambda *_, **__: None)
+    monkeypatch.setattr(inspect, "free_memory", lambda _: 10_000)
+    with pytest.raises(DeviceError, match=r"Inspecting this part of the scan needs about 1 MiB.*Choose a smaller part"):
+        look(by, lazy, config)
 
 
 def test_slices_and_time_points_are_looked_at_one_by_one(noise: Noise) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,29 +13,21 @@ import zarr
 from napari.components import ViewerModel
 from napari.layers import Labels
 from pytestqt.qtbot import QtBot
+from tests.e2e.conftest import engine_of_large_scans
 from tests.e2e.segment.conftest import SegmentDesk
 
 from napari_prosma.jobs.boundary import Jobs
-from napari_prosma.jobs.qt_loop import QtEventLoop
 from napari_prosma.jobs.session import Session
-from napari_prosma.layers import source
 from napari_prosma.layers.stored import DiskArray
 from napari_prosma.segment.job import CONTINUES, TOO_LARGE, SegmentJob
 from prosma_core.io.images import read_labels
-
-LARGE = Path(__file__).parents[2] / "large"
 
 
 @pytest.fixture(scope="module")
 def jobs(one_thread: None, qapp: Any) -> Iterator[Jobs]:
     """Return an engine for which every scan that can be read by parts is large."""
-    before = os.environ.get("PYTHONPATH")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(LARGE), *([before] if before else [])]))
-        patch.setattr(source, "IN_CORE", 0)
-        made = Jobs(QtEventLoop())
+    with engine_of_large_scans() as made:
         yield made
-        made.close()
 
 
 @pytest.fixture
