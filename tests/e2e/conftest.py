@@ -67,9 +67,9 @@ class Desk:
     def controller(self) -> Any:
         return self.widget.controller
 
-    def open(self, path: Path) -> Any:
-        """Open a file as a person would; napari itself reads pictures and TIFF."""
-        builtin = path.suffix in {".png", ".jpg", ".tif"}
+    def open(self, path: Path | str) -> Any:
+        """Open a file or URL as a person would; napari itself reads pictures and TIFF."""
+        builtin = Path(path).suffix in {".png", ".jpg", ".tif"}
         return self.viewer.open(str(path), plugin="napari" if builtin else "napari-prosma")[0]
 
     def model(self, name: str) -> ModelEntry:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ import pytest
 import zarr
 from napari.components import ViewerModel
 from PIL import Image
+from tests.servers import serving
 
 from napari_prosma._reader import get_reader, read_paths
 from napari_prosma.layers.patient_view import patient_view
 from napari_prosma.layers.results import file_notes
 from napari_prosma.layers.scan import levels, read
-from napari_prosma.layers.source import source_of
+from napari_prosma.layers.source import Source, source_of
 from napari_prosma.scan.selection import kind_of
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import array_spec
@@ -29,7 +31,7 @@ from prosma_core.io.images import read_image, write_image, write_labels
 from prosma_core.io.names import FORMATS, WRITTEN_SUFFIXES
 from prosma_core.io.zarr_images import open_zarr
 
-OpenLayer = Callable[[Path], Any]
+OpenLayer = Callable[[Path | str], Any]
 
 STRAIGHT = np.array([[0, 0, 2.5, -10], [-0.8, 0, 0, 20], [0, -0.9, 0, 5], [0, 0, 0, 1.0]])
 TURNED = np.array([[0, 0, 2.5, -10], [-0.8, 0.1, 0, 20], [0.1, -0.9, 0, 5], [0, 0, 0, 1.0]])
@@ -238,6 +240,36 @@ def test_a_zarr_is_opened_without_reading_it(tmp_path: Path, open_layer: OpenLay
     found = source_of(scan)
     assert found is not None
     assert read_image(found.path, axes=found.axes).data.shape == scan.spec.shape
+
+
+@pytest.mark.parametrize("name", ["scan.ome.zarr", "scan.nii.gz", "scan.ozx"])
+def test_a_url_is_opened(name: str, tmp_path: Path, open_layer: OpenLayer) -> None:
+    spec = array_spec((4, 50, 60), "zyx", (3, 1, 2), "mm")
+    voxels = np.arange(4 * 50 * 60, dtype=np.uint16).reshape(spec.shape)
+    for each in ("scan.ome.zarr", "scan.nii.gz"):
+        write_image(tmp_path / each, voxels, spec)
+    with zipfile.ZipFile(tmp_path / "scan.ozx", "w") as packed:
+        for file in (tmp_path / "scan.ome.zarr").rglob("*"):
+            packed.write(file, file.relative_to(tmp_path / "scan.ome.zarr"))
+    with serving(tmp_path) as server:
+        layer = open_layer(f"{server.url}/{name}")
+        scan = read(layer)
+        assert (layer.name, str(scan.path)) == ("scan", f"{server.url}/{name}")
+        np.testing.assert_array_equal(layer.scale, (3, 1, 2))
+        np.testing.assert_array_equal(scan.load(), voxels)
+        found = source_of(scan)
+        assert found is None if name.endswith(".gz") else found is not None
+        if found is not None:
+            np.testing.assert_array_equal(read_image(found.path, axes=found.axes).data, voxels)
+    assert open_layer((tmp_path / "scan.nii.gz").as_uri()).data.shape == spec.shape
+    assert source_of(read(open_layer(tmp_path / "scan.ozx"))) == Source(tmp_path / "scan.ozx", "zyx")
+
+
+def test_what_a_url_does_not_lead_to_is_named(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        for name in ("none.zarr", "none.nii"):
+            with pytest.raises(FileFormatError, match=f"{server.url}/{name} cannot be read: the server has no"):
+                read_paths(f"{server.url}/{name}")
 
 
 def test_a_zarr_of_several_levels_is_a_multiscale_layer(tmp_path: Path, open_layer: OpenLayer) -> None:

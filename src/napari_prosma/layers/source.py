@@ -16,6 +16,7 @@ from napari_prosma.layers.scan import LayerScan
 from prosma_core.data.geometry import SPATIAL_AXES, Scan
 from prosma_core.data.lazy import IN_CORE
 from prosma_core.errors import ProsmaError
+from prosma_core.io.zarr_stores import StoredPath, is_zipped
 
 PER_VOXEL = 24
 """Bytes that a segmentation takes at least for each voxel beside those of the scan: values, two classes, the result."""
@@ -69,6 +70,8 @@ def source_of(scan: LayerScan) -> Source | None:
         return None
     if _is_zarr(scan.data):
         folder = _folder(scan.data)
+        if folder is None and scan.level == 0 and scan.path is not None and is_zipped(scan.path):
+            return Source(scan.path, scan.axes) if isinstance(_place(scan.data), StoredPath) else None
         return None if folder is None else Source(folder, scan.axes)
     if not is_large(scan) or not hasattr(scan.data, "dask"):
         return None
@@ -82,9 +85,16 @@ def _is_zarr(data: Any) -> bool:
     return type(data).__module__.partition(".")[0] == "zarr" and hasattr(data, "store")
 
 
+def _place(array: Any) -> Any:
+    """Where the store of a zarr array of our reader is; None of another store, and of a folder."""
+    return getattr(array.store, "place", None)
+
+
 def _folder(array: Any) -> Path | None:
-    """Folder of a zarr array on this computer."""
-    store = array.store
+    """Folder of a zarr array on this computer, or its URL."""
+    store, place = array.store, _place(array)
+    if isinstance(place, StoredPath):
+        return place.url
     root = getattr(store, "root", None)
     if root is None and "file" in np.atleast_1d(getattr(getattr(store, "fs", None), "protocol", "")):
         root = getattr(store, "path", None)

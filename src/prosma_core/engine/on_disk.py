@@ -17,6 +17,7 @@ from prosma_core.events import Event, ResultStored, StageStarted, relay
 from prosma_core.inference.results import StoredArray
 from prosma_core.inference.segment import Segmenter
 from prosma_core.inference.stored_results import StoredResults
+from prosma_core.io.remote import input_path
 from prosma_core.io.zarr_checks import ZarrHeader, locate_array
 from prosma_core.printable import counted
 
@@ -49,7 +50,7 @@ def segment_to_disk(
     config = request.config
     assert request.scan is not None
     assert request.scan.file is not None
-    source, target, header = Path(request.scan.file), Path(request.store), segmenter.header
+    source, target, header = input_path(request.scan.file), Path(request.store), segmenter.header
     places = {"labels": target}
     places |= {name: target.with_name(f"{target.stem}_{name}.zarr") for name in ("probabilities", "entropy")}
     target.parent.mkdir(parents=True, exist_ok=True)

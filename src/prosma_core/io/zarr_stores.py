@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 from prosma_core.errors import FileFormatError
 from prosma_core.io.names import ZIPPED, image_suffix
 from prosma_core.io.read_errors import damaged, excerpt
-from prosma_core.io.remote import RemotePath
+from prosma_core.io.remote import RemotePath, input_path
 from prosma_core.io.remote_objects import objects_of, reaching, unreachable
 
 _NODES = ("zarr.json", ".zarray", ".zgroup")
@@ -218,6 +218,11 @@ class StoredPath:
         """The folder around it; the uppermost one is its own."""
         return StoredPath(self.files, self.key.rpartition("/")[0])
 
+    @property
+    def url(self) -> Path | None:
+        """The URL that leads to it; None in a zip file."""
+        return input_path(str(self)) if isinstance(self.files, ServerFiles) else None
+
     def load(self, start: int = 0, stop: int | None = None) -> bytes | None:
         """Its bytes, as of `Files.load`."""
         return self.files.load(self.key, start, stop)
@@ -272,7 +277,7 @@ def zarr_store(root: StoredPath, check: Any) -> Any:
     Returns
     -------
     zarr.abc.store.Store
-        Its attribute ``missing`` becomes true when a chunk is not there.
+        Its attribute ``missing`` becomes true when a chunk is not there; ``place`` is `root`.
     """
     import asyncio
 
@@ -281,6 +286,7 @@ def zarr_store(root: StoredPath, check: Any) -> Any:
 
     class Checked(WrapperStore[MemoryStore]):
         missing = False
+        place = root
 
         async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
             place, start, stop = StoredPath(root.files, key), 0, None

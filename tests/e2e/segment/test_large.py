@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ from napari.layers import Labels
 from pytestqt.qtbot import QtBot
 from tests.e2e.conftest import engine_of_large_scans
 from tests.e2e.segment.conftest import SegmentDesk
+from tests.servers import serving
 
 from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.jobs.session import Session
+from napari_prosma.layers.scan import METADATA, read
 from napari_prosma.layers.stored import DiskArray
 from napari_prosma.segment.job import CONTINUES, TOO_LARGE, SegmentJob
 from prosma_core.io.images import read_labels
+from prosma_core.io.remote import input_path
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +129,40 @@ def test_a_large_layer_gets_the_labels_of_the_scan_in_memory(
     assert not found.editable
     counts = found.features.set_index("index")["voxels"]
     assert [counts[value] for value in (1, 2)] == [int((wanted == value).sum()) for value in (1, 2)]
+
+
+@pytest.mark.parametrize("name", ["scan.zarr", "scan.zarr.zip"])
+def test_a_large_layer_of_a_url_is_read_from_the_server_by_the_engine(
+    name: str, desk: SegmentDesk, tmp_path: Path, voxels: np.ndarray
+) -> None:
+    wanted = in_memory(desk, voxels)
+    path = store(tmp_path / "served" / "scan.zarr", voxels)
+    with zipfile.ZipFile(path.with_name("scan.zarr.zip"), "w") as packed:
+        for file in path.rglob("*"):
+            packed.write(file, file.relative_to(path))
+    with serving(tmp_path / "served") as server:
+        layer = desk.open(f"{server.url}/{name}")
+        assert layer.metadata[METADATA]["path"] == f"{server.url}/{name}"
+        desk.choose("plain-3d")
+        assert read(layer).path == input_path(f"{server.url}/{name}")
+        before = len(server.asked)
+        found = desk.segment()
+        assert len(server.asked) > before
+    assert isinstance(found.data, DiskArray)
+    np.testing.assert_array_equal(np.asarray(found.data), wanted)
+
+
+def test_a_server_that_ended_is_named_in_the_window(desk: SegmentDesk, tmp_path: Path, voxels: np.ndarray) -> None:
+    store(tmp_path / "served" / "scan.zarr", voxels)
+    with serving(tmp_path / "served") as server:
+        desk.open(f"{server.url}/scan.zarr")
+        desk.choose("plain-3d")
+        server.status = 404
+        desk.click("run")
+        desk.wait()
+        assert f"{server.url}/scan.zarr cannot be read: the server has no zarr there" in desk.text("error")
+        server.status = 0
+        assert isinstance(desk.segment().data, DiskArray)
 
 
 def test_the_result_fills_while_the_job_runs_and_a_cancelled_one_continues(
