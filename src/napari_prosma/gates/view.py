@@ -35,6 +35,7 @@ class GatesView(ScanView):
         self._add(self.advanced)
         self._add_run("Inspect")
         self.result = GatesResultPanel()
+        self.result.what_if.answered.connect(lambda: self._reveal(self.result.what_if.answer))
         self._add(self.result)
         self._locked += [self.part, self.levels, self.advanced]
         self._finish(**self._scan_parts())

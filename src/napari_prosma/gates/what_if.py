@@ -230,6 +230,9 @@ class AbstractWhatIfPanel(Protocol):
     def show_changes(self, text: str, result: VariantResult, classes: Sequence[ClassInfo], /) -> None:
         """Show the effect of edits, class by class."""
 
+    def reveal_answer(self) -> None:
+        """Have the line and the numbers looked at."""
+
     def dim_changes(self) -> None:
         """Show the numbers as those of edits before."""
 
@@ -399,9 +402,11 @@ class WhatIfController:
         truth, problem = self.read_truth()
         if problem:
             self._forget(UNUSABLE)
+            self._panel.reveal_answer()
             return
         self.results, self._asked_with = (), self.reference
         self._dim()
+        self._panel.reveal_answer()
         self._asked = time.monotonic()
         self.queries.what_if(self._edits.ordered, truth)
 
@@ -433,6 +438,7 @@ class WhatIfController:
             self._panel.show_changes(text, result, classes)
             self._show_layer("labels", "what if", answer, classes)
             self._show_layer("changes", "what if, changes", answer, changes_beside(classes))
+        self._panel.reveal_answer()
 
     def _show_layer(self, array: str, title: str, answer: Answer, classes: tuple[ClassInfo, ...]) -> None:
         """Show an array in its layer; a new one where there is none, or the user deleted it."""

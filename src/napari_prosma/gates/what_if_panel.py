@@ -40,7 +40,13 @@ CLASS_TOOLTIPS = (
 
 
 class WhatIfPanel(QWidget):
-    """Sliders and boxes, and a table of classes."""
+    """Sliders and boxes, and the answer: a sentence and a table of classes.
+
+    Attributes
+    ----------
+    answer : QWidget
+        Both; `answered` comes when it is to be looked at.
+    """
 
     state_chosen = Signal(int, str)
     threshold_chosen = Signal(int, float)
@@ -48,6 +54,7 @@ class WhatIfPanel(QWidget):
     channel_state_chosen = Signal(str)
     truth_chosen = Signal(object)
     reset_clicked = Signal()
+    answered = Signal()
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,6 +62,7 @@ class WhatIfPanel(QWidget):
         self._edits = LevelEdits()
         self._edits.state_chosen.connect(self.state_chosen)
         self._edits.threshold_chosen.connect(self.threshold_chosen)
+        self._edits.released.connect(self.reveal_answer)
         self._channel_gate = QCheckBox("Channel gate")
         self._channel_gate.setObjectName("channel_gate")
         self._channel_gate.setToolTip("Whether the decoder may damp whole channels of this level.")
@@ -81,7 +89,13 @@ class WhatIfPanel(QWidget):
         layout.setContentsMargins(0, 6, 0, 0)
         for part in (self._edits, self._channel_gate, self._channel_row, row("Reference", self._truth), self.problem):
             layout.addWidget(part)
-        for part in (self._reset, self._said, self._classes):
+        self.answer = QWidget()
+        self.answer.setObjectName("whatif_answer")
+        below = QVBoxLayout(self.answer)
+        below.setContentsMargins(0, 0, 0, 0)
+        for part in (self._said, self._classes):
+            below.addWidget(part)
+        for part in (self._reset, self.answer):
             layout.addWidget(part)
         self._classes.setStyleSheet(SMALL)
         self._classes.setIconSize(QSize(8, 8))  # names need the room
@@ -139,6 +153,11 @@ class WhatIfPanel(QWidget):
         self._classes.setEnabled(True)
         self._classes.setVisible(True)
 
+    def reveal_answer(self) -> None:
+        """Have the answer looked at, if there is one; it is below the edits, which stay while a slider is held."""
+        if self._said.text() and not self._edits.held:
+            self.answered.emit()
+
     def dim_changes(self) -> None:
         """Show the numbers as those of edits before."""
         self._classes.setEnabled(False)
@@ -176,6 +195,7 @@ class LevelEdits(QWidget):
     """Slider and box of each level; `threshold_chosen` comes when a slider rests."""
 
     threshold_chosen = Signal(int, float)
+    released = Signal()
     state_chosen = Signal(int, str)
 
     def __init__(self) -> None:
@@ -216,6 +236,7 @@ class LevelEdits(QWidget):
             state.addItems(STATES)
             call_it(state, f"Gate of level {level}")
             row = _Row(level, slider, factor, state)
+            slider.sliderReleased.connect(self.released)
             slider.valueChanged.connect(lambda _, row=row: self._slid(row))
             state.textActivated.connect(lambda text, level=level: self.state_chosen.emit(level, text))
             factor.setMinimumWidth(factor.sizeHint().width())
@@ -236,6 +257,11 @@ class LevelEdits(QWidget):
             level.slider.blockSignals(False)
             level.factor.setText(f"×{edit.threshold:.2f}")
             level.state.setCurrentText(edit.state)
+
+    @property
+    def held(self) -> bool:
+        """Whether a slider is held by the mouse."""
+        return any(row.slider.isSliderDown() for row in self._rows)
 
     def _slid(self, row: _Row) -> None:
         row.factor.setText(f"×{row.slider.value() / STEPS:.2f}")

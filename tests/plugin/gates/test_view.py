@@ -12,7 +12,7 @@ from napari.qt import get_stylesheet
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtGui import QColor, QPalette
-from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QSlider, QTableView, QTableWidget
+from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QScrollArea, QSlider, QTableView, QTableWidget
 from tests.e2e.test_frame import faults_of
 from tests.plugin.gates.conftest import Widget
 
@@ -41,6 +41,36 @@ def test_a_click_on_a_row_shows_that_level(shown: Widget, qtbot: QtBot) -> None:
     qtbot.mouseClick(table.viewport(), Qt.MouseButton.LeftButton, pos=place)
     assert shown.controller.shown_result.level == 2
     qtbot.waitUntil(lambda: "level 2 removed" in shown.maps)
+
+
+@pytest.mark.usefixtures("display")
+def test_the_answer_to_a_change_is_in_view_on_a_small_screen(shown: Widget, qtbot: QtBot) -> None:
+    view, answer = shown.view, shown.part("whatif_answer")
+    bar = view.findChild(QScrollArea).verticalScrollBar()
+    view.resize(320, 600)  # what is left of 768 by the menu, titles and the status bar
+    view.result.open_tab("What if")
+    slider = shown.part("threshold_0", QSlider)
+    qtbot.wait(500)
+    bar.setValue(bar.value() + slider.mapTo(view, QPoint()).y() - 400)  # a person scrolls until the slider is in view
+    slider.setSliderDown(True)
+    slider.setValue(40)
+    qtbot.waitUntil(lambda: shown.jobs.jobs[-1].request.arrays)
+    before = bar.value()
+    shown.jobs.jobs[-1].reply(SHAPE)
+    qtbot.wait(700)
+    assert bar.value() == before, "the slider is not drawn away under the pointer"
+    slider.setSliderDown(False)
+    slider.sliderReleased.emit()
+    qtbot.waitUntil(lambda: answer.visibleRegion().boundingRect() == answer.rect())
+    assert shown.part("whatif_classes").isVisible()
+    assert not slider.visibleRegion().isEmpty()
+    bar.setValue(0)
+    shown.controller.shown_result.what_if.change(1, state="open")
+    assert shown.text("whatif_said").startswith("Segmenting with")
+    qtbot.waitUntil(lambda: answer.visibleRegion().boundingRect() == answer.rect())
+    bar.setValue(0)
+    shown.jobs.jobs[-1].reply(SHAPE)
+    qtbot.waitUntil(lambda: answer.visibleRegion().boundingRect() == answer.rect())
 
 
 def test_keys_lead_from_level_to_level_and_controls_have_names(shown: Widget, qtbot: QtBot) -> None:
