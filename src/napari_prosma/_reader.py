@@ -17,6 +17,7 @@ from napari_prosma.jobs.session import recall_looks
 from napari_prosma.layers.contours import contour_view
 from napari_prosma.layers.patient_view import open_viewers, patient_view
 from napari_prosma.layers.placement import drawn_axes, oblique_note, spec_arguments, straight_affine, turn_between
+from napari_prosma.layers.pointer import pointer_view
 from napari_prosma.layers.results import class_arguments, file_notes, noted_provenance, says_labels
 from napari_prosma.layers.scan import METADATA, OPENED_AS, RANGE
 from napari_prosma.layers.slices import MARKS, Base, Marks, noted_marks, noted_marks_of
@@ -72,6 +73,7 @@ def let_stand() -> None:
     for viewer in open_viewers():
         patient_view(viewer)
         contour_view(viewer)
+        pointer_view(viewer)
 
 
 def windowed(layer: LayerData, modality: str = "") -> LayerData:

@@ -20,6 +20,7 @@ from psygnal import Signal
 from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.jobs.run import ViewSignal
 from napari_prosma.layers.contours import contour_view
+from napari_prosma.layers.pointer import pointer_view
 from napari_prosma.layers.results import LOOKS
 from prosma_core.config.documents import load_json
 from prosma_core.config.model import ModelHeader
@@ -170,6 +171,7 @@ class Session:
             view.show_looks(contours=LOOKS.contours, letters=LOOKS.letters)
 
         contour_view(viewer)
+        pointer_view(viewer)
         view.contours_toggled.connect(lambda on: LOOKS.choose(contours=on))
         view.letters_toggled.connect(lambda on: LOOKS.choose(letters=on))
         LOOKS.changed.connect(show)

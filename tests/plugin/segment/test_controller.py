@@ -79,6 +79,20 @@ def test_the_list_follows_new_names_and_deletions(widget: Widget, scan_data: np.
     assert not widget.can_run
 
 
+def test_a_result_can_be_selected_in_3d_while_the_pointer_rests_on_the_canvas(
+    widget: Widget, scan_data: np.ndarray, finished
+) -> None:
+    scan = widget.viewer.add_image(scan_data, name="mri")
+    job = widget.start()
+    job.give_labels()
+    job.say(finished({"organ": 7}))
+    widget.viewer.mouse_over_canvas = True
+    widget.viewer.dims.ndisplay = 3
+    for layer in (scan, *labels_of(widget)):
+        widget.viewer.layers.selection.active = layer  # napari asks what is under the pointer
+    assert widget.viewer.layers.selection.active is not scan
+
+
 def test_axes_that_cannot_be_are_refused_under_their_field(widget: Widget, scan_data: np.ndarray) -> None:
     widget.viewer.add_image(scan_data, name="mri")
     widget.choose("phantom-3d")
