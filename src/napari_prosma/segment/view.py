@@ -47,7 +47,7 @@ class SegmentResultPanel(QWidget):
             "Show run command", "The command that repeats this without napari.", self.command_clicked
         )
         self._copy = button("Copy CSV", "Copy the table as comma-separated values.", self._copy_csv)
-        self._recount = button("Count again", "Labels changed since: count their voxels.", self.recount_clicked)
+        self._recount = button("Count again", "Labels changed since: count them again.", self.recount_clicked)
         self._recount.setVisible(False)
         self._nothing = note_label("warning")
         self._nothing.setObjectName("nothing_found")
