@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,7 @@ from prosma_core.cli.options import (
     Separate,
     Spacing,
     Sparse,
+    Stopped,
     Unit,
     label_meaning,
     log_to_stderr,
@@ -31,12 +33,13 @@ from prosma_core.cli.options import (
 from prosma_core.cli.progress import Lines
 from prosma_core.config.model import ModelHeader
 from prosma_core.config.training import MOST_EPOCHS
-from prosma_core.errors import ConfigError
+from prosma_core.errors import ConfigError, ProsmaError
 from prosma_core.events import CheckpointSaved, EpochDone, Event, StageStarted, StepDone, Working, drain
 from prosma_core.io.remote import local_path
 from prosma_core.printable import format_duration, visible
 
 if TYPE_CHECKING:
+    from prosma_core.runs.run_folder import RunFolder
     from prosma_core.training.processes import Processes
 
 
@@ -92,7 +95,7 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing model and its run.")] = False,
 ) -> None:
     """Train a model on a folder of annotated scans, or fine-tune one."""
-    from prosma_core.training.processes import EndedElsewhereError, joined
+    from prosma_core.training.processes import EndedElsewhereError, StopAsked, joined
 
     given: dict[str, Any] = {"data": data, "out": out, "preset": preset, "init": init}
     given = {k: v for k, v in given.items() if v is not None}
@@ -122,6 +125,8 @@ def train(
             _train(given, config, group, resume=resume, more_epochs=more_epochs, overwrite=overwrite)
     except EndedElsewhereError:
         raise typer.Exit(ERROR_EXIT) from None
+    except StopAsked as stop:
+        raise Stopped(stop.number) from None
 
 
 def _train(
@@ -153,8 +158,12 @@ def _train(
         progress.show(event)
         group.check_stop()
 
-    with progress.bar:
-        result = drain(run_training(run, resume=resume, group=group), show)
+    try:
+        with progress.bar:
+            result = drain(run_training(run, resume=resume, group=group), show)
+    except (KeyboardInterrupt, Stopped):
+        say(how_to_continue(RunFolder.beside(run.out), run.out), err=True)
+        raise
     say(f"Mean {measured(result.header)} Dice {_dice(result.validation.mean)}")
     for info in result.header.classes[1:]:
         say(f"  {info.name}: {_dice(result.validation.dice.get(info.name))}")
@@ -163,6 +172,18 @@ def _train(
     if result.before is not None:
         say(f"Before and after: {format_before_after(result.before, result.validation.dice, result.held_out)}")
     say(f"Model: {result.path}", f"Run folder: {RunFolder.beside(run.out).root}")
+
+
+def how_to_continue(folder: RunFolder, out: Path) -> str:
+    """What a training that was stopped has saved, and how to continue it."""
+    try:
+        done = folder.epochs_done()
+    except ProsmaError:
+        done = 0
+    if not done:
+        return "No epoch was finished, so that nothing is kept. Run the command again to start anew."
+    model = f" Its model is {folder.last}." if folder.last.is_file() else ""
+    return visible(f"Epoch {done} is kept.{model} To continue: prosma train --resume --out {shlex.quote(str(out))}")
 
 
 class _Progress:

@@ -23,7 +23,23 @@ SPREAD = 2_654_435_761
 """Distance of two processes' seeds, modulo 2**32, of which torch uses no more bits: no epoch's seed is another's."""
 _REPORT = timedelta(seconds=2)
 """How long the others wait for the first process to report an error that they have, too."""
-_STOPPED = "stopped"
+_STOPPED = "stopped by signal "
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Those by which a training is asked to stop: Ctrl+C, the end of a job, a closed terminal."""
+
+
+class StopAsked(KeyboardInterrupt):
+    """A process of this training was asked to stop.
+
+    Parameters
+    ----------
+    number : int
+        Of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 class EndedElsewhereError(ProsmaError):
@@ -75,7 +91,7 @@ class Processes:
         """Give parameters the sum of their gradients in all processes."""
 
     def agreed(self, *values: float) -> list[float]:
-        """Values of the first process, for all; raises `KeyboardInterrupt` in all where any was asked to stop."""
+        """Values of the first process, for all; raises `StopAsked` in all where any was asked to stop."""
         return list(values)
 
     def shared(self, text: str) -> str:
@@ -90,7 +106,7 @@ class Processes:
         """Raise `DatasetError` unless all have the same text, which describes what they are going to learn."""
 
     def check_stop(self) -> None:
-        """Raise `KeyboardInterrupt` where this process was asked to stop."""
+        """Raise `StopAsked` where this process was asked to stop."""
 
     def choose_gpu(self) -> None:
         """Let ``cuda`` mean this process's own GPU."""
@@ -116,7 +132,8 @@ ALONE = Processes()
 def joined() -> Iterator[Processes]:
     """The processes of this training: those that torchrun started, else this one by itself.
 
-    Within, Ctrl+C and SIGTERM end all of them in the same step. An error of one ends the others with the same words.
+    Within, Ctrl+C, SIGTERM and SIGHUP end all of them in the same step. An error of one ends the others with the same
+    words.
 
     Raises
     ------
@@ -130,8 +147,8 @@ def joined() -> Iterator[Processes]:
     with group.taking_signals():
         try:
             yield group
-        except KeyboardInterrupt:
-            group.leave(_STOPPED)
+        except KeyboardInterrupt as stop:
+            group.leave(f"{_STOPPED}{stop.number if isinstance(stop, StopAsked) else int(signal.SIGINT)}")
             if group.first:
                 raise
             raise EndedElsewhereError("Stopped.") from None
@@ -153,19 +170,19 @@ class _Torchrun(Processes):
         self._store, self.rank, self.size = next(rendezvous("env://", timeout=LONGEST_WAIT))
         self._local = int(os.environ.get("LOCAL_RANK", self.rank))
         self._here = int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
-        self._asked = False
+        self._asked: int | None = None  # the signal
         dist.init_process_group("gloo", store=self._store, rank=self.rank, world_size=self.size, timeout=LONGEST_WAIT)
         self._tensors: Any = None  # the group of NCCL, else that of gloo
 
     @contextmanager
     def taking_signals(self) -> Iterator[None]:
-        """Remember within that SIGINT or SIGTERM came, instead of ending at once."""
+        """Remember within that a signal came, instead of ending at once."""
 
-        def ask(_number: int, _frame: object) -> None:
-            self._asked = True
+        def ask(number: int, _frame: object) -> None:
+            self._asked = number
 
         main = threading.current_thread() is threading.main_thread()
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM) if main}
+        before = {number: signal.signal(number, ask) for number in SIGNALS if main}
         try:
             yield
         finally:
@@ -192,13 +209,15 @@ class _Torchrun(Processes):
             self._dist.all_reduce(values, group=self._tensors)
 
     def agreed(self, *values: float) -> list[float]:
-        told = torch.tensor([*(values if self.first else [0.0] * len(values)), self._asked], dtype=torch.float64)
+        own = values if self.first else [0.0] * len(values)
+        told = torch.tensor([*own, *(number == self._asked for number in SIGNALS)], dtype=torch.float64)
         with self._talking():
             self._dist.all_reduce(told)
-        *result, asked = told.tolist()
-        if asked:
-            raise KeyboardInterrupt
-        return result
+        result: list[float] = told.tolist()
+        for number, asked in zip(SIGNALS, result[len(values) :], strict=True):
+            if asked:
+                raise StopAsked(number)
+        return result[: len(values)]
 
     def shared(self, text: str) -> str:
         content = bytearray(text.encode())
@@ -225,8 +244,8 @@ class _Torchrun(Processes):
             raise DatasetError(msg)
 
     def check_stop(self) -> None:
-        if self._asked:
-            raise KeyboardInterrupt
+        if self._asked is not None:
+            raise StopAsked(self._asked)
 
     def choose_gpu(self) -> None:
         if self._local < torch.cuda.device_count():
@@ -254,7 +273,7 @@ class _Torchrun(Processes):
             self._store.set(_key(self.rank), why)
             if self._tensors is None:  # whoever waits for this process goes on; NCCL might block
                 self._dist.destroy_process_group()
-            if not self.first and why != _STOPPED:
+            if not self.first and not why.startswith(_STOPPED):
                 self._store.wait([_key(0)], _REPORT)
                 return bool(self._store.get(_key(0)).decode() == why)
         return False
@@ -272,8 +291,8 @@ class _Torchrun(Processes):
             if memory_ended(error):
                 raise
             why = self._why()
-            if why == _STOPPED:
-                raise KeyboardInterrupt from error
+            if why.startswith(_STOPPED):
+                raise StopAsked(int(why.removeprefix(_STOPPED))) from error
             msg = why or (
                 "Another process of this training has ended without a message: it was killed, or the system ran out "
                 "of memory. Start again with --resume to continue after the last finished epoch."

@@ -193,3 +193,7 @@ def stored_frames(
             table,
             None if judged is None else StoredLabels(frame, grid, judged, classes, name),
         )
+    if pre.dims == image.spec.spatial_ndim:  # patches lie anywhere: chunks of the last one are of no use to the next
+        for array in (image.data, labels.labels):
+            array.release()
+            array.origin.keep = 0

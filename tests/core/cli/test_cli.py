@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,13 @@ from scipy import ndimage
 from prosma_core.cli import main, progress
 from prosma_core.cli.main import app
 from prosma_core.data.geometry import array_spec
+from prosma_core.events import Event
 from prosma_core.inference.cpu_tuning import cpu_settings
 from prosma_core.io import releases
 from prosma_core.io.bundle import find_model, load_bundle, read_header, save_bundle, shipped_models
 from prosma_core.io.images import read_image, write_image
 from prosma_core.io.notes import read_notes
+from prosma_core.training.trainer import Trainer
 
 Prosma = Callable[..., tuple[int, str, str]]
 Make = Callable[..., Path]
@@ -407,6 +409,32 @@ def test_resume_goes_on_from_the_run_folder(prosma: Prosma, make_data: Make, set
     assert read_header(model).training["steps_per_epoch"] == 2
     refused(prosma("train", "--data", data, "--out", tmp_path / "new.safetensors", "--resume"), "no training to resume")
     assert not list(tmp_path.glob("new.*"))
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_a_training_that_is_stopped_says_what_is_kept_and_how_to_continue(
+    prosma: Prosma, make_data: Make, settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int
+) -> None:
+    epoch = Trainer.epoch
+
+    def stopped(trainer: Trainer) -> Generator[Event, None, None]:
+        if trainer.progress.epoch == epochs:
+            raise KeyboardInterrupt
+        yield from epoch(trainer)
+
+    monkeypatch.setattr(Trainer, "epoch", stopped)
+    data, model = make_data(tmp_path / "data"), tmp_path / "m.safetensors"
+    train = ("train", "--data", data, "--out", model, "--config", settings)
+    code, _, err = prosma(*train)
+    assert code == 130
+    kept, last = err.splitlines()[-2:]
+    assert last == "Stopped."
+    if not epochs:
+        assert kept == "No epoch was finished, so that nothing is kept. Run the command again to start anew."
+        return
+    assert kept.startswith("Epoch 1 is kept.")
+    monkeypatch.setattr(Trainer, "epoch", epoch)
+    assert prosma(*kept.rpartition("prosma ")[2].split())[0] == 0
 
 
 def test_train_takes_pairs_of_files_and_says_before_and_after(

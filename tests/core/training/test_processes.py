@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -79,10 +80,10 @@ def settings(data: Path, out: Path, **training):
 
 
 @contextmanager
-def torchrun(*arguments: object, log: Path):
+def torchrun(*arguments: object, log: Path, program: tuple[object, ...] = ("-m", "prosma_core.cli")):
     """A training by two processes; whatever is left of it is ended."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "prosma_core.cli", "train", *map(str, arguments)]
+    command += [*map(str, program), "train", *map(str, arguments)]
     with log.open("wb") as file:
         running = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=file, stderr=file)
         try:
@@ -172,6 +173,74 @@ def test_a_killed_process_ends_the_other_and_one_process_goes_on(data: Path, tmp
     done = folder.epochs_done()
     result = finished(train(resolve_run(resumed_settings(folder, {}, more_epochs=1)), resume=True))
     assert result.header.training["epochs"] == done + 1
+
+
+BROKEN = """
+import os, torch
+from prosma_core.cli.main import program
+from prosma_core.training.cases import PatchSampler
+
+draw, calls = PatchSampler.draw, []
+
+def broken(sampler, *given):
+    images, labels = draw(sampler, *given)
+    calls.append(1)
+    if os.environ["RANK"] == "1" and len(calls) == 3:
+        {what}
+    return images, labels
+
+PatchSampler.draw = broken
+program()
+"""
+
+
+@pytest.mark.slow
+@ON_LINUX
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("raise torch.OutOfMemoryError('out of memory')", "Memory of cpu ran out"),
+        ("images *= float('nan')", "gradient norm nan in epoch 1, step 3"),
+    ],
+    ids=["memory", "nan"],
+)
+def test_what_goes_wrong_in_one_process_ends_all_with_one_message(
+    data: Path, tmp_path: Path, what: str, words: str
+) -> None:
+    config, log, script = tmp_path / "run.yaml", tmp_path / "log", tmp_path / "broken.py"
+    values = settings(data, tmp_path / "m.safetensors", epochs=1000)
+    config.write_text(yaml.safe_dump({**values, "data": str(data), "out": str(values["out"])}))
+    script.write_text(BROKEN.format(what=what))
+    with torchrun("--config", config, log=log, program=(script,)) as running:
+        assert running.wait(300) != 0
+    said = log.read_text()
+    assert said.count(words) == 1, said
+    assert "without a message" not in said
+
+
+@pytest.mark.slow
+@ON_LINUX
+@pytest.mark.parametrize(("name", "words"), [("SIGTERM", "Stopped by SIGTERM."), ("SIGINT", "Stopped.")])
+def test_a_signal_to_one_process_is_reported_by_its_name_with_how_to_continue(
+    data: Path, tmp_path: Path, name: str, words: str
+) -> None:
+    config, log, out = tmp_path / "run.yaml", tmp_path / "log", tmp_path / "m.safetensors"
+    config.write_text(yaml.safe_dump({**settings(data, out, epochs=1000), "data": str(data), "out": str(out)}))
+    with torchrun("--config", config, log=log) as running:
+        end = time.monotonic() + 300
+        while not RunFolder.beside(out).state.is_file():
+            assert running.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.1)
+        workers = psutil.Process(running.pid).children(recursive=True)
+        second = next(process for process in workers if process.environ().get("RANK") == "1")
+        second.send_signal(getattr(signal, name))
+        assert running.wait(120) != 0
+    said = log.read_text().splitlines()
+    assert words in said
+    done = RunFolder.beside(out).epochs_done()
+    (how,) = [line for line in said if "prosma train --resume" in line]
+    assert how.startswith(f"Epoch {done} is kept.")
 
 
 class Rank(Processes):
