@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 from napari._app_model import get_app_model
+from napari.components import ViewerModel
+from napari.qt import get_stylesheet
 from qtpy.QtCore import QRect, Qt
 from qtpy.QtWidgets import (
     QApplication,
@@ -31,14 +33,20 @@ from qtpy.QtWidgets import (
     QTableView,
     QWidget,
 )
+from tests.plugin.conftest import FakeJobs
+from tests.plugin.gates.conftest import Widget as GatesParts
+from tests.plugin.gates.conftest import made_up
 from tests.plugin.segment import test_view_pictures as segment
+from tests.plugin.segment.conftest import Widget as SegmentParts
 from tests.plugin.train import test_view_pictures as train
+from tests.plugin.train.conftest import Widget as TrainParts
 
 from napari_prosma.gates.job import VoxelChannels
 from napari_prosma.gates.ranking import FAILED, RANKING, effects, headline
 from napari_prosma.gates.result_panel import GatesResultPanel
 from napari_prosma.gates.state import GateEdits, LevelFacts
 from napari_prosma.gates.view import GatesView
+from napari_prosma.jobs.qt_loop import QtEventLoop
 from napari_prosma.jobs.session import Session
 from napari_prosma.layers.contours import contour_view
 from napari_prosma.segment.view import SegmentView
@@ -50,6 +58,9 @@ from napari_prosma.widgets.job_view import JobView
 from prosma_core.config.inspection import HISTOGRAM_EDGES, ClassChange, LevelSummary, VariantResult
 from prosma_core.config.model import ClassInfo, GateConfig
 from prosma_core.data.slices import SliceStates
+from prosma_core.engine.messages import Failed, Finished, SegmentResult
+from prosma_core.errors import EngineError
+from prosma_core.events import EpochDone, LevelStats, TileDone
 
 SIZES = ((1366, 700), (1440, 900))
 """Of the window: what a task bar leaves of 1366 x 768, and a larger screen."""
@@ -266,12 +277,92 @@ def test_button_and_status_are_in_view_and_nothing_is_cut_off(make_napari_viewer
             pages.setCurrentWidget(view)
             settle()
             faults += [f"{state}, {width} x {height}: {fault}" for fault in faults_of(view, window)]
+            if (result := view.findChild(GatesResultPanel)) is not None:
+                view.findChild(QScrollArea).verticalScrollBar().setValue(result.y())
+            assert dock.grab().save(str(tmp_path / f"{state}, {width} x {height}.png"))
             if height == SIZES[0][1]:
-                if (result := view.findChild(GatesResultPanel)) is not None:
-                    view.findChild(QScrollArea).verticalScrollBar().setValue(result.y())
-                assert window.grab().save(str(tmp_path / f"{state}.png"))
                 view.findChild(Fold, "section_details").expand()
     assert faults == []
+
+
+ROOM = 620
+"""Pixels of a dock's height in the smaller window: the rest has menu, title and status bar."""
+
+
+def states_of_controllers(folder: Path) -> Iterator[tuple[str, QWidget]]:
+    """Real controllers go through their main states, by clicks and answers; the engine is played."""
+    data = np.random.default_rng(0).normal(100, 20, (12, 40, 44)).astype(np.float32)
+    jobs = lambda: FakeJobs(QtEventLoop().timer)  # noqa: E731
+
+    seg = SegmentParts(ViewerModel(), folder / "segment", jobs())
+    yield "segment, nothing open", seg.view
+    seg.viewer.add_image(data, name=LONG, scale=(3, 1, 1), units=("mm",) * 3)
+    yield "segment, a scan that no model is for", seg.view
+    seg.choose("phantom-3d")
+    yield "segment, ready", seg.view
+    seg.jobs.busy = True
+    seg.controller.start_or_cancel()
+    yield "segment, refused as another job runs", seg.view
+    seg.jobs.busy = False
+    job = seg.start()
+    job.say(TileDone(2, 9))
+    yield "segment, running", seg.view
+    job.give_labels()[:2] = 1
+    job.say(Finished(SegmentResult(voxels={"organ": 3520, "lesion": 0}, seconds=2.0, device="CPU")))
+    yield "segment, finished", seg.view
+    seg.start().say(Failed(EngineError("Main memory ran out."), "log"))
+    yield "segment, failed", seg.view
+    seg.controller.close()
+
+    train_ = TrainParts(ViewerModel(), folder / "train", jobs())
+    yield "train, nothing open", train_.view
+    image = train_.viewer.add_image(data, name=LONG)
+    labels = train_.viewer.add_labels((data > 130).astype(np.uint8), name=f"{LONG} labels")
+    train_.viewer.layers.selection = {image, labels}
+    train_.controller.pairs.add_active()
+    yield "train, ready", train_.view
+    job = train_.start()
+    job.say(EpochDone(1, 5, 0.7, 1e-3, {"class 1": 0.5}, 0.5, (LevelStats(0.3, 0.6),), True, 10.0, 40.0))
+    yield "train, after an epoch", train_.view
+    job.say(Failed(EngineError("Main memory ran out."), "log"))
+    yield "train, failed", train_.view
+    train_.controller.close()
+
+    gates_ = GatesParts(ViewerModel(), folder / "gates", None, jobs())
+    gates_.viewer.add_image(data, name=LONG, scale=(3, 1, 1), units=("mm",) * 3)
+    yield "gates, a scan that no model is for", gates_.view
+    job = gates_.start()
+    job.say(TileDone(2, 9))
+    yield "gates, running", gates_.view
+    job.answer(*made_up(gates_.controller.run.plan))
+    yield "gates, ranking", gates_.view
+    gates_.jobs.jobs[-1].reply(())
+    yield "gates, inspected", gates_.view
+    gates_.controller.shown_result.what_if.change(0, state="open")
+    gates_.jobs.jobs[-1].reply(data.shape)
+    gates_.view.result.open_tab("What if")
+    yield "gates, what if", gates_.view
+    gates_.close()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("display")
+def test_nothing_is_cut_off_in_states_of_the_controllers(tmp_path: Path, qtbot: Any) -> None:
+    window, faults, seen = QStackedWidget(), list[str](), 0
+    qtbot.addWidget(window)
+    window.setStyleSheet(get_stylesheet("dark"))
+    window.resize(WIDTH, ROOM)
+    window.show()
+    for state, view in states_of_controllers(tmp_path):
+        if window.indexOf(view) < 0:
+            window.addWidget(view)
+        window.setCurrentWidget(view)
+        settle()
+        faults += [f"{state}: {fault}" for fault in faults_of(view, window)]
+        assert window.grab().save(str(tmp_path / f"{state}, controller.png"))
+        seen += 1
+    assert faults == []
+    assert seen > 12
 
 
 def settle() -> None:
@@ -427,6 +518,11 @@ def test_keys_act_in_the_window_and_contours_have_one_owner_however_the_widgets_
     assert [contour_view(widget.controller.viewer) for widget in opened] == [contour_view(viewer)] * len(NAMES)
 
 
+def is_front(dock: QDockWidget) -> bool:
+    """Whether a dock of ours is seen."""
+    return isinstance(dock.widget(), JobView) and not dock.visibleRegion().isEmpty()
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("display")
 def test_one_of_each_in_tabs_in_whatever_order_they_are_opened(
@@ -437,20 +533,26 @@ def test_one_of_each_in_tabs_in_whatever_order_they_are_opened(
     viewer = make_napari_viewer(show=True)
     window = viewer.window._qt_window
     viewer.window._qt_viewer.canvas.native.hide()
-    for number, ways in enumerate(list(permutations(OPENERS))[::2]):  # each way is first, second and last once
-        names = NAMES[number:] + NAMES[:number]
+    orders = list(permutations(OPENERS))
+    for number, ways in enumerate([*orders[::2], *orders[1::2]]):  # in the first three each way is first once
+        turn = number % len(NAMES)
+        names = (NAMES[turn:] + NAMES[:turn])[: len(NAMES) if number == turn else 1]  # once all, once one alone
         for way in ways:
             for name in names if way == ways[0] else names[:1]:
                 OPENERS[way](viewer, name, session)
                 settle()
+            if ways == ("button", "command", "menu") == (*ways[:2], way):
+                assert not any(is_front(dock) for dock in window.findChildren(QDockWidget))  # napari's menu hides, too
+                OPENERS[way](viewer, name, session)
+                settle()
             docks = [dock for dock in window.findChildren(QDockWidget) if isinstance(dock.widget(), JobView)]
-            assert sorted(dock.windowTitle() for dock in docks) == sorted(f"ProSMA {name}" for name in NAMES), ways
-            assert [len(window.tabifiedDockWidgets(dock)) for dock in docks] == [2, 2, 2], ways
+            assert sorted(dock.windowTitle() for dock in docks) == sorted(f"ProSMA {name}" for name in names), ways
+            assert {len(window.tabifiedDockWidgets(dock)) for dock in docks} == {len(names) - 1}, ways
             for dock in docks:
                 said = [label.text() for label in dock.titleBarWidget().findChildren(QLabel) if label.text()]
                 assert said == [dock.windowTitle()]
-            front = [dock.windowTitle() for dock in docks if not dock.visibleRegion().isEmpty()]
-            assert front == [f"ProSMA {name}"], ways
+            front = [dock.windowTitle() for dock in docks if is_front(dock)]
+            assert front == [f"ProSMA {name if way == ways[0] else names[0]}"], ways
         for dock in docks:
             dock.destroyOnClose()
         settle()

@@ -7,12 +7,12 @@ from math import floor, log10
 
 from qtpy.QtCore import Signal
 from qtpy.QtGui import QGuiApplication
-from qtpy.QtWidgets import QHBoxLayout, QLineEdit, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
 
 from napari_prosma.scan.view import PartFields, ScanView
 from napari_prosma.segment.measures import ClassRow
 from napari_prosma.widgets.config_form import ConfigForm
-from napari_prosma.widgets.fields import SMALL, Fold, button, cell, note_label, row, say, table
+from napari_prosma.widgets.fields import SMALL, Fold, NameField, button, cell, note_label, row, say, table
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.printable import plain
 
@@ -196,8 +196,7 @@ class SegmentAdvanced(Fold):
         self.part = PartFields("Only this part of the scan gets labels. The model sees its surroundings as well.")
         self._form = ConfigForm(InferenceConfig, OPTIONS, NONE)
         self._form.changed.connect(self.options_changed.emit)
-        self._name = QLineEdit()
-        self._name.setToolTip("Name of the result layer.")
+        self._name = NameField("Name of the result layer.")
         self._name.editingFinished.connect(lambda: self.name_chosen.emit(self._name.text().strip()))
         defaults = button("Restore defaults", "All advanced settings back to their defaults.", self.defaults_clicked)
         self.add(self.part, self._form.native, row("Result name", self._name), defaults)

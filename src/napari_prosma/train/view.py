@@ -17,7 +17,7 @@ from napari_prosma.train.runs_panel import RunsPanel, TrainedModelPanel
 from napari_prosma.train.series_panel import SeriesPanel
 from napari_prosma.train.slice_bar import SlicePanel
 from napari_prosma.widgets.config_form import ConfigForm
-from napari_prosma.widgets.fields import Fold, button, call_it, combo, fill, note_label, row, say
+from napari_prosma.widgets.fields import Fold, NameField, button, call_it, combo, fill, note_label, row, say
 from napari_prosma.widgets.job_view import JobView
 from prosma_core.config.model import ClassInfo, EncoderKind
 from prosma_core.config.training import LabelsConfig, TrainingConfig
@@ -260,8 +260,7 @@ class TrainView(JobView):
         )
         self._problems |= {"pairs": self._pairs.problem, "advanced": self._advanced.problem}
         self._problems |= self._meaning.problems | self._start.problems
-        self._name = QLineEdit()
-        self._name.setToolTip("Name of the model, and of its file.")
+        self._name = NameField("Name of the model, and of its file.")
         self._name.editingFinished.connect(lambda: self.name_chosen.emit(self._name.text().strip()))
         self._add(self._slices)
         self._choices = self._begin_part()

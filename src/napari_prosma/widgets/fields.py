@@ -26,6 +26,7 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QHeaderView,
     QLabel,
+    QLineEdit,
     QPlainTextEdit,
     QPushButton,
     QSizePolicy,
@@ -375,6 +376,25 @@ SMALL = "QTableView, QHeaderView { font-size: 8pt; } QTableView::item { padding:
 """Style sheet of a table with so many columns that they would be cut off in a dock."""
 FRAME = 4
 """Pixels of a table's frame, above and below together."""
+
+
+class NameField(QLineEdit):
+    """A line for a name, or for one that is proposed; the tooltip has all of it, as it may be longer than the line."""
+
+    def __init__(self, tooltip: str) -> None:
+        super().__init__()
+        self._about = tooltip
+        self.textChanged.connect(lambda _: self._tell())
+        self._tell()
+
+    def setPlaceholderText(self, text: str | None) -> None:
+        """Propose a name."""
+        super().setPlaceholderText(text)
+        self._tell()
+
+    def _tell(self) -> None:
+        name = self.text() or self.placeholderText()
+        self.setToolTip(plain("\n".join(filter(None, (name, self._about)))))
 
 
 class FittingTable(QTableWidget):

@@ -411,7 +411,6 @@ class JobView(QWidget):
         parts |= {f"problem_{field}": label for field, label in self._problems.items()}
         for name, part in parts.items():
             part.setObjectName(name)
-        self._keep_locked_readable()
         self.destroyed.connect(follow_keys(self._renew_keys))
         for kind in (QComboBox, QAbstractSpinBox, QSlider):
             for part in self.findChildren(kind):
@@ -448,10 +447,16 @@ class JobView(QWidget):
                 settle(self, dock)
         return bool(super().event(event))
 
+    def showEvent(self, event: QShowEvent | None) -> None:
+        """Take the theme of the window in which it is shown."""
+        super().showEvent(event)
+        self._keep_locked_readable()
+
     def changeEvent(self, event: QEvent | None) -> None:
         """Follow the window's theme."""
         super().changeEvent(event)
-        if event is not None and event.type() in {QEvent.Type.StyleChange, QEvent.Type.PaletteChange}:
+        colored = event is not None and event.type() in {QEvent.Type.StyleChange, QEvent.Type.PaletteChange}
+        if colored and self.isVisible():
             self._keep_locked_readable()
 
     def keep_sections(self, recall: Callable[[str, Any], Any], remember: Callable[[str, Any], None]) -> None:
