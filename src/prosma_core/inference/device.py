@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 import psutil
@@ -137,6 +138,29 @@ def free_memory(device: torch.device) -> int:
         return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     available = int(psutil.virtual_memory().available)
     return max(0, min(available, _LIMIT[0] - int(psutil.Process().memory_info().rss))) if _LIMIT else available
+
+
+def used_memory() -> int:
+    """Bytes of main memory that this process holds now, libraries and models included."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def give_back_memory() -> None:
+    """Return to the system what was freed and lies in pieces between what is still used; glibc keeps it otherwise."""
+    if _LIBC is not None:
+        _LIBC.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """The C library of this process where it can return memory: that of most Linux systems."""
+    with suppress(OSError, TypeError, AttributeError):
+        library = ctypes.CDLL(None)
+        library.malloc_trim.argtypes = [ctypes.c_size_t]
+        return library
+    return None
+
+
+_LIBC = _glibc()
 
 
 def gib(size: float) -> str:

@@ -16,7 +16,7 @@ from prosma_core.data.geometry import whole as whole_box
 from prosma_core.data.grid import NetworkGrid, padding_to, tile_starts
 from prosma_core.data.lazy import IN_CORE, KEPT
 from prosma_core.errors import DeviceError
-from prosma_core.inference.device import free_memory, gib
+from prosma_core.inference.device import free_memory, gib, used_memory
 from prosma_core.inference.grid_restore import RegionOfInterest, plan_part, planes_at_once
 from prosma_core.printable import counted
 
@@ -159,8 +159,9 @@ def plan_blocks(
     more = round(100 * (plan.tiles / alone.tiles - 1))
     return BlockPlan(
         plan.columns,
-        f"Computed in {count} blocks of up to {size} voxels, about {gib(need.bytes(first[0], block=True))} at a time "
-        f"(as a whole {gib(whole)}; {gib(free / SHARE)} are free)" + (f", {more} % more tiles." if more else "."),
+        f"Computed in {count} blocks of up to {size} voxels, about "
+        f"{gib(used_memory() + need.bytes(first[0], block=True))} of memory in all (as a whole "
+        f"{gib(used_memory() + whole)}; {gib(free / SHARE)} are free)" + (f", {more} % more tiles." if more else "."),
         by_parts=True,
     )
 

@@ -21,7 +21,7 @@ from prosma_core.data.lazy import LazyArray, in_memory
 from prosma_core.data.normalization import Normalization, check_not_blank, measure
 from prosma_core.errors import DeviceError, PartUnreadableError
 from prosma_core.events import Event, SlabDone, StageStarted, TileDone, Working, relay
-from prosma_core.inference.device import memory_ended, name_memory_errors
+from prosma_core.inference.device import give_back_memory, memory_ended, name_memory_errors
 from prosma_core.inference.grid_restore import RegionOfInterest
 from prosma_core.inference.memory import BlockPlan, Column, Need, format_plan, plan_blocks, plan_memory
 from prosma_core.inference.prepare import ScanPlan, network_image, plan_scan
@@ -243,6 +243,9 @@ class Segmenter:
                     raise
                 yield StageStarted(f"Memory of {logits.device.type} does not suffice: finishing on the CPU.")
                 done = work.results.put(frame, block, logits.cpu())
+            del logits  # before the next block takes its own
+            if work.results.stored:
+                give_back_memory()
             work.results.mark_done(frame, block)
             work.done = min(work.done + computed, work.total)
             among.done = block.network[0][1]

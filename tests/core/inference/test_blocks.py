@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from math import prod
@@ -22,7 +23,7 @@ from prosma_core.data.lazy import LazyArray
 from prosma_core.events import CaseFailed, Event, StageStarted, TileDone
 from prosma_core.inference import memory, segment, stored_pieces, stored_results
 from prosma_core.inference.files import FileOptions, plan_files, segment_files
-from prosma_core.inference.results import Segmentation, StoredArray
+from prosma_core.inference.results import Results, Segmentation, StoredArray
 from prosma_core.inference.segment import Segmenter
 from prosma_core.inference.tiled import TiledPredictor
 from prosma_core.io import images, zarr_images
@@ -571,3 +572,38 @@ def test_objects_by_parts_lie_among_the_labels_of_an_image(tmp_path: Path, make_
     assert wanted.objects is not None
     np.testing.assert_array_equal(read_labels(image / "labels" / "organs_objects").data, wanted.objects.data)
     assert sorted(zarr.open_group(str(image / "labels")).attrs["labels"]) == ["organs", "organs_objects"]
+
+
+def test_what_a_block_took_is_free_before_the_next_one_begins(
+    make_header: MakeHeader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "KEPT", 0)
+    scan, disk, taken, blocks = scan_of(array_spec((21, 17, 13), "zyx")), Disk((4, 8, 8)), [], []
+    real_put, real_image = Results.put, segment.network_image
+
+    def put(self: Results, frame: Any, part: Any, logits: Any) -> Any:
+        taken.append(weakref.ref(logits))
+        return real_put(self, frame, part, logits)
+
+    def image(*given: Any) -> Any:
+        blocks.append([ref() is None for ref in taken])
+        return real_image(*given)
+
+    monkeypatch.setattr(Results, "put", put)
+    monkeypatch.setattr(segment, "network_image", image)
+    by = segmenter(make_header(3, tile=(8, 8, 8)), 0)
+    run(by, Scan(disk.lazy(scan.data), scan.spec), InferenceConfig(overlap=0.25), allocate=disk.allocate)
+    assert len(blocks) > 4
+    assert all(map(all, blocks))
+
+
+def test_memory_is_planned_with_what_the_process_holds(
+    make_header: MakeHeader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan, disk = scan_of(array_spec((21, 17, 13), "zyx")), Disk((4, 8, 8))
+    by = segmenter(make_header(3, tile=(8, 8, 8)), 0)
+    monkeypatch.setattr(memory, "used_memory", lambda: 5 << 30)
+    lazy = Scan(disk.lazy(scan.data), scan.spec)
+    _, events = run(by, lazy, InferenceConfig(overlap=0.25), allocate=disk.allocate)
+    said = " ".join(event.message for event in events if isinstance(event, StageStarted))
+    assert "voxels, about 5.1 GiB of memory in all (as a whole 5.0 GiB; " in said  # 96 MiB of chunks are kept
