@@ -27,13 +27,13 @@ START = (
 
 
 def make_labels(path: Path, scan: Path) -> None:
-    """Labels of a scan of `make_scan`: the balls of 40 planes, two classes; the others are not annotated."""
+    """Labels of a corner of a scan of `make_scan`: its balls in two classes, 3 around them; 0 is not annotated."""
     image = zarr.open_array(str(scan), mode="r")
     array = zarr.create_array(str(path), shape=image.shape, dtype="uint8", chunks=CHUNKS, zarr_format=2)
     array.attrs.update(image.attrs.asdict())
-    z, y, x = np.ogrid[: CHUNKS[0], : image.shape[1], : image.shape[2]]
+    z, y, x = np.ogrid[: CHUNKS[0], : CHUNKS[1], : CHUNKS[2]]
     inside = ((z - 32) * 3) ** 2 + (y % 200 - 100) ** 2 + (x % 200 - 100) ** 2 < 60**2
-    array[: CHUNKS[0]] = inside.astype(np.uint8) * (1 + (x > image.shape[2] // 2)).astype(np.uint8)
+    array[: CHUNKS[0], : CHUNKS[1], : CHUNKS[2]] = np.where(inside, 1 + (x > CHUNKS[2] // 2), 3).astype(np.uint8)
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def main() -> None:
                 "device": "cpu",
                 "network": {"width": 4, "max_width": 8, "max_stages": 3},
                 "preprocess": {"dims": 3, "tile": [32, 64, 64], "resample": "none"},
-                "labels": {"zero": "annotated_slices", "slice_axis": "z"},
+                "labels": {"zero": "unlabeled", "slice_axis": "z", "background": 3},
                 "training": {"epochs": 1, "steps": given.steps, "batch_size": 2},
             }
             config = folder / "run.yaml"

@@ -95,11 +95,8 @@ def train(
         with training_memory(choice.device):
             setup = yield from prepare_run(run, choice.device, split, group)
             if live is not None and any(case.stored is not None for case in (*setup.train, *setup.val)):
-                msg = (
-                    "Labels that change during training are learned from scans in memory only, and scans of this "
-                    "training are read by parts. Train without live labels, or on fewer or smaller scans."
-                )
-                raise ConfigError(msg)
+                yield StageStarted("Labels painted during training are not learned: scans are read by parts.")
+                live = None
             setup, kept = yield from keep_start(setup, choice.device, resume=resume, group=group)
             group.check_same(f"{choice.device} {setup.run.model_dump_json()} {setup.split.as_json()}")
             trainer = Trainer(setup, choice.device, kept, live, group)

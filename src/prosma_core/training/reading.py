@@ -78,29 +78,31 @@ def plan_reading(
     Raises
     ------
     DeviceError
-        Cases that cannot be read by parts do not fit into memory.
+        A case that cannot be read by parts does not fit into memory.
     """
     free = group.free_memory(torch.device("cpu"))
     specs: dict[str, tuple[ImageSpec, int]] = {}
-    fixed = 0
+    fixed: dict[str, int] = {}
     for name in sorted(names):
         found = _opened(cases[name])
         if found is None:
-            fixed += sum(map(least_bytes, cases[name].images))
+            fixed[name] = sum(map(least_bytes, cases[name].images))
         else:
             spec, size = found
             specs[name] = with_voxel_size(spec, run.voxel_size), size
     sizes = {name: _size(spec, size, run, start, list(specs.values())) for name, (spec, size) in specs.items()}
     room = max(int(SHARE * free), LEAST)
-    whole, by_parts = sum(each.ready for each in sizes.values()) + fixed, set[str]()
+    others = sum(fixed.values())
+    whole, by_parts = sum(each.ready for each in sizes.values()) + others, set[str]()
     left = sorted(sizes, key=lambda name: (sizes[name].ready, name))
-    while left and _together([sizes[name] for name in left], fixed) > room:
+    while left and _together([sizes[name] for name in left], others) > room:
         by_parts.add(left.pop())
-    if fixed > max(free, LEAST):
+    largest = max(fixed, key=lambda name: fixed[name], default="")
+    if largest and fixed[largest] > max(free, LEAST):
         msg = (
-            f"The scans of this training take about {gib(fixed)} at least, and {gib(free)} are free. Only zarr, "
-            "TIFF of one file, and NIfTI that is neither packed nor scaled can be read by parts: convert the largest "
-            "scans, close other programs, or train on fewer scans."
+            f"{cases[largest].images[0].name} takes about {gib(fixed[largest])} at least, and {gib(free)} are free. "
+            "Only zarr, TIFF of one file, and NIfTI that is neither packed nor scaled can be read by parts: convert "
+            "the scan, close other programs, or leave it out."
         )
         raise DeviceError(msg)
     if not by_parts:

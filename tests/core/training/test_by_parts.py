@@ -13,8 +13,8 @@ import torch
 from prosma_core.config.training import resolve_run
 from prosma_core.data.geometry import ImageSpec, box_slices, spacing_affine
 from prosma_core.data.labels import IGNORED
-from prosma_core.errors import ConfigError, DeviceError, LabelError
-from prosma_core.events import EpochDone, StepDone
+from prosma_core.errors import DeviceError, LabelError
+from prosma_core.events import EpochDone, StageStarted, StepDone
 from prosma_core.io.images import write_image, write_labels
 from prosma_core.runs.run_folder import RunFolder
 from prosma_core.training import case_logits, reading
@@ -238,11 +238,11 @@ def test_the_largest_cases_stay_on_the_disk_until_the_others_fit(folder, tmp_pat
     assert words.startswith("2 cases of 5 are read by parts (case3, case4)")
 
 
-def test_scans_that_cannot_be_read_by_parts_and_do_not_fit_are_refused(folder, tmp_path: Path, monkeypatch) -> None:
+def test_a_scan_that_cannot_be_read_by_parts_and_does_not_fit_is_refused(folder, tmp_path: Path, monkeypatch) -> None:
     data = folder(2, suffix=".nii.gz")
     monkeypatch.setattr(reading, "LEAST", 0)
     monkeypatch.setattr("prosma_core.training.processes.free_memory", lambda _: 100)
-    with pytest.raises(DeviceError, match="convert the largest"):
+    with pytest.raises(DeviceError, match=r"nii\.gz takes .* convert the scan"):
         done(prepare_run(settings(data, tmp_path / "m.safetensors"), CPU))
 
 
@@ -255,5 +255,11 @@ def test_ignored_voxels_stay_ignored(folder, tmp_path: Path, no_room) -> None:
 
 
 def test_labels_that_change_are_learned_in_memory_only(folder, tmp_path: Path, no_room) -> None:
-    with pytest.raises(ConfigError, match="read by parts"):
-        done(train(settings(folder(2), tmp_path / "m.safetensors"), live=object()))
+    class Changed:
+        pending = waits = wants_preview = True
+
+    run = settings(folder(2), tmp_path / "m.safetensors", training={"steps": 2})
+    result, events = done(train(run, live=Changed()))
+    assert result.path.is_file()
+    said = [event.message for event in events if isinstance(event, StageStarted)]
+    assert said.count("Labels painted during training are not learned: scans are read by parts.") == 1
