@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from tests.servers import serving
 
 from prosma_core.cli import main as program
 from prosma_core.data.geometry import array_spec
@@ -65,11 +66,19 @@ def test_every_documented_command_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     make_inputs(tmp_path)
+    with serving(tmp_path) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        run_documented(server.url, monkeypatch, capsys)
+        assert any("/bucket/scans/brain.zarr" in each for each in server.asked)
+
+
+def run_documented(server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     lines = documented()
     assert len(lines) > 20
     run: list[list[str]] = []
     for line in sorted(lines, key=lambda line: not line.startswith("train --data")):  # the others use their models
-        arguments = [STANDS_FOR.get(word, word) for word in shlex.split(line.removesuffix(" &"))]
+        words = [STANDS_FOR.get(word, word) for word in shlex.split(line.removesuffix(" &"))]
+        arguments = [word.replace("https://example.org", server) for word in words]
         if LEFT_OUT.keys() & set(arguments) or arguments in run:
             continue
         run.append(list(arguments))
@@ -145,7 +154,10 @@ def make_inputs(folder: Path) -> None:
             write_labels(folder / labels_path, labels, spec)
 
     write("scan.nii.gz", "labels.nii.gz")
-    write("brain.zarr")
+    for place in ("", "scans/", "bucket/scans/"):
+        write(f"{place}brain.zarr")
+    write("scans/scan.nii.gz")
+    write("scan.ome.zarr")
     for subject in ("sub-01", "sub-02"):
         write(f"bids/{subject}/anat/{subject}_T1w.nii.gz")
     (folder / "scans.txt").write_text("bids/sub-01/anat/sub-01_T1w.nii.gz\nbids/sub-02/anat/sub-02_T1w.nii.gz\n")

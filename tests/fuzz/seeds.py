@@ -198,6 +198,19 @@ def _ome_zarr(folder: Path) -> list[Path]:
     return [path]
 
 
+def _zipped_zarr(folder: Path) -> list[Path]:
+    import shutil
+    import zipfile
+
+    (made,) = _zarr(3)(folder)
+    path = folder / "a.zarr.zip"
+    with zipfile.ZipFile(path, "w") as packed:
+        for file in sorted(each for each in made.rglob("*") if each.is_file()):
+            packed.writestr(zipfile.ZipInfo(file.relative_to(made).as_posix()), file.read_bytes())
+    shutil.rmtree(made)
+    return [path]
+
+
 def _zarr_codecs(name: str) -> dict[str, Any]:
     from numcodecs import GZip, Zlib
     from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec
@@ -360,6 +373,7 @@ SEEDS: dict[str, Seed] = {
     "zarr3-blosc-crc32c": Seed(_lazy_zarr(3, "v3-blosc-crc"), protected=_whole),
     "zarr3-shard": Seed(_lazy_zarr(3, "v3-shard")),
     "ome-zarr": Seed(_ome_zarr),
+    "zipped-zarr": Seed(_zipped_zarr),
     "dicom-series": Seed(_dicom_series),
     "dicom-foreign": Seed(_foreign("pydicom", "data/test_files", ".dcm")),
     "nifti-foreign": Seed(_foreign("nibabel", "tests/data", ".nii", ".nii.gz")),

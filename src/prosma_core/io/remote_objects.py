@@ -49,11 +49,12 @@ def objects_of(path: RemotePath) -> HTTPStore | S3Store:
         msg = f"{path} needs obstore, which is not installed: pip install 'napari-prosma[remote]'"
         raise MissingExtraError(msg) from error
     with reaching(path):
-        return _objects(path.scheme, path.host, PATIENCE_S)
+        settings = _s3_settings(path.host) if path.scheme == "s3" else {}
+        return _objects(path.scheme, path.host, PATIENCE_S, tuple(settings.items()))
 
 
 @lru_cache(maxsize=16)
-def _objects(scheme: str, host: str, patience: int) -> HTTPStore | S3Store:
+def _objects(scheme: str, host: str, patience: int, given: tuple[tuple[str, Any], ...]) -> HTTPStore | S3Store:
     from obstore.store import HTTPStore, S3Store
 
     retry: RetryConfig = {
@@ -69,7 +70,7 @@ def _objects(scheme: str, host: str, patience: int) -> HTTPStore | S3Store:
     }
     if scheme != "s3":
         return HTTPStore(f"{scheme}://{host}", client_options=client, retry_config=retry)
-    settings = _s3_settings(host)
+    settings = dict(given)
     client["allow_http"] = str(settings.get("endpoint", "")).startswith("http:")
     return S3Store(host, client_options=client, retry_config=retry, **settings)
 
@@ -124,6 +125,7 @@ def _profile() -> dict[str, str]:
     return found
 
 
+@lru_cache(maxsize=16)
 def _bucket_region(bucket: str) -> str | None:
     """Where a bucket is, which Amazon tells everyone; None where it cannot be asked."""
     try:

@@ -56,7 +56,6 @@ def s3(server: Served, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Serve
     monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
-    remote_objects._objects.cache_clear()
     return server
 
 
@@ -496,7 +495,6 @@ def test_credentials_are_those_of_the_environment_or_the_profile(
             f"[{name}]\naws_access_key_id = MYKEY\naws_secret_access_key = secret\n", encoding="utf-8"
         )
         monkeypatch.setenv("AWS_PROFILE", name)
-    remote_objects._objects.cache_clear()
     assert equal(open_image(path), scan)
 
 
@@ -507,7 +505,9 @@ def test_the_region_of_a_bucket_is_asked_for(server: Served, monkeypatch: pytest
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setattr(remote_objects, "AWS", server.url)
     server.region = "eu-central-1"
+    remote_objects._bucket_region.cache_clear()
     assert remote_objects._s3_settings("bucket") == {"skip_signature": True, "region": "eu-central-1"}
     assert server.asked == ["HEAD /bucket"]
     server.region = ""
+    remote_objects._bucket_region.cache_clear()
     assert remote_objects._s3_settings("bucket")["region"] == "us-east-1"
