@@ -43,8 +43,11 @@ class DiskArray:
         self.dtype: np.dtype[Any] = np.dtype(self._array.dtype)
 
     def move(self, path: Path) -> None:
-        """Read from another place from now on, where the same array lies."""
-        self._array, self.path = _opened(path), path
+        """Read from another place from now on, where the same array lies.
+
+        Nothing is kept: what was read while its folder was on its way is empty.
+        """
+        self._array, self.path, self._kept = _opened(path), path, None
 
     @property
     def ndim(self) -> int:
@@ -91,7 +94,8 @@ class DiskArray:
                 found: NDArray[Any] = array[box_slices(box)]
                 return found
             kept = wide, np.array(array[box_slices(wide)])
-            self._kept = kept
+            if array is self._array:  # not moved meanwhile
+                self._kept = kept
         return kept[1][tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(box, kept[0], strict=True))]
 
     def __getitem__(self, index: Any) -> Any:

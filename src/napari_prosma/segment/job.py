@@ -176,6 +176,8 @@ class SegmentJob(ShownRun):
         for array in (known, self.labels.data if self.labels is not None and stored.name == "labels" else None):
             if isinstance(array, DiskArray):
                 array.move(path)
+        if self.labels is not None and stored.name == "labels":
+            self.labels.refresh()  # what was drawn while its folder was on its way may be empty
 
     @property
     def _on_disk(self) -> bool:

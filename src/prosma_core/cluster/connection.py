@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import queue
 import re
@@ -36,6 +37,8 @@ POLL_S = 0.3
 """Seconds between two events at most while jobs run, so that there is always a place to stop."""
 STOP_S = 10.0
 """Seconds that workers get to leave what they compute, when it is stopped."""
+ALONE_S = 10.0
+"""Seconds without a worker after which this is told: one that was killed may be started again."""
 MOST_PROBED = 200
 """Scans that each worker is asked to open before work begins."""
 _ADDRESS = re.compile(r"(tcp|tls|ws|wss|ucx)://.+:\d+")
@@ -144,7 +147,13 @@ def _started(workers: int) -> Iterator[Any]:
     cores = max(1, usable_cores() // workers)
     threads = {f"{name}_NUM_THREADS": str(cores) for name in ("OMP", "MKL", "OPENBLAS")}
     with (
-        dask.config.set({"logging.distributed": "critical", "distributed.worker.profile.enabled": False}),
+        dask.config.set(
+            {
+                "logging.distributed": "critical",
+                "distributed.worker.profile.enabled": False,
+                "distributed.worker.memory.pause": False,  # our jobs plan their memory; a pause would only hold them up
+            }
+        ),
         LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
@@ -301,8 +310,14 @@ class _Run:
 
     def all(self, jobs: Iterator[tuple[K, Job]]) -> Generator[tuple[K, Event | Outcome] | None, None, None]:
         """Do jobs; see `Cluster.work`."""
-        more = True
+        more, had_workers = True, time.monotonic()
         while True:
+            if self._cluster.count_workers():
+                had_workers = time.monotonic()
+            elif self._running and time.monotonic() - had_workers > ALONE_S:
+                had_workers = math.inf  # said once
+                name, _ = next(iter(self._running.values()))
+                yield name, StageStarted("No worker is left; the work goes on when one starts. Ctrl+C ends it.")
             while more and len(self._running) < max(1, self._cluster.count_workers()):
                 if (following := next(jobs, None)) is None:
                     more = False

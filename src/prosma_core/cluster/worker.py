@@ -29,6 +29,8 @@ EVERY_S = 0.3
 """Seconds between two reports of progress at least."""
 POLL_S = 0.2
 """Seconds between two looks at whether a job that waits is still wanted."""
+AT_WORK = {"running", "paused"}
+"""What Dask calls a worker that goes on with its job; paused, for memory, it gets no further one."""
 _BUSY = threading.Lock()
 """Held while a job is computed: gates are recorded in the model, and torch has threads of its own."""
 _LOADED: dict[tuple[str, str], Segmenter] = {}
@@ -120,7 +122,7 @@ def run(job: Job, number: int, sent: Sent) -> Outcome | None:
 
     def wanted() -> bool:
         task = worker.state.tasks.get(key)
-        return task is not None and task.state not in {"cancelled", "released"} and worker.status.name == "running"
+        return task is not None and task.state not in {"cancelled", "released"} and worker.status.name in AT_WORK
 
     report.say(kind="began", process=os.getpid())
     try:

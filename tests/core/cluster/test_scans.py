@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -140,6 +141,25 @@ def test_killed_worker_inside_a_scan_leaves_the_same_labels(
         assert (plan.done, plan.failed) == (1, [])
         cluster.client.wait_for_workers(2, timeout=60)
     assert content(tmp_path / "there") == content(tmp_path / "here")
+
+
+def test_worker_that_dask_pauses_for_its_memory_ends_its_scan(
+    large: Path, make_model: Make, tmp_path: Path, scheduler: str
+) -> None:
+    def set_status(name: str, fraction: float | bool, dask_worker: Any = None) -> None:
+        dask_worker.memory_manager.memory_pause_fraction = fraction
+        dask_worker.status = type(dask_worker.status)[name]
+
+    model, paused = make_model(tmp_path / "m.safetensors"), ""
+    with cluster_at(scheduler) as cluster:
+        plan = planned(large, tmp_path / "out", model)
+        for event in run(cluster, plan, model):
+            if not paused and " tiles" in str(event):
+                (paused,) = [at for at, keys in cluster.client.processing().items() if keys]
+                cluster.client.run(set_status, "paused", False, workers=[paused])
+        assert paused
+        cluster.client.run(set_status, "running", 0.8, workers=[paused])
+    assert (plan.done, plan.failed) == (1, [])
 
 
 def test_closing_stops_the_workers_and_leaves_nothing(

@@ -72,9 +72,12 @@ def test_it_cannot_be_written_to_and_follows_where_it_moves(array: Any, tmp_path
     disk = DiskArray(Path(array.store.root))
     with pytest.raises(TypeError):
         disk[0] = 1  # type: ignore[index]
+    values = disk[5].copy()
     (tmp_path / "a").rename(tmp_path / "b")
+    assert not disk[1].any(), "a chunk that is gone reads as empty"
     disk.move(tmp_path / "b")
-    assert disk[5].any()
+    np.testing.assert_array_equal(disk[5], values)
+    assert disk[1].any()
     assert is_on_disk(disk)
     assert is_on_disk([array])
     assert not is_on_disk(array[...])
