@@ -39,7 +39,7 @@ STANDS_FOR = {
 }
 LEFT_OUT = {
     "--check-update": "asks a server",
-    "tls://HOST:8786": "needs a scheduler with certificates; tests/core/cluster has one of each",
+    "tls://HOST:8786": "needs a scheduler with certificates",
     "benchmarks/shipped/breast-lesion-us.yaml": "trains on a whole public data set",
 }
 TINY = {

@@ -158,7 +158,8 @@ def _started(workers: int) -> Iterator[Any]:
             n_workers=workers,
             threads_per_worker=1,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # with None, the scheduler's pages are served to all computers
+            scheduler_kwargs={"dashboard": False},
             memory_limit=psutil.virtual_memory().total // workers,
             env={**COMPUTING, **threads},
             silence_logs=logging.CRITICAL,

@@ -26,7 +26,12 @@ PATIENCE = 120.0
 def scheduler() -> Iterator[str]:
     """Return the address of a scheduler with two workers."""
     with LocalCluster(
-        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs=logging.CRITICAL
+        n_workers=2,
+        threads_per_worker=1,
+        host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",  # None takes port 8787, with a warning where that is taken
+        scheduler_kwargs={"dashboard": False},
+        silence_logs=logging.CRITICAL,
     ) as cluster:
         yield cluster.scheduler_address
 
@@ -66,7 +71,17 @@ def worker_with(tmp_path: Path) -> Callable[[str, str], AbstractContextManager[o
 def scheduler_file(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
     """Return the file of a scheduler of its own, and its process."""
     path = tmp_path / "scheduler.json"
-    arguments = ("--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(path))
+    arguments = (
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+        "--no-dashboard",
+        "--dashboard-address",
+        "127.0.0.1:0",
+        "--scheduler-file",
+        str(path),
+    )
     with _running("distributed.cli.dask_scheduler", *arguments) as process:
         wait_for(path.exists)
         yield path, process
