@@ -344,7 +344,7 @@ def painted_scan(desk: Desk) -> tuple[Image, Labels]:
     data = np.asarray(labels.data).copy()
     middle = widest_slice(data)
     data[[z for z in range(len(data)) if z not in range(middle - 6, middle + 7, 3)]] = 0
-    labels.data, labels.name = data, "Painted"
+    labels.data, labels.name, labels.visible = data, "Painted", True
     desk.viewer.dims.set_current_step(0, middle)
     desk.viewer.reset_view()
     return scan, labels
