@@ -291,10 +291,9 @@ class SegmentJob(ShownRun):
         if "objects" in self._arrays:
             features = object_features(plan.model.header.classes, self._arrays["object_table"], plan.scan.spec)
             title = f"{name} objects"
-            add_layer_keep_selection(
-                self._viewer,
-                objects_layer(plan.scan, self._arrays["objects"], features, title, self._notes, visible=False),
-            )
+            layer = objects_layer(plan.scan, self._arrays["objects"], features, title, self._notes, visible=False)
+            layer.editable = not self._on_disk
+            add_layer_keep_selection(self._viewer, layer)
 
     def _layer_removed(self, event: object) -> None:
         if self.labels is not None and self.labels not in self._viewer.layers:

@@ -300,7 +300,7 @@ class Services:
         segmenter = yield from self._segmenter(Path(request.model), choice)
         scan = yield from open_scan(request.scan)
         if request.store and goes_on_disk(request, scan, segmenter):
-            voxels = yield from segment_to_disk(request, scan, segmenter, count_classes)
+            voxels = yield from segment_to_disk(request, scan, segmenter, count_classes, allocate)
         else:
             result = yield from segmenter.segment(scan, request.config, allocate=allocate, preview=request.preview)
             voxels = count_classes(result.labels.data, segmenter.header)

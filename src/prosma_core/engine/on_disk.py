@@ -14,7 +14,7 @@ from prosma_core.data.geometry import Scan
 from prosma_core.data.lazy import LazyArray
 from prosma_core.engine.requests import SegmentRequest
 from prosma_core.events import Event, ResultStored, StageStarted, relay
-from prosma_core.inference.results import StoredArray
+from prosma_core.inference.results import Allocate, StoredArray
 from prosma_core.inference.segment import Segmenter
 from prosma_core.inference.stored_results import StoredResults
 from prosma_core.io.remote import input_path
@@ -28,7 +28,11 @@ def goes_on_disk(request: SegmentRequest, scan: Scan, segmenter: Segmenter) -> b
 
 
 def segment_to_disk(
-    request: SegmentRequest, scan: Scan, segmenter: Segmenter, count: Callable[[Any, ModelHeader], dict[str, int]]
+    request: SegmentRequest,
+    scan: Scan,
+    segmenter: Segmenter,
+    count: Callable[[Any, ModelHeader], dict[str, int]],
+    allocate: Allocate,
 ) -> Generator[Event, None, dict[str, int]]:
     """Segment a scan by parts, into zarr folders; says where they are, at first and at the end.
 
@@ -41,6 +45,8 @@ def segment_to_disk(
     segmenter : Segmenter
     count : callable
         Counts the voxels of each class in the label map, before that is moved to its place.
+    allocate : callable
+        Gives the array for the table of objects, which is no image.
 
     Returns
     -------
@@ -52,7 +58,7 @@ def segment_to_disk(
     assert request.scan.file is not None
     source, target, header = input_path(request.scan.file), Path(request.store), segmenter.header
     places = {"labels": target}
-    places |= {name: target.with_name(f"{target.stem}_{name}.zarr") for name in ("probabilities", "entropy")}
+    places |= {name: target.with_name(f"{target.stem}_{name}.zarr") for name in ("probabilities", "entropy", "objects")}
     target.parent.mkdir(parents=True, exist_ok=True)
     notes = provenance(header, config, source.name)
     plain = replace(scan.spec, header=ZarrHeader(ome=""))
@@ -74,6 +80,8 @@ def segment_to_disk(
         done: list[str] = []
         result = yield from relay(segmenter.segment(scan, config, allocate=store), change)
         voxels = count(result.labels.data, header)
+        if result.object_table is not None:
+            allocate("object_table", result.object_table.shape, result.object_table.dtype)[...] = result.object_table
     for name in done:
         yield _stored(name, places[name])
     return voxels

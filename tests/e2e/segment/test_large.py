@@ -23,6 +23,7 @@ from napari_prosma.jobs.session import Session
 from napari_prosma.layers.scan import METADATA, read
 from napari_prosma.layers.stored import DiskArray
 from napari_prosma.segment.job import CONTINUES, TOO_LARGE, SegmentJob
+from prosma_core.config.inference import InferenceConfig
 from prosma_core.io.images import read_labels
 from prosma_core.io.remote import input_path
 
@@ -129,6 +130,30 @@ def test_a_large_layer_gets_the_labels_of_the_scan_in_memory(
     assert not found.editable
     counts = found.features.set_index("index")["voxels"]
     assert [counts[value] for value in (1, 2)] == [int((wanted == value).sum()) for value in (1, 2)]
+
+
+def test_objects_of_a_large_layer_are_those_of_the_scan_in_memory(
+    desk: SegmentDesk, tmp_path: Path, voxels: np.ndarray
+) -> None:
+    options = InferenceConfig(objects=True, min_size=5, fill_holes=True)
+    desk.controller.choose_options(options)
+    desk.viewer.add_image(voxels, name="in memory", scale=(3, 1, 1), units=("mm",) * 3)
+    desk.choose("plain-3d")
+    wanted = desk.segment()
+    numbers = next(layer for layer in desk.viewer.layers if layer.name.endswith(" objects"))
+    labels, numbers, features = np.array(wanted.data), np.array(numbers.data), numbers.features
+    desk.viewer.layers.clear()
+    desk.open(store(tmp_path / "scan.zarr", voxels))
+    desk.choose("plain-3d")
+    desk.controller.choose_options(options)
+    found = desk.segment()
+    objects = next(layer for layer in desk.viewer.layers if layer.name.endswith(" objects"))
+    assert isinstance(objects.data, DiskArray)
+    assert not objects.editable
+    np.testing.assert_array_equal(np.asarray(found.data), labels)
+    np.testing.assert_array_equal(np.asarray(objects.data), numbers)
+    assert numbers.max() > 1
+    assert objects.features.equals(features)
 
 
 @pytest.mark.parametrize("name", ["scan.zarr", "scan.zarr.zip"])
