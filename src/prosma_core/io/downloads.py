@@ -23,7 +23,7 @@ from prosma_core.events import Event, Working, drain
 from prosma_core.io import remote_objects
 from prosma_core.io.names import COMMON_SUFFIXES, FORMATS, image_suffix, is_zarr_member, safe_name, stem
 from prosma_core.io.remote import RemotePath
-from prosma_core.io.remote_objects import objects_of, reaching, unreachable
+from prosma_core.io.remote_objects import ask, objects_of, reaching, unreachable
 
 PAUSE_S = 1.0
 """Seconds before a lost connection is made again."""
@@ -160,9 +160,11 @@ def _from_s3(path: RemotePath) -> Parts:
     import obstore
 
     with reaching(path):
-        found = obstore.get(objects, path.key)
+        found = ask(lambda: obstore.get(objects, path.key))
         size, changed = int(found.meta["size"]), found.meta["last_modified"].timestamp()
-        yield from ((size, changed, bytes(part)) for part in found.stream(min_chunk_size=_PART))
+        stream = iter(found.stream(min_chunk_size=_PART))
+        while part := ask(lambda: next(stream, None)):
+            yield size, changed, bytes(part)
 
 
 def _from_web(path: RemotePath) -> Parts:

@@ -6,12 +6,14 @@ import configparser
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -136,6 +138,28 @@ def _bucket_region(bucket: str) -> str | None:
         return str(error.headers.get("x-amz-bucket-region") or "") or None
     except (OSError, ValueError):
         return None
+
+
+T = TypeVar("T")
+
+
+def begin(work: Callable[[], T]) -> Future[T]:
+    """Begin a request in a thread of its own, which no end of the process waits for."""
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:  # noqa: BLE001  (raised where the result is asked for)
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return outcome
+
+
+def ask(work: Callable[[], T]) -> T:
+    """What a request gives; a signal ends the wait at once, where obstore would hold it back until an answer comes."""
+    return begin(work).result()
 
 
 @contextmanager

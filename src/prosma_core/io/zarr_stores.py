@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, cast
 
@@ -15,7 +16,7 @@ from prosma_core.errors import FileFormatError
 from prosma_core.io.names import ZIPPED, image_suffix
 from prosma_core.io.read_errors import damaged, excerpt
 from prosma_core.io.remote import RemotePath, input_path
-from prosma_core.io.remote_objects import objects_of, reaching, unreachable
+from prosma_core.io.remote_objects import ask, begin, objects_of, reaching, unreachable
 
 _NODES = ("zarr.json", ".zarray", ".zgroup")
 _MOST_RATIO = 1032  # of deflate
@@ -71,8 +72,8 @@ class ServerFiles:
         part: Any = {"suffix": -start} if start < 0 else {"offset": start} if stop is None else (start, stop)
         with reaching(self.place(key)):
             try:
-                found = obstore.get(self._objects, key, options={"range": part} if start or stop is not None else {})
-                return bytes(found.bytes())
+                options: Any = {"range": part} if start or stop is not None else {}
+                return ask(lambda: bytes(obstore.get(self._objects, key, options=options).bytes()))
             except FileNotFoundError:
                 return None
             except PermissionDeniedError:
@@ -87,7 +88,7 @@ class ServerFiles:
         import obstore
 
         with reaching(self.place(key)):
-            return obstore.head(self._objects, key)
+            return ask(lambda: obstore.head(self._objects, key))
 
     def stamp(self, key: str) -> str:
         """When a file was changed last."""
@@ -104,7 +105,7 @@ class ServerFiles:
         if self._root.scheme != "s3":
             return []
         with reaching(self.place(key)):
-            found = obstore.list_with_delimiter(self._objects, prefix=key)
+            found = ask(lambda: obstore.list_with_delimiter(self._objects, prefix=key))
         return sorted(PurePosixPath(name).name for name in found["common_prefixes"])
 
 
@@ -296,7 +297,7 @@ def zarr_store(root: StoredPath, check: Any) -> Any:
                 start = byte_range.offset
             elif isinstance(byte_range, SuffixByteRequest):
                 start = -byte_range.suffix
-            content = await asyncio.to_thread(place.load, start, stop)
+            content = await asyncio.wrap_future(begin(partial(place.load, start, stop)))
             meta = place.name in (*_NODES, ".zattrs", ".zmetadata")
             if content is None:
                 self.missing = self.missing or not meta

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -125,6 +130,26 @@ def test_a_missing_scan_is_named_and_the_others_are_done(prosma: Prosma, server:
     assert f"{urls[0]} cannot be read: the server has no such file (404). Check the URL." in err
     assert f"{urls[2]} cannot be read: the server has no zarr there" in err
     assert (tmp_path / "out" / "scan.nii.gz").is_file()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize(
+    ("name", "stall"), [("scan.ome.zarr", ".zarray"), ("scan.ome.zarr", "0"), ("scan.nii.gz", "gz")]
+)
+def test_a_command_that_waits_for_a_server_stops_at_once(server: Served, tmp_path: Path, name: str, stall: str) -> None:
+    server.stall = stall
+    command = ["segment", f"{server.url}/{name}", "--model", "phantom-3d", "--out", str(tmp_path / "out")]
+    run = subprocess.Popen([sys.executable, "-m", "prosma_core.cli", *command], stderr=subprocess.PIPE)
+    until = time.monotonic() + 60
+    while not any(each.endswith(stall) for each in server.asked) and time.monotonic() < until:
+        time.sleep(0.05)
+    began = time.monotonic()
+    run.send_signal(signal.SIGTERM)
+    _, said = run.communicate(timeout=60)
+    assert time.monotonic() - began < 10
+    assert run.returncode == -signal.SIGTERM
+    assert b"Stopped by SIGTERM." in said
+    assert not list((tmp_path / "out").glob("*"))
 
 
 @pytest.mark.parametrize("kind", ["nii", "zarr"])
