@@ -45,6 +45,9 @@ def make_scan(path: Path, mib: int, filled: float) -> tuple[int, ...]:
     array.attrs.update({"axes": ["z", "y", "x"], "spacing": [3.0, 1.0, 1.0], "unit": "mm"})
     rng = np.random.default_rng(0)
     for start in range(0, shape[0], CHUNKS[0]):
+        if start >= ends[0]:
+            array[start : start + CHUNKS[0]] = 100
+            continue
         planes = rng.integers(80, 220, (min(CHUNKS[0], shape[0] - start), *shape[1:]), np.uint16)
         z, y, x = np.ogrid[: len(planes), :side, :side]
         planes[((z - 32) * 3) ** 2 + (y % 200 - 100) ** 2 + (x % 200 - 100) ** 2 < 60**2] += 150
@@ -97,7 +100,7 @@ def measured(command: list[str]) -> tuple[list[int], float, float]:
     )
 
 
-def segment_in_window(path: Path, kind: str, model: str, overlap: float) -> None:
+def segment_in_window(path: Path, kind: str, model: str, overlap: float, minutes: float) -> None:
     """Open a scan in a window, segment it, and print the gaps of the event loop; runs in a process of its own."""
     import dask.array as da
     import napari
@@ -146,8 +149,12 @@ def segment_in_window(path: Path, kind: str, model: str, overlap: float) -> None
         tell("stepping", pulse)
         pulse = Pulse()
         control.start_or_cancel()
-        wait(lambda: control.run is None, 7200)
+        wait(lambda: control.run is None, 60 * minutes)
         timer.stop()
+        if control.run is not None:
+            print(f"stopped after {minutes:g} minutes: {widget.progress_text()}", flush=True)
+            control.start_or_cancel()
+            wait(lambda: control.run is None, 60)
         wait(lambda: False, 1)
         tell("stepping while it segments", pulse)
         print(f"{widget.progress_text()} {widget.error_text()}", flush=True)
@@ -169,10 +176,11 @@ def main() -> None:
     parser.add_argument("--compare", action="store_true")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--window", choices=("zarr", "dask"), help="segment in a window, as an array of this kind")
+    parser.add_argument("--minutes", type=float, default=600, help="after which the job in a window is canceled")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.inside is not None:
-        segment_in_window(given.inside, given.window, given.model, float(given.overlap))
+        segment_in_window(given.inside, given.window, given.model, float(given.overlap), given.minutes)
         return
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         folder = Path(name)
@@ -180,7 +188,8 @@ def main() -> None:
         print(f"{' x '.join(map(str, shape))} voxels, {np.prod(shape) * 2 / 2**30:.2f} GiB of uint16", flush=True)
         if given.window:
             inside = [sys.executable, __file__, "--inside", str(folder / "scan.zarr"), "--window", given.window]
-            most, seconds, work = measured([*inside, "--model", given.model, "--overlap", given.overlap])
+            inside += ["--model", given.model, "--overlap", given.overlap, "--minutes", str(given.minutes)]
+            most, seconds, work = measured(inside)
             each = " + ".join(f"{one / 2**30:.2f}" for one in most)
             print(
                 f"{given.window} in a window: peak {sum(most) / 2**30:.2f} GiB ({each}), {seconds:.0f} s, {work:.0f} s"

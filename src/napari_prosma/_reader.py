@@ -21,18 +21,24 @@ from napari_prosma.layers.pointer import pointer_view
 from napari_prosma.layers.results import class_arguments, file_notes, noted_provenance, says_labels
 from napari_prosma.layers.scan import METADATA, OPENED_AS, RANGE
 from napari_prosma.layers.slices import MARKS, Base, Marks, noted_marks, noted_marks_of
+from napari_prosma.layers.source import free_memory
+from napari_prosma.layers.stored import FileArray
 from prosma_core.config.model import COLORS, ClassInfo
 from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.intensities import COLOR, display_window, finite_range
+from prosma_core.data.lazy import IN_CORE
 from prosma_core.engine.decoder import DECODER
 from prosma_core.errors import FileFormatError
 from prosma_core.events import Event, Working, drain
 from prosma_core.io.class_notes import noted_classes
 from prosma_core.io.downloads import Downloads, is_streamed
+from prosma_core.io.images import SMALL
 from prosma_core.io.names import FORMATS, image_suffix, is_dicom_folder, is_image_path, is_zarr_node, stem
-from prosma_core.io.notes import SLICES, made_by_model
+from prosma_core.io.nifti import lazy_nifti
+from prosma_core.io.notes import SLICES, made_by_model, read_notes
 from prosma_core.io.read_errors import warnings_of
 from prosma_core.io.remote import RemotePath, input_path
+from prosma_core.io.tiff import lazy_tiff
 from prosma_core.io.zarr_images import OpenZarr, open_zarr
 from prosma_core.io.zarr_stores import is_zipped
 from prosma_core.printable import plain
@@ -188,6 +194,9 @@ def _read(path: Path) -> list[LayerData]:
             scan = DECODER.read_labels(file)
         layer, dtype = image_layer_data(scan.data, scan.spec, stem(path), path), scan.data.dtype
         notes = {"kind": "labels", **_segment_notes(scan.spec)}
+    elif (large := _large(path)) is not None:
+        notes, dtype = read_notes(path), large.data.dtype
+        layer = image_layer_data(FileArray(large.data, path), large.spec, stem(path), path)
     else:
         with _local(path) as file:
             found = DECODER.read_file(file)
@@ -201,6 +210,15 @@ def _read(path: Path) -> list[LayerData]:
         show_info(plain(note))
     labels = says_labels(notes, dtype, layer[1]["metadata"][METADATA]["axes"])
     return [as_labels_data(layer, notes) if labels else windowed(layer)]
+
+
+def _large(path: Path) -> Scan | None:
+    """A TIFF or NIfTI too large to be held in memory whose voxels can be read when they are shown; else None."""
+    lazy = {"nifti": lazy_nifti, "tiff": lazy_tiff}.get(FORMATS.get(image_suffix(path).lower(), ""))
+    if lazy is None or not path.is_file() or path.stat().st_size < SMALL:
+        return None
+    scan = lazy(path, None)
+    return scan if scan is not None and scan.data.nbytes > min(IN_CORE, free_memory() // 2) else None
 
 
 @contextmanager

@@ -131,7 +131,8 @@ def engine_of_large_scans() -> Iterator[Jobs]:
     before = os.environ.get("PYTHONPATH")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(LARGE), *([before] if before else [])]))
-        patch.setattr("napari_prosma.layers.source.IN_CORE", 0)
+        for name in ("layers.source.IN_CORE", "_reader.IN_CORE", "_reader.SMALL"):
+            patch.setattr(f"napari_prosma.{name}", 0)
         made = Jobs(QtEventLoop())
         yield made
         made.close()

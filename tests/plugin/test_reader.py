@@ -17,11 +17,13 @@ from napari.components import ViewerModel
 from PIL import Image
 from tests.servers import serving
 
+from napari_prosma import _reader
 from napari_prosma._reader import get_reader, read_paths
 from napari_prosma.layers.patient_view import patient_view
 from napari_prosma.layers.results import file_notes
 from napari_prosma.layers.scan import levels, read
 from napari_prosma.layers.source import Source, source_of
+from napari_prosma.layers.stored import FileArray
 from napari_prosma.scan.selection import kind_of
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import array_spec
@@ -448,3 +450,29 @@ def test_labels_of_an_image_open_with_all_levels_names_and_colors(tmp_path: Path
     layer = open_layer(tmp_path / "own.ome.zarr")  # as of another program
     assert layer.features["name"].tolist() == ["background", "nucleus"]
     np.testing.assert_allclose(layer.get_color(7), (0, 1, 0, 1))
+
+
+@pytest.mark.parametrize("name", ["scan.nii", "scan.tif"])
+def test_a_large_file_is_opened_without_reading_it(
+    name: str, tmp_path: Path, open_layer: OpenLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, data = array_spec((7, 20, 21), "zyx", (3, 1, 2), "mm"), np.arange(7 * 20 * 21, dtype=np.uint16)
+    write_image(tmp_path / name, data.reshape(spec.shape), spec)
+    whole = open_layer(tmp_path / name)
+    assert isinstance(whole.data, np.ndarray)
+    monkeypatch.setattr(_reader, "SMALL", 0)
+    monkeypatch.setattr(_reader, "IN_CORE", 1000)
+    lazy = open_layer(tmp_path / name)
+    assert isinstance(lazy.data, FileArray)
+    np.testing.assert_array_equal(lazy.data[3], whole.data[3])
+    np.testing.assert_array_equal(lazy.scale, whole.scale)
+    np.testing.assert_array_equal(lazy.affine.affine_matrix, whole.affine.affine_matrix)
+    specs = [read(layer).spec for layer in (lazy, whole)]
+    for field in ("axes", "shape", "spacing", "unit", "world", "format"):
+        assert getattr(specs[0], field) == getattr(specs[1], field)
+    assert type(specs[0].header) is type(specs[1].header)
+    labels = tmp_path / f"labels{name[4:]}"
+    write_labels(labels, (data % 3).astype(np.uint8).reshape(spec.shape), spec, provenance={"program": "prosma 1"})
+    opened = open_layer(labels)
+    assert type(opened).__name__ == "Labels"
+    assert isinstance(opened.data, FileArray)

@@ -226,9 +226,9 @@ class ShownRun(JobRun):
         """Time since the click, as text: also what the engine took to load, and to receive the scan."""
         return format_duration(time.monotonic() - self._clicked)
 
-    def say_done(self, device: str) -> None:
-        """Say that it is done: after what time, and on what device."""
-        self.say(f"Done in {self.duration} on {device.partition(' (')[0]}.")
+    def say_done(self, device: str, more: str = "") -> None:
+        """Say that it is done: after what time, on what device, and what else there is to know."""
+        self.say(f"Done in {self.duration} on {device.partition(' (')[0]}. {more}".rstrip())
 
     def show_error(self, reason: str, details: str) -> None:
         """As of `JobRun`."""

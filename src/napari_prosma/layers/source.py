@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 
 from napari_prosma.layers.scan import LayerScan
+from napari_prosma.layers.stored import FileArray
 from prosma_core.data.geometry import SPATIAL_AXES, Scan
 from prosma_core.data.lazy import IN_CORE
 from prosma_core.errors import ProsmaError
@@ -68,6 +69,9 @@ def source_of(scan: LayerScan) -> Source | None:
     """
     if scan.rgb and scan.spec.num_channels != scan.data.shape[-1]:
         return None
+    if isinstance(scan.data, FileArray):
+        order = tuple(scan.data.order[scan.axes.index(letter)] for letter in scan.spec.axes)
+        return Source(scan.data.path) if order == tuple(range(len(order))) else None
     if _is_zarr(scan.data):
         folder = _folder(scan.data)
         if folder is None and scan.level == 0 and scan.path is not None and is_zipped(scan.path):

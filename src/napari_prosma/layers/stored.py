@@ -1,53 +1,64 @@
-"""A result in a zarr folder as the array of a layer: read by parts, while another process fills it. No Qt."""
+"""Voxels on a disk as the array of a layer, read by parts: of a file, or of a result that is being filled. No Qt."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prosma_core.data.geometry import Box, box_shape, box_slices
+from prosma_core.data.lazy import LazyArray
 
 KEPT = 192 << 20
 """Bytes of whole chunks that are kept for the next slice."""
 
 
-class DiskArray:
-    """An array in a zarr folder, which cannot be written to; what was read last is kept, until it is read anew.
+class PartArray(ABC):
+    """An array whose voxels are read by parts, and cannot be written to: the data of a layer.
 
     Parameters
     ----------
-    path : Path
-        Of the zarr array.
+    shape : tuple of int
+        Of what is read.
+    chunks : tuple of int
+        Of it.
+    dtype : numpy.dtype
     order : tuple of int or None
-        Its axis for each axis of this one; None for an axis of one voxel that it does not have.
+        Its axis for each axis of this one; None for an axis of one voxel that it does not have. The same by default.
 
     Attributes
     ----------
-    path : Path
-    shape : tuple of int
+    shape, chunks : tuple of int
+        In the order of this array.
     dtype : numpy.dtype
-    chunks : tuple of int
+    order : tuple of int or None
     """
 
-    def __init__(self, path: Path, order: tuple[int | None, ...] | None = None) -> None:
-        self._kept: tuple[Box, NDArray[Any]] | None = None
-        self._array: Any = _opened(path)
-        self.path = path
-        self._order: tuple[int | None, ...] = tuple(range(self._array.ndim)) if order is None else order
-        self.shape = tuple(1 if axis is None else int(self._array.shape[axis]) for axis in self._order)
-        self.chunks = tuple(1 if axis is None else int(self._array.chunks[axis]) for axis in self._order)
-        self.dtype: np.dtype[Any] = np.dtype(self._array.dtype)
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        chunks: tuple[int, ...],
+        dtype: np.dtype[Any],
+        order: tuple[int | None, ...] | None = None,
+    ) -> None:
+        self.order: tuple[int | None, ...] = tuple(range(len(shape))) if order is None else order
+        self._axes = len(shape)
+        self.shape = tuple(1 if axis is None else int(shape[axis]) for axis in self.order)
+        self.chunks = tuple(1 if axis is None else int(chunks[axis]) for axis in self.order)
+        self.dtype = np.dtype(dtype)
 
-    def move(self, path: Path) -> None:
-        """Read from another place from now on, where the same array lies.
+    @abstractmethod
+    def read(self, box: Box) -> NDArray[Any]:
+        """Voxels of a box of what is read, not to be written to."""
 
-        Nothing is kept: what was read while its folder was on its way is empty.
-        """
-        self._array, self.path, self._kept = _opened(path), path, None
+    @abstractmethod
+    def _in_order(self, order: tuple[int | None, ...]) -> Self:
+        """The same voxels with the axes in another order."""
 
     @property
     def ndim(self) -> int:
@@ -64,13 +75,119 @@ class DiskArray:
         """Bytes of all voxels in memory."""
         return self.size * self.dtype.itemsize
 
-    def transpose(self, axes: tuple[int, ...]) -> DiskArray:
+    def transpose(self, axes: Sequence[int]) -> Self:
         """The same voxels with the axes in another order."""
-        return DiskArray(self.path, tuple(self._order[axis] for axis in axes))
+        return self._in_order(tuple(self.order[axis] for axis in axes))
 
-    def expand(self, at: int) -> DiskArray:
+    def expand(self, at: int) -> Self:
         """The same voxels with a further axis of one voxel."""
-        return DiskArray(self.path, (*self._order[:at], None, *self._order[at:]))
+        return self._in_order((*self.order[:at], None, *self.order[at:]))
+
+    def __getitem__(self, index: Any) -> Any:
+        """A part by numbers and slices, or single voxels by arrays of their indices; an array in memory."""
+        index = index if isinstance(index, tuple) else (index,)
+        if Ellipsis in [i if isinstance(i, type(Ellipsis)) else None for i in index]:
+            at = next(n for n, i in enumerate(index) if isinstance(i, type(Ellipsis)))
+            index = (*index[:at], *[slice(None)] * (self.ndim - len(index) + 1), *index[at + 1 :])
+        index = (*index, *[slice(None)] * (self.ndim - len(index)))
+        if len(index) > self.ndim:
+            msg = f"{len(index)} indices are too many for {self.ndim} axes."
+            raise IndexError(msg)
+        if not all(isinstance(i, slice | int | np.integer) for i in index):
+            return self._points(index)
+        box: list[tuple[int, int]] = [(0, 1)] * self._axes
+        rest: list[int | slice] = []
+        for i, size, axis in zip(index, self.shape, self.order, strict=True):
+            if isinstance(i, slice):
+                taken = range(*i.indices(size))
+                low, high = (min(taken), max(taken) + 1) if len(taken) else (0, 0)
+                step = taken.step
+                rest.append(slice(None, None, step) if len(taken) else slice(0, 0))
+                low, high = (0, 1) if axis is None else (low, max(high, low + 1))
+            else:
+                number = int(i) + size if i < 0 else int(i)
+                if not 0 <= number < size:
+                    msg = f"Index {i} is out of bounds for an axis of {size}."
+                    raise IndexError(msg)
+                low, high = number, number + 1
+                rest.append(0)
+            if axis is not None:
+                box[axis] = (low, high)
+        values: NDArray[Any] = self.read(tuple(box))
+        order = [axis for axis in self.order if axis is not None]
+        values = values.transpose(order)
+        for at, axis in enumerate(self.order):
+            values = np.expand_dims(values, at) if axis is None else values
+        found: NDArray[Any] = values[tuple(rest)].copy()
+        return found
+
+    def _points(self, index: tuple[Any, ...]) -> NDArray[Any]:
+        points = np.broadcast_arrays(*(np.asarray(i) for i in index))
+        found = np.empty(points[0].shape, self.dtype)
+        for at in np.ndindex(found.shape):
+            found[at] = self[tuple(int(i[at]) for i in points)]
+        return found
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """All voxels."""
+        found: NDArray[Any] = self[(slice(None),) * self.ndim]
+        return found if dtype is None else found.astype(dtype, copy=False)
+
+
+class FileArray(PartArray):
+    """The voxels of an image file, read when they are shown.
+
+    Parameters
+    ----------
+    voxels : LazyArray
+    path : Path
+        The file.
+    order
+        As of `PartArray`.
+    """
+
+    def __init__(self, voxels: LazyArray, path: Path, order: tuple[int | None, ...] | None = None) -> None:
+        super().__init__(voxels.shape, voxels.chunks, voxels.dtype, order)
+        self._voxels, self.path = voxels, path
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """As of `PartArray`."""
+        return self._voxels.read(box)
+
+    def _in_order(self, order: tuple[int | None, ...]) -> FileArray:
+        return FileArray(self._voxels, self.path, order)
+
+
+class DiskArray(PartArray):
+    """A result in a zarr folder, which another process fills; what was read last is kept, until it is read anew.
+
+    Parameters
+    ----------
+    path : Path
+        Of the zarr array.
+    order
+        As of `PartArray`.
+
+    Attributes
+    ----------
+    path : Path
+    """
+
+    def __init__(self, path: Path, order: tuple[int | None, ...] | None = None) -> None:
+        self._kept: tuple[Box, NDArray[Any]] | None = None
+        self._array: Any = _opened(path)
+        self.path = path
+        super().__init__(self._array.shape, self._array.chunks, self._array.dtype, order)
+
+    def move(self, path: Path) -> None:
+        """Read from another place from now on, where the same array lies.
+
+        Nothing is kept: what was read while its folder was on its way is empty.
+        """
+        self._array, self.path, self._kept = _opened(path), path, None
+
+    def _in_order(self, order: tuple[int | None, ...]) -> DiskArray:
+        return DiskArray(self.path, order)
 
     def refresh(self, box: Box) -> bool:
         """Read a box of the zarr array anew, where some of it is kept; whether any is. A thread may do it."""
@@ -98,54 +215,6 @@ class DiskArray:
                 self._kept = kept
         return kept[1][tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(box, kept[0], strict=True))]
 
-    def __getitem__(self, index: Any) -> Any:
-        """A part by numbers and slices, or single voxels by arrays of their indices; an array in memory."""
-        index = index if isinstance(index, tuple) else (index,)
-        if Ellipsis in [i if isinstance(i, type(Ellipsis)) else None for i in index]:
-            at = next(n for n, i in enumerate(index) if isinstance(i, type(Ellipsis)))
-            index = (*index[:at], *[slice(None)] * (self.ndim - len(index) + 1), *index[at + 1 :])
-        index = (*index, *[slice(None)] * (self.ndim - len(index)))
-        if len(index) > self.ndim:
-            msg = f"{len(index)} indices are too many for {self.ndim} axes."
-            raise IndexError(msg)
-        if not all(isinstance(i, slice | int | np.integer) for i in index):
-            return self._points(index)
-        box: list[tuple[int, int]] = [(0, 1)] * len(self._array.shape)
-        rest: list[int | slice] = []
-        for i, size, axis in zip(index, self.shape, self._order, strict=True):
-            if isinstance(i, slice):
-                taken = range(*i.indices(size))
-                low, high = (min(taken), max(taken) + 1) if len(taken) else (0, 0)
-                step = taken.step
-                rest.append(slice(None, None, step) if len(taken) else slice(0, 0))
-                low, high = (0, 1) if axis is None else (low, max(high, low + 1))
-            else:
-                number = int(i) + size if i < 0 else int(i)
-                if not 0 <= number < size:
-                    msg = f"Index {i} is out of bounds for an axis of {size}."
-                    raise IndexError(msg)
-                low, high = number, number + 1
-                rest.append(0)
-            if axis is not None:
-                box[axis] = (low, high)
-        values: NDArray[Any] = self.read(tuple(box))
-        order = [axis for axis in self._order if axis is not None]
-        values = values.transpose(order)
-        for at, axis in enumerate(self._order):
-            values = np.expand_dims(values, at) if axis is None else values
-        found: NDArray[Any] = values[tuple(rest)].copy()
-        return found
-
-    def _points(self, index: tuple[Any, ...]) -> NDArray[Any]:
-        points = np.broadcast_arrays(*(np.asarray(i) for i in index))
-        own = {axis: at for at, axis in zip(points, self._order, strict=True) if axis is not None}
-        return np.asarray(self._array.vindex[tuple(own[axis] for axis in range(len(own)))])
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """All voxels."""
-        found: NDArray[Any] = self[(slice(None),) * self.ndim]
-        return found if dtype is None else found.astype(dtype, copy=False)
-
 
 def _opened(path: Path) -> Any:
     import zarr
@@ -156,4 +225,4 @@ def _opened(path: Path) -> Any:
 def is_on_disk(data: Any) -> bool:
     """Whether the array of a layer cannot be painted in, as its voxels lie in a file or are computed when asked for."""
     data = data[0] if isinstance(data, list | tuple) and data else data
-    return isinstance(data, DiskArray) or type(data).__module__.partition(".")[0] in {"zarr", "dask"}
+    return isinstance(data, PartArray) or type(data).__module__.partition(".")[0] in {"zarr", "dask"}

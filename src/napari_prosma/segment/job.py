@@ -251,9 +251,7 @@ class SegmentJob(ShownRun):
             self.labels = self._add_labels()
         plan, labels = self.plan, self.labels
         labels.refresh()  # its thumbnail as well
-        if self._on_disk:
-            self.say(KEEP)
-        else:
+        if not self._on_disk:
             self._remember(labels)
         self._add_maps(labels.name)
 
@@ -264,7 +262,7 @@ class SegmentJob(ShownRun):
         self.measures = Measures(classes, spec, panel, self._jobs, lambda: self.to_save, nothing)
         self.measures.result(labels, result.voxels)
         self.measures.show()
-        self.say_done(result.device)
+        self.say_done(result.device, KEEP if self._on_disk else "")
         self._finished = True
 
     def _add_maps(self, name: str) -> None:

@@ -8,18 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from prosma_core.config.model import ModelHeader, provenance
 from prosma_core.data.geometry import Scan
 from prosma_core.data.lazy import LazyArray
 from prosma_core.engine.requests import SegmentRequest
 from prosma_core.events import Event, ResultStored, StageStarted, relay
+from prosma_core.inference.device import free_memory
+from prosma_core.inference.memory import SHARE
 from prosma_core.inference.results import Allocate, StoredArray
 from prosma_core.inference.segment import Segmenter
 from prosma_core.inference.stored_results import StoredResults
 from prosma_core.io.remote import input_path
 from prosma_core.io.zarr_checks import ZarrHeader, locate_array
 from prosma_core.printable import counted
+
+WORKING = 640 << 20
+"""Bytes that a block takes at most: beside a viewer, less than alone, for a few more tiles."""
 
 
 def goes_on_disk(request: SegmentRequest, scan: Scan, segmenter: Segmenter) -> bool:
@@ -78,7 +84,11 @@ def segment_to_disk(
             yield event
 
         done: list[str] = []
-        result = yield from relay(segmenter.segment(scan, config, allocate=store), change)
+        before, segmenter.working = segmenter.working, min(WORKING, int(free_memory(torch.device("cpu")) * SHARE))
+        try:
+            result = yield from relay(segmenter.segment(scan, config, allocate=store), change)
+        finally:
+            segmenter.working = before
         voxels = count(result.labels.data, header)
         if result.object_table is not None:
             allocate("object_table", result.object_table.shape, result.object_table.dtype)[...] = result.object_table

@@ -24,7 +24,8 @@ from napari_prosma.layers.scan import METADATA, read
 from napari_prosma.layers.stored import DiskArray
 from napari_prosma.segment.job import CONTINUES, TOO_LARGE, SegmentJob
 from prosma_core.config.inference import InferenceConfig
-from prosma_core.io.images import read_labels
+from prosma_core.data.geometry import array_spec
+from prosma_core.io.images import read_labels, write_image
 from prosma_core.io.remote import input_path
 
 
@@ -77,6 +78,11 @@ def in_memory(desk: SegmentDesk, voxels: np.ndarray) -> np.ndarray:
     return values
 
 
+def written(path: Path, voxels: np.ndarray) -> Path:
+    write_image(path, voxels, array_spec(voxels.shape, "zyx", (3, 1, 1), "mm"))
+    return path
+
+
 def multiscale(path: Path, voxels: np.ndarray) -> list[Any]:
     """Levels of an OME-Zarr of two channels, of which the second is `voxels`."""
     group = zarr.create_group(str(path), zarr_format=2)
@@ -96,6 +102,10 @@ def multiscale(path: Path, voxels: np.ndarray) -> list[Any]:
 
 WAYS: dict[str, Callable[[SegmentDesk, Path, np.ndarray], Any]] = {
     "our reader": lambda desk, path, voxels: desk.open(store(path / "scan.zarr", voxels)),
+    "NIfTI": lambda desk, path, voxels: desk.open(written(path / "scan.nii", voxels)),
+    "TIFF": lambda desk, path, voxels: desk.viewer.open(
+        str(written(path / "scan.tif", voxels)), plugin="napari-prosma"
+    )[0],
     "zarr array": lambda desk, path, voxels: desk.viewer.add_image(
         zarr.open_array(str(store(path / "scan.zarr", voxels)), mode="r"), scale=(3, 1, 1), units=("mm",) * 3
     ),

@@ -16,6 +16,9 @@ from napari.layers import Image
 from napari_prosma.layers import source
 from napari_prosma.layers.scan import METADATA, read
 from napari_prosma.layers.source import Source, is_large, source_of
+from napari_prosma.layers.stored import FileArray
+from prosma_core.data.geometry import box_shape
+from prosma_core.data.lazy import LazyArray
 
 
 @pytest.fixture(autouse=True)
@@ -89,3 +92,11 @@ def test_an_array_in_memory_and_a_small_one_are_not_large(array: Any, monkeypatc
     monkeypatch.setattr(source, "IN_CORE", 1 << 30)
     assert not is_large(lazy)
     assert source_of(lazy) is None
+
+
+def test_an_image_file_is_its_own_source_unless_its_axes_are_read_in_another_order() -> None:
+    lazy = LazyArray((2, 6, 7, 8), np.dtype(np.int16), lambda box: np.zeros(box_shape(box), np.int16))
+    file = FileArray(lazy, Path("scan.nii"))
+    assert found(file, axis_labels="czyx") == Source(Path("scan.nii"))
+    assert found(file.transpose((0, 2, 1, 3)), axis_labels="cyzx") == Source(Path("scan.nii"))
+    assert found(file, axis_labels="zcyx") is None

@@ -10,7 +10,9 @@ import pytest
 import zarr
 
 from napari_prosma.layers import stored
-from napari_prosma.layers.stored import DiskArray, is_on_disk
+from napari_prosma.layers.stored import DiskArray, FileArray, is_on_disk
+from prosma_core.data.geometry import Box, box_slices
+from prosma_core.data.lazy import LazyArray
 
 
 @pytest.fixture
@@ -81,3 +83,21 @@ def test_it_cannot_be_written_to_and_follows_where_it_moves(array: Any, tmp_path
     assert is_on_disk(disk)
     assert is_on_disk([array])
     assert not is_on_disk(array[...])
+
+
+def test_a_file_is_read_where_it_is_looked_at() -> None:
+    data = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
+    asked: list[Box] = []
+
+    def read(box: Box) -> np.ndarray:
+        asked.append(box)
+        return data[box_slices(box)].copy()
+
+    file = FileArray(LazyArray(data.shape, data.dtype, read), Path("scan.nii")).transpose((2, 0, 1))
+    np.testing.assert_array_equal(file[2], data[..., 2])
+    assert asked == [((0, 4), (0, 5), (2, 3))]
+    np.testing.assert_array_equal(file[[1, 2], [0, 3], [4, 0]], data[[0, 3], [4, 0], [1, 2]])
+    assert (file.shape, file.order, file.nbytes) == ((6, 4, 5), (2, 0, 1), 240)
+    with pytest.raises(TypeError):
+        file[0] = 1  # type: ignore[index]
+    assert is_on_disk(file)
