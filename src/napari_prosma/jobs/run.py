@@ -143,8 +143,8 @@ class RunView(Protocol):
     def show_running(self, running: bool) -> None:
         """Lock the choices while a job runs."""
 
-    def show_progress(self, done: int, total: int, text: str) -> None:
-        """The bar; `total` 0: not known yet."""
+    def show_progress(self, done: int, total: int, text: str, left: str = "") -> None:
+        """The bar; `total` 0: not known yet, the seconds of `text` are counted. `left`: when all will be done."""
 
     def begin_activity(self, title: str, on_cancel: Callable[[], None]) -> Activity:
         """Show the job in the activity dock, too, with a button that cancels it."""

@@ -14,8 +14,8 @@ from napari_prosma.layers.viewport import on_change
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-VOXELS = "voxels"
-"""Column with the number of voxels."""
+VOXELS, PIXELS = "voxels", "pixels"
+"""Columns with the number of voxels, of a picture pixels."""
 ML, MM2, UM3, UM2 = "Volume (mL)", "Area (mm²)", "Volume (µm³)", "Area (µm²)"
 """Columns with sizes."""
 PAINTED = ("data", "paint", "labels_update")
@@ -27,7 +27,7 @@ def mean_heading(heading: str) -> str:
     return f"Mean {heading[0].lower()}{heading[1:]}"
 
 
-NUMBERS = {VOXELS, *(name for size in (ML, MM2, UM3, UM2) for name in (size, mean_heading(size)))}
+NUMBERS = {VOXELS, PIXELS, *(name for size in (ML, MM2, UM3, UM2) for name in (size, mean_heading(size)))}
 """Columns that are computed from the voxels."""
 
 

@@ -115,8 +115,8 @@ class AbstractScanView(RunView, Protocol):
     def show_levels(self, shapes: Sequence[tuple[int, ...]], level: int, /) -> None:
         """Levels of a multiscale layer; hidden for others."""
 
-    def show_size(self, size: str, /, *, asked: bool) -> None:
-        """The voxel size a user gave; the field is hidden where none is needed."""
+    def show_size(self, size: str, /, *, asked: bool, word: str) -> None:
+        """The voxel size a user gave; the field is hidden where none is needed. `word`: voxel, of a picture pixel."""
 
     def show_models(self, models: ModelGroups, current: Any, facts: str, /) -> None:
         """Models under headings, the one chosen and its facts."""
@@ -168,7 +168,9 @@ class ScanPresenter:
         """The voxel size that was given; asked for where a layer states none and the model goes by it."""
         pre = choices.model.header.preprocess if choices.model else None
         matters = pre is not None and pre.resample == "spacing" and pre.unit != "pixel"
-        self._scan_view.show_size(choices.size, asked=choices.sizeless and (matters or bool(choices.size)))
+        asked = choices.sizeless and (matters or bool(choices.size))
+        word = choices.scan.spec.voxel_word if choices.scan else "voxel"
+        self._scan_view.show_size(choices.size, asked=asked, word=word)
 
     def models(self, groups: ModelGroups, chosen: ModelEntry | None) -> None:
         """Models to choose from, and the facts of the chosen one."""

@@ -172,7 +172,7 @@ def scan_notes(
     spec, dims = scan.spec, model.header.model.dims
     notes = []
     if note := size_note(spec, model.header.preprocess):
-        notes.append(f"{note} Enter the true one under Voxel size if it differs.")
+        notes.append(f"{note} Enter the true one under {spec.voxel_word.capitalize()} size if it differs.")
     if dims < spec.spatial_ndim:
         axis = slice_axis or spec.spatial_axes[automatic_axis(spec)]
         start, stop = region[spec.spatial_axes.index(axis)] if region else (0, spec.size(axis))

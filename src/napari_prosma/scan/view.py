@@ -11,7 +11,6 @@ from qtpy.QtCore import QModelIndex, QPoint, QRect, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QFont, QFontMetrics, QPainter, QPalette, QPixmap
 from qtpy.QtWidgets import (
     QComboBox,
-    QLineEdit,
     QStyle,
     QStyledItemDelegate,
     QStyleOptionViewItem,
@@ -196,7 +195,6 @@ class ScanView(JobView):
     image_chosen = Signal(object)
     axes_chosen = Signal(str)
     level_chosen = Signal(int)
-    size_chosen = Signal(str)
     model_chosen = Signal(object)
     browse_clicked = Signal()
 
@@ -216,16 +214,7 @@ class ScanView(JobView):
         self._level_row = row("Level", self._level)
         self._add(row("Image", self._image), self._problems["image"], row("Axes", self._axes), self._level_row)
         self._add(self._problems["axes"], self._image_facts)
-        self._size = QLineEdit()
-        self._size.setPlaceholderText("unknown: z, y, x mm")
-        self._size.setToolTip(
-            "Size of a voxel along z, y and x with its unit, such as 3, 1, 1 mm: the layer states none. Empty: that "
-            "of the model's training scans is assumed."
-        )
-        self._size.editingFinished.connect(lambda: self.size_chosen.emit(self._size.text().strip()))
-        self._size_row = row("Voxel size", self._size)
-        self._size_row.setVisible(False)
-        self._add(self._size_row, self._problems["size"])
+        self._add_size("the layer states none. Empty: that of the model's training scans is assumed.")
         self._locked += [self._image, self._axes, self._level, self._size]
 
     def _add_model(self) -> None:
@@ -272,12 +261,6 @@ class ScanView(JobView):
         names = [f"{i}: {' × '.join(map(str, shape))}" for i, shape in enumerate(shapes)]
         fill(self._level, [(name, i) for i, name in enumerate(names)], level)
         self._level_row.setVisible(len(shapes) > 1)
-
-    def show_size(self, size: str, *, asked: bool) -> None:
-        """The voxel size a user gave; the field is hidden where none is needed."""
-        if not self._size.hasFocus():
-            self._size.setText(size)
-        self._size_row.setVisible(asked)
 
     def show_models(self, models: ModelGroups, current: Any, facts: str) -> None:
         """Models under headings, the one chosen and its facts."""

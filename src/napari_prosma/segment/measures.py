@@ -16,7 +16,7 @@ from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.jobs.run import ViewSignal
 from napari_prosma.layers.labels import names_values
-from napari_prosma.layers.numbers import ML, MM2, PAINTED, UM2, UM3, VOXELS, mean_heading
+from napari_prosma.layers.numbers import ML, MM2, PAINTED, PIXELS, UM2, UM3, VOXELS, mean_heading
 from napari_prosma.layers.viewport import REFRESHED, on_change
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import ImageSpec
@@ -89,8 +89,13 @@ def object_features(classes: Sequence[ClassInfo], table: NDArray[np.integer[Any]
     names = np.array([c.name for c in order], object)
     heading, size = _voxel_size(spec)
     found = np.searchsorted([c.value for c in order], values)
-    features = {"index": np.arange(1, len(table)), "class": names[found], VOXELS: voxels}
+    features = {"index": np.arange(1, len(table)), "class": names[found], _counts(spec): voxels}
     return features | ({heading: voxels * size} if heading else {})
+
+
+def _counts(spec: ImageSpec) -> str:
+    """Column of the features table with the number of voxels, of a picture pixels."""
+    return PIXELS if spec.spatial_ndim == 2 else VOXELS
 
 
 def _voxel_size(spec: ImageSpec) -> tuple[str, float]:
@@ -103,7 +108,7 @@ def _voxel_size(spec: ImageSpec) -> tuple[str, float]:
     return (ML, size / MM3_PER_ML) if spec.spatial_ndim == 3 else (MM2, size)
 
 
-def with_measures(features: DataFrame, rows: Sequence[ClassRow], heading: str) -> DataFrame:
+def with_measures(features: DataFrame, rows: Sequence[ClassRow], spec: ImageSpec) -> DataFrame:
     """The features table of a Labels layer (column ``index`` holds the value) with voxel counts and sizes added.
 
     Of values that no row is of, such as the background, both are left empty.
@@ -111,15 +116,17 @@ def with_measures(features: DataFrame, rows: Sequence[ClassRow], heading: str) -
     table = features.copy()
     by_value = {row.value: row for row in rows}
     chosen = [by_value.get(value) for value in table["index"]]
-    table[VOXELS] = np.array([row.voxels if row else None for row in chosen], object)  # whole numbers beside none
+    heading = size_heading(spec)
+    counts = [row.voxels if row else None for row in chosen]
+    table[_counts(spec)] = np.array(counts, object)  # whole numbers beside none
     if heading:
         table[heading] = [row.size if row else None for row in chosen]
     return table
 
 
-def without_measures(features: DataFrame, heading: str) -> DataFrame:
+def without_measures(features: DataFrame, spec: ImageSpec) -> DataFrame:
     """The features table without what `with_measures` added."""
-    return features.drop(columns=[VOXELS, heading], errors="ignore")
+    return features.drop(columns=[_counts(spec), size_heading(spec)], errors="ignore")
 
 
 def count_voxels(labels: Any) -> dict[int, int]:
@@ -280,13 +287,13 @@ class Measures:
             self._timer.start(QUIET)
         elif known is not None:
             if names_values(layer.features):
-                layer.features = without_measures(layer.features, self._heading)
+                layer.features = without_measures(layer.features, self._spec)
             self.show()
 
     def _know(self, layer: Labels, rows: Sequence[ClassRow]) -> None:
         self._known[layer] = rows
         if names_values(layer.features):
-            layer.features = with_measures(layer.features, rows, self._heading)
+            layer.features = with_measures(layer.features, rows, self._spec)
 
     def _counted(self, layer: Labels, voxels: Mapping[int, int]) -> list[ClassRow]:
         """A row for each class of the model, and for each value that was painted besides."""

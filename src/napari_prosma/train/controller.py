@@ -37,6 +37,7 @@ from napari_prosma.train.state import (
     usual_meaning,
     usual_name,
     usual_training,
+    voxel_word,
 )
 from napari_prosma.train.training_manager import TrainingManager
 from prosma_core.config.model import LONGEST_CLASS_NAME, EncoderKind
@@ -426,7 +427,7 @@ class TrainController:
         if usual != self._usual:  # else somebody may be at work in its fields
             self._usual = usual
             self._presenter.options(self._choices)
-        self.view.show_size(self._choices.size, asked=asks_for_size(self._choices))
+        self.view.show_size(self._choices.size, asked=asks_for_size(self._choices), word=voxel_word(self._choices.rows))
         running = self.trainings.running or self.next.running
         cancels = "Stop estimating." if self._estimate.running else ""
         if self.series.running:

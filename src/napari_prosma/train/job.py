@@ -334,7 +334,7 @@ class TrainJob(ShownRun):
             words = f"{words[: own.end()]}{self._epochs}{words[own.end() :]}"
         elif self._epoch:
             words = f"{self._epoch.capitalize()}{self._epochs}, {words[:1].lower()}{words[1:]}"
-        self._view.show_progress(0, 0, f"{words}{self._left}")
+        self._view.show_progress(0, 0, words, self._left)
 
     def _show_step(self, step: StepDone) -> None:
         self._epoch = f"epoch {step.epoch}"

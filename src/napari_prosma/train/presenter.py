@@ -160,8 +160,8 @@ class AbstractTrainView(RunView, AbstractSliceView, LooksView, Protocol):
     def show_name(self, name: str, /) -> None:
         """Name of the model, unless a user is writing it."""
 
-    def show_size(self, size: str, /, *, asked: bool) -> None:
-        """Voxel size of the images that state none; hidden where it is of no use."""
+    def show_size(self, size: str, /, *, asked: bool, word: str) -> None:
+        """Voxel size of the images that state none; hidden where it is of no use. `word`: voxel, of pictures pixel."""
 
     def show_devices(self, devices: Sequence[tuple[str, str]], current: str, facts: str, /) -> None:
         """Devices as (text, name), the chosen one and facts about it."""

@@ -208,6 +208,12 @@ def sized(choices: TrainChoices) -> tuple[PairRow, ...]:
         return choices.rows
 
 
+def voxel_word(rows: Sequence[PairRow]) -> str:
+    """What one place of the images is called: voxel, where all are pictures pixel."""
+    words = {row.spec.voxel_word for row in rows if row.spec is not None}
+    return "pixel" if words == {"pixel"} else "voxel"
+
+
 def asks_for_size(choices: TrainChoices) -> bool:
     """Whether a voxel size is asked for: images state none, but others or the start model use one."""
     units = {row.spec.unit for row in choices.rows if row.spec is not None}
@@ -310,8 +316,9 @@ def _pairs_problem(rows: Sequence[PairRow]) -> Problem | None:
     units = Counter(spec.unit for _, spec in specs)
     if len(units) > 1 and "pixel" in units:
         without = next(name for name, spec in specs if spec.unit == "pixel")
-        text = f"Of {len(specs)} images, {counted(units['pixel'], 'has', 'have')} no voxel size, for example {without}."
-        return Problem("size", f"{text} Enter it under Voxel size, or remove them.")
+        size = f"{voxel_word(rows)} size"
+        text = f"Of {len(specs)} images, {counted(units['pixel'], 'has', 'have')} no {size}, for example {without}."
+        return Problem("size", f"{text} Enter it under {size.capitalize()}, or remove them.")
     if len(units) > 1:
         return Problem("pairs", f"The images have different units ({_listed(units)}); give all of them the same.")
     channels = Counter(spec.num_channels for _, spec in specs)

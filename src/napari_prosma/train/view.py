@@ -236,7 +236,6 @@ class TrainView(JobView):
     """TrainingConfig."""
     defaults_clicked = Signal()
     name_chosen = Signal(str)
-    size_chosen = Signal(str)
     preview_toggled = Signal(bool)
     live_toggled = Signal(bool)
     use_clicked = Signal()
@@ -267,13 +266,8 @@ class TrainView(JobView):
         self._add(self.series)
         self._begin_section("Labels")
         self._add(self._pairs)
-        self._size = QLineEdit()
-        self._size.setPlaceholderText("unknown: z, y, x mm")
-        self._size.setToolTip("Size of a voxel of the images that state none, such as 3, 1, 1 mm.")
-        self._size.editingFinished.connect(lambda: self.size_chosen.emit(self._size.text().strip()))
-        self._size_row = row("Voxel size", self._size)
-        self._size_row.setVisible(False)
-        self._add(self._size_row, self._problems["size"], self._meaning)
+        self._add_size("of the images that state none.")
+        self._add(self._meaning)
         self._end_part()
         self._begin_section("Training")
         self._add(self._start)
@@ -410,12 +404,6 @@ class TrainView(JobView):
         """Name of the model, unless a user is writing it."""
         if not self._name.hasFocus():
             self._name.setText(name)
-
-    def show_size(self, size: str, *, asked: bool) -> None:
-        """Voxel size of the images that state none, unless a user is writing it; hidden where it is of no use."""
-        if not self._size.hasFocus():
-            self._size.setText(size)
-        self._size_row.setVisible(asked)
 
     def show_history(self, rows: Sequence[Mapping[str, Any]], classes: Sequence[ClassInfo]) -> None:
         """Curves of all epochs so far, from rows of history.csv; none hides them."""

@@ -10,6 +10,7 @@ from qtpy.QtCore import QEvent, Qt, Signal
 from qtpy.QtGui import (
     QColor,
     QFontDatabase,
+    QFontMetrics,
     QGuiApplication,
     QHelpEvent,
     QIcon,
@@ -63,7 +64,7 @@ class PlainLabel(QLabel):
 
 
 class NoteLabel(PlainLabel):
-    """A label of wrapped text; a word that is wider than the label, such as a file's name, loses its middle."""
+    """A label of wrapped text; a word that is wider than the label loses its middle, a path that of its folder."""
 
     def __init__(self) -> None:
         self._whole = ""
@@ -94,13 +95,24 @@ class NoteLabel(PlainLabel):
             super().setText(self._whole)
             return
         metrics, room = self.fontMetrics(), self.contentsRect().width() - EDGE
-        fitting = WORD.sub(
-            lambda word: metrics.elidedText(word[0], Qt.TextElideMode.ElideMiddle, max(room, SHORTEST)), self._whole
-        )
+        fitting = WORD.sub(lambda word: fitted(word[0], metrics, max(room, SHORTEST)), self._whole)
         if fitting != super().text():
             super().setText(fitting)
 
 
+def fitted(word: str, metrics: QFontMetrics, room: int) -> str:
+    """A word that takes at most `room` pixels: of a path the folder is shortened, and the file's name only after it."""
+    if metrics.horizontalAdvance(word) <= room:
+        return word
+    folder, name = PATH.fullmatch(word).groups(default="")  # type: ignore[union-attr]
+    left = room - metrics.horizontalAdvance(folder[-1:] + name)
+    if folder and left >= metrics.horizontalAdvance("…"):
+        return metrics.elidedText(folder[:-1], Qt.TextElideMode.ElideMiddle, left) + folder[-1] + name
+    return metrics.elidedText(name, Qt.TextElideMode.ElideMiddle, room)
+
+
+PATH = re.compile(r"(.*[\\/](?=[^\\/]))?(.*)")
+"""A path: its folder, with what ends it, and the name in it."""
 WORD = re.compile(r"\S{12,}")
 """Words that may be too wide."""
 EDGE, SHORTEST = 10, 60

@@ -23,6 +23,7 @@ from qtpy.QtWidgets import (
     QFrame,
     QHBoxLayout,
     QLabel,
+    QLineEdit,
     QProgressBar,
     QScrollArea,
     QSlider,
@@ -79,7 +80,7 @@ class StatusPanel(QWidget):
         keeps_place(self._bar)
         self._line = note_label("facts")
         self._line.setObjectName("status")
-        self._progress = self._problem = self._end = self._wait = ""
+        self._progress = self._problem = self._end = self._wait = self._left = ""
         self._began, self._counting = 0.0, False
         self._clock = QTimer(self)
         self._clock.setInterval(1000)
@@ -95,7 +96,7 @@ class StatusPanel(QWidget):
         """Whether a job runs; its bar is empty at first."""
         if running != self.running or self._bar.isHidden() == running:
             self.running = running
-            self._progress = ""
+            self._progress = self._left = ""
             self._bar.setValue(0)
             self._bar.setVisible(running)
         if not running:
@@ -103,8 +104,8 @@ class StatusPanel(QWidget):
         self._line.setMinimumHeight(0)
         self._say()
 
-    def show_progress(self, done: int, total: int, text: str) -> None:
-        """Show `done` of `total` (0: unknown) and a line of text."""
+    def show_progress(self, done: int, total: int, text: str, left: str = "") -> None:
+        """Show `done` of `total` (0: unknown) and a line of text; `left` says when all will be done."""
         self._bar.setRange(0, max(total, 1))
         self._bar.setValue(done)
         if total:
@@ -114,7 +115,7 @@ class StatusPanel(QWidget):
             self._clock.start()
         else:
             return
-        self._progress = text
+        self._progress, self._left = text, left
         self.running = True
         self._bar.setVisible(True)
         self._say()
@@ -156,10 +157,11 @@ class StatusPanel(QWidget):
         self._clock.stop()
 
     def _count(self) -> None:
-        self._show(f"{self._progress} ({round(time.monotonic() - self._began)} s)")
+        self._show(f"{self._progress} ({round(time.monotonic() - self._began)} s){self._left}")
 
     def _say(self) -> None:
-        self._show(self._progress if self.running else self._end or self._problem or self._wait or READY)
+        idle = self._end or self._problem or self._wait or READY
+        self._show(f"{self._progress}{self._left}" if self.running else idle)
 
     def _show(self, text: str) -> None:
         say(self._line, text or READY)
@@ -219,7 +221,6 @@ LOOKS = 4
 PLACES = {
     "image": "Image",
     "axes": "Axes",
-    "size": "Voxel size",
     "model": "Model",
     "part": "Part",
     "levels": "Levels",
@@ -263,6 +264,7 @@ class JobView(QWidget):
     run_clicked = Signal()
     free_clicked = Signal()
     details_clicked = Signal()
+    size_chosen = Signal(str)
     contours_toggled = Signal(bool)
     letters_toggled = Signal(bool)
 
@@ -272,6 +274,7 @@ class JobView(QWidget):
         self._locked: list[QWidget] = []
         self._locks = False
         self._lines: Sequence[str] = ()
+        self._places = dict(PLACES)
         self._sections: Sequence[Fold] = ()
         self._text = QColor()
         inner = QWidget()
@@ -345,6 +348,14 @@ class JobView(QWidget):
         )
         self._add(row("Device", self._device), self._problems["device"])
         self._locked += [self._device, self._free]
+
+    def _add_size(self, why: str) -> None:
+        """Add a field for the voxel size where none is stated; `why` ends its tooltip."""
+        self._size, self._size_why = QLineEdit(), why
+        self._size.editingFinished.connect(lambda: self.size_chosen.emit(self._size.text().strip()))
+        self._size_row = row("", self._size)
+        self.show_size("", asked=False, word="voxel")
+        self._add(self._size_row, self._problems["size"])
 
     def _add_looks(self) -> None:
         """Add how results and scans look in the viewer."""
@@ -517,6 +528,21 @@ class JobView(QWidget):
         fill(self._device, devices, current)
         say(self._device_facts, facts)
 
+    def show_size(self, size: str, *, asked: bool, word: str) -> None:
+        """The voxel size a user gave, unless it is being written; hidden where it is of no use.
+
+        `word`: voxel, of pictures pixel.
+        """
+        axes, such = ("y, x", "0.5, 0.5 mm") if word == "pixel" else ("z, y, x", "3, 1, 1 mm")
+        self._places["size"] = name = f"{word.capitalize()} size"
+        self._size_row.findChild(QLabel).setText(name)
+        self._size.setAccessibleName(name)
+        self._size.setPlaceholderText(f"unknown: {axes} mm")
+        self._size.setToolTip(f"Size of a {word} along {axes} with its unit, such as {such}: {self._size_why}")
+        if not self._size.hasFocus():
+            self._size.setText(size)
+        self._size_row.setVisible(asked)
+
     def show_problem(self, field: str | None, text: str) -> None:
         """Why the main button is disabled, under its field; None: it is not."""
         for name, label in self._problems.items():
@@ -525,7 +551,7 @@ class JobView(QWidget):
             for section in self._sections if new else ():
                 if section.isAncestorOf(label):
                     section.expand()
-        self._status.show_problem(f"Not ready yet: see {PLACES.get(field, field)} above." if field else "")
+        self._status.show_problem(f"Not ready yet: see {self._places.get(field, field)} above." if field else "")
 
     def show_notes(self, text: str) -> None:
         """Notes before the run."""
@@ -547,9 +573,9 @@ class JobView(QWidget):
         for widget in self._locked:
             widget.setEnabled(not running)
 
-    def show_progress(self, done: int, total: int, text: str) -> None:
-        """How far the job is; `total` 0: not known yet."""
-        self._status.show_progress(done, total, text)
+    def show_progress(self, done: int, total: int, text: str, left: str = "") -> None:
+        """How far the job is; `total` 0: not known yet, the seconds of `text` are counted, before `left`."""
+        self._status.show_progress(done, total, text, left)
 
     def begin_activity(self, title: str, on_cancel: Callable[[], None]) -> ActivityProgress:
         """Show the job in napari's activity dock, too."""

@@ -115,7 +115,7 @@ def _comparing(path: Path | None) -> Callable[[ModelHeader], Fit | str] | None:
 
 @models_app.command("info")
 def info(model: Annotated[str, typer.Argument(metavar="NAME_OR_FILE", help="A shipped model or a file.")]) -> None:
-    """Print everything a model file says about itself, as YAML; its hash is checked."""
+    """Print everything a model file says about itself, as YAML, the network last; its hash is checked."""
     import yaml
 
     from prosma_core.io.bundle import find_model, load_bundle
@@ -123,9 +123,16 @@ def info(model: Annotated[str, typer.Argument(metavar="NAME_OR_FILE", help="A sh
     path = find_model(model)
     header, weights = load_bundle(path)
     values = header.model_dump(mode="json")
-    values["file"] = str(path)
-    values["parameters"] = sum(w.size for w in weights.values())
-    say(*yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=10**9).rstrip().split("\n"))
+    values |= {"file": str(path), "parameters": sum(w.size for w in weights.values())}
+    between = [name for name in values if name not in {*FIRST, *LAST}]
+    ordered = {name: values[name] for name in (*FIRST, *between, *LAST)}
+    lines = yaml.safe_dump(ordered, sort_keys=False, allow_unicode=True, width=10**9, default_flow_style=None)
+    say(*lines.rstrip().split("\n"))
+
+
+FIRST = ("name", "description", "purpose", "classes", "evaluation", "facts", "training", "licence", "attribution")
+"""What a person asks first about a model."""
+LAST = ("model", "parameters", "file", "sha256")
 
 
 PACKAGES = ("numpy", "monai", "nibabel", "tifffile", "zarr", "safetensors", "pydantic", "SimpleITK", "napari")

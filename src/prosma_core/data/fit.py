@@ -209,7 +209,7 @@ def _differences(scan: ScanLook, header: ModelHeader) -> Iterator[str]:
     if world == "patient" and kind.world != "patient":
         yield "has no patient geometry"
     elif world == "sized" and kind.world == "pixels" and pre.resample == "spacing":
-        yield "has no voxel size"
+        yield "has no pixel size" if kind.dims == 2 else "has no voxel size"
     elif world == "pixels" and kind.world == "patient" and kind.dims == 3:
         yield "has patient geometry"
     if facts is None or kind.dims != dims:

@@ -278,9 +278,10 @@ def size_note(spec: ImageSpec, pre: PreprocessConfig) -> str:
         return ""
     if size_unknown(spec):
         target = " × ".join(f"{size:.3g}" for size in pre.spacing)
-        return f"Voxel size unknown: assumed that of the model's training scans ({target} {pre.unit}), not resampled."
+        word = spec.voxel_word.capitalize()
+        return f"{word} size unknown: assumed that of the model's training scans ({target} {pre.unit}), not resampled."
     scale = " × ".join(f"{size:.3g}" for size in spec.spacing)
-    return f"The voxel size {scale} has no unit: {pre.unit} is assumed, the unit of the model."
+    return f"The {spec.voxel_word} size {scale} has no unit: {pre.unit} is assumed, the unit of the model."
 
 
 def map_spec(spec: ImageSpec, info: MapInfo, shape: Sequence[int]) -> ImageSpec:

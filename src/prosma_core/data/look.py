@@ -63,7 +63,8 @@ class ScanKind:
     def text(self) -> str:
         """In a few words, such as ``3D, 1 channel, CT``; equal kinds have equal texts."""
         channels = "color" if self.color else counted(self.channels, "channel")
-        world = {"patient": "patient geometry", "sized": "voxel size", "pixels": "no voxel size"}[self.world]
+        size = "pixel size" if self.dims == 2 else "voxel size"
+        world = {"patient": "patient geometry", "sized": size, "pixels": f"no {size}"}[self.world]
         kind = self.modality + " phantom" * self.synthetic
         return ", ".join(part for part in (f"{self.dims}D", channels, world, kind.strip()) if part)
 

@@ -335,7 +335,7 @@ def evaluate_by(
         lacking = (
             f"{folder.root / 'splits.json'} has no 'val'" if folder.splits else f"{folder.root} has no splits.json"
         )
-        yield StageStarted(f"{lacking}: all {cases_text} are measured, training cases possibly among them.")
+        yield StageStarted(f"{lacking}: every case is measured ({cases_text}), possibly also those it was trained on.")
     elif _trained_on(split):
         yield StageStarted(f"Other slices of these {cases_text}, or the same, were trained on: no fair figure.")
     derived = [name for name in names if made_by_model(read_notes(folder.cases[name].label))]

@@ -122,8 +122,9 @@ def _common_unit(prints: Sequence[Fingerprint]) -> str:
         unknown = sum(p.unit == "pixel" for p in prints)
         msg = f"The images have different units ({', '.join(sorted(units))}); bring them to one."
         if unknown:
+            word = "pixel" if all(len(p.shape) == 2 for p in prints) else "voxel"
             msg = (
-                f"Of {len(prints)} images, {counted(unknown, 'has', 'have')} no voxel size or no unit of it. Give the "
+                f"Of {len(prints)} images, {counted(unknown, 'has', 'have')} no {word} size or no unit of it. Give the "
                 "size of those that have none (--spacing z,y,x and a unit), or train without them."
             )
         raise DatasetError(msg)

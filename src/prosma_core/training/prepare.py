@@ -153,8 +153,9 @@ def prepare_run(
     yield StageStarted(describe_plan(pre, model, split))
     if pre.resample == "spacing" and pre.unit != "pixel" and facts.prints[0].unit == "pixel":
         size = " x ".join(f"{edge:.3g}" for edge in pre.spacing)
+        word = "pixel" if dims == len(facts.prints[0].shape) == 2 else "voxel"
         yield StageStarted(
-            f"The images have no voxel size or no unit of it: assumed those of the model to start from ({size} "
+            f"The images have no {word} size or no unit of it: assumed those of the model to start from ({size} "
             f"{pre.unit}). Give the true size if it differs (--spacing)."
         )
     if split.words():

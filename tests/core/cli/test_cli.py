@@ -331,6 +331,9 @@ def test_train_segment_evaluate_and_info_fit_together(
     assert described["model"]["gate"]["kind"] == "none"
     assert described["training"]["epochs"] == 2
     assert described["sha256"] == values["sha256"]
+    assert list(described)[:4] == ["name", "description", "purpose", "classes"]
+    assert list(described)[-4:] == ["model", "parameters", "file", "sha256"]
+    assert not re.search(r"^ *- -?\d", info, re.MULTILINE), "numbers of one list stand in one line"
 
 
 def test_without_a_terminal_every_verb_says_how_far_it_is(
@@ -359,7 +362,7 @@ def test_evaluate_says_what_it_measures_and_takes_a_runs_splits(
     assert code == 0
     assert "HD95 (pixel)" in said
     assert "surface Dice (1 pixel)" in said
-    assert "training cases possibly among them" in err
+    assert "possibly also those it was trained on" in err
     assert err.count("Segmenting: ") == 1
     assert "Reading case" not in err
     splits.write_text('{"train": ["case_0"], "val": ["case_1"]}')

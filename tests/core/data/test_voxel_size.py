@@ -97,6 +97,12 @@ def test_a_scan_of_unknown_size_keeps_its_own_grid(
     assert bool(size_note(spec, MM)) == bool(note)
 
 
+def test_a_picture_has_pixels() -> None:
+    flat = MM.replace(dims=2, spacing=(0.5, 0.5), tile=(16, 16))
+    assert size_note(array_spec((20, 20), "yx"), flat).startswith("Pixel size unknown: assumed that of")
+    assert size_note(array_spec((20, 20), "yx", (2, 2)), flat).startswith("The pixel size 2 × 2 has no unit")
+
+
 def test_models_that_need_no_size_say_nothing_of_it() -> None:
     for pre in (MM.replace(resample="none", spacing=()), MM.replace(unit="pixel")):
         assert size_note(array_spec((24, 20, 20), "zyx"), pre) == ""

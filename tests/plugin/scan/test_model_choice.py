@@ -201,7 +201,7 @@ def test_where_no_model_is_meant_none_is_chosen_and_the_reason_stands_there(widg
 
 def test_for_a_picture_a_few_images_are_asked_for(widget: Widget) -> None:
     widget.open(picture(gray=False))
-    assert "(2D, color, no voxel size): train one from a few images" in widget.text("problem_model")
+    assert "(2D, color, no pixel size): train one from a few images" in widget.text("problem_model")
 
 
 def test_where_a_model_may_be_meant_but_nothing_tells_that_is_said(widget: Widget) -> None:
@@ -209,7 +209,7 @@ def test_where_a_model_may_be_meant_but_nothing_tells_that_is_said(widget: Widge
     notes = {key: value for key, value in arguments["metadata"][METADATA].items() if key not in (MADE_FOR, "modality")}
     widget.open((data, {**arguments, "metadata": {METADATA: notes}}, kind))
     assert widget.chosen == ""
-    reason = "Nothing tells what this scan shows (2D, color, no voxel size): choose a model that is for it, or train"
+    reason = "Nothing tells what this scan shows (2D, color, no pixel size): choose a model that is for it, or train"
     assert widget.text("problem_model").startswith(reason)
 
 

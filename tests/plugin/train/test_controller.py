@@ -949,7 +949,7 @@ def test_a_model_is_remembered_for_the_scans_it_was_trained_on_whatever_is_liste
     widget.controller.pairs.add_active()
     job.say(result(write_model(widget, "liver model")))
     assert widget.session.model_for(ScanMark("3D, 1 channel, no voxel size")) is not None
-    assert widget.session.model_for(ScanMark("2D, 1 channel, no voxel size")) is None
+    assert widget.session.model_for(ScanMark("2D, 1 channel, no pixel size")) is None
 
 
 @pytest.mark.parametrize("more_epochs", [None, 5])

@@ -92,6 +92,37 @@ def test_without_a_total_the_line_counts_the_seconds_and_the_bar_stands_still(qt
     assert not panel._clock.isActive()
 
 
+def test_the_seconds_are_those_of_what_is_done_and_not_of_the_time_left(qtbot: QtBot) -> None:
+    panel = StatusPanel()
+    qtbot.addWidget(panel)
+    panel.show_progress(0, 0, "Epoch 3 of 20, validating", ", about 8 min left")
+    assert panel.text() == "Epoch 3 of 20, validating, about 8 min left"
+    panel._began -= 7
+    panel._count()
+    assert panel.text() == "Epoch 3 of 20, validating (7 s), about 8 min left"
+    panel.show_progress(1, 4, "Epoch 4 of 20, step 1 of 4")
+    assert panel.text() == "Epoch 4 of 20, step 1 of 4"
+
+
+def test_of_a_path_the_name_of_the_file_is_shown_whole(qtbot: QtBot) -> None:
+    label = note_label("facts")
+    qtbot.addWidget(label)
+    label.resize(300, 40)
+    name = "scan_hippocampus-mri.nii.gz"
+    for folder in (
+        "/data/of/our/clinic/of/this/year/patients/017/session_2/anatomy/",
+        "C:\\Users\\Somebody\\Documents\\scans\\of_this_year\\",
+    ):
+        say(label, f"Saved {folder}{name}")
+        drawn = QLabel.text(label)
+        assert drawn.endswith(folder[-1] + name)
+        assert "…" in drawn
+        assert label.toolTip().endswith(folder + name)
+    say(label, "Saved /data/" + "a_very_long_name" * 9 + ".nii.gz")
+    assert QLabel.text(label).startswith("Saved a_very")
+    assert QLabel.text(label).endswith(".nii.gz")
+
+
 def test_the_line_says_what_matters_first_and_nothing_moves_while_a_job_runs(qtbot: QtBot) -> None:
     panel = StatusPanel()
     qtbot.addWidget(panel)
