@@ -34,6 +34,8 @@ class SeriesPanel(QWidget):
     nothing_clicked = Signal()
     validation_clicked = Signal(object)
     leave_clicked = Signal()
+    listed = Signal()
+    """Scans are shown where none were."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,10 +100,13 @@ class SeriesPanel(QWidget):
                 self._put(i, row, bold=i == current)
         if current is not None and current != self._current:
             self._table.scrollToItem(self._table.item(current, 0))
+        new = bool(rows) and self._table.isHidden()
         self._rows, self._current = tuple(rows), current
         self.setVisible(bool(words or busy or problem))
         self._table.setVisible(bool(rows))
         self._table.fit_height(HEIGHT)
+        if new:
+            self.listed.emit()
         self._enable(busy=bool(busy))
 
     def _put(self, number: int, row: SeriesRow, *, bold: bool) -> None:

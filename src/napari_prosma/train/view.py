@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QAbstractSpinBox, QCheckBox, QDoubleSpinBox, QLineEdit, QSpinBox, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QAbstractSpinBox, QCheckBox, QDoubleSpinBox, QSpinBox, QVBoxLayout, QWidget
 
 from napari_prosma.scan.selection import ModelGroups
 from napari_prosma.scan.view import ModelBox
@@ -263,6 +263,7 @@ class TrainView(JobView):
         self._name.editingFinished.connect(lambda: self.name_chosen.emit(self._name.text().strip()))
         self._add(self._slices)
         self._choices = self._begin_part()
+        self.series.listed.connect(lambda: self._reveal(self.series))
         self._add(self.series)
         self._begin_section("Labels")
         self._add(self._pairs)

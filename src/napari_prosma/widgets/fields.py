@@ -104,7 +104,7 @@ def fitted(word: str, metrics: QFontMetrics, room: int) -> str:
     """A word that takes at most `room` pixels: of a path the folder is shortened, and the file's name only after it."""
     if metrics.horizontalAdvance(word) <= room:
         return word
-    folder, name = PATH.fullmatch(word).groups(default="")  # type: ignore[union-attr]
+    folder, name = PATH.fullmatch(word).groups(default="")
     left = room - metrics.horizontalAdvance(folder[-1:] + name)
     if folder and left >= metrics.horizontalAdvance("…"):
         return metrics.elidedText(folder[:-1], Qt.TextElideMode.ElideMiddle, left) + folder[-1] + name

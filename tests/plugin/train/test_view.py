@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
     QLabel,
     QLineEdit,
     QPushButton,
+    QScrollArea,
     QSlider,
     QSpinBox,
     QTableWidget,
@@ -28,6 +29,7 @@ from qtpy.QtWidgets import (
 
 from napari_prosma.scan.selection import ModelRow
 from napari_prosma.train.pairs import Pair, PairRow
+from napari_prosma.train.series_work import SeriesRow
 from napari_prosma.train.sources import Source
 from napari_prosma.train.view import TrainView
 from prosma_core.config.model import ClassInfo
@@ -130,6 +132,24 @@ def test_the_outcome_is_scrolled_to_while_texts_above_it_change(view: TrainView,
     view.show_notes("One scan is left out. " * 90)
     use = part(view, QPushButton, "use")
     qtbot.waitUntil(lambda: use.visibleRegion().boundingRect().height() == use.height(), timeout=2000)
+
+
+def test_a_series_that_begins_is_scrolled_to(view: TrainView, qtbot: QtBot) -> None:
+    view.resize(320, 600)
+    view.show()
+    qtbot.waitExposed(view)
+    view.show_pairs(PAIRS)
+    bar = view.findChild(QScrollArea).verticalScrollBar()
+    qtbot.waitUntil(lambda: bar.maximum() > 200)
+    bar.setValue(200)  # where the button is that asks for a folder
+    rows = [SeriesRow(f"scan_{i}.nii.gz", "untouched", "training", "") for i in range(4)]
+    view.series.show_series("scans: 4 scans, 0 done, 0 in work", rows, None, "", "")
+    qtbot.waitUntil(lambda: view.series.visibleRegion().boundingRect() == view.series.rect(), timeout=2000)
+    qtbot.wait(500)
+    bar.setValue(bar.maximum())
+    view.series.show_series("scans: 4 scans, 1 done, 0 in work", rows, 1, "", "")
+    qtbot.wait(600)
+    assert bar.value() == bar.maximum(), "it is scrolled to once"
 
 
 # --- Pairs ----------------------------------------------------------------------------------------------------------
