@@ -68,7 +68,8 @@ def segment_to_disk(
     target.parent.mkdir(parents=True, exist_ok=True)
     notes = provenance(header, config, source.name)
     plain = replace(scan.spec, header=ZarrHeader(ome=""))
-    with StoredResults(places, source, plain, header, config, notes) as stored:
+    reading = [request.scan.axes, request.scan.select]
+    with StoredResults(places, source, plain, header, config, notes, reading=reading) as stored:
         if stored.done:
             yield StageStarted(f"{counted(stored.done, 'block')} of an earlier run stay.")
         made: list[str] = []

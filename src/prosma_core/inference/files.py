@@ -254,7 +254,9 @@ class SegmentFile:
             if parts and is_zarr(task.target):
                 places = {"labels": task.target, **_extra_targets(task.target)}
                 source = task.scan.files[0]
-                with StoredResults(places, source, scan.spec, header, config, notes, replaceable, files[0]) as stored:
+                with StoredResults(
+                    places, source, scan.spec, header, config, notes, replaceable, files[0], options.axes
+                ) as stored:
                     if stored.done:
                         yield StageStarted(f"{task.name}: {counted(stored.done, 'block')} of an earlier run stay.")
                     result = yield from self.segmenter.segment(scan, config, allocate=stored.allocate)
@@ -283,7 +285,9 @@ def names_file(out: Path) -> bool:
 
 def _replaceable(task: ScanTask, options: FileOptions) -> set[Path]:
     """Files of a result that may be replaced; raises `OutputError` where one that is there may not."""
-    found = set()
+    from prosma_core.inference.stored_results import moved_before  # late: needs torch
+
+    found = set(moved_before({"labels": task.target, **_extra_targets(task.target)}).values())
     for path in task.wanted:
         if options.overwrite or (options.skip_existing and _is_left(path, task.target)):
             found.add(path)
@@ -296,9 +300,10 @@ def _is_left(path: Path, target: Path) -> bool:
 
     Of the labels of an OME-Zarr image: what its group does not name yet.
     """
-    if not path.is_file():
-        return path.is_dir() and not is_listed(path)
-    return not path.stat().st_size or (path != target and not is_finished([target]) and bool(read_notes(path)))
+    if not path.exists():
+        return False
+    empty = not path.stat().st_size if path.is_file() else not is_listed(path)
+    return empty or (path != target and not is_finished([target]) and bool(read_notes(path)))
 
 
 def _check_format(target: Path, scan: Scan, config: InferenceConfig, notes: dict[str, str]) -> None:

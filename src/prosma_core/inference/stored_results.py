@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Collection, Generator, Mapping
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,7 +19,7 @@ from prosma_core.config.model import ModelHeader
 from prosma_core.data.frames import frame_axes
 from prosma_core.data.geometry import Box, ImageSpec, Scan, box_slices
 from prosma_core.data.lazy import LazyArray, in_memory
-from prosma_core.errors import DeviceError, PartUnreadableError
+from prosma_core.errors import DeviceError, PartUnreadableError, ProsmaError
 from prosma_core.events import Event, Working
 from prosma_core.inference.device import free_memory, gib
 from prosma_core.inference.memory import SHARE
@@ -31,8 +29,10 @@ from prosma_core.io.atomic import (
     PREFIX,
     check_target,
     machine_state,
+    move_dir,
     output_errors,
-    replace_dir,
+    remove,
+    sync_dir,
     write_bytes_atomic,
 )
 from prosma_core.io.class_notes import classes_note
@@ -40,9 +40,11 @@ from prosma_core.io.images import check_output, least_bytes, written_format
 from prosma_core.io.remote import RemotePath
 from prosma_core.io.zarr_checks import remote_state
 from prosma_core.io.zarr_images import complete_zarr, create_zarr, open_written, zarr_chunks
-from prosma_core.io.zarr_labels import GROUP, LabelImage, list_label_image, plan_label_image
+from prosma_core.io.zarr_labels import GROUP, LabelImage, is_listed, list_label_image, plan_label_image
 
 _UNREADABLE = "unreadable.json"
+_MOVING = "moving.json"
+"""Written when all results are whole, before the first takes its place: which folders they are."""
 DEPTH = 16
 """Planes of the chunks of other results: blocks of fewer planes take less memory."""
 SLICE = 1024
@@ -104,12 +106,45 @@ def read_whole_if_it_fits(scan: Scan, segmenter: Segmenter, config: InferenceCon
     return scan, True
 
 
+def moved_before(targets: Mapping[str, Path]) -> dict[str, Path]:
+    """Results that a run has put in place before it was stopped; none where it has put all, and named them.
+
+    Parameters
+    ----------
+    targets : mapping of str to Path
+        As of `StoredResults`.
+    """
+    moving = _moving(_hidden(targets))
+    places = {name: targets[name] for name, folder in moving.items() if _identity(targets[name]) == folder}
+    return {} if len(places) == len(moving) and all(map(is_listed, places.values())) else places
+
+
+def _hidden(targets: Mapping[str, Path]) -> Path:
+    """Where results lie until all are whole."""
+    return targets["labels"].with_name(f"{PREFIX}partial-{targets['labels'].name}")
+
+
+def _moving(folder: Path) -> dict[str, list[int]]:
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        return dict(json.loads((folder / _MOVING).read_text(encoding="utf-8")))
+    return {}
+
+
+def _identity(folder: Path) -> list[int] | None:
+    """By which a folder is told that was renamed; None where there is none."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return [found.st_ino, found.st_mtime_ns]
+
+
 class StoredResults:
     """Zarr folders that a segmentation fills part by part; each takes its place when all are whole.
 
     Used in a ``with`` statement. Until then they lie in a hidden folder beside the label map, with a list of the blocks
     that are done. Where the statement ends with an error, or the process is killed, that folder stays, and the next
-    run of the same job does what is missing.
+    run of the same job does what is missing. What such a run has put in place already is moved back first.
 
     Parameters
     ----------
@@ -127,6 +162,8 @@ class StoredResults:
         Targets that may be there already.
     copy : Path, optional
         The file that a scan was downloaded to.
+    reading : object, optional
+        What else tells how the scan is read, as JSON: other axes, one of several time points.
     """
 
     def __init__(
@@ -139,16 +176,18 @@ class StoredResults:
         notes: dict[str, str],
         replaceable: Collection[Path] = (),
         copy: Path | None = None,
+        reading: object = None,
     ) -> None:
         self._targets, self._spec, self._header = targets, spec, header
         self._config, self._notes, self._replaceable = config, notes, replaceable
-        self._folder = targets["labels"].with_name(f"{PREFIX}partial-{targets['labels'].name}")
-        self._source, self._copy = source, copy or source
+        self._folder = _hidden(targets)
+        self._source, self._copy, self._reading = source, copy or source, reading
         self._list = self._folder / "blocks.txt"
         self._kept: dict[str, str] = {}
         self._unreadable: list[str] = []
         self._key = ""
         self._done: set[Box] = set()
+        self._found: dict[str, Any] = {}
         self._made: dict[str, tuple[Any, LabelImage]] = {}
         self._completed = False
 
@@ -171,16 +210,53 @@ class StoredResults:
             first, *lines = self._list.read_text(encoding="utf-8").splitlines()
             if first == self._key:
                 self._done = {tuple(map(tuple, json.loads(line))) for line in lines if line.endswith("]]")}
-        if not self._done:
+        self._replaceable = {*self._replaceable, *moved_before(self._targets).values()}
+        if not (self._done and self._taken_back() and self._open_all()):
+            self._done, self._found = set(), {}
             shutil.rmtree(self._folder, ignore_errors=True)
             self._unreadable, self._kept = [], {}
             self._key = self._state()
         return self
 
+    def _taken_back(self) -> bool:
+        """Move what an earlier run has put in place into the hidden folder; whether all is there again."""
+        moving = _moving(self._folder)
+        back = moved_before(self._targets)
+        if any(_identity(self.place(name)) != folder for name, folder in moving.items() if name not in back):
+            return False
+        for name, target in back.items():
+            shutil.rmtree(self.place(name), ignore_errors=True)  # what was replaced
+            with output_errors(target):
+                target.rename(self.place(name))
+        remove([self._folder / _MOVING])
+        return True
+
+    def _open_all(self) -> bool:
+        """Open the arrays that the blocks of an earlier run are in; whether all are there."""
+        spec, single = self._spec.labels_spec(), np.dtype(np.float32)
+        wanted: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
+            "labels": (spec.shape, np.dtype(self._header.label_dtype))
+        }
+        if self._config.probabilities:
+            wanted["probabilities"] = (spec.with_channels(tuple(c.name for c in self._header.classes)).shape, single)
+        if self._config.entropy:
+            wanted["entropy"] = (spec.shape, single)
+        self._found = {name: self._open(name, *kind) for name, kind in wanted.items()}
+        return all(array is not None for array in self._found.values())
+
+    def _open(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        """The array of an earlier run; None where there is none of this shape and type."""
+        with contextlib.suppress(ProsmaError, OSError, ValueError, KeyError):
+            array = open_written(self.place(name))
+            if (tuple(array.shape), array.dtype) == (tuple(shape), dtype):
+                return array
+        return None
+
     def _state(self) -> str:
         """By which the same job is told: without the files that could not be read, which may be mended."""
-        state = _state_of(self._source, self._copy, self._unreadable)
-        return json.dumps([*sorted(self._notes.items()), *state, *machine_state().items()])
+        state, spec = _state_of(self._source, self._copy, self._unreadable), self._spec
+        grid = [spec.axes, spec.shape, spec.spacing, spec.unit, spec.affine.tolist(), spec.channel_names]
+        return json.dumps([*sorted(self._notes.items()), *state, grid, self._reading, *machine_state().items()])
 
     def _leave(self, files: Collection[str]) -> None:
         """Note which files could not be read, and what else the next run has to know."""
@@ -198,13 +274,21 @@ class StoredResults:
         if kind is None:
             for _ in self.complete():
                 pass
-            for name in reversed(self._made):
-                replace_dir(self._targets[name], partial(os.rename, self._folder / name))
-                list_label_image(self._targets[name])
+            self._put_in_place()
         if isinstance(error, PartUnreadableError) and self._done:
             self._leave(error.files)
         if kind is None or not self._done:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _put_in_place(self) -> None:
+        """Move whole results to their places; each stays in one of the two folders wherever this ends."""
+        for name in self._made:
+            sync_dir(self.place(name))
+        folders = {name: _identity(self.place(name)) for name in self._made}
+        write_bytes_atomic(self._folder / _MOVING, json.dumps(folders).encode())
+        for name in reversed(self._made):
+            move_dir(self.place(name), self._targets[name])
+            list_label_image(self._targets[name])
 
     def complete(self) -> Generator[Event, None, None]:
         """Make the coarser levels of filled results, once; what a killed run has made of them is made anew."""
@@ -238,11 +322,10 @@ class StoredResults:
             if not self._list.is_file():
                 self._folder.mkdir(exist_ok=True)
                 self._list.write_text(self._key + "\n", encoding="utf-8")
-            array = (
-                open_written(folder)
-                if folder.is_dir()
-                else create_zarr(folder, dtype, spec, notes, chunks, fill, image)
-            )
+            array = self._found.get(name)
+            if array is None and (not folder.is_dir() or (array := self._open(name, shape, dtype)) is None):
+                shutil.rmtree(folder, ignore_errors=True)
+                array = create_zarr(folder, dtype, spec, notes, chunks, fill, image)
         self._made[name] = array, image
 
         def put(box: Box, values: NDArray[Any]) -> None:

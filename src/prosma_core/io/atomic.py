@@ -398,11 +398,33 @@ def replace_dir(path: Path, writer: Callable[[Path], None]) -> None:
         writer(part.path)
         sweep(part.path)  # what the writer used and could not remove
         _sync_tree(part.path)
-        if not os.path.lexists(path):
-            part.path.rename(path)
-        elif not _exchange(part.path, path):
-            _replace_in_two_steps(part, path)
-        _sync_folder(path.parent)
+        _move(part.path, path, part)
+
+
+def sync_dir(folder: Path) -> None:
+    """Bring a folder and all in it to the disk; raises `OutputError` where that fails."""
+    with output_errors(folder):
+        _sync_tree(folder)
+
+
+def move_dir(source: Path, path: Path) -> None:
+    """Rename a whole folder to `path`; wherever that ends, the folder is still there, under one of the two names.
+
+    Parameters
+    ----------
+    source : Path
+        On the same file system, and on the disk (`sync_dir`). An earlier folder at `path` may be there afterwards.
+    path : Path
+        Where the folder goes; an existing one is replaced as in `replace_dir`.
+
+    Raises
+    ------
+    OutputError
+        As in `replace_dir`.
+    """
+    check_target(path, folder=True)
+    with output_errors(path), taken(path) as part:
+        _move(source, path, part)
 
 
 @contextlib.contextmanager
@@ -489,10 +511,19 @@ def check_target(path: Path, *, folder: bool = False) -> None:
         raise OutputError(msg)
 
 
-def _replace_in_two_steps(part: Part, path: Path) -> None:
+def _move(source: Path, path: Path, part: Part) -> None:
+    """Let a folder take a name; an earlier one of this name is under `source` or removed afterwards."""
+    if not os.path.lexists(path):
+        source.rename(path)
+    elif not _exchange(source, path):
+        _replace_in_two_steps(source, path, part)
+    _sync_folder(path.parent)
+
+
+def _replace_in_two_steps(source: Path, path: Path, part: Part) -> None:
     path.rename(part.aside)
     try:
-        part.path.rename(path)
+        source.rename(path)
     except OSError as error:
         try:
             part.aside.rename(path)
@@ -500,7 +531,8 @@ def _replace_in_two_steps(part: Part, path: Path) -> None:
             part.keep()
             msg = (
                 f"Cannot write {path}: {error.strerror or error}. Nothing is lost: the new folder is kept as "
-                f"{part.path.name}, the previous one as {part.aside.name}, both in {path.parent}. Rename one of them."
+                f"{source.relative_to(path.parent)}, the previous one as {part.aside.name}, both in {path.parent}. "
+                "Rename one of them."
             )
             raise OutputError(msg) from error
         raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,15 +21,16 @@ from prosma_core.config import InferenceConfig, ModelHeader
 from prosma_core.config.model import ChannelIntensity
 from prosma_core.data.geometry import Box, ImageSpec, Scan, array_spec, box_shape, box_slices, spacing_affine
 from prosma_core.data.lazy import LazyArray
+from prosma_core.errors import OutputError
 from prosma_core.events import CaseFailed, Event, StageStarted, TileDone
 from prosma_core.inference import memory, segment, stored_pieces, stored_results
 from prosma_core.inference.files import FileOptions, plan_files, segment_files
 from prosma_core.inference.results import Results, Segmentation, StoredArray
 from prosma_core.inference.segment import Segmenter
 from prosma_core.inference.tiled import TiledPredictor
-from prosma_core.io import images, zarr_images
+from prosma_core.io import atomic, images, zarr_images
 from prosma_core.io.class_notes import noted_classes
-from prosma_core.io.images import read_image, read_labels, write_image
+from prosma_core.io.images import read_image, read_labels, write_image, write_labels
 from prosma_core.io.scan_files import ScanChoice
 from prosma_core.io.zarr_labels import is_listed
 from prosma_core.model.unet import build_model
@@ -176,10 +178,12 @@ def by_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zarr_images, "_CHUNK", {"t": 1, "c": 1, "z": 4, "y": 8, "x": 8})
 
 
-def segmented(inputs: list[Path], out: Path, by: Segmenter, **settings: Any) -> tuple[list[CaseFailed], str]:
+def segmented(
+    inputs: list[Path], out: Path, by: Segmenter, options: FileOptions | None = None, **settings: Any
+) -> tuple[list[CaseFailed], str]:
     """Failures and messages of a command."""
     failures, said = [], []
-    for event in segment_files(inputs, out, by, InferenceConfig(overlap=0.25, **settings)):
+    for event in segment_files(inputs, out, by, InferenceConfig(overlap=0.25, **settings), options):
         failures += [event] if isinstance(event, CaseFailed) else []
         said += [event.message] if isinstance(event, StageStarted) else []
     return failures, " ".join(said)
@@ -246,6 +250,9 @@ class Watched:
 
     def __getitem__(self, index: Any) -> Any:
         return self.array[index]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.array, name)
 
 
 @pytest.mark.usefixtures("by_parts")
@@ -607,3 +614,130 @@ def test_memory_is_planned_with_what_the_process_holds(
     _, events = run(by, lazy, InferenceConfig(overlap=0.25), allocate=disk.allocate)
     said = " ".join(event.message for event in events if isinstance(event, StageStarted))
     assert "voxels, about 5.1 GiB of memory in all (as a whole 5.0 GiB; " in said  # 96 MiB of chunks are kept
+
+
+def old_result(path: Path, scan: Scan) -> None:
+    """A result of an earlier time that may be replaced."""
+    write_labels(path, np.full(scan.data.shape, 3, np.uint8), scan.spec, provenance={"program": "prosma test"})
+
+
+def interrupt(stage: str, end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a run end while finished results are put in place."""
+    full = OSError(errno.ENOSPC, "No space left on device") if stage == "sync" else OutputError("full")
+    error = full if end == "full" else KeyboardInterrupt()
+    moved: list[Path] = []
+    move = stored_results.move_dir
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    def moving(source: Path, path: Path) -> None:
+        if stage == "between" and moved:
+            raise error
+        move(source, path)
+        moved.append(path)
+        if stage == "moved":
+            raise error
+
+    place, name, does = {
+        "sync": (atomic, "_sync_tree", fail),
+        "list": (stored_results, "list_label_image", fail),
+    }.get(stage, (stored_results, "move_dir", moving))
+    monkeypatch.setattr(place, name, does)
+
+
+@pytest.mark.usefixtures("by_parts")
+@pytest.mark.parametrize("target", ["image", "new", "replaced"])
+@pytest.mark.parametrize("stage", ["sync", "between", "moved", "list"])
+@pytest.mark.parametrize("end", ["full", "stopped"])
+def test_a_finished_result_survives_an_end_while_it_is_put_in_place(
+    stage: str, end: str, target: str, tmp_path: Path, make_header: MakeHeader
+) -> None:
+    by, path = segmenter(make_header(3, tile=(8, 8, 8))), tmp_path / "scan.ome.zarr"
+    scan = store_image(path)
+    out = path / "labels" / "organs" if target == "image" else tmp_path / "out.zarr"
+    more: dict[str, Any] = {"objects": True} if target == "image" else {"probabilities": True, "entropy": True}
+    wanted, _ = run(by, scan, InferenceConfig(overlap=0.25, **more))
+    others = [out.with_name(f"{out.stem}_{name}{out.suffix}") for name in more]
+    for place in [out, *others] if target == "replaced" else ():
+        old_result(place, scan)
+    options = FileOptions(overwrite=target == "replaced")
+    with pytest.MonkeyPatch.context() as patched:
+        interrupt(stage, end, patched)
+        try:
+            failures, _ = segmented([path], out, by, options, **more)
+        except KeyboardInterrupt:
+            failures = []
+        assert bool(failures) == (end == "full")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(TiledPredictor, "_forward", None)
+        failures, said = segmented([path], out, by, options, **more)
+    assert not failures
+    assert "16 blocks of an earlier run stay" in said
+    np.testing.assert_array_equal(read_labels(out).data, wanted.labels.data)
+    for name, place in zip(more, others, strict=True):
+        found = read_image(place).data
+        np.testing.assert_allclose(found, getattr(wanted, name).data, atol=1e-6)
+    assert is_listed(out)
+    assert not list(tmp_path.rglob(".prosma*"))
+    if target != "image":
+        assert sorted(tmp_path.iterdir()) == sorted([path, out, *others])
+
+
+@pytest.mark.usefixtures("by_parts")
+@pytest.mark.parametrize("lost", ["labels", "probabilities"])
+@pytest.mark.parametrize("how", ["gone", "of another shape", "without an array"])
+def test_blocks_count_as_done_only_where_their_arrays_are_there(
+    how: str, lost: str, tmp_path: Path, make_header: MakeHeader
+) -> None:
+    by, path, out = segmenter(make_header(3, tile=(8, 8, 8))), tmp_path / "scan.zarr", tmp_path / "out.zarr"
+    scan = store(path, array_spec((15, 13, 11), "zyx"))
+    wanted, _ = run(by, scan, InferenceConfig(overlap=0.25))
+    stop(path, out, by, probabilities=True)
+    hidden = tmp_path / ".prosma-partial-out.zarr" / lost
+    shutil.rmtree(hidden)
+    if how == "of another shape":
+        zarr.create_array(str(hidden), shape=(9, 9, 9), dtype="uint8", chunks=(4, 8, 8), zarr_format=2)
+    elif how == "without an array":
+        hidden.mkdir()
+    failures, said = segmented([path], out, by, probabilities=True)
+    assert not failures
+    assert "earlier run" not in said
+    np.testing.assert_array_equal(read_labels(out).data, wanted.labels.data)
+    assert read_image(tmp_path / "out_probabilities.zarr").data.sum(0).min() > 0.99
+
+
+def stop(path: Path, out: Path, by: Segmenter, options: FileOptions | None = None, **settings: Any) -> None:
+    """Segment a few blocks."""
+    done = out.with_name(f".prosma-partial-{out.name}") / "blocks.txt"
+    work = segment_files([path], out, by, InferenceConfig(overlap=0.25, **settings), options)
+    while not done.is_file() or len(done.read_text().splitlines()) < 4:
+        next(work)
+    work.close()
+
+
+@pytest.mark.usefixtures("by_parts")
+@pytest.mark.parametrize("shape", [(16, 16, 16), (15, 13, 11)])
+def test_a_scan_whose_axes_are_read_otherwise_is_started_anew(
+    shape: tuple[int, ...], tmp_path: Path, make_header: MakeHeader
+) -> None:
+    by, path, out = segmenter(make_header(3, tile=(8, 8, 8))), tmp_path / "scan.zarr", tmp_path / "out.zarr"
+    store(path, array_spec(shape, "zyx"))
+    stop(path, out, by, FileOptions(axes="xyz"))
+    options = FileOptions(axes="zyx")
+    failures, said = segmented([path], out, by, options)
+    assert not failures
+    assert "earlier run" not in said
+    assert not segmented([path], tmp_path / "clean.zarr", by, options)[0]
+    np.testing.assert_array_equal(read_labels(out).data, read_labels(tmp_path / "clean.zarr").data)
+
+
+@pytest.mark.usefixtures("by_parts")
+def test_extra_results_without_a_label_map_are_left_overs(tmp_path: Path, make_header: MakeHeader) -> None:
+    by, path, out = segmenter(make_header(3, tile=(8, 8, 8))), tmp_path / "scan.zarr", tmp_path / "out.zarr"
+    store(path, array_spec((15, 13, 11), "zyx"))
+    assert not segmented([path], out, by, probabilities=True)[0]
+    shutil.rmtree(out)
+    assert "add --overwrite" in segmented([path], out, by, probabilities=True)[0][0].error
+    assert not segmented([path], out, by, FileOptions(skip_existing=True), probabilities=True)[0]
+    assert out.is_dir()
