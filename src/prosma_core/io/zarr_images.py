@@ -370,8 +370,9 @@ def _create(
 
 def _ome(spec: ImageSpec, origin: tuple[float, ...], image: LabelImage) -> dict[str, Any]:
     """Attributes of an OME-Zarr image."""
-    by_letter = dict(zip(spec.spatial_axes, spec.spacing, strict=True))
-    start = dict(zip(spec.spatial_axes, origin, strict=True))
+    time = image.time
+    by_letter = {"t": time.step, **dict(zip(spec.spatial_axes, spec.spacing, strict=True))}
+    start = {"t": time.start, **dict(zip(spec.spatial_axes, origin, strict=True))}
     scale = [by_letter.get(letter, 1.0) for letter in spec.axes]
     first = [start.get(letter, 0.0) for letter in spec.axes]
     places = [(scale, first)]
@@ -381,7 +382,7 @@ def _ome(spec: ImageSpec, origin: tuple[float, ...], image: LabelImage) -> dict[
         places.append(([size for size, _ in placed], [begin for _, begin in placed]))
     modern = image.header.zarr_format == 3
     multiscale: dict[str, Any] = {
-        "axes": [_axis(letter, spec.unit) for letter in spec.axes],
+        "axes": [_axis(letter, time.unit if letter == "t" else ZARR_UNITS.get(spec.unit, "")) for letter in spec.axes],
         "datasets": [
             {
                 "path": str(number),
@@ -404,5 +405,4 @@ def _ome(spec: ImageSpec, origin: tuple[float, ...], image: LabelImage) -> dict[
 
 def _axis(letter: str, unit: str) -> dict[str, str]:
     kind = {"t": "time", "c": "channel"}.get(letter, "space")
-    named = {"unit": ZARR_UNITS[unit]} if kind == "space" and unit in ZARR_UNITS else {}
-    return {"name": letter, "type": kind, **named}
+    return {"name": letter, "type": kind, **({"unit": unit} if unit and kind != "channel" else {})}

@@ -52,6 +52,15 @@ class Level:
 
 
 @dataclass(frozen=True)
+class Time:
+    """How far apart the time points of an image are, when the first is, and the unit of both (empty: none stated)."""
+
+    step: float = 1.0
+    start: float = 0.0
+    unit: str = ""
+
+
+@dataclass(frozen=True)
 class LabelImage:
     """What a label map gets beside its voxels.
 
@@ -62,11 +71,13 @@ class LabelImage:
     levels : tuple of Level
     attributes : dict
         The metadata ``image-label``; empty for an image.
+    time : Time
     """
 
     header: ZarrHeader
     levels: tuple[Level, ...] = ()
     attributes: dict[str, Any] = field(default_factory=dict)
+    time: Time = field(default_factory=Time)
 
 
 def image_of(path: Path) -> Path | None:
@@ -106,13 +117,13 @@ def plan_label_image(path: Path, spec: ImageSpec, notes: dict[str, Any]) -> Labe
         raise OutputError(msg)
     if not labels or (image is None and not header.ome):
         return LabelImage(header)
-    levels = own_levels(spec)
+    levels, time = own_levels(spec), Time()
     if image is not None:
         found = locate_array(image)
-        header, levels = found.header, _levels_of(image, found, spec)
+        header, (levels, time) = found.header, _levels_of(image, found, spec)
     version = {"version": "0.5" if header.zarr_format == 3 else "0.4"}
     source = {"source": {"image": "../../"}} if image is not None else {}
-    return LabelImage(header, levels, {**version, **_colors(noted_classes(notes)), **source})
+    return LabelImage(header, levels, {**version, **_colors(noted_classes(notes)), **source}, time)
 
 
 def _colors(classes: tuple[ClassInfo, ...]) -> dict[str, Any]:
@@ -170,8 +181,8 @@ def own_levels(spec: ImageSpec) -> tuple[Level, ...]:
     return tuple(levels)
 
 
-def _levels_of(image: Path, found: Located, spec: ImageSpec) -> tuple[Level, ...]:
-    """The levels of an image behind the one that has the shape of a label map."""
+def _levels_of(image: Path, found: Located, spec: ImageSpec) -> tuple[tuple[Level, ...], Time]:
+    """The levels of an image behind the one that has the shape of a label map, and the times of that one."""
     entries = found.multiscale["datasets"]
     levels = []
     for entry in entries:
@@ -201,7 +212,13 @@ def _levels_of(image: Path, found: Located, spec: ImageSpec) -> tuple[Level, ...
                 tuple((own[2] - base[2]) / base[1] for own, base in there),
             )
         )
-    return tuple(coarser)
+    _, size, begin = finest.get("t", (1, 1.0, 0.0))
+    unit = next((axis.get("unit") for axis in _named_axes(found) if axis.get("type") == "time"), None)
+    return tuple(coarser), Time(size, begin, unit if isinstance(unit, str) else "")
+
+
+def _named_axes(found: Located) -> list[dict[str, Any]]:
+    return [axis for axis in found.multiscale.get("axes") or () if isinstance(axis, dict)]
 
 
 def fill_levels(folder: Path, finest: Any, levels: tuple[Level, ...], create: Any) -> Iterator[tuple[int, int]]:

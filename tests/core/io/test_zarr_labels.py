@@ -252,3 +252,22 @@ def test_names_and_colors_of_other_programs_are_read(tmp_path: Path) -> None:
         (3, "nucleus", "#ff0010"),
     ]
     assert read_notes(tmp_path / "x.zarr") == {}  # of this program
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_labels_of_a_time_series_have_its_times(version: int, tmp_path: Path) -> None:
+    image, shape = tmp_path / "scan.ome.zarr", (3, 4, 9, 8)
+    group = zarr.create_group(str(image), zarr_format=version)
+    zarr.create_array(str(image / "0"), data=np.ones(shape, np.uint16), chunks=shape, zarr_format=version)
+    steps = [{"type": "scale", "scale": [30.0, 2, 0.5, 0.5]}, {"type": "translation", "translation": [60.0, 0, 0, 0]}]
+    axes = [{"name": n, "type": "space", "unit": "micrometer"} for n in "zyx"]
+    axes.insert(0, {"name": "t", "type": "time", "unit": "second"})
+    multiscale = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": steps}]}
+    if version == 2:
+        group.attrs["multiscales"] = [{"version": "0.4", **multiscale}]
+    else:
+        group.attrs["ome"] = {"version": "0.5", "multiscales": [multiscale]}
+    write_labels(image / "labels" / "a", np.ones(shape, np.uint8), read_image(image).spec, provenance=NOTES)
+    written = ome(image / "labels" / "a")["multiscales"][0]
+    assert written["axes"] == axes
+    assert written["datasets"][0]["coordinateTransformations"] == steps
