@@ -318,7 +318,7 @@ class _Run:
             elif self._running and time.monotonic() - had_workers > ALONE_S:
                 had_workers = math.inf  # said once
                 name, _ = next(iter(self._running.values()))
-                yield name, StageStarted("No worker is left; the work goes on when one starts. Ctrl+C ends it.")
+                yield name, StageStarted("No worker is left; the work continues when one starts. Ctrl+C ends it.")
             while more and len(self._running) < max(1, self._cluster.count_workers()):
                 if (following := next(jobs, None)) is None:
                     more = False
