@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import product, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -285,48 +285,54 @@ def list_label_image(path: Path) -> None:
     if image is None:
         return
     group = path.parent
-    with output_errors(path), _alone(group / ".zattrs"):
+    with output_errors(path), ExitStack() as alone:
+        alone.enter_context(_alone(group / ".zattrs"))
         node = load_node(image)
         assert node is not None
+        above = [image, *takewhile(lambda folder: load_node(folder) is not None, image.parents)]
+        keepers = list(filter(_keeps, above))
+        if keepers:  # labels of other images are named in the uppermost as well
+            alone.enter_context(_alone(keepers[-1] / ".zattrs"))
         names = _listed(load_node(group))
         names += [path.name] * (path.name not in names)
         if node.zarr_format == 2:
-            own = _read(group / ".zattrs")
             if not (group / ".zgroup").is_file():
                 _write(group / ".zgroup", {"zarr_format": 2})
-            _write(group / ".zattrs", {**own, GROUP: names})
+            new = {group / ".zattrs": {**_read(group / ".zattrs"), GROUP: names}}
         else:
             own = _read(group / "zarr.json") or {"zarr_format": 3, "node_type": "group"}
             attributes = own.get("attributes") or {}
             ome = {"version": "0.5", **(attributes.get("ome") or {}), GROUP: names}
-            _write(group / "zarr.json", {**own, "attributes": {**attributes, "ome": ome}})
-        for above in (image, *image.parents):
-            if load_node(above) is None:
-                break
-            _consolidate(above, group, path)
+            new = {group / "zarr.json": {**own, "attributes": {**attributes, "ome": ome}}}
+        for root in (*keepers, *filter(_keeps, [group])):
+            new |= _consolidated(root, path, new)
+        for file in reversed(new):  # the group last: what it names is done
+            _write(file, new[file])
 
 
-def _consolidate(root: Path, group: Path, path: Path) -> None:
-    """Take a label map and its group into the metadata that a group above keeps of all its members, if it does."""
+def _keeps(folder: Path) -> bool:
+    """Whether a group keeps the metadata of all its members."""
+    together = (folder / ".zmetadata").is_file()
+    return together or isinstance(_read(folder / "zarr.json").get("consolidated_metadata"), dict)
+
+
+def _consolidated(root: Path, path: Path, new: dict[Path, dict[str, Any]]) -> dict[Path, dict[str, Any]]:
+    """The file in which a group keeps its members' metadata, with a label map and what is to be written (`new`)."""
     file = root / ".zmetadata"
-    both = _read(root / "zarr.json")
-    if not file.is_file() and not isinstance(both.get("consolidated_metadata"), dict):
-        return
-    content = _read(file) if file.is_file() else both["consolidated_metadata"]
-    names = (".zgroup", ".zarray", ".zattrs") if file.is_file() else ("zarr.json",)
-    known = content.get("metadata") or {}
+    old = file.is_file()
+    both = {} if old else new.get(root / "zarr.json") or _read(root / "zarr.json")
+    content = _read(file) if old else both["consolidated_metadata"]
     own = path.relative_to(root).as_posix()
+    known = content.get("metadata") or {}
     kept = {key: value for key, value in known.items() if key != own and not key.startswith(f"{own}/")}
-    for folder in (group, path, *(child for child in sorted(path.iterdir()) if child.is_dir())):
-        for name in names:
-            if (folder / name).is_file():
-                place = folder.relative_to(root).as_posix()
-                kept[f"{place}/{name}" if file.is_file() else place] = _read(folder / name)
+    for folder in (path.parent, path, *(child for child in sorted(path.iterdir()) if child.is_dir())):
+        for name in (".zgroup", ".zarray", ".zattrs") if old else ("zarr.json",):
+            value = new.get(folder / name) or _read(folder / name)
+            if value and (old or folder != root):
+                key = (folder / name if old else folder).relative_to(root).as_posix()
+                kept[key] = {k: v for k, v in value.items() if k != "consolidated_metadata"}
     content = {**content, "metadata": kept}
-    if file.is_file():
-        _write(file, content)
-    else:
-        _write(root / "zarr.json", {**both, "consolidated_metadata": content})
+    return {file: content} if old else {root / "zarr.json": {**both, "consolidated_metadata": content}}
 
 
 @contextmanager

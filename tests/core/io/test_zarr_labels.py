@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import ImageSpec, spacing_affine
 from prosma_core.errors import OutputError
+from prosma_core.io import zarr_labels
 from prosma_core.io.class_notes import classes_note, noted_classes
 from prosma_core.io.images import read_image, read_labels, write_image, write_labels
 from prosma_core.io.notes import read_notes
@@ -271,3 +274,65 @@ def test_labels_of_a_time_series_have_its_times(version: int, tmp_path: Path) ->
     written = ome(image / "labels" / "a")["multiscales"][0]
     assert written["axes"] == axes
     assert written["datasets"][0]["coordinateTransformations"] == steps
+
+
+def make_plate(path: Path, version: int) -> list[Path]:
+    """A plate of two fields, which keeps the metadata of all; where a label map goes in each."""
+    zarr.create_group(str(path), zarr_format=version)
+    for field in "01":
+        make_image(path / field, version)
+        zarr.create_group(str(path / field / "labels"), zarr_format=version)
+        zarr.consolidate_metadata(str(path / field / "labels"), zarr_format=version)
+    zarr.consolidate_metadata(str(path), zarr_format=version)
+    return [path / field / "labels" / "organs" for field in "01"]
+
+
+def kept_names(path: Path, version: int) -> set[str]:
+    """Members in the metadata that a group keeps together."""
+    group = zarr.open_consolidated(str(path), zarr_format=version)
+    return {name for name, _ in group.members(max_depth=None)}
+
+
+@pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("fails", [1, 2])
+def test_a_label_map_is_listed_last(fails: int, version: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = make_plate(tmp_path / "plate.zarr", version)
+    real, written = zarr_labels._write, []
+
+    def fail(file: Path, content: dict[str, Any]) -> None:
+        written.append(file)
+        if len(written) == fails:
+            raise OSError("disk full")
+        real(file, content)
+
+    monkeypatch.setattr(zarr_labels, "_write", fail)
+    spec = read_image(tmp_path / "plate.zarr" / "0").spec
+    with pytest.raises(OutputError, match="disk full"):
+        write_labels(places[0], label_map(), spec, provenance=NOTES)
+    assert not is_listed(places[0])
+    list_label_image(places[0])
+    assert is_listed(places[0])
+    assert ome(places[0].parent)["labels"] == ["organs"]
+    assert {"0/labels/organs", "0/labels/organs/0", "1/0"} <= kept_names(tmp_path / "plate.zarr", version)
+    assert {"organs", "organs/0"} <= kept_names(places[0].parent, version)
+
+
+@pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")
+@pytest.mark.parametrize("version", [2, 3])
+def test_fields_of_a_plate_are_listed_at_the_same_time(
+    version: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = make_plate(tmp_path / "plate.zarr", version)
+    real = zarr_labels._write
+
+    def slow(file: Path, content: dict[str, Any]) -> None:
+        time.sleep(0.1)
+        real(file, content)
+
+    monkeypatch.setattr(zarr_labels, "_write", slow)
+    spec = read_image(tmp_path / "plate.zarr" / "0").spec
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda place: write_labels(place, label_map(), spec, provenance=NOTES), places))
+    assert {f"{n}/labels/organs/{m}" for n in "01" for m in "012"} <= kept_names(tmp_path / "plate.zarr", version)
+    assert not list(tmp_path.rglob(".prosma*"))
