@@ -261,7 +261,7 @@ class Cluster:
                 self.client.unregister_worker_plugin(topic)
 
     def work(
-        self, jobs: Iterable[tuple[K, Job]], sent: Sent
+        self, jobs: Iterable[tuple[K, Job] | None], sent: Sent
     ) -> Generator[tuple[K, Event | Outcome] | None, None, None]:
         """Let workers do jobs, one at a time each; yields what they report and what becomes of them.
 
@@ -270,8 +270,8 @@ class Cluster:
 
         Parameters
         ----------
-        jobs : iterable of (object, Job)
-            What the job is called in what is yielded, and the job.
+        jobs : iterable of (object, Job) or None
+            What the job is called in what is yielded, and the job; None where one comes when another has ended.
         sent : Sent
 
         Raises
@@ -309,7 +309,7 @@ class _Run:
         self._numbers = count()
         cluster.client.subscribe_topic(sent.topic, lambda event: self._said.put(event[1]))
 
-    def all(self, jobs: Iterator[tuple[K, Job]]) -> Generator[tuple[K, Event | Outcome] | None, None, None]:
+    def all(self, jobs: Iterator[tuple[K, Job] | None]) -> Generator[tuple[K, Event | Outcome] | None, None, None]:
         """Do jobs; see `Cluster.work`."""
         more, had_workers = True, time.monotonic()
         while True:
@@ -320,10 +320,14 @@ class _Run:
                 name, _ = next(iter(self._running.values()))
                 yield name, StageStarted("No worker is left; the work continues when one starts. Ctrl+C ends it.")
             while more and len(self._running) < max(1, self._cluster.count_workers()):
-                if (following := next(jobs, None)) is None:
+                try:
+                    following = next(jobs)
+                except StopIteration:
                     more = False
-                else:
-                    self._start(*following)
+                    break
+                if following is None:
+                    break
+                self._start(*following)
             if not self._running:
                 return
             yield self._next()

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prosma_core.cluster.blocks import Made
 from prosma_core.cluster.connection import Cluster, absolute
 from prosma_core.cluster.jobs import Job
-from prosma_core.cluster.scans import Made, run_scans_on
+from prosma_core.cluster.scans import run_scans_on
 from prosma_core.events import Event
 from prosma_core.inference.device import name_memory_errors
 from prosma_core.inference.scan_runs import ScanPlan, ScanTask

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from prosma_core.cluster.blocks import Filled, InBlocks, Made, SegmentScan, Shared
 from prosma_core.cluster.connection import Cluster, absolute, working_text
 from prosma_core.cluster.jobs import Job, Outcome
 from prosma_core.config.inference import InferenceConfig
-from prosma_core.errors import ClusterError, ProsmaError
-from prosma_core.events import Event, StageStarted, TileDone, Working
-from prosma_core.inference.files import FileOptions, SegmentFile
+from prosma_core.errors import ClusterError, PartUnreadableError, ProsmaError
+from prosma_core.events import Event, SlabDone, StageStarted, TileDone, Working
+from prosma_core.inference.files import FileOptions
 from prosma_core.inference.scan_runs import (
     WAIT_S,
     ScanPlan,
@@ -25,28 +27,10 @@ from prosma_core.inference.scan_runs import (
     not_started,
     scan_claimed,
 )
+from prosma_core.io.atomic import machine_state
 from prosma_core.io.claims import ClaimedError
-from prosma_core.io.result_table import ResultTable, Row
+from prosma_core.io.result_table import ResultTable
 from prosma_core.printable import counted
-
-if TYPE_CHECKING:
-    from prosma_core.inference.segment import Segmenter
-
-Made = tuple[dict[str, int], list[Row]]
-"""Voxels by class, and rows of the table."""
-
-
-@dataclass(frozen=True)
-class SegmentScan:
-    """Segment a scan file."""
-
-    task: ScanTask
-    config: InferenceConfig
-    options: FileOptions
-
-    def run(self, segmenter: Segmenter) -> Generator[Event, None, Made]:
-        """Write its label map, and what else is asked for."""
-        return SegmentFile(segmenter, self.config, self.options)(self.task)
 
 
 def segment_on(
@@ -80,7 +64,7 @@ def segment_on(
     sent = replace(options, protected=())  # was checked when it was planned
 
     def job(task: ScanTask) -> Job:
-        return SegmentScan(task, config, sent)
+        return SegmentScan(task, config, sent, machine_state(), cluster.count_workers())
 
     yield from run_scans_on(cluster, plan, plan.folder, model, device, job, lambda _, made: made, table)
 
@@ -123,7 +107,9 @@ def run_scans_on(
         yield from work.all(lambda jobs: cluster.work(jobs, sent))
 
 
-Work = Callable[[Iterator[tuple[ScanTask, Job]]], Generator["tuple[ScanTask, Event | Outcome] | None", None, None]]
+Work = Callable[
+    [Iterator[tuple[ScanTask, Job] | None]], Generator["tuple[ScanTask, Event | Outcome] | None", None, None]
+]
 
 
 @dataclass
@@ -137,6 +123,9 @@ class _Scans:
     table: ResultTable | None
     claims: dict[str, ExitStack] = field(default_factory=dict)
     running: dict[str, str] = field(default_factory=dict)
+    shared: dict[str, Shared] = field(default_factory=dict)
+    more: deque[tuple[ScanTask, Job]] = field(default_factory=deque)
+    sentences: set[str] = field(default_factory=set)
     held: list[ScanTask] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     begun: int = 0
@@ -184,11 +173,13 @@ class _Scans:
         said, self.events = self.events, []
         yield from said
 
-    def _jobs(self, waiting: list[ScanTask]) -> Iterator[tuple[ScanTask, Job]]:
-        """Jobs for scans that could be claimed, each when a worker is free for it."""
+    def _jobs(self, waiting: list[ScanTask]) -> Iterator[tuple[ScanTask, Job] | None]:
+        """Jobs for scans that could be claimed, each when a worker is free for it; blocks come before other scans."""
         for task in waiting:
+            while self.more:
+                yield self.more.popleft()
             if self.full:
-                return
+                break
             self.begun += 1
             claim = ExitStack()
             try:
@@ -204,23 +195,63 @@ class _Scans:
                 self.held.append(task)
             except ProsmaError as error:
                 self.events.append(failed(self.plan, task, error, self.table))
+        while self.running:
+            yield self.more.popleft() if self.more else None
 
     def _hear(self, task: ScanTask, what: Event | Outcome) -> None:
-        if isinstance(what, TileDone):
+        shared = self.shared.get(task.name)
+        if isinstance(what, TileDone) and shared is None:
             self.running[task.name] = f"{what.done} of {what.total} tiles"
+        elif isinstance(what, SlabDone) and shared is not None:
+            shared.hear(what)
+            self.running[task.name] = shared.how_far
         elif isinstance(what, StageStarted):
-            named = f"{task.name}: " in what.message
-            self.events.append(what if named else StageStarted(f"{task.name}: {what.message}"))
+            sentence = what.message if f"{task.name}: " in what.message else f"{task.name}: {what.message}"
+            if sentence not in self.sentences:
+                self.events.append(StageStarted(sentence))
+            self.sentences.add(sentence)
         elif isinstance(what, Outcome):
-            del self.running[task.name]
-            self.claims.pop(task.name).close()
-            if what.error is not None:
-                self.events.append(failed(self.plan, task, what.error, self.table))
-                self.full = self.full or what.disk
-            else:
-                voxels, rows = self.take(task, what.result)
-                rows = [replace(row, scan=str(task.scan.files[0])) for row in rows]
-                self.events.append(done(self.plan, task, voxels, rows, what.seconds, self.table))
+            self._ended(task, what, shared)
+
+    def _ended(self, task: ScanTask, what: Outcome, shared: Shared | None) -> None:
+        """Take what became of a job: a scan, its plan, some of its blocks, or their end."""
+        if isinstance(what.result, InBlocks):
+            of = self.job(_everywhere(task))
+            assert isinstance(of, SegmentScan)
+            shared = self.shared[task.name] = Shared(of, what.result, self.cluster.count_workers())
+            self.running[task.name] = shared.how_far
+            self.more += [(task, job) for job in shared.jobs]
+            return
+        if shared is not None:
+            shared.left -= 1
+            if isinstance(what.result, Filled):
+                shared.done.update(what.result.boxes)
+                self.running[task.name] = shared.how_far
+            if what.error is not None and shared.error is None:
+                shared.error = what
+                if not isinstance(what.error, PartUnreadableError):  # all other blocks can be done
+                    others = deque(each for each in self.more if each[0] is not task)
+                    shared.left -= len(self.more) - len(others)
+                    self.more = others
+            if shared.left:
+                return
+            if shared.error is not None:
+                what = shared.error
+            elif isinstance(what.result, Filled):
+                self.more.append((task, shared.finish()))
+                shared.left = 1
+                return
+            what = replace(what, seconds=time.monotonic() - shared.began)
+            del self.shared[task.name]
+        del self.running[task.name]
+        self.claims.pop(task.name).close()
+        if what.error is not None:
+            self.events.append(failed(self.plan, task, what.error, self.table))
+            self.full = self.full or what.disk
+        else:
+            voxels, rows = self.take(task, what.result)
+            rows = [replace(row, scan=str(task.scan.files[0])) for row in rows]
+            self.events.append(done(self.plan, task, voxels, rows, what.seconds, self.table))
 
 
 def _everywhere(task: ScanTask) -> ScanTask:

@@ -71,7 +71,7 @@ def segment_to_disk(
     reading = [request.scan.axes, request.scan.select]
     with StoredResults(places, source, plain, header, config, notes, reading=reading) as stored:
         if stored.done:
-            yield StageStarted(f"{counted(stored.done, 'block')} of an earlier run stay.")
+            yield StageStarted(f"{counted(len(stored.done), 'block')} of an earlier run stay.")
         made: list[str] = []
 
         def store(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> StoredArray:

@@ -35,7 +35,8 @@ from prosma_core.printable import counted
 
 if TYPE_CHECKING:
     from prosma_core.inference.results import Segmentation
-    from prosma_core.inference.segment import Segmenter
+    from prosma_core.inference.segment import Blocks, Segmenter
+    from prosma_core.inference.stored_results import Sharing, StoredResults
 
 
 @dataclass(frozen=True)
@@ -230,45 +231,99 @@ class SegmentFile:
     def __call__(self, task: ScanTask) -> Generator[Event, None, tuple[dict[str, int], list[Row]]]:
         """Read, segment and write it; returns voxels by class, and the rows of the table."""
         from prosma_core.inference.device import name_memory_errors  # late: needs torch
-        from prosma_core.inference.stored_results import StoredResults, check_fits, is_zarr, read_whole_if_it_fits
 
         began = time.monotonic()
+        with name_memory_errors(), Downloads() as downloads:
+            opened = yield from self.open(task, downloads)
+            return (yield from self.compute(task, opened, began))
+
+    def open(
+        self, task: ScanTask, downloads: Downloads, *, by_parts: bool = False
+    ) -> Generator[Event, None, OpenedScan]:
+        """Open it, and read it where it fits in memory, unless it is planned already that it is read by parts."""
+        from prosma_core.inference.stored_results import check_fits, is_zarr, read_whole_if_it_fits
+
         header, config, options = self.segmenter.header, self.config, self.options
         replaceable = _replaceable(task, options)
-        with name_memory_errors(), Downloads() as downloads:
-            files = yield from downloads.fetch_all(task.scan.files)
-            check_fits(files)
-            scan = _read(files, options.axes)
-            if options.voxel_size is not None and scan.spec.unit != "pixel":
-                yield StageStarted(f"{task.name} states a voxel size of its own, which is used.")
-            spec = with_voxel_size(scan.spec, options.voxel_size)
-            given = "" if spec is scan.spec else size_text(spec)
-            scan = Scan(scan.data, spec)
-            notes = provenance(header, config, _source_name(task.scan), given)
-            of_labels = {**notes, "kind": "labels", **classes_note(header.classes)}
-            _check_format(task.target, scan, config, of_labels)
-            yield StageStarted(f"{task.name}: {scan.spec.axes} {'x'.join(map(str, scan.spec.shape))}")
+        files = yield from downloads.fetch_all(task.scan.files)
+        check_fits(files)
+        scan = _read(files, options.axes)
+        if options.voxel_size is not None and scan.spec.unit != "pixel":
+            yield StageStarted(f"{task.name} states a voxel size of its own, which is used.")
+        spec = with_voxel_size(scan.spec, options.voxel_size)
+        given = "" if spec is scan.spec else size_text(spec)
+        scan = Scan(scan.data, spec)
+        notes = provenance(header, config, _source_name(task.scan), given)
+        of_labels = {**notes, "kind": "labels", **classes_note(header.classes)}
+        _check_format(task.target, scan, config, of_labels)
+        yield StageStarted(f"{task.name}: {scan.spec.axes} {'x'.join(map(str, scan.spec.shape))}")
+        parts = by_parts
+        if not by_parts:
             scan, parts = read_whole_if_it_fits(scan, self.segmenter, config, task.target)
-            if unknown := warn_unfit(scan, header, task.name, **known_of(files[0])):
-                yield StageStarted(unknown)
-            if parts and is_zarr(task.target):
-                places = {"labels": task.target, **_extra_targets(task.target)}
-                source = task.scan.files[0]
-                with StoredResults(
-                    places, source, scan.spec, header, config, notes, replaceable, files[0], options.axes
-                ) as stored:
-                    if stored.done:
-                        yield StageStarted(f"{task.name}: {counted(stored.done, 'block')} of an earlier run stay.")
-                    result = yield from self.segmenter.segment(scan, config, allocate=stored.allocate)
-                    counts = _count(result, self.segmenter)
-                    yield from stored.complete()
-            else:
-                result = yield from self.segmenter.segment(scan, config)
-                _write(task.target, result, notes, of_labels, replaceable)
+        if unknown := warn_unfit(scan, header, task.name, **known_of(files[0])):
+            yield StageStarted(unknown)
+        return OpenedScan(scan, parts and is_zarr(task.target), notes, of_labels, replaceable, files[0])
+
+    def compute(
+        self,
+        task: ScanTask,
+        opened: OpenedScan,
+        began: float,
+        blocks: Blocks | None = None,
+        sharing: Sharing | None = None,
+    ) -> Generator[Event, None, tuple[dict[str, int], list[Row]]]:
+        """Segment an opened scan and write the results; see `segment` and `StoredResults` for blocks and sharing."""
+        header, config = self.segmenter.header, self.config
+        if opened.by_parts:
+            with self.stored(task, opened, sharing) as stored:
+                if stored.done and blocks is None:
+                    yield StageStarted(f"{task.name}: {counted(len(stored.done), 'block')} of an earlier run stay.")
+                work = self.segmenter.segment(opened.scan, config, allocate=stored.allocate, blocks=blocks)
+                result = yield from work
                 counts = _count(result, self.segmenter)
-            if nothing := missed_text(header, counts, part=config.region is not None):
-                yield StageStarted(f"{task.name}: {nothing}")
-        return counts, class_rows(task.scan.files[0], counts, spec, header.name, time.monotonic() - began)
+                yield from stored.complete()
+        else:
+            result = yield from self.segmenter.segment(opened.scan, config)
+            _write(task.target, result, opened.notes, opened.of_labels, opened.replaceable)
+            counts = _count(result, self.segmenter)
+        if nothing := missed_text(header, counts, part=config.region is not None):
+            yield StageStarted(f"{task.name}: {nothing}")
+        seconds = time.monotonic() - began
+        return counts, class_rows(task.scan.files[0], counts, opened.scan.spec, header.name, seconds)
+
+    def stored(self, task: ScanTask, opened: OpenedScan, sharing: Sharing | None = None) -> StoredResults:
+        """Results of a scan that are written by parts."""
+        from prosma_core.inference.stored_results import StoredResults
+
+        places = {"labels": task.target, **_extra_targets(task.target)}
+        source, spec, header = task.scan.files[0], opened.scan.spec, self.segmenter.header
+        given = (self.config, opened.notes, opened.replaceable, opened.copy, self.options.axes, sharing)
+        return StoredResults(places, source, spec, header, *given)
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedScan:
+    """A scan that is about to be segmented.
+
+    Attributes
+    ----------
+    scan : Scan
+    by_parts : bool
+        Whether its results are written by parts.
+    notes, of_labels : dict of str
+        On how results are made; with what only a label map has.
+    replaceable : set of Path
+        Results that may be replaced.
+    copy : Path
+        Its first file, as it was downloaded.
+    """
+
+    scan: Scan
+    by_parts: bool
+    notes: dict[str, str]
+    of_labels: dict[str, str]
+    replaceable: set[Path]
+    copy: Path
 
 
 def _read(files: tuple[Path, ...], axes: str | None) -> Scan:

@@ -14,7 +14,7 @@ from prosma_core.config.documents import load_json
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.model import ModelHeader
 from prosma_core.data.frames import Frame, frame_axes, frames
-from prosma_core.data.geometry import SPATIAL_AXES, Scan, box_shape
+from prosma_core.data.geometry import SPATIAL_AXES, Box, Scan, box_shape
 from prosma_core.data.geometry import whole as whole_box
 from prosma_core.data.intensities import check_varies
 from prosma_core.data.lazy import LazyArray, in_memory
@@ -47,10 +47,34 @@ class _Work:
     tiles: int
     total: int
     preview: bool
+    only: frozenset[Box] | None = None
     done: int = 0
     said: bool = False
     known: dict[tuple[float, ...], Tensor] = field(default_factory=dict)
     unreadable: list[PartUnreadableError] = field(default_factory=list)
+
+    def leaves(self, frame: Frame, block: RegionOfInterest) -> bool:
+        """Whether a block of a frame is done, or done elsewhere."""
+        elsewhere = self.only is not None and frame.place(block.source) not in self.only
+        return elsewhere or self.results.is_done(frame, block)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How a scan is computed by parts, also by several processes: all by the same plan.
+
+    Attributes
+    ----------
+    plan : BlockPlan
+    measured : dict of int to Normalization
+        Of each frame.
+    only : frozenset of box, optional
+        Blocks of the label map to compute; the others are done, or done elsewhere.
+    """
+
+    plan: BlockPlan
+    measured: dict[int, Normalization]
+    only: frozenset[Box] | None = None
 
 
 class Segmenter:
@@ -87,8 +111,36 @@ class Segmenter:
         plan = plan_scan(scan, self.header, config.region, config.slice_axis)
         return self._plan_blocks(plan, config).by_parts
 
+    def plan_parts(
+        self, scan: Scan, config: InferenceConfig, allocate: Allocate
+    ) -> Generator[Event, None, tuple[Blocks, list[Box]]]:
+        """Plan a scan that is computed by parts, and make the arrays of its results; errors as of `segment`.
+
+        Returns
+        -------
+        blocks : Blocks
+        boxes : list of box
+            Of the label map, in the order in which they are computed.
+        """
+        plan = plan_scan(scan, self.header, config.region, config.slice_axis)
+        results = Results(self.header, config, plan.scan.spec.labels_spec(), plan.part, allocate)
+        blocks = self._blocks(plan, results, config)
+        if blocks.words:
+            yield StageStarted(blocks.words)
+        yield Working("Reading intensities")
+        every = list(frames(plan.scan, self.header.model.dims, config.slice_axis, plan.region))
+        measured = yield from self._measured(every, results)
+        boxes = [frame.place(block.source) for c in blocks.columns for frame in every for block in c.blocks]
+        return Blocks(blocks, measured), boxes
+
     def segment(
-        self, scan: Scan, config: InferenceConfig, *, allocate: Allocate | None = None, preview: bool = False
+        self,
+        scan: Scan,
+        config: InferenceConfig,
+        *,
+        allocate: Allocate | None = None,
+        preview: bool = False,
+        blocks: Blocks | None = None,
     ) -> Generator[Event, None, Segmentation]:
         """Segment a scan; yields at least once per tile batch, and may be closed there.
 
@@ -103,6 +155,8 @@ class Segmenter:
             Put classes into the label map while it is computed, and yield a `SlabDone` for each box that has some.
             At the end the same array holds the final classes. A label map on a disk gets final classes only, and has a
             `SlabDone` for each block in any case.
+        blocks : Blocks, optional
+            Of `plan_parts`, for results that were made there.
 
         Raises
         ------
@@ -112,10 +166,15 @@ class Segmenter:
             Memory does not suffice, even on the CPU.
         """
         with name_memory_errors():
-            return (yield from self._segment(scan, config, allocate, preview))
+            return (yield from self._segment(scan, config, allocate, preview, blocks))
 
     def _segment(
-        self, scan: Scan, config: InferenceConfig, allocate: Allocate | None, preview: bool
+        self,
+        scan: Scan,
+        config: InferenceConfig,
+        allocate: Allocate | None,
+        preview: bool,
+        given: Blocks | None,
     ) -> Generator[Event, None, Segmentation]:
         plan = plan_scan(scan, self.header, config.region, config.slice_axis)
         scan, part, whole = plan.scan, plan.part, plan.whole
@@ -127,7 +186,7 @@ class Segmenter:
         ):
             yield StageStarted(sentence)
         results = Results(self.header, config, scan.spec.labels_spec(), part, allocate)
-        blocks = self._blocks(plan, results, config)
+        blocks = self._blocks(plan, results, config) if given is None else given.plan
         if blocks.words:
             yield StageStarted(blocks.words)
         if isinstance(scan.data, LazyArray) and not blocks.by_parts:
@@ -135,8 +194,9 @@ class Segmenter:
             scan = Scan(in_memory(scan.data), scan.spec)
         preview = preview and not results.stored
         work = _Work(config, results, self.device, len(tiles), plan.frames * blocks.tiles, preview)
-        measured: dict[int, Normalization] = {}
-        if isinstance(scan.data, LazyArray):
+        work.only = None if given is None else given.only
+        measured = {} if given is None else dict(given.measured)
+        if isinstance(scan.data, LazyArray) and given is None:
             yield Working("Reading intensities")
             if self.header.model.dims < scan.spec.spatial_ndim:
                 scan.data.origin.keep *= 3  # chunks of several slices, which are computed one by one
@@ -150,7 +210,10 @@ class Segmenter:
                 if whole > 1 and measured[number].blank:
                     blank.add(number)
                     for block in column.blocks:
+                        if work.leaves(frame, block):
+                            continue
                         done = results.put_blank(frame, block)
+                        results.mark_done(frame, block)
                         if preview or results.stored:
                             yield done
                     work.done += column.tiles
@@ -159,6 +222,8 @@ class Segmenter:
                     yield from self._column(frame, measured[number], column, work)
         if work.unreadable:
             raise _left_out(work.unreadable, plan.frames * sum(len(column.blocks) for column in blocks.columns))
+        if work.only is not None:  # all else is for the one that puts the results in place
+            return results.segmentation()
         if len(blank) == plan.frames:
             check_varies(scan.data)
         if blank:
@@ -218,7 +283,7 @@ class Segmenter:
         grid, tile = column.blocks[0].grid, self.header.preprocess.tile
         among = Among(grid.shape, whole_box(grid.shape), known=work.known)
         for block, following in zip(column.blocks, [*column.blocks[1:], None], strict=True):
-            if work.results.is_done(frame, block):  # those after it begin anew
+            if work.leaves(frame, block):  # those after it begin anew
                 among = Among(grid.shape, whole_box(grid.shape), known=work.known)
                 continue
             among.on = None if following is None else following.network[0][0]

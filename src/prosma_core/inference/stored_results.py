@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import platform
 import shutil
 from collections.abc import Collection, Generator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -139,6 +142,26 @@ def _identity(folder: Path) -> list[int] | None:
     return [found.st_ino, found.st_mtime_ns]
 
 
+@dataclass(frozen=True)
+class Sharing:
+    """How one of several processes, on computers that see the same folder, fills results.
+
+    Attributes
+    ----------
+    machine : dict of str
+        State of the computer that shares the work out, by which what is done is known.
+    begins, ends : bool
+        Whether this process makes the arrays, and whether it puts the results in place.
+    done : frozenset of box
+        Blocks that others have done.
+    """
+
+    machine: dict[str, str]
+    begins: bool = False
+    ends: bool = False
+    done: frozenset[Box] = frozenset()
+
+
 class StoredResults:
     """Zarr folders that a segmentation fills part by part; each takes its place when all are whole.
 
@@ -164,6 +187,8 @@ class StoredResults:
         The file that a scan was downloaded to.
     reading : object, optional
         What else tells how the scan is read, as JSON: other axes, one of several time points.
+    sharing : Sharing, optional
+        Where several processes fill them; each keeps a list of its own of the blocks that are done.
     """
 
     def __init__(
@@ -177,24 +202,27 @@ class StoredResults:
         replaceable: Collection[Path] = (),
         copy: Path | None = None,
         reading: object = None,
+        sharing: Sharing | None = None,
     ) -> None:
+        self._sharing = sharing or Sharing(machine_state(), begins=True, ends=True)
+        own = "" if sharing is None else f"-{platform.node()}-{os.getpid()}"
         self._targets, self._spec, self._header = targets, spec, header
         self._config, self._notes, self._replaceable = config, notes, replaceable
         self._folder = _hidden(targets)
         self._source, self._copy, self._reading = source, copy or source, reading
-        self._list = self._folder / "blocks.txt"
+        self._list = self._folder / f"blocks{own}.txt"
         self._kept: dict[str, str] = {}
         self._unreadable: list[str] = []
         self._key = ""
-        self._done: set[Box] = set()
+        self._done: set[Box] = set(self._sharing.done)
         self._found: dict[str, Any] = {}
         self._made: dict[str, tuple[Any, LabelImage]] = {}
         self._completed = False
 
     @property
-    def done(self) -> int:
+    def done(self) -> frozenset[Box]:
         """Blocks that are done."""
-        return len(self._done)
+        return frozenset(self._done)
 
     def place(self, name: str) -> Path:
         """Where a result lies until all are whole, by its name in `Segmentation`."""
@@ -206,12 +234,15 @@ class StoredResults:
             found = json.loads((self._folder / _UNREADABLE).read_text(encoding="utf-8"))
             self._unreadable, self._kept = list(map(str, found["files"])), dict(found["kept"])
         self._key = self._state()
-        with contextlib.suppress(OSError, ValueError):
-            first, *lines = self._list.read_text(encoding="utf-8").splitlines()
-            if first == self._key:
-                self._done = {tuple(map(tuple, json.loads(line))) for line in lines if line.endswith("]]")}
+        for path in self._folder.glob("blocks*.txt"):
+            with contextlib.suppress(OSError, ValueError):
+                first, *lines = path.read_text(encoding="utf-8").splitlines()
+                if first == self._key:
+                    self._done |= {tuple(map(tuple, json.loads(line))) for line in lines if line.endswith("]]")}
         self._replaceable = {*self._replaceable, *moved_before(self._targets).values()}
-        if not (self._done and self._taken_back() and self._open_all()):
+        if not self._sharing.begins:
+            self._open_all()
+        elif not (self._done and self._taken_back() and self._open_all()):
             self._done, self._found = set(), {}
             shutil.rmtree(self._folder, ignore_errors=True)
             self._unreadable, self._kept = [], {}
@@ -256,7 +287,7 @@ class StoredResults:
         """By which the same job is told: without the files that could not be read, which may be mended."""
         state, spec = _state_of(self._source, self._copy, self._unreadable), self._spec
         grid = [spec.axes, spec.shape, spec.spacing, spec.unit, spec.affine.tolist(), spec.channel_names]
-        return json.dumps([*sorted(self._notes.items()), *state, grid, self._reading, *machine_state().items()])
+        return json.dumps([*sorted(self._notes.items()), *state, grid, self._reading, *self._sharing.machine.items()])
 
     def _leave(self, files: Collection[str]) -> None:
         """Note which files could not be read, and what else the next run has to know."""
@@ -271,6 +302,8 @@ class StoredResults:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Put the results in place, the label map last: where it is, everything is."""
+        if not self._sharing.ends:
+            return
         if kind is None:
             for _ in self.complete():
                 pass
