@@ -207,7 +207,7 @@ class _Scans:
             self.running[task.name] = shared.how_far
         elif isinstance(what, StageStarted):
             sentence = what.message if f"{task.name}: " in what.message else f"{task.name}: {what.message}"
-            if sentence not in self.sentences:
+            if shared is None or sentence not in self.sentences:
                 self.events.append(StageStarted(sentence))
             self.sentences.add(sentence)
         elif isinstance(what, Outcome):
