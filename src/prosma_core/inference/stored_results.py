@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import platform
+import secrets
 import shutil
 from collections.abc import Collection, Generator, Mapping
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from prosma_core.config.model import ModelHeader
 from prosma_core.data.frames import frame_axes
 from prosma_core.data.geometry import Box, ImageSpec, Scan, box_slices
 from prosma_core.data.lazy import LazyArray, in_memory
-from prosma_core.errors import DeviceError, PartUnreadableError, ProsmaError
+from prosma_core.errors import DeviceError, OutputError, PartUnreadableError, ProsmaError
 from prosma_core.events import Event, Working
 from prosma_core.inference.device import free_memory, gib
 from prosma_core.inference.memory import SHARE
@@ -41,13 +43,15 @@ from prosma_core.io.atomic import (
 from prosma_core.io.class_notes import classes_note
 from prosma_core.io.images import check_output, least_bytes, written_format
 from prosma_core.io.remote import RemotePath
-from prosma_core.io.zarr_checks import remote_state
+from prosma_core.io.zarr_checks import load_node, remote_state
 from prosma_core.io.zarr_images import complete_zarr, create_zarr, open_written, zarr_chunks
 from prosma_core.io.zarr_labels import GROUP, LabelImage, is_listed, list_label_image, plan_label_image
 
 _UNREADABLE = "unreadable.json"
 _MOVING = "moving.json"
 """Written when all results are whole, before the first takes its place: which folders they are."""
+_OWNER = "owner"
+"""Which run fills the folder: one that was taken for dead may still be there."""
 DEPTH = 16
 """Planes of the chunks of other results: blocks of fewer planes take less memory."""
 SLICE = 1024
@@ -218,6 +222,7 @@ class StoredResults:
         self._found: dict[str, Any] = {}
         self._made: dict[str, tuple[Any, LabelImage]] = {}
         self._completed = False
+        self._token = secrets.token_hex(8)
 
     @property
     def done(self) -> frozenset[Box]:
@@ -247,7 +252,19 @@ class StoredResults:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._unreadable, self._kept = [], {}
             self._key = self._state()
+        else:
+            self._own()
         return self
+
+    def _own(self) -> None:
+        with output_errors(self._targets["labels"]):
+            (self._folder / _OWNER).write_text(self._token, encoding="ascii")
+
+    def _is_own(self) -> bool:
+        try:
+            return (self._folder / _OWNER).read_text(encoding="ascii") == self._token
+        except (OSError, ValueError):
+            return False
 
     def _taken_back(self) -> bool:
         """Move what an earlier run has put in place into the hidden folder; whether all is there again."""
@@ -310,7 +327,7 @@ class StoredResults:
             self._put_in_place()
         if isinstance(error, PartUnreadableError) and self._done:
             self._leave(error.files)
-        if kind is None or not self._done:
+        if kind is None or (not self._done and self._is_own()):
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _put_in_place(self) -> None:
@@ -350,10 +367,14 @@ class StoredResults:
             notes = {**notes, "kind": "labels", **(classes_note(self._header.classes) if name == "labels" else {})}
         image = plan_label_image(path, spec, notes)
         fill = self._header.classes[0].value if name == "labels" else 0
+        if not self._sharing.begins and name != "objects" and self._found.get(name) is None:
+            msg = f"{folder}, which several processes fill, is gone or was changed. Run the same command again."
+            raise OutputError(msg)
         chunks = self._chunks(spec)
         with output_errors(path):
             if not self._list.is_file():
                 self._folder.mkdir(exist_ok=True)
+                self._own()
                 self._list.write_text(self._key + "\n", encoding="utf-8")
             array = self._found.get(name)
             if array is None and (not folder.is_dir() or (array := self._open(name, shape, dtype)) is None):
@@ -388,16 +409,28 @@ class StoredResults:
         return tuple(min(SLICE, size) if axis in taken else 1 for axis, size in sizes)
 
 
-def _state_of(source: Path, copy: Path, without: Collection[str] = ()) -> tuple[str, int, int, int]:
-    """By which a changed scan is told: path, files, bytes, and the last change; of a zarr on a server its metadata."""
+def _state_of(source: Path, copy: Path, without: Collection[str] = ()) -> tuple[str, int, int, int, str]:
+    """By which a changed scan is told: path, files, bytes, and the last change; of a zarr on a server its metadata.
+
+    Label maps are written into a scan: the `labels` group, and what its uppermost group says of its members, are none
+    of its own.
+    """
     if isinstance(copy, RemotePath):
-        return str(source), 0, 0, remote_state(copy)
-    copy = copy.resolve()
+        return str(source), 0, 0, remote_state(copy), ""
+    copy, own = copy.resolve(), ""
     inside = copy.rglob("*") if copy.is_dir() else [copy]
+    with contextlib.suppress(ProsmaError, OSError):
+        node = load_node(copy)
+        known = {key: value for key, value in node.metadata.items() if key != "consolidated_metadata"} if node else {}
+        own = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+    changed = {copy / ".zmetadata", copy / "zarr.json"}
     files = [
         file.stat()
         for file in inside
-        if file.is_file() and GROUP not in file.relative_to(copy).parts and str(file) not in without
+        if file.is_file()
+        and file not in changed
+        and GROUP not in file.relative_to(copy).parts
+        and str(file) not in without
     ]
     newest = max((f.st_mtime_ns for f in files), default=0)
-    return str(source.resolve()), len(files), sum(f.st_size for f in files), newest
+    return str(source.resolve()), len(files), sum(f.st_size for f in files), newest, own

@@ -741,3 +741,45 @@ def test_extra_results_without_a_label_map_are_left_overs(tmp_path: Path, make_h
     assert "add --overwrite" in segmented([path], out, by, probabilities=True)[0][0].error
     assert not segmented([path], out, by, FileOptions(skip_existing=True), probabilities=True)[0]
     assert out.is_dir()
+
+
+@pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")
+@pytest.mark.usefixtures("by_parts")
+@pytest.mark.parametrize("version", [2, 3])
+def test_another_label_map_of_the_image_does_not_undo_what_is_done(
+    version: int, tmp_path: Path, make_header: MakeHeader
+) -> None:
+    by, path = segmenter(make_header(3, tile=(8, 8, 8))), tmp_path / "scan.ome.zarr"
+    store_image(path, version)
+    zarr.consolidate_metadata(str(path), zarr_format=version)
+    stop(path, path / "labels" / "organs", by)
+    assert not segmented([path], path / "labels" / "other", by)[0]
+    failures, said = segmented([path], path / "labels" / "organs", by)
+    assert not failures
+    assert "of an earlier run stay" in said
+
+
+def test_a_run_that_was_taken_for_dead_leaves_the_folder_of_the_next_one(
+    tmp_path: Path, make_header: MakeHeader
+) -> None:
+    scan = store(tmp_path / "scan.zarr", array_spec((15, 13, 11), "zyx"))
+    given = (tmp_path / "scan.zarr", scan.spec, make_header(3), InferenceConfig(), {})
+    old, new = (stored_results.StoredResults({"labels": tmp_path / "out.zarr"}, *given) for _ in range(2))
+    for each in (old, new):
+        each.__enter__()
+        made = each.allocate("labels", scan.data.shape, np.dtype(np.uint8))
+    old.__exit__(OutputError, OutputError("gone"), None)
+    assert (tmp_path / ".prosma-partial-out.zarr" / "labels").is_dir()
+    made.put(((0, 1), (0, 1), (0, 1)), np.ones((1, 1, 1), np.uint8))
+    new.__exit__(OutputError, OutputError("gone"), None)
+    assert not (tmp_path / ".prosma-partial-out.zarr").exists()
+
+
+def test_one_of_several_processes_makes_no_array_anew(tmp_path: Path, make_header: MakeHeader) -> None:
+    scan = store(tmp_path / "scan.zarr", array_spec((15, 13, 11), "zyx"))
+    given = (tmp_path / "scan.zarr", scan.spec, make_header(3), InferenceConfig(), {})
+    sharing = stored_results.Sharing({}, done=frozenset({((0, 1), (0, 1), (0, 1))}), ends=True)
+    results = stored_results.StoredResults({"labels": tmp_path / "out.zarr"}, *given, sharing=sharing)
+    with pytest.raises(OutputError, match="is gone or was changed"), results as stored:
+        stored.allocate("labels", scan.data.shape, np.dtype(np.uint8))
+    assert not (tmp_path / "out.zarr").exists()
