@@ -333,7 +333,7 @@ class StoredResults:
     def _put_in_place(self) -> None:
         """Move whole results to their places; each stays in one of the two folders wherever this ends."""
         for name in self._made:
-            sync_dir(self.place(name))
+            sync_dir(self.place(name), self._targets[name])
         folders = {name: _identity(self.place(name)) for name in self._made}
         write_bytes_atomic(self._folder / _MOVING, json.dumps(folders).encode())
         for name in reversed(self._made):

@@ -401,9 +401,9 @@ def replace_dir(path: Path, writer: Callable[[Path], None]) -> None:
         _move(part.path, path, part)
 
 
-def sync_dir(folder: Path) -> None:
-    """Bring a folder and all in it to the disk; raises `OutputError` where that fails."""
-    with output_errors(folder):
+def sync_dir(folder: Path, path: Path) -> None:
+    """Bring a folder and all in it to the disk; raises `OutputError` for `path`, its later name, where that fails."""
+    with output_errors(path):
         _sync_tree(folder)
 
 

@@ -669,6 +669,7 @@ def test_a_finished_result_survives_an_end_while_it_is_put_in_place(
         except KeyboardInterrupt:
             failures = []
         assert bool(failures) == (end == "full")
+        assert not any(".prosma" in failure.error for failure in failures)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(TiledPredictor, "_forward", None)
         failures, said = segmented([path], out, by, options, **more)
