@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 PATIENCE = 10.0
-"""Seconds in which a scheduler has to answer, and to have a worker."""
+"""Seconds in which a scheduler has to answer."""
+WORKERS = 3
+"""How often as long workers may take, which may just be starting."""
 POLL_S = 0.3
 """Seconds between two events at most while jobs run, so that there is always a place to stop."""
 STOP_S = 10.0
@@ -130,7 +132,7 @@ def connect(place: Place, patience: float = PATIENCE) -> Iterator[Cluster]:
             raise ClusterError(msg) from error
         stack.callback(_close, client)
         try:
-            client.wait_for_workers(1, timeout=patience)
+            client.wait_for_workers(1, timeout=WORKERS * patience)
         except TimeoutError as error:
             msg = f"The Dask scheduler at {address} has no workers. Start some: dask worker {address}"
             raise ClusterError(msg) from error
