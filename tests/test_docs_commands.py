@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -126,7 +127,9 @@ def test_every_documented_script_runs(script: str, tmp_path: Path) -> None:
         try:
             code = process.wait(timeout=240)
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
     assert code == 0, (tmp_path / "said").read_text(encoding="utf-8")
     assert list(tmp_path.glob("results/**/*_T1w.nii.gz")) or (tmp_path / "one.nii.gz").exists(), "no result"
 
