@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from napari.layers import Labels
 
+from napari_prosma.layers.numbers import PAINTED, forget_numbers
 from napari_prosma.layers.painting import guard_voxels
 from napari_prosma.layers.results import CORRECTED, LOOKS, OBJECTS, OUTLINED, PAINTING, PREVIEW
 from napari_prosma.layers.scan import METADATA, OPENED_AS
 from napari_prosma.layers.slices import marks_of
+from napari_prosma.layers.viewport import on_change
 from prosma_core.io.notes import made_by_model
 
 if TYPE_CHECKING:
@@ -36,7 +38,8 @@ class ContourView:
     What a user chooses for a layer in napari's own controls stays until that changes. What a person paints is filled:
     layers that are drawn by hand, corrected copies, and a result once a tool that paints is chosen in it. A preview is
     filled only where nothing painted is visible: their colors would mix. In 3D napari draws no contours. Where
-    a tool that paints is chosen, `guard_voxels` sees to it that there is something to paint in.
+    a tool that paints is chosen, `guard_voxels` sees to it that there is something to paint in; where voxels change,
+    `forget_numbers` that no old number stays in the features table.
 
     Parameters
     ----------
@@ -46,6 +49,7 @@ class ContourView:
     def __init__(self, viewer: ViewerModel) -> None:
         self._viewer = weakref.ref(viewer)
         self._outlined = weakref.WeakKeyDictionary[Any, bool]()  # as last asked for here
+        self._counted = weakref.WeakSet[Any]()  # whose numbers are forgotten
         self._flat = weakref.WeakKeyDictionary[Any, int]()  # widths in 2D, while the viewer is in 3D
         viewer.layers.events.inserted.connect(self._on_inserted)
         viewer.layers.events.removed.connect(self._on_removed)
@@ -61,6 +65,9 @@ class ContourView:
             layer.events.mode.connect(guard_voxels)
             layer.events.mode.connect(self._on_mode)
             layer.events.paint.connect(self._on_paint)
+            if layer not in self._counted:
+                self._counted.add(layer)
+                on_change(layer, PAINTED, forget_numbers)
 
     def _on_inserted(self, event: Any) -> None:
         self._follow(event.value)

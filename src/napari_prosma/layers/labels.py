@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from napari_prosma.layers.placement import Placement, same_grid
-from napari_prosma.layers.scan import METADATA, LayerScan, guess, read, read_arrays
+from napari_prosma.layers.scan import METADATA, LayerScan, guess, read, read_arrays, source_path
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import METRES, affine_spacing
-from prosma_core.io.remote import input_path
 
 MOST_NAMES = 256
 """Names and colors that are taken from a layer: more values than that are no classes."""
@@ -46,7 +45,7 @@ def read_on(layer: Any, image: LayerScan) -> LayerScan:
     state = {"name": layer.name, "metadata": {METADATA: kept}}
     path = layer.source.path
     axes = _axes_over(image, Placement.of(layer), str(kept.get("axes", "")))
-    scan = read_arrays(data, Placement.of(layer), state, axes=axes, path=input_path(path) if path else None)
+    scan = read_arrays(data, Placement.of(layer), state, axes=axes, path=source_path(path))
     return _in_unit_of(image, scan)
 
 

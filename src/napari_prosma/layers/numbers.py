@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from napari.layers import Labels
-
-from napari_prosma.layers.contours import one_per_viewer
 from napari_prosma.layers.results import is_result
-from napari_prosma.layers.viewport import on_change
-
-if TYPE_CHECKING:
-    from napari.components import ViewerModel
 
 VOXELS, PIXELS = "voxels", "pixels"
 """Columns with the number of voxels, of a picture pixels."""
@@ -31,33 +23,11 @@ NUMBERS = {VOXELS, PIXELS, *(name for size in (ML, MM2, UM3, UM2) for name in (s
 """Columns that are computed from the voxels."""
 
 
-class NumbersView:
-    """Takes the numbers out of the features table of any result in a viewer whose voxels change.
+def forget_numbers(event: Any) -> None:
+    """Take the numbers out of the features table of a result whose voxels changed; names of classes and objects stay.
 
-    Names of classes and objects stay. Who counts again adds the new numbers.
-
-    Parameters
-    ----------
-    viewer : napari.viewer.Viewer or ViewerModel
+    Who counts again adds the new numbers.
     """
-
-    def __init__(self, viewer: ViewerModel) -> None:
-        self._followed = weakref.WeakSet[Any]()
-        viewer.layers.events.inserted.connect(lambda event: self._follow(event.value))
-        for layer in viewer.layers:
-            self._follow(layer)
-
-    def _follow(self, layer: Any) -> None:
-        if isinstance(layer, Labels) and layer not in self._followed:
-            self._followed.add(layer)
-            on_change(layer, PAINTED, _forget_numbers)
-
-
-numbers_view = one_per_viewer(NumbersView)
-"""The one of a viewer."""
-
-
-def _forget_numbers(event: Any) -> None:
     layer = event.source
     old = is_result(layer) and [name for name in layer.features.columns if name in NUMBERS]
     if old:

@@ -19,8 +19,7 @@ from prosma_core.data.geometry import AXIS_ORDER, ImageSpec, affine_spacing, siz
 from prosma_core.data.intensities import COLOR
 from prosma_core.errors import GeometryError, LabelError, ProsmaError
 from prosma_core.io.labels import as_labels
-from prosma_core.io.names import FORMATS, image_suffix
-from prosma_core.io.remote import input_path
+from prosma_core.io.names import FORMATS, image_suffix, written_path
 from prosma_core.printable import counted
 
 METADATA = "prosma"
@@ -195,9 +194,12 @@ def read(layer: Any, axes: str | None = None, level: int = 0) -> LayerScan:
     data = list(layer.data) if layer.multiscale else [layer.data]
     state = {"name": layer.name, "rgb": bool(getattr(layer, "rgb", False)), "metadata": layer.metadata}
     path = layer.source.path
-    return read_arrays(
-        data, Placement.of(layer), state, axes=axes, level=level, path=input_path(path) if path else None
-    )
+    return read_arrays(data, Placement.of(layer), state, axes=axes, level=level, path=source_path(path))
+
+
+def source_path(text: str | None) -> Path | None:
+    """What a layer was opened from, of a layer's source or notes; None where that is not known."""
+    return (written_path(text) if ":/" in text else Path(text)) if text else None
 
 
 def read_arrays(
@@ -228,7 +230,7 @@ def read_arrays(
         )
         raise GeometryError(msg)
     spec = _spec(here, axes, shape, kept, rgb=rgb)
-    path = input_path(kept["path"]) if kept.get("path") else path
+    path = source_path(kept.get("path")) or path
     name = str(state.get("name", ""))
     note = _note(spec, path, oblique_note(name, kept.get("turn")), ours="spec" in kept, alpha=rgb and shape[-1] == 4)
     return LayerScan(name, axes, level, spec, data[level], path, here, rgb, kept, note)

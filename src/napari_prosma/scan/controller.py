@@ -13,7 +13,6 @@ from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.run import RunView, ViewSignal
 from napari_prosma.jobs.session import Session, format_devices
 from napari_prosma.layers.contours import contour_view
-from napari_prosma.layers.numbers import numbers_view
 from napari_prosma.layers.patient_view import patient_view
 from napari_prosma.layers.results import is_result
 from napari_prosma.layers.scan import LayerScan, are_channels, joined_layer, levels, read
@@ -267,7 +266,6 @@ class ScanController(Generic[C]):
         """Listen to the viewer and the session, and take the active image unless another is given."""
         view, session = self._scan_view, self.session
         contour_view(self.viewer)
-        numbers_view(self.viewer)
         view.image_chosen.connect(self._choose_entry)
         view.axes_chosen.connect(self.choose_axes)
         view.level_chosen.connect(self.choose_level)

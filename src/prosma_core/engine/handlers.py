@@ -62,7 +62,7 @@ from prosma_core.inference.segment import Segmenter
 from prosma_core.inspection.inspect import inspect_scan
 from prosma_core.inspection.whatif import what_if
 from prosma_core.io.images import open_image
-from prosma_core.io.remote import input_path
+from prosma_core.io.names import written_path
 from prosma_core.printable import counted
 from prosma_core.runs.run_folder import RunFolder, check_new_run, check_run_targets, resumed_settings
 from prosma_core.runs.run_state import format_before_after
@@ -373,7 +373,7 @@ def open_scan(ref: ScanRef | None) -> Generator[Event, None, Scan]:
         msg = "The request names no scan. Choose one."
         raise EngineError(msg)
     if ref.file is not None:
-        path = input_path(ref.file)
+        path = written_path(ref.file)
         yield Working(f"Reading {path.name}.")
         scan = open_image(path, axes=ref.axes)
         data, spec = _selected(scan, ref.select), scan.spec if ref.spec is None else ref.spec.spec()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -335,7 +336,7 @@ def _check_shape(data: NDArray[Any], spec: ImageSpec, path: Path) -> None:
 def _read(path: Path, axes: str | None, *, labels: bool) -> Scan:
     """Check and read in one go: the readers check what they open, NIfTI in the same pass."""
     kind = _FUNCTIONS[reader_of(path)]
-    with fetched(path) as file:
+    with fetched(path) if isinstance(path, RemotePath) else nullcontext(path) as file:
         return kind.read(file, axes, labels=labels) if kind.tells_labels else kind.read(file, axes)
 
 

@@ -6,14 +6,14 @@ import os
 import shlex
 import subprocess
 import unicodedata
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prosma_core.io.remote import RemotePath
+from prosma_core.io.remote import RemotePath, input_path
 from prosma_core.printable import unsafe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from prosma_core.data.geometry import ImageSpec
 
@@ -110,6 +110,11 @@ _RESERVED = {
     "conout$",
     *(f"{p}{n}" for p in ("com", "lpt") for n in "0123456789¹²³"),
 }
+
+
+def written_path(text: str) -> Path:
+    """The path that a program wrote as `text`: of a local file, or of a URL as of `input_path`."""
+    return input_path(text) if ":/" in text else Path(text)
 
 
 def safe_name(text: str, *, most: int = MOST_BYTES) -> str:

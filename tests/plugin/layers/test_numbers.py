@@ -11,7 +11,8 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from napari.layers._layer_actions import _duplicate_layer
 
-from napari_prosma.layers.numbers import NUMBERS, numbers_view
+from napari_prosma.layers.contours import contour_view
+from napari_prosma.layers.numbers import NUMBERS
 from napari_prosma.layers.results import objects_layer
 from napari_prosma.layers.scan import read
 from napari_prosma.segment.measures import size_heading
@@ -38,7 +39,7 @@ def objects() -> Labels:
 @pytest.mark.parametrize("copied", [False, True])
 def test_numbers_of_objects_go_with_the_first_change(objects: Labels, change: str, copied: bool) -> None:
     viewer = ViewerModel()
-    numbers_view(viewer)
+    contour_view(viewer)
     viewer.add_layer(objects)
     if copied:
         viewer.layers.selection = {objects}
@@ -53,7 +54,7 @@ def test_numbers_of_objects_go_with_the_first_change(objects: Labels, change: st
 
 def test_a_table_of_another_plugin_stays() -> None:
     viewer = ViewerModel()
-    numbers_view(viewer)
+    contour_view(viewer)
     layer = viewer.add_labels(np.zeros((30, 40), np.uint8), features={"cell": ["a"], "voxels": [5]})
     layer.paint((5, 5), 2)
     assert layer.features.to_dict("list") == {"cell": ["a"], "voxels": [5]}
