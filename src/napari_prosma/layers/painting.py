@@ -12,6 +12,7 @@ from napari.utils.notifications import show_info, show_warning
 from napari_prosma.layers.results import PAINTING
 from napari_prosma.layers.slices import keep, marks_of, packed
 from napari_prosma.layers.stored import is_on_disk
+from prosma_core.printable import plain
 
 MOST_BYTES = 256 << 20
 """Of a label map that is brought into memory where a tool that paints is chosen."""
@@ -33,13 +34,15 @@ def guard_voxels(event: Any) -> None:
         return
     if not layer.multiscale and np.dtype(layer.data.dtype).itemsize * layer.data.size <= MOST_BYTES:
         into_memory(layer)
-        show_info(f"{layer.name} was read from its file to be painted in; the file stays until the layer is saved.")
+        read = f"{layer.name} was read from its file to be painted in; the file stays until the layer is saved."
+        show_info(plain(read))
         return
     layer.mode = "pan_zoom"
-    show_warning(
+    refused = (
         f"{layer.name} cannot be painted in: its voxels lie in a file, and are too many to be held in memory. Open or "
         "segment a part of the scan, and correct that."
     )
+    show_warning(plain(refused))
 
 
 def into_memory(layer: Labels) -> None:

@@ -145,7 +145,7 @@ class Saving:
 
     def _leave_saved(self) -> None:
         """Stop where the end was asked for and everything is saved."""
-        if self._ended and not self.unsaved and not self._writing:
+        if self._ended and not self._writing and not (self.unsaved and self._layers):
             self.leave()
 
     def _failed(self, error: Exception) -> None:

@@ -538,7 +538,7 @@ class JobView(QWidget):
         self._size_row.findChild(QLabel).setText(name)
         self._size.setAccessibleName(name)
         self._size.setPlaceholderText(f"unknown: {axes} mm")
-        self._size.setToolTip(f"Size of a {word} along {axes} with its unit, such as {such}: {self._size_why}")
+        self._size.setToolTip(plain(f"Size of a {word} along {axes} with its unit, such as {such}: {self._size_why}"))
         if not self._size.hasFocus():
             self._size.setText(size)
         self._size_row.setVisible(asked)

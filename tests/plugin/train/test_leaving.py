@@ -168,6 +168,17 @@ def test_what_was_saved_at_the_end_is_left_alone(jobs: Any, tmp_path: Path) -> N
     assert len(saved) == 2
 
 
+def test_a_training_on_files_has_nothing_to_save_and_leaves_nothing(
+    jobs: Any, clock: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timers: list[Any] = []
+    monkeypatch.setattr(
+        jobs, "timer", lambda call, repeat=False: timers.append(clock.timer(call, repeat=repeat)) or timers[-1]
+    )
+    Saving([], pytest.fail, tmp_path, jobs, pytest.fail).end()
+    assert [timer.due for timer in timers] == [None, None]
+
+
 def test_each_does_every_part_and_says_which_failed(caplog: pytest.LogCaptureFixture) -> None:
     done: list[str] = []
     gone = RuntimeError("Internal C++ object (QTimer) already deleted.")
