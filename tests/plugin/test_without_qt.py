@@ -234,6 +234,8 @@ def test_a_pair_that_is_there_or_closed_is_no_failure(train: Any, viewer: Viewer
     viewer.layers.remove(copy)
     assert view.shown["show_error"] == ("", False)
     assert "its pair stays" in view.shown["show_messages"][0][0]
+    view.remove_clicked.emit([0])
+    assert view.shown["show_messages"] == ((),)
 
 
 def test_segment_is_cancelled_fails_and_finds_no_device(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -445,6 +446,11 @@ class TrainController:
         )
         return Adviser(model, self._choices.device, self._choices.size, run is not None, preview)
 
+    def _remove(self, numbers: Iterable[int]) -> None:
+        """Take pairs out of the list, with what was told of them."""
+        self._pairs.remove(numbers)
+        self.view.show_messages(())
+
     def _tell(self, text: str) -> None:
         """Show what is no failure, in the line on how things stand."""
         self.view.show_messages((text,))
@@ -456,7 +462,7 @@ class TrainController:
         view = self.view
         for signal, call in (
             (view.add_active_clicked, self.pairs.add_active),
-            (view.remove_clicked, self._pairs.remove),
+            (view.remove_clicked, self._remove),
             (view.fix_clicked, self._fix),
             (view.labels_changed, self.choose_labels),
             (view.class_changed, self.choose_class),
