@@ -390,6 +390,10 @@ class _Run:
                 until = time.monotonic() + STOP_S
                 while self._begun and time.monotonic() < until and client.status == "running":
                     self._next()
+                if self._cluster.place.workers:  # which end with us: also what began just now is to end first
+                    from prosma_core.cluster.worker import idle
+
+                    client.run(idle, STOP_S)
             client.unsubscribe_topic(self._sent.topic)
         self._running.clear()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -146,6 +147,13 @@ def run(job: Job, number: int, sent: Sent) -> Outcome | None:
         return Outcome(seconds=time.monotonic() - began, error=error, disk=of_disk(error))
     finally:
         report.say(kind="ended")
+
+
+async def idle(patience: float) -> None:
+    """Wait, so many seconds at most, until no job is computed on this worker."""
+    until = time.monotonic() + patience
+    while _BUSY.locked() and time.monotonic() < until:
+        await asyncio.sleep(POLL_S)
 
 
 def _segmenter(worker: Worker, sent: Sent, report: _Report) -> Segmenter:
