@@ -181,13 +181,13 @@ class _Scans:
             if self.full:
                 break
             self.begun += 1
-            claim = ExitStack()
+            claim = self.claims[task.name] = ExitStack()  # known at once, should a signal end the program meanwhile
             try:
                 if claim.enter_context(scan_claimed(self.plan, task)):
-                    self.claims[task.name], self.running[task.name] = claim, ""
+                    self.running[task.name] = ""
                     yield task, self.job(_everywhere(task))
                 else:
-                    claim.close()
+                    self.claims.pop(task.name).close()
             except ClaimedError as error:
                 if not self.said:
                     self.events.append(StageStarted(f"{task.name} is left to {error.who}, which works on it."))

@@ -48,12 +48,13 @@ def claimed(target: Path) -> Iterator[None]:
     part = _take(target)
     ended = threading.Event()
     living = threading.Thread(target=_touch, args=(part, ended), daemon=True)
-    living.start()
     try:
+        living.start()
         yield
     finally:
         ended.set()
-        living.join()
+        if living.ident is not None:  # it was started: a signal may end the program at that moment
+            living.join()
         part.release()
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -25,6 +26,18 @@ def test_a_result_is_claimed_by_one_at_a_time(tmp_path: Path) -> None:
             atomic.sweep(tmp_path)
             assert len(list(tmp_path.iterdir())) == 2
     with claimed(tmp_path / "a.nii.gz"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_that_ends_the_program_while_a_result_is_claimed_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_thread: threading.Thread) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt), claimed(tmp_path / "a.nii.gz"):
         pass
     assert list(tmp_path.iterdir()) == []
 
