@@ -32,6 +32,7 @@ from prosma_core.cli.options import (
 from prosma_core.cli.segment import segment
 from prosma_core.cli.train import train
 from prosma_core.errors import NothingDoneError, ProsmaError
+from prosma_core.io.claims import is_disturbing
 from prosma_core.io.hardware import COMPUTING
 from prosma_core.io.remote import input_path
 from prosma_core.printable import visible
@@ -272,7 +273,7 @@ def _stoppable() -> Iterator[None]:
     told: list[tuple[float, int]] = []
 
     def stop(number: int, _: object) -> None:
-        if _importing_torch():
+        if _importing_torch() or is_disturbing():
             again = threading.Timer(AGAIN_S, _signal_main_thread, (number,))
             again.daemon = True
             again.start()

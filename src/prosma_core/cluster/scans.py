@@ -28,7 +28,7 @@ from prosma_core.inference.scan_runs import (
     scan_claimed,
 )
 from prosma_core.io.atomic import machine_state
-from prosma_core.io.claims import ClaimedError
+from prosma_core.io.claims import ClaimedError, undisturbed
 from prosma_core.io.result_table import ResultTable
 from prosma_core.printable import counted
 
@@ -183,7 +183,9 @@ class _Scans:
             self.begun += 1
             claim = self.claims[task.name] = ExitStack()  # known at once, should a signal end the program meanwhile
             try:
-                if claim.enter_context(scan_claimed(self.plan, task)):
+                with undisturbed():
+                    claimed = claim.enter_context(scan_claimed(self.plan, task))
+                if claimed:
                     self.running[task.name] = ""
                     yield task, self.job(_everywhere(task))
                 else:

@@ -45,10 +45,16 @@ def claimed(target: Path) -> Iterator[None]:
     OutputError
         The folder cannot be written.
     """
-    part = _take(target)
+    _undisturbed.append(True)
+    try:
+        part = _take(target)
+    except BaseException:
+        _undisturbed.pop()
+        raise
     ended = threading.Event()
     living = threading.Thread(target=_touch, args=(part, ended), daemon=True)
     try:
+        _undisturbed.pop()
         living.start()
         yield
     finally:
@@ -56,6 +62,25 @@ def claimed(target: Path) -> Iterator[None]:
         if living.ident is not None:  # it was started: a signal may end the program at that moment
             living.join()
         part.release()
+
+
+_undisturbed: list[bool] = []
+"""Not empty while a claim is made in the main thread: a signal that ended the program then would leave its file."""
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let signals that end the program wait, such as until a claim is where it is given back; see `is_disturbing`."""
+    _undisturbed.append(True)
+    try:
+        yield
+    finally:
+        _undisturbed.pop()
+
+
+def is_disturbing() -> bool:
+    """Whether a signal that ends the program has to come again a moment later."""
+    return bool(_undisturbed)
 
 
 def _take(target: Path) -> Part:

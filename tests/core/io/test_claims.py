@@ -9,9 +9,11 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from prosma_core.errors import OutputError
 from prosma_core.io import atomic, claims
 from prosma_core.io.claims import ClaimedError, claimed
 
@@ -40,6 +42,25 @@ def test_a_signal_that_ends_the_program_while_a_result_is_claimed_leaves_no_file
     with pytest.raises(KeyboardInterrupt), claimed(tmp_path / "a.nii.gz"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_signals_wait_while_a_claim_is_made_and_no_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def take(*given: Any) -> atomic.Part:
+        seen.append(claims.is_disturbing())
+        return atomic.take(*given)
+
+    monkeypatch.setattr(claims, "take", take)
+    with claims.undisturbed(), claimed(tmp_path / "a.nii.gz"):
+        assert claims.is_disturbing()
+    with claimed(tmp_path / "a.nii.gz"):
+        assert not claims.is_disturbing()
+    monkeypatch.setattr(claims, "take", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OutputError), claimed(tmp_path / "a.nii.gz"):
+        pass
+    assert not claims.is_disturbing()
+    assert seen == [True, True]
 
 
 @posix_only
