@@ -260,7 +260,7 @@ class WhatIfController:
     results : tuple of VariantResult
         The numbers of the edits that are shown; empty where none are, or while they are computed.
     reference : int
-        Number of the reference labels as they are now; another once others are chosen, or they are changed or deleted.
+        Number of the current reference labels; another once others are chosen, or they are changed or deleted.
     """
 
     def __init__(

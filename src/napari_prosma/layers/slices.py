@@ -262,7 +262,7 @@ def _few_runs(strokes: Iterable[tuple[int, tuple[int, ...]]]) -> Strokes:
 
 
 def noted_states(marks: Marks | None, provenance: Mapping[str, Any], spec: ImageSpec) -> SliceStates | None:
-    """Checked and edited slices of a label map of this geometry in which nothing was painted, as they are kept."""
+    """Checked and edited slices of a label map of this geometry in which nothing was painted, in their stored form."""
     made = bool(made_by_model(dict(provenance)))
     if marks is None and not made:
         return None

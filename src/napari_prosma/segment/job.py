@@ -221,7 +221,7 @@ class SegmentJob(ShownRun):
             return True
 
     def _draw_blocks(self) -> None:
-        """Read the latest blocks in a thread, as far as they are in what is shown, and draw them then."""
+        """Read those of the latest blocks that are in view in a thread, and draw them then."""
         blocks, self._blocks, labels = self._blocks, [], self.labels
         if labels is None:
             self._drawing = False

@@ -359,7 +359,7 @@ def check_there(node: Node) -> None:
 
 
 def checked_store(node: Node) -> Any:
-    """The store to open an array with that `check_array` took: its chunks are checked as they are read."""
+    """The store to open an array with that `check_array` took: each chunk is checked when it is read."""
     assert isinstance(node.path, StoredPath)
     chunks = _sizes(node.path, _chunk_shape(node), 1)
     packing = packing_of(node.path, chunks, _dtype(node).itemsize, _codecs(node))

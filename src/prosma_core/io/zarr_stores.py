@@ -45,7 +45,7 @@ class Files(Protocol):
         """All files with the bytes they take; None where that is not known."""
 
     def children(self, key: str) -> list[str]:
-        """Names of the folders in a folder, as far as they are listed."""
+        """Names of the folders in a folder that its listing gives."""
 
 
 class ServerFiles:

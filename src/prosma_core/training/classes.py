@@ -112,7 +112,7 @@ def _names(names: Sequence[str]) -> str:
 
 
 def check_background(classes: tuple[ClassInfo, ...], config: LabelsConfig, *, painted: bool) -> str:
-    """What follows where 0 means unlabeled and no background is painted, in words; empty where all is well.
+    """Sentence on what follows where 0 means unlabeled and no background is painted; empty where all is well.
 
     Parameters
     ----------

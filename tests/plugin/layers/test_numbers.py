@@ -1,4 +1,4 @@
-"""Numbers in features tables are those of the voxels as they are, or gone."""
+"""Numbers in features tables are those of the present voxels, or gone."""
 
 from __future__ import annotations
 
