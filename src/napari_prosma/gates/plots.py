@@ -13,7 +13,8 @@ from qtpy.QtGui import QColor, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QP
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_prosma.gates.maps import KEPT, REMOVED
-from napari_prosma.widgets.fields import clear, mixed, moved, note_label, say, tab_after
+from napari_prosma.widgets.fields import clear, moved, note_label, say, tab_after
+from napari_prosma.widgets.plot_area import DRESSED_ANEW, dress, plot_area
 from prosma_core.config.inspection import HISTOGRAM_EDGES, LevelSummary
 from prosma_core.config.model import ONE_SIDED, GateForm
 from prosma_core.printable import plain
@@ -167,19 +168,12 @@ class BarPlot(QWidget):
     bar_clicked = Signal(int)
 
     def __init__(self, name: str, tooltip: str) -> None:
-        import pyqtgraph
-
         super().__init__()
         self._heading = note_label("facts")
         self._bars: Bars | None = None
         self._stale = True
-        self._area = pyqtgraph.PlotWidget(enableMenu=False)
-        self._area.setFixedHeight(HEIGHT)
-        self._area.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
+        self._area = plot_area(HEIGHT)
         self._item = self._area.getPlotItem()
-        self._item.hideButtons()
-        self._item.getAxis("left").setWidth(34)
-        self._area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.setAccessibleName(name)
         self.setToolTip(plain(tooltip))
         layout = QVBoxLayout(self)
@@ -213,9 +207,9 @@ class BarPlot(QWidget):
         return found if 0 <= found < len(self._bars.heights) else None
 
     def changeEvent(self, event: QEvent | None) -> None:
-        """Follow the window's theme."""
+        """Follow the window's theme and font."""
         super().changeEvent(event)
-        if event is not None and event.type() in {QEvent.Type.StyleChange, QEvent.Type.PaletteChange}:
+        if event is not None and event.type() in DRESSED_ANEW:
             self._stale = True
             if self.isVisible():
                 self._draw()
@@ -258,12 +252,7 @@ class BarPlot(QWidget):
 
     def _draw(self) -> None:
         self._stale = False
-        palette = self.palette()
-        text, back = palette.color(QPalette.ColorRole.WindowText), palette.color(QPalette.ColorRole.Window)
-        self._area.setBackground(back)
-        for side in ("left", "bottom"):
-            self._item.getAxis(side).setPen(mixed(text, back))
-            self._item.getAxis(side).setTextPen(text)
+        text, back = dress(self._area, self, ("left", "bottom"), aligned=True)
         self._item.clear()
         if self._bars is not None and len(self._bars.heights):
             for item in _items(self._bars, text, back):

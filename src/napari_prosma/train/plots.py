@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 from qtpy.QtCore import QEvent, Qt, QTimer
-from qtpy.QtGui import QColor, QPalette, QShowEvent
+from qtpy.QtGui import QColor, QShowEvent
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_prosma.widgets.fields import clear, mixed, note_label, say
+from napari_prosma.widgets.plot_area import DRESSED_ANEW, dress, plot_area
 from prosma_core.config.model import ClassInfo
 
 REDRAW = 200
@@ -147,8 +148,6 @@ def _points(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, fl
 
 HEIGHT = 156
 """Pixels of the curves, without heading and legend."""
-ABOVE = 9
-"""Pixels above the scales: their uppermost figures reach out of them by half a line."""
 NAMED = 8
 """Most curves that a legend names."""
 LONGEST_NAME = 28
@@ -210,14 +209,11 @@ class Plot(QWidget):
         self._curves: Sequence[Curve] = ()
         self._stale = True
         self._colors: tuple[QColor, QColor] | None = None
+        self._undressed = False
         self._left: list[bool] | None = None
         self._items: list[Any] = []
-        self._area = pyqtgraph.PlotWidget(enableMenu=False)
-        self._area.setFixedHeight(HEIGHT)
-        self._area.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
+        self._area = plot_area(HEIGHT)
         self._item = self._area.getPlotItem()
-        self._item.hideButtons()
-        self._item.layout.setContentsMargins(1, ABOVE, 4, 1)
         self._item.showAxis("right")
         self._right = pyqtgraph.ViewBox(enableMenu=False)
         self._item.scene().addItem(self._right)
@@ -243,9 +239,10 @@ class Plot(QWidget):
         self._fit()
 
     def changeEvent(self, event: QEvent | None) -> None:
-        """Follow the window's theme."""
+        """Follow the window's theme and font."""
         super().changeEvent(event)
-        if event.type() in {QEvent.Type.StyleChange, QEvent.Type.PaletteChange}:
+        if event is not None and event.type() in DRESSED_ANEW:
+            self._undressed = True
             self._draw_when_seen()
 
     def showEvent(self, event: QShowEvent | None) -> None:
@@ -261,14 +258,9 @@ class Plot(QWidget):
 
     def _draw(self) -> None:
         self._stale = False
-        palette = self.palette()
-        text, back = palette.color(QPalette.ColorRole.WindowText), palette.color(QPalette.ColorRole.Window)
-        if (text, back) != self._colors:
-            self._colors = text, back
-            self._area.setBackground(back)
-            for side in ("left", "bottom", "right"):
-                self._item.getAxis(side).setPen(mixed(text, back))
-                self._item.getAxis(side).setTextPen(text)
+        if self._colors is None or self._undressed:
+            self._colors, self._undressed = dress(self._area, self, ("left", "bottom", "right")), False
+        text, back = self._colors
         shown = [clear(QColor(c.color), text, back) if c.color else text for c in self._curves]
         curves = [replace(curve, color=color.name()) for curve, color in zip(self._curves, shown, strict=True)]
         self._make_items([curve.left for curve in curves])
