@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import compileall
+import contextlib
 import gc
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -139,3 +140,14 @@ def run_py() -> ModuleType:
 def faults() -> ModuleType:
     """Return the module ``tests/faults.py``: file operations that fail, or end the process."""
     return _load(ROOT / "tests" / "faults.py", "prosma_test_faults")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, faults: ModuleType) -> Iterator[Any]:
+    """Return a file system of 4 MiB, a `SmallDisk` of ``tests/faults.py``; skip the test where none can be mounted."""
+    with contextlib.ExitStack() as stack:
+        try:
+            disk = stack.enter_context(faults.small_disk(tmp_path / "disk", 4 << 20))
+        except faults.MountError as error:
+            pytest.skip(str(error))
+        yield disk

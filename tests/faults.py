@@ -9,7 +9,9 @@ import functools
 import io
 import itertools
 import os
+import shutil
 import signal
+import subprocess
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +24,57 @@ from prosma_core.io import atomic
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EINVAL, errno.EACCES)
 _MOST = 2000
+
+
+class MountError(Exception):
+    """No file system can be mounted here."""
+
+
+class SmallDisk:
+    """A file system of a few MiB, in memory.
+
+    Attributes
+    ----------
+    path : Path
+        Where it is mounted.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._ballast = path, path / "ballast"
+
+    @property
+    def free(self) -> int:
+        """Bytes that can still be written."""
+        return shutil.disk_usage(self.path).free
+
+    def fill(self, left: int = 0) -> None:
+        """Leave room for this many bytes, in whole pages of the memory."""
+        self.clear()
+        with self._ballast.open("wb") as file:
+            file.write(bytes(self.free - left))
+
+    def clear(self) -> None:
+        """Give the room back that `fill` took."""
+        self._ballast.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def small_disk(path: Path, size: int) -> Iterator[SmallDisk]:
+    """Mount a new file system of `size` bytes at a path; raises `MountError` where that is not allowed."""
+    path.mkdir()
+    before: list[str] = []
+    for before in ([], ["sudo", "-n"]):
+        mount = [*before, "mount", "-t", "tmpfs", "-o", f"size={size},mode=1777", "tmpfs", str(path)]
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            subprocess.run(mount, check=True, capture_output=True)
+            break
+    else:
+        msg = "mounting is not allowed: run `unshare -rm python -m pytest` with this file"
+        raise MountError(msg)
+    try:
+        yield SmallDisk(path)
+    finally:
+        subprocess.run([*before, "umount", "--lazy", str(path)], check=True, capture_output=True)
 
 
 class EndedError(BaseException):

@@ -1,4 +1,4 @@
-"""Text for people: names from files made safe to print or show, counts and durations."""
+"""Text for people: names from files made safe to print or show, counts, sizes and durations."""
 
 from __future__ import annotations
 
@@ -39,6 +39,11 @@ def plain(text: str) -> str:
 def counted(number: int, one: str, many: str = "") -> str:
     """A number with what it counts: "1 case", "3 cases", "2 classes"; the plural ends with s unless it is given."""
     return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def gib(size: float) -> str:
+    """A number of bytes, for messages."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 / 10 else f"{max(1, round(size / 2**20))} MiB"
 
 
 def format_duration(seconds: float) -> str:

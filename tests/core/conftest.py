@@ -16,6 +16,8 @@ from prosma_core.config import ClassInfo, GateConfig, ModelConfig, ModelHeader, 
 from prosma_core.config.model import ChannelIntensity
 from prosma_core.data.geometry import Scan, array_spec
 from prosma_core.data.phantom import phantom_2d
+from prosma_core.inference import memory, segment
+from prosma_core.io import zarr_images
 from prosma_core.io.bundle import save_bundle
 from prosma_core.io.images import write_image, write_labels
 from prosma_core.model.unet import build_model
@@ -136,3 +138,14 @@ def prosma(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
         return code, out, err
 
     return call
+
+
+@pytest.fixture
+def by_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No scan is small enough to be read whole, where parts of it can be read."""
+    monkeypatch.setattr(memory, "IN_CORE", 0)
+    monkeypatch.setattr(memory, "WORKING", 0)
+    monkeypatch.setattr(memory, "KEPT", 0)
+    monkeypatch.setattr(memory, "WORTH", 99.0)
+    monkeypatch.setattr(segment, "_CHUNK", 8)
+    monkeypatch.setattr(zarr_images, "_CHUNK", {"t": 1, "c": 1, "z": 4, "y": 8, "x": 8})

@@ -21,7 +21,7 @@ from napari_prosma.train.sources import Source
 from prosma_core.config.documents import load_json
 from prosma_core.data.slices import SliceStates
 from prosma_core.errors import DatasetError, OutputError, ProsmaError
-from prosma_core.io.atomic import write_bytes_atomic
+from prosma_core.io.atomic import cannot_write, write_bytes_atomic
 from prosma_core.io.dataset_folder import image_files
 from prosma_core.io.names import FORMATS, image_suffix, is_dicom_folder, is_image_path, safe_name, stem
 from prosma_core.printable import counted
@@ -308,8 +308,7 @@ class Series:
             raise self._unwritable(error) from error
 
     def _unwritable(self, error: OSError) -> OutputError:
-        reason = error.strerror or str(error)
-        return OutputError(f"Cannot write in {self.root}: {reason}. Check the free space and permissions.")
+        return cannot_write(self.root, error)
 
     def _labels_elsewhere(self, home: Path) -> str:
         names = {scan.name for scan in self.scans}

@@ -35,7 +35,7 @@ from prosma_core.errors import NothingDoneError, ProsmaError
 from prosma_core.io.claims import is_disturbing
 from prosma_core.io.hardware import COMPUTING
 from prosma_core.io.remote import input_path
-from prosma_core.printable import visible
+from prosma_core.printable import gib, visible
 
 if TYPE_CHECKING:
     from prosma_core.config.model import ModelHeader
@@ -152,7 +152,7 @@ def doctor(
     import torch
 
     from prosma_core.inference.cpu_tuning import SWITCH, known_cpu_settings, probe_cpu
-    from prosma_core.inference.device import choose_device, cuda_missing, gib
+    from prosma_core.inference.device import choose_device, cuda_missing
     from prosma_core.io.bundle import shipped_models
     from prosma_core.io.hardware import cpu_name, usable_cores
 

@@ -161,8 +161,3 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 _LIBC = _glibc()
-
-
-def gib(size: float) -> str:
-    """Bytes in words, for messages."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 / 10 else f"{max(1, round(size / 2**20))} MiB"

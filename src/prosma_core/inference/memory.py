@@ -16,9 +16,9 @@ from prosma_core.data.geometry import whole as whole_box
 from prosma_core.data.grid import NetworkGrid, padding_to, tile_starts
 from prosma_core.data.lazy import IN_CORE, KEPT
 from prosma_core.errors import DeviceError
-from prosma_core.inference.device import free_memory, gib, used_memory
+from prosma_core.inference.device import free_memory, used_memory
 from prosma_core.inference.grid_restore import RegionOfInterest, plan_part, planes_at_once
-from prosma_core.printable import counted
+from prosma_core.printable import counted, gib
 
 TENSORS_PER_TILE = 14
 """Tensors of the finest level alive at the peak of a forward, gate temporaries and convolution workspace among them."""

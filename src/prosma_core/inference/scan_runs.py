@@ -12,7 +12,7 @@ from pathlib import Path
 
 from prosma_core.errors import FileFormatError, OutputError, ProsmaError
 from prosma_core.events import CaseDone, CaseFailed, Event, StageStarted, Working
-from prosma_core.io.atomic import make_folder, put_back
+from prosma_core.io.atomic import NO_ROOM, make_folder, put_back
 from prosma_core.io.claims import ClaimedError, claimed
 from prosma_core.io.output_plan import OutputPlan
 from prosma_core.io.result_table import ResultTable, Row
@@ -23,7 +23,7 @@ from prosma_core.printable import counted
 
 WAIT_S = 1.0
 """Seconds between two looks at a result that another process makes."""
-_DISK = {errno.ENOSPC, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_DISK = {*NO_ROOM, errno.EROFS}
 """Errors of writing that the next scan would meet as well."""
 
 

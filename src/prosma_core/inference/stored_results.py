@@ -26,13 +26,14 @@ from prosma_core.data.geometry import Box, ImageSpec, Scan, box_slices
 from prosma_core.data.lazy import LazyArray, in_memory
 from prosma_core.errors import DeviceError, OutputError, PartUnreadableError, ProsmaError
 from prosma_core.events import Event, Working
-from prosma_core.inference.device import free_memory, gib
+from prosma_core.inference.device import free_memory
 from prosma_core.inference.memory import SHARE
 from prosma_core.inference.results import StoredArray
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.atomic import (
     PREFIX,
     check_target,
+    is_full,
     machine_state,
     move_dir,
     output_errors,
@@ -46,6 +47,7 @@ from prosma_core.io.remote import RemotePath
 from prosma_core.io.zarr_checks import load_node, remote_state
 from prosma_core.io.zarr_images import complete_zarr, create_zarr, open_written, zarr_chunks
 from prosma_core.io.zarr_labels import GROUP, LabelImage, is_listed, list_label_image, plan_label_image
+from prosma_core.printable import counted, gib
 
 _UNREADABLE = "unreadable.json"
 _MOVING = "moving.json"
@@ -129,6 +131,14 @@ def moved_before(targets: Mapping[str, Path]) -> dict[str, Path]:
 def _hidden(targets: Mapping[str, Path]) -> Path:
     """Where results lie until all are whole."""
     return targets["labels"].with_name(f"{PREFIX}partial-{targets['labels'].name}")
+
+
+def _box_of(line: str) -> Box | None:
+    """A block in the list of those that are done; None of a line that was cut, as where the disk was full."""
+    try:
+        return tuple((int(start), int(stop)) for start, stop in json.loads(line))
+    except (ValueError, TypeError):
+        return None
 
 
 def _moving(folder: Path) -> dict[str, list[int]]:
@@ -243,7 +253,7 @@ class StoredResults:
             with contextlib.suppress(OSError, ValueError):
                 first, *lines = path.read_text(encoding="utf-8").splitlines()
                 if first == self._key:
-                    self._done |= {tuple(map(tuple, json.loads(line))) for line in lines if line.endswith("]]")}
+                    self._done |= set(filter(None, map(_box_of, lines)))
         self._replaceable = {*self._replaceable, *moved_before(self._targets).values()}
         if not self._sharing.begins:
             self._open_all()
@@ -327,6 +337,10 @@ class StoredResults:
             self._put_in_place()
         if isinstance(error, PartUnreadableError) and self._done:
             self._leave(error.files)
+        if isinstance(error, OutputError) and is_full(error) and self._done:
+            text = counted(len(self._done), "block is", "blocks are")
+            msg = f"{error} {text} done and stay; the next run of the same job does the rest."
+            raise OutputError(msg) from error
         if kind is None or (not self._done and self._is_own()):
             shutil.rmtree(self._folder, ignore_errors=True)
 

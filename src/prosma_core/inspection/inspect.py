@@ -25,7 +25,7 @@ from prosma_core.data.normalization import Normalization, check_not_blank, measu
 from prosma_core.errors import DeviceError
 from prosma_core.events import Event, StageStarted, TileDone, Working
 from prosma_core.inference.cpu_tuning import inference_dtype
-from prosma_core.inference.device import free_memory, gib, name_memory_errors
+from prosma_core.inference.device import free_memory, name_memory_errors
 from prosma_core.inference.memory import SHARE, format_plan, tile_bytes
 from prosma_core.inference.prepare import ScanPlan, network_image, plan_scan
 from prosma_core.inference.results import Allocate
@@ -35,7 +35,7 @@ from prosma_core.inspection.level_grid import LevelCells, all_voxels, level_cell
 from prosma_core.inspection.level_sums import NOISE, SEED, LevelSums
 from prosma_core.inspection.maps import CHANNELS_AT_ONCE, LevelMaps, has_map, plan_layout
 from prosma_core.model.gate_hooks import GateRecord, SkipPair, edited, recording, recording_skips
-from prosma_core.printable import counted
+from prosma_core.printable import counted, gib
 
 BESIDE_FIELDS = 6
 """Tensors of a level alive at the peak of a record beside the fields of its scales: z, a, and those on the way."""

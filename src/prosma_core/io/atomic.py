@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prosma_core.errors import OutputError
+from prosma_core.printable import gib
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -40,6 +41,8 @@ _UNKNOWN_AFTER = 7 * 86_400.0
 _MISSED = 10
 """Touches of a lock file that were left out, after which its process is taken to have ended."""
 _RECORD_BYTES = 8192
+NO_ROOM = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+"""Errors of a disk, or a quota, that is full."""
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 
 
@@ -570,9 +573,36 @@ def output_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        msg = f"Cannot write {path}: {reason}. Check the free space and the permissions of {path.parent}."
-        raise OutputError(msg) from error
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> OutputError:
+    """The error for what the system says about writing at a path; of a full disk which it is, and what is free."""
+    what = f"Cannot write {path}: {error.strerror or error}"
+    if error.errno in NO_ROOM and (disk := disk_text(path)):
+        return OutputError(f"{what}: {disk}. Free some space there, or choose another place.")
+    return OutputError(f"{what}. Check the free space and the permissions of {path.parent}.")
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error, or what it comes from, is that of a full disk or quota."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            return True
+        error = error.__cause__
+    return False
+
+
+def disk_text(path: Path) -> str:
+    """What is free on the disk of a path that need not be there; "" where that cannot be told."""
+    try:
+        there = next(parent for parent in path.absolute().parents if parent.is_dir()).resolve()
+        room = shutil.disk_usage(there)
+    except (OSError, StopIteration):
+        return ""
+    mounted = next((folder for folder in [there, *there.parents] if folder.is_mount()), there)
+    free = "nothing" if room.free < 1 << 20 else gib(room.free)
+    return f"{free} of {gib(room.total)} is free on the disk of {mounted}"
 
 
 def _sync_tree(folder: Path) -> None:

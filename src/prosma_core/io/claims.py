@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prosma_core.errors import OutputError
-from prosma_core.io.atomic import Part, lock_of, sweep_one, take
+from prosma_core.io.atomic import Part, cannot_write, lock_of, sweep_one, take
 
 TOUCH_S = 30.0
 """Seconds between two signs of life; a claim of another computer without any for ten times as long is void."""
@@ -95,9 +95,7 @@ def _take(target: Path) -> Part:
             if lock.exists():
                 break
         except OSError as error:
-            reason = error.strerror or str(error)
-            msg = f"Cannot write {target}: {reason}. Check the free space and the permissions of {target.parent}."
-            raise OutputError(msg) from error
+            raise cannot_write(target, error) from error
     who = f"process {found['pid']} on {found['host']}" if {"pid", "host"} <= found.keys() else "another process"
     raise ClaimedError(target.name, who)
 

@@ -22,8 +22,8 @@ import psutil
 
 from prosma_core.config.documents import load_json
 from prosma_core.config.training import RunConfig, load_run_yaml
-from prosma_core.errors import OutputError, RunLockedError, TrainingError
-from prosma_core.io.atomic import write_bytes_atomic
+from prosma_core.errors import RunLockedError, TrainingError
+from prosma_core.io.atomic import cannot_write, write_bytes_atomic
 from prosma_core.io.bundle import read_header
 from prosma_core.runs.run_folder import RunFolder
 
@@ -86,9 +86,7 @@ def run_lock(folder: RunFolder) -> Iterator[None]:
     try:
         file = _take(path)
     except OSError as error:
-        reason = error.strerror or str(error)
-        msg = f"Cannot write {path}: {reason}. Check the free space and the permissions of {folder.root}."
-        raise OutputError(msg) from error
+        raise cannot_write(path, error) from error
     try:
         yield
     finally:

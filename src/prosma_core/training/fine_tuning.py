@@ -15,11 +15,11 @@ from prosma_core.data.geometry import Box, box_slices
 from prosma_core.data.labels import IGNORED
 from prosma_core.errors import DivergedError, TrainingError
 from prosma_core.events import Event, StageStarted, Working
-from prosma_core.inference.device import gib
 from prosma_core.inference.tiled import TiledPredictor
 from prosma_core.io.bundle import Weights, load_bundle, save_bundle
 from prosma_core.model.unet import UNet
 from prosma_core.model.weights import fitting, model_from
+from prosma_core.printable import gib
 from prosma_core.runs.run_folder import RunFolder
 from prosma_core.training.case_logits import predict_case
 from prosma_core.training.cases import TrainingCase

@@ -14,10 +14,9 @@ from prosma_core.data.frames import frame_spec
 from prosma_core.data.geometry import ImageSpec, with_voxel_size
 from prosma_core.data.grid import network_grid
 from prosma_core.errors import DeviceError, ProsmaError
-from prosma_core.inference.device import gib
 from prosma_core.io.dataset_folder import Case
 from prosma_core.io.images import lazy_image, least_bytes
-from prosma_core.printable import counted
+from prosma_core.printable import counted, gib
 from prosma_core.training.plan import target_spacing
 from prosma_core.training.processes import ALONE, Processes
 

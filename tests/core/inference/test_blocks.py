@@ -167,17 +167,6 @@ def store(path: Path, spec: ImageSpec, chunks: tuple[int, ...] = (4, 8, 8), **at
     return Scan(data, spec)
 
 
-@pytest.fixture
-def by_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No scan is small enough to be read whole, where parts of it can be read."""
-    monkeypatch.setattr(memory, "IN_CORE", 0)
-    monkeypatch.setattr(memory, "WORKING", 0)
-    monkeypatch.setattr(memory, "KEPT", 0)
-    monkeypatch.setattr(memory, "WORTH", 99.0)
-    monkeypatch.setattr(segment, "_CHUNK", 8)
-    monkeypatch.setattr(zarr_images, "_CHUNK", {"t": 1, "c": 1, "z": 4, "y": 8, "x": 8})
-
-
 def segmented(
     inputs: list[Path], out: Path, by: Segmenter, options: FileOptions | None = None, **settings: Any
 ) -> tuple[list[CaseFailed], str]:
