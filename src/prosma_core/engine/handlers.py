@@ -51,7 +51,6 @@ from prosma_core.inference.device import (
     DeviceChoice,
     choose_device,
     free_memory,
-    gib,
     name_memory_errors,
     prepare_device,
 )
@@ -63,7 +62,7 @@ from prosma_core.inspection.inspect import inspect_scan
 from prosma_core.inspection.whatif import what_if
 from prosma_core.io.images import open_image
 from prosma_core.io.names import written_path
-from prosma_core.printable import counted
+from prosma_core.printable import counted, gib
 from prosma_core.runs.run_folder import RunFolder, check_new_run, check_run_targets, resumed_settings
 from prosma_core.runs.run_state import format_before_after
 from prosma_core.training.live import discard
