@@ -39,6 +39,7 @@ from prosma_core.data.frames import frames
 from prosma_core.data.geometry import Scan, whole
 from prosma_core.data.grid import gaussian_weight, padding_to
 from prosma_core.data.labels import IGNORED, class_indices, read_annotation
+from prosma_core.events import drain
 from prosma_core.inference.grid_restore import RegionOfInterest, argmax_part
 from prosma_core.inference.prepare import network_image, plan_scan
 from prosma_core.inference.tiled import wanted_tiles
@@ -225,7 +226,8 @@ def annotated(
             data[number] = labels.data[number]
         shown = Scan(data if data.any() else labels.data, labels.spec)
         annotation = read_annotation(shown, config)
-        (case,) = prepare_case(f"scan {i}", image, annotation, header.preprocess, header.classes, seed=i)
+        preparing = prepare_case(f"scan {i}", image, annotation, header.preprocess, header.classes, seed=i)
+        (case,) = drain(preparing, lambda _: None)
         soft = torch.cat([case.image.to(device), logits.softmax(0)])
         target = case.labels if data.any() else torch.full_like(case.labels, IGNORED)
         points = case.points if data.any() else []

@@ -100,19 +100,26 @@ def measured(command: list[str]) -> tuple[list[int], float, float]:
     )
 
 
-def segment_in_window(path: Path, kind: str, model: str, overlap: float, minutes: float) -> None:
+def segment_in_window(
+    path: Path, kind: str, model: str, overlap: float, minutes: float, dask_cache: int | None, asynchronous: bool
+) -> None:
     """Open a scan in a window, segment it, and print the gaps of the event loop; runs in a process of its own."""
     import dask.array as da
     import napari
+    from napari.settings import get_settings
+    from napari.utils import resize_dask_cache
     from qtpy.QtCore import QTimer
     from viewer_smoothness import Pulse, wait
 
     from napari_prosma.jobs.qt_loop import make_session
     from napari_prosma.segment import SegmentWidget
 
+    get_settings().experimental.async_ = asynchronous
     with tempfile.TemporaryDirectory() as folder:
         viewer = napari.Viewer()
         viewer.window.resize(1400, 860)
+        if dask_cache is not None:
+            resize_dask_cache(dask_cache << 20)
         size = {"scale": (3, 1, 1), "units": ("mm",) * 3}
         data = zarr.open_array(str(path), mode="r") if kind == "zarr" else da.from_zarr(str(path))
         layer = viewer.add_image(data, name="scan", contrast_limits=(0, 400), **size)
@@ -141,6 +148,8 @@ def segment_in_window(path: Path, kind: str, model: str, overlap: float, minutes
         def tell(what: str, pulse: Pulse) -> None:
             print(f"{what}: {pulse.stop()}\n  a step: median {np.median(took):.0f} ms, longest {max(took):.0f} ms")
             took.clear()
+            own, kept = psutil.Process().memory_info().rss, resize_dask_cache().cache.total_bytes
+            print(f"  napari holds {own / 2**30:.2f} GiB, {kept / 2**30:.2f} GiB of it dask's cache", flush=True)
 
         wait(lambda: False, 5)
         took.clear()
@@ -177,10 +186,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--window", choices=("zarr", "dask"), help="segment in a window, as an array of this kind")
     parser.add_argument("--minutes", type=float, default=600, help="after which the job in a window is canceled")
+    parser.add_argument("--dask-cache", type=int, help="MiB of napari's cache of dask blocks")
+    parser.add_argument("--asynchronous", action="store_true", help="let napari read slices in a thread")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.inside is not None:
-        segment_in_window(given.inside, given.window, given.model, float(given.overlap), given.minutes)
+        how = given.minutes, given.dask_cache, given.asynchronous
+        segment_in_window(given.inside, given.window, given.model, float(given.overlap), *how)
         return
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         folder = Path(name)
@@ -189,6 +201,8 @@ def main() -> None:
         if given.window:
             inside = [sys.executable, __file__, "--inside", str(folder / "scan.zarr"), "--window", given.window]
             inside += ["--model", given.model, "--overlap", given.overlap, "--minutes", str(given.minutes)]
+            inside += ["--asynchronous"] * given.asynchronous
+            inside += [] if given.dask_cache is None else ["--dask-cache", str(given.dask_cache)]
             most, seconds, work = measured(inside)
             each = " + ".join(f"{one / 2**30:.2f}" for one in most)
             print(

@@ -82,6 +82,27 @@ class TimeLeft:
         return f"about {format_duration((now - began) / (done - first) * (total - done))} left"
 
 
+class Passing:
+    """How much of one pass over the parts of something is done.
+
+    Parameters
+    ----------
+    words : str
+        What is done.
+    total : int
+        Parts.
+    """
+
+    def __init__(self, words: str, total: int) -> None:
+        self._words, self._total, self._done, self._left = words, total, 0, TimeLeft()
+
+    def another(self) -> str:
+        """After a further part: the share that is done, and the remaining time where it is known."""
+        self._done += 1
+        left = self._left.text(self._done, self._total)
+        return f"{self._words}: {100 * self._done // self._total} %" + (f", {left}" if left else "")
+
+
 def unsafe(letter: str) -> bool:
     """Whether a character is invisible and acts on what shows it."""
     return unicodedata.category(letter) in _HIDDEN and letter not in _JOINERS

@@ -193,10 +193,9 @@ class _Progress:
             done = f"{event.done} of {event.total} tiles" + (f", {left}" if left else "")
             self.lines.now(f"Segmenting scan {self.finished + self.failed + 1} of {self.scans}: {done}")
         elif isinstance(event, Working):
+            self.bar.update(self.task, description=visible(event.message))
             if self.several:
-                self.bar.update(
-                    self.task, description=visible(event.message), completed=self.finished, total=self.scans
-                )
+                self.bar.update(self.task, completed=self.finished, total=self.scans)
             self.lines.now(event.message)
         elif isinstance(event, StageStarted):
             self.lines.say(event.message)

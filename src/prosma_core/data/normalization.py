@@ -7,7 +7,7 @@ of the cells are added exactly. So a scan in memory and one read by parts are no
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from typing import Any, Protocol
@@ -19,8 +19,11 @@ from prosma_core.config.model import ChannelIntensity
 from prosma_core.data.geometry import Box
 from prosma_core.data.intensities import WHOLE, fit_channels, single_precision
 from prosma_core.errors import IntensityError, PartUnreadableError
-from prosma_core.printable import counted
+from prosma_core.events import Working, drain
+from prosma_core.printable import Passing, counted
 
+READING = "Reading intensities"
+READING_AGAIN = "Checking intensities"
 CELL = 512
 """Side of the squares of one plane that are summed by themselves."""
 PART = 64 << 20
@@ -180,8 +183,20 @@ def measure(
     PartUnreadableError
         See `unreadable`.
     """
+    return drain(measuring(frames, intensities, unreadable), lambda _: None)
+
+
+def measuring(
+    frames: Sequence[Source],
+    intensities: tuple[ChannelIntensity, ...],
+    unreadable: list[PartUnreadableError] | None = None,
+    of: str = "",
+) -> Generator[Working, None, list[Normalization]]:
+    """The same as `measure`; yields after each part, and may be closed there. `of` names the scan in what it yields."""
     sums = [_FrameSums(frame, len(intensities)) for frame in frames]
-    for box in _parts(frames[0]) if frames else ():
+    boxes = list(_parts(frames[0])) if frames else []
+    share = Passing(READING + (f" of {of}" if of else ""), len(boxes) * len(sums))
+    for box in boxes:
         for each in sums:
             try:
                 each.add(box)
@@ -190,9 +205,14 @@ def measure(
                     raise
                 unreadable.append(error)
                 each.without.add(box)
+            yield Working(share.another())
     if unreadable and not all(each.given for each in sums):
         raise unreadable[0]
-    return [each.normalization(intensities) for each in sums]
+    found = []
+    for each in sums:
+        one = yield from each.normalization(intensities)
+        found.append(one)
+    return found
 
 
 def normalize(image: NDArray[Any], intensities: tuple[ChannelIntensity, ...]) -> NDArray[np.float32]:
@@ -349,18 +369,20 @@ class _FrameSums:
             self.first = first if self.first is None else min(self.first, first)
         return not bad
 
-    def normalization(self, intensities: tuple[ChannelIntensity, ...]) -> Normalization:
-        """What was found."""
+    def normalization(self, intensities: tuple[ChannelIntensity, ...]) -> Generator[Working, None, Normalization]:
+        """What was found; some of it is only known after further passes."""
         if self.bad and self.first is not None:
             raise not_finite(self.bad, self.voxels, self.frame.where(self.first))
         for c, sums in enumerate(self.given):
             if intensities[min(c, len(intensities) - 1)].kind != "ct":
-                self._check_plausible(c, sums)
+                yield from self._check_plausible(c, sums)
         used = self.given if self.fitted is None else self.fitted
-        scales = [self._scale(c, sums, rule) for c, (sums, rule) in enumerate(zip(used, intensities, strict=True))]
+        scales = []
+        for c, (each, rule) in enumerate(zip(used, intensities, strict=True)):
+            scales.append((yield from self._scale(c, each, rule)))
         return Normalization(tuple(scales), min(s.low for s in self.given), max(s.high for s in self.given))
 
-    def _scale(self, channel: int, sums: _Sums, rule: ChannelIntensity) -> ChannelScale:
+    def _scale(self, channel: int, sums: _Sums, rule: ChannelIntensity) -> Generator[Working, None, ChannelScale]:
         low, high = sums.low, sums.high
         if rule.kind == "ct":
             double = not single_precision(float(low), float(high))
@@ -375,22 +397,21 @@ class _FrameSums:
         scale = ChannelScale(None, shift, *((middle, half) if double else (0.0, 1.0)), double)
         if double or shift is not None:
             sums = _Sums()
-            for image in self._again():
-                sums.add(scale._centered(image[channel]))
+            boxes = self._readable()
+            share = Passing(READING_AGAIN, len(boxes))
+            for box in boxes:
+                image = self.frame.read(box)
+                image = image if self.fitted is None else fit_channels(image, self.expected)[0]
+                for cell in _cells(box):
+                    sums.add(scale._centered(image[channel][cell]))
+                yield Working(share.another())
         mean, std = sums.mean_std()
         return ChannelScale(None, shift, scale.middle, scale.half, double, mean, std)
 
-    def _readable(self) -> Iterator[Box]:
-        return (box for box in _parts(self.frame) if box not in self.without)
+    def _readable(self) -> list[Box]:
+        return [box for box in _parts(self.frame) if box not in self.without]
 
-    def _again(self) -> Iterator[NDArray[Any]]:
-        """The cells of the frame once more, channels as the network takes them."""
-        for box in self._readable():
-            image = self.frame.read(box)
-            image = image if self.fitted is None else fit_channels(image, self.expected)[0]
-            yield from (image[(slice(None), *cell)] for cell in _cells(box))
-
-    def _check_plausible(self, c: int, sums: _Sums) -> None:
+    def _check_plausible(self, c: int, sums: _Sums) -> Generator[Working, None, None]:
         """Raise `IntensityError` if a few voxels of a channel lie absurdly far from all others.
 
         They would decide over mean and standard deviation alone. A channel that is clipped (CT) may hold such voxels.
@@ -404,7 +425,9 @@ class _FrameSums:
             return
         far, total, first, value = 0, 0, None, 0.0
         lows, highs = [], []
-        for box in self._readable():
+        boxes = self._readable()
+        share = Passing(READING_AGAIN, len(boxes))
+        for box in boxes:
             image = self.frame.read(box)[c]
             values = _from(image, shift)
             near = (values >= middle - reach) & (values <= middle + reach)
@@ -418,6 +441,7 @@ class _FrameSums:
                 place = tuple(int(i) + a for i, (a, _) in zip(at, box, strict=True))
                 if first is None or place < first:
                     first, value = place, float(image[at])
+            yield Working(share.another())
         if first is None or not 0 < far <= max(FEW, total // 100_000) or min(lows) >= max(highs):
             return
         count = "One voxel lies" if far == 1 else f"{far} voxels lie"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from prosma_core.data.geometry import Box, box_slices
 from prosma_core.data.labels import IGNORED
 from prosma_core.data.lazy import LazyArray, parts_of
+from prosma_core.events import Working
+from prosma_core.printable import Passing
 
 AT_ONCE = 8 << 20
 """Voxels of labels, about, that are looked at at once."""
@@ -48,39 +50,50 @@ class LabelFacts:
 
 
 class PointTable:
-    """Voxels of each class, drawn as from a list of all, which is never made: rows are counted first.
+    """Voxels of each class, drawn as from a list of all, which is never made: rows are counted first, by `count`."""
 
-    Parameters
-    ----------
-    labels : LazyArray, integer
-        Class indices, `IGNORED` where nothing is known.
-    classes : int
-        Background included.
-    """
+    def __init__(self, labels: LazyArray, rows: dict[int, NDArray[np.int32]], facts: LabelFacts) -> None:
+        self._labels, self._rows, self.facts = labels, rows, facts
 
-    def __init__(self, labels: LazyArray, classes: int) -> None:
-        self._labels, shape = labels, labels.shape
-        self._rows = {c: np.zeros(shape[:-1], np.int32) for c in (*range(1, classes), IGNORED)}  # of those: known
+    @classmethod
+    def count(cls, labels: LazyArray, classes: int, words: str) -> Generator[Working, None, PointTable]:
+        """Count the voxels of each class; yields after each part, and may be closed there.
+
+        Parameters
+        ----------
+        labels : LazyArray, integer
+            Class indices, `IGNORED` where nothing is known.
+        classes : int
+            Background included.
+        words : str
+            What is done, for the progress display.
+        """
+        shape = labels.shape
+        counted = {c: np.zeros(shape[:-1], np.int32) for c in (*range(1, classes), IGNORED)}  # of those: known
         planes = [np.zeros(size, np.int64) for size in shape]
         known_planes = [np.zeros(size, bool) for size in shape]
         present: set[int] = set()
-        for box in parts_of(labels, AT_ONCE, (len(shape) - 1,)):
+        boxes = list(parts_of(labels, AT_ONCE, (len(shape) - 1,)))
+        passing = Passing(words, len(boxes))
+        for box in boxes:
             part = labels.read(box)
             here = set(np.unique(part).tolist())
             present |= here
             at = box_slices(box)
             for c in here - {0, IGNORED}:
-                self._rows[c][at[:-1]] += (part == c).sum(-1, dtype=np.int32)
+                counted[c][at[:-1]] += (part == c).sum(-1, dtype=np.int32)
             known = part != IGNORED
-            self._rows[IGNORED][at[:-1]] += known.sum(-1, dtype=np.int32)
+            counted[IGNORED][at[:-1]] += known.sum(-1, dtype=np.int32)
             inside = part > 0
             for axis in range(len(shape)):
                 others = tuple(a for a in range(len(shape)) if a != axis)
                 planes[axis][at[axis]] += inside.sum(others)
                 known_planes[axis][at[axis]] |= known.any(others)
+            yield Working(passing.another())
         ends = [np.flatnonzero(each) for each in known_planes]
         hull = tuple((int(each[0]), int(each[-1]) + 1) if len(each) else (0, 0) for each in ends)
-        self.facts = LabelFacts(frozenset(present), IGNORED in present, hull, planes, known_planes)
+        facts = LabelFacts(frozenset(present), IGNORED in present, hull, planes, known_planes)
+        return cls(labels, counted, facts)
 
     def draw(self, wanted: Sequence[int], most: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
         """So many voxels at most of each class, of `IGNORED` all annotated ones: int64, shape (n, dims).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -16,6 +16,8 @@ from prosma_core.data.labels import ONE_CLASS, check_slice_axis, gray_problem
 from prosma_core.data.lazy import LazyArray, parts_of
 from prosma_core.data.slices import SliceStates
 from prosma_core.errors import LabelError
+from prosma_core.events import Working
+from prosma_core.printable import Passing
 
 LOOKED_AT = 16 << 20
 """Voxels, about, of the part by which labels are told from a gray picture."""
@@ -158,8 +160,10 @@ def _values(data: NDArray[Any], config: LabelsConfig) -> tuple[NDArray[Any], NDA
 
 def annotation_by_parts(
     labels: Scan, config: LabelsConfig, states: SliceStates | None, name: str, named: Collection[int] = ()
-) -> StoredAnnotation:
+) -> Generator[Working, None, StoredAnnotation]:
     """What `read_annotation` says of labels that are in memory, of labels that are read by parts, in one pass.
+
+    Yields after each part, and may be closed there.
 
     Parameters
     ----------
@@ -195,12 +199,15 @@ def annotation_by_parts(
     given = states.known(spec) if states is not None and only else None
     check_slice_axis(config, spec)
     found = _Pass(spec, config)
-    for box in parts_of(array):
+    boxes = list(parts_of(array))
+    passing = Passing(f"Reading the labels of {name}", len(boxes))
+    for box in boxes:
         data = array.read(box)
         if data.dtype.kind not in "bui" or (data.dtype.kind == "i" and data.size and int(data.min()) < 0):
             msg = f"Labels of {name} are of type {data.dtype}, or negative; whole numbers from 0 are needed."
             raise LabelError(msg)
         found.add(box, _looked_at(data, given, box))
+        yield Working(passing.another())
     _refuse_gray(array, spec, config, found, name, named)
     states_axis = states.axis if states is not None and (only or (states.checked and config.sparse)) else ""
     axis = found.axis(config.replace(slice_axis=states_axis) if states_axis else config)

@@ -18,7 +18,7 @@ from prosma_core.data.geometry import SPATIAL_AXES, Box, Scan, box_shape
 from prosma_core.data.geometry import whole as whole_box
 from prosma_core.data.intensities import check_varies
 from prosma_core.data.lazy import LazyArray, in_memory
-from prosma_core.data.normalization import Normalization, check_not_blank, measure
+from prosma_core.data.normalization import Normalization, check_not_blank, measure, measuring
 from prosma_core.errors import DeviceError, PartUnreadableError
 from prosma_core.events import Event, SlabDone, StageStarted, TileDone, Working, relay
 from prosma_core.inference.device import give_back_memory, memory_ended, name_memory_errors
@@ -127,7 +127,6 @@ class Segmenter:
         blocks = self._blocks(plan, results, config)
         if blocks.words:
             yield StageStarted(blocks.words)
-        yield Working("Reading intensities")
         every = list(frames(plan.scan, self.header.model.dims, config.slice_axis, plan.region))
         measured = yield from self._measured(every, results)
         boxes = [frame.place(block.source) for c in blocks.columns for frame in every for block in c.blocks]
@@ -197,7 +196,6 @@ class Segmenter:
         work.only = None if given is None else given.only
         measured = {} if given is None else dict(given.measured)
         if isinstance(scan.data, LazyArray) and given is None:
-            yield Working("Reading intensities")
             if self.header.model.dims < scan.spec.spatial_ndim:
                 scan.data.origin.keep *= 3  # chunks of several slices, which are computed one by one
             every_frame = list(frames(scan, self.header.model.dims, config.slice_axis, plan.region))
@@ -250,7 +248,7 @@ class Segmenter:
             yield StageStarted("Intensities are those of the earlier run, measured without what could not be read.")
             return dict(enumerate(map(Normalization.from_json, load_json(kept[_INTENSITIES]))))
         missing: list[PartUnreadableError] = []
-        found = measure(every, self.header.preprocess.intensities, None if kept is None else missing)
+        found = yield from measuring(every, self.header.preprocess.intensities, None if kept is None else missing)
         if missing and kept is not None:
             kept[_INTENSITIES] = json.dumps([each.as_json() for each in found])
             yield StageStarted(f"{missing[0]} All blocks that do not reach it are segmented.")

@@ -21,7 +21,7 @@ from prosma_core.data.geometry import whole as whole_box
 from prosma_core.data.grid import Tile, padding_to
 from prosma_core.data.intensities import check_varies
 from prosma_core.data.lazy import LazyArray
-from prosma_core.data.normalization import Normalization, check_not_blank, measure
+from prosma_core.data.normalization import Normalization, check_not_blank, measuring
 from prosma_core.errors import DeviceError
 from prosma_core.events import Event, StageStarted, TileDone, Working
 from prosma_core.inference.cpu_tuning import inference_dtype
@@ -289,7 +289,7 @@ def _run(work: _Work) -> Generator[Event, None, None]:
     header, config, plan = work.segmenter.header, work.config, work.plan
     blank = 0
     for frame in frames(plan.scan, header.model.dims, config.slice_axis, plan.region):
-        how = measure([frame], header.preprocess.intensities)[0]
+        (how,) = yield from measuring([frame], header.preprocess.intensities)
         if plan.whole > 1 and how.blank:
             blank += 1
             work.done += len(work.tiles)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from random import Random
@@ -27,6 +27,7 @@ from prosma_core.data.point_table import LabelFacts
 from prosma_core.data.resample import resize, resize_labels
 from prosma_core.data.stored_annotation import StoredAnnotation
 from prosma_core.errors import ChannelError, IntensityError
+from prosma_core.events import Working
 from prosma_core.training.stored_cases import StoredImage, StoredLabels, stored_frames
 
 MAX_POINTS = 5000
@@ -111,10 +112,10 @@ def prepare_case(
     pre: PreprocessConfig,
     classes: tuple[ClassInfo, ...],
     seed: int,
-) -> Iterator[TrainingCase]:
+) -> Generator[Working, None, list[TrainingCase]]:
     """Training cases of a scan, one per frame; frames without annotation, and of one value in stacks, are left out.
 
-    With labels that are read by parts, the scan is, too.
+    With labels that are read by parts, the scan is, too; yields after each part then, and may be closed there.
 
     Raises
     ------
@@ -122,8 +123,7 @@ def prepare_case(
         Of the kinds `segment` raises, with the case named, or `LabelError` for values outside the classes.
     """
     if isinstance(labels, StoredAnnotation):
-        yield from _stored_cases(name, image, labels, pre, classes, seed)
-        return
+        return (yield from _stored_cases(name, image, labels, pre, classes, seed))
     try:
         check_channels(image, pre.channels)
     except ChannelError as error:
@@ -137,7 +137,7 @@ def prepare_case(
         unjudged = None
     grid = network_grid(image.spec, pre)
     rng = np.random.default_rng(seed)
-    every = list(frames(image, pre.dims))
+    every, found = list(frames(image, pre.dims)), []
     for frame in every:
         wanted = grid.orient(indices[frame.index])
         if bool((wanted == IGNORED).all()) or (len(every) > 1 and frame.image.min() == frame.image.max()):
@@ -152,7 +152,7 @@ def prepare_case(
         tensor = resize(torch.from_numpy(np.ascontiguousarray(values)), grid.shape, grid.thick)
         target = np.ascontiguousarray(resize_labels(np.ascontiguousarray(wanted), grid.shape, grid.thick))
         points = [_some_points(target == c, rng) for c in range(1, len(classes))]
-        yield TrainingCase(
+        case = TrainingCase(
             f"{name} {frame.name}".strip(),
             tensor,
             torch.from_numpy(target),
@@ -161,6 +161,8 @@ def prepare_case(
             scan=name,
             judged=None if unjudged is None else _judged(wanted, grid.orient(unjudged[frame.index]), grid),
         )
+        found.append(case)
+    return found
 
 
 def _stored_cases(
@@ -170,13 +172,13 @@ def _stored_cases(
     pre: PreprocessConfig,
     classes: tuple[ClassInfo, ...],
     seed: int,
-) -> Iterator[TrainingCase]:
-    rng = np.random.default_rng(seed)
-    for frame in stored_frames(name, image, labels, pre, classes):
+) -> Generator[Working, None, list[TrainingCase]]:
+    rng, found = np.random.default_rng(seed), []
+    for frame in (yield from stored_frames(name, image, labels, pre, classes)):
         wanted = [*range(1, len(classes)), *[IGNORED] * labels.sparse]
         drawn = [torch.from_numpy(each) for each in frame.table.draw(wanted, MAX_POINTS, rng)]
         points, annotated = drawn[: len(classes) - 1], drawn[len(classes) - 1 :]
-        yield TrainingCase(
+        case = TrainingCase(
             frame.name,
             frame.image,
             frame.labels,
@@ -186,6 +188,8 @@ def _stored_cases(
             judged=frame.judged,
             stored=frame.table.facts,
         )
+        found.append(case)
+    return found
 
 
 def _judged(wanted: NDArray[Any], unjudged: NDArray[np.bool_], grid: NetworkGrid) -> Tensor:

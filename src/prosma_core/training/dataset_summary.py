@@ -28,7 +28,7 @@ from prosma_core.events import Event, StageStarted, Working
 from prosma_core.io.dataset_folder import Case, DatasetFolder, file_classes, open_case, read_case
 from prosma_core.io.dicom import dicom_modality
 from prosma_core.io.images import read_labels
-from prosma_core.printable import counted
+from prosma_core.printable import Passing, counted
 from prosma_core.training.split import Split, case_slices, hold_out_slices, keep_classes, unvalidated
 
 SAMPLES = 2000
@@ -114,8 +114,10 @@ def fingerprint(image: Scan, labels: Scan, dims: int, rng: np.random.Generator, 
     )
 
 
-def fingerprint_by_parts(image: Scan, labels: StoredAnnotation, dims: int, rng: np.random.Generator) -> Fingerprint:
-    """As `fingerprint`, of a case that is read by parts; objects of pictures count as large."""
+def fingerprint_by_parts(
+    name: str, image: Scan, labels: StoredAnnotation, dims: int, rng: np.random.Generator
+) -> Generator[Working, None, Fingerprint]:
+    """As `fingerprint`, of a case that is read by parts; objects of pictures count as large. Yields after each part."""
     spec, data, axes = image.spec, image.data, labels.spec.axes
     inside = LazyArray(
         labels.spec.shape,
@@ -124,11 +126,14 @@ def fingerprint_by_parts(image: Scan, labels: StoredAnnotation, dims: int, rng: 
         labels.labels.chunks,
     )
     inside.keep = 0
-    (places,) = PointTable(inside, 2).draw([1], SAMPLES, rng)
+    table = yield from PointTable.count(inside, 2, f"Counting the labels of {name}")
+    (places,) = table.draw([1], SAMPLES, rng)
     foreground = np.zeros((spec.num_channels, len(places)), np.float64)
     low, high, whole_numbers = math.inf, -math.inf, True
     at, channels = [spec.axes.index(axis) for axis in axes], spec.axes.find("c")
-    for box in parts_of(data, whole=(channels,) if channels >= 0 else ()):
+    boxes = list(parts_of(data, whole=(channels,) if channels >= 0 else ()))
+    passing = Passing(f"Reading {name} by parts", len(boxes))
+    for box in boxes:
         values = data.read(box)
         low, high = min(low, float(values.min())), max(high, float(values.max()))
         if values.dtype.kind == "f":
@@ -139,6 +144,7 @@ def fingerprint_by_parts(image: Scan, labels: StoredAnnotation, dims: int, rng: 
             first_c = values if channels >= 0 else values[None]
             moved = np.moveaxis(first_c, channels, 0) if channels >= 0 else first_c
             foreground[:, here] = moved[(slice(None), *(places[here] - first).T)]
+        yield Working(passing.another())
     return Fingerprint(
         **_geometry(spec, dims),
         color=spec.num_channels == 3 and data.dtype == np.uint8,
@@ -284,7 +290,8 @@ def read_cases(
     """
     facts, names = Facts([], {}), folder.class_names.keys() | run.class_names.keys()
     for i, name in enumerate(split.train):
-        image, labels = read_annotated(folder.cases[name], run, named=names, check=True, by_parts=name in by_parts)
+        read = read_annotated(folder.cases[name], run, named=names, check=True, by_parts=name in by_parts)
+        image, labels = yield from read
         if not labels.known:
             yield StageStarted(f"{name} holds no annotation and is left out.")
             continue
@@ -294,8 +301,7 @@ def read_cases(
                 yield StageStarted(f"{thick_words(image.spec)} For a 3D one, ask for 3 dimensions.")
         rng = np.random.default_rng([run.training.seed, i])
         if isinstance(labels, StoredAnnotation):
-            yield Working(f"Reading {name} by parts")
-            facts.prints.append(fingerprint_by_parts(image, labels, dims, rng))
+            facts.prints.append((yield from fingerprint_by_parts(name, image, labels, dims, rng)))
             facts.background = facts.background or labels.background
         else:
             known = Scan(labels.values, labels.spec)
@@ -368,7 +374,7 @@ def _read_validation(
     found = {}
     for name in split.val:
         if name in by_parts:
-            _, stored = read_annotated(folder.cases[name], run, named=names, by_parts=True)
+            _, stored = yield from read_annotated(folder.cases[name], run, named=names, by_parts=True)
             found[name] = set(split.part("val", name, stored).class_slices())
             yield Working(f"Reading the labels of {name}")
             continue
@@ -413,8 +419,8 @@ def usual_dims(spec: ImageSpec, *, sparse: bool = False, axis: str = "") -> Lite
 
 def read_annotated(
     case: Case, run: RunConfig, *, named: Collection[int] = (), check: bool = False, by_parts: bool = False
-) -> tuple[Scan, Annotation | StoredAnnotation]:
-    """A case's image, and what its labels say.
+) -> Generator[Working, None, tuple[Scan, Annotation | StoredAnnotation]]:
+    """A case's image, and what its labels say; of labels read by parts, yields after each part.
 
     Parameters
     ----------
@@ -441,7 +447,8 @@ def read_annotated(
         states = case_slices(case, run)
         states = states and states.on(labels.spec, run.labels.slice_axis, case.name)
         image = Scan(image.data, with_voxel_size(image.spec, run.voxel_size))
-        return image, annotation_by_parts(labels, run.labels, states, case.name, named)
+        found = yield from annotation_by_parts(labels, run.labels, states, case.name, named)
+        return image, found
     image, labels = read_case(case, on_image=on_image)
     labels, states = _own_part(case, labels, run)
     if check:

@@ -220,7 +220,7 @@ def take_labels(trainer: Learner, live: LiveInput, epoch: int) -> Generator[Even
         yield Working(f"Reading the new labels of {name}")
         try:
             _check_copy(trainer, names, label, new)
-            parts, lost = _prepared(trainer, name, new)
+            parts, lost = yield from _prepared(trainer, name, new)
             soft = yield from trainer.with_probabilities(parts.get("train", []))
             copy_atomic(new, label)
         except ProsmaError as error:
@@ -250,7 +250,9 @@ def _check_copy(trainer: Learner, names: dict[Path, str], label: Path, new: Path
         raise LabelError(msg)
 
 
-def _prepared(trainer: Learner, name: str, new: Path) -> tuple[dict[Part, list[TrainingCase]], str]:
+def _prepared(
+    trainer: Learner, name: str, new: Path
+) -> Generator[Event, None, tuple[dict[Part, list[TrainingCase]], str]]:
     """Cases of a scan with new labels, of each part of the split that it is in.
 
     Where nothing that is held out is annotated in them any more, the part that is trained on counts all the same; the
@@ -273,8 +275,8 @@ def _prepared(trainer: Learner, name: str, new: Path) -> tuple[dict[Part, list[T
         msg = "Nothing of them was annotated when the training began. Train anew to use them."
         raise LabelError(msg)
     case = trainer.setup.cases[name]
-    image, labels = read_annotated(replace(case, label=new), run)
-    if name in split.held and labels.axis != read_annotated(case, run)[1].axis:
+    image, labels = yield from read_annotated(replace(case, label=new), run)
+    if name in split.held and labels.axis != (yield from read_annotated(case, run))[1].axis:
         msg = f"They are annotated along {labels.axis_name or 'no axis'}, the slices held out lie along another axis."
         raise LabelError(msg)
     parts: dict[Part, list[TrainingCase]] = {}
@@ -284,8 +286,8 @@ def _prepared(trainer: Learner, name: str, new: Path) -> tuple[dict[Part, list[T
             continue
         own = split.part(key, name, labels)
         try:
-            cases = prepare_case(name, image, own, header.preprocess, header.classes, seed=there.index(name))
-            parts[key] = list(cases)
+            seed = there.index(name)
+            parts[key] = yield from prepare_case(name, image, own, header.preprocess, header.classes, seed=seed)
         except LabelError as error:
             msg = f"{error} A new class needs a new training."
             raise LabelError(msg) from error

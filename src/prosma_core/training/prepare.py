@@ -254,8 +254,8 @@ def _prepare_cases(
 ) -> Generator[Event, None, list[TrainingCase]]:
     cases: list[TrainingCase] = []
     for i, name in enumerate(split.train if key == "train" else split.val):
-        image, labels = read_annotated(folder.cases[name], run, by_parts=name in by_parts)
-        cases.extend(prepare_case(name, image, split.part(key, name, labels), pre, classes, seed=i))
+        image, labels = yield from read_annotated(folder.cases[name], run, by_parts=name in by_parts)
+        cases += yield from prepare_case(name, image, split.part(key, name, labels), pre, classes, seed=i)
         yield Working(f"Preparing {name}")
     return cases
 

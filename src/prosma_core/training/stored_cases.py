@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,12 @@ from prosma_core.data.grid import NetworkGrid, network_grid
 from prosma_core.data.intensities import check_channels
 from prosma_core.data.labels import IGNORED, class_indices
 from prosma_core.data.lazy import LazyArray, parts_of
-from prosma_core.data.normalization import Normalization, check_not_blank, measure
+from prosma_core.data.normalization import Normalization, check_not_blank, measuring
 from prosma_core.data.point_table import AT_ONCE, PointTable
 from prosma_core.data.resample import resize_labels_box
 from prosma_core.data.stored_annotation import StoredAnnotation
 from prosma_core.errors import ChannelError, IntensityError
+from prosma_core.events import Working
 from prosma_core.inference.prepare import network_image
 
 
@@ -159,7 +160,7 @@ class StoredFrame:
 
 def stored_frames(
     name: str, image: Scan, labels: StoredAnnotation, pre: PreprocessConfig, classes: tuple[ClassInfo, ...]
-) -> Iterator[StoredFrame]:
+) -> Generator[Working, None, list[StoredFrame]]:
     """Frames of a scan that is read by parts, as `prepare_case` gives those of one in memory; errors as there."""
     try:
         check_channels(image, pre.channels)
@@ -169,11 +170,12 @@ def stored_frames(
     grid = network_grid(image.spec, pre)
     every = list(frames(image, pre.dims))
     try:
-        measured = measure(every, pre.intensities)
+        measured = yield from measuring(every, pre.intensities, of=name)
     except IntensityError as error:
         msg = f"{name}: {error}"
         raise IntensityError(msg) from error
     judged = None if labels.edited is None else labels.only(labels.edited)
+    found = []
     for frame, how in zip(every, measured, strict=True):
         if len(every) > 1 and how.blank:
             continue
@@ -183,17 +185,20 @@ def stored_frames(
             msg = f"{name}: {error}"
             raise IntensityError(msg) from error
         own = StoredLabels(frame, grid, labels, classes, name)
-        table = PointTable(own.array, len(classes))
+        table = yield from PointTable.count(own.array, len(classes), f"Counting the labels of {name}")
         if table.facts.present == {IGNORED}:
             continue
-        yield StoredFrame(
-            f"{name} {frame.name}".strip(),
-            StoredImage(frame, grid, pre, how),
-            own,
-            table,
-            None if judged is None else StoredLabels(frame, grid, judged, classes, name),
+        found.append(
+            StoredFrame(
+                f"{name} {frame.name}".strip(),
+                StoredImage(frame, grid, pre, how),
+                own,
+                table,
+                None if judged is None else StoredLabels(frame, grid, judged, classes, name),
+            )
         )
     if pre.dims == image.spec.spatial_ndim:  # patches lie anywhere: chunks of the last one are of no use to the next
         for array in (image.data, labels.labels):
             array.release()
             array.origin.keep = 0
+    return found

@@ -22,7 +22,7 @@ from prosma_core.config.model import ChannelIntensity
 from prosma_core.data.geometry import Box, ImageSpec, Scan, array_spec, box_shape, box_slices, spacing_affine
 from prosma_core.data.lazy import LazyArray
 from prosma_core.errors import OutputError
-from prosma_core.events import CaseFailed, Event, StageStarted, TileDone
+from prosma_core.events import CaseFailed, Event, StageStarted, TileDone, Working
 from prosma_core.inference import memory, segment, stored_pieces, stored_results
 from prosma_core.inference.files import FileOptions, plan_files, segment_files
 from prosma_core.inference.results import Results, Segmentation, StoredArray
@@ -773,3 +773,30 @@ def test_one_of_several_processes_makes_no_array_anew(tmp_path: Path, make_heade
     with pytest.raises(OutputError, match="is gone or was changed"), results as stored:
         stored.allocate("labels", scan.data.shape, np.dtype(np.uint8))
     assert not (tmp_path / "out.zarr").exists()
+
+
+def test_intensities_of_a_scan_on_a_disk_show_their_progress_and_can_be_stopped(
+    make_header: MakeHeader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prosma_core.data.normalization.PART", 1)
+    data = np.random.default_rng(0).normal(100, 9, (8, 16, 16)).astype(np.float32)
+    data[0, 0, 0] = 1e9  # far from all others, which are read once more
+    read: list[Box] = []
+
+    def part(box: Box) -> np.ndarray:
+        read.append(box)
+        return data[box_slices(box)]
+
+    scan = Scan(LazyArray(data.shape, data.dtype, part, (1, 16, 16)), array_spec(data.shape, "zyx"))
+    by = segmenter(make_header(3, tile=(8, 8, 8)), 1)
+    shown = []
+    work = by.segment(scan, InferenceConfig(), allocate=Disk((8, 8, 8)).allocate)
+    for event in work:
+        shown += [event.message.partition(" %")[0]] if isinstance(event, Working) else []
+        if len(shown) == 10:
+            break
+    shares = [12, 25, 37, 50, 62, 75, 87, 100]
+    assert shown == [*(f"Reading intensities: {n}" for n in shares), *(f"Checking intensities: {n}" for n in (12, 25))]
+    assert len(read) == 10
+    work.close()
+    assert len(read) == 10

@@ -13,8 +13,9 @@ import torch
 from prosma_core.config.training import resolve_run
 from prosma_core.data.geometry import ImageSpec, box_slices, spacing_affine
 from prosma_core.data.labels import IGNORED
+from prosma_core.data.lazy import parts_of
 from prosma_core.errors import DeviceError, LabelError
-from prosma_core.events import EpochDone, StageStarted, StepDone
+from prosma_core.events import EpochDone, StageStarted, StepDone, Working
 from prosma_core.io.images import write_image, write_labels
 from prosma_core.runs.run_folder import RunFolder
 from prosma_core.training import case_logits, reading
@@ -158,6 +159,19 @@ def test_cases_read_by_parts_are_those_in_memory(folder, tmp_path: Path, monkeyp
     assert data.get("turned") is None or whole.header.preprocess.orientation == "RAS"
     alike(whole.train, stored.train)
     alike(whole.val, stored.val)
+
+
+def test_each_pass_over_a_scan_read_by_parts_shows_its_share(folder, tmp_path: Path, monkeypatch, no_room) -> None:
+    monkeypatch.setattr("prosma_core.data.point_table.AT_ONCE", 4000)
+    monkeypatch.setattr(parts_of, "__defaults__", (5000, ()))
+    monkeypatch.setattr("prosma_core.data.normalization.PART", 1)
+    _, events = done(prepare_run(settings(folder(2), tmp_path / "m.safetensors"), CPU))
+    shown = [event.message for event in events if isinstance(event, Working)]
+    for words in ("Reading the labels of case1", "Counting the labels of case1", "Reading case1 by parts"):
+        shares = [text.partition(": ")[2].partition(" %")[0] for text in shown if text.startswith(f"{words}: ")]
+        assert len(shares) > 2, words
+        assert shares[-1] == "100"
+    assert sum(text.startswith("Reading intensities of case1: ") for text in shown) > 2
 
 
 @pytest.mark.parametrize("count", [2, 5])
