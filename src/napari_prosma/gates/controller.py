@@ -340,6 +340,12 @@ class GatesController(ScanController[InspectChoices]):
         super()._layers_changed()
         self._show_truths()
 
+    def _leave_scan(self, layer: object) -> None:
+        if isinstance(self.run, InspectJob) and self._source is layer:
+            self.run.cancel()
+        if self.shown_result is not None and self.shown_result.source is layer:
+            self.remove_maps()
+
     def _show_truths(self) -> None:
         if self.shown_result is not None and not self.shown_result.adding:
             self.shown_result.what_if.show_truths()

@@ -310,6 +310,7 @@ class ResultController:
     Attributes
     ----------
     found : InspectionResult
+    source : Image or None
     level, channel : int
         What is shown.
     picker : VoxelPicker
@@ -327,7 +328,7 @@ class ResultController:
         earlier: ResultController | None = None,
     ) -> None:
         self.found = found
-        self._source, self._viewer, self._panel = source, viewer, panel
+        self.source, self._viewer, self._panel = source, viewer, panel
         self._map: MapLayer = MapLayer(viewer, found, earlier._map if earlier else None)
         leaving = remove_all(viewer, earlier._others) if earlier else ()
         self._before: Iterator[None] = chain(before, earlier._before if earlier else (), leaving)
@@ -373,7 +374,7 @@ class ResultController:
 
     def detach(self) -> None:
         """Disconnect from viewer and panel, which may be deleted already; layers stay."""
-        source = self._source
+        source = self.source
         run_all(
             "An inspection could not be left",
             self._steps.stop,

@@ -130,10 +130,13 @@ class Session:
     ----------
     models_folder : Path
         Where models go that are trained here; it may not exist yet.
+    scan_left : Signal
+        Emitted with the image layer of a series' scan when it is closed: what is shown of it goes as well.
     """
 
     models_changed = Signal()
     model_preferred = Signal(ModelEntry)
+    scan_left = Signal(object)
 
     def __init__(self, folder: Path | None, jobs: Jobs) -> None:
         self._file = (folder or user_config_path("napari-prosma")) / SETTINGS

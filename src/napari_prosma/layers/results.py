@@ -279,6 +279,19 @@ def is_result(layer: Any) -> bool:
     return bool((layer.metadata.get(METADATA) or {}).get("provenance"))
 
 
+def hide_results(viewer: ViewerModel, scan: LayerScan) -> None:
+    """Hide what was made from a scan that is not there any more, of this plugin's layers; none is lost."""
+    for layer in viewer.layers:
+        own = layer.metadata.get(METADATA) or {}
+        notes, path = own.get("provenance") or {}, own.get("path")
+        if scan.path is None:
+            of_it = path is None and notes.get("source") == scan.name
+        else:
+            of_it = path == str(scan.path) if path else notes.get("source") == scan.path.name
+        if notes and of_it:
+            layer.visible = False
+
+
 def refresh(layer: Any) -> None:
     """Show what was written into a layer's array since; draws the current slice only."""
     layer.refresh(thumbnail=False, highlight=False, extent=False)

@@ -252,6 +252,10 @@ class ScanController(Generic[C]):
         """Whether a job runs, so that new layers and models are not taken by themselves."""
         raise NotImplementedError
 
+    def _leave_scan(self, layer: object) -> None:
+        """Stop and remove what is of the scan of this layer, which was closed by the series it is of."""
+        raise NotImplementedError
+
     def _show_options(self) -> None:
         """Show what else there is to choose."""
         raise NotImplementedError
@@ -283,6 +287,7 @@ class ScanController(Generic[C]):
         )
         session.models_changed.connect(self.show_models)
         session.model_preferred.connect(self._take_model)
+        session.scan_left.connect(self._leave_scan)
         session.jobs.started.connect(self._show_devices)
         session.widget_opened()
         self.show_models()
@@ -296,6 +301,7 @@ class ScanController(Generic[C]):
             self._watch.close,
             lambda: self.session.models_changed.disconnect(self.show_models),
             lambda: self.session.model_preferred.disconnect(self._take_model),
+            lambda: self.session.scan_left.disconnect(self._leave_scan),
             lambda: self.session.jobs.started.disconnect(self._show_devices),
             self.session.widget_closed,
         )

@@ -214,6 +214,10 @@ class SegmentController(ScanController[SegmentChoices]):
             self.view.result.hide()
         super()._layers_changed()
 
+    def _leave_scan(self, layer: object) -> None:
+        if self.run is not None and self.run.source is layer:
+            self.run.cancel()
+
     def _remember_options(self) -> None:
         kept = self._choices.options.model_dump(mode="json", exclude={"region", "slice_axis"})
         self.session.remember("options", kept)

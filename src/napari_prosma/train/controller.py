@@ -134,6 +134,7 @@ class TrainController:
             lambda: self.viewer.layers.events.removed.disconnect(self._layer_removed),
             lambda: self.viewer.layers.selection.events.active.disconnect(self._show_preview),
             lambda: self.session.models_changed.disconnect(self.show_starts),
+            lambda: self.session.scan_left.disconnect(self._leave_scan),
             lambda: self.session.jobs.started.disconnect(self._show_devices),
             self._estimate.close,
             self.next.close,
@@ -386,6 +387,10 @@ class TrainController:
         self.slices.show()
         self._show_preview()
 
+    def _leave_scan(self, layer: object) -> None:
+        self._preview.leave(layer)
+        self.next.leave_scan()
+
     def _toggle_preview(self, wanted: bool) -> None:
         self._preview.toggle(wanted)
         self.next.show()
@@ -490,4 +495,5 @@ class TrainController:
         self.viewer.layers.events.removed.connect(self._layer_removed)
         self.viewer.layers.selection.events.active.connect(self._show_preview)
         self.session.models_changed.connect(self.show_starts)
+        self.session.scan_left.connect(self._leave_scan)
         self.session.jobs.started.connect(self._show_devices)

@@ -74,14 +74,31 @@ class TrainingPreview:
         self._layer: Image | None = None
         self._wanted: bool | None = None
         self._shown: Labels | None = None
+        self._of: Image | None = None  # what `_scan` was read from
         self._scan: LayerScan | None = None
         self._painted = self._light = False
 
     def choose(self, layer: Image | None) -> None:
-        """Choose the scan to predict on; ignored while a training runs."""
-        if self._job is None:
+        """Choose the scan to predict on; a training that runs keeps the one it has until that is closed."""
+        if self._job is None or self._layer is None:
             self._layer = layer
             self._tell(self._default, "")
+            if self._job is not None and layer is not None:
+                self._ask(self._job)
+
+    def leave(self, layer: object) -> None:
+        """The scan of a layer is closed: its prediction goes, unless it was painted in."""
+        if self.unsure is not None and self.unsure[0] is layer:
+            self.unsure = None
+        if self._of is layer:
+            if not self._painted:
+                self._remove()
+            self.release()
+            self._of = self._scan = None
+        if self._layer is layer:
+            self._layer = None
+            if self._job is not None:
+                self._job.preview(None)
 
     def toggle(self, wanted: bool) -> None:
         """Turn the preview on or off."""
@@ -115,7 +132,7 @@ class TrainingPreview:
 
     def take(self, array: NDArray[Any], order: TrainingOrder) -> None:
         """Show an array into which predictions are written."""
-        if self._scan is None or not self._default:
+        if self._scan is None or not self._default or array.shape != self._scan.spec.labels_spec().shape:
             return
         notes = {"model": f"{order.name} (in training)"}
         self._remove()  # that of the scan that was handed over before
@@ -183,7 +200,7 @@ class TrainingPreview:
             job.preview(None)
             return
         try:
-            self._scan = read(self._layer)
+            self._scan, self._of = read(self._layer), self._layer
         except ProsmaError as error:
             self._tell(False, str(error))
             return

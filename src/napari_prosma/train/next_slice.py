@@ -288,6 +288,11 @@ class NextSlice:
         elif self._shown is not None and not self._left(*self._shown, rows):
             self._say(None, "")
 
+    def leave_scan(self) -> None:
+        """A scan is closed: what was said of it goes, unless another is being opened for its slice."""
+        if self._awaited is None:
+            self._say(None, "")
+
     def go(self) -> str:
         """Go to the next suggested slice; why there is none, else empty."""
         rows, adviser = self._rows(), self._adviser()

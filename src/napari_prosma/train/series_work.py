@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from napari_prosma.jobs.boundary import JobName, Jobs
 from napari_prosma.jobs.run import Handlers, JobRun, ViewSignal
 from napari_prosma.jobs.session import Session
 from napari_prosma.jobs.spec import ScanSpec
-from napari_prosma.layers.results import drawing_layer, labels_layer, noted_provenance, show_labels
+from napari_prosma.layers.results import drawing_layer, hide_results, labels_layer, noted_provenance, show_labels
 from napari_prosma.layers.scan import LayerScan, read
 from napari_prosma.layers.slices import Marks, keep, marks_of, noted_marks, packed, remember, slice_states
 from napari_prosma.train.autosave import Saving
@@ -458,7 +459,7 @@ class SeriesWork:
         viewer = self._viewer
         viewer.add_layer(labels)
         viewer.layers.selection.active = labels
-        if all(layer in work.layers for layer in viewer.layers):
+        if all(layer in work.layers for layer in viewer.layers if layer.visible):
             viewer.reset_view()
             viewer.dims.current_step = tuple(int(steps) // 2 for steps in viewer.dims.nsteps)
         work.pair = series.parted(Pair(layer_source(work.image), layer_source(labels)), scan)
@@ -560,6 +561,9 @@ class SeriesWork:
             for layer in reversed(work.layers):
                 if layer in self._viewer.layers:
                     self._viewer.layers.remove(layer)
+            self._session.scan_left.emit(work.image)
+            with contextlib.suppress(ProsmaError):  # nothing could be made from it
+                hide_results(self._viewer, read(work.image))
         finally:
             self._closing = False
 
