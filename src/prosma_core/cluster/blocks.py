@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from prosma_core.cluster.jobs import Job, Outcome
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.data.geometry import Box
+from prosma_core.errors import PartUnreadableError
 from prosma_core.events import Event, SlabDone, StageStarted
 from prosma_core.inference.files import FileOptions, SegmentFile
 from prosma_core.inference.scan_runs import ScanTask
@@ -119,21 +120,39 @@ class SegmentBlocks:
 
 @dataclass(frozen=True)
 class FinishBlocks:
-    """Put the results of a scan in place, all of whose blocks are done."""
+    """Put the results of a scan in place, all of whose blocks are done, or leave them for the next run.
+
+    Attributes
+    ----------
+    of : SegmentScan
+    blocks : Blocks
+    done : frozenset of box
+    total : int
+        Blocks of the scan.
+    unreadable : tuple of PartUnreadableError
+        Why the others are not done.
+    """
 
     of: SegmentScan
     blocks: Blocks
     done: frozenset[Box]
+    total: int
+    unreadable: tuple[PartUnreadableError, ...] = ()
 
     def run(self, segmenter: Segmenter) -> Generator[Event, None, Made]:
         """Do what needs the whole label map."""
         from prosma_core.inference.device import name_memory_errors
+        from prosma_core.inference.segment import left_out
         from prosma_core.inference.stored_results import Sharing
 
         began, file = time.monotonic(), SegmentFile(segmenter, self.of.config, self.of.options)
         sharing = Sharing(self.of.machine, ends=True, done=self.done)
         with name_memory_errors(), Downloads() as downloads:
             opened = yield from file.open(self.of.task, downloads, by_parts=True)
+            if self.unreadable:
+                with file.stored(self.of.task, opened, sharing) as stored:
+                    stored.keep(self.blocks.kept)
+                    raise left_out(self.unreadable, self.total - len(stored.done), self.total)
             return (yield from file.compute(self.of.task, opened, began, self.blocks, sharing))
 
 
@@ -152,17 +171,23 @@ class Shared:
     left : int
         Jobs that have not ended.
     error : Outcome or None
-        Of the first that failed.
+        Of the first that failed, but for blocks that cannot be read.
+    unreadable : list of PartUnreadableError
+        Why these are not done.
+    ending : bool
+        Whether the last job was given.
     """
 
     def __init__(self, of: SegmentScan, found: InBlocks, workers: int) -> None:
         self.of, self.found, self.began = of, found, time.monotonic()
         self.total = len(found.left) + len(found.done)
         self.done = set(found.done)
+        self.error: Outcome | None = None
+        self.unreadable: list[PartUnreadableError] = []
+        self.ending = False
         shares = found.shares(workers)
         self.jobs: list[Job] = [SegmentBlocks(of, found.blocks, share) for share in shares] or [self.finish()]
         self.left = len(self.jobs)
-        self.error: Outcome | None = None
 
     @property
     def how_far(self) -> str:
@@ -175,4 +200,5 @@ class Shared:
 
     def finish(self) -> FinishBlocks:
         """The last job."""
-        return FinishBlocks(self.of, self.found.blocks, frozenset(self.done))
+        self.ending = True
+        return FinishBlocks(self.of, self.found.blocks, frozenset(self.done), self.total, tuple(self.unreadable))

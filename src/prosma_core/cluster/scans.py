@@ -229,17 +229,18 @@ class _Scans:
             if isinstance(what.result, Filled):
                 shared.done.update(what.result.boxes)
                 self.running[task.name] = shared.how_far
-            if what.error is not None and shared.error is None:
+            if isinstance(what.error, PartUnreadableError) and not shared.ending:  # all other blocks can be done
+                shared.unreadable.append(what.error)
+            elif what.error is not None and shared.error is None:
                 shared.error = what
-                if not isinstance(what.error, PartUnreadableError):  # all other blocks can be done
-                    others = deque(each for each in self.more if each[0] is not task)
-                    shared.left -= len(self.more) - len(others)
-                    self.more = others
+                others = deque(each for each in self.more if each[0] is not task)
+                shared.left -= len(self.more) - len(others)
+                self.more = others
             if shared.left:
                 return
             if shared.error is not None:
                 what = shared.error
-            elif isinstance(what.result, Filled):
+            elif not shared.ending:
                 self.more.append((task, shared.finish()))
                 shared.left = 1
                 return

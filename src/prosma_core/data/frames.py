@@ -85,6 +85,11 @@ class Frame:
         placed = [(i, i + 1) if isinstance(i, int) else next(axes) for i in fixed]
         return (*placed, *axes)
 
+    def holds(self, box: Box) -> bool:
+        """Whether a box of the whole label map that lies in one frame lies in this one."""
+        fixed = (i for i in self.index if i is not Ellipsis)
+        return all(not isinstance(i, int) or start == i for i, (start, _) in zip(fixed, box, strict=False))
+
 
 def planes_of(labels: Scan, axis: str) -> Iterator[NDArray[Any]]:
     """Slices of a label map as views, time point by time point.

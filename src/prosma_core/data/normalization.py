@@ -126,6 +126,10 @@ class Normalization:
         """Whether all voxels have one value."""
         return self.low == self.high
 
+    def is_as(self, other: Normalization) -> bool:
+        """Whether both give the same values for the network."""
+        return (self.channels, self.blank) == (other.channels, other.blank)
+
     def apply(self, image: NDArray[Any], result: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Normalized values.
 

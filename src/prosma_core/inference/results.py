@@ -56,6 +56,8 @@ class StoredArray:
         Takes a block that is.
     kept : dict of str to str
         What is to be known in the next run, should this one end before all is done; filled by that run.
+    renew : callable
+        Takes blocks that are not done any more; what could not be read in an earlier run can be read now.
     """
 
     shape: tuple[int, ...]
@@ -66,6 +68,7 @@ class StoredArray:
     done: Set[Box] = frozenset()
     mark: Callable[[Box], None] = lambda _: None
     kept: dict[str, str] = field(default_factory=dict)
+    renew: Callable[[Set[Box]], None] = lambda _: None
 
 
 Allocate = Callable[[str, tuple[int, ...], "np.dtype[Any]"], Any]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,11 +70,17 @@ class Blocks:
         Of each frame.
     only : frozenset of box, optional
         Blocks of the label map to compute; the others are done, or done elsewhere.
+    kept : dict of str to str
+        As of `StoredArray`.
+    lacks : PartUnreadableError, optional
+        Why intensities that decide over the labels were not measured in the whole scan.
     """
 
     plan: BlockPlan
     measured: dict[int, Normalization]
     only: frozenset[Box] | None = None
+    kept: dict[str, str] = field(default_factory=dict)
+    lacks: PartUnreadableError | None = None
 
 
 class Segmenter:
@@ -128,9 +134,10 @@ class Segmenter:
         if blocks.words:
             yield StageStarted(blocks.words)
         every = list(frames(plan.scan, self.header.model.dims, config.slice_axis, plan.region))
-        measured = yield from self._measured(every, results)
+        measured, lacks = yield from self._measured(every, results)
+        kept = dict(results.labels.kept) if isinstance(results.labels, StoredArray) else {}
         boxes = [frame.place(block.source) for c in blocks.columns for frame in every for block in c.blocks]
-        return Blocks(blocks, measured), boxes
+        return Blocks(blocks, measured, kept=kept, lacks=lacks), boxes
 
     def segment(
         self,
@@ -194,12 +201,12 @@ class Segmenter:
         preview = preview and not results.stored
         work = _Work(config, results, self.device, len(tiles), plan.frames * blocks.tiles, preview)
         work.only = None if given is None else given.only
-        measured = {} if given is None else dict(given.measured)
+        measured, lacks = ({}, None) if given is None else (dict(given.measured), given.lacks)
         if isinstance(scan.data, LazyArray) and given is None:
             if self.header.model.dims < scan.spec.spatial_ndim:
                 scan.data.origin.keep *= 3  # chunks of several slices, which are computed one by one
             every_frame = list(frames(scan, self.header.model.dims, config.slice_axis, plan.region))
-            measured = yield from self._measured(every_frame, results)
+            measured, lacks = yield from self._measured(every_frame, results)
         blank = set()
         for column in blocks.columns:
             for number, frame in enumerate(frames(scan, self.header.model.dims, config.slice_axis, plan.region)):
@@ -218,10 +225,16 @@ class Segmenter:
                 else:
                     check_not_blank(measured[number])
                     yield from self._column(frame, measured[number], column, work)
+        if work.unreadable and work.only is None:
+            every_block = plan.frames * sum(len(column.blocks) for column in blocks.columns)
+            raise left_out(work.unreadable, len(work.unreadable), every_block)
         if work.unreadable:
-            raise _left_out(work.unreadable, plan.frames * sum(len(column.blocks) for column in blocks.columns))
+            raise PartUnreadableError(*work.unreadable[0].args, files=_files(work.unreadable))
         if work.only is not None:  # all else is for the one that puts the results in place
             return results.segmentation()
+        if lacks is not None:
+            msg = f"{lacks} Intensities were measured without it. Run the same command again when it can be read."
+            raise PartUnreadableError(msg, files=lacks.files)
         if len(blank) == plan.frames:
             check_varies(scan.data)
         if blank:
@@ -241,18 +254,41 @@ class Segmenter:
                 yield StageStarted(results.separate(plan.region))
         return results.segmentation()
 
-    def _measured(self, every: list[Frame], results: Results) -> Generator[Event, None, dict[int, Normalization]]:
-        """How each frame of a scan on a disk is normalized; where the result is as well, without unreadable parts."""
-        kept = results.labels.kept if isinstance(results.labels, StoredArray) else None
-        if kept and _INTENSITIES in kept:
-            yield StageStarted("Intensities are those of the earlier run, measured without what could not be read.")
-            return dict(enumerate(map(Normalization.from_json, load_json(kept[_INTENSITIES]))))
+    def _measured(
+        self, every: list[Frame], results: Results
+    ) -> Generator[Event, None, tuple[dict[int, Normalization], PartUnreadableError | None]]:
+        """How each frame of a scan on a disk is normalized; where the result is as well, without unreadable parts.
+
+        All blocks of a frame are normalized alike: as long as something cannot be read, as those of the earlier run;
+        when everything can, blocks that were normalized otherwise are not done any more. Also returned is the error of
+        a part that was left out and would have changed what was measured.
+        """
+        rules, stored = self.header.preprocess.intensities, results.labels
+        if not isinstance(stored, StoredArray):
+            return dict(enumerate((yield from measuring(every, rules)))), None
         missing: list[PartUnreadableError] = []
-        found = yield from measuring(every, self.header.preprocess.intensities, None if kept is None else missing)
-        if missing and kept is not None:
-            kept[_INTENSITIES] = json.dumps([each.as_json() for each in found])
+        found = yield from measuring(every, rules, missing)
+        earlier = stored.kept.get(_INTENSITIES)
+        before = None if earlier is None else [Normalization.from_json(each) for each in load_json(earlier)]
+        if missing:
             yield StageStarted(f"{missing[0]} All blocks that do not reach it are segmented.")
-        return dict(enumerate(found))
+            if before is not None:
+                yield StageStarted("Intensities are those of the earlier run.")
+            found = before or found
+        elif before is not None:
+            changed = [frame for frame, new, old in zip(every, found, before, strict=True) if not new.is_as(old)]
+            outdated = {box for box in stored.done for frame in changed if frame.holds(box)}
+            if outdated:
+                text = counted(len(outdated), "block is", "blocks are")
+                yield StageStarted(
+                    f"What could not be read can be read now: intensities are measured anew, and {text} computed again."
+                )
+            stored.renew(outdated)
+        stored.kept[_INTENSITIES] = json.dumps([each.as_json() for each in found])
+        lacks = missing[0] if missing and any(rule.kind != "ct" for rule in rules) else None
+        if lacks is not None:
+            lacks = PartUnreadableError(*lacks.args, files=_files(missing))
+        return dict(enumerate(found)), lacks
 
     def _blocks(self, plan: ScanPlan, results: Results, config: InferenceConfig) -> BlockPlan:
         """What of a frame is computed at once."""
@@ -370,14 +406,18 @@ class Segmenter:
         return (yield from relay(run, change))
 
 
-def _left_out(errors: list[PartUnreadableError], blocks: int) -> PartUnreadableError:
-    """The error for blocks that could not be read, where all others are done."""
-    if len(errors) >= blocks:
+def left_out(errors: Sequence[PartUnreadableError], left: int, blocks: int) -> PartUnreadableError:
+    """The error for `left` of some blocks that could not be read, where all others are done."""
+    if left >= blocks:
         return errors[0]
-    files = list(dict.fromkeys(file for error in errors for file in error.files))
+    files = _files(errors)
     more = f" {counted(len(files) - 1, 'other file')} as well." if len(files) > 1 else ""
     return PartUnreadableError(
-        f"{errors[0]}{more} {len(errors)} of {counted(blocks, 'block')} reach it and are not done; the others are "
+        f"{errors[0]}{more} {left} of {counted(blocks, 'block')} reach it and are not done; the others are "
         "kept. Run the same command again when it can be read: these blocks are done then.",
         files=files,
     )
+
+
+def _files(errors: Sequence[PartUnreadableError]) -> list[str]:
+    return list(dict.fromkeys(file for error in errors for file in error.files))

@@ -9,7 +9,7 @@ import os
 import platform
 import secrets
 import shutil
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Collection, Generator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -316,14 +316,36 @@ class StoredResults:
         grid = [spec.axes, spec.shape, spec.spacing, spec.unit, spec.affine.tolist(), spec.channel_names]
         return json.dumps([*sorted(self._notes.items()), *state, grid, self._reading, *self._sharing.machine.items()])
 
+    def _renew(self, outdated: Set[Box]) -> None:
+        """Forget what could not be read, and blocks that are not done any more, before others become done."""
+        if not self._unreadable and not outdated:
+            return
+        self._done -= outdated
+        with output_errors(self._targets["labels"]):
+            for path in self._folder.glob("blocks*.txt"):
+                path.unlink()
+            (self._folder / _UNREADABLE).unlink(missing_ok=True)
+        self._unreadable = []
+        self._kept.clear()
+        self._key = self._state()
+        self._write_list()
+
+    def keep(self, kept: Mapping[str, str]) -> None:
+        """Take what is to be known in the next run from the process that planned this one; see `StoredArray`."""
+        self._kept.update(kept)
+
+    def _write_list(self) -> None:
+        lines = [self._key, *map(json.dumps, sorted(self._done))]
+        write_bytes_atomic(self._list, ("\n".join(lines) + "\n").encode())
+
     def _leave(self, files: Collection[str]) -> None:
         """Note which files could not be read, and what else the next run has to know."""
         self._unreadable = sorted({*self._unreadable, *(str(Path(file).resolve()) for file in files)})
-        lines = [self._state(), *map(json.dumps, sorted(self._done))]
-        with contextlib.suppress(OSError):
+        self._key = self._state()
+        with contextlib.suppress(OSError, OutputError):
             content = json.dumps({"files": self._unreadable, "kept": self._kept})
-            (self._folder / _UNREADABLE).write_text(content, encoding="utf-8")
-            write_bytes_atomic(self._list, ("\n".join(lines) + "\n").encode())
+            write_bytes_atomic(self._folder / _UNREADABLE, content.encode())
+            self._write_list()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -405,7 +427,7 @@ class StoredResults:
             return found
 
         values = LazyArray(shape, dtype, read, chunks)
-        return StoredArray(shape, dtype, chunks, put, values, self._done, self._mark, self._kept)
+        return StoredArray(shape, dtype, chunks, put, values, self._done, self._mark, self._kept, self._renew)
 
     def _mark(self, box: Box) -> None:
         with output_errors(self._targets["labels"]), self._list.open("a", encoding="utf-8") as file:

@@ -12,21 +12,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 
 from prosma_core.cluster.connection import Cluster, Place, connect
 from prosma_core.cluster.scans import segment_on
 from prosma_core.config import InferenceConfig
-from prosma_core.data.geometry import array_spec
+from prosma_core.config.model import ChannelIntensity
 from prosma_core.events import Event
 from prosma_core.inference.files import FileOptions, plan_files
 from prosma_core.inference.scan_runs import ScanPlan
 from prosma_core.io.bundle import read_header
-from prosma_core.io.images import read_image, write_image
+from prosma_core.io.images import read_image
 from prosma_core.io.notes import read_notes
 from prosma_core.io.scan_files import ScanChoice
 
 Prosma = Callable[..., tuple[int, str, str]]
 Make = Callable[..., Path]
+CT = ChannelIntensity(kind="ct", low=200.0, high=800.0, mean=500.0, std=200.0)
 SMALL = "from prosma_core.inference import memory; memory.IN_CORE, memory.WORKING = {}, {}"
 
 
@@ -45,7 +47,8 @@ def large(tmp_path: Path) -> Path:
     """Return a zarr of many tiles, and of several time points of which one is empty."""
     data = np.random.default_rng(2).integers(0, 999, (2, 80, 30, 40)).astype(np.uint16)
     data[1] = 7
-    write_image(tmp_path / "large.zarr", data, array_spec(data.shape, "tzyx"))
+    array = zarr.create_array(str(tmp_path / "large.zarr"), data=data, chunks=(1, 16, 30, 40), zarr_format=2)
+    array.attrs["axes"] = list("tzyx")
     return tmp_path / "large.zarr"
 
 
@@ -105,3 +108,34 @@ def test_what_was_stopped_is_continued_and_done_blocks_stay(
     assert int(stay.split("large: ")[1].split()[0]) > 0
     assert (plan.done, plan.failed) == (1, [])
     assert content(there) == content(here)
+
+
+@pytest.mark.parametrize("intensities", ["ct", "zscore"])
+def test_a_chunk_that_cannot_be_read_costs_its_blocks_only(
+    intensities: str, prosma: Prosma, large: Path, make_model: Make, tmp_path: Path, cluster: Cluster
+) -> None:
+    more = {"intensities": (CT,)} if intensities == "ct" else {}
+    model, config = make_model(tmp_path / "m.safetensors", 3, **more), InferenceConfig()
+    here, there = tmp_path / "here.zarr", tmp_path / "there.zarr"
+    assert prosma("segment", large, "--model", model, "--device", "cpu", "--out", here)[0] == 0
+    chunk = large / "0.4.0.0"
+    whole = chunk.read_bytes()
+    chunk.write_bytes(whole[:-3])
+    plan = planned(large, there, model, config)
+    list(run(cluster, plan, model, config))
+    error = plan.failed[0].error
+    assert f"{chunk} is damaged" in error
+    left, total = map(int, re.search(r"(\d+) of (\d+) blocks reach it and are not done", error).groups())  # type: ignore[union-attr]
+    assert 0 < left < total
+    again = planned(large, there, model, config)
+    said = [str(event) for event in run(cluster, again, model, config)]  # it is still damaged
+    assert again.failed[0].error == error
+    assert sum(f"large: {total - left} blocks of an earlier run stay" in text for text in said) == 1
+    chunk.write_bytes(whole)
+    plan = planned(large, there, model, config)
+    said = [str(event) for event in run(cluster, plan, model, config)]
+    assert (plan.done, plan.failed) == (1, [])
+    assert sum(f"large: {total - left} blocks of an earlier run stay" in text for text in said) == 1
+    assert any("computed again" in text for text in said) == (intensities == "zscore")
+    assert content(there) == content(here)
+    assert not list(tmp_path.glob(".prosma*"))

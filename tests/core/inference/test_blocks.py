@@ -22,7 +22,7 @@ from prosma_core.config.model import ChannelIntensity
 from prosma_core.data.geometry import Box, ImageSpec, Scan, array_spec, box_shape, box_slices, spacing_affine
 from prosma_core.data.lazy import LazyArray
 from prosma_core.errors import OutputError
-from prosma_core.events import CaseFailed, Event, StageStarted, TileDone, Working
+from prosma_core.events import CaseFailed, Event, SlabDone, StageStarted, TileDone, Working
 from prosma_core.inference import memory, segment, stored_pieces, stored_results
 from prosma_core.inference.files import FileOptions, plan_files, segment_files
 from prosma_core.inference.results import Results, Segmentation, StoredArray
@@ -488,15 +488,111 @@ def test_all_blocks_but_those_that_cannot_be_read_are_done(
     failures, said = segmented([path], out, by)
     assert not failures
     assert f"{16 - left} blocks of an earlier run stay" in said
-    assert "Intensities are those of the earlier run" in said
-    assert made[2].count == left
+    anew = intensities == "zscore"
+    assert (f"{16 - left} blocks are computed again" in said) == anew
+    assert made[2].count == (16 if anew else left)
     wanted, _ = run(by, scan, InferenceConfig(overlap=0.25))
-    found = read_labels(out).data
-    if intensities == "ct":
-        np.testing.assert_array_equal(found, wanted.labels.data)
-    else:  # mean and deviation are those of all other voxels
-        assert np.mean(found == wanted.labels.data) > 0.9
+    np.testing.assert_array_equal(read_labels(out).data, wanted.labels.data)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out.zarr", "scan.zarr"]
+
+
+@pytest.mark.usefixtures("by_parts")
+@pytest.mark.parametrize("mended_first", ["0.0.0", "3.0.0"])
+def test_only_time_points_whose_intensities_change_are_computed_again(
+    mended_first: str, tmp_path: Path, make_header: MakeHeader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by, path, out = segmenter(make_header(3, tile=(8, 8, 8))), tmp_path / "scan.zarr", tmp_path / "out.zarr"
+    scan = store(path, array_spec((2, 15, 13, 11), "tzyx"), (1, 4, 8, 8))
+    chunks = [path / f"1.{name}" for name in ("0.0.0", "3.0.0")]
+    whole = {chunk: chunk.read_bytes() for chunk in chunks}
+    for chunk in chunks:
+        chunk.write_bytes(b"")
+    assert segmented([path], out, by)[0]
+    chunk = path / f"1.{mended_first}"
+    chunk.write_bytes(whole[chunk])  # the other one is still damaged: intensities stay
+    failures, said = segmented([path], out, by)
+    assert "is damaged" in failures[0].error
+    assert "computed again" not in said
+    assert "Intensities are those of the earlier run" in said
+    for chunk in chunks:
+        chunk.write_bytes(whole[chunk])
+    computed: list[Box] = []
+    real = Results.mark_done
+    monkeypatch.setattr(
+        Results,
+        "mark_done",
+        lambda self, frame, part: computed.append(frame.place(part.source)) or real(self, frame, part),
+    )
+    failures, said = segmented([path], out, by)
+    assert not failures
+    assert "blocks are computed again" in said
+    assert {box[0] for box in computed} == {(1, 2)}
+    assert len(computed) == 16
+    wanted, _ = run(by, scan, InferenceConfig(overlap=0.25))
+    np.testing.assert_array_equal(read_labels(out).data, wanted.labels.data)
+
+
+@pytest.mark.usefixtures("by_parts")
+def test_a_run_that_measures_anew_may_be_stopped(tmp_path: Path, make_header: MakeHeader) -> None:
+    by, path, out = segmenter(make_header(3, tile=(8, 8, 8))), tmp_path / "scan.zarr", tmp_path / "out.zarr"
+    scan, chunk = store(path, array_spec((15, 13, 11), "zyx")), path / "3.0.0"
+    whole = chunk.read_bytes()
+    chunk.write_bytes(b"")
+    assert segmented([path], out, by)[0]
+    chunk.write_bytes(whole)
+    work = segment_files([path], out, by, InferenceConfig(overlap=0.25))
+    for _ in range(3):
+        next(event for event in work if isinstance(event, SlabDone))
+    work.close()
+    chunk.write_bytes(b"")
+    assert segmented([path], out, by)[0]  # of other files than before: anew
+    chunk.write_bytes(whole)
+    failures, _ = segmented([path], out, by)
+    assert not failures
+    wanted, _ = run(by, scan, InferenceConfig(overlap=0.25))
+    np.testing.assert_array_equal(read_labels(out).data, wanted.labels.data)
+
+
+@pytest.mark.usefixtures("by_parts")
+def test_a_chunk_that_is_gone_after_intensities_were_measured_does_not_change_them(
+    tmp_path: Path, make_header: MakeHeader
+) -> None:
+    by, path, out = segmenter(make_header(3, tile=(8, 8, 8))), tmp_path / "scan.zarr", tmp_path / "out.zarr"
+    scan, chunk = store(path, array_spec((15, 13, 11), "zyx")), path / "3.0.0"
+    whole, failures = chunk.read_bytes(), []
+    for event in segment_files([path], out, by, InferenceConfig(overlap=0.25)):
+        failures += [event] if isinstance(event, CaseFailed) else []
+        if isinstance(event, SlabDone) and chunk.read_bytes():
+            chunk.write_bytes(b"")
+    assert "is damaged" in failures[0].error
+    assert segmented([path], out, by)[0]
+    chunk.write_bytes(whole)
+    failures, said = segmented([path], out, by)
+    assert not failures
+    assert "of an earlier run stay" in said
+    assert "computed again" not in said
+    wanted, _ = run(by, scan, InferenceConfig(overlap=0.25))
+    np.testing.assert_array_equal(read_labels(out).data, wanted.labels.data)
+
+
+@pytest.mark.usefixtures("by_parts")
+@pytest.mark.parametrize("intensities", ["ct", "zscore"])
+def test_a_region_whose_intensities_lack_a_chunk_elsewhere_is_not_finished(
+    intensities: str, tmp_path: Path, make_header: MakeHeader
+) -> None:
+    by = segmenter(make_header(3, tile=(8, 8, 8), **(CT if intensities == "ct" else {})))
+    path, out, region = tmp_path / "scan.zarr", tmp_path / "out.zarr", ((0, 4), (0, 13), (0, 11))
+    scan, chunk = store(path, array_spec((31, 13, 11), "zyx")), path / "7.0.0"
+    whole = chunk.read_bytes()
+    chunk.write_bytes(b"")
+    failures, _ = segmented([path], out, by, region=region)
+    assert bool(failures) == (intensities == "zscore")
+    if failures:
+        assert "Intensities were measured without it" in failures[0].error
+        chunk.write_bytes(whole)
+        assert not segmented([path], out, by, region=region)[0]
+    wanted, _ = run(by, scan, InferenceConfig(overlap=0.25, region=region))
+    np.testing.assert_array_equal(read_labels(out).data, wanted.labels.data)
 
 
 @pytest.mark.usefixtures("by_parts")
