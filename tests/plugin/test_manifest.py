@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -40,6 +41,16 @@ def test_the_widgets_are_in_napari_menus(manifest: PluginManifest) -> None:
     assert {w.display_name: w.command for w in manifest.contributions.widgets or []} == commands
     assert [item.command for item in manifest.contributions.menus["napari/layers/segment"]] == list(commands.values())
     assert [item.command for item in manifest.contributions.menus["napari/layers/visualize"]] == ["napari-prosma.gates"]
+
+
+def test_names_of_widgets_on_the_command_line_of_napari_are_those_it_takes(
+    manifest: PluginManifest, root: Path
+) -> None:
+    pages = [root / "README.md", *(root / "docs").glob("*.md")]
+    found = [re.findall(r"-w napari-prosma[ ]+([A-Z]\w+(?: \(\w+\))?)", page.read_text("utf-8")) for page in pages]
+    named = {name for names in found for name in names}
+    assert named == {"Train", "Gates"}
+    assert named < {widget.display_name for widget in manifest.contributions.widgets or []}
 
 
 @pytest.mark.slow
