@@ -181,7 +181,7 @@ class TrainingConfig(Config):
     thirds of the time on an NVIDIA GPU. Needs Triton; CPUs gain nothing."""
     graph: bool = True
     """Run forward, loss and backward as one CUDA graph on an NVIDIA GPU, which then does not wait for Python; takes
-    about a sixth more GPU memory. One process only: with several (torchrun) it is off."""
+    about a sixth more GPU memory."""
     augment: AugmentConfig = AugmentConfig()
     """Augmentation."""
 

@@ -35,7 +35,8 @@ class Graphed:
     ----------
     gradients : callable
         Of images and labels, on a GPU and of the same shapes in every call; leaves gradients in the parameters, where
-        it finds none, and returns the loss. It must not wait for the device.
+        it finds none, and returns the loss. It must not wait for the device. Exchanges with other processes are
+        captured with it; whichever of them cannot capture it takes part in the exchanges even so.
     """
 
     def __init__(self, gradients: Gradients) -> None:
@@ -80,7 +81,7 @@ class Graphed:
         try:
             with torch.cuda.graph(graph, pool=pool, stream=self._stream):
                 self._loss = self._gradients(self._images, self._labels)
-        except RuntimeError as error:
+        except (RuntimeError, TrainingError) as error:  # the latter where the exchange cannot be captured
             random.graphsafe_set_state(numbers)  # else it goes on waiting for the capture's end
             torch.cuda.set_stream(stream)  # which the end of a capture that failed leaves as it was within
             _end_allocations(images.device, pool)

@@ -86,8 +86,7 @@ class Trainer:
         self.start = {name: value.to(device) for name, value in kept.weights.items()} if kept else {}
         self.evaluated = build_model(setup.header.model).to(device)
         self.optimizer = build_optimizer(self.model, self.config)
-        # with an exchange by NCCL within the step, a graph was not tried yet
-        self.gradients = graphed(self.eager_gradients, self.config, device) if group.size == 1 else self.eager_gradients
+        self.gradients = graphed(self.eager_gradients, self.config, device)
         self.progress = Progress()
         self._marks: deque[tuple[float, float]] = deque(maxlen=self.config.steps + 2)  # share, seconds, of an epoch
         self.before: dict[str, float] | None = None
