@@ -14,6 +14,7 @@ from prosma_core.config.training import LabelsConfig
 from prosma_core.data.frames import slice_axis
 from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.grid import STRONG_ANISOTROPY
+from prosma_core.data.lazy import first_voxel, is_repeated
 from prosma_core.data.slices import SliceStates
 from prosma_core.errors import GeometryError, LabelError
 
@@ -41,11 +42,13 @@ def class_indices(labels: NDArray[Any], classes: tuple[ClassInfo, ...], name: st
     LabelError
         A value is none of the classes.
     """
-    present = np.unique(labels)
+    if is_repeated(labels):
+        return np.broadcast_to(class_indices(first_voxel(labels), classes, name), labels.shape)
+    present = set(value_counts(labels))
     values = [c.value for c in classes]
-    if len(classes) == 2 and len(present) <= 2 and set(present.tolist()) <= {0, 255, values[1]}:
+    if len(classes) == 2 and len(present) <= 2 and present <= {0, 255, values[1]}:
         return (labels > 0).astype(np.uint8)
-    unknown = sorted(set(present.tolist()) - set(values))
+    unknown = sorted(present - set(values))
     if unknown:
         msg = (
             f"Labels of {name} hold {unknown[:5]}, which are none of "
@@ -72,19 +75,32 @@ _MOST_BLOCKS = 4 << 20  # voxels that are looked at
 
 
 def value_counts(labels: NDArray[Any]) -> dict[int, int]:
-    """Voxels of each value.
+    """Values of a label map, ascending, and how many voxels have each.
 
     Parameters
     ----------
-    labels : ndarray, integer from 0, any shape
+    labels : ndarray, integer or bool, any shape
+        Of a view in which one voxel stands for all, only that one is read.
+
+    Examples
+    --------
+    >>> value_counts(np.array([[0, 2], [2, 2]], np.uint8))
+    {0: 1, 2: 3}
     """
-    if labels.dtype.itemsize <= 2 or int(labels.max(initial=0)) <= 65535:
-        flat, counts = labels.reshape(-1), np.zeros(int(labels.max(initial=0)) + 1, np.int64)
-        for i in range(0, flat.size, _MOST_COUNTED):  # that takes eight times their memory
-            counts += np.bincount(flat[i : i + _MOST_COUNTED], minlength=len(counts))
-        return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
-    values, numbers = np.unique(labels, return_counts=True)
-    return {int(v): int(n) for v, n in zip(values, numbers, strict=True)}
+    if not labels.size:
+        return {}
+    if is_repeated(labels):
+        return {int(first_voxel(labels).item()): labels.size}
+    low, high = int(labels.min()), int(labels.max())
+    if low == high:
+        return {low: labels.size}
+    if high - low > np.iinfo(np.uint16).max:
+        values, numbers = np.unique(labels, return_counts=True)
+        return dict(zip(values.tolist(), numbers.tolist(), strict=True))
+    flat, counts = labels.reshape(-1), np.zeros(high - low + 1, np.int64)
+    for start in range(0, flat.size, _MOST_COUNTED):  # that takes eight times their memory
+        counts += np.bincount(flat[start : start + _MOST_COUNTED].astype(np.int64) - low, minlength=len(counts))
+    return {low + int(i): int(counts[i]) for i in np.flatnonzero(counts)}
 
 
 def gray_kind(labels: NDArray[Any], counts: dict[int, int] | None = None) -> Gray | None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from prosma_core.config.model import ChannelIntensity
 from prosma_core.data.geometry import Box
 from prosma_core.data.intensities import WHOLE, fit_channels, single_precision
+from prosma_core.data.lazy import first_voxel, is_repeated
 from prosma_core.errors import IntensityError, PartUnreadableError
 from prosma_core.events import Working, drain
 from prosma_core.printable import Passing, counted
@@ -298,7 +299,8 @@ class _Sums:
 
     def add(self, values: NDArray[Any]) -> None:
         """Take a cell."""
-        low, high = values.min(), values.max()
+        one = first_voxel(values) if is_repeated(values) else values
+        low, high = one.min(), one.max()
         whole = values.dtype.kind in "biu"
         low, high = (int(low), int(high)) if whole else (float(low), float(high))
         self.low = low if self.low is None else min(self.low, low)

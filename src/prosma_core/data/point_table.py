@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prosma_core.data.geometry import Box, box_slices
-from prosma_core.data.labels import IGNORED
-from prosma_core.data.lazy import LazyArray, parts_of
+from prosma_core.data.labels import IGNORED, value_counts
+from prosma_core.data.lazy import LazyArray, first_voxel, parts_of
 from prosma_core.events import Working
 from prosma_core.printable import Passing
 
@@ -77,17 +78,21 @@ class PointTable:
         passing = Passing(words, len(boxes))
         for box in boxes:
             part = labels.read(box)
-            here = set(np.unique(part).tolist())
+            here = set(value_counts(part))
             present |= here
-            at = box_slices(box)
+            at, sizes = box_slices(box), part.shape
+            if len(here) == 1:  # its rows and planes are alike
+                part = first_voxel(part)
+            row = sizes[-1] // part.shape[-1]
             for c in here - {0, IGNORED}:
-                counted[c][at[:-1]] += (part == c).sum(-1, dtype=np.int32)
+                counted[c][at[:-1]] += row * (part == c).sum(-1, dtype=np.int32)
             known = part != IGNORED
-            counted[IGNORED][at[:-1]] += known.sum(-1, dtype=np.int32)
+            counted[IGNORED][at[:-1]] += row * known.sum(-1, dtype=np.int32)
             inside = part > 0
             for axis in range(len(shape)):
                 others = tuple(a for a in range(len(shape)) if a != axis)
-                planes[axis][at[axis]] += inside.sum(others)
+                plane = prod(sizes[a] // part.shape[a] for a in others)
+                planes[axis][at[axis]] += plane * inside.sum(others)
                 known_planes[axis][at[axis]] |= known.any(others)
             yield Working(passing.another())
         ends = [np.flatnonzero(each) for each in known_planes]

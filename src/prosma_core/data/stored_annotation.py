@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from prosma_core.config.training import LabelsConfig
 from prosma_core.data.frames import slice_axis
 from prosma_core.data.geometry import Box, ImageSpec, Scan, box_shape
-from prosma_core.data.labels import ONE_CLASS, check_slice_axis, gray_problem
-from prosma_core.data.lazy import LazyArray, parts_of
+from prosma_core.data.labels import ONE_CLASS, check_slice_axis, gray_problem, value_counts
+from prosma_core.data.lazy import LazyArray, first_voxel, is_repeated, parts_of
 from prosma_core.data.slices import SliceStates
 from prosma_core.errors import LabelError
 from prosma_core.events import Working
@@ -149,6 +149,10 @@ def _at(mask: NDArray[np.bool_], box: Box) -> NDArray[np.bool_]:
 
 def _values(data: NDArray[Any], config: LabelsConfig) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
     """Class values of voxels, and which of them are to be ignored."""
+    if is_repeated(data):
+        one, left_out = _values(first_voxel(data), config)
+        values = np.broadcast_to(one, data.shape)
+        return values, None if left_out is None else np.broadcast_to(left_out, data.shape)
     unwanted = data == config.ignore if config.ignore is not None else None
     values = data if unwanted is None else np.where(unwanted, 0, data).astype(data.dtype)
     if config.background:
@@ -284,11 +288,14 @@ class _Pass:
 
     def add(self, box: Box, data: NDArray[Any]) -> None:
         """Take a part; parts come in the order of their first voxels."""
+        counts, shape = value_counts(data), data.shape
+        for value, count in counts.items():
+            self.given_values[value] = self.given_values.get(value, 0) + count
+        if len(counts) == 1:  # its slices are alike
+            data = first_voxel(data)
         values, unwanted = _values(data, self.config)
         marked = data != 0 if unwanted is None else (data != 0) & ~unwanted
-        for value, count in zip(*(each.tolist() for each in np.unique(data, return_counts=True)), strict=True):
-            self.given_values[value] = self.given_values.get(value, 0) + count
-        painted = int(np.count_nonzero(marked))
+        painted = int(np.count_nonzero(np.broadcast_to(marked, shape)))
         if painted and (self.most_painted is None or painted > self.most_painted[0]):
             self.most_painted = painted, box
         zero = values == 0 if unwanted is None else (values == 0) & ~unwanted
@@ -301,11 +308,11 @@ class _Pass:
             self._fill(self.marked, marked, box)
             self._fill(self.classes, values > 0, box)
             self.painted_background = self.painted_background or bool((zero & marked).any())
-            for value in np.unique(values).tolist():
+            for value in value_counts(values):
                 if value:
                     self._fill(self.by_value.setdefault(value, self._profile()), values == value, box)
         if self._count_pairs:
-            self._count(marked, box)
+            self._count(np.broadcast_to(marked, shape), box)
 
     def _fill(self, profile: Profile, mask: NDArray[np.bool_], box: Box) -> None:
         lead = len(box) - len(self.sizes)
@@ -317,14 +324,14 @@ class _Pass:
 
     def _count(self, marked: NDArray[np.bool_], box: Box) -> None:
         """Count painted voxels that go on along each axis, within the part and from the one before it."""
-        lead = len(box) - 3
+        lead, empty = len(box) - 3, is_repeated(marked) and not bool(first_voxel(marked).any())
         for axis in range(3):
             turned = np.moveaxis(marked, lead + axis, 0)
-            self._going_on[axis] += int(np.count_nonzero(turned[1:] & turned[:-1]))
+            self._going_on[axis] += 0 if empty else int(np.count_nonzero(turned[1:] & turned[:-1]))
             rest = tuple(slice(*ends) for a, ends in enumerate(box) if a != lead + axis)
             sizes = (*((self.spec.num_frames,) if lead else ()), *(n for a, n in enumerate(self.sizes) if a != axis))
             face = self._faces.setdefault(axis, np.zeros(sizes, bool))
-            if box[lead + axis][0]:
+            if box[lead + axis][0] and not empty:
                 self._going_on[axis] += int(np.count_nonzero(face[rest] & turned[0]))
             face[rest] = turned[-1]
 

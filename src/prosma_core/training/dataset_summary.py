@@ -17,7 +17,7 @@ from prosma_core.data.geometry import ImageSpec, Scan, with_voxel_size
 from prosma_core.data.grid import STRONG_ANISOTROPY, orient_axes
 from prosma_core.data.intensities import single_precision
 from prosma_core.data.labels import Annotation, gray_problem, number_objects, read_annotation, value_counts
-from prosma_core.data.lazy import LazyArray, parts_of
+from prosma_core.data.lazy import LazyArray, first_voxel, is_repeated, parts_of
 from prosma_core.data.look import ScanLook, describe
 from prosma_core.data.pair_check import GRAY_HELP
 from prosma_core.data.point_table import PointTable
@@ -135,9 +135,10 @@ def fingerprint_by_parts(
     passing = Passing(f"Reading {name} by parts", len(boxes))
     for box in boxes:
         values = data.read(box)
-        low, high = min(low, float(values.min())), max(high, float(values.max()))
+        one = first_voxel(values) if is_repeated(values) else values
+        low, high = min(low, float(one.min())), max(high, float(one.max()))
         if values.dtype.kind == "f":
-            whole_numbers = whole_numbers and bool((values == np.rint(values)).all())
+            whole_numbers = whole_numbers and bool((one == np.rint(one)).all())
         first, stop = np.array([box[a] for a in at]).T
         here = np.flatnonzero(((places >= first) & (places < stop)).all(1))
         if len(here):

@@ -103,7 +103,7 @@ class StoredLabels:
         """Class indices of a box."""
         grid = self._grid
         if grid.shape == grid.oriented:
-            return np.ascontiguousarray(self._oriented(box))
+            return self._oriented(box)
         turned = grid.oriented_box(box)
         labels = np.ascontiguousarray(self._oriented(turned))
         found: NDArray[Any] = resize_labels_box(
@@ -120,7 +120,7 @@ class StoredLabels:
         box, at = _box(index, self.shape)
         if 0 in box_shape(box):
             return torch.zeros(box_shape(box), dtype=torch.int16)[at]
-        return torch.from_numpy(self.read(box))[at]
+        return torch.from_numpy(np.array(self.read(box)))[at]
 
 
 def _box(index: Sequence[slice | int], shape: tuple[int, ...]) -> tuple[Box, tuple[slice | int, ...]]:

@@ -1,0 +1,62 @@
+"""Counting of label values, and one pass over labels of which most parts hold one value."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prosma_core.config.model import ClassInfo
+from prosma_core.data.labels import IGNORED, class_indices, value_counts
+from prosma_core.data.lazy import LazyArray, as_lazy
+from prosma_core.data.point_table import PointTable
+from prosma_core.events import drain
+
+CHUNK = 8
+
+
+@given(
+    st.sampled_from([bool, np.uint8, np.int16, np.uint16, np.int32, np.uint64]),
+    st.integers(0, 2**31),
+    st.integers(0, 40),
+)
+def test_it_is_what_numpy_counts(dtype: type, span: int, size: int) -> None:
+    rng = np.random.default_rng(size)
+    low = -1 if np.dtype(dtype).kind == "i" else 0
+    high = 1 if dtype is bool else min(span, np.iinfo(dtype).max)
+    labels = rng.integers(low, high, (size, 2), np.int64, endpoint=True).astype(dtype)
+    values, numbers = np.unique(labels, return_counts=True)
+    assert value_counts(labels) == dict(zip(values.tolist(), numbers.tolist(), strict=True))
+
+
+def test_of_repeated_voxels_one_is_read_and_the_result_repeats_it() -> None:
+    labels = np.broadcast_to(np.uint16(7), (2**20, 2**20, 2**10))  # would fit into no memory
+    assert value_counts(labels) == {7: 2**50}
+    found = class_indices(labels, (ClassInfo(value=0, name="background"), ClassInfo(value=7, name="nucleus")), "cells")
+    assert (found.shape, int(found[5, 5, 5]), set(found.strides)) == (labels.shape, 1, {0})
+
+
+@pytest.mark.parametrize("fill", [IGNORED, 0, 1])
+def test_a_table_of_parts_that_are_not_read_is_that_of_all_voxels(fill: int) -> None:
+    voxels = np.full((24, 16, 40), fill, np.int16)
+    voxels[8:16, :8, 8:24] = np.random.default_rng(0).integers(-1, 3, (8, 8, 16))
+
+    def single(box: tuple[tuple[int, int], ...]) -> int | None:
+        part = voxels[tuple(slice(*ends) for ends in box)]
+        return fill if (part == fill).all() else None
+
+    sparse = LazyArray(
+        voxels.shape, voxels.dtype, lambda box: voxels[tuple(slice(*e) for e in box)], (CHUNK,) * 3, single
+    )
+    found, wanted = (
+        drain(PointTable.count(array, 3, "Counting"), lambda _: None) for array in (sparse, as_lazy(voxels))
+    )
+    assert found.facts.present == wanted.facts.present
+    assert found.facts.hull == wanted.facts.hull
+    for name in ("planes", "known_planes"):
+        for one, other in zip(getattr(found.facts, name), getattr(wanted.facts, name), strict=True):
+            np.testing.assert_array_equal(one, other)
+    drawn = [table.draw([1, 2, IGNORED], 50, np.random.default_rng(1)) for table in (found, wanted)]
+    for one, other in zip(*drawn, strict=True):
+        np.testing.assert_array_equal(one, other)
