@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import math
 import secrets
 import shutil
 import weakref
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +21,8 @@ from napari_prosma.layers.source import is_large, source_of
 from prosma_core.engine.client import Engine
 from prosma_core.engine.messages import InspectRequest, Request, ScanRef, SegmentRequest, WhatIfRequest, spec_message
 from prosma_core.errors import EngineError
+from prosma_core.io.atomic import cannot_write, disk_text, is_full
+from prosma_core.printable import gib
 
 Preparation = Generator[str, None, Request]
 
@@ -83,7 +86,7 @@ def share_scan(engine: Engine, scan: LayerScan) -> Generator[str, None, ScanRef]
     """Reference to a layer's scan: its file where the engine can open that, else a copy.
 
     The copy lies in shared memory; of a large scan that is computed or read by parts, in a zarr folder on the disk,
-    which is written once for an array.
+    which is written again where the array holds something else by then.
 
     Raises
     ------
@@ -111,40 +114,91 @@ def _file_ref(scan: LayerScan, path: Path, axes: str | None, select: dict[str, i
     return ScanRef(file=str(path), axes=axes, select=select, spec=spec_message(scan.spec), dtype=scan.dtype.str)
 
 
-_WRITTEN: dict[int, tuple[weakref.ref[Any], Path]] = {}
-"""Where arrays were written to, in this process, by their ids."""
+@dataclass(frozen=True)
+class _Copy:
+    """A zarr folder that an array was written to, and a digest of what it held then."""
+
+    array: weakref.ref[Any]
+    path: Path
+    digest: bytes
+
+
+_WRITTEN: dict[int, _Copy] = {}
+"""Copies of arrays in this process, by the ids of these."""
 
 
 def _written(engine: Engine, scan: LayerScan) -> Generator[str, None, Path]:
-    """Zarr folder with the voxels of a scan, in its canonical axis order."""
-    from prosma_core.io.zarr_checks import ZarrHeader  # late, to open the widgets sooner
-    from prosma_core.io.zarr_images import create_zarr
-
+    """Zarr folder with the voxels of a scan, in its canonical axis order; an earlier one where it holds the same."""
     folder = engine.disk_folder() / "scans"
-    there, known = _WRITTEN.get(id(scan.data), (None, folder))
-    if there is not None and there() is scan.data and known.is_dir() and known.parent == folder:
-        return known
-    size, free = math.prod(scan.spec.shape) * scan.dtype.itemsize, shutil.disk_usage(folder.parent).free
-    if size > free:
-        msg = (
-            f"{scan.name} is no file that can be read by parts, and a copy of it in a temporary folder would take "
-            f"{size >> 20} MiB of {folder.parent.parent}, where {free >> 20} MiB are free. Save it as .zarr and open "
-            "that, or let the environment variable TMPDIR name a folder with more room."
-        )
-        raise EngineError(msg)
-    folder.mkdir(exist_ok=True)
+    known = _WRITTEN.get(id(scan.data))
+    if known is not None and known.array() is scan.data and known.path.is_dir() and known.path.parent == folder:
+        digest, parts = _begun(scan), 0
+        for _, values in scan.parts():
+            digest.update(np.ascontiguousarray(values))
+            parts += values.size
+            yield f"Checking the copy of the scan: {parts / math.prod(scan.spec.shape):.0%}"
+        if digest.digest() == known.digest:
+            return known.path
+        shutil.rmtree(known.path, ignore_errors=True)
+    size = math.prod(scan.spec.shape) * scan.dtype.itemsize
+    if size > _free(folder.parent):
+        raise _no_room(scan, size, folder)
     path = folder / f"{secrets.token_hex(8)}.zarr"
     try:
-        spec = replace(scan.spec, header=ZarrHeader(ome=""))
-        array = create_zarr(path, scan.dtype, spec, {}, scan.chunks if max(scan.chunks) > 1 else None)
-        for share in scan.fill(array):
-            yield f"Copying the scan to the disk ({size >> 20} MiB at most): {share:.0%}"
+        copied = yield from _write(scan, path, size)
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
         raise
-    _WRITTEN[id(scan.data)] = weakref.ref(scan.data), path
+    _WRITTEN[id(scan.data)] = _Copy(weakref.ref(scan.data), path, copied)
     weakref.finalize(scan.data, shutil.rmtree, path, ignore_errors=True)
     return path
+
+
+def _write(scan: LayerScan, path: Path, size: int) -> Generator[str, None, bytes]:
+    """Write a scan as a new zarr folder; returns the digest of its voxels."""
+    from prosma_core.io.zarr_checks import ZarrHeader  # late, to open the widgets sooner
+    from prosma_core.io.zarr_images import create_zarr
+
+    digest, parts, spec = _begun(scan), 0, replace(scan.spec, header=ZarrHeader(ome=""))
+    with _room_for(scan, size, path.parent):
+        path.parent.mkdir(exist_ok=True)
+        array = create_zarr(path, scan.dtype, spec, {}, scan.chunks if max(scan.chunks) > 1 else None)
+    for at, values in scan.parts():
+        with _room_for(scan, size, path.parent):
+            array[at] = values
+        digest.update(np.ascontiguousarray(values))
+        parts += values.size
+        share = parts / math.prod(scan.spec.shape)
+        yield f"Copying the scan to the disk ({size >> 20} MiB at most): {share:.0%}"
+    return digest.digest()
+
+
+def _begun(scan: LayerScan) -> Any:
+    """The digest of a scan without its voxels."""
+    return hashlib.blake2b(repr((scan.spec.axes, scan.spec.shape, scan.dtype.str)).encode(), digest_size=32)
+
+
+def _free(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
+
+
+@contextlib.contextmanager
+def _room_for(scan: LayerScan, size: int, folder: Path) -> Iterator[None]:
+    """Turn what the system says about writing a copy into an error for people."""
+    try:
+        yield
+    except OSError as error:
+        if is_full(error):
+            raise _no_room(scan, size, folder) from error
+        raise EngineError(str(cannot_write(folder, error))) from error
+
+
+def _no_room(scan: LayerScan, size: int, folder: Path) -> EngineError:
+    return EngineError(
+        f"{scan.name} is no file that can be read by parts, and a copy of it in a temporary folder would take up to "
+        f"{gib(size)}: {disk_text(folder)}. Save it as .zarr and open that, or let the environment variable TMPDIR "
+        "name a folder with more room."
+    )
 
 
 def _stored(engine: Engine, request: Request) -> Request:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import pytest
+import zarr
 from napari.layers import Image, Labels
 
+from napari_prosma.jobs import spec
 from napari_prosma.jobs.boundary import EngineJob
-from napari_prosma.jobs.spec import ScanSpec
+from napari_prosma.jobs.spec import ScanSpec, share_scan
+from napari_prosma.layers import source
 from napari_prosma.layers.labels import read_on
 from napari_prosma.layers.scan import read
 from prosma_core.config.inspection import Variant
 from prosma_core.engine.client import Engine
-from prosma_core.engine.messages import Cancelled, WhatIfRequest
+from prosma_core.engine.messages import Cancelled, Failed, WhatIfRequest
+from prosma_core.errors import EngineError
 
 REQUEST = WhatIfRequest(model="m", variants=(Variant(name="as learned", edits=()),))
 
@@ -83,3 +89,75 @@ def test_a_question_that_is_cancelled_when_it_is_prepared_leaves_no_copies(copie
     assert [message for message in said if isinstance(message, Cancelled)] == [Cancelled()]
     assert len(copies) == 2
     assert not any(path.exists() for path in copies)
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Engine]:
+    """Return an engine that is never started, for which every layer is large."""
+    monkeypatch.setattr(source, "IN_CORE", 0)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    engine = Engine()
+    yield engine
+    engine.close()
+
+
+def copy_of(engine: Engine, data: Any, axes: str = "zyx") -> Path:
+    """Share a layer; the zarr that it was written to."""
+    work = share_scan(engine, read(Image(data, contrast_limits=(0, 1)), axes, 0))
+    while True:
+        try:
+            next(work)
+        except StopIteration as stop:
+            return Path(stop.value.file)
+
+
+def mapped(path: Path) -> np.ndarray:
+    """Return an array of a file that is mapped into memory."""
+    data = np.lib.format.open_memmap(path, "w+", np.uint16, (9, 40, 30))
+    data[...] = np.random.default_rng(0).integers(0, 999, data.shape)
+    return data
+
+
+def test_a_copy_is_kept_until_the_layer_is_changed_in_place(engine: Engine, tmp_path: Path) -> None:
+    data = mapped(tmp_path / "a.npy")
+    first = copy_of(engine, data)
+    np.testing.assert_array_equal(zarr.open_array(str(first))[...], data)
+    assert copy_of(engine, data) == first
+    data[4, 20, 7] += 1
+    second = copy_of(engine, data)
+    assert second != first
+    assert not first.exists()
+    np.testing.assert_array_equal(zarr.open_array(str(second))[...], data)
+    turned = copy_of(engine, data, "xyz")
+    assert turned != second
+    np.testing.assert_array_equal(zarr.open_array(str(turned))[...], data.T)
+
+
+def test_a_computed_layer_is_copied_again_where_its_source_changed(engine: Engine) -> None:
+    data = np.random.default_rng(0).integers(0, 999, (9, 40, 30)).astype(np.uint16)
+    lazy = da.map_blocks(lambda: data + 1, dtype=data.dtype, chunks=tuple((n,) for n in data.shape))
+    first = copy_of(engine, lazy)
+    assert copy_of(engine, lazy) == first
+    data[0, 0, 0] += 5
+    np.testing.assert_array_equal(zarr.open_array(str(copy_of(engine, lazy)))[...], data + 1)
+
+
+def test_a_copy_to_a_full_disk_is_told_in_the_window_and_leaves_nothing(
+    engine: Engine, small_disk: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk.path))
+    data, said = mapped(tmp_path / "a.npy"), []
+    folder = engine.disk_folder()
+    layer = read(Image(data, contrast_limits=(0, 1), name="scan"), "zyx", 0)
+    small_disk.fill()
+    with monkeypatch.context() as patched:  # it fills up after it was looked at
+        patched.setattr(spec, "_free", lambda _: 1 << 40)
+        EngineJob(engine, said.append).run(ScanSpec(REQUEST, layer))
+    (failed,) = [message for message in said if isinstance(message, Failed)]
+    assert isinstance(failed.error, EngineError)
+    assert str(failed.error).startswith("scan is no file that can be read by parts")
+    assert "TMPDIR" in str(failed.error)
+    assert not list((folder / "scans").glob("*"))
+    small_disk.clear()
+    np.testing.assert_array_equal(zarr.open_array(str(copy_of(engine, data)))[...], data)
