@@ -173,7 +173,7 @@ def _write(scan: LayerScan, path: Path, size: int) -> Generator[str, None, bytes
     return digest.digest()
 
 
-def _begun(scan: LayerScan) -> Any:
+def _begun(scan: LayerScan) -> hashlib.blake2b:
     """The digest of a scan without its voxels."""
     return hashlib.blake2b(repr((scan.spec.axes, scan.spec.shape, scan.dtype.str)).encode(), digest_size=32)
 
