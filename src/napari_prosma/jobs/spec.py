@@ -134,7 +134,7 @@ def _written(engine: Engine, scan: LayerScan) -> Generator[str, None, Path]:
     if known is not None and known.array() is scan.data and known.path.is_dir() and known.path.parent == folder:
         digest, parts = _begun(scan), 0
         for _, values in scan.parts():
-            digest.update(np.ascontiguousarray(values))
+            digest.update(np.ascontiguousarray(values).data)
             parts += values.size
             yield f"Checking the copy of the scan: {parts / math.prod(scan.spec.shape):.0%}"
         if digest.digest() == known.digest:
@@ -166,7 +166,7 @@ def _write(scan: LayerScan, path: Path, size: int) -> Generator[str, None, bytes
     for at, values in scan.parts():
         with _room_for(scan, size, path.parent):
             array[at] = values
-        digest.update(np.ascontiguousarray(values))
+        digest.update(np.ascontiguousarray(values).data)
         parts += values.size
         share = parts / math.prod(scan.spec.shape)
         yield f"Copying the scan to the disk ({size >> 20} MiB at most): {share:.0%}"
