@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qtpy.QtCore import QSize, Qt, QTimer, Signal
-from qtpy.QtWidgets import QCheckBox, QComboBox, QGridLayout, QLabel, QSizePolicy, QSlider, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QComboBox, QGridLayout, QLabel, QSlider, QVBoxLayout, QWidget
 
 from napari_prosma.gates.state import GateEdits
 from napari_prosma.gates.what_if import changes_beside
@@ -178,8 +178,6 @@ STEPS = 20
 """Steps of a slider from one whole factor to the next."""
 FOUR = 4
 """Largest factor."""
-BOX = 112
-"""Greatest width of a box: the slider gets the rest."""
 STATES = ("learned", "open", "closed")
 
 
@@ -192,7 +190,7 @@ class _Row:
 
 
 class LevelEdits(QWidget):
-    """Slider and box of each level; `threshold_chosen` comes when a slider rests."""
+    """A box for each level and, below it, its slider, as wide as the dock; `threshold_chosen` comes when it rests."""
 
     threshold_chosen = Signal(int, float)
     released = Signal()
@@ -230,9 +228,6 @@ class LevelEdits(QWidget):
             slider.setAccessibleName(f"Threshold of level {level}")
             state = combo("learned: as trained. open: the skip passes unchanged. closed: nothing passes.")
             state.setObjectName(f"state_{level}")
-            state.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)
-            state.setMinimumContentsLength(8)
-            state.setMaximumWidth(BOX)
             state.addItems(STATES)
             call_it(state, f"Gate of level {level}")
             row = _Row(level, slider, factor, state)
@@ -240,12 +235,14 @@ class LevelEdits(QWidget):
             slider.valueChanged.connect(lambda _, row=row: self._slid(row))
             state.textActivated.connect(lambda text, level=level: self.state_chosen.emit(level, text))
             factor.setMinimumWidth(factor.sizeHint().width())
-            for column, widget in enumerate((name, slider, factor, state)):
-                self._layout.addWidget(widget, place, column)
+            self._layout.addWidget(name, 2 * place, 0)
+            self._layout.addWidget(state, 2 * place, 1, 1, 2)
+            self._layout.addWidget(slider, 2 * place + 1, 0, 1, 2)
+            self._layout.addWidget(factor, 2 * place + 1, 2)
             slider.setVisible(thresholds)
             factor.setVisible(thresholds)
             self._rows.append(row)
-        tab_after(self, (part for row in self._rows for part in (row.slider, row.state)))
+        tab_after(self, (part for row in self._rows for part in (row.state, row.slider)))
 
     def show_edits(self, edits: GateEdits) -> None:
         """Show these changes; no signal is sent."""

@@ -12,7 +12,7 @@ from napari.qt import get_stylesheet
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtGui import QColor, QPalette
-from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QScrollArea, QSlider, QTableView, QTableWidget
+from qtpy.QtWidgets import QApplication, QComboBox, QLabel, QPushButton, QScrollArea, QSlider, QTableView, QTableWidget
 from tests.e2e.test_frame import faults_of
 from tests.plugin.gates.conftest import Widget
 
@@ -71,6 +71,21 @@ def test_the_answer_to_a_change_is_in_view_on_a_small_screen(shown: Widget, qtbo
     bar.setValue(0)
     shown.jobs.jobs[-1].reply(SHAPE)
     qtbot.waitUntil(lambda: answer.visibleRegion().boundingRect() == answer.rect())
+
+
+def test_sliders_of_thresholds_are_wide_enough_to_be_set_in_a_narrow_dock(shown: Widget) -> None:
+    shown.view.result.open_tab("What if")
+    QApplication.processEvents()
+    assert shown.view.width() == 320
+    sliders = [slider for slider in shown.view.findChildren(QSlider) if slider.objectName().startswith("threshold_")]
+    assert len(sliders) == len(shown.controller.shown_result.found.inspection.levels)
+    for slider in sliders:
+        level = slider.objectName().removeprefix("threshold_")
+        assert slider.isVisible()
+        assert slider.width() >= 120
+        box = shown.part(f"state_{level}", QComboBox)
+        assert box.mapTo(shown.view, QPoint()).y() < slider.mapTo(shown.view, QPoint()).y()
+    assert list(faults_of(shown.view, shown.view.window())) == []
 
 
 def test_keys_lead_from_level_to_level_and_controls_have_names(shown: Widget, qtbot: QtBot) -> None:
