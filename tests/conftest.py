@@ -9,6 +9,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -151,3 +152,29 @@ def small_disk(tmp_path: Path, faults: ModuleType) -> Iterator[Any]:
         except faults.MountError as error:
             pytest.skip(str(error))
         yield disk
+
+
+@pytest.fixture(scope="session")
+def scheduler() -> Iterator[str]:
+    """Return the address of a Dask scheduler with two workers."""
+    from tests.dask_cluster import two_workers
+
+    with two_workers() as address:
+        yield address
+
+
+@pytest.fixture
+def worker_with(tmp_path: Path) -> Callable[..., AbstractContextManager[Any]]:
+    """Return what starts one more worker for a scheduler, in which some code runs first: address, code."""
+    from tests.dask_cluster import worker
+
+    return lambda address, code="": worker(tmp_path, address, code)
+
+
+@pytest.fixture
+def scheduler_file(tmp_path: Path) -> Iterator[tuple[Path, Any]]:
+    """Return the file of a Dask scheduler without workers, and its process."""
+    from tests.dask_cluster import scheduler
+
+    with scheduler(tmp_path) as found:
+        yield found

@@ -13,7 +13,7 @@ from prosma_core.io.remote import input_path, local_path
 from prosma_core.printable import visible
 
 if TYPE_CHECKING:
-    from prosma_core.cluster.connection import Place
+    from prosma_core.cluster.place import Place
     from prosma_core.inference.scan_runs import ScanPlan
     from prosma_core.io.scan_files import ScanChoice
 
@@ -75,7 +75,7 @@ def scan_choice(
 
 def place_of(on: str | None) -> Place | None:
     """Where is computed, None for this process; raises `ConfigError` where the text of ``--on`` names no place."""
-    from prosma_core.cluster.connection import parse_place
+    from prosma_core.cluster.place import parse_place
 
     return None if on is None else parse_place(on)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from prosma_core.cluster.jobs import Job, Outcome
 from prosma_core.config.inference import InferenceConfig
-from prosma_core.data.geometry import Box
+from prosma_core.data.geometry import Box, Scan
 from prosma_core.errors import PartUnreadableError
 from prosma_core.events import Event, SlabDone, StageStarted
-from prosma_core.inference.files import FileOptions, SegmentFile
+from prosma_core.inference.files import FileOptions, OpenedScan, SegmentFile
 from prosma_core.inference.scan_runs import ScanTask
 from prosma_core.io.downloads import Downloads
 from prosma_core.io.result_table import Row
@@ -20,6 +20,7 @@ from prosma_core.printable import counted
 
 if TYPE_CHECKING:
     from prosma_core.inference.segment import Blocks, Segmenter
+    from prosma_core.inference.stored_results import Sharing, StoredResults
 
 Made = tuple[dict[str, int], list[Row]]
 """Voxels by class, and rows of the table."""
@@ -49,6 +50,37 @@ class InBlocks:
         return [self.left[i : i + size] for i in range(0, len(self.left), size)] if self.left else []
 
 
+class Opened(Protocol):
+    """A scan that was opened to be computed in blocks."""
+
+    @property
+    def scan(self) -> Scan:
+        """Its voxels, which are read by parts, and geometry."""
+
+
+class Whole(Protocol):
+    """A scan whose blocks are shared out; frozen settings with absolute paths."""
+
+    @property
+    def config(self) -> InferenceConfig:
+        """How it is segmented."""
+
+    @property
+    def machine(self) -> dict[str, str]:
+        """State of the computer of the client."""
+
+    def open(self, segmenter: Segmenter, downloads: Downloads) -> Generator[Event, None, Opened]:
+        """Open the scan."""
+
+    def stored(self, segmenter: Segmenter, opened: Any, sharing: Sharing) -> StoredResults:
+        """Results that several processes fill."""
+
+    def finish(
+        self, segmenter: Segmenter, opened: Any, blocks: Blocks, sharing: Sharing
+    ) -> Generator[Event, None, Any]:
+        """Do what needs the whole label map, and put the results in place."""
+
+
 @dataclass(frozen=True)
 class SegmentScan:
     """Segment a scan file, or plan the blocks of one that is computed by parts.
@@ -73,20 +105,42 @@ class SegmentScan:
     def run(self, segmenter: Segmenter) -> Generator[Event, None, Made | InBlocks]:
         """Write its label map, and what else is asked for."""
         from prosma_core.inference.device import name_memory_errors
-        from prosma_core.inference.stored_results import Sharing
 
-        began, file = time.monotonic(), SegmentFile(segmenter, self.config, self.options)
+        began, file = time.monotonic(), self._file(segmenter)
         with name_memory_errors(), Downloads() as downloads:
             opened = yield from file.open(self.task, downloads)
             if not (opened.by_parts and self.workers > 1):
                 return (yield from file.compute(self.task, opened, began))
-            with file.stored(self.task, opened, Sharing(self.machine, begins=True)) as stored:
-                if stored.done:
-                    text = counted(len(stored.done), "block")
-                    yield StageStarted(f"{self.task.name}: {text} of an earlier run stay.")
-                blocks, boxes = yield from segmenter.plan_parts(opened.scan, self.config, stored.allocate)
-                left = tuple(box for box in boxes if box not in stored.done)
-                return InBlocks(blocks, left, stored.done)
+            return (yield from plan_shared(self, segmenter, opened, f"{self.task.name}: "))
+
+    def open(self, segmenter: Segmenter, downloads: Downloads) -> Generator[Event, None, OpenedScan]:
+        """As of `Whole`."""
+        return (yield from self._file(segmenter).open(self.task, downloads, by_parts=True))
+
+    def stored(self, segmenter: Segmenter, opened: OpenedScan, sharing: Sharing) -> StoredResults:
+        """As of `Whole`."""
+        return self._file(segmenter).stored(self.task, opened, sharing)
+
+    def finish(
+        self, segmenter: Segmenter, opened: OpenedScan, blocks: Blocks, sharing: Sharing
+    ) -> Generator[Event, None, Made]:
+        """As of `Whole`."""
+        return (yield from self._file(segmenter).compute(self.task, opened, time.monotonic(), blocks, sharing))
+
+    def _file(self, segmenter: Segmenter) -> SegmentFile:
+        return SegmentFile(segmenter, self.config, self.options)
+
+
+def plan_shared(of: Whole, segmenter: Segmenter, opened: Opened, name: str = "") -> Generator[Event, None, InBlocks]:
+    """Plan the blocks of a scan, and begin its results; `name` begins what is said of it."""
+    from prosma_core.inference.stored_results import Sharing
+
+    with of.stored(segmenter, opened, Sharing(of.machine, begins=True)) as stored:
+        if stored.done:
+            yield StageStarted(f"{name}{counted(len(stored.done), 'block')} of an earlier run stay.")
+        blocks, boxes = yield from segmenter.plan_parts(opened.scan, of.config, stored.allocate)
+        left = tuple(box for box in boxes if box not in stored.done)
+        return InBlocks(blocks, left, stored.done)
 
 
 @dataclass(frozen=True)
@@ -100,7 +154,7 @@ class Filled:
 class SegmentBlocks:
     """Compute some blocks of a scan; they are written chunk by chunk, and done twice they are the same."""
 
-    of: SegmentScan
+    of: Whole
     blocks: Blocks
     wanted: tuple[Box, ...]
 
@@ -109,10 +163,9 @@ class SegmentBlocks:
         from prosma_core.inference.device import name_memory_errors
         from prosma_core.inference.stored_results import Sharing
 
-        file = SegmentFile(segmenter, self.of.config, self.of.options)
         with name_memory_errors(), Downloads() as downloads:
-            opened = yield from file.open(self.of.task, downloads, by_parts=True)
-            with file.stored(self.of.task, opened, Sharing(self.of.machine)) as stored:
+            opened = yield from self.of.open(segmenter, downloads)
+            with self.of.stored(segmenter, opened, Sharing(self.of.machine)) as stored:
                 some = replace(self.blocks, only=frozenset(self.wanted))
                 yield from segmenter.segment(opened.scan, self.of.config, allocate=stored.allocate, blocks=some)
         return Filled(self.wanted)
@@ -124,7 +177,7 @@ class FinishBlocks:
 
     Attributes
     ----------
-    of : SegmentScan
+    of : Whole
     blocks : Blocks
     done : frozenset of box
     total : int
@@ -133,27 +186,26 @@ class FinishBlocks:
         Why the others are not done.
     """
 
-    of: SegmentScan
+    of: Whole
     blocks: Blocks
     done: frozenset[Box]
     total: int
     unreadable: tuple[PartUnreadableError, ...] = ()
 
-    def run(self, segmenter: Segmenter) -> Generator[Event, None, Made]:
+    def run(self, segmenter: Segmenter) -> Generator[Event, None, Any]:
         """Do what needs the whole label map."""
         from prosma_core.inference.device import name_memory_errors
         from prosma_core.inference.segment import left_out
         from prosma_core.inference.stored_results import Sharing
 
-        began, file = time.monotonic(), SegmentFile(segmenter, self.of.config, self.of.options)
         sharing = Sharing(self.of.machine, ends=True, done=self.done)
         with name_memory_errors(), Downloads() as downloads:
-            opened = yield from file.open(self.of.task, downloads, by_parts=True)
+            opened = yield from self.of.open(segmenter, downloads)
             if self.unreadable:
-                with file.stored(self.of.task, opened, sharing) as stored:
+                with self.of.stored(segmenter, opened, sharing) as stored:
                     stored.keep(self.blocks.kept)
                     raise left_out(self.unreadable, self.total - len(stored.done), self.total)
-            return (yield from file.compute(self.of.task, opened, began, self.blocks, sharing))
+            return (yield from self.of.finish(segmenter, opened, self.blocks, sharing))
 
 
 class Shared:
@@ -161,7 +213,7 @@ class Shared:
 
     Parameters
     ----------
-    of : SegmentScan
+    of : Whole
     found : InBlocks
     workers : int
 
@@ -178,7 +230,7 @@ class Shared:
         Whether the last job was given.
     """
 
-    def __init__(self, of: SegmentScan, found: InBlocks, workers: int) -> None:
+    def __init__(self, of: Whole, found: InBlocks, workers: int) -> None:
         self.of, self.found, self.began = of, found, time.monotonic()
         self.total = len(found.left) + len(found.done)
         self.done = set(found.done)

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
 import os
 import queue
-import re
 import secrets
 import time
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from prosma_core.cluster.checks import Answer, Probe, answer, difference, unreadable, versions_here
 from prosma_core.cluster.jobs import Job, Outcome, Sent, decode
-from prosma_core.errors import ClusterError, ConfigError, MissingExtraError
+from prosma_core.cluster.place import Place
+from prosma_core.errors import ClusterError, MissingExtraError
 from prosma_core.events import Event, StageStarted, Working
 from prosma_core.io.atomic import make_folder, scratch_folder
 from prosma_core.io.hardware import COMPUTING, usable_cores
@@ -43,61 +42,7 @@ ALONE_S = 10.0
 """Seconds without a worker after which this is told: one that was killed may be started again."""
 MOST_PROBED = 200
 """Scans that each worker is asked to open before work begins."""
-_ADDRESS = re.compile(r"(tcp|tls|ws|wss|ucx)://.+:\d+")
-_LOCAL = re.compile(r"local(?::(\d{1,4}))?")
-_ALLOWED = "local, local:2 (workers on this computer), tcp://HOST:8786 (a Dask scheduler), or its scheduler.json"
 K = TypeVar("K")
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where is computed.
-
-    Attributes
-    ----------
-    address : str
-        Of a scheduler; empty: on this computer.
-    workers : int
-        Processes on this computer.
-    """
-
-    address: str = ""
-    workers: int = 0
-
-    @property
-    def text(self) -> str:
-        """In a sentence, behind "on"."""
-        return self.address or f"{counted(self.workers, 'worker')} of this computer"
-
-
-def parse_place(text: str) -> Place:
-    """Place from ``local:2``, a scheduler's address or its file; raises `ConfigError` where it is none of these."""
-    text = text.strip()
-    if found := _LOCAL.fullmatch(text):
-        workers = int(found[1]) if found[1] else max(1, usable_cores() // 2)
-        if workers:
-            return Place(workers=workers)
-    if _ADDRESS.fullmatch(text):
-        return Place(text)
-    if text.endswith(".json"):
-        return Place(_address_in(Path(text)))
-    msg = f"{text!r} is no place to compute on: give {_ALLOWED}."
-    raise ConfigError(msg)
-
-
-def _address_in(path: Path) -> str:
-    """Address in the file that a scheduler writes."""
-    try:
-        address = json.loads(path.read_bytes())["address"]
-        if _ADDRESS.fullmatch(address):
-            return str(address)
-        reason = "it has no address"
-    except OSError as error:
-        reason = error.strerror or str(error)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        reason = "it has no address"
-    msg = f"{path} is not the file of a Dask scheduler ({reason}). Start one: dask scheduler --scheduler-file {path}"
-    raise ConfigError(msg)
 
 
 @contextmanager
@@ -201,6 +146,29 @@ class Cluster:
 
         Parameters
         ----------
+        folder, scans
+            As of `ask`.
+
+        Raises
+        ------
+        ClusterError
+            As of `ask`; or a worker does not see a scan, or does not see or cannot write the folder.
+        """
+        answers = self.ask(folder, scans)
+        for said in answers:
+            if said.problem:
+                msg = (
+                    f"The worker {said.place} {said.problem}. All computers need the scans and the folder for results "
+                    "under the same paths, such as on a shared file system."
+                )
+                raise ClusterError(msg)
+        return answers
+
+    def ask(self, folder: Path | None = None, scans: Sequence[Path] = ()) -> list[Answer]:
+        """What each worker says of its versions, and of files that it does not see.
+
+        Parameters
+        ----------
         folder : Path, optional
             For results; made where it is not there.
         scans : sequence of Path
@@ -209,7 +177,7 @@ class Cluster:
         Raises
         ------
         ClusterError
-            A worker has another version, does not see a scan, or does not see or cannot write the folder.
+            A worker has another version.
         """
         readable = [path for path in scans[:: max(1, len(scans) // MOST_PROBED)] if not unreadable((path,))]
         some = tuple(map(absolute, readable))  # what cannot be read here fails by itself
@@ -231,14 +199,13 @@ class Cluster:
             if differing := difference(ours, said.versions):
                 msg = f"The worker {address} has other versions: {differing}. Install the same there as here."
                 raise ClusterError(msg)
-            if said.problem:
-                msg = (
-                    f"The worker {address} ({said.place}) {said.problem}. All computers need the scans and the folder "
-                    "for results under the same paths, such as on a shared file system."
-                )
-                raise ClusterError(msg)
-            answers.append(said)
+            answers.append(replace(said, place=f"{address} ({said.place})"))
         return answers
+
+    def count_threads(self) -> int:
+        """How many threads all workers have together."""
+        with self._connected():
+            return sum(self.client.nthreads().values())
 
     def begin(self, folder: Path | None = None, files: Sequence[Path] = ()) -> Generator[Event, None, None]:
         """Check all workers, see `check`, and say how many there are."""
@@ -297,7 +264,9 @@ class Cluster:
     def lost(self) -> ClusterError:
         """Error of a connection that was lost."""
         where = self.place.address or "on this computer"
-        return ClusterError(f"The connection to the Dask scheduler ({where}) was lost. Run the command again.")
+        return ClusterError(
+            f"The connection to the Dask scheduler ({where}) was lost. Start it where it has ended, and run again."
+        )
 
 
 class _Run:
@@ -320,7 +289,7 @@ class _Run:
             elif self._running and time.monotonic() - had_workers > ALONE_S:
                 had_workers = math.inf  # said once
                 name, _ = next(iter(self._running.values()))
-                yield name, StageStarted("No worker is left; the work continues when one starts. Ctrl+C ends it.")
+                yield name, StageStarted("No worker is left; the work continues when one starts, or can be stopped.")
             while more and len(self._running) < max(1, self._cluster.count_workers()):
                 try:
                     following = next(jobs)

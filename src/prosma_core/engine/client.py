@@ -34,6 +34,7 @@ from prosma_core.engine.messages import (
     TimesRequest,
     TrainRequest,
     WhatIfRequest,
+    WorkersRequest,
     is_last,
 )
 from prosma_core.engine.process import Child
@@ -48,6 +49,8 @@ class Job:
     ----------
     over : Event
         Set when the listener was told the last message.
+    on_workers : bool
+        Whether Dask workers compute it.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Job:
     ) -> None:
         self.child, self.number = child, number
         self.scans = scans_of(request)
+        self.on_workers = bool(getattr(request, "on", ""))
         self.resend: Request | None = request if child.is_ready else None
         self.received = self.cancelled = False
         self.over = threading.Event()
@@ -126,13 +130,17 @@ class Job:
         self.received, self.resend = True, None
 
 
+WITHOUT_SCAN = PlanRequest | TimesRequest | WorkersRequest
+"""Requests that name no scan."""
+
+
 def scan_of(request: Request) -> ScanRef | None:
     """The scan that a request names, if any; of several the first."""
     if isinstance(request, TrainRequest):
         return request.preview
     if isinstance(request, SuggestRequest):
         return request.scans[0].scan
-    return None if isinstance(request, PlanRequest | TimesRequest) else request.scan
+    return None if isinstance(request, WITHOUT_SCAN) else request.scan
 
 
 def scans_of(request: Request) -> tuple[ScanRef | None, ...]:
@@ -153,6 +161,8 @@ ANSWER = 5.0
 STARTING = 60.0
 """The same of an engine that has not started yet."""
 NOT_ANSWERING = "The background process is not answering. Wait, or cancel to end it."
+ON_WORKERS = 15.0
+"""Seconds between asking a job to stop and killing its process at least, where Dask workers compute it."""
 CLOSING = 5.0
 """Seconds for which `Engine.close` waits for a process that was killed."""
 
@@ -362,7 +372,7 @@ class Engine:
     # --- Inside -----------------------------------------------------------------------------------------------------
 
     def _submit(self, request: Request, listener: Listener) -> Job:
-        if not isinstance(request, TrainRequest | PlanRequest | TimesRequest) and scan_of(request) is None:
+        if not isinstance(request, TrainRequest | WITHOUT_SCAN) and scan_of(request) is None:
             msg = "The request names no scan. Choose one."
             raise EngineError(msg)
         child = self._living_child()
@@ -389,7 +399,8 @@ class Engine:
             if self._jobs.get(job.child) is not job or job.cancelled:
                 return
             job.cancelled = True
-            job.timer = threading.Timer(self._grace, self._enforce, (job,))
+            grace = max(self._grace, ON_WORKERS) if job.on_workers else self._grace
+            job.timer = threading.Timer(grace, self._enforce, (job, grace))
             job.timer.daemon = True
             job.timer.start()
         job.child.send(Cancel(cancel=job.number))
@@ -409,11 +420,11 @@ class Engine:
             if self._jobs.get(job.child) is job and not job.cancelled:
                 job.child.send(labels)
 
-    def _enforce(self, job: Job) -> None:
+    def _enforce(self, job: Job, grace: float) -> None:
         with self._lock:
             late = self._jobs.get(job.child) is job
         if late:
-            _LOG.warning("A job did not stop within %s s; its process is killed", self._grace)
+            _LOG.warning("A job did not stop within %s s; its process is killed", grace)
             job.child.kill()
 
     def _release(self, *scans: ScanRef | None) -> None:

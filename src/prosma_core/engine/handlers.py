@@ -41,6 +41,7 @@ from prosma_core.engine.messages import (
     TrainResult,
     WhatIfRequest,
     WhatIfResult,
+    WorkersRequest,
 )
 from prosma_core.engine.on_disk import goes_on_disk, segment_to_disk
 from prosma_core.engine.watching import Input, Previews, Watcher
@@ -137,6 +138,19 @@ def _run(request: TrainRequest) -> RunConfig:
     return resolve_run(resumed_settings(folder, given, request.more_epochs), str(folder.run_yaml))
 
 
+OnWorkers = SegmentRequest | InspectRequest
+"""Requests that Dask workers may compute."""
+
+
+def serve_on_workers(request: OnWorkers | WorkersRequest, allocate: Allocate) -> Generator[Event, None, Result]:
+    """Let Dask workers compute, or look at them; errors as of `compute_on_workers` and `look_at_workers`."""
+    from prosma_core.engine.on_workers import compute_on_workers, look_at_workers  # late: only who asks for it needs it
+
+    if isinstance(request, WorkersRequest):
+        return (yield from look_at_workers(request))
+    return (yield from compute_on_workers(request, allocate))
+
+
 class Unchanged:
     """Cache of one segmentation with unchanged gates, valid while scan, model and settings stay."""
 
@@ -157,8 +171,28 @@ class Unchanged:
         self._key, self._labels = None, None
 
 
+def serve_segmentation(
+    request: SegmentRequest, scan: Scan, segmenter: Segmenter, choice: DeviceChoice, allocate: Allocate, began: float
+) -> Generator[Event, None, SegmentResult]:
+    """Segment a scan; errors as of `Segmenter.segment`.
+
+    Parameters
+    ----------
+    request, segmenter, choice, allocate, began
+        As of `Services`.
+    scan : Scan
+        Of `open_scan`.
+    """
+    if request.store and goes_on_disk(request, scan, segmenter):
+        voxels = yield from segment_to_disk(request, scan, segmenter, count_classes, allocate)
+    else:
+        result = yield from segmenter.segment(scan, request.config, allocate=allocate, preview=request.preview)
+        voxels = count_classes(result.labels.data, segmenter.header)
+    return SegmentResult(voxels=voxels, seconds=time.monotonic() - began, device=choice.inferring)
+
+
 def serve_inspection(
-    request: InspectRequest, segmenter: Segmenter, choice: DeviceChoice, allocate: Allocate, began: float
+    request: InspectRequest, scan: Scan, segmenter: Segmenter, choice: DeviceChoice, allocate: Allocate, began: float
 ) -> Generator[Event, None, InspectResult]:
     """Inspect the gates; errors as of `inspect_scan`.
 
@@ -166,8 +200,9 @@ def serve_inspection(
     ----------
     request, segmenter, choice, allocate, began
         As of `Services`.
+    scan : Scan
+        Of `open_scan`.
     """
-    scan = yield from open_scan(request.scan)
     how = InferenceConfig(
         overlap=request.config.overlap, region=request.config.region, slice_axis=request.config.slice_axis
     )
@@ -269,6 +304,8 @@ class Services:
             As the core's own functions do.
         """
         with name_memory_errors():
+            if isinstance(request, WorkersRequest) or (isinstance(request, OnWorkers) and request.on):
+                return (yield from serve_on_workers(request, allocate))
             if isinstance(request, SegmentRequest):
                 return (yield from self._segment(request, allocate))
             if isinstance(request, InspectRequest | WhatIfRequest):
@@ -298,12 +335,7 @@ class Services:
         choice = yield from prepare_device(request.device)
         segmenter = yield from self._segmenter(Path(request.model), choice)
         scan = yield from open_scan(request.scan)
-        if request.store and goes_on_disk(request, scan, segmenter):
-            voxels = yield from segment_to_disk(request, scan, segmenter, count_classes, allocate)
-        else:
-            result = yield from segmenter.segment(scan, request.config, allocate=allocate, preview=request.preview)
-            voxels = count_classes(result.labels.data, segmenter.header)
-        return SegmentResult(voxels=voxels, seconds=time.monotonic() - began, device=choice.inferring)
+        return (yield from serve_segmentation(request, scan, segmenter, choice, allocate, began))
 
     def _inspect(
         self, request: InspectRequest | WhatIfRequest, allocate: Allocate
@@ -314,7 +346,8 @@ class Services:
         assert self._loaded is not None
         given = segmenter, choice, allocate, began
         if isinstance(request, InspectRequest):
-            return (yield from serve_inspection(request, *given))
+            scan = yield from open_scan(request.scan)
+            return (yield from serve_inspection(request, scan, *given))
         return (yield from serve_what_if(request, *given, self._unchanged, self._loaded[0]))
 
     def _suggest(self, request: SuggestRequest) -> Generator[Event, None, SuggestResult]:

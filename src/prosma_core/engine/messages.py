@@ -40,6 +40,8 @@ from prosma_core.engine.requests import (
     TrainResult,
     WhatIfRequest,
     WhatIfResult,
+    WorkersRequest,
+    WorkersResult,
     spec_message,
 )
 from prosma_core.errors import EngineError, ProsmaError
@@ -67,6 +69,8 @@ __all__ = [
     "TrainResult",
     "WhatIfRequest",
     "WhatIfResult",
+    "WorkersRequest",
+    "WorkersResult",
     "spec_message",
 ]
 

@@ -19,7 +19,7 @@ from prosma_core.inference.device import free_memory
 from prosma_core.inference.memory import SHARE
 from prosma_core.inference.results import Allocate, StoredArray
 from prosma_core.inference.segment import Segmenter
-from prosma_core.inference.stored_results import StoredResults
+from prosma_core.inference.stored_results import Sharing, StoredResults
 from prosma_core.io.remote import input_path
 from prosma_core.io.zarr_checks import ZarrHeader, locate_array
 from prosma_core.printable import counted
@@ -59,17 +59,9 @@ def segment_to_disk(
     dict of str to int
         What it counts.
     """
-    config = request.config
-    assert request.scan is not None
-    assert request.scan.file is not None
-    source, target, header = input_path(request.scan.file), Path(request.store), segmenter.header
-    places = {"labels": target}
-    places |= {name: target.with_name(f"{target.stem}_{name}.zarr") for name in ("probabilities", "entropy", "objects")}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    notes = provenance(header, config, source.name)
-    plain = replace(scan.spec, header=ZarrHeader(ome=""))
-    reading = [request.scan.axes, request.scan.select]
-    with StoredResults(places, source, plain, header, config, notes, reading=reading) as stored:
+    config, header, places = request.config, segmenter.header, places_of(request.store)
+    places["labels"].parent.mkdir(parents=True, exist_ok=True)
+    with results_of(request, scan, header) as stored:
         if stored.done:
             yield StageStarted(f"{counted(len(stored.done), 'block')} of an earlier run stay.")
         made: list[str] = []
@@ -79,7 +71,7 @@ def segment_to_disk(
             return stored.allocate(name, shape, dtype)
 
         def change(event: Event) -> Iterator[Event]:
-            yield from (_stored(name, stored.place(name)) for name in made)
+            yield from (tell_stored(name, stored.place(name)) for name in made)
             done.extend(made)
             made.clear()
             yield event
@@ -94,9 +86,38 @@ def segment_to_disk(
         if result.object_table is not None:
             allocate("object_table", result.object_table.shape, result.object_table.dtype)[...] = result.object_table
     for name in done:
-        yield _stored(name, places[name])
+        yield tell_stored(name, places[name])
     return voxels
 
 
-def _stored(name: str, folder: Path) -> ResultStored:
+def places_of(store: str) -> dict[str, Path]:
+    """Where each result goes, by its name in `Segmentation`."""
+    target = Path(store)
+    more = ("probabilities", "entropy", "objects")
+    return {"labels": target, **{name: target.with_name(f"{target.stem}_{name}.zarr") for name in more}}
+
+
+def results_of(
+    request: SegmentRequest, scan: Scan, header: ModelHeader, sharing: Sharing | None = None
+) -> StoredResults:
+    """Results of a request that are written by parts; `sharing` as of `StoredResults`."""
+    assert request.scan is not None
+    assert request.scan.file is not None
+    source = input_path(request.scan.file)
+    notes = provenance(header, request.config, source.name)
+    plain = replace(scan.spec, header=ZarrHeader(ome=""))
+    return StoredResults(
+        places_of(request.store),
+        source,
+        plain,
+        header,
+        request.config,
+        notes,
+        reading=[request.scan.axes, request.scan.select],
+        sharing=sharing,
+    )
+
+
+def tell_stored(name: str, folder: Path) -> ResultStored:
+    """Event that says where a result lies."""
     return ResultStored(name, str(locate_array(folder).array.path))

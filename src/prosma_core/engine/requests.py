@@ -99,6 +99,8 @@ class SegmentRequest(Config):
     """What; may be filled in late, but before the request is submitted."""
     preview: bool = True
     """Whether classes appear in the labels while it works."""
+    on: str = ""
+    """Dask workers that compute it, as of `parse_place`; empty: this process does."""
     store: str = ""
     """Zarr folder for the label map of a scan file too large to be read whole, which `ResultStored` then tells of; more
     results lie beside it. Empty: all results are arrays."""
@@ -224,6 +226,8 @@ class InspectRequest(Config):
     """At what."""
     scan: ScanRef | None = None
     """As of `SegmentRequest`."""
+    on: str = ""
+    """As of `SegmentRequest`."""
 
 
 class InspectResult(Config):
@@ -316,5 +320,47 @@ class SuggestResult(Config):
     """Where it was computed, in words."""
 
 
-Request = SegmentRequest | TrainRequest | PlanRequest | TimesRequest | InspectRequest | WhatIfRequest | SuggestRequest
-Result = SegmentResult | TrainResult | PlanResult | TimesResult | InspectResult | WhatIfResult | SuggestResult
+class WorkersRequest(Config):
+    """Look at Dask workers: whether they answer, have the same versions, see the same files and load a model."""
+
+    kind: Literal["workers"] = "workers"
+    on: str
+    """As of `SegmentRequest`."""
+    model: str
+    """Model file."""
+    device: str = "auto"
+    """Of the workers, as of `SegmentRequest`."""
+    folder: str
+    """Where results of large scans would lie."""
+    file: str = ""
+    """A scan file; empty where the scan is in none."""
+
+
+class WorkersResult(Config):
+    """What was found."""
+
+    kind: Literal["workers"] = "workers"
+    words: str
+    """In a sentence."""
+
+
+Request = (
+    SegmentRequest
+    | TrainRequest
+    | PlanRequest
+    | TimesRequest
+    | InspectRequest
+    | WhatIfRequest
+    | SuggestRequest
+    | WorkersRequest
+)
+Result = (
+    SegmentResult
+    | TrainResult
+    | PlanResult
+    | TimesResult
+    | InspectResult
+    | WhatIfResult
+    | SuggestResult
+    | WorkersResult
+)

@@ -141,6 +141,11 @@ def _box_of(line: str) -> Box | None:
         return None
 
 
+def hidden_places(targets: Mapping[str, Path]) -> dict[str, Path]:
+    """Where each result lies until all are whole."""
+    return {name: _hidden(targets) / name for name in targets}
+
+
 def _moving(folder: Path) -> dict[str, list[int]]:
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
         return dict(json.loads((folder / _MOVING).read_text(encoding="utf-8")))

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import zarr
 
-from prosma_core.cluster.connection import Cluster, Place, connect
+from prosma_core.cluster.connection import Cluster, connect
+from prosma_core.cluster.place import Place
 from prosma_core.cluster.scans import segment_on
 from prosma_core.config import InferenceConfig
 from prosma_core.config.model import ChannelIntensity

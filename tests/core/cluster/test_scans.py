@@ -16,7 +16,8 @@ import numpy as np
 import psutil
 import pytest
 
-from prosma_core.cluster.connection import Cluster, Place, connect, parse_place
+from prosma_core.cluster.connection import Cluster, connect
+from prosma_core.cluster.place import Place, parse_place
 from prosma_core.cluster.scans import segment_on
 from prosma_core.config import InferenceConfig
 from prosma_core.data.geometry import array_spec
@@ -257,7 +258,7 @@ def test_scheduler_that_is_killed_leaves_what_is_done_and_the_rest_follows(
                 process.wait()
     assert plan.done == 4
     assert [failure.name for failure in plan.failed] == ["e"]
-    assert "was lost. Run the command again." in plan.failed[0].error
+    assert "was lost. Start it where it has ended, and run again." in plan.failed[0].error
     assert sorted(path.name for path in out.glob("[!.]*")) == ["a.tif", "b.tif", "c.tif", "d.nii.gz"]
     before = {path.name: path.stat().st_mtime_ns for path in out.glob("[!.]*")}
     command = ["segment", scans, "--model", model, "--device", "cpu", "--out", out, "--skip-existing"]

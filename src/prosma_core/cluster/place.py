@@ -1,0 +1,69 @@
+"""Where scans are computed: this computer, or a Dask scheduler. No torch, no Dask."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from prosma_core.errors import ConfigError
+from prosma_core.io.hardware import usable_cores
+from prosma_core.printable import counted
+
+_ADDRESS = re.compile(r"(tcp|tls|ws|wss|ucx)://.+:\d+")
+_LOCAL = re.compile(r"local(?::(\d{1,4}))?")
+_ALLOWED = "local, local:2 (workers on this computer), tcp://HOST:8786 (a Dask scheduler), or its scheduler.json"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where is computed.
+
+    Attributes
+    ----------
+    address : str
+        Of a scheduler; empty: on this computer.
+    workers : int
+        Processes on this computer.
+    """
+
+    address: str = ""
+    workers: int = 0
+
+    @property
+    def text(self) -> str:
+        """In a sentence, behind "on"."""
+        return self.address or f"{counted(self.workers, 'worker')} of this computer"
+
+
+def parse_place(text: str) -> Place:
+    """Place from ``local:2``, a scheduler's address or its file; raises `ConfigError` where it is none of these."""
+    text = text.strip()
+    check_place(text)
+    if found := _LOCAL.fullmatch(text):
+        return Place(workers=int(found[1]) if found[1] else max(1, usable_cores() // 2))
+    return Place(text if _ADDRESS.fullmatch(text) else _address_in(Path(text).expanduser()))
+
+
+def check_place(text: str) -> None:
+    """Raise `ConfigError` unless a text has the form of a place; nothing is read or connected to."""
+    local = _LOCAL.fullmatch(text)
+    if (local and local[1] and not int(local[1])) or not (local or _ADDRESS.fullmatch(text) or text.endswith(".json")):
+        msg = f"{text!r} is no place to compute on: give {_ALLOWED}."
+        raise ConfigError(msg)
+
+
+def _address_in(path: Path) -> str:
+    """Address in the file that a scheduler writes."""
+    try:
+        address = json.loads(path.read_bytes())["address"]
+        if _ADDRESS.fullmatch(address):
+            return str(address)
+        reason = "it has no address"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        reason = "it has no address"
+    msg = f"{path} is not the file of a Dask scheduler ({reason}). Start one: dask scheduler --scheduler-file {path}"
+    raise ConfigError(msg)

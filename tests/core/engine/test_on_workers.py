@@ -1,0 +1,268 @@
+"""Requests that Dask workers compute, through the real engine process: the results of this computer, and what fails."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from prosma_core.cluster.connection import connect
+from prosma_core.cluster.place import Place
+from prosma_core.config import InferenceConfig
+from prosma_core.config.inspection import InspectConfig
+from prosma_core.data.geometry import Scan, array_spec
+from prosma_core.engine.client import Engine
+from prosma_core.engine.messages import (
+    ArrayReady,
+    Cancelled,
+    Failed,
+    Finished,
+    InspectRequest,
+    ScanRef,
+    WorkersRequest,
+    spec_message,
+)
+from prosma_core.errors import ClusterError, ConfigError
+from prosma_core.events import ResultStored, SlabDone, StageStarted, TileDone
+from prosma_core.io.images import read_image, write_image
+
+Worker = Callable[..., AbstractContextManager[Any]]
+SchedulerFile = tuple[Path, subprocess.Popen[bytes]]
+LARGE = (
+    "from prosma_core.inference import memory; from prosma_core.io import images; memory.IN_CORE = memory.WORKING = {};"
+    "images.open_image.__kwdefaults__['least'] = {}"
+)
+"""Has a worker take scans of so many bytes for larger than memory."""
+
+
+@pytest.fixture
+def small_scan(rng: np.random.Generator) -> Scan:
+    """Return a scan of a few tiles."""
+    return Scan(rng.normal(size=(6, 40, 50)).astype(np.float32), array_spec((6, 40, 50), "zyx"))
+
+
+def arrays(heard: Any) -> dict[str, np.ndarray]:
+    assert isinstance(heard.end(), Finished), heard.messages[-1]
+    return {message.name: message.array for message in heard.of(ArrayReady)}
+
+
+def assert_same(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
+    assert found.keys() == wanted.keys()
+    for name, array in wanted.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+
+
+@pytest.mark.slow
+def test_results_are_those_of_this_computer_to_the_bit(
+    engine: Engine, submit: Any, model_3d: Path, small_scan: Scan, scheduler: str
+) -> None:
+    config = InferenceConfig(probabilities=True, entropy=True, objects=True)
+    here = submit(engine, model_3d, small_scan, config=config)
+    wanted = arrays(here)
+    there = submit(engine, model_3d, small_scan, config=config, on=scheduler)
+    assert_same(arrays(there), wanted)
+    result = there.end().result
+    assert result.voxels == here.end().result.voxels
+    assert result.device.startswith(f"{scheduler} (CPU")
+    assert f"Computing on {scheduler}: 2 workers." in [each.message for each in there.of(StageStarted)]
+
+
+@pytest.mark.slow
+def test_inspection_on_workers_started_for_it(
+    engine: Engine, begin: Any, hand_over: Any, model_3d: Path, small_scan: Scan
+) -> None:
+    def asked(on: str) -> Any:
+        scan = hand_over(engine, small_scan)
+        request = InspectRequest(model=str(model_3d), device="cpu", config=InspectConfig(), scan=scan, on=on)
+        return begin(engine, request)
+
+    here, there = asked(""), None
+    wanted = arrays(here)
+    there = asked("local:1")
+    assert_same(arrays(there), wanted)
+    assert there.end().result.inspection == here.end().result.inspection
+    assert there.end().result.device.startswith("1 worker of this computer (CPU")
+
+
+@pytest.mark.slow
+def test_scan_that_workers_do_not_see_is_sent(
+    engine: Engine, submit: Any, model_2d: Path, small_scan: Scan, scheduler_file: SchedulerFile, worker_with: Worker
+) -> None:
+    wanted = arrays(submit(engine, model_2d, small_scan))
+    blind = (
+        "from prosma_core.cluster import checks\n"
+        "from prosma_core.engine import arrays\n"
+        "checks.unreadable = lambda files: f'cannot read {files[0]} (not here)' if files else ''\n"
+        "arrays.attach = None\n"
+    )
+    with worker_with(address_of(scheduler_file), blind):
+        there = submit(engine, model_2d, small_scan, on=str(scheduler_file[0]))
+        assert_same(arrays(there), wanted)
+    assert "The scan is sent to a worker" in there.of(StageStarted)[1].message
+
+
+def address_of(scheduler_file: SchedulerFile) -> str:
+    return str(json.loads(scheduler_file[0].read_text())["address"])
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> tuple[ScanRef, Path]:
+    """Return a zarr of several blocks, and a folder for its result."""
+    data = np.random.default_rng(2).integers(0, 999, (80, 30, 40)).astype(np.uint16)
+    write_image(tmp_path / "large.zarr", data, array_spec(data.shape, "zyx"))
+    spec = spec_message(array_spec(data.shape, "zyx"))
+    return ScanRef(file=str(tmp_path / "large.zarr"), spec=spec), tmp_path / "results" / "r.zarr"
+
+
+@pytest.mark.slow
+def test_blocks_of_a_large_scan_are_shared_out(
+    engine: Engine, submit: Any, model_3d: Path, large: tuple[ScanRef, Path], scheduler: str
+) -> None:
+    ref, store = large
+    wanted = arrays(submit(engine, model_3d, ref))["labels"]
+    with connect(Place(scheduler), patience=60) as cluster:
+        cluster.client.wait_for_workers(2, timeout=60)
+        cluster.client.run(exec, LARGE.format(1, 0), {})
+        try:
+            heard = submit(engine, model_3d, ref, on=scheduler, store=str(store))
+            assert isinstance(heard.end(), Finished), heard.messages[-1]
+        finally:
+            cluster.client.run(exec, LARGE.format(2 << 30, 16 << 20), {})
+    first, last = heard.of(ResultStored)
+    assert (first.name, last.name) == ("labels", "labels")
+    assert Path(last.path).is_relative_to(store)
+    np.testing.assert_array_equal(read_image(store).data, wanted)
+    blocks = {(each.start, each.stop) for each in heard.of(SlabDone)}
+    assert len(blocks) == heard.of(TileDone)[-1].total > 2
+    said = [each.message for each in heard.of(StageStarted)]
+    assert any(re.fullmatch(r"\d+ blocks of the scan in [2-8] tasks for the workers\.", each) for each in said), said
+    assert sum(heard.end().result.voxels.values()) == np.count_nonzero(wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("on", "kind", "words"),
+    [
+        ("tcp://127.0.0.1:9", ClusterError, "No Dask scheduler answers at tcp://127.0.0.1:9"),
+        ("nowhere", ConfigError, "'nowhere' is no place to compute on: give local"),
+        ("gone.json", ConfigError, "gone.json is not the file of a Dask scheduler"),
+    ],
+)
+def test_what_is_wrong_with_an_address_is_said_and_the_engine_lives_on(
+    on: str, kind: type[Exception], words: str, engine: Engine, submit: Any, model_2d: Path, small_scan: Scan
+) -> None:
+    arrays(submit(engine, model_2d, small_scan))
+    process = engine.pid
+    failed = submit(engine, model_2d, small_scan, on=on).end()
+    assert isinstance(failed, Failed)
+    assert isinstance(failed.error, kind)
+    assert words in str(failed.error)
+    arrays(submit(engine, model_2d, small_scan))
+    assert engine.pid == process
+
+
+@pytest.mark.slow
+def test_worker_of_another_version_is_named(
+    engine: Engine,
+    submit: Any,
+    model_2d: Path,
+    small_scan: Scan,
+    scheduler_file: SchedulerFile,
+    worker_with: Worker,
+    begin: Any,
+    tmp_path: Path,
+) -> None:
+    other = "from prosma_core.cluster import checks\nchecks.version = lambda name: '0.1'"
+    with worker_with(address_of(scheduler_file), other):
+        asked = WorkersRequest(on=str(scheduler_file[0]), model=str(model_2d), folder=str(tmp_path / "f"))
+        for start in (lambda: submit(engine, model_2d, small_scan, on=asked.on), lambda: begin(engine, asked)):
+            failed = start().end()
+            assert isinstance(failed, Failed)
+            assert "has other versions: torch 0.1 (here" in str(failed.error)
+    arrays(submit(engine, model_2d, small_scan))
+
+
+@pytest.mark.slow
+def test_scheduler_that_is_killed_midway_ends_the_job_alone(
+    engine: Engine, submit: Any, model_2d: Path, long_scan: Scan, scheduler_file: SchedulerFile, worker_with: Worker
+) -> None:
+    with worker_with(address_of(scheduler_file)):
+        heard = submit(engine, model_2d, long_scan, on=str(scheduler_file[0]))
+        heard.wait_for(TileDone)
+        process = engine.pid
+        scheduler_file[1].kill()
+        failed = heard.end()
+    assert isinstance(failed, Failed)
+    assert "was lost. Start it where it has ended, and run again." in str(failed.error)
+    arrays(submit(engine, model_2d, Scan(long_scan.data[:1], array_spec((1, 256, 256), "zyx"))))
+    assert engine.pid == process
+
+
+@pytest.mark.slow
+def test_cancel_stops_the_worker_and_the_engine_lives_on(
+    engine: Engine, submit: Any, model_2d: Path, long_scan: Scan, scheduler: str
+) -> None:
+    heard = submit(engine, model_2d, long_scan, on=scheduler)
+    heard.wait_for(TileDone)
+    process = engine.pid
+    heard.job.cancel()
+    assert isinstance(heard.end(), Cancelled)
+    with connect(Place(scheduler), patience=60) as cluster:
+        assert not any(cluster.client.processing().values())
+    arrays(submit(engine, model_2d, Scan(long_scan.data[:1], array_spec((1, 256, 256), "zyx"))))
+    assert engine.pid == process
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seen", [True, False])
+def test_what_is_found_is_said_in_a_sentence(
+    seen: bool,
+    engine: Engine,
+    begin: Any,
+    model_2d: Path,
+    scheduler_file: SchedulerFile,
+    worker_with: Worker,
+    tmp_path: Path,
+) -> None:
+    blind = "" if seen else "from prosma_core.cluster import checks\nchecks.unreadable = lambda files: 'cannot read it'"
+    with worker_with(address_of(scheduler_file), blind):
+        asked = WorkersRequest(
+            on=address_of(scheduler_file),
+            model=str(model_2d),
+            device="cpu",
+            folder=str(tmp_path / "f"),
+            file=str(model_2d),
+        )
+        words = begin(engine, asked).end().result.words
+    assert words.startswith(f"1 worker of {address_of(scheduler_file)}, 1 thread: the same versions as here")
+    assert "loads (CPU" in words
+    assert ("are seen." in words) is seen
+    assert ("scans of up to 2 GiB are sent" in words) is not seen
+
+
+def test_no_process_of_a_cluster_is_left(engine: Engine, begin: Any, model_2d: Path, tmp_path: Path) -> None:
+    asked = WorkersRequest(on="local:2", model=str(model_2d), device="cpu", folder=str(tmp_path / "f"))
+    words = begin(engine, asked).end().result.words
+    assert words.startswith("2 workers of this computer, 2 threads: the same versions as here")
+    assert not [
+        each for each in psutil.Process(engine.pid).children(recursive=True) if "spawn_main" in str(each.cmdline())
+    ]
+
+
+def test_engine_and_client_have_no_dask_until_it_is_asked_for() -> None:
+    code = (
+        "import sys, prosma_core.engine.client, prosma_core.cluster.place, prosma_core.engine.handlers;"
+        "print({'dask', 'distributed'} & set(sys.modules))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
+    assert answer.stdout.strip() == "set()"
