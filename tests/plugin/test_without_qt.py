@@ -25,6 +25,7 @@ from napari_prosma.jobs.session import Session
 from napari_prosma.layers.results import editable_copy, labels_layer
 from napari_prosma.layers.scan import read
 from napari_prosma.layers.slices import slice_states
+from napari_prosma.scan import workers
 from napari_prosma.segment.controller import AbstractSegmentView, SegmentController
 from napari_prosma.train.controller import TrainController
 from napari_prosma.train.presenter import AbstractTrainView
@@ -32,8 +33,16 @@ from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.inspection import Inspection, LevelSummary, MapInfo
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import array_spec
-from prosma_core.engine.messages import Failed, Finished, Ready, SegmentRequest, SegmentResult, TrainResult
-from prosma_core.errors import DeviceError
+from prosma_core.engine.messages import (
+    Failed,
+    Finished,
+    Ready,
+    SegmentRequest,
+    SegmentResult,
+    TrainResult,
+    WorkersResult,
+)
+from prosma_core.errors import ClusterError, DeviceError
 from prosma_core.events import EpochDone, LevelStats, StepDone, TileDone, Working
 
 NO_QT = ("qtpy", "PyQt5", "PyQt6", "PySide2", "PySide6")
@@ -257,6 +266,86 @@ def test_segment_is_cancelled_fails_and_finds_no_device(
     view.device_chosen.emit("cuda")
     jobs.started.emit(Ready(version="1", torch="2", devices={"auto": "CPU"}, why_not={"cuda": "no driver"}))
     assert view.shown["show_problem"] == ("device", "no driver")
+
+
+def fields_of(controller: Any) -> Any:
+    return controller.view.workers
+
+
+@pytest.mark.parametrize("widget", ["segment", "gates"])
+def test_dask_workers_are_chosen_tested_and_asked_for(
+    widget: str, request: pytest.FixtureRequest, jobs: Any, open_scan: Callable[[], Any], tmp_path: Path
+) -> None:
+    controller = request.getfixturevalue(widget)
+    view, fields = controller.view, fields_of(controller)
+    open_scan()
+    fields.test_clicked.emit()
+    assert fields.shown["show_found"][0].startswith("Choose a model first")
+    choose(controller)
+    assert fields.shown["show_place"] == (False, "")
+    fields.place_chosen.emit(True)
+    assert view.shown["show_problem"][0] == "workers"
+    assert view.shown["show_problem"][1].startswith("Enter where the workers are")
+    assert fields.shown["show_test"] == ("Test", False)
+    fields.address_chosen.emit("nowhere")
+    assert view.shown["show_problem"][1].startswith("'nowhere' is no place to compute on: give local")
+    fields.address_chosen.emit("tcp://h:8786")
+    assert (view.shown["show_problem"], enabled(controller)) == ((None, ""), True)
+    assert fields.shown["show_test"] == ("Test", True)
+    assert jobs.jobs == []  # nothing is contacted unasked
+    fields.test_clicked.emit()
+    (test,) = jobs.jobs
+    assert (test.spec.on, test.spec.model.stem, test.spec.device) == ("tcp://h:8786", "phantom-3d", "auto")
+    assert fields.shown["show_test"] == ("Stop test", True)
+    test.say(Working("Checking the workers"))
+    assert fields.shown["show_found"] == ("Checking the workers…", False)
+    test.say(Finished(WorkersResult(words="2 workers.")))
+    assert fields.shown["show_found"] == ("Found: 2 workers.", False)
+    assert fields.shown["show_test"] == ("Test", True)
+    fields.test_clicked.emit()
+    jobs.jobs[-1].say(Failed(ClusterError("No Dask scheduler answers."), ""))
+    assert fields.shown["show_found"] == ("No Dask scheduler answers.", True)
+    fields.test_clicked.emit()
+    fields.test_clicked.emit()
+    assert jobs.jobs[-1].cancelled
+    jobs.jobs[-1].end_cancelled()
+    assert fields.shown["show_found"] == ("The test was stopped.", False)
+    jobs.busy = True
+    fields.test_clicked.emit()
+    assert fields.shown["show_found"] == ("The engine is busy.", True)
+    jobs.busy = False
+    fields.test_clicked.emit()
+    view.run_clicked.emit()  # the test gives way
+    assert jobs.jobs[-2].cancelled
+    assert jobs.jobs[-1].request.on == "tcp://h:8786"
+
+
+def test_the_address_is_remembered_and_this_computer_computes_until_workers_are_chosen(
+    segment: Any, make: Made, jobs: Any, open_scan: Callable[[], Any]
+) -> None:
+    open_scan()
+    choose(segment)
+    fields_of(segment).place_chosen.emit(True)
+    fields_of(segment).address_chosen.emit("local:2")
+    again = make(GatesController, AbstractGatesView)
+    assert fields_of(again).shown["show_place"] == (False, "local:2")
+    fields_of(segment).place_chosen.emit(False)
+    segment.view.run_clicked.emit()
+    assert jobs.jobs[-1].request.on == ""
+    jobs.jobs[-1].end_cancelled()
+
+
+def test_without_dask_the_choice_says_how_to_install_it(
+    segment: Any, open_scan: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers.importlib.util, "find_spec", lambda _: None)
+    open_scan()
+    choose(segment)
+    fields_of(segment).place_chosen.emit(True)
+    fields_of(segment).address_chosen.emit("local")
+    assert segment.view.shown["show_problem"] == ("workers", workers.NOT_INSTALLED)
+    assert 'pip install "napari-prosma[cluster]"' in workers.NOT_INSTALLED
+    assert fields_of(segment).shown["show_test"] == ("Test", False)
 
 
 def test_settings_of_segment_are_in_the_request_and_remembered(

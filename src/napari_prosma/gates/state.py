@@ -30,6 +30,7 @@ ATTENTION_MAPS: tuple[MapKind, ...] = ("gate", "energy")
 """All that there is of an attention gate."""
 GROUP = "Gates: "
 """What the names of all layers of an inspection begin with."""
+ELSEWHERE = "The workers compute the inspection; the ranking of levels and what-ifs are computed on this computer."
 LARGE = 1.0
 """GiB of maps from which on it is said how large they are."""
 
@@ -98,8 +99,9 @@ def resolve(choices: InspectChoices, region: Region | None) -> InspectPlan | Pro
             f"{what} is too large to be inspected: that takes about {needed / 2**30:.1f} GiB of memory, and "
             f"{free / 2**30:.1f} GiB can be used. Choose what the view shows, zoomed in, or fewer levels or maps.",
         )
-    request = InspectRequest(model=str(model.path), device=choices.device, config=config)
-    return InspectPlan(scan, model, request, _notes(scan, model, config))
+    request = InspectRequest(model=str(model.path), device=choices.device, config=config, on=choices.on)
+    notes = _notes(scan, model, config) + ((ELSEWHERE,) if choices.on else ())
+    return InspectPlan(scan, model, request, notes)
 
 
 def map_bytes(scan: LayerScan, model: ModelEntry, config: InspectConfig) -> int:

@@ -33,6 +33,7 @@ class GatesView(ScanView):
         self._add_device()
         self._add_looks()
         self._add(self.advanced)
+        self._add_workers()
         self._add_run("Inspect")
         self.result = GatesResultPanel()
         self.result.what_if.answered.connect(lambda: self._reveal(self.result.what_if.answer))

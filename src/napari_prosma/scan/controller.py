@@ -32,6 +32,7 @@ from napari_prosma.scan.selection import (
     suitable_model,
     unsuited,
 )
+from napari_prosma.scan.workers import ADDRESS, AbstractWorkersFields, WorkersSpec, WorkersTest, address_problem
 from prosma_core.data.fit import UNKNOWN
 from prosma_core.data.geometry import size_unknown
 from prosma_core.engine.messages import Ready
@@ -96,6 +97,10 @@ class AbstractScanView(RunView, Protocol):
     @property
     def device_chosen(self) -> ViewSignal:
         """Name of a device (str)."""
+
+    @property
+    def workers(self) -> AbstractWorkersFields:
+        """Where is computed."""
 
     @property
     def run_clicked(self) -> ViewSignal:
@@ -244,7 +249,8 @@ class ScanController(Generic[C]):
         self._kept: WeakKeyDictionary[Image, ModelEntry] = WeakKeyDictionary()  # chosen for a layer, not by itself
         self._listed: Any = None  # what the order of the models was made for
         self._ahead = False  # whether the model was chosen before there was a scan
-        self._choices = choices
+        self._test: WorkersTest | None = None
+        self._choices = replace(choices, address=session.recall(ADDRESS, ""))
 
     # --- What a subclass says ---------------------------------------------------------------------------------------
 
@@ -277,6 +283,9 @@ class ScanController(Generic[C]):
         view.model_chosen.connect(self.choose_model)
         view.device_chosen.connect(self.choose_device)
         view.free_clicked.connect(self.free_memory)
+        view.workers.place_chosen.connect(self.choose_workers)
+        view.workers.address_chosen.connect(self.choose_address)
+        view.workers.test_clicked.connect(self.test_or_stop)
         self._watch = ViewerWatch(
             self.viewer,
             self._layer_inserted,
@@ -290,6 +299,7 @@ class ScanController(Generic[C]):
         session.scan_left.connect(self._leave_scan)
         session.jobs.started.connect(self._show_devices)
         session.widget_opened()
+        view.workers.show_place(self._choices.workers, self._choices.address)
         self.show_models()
         self._show_devices(session.jobs.ready)
         self.choose_image(layer or self._active_image())
@@ -299,6 +309,7 @@ class ScanController(Generic[C]):
         run_all(
             "A widget could not be closed",
             self._watch.close,
+            *([self._test.abandon] if self._test is not None else []),
             lambda: self.session.models_changed.disconnect(self.show_models),
             lambda: self.session.model_preferred.disconnect(self._take_model),
             lambda: self.session.scan_left.disconnect(self._leave_scan),
@@ -434,6 +445,46 @@ class ScanController(Generic[C]):
         self.session.remember("device", device)
         self._set(device=device)
         self._show_devices(self.session.jobs.ready)
+
+    def choose_workers(self, workers: bool) -> None:
+        """Have Dask workers compute, or this computer."""
+        self._show_workers(workers=workers)
+
+    def choose_address(self, address: str) -> None:
+        """Take this address of workers, now and the next time; they are not contacted."""
+        if address != self._choices.address:
+            self.session.remember(ADDRESS, address)
+            self._show_workers(address=address)
+
+    def _show_workers(self, **changes: Any) -> None:
+        if self._test is not None:
+            self._test.cancel()
+        self._set(**changes)
+        fields = self._scan_view.workers
+        fields.show_place(self._choices.workers, self._choices.address)
+        fields.show_test("Test", enabled=self._choices.workers and not address_problem(self._choices.address))
+        fields.show_found("", problem=False)
+
+    def test_or_stop(self) -> None:
+        """Test the workers, or stop the test."""
+        choices, fields = self._choices, self._scan_view.workers
+        if self._test is not None:
+            self._test.cancel()
+            return
+        if choices.model is None:
+            fields.show_found("Choose a model first: the test has a worker load it.", problem=True)
+            return
+        spec = WorkersSpec(choices.address, choices.model.path, choices.device, choices.scan)
+        try:
+            with self.session.jobs.reserve(WorkersTest.NAME):
+                self._test = WorkersTest(fields, self._tested)
+                self._test.start(self.session.jobs, spec)
+        except EngineBusyError as error:
+            self._test = None
+            fields.show_found(str(error), problem=True)
+
+    def _tested(self) -> None:
+        self._test = None
 
     def free_memory(self) -> None:
         """End the engine, unless a job has it; it starts again with the next job."""

@@ -86,7 +86,8 @@ class ScanChoices:
     `size` is the voxel size as the user typed it for a layer that states no unit (`sizeless`); `scan` has it then.
     `rivals` are names of the shipped models that fit the scan, where none was chosen for that reason; `untold` is
     whether nothing speaks against some of them, but nothing tells what the scan shows either. `remembered` is whether
-    the model was chosen for another scan of the same folder.
+    the model was chosen for another scan of the same folder. `address` is that of Dask workers, which compute where
+    `workers` is true.
     """
 
     scan: LayerScan | None = None
@@ -101,6 +102,13 @@ class ScanChoices:
     device: str = "auto"
     device_error: str = ""
     part: Part = "whole"
+    workers: bool = False
+    address: str = ""
+
+    @property
+    def on(self) -> str:
+        """Address of the workers that compute; empty: this computer does."""
+        return self.address if self.workers else ""
 
 
 @dataclass(frozen=True)
@@ -133,7 +141,12 @@ def scan_problem(choices: ScanChoices, slice_axis: str | None, region: Region | 
     wrong = misfit(choices.scan, choices.model, slice_axis)
     if wrong:
         return Problem("model", wrong)
-    if choices.device_error:
+    if choices.workers:
+        from napari_prosma.scan.workers import address_problem  # late: few compute elsewhere
+
+        if wrong := address_problem(choices.address):
+            return Problem("workers", wrong)
+    elif choices.device_error:
         return Problem("device", choices.device_error)
     if choices.part == "slice" and region is None:
         return Problem("part", "The view shows no single slice of the scan: go to one in 2D view, or take all of it.")

@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_prosma.scan.selection import ModelGroups, ModelRow
+from napari_prosma.scan.workers_panel import WorkersFields
 from napari_prosma.widgets.fields import AMBER, BROWSE, ON_AMBER, DockBox, combo, fill, note_label, row, say
 from napari_prosma.widgets.job_view import JobView
 from prosma_core.errors import ProsmaError
@@ -227,6 +228,13 @@ class ScanView(JobView):
         self._fit_warning = note_label("warning")
         self._add(row("Model", self._model), self._problems["model"], self._model_facts, self._fit, self._fit_warning)
         self._locked.append(self._model)
+
+    def _add_workers(self) -> None:
+        """Add where is computed."""
+        self.workers = WorkersFields()
+        self._problems["workers"] = self.workers.problem
+        self._add(self.workers)
+        self._locked.append(self.workers)
 
     def _scan_parts(self) -> dict[str, QWidget]:
         """The fields by the object names they get."""

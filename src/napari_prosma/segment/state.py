@@ -46,7 +46,7 @@ def resolve(choices: SegmentChoices, region: Region | None) -> SegmentPlan | Pro
     if problem or choices.scan is None or choices.model is None:
         return problem or Problem("image", "")
     options = choices.options.replace(region=None if choices.part == "whole" else region)
-    request = SegmentRequest(model=str(choices.model.path), device=choices.device, config=options)
+    request = SegmentRequest(model=str(choices.model.path), device=choices.device, config=options, on=choices.on)
     name = choices.name or f"{choices.scan.name} {choices.model.header.name}"
     return SegmentPlan(choices.scan, choices.model, request, name, _notes(choices.scan, choices.model, options))
 
@@ -112,6 +112,8 @@ def run_command(plan: SegmentPlan) -> str:
     parts += ["--out", str(out or "LABELS.nii.gz"), *_axes(scan), *_spacing(plan), *_flags(config)]
     if plan.request.device != "auto":
         parts += ["--device", plan.request.device]
+    if plan.request.on:
+        parts += ["--on", plan.request.on]
     return command_line(parts)
 
 

@@ -159,6 +159,7 @@ class SegmentView(ScanView):
         self._add_looks()
         self.result = SegmentResultPanel()
         self._add(self.advanced)
+        self._add_workers()
         self._add_run("Segment", self.result.save)
         self._add(self.result)
         self.result.shown.connect(lambda: self._reveal(self.result))

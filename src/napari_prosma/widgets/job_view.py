@@ -231,6 +231,7 @@ PLACES = {
     "budget": "Budget",
     "name": "Name",
     "device": "Device",
+    "workers": "Compute on",
     "advanced": "Advanced",
 }
 """What a field is called in the window."""

@@ -41,7 +41,6 @@ from prosma_core.engine.messages import (
     TrainResult,
     WhatIfRequest,
     WhatIfResult,
-    WorkersRequest,
 )
 from prosma_core.engine.on_disk import goes_on_disk, segment_to_disk
 from prosma_core.engine.watching import Input, Previews, Watcher
@@ -136,19 +135,6 @@ def _run(request: TrainRequest) -> RunConfig:
         return request.run
     given: dict[str, Any] = request.run.model_dump(mode="json", exclude_unset=True)
     return resolve_run(resumed_settings(folder, given, request.more_epochs), str(folder.run_yaml))
-
-
-OnWorkers = SegmentRequest | InspectRequest
-"""Requests that Dask workers may compute."""
-
-
-def serve_on_workers(request: OnWorkers | WorkersRequest, allocate: Allocate) -> Generator[Event, None, Result]:
-    """Let Dask workers compute, or look at them; errors as of `compute_on_workers` and `look_at_workers`."""
-    from prosma_core.engine.on_workers import compute_on_workers, look_at_workers  # late: only who asks for it needs it
-
-    if isinstance(request, WorkersRequest):
-        return (yield from look_at_workers(request))
-    return (yield from compute_on_workers(request, allocate))
 
 
 class Unchanged:
@@ -304,8 +290,6 @@ class Services:
             As the core's own functions do.
         """
         with name_memory_errors():
-            if isinstance(request, WorkersRequest) or (isinstance(request, OnWorkers) and request.on):
-                return (yield from serve_on_workers(request, allocate))
             if isinstance(request, SegmentRequest):
                 return (yield from self._segment(request, allocate))
             if isinstance(request, InspectRequest | WhatIfRequest):
@@ -319,6 +303,7 @@ class Services:
             self._unchanged.forget()
             if isinstance(request, PlanRequest):
                 return (yield from serve_plan(request))
+            assert isinstance(request, TrainRequest)
             return (yield from serve_training(request, allocate, live))
 
     def tidy(self) -> None:

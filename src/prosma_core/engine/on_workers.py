@@ -23,6 +23,8 @@ from prosma_core.data.lazy import IN_CORE, LazyArray, in_memory
 from prosma_core.engine.requests import (
     InspectRequest,
     InspectResult,
+    Request,
+    Result,
     SegmentRequest,
     SegmentResult,
     WorkersRequest,
@@ -44,6 +46,20 @@ if TYPE_CHECKING:
 MOST_SENT = IN_CORE
 """Bytes of a scan that are sent to workers which do not see its file."""
 FOLDER = "Results of large scans lie in a temporary folder: set TMPDIR to one that all see before napari is started."
+
+
+def serve_on_workers(request: Request, allocate: Allocate) -> Generator[Event, None, Result]:
+    """Let Dask workers compute a request, or look at them.
+
+    Raises
+    ------
+    ProsmaError
+        As of `compute_on_workers` and `look_at_workers`.
+    """
+    if isinstance(request, WorkersRequest):
+        return (yield from look_at_workers(request))
+    assert isinstance(request, SegmentRequest | InspectRequest)
+    return (yield from compute_on_workers(request, allocate))
 
 
 def look_at_workers(request: WorkersRequest) -> Generator[Event, None, WorkersResult]:

@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -29,6 +29,7 @@ from prosma_core.engine.messages import (
     Said,
     ScanRef,
     TrainRequest,
+    WorkersRequest,
     encode,
     read_lines,
 )
@@ -36,6 +37,8 @@ from prosma_core.errors import DeviceError, EngineError, ProsmaError
 
 if TYPE_CHECKING:
     from prosma_core.engine.handlers import Services
+    from prosma_core.engine.messages import Result
+    from prosma_core.events import Event
     from prosma_core.training.live import FirstAnswer
 
 
@@ -182,7 +185,13 @@ class Server:
             return shared.array
 
         inbox = self._inboxes.get(ask.job) or Inbox(self._watched(ask))
-        work = services.run(ask.request, allocate, inbox)
+        work: Generator[Event, None, Result]
+        if isinstance(ask.request, WorkersRequest) or getattr(ask.request, "on", None):
+            from prosma_core.engine.on_workers import serve_on_workers  # late: only who asks for it needs it
+
+            work = serve_on_workers(ask.request, allocate)
+        else:
+            work = services.run(ask.request, allocate, inbox)
         while ask.job not in self._cancelled:
             try:
                 event = next(work)

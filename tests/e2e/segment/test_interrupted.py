@@ -149,7 +149,7 @@ from qtpy.QtCore import QTimer
 viewer = napari.Viewer()
 _, widget = viewer.window.add_plugin_dock_widget("napari-prosma", "Segment")
 {body}
-assert "torch" not in sys.modules
+assert not {"torch", "distributed"} & set(sys.modules)
 """
 
 

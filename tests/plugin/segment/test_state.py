@@ -72,6 +72,18 @@ def test_a_result_is_saved_under_a_safe_name_whatever_the_model_is_called(
     assert save_path(replace(plan, scan=replace(plan.scan, path=tmp_path / f"{'s' * 240}.nii"))) is None  # not there
 
 
+def test_workers_are_in_the_request_and_in_the_command() -> None:
+    plan = resolve(replace(choices(), workers=True, address="local:2"), None)
+    assert isinstance(plan, SegmentPlan)
+    assert plan.request.on == "local:2"
+    assert run_command(plan).endswith(" --on local:2")
+    plan = resolve(replace(choices(), address="local:2", device_error="no GPU here"), None)
+    assert isinstance(plan, Problem)
+    assert isinstance(
+        resolve(replace(choices(), workers=True, address="local", device_error="none"), None), SegmentPlan
+    )
+
+
 @pytest.mark.parametrize(
     ("given", "field", "words"),
     [
