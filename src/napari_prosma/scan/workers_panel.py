@@ -52,7 +52,8 @@ class WorkersFields(Fold):
         self._wrong.setObjectName("workers_wrong")
         self._address_row = row("Address", self._address, self._test)
         self._test.setAccessibleName("Test the workers")
-        self.add(row("Compute on", self._place), self._address_row, self.problem, self._found, self._wrong)
+        self._place.setAccessibleName("Compute on")
+        self.add(row("Where", self._place), self._address_row, self.problem, self._found, self._wrong)
 
     def show_place(self, workers: bool, address: str) -> None:
         """Show the choice; the address only where workers compute."""

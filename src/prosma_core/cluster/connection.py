@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from prosma_core.cluster.checks import Answer, Probe, answer, difference, unreadable, versions_here
-from prosma_core.cluster.jobs import Job, Outcome, Sent, decode
+from prosma_core.cluster.jobs import THREADS, Job, Outcome, Sent, decode
 from prosma_core.cluster.place import Place
 from prosma_core.errors import ClusterError, MissingExtraError
 from prosma_core.events import Event, StageStarted, Working
@@ -91,7 +91,7 @@ def _started(workers: int) -> Iterator[Any]:
     import psutil
     from distributed import LocalCluster
 
-    cores = max(1, usable_cores() // workers)
+    cores = _cores_each(workers)
     threads = {f"{name}_NUM_THREADS": str(cores) for name in ("OMP", "MKL", "OPENBLAS")}
     with (
         dask.config.set(
@@ -108,11 +108,15 @@ def _started(workers: int) -> Iterator[Any]:
             dashboard_address="127.0.0.1:0",  # with None, the scheduler's pages are served to all computers
             scheduler_kwargs={"dashboard": False},
             memory_limit=psutil.virtual_memory().total // workers,
-            env={**COMPUTING, **threads},
+            env={**COMPUTING, **threads, THREADS: str(cores)},
             silence_logs=logging.CRITICAL,
         ) as cluster,
     ):
         yield cluster
+
+
+def _cores_each(workers: int) -> int:
+    return max(1, usable_cores() // workers)
 
 
 def _close(client: Client) -> None:
@@ -203,7 +207,9 @@ class Cluster:
         return answers
 
     def count_threads(self) -> int:
-        """How many threads all workers have together."""
+        """How many threads all workers compute with together."""
+        if self.place.workers:
+            return self.place.workers * _cores_each(self.place.workers)
         with self._connected():
             return sum(self.client.nthreads().values())
 

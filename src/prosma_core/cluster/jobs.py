@@ -12,6 +12,8 @@ from prosma_core.events import Event
 if TYPE_CHECKING:
     from prosma_core.inference.segment import Segmenter
 
+THREADS = "PROSMA_WORKER_THREADS"
+"""Environment variable: threads of a worker of our own, which takes one job at a time and has several cores."""
 _EVENTS = {kind.__name__: kind for kind in get_args(Event)}
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from distributed import Worker, WorkerPlugin, get_worker
 
 from prosma_core.cluster.checks import difference, versions_here
-from prosma_core.cluster.jobs import Job, Outcome, Sent, encode
+from prosma_core.cluster.jobs import THREADS, Job, Outcome, Sent, encode
 from prosma_core.errors import ClusterError, ProsmaError
 from prosma_core.events import Event, StageStarted, drain
 from prosma_core.inference.scan_runs import of_disk
@@ -168,7 +168,7 @@ def _segmenter(worker: Worker, sent: Sent, report: _Report) -> Segmenter:
     device.limit_memory(worker.memory_manager.memory_limit)
     key = sent.model, sent.device
     if key not in _LOADED:
-        torch.set_num_threads(worker.state.nthreads)
+        torch.set_num_threads(int(os.environ.get(THREADS, worker.state.nthreads)))
         choice = drain(device.prepare_device(sent.device), report.put)
         _LOADED.clear()  # two models at once may not fit
         _LOADED[key] = Segmenter.load(_file(worker, sent.model), choice.device)

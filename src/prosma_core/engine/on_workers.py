@@ -96,7 +96,7 @@ def look_at_workers(request: WorkersRequest) -> Generator[Event, None, WorkersRe
     if any(said.problem for said in answers):
         seen = "files of this computer are not all seen (scans of up to 2 GiB are sent, larger ones are refused)"
     return WorkersResult(
-        words=f"{who}, {counted(threads, 'thread')}: the same versions as here ({same}), {name} loads ({device}), "
+        words=f"{who}, {counted(threads, 'thread')}: the same versions as here ({same}), {name} loads ({_short(device)}), "
         f"{seen}."
     )
 
@@ -149,8 +149,13 @@ def compute_on_workers(
                     yield from work.hear(found[1])
                 yield work.last
     assert work.result is not None
-    device = f"{place.text} ({work.result.device})"
+    device = f"{place.text} ({_short(work.result.device)})"
     return work.result.replace(seconds=time.monotonic() - began, device=device)
+
+
+def _short(device: str) -> str:
+    """What a device is, without why it was taken."""
+    return device.partition(" (")[0]
 
 
 def _connecting(place: Place) -> Working:
