@@ -30,7 +30,7 @@ from prosma_core.engine.requests import (
     WorkersRequest,
     WorkersResult,
 )
-from prosma_core.errors import ClusterError
+from prosma_core.errors import ClusterError, PartUnreadableError
 from prosma_core.events import Event, SlabDone, StageStarted, TileDone, Working
 from prosma_core.io.atomic import machine_state
 from prosma_core.io.bundle import read_header
@@ -96,8 +96,8 @@ def look_at_workers(request: WorkersRequest) -> Generator[Event, None, WorkersRe
     if any(said.problem for said in answers):
         seen = "files of this computer are not all seen (scans of up to 2 GiB are sent, larger ones are refused)"
     return WorkersResult(
-        words=f"{who}, {counted(threads, 'thread')}: the same versions as here ({same}), {name} loads ({_short(device)}), "
-        f"{seen}."
+        words=f"{who}, {counted(threads, 'thread')}: the same versions as here ({same}), {name} loads "
+        f"({_short(device)}), {seen}."
     )
 
 
@@ -332,19 +332,24 @@ class _Work:
 
     def hear(self, what: Event | Outcome) -> Iterator[Event]:
         """Take what a worker reports, and pass it on; raises the error of a job that failed."""
+        shared = self.shared
         if isinstance(what, Outcome):
-            if what.error is not None:
+            if shared is not None and not shared.ending and isinstance(what.error, PartUnreadableError):
+                shared.unreadable.append(what.error)  # all other blocks can be done
+                self._end_job(shared)
+            elif what.error is not None:
                 raise what.error
-            yield from self._take(what.result)
+            else:
+                yield from self._take(what.result)
         elif isinstance(what, StageStarted):
             if what.message not in self.said:
                 self.said.add(what.message)
                 yield what
-        elif isinstance(what, SlabDone) and self.shared is not None:
-            self.shared.hear(what)
+        elif isinstance(what, SlabDone) and shared is not None:
+            shared.hear(what)
             yield what
             self._count()
-        elif isinstance(what, TileDone | Working) and self.shared is None:
+        elif isinstance(what, TileDone | Working) and shared is None:
             self.last = what
 
     def _take(self, found: Served | InBlocks | Filled) -> Iterator[Event]:
@@ -360,13 +365,10 @@ class _Work:
         elif isinstance(found, Filled):
             assert self.shared is not None
             self.shared.done.update(found.boxes)
-            self.shared.left -= 1
             for box in found.boxes:  # of which not every one was reported
                 yield SlabDone(tuple(low for low, _ in box), tuple(high for _, high in box))
             self._count()
-            if not self.shared.left:
-                self.more.append(self.shared.finish())
-                self.last = Working("Putting the blocks together")
+            self._end_job(self.shared)
         else:
             for name, array in found.arrays.items():
                 self.allocate(name, array.shape, array.dtype)[...] = array
@@ -375,6 +377,13 @@ class _Work:
                 assert isinstance(self.serve.request, SegmentRequest)
                 there = {name: path for name, path in places_of(self.serve.request.store).items() if path.is_dir()}
                 yield from (tell_stored(name, path) for name, path in there.items())
+
+    def _end_job(self, shared: Shared) -> None:
+        """Some blocks are done, or cannot be: after the last ones comes their end."""
+        shared.left -= 1
+        if not shared.left:
+            self.more.append(shared.finish())
+            self.last = Working("Putting the blocks together")
 
     def _begun(self) -> dict[str, Path]:
         """Where results lie that are being filled."""
