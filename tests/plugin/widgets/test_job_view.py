@@ -162,17 +162,17 @@ def test_sections_stay_as_they_were_left(qtbot: QtBot) -> None:
         return view
 
     first = make()
-    assert opened(first) == {"Advanced": False, "Details": False}
+    assert opened(first) == {"Advanced": False, "Compute on": False, "Details": False}
     first.findChild(Fold, "section_details").toggleButton().click()
     first.show_problem("part", "Nothing of the scan is in view.")  # opens Advanced, for now
-    assert opened(first) == {"Advanced": True, "Details": True}
+    assert opened(first) == {"Advanced": True, "Compute on": False, "Details": True}
     first.show_problem("part", "Nothing of the scan is in view.")
     first.findChild(Fold, "section_advanced").collapse()
     first.show_problem("part", "Nothing of the scan is in view.")
     assert opened(first)["Advanced"] is False  # not again
-    assert opened(make()) == {"Advanced": False, "Details": True}
+    assert opened(make()) == {"Advanced": False, "Compute on": False, "Details": True}
     kept["sections"] = "damaged"
-    assert opened(make()) == {"Advanced": False, "Details": False}
+    assert opened(make()) == {"Advanced": False, "Compute on": False, "Details": False}
 
 
 def test_a_wide_word_loses_its_middle_and_the_tooltip_has_all_of_it(qtbot: QtBot) -> None:
