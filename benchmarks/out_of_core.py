@@ -9,10 +9,11 @@ processor time of both, so that other programs on the machine do not count. `--f
 its first corner on, that holds anything: tiles of one value are computed once, so that a large scan takes less time,
 and no less memory.
 
-With `--window zarr` or `--window dask` the scan is opened in a napari window instead, as an array of that kind, and
-segmented there while a timer steps through its slices twice a second; memory is that of napari and the engine. A timer
-in the GUI thread that should fire every millisecond tells how long the event loop was busy: while nothing but the
-stepping goes on, and during the job.
+With `--window opened` the scan is opened in a napari window with the plugin's reader instead, with `--window zarr` or
+`--window dask` added as an array of that kind, and segmented there while a timer steps through its slices twice a
+second; memory is that of napari and the engine. A timer in the GUI thread that should fire every millisecond tells how
+long the event loop was busy: while nothing but the stepping goes on, and during the job. `--asynchronous` turns on
+napari's reading of slices in a thread; `--dask-cache` sets the size of its cache of dask blocks.
 """
 
 from __future__ import annotations
@@ -121,8 +122,12 @@ def segment_in_window(
         if dask_cache is not None:
             resize_dask_cache(dask_cache << 20)
         size = {"scale": (3, 1, 1), "units": ("mm",) * 3}
-        data = zarr.open_array(str(path), mode="r") if kind == "zarr" else da.from_zarr(str(path))
-        layer = viewer.add_image(data, name="scan", contrast_limits=(0, 400), **size)
+        if kind == "opened":
+            layer = viewer.open(str(path), plugin="napari-prosma")[0]
+            layer.contrast_limits = (0, 400)
+        else:
+            data = zarr.open_array(str(path), mode="r") if kind == "zarr" else da.from_zarr(str(path))
+            layer = viewer.add_image(data, name="scan", contrast_limits=(0, 400), **size)
         session = make_session(Path(folder))
         widget = SegmentWidget(viewer, session)
         viewer.window.add_dock_widget(widget)
@@ -137,7 +142,7 @@ def segment_in_window(
             steps[0] += 1
             began = time.perf_counter()
             viewer.dims.set_current_step(
-                0, (steps[0] % 64 if steps[0] // 64 % 2 else 63 - steps[0] % 64) % data.shape[0]
+                0, (steps[0] % 64 if steps[0] // 64 % 2 else 63 - steps[0] % 64) % layer.data.shape[0]
             )
             took.append(1000 * (time.perf_counter() - began))
 
@@ -184,7 +189,7 @@ def main() -> None:
     parser.add_argument("--working", type=int, default=0, help="MiB that a block may take, also of a small scan")
     parser.add_argument("--compare", action="store_true")
     parser.add_argument("--folder", type=Path)
-    parser.add_argument("--window", choices=("zarr", "dask"), help="segment in a window, as an array of this kind")
+    parser.add_argument("--window", choices=("opened", "zarr", "dask"), help="segment in a window, a scan of this kind")
     parser.add_argument("--minutes", type=float, default=600, help="after which the job in a window is canceled")
     parser.add_argument("--dask-cache", type=int, help="MiB of napari's cache of dask blocks")
     parser.add_argument("--asynchronous", action="store_true", help="let napari read slices in a thread")

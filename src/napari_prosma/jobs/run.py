@@ -12,12 +12,19 @@ from typing import Any, Protocol
 
 from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.boundary import JobName, Jobs
-from napari_prosma.jobs.spec import JobSpec
+from napari_prosma.jobs.spec import JobSpec, ScanSpec
+from napari_prosma.layers.dask_cache import MOST, SmallCache
+from napari_prosma.layers.source import is_large
 from prosma_core.engine.messages import Cancelled, Failed, Message, is_last
 from prosma_core.events import StageStarted, TileDone, Working
 from prosma_core.printable import TimeLeft, format_duration
 
 _LOG = logging.getLogger(__name__)
+
+CACHE = (
+    f"napari's cache of dask blocks is limited to {MOST >> 20} MiB while this runs. To scroll smoothly, open a zarr "
+    "with ProSMA, or turn on File > Preferences > Experimental > Render Layers Asynchronously."
+)
 
 Handlers = Mapping[type, Callable[[Any], None]]
 
@@ -62,10 +69,14 @@ class JobRun(ABC):
     def __init__(self) -> None:
         self.cancelling = self.abandoned = self.broken = self._ended = False
         self.failure = Failure()
+        self._cache: SmallCache | None = None
 
     def start(self, jobs: Jobs, spec: JobSpec) -> None:
         """Give the job to the engine; returns at once, and raises as `Jobs.start`."""
         self.job = jobs.start(spec, self._receive, self.NAME, yields=self.YIELDS)
+        scan = spec.scan if isinstance(spec, ScanSpec) else None
+        if scan is not None and hasattr(scan.data, "dask") and is_large(scan) and not self._ended:
+            self._cache = SmallCache()
 
     def cancel(self) -> None:
         """Ask the engine to stop; `over` follows when it has."""
@@ -95,6 +106,8 @@ class JobRun(ABC):
         if self._ended:
             return
         self._ended = is_last(message)
+        if self._ended and self._cache is not None:
+            self._cache.give_back()
         handle = None if self.abandoned or self.broken else self.handlers.get(type(message))
         try:
             if handle is not None:
@@ -211,6 +224,12 @@ class ShownRun(JobRun):
             texts = self._texts
             self._show_button(texts.cancelling, enabled=False, tooltip=texts.cancelling_tooltip)
             super().cancel()
+
+    def start(self, jobs: Jobs, spec: JobSpec) -> None:
+        """As of `JobRun`; says where napari's cache is kept small meanwhile."""
+        super().start(jobs, spec)
+        if self._cache is not None and self._cache.shrunk:
+            self.say(CACHE)
 
     def _show_button(self, text: str, *, enabled: bool, tooltip: str) -> None:
         """The button that cancels the job."""

@@ -14,6 +14,7 @@ import psutil
 
 from napari_prosma.layers.scan import LayerScan
 from napari_prosma.layers.stored import FileArray
+from napari_prosma.layers.zarr_slices import ZarrArray
 from prosma_core.data.geometry import SPATIAL_AXES, Scan
 from prosma_core.data.lazy import IN_CORE
 from prosma_core.errors import ProsmaError
@@ -72,10 +73,11 @@ def source_of(scan: LayerScan) -> Source | None:
     if isinstance(scan.data, FileArray):
         order = tuple(scan.data.order[scan.axes.index(letter)] for letter in scan.spec.axes)
         return Source(scan.data.path) if order == tuple(range(len(order))) else None
-    if _is_zarr(scan.data):
-        folder = _folder(scan.data)
+    array = _zarr_array(scan.data)
+    if array is not None:
+        folder = _folder(array)
         if folder is None and scan.level == 0 and scan.path is not None and is_zipped(scan.path):
-            return Source(scan.path, scan.axes) if isinstance(_place(scan.data), StoredPath) else None
+            return Source(scan.path, scan.axes) if isinstance(_place(array), StoredPath) else None
         return None if folder is None else Source(folder, scan.axes)
     if not is_large(scan) or not hasattr(scan.data, "dask"):
         return None
@@ -83,6 +85,13 @@ def source_of(scan: LayerScan) -> Source | None:
     if array is not None:
         return _in_zarr(scan, array)
     return _in_file(scan) if scan.path is not None and _has_no_zarr(scan.data) else None
+
+
+def _zarr_array(data: Any) -> Any:
+    """The zarr array that a layer shows, None where it shows none, or shows it turned."""
+    if isinstance(data, ZarrArray):
+        return data.array if data.order == tuple(range(data.array.ndim)) else None
+    return data if _is_zarr(data) else None
 
 
 def _is_zarr(data: Any) -> bool:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import psutil
@@ -143,21 +142,3 @@ def free_memory(device: torch.device) -> int:
 def used_memory() -> int:
     """Bytes of main memory that this process holds now, libraries and models included."""
     return int(psutil.Process().memory_info().rss)
-
-
-def give_back_memory() -> None:
-    """Return to the system what was freed and lies in pieces between what is still used; glibc keeps it otherwise."""
-    if _LIBC is not None:
-        _LIBC.malloc_trim(0)
-
-
-def _glibc() -> ctypes.CDLL | None:
-    """The C library of this process where it can return memory: that of most Linux systems."""
-    with suppress(OSError, TypeError, AttributeError):
-        library = ctypes.CDLL(None)
-        library.malloc_trim.argtypes = [ctypes.c_size_t]
-        return library
-    return None
-
-
-_LIBC = _glibc()

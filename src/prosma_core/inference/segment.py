@@ -21,13 +21,14 @@ from prosma_core.data.lazy import LazyArray, in_memory
 from prosma_core.data.normalization import Normalization, check_not_blank, measure, measuring
 from prosma_core.errors import DeviceError, PartUnreadableError
 from prosma_core.events import Event, SlabDone, StageStarted, TileDone, Working, relay
-from prosma_core.inference.device import give_back_memory, memory_ended, name_memory_errors
+from prosma_core.inference.device import memory_ended, name_memory_errors
 from prosma_core.inference.grid_restore import RegionOfInterest
 from prosma_core.inference.memory import BlockPlan, Column, Need, format_plan, plan_blocks, plan_memory
 from prosma_core.inference.prepare import ScanPlan, network_image, plan_scan
 from prosma_core.inference.results import Allocate, Results, Segmentation, StoredArray
 from prosma_core.inference.tiled import Among, TiledPredictor, wanted_tiles
 from prosma_core.io.bundle import load_bundle
+from prosma_core.io.hardware import give_back_memory
 from prosma_core.model.unet import UNet
 from prosma_core.model.weights import model_from
 from prosma_core.printable import counted

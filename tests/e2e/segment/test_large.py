@@ -13,13 +13,16 @@ import pytest
 import zarr
 from napari.components import ViewerModel
 from napari.layers import Labels
+from napari.utils import resize_dask_cache
 from pytestqt.qtbot import QtBot
 from tests.e2e.conftest import engine_of_large_scans
 from tests.e2e.segment.conftest import SegmentDesk
 from tests.servers import serving
 
 from napari_prosma.jobs.boundary import Jobs
+from napari_prosma.jobs.run import CACHE
 from napari_prosma.jobs.session import Session
+from napari_prosma.layers.dask_cache import MOST
 from napari_prosma.layers.scan import METADATA, read
 from napari_prosma.layers.stored import DiskArray
 from napari_prosma.segment.job import CONTINUES, TOO_LARGE, SegmentJob
@@ -140,6 +143,28 @@ def test_a_large_layer_gets_the_labels_of_the_scan_in_memory(
     assert not found.editable
     counts = found.features.set_index("index")["voxels"]
     assert [counts[value] for value in (1, 2)] == [int((wanted == value).sum()) for value in (1, 2)]
+
+
+def test_napari_keeps_few_dask_blocks_while_a_job_runs_and_says_so(
+    desk: SegmentDesk, tmp_path: Path, voxels: np.ndarray, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, sizes, handle = resize_dask_cache(1 << 30).cache, [], SegmentJob._take_stored
+
+    def watched(job: SegmentJob, stored: Any) -> None:
+        sizes.append(cache.available_bytes)
+        handle(job, stored)
+
+    monkeypatch.setattr(SegmentJob, "_take_stored", watched)
+    for way, size in (("our reader", 1 << 30), ("dask of a zarr", MOST)):
+        said.clear()
+        sizes.clear()
+        (tmp_path / way).mkdir()
+        desk.controller.choose_image(WAYS[way](desk, tmp_path / way, voxels))
+        desk.choose("plain-3d")
+        desk.segment()
+        assert set(sizes) == {size}
+        assert cache.available_bytes == 1 << 30
+        assert (CACHE in said) == (size == MOST)
 
 
 def test_objects_of_a_large_layer_are_those_of_the_scan_in_memory(
