@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections import OrderedDict
+import weakref
 from math import prod
 from typing import Any
 
@@ -13,62 +11,14 @@ from numpy.typing import NDArray
 
 from napari_prosma.layers.stored import PartArray
 from prosma_core.data.geometry import Box, box_shape, box_slices
-
-_LOG = logging.getLogger(__name__)
+from prosma_core.io.read_ahead import Windows
 
 WINDOW = 48 << 20
 """Bytes of unpacked slices that lie side by side, read at once."""
 COLORS = 4
 """Voxels along an axis up to which it may be that of colors."""
-KEPT = 4 * WINDOW
-"""Bytes of them that are kept, of all layers together."""
-
-
-class Windows:
-    """Unpacked parts of arrays, the latest ones, for all layers of a process; from any thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[int, Box], NDArray[Any]] = OrderedDict()
-        self._coming: set[tuple[int, Box]] = set()
-
-    def find(self, owner: int, box: Box) -> NDArray[Any] | None:
-        """Voxels of a box where they are kept."""
-        with self._lock:
-            for (of, window), values in reversed(self._kept.items()):
-                if of == owner and all(c <= a and b <= d for (a, b), (c, d) in zip(box, window, strict=True)):
-                    self._kept.move_to_end((of, window))
-                    return values[tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(box, window, strict=True))]
-        return None
-
-    def put(self, owner: int, window: Box, values: NDArray[Any]) -> None:
-        """Keep a window; the oldest ones leave."""
-        with self._lock:
-            self._kept[owner, window] = values
-            while sum(each.nbytes for each in self._kept.values()) > KEPT:
-                self._kept.popitem(last=False)
-
-    def begin(self, owner: int, window: Box) -> bool:
-        """Whether a window is neither kept nor on its way; it is on its way then."""
-        with self._lock:
-            wanted = (owner, window) not in self._kept and not any(of == owner for of, _ in self._coming)
-            if wanted:
-                self._coming.add((owner, window))
-            return wanted
-
-    def end(self, owner: int, window: Box) -> None:
-        """A window is not on its way any more."""
-        with self._lock:
-            self._coming.discard((owner, window))
-
-    def forget(self, owner: int) -> None:
-        """Keep nothing of an array."""
-        with self._lock:
-            for key in [key for key in self._kept if key[0] == owner]:
-                del self._kept[key]
-
-
-WINDOWS = Windows()
+WINDOWS = Windows(4 * WINDOW)
+"""Of all layers."""
 
 
 class ZarrArray(PartArray):
@@ -91,14 +41,12 @@ class ZarrArray(PartArray):
     def __init__(self, array: Any, order: tuple[int | None, ...] | None = None) -> None:
         chunks = tuple(int(n) for n in (getattr(array, "shards", None) or array.chunks))
         super().__init__(array.shape, chunks, array.dtype, order)
+        self._owner = WINDOWS.owner()
+        weakref.finalize(self, WINDOWS.forget, self._owner)
         self.array, self._sizes, self._steps = array, tuple(int(n) for n in array.shape), chunks
 
     def _in_order(self, order: tuple[int | None, ...]) -> ZarrArray:
         return ZarrArray(self.array, order)
-
-    def __del__(self) -> None:
-        """Leave nothing behind under a number that another array may get."""
-        WINDOWS.forget(id(self))
 
     def read(self, box: Box) -> NDArray[Any]:
         """As of `PartArray`."""
@@ -106,24 +54,16 @@ class ZarrArray(PartArray):
         if not windows:
             return self._values(box)
         window, following = windows
-        found = WINDOWS.find(id(self), box)
+        found = WINDOWS.find(self._owner, box)
         if found is None:
-            WINDOWS.put(id(self), window, self._values(window))
-            found = WINDOWS.find(id(self), box)
-        if following is not None and WINDOWS.begin(id(self), following):
-            threading.Thread(target=self._read_ahead, args=(following,), name="prosma-slices", daemon=True).start()
+            WINDOWS.put(self._owner, window, self._values(window))
+            found = WINDOWS.find(self._owner, box)
+        if following is not None:
+            WINDOWS.read_ahead(self._owner, following, self._values)
         return self._values(box) if found is None else found
 
     def _values(self, box: Box) -> NDArray[Any]:
         return np.asarray(self.array[box_slices(box)])
-
-    def _read_ahead(self, window: Box) -> None:
-        try:
-            WINDOWS.put(id(self), window, self._values(window))
-        except Exception as error:  # noqa: BLE001  (of any store or codec; who looks at the slice is told)
-            _LOG.info("A part of %s could not be read ahead: %s", self.array.name, error)
-        finally:
-            WINDOWS.end(id(self), window)
 
     def _windows(self, box: Box) -> tuple[Box, Box | None] | None:
         """The window that holds a slice, and the nearest beside it; None of a box that is no slice, or a large one."""

@@ -14,8 +14,9 @@ from napari.components import ViewerModel
 
 from napari_prosma.layers import zarr_slices
 from napari_prosma.layers.source import source_of
-from napari_prosma.layers.zarr_slices import Windows, ZarrArray
+from napari_prosma.layers.zarr_slices import ZarrArray
 from prosma_core.data.geometry import Box
+from prosma_core.io.read_ahead import Windows
 
 PLANE = 24 * 20 * 2
 """Bytes of a plane of the array, in whole chunks."""
@@ -38,8 +39,7 @@ class Counted:
 def counted(tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> Counted:
     """Return an array of 5 chunks of 8 planes, of which 4 planes are one window."""
     monkeypatch.setattr(zarr_slices, "WINDOW", 4 * PLANE)
-    monkeypatch.setattr(zarr_slices, "KEPT", 12 * PLANE)
-    monkeypatch.setattr(zarr_slices, "WINDOWS", Windows())
+    monkeypatch.setattr(zarr_slices, "WINDOWS", Windows(12 * PLANE))
     array = zarr.create_array(str(tmp_path / "a"), shape=(38, 24, 20), chunks=(8, 12, 10), dtype="u2")
     array[...] = rng.integers(0, 999, array.shape, np.uint16)
     return Counted(array)
@@ -66,14 +66,13 @@ def test_scrolling_unpacks_each_window_once_and_mostly_ahead(counted: Counted) -
 
 
 def test_no_more_is_kept_than_the_bound_and_nothing_of_arrays_that_are_gone(counted: Counted) -> None:
-    shown, kept = ZarrArray(counted), zarr_slices.WINDOWS._kept
+    shown, windows = ZarrArray(counted), zarr_slices.WINDOWS
     for z in (0, 9, 30, 20, 2, 37):
         np.testing.assert_array_equal(shown[z, 3:17], counted.inner[z, 3:17])
         settled()
-        assert sum(values.nbytes for values in kept.values()) <= zarr_slices.KEPT
-    assert kept
+        assert 0 < windows.nbytes <= 12 * PLANE
     del shown
-    assert not kept
+    assert windows.nbytes == 0
 
 
 @pytest.mark.parametrize("index", [slice(None), (slice(3, 9), slice(0, 24), slice(2, 20)), (slice(None), 7, slice(4))])
