@@ -17,6 +17,8 @@ import prosma_core
 ROOT = Path(__file__).resolve().parent.parent
 CONDA_NAMES = {"torch": "pytorch", "pyqt6": "pyqt"}
 """Packages whose names differ between PyPI and conda-forge."""
+FOR_DEVELOPERS = {"dev", "docs"}
+"""Extras that no user of a package needs."""
 
 
 def read_yaml(name: str) -> Any:
@@ -37,18 +39,38 @@ def dockerfile() -> list[str]:
 
 def test_conda_recipe_has_the_dependencies_of_the_project_and_the_window(project: dict[str, Any]) -> None:
     recipe = read_yaml("conda/recipe.yaml")
-    wanted = {}
-    for line in [*project["dependencies"], *project["optional-dependencies"]["qt"]]:
-        requirement = Requirement(line)
-        name = requirement.name.lower()
-        wanted[CONDA_NAMES.get(name, name)] = requirement.specifier
+    wanted = from_pypi([*project["dependencies"], *project["optional-dependencies"]["qt"]])
     wanted["pyqt"] = SpecifierSet(">=6")
-    run = dict((line + " ").split(" ", 1) for line in recipe["requirements"]["run"])
-    assert run.pop("python").strip() == ">=${{ python_min }}"
+    python, *run = recipe["requirements"]["run"]
+    assert python == "python >=${{ python_min }}"
     assert project["requires-python"] == f">={recipe['context']['python_min']}"
-    assert {name: SpecifierSet(limits.replace(" ", "")) for name, limits in run.items()} == wanted
+    assert from_conda(run) == wanted
     assert recipe["context"]["version"] == prosma_core.__version__
     assert recipe["build"]["python"]["entry_points"] == [f"{k} = {v}" for k, v in project["scripts"].items()]
+
+
+def test_conda_recipe_limits_the_packages_of_every_other_extra(project: dict[str, Any]) -> None:
+    extras = project["optional-dependencies"]
+    others = {name: lines for name, lines in extras.items() if name not in {"qt", *FOR_DEVELOPERS}}
+    assert {"medical", "remote", "cluster"} <= set(others)
+    recipe = read_yaml("conda/recipe.yaml")
+    wanted = from_pypi([line for lines in others.values() for line in lines])
+    assert from_conda(recipe["requirements"]["run_constraints"]) == wanted
+    install = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    (line,) = [line for line in install.splitlines() if line.startswith("**conda**")]
+    assert [name for name in wanted if f"`{name}`" not in line] == []
+
+
+def from_pypi(lines: list[str]) -> dict[str, SpecifierSet]:
+    """Packages by their names on conda-forge, and the versions that are allowed."""
+    requirements = [Requirement(line) for line in lines]
+    return {CONDA_NAMES.get(each.name.lower(), each.name.lower()): each.specifier for each in requirements}
+
+
+def from_conda(lines: list[str]) -> dict[str, SpecifierSet]:
+    """The same from lines of a recipe."""
+    parts = [(line + " ").split(" ", 1) for line in lines]
+    return {name: SpecifierSet(limits.replace(" ", "")) for name, limits in parts}
 
 
 def test_container_copies_what_is_there_and_starts_a_program_of_the_project(
