@@ -18,7 +18,7 @@ from psygnal import Signal
 
 import napari_prosma
 from napari_prosma._reader import get_reader
-from napari_prosma.jobs.boundary import Timer
+from napari_prosma.jobs.boundary import Timer, WidgetClosedError
 from napari_prosma.jobs.run import ViewSignal
 from prosma_core.config.inspection import ClassChange, Inspection, VariantResult
 from prosma_core.config.model import ClassInfo
@@ -151,7 +151,8 @@ class FakeJobs:
         self.check_idle()
         self._reserved = True
         try:
-            yield
+            with contextlib.suppress(WidgetClosedError):
+                yield
         finally:
             self._reserved = False
 

@@ -262,7 +262,7 @@ class GatesController(ScanController[InspectChoices]):
         self._run_over()
         if shown:
             self._rank(run.said)
-        if shown:
+        if shown and not self.view.closed:
             self.view.scroll_to_result()
 
     def _rank(self, said: Sequence[str]) -> None:

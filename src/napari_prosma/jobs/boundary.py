@@ -45,6 +45,10 @@ class JobName:
     widget: str
 
 
+class WidgetClosedError(Exception):
+    """A job's widget was closed while the job began: it is not begun."""
+
+
 class Timer(Protocol):
     """Calls a function in the GUI thread after a time."""
 
@@ -140,12 +144,15 @@ class Jobs:
     def reserve(self, name: JobName) -> Iterator[None]:
         """Keep the engine for a job of this name, from the click until it is begun; raises as `check_idle`.
 
-        What a job changes in its widget first may let events be handled: no other is begun meanwhile.
+        What a job changes in its widget first may let events be handled: no other is begun meanwhile, and where the
+        widget is closed by one (`WidgetClosedError`), none is.
         """
         self.check_idle()
         self._reserved = name
         try:
             yield
+        except WidgetClosedError:
+            _LOG.info("%s was not begun: its widget was closed", name.what)
         finally:
             self._reserved = None
 

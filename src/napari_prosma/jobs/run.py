@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from napari_prosma.cleanup import run_all
-from napari_prosma.jobs.boundary import JobName, Jobs
+from napari_prosma.jobs.boundary import JobName, Jobs, WidgetClosedError
 from napari_prosma.jobs.spec import JobSpec, ScanSpec
 from napari_prosma.layers.dask_cache import MOST, SmallCache
 from napari_prosma.layers.source import is_large
@@ -67,7 +67,7 @@ class JobRun(ABC):
     YIELDS = False
 
     def __init__(self) -> None:
-        self.cancelling = self.abandoned = self.broken = self._ended = False
+        self.cancelling = self.abandoned = self.broken = self._begun = self._ended = False
         self.failure = Failure()
         self._cache: SmallCache | None = None
 
@@ -77,12 +77,16 @@ class JobRun(ABC):
         scan = spec.scan if isinstance(spec, ScanSpec) else None
         if scan is not None and hasattr(scan.data, "dask") and is_large(scan) and not self._ended:
             self._cache = SmallCache()
+        self._begun = True
+        if self.cancelling:  # by an event that came while it began
+            self.job.cancel()
 
     def cancel(self) -> None:
         """Ask the engine to stop; `over` follows when it has."""
         if not self.cancelling:
             self.cancelling = True
-            self.job.cancel()
+            if self._begun:
+                self.job.cancel()
 
     def abandon(self) -> None:
         """Cancel for a widget that is deleted: it is not called any more."""
@@ -121,7 +125,10 @@ class JobRun(ABC):
             self._break(error)
 
     def _break(self, error: Exception) -> None:
-        """Show what a handler has raised, and cancel what is left of the job."""
+        """Show what a handler has raised, and cancel what is left of the job; nothing where the widget is gone."""
+        if self.abandoned:
+            _LOG.debug("A message came while its widget was closed", exc_info=True)
+            return
         _LOG.exception("A message of the engine could not be shown")
         self.broken = True
         reason, details = f"{type(error).__name__}: {error}", traceback.format_exc()
@@ -149,6 +156,10 @@ class Activity(Protocol):
 
 class RunView(Protocol):
     """Protocol of a view that shows a job."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is deleted."""
 
     def show_run(self, text: str, *, enabled: bool, tooltip: str) -> None:
         """The main button."""
@@ -202,6 +213,11 @@ class ShownRun(JobRun):
     texts : RunTexts
     title : str
         In the activity dock.
+
+    Raises
+    ------
+    WidgetClosedError
+        The widget was closed meanwhile: napari handles events as its activity dock is shown.
     """
 
     LINES = 4
@@ -217,6 +233,9 @@ class ShownRun(JobRun):
         view.show_progress(0, 0, "Starting…")
         view.show_messages(())
         self._activity = view.begin_activity(title, self.cancel)
+        if view.closed:
+            self._activity.close()
+            raise WidgetClosedError
 
     def cancel(self) -> None:
         """Ask the engine to stop; the widget is ready again when it has."""

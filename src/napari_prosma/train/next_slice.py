@@ -278,6 +278,8 @@ class NextSlice:
 
     def show(self, _event: Any = None) -> None:
         """Show whether there is a slice to suggest, and by whom; a suggestion that was followed goes."""
+        if self._closed:
+            return
         rows, adviser = self._rows(), self._adviser()
         asked = adviser.asked
         reason = self._reason(rows, self._closed_scans(adviser))

@@ -578,6 +578,11 @@ class JobView(QWidget):
         """How far the job is; `total` 0: not known yet, the seconds of `text` are counted, before `left`."""
         self._status.show_progress(done, total, text, left)
 
+    @property
+    def closed(self) -> bool:
+        """Whether it is deleted."""
+        return not isalive(self)  # type: ignore[no-untyped-call]
+
     def begin_activity(self, title: str, on_cancel: Callable[[], None]) -> ActivityProgress:
         """Show the job in napari's activity dock, too."""
         return ActivityProgress(title, on_cancel)
