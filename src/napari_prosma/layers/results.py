@@ -15,6 +15,7 @@ from psygnal import Signal
 
 import prosma_core
 from napari_prosma.layers.labels import fit_brush
+from napari_prosma.layers.numbers import NUMBERS, write_numbers
 from napari_prosma.layers.placement import Placement
 from napari_prosma.layers.scan import METADATA, LayerScan
 from napari_prosma.layers.slices import keep, listen, marks_of, packed, remember
@@ -129,17 +130,19 @@ def objects_layer(
     objects : ndarray, integer, shape ``scan.spec.labels_spec().shape``
         Shown as it is, without a copy.
     features : dict
-        Columns with a value for each object; ``index`` holds its number.
+        Columns with a value for each object; ``index`` holds its number. Those with sizes go as soon as its voxels
+        change (see `napari_prosma.layers.numbers`).
     """
     placement, axes, shown = _without_channel(scan, objects)
     layer = Labels(
         shown,
         name=name,
         visible=visible,
-        features=features,
+        features={key: values for key, values in features.items() if key not in NUMBERS},
         **placement.arguments(),
         metadata={METADATA: scan.notes(axes, ImageSpec.labels_spec) | {"provenance": dict(provenance), OBJECTS: True}},
     )
+    write_numbers(layer, {key: values for key, values in features.items() if key in NUMBERS})
     return _remembering(layer)
 
 

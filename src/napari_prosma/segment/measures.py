@@ -16,7 +16,18 @@ from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.jobs.run import ViewSignal
 from napari_prosma.layers.labels import names_values
-from napari_prosma.layers.numbers import ML, MM2, PAINTED, PIXELS, UM2, UM3, VOXELS, mean_heading
+from napari_prosma.layers.numbers import (
+    ML,
+    MM2,
+    PAINTED,
+    PIXELS,
+    UM2,
+    UM3,
+    VOXELS,
+    drop_numbers,
+    mean_heading,
+    write_numbers,
+)
 from napari_prosma.layers.viewport import REFRESHED, on_change
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import ImageSpec
@@ -24,7 +35,6 @@ from prosma_core.data.grid import unit_factor
 
 if TYPE_CHECKING:
     from napari.layers import Labels
-    from pandas import DataFrame
 
 _LOG = logging.getLogger(__name__)
 
@@ -108,25 +118,16 @@ def _voxel_size(spec: ImageSpec) -> tuple[str, float]:
     return (ML, size / MM3_PER_ML) if spec.spatial_ndim == 3 else (MM2, size)
 
 
-def with_measures(features: DataFrame, rows: Sequence[ClassRow], spec: ImageSpec) -> DataFrame:
-    """The features table of a Labels layer (column ``index`` holds the value) with voxel counts and sizes added.
+def measures_of(values: Sequence[Any], rows: Sequence[ClassRow], spec: ImageSpec) -> dict[str, Any]:
+    """Voxel counts and sizes as columns of the features table of a Labels layer, whose column ``index`` has `values`.
 
-    Of values that no row is of, such as the background, both are left empty.
+    Of values that no row is of, such as the background, both are None.
     """
-    table = features.copy()
     by_value = {row.value: row for row in rows}
-    chosen = [by_value.get(value) for value in table["index"]]
+    chosen = [by_value.get(value) for value in values]
     heading = size_heading(spec)
-    counts = [row.voxels if row else None for row in chosen]
-    table[_counts(spec)] = np.array(counts, object)  # whole numbers beside none
-    if heading:
-        table[heading] = [row.size if row else None for row in chosen]
-    return table
-
-
-def without_measures(features: DataFrame, spec: ImageSpec) -> DataFrame:
-    """The features table without what `with_measures` added."""
-    return features.drop(columns=[_counts(spec), size_heading(spec)], errors="ignore")
+    counts = {_counts(spec): np.array([row.voxels if row else None for row in chosen], object)}  # whole beside none
+    return counts | ({heading: [row.size if row else None for row in chosen]} if heading else {})
 
 
 def count_voxels(labels: Any) -> dict[int, int]:
@@ -286,14 +287,13 @@ class Measures:
         if not _large(layer):
             self._timer.start(QUIET)
         elif known is not None:
-            if names_values(layer.features):
-                layer.features = without_measures(layer.features, self._spec)
+            drop_numbers(layer)
             self.show()
 
     def _know(self, layer: Labels, rows: Sequence[ClassRow]) -> None:
         self._known[layer] = rows
         if names_values(layer.features):
-            layer.features = with_measures(layer.features, rows, self._spec)
+            write_numbers(layer, measures_of(layer.features["index"], rows, self._spec))
 
     def _counted(self, layer: Labels, voxels: Mapping[int, int]) -> list[ClassRow]:
         """A row for each class of the model, and for each value that was painted besides."""

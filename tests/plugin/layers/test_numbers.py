@@ -60,6 +60,29 @@ def test_a_table_of_another_plugin_stays() -> None:
     assert layer.features.to_dict("list") == {"cell": ["a"], "voxels": [5]}
 
 
+FOREIGN = {"index": [1], "class": ["lesion"], "voxels": [41], "Volume (mL)": [4.1]}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_columns_that_another_plugin_gave_a_result_stay(objects: Labels, change: str) -> None:
+    viewer = ViewerModel()
+    contour_view(viewer)
+    layer: Any = viewer.add_layer(objects)
+    layer.features = FOREIGN
+    viewer.dims.set_current_step(0, 2)
+    CHANGES[change](layer)
+    assert layer.features.to_dict("list") == FOREIGN
+
+
+def test_of_a_table_only_our_columns_go(objects: Labels) -> None:
+    viewer = ViewerModel()
+    contour_view(viewer)
+    layer: Any = viewer.add_layer(objects)
+    layer.features = layer.features.assign(**{"pixels": [7], "Volume (mL)": [4.1]})
+    CHANGES["painted"](layer)
+    assert layer.features.to_dict("list") == {"index": [1], "class": ["lesion"], "Volume (mL)": [4.1], "pixels": [7]}
+
+
 @pytest.mark.parametrize("unit", ["mm", "um", "nm", "m"])
 @pytest.mark.parametrize("axes", ["yx", "zyx", "tyx", "tzyx"])
 def test_every_size_is_known_as_a_number(unit: str, axes: str) -> None:

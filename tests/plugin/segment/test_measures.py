@@ -201,6 +201,25 @@ def test_a_table_of_another_plugin_is_left_as_it_is(
     assert shown.layer.features.equals(before)
 
 
+@pytest.mark.parametrize("large", [False, True])
+def test_columns_of_another_plugin_beside_names_of_classes_are_kept(
+    shown: SimpleNamespace, clock: Any, large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if large:
+        monkeypatch.setattr(measures, "LARGE", 10)
+    foreign = {"index": [0, 3, 7], "name": ["background", "liver", "spleen"], "voxels": ["few", "some", "many"]}
+    shown.layer.features = foreign
+    for value in (0, 7):
+        set_to(shown.layer, value, 0, 0, 0)
+        clock.run()
+        shown.measures.count()
+        assert shown.layer.features["voxels"].tolist() == foreign["voxels"]
+        assert "Volume (mL)" in shown.layer.features
+    set_to(shown.layer, 0, 0, 0, 0)
+    clock.run()
+    assert ("Volume (mL)" in shown.layer.features) is not large
+
+
 def test_values_of_a_features_table_that_are_no_classes_are_left_empty(shown: SimpleNamespace, clock: Any) -> None:
     shown.layer.features = {"index": [3, np.nan, 7], "name": ["liver", "note", "spleen"]}
     set_to(shown.layer, 0, 0, 0, 0)
