@@ -115,9 +115,9 @@ class StoredAnnotation:
         values, unwanted = _values(data, self.config)
         if not self.partly:
             return values, None
-        known: NDArray[np.bool_] = np.ones(data.shape, bool)
+        known: NDArray[np.bool_] = np.ones((1,) * data.ndim, bool)
         if self.painted_only:
-            known = data != 0
+            known = (first_voxel(data) if is_repeated(data) else data) != 0
             if self.whole is not None:
                 known = known | _at(self.whole, box)
         elif self.whole is not None:
@@ -129,7 +129,9 @@ class StoredAnnotation:
             start, stop = (0, 1) if self.axis is None else box[at]
             out = np.array([i in self.left_out for i in range(start, stop)])
             known = known & ~out.reshape([-1 if a == at and self.axis is not None else 1 for a in range(data.ndim)])
-        return values, ~known
+        if known.size < data.size and bool(known.any()) == bool(known.all()):
+            known = first_voxel(known)
+        return values, np.broadcast_to(~known, data.shape)
 
     @property
     def _array_axis(self) -> int:

@@ -17,7 +17,7 @@ from prosma_core.data.geometry import Box, Scan, box_shape
 from prosma_core.data.grid import NetworkGrid, network_grid
 from prosma_core.data.intensities import check_channels
 from prosma_core.data.labels import IGNORED, class_indices
-from prosma_core.data.lazy import LazyArray, parts_of
+from prosma_core.data.lazy import LazyArray, first_voxel, is_repeated, parts_of
 from prosma_core.data.normalization import Normalization, check_not_blank, measuring
 from prosma_core.data.point_table import AT_ONCE, PointTable
 from prosma_core.data.resample import resize_labels_box
@@ -95,7 +95,9 @@ class StoredLabels:
         source = self._grid.restore_box(box)
         values, ignored = self._annotation.read(self._frame.place(source))
         indices = class_indices(values, self._classes, self._name).astype(self.dtype, copy=False)
-        if ignored is not None:
+        if ignored is not None and is_repeated(ignored):
+            indices = np.broadcast_to(np.int16(IGNORED), ignored.shape) if first_voxel(ignored).all() else indices
+        elif ignored is not None:
             indices = np.where(ignored, np.int16(IGNORED), indices)
         return self._grid.orient(indices.reshape(box_shape(source)))
 
