@@ -1,11 +1,12 @@
-"""Labels layers as annotations: grid relative to their image, class names and colors."""
+"""Labels layers as annotations: grid relative to their image, class names and colors, columns of features tables."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from napari_prosma.layers.placement import Placement, same_grid
 from napari_prosma.layers.scan import METADATA, LayerScan, guess, read, read_arrays, source_path
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import METRES, affine_spacing
+
+if TYPE_CHECKING:
+    from napari.layers import Labels
 
 MOST_NAMES = 256
 """Names and colors that are taken from a layer: more values than that are no classes."""
@@ -213,3 +217,51 @@ def _color(layer: Any, value: int) -> str:
     if alpha == 0:
         return "#000000"
     return "#" + "".join(f"{round(255 * part):02x}" for part in (red, green, blue))
+
+
+COLUMNS = "columns"
+"""Key in a layer's metadata: the columns that this plugin wrote into its features table, and what they held."""
+
+
+def write_columns(layer: Labels, columns: Mapping[str, Any]) -> None:
+    """Put columns into the features table of a layer; a column of the same name that is not ours stays.
+
+    Parameters
+    ----------
+    layer : Labels
+    columns : mapping of str to sequence
+        By heading, a value for each row of the table.
+    """
+    table, own = layer.features.copy(), _written(layer)
+    for name, values in columns.items():
+        if name not in table or name in own:
+            table[name] = values
+            own[name] = ""
+    layer.features = table
+    _keep(layer, own)
+
+
+def drop_columns(layer: Any) -> None:
+    """Take the columns that `write_columns` wrote, and nobody changed since, out of the features table of a layer."""
+    if (layer.metadata.get(METADATA) or {}).get(COLUMNS):
+        own = _written(layer)
+        if own:
+            layer.features = layer.features.drop(columns=list(own))
+        _keep(layer, {})
+
+
+def _written(layer: Any) -> dict[str, str]:
+    """Columns that this plugin wrote and nobody changed since, each with the values it had then, as `_values`."""
+    known = (layer.metadata.get(METADATA) or {}).get(COLUMNS) or {}
+    table = layer.features
+    return {name: values for name, values in known.items() if name in table and _values(table[name]) == values}
+
+
+def _keep(layer: Any, own: Mapping[str, str]) -> None:
+    noted = {name: _values(layer.features[name]) for name in own}
+    layer.metadata = {**layer.metadata, METADATA: {**(layer.metadata.get(METADATA) or {}), COLUMNS: noted}}
+
+
+def _values(column: Any) -> str:
+    """Checksum of a column's values, with their types."""
+    return f"{zlib.crc32(repr(column.tolist()).encode()):08x}"

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from psygnal import Signal
 
 import prosma_core
-from napari_prosma.layers.labels import fit_brush
-from napari_prosma.layers.numbers import NUMBERS, write_numbers
+from napari_prosma.layers.labels import fit_brush, write_columns
+from napari_prosma.layers.numbers import NUMBERS
 from napari_prosma.layers.placement import Placement
 from napari_prosma.layers.scan import METADATA, LayerScan
 from napari_prosma.layers.slices import keep, listen, marks_of, packed, remember
@@ -142,7 +142,7 @@ def objects_layer(
         **placement.arguments(),
         metadata={METADATA: scan.notes(axes, ImageSpec.labels_spec) | {"provenance": dict(provenance), OBJECTS: True}},
     )
-    write_numbers(layer, {key: values for key, values in features.items() if key in NUMBERS})
+    write_columns(layer, {key: values for key, values in features.items() if key in NUMBERS})
     return _remembering(layer)
 
 

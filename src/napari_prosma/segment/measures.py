@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from napari_prosma.cleanup import run_all
 from napari_prosma.jobs.boundary import Jobs
 from napari_prosma.jobs.run import ViewSignal
-from napari_prosma.layers.labels import names_values
+from napari_prosma.layers.labels import drop_columns, names_values, write_columns
 from napari_prosma.layers.numbers import (
     ML,
     MM2,
@@ -24,9 +24,7 @@ from napari_prosma.layers.numbers import (
     UM2,
     UM3,
     VOXELS,
-    drop_numbers,
     mean_heading,
-    write_numbers,
 )
 from napari_prosma.layers.viewport import REFRESHED, on_change
 from prosma_core.config.model import ClassInfo
@@ -287,13 +285,13 @@ class Measures:
         if not _large(layer):
             self._timer.start(QUIET)
         elif known is not None:
-            drop_numbers(layer)
+            drop_columns(layer)
             self.show()
 
     def _know(self, layer: Labels, rows: Sequence[ClassRow]) -> None:
         self._known[layer] = rows
         if names_values(layer.features):
-            write_numbers(layer, measures_of(layer.features["index"], rows, self._spec))
+            write_columns(layer, measures_of(layer.features["index"], rows, self._spec))
 
     def _counted(self, layer: Labels, voxels: Mapping[int, int]) -> list[ClassRow]:
         """A row for each class of the model, and for each value that was painted besides."""
