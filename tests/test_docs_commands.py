@@ -1,7 +1,11 @@
-"""Every command and script of `prosma` in README and documentation runs, on small data under the names that it uses."""
+"""Every command and script of `prosma`, torchrun and napari in README and documentation runs, on small data.
+
+Benchmarks and checks of the repository are too slow for that: their arguments are parsed by the programs themselves.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -44,7 +48,7 @@ LEFT_OUT = {
     "tls://HOST:8786": "needs a scheduler with certificates",
     "benchmarks/shipped/breast-lesion-us.yaml": "trains on a whole public data set",
 }
-TINY = {
+TINY: dict[str, dict[str, object]] = {
     "network": {"width": 4, "max_width": 8, "max_stages": 3},
     "preprocess": {"tile": [16, 16, 16]},
     "training": {"epochs": 1, "steps": 1, "batch_size": 1, "validation_cases": 1},
@@ -96,6 +100,152 @@ def run_documented(server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         assert code == 0, f"prosma {line}: {capsys.readouterr().err}"
         for before, word in pairwise(arguments):
             assert before not in ("--out", "--json") or Path(word).exists(), line
+
+
+def lines_of(program: str) -> list[str]:
+    """The distinct command lines of all pages that start a program, also those inside of a sentence."""
+    found: dict[str, None] = {}
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        blocks = [fenced or indented for fenced, indented in BLOCK.findall(text)]
+        spans = re.findall(r"`([^`\n]+)`", BLOCK.sub("", text))
+        for line in "\n".join([*blocks, *spans]).replace("\\\n", " ").splitlines():
+            part = " ".join(re.sub(r"\s#.*", "", line).split())
+            if part.startswith(program + " "):
+                found[part] = None
+    return list(found)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="several processes are tested on Linux")
+def test_every_documented_torchrun_trains_with_two_processes_on_a_cpu(tmp_path: Path) -> None:
+    make_inputs(tmp_path)
+    tiny = {**TINY, "training": {**TINY["training"], "batch_size": 2}}  # a patch for each process
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(tiny), encoding="utf-8")
+    lines = [line for line in lines_of("torchrun") if "prosma_core.cli" in line]
+    assert len(lines) == 2
+    for line in lines:  # the second continues the run of the first
+        added = ["--more-epochs", "1"] if "--resume" in line else ["--config", "two.yaml", "--device", "cpu"]
+        command = [sys.executable, "-m", "torch.distributed.run", *shlex.split(line)[1:], *added]
+        ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
+        assert ran.returncode == 0, f"{line}: {ran.stderr}"
+    history = (tmp_path / "MODEL.prosma" / "history.csv").read_text(encoding="utf-8").splitlines()
+    assert len(history) == 1 + 2, history
+
+
+OPEN_AND_CLOSE = """
+import sys, time
+import napari
+from napari.__main__ import main
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QApplication, QDialog, QDockWidget, QRadioButton
+
+app = napari.qt.get_qapp()
+end = time.monotonic() + 150
+
+def look():
+    for widget in app.topLevelWidgets():
+        if type(widget).__name__ == "QtReaderDialog" and widget.isVisible():
+            next(button for button in widget.findChildren(QRadioButton) if button.text() == "ProSMA").click()
+            widget.accept()
+            return
+    viewer = napari.current_viewer()
+    docks = viewer.window._qt_window.findChildren(QDockWidget) if viewer is not None else []
+    titles = [dock.windowTitle() for dock in docks if dock.isVisible() and "ProSMA" in dock.windowTitle()]
+    if titles and len(viewer.layers) or time.monotonic() > end:
+        print(titles, [layer.name for layer in viewer.layers], flush=True)
+        timer.stop()
+        viewer.close()
+
+timer = QTimer(interval=50)
+timer.timeout.connect(look)
+timer.start()
+main()
+"""
+"""Starts napari with the arguments given, chooses ProSMA where it asks for a reader, and closes it when the dock and
+the layer are there."""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("display")
+@pytest.mark.parametrize("line", dict.fromkeys(line.replace(" SCAN ", " scan.nii.gz ") for line in lines_of("napari")))
+def test_every_documented_call_of_napari_opens_the_scan_and_the_widget(line: str, tmp_path: Path) -> None:
+    words = shlex.split(line)[1:]
+    make_inputs(tmp_path)
+    environment = {**os.environ, "HOME": str(tmp_path), "NAPARI_CONFIG": str(tmp_path / "napari.yaml")}
+    with serving(tmp_path) as server:
+        command = [sys.executable, "-c", OPEN_AND_CLOSE, *(w.replace("https://example.org", server.url) for w in words)]
+        ran = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False
+        )
+    assert ran.returncode == 0, ran.stderr
+    widget = words[-1] if words[-1] in ("Train", "Gates") else "Segment"
+    name = Path(words[0]).name.partition(".")[0]
+    assert ran.stdout.splitlines()[-1] == f"['ProSMA {widget}'] ['{name}']", ran.stdout + ran.stderr
+
+
+PARSE = """
+import argparse, json, runpy, sys
+
+class Parsed(BaseException):
+    pass
+
+parse = argparse.ArgumentParser.parse_args
+def parse_only(self, *arguments, **options):
+    parse(self, *arguments, **options)
+    raise Parsed
+argparse.ArgumentParser.parse_args = parse_only
+folder = sys.path[0]
+for file, *arguments in json.loads(sys.argv[1]):
+    sys.argv[:] = [file, *arguments]
+    sys.path[0] = file.rpartition("/")[0]
+    try:
+        runpy.run_path(file, run_name="__main__")
+    except Parsed:
+        continue
+    except SystemExit as error:
+        print(f"{file} {arguments}: ended with {error.code}")
+    else:
+        print(f"{file} {arguments}: was not parsed")
+"""
+"""Lets each program parse its arguments and nothing more; prints where one refuses them."""
+
+
+@pytest.mark.slow
+def test_arguments_of_every_documented_call_of_the_repositorys_programs_are_accepted() -> None:
+    calls, bare = [], []
+    for line in [line for start in ("python3 run.py", "run.py", "python", "torchrun") for line in lines_of(start)]:
+        words = [word.strip("[]…") for word in shlex.split(line)]
+        names = [word for word in words if word.endswith(".py")]
+        if not names:
+            continue
+        words = [word for word in words[words.index(names[0]) + 1 :] if word]
+        file = ROOT / names[0]
+        if file.name == "run.py":
+            verb, *words = words or [""]
+            if verb == "bench" and words:
+                file, words = ROOT / "benchmarks" / f"{words[0]}.py", words[1:]
+            elif verb == "fuzz":
+                file = ROOT / "tests" / "fuzz" / "__main__.py"
+            else:
+                continue  # a verb without arguments of its own: tests/test_docs.py
+        if "parse_args(" in file.read_text(encoding="utf-8"):
+            calls.append([str(file), *words])
+        elif words:
+            bare.append(line)
+    assert bare == [], "takes no arguments"
+    assert len(calls) > 20
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "src")))}
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PARSE, json.dumps(calls)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert (ran.returncode, ran.stdout) == (0, ""), ran.stdout + ran.stderr
 
 
 SCRIPT = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
