@@ -199,10 +199,14 @@ def take_objects(desk: Desk) -> None:
     desk.viewer.reset_view()
     widget = desk.segment()
     choose(desk, "nuclei-fluorescence")
+    widget.controller.choose_options(InferenceConfig(mirror=True))  # slow enough for a picture
+    widget.controller.start_or_cancel()
+    wait(lambda: percent(widget.progress_text()) >= 40 or widget.controller.run is None)
+    desk.picture("segment-running")
+    widget.controller.start_or_cancel()
+    wait(lambda: widget.controller.run is None)
     widget.controller.choose_options(InferenceConfig(objects=True))
     widget.controller.start_or_cancel()
-    wait(lambda: percent(widget.progress_text()) >= 50 or widget.controller.run is None)
-    desk.picture("segment-running")
     wait(lambda: widget.controller.run is None)
     *_, result, objects = desk.viewer.layers
     result.visible, objects.visible = False, True
