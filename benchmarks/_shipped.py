@@ -12,9 +12,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from scipy.ndimage import binary_erosion
 
-from prosma_core.config.model import Evaluation, Figure, ModelHeader
+from prosma_core.config.model import MISSED, Evaluation, Figure, ModelHeader
 from prosma_core.data.geometry import Scan
-from prosma_core.io.bundle import MISSED, worse_name
+from prosma_core.io.bundle import worse_name
 
 DRAWS, PERCENTILES = 10_000, (2.5, 97.5)
 

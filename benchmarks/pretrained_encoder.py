@@ -37,10 +37,8 @@ from scipy.cluster.vq import kmeans2
 from torch import nn
 from torch.nn import functional as F
 
+from prosma_core.config.model import MISSED
 from prosma_core.io.dataset_folder import DatasetFolder, open_dataset
-
-MISSED = 0.1
-"""Dice below which an object counts as missed."""
 
 
 def read_recipe(path: Path, changes: Sequence[str], minutes: float | None, steps: int | None) -> Recipe:

@@ -112,7 +112,7 @@ def write_facts(name: str, folder: DatasetFolder, said: dict[str, Any]) -> None:
         | {
             "validation_dice": {name: figure.value for name, figure in found.dice.items()},
             "validation_mean_dice": found.mean_dice.value,
-            "validation_missed": unfound,
+            "not_found": unfound,
         }
     )
     values = header.model_dump() | {

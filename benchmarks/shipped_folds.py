@@ -30,12 +30,12 @@ from PIL import Image
 from shipped_facts import SAID, SETTINGS, data_of
 
 from prosma_core.config.inference import InferenceConfig
+from prosma_core.config.model import MISSED
 from prosma_core.config.training import load_run_yaml, merge, resolve_run
 from prosma_core.data.labels import class_indices
 from prosma_core.events import drain
 from prosma_core.inference.device import choose_device
 from prosma_core.inference.segment import Segmenter
-from prosma_core.io.bundle import MISSED
 from prosma_core.io.dataset_folder import DatasetFolder, open_dataset, read_case
 from prosma_core.training.loop import train
 

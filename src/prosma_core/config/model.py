@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 import prosma_core
 from prosma_core.config.base import Config
@@ -295,6 +295,10 @@ class Figure(Config):
         return round(self.value * self.images)
 
 
+MISSED = 0.1
+"""A class is missed in an image that shows it where its Dice is below this: in every figure of held-out images."""
+
+
 class Evaluation(Config):
     """What a model reaches on held-out images, and on the same images corrupted."""
 
@@ -307,7 +311,7 @@ class Evaluation(Config):
     iou: dict[str, Figure] = Field(default_factory=dict)
     """The same of intersection over union."""
     missed: dict[str, Figure] = Field(default_factory=dict)
-    """By class, the share of the images that show it in which its Dice is below 0.1."""
+    """By class, the share of the images that show it in which its Dice is below `MISSED`."""
     false_positives: dict[str, Figure] = Field(default_factory=dict)
     """By class, the share of the images without it in which it is found; no entry where all show it."""
     object_f1: dict[str, Figure] = Field(default_factory=dict)
@@ -348,7 +352,8 @@ class ModelHeader(Config):
     """What its training scans were like; None in files of earlier versions."""
     training: dict[str, Any] = Field(default_factory=dict)
     """Summary of training: data, cases, epochs, validation Dice, gates per level; of shipped models also the commands
-    that repeat it, and what it cost."""
+    that repeat it, and what it cost. ``missed``: by class, the validation cases in which it was missed (`MISSED`), and
+    those that show it; ``not_found``, of files of earlier versions: those in which no voxel of it was found."""
     evaluation: Evaluation | None = None
     """What it reaches on held-out images; None where that was not measured, as in files of earlier versions."""
     sha256: str = Field(default="", pattern="^([0-9a-f]{64})?$")
@@ -374,6 +379,14 @@ class ModelHeader(Config):
     def label_dtype(self) -> Literal["uint8", "uint16"]:
         """Smallest type that holds the value of every class: the dtype of a label map."""
         return "uint8" if max(c.value for c in self.classes) < 256 else "uint16"
+
+    @field_validator("training", mode="before")
+    @classmethod
+    def _rename(cls, training: Any) -> Any:
+        """Earlier versions called ``missed`` what was not found at all."""
+        if not isinstance(training, dict) or "validation_missed" not in training:
+            return training
+        return {"not_found" if key == "validation_missed" else key: value for key, value in training.items()}
 
     @model_validator(mode="after")
     def _check(self) -> Self:

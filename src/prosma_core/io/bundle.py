@@ -8,7 +8,7 @@ import math
 import os
 import re
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prosma_core.config.documents import load_json
-from prosma_core.config.model import SCHEMA_VERSION, ModelHeader
+from prosma_core.config.model import MISSED, SCHEMA_VERSION, ModelHeader
 from prosma_core.data.fit import MODALITIES, SYNTHETIC, modality_name
 from prosma_core.errors import ConfigError, ModelFileError
 from prosma_core.io.atomic import write_bytes_atomic
@@ -248,10 +248,6 @@ def dice_text(header: ModelHeader) -> str:
     return f"validation Dice {dice:.3f}{' on phantoms' if header.synthetic else where}"
 
 
-MISSED = 0.1
-"""In figures of held-out images, a class is missed where its Dice is below this."""
-
-
 def worse_name(kind: str) -> str:
     """Text of a corruption."""
     return {"bias": "bias field", "resolution": "half the resolution", "contrast": "low contrast"}.get(kind, kind)
@@ -294,26 +290,35 @@ def missed_text(header: ModelHeader, voxels: Mapping[str, int], *, part: bool = 
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
     where = " in this part of the scan" if part else ""
     said = [f"No {listed} found{where}." if len(names) <= MOST_NAMED else f"No voxel of {len(names)} classes{where}."]
-    known = header.training.get("validation_missed")
     facts = header.facts
     shown = "images" if facts is not None and facts.dims == 2 else "scans"
     slices = header.training.get("validation") == "slices" or (facts is not None and facts.dims == 3)
     if slices and header.model.dims == 2:  # a 3D model is validated scan by scan, on whatever slices of it
         shown = "slices"
     if header.evaluation is not None and not part:
-        missed = header.evaluation.missed
-        each = [
-            f"{name} in {missed[name].count} of {missed[name].images}" for name in names[:MOST_NAMED] if name in missed
-        ]
+        figures = header.evaluation.missed
+        each = [f"{n} in {figures[n].count} of {figures[n].images}" for n in names[:MOST_NAMED] if n in figures]
         said += [f"This model missed (Dice below {MISSED:g}) {', '.join(each)} held-out {shown} that show it."]
-    elif header.validated and isinstance(known, dict) and not part:
-        unfound = []
-        for name in names[:MOST_NAMED]:
-            count = known.get(name)
-            if isinstance(count, list | tuple) and len(count) == 2 and all(isinstance(n, int) for n in count):
-                unfound.append(f"of the {name} in {count[0]} of {count[1]}")
-        said += [f"This model found nothing {', '.join(unfound)} held-out {shown} that show it."] if unfound else []
+    elif header.validated and not part:
+        missed = _counts(header.training.get("missed"), names[:MOST_NAMED])
+        unfound = _counts(header.training.get("not_found"), names[:MOST_NAMED])
+        if missed:
+            each = [f"{name} in {count} of {images}" for name, (count, images) in missed.items()]
+            said += [f"This model missed (Dice below {MISSED:g}) {', '.join(each)} held-out {shown} that show it."]
+        elif unfound:
+            each = [f"of the {name} in {count} of {images}" for name, (count, images) in unfound.items()]
+            said += [f"This model found nothing {', '.join(each)} held-out {shown} that show it."]
     return " ".join(said)
+
+
+def _counts(stated: Any, names: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Cases, and those that show the class, by name, as far as a header states them."""
+    found = {name: stated.get(name) for name in names} if isinstance(stated, dict) else {}
+    return {
+        name: (count[0], count[1])
+        for name, count in found.items()
+        if isinstance(count, list | tuple) and len(count) == 2 and all(isinstance(n, int) for n in count)
+    }
 
 
 MOST_NAMED = 4

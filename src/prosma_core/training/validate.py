@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prosma_core.config.inference import InferenceConfig
-from prosma_core.config.model import ClassInfo
+from prosma_core.config.model import MISSED, ClassInfo
 from prosma_core.data.geometry import Box, box_slices
 from prosma_core.data.labels import IGNORED
 from prosma_core.errors import DivergedError
@@ -41,7 +41,7 @@ class Validation:
     """Dice per foreground class (mean over cases), its mean, the gates, finest level first, and how many cases.
 
     A class that is in no case has no Dice and no part in the mean, which is None where there is none at all. `missed`
-    has for each of the others the cases in which no voxel of it was found, and the cases that show it.
+    has for each of the others the cases in which it was missed (Dice below `MISSED`), and the cases that show it.
     """
 
     dice: dict[str, float]
@@ -92,21 +92,36 @@ def validate(
         model, tile, device, overlap=overlap, batch_size=batch_size, amp=amp and device.type == "cuda"
     )
     scores: list[list[float]] = []
-    present = np.zeros(len(classes) - 1, bool)
-    seen = np.zeros((2, len(classes) - 1), int)
+    shown: list[NDArray[np.bool_]] = []
     with counting(model.skip_gates) as levels:
         for case in cases:
             sizes = np.zeros((2, len(classes) - 1), np.int64)
             take = partial(_compare, case, sizes, meant, on_case)
             yield from predict_case(case, predictor, device, take)
             scores.append(dice_of(sizes))
-            here = np.isin(np.arange(1, len(classes)), list(case.present))
-            present |= here
-            seen += np.stack([here & (np.array(scores[-1]) == 0), here])
-    mean = np.mean(scores, axis=0)
+            shown.append(np.isin(np.arange(1, len(classes)), list(case.present)))
+    in_cases = np.array(shown, bool).reshape(-1, len(classes) - 1)
+    mean, present = np.mean(scores, axis=0), np.logical_or.reduce(in_cases, axis=0)
     dice = {c.name: float(d) for c, d, there in zip(classes[1:], mean, present, strict=True) if there}
-    missed = {c.name: (int(seen[0, k]), int(seen[1, k])) for k, c in enumerate(classes[1:]) if present[k]}
+    missed = missed_cases([c.name for c in classes[1:]], np.array(scores), in_cases)
     return Validation(dice, float(mean[present].mean()) if dice else None, tuple(levels), len(scores), missed)
+
+
+def missed_cases(
+    names: Sequence[str], dice: NDArray[np.float64], shown: NDArray[np.bool_]
+) -> dict[str, tuple[int, int]]:
+    """By class, the cases that show it in which it was missed, and all that show it; without a class that none shows.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Of the classes.
+    dice : ndarray, float64, shape (cases, classes)
+    shown : ndarray, bool, shape (cases, classes)
+        Which case shows which class.
+    """
+    counts = zip(names, (shown & (dice < MISSED)).sum(axis=0), shown.sum(axis=0), strict=True)
+    return {name: (int(missed), int(cases)) for name, missed, cases in counts if cases}
 
 
 def _compare(
@@ -181,7 +196,7 @@ def training_summary(
         "steps_per_epoch": run.training.steps,
         "validation_dice": _rounded(validation.dice),
         "validation_mean_dice": None if validation.mean is None else round(validation.mean, 4),
-        "validation_missed": {name: list(counts) for name, counts in validation.missed.items()},
+        "missed": {name: list(counts) for name, counts in validation.missed.items()},
         "removed_fraction": [round(level.removed, 4) for level in validation.levels],
         "median_threshold": [level.threshold and round(level.threshold, 4) for level in validation.levels],
     }

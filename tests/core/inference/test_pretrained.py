@@ -140,7 +140,7 @@ def test_the_table_of_all_models_has_the_figures_of_their_headers(shipping: Any)
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_each_says_what_it_reaches_how_it_was_made_and_what_that_cost(name: str, shipping: Any) -> None:
     header = read_header(MODELS[name])
-    found, shown = header.evaluation, header.training["validation_missed"]
+    found, shown = header.evaluation, header.training["not_found"]
     assert found is not None
     assert set(found.dice) == set(found.iou) == set(found.missed) == set(shown)
     assert set(shown) == {c.name for c in header.classes[1 : 2 if found.object_f1 else None]}  # a border is no object

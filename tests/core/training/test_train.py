@@ -150,7 +150,7 @@ def test_a_run_leaves_a_model_and_everything_that_repeats_it(folder: Path, tmp_p
     assert facts is not None
     assert (facts.scans, facts.dims, facts.world) == (len(splits["train"]), 2, "pixels")
     assert facts.look["middle"][0] <= facts.look["middle"][1] <= facts.look["middle"][2]
-    (missed,) = training["validation_missed"].values()
+    (missed,) = training["missed"].values()
     assert 0 <= missed[0] <= missed[1] <= len(splits["val"])
     again = resolve_run({**load_run_yaml(files.run_yaml), "out": tmp_path / "again.safetensors"})
     drain(train(again))
