@@ -721,7 +721,8 @@ def _fingerprint(layer: Labels) -> tuple[object, ...]:
 
 
 def _row(scan: SeriesScan) -> SeriesRow:
-    return SeriesRow(scan.name, scan.words, "validation" if scan.validation else "training", scan.problem)
+    tooltip = scan.problem or (f"{scan.name}\nLabels: {scan.labels}" if scan.labels is not None else "")
+    return SeriesRow(scan.name, scan.words, "validation" if scan.validation else "training", tooltip)
 
 
 def _labels_name(name: str) -> str:

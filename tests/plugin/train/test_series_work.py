@@ -109,6 +109,9 @@ def test_open_correct_next_close_reopen(series: Series, folder: Path) -> None:
     assert series.layers == ["s2.nii.gz", "s2.nii.gz labels"]
     assert series.states[:2] == ["done: 2 of 8", "cannot be opened"]
     assert "s1.nii.gz cannot be opened" in series.widget.text("series_problem")
+    (file,) = series.widget.models.glob("* annotations/s0*.nii.gz")
+    assert series.table.item(0, 1).toolTip() == f"s0.nii.gz\nLabels: {file}"
+    assert series.table.item(2, 1).toolTip() == series.states[2]  # nothing is saved yet
     assert series.pairs[0] == ("s0.nii.gz", "0 checked, 2 edited, 6 untouched; 1 class on checked and edited slices")
     assert "6 untouched slices take no part." in series.widget.text("notes")  # no model made them
     series.paint(1)
