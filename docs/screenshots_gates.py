@@ -54,13 +54,13 @@ def take_gates(desk: Desk) -> None:
 
 
 def take_field(desk: Desk, widget: GatesWidget, truth: np.ndarray) -> None:
-    """The field of a channel, and a voxel at the edge of the lesion."""
+    """The field of a channel, and a pixel at the edge of the lesion."""
     from screenshots import wait
 
     shown_result = widget.controller.shown_result
     shown_result.show_channel(telling_channel(shown_result.found.arrays[f"level{CHANNEL_OF}/kept"], truth))
     wait(lambda: not shown_result.adding)
-    widget.result.open_tab("Voxel")
+    widget.result.open_tab("Pixel")
     widget.findChild(QPushButton, "probe").click()
     rows, columns = np.nonzero(truth)
     at = (float(rows.min()), float(columns[rows == rows.min()].mean()))

@@ -145,7 +145,7 @@ class VoxelPicker:
         if self.voxel is None:
             return
         if self._cross is None or self._cross not in self._viewer.layers:
-            self._cross = cross_layer(scan, self.voxel, f"{GROUP}voxel", self._notes)
+            self._cross = cross_layer(scan, self.voxel, f"{GROUP}{self._found.unit}", self._notes)
             add_layer_keep_selection(self._viewer, self._cross)
             self._cross.events.data.connect(self._dragged)
             return
@@ -278,6 +278,9 @@ class AbstractGatesResultPanel(Protocol):
     def remove_clicked(self) -> ViewSignal:
         """Take all layers of this inspection out of the viewer."""
 
+    def show_unit(self, unit: str, /) -> None:
+        """What one place of the inspected scan is called: voxel, or of a picture pixel."""
+
     def show_ranking_button(self, text: str, /, *, enabled: bool, tooltip: str) -> None:
         """The button that ranks the levels, and stops that."""
 
@@ -342,6 +345,7 @@ class ResultController:
             self.level, self.channel = earlier.level, min(earlier.channel, summary.channels - 1)
         self.picker = VoxelPicker(viewer, panel.voxel, found, self.notes)
         self.what_if = WhatIfController(viewer, panel.what_if, jobs, found, self.notes, self._reference_changed)
+        panel.show_unit(found.unit)
         panel.levels.show_levels(_title(found), levels, self.level)
         panel.levels.show_headline("")
         panel.maps.show_maps(self._map.choices, self._map.kind)

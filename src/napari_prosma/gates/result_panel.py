@@ -35,6 +35,7 @@ from napari_prosma.widgets.fields import (
     note_label,
     row,
     say,
+    say_word,
     table,
 )
 from prosma_core.config.inspection import LevelSummary
@@ -60,7 +61,7 @@ class VoxelPanel(QWidget):
         self._probe.setObjectName("probe")
         self._probe.setCheckable(True)
         self._probe.setToolTip(
-            "While it is pressed, a click in the viewer picks a voxel or pixel. Dragging moves the view as ever, and "
+            "While it is pressed, a click in the viewer picks a voxel. Dragging moves the view as ever, and "
             "tools such as the brush are left alone: choose the pan tool of the selected layer to pick."
         )
         self._probe.toggled.connect(self.probe_toggled)
@@ -221,6 +222,13 @@ class GatesResultPanel(QWidget):
         layout.addWidget(self._tabs, 1)
         self.setVisible(False)
 
+    def show_unit(self, unit: str) -> None:
+        """What one place of the inspected scan is called: voxel, or of a picture pixel."""
+        at = self._tabs.place(self.voxel)
+        self._tabs.setTabText(at, unit.capitalize())
+        for part in (self.voxel, self.what_if):
+            say_word(part, unit)
+
     def show_ranking_button(self, text: str, *, enabled: bool, tooltip: str) -> None:
         """The button that ranks the levels, and stops that."""
         self._ranking.setText(text)
@@ -275,6 +283,10 @@ class _Tabs(QTabWidget):
         self._parts.append(part)
         self.addTab(page, text)
         self._fit(self.currentIndex())
+
+    def place(self, part: QWidget) -> int:
+        """Number of the tab of a part."""
+        return self._parts.index(part)
 
     def _fit(self, current: int) -> None:
         for i, part in enumerate(self._parts):

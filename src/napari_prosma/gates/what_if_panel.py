@@ -32,8 +32,8 @@ from prosma_core.printable import plain
 CLASS_COLUMNS = ("Class", "Added", "Lost", "Dice", "Reference")
 CLASS_TOOLTIPS = (
     "Class.",
-    "Voxels (pixels of a picture) of this class now that were background.",
-    "Voxels (pixels of a picture) that are background now and were of this class.",
+    "Voxels of this class now that were background.",
+    "Voxels that are background now and were of this class.",
     "Dice of the changed result with the present one: 1 where nothing changed.",
     "Dice with the reference labels, before and after the change.",
 )
@@ -142,12 +142,13 @@ class WhatIfPanel(QWidget):
         compared = any(c.truth_before is not None for c in result.classes)
         self._classes.setColumnHidden(4, not compared)
         self._classes.setRowCount(len(result.classes))
+        tips = [self._classes.horizontalHeaderItem(column).toolTip() for column in range(len(CLASS_COLUMNS))]
         for place, change in enumerate(result.classes):
             truth = _before_after(change.truth_before, change.truth_after)
             self._classes.setItem(place, 0, cell(change.name, color=colors.get(change.name, ""), tooltip=change.name))
             texts = (f"{change.turned_on:,}", f"{change.turned_off:,}", f"{change.dice:.3f}", truth)
             for column, text_ in enumerate(texts, 1):
-                made = cell(text_, right=True, color=drawn.get(column, ""), tooltip=CLASS_TOOLTIPS[column])
+                made = cell(text_, right=True, color=drawn.get(column, ""), tooltip=tips[column])
                 self._classes.setItem(place, column, made)
         self._classes.fit_height(6 * self._classes.verticalHeader().defaultSectionSize())
         self._classes.setEnabled(True)

@@ -243,7 +243,8 @@ class Session:
     def _choices(self) -> list[dict[str, Any]]:
         """What is remembered, as far as it can be read."""
         kept = self.recall("chosen_models", [])
-        return [known for known in kept if _is_choice(known)] if isinstance(kept, list) else []
+        known = [each for each in kept if _is_choice(each)] if isinstance(kept, list) else []
+        return [each | {"kind": _present_kind(each["kind"])} for each in known]
 
     def recall(self, key: str, default: Any = None) -> Any:
         """A remembered setting (plain JSON values), also one that another napari has changed since."""
@@ -270,6 +271,11 @@ class Session:
         if stamp is not None and stamp != self._stamp:
             self._settings, self._stamp = _read_settings(self._file), stamp
         return self._settings | self._unsaved
+
+
+def _present_kind(kind: str) -> str:
+    """A kind of scans by its present text: earlier versions called the pixels of pictures voxels."""
+    return kind.replace("voxel", "pixel") if kind.startswith("2D") else kind
 
 
 def recall_looks() -> None:

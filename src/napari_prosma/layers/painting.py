@@ -38,8 +38,9 @@ def guard_voxels(event: Any) -> None:
         show_info(plain(read))
         return
     layer.mode = "pan_zoom"
+    words = "pixels" if layer.ndim == 2 else "voxels"
     refused = (
-        f"{layer.name} cannot be painted in: its voxels lie in a file, and are too many to be held in memory. Open or "
+        f"{layer.name} cannot be painted in: its {words} lie in a file, and are too many to be held in memory. Open or "
         "segment a part of the scan, and correct that."
     )
     show_warning(plain(refused))

@@ -273,7 +273,9 @@ def _note(spec: ImageSpec, path: Path | None, oblique: str, *, ours: bool, alpha
     if alpha:
         notes.append("The alpha channel is left out.")
     if not ours and size_unknown(spec) and path and FORMATS.get(image_suffix(path).lower(), "raster") != "raster":
-        notes.append("napari's own reader leaves out the voxel size: open the file with ProSMA if it has one.")
+        notes.append(
+            f"napari's own reader leaves out the {spec.voxel_word} size: open the file with ProSMA if it has one."
+        )
     return " ".join(notes)
 
 
@@ -451,7 +453,7 @@ def class_numbers(scan: LayerScan) -> NDArray[Any]:
         if np.any((values != 0) & (values != merged)):
             msg = (
                 f"The layer {scan.name} is painted differently at its {scan.spec.num_channels} channels: labels need "
-                "one value per voxel. Paint in a labels layer without a channel axis."
+                f"one value per {scan.spec.voxel_word}. Paint in a labels layer without a channel axis."
             )
             raise LabelError(msg)
         values = merged.squeeze(at)

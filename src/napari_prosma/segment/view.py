@@ -38,7 +38,7 @@ class SegmentResultPanel(QWidget):
         self._size = ""
         self._title = note_label("facts")
         self._title.setObjectName("result_title")
-        self._table = table("Size of each class", ("Class", "Voxels", "Volume (mL)"))
+        self._table = table("Size of each class", ("Class", "Count", "Size"))
         self._table.setStyleSheet(SMALL)
         self.save = button("Save result", "Write the labels next to the scan, with its geometry.", self.save_clicked)
         self._correct = button("Correct && fine-tune", CORRECT, self.correct_clicked)
@@ -80,7 +80,7 @@ class SegmentResultPanel(QWidget):
         counted : str
             Heading of the counts: pixels where the scan is a picture.
         """
-        self._rows, self._size = rows, size
+        self._rows, self._counted, self._size = rows, counted.lower(), size
         say(self._nothing, nothing)
         say(self._title, title)
         self._table.setHorizontalHeaderLabels(["Class", counted, size.replace(" (", "\n(")])  # room for the names
@@ -121,7 +121,7 @@ class SegmentResultPanel(QWidget):
 
     def csv(self) -> str:
         """The table as comma-separated values."""
-        lines = ["value,name,voxels" + (f",{self._size}" if self._size else "")]
+        lines = [f"value,name,{self._counted}" + (f",{self._size}" if self._size else "")]
         for line in self._rows:
             name = '"' + line.name.replace('"', '""') + '"'
             lines.append(f"{line.value},{name},{line.voxels}" + (f",{line.size:.9g}" if line.size is not None else ""))
@@ -164,6 +164,7 @@ class SegmentView(ScanView):
         self._add(self.result)
         self.result.shown.connect(lambda: self._reveal(self.result))
         self._locked += [self.advanced, self._train]
+        self._worded.append(self.advanced)
         self._finish(**self._scan_parts(), train=self._train)
 
     def show_train(self, offered: bool) -> None:

@@ -408,7 +408,7 @@ def resampled(pair: Pair, *, voxel_by_voxel: bool = False) -> Labels:
     if voxel_by_voxel and labels.spec.spatial_shape != image.spec.spatial_shape:
         msg = (
             f"{pair.labels.name} has the shape {labels.spec.spatial_shape}, {pair.image.name} "
-            f"{image.spec.spatial_shape}: its voxels are not those of the image. Resample it."
+            f"{image.spec.spatial_shape}: its {image.spec.voxel_word}s are not those of the image. Resample it."
         )
         raise GeometryError(msg)
     values = labels.data if voxel_by_voxel else _nearest(labels, image.spec)

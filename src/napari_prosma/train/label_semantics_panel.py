@@ -17,7 +17,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_prosma.widgets.fields import PlainLabel, call_it, cell, combo, note_label, row, say, table
+from napari_prosma.widgets.fields import PlainLabel, call_it, cell, combo, note_label, row, say, say_word, table, worded
 from prosma_core.config.model import ClassInfo
 from prosma_core.config.training import LabelsConfig
 from prosma_core.errors import ConfigError
@@ -56,7 +56,7 @@ class LabelSemanticsPanel(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.problems = {"labels": note_label("problem"), "classes": note_label("problem")}
-        self._labels, self._why, self._corrected = LabelsConfig(), "", False
+        self._labels, self._why, self._corrected, self._word = LabelsConfig(), "", False, "voxel"
         self._classes: Sequence[ClassInfo] = ()
         self._zero = combo("What unlabeled voxels (value 0) are.")
         for value, (text, tooltip) in ZERO.items():
@@ -150,12 +150,21 @@ class LabelSemanticsPanel(QWidget):
         self._corrected = corrected
         self._show_meaning()
 
+    def show_word(self, word: str) -> None:
+        """What one place of the images is called: voxel, or of pictures pixel."""
+        if word == self._word:
+            return
+        self._word = word
+        say_word(self, word)
+        for i, (_, tooltip) in enumerate(ZERO.values()):
+            self._zero.setItemData(i, worded(tooltip, word), Qt.ItemDataRole.ToolTipRole)
+        self._show_meaning()
+
     def _show_meaning(self) -> None:
-        zero = self._labels.zero
-        say(
-            self._zero_facts,
-            CORRECTED if self._corrected and zero == "background" else f"{ZERO[zero][1]} {self._why}".strip(),
-        )
+        zero, facts = self._labels.zero, worded(CORRECTED, self._word)
+        if not self._corrected or zero != "background":
+            facts = f"{worded(ZERO[zero][1], self._word)} {self._why}".strip()
+        say(self._zero_facts, facts)
 
     def show_classes(self, classes: Sequence[ClassInfo], problem: str = "") -> None:
         """The classes, of which a click on a color or a name changes it; `problem` says why one was not changed."""

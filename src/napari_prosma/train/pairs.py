@@ -89,9 +89,10 @@ def _elsewhere(words: str, image: ImageSpec, labels: ImageSpec) -> tuple[str, tu
     share = overlap(image, labels)
     same = image.spatial_shape == labels.spatial_shape
     if same and without_transform(labels):
+        word = image.voxel_word
         return (
-            "The labels have no transform (voxel size 1, at the origin), the image has one; their shapes are equal. "
-            "“Use image grid” makes a copy of them on the image's voxels; no value is changed.",
+            f"The labels have no transform ({word} size 1, at the origin), the image has one; their shapes are equal. "
+            f"“Use image grid” makes a copy of them on the image's {word}s; no value is changed.",
             ("place", "resample") if share else ("place",),
         )
     if share is None:
@@ -99,7 +100,8 @@ def _elsewhere(words: str, image: ImageSpec, labels: ImageSpec) -> tuple[str, tu
     if share == 0:
         return "The labels lie in another place than the image: they belong to another scan.", ()
     if same:
-        what = "The labels do not lie on the image's voxels (shifted, turned, or of another voxel size)"
+        word = image.voxel_word
+        what = f"The labels do not lie on the image's {word}s (shifted, turned, or of another {word} size)"
     else:
         what = f"The labels have another grid ({_size(labels)}) than the image ({_size(image)})"
     return (
@@ -337,7 +339,7 @@ def check(pair: Pair, config: LabelsConfig) -> PairRow:
         return replace(row, problem=str(error))
     except Exception as error:  # noqa: BLE001  (a lazy array raises whatever its source does)
         _LOG.warning("A pair cannot be read", exc_info=True)
-        return replace(row, problem=f"The voxels cannot be read: {type(error).__name__}: {error}")
+        return replace(row, problem=f"The values cannot be read: {type(error).__name__}: {error}")
 
 
 def _check(row: PairRow, config: LabelsConfig) -> PairRow:

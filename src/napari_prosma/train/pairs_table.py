@@ -29,7 +29,7 @@ FIXES = {
     "resample": ("Resample", "Put the labels onto the scan's grid, as a new layer; this one stays as it is."),
     "place": (
         "Use image grid",
-        "Copy the labels voxel by voxel onto the image's grid, as a new layer; this one stays as it is.",
+        "Copy the labels value by value onto the image's grid, as a new layer; this one stays as it is.",
     ),
     "channels": ("As channels", "Take the time points of the image for channels of one scan."),
     "threshold": ("Threshold", "Above half of the largest value is one class, in all masks with gray values."),

@@ -13,7 +13,7 @@ from napari_prosma.shortcuts import with_key
 from napari_prosma.train.pairs import PairRow
 from napari_prosma.train.series_work import AbstractSeriesView
 from napari_prosma.train.slice_marks import AbstractSliceView
-from napari_prosma.train.state import TrainChoices, TrainPlan, start_warning, usual_training
+from napari_prosma.train.state import TrainChoices, TrainPlan, start_warning, usual_training, voxel_word
 from prosma_core.config.model import ClassInfo, EncoderKind
 from prosma_core.config.training import LabelsConfig, TrainingConfig, presets_for
 from prosma_core.data.fit import compare
@@ -23,7 +23,7 @@ from prosma_core.runs.run_state import RunState
 
 PAIRS_READ = "The pairs are being read."
 NEW = {None: "New model", 2: "New 2D model", 3: "New 3D model"}
-NEW_FACTS = "Size, voxel size and tile are planned from the pairs."
+NEW_FACTS = "Size, {} size and tile are planned from the pairs."
 
 
 class AbstractTrainView(RunView, AbstractSliceView, LooksView, Protocol):
@@ -220,7 +220,11 @@ class TrainPresenter:
         groups = [(title, [replace(row, verdict="") for row in rows]) for title, rows in groups]  # it will learn them
         new = [ModelRow(text, dims) for dims, text in NEW.items()]
         current = next((m for m in models if start is not None and m.path == start.path), choices.dims)
-        self._view.show_starts([("", new), *groups], current, f"Fine-tuning: {start.facts}" if start else NEW_FACTS)
+        self._view.show_starts(
+            [("", new), *groups],
+            current,
+            f"Fine-tuning: {start.facts}" if start else NEW_FACTS.format(voxel_word(choices.rows)),
+        )
         self._view.show_start_fit(start_warning(choices))
 
     def preset(self, choices: TrainChoices, times: Mapping[str, str], otherwise: str) -> None:

@@ -342,9 +342,10 @@ def _classes_problem(choices: TrainChoices) -> Problem | None:
     if choices.labels.zero != "unlabeled" or len(classes) > 2 or any(row.background for row in choices.rows):
         return None
     given = choices.labels.background
-    missing = f"no voxel has the background value {given}" if given else "no background value is given"
+    word = voxel_word(choices.rows)
+    missing = f"no {word} has the background value {given}" if given else "no background value is given"
     text = (
-        f"Only {classes[1].name} is painted, unlabeled voxels are ignored, and {missing}. Paint some background with "
+        f"Only {classes[1].name} is painted, unlabeled {word}s are ignored, and {missing}. Paint some background with "
         "a value of its own and give it as background value, or choose “Ignored in other slices” where each "
         "annotated slice is painted completely."
     )
@@ -494,8 +495,9 @@ def _annotation(rows: Sequence[PairRow], labels: LabelsConfig, classes: Sequence
         yield f"No object in {len(empty)} of {len(rows)} label maps ({names}): these scans are background throughout."
     if labels.zero == "unlabeled" and not any(row.background for row in rows):
         names = ", ".join(info.name for info in classes[1:])
+        word = voxel_word(rows)
         yield (
-            f"Unlabeled voxels are ignored and no background is painted: the model will give every voxel one of "
+            f"Unlabeled {word}s are ignored and no background is painted: the model will give every {word} one of "
             f"{names}. Where one of them is the background, give its value as background value."
         )
     images = [row.pair.image.key if row.pair.image.layers else row.pair.image.paths for row in rows]

@@ -291,6 +291,7 @@ class TrainView(JobView):
             self._advanced,
             self._runs.buttons,
         ]
+        self._worded.append(self._advanced)
         self._pass_on()
         live = {"live": self._live, "live_facts": self._live_facts}
         self._finish(name=self._name, size=self._size, preview=self._preview, preview_facts=self._preview_facts, **live)
@@ -360,6 +361,11 @@ class TrainView(JobView):
     def show_suggestion(self, text: str) -> None:
         """Which slice was suggested last, and why; empty hides it."""
         self._slices.show_suggestion(text)
+
+    def show_size(self, size: str, *, asked: bool, word: str) -> None:
+        """As of `JobView`; labels and settings have the word, too."""
+        super().show_size(size, asked=asked, word=word)
+        self._meaning.show_word(word)
 
     def show_labels(self, labels: LabelsConfig, why: str = "") -> None:
         """Meaning of the label values, and why the widget chose it."""

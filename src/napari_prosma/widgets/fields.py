@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from qtpy.QtCore import QEvent, Qt, Signal
@@ -20,6 +20,7 @@ from qtpy.QtGui import (
     QShowEvent,
 )
 from qtpy.QtWidgets import (
+    QAbstractButton,
     QAbstractItemView,
     QComboBox,
     QDialog,
@@ -368,6 +369,42 @@ def show_text(parent: QWidget, title: str, text: str, note: str = "") -> None:
 
 CLEAR = 0.2
 """Least difference in brightness, 0 to 1, between what is drawn and what is behind it."""
+
+
+def worded(text: str, word: str) -> str:
+    """A text with what one place of a grid is called: voxel, of pictures pixel."""
+    return GRID_WORD.sub(lambda found: word.capitalize() if found[0][0].isupper() else word, text)
+
+
+GRID_WORD = re.compile(r"voxel|pixel", re.IGNORECASE)
+
+
+def say_word(panel: QWidget, word: str) -> None:
+    """Have the fixed texts of a panel say voxel, or of pictures pixel.
+
+    Notes, entries of boxes and cells stay: they may quote names.
+
+    Parameters
+    ----------
+    panel : QWidget
+    word : {"voxel", "pixel"}
+    """
+    for part in (panel, *panel.findChildren(QWidget)):
+        _change(part.toolTip, part.setToolTip, word)
+        _change(part.accessibleName, part.setAccessibleName, word)
+        _change(part.accessibleDescription, part.setAccessibleDescription, word)
+        if isinstance(part, QAbstractButton | QLabel) and not isinstance(part, NoteLabel):
+            _change(part.text, part.setText, word)
+        heads = (
+            [part.horizontalHeaderItem(i) for i in range(part.columnCount())] if isinstance(part, QTableWidget) else []
+        )
+        for head in filter(None, heads):
+            _change(head.toolTip, head.setToolTip, word)
+
+
+def _change(get: Callable[[], str], put: Callable[[str], object], word: str) -> None:
+    if (new := worded(get(), word)) != get():
+        put(new)
 
 
 def mixed(a: QColor, b: QColor) -> QColor:

@@ -44,6 +44,7 @@ from napari_prosma.widgets.fields import (
     note_label,
     row,
     say,
+    say_word,
     show_text,
 )
 from napari_prosma.widgets.help import HelpButton
@@ -273,6 +274,7 @@ class JobView(QWidget):
         super().__init__()
         self._problems = {field: note_label("problem") for field in fields}
         self._locked: list[QWidget] = []
+        self._worded: list[QWidget] = []  # that say voxel, or pixel
         self._locks = False
         self._lines: Sequence[str] = ()
         self._places = dict(PLACES)
@@ -543,6 +545,8 @@ class JobView(QWidget):
         if not self._size.hasFocus():
             self._size.setText(size)
         self._size_row.setVisible(asked)
+        for part in self._worded:
+            say_word(part, word)
 
     def show_problem(self, field: str | None, text: str) -> None:
         """Why the main button is disabled, under its field; None: it is not."""

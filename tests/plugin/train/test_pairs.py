@@ -409,7 +409,7 @@ class TestProblems:
         labels = Labels(lazy)
         gone.append(True)
         row = row_of(self.image(), labels)
-        assert row.problem == "The voxels cannot be read: OSError: the share is gone"
+        assert row.problem == "The values cannot be read: OSError: the share is gone"
 
     def test_a_flipped_patients_scan_and_labels_painted_upright(
         self, tmp_path: Path, open_layer: Callable[[Path], Any]
